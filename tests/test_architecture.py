@@ -1,0 +1,108 @@
+"""Imports go one way: a module imports from a lower rank, or from lower files of its own package."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "xray_lightning"
+
+RANKS = [
+    ["errors"],
+    ["labels", "records", "predictions"],
+    ["data", "models", "losses", "optim", "explain", "metrics"],
+    ["checkpoint"],
+    ["task"],
+    ["callbacks", "evaluation", "audit", "inference", "export"],
+    ["report"],
+    ["cli"],
+]
+RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
+
+# Order of files inside the sub-packages whose files import each other.
+INNER = {
+    "data": [
+        ["source", "images", "transforms"],
+        ["nih", "csv", "phantom", "balance"],
+        ["splits", "cache"],
+        ["dataset"],
+        ["datamodule"],
+    ],
+    "models": [["attention", "heads", "weights"], ["network"]],
+    "metrics": [["auroc"]],
+    "callbacks": [["seeding", "metrics_file", "throughput", "bundle", "predictions"]],
+    "report": [["figures"]],
+    "cli": [["failures", "locate", "tables"], ["overrides"], ["build"], ["compose"], ["commands"], ["app"]],
+}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return names
+
+
+def unit_of(parts: tuple[str, ...]) -> str:
+    return parts[0].removesuffix(".py")
+
+
+def inner_rank(unit: str, name: str) -> int | None:
+    for rank, files in enumerate(INNER.get(unit, [])):
+        if name in files:
+            return rank
+    return None
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    here = path.relative_to(PACKAGE).parts
+    if here == ("__init__.py",):
+        return
+    unit = unit_of(here)
+    assert unit in RANK, f"{unit} has no rank: give it one in RANKS"
+    for name in imports(path):
+        target = name.split(".")
+        if target[0] != "xray_lightning" or len(target) == 1:
+            continue
+        if target[1] != unit:
+            assert target[1] in RANK, f"{path.name} imports {name}"
+            assert RANK[target[1]] < RANK[unit], f"{path.name} (rank {RANK[unit]}) imports {name}"
+        elif len(here) > 1 and len(target) > 2:
+            mine = inner_rank(unit, here[1].removesuffix(".py"))
+            theirs = inner_rank(unit, target[2])
+            assert theirs is not None, f"{unit}/{target[2]} has no place in INNER"
+            same_package = len(here) > 2 and here[1] == target[2]
+            assert mine is not None
+            assert theirs < mine or same_package, f"{unit}/{here[1]} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_borders(path: Path) -> None:
+    here = path.relative_to(PACKAGE).parts
+    roots = {name.split(".")[0] for name in imports(path)}
+    if here[0] != "cli":
+        assert not roots & {"hydra", "omegaconf"}, "only cli/ knows Hydra"
+    if here != ("data", "transforms.py"):
+        assert "albumentations" not in roots, "only data/transforms.py imports albumentations"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_stay_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 300
+
+
+def test_package_stays_small() -> None:
+    assert sum(len(path.read_text().splitlines()) for path in MODULES) < 7000
+
+
+def test_top_level_is_fixed() -> None:
+    allowed = {"README.md", "pyproject.toml", "conf", "xray_lightning", "train.py", "tests", "outputs", "LICENSE"}
+    found = {p.name for p in ROOT.iterdir() if not p.name.startswith(".")} - {"build", "dist"}
+    assert {name for name in found if not name.endswith(".egg-info")} <= allowed

@@ -1,0 +1,1 @@
+"""Train, judge and explain chest radiograph classifiers."""

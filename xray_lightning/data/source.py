@@ -1,0 +1,66 @@
+"""What every data set offers: a page of records, and pixels on request."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.errors import MissingImagesError
+from xray_lightning.records import Record
+
+Pixels = npt.NDArray[np.uint8]  # (H, W)
+
+
+class Source(Protocol):
+    """A data set: NIH's folder, a CSV table, the phantom.
+
+    Attributes:
+        name: short name used in file names and tables, e.g. "nih".
+        labels: the L labels, in the order of every target vector.
+        records: every image of the label table, in table order, on disk or not.
+        missing: ids of the records without a file, in table order.
+        allow_missing: whether commands that read pixels may leave the missing ones out.
+        official: image ids of each part as the publisher split them: {"train_val", "test"} or
+            {"train", "val", "test"}; None if there is no such split.
+        notes: what a user should know about this copy of the data, one sentence each
+            ("16 impossible ages became NaN").
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    records: Sequence[Record]
+    missing: Sequence[str]
+    allow_missing: bool
+    official: Mapping[str, frozenset[str]] | None
+    notes: Sequence[str]
+
+    def read(self, record: Record) -> Pixels:
+        """The image at its original size, (H, W) uint8. Thread-safe.
+
+        Raises:
+            InvalidImageError: the file is unreadable; the message names it and the reason.
+        """
+        ...
+
+    def identity(self) -> dict[str, str | int | float | bool]:
+        """Plain values that change when the pixels do (folder, seed, reader version)."""
+        ...
+
+
+def readable_records(source: Source) -> list[Record]:
+    """The records whose pixels can be read.
+
+    Raises:
+        MissingImagesError: some are not on disk and ``allow_missing`` is false.
+    """
+    if not source.missing:
+        return list(source.records)
+    if not source.allow_missing:
+        raise MissingImagesError(
+            f"{len(source.missing):,} of the {len(source.records):,} images in the label table of "
+            f"{source.name!r} are not on disk, the first is {source.missing[0]}. Complete the "
+            "download, or set data.allow_missing=true to use only the images that are there"
+        )
+    absent = set(source.missing)
+    return [record for record in source.records if record.image_id not in absent]

@@ -1,0 +1,67 @@
+"""Exceptions a user may catch.
+
+::
+
+    XrayError                      every error of this package that the user can mend
+    ├── ConfigError                a setting has a value that cannot work (also a ValueError)
+    ├── DataError                  something is wrong with the data set
+    │   ├── DataNotFoundError      a folder, a table or a list file is not where it was looked for
+    │   ├── TableError             a table lacks a column, repeats an image, names an unknown label
+    │   ├── MissingImagesError     the table names images that are not on disk
+    │   ├── InvalidImageError      a file is no readable image
+    │   └── SplitError             a split is empty, shares patients, or does not match its lists
+    ├── CacheError                 the image cache cannot be built or belongs to other data
+    ├── CheckpointError            a checkpoint is damaged, foreign, or of another label set
+    │   └── WeightsError           weights cannot be had, or fit the network only in part
+    └── NonFiniteLossError         training produced a loss that is NaN or infinite
+
+The command line prints the message of an ``XrayError`` without a traceback and exits with 2.
+"""
+
+
+class XrayError(Exception):
+    """Base of every error of this package that the user can mend."""
+
+
+class ConfigError(XrayError, ValueError):
+    """A setting has a value that cannot work; the message names the values that do."""
+
+
+class DataError(XrayError):
+    """Something is wrong with the data set."""
+
+
+class DataNotFoundError(DataError, FileNotFoundError):
+    """A folder, a table or a list file is not where it was looked for."""
+
+
+class TableError(DataError, ValueError):
+    """A table lacks a column, repeats an image or names an unknown label."""
+
+
+class MissingImagesError(DataError):
+    """The table names images that are not on disk."""
+
+
+class InvalidImageError(DataError, ValueError):
+    """A file is no readable image; the message names the file and the reason."""
+
+
+class SplitError(DataError, ValueError):
+    """A split is empty, shares patients between its parts, or does not match its lists."""
+
+
+class CacheError(XrayError):
+    """The image cache cannot be built or belongs to other data."""
+
+
+class CheckpointError(XrayError):
+    """A checkpoint is damaged, foreign, or of another label set."""
+
+
+class WeightsError(CheckpointError):
+    """Weights cannot be had, or fit the network only in part."""
+
+
+class NonFiniteLossError(XrayError):
+    """Training produced a loss that is NaN or infinite; the message names the images."""

@@ -1,0 +1,69 @@
+"""One radiograph as a row of a data set: who, when, what was found, where."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+NAN = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle drawn around a finding, in pixels of the original image.
+
+    Attributes:
+        label: the finding.
+        x: left edge.
+        y: upper edge.
+        width: extent to the right.
+        height: extent downwards.
+    """
+
+    label: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One radiograph.
+
+    Attributes:
+        image_id: unique within the data set; for files the file name.
+        patient_id: equal for all images of one patient.
+        targets: one number per label: 1 present, 0 absent, NaN unknown, (L,).
+        path: the file, or None where there is none (missing on disk, or procedural).
+        boxes: rectangles in pixels of ``box_frame``.
+        box_frame: (width, height) of the image the boxes were drawn on; None: the file's own size.
+        age: years, NaN if unknown or impossible.
+        sex: "M", "F" or "" if unknown.
+        view: "PA", "AP", "LL", ... or "" if unknown.
+        follow_up: 0 for a patient's first image; NaN if unknown.
+    """
+
+    image_id: str
+    patient_id: str
+    targets: tuple[float, ...]
+    path: Path | None = None
+    boxes: tuple[Box, ...] = ()
+    box_frame: tuple[int, int] | None = None
+    age: float = NAN
+    sex: str = ""
+    view: str = ""
+    follow_up: float = NAN
+
+
+def target_matrix(records: Sequence[Record]) -> npt.NDArray[np.float32]:
+    """Targets of all records, (N, L), NaN where unknown."""
+    return np.array([record.targets for record in records], dtype=np.float32)
+
+
+def patient_ids(records: Iterable[Record]) -> npt.NDArray[np.str_]:
+    """Patient of each record, (N,)."""
+    return np.array([record.patient_id for record in records], dtype=np.str_)
