@@ -1,0 +1,8 @@
+"""Train a classifier: ``python train.py model=xception split=patient``; options: ``--help``."""
+
+import sys
+
+from xray_lightning.cli.compose import train
+
+if __name__ == "__main__":
+    sys.exit(train())

@@ -1,0 +1,126 @@
+"""What inference needs to know about a checkpoint, as plain values, and how it is stored."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.models.network import XrayNet
+from xray_lightning.models.weights import fill
+
+KEY = "xray_lightning"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The part of a checkpoint that rebuilds its model and names its data; plain values only.
+
+    Attributes:
+        net: arguments of :class:`XrayNet` (labels, backbone, ...).
+        preprocessing: image size in pixels and histogram equalisation.
+        split: name, settings, fingerprint of the split and of its parts.
+        config: the run's resolved configuration; empty outside the command line.
+    """
+
+    net: dict[str, Any]
+    preprocessing: dict[str, Any]
+    split: dict[str, Any]
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The L labels, in the order of the scores."""
+        return tuple(self.net["labels"])
+
+    def to_plain(self) -> dict[str, Any]:
+        """The entry of the checkpoint."""
+        return {"format": FORMAT, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read from disk: its bundle and the tensors of its network."""
+
+    path: Path
+    bundle: Bundle
+    state: Mapping[str, Tensor]
+    epoch: int
+
+    def build_net(self) -> XrayNet:
+        """The trained network, in evaluation mode.
+
+        Raises:
+            CheckpointError: the tensors do not fit the network the checkpoint describes.
+        """
+        try:
+            net = XrayNet(**self.bundle.net)
+        except (ConfigError, TypeError) as error:
+            raise CheckpointError(
+                f"{self.path} describes no network of this version: {error}"
+            ) from error
+        fill(net, self.state, str(self.path))
+        return net.eval()
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint of ours; nothing but plain values and tensors is ever unpickled.
+
+    Raises:
+        CheckpointError: no such file, a damaged file, a foreign one, or a newer format.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path} is a folder; name the file, for a run {path / 'checkpoints' / 'best.ckpt'}"
+        )
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        raw = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is damaged or no checkpoint of plain values ({type(error).__name__})"
+        ) from error
+    if not isinstance(raw, dict) or KEY not in raw:
+        raise CheckpointError(f"{path} was not written by xray_lightning: it has no entry {KEY!r}")
+    plain = dict(raw[KEY])
+    version = plain.pop("format", None)
+    if version != FORMAT:
+        raise CheckpointError(f"{path} has format {version}, this version reads {FORMAT}")
+    state = {
+        k.removeprefix("net."): v for k, v in raw["state_dict"].items() if k.startswith("net.")
+    }
+    return Checkpoint(path, Bundle(**plain), state, int(raw.get("epoch", 0)))
+
+
+def require_labels(bundle: Bundle, labels: tuple[str, ...], place: str) -> None:
+    """Refuse to score data of another label set.
+
+    Raises:
+        CheckpointError: the labels or their order differ.
+    """
+    if bundle.labels != labels:
+        raise CheckpointError(
+            f"{place} was trained on the {len(bundle.labels)} labels {', '.join(bundle.labels)}; "
+            f"the data has {len(labels)}: {', '.join(labels)}"
+        )
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames, so a kill never leaves half a checkpoint."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint, replacing an older one in one step."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{target.name}.partial")
+        torch.save(checkpoint, partial)
+        partial.replace(target)

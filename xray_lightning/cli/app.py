@@ -1,0 +1,69 @@
+"""The ``xray`` command; heavy imports wait until a verb is called, so that --help is quick."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+APP = typer.Typer(
+    help="Train, judge and explain chest radiograph classifiers. Not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="settings such as data=nih data.root=DIR")
+]
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def run(command: Callable[[], object]) -> None:
+    """Run a verb and leave with its exit code."""
+    from xray_lightning.cli.failures import guarded
+
+    raise typer.Exit(guarded(command))
+
+
+@APP.command(context_settings=PASS_ON)
+def train(context: typer.Context) -> None:
+    """Train and evaluate; the same as python train.py, all of Hydra's options included."""
+    from xray_lightning.cli.compose import train as command
+
+    raise typer.Exit(command(context.args))
+
+
+@APP.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="outputs/.../checkpoints/best.ckpt")],
+    overrides: Overrides = None,
+) -> None:
+    """Score a checkpoint on its own test images, or on other data or another split by overrides."""
+    from xray_lightning.cli import commands
+
+    run(lambda: commands.evaluate(checkpoint, overrides or []))
+
+
+@APP.command()
+def cache(overrides: Overrides = None) -> None:
+    """Decode a data set ahead of training: xray cache data=nih data.root=DIR image_size=256."""
+    from xray_lightning.cli import commands
+
+    run(lambda: commands.cache(overrides or []))
+
+
+@APP.command()
+def data(
+    overrides: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
+) -> None:
+    """What is in a folder: counts per label and part, images on disk, problems."""
+    from xray_lightning.cli import commands
+
+    run(lambda: commands.data(overrides or [], json))
+
+
+def main() -> None:
+    """Entry point."""
+    sys.exit(APP())

@@ -1,0 +1,170 @@
+"""From a composed configuration to objects; beyond this file nothing knows Hydra."""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from torch import nn
+
+from xray_lightning.callbacks.metrics_file import MetricsFile
+from xray_lightning.callbacks.progress import EpochLine
+from xray_lightning.callbacks.seeding import EpochSeed
+from xray_lightning.checkpoint import AtomicCheckpointIO, Bundle
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.source import Source
+from xray_lightning.data.splits import Split
+from xray_lightning.errors import ConfigError
+from xray_lightning.models.network import XrayNet
+from xray_lightning.task import XrayTask
+
+
+def make(node: Any, **extra: Any) -> Any:
+    """Instantiate a node with plain Python containers."""
+    return instantiate(node, _convert_="all", **extra)
+
+
+def source_from(config: DictConfig) -> Source:
+    """The data set of a configuration."""
+    source: Source = make(config.data)
+    return source
+
+
+def data_from(config: DictConfig) -> XrayDataModule:
+    """The data module of a configuration: reads the tables and makes the split, no pixels."""
+    return XrayDataModule(
+        source_from(config),
+        split=make(config.split),
+        image_size=config.image_size,
+        batch_size=config.batch_size,
+        augment=make(config.augment),
+        clahe=config.clahe,
+        workers=config.workers,
+        cache_dir=config.cache_dir,
+        seed=config.seed,
+    )
+
+
+def task_from(config: DictConfig, data: XrayDataModule) -> XrayTask:
+    """Network, loss and optimiser of a configuration."""
+    net: XrayNet = make(config.model, labels=data.labels)
+    if config.compile:
+        net.compile()
+    loss: nn.Module | partial[nn.Module] = make(config.loss)
+    if isinstance(loss, partial):
+        loss = loss(data.positive_weight())
+    return XrayTask(net, loss, **make(config.optim))
+
+
+def bundle_from(config: DictConfig, data: XrayDataModule, net: XrayNet) -> Bundle:
+    """What a checkpoint of this run says about itself."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    if not isinstance(plain, dict):
+        raise ConfigError("the configuration must be a mapping")
+    return Bundle(
+        net=net.config,
+        preprocessing=dict(data.preprocessing),
+        split=split_facts(data.split),
+        config={str(key): value for key, value in plain.items()},
+    )
+
+
+def split_facts(split: Split) -> dict[str, Any]:
+    """Name and fingerprints of a split as plain values."""
+    return {
+        "name": split.name,
+        "settings": dict(split.settings),
+        "fingerprint": split.fingerprint,
+        "parts": dict(split.part_fingerprints),
+        "images": {part: len(rows) for part, rows in split.parts.items()},
+        "leaked_patients": split.leaked_patients,
+    }
+
+
+def trainer_from(
+    config: DictConfig, callbacks: list[pl.Callback], *, fit: bool = True
+) -> pl.Trainer:
+    """The Lightning trainer of a configuration, on a GPU if it asks for one and there is one.
+
+    Raises:
+        ConfigError: a GPU is demanded and there is none.
+    """
+    node = {str(key): value for key, value in config.trainer.items()}
+    on_gpu = torch.cuda.is_available() and node["accelerator"] in ("auto", "gpu")
+    if node["accelerator"] == "gpu" and not on_gpu:
+        raise ConfigError(
+            "trainer.accelerator=gpu, but torch sees no GPU; use trainer=auto or trainer=cpu"
+        )
+    if node["precision"] == "auto":
+        node["precision"] = "bf16-mixed" if on_gpu else "32-true"
+    loggers = list(make(config.logger).values()) if fit else []
+    trainer: pl.Trainer = make(
+        OmegaConf.create(node),
+        callbacks=[*callbacks, *(list(make(config.callbacks).values()) if fit else [])],
+        logger=loggers or False,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=config.run_dir,
+        enable_checkpointing=fit,
+        enable_progress_bar=any(isinstance(callback, RichProgressBar) for callback in callbacks),
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        inference_mode=True,
+    )
+    return trainer
+
+
+def fit_callbacks(config: DictConfig) -> tuple[MetricsFile, list[pl.Callback]]:
+    """What every training run has: seeding, tables, progress, the best and the last checkpoint."""
+    run = Path(config.run_dir)
+    metrics = MetricsFile(run / "metrics.csv")
+    best = ModelCheckpoint(
+        run / "checkpoints",
+        "best",
+        monitor="val/auroc",
+        mode="max",
+        save_weights_only=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    last = ModelCheckpoint(
+        run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    callbacks = [EpochSeed(config.seed), metrics, EpochLine(), best, last]
+    return metrics, callbacks + progress()
+
+
+def progress() -> list[pl.Callback]:
+    """A progress bar where somebody watches."""
+    return [RichProgressBar()] if sys.stdout.isatty() else []
+
+
+def prepare_process(config: DictConfig) -> None:
+    """Seed, and give compute threads the cores that the loader leaves.
+
+    OpenCV's own threads are switched off: images are small and the loader is parallel already.
+
+    Raises:
+        ConfigError: seed or threads are out of range.
+    """
+    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
+        raise ConfigError(f"seed must be an integer from 0 to 2**32 - 1, got {config.seed!r}")
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    threads = (
+        config.threads if config.threads is not None else max(1, cores - (config.workers or 0))
+    )
+    if not isinstance(threads, int) or threads < 1:
+        raise ConfigError(f"threads must be 1 or more, or null for the default, got {threads!r}")
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(1)
+    pl.seed_everything(config.seed, verbose=False)

@@ -1,0 +1,58 @@
+"""What a user sees when something goes wrong, and the exit code."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from xray_lightning.errors import XrayError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+def guarded(command: Callable[[], object]) -> int:
+    """Run a command; its exit code is 0, 2 for a user's error, 130 for Ctrl-C.
+
+    A user's error is printed without a traceback unless HYDRA_FULL_ERROR=1. Anything else is a
+    fault of ours and keeps its traceback.
+    """
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
+    try:
+        command()
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was written is kept", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        if wants_traceback:
+            traceback.print_exc()
+        print(f"error: {message}", file=sys.stderr)
+        return USER_ERROR
+    finally:
+        if not wants_traceback:
+            del os.environ["HYDRA_FULL_ERROR"]
+    return 0
+
+
+def user_message(error: BaseException) -> str | None:
+    """The message for an error the user can mend; None for a fault of ours."""
+    from hydra.errors import HydraException, InstantiationException
+    from omegaconf.errors import OmegaConfBaseException
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, XrayError):
+            return str(cause)
+        cause = cause.__cause__
+    if isinstance(error, InstantiationException):
+        reason = error.__cause__
+        detail = f"{type(reason).__name__}: {reason}" if reason else str(error)
+        return f"{str(error).splitlines()[-1]}: {detail}"
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        deeper = error.__cause__
+        return f"{error}" + (f"\n{deeper}" if isinstance(deeper, OmegaConfBaseException) else "")
+    return None

@@ -1,0 +1,34 @@
+"""Where the configuration lies, and the name of a new run."""
+
+import re
+from datetime import datetime
+from pathlib import Path
+
+from xray_lightning.errors import DataNotFoundError
+
+
+def conf_dir() -> Path:
+    """``conf/`` inside an installed package, else at the root of the repository.
+
+    Raises:
+        DataNotFoundError: neither is there: a broken installation.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for place in (package / "conf", package.parent / "conf"):
+        if (place / "train.yaml").is_file():
+            return place
+    raise DataNotFoundError(
+        f"no conf/train.yaml in {package} or beside it: install the package again"
+    )
+
+
+def run_folder(resume: str | None, model: str, split: str, now: datetime | None = None) -> str:
+    """The folder of a run: that of the resumed one, or ``outputs/<date>_<time>_<model>_<split>``.
+
+    >>> run_folder(None, "xception", "patient", datetime(2026, 1, 2, 3, 4, 5))
+    'outputs/2026-01-02_03-04-05_xception_patient'
+    """
+    if resume:
+        return resume
+    name = re.sub(r"[^\w.-]+", "_", f"{model}_{split}")
+    return f"outputs/{now or datetime.now():%Y-%m-%d_%H-%M-%S}_{name}"

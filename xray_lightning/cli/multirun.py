@@ -1,0 +1,63 @@
+"""After ``-m``: one table and one figure that compare the runs."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.table import Table
+
+from xray_lightning.cli.tables import number, show
+from xray_lightning.report.figures import comparison_figure
+
+COLUMNS = ("run", "split", "fingerprint", "val", "test", "defined", "folder")
+
+
+class Comparison(Callback):
+    """Writes comparison.csv and comparison.png into the sweep's folder when all runs are done."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Compare."""
+        folder = Path(config.hydra.sweep.dir)
+        if rows := collect(folder):
+            compare(rows, folder)
+
+
+def collect(folder: Path) -> list[dict[str, Any]]:
+    """A row for each finished run of a sweep, in the order of their numbers."""
+    runs = sorted(folder.glob("*/metrics.json"), key=lambda path: (len(path.parent.name), path))
+    return [_row(path.parent) for path in runs]
+
+
+def _row(run: Path) -> dict[str, Any]:
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    facts = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    return {
+        "run": " ".join(facts["overrides"]) or run.name,
+        "split": facts["split"]["name"],
+        "fingerprint": facts["split"]["parts"]["test"],
+        "val": metrics["val"]["auroc"]["mean"],
+        "test": metrics["test"]["auroc"]["mean"],
+        "defined": metrics["test"]["auroc"]["defined"],
+        "folder": str(run),
+    }
+
+
+def compare(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Write and print the table, draw the figure."""
+    with (folder / "comparison.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    comparison_figure(rows, folder / "comparison.png")
+    table = Table(title="runs of this sweep", title_justify="left", header_style="bold")
+    for name in ("run", "split", "test fingerprint", "val AUROC", "test AUROC", "labels"):
+        table.add_column(name, justify="right" if "AUROC" in name or name == "labels" else "left")
+    for row in rows:
+        scores = (number(row["val"], 4), number(row["test"], 4))
+        table.add_row(row["run"], row["split"], row["fingerprint"], *scores, str(row["defined"]))
+    note = "Rows with different test fingerprints were scored on different images."
+    show(table, *([note] if len({row["fingerprint"] for row in rows}) > 1 else []))
+    show(f"sweep directory: {folder}")

@@ -1,0 +1,75 @@
+"""Composing a configuration without @hydra.main, and laying overrides over a saved one."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from xray_lightning.cli.locate import conf_dir, run_folder
+from xray_lightning.errors import ConfigError
+
+RUN_DIR = "hydra.run.dir"
+
+
+def register_resolvers() -> None:
+    """Make ``${run_folder:...}`` known to OmegaConf."""
+    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+
+
+def composed(overrides: Sequence[str]) -> tuple[DictConfig, Path | None]:
+    """``conf/train.yaml`` with overrides, and the folder of ``hydra.run.dir=`` if one was given."""
+    values, run_dir = split_run_dir(overrides)
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("train", overrides=[*values, f"run_dir={run_dir or 'outputs'}"])
+    return config, run_dir
+
+
+def split_run_dir(overrides: Iterable[str]) -> tuple[list[str], Path | None]:
+    """Take ``hydra.run.dir=`` out of the overrides; it names the folder for the results.
+
+    >>> split_run_dir(["seed=1", "hydra.run.dir=out"])
+    (['seed=1'], PosixPath('out'))
+    """
+    values = [text for text in overrides if not text.startswith(f"{RUN_DIR}=")]
+    folders = [text.partition("=")[2] for text in overrides if text.startswith(f"{RUN_DIR}=")]
+    return values, Path(folders[-1]) if folders else None
+
+
+def overridden(saved: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """A saved configuration with overrides; ``split=official`` swaps a group, ``seed=1`` a value.
+
+    Raises:
+        ConfigError: a key that the configuration lacks, or an override that adds or deletes one.
+    """
+    config = OmegaConf.create(saved)
+    OmegaConf.set_struct(config, True)
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    for change in parsed:
+        if change.is_add() or change.is_delete() or change.is_sweep_override():
+            raise ConfigError(f"{change.input_line!r}: only KEY=VALUE can be laid over a saved run")
+    groups = [change for change in parsed if (conf_dir() / change.key_or_group).is_dir()]
+    for change in groups:
+        choice, _ = composed([str(change.input_line)])
+        OmegaConf.set_struct(choice, False)
+        OmegaConf.update(config, change.key_or_group, choice[change.key_or_group], merge=False)
+    for change in parsed:
+        if change not in groups:
+            _set(config, change.key_or_group, change.value())
+    return config
+
+
+def _set(config: DictConfig, key: str, value: Any) -> None:
+    parent, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if not isinstance(node, DictConfig) or leaf not in node:
+        known = sorted(str(name) for name in node) if isinstance(node, DictConfig) else []
+        raise ConfigError(
+            f"{key!r} is no setting of this run; {parent or 'the top level'} has {known}"
+        )
+    OmegaConf.update(config, key, value)

@@ -1,0 +1,72 @@
+"""Tables for the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure, or "-" where it is undefined.
+
+    >>> number(None), number(0.5)
+    ('-', '0.500')
+    """
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def auroc_table(metrics: Mapping[str, Any], title: str) -> Table:
+    """AUROC per label of each part with its positives, the mean in the last row."""
+    table = Table(title=Text(title), title_justify="left", header_style="bold")
+    table.add_column("label")
+    for part in metrics:
+        table.add_column(f"{part} AUROC", justify="right")
+        table.add_column("positive", justify="right")
+    for label in next(iter(metrics.values()))["auroc"]["labels"]:
+        cells = []
+        for summary in metrics.values():
+            cells += [number(summary["auroc"]["labels"][label]), f"{summary['positives'][label]:,}"]
+        table.add_row(label, *cells)
+    table.add_section()
+    ends = []
+    for summary in metrics.values():
+        defined, count = summary["auroc"]["defined"], len(summary["auroc"]["labels"])
+        ends += [number(summary["auroc"]["mean"]), f"{defined}/{count} defined"]
+    table.add_row("mean", *ends, style="bold")
+    return table
+
+
+def parts_line(metrics: Mapping[str, Any]) -> str:
+    """Images, patients and fingerprint of each part."""
+    return "; ".join(
+        f"{part}: {s['images']:,} images of {s['patients']:,} patients [{s['fingerprint']}]"
+        for part, s in metrics.items()
+    )
+
+
+def show(*things: Any) -> None:
+    """Print tables and lines."""
+    console = Console(soft_wrap=True, highlight=False)
+    for thing in things:
+        console.print(thing, markup=False) if isinstance(thing, str) else console.print(thing)
+
+
+def counts_table(facts: Mapping[str, Any], labels: Sequence[str]) -> Table:
+    """Images, patients and positives of each part of a data set."""
+    table = Table(title=Text(facts["title"]), title_justify="left", header_style="bold")
+    table.add_column("")
+    parts: Mapping[str, Any] = facts["parts"]
+    for part in parts:
+        table.add_column(part, justify="right")
+    for name in ("images", "patients"):
+        table.add_row(name, *(f"{parts[part][name]:,}" for part in parts))
+    table.add_section()
+    for label in labels:
+        cells = []
+        for part in parts:
+            count, images = parts[part]["positives"][label], parts[part]["images"]
+            cells.append(f"{count:,} ({100 * count / images:.1f} %)")
+        table.add_row(label, *cells)
+    return table

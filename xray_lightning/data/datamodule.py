@@ -1,0 +1,169 @@
+"""From a data set to the batches of its training, validation and test parts."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from xray_lightning.data.cache import ImageCache, open_cache
+from xray_lightning.data.dataset import Augment, EpochSampler, Sample, XrayDataset
+from xray_lightning.data.source import Source, readable_records
+from xray_lightning.data.splits import PARTS, Split, patient_split
+from xray_lightning.errors import ConfigError
+from xray_lightning.records import Record, target_matrix
+
+Splitter = Callable[[Sequence[Record], Mapping[str, frozenset[str]] | None], Split]
+
+
+def default_workers(cores: int, on_gpu: bool) -> int:
+    """Number of loader processes.
+
+    Preparing a cached sample takes a few percent of a training step on a CPU, where a second
+    process would only take a core from the compute threads: none. A GPU is fed by up to 8.
+    """
+    return min(8, max(1, cores - 1)) if on_gpu else 0
+
+
+class XrayDataModule(pl.LightningDataModule):
+    """Batches of a data set.
+
+    Args:
+        source: the data set.
+        split: makes the parts from (records, official lists); default: by patient, 70/10/20.
+        image_size: side of the square images the network sees, in pixels.
+        batch_size: images a batch.
+        augment: random change of training images, called with (image, seed).
+        clahe: equalise the histogram of every image, in every part.
+        workers: loader processes; None: 0 on a CPU, up to 8 beside a GPU.
+        cache_dir: folder of the decoded images.
+        seed: order of the training images and their augmentation.
+
+    Raises:
+        ConfigError: a number is out of range.
+        MissingImagesError: images are not on disk and the source does not allow that.
+        SplitError: the split is empty or shares patients.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        split: Splitter = patient_split,
+        image_size: int = 224,
+        batch_size: int = 32,
+        augment: Augment | None = None,
+        clahe: bool = False,
+        workers: int | None = None,
+        cache_dir: str | Path = "outputs/cache",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, low in (("image_size", image_size, 8), ("batch_size", batch_size, 1)):
+            if value < low:
+                raise ConfigError(f"{name} must be at least {low}, got {value}")
+        if workers is not None and workers < 0:
+            raise ConfigError(f"workers must be 0 or more, or null for the default, got {workers}")
+        self.source = source
+        self.image_size, self.batch_size, self.seed = image_size, batch_size, seed
+        self.augment, self.clahe = augment, clahe
+        self.workers = workers
+        self.cache_dir = Path(cache_dir)
+        self.labels = source.labels
+        self.records = readable_records(source)
+        self.split = split(self.records, source.official)
+        self._cache: ImageCache | None = None
+
+    @cached_property
+    def targets(self) -> npt.NDArray[np.float32]:
+        """Targets of all records, (N, L)."""
+        return target_matrix(self.records)
+
+    def part_records(self, part: str) -> list[Record]:
+        """The records of "train", "val" or "test"."""
+        return [self.records[index] for index in self.split.parts[part]]
+
+    def part_targets(self, part: str) -> npt.NDArray[np.float32]:
+        """Targets of one part, (n, L)."""
+        return self.targets[self.split.parts[part]]
+
+    def positive_weight(self) -> torch.Tensor:
+        """Weight (N - n) / n of the positives of each label in the training part, (L,).
+
+        NaN for a label without positives: its weight is undefined.
+        """
+        targets = self.part_targets("train")
+        positives = (targets == 1).sum(axis=0).astype(np.float64)
+        negatives = (targets == 0).sum(axis=0)
+        positives[positives == 0] = np.nan
+        return torch.from_numpy((negatives / positives).astype(np.float32))
+
+    def labels_without_positives(self, part: str) -> list[str]:
+        """Labels that no image of a part carries; their AUROC is undefined."""
+        counts = (self.part_targets(part) == 1).sum(axis=0)
+        return [label for label, count in zip(self.labels, counts, strict=True) if count == 0]
+
+    @property
+    def preprocessing(self) -> dict[str, int | bool]:
+        """What turns a decoded image into the network's input, as plain values."""
+        return {"image_size": self.image_size, "clahe": self.clahe}
+
+    def prepare_data(self) -> None:
+        """Decode the images that are not in the cache yet."""
+        self._open()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the cache."""
+        self._cache = self._cache or self._open()
+
+    def _open(self) -> ImageCache:
+        return open_cache(self.source, self.records, size=self.image_size, root=self.cache_dir)
+
+    def dataset(self, part: str) -> XrayDataset:
+        """The samples of "train", "val" or "test"; only training samples can be augmented."""
+        if part not in PARTS:
+            raise ConfigError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
+        self.setup()
+        cache = self._cache or self._open()
+        augment = self.augment if part == "train" else None
+        rows = self.split.parts[part]
+        records = self.part_records(part)
+        return XrayDataset(records, cache.images, rows, augment=augment, clahe=self.clahe)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled, augmented batches; the order depends on (seed, epoch) alone."""
+        dataset = self.dataset("train")
+        rank, world = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
+        sampler = EpochSampler(
+            len(dataset), batch_size=self.batch_size, seed=self.seed, rank=rank, world=world
+        )
+        return self._loader(dataset, sampler)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """The validation part in table order."""
+        return self._loader(self.dataset("val"), None)
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """The test part in table order."""
+        return self._loader(self.dataset("test"), None)
+
+    def _loader(self, dataset: XrayDataset, sampler: EpochSampler | None) -> DataLoader[Sample]:
+        on_gpu = torch.cuda.is_available()
+        workers = self.workers
+        if workers is None:
+            workers = default_workers(os.cpu_count() or 1, on_gpu)
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            pin_memory=on_gpu,
+            persistent_workers=workers > 0,
+        )

@@ -1,0 +1,76 @@
+"""One rule from any radiograph to a square: pad to a centred square with black, then resize."""
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.errors import InvalidImageError
+
+Pixels = npt.NDArray[np.uint8]
+Rectangle = tuple[float, float, float, float]  # x, y, width, height
+
+RULE = "square 1: centred black padding, INTER_AREA down, INTER_LINEAR up"
+
+
+def padding(height: int, width: int) -> tuple[int, int]:
+    """Rows above and columns left of the image in its centred square.
+
+    An odd row or column too many goes below or to the right.
+
+    >>> padding(100, 73)
+    (0, 13)
+    """
+    side = max(height, width)
+    return (side - height) // 2, (side - width) // 2
+
+
+def fit_square(image: Pixels, size: int) -> Pixels:
+    """The whole image in a square of ``size`` pixels, its aspect preserved.
+
+    Args:
+        image: (H, W) uint8.
+        size: side of the result in pixels.
+
+    Returns:
+        (size, size) uint8.
+
+    Raises:
+        InvalidImageError: the image is not a non-empty (H, W) array of uint8.
+    """
+    if image.ndim != 2 or image.dtype != np.uint8 or not image.size:
+        raise InvalidImageError(
+            f"expected a grey image, (H, W) uint8, got {image.shape} {image.dtype}"
+        )
+    height, width = image.shape
+    if height != width:
+        top, left = padding(height, width)
+        side = max(height, width)
+        square = np.zeros((side, side), dtype=np.uint8)
+        square[top : top + height, left : left + width] = image
+        image = square
+    if len(image) == size:
+        return image
+    method = cv2.INTER_AREA if size < len(image) else cv2.INTER_LINEAR
+    resized: Pixels = cv2.resize(image, (size, size), interpolation=method)  # type: ignore[assignment]
+    return resized
+
+
+def box_to_square(box: Rectangle, frame: tuple[int, int], size: int) -> Rectangle:
+    """A rectangle on the original image as it lies on the square of ``fit_square``.
+
+    Args:
+        box: x, y, width, height in pixels of ``frame``.
+        frame: (width, height) of the image the box was drawn on.
+        size: side of the square in pixels.
+
+    Returns:
+        x, y, width, height in pixels of the square.
+
+    >>> box_to_square((0, 0, 50, 100), (50, 100), 200)
+    (50.0, 0.0, 100.0, 200.0)
+    """
+    width, height = frame
+    top, left = padding(height, width)
+    scale = size / max(width, height)
+    x, y, extent, depth = box
+    return (x + left) * scale, (y + top) * scale, extent * scale, depth * scale

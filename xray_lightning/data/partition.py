@@ -1,0 +1,144 @@
+"""A split as data, and the proof that it is one: disjoint parts, disjoint patients, none empty."""
+
+import hashlib
+import json
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.errors import SplitError
+from xray_lightning.records import Record
+
+Indices = npt.NDArray[np.int64]
+PARTS = ("train", "val", "test")
+LEAKY = "image"  # the one split that may share patients
+
+
+class LeakyPartsWarning(UserWarning):
+    """Images of one patient stand in more than one part: the test scores will flatter."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Three disjoint sets of records; ``make_split`` makes one.
+
+    Attributes:
+        name: "official", "patient", "kfold", "image" or "csv".
+        parts: ascending positions in the records, one array (n,) for each of ``PARTS``.
+        fingerprint: 16 hex digits; equal exactly if all parts hold the same image ids.
+        part_fingerprints: the same for each part alone.
+        leaked_patients: patients with images in more than one part, 0 except for "image".
+        settings: the arguments that made the split, as plain values.
+    """
+
+    name: str
+    parts: Mapping[str, Indices]
+    fingerprint: str
+    part_fingerprints: Mapping[str, str]
+    leaked_patients: int
+    settings: Mapping[str, Any]
+
+
+def fingerprint(ids: Mapping[str, Iterable[str]]) -> str:
+    """First 16 hex digits of the SHA-256 of each part's image ids, sorted, as ASCII JSON.
+
+    >>> fingerprint({"test": ["b.png", "a.png"]}) == fingerprint({"test": ["a.png", "b.png"]})
+    True
+    """
+    text = json.dumps({part: sorted(ids[part]) for part in sorted(ids)}, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+
+
+def make_split(
+    name: str,
+    records: Sequence[Record],
+    parts: Mapping[str, npt.ArrayLike],
+    *,
+    settings: Mapping[str, Any] | None = None,
+) -> Split:
+    """A split that has been proven.
+
+    Args:
+        name: of the split; "image" may share patients between its parts, and then warns.
+        records: the data set.
+        parts: positions in ``records`` for each of ``PARTS``, in any order.
+        settings: plain values to keep with the split.
+
+    Raises:
+        SplitError: a part is absent, empty or out of range, or shares an image or a patient.
+    """
+    if set(parts) != set(PARTS):
+        raise SplitError(f"a split has the parts {', '.join(PARTS)}, got {sorted(parts)}")
+    arrays = {part: np.sort(np.asarray(parts[part], dtype=np.int64)) for part in PARTS}
+    for part, indices in arrays.items():
+        _check_range(part, indices, len(records))
+        indices.flags.writeable = False
+    _check_images(records, arrays)
+    shared = shared_patients(records, arrays)
+    if shared:
+        _report_shared(name, records, arrays, shared)
+    ids = {part: [records[i].image_id for i in indices] for part, indices in arrays.items()}
+    own = {part: fingerprint({part: ids[part]}) for part in PARTS}
+    return Split(name, arrays, fingerprint(ids), own, len(shared), dict(settings or {}))
+
+
+def shared_patients(
+    records: Sequence[Record], parts: Mapping[str, Indices]
+) -> dict[str, list[str]]:
+    """The patients with images in more than one part, sorted, and those parts."""
+    seen: dict[str, list[str]] = defaultdict(list)
+    for part, indices in parts.items():
+        for patient in {records[i].patient_id for i in indices}:
+            seen[patient].append(part)
+    return {patient: seen[patient] for patient in sorted(seen) if len(seen[patient]) > 1}
+
+
+def _check_range(part: str, indices: Indices, count: int) -> None:
+    if not len(indices):
+        raise SplitError(
+            f"the {part} part is empty: give it a larger fraction, or check that its images are "
+            "in the label table and on disk"
+        )
+    if indices[0] < 0 or indices[-1] >= count:
+        raise SplitError(
+            f"the {part} part has positions {indices[0]} to {indices[-1]}, the records have 0 to "
+            f"{count - 1}"
+        )
+
+
+def _check_images(records: Sequence[Record], parts: Mapping[str, Indices]) -> None:
+    positions, uses = np.unique(np.concatenate(list(parts.values())), return_counts=True)
+    twice = positions[uses > 1]
+    if len(twice):
+        where = [part for part, indices in parts.items() if twice[0] in indices]
+        raise SplitError(
+            f"{len(twice):,} images stand twice in the split, the first is "
+            f"{records[twice[0]].image_id} ({' and '.join(where)}): every image belongs to one part"
+        )
+
+
+def _report_shared(
+    name: str,
+    records: Sequence[Record],
+    parts: Mapping[str, Indices],
+    shared: Mapping[str, Sequence[str]],
+) -> None:
+    if name != LEAKY:
+        patient, where = next(iter(shared.items()))
+        raise SplitError(
+            f"{len(shared):,} patients have images in more than one part, the first is {patient} "
+            f"({' and '.join(where)}): mend the lists, or set split=patient"
+        )
+    trained = {records[i].patient_id for i in parts["train"]}
+    leaked = sum(records[i].patient_id in trained for i in parts["test"]) / len(parts["test"])
+    warnings.warn(
+        f"leaky split: {len(shared):,} patients have images in more than one part, and the patient "
+        f"of {leaked:.1%} of the test images is in train; use it only for comparison",
+        LeakyPartsWarning,
+        stacklevel=4,
+    )

@@ -1,0 +1,246 @@
+"""Which images train, which choose the model, which judge it: five ways to split the records.
+
+A splitter is a plain function ``(records, official, *, settings) -> Split``. None depends on the
+order of the records; all but ``image_split`` keep every patient in one part.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.data.balance import balanced_assignment
+from xray_lightning.data.lists import Lists, indices_of_lists, read_split_table, refuse_unknown
+from xray_lightning.data.partition import (
+    LEAKY,
+    PARTS,
+    Indices,
+    LeakyPartsWarning,
+    Split,
+    fingerprint,
+    make_split,
+)
+from xray_lightning.errors import ConfigError, SplitError
+from xray_lightning.records import Record, patient_ids, target_matrix
+
+__all__ = [
+    "PARTS",
+    "LeakyPartsWarning",
+    "Split",
+    "csv_split",
+    "fingerprint",
+    "image_split",
+    "kfold_split",
+    "make_split",
+    "official_split",
+    "patient_split",
+]
+
+FRACTIONS = (0.7, 0.1, 0.2)
+VAL_FRACTION = 0.125  # of the images that do not test: 10 % of the whole where 20 % test
+
+
+def official_split(
+    records: Sequence[Record],
+    official: Lists | None,
+    *,
+    val_fraction: float = VAL_FRACTION,
+    seed: int = 0,
+) -> Split:
+    """The publisher's lists; validation is carved from "train_val" by patient.
+
+    Args:
+        records: the data set.
+        official: ids of "train_val" and "test", or of "train", "val" and "test".
+        val_fraction: share of the train_val images that validate; unused where "val" is a list.
+        seed: of the validation part.
+
+    Raises:
+        ConfigError: ``val_fraction`` is not between 0 and 1.
+        SplitError: there are no lists, an image is in none or two of them, or a part is empty.
+    """
+    _check_val_fraction(val_fraction)
+    if official is None:
+        raise SplitError(
+            "this data set has no official split: put train_val_list.txt and test_list.txt in its "
+            "folder, or set split=patient"
+        )
+    settings = {"val_fraction": val_fraction, "seed": seed}
+    parts = indices_of_lists(records, official)
+    if "train_val" in parts:
+        rng = np.random.default_rng(seed)
+        parts |= _carve(records, parts.pop("train_val"), val_fraction, rng)
+    return make_split("official", records, parts, settings=settings)
+
+
+def patient_split(
+    records: Sequence[Record],
+    official: Lists | None,
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    seed: int = 0,
+) -> Split:
+    """Patients dealt to the parts so that each part has its share of images and of every label.
+
+    Args:
+        records: the data set.
+        official: not used.
+        fractions: share of the images in train, val and test, positive, summing to 1.
+        seed: another seed deals other patients to each part.
+
+    Raises:
+        ConfigError: the fractions cannot work.
+        SplitError: there are fewer than three patients.
+    """
+    shares = _checked_fractions(fractions)
+    parts = _dealt(records, patient_ids(records), shares, np.random.default_rng(seed))
+    settings = {"fractions": list(shares), "seed": seed}
+    return make_split("patient", records, dict(zip(PARTS, parts, strict=True)), settings=settings)
+
+
+def kfold_split(
+    records: Sequence[Record],
+    official: Lists | None,
+    *,
+    folds: int = 5,
+    fold: int = 0,
+    seed: int = 0,
+    val_fraction: float = VAL_FRACTION,
+) -> Split:
+    """One fold tests, the others train; the test parts of one seed's folds partition the data.
+
+    Args:
+        records: the data set.
+        official: not used.
+        folds: number of folds, at least 2.
+        fold: the one that tests, from 0 to ``folds - 1``.
+        seed: deals the patients to the folds; keep it over the folds.
+        val_fraction: share of the other folds' images that validate, carved by patient.
+
+    Raises:
+        ConfigError: a setting cannot work.
+        SplitError: there are too few patients.
+    """
+    _check_val_fraction(val_fraction)
+    if folds < 2:
+        raise ConfigError(f"folds must be at least 2, got {folds}")
+    if not 0 <= fold < folds:
+        raise ConfigError(f"fold must be from 0 to {folds - 1} (folds={folds}), got {fold}")
+    rng = np.random.default_rng(seed)
+    dealt = _dealt(records, patient_ids(records), [1 / folds] * folds, rng)
+    rest = np.concatenate([indices for number, indices in enumerate(dealt) if number != fold])
+    carved = _carve(records, rest, val_fraction, np.random.default_rng((seed, fold)))
+    settings = {"folds": folds, "fold": fold, "seed": seed, "val_fraction": val_fraction}
+    return make_split("kfold", records, {"test": dealt[fold], **carved}, settings=settings)
+
+
+def image_split(
+    records: Sequence[Record],
+    official: Lists | None,
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    seed: int = 0,
+) -> Split:
+    """Images dealt without regard to patients: leaky, only to measure how much the leak flatters.
+
+    Args:
+        records: the data set.
+        official: not used.
+        fractions: share of the images in train, val and test, positive, summing to 1.
+        seed: another seed deals other images to each part.
+
+    Raises:
+        ConfigError: the fractions cannot work.
+        SplitError: there are fewer than three images.
+    """
+    shares = _checked_fractions(fractions)
+    ids = np.array([record.image_id for record in records], dtype=np.str_)
+    parts = _dealt(records, ids, shares, np.random.default_rng(seed))
+    settings = {"fractions": list(shares), "seed": seed}
+    return make_split(LEAKY, records, dict(zip(PARTS, parts, strict=True)), settings=settings)
+
+
+def csv_split(
+    records: Sequence[Record], official: Lists | None, *, path: str | Path | None = None
+) -> Split:
+    """The parts a table names.
+
+    Args:
+        records: the data set.
+        official: ids of "train", "val" and "test" from the data set's own table.
+        path: a table with the columns ``image,split``; None: use ``official``.
+
+    Raises:
+        DataNotFoundError, TableError: the table cannot be read.
+        SplitError: no table and no split column, ids without a record, or a bad split.
+    """
+    if path is not None:
+        lists: Lists = read_split_table(Path(path))
+        refuse_unknown(lists, records, Path(path))
+    elif official is not None and set(official) == set(PARTS):
+        lists = official
+    else:
+        raise SplitError(
+            "this data set has no split column of its own with train, val and test: name a table "
+            "with the columns image,split in split.path (path= in Python), or set split=patient"
+        )
+    settings = {"path": None if path is None else str(path)}
+    return make_split("csv", records, indices_of_lists(records, lists), settings=settings)
+
+
+def group_counts(groups: npt.NDArray[np.intp], targets: npt.NDArray[np.float32]) -> Indices:
+    """What balancing looks at, per group of images.
+
+    Args:
+        groups: number of the group of each image, (N,), from 0 to P - 1.
+        targets: of each image, NaN where unknown, (N, L).
+
+    Returns:
+        Images, 1, images without finding, positives of each label and, for the labels with
+        unknowns, images whose target is known, (P, 3 + L + labels with unknowns).
+    """
+    known = ~np.isnan(targets)
+    columns = [np.ones(len(groups)), (targets == 0).all(axis=1), *(targets == 1).T]
+    columns += [known[:, label] for label in np.flatnonzero(~known.all(axis=0))]
+    images, *rest = (np.bincount(groups, weights=column) for column in columns)
+    return np.column_stack([images, np.ones_like(images), *rest]).astype(np.int64)
+
+
+def _dealt(
+    records: Sequence[Record],
+    groups: npt.NDArray[np.str_],
+    shares: Sequence[float],
+    rng: np.random.Generator,
+) -> list[Indices]:
+    """Positions of the records in each part; records of one group (N,) stay together."""
+    if not records:
+        raise SplitError("there are no images to split: check the label table and the lists")
+    _, numbers = np.unique(groups, return_inverse=True)  # sorted: the records' order is forgotten
+    assignment = balanced_assignment(group_counts(numbers, target_matrix(records)), shares, rng)
+    return [np.flatnonzero(assignment[numbers] == part) for part in range(len(shares))]
+
+
+def _carve(
+    records: Sequence[Record], rest: Indices, val_fraction: float, rng: np.random.Generator
+) -> dict[str, Indices]:
+    """The positions ``rest`` divided into "train" and "val" by patient."""
+    chosen = [records[i] for i in rest]
+    train, val = _dealt(chosen, patient_ids(chosen), [1 - val_fraction, val_fraction], rng)
+    return {"train": rest[train], "val": rest[val]}
+
+
+def _checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
+    shares = tuple(float(share) for share in fractions)
+    positive = all(share > 0 for share in shares)
+    if not (len(shares) == len(PARTS) and positive and abs(sum(shares) - 1) < 1e-6):
+        raise ConfigError(
+            "fractions must be three positive numbers (train, val, test) that sum to 1, got "
+            f"{list(shares)}"
+        )
+    return shares
+
+
+def _check_val_fraction(val_fraction: float) -> None:
+    if not 0 < val_fraction < 1:
+        raise ConfigError(f"val_fraction must lie between 0 and 1, got {val_fraction}")

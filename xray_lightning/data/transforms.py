@@ -1,0 +1,133 @@
+"""Augmentation of training images; the only module that imports albumentations."""
+
+import os
+from collections.abc import Sequence
+
+# albumentations asks a registry for its newest version on import unless this is set before.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import albumentations as A  # noqa: N812
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.errors import ConfigError
+
+Image = npt.NDArray[np.uint8]
+
+
+class Augmentation:
+    """A chain of random transforms whose result depends on the image and a seed only.
+
+    Args:
+        transforms: albumentations transforms, applied in order.
+    """
+
+    def __init__(self, transforms: Sequence[A.BasicTransform | A.BaseCompose] = ()) -> None:
+        self.transforms = tuple(transforms)
+        self._compose = A.Compose(list(transforms)) if transforms else None
+
+    def __call__(self, image: Image, seed: int) -> Image:
+        """Transform one image, (H, W) uint8 to (H, W) uint8.
+
+        One albumentations Compose shared by workers would give batches that depend on the number
+        of workers, so the seed is set for every image.
+        """
+        if self._compose is None:
+            return image
+        self._compose.set_random_seed(seed)
+        result: Image = self._compose(image=image)["image"]
+        return result
+
+
+def none() -> Augmentation:
+    """No augmentation."""
+    return Augmentation()
+
+
+def light(
+    flip: float = 0.5, rotate: float = 5.0, shift: float = 0.05, zoom: float = 0.1
+) -> Augmentation:
+    """Mirror image and a small affine change; black where the image moved away.
+
+    Args:
+        flip: probability of the mirror image.
+        rotate: largest angle in degrees.
+        shift: largest shift as a share of the side.
+        zoom: largest change of scale, the same on both axes; 0.1 is 0.9 to 1.1.
+    """
+    _check_probability("flip", flip)
+    return Augmentation(
+        [A.HorizontalFlip(p=flip), _affine(rotate, shift, 1 - zoom, 1 + zoom, True)]
+    )
+
+
+def xray14(
+    flip: float = 0.5,
+    rotate: float = 10.0,
+    shift: float = 0.1,
+    zoom_min: float = 0.8,
+    zoom_max: float = 1.2,
+) -> Augmentation:
+    """The augmentation of xray14-keras: zoom independent on both axes, constant fill 0.
+
+    Its shear was given in degrees (0.1), which does nothing, and is left out.
+
+    Args:
+        flip: probability of the mirror image.
+        rotate: largest angle in degrees.
+        shift: largest shift as a share of the side.
+        zoom_min: smallest scale.
+        zoom_max: largest scale.
+    """
+    _check_probability("flip", flip)
+    return Augmentation(
+        [A.HorizontalFlip(p=flip), _affine(rotate, shift, zoom_min, zoom_max, False)]
+    )
+
+
+def rsna(rotate: float = 10.0, shear: float = 16.0, shift: float = 20 / 512) -> Augmentation:
+    """The augmentation of chexnet_auroc: one of mirror, rotation, blur, shear, shift, or nothing.
+
+    Args:
+        rotate: largest angle in degrees.
+        shear: largest shear in degrees.
+        shift: largest shift as a share of the side (20 of 512 pixels in the original).
+    """
+    moved = {"x": (-shift, shift), "y": (-shift, shift)}
+    choices = [
+        A.HorizontalFlip(p=1.0),
+        A.Affine(rotate=(-rotate, rotate), fill=0, p=1.0),
+        A.GaussianBlur(blur_limit=(3, 5), p=1.0),
+        A.Affine(shear={"x": (-shear, shear), "y": (0, 0)}, fill=0, p=1.0),
+        A.Affine(translate_percent=moved, fill=0, p=1.0),
+        A.NoOp(p=1.0),
+    ]
+    return Augmentation([A.OneOf(choices, p=1.0)])
+
+
+def equalise(image: Image, clip_limit: float = 2.0, tiles: int = 8) -> Image:
+    """Contrast-limited adaptive histogram equalisation (CLAHE), (H, W) uint8 to (H, W) uint8.
+
+    Not random: applied alike to training, validation, test and new files.
+    """
+    equalised = cv2.createCLAHE(clip_limit, (tiles, tiles)).apply(image)
+    return np.asarray(equalised, dtype=np.uint8)
+
+
+def _affine(rotate: float, shift: float, low: float, high: float, keep_ratio: bool) -> A.Affine:
+    if not 0 < low <= high:
+        raise ConfigError(f"zoom must satisfy 0 < smallest <= largest, got {low} and {high}")
+    return A.Affine(
+        scale={"x": (low, high), "y": (low, high)},
+        translate_percent={"x": (-shift, shift), "y": (-shift, shift)},
+        rotate=(-rotate, rotate),
+        keep_ratio=keep_ratio,
+        fill=0,
+        p=1.0,
+    )
+
+
+def _check_probability(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ConfigError(f"augment.{name} is a probability between 0 and 1, got {value}")

@@ -1,0 +1,129 @@
+"""XrayNet: a timm backbone and a head, normalisation inside."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.models.heads import AveragePool
+from xray_lightning.models.weights import (
+    LoadReport,
+    create_backbone,
+    load_backbone,
+    pretrained_backbone,
+)
+
+
+class XrayNet(nn.Module):
+    """Radiographs in, one logit per label out.
+
+    Takes images in [0, 1], (B, 1, H, W), and normalises inside with the mean and standard
+    deviation the backbone was pretrained with, so a checkpoint needs no side knowledge.
+
+    Args:
+        labels: the L labels.
+        backbone: any timm network that gives a feature map or patch tokens.
+        weights: "imagenet", "none", or a path (.safetensors of timm, or our checkpoint).
+        dropout: before the linear layer of the head.
+        image_size: side in pixels; networks of fixed input size (ViT) are built for it.
+
+    Raises:
+        ConfigError: unknown backbone, no labels, or features that are no map.
+        WeightsError: the weights cannot be had or fit only in part.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        backbone: str = "legacy_xception",
+        *,
+        weights: str = "none",
+        dropout: float = 0.0,
+        image_size: int = 224,
+    ) -> None:
+        super().__init__()
+        if not labels:
+            raise ConfigError("a network needs at least one label")
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"model.dropout must be at least 0 and below 1, got {dropout}")
+        self.config: dict[str, Any] = {
+            "labels": list(labels),
+            "backbone": backbone,
+            "dropout": dropout,
+            "image_size": image_size,
+        }
+        self.load_report: LoadReport | None = None
+        self.backbone = self._make_backbone(backbone, weights, image_size)
+        self.layout = _layout(self.backbone, image_size)
+        facts = self.backbone.pretrained_cfg
+        self.mean = sum(facts["mean"]) / len(facts["mean"])
+        self.std = sum(facts["std"]) / len(facts["std"])
+        self.head = AveragePool(self.backbone.num_features, len(labels), dropout=dropout)
+
+    def _make_backbone(self, name: str, weights: str, image_size: int) -> Any:
+        if weights == "imagenet":
+            backbone, self.load_report = pretrained_backbone(name, image_size=image_size)
+            return backbone
+        backbone = create_backbone(name, image_size=image_size)
+        if weights != "none":
+            self.load_report = load_backbone(backbone, Path(weights))
+        return backbone
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The L labels, in the order of the logits."""
+        return tuple(self.config["labels"])
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Feature map (B, C, h, w) of images (B, 1, H, W) in [0, 1]."""
+        features = self.backbone.forward_features((images - self.mean) / self.std)
+        features = self.backbone.forward_head(features, pre_logits=True)  # a last norm, if any
+        return _to_map(features, self.layout, self.backbone)
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Logits (B, L) of a feature map (B, C, h, w), always in float32.
+
+        Under bfloat16 autocast a logit near -4 would move in steps of 0.03 and make ties.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            logits: Tensor = self.head(features.float())
+        return logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, L) of images (B, 1, H, W) in [0, 1]."""
+        return self.forward_head(self.forward_features(images))
+
+
+def _layout(backbone: Any, image_size: int) -> str:
+    """How the backbone gives its features: "NCHW", "NHWC" or "NLC" (tokens)."""
+    training = backbone.training
+    backbone.eval()
+    with torch.no_grad():
+        features = backbone.forward_features(torch.zeros(1, 1, image_size, image_size))
+        features = backbone.forward_head(features, pre_logits=True)
+    backbone.train(training)
+    channels = backbone.num_features
+    if features.ndim == 3 and features.shape[2] == channels and hasattr(backbone, "patch_embed"):
+        return "NLC"
+    if features.ndim == 4:
+        if getattr(backbone, "output_fmt", "NCHW") == "NHWC" and features.shape[3] == channels:
+            return "NHWC"
+        if features.shape[1] == channels:
+            return "NCHW"
+    raise ConfigError(
+        f"model.backbone: {backbone.pretrained_cfg['architecture']!r} gives features of shape "
+        f"{tuple(features.shape)}, which are neither a map nor patch tokens of {channels} channels"
+    )
+
+
+def _to_map(features: Tensor, layout: str, backbone: Any) -> Tensor:
+    if layout == "NHWC":
+        return features.permute(0, 3, 1, 2)
+    if layout == "NLC":
+        tokens: Tensor = features[:, backbone.num_prefix_tokens :]  # (B, h * w, C)
+        height, width = backbone.patch_embed.grid_size
+        return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
+    return features

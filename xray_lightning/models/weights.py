@@ -1,0 +1,180 @@
+"""Weights for a backbone: from timm's hub, or from a file; all of them or an error."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from xray_lightning.errors import ConfigError, WeightsError
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was loaded: a sentence for the user, and how many tensors."""
+
+    origin: str
+    tensors: int
+
+    def __str__(self) -> str:
+        return f"{self.tensors} of {self.tensors} backbone tensors from {self.origin}"
+
+
+def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> nn.Module:
+    """A timm network for one-channel images, without pool and classifier.
+
+    Args:
+        name: a timm architecture, optionally with a weights tag ("densenet121.tv_in1k").
+        image_size: side in pixels, needed by networks of fixed input size (ViT).
+        pretrained: ask timm for its weights.
+
+    Raises:
+        ConfigError: timm knows no such name.
+    """
+    if not timm.is_model(name.split(".")[0]):
+        near = timm.list_models(f"*{name.split('.')[0][:6]}*")[:8]
+        raise ConfigError(f"model.backbone: timm has no network {name!r}; near it are {near}")
+    facts = timm.get_pretrained_cfg(name)
+    extra: dict[str, Any] = (
+        {"img_size": image_size} if getattr(facts, "fixed_input_size", False) else {}
+    )
+    backbone: nn.Module = timm.create_model(
+        name, pretrained=pretrained, in_chans=1, num_classes=0, global_pool="", **extra
+    )
+    return backbone
+
+
+def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, LoadReport]:
+    """A backbone with timm's own (ImageNet) weights.
+
+    timm loads them leniently. To prove that nothing was left random, the network is made twice
+    from one random state, and every floating-point tensor must differ from its initial value.
+
+    Raises:
+        WeightsError: there are no such weights, they cannot be fetched, or they fit only in part.
+    """
+    facts = timm.get_pretrained_cfg(name)
+    if facts is None or not facts.has_weights:
+        raise WeightsError(f"timm has no pretrained weights for {name!r}; use model.weights=none")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        initial = create_backbone(name, image_size=image_size).state_dict()
+        torch.manual_seed(0)
+        try:
+            backbone = create_backbone(name, image_size=image_size, pretrained=True)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise WeightsError(
+                f"the ImageNet weights of {name!r} could not be fetched ({_first_line(error)}). "
+                "Without a network there are two ways out: model.weights=none trains from random "
+                "weights, model.weights=/path/to/file.safetensors loads a file fetched elsewhere"
+            ) from error
+    state = backbone.state_dict()
+    random = [key for key, value in state.items() if _untouched(value, initial[key])]
+    if random:
+        raise WeightsError(_partial(f"timm's weights for {name!r}", missing=random, extra=[]))
+    return backbone, LoadReport(f"timm's {name}.{facts.tag}", len(state))
+
+
+def load_backbone(backbone: Any, path: Path) -> LoadReport:
+    """Fill a backbone from a ``.safetensors`` file of timm's or from our checkpoint.
+
+    The first convolution of a three-channel file is summed over its input channels, timm's way
+    for one-channel images; the file's classifier is dropped; everything else must match.
+
+    Raises:
+        WeightsError: the file is missing, unreadable, or fits only in part (lists the keys).
+    """
+    state = read_state(path)
+    ours = {key.removeprefix("net."): value for key, value in state.items()}
+    prefix = "backbone."
+    if any(key.startswith(prefix) for key in ours):
+        state = {key.removeprefix(prefix): v for key, v in ours.items() if key.startswith(prefix)}
+    else:
+        state = _adapt(state, backbone.pretrained_cfg)
+    fill(backbone, state, str(path))
+    return LoadReport(str(path), len(state))
+
+
+def read_state(path: Path) -> State:
+    """The tensors of a ``.safetensors`` file or a checkpoint.
+
+    Raises:
+        WeightsError: there is no such file, or it is neither.
+    """
+    if not path.is_file():
+        raise WeightsError(
+            f"model.weights: no file at {str(path)!r}; it must be 'imagenet', 'none', or the path "
+            "of a .safetensors file or of a checkpoint"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise WeightsError(f"model.weights: {path} is damaged ({_first_line(error)})") from error
+    except Exception as error:
+        raise WeightsError(
+            f"model.weights: {path} is no plain checkpoint ({_first_line(error)})"
+        ) from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise WeightsError(f"model.weights: {path} holds no tensors")
+    return tensors
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Load a state strictly.
+
+    Raises:
+        WeightsError: names or shapes differ; the message lists the keys.
+    """
+    wanted = module.state_dict()
+    fits = {key for key, v in state.items() if key in wanted and v.shape == wanted[key].shape}
+    missing = [key for key in wanted if key not in fits]
+    extra = [key for key in state if key not in fits]
+    if missing or extra:
+        raise WeightsError(_partial(origin, missing=missing, extra=extra))
+    module.load_state_dict(dict(state))
+
+
+def _adapt(state: State, facts: Mapping[str, Any]) -> State:
+    """Drop the classifier and give the first convolution one input channel."""
+    classifier, first = facts.get("classifier"), facts.get("first_conv")
+    dropped = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    state = {k: v for k, v in state.items() if not k.startswith(tuple(f"{d}." for d in dropped))}
+    key = f"{first}.weight"
+    if isinstance(first, str) and key in state and state[key].shape[1] == 3:
+        state[key] = adapt_input_conv(1, state[key])
+    return state
+
+
+def _untouched(value: Tensor, initial: Tensor) -> bool:
+    return value.is_floating_point() and torch.equal(value, initial)
+
+
+def _partial(origin: str, *, missing: list[str], extra: list[str]) -> str:
+    def listed(keys: list[str]) -> str:
+        return ", ".join(keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
+
+    text = f"{origin} fits the network only in part, so nothing was loaded."
+    if missing:
+        text += f" Not in the file, or of another shape ({len(missing)}): {listed(missing)}."
+    if extra:
+        text += f" In the file only, or of another shape ({len(extra)}): {listed(extra)}."
+    return text
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

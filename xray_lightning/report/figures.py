@@ -1,0 +1,206 @@
+"""Figures of a run, drawn from the files it left; colours of Okabe and Ito, readable in grey."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from xray_lightning.predictions import Predictions
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+STYLES = ("-", "--", ":")
+
+
+def roc_curve(
+    scores: npt.NDArray[np.float32], targets: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """False and true positive rate at every threshold, from (0, 0) to (1, 1).
+
+    Args:
+        scores: (N,).
+        targets: (N,), 1 or 0; both must occur.
+
+    Returns:
+        Two arrays of one length, a point for each distinct score and the origin.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ordered, positive = scores[order], targets[order] == 1
+    last = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)  # ties move together
+    true = np.cumsum(positive)[last] / positive.sum()
+    false = np.cumsum(~positive)[last] / (~positive).sum()
+    return np.append(0.0, false), np.append(0.0, true)
+
+
+def roc_figure(
+    predictions: Predictions, aurocs: Mapping[str, float | None], title: str, path: Path
+) -> None:
+    """ROC curves of all labels; a label whose curve is undefined stands in the legend only."""
+    figure, axes = _figure(9.5, 6)
+    for index, label in enumerate(predictions.labels):
+        targets = predictions.targets[:, index]
+        known = ~np.isnan(targets)
+        positives, value = int((targets == 1).sum()), aurocs[label]
+        colour = COLOURS[index % len(COLOURS)]
+        style = STYLES[index // len(COLOURS) % len(STYLES)]
+        if value is None:
+            axes.plot([], [], style, color=colour, label=f"{label} - ({positives} positive)")
+            continue
+        false, true = roc_curve(predictions.scores[known, index], targets[known])
+        legend = f"{label} {value:.3f} ({positives})"
+        axes.plot(false, true, style, color=colour, linewidth=1.6, label=legend)
+    axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
+    axes.set(
+        xlabel="1 - specificity", ylabel="sensitivity", title=title, xlim=(0, 1), ylim=(0, 1.005)
+    )
+    axes.set_aspect("equal")
+    heading = "AUROC (positive images)"
+    axes.legend(
+        title=heading, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=9
+    )
+    figure.savefig(path)
+
+
+def curves_figure(metrics: Path, path: Path) -> None:
+    """Loss of training and validation, and validation AUROC, against the epoch."""
+    table = pd.read_csv(metrics)
+    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    loss, auroc = figure.subplots(1, 2)
+    for column, colour, style in (
+        ("train/loss", COLOURS[0], "-o"),
+        ("val/loss", COLOURS[4], "--s"),
+    ):
+        if column in table:
+            loss.plot(
+                table["epoch"] + 1, table[column], style, color=colour, label=column, markersize=4
+            )
+    loss.set(xlabel="epoch", ylabel="loss")
+    loss.legend(frameon=False)
+    for column in (name for name in table.columns if name.startswith("val/auroc/")):
+        auroc.plot(table["epoch"] + 1, table[column], color="#BBBBBB", linewidth=0.8)
+    if "val/auroc" in table:
+        auroc.plot(table["epoch"] + 1, table["val/auroc"], "-o", color=COLOURS[0], markersize=4)
+    auroc.set(xlabel="epoch", ylabel="validation AUROC", title="mean (blue) and each label (grey)")
+    for axes in (loss, auroc):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        _plain_axes(axes)
+    figure.savefig(path)
+
+
+def distribution_figure(
+    positives: Mapping[str, Sequence[int]],
+    images: Mapping[str, int],
+    labels: Sequence[str],
+    path: Path,
+) -> None:
+    """Share of positive images per label in each part, with the counts.
+
+    Args:
+        positives: part to positive images of each label.
+        images: part to number of images.
+        labels: the labels.
+        path: the file.
+    """
+    figure, axes = _figure(9.5, 0.42 * len(labels) + 1.6)
+    height = 0.8 / len(positives)
+    for offset, (part, counts) in enumerate(positives.items()):
+        places = np.arange(len(labels)) + offset * height
+        shares = 100 * np.asarray(counts) / images[part]
+        name = f"{part} ({images[part]:,} images)"
+        axes.barh(places, shares, height * 0.92, color=COLOURS[offset], label=name)
+        for place, share, count in zip(places, shares, counts, strict=True):
+            axes.annotate(
+                f"{count:,}",
+                (share, place),
+                (2, 0),
+                "data",
+                "offset points",
+                fontsize=7,
+                va="center",
+            )
+    axes.set_yticks(np.arange(len(labels)) + 0.4 - height / 2, labels)
+    axes.invert_yaxis()
+    axes.set(xlabel="positive images (%)", title="Class distribution per part")
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+def montage_figure(
+    images: npt.NDArray[np.float32],
+    targets: npt.NDArray[np.float32],
+    image_ids: Sequence[str],
+    labels: Sequence[str],
+    path: Path,
+) -> None:
+    """One batch as the network sees it, with ids and findings.
+
+    Args:
+        images: (B, H, W) in [0, 1].
+        targets: (B, L).
+        image_ids: B ids.
+        labels: L labels.
+        path: the file.
+    """
+    shown = min(len(images), 32)
+    columns = min(shown, 8)
+    rows = -(-shown // columns)
+    figure = Figure(figsize=(1.7 * columns, 2.15 * rows), dpi=110, layout="constrained")
+    grid = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for index, axes in enumerate(grid[:shown]):
+        axes.imshow(images[index], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        found = [label for label, value in zip(labels, targets[index], strict=True) if value == 1]
+        axes.set_title(f"{image_ids[index]}\n{_shortened(found)}", fontsize=6)
+    figure.savefig(path)
+
+
+def comparison_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Validation and test AUROC of several runs; a colour and a mark for each split.
+
+    Args:
+        rows: ``{"run", "split", "val", "test"}`` each, None where undefined.
+        path: the file.
+    """
+    figure, axes = _figure(9, 0.4 * len(rows) + 1.8)
+    splits = sorted({row["split"] for row in rows})
+    for place, row in enumerate(rows):
+        colour = COLOURS[splits.index(row["split"]) % len(COLOURS)]
+        for part, marker in (("val", "o"), ("test", "D")):
+            if row[part] is not None:
+                face = "white" if part == "val" else colour
+                axes.plot(
+                    row[part], place, marker, color=colour, markerfacecolor=face, markersize=7
+                )
+    for index, split in enumerate(splits):
+        axes.plot([], [], "D", color=COLOURS[index % len(COLOURS)], label=f"split={split}")
+    axes.plot([], [], "o", color="#555555", markerfacecolor="white", label="validation")
+    axes.plot([], [], "D", color="#555555", label="test")
+    axes.set_yticks(range(len(rows)), [str(row["run"]) for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+    axes.set(
+        xlabel="mean AUROC", title="Runs of this sweep (different splits: different test images)"
+    )
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    figure.savefig(path)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    _plain_axes(axes)
+    return figure, axes
+
+
+def _plain_axes(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _shortened(found: Sequence[str]) -> str:
+    text = ", ".join(found) or "No Finding"
+    return text if len(text) <= 30 else f"{text[:28]}…"

@@ -1,0 +1,154 @@
+"""XrayTask: how a network learns from batches and is judged on them."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from xray_lightning.checkpoint import KEY, Bundle
+from xray_lightning.data.dataset import Batch
+from xray_lightning.errors import NonFiniteLossError
+from xray_lightning.losses import BCE
+from xray_lightning.metrics.auroc import PerLabelAUROC, defined_mean
+from xray_lightning.models.network import XrayNet
+from xray_lightning.optim import Plateau, Schedule, parameter_groups
+
+OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
+
+
+class XrayTask(pl.LightningModule):
+    """Trains an :class:`XrayNet` and logs AUROC per label.
+
+    Logs ``train/loss``, and after each validation or test ``val/loss``, ``val/auroc`` (mean over
+    the labels where it is defined), ``val/auroc_defined`` (how many) and ``val/auroc/<label>``
+    (NaN where undefined), alike for ``test``.
+
+    Args:
+        net: the network.
+        loss: from logits (B, L) and targets (B, L) to a scalar.
+        optimizer: makes the optimiser from parameter groups; a partial of a torch optimiser.
+        head_lr: learning rate of the head; None: the optimiser's.
+        schedule: factor of the learning rate at each step; None: constant.
+
+    Attributes:
+        bundle: stored in every checkpoint, so that it rebuilds its network and names its data.
+    """
+
+    def __init__(
+        self,
+        net: XrayNet,
+        loss: nn.Module | None = None,
+        *,
+        optimizer: OptimizerFactory = partial(AdamW, lr=3e-4),  # noqa: B008 - a partial is constant
+        head_lr: float | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.loss = loss or BCE()
+        self.optimizer = optimizer
+        self.head_lr = head_lr
+        self.schedule = schedule
+        self.bundle: Bundle | None = None
+        self.auroc = {part: PerLabelAUROC(len(net.labels)) for part in ("val", "test")}
+        self.metrics = nn.ModuleDict(self.auroc)  # moves them to the device
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, L) of images (B, 1, H, W) in [0, 1]."""
+        logits: Tensor = self.net(images)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch.
+
+        Raises:
+            NonFiniteLossError: the loss is NaN or infinite.
+        """
+        loss: Tensor = self.loss(self(batch["image"]), batch["targets"])
+        require_finite(loss.detach(), batch["image_id"], self.current_epoch)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["targets"]))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add one batch to the validation metrics."""
+        self._judge(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add one batch to the test metrics."""
+        self._judge(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Scores (B, L) in [0, 1]."""
+        return torch.sigmoid(self(batch["image"]))
+
+    def _judge(self, batch: Batch, part: str) -> None:
+        logits = self(batch["image"])
+        loss = self.loss(logits, batch["targets"])
+        self.log(f"{part}/loss", loss, batch_size=len(logits), sync_dist=True)
+        self.auroc[part].update(torch.sigmoid(logits), batch["targets"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation AUROC; tell a plateau schedule."""
+        mean = self._log_auroc("val")
+        if isinstance(self.schedule, Plateau) and not self.trainer.sanity_checking:
+            self.schedule.update(mean)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test AUROC."""
+        self._log_auroc("test")
+
+    def _log_auroc(self, part: str) -> float:
+        metric = self.auroc[part]
+        values = metric.compute()
+        metric.reset()
+        mean, defined = defined_mean(values)
+        self.log(f"{part}/auroc", mean, prog_bar=True, rank_zero_only=True)
+        self.log(f"{part}/auroc_defined", float(defined), rank_zero_only=True)
+        for label, value in zip(self.net.labels, values, strict=True):
+            self.log(f"{part}/auroc/{label}", value, rank_zero_only=True)
+        return mean
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the bundle, if there is one; without it a checkpoint only resumes its own run."""
+        if self.bundle is not None:
+            checkpoint[KEY] = self.bundle.to_plain()
+
+    def on_train_start(self) -> None:
+        """Fit the schedule to the length of this run, which a resumed run may have changed."""
+        if self.schedule is not None:
+            self._start_schedule(self.schedule)
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser over backbone and head; the schedule moves every step."""
+        optimizer = self.optimizer(parameter_groups(self.net, self.head_lr))
+        if self.schedule is None:
+            return optimizer
+        self._start_schedule(self.schedule)
+        scheduler = LambdaLR(optimizer, self.schedule)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _start_schedule(self, schedule: Schedule) -> None:
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule.start(steps, steps / max(1, self.trainer.max_epochs or 1))
+
+
+def require_finite(loss: Tensor, image_ids: Sequence[str], epoch: int) -> None:
+    """Stop at the first loss that is NaN or infinite.
+
+    Raises:
+        NonFiniteLossError: names the epoch and the images of the batch.
+    """
+    if bool(torch.isfinite(loss)):
+        return
+    raise NonFiniteLossError(
+        f"the loss became {float(loss)} in epoch {epoch} on the images {', '.join(image_ids)}. The "
+        "checkpoints of earlier epochs are kept; lower optim.optimizer.lr, or look at these images"
+    )
