@@ -165,5 +165,6 @@ class XrayDataModule(pl.LightningDataModule):
             sampler=sampler,
             num_workers=workers,
             pin_memory=on_gpu,
+            generator=torch.Generator(),  # an iterator draws a number: not from dropout's stream
             persistent_workers=workers > 0,
         )

@@ -1,0 +1,112 @@
+"""Tiny fake data in the real on-disk layouts, and the place of the real data."""
+
+import gzip
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).parents[2] / "../shared/data"
+
+# The header lines are the real ones: names split over columns, nameless columns at the end.
+NIH_HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+)
+NIH_ROWS = (
+    "00000001_000.png,Cardiomegaly,0,1,57,M,PA,2682,2749,0.143,0.143",
+    "00000001_001.png,Cardiomegaly|Emphysema,1,1,58,M,PA,2894,2729,0.143,0.143",
+    "00000002_000.png,No Finding,0,2,80,F,AP,2500,2048,0.171,0.171",
+    "00000003_000.png,Infiltration,0,3,45,F,PA,2582,2991,0.143,0.143",
+    "00000003_001.png,Hernia|Pleural_Thickening,1,3,46,F,AP,2500,2048,0.168,0.168",
+)
+BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
+BOX_ROWS = (
+    "00000003_000.png,Infiltrate,225.08,547.02,86.78,79.19",
+    "00000003_000.png,Mass,10,20,30.5,40,,,",
+)
+NIH_LISTS = {
+    "train_val": ("00000001_000.png", "00000001_001.png", "00000002_000.png"),
+    "test": ("00000003_000.png", "00000003_001.png"),
+}
+
+
+@dataclass
+class NihFolder:
+    """Writes a folder as NIH publishes it; each method replaces one part of it."""
+
+    root: Path
+
+    def table(
+        self, *rows: str, name: str = "Data_Entry_2017_v2020.csv", header: str = NIH_HEADER
+    ) -> None:
+        write_text(self.root / name, "\n".join([header, *rows]) + "\n")
+
+    def boxes(self, *rows: str, name: str = "BBox_List_2017.csv", header: str = BOX_HEADER) -> None:
+        write_text(self.root / name, "\n".join([header, *rows]) + "\n")
+
+    def lists(self, train_val: Sequence[str], test: Sequence[str], suffix: str = "") -> None:
+        for name, ids in (("train_val_list", train_val), ("test_list", test)):
+            write_text(self.root / f"{name}{suffix}.txt", "\n".join(ids))  # no final newline
+
+    def images(self, *ids: str, folder: str = "images") -> None:
+        for image in ids:
+            path = self.root / folder / image
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), np.full((8, 8), len(image), np.uint8))
+
+
+def write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = text.encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+@pytest.fixture
+def empty_nih(tmp_path: Path) -> NihFolder:
+    return NihFolder(tmp_path)
+
+
+@pytest.fixture
+def nih_folder(empty_nih: NihFolder) -> NihFolder:
+    """Five images of three patients, complete."""
+    empty_nih.table(*NIH_ROWS)
+    empty_nih.boxes(*BOX_ROWS)
+    empty_nih.lists(NIH_LISTS["train_val"], NIH_LISTS["test"])
+    empty_nih.images(*(row.split(",")[0] for row in NIH_ROWS))
+    return empty_nih
+
+
+@pytest.fixture
+def nih_rows() -> list[str]:
+    return list(NIH_ROWS)
+
+
+@pytest.fixture
+def csv_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Writes lines as ``table.csv`` beside the images ``a.png`` and ``sub/b.png``."""
+
+    def write(*lines: str, name: str = "table.csv") -> Path:
+        for image in ("a.png", "sub/b.png"):
+            path = tmp_path / image
+            path.parent.mkdir(exist_ok=True)
+            cv2.imwrite(str(path), np.full((6, 4), 7, np.uint8))
+        write_text(tmp_path / name, "\n".join(lines) + "\n")
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """A folder of the real data; skips the test where it is not there."""
+
+    def locate(name: str) -> Path:
+        if not (SHARED / name).is_dir():
+            pytest.skip(f"real data {SHARED.resolve() / name} is not on this machine")
+        return SHARED / name
+
+    return locate

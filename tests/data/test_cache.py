@@ -1,0 +1,475 @@
+"""The cache of decoded images. Run as a program, this file is a slow build to kill or wait for."""
+
+import errno
+import json
+import logging
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from xray_lightning.data.cache import ImageCache, load_cache, open_cache
+from xray_lightning.data.decoding import available_cores
+from xray_lightning.data.geometry import box_to_square, fit_square, padding
+from xray_lightning.data.manifest import cache_facts, check_space, folder_name, reserve
+from xray_lightning.errors import CacheError, ConfigError, InvalidImageError
+from xray_lightning.records import Record
+
+SIZE = 16
+SPOT = 4  # images read again when a cache is opened
+
+
+@dataclass
+class Noise:
+    """Pictures of random sizes and pixels, determined by the seed and their id."""
+
+    count: int
+    seed: int = 0
+    delay: float = 0.0
+    broken: Sequence[str] = ()
+    name: str = "noise"
+    labels: tuple[str, ...] = ("Mass",)
+    missing: Sequence[str] = ()
+    allow_missing: bool = False
+    official: None = None
+    notes: Sequence[str] = ()
+    reads: list[str] = field(default_factory=list)
+    threads: set[str] = field(default_factory=set)
+    opencv_threads: set[int] = field(default_factory=set)
+
+    @property
+    def records(self) -> list[Record]:
+        return [Record(f"{n:04d}.png", f"p{n}", (0.0,)) for n in range(self.count)]
+
+    def read(self, record: Record) -> np.ndarray:
+        time.sleep(self.delay)
+        self.reads.append(record.image_id)
+        self.threads.add(threading.current_thread().name)
+        self.opencv_threads.add(cv2.getNumThreads())
+        if record.image_id in self.broken:
+            raise InvalidImageError(f"{record.image_id} is truncated")
+        rng = np.random.default_rng((self.seed, int(record.image_id[:4])))
+        height, width = rng.integers(20, 40, 2)
+        return rng.integers(0, 256, (height, width), dtype=np.uint8)
+
+    def identity(self) -> dict[str, str | int | float | bool]:
+        return {"kind": "noise"}
+
+
+def opened(source: Noise, root: Path, **settings) -> ImageCache:
+    arguments = {"size": SIZE, "root": root, "workers": 2, "progress": False} | settings
+    return open_cache(source, source.records, **arguments)
+
+
+def assert_golden(cache: ImageCache, source: Noise) -> None:
+    for row, record in enumerate(source.records):
+        image = source.read(record)
+        np.testing.assert_array_equal(cache.images[row], fit_square(image, SIZE))
+        assert tuple(cache.sizes[row]) == image.shape
+
+
+def start_build(root: Path, count: int, delay: float) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(
+        [sys.executable, __file__, str(root), str(count), str(delay)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def flags_of(source: Noise, root: Path) -> np.ndarray:
+    folder = root / folder_name(cache_facts(source, source.records, SIZE))
+    return np.fromfile(folder / "done.bin", dtype=np.uint8)
+
+
+# --- geometry -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 60), (60, 36), (25, 60), (59, 60), (1, 60)])
+def test_shrinking_is_the_mean_of_the_padded_blocks(height: int, width: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)
+    above, left = (60 - height) // 2, (60 - width) // 2
+    padded = np.pad(
+        image, ((above, 60 - height - above), (left, 60 - width - left)), constant_values=0
+    )
+    blocks = padded.reshape(12, 5, 12, 5).mean(axis=(1, 3))
+    np.testing.assert_allclose(fit_square(image, 12), blocks, atol=0.51)
+
+
+def test_enlarging_is_bilinear() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (4, 4), dtype=np.uint8)
+    position = np.clip((np.arange(8) + 0.5) / 2 - 0.5, 0, 3)
+    low = np.minimum(position.astype(int), 2)
+    weight = np.zeros((8, 4))
+    weight[np.arange(8), low] = 1 - (position - low)
+    weight[np.arange(8), low + 1] = position - low
+    np.testing.assert_allclose(fit_square(image, 8), weight @ image @ weight.T, atol=1.01)
+
+
+def test_equal_size_is_untouched() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (9, 9), dtype=np.uint8)
+    np.testing.assert_array_equal(fit_square(image, 9), image)
+    narrow = fit_square(image[:, :6], 9)
+    np.testing.assert_array_equal(narrow[:, 1:7], image[:, :6])
+    assert not narrow[:, [0, 7, 8]].any()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4, 3), np.uint8),
+        np.zeros((4, 4), np.uint16),
+        np.zeros((0, 4), np.uint8),
+    ],
+)
+def test_fit_square_refuses(image: np.ndarray) -> None:
+    with pytest.raises(InvalidImageError, match=r"expected a grey image, \(H, W\) uint8, got"):
+        fit_square(image, 8)
+
+
+@pytest.mark.parametrize("frame", [(64, 64), (40, 64), (64, 33), (100, 71)])
+@pytest.mark.parametrize("size", [32, 64, 200])
+def test_box_lies_where_its_pixels_went(frame: tuple[int, int], size: int) -> None:
+    width, height = frame
+    box = (12.0, 7.0, 18.0, 21.0)
+    image = np.zeros((height, width), dtype=np.uint8)
+    image[7:28, 12:30] = 255
+    rows, columns = np.nonzero(fit_square(image, size) > 127)
+    x, y, extent, depth = box_to_square(box, frame, size)
+    assert (columns.min(), columns.max() + 1) == pytest.approx((x, x + extent), abs=1)
+    assert (rows.min(), rows.max() + 1) == pytest.approx((y, y + depth), abs=1)
+
+
+def test_padding_is_centred() -> None:
+    assert padding(10, 7) == (0, 1)
+    assert padding(7, 10) == (1, 0)
+    assert padding(8, 8) == (0, 0)
+
+
+# --- build and open -----------------------------------------------------------------------------
+
+
+def test_cache_holds_what_fit_square_gives(tmp_path: Path) -> None:
+    source = Noise(30)
+    cache = opened(source, tmp_path)
+    assert cache.images.shape == (30, SIZE, SIZE)
+    assert cache.images.dtype == np.uint8
+    assert cache.sizes.dtype == np.int32
+    assert_golden(cache, Noise(30))
+    with pytest.raises(ValueError, match="read-only"):
+        cache.images[0] = 0
+
+
+def test_each_image_is_decoded_once(tmp_path: Path) -> None:
+    source = Noise(30)
+    opened(source, tmp_path)
+    assert len(source.reads) == 30 + SPOT
+    again = Noise(30)
+    cache = opened(again, tmp_path)
+    assert len(again.reads) == SPOT
+    assert_golden(cache, again)
+
+
+def test_folder_and_manifest_are_readable(tmp_path: Path) -> None:
+    cache = opened(Noise(5), tmp_path)
+    assert cache.path.name.startswith("noise-16px-")
+    assert len(cache.path.name) == len("noise-16px-") + 12
+    manifest = json.loads((cache.path / "manifest.json").read_text())
+    assert manifest["identity"] == {"kind": "noise"}
+    assert manifest["decoder"] == f"opencv {cv2.__version__}"
+    assert manifest["images"] == 5
+    assert "created" in manifest
+    assert (cache.path / "ids.txt").read_text().split() == [r.image_id for r in Noise(5).records]
+
+
+def test_other_facts_other_folder(tmp_path: Path) -> None:
+    source, records = Noise(5), Noise(5).records
+    names = {
+        folder_name(cache_facts(source, records, 16)),
+        folder_name(cache_facts(source, records, 17)),
+        folder_name(cache_facts(source, records[::-1], 16)),
+        folder_name(cache_facts(source, records[:4], 16)),
+        folder_name(cache_facts(Noise(5, name="other"), records, 16)),
+    }
+    assert len(names) == 5
+
+
+def test_threads_are_bounded_and_opencv_is_left_as_it_was(tmp_path: Path) -> None:
+    before = cv2.getNumThreads()
+    source = Noise(40, delay=0.002)
+    opened(source, tmp_path, workers=3)
+    decoding = {name for name in source.threads if name.startswith("decode")}
+    assert len(decoding) == 3
+    assert 1 in source.opencv_threads
+    assert cv2.getNumThreads() == before
+
+
+def test_default_workers_are_the_available_cores(tmp_path: Path) -> None:
+    source = Noise(40, delay=0.002)
+    opened(source, tmp_path, workers=None)
+    decoding = {name for name in source.threads if name.startswith("decode")}
+    assert len(decoding) == available_cores() <= (os.cpu_count() or 1)
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    opened(Noise(30), tmp_path, progress=lambda done, count: told.append((done, count)))
+    assert told[-1] == (30, 30)
+    assert told == sorted(told)
+
+
+def test_progress_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    opened(Noise(30), tmp_path, progress=True)
+    captured = capsys.readouterr()
+    assert "30/30" in captured.err
+    assert "images/s" in captured.err
+    assert captured.out == ""
+
+
+def test_pickle_holds_no_pixels(tmp_path: Path) -> None:
+    cache = opened(Noise(30), tmp_path)
+    text = pickle.dumps(cache)
+    assert len(text) < 500
+    np.testing.assert_array_equal(pickle.loads(text).images, cache.images)
+
+
+def test_disk_space_is_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reserve(tmp_path / "a", 1 << 20)
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)  # as on macOS
+    monkeypatch.setattr("xray_lightning.data.manifest.CHUNK", 300_000)
+    reserve(tmp_path / "b", 1 << 20)
+    for name in "ab":
+        assert (tmp_path / name).read_bytes() == bytes(1 << 20)
+        assert (tmp_path / name).stat().st_blocks * 512 >= 1 << 20
+
+
+# --- interrupted, at once, unreadable -----------------------------------------------------------
+
+
+def test_resume_after_kill(tmp_path: Path) -> None:
+    process = start_build(tmp_path, count=400, delay=0.02)
+    source = Noise(400)
+    deadline = time.monotonic() + 20
+    while not done_so_far(source, tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = done_so_far(source, tmp_path)
+    assert 0 < done < 400
+    cache = opened(source, tmp_path)
+    assert len(source.reads) == 400 - done + SPOT
+    assert_golden(cache, source)
+
+
+def done_so_far(source: Noise, root: Path) -> int:
+    try:
+        return int(flags_of(source, root).sum())
+    except FileNotFoundError:
+        return 0
+
+
+def test_interrupt_stops_promptly_and_keeps_what_was_done(tmp_path: Path) -> None:
+    process = start_build(tmp_path, count=400, delay=0.02)
+    assert process.stdout is not None
+    process.stdout.readline()  # the first image is done, long before the first sync
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert time.monotonic() - start < 3  # two threads at 0.02 s an image need 4 s for all
+    assert process.returncode != 0
+    assert 0 < done_so_far(Noise(400), tmp_path) < 400
+
+
+def test_error_in_the_middle_loses_nothing(tmp_path: Path) -> None:
+    def stop(done: int, count: int) -> None:
+        if done >= 20:
+            raise KeyboardInterrupt
+
+    source = Noise(100)
+    with pytest.raises(KeyboardInterrupt):
+        opened(source, tmp_path, progress=stop)
+    done = int(flags_of(source, tmp_path).sum())
+    assert done >= 20
+    told: list[int] = []
+    again = Noise(100)
+    cache = opened(again, tmp_path, progress=lambda done, count: told.append(done))
+    assert len(again.reads) == 100 - done + SPOT
+    assert told[0] > done
+    assert_golden(cache, again)
+
+
+def test_bug_in_the_source_is_raised_as_it_is(tmp_path: Path) -> None:
+    source = Noise(20)
+    source.read = lambda record: 1 / 0  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        opened(source, tmp_path)
+
+
+def test_second_process_waits_and_decodes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = start_build(tmp_path, count=150, delay=0.02)
+    assert process.stdout is not None
+    process.stdout.readline()
+    source = Noise(150)
+    with caplog.at_level(logging.WARNING):
+        cache = opened(source, tmp_path)
+    assert "waiting for another process that is building the image cache" in caplog.text
+    assert len(source.reads) == SPOT
+    assert_golden(cache, source)
+    process.communicate()
+    assert process.returncode == 0
+
+
+def test_finished_cache_opens_without_the_lock(tmp_path: Path) -> None:
+    folder = opened(Noise(5), tmp_path).path
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        opened(Noise(5), tmp_path)
+
+
+def test_all_unreadable_images_are_named_and_the_rest_is_kept(tmp_path: Path) -> None:
+    broken = [f"{n:04d}.png" for n in (3, 9, 17, 20, 33, 41, 49)]
+    with pytest.raises(InvalidImageError) as caught:
+        opened(Noise(50, broken=broken), tmp_path)
+    text = str(caught.value)
+    assert text.startswith("7 of 50 images are unreadable:\n  0003.png: 0003.png is truncated\n")
+    assert "0033.png is truncated\n  ...\nAll others are cached" in text
+    assert "0041" not in text
+    mended = Noise(50)
+    cache = opened(mended, tmp_path)
+    assert len(mended.reads) == 7 + SPOT
+    assert_golden(cache, mended)
+
+
+def test_missing_file_counts_as_unreadable(tmp_path: Path) -> None:
+    source = Noise(3)
+
+    def read(record: Record) -> np.ndarray:
+        raise FileNotFoundError("gone")
+
+    source.read = read  # type: ignore[method-assign]
+    with pytest.raises(InvalidImageError, match=r"3 of 3 images are unreadable:\n  0000.png: gone"):
+        opened(source, tmp_path)
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+def test_full_disk_is_found_before_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2_500_000_000))
+    check_space(tmp_path, 2_500_000_000)
+    with pytest.raises(CacheError, match=r"needs 7\.35 GB but 2\.50 GB are free at .*cache_dir="):
+        check_space(tmp_path, 7_350_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
+    source = Noise(5)
+    with pytest.raises(CacheError, match=r"data\.cache_dir"):
+        opened(source, tmp_path)
+    assert not source.reads
+
+
+def test_reservation_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(CacheError, match=r"cannot reserve .*No space left.*data\.cache_dir"):
+        opened(Noise(5), tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_root_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match=r"cannot use the image cache .*data\.cache_dir"):
+        opened(Noise(5), tmp_path / "file" / "cache")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": 0}, "at least 1 pixel, got 0"),
+        ({"workers": 0}, "workers must be at least 1 .* got 0"),
+    ],
+)
+def test_bad_settings(tmp_path: Path, settings: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        opened(Noise(5), tmp_path, **settings)
+
+
+def test_no_records(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no images to cache"):
+        opened(Noise(0), tmp_path)
+
+
+def test_source_files_that_changed_are_noticed(tmp_path: Path) -> None:
+    opened(Noise(20), tmp_path)
+    with pytest.raises(CacheError, match=r"source files have changed since\. Delete this folder"):
+        opened(Noise(20, seed=1), tmp_path)
+
+
+def edit_manifest(folder: Path, **facts: object) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: edit_manifest(f, size=32), "size is 32 there, here it is 16. Delete this"),
+        (lambda f: edit_manifest(f, decoder="x"), "decoder is 'x' there, here it is 'opencv"),
+        (lambda f: edit_manifest(f, identity={}), "identity is {} there"),
+        (lambda f: (f / "manifest.json").write_text("{"), "manifest.json is damaged"),
+        (lambda f: (f / "manifest.json").write_text("[]"), "it holds no object"),
+        (lambda f: (f / "manifest.json").unlink(), "manifest.json is gone"),
+        (lambda f: os.truncate(f / "images.bin", 999), "images.bin has 999 bytes instead of 1280"),
+        (lambda f: (f / "sizes.bin").unlink(), "sizes.bin has None bytes instead of 40"),
+    ],
+)
+def test_cache_that_does_not_match_is_refused(tmp_path: Path, damage, message: str) -> None:
+    damage(opened(Noise(5), tmp_path).path)
+    with pytest.raises(CacheError, match=message):
+        opened(Noise(5), tmp_path)
+
+
+def test_half_made_folder_is_started_anew(tmp_path: Path) -> None:
+    source = Noise(5)
+    folder = tmp_path / folder_name(cache_facts(source, source.records, SIZE))
+    folder.mkdir()
+    (folder / "done.bin").write_bytes(bytes(5))  # killed before there was a manifest
+    assert_golden(opened(source, tmp_path), source)
+
+
+def test_load_cache_needs_a_cache(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match="there is no image cache at"):
+        load_cache(tmp_path)
+
+
+def main() -> None:
+    root, count, delay = sys.argv[1:]
+    opened(
+        Noise(int(count), delay=float(delay)),
+        Path(root),
+        progress=lambda done, _: print(done, flush=True),
+    )
+
+
+if __name__ == "__main__":
+    main()

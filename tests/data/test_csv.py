@@ -1,0 +1,172 @@
+"""CsvTable: columns, unknown targets, splits, boxes, and every refused table."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from xray_lightning.data.csv import CsvTable
+from xray_lightning.data.source import Source, readable_records
+from xray_lightning.errors import (
+    ConfigError,
+    DataNotFoundError,
+    MissingImagesError,
+    TableError,
+)
+from xray_lightning.records import Box
+
+Write = Callable[..., Path]
+
+
+def test_every_column(csv_folder: Write) -> None:
+    table = csv_folder(
+        "image,patient,split,Mass,Large Nodule,age,sex,view,follow_up",
+        "a.png,007,Train,1,0.0,058Y,male,pa,2",
+        "sub/b.png,008,TEST,1.0,0,,,,",
+    )
+    source: Source = CsvTable(table, name="mine")
+    first, second = source.records
+    assert (source.name, source.labels) == ("mine", ("Mass", "Large Nodule"))
+    assert (first.image_id, first.patient_id, first.targets) == ("a.png", "007", (1.0, 0.0))
+    assert (first.age, first.sex, first.view, first.follow_up) == (58.0, "M", "PA", 2.0)
+    assert (second.image_id, second.sex, second.view) == ("sub/b.png", "", "")
+    assert math.isnan(second.age)
+    assert math.isnan(second.follow_up)
+    assert second.path == table.parent / "sub" / "b.png"
+    assert first.box_frame is None
+    assert source.official == {"train": {"a.png"}, "test": {"sub/b.png"}}
+    assert (source.missing, source.notes) == ((), ())
+    assert source.read(second).shape == (6, 4)
+    assert source.identity() == {"source": "mine", "root": str(table.parent.resolve()), "reader": 1}
+
+
+def test_unknown_targets_are_nan_and_counted(csv_folder: Write) -> None:
+    source = CsvTable(csv_folder("image,patient,Mass,Nodule", "a.png,1,-1,", "sub/b.png,1,-1.0,1"))
+    assert [math.isnan(t) for record in source.records for t in record.targets] == [True] * 3 + [
+        False
+    ]
+    assert source.notes == ("3 targets unknown (blank or -1)",)
+
+
+def test_without_patients_a_note_warns(csv_folder: Write) -> None:
+    source = CsvTable(csv_folder("image,Mass", "a.png,1", "sub/b.png,0"))
+    assert [record.patient_id for record in source.records] == ["a.png", "sub/b.png"]
+    assert "cannot protect against leaks" in source.notes[0]
+    assert source.official is None
+
+
+@pytest.mark.parametrize("word", ["val", "Valid", "validation"])
+def test_words_for_validation(csv_folder: Write, word: str) -> None:
+    source = CsvTable(csv_folder("image,split,Mass", "a.png,train,1", f"sub/b.png,{word},0"))
+    assert source.official == {"train": {"a.png"}, "val": {"sub/b.png"}}
+
+
+def test_chosen_labels_in_the_chosen_order(csv_folder: Write) -> None:
+    table = csv_folder("image,A,remark,B", "a.png,1,blurred,0")
+    source = CsvTable(table, labels=["B", "A"])
+    assert source.labels == ("B", "A")
+    assert source.records[0].targets == (0.0, 1.0)
+
+
+def test_nameless_column_of_pandas_is_no_label(csv_folder: Write) -> None:
+    assert CsvTable(csv_folder(",image,Mass", "17,a.png,1")).labels == ("Mass",)
+
+
+def test_absolute_images_and_another_root(csv_folder: Write, tmp_path: Path) -> None:
+    csv_folder("image,Mass")
+    table = csv_folder("image,Mass", "b.png,1", f"{tmp_path}/a.png,0", "../a.png,1", name="x/t.csv")
+    source = CsvTable(table, root=tmp_path / "sub")
+    assert source.missing == ()
+    assert [source.read(record).shape for record in source.records] == [(6, 4)] * 3
+
+
+def test_missing_images(csv_folder: Write) -> None:
+    table = csv_folder("image,patient,Mass", "a.png,1,1", "none/c.png,1,0", "sub/c.png,1,0")
+    source = CsvTable(table)
+    assert source.missing == ("none/c.png", "sub/c.png")
+    assert source.notes[0].startswith(
+        "2 of the 3 images in the table are not on disk, the first was"
+    )
+    with pytest.raises(MissingImagesError, match="2 of the 3"):
+        readable_records(source)
+    with pytest.raises(MissingImagesError, match=r"none/c\.png"):
+        source.read(source.records[1])
+    assert len(readable_records(CsvTable(table, allow_missing=True))) == 1
+
+
+def test_boxes(csv_folder: Write) -> None:
+    table = csv_folder("image,Infiltrate", "a.png,1", "sub/b.png,0")
+    boxes = csv_folder("label,image,x,y,width,height", "Infiltrate,a.png,1,2,3,4", name="b.csv")
+    source = CsvTable(table, boxes=boxes)
+    assert source.records[0].boxes == (Box("Infiltrate", 1, 2, 3, 4),)
+    assert source.records[1].boxes == ()
+
+
+@pytest.mark.parametrize(
+    ("row", "match"),
+    [
+        ("c.png,Mass,1,2,3,4", r"b\.csv, row 2: the image 'c\.png' is not in the label table"),
+        ("a.png,Mess,1,2,3,4", "row 2: unknown label 'Mess'"),
+        ("a.png,Mass,1,2,3,0", "row 2: .* has no area"),
+        ("a.png,Mass,1,?,3,4", r"row 2: 'y' is '\?', not a number"),
+    ],
+)
+def test_bad_boxes(csv_folder: Write, row: str, match: str) -> None:
+    boxes = csv_folder("image,label,x,y,width,height", row, name="b.csv")
+    with pytest.raises(TableError, match=match):
+        CsvTable(csv_folder("image,Mass", "a.png,1"), boxes=boxes)
+
+
+@pytest.mark.parametrize(
+    ("lines", "match"),
+    [
+        (("file,Mass", "a.png,1"), "lacks 1 column: 'image'; it has 'file', 'Mass'"),
+        (("image,patient", "a.png,1"), "has no label column, only image, patient"),
+        (("image,Mass", "a.png,yes"), r"row 2: 'Mass' is 'yes', not 1, 0, .* labels=\["),
+        (("image,Mass,height", "a.png,1,180"), r"row 2: 'height' is '180', not 1, 0"),
+        (("image,Mass", "a.png,1", "b.png,0.5"), "row 3: 'Mass' is '0.5', not 1, 0"),
+        (("image,Mass", "a.png,nan"), "row 2: 'Mass' is 'nan', not 1, 0"),
+        (
+            ("image,Mass", "a.png,1", "a.png,0"),
+            r"repeats images in 1 row, the first is a\.png in rows 2",
+        ),
+        (("image,Mass", ",1"), "row 2: 'image' is blank"),
+        (("image,patient,Mass", "a.png,1,1", "b.png,,1"), "row 3: 'patient' is '', not the id"),
+        (("image,split,Mass", "a.png,dev,1"), r"row 2: 'split' is 'dev', not train, val \(or"),
+        (("image,split,Mass", "a.png,,1"), "row 2: 'split' is '', not train"),
+        (("image,age,Mass", "a.png,old,1"), "row 2: 'age' is 'old', not an age"),
+        (("image,follow_up,Mass", "a.png,x,1"), "row 2: 'follow_up' is 'x', not a number"),
+        (("image,Mass,Mass", "a.png,1,1"), "two columns of one name"),
+        (("image,Mass",), "is empty"),
+    ],
+)
+def test_bad_tables(csv_folder: Write, lines: tuple[str, ...], match: str) -> None:
+    with pytest.raises(TableError, match=match):
+        CsvTable(csv_folder(*lines))
+
+
+@pytest.mark.parametrize("labels", [[], ["A", "A"], ["age"]])
+def test_bad_choice_of_labels(csv_folder: Write, labels: list[str]) -> None:
+    with pytest.raises(ConfigError, match="labels must be different columns other than image"):
+        CsvTable(csv_folder("image,A,age", "a.png,1,50"), labels=labels)
+
+
+def test_chosen_label_that_is_no_column(csv_folder: Write) -> None:
+    with pytest.raises(TableError, match="lacks 1 column: 'Mass'"):
+        CsvTable(csv_folder("image,A", "a.png,1"), labels=["Mass"])
+
+
+def test_absent_table_and_root(csv_folder: Write, tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match=r"there is no table .*absent\.csv"):
+        CsvTable(tmp_path / "absent.csv")
+    with pytest.raises(DataNotFoundError, match=r"nowhere does not exist. The images of the table"):
+        CsvTable(csv_folder("image,A", "a.png,1"), root=tmp_path / "nowhere")
+    with pytest.raises(DataNotFoundError, match="there is no table"):
+        CsvTable(csv_folder("image,A", "a.png,1"), boxes=tmp_path)
+
+
+def test_impossible_ages_are_counted(csv_folder: Write) -> None:
+    source = CsvTable(csv_folder("image,patient,age,A", "a.png,1,412,1", "sub/b.png,1,50,1"))
+    assert [math.isnan(record.age) for record in source.records] == [True, False]
+    assert source.notes == ("1 impossible age became NaN",)

@@ -1,0 +1,261 @@
+"""Decoding against Pillow, and every kind of damage."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from xray_lightning.data.images import MAX_SIDE, decode_image, read_image, read_record
+from xray_lightning.errors import InvalidImageError, MissingImagesError
+from xray_lightning.records import Record
+
+GENERATOR = np.random.default_rng(0)
+GREY = GENERATOR.integers(0, 256, (11, 7), dtype=np.uint8)
+COLOUR = GENERATOR.integers(0, 256, (11, 7, 3), dtype=np.uint8)
+LUMA = np.rint(COLOUR @ [0.299, 0.587, 0.114])
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
+
+
+def png(width: int, height: int, compressed: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", compressed), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+PNG = encoded(Image.fromarray(GREY))
+JPEG = encoded(Image.fromarray(np.full((64, 48), 90, np.uint8)), "JPEG")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_grey_8_bit_is_kept(kind: str) -> None:
+    pixels = decode_image(encoded(Image.fromarray(GREY), kind), "x")
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, GREY)
+
+
+def test_grey_16_bit_is_scaled_by_the_full_range() -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    pixels = decode_image(encoded(Image.fromarray(values)), "x")
+    np.testing.assert_array_equal(pixels, np.rint(values * (255 / 65535)))
+
+
+def test_grey_16_bit_is_never_stretched() -> None:
+    dark = np.full((4, 4), 4095, np.uint16)  # the brightest 12-bit value
+    assert decode_image(encoded(Image.fromarray(dark)), "x").max() == 16
+
+
+def test_one_bit_is_expanded() -> None:
+    image = Image.fromarray(GREY).convert("1")
+    pixels = decode_image(encoded(image), "x")
+    np.testing.assert_array_equal(pixels, np.asarray(image.convert("L")))
+    assert set(np.unique(pixels)) == {0, 255}
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_few_bits_are_expanded(bits: int) -> None:
+    image = Image.fromarray(GREY).quantize(2**bits)
+    pixels = decode_image(encoded(image, bits=bits), "x")
+    np.testing.assert_allclose(pixels, np.asarray(image.convert("L"), float), atol=1)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colour_becomes_luma(mode: str) -> None:
+    image = Image.fromarray(COLOUR)
+    image = image.quantize(256) if mode == "P" else image.convert(mode)
+    pixels = decode_image(encoded(image), "x")
+    expected = np.asarray(image.convert("RGB").convert("L"), float)
+    np.testing.assert_allclose(pixels, expected, atol=1)  # Pillow rounds its coefficients
+    if mode != "P":
+        np.testing.assert_allclose(pixels, LUMA, atol=1)
+
+
+def test_equal_channels_give_that_grey_exactly() -> None:
+    image = Image.fromarray(np.stack([GREY] * 3, axis=-1))
+    np.testing.assert_array_equal(decode_image(encoded(image), "x"), GREY)
+
+
+def test_alpha_is_ignored() -> None:
+    image = Image.fromarray(GREY).convert("RGBA")
+    image.putalpha(Image.fromarray(COLOUR[..., 0]))
+    np.testing.assert_array_equal(decode_image(encoded(image), "x"), GREY)
+    grey_alpha = Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(COLOUR[..., 0])])
+    np.testing.assert_array_equal(decode_image(encoded(grey_alpha), "x"), GREY)
+
+
+def test_colour_of_16_bit() -> None:
+    ok, data = cv2.imencode(".png", COLOUR.astype(np.uint16) * 257)
+    assert ok
+    expected = COLOUR @ [0.114, 0.587, 0.299]  # OpenCV writes BGR
+    np.testing.assert_allclose(decode_image(data.tobytes(), "x"), expected, atol=1)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 30}])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_jpeg_as_pillow_decodes_it(mode: str, options: dict[str, object]) -> None:
+    smooth = cv2.resize(COLOUR, (64, 48), interpolation=cv2.INTER_CUBIC)
+    data = encoded(Image.fromarray(smooth).convert(mode), "JPEG", **options)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("L"), float)
+    np.testing.assert_allclose(decode_image(data, "x"), expected, atol=4)  # chroma upsampling
+
+
+def test_exif_orientation_is_ignored() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    data = encoded(Image.fromarray(np.zeros((10, 20), np.uint8)), "JPEG", exif=exif)
+    assert decode_image(data, "x").shape == (10, 20)
+
+
+def test_jpeg_with_fill_bytes_before_a_marker() -> None:
+    padded = JPEG[:2] + b"\xff\xff" + JPEG[2:]
+    np.testing.assert_array_equal(decode_image(padded, "x"), decode_image(JPEG, "x"))
+
+
+@pytest.mark.parametrize("size", range(len(PNG)))
+def test_every_truncated_png_is_refused(size: int) -> None:
+    with pytest.raises(InvalidImageError, match=r"^x\.png: "):
+        decode_image(PNG[:size], "x.png")
+
+
+def test_a_flipped_byte_in_a_png_never_changes_pixels() -> None:
+    for position in range(len(PNG)):
+        for mask in (0x01, 0x55, 0xFF):
+            damaged = bytearray(PNG)
+            damaged[position] ^= mask
+            try:
+                pixels = decode_image(bytes(damaged), "x.png")
+            except InvalidImageError:
+                continue
+            np.testing.assert_array_equal(pixels, GREY)
+
+
+def test_truncated_jpeg_is_refused() -> None:
+    for size in range(len(JPEG)):
+        with pytest.raises(InvalidImageError, match=r"^x\.jpg: "):
+            decode_image(JPEG[:size], "x.jpg")
+
+
+def test_end_marker_of_a_thumbnail_does_not_hide_truncation() -> None:
+    thumbnail = b"Exif\x00\x00" + JPEG
+    segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
+    whole = JPEG[:2] + segment + JPEG[2:]
+    assert decode_image(whole, "x").shape == (64, 48)
+    with pytest.raises(InvalidImageError, match="truncated: its end marker"):
+        decode_image(whole[:-2], "x")
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (b"", "the file is empty. Download"),
+        (b"<html>not found</html>", r"no PNG, JPEG, BMP or TIFF \(it starts with b'<html>"),
+        (PNG[:-20], "the PNG is truncated: a chunk ends at byte"),
+        (PNG[:60] + b"?" + PNG[61:], "the PNG is damaged: wrong checksum of the chunk at byte 33"),
+        (PNG[:8] + chunk(b"IEND", b""), "does not begin with its header"),
+        (PNG[:33] + chunk(b"IEND", b""), "its compressed pixels are damaged"),
+        (png(4, 4, zlib.compress(bytes(7))), "its compressed pixels are damaged"),
+        (png(0, 4, b""), "its size is 0 x 4 pixels"),
+        (png(4, MAX_SIDE + 1, b""), "its size is 4 x 20001 pixels, sides must be 1 to 20,000"),
+        (JPEG[:-2], "the JPEG is truncated: its end marker"),
+        (JPEG[:2] + JPEG[2:40], "the JPEG is truncated or damaged at byte"),
+        (b"\xff\xd8\xff\x01" + b"\xff\xda" + JPEG[-40:], "the JPEG has no frame header"),
+        (bytes(128) + b"DICM" + bytes(50), "DICOM is not supported yet by this reader. Convert"),
+        (b"BM" + bytes(60), "damaged|cannot decode"),
+        (encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "its pixels are float32, not"),
+        (encoded(Image.fromarray(GREY.astype(np.int32)), "TIFF"), "its pixels are int32, not"),
+    ],
+)
+def test_damage_is_named(data: bytes, match: str) -> None:
+    with pytest.raises(InvalidImageError, match=match) as caught:
+        decode_image(data, "folder/x")
+    assert str(caught.value).startswith("folder/x: ")
+
+
+def test_jpeg_of_zero_height_is_refused() -> None:
+    start = JPEG.index(b"\xff\xc0")
+    data = JPEG[: start + 5] + bytes(2) + JPEG[start + 7 :]
+    with pytest.raises(InvalidImageError, match="its size is 48 x 0 pixels"):
+        decode_image(data, "x")
+
+
+def test_dicom_is_known_by_its_name() -> None:
+    with pytest.raises(InvalidImageError, match="DICOM is not supported yet"):
+        decode_image(b"no preamble", "x.dcm")
+
+
+def test_too_many_channels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: np.zeros((3, 3, 2), np.uint8))
+    with pytest.raises(InvalidImageError, match="it has 2 channels, not 1, 3 or 4"):
+        decode_image(PNG, "x")
+
+
+def test_one_channel_in_three_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: GREY[:, :, None])
+    np.testing.assert_array_equal(decode_image(PNG, "x"), GREY)
+
+
+def test_error_inside_opencv_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        cv2.resize(GREY, (0, 0))
+
+    monkeypatch.setattr(cv2, "imdecode", fail)
+    with pytest.raises(InvalidImageError, match="x: OpenCV cannot decode it"):
+        decode_image(PNG, "x")
+
+
+def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(InvalidImageError, match=r"absent\.png: cannot be opened \(No such file"):
+        read_image(tmp_path / "absent.png")
+    with pytest.raises(InvalidImageError, match=r"cannot be opened \(Is a directory"):
+        read_image(tmp_path)
+
+
+def test_damaged_png_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    for data in (PNG[:-30], PNG[:60] + b"?" + PNG[61:], JPEG[:-2], b"text"):
+        with pytest.raises(InvalidImageError):
+            decode_image(data, "x")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_record_with_and_without_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(PNG)
+    np.testing.assert_array_equal(read_record(Record("x.png", "1", (), path)), GREY)
+    with pytest.raises(MissingImagesError, match=r"image y\.png of the label table is not on disk"):
+        read_record(Record("y.png", "1", ()))
+
+
+def test_real_dicom_is_refused(real_data: Callable[[str], Path]) -> None:
+    path = next(real_data("rsna-sample").rglob("*.dcm"))
+    with pytest.raises(InvalidImageError, match="DICOM is not supported yet"):
+        read_image(path)
+
+
+def test_real_images_as_pillow_decodes_them(real_data: Callable[[str], Path]) -> None:
+    paths = sorted(real_data("nih-1024").glob("*.png"))
+    opened = {path: Image.open(io.BytesIO(path.read_bytes())) for path in paths}
+    colour = [path for path in paths if opened[path].mode == "RGBA"]
+    assert (len(paths), len(colour)) == (40, 1)
+    for path in [*paths[:4], *colour]:
+        pixels = read_image(path)
+        assert pixels.shape == (1024, 1024)
+        np.testing.assert_array_equal(pixels, np.asarray(opened[path].convert("RGB"))[..., 0])

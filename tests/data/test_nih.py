@@ -1,0 +1,479 @@
+"""ChestXray14 on fake folders in every layout, and the published figures on the real tables."""
+
+import math
+import os
+import pickle
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xray_lightning.data.nih import ChestXray14
+from xray_lightning.data.source import Source, readable_records
+from xray_lightning.errors import (
+    DataError,
+    DataNotFoundError,
+    MissingImagesError,
+    SplitError,
+    TableError,
+)
+from xray_lightning.labels import CHEST_XRAY14, encode
+from xray_lightning.records import Box, target_matrix
+
+# Positives on the official split, train_val and test.
+POSITIVES = {
+    "Atelectasis": (8280, 3279),
+    "Cardiomegaly": (1707, 1069),
+    "Effusion": (8659, 4658),
+    "Infiltration": (13782, 6112),
+    "Mass": (4034, 1748),
+    "Nodule": (4708, 1623),
+    "Pneumonia": (876, 555),
+    "Pneumothorax": (2637, 2665),
+    "Consolidation": (2852, 1815),
+    "Edema": (1378, 925),
+    "Emphysema": (1423, 1093),
+    "Fibrosis": (1251, 435),
+    "Pleural_Thickening": (2242, 1143),
+    "Hernia": (141, 86),
+}
+FIRST = "00000001_000.png"
+
+
+@pytest.fixture(scope="module")
+def full(real_data: Callable[[str], Path]) -> ChestXray14:
+    return ChestXray14(real_data("nih-metadata"))
+
+
+@pytest.fixture(scope="module")
+def sample(real_data: Callable[[str], Path]) -> ChestXray14:
+    return ChestXray14(real_data("nih-sample"))
+
+
+def test_full_table(full: ChestXray14) -> None:
+    assert len(full.records) == 112_120
+    assert len({record.patient_id for record in full.records}) == 30_805
+    assert len(full.missing) == 112_120
+    assert full.notes == ("112,120 of the 112,120 images in the label table are not on disk",)
+
+
+def test_full_lists(full: ChestXray14) -> None:
+    assert full.official is not None
+    assert {part: len(ids) for part, ids in full.official.items()} == {
+        "train_val": 86_524,
+        "test": 25_596,
+    }
+    patients = {
+        part: {record.patient_id for record in full.records if record.image_id in ids}
+        for part, ids in full.official.items()
+    }
+    assert {part: len(ids) for part, ids in patients.items()} == {
+        "train_val": 28_008,
+        "test": 2_797,
+    }
+    assert not patients["train_val"] & patients["test"]
+
+
+def test_full_positives(full: ChestXray14) -> None:
+    assert full.official is not None
+    for column, (part, no_finding) in enumerate({"train_val": 50_500, "test": 9_861}.items()):
+        rows = [record for record in full.records if record.image_id in full.official[part]]
+        targets = target_matrix(rows)
+        found = dict(zip(full.labels, targets.sum(axis=0).astype(int).tolist(), strict=True))
+        assert found == {label: counts[column] for label, counts in POSITIVES.items()}
+        assert int((targets.sum(axis=1) == 0).sum()) == no_finding
+
+
+def test_full_boxes(full: ChestXray14) -> None:
+    assert full.official is not None
+    boxed = [record for record in full.records if record.boxes]
+    assert len(boxed) == 880
+    assert sum(len(record.boxes) for record in boxed) == 984
+    assert {record.image_id for record in boxed} <= full.official["test"]
+    assert len({box.label for record in boxed for box in record.boxes}) == 8
+    assert all(record.box_frame == (1024, 1024) for record in boxed)
+
+
+def test_full_descriptions(full: ChestXray14) -> None:
+    assert full.official is not None
+    for part, view, follow_up in (("train_val", 0.350, 5.1), ("test", 0.566, 20.3)):
+        rows = [record for record in full.records if record.image_id in full.official[part]]
+        assert np.mean([record.view == "AP" for record in rows]) == pytest.approx(view, abs=5e-4)
+        assert np.mean([record.follow_up for record in rows]) == pytest.approx(follow_up, abs=0.05)
+    ages = [record.age for record in full.records]
+    assert (min(ages), max(ages)) == (0, 95)
+    assert Counter(record.sex for record in full.records) == {"M": 63_340, "F": 48_780}
+
+
+def test_sample_figures(sample: ChestXray14) -> None:
+    assert len(sample.records) == 937
+    assert len({record.patient_id for record in sample.records}) == 768
+    assert sample.official is not None
+    assert {part: len(ids) for part, ids in sample.official.items()} == {
+        "train_val": 812,
+        "test": 125,
+    }
+    assert sum(len(record.boxes) for record in sample.records) == 35
+    counts = dict(
+        zip(sample.labels, target_matrix(sample.records).sum(axis=0).tolist(), strict=True)
+    )
+    assert (counts["Hernia"], counts["Pneumonia"]) == (11, 317)
+    assert min(counts.values()) > 0
+    assert sum(not any(record.targets) for record in sample.records) == 331
+    hernias = [r for r in sample.records if r.targets[CHEST_XRAY14.index("Hernia")]]
+    assert sum(record.image_id in sample.official["test"] for record in hernias) == 1
+
+
+def test_sample_is_complete(sample: ChestXray14) -> None:
+    assert (sample.missing, sample.notes) == ((), ())
+    assert sample.read(sample.records[0]).shape == (512, 512)
+    assert len(readable_records(sample)) == 937
+
+
+def test_table_elsewhere_brings_its_lists_and_boxes(real_data: Callable[[str], Path]) -> None:
+    table = real_data("nih-metadata").resolve() / "Data_Entry_2017_v2020.csv.gz"
+    source = ChestXray14(real_data("nih-1024"), table=table, allow_missing=True)
+    assert len(readable_records(source)) == 40
+    assert source.official is not None
+    assert sum(len(record.boxes) for record in source.records) == 984
+
+
+def test_records(nih_folder) -> None:
+    source: Source = ChestXray14(nih_folder.root)
+    record = source.records[1]
+    assert (record.image_id, record.patient_id) == ("00000001_001.png", "1")
+    assert record.targets == encode(["Cardiomegaly", "Emphysema"], CHEST_XRAY14)
+    assert (record.age, record.sex, record.view, record.follow_up) == (58.0, "M", "PA", 1.0)
+    assert record.path == nih_folder.root / "images" / "00000001_001.png"
+    assert source.records[2].targets == (0.0,) * 14
+    assert [record.image_id for record in source.records] == sorted(
+        record.image_id for record in source.records
+    )
+    assert (source.name, source.labels, source.missing, source.notes) == (
+        "nih",
+        CHEST_XRAY14,
+        (),
+        (),
+    )
+    assert source.read(record).tolist() == [[16] * 8] * 8
+    assert source.identity() == {
+        "source": "nih",
+        "root": str(nih_folder.root.resolve()),
+        "reader": 1,
+    }
+
+
+def test_boxes_and_their_alias(nih_folder) -> None:
+    boxes = ChestXray14(nih_folder.root).records[3].boxes
+    assert boxes == (
+        Box("Infiltration", 225.08, 547.02, 86.78, 79.19),
+        Box("Mass", 10, 20, 30.5, 40),
+    )
+
+
+def test_survives_a_worker(nih_folder) -> None:
+    source = ChestXray14(nih_folder.root)
+    assert pickle.loads(pickle.dumps(source)).records == source.records
+
+
+def test_lists_without_a_final_newline_keep_the_last_name(nih_folder) -> None:
+    official = ChestXray14(nih_folder.root).official
+    assert official == {
+        "train_val": {"00000001_000.png", "00000001_001.png", "00000002_000.png"},
+        "test": {"00000003_000.png", "00000003_001.png"},
+    }
+
+
+def test_lists_are_optional(nih_folder) -> None:
+    for name in ("train_val_list.txt", "test_list.txt"):
+        (nih_folder.root / name).unlink()
+    (nih_folder.root / "BBox_List_2017.csv").unlink()
+    source = ChestXray14(nih_folder.root)
+    assert source.official is None
+    assert not any(record.boxes for record in source.records)
+
+
+def test_list_names_of_kaggle(nih_folder) -> None:
+    expected = ChestXray14(nih_folder.root).official
+    for name in ("train_val_list", "test_list"):
+        (nih_folder.root / f"{name}.txt").rename(nih_folder.root / f"{name}_NIH.txt")
+    assert ChestXray14(nih_folder.root).official == expected
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        [""],
+        ["images"],
+        ["images_001/images", "images_012/images"],
+        ["", "images_002/images", "images"],
+    ],
+)
+def test_layouts(empty_nih, nih_rows: list[str], folders: list[str]) -> None:
+    empty_nih.table(*nih_rows)
+    ids = [row.split(",")[0] for row in nih_rows]
+    for position, image in enumerate(ids):
+        empty_nih.images(image, folder=folders[position % len(folders)])
+    source = ChestXray14(empty_nih.root)
+    assert source.missing == ()
+    for position, record in enumerate(source.records):
+        assert record.path == empty_nih.root / folders[position % len(folders)] / record.image_id
+        assert source.read(record).shape == (8, 8)
+
+
+def test_linked_folder_and_broken_link(empty_nih, nih_rows: list[str], tmp_path: Path) -> None:
+    empty_nih.root = tmp_path / "nih"
+    empty_nih.table(*nih_rows[:2])
+    empty_nih.images(FIRST, folder="../elsewhere")
+    (empty_nih.root / "images").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "00000001_001.png").symlink_to(tmp_path / "gone.png")
+    source = ChestXray14(empty_nih.root)
+    assert source.missing == ("00000001_001.png",)
+
+
+def test_gzip(empty_nih, nih_rows: list[str]) -> None:
+    empty_nih.table(*nih_rows, name="Data_Entry_2017_v2020.csv.gz")
+    empty_nih.boxes("00000001_000.png,Mass,1,2,3,4", name="BBox_List_2017.csv.gz")
+    source = ChestXray14(empty_nih.root)
+    assert len(source.records) == 5
+    assert source.records[0].boxes == (Box("Mass", 1, 2, 3, 4),)
+
+
+def test_newer_table_is_preferred_with_a_note(nih_folder, nih_rows: list[str]) -> None:
+    nih_folder.table(*nih_rows[:1], name="Data_Entry_2017.csv")
+    source = ChestXray14(nih_folder.root)
+    assert len(source.records) == 5
+    assert source.notes == (
+        "Data_Entry_2017_v2020.csv was read; Data_Entry_2017.csv beside it was not",
+    )
+
+
+def test_old_table(empty_nih) -> None:
+    """The first release: a comma ends every line, ages have units, some are impossible."""
+    header = (
+        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,"
+        "View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+    )
+    ages = ("058Y", "412Y", "006M", "003D", "013W", "-1", "110", "111", "", "412")
+    rows = [f"{i}.png,Mass,0,{i},{age},M,PA,1,1,0.1,0.1," for i, age in enumerate(ages)]
+    empty_nih.table(*rows, name="Data_Entry_2017.csv", header=header)
+    source = ChestXray14(empty_nih.root)
+    expected = [
+        58,
+        math.nan,
+        0.5,
+        3 / 365.25,
+        91 / 365.25,
+        math.nan,
+        110,
+        math.nan,
+        math.nan,
+        math.nan,
+    ]
+    np.testing.assert_allclose([record.age for record in source.records], expected)
+    assert "4 impossible ages became NaN" in source.notes
+    assert [record.view for record in source.records] == ["PA"] * 10
+
+
+@pytest.mark.parametrize("end", [",", ",,"])
+def test_rows_may_end_in_commas_that_the_header_lacks(
+    empty_nih, nih_rows: list[str], end: str
+) -> None:
+    empty_nih.table(*(row + end for row in nih_rows))
+    records = ChestXray14(empty_nih.root).records
+    assert [record.patient_id for record in records] == ["1", "1", "2", "3", "3"]
+
+
+def test_other_writings(empty_nih, nih_rows: list[str]) -> None:
+    """A byte order mark, Windows line ends, blank lines, padded ids, the newer name of sex."""
+    names = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex"
+    header = f"\ufeff{names},View Position"
+    rows = ["a.png, Mass | Nodule ,,0075,60,f,pa\r", "\r", "b.png,No Finding,2,75,60,X,\r"]
+    empty_nih.table(*rows, header=header + "\r")
+    source = ChestXray14(empty_nih.root)
+    first, second = source.records
+    assert first.targets == encode(["Mass", "Nodule"], CHEST_XRAY14)
+    assert (first.patient_id, second.patient_id) == ("75", "75")
+    assert (first.sex, first.view, second.sex, second.view) == ("F", "PA", "", "")
+    assert math.isnan(first.follow_up)
+    assert "1 cell of 'Patient Sex' other than M and F became unknown" in source.notes
+
+
+def test_missing_and_extra_files(nih_folder) -> None:
+    (nih_folder.root / "images" / "00000002_000.png").unlink()
+    nih_folder.images("unknown.png", ".hidden.png")
+    (nih_folder.root / "images" / "notes.txt").write_text("no image")
+    source = ChestXray14(nih_folder.root)
+    assert source.missing == ("00000002_000.png",)
+    assert source.records[2].path is None
+    assert source.notes == (
+        "1 of the 5 images in the label table are not on disk",
+        "Image files on disk that are not in the label table: 1",
+    )
+    with pytest.raises(MissingImagesError, match="1 of the 5 images"):
+        readable_records(source)
+    with pytest.raises(MissingImagesError, match=r"00000002_000\.png of the label table"):
+        source.read(source.records[2])
+    assert len(readable_records(ChestXray14(nih_folder.root, allow_missing=True))) == 4
+
+
+def test_table_may_be_a_subset_of_the_lists(nih_folder, nih_rows: list[str]) -> None:
+    nih_folder.table(nih_rows[0], nih_rows[3], "x.png,Mass,0,9,50,M,PA,1,1,1,1")
+    source = ChestXray14(nih_folder.root)
+    assert source.official == {"train_val": {FIRST}, "test": {"00000003_000.png"}}
+    assert source.notes[:3] == (
+        "2 of the 3 images in the official train_val list are not in the label table and were left "
+        "out of the list",
+        "1 of the 2 images in the official test list are not in the label table and were left out "
+        "of the list",
+        "1 of the 3 images in the label table are in neither official list, the first is x.png",
+    )
+
+
+def test_table_argument_is_relative_to_the_root(nih_folder, nih_rows: list[str]) -> None:
+    nih_folder.table(*nih_rows[3:], name="subset.csv")
+    assert len(ChestXray14(nih_folder.root, table="subset.csv").records) == 2
+    with pytest.raises(DataNotFoundError, match=r"there is no table .*other\.csv"):
+        ChestXray14(nih_folder.root, table="other.csv")
+
+
+def test_no_root(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match=r"absent does not exist. An NIH folder holds"):
+        ChestXray14(tmp_path / "absent")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataNotFoundError, match="file is a file, not a folder"):
+        ChestXray14(tmp_path / "file")
+
+
+def test_no_table(empty_nih, nih_rows: list[str]) -> None:
+    with pytest.raises(
+        DataNotFoundError, match=r"no label table .*v2020\.csv \(nor .*An NIH folder"
+    ):
+        ChestXray14(empty_nih.root)
+    empty_nih.table(*nih_rows, name="CXR8/Data_Entry_2017.csv")
+    with pytest.raises(
+        DataNotFoundError, match=r"There is one in .*CXR8: is that the folder meant"
+    ):
+        ChestXray14(empty_nih.root)
+
+
+@pytest.mark.parametrize(
+    ("row", "match"),
+    [
+        ("x.png,Mas,0,1,57,M,PA,1,1,1,1", r"v2020\.csv, row 7 \(x\.png\): unknown label 'Mas'"),
+        ("x.png,,0,1,57,M,PA,1,1,1,1", r"row 7 \(x\.png\): unknown label ''"),
+        ("x.png,Mass|No Finding,0,1,57,M,PA,1,1,1,1", r"row 7 .*'No Finding' stands beside"),
+        (
+            f"{FIRST},Mass,0,1,57,M,PA,1,1,1,1",
+            rf"repeats images in 1 row, the first is {FIRST} in rows 2 and 7",
+        ),
+        (",Mass,0,1,57,M,PA,1,1,1,1", "row 7: 'Image Index' is blank"),
+        ("x.png,Mass,0,one,57,M,PA,1,1,1,1", "row 7: 'Patient ID' is 'one', not a whole number"),
+        ("x.png,Mass,0,,57,M,PA,1,1,1,1", "row 7: 'Patient ID' is '', not a whole number"),
+        ("x.png,Mass,first,1,57,M,PA,1,1,1,1", "row 7: 'Follow-up #' is 'first', not a number"),
+        ("x.png,Mass,0,1,old,M,PA,1,1,1,1", "row 7: 'Patient Age' is 'old', not an age such as"),
+        ("x.png,Mass,0,1,Y,M,PA,1,1,1,1", "row 7: 'Patient Age' is 'Y', not an age such as"),
+        ("x.png,Mass,0,1", "row 7 has 4 cells, the header names 11 columns"),
+        ("x.png,Mass,0,1,57,M,PA,1,1,1,1,9", "row 7 has 12 cells, the header names 11 columns"),
+    ],
+)
+def test_bad_rows(nih_folder, nih_rows: list[str], row: str, match: str) -> None:
+    nih_folder.table(*nih_rows, row)
+    with pytest.raises(TableError, match=match):
+        ChestXray14(nih_folder.root)
+
+
+@pytest.mark.parametrize(
+    ("row", "match"),
+    [
+        (
+            "x.png,Mass,1,2,3,4",
+            r"BBox_List_2017\.csv, row 2: the image 'x\.png' is not in the label",
+        ),
+        (f"{FIRST},Mas,1,2,3,4", "row 2: unknown label 'Mas'"),
+        (f"{FIRST},Mass,1,2,three,4", r"row 2: 'w' is 'three', not a number"),
+        (f"{FIRST},Mass,1,2,,4", "row 2: .* has no area"),
+        (f"{FIRST},Mass,1,2,3,-4", "row 2: .* has no area"),
+        (f"{FIRST},Mass,1,2,3", "row 2 has 5 cells, the header names 6 columns"),
+    ],
+)
+def test_bad_boxes(nih_folder, row: str, match: str) -> None:
+    nih_folder.boxes(row)
+    with pytest.raises(TableError, match=match):
+        ChestXray14(nih_folder.root)
+
+
+def test_missing_columns(nih_folder) -> None:
+    nih_folder.table("a.png,1", header="Image Index,Patient ID")
+    match = (
+        "lacks 5 columns: 'Finding Labels', 'Follow-up #', .*; it has 'Image Index', 'Patient ID'"
+    )
+    with pytest.raises(TableError, match=match):
+        ChestXray14(nih_folder.root)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [("", "is empty"), ("Image Index\n", "is empty"), ("a,a\n1,2\n", "two columns of one name")],
+)
+def test_empty_and_ambiguous_tables(nih_folder, text: str, match: str) -> None:
+    (nih_folder.root / "Data_Entry_2017_v2020.csv").write_text(text)
+    with pytest.raises(TableError, match=match):
+        ChestXray14(nih_folder.root)
+
+
+def test_damaged_table(nih_folder, nih_rows: list[str]) -> None:
+    (nih_folder.root / "Data_Entry_2017_v2020.csv").write_bytes(b"Image Index\n\xff\xfe\n")
+    with pytest.raises(TableError, match=r"is no readable table .*Download it again"):
+        ChestXray14(nih_folder.root)
+    name = "Data_Entry_2017.csv.gz"
+    nih_folder.table(*nih_rows, name=name)
+    path = nih_folder.root / name
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(TableError, match="is no readable table"):
+        ChestXray14(nih_folder.root, table=name)
+    path.write_bytes(b"no gzip")
+    with pytest.raises(TableError, match="is no readable table"):
+        ChestXray14(nih_folder.root, table=name)
+
+
+@pytest.mark.parametrize("name", ["train_val_list.txt", "test_list.txt"])
+def test_one_list_alone(nih_folder, name: str) -> None:
+    (nih_folder.root / name).unlink()
+    with pytest.raises(DataNotFoundError, match=f"there is no list .*{name}, but the other"):
+        ChestXray14(nih_folder.root)
+
+
+def test_overlapping_lists(nih_folder) -> None:
+    nih_folder.lists([FIRST, "00000002_000.png"], ["00000002_000.png"])
+    with pytest.raises(SplitError, match=r"share 1 image, the first is 00000002_000\.png"):
+        ChestXray14(nih_folder.root)
+
+
+def test_bad_lists(nih_folder) -> None:
+    (nih_folder.root / "test_list.txt").write_text("\n")
+    with pytest.raises(TableError, match=r"test_list\.txt is empty"):
+        ChestXray14(nih_folder.root)
+    (nih_folder.root / "test_list.txt").write_bytes(b"\xff\xff")
+    with pytest.raises(TableError, match=r"test_list\.txt is no readable list"):
+        ChestXray14(nih_folder.root)
+
+
+def test_one_name_in_two_folders(nih_folder) -> None:
+    nih_folder.images(FIRST, folder="images_001/images")
+    match = rf"images/{FIRST} and .*images_001/images/{FIRST} have the same name"
+    with pytest.raises(DataError, match=match):
+        ChestXray14(nih_folder.root)
+
+
+def test_no_look_at_each_file(nih_folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    stat = os.stat
+    monkeypatch.setattr(
+        os, "stat", lambda path, **more: looked.append(str(path)) or stat(path, **more)
+    )
+    ChestXray14(nih_folder.root)
+    assert looked
+    assert not [path for path in looked if path.endswith(".png")]

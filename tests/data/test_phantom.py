@@ -1,0 +1,375 @@
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from hashlib import sha256
+
+import numpy as np
+import pytest
+
+from xray_lightning.data.phantom import Phantom
+from xray_lightning.data.phantom.anatomy import SIDES, chest_of
+from xray_lightning.data.phantom.patients import Visit, complaint, history, is_test_patient
+from xray_lightning.data.phantom.plate import blurred, plate_of
+from xray_lightning.data.phantom.render import finding_masks, render
+from xray_lightning.data.phantom.signs import components
+from xray_lightning.data.source import Source, readable_records
+from xray_lightning.errors import ConfigError
+from xray_lightning.labels import CHEST_XRAY14, encode
+from xray_lightning.records import Record, patient_ids
+
+SIZE = 96
+# Findings that change the chest itself, so pixels change outside the mask too.
+REMOULDING = {"Atelectasis", "Cardiomegaly", "Emphysema", "Edema"}
+DARKER = {"Pneumothorax", "Emphysema"}
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Phantom:
+    return Phantom(patients=56, seed=3, size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def large() -> list[list[Visit]]:
+    """The visits of five phantoms of the default size, without their boxes."""
+    return [[visit for patient in range(400) for visit in history(s, patient)] for s in range(5)]
+
+
+def digest(source: Phantom, records: list[Record]) -> str:
+    return sha256(b"".join(source.read(record).tobytes() for record in records)).hexdigest()
+
+
+def healthy_visit(patient: int, view: str = "PA") -> Visit:
+    return replace(history(0, patient)[0], view=view, findings=())
+
+
+def target_rows(visits: list[Visit]) -> np.ndarray:
+    return np.array([encode(visit.findings, CHEST_XRAY14) for visit in visits])
+
+
+def facts(visits: list[Visit]) -> tuple[np.ndarray, np.ndarray]:
+    """Patient of each visit, and whether the official split tests on it."""
+    patients = np.array([visit.patient for visit in visits])
+    return patients, np.array([is_test_patient(patient) for patient in patients])
+
+
+# --- the protocol ---------------------------------------------------------------------------
+
+
+def test_is_a_source(phantom: Phantom) -> None:
+    source: Source = phantom
+    assert source.name == "phantom"
+    assert source.labels == CHEST_XRAY14
+    assert source.missing == ()
+    assert not source.allow_missing
+    assert readable_records(source) == list(source.records)
+    assert "synthetic" in " ".join(source.notes)
+
+
+def test_records_hold_every_fact(phantom: Phantom) -> None:
+    records = phantom.records
+    assert len({record.image_id for record in records}) == len(records)
+    assert len(np.unique(patient_ids(records))) == 56
+    for record in records:
+        assert record.path is None
+        assert record.box_frame == (SIZE, SIZE)
+        assert record.view in {"PA", "AP"}
+        assert record.sex in {"M", "F"}
+        assert 18 <= record.age <= 100
+        assert set(record.targets) <= {0.0, 1.0}
+        assert record.image_id == f"{record.patient_id}_{int(record.follow_up):03d}"
+
+
+def test_images_are_grey_bytes_that_use_the_range(phantom: Phantom) -> None:
+    for record in phantom.records[:20]:
+        image = phantom.read(record)
+        assert image.shape == (SIZE, SIZE)
+        assert image.dtype == np.uint8
+        assert image.flags.c_contiguous
+        assert image.max() - image.min() > 150
+        assert 60 < image.mean() < 200
+
+
+def test_identity_is_plain_and_tells_phantoms_apart(phantom: Phantom) -> None:
+    identity = phantom.identity()
+    assert all(isinstance(value, str | int | float | bool) for value in identity.values())
+    one = Phantom(2, seed=3, size=SIZE).identity()
+    others = [Phantom(2, seed=4, size=SIZE), Phantom(3, seed=3, size=SIZE), Phantom(2, seed=3)]
+    assert all(other.identity() != one for other in others)
+    assert one | {"patients": 56} == identity
+
+
+@pytest.mark.parametrize("size", [32, 50, 257])
+def test_any_size_from_the_smallest(size: int) -> None:
+    phantom = Phantom(patients=30, size=size)
+    assert phantom.read(phantom.records[0]).shape == (size, size)
+    for record in phantom.records:
+        for label, target in zip(phantom.labels, record.targets, strict=True):
+            assert (label in {box.label for box in record.boxes}) == bool(target)
+
+
+# --- same seed, same bytes ------------------------------------------------------------------
+
+
+def test_same_seed_same_bytes_in_any_order_and_thread(phantom: Phantom) -> None:
+    records = list(phantom.records[:24])
+    other = Phantom(patients=56, seed=3, size=SIZE)
+    assert list(other.records) == list(phantom.records)
+    expected = [phantom.read(record) for record in records]
+    backwards = [other.read(record) for record in reversed(records)][::-1]
+    with ThreadPoolExecutor(4) as pool:
+        threaded = list(pool.map(other.read, records))
+    assert np.array_equal(expected, backwards)
+    assert np.array_equal(expected, threaded)
+
+
+def test_same_seed_same_bytes_in_another_process(phantom: Phantom) -> None:
+    code = (
+        "from hashlib import sha256\n"
+        "from xray_lightning.data.phantom import Phantom\n"
+        f"p = Phantom(patients=56, seed=3, size={SIZE})\n"
+        "pixels = b''.join(p.read(r).tobytes() for r in p.records[:20])\n"
+        "print(sha256(pixels).hexdigest(), sha256(repr(p.records).encode()).hexdigest())"
+    )
+    for hash_seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": ":".join(filter(None, sys.path))},
+        )
+        table = sha256(repr(phantom.records).encode()).hexdigest()
+        assert done.stdout.split() == [digest(phantom, list(phantom.records[:20])), table]
+
+
+def test_fewer_patients_are_the_first_of_more(phantom: Phantom) -> None:
+    fewer = Phantom(patients=9, seed=3, size=SIZE)
+    assert list(fewer.records) == list(phantom.records[: len(fewer.records)])
+    assert np.array_equal(fewer.read(fewer.records[-1]), phantom.read(fewer.records[-1]))
+
+
+def test_another_seed_is_another_data_set(phantom: Phantom) -> None:
+    other = Phantom(patients=56, seed=4, size=SIZE)
+    assert list(other.records) != list(phantom.records)
+    first = phantom.records[0]
+    assert first.image_id == other.records[0].image_id
+    assert not np.array_equal(phantom.read(first), other.read(other.records[0]))
+
+
+def test_patients_keep_their_anatomy() -> None:
+    visits = [Visit(7, day, 50, "M", "PA", ()) for day in range(4)]
+    own = [chest_of(0, visit, ()) for visit in visits]
+    others = [chest_of(0, replace(visit, patient=8 + day), ()) for day, visit in enumerate(visits)]
+    assert np.std([c.right.width for c in own]) < 0.5 * np.std([c.right.width for c in others])
+    assert len({c.heart for c in own}) == 4  # but no two films are the same
+
+
+# --- who the patients are -------------------------------------------------------------------
+
+
+def test_every_finding_is_the_complaint_of_one_patient_per_ward() -> None:
+    for seed in range(3):
+        for ward in range(3):
+            complaints = [complaint(seed, 28 * ward + bed) for bed in range(28)]
+            assert sorted(filter(None, complaints)) == sorted(CHEST_XRAY14)
+
+
+def test_prevalences(large: list[list[Visit]]) -> None:
+    for visits in large:
+        targets = target_rows(visits)
+        share = targets.mean(axis=0)
+        assert ((share > 0.025) & (share < 0.25)).all(), dict(zip(CHEST_XRAY14, share, strict=True))
+        assert 0.28 < (targets.sum(axis=1) == 0).mean() < 0.42
+        assert 2.0 < len(targets) / 400 < 3.0
+    mean = np.mean([target_rows(visits).mean(axis=0) for visits in large], axis=0)
+    order = dict(zip(CHEST_XRAY14, mean, strict=True))
+    assert max(order, key=lambda label: order[label]) == "Infiltration"
+    assert min(mean) > 0.04
+
+
+def test_every_label_has_patients_in_both_parts(large: list[list[Visit]]) -> None:
+    for visits in large:
+        patients, test = facts(visits)
+        for here in (~test, test):
+            for label, column in zip(CHEST_XRAY14, target_rows(visits).T, strict=True):
+                assert len(set(patients[here & (column == 1)])) >= 3, label
+
+
+def test_a_hundred_patients_hold_every_label() -> None:
+    for seed in range(5):
+        visits = [history(seed, patient) for patient in range(100)]
+        for label in CHEST_XRAY14:
+            found = sum(any(label in visit.findings for visit in own) for own in visits)
+            assert found >= 3, label
+
+
+def test_official_split_keeps_patients_whole(phantom: Phantom) -> None:
+    assert phantom.official is not None
+    train, test = phantom.official["train_val"], phantom.official["test"]
+    assert not train & test
+    assert train | test == {record.image_id for record in phantom.records}
+    owners = [{image.split("_")[0] for image in part} for part in (train, test)]
+    assert not owners[0] & owners[1]
+    assert {int(owner[1:]) for owner in owners[1]} == {1, 8, 15, 22, 29, 36, 43, 50}
+
+
+def test_official_split_is_biased_like_nih(large: list[list[Visit]]) -> None:
+    figures = []
+    for visits in large:
+        patients, test = facts(visits)
+        targets = target_rows(visits)
+        bed = np.array([visit.view == "AP" for visit in visits])
+        often = [here.sum() / len(set(patients[here])) for here in (test, ~test)]
+        ratio = (targets[test].mean(axis=0) / targets[~test].mean(axis=0)).mean()
+        figures.append(
+            (test.mean(), often[0] / often[1], bed[test].mean() - bed[~test].mean(), ratio)
+        )
+        assert 0.18 < test.mean() < 0.3
+        assert figures[-1][1] > 1.5
+        assert figures[-1][2] > 0.08
+        assert ratio > 1.2
+    share, visits_ratio, bed_excess, prevalence_ratio = np.mean(figures, axis=0)
+    assert 0.2 < share < 0.26
+    assert 1.7 < visits_ratio < 3
+    assert bed_excess > 0.15
+    assert prevalence_ratio > 1.3
+
+
+# --- masks and boxes ------------------------------------------------------------------------
+
+
+def test_boxes_are_the_tight_bounds_of_the_masks(phantom: Phantom) -> None:
+    for record in phantom.records:
+        for label, target in zip(phantom.labels, record.targets, strict=True):
+            boxes = [box for box in record.boxes if box.label == label]
+            assert bool(boxes) == bool(target)
+            if not target:
+                continue
+            mask, covered = phantom.mask(record, label), np.zeros((SIZE, SIZE), bool)
+            for box in boxes:
+                x, y, right, bottom = map(
+                    int, (box.x, box.y, box.x + box.width, box.y + box.height)
+                )
+                assert 0 <= x < right <= SIZE
+                assert 0 <= y < bottom <= SIZE
+                inside = mask[y:bottom, x:right]
+                assert inside[0].any() and inside[-1].any()  # noqa: PT018
+                assert inside[:, 0].any() and inside[:, -1].any()  # noqa: PT018
+                covered[y:bottom, x:right] = True
+            assert not (mask & ~covered).any()
+
+
+def test_each_component_has_its_own_box(phantom: Phantom) -> None:
+    visits = {v.image_id: v for patient in range(56) for v in history(3, patient)}
+    for record in phantom.records:
+        visit = visits[record.image_id]
+        chest, plate = chest_of(3, visit, visit.findings), plate_of(3, visit, SIZE)
+        for label in visit.findings:
+            parts = components(plate, 3, visit, label, chest)
+            boxes = [box for box in record.boxes if box.label == label]
+            for part, box in zip(parts, boxes, strict=True):
+                rows, columns = np.nonzero(part)
+                assert (box.x, box.y) == (columns.min(), rows.min())
+                assert (box.width, box.height) == (np.ptp(columns) + 1, np.ptp(rows) + 1)
+
+
+def test_one_box_for_each_lung_in_emphysema() -> None:
+    visit = replace(healthy_visit(4), findings=("Emphysema",))
+    chest, plate = chest_of(0, visit, visit.findings), plate_of(0, visit, SIZE)
+    assert len(components(plate, 0, visit, "Emphysema", chest)) == len(SIDES)
+
+
+# --- the signs ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("label", CHEST_XRAY14)
+def test_a_finding_changes_its_mask_in_the_right_direction(label: str) -> None:
+    size, seed, inside, outside = 128, 0, [], []
+    for patient in range(8):
+        visit = healthy_visit(patient, "AP" if patient % 2 else "PA")
+        before, after = (render(seed, visit, size, found) for found in ((), (label,)))
+        change = after.astype(float) - before
+        chest, plate = chest_of(seed, visit, (label,)), plate_of(seed, visit, size)
+        mask = finding_masks(plate, seed, visit, (label,), chest)[label]
+        inside.append(change[mask].mean())
+        far = blurred(mask.astype(np.float32), 0.04 * size) < 0.01
+        outside.append(np.abs(change[far]).mean())
+    if label in DARKER:
+        assert np.mean(inside) < -4
+        assert max(inside) < 0
+    else:
+        assert np.mean(inside) > 4
+        assert min(inside) > 0
+    if label not in REMOULDING:
+        assert max(outside) < 1
+
+
+def test_an_enlarged_heart_is_wider_than_half_the_chest() -> None:
+    for patient in range(40):
+        for view in ("PA", "AP"):
+            visit = healthy_visit(patient, view)
+            large, usual = chest_of(0, visit, ("Cardiomegaly",)), chest_of(0, visit, ())
+            assert large.heart > 0.5
+            assert usual.heart < large.heart - 0.08
+            outline = large.heart_outline()
+            thorax = large.left.width + large.right.width
+            assert np.ptp(outline[:, 0]) / thorax == pytest.approx(large.heart)
+
+
+def test_in_bed_the_heart_is_larger_and_the_diaphragm_higher() -> None:
+    for patient in range(10):
+        standing, bed = (chest_of(0, healthy_visit(patient, v), ()) for v in ("PA", "AP"))
+        assert bed.heart > standing.heart
+        assert bed.right.floor < standing.right.floor
+
+
+def test_emphysema_flattens_and_lowers_the_diaphragm() -> None:
+    visit = healthy_visit(5)
+    usual, inflated = chest_of(0, visit, ()), chest_of(0, visit, ("Emphysema",))
+    assert inflated.right.dome < 0.5 * usual.right.dome
+    assert inflated.right.floor > usual.right.floor
+
+
+def test_a_mass_is_larger_than_a_nodule() -> None:
+    for patient in range(20):
+        visit, size = healthy_visit(patient), 256
+        chest, plate = chest_of(0, visit, ()), plate_of(0, visit, size)
+        mass = components(plate, 0, visit, "Mass", chest)[0]
+        nodules = components(plate, 0, visit, "Nodule", chest)
+        diameter = [np.sqrt(4 / np.pi * part.sum()) / size for part in (mass, *nodules)]
+        assert 0.09 < diameter[0] < 0.21
+        assert max(diameter[1:]) < 0.095
+
+
+# --- refusals -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"patients": 1}, "patients must be a whole number of at least 2 .*got 1"),
+        ({"patients": 2.5}, "patients must be a whole number .*got 2.5"),
+        ({"patients": True}, "patients must be a whole number .*got True"),
+        ({"seed": -1}, "seed must be a whole number of at least 0 .*got -1"),
+        ({"size": 31}, "size must be a whole number of at least 32 .*got 31"),
+    ],
+)
+def test_refuses_impossible_settings(arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Phantom(**arguments)
+
+
+def test_refuses_foreign_records_and_absent_findings(phantom: Phantom) -> None:
+    foreign = Record("00000001_000.png", "1", (0.0,) * 14)
+    with pytest.raises(ConfigError, match=r"'00000001_000.png' is no image of a phantom of 56"):
+        phantom.read(foreign)
+    with pytest.raises(ConfigError, match="no image of a phantom"):
+        phantom.mask(foreign, "Mass")
+    healthy = next(record for record in phantom.records if not any(record.targets))
+    with pytest.raises(ConfigError, match="has no 'Mass'; it has no finding"):
+        phantom.mask(healthy, "Mass")
+
+
+def test_test_patients_are_every_seventh() -> None:
+    assert [patient for patient in range(20) if is_test_patient(patient)] == [1, 8, 15]

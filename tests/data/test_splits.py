@@ -1,0 +1,462 @@
+import json
+import random
+import time
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xray_lightning.data.balance import balanced_assignment
+from xray_lightning.data.lists import read_split_table
+from xray_lightning.data.splits import (
+    PARTS,
+    LeakyPartsWarning,
+    Split,
+    csv_split,
+    fingerprint,
+    group_counts,
+    image_split,
+    kfold_split,
+    make_split,
+    official_split,
+    patient_split,
+)
+from xray_lightning.errors import ConfigError, DataNotFoundError, SplitError, TableError
+from xray_lightning.records import Record, target_matrix
+
+NIH = Path(__file__).parents[3] / "shared" / "data" / "nih-metadata"
+NAN = float("nan")
+
+
+def make_records(patients: int, seed: int = 0, labels: int = 3) -> list[Record]:
+    """Patients with 1 to 20 images, findings that stay with the patient, one common, one rare."""
+    rng = np.random.default_rng(seed)
+    records = []
+    for patient in range(patients):
+        rate = rng.random() * np.array([0.8, 0.3, 0.1, 0.5, 0.2])[:labels]
+        for image in range(int(1 / (0.05 + 0.95 * rng.random()))):
+            targets = tuple((rng.random(labels) < rate).astype(float).tolist())
+            records.append(Record(f"{patient:05d}_{image:03d}.png", f"p{patient}", targets))
+    return records
+
+
+def prevalence(records: Sequence[Record], split: Split) -> dict[str, np.ndarray]:
+    targets = target_matrix(records)
+    return {part: np.nanmean(targets[indices], axis=0) for part, indices in split.parts.items()}
+
+
+def patients_of(records: Sequence[Record], split: Split, part: str) -> set[str]:
+    return {records[i].patient_id for i in split.parts[part]}
+
+
+def ids_of(records: Sequence[Record], split: Split, part: str) -> frozenset[str]:
+    return frozenset(records[i].image_id for i in split.parts[part])
+
+
+def naive_assignment(
+    counts: np.ndarray, fractions: Sequence[float], order: Sequence[int]
+) -> list[int]:
+    """The greedy rule, evaluated as the chi-square itself each time."""
+    target = np.outer(fractions, counts.sum(axis=0))
+    total = np.zeros_like(target)
+    assignment = [0] * len(counts)
+    for group in order:
+        costs = []
+        for part in range(len(fractions)):
+            trial = total.copy()
+            trial[part] += counts[group]
+            costs.append((((trial - target) ** 2) / target).sum())
+        assignment[group] = int(np.argmin(costs))
+        total[assignment[group]] += counts[group]
+    return assignment
+
+
+# --- balance ------------------------------------------------------------------------------------
+
+
+def test_assignment_minimises_chi_square_step_by_step() -> None:
+    counts = np.array([[19 - i, (7 * i) % 5 + 1, (3 * i) % 4 + 1] for i in range(19)])
+    rng = np.random.default_rng(3)
+    order = np.argsort(-counts[:, 0] * (0.5 + np.random.default_rng(3).random(19)))
+    fractions = (0.6, 0.15, 0.25)
+    found = balanced_assignment(counts, fractions, rng)  # 19 groups: none is dealt by lot
+    assert found.tolist() == naive_assignment(counts, fractions, order)
+
+
+def test_assignment_is_near_the_optimum() -> None:
+    counts = np.array([[5, 2], [4, 4], [4, 0], [3, 3], [3, 1], [2, 2], [2, 0], [1, 0]])
+    target = counts.sum(axis=0) / 2
+
+    def cost(mask: np.ndarray) -> float:
+        return float(((counts[mask].sum(axis=0) - target) ** 2 / target).sum())
+
+    every = [cost(np.array([bit == "1" for bit in f"{n:08b}"])) for n in range(256)]
+    found = balanced_assignment(counts, (0.5, 0.5), np.random.default_rng(0)) == 0
+    assert cost(found) <= np.quantile(every, 0.1)
+
+
+@pytest.mark.parametrize("groups", [3, 4, 5, 12, 30])
+@pytest.mark.parametrize("seed", range(5))
+def test_no_part_is_empty(groups: int, seed: int) -> None:
+    counts = [[9]] + [[1]] * (groups - 1)
+    found = balanced_assignment(counts, (0.98, 0.01, 0.01), np.random.default_rng(seed))
+    assert set(found.tolist()) == {0, 1, 2}
+
+
+def test_too_few_groups() -> None:
+    with pytest.raises(SplitError, match=r"2 patients .* cannot fill 3 parts"):
+        balanced_assignment([[1], [1]], (0.7, 0.1, 0.2), np.random.default_rng(0))
+
+
+def test_group_counts() -> None:
+    targets = np.array([[1, 0], [0, 0], [NAN, 1], [0, NAN]], dtype=np.float32)
+    counts = group_counts(np.array([0, 0, 1, 1]), targets)
+    # images, patient, no finding, positives of both labels, known targets of both labels
+    assert counts.tolist() == [[2, 1, 1, 1, 0, 2, 2], [2, 1, 0, 0, 1, 1, 1]]
+
+
+# --- the split itself ---------------------------------------------------------------------------
+
+
+def test_fingerprint_is_sha256_of_sorted_ids() -> None:
+    text = json.dumps({"test": ["c"], "train": ["a", "ä"], "val": ["b"]}).replace(" ", "")
+    expected = sha256(text.encode()).hexdigest()[:16]
+    assert fingerprint({"train": ["ä", "a"], "val": ["b"], "test": ["c"]}) == expected
+    assert expected == "1e0bf669f73753d9"  # the same on every platform
+    assert fingerprint({"train": ["a"], "val": ["ä", "b"], "test": ["c"]}) != expected
+
+
+def make_four() -> list[Record]:
+    return [Record(f"i{n}", f"p{n}", (0.0,)) for n in range(4)]
+
+
+def test_make_split_keeps_sorted_frozen_parts() -> None:
+    records = make_four()
+    split = make_split("x", records, {"train": [3, 0], "val": [1], "test": [2]}, settings={"a": 1})
+    assert split.parts["train"].tolist() == [0, 3]
+    assert split.settings == {"a": 1}
+    assert split.part_fingerprints["val"] == fingerprint({"val": ["i1"]})
+    assert list(split.parts) == list(PARTS)
+    with pytest.raises(ValueError, match="read-only"):
+        split.parts["train"][0] = 9
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"train": [0], "test": [1]}, r"the parts train, val, test, got \['test', 'train'\]"),
+        ({"train": [0], "val": [], "test": [1]}, "the val part is empty: give it a larger"),
+        ({"train": [0], "val": [1], "test": [4]}, "test part has positions 4 to 4, .* 0 to 3"),
+        ({"train": [0, 2], "val": [1], "test": [2]}, r"1 images .* first is i2 \(train and test"),
+        ({"train": [0, 0], "val": [1], "test": [2]}, "1 images stand twice .* i0"),
+    ],
+)
+def test_make_split_refuses(parts: Mapping[str, list[int]], message: str) -> None:
+    with pytest.raises(SplitError, match=message):
+        make_split("x", make_four(), parts)
+
+
+def test_make_split_refuses_shared_patients() -> None:
+    records = [Record(f"i{n}", f"p{n % 2}", (0.0,)) for n in range(4)]
+    with pytest.raises(SplitError, match=r"2 patients .* the first is p0 \(train and val\)"):
+        make_split("x", records, {"train": [0, 1], "val": [2], "test": [3]})
+
+
+def test_image_split_may_share_and_says_how_much() -> None:
+    records = [Record(f"i{n}", f"p{n % 2}", (0.0,)) for n in range(5)]
+    with pytest.warns(LeakyPartsWarning, match="2 patients .* of 50.0% of the test images"):
+        split = make_split("image", records, {"train": [0], "val": [1], "test": [2, 3]})
+    assert split.leaked_patients == 2
+
+
+# --- splitters ----------------------------------------------------------------------------------
+
+
+def test_patient_split_balances_labels() -> None:
+    records = make_records(3000)
+    split = patient_split(records, None, seed=1)
+    sizes = np.array([len(split.parts[part]) for part in PARTS]) / len(records)
+    np.testing.assert_allclose(sizes, [0.7, 0.1, 0.2], atol=0.002)
+    rates = prevalence(records, split)
+    np.testing.assert_allclose(rates["test"], rates["train"], rtol=0.02)
+    np.testing.assert_allclose(rates["val"], rates["train"], rtol=0.02)
+    assert split.leaked_patients == 0
+    assert split.settings == {"fractions": [0.7, 0.1, 0.2], "seed": 1}
+
+
+def test_unknown_targets_count_as_neither() -> None:
+    records = []
+    for record in make_records(3000):
+        known = hash_of(record.patient_id) % 3 > 0  # a third of the patients lack the label
+        records.append(
+            Record(
+                record.image_id,
+                record.patient_id,
+                (record.targets[0] if known else NAN, *record.targets[1:]),
+            )
+        )
+    split = patient_split(records, None)
+    rates = prevalence(records, split)
+    np.testing.assert_allclose(rates["test"], rates["train"], rtol=0.02)
+    missing = np.isnan(target_matrix(records)[:, 0])
+    shares = [missing[split.parts[part]].mean() for part in ("train", "test")]
+    assert shares[1] == pytest.approx(shares[0], rel=0.02)
+
+
+def hash_of(text: str) -> int:
+    return int(sha256(text.encode()).hexdigest(), 16)
+
+
+@pytest.mark.parametrize("splitter", [patient_split, kfold_split, image_split])
+@pytest.mark.filterwarnings("ignore::xray_lightning.data.partition.LeakyPartsWarning")  # image
+def test_record_order_does_not_matter(splitter) -> None:
+    records = make_records(200)
+    shuffled = random.Random(0).sample(records, len(records))
+    assert splitter(records, None).fingerprint == splitter(shuffled, None).fingerprint
+
+
+@pytest.mark.parametrize("splitter", [patient_split, kfold_split, image_split])
+@pytest.mark.filterwarnings("ignore::xray_lightning.data.partition.LeakyPartsWarning")  # image
+def test_seed_decides(splitter) -> None:
+    records = make_records(200)
+    prints = [splitter(records, None, seed=seed).fingerprint for seed in (0, 0, 1)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.mark.parametrize("patients", [3, 4, 5, 12])
+def test_tiny_data_fill_every_part(patients: int) -> None:
+    for seed in range(10):
+        split = patient_split(make_records(patients, seed), None, seed=seed)
+        assert all(len(split.parts[part]) for part in PARTS)
+
+
+def test_twelve_equal_patients_split_as_asked() -> None:
+    records = [Record(f"{n}.png", f"{n // 2}", (float(n % 2),)) for n in range(24)]
+    split = patient_split(records, None, fractions=(0.5, 0.25, 0.25))
+    assert [len(split.parts[part]) for part in PARTS] == [12, 6, 6]
+
+
+def test_patient_split_refuses_too_few() -> None:
+    with pytest.raises(SplitError, match=r"2 patients .* cannot fill 3 parts"):
+        patient_split(make_records(2), None)
+    with pytest.raises(SplitError, match="no images to split: check the label table"):
+        patient_split([], None)
+
+
+@pytest.mark.parametrize("splitter", [patient_split, image_split])
+@pytest.mark.parametrize(
+    "fractions", [(0.8, 0.2), (0.8, 0.0, 0.2), (0.7, 0.2, 0.2), (1.1, -0.3, 0.2), (0.7, NAN, 0.3)]
+)
+def test_bad_fractions(splitter, fractions: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"three positive numbers .* sum to 1, got \["):
+        splitter(make_records(20), None, fractions=fractions)
+
+
+@pytest.mark.parametrize("splitter", [official_split, kfold_split])
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, NAN])
+def test_bad_val_fraction(splitter, fraction: float) -> None:
+    with pytest.raises(ConfigError, match=f"between 0 and 1, got {fraction}"):
+        splitter(make_records(20), None, val_fraction=fraction)
+
+
+def two_lists(records: Sequence[Record]) -> dict[str, frozenset[str]]:
+    test = {r.image_id for r in records if hash_of(r.patient_id) % 4 == 0}
+    listed = {r.image_id for r in records} | {"not_on_disk.png"}
+    return {"train_val": frozenset(listed - test), "test": frozenset(test)}
+
+
+def test_official_split_carves_validation_by_patient() -> None:
+    records = make_records(1000)
+    lists = two_lists(records)
+    split = official_split(records, lists, val_fraction=0.2)
+    assert ids_of(records, split, "test") == lists["test"]
+    train, val = len(split.parts["train"]), len(split.parts["val"])
+    assert val / (train + val) == pytest.approx(0.2, abs=0.002)
+    rates = prevalence(records, split)
+    np.testing.assert_allclose(rates["val"], rates["train"], rtol=0.03)
+    again = official_split(records, lists, val_fraction=0.2, seed=1)
+    assert again.part_fingerprints["test"] == split.part_fingerprints["test"]
+    assert again.part_fingerprints["val"] != split.part_fingerprints["val"]
+
+
+def test_official_split_with_three_lists_uses_them() -> None:
+    records = make_four()
+    lists = {"train": frozenset({"i0", "i3"}), "val": frozenset({"i1"}), "test": frozenset({"i2"})}
+    split = official_split(records, lists)
+    assert [split.parts[part].tolist() for part in PARTS] == [[0, 3], [1], [2]]
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        (None, "no official split: put train_val_list.txt and test_list.txt .* split=patient"),
+        ({"train_val": {"i0", "i1"}, "test": {"i2"}}, "1 of 4 images are in no list .* is i3"),
+        ({"train_val": {"i0", "i1", "i2"}, "test": {"i3", "i1"}}, "i1 is in two lists"),
+        ({"train_val": {"i0"}, "test": {"i1", "i2", "i3"}}, "cannot fill 2 parts"),
+        ({"train_val": set(), "test": {"i0", "i1", "i2", "i3"}}, "no images to split"),
+        ({"train": {"i0", "i1"}, "test": {"i2", "i3"}}, "got .'test', 'train'"),
+    ],
+)
+def test_official_split_refuses(lists, message: str) -> None:
+    with pytest.raises(SplitError, match=message):
+        official_split(make_four(), lists)
+
+
+def test_folds_partition_the_data() -> None:
+    records = make_records(1000)
+    splits = [kfold_split(records, None, folds=5, fold=fold) for fold in range(5)]
+    tests = np.concatenate([split.parts["test"] for split in splits])
+    assert sorted(tests.tolist()) == list(range(len(records)))
+    for split in splits:
+        assert len(split.parts["test"]) / len(records) == pytest.approx(0.2, abs=0.002)
+        assert len(split.parts["val"]) / len(records) == pytest.approx(0.1, abs=0.002)
+        rates = prevalence(records, split)
+        np.testing.assert_allclose(rates["test"], rates["train"], rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"folds": 1}, "folds must be at least 2, got 1"),
+        ({"fold": 5}, r"fold must be from 0 to 4 \(folds=5\), got 5"),
+        ({"fold": -1}, "got -1"),
+    ],
+)
+def test_kfold_refuses(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        kfold_split(make_records(20), None, **settings)
+
+
+def test_kfold_refuses_too_few_patients() -> None:
+    with pytest.raises(SplitError, match=r"4 patients .* cannot fill 5 parts"):
+        kfold_split(make_records(4), None)
+
+
+def test_image_split_counts_leaked_patients() -> None:
+    records = make_records(300)
+    with pytest.warns(LeakyPartsWarning, match="leaky split") as caught:
+        split = image_split(records, None)
+    assert caught[0].filename == __file__
+    homes = [patients_of(records, split, part) for part in PARTS]
+    pairs = [one & two for one, two in permutations(homes, 2)]
+    assert split.leaked_patients == len(set().union(*pairs)) > 0
+    assert len(split.parts["test"]) / len(records) == pytest.approx(0.2, abs=0.01)
+
+
+def write_table(folder: Path, text: str) -> Path:
+    path = folder / "split.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_csv_split_reads_a_table(tmp_path: Path) -> None:
+    path = write_table(
+        tmp_path, "\ufeffimage,split\ni0,Train\ni1,validation\ni2,TEST\ni3, valid \n"
+    )
+    split = csv_split(make_four(), None, path=path)
+    assert [split.parts[part].tolist() for part in PARTS] == [[0], [1, 3], [2]]
+    assert split.settings == {"path": str(path)}
+
+
+def test_csv_split_takes_the_column_of_the_data_set() -> None:
+    lists = {"train": frozenset({"i0", "i3"}), "val": frozenset({"i1"}), "test": frozenset({"i2"})}
+    split = csv_split(make_four(), lists)
+    assert [split.parts[part].tolist() for part in PARTS] == [[0, 3], [1], [2]]
+
+
+@pytest.mark.parametrize("lists", [None, {"train_val": {"i0"}, "test": {"i1"}}])
+def test_csv_split_needs_a_table(lists) -> None:
+    with pytest.raises(SplitError, match=r"no split column .* image,split in split\.path"):
+        csv_split(make_four(), lists)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("image,part\ni0,train\n", TableError, "lacks the column 'split'"),
+        ("", TableError, "lacks the column 'image'"),
+        ("image,split\ni0,train\ni0,val\n", TableError, "line 3: i0 stands twice"),
+        ("image,split\ni0,holdout\n", SplitError, "line 2: .* train, val or test, got 'holdout'"),
+        ("image,split\ni0\n", SplitError, "line 2: .* got None"),
+        ("image,split\ni0,train\ni1,val\ni2,test\n", SplitError, "1 of 4 .* no list .* i3"),
+        (
+            "image,split\ni0,train\ni1,val\ni2,test\ni3,test\nz,test\ny,test\n",
+            SplitError,
+            "names 2 images that the data set lacks, the first is y",
+        ),
+    ],
+)
+def test_csv_split_refuses(tmp_path: Path, text: str, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        csv_split(make_four(), None, path=write_table(tmp_path, text))
+
+
+def test_split_table_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match=r"no split table at .*none\.csv"):
+        read_split_table(tmp_path / "none.csv")
+
+
+# --- the real table -----------------------------------------------------------------------------
+
+
+class Nih:
+    def __init__(self) -> None:
+        from xray_lightning.data.nih import ChestXray14
+
+        start = time.perf_counter()
+        source = ChestXray14(NIH)
+        self.records = source.records
+        self.splits = [patient_split(self.records, None, seed=0)]
+        self.seconds = time.perf_counter() - start
+        self.splits += [patient_split(self.records, None, seed=seed) for seed in range(1, 10)]
+        self.official = source.official
+        self.targets = target_matrix(self.records)
+        patients, images = np.unique([r.patient_id for r in self.records], return_counts=True)
+        self.heavy = set(patients[np.argsort(-images)[:100]].tolist())
+
+
+@pytest.fixture(scope="module")
+def nih() -> Nih:
+    if not NIH.is_dir():
+        pytest.skip(f"NIH's label table is not at {NIH}")
+    return Nih()
+
+
+def test_nih_patient_splits_match_prevalence(nih: Nih) -> None:
+    frequent = nih.targets.sum(axis=0) >= 500
+    assert frequent.sum() == 13
+    for split in nih.splits:
+        assert sum(map(len, split.parts.values())) == 112_120
+        sizes = np.array([len(split.parts[part]) for part in PARTS]) / 112_120
+        np.testing.assert_allclose(sizes, [0.7, 0.1, 0.2], atol=0.005)
+        homes = [patients_of(nih.records, split, part) for part in PARTS]
+        assert sum(map(len, homes)) == len(set().union(*homes)) == 30_805
+        rates = prevalence(nih.records, split)
+        ratio = (rates["test"] / rates["train"])[frequent]
+        assert ratio.min() > 0.99
+        assert ratio.max() < 1.01
+
+
+def test_nih_seeds_really_differ(nih: Nih) -> None:
+    tests = [patients_of(nih.records, split, "test") for split in nih.splits]
+    overlaps = [len(a & b) / len(a) for a, b in permutations(tests, 2)]
+    assert 0.15 < min(overlaps) < max(overlaps) < 0.30
+    heavy = [test & nih.heavy for test in tests]
+    # 90 pairs of about 20 patients: chance gives 20 % within about 5 %
+    assert 0.12 < np.mean([len(a & b) / len(a) for a, b in permutations(heavy, 2)]) < 0.28
+    assert 0.15 < np.mean([len(test) for test in heavy]) / 100 < 0.25
+
+
+def test_nih_table_and_split_are_quick(nih: Nih) -> None:
+    assert nih.seconds < 9  # 3 s on an idle machine; this one may be shared
+
+
+def test_nih_official_split(nih: Nih) -> None:
+    split = official_split(nih.records, nih.official)
+    assert len(split.parts["test"]) == 25_596
+    assert len(split.parts["train"]) + len(split.parts["val"]) == 86_524
+    assert len(split.parts["val"]) / 86_524 == pytest.approx(0.125, abs=0.001)
+    assert len(patients_of(nih.records, split, "test")) == 2_797

@@ -1,0 +1,107 @@
+"""From outlines to pixels: a plate of one size, on which the body lies a little askew."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.data.phantom.anatomy import Points
+from xray_lightning.data.phantom.patients import FILM_STREAM, Visit, generator
+
+Mask = npt.NDArray[np.bool_]  # (H, W)
+Density = npt.NDArray[np.float32]  # (H, W)
+
+
+class Stroke(NamedTuple):
+    """Lines drawn alike.
+
+    Attributes:
+        lines: (K, N, 2).
+        width: a share of the image.
+        shade: 0 to 1; a later stroke paints over an earlier one.
+    """
+
+    lines: Points
+    width: float
+    shade: float = 1.0
+
+
+FRACTION_BITS = 4  # OpenCV takes coordinates as integers with this many binary places
+COARSE = 2.0  # pixels; wider blurs are computed on a smaller image
+
+
+class Plate:
+    """Draws outlines of the body's frame on a square image of ``size`` pixels.
+
+    Args:
+        size: side of the image in pixels.
+        turn: rotation in radians.
+        scale: magnification.
+        shift: displacement as a share of the image, (2,).
+    """
+
+    def __init__(self, size: int, turn: float, scale: float, shift: npt.ArrayLike) -> None:
+        self.size = size
+        cosine, sine = np.cos(turn), np.sin(turn)
+        self.matrix = size * scale * np.array([[cosine, sine], [-sine, cosine]])
+        self.origin = size * (0.5 + np.asarray(shift, float)) - 0.5
+
+    def pixels(self, outline: Points) -> npt.NDArray[np.int32]:
+        """Points as OpenCV wants them, (..., 2) to (..., 2)."""
+        place = outline @ self.matrix + self.origin
+        return np.rint(place * (1 << FRACTION_BITS)).astype(np.int32)
+
+    def fill(self, outlines: Iterable[Points]) -> npt.NDArray[np.uint8]:
+        """The union of outlines, 1 inside and 0 outside, (H, W)."""
+        canvas = np.zeros((self.size, self.size), np.uint8)
+        for outline in outlines:
+            cv2.fillPoly(canvas, [self.pixels(outline)], 1.0, cv2.LINE_8, FRACTION_BITS)
+        return canvas
+
+    def lines(self, strokes: Iterable[Stroke]) -> Density:
+        """Open lines, 0 to 1, (H, W); lines thinner than a pixel are faint instead."""
+        canvas = np.zeros((self.size, self.size), np.uint8)
+        for lines, width, shade in strokes:
+            thickness = max(1, round(width * self.size))
+            grey = 255.0 * shade * min(1.0, width * self.size)
+            ends = list(self.pixels(lines))
+            cv2.polylines(canvas, ends, False, grey, thickness, cv2.LINE_AA, FRACTION_BITS)
+        return np.multiply(canvas, np.float32(1 / 255), dtype=np.float32)
+
+    def soft(self, image: npt.NDArray[np.generic], width: float) -> Density:
+        """A Gaussian blur whose sigma is a share of the image, (H, W)."""
+        return blurred(np.asarray(image, np.float32), width * self.size)
+
+    def cloud(self, draw: np.random.Generator, cells: int) -> Density:
+        """Smooth noise in [0, 1] with ``cells`` random values along each side, (H, W)."""
+        coarse = draw.random((cells, cells), dtype=np.float32)
+        side = (self.size, self.size)
+        return np.clip(cv2.resize(coarse, side, interpolation=cv2.INTER_CUBIC), 0, 1)
+
+
+def blurred(image: Density, sigma: float) -> Density:
+    """A Gaussian blur with sigma in pixels; a wide one goes by way of a smaller image."""
+    if sigma < 0.2:
+        return image
+    height, width = image.shape
+    step = int(sigma / COARSE) + 1
+    if step == 1:
+        return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE))
+    small_size = (max(width // step, 4), max(height // step, 4))
+    small = cv2.resize(image, small_size, interpolation=cv2.INTER_AREA)
+    sigma_small = sigma * small_size[0] / width
+    small = cv2.GaussianBlur(small, (0, 0), sigma_small, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+def plate_of(seed: int, visit: Visit, size: int) -> Plate:
+    """The plate of a visit; patients in bed lie more askew."""
+    draw = generator(seed, FILM_STREAM, visit.patient, visit.follow_up, 1)
+    bed = visit.view == "AP"
+    turn = np.deg2rad(draw.normal(0, 1.8 if bed else 1.0))
+    shift = draw.normal(0, 0.014 if bed else 0.009, 2)
+    scale = draw.uniform(0.95, 1.06) * (1.02 if bed else 1.0)
+    limit = 0.04
+    return Plate(size, float(np.clip(turn, -0.09, 0.09)), scale, np.clip(shift, -limit, limit))
