@@ -30,7 +30,7 @@ from xray_lightning.records import Record
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-REMEDY = "choose another folder with data.cache_dir (cache_dir= in Python)"
+REMEDY = "choose another folder with cache_dir=DIR"
 GIGABYTE = 1e9
 CHUNK = 1 << 24
 

@@ -1,5 +1,9 @@
 """Area under the ROC curve per label, NaN where it is undefined."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from torchmetrics.classification import MultilabelAUROC
@@ -30,7 +34,10 @@ def auroc_per_label(scores: Tensor, targets: Tensor) -> Tensor:
         raise ValueError("scores must lie in [0, 1]: apply the sigmoid before, and mend NaN")
     known = torch.where(torch.isnan(targets), -1, targets).long()
     count = scores.shape[1]
-    values = multilabel_auroc(scores, known, count, average=None, thresholds=None, ignore_index=-1)
+    with _without_remarks():
+        values = multilabel_auroc(
+            scores, known, count, average=None, thresholds=None, ignore_index=-1
+        )
     return _defined(values.reshape(count), known)
 
 
@@ -59,7 +66,17 @@ class PerLabelAUROC(MultilabelAUROC):
     def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics' own subclass differs too
         """AUROC of each label over everything seen, (L,)."""
         known = dim_zero_cat(self.target)
-        return _defined(super().compute().reshape(self.num_labels), known)
+        with _without_remarks():
+            values = super().compute()
+        return _defined(values.reshape(self.num_labels), known)
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """torchmetrics warns of a label without positives or negatives, which is NaN here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No (positive|negative) samples in targets")
+        yield
 
 
 def _defined(values: Tensor, known: Tensor) -> Tensor:

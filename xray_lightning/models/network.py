@@ -61,6 +61,7 @@ class XrayNet(nn.Module):
         facts = self.backbone.pretrained_cfg
         self.mean = sum(facts["mean"]) / len(facts["mean"])
         self.std = sum(facts["std"]) / len(facts["std"])
+        self.backbone.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU
         self.head = AveragePool(self.backbone.num_features, len(labels), dropout=dropout)
 
     def _make_backbone(self, name: str, weights: str, image_size: int) -> Any:
@@ -79,7 +80,8 @@ class XrayNet(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Feature map (B, C, h, w) of images (B, 1, H, W) in [0, 1]."""
-        features = self.backbone.forward_features((images - self.mean) / self.std)
+        images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        features = self.backbone.forward_features(images)
         features = self.backbone.forward_head(features, pre_logits=True)  # a last norm, if any
         return _to_map(features, self.layout, self.backbone)
 

@@ -1,0 +1,31 @@
+"""What `from xray_lightning import ...` offers, and that offering it costs nothing."""
+
+import subprocess
+import sys
+
+import pytest
+
+import xray_lightning
+
+
+@pytest.mark.parametrize("name", xray_lightning.__all__)
+def test_every_name_can_be_imported(name: str) -> None:
+    thing = getattr(xray_lightning, name)
+    assert thing.__doc__
+    assert thing.__module__.startswith("xray_lightning.")
+
+
+def test_all_is_what_dir_shows() -> None:
+    assert set(xray_lightning.__all__) <= set(dir(xray_lightning))
+    assert set(xray_lightning._HOMES) == set(xray_lightning.__all__)
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        xray_lightning.nothing  # noqa: B018
+
+
+def test_import_is_light() -> None:
+    code = "import sys, xray_lightning, xray_lightning.cli.app; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
