@@ -40,7 +40,7 @@ _HOMES = {
     "write_predictions": "predictions",
 }
 
-__all__ = [  # noqa: RUF022 - classes first
+__all__ = [
     "BCE",
     "Box",
     "Bundle",

@@ -379,7 +379,7 @@ def test_full_disk_is_found_before_the_start(
         check_space(tmp_path, 7_350_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
     source = Noise(5)
-    with pytest.raises(CacheError, match=r"data\.cache_dir"):
+    with pytest.raises(CacheError, match=r"cache_dir=DIR"):
         opened(source, tmp_path)
     assert not source.reads
 
@@ -391,14 +391,14 @@ def test_reservation_that_fails_leaves_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(CacheError, match=r"cannot reserve .*No space left.*data\.cache_dir"):
+    with pytest.raises(CacheError, match=r"cannot reserve .*No space left.*cache_dir=DIR"):
         opened(Noise(5), tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 def test_root_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CacheError, match=r"cannot use the image cache .*data\.cache_dir"):
+    with pytest.raises(CacheError, match=r"cannot use the image cache .*cache_dir=DIR"):
         opened(Noise(5), tmp_path / "file" / "cache")
 
 

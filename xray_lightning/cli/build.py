@@ -23,6 +23,7 @@ from xray_lightning.data.source import Source
 from xray_lightning.data.splits import Split
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.network import XrayNet
+from xray_lightning.optim import parameter_groups
 from xray_lightning.task import XrayTask
 
 
@@ -53,14 +54,23 @@ def data_from(config: DictConfig) -> XrayDataModule:
 
 
 def task_from(config: DictConfig, data: XrayDataModule) -> XrayTask:
-    """Network, loss and optimiser of a configuration."""
+    """Network, loss and optimiser of a configuration.
+
+    Raises:
+        ConfigError: the optimiser refuses its settings.
+    """
     net: XrayNet = make(config.model, labels=data.labels)
     if config.compile:
         net.compile()
     loss: nn.Module | partial[nn.Module] = make(config.loss)
     if isinstance(loss, partial):
         loss = loss(data.positive_weight())
-    return XrayTask(net, loss, **make(config.optim))
+    task = XrayTask(net, loss, **make(config.optim))
+    try:
+        task.optimizer(parameter_groups(net, task.head_lr))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optim.optimizer: {error}") from error
+    return task
 
 
 def bundle_from(config: DictConfig, data: XrayDataModule, net: XrayNet) -> Bundle:
@@ -153,7 +163,7 @@ def prepare_process(config: DictConfig) -> None:
     OpenCV's own threads are switched off: images are small and the loader is parallel already.
 
     Raises:
-        ConfigError: seed or threads are out of range.
+        ConfigError: seed, threads or epochs are out of range.
     """
     if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
         raise ConfigError(f"seed must be an integer from 0 to 2**32 - 1, got {config.seed!r}")
@@ -165,6 +175,9 @@ def prepare_process(config: DictConfig) -> None:
     )
     if not isinstance(threads, int) or threads < 1:
         raise ConfigError(f"threads must be 1 or more, or null for the default, got {threads!r}")
+    epochs = config.trainer.max_epochs
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ConfigError(f"epochs must be an integer of at least 1, got {epochs!r}")
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
     pl.seed_everything(config.seed, verbose=False)

@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -124,12 +124,10 @@ def resumed(config: DictConfig) -> tuple[DictConfig, Path]:
     """The configuration of an interrupted run with this call's overrides, and its last checkpoint.
 
     Raises:
-        ConfigError: there is no such run.
+        ConfigError: a setting is to change that would make it another run.
         CheckpointError: it was interrupted before its first epoch ended.
     """
     run = Path(config.resume)
-    if not (run / "config.yaml").is_file():
-        raise ConfigError(f"resume={config.resume}: no config.yaml there; name the folder of a run")
     last = run / "checkpoints" / "last.ckpt"
     if not last.is_file():
         raise CheckpointError(
@@ -179,7 +177,7 @@ def environment(config: DictConfig, data: XrayDataModule) -> dict[str, Any]:
     return {
         "command": sys.argv,
         "overrides": list(HydraConfig.get().overrides.task) if on_hydra else [],
-        "choices": dict(HydraConfig.get().runtime.choices) if on_hydra else {},
+        "choices": choices(HydraConfig.get().runtime.choices) if on_hydra else {},
         "seed": config.seed,
         "split": split_facts(data.split),
         "data": {"name": data.source.name, **data.source.identity()},
@@ -192,6 +190,11 @@ def environment(config: DictConfig, data: XrayDataModule) -> dict[str, Any]:
         "versions": {name: version(name) for name in PACKAGES},
         "git_commit": git_commit(),
     }
+
+
+def choices(chosen: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The options of our own groups, without Hydra's."""
+    return {str(group): option for group, option in chosen.items() if "/" not in str(group)}
 
 
 def git_commit() -> str | None:
@@ -235,7 +238,7 @@ def finish(
 def score(
     config: DictConfig, data: XrayDataModule, task: XrayTask, folder: Path, parts: Sequence[str]
 ) -> dict[str, Summary]:
-    """Predict each part; write predictions, ROC figures and metrics.json; the one path to a score."""
+    """Predict each part; write predictions, figures and metrics.json: the one path to a score."""
     trainer = trainer_from(config, progress(), fit=False)
     summaries = {}
     for part in parts:

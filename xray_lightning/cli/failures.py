@@ -53,6 +53,17 @@ def user_message(error: BaseException) -> str | None:
         detail = f"{type(reason).__name__}: {reason}" if reason else str(error)
         return f"{str(error).splitlines()[-1]}: {detail}"
     if isinstance(error, HydraException | OmegaConfBaseException):
-        deeper = error.__cause__
-        return f"{error}" + (f"\n{deeper}" if isinstance(deeper, OmegaConfBaseException) else "")
+        deeper = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+        return "\n".join(_trimmed(str(each)) for each in (error, deeper) if each is not None)
     return None
+
+
+def _trimmed(text: str) -> str:
+    """Without the internals that Hydra and OmegaConf add below the message."""
+    kept = []
+    for line in text.splitlines():
+        if line.startswith("Config search path"):
+            break
+        if not line.lstrip().startswith(("full_key:", "object_type=", "reference_type=")):
+            kept.append(line)
+    return "\n".join(kept).rstrip()

@@ -30,6 +30,11 @@ def default_workers(cores: int, on_gpu: bool) -> int:
     return min(8, max(1, cores - 1)) if on_gpu else 0
 
 
+def _require_integer(name: str, value: object, low: int) -> None:
+    if not isinstance(value, int) or value < low:
+        raise ConfigError(f"{name} must be an integer of at least {low}, got {value!r}")
+
+
 class XrayDataModule(pl.LightningDataModule):
     """Batches of a data set.
 
@@ -45,7 +50,7 @@ class XrayDataModule(pl.LightningDataModule):
         seed: order of the training images and their augmentation.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: a number is none or out of range.
         MissingImagesError: images are not on disk and the source does not allow that.
         SplitError: the split is empty or shares patients.
     """
@@ -64,11 +69,9 @@ class XrayDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, low in (("image_size", image_size, 8), ("batch_size", batch_size, 1)):
-            if value < low:
-                raise ConfigError(f"{name} must be at least {low}, got {value}")
-        if workers is not None and workers < 0:
-            raise ConfigError(f"workers must be 0 or more, or null for the default, got {workers}")
+        _require_integer("image_size", image_size, 8)
+        _require_integer("batch_size", batch_size, 1)
+        _require_integer("workers", 0 if workers is None else workers, 0)
         self.source = source
         self.image_size, self.batch_size, self.seed = image_size, batch_size, seed
         self.augment, self.clahe = augment, clahe

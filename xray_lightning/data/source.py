@@ -52,7 +52,7 @@ def readable_records(source: Source) -> list[Record]:
     """The records whose pixels can be read.
 
     Raises:
-        MissingImagesError: some are not on disk and ``allow_missing`` is false.
+        MissingImagesError: some are not on disk and ``allow_missing`` is false, or none is.
     """
     if not source.missing:
         return list(source.records)
@@ -61,6 +61,11 @@ def readable_records(source: Source) -> list[Record]:
             f"{len(source.missing):,} of the {len(source.records):,} images in the label table of "
             f"{source.name!r} are not on disk, the first is {source.missing[0]}. Complete the "
             "download, or set data.allow_missing=true to use only the images that are there"
+        )
+    if len(source.missing) == len(source.records):
+        raise MissingImagesError(
+            f"none of the {len(source.records):,} images in the label table of {source.name!r} is "
+            f"on disk, not even {source.missing[0]}: are they in another folder?"
         )
     absent = set(source.missing)
     return [record for record in source.records if record.image_id not in absent]

@@ -73,7 +73,7 @@ class PerLabelAUROC(MultilabelAUROC):
 
 @contextmanager
 def _without_remarks() -> Iterator[None]:
-    """torchmetrics warns of a label without positives or negatives, which is NaN here."""
+    """Silence the warning about a label without positives or negatives: it is NaN here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No (positive|negative) samples in targets")
         yield
