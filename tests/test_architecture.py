@@ -39,7 +39,7 @@ INNER = {
         ["overrides", "multirun"],
         ["build"],
         ["compose"],
-        ["commands"],
+        ["evaluate", "datasets", "launch"],
         ["app"],
     ],
 }

@@ -40,10 +40,15 @@ class Cosine:
     Args:
         warmup_epochs: epochs of linear growth from almost 0.
         floor: last factor.
+
+    Raises:
+        ConfigError: a negative warm-up, or a floor outside [0, 1].
     """
 
     def __init__(self, *, warmup_epochs: float = 1.0, floor: float = 0.01) -> None:
         _check_warmup(warmup_epochs)
+        if not 0 <= floor <= 1:
+            raise ConfigError(f"optim.schedule.floor must lie between 0 and 1, got {floor}")
         self.warmup_epochs, self.floor = warmup_epochs, floor
         self.warmup_steps, self.total_steps = 0.0, 1.0
 
@@ -67,6 +72,9 @@ class Plateau:
         warmup_epochs: epochs of linear growth from almost 0.
         factor: of each cut.
         patience: epochs without a better value that are let pass.
+
+    Raises:
+        ConfigError: a negative warm-up or patience, or a factor that is no cut.
     """
 
     def __init__(
@@ -75,6 +83,8 @@ class Plateau:
         _check_warmup(warmup_epochs)
         if not 0 < factor < 1:
             raise ConfigError(f"optim.schedule.factor must lie between 0 and 1, got {factor}")
+        if patience < 0:
+            raise ConfigError(f"optim.schedule.patience must be 0 or more, got {patience}")
         self.warmup_epochs, self.cut, self.patience = warmup_epochs, factor, patience
         self.warmup_steps = 0.0
         self.scale, self.best, self.bad_epochs = 1.0, -math.inf, 0

@@ -80,7 +80,8 @@ def read_predictions(path: Path) -> Predictions:
     """
     if not path.is_file():
         raise DataNotFoundError(f"no predictions table at {path}")
-    table = pd.read_csv(path, dtype={"image": str, "patient": str})
+    text = {"image": str, "patient": str}  # also an id such as "NA"
+    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
     labels = [name.removeprefix(SCORE) for name in table.columns if name.startswith(SCORE)]
     wanted = ["image", "patient", *(TARGET + label for label in labels)]
     lacking = [name for name in wanted if name not in table.columns]

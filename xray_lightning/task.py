@@ -1,5 +1,6 @@
 """XrayTask: how a network learns from batches and is judged on them."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from xray_lightning.checkpoint import KEY, Bundle
 from xray_lightning.data.dataset import Batch
-from xray_lightning.errors import NonFiniteLossError
+from xray_lightning.errors import ConfigError, NonFiniteLossError
 from xray_lightning.losses import BCE
 from xray_lightning.metrics.auroc import PerLabelAUROC, defined_mean
 from xray_lightning.models.network import XrayNet
@@ -104,7 +105,7 @@ class XrayTask(pl.LightningModule):
 
     def _log_auroc(self, part: str) -> float:
         metric = self.auroc[part]
-        values = metric.compute()
+        values = metric.compute().reshape(-1)  # torchmetrics squeezes a single label
         metric.reset()
         mean, defined = defined_mean(values)
         self.log(f"{part}/auroc", mean, prog_bar=True, rank_zero_only=True)
@@ -124,7 +125,11 @@ class XrayTask(pl.LightningModule):
             self._start_schedule(self.schedule)
 
     def configure_optimizers(self) -> Any:
-        """Optimiser over backbone and head; the schedule moves every step."""
+        """Optimiser over backbone and head; the schedule moves every step.
+
+        Raises:
+            ConfigError: there is a schedule, but the Trainer knows no end of the run.
+        """
         optimizer = self.optimizer(parameter_groups(self.net, self.head_lr))
         if self.schedule is None:
             return optimizer
@@ -136,8 +141,12 @@ class XrayTask(pl.LightningModule):
         }
 
     def _start_schedule(self, schedule: Schedule) -> None:
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule.start(steps, steps / max(1, self.trainer.max_epochs or 1))
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ConfigError("a schedule needs the length of the run: set max_epochs or max_steps")
+        self.trainer.fit_loop.setup_data()  # known only then: max_steps may end within an epoch
+        batches = self.trainer.num_training_batches
+        schedule.start(int(steps), math.ceil(batches / self.trainer.accumulate_grad_batches))
 
 
 def require_finite(loss: Tensor, image_ids: Sequence[str], epoch: int) -> None:
@@ -149,6 +158,6 @@ def require_finite(loss: Tensor, image_ids: Sequence[str], epoch: int) -> None:
     if bool(torch.isfinite(loss)):
         return
     raise NonFiniteLossError(
-        f"the loss became {float(loss)} in epoch {epoch} on the images {', '.join(image_ids)}. The "
-        "checkpoints of earlier epochs are kept; lower optim.optimizer.lr, or look at these images"
+        f"the loss became {float(loss)} in epoch {epoch} on the images {', '.join(image_ids)}. Any "
+        "checkpoint of an earlier epoch is kept; lower optim.optimizer.lr, or look at these images"
     )

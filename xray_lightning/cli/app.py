@@ -29,7 +29,7 @@ def run(command: Callable[[], object]) -> None:
 @APP.command(context_settings=PASS_ON)
 def train(context: typer.Context) -> None:
     """Train and evaluate; the same as python train.py, all of Hydra's options included."""
-    from xray_lightning.cli.compose import train as command
+    from xray_lightning.cli.launch import train as command
 
     raise typer.Exit(command(context.args))
 
@@ -40,17 +40,17 @@ def evaluate(
     overrides: Overrides = None,
 ) -> None:
     """Score a checkpoint on its own test images, or on other data or another split by overrides."""
-    from xray_lightning.cli import commands
+    from xray_lightning.cli.evaluate import evaluate as command
 
-    run(lambda: commands.evaluate(checkpoint, overrides or []))
+    run(lambda: command(checkpoint, overrides or []))
 
 
 @APP.command()
 def cache(overrides: Overrides = None) -> None:
     """Decode a data set ahead of training: xray cache data=nih data.root=DIR image_size=256."""
-    from xray_lightning.cli import commands
+    from xray_lightning.cli.datasets import cache as command
 
-    run(lambda: commands.cache(overrides or []))
+    run(lambda: command(overrides or []))
 
 
 @APP.command()
@@ -59,9 +59,9 @@ def data(
     json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
 ) -> None:
     """What is in a folder: counts per label and part, images on disk, problems."""
-    from xray_lightning.cli import commands
+    from xray_lightning.cli.datasets import data as command
 
-    run(lambda: commands.data(overrides or [], json))
+    run(lambda: command(overrides or [], json))
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import cv2
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from torch import nn
@@ -18,8 +17,8 @@ from xray_lightning.callbacks.metrics_file import MetricsFile
 from xray_lightning.callbacks.progress import EpochLine
 from xray_lightning.callbacks.seeding import EpochSeed
 from xray_lightning.checkpoint import AtomicCheckpointIO, Bundle
+from xray_lightning.cli.overrides import make
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.source import Source
 from xray_lightning.data.splits import Split
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.network import XrayNet
@@ -27,21 +26,10 @@ from xray_lightning.optim import parameter_groups
 from xray_lightning.task import XrayTask
 
 
-def make(node: Any, **extra: Any) -> Any:
-    """Instantiate a node with plain Python containers."""
-    return instantiate(node, _convert_="all", **extra)
-
-
-def source_from(config: DictConfig) -> Source:
-    """The data set of a configuration."""
-    source: Source = make(config.data)
-    return source
-
-
 def data_from(config: DictConfig) -> XrayDataModule:
     """The data module of a configuration: reads the tables and makes the split, no pixels."""
     return XrayDataModule(
-        source_from(config),
+        make(config.data),
         split=make(config.split),
         image_size=config.image_size,
         batch_size=config.batch_size,

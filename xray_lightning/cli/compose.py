@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -27,9 +26,7 @@ from xray_lightning.cli.build import (
     task_from,
     trainer_from,
 )
-from xray_lightning.cli.failures import guarded
-from xray_lightning.cli.locate import conf_dir
-from xray_lightning.cli.overrides import overridden, register_resolvers
+from xray_lightning.cli.overrides import overridden
 from xray_lightning.cli.tables import auroc_table, parts_line, show
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.splits import PARTS
@@ -63,22 +60,6 @@ REMARKS = (
 )
 
 
-def train(arguments: Sequence[str] | None = None) -> int:
-    """The command ``python train.py`` and ``xray train``; returns the exit code.
-
-    Args:
-        arguments: overrides; None: those of the command line.
-    """
-    if arguments is not None:
-        sys.argv = ["xray train", *arguments]
-    register_resolvers()
-
-    def command() -> None:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(fit)()
-
-    return guarded(command)
-
-
 def fit(config: DictConfig) -> float | None:
     """Train, keep the best checkpoint by validation AUROC, evaluate it on validation and test.
 
@@ -101,9 +82,12 @@ def fit(config: DictConfig) -> float | None:
     draw_data(data, run)
     metrics, callbacks = fit_callbacks(config)
     trainer = trainer_from(config, callbacks)
-    trainer.fit(task, data, ckpt_path=last, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(task, data, ckpt_path=last, weights_only=True)
+    except (KeyboardInterrupt, SystemExit):
+        if (run / "checkpoints" / "last.ckpt").is_file():
+            LOG.info("stopped; continue with: python train.py resume=%s", run)
+        raise
     summaries = finish(config, data, task, run)
     closing(summaries, metrics, data, run)
     mean: float | None = summaries["val"]["auroc"]["mean"]
@@ -137,10 +121,10 @@ def resumed(config: DictConfig) -> tuple[DictConfig, Path]:
     saved = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     changes = [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
     for change in changes:
-        if not change.startswith(("trainer.", "epochs=", "workers=", "threads=", "cache_dir=")):
+        if not change.startswith(("trainer.", "workers=", "threads=", "cache_dir=")):
             raise ConfigError(
-                f"{change}: a resumed run keeps its settings; only trainer.*, workers, threads and "
-                "cache_dir may change"
+                f"{change}: a resumed run keeps its settings; only trainer.* (max_epochs for more "
+                "epochs), workers, threads and cache_dir may change"
             )
     if not isinstance(saved, dict):
         raise ConfigError(f"{run / 'config.yaml'} is no mapping")

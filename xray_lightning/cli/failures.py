@@ -21,7 +21,9 @@ def guarded(command: Callable[[], object]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     try:
         command()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if not _by_the_user(stop):
+            raise
         print("\ninterrupted; what was written is kept", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
@@ -36,6 +38,11 @@ def guarded(command: Callable[[], object]) -> int:
         if not wants_traceback:
             del os.environ["HYDRA_FULL_ERROR"]
     return 0
+
+
+def _by_the_user(stop: BaseException) -> bool:
+    """Whether a stop is Ctrl-C; Lightning turns it into an exit while it handles it."""
+    return isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
 
 
 def user_message(error: BaseException) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from xray_lightning.cli.locate import conf_dir, run_folder
@@ -18,6 +19,11 @@ RUN_DIR = "hydra.run.dir"
 def register_resolvers() -> None:
     """Make ``${run_folder:...}`` known to OmegaConf."""
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+
+
+def make(node: Any, **extra: Any) -> Any:
+    """The object a node of the configuration describes, from plain Python containers."""
+    return instantiate(node, _convert_="all", **extra)
 
 
 def composed(overrides: Sequence[str]) -> tuple[DictConfig, Path | None]:
@@ -67,7 +73,7 @@ def overridden(saved: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
 def _set(config: DictConfig, key: str, value: Any) -> None:
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
-    if not isinstance(node, DictConfig) or leaf not in node:
+    if not isinstance(node, DictConfig) or leaf not in list(node.keys()):
         known = sorted(str(name) for name in node) if isinstance(node, DictConfig) else []
         raise ConfigError(
             f"{key!r} is no setting of this run; {parent or 'the top level'} has {known}"

@@ -80,6 +80,7 @@ class XrayDataModule(pl.LightningDataModule):
         self.labels = source.labels
         self.records = readable_records(source)
         self.split = split(self.records, source.official)
+        self.next_epoch = 0
         self._cache: ImageCache | None = None
 
     @cached_property
@@ -136,18 +137,33 @@ class XrayDataModule(pl.LightningDataModule):
         augment = self.augment if part == "train" else None
         rows = self.split.parts[part]
         records = self.part_records(part)
-        return XrayDataset(records, cache.images, rows, augment=augment, clahe=self.clahe)
+        return XrayDataset(records, cache, rows, augment=augment, clahe=self.clahe)
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled, augmented batches; the order depends on (seed, epoch) alone."""
+        """Shuffled, augmented batches; the order depends on (seed, epoch) alone.
+
+        The sampler starts at a resumed run's next epoch: its workers begin to load before
+        Lightning tells the sampler which epoch it is.
+        """
         dataset = self.dataset("train")
-        rank, world = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
+        trainer = self.trainer
         sampler = EpochSampler(
-            len(dataset), batch_size=self.batch_size, seed=self.seed, rank=rank, world=world
+            len(dataset),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=trainer.global_rank if trainer else 0,
+            world=trainer.world_size if trainer else 1,
         )
+        sampler.set_epoch(max(self.next_epoch, trainer.current_epoch if trainer else 0))
         return self._loader(dataset, sampler)
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch that follows the one just trained; part of the checkpoint."""
+        return {"next_epoch": self.trainer.current_epoch + 1 if self.trainer else 0}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Take the epoch to go on with."""
+        self.next_epoch = state_dict["next_epoch"]
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """The validation part in table order."""

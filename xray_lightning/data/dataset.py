@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from xray_lightning.data.cache import ImageCache
 from xray_lightning.data.transforms import equalise
 from xray_lightning.records import Record, target_matrix
 
@@ -47,8 +48,8 @@ class XrayDataset(Dataset[Sample]):
 
     Args:
         records: the N records.
-        images: cached pixels, (M, H, W) uint8, usually memory-mapped.
-        rows: row of ``images`` for each record, (N,).
+        cache: the cached pixels, (M, H, W) uint8; a spawned worker gets its path, not the pixels.
+        rows: row of the cache for each record, (N,).
         augment: called with (image, seed) if the key carries a seed; None: no augmentation.
         clahe: equalise the histogram first.
     """
@@ -56,7 +57,7 @@ class XrayDataset(Dataset[Sample]):
     def __init__(
         self,
         records: Sequence[Record],
-        images: npt.NDArray[np.uint8],
+        cache: ImageCache,
         rows: npt.NDArray[np.int64],
         *,
         augment: Augment | None = None,
@@ -64,7 +65,7 @@ class XrayDataset(Dataset[Sample]):
     ) -> None:
         self.image_ids = [record.image_id for record in records]
         self.targets = torch.from_numpy(target_matrix(records))  # (N, L)
-        self.images = images
+        self.cache = cache
         self.rows = rows
         self.augment = augment
         self.clahe = clahe
@@ -74,7 +75,7 @@ class XrayDataset(Dataset[Sample]):
 
     def __getitem__(self, key: int | SampleKey) -> Sample:
         index, seed = key if isinstance(key, tuple) else (key, None)
-        image = np.array(self.images[self.rows[index]])  # a copy: the map is read-only
+        image = np.array(self.cache.images[self.rows[index]])  # a copy: the map is read-only
         if self.clahe:
             image = equalise(image)
         if self.augment is not None and seed is not None:

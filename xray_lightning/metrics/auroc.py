@@ -1,9 +1,5 @@
 """Area under the ROC curve per label, NaN where it is undefined."""
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 from torchmetrics.classification import MultilabelAUROC
@@ -30,15 +26,8 @@ def auroc_per_label(scores: Tensor, targets: Tensor) -> Tensor:
     >>> auroc_per_label(scores, torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
     tensor([1., nan])
     """
-    if not bool(((scores >= 0) & (scores <= 1)).all()):
-        raise ValueError("scores must lie in [0, 1]: apply the sigmoid before, and mend NaN")
-    known = torch.where(torch.isnan(targets), -1, targets).long()
-    count = scores.shape[1]
-    with _without_remarks():
-        values = multilabel_auroc(
-            scores, known, count, average=None, thresholds=None, ignore_index=-1
-        )
-    return _defined(values.reshape(count), known)
+    _check_scores(scores)
+    return _auroc(scores, _known(targets))
 
 
 def defined_mean(values: Tensor) -> tuple[float, int]:
@@ -60,25 +49,45 @@ class PerLabelAUROC(MultilabelAUROC):
         )
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add scores (B, L) in [0, 1] and targets (B, L), NaN where unknown."""
-        super().update(preds, torch.where(torch.isnan(target), -1, target).long())
+        """Add scores (B, L) in [0, 1] and targets (B, L), NaN where unknown.
+
+        Raises:
+            ValueError: a score is not in [0, 1].
+        """
+        _check_scores(preds)
+        super().update(preds, _known(target))
 
     def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics' own subclass differs too
         """AUROC of each label over everything seen, (L,)."""
-        known = dim_zero_cat(self.target)
-        with _without_remarks():
-            values = super().compute()
-        return _defined(values.reshape(self.num_labels), known)
+        return _auroc(dim_zero_cat(self.preds), dim_zero_cat(self.target))
 
 
-@contextmanager
-def _without_remarks() -> Iterator[None]:
-    """Silence the warning about a label without positives or negatives: it is NaN here."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "No (positive|negative) samples in targets")
-        yield
+def _check_scores(scores: Tensor) -> None:
+    if not bool(((scores >= 0) & (scores <= 1)).all()):
+        raise ValueError("scores must lie in [0, 1]: apply the sigmoid before, and mend NaN")
 
 
-def _defined(values: Tensor, known: Tensor) -> Tensor:
-    both = (known == 1).any(dim=0) & (known == 0).any(dim=0)
-    return torch.where(both, values, torch.nan)
+def _known(targets: Tensor) -> Tensor:
+    """Whole numbers for torchmetrics, -1 where unknown."""
+    return torch.where(torch.isnan(targets), -1, targets).long()
+
+
+def _auroc(scores: Tensor, known: Tensor) -> Tensor:
+    """AUROC of the labels with both a positive and a negative; torchmetrics sees no others.
+
+    It would give 0 without either of them, and an IndexError where all targets are unknown.
+    """
+    defined = (known == 1).any(dim=0) & (known == 0).any(dim=0)  # (L,)
+    values = torch.full(defined.shape, torch.nan, device=scores.device)
+    count = int(defined.sum())
+    if count:
+        values[defined] = multilabel_auroc(
+            scores[:, defined],
+            known[:, defined],
+            count,
+            average=None,
+            thresholds=None,
+            ignore_index=-1,
+            validate_args=False,  # it refuses a single label
+        ).reshape(count)
+    return values

@@ -103,12 +103,18 @@ def _layout(backbone: Any, image_size: int) -> str:
     """How the backbone gives its features: "NCHW", "NHWC" or "NLC" (tokens)."""
     training = backbone.training
     backbone.eval()
-    with torch.no_grad():
-        features = backbone.forward_features(torch.zeros(1, 1, image_size, image_size))
-        features = backbone.forward_head(features, pre_logits=True)
+    try:
+        with torch.no_grad():
+            features = backbone.forward_features(torch.zeros(1, 1, image_size, image_size))
+            features = backbone.forward_head(features, pre_logits=True)
+    except Exception as error:
+        raise ConfigError(
+            f"model.backbone: {backbone.pretrained_cfg['architecture']!r} cannot take images of "
+            f"image_size={image_size} pixels ({error})"
+        ) from error
     backbone.train(training)
     channels = backbone.num_features
-    if features.ndim == 3 and features.shape[2] == channels and hasattr(backbone, "patch_embed"):
+    if features.shape[1:] == (_token_count(backbone), channels):
         return "NLC"
     if features.ndim == 4:
         if getattr(backbone, "output_fmt", "NCHW") == "NHWC" and features.shape[3] == channels:
@@ -119,6 +125,13 @@ def _layout(backbone: Any, image_size: int) -> str:
         f"model.backbone: {backbone.pretrained_cfg['architecture']!r} gives features of shape "
         f"{tuple(features.shape)}, which are neither a map nor patch tokens of {channels} channels"
     )
+
+
+def _token_count(backbone: Any) -> int | None:
+    """Patch tokens and class tokens; None for a network that does not say how they lie."""
+    grid = getattr(getattr(backbone, "patch_embed", None), "grid_size", None)
+    prefix = getattr(backbone, "num_prefix_tokens", None)
+    return None if grid is None or prefix is None else int(prefix + grid[0] * grid[1])
 
 
 def _to_map(features: Tensor, layout: str, backbone: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +38,24 @@ def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> 
         pretrained: ask timm for its weights.
 
     Raises:
-        ConfigError: timm knows no such name.
+        ConfigError: timm knows no such name, or cannot build that network for our use.
     """
-    if not timm.is_model(name.split(".")[0]):
-        near = timm.list_models(f"*{name.split('.')[0][:6]}*")[:8]
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        near = get_close_matches(architecture, timm.list_models(), n=8)
         raise ConfigError(f"model.backbone: timm has no network {name!r}; near it are {near}")
-    facts = timm.get_pretrained_cfg(name)
-    extra: dict[str, Any] = (
-        {"img_size": image_size} if getattr(facts, "fixed_input_size", False) else {}
-    )
-    backbone: nn.Module = timm.create_model(
-        name, pretrained=pretrained, in_chans=1, num_classes=0, global_pool="", **extra
-    )
+    try:
+        fixed = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
+        extra: dict[str, Any] = {"img_size": image_size} if fixed else {}
+        backbone: nn.Module = timm.create_model(
+            name, pretrained=pretrained, in_chans=1, num_classes=0, global_pool="", **extra
+        )
+    except Exception as error:
+        if pretrained:
+            raise
+        raise ConfigError(
+            f"model.backbone: timm cannot build {name!r} for radiographs ({_first_line(error)})"
+        ) from error
     return backbone
 
 
@@ -59,19 +66,20 @@ def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, LoadR
     from one random state, and every floating-point tensor must differ from its initial value.
 
     Raises:
+        ConfigError: timm knows no such network.
         WeightsError: there are no such weights, they cannot be fetched, or they fit only in part.
     """
-    facts = timm.get_pretrained_cfg(name)
-    if facts is None or not facts.has_weights:
-        raise WeightsError(f"timm has no pretrained weights for {name!r}; use model.weights=none")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         initial = create_backbone(name, image_size=image_size).state_dict()
+        facts = timm.get_pretrained_cfg(name)
+        if facts is None or not facts.has_weights:
+            raise WeightsError(
+                f"timm has no pretrained weights for {name!r}; use model.weights=none"
+            )
         torch.manual_seed(0)
         try:
             backbone = create_backbone(name, image_size=image_size, pretrained=True)
-        except ConfigError:
-            raise
         except Exception as error:
             raise WeightsError(
                 f"the ImageNet weights of {name!r} could not be fetched ({_first_line(error)}). "

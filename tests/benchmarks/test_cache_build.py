@@ -1,0 +1,96 @@
+"""Building the cache against OpenCV's decode and area resize on one thread, times the cores.
+
+The 40 radiographs are linked 15 times each, so that 600 images are decoded: the fixed costs
+(folder, syncing, spot check) then weigh about as little as they do for a real data set. Ours checks
+every PNG's checksums and writes to the disk; OpenCV's side does neither.
+"""
+
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from time import process_time
+from typing import Any
+
+import cv2
+import pytest
+
+from xray_lightning.data.cache import open_cache
+from xray_lightning.data.csv import CsvTable
+from xray_lightning.data.decoding import available_cores
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
+
+SIZE = 224
+COPIES = 15
+TURNS = 4
+
+
+def linked(radiographs: Path, folder: Path) -> Path:
+    """A folder of links with its table; the path of the table."""
+    lines = ["image,finding"]
+    for copy in range(COPIES):
+        for file in sorted(radiographs.glob("*.png")):
+            (folder / f"{copy}_{file.name}").symlink_to(file.resolve())
+            lines.append(f"{copy}_{file.name},0")
+    table = folder / "table.csv"
+    table.write_text("\n".join(lines))
+    return table
+
+
+def cpu_rate(work: Callable[[], int]) -> float:
+    """Items per CPU second of this process; other load on the machine hardly touches it."""
+    start = process_time()
+    items = work()
+    return items / (process_time() - start)
+
+
+def opencv_square(file: Path) -> None:
+    image = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+    assert cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA).shape == (SIZE, SIZE)
+
+
+def test_cache_build_vs_opencv(
+    radiographs: Path,
+    tmp_path: Path,
+    rates: Callable[..., dict[str, list[float]]],
+    over: Callable[[list[float], list[float]], float],
+    remark: Any,
+    ratio: Any,
+) -> None:
+    source = CsvTable(linked(radiographs, tmp_path))
+    files = sorted(radiographs.glob("*.png"))
+    cores = available_cores()
+
+    def ours() -> int:
+        root = tmp_path / "cache"
+        cache = open_cache(source, source.records, size=SIZE, root=root, progress=False)
+        assert len(cache.images) == COPIES * len(files)
+        shutil.rmtree(root)
+        return len(source.records)
+
+    def one_thread() -> int:
+        for file in files * 3:
+            opencv_square(file)
+        return len(files) * 3
+
+    def all_cores() -> int:
+        with ThreadPoolExecutor(cores) as pool:
+            return len(list(pool.map(opencv_square, files * 3)))
+
+    found = rates(TURNS, ours=ours, one=one_thread, all=all_cores)
+    remark(
+        f"images a second to {SIZE} px on {cores} cores: cache build {median(found['ours']):.1f}; "
+        f"OpenCV on one thread {median(found['one']):.1f}, on a thread per core "
+        f"{median(found['all']):.1f} (cache build is {over(found['ours'], found['all']):.2f} of it)"
+    )
+    cpu = [(cpu_rate(ours), cpu_rate(one_thread)) for _ in range(TURNS)]
+    remark(
+        "images a CPU second: cache build {:.1f}, OpenCV {:.1f}".format(
+            *map(median, zip(*cpu, strict=True))
+        )
+    )
+    ratio("cache_build_vs_opencv_per_cpu_second", median(a / b for a, b in cpu), ">=0.9")
+    value = over(found["ours"], [rate * cores for rate in found["one"]])
+    ratio("cache_build_vs_opencv", value, ">=0.9")

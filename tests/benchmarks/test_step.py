@@ -1,0 +1,156 @@
+"""A training step through Trainer and XrayTask against a bare PyTorch loop.
+
+Both have the same initial network, optimiser, schedule, gradient clipping and batches (in
+memory); Lightning's side has the callbacks and the logger of a real run. They take turns, an
+epoch each, so that other load meets both alike. An epoch of Lightning's is timed from its first
+callback to its last, so its own costs at either end (means of the logged figures, metrics.csv) are
+part of the step. No validation, no checkpoint: those are not steps.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+from xray_lightning.callbacks.metrics_file import MetricsFile
+from xray_lightning.callbacks.progress import EpochLine
+from xray_lightning.callbacks.seeding import EpochSeed
+from xray_lightning.checkpoint import AtomicCheckpointIO
+from xray_lightning.data.dataset import Batch
+from xray_lightning.labels import CHEST_XRAY14
+from xray_lightning.losses import BCE
+from xray_lightning.models.network import XrayNet
+from xray_lightning.optim import Cosine, parameter_groups
+from xray_lightning.task import XrayTask
+
+pytestmark = [
+    pytest.mark.benchmark,
+    pytest.mark.filterwarnings("ignore:.*have no `val_dataloader`"),  # validation is no step
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # batches are in memory
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec"),  # inside Lightning
+]
+
+BACKBONE, SIZE, BATCH = "densenet121", 64, 16
+STEPS, TURNS = 10, 12  # the first turn warms up and does not count
+THREADS = 1
+CLIP = 1.0
+OPTIMIZER = partial(AdamW, lr=3e-4, weight_decay=0.05)
+HEAD_LR = 1e-3
+
+
+def batches() -> list[Batch]:
+    generator = torch.Generator().manual_seed(0)
+    labels = len(CHEST_XRAY14)
+    return [
+        {
+            "image": torch.rand(BATCH, 1, SIZE, SIZE, generator=generator),
+            "targets": torch.rand(BATCH, labels, generator=generator).gt(0.9).float(),
+            "index": torch.arange(BATCH),
+            "image_id": [f"{step}_{number}.png" for number in range(BATCH)],
+        }
+        for step in range(STEPS)
+    ]
+
+
+def bare_loop(net: XrayNet, data: list[Batch]) -> Callable[[], float]:
+    """An epoch of plain PyTorch; called, it trains and returns the last loss."""
+    net.train()
+    loss_of, schedule = BCE(), Cosine()
+    schedule.start(STEPS * TURNS, STEPS)
+    optimizer = OPTIMIZER(parameter_groups(net, HEAD_LR))
+    scheduler = LambdaLR(optimizer, schedule)
+
+    def epoch() -> float:
+        for batch in data:
+            optimizer.zero_grad()
+            loss = loss_of(net(batch["image"]), batch["targets"])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)
+            optimizer.step()
+            scheduler.step()
+        return float(loss.detach())
+
+    return epoch
+
+
+class TakeTurns(pl.Callback):
+    """Before each of Lightning's epochs the bare loop does one; times both."""
+
+    def __init__(self, bare: Callable[[], float]) -> None:
+        self.bare = bare
+        self.seconds: list[tuple[float, float]] = []  # (bare, Lightning's) of each turn
+        self.losses: list[float] = []
+        self._bare = self._start = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        start = perf_counter()
+        self.losses.append(self.bare())
+        self._start = perf_counter()
+        self._bare = self._start - start
+
+    def done(self) -> None:
+        self.seconds.append((self._bare, perf_counter() - self._start))
+
+
+class StopClock(pl.Callback):
+    """The last of the callbacks."""
+
+    def __init__(self, turns: TakeTurns) -> None:
+        self.turns = turns
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.turns.done()
+
+
+def test_trainer_step_vs_bare_loop(tmp_path: Path, remark: Any, ratio: Any) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    data = batches()
+    net = XrayNet(CHEST_XRAY14, BACKBONE, image_size=SIZE)
+    turns = TakeTurns(bare_loop(copy.deepcopy(net), data))
+    task = XrayTask(net, BCE(), optimizer=OPTIMIZER, head_lr=HEAD_LR, schedule=Cosine())
+    metrics = MetricsFile(tmp_path / "metrics.csv")
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=TURNS,
+        gradient_clip_val=CLIP,
+        callbacks=[turns, EpochSeed(0), metrics, EpochLine(), StopClock(turns)],
+        logger=TensorBoardLogger(tmp_path, name="", version="tensorboard"),
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=tmp_path,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+    )
+    try:
+        trainer.fit(task, DataLoader(data, batch_size=None))
+    finally:
+        torch.set_num_threads(before)
+    assert trainer.global_step == STEPS * TURNS
+    assert len(metrics.rows) == TURNS
+    assert all(map(math.isfinite, turns.losses))
+    counted = turns.seconds[1:]
+    bare, lightning = (median(column) / STEPS * 1000 for column in zip(*counted, strict=True))
+    value = median(ours / theirs for theirs, ours in counted)
+    remark(
+        f"{BACKBONE}, {SIZE} px, batch {BATCH}, {THREADS} thread, {STEPS} steps a turn, "
+        f"{len(counted)} turns: bare loop {bare:.1f} ms a step, Trainer and XrayTask "
+        f"{lightning:.1f} ms"
+    )
+    ratio("trainer_step_vs_bare_loop", value, "<=1.05")

@@ -1,0 +1,45 @@
+import json
+from pathlib import Path
+
+import pytest
+from hydra.errors import InstantiationException
+
+from xray_lightning.cli.datasets import cache, data
+from xray_lightning.errors import DataNotFoundError
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data (../shared/data) is not here")
+def test_figures_of_the_full_nih_table(capsys: pytest.CaptureFixture[str]) -> None:
+    data(["data=nih", f"data.root={SHARED / 'nih-metadata'}", "split=official"], as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["images"], facts["patients"], facts["boxes"]) == (112_120, 30_805, 984)
+    parts = facts["parts"]
+    assert (parts["test"]["images"], parts["test"]["patients"]) == (25_596, 2_797)
+    for label, train_val, test in (("Mass", 4034, 1748), ("Pneumonia", 876, 555)):
+        counted = sum(parts[part]["positives"][label] for part in ("train", "val"))
+        assert (counted, parts["test"]["positives"][label]) == (train_val, test)
+    assert parts["train"]["images"] + parts["val"]["images"] == 86_524
+    assert facts["missing"] == 112_120
+
+
+def test_table_for_people_and_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data(["data.patients=40", f"hydra.run.dir={tmp_path / 'out'}"], as_json=False)
+    text = capsys.readouterr().out
+    facts = json.loads((tmp_path / "out" / "data.json").read_text())
+    assert f"split fingerprint {facts['fingerprint']}" in text
+    assert "note: " in text
+    assert sum(part["images"] for part in facts["parts"].values()) == facts["images"]
+
+
+def test_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache(["data.patients=3", "image_size=16", f"cache_dir={tmp_path}"])
+    assert "images at 16 px" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("phantom-16px-*/manifest.json"))) == 1
+
+
+def test_wrong_folder(tmp_path: Path) -> None:
+    with pytest.raises(InstantiationException) as caught:
+        data(["data=nih", f"data.root={tmp_path / 'none'}"], as_json=True)
+    assert isinstance(caught.value.__cause__, DataNotFoundError)

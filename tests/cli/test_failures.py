@@ -1,0 +1,89 @@
+import os
+import sys
+
+import pytest
+from hydra.errors import ConfigCompositionException, InstantiationException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from xray_lightning.cli.failures import INTERRUPTED, USER_ERROR, guarded, user_message
+from xray_lightning.errors import ConfigError, DataNotFoundError
+
+
+def raiser(error: BaseException):
+    def command() -> None:
+        raise error
+
+    return command
+
+
+@pytest.fixture(autouse=True)
+def no_full_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+
+def test_success() -> None:
+    assert guarded(lambda: None) == 0
+
+
+def test_user_error_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(raiser(DataNotFoundError("no table at x"))) == USER_ERROR
+    assert capsys.readouterr().err == "error: no table at x\n"
+    assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+def test_user_error_with_traceback_on_demand(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert guarded(raiser(ConfigError("bad"))) == USER_ERROR
+    assert "Traceback" in capsys.readouterr().err
+    assert os.environ["HYDRA_FULL_ERROR"] == "1"
+
+
+def test_our_own_fault_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        guarded(lambda: 1 / 0)
+
+
+def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(raiser(KeyboardInterrupt())) == INTERRUPTED
+    assert "what was written is kept" in capsys.readouterr().err
+
+
+def test_exit_that_lightning_makes_of_an_interrupt() -> None:
+    def command() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    assert guarded(command) == INTERRUPTED
+
+
+def test_other_exits_pass() -> None:
+    with pytest.raises(SystemExit):
+        guarded(lambda: sys.exit(7))
+
+
+def test_cause_inside_a_hydra_error() -> None:
+    outer = InstantiationException("Error in call to target 'X'\nfull_key: data")
+    outer.__cause__ = ConfigError("patients must be 2 or more")
+    assert user_message(outer) == "patients must be 2 or more"
+
+
+def test_instantiation_with_a_wrong_type() -> None:
+    outer = InstantiationException("Error in call to target 'X'\nfull_key: augment")
+    outer.__cause__ = TypeError("unexpected keyword 'flop'")
+    assert user_message(outer) == "full_key: augment: TypeError: unexpected keyword 'flop'"
+    assert "Error in call" in str(user_message(InstantiationException("Error in call")))
+
+
+def test_internals_are_trimmed() -> None:
+    error = ConfigCompositionException("Could not find 'model/foo'\n\nConfig search path:\n\tx")
+    assert user_message(error) == "Could not find 'model/foo'"
+    with pytest.raises(OmegaConfBaseException) as caught:
+        OmegaConf.create({"a": "???"}).a  # noqa: B018
+    assert user_message(caught.value) == "Missing mandatory value: a"
+    error.__cause__ = caught.value
+    assert str(user_message(error)).endswith("Missing mandatory value: a")

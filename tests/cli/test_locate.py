@@ -1,0 +1,39 @@
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from xray_lightning.cli import locate
+from xray_lightning.errors import ConfigError, DataNotFoundError
+
+
+def test_conf_of_the_repository() -> None:
+    assert locate.conf_dir() == Path(__file__).parents[2] / "conf"
+
+
+def test_conf_inside_the_package_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("package/conf", "conf"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "train.yaml").touch()
+    monkeypatch.setattr(locate, "__file__", str(tmp_path / "package/cli/locate.py"))
+    assert locate.conf_dir() == tmp_path / "package/conf"
+
+
+def test_broken_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locate, "__file__", str(tmp_path / "package/cli/locate.py"))
+    with pytest.raises(DataNotFoundError, match="install the package again"):
+        locate.conf_dir()
+
+
+def test_name_of_a_run() -> None:
+    folder = locate.run_folder(None, "my net", "patient", datetime(2026, 1, 2, 3, 4, 5))
+    assert folder == "outputs/2026-01-02_03-04-05_my_net_patient"
+
+
+def test_resumed_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no config\.yaml there"):
+        locate.run_folder(str(tmp_path), "a", "b")
+    (tmp_path / "config.yaml").touch()
+    assert locate.run_folder(str(tmp_path), "a", "b") == str(tmp_path)

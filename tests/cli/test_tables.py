@@ -1,0 +1,30 @@
+import pytest
+
+from xray_lightning.cli.tables import auroc_table, counts_table, number, parts_line, show
+
+SUMMARY = {
+    "auroc": {"mean": 0.75, "defined": 1, "labels": {"Mass": 0.75, "Hernia": None}},
+    "positives": {"Mass": 1200, "Hernia": 0},
+    "images": 4000,
+    "patients": 900,
+    "fingerprint": "[abc]",
+}
+
+
+def test_number() -> None:
+    assert (number(None), number(0.12345, 4)) == ("-", "0.1235")
+
+
+def test_auroc_table(capsys: pytest.CaptureFixture[str]) -> None:
+    show(auroc_table({"test": SUMMARY}, "nih [f00d]"), parts_line({"test": SUMMARY}))
+    text = capsys.readouterr().out
+    assert "nih [f00d]" in text, "square brackets are no markup"
+    assert "1,200" in text
+    assert "1/2 defined" in text
+    assert "test: 4,000 images of 900 patients [[abc]]" in text
+
+
+def test_counts_table(capsys: pytest.CaptureFixture[str]) -> None:
+    part = {"images": 50, "patients": 9, "positives": {"Mass": 5}}
+    show(counts_table({"title": "t", "parts": {"train": part}}, ["Mass"]))
+    assert "5 (10.0 %)" in capsys.readouterr().out

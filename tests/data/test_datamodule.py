@@ -1,0 +1,307 @@
+"""Batches: the same from any number of workers, nothing random where a model is judged."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from xray_lightning.data.datamodule import XrayDataModule, default_workers
+from xray_lightning.data.nih import ChestXray14
+from xray_lightning.data.partition import Split, make_split
+from xray_lightning.data.phantom import Phantom
+from xray_lightning.data.splits import official_split
+from xray_lightning.data.transforms import equalise, light
+from xray_lightning.errors import ConfigError, MissingImagesError
+from xray_lightning.records import Record
+
+NAN = np.nan
+SIZE = 32
+PHANTOM = Phantom(patients=24, size=SIZE)
+
+pytestmark = [  # loader processes are the point here
+    pytest.mark.filterwarnings("ignore:.*use of fork.* may lead to deadlocks"),  # Python 3.12 on
+    pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker"),  # on a single core
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def module(root: Path, **settings: Any) -> XrayDataModule:
+    arguments = {"image_size": SIZE, "batch_size": 8, "augment": light()} | settings
+    return XrayDataModule(PHANTOM, cache_dir=root, **arguments)
+
+
+def epochs(data: XrayDataModule, numbers: Sequence[int] = (0, 1)) -> list[list[Any]]:
+    """The batches of some epochs, as Lightning asks for them."""
+    loader: Any = data.train_dataloader()
+    batches = []
+    for number in numbers:
+        loader.sampler.set_epoch(number)
+        batches.append(list(loader))
+    return batches
+
+
+def same(first: list[Any], second: list[Any]) -> bool:
+    if [batch["image_id"] for batch in first] != [batch["image_id"] for batch in second]:
+        return False
+    tensors = ("image", "targets", "index")
+    pairs = zip(first, second, strict=True)
+    return all(torch.equal(one[key], two[key]) for one, two in pairs for key in tensors)
+
+
+def by_name(batches: list[Any]) -> dict[str, torch.Tensor]:
+    pairs = (zip(batch["image_id"], batch["image"], strict=True) for batch in batches)
+    return {name: image for batch in pairs for name, image in batch}
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_workers_do_not_change_the_batches(workers: int, root: Path) -> None:
+    torch.manual_seed(workers)  # must not matter
+    expected = epochs(module(root, workers=0))
+    found = epochs(module(root, workers=workers))
+    assert all(map(same, found, expected))
+    assert not same(found[0], found[1])
+
+
+def test_an_epoch_can_be_had_again(root: Path) -> None:
+    data = module(root)
+    later, again = epochs(data, (5,))[0], epochs(data, (3, 4, 5))[2]
+    assert same(later, again)
+
+
+def test_another_seed_is_another_order_and_augmentation(root: Path) -> None:
+    first, other = epochs(module(root, seed=0))[0], epochs(module(root, seed=1))[0]
+    assert not same(first, other)
+    images, others = by_name(first), by_name(other)
+    changed = [not torch.equal(images[name], others[name]) for name in set(images) & set(others)]
+    assert np.mean(changed) > 0.9
+
+
+def test_loading_draws_no_global_random_number(root: Path) -> None:
+    state = torch.get_rng_state()
+    data = module(root)
+    epochs(data)
+    list(data.val_dataloader())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_batches(root: Path) -> None:
+    data = module(root)
+    batches = epochs(data)[0]
+    rows = data.split.parts["train"]
+    sizes = [len(batch["image"]) for batch in batches]
+    assert sum(sizes) == len(rows) - (len(rows) % 8 == 1)
+    assert set(sizes[:-1]) == {8}
+    for batch in batches:
+        assert batch["image"].shape[1:] == (1, SIZE, SIZE)
+        assert batch["image"].dtype == batch["targets"].dtype == torch.float32
+        assert 0 <= batch["image"].min() <= batch["image"].max() <= 1
+        for position, name, targets in zip(
+            batch["index"], batch["image_id"], batch["targets"], strict=True
+        ):
+            record = data.records[rows[position]]
+            assert record.image_id == name
+            assert targets.tolist() == list(record.targets)
+
+
+def test_each_process_gets_its_share(root: Path) -> None:
+    names: list[set[str]] = []
+    for rank in range(2):
+        data = module(root, batch_size=4)
+        trainer: Any = SimpleNamespace(global_rank=rank, world_size=2, current_epoch=0)
+        data.trainer = trainer
+        batches = epochs(data)[0]
+        names.append({name for batch in batches for name in batch["image_id"]})
+    assert not names[0] & names[1]
+    assert len(names[0]) == len(names[1]) > 10
+
+
+def test_a_resumed_run_starts_at_its_epoch(root: Path) -> None:
+    data = module(root)
+    trainer: Any = SimpleNamespace(global_rank=0, world_size=1, current_epoch=3)
+    data.trainer = trainer
+    assert same(list(data.train_dataloader()), epochs(module(root), (3,))[0])
+
+
+def test_the_next_epoch_is_part_of_a_checkpoint(root: Path) -> None:
+    data, resumed = module(root), module(root)
+    assert data.state_dict() == {"next_epoch": 0}
+    trainer: Any = SimpleNamespace(global_rank=0, world_size=1, current_epoch=2)
+    data.trainer = trainer
+    resumed.load_state_dict(data.state_dict())
+    assert same(list(resumed.train_dataloader()), epochs(module(root), (3,))[0])
+
+
+# --- validation and test ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_nothing_random_where_a_model_is_judged(part: str, workers: int, root: Path) -> None:
+    data = module(root, workers=workers)
+    loader: Any = data.val_dataloader() if part == "val" else data.test_dataloader()
+    first, second = list(loader), list(loader)
+    assert same(first, second)
+    cached = data._open().images[data.split.parts[part]]
+    images = torch.cat([batch["image"] for batch in first])
+    np.testing.assert_array_equal(images[:, 0].numpy(), cached / np.float32(255))
+    names = [name for batch in first for name in batch["image_id"]]
+    assert names == [record.image_id for record in data.part_records(part)]
+    targets = torch.cat([batch["targets"] for batch in first])
+    np.testing.assert_array_equal(targets.numpy(), data.part_targets(part))
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_equalisation_in_every_part(part: str, root: Path) -> None:
+    plain = module(root).dataset(part)
+    equalised = module(root, clahe=True, augment=None).dataset(part)
+    for index in range(3):
+        pixels = np.array(plain.cache.images[plain.rows[index]])
+        expected = equalise(pixels) / np.float32(255)
+        np.testing.assert_array_equal(equalised[index]["image"][0].numpy(), expected)
+
+
+# --- facts of the training part -----------------------------------------------------------------
+
+
+@dataclass
+class Facts:
+    """Images that nobody looks at, with chosen targets."""
+
+    targets: np.ndarray
+    name: str = "facts"
+    missing: Sequence[str] = ()
+    allow_missing: bool = False
+    official: None = None
+    notes: Sequence[str] = ()
+    labels: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.labels = tuple(f"label {number}" for number in range(self.targets.shape[1]))
+
+    @property
+    def records(self) -> list[Record]:
+        rows = self.targets.tolist()
+        return [Record(f"{i}.png", f"p{i}", tuple(row)) for i, row in enumerate(rows)]
+
+    def read(self, record: Record) -> np.ndarray:
+        raise AssertionError("facts need no pixels")
+
+    def identity(self) -> dict[str, str | int | float | bool]:
+        return {}
+
+
+TARGETS = np.array(
+    [
+        [1, 0, NAN, 1, NAN],
+        [0, 0, 1, 1, NAN],
+        [0, 0, 0, 1, NAN],
+        [0, NAN, 0, 1, NAN],
+        [1, 1, 1, 0, 1],  # validation
+        [0, 0, NAN, 0, 0],  # test
+    ]
+)
+
+
+def first_four_train(records: Sequence[Record], official: Any) -> Split:
+    return make_split("csv", records, {"train": [0, 1, 2, 3], "val": [4], "test": [5]})
+
+
+@pytest.fixture
+def facts(tmp_path: Path) -> XrayDataModule:
+    return XrayDataModule(Facts(TARGETS), split=first_four_train, cache_dir=tmp_path)
+
+
+def test_weight_of_the_positives(facts: XrayDataModule) -> None:
+    weight = facts.positive_weight()
+    assert weight.dtype == torch.float32
+    # 3 absent / 1 present; no positive; 2 / 1 with one unknown; no negative; all unknown
+    np.testing.assert_array_equal(weight.numpy(), [3, NAN, 2, 0, NAN])
+
+
+def test_labels_without_positives(facts: XrayDataModule) -> None:
+    assert facts.labels_without_positives("train") == ["label 1", "label 4"]
+    assert facts.labels_without_positives("val") == ["label 3"]
+    assert facts.labels_without_positives("test") == [f"label {number}" for number in range(5)]
+
+
+def test_parts(facts: XrayDataModule) -> None:
+    np.testing.assert_array_equal(facts.targets, TARGETS.astype(np.float32))
+    np.testing.assert_array_equal(facts.part_targets("train"), TARGETS[:4].astype(np.float32))
+    assert [record.image_id for record in facts.part_records("test")] == ["5.png"]
+    assert facts.preprocessing == {"image_size": 224, "clahe": False}
+    assert not list(facts.cache_dir.iterdir())  # no pixel was needed
+
+
+# --- images that are not there ------------------------------------------------------------------
+
+
+def test_missing_images(nih_folder: Any, tmp_path: Path) -> None:
+    (nih_folder.root / "images" / "00000001_001.png").unlink()
+    match = r"1 of the 5 images .*'nih' are not on disk, the first is 00000001_001\.png.*allow_mis"
+    with pytest.raises(MissingImagesError, match=match):
+        XrayDataModule(ChestXray14(nih_folder.root), cache_dir=tmp_path)
+    data = XrayDataModule(
+        ChestXray14(nih_folder.root, allow_missing=True),
+        split=official_split,
+        image_size=8,
+        batch_size=2,
+        cache_dir=tmp_path / "cache",
+    )
+    assert len(data.records) == 4
+    batch: Any = next(iter(data.test_dataloader()))
+    assert batch["image_id"] == ["00000003_000.png", "00000003_001.png"]
+    assert batch["image"].shape == (2, 1, 8, 8)
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cores", "on_gpu", "workers"),
+    [(1, False, 0), (64, False, 0), (1, True, 1), (2, True, 1), (6, True, 5), (64, True, 8)],
+)
+def test_default_workers(cores: int, on_gpu: bool, workers: int) -> None:
+    assert default_workers(cores, on_gpu) == workers
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_of_a_loader(workers: int, root: Path) -> None:
+    data = module(root, workers=workers)
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        assert loader.num_workers == workers
+        assert loader.persistent_workers == (workers > 0)
+        assert loader.batch_size == 8
+    expected = default_workers(1, False)
+    if not torch.cuda.is_available():
+        assert module(root).val_dataloader().num_workers == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"image_size": 7}, "image_size must be an integer of at least 8, got 7"),
+        ({"image_size": 32.5}, r"image_size must be an integer of at least 8, got 32\.5"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"workers": -1}, "workers must be an integer of at least 0, got -1"),
+    ],
+)
+def test_settings_that_cannot_work(settings: dict[str, Any], match: str, root: Path) -> None:
+    with pytest.raises(ConfigError, match=match):
+        module(root, **settings)
+
+
+def test_unknown_part(root: Path) -> None:
+    with pytest.raises(ConfigError, match="part must be one of train, val, test, got 'all'"):
+        module(root).dataset("all")

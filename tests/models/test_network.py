@@ -1,0 +1,189 @@
+"""XrayNet: shapes, normalisation inside, where things lie on the map, and what it refuses."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import yaml
+from torch import Tensor
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.models.network import XrayNet
+
+LABELS = ("Mass", "Nodule", "Hernia")
+CONFIGS = sorted((Path(__file__).parents[2] / "conf/model").glob("*.yaml"))
+BACKBONES = [yaml.safe_load(path.read_text())["backbone"] for path in CONFIGS]
+IMAGES = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def built() -> Callable[[str], XrayNet]:
+    """Networks in evaluation mode, each built once."""
+    nets: dict[str, XrayNet] = {}
+
+    def build(name: str) -> XrayNet:
+        if name not in nets:
+            nets[name] = XrayNet(LABELS, name, image_size=64).eval()
+        return nets[name]
+
+    return build
+
+
+def test_the_configs_name_seven_backbones() -> None:
+    assert len(set(BACKBONES)) == len(BACKBONES) >= 7
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [*BACKBONES, "swin_tiny_patch4_window7_224", "test_vit"])
+def test_backbones_of_the_configs(name: str, built: Callable[[str], XrayNet]) -> None:
+    net = built(name)
+    features = net.forward_features(IMAGES)
+    side = 4 if "vit" in name else 2  # patches of 16, else a stride of 32
+    assert features.shape == (2, net.backbone.num_features, side, side)
+    logits = net(IMAGES)
+    assert logits.shape == (2, len(LABELS))
+    assert torch.isfinite(logits).all()
+    assert torch.equal(logits, net.forward_head(features))
+    facts = timm.get_pretrained_cfg(name)
+    mean, std = sum(facts.mean) / 3, sum(facts.std) / 3
+    backbone = net.backbone
+    raw = backbone.forward_head(backbone.forward_features((IMAGES - mean) / std), pre_logits=True)
+    torch.testing.assert_close(features.sum(), _map_part(net, raw).sum(), rtol=1e-4, atol=1e-2)
+
+
+def _map_part(net: XrayNet, raw: Tensor) -> Tensor:
+    return raw[:, net.backbone.num_prefix_tokens :] if raw.ndim == 3 else raw
+
+
+@torch.no_grad()
+def test_normalisation_inside(built: Callable[[str], XrayNet]) -> None:
+    net = built("efficientnet_b0")
+    assert net.mean == pytest.approx((0.485 + 0.456 + 0.406) / 3)
+    assert net.std == pytest.approx((0.229 + 0.224 + 0.225) / 3)
+    expected = net.backbone.forward_features((IMAGES - net.mean) / net.std)
+    torch.testing.assert_close(net.forward_features(IMAGES), expected)
+    assert (built("legacy_xception").mean, built("legacy_xception").std) == (0.5, 0.5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name", ["test_resnet", "densenet121", "legacy_xception", "swin_tiny_patch4_window7_224"]
+)
+def test_equals_the_classifier_of_timm(name: str, built: Callable[[str], XrayNet]) -> None:
+    """These pool after their last norm, so the whole network must be timm's own."""
+    net = built(name)
+    size = {"img_size": 64} if name.startswith("swin") else {}
+    theirs = timm.create_model(name, in_chans=1, num_classes=3, global_pool="avg", **size).eval()
+    classifier = theirs.pretrained_cfg["classifier"]
+    head = {f"{classifier}.{key}": value for key, value in net.head.classifier.state_dict().items()}
+    theirs.load_state_dict(net.backbone.state_dict() | head)
+    expected = theirs((IMAGES - net.mean) / net.std)
+    torch.testing.assert_close(net(IMAGES), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_last_norm_of_convnext_belongs_to_the_map(built: Callable[[str], XrayNet]) -> None:
+    net = built("convnext_tiny")
+    raw = net.backbone.forward_features((IMAGES - net.mean) / net.std)
+    torch.testing.assert_close(net.forward_features(IMAGES), net.backbone.head.norm(raw))
+
+
+@torch.no_grad()
+def test_tokens_lie_where_their_patches_are(built: Callable[[str], XrayNet]) -> None:
+    net = built("test_vit")
+    tokens = net.backbone.forward_features((IMAGES - net.mean) / net.std)
+    assert tokens.shape[1] == net.backbone.num_prefix_tokens + 16
+    features = net.forward_features(IMAGES)
+    for row in range(4):
+        for column in range(4):
+            token = tokens[:, net.backbone.num_prefix_tokens + 4 * row + column]
+            torch.testing.assert_close(features[:, :, row, column], token)
+
+
+@torch.no_grad()
+def test_nhwc_lies_as_it_is(built: Callable[[str], XrayNet]) -> None:
+    net = built("swin_tiny_patch4_window7_224")
+    raw = net.backbone.forward_features((IMAGES - net.mean) / net.std)  # (B, h, w, C)
+    features = net.forward_features(IMAGES)
+    for row in range(2):
+        for column in range(2):
+            torch.testing.assert_close(features[:, :, row, column], raw[:, row, column])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "swin_tiny_patch4_window7_224"])
+def test_a_change_of_the_image_moves_the_map_there(name: str) -> None:
+    """Without positions and attention this is trivial; here it must still be the largest change."""
+    torch.manual_seed(0)
+    net = XrayNet(LABELS, name, image_size=128).eval()
+    black = torch.zeros(1, 1, 128, 128)
+    spot = black.clone()
+    spot[..., 8:24, 100:116] = 1  # above, right
+    change = (net.forward_features(spot) - net.forward_features(black)).abs().sum(dim=1)[0]
+    row, column = divmod(int(change.argmax()), change.shape[1])
+    assert row < change.shape[0] / 2
+    assert column >= change.shape[1] / 2
+
+
+@torch.no_grad()
+def test_logits_stay_float32_under_autocast(built: Callable[[str], XrayNet]) -> None:
+    net = built("test_resnet")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = net.forward_features(IMAGES)
+        logits = net(IMAGES)
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, net.head(features.float()))
+    assert (logits.bfloat16().float() != logits).any()  # finer than bfloat16
+
+
+def test_construction_only_looks() -> None:
+    """Finding out the layout changes no running mean, no mode and no random state."""
+    torch.manual_seed(3)
+    net = XrayNet(LABELS, "test_resnet", image_size=64)
+    after = torch.rand(1)
+    assert all(module.training for module in net.modules())
+    assert all(int(value) == 0 for key, value in net.state_dict().items() if "batches" in key)
+    assert all((value == 0).all() for key, value in net.state_dict().items() if "mean" in key)
+    torch.manual_seed(3)
+    backbone = timm.create_model("test_resnet", in_chans=1, num_classes=0, global_pool="")
+    torch.nn.Linear(backbone.num_features, len(LABELS))
+    assert torch.equal(torch.rand(1), after)
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(net.backbone.state_dict()[key], value)
+
+
+@torch.no_grad()
+def test_config_rebuilds_the_network() -> None:
+    net = XrayNet(LABELS, "test_vit", dropout=0.25, image_size=32).eval()
+    again = XrayNet(**net.config).eval()
+    again.load_state_dict(net.state_dict())
+    images = IMAGES[..., :32, :32]
+    assert torch.equal(again(images), net(images))
+    assert net.labels == again.labels == LABELS
+    assert again.head.dropout.p == 0.25
+    assert net.load_report is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"labels": ()}, "a network needs at least one label"),
+        ({"dropout": 1.0}, r"model\.dropout must be at least 0 and below 1, got 1\.0"),
+        ({"dropout": -0.1}, r"model\.dropout must be .* got -0\.1"),
+        (
+            {"backbone": "densnet121"},
+            "timm has no network 'densnet121'; near it are.*'densenet121'",
+        ),
+        ({"backbone": "densenet121.no_tag"}, r"cannot build 'densenet121\.no_tag'.*no_tag"),
+        ({"image_size": 50}, r"'test_vit' cannot take images of image_size=50 pixels \(.*50"),
+        ({"backbone": "test_mambaout"}, r"features of shape \(1, 2, 2, 256\), which are neither"),
+        ({"backbone": "xcit_nano_12_p8_224"}, r"shape \(1, 65, 128\), which are neither a map nor"),
+    ],
+)
+def test_what_cannot_work(settings: dict[str, Any], match: str) -> None:
+    arguments = {"labels": LABELS, "backbone": "test_vit", "image_size": 64} | settings
+    with pytest.raises(ConfigError, match=match):
+        XrayNet(**arguments)

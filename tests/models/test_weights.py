@@ -1,0 +1,258 @@
+"""Weights from files and from timm: all of them or an error."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import yaml
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from xray_lightning.errors import WeightsError
+from xray_lightning.models import weights
+from xray_lightning.models.network import XrayNet
+from xray_lightning.models.weights import create_backbone, load_backbone
+
+CONFIGS = sorted((Path(__file__).parents[2] / "conf/model").glob("*.yaml"))
+BACKBONES = [yaml.safe_load(path.read_text())["backbone"] for path in CONFIGS]
+LABELS = ("a", "b")
+real_create_model = timm.create_model
+
+
+def timm_model(name: str = "test_resnet", **settings: Any) -> nn.Module:
+    """A network as timm publishes it: colour images, 1000 classes."""
+    model: nn.Module = timm.create_model(name, pretrained=False, in_chans=3, **settings)
+    return model.eval()
+
+
+def timm_file(folder: Path, change: Callable[[dict[str, Tensor]], Any] | None = None) -> Path:
+    state = timm_model().state_dict()
+    if change is not None:
+        change(state)
+    save_file(state, folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+def copies(module: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def assert_unchanged(module: nn.Module, before: dict[str, Tensor]) -> None:
+    for key, value in module.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+# --- files ----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_timm_file(tmp_path: Path) -> None:
+    colour = timm_model()
+    save_file(colour.state_dict(), tmp_path / "model.safetensors")
+    net = XrayNet(LABELS, "test_resnet", weights=str(tmp_path / "model.safetensors")).eval()
+    first = net.backbone.pretrained_cfg["first_conv"]
+    summed = colour.get_submodule(first).weight.sum(dim=1, keepdim=True)
+    torch.testing.assert_close(net.backbone.get_submodule(first).weight, summed)
+    count = len(net.backbone.state_dict())
+    report = f"{count} of {count} backbone tensors from {tmp_path / 'model.safetensors'}"
+    assert str(net.load_report) == report
+    assert len(colour.state_dict()) == count + 2  # its classifier
+    images = torch.rand(2, 1, 64, 64)
+    grey = net.backbone.forward_features(images)
+    torch.testing.assert_close(grey, colour.forward_features(images.expand(-1, 3, -1, -1)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", BACKBONES)
+def test_timm_state_of_every_config(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = {"img_size": 64} if name.startswith("vit") else {}
+    colour = timm_model(name, **size)
+    backbone = create_backbone(name, image_size=64).eval()
+    monkeypatch.setattr(weights, "read_state", lambda path: colour.state_dict())
+    report = load_backbone(backbone, Path("in memory"))
+    assert report.tensors == len(backbone.state_dict())
+    images = torch.rand(1, 1, 64, 64)
+    expected = colour.forward_features(images.expand(-1, 3, -1, -1))
+    found: Any = backbone
+    torch.testing.assert_close(found.forward_features(images), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("layout", ["checkpoint", "net", "bare"])
+def test_our_own_checkpoint(layout: str, tmp_path: Path) -> None:
+    trained = XrayNet(LABELS, "test_vit", image_size=32)
+    state = trained.state_dict()
+    if layout != "bare":
+        state = {f"net.{key}": value for key, value in state.items()}
+    path = tmp_path / "best.ckpt"
+    torch.save({"state_dict": state, "epoch": 3} if layout == "checkpoint" else state, path)
+    net = XrayNet(("other",), "test_vit", weights=str(path), image_size=32)
+    assert_unchanged(net.backbone, copies(trained.backbone))
+    assert net.head.classifier.out_features == 1
+    assert net.load_report is not None
+    assert net.load_report.tensors == len(trained.backbone.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (
+            lambda state: state.pop("layer1.0.bn1.weight"),
+            r"only in part, so nothing was loaded\. Not in the file, or of another shape \(1\): "
+            r"layer1\.0\.bn1\.weight\.$",
+        ),
+        (
+            lambda state: state.update(strange=torch.zeros(2)),
+            r"nothing was loaded\. In the file only, or of another shape \(1\): strange\.$",
+        ),
+        (
+            lambda state: state.update({"layer1.0.bn1.weight": torch.zeros(3)}),
+            r"Not in the file.*\(1\): layer1\.0\.bn1\.weight\. In the file only.*\(1\): layer1",
+        ),
+        (lambda state: [state.pop(key) for key in list(state)[:30]], r"\(30\): .* and 20 more\."),
+        (
+            lambda state: state.update({"conv1.0.weight": torch.zeros(16, 4, 3, 3)}),
+            r"another shape \(1\): conv1\.0\.weight",
+        ),
+    ],
+)
+def test_a_file_that_fits_in_part(
+    change: Callable[[dict[str, Tensor]], Any], match: str, tmp_path: Path
+) -> None:
+    path = timm_file(tmp_path, change)
+    backbone = create_backbone("test_resnet", image_size=64)
+    before = copies(backbone)
+    with pytest.raises(WeightsError, match=match) as caught:
+        load_backbone(backbone, path)
+    assert str(caught.value).startswith(str(path))
+    assert_unchanged(backbone, before)
+
+
+def test_weights_of_another_network(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="fits the network only in part"):
+        XrayNet(LABELS, "test_vit", weights=str(timm_file(tmp_path)), image_size=64)
+
+
+def damaged_safetensors(folder: Path) -> Path:
+    path = timm_file(folder)
+    path.write_bytes(path.read_bytes()[:-100])
+    return path
+
+
+def no_tensors(folder: Path) -> Path:
+    torch.save({"epoch": 3}, folder / "empty.ckpt")
+    return folder / "empty.ckpt"
+
+
+def truncated_checkpoint(folder: Path) -> Path:
+    torch.save(timm_model().state_dict(), folder / "half.ckpt")
+    (folder / "half.ckpt").write_bytes((folder / "half.ckpt").read_bytes()[:5000])
+    return folder / "half.ckpt"
+
+
+def pickled_object(folder: Path) -> Path:
+    torch.save({"path": folder}, folder / "object.ckpt")  # a Path could be any code
+    return folder / "object.ckpt"
+
+
+def plain_pickle(folder: Path) -> Path:
+    (folder / "plain.pkl").write_bytes(pickle.dumps(folder, protocol=2))
+    return folder / "plain.pkl"
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (
+            lambda folder: folder / "absent.safetensors",
+            r"no file at '.*absent\.safetensors'; it mu",
+        ),
+        (lambda folder: folder, r"model\.weights: no file at .*must be 'imagenet', 'none', or the"),
+        (damaged_safetensors, r"model\.safetensors is damaged \(SafetensorError"),
+        (truncated_checkpoint, r"half\.ckpt is (damaged|no plain checkpoint)"),
+        (pickled_object, r"object\.ckpt is no plain checkpoint \(UnpicklingError"),
+        (plain_pickle, r"plain\.pkl is no plain checkpoint \(UnpicklingError"),
+        (no_tensors, r"empty\.ckpt holds no tensors"),
+    ],
+)
+def test_files_without_weights(make: Callable[[Path], Path], match: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=match):
+        XrayNet(LABELS, "test_resnet", weights=str(make(tmp_path)), image_size=64)
+
+
+# --- timm's own -----------------------------------------------------------------------------
+
+
+def pretend_download(untouched: str = "") -> Callable[..., nn.Module]:
+    """``timm.create_model`` with random numbers for pretrained weights."""
+
+    def create_model(name: str, *, pretrained: bool, **settings: Any) -> nn.Module:
+        model: nn.Module = real_create_model(name, pretrained=False, **settings)
+        if pretrained:
+            generator = torch.Generator().manual_seed(7)
+            with torch.no_grad():
+                for key, value in model.state_dict().items():
+                    if value.is_floating_point() and key != untouched:
+                        value.copy_(torch.rand(value.shape, generator=generator))
+        return model
+
+    return create_model
+
+
+def test_imagenet_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm, "create_model", pretend_download())
+    state = torch.get_rng_state()
+    backbone, report = weights.pretrained_backbone("test_resnet", image_size=64)
+    assert torch.equal(torch.get_rng_state(), state)
+    expected = pretend_download()(
+        "test_resnet", pretrained=True, in_chans=1, num_classes=0, global_pool=""
+    )
+    for key, value in expected.state_dict().items():
+        assert torch.equal(backbone.state_dict()[key], value)
+    assert str(report) == f"{report.tensors} of {report.tensors} backbone tensors from " + (
+        "timm's test_resnet.r160_in1k"
+    )
+
+
+@pytest.mark.parametrize("key", ["layer2.0.bn1.weight", "layer3.0.conv1.weight", "bn1.running_var"])
+def test_a_tensor_that_timm_left_random_is_named(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm, "create_model", pretend_download(untouched=key))
+    match = rf"timm's weights for 'test_resnet' fits .* nothing was loaded\..*\(1\): {key}\."
+    with pytest.raises(WeightsError, match=match):
+        XrayNet(LABELS, "test_resnet", weights="imagenet", image_size=64)
+
+
+@pytest.mark.parametrize(
+    "error", [LocalEntryNotFoundError("cannot find the file\nand more"), OSError("no route")]
+)
+def test_without_a_network(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def create_model(name: str, *, pretrained: bool, **settings: Any) -> nn.Module:
+        if pretrained:
+            raise error
+        model: nn.Module = real_create_model(name, pretrained=False, **settings)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    with pytest.raises(WeightsError, match="could not be fetched") as caught:
+        XrayNet(LABELS, "test_resnet", weights="imagenet", image_size=64)
+    text = str(caught.value)
+    assert f"({type(error).__name__}: {str(error).splitlines()[0]})" in text
+    assert "model.weights=none" in text
+    assert "model.weights=/path/to/file.safetensors" in text
+    assert caught.value.__cause__ is error
+
+
+def test_no_such_weights() -> None:
+    match = "no pretrained weights for 'darknet17'; use model.weights=none"
+    with pytest.raises(WeightsError, match=match):
+        XrayNet(LABELS, "darknet17", weights="imagenet", image_size=64)
+
+
+@pytest.mark.parametrize("how", ["imagenet", "none"])
+def test_unknown_names_are_no_question_of_weights(how: str) -> None:
+    with pytest.raises(ValueError, match="timm has no network 'resnet5O'"):
+        XrayNet(LABELS, "resnet5O", weights=how)

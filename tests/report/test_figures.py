@@ -1,0 +1,125 @@
+"""Every figure is drawn, also where something is undefined; the curve against scikit-learn."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib import image as mpl_image
+from sklearn import metrics
+
+from xray_lightning.labels import CHEST_XRAY14
+from xray_lightning.predictions import Predictions
+from xray_lightning.report.figures import (
+    comparison_figure,
+    curves_figure,
+    distribution_figure,
+    montage_figure,
+    roc_curve,
+    roc_figure,
+)
+
+
+def drawing(path: Path, width: float, height: float, dpi: int = 120) -> np.ndarray:
+    """The pixels of a figure of so many inches, after a look at its size and contents."""
+    pixels: np.ndarray = mpl_image.imread(path)
+    size = pixels.shape[1], pixels.shape[0]
+    assert size == pytest.approx((width * dpi, height * dpi), abs=1)
+    assert (pixels[..., :3].min(axis=2) < 0.9).mean() > 0.002  # not a white sheet
+    return pixels
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+@pytest.mark.parametrize("seed", range(3))
+def test_curve_equals_sklearn(seed: int, levels: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = (rng.integers(0, levels, 80) / levels).astype(np.float32)
+    targets = (rng.random(80) < 0.3).astype(np.float32)
+    false, true, _ = metrics.roc_curve(targets, scores, drop_intermediate=False)
+    found_false, found_true = roc_curve(scores, targets)
+    np.testing.assert_allclose(found_false, false)
+    np.testing.assert_allclose(found_true, true)
+    assert metrics.auc(found_false, found_true) == pytest.approx(
+        metrics.roc_auc_score(targets, scores)
+    )
+
+
+def test_curve_of_one_score_is_the_diagonal() -> None:
+    false, true = roc_curve(np.full(4, 0.5, np.float32), np.array([1, 0, 0, 1], np.float32))
+    assert (false.tolist(), true.tolist()) == ([0, 1], [0, 1])
+
+
+def predictions(labels: Sequence[str]) -> Predictions:
+    rng = np.random.default_rng(0)
+    shape = 40, len(labels)
+    targets = rng.integers(0, 2, shape).astype(np.float32)
+    targets[:7] = np.nan
+    names = tuple(map(str, range(40)))
+    return Predictions(tuple(labels), names, names, targets, rng.random(shape, dtype=np.float32))
+
+
+def test_roc(tmp_path: Path) -> None:
+    labels = [*CHEST_XRAY14, *(f"Finding {number}" for number in range(10))]  # colours run out
+    aurocs = dict.fromkeys(labels, 0.5)
+    roc_figure(predictions(labels), aurocs, "title", tmp_path / "roc.png")
+    drawing(tmp_path / "roc.png", 9.5, 6)
+
+
+def test_roc_where_nothing_is_defined(tmp_path: Path) -> None:
+    found = predictions(("Mass", "Hernia"))
+    found.targets[:, 0] = 0
+    found.targets[:, 1] = np.nan
+    roc_figure(found, {"Mass": None, "Hernia": None}, "title", tmp_path / "roc.png")
+    drawing(tmp_path / "roc.png", 9.5, 6)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [
+            "epoch,train/loss,val/loss,val/auroc,val/auroc/Mass,val/auroc/Hernia",
+            "0,0.9,0.8,0.6,0.6,",
+            "1,0.7,0.75,0.65,0.65,",
+        ],
+        ["epoch,train/loss", "0,0.9"],
+        ["epoch,train/loss,val/auroc", "0,0.9,", "1,0.8,"],
+    ],
+)
+def test_curves(lines: list[str], tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n")
+    curves_figure(tmp_path / "metrics.csv", tmp_path / "curves.png")
+    drawing(tmp_path / "curves.png", 10, 4)
+
+
+def test_distribution(tmp_path: Path) -> None:
+    positives = {"train": list(range(14)), "val": [0] * 14, "test": [3] * 14}
+    images = {"train": 1000, "val": 10, "test": 50}
+    path = tmp_path / "distribution.png"
+    distribution_figure(positives, images, CHEST_XRAY14, path)
+    drawing(path, 9.5, 0.42 * 14 + 1.6)
+    distribution_figure({"train": [1]}, {"train": 2}, ("Mass",), path)
+    drawing(path, 9.5, 0.42 + 1.6)
+
+
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (11, 8, 2), (40, 8, 4)])
+def test_montage(count: int, columns: int, rows: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, (count, 14)).astype(np.float32)
+    targets[0] = np.nan
+    ids = [f"{number:08d}_000.png" for number in range(count)]
+    images = rng.random((count, 16, 16), dtype=np.float32)
+    montage_figure(images, targets, ids, CHEST_XRAY14, tmp_path / "montage.png")
+    drawing(tmp_path / "montage.png", 1.7 * columns, 2.15 * rows, dpi=110)
+
+
+def test_comparison(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"run": "0", "split": "patient", "val": 0.8, "test": 0.79},
+        {"run": "1", "split": "image", "val": 0.9, "test": None},
+        {"run": "2", "split": "official", "val": None, "test": None},
+    ]
+    comparison_figure(rows, tmp_path / "comparison.png")
+    drawing(tmp_path / "comparison.png", 9, 0.4 * 3 + 1.8)
+    comparison_figure(rows[:1], tmp_path / "comparison.png")
+    drawing(tmp_path / "comparison.png", 9, 0.4 + 1.8)

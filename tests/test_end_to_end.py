@@ -1,0 +1,274 @@
+"""The main job as a user runs it: whole commands, on the phantom, at toy size."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from xray_lightning.checkpoint import load_checkpoint
+from xray_lightning.predictions import read_predictions
+
+ROOT = Path(__file__).parents[1]
+XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
+TRAIN = [sys.executable, str(ROOT / "train.py")]
+# A ResNet of 5 M parameters with dropout; 150 images; two cores.
+TOY = ["data.patients=60", "image_size=32", "batch_size=8", "epochs=3", "logger=none"]
+TOY += ["model=resnet50", "model.backbone=resnet10t", "model.dropout=0.2", "callbacks=none"]
+FILES = [
+    "config.yaml",
+    "environment.json",
+    "metrics.csv",
+    "metrics.json",
+    "predictions_val.csv",
+    "predictions_test.csv",
+    "roc_val.png",
+    "roc_test.png",
+    "curves.png",
+    "class_distribution.png",
+    "montage.png",
+    "train.log",
+    "checkpoints/best.ckpt",
+    "checkpoints/last.ckpt",
+]
+
+
+def run(command: list[str], folder: Path, code: int = 0) -> str:
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=540, check=False
+    )
+    assert done.returncode == code, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> Path:
+    """A run made by ``xray train`` from a folder that is not the repository."""
+    text = run([*XRAY, "train", *TOY], folder)
+    runs = [path for path in (folder / "outputs").iterdir() if path.name != "cache"]
+    assert len(runs) == 1, "xray train writes to ./outputs"
+    assert f"run directory: {runs[0]}" in text
+    assert "images per second" in text
+    assert "mean test AUROC 0." in text
+    return runs[0]
+
+
+def metrics(run_folder: Path, part: str) -> dict[str, object]:
+    values: dict[str, dict[str, object]] = json.loads((run_folder / "metrics.json").read_text())
+    return values[part]
+
+
+def test_run_directory_is_complete(trained: Path) -> None:
+    for name in FILES:
+        assert (trained / name).stat().st_size > 0, name
+
+
+def test_metrics_agree_with_scikit_learn(trained: Path) -> None:
+    for part in ("val", "test"):
+        auroc = metrics(trained, part)["auroc"]
+        table = read_predictions(trained / f"predictions_{part}.csv")
+        values = []
+        for index, label in enumerate(table.labels):
+            targets = table.targets[:, index]
+            if len(set(targets)) < 2:
+                assert auroc["labels"][label] is None
+                continue
+            values.append(roc_auc_score(targets, table.scores[:, index]))
+            assert auroc["labels"][label] == pytest.approx(values[-1], abs=1e-6)
+        assert auroc["defined"] == len(values)
+        assert auroc["mean"] == pytest.approx(np.mean(values), abs=1e-6)
+
+
+def test_metrics_csv_holds_the_best_validation_score(trained: Path) -> None:
+    with (trained / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    best = max(float(row["val/auroc"]) for row in rows)
+    assert metrics(trained, "val")["auroc"]["mean"] == pytest.approx(best, abs=1e-6)
+    assert float(rows[-1]["images_seen"]) == 3 * float(rows[0]["images_seen"])
+
+
+def test_fingerprints_stand_everywhere(trained: Path) -> None:
+    split = json.loads((trained / "environment.json").read_text())["split"]
+    bundle = load_checkpoint(trained / "checkpoints/best.ckpt").bundle
+    assert bundle.split == split
+    assert metrics(trained, "test")["fingerprint"] == split["parts"]["test"]
+    assert split["fingerprint"] in (trained / "train.log").read_text()
+
+
+def test_evaluate_gives_the_same_numbers(trained: Path, folder: Path) -> None:
+    alone = folder / "alone.ckpt"  # no side file
+    alone.write_bytes((trained / "checkpoints/best.ckpt").read_bytes())
+    text = run([*XRAY, "evaluate", str(alone), "hydra.run.dir=again"], folder)
+    assert metrics(folder / "again", "test") == metrics(trained, "test")
+    same = (folder / "again/predictions_test.csv").read_bytes()
+    assert same == (trained / "predictions_test.csv").read_bytes()
+    assert f"mean test AUROC {metrics(trained, 'test')['auroc']['mean']}" in text
+
+
+def test_evaluate_on_another_split(trained: Path, folder: Path) -> None:
+    best = str(trained / "checkpoints/best.ckpt")
+    text = run([*XRAY, "evaluate", best, "split=official"], folder)
+    assert "are not those of the training run" in text
+    (made,) = trained.glob("evaluate_*")
+    assert metrics(made, "test")["fingerprint"] != metrics(trained, "test")["fingerprint"]
+
+
+def test_evaluate_refuses_another_label_set(trained: Path, folder: Path) -> None:
+    (folder / "table.csv").write_text("image,patient,Mass\na.png,1,1\nb.png,2,0\nc.png,3,1\n")
+    for name in "abc":
+        (folder / f"{name}.png").write_bytes(b"never read")
+    best = str(trained / "checkpoints/best.ckpt")
+    text = run([*XRAY, "evaluate", best, "data=csv", "data.table=table.csv"], folder, 2)
+    assert "was trained on the 14 labels" in text
+    assert "Traceback" not in text
+    text = run([*XRAY, "evaluate", best, "image_size=64"], folder, 2)
+    assert "the checkpoint was trained with image_size=32" in text
+
+
+def test_config_is_reusable(trained: Path, folder: Path) -> None:
+    reuse = ["--config-path", str(trained), "--config-name", "config", "trainer.max_epochs=1"]
+    run([*TRAIN, *reuse, "hydra.run.dir=reused", "run_dir=reused"], folder)
+    first = (trained / "metrics.csv").read_text().splitlines()
+    again = (folder / "reused/metrics.csv").read_text().splitlines()
+    loss = first[0].split(",").index("train/loss")
+    assert first[0] == again[0]
+    # The schedule knows how long the run is, so only the first epoch's order is the same.
+    assert float(again[1].split(",")[loss]) == pytest.approx(float(first[1].split(",")[loss]), 0.2)
+
+
+def start(command: list[str], folder: Path, run_name: str) -> subprocess.Popen[bytes]:
+    """Start a run and wait until its first epoch is in the last checkpoint."""
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    last = folder / run_name / "checkpoints/last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists():
+        assert process.poll() is None, "the run ended before its first epoch did"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def test_killed_and_resumed_equals_uninterrupted(trained: Path, folder: Path) -> None:
+    process = start([*TRAIN, *TOY, "hydra.run.dir=killed"], folder, "killed")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    killed = folder / "killed"
+    assert not (killed / "metrics.json").exists()
+    run([*TRAIN, "resume=killed", "workers=2", "threads=2"], folder)  # workers change nothing
+    for name in ("metrics.csv", "metrics.json", "predictions_test.csv", "predictions_val.csv"):
+        assert comparable(killed / name) == comparable(trained / name), name
+    ours = torch.load(killed / "checkpoints/last.ckpt", weights_only=True)
+    theirs = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
+    assert ours["epoch"] == theirs["epoch"] == 2
+    for name, tensor in theirs["state_dict"].items():
+        assert torch.equal(tensor, ours["state_dict"][name]), name
+
+
+def comparable(path: Path) -> str:
+    """A file's text; of metrics.csv all but the clock's column."""
+    text = path.read_text()
+    if path.name != "metrics.csv":
+        return text
+    rows = list(csv.DictReader(text.splitlines()))
+    return str([{k: v for k, v in row.items() if k != "images_per_second"} for row in rows])
+
+
+def test_interrupted_by_the_user(folder: Path) -> None:
+    process = start([*TRAIN, *TOY, "epochs=500", "hydra.run.dir=stopped"], folder, "stopped")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "continue with: python train.py resume=" in (folder / "stopped/train.log").read_text()
+    text = run([*TRAIN, "resume=stopped", "seed=1"], folder, 2)
+    assert "a resumed run keeps its settings" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model=nothing"], "Available options in 'model'"),
+        (["image_sise=3"], "Could not override 'image_sise'"),
+        (["data=nih", "data.root=nowhere"], "nowhere does not exist"),
+        (["resume=nowhere"], "no config.yaml there"),
+    ],
+)
+def test_user_errors(arguments: list[str], message: str, folder: Path) -> None:
+    text = run([*TRAIN, *arguments], folder, 2)
+    assert message in text
+    assert "Traceback" not in text
+    assert not (folder / "nowhere").exists()
+
+
+def test_non_finite_loss_stops_and_names_the_images(folder: Path) -> None:
+    wild = ["optim.optimizer.lr=1e30", "optim.head_lr=1e30", "optim.schedule.warmup_epochs=0"]
+    text = run([*TRAIN, *TOY, *wild, "hydra.run.dir=wild"], folder, 2)
+    assert "the loss became nan in epoch 0 on the images p00" in text
+
+
+def test_resume_needs_a_finished_epoch(folder: Path) -> None:
+    (folder / "early").mkdir()
+    (folder / "early/config.yaml").write_text("seed: 0\n")
+    assert "no epoch was finished" in run([*TRAIN, "resume=early"], folder, 2)
+
+
+@pytest.mark.slow
+def test_multirun_compares_its_runs(folder: Path) -> None:
+    sweep = ["-m", "split=patient,official", "seed=0,1", "hydra.sweep.dir=sweep"]
+    run([*TRAIN, *TOY, *sweep, "trainer=debug", "epochs=1"], folder)
+    with (folder / "sweep/comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    assert len({row["fingerprint"] for row in rows}) == 2
+    assert (folder / "sweep/comparison.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_first_readme_command(folder: Path) -> None:
+    started = time.perf_counter()
+    command = [*TRAIN, "model=xception", "split=patient", "hydra.run.dir=demo"]
+    print(run(command, folder))
+    print(f"command 1 took {time.perf_counter() - started:.0f} s")
+    assert metrics(folder / "demo", "test")["auroc"]["mean"] >= 0.80
+
+
+@pytest.mark.slow
+def test_real_sample(shared_data: Path, folder: Path) -> None:
+    options = ["data=nih", f"data.root={shared_data / 'nih-sample'}", "split=official"]
+    options += ["model=densenet121", "model.weights=none", "image_size=96"]
+    run([*TRAIN, *options, "trainer.max_epochs=2", "hydra.run.dir=nih"], folder)
+    run([*XRAY, "evaluate", "nih/checkpoints/best.ckpt", "hydra.run.dir=nih-again"], folder)
+    assert metrics(folder / "nih", "test") == metrics(folder / "nih-again", "test")
+    assert metrics(folder / "nih", "test")["images"] == 125
+
+
+@pytest.mark.slow
+def test_wheel_works_without_the_repository(folder: Path) -> None:
+    build = ["-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder / "dist")]
+    run([sys.executable, *build, str(ROOT)], folder)
+    (wheel,) = (folder / "dist").glob("*.whl")
+    install = ["-m", "pip", "install", "--no-deps", "--target", "site", str(wheel)]
+    run([sys.executable, *install], folder)
+    alone = folder / "alone"
+    alone.mkdir()
+    place = "import xray_lightning.cli.locate as l; print(l.conf_dir())"
+    paths = f"import sys; sys.path.insert(0, {str(folder / 'site')!r}); "
+    text = run([sys.executable, "-c", paths + place], alone)
+    assert text.strip() == str(folder / "site/xray_lightning/conf")
+    call = paths + "from xray_lightning.cli.app import main; main()"
+    run([sys.executable, "-c", call, "train", "experiment=smoke", "logger=none"], alone)
+    assert (alone / "outputs").is_dir()

@@ -1,0 +1,116 @@
+"""Scores of a part in table order, and their summary."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from sklearn.metrics import roc_auc_score
+
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.phantom import Phantom
+from xray_lightning.data.transforms import light
+from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation import predict_part, summarise, write_json
+from xray_lightning.models.network import XrayNet
+from xray_lightning.predictions import Predictions
+from xray_lightning.task import XrayTask
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),  # inside Lightning
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # on purpose, for 9 images
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
+    cache = tmp_path_factory.mktemp("cache")
+    phantom = Phantom(patients=20, size=32)
+    return XrayDataModule(phantom, image_size=32, batch_size=4, augment=light(), cache_dir=cache)
+
+
+@pytest.fixture(scope="module")
+def task(data: XrayDataModule) -> XrayTask:
+    torch.manual_seed(0)
+    return XrayTask(XrayNet(data.labels, "test_vit", image_size=32, dropout=0.5))
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_every_image_once_in_table_order(
+    part: str, data: XrayDataModule, task: XrayTask, trainer: pl.Trainer
+) -> None:
+    predictions = predict_part(trainer, task, data, part)
+    records = [data.records[row] for row in data.split.parts[part]]
+    assert predictions.labels == data.labels
+    assert predictions.image_ids == tuple(record.image_id for record in records)
+    assert predictions.patient_ids == tuple(record.patient_id for record in records)
+    np.testing.assert_array_equal(predictions.targets, [record.targets for record in records])
+    images = torch.stack([data.dataset(part)[row]["image"] for row in range(len(records))])
+    expected = torch.sigmoid(task.net.eval()(images)).numpy()
+    np.testing.assert_allclose(predictions.scores, expected, atol=1e-6)
+    again = predict_part(trainer, task, data, part)
+    np.testing.assert_array_equal(again.scores, predictions.scores)
+
+
+@pytest.mark.parametrize("part", ["train", "all"])
+def test_other_parts(part: str, data: XrayDataModule, task: XrayTask, trainer: pl.Trainer) -> None:
+    with pytest.raises(ConfigError, match=f"part must be val or test, got '{part}'"):
+        predict_part(trainer, task, data, part)
+
+
+def test_summary() -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, (50, 4)).astype(np.float32)
+    targets[::3, 0] = np.nan
+    targets[:, 2] = 0
+    targets[:, 3] = np.nan
+    scores = rng.random((50, 4), dtype=np.float32)
+    images = tuple(map(str, range(50)))
+    patients = tuple(str(number // 4) for number in range(50))
+    predictions = Predictions(("a", "b", "c", "d"), images, patients, targets, scores)
+    summary = summarise(predictions, "0123456789abcdef")
+    known = ~np.isnan(targets[:, 0])
+    values = [
+        roc_auc_score(targets[known, 0], scores[known, 0]),
+        roc_auc_score(targets[:, 1], scores[:, 1]),
+    ]
+    assert summary["auroc"]["labels"] == {
+        "a": pytest.approx(values[0], abs=1e-6),
+        "b": pytest.approx(values[1], abs=1e-6),
+        "c": None,
+        "d": None,
+    }
+    assert summary["auroc"]["mean"] == pytest.approx(np.mean(values), abs=1e-6)
+    assert summary["auroc"]["defined"] == 2
+    positives = [int(np.nansum(column)) for column in targets.T]
+    assert summary["positives"] == dict(zip("abcd", positives, strict=True))
+    assert (summary["images"], summary["patients"]) == (50, 13)
+    assert summary["fingerprint"] == "0123456789abcdef"
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_summary_of_nothing_defined() -> None:
+    one = np.zeros((1, 1), np.float32)
+    summary = summarise(Predictions(("a",), ("x",), ("p",), one, one), "")
+    assert summary["auroc"] == {"mean": None, "defined": 0, "labels": {"a": None}}
+
+
+def test_json_is_written_in_one_step(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    write_json({"mean": 0.5, "label": None}, path)
+    assert json.loads(path.read_text()) == {"mean": 0.5, "label": None}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json({"mean": math.nan}, path)
+    assert json.loads(path.read_text()) == {"mean": 0.5, "label": None}
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]

@@ -1,0 +1,87 @@
+"""Scores survive the way to disk and back, bit by bit."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xray_lightning.errors import DataNotFoundError, TableError
+from xray_lightning.predictions import Predictions, read_predictions, write_predictions
+
+LABELS = ("Mass", "Pleural_Thickening", "Hernia")
+
+
+def predictions(count: int = 200) -> Predictions:
+    rng = np.random.default_rng(0)
+    scores = rng.random((count, 3), dtype=np.float32) ** rng.integers(1, 12, (count, 1))
+    scores[0] = 0.0, 1.0, np.nextafter(np.float32(1), np.float32(0))
+    scores[1] = np.float32(1e-45), np.finfo(np.float32).tiny, np.float32(0.1)
+    targets = rng.integers(0, 2, (count, 3)).astype(np.float32)
+    targets[rng.random((count, 3)) < 0.3] = np.nan
+    return Predictions(
+        labels=LABELS,
+        image_ids=tuple(f"{i:08d}_000.png" for i in range(count)),
+        patient_ids=tuple(f"{i // 2:05d}" for i in range(count)),
+        targets=targets,
+        scores=scores.astype(np.float32),
+    )
+
+
+def test_round_trip_is_exact(tmp_path: Path) -> None:
+    written = predictions()
+    write_predictions(written, tmp_path / "p.csv")
+    read = read_predictions(tmp_path / "p.csv")
+    assert read.labels == LABELS
+    assert read.image_ids == written.image_ids
+    assert read.patient_ids == written.patient_ids  # "00007" is not 7
+    assert read.scores.dtype == read.targets.dtype == np.float32
+    np.testing.assert_array_equal(read.scores.view(np.uint32), written.scores.view(np.uint32))
+    np.testing.assert_array_equal(read.targets, written.targets)
+
+
+@pytest.mark.parametrize("name", ["NA", "null", "nan", "None", "a,b", 'say "x"', "Müller"])
+def test_ids_stay_text(name: str, tmp_path: Path) -> None:
+    one = np.zeros((1, 1), np.float32)
+    write_predictions(Predictions(("Mass",), (name,), (name,), one, one), tmp_path / "p.csv")
+    read = read_predictions(tmp_path / "p.csv")
+    assert (read.image_ids, read.patient_ids) == ((name,), (name,))
+
+
+def test_an_unknown_target_is_an_empty_cell(tmp_path: Path) -> None:
+    targets = np.array([[1, math.nan]], np.float32)
+    scores = np.array([[0.25, 0.1]], np.float32)
+    write_predictions(Predictions(("a", "b"), ("x",), ("p",), targets, scores), tmp_path / "p.csv")
+    lines = (tmp_path / "p.csv").read_text().splitlines()
+    assert lines == ["image,patient,target_a,target_b,score_a,score_b", "x,p,1,,0.25,0.100000001"]
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match=r"no predictions table at .*absent\.csv"):
+        read_predictions(tmp_path / "absent.csv")
+
+
+@pytest.mark.parametrize(
+    ("header", "match"),
+    [
+        ("image,patient,target_a", r"lacks the columns \['score_<label>'\]"),
+        ("image,patient,score_a", r"lacks the columns \['target_a'\]"),
+        ("target_a,score_a", r"lacks the columns \['image', 'patient'\]"),
+    ],
+)
+def test_missing_columns(header: str, match: str, tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text(f"{header}\n{',1' * header.count(',')}\n")
+    with pytest.raises(TableError, match=match):
+        read_predictions(tmp_path / "p.csv")
+
+
+def test_shapes_must_belong_together() -> None:
+    two, three = np.zeros((2, 1), np.float32), np.zeros((3, 1), np.float32)
+    with pytest.raises(
+        ValueError, match=r"2 images and 1 labels need .* \(2, 1\), got targets \(2"
+    ):
+        Predictions(("a",), ("x", "y"), ("p", "q"), two, three)
+    with pytest.raises(ValueError, match=r"got targets \(3, 1\) and scores \(2, 1\)"):
+        Predictions(("a",), ("x", "y"), ("p", "q"), three, two)
+    with pytest.raises(ValueError, match="2 images but 1 patient ids"):
+        Predictions(("a",), ("x", "y"), ("p",), two, two)

@@ -1,0 +1,55 @@
+"""``xray evaluate``: a checkpoint scored on its own test part, or on other data."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from xray_lightning.checkpoint import load_checkpoint, require_labels
+from xray_lightning.cli.build import data_from, prepare_process
+from xray_lightning.cli.compose import LOG, mean_line, quieten, score
+from xray_lightning.cli.overrides import overridden, split_run_dir
+from xray_lightning.cli.tables import auroc_table, parts_line, show
+from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.task import XrayTask
+
+
+def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
+    """Score a checkpoint on the test part of its own data, or of other data by overrides.
+
+    Raises:
+        CheckpointError: no checkpoint, one without a configuration, or of other labels.
+    """
+    quieten()
+    loaded = load_checkpoint(checkpoint)
+    if not loaded.bundle.config:
+        raise CheckpointError(f"{checkpoint} holds no configuration: it was not made by train.py")
+    values, run_dir = split_run_dir(overrides)
+    config = overridden(loaded.bundle.config, values)
+    for name, value in loaded.bundle.preprocessing.items():
+        if config[name] != value:
+            raise ConfigError(
+                f"{name}={config[name]}: the checkpoint was trained with {name}={value}"
+            )
+    prepare_process(config)
+    data = data_from(config)
+    require_labels(loaded.bundle, data.labels, str(checkpoint))
+    fingerprint = data.split.part_fingerprints["test"]
+    if fingerprint != loaded.bundle.split["parts"]["test"]:
+        LOG.warning(
+            "these test images [%s] are not those of the training run [%s]; some of them, or of "
+            "their patients, may have been trained on",
+            fingerprint,
+            loaded.bundle.split["parts"]["test"],
+        )
+    folder = run_dir or checkpoint.resolve().parent.parent / f"evaluate_{fingerprint}"
+    folder.mkdir(parents=True, exist_ok=True)
+    config.run_dir = str(folder)
+    summaries = score(config, data, XrayTask(loaded.build_net()), folder, ("test",))
+    title = (
+        f"{checkpoint} on {data.source.name}, split {data.split.name} [{data.split.fingerprint}]"
+    )
+    show(
+        auroc_table(summaries, title),
+        parts_line(summaries),
+        mean_line(summaries),
+        f"written to {folder}",
+    )
