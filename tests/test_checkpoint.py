@@ -206,3 +206,11 @@ def test_a_kill_while_writing_keeps_the_older_file(
     with pytest.raises(KeyboardInterrupt):
         storage.save_checkpoint({"epoch": 3}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 2}
+
+
+@pytest.mark.parametrize(
+    "change", [lambda raw: raw.pop("state_dict"), lambda raw: raw[KEY].update(extra=1)]
+)
+def test_incomplete(change: Callable[[Any], object], altered: Callable[..., Path]) -> None:
+    with pytest.raises(CheckpointError, match="is incomplete"):
+        load_checkpoint(altered(change))

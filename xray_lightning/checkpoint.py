@@ -1,7 +1,7 @@
 """What inference needs to know about a checkpoint, as plain values, and how it is stored."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +93,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     version = plain.pop("format", None)
     if version != FORMAT:
         raise CheckpointError(f"{path} has format {version}, this version reads {FORMAT}")
-    state = {
-        k.removeprefix("net."): v for k, v in raw["state_dict"].items() if k.startswith("net.")
-    }
+    tensors = raw.get("state_dict", {})
+    state = {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
+    if not state or set(plain) != {entry.name for entry in fields(Bundle)}:
+        raise CheckpointError(f"{path} is incomplete: {len(state)} tensors, entries {sorted(plain)}")
     return Checkpoint(path, Bundle(**plain), state, int(raw.get("epoch", 0)))
 
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 
 import cv2
 import pytest
@@ -19,6 +19,7 @@ import torch
 SHARED = Path(__file__).parents[3] / "shared/data"
 
 Work = Callable[[], int]  # does some work and returns how many items it did
+Rates = dict[str, list[float]]
 Ratio = Callable[[str, float, str], None]  # name, value, bound such as ">=30" or "<=1.05"
 
 
@@ -47,18 +48,24 @@ def ratio(capsys: pytest.CaptureFixture[str], remark: Callable[[str], None]) -> 
 
 
 @pytest.fixture
-def rates() -> Callable[..., dict[str, list[float]]]:
-    """Items per second of several pieces of work, done in turns: name -> one rate a turn."""
+def rates() -> Callable[..., Rates]:
+    """Items per second of several pieces of work, done in turns: name -> one rate a turn.
 
-    def measure(turns: int, **works: Work) -> dict[str, list[float]]:
-        found: dict[str, list[float]] = {name: [] for name in works}
-        for work in works.values():  # warm up: imports, page cache, allocator
-            work()
-        for _ in range(turns):
+    Under ``NAME_cpu`` stand items per CPU second of this process, which other load hardly touches.
+    ``after`` tidies up after each piece of work, off the clock.
+    """
+
+    def measure(turns: int, after: Callable[[], object] = int, **works: Work) -> Rates:
+        found: Rates = {f"{name}{end}": [] for name in works for end in ("", "_cpu")}
+        for turn in range(turns + 1):
             for name, work in works.items():
-                start = perf_counter()
+                start, cpu = perf_counter(), process_time()
                 items = work()
-                found[name].append(items / (perf_counter() - start))
+                seconds, cpu_seconds = perf_counter() - start, process_time() - cpu
+                after()
+                if turn:  # the first warms up: imports, page cache, allocator
+                    found[name].append(items / seconds)
+                    found[f"{name}_cpu"].append(items / cpu_seconds)
         return found
 
     return measure
