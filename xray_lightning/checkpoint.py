@@ -96,7 +96,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     tensors = raw.get("state_dict", {})
     state = {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
     if not state or set(plain) != {entry.name for entry in fields(Bundle)}:
-        raise CheckpointError(f"{path} is incomplete: {len(state)} tensors, entries {sorted(plain)}")
+        raise CheckpointError(
+            f"{path} is incomplete: {len(state)} tensors, entries {sorted(plain)}"
+        )
     return Checkpoint(path, Bundle(**plain), state, int(raw.get("epoch", 0)))
 
 

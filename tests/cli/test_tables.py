@@ -25,6 +25,7 @@ def test_auroc_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_counts_table(capsys: pytest.CaptureFixture[str]) -> None:
-    part = {"images": 50, "patients": 9, "positives": {"Mass": 5}}
-    show(counts_table({"title": "t", "parts": {"train": part}}, ["Mass"]))
+    part = {"images": 50, "patients": 9, "positives": {"Mass": 5, "Hernia": 0}}
+    part["known"] = {"Mass": 50, "Hernia": 0}
+    show(counts_table({"title": "t", "parts": {"train": part}}, ["Mass", "Hernia"]))
     assert "5 (10.0 %)" in capsys.readouterr().out

@@ -93,12 +93,14 @@ def test_curves(lines: list[str], tmp_path: Path) -> None:
 
 
 def test_distribution(tmp_path: Path) -> None:
-    positives = {"train": list(range(14)), "val": [0] * 14, "test": [3] * 14}
-    images = {"train": 1000, "val": 10, "test": 50}
+    rng = np.random.default_rng(0)
+    sizes = {"train": 1000, "val": 10, "test": 50}
+    targets = {p: rng.integers(0, 2, (n, 14)).astype(np.float32) for p, n in sizes.items()}
+    targets["val"][:, 3] = np.nan  # a label that nobody knows
     path = tmp_path / "distribution.png"
-    distribution_figure(positives, images, CHEST_XRAY14, path)
+    distribution_figure(targets, CHEST_XRAY14, path)
     drawing(path, 9.5, 0.42 * 14 + 1.6)
-    distribution_figure({"train": [1]}, {"train": 2}, ("Mass",), path)
+    distribution_figure({"train": np.ones((2, 1), np.float32)}, ("Mass",), path)
     drawing(path, 9.5, 0.42 + 1.6)
 
 

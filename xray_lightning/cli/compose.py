@@ -197,9 +197,7 @@ def git_commit() -> str | None:
 def draw_data(data: XrayDataModule, run: Path) -> None:
     """Class distribution of each part, and one training batch as the network sees it."""
     targets = {part: data.part_targets(part) for part in PARTS}
-    positives = {part: (values == 1).sum(axis=0).tolist() for part, values in targets.items()}
-    images = {part: len(values) for part, values in targets.items()}
-    distribution_figure(positives, images, data.labels, run / "class_distribution.png")
+    distribution_figure(targets, data.labels, run / "class_distribution.png")
     data.prepare_data()
     batch: Any = next(iter(data.train_dataloader()))
     pixels, truth = batch["image"].squeeze(1).numpy(), batch["targets"].numpy()

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from xray_lightning.cli.overrides import composed, make
 from xray_lightning.cli.tables import counts_table, show
 from xray_lightning.data.cache import open_cache
@@ -51,10 +53,12 @@ def data_facts(source: Source, split: Split) -> dict[str, Any]:
     for part in PARTS:
         rows = split.parts[part]
         positives = (targets[rows] == 1).sum(axis=0).tolist()
+        known = (~np.isnan(targets[rows])).sum(axis=0).tolist()
         parts[part] = {
             "images": len(rows),
             "patients": len(set(patients[rows].tolist())),
             "positives": dict(zip(source.labels, positives, strict=True)),
+            "known": dict(zip(source.labels, known, strict=True)),
         }
     return {
         "images": len(source.records),

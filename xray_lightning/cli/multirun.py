@@ -26,16 +26,23 @@ class Comparison(Callback):
 
 
 def collect(folder: Path) -> list[dict[str, Any]]:
-    """A row for each finished run of a sweep, in the order of their numbers."""
+    """A row for each finished run, in the order of their numbers, named by what varies."""
     runs = sorted(folder.glob("*/metrics.json"), key=lambda path: (len(path.parent.name), path))
-    return [_row(path.parent) for path in runs]
+    facts = [_read(path.with_name("environment.json")) for path in runs]
+    shared = set.intersection(*(set(each["overrides"]) for each in facts)) if runs[1:] else set()
+    return [_row(path.parent, each, shared) for path, each in zip(runs, facts, strict=True)]
 
 
-def _row(run: Path) -> dict[str, Any]:
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    facts = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+def _read(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def _row(run: Path, facts: dict[str, Any], shared: set[str]) -> dict[str, Any]:
+    metrics = _read(run / "metrics.json")
+    varied = [override for override in facts["overrides"] if override not in shared]
     return {
-        "run": " ".join(facts["overrides"]) or run.name,
+        "run": " ".join(varied) or run.name,
         "split": facts["split"]["name"],
         "fingerprint": facts["split"]["parts"]["test"],
         "val": metrics["val"]["auroc"]["mean"],

@@ -54,7 +54,7 @@ def show(*things: Any) -> None:
 
 
 def counts_table(facts: Mapping[str, Any], labels: Sequence[str]) -> Table:
-    """Images, patients and positives of each part of a data set."""
+    """Images, patients and positives (their share of the known targets) of each part."""
     table = Table(title=Text(facts["title"]), title_justify="left", header_style="bold")
     table.add_column("")
     parts: Mapping[str, Any] = facts["parts"]
@@ -66,7 +66,7 @@ def counts_table(facts: Mapping[str, Any], labels: Sequence[str]) -> Table:
     for label in labels:
         cells = []
         for part in parts:
-            count, images = parts[part]["positives"][label], parts[part]["images"]
-            cells.append(f"{count:,} ({100 * count / images:.1f} %)")
+            count, known = parts[part]["positives"][label], parts[part]["known"][label]
+            cells.append(f"{count:,} ({100 * count / known:.1f} %)" if known else "-")
         table.add_row(label, *cells)
     return table

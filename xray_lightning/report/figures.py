@@ -92,25 +92,22 @@ def curves_figure(metrics: Path, path: Path) -> None:
 
 
 def distribution_figure(
-    positives: Mapping[str, Sequence[int]],
-    images: Mapping[str, int],
-    labels: Sequence[str],
-    path: Path,
+    targets: Mapping[str, npt.NDArray[np.float32]], labels: Sequence[str], path: Path
 ) -> None:
-    """Share of positive images per label in each part, with the counts.
+    """Share of positives among the known targets of each label and part, with the counts.
 
     Args:
-        positives: part to positive images of each label.
-        images: part to number of images.
+        targets: part to targets (N, L), NaN where unknown.
         labels: the labels.
         path: the file.
     """
     figure, axes = _figure(9.5, 0.42 * len(labels) + 1.6)
-    height = 0.8 / len(positives)
-    for offset, (part, counts) in enumerate(positives.items()):
+    height = 0.8 / len(targets)
+    for offset, (part, values) in enumerate(targets.items()):
+        counts, known = (values == 1).sum(axis=0), (~np.isnan(values)).sum(axis=0)
         places = np.arange(len(labels)) + offset * height
-        shares = 100 * np.asarray(counts) / images[part]
-        name = f"{part} ({images[part]:,} images)"
+        shares = 100 * counts / np.maximum(known, 1)
+        name = f"{part} ({len(values):,} images)"
         axes.barh(places, shares, height * 0.92, color=COLOURS[offset], label=name)
         for place, share, count in zip(places, shares, counts, strict=True):
             axes.annotate(
@@ -124,7 +121,10 @@ def distribution_figure(
             )
     axes.set_yticks(np.arange(len(labels)) + 0.4 - height / 2, labels)
     axes.invert_yaxis()
-    axes.set(xlabel="positive images (%)", title="Class distribution per part")
+    axes.set(
+        xlabel="positive images (% of those with a known target)",
+        title="Class distribution per part",
+    )
     axes.legend(frameon=False)
     figure.savefig(path)
 
