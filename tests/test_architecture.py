@@ -38,6 +38,7 @@ INNER = {
         ["failures", "locate", "tables"],
         ["overrides", "multirun"],
         ["build"],
+        ["provenance"],
         ["compose"],
         ["evaluate", "datasets", "launch"],
         ["app"],

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +22,9 @@ ROOT = Path(__file__).parents[1]
 XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
 TRAIN = [sys.executable, str(ROOT / "train.py")]
 # A ResNet of 5 M parameters with dropout; 150 images; two cores.
-TOY = ["data.patients=60", "image_size=32", "batch_size=8", "epochs=3", "logger=none"]
-TOY += ["model=resnet50", "model.backbone=resnet10t", "model.dropout=0.2", "callbacks=none"]
+TOY = ["data.patients=60", "image_size=32", "batch_size=8", "epochs=3", "augment=light"]
+TOY += ["model=resnet50", "model.backbone=resnet10t", "model.dropout=0.2"]
+TOY += ["optim=adamw_plateau", "optim.schedule.patience=0"]
 FILES = [
     "config.yaml",
     "environment.json",
@@ -135,19 +137,28 @@ def test_evaluate_refuses_another_label_set(trained: Path, folder: Path) -> None
     text = run([*XRAY, "evaluate", best, "data=csv", "data.table=table.csv"], folder, 2)
     assert "was trained on the 14 labels" in text
     assert "Traceback" not in text
+    text = run([*XRAY, "evaluate", best, "model=densenet121"], folder, 2)
+    assert "an evaluation can change only data" in text
     text = run([*XRAY, "evaluate", best, "image_size=64"], folder, 2)
     assert "the checkpoint was trained with image_size=32" in text
 
 
 def test_config_is_reusable(trained: Path, folder: Path) -> None:
-    reuse = ["--config-path", str(trained), "--config-name", "config", "trainer.max_epochs=1"]
-    run([*TRAIN, *reuse, "hydra.run.dir=reused", "run_dir=reused"], folder)
-    first = (trained / "metrics.csv").read_text().splitlines()
-    again = (folder / "reused/metrics.csv").read_text().splitlines()
-    loss = first[0].split(",").index("train/loss")
-    assert first[0] == again[0]
-    # The schedule knows how long the run is, so only the first epoch's order is the same.
-    assert float(again[1].split(",")[loss]) == pytest.approx(float(first[1].split(",")[loss]), 0.2)
+    before = (trained / "config.yaml").read_bytes(), (trained / "metrics.csv").read_bytes()
+    reuse = ["--config-dir", str(trained.relative_to(folder)), "--config-name", "config"]
+    run([*TRAIN, *reuse, "hydra.run.dir=reused"], folder)
+    for name in ("metrics.csv", "metrics.json", "predictions_test.csv"):
+        assert comparable(folder / "reused" / name) == comparable(trained / name), name
+    assert (folder / "reused/tensorboard").is_dir()
+    assert before == (
+        (trained / "config.yaml").read_bytes(),
+        (trained / "metrics.csv").read_bytes(),
+    )
+
+
+def test_a_used_folder_is_refused(trained: Path, folder: Path) -> None:
+    text = run([*TRAIN, *TOY, f"hydra.run.dir={trained}"], folder, 2)
+    assert "holds a run already" in text
 
 
 def start(command: list[str], folder: Path, run_name: str) -> subprocess.Popen[bytes]:
@@ -170,7 +181,9 @@ def test_killed_and_resumed_equals_uninterrupted(trained: Path, folder: Path) ->
     process.wait()
     killed = folder / "killed"
     assert not (killed / "metrics.json").exists()
-    run([*TRAIN, "resume=killed", "workers=2", "threads=2"], folder)  # workers change nothing
+    run([*TRAIN, "resume=killed", "workers=2"], folder)  # the number of workers changes nothing
+    resumed = json.loads((killed / "environment.json").read_text())["resumed"]
+    assert len(resumed) == 1
     for name in ("metrics.csv", "metrics.json", "predictions_test.csv", "predictions_val.csv"):
         assert comparable(killed / name) == comparable(trained / name), name
     ours = torch.load(killed / "checkpoints/last.ckpt", weights_only=True)
@@ -218,6 +231,14 @@ def test_non_finite_loss_stops_and_names_the_images(folder: Path) -> None:
     wild = ["optim.optimizer.lr=1e30", "optim.head_lr=1e30", "optim.schedule.warmup_epochs=0"]
     text = run([*TRAIN, *TOY, *wild, "hydra.run.dir=wild"], folder, 2)
     assert "the loss became nan in epoch 0 on the images p00" in text
+
+
+def test_resume_refuses_changed_data(trained: Path, folder: Path) -> None:
+    moved = folder / "moved"
+    shutil.copytree(trained, moved)
+    config = (moved / "config.yaml").read_text()
+    (moved / "config.yaml").write_text(config.replace("patients: 60", "patients: 61"))
+    assert "the data changed since" in run([*TRAIN, "resume=moved"], folder, 2)
 
 
 def test_resume_needs_a_finished_epoch(folder: Path) -> None:

@@ -90,6 +90,7 @@ class XrayTask(pl.LightningModule):
     def _judge(self, batch: Batch, part: str) -> None:
         logits = self(batch["image"])
         loss = self.loss(logits, batch["targets"])
+        require_finite(loss, batch["image_id"], self.current_epoch)
         self.log(f"{part}/loss", loss, batch_size=len(logits), sync_dist=True)
         self.auroc[part].update(torch.sigmoid(logits), batch["targets"])
 

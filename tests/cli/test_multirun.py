@@ -3,6 +3,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra.core.utils import JobReturn
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from xray_lightning.cli.multirun import Comparison, collect
@@ -33,6 +35,16 @@ def test_table_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert [row["test"] for row in rows] == ["0.75", ""]
     assert (tmp_path / "comparison.png").stat().st_size > 5000
     assert "were scored on different images" in capsys.readouterr().out
+
+
+def test_files_are_kept_up_to_date_after_each_run(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", ["seed=0"], "patient", 0.5)
+    values = {"sweep": {"dir": str(tmp_path)}, "mode": RunMode.RUN}
+    Comparison().on_job_end(OmegaConf.create({"hydra": values}), JobReturn())
+    assert not (tmp_path / "comparison.csv").exists(), "a single run compares nothing"
+    values["mode"] = RunMode.MULTIRUN
+    Comparison().on_job_end(OmegaConf.create({"hydra": values}), JobReturn())
+    assert (tmp_path / "comparison.csv").exists()
 
 
 def test_nothing_finished(tmp_path: Path) -> None:

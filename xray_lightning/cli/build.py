@@ -1,6 +1,5 @@
 """From a composed configuration to objects; beyond this file nothing knows Hydra."""
 
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,8 @@ from xray_lightning.callbacks.progress import EpochLine
 from xray_lightning.callbacks.seeding import EpochSeed
 from xray_lightning.checkpoint import AtomicCheckpointIO, Bundle
 from xray_lightning.cli.overrides import make
-from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.datamodule import XrayDataModule, default_workers
+from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.splits import Split
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.network import XrayNet
@@ -95,7 +95,7 @@ def trainer_from(
         ConfigError: a GPU is demanded and there is none.
     """
     node = {str(key): value for key, value in config.trainer.items()}
-    on_gpu = torch.cuda.is_available() and node["accelerator"] in ("auto", "gpu")
+    on_gpu = wants_gpu(config)
     if node["accelerator"] == "gpu" and not on_gpu:
         raise ConfigError(
             "trainer.accelerator=gpu, but torch sees no GPU; use trainer=auto or trainer=cpu"
@@ -146,26 +146,34 @@ def progress() -> list[pl.Callback]:
 
 
 def prepare_process(config: DictConfig) -> None:
-    """Seed, and give compute threads the cores that the loader leaves.
+    """Seed; decide the loader's workers and the compute threads, and write both into the settings.
 
-    OpenCV's own threads are switched off: images are small and the loader is parallel already.
+    A resumed run keeps its thread count, on which the last bits of its sums depend. OpenCV's own
+    threads are switched off: images are small and the loader is parallel already.
 
     Raises:
-        ConfigError: seed, threads or epochs are out of range.
+        ConfigError: seed, workers, threads or epochs are out of range.
     """
     if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
         raise ConfigError(f"seed must be an integer from 0 to 2**32 - 1, got {config.seed!r}")
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    threads = (
-        config.threads if config.threads is not None else max(1, cores - (config.workers or 0))
-    )
-    if not isinstance(threads, int) or threads < 1:
-        raise ConfigError(f"threads must be 1 or more, or null for the default, got {threads!r}")
-    epochs = config.trainer.max_epochs
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ConfigError(f"epochs must be an integer of at least 1, got {epochs!r}")
-    torch.set_num_threads(threads)
+    cores = available_cores()
+    if config.workers is None:
+        config.workers = default_workers(cores, wants_gpu(config))
+    _require_integer("workers", config.workers, 0)
+    if config.threads is None:
+        config.threads = max(1, cores - config.workers)
+    _require_integer("threads", config.threads, 1)
+    _require_integer("epochs", config.trainer.max_epochs, 1)
+    torch.set_num_threads(config.threads)
     cv2.setNumThreads(1)
     pl.seed_everything(config.seed, verbose=False)
+
+
+def wants_gpu(config: DictConfig) -> bool:
+    """Whether the trainer will use a GPU."""
+    return torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu", "cuda")
+
+
+def _require_integer(name: str, value: Any, low: int) -> None:
+    if not isinstance(value, int) or value < low:
+        raise ConfigError(f"{name} must be an integer of at least {low}, got {value!r}")

@@ -1,36 +1,33 @@
 """The main job: from a configuration to a run directory; where Hydra ends."""
 
 import logging
-import platform
-import subprocess
-import sys
+import os
 import warnings
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from xray_lightning.callbacks.metrics_file import MetricsFile
-from xray_lightning.checkpoint import load_checkpoint
+from xray_lightning.checkpoint import Checkpoint, load_checkpoint
 from xray_lightning.cli.build import (
     bundle_from,
     data_from,
     fit_callbacks,
     prepare_process,
     progress,
-    split_facts,
     task_from,
     trainer_from,
 )
 from xray_lightning.cli.overrides import overridden
+from xray_lightning.cli.provenance import write_config, write_environment
 from xray_lightning.cli.tables import auroc_table, parts_line, show
 from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.source import usage_notes
 from xray_lightning.data.splits import PARTS
-from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.errors import CheckpointError, ConfigError, SplitError
 from xray_lightning.evaluation import Summary, predict_part, summarise, write_json
 from xray_lightning.predictions import write_predictions
 from xray_lightning.report.figures import (
@@ -42,16 +39,6 @@ from xray_lightning.report.figures import (
 from xray_lightning.task import XrayTask
 
 LOG = logging.getLogger(__name__)
-PACKAGES = (
-    "torch",
-    "pytorch-lightning",
-    "timm",
-    "torchmetrics",
-    "albumentations",
-    "numpy",
-    "hydra-core",
-)
-
 REMARKS = (
     ".*does not have many workers.*",  # on a CPU they would fight with the compute threads
     ".*smaller than the logging interval.*",  # figures are logged once an epoch
@@ -73,23 +60,30 @@ def fit(config: DictConfig) -> float | None:
     prepare_process(config)
     run = Path(config.run_dir)
     data = data_from(config)
+    if last is None:
+        refuse_used(run)
+    else:
+        require_same_split(last, data)
     task = task_from(config, data)
     task.bundle = bundle_from(config, data, task.net)
-    describe(data, task)
-    run.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(task.bundle.config), run / "config.yaml")
-    write_json(environment(config, data), run / "environment.json")
-    draw_data(data, run)
     metrics, callbacks = fit_callbacks(config)
     trainer = trainer_from(config, callbacks)
+    describe(data, task)
+    if trainer.is_global_zero:
+        run.mkdir(parents=True, exist_ok=True)
+        write_config(task.bundle.config, run)
+        write_environment(config, data, trainer.strategy.root_device, run)
+        draw_data(data, run)
     try:
-        trainer.fit(task, data, ckpt_path=last, weights_only=True)
+        checkpoint = None if last is None else last.path
+        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     except (KeyboardInterrupt, SystemExit):
         if (run / "checkpoints" / "last.ckpt").is_file():
             LOG.info("stopped; continue with: python train.py resume=%s", run)
         raise
     summaries = finish(config, data, task, run)
-    closing(summaries, metrics, data, run)
+    if trainer.is_global_zero:
+        closing(summaries, metrics, data, run)
     mean: float | None = summaries["val"]["auroc"]["mean"]
     return mean
 
@@ -104,7 +98,33 @@ def quieten() -> None:
     warnings.formatwarning = lambda message, *_, **__: str(message)
 
 
-def resumed(config: DictConfig) -> tuple[DictConfig, Path]:
+def refuse_used(run: Path) -> None:
+    """Never mix a new run with what an older one left.
+
+    Raises:
+        ConfigError: the folder holds a run.
+    """
+    first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # the others find what this one wrote
+    if first and (run / "config.yaml").exists():
+        raise ConfigError(f"{run} holds a run already: resume={run} continues it, or name another")
+
+
+def require_same_split(checkpoint: Checkpoint, data: XrayDataModule) -> None:
+    """Never go on where a changed data set would deal patients anew.
+
+    Raises:
+        SplitError: the split is not the one the checkpoint was trained on.
+    """
+    before = checkpoint.bundle.split["fingerprint"]
+    if before != data.split.fingerprint:
+        raise SplitError(
+            f"the data changed since {checkpoint.path} was written: its split was [{before}], now "
+            f"it is [{data.split.fingerprint}], and images it was trained on could land in test. "
+            "Restore the data, or start a new run"
+        )
+
+
+def resumed(config: DictConfig) -> tuple[DictConfig, Checkpoint]:
     """The configuration of an interrupted run with this call's overrides, and its last checkpoint.
 
     Raises:
@@ -117,7 +137,7 @@ def resumed(config: DictConfig) -> tuple[DictConfig, Path]:
         raise CheckpointError(
             f"{run} has no checkpoints/last.ckpt: no epoch was finished; start it anew"
         )
-    load_checkpoint(last)  # a clear message if it is damaged
+    checkpoint = load_checkpoint(last)
     saved = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     changes = [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
     for change in changes:
@@ -128,22 +148,17 @@ def resumed(config: DictConfig) -> tuple[DictConfig, Path]:
             )
     if not isinstance(saved, dict):
         raise ConfigError(f"{run / 'config.yaml'} is no mapping")
-    merged = overridden({str(key): value for key, value in saved.items()}, changes)
+    plain = {str(key): value for key, value in saved.items() if key != "hydra"}
+    merged = overridden(plain, changes)
     merged.run_dir = str(run)
     LOG.info("resuming %s", run)
-    return merged, last
+    return merged, checkpoint
 
 
 def describe(data: XrayDataModule, task: XrayTask) -> None:
     """Log what the run is about to use, and what is undefined in it."""
-    for note in data.source.notes:
+    for note in usage_notes(data.source):
         LOG.info("%s: %s", data.source.name, note)
-    if data.source.missing:
-        LOG.warning(
-            "%s of %s images are not on disk and are left out (data.allow_missing=true)",
-            f"{len(data.source.missing):,}",
-            f"{len(data.source.records):,}",
-        )
     sizes = ", ".join(f"{part} {len(data.split.parts[part]):,}" for part in PARTS)
     LOG.info("split %s [%s]: %s images", data.split.name, data.split.fingerprint, sizes)
     for part in PARTS:
@@ -153,45 +168,6 @@ def describe(data: XrayDataModule, task: XrayTask) -> None:
     report = task.net.load_report
     weights = f"loaded {report}; the head is new" if report else "random weights"
     LOG.info("%s: %.1f M parameters, %s", task.net.config["backbone"], parameters / 1e6, weights)
-
-
-def environment(config: DictConfig, data: XrayDataModule) -> dict[str, Any]:
-    """What is needed to understand and repeat the run."""
-    on_hydra = HydraConfig.initialized()
-    return {
-        "command": sys.argv,
-        "overrides": list(HydraConfig.get().overrides.task) if on_hydra else [],
-        "choices": choices(HydraConfig.get().runtime.choices) if on_hydra else {},
-        "seed": config.seed,
-        "split": split_facts(data.split),
-        "data": {"name": data.source.name, **data.source.identity()},
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {name: version(name) for name in PACKAGES},
-        "git_commit": git_commit(),
-    }
-
-
-def choices(chosen: Mapping[str, str | None]) -> dict[str, str | None]:
-    """The options of our own groups, without Hydra's."""
-    return {str(group): option for group, option in chosen.items() if "/" not in str(group)}
-
-
-def git_commit() -> str | None:
-    """The commit of the source tree, "+changes" if it was edited; None outside a repository."""
-    here = Path(__file__).resolve().parents[2]
-    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+changes"]
-    if not (here / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
 
 
 def draw_data(data: XrayDataModule, run: Path) -> None:
@@ -225,12 +201,15 @@ def score(
     summaries = {}
     for part in parts:
         predictions = predict_part(trainer, task, data, part)
-        write_predictions(predictions, folder / f"predictions_{part}.csv")
         summary = summarise(predictions, data.split.part_fingerprints[part])
-        title = f"{part}: {data.source.name}, split {data.split.name} [{summary['fingerprint']}]"
-        roc_figure(predictions, summary["auroc"]["labels"], title, folder / f"roc_{part}.png")
         summaries[part] = summary
-    write_json(summaries, folder / "metrics.json")
+        if trainer.is_global_zero:
+            write_predictions(predictions, folder / f"predictions_{part}.csv")
+            title = f"{part}: {data.source.name}, split {data.split.name} "
+            title += f"[{summary['fingerprint']}]"
+            roc_figure(predictions, summary["auroc"]["labels"], title, folder / f"roc_{part}.png")
+    if trainer.is_global_zero:
+        write_json(summaries, folder / "metrics.json")
     return summaries
 
 

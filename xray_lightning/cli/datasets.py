@@ -10,7 +10,7 @@ import numpy as np
 from xray_lightning.cli.overrides import composed, make
 from xray_lightning.cli.tables import counts_table, show
 from xray_lightning.data.cache import open_cache
-from xray_lightning.data.source import Source, readable_records
+from xray_lightning.data.source import Source, readable_records, usage_notes
 from xray_lightning.data.splits import PARTS, Split
 from xray_lightning.records import patient_ids, target_matrix
 
@@ -21,6 +21,7 @@ def cache(overrides: Sequence[str]) -> None:
     source: Source = make(config.data)
     records = readable_records(source)
     opened = open_cache(source, records, size=config.image_size, root=Path(config.cache_dir))
+    show(*(f"note: {note}" for note in usage_notes(source)))
     gigabytes = opened.images.nbytes / 1e9
     show(f"{len(records):,} images at {config.image_size} px, {gigabytes:.2f} GB: {opened.path}")
 

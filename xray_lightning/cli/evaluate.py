@@ -8,8 +8,14 @@ from xray_lightning.cli.build import data_from, prepare_process
 from xray_lightning.cli.compose import LOG, mean_line, quieten, score
 from xray_lightning.cli.overrides import overridden, split_run_dir
 from xray_lightning.cli.tables import auroc_table, parts_line, show
+from xray_lightning.data.source import usage_notes
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.task import XrayTask
+
+CHANGEABLE = (
+    *("data", "split", "trainer", "batch_size", "workers", "threads", "cache_dir"),
+    *("image_size", "clahe"),  # refused with the value the checkpoint needs
+)
 
 
 def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
@@ -17,12 +23,16 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
 
     Raises:
         CheckpointError: no checkpoint, one without a configuration, or of other labels.
+        ConfigError: an override that would not change the evaluation, or its preprocessing.
     """
     quieten()
     loaded = load_checkpoint(checkpoint)
     if not loaded.bundle.config:
         raise CheckpointError(f"{checkpoint} holds no configuration: it was not made by train.py")
     values, run_dir = split_run_dir(overrides)
+    for text in values:
+        if text.partition("=")[0].split(".")[0] not in CHANGEABLE:
+            raise ConfigError(f"{text}: an evaluation can change only {', '.join(CHANGEABLE)}")
     config = overridden(loaded.bundle.config, values)
     for name, value in loaded.bundle.preprocessing.items():
         if config[name] != value:
@@ -32,6 +42,8 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
     prepare_process(config)
     data = data_from(config)
     require_labels(loaded.bundle, data.labels, str(checkpoint))
+    for note in usage_notes(data.source):
+        LOG.info("%s: %s", data.source.name, note)
     fingerprint = data.split.part_fingerprints["test"]
     if fingerprint != loaded.bundle.split["parts"]["test"]:
         LOG.warning(
@@ -40,7 +52,9 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
             fingerprint,
             loaded.bundle.split["parts"]["test"],
         )
-    folder = run_dir or checkpoint.resolve().parent.parent / f"evaluate_{fingerprint}"
+    place = checkpoint.resolve().parent
+    home = place.parent if place.name == "checkpoints" else Path("outputs")
+    folder = run_dir or home / f"evaluate_{fingerprint}"
     folder.mkdir(parents=True, exist_ok=True)
     config.run_dir = str(folder)
     summaries = score(config, data, XrayTask(loaded.build_net()), folder, ("test",))

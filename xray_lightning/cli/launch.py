@@ -18,7 +18,7 @@ def train(arguments: Sequence[str] | None = None) -> int:
         arguments: overrides and Hydra's options; None: those of the command line.
     """
     if arguments is not None:
-        sys.argv = ["xray train", *arguments]
+        sys.argv = [__file__, *arguments]  # a file: Lightning starts it again for each process
     register_resolvers()
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(_fit)
     return guarded(main)
@@ -28,3 +28,7 @@ def _fit(config: DictConfig) -> float | None:
     from xray_lightning.cli.compose import fit
 
     return fit(config)
+
+
+if __name__ == "__main__":
+    sys.exit(train())

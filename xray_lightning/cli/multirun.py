@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.table import Table
 
@@ -16,13 +18,20 @@ COLUMNS = ("run", "split", "fingerprint", "val", "test", "defined", "folder")
 
 
 class Comparison(Callback):
-    """Writes comparison.csv and comparison.png into the sweep's folder when all runs are done."""
+    """Writes comparison.csv and comparison.png into the sweep's folder, prints them at its end."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Keep the files up to date after each run: a later one may fail."""
+        folder = Path(config.hydra.sweep.dir)
+        if config.hydra.mode == RunMode.MULTIRUN and (rows := collect(folder)):
+            write(rows, folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Compare."""
         folder = Path(config.hydra.sweep.dir)
         if rows := collect(folder):
-            compare(rows, folder)
+            write(rows, folder)
+            display(rows, folder)
 
 
 def collect(folder: Path) -> list[dict[str, Any]]:
@@ -52,13 +61,17 @@ def _row(run: Path, facts: dict[str, Any], shared: set[str]) -> dict[str, Any]:
     }
 
 
-def compare(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Write and print the table, draw the figure."""
+def write(rows: list[dict[str, Any]], folder: Path) -> None:
+    """comparison.csv and comparison.png."""
     with (folder / "comparison.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
     comparison_figure(rows, folder / "comparison.png")
+
+
+def display(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Print the table."""
     table = Table(title="runs of this sweep", title_justify="left", header_style="bold")
     for name in ("run", "split", "test fingerprint", "val AUROC", "test AUROC", "labels"):
         table.add_column(name, justify="right" if "AUROC" in name or name == "labels" else "left")

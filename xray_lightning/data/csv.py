@@ -106,6 +106,8 @@ def _labels(table: Table, chosen: Sequence[str] | None) -> tuple[str, ...]:
         if not labels:
             raise TableError(f"{table.path} has no label column, only {', '.join(table.columns)}")
         return labels
+    if isinstance(chosen, str):
+        raise ConfigError(f"data.labels is a list of columns such as [{chosen}], got {chosen!r}")
     labels = tuple(chosen)
     if not labels or len(set(labels)) < len(labels) or set(labels) & set(RESERVED):
         raise ConfigError(

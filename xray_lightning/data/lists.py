@@ -46,11 +46,18 @@ def read_split_table(path: Path) -> dict[str, set[str]]:
 
     Raises:
         DataNotFoundError: there is no such file.
-        TableError: a column is absent, or an image stands twice.
+        TableError: no text, a column is absent, or an image stands twice.
         SplitError: a word names no part.
     """
     if not path.is_file():
         raise DataNotFoundError(f"there is no split table at {path}: check split.path (path=)")
+    try:
+        return _read_split_table(path)
+    except UnicodeDecodeError as error:
+        raise TableError(f"{path} is no table of text (UTF-8)") from error
+
+
+def _read_split_table(path: Path) -> dict[str, set[str]]:
     lists: dict[str, set[str]] = {part: set() for part in PARTS}
     seen: set[str] = set()
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -65,20 +72,6 @@ def read_split_table(path: Path) -> dict[str, set[str]]:
             seen.add(image)
             lists[_part(row["split"], f"{path}, line {rows.line_num}")].add(image)
     return lists
-
-
-def refuse_unknown(lists: Lists, records: Sequence[Record], path: Path) -> None:
-    """Raise if the table names an image that is no record.
-
-    Raises:
-        SplitError: says how many such images there are, and the first.
-    """
-    unknown = sorted(set().union(*lists.values()) - {record.image_id for record in records})
-    if unknown:
-        raise SplitError(
-            f"{path} names {len(unknown):,} images that the data set lacks, the first is "
-            f"{unknown[0]}: delete these lines, or complete the data set"
-        )
 
 
 def _part(word: str | None, place: str) -> str:

@@ -48,6 +48,15 @@ class Source(Protocol):
         ...
 
 
+def usage_notes(source: Source) -> list[str]:
+    """The source's notes, and what a command that reads pixels leaves out."""
+    left_out = (
+        f"{len(source.missing):,} of {len(source.records):,} images are not on disk and are "
+        "LEFT OUT (data.allow_missing=true)"
+    )
+    return [*source.notes, *([left_out] if source.missing else [])]
+
+
 def readable_records(source: Source) -> list[Record]:
     """The records whose pixels can be read.
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.balance import balanced_assignment
-from xray_lightning.data.lists import Lists, indices_of_lists, read_split_table, refuse_unknown
+from xray_lightning.data.lists import Lists, indices_of_lists, read_split_table
 from xray_lightning.data.partition import (
     LEAKY,
     PARTS,
@@ -69,7 +69,7 @@ def official_split(
     settings = {"val_fraction": val_fraction, "seed": seed}
     parts = indices_of_lists(records, official)
     if "train_val" in parts:
-        rng = np.random.default_rng(seed)
+        rng = _generator(seed)
         parts |= _carve(records, parts.pop("train_val"), val_fraction, rng)
     return make_split("official", records, parts, settings=settings)
 
@@ -94,7 +94,7 @@ def patient_split(
         SplitError: there are fewer than three patients.
     """
     shares = _checked_fractions(fractions)
-    parts = _dealt(records, patient_ids(records), shares, np.random.default_rng(seed))
+    parts = _dealt(records, patient_ids(records), shares, _generator(seed))
     settings = {"fractions": list(shares), "seed": seed}
     return make_split("patient", records, dict(zip(PARTS, parts, strict=True)), settings=settings)
 
@@ -123,11 +123,11 @@ def kfold_split(
         SplitError: there are too few patients.
     """
     _check_val_fraction(val_fraction)
-    if folds < 2:
-        raise ConfigError(f"folds must be at least 2, got {folds}")
-    if not 0 <= fold < folds:
+    if not isinstance(folds, int) or folds < 2:
+        raise ConfigError(f"folds must be an integer of at least 2, got {folds!r}")
+    if not isinstance(fold, int) or not 0 <= fold < folds:
         raise ConfigError(f"fold must be from 0 to {folds - 1} (folds={folds}), got {fold}")
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     dealt = _dealt(records, patient_ids(records), [1 / folds] * folds, rng)
     rest = np.concatenate([indices for number, indices in enumerate(dealt) if number != fold])
     carved = _carve(records, rest, val_fraction, np.random.default_rng((seed, fold)))
@@ -156,7 +156,7 @@ def image_split(
     """
     shares = _checked_fractions(fractions)
     ids = np.array([record.image_id for record in records], dtype=np.str_)
-    parts = _dealt(records, ids, shares, np.random.default_rng(seed))
+    parts = _dealt(records, ids, shares, _generator(seed))
     settings = {"fractions": list(shares), "seed": seed}
     return make_split(LEAKY, records, dict(zip(PARTS, parts, strict=True)), settings=settings)
 
@@ -166,6 +166,8 @@ def csv_split(
 ) -> Split:
     """The parts a table names.
 
+    Ids of the table without a record (images left out by ``allow_missing``) do not count.
+
     Args:
         records: the data set.
         official: ids of "train", "val" and "test" from the data set's own table.
@@ -173,11 +175,10 @@ def csv_split(
 
     Raises:
         DataNotFoundError, TableError: the table cannot be read.
-        SplitError: no table and no split column, ids without a record, or a bad split.
+        SplitError: no table and no split column, records without a part, or a bad split.
     """
     if path is not None:
-        lists: Lists = read_split_table(Path(path))
-        refuse_unknown(lists, records, Path(path))
+        lists: Lists = read_split_table(Path(str(path)))
     elif official is not None and set(official) == set(PARTS):
         lists = official
     else:
@@ -231,16 +232,22 @@ def _carve(
 
 
 def _checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
-    shares = tuple(float(share) for share in fractions)
-    positive = all(share > 0 for share in shares)
+    shares = tuple(fractions) if not isinstance(fractions, str | float | int) else ()
+    positive = all(isinstance(share, float | int) and share > 0 for share in shares)
     if not (len(shares) == len(PARTS) and positive and abs(sum(shares) - 1) < 1e-6):
         raise ConfigError(
             "fractions must be three positive numbers (train, val, test) that sum to 1, got "
-            f"{list(shares)}"
+            f"{fractions!r}"
         )
     return shares
 
 
+def _generator(seed: int) -> np.random.Generator:
+    if not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"the split's seed must be an integer of at least 0, got {seed!r}")
+    return np.random.default_rng(seed)
+
+
 def _check_val_fraction(val_fraction: float) -> None:
-    if not 0 < val_fraction < 1:
+    if not isinstance(val_fraction, float | int) or not 0 < val_fraction < 1:
         raise ConfigError(f"val_fraction must lie between 0 and 1, got {val_fraction}")

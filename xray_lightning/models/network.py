@@ -29,6 +29,8 @@ class XrayNet(nn.Module):
         weights: "imagenet", "none", or a path (.safetensors of timm, or our checkpoint).
         dropout: before the linear layer of the head.
         image_size: side in pixels; networks of fixed input size (ViT) are built for it.
+        mean: subtracted from the images; None: what timm states for the backbone's weights.
+        std: the images are divided by it; None: likewise.
 
     Raises:
         ConfigError: unknown backbone, no labels, or features that are no map.
@@ -43,6 +45,8 @@ class XrayNet(nn.Module):
         weights: str = "none",
         dropout: float = 0.0,
         image_size: int = 224,
+        mean: float | None = None,
+        std: float | None = None,
     ) -> None:
         super().__init__()
         if not labels:
@@ -57,12 +61,13 @@ class XrayNet(nn.Module):
         }
         self.load_report: LoadReport | None = None
         self.backbone = self._make_backbone(backbone, weights, image_size)
-        self.layout = _layout(self.backbone, image_size)
+        self.layout, channels = _layout(self.backbone, image_size)
         facts = self.backbone.pretrained_cfg
-        self.mean = sum(facts["mean"]) / len(facts["mean"])
-        self.std = sum(facts["std"]) / len(facts["std"])
+        self.mean = sum(facts["mean"]) / len(facts["mean"]) if mean is None else mean
+        self.std = sum(facts["std"]) / len(facts["std"]) if std is None else std
+        self.config |= {"mean": self.mean, "std": self.std}  # a later timm may state others
         self.backbone.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU
-        self.head = AveragePool(self.backbone.num_features, len(labels), dropout=dropout)
+        self.head = AveragePool(channels, len(labels), dropout=dropout)
 
     def _make_backbone(self, name: str, weights: str, image_size: int) -> Any:
         if weights == "imagenet":
@@ -99,8 +104,8 @@ class XrayNet(nn.Module):
         return self.forward_head(self.forward_features(images))
 
 
-def _layout(backbone: Any, image_size: int) -> str:
-    """How the backbone gives its features: "NCHW", "NHWC" or "NLC" (tokens)."""
+def _layout(backbone: Any, image_size: int) -> tuple[str, int]:
+    """How the backbone gives its features, "NCHW", "NHWC" or "NLC" (tokens), and their channels."""
     training = backbone.training
     backbone.eval()
     try:
@@ -113,17 +118,16 @@ def _layout(backbone: Any, image_size: int) -> str:
             f"image_size={image_size} pixels ({error})"
         ) from error
     backbone.train(training)
-    channels = backbone.num_features
-    if features.shape[1:] == (_token_count(backbone), channels):
-        return "NLC"
-    if features.ndim == 4:
-        if getattr(backbone, "output_fmt", "NCHW") == "NHWC" and features.shape[3] == channels:
-            return "NHWC"
-        if features.shape[1] == channels:
-            return "NCHW"
+    if features.shape[1:-1] == (_token_count(backbone),):
+        return "NLC", features.shape[2]
+    if features.ndim == 4 and getattr(backbone, "output_fmt", "NCHW") == "NHWC":
+        return "NHWC", features.shape[3]
+    if features.ndim == 4:  # a head convolution (MobileNet) may change the number of channels
+        return "NCHW", features.shape[1]
     raise ConfigError(
         f"model.backbone: {backbone.pretrained_cfg['architecture']!r} gives features of shape "
-        f"{tuple(features.shape)}, which are neither a map nor patch tokens of {channels} channels"
+        f"{tuple(features.shape)}, which are neither a map (B, C, h, w) nor patch tokens (B, N, C) "
+        "whose grid it states"
     )
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from xray_lightning.labels import NO_FINDING
 from xray_lightning.predictions import Predictions
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
@@ -154,8 +155,7 @@ def montage_figure(
         axes.set_axis_off()
     for index, axes in enumerate(grid[:shown]):
         axes.imshow(images[index], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        found = [label for label, value in zip(labels, targets[index], strict=True) if value == 1]
-        axes.set_title(f"{image_ids[index]}\n{_shortened(found)}", fontsize=6)
+        axes.set_title(f"{image_ids[index]}\n{_findings(targets[index], labels)}", fontsize=6)
     figure.savefig(path)
 
 
@@ -201,6 +201,8 @@ def _plain_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _shortened(found: Sequence[str]) -> str:
-    text = ", ".join(found) or "No Finding"
+def _findings(targets: npt.NDArray[np.float32], labels: Sequence[str]) -> str:
+    """The positive labels in short; unknown ones are not called absent."""
+    found = [label for label, value in zip(labels, targets, strict=True) if value == 1]
+    text = ", ".join(found) or ("unknown" if np.isnan(targets).any() else NO_FINDING)
     return text if len(text) <= 30 else f"{text[:28]}…"
