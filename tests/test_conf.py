@@ -65,7 +65,7 @@ def test_task_of_a_configuration(overrides: list[str], loss: str, schedule: type
     [
         ("seed=x", "seed must be an integer"),
         ("seed=-1", "seed must be an integer"),
-        ("threads=0", "threads must be 1 or more"),
+        ("threads=0", "threads must be an integer of at least 1"),
         ("epochs=0", "epochs must be an integer of at least 1"),
     ],
 )

@@ -473,3 +473,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def test_root_that_is_no_path() -> None:
+    with pytest.raises(ConfigError, match="cache_dir must name a folder, got None"):
+        opened(Noise(1), None)

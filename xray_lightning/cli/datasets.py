@@ -20,7 +20,7 @@ def cache(overrides: Sequence[str]) -> None:
     config, _ = composed(overrides)
     source: Source = make(config.data)
     records = readable_records(source)
-    opened = open_cache(source, records, size=config.image_size, root=Path(config.cache_dir))
+    opened = open_cache(source, records, size=config.image_size, root=config.cache_dir)
     show(*(f"note: {note}" for note in usage_notes(source)))
     gigabytes = opened.images.nbytes / 1e9
     show(f"{len(records):,} images at {config.image_size} px, {gigabytes:.2f} GB: {opened.path}")

@@ -61,7 +61,7 @@ def open_cache(
     records: Sequence[Record],
     *,
     size: int,
-    root: Path,
+    root: str | Path,
     workers: int | None = None,
     progress: bool | ProgressHook = True,
 ) -> ImageCache:
@@ -77,16 +77,19 @@ def open_cache(
             (images done, images in all).
 
     Raises:
-        ConfigError: ``size`` or ``workers`` is below 1, or there are no records.
+        ConfigError: ``size`` or ``workers`` is below 1, ``root`` is no path, or there are no
+            records.
         CacheError: the disk is too full or not writable, or the folder there does not match.
         InvalidImageError: images are unreadable; raised after all others were decoded.
     """
     _check_settings(records, size, workers)
+    if not isinstance(root, str | Path):
+        raise ConfigError(f"cache_dir must name a folder, got {root!r}")
     facts = cache_facts(source, records, size)
-    folder = root / folder_name(facts)
+    folder = Path(root) / folder_name(facts)
     try:
         if not _is_complete(folder, facts):
-            root.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
             with _locked(folder):
                 _build(source, records, folder, facts, workers or available_cores(), progress)
     except OSError as error:

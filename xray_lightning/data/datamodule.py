@@ -76,7 +76,7 @@ class XrayDataModule(pl.LightningDataModule):
         self.image_size, self.batch_size, self.seed = image_size, batch_size, seed
         self.augment, self.clahe = augment, clahe
         self.workers = workers
-        self.cache_dir = Path(cache_dir)
+        self.cache_dir = cache_dir
         self.labels = source.labels
         self.records = readable_records(source)
         self.split = split(self.records, source.official)

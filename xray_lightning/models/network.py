@@ -122,7 +122,8 @@ def _layout(backbone: Any, image_size: int) -> tuple[str, int]:
         return "NLC", features.shape[2]
     if features.ndim == 4 and getattr(backbone, "output_fmt", "NCHW") == "NHWC":
         return "NHWC", features.shape[3]
-    if features.ndim == 4:  # a head convolution (MobileNet) may change the number of channels
+    known = (backbone.num_features, getattr(backbone, "head_hidden_size", None))  # MobileNet's head
+    if features.ndim == 4 and features.shape[1] in known:
         return "NCHW", features.shape[1]
     raise ConfigError(
         f"model.backbone: {backbone.pretrained_cfg['architecture']!r} gives features of shape "
