@@ -87,6 +87,7 @@ def open_cache(
         raise ConfigError(f"cache_dir must name a folder, got {root!r}")
     facts = cache_facts(source, records, size)
     folder = Path(root) / folder_name(facts)
+    fresh = not folder.exists()
     try:
         if not _is_complete(folder, facts):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,8 @@ def open_cache(
     except OSError as error:
         raise CacheError(f"cannot use the image cache {folder}: {error}; {REMEDY}") from error
     cache = load_cache(folder)
-    spot_check(cache, source, records)
+    if not fresh:  # a cache just built was read from these very files
+        spot_check(cache, source, records)
     return cache
 
 

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,8 @@ ProgressHook = Callable[[int, int], None]  # images done, images in all
 Decode = Callable[[int], str | None]
 
 SYNC_SECONDS = 1.0  # about what a crash can lose
-IN_FLIGHT = 4  # rows waiting per worker: enough to keep it busy, few enough to stop promptly
+IN_FLIGHT = 16  # rows waiting per worker: enough to keep it busy, few enough to stop promptly
+GLANCE_SECONDS = 0.05  # the main thread takes the lock from the workers no oftener than this
 
 
 def decode_missing(
@@ -153,7 +154,7 @@ def _decode_all(
         while finished < len(rows):
             for row in islice(queue, workers * IN_FLIGHT - len(pending)):
                 pending[pool.submit(decode, row)] = row
-            ready = wait(pending, return_when=FIRST_COMPLETED).done
+            ready = wait(pending, timeout=GLANCE_SECONDS).done
             for future in ready:
                 ledger.enter(pending[future], future.result())
                 del pending[future]
