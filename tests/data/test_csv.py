@@ -170,3 +170,15 @@ def test_impossible_ages_are_counted(csv_folder: Write) -> None:
     source = CsvTable(csv_folder("image,patient,age,A", "a.png,1,412,1", "sub/b.png,1,50,1"))
     assert [math.isnan(record.age) for record in source.records] == [True, False]
     assert source.notes == ("1 impossible age became NaN",)
+
+
+def test_two_names_of_one_file(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,patient,Mass\na.png,1,0\n./a.png,2,1\n")
+    with pytest.raises(TableError, match=r"names one file twice: a\.png and \./a\.png"):
+        CsvTable(tmp_path / "t.csv", allow_missing=True)
+
+
+def test_labels_are_a_list(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,patient,Mass\na.png,1,0\n")
+    with pytest.raises(ConfigError, match=r"data\.labels is a list of columns such as \[Mass\]"):
+        CsvTable(tmp_path / "t.csv", labels="Mass", allow_missing=True)

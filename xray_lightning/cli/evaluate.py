@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from xray_lightning.checkpoint import load_checkpoint, require_labels
+from omegaconf import DictConfig
+
+from xray_lightning.checkpoint import Checkpoint, load_checkpoint, require_labels
 from xray_lightning.cli.build import data_from, prepare_process
 from xray_lightning.cli.compose import LOG, mean_line, quieten, score
 from xray_lightning.cli.overrides import overridden, split_run_dir
@@ -27,43 +29,52 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
     """
     quieten()
     loaded = load_checkpoint(checkpoint)
-    if not loaded.bundle.config:
-        raise CheckpointError(f"{checkpoint} holds no configuration: it was not made by train.py")
     values, run_dir = split_run_dir(overrides)
-    for text in values:
+    config = configuration(loaded, values)
+    prepare_process(config)
+    data = data_from(config)
+    require_labels(loaded.bundle, data.labels, str(checkpoint))
+    show(*(f"note: {note}" for note in usage_notes(data.source)))
+    fingerprint = data.split.part_fingerprints["test"]
+    trained = loaded.bundle.split["parts"]["test"]
+    if fingerprint != trained:
+        LOG.warning(
+            "these test images [%s] are not those of the training run [%s]; some of them, or of "
+            "their patients, may have been trained on",
+            *(fingerprint, trained),
+        )
+    folder = run_dir or home(checkpoint) / f"evaluate_{fingerprint}"
+    folder.mkdir(parents=True, exist_ok=True)
+    config.run_dir = str(folder)
+    summaries = score(config, data, XrayTask(loaded.build_net()), folder, ("test",))
+    title = f"{checkpoint} on {data.source.name}, split {data.split.name} "
+    table = auroc_table(summaries, title + f"[{data.split.fingerprint}]")
+    show(table, parts_line(summaries), mean_line(summaries), f"written to {folder}")
+
+
+def configuration(checkpoint: Checkpoint, overrides: Sequence[str]) -> DictConfig:
+    """The checkpoint's configuration with overrides.
+
+    Raises:
+        CheckpointError: it has none.
+        ConfigError: an override that would not change the evaluation, or its preprocessing.
+    """
+    bundle = checkpoint.bundle
+    if not bundle.config:
+        raise CheckpointError(f"{checkpoint.path} holds no configuration: train.py did not make it")
+    for text in overrides:
         if text.partition("=")[0].split(".")[0] not in CHANGEABLE:
             raise ConfigError(f"{text}: an evaluation can change only {', '.join(CHANGEABLE)}")
-    config = overridden(loaded.bundle.config, values)
-    for name, value in loaded.bundle.preprocessing.items():
+    config = overridden(bundle.config, overrides)
+    for name, value in bundle.preprocessing.items():
         if config[name] != value:
             raise ConfigError(
                 f"{name}={config[name]}: the checkpoint was trained with {name}={value}"
             )
-    prepare_process(config)
-    data = data_from(config)
-    require_labels(loaded.bundle, data.labels, str(checkpoint))
-    for note in usage_notes(data.source):
-        LOG.info("%s: %s", data.source.name, note)
-    fingerprint = data.split.part_fingerprints["test"]
-    if fingerprint != loaded.bundle.split["parts"]["test"]:
-        LOG.warning(
-            "these test images [%s] are not those of the training run [%s]; some of them, or of "
-            "their patients, may have been trained on",
-            fingerprint,
-            loaded.bundle.split["parts"]["test"],
-        )
+    return config
+
+
+def home(checkpoint: Path) -> Path:
+    """The run a checkpoint lies in; ``outputs`` for one that lies elsewhere."""
     place = checkpoint.resolve().parent
-    home = place.parent if place.name == "checkpoints" else Path("outputs")
-    folder = run_dir or home / f"evaluate_{fingerprint}"
-    folder.mkdir(parents=True, exist_ok=True)
-    config.run_dir = str(folder)
-    summaries = score(config, data, XrayTask(loaded.build_net()), folder, ("test",))
-    title = (
-        f"{checkpoint} on {data.source.name}, split {data.split.name} [{data.split.fingerprint}]"
-    )
-    show(
-        auroc_table(summaries, title),
-        parts_line(summaries),
-        mean_line(summaries),
-        f"written to {folder}",
-    )
+    return place.parent if place.name == "checkpoints" else Path("outputs")

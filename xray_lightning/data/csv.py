@@ -16,6 +16,7 @@ Boxes stand in a table of their own: image, label, x, y, width, height, in pixel
 """
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -126,6 +127,7 @@ def _records(
 ) -> tuple[Record, ...]:
     """One record per row of the table."""
     images = table.text("image")
+    _refuse_two_names(table, images)
     paths = _files(root, images)
     boxes = (
         read_boxes(read_table(Path(box_path)), BOX_COLUMNS, labels, set(images)) if box_path else {}
@@ -147,6 +149,19 @@ def _records(
         table.numbers("follow_up"),
     )
     return tuple(map(Record, *columns))
+
+
+def _refuse_two_names(table: Table, images: Sequence[str]) -> None:
+    """Two spellings of one file would be two images, perhaps one in training and one in test.
+
+    Raises:
+        TableError: names both.
+    """
+    seen: dict[str, str] = {}
+    for image in images:
+        first = seen.setdefault(os.path.normpath(image), image)
+        if first != image:
+            raise TableError(f"{table.path} names one file twice: {first} and {image}")
 
 
 def _targets(table: Table, label: str) -> list[float]:

@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import pytest
+
+from xray_lightning.checkpoint import Bundle, Checkpoint
+from xray_lightning.cli.evaluate import configuration, home
+from xray_lightning.errors import CheckpointError, ConfigError
+
+
+def checkpoint(config: dict[str, object]) -> Checkpoint:
+    bundle = Bundle({"labels": []}, {"image_size": 32, "clahe": False}, {}, config)
+    return Checkpoint(Path("best.ckpt"), bundle, {}, 0)
+
+
+CONFIG: dict[str, object] = {"image_size": 32, "clahe": False, "seed": 1, "batch_size": 4}
+
+
+def test_changeable_settings() -> None:
+    assert configuration(checkpoint(CONFIG), ["batch_size=8"]).batch_size == 8
+    with pytest.raises(ConfigError, match="seed=3: an evaluation can change only data, split"):
+        configuration(checkpoint(CONFIG), ["seed=3"])
+
+
+@pytest.mark.parametrize("text", ["image_size=64", "clahe=true"])
+def test_preprocessing_belongs_to_the_checkpoint(text: str) -> None:
+    with pytest.raises(ConfigError, match="the checkpoint was trained with"):
+        configuration(checkpoint(CONFIG), [text])
+
+
+def test_checkpoint_of_library_use() -> None:
+    with pytest.raises(CheckpointError, match="holds no configuration"):
+        configuration(checkpoint({}), [])
+
+
+def test_where_the_results_go(tmp_path: Path) -> None:
+    assert home(tmp_path / "run/checkpoints/best.ckpt") == tmp_path / "run"
+    assert home(tmp_path / "best.ckpt") == Path("outputs")
