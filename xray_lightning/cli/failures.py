@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 
 from xray_lightning.errors import XrayError
@@ -18,6 +19,7 @@ def guarded(command: Callable[[], object]) -> int:
     fault of ours and keeps its traceback.
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     try:
         command()
