@@ -249,8 +249,8 @@ def test_resume_needs_a_finished_epoch(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_multirun_compares_its_runs(folder: Path) -> None:
-    sweep = ["-m", "split=patient,official", "seed=0,1", "hydra.sweep.dir=sweep"]
-    run([*TRAIN, *TOY, *sweep, "trainer=debug", "epochs=1"], folder)
+    sweep = ["split=patient,official", "seed=0,1", "hydra.sweep.dir=sweep", "trainer=debug"]
+    run([*TRAIN, "-m", *TOY, *sweep], folder)
     with (folder / "sweep/comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4
