@@ -83,7 +83,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"no checkpoint at {path}")
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # torch.load raises a dozen types on a damaged file
         raise CheckpointError(
             f"{path} is damaged or no checkpoint of plain values ({type(error).__name__})"
         ) from error

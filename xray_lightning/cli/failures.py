@@ -28,7 +28,7 @@ def guarded(command: Callable[[], object]) -> int:
             raise
         print("\ninterrupted; what was written is kept", file=sys.stderr)
         return INTERRUPTED
-    except Exception as error:
+    except Exception as error:  # re-raised unless the user can mend it
         message = user_message(error)
         if message is None:
             raise

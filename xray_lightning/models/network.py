@@ -112,7 +112,7 @@ def _layout(backbone: Any, image_size: int) -> tuple[str, int]:
         with torch.no_grad():
             features = backbone.forward_features(torch.zeros(1, 1, image_size, image_size))
             features = backbone.forward_head(features, pre_logits=True)
-    except Exception as error:
+    except Exception as error:  # each architecture refuses a size in its own way
         raise ConfigError(
             f"model.backbone: {backbone.pretrained_cfg['architecture']!r} cannot take images of "
             f"image_size={image_size} pixels ({error})"

@@ -50,7 +50,7 @@ def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> 
         backbone: nn.Module = timm.create_model(
             name, pretrained=pretrained, in_chans=1, num_classes=0, global_pool="", **extra
         )
-    except Exception as error:
+    except Exception as error:  # timm and its hub client share no base class
         if pretrained:
             raise
         raise ConfigError(
@@ -80,7 +80,7 @@ def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, LoadR
         torch.manual_seed(0)
         try:
             backbone = create_backbone(name, image_size=image_size, pretrained=True)
-        except Exception as error:
+        except Exception as error:  # the hub client raises many unrelated types
             raise WeightsError(
                 f"the ImageNet weights of {name!r} could not be fetched ({_first_line(error)}). "
                 "Without a network there are two ways out: model.weights=none trains from random "
@@ -130,7 +130,7 @@ def read_state(path: Path) -> State:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise WeightsError(f"model.weights: {path} is damaged ({_first_line(error)})") from error
-    except Exception as error:
+    except Exception as error:  # unpickling a foreign file can raise anything
         raise WeightsError(
             f"model.weights: {path} is no plain checkpoint ({_first_line(error)})"
         ) from error
