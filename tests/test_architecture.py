@@ -11,7 +11,7 @@ PACKAGE = ROOT / "xray_lightning"
 RANKS = [
     ["errors"],
     ["labels", "records", "predictions"],
-    ["data", "models", "losses", "optim", "explain", "metrics"],
+    ["data", "models", "losses", "ranking", "optim", "explain", "metrics"],
     ["checkpoint"],
     ["task"],
     ["callbacks", "evaluation", "audit", "inference", "export"],

@@ -13,19 +13,24 @@ if TYPE_CHECKING:
     from xray_lightning.data.nih import ChestXray14
     from xray_lightning.data.phantom import Phantom
     from xray_lightning.evaluation import predict_part, summarise
-    from xray_lightning.losses import BCE, WeightedBCE
+    from xray_lightning.losses import BCE, Asymmetric, ClassBalanced, Focal, WeightedBCE
     from xray_lightning.models.network import XrayNet
     from xray_lightning.predictions import Predictions, read_predictions, write_predictions
+    from xray_lightning.ranking import PairwiseAUC
     from xray_lightning.records import Box, Record
     from xray_lightning.task import XrayTask
 
 _HOMES = {
+    "Asymmetric": "losses",
     "BCE": "losses",
     "Box": "records",
     "Bundle": "checkpoint",
     "Checkpoint": "checkpoint",
     "ChestXray14": "data.nih",
+    "ClassBalanced": "losses",
     "CsvTable": "data.csv",
+    "Focal": "losses",
+    "PairwiseAUC": "ranking",
     "Phantom": "data.phantom",
     "Predictions": "predictions",
     "Record": "records",
@@ -42,11 +47,15 @@ _HOMES = {
 
 __all__ = [
     "BCE",
+    "Asymmetric",
     "Box",
     "Bundle",
     "Checkpoint",
     "ChestXray14",
+    "ClassBalanced",
     "CsvTable",
+    "Focal",
+    "PairwiseAUC",
     "Phantom",
     "Predictions",
     "Record",

@@ -38,8 +38,8 @@ def pairwise_auc(logits: Tensor, targets: Tensor, *, margin: float = 0.2, power:
     Returns:
         A scalar; 0 if no label has both a known positive and a known negative.
 
-    >>> float(pairwise_auc(torch.tensor([[0.0], [0.0]]), torch.tensor([[1.0], [0.0]]), power=1))
-    0.20000000298023224
+    >>> pairwise_auc(torch.zeros(2, 1), torch.tensor([[1.0], [0.0]]), margin=0.5, power=2)
+    tensor(0.2500)
     """
     scores = torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
     positive, negative = targets == 1, targets == 0

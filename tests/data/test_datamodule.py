@@ -230,6 +230,10 @@ def test_weight_of_the_positives(facts: XrayDataModule) -> None:
     np.testing.assert_array_equal(weight.numpy(), [3, NAN, 2, 0, NAN])
 
 
+def test_class_counts(facts: XrayDataModule) -> None:
+    assert facts.class_counts().tolist() == [[3, 3, 2, 0, 0], [1, 0, 1, 4, 0]]
+
+
 def test_labels_without_positives(facts: XrayDataModule) -> None:
     assert facts.labels_without_positives("train") == ["label 1", "label 4"]
     assert facts.labels_without_positives("val") == ["label 3"]

@@ -1,5 +1,6 @@
 """From a composed configuration to objects; beyond this file nothing knows Hydra."""
 
+import inspect
 import sys
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,12 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.models.network import XrayNet
 from xray_lightning.optim import parameter_groups
 from xray_lightning.task import XrayTask
+
+# What a partial loss can ask for by a parameter's name, counted on the training part.
+STATISTICS = {
+    "positive_weight": XrayDataModule.positive_weight,  # (L,)
+    "class_counts": XrayDataModule.class_counts,  # (2, L)
+}
 
 
 def data_from(config: DictConfig) -> XrayDataModule:
@@ -50,15 +57,21 @@ def task_from(config: DictConfig, data: XrayDataModule) -> XrayTask:
     net: XrayNet = make(config.model, labels=data.labels)
     if config.compile:
         net.compile()
-    loss: nn.Module | partial[nn.Module] = make(config.loss)
-    if isinstance(loss, partial):
-        loss = loss(data.positive_weight())
-    task = XrayTask(net, loss, **make(config.optim))
+    task = XrayTask(net, loss_from(config, data), **make(config.optim))
     try:
         task.optimizer(parameter_groups(net, task.head_lr))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optim.optimizer: {error}") from error
     return task
+
+
+def loss_from(config: DictConfig, data: XrayDataModule) -> nn.Module:
+    """The loss of a configuration; a partial one gets the statistics that it has parameters for."""
+    loss: nn.Module | partial[nn.Module] = make(config.loss)
+    if not isinstance(loss, partial):
+        return loss
+    wanted = STATISTICS.keys() & inspect.signature(loss).parameters.keys()
+    return loss(**{name: STATISTICS[name](data) for name in wanted})
 
 
 def bundle_from(config: DictConfig, data: XrayDataModule, net: XrayNet) -> Bundle:

@@ -101,11 +101,14 @@ class XrayDataModule(pl.LightningDataModule):
 
         NaN for a label without positives: its weight is undefined.
         """
-        targets = self.part_targets("train")
-        positives = (targets == 1).sum(axis=0).astype(np.float64)
-        negatives = (targets == 0).sum(axis=0)
-        positives[positives == 0] = np.nan
-        return torch.from_numpy((negatives / positives).astype(np.float32))
+        absent, present = self.class_counts().double()
+        weight: torch.Tensor = absent / present.masked_fill(present == 0, torch.nan)
+        return weight.float()
+
+    def class_counts(self) -> torch.Tensor:
+        """Images of the training part known to be without and with each label, (2, L), int64."""
+        targets = torch.from_numpy(self.part_targets("train"))
+        return torch.stack([(targets == 0).sum(dim=0), (targets == 1).sum(dim=0)])
 
     def labels_without_positives(self, part: str) -> list[str]:
         """Labels that no image of a part carries; their AUROC is undefined."""
