@@ -92,7 +92,7 @@ def asymmetric(
     margin = torch.full_like(logits, clip).log()
     log_rest = -F.relu(-torch.logaddexp(F.logsigmoid(-logits), margin))
     shifted = -torch.expm1(log_rest)  # q, (B, L)
-    # 0 ** (gamma - 1), infinite in the gradient for gamma < 1, is kept out by the clamp
+    # q ** (gamma - 1), which overflows in the gradient for a tiny q, is kept out by the clamp
     easy = shifted.clamp(min=torch.finfo(logits.dtype).tiny) ** gamma_negative
     focus = torch.where(positive, torch.exp(gamma_positive * F.logsigmoid(-logits)), easy)
     if constant_focus:
