@@ -32,7 +32,7 @@ INNER = {
     ],
     "models": [["attention", "heads", "weights"], ["network"]],
     "metrics": [["auroc"]],
-    "callbacks": [["progress", "seeding", "metrics_file"]],
+    "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file"]],
     "report": [["figures"]],
     "cli": [
         ["failures", "locate", "tables"],

@@ -45,7 +45,7 @@ def test_augmentations_build(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("overrides", "loss", "schedule"),
-    [([], "BCE", Cosine), (["loss=weighted_bce", "optim=adamw_plateau"], "WeightedBCE", Plateau)],
+    [([], "BCE", Cosine), (["loss=weighted_bce", "schedule=plateau"], "WeightedBCE", Plateau)],
 )
 def test_task_of_a_configuration(overrides: list[str], loss: str, schedule: type) -> None:
     small = ["data.patients=60", "model=resnet50", "model.backbone=resnet10t", "image_size=32"]

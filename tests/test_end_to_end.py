@@ -24,7 +24,7 @@ TRAIN = [sys.executable, str(ROOT / "train.py")]
 # A ResNet of 5 M parameters with dropout; 150 images; two cores.
 TOY = ["data.patients=60", "image_size=32", "batch_size=8", "epochs=3", "augment=light"]
 TOY += ["model=resnet50", "model.backbone=resnet10t", "model.dropout=0.2"]
-TOY += ["optim=adamw_plateau", "optim.schedule.patience=0"]
+TOY += ["schedule=plateau", "schedule.patience=0", "freeze_epochs=1", "ema_decay=0.9"]
 FILES = [
     "config.yaml",
     "environment.json",
@@ -228,7 +228,7 @@ def test_user_errors(arguments: list[str], message: str, folder: Path) -> None:
 
 
 def test_non_finite_loss_stops_and_names_the_images(folder: Path) -> None:
-    wild = ["optim.optimizer.lr=1e30", "optim.head_lr=1e30", "optim.schedule.warmup_epochs=0"]
+    wild = ["optim.optimizer.lr=1e30", "optim.head_lr=1e30", "schedule.warmup_epochs=0"]
     text = run([*TRAIN, *TOY, *wild, "hydra.run.dir=wild"], folder, 2)
     assert "the loss became nan in epoch 0 on the images p00" in text
 

@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xray_lightning.callbacks.averaging import EMA
+    from xray_lightning.callbacks.freezing import FreezeBackbone
     from xray_lightning.checkpoint import Bundle, Checkpoint, load_checkpoint
     from xray_lightning.data.csv import CsvTable
     from xray_lightning.data.datamodule import XrayDataModule
@@ -26,6 +28,8 @@ _HOMES = {
     "Checkpoint": "checkpoint",
     "ChestXray14": "data.nih",
     "CsvTable": "data.csv",
+    "EMA": "callbacks.averaging",
+    "FreezeBackbone": "callbacks.freezing",
     "Phantom": "data.phantom",
     "Predictions": "predictions",
     "Record": "records",
@@ -42,11 +46,13 @@ _HOMES = {
 
 __all__ = [
     "BCE",
+    "EMA",
     "Box",
     "Bundle",
     "Checkpoint",
     "ChestXray14",
     "CsvTable",
+    "FreezeBackbone",
     "Phantom",
     "Predictions",
     "Record",

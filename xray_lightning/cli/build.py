@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from torch import nn
 
+from xray_lightning.callbacks.averaging import EMA
+from xray_lightning.callbacks.freezing import FreezeBackbone
 from xray_lightning.callbacks.metrics_file import MetricsFile
 from xray_lightning.callbacks.progress import EpochLine
 from xray_lightning.callbacks.seeding import EpochSeed
@@ -22,7 +24,7 @@ from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.splits import Split
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.network import XrayNet
-from xray_lightning.optim import parameter_groups
+from xray_lightning.optim import make_optimizer
 from xray_lightning.task import XrayTask
 
 
@@ -53,9 +55,12 @@ def task_from(config: DictConfig, data: XrayDataModule) -> XrayTask:
     loss: nn.Module | partial[nn.Module] = make(config.loss)
     if isinstance(loss, partial):
         loss = loss(data.positive_weight())
-    task = XrayTask(net, loss, **make(config.optim))
+    schedule = make(config.schedule)
+    task = XrayTask(net, loss, schedule=schedule, tta=config.tta, **make(config.optim))
     try:
-        task.optimizer(parameter_groups(net, task.head_lr))
+        make_optimizer(task.optimizer, net, task.head_lr, task.layer_decay)
+    except ConfigError:
+        raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optim.optimizer: {error}") from error
     return task
@@ -137,6 +142,10 @@ def fit_callbacks(config: DictConfig) -> tuple[MetricsFile, list[pl.Callback]]:
         run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False
     )
     callbacks = [EpochSeed(config.seed), metrics, EpochLine(), best, last]
+    if config.freeze_epochs:
+        callbacks.append(FreezeBackbone(epochs=config.freeze_epochs))
+    if config.ema_decay is not None:
+        callbacks.append(EMA(decay=config.ema_decay))
     return metrics, callbacks + progress()
 
 
