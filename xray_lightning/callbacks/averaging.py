@@ -125,4 +125,5 @@ def fill(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
 
 def update(average: Mapping[str, Tensor], tensors: Mapping[str, Tensor], decay: float) -> None:
     """``average <- decay * average + (1 - decay) * tensors``, in place."""
-    get_ema_multi_avg_fn(decay)(list(average.values()), list(tensors.values()), 0)
+    mix = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch gives it no types
+    mix(list(average.values()), list(tensors.values()), 0)

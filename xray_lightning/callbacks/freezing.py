@@ -13,14 +13,14 @@ LOG = logging.getLogger(__name__)
 
 
 class FreezeBackbone(pl.Callback):
-    """Keeps the pretrained backbone as it is for some epochs, so that a random head cannot spoil it.
+    """Keeps the backbone as it is for the first epochs, so that a random head cannot spoil it.
 
     Weights and running statistics of its norms stay bit for bit; neither weight decay nor momentum
     moves them. It keeps no state: an epoch is frozen or not by its number, also after a resume.
     The learning-rate schedule goes on counting: a warm-up or cosine starts with the first frozen
     epoch, and a plateau may cut the rate before the backbone has learned anything.
 
-    In several processes the backbone's gradients are computed and thrown away, with the same result:
+    In several processes the backbone's gradients are computed and thrown away, to the same end:
     DistributedDataParallel settles which parameters have one when it wraps the network, and fails
     if that changes.
 
