@@ -69,9 +69,7 @@ class MetricsFile(pl.Callback):
         rate = self._epoch_images / self._epoch_seconds if self._epoch_seconds else math.nan
         row = {"epoch": float(trainer.current_epoch), "step": float(trainer.global_step), **metrics}
         group = trainer.optimizers[0].param_groups[0]
-        row |= {
-            "lr": group["lr"] / group.get("lr_scale", 1.0)
-        }  # the backbone's, before layer decay
+        row |= {"lr": group["lr"] / group.get("lr_scale", 1.0)}  # before layer decay
         row |= {"images_seen": float(self.images_seen), "images_per_second": rate}
         self.rows.append(row)
         if trainer.is_global_zero:
