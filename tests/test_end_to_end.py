@@ -123,9 +123,14 @@ def test_evaluate_gives_the_same_numbers(trained: Path, folder: Path) -> None:
 
 def test_evaluate_on_another_split(trained: Path, folder: Path) -> None:
     best = str(trained / "checkpoints/best.ckpt")
-    text = run([*XRAY, "evaluate", best, "split=official"], folder)
+    text = run([*XRAY, "evaluate", best, "split=official", "tta=flip"], folder)
     assert "are not those of the training run" in text
-    (made,) = trained.glob("evaluate_*")
+    assert "each with its mirror image (tta=flip)" in text
+    (made,) = trained.glob("evaluate_*_flip")
+    assert [metrics(run_folder, "test")["tta"] for run_folder in (trained, made)] == [
+        "none",
+        "flip",
+    ]
     assert metrics(made, "test")["fingerprint"] != metrics(trained, "test")["fingerprint"]
 
 
@@ -191,6 +196,9 @@ def test_killed_and_resumed_equals_uninterrupted(trained: Path, folder: Path) ->
     assert ours["epoch"] == theirs["epoch"] == 2
     for name, tensor in theirs["state_dict"].items():
         assert torch.equal(tensor, ours["state_dict"][name]), name
+    assert ours["ema"]["updates"] == theirs["ema"]["updates"] == theirs["global_step"]
+    for name, tensor in theirs["ema"]["weights"].items():
+        assert torch.equal(tensor, ours["ema"]["weights"][name]), name
 
 
 def comparable(path: Path) -> str:
