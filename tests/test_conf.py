@@ -8,13 +8,15 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from torch import nn
 
-from xray_lightning.cli.build import data_from, loss_from, prepare_process, task_from
+from xray_lightning.callbacks.averaging import EMA
+from xray_lightning.callbacks.freezing import FreezeBackbone
+from xray_lightning.cli.build import data_from, fit_callbacks, loss_from, prepare_process, task_from
 from xray_lightning.cli.failures import user_message
 from xray_lightning.cli.overrides import composed, make
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError
 from xray_lightning.losses import ClassBalanced, WeightedBCE, effective_number_weights
-from xray_lightning.optim import Cosine, Plateau
+from xray_lightning.optim import Constant, Cosine, Plateau, Step
 
 CONF = Path(__file__).parents[1] / "conf"
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
@@ -50,14 +52,19 @@ def test_augmentations_build(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("overrides", "loss", "schedule"),
-    [([], "BCE", Cosine), (["loss=weighted_bce", "optim=adamw_plateau"], "WeightedBCE", Plateau)],
+    [
+        ([], "BCE", Cosine),
+        (["loss=weighted_bce", "schedule=plateau"], "WeightedBCE", Plateau),
+        (["optim=sgd", "schedule=step"], "BCE", Step),
+        (["optim=adam", "schedule=constant", "optim.layer_decay=0.75"], "BCE", Constant),
+    ],
 )
 def test_task_of_a_configuration(overrides: list[str], loss: str, schedule: type) -> None:
     small = ["data.patients=60", "model=resnet50", "model.backbone=resnet10t", "image_size=32"]
     config, _ = composed([*small, *overrides])
     task = task_from(config, data_from(config))
     assert type(task.loss).__name__ == loss
-    assert isinstance(task.schedule, schedule)
+    assert type(task.schedule) is schedule
 
 
 def loss_of(*overrides: str) -> tuple[nn.Module, XrayDataModule]:
@@ -121,8 +128,20 @@ def test_bad_optimiser() -> None:
     config, _ = composed(
         ["data.patients=60", "model.backbone=resnet10t", "optim.optimizer.lr=-1", "image_size=32"]
     )
-    with pytest.raises(ConfigError, match=r"optim\.optimizer: Invalid learning rate"):
+    with pytest.raises(ConfigError, match=r"^optim\.optimizer: Invalid learning rate"):
         task_from(config, data_from(config))
+    config.optim.layer_decay = 2.0
+    with pytest.raises(ConfigError, match=r"^optim\.layer_decay must be"):
+        task_from(config, data_from(config))
+
+
+def test_callbacks_of_a_configuration() -> None:
+    plain, _ = composed([])
+    assert not {"EMA", "FreezeBackbone"} & {type(each).__name__ for each in fit_callbacks(plain)[1]}
+    config, _ = composed(["freeze_epochs=2", "ema_decay=0.99"])
+    found = {type(callback): callback for callback in fit_callbacks(config)[1]}
+    assert found[FreezeBackbone].epochs == 2  # type: ignore[attr-defined]
+    assert found[EMA].decay == 0.99  # type: ignore[attr-defined]
 
 
 def test_gpu_demanded_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,25 @@ def test_every_image_once_in_table_order(
     np.testing.assert_array_equal(again.scores, predictions.scores)
 
 
+@torch.no_grad()
+def test_mean_over_image_and_mirror_image(
+    data: XrayDataModule, task: XrayTask, trainer: pl.Trainer
+) -> None:
+    both = XrayTask(task.net, tta="flip")
+    predictions = predict_part(trainer, both, data, "val")
+    images = np.stack([data.dataset("val")[row]["image"] for row in range(len(predictions.scores))])
+    task.net.eval()
+    plain, mirrored = (
+        torch.sigmoid(task.net(torch.from_numpy(each.copy()))).numpy()
+        for each in (images, images[..., ::-1])
+    )
+    np.testing.assert_allclose(predictions.scores, (plain + mirrored) / 2, atol=1e-6)
+    assert np.abs(plain - mirrored).max() > 1e-4
+    summary = summarise(predictions, "", tta=both.tta)
+    assert summary["tta"] == "flip"
+    assert summarise(predictions, "")["tta"] == "none"
+
+
 @pytest.mark.parametrize("part", ["train", "all"])
 def test_other_parts(part: str, data: XrayDataModule, task: XrayTask, trainer: pl.Trainer) -> None:
     with pytest.raises(ConfigError, match=f"part must be val or test, got '{part}'"):

@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xray_lightning.callbacks.averaging import EMA
+    from xray_lightning.callbacks.freezing import FreezeBackbone
     from xray_lightning.checkpoint import Bundle, Checkpoint, load_checkpoint
     from xray_lightning.data.csv import CsvTable
     from xray_lightning.data.datamodule import XrayDataModule
@@ -31,6 +33,8 @@ _HOMES = {
     "CsvTable": "data.csv",
     "Focal": "losses",
     "PairwiseAUC": "ranking",
+    "EMA": "callbacks.averaging",
+    "FreezeBackbone": "callbacks.freezing",
     "Phantom": "data.phantom",
     "Predictions": "predictions",
     "Record": "records",
@@ -47,6 +51,7 @@ _HOMES = {
 
 __all__ = [
     "BCE",
+    "EMA",
     "Asymmetric",
     "Box",
     "Bundle",
@@ -55,6 +60,7 @@ __all__ = [
     "ClassBalanced",
     "CsvTable",
     "Focal",
+    "FreezeBackbone",
     "PairwiseAUC",
     "Phantom",
     "Predictions",

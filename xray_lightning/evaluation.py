@@ -44,12 +44,12 @@ def predict_part(
     )
 
 
-def summarise(predictions: Predictions, fingerprint: str) -> Summary:
+def summarise(predictions: Predictions, fingerprint: str, *, tta: str = "none") -> Summary:
     """AUROC per label and its mean over the defined ones, with images, patients and positives.
 
     Returns:
         ``{"auroc": {"mean", "defined", "labels"}, "positives", "images", "patients",
-        "fingerprint"}``; None where AUROC is undefined.
+        "fingerprint", "tta"}``; None where AUROC is undefined.
     """
     scores, targets = torch.from_numpy(predictions.scores), torch.from_numpy(predictions.targets)
     values = auroc_per_label(scores, targets)
@@ -66,6 +66,7 @@ def summarise(predictions: Predictions, fingerprint: str) -> Summary:
         "images": len(predictions.image_ids),
         "patients": len(set(predictions.patient_ids)),
         "fingerprint": fingerprint,
+        "tta": tta,
     }
 
 

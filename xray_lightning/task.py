@@ -1,14 +1,14 @@
 """XrayTask: how a network learns from batches and is judged on them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from xray_lightning.checkpoint import KEY, Bundle
@@ -17,9 +17,9 @@ from xray_lightning.errors import ConfigError, NonFiniteLossError
 from xray_lightning.losses import BCE
 from xray_lightning.metrics.auroc import PerLabelAUROC, defined_mean
 from xray_lightning.models.network import XrayNet
-from xray_lightning.optim import Plateau, Schedule, parameter_groups
+from xray_lightning.optim import OptimizerFactory, Plateau, Schedule, make_optimizer
 
-OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
+TTA = ("none", "flip")
 
 
 class XrayTask(pl.LightningModule):
@@ -34,10 +34,17 @@ class XrayTask(pl.LightningModule):
         loss: from logits (B, L) and targets (B, L) to a scalar.
         optimizer: makes the optimiser from parameter groups; a partial of a torch optimiser.
         head_lr: learning rate of the head; None: the optimiser's.
+        layer_decay: factor of the learning rate for each layer away from the head; None: one rate.
         schedule: factor of the learning rate at each step; None: constant.
+        tta: test-time augmentation of predictions. "flip": the mean of the scores of the image and
+            of its mirror image. Validation and test while training are always without.
 
     Attributes:
         bundle: stored in every checkpoint, so that it rebuilds its network and names its data.
+        averaged: tensors of the network that checkpoints hold in place of its own; set by EMA.
+
+    Raises:
+        ConfigError: an unknown test-time augmentation.
     """
 
     def __init__(
@@ -47,15 +54,22 @@ class XrayTask(pl.LightningModule):
         *,
         optimizer: OptimizerFactory = partial(AdamW, lr=3e-4),  # noqa: B008 - a partial is constant
         head_lr: float | None = None,
+        layer_decay: float | None = None,
         schedule: Schedule | None = None,
+        tta: str = "none",
     ) -> None:
         super().__init__()
+        if tta not in TTA:
+            raise ConfigError(f"tta must be one of {', '.join(TTA)}, got {tta!r}")
         self.net = net
         self.loss = loss or BCE()
         self.optimizer = optimizer
         self.head_lr = head_lr
+        self.layer_decay = layer_decay
         self.schedule = schedule
+        self.tta = tta
         self.bundle: Bundle | None = None
+        self.averaged: Mapping[str, Tensor] = {}
         self.auroc = {part: PerLabelAUROC(len(net.labels)) for part in ("val", "test")}
         self.metrics = nn.ModuleDict(self.auroc)  # moves them to the device
 
@@ -85,7 +99,10 @@ class XrayTask(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Scores (B, L) in [0, 1]."""
-        return torch.sigmoid(self(batch["image"]))
+        scores = torch.sigmoid(self(batch["image"]))
+        if self.tta == "flip":
+            scores = (scores + torch.sigmoid(self(batch["image"].flip(-1)))) / 2
+        return scores
 
     def _judge(self, batch: Batch, part: str) -> None:
         logits = self(batch["image"])
@@ -115,10 +132,20 @@ class XrayTask(pl.LightningModule):
             self.log(f"{part}/auroc/{label}", value, rank_zero_only=True)
         return mean
 
+    def setup(self, stage: str) -> None:
+        """Forget the averages of an earlier run."""
+        self.averaged = {}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the bundle, if there is one; without it a checkpoint only resumes its own run."""
+        """Add the bundle, if there is one; without it a checkpoint only resumes its own run.
+
+        The averaged weights are put in here and not by their callback, which Lightning does not
+        ask when it saves weights only.
+        """
         if self.bundle is not None:
             checkpoint[KEY] = self.bundle.to_plain()
+        for name, tensor in self.averaged.items():
+            checkpoint["state_dict"][f"net.{name}"] = tensor
 
     def on_train_start(self) -> None:
         """Fit the schedule to the length of this run, which a resumed run may have changed."""
@@ -131,7 +158,7 @@ class XrayTask(pl.LightningModule):
         Raises:
             ConfigError: there is a schedule, but the Trainer knows no end of the run.
         """
-        optimizer = self.optimizer(parameter_groups(self.net, self.head_lr))
+        optimizer = make_optimizer(self.optimizer, self.net, self.head_lr, self.layer_decay)
         if self.schedule is None:
             return optimizer
         self._start_schedule(self.schedule)

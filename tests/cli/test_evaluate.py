@@ -21,6 +21,13 @@ def test_changeable_settings() -> None:
         configuration(checkpoint(CONFIG), ["seed=3"])
 
 
+def test_mirror_images_are_a_matter_of_evaluation() -> None:
+    """A checkpoint from before there was the setting was scored without."""
+    assert configuration(checkpoint(CONFIG), []).tta == "none"
+    assert configuration(checkpoint(CONFIG), ["tta=flip"]).tta == "flip"
+    assert configuration(checkpoint(CONFIG | {"tta": "flip"}), []).tta == "flip"
+
+
 @pytest.mark.parametrize("text", ["image_size=64", "clahe=true"])
 def test_preprocessing_belongs_to_the_checkpoint(text: str) -> None:
     with pytest.raises(ConfigError, match="the checkpoint was trained with"):

@@ -13,6 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from torch import nn
 
+from xray_lightning.callbacks.averaging import EMA
+from xray_lightning.callbacks.freezing import FreezeBackbone
 from xray_lightning.callbacks.metrics_file import MetricsFile
 from xray_lightning.callbacks.progress import EpochLine
 from xray_lightning.callbacks.seeding import EpochSeed
@@ -23,7 +25,7 @@ from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.splits import Split
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.network import XrayNet
-from xray_lightning.optim import parameter_groups
+from xray_lightning.optim import make_optimizer
 from xray_lightning.task import XrayTask
 
 # What a partial loss can ask for by a parameter's name, counted on the training part.
@@ -57,9 +59,12 @@ def task_from(config: DictConfig, data: XrayDataModule) -> XrayTask:
     net: XrayNet = make(config.model, labels=data.labels)
     if config.compile:
         net.compile()
-    task = XrayTask(net, loss_from(config, data), **make(config.optim))
+    settings = {"schedule": make(config.schedule), "tta": config.tta, **make(config.optim)}
+    task = XrayTask(net, loss_from(config, data), **settings)
     try:
-        task.optimizer(parameter_groups(net, task.head_lr))
+        make_optimizer(task.optimizer, net, task.head_lr, task.layer_decay)
+    except ConfigError:
+        raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optim.optimizer: {error}") from error
     return task
@@ -150,6 +155,10 @@ def fit_callbacks(config: DictConfig) -> tuple[MetricsFile, list[pl.Callback]]:
         run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False
     )
     callbacks = [EpochSeed(config.seed), metrics, EpochLine(), best, last]
+    if config.freeze_epochs:
+        callbacks.append(FreezeBackbone(epochs=config.freeze_epochs))
+    if config.ema_decay is not None:
+        callbacks.append(EMA(decay=config.ema_decay))
     return metrics, callbacks + progress()
 
 

@@ -185,7 +185,7 @@ def finish(
 ) -> dict[str, Summary]:
     """Score the best checkpoint on validation and test; write tables and figures."""
     best = load_checkpoint(run / "checkpoints" / "best.ckpt")
-    scorer = XrayTask(best.build_net(), task.loss)
+    scorer = XrayTask(best.build_net(), task.loss, tta=task.tta)
     summaries = score(config, data, scorer, run, ("val", "test"))
     if (run / "metrics.csv").is_file():
         curves_figure(run / "metrics.csv", run / "curves.png")
@@ -201,7 +201,7 @@ def score(
     summaries = {}
     for part in parts:
         predictions = predict_part(trainer, task, data, part)
-        summary = summarise(predictions, data.split.part_fingerprints[part])
+        summary = summarise(predictions, data.split.part_fingerprints[part], tta=task.tta)
         summaries[part] = summary
         if trainer.is_global_zero:
             write_predictions(predictions, folder / f"predictions_{part}.csv")

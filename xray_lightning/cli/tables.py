@@ -39,9 +39,10 @@ def auroc_table(metrics: Mapping[str, Any], title: str) -> Table:
 
 
 def parts_line(metrics: Mapping[str, Any]) -> str:
-    """Images, patients and fingerprint of each part."""
+    """Images, patients and fingerprint of each part, and how its scores were averaged."""
     return "; ".join(
         f"{part}: {s['images']:,} images of {s['patients']:,} patients [{s['fingerprint']}]"
+        + (", each with its mirror image (tta=flip)" if s.get("tta") == "flip" else "")
         for part, s in metrics.items()
     )
 
