@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, require_labels
 from xray_lightning.cli.build import data_from, prepare_process
@@ -18,7 +18,7 @@ CHANGEABLE = (
     *("data", "split", "trainer", "batch_size", "workers", "threads", "cache_dir"),
     *("image_size", "clahe"),  # refused with the value the checkpoint needs
 )
-ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # also where several processes trained
+ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # whatever it was trained with
 
 
 def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
@@ -66,10 +66,8 @@ def configuration(checkpoint: Checkpoint, overrides: Sequence[str]) -> DictConfi
     for text in overrides:
         if text.partition("=")[0].split(".")[0] not in CHANGEABLE:
             raise ConfigError(f"{text}: an evaluation can change only {', '.join(CHANGEABLE)}")
-    config = overridden(bundle.config, overrides)
-    if not any(text.startswith(("trainer=", "trainer.devices=")) for text in overrides):
-        OmegaConf.set_struct(config, False)
-        config.trainer = {**config.trainer, **ALONE}
+    trainer = {**bundle.config.get("trainer", {}), **ALONE}
+    config = overridden({**bundle.config, "trainer": trainer}, overrides)
     for name, value in bundle.preprocessing.items():
         if config[name] != value:
             raise ConfigError(
