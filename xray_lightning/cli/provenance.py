@@ -30,6 +30,7 @@ PACKAGES = (
     "numpy",
     "hydra-core",
 )
+EPOCHS = 10  # one epoch of a small data set says little about a sampler
 HYDRA = {
     "run": {"dir": "${run_folder:${resume},again}"},
     "output_subdir": None,
@@ -90,12 +91,12 @@ def environment(config: DictConfig, data: XrayDataModule, trainer: pl.Trainer) -
 
 
 def prevalences(data: XrayDataModule) -> dict[str, tuple[float, float]]:
-    """Share of positives of each label: in the training part, and as drawn in the first epoch.
+    """Share of positives of each label: in the training part, and as drawn in the first epochs.
 
     "normal images" is the share of images with all targets known to be 0; NaN: no target is known.
     """
     shares = []
-    for targets in (data.part_targets("train"), data.drawn_targets()):
+    for targets in (data.part_targets("train"), data.drawn_targets(EPOCHS)):
         normal = (targets == 0).all(axis=1).mean()
         shares.append([*prevalence(targets).tolist(), float(normal)])
     return dict(zip((*data.labels, "normal images"), zip(*shares, strict=True), strict=True))

@@ -120,14 +120,16 @@ class XrayDataModule(pl.LightningDataModule):
         """What turns a decoded image into the network's input, as plain values."""
         return {"image_size": self.image_size, "clahe": self.clahe}
 
-    def drawn_targets(self) -> npt.NDArray[np.float32]:
-        """Targets of the images of the first epoch as the sampler draws them, (M, L); no pixels.
+    def drawn_targets(self, epochs: int = 1) -> npt.NDArray[np.float32]:
+        """Targets of the images of the first epochs as the sampler draws them, (M, L); no pixels.
 
         Raises:
             ConfigError: the sampler refuses its settings.
             DataError: the sampler cannot draw from this training part.
         """
-        return self.part_targets("train")[self._plan()(np.random.default_rng((self.seed, 0)))]
+        plan = self._plan()
+        orders = [plan(np.random.default_rng((self.seed, epoch))) for epoch in range(epochs)]
+        return self.part_targets("train")[np.concatenate(orders)]
 
     def _plan(self) -> Callable[[np.random.Generator], Order]:
         patients = [record.patient_id for record in self.part_records("train")]
