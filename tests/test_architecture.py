@@ -23,7 +23,7 @@ RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
 # Order of files inside the sub-packages whose files import each other.
 INNER = {
     "data": [
-        ["source", "images", "tables", "transforms", "partition", "geometry"],
+        ["source", "images", "tables", "transforms", "partition", "geometry", "samplers"],
         ["nih", "csv", "phantom", "balance", "lists", "manifest"],
         ["splits", "decoding"],
         ["cache"],
@@ -40,6 +40,7 @@ INNER = {
     "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file"]],
     "report": [["figures"]],
     "cli": [
+        ["processes"],
         ["failures", "locate", "tables"],
         ["overrides", "multirun"],
         ["build"],

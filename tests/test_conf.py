@@ -109,6 +109,16 @@ def test_bad_loss(overrides: list[str]) -> None:
     assert message.startswith("loss.")
 
 
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "sampler").glob("*.yaml")))
+def test_samplers_draw(name: str) -> None:
+    config, _ = composed([f"sampler={name}", "data.patients=60"])
+    data = data_from(config)
+    drawn = data.drawn_targets()
+    patients = {record.patient_id for record in data.part_records("train")}
+    expected = len(patients if name == "patient_balanced" else data.part_records("train"))
+    assert drawn.shape == (expected, 14)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
 
 from xray_lightning.checkpoint import KEY, Bundle
 from xray_lightning.data.dataset import Batch
@@ -27,7 +28,8 @@ class XrayTask(pl.LightningModule):
 
     Logs ``train/loss``, and after each validation or test ``val/loss``, ``val/auroc`` (mean over
     the labels where it is defined), ``val/auroc_defined`` (how many) and ``val/auroc/<label>``
-    (NaN where undefined), alike for ``test``.
+    (NaN where undefined), alike for ``test``. Among several processes each has the same figures,
+    those of all images; ``val/loss`` is the mean over all known targets.
 
     Args:
         net: the network.
@@ -71,7 +73,8 @@ class XrayTask(pl.LightningModule):
         self.bundle: Bundle | None = None
         self.averaged: Mapping[str, Tensor] = {}
         self.auroc = {part: PerLabelAUROC(len(net.labels)) for part in ("val", "test")}
-        self.metrics = nn.ModuleDict(self.auroc)  # moves them to the device
+        self.mean_loss = {part: MeanMetric("error") for part in ("val", "test")}
+        self.metrics = nn.ModuleList([*self.auroc.values(), *self.mean_loss.values()])  # to device
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, L) of images (B, 1, H, W) in [0, 1]."""
@@ -86,7 +89,8 @@ class XrayTask(pl.LightningModule):
         """
         loss: Tensor = self.loss(self(batch["image"]), batch["targets"])
         require_finite(loss.detach(), batch["image_id"], self.current_epoch)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["targets"]))
+        size = len(batch["targets"])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -108,28 +112,40 @@ class XrayTask(pl.LightningModule):
         logits = self(batch["image"])
         loss = self.loss(logits, batch["targets"])
         require_finite(loss, batch["image_id"], self.current_epoch)
-        self.log(f"{part}/loss", loss, batch_size=len(logits), sync_dist=True)
+        self.mean_loss[part].update(loss, weight=(~torch.isnan(batch["targets"])).sum())
         self.auroc[part].update(torch.sigmoid(logits), batch["targets"])
 
+    def on_validation_epoch_start(self) -> None:
+        """Judge one network: norms' running statistics differ between processes until a step."""
+        if self.trainer.world_size > 1:
+            for buffer in self.net.buffers():
+                torch.distributed.broadcast(buffer, src=0)  # whose checkpoint is kept
+
     def on_validation_epoch_end(self) -> None:
-        """Log the validation AUROC; tell a plateau schedule."""
-        mean = self._log_auroc("val")
+        """Log the validation figures; tell a plateau schedule."""
+        mean = self._log_figures("val")
         if isinstance(self.schedule, Plateau) and not self.trainer.sanity_checking:
             self.schedule.update(mean)
 
     def on_test_epoch_end(self) -> None:
-        """Log the test AUROC."""
-        self._log_auroc("test")
+        """Log the test figures."""
+        self._log_figures("test")
 
-    def _log_auroc(self, part: str) -> float:
-        metric = self.auroc[part]
-        values = metric.compute().reshape(-1)  # torchmetrics squeezes a single label
-        metric.reset()
+    def _log_figures(self, part: str) -> float:
+        auroc, loss = self.auroc[part], self.mean_loss[part]
+        values = auroc.compute().reshape(-1)  # torchmetrics squeezes a single label
         mean, defined = defined_mean(values)
-        self.log(f"{part}/auroc", mean, prog_bar=True, rank_zero_only=True)
-        self.log(f"{part}/auroc_defined", float(defined), rank_zero_only=True)
+        figures: dict[str, Tensor | float] = {
+            "loss": loss.compute(),
+            "auroc": mean,
+            "auroc_defined": float(defined),
+        }
         for label, value in zip(self.net.labels, values, strict=True):
-            self.log(f"{part}/auroc/{label}", value, rank_zero_only=True)
+            figures[f"auroc/{label}"] = value
+        for name, figure in figures.items():  # equal in all processes already
+            self.log(f"{part}/{name}", figure, prog_bar=name == "auroc", sync_dist=True)
+        auroc.reset()
+        loss.reset()
         return mean
 
     def setup(self, stage: str) -> None:

@@ -1,6 +1,7 @@
 """From a composed configuration to objects; beyond this file nothing knows Hydra."""
 
 import inspect
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ def data_from(config: DictConfig) -> XrayDataModule:
     return XrayDataModule(
         make(config.data),
         split=make(config.split),
+        sampler=make(config.sampler),
         image_size=config.image_size,
         batch_size=config.batch_size,
         augment=make(config.augment),
@@ -178,7 +180,7 @@ def prepare_process(config: DictConfig) -> None:
     """
     if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
         raise ConfigError(f"seed must be an integer from 0 to 2**32 - 1, got {config.seed!r}")
-    cores = available_cores()
+    cores = cores_each(local_processes(config))
     if config.workers is None:
         config.workers = default_workers(cores, wants_gpu(config))
     _require_integer("workers", config.workers, 0)
@@ -187,8 +189,23 @@ def prepare_process(config: DictConfig) -> None:
     _require_integer("threads", config.threads, 1)
     _require_integer("epochs", config.trainer.max_epochs, 1)
     torch.set_num_threads(config.threads)
+    os.environ["OMP_NUM_THREADS"] = str(config.threads)  # or Lightning sets another for processes
     cv2.setNumThreads(1)
     pl.seed_everything(config.seed, verbose=False)
+
+
+def cores_each(processes: int) -> int:
+    """Cores for each of so many processes on this machine; Slurm says how many it granted."""
+    granted = os.environ.get("SLURM_CPUS_PER_TASK")
+    return int(granted) if granted else max(1, available_cores() // processes)
+
+
+def local_processes(config: DictConfig) -> int:
+    """Number of processes that ``trainer.devices`` asks for on this machine."""
+    devices = config.trainer.devices
+    if devices in (-1, "-1", "auto"):
+        return torch.cuda.device_count() if wants_gpu(config) else 1
+    return devices if isinstance(devices, int) else len(str(devices).split(","))  # numbers of GPUs
 
 
 def wants_gpu(config: DictConfig) -> bool:

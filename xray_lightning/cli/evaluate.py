@@ -18,6 +18,7 @@ CHANGEABLE = (
     *("data", "split", "trainer", "batch_size", "workers", "threads", "cache_dir", "tta"),
     *("image_size", "clahe"),  # refused with the value the checkpoint needs
 )
+ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # whatever it was trained with
 
 
 def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
@@ -67,7 +68,9 @@ def configuration(checkpoint: Checkpoint, overrides: Sequence[str]) -> DictConfi
     for text in overrides:
         if text.partition("=")[0].split(".")[0] not in CHANGEABLE:
             raise ConfigError(f"{text}: an evaluation can change only {', '.join(CHANGEABLE)}")
-    config = overridden({"tta": "none"} | bundle.config, overrides)  # older ones do not name it
+    trainer = {**bundle.config.get("trainer", {}), **ALONE}
+    saved = {"tta": "none", **bundle.config, "trainer": trainer}  # older ones do not name tta
+    config = overridden(saved, overrides)
     for name, value in bundle.preprocessing.items():
         if config[name] != value:
             raise ConfigError(

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from xray_lightning.cli.processes import first_process
+
 
 def number(value: float | None, digits: int = 3) -> str:
     """A figure, or "-" where it is undefined.
@@ -48,7 +50,9 @@ def parts_line(metrics: Mapping[str, Any]) -> str:
 
 
 def show(*things: Any) -> None:
-    """Print tables and lines."""
+    """Print tables and lines, in the first process of a run."""
+    if not first_process():
+        return
     console = Console(soft_wrap=True, highlight=False)
     for thing in things:
         console.print(thing, markup=False) if isinstance(thing, str) else console.print(thing)
