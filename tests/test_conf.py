@@ -122,6 +122,20 @@ def test_samplers_draw(name: str) -> None:
     assert drawn.shape == (expected, 14)
 
 
+@pytest.mark.parametrize("sign", ["", "+"])
+def test_head_and_blocks_of_a_configuration(sign: str) -> None:
+    small = ["data.patients=60", "model=resnet50", "model.backbone=test_resnet", "image_size=32"]
+    blocks = ["model.cbam_after=[layer2.0,layer4]", "model.cbam=spatial"]
+    head = ["model.head=csra", f"{sign}model.head_options={{temperatures:[1,99],residual:0.2}}"]
+    config, _ = composed([*small, *blocks, *head])
+    net = task_from(config, data_from(config)).net
+    assert net.head.temperatures == [1, 99]
+    assert net.head.residual == 0.2
+    assert list(net.attention) == ["layer2-0", "layer4"]
+    assert type(net.config["cbam_after"]) is list
+    assert type(net.config["head_options"]["temperatures"]) is list
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
