@@ -144,8 +144,9 @@ class XrayTask(pl.LightningModule):
             figures[f"auroc/{label}"] = value
         for name, figure in figures.items():  # equal in all processes already
             self.log(f"{part}/{name}", figure, prog_bar=name == "auroc", sync_dist=True)
-        auroc.reset()
-        loss.reset()
+        with torch.inference_mode(mode=False):  # or fit could not add to what validate has reset
+            auroc.reset()
+            loss.reset()
         return mean
 
     def setup(self, stage: str) -> None:
