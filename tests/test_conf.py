@@ -21,10 +21,13 @@ from xray_lightning.optim import Constant, Cosine, Plateau, Step
 CONF = Path(__file__).parents[1] / "conf"
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
 
+EXTRA = {"data=nih": ["data.root=x"], "data=csv": ["data.table=x.csv"]}  # what the user must give
+
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_resolves(option: str) -> None:
-    extra = {"data=nih": ["data.root=x"], "data=csv": ["data.table=x.csv"]}.get(option, [])
+    extra = list(EXTRA.get(option, []))
+    extra += ["data=phantom"] if option.startswith("experiment=") else []
     config, _ = composed([option, *extra])
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
