@@ -1,5 +1,6 @@
 """From a composed configuration to objects; beyond this file nothing knows Hydra."""
 
+import multiprocessing
 import sys
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import cv2
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from torch import nn
@@ -141,8 +144,9 @@ def fit_callbacks(config: DictConfig) -> tuple[MetricsFile, list[pl.Callback]]:
 
 
 def progress() -> list[pl.Callback]:
-    """A progress bar where somebody watches."""
-    return [RichProgressBar()] if sys.stdout.isatty() else []
+    """A progress bar where somebody watches, unless several runs share the terminal."""
+    alone = multiprocessing.parent_process() is None
+    return [RichProgressBar()] if sys.stdout.isatty() and alone else []
 
 
 def prepare_process(config: DictConfig) -> None:
@@ -156,7 +160,7 @@ def prepare_process(config: DictConfig) -> None:
     """
     if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
         raise ConfigError(f"seed must be an integer from 0 to 2**32 - 1, got {config.seed!r}")
-    cores = available_cores()
+    cores = own_cores(available_cores())
     if config.workers is None:
         config.workers = default_workers(cores, wants_gpu(config))
     _require_integer("workers", config.workers, 0)
@@ -167,6 +171,29 @@ def prepare_process(config: DictConfig) -> None:
     torch.set_num_threads(config.threads)
     cv2.setNumThreads(1)
     pl.seed_everything(config.seed, verbose=False)
+
+
+def in_sweep() -> bool:
+    """Whether this is one run of several (-m)."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def own_cores(cores: int) -> int:
+    """This run's share of the machine's cores.
+
+    In a sweep Hydra's joblib launcher keeps ``n_jobs`` runs going; submitit gives each
+    ``cpus_per_task``, and its local executor starts all of them at once: a core each.
+    """
+    if not in_sweep():
+        return cores
+    launcher = HydraConfig.get().launcher
+    if asked := launcher.get("cpus_per_task"):
+        return min(cores, int(asked))
+    if launcher.get("_target_", "").endswith(".LocalLauncher"):
+        return 1
+    jobs = int(launcher.get("n_jobs", 1))
+    at_once = jobs if jobs > 0 else cores + 1 + jobs  # joblib: -1 is a job per core, -2 one less
+    return max(1, cores // max(1, at_once))
 
 
 def wants_gpu(config: DictConfig) -> bool:

@@ -47,16 +47,19 @@ REMARKS = (
 )
 
 
-def fit(config: DictConfig) -> float | None:
+def fit(config: DictConfig, last: Checkpoint | None = None) -> float | None:
     """Train, keep the best checkpoint by validation AUROC, evaluate it on validation and test.
+
+    Args:
+        config: all settings; ``config.resume`` names a run to continue with a few of them.
+        last: where to go on, if ``config`` is that run's own already.
 
     Returns:
         The best checkpoint's validation AUROC, for Hydra's sweepers; None if undefined.
     """
     quieten()
-    last = None
     if config.resume:
-        config, last = resumed(config)
+        config, last = resumed(Path(config.resume), HydraConfig.get().overrides.task)
     prepare_process(config)
     run = Path(config.run_dir)
     data = data_from(config)
@@ -124,14 +127,13 @@ def require_same_split(checkpoint: Checkpoint, data: XrayDataModule) -> None:
         )
 
 
-def resumed(config: DictConfig) -> tuple[DictConfig, Checkpoint]:
-    """The configuration of an interrupted run with this call's overrides, and its last checkpoint.
+def resumed(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpoint]:
+    """The configuration of an interrupted run with overrides, and its last checkpoint.
 
     Raises:
         ConfigError: a setting is to change that would make it another run.
         CheckpointError: it was interrupted before its first epoch ended.
     """
-    run = Path(config.resume)
     last = run / "checkpoints" / "last.ckpt"
     if not last.is_file():
         raise CheckpointError(
@@ -139,7 +141,7 @@ def resumed(config: DictConfig) -> tuple[DictConfig, Checkpoint]:
         )
     checkpoint = load_checkpoint(last)
     saved = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-    changes = [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
+    changes = [text for text in overrides if not text.startswith("resume=")]
     for change in changes:
         if not change.startswith(("trainer.", "workers=", "threads=", "cache_dir=")):
             raise ConfigError(
