@@ -36,7 +36,7 @@ def sweep_run(config: DictConfig) -> float | None:
         ConfigError: the folder holds a run with other settings.
     """
     run = Path(config.run_dir)
-    mark_lines(HydraConfig.get().job.num)
+    prepare_log(HydraConfig.get().job.num)
     started = (run / "config.yaml").is_file() and not config.resume
     if started:
         require_same_settings(config, run)
@@ -51,12 +51,13 @@ def sweep_run(config: DictConfig) -> float | None:
         return None
 
 
-def mark_lines(number_of_run: int) -> None:
+def prepare_log(number_of_run: int) -> None:
     """Say in every line on the terminal, which several runs may share, whose it is."""
     form = f"%(asctime)s %(levelname)s #{number_of_run} %(message)s"
     for handler in logging.getLogger().handlers:
         if not isinstance(handler, logging.FileHandler):
             handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
+    logging.getLogger("submitit").propagate = False  # has a log of its own; train.log is the run's
 
 
 def restarted(config: DictConfig, run: Path) -> float | None:

@@ -104,7 +104,7 @@ def read_runs(folder: Path) -> list[Run]:
         for place, failure in zip(places, failures, strict=True)
     ]
     known = [set(each["overrides"]) for each in facts if "overrides" in each]
-    shared = set.intersection(*known) if known[1:] else set()
+    shared = set.intersection(*known) if known else set()
     return [_run(*each, shared) for each in zip(places, facts, failures, strict=True)]
 
 
