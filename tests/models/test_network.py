@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -202,3 +203,28 @@ def test_normalisation_is_part_of_the_config() -> None:
     net = XrayNet(LABELS, "test_resnet", image_size=32, mean=0.3, std=0.2)
     assert (net.config["mean"], net.config["std"]) == (0.3, 0.2)
     assert XrayNet(**net.config).mean == 0.3
+
+
+def test_each_image_standardised_as_tensorflow_does() -> None:
+    from xray_lightning.models.network import standardised
+
+    images = torch.rand(3, 1, 5, 7, generator=torch.Generator().manual_seed(0))
+    images[2] = 0.25
+    for image, found in zip(images.numpy(), standardised(images).numpy(), strict=True):
+        expected = (image - image.mean()) / max(image.std(), 1 / np.sqrt(image.size))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_normalisation_is_part_of_the_network() -> None:
+    nets = []
+    for normalise in ("fixed", "image"):
+        torch.manual_seed(0)
+        nets.append(XrayNet(LABELS, "test_resnet", image_size=32, normalise=normalise).eval())
+    images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    brighter = 0.5 * images + 0.3
+    with torch.no_grad():
+        torch.testing.assert_close(nets[1](images), nets[1](brighter), atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(nets[0](images), nets[0](brighter), atol=1e-4)
+    assert XrayNet(**nets[1].config).config == nets[1].config
+    with pytest.raises(ConfigError, match=r"model\.normalise must be one of .*, got 'none'"):
+        XrayNet(LABELS, "test_resnet", image_size=32, normalise="none")

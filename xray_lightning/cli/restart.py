@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xray_lightning.cli.compose import fit, resumed
 from xray_lightning.cli.failures import user_message
+from xray_lightning.cli.processes import first_process
 from xray_lightning.cli.provenance import reusable
 from xray_lightning.cli.tables import number, show
 from xray_lightning.errors import ConfigError
@@ -73,7 +73,7 @@ def restarted(config: DictConfig, run: Path) -> float | None:
     if (run / "checkpoints" / "last.ckpt").is_file():
         return fit(*resumed(run, ()))
     LOG.info("%s was stopped before its first epoch ended: starting anew", run)
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # the others find what this one wrote
+    if first_process():  # the others find what this one wrote
         clear(run)
     return fit(config)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import numpy.typing as npt
@@ -167,7 +168,7 @@ def comparison_figure(rankings: Sequence[Ranking], path: Path) -> None:
         path: the file.
     """
     sizes = [len(ranking.groups) for ranking in rankings]
-    height = sum(0.4 * size + 1.3 for size in sizes) + 0.3
+    height = sum(0.5 * size + 1.2 for size in sizes) + 0.3
     figure = Figure(figsize=(9, height), dpi=120, layout="constrained")
     ratios = [size + 0.5 for size in sizes]
     panels = figure.subplots(len(rankings), 1, squeeze=False, height_ratios=ratios)[:, 0]
@@ -175,7 +176,7 @@ def comparison_figure(rankings: Sequence[Ranking], path: Path) -> None:
         _plain_axes(axes)
         _ranking_panel(axes, ranking)
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, frameon=False, loc="outside right upper")
+    figure.legend(handles, names, frameon=False, loc="outside lower center", ncols=3)
     figure.savefig(path)
 
 
@@ -199,11 +200,13 @@ def _ranking_panel(axes: Axes, ranking: Ranking) -> None:
     ):
         axes.plot([], [], marker, color=colour, label=name)
     names = [f"{group.settings or 'all runs'} (n = {group.val.count})" for group in ranking.groups]
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [fill(name, 40) for name in names], fontsize=9)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
-    title = f"split {ranking.split} [{ranking.fingerprint}], ranked by validation"
-    axes.set(xlabel="mean AUROC", title=title)
+    axes.set_xlabel("mean AUROC")
+    axes.set_title(
+        f"split {ranking.split} [{ranking.fingerprint}], ranked by validation", loc="left"
+    )
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
