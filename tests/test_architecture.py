@@ -38,7 +38,7 @@ INNER = {
     ],
     "metrics": [["auroc"]],
     "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file"]],
-    "report": [["figures"]],
+    "report": [["comparison"], ["figures"]],
     "cli": [
         ["processes"],
         ["failures", "locate", "tables"],
@@ -46,6 +46,7 @@ INNER = {
         ["build"],
         ["provenance"],
         ["compose"],
+        ["restart"],
         ["evaluate", "datasets", "launch"],
         ["app"],
     ],

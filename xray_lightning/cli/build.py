@@ -1,6 +1,7 @@
 """From a composed configuration to objects; beyond this file nothing knows Hydra."""
 
 import inspect
+import multiprocessing
 import os
 import sys
 from functools import partial
@@ -10,6 +11,8 @@ from typing import Any
 import cv2
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from torch import nn
@@ -165,8 +168,9 @@ def fit_callbacks(config: DictConfig) -> tuple[MetricsFile, list[pl.Callback]]:
 
 
 def progress() -> list[pl.Callback]:
-    """A progress bar where somebody watches."""
-    return [RichProgressBar()] if sys.stdout.isatty() else []
+    """A progress bar where somebody watches, unless several runs share the terminal."""
+    alone = multiprocessing.parent_process() is None
+    return [RichProgressBar()] if sys.stdout.isatty() and alone else []
 
 
 def prepare_process(config: DictConfig) -> None:
@@ -180,7 +184,7 @@ def prepare_process(config: DictConfig) -> None:
     """
     if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
         raise ConfigError(f"seed must be an integer from 0 to 2**32 - 1, got {config.seed!r}")
-    cores = cores_each(local_processes(config))
+    cores = own_cores(cores_each(local_processes(config)))
     if config.workers is None:
         config.workers = default_workers(cores, wants_gpu(config))
     _require_integer("workers", config.workers, 0)
@@ -206,6 +210,29 @@ def local_processes(config: DictConfig) -> int:
     if devices in (-1, "-1", "auto"):
         return torch.cuda.device_count() if wants_gpu(config) else 1
     return devices if isinstance(devices, int) else len(str(devices).split(","))  # numbers of GPUs
+
+
+def in_sweep() -> bool:
+    """Whether this is one run of several (-m)."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def own_cores(cores: int) -> int:
+    """This run's share of the machine's cores.
+
+    In a sweep Hydra's joblib launcher keeps ``n_jobs`` runs going; submitit gives each
+    ``cpus_per_task``, and its local executor starts all of them at once: a core each.
+    """
+    if not in_sweep():
+        return cores
+    launcher = HydraConfig.get().launcher
+    if asked := launcher.get("cpus_per_task"):
+        return min(cores, int(asked))
+    if launcher.get("_target_", "").endswith(".LocalLauncher"):
+        return 1
+    jobs = int(launcher.get("n_jobs", 1))
+    at_once = jobs if jobs > 0 else cores + 1 + jobs  # joblib: -1 is a job per core, -2 one less
+    return max(1, cores // max(1, at_once))
 
 
 def wants_gpu(config: DictConfig) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from xray_lightning.callbacks.metrics_file import MetricsFile
@@ -18,6 +17,7 @@ from xray_lightning.cli.build import (
     bundle_from,
     data_from,
     fit_callbacks,
+    in_sweep,
     prepare_process,
     progress,
     task_from,
@@ -50,16 +50,19 @@ REMARKS = (
 )
 
 
-def fit(config: DictConfig) -> float | None:
+def fit(config: DictConfig, last: Checkpoint | None = None) -> float | None:
     """Train, keep the best checkpoint by validation AUROC, evaluate it on validation and test.
+
+    Args:
+        config: all settings; ``config.resume`` names a run to continue with a few of them.
+        last: where to go on, if ``config`` is that run's own already.
 
     Returns:
         The best checkpoint's validation AUROC, for Hydra's sweepers; None if undefined.
     """
     quieten()
-    last = None
     if config.resume:
-        config, last = resumed(config)
+        config, last = resumed(Path(config.resume), HydraConfig.get().overrides.task)
     prepare_process(config)
     run = Path(config.run_dir)
     data = data_from(config)
@@ -124,8 +127,7 @@ def require_own_processes(trainer: pl.Trainer) -> None:
     Raises:
         ConfigError: a sweep's run that is to start processes itself.
     """
-    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if sweep and trainer.world_size > 1 and not started_outside():
+    if in_sweep() and trainer.world_size > 1 and not started_outside():
         raise ConfigError(
             f"a sweep (-m) cannot start {trainer.world_size} processes for each run: set "
             "trainer.devices=1, run them one by one, or let Slurm start them "
@@ -154,14 +156,13 @@ def require_same_split(checkpoint: Checkpoint, data: XrayDataModule) -> None:
         )
 
 
-def resumed(config: DictConfig) -> tuple[DictConfig, Checkpoint]:
-    """The configuration of an interrupted run with this call's overrides, and its last checkpoint.
+def resumed(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpoint]:
+    """The configuration of an interrupted run with overrides, and its last checkpoint.
 
     Raises:
         ConfigError: a setting is to change that would make it another run.
         CheckpointError: it was interrupted before its first epoch ended.
     """
-    run = Path(config.resume)
     last = run / "checkpoints" / "last.ckpt"
     if not last.is_file():
         raise CheckpointError(
@@ -169,7 +170,7 @@ def resumed(config: DictConfig) -> tuple[DictConfig, Checkpoint]:
         )
     checkpoint = load_checkpoint(last)
     saved = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-    changes = [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
+    changes = [text for text in overrides if not text.startswith("resume=")]
     for change in changes:
         if not change.startswith(("trainer.", "workers=", "threads=", "cache_dir=")):
             raise ConfigError(

@@ -15,7 +15,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from xray_lightning.cli.build import split_facts
+from xray_lightning.cli.build import in_sweep, split_facts
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.samplers import prevalence
 from xray_lightning.evaluation import write_json
@@ -42,12 +42,19 @@ def write_config(config: Mapping[str, Any], run: Path) -> None:
     """config.yaml: everything resolved but the folder, so that it starts a new run elsewhere."""
     if (run / "config.yaml").exists():  # a resumed run keeps its own
         return
-    reusable = OmegaConf.create({**config, "hydra": HYDRA})
-    reusable.run_dir = "${hydra:runtime.output_dir}"
-    for logger in reusable.logger.values():
+    partial = run / "config.yaml.partial"
+    OmegaConf.save(reusable(config), partial)
+    partial.replace(run / "config.yaml")
+
+
+def reusable(config: Mapping[str, Any]) -> DictConfig:
+    """A run's settings without its folder."""
+    settings = OmegaConf.create({**config, "hydra": HYDRA})
+    settings.run_dir = "${hydra:runtime.output_dir}"
+    for logger in settings.logger.values():
         if "save_dir" in logger:
             logger.save_dir = "${run_dir}"
-    OmegaConf.save(reusable, run / "config.yaml")
+    return settings
 
 
 def write_environment(
@@ -68,9 +75,11 @@ def environment(config: DictConfig, data: XrayDataModule, trainer: pl.Trainer) -
     device = trainer.strategy.root_device
     on_hydra = HydraConfig.initialized()
     on_gpu = device.type == "cuda"
+    overrides = list(HydraConfig.get().overrides.task) if on_hydra else []
+    alone = [text for text in overrides if not text.startswith("sweep=")]
     return {
-        "command": sys.argv,
-        "overrides": list(HydraConfig.get().overrides.task) if on_hydra else [],
+        "command": ["train.py", *alone] if in_sweep() else sys.argv,  # a launcher's is not ours
+        "overrides": overrides,
         "choices": choices(HydraConfig.get().runtime.choices) if on_hydra else {},
         "seed": config.seed,
         "split": split_facts(data.split),
