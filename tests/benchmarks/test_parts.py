@@ -41,7 +41,7 @@ def batch() -> Iterator[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(BATCH, 1, SIZE, SIZE, generator=generator)
     targets = torch.rand(BATCH, len(CHEST_XRAY14), generator=generator).gt(0.9).float()
-    yield images, targets
+    return images, targets
 
 
 def step_of(net: XrayNet, batch: tuple[Tensor, Tensor]) -> Callable[[], int]:
