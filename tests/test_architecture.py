@@ -23,6 +23,7 @@ RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
 # Order of files inside the sub-packages whose files import each other.
 INNER = {
     "data": [
+        ["dicom"],
         ["source", "images", "tables", "transforms", "partition", "geometry", "samplers"],
         ["nih", "csv", "phantom", "balance", "lists", "manifest"],
         ["splits", "decoding"],
