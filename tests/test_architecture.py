@@ -24,8 +24,8 @@ RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
 INNER = {
     "data": [
         ["source", "images", "tables", "transforms", "partition", "geometry"],
-        ["nih", "csv", "phantom", "balance", "lists", "manifest"],
-        ["splits", "decoding"],
+        ["nih", "csv", "phantom", "balance", "lists", "manifest", "nih_map", "rsna_tables"],
+        ["splits", "decoding", "rsna"],
         ["cache"],
         ["dataset"],
         ["datamodule"],
