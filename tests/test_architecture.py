@@ -14,7 +14,7 @@ RANKS = [
     ["data", "models", "losses", "optim", "explain", "metrics"],
     ["checkpoint"],
     ["task"],
-    ["callbacks", "evaluation", "audit", "inference", "export"],
+    ["callbacks", "evaluation", "audit", "inference", "export", "overlap"],
     ["report"],
     ["cli"],
 ]
