@@ -23,9 +23,20 @@ RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
 # Order of files inside the sub-packages whose files import each other.
 INNER = {
     "data": [
+        ["dicom", "files"],
         ["source", "images", "tables", "transforms", "partition", "geometry"],
-        ["nih", "csv", "phantom", "balance", "lists", "manifest", "nih_map", "rsna_tables"],
-        ["splits", "decoding", "rsna"],
+        [
+            "nih",
+            "csv",
+            "phantom",
+            "balance",
+            "lists",
+            "manifest",
+            "nih_map",
+            "rsna_tables",
+            "headers",
+        ],
+        ["splits", "decoding", "rsna", "conversion"],
         ["cache"],
         ["dataset"],
         ["datamodule"],
@@ -40,7 +51,7 @@ INNER = {
         ["build"],
         ["provenance"],
         ["compose"],
-        ["evaluate", "datasets", "launch"],
+        ["evaluate", "datasets", "launch", "convert", "predict"],
         ["app"],
     ],
 }
