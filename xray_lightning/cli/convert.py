@@ -1,7 +1,6 @@
 """``xray convert``: a tree of DICOM files becomes PNG files and a table without identities."""
 
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from xray_lightning.data.conversion import (
     write_rows,
 )
 from xray_lightning.data.decoding import available_cores
+from xray_lightning.data.dicom import tally
 from xray_lightning.data.tables import existing_folder
 from xray_lightning.errors import ConfigError
 
@@ -112,12 +112,12 @@ def _write_tables(outcomes: Iterable[Outcome], root: Path, out: Path) -> None:
 
 
 def _tell(outcomes: Sequence[Outcome], out: Path, others: int, rename: bool) -> None:
-    """Counts, and each remark of the reader once with the number of its files."""
+    """Counts, and one line for the reader's remarks on all the files."""
     before = sum(outcome.was_there for outcome in outcomes)
     done = sum(outcome.facts is not None for outcome in outcomes) - before
     show(f"{done:,} images converted, {before:,} were before: {out}")
-    for note, count in Counter(note for each in outcomes for note in each.notes).most_common():
-        show(f"note: {note} ({count:,} files)")
+    if remarks := tally(each.notes for each in outcomes if not each.was_there):
+        show(f"note: {remarks}")
     if others:
         show(f"note: {others:,} other files are no DICOM and were left alone")
     show(
