@@ -39,7 +39,12 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="outputs/.../checkpoints/best.ckpt")],
     overrides: Overrides = None,
 ) -> None:
-    """Score a checkpoint on its own test images, or on other data or another split by overrides."""
+    """Score a checkpoint on its own test images, or on other data or another split by overrides.
+
+    images=all takes every image of the data for a test image. Images of patients the checkpoint
+    learned from are refused until overlap=exclude leaves them out, or overlap=report scores them
+    apart.
+    """
     from xray_lightning.cli.evaluate import evaluate as command
 
     run(lambda: command(checkpoint, overrides or []))
