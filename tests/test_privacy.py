@@ -17,7 +17,6 @@ import pytest
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 
-ROOT = Path(__file__).parents[1]
 XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
 GROUPS = {0x0008, 0x0010, 0x0012, 0x0014, 0x0018, 0x0020, 0x0032, 0x0038, 0x0040, 0x0088, 0x4008}
 NEEDED = {  # to read the image, or allowed by data/headers.py
@@ -31,7 +30,7 @@ VALUES = {  # by value representation; every text has ZQXWVK in it, too long for
     **{"UI": "2.25.98989898{}", "IS": "98989898", "DS": "98989898"},
 }
 SECRETS = [b"zqxwvk", b"19370203", b"1937-02-03", b"113355.77", b"2.25.98989898", b"98989898"]
-TOY = ["model=resnet50", "model.backbone=resnet10t", "model.weights=none", "image_size=32"]
+TOY = ["model=resnet50", "model.backbone=test_resnet", "model.weights=none", "image_size=32"]
 TOY += ["batch_size=8", "epochs=1", "augment=none", "logger=none"]
 
 Write = Callable[..., Path]
@@ -137,11 +136,15 @@ def test_data_train_and_evaluate(folder: Any, tmp_path: Path) -> None:
     options = ["data=rsna", f"data.root={folder.root}", f"data.nih_map={folder.nih_map()}"]
     here = tmp_path / "elsewhere"
     here.mkdir()
-    text = run([*XRAY, "data", *options, "hydra.run.dir=facts"], here)
-    train = [sys.executable, str(ROOT / "train.py"), *TOY, *options, "hydra.run.dir=run"]
-    text += run(train, here)
-    best = "run/checkpoints/best.ckpt"
-    text += run([*XRAY, "evaluate", best, "images=all", "overlap=report"], here)
+    evaluation = ["images=all", "overlap=report"]
+    script = (  # the three commands in one process, to import torch once
+        "from pathlib import Path; from xray_lightning.cli import datasets, evaluate, launch; "
+        f"datasets.data({[*options, 'hydra.run.dir=facts']}, False); "
+        f"code = launch.train({[*TOY, *options, 'hydra.run.dir=run']}); "
+        f"evaluate.evaluate(Path('run/checkpoints/best.ckpt'), {evaluation}); "
+        "raise SystemExit(code)"
+    )
+    text = run([sys.executable, "-c", script], here)
     assert "rsna (negatives: all)" in text
     assert not list(leaks(text.encode(), "terminal"))
     assert (here / "run/checkpoints/best.ckpt").is_file()
