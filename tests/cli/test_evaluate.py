@@ -25,6 +25,22 @@ def test_changeable_settings() -> None:
         configuration(checkpoint(CONFIG), ["seed=3"])
 
 
+def test_mirror_images_are_a_matter_of_evaluation() -> None:
+    """A checkpoint from before there was the setting was scored without."""
+    assert configuration(checkpoint(CONFIG), []).tta == "none"
+    assert configuration(checkpoint(CONFIG), ["tta=flip"]).tta == "flip"
+    assert configuration(checkpoint(CONFIG | {"tta": "flip"}), []).tta == "flip"
+
+
+def test_one_process_unless_asked_for_more() -> None:
+    trained = checkpoint(CONFIG | {"trainer": {"devices": 4, "strategy": "ddp", "num_nodes": 2}})
+    alone = {"devices": 1, "strategy": "auto", "num_nodes": 1}
+    assert configuration(trained, []).trainer == alone
+    assert configuration(trained, ["trainer.devices=2"]).trainer == alone | {"devices": 2}
+    asked = configuration(trained, ["trainer=ddp", "trainer.devices=3", "trainer.max_epochs=1"])
+    assert (asked.trainer.devices, asked.trainer.strategy) == (3, "ddp")
+
+
 @pytest.mark.parametrize("text", ["image_size=64", "clahe=true"])
 def test_preprocessing_belongs_to_the_checkpoint(text: str) -> None:
     with pytest.raises(ConfigError, match="the checkpoint was trained with"):
