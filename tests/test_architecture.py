@@ -14,7 +14,7 @@ RANKS = [
     ["data", "models", "losses", "ranking", "optim", "explain", "metrics"],
     ["checkpoint"],
     ["task"],
-    ["callbacks", "evaluation", "audit", "inference", "export"],
+    ["callbacks", "evaluation", "audit", "inference", "export", "overlap"],
     ["report"],
     ["cli"],
 ]
@@ -23,10 +23,20 @@ RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
 # Order of files inside the sub-packages whose files import each other.
 INNER = {
     "data": [
-        ["dicom"],
+        ["dicom", "files"],
         ["source", "images", "tables", "transforms", "partition", "geometry", "samplers"],
-        ["nih", "csv", "phantom", "balance", "lists", "manifest"],
-        ["splits", "decoding"],
+        [
+            "nih",
+            "csv",
+            "phantom",
+            "balance",
+            "lists",
+            "manifest",
+            "nih_map",
+            "rsna_tables",
+            "headers",
+        ],
+        ["splits", "decoding", "rsna", "conversion"],
         ["cache"],
         ["dataset"],
         ["datamodule"],
@@ -48,7 +58,7 @@ INNER = {
         ["provenance"],
         ["compose"],
         ["restart"],
-        ["evaluate", "datasets", "launch"],
+        ["evaluate", "datasets", "launch", "convert", "predict"],
         ["app"],
     ],
 }

@@ -21,7 +21,11 @@ from xray_lightning.optim import Constant, Cosine, Plateau, Step
 CONF = Path(__file__).parents[1] / "conf"
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
 
-EXTRA = {"data=nih": ["data.root=x"], "data=csv": ["data.table=x.csv"]}  # what the user must give
+EXTRA = {
+    "data=nih": ["data.root=x"],
+    "data=csv": ["data.table=x.csv"],
+    "data=rsna": ["data.root=x"],
+}  # what the user must give
 
 
 @pytest.mark.parametrize("option", OPTIONS)

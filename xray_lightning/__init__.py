@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from xray_lightning.data.datamodule import XrayDataModule
     from xray_lightning.data.nih import ChestXray14
     from xray_lightning.data.phantom import Phantom
+    from xray_lightning.data.rsna import Rsna
     from xray_lightning.evaluation import predict_part, summarise
     from xray_lightning.losses import BCE, Asymmetric, ClassBalanced, Focal, WeightedBCE
     from xray_lightning.models.network import XrayNet
@@ -38,6 +39,7 @@ _HOMES = {
     "Phantom": "data.phantom",
     "Predictions": "predictions",
     "Record": "records",
+    "Rsna": "data.rsna",
     "WeightedBCE": "losses",
     "XrayDataModule": "data.datamodule",
     "XrayNet": "models.network",
@@ -65,6 +67,7 @@ __all__ = [
     "Phantom",
     "Predictions",
     "Record",
+    "Rsna",
     "WeightedBCE",
     "XrayDataModule",
     "XrayNet",
