@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from xray_lightning.data.phantom import Phantom
     from xray_lightning.evaluation import predict_part, summarise
     from xray_lightning.losses import BCE, WeightedBCE
+    from xray_lightning.models.attention import CBAM
     from xray_lightning.models.network import XrayNet
     from xray_lightning.predictions import Predictions, read_predictions, write_predictions
     from xray_lightning.records import Box, Record
@@ -23,6 +24,7 @@ _HOMES = {
     "BCE": "losses",
     "Box": "records",
     "Bundle": "checkpoint",
+    "CBAM": "models.attention",
     "Checkpoint": "checkpoint",
     "ChestXray14": "data.nih",
     "CsvTable": "data.csv",
@@ -42,6 +44,7 @@ _HOMES = {
 
 __all__ = [
     "BCE",
+    "CBAM",
     "Box",
     "Bundle",
     "Checkpoint",
