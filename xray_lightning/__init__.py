@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from xray_lightning.data.rsna import Rsna
     from xray_lightning.evaluation import predict_part, summarise
     from xray_lightning.losses import BCE, Asymmetric, ClassBalanced, Focal, WeightedBCE
+    from xray_lightning.models.attention import CBAM
     from xray_lightning.models.network import XrayNet
     from xray_lightning.predictions import Predictions, read_predictions, write_predictions
     from xray_lightning.ranking import PairwiseAUC
@@ -28,6 +29,7 @@ _HOMES = {
     "BCE": "losses",
     "Box": "records",
     "Bundle": "checkpoint",
+    "CBAM": "models.attention",
     "Checkpoint": "checkpoint",
     "ChestXray14": "data.nih",
     "ClassBalanced": "losses",
@@ -53,6 +55,7 @@ _HOMES = {
 
 __all__ = [
     "BCE",
+    "CBAM",
     "EMA",
     "Asymmetric",
     "Box",
