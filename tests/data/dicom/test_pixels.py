@@ -181,6 +181,14 @@ def test_8_bits_in_big_endian_words(dicom: Make) -> None:
     data = dicom([[1, 2, 3]], syntax=f"{UID}.2", BitsAllocated=8, pixel_bytes=b"\2\1\0\3")
     data = data.replace(b"\x7f\xe0\0\x10OB", b"\x7f\xe0\0\x10OW")
     np.testing.assert_array_equal(stored(data), [[1, 2, 3]])
+    start = data.rindex(b"\x7f\xe0\0\x10OW") + 8
+    refused(data[:start] + b"\0\0\0\3" + data[start + 4 : -1], "its 3 bytes of pixel data are no")
+
+
+def test_colour_jpeg_ls(dicom: Make) -> None:
+    frame = imagecodecs.jpegls_encode(COLOUR)
+    data = colour(dicom, "RGB", syntax=f"{UID}.4.80", frames=[frame])
+    np.testing.assert_allclose(read_dicom(data, colour="luma").pixels, LUMA, atol=1e-6)
 
 
 @pytest.mark.parametrize("codec", [None, "rle", "jpeg 2000"])
@@ -308,6 +316,10 @@ def test_what_colour_is_refused(dicom: Make) -> None:
         ({"BitsStored": 17}, "bits allocated 16, stored 17, high bit 16: they contradict"),
         ({"HighBit": 3}, "bits allocated 16, stored 16, high bit 3: they contradict each other"),
         ({"BitsStored": 12, "HighBit": 16}, "bits allocated 16, stored 12, high bit 16: they con"),
+        (
+            {"PhotometricInterpretation": "YBR_FULL_422", "SamplesPerPixel": 3, "Columns": 3},
+            "3 columns are odd, YBR_FULL_422 has pairs",
+        ),
         ({"BitsAllocated": 32}, "bits allocated 32, stored 32, high bit 31: only 8 or 16"),
         ({"SamplesPerPixel": 3}, "3 samples per pixel contradict MONOCHROME2. Correct the header"),
         ({"PhotometricInterpretation": "CMYK"}, "its PhotometricInterpretation is none of MONO"),
@@ -344,6 +356,13 @@ def test_no_dicom_no_pixels_truncated(dicom: Make) -> None:
     refused(floats, "its pixels are floating-point numbers. Convert them to 16-bit integers")
     odd = data.replace(b"\x28\0\x10\0US\2\0", b"\x28\0\x10\0US\3\0")
     refused(odd, "")  # everything after it is out of step
+
+
+def test_deep_nesting_is_no_crash(dicom: Make) -> None:
+    data = dicom(WORDS)
+    at = data.index(b"\x28\0\x02\0US")
+    nested = (b"\x08\0\x40\x11SQ\0\0" + b"\xff" * 4 + b"\xfe\xff\0\xe0" + b"\xff" * 4) * 5000
+    refused(data[:at] + nested + data[at:], "its header is damaged")
 
 
 def test_syntax_and_pixel_data_must_agree(dicom: Make) -> None:
