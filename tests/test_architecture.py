@@ -24,7 +24,7 @@ RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
 INNER = {
     "data": [
         ["source", "images", "tables", "transforms", "partition", "geometry"],
-        ["nih", "csv", "phantom", "balance", "lists", "manifest"],
+        ["nih", "csv", "phantom", "balance", "lists", "manifest", "files"],
         ["splits", "decoding"],
         ["cache"],
         ["dataset"],
@@ -40,7 +40,7 @@ INNER = {
         ["build"],
         ["provenance"],
         ["compose"],
-        ["evaluate", "datasets", "launch"],
+        ["evaluate", "datasets", "launch", "predict"],
         ["app"],
     ],
 }

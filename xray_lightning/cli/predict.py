@@ -212,8 +212,8 @@ def _require_same(folder: Path, facts: dict[str, Any]) -> None:
     other = [key for key in facts if key != "versions" and before.get(key) != facts[key]]
     if other:
         raise ConfigError(
-            f"{folder} holds scores of another checkpoint or version (its {', '.join(other)} "
-            "differ): name another folder"
+            f"{folder} holds scores of another checkpoint or version (what differs: "
+            f"{', '.join(other)}): name another folder"
         )
 
 
