@@ -33,7 +33,7 @@ INNER = {
     "models": [["attention", "heads", "weights"], ["network"]],
     "metrics": [["auroc"]],
     "callbacks": [["progress", "seeding", "metrics_file"]],
-    "report": [["figures"]],
+    "report": [["figures", "panel"]],
     "cli": [
         ["failures", "locate", "tables"],
         ["overrides", "multirun"],

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from xray_lightning.data.nih import ChestXray14
     from xray_lightning.data.phantom import Phantom
     from xray_lightning.evaluation import predict_part, summarise
+    from xray_lightning.explain import class_map
+    from xray_lightning.inference import Classifier, load_classifier
     from xray_lightning.losses import BCE, WeightedBCE
     from xray_lightning.models.network import XrayNet
     from xray_lightning.predictions import Predictions, read_predictions, write_predictions
@@ -25,6 +27,7 @@ _HOMES = {
     "Bundle": "checkpoint",
     "Checkpoint": "checkpoint",
     "ChestXray14": "data.nih",
+    "Classifier": "inference",
     "CsvTable": "data.csv",
     "Phantom": "data.phantom",
     "Predictions": "predictions",
@@ -33,7 +36,9 @@ _HOMES = {
     "XrayDataModule": "data.datamodule",
     "XrayNet": "models.network",
     "XrayTask": "task",
+    "class_map": "explain",
     "load_checkpoint": "checkpoint",
+    "load_classifier": "inference",
     "predict_part": "evaluation",
     "read_predictions": "predictions",
     "summarise": "evaluation",
@@ -46,6 +51,7 @@ __all__ = [
     "Bundle",
     "Checkpoint",
     "ChestXray14",
+    "Classifier",
     "CsvTable",
     "Phantom",
     "Predictions",
@@ -54,7 +60,9 @@ __all__ = [
     "XrayDataModule",
     "XrayNet",
     "XrayTask",
+    "class_map",
     "load_checkpoint",
+    "load_classifier",
     "predict_part",
     "read_predictions",
     "summarise",

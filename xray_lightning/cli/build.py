@@ -1,6 +1,7 @@
 """From a composed configuration to objects; beyond this file nothing knows Hydra."""
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from xray_lightning.data.splits import Split
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.network import XrayNet
 from xray_lightning.optim import parameter_groups
+from xray_lightning.report.panel import Panel
 from xray_lightning.task import XrayTask
 
 
@@ -59,6 +61,16 @@ def task_from(config: DictConfig, data: XrayDataModule) -> XrayTask:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optim.optimizer: {error}") from error
     return task
+
+
+def panel_from(config: DictConfig, labels: Sequence[str]) -> Panel | None:
+    """The settings of the results figure; None if the data leaves open which finding to show.
+
+    Raises:
+        ConfigError: an unknown label or rule, or a number out of range.
+    """
+    panel = Panel(config.panel.label, config.panel.rule, config.panel.columns, config.panel.seed)
+    return panel if panel.finding(labels) else None
 
 
 def bundle_from(config: DictConfig, data: XrayDataModule, net: XrayNet) -> Bundle:

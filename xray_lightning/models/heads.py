@@ -1,6 +1,7 @@
 """From a feature map to one logit per label."""
 
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 
 class AveragePool(nn.Module):
@@ -22,3 +23,7 @@ class AveragePool(nn.Module):
         pooled = features.mean(dim=(2, 3))  # (B, C)
         logits: Tensor = self.classifier(self.dropout(pooled))
         return logits
+
+    def maps(self, features: Tensor) -> Tensor:
+        """The linear layer at every place: logits (B, L, H, W), a class activation map."""
+        return F.conv2d(features, self.classifier.weight[:, :, None, None], self.classifier.bias)

@@ -103,6 +103,13 @@ class XrayNet(nn.Module):
         """Logits (B, L) of images (B, 1, H, W) in [0, 1]."""
         return self.forward_head(self.forward_features(images))
 
+    def maps(self, images: Tensor) -> Tensor:
+        """What the head finds where, (B, L, h, w), of images (B, 1, H, W) in [0, 1]."""
+        features = self.forward_features(images)
+        with torch.autocast(features.device.type, enabled=False):
+            maps: Tensor = self.head.maps(features.float())
+        return maps
+
 
 def _layout(backbone: Any, image_size: int) -> tuple[str, int]:
     """How the backbone gives its features, "NCHW", "NHWC" or "NLC" (tokens), and their channels."""
