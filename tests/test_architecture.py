@@ -30,7 +30,12 @@ INNER = {
         ["dataset"],
         ["datamodule"],
     ],
-    "models": [["attention", "heads", "weights"], ["network"]],
+    "models": [
+        ["layout", "pooling", "weights"],
+        ["attention", "query", "weighting"],
+        ["heads"],
+        ["network"],
+    ],
     "metrics": [["auroc"]],
     "callbacks": [["progress", "seeding", "metrics_file"]],
     "report": [["figures", "panel"]],
