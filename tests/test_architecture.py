@@ -14,7 +14,7 @@ RANKS = [
     ["data", "models", "losses", "optim", "explain", "metrics"],
     ["checkpoint"],
     ["task"],
-    ["callbacks", "evaluation", "audit", "inference", "export"],
+    ["callbacks", "evaluation", "audit", "inference", "export", "overlap"],
     ["report"],
     ["cli"],
 ]
@@ -24,8 +24,18 @@ RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
 INNER = {
     "data": [
         ["source", "images", "tables", "transforms", "partition", "geometry"],
-        ["nih", "csv", "phantom", "balance", "lists", "manifest", "files"],
-        ["splits", "decoding"],
+        [
+            "nih",
+            "csv",
+            "phantom",
+            "balance",
+            "lists",
+            "manifest",
+            "nih_map",
+            "rsna_tables",
+            "files",
+        ],
+        ["splits", "decoding", "rsna"],
         ["cache"],
         ["dataset"],
         ["datamodule"],

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from xray_lightning.data.datamodule import XrayDataModule
     from xray_lightning.data.nih import ChestXray14
     from xray_lightning.data.phantom import Phantom
+    from xray_lightning.data.rsna import Rsna
     from xray_lightning.evaluation import predict_part, summarise
     from xray_lightning.explain import class_map
     from xray_lightning.inference import Classifier, load_classifier
@@ -32,6 +33,7 @@ _HOMES = {
     "Phantom": "data.phantom",
     "Predictions": "predictions",
     "Record": "records",
+    "Rsna": "data.rsna",
     "WeightedBCE": "losses",
     "XrayDataModule": "data.datamodule",
     "XrayNet": "models.network",
@@ -56,6 +58,7 @@ __all__ = [
     "Phantom",
     "Predictions",
     "Record",
+    "Rsna",
     "WeightedBCE",
     "XrayDataModule",
     "XrayNet",
