@@ -48,7 +48,7 @@ INNER = {
     ],
     "metrics": [["auroc"]],
     "callbacks": [["progress", "seeding", "metrics_file"]],
-    "report": [["figures", "panel"]],
+    "report": [["figures", "calls"], ["panel"]],
     "cli": [
         ["failures", "locate", "tables"],
         ["overrides", "multirun"],

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from xray_lightning.cli.build import data_from, prepare_process, task_from
+from xray_lightning.cli.build import data_from, panel_from, prepare_process, task_from
 from xray_lightning.cli.overrides import composed, make
 from xray_lightning.errors import ConfigError
 from xray_lightning.losses import WeightedBCE
@@ -85,6 +85,20 @@ def test_bad_optimiser() -> None:
     )
     with pytest.raises(ConfigError, match=r"optim\.optimizer: Invalid learning rate"):
         task_from(config, data_from(config))
+
+
+def test_results_figure() -> None:
+    config, _ = composed([])
+    assert panel_from(config, ("Mass", "Hernia")) is None
+    panel = panel_from(config, ("Mass",))
+    assert panel is not None
+    assert (panel.label, panel.rule, panel.columns, panel.seed) == (None, "confident", 4, 0)
+    config, _ = composed(["panel.label=Edema", "panel.rule=random", "panel.seed=3"])
+    with pytest.raises(ConfigError, match=r"panel\.label must be one of Mass, Hernia: 'Edema'"):
+        panel_from(config, ("Mass", "Hernia"))
+    panel = panel_from(config, ("Mass", "Edema"))
+    assert panel is not None
+    assert (panel.label, panel.rule, panel.seed) == ("Edema", "random", 3)
 
 
 def test_gpu_demanded_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

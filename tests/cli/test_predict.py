@@ -55,7 +55,12 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ["data=csv", f"data.table={images.parent / 'table.csv'}", f"data.root={images}"]
     options += ["model=resnet50", "model.backbone=resnet10t", "weights=none", "clahe=true"]
     options += ["image_size=32", "batch_size=4", "epochs=1", "trainer=cpu", "threads=1"]
-    options += [f"cache_dir={folder / 'cache'}", "logger=none", "callbacks=none"]
+    options += [
+        f"cache_dir={folder / 'cache'}",
+        "logger=none",
+        "callbacks=none",
+        "panel.label=Mass",
+    ]
     config, _ = composed([*options, f"hydra.run.dir={folder}"])
     fit(config)
     logging.captureWarnings(False)  # the job sends them to its log
@@ -97,6 +102,10 @@ def test_scores_are_those_of_the_run(run: Path, checkpoint: Path, images: Path) 
     assert classifier.preprocessing == {"image_size": 32, "clahe": True}
     arrays = [cv2.imread(str(images / name), cv2.IMREAD_UNCHANGED) for name in wanted.image_ids]
     np.testing.assert_array_equal(classifier(arrays, batch_size=4), wanted.scores)
+
+
+def test_the_run_leaves_its_results_figure(run: Path) -> None:
+    assert (run / "panel_test.png").stat().st_size > 20_000
 
 
 def test_what_it_leaves(run: Path, checkpoint: Path, images: Path, tmp_path: Path) -> None:

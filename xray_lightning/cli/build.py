@@ -25,7 +25,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.models.network import XrayNet
 from xray_lightning.optim import parameter_groups
 from xray_lightning.overlap import patients_of
-from xray_lightning.report.panel import Panel
+from xray_lightning.report.calls import Panel
 from xray_lightning.task import XrayTask
 
 

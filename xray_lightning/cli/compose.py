@@ -31,13 +31,14 @@ from xray_lightning.data.splits import PARTS
 from xray_lightning.errors import CheckpointError, ConfigError, SplitError
 from xray_lightning.evaluation import Summary, predict_part, summarise, write_json
 from xray_lightning.predictions import read_predictions, write_predictions
+from xray_lightning.report.calls import Panel
 from xray_lightning.report.figures import (
     curves_figure,
     distribution_figure,
     montage_figure,
     roc_figure,
 )
-from xray_lightning.report.panel import Panel, results_panel
+from xray_lightning.report.panel import results_panel
 from xray_lightning.task import XrayTask
 
 LOG = logging.getLogger(__name__)
