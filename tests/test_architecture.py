@@ -23,6 +23,7 @@ RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
 # Order of files inside the sub-packages whose files import each other.
 INNER = {
     "data": [
+        ["dicom", "files"],
         ["source", "images", "tables", "transforms", "partition", "geometry"],
         [
             "nih",
@@ -34,8 +35,9 @@ INNER = {
             "nih_map",
             "rsna_tables",
             "files",
+            "headers",
         ],
-        ["splits", "decoding", "rsna"],
+        ["splits", "decoding", "rsna", "conversion"],
         ["cache"],
         ["dataset"],
         ["datamodule"],
@@ -55,7 +57,7 @@ INNER = {
         ["build"],
         ["provenance"],
         ["compose"],
-        ["evaluate", "datasets", "launch", "predict"],
+        ["evaluate", "datasets", "launch", "convert", "predict"],
         ["app"],
     ],
 }
