@@ -34,7 +34,6 @@ INNER = {
             "manifest",
             "nih_map",
             "rsna_tables",
-            "files",
             "headers",
         ],
         ["splits", "decoding", "rsna", "conversion"],

@@ -15,6 +15,7 @@ import torch
 
 from xray_lightning.checkpoint import load_checkpoint
 from xray_lightning.data.decoding import available_cores
+from xray_lightning.data.dicom import to_uint8
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.data.images import read_image
 from xray_lightning.data.transforms import equalise
@@ -229,7 +230,7 @@ def _listed(images: Image | Sequence[Image]) -> Sequence[Image]:
 
 
 def _to_grey8(image: object) -> Pixels:
-    """An array as (H, W) uint8; floats are rounded as the readers of files do."""
+    """An array as (H, W) uint8; floats are rounded as the reader of files does."""
     if not isinstance(image, np.ndarray):
         raise _refused(f"expected a path or an array, got {type(image).__name__}")
     if image.ndim != 2 or not image.size:
@@ -241,7 +242,7 @@ def _to_grey8(image: object) -> Pixels:
     low, high = image.min(), image.max()
     if not (low >= 0 and high <= 1):  # also NaN
         raise _refused(f"expected floats from 0 to 1, got {low} to {high}")
-    return np.rint(image * 255.0).astype(np.uint8)
+    return to_uint8(image)
 
 
 def _refused(reason: str) -> InvalidImageError:

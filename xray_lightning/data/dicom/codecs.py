@@ -88,14 +88,16 @@ def decode_frame(frame: bytes, syntax: str, layout: Layout) -> tuple[Codes, int]
     except Exception as error:  # each library has its own errors for damaged bytes
         reason = f"its {syntax_name(syntax)} pixels are damaged ({type(error).__name__})"
         raise refusal(reason, AGAIN) from error
-    shape = (layout.rows, layout.columns) if layout.samples == 1 else (*_size(layout), 3)
-    if codes.shape != shape:
-        raise refusal(f"its pixels decode to {codes.shape}, the header says {shape}", AGAIN)
+    if codes.shape != _shape(layout):
+        reason = f"its pixels decode to {codes.shape}, the header says {_shape(layout)}"
+        raise refusal(reason, AGAIN)
     return codes, precision
 
 
-def _size(layout: Layout) -> tuple[int, int]:
-    return layout.rows, layout.columns
+def _shape(layout: Layout) -> tuple[int, ...]:
+    """(H, W) or (H, W, 3)."""
+    size = layout.rows, layout.columns
+    return size if layout.samples == 1 else (*size, layout.samples)
 
 
 def _jpeg(frame: bytes, layout: Layout) -> tuple[Codes, int]:
@@ -119,9 +121,8 @@ def _jpeg_ls(frame: bytes, layout: Layout) -> tuple[Codes, int]:
     )
     if done.returncode:
         raise refusal("its JPEG-LS pixels are damaged", AGAIN)
-    word = np.uint8 if stream.precision <= 8 else np.uint16
-    shape = (stream.rows, stream.columns, stream.samples)[: 2 if stream.samples == 1 else 3]
-    return np.frombuffer(done.stdout, word).reshape(shape), stream.precision
+    codes: Codes = np.frombuffer(done.stdout, "u1" if stream.precision <= 8 else "u2")
+    return codes.reshape(_shape(layout)), stream.precision
 
 
 def _jpeg2000(frame: bytes, layout: Layout) -> tuple[Codes, int]:
@@ -150,11 +151,9 @@ def _rle(frame: bytes, layout: Layout) -> tuple[Codes, int]:
         if len(segment) < size:
             raise refusal(f"an RLE segment has {len(segment):,} of {size:,} bytes", AGAIN)
         segments.append(np.frombuffer(segment, np.uint8, size))
-    codes = np.stack(segments, -1).reshape(*_size(layout), layout.samples, -1)  # (H, W, C, bytes)
-    words = codes.view(">u2" if layout.allocated == 16 else "u1").astype(
-        f"u{layout.allocated // 8}"
-    )
-    return words.reshape(*_size(layout), *([3] if layout.samples == 3 else [])), layout.allocated
+    codes = np.stack(segments, -1).reshape(size, layout.samples, -1)  # (H W, C, bytes)
+    words: Codes = codes.view(">u2").astype(np.uint16) if layout.allocated == 16 else codes
+    return words.reshape(_shape(layout)), layout.allocated
 
 
 def _jpeg_header(frame: bytes, kinds: tuple[int, ...]) -> Stream:
@@ -192,7 +191,7 @@ def _compare(stream: Stream, layout: Layout) -> None:
 
 def _unsigned(codes: npt.NDArray[Any]) -> Codes:
     """The same bits as unsigned words of 8 or 16 bits."""
-    return codes.view(f"u{codes.dtype.itemsize}")
+    return codes.view(np.uint8 if codes.dtype.itemsize == 1 else np.uint16)
 
 
 def gives_rgb(syntax: str) -> bool:

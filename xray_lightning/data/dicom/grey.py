@@ -79,7 +79,7 @@ def voi_values(values: Greys, elements: Elements, window: int) -> Greys | None:
     if tables:
         item = tables[_index(window, len(tables), "VOI tables")]
         first, table, bits = read_lut(item, "LUT", signed=bool(values.min() < 0))
-        return look_up(values, first, table) / (2**bits - 1)
+        return np.asarray(look_up(values, first, table) / (2**bits - 1))
     centers, widths = elements.decimals("WindowCenter"), elements.decimals("WindowWidth")
     if len(centers) != len(widths):
         raise refusal(f"it has {len(centers)} window centers, {len(widths)} widths", _CORRECT)
@@ -106,14 +106,14 @@ def apply_window(values: Greys, center: float, width: float, function: str) -> G
     if width <= 0 or (function == "LINEAR" and width < 1):
         raise refusal(f"its WindowWidth is {width:g}, too small for {function}", _CORRECT)
     if function == "SIGMOID":
-        return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
+        return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700))))
     if function == "LINEAR":
         center, width = center - 0.5, width - 1
     elif function != "LINEAR_EXACT":
         raise refusal("its VOILUTFunction is none of LINEAR, LINEAR_EXACT, SIGMOID", _CORRECT)
     if width == 0:
         return (values > center).astype(float)
-    return np.clip((values - center) / width + 0.5, 0, 1)
+    return np.asarray(np.clip((values - center) / width + 0.5, 0, 1))
 
 
 def read_lut(item: Elements, prefix: str, *, signed: bool) -> tuple[int, Greys, int]:
@@ -151,7 +151,7 @@ def read_lut(item: Elements, prefix: str, *, signed: bool) -> tuple[int, Greys, 
 def look_up(values: npt.NDArray[Any], first: int, table: Greys) -> Greys:
     """Entries for values; those below ``first`` or past the end get the first or last entry."""
     positions = np.rint(values).astype(np.int64) - first
-    return np.take(table, np.clip(positions, 0, len(table) - 1))
+    return np.asarray(table[np.clip(positions, 0, len(table) - 1)])
 
 
 def _without_voi(
