@@ -220,7 +220,7 @@ def _require_same(folder: Path, facts: dict[str, Any]) -> None:
 def _watched(scored: Iterable[Scored], count: int) -> Iterator[Scored]:
     """The same, behind a progress bar."""
     columns = TextColumn("scoring images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not count) as bar:
         yield from bar.track(scored, total=count)
 
 

@@ -94,7 +94,7 @@ def results_panel(
     counts = {kind: len(found[kind]) for kind in found}
     rule = RULES[panel.rule].format(seed=panel.seed)
     title = (
-        f"{label}, test part of {data.source.name}, split {data.split.name} "
+        f"{label}, test part of {data.source.title}, split {data.split.name} "
         f"[{data.split.part_fingerprints['test']}]\ncalled positive at a score of {threshold:.3g} "
         f"or more (Youden's J on validation); images: {rule}"
     )
@@ -187,7 +187,7 @@ def draw_cell(axes: Axes, cell: Cell | None, scale: tuple[float, float], empty: 
     for x, y, width, height in cell.boxes:  # a pixel's centre has the whole number, a box its edge
         outline = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=BLUE)
         axes.add_patch(outline).set_linewidth(1.5)
-    axes.set_title(f"{_shortened(cell.image_id)}\nscore {cell.score:.3g}", fontsize=6, pad=2)
+    axes.set_title(f"{_shortened(cell.image_id)}\nscore {cell.score:.3g}", fontsize=5.6, pad=2)
 
 
 def _enlarged(heat: Floats, size: int) -> Floats:
@@ -198,7 +198,7 @@ def _enlarged(heat: Floats, size: int) -> Floats:
     return enlarged
 
 
-def _shortened(name: str, length: int = 30) -> str:
+def _shortened(name: str, length: int = 38) -> str:
     half = length // 2 - 1
     return name if len(name) <= length else f"{name[:half]}…{name[-half:]}"
 
