@@ -11,7 +11,7 @@ PACKAGE = ROOT / "xray_lightning"
 RANKS = [
     ["errors"],
     ["labels", "records", "predictions"],
-    ["data", "models", "losses", "optim", "explain", "metrics"],
+    ["data", "models", "losses", "ranking", "optim", "explain", "metrics"],
     ["checkpoint"],
     ["task"],
     ["callbacks", "evaluation", "audit", "inference", "export", "overlap"],
@@ -24,7 +24,7 @@ RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
 INNER = {
     "data": [
         ["dicom", "files"],
-        ["source", "images", "tables", "transforms", "partition", "geometry"],
+        ["source", "images", "tables", "transforms", "partition", "geometry", "samplers"],
         [
             "nih",
             "csv",
@@ -48,14 +48,16 @@ INNER = {
         ["network"],
     ],
     "metrics": [["auroc"]],
-    "callbacks": [["progress", "seeding", "metrics_file"]],
-    "report": [["figures", "calls"], ["panel"]],
+    "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file"]],
+    "report": [["comparison"], ["figures", "calls"], ["panel"]],
     "cli": [
+        ["processes"],
         ["failures", "locate", "tables"],
         ["overrides", "multirun"],
         ["build"],
         ["provenance"],
         ["compose"],
+        ["restart"],
         ["evaluate", "datasets", "launch", "convert", "predict"],
         ["app"],
     ],
@@ -124,7 +126,7 @@ def test_files_stay_small(path: Path) -> None:
 
 
 def test_package_stays_small() -> None:
-    assert sum(len(path.read_text().splitlines()) for path in MODULES) < 7000
+    assert sum(len(path.read_text().splitlines()) for path in MODULES) < 13000
 
 
 def test_top_level_is_fixed() -> None:

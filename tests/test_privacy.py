@@ -23,21 +23,20 @@ from xray_lightning.checkpoint import KEY, Bundle
 from xray_lightning.cli.app import APP
 from xray_lightning.models.network import XrayNet
 
-ROOT = Path(__file__).parents[1]
 XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
 GROUPS = {0x0008, 0x0010, 0x0012, 0x0014, 0x0018, 0x0020, 0x0032, 0x0038, 0x0040, 0x0088, 0x4008}
 NEEDED = {  # to read the image, or allowed by data/headers.py
     *("SpecificCharacterSet", "SOPClassUID", "Modality", "ViewPosition", "ImageLaterality"),
     *("Laterality", "PatientAge", "PatientSex", "ImagerPixelSpacing", "Manufacturer"),
 }
-VALUES = {  # by value representation; every text has ZQX in it
-    **dict.fromkeys(("LO", "SH", "CS", "AE", "ST", "LT", "UT", "UC"), "ZQX{:08X}"),
-    **{"PN": "Zqx{:08X}^Jane", "UR": "http://zqx.example/{:08X}"},
+VALUES = {  # by value representation; every text has ZQXWVK in it, too long for chance
+    **dict.fromkeys(("LO", "SH", "CS", "AE", "ST", "LT", "UT", "UC"), "ZQXWVK{:08X}"),
+    **{"PN": "Zqxwvk{:08X}^Jane", "UR": "http://zqxwvk.example/{:08X}"},
     **{"DA": "19370203", "DT": "19370203113355", "TM": "113355.77"},
     **{"UI": "2.25.98989898{}", "IS": "98989898", "DS": "98989898"},
 }
-SECRETS = [b"zqx", b"19370203", b"1937-02-03", b"113355", b"2.25.98989898", b"98989898"]
-TOY = ["model=resnet50", "model.backbone=resnet10t", "model.weights=none", "image_size=32"]
+SECRETS = [b"zqxwvk", b"19370203", b"1937-02-03", b"113355.77", b"2.25.98989898", b"98989898"]
+TOY = ["model=resnet50", "model.backbone=test_resnet", "model.weights=none", "image_size=32"]
 TOY += ["batch_size=8", "epochs=1", "augment=none", "logger=none"]
 
 Write = Callable[..., Path]
@@ -50,7 +49,7 @@ def identities() -> dict[str, Any]:
         if tag >> 16 in GROUPS and vr in VALUES and keyword and keyword not in NEEDED:
             found[keyword] = VALUES[vr].format(tag)
     inner = Dataset()
-    inner.PatientID, inner.RequestingPhysician = "ZQXINNER", "Zqx^Doctor"
+    inner.PatientID, inner.RequestingPhysician = "ZQXWVKINNER", "Zqxwvk^Doctor"
     found["OtherPatientIDsSequence"] = [inner]
     found["RequestAttributesSequence"] = [inner]
     return found
@@ -59,30 +58,31 @@ def identities() -> dict[str, Any]:
 def full_of_identities(path: Path) -> None:
     """Add what attributes by keyword cannot say: private elements, overlay, meta, preamble."""
     data = pydicom.dcmread(path)
-    block = data.private_block(0x0009, "ZQXCREATOR", create=True)
-    block.add_new(1, "LO", "ZQXPRIVATE")
-    block.add_new(2, "OB", b"ZQXBYTES")
+    block = data.private_block(0x0009, "ZQXWVKCREATOR", create=True)
+    block.add_new(1, "LO", "ZQXWVKPRIVATE")
+    block.add_new(2, "OB", b"ZQXWVKBYTE")
     data.add_new(0x60000010, "US", 32)
     data.add_new(0x60000011, "US", 32)
-    data.add_new(0x60000022, "LO", "ZQXOVERLAY")
+    data.add_new(0x60000022, "LO", "ZQXWVKOVERLAY")
     data.add_new(0x60000040, "CS", "G")
     data.add_new(0x60000050, "SS", [1, 1])
     data.add_new(0x60000100, "US", 1)
     data.add_new(0x60000102, "US", 0)
-    data.add_new(0x60001500, "LO", "ZQXLABEL")
-    data.add_new(0x60003000, "OW", (b"ZQXPIXEL" * 16))
-    data.add_new(0xFFFCFFFC, "OB", b"ZQXTRAIL")
+    data.add_new(0x60001500, "LO", "ZQXWVKLABEL")
+    data.add_new(0x60003000, "OW", (b"ZQXWVKPX" * 16))
+    data.add_new(0xFFFCFFFC, "OB", b"ZQXWVKTR")
     data.BurnedInAnnotation = "YES"
-    data.file_meta.SourceApplicationEntityTitle = "ZQXAE"
+    data.file_meta.SourceApplicationEntityTitle = "ZQXWVKAE"
     data.file_meta.PrivateInformationCreatorUID = "2.25.989898981"
-    data.file_meta.PrivateInformation = b"ZQXMETA!"
-    data.preamble = b"ZQX" + bytes(125)
+    data.file_meta.PrivateInformation = b"ZQXWVKMT"
+    data.preamble = b"ZQXWVK" + bytes(122)
     data.save_as(path, enforce_file_format=True)
 
 
 @pytest.fixture
 def folder(empty_rsna: Any) -> Any:
-    """An RSNA folder whose every file is full of identities."""
+    """An RSNA folder of 15 images whose every file is full of identities."""
+    empty_rsna.patients = 5
     empty_rsna.complete(**identities())
     for path in empty_rsna.root.rglob("*.dcm"):
         full_of_identities(path)
@@ -117,7 +117,7 @@ def test_the_file_is_full(folder: Any) -> None:
     path = folder.root / "stage_2_train_images/id-00.dcm"
     content = path.read_bytes().lower()
     assert len(list(pydicom.dcmread(path))) > 900
-    assert content.count(b"zqx") > 600
+    assert content.count(b"zqxwvk") > 600
     assert all(secret in content for secret in SECRETS if secret != b"1937-02-03")
     assert len(list(leaks(content, "file"))) == len(SECRETS) - 1
 
@@ -132,9 +132,9 @@ def test_convert(folder: Any, tmp_path: Path, write_dicom: Write) -> None:
     for options in ([], ["--bits", "16"]):
         target = out.with_name(f"out{len(options)}")
         text = run([*XRAY, "convert", str(images), str(target), *options], tmp_path, 3)
-        assert "2 of 29 files could not be converted" in text
+        assert "2 of 17 files could not be converted" in text
         assert not list(leaks(text.encode(), "terminal"))
-        assert len(list(target.rglob("*.png"))) == 27
+        assert len(list(target.rglob("*.png"))) == 15
     assert leaks_below(out.parent, folder.root / "stage_2_train_images") == []
 
 
@@ -142,12 +142,15 @@ def test_data_train_and_evaluate(folder: Any, tmp_path: Path) -> None:
     options = ["data=rsna", f"data.root={folder.root}", f"data.nih_map={folder.nih_map()}"]
     here = tmp_path / "elsewhere"
     here.mkdir()
-    text = run([*XRAY, "data", *options, "hydra.run.dir=facts"], here)
-    text += run([*XRAY, "data", *options, "--json"], here)
-    train = [sys.executable, str(ROOT / "train.py"), *TOY, *options, "hydra.run.dir=run"]
-    text += run(train, here)
-    best = "run/checkpoints/best.ckpt"
-    text += run([*XRAY, "evaluate", best, "images=all", "overlap=report"], here)
+    evaluation = ["images=all", "overlap=report"]
+    script = (  # the three commands in one process, to import torch once
+        "from pathlib import Path; from xray_lightning.cli import datasets, evaluate, launch; "
+        f"datasets.data({[*options, 'hydra.run.dir=facts']}, False); "
+        f"code = launch.train({[*TOY, *options, 'hydra.run.dir=run']}); "
+        f"evaluate.evaluate(Path('run/checkpoints/best.ckpt'), {evaluation}); "
+        "raise SystemExit(code)"
+    )
+    text = run([sys.executable, "-c", script], here)
     assert "rsna (negatives: all)" in text
     assert not list(leaks(text.encode(), "terminal"))
     assert (here / "run/checkpoints/best.ckpt").is_file()

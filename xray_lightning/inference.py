@@ -21,13 +21,13 @@ from xray_lightning.data.images import read_image
 from xray_lightning.data.transforms import equalise
 from xray_lightning.errors import CheckpointError, ConfigError, DataError, InvalidImageError
 from xray_lightning.models.network import XrayNet
+from xray_lightning.task import TTA
 
 Pixels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
 Image = str | Path | npt.NDArray[Any]  # a file, or (H, W) uint8 or float in [0, 1]
 
 STEPS = {"image_size", "clahe"}  # of the preprocessing that this version can repeat
-TTA = ("none", "flip")
 
 
 @dataclass(frozen=True, eq=False)

@@ -74,7 +74,7 @@ def test_numbers_instead_of_names(
 ) -> None:
     out = tmp_path / "out"
     convert(tree, out, rename=True)
-    assert "names.csv tells the original names: do not pass it on" in capsys.readouterr().out
+    assert "(and failed.csv) tells the original names: do not pass it" in capsys.readouterr().out
     assert [row["file"] for row in rows(out / "headers.csv")] == [
         f"{number:06d}.png" for number in range(1, 13)
     ]

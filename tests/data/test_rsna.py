@@ -299,3 +299,20 @@ def test_config(rsna_folder: Folder, capsys: pytest.CaptureFixture[str]) -> None
     assert (facts["images"], facts["patients"], facts["positives"]) == (18, 9, {"Lung Opacity": 9})
     data(options, as_json=False)
     assert "rsna (negatives: all), split patient" in capsys.readouterr().out
+
+
+def test_converted_to_png(rsna_folder: Folder, tmp_path: Path) -> None:
+    """A converted folder, with its tables, is the same data set to the bit."""
+    from xray_lightning.cli.convert import convert_tree
+
+    out = tmp_path / "png"
+    convert_tree(rsna_folder.root, out, bits=8, workers=2, rename=False)
+    for table in rsna_folder.root.glob("*.csv"):
+        (out / table.name).write_bytes(table.read_bytes())
+    dicom = mapped(rsna_folder)
+    png = Rsna(out, nih_map=rsna_folder.nih_map())
+    assert not png.missing
+    assert all(record.path and record.path.suffix == ".png" for record in png.records)
+    for ours, theirs in zip(png.records, dicom.records, strict=True):
+        assert ours.image_id == theirs.image_id
+        np.testing.assert_array_equal(png.read(ours), dicom.read(theirs))

@@ -39,7 +39,12 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="outputs/.../checkpoints/best.ckpt")],
     overrides: Overrides = None,
 ) -> None:
-    """Score a checkpoint on its own test images, or on other data or another split by overrides."""
+    """Score a checkpoint on its own test images, or on other data or another split by overrides.
+
+    images=all takes every image of the data for a test image. Images of patients the checkpoint
+    learned from are refused until overlap=exclude leaves them out, or overlap=report scores them
+    apart.
+    """
     from xray_lightning.cli.evaluate import evaluate as command
 
     run(lambda: command(checkpoint, overrides or []))
@@ -100,6 +105,20 @@ def data(
     from xray_lightning.cli.datasets import data as command
 
     run(lambda: command(overrides or [], json))
+
+
+@APP.command()
+def sweep(
+    folder: Annotated[Path, typer.Argument(help="the sweep's folder: outputs/sweep_...")],
+    test: Annotated[
+        bool, typer.Option("--test", help="test figures of all, not of the best")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
+) -> None:
+    """Compare the runs of a finished, killed or running sweep, ranked by validation AUROC."""
+    from xray_lightning.cli.multirun import sweep as command
+
+    run(lambda: command(folder, test, json))
 
 
 def main() -> None:

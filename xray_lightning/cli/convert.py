@@ -121,7 +121,7 @@ def _tell(outcomes: Sequence[Outcome], out: Path, others: int, rename: bool) -> 
     if others:
         show(f"note: {others:,} other files are no DICOM and were left alone")
     show(
-        f"note: {out / 'names.csv'} tells the original names: do not pass it on"
+        f"note: {out / 'names.csv'} (and failed.csv) tells the original names: do not pass it on"
         if rename
         else "note: names of files and folders were kept; if they tell who it is, use --rename"
     )

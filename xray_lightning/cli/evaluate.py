@@ -21,9 +21,14 @@ from xray_lightning.overlap import separated
 from xray_lightning.task import XrayTask
 
 CHANGEABLE = (
-    *("data", "split", "trainer", "batch_size", "workers", "threads", "cache_dir"),
+    *("data", "split", "trainer", "batch_size", "workers", "threads", "cache_dir", "tta"),
     *("image_size", "clahe"),  # refused with the value the checkpoint needs
 )
+ADDED = {  # settings that older checkpoints do not name
+    "tta": "none",
+    "sampler": {"_target_": "xray_lightning.data.samplers.uniform", "_partial_": True},
+}
+ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # whatever it was trained with
 
 
 def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
@@ -52,9 +57,10 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
     use_images(data, images)
     splits = judged(bundle, data, overlap)
     fingerprint = splits["test"].part_fingerprints["test"]
-    folder = run_dir or home(checkpoint) / f"evaluate_{fingerprint}"
+    task = XrayTask(loaded.build_net(), tta=config.tta)
+    ending = "" if task.tta == "none" else f"_{task.tta}"
+    folder = run_dir or home(checkpoint) / f"evaluate_{fingerprint}{ending}"
     config.run_dir = str(folder)
-    task = XrayTask(loaded.build_net())
     summaries: dict[str, Summary] = {}
     for part, split in splits.items():
         data.split = split
@@ -124,7 +130,8 @@ def configuration(checkpoint: Checkpoint, overrides: Sequence[str]) -> DictConfi
     for text in overrides:
         if text.partition("=")[0].split(".")[0] not in CHANGEABLE:
             raise ConfigError(f"{text}: an evaluation can change only {', '.join(CHANGEABLE)}")
-    config = overridden(bundle.config, overrides)
+    trainer = {**bundle.config.get("trainer", {}), **ALONE}
+    config = overridden({**ADDED, **bundle.config, "trainer": trainer}, overrides)
     for name, value in bundle.preprocessing.items():
         if config[name] != value:
             raise ConfigError(

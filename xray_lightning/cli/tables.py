@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from xray_lightning.cli.processes import first_process
+
 
 def number(value: float | None, digits: int = 3) -> str:
     """A figure, or "-" where it is undefined.
@@ -39,15 +41,18 @@ def auroc_table(metrics: Mapping[str, Any], title: str) -> Table:
 
 
 def parts_line(metrics: Mapping[str, Any]) -> str:
-    """Images, patients and fingerprint of each part."""
+    """Images, patients and fingerprint of each part, and how its scores were averaged."""
     return "; ".join(
         f"{part}: {s['images']:,} images of {s['patients']:,} patients [{s['fingerprint']}]"
+        + (", each with its mirror image (tta=flip)" if s.get("tta") == "flip" else "")
         for part, s in metrics.items()
     )
 
 
 def show(*things: Any) -> None:
-    """Print tables and lines."""
+    """Print tables and lines, in the first process of a run."""
+    if not first_process():
+        return
     console = Console(soft_wrap=True, highlight=False)
     for thing in things:
         console.print(thing, markup=False) if isinstance(thing, str) else console.print(thing)

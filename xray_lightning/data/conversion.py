@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.data.dicom import read_dicom
+from xray_lightning.data.dicom import read_dicom, to_uint8
 from xray_lightning.data.headers import COLUMNS, read_headers
 from xray_lightning.data.tables import read_table
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, InvalidImageError
 
-BITS = {8: np.uint8, 16: np.uint16}
+BITS = (8, 16)
 SUFFIXES = (".dcm", ".dicom", ".ima")
 NAMES = "names.csv"
 HEADER = ("file", *COLUMNS, "png_bits")
@@ -174,8 +174,11 @@ def _done(job: Job) -> bool:
 
 def write_png(path: Path, pixels: npt.NDArray[np.float32], bits: int) -> None:
     """Write (H, W) in [0, 1] as grey PNG; the file appears whole or not at all."""
-    top = 2**bits - 1
-    grey = np.rint(pixels.astype(np.float64) * top).astype(BITS[bits])  # float32 has 24 bits
+    grey: npt.NDArray[np.uint8 | np.uint16]
+    if bits == 8:
+        grey = to_uint8(pixels)  # as the networks see the DICOM file
+    else:
+        grey = np.rint(pixels * np.float32(2**bits - 1)).astype(np.uint16)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(cv2.imencode(".png", grey)[1].tobytes())

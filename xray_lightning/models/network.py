@@ -19,12 +19,15 @@ from xray_lightning.models.weights import (
     pretrained_backbone,
 )
 
+NORMALISATIONS = ("fixed", "image")
+
 
 class XrayNet(nn.Module):
     """Radiographs in, one logit per label out.
 
-    Takes images in [0, 1], (B, 1, H, W), and normalises inside with the mean and standard
-    deviation the backbone was pretrained with, so a checkpoint needs no side knowledge.
+    Takes images in [0, 1], (B, 1, H, W), and normalises inside, so a checkpoint needs no side
+    knowledge: with the mean and standard deviation the backbone was pretrained with, or each image
+    with its own.
 
     Args:
         labels: the L labels.
@@ -39,6 +42,7 @@ class XrayNet(nn.Module):
         cbam_reduction: of their channel gates.
         dropout: in the head, before its linear layer.
         image_size: side in pixels; networks of fixed input size (ViT) are built for it.
+        normalise: "fixed", by mean and std; or "image", each image by its own (xray14-keras).
         mean: subtracted from the images; None: what timm states for the backbone's weights.
         std: the images are divided by it; None: likewise.
 
@@ -65,6 +69,7 @@ class XrayNet(nn.Module):
         cbam_reduction: int = 8,
         dropout: float = 0.0,
         image_size: int = 224,
+        normalise: str = "fixed",
         mean: float | None = None,
         std: float | None = None,
     ) -> None:
@@ -73,6 +78,8 @@ class XrayNet(nn.Module):
             raise ConfigError("a network needs at least one label")
         if not 0 <= dropout < 1:
             raise ConfigError(f"model.dropout must be at least 0 and below 1, got {dropout}")
+        if normalise not in NORMALISATIONS:
+            raise ConfigError(f"model.normalise must be one of {NORMALISATIONS}, got {normalise!r}")
         self.load_report: LoadReport | None = None
         self.backbone = self._make_backbone(backbone, weights, image_size)
         self.layout, channels = layout_of(self.backbone, image_size)
@@ -90,7 +97,7 @@ class XrayNet(nn.Module):
         self.config |= {"head": head, "head_options": dict(options), "dropout": dropout}
         self.config |= {"cbam_after": list(cbam_after), "cbam": cbam}
         self.config |= {"cbam_reduction": cbam_reduction, "image_size": image_size}
-        self.config |= {"mean": self.mean, "std": self.std}
+        self.config |= {"normalise": normalise, "mean": self.mean, "std": self.std}
 
     def _make_backbone(self, name: str, weights: str, image_size: int) -> Any:
         if weights == "imagenet":
@@ -108,7 +115,11 @@ class XrayNet(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Feature map (B, C, h, w) of images (B, 1, H, W) in [0, 1]."""
-        images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        if self.config["normalise"] == "image":
+            images = standardised(images)
+        else:
+            images = (images - self.mean) / self.std
+        images = images.contiguous(memory_format=torch.channels_last)
         features = self.backbone.forward_features(images)
         features = self.backbone.forward_head(features, pre_logits=True)  # a last norm, if any
         return to_map(features, self.layout, self.backbone)
@@ -173,6 +184,16 @@ class XrayNet(nn.Module):
 
     def _blocks(self) -> list[CBAM]:
         return [block for block in self.attention.values() if isinstance(block, CBAM)]
+
+
+def standardised(images: Tensor) -> Tensor:
+    """Each image (B, 1, H, W) less its mean, over its standard deviation.
+
+    As TensorFlow's per_image_standardization: the deviation counts as at least 1 / sqrt(H W), so
+    that an empty image stays finite.
+    """
+    deviation, mean = torch.std_mean(images, dim=(1, 2, 3), correction=0, keepdim=True)
+    return (images - mean) / deviation.clamp(min=images[0].numel() ** -0.5)
 
 
 @contextmanager
