@@ -49,7 +49,7 @@ INNER = {
     ],
     "metrics": [["auroc"]],
     "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file"]],
-    "report": [["comparison"], ["figures"]],
+    "report": [["comparison"], ["figures", "calls"], ["panel"]],
     "cli": [
         ["processes"],
         ["failures", "locate", "tables"],

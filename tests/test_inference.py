@@ -1,6 +1,6 @@
 """The scores of one image are the same from the run's loader, from its file and from an array."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from xray_lightning.checkpoint import KEY, Bundle
 from xray_lightning.data.csv import CsvTable
 from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.dicom import read_dicom
 from xray_lightning.errors import CheckpointError, ConfigError, InvalidImageError
 from xray_lightning.evaluation import predict_part
 from xray_lightning.inference import Classifier, find_device, load_classifier
@@ -114,6 +115,23 @@ def test_one_image_many_ways(classifier: Classifier) -> None:
         expected = torch.sigmoid(random_net()(images))
     np.testing.assert_allclose(stack, expected, atol=1e-6)
     assert classifier([]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_dicom(
+    photometric: str, classifier: Classifier, write_dicom: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A DICOM file, what the reader gives of it (floats), and its 8-bit picture as a PNG agree."""
+    pixels = np.random.default_rng(2).integers(0, 256, (40, 50), dtype=np.uint8)
+    path = write_dicom(tmp_path / "x.dcm", pixels, PhotometricInterpretation=photometric)
+    wanted = classifier(path)
+    np.testing.assert_array_equal(classifier(read_dicom(path).pixels), wanted)
+    shown = 255 - pixels if photometric == "MONOCHROME1" else pixels
+    cv2.imwrite(str(tmp_path / "x.png"), shown)
+    np.testing.assert_array_equal(classifier([tmp_path / "x.png"]), wanted)
+    (scored,) = classifier.stream([path])
+    assert scored.scores is not None
+    np.testing.assert_array_equal(scored.scores, wanted[0])
 
 
 def test_flip(classifier: Classifier, tmp_path: Path) -> None:

@@ -14,8 +14,14 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+import torch
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
+from typer.testing import CliRunner
+
+from xray_lightning.checkpoint import KEY, Bundle
+from xray_lightning.cli.app import APP
+from xray_lightning.models.network import XrayNet
 
 XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
 GROUPS = {0x0008, 0x0010, 0x0012, 0x0014, 0x0018, 0x0020, 0x0032, 0x0038, 0x0040, 0x0088, 0x4008}
@@ -149,6 +155,34 @@ def test_data_train_and_evaluate(folder: Any, tmp_path: Path) -> None:
     assert not list(leaks(text.encode(), "terminal"))
     assert (here / "run/checkpoints/best.ckpt").is_file()
     assert leaks_below(here, here / "none") == []
+
+
+def test_predict(folder: Any, tmp_path: Path) -> None:
+    """Scores and failures name files, and tell nothing else of them."""
+    images, here = folder.root / "stage_2_train_images", tmp_path / "elsewhere"
+    here.mkdir()
+    whole = (images / "id-00.dcm").read_bytes()
+    (images / "half.dcm").write_bytes(whole[: len(whole) // 2])
+    (images / "short.dcm").write_bytes(whole[:-200])
+    (images / "no_ending").write_bytes(whole)
+    checkpoint = tmp_path / "best.ckpt"  # no output; random weights hold any three letters
+    torch.save(random_checkpoint(), checkpoint)
+    command = ["predict", str(checkpoint), str(images), "--out", str(here / "out")]
+    results = [CliRunner().invoke(APP, command) for _ in range(2)]
+    assert [result.exit_code for result in results] == [3, 3]
+    text = "".join(result.output for result in results)
+    assert "2 of 30 files could not be read" in text
+    assert len((here / "out/predictions.csv").read_text().splitlines()) == 29
+    assert len((here / "out/failed.csv").read_text().splitlines()) == 3
+    assert not list(leaks(text.encode(), "terminal"))
+    assert leaks_below(here, here / "none") == []
+
+
+def random_checkpoint() -> dict[str, Any]:
+    net = XrayNet(["Lung Opacity"], "test_resnet", image_size=32)
+    state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    bundle = Bundle(net.config, {"image_size": 32, "clahe": False}, {})
+    return {KEY: bundle.to_plain(), "state_dict": state, "epoch": 0}
 
 
 def test_errors_name_the_file_alone(folder: Any) -> None:

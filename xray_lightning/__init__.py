@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from xray_lightning.data.phantom import Phantom
     from xray_lightning.data.rsna import Rsna
     from xray_lightning.evaluation import predict_part, summarise
+    from xray_lightning.explain import class_map
+    from xray_lightning.inference import Classifier, load_classifier
     from xray_lightning.losses import BCE, Asymmetric, ClassBalanced, Focal, WeightedBCE
+    from xray_lightning.models.attention import CBAM
     from xray_lightning.models.network import XrayNet
     from xray_lightning.predictions import Predictions, read_predictions, write_predictions
     from xray_lightning.ranking import PairwiseAUC
@@ -28,8 +31,10 @@ _HOMES = {
     "BCE": "losses",
     "Box": "records",
     "Bundle": "checkpoint",
+    "CBAM": "models.attention",
     "Checkpoint": "checkpoint",
     "ChestXray14": "data.nih",
+    "Classifier": "inference",
     "ClassBalanced": "losses",
     "CsvTable": "data.csv",
     "Focal": "losses",
@@ -44,7 +49,9 @@ _HOMES = {
     "XrayDataModule": "data.datamodule",
     "XrayNet": "models.network",
     "XrayTask": "task",
+    "class_map": "explain",
     "load_checkpoint": "checkpoint",
+    "load_classifier": "inference",
     "predict_part": "evaluation",
     "read_predictions": "predictions",
     "summarise": "evaluation",
@@ -53,6 +60,7 @@ _HOMES = {
 
 __all__ = [
     "BCE",
+    "CBAM",
     "EMA",
     "Asymmetric",
     "Box",
@@ -60,6 +68,7 @@ __all__ = [
     "Checkpoint",
     "ChestXray14",
     "ClassBalanced",
+    "Classifier",
     "CsvTable",
     "Focal",
     "FreezeBackbone",
@@ -72,7 +81,9 @@ __all__ = [
     "XrayDataModule",
     "XrayNet",
     "XrayTask",
+    "class_map",
     "load_checkpoint",
+    "load_classifier",
     "predict_part",
     "read_predictions",
     "summarise",

@@ -5,8 +5,10 @@ import pytest
 
 from xray_lightning.checkpoint import Bundle, Checkpoint
 from xray_lightning.cli.evaluate import configuration, home, judged, taken, use_images
+from xray_lightning.cli.overrides import make
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
+from xray_lightning.data.samplers import uniform
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.overlap import patients_of
 
@@ -28,6 +30,7 @@ def test_changeable_settings() -> None:
 def test_mirror_images_are_a_matter_of_evaluation() -> None:
     """A checkpoint from before there was the setting was scored without."""
     assert configuration(checkpoint(CONFIG), []).tta == "none"
+    assert make(configuration(checkpoint(CONFIG), []).sampler).func is uniform
     assert configuration(checkpoint(CONFIG), ["tta=flip"]).tta == "flip"
     assert configuration(checkpoint(CONFIG | {"tta": "flip"}), []).tta == "flip"
 

@@ -24,6 +24,10 @@ CHANGEABLE = (
     *("data", "split", "trainer", "batch_size", "workers", "threads", "cache_dir", "tta"),
     *("image_size", "clahe"),  # refused with the value the checkpoint needs
 )
+ADDED = {  # settings that older checkpoints do not name
+    "tta": "none",
+    "sampler": {"_target_": "xray_lightning.data.samplers.uniform", "_partial_": True},
+}
 ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # whatever it was trained with
 
 
@@ -127,8 +131,7 @@ def configuration(checkpoint: Checkpoint, overrides: Sequence[str]) -> DictConfi
         if text.partition("=")[0].split(".")[0] not in CHANGEABLE:
             raise ConfigError(f"{text}: an evaluation can change only {', '.join(CHANGEABLE)}")
     trainer = {**bundle.config.get("trainer", {}), **ALONE}
-    saved = {"tta": "none", **bundle.config, "trainer": trainer}  # older ones do not name tta
-    config = overridden(saved, overrides)
+    config = overridden({**ADDED, **bundle.config, "trainer": trainer}, overrides)
     for name, value in bundle.preprocessing.items():
         if config[name] != value:
             raise ConfigError(

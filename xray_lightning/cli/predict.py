@@ -212,15 +212,15 @@ def _require_same(folder: Path, facts: dict[str, Any]) -> None:
     other = [key for key in facts if key != "versions" and before.get(key) != facts[key]]
     if other:
         raise ConfigError(
-            f"{folder} holds scores of another checkpoint or version (its {', '.join(other)} "
-            "differ): name another folder"
+            f"{folder} holds scores of another checkpoint or version (what differs: "
+            f"{', '.join(other)}): name another folder"
         )
 
 
 def _watched(scored: Iterable[Scored], count: int) -> Iterator[Scored]:
     """The same, behind a progress bar."""
     columns = TextColumn("scoring images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not count) as bar:
         yield from bar.track(scored, total=count)
 
 

@@ -1,12 +1,12 @@
 """Makes DICOM files with pydicom, one attribute at a time."""
 
-import warnings
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
@@ -15,6 +15,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorag
 Make = Callable[..., bytes]
 
 
+@disable_value_validation()  # tests want invalid values
 def make_dicom(
     values: np.ndarray | list[list[int]],
     *,
@@ -62,9 +63,7 @@ def make_dicom(
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
     buffer = BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom warns of the invalid values that tests want
-        dataset.save_as(buffer, enforce_file_format=True)
+    dataset.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
 
 

@@ -229,6 +229,10 @@ def test_nothing_but_padding_is_refused(dicom: Make) -> None:
     ("attributes", "match"),
     [
         ({"RescaleSlope": 0, "RescaleIntercept": 1}, "its RescaleSlope is 0. Correct the header"),
+        (
+            {"RescaleSlope": 1, "RescaleIntercept": "-1e31"},
+            r"its rescale, 1 x \+ -1e\+31, is beyond any unit",
+        ),
         ({"WindowCenter": 5, "WindowWidth": 0}, "its WindowWidth is 0, too small for LINEAR"),
         ({"WindowCenter": 5, "WindowWidth": 0.5}, "its WindowWidth is 0.5, too small for LINEAR"),
         (

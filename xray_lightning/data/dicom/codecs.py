@@ -37,7 +37,8 @@ Codes = npt.NDArray[np.unsignedinteger]  # uint8 or uint16, (H, W) or (H, W, 3)
 CHILD_SECONDS = 30.0  # a 16-million-pixel image takes 2 s
 _CHILD = """
 import imagecodecs, sys
-sys.stdout.buffer.write(imagecodecs.jpegls_decode(sys.stdin.buffer.read()).tobytes())
+codes = imagecodecs.jpegls_decode(sys.stdin.buffer.read())
+sys.exit(2) if str(codes.shape) != sys.argv[1] else sys.stdout.buffer.write(codes.tobytes())
 """
 _JPEG = (0xC0, 0xC1, 0xC3)  # start of frame: baseline, extended, lossless; DICOM has no progressive
 _JPEG_LS = (0xF7,)
@@ -116,11 +117,11 @@ def _jpeg_ls(frame: bytes, layout: Layout) -> tuple[Codes, int]:
     """JPEG-LS, ITU-T T.87, in a child process."""
     stream = _jpeg_header(frame, _JPEG_LS)
     _compare(stream, layout)
-    done = subprocess.run(
-        [sys.executable, "-c", _CHILD], input=frame, capture_output=True, timeout=CHILD_SECONDS
-    )
+    command = [sys.executable, "-c", _CHILD, str(_shape(layout))]
+    done = subprocess.run(command, input=frame, capture_output=True, timeout=CHILD_SECONDS)
     if done.returncode:
-        raise refusal("its JPEG-LS pixels are damaged", AGAIN)
+        what = "damaged" if done.returncode != 2 else "of another shape, or colour by plane"
+        raise refusal(f"its JPEG-LS pixels are {what}", AGAIN)
     codes: Codes = np.frombuffer(done.stdout, "u1" if stream.precision <= 8 else "u2")
     return codes.reshape(_shape(layout)), stream.precision
 

@@ -16,7 +16,7 @@ PS3.4 N.2; the pixels are then looked up. Only the percentiles look at the image
 4. Padding (PS3.3 C.7.5.1.1.2), compared with the stored values, is black, 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from xray_lightning.data.dicom.elements import Elements, refusal
 from xray_lightning.data.dicom.layout import Layout
 from xray_lightning.data.dicom.samples import Values
 
+MAX_RESCALE = 1e30  # of slope and intercept, so that nothing below overflows
 PERCENTILES = (0.5, 99.5)  # of the pixels that are no padding
 
 Greys = npt.NDArray[np.floating]  # (N,), an entry a code
@@ -70,7 +71,10 @@ def modality_values(stored: Values, elements: Elements, *, signed: bool) -> Grey
     slope = next(iter(elements.decimals("RescaleSlope")), 1.0)
     if slope == 0:
         raise refusal("its RescaleSlope is 0", _CORRECT)
-    return stored * slope + next(iter(elements.decimals("RescaleIntercept")), 0.0)
+    intercept = next(iter(elements.decimals("RescaleIntercept")), 0.0)
+    if max(abs(slope), abs(intercept)) > MAX_RESCALE:
+        raise refusal(f"its rescale, {slope:g} x + {intercept:g}, is beyond any unit", _CORRECT)
+    return stored * slope + intercept
 
 
 def voi_values(values: Greys, elements: Elements, window: int) -> Greys | None:
@@ -106,14 +110,16 @@ def apply_window(values: Greys, center: float, width: float, function: str) -> G
     if width <= 0 or (function == "LINEAR" and width < 1):
         raise refusal(f"its WindowWidth is {width:g}, too small for {function}", _CORRECT)
     if function == "SIGMOID":
-        return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700))))
+        with np.errstate(over="ignore"):  # e ** 1000 is infinite: black
+            return np.asarray(1 / (1 + np.exp(-4 * (values - center) / width)))
     if function == "LINEAR":
         center, width = center - 0.5, width - 1
     elif function != "LINEAR_EXACT":
         raise refusal("its VOILUTFunction is none of LINEAR, LINEAR_EXACT, SIGMOID", _CORRECT)
     if width == 0:
         return (values > center).astype(float)
-    return np.asarray(np.clip((values - center) / width + 0.5, 0, 1))
+    with np.errstate(over="ignore"):  # a very narrow window
+        return np.asarray(np.clip((values - center) / width + 0.5, 0, 1))
 
 
 def read_lut(item: Elements, prefix: str, *, signed: bool) -> tuple[int, Greys, int]:
@@ -148,6 +154,11 @@ def read_lut(item: Elements, prefix: str, *, signed: bool) -> tuple[int, Greys, 
     return first, entries.astype(float), bits
 
 
+def strips(codes: Codes) -> Iterator[slice]:
+    """Rows, 64 at a time: NumPy makes an int64 copy of what it counts or looks up."""
+    return (slice(start, start + 64) for start in range(0, len(codes), 64))
+
+
 def look_up(values: npt.NDArray[Any], first: int, table: Greys) -> Greys:
     """Entries for values; those below ``first`` or past the end get the first or last entry."""
     positions = np.rint(values).astype(np.int64) - first
@@ -159,7 +170,9 @@ def _without_voi(
 ) -> tuple[Greys, str]:
     """The stated rule for a file that says nothing about contrast."""
     if not full:
-        counts = np.bincount(codes.ravel(), minlength=len(values))  # (N,)
+        counts = np.zeros(len(values), np.int64)
+        for rows in strips(codes):
+            counts += np.bincount(codes[rows].ravel(), minlength=len(values))
         counts[padding] = 0
         low, high = weighted_percentiles(values, counts, PERCENTILES)
         if low < high:

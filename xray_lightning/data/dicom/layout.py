@@ -76,6 +76,8 @@ def _check(layout: Layout) -> None:
     if layout.samples != _SAMPLES[layout.photometric]:
         reason = f"{layout.samples} samples per pixel contradict {layout.photometric}"
         raise refusal(reason, "Correct the header")
+    if layout.photometric == "YBR_FULL_422" and layout.columns % 2:
+        raise refusal(f"{layout.columns} columns are odd, YBR_FULL_422 has pairs", AGAIN)
     if layout.rows * layout.columns > MAX_PIXELS:
         size = f"{layout.columns:,} x {layout.rows:,} pixels"
         raise refusal(f"a frame has {size}, more than {MAX_PIXELS:,} in all", AGAIN)

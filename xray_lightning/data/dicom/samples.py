@@ -47,16 +47,19 @@ def _native(pixels: PixelElement, layout: Layout, frame: int, order: str) -> Cod
     if len(pixels.data) < layout.frames * size:
         reason = f"its pixel data has {len(pixels.data):,} bytes, the header says "
         raise refusal(f"{reason}{layout.frames} x {size:,}: it is truncated", AGAIN)
-    data = pixels.data[frame * size : (frame + 1) * size]
+    data = pixels.data
     if layout.allocated == 8 and order == ">" and pixels.vr == b"OW":
-        data = _swapped(pixels.data)[frame * size : (frame + 1) * size]
+        data = _swapped(data)
+    data = data[frame * size : (frame + 1) * size]
     codes = np.frombuffer(data, f"{order}u{layout.allocated // 8}")
     return _shaped(codes.astype(codes.dtype.newbyteorder("="), copy=False), layout)
 
 
 def _swapped(data: memoryview) -> memoryview:
     """Bytes that were written as big-endian words, in their own order."""
-    return np.frombuffer(data, ">u2", len(data) // 2).astype("<u2").view(np.uint8).data
+    if len(data) % 2:
+        raise refusal(f"its {len(data):,} bytes of pixel data are no 16-bit words", AGAIN)
+    return np.frombuffer(data, ">u2").astype("<u2").view(np.uint8).data
 
 
 def _shaped(codes: Codes, layout: Layout) -> Codes:
