@@ -96,7 +96,7 @@ def test_grids_are_complete_and_compose(name: str, key: str, values: set[str]) -
 
 
 def test_every_grid_is_tested() -> None:
-    assert options("sweep") == {"losses", "heads", "backbones", "splits", "seeds"}
+    assert options("sweep") == GRIDS
 
 
 def test_later_settings_win_and_seeds_are_added() -> None:
