@@ -95,6 +95,8 @@ def test_reader(files: list[Path], rates: Rates, over: Over, remark: Any, ratio:
     found = rates(TURNS, **{name: over_all(files, read) for name, read in works.items()})
     shown = ", ".join(f"{name} {median(found[name]):.0f}" for name in works)
     remark(f"images a second of {len(files)} files: {shown}")
+    per_cpu = over(found["ours_cpu"], found["pydicom_cpu"])
+    ratio("dicom_reader_vs_bare_pydicom_per_cpu_second", per_cpu, ">=0.9")
     ratio("dicom_reader_vs_bare_pydicom", over(found["ours"], found["pydicom"]), ">=0.9")
     ratio("dicom_reader8_vs_bare_pydicom", over(found["ours8"], found["pydicom"]), ">=0.9")
     if "torchxrayvision" in works:

@@ -113,10 +113,10 @@ def _write_tables(outcomes: Iterable[Outcome], root: Path, out: Path) -> None:
 
 def _tell(outcomes: Sequence[Outcome], out: Path, others: int, rename: bool) -> None:
     """Counts, and one line for the reader's remarks on all the files."""
+    new = [each for each in outcomes if each.facts is not None and not each.was_there]
     before = sum(outcome.was_there for outcome in outcomes)
-    done = sum(outcome.facts is not None for outcome in outcomes) - before
-    show(f"{done:,} images converted, {before:,} were before: {out}")
-    if remarks := tally(each.notes for each in outcomes if not each.was_there):
+    show(f"{len(new):,} images converted, {before:,} were before: {out}")
+    if remarks := tally(each.notes for each in new):
         show(f"note: {remarks}")
     if others:
         show(f"note: {others:,} other files are no DICOM and were left alone")

@@ -214,6 +214,13 @@ def test_what_pydicom_logs_while_we_read_is_dropped(
     assert [record.message for record in caplog.records] == ["of others"]
 
 
+def test_an_empty_value_of_an_unknown_vr_is_absent(dicom: Make) -> None:
+    data = dicom([[0, 1]], BitsAllocated=8)
+    at = data.index(b"\xe0\x7f\x10\0OB")
+    image = read_dicom(data[:at] + b"\x28\0\x52\x10O\0\0\0" + data[at:])  # RescaleIntercept
+    np.testing.assert_array_equal(image.pixels, read_dicom(data).pixels)
+
+
 def test_threads_agree(dicom: Make) -> None:
     generator = np.random.default_rng(0)
     files = [dicom(generator.integers(0, 4096, (40, 30)), BitsStored=12) for _ in range(20)]

@@ -72,7 +72,8 @@ class Elements:
 
     def value(self, keyword: str) -> bytes | None:
         """The bytes of a value; None where it is absent or empty."""
-        element = self._dataset.get_item(keyword)
+        # without keep_deferred pydicom converts an empty value, and may fail over its VR
+        element = self._dataset.get_item(keyword, keep_deferred=True)
         if element is None or not element.value:
             return None
         if not isinstance(element.value, bytes):
@@ -108,7 +109,7 @@ class Elements:
 
     def items(self, keyword: str) -> "list[Elements]":
         """The items of a sequence, [] where it is absent."""
-        if self._dataset.get_item(keyword) is None:
+        if keyword not in self._dataset:
             return []
         try:
             with _quiet_pydicom():

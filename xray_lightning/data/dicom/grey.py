@@ -16,7 +16,7 @@ PS3.4 N.2; the pixels are then looked up. Only the percentiles look at the image
 4. Padding (PS3.3 C.7.5.1.1.2), compared with the stored values, is black, 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -154,6 +154,11 @@ def read_lut(item: Elements, prefix: str, *, signed: bool) -> tuple[int, Greys, 
     return first, entries.astype(float), bits
 
 
+def strips(codes: Codes) -> Iterator[slice]:
+    """Rows, 64 at a time: NumPy makes an int64 copy of what it counts or looks up."""
+    return (slice(start, start + 64) for start in range(0, len(codes), 64))
+
+
 def look_up(values: npt.NDArray[Any], first: int, table: Greys) -> Greys:
     """Entries for values; those below ``first`` or past the end get the first or last entry."""
     positions = np.rint(values).astype(np.int64) - first
@@ -165,7 +170,9 @@ def _without_voi(
 ) -> tuple[Greys, str]:
     """The stated rule for a file that says nothing about contrast."""
     if not full:
-        counts = np.bincount(codes.ravel(), minlength=len(values))  # (N,)
+        counts = np.zeros(len(values), np.int64)
+        for rows in strips(codes):
+            counts += np.bincount(codes[rows].ravel(), minlength=len(values))
         counts[padding] = 0
         low, high = weighted_percentiles(values, counts, PERCENTILES)
         if low < high:

@@ -14,7 +14,7 @@ from xray_lightning.data.dicom.codecs import Codes
 from xray_lightning.data.dicom.colour import luma
 from xray_lightning.data.dicom.elements import Elements, PixelElement, read_elements, refusal
 from xray_lightning.data.dicom.facts import Facts, read_facts
-from xray_lightning.data.dicom.grey import grey_table
+from xray_lightning.data.dicom.grey import grey_table, strips
 from xray_lightning.data.dicom.layout import MONOCHROME, Layout, read_layout
 from xray_lightning.data.dicom.samples import read_codes
 from xray_lightning.errors import ConfigError, InvalidImageError
@@ -101,10 +101,13 @@ def is_dicom(data: bytes, name: str = "") -> bool:
 
 
 def _paint(codes: Codes, table: npt.NDArray[T]) -> npt.NDArray[T]:
-    """The entry of every code; OpenCV is faster, but before OpenCV 5 takes only 8-bit codes."""
-    if codes.dtype == np.uint8:
+    """The entry of every code, (H, W)."""
+    if codes.dtype == np.uint8:  # OpenCV is faster, but before OpenCV 5 takes no 16-bit codes
         return cast("npt.NDArray[T]", cv2.LUT(np.ascontiguousarray(codes), table))
-    return np.asarray(table[codes])
+    painted = np.empty(codes.shape, table.dtype)
+    for rows in strips(codes):
+        np.take(table, codes[rows], out=painted[rows], mode="clip")  # "raise" would buffer
+    return painted
 
 
 def _open(source: Path | bytes) -> tuple[Elements, PixelElement, Layout]:
