@@ -50,7 +50,7 @@ class Classifier:
 
     The network runs in float32. On a CPU the scores of an image are those of the training run's
     test loader; other images in the batch do not matter, but its size can change the last bits of
-    a sum (measured on five networks: scores moved by 6e-8 to 1.2e-6). A run tested in bfloat16, as
+    a sum (measured on five networks: scores moved by up to 1.3e-6). A run tested in bfloat16, as
     on a GPU by default, has coarser scores of its own.
 
     Args:
