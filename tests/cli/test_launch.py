@@ -78,9 +78,13 @@ def options(group: str) -> set[str]:
     return {path.stem for path in (conf_dir() / group).glob("*.yaml")}
 
 
+PHANTOM = {f"phantom/{path.stem}" for path in (conf_dir() / "experiment/phantom").glob("*.yaml")}
+
+
 @pytest.mark.parametrize(
     ("name", "key", "values"),
     [
+        ("phantom", "experiment", PHANTOM),
         ("losses", "loss", options("loss")),
         ("heads", "model.head", set(HEADS)),
         ("backbones", "model", options("model")),
@@ -96,7 +100,7 @@ def test_grids_are_complete_and_compose(name: str, key: str, values: set[str]) -
 
 
 def test_every_grid_is_tested() -> None:
-    assert options("sweep") == GRIDS
+    assert options("sweep") == {"losses", "heads", "backbones", "splits", "seeds", "phantom"}
 
 
 def test_later_settings_win_and_seeds_are_added() -> None:
