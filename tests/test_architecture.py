@@ -14,7 +14,7 @@ RANKS = [
     ["data", "models", "losses", "ranking", "optim", "explain", "metrics"],
     ["checkpoint"],
     ["task"],
-    ["callbacks", "evaluation", "audit", "inference", "export"],
+    ["callbacks", "evaluation", "audit", "inference", "export", "overlap"],
     ["report"],
     ["cli"],
 ]
@@ -23,9 +23,20 @@ RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
 # Order of files inside the sub-packages whose files import each other.
 INNER = {
     "data": [
+        ["dicom", "files"],
         ["source", "images", "tables", "transforms", "partition", "geometry", "samplers"],
-        ["nih", "csv", "phantom", "balance", "lists", "manifest"],
-        ["splits", "decoding"],
+        [
+            "nih",
+            "csv",
+            "phantom",
+            "balance",
+            "lists",
+            "manifest",
+            "nih_map",
+            "rsna_tables",
+            "headers",
+        ],
+        ["splits", "decoding", "rsna", "conversion"],
         ["cache"],
         ["dataset"],
         ["datamodule"],
@@ -38,7 +49,7 @@ INNER = {
     ],
     "metrics": [["auroc"]],
     "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file"]],
-    "report": [["comparison"], ["figures"]],
+    "report": [["comparison"], ["figures", "calls"], ["panel"]],
     "cli": [
         ["processes"],
         ["failures", "locate", "tables"],
@@ -47,7 +58,7 @@ INNER = {
         ["provenance"],
         ["compose"],
         ["restart"],
-        ["evaluate", "datasets", "launch"],
+        ["evaluate", "datasets", "launch", "convert", "predict"],
         ["app"],
     ],
 }

@@ -127,6 +127,28 @@ def test_logged_figures_are_those_of_the_predictions(
     assert logged[f"{part}/loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
+def test_validation_loss_is_the_mean_over_the_known_targets(
+    trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    """Not over the batches, whose means count unlike many; before a fit, in it, and after."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, (60, 2)).astype(float)
+    targets[rng.random(targets.shape) < 0.5] = np.nan
+    source = Findings(("a", "b"), targets)
+    data = XrayDataModule(source, image_size=SIZE, batch_size=5, cache_dir=tmp_path)
+    task = new_task(data)
+    for _ in range(2):
+        runner = trainer()
+        logged = runner.validate(task, data, verbose=False)[0]
+        table = predict_part(trainer(), task, data, "val")
+        known = torch.from_numpy(~np.isnan(table.targets))
+        truth = torch.from_numpy(table.targets)[known]
+        loss = F.binary_cross_entropy(torch.from_numpy(table.scores)[known], truth)
+        assert logged["val/loss"] == pytest.approx(float(loss), rel=1e-5)
+        runner.fit(task, data)
+        assert torch.isfinite(runner.callback_metrics["val/loss"])
+
+
 def test_training_loss_is_the_mean_over_the_images(
     data: XrayDataModule, trainer: Callable[..., Trainer]
 ) -> None:

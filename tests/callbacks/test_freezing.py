@@ -139,14 +139,14 @@ class Record(pl.Callback):
 
 if __name__ == "__main__":
     devices, folder = int(sys.argv[1]), sys.argv[2]
-    data = XrayDataModule(Phantom(14, size=32), image_size=32, batch_size=4, cache_dir=folder)
+    data = XrayDataModule(Phantom(20, size=32), image_size=32, batch_size=4, cache_dir=folder)
     torch.manual_seed(0)
     task = XrayTask(XrayNet(data.labels, "test_resnet", image_size=32))
     record = Record()
     trainer = pl.Trainer(
         accelerator="cpu", devices=devices, strategy="ddp", max_epochs=3, logger=False,
         use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False,
-        limit_val_batches=0, callbacks=[FreezeBackbone(epochs=2), record],
+        num_sanity_val_steps=0, callbacks=[FreezeBackbone(epochs=2), record],
     )
     trainer.fit(task, data)
     first = {k: v for k, v in record.states[0].items() if not k.startswith("head.")}

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from xray_lightning.errors import ConfigError
@@ -38,14 +38,15 @@ class EMA(pl.Callback):
         self.updates = 0
         self.average: dict[str, Tensor] = {}
         self.weights: dict[str, Tensor] = {}  # while the network holds the average
+        self._network: dict[str, Tensor] = {}  # while training; making a state_dict takes long
         self._step = 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the average where the network is; a checkpoint has filled it with its average."""
         task = cast(XrayTask, pl_module)
-        self.average = copied(tensors_of(task))
-        task.averaged = self.average
-        self._restore(task)
+        self._network = tensors_of(task.net)
+        self.average = task.averaged = copied(self._network)
+        self._restore()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note how many steps were done before, known only now."""
@@ -64,28 +65,28 @@ class EMA(pl.Callback):
             self._step = trainer.global_step
             self.updates += 1
             decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-            update(self.average, tensors_of(cast(XrayTask, pl_module)), decay)
+            update(self.average, self._network, decay)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judge the average."""
         if trainer.state.fn == TrainerFn.FITTING:
-            self._use_average(cast(XrayTask, pl_module))
+            self._use_average()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on with the weights."""
         if trainer.state.fn == TrainerFn.FITTING:
-            self._restore(cast(XrayTask, pl_module))
+            self._restore()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the average in the network."""
-        self._use_average(cast(XrayTask, pl_module))
+        self._use_average()
+        self._network = {}
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the weights; not called where weights only, that is the average only, are saved."""
-        weights = self.weights or tensors_of(cast(XrayTask, pl_module))
-        checkpoint["ema"] = {"updates": self.updates, "weights": weights}
+        checkpoint["ema"] = {"updates": self.updates, "weights": self.weights or self._network}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -94,20 +95,20 @@ class EMA(pl.Callback):
         state = checkpoint.get("ema", {"updates": 0, "weights": {}})
         self.updates, self.weights = state["updates"], state["weights"]
 
-    def _use_average(self, task: XrayTask) -> None:
+    def _use_average(self) -> None:
         if not self.weights:
-            self.weights = copied(tensors_of(task))
-            fill(tensors_of(task), self.average)
+            self.weights = copied(self._network)
+            fill(self._network, self.average)
 
-    def _restore(self, task: XrayTask) -> None:
+    def _restore(self) -> None:
         if self.weights:
-            fill(tensors_of(task), self.weights)
+            fill(self._network, self.weights)
             self.weights = {}
 
 
-def tensors_of(task: XrayTask) -> dict[str, Tensor]:
-    """Weights and running statistics of the network by name, themselves and no copies."""
-    named = task.net.state_dict().items()
+def tensors_of(net: nn.Module) -> dict[str, Tensor]:
+    """Weights and running statistics of a network by name, themselves and no copies."""
+    named = net.state_dict().items()
     return {name: tensor for name, tensor in named if tensor.is_floating_point()}
 
 

@@ -18,6 +18,7 @@ from xray_lightning.cli.build import (
     data_from,
     fit_callbacks,
     in_sweep,
+    panel_from,
     prepare_process,
     progress,
     task_from,
@@ -32,13 +33,15 @@ from xray_lightning.data.source import usage_notes
 from xray_lightning.data.splits import PARTS
 from xray_lightning.errors import CheckpointError, ConfigError, SplitError
 from xray_lightning.evaluation import Summary, predict_part, summarise, write_json
-from xray_lightning.predictions import write_predictions
+from xray_lightning.predictions import read_predictions, write_predictions
+from xray_lightning.report.calls import Panel
 from xray_lightning.report.figures import (
     curves_figure,
     distribution_figure,
     montage_figure,
     roc_figure,
 )
+from xray_lightning.report.panel import results_panel
 from xray_lightning.task import XrayTask
 
 LOG = logging.getLogger(__name__)
@@ -72,6 +75,7 @@ def fit(config: DictConfig, last: Checkpoint | None = None) -> float | None:
         require_same_split(last, data)
     task = task_from(config, data)
     task.bundle = bundle_from(config, data, task.net)
+    panel = panel_from(config, data.labels)
     metrics, callbacks = fit_callbacks(config)
     trainer = trainer_from(config, callbacks)
     require_own_processes(trainer)
@@ -94,6 +98,7 @@ def fit(config: DictConfig, last: Checkpoint | None = None) -> float | None:
         raise
     summaries = finish(config, data, task, run)
     if trainer.is_global_zero:
+        draw_panel(panel, data, run)
         closing(summaries, metrics, data, run)
     mean: float | None = summaries["val"]["auroc"]["mean"]
     return mean
@@ -230,6 +235,20 @@ def finish(
     return summaries
 
 
+def draw_panel(panel: Panel | None, data: XrayDataModule, run: Path) -> None:
+    """The results figure, if any, from the best checkpoint and the tables of its scores."""
+    if panel is None:
+        return
+    net = load_checkpoint(run / "checkpoints" / "best.ckpt").build_net()
+    scores = {part: read_predictions(run / f"predictions_{part}.csv") for part in ("val", "test")}
+    if not results_panel(net, data, scores, panel, run / "panel_test.png"):
+        LOG.warning(
+            "no panel_test.png: validation has no positive or no negative of %s, which leaves its "
+            "threshold undefined",
+            panel.finding(data.labels),
+        )
+
+
 def score(
     config: DictConfig, data: XrayDataModule, task: XrayTask, folder: Path, parts: Sequence[str]
 ) -> dict[str, Summary]:
@@ -239,10 +258,11 @@ def score(
     for part in parts:
         predictions = predict_part(trainer, task, data, part)
         summary = summarise(predictions, data.split.part_fingerprints[part], tta=task.tta)
+        summary["data"] = data.source.title
         summaries[part] = summary
         if trainer.is_global_zero:
             write_predictions(predictions, folder / f"predictions_{part}.csv")
-            title = f"{part}: {data.source.name}, split {data.split.name} "
+            title = f"{part}: {data.source.title}, split {data.split.name} "
             title += f"[{summary['fingerprint']}]"
             roc_figure(predictions, summary["auroc"]["labels"], title, folder / f"roc_{part}.png")
     if trainer.is_global_zero:
@@ -257,7 +277,7 @@ def closing(
     rate = metrics.images_seen / metrics.seconds if metrics.seconds else 0.0
     show(
         auroc_table(
-            summaries, f"{data.source.name}, split {data.split.name} [{data.split.fingerprint}]"
+            summaries, f"{data.source.title}, split {data.split.name} [{data.split.fingerprint}]"
         ),
         parts_line(summaries),
         mean_line(summaries),

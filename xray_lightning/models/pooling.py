@@ -163,15 +163,17 @@ class LogSumExp(PoolingHead):
         return log_sum_exp(features, self.sharpness)
 
 
-def require_positive(option: str, value: Any) -> float:
-    """An option that must be a finite number above 0.
+def require_positive(option: str, value: Any, *, or_zero: bool = False) -> float:
+    """An option that must be a finite number above 0, or also 0.
 
     Raises:
         ConfigError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigError(f"model.head_options.{option} must be a number above 0, got {value!r}")
-    return float(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and (0 < value < math.inf or (or_zero and value == 0)):
+        return float(value)
+    bound = "of at least 0" if or_zero else "above 0"
+    raise ConfigError(f"model.head_options.{option} must be a number {bound}, got {value!r}")
 
 
 def require_count(option: str, value: Any) -> int:

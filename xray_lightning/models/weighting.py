@@ -123,10 +123,8 @@ class CSRA(nn.Module):
                 "model.head_options.temperatures must be a list of one number or more, got "
                 f"{temperatures!r}"
             )
-        if residual != 0:
-            require_positive("residual", residual)
         self.temperatures = [require_positive("temperatures", value) for value in temperatures]
-        self.residual = float(residual)
+        self.residual = require_positive("residual", residual, or_zero=True)
         self.dropout = nn.Dropout2d(dropout)
         self.classifiers = nn.ModuleList(
             nn.Linear(channels, labels, bias=False) for _ in self.temperatures
