@@ -86,6 +86,7 @@ def options(group: str) -> set[str]:
         ("backbones", "model", options("model")),
         ("splits", "split", {"patient", "official", "image"}),
         ("seeds", "seed", set("01234")),
+        ("phantom", "experiment", {f"phantom/{name}" for name in options("experiment/phantom")}),
     ],
 )
 def test_grids_are_complete_and_compose(name: str, key: str, values: set[str]) -> None:
@@ -96,7 +97,7 @@ def test_grids_are_complete_and_compose(name: str, key: str, values: set[str]) -
 
 
 def test_every_grid_is_tested() -> None:
-    assert options("sweep") == {"losses", "heads", "backbones", "splits", "seeds"}
+    assert options("sweep") == {"losses", "heads", "backbones", "splits", "seeds", "phantom"}
 
 
 def test_later_settings_win_and_seeds_are_added() -> None:

@@ -61,7 +61,7 @@ def test_processes_of_a_machine(
 
 def sweep(monkeypatch: pytest.MonkeyPatch, mode: RunMode) -> None:
     hydra: Any = SimpleNamespace(initialized=lambda: True, get=lambda: SimpleNamespace(mode=mode))
-    monkeypatch.setattr(compose, "HydraConfig", hydra)
+    monkeypatch.setattr(build, "HydraConfig", hydra)
 
 
 def test_a_sweep_starts_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
