@@ -90,6 +90,7 @@ PHANTOM = {f"phantom/{path.stem}" for path in (conf_dir() / "experiment/phantom"
         ("backbones", "model", options("model")),
         ("splits", "split", {"patient", "official", "image"}),
         ("seeds", "seed", set("01234")),
+        ("phantom", "experiment", {f"phantom/{name}" for name in options("experiment/phantom")}),
     ],
 )
 def test_grids_are_complete_and_compose(name: str, key: str, values: set[str]) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +44,13 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return calls
 
 
+@cache
+def composition(*overrides: str) -> DictConfig:
+    return composed(overrides)[0]
+
+
 def settings(run: Path, *overrides: str) -> DictConfig:
-    config, _ = composed(["logger=default", *overrides])
+    config = deepcopy(composition(*overrides))
     config.run_dir = str(run)
     return config
 

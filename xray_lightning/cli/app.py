@@ -111,7 +111,7 @@ def data(
 def sweep(
     folder: Annotated[Path, typer.Argument(help="the sweep's folder: outputs/sweep_...")],
     test: Annotated[
-        bool, typer.Option("--test", help="test figures of all, not of the best")
+        bool, typer.Option("--test", help="test of all, not of the first alone")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
 ) -> None:
