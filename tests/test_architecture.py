@@ -31,7 +31,7 @@ INNER = {
         ["datamodule"],
     ],
     "models": [["attention", "heads", "weights"], ["network"]],
-    "metrics": [["auroc"]],
+    "metrics": [["auroc", "clusters"], ["ranks", "delong", "thresholds", "calibration"]],
     "callbacks": [["progress", "seeding", "metrics_file"]],
     "report": [["figures"]],
     "cli": [

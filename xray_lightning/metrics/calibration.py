@@ -46,7 +46,7 @@ def calibration_error_over(
     """Expected calibration error of each draw, (D,) (Naeini 2015; equal-mass bins, Nixon 2019).
 
     Sum over the bins of their share of images times |mean score - share of positives|. The bins
-    are those of the sample, the same in every draw. The estimate is biased upwards where bins are small.
+    are those of the sample, the same in every draw. Small bins bias it upwards.
     """
     bin_of = mass_bins(scores, bins)
     gaps, totals = np.zeros(len(counts)), np.zeros(len(counts))
