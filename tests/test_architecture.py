@@ -31,7 +31,7 @@ INNER = {
         ["datamodule"],
     ],
     "models": [["attention", "heads", "weights"], ["network"]],
-    "metrics": [["auroc", "clusters"], ["ranks", "delong", "thresholds", "calibration"]],
+    "metrics": [["auroc", "clusters"], ["ranks", "delong", "thresholds", "calibration"], ["judge"]],
     "callbacks": [["progress", "seeding", "metrics_file"]],
     "report": [["figures"]],
     "cli": [

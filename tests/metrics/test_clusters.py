@@ -15,7 +15,7 @@ from xray_lightning.metrics.clusters import (
     percentile_interval,
     ratio_over,
 )
-from xray_lightning.metrics.ranks import Ranking, auroc_over
+from xray_lightning.metrics.ranks import Ranking, curves_over
 
 
 def test_draws() -> None:
@@ -125,11 +125,11 @@ def test_coverage() -> None:
         scores, targets, codes = clustered(rng)
         for name, groups in (("patients", codes), ("images", np.arange(len(codes)))):
             clusters = int(groups.max()) + 1
-            ranking = Ranking.of(scores, targets, groups, clusters)
-            draws = auroc_over(ranking, bootstrap_counts(clusters, 400, seed=number))
-            estimate = float(auroc_over(ranking, np.ones((1, clusters), dtype=np.float32))[0])
-            jackknife = auroc_over(ranking, jackknife_counts(clusters, 60))
-            low, high = bca_interval(draws, estimate, jackknife)
+            ranking = Ranking.of(scores, targets, groups)
+            draws, _ = curves_over(ranking, bootstrap_counts(clusters, 400, seed=number))
+            estimate, _ = curves_over(ranking, np.ones((1, clusters), dtype=np.float32))
+            jackknife, _ = curves_over(ranking, jackknife_counts(clusters, 60))
+            low, high = bca_interval(draws, float(estimate[0]), jackknife)
             held[name] += low <= truth <= high
     print(f"coverage of {samples} samples: {held}")
     assert 0.92 <= held["patients"] / samples <= 0.98

@@ -1,20 +1,20 @@
 """AUROC and average precision of one label in every draw of a bootstrap, sorted once.
 
-For a draw with counts c the AUROC is a bilinear form, sum over p, q of c_p c_q A[p, q], where
-A[p, q] says how often a positive image of patient p beats a negative one of patient q (ties count
-one half). A is made once; a draw costs a product with it. Only patients with a positive image have
-a row, so rare findings are almost free.
+A draw only changes how often an image counts, not the order of the scores. So the images are
+sorted once, and a draw costs two cumulative sums of its counts, a few draws at a time so that they
+stay in the processor's cache. Counts are whole numbers below 2**24: float32 sums are exact.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.metrics.clusters import Codes, Counts, Floats, divided
 
-BLOCK = 1024  # thresholds at a time: bounds the memory to BLOCK x patients
+CHUNK = 32  # draws at a time
+EXACT = 2**24  # float32 counts in whole numbers up to here
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,11 @@ class Ranking:
 
     Attributes:
         codes: number of each image's patient, (n,).
-        clusters: number of patients P, those without a known image included.
         scores: (n,).
         positive: (n,) bool.
     """
 
     codes: Codes
-    clusters: int
     scores: npt.NDArray[np.floating]
     positive: npt.NDArray[np.bool_]
 
@@ -39,107 +37,75 @@ class Ranking:
         scores: npt.NDArray[np.floating],
         targets: npt.NDArray[np.floating],
         codes: Codes,
-        clusters: int,
     ) -> "Ranking":
-        """Leave out the images whose target is unknown (NaN)."""
-        known = ~np.isnan(targets)
-        return cls(codes[known], clusters, scores[known], targets[known] == 1)
+        """Leave out the images whose target is unknown (NaN), and sort by falling score."""
+        known = np.flatnonzero(~np.isnan(targets))
+        order = known[np.argsort(-scores[known], kind="stable")]
+        return cls(codes[order], scores[order], targets[order] == 1)
 
-    def totals(self, counts: Counts) -> tuple[Floats, Floats]:
-        """Positive and negative images in each draw, (D,) each."""
-        positive = np.bincount(self.codes[self.positive], minlength=self.clusters)
-        negative = np.bincount(self.codes[~self.positive], minlength=self.clusters)
-        return np.asarray(counts @ positive, dtype=np.float64), np.asarray(
-            counts @ negative, dtype=np.float64
+    @cached_property
+    def places(self) -> tuple[Codes, ...]:
+        """Of each positive image (m,): images and positives above it, and at or above it."""
+        falling = -self.scores
+        levels, own = falling[self.positive], falling[self.positive]
+        return tuple(
+            np.searchsorted(everything, levels, side=side)
+            for side in ("left", "right")
+            for everything in (falling, own)
         )
 
 
-def auroc_over(ranking: Ranking, counts: Counts) -> Floats:
-    """AUROC of each draw, (D,); NaN where a draw lacks a positive or a negative.
+def curves_over(ranking: Ranking, counts: Counts) -> tuple[Floats, Floats]:
+    """AUROC and average precision of each draw, (D,) each.
 
-    Equal to the Mann-Whitney statistic of the images repeated by their counts (ties one half).
-    """
-    winners, wins = patient_wins(ranking)
-    positives, negatives = ranking.totals(counts)
-    products: npt.NDArray[np.floating] = counts @ wins.T.astype(
-        np.float32
-    )  # (D, W), in halves: exact below 2**23
-    if products.max(initial=0) >= 2**23:
-        products = counts @ wins.T
-    beaten = np.einsum("dw,dw->d", counts[:, winners], products, dtype=np.float64)
-    return divided(beaten, positives * negatives)
+    AUROC is the Mann-Whitney statistic of the images repeated by their counts, ties one half;
+    average precision is the sum over thresholds of (R_n - R_(n-1)) P_n, as scikit-learn's.
 
-
-def patient_wins(ranking: Ranking) -> tuple[Codes, Floats]:
-    """How often each patient's positive images beat each patient's negative ones.
+    Args:
+        ranking: of one label.
+        counts: (D, P), in whole numbers.
 
     Returns:
-        The W patients with a positive image, and A, (W, P).
+        NaN where a draw lacks a positive or, for AUROC, a negative.
+
+    Raises:
+        ValueError: a draw holds more than 2**24 images.
     """
-    winners, rows = np.unique(ranking.codes[ranking.positive], return_inverse=True)
-    wins = np.zeros((len(winners), ranking.clusters))
-    scores, codes = ranking.scores[~ranking.positive], ranking.codes[~ranking.positive]
-    positives = ranking.scores[ranking.positive]
-    order = np.argsort(positives, kind="stable")
-    for start in range(0, len(order), BLOCK):
-        block = order[start : start + BLOCK]
-        below = _cumulative(positives[block], scores, codes, ranking.clusters)  # (b, P)
-        by_patient = np.argsort(rows[block], kind="stable")
-        owners, first = np.unique(rows[block][by_patient], return_index=True)
-        wins[owners] += np.add.reduceat(below[by_patient], first, axis=0)
-    return winners, wins
+    if counts.sum(axis=1).max(initial=0) * np.bincount(ranking.codes).max(initial=0) >= EXACT:
+        _require_exact(ranking, counts)
+    parts = [
+        _curves(ranking, counts[start : start + CHUNK]) for start in range(0, len(counts), CHUNK)
+    ]
+    auroc, precision = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return auroc, precision
 
 
-def _cumulative(
-    thresholds: npt.NDArray[np.floating],
-    scores: npt.NDArray[np.floating],
-    codes: Codes,
-    clusters: int,
-) -> Counts:
-    """Images of each patient below each rising threshold, half for those equal to it, (b, P)."""
-    table = np.zeros((len(thresholds) + 1, clusters), dtype=np.float32)
-    for side in ("left", "right"):
-        place = np.searchsorted(thresholds, scores, side=side)  # the first threshold it is below
-        np.add.at(table, (place, codes), 0.5)
-    return np.asarray(np.cumsum(table[:-1], axis=0, dtype=np.float32))
+def _require_exact(ranking: Ranking, counts: Counts) -> None:
+    images = np.bincount(ranking.codes, minlength=counts.shape[1])
+    most = float((counts.astype(np.float64) @ images).max())
+    if most >= EXACT:
+        raise ValueError(f"a draw holds {most:,.0f} images; up to {EXACT:,} are counted exactly")
 
 
-def average_precision_over(ranking: Ranking, counts: Counts) -> Floats:
-    """Average precision of each draw, (D,); NaN where a draw has no positive.
-
-    Sum over the thresholds of (R_n - R_(n-1)) P_n, without interpolation, as scikit-learn's.
-    Counts of images are whole numbers below 2**24, so float32 products are exact.
-    """
-    positives, _ = ranking.totals(counts)
-    areas = np.zeros(len(counts))
-    for here, above, positive_above in _thresholds(ranking):
-        gained = counts @ here.T  # (D, b): positive images at the threshold
-        precision = divided(counts @ positive_above.T, counts @ above.T)
-        areas += np.nansum(gained * precision, axis=1)
-    return divided(areas, positives)
-
-
-def _thresholds(ranking: Ranking) -> Iterator[tuple[Counts, Counts, Counts]]:
-    """Per patient: positives at, images at or above, positives at or above, (b, P) each."""
-    levels = -np.unique(-ranking.scores[ranking.positive])  # falling
-    chosen = ranking.positive
-    for start in range(0, len(levels), BLOCK):
-        part = levels[start : start + BLOCK]
-        above = _at_or_above(part, ranking.scores, ranking.codes, ranking.clusters)
-        codes, scores = ranking.codes[chosen], ranking.scores[chosen]
-        positive_above = _at_or_above(part, scores, codes, ranking.clusters)
-        inside = (scores <= part[0]) & (scores >= part[-1])
-        here = np.zeros_like(above)
-        np.add.at(here, (np.searchsorted(-part, -scores[inside]), codes[inside]), 1)
-        yield here, above, positive_above
+def _curves(ranking: Ranking, counts: Counts) -> tuple[Floats, Floats]:
+    """Of a few draws."""
+    every = _summed(counts, ranking.codes)  # (d, n + 1)
+    weights = np.take(counts, ranking.codes[ranking.positive], axis=1)  # (d, m)
+    found = np.zeros((len(counts), weights.shape[1] + 1), dtype=np.float32)
+    np.cumsum(weights, axis=1, out=found[:, 1:])
+    above, found_above, to_here, found_to_here = ranking.places
+    reached, true = np.take(every, to_here, axis=1), np.take(found, found_to_here, axis=1)
+    false = reached - true  # negatives at or above each positive
+    false_above = np.take(every, above, axis=1) - np.take(found, found_above, axis=1)
+    positives, total = found[:, -1].astype(np.float64), every[:, -1].astype(np.float64)
+    lost = np.multiply(weights, false + false_above, dtype=np.float64).sum(axis=1) / 2
+    pairs = positives * (total - positives)
+    gained = np.multiply(weights, true, dtype=np.float64)
+    precision = np.divide(gained, reached, out=np.zeros_like(gained), where=reached > 0)
+    return divided(pairs - lost, pairs), divided(precision.sum(axis=1), positives)
 
 
-def _at_or_above(
-    levels: npt.NDArray[np.floating],
-    scores: npt.NDArray[np.floating],
-    codes: Codes,
-    clusters: int,
-) -> Counts:
-    table = np.zeros((len(levels) + 1, clusters), dtype=np.float32)
-    np.add.at(table, (np.searchsorted(-levels, -scores), codes), 1)
-    return np.asarray(np.cumsum(table[:-1], axis=0, dtype=np.float32))
+def _summed(counts: Counts, codes: Codes) -> Counts:
+    sums = np.zeros((len(counts), len(codes) + 1), dtype=np.float32)
+    np.cumsum(np.take(counts, codes, axis=1), axis=1, out=sums[:, 1:])
+    return sums
