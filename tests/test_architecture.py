@@ -10,8 +10,9 @@ PACKAGE = ROOT / "xray_lightning"
 
 RANKS = [
     ["errors"],
-    ["labels", "records", "predictions"],
-    ["data", "models", "losses", "optim", "explain", "metrics"],
+    ["labels", "records"],
+    ["predictions"],
+    ["scores", "data", "models", "losses", "optim", "explain", "metrics"],
     ["checkpoint"],
     ["task"],
     ["callbacks", "evaluation", "audit", "inference", "export"],
