@@ -37,11 +37,11 @@ INNER = {
     "report": [["figures"]],
     "cli": [
         ["failures", "locate", "tables"],
-        ["overrides", "multirun"],
+        ["overrides", "multirun", "judgement"],
         ["build"],
         ["provenance"],
         ["compose"],
-        ["evaluate", "datasets", "launch"],
+        ["evaluate", "datasets", "launch", "score"],
         ["app"],
     ],
 }

@@ -95,13 +95,12 @@ def _label_columns(path: Path, columns: Sequence[str], labels: Sequence[str]) ->
         for end in ends.values()
         if text.endswith(end)
     }
-    choices = [
-        {
-            label: [name for name in columns if plain[name] == start + ends[label]]
-            for label in labels
-        }
-        for start in sorted(starts - {_plain(TARGET)})
-    ]
+    choices = []
+    for start in sorted(starts - {_plain(TARGET)}):
+        wanted = {label: start + end for label, end in ends.items()}
+        choices.append(
+            {label: [name for name in columns if plain[name] == wanted[label]] for label in labels}
+        )
     complete = [found for found in choices if all(found.values())]
     if len(complete) == 1:
         doubled = [names for names in complete[0].values() if len(names) > 1]

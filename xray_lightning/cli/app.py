@@ -64,6 +64,22 @@ def data(
     run(lambda: command(overrides or [], json))
 
 
+@APP.command()
+def score(
+    table: Annotated[Path, typer.Argument(help="CSV: image id, one score in [0, 1] per label")],
+    overrides: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
+) -> None:
+    """Score anybody's predictions: xray score TABLE.csv data=nih data.root=DIR subset=test.
+
+    Without subset=train|val|test (of split=) the images that have a score are scored. Also:
+    allow_missing=true, draws=2000, bootstrap_seed=0, hydra.run.dir=DIR.
+    """
+    from xray_lightning.cli.score import score as command
+
+    run(lambda: command(table, overrides or [], json))
+
+
 def main() -> None:
     """Entry point."""
     sys.exit(APP())

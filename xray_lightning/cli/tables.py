@@ -8,6 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 
+WIDE = 160  # characters of a line that nobody's terminal breaks
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A figure, or "-" where it is undefined.
 
@@ -47,8 +50,10 @@ def parts_line(metrics: Mapping[str, Any]) -> str:
 
 
 def show(*things: Any) -> None:
-    """Print tables and lines."""
+    """Print tables and lines; into a file or a pipe, tables as wide as they like to be."""
     console = Console(soft_wrap=True, highlight=False)
+    if not console.is_terminal:
+        console.width = WIDE
     for thing in things:
         console.print(thing, markup=False) if isinstance(thing, str) else console.print(thing)
 
