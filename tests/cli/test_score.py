@@ -42,7 +42,7 @@ def test_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["images"] == len(TEST)
     assert facts["fingerprint"] == fingerprint({"test": TEST})
     assert facts["split"]["name"] == "patient"
-    mass = facts["labels"]["Mass"]
+    mass = facts["labels"]["Infiltration"]
     low, high = mass["auroc"]["patient_interval"]
     assert low < mass["auroc"]["value"] < high
     assert set(mass["auroc"]) >= {"value", "patient_interval", "image_interval"}
