@@ -9,7 +9,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.clusters import Codes, Counts, Floats, divided
+from xray_lightning.metrics.clusters import Codes, Counts, Floats, divided, sums_over
 
 METHODS = ("temperature", "platt", "isotonic")
 TINY = 1e-7  # scores are kept this far from 0 and 1 before the logarithm
@@ -49,16 +49,10 @@ def calibration_error_over(
     are those of the sample, the same in every draw. Small bins bias it upwards.
     """
     bin_of = mass_bins(scores, bins)
-    gaps, totals = np.zeros(len(counts)), np.zeros(len(counts))
-    for number in np.unique(bin_of):
-        inside = bin_of == number
-        sums = [
-            counts @ np.bincount(codes[inside], weights=weights, minlength=counts.shape[1])
-            for weights in (scores[inside].astype(np.float64) - positive[inside], None)
-        ]
-        gaps += np.abs(sums[0])
-        totals += sums[1]
-    return divided(gaps, totals)
+    inside = bin_of[:, None] == np.arange(bins)  # (n, K)
+    gap = scores.astype(np.float64) - positive
+    gaps = np.abs(sums_over(counts, codes, inside * gap[:, None])).sum(axis=1)
+    return divided(gaps, sums_over(counts, codes, np.ones((len(gap), 1)))[:, 0])
 
 
 @dataclass(frozen=True)

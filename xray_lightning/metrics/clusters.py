@@ -7,8 +7,6 @@ bring all their images along. A draw is a row of counts, so a figure of a draw i
 counts; sums of small whole numbers are exact in float64.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
@@ -109,12 +107,22 @@ def ratio_over(
         numerator: of each image, (N,).
         denominator: of each image, (N,).
     """
+    sums = sums_over(counts, codes, np.column_stack([numerator, denominator]))
+    return divided(sums[:, 0], sums[:, 1])
+
+
+def sums_over(counts: Counts, codes: Codes, weights: npt.ArrayLike) -> Floats:
+    """Sums of K quantities over the images of each draw, (D, K).
+
+    Args:
+        counts: (D, P).
+        codes: (N,).
+        weights: of each image, (N, K).
+    """
+    columns = np.asarray(weights, dtype=np.float64).T
     clusters = counts.shape[1]
-    sums = [
-        counts @ np.bincount(codes, weights=np.asarray(each, dtype=np.float64), minlength=clusters)
-        for each in (numerator, denominator)
-    ]
-    return divided(sums[0], sums[1])
+    by_patient = [np.bincount(codes, weights=each, minlength=clusters) for each in columns]
+    return np.asarray(counts.astype(np.float64) @ np.column_stack(by_patient))
 
 
 def divided(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Floats:
@@ -122,6 +130,3 @@ def divided(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Floats:
     whole = np.asarray(denominator, dtype=np.float64)
     undefined = np.full(whole.shape, np.nan)
     return np.asarray(np.divide(numerator, whole, out=undefined, where=whole > 0))
-
-
-Statistic = Callable[[Counts], Floats]  # the figure of each draw

@@ -14,10 +14,12 @@ from xray_lightning.metrics.clusters import (
     Floats,
     bca_interval,
     bootstrap_counts,
+    divided,
     jackknife_counts,
     patient_codes,
     percentile_interval,
     ratio_over,
+    sums_over,
 )
 from xray_lightning.metrics.ranks import Ranking, curves_over
 
@@ -190,7 +192,9 @@ def _point_figures(ranking: Ranking, counts: Counts, threshold: float) -> Figure
         "npv": (~positive & ~called, ~called),
         "f1": (2 * (positive & called), positive * 1 + called * 1),
     }
-    return {name: ratio_over(counts, ranking.codes, *pair) for name, pair in pairs.items()}
+    sums = sums_over(counts, ranking.codes, np.column_stack(sum(pairs.values(), ())))
+    ratios = [divided(sums[:, 2 * k], sums[:, 2 * k + 1]) for k in range(len(pairs))]
+    return dict(zip(pairs, ratios, strict=True))
 
 
 def _draws(codes: Codes, draws: int, seed: int, *, jackknife: bool) -> _Draws:

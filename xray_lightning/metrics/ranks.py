@@ -1,8 +1,8 @@
 """AUROC and average precision of one label in every draw of a bootstrap, sorted once.
 
 A draw only changes how often an image counts, not the order of the scores. So the images are
-sorted once, and a draw costs two cumulative sums of its counts, a few draws at a time so that they
-stay in the processor's cache. Counts are whole numbers below 2**24: float32 sums are exact.
+sorted once, and a draw costs a sum of its counts between positive images, a few draws at a time so
+that they stay in the cache. Counts are whole numbers below 2**24: float32 sums are exact.
 """
 
 from dataclasses import dataclass
@@ -44,15 +44,39 @@ class Ranking:
         return cls(codes[order], scores[order], targets[order] == 1)
 
     @cached_property
-    def places(self) -> tuple[Codes, ...]:
-        """Of each positive image (m,): images and positives above it, and at or above it."""
+    def places(self) -> "_Places":
+        """Where the sums of a draw are looked up."""
         falling = -self.scores
-        levels, own = falling[self.positive], falling[self.positive]
-        return tuple(
-            np.searchsorted(everything, levels, side=side)
-            for side in ("left", "right")
-            for everything in (falling, own)
+        levels = falling[self.positive]
+        above, here = (np.searchsorted(falling, levels, side=side) for side in ("left", "right"))
+        own = [np.searchsorted(levels, levels, side=side) for side in ("left", "right")]
+        bounds = np.unique(np.concatenate([[0], above, here, [len(falling)]]))
+        return _Places(
+            bounds,
+            above=np.searchsorted(bounds, above),
+            here=np.searchsorted(bounds, here),
+            own_above=own[0],
+            own_here=own[1],
         )
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Of each of the m positive images, how many images lie above it, and at or above it.
+
+    Attributes:
+        bounds: the numbers of images that occur, rising, 0 and n included, (K,).
+        above: position in ``bounds`` of the images above, (m,).
+        here: of the images at or above, (m,).
+        own_above: positive images above, (m,).
+        own_here: positive images at or above, (m,).
+    """
+
+    bounds: Codes
+    above: Codes
+    here: Codes
+    own_above: Codes
+    own_here: Codes
 
 
 def curves_over(ranking: Ranking, counts: Counts) -> tuple[Floats, Floats]:
@@ -71,8 +95,9 @@ def curves_over(ranking: Ranking, counts: Counts) -> tuple[Floats, Floats]:
     Raises:
         ValueError: a draw holds more than 2**24 images.
     """
-    if counts.sum(axis=1).max(initial=0) * np.bincount(ranking.codes).max(initial=0) >= EXACT:
-        _require_exact(ranking, counts)
+    _require_exact(ranking, counts)
+    if not len(ranking.codes):
+        return np.full(len(counts), np.nan), np.full(len(counts), np.nan)
     parts = [
         _curves(ranking, counts[start : start + CHUNK]) for start in range(0, len(counts), CHUNK)
     ]
@@ -89,23 +114,20 @@ def _require_exact(ranking: Ranking, counts: Counts) -> None:
 
 def _curves(ranking: Ranking, counts: Counts) -> tuple[Floats, Floats]:
     """Of a few draws."""
-    every = _summed(counts, ranking.codes)  # (d, n + 1)
-    weights = np.take(counts, ranking.codes[ranking.positive], axis=1)  # (d, m)
+    places = ranking.places
+    every = np.zeros((len(counts), len(places.bounds)), dtype=np.float32)
+    weights = np.take(counts, ranking.codes, axis=1)  # (d, n)
+    # Sums between the bounds first: NumPy's cumulative sum is four times slower an element.
+    np.cumsum(np.add.reduceat(weights, places.bounds[:-1], axis=1), axis=1, out=every[:, 1:])
+    weights = weights[:, ranking.positive]  # (d, m)
     found = np.zeros((len(counts), weights.shape[1] + 1), dtype=np.float32)
     np.cumsum(weights, axis=1, out=found[:, 1:])
-    above, found_above, to_here, found_to_here = ranking.places
-    reached, true = np.take(every, to_here, axis=1), np.take(found, found_to_here, axis=1)
+    reached, true = np.take(every, places.here, axis=1), np.take(found, places.own_here, axis=1)
     false = reached - true  # negatives at or above each positive
-    false_above = np.take(every, above, axis=1) - np.take(found, found_above, axis=1)
+    false_above = np.take(every, places.above, axis=1) - np.take(found, places.own_above, axis=1)
     positives, total = found[:, -1].astype(np.float64), every[:, -1].astype(np.float64)
     lost = np.multiply(weights, false + false_above, dtype=np.float64).sum(axis=1) / 2
     pairs = positives * (total - positives)
     gained = np.multiply(weights, true, dtype=np.float64)
     precision = np.divide(gained, reached, out=np.zeros_like(gained), where=reached > 0)
     return divided(pairs - lost, pairs), divided(precision.sum(axis=1), positives)
-
-
-def _summed(counts: Counts, codes: Codes) -> Counts:
-    sums = np.zeros((len(counts), len(codes) + 1), dtype=np.float32)
-    np.cumsum(np.take(counts, codes, axis=1), axis=1, out=sums[:, 1:])
-    return sums
