@@ -32,7 +32,11 @@ INNER = {
         ["datamodule"],
     ],
     "models": [["attention", "heads", "weights"], ["network"]],
-    "metrics": [["auroc", "clusters"], ["ranks", "delong", "thresholds", "calibration"], ["judge"]],
+    "metrics": [
+        ["auroc", "clusters"],
+        ["ranks", "delong", "thresholds", "calibration"],
+        ["judge", "compare"],
+    ],
     "callbacks": [["progress", "seeding", "metrics_file"]],
     "report": [["figures"]],
     "cli": [
@@ -41,7 +45,7 @@ INNER = {
         ["build"],
         ["provenance"],
         ["compose"],
-        ["evaluate", "datasets", "launch", "score"],
+        ["evaluate", "datasets", "launch", "score", "compare"],
         ["app"],
     ],
 }

@@ -80,6 +80,21 @@ def score(
     run(lambda: command(table, overrides or [], json))
 
 
+@APP.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="a run folder, a predictions table, or a pattern")],
+    second: Annotated[str, typer.Argument(help="another; several seeds: a pattern in quotes")],
+    json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
+    draws: Annotated[int, typer.Option(help="bootstrap draws of patients")] = 2000,
+    seed: Annotated[int, typer.Option(help="of the draws")] = 0,
+    out: Annotated[Path | None, typer.Option(help="folder for compare.json")] = None,
+) -> None:
+    """Is model A better than model B on the same test images? Paired bootstrap of patients."""
+    from xray_lightning.cli.compare import compare_runs
+
+    run(lambda: compare_runs(first, second, draws=draws, seed=seed, as_json=json, out=out))
+
+
 def main() -> None:
     """Entry point."""
     sys.exit(APP())

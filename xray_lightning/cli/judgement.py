@@ -7,7 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from xray_lightning.cli.tables import number
-from xray_lightning.metrics.judge import POINT, Estimate, Interval, Verdict
+from xray_lightning.metrics.clusters import Interval
+from xray_lightning.metrics.judge import POINT, Estimate, Verdict
 
 
 def verdict_facts(verdict: Verdict, facts: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from xray_lightning.errors import ConfigError
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.float32]  # (D, P): how often draw d took patient p
 Codes = npt.NDArray[np.intp]  # (N,): number of each image's patient, 0 to P - 1
+Interval = tuple[float, float]
 
 GROUPS = 400  # of patients in the jackknife; with fewer patients each is a group of its own
 
@@ -52,7 +53,7 @@ def jackknife_counts(clusters: int, groups: int = GROUPS) -> Counts:
     return np.asarray(~left_out, dtype=np.float32)
 
 
-def percentile_interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
+def percentile_interval(values: Floats, level: float = 0.95) -> Interval:
     """The middle share of the draws; (NaN, NaN) where a draw is undefined too often.
 
     Draws without a positive (or a negative) are undefined and left out; where they are more than
@@ -67,7 +68,7 @@ def percentile_interval(values: Floats, level: float = 0.95) -> tuple[float, flo
 
 def bca_interval(
     values: Floats, estimate: float, jackknife: Floats, level: float = 0.95
-) -> tuple[float, float]:
+) -> Interval:
     """Bias-corrected and accelerated interval (Efron 1987, eqs. 6.4 to 6.8).
 
     Args:
@@ -130,3 +131,9 @@ def divided(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Floats:
     whole = np.asarray(denominator, dtype=np.float64)
     undefined = np.full(whole.shape, np.nan)
     return np.asarray(np.divide(numerator, whole, out=undefined, where=whole > 0))
+
+
+def mean_of_defined(values: Floats) -> Floats:
+    """Mean along the first axis over the values that are defined, NaN where none is."""
+    defined = ~np.isnan(values)
+    return divided(np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0))

@@ -12,10 +12,12 @@ from xray_lightning.metrics.clusters import (
     Codes,
     Counts,
     Floats,
+    Interval,
     bca_interval,
     bootstrap_counts,
     divided,
     jackknife_counts,
+    mean_of_defined,
     patient_codes,
     percentile_interval,
     ratio_over,
@@ -27,7 +29,6 @@ CURVES = ("auroc", "average_precision", "brier", "calibration_error")
 POINT = ("sensitivity", "specificity", "ppv", "npv", "f1")
 IMAGE_DRAWS = 500  # of the image-level interval, which is only there to be compared with
 
-Interval = tuple[float, float]
 Figures = dict[str, Floats]  # name -> value in each draw
 
 
@@ -208,15 +209,9 @@ def _draws(codes: Codes, draws: int, seed: int, *, jackknife: bool) -> _Draws:
 
 def _mean(figures: list[Figures]) -> Figures:
     """Over the labels defined in each draw."""
-    means = {}
-    for name in figures[0]:
-        values = np.stack([each[name] for each in figures])  # (L, D)
-        defined = ~np.isnan(values)
-        total = np.where(defined, values, 0).sum(axis=0)
-        count = defined.sum(axis=0)
-        undefined = np.full(count.shape, np.nan)
-        means[name] = np.divide(total, count, out=undefined, where=count > 0)
-    return means
+    return {
+        name: mean_of_defined(np.stack([each[name] for each in figures])) for name in figures[0]
+    }
 
 
 def _estimates(
