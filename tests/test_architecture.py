@@ -35,7 +35,7 @@ INNER = {
     "metrics": [
         ["auroc", "clusters"],
         ["ranks", "delong", "thresholds", "calibration"],
-        ["judge", "compare"],
+        ["judge", "compare", "subgroups"],
     ],
     "callbacks": [["progress", "seeding", "metrics_file"]],
     "report": [["figures"]],

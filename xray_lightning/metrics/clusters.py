@@ -137,3 +137,16 @@ def mean_of_defined(values: Floats) -> Floats:
     """Mean along the first axis over the values that are defined, NaN where none is."""
     defined = ~np.isnan(values)
     return divided(np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0))
+
+
+def two_sided(draws: Floats) -> float:
+    """Two-sided p value of a difference from its draws: how rarely they lie on the other side of 0.
+
+    NaN where no draw is defined. (Davison and Hinkley 1997, section 4.2: one is added to both
+    counts, so that it is never 0.)
+    """
+    defined = draws[~np.isnan(draws)]
+    if not len(defined):
+        return float("nan")
+    side = min((defined <= 0).sum(), (defined >= 0).sum())
+    return float(min(1.0, 2 * (side + 1) / (len(defined) + 1)))

@@ -15,6 +15,7 @@ from xray_lightning.metrics.clusters import (
     mean_of_defined,
     patient_codes,
     percentile_interval,
+    two_sided,
 )
 from xray_lightning.metrics.delong import compare_auroc, holm
 from xray_lightning.metrics.ranks import Ranking, curves_over
@@ -155,12 +156,10 @@ def _over_seeds(pair: tuple[Floats, Floats], choices: tuple[Floats, ...]) -> tup
 
 def _difference(first: Floats, second: Floats, delong: float) -> Difference:
     differences = first - second
-    draws = differences[1:][~np.isnan(differences[1:])]
     p_value = spread = float("nan")
-    if len(draws) and not np.isnan(differences[0]):
-        side = min((draws <= 0).sum(), (draws >= 0).sum())
-        p_value = float(min(1.0, 2 * (side + 1) / (len(draws) + 1)))
-        spread = float(draws.std(ddof=1)) if len(draws) > 1 else float("nan")
+    if not np.isnan(differences[0]):
+        p_value = two_sided(differences[1:])
+        spread = float(np.nanstd(differences[1:], ddof=1))
     return Difference(
         float(first[0]),
         float(second[0]),
