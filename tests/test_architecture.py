@@ -38,7 +38,7 @@ INNER = {
         ["judge", "compare", "subgroups"],
     ],
     "callbacks": [["progress", "seeding", "metrics_file"]],
-    "report": [["figures"]],
+    "report": [["figures", "published"]],
     "cli": [
         ["failures", "locate", "tables"],
         ["overrides", "multirun", "judgement"],
