@@ -12,7 +12,7 @@ RANKS = [
     ["errors"],
     ["labels", "records"],
     ["predictions"],
-    ["scores", "data", "models", "losses", "optim", "explain", "metrics"],
+    ["scores", "data", "models", "losses", "ranking", "optim", "explain", "metrics"],
     ["checkpoint"],
     ["task"],
     ["callbacks", "evaluation", "audit", "inference", "export"],
@@ -24,27 +24,34 @@ RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
 # Order of files inside the sub-packages whose files import each other.
 INNER = {
     "data": [
-        ["source", "images", "tables", "transforms", "partition", "geometry"],
+        ["source", "images", "tables", "transforms", "partition", "geometry", "samplers"],
         ["nih", "csv", "phantom", "balance", "lists", "manifest"],
         ["splits", "decoding"],
         ["cache"],
         ["dataset"],
         ["datamodule"],
     ],
-    "models": [["attention", "heads", "weights"], ["network"]],
+    "models": [
+        ["layout", "pooling", "weights"],
+        ["attention", "query", "weighting"],
+        ["heads"],
+        ["network"],
+    ],
     "metrics": [
         ["auroc", "clusters"],
         ["ranks", "delong", "thresholds", "calibration"],
         ["judge", "compare", "subgroups"],
     ],
-    "callbacks": [["progress", "seeding", "metrics_file"]],
-    "report": [["figures", "published"]],
+    "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file"]],
+    "report": [["comparison", "published"], ["figures"]],
     "cli": [
+        ["processes"],
         ["failures", "locate", "tables"],
         ["overrides", "multirun", "judgement"],
         ["build"],
         ["provenance"],
         ["compose"],
+        ["restart"],
         ["evaluate", "datasets", "launch", "score", "compare"],
         ["app"],
     ],
@@ -113,7 +120,7 @@ def test_files_stay_small(path: Path) -> None:
 
 
 def test_package_stays_small() -> None:
-    assert sum(len(path.read_text().splitlines()) for path in MODULES) < 7000
+    assert sum(len(path.read_text().splitlines()) for path in MODULES) < 13000
 
 
 def test_top_level_is_fixed() -> None:

@@ -3,21 +3,31 @@
 from pathlib import Path
 
 import pytest
+import torch
+from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
+from torch import nn
 
-from xray_lightning.cli.build import data_from, prepare_process, task_from
+from xray_lightning.callbacks.averaging import EMA
+from xray_lightning.callbacks.freezing import FreezeBackbone
+from xray_lightning.cli.build import data_from, fit_callbacks, loss_from, prepare_process, task_from
+from xray_lightning.cli.failures import user_message
 from xray_lightning.cli.overrides import composed, make
+from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError
-from xray_lightning.losses import WeightedBCE
-from xray_lightning.optim import Cosine, Plateau
+from xray_lightning.losses import ClassBalanced, WeightedBCE, effective_number_weights
+from xray_lightning.optim import Constant, Cosine, Plateau, Step
 
 CONF = Path(__file__).parents[1] / "conf"
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
 
+EXTRA = {"data=nih": ["data.root=x"], "data=csv": ["data.table=x.csv"]}  # what the user must give
+
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_resolves(option: str) -> None:
-    extra = {"data=nih": ["data.root=x"], "data=csv": ["data.table=x.csv"]}.get(option, [])
+    extra = list(EXTRA.get(option, []))
+    extra += ["data=phantom"] if option.startswith("experiment=") else []
     config, _ = composed([option, *extra])
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
@@ -45,19 +55,85 @@ def test_augmentations_build(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("overrides", "loss", "schedule"),
-    [([], "BCE", Cosine), (["loss=weighted_bce", "optim=adamw_plateau"], "WeightedBCE", Plateau)],
+    [
+        ([], "BCE", Cosine),
+        (["loss=weighted_bce", "schedule=plateau"], "WeightedBCE", Plateau),
+        (["optim=sgd", "schedule=step"], "BCE", Step),
+        (["optim=adam", "schedule=constant", "optim.layer_decay=0.75"], "BCE", Constant),
+    ],
 )
 def test_task_of_a_configuration(overrides: list[str], loss: str, schedule: type) -> None:
     small = ["data.patients=60", "model=resnet50", "model.backbone=resnet10t", "image_size=32"]
     config, _ = composed([*small, *overrides])
-    data = data_from(config)
-    task = task_from(config, data)
+    task = task_from(config, data_from(config))
     assert type(task.loss).__name__ == loss
-    assert isinstance(task.schedule, schedule)
-    if isinstance(task.loss, WeightedBCE):
-        assert task.loss.positive_weight.equal(data.positive_weight()) or len(
-            data.labels_without_positives("train")
-        )
+    assert type(task.schedule) is schedule
+
+
+def loss_of(*overrides: str) -> tuple[nn.Module, XrayDataModule]:
+    """The loss of a configuration, and data that has a label without positives."""
+    config, _ = composed(["data.patients=12", "image_size=32", *overrides])
+    data = data_from(config)
+    assert data.labels_without_positives("train")
+    return loss_from(config, data), data
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "loss").glob("*.yaml")))
+def test_losses_build_and_train(name: str) -> None:
+    loss, data = loss_of(f"loss={name}")
+    targets = torch.from_numpy(data.part_targets("train"))
+    logits = torch.zeros_like(targets).requires_grad_()
+    value = loss(logits, targets)
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert value > 0
+    assert torch.isfinite(value)
+    assert (gradient[targets == 1] < 0).all()
+
+
+def test_a_partial_loss_gets_what_it_asks_for() -> None:
+    weighted, data = loss_of("loss=weighted_bce")
+    assert isinstance(weighted, WeightedBCE)
+    torch.testing.assert_close(
+        weighted.positive_weight, data.positive_weight(), rtol=0, atol=0, equal_nan=True
+    )
+    balanced, data = loss_of("loss=class_balanced", "loss.beta=0.9")
+    assert isinstance(balanced, ClassBalanced)
+    assert balanced.weights.equal(effective_number_weights(data.class_counts(), 0.9))
+
+
+@pytest.mark.parametrize(
+    "overrides", [["loss=class_balanced", "loss.beta=1"], ["loss=focal", "loss.gamma=-1"]]
+)
+def test_bad_loss(overrides: list[str]) -> None:
+    with pytest.raises((ConfigError, InstantiationException)) as caught:
+        loss_of(*overrides)
+    message = user_message(caught.value)
+    assert message is not None
+    assert message.startswith("loss.")
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "sampler").glob("*.yaml")))
+def test_samplers_draw(name: str) -> None:
+    config, _ = composed([f"sampler={name}", "data.patients=60"])
+    data = data_from(config)
+    drawn = data.drawn_targets()
+    patients = {record.patient_id for record in data.part_records("train")}
+    expected = len(patients if name == "patient_balanced" else data.part_records("train"))
+    assert drawn.shape == (expected, 14)
+
+
+@pytest.mark.parametrize("sign", ["", "+"])
+def test_head_and_blocks_of_a_configuration(sign: str) -> None:
+    small = ["data.patients=60", "model=resnet50", "model.backbone=test_resnet", "image_size=32"]
+    blocks = ["model.cbam_after=[layer2.0,layer4]", "model.cbam=spatial"]
+    head = ["model.head=csra", f"{sign}model.head_options={{temperatures:[1,99],residual:0.2}}"]
+    config, _ = composed([*small, *blocks, *head])
+    net = task_from(config, data_from(config)).net
+    assert net.head.temperatures == [1, 99]
+    assert net.head.residual == 0.2
+    assert list(net.attention) == ["layer2-0", "layer4"]
+    assert type(net.config["cbam_after"]) is list
+    assert type(net.config["head_options"]["temperatures"]) is list
 
 
 @pytest.mark.parametrize(
@@ -79,8 +155,20 @@ def test_bad_optimiser() -> None:
     config, _ = composed(
         ["data.patients=60", "model.backbone=resnet10t", "optim.optimizer.lr=-1", "image_size=32"]
     )
-    with pytest.raises(ConfigError, match=r"optim\.optimizer: Invalid learning rate"):
+    with pytest.raises(ConfigError, match=r"^optim\.optimizer: Invalid learning rate"):
         task_from(config, data_from(config))
+    config.optim.layer_decay = 2.0
+    with pytest.raises(ConfigError, match=r"^optim\.layer_decay must be"):
+        task_from(config, data_from(config))
+
+
+def test_callbacks_of_a_configuration() -> None:
+    plain, _ = composed([])
+    assert not {"EMA", "FreezeBackbone"} & {type(each).__name__ for each in fit_callbacks(plain)[1]}
+    config, _ = composed(["freeze_epochs=2", "ema_decay=0.99"])
+    found = {type(callback): callback for callback in fit_callbacks(config)[1]}
+    assert found[FreezeBackbone].epochs == 2  # type: ignore[attr-defined]
+    assert found[EMA].decay == 0.99  # type: ignore[attr-defined]
 
 
 def test_gpu_demanded_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ TRAIN = [sys.executable, str(ROOT / "train.py")]
 # A ResNet of 5 M parameters with dropout; 150 images; two cores.
 TOY = ["data.patients=60", "image_size=32", "batch_size=8", "epochs=3", "augment=light"]
 TOY += ["model=resnet50", "model.backbone=resnet10t", "model.dropout=0.2"]
-TOY += ["optim=adamw_plateau", "optim.schedule.patience=0"]
+TOY += ["schedule=plateau", "schedule.patience=0", "freeze_epochs=1", "ema_decay=0.9"]
 FILES = [
     "config.yaml",
     "environment.json",
@@ -123,9 +123,14 @@ def test_evaluate_gives_the_same_numbers(trained: Path, folder: Path) -> None:
 
 def test_evaluate_on_another_split(trained: Path, folder: Path) -> None:
     best = str(trained / "checkpoints/best.ckpt")
-    text = run([*XRAY, "evaluate", best, "split=official"], folder)
+    text = run([*XRAY, "evaluate", best, "split=official", "tta=flip"], folder)
     assert "are not those of the training run" in text
-    (made,) = trained.glob("evaluate_*")
+    assert "each with its mirror image (tta=flip)" in text
+    (made,) = trained.glob("evaluate_*_flip")
+    assert [metrics(run_folder, "test")["tta"] for run_folder in (trained, made)] == [
+        "none",
+        "flip",
+    ]
     assert metrics(made, "test")["fingerprint"] != metrics(trained, "test")["fingerprint"]
 
 
@@ -191,6 +196,9 @@ def test_killed_and_resumed_equals_uninterrupted(trained: Path, folder: Path) ->
     assert ours["epoch"] == theirs["epoch"] == 2
     for name, tensor in theirs["state_dict"].items():
         assert torch.equal(tensor, ours["state_dict"][name]), name
+    assert ours["ema"]["updates"] == theirs["ema"]["updates"] == theirs["global_step"]
+    for name, tensor in theirs["ema"]["weights"].items():
+        assert torch.equal(tensor, ours["ema"]["weights"][name]), name
 
 
 def comparable(path: Path) -> str:
@@ -228,7 +236,7 @@ def test_user_errors(arguments: list[str], message: str, folder: Path) -> None:
 
 
 def test_non_finite_loss_stops_and_names_the_images(folder: Path) -> None:
-    wild = ["optim.optimizer.lr=1e30", "optim.head_lr=1e30", "optim.schedule.warmup_epochs=0"]
+    wild = ["optim.optimizer.lr=1e30", "optim.head_lr=1e30", "schedule.warmup_epochs=0"]
     text = run([*TRAIN, *TOY, *wild, "hydra.run.dir=wild"], folder, 2)
     assert "the loss became nan in epoch 0 on the images p00" in text
 

@@ -14,7 +14,7 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.transforms import light
 from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation import predict_part, summarise, write_json
+from xray_lightning.evaluation import assembled, predict_part, summarise, write_json
 from xray_lightning.models.network import XrayNet
 from xray_lightning.predictions import Predictions
 from xray_lightning.task import XrayTask
@@ -63,10 +63,46 @@ def test_every_image_once_in_table_order(
     np.testing.assert_array_equal(again.scores, predictions.scores)
 
 
+@torch.no_grad()
+def test_mean_over_image_and_mirror_image(
+    data: XrayDataModule, task: XrayTask, trainer: pl.Trainer
+) -> None:
+    both = XrayTask(task.net, tta="flip")
+    predictions = predict_part(trainer, both, data, "val")
+    images = np.stack([data.dataset("val")[row]["image"] for row in range(len(predictions.scores))])
+    task.net.eval()
+    plain, mirrored = (
+        torch.sigmoid(task.net(torch.from_numpy(each.copy()))).numpy()
+        for each in (images, images[..., ::-1])
+    )
+    np.testing.assert_allclose(predictions.scores, (plain + mirrored) / 2, atol=1e-6)
+    assert np.abs(plain - mirrored).max() > 1e-4
+    summary = summarise(predictions, "", tta=both.tta)
+    assert summary["tta"] == "flip"
+    assert summarise(predictions, "")["tta"] == "none"
+
+
 @pytest.mark.parametrize("part", ["train", "all"])
 def test_other_parts(part: str, data: XrayDataModule, task: XrayTask, trainer: pl.Trainer) -> None:
     with pytest.raises(ConfigError, match=f"part must be val or test, got '{part}'"):
         predict_part(trainer, task, data, part)
+
+
+def test_shards_become_one_table() -> None:
+    scores = np.arange(14, dtype=np.float32).reshape(7, 2)
+    shards = [(list(range(rank, 7, 3)), scores[rank::3]) for rank in range(3)]
+    np.testing.assert_array_equal(assembled(shards, 7), scores)
+    np.testing.assert_array_equal(assembled(shards[::-1], 7), scores)
+
+
+@pytest.mark.parametrize(
+    ("positions", "rows"), [([0, 2], 2), ([0, 1, 1], 3), ([1, 2, 3], 3), ([0, 1, 2], 2)]
+)
+def test_an_image_that_is_not_scored_once(positions: list[int], rows: int) -> None:
+    shards = [(positions, np.zeros((rows, 1), np.float32))]
+    match = rf"each of 3 images must be scored once, got {rows} scores for {len(positions)} pos"
+    with pytest.raises(ValueError, match=match):
+        assembled(shards, 3)
 
 
 def test_summary() -> None:

@@ -1,18 +1,36 @@
-"""Parameter groups, and schedules against formulas and PyTorch's own schedulers."""
+"""Parameter groups against timm's, and schedules against formulas and PyTorch's schedulers."""
 
 import math
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.optim import SGD, AdamW
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LambdaLR,
+    LinearLR,
+    MultiStepLR,
+    ReduceLROnPlateau,
+)
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.network import XrayNet
-from xray_lightning.optim import Cosine, Plateau, Schedule, parameter_groups
+from xray_lightning.optim import (
+    Constant,
+    Cosine,
+    Plateau,
+    Schedule,
+    Step,
+    make_optimizer,
+    parameter_groups,
+)
 
 NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 
@@ -67,6 +85,68 @@ def test_learning_rate_of_the_head(net: XrayNet, head_lr: float | None, expected
         assert {id(p) in head for p in group["params"]} == {group["name"].startswith("head")}
 
 
+def test_attention_blocks_are_new(net: XrayNet) -> None:
+    net.attention = nn.ModuleDict({"block": nn.Conv2d(2, 1, 7)})
+    groups = {group["name"]: group for group in parameter_groups(net, 0.5)}
+    for name, parameter in net.attention.named_parameters():
+        group = groups["head" if name.endswith("weight") else "head_without_decay"]
+        assert any(parameter is each for each in group["params"])
+        assert group["lr"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "legacy_xception"])
+def test_layer_decay_equals_timm(name: str) -> None:
+    """timm counts the layers of a network with its own head, which stands where ours does."""
+    net = XrayNet(("a", "b"), name, image_size=64)
+    theirs = timm.create_model(name, num_classes=2, in_chans=1)
+    names = {id(parameter): name for name, parameter in theirs.named_parameters()}
+    expected = {
+        names[id(parameter)]: (group["lr_scale"], group["weight_decay"])
+        for group in param_groups_layer_decay(theirs, weight_decay=0.05, layer_decay=0.7)
+        for parameter in group["params"]
+    }
+    optimizer = make_optimizer(partial(AdamW, lr=2.0, weight_decay=0.05), net, 3.0, 0.7)
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    found = {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert set(found) == {name for name, _ in net.named_parameters()}
+    for parameter, (rate, decay) in found.items():
+        place, _, rest = parameter.partition(".")
+        scale, theirs_decay = expected[rest] if place == "backbone" else (1.5, decay)
+        assert rate == pytest.approx(2.0 * scale), parameter
+        assert decay == theirs_decay
+    rates = {rate for parameter, (rate, _) in found.items() if parameter.startswith("backbone")}
+    assert len(rates) > 3
+    assert max(rates) <= 2.0
+
+
+def test_without_layer_decay_the_optimizer_is_that_of_its_groups(net: XrayNet) -> None:
+    ours = make_optimizer(partial(AdamW, lr=1e-3), net, 1e-2)
+    plain = AdamW(parameter_groups(net, 1e-2), lr=1e-3)
+    assert ours.state_dict() == plain.state_dict()
+    assert len(ours.param_groups) == 4
+
+
+@pytest.mark.parametrize("decay", [0.0, -0.5, 1.1])
+def test_layer_decay_that_is_no_factor(net: XrayNet, decay: float) -> None:
+    with pytest.raises(ConfigError, match=rf"layer_decay must be above 0 .* got {decay}"):
+        parameter_groups(net, layer_decay=decay)
+
+
+@pytest.mark.parametrize(
+    "facts", [{"architecture": "mine"}, {"architecture": "mine", "classifier": "fc"}]
+)
+def test_layer_decay_of_unknown_layers(facts: dict[str, str]) -> None:
+    net = nn.Module()
+    net.backbone = nn.Linear(2, 2)
+    net.backbone.pretrained_cfg = facts  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match=r"timm states no layers for 'mine'; use .*=null"):
+        parameter_groups(net, layer_decay=0.5)
+
+
 def optimizer_of(lr: float = 1.0) -> SGD:
     return SGD([nn.Parameter(torch.zeros(1))], lr=lr)
 
@@ -102,6 +182,36 @@ def test_cosine_warms_up_for_half_a_run_at_most() -> None:
     assert factors[-1] == pytest.approx(0.01)
 
 
+def test_constant_equals_torch() -> None:
+    schedule = Constant(warmup_epochs=3)
+    schedule.start(100, 4)
+    theirs = LinearLR(optimizer := optimizer_of(), start_factor=1 / 13, total_iters=12)
+    for step in range(30):
+        assert schedule(step) == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+    assert {Constant()(step) for step in range(9)} == {1.0}
+
+
+@pytest.mark.parametrize("milestones", [[30, 60, 90], [1], [2, 3], []])
+def test_step_equals_torch(milestones: list[int]) -> None:
+    schedule = Step(milestones=milestones, factor=0.3)
+    schedule.start(500, 5)
+    theirs = MultiStepLR(optimizer := optimizer_of(), milestones, 0.3)
+    for epoch in range(100):
+        for step in range(5 * epoch, 5 * epoch + 5):
+            assert schedule(step) == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+
+
+def test_step_warms_up() -> None:
+    schedule = Step(warmup_epochs=1, milestones=[2], factor=0.5)
+    schedule.start(100, 3)
+    factors = [schedule(step) for step in range(8)]
+    assert factors == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.5, 0.5])
+
+
 @pytest.mark.parametrize("patience", [0, 1, 3])
 def test_plateau_equals_torch(patience: int) -> None:
     schedule = Plateau(factor=0.5, patience=patience)
@@ -125,10 +235,15 @@ def test_plateau_warms_up_and_then_stays() -> None:
     assert [schedule(step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
 
 
-@pytest.mark.parametrize("kind", [Cosine, Plateau])
-def test_state_survives_a_checkpoint(kind: type[Schedule], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(Constant, {}), (Cosine, {}), (Plateau, {}), (Step, {"milestones": [3], "factor": 0.5})],
+)
+def test_state_survives_a_checkpoint(
+    kind: type[Schedule], settings: dict[str, Any], tmp_path: Path
+) -> None:
     def new() -> tuple[SGD, LambdaLR, Schedule]:
-        schedule = kind(warmup_epochs=1)
+        schedule = kind(warmup_epochs=2.5, **settings)
         schedule.start(60, 10)
         optimizer = optimizer_of(0.1)
         return optimizer, LambdaLR(optimizer, schedule), schedule
@@ -166,10 +281,15 @@ def test_state_survives_a_checkpoint(kind: type[Schedule], tmp_path: Path) -> No
         (Plateau, {"factor": 1.0}, r"factor must lie between 0 and 1, got 1\.0"),
         (Plateau, {"factor": 0.0}, r"factor must lie between 0 and 1, got 0\.0"),
         (Plateau, {"patience": -1}, "patience must be 0 or more, got -1"),
+        (Constant, {"warmup_epochs": -1}, "warmup_epochs must be 0 or more, got -1"),
+        (Step, {"factor": 1.5}, r"factor must lie between 0 and 1, got 1\.5"),
+        (Step, {"milestones": [0, 3]}, r"milestones must be growing .* got \[0, 3\]"),
+        (Step, {"milestones": [3, 3]}, r"milestones must be growing .* got \[3, 3\]"),
+        (Step, {"milestones": [5, 3]}, r"milestones must be growing .* got \[5, 3\]"),
     ],
 )
 def test_settings_that_cannot_work(
-    kind: type[Schedule], settings: dict[str, float], match: str
+    kind: type[Schedule], settings: dict[str, Any], match: str
 ) -> None:
-    with pytest.raises(ConfigError, match=rf"optim\.schedule\.{match}"):
-        kind(**settings)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=rf"^schedule\.{match}"):
+        kind(**settings)

@@ -21,7 +21,7 @@ from xray_lightning import Phantom, WeightedBCE, XrayDataModule, XrayNet, XrayTa
 from xray_lightning.data.transforms import light
 from xray_lightning.errors import ConfigError, NonFiniteLossError
 from xray_lightning.evaluation import predict_part, summarise
-from xray_lightning.optim import Cosine, Plateau, Schedule
+from xray_lightning.optim import Constant, Cosine, Plateau, Schedule
 from xray_lightning.records import Record
 from xray_lightning.task import require_finite
 
@@ -127,6 +127,28 @@ def test_logged_figures_are_those_of_the_predictions(
     assert logged[f"{part}/loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
+def test_validation_loss_is_the_mean_over_the_known_targets(
+    trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    """Not over the batches, whose means count unlike many; before a fit, in it, and after."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, (60, 2)).astype(float)
+    targets[rng.random(targets.shape) < 0.5] = np.nan
+    source = Findings(("a", "b"), targets)
+    data = XrayDataModule(source, image_size=SIZE, batch_size=5, cache_dir=tmp_path)
+    task = new_task(data)
+    for _ in range(2):
+        runner = trainer()
+        logged = runner.validate(task, data, verbose=False)[0]
+        table = predict_part(trainer(), task, data, "val")
+        known = torch.from_numpy(~np.isnan(table.targets))
+        truth = torch.from_numpy(table.targets)[known]
+        loss = F.binary_cross_entropy(torch.from_numpy(table.scores)[known], truth)
+        assert logged["val/loss"] == pytest.approx(float(loss), rel=1e-5)
+        runner.fit(task, data)
+        assert torch.isfinite(runner.callback_metrics["val/loss"])
+
+
 def test_training_loss_is_the_mean_over_the_images(
     data: XrayDataModule, trainer: Callable[..., Trainer]
 ) -> None:
@@ -157,6 +179,24 @@ def test_steps(data: XrayDataModule) -> None:
     logits = task(batch["image"])
     assert torch.equal(logits, task.net(batch["image"]))
     assert torch.equal(task.predict_step(batch, 0), torch.sigmoid(logits))
+    mirrored = torch.sigmoid(task(torch.from_numpy(batch["image"].numpy()[..., ::-1].copy())))
+    task.tta = "flip"
+    assert torch.equal(task.predict_step(batch, 0), (torch.sigmoid(logits) + mirrored) / 2)
+
+
+def test_validation_while_training_is_without_mirror_images(
+    data: XrayDataModule, trainer: Callable[..., Trainer]
+) -> None:
+    task = new_task(data)
+    plain = trainer().validate(task, data, verbose=False)[0]
+    task.tta = "flip"
+    again = trainer().validate(task, data, verbose=False)[0]
+    np.testing.assert_equal(again, plain)
+
+
+def test_unknown_test_time_augmentation(data: XrayDataModule) -> None:
+    with pytest.raises(ConfigError, match="tta must be one of none, flip, got 'rotate'"):
+        XrayTask(new_task(data).net, tta="rotate")
 
 
 # --- a single label, and a label nobody knows -----------------------------------------------------
@@ -254,6 +294,16 @@ def test_without_a_schedule_the_rate_is_constant(
     task = new_task(data)
     trainer(callbacks=[rates]).fit(task, data)
     assert set(rates.rates) == {3e-3}
+
+
+def test_layer_decay_of_a_run(data: XrayDataModule, trainer: Callable[..., Trainer]) -> None:
+    task, rates = new_task(data, Constant()), Rates()
+    task.layer_decay, task.head_lr = 0.5, 1e-2
+    runner = trainer(callbacks=[rates], limit_train_batches=2)
+    runner.fit(task, data)
+    groups = {group["name"]: group["lr"] for group in runner.optimizers[0].param_groups}
+    assert set(rates.rates) == {groups["backbone_5"]} == {3e-3 * 0.5**5}
+    assert groups["head"] == 1e-2
 
 
 class Listening(Plateau):

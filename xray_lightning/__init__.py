@@ -7,25 +7,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xray_lightning.callbacks.averaging import EMA
+    from xray_lightning.callbacks.freezing import FreezeBackbone
     from xray_lightning.checkpoint import Bundle, Checkpoint, load_checkpoint
     from xray_lightning.data.csv import CsvTable
     from xray_lightning.data.datamodule import XrayDataModule
     from xray_lightning.data.nih import ChestXray14
     from xray_lightning.data.phantom import Phantom
     from xray_lightning.evaluation import predict_part, summarise
-    from xray_lightning.losses import BCE, WeightedBCE
+    from xray_lightning.losses import BCE, Asymmetric, ClassBalanced, Focal, WeightedBCE
     from xray_lightning.models.network import XrayNet
     from xray_lightning.predictions import Predictions, read_predictions, write_predictions
+    from xray_lightning.ranking import PairwiseAUC
     from xray_lightning.records import Box, Record
     from xray_lightning.task import XrayTask
 
 _HOMES = {
+    "Asymmetric": "losses",
     "BCE": "losses",
     "Box": "records",
     "Bundle": "checkpoint",
     "Checkpoint": "checkpoint",
     "ChestXray14": "data.nih",
+    "ClassBalanced": "losses",
     "CsvTable": "data.csv",
+    "Focal": "losses",
+    "PairwiseAUC": "ranking",
+    "EMA": "callbacks.averaging",
+    "FreezeBackbone": "callbacks.freezing",
     "Phantom": "data.phantom",
     "Predictions": "predictions",
     "Record": "records",
@@ -42,11 +51,17 @@ _HOMES = {
 
 __all__ = [
     "BCE",
+    "EMA",
+    "Asymmetric",
     "Box",
     "Bundle",
     "Checkpoint",
     "ChestXray14",
+    "ClassBalanced",
     "CsvTable",
+    "Focal",
+    "FreezeBackbone",
+    "PairwiseAUC",
     "Phantom",
     "Predictions",
     "Record",

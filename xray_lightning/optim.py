@@ -1,44 +1,123 @@
-"""Parameter groups and learning-rate schedules."""
+"""Optimisers over parameter groups, and learning-rate schedules."""
 
 import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
+from timm.models._manipulate import group_with_matcher
 from torch import nn
+from torch.optim import Optimizer
 
 from xray_lightning.errors import ConfigError
 
+OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 
-def parameter_groups(net: nn.Module, head_lr: float | None = None) -> list[dict[str, Any]]:
+
+def make_optimizer(
+    factory: OptimizerFactory,
+    net: nn.Module,
+    head_lr: float | None = None,
+    layer_decay: float | None = None,
+) -> Optimizer:
+    """The optimiser over :func:`parameter_groups`, each at its share of the learning rate."""
+    optimizer = factory(parameter_groups(net, head_lr, layer_decay))
+    for group in optimizer.param_groups:
+        if "lr_scale" in group:
+            group["lr"] *= group["lr_scale"]
+    return optimizer
+
+
+def parameter_groups(
+    net: nn.Module, head_lr: float | None = None, layer_decay: float | None = None
+) -> list[dict[str, Any]]:
     """Backbone and head, each with and without weight decay.
 
-    Norms and biases (vectors) are not decayed. All parameters are in the groups from the start,
-    frozen or not, so that a resumed run finds its optimiser state.
+    What is not the backbone's (the head, attention blocks) is new and counts as head. Norms and
+    biases (vectors) are not decayed. All parameters are in the groups from the start, frozen or
+    not, so that a resumed run finds its optimiser state.
 
     Args:
         net: an :class:`~xray_lightning.models.network.XrayNet`.
         head_lr: learning rate of the head; None: that of the backbone.
+        layer_decay: factor of the learning rate for each layer away from the head; the backbone
+            falls into a group a layer, each with its ``lr_scale``. None: one rate for all of it.
+
+    Raises:
+        ConfigError: a layer decay that is no factor, or a backbone that does not say its layers.
     """
+    depths = {} if layer_decay is None else layer_depths(net.backbone, layer_decay)
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in net.named_parameters():
-        part = "head" if name.startswith("head.") else "backbone"
-        decayed = parameter.ndim > 1
-        key = part if decayed else f"{part}_without_decay"
-        group = groups.setdefault(key, {"name": key, "params": []})
-        group["params"].append(parameter)
-        if not decayed:
-            group["weight_decay"] = 0.0
-        if part == "head" and head_lr is not None:
-            group["lr"] = head_lr
+        part, _, rest = name.partition(".")
+        key = "backbone" if part == "backbone" else "head"
+        settings = {"lr": head_lr} if key == "head" and head_lr is not None else {}
+        if key == "backbone" and layer_decay is not None:
+            key = f"backbone_{depths[rest]}"
+            settings["lr_scale"] = layer_decay ** depths[rest]
+        if parameter.ndim <= 1:
+            key += "_without_decay"
+            settings["weight_decay"] = 0.0
+        groups.setdefault(key, {"name": key, "params": [], **settings})["params"].append(parameter)
     return list(groups.values())
 
 
-class Cosine:
-    """Linear warm-up, then half a cosine down to a floor, as a factor of the learning rate.
+def layer_depths(backbone: Any, layer_decay: float) -> dict[str, int]:
+    """Layers between each parameter of a timm network and its head, by name.
+
+    timm's own count (``timm.optim.param_groups_layer_decay``, after BEiT, Bao 2021): the head and
+    a norm before it are layer 0, the last block is layer 1.
+
+    Raises:
+        ConfigError: see :func:`parameter_groups`.
+    """
+    if not 0 < layer_decay <= 1:
+        raise ConfigError(f"optim.layer_decay must be above 0 and at most 1, got {layer_decay}")
+    facts = getattr(backbone, "pretrained_cfg", {})
+    heads = facts.get("classifier")
+    if not heads or not hasattr(backbone, "group_matcher"):
+        raise ConfigError(
+            f"optim.layer_decay: timm states no layers for {facts.get('architecture')!r}; use "
+            "optim.layer_decay=null or another backbone"
+        )
+    head = f"{heads if isinstance(heads, str) else heads[0]}.weight"  # the bare backbone lacks it
+    named = chain(backbone.named_parameters(), [(head, None)])
+    layers = group_with_matcher(named, backbone.group_matcher(coarse=False), reverse=True)
+    return {name: layers[head] - layer for name, layer in layers.items()}
+
+
+class Constant:
+    """Linear warm-up, then the full learning rate. A schedule is a factor of the learning rate.
 
     An object of plain numbers and not a function: LambdaLR stores it in the checkpoint.
 
     Args:
         warmup_epochs: epochs of linear growth from almost 0.
+
+    Raises:
+        ConfigError: a negative warm-up.
+    """
+
+    def __init__(self, *, warmup_epochs: float = 0.0) -> None:
+        if warmup_epochs < 0:
+            raise ConfigError(f"schedule.warmup_epochs must be 0 or more, got {warmup_epochs}")
+        self.warmup_epochs, self.warmup_steps = warmup_epochs, 0.0
+
+    def start(self, total_steps: int, steps_per_epoch: float) -> None:
+        """Told by the task before the first step."""
+        self.warmup_steps = self.warmup_epochs * steps_per_epoch
+
+    def __call__(self, step: int) -> float:
+        """Factor at an optimiser step."""
+        return min(1.0, (step + 1) / (self.warmup_steps + 1))
+
+
+class Cosine(Constant):
+    """Linear warm-up, then half a cosine down to a floor.
+
+    Args:
+        warmup_epochs: epochs of linear growth from almost 0; at most half of the run.
         floor: last factor.
 
     Raises:
@@ -46,11 +125,10 @@ class Cosine:
     """
 
     def __init__(self, *, warmup_epochs: float = 1.0, floor: float = 0.01) -> None:
-        _check_warmup(warmup_epochs)
+        super().__init__(warmup_epochs=warmup_epochs)
         if not 0 <= floor <= 1:
-            raise ConfigError(f"optim.schedule.floor must lie between 0 and 1, got {floor}")
-        self.warmup_epochs, self.floor = warmup_epochs, floor
-        self.warmup_steps, self.total_steps = 0.0, 1.0
+            raise ConfigError(f"schedule.floor must lie between 0 and 1, got {floor}")
+        self.floor, self.total_steps = floor, 1.0
 
     def start(self, total_steps: int, steps_per_epoch: float) -> None:
         """Told by the task before the first step."""
@@ -60,12 +138,51 @@ class Cosine:
     def __call__(self, step: int) -> float:
         """Factor at an optimiser step."""
         if step < self.warmup_steps:
-            return (step + 1) / (self.warmup_steps + 1)
+            return super().__call__(step)
         done = (step - self.warmup_steps) / max(1.0, self.total_steps - self.warmup_steps)
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-class Plateau:
+class Step(Constant):
+    """Linear warm-up, then a cut after each of some epochs.
+
+    Args:
+        warmup_epochs: epochs of linear growth from almost 0.
+        milestones: epochs after which the rate is cut; those beyond the run's end do nothing.
+        factor: of each cut.
+
+    Raises:
+        ConfigError: a negative warm-up, milestones that do not grow, or a factor that is no cut.
+    """
+
+    def __init__(
+        self,
+        *,
+        warmup_epochs: float = 0.0,
+        milestones: Sequence[int] = (30, 60, 90),
+        factor: float = 0.1,
+    ) -> None:
+        super().__init__(warmup_epochs=warmup_epochs)
+        _check_cut(factor)
+        self.milestones, self.cut = list(milestones), factor
+        if self.milestones != sorted(set(milestones)) or min(milestones, default=1) < 1:
+            raise ConfigError(
+                f"schedule.milestones must be growing numbers of epochs, got {self.milestones}"
+            )
+        self.steps_per_epoch = 1.0
+
+    def start(self, total_steps: int, steps_per_epoch: float) -> None:
+        """Told by the task before the first step."""
+        super().start(total_steps, steps_per_epoch)
+        self.steps_per_epoch = float(steps_per_epoch)
+
+    def __call__(self, step: int) -> float:
+        """Factor at an optimiser step."""
+        cuts = bisect_right(self.milestones, step // self.steps_per_epoch)
+        return float(self.cut**cuts) * super().__call__(step)
+
+
+class Plateau(Constant):
     """Linear warm-up, then a cut each time the validation AUROC stops growing.
 
     Args:
@@ -80,18 +197,12 @@ class Plateau:
     def __init__(
         self, *, warmup_epochs: float = 0.0, factor: float = 0.1, patience: int = 5
     ) -> None:
-        _check_warmup(warmup_epochs)
-        if not 0 < factor < 1:
-            raise ConfigError(f"optim.schedule.factor must lie between 0 and 1, got {factor}")
+        super().__init__(warmup_epochs=warmup_epochs)
+        _check_cut(factor)
         if patience < 0:
-            raise ConfigError(f"optim.schedule.patience must be 0 or more, got {patience}")
-        self.warmup_epochs, self.cut, self.patience = warmup_epochs, factor, patience
-        self.warmup_steps = 0.0
+            raise ConfigError(f"schedule.patience must be 0 or more, got {patience}")
+        self.cut, self.patience = factor, patience
         self.scale, self.best, self.bad_epochs = 1.0, -math.inf, 0
-
-    def start(self, total_steps: int, steps_per_epoch: float) -> None:
-        """Told by the task before the first step."""
-        self.warmup_steps = self.warmup_epochs * steps_per_epoch
 
     def update(self, value: float) -> None:
         """Told by the task after each validation; an undefined value counts as no progress."""
@@ -105,12 +216,12 @@ class Plateau:
 
     def __call__(self, step: int) -> float:
         """Factor at an optimiser step."""
-        return self.scale * min(1.0, (step + 1) / (self.warmup_steps + 1))
+        return self.scale * super().__call__(step)
 
 
-Schedule = Cosine | Plateau
+Schedule = Constant | Cosine | Step | Plateau
 
 
-def _check_warmup(warmup_epochs: float) -> None:
-    if warmup_epochs < 0:
-        raise ConfigError(f"optim.schedule.warmup_epochs must be 0 or more, got {warmup_epochs}")
+def _check_cut(factor: float) -> None:
+    if not 0 < factor < 1:
+        raise ConfigError(f"schedule.factor must lie between 0 and 1, got {factor}")

@@ -1,15 +1,16 @@
 """XrayTask: how a network learns from batches and is judged on them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
 
 from xray_lightning.checkpoint import KEY, Bundle
 from xray_lightning.data.dataset import Batch
@@ -17,9 +18,9 @@ from xray_lightning.errors import ConfigError, NonFiniteLossError
 from xray_lightning.losses import BCE
 from xray_lightning.metrics.auroc import PerLabelAUROC, defined_mean
 from xray_lightning.models.network import XrayNet
-from xray_lightning.optim import Plateau, Schedule, parameter_groups
+from xray_lightning.optim import OptimizerFactory, Plateau, Schedule, make_optimizer
 
-OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
+TTA = ("none", "flip")
 
 
 class XrayTask(pl.LightningModule):
@@ -27,17 +28,25 @@ class XrayTask(pl.LightningModule):
 
     Logs ``train/loss``, and after each validation or test ``val/loss``, ``val/auroc`` (mean over
     the labels where it is defined), ``val/auroc_defined`` (how many) and ``val/auroc/<label>``
-    (NaN where undefined), alike for ``test``.
+    (NaN where undefined), alike for ``test``. Among several processes each has the same figures,
+    those of all images; ``val/loss`` is the mean over all known targets.
 
     Args:
         net: the network.
         loss: from logits (B, L) and targets (B, L) to a scalar.
         optimizer: makes the optimiser from parameter groups; a partial of a torch optimiser.
         head_lr: learning rate of the head; None: the optimiser's.
+        layer_decay: factor of the learning rate for each layer away from the head; None: one rate.
         schedule: factor of the learning rate at each step; None: constant.
+        tta: test-time augmentation of predictions. "flip": the mean of the scores of the image and
+            of its mirror image. Validation and test while training are always without.
 
     Attributes:
         bundle: stored in every checkpoint, so that it rebuilds its network and names its data.
+        averaged: tensors of the network that checkpoints hold in place of its own; set by EMA.
+
+    Raises:
+        ConfigError: an unknown test-time augmentation.
     """
 
     def __init__(
@@ -47,17 +56,25 @@ class XrayTask(pl.LightningModule):
         *,
         optimizer: OptimizerFactory = partial(AdamW, lr=3e-4),  # noqa: B008 - a partial is constant
         head_lr: float | None = None,
+        layer_decay: float | None = None,
         schedule: Schedule | None = None,
+        tta: str = "none",
     ) -> None:
         super().__init__()
+        if tta not in TTA:
+            raise ConfigError(f"tta must be one of {', '.join(TTA)}, got {tta!r}")
         self.net = net
         self.loss = loss or BCE()
         self.optimizer = optimizer
         self.head_lr = head_lr
+        self.layer_decay = layer_decay
         self.schedule = schedule
+        self.tta = tta
         self.bundle: Bundle | None = None
+        self.averaged: Mapping[str, Tensor] = {}
         self.auroc = {part: PerLabelAUROC(len(net.labels)) for part in ("val", "test")}
-        self.metrics = nn.ModuleDict(self.auroc)  # moves them to the device
+        self.mean_loss = {part: MeanMetric("error") for part in ("val", "test")}
+        self.metrics = nn.ModuleList([*self.auroc.values(), *self.mean_loss.values()])  # to device
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, L) of images (B, 1, H, W) in [0, 1]."""
@@ -72,7 +89,8 @@ class XrayTask(pl.LightningModule):
         """
         loss: Tensor = self.loss(self(batch["image"]), batch["targets"])
         require_finite(loss.detach(), batch["image_id"], self.current_epoch)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["targets"]))
+        size = len(batch["targets"])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -85,40 +103,66 @@ class XrayTask(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Scores (B, L) in [0, 1]."""
-        return torch.sigmoid(self(batch["image"]))
+        scores = torch.sigmoid(self(batch["image"]))
+        if self.tta == "flip":
+            scores = (scores + torch.sigmoid(self(batch["image"].flip(-1)))) / 2
+        return scores
 
     def _judge(self, batch: Batch, part: str) -> None:
         logits = self(batch["image"])
         loss = self.loss(logits, batch["targets"])
         require_finite(loss, batch["image_id"], self.current_epoch)
-        self.log(f"{part}/loss", loss, batch_size=len(logits), sync_dist=True)
+        self.mean_loss[part].update(loss, weight=(~torch.isnan(batch["targets"])).sum())
         self.auroc[part].update(torch.sigmoid(logits), batch["targets"])
 
+    def on_validation_epoch_start(self) -> None:
+        """Judge one network: norms' running statistics differ between processes until a step."""
+        if self.trainer.world_size > 1:
+            for buffer in self.net.buffers():
+                torch.distributed.broadcast(buffer, src=0)  # whose checkpoint is kept
+
     def on_validation_epoch_end(self) -> None:
-        """Log the validation AUROC; tell a plateau schedule."""
-        mean = self._log_auroc("val")
+        """Log the validation figures; tell a plateau schedule."""
+        mean = self._log_figures("val")
         if isinstance(self.schedule, Plateau) and not self.trainer.sanity_checking:
             self.schedule.update(mean)
 
     def on_test_epoch_end(self) -> None:
-        """Log the test AUROC."""
-        self._log_auroc("test")
+        """Log the test figures."""
+        self._log_figures("test")
 
-    def _log_auroc(self, part: str) -> float:
-        metric = self.auroc[part]
-        values = metric.compute().reshape(-1)  # torchmetrics squeezes a single label
-        metric.reset()
+    def _log_figures(self, part: str) -> float:
+        auroc, loss = self.auroc[part], self.mean_loss[part]
+        values = auroc.compute().reshape(-1)  # torchmetrics squeezes a single label
         mean, defined = defined_mean(values)
-        self.log(f"{part}/auroc", mean, prog_bar=True, rank_zero_only=True)
-        self.log(f"{part}/auroc_defined", float(defined), rank_zero_only=True)
+        figures: dict[str, Tensor | float] = {
+            "loss": loss.compute(),
+            "auroc": mean,
+            "auroc_defined": float(defined),
+        }
         for label, value in zip(self.net.labels, values, strict=True):
-            self.log(f"{part}/auroc/{label}", value, rank_zero_only=True)
+            figures[f"auroc/{label}"] = value
+        for name, figure in figures.items():  # equal in all processes already
+            self.log(f"{part}/{name}", figure, prog_bar=name == "auroc", sync_dist=True)
+        with torch.inference_mode(mode=False):  # or fit could not add to what validate has reset
+            auroc.reset()
+            loss.reset()
         return mean
 
+    def setup(self, stage: str) -> None:
+        """Forget the averages of an earlier run."""
+        self.averaged = {}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the bundle, if there is one; without it a checkpoint only resumes its own run."""
+        """Add the bundle, if there is one; without it a checkpoint only resumes its own run.
+
+        The averaged weights are put in here and not by their callback, which Lightning does not
+        ask when it saves weights only.
+        """
         if self.bundle is not None:
             checkpoint[KEY] = self.bundle.to_plain()
+        for name, tensor in self.averaged.items():
+            checkpoint["state_dict"][f"net.{name}"] = tensor
 
     def on_train_start(self) -> None:
         """Fit the schedule to the length of this run, which a resumed run may have changed."""
@@ -131,7 +175,7 @@ class XrayTask(pl.LightningModule):
         Raises:
             ConfigError: there is a schedule, but the Trainer knows no end of the run.
         """
-        optimizer = self.optimizer(parameter_groups(self.net, self.head_lr))
+        optimizer = make_optimizer(self.optimizer, self.net, self.head_lr, self.layer_decay)
         if self.schedule is None:
             return optimizer
         self._start_schedule(self.schedule)

@@ -17,6 +17,8 @@ from xray_lightning.data.phantom import Phantom
 from xray_lightning.models.network import XrayNet
 from xray_lightning.task import XrayTask
 
+COLUMNS = ("images_seen", "step", "lr")
+
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> Callable[..., pl.Trainer]:
@@ -110,6 +112,30 @@ def test_a_resumed_run_goes_on_in_the_same_table(
     assert table["val/auroc"].iloc[-1] == pytest.approx(float(last["val/auroc"]), rel=1e-8)
     assert table["train/loss"].iloc[-1] == pytest.approx(float(last["train/loss"]), rel=1e-8)
     assert [f"val/auroc/{label}" in table for label in data.labels] == [True] * 14
+
+
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")  # inside Lightning
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")  # on purpose, for 30 images
+def test_batches_that_share_a_step_all_count(fit: Callable[..., tuple[XrayTask, Path]]) -> None:
+    tables = [
+        pd.read_csv(fit(name=str(n), stop=1, accumulate_grad_batches=n)[1] / "metrics.csv")
+        for n in (1, 2)
+    ]
+    seen, steps, rates = ([table[name][0] for table in tables] for name in COLUMNS)
+    assert seen[0] == seen[1] > 12
+    assert steps[1] == math.ceil(steps[0] / 2)
+    assert rates[1] == rates[0], "an epoch of warm-up is over in both"
+
+
+def test_learning_rate_is_that_before_layer_decay(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.csv")
+    groups = [{"lr": 0.25, "lr_scale": 0.5}, {"lr": 7.0}]
+    trainer: Any = SimpleNamespace(
+        callback_metrics={}, current_epoch=0, global_step=1, is_global_zero=True,
+        optimizers=[SimpleNamespace(param_groups=groups)],
+    )  # fmt: skip
+    metrics.on_train_epoch_end(trainer, trainer)
+    assert metrics.rows[0]["lr"] == 0.5
 
 
 def test_state_is_plain_and_is_kept_apart(tmp_path: Path) -> None:

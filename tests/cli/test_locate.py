@@ -28,8 +28,21 @@ def test_broken_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_name_of_a_run() -> None:
-    folder = locate.run_folder(None, "my net", "patient", datetime(2026, 1, 2, 3, 4, 5))
+    folder = locate.run_folder(None, "my net", "patient", now=datetime(2026, 1, 2, 3, 4, 5))
     assert folder == "outputs/2026-01-02_03-04-05_my_net_patient"
+
+
+def test_tasks_of_slurm_agree_on_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = set()
+    for rank, second in (("0", 5), ("1", 6)):
+        step = {"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "2", "SLURM_NTASKS": "2"}
+        for name, value in (step | {"SLURM_PROCID": rank}).items():
+            monkeypatch.setenv(name, value)
+        now = datetime(2026, 1, 2, 3, 4, second)
+        names.add(locate.run_folder(None, "net", "patient", now=now))
+    assert names == {"outputs/slurm-77.2_net_patient"}
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert "2026" in locate.run_folder(None, "net", "patient", now=datetime(2026, 1, 2))
 
 
 def test_resumed_run(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ def test_auroc_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nih [f00d]" in text, "square brackets are no markup"
     assert "1,200" in text
     assert "1/2 defined" in text
-    assert "test: 4,000 images of 900 patients [[abc]]" in text
+    assert "test: 4,000 images of 900 patients [[abc]]\n" in text
+    assert parts_line({"test": SUMMARY | {"tta": "flip"}}).endswith("mirror image (tta=flip)")
 
 
 def test_counts_table(capsys: pytest.CaptureFixture[str]) -> None:

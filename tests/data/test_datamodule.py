@@ -14,6 +14,7 @@ from xray_lightning.data.datamodule import XrayDataModule, default_workers
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.partition import Split, make_split
 from xray_lightning.data.phantom import Phantom
+from xray_lightning.data.samplers import Plan, disease_balanced, patient_balanced, prevalence
 from xray_lightning.data.splits import official_split
 from xray_lightning.data.transforms import equalise, light
 from xray_lightning.errors import ConfigError, MissingImagesError
@@ -37,6 +38,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def module(root: Path, **settings: Any) -> XrayDataModule:
     arguments = {"image_size": SIZE, "batch_size": 8, "augment": light()} | settings
     return XrayDataModule(PHANTOM, cache_dir=root, **arguments)
+
+
+def trainer_of(rank: int = 0, world: int = 1, epoch: int = 0) -> Any:
+    return SimpleNamespace(
+        global_rank=rank, world_size=world, num_devices=world, current_epoch=epoch
+    )
 
 
 def epochs(data: XrayDataModule, numbers: Sequence[int] = (0, 1)) -> list[list[Any]]:
@@ -119,8 +126,7 @@ def test_each_process_gets_its_share(root: Path) -> None:
     names: list[set[str]] = []
     for rank in range(2):
         data = module(root, batch_size=4)
-        trainer: Any = SimpleNamespace(global_rank=rank, world_size=2, current_epoch=0)
-        data.trainer = trainer
+        data.trainer = trainer_of(rank, 2)
         batches = epochs(data)[0]
         names.append({name for batch in batches for name in batch["image_id"]})
     assert not names[0] & names[1]
@@ -129,18 +135,36 @@ def test_each_process_gets_its_share(root: Path) -> None:
 
 def test_a_resumed_run_starts_at_its_epoch(root: Path) -> None:
     data = module(root)
-    trainer: Any = SimpleNamespace(global_rank=0, world_size=1, current_epoch=3)
-    data.trainer = trainer
+    data.trainer = trainer_of(epoch=3)
     assert same(list(data.train_dataloader()), epochs(module(root), (3,))[0])
 
 
 def test_the_next_epoch_is_part_of_a_checkpoint(root: Path) -> None:
     data, resumed = module(root), module(root)
     assert data.state_dict() == {"next_epoch": 0}
-    trainer: Any = SimpleNamespace(global_rank=0, world_size=1, current_epoch=2)
-    data.trainer = trainer
+    data.trainer = trainer_of(epoch=2)
     resumed.load_state_dict(data.state_dict())
     assert same(list(resumed.train_dataloader()), epochs(module(root), (3,))[0])
+
+
+@pytest.mark.parametrize("plan", [disease_balanced, patient_balanced])
+def test_a_sampler_changes_training_alone(plan: Plan, root: Path) -> None:
+    plain, balanced = module(root), module(root, sampler=plan)
+    loader: Any = balanced.train_dataloader()
+    batches = list(loader)
+    assert len(batches) == len(loader)
+    drawn = np.concatenate([batch["targets"] for batch in batches])
+    planned = balanced.drawn_targets()
+    np.testing.assert_array_equal(drawn, planned[: len(drawn)])
+    assert len(drawn) >= len(planned) - 1
+    assert not np.array_equal(prevalence(planned), prevalence(plain.part_targets("train")))
+    for part in ("val", "test"):
+        assert same(list(balanced.judging_loader(part)), list(plain.judging_loader(part)))
+
+
+def test_a_uniform_sampler_changes_no_prevalence(root: Path) -> None:
+    data = module(root)
+    assert np.array_equal(prevalence(data.drawn_targets()), prevalence(data.part_targets("train")))
 
 
 # --- validation and test ----------------------------------------------------------------------
@@ -160,6 +184,36 @@ def test_nothing_random_where_a_model_is_judged(part: str, workers: int, root: P
     assert names == [record.image_id for record in data.part_records(part)]
     targets = torch.cat([batch["targets"] for batch in first])
     np.testing.assert_array_equal(targets.numpy(), data.part_targets(part))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_processes_share_what_they_judge(part: str, world: int, root: Path) -> None:
+    names = []
+    for rank in range(world):
+        data = module(root, batch_size=2)
+        data.trainer = trainer_of(rank, world)
+        loader: Any = data.val_dataloader() if part == "val" else data.test_dataloader()
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        assert same(batches, list(module(root, batch_size=2).judging_loader(part, rank, world)))
+        names.append([name for batch in batches for name in batch["image_id"]])
+    expected = [record.image_id for record in module(root).part_records(part)]
+    assert names == [expected[rank::world] for rank in range(world)]
+
+
+def test_more_processes_than_images(root: Path) -> None:
+    data = module(root)
+    count = len(data.part_records("val"))
+    match = f"{count + 1} processes cannot share the {count} images of the val part; use .*={count}"
+    with pytest.raises(ConfigError, match=match):
+        data.require_images(count + 1)
+    with pytest.raises(ConfigError, match=match):
+        data.judging_loader("test", 0, count + 1)
+    data.trainer = trainer_of(0, count + 1)
+    with pytest.raises(ConfigError, match=match):
+        data.setup()
+    data.require_images(count)
 
 
 @pytest.mark.parametrize("part", ["train", "val", "test"])
@@ -228,6 +282,10 @@ def test_weight_of_the_positives(facts: XrayDataModule) -> None:
     assert weight.dtype == torch.float32
     # 3 absent / 1 present; no positive; 2 / 1 with one unknown; no negative; all unknown
     np.testing.assert_array_equal(weight.numpy(), [3, NAN, 2, 0, NAN])
+
+
+def test_class_counts(facts: XrayDataModule) -> None:
+    assert facts.class_counts().tolist() == [[3, 3, 2, 0, 0], [1, 0, 1, 4, 0]]
 
 
 def test_labels_without_positives(facts: XrayDataModule) -> None:

@@ -1,30 +1,380 @@
-"""Heads against their formula."""
+"""Heads against their papers' formulas, written with loops, and against timm's ML-Decoder."""
 
+import math
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from timm.layers.ml_decoder import MLDecoder
+from torch import Tensor, nn
 
-from xray_lightning.models.heads import AveragePool
+from xray_lightning.errors import ConfigError
+from xray_lightning.models.heads import HEADS, make_head
+from xray_lightning.models.pooling import generalised_mean, log_sum_exp
+
+CHANNELS, LABELS, HEIGHT, WIDTH = 6, 3, 2, 5
+OPTIONS: dict[str, dict[str, Any]] = {
+    "average": {},
+    "max": {},
+    "gem": {"power": 2.5},
+    "lse": {"sharpness": 4.0},
+    "attention": {"hidden": 7, "gated": True},
+    "pcam": {},
+    "csra": {"temperatures": [1.0, 3.0, 99], "residual": 0.4},
+    "query": {"width": 8, "attention_heads": 2, "feedforward": 10},
+}
+Array = np.ndarray
 
 
-def test_mean_over_space_then_linear() -> None:
-    head = AveragePool(5, 3)
-    features = torch.randn(4, 5, 2, 7)
-    pooled = torch.stack([image.flatten(1).sum(dim=1) / 14 for image in features])
-    expected = pooled @ head.classifier.weight.T + head.classifier.bias
+def new_head(name: str, **options: Any) -> Any:
+    """A head in evaluation mode, with biases that are not 0."""
+    torch.manual_seed(1)
+    head = make_head(name, CHANNELS, LABELS, options=OPTIONS[name] | options)
+    for key, parameter in head.named_parameters():
+        if key.endswith("bias"):
+            nn.init.normal_(parameter)
+    return head.double().eval()
+
+
+def new_features(*, positive: bool = False, batch: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    shape = (batch, CHANNELS, HEIGHT, WIDTH)
+    features = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return features.abs() + 0.01 if positive else features
+
+
+def array(tensor: Tensor) -> Array:
+    found: Array = tensor.detach().numpy()
+    return found
+
+
+# --- the formulas, for one image: places (P, C) -> logits (L,) ---------------------------------
+
+
+def sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def softmax(x: Array) -> Array:
+    return np.exp(x) / np.exp(x).sum()
+
+
+def naive_average(head: Any, places: Array) -> Array:
+    return array(head.classifier.weight) @ places.mean(0) + array(head.classifier.bias)
+
+
+def naive_max(head: Any, places: Array) -> Array:
+    weight, bias = array(head.classifier.weight), array(head.classifier.bias)
+    return np.array([max(w @ x + b for x in places) for w, b in zip(weight, bias, strict=True)])
+
+
+def naive_gem(head: Any, places: Array) -> Array:
+    p = head.power.item()
+    pooled = [(sum(x**p for x in column) / len(column)) ** (1 / p) for column in places.T]
+    return array(head.classifier.weight) @ np.array(pooled) + array(head.classifier.bias)
+
+
+def naive_lse(head: Any, places: Array) -> Array:
+    r, s, pooled = head.sharpness, len(places), []
+    for column in places.T:
+        peak = max(abs(x) for x in column)  # the paper's x*
+        pooled.append(peak + math.log(sum(math.exp(r * (x - peak)) for x in column) / s) / r)
+    return array(head.classifier.weight) @ np.array(pooled) + array(head.classifier.bias)
+
+
+def naive_attention(head: Any, places: Array) -> Array:
+    content, gate, score = (array(m.weight) for m in (head.content, head.gate, head.score))
+    logits = []
+    for label in range(LABELS):
+        raw = [score[label] @ (np.tanh(content @ x) * sigmoid(gate @ x)) for x in places]
+        pooled = sum(a * x for a, x in zip(softmax(np.array(raw)), places, strict=True))
+        logits.append(array(head.classifier.weight)[label] @ pooled)
+    return np.array(logits) + array(head.classifier.bias)
+
+
+def naive_pcam(head: Any, places: Array) -> Array:
+    logits = []
+    for w, b in zip(array(head.classifier.weight), array(head.classifier.bias), strict=True):
+        probability = sigmoid(places @ w + b)
+        pooled = (probability[:, None] * places).sum(0) / probability.sum()
+        logits.append(w @ pooled + b)
+    return np.array(logits)
+
+
+def naive_csra(head: Any, places: Array) -> Array:
+    logits = np.zeros(LABELS)
+    for layer, t in zip(head.classifiers, head.temperatures, strict=True):
+        for label, w in enumerate(array(layer.weight)):
+            s = places @ w / math.sqrt(sum(w**2))
+            attended = s.max() if t == 99 else (softmax(t * s) * s).sum()
+            logits[label] += s.mean() + head.residual * attended
+    return logits
+
+
+NAIVE = {
+    "average": naive_average,
+    "max": naive_max,
+    "gem": naive_gem,
+    "lse": naive_lse,
+    "attention": naive_attention,
+    "pcam": naive_pcam,
+    "csra": naive_csra,
+}
+
+
+@pytest.mark.parametrize("name", NAIVE)
+def test_formula(name: str) -> None:
+    head, features = new_head(name), new_features(positive=name == "gem")
+    places = array(features.flatten(2).transpose(1, 2))
+    expected = np.stack([NAIVE[name](head, image) for image in places])
+    np.testing.assert_allclose(array(head(features)), expected, rtol=1e-9)
+
+
+def test_attention_without_gate() -> None:
+    """Equation 8 is equation 9 with every gate at the same value, up to a factor of the scores."""
+    plain, gated = new_head("attention", gated=False), new_head("attention")
+    assert plain.gate is None
+    gated.load_state_dict(plain.state_dict() | {"gate.weight": torch.zeros(7, CHANNELS)})
+    gated.score.weight.data *= 2  # sigmoid(0) = 1/2
+    torch.testing.assert_close(plain(new_features()), gated(new_features()))
+
+
+def test_query_is_the_ml_decoder_of_timm() -> None:
+    head = new_head("query", width=16)
+    reference: Any = MLDecoder(LABELS, decoder_embedding=16, initial_num_features=CHANNELS)
+    layer = reference.decoder.layers[0]
+    layer.multihead_attn = nn.MultiheadAttention(16, 2)  # timm always has 8 heads
+    layer.linear1, layer.linear2 = nn.Linear(16, 10), nn.Linear(10, 16)
+    pairs = [
+        (reference.embed_standart, head.embedding),
+        (layer.multihead_attn, head.attention),
+        (layer.linear1, head.expand),
+        (layer.linear2, head.contract),
+        *zip((layer.norm1, layer.norm2, layer.norm3), head.norms, strict=True),
+    ]
+    reference.double().eval()
+    for theirs, ours in pairs:
+        theirs.load_state_dict(ours.state_dict())
+    features = new_features()
+    memory = torch.relu(reference.embed_standart(features.flatten(2).permute(2, 0, 1)))
+    asked = layer(head.queries[:, None].expand(-1, len(features), -1), memory)  # (L, B, D)
+    reference.duplicate_pooling.data[:] = head.classifier.weight.data[:, :, None]
+    expected = torch.einsum("lbd,ldg->bl", asked, reference.duplicate_pooling)
+    torch.testing.assert_close(head(features), expected + head.classifier.bias)
+
+
+def test_maps_of_query_are_softmax_of_scaled_products() -> None:
+    head, features = new_head("query", attention_heads=1), new_features(batch=1)
+    places = torch.relu(head.embedding(features[0].flatten(1).T))
+    asked = head.norms[0](2 * head.queries)
+    weight, bias = head.attention.in_proj_weight.chunk(3), head.attention.in_proj_bias.chunk(3)
+    keys, queries = places @ weight[1].T + bias[1], asked @ weight[0].T + bias[0]
+    expected = (queries @ keys.T / math.sqrt(8)).softmax(dim=1).reshape(1, LABELS, HEIGHT, WIDTH)
+    torch.testing.assert_close(head.maps(features), expected)
+
+
+# --- maps and what the logit is of them --------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_map_for_each_label(name: str) -> None:
+    maps = new_head(name).maps(new_features(batch=4))
+    assert maps.shape == (4, LABELS, HEIGHT, WIDTH)
+    assert torch.isfinite(maps).all()
+
+
+@pytest.mark.parametrize("name", ["average", "max", "lse", "pcam"])
+def test_class_activation_maps(name: str) -> None:
+    head, features = new_head(name), new_features()
+    for row in range(HEIGHT):
+        for column in range(WIDTH):
+            there = head.classifier(features[:, :, row, column])
+            torch.testing.assert_close(head.maps(features)[:, :, row, column], there)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("average", {}), ("gem", {}), ("csra", {"residual": 0})]
+)
+def test_the_logit_is_the_mean_of_its_map(name: str, options: dict[str, Any]) -> None:
+    head, features = new_head(name, **options), new_features()  # gem: negative features too
+    torch.testing.assert_close(head(features), head.maps(features).mean(dim=(2, 3)))
+
+
+def test_the_logit_is_the_maximum_of_its_map() -> None:
+    head, features = new_head("max"), new_features()
+    torch.testing.assert_close(head(features), head.maps(features).flatten(2).max(dim=2).values)
+
+
+def test_the_logit_is_the_weighted_mean_of_its_map() -> None:
+    head, features = new_head("pcam"), new_features()
+    maps = head.maps(features)
+    expected = (maps * maps.sigmoid()).sum(dim=(2, 3)) / maps.sigmoid().sum(dim=(2, 3))
     torch.testing.assert_close(head(features), expected)
 
 
-def test_place_does_not_matter() -> None:
-    head = AveragePool(5, 3)
-    features = torch.randn(2, 5, 3, 3)
-    torch.testing.assert_close(head(features), head(features.flip(2, 3).transpose(2, 3)))
+@pytest.mark.parametrize("name", ["attention", "query"])
+def test_attention_sums_to_one(name: str) -> None:
+    maps = new_head(name).maps(new_features())
+    assert (maps >= 0).all()
+    torch.testing.assert_close(maps.sum(dim=(2, 3)), torch.ones(2, LABELS, dtype=torch.float64))
+    assert maps.std(dim=(2, 3)).min() > 1e-3  # it does look somewhere
+    assert (maps[:, 0] - maps[:, 1]).abs().max() > 1e-3  # and each label elsewhere
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_maps_move_with_the_features(name: str) -> None:
+    head, features = new_head(name), new_features()
+    torch.testing.assert_close(head(features), head(features.flip(2, 3)))
+    torch.testing.assert_close(head.maps(features.flip(3)), head.maps(features).flip(3))
+
+
+# --- limits ------------------------------------------------------------------------------------
+
+
+def test_generalised_mean_between_mean_and_maximum() -> None:
+    features = new_features(positive=True)
+    mean, peak = features.mean(dim=(2, 3)), features.amax(dim=(2, 3))
+    torch.testing.assert_close(generalised_mean(features, torch.tensor([1.0])), mean)
+    torch.testing.assert_close(
+        generalised_mean(features, torch.tensor([3000.0])), peak, rtol=1e-2, atol=0
+    )
+    middle = generalised_mean(features, torch.tensor([3.0]))
+    assert ((mean < middle) & (middle < peak)).all()
+
+
+def test_generalised_mean_does_not_overflow() -> None:
+    features = (1000 * new_features(positive=True)).float().requires_grad_()
+    pooled = generalised_mean(features, torch.tensor([50.0]))
+    pooled.sum().backward()
+    assert torch.isfinite(pooled).all()
+    assert features.grad is not None
+    assert torch.isfinite(features.grad).all()
+
+
+def test_gradient_of_the_generalised_mean() -> None:
+    """The largest value is a constant for autograd, which must change nothing."""
+    features, power = new_features(positive=True), torch.tensor([2.5], dtype=torch.float64)
+    inputs = (features.requires_grad_(), power.requires_grad_())
+    assert torch.autograd.gradcheck(generalised_mean, inputs)
+
+
+def test_log_sum_exp_between_mean_and_maximum() -> None:
+    features = new_features()
+    mean, peak = features.mean(dim=(2, 3)), features.amax(dim=(2, 3))
+    torch.testing.assert_close(log_sum_exp(features, 1e-4), mean, rtol=0, atol=1e-3)
+    torch.testing.assert_close(log_sum_exp(features, 1e4), peak, rtol=0, atol=1e-3)
+    middle = log_sum_exp(features, 10.0)
+    assert ((mean < middle) & (middle < peak)).all()
+    assert torch.isfinite(log_sum_exp(1e4 * features.float(), 10.0)).all()
+
+
+def test_pcam_where_every_probability_underflows() -> None:
+    head, features = new_head("pcam").float(), new_features().float()
+    head.classifier.bias.data -= 200  # sigmoid is 0 in float32; the weights then follow exp(w x)
+    maps = head.maps(features)
+    expected = (maps * maps.flatten(2).softmax(dim=2).reshape(maps.shape)).sum(dim=(2, 3))
+    torch.testing.assert_close(head(features), expected)
+
+
+def test_the_length_of_csra_classifiers_does_not_matter() -> None:
+    head, features = new_head("csra"), new_features()
+    before = head(features)
+    head.classifiers[1].weight.data *= 7
+    torch.testing.assert_close(head(features), before)
+
+
+def test_a_hot_csra_attends_to_the_maximum() -> None:
+    hot, peak = (new_head("csra", temperatures=[t]) for t in (1e6, 99))
+    torch.testing.assert_close(hot(new_features()), peak(new_features()))
+
+
+def test_queries_are_fixed() -> None:
+    head = new_head("query")
+    assert "queries" in head.state_dict()
+    assert "queries" not in dict(head.named_parameters())
+
+
+# --- training ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_gradient_reaches_every_parameter(name: str) -> None:
+    head = new_head(name).train()
+    features = new_features(positive=True).requires_grad_()
+    head(features).square().sum().backward()
+    for key, parameter in head.named_parameters():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all(), key
+        assert parameter.grad.abs().max() > 1e-9, key
+    assert features.grad is not None
+    assert features.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_dropout_acts_in_training_only(dropout: float) -> None:
-    head = AveragePool(64, 3, dropout=dropout)
-    features = torch.randn(2, 64, 2, 2)
+@pytest.mark.parametrize("name", HEADS)
+def test_dropout_acts_in_training_only(name: str, dropout: float) -> None:
     torch.manual_seed(0)
-    assert torch.equal(head(features), head(features)) == (dropout == 0)
+    head = make_head(name, CHANNELS, LABELS, dropout=dropout, options=OPTIONS[name])
+    features = new_features(positive=True).float()
+    same = all(torch.equal(head(features), head(features)) for _ in range(4))
+    assert same == (dropout == 0)
     head.eval()
     assert torch.equal(head(features), head(features))
+
+
+@pytest.mark.parametrize("name", ["average", "max", "csra"])
+def test_dropout_keeps_the_expected_logit(name: str) -> None:
+    """Whole channels are dropped; a map of one place leaves the logit linear in them."""
+    head = make_head(name, CHANNELS, LABELS, dropout=0.3, options=OPTIONS[name])
+    features = new_features(batch=1)[:, :, :1, :1].float()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        trained = head(features.expand(20_000, -1, -1, -1)).mean(dim=0)
+        torch.testing.assert_close(trained, head.eval()(features)[0], rtol=0, atol=0.05)
+
+
+# --- by name -----------------------------------------------------------------------------------
+
+
+def test_every_head_has_a_default() -> None:
+    assert set(OPTIONS) == set(HEADS)
+    for name in HEADS:
+        head = make_head(name, CHANNELS, LABELS)
+        assert head(torch.rand(1, CHANNELS, 1, 1)).shape == (1, LABELS)
+        assert make_head(name, CHANNELS, LABELS, options={}).__doc__ != nn.Module.__doc__
+
+
+def test_names_of_older_checkpoints() -> None:
+    assert set(make_head("average", 4, 2).state_dict()) == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "match"),
+    [
+        ("avg", {}, r"model\.head must be one of \['attention', 'average', .*got 'avg'"),
+        ("average", {"r": 1}, r"head 'average' has no \['r'\]; it takes no options"),
+        ("gem", {"p": 1}, r"model\.head_options: the head 'gem' has no \['p'\]; it takes \['power"),
+        ("csra", {"dropout": 0.1}, r"'csra' has no \['dropout'\]; .*\['temperatures', 'residual'"),
+        ("gem", "power", r"head_options must be a mapping of options, got 'power'"),
+        ("gem", {"power": 0}, r"head_options\.power must be a number above 0, got 0"),
+        ("gem", {"power": "3"}, r"power must be a number above 0, got '3'"),
+        ("gem", {"power": True}, r"power must be a number above 0, got True"),
+        ("gem", {"power": math.nan}, r"power must be a number above 0, got nan"),
+        ("lse", {"sharpness": math.inf}, r"sharpness must be a number above 0, got inf"),
+        ("attention", {"hidden": 0}, r"hidden must be an integer of at least 1, got 0"),
+        ("attention", {"hidden": 1.5}, r"hidden must be an integer of at least 1, got 1\.5"),
+        ("attention", {"gated": "yes"}, r"gated must be true or false, got 'yes'"),
+        ("csra", {"temperatures": []}, r"must be a list of one number or more, got \[\]"),
+        ("csra", {"temperatures": "99"}, r"must be a list of one number or more, got '99'"),
+        ("csra", {"temperatures": [1, 0]}, r"temperatures must be a number above 0, got 0"),
+        ("csra", {"residual": -0.1}, r"residual must be a number of at least 0, got -0\.1"),
+        ("query", {"width": True}, r"width must be an integer of at least 1, got True"),
+        ("query", {"width": 10}, r"width must be a multiple of attention_heads=8, got 10"),
+        ("query", {"attention_heads": 0}, r"attention_heads must be an integer of at least 1"),
+        ("query", {"feedforward": -1}, r"feedforward must be an integer of at least 1, got -1"),
+    ],
+)
+def test_what_cannot_work(name: str, options: Any, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        make_head(name, CHANNELS, LABELS, options=options)

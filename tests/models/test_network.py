@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -11,6 +12,7 @@ import yaml
 from torch import Tensor
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.models.heads import HEADS
 from xray_lightning.models.network import XrayNet
 
 LABELS = ("Mass", "Nodule", "Hernia")
@@ -167,9 +169,57 @@ def test_config_rebuilds_the_network() -> None:
     assert net.load_report is None
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("name", ["test_resnet", "densenet121", "test_vit"])
+def test_every_head_on_maps_and_tokens(
+    name: str, head: str, built: Callable[[str], XrayNet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backbone is shared: what differs is the head."""
+    backbone = built(name).backbone
+    monkeypatch.setattr(XrayNet, "_make_backbone", lambda *arguments: backbone)
+    net = XrayNet(LABELS, name, head=head, image_size=64).eval()
+    features = net.forward_features(IMAGES)
+    logits, maps = net(IMAGES), net.maps(IMAGES)
+    assert logits.shape == (2, len(LABELS))
+    assert torch.isfinite(logits).all()
+    assert torch.equal(logits, net.head(features))
+    assert maps.shape == (2, len(LABELS), *features.shape[2:])
+    assert torch.equal(maps, net.head.maps(features))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low, low_maps = net.forward_features(IMAGES), net.maps(IMAGES)
+    assert torch.equal(low_maps, net.head.maps(low.float())), "the head stays in float32"
+
+
+@torch.no_grad()
+def test_head_and_options_are_part_of_the_config() -> None:
+    options = {"temperatures": [1, 99], "residual": 0.3}
+    net = XrayNet(LABELS, "test_resnet", head="csra", head_options=options, image_size=32).eval()
+    assert net.config["head_options"] == options
+    again = XrayNet(**net.config).eval()
+    again.load_state_dict(net.state_dict())
+    images = IMAGES[..., :32, :32]
+    assert torch.equal(again(images), net(images))
+    assert len(again.head.classifiers) == 2
+
+
+@torch.no_grad()
+def test_a_checkpoint_from_before_heads_could_be_chosen() -> None:
+    """Its configuration has none of the newer keys, and its tensors have these names."""
+    older = {"labels": list(LABELS), "backbone": "test_resnet", "dropout": 0.0, "image_size": 32}
+    net = XrayNet(**older, mean=0.5, std=0.5)
+    names = {key for key in net.state_dict() if not key.startswith("backbone.")}
+    assert names == {"head.classifier.weight", "head.classifier.bias"}
+    assert net.config.items() >= (older | {"mean": 0.5, "std": 0.5}).items()
+    assert (net.config["head"], net.config["head_options"]) == ("average", {})
+    assert (net.config["cbam_after"], len(net.attention)) == ([], 0)
+
+
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
+        ({"head": "mean"}, r"model\.head must be one of \['attention', .*got 'mean'"),
+        ({"head": "gem", "head_options": {"p": 3}}, r"'gem' has no \['p'\]; it takes \['power'\]"),
         ({"labels": ()}, "a network needs at least one label"),
         ({"dropout": 1.0}, r"model\.dropout must be at least 0 and below 1, got 1\.0"),
         ({"dropout": -0.1}, r"model\.dropout must be .* got -0\.1"),
@@ -202,3 +252,28 @@ def test_normalisation_is_part_of_the_config() -> None:
     net = XrayNet(LABELS, "test_resnet", image_size=32, mean=0.3, std=0.2)
     assert (net.config["mean"], net.config["std"]) == (0.3, 0.2)
     assert XrayNet(**net.config).mean == 0.3
+
+
+def test_each_image_standardised_as_tensorflow_does() -> None:
+    from xray_lightning.models.network import standardised
+
+    images = torch.rand(3, 1, 5, 7, generator=torch.Generator().manual_seed(0))
+    images[2] = 0.25
+    for image, found in zip(images.numpy(), standardised(images).numpy(), strict=True):
+        expected = (image - image.mean()) / max(image.std(), 1 / np.sqrt(image.size))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_normalisation_is_part_of_the_network() -> None:
+    nets = []
+    for normalise in ("fixed", "image"):
+        torch.manual_seed(0)
+        nets.append(XrayNet(LABELS, "test_resnet", image_size=32, normalise=normalise).eval())
+    images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    brighter = 0.5 * images + 0.3
+    with torch.no_grad():
+        torch.testing.assert_close(nets[1](images), nets[1](brighter), atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(nets[0](images), nets[0](brighter), atol=1e-4)
+    assert XrayNet(**nets[1].config).config == nets[1].config
+    with pytest.raises(ConfigError, match=r"model\.normalise must be one of .*, got 'none'"):
+        XrayNet(LABELS, "test_resnet", image_size=32, normalise="none")

@@ -1,1 +1,1 @@
-"""What a run records while it trains."""
+"""What a run does and records while it trains."""

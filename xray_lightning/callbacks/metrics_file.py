@@ -68,7 +68,8 @@ class MetricsFile(pl.Callback):
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         rate = self._epoch_images / self._epoch_seconds if self._epoch_seconds else math.nan
         row = {"epoch": float(trainer.current_epoch), "step": float(trainer.global_step), **metrics}
-        row |= {"lr": trainer.optimizers[0].param_groups[0]["lr"]}
+        group = trainer.optimizers[0].param_groups[0]
+        row |= {"lr": group["lr"] / group.get("lr_scale", 1.0)}  # before layer decay
         row |= {"images_seen": float(self.images_seen), "images_per_second": rate}
         self.rows.append(row)
         if trainer.is_global_zero:

@@ -95,6 +95,20 @@ def compare(
     run(lambda: compare_runs(first, second, draws=draws, seed=seed, as_json=json, out=out))
 
 
+@APP.command()
+def sweep(
+    folder: Annotated[Path, typer.Argument(help="the sweep's folder: outputs/sweep_...")],
+    test: Annotated[
+        bool, typer.Option("--test", help="test figures of all, not of the best")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
+) -> None:
+    """Compare the runs of a finished, killed or running sweep, ranked by validation AUROC."""
+    from xray_lightning.cli.multirun import sweep as command
+
+    run(lambda: command(folder, test, json))
+
+
 def main() -> None:
     """Entry point."""
     sys.exit(APP())

@@ -1,5 +1,8 @@
 """From a composed configuration to objects; beyond this file nothing knows Hydra."""
 
+import inspect
+import multiprocessing
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -8,10 +11,14 @@ from typing import Any
 import cv2
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from torch import nn
 
+from xray_lightning.callbacks.averaging import EMA
+from xray_lightning.callbacks.freezing import FreezeBackbone
 from xray_lightning.callbacks.metrics_file import MetricsFile
 from xray_lightning.callbacks.progress import EpochLine
 from xray_lightning.callbacks.seeding import EpochSeed
@@ -22,8 +29,14 @@ from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.splits import Split
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.network import XrayNet
-from xray_lightning.optim import parameter_groups
+from xray_lightning.optim import make_optimizer
 from xray_lightning.task import XrayTask
+
+# What a partial loss can ask for by a parameter's name, counted on the training part.
+STATISTICS = {
+    "positive_weight": XrayDataModule.positive_weight,  # (L,)
+    "class_counts": XrayDataModule.class_counts,  # (2, L)
+}
 
 
 def data_from(config: DictConfig) -> XrayDataModule:
@@ -31,6 +44,7 @@ def data_from(config: DictConfig) -> XrayDataModule:
     return XrayDataModule(
         make(config.data),
         split=make(config.split),
+        sampler=make(config.sampler),
         image_size=config.image_size,
         batch_size=config.batch_size,
         augment=make(config.augment),
@@ -50,15 +64,24 @@ def task_from(config: DictConfig, data: XrayDataModule) -> XrayTask:
     net: XrayNet = make(config.model, labels=data.labels)
     if config.compile:
         net.compile()
-    loss: nn.Module | partial[nn.Module] = make(config.loss)
-    if isinstance(loss, partial):
-        loss = loss(data.positive_weight())
-    task = XrayTask(net, loss, **make(config.optim))
+    settings = {"schedule": make(config.schedule), "tta": config.tta, **make(config.optim)}
+    task = XrayTask(net, loss_from(config, data), **settings)
     try:
-        task.optimizer(parameter_groups(net, task.head_lr))
+        make_optimizer(task.optimizer, net, task.head_lr, task.layer_decay)
+    except ConfigError:
+        raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optim.optimizer: {error}") from error
     return task
+
+
+def loss_from(config: DictConfig, data: XrayDataModule) -> nn.Module:
+    """The loss of a configuration; a partial one gets the statistics that it has parameters for."""
+    loss: nn.Module | partial[nn.Module] = make(config.loss)
+    if not isinstance(loss, partial):
+        return loss
+    wanted = STATISTICS.keys() & inspect.signature(loss).parameters.keys()
+    return loss(**{name: STATISTICS[name](data) for name in wanted})
 
 
 def bundle_from(config: DictConfig, data: XrayDataModule, net: XrayNet) -> Bundle:
@@ -137,12 +160,17 @@ def fit_callbacks(config: DictConfig) -> tuple[MetricsFile, list[pl.Callback]]:
         run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False
     )
     callbacks = [EpochSeed(config.seed), metrics, EpochLine(), best, last]
+    if config.freeze_epochs:
+        callbacks.append(FreezeBackbone(epochs=config.freeze_epochs))
+    if config.ema_decay is not None:
+        callbacks.append(EMA(decay=config.ema_decay))
     return metrics, callbacks + progress()
 
 
 def progress() -> list[pl.Callback]:
-    """A progress bar where somebody watches."""
-    return [RichProgressBar()] if sys.stdout.isatty() else []
+    """A progress bar where somebody watches, unless several runs share the terminal."""
+    alone = multiprocessing.parent_process() is None
+    return [RichProgressBar()] if sys.stdout.isatty() and alone else []
 
 
 def prepare_process(config: DictConfig) -> None:
@@ -156,7 +184,7 @@ def prepare_process(config: DictConfig) -> None:
     """
     if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
         raise ConfigError(f"seed must be an integer from 0 to 2**32 - 1, got {config.seed!r}")
-    cores = available_cores()
+    cores = own_cores(cores_each(local_processes(config)))
     if config.workers is None:
         config.workers = default_workers(cores, wants_gpu(config))
     _require_integer("workers", config.workers, 0)
@@ -165,8 +193,46 @@ def prepare_process(config: DictConfig) -> None:
     _require_integer("threads", config.threads, 1)
     _require_integer("epochs", config.trainer.max_epochs, 1)
     torch.set_num_threads(config.threads)
+    os.environ["OMP_NUM_THREADS"] = str(config.threads)  # or Lightning sets another for processes
     cv2.setNumThreads(1)
     pl.seed_everything(config.seed, verbose=False)
+
+
+def cores_each(processes: int) -> int:
+    """Cores for each of so many processes on this machine; Slurm says how many it granted."""
+    granted = os.environ.get("SLURM_CPUS_PER_TASK")
+    return int(granted) if granted else max(1, available_cores() // processes)
+
+
+def local_processes(config: DictConfig) -> int:
+    """Number of processes that ``trainer.devices`` asks for on this machine."""
+    devices = config.trainer.devices
+    if devices in (-1, "-1", "auto"):
+        return torch.cuda.device_count() if wants_gpu(config) else 1
+    return devices if isinstance(devices, int) else len(str(devices).split(","))  # numbers of GPUs
+
+
+def in_sweep() -> bool:
+    """Whether this is one run of several (-m)."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def own_cores(cores: int) -> int:
+    """This run's share of the machine's cores.
+
+    In a sweep Hydra's joblib launcher keeps ``n_jobs`` runs going; submitit gives each
+    ``cpus_per_task``, and its local executor starts all of them at once: a core each.
+    """
+    if not in_sweep():
+        return cores
+    launcher = HydraConfig.get().launcher
+    if asked := launcher.get("cpus_per_task"):
+        return min(cores, int(asked))
+    if launcher.get("_target_", "").endswith(".LocalLauncher"):
+        return 1
+    jobs = int(launcher.get("n_jobs", 1))
+    at_once = jobs if jobs > 0 else cores + 1 + jobs  # joblib: -1 is a job per core, -2 one less
+    return max(1, cores // max(1, at_once))
 
 
 def wants_gpu(config: DictConfig) -> bool:

@@ -1,12 +1,13 @@
 """The main job: from a configuration to a run directory; where Hydra ends."""
 
 import logging
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any
 
+import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,13 +17,15 @@ from xray_lightning.cli.build import (
     bundle_from,
     data_from,
     fit_callbacks,
+    in_sweep,
     prepare_process,
     progress,
     task_from,
     trainer_from,
 )
 from xray_lightning.cli.overrides import overridden
-from xray_lightning.cli.provenance import write_config, write_environment
+from xray_lightning.cli.processes import first_process, started_outside
+from xray_lightning.cli.provenance import sampling_line, write_config, write_environment
 from xray_lightning.cli.tables import auroc_table, parts_line, show
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.source import usage_notes
@@ -47,16 +50,19 @@ REMARKS = (
 )
 
 
-def fit(config: DictConfig) -> float | None:
+def fit(config: DictConfig, last: Checkpoint | None = None) -> float | None:
     """Train, keep the best checkpoint by validation AUROC, evaluate it on validation and test.
+
+    Args:
+        config: all settings; ``config.resume`` names a run to continue with a few of them.
+        last: where to go on, if ``config`` is that run's own already.
 
     Returns:
         The best checkpoint's validation AUROC, for Hydra's sweepers; None if undefined.
     """
     quieten()
-    last = None
     if config.resume:
-        config, last = resumed(config)
+        config, last = resumed(Path(config.resume), HydraConfig.get().overrides.task)
     prepare_process(config)
     run = Path(config.run_dir)
     data = data_from(config)
@@ -68,11 +74,13 @@ def fit(config: DictConfig) -> float | None:
     task.bundle = bundle_from(config, data, task.net)
     metrics, callbacks = fit_callbacks(config)
     trainer = trainer_from(config, callbacks)
-    describe(data, task)
+    require_own_processes(trainer)
+    data.require_images(trainer.world_size)
+    describe(config, data, task, trainer)
     if trainer.is_global_zero:
         run.mkdir(parents=True, exist_ok=True)
         write_config(task.bundle.config, run)
-        write_environment(config, data, trainer.strategy.root_device, run)
+        write_environment(config, data, trainer, run)
         draw_data(data, run)
     try:
         checkpoint = None if last is None else last.path
@@ -80,6 +88,9 @@ def fit(config: DictConfig) -> float | None:
     except (KeyboardInterrupt, SystemExit):
         if (run / "checkpoints" / "last.ckpt").is_file():
             LOG.info("stopped; continue with: python train.py resume=%s", run)
+        raise
+    except Exception:
+        stop_others(trainer)
         raise
     summaries = finish(config, data, task, run)
     if trainer.is_global_zero:
@@ -89,7 +100,9 @@ def fit(config: DictConfig) -> float | None:
 
 
 def quieten() -> None:
-    """Keep libraries' remarks about our considered choices out of the user's terminal."""
+    """Silence libraries' remarks about our considered choices, and all processes but the first."""
+    if not first_process():
+        logging.disable(logging.ERROR)
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
@@ -104,9 +117,28 @@ def refuse_used(run: Path) -> None:
     Raises:
         ConfigError: the folder holds a run.
     """
-    first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # the others find what this one wrote
-    if first and (run / "config.yaml").exists():
+    if first_process() and (run / "config.yaml").exists():
         raise ConfigError(f"{run} holds a run already: resume={run} continues it, or name another")
+
+
+def require_own_processes(trainer: pl.Trainer) -> None:
+    """Never start processes that would each run the whole sweep.
+
+    Raises:
+        ConfigError: a sweep's run that is to start processes itself.
+    """
+    if in_sweep() and trainer.world_size > 1 and not started_outside():
+        raise ConfigError(
+            f"a sweep (-m) cannot start {trainer.world_size} processes for each run: set "
+            "trainer.devices=1, run them one by one, or let Slurm start them "
+            "(hydra/launcher=submitit_slurm)"
+        )
+
+
+def stop_others(trainer: pl.Trainer) -> None:
+    """End the processes this one started: they would wait for it for half an hour."""
+    if trainer.strategy.launcher is not None:
+        trainer.strategy.launcher.kill(SIGKILL)  # they write nothing
 
 
 def require_same_split(checkpoint: Checkpoint, data: XrayDataModule) -> None:
@@ -124,14 +156,13 @@ def require_same_split(checkpoint: Checkpoint, data: XrayDataModule) -> None:
         )
 
 
-def resumed(config: DictConfig) -> tuple[DictConfig, Checkpoint]:
-    """The configuration of an interrupted run with this call's overrides, and its last checkpoint.
+def resumed(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpoint]:
+    """The configuration of an interrupted run with overrides, and its last checkpoint.
 
     Raises:
         ConfigError: a setting is to change that would make it another run.
         CheckpointError: it was interrupted before its first epoch ended.
     """
-    run = Path(config.resume)
     last = run / "checkpoints" / "last.ckpt"
     if not last.is_file():
         raise CheckpointError(
@@ -139,7 +170,7 @@ def resumed(config: DictConfig) -> tuple[DictConfig, Checkpoint]:
         )
     checkpoint = load_checkpoint(last)
     saved = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-    changes = [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
+    changes = [text for text in overrides if not text.startswith("resume=")]
     for change in changes:
         if not change.startswith(("trainer.", "workers=", "threads=", "cache_dir=")):
             raise ConfigError(
@@ -155,7 +186,7 @@ def resumed(config: DictConfig) -> tuple[DictConfig, Checkpoint]:
     return merged, checkpoint
 
 
-def describe(data: XrayDataModule, task: XrayTask) -> None:
+def describe(config: DictConfig, data: XrayDataModule, task: XrayTask, trainer: pl.Trainer) -> None:
     """Log what the run is about to use, and what is undefined in it."""
     for note in usage_notes(data.source):
         LOG.info("%s: %s", data.source.name, note)
@@ -164,10 +195,16 @@ def describe(data: XrayDataModule, task: XrayTask) -> None:
     for part in PARTS:
         if empty := data.labels_without_positives(part):
             LOG.warning("no positive in %s: %s; AUROC there is undefined", part, ", ".join(empty))
+    if line := sampling_line(data):
+        LOG.info(line)
+        if config.loss.get("_partial_"):
+            LOG.warning("loss: counted on the training part, not on what the sampler draws of it")
     parameters = sum(parameter.numel() for parameter in task.net.parameters())
     report = task.net.load_report
     weights = f"loaded {report}; the head is new" if report else "random weights"
     LOG.info("%s: %.1f M parameters, %s", task.net.config["backbone"], parameters / 1e6, weights)
+    if trainer.world_size > 1:
+        LOG.info("%d processes x %d images a step", trainer.world_size, data.batch_size)
 
 
 def draw_data(data: XrayDataModule, run: Path) -> None:
@@ -185,7 +222,7 @@ def finish(
 ) -> dict[str, Summary]:
     """Score the best checkpoint on validation and test; write tables and figures."""
     best = load_checkpoint(run / "checkpoints" / "best.ckpt")
-    scorer = XrayTask(best.build_net(), task.loss)
+    scorer = XrayTask(best.build_net(), task.loss, tta=task.tta)
     summaries = score(config, data, scorer, run, ("val", "test"))
     if (run / "metrics.csv").is_file():
         curves_figure(run / "metrics.csv", run / "curves.png")
@@ -201,7 +238,7 @@ def score(
     summaries = {}
     for part in parts:
         predictions = predict_part(trainer, task, data, part)
-        summary = summarise(predictions, data.split.part_fingerprints[part])
+        summary = summarise(predictions, data.split.part_fingerprints[part], tta=task.tta)
         summaries[part] = summary
         if trainer.is_global_zero:
             write_predictions(predictions, folder / f"predictions_{part}.csv")

@@ -15,9 +15,14 @@ from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.task import XrayTask
 
 CHANGEABLE = (
-    *("data", "split", "trainer", "batch_size", "workers", "threads", "cache_dir"),
+    *("data", "split", "trainer", "batch_size", "workers", "threads", "cache_dir", "tta"),
     *("image_size", "clahe"),  # refused with the value the checkpoint needs
 )
+ADDED = {  # settings that older checkpoints do not name
+    "tta": "none",
+    "sampler": {"_target_": "xray_lightning.data.samplers.uniform", "_partial_": True},
+}
+ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # whatever it was trained with
 
 
 def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
@@ -43,10 +48,12 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
             "their patients, may have been trained on",
             *(fingerprint, trained),
         )
-    folder = run_dir or home(checkpoint) / f"evaluate_{fingerprint}"
+    task = XrayTask(loaded.build_net(), tta=config.tta)
+    ending = "" if task.tta == "none" else f"_{task.tta}"
+    folder = run_dir or home(checkpoint) / f"evaluate_{fingerprint}{ending}"
     folder.mkdir(parents=True, exist_ok=True)
     config.run_dir = str(folder)
-    summaries = score(config, data, XrayTask(loaded.build_net()), folder, ("test",))
+    summaries = score(config, data, task, folder, ("test",))
     title = f"{checkpoint} on {data.source.name}, split {data.split.name} "
     table = auroc_table(summaries, title + f"[{data.split.fingerprint}]")
     show(table, parts_line(summaries), mean_line(summaries), f"written to {folder}")
@@ -65,7 +72,8 @@ def configuration(checkpoint: Checkpoint, overrides: Sequence[str]) -> DictConfi
     for text in overrides:
         if text.partition("=")[0].split(".")[0] not in CHANGEABLE:
             raise ConfigError(f"{text}: an evaluation can change only {', '.join(CHANGEABLE)}")
-    config = overridden(bundle.config, overrides)
+    trainer = {**bundle.config.get("trainer", {}), **ALONE}
+    config = overridden({**ADDED, **bundle.config, "trainer": trainer}, overrides)
     for name, value in bundle.preprocessing.items():
         if config[name] != value:
             raise ConfigError(

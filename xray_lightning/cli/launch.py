@@ -1,18 +1,20 @@
 """``python train.py`` and ``xray train``: settings are read before anything heavy is loaded."""
 
+import hashlib
 import sys
 from collections.abc import Sequence
 
 import hydra
 from omegaconf import DictConfig
 
-from xray_lightning.cli.failures import guarded
+from xray_lightning.cli.failures import INTERRUPTED, guarded
 from xray_lightning.cli.locate import conf_dir
 from xray_lightning.cli.overrides import register_resolvers
+from xray_lightning.errors import ConfigError
 
 
 def train(arguments: Sequence[str] | None = None) -> int:
-    """Train and evaluate; returns the exit code.
+    """Train and evaluate, one run or a sweep; returns the exit code.
 
     Args:
         arguments: overrides and Hydra's options; None: those of the command line.
@@ -21,10 +23,50 @@ def train(arguments: Sequence[str] | None = None) -> int:
         sys.argv = [__file__, *arguments]  # a file: Lightning starts it again for each process
     register_resolvers()
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(_fit)
-    return guarded(main)
+
+    def command() -> None:
+        sys.argv[1:] = with_sweep_folder(sys.argv[1:])
+        main()
+
+    code = guarded(command)
+    if code == INTERRUPTED and any(text.startswith("sweep=") for text in sys.argv):
+        print("start the same command again: it runs only what is missing", file=sys.stderr)
+    return code
+
+
+def with_sweep_folder(arguments: Sequence[str]) -> list[str]:
+    """Name the folder of a ``sweep=`` after the command, so that the same one finds it again.
+
+    Hydra's own settings and -m do not count: another launcher goes on in the same folder.
+
+    Raises:
+        ConfigError: several sweeps at once.
+
+    >>> with_sweep_folder(["-m", "sweep=losses", "seed=0,1"])
+    ['-m', 'sweep=losses', 'hydra.sweep.dir=outputs/sweep_losses_05f7f191', 'seed=0,1']
+    """
+    names = [text.partition("=")[2] for text in arguments if text.startswith("sweep=")]
+    if not names or names[-1] in ("", "null"):
+        return list(arguments)
+    if "," in names[-1]:
+        raise ConfigError(f"sweep={names[-1]}: one sweep at a time")
+    if any(text.startswith("hydra.sweep.dir=") for text in arguments):
+        return list(arguments)
+    skipped = ("sweep=", "hydra.", "hydra/", "-m", "--multirun")
+    rest = [text for text in arguments if not text.startswith(skipped)]
+    mark = hashlib.sha256("\n".join(rest).encode()).hexdigest()[:8]
+    place = arguments.index(f"sweep={names[-1]}") + 1  # argparse wants the overrides in one piece
+    folder = f"hydra.sweep.dir=outputs/sweep_{names[-1]}_{mark}"
+    return [*arguments[:place], folder, *arguments[place:]]
 
 
 def _fit(config: DictConfig) -> float | None:
+    from xray_lightning.cli.build import in_sweep
+
+    if in_sweep():
+        from xray_lightning.cli.restart import sweep_run
+
+        return sweep_run(config)
     from xray_lightning.cli.compose import fit
 
     return fit(config)

@@ -1,8 +1,11 @@
-"""After ``-m``: one table and one figure that compare the runs."""
+"""After ``-m``: tables and a figure that compare the runs, ranked by validation AUROC."""
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -10,74 +13,138 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.table import Table
+from rich.text import Text
 
 from xray_lightning.cli.tables import number, show
+from xray_lightning.errors import DataNotFoundError
+from xray_lightning.report.comparison import Ranking, Run, ranking_rows, rankings, read_runs
 from xray_lightning.report.figures import comparison_figure
-
-COLUMNS = ("run", "split", "fingerprint", "val", "test", "defined", "folder")
 
 
 class Comparison(Callback):
-    """Writes comparison.csv and comparison.png into the sweep's folder, prints them at its end."""
+    """Compares the runs of a sweep, in files after each run and on the terminal at the end."""
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Keep the files up to date after each run: a later one may fail."""
-        folder = Path(config.hydra.sweep.dir)
-        if config.hydra.mode == RunMode.MULTIRUN and (rows := collect(folder)):
-            write(rows, folder)
+        """Keep the files up to date after each run: the sweep may be killed."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            folder = Path(config.hydra.sweep.dir)
+            write(read_runs(folder), folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Compare."""
+        """Compare.
+
+        Raises:
+            SystemExit: a run failed; Hydra would turn any other exception into a warning.
+        """
         folder = Path(config.hydra.sweep.dir)
-        if rows := collect(folder):
-            write(rows, folder)
-            display(rows, folder)
+        runs = read_runs(folder)
+        write(runs, folder)
+        display(runs, folder)
+        if any(run.state == "failed" for run in runs):
+            raise SystemExit(1)
 
 
-def collect(folder: Path) -> list[dict[str, Any]]:
-    """A row for each finished run, in the order of their numbers, named by what varies."""
-    runs = sorted(folder.glob("*/metrics.json"), key=lambda path: (len(path.parent.name), path))
-    facts = [_read(path.with_name("environment.json")) for path in runs]
-    shared = set.intersection(*(set(each["overrides"]) for each in facts)) if runs[1:] else set()
-    return [_row(path.parent, each, shared) for path, each in zip(runs, facts, strict=True)]
+def sweep(folder: Path, all_tests: bool, as_json: bool) -> None:
+    """Compare the runs of a finished, killed or running sweep; its files are written anew.
+
+    Raises:
+        DataNotFoundError: no run lies in the folder.
+    """
+    runs = read_runs(folder) if folder.is_dir() else []
+    if not runs:
+        raise DataNotFoundError(f"{folder} holds no runs; name the folder that train.py -m made")
+    write(runs, folder)
+    if as_json:
+        print(json.dumps(as_plain(runs, all_tests), indent=2))
+    else:
+        display(runs, folder, all_tests=all_tests)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return values
-
-
-def _row(run: Path, facts: dict[str, Any], shared: set[str]) -> dict[str, Any]:
-    metrics = _read(run / "metrics.json")
-    varied = [override for override in facts["overrides"] if override not in shared]
+def as_plain(runs: Sequence[Run], all_tests: bool = False) -> dict[str, Any]:
+    """The rankings, and the runs that have no place in them."""
+    ranked = [ranking_rows(each, all_tests=all_tests) for each in rankings(runs)]
+    others = [asdict(run) for run in runs if run.state != "finished"]
+    kept = ("folder", "settings", "seed", "state", "message")
     return {
-        "run": " ".join(varied) or run.name,
-        "split": facts["split"]["name"],
-        "fingerprint": facts["split"]["parts"]["test"],
-        "val": metrics["val"]["auroc"]["mean"],
-        "test": metrics["test"]["auroc"]["mean"],
-        "defined": metrics["test"]["auroc"]["defined"],
-        "folder": str(run),
+        "ranked_by": "val_mean",
+        "rankings": ranked,
+        "not_finished": [{name: run[name] for name in kept} for run in others],
     }
 
 
-def write(rows: list[dict[str, Any]], folder: Path) -> None:
-    """comparison.csv and comparison.png."""
-    with (folder / "comparison.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+def write(runs: Sequence[Run], folder: Path) -> None:
+    """comparison.csv, ranking.csv, ranking.json and comparison.png, each replaced in one step.
+
+    Several runs may end at the same time: each writes into a folder of its own first.
+    """
+    ranked = rankings(runs)
+    if not runs:
+        return
+    with TemporaryDirectory(dir=folder, prefix=".") as place:
+        here = Path(place)
+        _write_csv([asdict(run) for run in runs], here / "comparison.csv")
+        text = json.dumps(as_plain(runs), indent=2, allow_nan=False)
+        (here / "ranking.json").write_text(text + "\n", encoding="utf-8")
+        if ranked:
+            rows = [row for each in ranked for row in ranking_rows(each)]
+            _write_csv(rows, here / "ranking.csv")
+            comparison_figure(ranked, here / "comparison.png")
+        for path in here.iterdir():
+            path.replace(folder / path.name)
+
+
+def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
-    comparison_figure(rows, folder / "comparison.png")
+        for row in rows:
+            lists = {k: " ".join(map(str, v)) for k, v in row.items() if isinstance(v, list)}
+            writer.writerow({**row, **lists})
 
 
-def display(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Print the table."""
-    table = Table(title="runs of this sweep", title_justify="left", header_style="bold")
-    for name in ("run", "split", "test fingerprint", "val AUROC", "test AUROC", "labels"):
-        table.add_column(name, justify="right" if "AUROC" in name or name == "labels" else "left")
-    for row in rows:
-        scores = (number(row["val"], 4), number(row["test"], 4))
-        table.add_row(row["run"], row["split"], row["fingerprint"], *scores, str(row["defined"]))
-    note = "Rows with different test fingerprints were scored on different images."
-    show(table, *([note] if len({row["fingerprint"] for row in rows}) > 1 else []))
+def display(runs: Sequence[Run], folder: Path, *, all_tests: bool = False) -> None:
+    """Print a table for each split, what to keep in mind, and the runs without a result."""
+    ranked = rankings(runs)
+    show(*(ranking_table(each, all_tests) for each in ranked), *remarks(ranked, all_tests))
+    for run in runs:
+        if run.state != "finished":
+            what = f"{run.settings} seed={run.seed}".strip() if run.seed is not None else ""
+            show(f"{run.state}: {' '.join(filter(None, (f'#{run.folder}', what, run.message)))}")
     show(f"sweep directory: {folder}")
+
+
+def ranking_table(ranking: Ranking, all_tests: bool) -> Table:
+    """Mean, standard deviation and n of each group; the chosen one in bold."""
+    title = f"split {ranking.split} [{ranking.fingerprint}], ranked by validation AUROC"
+    table = Table(title=Text(title), title_justify="left", header_style="bold")
+    for name in ("settings", "n", "val AUROC", "sd", "labels", "test AUROC", "sd"):
+        table.add_column(name, justify="left" if name == "settings" else "right")
+    for row in ranking_rows(ranking, all_tests=all_tests):
+        table.add_row(
+            Text(row["settings"] or "all runs"),
+            str(row["n"]),
+            *(number(row[name], 4) for name in ("val_mean", "val_sd")),
+            "/".join(map(str, row["val_labels"])),
+            *(number(row[name], 4) for name in ("test_mean", "test_sd")),
+            style="bold" if row["chosen"] else None,
+        )
+    return table
+
+
+def remarks(ranked: Sequence[Ranking], all_tests: bool) -> list[str]:
+    """What must not be read into the tables."""
+    groups = [group for each in ranked for group in each.groups]
+    uneven = any(len({r.val_labels for g in each.groups for r in g.runs}) > 1 for each in ranked)
+    unasked = not all_tests and any(len(each.groups) > 1 for each in ranked)
+    lines = {
+        "n = 1: no standard deviation, a difference may be noise; add seeds: seed=0,1,2": any(
+            group.val.count == 1 for group in groups
+        ),
+        "n counts defined AUROCs; some runs have none.": any(
+            group.val.count < len(group.runs) for group in groups
+        ),
+        "Means over different numbers of labels are not comparable.": uneven,
+        "Tables of different splits are not comparable: other images were scored.": ranked[1:],
+        "Test is shown for the first by validation only; all: xray sweep DIR --test": unasked,
+    }
+    return [line for line, applies in lines.items() if applies]

@@ -1,6 +1,7 @@
 """What a run writes down about itself: its settings and its surroundings."""
 
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -9,12 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from xray_lightning.cli.build import split_facts
+from xray_lightning.cli.build import in_sweep, split_facts
 from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.samplers import prevalence
 from xray_lightning.evaluation import write_json
 
 PACKAGES = (
@@ -27,8 +30,9 @@ PACKAGES = (
     "numpy",
     "hydra-core",
 )
+EPOCHS = 10  # one epoch of a small data set says little about a sampler
 HYDRA = {
-    "run": {"dir": "outputs/${now:%Y-%m-%d_%H-%M-%S}_again"},
+    "run": {"dir": "${run_folder:${resume},again}"},
     "output_subdir": None,
     "job": {"name": "train"},
 }
@@ -38,20 +42,27 @@ def write_config(config: Mapping[str, Any], run: Path) -> None:
     """config.yaml: everything resolved but the folder, so that it starts a new run elsewhere."""
     if (run / "config.yaml").exists():  # a resumed run keeps its own
         return
-    reusable = OmegaConf.create({**config, "hydra": HYDRA})
-    reusable.run_dir = "${hydra:runtime.output_dir}"
-    for logger in reusable.logger.values():
+    partial = run / "config.yaml.partial"
+    OmegaConf.save(reusable(config), partial)
+    partial.replace(run / "config.yaml")
+
+
+def reusable(config: Mapping[str, Any]) -> DictConfig:
+    """A run's settings without its folder."""
+    settings = OmegaConf.create({**config, "hydra": HYDRA})
+    settings.run_dir = "${hydra:runtime.output_dir}"
+    for logger in settings.logger.values():
         if "save_dir" in logger:
             logger.save_dir = "${run_dir}"
-    OmegaConf.save(reusable, run / "config.yaml")
+    return settings
 
 
 def write_environment(
-    config: DictConfig, data: XrayDataModule, device: torch.device, run: Path
+    config: DictConfig, data: XrayDataModule, trainer: pl.Trainer, run: Path
 ) -> None:
     """environment.json; a resumed run adds an entry to the one it has."""
     path = run / "environment.json"
-    facts = environment(config, data, device)
+    facts = environment(config, data, trainer)
     if path.is_file():
         first = json.loads(path.read_text(encoding="utf-8"))
         first.setdefault("resumed", []).append(facts)
@@ -59,25 +70,56 @@ def write_environment(
     write_json(facts, path)
 
 
-def environment(config: DictConfig, data: XrayDataModule, device: torch.device) -> dict[str, Any]:
+def environment(config: DictConfig, data: XrayDataModule, trainer: pl.Trainer) -> dict[str, Any]:
     """What is needed to understand and repeat the run."""
+    device = trainer.strategy.root_device
     on_hydra = HydraConfig.initialized()
     on_gpu = device.type == "cuda"
+    overrides = list(HydraConfig.get().overrides.task) if on_hydra else []
+    alone = [text for text in overrides if not text.startswith("sweep=")]
     return {
-        "command": sys.argv,
-        "overrides": list(HydraConfig.get().overrides.task) if on_hydra else [],
+        "command": ["train.py", *alone] if in_sweep() else sys.argv,  # a launcher's is not ours
+        "overrides": overrides,
         "choices": choices(HydraConfig.get().runtime.choices) if on_hydra else {},
         "seed": config.seed,
         "split": split_facts(data.split),
+        "prevalence": {
+            label: [None if math.isnan(share) else share for share in pair]
+            for label, pair in prevalences(data).items()
+        },
         "data": {"name": data.source.name, **data.source.identity()},
         "device": torch.cuda.get_device_name(device) if on_gpu else str(device),
         "processor": platform.processor() or platform.machine(),
+        "processes": trainer.world_size,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: version(name) for name in PACKAGES},
         "git_commit": git_commit(),
     }
+
+
+def prevalences(data: XrayDataModule) -> dict[str, tuple[float, float]]:
+    """Share of positives of each label: in the training part, and as drawn in the first epochs.
+
+    "normal images" is the share of images with all targets known to be 0; NaN: no target is known.
+    """
+    shares = []
+    for targets in (data.part_targets("train"), data.drawn_targets(EPOCHS)):
+        normal = (targets == 0).all(axis=1).mean()
+        shares.append([*prevalence(targets).tolist(), float(normal)])
+    return dict(zip((*data.labels, "normal images"), zip(*shares, strict=True), strict=True))
+
+
+def sampling_line(data: XrayDataModule) -> str | None:
+    """What a sampler changes, the three labels it changes most; None if it changes nothing."""
+    shares = {name: pair for name, pair in prevalences(data).items() if all(pair)}
+    change = {name: abs(math.log(drawn / part)) for name, (part, drawn) in shares.items()}
+    changed = sorted((name for name in change if change[name] > 0), key=lambda name: -change[name])
+    if not changed:
+        return None
+    shown = ", ".join("{} {:.1%} -> {:.1%}".format(name, *shares[name]) for name in changed[:3])
+    return f"the sampler changes the prevalence in training: {shown} (all: environment.json)"
 
 
 def choices(chosen: Mapping[str, str | None]) -> dict[str, str | None]:

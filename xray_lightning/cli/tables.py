@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from xray_lightning.cli.processes import first_process
+
 WIDE = 160  # characters of a line that nobody's terminal breaks
 
 
@@ -41,15 +43,21 @@ def auroc_table(metrics: Mapping[str, Any], title: str) -> Table:
 
 
 def parts_line(metrics: Mapping[str, Any]) -> str:
-    """Images, patients and fingerprint of each part."""
+    """Images, patients and fingerprint of each part, and how its scores were averaged."""
     return "; ".join(
         f"{part}: {s['images']:,} images of {s['patients']:,} patients [{s['fingerprint']}]"
+        + (", each with its mirror image (tta=flip)" if s.get("tta") == "flip" else "")
         for part, s in metrics.items()
     )
 
 
 def show(*things: Any) -> None:
-    """Print tables and lines; into a file or a pipe, tables as wide as they like to be."""
+    """Print tables and lines, in the first process of a run.
+
+    Into a file or a pipe, tables are as wide as they like to be.
+    """
+    if not first_process():
+        return
     console = Console(soft_wrap=True, highlight=False)
     if not console.is_terminal:
         console.width = WIDE

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from xray_lightning.data.cache import ImageCache, open_cache
-from xray_lightning.data.dataset import Augment, EpochSampler, Sample, XrayDataset
+from xray_lightning.data.dataset import Augment, Sample, XrayDataset
+from xray_lightning.data.samplers import EpochSampler, Order, Plan, Shard, uniform
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.data.splits import PARTS, Split, patient_split
 from xray_lightning.errors import ConfigError
@@ -41,8 +42,9 @@ class XrayDataModule(pl.LightningDataModule):
     Args:
         source: the data set.
         split: makes the parts from (records, official lists); default: by patient, 70/10/20.
+        sampler: plan of the training images of an epoch, see :mod:`.samplers`.
         image_size: side of the square images the network sees, in pixels.
-        batch_size: images a batch.
+        batch_size: images a batch, in each process.
         augment: random change of training images, called with (image, seed).
         clahe: equalise the histogram of every image, in every part.
         workers: loader processes; None: 0 on a CPU, up to 8 beside a GPU.
@@ -60,6 +62,7 @@ class XrayDataModule(pl.LightningDataModule):
         source: Source,
         *,
         split: Splitter = patient_split,
+        sampler: Plan = uniform,
         image_size: int = 224,
         batch_size: int = 32,
         augment: Augment | None = None,
@@ -75,7 +78,7 @@ class XrayDataModule(pl.LightningDataModule):
         self.source = source
         self.image_size, self.batch_size, self.seed = image_size, batch_size, seed
         self.augment, self.clahe = augment, clahe
-        self.workers = workers
+        self.sampler, self.workers = sampler, workers
         self.cache_dir = cache_dir
         self.labels = source.labels
         self.records = readable_records(source)
@@ -101,11 +104,14 @@ class XrayDataModule(pl.LightningDataModule):
 
         NaN for a label without positives: its weight is undefined.
         """
-        targets = self.part_targets("train")
-        positives = (targets == 1).sum(axis=0).astype(np.float64)
-        negatives = (targets == 0).sum(axis=0)
-        positives[positives == 0] = np.nan
-        return torch.from_numpy((negatives / positives).astype(np.float32))
+        absent, present = self.class_counts().double()
+        weight: torch.Tensor = absent / present.masked_fill(present == 0, torch.nan)
+        return weight.float()
+
+    def class_counts(self) -> torch.Tensor:
+        """Images of the training part known to be without and with each label, (2, L), int64."""
+        targets = torch.from_numpy(self.part_targets("train"))
+        return torch.stack([(targets == 0).sum(dim=0), (targets == 1).sum(dim=0)])
 
     def labels_without_positives(self, part: str) -> list[str]:
         """Labels that no image of a part carries; their AUROC is undefined."""
@@ -117,13 +123,50 @@ class XrayDataModule(pl.LightningDataModule):
         """What turns a decoded image into the network's input, as plain values."""
         return {"image_size": self.image_size, "clahe": self.clahe}
 
+    def drawn_targets(self, epochs: int = 1) -> npt.NDArray[np.float32]:
+        """Targets of the images of the first epochs as the sampler draws them, (M, L); no pixels.
+
+        Raises:
+            ConfigError: the sampler refuses its settings.
+            DataError: the sampler cannot draw from this training part.
+        """
+        plan = self._plan()
+        orders = [plan(np.random.default_rng((self.seed, epoch))) for epoch in range(epochs)]
+        return self.part_targets("train")[np.concatenate(orders)]
+
+    def _plan(self) -> Callable[[np.random.Generator], Order]:
+        patients = [record.patient_id for record in self.part_records("train")]
+        return partial(self.sampler, self.part_targets("train"), patients)
+
+    def require_images(self, world: int) -> None:
+        """Refuse to share a part among more processes than it has images.
+
+        Raises:
+            ConfigError: names the part and both numbers.
+        """
+        for part in PARTS:
+            if (count := len(self.split.parts[part])) < world:
+                raise ConfigError(
+                    f"{world} processes cannot share the {count} images of the {part} part; use "
+                    f"trainer.devices={count} or fewer"
+                )
+
     def prepare_data(self) -> None:
-        """Decode the images that are not in the cache yet."""
+        """Decode the images that are not in the cache yet; one process does, the others wait."""
         self._open()
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the cache."""
+        """Open the cache.
+
+        Raises:
+            ConfigError: a part has fewer images than the trainer has processes.
+        """
+        self.require_images(self._place()[1])
         self._cache = self._cache or self._open()
+
+    def _place(self) -> tuple[int, int]:
+        """Rank of this process and number of processes."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _open(self) -> ImageCache:
         return open_cache(self.source, self.records, size=self.image_size, root=self.cache_dir)
@@ -146,15 +189,10 @@ class XrayDataModule(pl.LightningDataModule):
         Lightning tells the sampler which epoch it is.
         """
         dataset = self.dataset("train")
-        trainer = self.trainer
-        sampler = EpochSampler(
-            len(dataset),
-            batch_size=self.batch_size,
-            seed=self.seed,
-            rank=trainer.global_rank if trainer else 0,
-            world=trainer.world_size if trainer else 1,
-        )
-        sampler.set_epoch(max(self.next_epoch, trainer.current_epoch if trainer else 0))
+        rank, world = self._place()
+        settings = {"batch_size": self.batch_size, "seed": self.seed, "rank": rank, "world": world}
+        sampler = EpochSampler(self._plan(), len(dataset), **settings)
+        sampler.set_epoch(max(self.next_epoch, self.trainer.current_epoch if self.trainer else 0))
         return self._loader(dataset, sampler)
 
     def state_dict(self) -> dict[str, int]:
@@ -166,18 +204,29 @@ class XrayDataModule(pl.LightningDataModule):
         self.next_epoch = state_dict["next_epoch"]
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """The validation part in table order."""
-        return self._loader(self.dataset("val"), None)
+        """This process's share of the validation part, see :meth:`judging_loader`."""
+        return self.judging_loader("val", *self._place())
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """The test part in table order."""
-        return self._loader(self.dataset("test"), None)
+        """This process's share of the test part, see :meth:`judging_loader`."""
+        return self.judging_loader("test", *self._place())
 
-    def _loader(self, dataset: XrayDataset, sampler: EpochSampler | None) -> DataLoader[Sample]:
+    def judging_loader(self, part: str, rank: int = 0, world: int = 1) -> DataLoader[Sample]:
+        """Every world-th image of a part in table order, unaugmented: each in one process only.
+
+        Raises:
+            ConfigError: a part has fewer images than there are processes.
+        """
+        self.require_images(world)
+        dataset = self.dataset(part)
+        return self._loader(dataset, Shard(len(dataset), rank=rank, world=world))
+
+    def _loader(self, dataset: XrayDataset, sampler: EpochSampler | Shard) -> DataLoader[Sample]:
         on_gpu = torch.cuda.is_available()
         workers = self.workers
         if workers is None:
-            workers = default_workers(os.cpu_count() or 1, on_gpu)
+            here = self.trainer.num_devices if self.trainer else 1  # processes share the cores
+            workers = default_workers((os.cpu_count() or 1) // here, on_gpu)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,

@@ -1,21 +1,21 @@
-"""Samples and their order, both a function of (seed, epoch, index) alone."""
+"""Samples, a function of (seed, index) alone."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from xray_lightning.data.cache import ImageCache
+from xray_lightning.data.samplers import SampleKey
 from xray_lightning.data.transforms import equalise
 from xray_lightning.records import Record, target_matrix
 
 Image = npt.NDArray[np.uint8]
 Augment = Callable[[Image, int], Image]
-SampleKey = tuple[int, int]  # position in the data set, seed of its augmentation
 
 
 class Sample(TypedDict):
@@ -87,40 +87,3 @@ class XrayDataset(Dataset[Sample]):
             "index": index,
             "image_id": self.image_ids[index],
         }
-
-
-class EpochSampler(Sampler[SampleKey]):
-    """A new order and new augmentation seeds each epoch, derived from (seed, epoch) alone.
-
-    A last batch of one image is left out of the epoch (batch norm cannot train on it); another
-    image is left out the next time.
-
-    Args:
-        length: number of samples N.
-        batch_size: images a batch, to know the size of the last one.
-        seed: the run's seed.
-        rank: number of this process.
-        world: number of processes; each gets an equal share.
-    """
-
-    def __init__(
-        self, length: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1
-    ) -> None:
-        share = length // world
-        self.share = share - 1 if share % batch_size == 1 and share > 1 else share
-        self.length, self.seed, self.rank, self.world = length, seed, rank, world
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.share
-
-    def __iter__(self) -> Iterator[SampleKey]:
-        generator = np.random.default_rng((self.seed, self.epoch))
-        order = generator.permutation(self.length)
-        seeds = generator.integers(2**31, size=self.length)  # seeds[i] belongs to sample i
-        for index in order[self.rank :: self.world][: self.share].tolist():
-            yield index, int(seeds[index])

@@ -58,7 +58,7 @@ class PerLabelAUROC(MultilabelAUROC):
         super().update(preds, _known(target))
 
     def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics' own subclass differs too
-        """AUROC of each label over everything seen, (L,)."""
+        """AUROC of each label over everything seen by all processes, (L,)."""
         return _auroc(dim_zero_cat(self.preds), dim_zero_cat(self.target))
 
 

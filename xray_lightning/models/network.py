@@ -1,6 +1,7 @@
-"""XrayNet: a timm backbone and a head, normalisation inside."""
+"""XrayNet: a timm backbone, attention blocks and a head, normalisation inside."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.models.heads import AveragePool
+from xray_lightning.models.attention import CBAM, insert_cbam
+from xray_lightning.models.heads import make_head
+from xray_lightning.models.layout import layout_of, to_map
 from xray_lightning.models.weights import (
     LoadReport,
     create_backbone,
@@ -16,24 +19,40 @@ from xray_lightning.models.weights import (
     pretrained_backbone,
 )
 
+NORMALISATIONS = ("fixed", "image")
+
 
 class XrayNet(nn.Module):
     """Radiographs in, one logit per label out.
 
-    Takes images in [0, 1], (B, 1, H, W), and normalises inside with the mean and standard
-    deviation the backbone was pretrained with, so a checkpoint needs no side knowledge.
+    Takes images in [0, 1], (B, 1, H, W), and normalises inside, so a checkpoint needs no side
+    knowledge: with the mean and standard deviation the backbone was pretrained with, or each image
+    with its own.
 
     Args:
         labels: the L labels.
         backbone: any timm network that gives a feature map or patch tokens.
         weights: "imagenet", "none", or a path (.safetensors of timm, or our checkpoint).
-        dropout: before the linear layer of the head.
+        head: how the feature map becomes logits, a key of :data:`~.heads.HEADS`.
+        head_options: keyword arguments of that head.
+        cbam_after: modules of a convolutional backbone that get a CBAM block behind them, by
+            their names in ``named_modules``; in Xception "block3" and "block12" is xray14-keras'
+            design.
+        cbam: parts of the blocks, "both", "channel" or "spatial".
+        cbam_reduction: of their channel gates.
+        dropout: in the head, before its linear layer.
         image_size: side in pixels; networks of fixed input size (ViT) are built for it.
+        normalise: "fixed", by mean and std; or "image", each image by its own (xray14-keras).
         mean: subtracted from the images; None: what timm states for the backbone's weights.
         std: the images are divided by it; None: likewise.
 
+    Attributes:
+        attention: the CBAM blocks; the backbone calls them by forward hooks, so its own tensors
+            keep their names.
+        config: the arguments that build this network again, as plain values.
+
     Raises:
-        ConfigError: unknown backbone, no labels, or features that are no map.
+        ConfigError: unknown backbone, head or module, no labels, or features that are no map.
         WeightsError: the weights cannot be had or fit only in part.
     """
 
@@ -43,8 +62,14 @@ class XrayNet(nn.Module):
         backbone: str = "legacy_xception",
         *,
         weights: str = "none",
+        head: str = "average",
+        head_options: Mapping[str, Any] | None = None,
+        cbam_after: Sequence[str] = (),
+        cbam: str = "both",
+        cbam_reduction: int = 8,
         dropout: float = 0.0,
         image_size: int = 224,
+        normalise: str = "fixed",
         mean: float | None = None,
         std: float | None = None,
     ) -> None:
@@ -53,21 +78,26 @@ class XrayNet(nn.Module):
             raise ConfigError("a network needs at least one label")
         if not 0 <= dropout < 1:
             raise ConfigError(f"model.dropout must be at least 0 and below 1, got {dropout}")
-        self.config: dict[str, Any] = {
-            "labels": list(labels),
-            "backbone": backbone,
-            "dropout": dropout,
-            "image_size": image_size,
-        }
+        if normalise not in NORMALISATIONS:
+            raise ConfigError(f"model.normalise must be one of {NORMALISATIONS}, got {normalise!r}")
         self.load_report: LoadReport | None = None
         self.backbone = self._make_backbone(backbone, weights, image_size)
-        self.layout, channels = _layout(self.backbone, image_size)
+        self.layout, channels = layout_of(self.backbone, image_size)
         facts = self.backbone.pretrained_cfg
         self.mean = sum(facts["mean"]) / len(facts["mean"]) if mean is None else mean
         self.std = sum(facts["std"]) / len(facts["std"]) if std is None else std
-        self.config |= {"mean": self.mean, "std": self.std}  # a later timm may state others
         self.backbone.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU
-        self.head = AveragePool(channels, len(labels), dropout=dropout)
+        options = {} if head_options is None else head_options
+        self.head: Any = make_head(head, channels, len(labels), dropout=dropout, options=options)
+        self.attention = insert_cbam(
+            self.backbone, cbam_after, image_size, parts=cbam, reduction=cbam_reduction
+        )
+        # mean and std too: a later timm may state others
+        self.config: dict[str, Any] = {"labels": list(labels), "backbone": backbone}
+        self.config |= {"head": head, "head_options": dict(options), "dropout": dropout}
+        self.config |= {"cbam_after": list(cbam_after), "cbam": cbam}
+        self.config |= {"cbam_reduction": cbam_reduction, "image_size": image_size}
+        self.config |= {"normalise": normalise, "mean": self.mean, "std": self.std}
 
     def _make_backbone(self, name: str, weights: str, image_size: int) -> Any:
         if weights == "imagenet":
@@ -85,10 +115,14 @@ class XrayNet(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Feature map (B, C, h, w) of images (B, 1, H, W) in [0, 1]."""
-        images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        if self.config["normalise"] == "image":
+            images = standardised(images)
+        else:
+            images = (images - self.mean) / self.std
+        images = images.contiguous(memory_format=torch.channels_last)
         features = self.backbone.forward_features(images)
         features = self.backbone.forward_head(features, pre_logits=True)  # a last norm, if any
-        return _to_map(features, self.layout, self.backbone)
+        return to_map(features, self.layout, self.backbone)
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Logits (B, L) of a feature map (B, C, h, w), always in float32.
@@ -103,47 +137,88 @@ class XrayNet(nn.Module):
         """Logits (B, L) of images (B, 1, H, W) in [0, 1]."""
         return self.forward_head(self.forward_features(images))
 
+    def maps(self, images: Tensor) -> Tensor:
+        """What the head finds where, (B, L, h, w), of images (B, 1, H, W) in [0, 1].
 
-def _layout(backbone: Any, image_size: int) -> tuple[str, int]:
-    """How the backbone gives its features, "NCHW", "NHWC" or "NLC" (tokens), and their channels."""
-    training = backbone.training
-    backbone.eval()
+        The head's class says what the values are, such as logits or attention weights.
+        """
+        features = self.forward_features(images)
+        with torch.autocast(features.device.type, enabled=False):
+            maps: Tensor = self.head.maps(features.float())
+        return maps
+
+    @torch.no_grad()
+    def attention_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """Spatial gates (B, 1, h, w) in [0, 1] of each CBAM block, by the module it stands behind.
+
+        Computed in evaluation mode, and the modes of all modules are restored.
+
+        Args:
+            images: (B, 1, H, W) in [0, 1].
+
+        Raises:
+            ConfigError: no block has a spatial gate, or the gates are open.
+        """
+        blocks = zip(self.config["cbam_after"], self._blocks(), strict=True)
+        gates = {n: block.spatial for n, block in blocks if block.spatial and not block.open}
+        if not gates:
+            raise ConfigError(
+                "this network has no spatial gates that act; build it with cbam_after=[...] and "
+                "cbam='both' or 'spatial', and look at it outside open_gates()"
+            )
+        with _evaluating(self), _outputs(gates) as maps:
+            self.forward_features(images)
+        return maps
+
+    @contextmanager
+    def open_gates(self) -> Iterator[None]:
+        """Within it every gate of the CBAM blocks is 1: the network is that of its backbone."""
+        before = [block.open for block in self._blocks()]
+        try:
+            for block in self._blocks():
+                block.open = True
+            yield
+        finally:
+            for block, state in zip(self._blocks(), before, strict=True):
+                block.open = state
+
+    def _blocks(self) -> list[CBAM]:
+        return [block for block in self.attention.values() if isinstance(block, CBAM)]
+
+
+def standardised(images: Tensor) -> Tensor:
+    """Each image (B, 1, H, W) less its mean, over its standard deviation.
+
+    As TensorFlow's per_image_standardization: the deviation counts as at least 1 / sqrt(H W), so
+    that an empty image stays finite.
+    """
+    deviation, mean = torch.std_mean(images, dim=(1, 2, 3), correction=0, keepdim=True)
+    return (images - mean) / deviation.clamp(min=images[0].numel() ** -0.5)
+
+
+@contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode, then each module's own mode again (a frozen norm has its own)."""
+    modes = [(module, module.training) for module in net.modules()]
     try:
-        with torch.no_grad():
-            features = backbone.forward_features(torch.zeros(1, 1, image_size, image_size))
-            features = backbone.forward_head(features, pre_logits=True)
-    except Exception as error:  # each architecture refuses a size in its own way
-        raise ConfigError(
-            f"model.backbone: {backbone.pretrained_cfg['architecture']!r} cannot take images of "
-            f"image_size={image_size} pixels ({error})"
-        ) from error
-    backbone.train(training)
-    if features.shape[1:-1] == (_token_count(backbone),):
-        return "NLC", features.shape[2]
-    if features.ndim == 4 and getattr(backbone, "output_fmt", "NCHW") == "NHWC":
-        return "NHWC", features.shape[3]
-    known = (backbone.num_features, getattr(backbone, "head_hidden_size", None))  # MobileNet's head
-    if features.ndim == 4 and features.shape[1] in known:
-        return "NCHW", features.shape[1]
-    raise ConfigError(
-        f"model.backbone: {backbone.pretrained_cfg['architecture']!r} gives features of shape "
-        f"{tuple(features.shape)}, which are neither a map (B, C, h, w) nor patch tokens (B, N, C) "
-        "whose grid it states"
-    )
+        net.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
-def _token_count(backbone: Any) -> int | None:
-    """Patch tokens and class tokens; None for a network that does not say how they lie."""
-    grid = getattr(getattr(backbone, "patch_embed", None), "grid_size", None)
-    prefix = getattr(backbone, "num_prefix_tokens", None)
-    return None if grid is None or prefix is None else int(prefix + grid[0] * grid[1])
+@contextmanager
+def _outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """Collects what the modules give while they run."""
+    found: dict[str, Tensor] = {}
 
+    def keep(name: str) -> Any:
+        return lambda module, inputs, output: found.update({name: output})
 
-def _to_map(features: Tensor, layout: str, backbone: Any) -> Tensor:
-    if layout == "NHWC":
-        return features.permute(0, 3, 1, 2)
-    if layout == "NLC":
-        tokens: Tensor = features[:, backbone.num_prefix_tokens :]  # (B, h * w, C)
-        height, width = backbone.patch_embed.grid_size
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
-    return features
+    hooks = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()

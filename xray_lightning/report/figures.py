@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from textwrap import fill
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from xray_lightning.labels import NO_FINDING
 from xray_lightning.predictions import Predictions
+from xray_lightning.report.comparison import Ranking
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":")
@@ -159,35 +160,53 @@ def montage_figure(
     figure.savefig(path)
 
 
-def comparison_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Validation and test AUROC of several runs; a colour and a mark for each split.
+def comparison_figure(rankings: Sequence[Ranking], path: Path) -> None:
+    """Validation AUROC of a sweep: a panel for each split, the best first, test of the chosen one.
 
     Args:
-        rows: ``{"run", "split", "val", "test"}`` each, None where undefined.
+        rankings: one or more; bars are standard deviations, dots are single seeds.
         path: the file.
     """
-    figure, axes = _figure(9, 0.4 * len(rows) + 1.8)
-    splits = sorted({row["split"] for row in rows})
-    for place, row in enumerate(rows):
-        colour = COLOURS[splits.index(row["split"]) % len(COLOURS)]
-        for part, marker in (("val", "o"), ("test", "D")):
-            if row[part] is not None:
-                face = "white" if part == "val" else colour
-                axes.plot(
-                    row[part], place, marker, color=colour, markerfacecolor=face, markersize=7
-                )
-    for index, split in enumerate(splits):
-        axes.plot([], [], "D", color=COLOURS[index % len(COLOURS)], label=f"split={split}")
-    axes.plot([], [], "o", color="#555555", markerfacecolor="white", label="validation")
-    axes.plot([], [], "D", color="#555555", label="test")
-    axes.set_yticks(range(len(rows)), [str(row["run"]) for row in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
-    axes.set(
-        xlabel="mean AUROC", title="Runs of this sweep (different splits: different test images)"
-    )
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    sizes = [len(ranking.groups) for ranking in rankings]
+    height = sum(0.5 * size + 1.2 for size in sizes) + 0.3
+    figure = Figure(figsize=(9, height), dpi=120, layout="constrained")
+    ratios = [size + 0.5 for size in sizes]
+    panels = figure.subplots(len(rankings), 1, squeeze=False, height_ratios=ratios)[:, 0]
+    for axes, ranking in zip(panels, rankings, strict=True):
+        _plain_axes(axes)
+        _ranking_panel(axes, ranking)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, loc="outside lower center", ncols=3)
     figure.savefig(path)
+
+
+def _ranking_panel(axes: Axes, ranking: Ranking) -> None:
+    shown = [(each.val, COLOURS[0], "o", float(row)) for row, each in enumerate(ranking.groups)]
+    if ranking.chosen is not None:
+        shown.append((ranking.chosen.test, COLOURS[4], "D", 0.28))
+    for value, colour, marker, place in shown:
+        if value.mean is not None:
+            bar = value.deviation  # None: no bar
+            axes.errorbar(
+                value.mean, place, xerr=bar, capsize=3, fmt=marker, color=colour, markersize=7
+            )
+    for place, group in enumerate(ranking.groups):
+        seeds = [run.val for run in group.runs if run.val is not None]
+        axes.plot(seeds, [place - 0.22] * len(seeds), ".", color="#777777", markersize=5)
+    for colour, marker, name in (
+        (COLOURS[0], "o", "validation, mean and sd"),
+        ("#777777", ".", "validation, single seeds"),
+        (COLOURS[4], "D", "test of the chosen run"),
+    ):
+        axes.plot([], [], marker, color=colour, label=name)
+    names = [f"{group.settings or 'all runs'} (n = {group.val.count})" for group in ranking.groups]
+    axes.set_yticks(range(len(names)), [fill(name, 40) for name in names], fontsize=9)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+    axes.set_xlabel("mean AUROC")
+    axes.set_title(
+        f"split {ranking.split} [{ranking.fingerprint}], ranked by validation", loc="left"
+    )
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -1,0 +1,175 @@
+"""Frozen to the bit, then thawed; after a resume too, and without touching requires_grad."""
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.optim import SGD
+
+from xray_lightning import FreezeBackbone, XrayNet, XrayTask
+from xray_lightning.errors import ConfigError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),  # inside Lightning
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # on purpose, for 30 images
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists"),  # that is resuming
+]
+Fit = Callable[..., tuple[XrayTask, Path]]
+
+
+class Record(pl.Callback):
+    """The network after each epoch, before and after its validation, and its norms' modes."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, torch.Tensor]] = []
+        self.modes: list[set[bool]] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.states.append(copy.deepcopy(pl_module.net.state_dict()))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.states.append(copy.deepcopy(pl_module.net.state_dict()))
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        norms = [each for each in pl_module.net.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+        self.modes.append({norm.training for norm in norms})
+        assert len(norms) > 3
+        assert pl_module.training
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_only_the_head_learns_then_everything(accumulate: int, fit: Fit) -> None:
+    record = Record()
+    task, _ = fit(FreezeBackbone(epochs=2), record, accumulate_grad_batches=accumulate)
+    head = {"head.classifier.weight", "head.classifier.bias"}
+    assert changed(record.states[0], record.states[1]) == head
+    assert changed(record.states[1], record.states[2]) == head
+    assert changed(record.states[2], record.states[3]) == set(task.net.state_dict())
+    batches = len(record.modes) // 3
+    assert record.modes == [{False}] * 2 * batches + [{True}] * batches
+    assert all(parameter.requires_grad for parameter in task.parameters())
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_resumed_equals_uninterrupted(epochs: int, fit: Fit) -> None:
+    """In the middle of the frozen epochs, and where they end."""
+    _, whole = fit(FreezeBackbone(epochs=2), name="whole")
+    _, begun = fit(FreezeBackbone(epochs=2), name="begun", stop=epochs)
+    fit(FreezeBackbone(epochs=2), name="begun", resume=begun / "last.ckpt")
+    ours, theirs = (torch.load(path / "last.ckpt", weights_only=True) for path in (begun, whole))
+    assert not changed(theirs["state_dict"], ours["state_dict"])
+    for one, other in zip(ours["optimizer_states"], theirs["optimizer_states"], strict=True):
+        assert one["state"].keys() == other["state"].keys()
+        for number, state in one["state"].items():
+            assert not changed(state, other["state"][number])
+
+
+def by_hand(*, wrapped: bool) -> tuple[list[dict[str, torch.Tensor]], int]:
+    """Two frozen epochs and one more of a plain loop, clipped, with momentum and weight decay."""
+    torch.manual_seed(0)
+    task = XrayTask(XrayNet(("a", "b"), "test_resnet", image_size=32)).train()
+    freeze = FreezeBackbone(epochs=2)
+    optimizer = SGD(task.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    trainer: Any = SimpleNamespace(current_epoch=0, model=object() if wrapped else task)
+    states, always = [], 0
+    for epoch in range(3):
+        trainer.current_epoch = epoch
+        freeze.on_train_epoch_start(trainer, task)
+        always += all(parameter.requires_grad for parameter in task.parameters())
+        for _ in range(2):
+            optimizer.zero_grad()
+            images = torch.rand(6, 1, 32, 32)
+            task.loss(task(images), torch.ones(6, 2)).backward()
+            freeze.on_after_backward(trainer, task)
+            torch.nn.utils.clip_grad_norm_(task.parameters(), 0.01)
+            optimizer.step()
+        states.append(copy.deepcopy(task.net.state_dict()))
+    return states, always
+
+
+def test_without_touching_requires_grad_it_is_the_same() -> None:
+    plain, plain_always = by_hand(wrapped=False)
+    wrapped, wrapped_always = by_hand(wrapped=True)
+    assert (plain_always, wrapped_always) == (1, 3)
+    for one, other in zip(plain, wrapped, strict=True):
+        assert not changed(one, other)
+    assert changed(plain[0], plain[1]) == {"head.classifier.weight", "head.classifier.bias"}
+    assert len(changed(plain[1], plain[2])) > 20
+
+
+@pytest.mark.parametrize(("epochs", "warns"), [(2, False), (3, True), (4, True)])
+def test_nothing_but_frozen_epochs(
+    epochs: int, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer: Any = SimpleNamespace(max_epochs=3)
+    FreezeBackbone(epochs=epochs).on_fit_start(trainer, trainer)
+    message = f"freeze_epochs={epochs} of max_epochs=3: the backbone will learn nothing"
+    assert caplog.messages == ([message] if warns else [])
+
+
+@pytest.mark.parametrize("epochs", [0, -1, 1.5, "2"])
+def test_epochs_that_are_none(epochs: Any) -> None:
+    with pytest.raises(ConfigError, match="freeze_epochs must be a whole number of epochs, got"):
+        FreezeBackbone(epochs=epochs)
+
+
+SCRIPT = """
+import sys, torch, pytorch_lightning as pl
+from xray_lightning import FreezeBackbone, Phantom, XrayDataModule, XrayNet, XrayTask
+
+class Record(pl.Callback):
+    states = []
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.states.append({k: v.clone() for k, v in pl_module.net.state_dict().items()})
+    on_train_end = on_train_epoch_start
+
+if __name__ == "__main__":
+    devices, folder = int(sys.argv[1]), sys.argv[2]
+    data = XrayDataModule(Phantom(20, size=32), image_size=32, batch_size=4, cache_dir=folder)
+    torch.manual_seed(0)
+    task = XrayTask(XrayNet(data.labels, "test_resnet", image_size=32))
+    record = Record()
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=devices, strategy="ddp", max_epochs=3, logger=False,
+        use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False,
+        num_sanity_val_steps=0, callbacks=[FreezeBackbone(epochs=2), record],
+    )
+    trainer.fit(task, data)
+    first = {k: v for k, v in record.states[0].items() if not k.startswith("head.")}
+    for epoch, frozen in ((1, True), (2, True), (3, False)):
+        state = record.states[epoch]
+        kept = all(torch.equal(state[k], v) for k, v in first.items())
+        before = record.states[epoch - 1]["head.classifier.weight"]
+        moved = not torch.equal(state["head.classifier.weight"], before)
+        assert (kept, moved) == (frozen, True), (epoch, kept, moved)
+    print("as expected", trainer.world_size)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_distributed_data_parallel(devices: int, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(script), str(devices), str(tmp_path / "cache")],
+        **{"capture_output": True, "text": True, "check": False, "timeout": 300},
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count(f"as expected {devices}") == devices

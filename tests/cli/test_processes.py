@@ -1,0 +1,88 @@
+"""Several processes: who writes and prints, what each may use, what cannot be shared out."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hydra.types import RunMode
+
+from xray_lightning.cli import build, compose, processes
+from xray_lightning.cli.overrides import composed
+from xray_lightning.cli.tables import show
+from xray_lightning.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*processes.RANKS, "SLURM_NTASKS", "SLURM_JOB_ID", "SLURM_CPUS_PER_TASK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_alone_is_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert processes.first_process()
+    assert not processes.started_outside()
+    assert processes.slurm_step() is None
+    show("a line")
+    assert capsys.readouterr().out == "a line\n"
+
+
+@pytest.mark.parametrize("name", processes.RANKS)
+def test_only_the_first_prints(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "0")
+    assert processes.first_process()
+    monkeypatch.setenv(name, "1")
+    assert not processes.first_process()
+    show("a line")
+    assert not capsys.readouterr().out
+
+
+def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "available_cores", lambda: 8)
+    assert [build.cores_each(count) for count in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
+    assert build.cores_each(4) == 5
+
+
+@pytest.mark.parametrize(
+    ("devices", "gpus", "expected"),
+    [("1", 4, 1), ("3", 4, 3), ("-1", 4, 4), ("auto", 4, 4), ("auto", 0, 1), ("[0,2]", 4, 2)],
+)
+def test_processes_of_a_machine(
+    devices: str, gpus: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    config, _ = composed(["trainer=ddp", f"trainer.devices={devices}"])
+    assert build.local_processes(config) == expected
+
+
+def sweep(monkeypatch: pytest.MonkeyPatch, mode: RunMode) -> None:
+    hydra: Any = SimpleNamespace(initialized=lambda: True, get=lambda: SimpleNamespace(mode=mode))
+    monkeypatch.setattr(compose, "HydraConfig", hydra)
+
+
+def test_a_sweep_starts_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep(monkeypatch, RunMode.MULTIRUN)
+    two: Any = SimpleNamespace(world_size=2)
+    with pytest.raises(ConfigError, match=r"a sweep \(-m\) cannot start 2 processes for each run"):
+        compose.require_own_processes(two)
+    one: Any = SimpleNamespace(world_size=1)
+    compose.require_own_processes(one)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    compose.require_own_processes(two)
+    monkeypatch.delenv("SLURM_PROCID")
+    sweep(monkeypatch, RunMode.RUN)
+    compose.require_own_processes(two)
+
+
+def test_a_failure_ends_the_processes_it_started() -> None:
+    stopped: list[int] = []
+    launcher = SimpleNamespace(kill=stopped.append)
+    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
+    compose.stop_others(trainer)
+    assert stopped == [9]
+    trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=None))
+    compose.stop_others(trainer)

@@ -1,0 +1,375 @@
+"""CBAM against its equations, and blocks behind the modules of real backbones."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from timm.layers.cbam import ChannelAttn
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from xray_lightning.errors import ConfigError, WeightsError
+from xray_lightning.models.attention import CBAM, ChannelGate, SpatialGate, insert_cbam
+from xray_lightning.models.network import XrayNet
+from xray_lightning.models.weights import create_backbone, fill
+
+LABELS = ("Mass", "Nodule")
+SIZE = 64
+AFTER = {
+    "legacy_xception": ("block3", "block12"),
+    "densenet121": ("features.denseblock3.denselayer5", "features.denseblock4"),
+    "test_resnet": ("layer2.0", "layer4"),
+}
+IMAGES = torch.rand(2, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+Pair = tuple[XrayNet, XrayNet]
+
+
+def new_net(backbone: str = "test_resnet", **settings: Any) -> XrayNet:
+    torch.manual_seed(5)
+    return XrayNet(LABELS, backbone, image_size=SIZE, **settings).eval()
+
+
+@pytest.fixture(scope="module")
+def pair() -> Callable[[str], Pair]:
+    """A plain network and one with blocks, from the same seed; each pair is built once."""
+    built: dict[str, Pair] = {}
+
+    def build(name: str) -> Pair:
+        if name not in built:
+            built[name] = new_net(name), new_net(name, cbam_after=AFTER[name])
+        return built[name]
+
+    return build
+
+
+# --- the equations -----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_channel_gate() -> None:
+    gate, features = ChannelGate(6, reduction=2), torch.randn(3, 6, 4, 5)
+    first, _, second = gate.mlp
+    assert first.out_features == 3
+
+    def mlp(x: Tensor) -> Tensor:
+        return second.weight @ (first.weight @ x + first.bias).clamp(min=0) + second.bias
+
+    for image, found in zip(features, gate(features), strict=True):
+        places = image.flatten(1)
+        expected = torch.sigmoid(mlp(places.mean(dim=1)) + mlp(places.max(dim=1).values))
+        torch.testing.assert_close(found.flatten(), expected)
+
+
+@torch.no_grad()
+def test_channel_half_is_that_of_timm() -> None:
+    block, features = CBAM(16, "channel", reduction=4), torch.randn(2, 16, 5, 5)
+    reference = ChannelAttn(16, rd_channels=4, mlp_bias=True)
+    assert block.channel is not None
+    for theirs, ours in zip((reference.fc1, reference.fc2), block.channel.mlp[::2], strict=True):
+        theirs.weight.copy_(ours.weight[:, :, None, None])
+        theirs.bias.copy_(ours.bias)
+    torch.testing.assert_close(block(features), reference(features))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", [3, 7])
+def test_spatial_gate(side: int) -> None:
+    gate, features = SpatialGate(side), torch.randn(2, 6, 4, 5)
+    assert gate.convolution.bias is None
+    summary = torch.stack([features.mean(dim=1), features.max(dim=1).values], dim=1)
+    summary = F.pad(summary, [side // 2] * 4)
+    kernel = gate.convolution.weight[0]
+    for row in range(4):
+        for column in range(5):
+            window = summary[:, :, row : row + side, column : column + side]
+            expected = torch.sigmoid((window * kernel).sum(dim=(1, 2, 3)))
+            torch.testing.assert_close(gate(features)[:, 0, row, column], expected)
+
+
+@torch.no_grad()
+def test_channel_before_spatial() -> None:
+    block, features = CBAM(6, reduction=2), torch.randn(2, 6, 4, 5)
+    assert block.channel is not None
+    assert block.spatial is not None
+    once = features * block.channel(features)
+    torch.testing.assert_close(block(features), once * block.spatial(once))
+
+
+@torch.no_grad()
+def test_halves_alone() -> None:
+    features = torch.randn(2, 6, 4, 5)
+    channel, spatial = CBAM(6, "channel", reduction=2), CBAM(6, "spatial")
+    assert channel.spatial is None
+    assert spatial.channel is None
+    torch.testing.assert_close(channel(features), features * channel.channel(features))
+    torch.testing.assert_close(spatial(features), features * spatial.spatial(features))
+    assert not [key for key in spatial.state_dict() if key.startswith("channel")]
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: CBAM(6, "neither"), r"model\.cbam must be one of \('both', .*got 'neither'"),
+        (lambda: CBAM(6, reduction=0), r"cbam_reduction must lie between 1 and the 6 .*got 0"),
+        (lambda: CBAM(6, reduction=7), r"must lie between 1 and the 6 channels .* map, got 7"),
+        (lambda: SpatialGate(4), r"kernel_size of a spatial gate must be odd, got 4"),
+    ],
+)
+def test_gates_that_cannot_work(make: Callable[[], object], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        make()
+
+
+# --- behind the modules of a backbone ----------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", AFTER)
+def test_pretrained_weights_stay_intact(name: str, pair: Callable[[str], Pair]) -> None:
+    plain, net = pair(name)
+    ours, theirs = net.state_dict(), plain.state_dict()
+    added = set(ours) - set(theirs)
+    assert added
+    assert all(key.startswith("attention.") for key in added)
+    assert list(net.backbone.state_dict()) == list(plain.backbone.state_dict())
+    for key, value in theirs.items():  # the head's too: blocks are drawn last
+        assert torch.equal(ours[key], value), key
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", AFTER)
+def test_with_open_gates_the_logits_are_those_of_the_plain_backbone(
+    name: str, pair: Callable[[str], Pair]
+) -> None:
+    plain, net = pair(name)
+    with net.open_gates():
+        assert torch.equal(net(IMAGES), plain(IMAGES))
+    closed, features = net.forward_features(IMAGES), plain.forward_features(IMAGES)
+    assert (closed - features).norm() > 0.1 * features.norm()
+
+
+@torch.no_grad()
+def test_open_gates_restores_each_block_also_after_an_error() -> None:
+    net = new_net(cbam_after=AFTER["test_resnet"])
+    first, second = net.attention.values()
+    first.open = True
+    with pytest.raises(RuntimeError, match="rank 4 tensor"), net.open_gates():
+        net(torch.zeros(2, 3))
+    assert first.open
+    assert not second.open
+
+
+@torch.no_grad()
+def test_the_blocks_act_where_their_names_say() -> None:
+    """Against the layers of the backbone called by hand."""
+    net = new_net(cbam_after=["layer2.0", "layer4"])
+    net_of_timm, blocks = copy.deepcopy(net.backbone), net.attention
+    for module in net_of_timm.modules():
+        module._forward_hooks.clear()
+    x = net_of_timm.maxpool(
+        net_of_timm.act1(net_of_timm.bn1(net_of_timm.conv1((IMAGES - net.mean) / net.std)))
+    )
+    x = blocks["layer2-0"](net_of_timm.layer2[0](net_of_timm.layer1(x)))
+    assert len(net_of_timm.layer2) == 1
+    x = blocks["layer4"](net_of_timm.layer4(net_of_timm.layer3(x)))
+    torch.testing.assert_close(net.forward_features(IMAGES), x)
+
+
+@pytest.mark.parametrize("after", ["bn1", "layer1.0.bn2", "layer2.0.downsample.1", "layer3.0.act2"])
+def test_modules_in_front_of_in_place_activations(after: str) -> None:
+    """The activation behind overwrites its input: the gradients must still be right."""
+    net = new_net(cbam_after=[after]).double()
+    for module in net.backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)  # timm's last norm of a block starts at 0
+    parameter = net.attention[after.replace(".", "-")].spatial.convolution.weight
+    images = IMAGES.double()
+
+    def loss() -> Tensor:
+        return net.forward_features(images).square().sum()
+
+    (gradient,) = torch.autograd.grad(loss(), parameter)
+    step = 1e-6 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        parameter += step
+        above = loss()
+        parameter -= 2 * step
+        below = loss()
+    torch.testing.assert_close(above - below, 2 * (gradient * step).sum(), rtol=1e-4, atol=1e-13)
+
+
+def test_gradient_reaches_every_gate() -> None:
+    net = new_net(cbam_after=AFTER["test_resnet"]).train()
+    net(IMAGES).square().sum().backward()
+    for key, parameter in net.attention.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.abs().max() > 0, key
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))],
+    ids=["deepcopy", "pickle"],
+)
+def test_a_copy_calls_its_own_blocks(duplicate: Callable[[XrayNet], XrayNet]) -> None:
+    net = new_net(cbam_after=AFTER["test_resnet"])
+    twin = duplicate(net)
+    before = net(IMAGES)
+    assert torch.equal(twin(IMAGES), before)
+    for parameter in twin.attention.parameters():
+        parameter.fill_(0.3)
+    assert torch.equal(net(IMAGES), before)
+    assert not torch.allclose(twin(IMAGES), before)
+    with twin.open_gates():
+        assert torch.equal(net(IMAGES), before)
+
+
+@torch.no_grad()
+def test_config_and_weights_file(tmp_path: Any) -> None:
+    net = new_net(cbam_after=AFTER["test_resnet"], cbam="spatial", cbam_reduction=4)
+    again = XrayNet(**net.config).eval()
+    assert again.config == net.config
+    fill(again, net.state_dict(), "memory")
+    assert torch.equal(again(IMAGES), net(IMAGES))
+    with pytest.raises(WeightsError, match=r"In the file only.*\(2\): attention\.layer2-0\.spat"):
+        fill(new_net(), net.state_dict(), "memory")
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {f"net.{key}": v for key, v in net.state_dict().items()}}, path)
+    for after in ((), ("layer1",)):
+        torch.manual_seed(9)
+        other = XrayNet(LABELS, "test_resnet", image_size=SIZE, weights=str(path), cbam_after=after)
+        for key, value in net.backbone.state_dict().items():
+            assert torch.equal(other.backbone.state_dict()[key], value), key
+
+
+@torch.no_grad()
+def test_a_compiled_network_keeps_its_blocks() -> None:
+    """Without a compiler behind: what torch.compile records of the hooks."""
+    net = new_net(cbam_after=["layer4"])
+    expected = net(IMAGES)
+    net.compile(backend="eager", fullgraph=True)
+    torch.testing.assert_close(net(IMAGES), expected)
+
+
+# --- maps --------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", AFTER)
+def test_attention_maps(name: str, pair: Callable[[str], Pair]) -> None:
+    net = pair(name)[1]
+    maps = net.attention_maps(IMAGES)
+    assert tuple(maps) == AFTER[name]
+    inputs: dict[str, Tensor] = {}
+    hooks = [  # the block's input, as an observer that stands before the block sees it
+        net.attention[after.replace(".", "-")].register_forward_pre_hook(
+            lambda module, args, after=after: inputs.update({after: args[0].clone()})
+        )
+        for after in AFTER[name]
+    ]
+    net(IMAGES)
+    for hook in hooks:
+        hook.remove()
+    for after, found in maps.items():
+        block: Any = net.attention[after.replace(".", "-")]
+        features = inputs[after]
+        expected = block.spatial(features * block.channel(features))
+        assert found.shape == (2, 1, *features.shape[2:])
+        torch.testing.assert_close(found, expected)
+        assert found.std() > 0
+
+
+def test_attention_maps_leave_no_trace() -> None:
+    net = new_net(cbam_after=AFTER["test_resnet"]).train()
+    net.backbone.bn1.eval()  # a frozen norm
+    modes = [module.training for module in net.modules()]
+    hooks = [len(module._forward_hooks) for module in net.modules()]
+    state = copy.deepcopy(net.state_dict())
+    maps = net.attention_maps(IMAGES)
+    assert not any(found.requires_grad for found in maps.values())
+    assert [module.training for module in net.modules()] == modes
+    assert [len(module._forward_hooks) for module in net.modules()] == hooks
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    for key, value in net.eval().attention_maps(IMAGES).items():
+        assert torch.equal(maps[key], value), "always those of evaluation mode"
+
+
+@pytest.mark.parametrize("settings", [{}, {"cbam_after": ["layer4"], "cbam": "channel"}])
+def test_no_spatial_maps(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"no spatial gates that act; build it with cbam_after="):
+        new_net(**settings).attention_maps(IMAGES)
+
+
+def test_no_maps_of_open_gates() -> None:
+    net = new_net(cbam_after=["layer4"])
+    with net.open_gates(), pytest.raises(ConfigError, match="look at it outside open_gates"):
+        net.attention_maps(IMAGES)
+
+
+# --- what cannot work --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("backbone", "settings", "match"),
+    [
+        (
+            "test_resnet",
+            {"cbam_after": ["layr4"]},
+            r"'test_resnet' has no module 'layr4'; near it are \['layer4'.*top level \['conv1', ",
+        ),
+        ("test_resnet", {"cbam_after": [""]}, r"'test_resnet' has no module ''"),
+        ("test_resnet", {"cbam_after": [4]}, r"'test_resnet' has no module 4; near it are"),
+        ("test_resnet", {"cbam_after": ["fc"]}, r"'fc' runs 0 times in a forward pass"),
+        ("test_resnet", {"cbam_after": ["layer4"] * 2}, r"names a module twice: \['layer4', 'la"),
+        ("test_resnet", {"cbam_after": "layer4"}, r"must be a list such as \[layer4\], got 'layer"),
+        ("test_resnet", {"cbam": "all"}, r"model\.cbam must be one of .*got 'all'"),
+        ("test_vit", {"cbam_after": ["blocks.1"]}, r"'blocks\.1' gives \(1, 17, 64\), which is no"),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"cbam_after": ["layers.1"]},
+            r"'layers\.1' gives \(1, 8, 8, 192\), which is no map \(B, C, H, W\); name a module of",
+        ),
+        (
+            "test_convnext",
+            {"cbam_after": ["stages.0.blocks.0.norm"]},
+            r"gives \(1, 16, 16, 24\), which is no map",
+        ),
+    ],
+)
+def test_modules_that_cannot_have_a_block(
+    backbone: str, settings: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ConfigError, match=match):
+        new_net(backbone, **settings)
+
+
+def test_a_module_that_runs_twice() -> None:
+    backbone: Any = create_backbone("test_resnet", image_size=SIZE)
+    backbone.layer4[0].act2 = backbone.layer4[0].act1
+    with pytest.raises(ConfigError, match=r"'layer4\.0\.act1' runs 2 times in a forward pass"):
+        insert_cbam(backbone, ["layer4.0.act1"], SIZE, parts="both", reduction=8)
+    assert not any(module._forward_hooks for module in backbone.modules())
+
+
+def test_a_module_that_gives_several_tensors() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    backbone: Any = create_backbone("test_resnet", image_size=SIZE)
+    backbone.conv1, backbone.bn1 = nn.Sequential(backbone.conv1, Pair()), First(backbone.bn1)
+    with pytest.raises(ConfigError, match=r"'conv1' gives no single tensor, which is no map"):
+        insert_cbam(backbone, ["conv1"], SIZE, parts="both", reduction=8)
+
+
+class First(nn.Module):
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, pair: tuple[Tensor, Tensor]) -> Any:
+        return self.norm(pair[0])

@@ -1,0 +1,379 @@
+"""Two gloo processes on a CPU give the figures of one, score every image once and write once."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from sklearn.metrics import roc_auc_score
+
+from xray_lightning import XrayTask, load_checkpoint, predict_part, read_predictions, summarise
+from xray_lightning.cli.build import data_from
+from xray_lightning.cli.evaluate import configuration
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),  # inside Lightning
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # on purpose
+]
+
+ROOT = Path(__file__).parents[1]
+XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
+TRAIN = [sys.executable, str(ROOT / "train.py")]
+# A network with batch norm, whose running statistics differ between the processes.
+TOY = ["data.patients=61", "data.size=64", "image_size=32", "batch_size=4", "augment=light"]
+TOY += ["model=resnet50", "model.backbone=resnet10t", "model.dropout=0.2", "epochs=3"]
+TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
+WAIT = 300
+
+
+def run(command: list[str], folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=540, check=False
+    )
+    assert done.returncode == code, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done
+
+
+def rows_of(run_folder: Path) -> list[dict[str, str]]:
+    with (run_folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def without_the_clock(run_folder: Path) -> list[dict[str, str]]:
+    return [{k: v for k, v in r.items() if k != "images_per_second"} for r in rows_of(run_folder)]
+
+
+def metrics(run_folder: Path) -> Any:
+    return json.loads((run_folder / "metrics.json").read_text())
+
+
+def processes_of(text: str) -> list[int]:
+    """Ids of the processes with a text in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if text.encode() in command:
+                found.append(int(entry.name))
+    return found
+
+
+def wait_for_none(text: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while left := processes_of(text):
+        assert time.monotonic() < deadline, f"still running: {left}"
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("several")
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> subprocess.CompletedProcess[str]:
+    return run([*TRAIN, *TOY, *TWO, "hydra.run.dir=two"], folder)
+
+
+@pytest.fixture
+def started(folder: Path) -> Iterator[Any]:
+    """Start a run and wait until its first epoch is in the last checkpoint."""
+    processes = []
+
+    def start(name: str, *settings: str) -> subprocess.Popen[str]:
+        command = [*TRAIN, *TOY, *TWO, f"hydra.run.dir={folder / name}", *settings]
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        processes.append(process)
+        deadline = time.monotonic() + WAIT
+        while not (folder / name / "checkpoints/last.ckpt").exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+# --- a run of two processes -------------------------------------------------------------------
+
+
+def test_only_the_first_process_writes(
+    trained: subprocess.CompletedProcess[str], folder: Path
+) -> None:
+    log = (folder / "two/train.log").read_text()
+    assert "2 processes x 4 images a step" in log
+    for text in (trained.stdout, log):
+        for once in ("INFO epoch 1/3", "INFO epoch 3/3", "best checkpoint", "split patient ["):
+            assert text.count(once) == 1 + (text is trained.stdout and once == "split patient [")
+    for once in ("mean test AUROC", "run directory:", "images per second"):
+        assert trained.stdout.count(once) == 1
+    assert "Traceback" not in trained.stderr
+    assert [path.name for path in (folder / "two").glob("*.log")] == ["train.log"]
+    assert [path.name for path in (folder / "outputs").iterdir()] == ["cache"]
+    events = [path for path in (folder / "two/tensorboard").iterdir() if "events" in path.name]
+    assert len(events) == 1
+    assert json.loads((folder / "two/environment.json").read_text())["processes"] == 2
+    images = json.loads((folder / "two/environment.json").read_text())["split"]["images"]["train"]
+    rows = rows_of(folder / "two")
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert images - 4 <= float(rows[0]["images_seen"]) <= images
+
+
+@pytest.mark.usefixtures("trained")
+def test_one_process_gives_the_same_figures(folder: Path) -> None:
+    best = folder / "two/checkpoints/best.ckpt"
+    run([*XRAY, "evaluate", str(best), "hydra.run.dir=again"], folder)
+    theirs, ours = metrics(folder / "two")["test"], metrics(folder / "again")["test"]
+    assert ours["fingerprint"] == theirs["fingerprint"]
+    assert ours["auroc"]["defined"] == theirs["auroc"]["defined"]
+    assert ours["auroc"]["mean"] == pytest.approx(theirs["auroc"]["mean"], abs=1e-6)
+    assert ours["auroc"]["labels"] == pytest.approx(theirs["auroc"]["labels"], abs=1e-6)
+
+
+@pytest.mark.usefixtures("trained")
+def test_one_process_validates_alike(folder: Path, tmp_path: Path) -> None:
+    """metrics.csv holds what two processes logged at the best epoch."""
+    checkpoint = load_checkpoint(folder / "two/checkpoints/best.ckpt")
+    logged = rows_of(folder / "two")[checkpoint.epoch]
+    cache = folder / "outputs/cache"
+    data = data_from(configuration(checkpoint, [f"cache_dir={cache}"]))
+    task = XrayTask(checkpoint.build_net())
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
+    )
+    alone = trainer.validate(task, data, verbose=False)[0]
+    assert len(data.part_records("val")) % 2 == 1
+    assert alone["val/auroc"] == pytest.approx(float(logged["val/auroc"]), abs=1e-6)
+    assert alone["val/loss"] == pytest.approx(float(logged["val/loss"]), abs=1e-6)
+    for label in data.labels:
+        value, text = alone[f"val/auroc/{label}"], logged[f"val/auroc/{label}"]
+        assert np.isnan(value) if text == "" else value == pytest.approx(float(text), abs=1e-6)
+    ours = summarise(predict_part(trainer, task, data, "val"), "")["auroc"]["mean"]
+    assert ours == pytest.approx(metrics(folder / "two")["val"]["auroc"]["mean"], abs=1e-6)
+    for part in ("val", "test"):
+        table = read_predictions(folder / f"two/predictions_{part}.csv")
+        assert table.image_ids == tuple(record.image_id for record in data.part_records(part))
+        np.testing.assert_array_equal(table.targets, data.part_targets(part))
+
+
+# --- the same network judged by one and by two processes --------------------------------------
+
+JUDGE = """
+import json, sys
+import numpy as np, pytorch_lightning as pl, torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from xray_lightning import *
+from xray_lightning.optim import Plateau
+from xray_lightning.records import Record
+
+class Noise:
+    name, missing, allow_missing, official, notes = "noise", (), False, None, ()
+    labels = ("a", "b", "never")
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        targets = rng.integers(0, 2, (85, 3)).astype(float)
+        targets[rng.random(targets.shape) < 0.4] = np.nan
+        targets[:, 2] = 0
+        self.records = [Record(f"{i}.png", f"p{i}", tuple(t)) for i, t in enumerate(targets)]
+    def read(self, record):
+        rng = np.random.default_rng(int(record.patient_id[1:]))
+        return rng.integers(0, 256, (32, 32), dtype=np.uint8)
+    def identity(self):
+        return {}
+
+class Told(Plateau):
+    told = []
+    def update(self, value):
+        self.told.append(value)
+
+def plain(metrics):
+    return {k: float(v) for k, v in metrics.items()}
+
+def main(world):
+    torch.manual_seed(0)
+    data = XrayDataModule(Noise(), image_size=32, batch_size=4, cache_dir="noise")
+    task = XrayTask(XrayNet(data.labels, "test_resnet", image_size=32), schedule=Told())
+    best = ModelCheckpoint("best%d" % world, monitor="val/auroc", mode="max")
+    stop = EarlyStopping("val/auroc", mode="max", patience=9)
+    trainer = pl.Trainer(accelerator="cpu", devices=world, max_epochs=2, logger=False,
+        strategy="ddp" if world > 1 else "auto", num_sanity_val_steps=0, callbacks=[best, stop],
+        enable_progress_bar=False, enable_model_summary=False)
+    first = plain(trainer.validate(task, data, verbose=False)[0])
+    shards = {p: list(getattr(data, p + "_dataloader")().sampler) for p in ("val", "test")}
+    images = [i for b in data.test_dataloader() for i in b["image_id"]]
+    test = plain(trainer.test(task, data, verbose=False)[0])
+    scores = predict_part(trainer, task, data, "test").scores.tolist()
+    trainer.fit(task, data)
+    facts = {"first": first, "test": test, "scores": scores, "shards": shards, "images": images,
+        "told": Told.told, "fitted": plain(trainer.callback_metrics), "best": best.best_model_path,
+        "best_score": float(best.best_model_score), "stop": float(stop.best_score)}
+    with open(f"facts_{world}_{trainer.global_rank}.json", "w") as file:
+        json.dump(facts, file)
+
+main(int(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def judged(folder: Path) -> dict[int, list[Any]]:
+    """What each process of one, two and three found, by their number."""
+    (folder / "judge.py").write_text(JUDGE)
+    for world in (1, 2, 3):
+        done = run([sys.executable, "judge.py", str(world)], folder)
+        assert "sync_dist" not in done.stderr
+    return {
+        world: [
+            json.loads((folder / f"facts_{world}_{rank}.json").read_text()) for rank in range(world)
+        ]
+        for world in (1, 2, 3)
+    }
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_the_figures_of_one_process(world: int, judged: dict[int, list[Any]]) -> None:
+    """With an odd number of images, batches of uneven number and unknown targets."""
+    (alone,) = judged[1]
+    assert len(alone["images"]) % 2 == 1
+    for found in judged[world]:
+        for kind in ("first", "test"):
+            assert found[kind] == pytest.approx(alone[kind], abs=1e-6, nan_ok=True)
+        np.testing.assert_allclose(found["scores"], alone["scores"], atol=1e-6)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_every_image_in_one_process(world: int, judged: dict[int, list[Any]]) -> None:
+    (alone,) = judged[1]
+    shards = [found["images"] for found in judged[world]]
+    assert sorted(name for shard in shards for name in shard) == sorted(alone["images"])
+    for rank, found in enumerate(judged[world]):
+        assert found["images"] == alone["images"][rank::world]
+        for part in ("val", "test"):
+            assert found["shards"][part] == alone["shards"][part][rank::world]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_all_processes_decide_alike(world: int, judged: dict[int, list[Any]]) -> None:
+    first, *others = judged[world]
+    assert len(first["told"]) == 3  # before the fit and in its two epochs
+    assert np.float32(first["told"][-1]) == pytest.approx(first["fitted"]["val/auroc"], abs=1e-7)
+    for found in others:
+        for name in ("told", "best", "best_score", "stop"):
+            assert found[name] == first[name]
+        assert found["fitted"] == pytest.approx(first["fitted"], abs=0, nan_ok=True)
+
+
+def test_the_independent_auroc(judged: dict[int, list[Any]], folder: Path) -> None:
+    sys.argv = ["judge.py"]
+    namespace: dict[str, Any] = {}
+    exec(JUDGE.rsplit("main(int", 1)[0], namespace)
+    records = {record.image_id: record for record in namespace["Noise"]().records}
+    (alone,) = judged[1]
+    targets = np.array([records[name].targets for name in alone["images"]])
+    for column, label in enumerate("ab"):
+        known = ~np.isnan(targets[:, column])
+        scores = np.array(alone["scores"])[known, column]
+        expected = roc_auc_score(targets[known, column], scores)
+        for found in judged[2]:
+            assert found["test"][f"test/auroc/{label}"] == pytest.approx(expected, abs=1e-6)
+
+
+# --- interrupted --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("trained")
+def test_killed_and_resumed_equals_uninterrupted(folder: Path, started: Any) -> None:
+    process = started("killed")
+    assert len(processes_of(str(folder / "killed"))) == 2
+    process.kill()
+    process.communicate()
+    wait_for_none(str(folder / "killed"))
+    assert not (folder / "killed/metrics.json").exists()
+    done = run([*TRAIN, f"resume={folder / 'killed'}"], folder)
+    assert done.stdout.count("run directory:") == 1
+    assert without_the_clock(folder / "killed") == without_the_clock(folder / "two")
+    assert metrics(folder / "killed") == metrics(folder / "two")
+    states = [
+        torch.load(folder / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for name in ("killed", "two")
+    ]
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+
+
+def test_ctrl_c_ends_all(folder: Path, started: Any) -> None:
+    process = started("stopped", "epochs=500")
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert output.count("continue with: python train.py resume=") == 1
+    wait_for_none(str(folder / "stopped"))
+
+
+def test_an_error_ends_all(folder: Path) -> None:
+    wild = ["optim.optimizer.lr=1e30", "optim.head_lr=1e30", "optim.schedule.warmup_epochs=0"]
+    name = folder / "wild"
+    command = [*TRAIN, *TOY, *TWO, *wild, f"hydra.run.dir={name}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+    assert done.returncode in (2, -signal.SIGKILL)  # killed where another process fails first
+    assert "error: the loss became" in done.stderr
+    wait_for_none(str(name))
+
+
+def test_more_processes_than_images(folder: Path) -> None:
+    few = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=99"]
+    few += ["trainer.precision=32-true", "hydra.run.dir=many"]
+    done = run([*TRAIN, *TOY, *few], folder, 2)
+    assert "99 processes cannot share the" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- Slurm ----------------------------------------------------------------------------------------
+
+
+def test_tasks_of_slurm_share_a_folder(
+    trained: subprocess.CompletedProcess[str], folder: Path
+) -> None:
+    """Slurm starts the processes, here by hand with the variables that srun sets."""
+    job = {"SLURM_JOB_ID": "4321", "SLURM_STEP_ID": "7", "SLURM_JOB_NAME": "train"}
+    job |= {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODELIST": "127.0.0.1"}
+    job |= {"SLURM_NODEID": "0", "SLURM_CPUS_PER_TASK": "1", "MASTER_ADDR": "127.0.0.1"}
+    tasks = []
+    for rank in ("0", "1"):
+        place = job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
+        tasks.append(
+            subprocess.Popen(
+                [*TRAIN, *TOY, *TWO],
+                cwd=folder,
+                env=os.environ | place,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        time.sleep(1.5)  # another second: a folder named by the time would be another
+    texts = [task.communicate(timeout=WAIT) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], texts
+    made = folder / "outputs/slurm-4321.7_resnet50_patient"
+    assert {path.name for path in (folder / "outputs").iterdir()} == {"cache", made.name}
+    assert "run directory:" in texts[0][0]
+    assert texts[1][0] == ""
+    assert metrics(made) == metrics(folder / "two")

@@ -1,0 +1,175 @@
+"""Which images an epoch shows and in which order, a function of (seed, epoch) alone.
+
+A plan takes the targets (N, L) and the patients of the N training images and a generator, and
+gives the positions of one epoch's images. Every process computes the same plan and takes its
+share of it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Dataset, DistributedSampler
+
+from xray_lightning.errors import ConfigError, DataError
+
+Targets = npt.NDArray[np.float32]
+Order = npt.NDArray[np.int64]
+Plan = Callable[[Targets, Sequence[str], np.random.Generator], Order]
+SampleKey = tuple[int, int]  # position in the data set, seed of its augmentation
+
+
+def uniform(targets: Targets, patients: Sequence[str], generator: np.random.Generator) -> Order:
+    """Every image once, (N,).
+
+    >>> uniform(np.zeros((3, 1), np.float32), ["a", "a", "b"], np.random.default_rng(0)).tolist()
+    [2, 0, 1]
+    """
+    return generator.permutation(len(targets))
+
+
+def disease_balanced(
+    targets: Targets,
+    patients: Sequence[str],
+    generator: np.random.Generator,
+    *,
+    normal_share: float = 0.5,
+) -> Order:
+    """Normal images in a fixed share; for the others a finding is drawn, then an image of it, (N,).
+
+    Findings are drawn uniformly among those with positives, their images uniformly and with
+    replacement, as in xray14-keras, which never showed a normal image: ``normal_share=0`` is its
+    sampler. The normal images, all of whose targets are known to be 0, take turns: none comes
+    twice before each came once.
+
+    Raises:
+        ConfigError: the share is not in [0, 1).
+        DataError: there is no positive target, or no normal image to make up the share.
+    """
+    if not 0 <= normal_share < 1:
+        raise ConfigError(
+            f"sampler.normal_share must be at least 0 and below 1, got {normal_share}"
+        )
+    images_of = [np.flatnonzero(column) for column in (targets == 1).T if column.any()]
+    if not images_of:
+        raise DataError("disease_balanced: no training image has a positive; use sampler=uniform")
+    normal = np.flatnonzero((targets == 0).all(axis=1))
+    if normal_share > 0 and not len(normal):
+        raise DataError(
+            "disease_balanced: no training image has all targets 0; use sampler.normal_share=0"
+        )
+    count = round(normal_share * len(targets))
+    findings = generator.integers(len(images_of), size=len(targets) - count)
+    ill = [
+        generator.choice(images, size=int((findings == finding).sum()))
+        for finding, images in enumerate(images_of)
+    ]
+    well = np.resize(generator.permutation(normal), count)
+    return generator.permutation(np.concatenate([well, *ill]))
+
+
+def patient_balanced(
+    targets: Targets, patients: Sequence[str], generator: np.random.Generator
+) -> Order:
+    """One image of each patient, drawn uniformly among the patient's, (patients,)."""
+    shuffled = generator.permutation(len(patients))
+    _, first = np.unique(np.asarray(patients)[shuffled], return_index=True)
+    return generator.permutation(shuffled[first])
+
+
+def prevalence(targets: Targets) -> npt.NDArray[np.float64]:
+    """Share of positives among the known targets of each label, (L,); NaN where none is known.
+
+    >>> prevalence(np.array([[1, 0, np.nan], [0, np.nan, np.nan]], np.float32)).tolist()
+    [0.5, 0.0, nan]
+    """
+    known = (~np.isnan(targets)).sum(axis=0).astype(np.float64)
+    known[known == 0] = np.nan
+    shares: npt.NDArray[np.float64] = (targets == 1).sum(axis=0) / known
+    return shares
+
+
+def occurrences(order: Order) -> Order:
+    """How often each entry came before, in the same shape.
+
+    >>> occurrences(np.array([5, 2, 5, 5, 2])).tolist()
+    [0, 0, 1, 2, 1]
+    """
+    ranked = np.argsort(order, kind="stable")
+    grouped = order[ranked]
+    before = np.empty_like(order)
+    before[ranked] = np.arange(len(order)) - np.searchsorted(grouped, grouped)
+    return before
+
+
+class EpochSampler(DistributedSampler[SampleKey]):
+    """A new order and new augmentation seeds each epoch, derived from (seed, epoch) alone.
+
+    A last batch of one image is left out of the epoch (batch norm cannot train on it); another
+    image is left out the next time. It is torch's DistributedSampler by type alone: Lightning
+    leaves those as they are.
+
+    Args:
+        plan: gives the order from a generator; of the same length each time.
+        length: number N of training images.
+        batch_size: images a batch, to know the size of the last one.
+        seed: the run's seed.
+        rank: number of this process.
+        world: number of processes; each gets an equal share.
+    """
+
+    def __init__(
+        self,
+        plan: Callable[[np.random.Generator], Order],
+        length: int,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        super().__init__(_positions(length), world, rank, seed=seed)
+        self.plan, self.length = plan, length
+        share = len(plan(np.random.default_rng((seed, 0)))) // world
+        self.num_samples = share - 1 if share % batch_size == 1 and share > 1 else share
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        order = self.plan(generator)
+        seeds = generator.integers(2**31, size=self.length)  # seeds[i] belongs to image i
+        seeds = (seeds[order] + occurrences(order)) % 2**31  # and its next number to its next draw
+        mine = slice(self.rank, None, self.num_replicas)
+        keys = zip(order[mine].tolist(), seeds[mine].tolist(), strict=True)
+        for _, key in zip(range(self.num_samples), keys, strict=False):
+            yield key
+
+
+class Shard(DistributedSampler[int]):
+    """Every world-th image in table order from the rank-th on: none twice, none to fill up.
+
+    Args:
+        length: number of images N.
+        rank: number of this process.
+        world: number of processes.
+
+    >>> list(Shard(5, rank=1, world=2))
+    [1, 3]
+    """
+
+    def __init__(self, length: int, *, rank: int = 0, world: int = 1) -> None:
+        super().__init__(_positions(length), world, rank, shuffle=False)
+        self.positions = range(rank, length, world)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.positions)
+
+
+def _positions(length: int) -> Dataset[int]:
+    """What torch's sampler wants to know the length of."""
+    return range(length)  # type: ignore[return-value]

@@ -1,0 +1,206 @@
+"""CBAM, and how its blocks get behind modules of a backbone that knows nothing of them."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.models.layout import trial_features
+
+PARTS = ("both", "channel", "spatial")
+
+
+class ChannelGate(nn.Module):
+    """One gate per channel: sigmoid(MLP(mean over space) + MLP(max over space)).
+
+    Woo et al., CBAM (ECCV 2018), eq. 2. The two-layer MLP is shared and has biases, as in the
+    authors' code.
+
+    Args:
+        channels: C of the map.
+        reduction: the hidden layer has C // reduction units.
+
+    Raises:
+        ConfigError: a reduction below 1 or above C.
+    """
+
+    def __init__(self, channels: int, reduction: int = 8) -> None:
+        super().__init__()
+        if not 1 <= reduction <= channels:
+            raise ConfigError(
+                f"model.cbam_reduction must lie between 1 and the {channels} channels of the "
+                f"gated map, got {reduction}"
+            )
+        hidden = channels // reduction
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Gates (B, C, 1, 1) of a map (B, C, H, W)."""
+        mean, peak = features.mean(dim=(2, 3)), features.amax(dim=(2, 3))  # (B, C)
+        return torch.sigmoid(self.mlp(mean) + self.mlp(peak))[:, :, None, None]
+
+
+class SpatialGate(nn.Module):
+    """One gate per place: sigmoid(convolution([mean over channels; max over channels])).
+
+    Woo et al., CBAM (ECCV 2018), eq. 3; the convolution has no bias.
+
+    Args:
+        kernel_size: side of the convolution.
+
+    Raises:
+        ConfigError: an even side, which would shift the map.
+    """
+
+    def __init__(self, kernel_size: int = 7) -> None:
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ConfigError(f"kernel_size of a spatial gate must be odd, got {kernel_size}")
+        padding = kernel_size // 2
+        self.convolution = nn.Conv2d(2, 1, kernel_size, padding=padding, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Gates (B, 1, H, W) of a map (B, C, H, W)."""
+        mean, peak = features.mean(dim=1, keepdim=True), features.amax(dim=1, keepdim=True)
+        return torch.sigmoid(self.convolution(torch.cat([mean, peak], dim=1)))
+
+
+class CBAM(nn.Module):
+    """Channel gate, then spatial gate, or one of them.
+
+    Woo et al., CBAM (ECCV 2018), eq. 1: F' = Mc(F) F, F'' = Ms(F') F'.
+
+    Args:
+        channels: C of the map.
+        parts: "both", "channel" or "spatial".
+        reduction: of the channel gate.
+        kernel_size: of the spatial gate.
+
+    Attributes:
+        open: if true the gates are 1 and the map passes unchanged.
+
+    Raises:
+        ConfigError: parts, reduction or kernel_size out of range.
+
+    >>> CBAM(16, "spatial", kernel_size=3)(torch.rand(2, 16, 5, 5)).shape
+    torch.Size([2, 16, 5, 5])
+    """
+
+    def __init__(
+        self, channels: int, parts: str = "both", *, reduction: int = 8, kernel_size: int = 7
+    ) -> None:
+        super().__init__()
+        if parts not in PARTS:
+            raise ConfigError(f"model.cbam must be one of {PARTS}, got {parts!r}")
+        self.channel = ChannelGate(channels, reduction) if parts != "spatial" else None
+        self.spatial = SpatialGate(kernel_size) if parts != "channel" else None
+        self.open = False
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The gated map (B, C, H, W), a new tensor unless the gates are open."""
+        for gate in (self.channel, self.spatial):
+            if gate is not None and not self.open:
+                features = features * gate(features)
+        return features
+
+    def after(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        """Forward hook of the module in front of this block.
+
+        A bound method, so that a deep copy or an unpickled network calls its own block.
+        """
+        gated: Tensor = self(output)
+        return gated
+
+
+def insert_cbam(
+    backbone: Any, names: Sequence[str], image_size: int, *, parts: str, reduction: int
+) -> nn.ModuleDict:
+    """Put a CBAM block behind each named module; no tensor of the backbone changes or moves.
+
+    Args:
+        backbone: a timm network.
+        names: its modules as ``named_modules`` calls them, such as "block3" or "layer2.0".
+        image_size: side in pixels of a trial image, which shows how many channels they give.
+        parts: "both", "channel" or "spatial".
+        reduction: of the channel gates.
+
+    Returns:
+        The blocks in the order of the names; a dot in a name, which torch forbids here, is "-".
+
+    Raises:
+        ConfigError: a name is unknown or given twice, its module does not run exactly once, or
+            gives no map (B, C, H, W).
+    """
+    if isinstance(names, str):
+        raise ConfigError(f"model.cbam_after must be a list such as [{names}], got {names!r}")
+    if parts not in PARTS:
+        raise ConfigError(f"model.cbam must be one of {PARTS}, got {parts!r}")
+    blocks = nn.ModuleDict()
+    for name, channels in _output_channels(backbone, names, image_size).items():
+        block = CBAM(channels, parts, reduction=reduction)
+        backbone.get_submodule(name).register_forward_hook(block.after)
+        blocks[name.replace(".", "-")] = block
+    return blocks
+
+
+def _output_channels(backbone: Any, names: Sequence[str], image_size: int) -> dict[str, int]:
+    """Channels of the map that each named module gives."""
+    shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in names}
+    modules = [_named(backbone, name) for name in names]
+    if len(shapes) < len(names):
+        raise ConfigError(f"model.cbam_after names a module twice: {list(names)}")
+    if not names:
+        return {}
+
+    def recorder(name: str) -> Any:
+        return lambda module, inputs, output: shapes[name].append(_shape(output))
+
+    hooks = [
+        module.register_forward_hook(recorder(name))
+        for name, module in zip(names, modules, strict=True)
+    ]
+    try:
+        trial_features(backbone, image_size)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    square = getattr(backbone, "output_fmt", "NCHW") == "NCHW"
+    return {name: _channels(name, shapes[name], channels_first=square) for name in names}
+
+
+def _named(backbone: Any, name: str) -> nn.Module:
+    modules = dict(backbone.named_modules())
+    modules.pop("")  # the backbone itself
+    if name in modules:
+        module: nn.Module = modules[name]
+        return module
+    near = get_close_matches(str(name), modules, n=5)
+    raise ConfigError(
+        f"model.cbam_after: {backbone.pretrained_cfg['architecture']!r} has no module {name!r}; "
+        f"near it are {near}, at the top level {[key for key in modules if '.' not in key]}"
+    )
+
+
+def _shape(output: Any) -> tuple[int, ...]:
+    return tuple(output.shape) if isinstance(output, Tensor) else ()
+
+
+def _channels(name: str, shapes: list[tuple[int, ...]], *, channels_first: bool) -> int:
+    if len(shapes) != 1:
+        raise ConfigError(
+            f"model.cbam_after: {name!r} runs {len(shapes)} times in a forward pass; a block needs "
+            "a module that runs once"
+        )
+    shape = shapes[0]
+    # The trial image is square, and so is a map; (B, H, W, C) shows itself by H = W != C.
+    if len(shape) != 4 or not channels_first or shape[2] != shape[3]:
+        raise ConfigError(
+            f"model.cbam_after: {name!r} gives {shape or 'no single tensor'}, which is no map "
+            "(B, C, H, W); name a module of a convolutional network"
+        )
+    return shape[1]

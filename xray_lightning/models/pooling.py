@@ -1,0 +1,189 @@
+"""Heads that pool a feature map by a formula: average, max, generalised mean, log-sum-exp."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from xray_lightning.errors import ConfigError
+
+
+def generalised_mean(features: Tensor, power: Tensor) -> Tensor:
+    """(mean of x^p)^(1/p) over space, x not below 1e-6.
+
+    Radenovic et al., Fine-tuning CNN Image Retrieval with No Human Annotation (TPAMI 2018), eq. 3.
+    The largest value is divided out first, so that no power overflows.
+
+    Args:
+        features: (B, C, H, W).
+        power: p, one number; 1 gives the mean, a large one the maximum.
+
+    Returns:
+        (B, C).
+    """
+    features = features.clamp(min=1e-6)
+    peak = features.amax(dim=(2, 3), keepdim=True).detach()  # cancels, so it needs no gradient
+    mean = (features / peak).pow(power).mean(dim=(2, 3))
+    return peak[:, :, 0, 0] * mean.pow(1 / power)
+
+
+def log_sum_exp(features: Tensor, sharpness: float) -> Tensor:
+    """(1 / r) log(mean of exp(r x)) over space, between the mean (r to 0) and the maximum.
+
+    Wang et al., ChestX-ray8 (CVPR 2017), eq. 1, without overflow.
+
+    Args:
+        features: (B, C, H, W).
+        sharpness: r.
+
+    Returns:
+        (B, C).
+
+    >>> log_sum_exp(torch.tensor([[[[0.0, 900.0]]]]), 10.0).round(decimals=4)
+    tensor([[899.9307]])
+    """
+    places = features.shape[2] * features.shape[3]
+    return (torch.logsumexp(sharpness * features, dim=(2, 3)) - math.log(places)) / sharpness
+
+
+class PoolingHead(nn.Module):
+    """Pooling, dropout, then one linear layer; a subclass says how it pools.
+
+    Args:
+        channels: C of the feature map.
+        labels: number of labels L.
+        dropout: probability of dropping a pooled feature.
+    """
+
+    def __init__(self, channels: int, labels: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout: nn.Module = nn.Dropout(dropout)
+        self.classifier = nn.Linear(channels, labels)
+
+    def pool(self, features: Tensor) -> Tensor:
+        """(B, C) of a feature map (B, C, H, W)."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, L) of a feature map (B, C, H, W)."""
+        logits: Tensor = self.classifier(self.dropout(self.pool(features)))
+        return logits
+
+    def maps(self, features: Tensor) -> Tensor:
+        """The linear layer at every place: logits (B, L, H, W), a class activation map."""
+        return F.conv2d(features, self.classifier.weight[:, :, None, None], self.classifier.bias)
+
+
+class AveragePool(PoolingHead):
+    """Mean over space, then one linear layer: the head of Xception, DenseNet and CheXNet.
+
+    The logit is the mean of its map.
+    """
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Mean over space."""
+        return features.mean(dim=(2, 3))
+
+
+class MaxPool(PoolingHead):
+    """A linear layer at every place, then the maximum over space.
+
+    Oquab et al., Is object localization for free? (CVPR 2015), section 3. The logit is the
+    maximum of its map. Dropout drops whole channels.
+    """
+
+    def __init__(self, channels: int, labels: int, *, dropout: float = 0.0) -> None:
+        super().__init__(channels, labels)
+        self.dropout = nn.Dropout2d(dropout)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, L) of a feature map (B, C, H, W)."""
+        return self.maps(self.dropout(features)).amax(dim=(2, 3))
+
+
+class GeneralisedMean(PoolingHead):
+    """Generalised mean (GeM) with a learned power, see :func:`generalised_mean`.
+
+    Negative features, as a ViT gives them, count as 0. The maps are what each place adds:
+    w x^p / pooled^(p - 1) + b; the logit is their mean.
+
+    Args:
+        channels: C of the feature map.
+        labels: number of labels L.
+        dropout: probability of dropping a pooled feature.
+        power: p before training.
+
+    Raises:
+        ConfigError: p is not above 0.
+    """
+
+    def __init__(
+        self, channels: int, labels: int, *, dropout: float = 0.0, power: float = 3.0
+    ) -> None:
+        super().__init__(channels, labels, dropout=dropout)
+        self.power = nn.Parameter(torch.tensor([require_positive("power", power)]))
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Generalised mean over space."""
+        return generalised_mean(features, self.power)
+
+    def maps(self, features: Tensor) -> Tensor:
+        """What each place adds to the logits: (B, L, H, W)."""
+        pooled = self.pool(features)[:, :, None, None]
+        share = (features.clamp(min=1e-6) / pooled).pow(self.power)  # its mean over space is 1
+        return super().maps(pooled * share)
+
+
+class LogSumExp(PoolingHead):
+    """Log-sum-exp pooling of the features, then one linear layer, see :func:`log_sum_exp`.
+
+    The maps are the linear layer at every place, the heat maps of Wang et al.; the logit lies
+    near their maximum, but is no function of them.
+
+    Args:
+        channels: C of the feature map.
+        labels: number of labels L.
+        dropout: probability of dropping a pooled feature.
+        sharpness: r.
+
+    Raises:
+        ConfigError: r is not above 0.
+    """
+
+    def __init__(
+        self, channels: int, labels: int, *, dropout: float = 0.0, sharpness: float = 10.0
+    ) -> None:
+        super().__init__(channels, labels, dropout=dropout)
+        self.sharpness = require_positive("sharpness", sharpness)
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Log-sum-exp over space."""
+        return log_sum_exp(features, self.sharpness)
+
+
+def require_positive(option: str, value: Any, *, or_zero: bool = False) -> float:
+    """An option that must be a finite number above 0, or also 0.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and (0 < value < math.inf or (or_zero and value == 0)):
+        return float(value)
+    bound = "of at least 0" if or_zero else "above 0"
+    raise ConfigError(f"model.head_options.{option} must be a number {bound}, got {value!r}")
+
+
+def require_count(option: str, value: Any) -> int:
+    """An option that must be an integer of at least 1.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(
+            f"model.head_options.{option} must be an integer of at least 1, got {value!r}"
+        )
+    return value

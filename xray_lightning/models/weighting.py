@@ -1,0 +1,161 @@
+"""Heads that weigh the places of a feature map for each label: attention, PCAM, CSRA."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.models.pooling import PoolingHead, require_count, require_positive
+
+MAXIMUM = 99.0  # the temperature that stands for the maximum, as in the code of CSRA's authors
+
+
+class WeightingHead(PoolingHead):
+    """A weighted mean over space for each label, dropout, then the label's own linear unit."""
+
+    def weights(self, features: Tensor) -> Tensor:
+        """Weights (B, L, H, W) of a feature map (B, C, H, W); those of a label sum to 1."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, L) of a feature map (B, C, H, W)."""
+        pooled = torch.einsum("blhw,bchw->blc", self.weights(features), features)
+        logits: Tensor = self.dropout(pooled) * self.classifier.weight  # (B, L, C)
+        return logits.sum(dim=2) + self.classifier.bias
+
+
+class AttentionPool(WeightingHead):
+    """Attention pooling with one map for each label.
+
+    Ilse et al., Attention-based Deep Multiple Instance Learning (ICML 2018), eq. 7 and 8, with the
+    places as instances: weights = softmax over space of u tanh(V x); gated, eq. 9: of
+    u (tanh(V x) sigmoid(U x)). The maps are these weights, which say where the head looks, also
+    for an absent finding; the logit is no function of them.
+
+    Args:
+        channels: C of the feature map.
+        labels: number of labels L.
+        dropout: probability of dropping a pooled feature.
+        hidden: rows of V.
+        gated: eq. 9.
+
+    Raises:
+        ConfigError: hidden is no integer above 0, or gated no truth value.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        labels: int,
+        *,
+        dropout: float = 0.0,
+        hidden: int = 128,
+        gated: bool = False,
+    ) -> None:
+        super().__init__(channels, labels, dropout=dropout)
+        if not isinstance(gated, bool):
+            raise ConfigError(f"model.head_options.gated must be true or false, got {gated!r}")
+        self.content = nn.Linear(channels, require_count("hidden", hidden), bias=False)  # V
+        self.gate = nn.Linear(channels, hidden, bias=False) if gated else None  # U
+        self.score = nn.Linear(hidden, labels, bias=False)  # u of each label
+
+    def weights(self, features: Tensor) -> Tensor:
+        """Attention weights (B, L, H, W)."""
+        places = features.flatten(2).transpose(1, 2)  # (B, H * W, C)
+        hidden = torch.tanh(self.content(places))
+        if self.gate is not None:
+            hidden = hidden * torch.sigmoid(self.gate(places))
+        return _softmax(self.score(hidden).transpose(1, 2), features)
+
+    def maps(self, features: Tensor) -> Tensor:
+        """Attention weights (B, L, H, W); those of a label sum to 1."""
+        return self.weights(features)
+
+
+class PCAM(WeightingHead):
+    """Probabilistic class activation maps.
+
+    Ye et al., Weakly Supervised Lesion Localization With Probabilistic-CAM Pooling (2020): the
+    weights are sigmoid(w x + b), divided by their sum over space, with the w and b that classify
+    the pooled features. The maps are w x + b, their sigmoid is the paper's probability map; the
+    logit is their mean under the weights.
+    """
+
+    def weights(self, features: Tensor) -> Tensor:
+        """Sigmoid of the maps over its sum (B, L, H, W)."""
+        # softmax(log s) = s / sum(s), also where every s is too small for a float32
+        return _softmax(F.logsigmoid(self.maps(features)), features)
+
+
+class CSRA(nn.Module):
+    """Class-specific residual attention.
+
+    Zhu and Wu, Residual Attention (ICCV 2021), eq. 2 to 6: a classifier of unit length and
+    without bias scores every place; the logit is mean(s) + lambda sum(softmax(T s) s) over space,
+    summed over the temperatures, each with a classifier of its own. The maps are the scores s,
+    summed likewise; with lambda = 0 the logit is their mean. Dropout drops whole channels.
+
+    Args:
+        channels: C of the feature map.
+        labels: number of labels L.
+        dropout: probability of dropping a channel.
+        temperatures: T of each head; 99 means the maximum. The paper's for 4 heads: 1, 2, 4, 99.
+        residual: lambda.
+
+    Raises:
+        ConfigError: no temperatures, one that is not above 0, or a lambda below 0.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        labels: int,
+        *,
+        dropout: float = 0.0,
+        temperatures: Sequence[float] = (1.0,),
+        residual: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if not isinstance(temperatures, list | tuple) or not temperatures:
+            raise ConfigError(
+                "model.head_options.temperatures must be a list of one number or more, got "
+                f"{temperatures!r}"
+            )
+        self.temperatures = [require_positive("temperatures", value) for value in temperatures]
+        self.residual = require_positive("residual", residual, or_zero=True)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifiers = nn.ModuleList(
+            nn.Linear(channels, labels, bias=False) for _ in self.temperatures
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, L) of a feature map (B, C, H, W)."""
+        scores = self._scores(self.dropout(features))
+        pairs = zip(scores, self.temperatures, strict=True)
+        return torch.stack([_residual_attention(s, t, self.residual) for s, t in pairs]).sum(dim=0)
+
+    def maps(self, features: Tensor) -> Tensor:
+        """Scores (B, L, H, W), summed over the temperatures."""
+        return torch.stack(self._scores(features)).sum(dim=0)
+
+    def _scores(self, features: Tensor) -> list[Tensor]:
+        units = [F.normalize(weight, dim=1) for weight in self.classifiers.parameters()]  # (L, C)
+        return [F.conv2d(features, unit[:, :, None, None]) for unit in units]
+
+
+def _residual_attention(scores: Tensor, temperature: float, residual: float) -> Tensor:
+    """Logits (B, L) of scores (B, L, H, W)."""
+    scores = scores.flatten(2)
+    if temperature == MAXIMUM:
+        attended = scores.amax(dim=2)
+    else:
+        attended = (scores * (temperature * scores).softmax(dim=2)).sum(dim=2)
+    return scores.mean(dim=2) + residual * attended
+
+
+def _softmax(scores: Tensor, features: Tensor) -> Tensor:
+    """Softmax over space; (B, L, H, W)."""
+    weights = scores.reshape(*scores.shape[:2], -1).softmax(dim=2)
+    return weights.reshape(*scores.shape[:2], *features.shape[2:])
