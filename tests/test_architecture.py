@@ -40,7 +40,7 @@ INNER = {
     "metrics": [
         ["auroc", "clusters"],
         ["ranks", "delong", "thresholds", "calibration"],
-        ["judge", "compare", "subgroups"],
+        ["judge", "compare", "subgroups", "points"],
     ],
     "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file"]],
     "report": [["comparison", "published"], ["figures"]],

@@ -104,3 +104,12 @@ def test_prior_shift_is_bayes() -> None:
     sick = rng.random(40_000) < 0.2
     scores = posterior(rng.normal(size=40_000) + sick, 0.5)
     assert estimate_prior(scores, 0.5) == pytest.approx(0.2, abs=0.015)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_map_at_another_prior(method: str) -> None:
+    scores, positive = sample()
+    found = fit_calibration(scores, positive, method)
+    moved = found.at_prior(0.3, 0.1)(scores)
+    np.testing.assert_allclose(moved, shift_prior(found(scores), 0.3, 0.1), atol=1e-9)
+    np.testing.assert_allclose(found.at_prior(0.3, 0.3)(scores), found(scores), atol=1e-6)

@@ -11,6 +11,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from xray_lightning.metrics.calibration import Calibration
 from xray_lightning.metrics.judge import CURVES, POINT, Verdict, judge
 
 LABELS = ("Mass", "Nodule", "Hernia", "Unread")
@@ -111,3 +112,25 @@ def test_the_seed_decides() -> None:
     assert first == same
     other = judge(LABELS, *sample(), draws=50, seed=2).mean["auroc"]
     assert other.patient_interval != first.patient_interval
+
+
+def test_calibrated_figures_stand_beside_the_raw_ones() -> None:
+    rng = np.random.default_rng(3)
+    targets = (rng.random((300, 2)) < 0.4).astype(float)
+    targets[::5, 0] = np.nan
+    scores = 0.5 * rng.random((300, 2)) + 0.4 * np.nan_to_num(targets)
+    flat = Calibration("platt", slope=0.5, intercept=0.1)
+    found = judge(
+        ("a", "b"), scores, targets, np.arange(300) // 2, calibrations={"a": flat}, draws=50
+    )
+    known = ~np.isnan(targets[:, 0])
+    expected = brier_score_loss(targets[known, 0], flat(scores[known, 0]))
+    value = found.labels["a"]["calibrated_brier"].value
+    assert value == pytest.approx(expected, abs=1e-12)
+    assert found.labels["a"]["calibrated_error"].value > 0
+    assert np.isnan(found.labels["b"]["calibrated_brier"].value)
+    assert found.mean["calibrated_brier"].value == pytest.approx(value)
+    assert found.defined["calibrated_error"] == 1
+    same = judge(("a", "b"), scores, targets, np.arange(300) // 2, draws=50)
+    assert "calibrated_brier" not in same.labels["a"]
+    assert found.labels["a"]["brier"] == same.labels["a"]["brier"]

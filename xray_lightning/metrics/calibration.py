@@ -1,9 +1,10 @@
 """Do scores mean probabilities? Errors of calibration, maps that mend it, and priors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 from scipy.optimize import minimize_scalar
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
@@ -19,6 +20,11 @@ def logit(scores: npt.ArrayLike) -> Floats:
     """Log odds, finite for 0 and 1 too."""
     safe = np.clip(np.asarray(scores, dtype=np.float64), TINY, 1 - TINY)
     return np.asarray(np.log(safe) - np.log1p(-safe))
+
+
+def expit(odds: npt.ArrayLike) -> Floats:
+    """Probabilities of log odds, the inverse of :func:`logit`."""
+    return np.asarray(special.expit(odds), dtype=np.float64)
 
 
 def mass_bins(scores: npt.NDArray[np.floating], bins: int = 15) -> Codes:
@@ -65,6 +71,7 @@ class Calibration:
         intercept: of the log odds; 0 for temperature and isotonic.
         knots: scores of the isotonic steps.
         values: probabilities at the knots.
+        shift: added to the log odds of the result, see :meth:`at_prior`.
     """
 
     method: str
@@ -72,12 +79,28 @@ class Calibration:
     intercept: float = 0.0
     knots: tuple[float, ...] = ()
     values: tuple[float, ...] = ()
+    shift: float = 0.0
 
     def __call__(self, scores: npt.NDArray[np.floating]) -> Floats:
         """Probabilities of scores, any shape."""
         if self.method == "isotonic":
-            return np.asarray(np.interp(scores, self.knots, self.values))
-        return np.asarray(1 / (1 + np.exp(-(self.slope * logit(scores) + self.intercept))))
+            steps = np.asarray(np.interp(scores, self.knots, self.values))
+            return steps if self.shift == 0 else expit(logit(steps) + self.shift)
+        return expit(self.slope * logit(scores) + self.intercept + self.shift)
+
+    def at_prior(self, prior: float, new_prior: float) -> "Calibration":
+        """The map at another prevalence, see :func:`shift_prior`."""
+        return replace(self, shift=float(logit(new_prior) - logit(prior)))
+
+
+def require_method(method: str | None) -> None:
+    """Refuse an unknown method, before hours of training; None is none at all.
+
+    Raises:
+        ConfigError: it is unknown.
+    """
+    if method is not None and method not in METHODS:
+        raise ConfigError(f"calibration must be one of {', '.join(METHODS)}, got {method!r}")
 
 
 def fit_calibration(
@@ -91,8 +114,7 @@ def fit_calibration(
     Raises:
         ConfigError: an unknown method, or only one class.
     """
-    if method not in METHODS:
-        raise ConfigError(f"calibration must be one of {', '.join(METHODS)}, got {method!r}")
+    require_method(method)
     if positive.all() or not positive.any():
         raise ConfigError("a calibration needs positive and negative images")
     odds = logit(scores)
@@ -113,8 +135,7 @@ def fit_calibration(
 
 def shift_prior(probabilities: npt.NDArray[np.floating], prior: float, new_prior: float) -> Floats:
     """Probabilities at another prevalence, if only the prevalence changed (Saerens 2002, eq. 4)."""
-    odds = logit(probabilities) + logit(new_prior) - logit(prior)
-    return np.asarray(1 / (1 + np.exp(-odds)))
+    return expit(logit(probabilities) + logit(new_prior) - logit(prior))
 
 
 def estimate_prior(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.metrics.calibration import calibration_error_over
+from xray_lightning.metrics.calibration import Calibration, calibration_error_over
 from xray_lightning.metrics.clusters import (
     Codes,
     Counts,
@@ -26,6 +26,7 @@ from xray_lightning.metrics.clusters import (
 from xray_lightning.metrics.ranks import Ranking, curves_over
 
 CURVES = ("auroc", "average_precision", "brier", "calibration_error")
+CALIBRATED = ("calibrated_brier", "calibrated_error")  # after a map fitted on validation
 POINT = ("sensitivity", "specificity", "ppv", "npv", "f1")
 IMAGE_DRAWS = 500  # of the image-level interval, which is only there to be compared with
 
@@ -95,6 +96,7 @@ def judge(
     patients: npt.ArrayLike,
     *,
     thresholds: Mapping[str, float] | None = None,
+    calibrations: Mapping[str, Calibration | None] | None = None,
     draws: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -111,6 +113,8 @@ def judge(
         patients: N ids.
         thresholds: operating point of each label, chosen elsewhere (validation), NaN or absent:
             none.
+        calibrations: map of each label, fitted elsewhere (validation); if given, Brier's score and
+            the calibration error after it stand beside the raw ones, NaN for a label without one.
         draws: of the bootstrap.
         seed: of the bootstrap.
         level: of the intervals.
@@ -123,12 +127,14 @@ def judge(
         _draws(patient_codes(patients), draws, seed, jackknife=True),
         _draws(np.arange(len(scores)), min(draws, IMAGE_DRAWS), seed, jackknife=False),
     )
-    points = thresholds or {}
+    points, maps = thresholds or {}, calibrations
 
     def of_label(index: int) -> tuple[Figures, Figures]:
         threshold = points.get(labels[index], float("nan"))
+        column = scores[:, index], targets[:, index]
         by_patient, by_image = (
-            figures_over(scores[:, index], targets[:, index], side.codes, side.counts, threshold)
+            figures_over(*column, side.codes, side.counts, threshold)
+            | ({} if maps is None else _calibrated(*column, side, maps.get(labels[index])))
             for side in sides
         )
         return by_patient, by_image
@@ -146,7 +152,7 @@ def judge(
         mean=_estimates(*mean, sides, level),
         defined={
             name: sum(bool(np.isfinite(first[name][0])) for first, _ in figures)
-            for name in (*CURVES, *POINT)
+            for name in figures[0][0]
         },
         positives=dict(zip(labels, positive.sum(axis=0).tolist(), strict=True)),
         known=dict(zip(labels, (~np.isnan(targets)).sum(axis=0).tolist(), strict=True)),
@@ -196,6 +202,22 @@ def _point_figures(ranking: Ranking, counts: Counts, threshold: float) -> Figure
     sums = sums_over(counts, ranking.codes, np.column_stack(sum(pairs.values(), ())))
     ratios = [divided(sums[:, 2 * k], sums[:, 2 * k + 1]) for k in range(len(pairs))]
     return dict(zip(pairs, ratios, strict=True))
+
+
+def _calibrated(
+    scores: npt.NDArray[np.floating],
+    targets: npt.NDArray[np.floating],
+    side: _Draws,
+    calibration: Calibration | None,
+) -> Figures:
+    """Brier's score and calibration error after a map, (D,) each."""
+    if calibration is None:
+        return {name: np.full(len(side.counts), np.nan) for name in CALIBRATED}
+    known = ~np.isnan(targets)
+    kept, positive, codes = calibration(scores[known]), targets[known] == 1, side.codes[known]
+    brier = ratio_over(side.counts, codes, (kept - positive) ** 2, np.ones(len(kept)))
+    error = calibration_error_over(side.counts, codes, kept, positive)
+    return dict(zip(CALIBRATED, (brier, error), strict=True))
 
 
 def _draws(codes: Codes, draws: int, seed: int, *, jackknife: bool) -> _Draws:

@@ -85,6 +85,18 @@ RULES: dict[str, Callable[[Confusion, float], Floats]] = {
 }
 
 
+def require_rule(rule: str, value: float) -> None:
+    """Refuse what cannot work, before hours of training.
+
+    Raises:
+        ConfigError: an unknown rule, or a value outside (0, 1].
+    """
+    if rule not in RULES:
+        raise ConfigError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    if not 0 < value <= 1:
+        raise ConfigError(f"value must lie in (0, 1], got {value}")
+
+
 def choose_threshold(
     scores: npt.NDArray[np.floating],
     targets: npt.NDArray[np.floating],
@@ -108,10 +120,7 @@ def choose_threshold(
     Raises:
         ConfigError: an unknown rule, or a value outside (0, 1].
     """
-    if rule not in RULES:
-        raise ConfigError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
-    if not 0 < value <= 1:
-        raise ConfigError(f"value must lie in (0, 1], got {value}")
+    require_rule(rule, value)
     known = ~np.isnan(targets)
     positive, kept = targets[known] == 1, scores[known]
     if positive.sum() < minimum_positives or positive.all():
