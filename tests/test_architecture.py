@@ -48,6 +48,8 @@ INNER = {
         ["processes"],
         ["failures", "locate", "tables"],
         ["overrides", "multirun", "judgement"],
+        ["judging"],
+        ["conclusion"],
         ["build"],
         ["provenance"],
         ["compose"],

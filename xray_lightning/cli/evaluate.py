@@ -8,18 +8,25 @@ from omegaconf import DictConfig
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, require_labels
 from xray_lightning.cli.build import data_from, prepare_process
 from xray_lightning.cli.compose import LOG, mean_line, quieten, score
+from xray_lightning.cli.conclusion import part_facts, require_settings
+from xray_lightning.cli.judging import judged
 from xray_lightning.cli.overrides import overridden, split_run_dir
-from xray_lightning.cli.tables import auroc_table, parts_line, show
+from xray_lightning.cli.processes import first_process
+from xray_lightning.cli.tables import parts_line, show
 from xray_lightning.data.source import usage_notes
 from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.evaluation import write_json
 from xray_lightning.task import XrayTask
 
 CHANGEABLE = (
-    *("data", "split", "trainer", "batch_size", "workers", "threads", "cache_dir", "tta"),
+    *("data", "split", "trainer", "batch_size", "workers", "threads", "cache_dir", "tta", "draws"),
     *("image_size", "clahe"),  # refused with the value the checkpoint needs
 )
 ADDED = {  # settings that older checkpoints do not name
     "tta": "none",
+    "draws": 2000,
+    "operating_point": {"rule": "youden", "value": 0.9},
+    "calibration": "platt",
     "sampler": {"_target_": "xray_lightning.data.samplers.uniform", "_partial_": True},
 }
 ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # whatever it was trained with
@@ -37,6 +44,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
     values, run_dir = split_run_dir(overrides)
     config = configuration(loaded, values)
     prepare_process(config)
+    require_settings(config)
     data = data_from(config)
     require_labels(loaded.bundle, data.labels, str(checkpoint))
     show(*(f"note: {note}" for note in usage_notes(data.source)))
@@ -53,10 +61,35 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
     folder = run_dir or home(checkpoint) / f"evaluate_{fingerprint}{ending}"
     folder.mkdir(parents=True, exist_ok=True)
     config.run_dir = str(folder)
-    summaries = score(config, data, task, folder, ("test",))
+    summaries, predictions = score(config, data, task, folder, ("test",))
+    if not first_process():
+        return
+    found = judged(
+        predictions["test"],
+        data.part_records("test"),
+        part_facts(data, "test", task.tta),
+        validation=loaded.bundle.validation,
+        draws=config.draws,
+    )
+    write_json(found.facts, folder / "evaluation.json")
+    write_json(summaries, folder / "metrics.json")
     title = f"{checkpoint} on {data.source.name}, split {data.split.name} "
-    table = auroc_table(summaries, title + f"[{data.split.fingerprint}]")
-    show(table, parts_line(summaries), mean_line(summaries), f"written to {folder}")
+    show(
+        *found.shown(title + f"[{data.split.fingerprint}]"),
+        *no_points(loaded),
+        parts_line(summaries),
+        mean_line(summaries),
+        f"written to {folder}",
+    )
+
+
+def no_points(checkpoint: Checkpoint) -> list[str]:
+    """A line for a checkpoint without operating points."""
+    if checkpoint.bundle.validation:
+        return []
+    return [
+        "note: no operating points in this checkpoint: only best.ckpt of a finished run has them"
+    ]
 
 
 def configuration(checkpoint: Checkpoint, overrides: Sequence[str]) -> DictConfig:

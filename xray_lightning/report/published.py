@@ -13,6 +13,7 @@ from importlib.resources import files
 from xray_lightning.labels import CHEST_XRAY14
 
 OFFICIAL, OWN = "official", "own"
+IMAGES, TEST_IMAGES = 112_120, 25_596  # of ChestX-ray14, and of its official test list
 
 
 @dataclass(frozen=True)
@@ -57,21 +58,28 @@ def _row(cells: dict[str, str]) -> Published:
     )
 
 
-def comparable(data: str, labels: Sequence[str], split: str, subset: str) -> list[Published]:
+def comparable(
+    data: str, labels: Sequence[str], split: str, subset: str, *, known: int, scored: int
+) -> list[Published]:
     """The published rows that a score may stand beside.
 
     Only NIH's 14 findings on NIH's images: the official rows for the official test part, the rows
-    of own splits for any other split by patient; none for a leaky split, another part or data set.
+    of own splits for any other split by patient; none for a leaky split, another part or data set,
+    or a part of the images.
 
     Args:
         data: name of the data set.
         labels: of the score.
         split: its name.
         subset: "test" or another part.
+        known: images of the data set's label table.
+        scored: images that were scored.
     """
     if data != "nih" or tuple(labels) != CHEST_XRAY14 or subset != "test" or split == "image":
         return []
-    kind = OFFICIAL if split == "official" else OWN
+    if known != IMAGES or (split == OFFICIAL and scored != TEST_IMAGES):
+        return []
+    kind = OFFICIAL if split == OFFICIAL else OWN
     return [row for row in published() if row.split == kind]
 
 
@@ -87,5 +95,5 @@ def place_among(mean: float, rows: Sequence[Published]) -> str:
     better = sum(row.mean > mean for row in rows)
     return (
         f"{better} of {len(rows)} published results on the official test part are higher; "
-        f"{sum(not row.primary for row in rows)} of them are quoted second-hand (*)"
+        f"{sum(not row.primary for row in rows)} of the {len(rows)} are quoted second-hand (*)"
     )
