@@ -8,11 +8,12 @@ import pytest
 from sklearn.metrics import brier_score_loss, recall_score
 
 from xray_lightning import Phantom
-from xray_lightning.cli.conclusion import fitted, require_settings
-from xray_lightning.cli.judging import Judged, judged, published_lines
+from xray_lightning.cli.conclusion import require_settings
+from xray_lightning.cli.judging import Judged, fitted, judged, published_lines
 from xray_lightning.cli.overrides import composed
 from xray_lightning.cli.tables import show
 from xray_lightning.errors import ConfigError
+from xray_lightning.metrics.calibration import shift_prior
 from xray_lightning.metrics.points import Fitted
 from xray_lightning.predictions import Predictions
 from xray_lightning.records import patient_ids, target_matrix
@@ -101,6 +102,30 @@ def test_what_the_terminal_shows(found: Judged, capsys: pytest.CaptureFixture[st
     short = capsys.readouterr().out
     assert "have enough positives; mean AUROC differs" in short
     assert "sex and view: F AP" not in short.replace("differs from that of all other", "")
+
+
+def test_calibration_at_the_estimated_prior(found: Judged) -> None:
+    """Half of the healthy images taken away: the prevalence rises, and the scores show it."""
+    sick = [record for row, record in enumerate(TEST) if any(record.targets) or row % 2]
+    table = predictions(sick, 1)
+    validation = found.facts["validation"]
+    moved, fixed = (
+        judged(table, sick, FACTS, validation=validation, draws=20, groups=False, prior=prior)
+        for prior in ("estimate", "validation")
+    )
+    assert fixed.facts["priors"] == {}
+    assert moved.facts["priors"].keys() == found.thresholds.keys()
+    index = PHANTOM.labels.index("Infiltration")
+    before, now = moved.facts["priors"]["Infiltration"]
+    true = table.targets[:, index].mean()
+    assert abs(now - true) < abs(before - true)
+    mapped = Fitted.from_plain(validation["labels"]["Infiltration"]).calibration
+    assert mapped is not None
+    scores = shift_prior(mapped(table.scores[:, index]), before, now)
+    expected = brier_score_loss(table.targets[:, index], scores)
+    value = moved.facts["labels"]["Infiltration"]["calibrated_brier"]["value"]
+    assert value == pytest.approx(expected)
+    assert value < fixed.facts["labels"]["Infiltration"]["calibrated_brier"]["value"]
 
 
 def test_without_validation_there_are_no_points() -> None:

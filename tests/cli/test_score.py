@@ -100,9 +100,37 @@ def test_nothing_of_the_part_is_scored(tmp_path: Path) -> None:
         ("subset=dev", "subset must be one of train, val, test, got 'dev'"),
         ("allow_missing=yes", "allow_missing must be true or false, got 'yes'"),
         ("draws=0", "draws must be an integer of at least 1, got '0'"),
+        ("subgroups=1", "subgroups must be true or false, got '1'"),
+        ("prior=0.5", "prior must be one of validation, estimate, got '0.5'"),
+        ("points=val", "points='val': operating points are chosen on one of train, val, test, and"),
         ("bootstrap_seed=-1", "bootstrap_seed must be an integer of at least 0, got '-1'"),
     ],
 )
 def test_bad_settings(setting: str, match: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=match):
         score(write(tmp_path, TEST), [*DATA[:1], setting], as_json=True)
+
+
+def test_points_of_one_part_are_applied_to_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write(tmp_path, [record.image_id for record in PHANTOM.records])
+    settings = ["subset=test", "points=train", "operating_point.rule=f1", "calibration=temperature"]
+    score(table, [*DATA, *settings, "subgroups=true", "prior=estimate"], as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["validation"]["rule"] == "f1"
+    mass = facts["validation"]["labels"]["Infiltration"]
+    assert mass["calibration"]["method"] == "temperature"
+    assert facts["labels"]["Infiltration"]["f1"]["value"] > 0.5
+    before, now = facts["priors"]["Infiltration"]
+    assert before == mass["prevalence"] != now
+    assert facts["subgroups"]
+    score(table, [*DATA, *settings], as_json=False)
+    assert "operating points: f1 on validation" in capsys.readouterr().out
+
+
+def test_points_need_every_score_of_their_part(tmp_path: Path) -> None:
+    with pytest.raises(MissingImagesError, match="no image of the val has a score"):
+        score(write(tmp_path, TEST), [*DATA, "subset=test", "points=val"], as_json=True)
+    with pytest.raises(ConfigError, match="points='test': operating points are chosen on one of"):
+        score(write(tmp_path, TEST), [*DATA, "subset=test", "points=test"], as_json=True)

@@ -73,7 +73,9 @@ def score(
     """Score anybody's predictions: xray score TABLE.csv data=nih data.root=DIR subset=test.
 
     Without subset=train|val|test (of split=) the images that have a score are scored. Also:
-    allow_missing=true, draws=2000, bootstrap_seed=0, hydra.run.dir=DIR.
+    allow_missing=true, subgroups=true, points=val (operating points and calibrations fitted on that
+    part's scores; operating_point.rule=, calibration=), prior=estimate, draws=2000,
+    bootstrap_seed=0, hydra.run.dir=DIR.
     """
     from xray_lightning.cli.score import score as command
 

@@ -7,12 +7,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from xray_lightning.checkpoint import store_validation
-from xray_lightning.cli.judging import Judged, judged
+from xray_lightning.cli.judging import Judged, fitted, judged
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation import write_json
 from xray_lightning.metrics.calibration import require_method
-from xray_lightning.metrics.points import fit_on_validation
 from xray_lightning.metrics.thresholds import require_rule
 from xray_lightning.predictions import Predictions
 
@@ -45,33 +44,6 @@ def conclude(
     )
     write_json(found.facts, run / "evaluation.json")
     return found
-
-
-def fitted(predictions: Predictions, fingerprint: str, config: DictConfig) -> dict[str, Any]:
-    """Operating points and calibrations of the validation part, plain values for the checkpoint.
-
-    Args:
-        predictions: of the validation part.
-        fingerprint: of that part.
-        config: its ``operating_point``, ``calibration`` and ``draws``.
-    """
-    point = config.operating_point
-    found = fit_on_validation(
-        predictions.labels,
-        predictions.scores,
-        predictions.targets,
-        predictions.patient_ids,
-        rule=point.rule,
-        value=point.value,
-        calibration=config.calibration,
-        draws=config.draws,
-    )
-    return {
-        "rule": point.rule,
-        "value": point.value,
-        "fingerprint": fingerprint,
-        "labels": {label: each.to_plain() for label, each in found.items()},
-    }
 
 
 def part_facts(data: XrayDataModule, part: str, tta: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from xray_lightning.checkpoint import Checkpoint, load_checkpoint, require_label
 from xray_lightning.cli.build import data_from, prepare_process
 from xray_lightning.cli.compose import LOG, mean_line, quieten, score
 from xray_lightning.cli.conclusion import part_facts, require_settings
-from xray_lightning.cli.judging import judged
+from xray_lightning.cli.judging import judged, require_prior
 from xray_lightning.cli.overrides import overridden, split_run_dir
 from xray_lightning.cli.processes import first_process
 from xray_lightning.cli.tables import parts_line, show
@@ -19,12 +19,14 @@ from xray_lightning.evaluation import write_json
 from xray_lightning.task import XrayTask
 
 CHANGEABLE = (
-    *("data", "split", "trainer", "batch_size", "workers", "threads", "cache_dir", "tta", "draws"),
+    *("data", "split", "trainer", "batch_size", "workers", "threads", "cache_dir"),
+    *("tta", "draws", "prior"),
     *("image_size", "clahe"),  # refused with the value the checkpoint needs
 )
 ADDED = {  # settings that older checkpoints do not name
     "tta": "none",
     "draws": 2000,
+    "prior": "validation",  # of calibrated scores, or estimate: from the scores alone
     "operating_point": {"rule": "youden", "value": 0.9},
     "calibration": "platt",
     "sampler": {"_target_": "xray_lightning.data.samplers.uniform", "_partial_": True},
@@ -45,6 +47,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
     config = configuration(loaded, values)
     prepare_process(config)
     require_settings(config)
+    require_prior(config.prior)
     data = data_from(config)
     require_labels(loaded.bundle, data.labels, str(checkpoint))
     show(*(f"note: {note}" for note in usage_notes(data.source)))
@@ -70,6 +73,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
         part_facts(data, "test", task.tta),
         validation=loaded.bundle.validation,
         draws=config.draws,
+        prior=config.prior,
     )
     write_json(found.facts, folder / "evaluation.json")
     write_json(summaries, folder / "metrics.json")

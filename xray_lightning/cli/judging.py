@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
@@ -17,13 +18,16 @@ from xray_lightning.cli.judgement import (
 )
 from xray_lightning.cli.tables import number
 from xray_lightning.data.decoding import available_cores
+from xray_lightning.errors import ConfigError
+from xray_lightning.metrics.calibration import estimate_prior
 from xray_lightning.metrics.judge import Verdict, judge
-from xray_lightning.metrics.points import Fitted
+from xray_lightning.metrics.points import Fitted, fit_on_validation
 from xray_lightning.metrics.subgroups import MEAN, subgroups, underdiagnosis
 from xray_lightning.predictions import Predictions
 from xray_lightning.records import Record
 from xray_lightning.report.published import Published, comparable, place_among
 
+PRIORS = VALIDATION, ESTIMATE = "validation", "estimate"
 SUBGROUP_DRAWS = 200  # 31 groups and all others, each judged anew: the slowest part
 
 
@@ -66,6 +70,33 @@ class Judged:
         return [*lines, *(f"note: {text}" for text in undefined_notes(self.verdict))]
 
 
+def fitted(predictions: Predictions, fingerprint: str, config: DictConfig) -> dict[str, Any]:
+    """Operating points and calibrations of the validation part, plain values for the checkpoint.
+
+    Args:
+        predictions: of the validation part.
+        fingerprint: of that part.
+        config: all settings; used are its ``operating_point``, ``calibration`` and ``draws``.
+    """
+    point = config.operating_point
+    found = fit_on_validation(
+        predictions.labels,
+        predictions.scores,
+        predictions.targets,
+        predictions.patient_ids,
+        rule=point.rule,
+        value=point.value,
+        calibration=config.calibration,
+        draws=config.draws,
+    )
+    return {
+        "rule": point.rule,
+        "value": point.value,
+        "fingerprint": fingerprint,
+        "labels": {label: each.to_plain() for label, each in found.items()},
+    }
+
+
 def judged(
     predictions: Predictions,
     records: Sequence[Record],
@@ -75,6 +106,7 @@ def judged(
     draws: int = 2000,
     seed: int = 0,
     groups: bool = True,
+    prior: str = VALIDATION,
 ) -> Judged:
     """Every figure of some predictions, points and calibrations of validation applied.
 
@@ -83,23 +115,29 @@ def judged(
         records: the N images.
         facts: what else is to stand in evaluation.json: "fingerprint", "data", "subset", "split"
             (with its "name"), "data_images".
-        validation: of :func:`xray_lightning.cli.conclusion.fitted`; empty or None: no operating
-            points, no calibration.
+        validation: see :func:`fitted`; empty or None: no operating points, no calibration.
         draws: of the bootstrap; subgroups get at most 200.
         seed: of the bootstrap.
         groups: whether subgroups are judged.
+        prior: the prevalence that calibrated scores hold for: "validation", or "estimate": of these
+            images, estimated from their scores alone (Saerens 2002).
     """
     labels = {
         label: Fitted.from_plain(plain)
         for label, plain in (validation or {}).get("labels", {}).items()
     }
+    calibrations = {label: each.calibration for label, each in labels.items()}
+    priors = estimated_priors(predictions, labels) if prior == ESTIMATE else {}
+    for label, (before, now) in priors.items():
+        if (map_of_label := calibrations[label]) is not None:
+            calibrations[label] = map_of_label.at_prior(before, now)
     thresholds = {k: each.threshold for k, each in labels.items() if not np.isnan(each.threshold)}
     columns = predictions.labels, predictions.scores, predictions.targets
     verdict = judge(
         *columns,
         predictions.patient_ids,
         thresholds=thresholds,
-        calibrations={label: each.calibration for label, each in labels.items()} or None,
+        calibrations=calibrations or None,
         draws=draws,
         seed=seed,
         threads=available_cores(),
@@ -122,6 +160,7 @@ def judged(
         "draws": draws,
         "seed": seed,
         "validation": dict(validation or {}),
+        "priors": {label: list(pair) for label, pair in priors.items()},
         "subgroups": [_plain(asdict(row)) for row in rows],
         "underdiagnosis": [
             _plain({"dimension": place[0], "group": place[1], "rate": rate, "interval": ends})
@@ -131,6 +170,29 @@ def judged(
         "published": [asdict(row) for row in published],
     }
     return Judged(verdict, thresholds, published, verdict_facts(verdict, known))
+
+
+def estimated_priors(
+    predictions: Predictions, labels: Mapping[str, Fitted]
+) -> dict[str, tuple[float, float]]:
+    """Prevalence of each calibrated label on validation, and here as the scores alone tell it."""
+    found = {}
+    for index, label in enumerate(predictions.labels):
+        each = labels.get(label)
+        if each is not None and each.calibration is not None:
+            probabilities = each.calibration(predictions.scores[:, index])
+            found[label] = each.prevalence, estimate_prior(probabilities, each.prevalence)
+    return found
+
+
+def require_prior(prior: str) -> None:
+    """Refuse an unknown choice.
+
+    Raises:
+        ConfigError: it is unknown.
+    """
+    if prior not in PRIORS:
+        raise ConfigError(f"prior must be one of {', '.join(PRIORS)}, got {prior!r}")
 
 
 def published_lines(rows: Sequence[Published], mean: float) -> list[Table | str]:

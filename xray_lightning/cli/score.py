@@ -5,20 +5,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from xray_lightning.cli.judgement import undefined_notes, verdict_facts, verdict_table
+from xray_lightning.cli.judging import fitted, judged, require_prior
 from xray_lightning.cli.overrides import composed, make
 from xray_lightning.cli.tables import show
-from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.source import Source
 from xray_lightning.data.splits import PARTS, Split, fingerprint
 from xray_lightning.errors import ConfigError, MissingImagesError
-from xray_lightning.metrics.judge import judge
+from xray_lightning.predictions import Predictions
 from xray_lightning.records import Record, patient_ids, target_matrix
 from xray_lightning.scores import read_scores
 
-OWN = {"subset": "", "allow_missing": "false", "draws": "2000", "bootstrap_seed": "0"}
+OWN = {
+    "subset": "",
+    "allow_missing": "false",
+    "points": "",  # the part whose scores operating points and calibrations are fitted on
+    "prior": "validation",
+    "subgroups": "false",
+    "draws": "2000",
+    "bootstrap_seed": "0",
+}
 
 
 def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
@@ -36,36 +41,46 @@ def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
     split: Split | None = None
     if own["subset"]:
         split = make(config.split)(source.records, source.official)
-    rows, note = chosen_rows(source.records, ids, split, own)
-    records = [source.records[row] for row in rows]
+    records, note = chosen(source.records, ids, split, own)
     place = {image: index for index, image in enumerate(ids)}
-    scores = scores[[place[record.image_id] for record in records]]
-    verdict = judge(
-        source.labels,
-        scores,
-        target_matrix(records),
-        patient_ids(records),
+
+    def predictions(some: Sequence[Record]) -> Predictions:
+        mine = scores[[place[record.image_id] for record in some]]
+        images = tuple(record.image_id for record in some)
+        return Predictions(
+            source.labels, images, tuple(patient_ids(some)), target_matrix(some), mine
+        )
+
+    validation = None
+    if own["points"]:
+        fit, _ = chosen(source.records, ids, split, {**own, "subset": own["points"]})
+        named = fingerprint({own["points"]: [record.image_id for record in fit]})
+        validation = fitted(predictions(fit), named, config)
+    found = judged(
+        predictions(records),
+        records,
+        identity(table, source, split, own, records),
+        validation=validation,
         draws=own["draws"],
         seed=own["bootstrap_seed"],
-        threads=available_cores(),
+        groups=own["subgroups"],
+        prior=own["prior"],
     )
-    facts = verdict_facts(verdict, identity(table, source, split, own, records))
+    text = json.dumps(found.facts, indent=2, allow_nan=False)
     if run_dir is not None:
         run_dir.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(facts, indent=2, allow_nan=False)
         (run_dir / "score.json").write_text(text + "\n", encoding="utf-8")
     if as_json:
-        print(json.dumps(facts, indent=2, allow_nan=False))
+        print(text)
         return
     title = f"{table} on {source.name}"
     if split is not None:
         title += f", split {split.name} [{split.fingerprint}], {own['subset']}"
     show(
-        verdict_table(verdict, title),
-        f"{facts['images']:,} images of {facts['patients']:,} patients [{facts['fingerprint']}]; "
-        f"intervals: {own['draws']:,} bootstrap draws of patients; ratio: their width over that "
-        "of intervals that take images for independent",
-        *(f"note: {text}" for text in (*undefined_notes(verdict), note) if text),
+        *found.shown(title),
+        f"{len(records):,} images of {found.facts['patients']:,} patients "
+        f"[{found.facts['fingerprint']}]",
+        *([f"note: {note}"] if note else []),
     )
 
 
@@ -84,10 +99,13 @@ def own_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             rest.append(text)
     if values["subset"] not in ("", *PARTS):
         raise ConfigError(f"subset must be one of {', '.join(PARTS)}, got {values['subset']!r}")
-    if values["allow_missing"] not in ("true", "false"):
-        raise ConfigError(f"allow_missing must be true or false, got {values['allow_missing']!r}")
-    own: dict[str, Any] = {"subset": values["subset"]}
-    own["allow_missing"] = values["allow_missing"] == "true"
+    require_points(values["points"], values["subset"])
+    require_prior(values["prior"])
+    own: dict[str, Any] = {key: values[key] for key in ("subset", "points", "prior")}
+    for key in ("allow_missing", "subgroups"):
+        if values[key] not in ("true", "false"):
+            raise ConfigError(f"{key} must be true or false, got {values[key]!r}")
+        own[key] = values[key] == "true"
     for key, low in (("draws", 1), ("bootstrap_seed", 0)):
         if not values[key].isdecimal() or int(values[key]) < low:
             raise ConfigError(f"{key} must be an integer of at least {low}, got {values[key]!r}")
@@ -95,10 +113,23 @@ def own_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     return own, rest
 
 
-def chosen_rows(
+def require_points(points: str, subset: str) -> None:
+    """Operating points chosen on the images they are judged on would flatter.
+
+    Raises:
+        ConfigError: unknown, the scored part itself, or no part is scored.
+    """
+    if points and (not subset or points not in set(PARTS) - {subset}):
+        raise ConfigError(
+            f"points={points!r}: operating points are chosen on one of {', '.join(PARTS)}, and "
+            "subset= names another part to apply them to"
+        )
+
+
+def chosen(
     records: Sequence[Record], ids: Sequence[str], split: Split | None, own: Mapping[str, Any]
-) -> tuple[list[int], str]:
-    """Positions of the records to score, and a sentence about those that are not.
+) -> tuple[list[Record], str]:
+    """The records to score, and a sentence about those that are not.
 
     Raises:
         MissingImagesError: an image of the subset has no score, and that is not allowed.
@@ -119,7 +150,7 @@ def chosen_rows(
     extra = len(scored) - len(rows)
     if extra:
         notes.append(f"{extra:,} scored images are not in {place} and were left out")
-    return rows, "; ".join(notes if missing else notes[1:])
+    return [records[row] for row in rows], "; ".join(notes if missing else notes[1:])
 
 
 def identity(
@@ -134,13 +165,10 @@ def identity(
     name = own["subset"] or "scored"
     return {
         "fingerprint": fingerprint({name: ids}),
-        "images": len(ids),
-        "patients": len(np.unique(patient_ids(records))),
         "table": str(table),
         "data": source.name,
+        "data_images": len(source.records),
         "split": None if split is None else {"name": split.name, "fingerprint": split.fingerprint},
         "subset": own["subset"] or None,
-        "draws": own["draws"],
-        "seed": own["bootstrap_seed"],
         "notes": list(source.notes),
     }
