@@ -15,7 +15,7 @@ RANKS = [
     ["scores", "data", "models", "losses", "ranking", "optim", "explain", "metrics"],
     ["checkpoint"],
     ["task"],
-    ["callbacks", "evaluation", "audit", "inference", "export"],
+    ["callbacks", "evaluation", "audit", "inference", "export", "overlap"],
     ["report"],
     ["cli"],
 ]
@@ -24,9 +24,20 @@ RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
 # Order of files inside the sub-packages whose files import each other.
 INNER = {
     "data": [
+        ["dicom", "files"],
         ["source", "images", "tables", "transforms", "partition", "geometry", "samplers"],
-        ["nih", "csv", "phantom", "balance", "lists", "manifest"],
-        ["splits", "decoding"],
+        [
+            "nih",
+            "csv",
+            "phantom",
+            "balance",
+            "lists",
+            "manifest",
+            "nih_map",
+            "rsna_tables",
+            "headers",
+        ],
+        ["splits", "decoding", "rsna", "conversion"],
         ["cache"],
         ["dataset"],
         ["datamodule"],
@@ -43,7 +54,7 @@ INNER = {
         ["judge", "compare", "subgroups", "points"],
     ],
     "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file"]],
-    "report": [["comparison", "published"], ["figures"]],
+    "report": [["comparison", "published"], ["figures", "calls"], ["panel"]],
     "cli": [
         ["processes"],
         ["failures", "locate", "tables"],
@@ -54,7 +65,7 @@ INNER = {
         ["provenance"],
         ["compose"],
         ["restart"],
-        ["evaluate", "datasets", "launch", "score", "compare"],
+        ["evaluate", "datasets", "launch", "score", "compare", "convert", "predict"],
         ["app"],
     ],
 }

@@ -10,7 +10,14 @@ from torch import nn
 
 from xray_lightning.callbacks.averaging import EMA
 from xray_lightning.callbacks.freezing import FreezeBackbone
-from xray_lightning.cli.build import data_from, fit_callbacks, loss_from, prepare_process, task_from
+from xray_lightning.cli.build import (
+    data_from,
+    fit_callbacks,
+    loss_from,
+    panel_from,
+    prepare_process,
+    task_from,
+)
 from xray_lightning.cli.failures import user_message
 from xray_lightning.cli.overrides import composed, make
 from xray_lightning.data.datamodule import XrayDataModule
@@ -21,7 +28,11 @@ from xray_lightning.optim import Constant, Cosine, Plateau, Step
 CONF = Path(__file__).parents[1] / "conf"
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
 
-EXTRA = {"data=nih": ["data.root=x"], "data=csv": ["data.table=x.csv"]}  # what the user must give
+EXTRA = {
+    "data=nih": ["data.root=x"],
+    "data=csv": ["data.table=x.csv"],
+    "data=rsna": ["data.root=x"],
+}  # what the user must give
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -169,6 +180,20 @@ def test_callbacks_of_a_configuration() -> None:
     found = {type(callback): callback for callback in fit_callbacks(config)[1]}
     assert found[FreezeBackbone].epochs == 2  # type: ignore[attr-defined]
     assert found[EMA].decay == 0.99  # type: ignore[attr-defined]
+
+
+def test_results_figure() -> None:
+    config, _ = composed([])
+    assert panel_from(config, ("Mass", "Hernia")) is None
+    panel = panel_from(config, ("Mass",))
+    assert panel is not None
+    assert (panel.label, panel.rule, panel.columns, panel.seed) == (None, "confident", 4, 0)
+    config, _ = composed(["panel.label=Edema", "panel.rule=random", "panel.seed=3"])
+    with pytest.raises(ConfigError, match=r"panel\.label must be one of Mass, Hernia: 'Edema'"):
+        panel_from(config, ("Mass", "Hernia"))
+    panel = panel_from(config, ("Mass", "Edema"))
+    assert panel is not None
+    assert (panel.label, panel.rule, panel.seed) == ("Edema", "random", 3)
 
 
 def test_gpu_demanded_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

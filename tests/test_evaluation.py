@@ -45,6 +45,24 @@ def trainer(tmp_path: Path) -> pl.Trainer:
     )
 
 
+def test_a_network_of_more_labels_is_scored_on_those_of_the_data(
+    data: XrayDataModule, trainer: pl.Trainer
+) -> None:
+    labels = ("Fracture", *reversed(data.labels), "Device")
+    torch.manual_seed(0)
+    task = XrayTask(XrayNet(labels, "test_vit", image_size=32))
+    predictions = predict_part(trainer, task, data, "test")
+    assert predictions.labels == data.labels
+    (batch, *_) = data.test_dataloader()
+    with torch.no_grad():
+        scores = torch.sigmoid(task.net.eval()(batch["image"])).numpy()  # (B, 2 + L)
+    expected = scores[:, 1:-1][:, ::-1]
+    np.testing.assert_allclose(predictions.scores[: len(scores)], expected, rtol=1e-6)
+    stranger = XrayTask(XrayNet(("Fracture",), "test_vit", image_size=32))
+    with pytest.raises(ValueError, match="not in"):
+        predict_part(trainer, stranger, data, "test")
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("part", ["val", "test"])
 def test_every_image_once_in_table_order(

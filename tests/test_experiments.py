@@ -97,3 +97,14 @@ def test_strong_in_objects() -> None:
     assert task.net.config["head"] == "csra"
     assert (task.tta, task.layer_decay, config.ema_decay) == ("flip", 0.8, 0.999)
     assert type(task.loss).__name__ == "Asymmetric"
+
+
+@pytest.mark.parametrize(("name", "size"), [("chexnet_rsna", 512), ("chexnet_rsna_quick", 224)])
+def test_project_b(name: str, size: int) -> None:
+    config, _ = composed([f"experiment={name}", "data.root=x", "data.nih_map=y"])
+    assert config.data._target_.endswith("Rsna")
+    assert (config.image_size, config.clahe, config.freeze_epochs) == (size, True, 1)
+    assert (config.optim.optimizer.lr, config.model.dropout) == (1e-4, 0.2)
+    assert (config.schedule.factor, config.schedule.patience) == (0.3, 3)
+    assert config.augment._target_.endswith("rsna")
+    assert config.weights == "imagenet"

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from xray_lightning.data.datamodule import XrayDataModule
     from xray_lightning.data.nih import ChestXray14
     from xray_lightning.data.phantom import Phantom
+    from xray_lightning.data.rsna import Rsna
     from xray_lightning.evaluation import predict_part, summarise
+    from xray_lightning.explain import class_map
+    from xray_lightning.inference import Classifier, load_classifier
     from xray_lightning.losses import BCE, Asymmetric, ClassBalanced, Focal, WeightedBCE
+    from xray_lightning.models.attention import CBAM
     from xray_lightning.models.network import XrayNet
     from xray_lightning.predictions import Predictions, read_predictions, write_predictions
     from xray_lightning.ranking import PairwiseAUC
@@ -27,8 +31,10 @@ _HOMES = {
     "BCE": "losses",
     "Box": "records",
     "Bundle": "checkpoint",
+    "CBAM": "models.attention",
     "Checkpoint": "checkpoint",
     "ChestXray14": "data.nih",
+    "Classifier": "inference",
     "ClassBalanced": "losses",
     "CsvTable": "data.csv",
     "Focal": "losses",
@@ -38,11 +44,14 @@ _HOMES = {
     "Phantom": "data.phantom",
     "Predictions": "predictions",
     "Record": "records",
+    "Rsna": "data.rsna",
     "WeightedBCE": "losses",
     "XrayDataModule": "data.datamodule",
     "XrayNet": "models.network",
     "XrayTask": "task",
+    "class_map": "explain",
     "load_checkpoint": "checkpoint",
+    "load_classifier": "inference",
     "predict_part": "evaluation",
     "read_predictions": "predictions",
     "summarise": "evaluation",
@@ -51,6 +60,7 @@ _HOMES = {
 
 __all__ = [
     "BCE",
+    "CBAM",
     "EMA",
     "Asymmetric",
     "Box",
@@ -58,6 +68,7 @@ __all__ = [
     "Checkpoint",
     "ChestXray14",
     "ClassBalanced",
+    "Classifier",
     "CsvTable",
     "Focal",
     "FreezeBackbone",
@@ -65,11 +76,14 @@ __all__ = [
     "Phantom",
     "Predictions",
     "Record",
+    "Rsna",
     "WeightedBCE",
     "XrayDataModule",
     "XrayNet",
     "XrayTask",
+    "class_map",
     "load_checkpoint",
+    "load_classifier",
     "predict_part",
     "read_predictions",
     "summarise",

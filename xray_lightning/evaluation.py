@@ -34,6 +34,7 @@ def predict_part(
     Raises:
         ConfigError: another part (training images are augmented and not scored here), or one
             with fewer images than processes.
+        ValueError: the network does not know one of the data's labels.
     """
     if part not in ("val", "test"):
         raise ConfigError(f"part must be val or test, got {part!r}")
@@ -42,12 +43,13 @@ def predict_part(
     batches = cast(list[Tensor], trainer.predict(task, dataloaders=loader))
     shard = positions, torch.cat(batches).float().numpy()
     records = data.part_records(part)
+    columns = [task.net.labels.index(label) for label in data.labels]  # of a larger label set
     return Predictions(
         labels=data.labels,
         image_ids=tuple(record.image_id for record in records),
         patient_ids=tuple(record.patient_id for record in records),
         targets=data.part_targets(part),
-        scores=assembled(gathered(shard, trainer.world_size), len(records)),
+        scores=assembled(gathered(shard, trainer.world_size), len(records))[:, columns],
     )
 
 

@@ -115,12 +115,6 @@ class XrayTask(pl.LightningModule):
         self.mean_loss[part].update(loss, weight=(~torch.isnan(batch["targets"])).sum())
         self.auroc[part].update(torch.sigmoid(logits), batch["targets"])
 
-    def on_validation_epoch_start(self) -> None:
-        """Judge one network: norms' running statistics differ between processes until a step."""
-        if self.trainer.world_size > 1:
-            for buffer in self.net.buffers():
-                torch.distributed.broadcast(buffer, src=0)  # whose checkpoint is kept
-
     def on_validation_epoch_end(self) -> None:
         """Log the validation figures; tell a plateau schedule."""
         mean = self._log_figures("val")

@@ -1,12 +1,12 @@
 """What each head and each attention block costs in a training step, relative to average pool.
 
-One thread, DenseNet-121, random images in memory; a step is forward, BCE and backward (no
-optimiser). All variants share one backbone and take turns. Memory is what a step holds at its
-peak apart from temporary buffers: parameters, their gradients, and the tensors autograd saves,
-each storage once. Nothing here fails for being slow.
+One thread, DenseNet-121, random images in memory; a step is forward, BCE and backward, without
+optimiser. Each variant takes turns with the average pool, and CPU seconds are compared. Memory is
+what a step holds apart from temporary buffers: parameters, their gradients and the tensors that
+autograd saves, each storage once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -37,7 +37,13 @@ def new_net(**settings: Any) -> XrayNet:
 
 
 @pytest.fixture(scope="module")
-def batch() -> Iterator[tuple[Tensor, Tensor]]:
+def plain() -> XrayNet:
+    """Average pool, no blocks."""
+    return new_net()
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(BATCH, 1, SIZE, SIZE, generator=generator)
     targets = torch.rand(BATCH, len(CHEST_XRAY14), generator=generator).gt(0.9).float()
@@ -72,9 +78,15 @@ def held_bytes(net: XrayNet, batch: tuple[Tensor, Tensor]) -> int:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_cost(
-    name: str, batch: tuple[Tensor, Tensor], rates: Any, over: Any, remark: Any, ratio: Any
+    name: str,
+    plain: XrayNet,
+    batch: tuple[Tensor, Tensor],
+    rates: Any,
+    over: Any,
+    remark: Any,
+    ratio: Any,
 ) -> None:
-    plain, net = new_net(), new_net(**VARIANTS[name])
+    net = new_net(**VARIANTS[name])
     found = rates(TURNS, average=step_of(plain, batch), other=step_of(net, batch))
     base, ours = held_bytes(plain, batch), held_bytes(net, batch)
     extra = sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in plain.parameters())
@@ -82,7 +94,8 @@ def test_cost(
         f"{name}: {BACKBONE}, {SIZE} px, batch {BATCH}, 1 thread, {TURNS} turns: "
         f"{1000 / median(found['average']):.0f} ms a step with average pool, "
         f"{1000 / median(found['other']):.0f} ms; {base / 2**20:.1f} and {ours / 2**20:.1f} MiB; "
-        f"{extra / 1e6:+.3f} M parameters"
+        f"{extra:+,} parameters"
     )
-    ratio(f"{name}_step_vs_average", over(found["average_cpu"], found["other_cpu"]), "<=1.2")
-    ratio(f"{name}_memory_vs_average", ours / base, "<=1.2")
+    bound = "<=1.5" if name == "head_query" else "<=1.1"  # a decoder nearly as large as DenseNet
+    ratio(f"{name}_step_vs_average", over(found["average_cpu"], found["other_cpu"]), bound)
+    ratio(f"{name}_memory_vs_average", ours / base, bound)

@@ -3,15 +3,16 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from xray_lightning.callbacks.seeding import EpochSeed, epoch_seed
 
 
-def drawn(seed: int, epoch: int, before: int = 0) -> torch.Tensor:
+def drawn(seed: int, epoch: int, before: int = 0, rank: int = 0) -> torch.Tensor:
     torch.rand(before)  # whatever was drawn before
-    trainer: Any = SimpleNamespace(current_epoch=epoch)
+    trainer: Any = SimpleNamespace(current_epoch=epoch, global_rank=rank)
     EpochSeed(seed).on_train_epoch_start(trainer, trainer)
     return torch.rand(5)
 
@@ -25,6 +26,17 @@ def test_every_seed_and_epoch_has_its_own() -> None:
     assert len(seeds) == 900
     assert all(0 <= seed < 2**32 for seed in seeds)
     assert not torch.equal(drawn(1, 2), drawn(2, 1))
+
+
+def test_processes_drop_out_differently() -> None:
+    assert not torch.equal(drawn(1, 2, rank=0), drawn(1, 2, rank=1))
+    seeds = {epoch_seed(3, epoch, rank) for epoch in range(30) for rank in range(30)}
+    assert len(seeds) == 900
+
+
+def test_one_process_draws_as_ever() -> None:
+    expected = int(np.random.SeedSequence((5, 6)).generate_state(1)[0])  # the first release's
+    assert epoch_seed(5, 6) == expected
 
 
 @pytest.mark.parametrize("seed", [0, 2**32 - 1])

@@ -1,12 +1,16 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from xray_lightning.checkpoint import Bundle, Checkpoint
-from xray_lightning.cli.evaluate import configuration, home
+from xray_lightning.cli.evaluate import configuration, home, judged, taken, use_images
 from xray_lightning.cli.overrides import make
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.samplers import uniform
 from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.overlap import patients_of
 
 
 def checkpoint(config: dict[str, object]) -> Checkpoint:
@@ -54,3 +58,45 @@ def test_checkpoint_of_library_use() -> None:
 def test_where_the_results_go(tmp_path: Path) -> None:
     assert home(tmp_path / "run/checkpoints/best.ckpt") == tmp_path / "run"
     assert home(tmp_path / "best.ckpt") == Path("outputs")
+
+
+def test_settings_of_the_evaluation_itself() -> None:
+    assert taken(["overlap=exclude", "a=1", "overlap=report"], "overlap") == (["a=1"], "report")
+    assert taken(["a=1"], "overlap") == (["a=1"], None)
+
+
+def test_every_image_can_be_a_test_image() -> None:
+    data = XrayDataModule(Phantom(12))
+    split = data.split
+    for images in (None, "test"):
+        use_images(data, images)
+        assert data.split is split
+    use_images(data, "all")
+    np.testing.assert_array_equal(data.split.parts["test"], np.arange(len(data.records)))
+    np.testing.assert_array_equal(data.split.parts["train"], split.parts["train"])
+    assert data.split.part_fingerprints["test"] != split.part_fingerprints["test"]
+    assert data.split.part_fingerprints["train"] == split.part_fingerprints["train"]
+    assert data.split.fingerprint != split.fingerprint
+    with pytest.raises(ConfigError, match="images must be test or all, got 'some'"):
+        use_images(data, "some")
+
+
+def test_a_word_on_what_the_checkpoint_has_met(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = XrayDataModule(Phantom(20))
+    parts = dict(data.split.part_fingerprints)
+    bundle = Bundle({}, {}, {"parts": parts, **patients_of(data)})
+    assert judged(bundle, data, None) == {"test": data.split}  # its own test images
+    assert not capsys.readouterr().out
+    assert judged(bundle, XrayDataModule(Phantom(20, seed=1)), None)["test"]
+    assert "some of them, or of their patients, may have been trained on" in caplog.text
+    use_images(data, "all")
+    with pytest.raises(ConfigError, match="overlap=exclude leaves them out"):
+        judged(bundle, data, None)
+    judged(bundle, data, "exclude")
+    assert "that show patients it learned from are left out" in capsys.readouterr().out
+    data.split = judged(bundle, data, "exclude")["test"]
+    parts["test"] = "another run's"
+    judged(bundle, data, None)
+    assert "no patient of them is one it learned from" in capsys.readouterr().out

@@ -6,7 +6,14 @@ from hydra.errors import ConfigCompositionException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from xray_lightning.cli.failures import INTERRUPTED, USER_ERROR, guarded, user_message
+from xray_lightning.cli.failures import (
+    INTERRUPTED,
+    PARTIAL,
+    USER_ERROR,
+    PartialError,
+    guarded,
+    user_message,
+)
 from xray_lightning.errors import ConfigError, DataNotFoundError
 
 
@@ -87,3 +94,8 @@ def test_internals_are_trimmed() -> None:
     assert user_message(caught.value) == "Missing mandatory value: a"
     error.__cause__ = caught.value
     assert str(user_message(error)).endswith("Missing mandatory value: a")
+
+
+def test_a_part_has_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(raiser(PartialError("2 of 9 files"))) == PARTIAL == 3
+    assert capsys.readouterr().err == "error: 2 of 9 files\n"

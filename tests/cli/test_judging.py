@@ -9,7 +9,7 @@ from sklearn.metrics import brier_score_loss, recall_score
 
 from xray_lightning import Phantom
 from xray_lightning.cli.conclusion import require_settings
-from xray_lightning.cli.judging import Judged, fitted, judged, published_lines
+from xray_lightning.cli.judging import Judged, fitted, published_lines, verdict_of
 from xray_lightning.cli.overrides import composed
 from xray_lightning.cli.tables import show
 from xray_lightning.errors import ConfigError
@@ -43,7 +43,7 @@ def predictions(records: list, seed: int = 0) -> Predictions:
 @pytest.fixture(scope="module")
 def found() -> Judged:
     config, _ = composed(["draws=60", "operating_point.rule=sensitivity"])
-    return judged(
+    return verdict_of(
         predictions(TEST, 1),
         TEST,
         FACTS,
@@ -110,7 +110,7 @@ def test_calibration_at_the_estimated_prior(found: Judged) -> None:
     table = predictions(sick, 1)
     validation = found.facts["validation"]
     moved, fixed = (
-        judged(table, sick, FACTS, validation=validation, draws=20, groups=False, prior=prior)
+        verdict_of(table, sick, FACTS, validation=validation, draws=20, groups=False, prior=prior)
         for prior in ("estimate", "validation")
     )
     assert fixed.facts["priors"] == {}
@@ -129,7 +129,7 @@ def test_calibration_at_the_estimated_prior(found: Judged) -> None:
 
 
 def test_without_validation_there_are_no_points() -> None:
-    bare = judged(predictions(TEST), TEST, FACTS, draws=20, groups=False)
+    bare = verdict_of(predictions(TEST), TEST, FACTS, draws=20, groups=False)
     assert bare.thresholds == {}
     assert bare.facts["validation"] == {}
     assert bare.facts["subgroups"] == bare.facts["underdiagnosis"] == []

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,46 +8,123 @@ from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from xray_lightning.cli.multirun import Comparison, collect
+from xray_lightning.cli.multirun import Comparison, display, remarks, sweep, write
+from xray_lightning.errors import DataNotFoundError
+from xray_lightning.report.comparison import Run, rankings
 
 
 def write_run(folder: Path, overrides: list[str], split: str, val: float | None) -> None:
     folder.mkdir(parents=True)
-    facts = {"overrides": overrides, "split": {"name": split, "parts": {"test": f"f-{split}"}}}
+    prints = {"val": f"v-{split}", "test": f"t-{split}"}
+    names = {"name": split, "fingerprint": f"f-{split}", "parts": prints}
+    facts = {"overrides": overrides, "seed": 0, "split": names}
     part = {"auroc": {"mean": val, "defined": 13}}
     (folder / "environment.json").write_text(json.dumps(facts))
     (folder / "metrics.json").write_text(json.dumps({"val": part, "test": part}))
 
 
-def test_runs_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    for number in (10, 2, 0):
-        write_run(tmp_path / str(number), ["epochs=1", f"seed={number}"], "patient", 0.5)
-    (tmp_path / "3").mkdir()  # unfinished
-    assert [row["run"] for row in collect(tmp_path)] == ["seed=0", "seed=2", "seed=10"]
+def config(folder: Path, mode: RunMode = RunMode.MULTIRUN):
+    return OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}, "mode": mode}})
 
 
-def test_table_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(tmp_path / "0", ["split=patient"], "patient", 0.75)
-    write_run(tmp_path / "1", ["split=official"], "official", None)
-    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
-    Comparison().on_multirun_end(config)
-    with (tmp_path / "comparison.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["test"] for row in rows] == ["0.75", ""]
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def run(settings: str, val: float | None, **more: object) -> Run:
+    known = {"split": "patient", "fingerprint": "f", "val": val, "test": val, "val_labels": 14}
+    return replace(Run("0", settings, 0, "finished"), **{**known, **more})
+
+
+def test_tables_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "0", ["loss=bce", "split=patient"], "patient", 0.75)
+    write_run(tmp_path / "1", ["loss=auc", "split=patient"], "patient", 0.875)
+    write_run(tmp_path / "2", ["loss=bce", "split=official"], "official", None)
+    Comparison().on_multirun_end(config(tmp_path))
+    assert [row["test"] for row in rows(tmp_path / "comparison.csv")] == ["0.75", "0.875", ""]
+    ranking = rows(tmp_path / "ranking.csv")
+    assert [row["settings"] for row in ranking] == [
+        "loss=auc split=patient",
+        "loss=bce split=patient",
+        "loss=bce split=official",
+    ]
+    assert [row["test_mean"] for row in ranking] == ["0.875", "", ""]
+    assert (ranking[0]["seeds"], ranking[0]["folders"]) == ("0", "1")
+    plain = json.loads((tmp_path / "ranking.json").read_text())
+    assert [len(each) for each in plain["rankings"]] == [2, 1]
     assert (tmp_path / "comparison.png").stat().st_size > 5000
-    assert "were scored on different images" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert text.index("split patient [f-patient]") < text.index("split official [f-official]")
+    assert "Tables of different splits are not comparable" in text
+    assert "0.7500" in text
+    assert "n = 1" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("0", "1", "2", "comparison.csv", "comparison.png", "ranking.csv", "ranking.json")
+    ], "no temporary folder stays"
 
 
 def test_files_are_kept_up_to_date_after_each_run(tmp_path: Path) -> None:
     write_run(tmp_path / "0", ["seed=0"], "patient", 0.5)
-    values = {"sweep": {"dir": str(tmp_path)}, "mode": RunMode.RUN}
-    Comparison().on_job_end(OmegaConf.create({"hydra": values}), JobReturn())
+    Comparison().on_job_end(config(tmp_path, RunMode.RUN), JobReturn())
     assert not (tmp_path / "comparison.csv").exists(), "a single run compares nothing"
-    values["mode"] = RunMode.MULTIRUN
-    Comparison().on_job_end(OmegaConf.create({"hydra": values}), JobReturn())
+    Comparison().on_job_end(config(tmp_path), JobReturn())
     assert (tmp_path / "comparison.csv").exists()
 
 
-def test_nothing_finished(tmp_path: Path) -> None:
-    Comparison().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+def test_nothing_started(tmp_path: Path) -> None:
+    Comparison().on_multirun_end(config(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_gives_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "0", ["loss=bce"], "patient", 0.5)
+    (tmp_path / "1").mkdir()
+    failure = {"overrides": ["loss=auc"], "seed": 3, "message": "the loss [x] became nan"}
+    (tmp_path / "1/failure.json").write_text(json.dumps(failure))
+    with pytest.raises(SystemExit, match="1"):
+        Comparison().on_multirun_end(config(tmp_path))
+    text = capsys.readouterr().out
+    assert "failed: #1 loss=auc seed=3 the loss [x] became nan" in text
+    assert "loss=bce" in text
+    plain = json.loads((tmp_path / "ranking.json").read_text())
+    assert plain["not_finished"][0]["state"] == "failed"
+
+
+def test_only_failures_have_a_table_but_no_figure(tmp_path: Path) -> None:
+    write([replace(run("a", None), state="failed")], tmp_path)
+    assert (tmp_path / "comparison.csv").is_file()
+    assert not (tmp_path / "comparison.png").exists()
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "0", ["loss=bce"], "patient", 0.75)
+    write_run(tmp_path / "1", ["loss=auc"], "patient", 0.5)
+    sweep(tmp_path, all_tests=False, as_json=False)
+    assert capsys.readouterr().out.count("0.5000") == 1
+    sweep(tmp_path, all_tests=True, as_json=False)
+    assert capsys.readouterr().out.count("0.5000") == 2
+    sweep(tmp_path, all_tests=True, as_json=True)
+    assert json.loads(capsys.readouterr().out)["rankings"][0][1]["test_mean"] == 0.5
+    hidden = json.loads((tmp_path / "ranking.json").read_text())
+    assert hidden["rankings"][0][1]["test_mean"] is None, "the files show the chosen one only"
+
+
+@pytest.mark.parametrize("name", ["", "missing"])
+def test_no_sweep(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataNotFoundError, match="holds no runs"):
+        sweep(tmp_path / name, all_tests=False, as_json=False)
+
+
+def test_remarks_say_what_the_tables_do_not() -> None:
+    alone = [run("a", 0.5), run("b", 0.6, val_labels=13), run("b", None)]
+    text = "\n".join(remarks(rankings(alone), all_tests=False))
+    for part in ("n = 1", "some runs have none", "different numbers of labels", "--test"):
+        assert part in text
+    fair = [run("a", 0.5), run("a", 0.6), run("b", 0.5), run("b", 0.4)]
+    assert remarks(rankings(fair), all_tests=True) == []
+
+
+def test_runs_that_do_not_vary(capsys: pytest.CaptureFixture[str]) -> None:
+    display([run("", 0.5)], Path("x"))
+    assert "all runs" in capsys.readouterr().out

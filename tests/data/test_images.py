@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
 
 from xray_lightning.data.images import MAX_SIDE, decode_image, read_image, read_record
 from xray_lightning.errors import InvalidImageError, MissingImagesError
@@ -167,7 +168,7 @@ def test_end_marker_of_a_thumbnail_does_not_hide_truncation() -> None:
     ("data", "match"),
     [
         (b"", "the file is empty. Download"),
-        (b"<html>not found</html>", r"no PNG, JPEG, BMP or TIFF \(it starts with b'<html>"),
+        (b"<html>not found</html>", r"no PNG, JPEG, BMP, TIFF or DICOM \(it starts with b'<html>"),
         (PNG[:-20], "the PNG is truncated: a chunk ends at byte"),
         (PNG[:60] + b"?" + PNG[61:], "the PNG is damaged: wrong checksum of the chunk at byte 33"),
         (PNG[:8] + chunk(b"IEND", b""), "does not begin with its header"),
@@ -178,7 +179,7 @@ def test_end_marker_of_a_thumbnail_does_not_hide_truncation() -> None:
         (JPEG[:-2], "the JPEG is truncated: its end marker"),
         (JPEG[:2] + JPEG[2:40], "the JPEG is truncated or damaged at byte"),
         (b"\xff\xd8\xff\x01" + b"\xff\xda" + JPEG[-40:], "the JPEG has no frame header"),
-        (bytes(128) + b"DICM" + bytes(50), "DICOM is not supported yet by this reader. Convert"),
+        (bytes(128) + b"DICM" + bytes(50), "it has no valid TransferSyntaxUID"),
         (b"BM" + bytes(60), "damaged|cannot decode"),
         (encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "its pixels are float32, not"),
         (encoded(Image.fromarray(GREY.astype(np.int32)), "TIFF"), "its pixels are int32, not"),
@@ -198,7 +199,7 @@ def test_jpeg_of_zero_height_is_refused() -> None:
 
 
 def test_dicom_is_known_by_its_name() -> None:
-    with pytest.raises(InvalidImageError, match="DICOM is not supported yet"):
+    with pytest.raises(InvalidImageError, match="it is no DICOM file: DICM is not at byte 128"):
         decode_image(b"no preamble", "x.dcm")
 
 
@@ -244,10 +245,9 @@ def test_record_with_and_without_a_file(tmp_path: Path) -> None:
         read_record(Record("y.png", "1", ()))
 
 
-def test_real_dicom_is_refused(real_data: Callable[[str], Path]) -> None:
+def test_real_dicom_as_pydicom_decodes_it(real_data: Callable[[str], Path]) -> None:
     path = next(real_data("rsna-sample").rglob("*.dcm"))
-    with pytest.raises(InvalidImageError, match="DICOM is not supported yet"):
-        read_image(path)
+    np.testing.assert_array_equal(read_image(path), dcmread(path).pixel_array)
 
 
 def test_real_images_as_pillow_decodes_them(real_data: Callable[[str], Path]) -> None:

@@ -192,6 +192,19 @@ def test_every_head_on_maps_and_tokens(
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "head", "after"), [("test_resnet", "gem", ["layer2.0"]), ("test_vit", "query", [])]
+)
+def test_export_for_any_batch_size(name: str, head: str, after: list[str]) -> None:
+    """Hooks are recorded, and nothing on the way takes the batch size for a constant."""
+    net = XrayNet(LABELS, name, head=head, cbam_after=after, image_size=64).eval()
+    shapes = {"images": {0: torch.export.Dim("batch", min=1, max=64)}}
+    program = torch.export.export(net, (IMAGES,), dynamic_shapes=shapes)
+    images = torch.rand(5, 1, 64, 64)
+    torch.testing.assert_close(program.module()(images), net(images))
+
+
+@torch.no_grad()
 def test_head_and_options_are_part_of_the_config() -> None:
     options = {"temperatures": [1, 99], "residual": 0.3}
     net = XrayNet(LABELS, "test_resnet", head="csra", head_options=options, image_size=32).eval()

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from sklearn import metrics
 
 from xray_lightning.labels import CHEST_XRAY14
 from xray_lightning.predictions import Predictions
+from xray_lightning.report.comparison import Run, rankings
 from xray_lightning.report.figures import (
     comparison_figure,
     curves_figure,
@@ -116,12 +116,12 @@ def test_montage(count: int, columns: int, rows: int, tmp_path: Path) -> None:
 
 
 def test_comparison(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = [
-        {"run": "0", "split": "patient", "val": 0.8, "test": 0.79},
-        {"run": "1", "split": "image", "val": 0.9, "test": None},
-        {"run": "2", "split": "official", "val": None, "test": None},
-    ]
-    comparison_figure(rows, tmp_path / "comparison.png")
-    drawing(tmp_path / "comparison.png", 9, 0.4 * 3 + 1.8)
-    comparison_figure(rows[:1], tmp_path / "comparison.png")
-    drawing(tmp_path / "comparison.png", 9, 0.4 + 1.8)
+    def run(settings: str, seed: int, val: float | None, mark: str = "f") -> Run:
+        return Run("0", settings, seed, "finished", "patient", mark, val=val, test=val)
+
+    several = [run("loss=bce", seed, 0.8 + seed / 50) for seed in range(3)]
+    runs = [*several, run("loss=auc", 0, None), run("loss=bce", 0, None, "g")]
+    comparison_figure(rankings(runs), tmp_path / "comparison.png")
+    drawing(tmp_path / "comparison.png", 9, 0.5 * 3 + 1.2 * 2 + 0.3)
+    comparison_figure(rankings(runs[:1]), tmp_path / "comparison.png")
+    drawing(tmp_path / "comparison.png", 9, 0.5 + 1.2 + 0.3)

@@ -5,9 +5,9 @@ import pytorch_lightning as pl
 import torch
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """A seed for torch's generators, different for each (seed, epoch)."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    """A seed for torch's generators, different for each (seed, epoch, number of the process)."""
+    return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0])
 
 
 class EpochSeed(pl.Callback):
@@ -24,4 +24,4 @@ class EpochSeed(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seed."""
-        torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch))
+        torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch, trainer.global_rank))

@@ -39,10 +39,53 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="outputs/.../checkpoints/best.ckpt")],
     overrides: Overrides = None,
 ) -> None:
-    """Score a checkpoint on its own test images, or on other data or another split by overrides."""
+    """Score a checkpoint on its own test images, or on other data or another split by overrides.
+
+    images=all takes every image of the data for a test image. Images of patients the checkpoint
+    learned from are refused until overlap=exclude leaves them out, or overlap=report scores them
+    apart.
+    """
     from xray_lightning.cli.evaluate import evaluate as command
 
     run(lambda: command(checkpoint, overrides or []))
+
+
+@APP.command()
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="outputs/.../checkpoints/best.ckpt")],
+    paths: Annotated[
+        list[str], typer.Argument(help="DICOM and image files, folders, quoted patterns, mixed")
+    ],
+    out: Annotated[Path, typer.Option(help="folder of predictions.csv and failed.csv")],
+    batch_size: Annotated[int, typer.Option(min=1, help="images a batch")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+) -> None:
+    """Score new files; preprocessing comes from the checkpoint. Run it again to continue.
+
+    Exit code 0: all scored; 2: a wrong path, checkpoint or setting, nothing was done; 3: some
+    files could not be read, failed.csv names them, the others are scored; 130: stopped by Ctrl-C.
+    """
+    from xray_lightning.cli.predict import predict as command
+
+    run(lambda: command(checkpoint, paths, out, batch_size, device))
+
+
+@APP.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="folder of DICOM files")],
+    out: Annotated[Path, typer.Argument(help="folder for the PNG files and headers.csv")],
+    bits: Annotated[int, typer.Option(help="8 or 16 bits a pixel")] = 8,
+    workers: Annotated[int | None, typer.Option(min=1, help="threads; default: the cores")] = None,
+    rename: Annotated[bool, typer.Option("--rename", help="number the images")] = False,
+) -> None:
+    """DICOM files to PNG, with a table of headers that names nobody. Run it again to continue.
+
+    Exit code 0: all converted; 2: a wrong path or setting; 3: some files could not be read,
+    failed.csv names them, the others are done; 130: stopped by Ctrl-C.
+    """
+    from xray_lightning.cli.convert import convert_tree as command
+
+    run(lambda: command(source, out, bits=bits, workers=workers, rename=rename))
 
 
 @APP.command()

@@ -4,6 +4,7 @@ import inspect
 import multiprocessing
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from xray_lightning.data.splits import Split
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.network import XrayNet
 from xray_lightning.optim import make_optimizer
+from xray_lightning.overlap import patients_of
+from xray_lightning.report.calls import Panel
 from xray_lightning.task import XrayTask
 
 # What a partial loss can ask for by a parameter's name, counted on the training part.
@@ -75,6 +78,16 @@ def task_from(config: DictConfig, data: XrayDataModule) -> XrayTask:
     return task
 
 
+def panel_from(config: DictConfig, labels: Sequence[str]) -> Panel | None:
+    """The settings of the results figure; None if the data leaves open which finding to show.
+
+    Raises:
+        ConfigError: an unknown label or rule, or a number out of range.
+    """
+    panel = Panel(config.panel.label, config.panel.rule, config.panel.columns, config.panel.seed)
+    return panel if panel.finding(labels) else None
+
+
 def loss_from(config: DictConfig, data: XrayDataModule) -> nn.Module:
     """The loss of a configuration; a partial one gets the statistics that it has parameters for."""
     loss: nn.Module | partial[nn.Module] = make(config.loss)
@@ -92,7 +105,7 @@ def bundle_from(config: DictConfig, data: XrayDataModule, net: XrayNet) -> Bundl
     return Bundle(
         net=net.config,
         preprocessing=dict(data.preprocessing),
-        split=split_facts(data.split),
+        split=split_facts(data.split) | patients_of(data),
         config={str(key): value for key, value in plain.items()},
     )
 

@@ -18,6 +18,7 @@ from xray_lightning.cli.build import (
     data_from,
     fit_callbacks,
     in_sweep,
+    panel_from,
     prepare_process,
     progress,
     task_from,
@@ -35,15 +36,18 @@ from xray_lightning.data.splits import PARTS
 from xray_lightning.errors import CheckpointError, ConfigError, SplitError
 from xray_lightning.evaluation import Summary, predict_part, summarise, write_json
 from xray_lightning.predictions import Predictions, write_predictions
+from xray_lightning.report.calls import Panel
 from xray_lightning.report.figures import (
     curves_figure,
     distribution_figure,
     montage_figure,
     roc_figure,
 )
+from xray_lightning.report.panel import results_panel
 from xray_lightning.task import XrayTask
 
 LOG = logging.getLogger(__name__)
+Scored = dict[str, Predictions]  # of each part
 REMARKS = (
     ".*does not have many workers.*",  # on a CPU they would fight with the compute threads
     ".*smaller than the logging interval.*",  # figures are logged once an epoch
@@ -75,6 +79,7 @@ def fit(config: DictConfig, last: Checkpoint | None = None) -> float | None:
         require_same_split(last, data)
     task = task_from(config, data)
     task.bundle = bundle_from(config, data, task.net)
+    panel = panel_from(config, data.labels)
     metrics, callbacks = fit_callbacks(config)
     trainer = trainer_from(config, callbacks)
     require_own_processes(trainer)
@@ -98,6 +103,7 @@ def fit(config: DictConfig, last: Checkpoint | None = None) -> float | None:
     summaries, predictions = finish(config, data, task, run)
     if trainer.is_global_zero:
         found = conclude(config, data, predictions, run)
+        draw_panel(panel, data, predictions, run)
         write_json(summaries, run / "metrics.json")  # last: it says that the run is finished
         closing(summaries, found, metrics, data, run)
     mean: float | None = summaries["val"]["auroc"]["mean"]
@@ -224,7 +230,7 @@ def draw_data(data: XrayDataModule, run: Path) -> None:
 
 def finish(
     config: DictConfig, data: XrayDataModule, task: XrayTask, run: Path
-) -> tuple[dict[str, Summary], dict[str, Predictions]]:
+) -> tuple[dict[str, Summary], Scored]:
     """Score the best checkpoint on validation and test; write tables and figures."""
     best = load_checkpoint(run / "checkpoints" / "best.ckpt")
     scorer = XrayTask(best.build_net(), task.loss, tta=task.tta)
@@ -235,19 +241,33 @@ def finish(
     return found
 
 
+def draw_panel(panel: Panel | None, data: XrayDataModule, scores: Scored, run: Path) -> None:
+    """The results figure, if any, from the best checkpoint and its scores."""
+    if panel is None:
+        return
+    net = load_checkpoint(run / "checkpoints" / "best.ckpt").build_net()
+    if not results_panel(net, data, scores, panel, run / "panel_test.png"):
+        LOG.warning(
+            "no panel_test.png: validation has no positive or no negative of %s, which leaves its "
+            "threshold undefined",
+            panel.finding(data.labels),
+        )
+
+
 def score(
     config: DictConfig, data: XrayDataModule, task: XrayTask, folder: Path, parts: Sequence[str]
-) -> tuple[dict[str, Summary], dict[str, Predictions]]:
+) -> tuple[dict[str, Summary], Scored]:
     """Predict each part; write predictions and figures: the one path to a score."""
     trainer = trainer_from(config, progress(), fit=False)
     summaries, found = {}, {}
     for part in parts:
         predictions = predict_part(trainer, task, data, part)
         summary = summarise(predictions, data.split.part_fingerprints[part], tta=task.tta)
+        summary["data"] = data.source.title
         summaries[part], found[part] = summary, predictions
         if trainer.is_global_zero:
             write_predictions(predictions, folder / f"predictions_{part}.csv")
-            title = f"{part}: {data.source.name}, split {data.split.name} "
+            title = f"{part}: {data.source.title}, split {data.split.name} "
             title += f"[{summary['fingerprint']}]"
             roc_figure(predictions, summary["auroc"]["labels"], title, folder / f"roc_{part}.png")
     return summaries, found
@@ -264,7 +284,7 @@ def closing(
     rate = metrics.images_seen / metrics.seconds if metrics.seconds else 0.0
     show(
         auroc_table(
-            summaries, f"{data.source.name}, split {data.split.name} [{data.split.fingerprint}]"
+            summaries, f"{data.source.title}, split {data.split.name} [{data.split.fingerprint}]"
         ),
         *found.shown("test", groups=False),
         parts_line(summaries),

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from xray_lightning.checkpoint import store_validation
-from xray_lightning.cli.judging import Judged, fitted, judged
+from xray_lightning.cli.judging import Judged, fitted, verdict_of
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation import write_json
@@ -35,7 +35,7 @@ def conclude(
     validation = fitted(predictions["val"], data.split.part_fingerprints["val"], config)
     store_validation(run / "checkpoints" / "best.ckpt", validation)
     write_json(validation, run / "operating_points.json")
-    found = judged(
+    found = verdict_of(
         predictions["test"],
         data.part_records("test"),
         part_facts(data, "test", config.tta),
@@ -47,7 +47,7 @@ def conclude(
 
 
 def part_facts(data: XrayDataModule, part: str, tta: str) -> dict[str, Any]:
-    """What is judged, for :func:`judged`."""
+    """What is judged, for :func:`verdict_of`."""
     return {
         "fingerprint": data.split.part_fingerprints[part],
         "data": data.source.name,

@@ -97,7 +97,7 @@ def fitted(predictions: Predictions, fingerprint: str, config: DictConfig) -> di
     }
 
 
-def judged(
+def verdict_of(
     predictions: Predictions,
     records: Sequence[Record],
     facts: Mapping[str, Any],

@@ -87,7 +87,7 @@ def environment(config: DictConfig, data: XrayDataModule, trainer: pl.Trainer) -
             label: [None if math.isnan(share) else share for share in pair]
             for label, pair in prevalences(data).items()
         },
-        "data": {"name": data.source.name, **data.source.identity()},
+        "data": {"name": data.source.name, "title": data.source.title, **data.source.identity()},
         "device": torch.cuda.get_device_name(device) if on_gpu else str(device),
         "processor": platform.processor() or platform.machine(),
         "processes": trainer.world_size,

@@ -55,7 +55,7 @@ def prepare_log(number_of_run: int) -> None:
     """Say in every line on the terminal, which several runs may share, whose it is."""
     form = f"%(asctime)s %(levelname)s #{number_of_run} %(message)s"
     for handler in logging.getLogger().handlers:
-        if not isinstance(handler, logging.FileHandler):
+        if type(handler) is logging.StreamHandler:  # a file is one too
             handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
     logging.getLogger("submitit").propagate = False  # has a log of its own; train.log is the run's
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xray_lightning.cli.judging import fitted, judged, require_prior
+from xray_lightning.cli.judging import fitted, require_prior, verdict_of
 from xray_lightning.cli.overrides import composed, make
 from xray_lightning.cli.tables import show
 from xray_lightning.data.source import Source
@@ -56,7 +56,7 @@ def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
         fit, _ = chosen(source.records, ids, split, {**own, "subset": own["points"]})
         named = fingerprint({own["points"]: [record.image_id for record in fit]})
         validation = fitted(predictions(fit), named, config)
-    found = judged(
+    found = verdict_of(
         predictions(records),
         records,
         identity(table, source, split, own, records),

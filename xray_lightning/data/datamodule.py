@@ -141,6 +141,9 @@ class XrayDataModule(pl.LightningDataModule):
     def require_images(self, world: int) -> None:
         """Refuse to share a part among more processes than it has images.
 
+        Each needs a batch: with the first one DDP takes over the first process's running statistics
+        of batch norm, which differ between processes while they train.
+
         Raises:
             ConfigError: names the part and both numbers.
         """

@@ -7,6 +7,7 @@ The rules, so that a number computed from pixels can be traced back to the file:
 - 1-bit and palette: expanded, black 0 and white 255.
 - Colour: ITU-R 601 luma, 0.299 R + 0.587 G + 0.114 B; alpha is ignored.
 - The EXIF orientation is ignored, and of several pages the first is taken.
+- DICOM: the grey scale of ``data/dicom/grey.py`` in [0, 1], ``round(255 x)``.
 
 OpenCV decodes, but the file is checked first: some of its releases return a truncated picture
 half grey, and all of them write to stderr. PNG is checked by its checksums, so no damaged byte gets
@@ -20,11 +21,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from xray_lightning.data.dicom import is_dicom, read_dicom8
+from xray_lightning.data.dicom.layout import MAX_SIDE
 from xray_lightning.errors import InvalidImageError, MissingImagesError
 from xray_lightning.records import Record
 
 READER_VERSION = 1  # raise it when a rule above changes: caches of pixels then become stale
-MAX_SIDE = 20_000  # px; a detector has about 4,000, so a larger figure is a damaged header
 
 Pixels = npt.NDArray[np.uint8]  # (H, W)
 Decoded = npt.NDArray[np.integer | np.floating]  # (H, W) or (H, W, C), C in OpenCV's order BGRA
@@ -68,7 +70,7 @@ def read_record(record: Record) -> Pixels:
 
 
 def decode_image(data: bytes, name: str) -> Pixels:
-    """The picture in the bytes of a PNG, JPEG, BMP or TIFF file, (H, W) uint8.
+    """The picture in the bytes of a PNG, JPEG, BMP, TIFF or DICOM file, (H, W) uint8.
 
     Args:
         data: the whole file.
@@ -78,6 +80,8 @@ def decode_image(data: bytes, name: str) -> Pixels:
         InvalidImageError: the bytes are no intact picture of up to 20,000 pixels a side, or its
             pixels are neither 8 nor 16 bit.
     """
+    if is_dicom(data, name) and not data.startswith((_PNG, _JPEG)):
+        return read_dicom8(data, name=name)
     _check_frame(data, name)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -121,15 +125,9 @@ def _check_frame(data: bytes, name: str) -> None:
         _check_png(data, name)
     elif data.startswith(_JPEG):
         _check_jpeg(data, name)
-    elif _is_dicom(data, name):
-        raise _invalid(name, "DICOM is not supported yet by this reader", "Convert it to PNG")
     elif not data.startswith(_OTHERS):
-        reason = f"it is no PNG, JPEG, BMP or TIFF (it starts with {data[:8]!r})"
+        reason = f"it is no PNG, JPEG, BMP, TIFF or DICOM (it starts with {data[:8]!r})"
         raise _invalid(name, reason, "Convert or download the file again")
-
-
-def _is_dicom(data: bytes, name: str) -> bool:
-    return data[128:132] == b"DICM" or name.lower().endswith((".dcm", ".dicom"))
 
 
 def _check_png(data: bytes, name: str) -> None:

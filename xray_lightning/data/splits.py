@@ -64,7 +64,7 @@ def official_split(
     if official is None:
         raise SplitError(
             "this data set has no official split: put train_val_list.txt and test_list.txt in its "
-            "folder, or set split=patient"
+            "folder (RSNA: set data.nih_test_list), or set split=patient"
         )
     settings = {"val_fraction": val_fraction, "seed": seed}
     parts = indices_of_lists(records, official)

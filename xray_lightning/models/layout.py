@@ -57,7 +57,7 @@ def to_map(features: Tensor, layout: str, backbone: Any) -> Tensor:
     if layout == "NLC":
         tokens: Tensor = features[:, backbone.num_prefix_tokens :]  # (B, h * w, C)
         height, width = backbone.patch_embed.grid_size
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
+        return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
     return features
 
 

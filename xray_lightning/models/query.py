@@ -77,6 +77,7 @@ class QueryDecoder(nn.Module):
         return torch.relu(self.embedding(features.flatten(2).transpose(1, 2)))  # (B, H * W, D)
 
     def _asked(self, features: Tensor) -> Tensor:
-        queries = self.queries.expand(len(features), -1, -1)
+        # not len(features), which torch.export takes for a constant
+        queries = self.queries.expand(features.shape[0], -1, -1)
         asked: Tensor = self.norms[0](queries + self.dropout(queries))  # (B, L, D)
         return asked

@@ -1,0 +1,106 @@
+"""The folder of a sweep, and what each conf/sweep file runs."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from xray_lightning.cli.launch import with_sweep_folder
+from xray_lightning.cli.locate import conf_dir
+from xray_lightning.cli.overrides import composed, register_resolvers
+from xray_lightning.errors import ConfigError
+from xray_lightning.models.heads import HEADS
+
+
+def folder(*arguments: str) -> str:
+    (found,) = {*with_sweep_folder(arguments)} - {*arguments}
+    return found
+
+
+def test_the_same_command_has_the_same_folder() -> None:
+    place = folder("-m", "sweep=losses", "seed=0,1")
+    assert place.startswith("hydra.sweep.dir=outputs/sweep_losses_")
+    same = ("sweep=losses", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert folder(*same) == place, "another launcher goes on where the first one stopped"
+    others = [
+        folder("-m", "sweep=losses", "seed=0,2"),
+        folder("-m", "sweep=losses"),
+        folder("-m", "sweep=heads", "seed=0,1"),
+        folder("--config-name", "config", "-m", "sweep=losses", "seed=0,1"),
+    ]
+    assert len({place, *others}) == 5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "seed=0,1"],
+        ["sweep=null"],
+        ["sweep="],
+        ["sweep=losses", "hydra.sweep.dir=mine"],
+        [],
+    ],
+)
+def test_other_commands_stay_as_they_are(arguments: list[str]) -> None:
+    assert with_sweep_folder(arguments) == arguments
+
+
+def test_overrides_stay_in_one_piece() -> None:
+    found = with_sweep_folder(["--config-dir", "x", "sweep=seeds", "epochs=1", "-m"])
+    assert [text.split("=")[0] for text in found] == [
+        *("--config-dir", "x", "sweep", "hydra.sweep.dir", "epochs", "-m")
+    ]
+
+
+def test_one_sweep_at_a_time() -> None:
+    with pytest.raises(ConfigError, match="sweep=losses,heads: one sweep at a time"):
+        with_sweep_folder(["-m", "sweep=losses,heads"])
+
+
+def jobs(*arguments: str) -> list[list[str]]:
+    """What Hydra's own sweeper makes of a command."""
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        chosen = [text for text in arguments if text.startswith("sweep=")]
+        hydra = compose("train", chosen, return_hydra_config=True).hydra
+        assert hydra.mode.name == "MULTIRUN", "sweep= needs no -m"
+        params = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        ((found),) = BasicSweeper.split_arguments(
+            parser.parse_overrides([*params, *arguments]), None
+        )
+    return found
+
+
+def options(group: str) -> set[str]:
+    return {path.stem for path in (conf_dir() / group).glob("*.yaml")}
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "values"),
+    [
+        ("losses", "loss", options("loss")),
+        ("heads", "model.head", set(HEADS)),
+        ("backbones", "model", options("model")),
+        ("splits", "split", {"patient", "official", "image"}),
+        ("seeds", "seed", set("01234")),
+    ],
+)
+def test_grids_are_complete_and_compose(name: str, key: str, values: set[str]) -> None:
+    found = jobs(f"sweep={name}")
+    assert {job[0] for job in found} == {f"{key}={value}" for value in values}
+    assert len(found) == len(values)
+    composed(found[-1])  # tests/test_conf.py composes every option
+
+
+def test_every_grid_is_tested() -> None:
+    assert options("sweep") == {"losses", "heads", "backbones", "splits", "seeds"}
+
+
+def test_later_settings_win_and_seeds_are_added() -> None:
+    found = jobs("sweep=losses", "loss=bce,focal", "seed=0,1,2")
+    assert len(found) == 6
+    assert {job[0] for job in found} == {"loss=bce", "loss=focal"}
+    assert jobs("sweep=seeds", "seed=7") == [["seed=7", "sweep=seeds"]]

@@ -1,0 +1,204 @@
+"""What a sweep, started again, does with each run's folder; training itself is replaced."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from xray_lightning.cli import restart
+from xray_lightning.cli.build import in_sweep, own_cores
+from xray_lightning.cli.overrides import composed
+from xray_lightning.cli.provenance import write_config
+from xray_lightning.cli.restart import clear, require_same_settings, sweep_run
+from xray_lightning.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def hydra(monkeypatch: pytest.MonkeyPatch) -> DictConfig:
+    """Hydra's own settings inside run 3 of a sweep."""
+    values = {"mode": RunMode.MULTIRUN, "job": {"num": 3}, "launcher": {"_target_": "Basic"}}
+    values["overrides"] = {"task": ["loss=bce", "seed=0"]}
+    config = OmegaConf.create({"hydra": values})
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
+    return config.hydra
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What fit was called with."""
+    calls: list[Any] = []
+
+    def fit(config: DictConfig, last: object = None) -> float:
+        calls.append((config, last))
+        return 0.75
+
+    monkeypatch.setattr(restart, "fit", fit)
+    monkeypatch.setattr(restart, "resumed", lambda run, changes: (f"{run.name}'s own", changes))
+    return calls
+
+
+def settings(run: Path, *overrides: str) -> DictConfig:
+    config, _ = composed(["logger=default", *overrides])
+    config.run_dir = str(run)
+    return config
+
+
+def started(run: Path, *overrides: str) -> DictConfig:
+    """The settings of a run that got as far as writing them down."""
+    config = settings(run, *overrides)
+    run.mkdir(exist_ok=True)
+    write_config({str(k): v for k, v in OmegaConf.to_container(config, resolve=True).items()}, run)
+    return config
+
+
+def test_a_new_run_is_trained(tmp_path: Path, trained: list[Any]) -> None:
+    config = settings(tmp_path)
+    assert sweep_run(config) == 0.75
+    assert trained == [(config, None)]
+
+
+def test_a_finished_run_is_skipped(
+    tmp_path: Path, trained: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = started(tmp_path)
+    (tmp_path / "metrics.json").write_text(json.dumps({"val": {"auroc": {"mean": 0.5}}}))
+    assert sweep_run(config) == 0.5
+    assert trained == []
+    assert f"finished before: {tmp_path}, validation AUROC 0.5000" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path, trained: list[Any]) -> None:
+    config = started(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    (tmp_path / "failure.json").write_text("{}")
+    assert sweep_run(config) == 0.75
+    assert trained == [(f"{tmp_path.name}'s own", ())]
+    assert not (tmp_path / "failure.json").exists(), "it is no failure any more"
+
+
+def test_a_run_without_an_epoch_starts_anew(tmp_path: Path, trained: list[Any]) -> None:
+    config = started(tmp_path)
+    (tmp_path / "tensorboard").mkdir()
+    for name in ("environment.json", "metrics.csv", "train.log", "montage.png"):
+        (tmp_path / name).touch()
+    assert sweep_run(config) == 0.75
+    assert trained == [(config, None)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["montage.png", "train.log"]
+    clear(tmp_path)  # nothing left to remove: no complaint
+
+
+@pytest.mark.parametrize("surroundings", ["workers=3", "threads=1", "cache_dir=elsewhere"])
+def test_surroundings_may_change(tmp_path: Path, surroundings: str) -> None:
+    started(tmp_path / "a")
+    require_same_settings(settings(tmp_path / "b", surroundings), tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=1", r"seed=0 \(now 1\)"),
+        ("loss=focal", r"loss\._target_=xray_lightning\.losses\.BCE \(now .*Focal"),
+        ("split.fractions=[0.6,0.2,0.2]", r"split\.fractions=\[0\.7, 0\.1, 0\.2\] \(now \[0\.6"),
+    ],
+)
+def test_another_run_is_refused(
+    tmp_path: Path, trained: list[Any], override: str, message: str
+) -> None:
+    started(tmp_path)
+    with pytest.raises(ConfigError, match=f"holds a run with other settings: .*{message}"):
+        sweep_run(settings(tmp_path, override))
+    assert trained == []
+    assert not (tmp_path / "failure.json").exists(), "the other run is not marked"
+
+
+def test_a_broken_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml is no mapping"):
+        require_same_settings(settings(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "traceback"),
+    [
+        (ConfigError("epochs must be 1 or more"), "epochs must be 1 or more", False),
+        (ZeroDivisionError("by zero"), "ZeroDivisionError: by zero", True),
+    ],
+)
+def test_a_failure_is_written_down_and_the_sweep_goes_on(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    message: str,
+    traceback: bool,
+) -> None:
+    def fit(config: DictConfig) -> float:
+        raise error
+
+    monkeypatch.setattr(restart, "fit", fit)
+    assert sweep_run(settings(tmp_path)) is None
+    facts = json.loads((tmp_path / "failure.json").read_text())
+    assert facts == {"overrides": ["loss=bce", "seed=0"], "seed": 0, "message": message}
+    (record,) = caplog.records
+    assert str(error) in record.getMessage()
+    assert bool(record.exc_info) == traceback
+
+
+def test_an_interrupt_stops_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(config: DictConfig) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(restart, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        sweep_run(settings(tmp_path))
+    assert not (tmp_path / "failure.json").exists()
+
+
+def test_lines_name_their_run_on_the_terminal_only(tmp_path: Path) -> None:
+    terminal, file = logging.StreamHandler(), logging.FileHandler(tmp_path / "train.log")
+    root = logging.getLogger()
+    for handler in (terminal, file):
+        root.addHandler(handler)
+    try:
+        restart.prepare_log(3)
+        record = logging.LogRecord("x", logging.INFO, "x", 1, "epoch 1", None, None)
+        assert terminal.format(record).endswith("INFO #3 epoch 1")
+        assert file.format(record) == "epoch 1"
+    finally:
+        for handler in (terminal, file):
+            root.removeHandler(handler)
+            handler.close()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "cores"),
+    [
+        ({"_target_": "hydra.BasicLauncher"}, 8),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": 2}, 4),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": 3}, 2),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, 1),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": -5}, 2),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": 99}, 1),
+        ({"_target_": "x.LocalLauncher", "cpus_per_task": None}, 1),
+        ({"_target_": "x.LocalLauncher", "cpus_per_task": 4}, 4),
+        ({"_target_": "x.SlurmLauncher", "cpus_per_task": 16}, 8),
+        ({"_target_": "x.SlurmLauncher", "cpus_per_task": None}, 8),
+    ],
+)
+def test_cores_are_shared(hydra: DictConfig, launcher: dict[str, Any], cores: int) -> None:
+    hydra.launcher = launcher
+    OmegaConf.set_struct(hydra, True)
+    assert own_cores(8) == cores
+
+
+def test_a_single_run_has_all_cores(hydra: DictConfig) -> None:
+    hydra.launcher = {"_target_": "x.JoblibLauncher", "n_jobs": 2}
+    hydra.mode = RunMode.RUN
+    assert not in_sweep()
+    assert own_cores(8) == 8

@@ -1,0 +1,319 @@
+"""The results figure: threshold, choice of images, maps and boxes where they belong."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
+
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.geometry import box_to_square
+from xray_lightning.data.phantom import Phantom
+from xray_lightning.errors import ConfigError
+from xray_lightning.explain import class_map
+from xray_lightning.models.network import XrayNet
+from xray_lightning.predictions import Predictions
+from xray_lightning.report import panel as module
+from xray_lightning.report.calls import Panel, chosen, outcomes, youden_threshold
+from xray_lightning.report.panel import (
+    BLUE,
+    PLACES,
+    RED,
+    Cell,
+    common_scale,
+    panel_figure,
+    results_panel,
+)
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@pytest.mark.parametrize("levels", [2, 7, 1000])
+@pytest.mark.parametrize("seed", range(5))
+def test_threshold_against_scikit_learn(seed: int, levels: int) -> None:
+    """The first point of scikit-learn's curve, whose thresholds fall, with the largest J."""
+    rng = np.random.default_rng(seed)
+    scores = (rng.integers(0, levels, 90) / levels).astype(np.float32)
+    targets = (rng.random(90) < 0.3).astype(np.float32)
+    targets[:9] = np.nan
+    known = ~np.isnan(targets)
+    false, true, thresholds = roc_curve(targets[known], scores[known], drop_intermediate=False)
+    found = youden_threshold(scores, targets)
+    gains = np.round((true - false)[1:], 12)  # scikit-learn's first point calls nothing positive
+    assert found == thresholds[1:][np.argmax(gains)]
+
+
+def test_threshold_of_equals_is_the_highest() -> None:
+    scores, targets = np.array([0.9, 0.8, 0.2, 0.1]), np.array([1, 0, 1, 0])
+    assert youden_threshold(scores.astype("f4"), targets.astype("f4")) == np.float32(0.9)
+
+
+@pytest.mark.parametrize("targets", [[0, 0, np.nan], [1, 1, np.nan], [np.nan] * 3])
+def test_no_threshold(targets: list[float]) -> None:
+    scores = np.array([0.1, 0.2, 0.3], np.float32)
+    assert np.isnan(youden_threshold(scores, np.array(targets, np.float32)))
+
+
+SCORES = np.array([0.9, 0.1, 0.5, 0.4, 0.7, 0.2, 0.6, 0.8], np.float32)
+TARGETS = np.array([1, 1, 1, 0, 0, 0, np.nan, 1], np.float32)
+
+
+def test_outcomes_and_the_most_confident() -> None:
+    found = outcomes(SCORES, TARGETS, 0.5)
+    assert {kind: rows.tolist() for kind, rows in found.items()} == {
+        "true positives": [0, 2, 7],  # a score equal to the threshold is positive
+        "true negatives": [3, 5],
+        "false negatives": [1],
+        "false positives": [4],
+    }
+    picked = chosen(found, SCORES, Panel(columns=2))
+    assert {kind: rows.tolist() for kind, rows in picked.items()} == {
+        "true positives": [0, 7],
+        "true negatives": [5, 3],
+        "false negatives": [1],
+        "false positives": [4],
+    }
+
+
+def test_drawn_at_random() -> None:
+    scores = np.linspace(0, 1, 200, dtype=np.float32)
+    found = outcomes(scores, np.tile([0, 1], 100).astype(np.float32), 0.5)
+    first, again, other = (
+        chosen(found, scores, Panel(rule="random", seed=seed)) for seed in (0, 0, 1)
+    )
+    for kind in PLACES:
+        assert first[kind].tolist() == again[kind].tolist() != other[kind].tolist()
+        assert len(set(first[kind])) == 4
+        assert set(first[kind]) <= set(found[kind])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rule": "best"}, "panel.rule must be one of confident, random, got 'best'"),
+        ({"columns": 0}, "panel.columns must be an integer of at least 1: 0"),
+        ({"seed": -1}, "panel.seed must be an integer of at least 0: -1"),
+        ({"seed": "x"}, "panel.seed must be an integer of at least 0: 'x'"),
+    ],
+)
+def test_bad_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Panel(**settings)
+
+
+def test_finding() -> None:
+    assert Panel().finding(("Mass",)) == "Mass"
+    assert Panel().finding(("Mass", "Hernia")) is None
+    assert Panel("Hernia").finding(("Mass", "Hernia")) == "Hernia"
+    with pytest.raises(ConfigError, match=r"panel\.label must be one of Mass: 'Hernia'"):
+        Panel("Hernia").finding(("Mass",))
+
+
+def rendered(figure: Figure) -> Floats:
+    """(height, width, 3) in [0, 1]."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3] / np.float32(255)
+
+
+def like(pixels: Floats, colour: str) -> np.ndarray:
+    return np.abs(pixels - np.array(to_rgb(colour))).max(axis=2) < 0.08
+
+
+def cell(*boxes: tuple[float, float, float, float], size: int = 64, heat: float = 0) -> Cell:
+    return Cell("id", np.zeros((size, size), "f4"), np.full((2, 2), heat, "f4"), boxes, 0.5)
+
+
+def extent(figure: Figure, axes: int) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of what is blue in one cell, in edges of the image's pixels."""
+    pixels = rendered(figure)
+    place = figure.axes[axes].get_window_extent().extents.astype(int)
+    rows, columns = np.nonzero(like(pixels, BLUE))
+    rows = len(pixels) - 1 - rows  # matplotlib counts from below
+    inside = (columns >= place[0]) & (columns <= place[2]) & (rows >= place[1]) & (rows <= place[3])
+    corners = np.array([columns[inside], rows[inside]]).T + 0.5
+    x, y = figure.axes[axes].transData.inverted().transform(corners).T + 0.5
+    return float(x.min()), float(y.min()), float(x.max()), float(y.max())
+
+
+@pytest.mark.parametrize(
+    ("box", "frame"),
+    [((100, 300, 200, 150), (512, 1024)), ((700, 40, 120, 400), (1024, 1024))],
+)
+def test_a_box_lies_where_it_was_drawn(
+    box: tuple[float, float, float, float], frame: tuple[int, int]
+) -> None:
+    """To one pixel of the image the network sees, also on an image that was not square."""
+    size = 64
+    side, scale = max(frame), size / max(frame)
+    left, top = (side - frame[0]) / 2 + box[0], (side - frame[1]) / 2 + box[1]
+    wanted = [left * scale, top * scale, (left + box[2]) * scale, (top + box[3]) * scale]
+    placed = cell(box_to_square(box, frame, size), size=size)
+    for number, kind in enumerate(PLACES):
+        drawn = {each: [placed] if each == kind else [] for each in PLACES}
+        figure = panel_figure(drawn, dict.fromkeys(PLACES, 1), 1, "title")
+        assert extent(figure, number) == pytest.approx(wanted, abs=1)
+
+
+def texts(figure: Figure) -> str:
+    parts = [text.get_text() for text in figure.texts]
+    for axes in figure.axes:
+        parts += [axes.get_title(), *(text.get_text() for text in axes.texts)]
+    return "\n".join(parts)
+
+
+def test_layout() -> None:
+    drawn = {"true positives": [cell(), cell()], "true negatives": [cell()]}
+    drawn |= {"false negatives": [], "false positives": [cell((1, 1, 9, 9))]}
+    counts = dict(zip(PLACES, (7, 1, 0, 1), strict=True))
+    figure = panel_figure(drawn, counts, 2, "the title")
+    text = texts(figure)
+    assert "the title" in text
+    for heading in ("true positives (7 in all)", "false negatives (0 in all)", "id\nscore 0.5"):
+        assert heading in text
+    assert text.count("no more\nfalse negatives") == 2
+    assert text.count("no more\ntrue negatives") == 1
+    pixels = rendered(figure)
+    rows, columns = np.nonzero(like(pixels, RED))
+    assert columns.mean() == pytest.approx(pixels.shape[1] / 2, abs=1.5)
+    assert np.ptp(columns) < 6
+    assert np.ptp(rows) > 0.7 * len(pixels)
+    centres = [axes.get_position().x0 < 0.5 for axes in figure.axes[:8]]
+    assert centres == [True] * 4 + [False] * 4  # right calls on the left
+
+
+def test_maps_have_one_scale() -> None:
+    """A dim map stays clear beside a bright one; one low value lights nothing up."""
+    assert common_scale([]) == (0, 0)
+    values = np.concatenate([np.arange(101), [-1e6]]).astype(np.float32)
+    low, high = common_scale([values[:50], values[50:]])
+    assert (low, high) == pytest.approx(tuple(np.percentile(values, [50, 99])))
+    drawn = {kind: [] for kind in PLACES}
+    drawn |= {"true positives": [cell(heat=5)], "true negatives": [cell(heat=1)]}
+    figure = panel_figure(drawn, dict.fromkeys(PLACES, 1), 1, "")
+    pixels = rendered(figure)[::-1]
+    left, top, right, bottom = figure.axes[0].get_window_extent().extents.astype(int)
+    assert pixels[top + 9 : bottom - 9, left + 9 : right - 9].mean() > 0.4
+    left, top, right, bottom = figure.axes[1].get_window_extent().extents.astype(int)
+    assert pixels[top + 9 : bottom - 9, left + 9 : right - 9].max() == 0
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
+    cache = tmp_path_factory.mktemp("cache")
+    return XrayDataModule(Phantom(60, size=64), image_size=32, batch_size=8, cache_dir=cache)
+
+
+@pytest.fixture(scope="module")
+def net(data: XrayDataModule) -> XrayNet:
+    torch.manual_seed(0)
+    return XrayNet(data.labels, "test_resnet", image_size=32).train()
+
+
+@pytest.fixture
+def predictions(data: XrayDataModule) -> Callable[[], dict[str, Predictions]]:
+    """Random scores of validation and test."""
+
+    def make() -> dict[str, Predictions]:
+        rng = np.random.default_rng(0)
+        made = {}
+        for part in ("val", "test"):
+            records, targets = data.part_records(part), data.part_targets(part)
+            ids = tuple(record.image_id for record in records)
+            scores = rng.random(targets.shape, dtype=np.float32)
+            made[part] = Predictions(data.labels, ids, ids, targets.copy(), scores)
+        return made
+
+    return make
+
+
+def test_every_map_is_of_the_image_below_it(
+    data: XrayDataModule,
+    net: XrayNet,
+    predictions: Callable[[], dict[str, Predictions]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Project A's figure showed one patient's map beside another patient's radiograph."""
+    seen: dict[str, Any] = {}
+
+    def spy(*arguments: Any) -> Figure:
+        seen.update(zip(("drawn", "counts", "columns", "title"), arguments, strict=True))
+        return panel_figure(*arguments)
+
+    monkeypatch.setattr(module, "panel_figure", spy)
+    scores, label = predictions(), "Infiltration"
+    path = tmp_path / "panel.png"
+    assert results_panel(net, data, scores, Panel(label, columns=3), path)
+    assert path.stat().st_size > 20_000
+    column, test = data.labels.index(label), scores["test"]
+    threshold = youden_threshold(scores["val"].scores[:, column], scores["val"].targets[:, column])
+    assert f"at a score of {threshold:.3g} or more (Youden's J on validation)" in seen["title"]
+    assert "the most confident calls of each kind" in seen["title"]
+    assert data.split.part_fingerprints["test"] in seen["title"]
+    records = {record.image_id: record for record in data.part_records("test")}
+    shown = [(kind, each) for kind, cells in seen["drawn"].items() for each in cells]
+    assert len(shown) == sum(min(3, count) for count in seen["counts"].values()) > 6
+    for kind, each in shown:
+        record, row = records[each.image_id], test.image_ids.index(each.image_id)
+        image = data.dataset("test")[row]["image"]
+        np.testing.assert_array_equal(each.image, image[0])
+        heat = class_map(net, image[None], label)[0]
+        np.testing.assert_allclose(each.heat, heat, atol=1e-5)
+        assert each.score == test.scores[row, column]
+        assert (each.score >= threshold) == (kind in ("true positives", "false positives"))
+        assert record.targets[column] == (kind in ("true positives", "false negatives"))
+        halves = [
+            tuple(edge / 2 for edge in (box.x, box.y, box.width, box.height))
+            for box in record.boxes
+            if box.label == label
+        ]  # 64 px to 32 px
+        np.testing.assert_allclose(np.ravel(each.boxes), np.ravel(halves))
+    assert any(each.boxes for _, each in shown)
+    assert net.training
+
+
+def test_the_random_rule_is_printed(
+    data: XrayDataModule,
+    net: XrayNet,
+    predictions: Callable[[], dict[str, Predictions]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr(module, "panel_figure", lambda *a: titles.append(a[3]) or Figure())
+    panel = Panel("Mass", rule="random", seed=7)
+    assert results_panel(net, data, predictions(), panel, tmp_path / "panel.png")
+    assert titles[0].endswith("images: drawn at random, seed 7")
+
+
+def test_no_figure_without_a_threshold(
+    data: XrayDataModule,
+    net: XrayNet,
+    predictions: Callable[[], dict[str, Predictions]],
+    tmp_path: Path,
+) -> None:
+    scores = predictions()
+    scores["val"].targets[:, 0] = 0
+    assert not results_panel(net, data, scores, Panel(data.labels[0]), tmp_path / "panel.png")
+    assert not (tmp_path / "panel.png").exists()
+    with pytest.raises(ConfigError, match="none is named"):
+        results_panel(net, data, scores, Panel(), tmp_path / "panel.png")
+
+
+def test_nothing_known_in_test(
+    data: XrayDataModule,
+    net: XrayNet,
+    predictions: Callable[[], dict[str, Predictions]],
+    tmp_path: Path,
+) -> None:
+    """A figure of empty cells, which say so."""
+    scores = predictions()
+    scores["test"].targets[:] = np.nan
+    assert results_panel(net, data, scores, Panel("Infiltration"), tmp_path / "panel.png")

@@ -1,0 +1,108 @@
+"""Sweeps as a user runs them: killed and started again, with a failing run, by each launcher."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+TRAIN = [sys.executable, str(Path(__file__).parents[1] / "train.py")]
+TOY = ["data.patients=60", "image_size=32", "batch_size=8", "epochs=2", "callbacks=none"]
+TOY += ["model=resnet50", "model.backbone=resnet10t", "trainer=cpu", "logger=none"]
+
+
+def run(command: list[str], folder: Path, code: int = 0) -> str:
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=540, check=False
+    )
+    assert done.returncode == code, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout + done.stderr
+
+
+def state(run_folder: Path) -> dict[str, tuple[bytes, int]]:
+    files = sorted(path for path in run_folder.rglob("*") if path.is_file())
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 240
+    while not path.exists():
+        assert process.poll() is None, f"the sweep ended before {path}"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_killed_sweep_runs_only_what_is_missing(tmp_path: Path) -> None:
+    command = [*TRAIN, "-m", "sweep=seeds", "seed=0,1,2", *TOY, "epochs=4"]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=quiet, stderr=quiet, start_new_session=True
+    )
+    while not (found := list(tmp_path.glob("outputs/sweep_seeds_*"))):
+        assert process.poll() is None
+        time.sleep(0.1)
+    (sweep,) = found
+    wait_for(sweep / "1/checkpoints/last.ckpt", process)  # run 0 is finished, run 1 is in training
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (sweep / "1/metrics.json").exists()
+    before = state(sweep / "0")
+    text = run(command, tmp_path)
+    assert state(sweep / "0") == before, "a finished run is not touched"
+    assert text.count("finished before: ") == 1
+    assert list(tmp_path.glob("outputs/sweep_*")) == [sweep]
+    with (sweep / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["state"], row["seed"]) for row in rows] == [("finished", s) for s in "012"]
+    facts = [json.loads((sweep / f"{n}/environment.json").read_text()) for n in range(3)]
+    assert ["resumed" in each for each in facts] == [False, True, False]
+    assert [len((sweep / f"{n}/metrics.csv").read_text().splitlines()) for n in range(3)] == [5] * 3
+    (ranked,) = json.loads((sweep / "ranking.json").read_text())["rankings"]
+    assert (ranked[0]["n"], ranked[0]["seeds"]) == (3, [0, 1, 2])
+    text = run([*command[:-1], "epochs=5", f"hydra.sweep.dir={sweep}"], tmp_path, 2)
+    assert "holds a run with other settings: epochs=4 (now 5)" in text
+
+
+def test_a_failing_run_does_not_stop_the_others(tmp_path: Path) -> None:
+    wild = ["optim.optimizer.lr=1e30,3e-4", "schedule=constant", "optim.head_lr=null"]
+    text = run([*TRAIN, "-m", *wild, *TOY, "hydra.sweep.dir=sweep"], tmp_path, 1)
+    assert "failed: #0 optim.optimizer.lr=1e+30 seed=0 the loss became nan" in text.replace(
+        "1e30", "1e+30"
+    )
+    assert "Traceback" not in text
+    plain = json.loads((tmp_path / "sweep/ranking.json").read_text())
+    assert [each["state"] for each in plain["not_finished"]] == ["failed"]
+    assert plain["rankings"][0][0]["folders"] == ["1"]
+    assert "failed: the loss became nan" in (tmp_path / "sweep/0/train.log").read_text()
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+        ["hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1"],
+    ],
+    ids=["joblib", "submitit"],
+)
+def test_launchers(tmp_path: Path, launcher: list[str]) -> None:
+    command = [*TRAIN, "sweep=seeds", "seed=0,1", *TOY]
+    text = run([*command, *launcher], tmp_path)
+    (sweep,) = tmp_path.glob("outputs/sweep_seeds_*")
+    assert "ranked by validation AUROC" in text
+    facts = [json.loads((sweep / f"{n}/environment.json").read_text()) for n in (0, 1)]
+    alone = len(os.sched_getaffinity(0)) // 2 if "joblib" in launcher[0] else 1
+    assert [each["threads"] for each in facts] == [max(1, alone)] * 2
+    assert facts[1]["command"][:2] == ["train.py", "seed=1"]
+    with (sweep / "comparison.csv").open() as file:
+        assert [row["state"] for row in csv.DictReader(file)] == ["finished"] * 2
+    before = state(sweep / "0"), state(sweep / "1")
+    run([*command, *launcher], tmp_path)
+    assert run(command, tmp_path).count("finished before: ") == 2, "another launcher goes on too"
+    assert before == (state(sweep / "0"), state(sweep / "1"))
