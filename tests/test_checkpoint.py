@@ -1,6 +1,7 @@
 """Checkpoints of a real run: they rebuild their network, and nothing foreign is accepted."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from xray_lightning.checkpoint import (
     Bundle,
     load_checkpoint,
     require_labels,
+    store_validation,
 )
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
@@ -95,6 +97,34 @@ def test_round_trip(run: tuple[XrayTask, Path], data: XrayDataModule) -> None:
     assert set(checkpoint.state) == set(task.net.state_dict())
     images = torch.rand(3, 1, 32, 32)
     assert torch.equal(net(images), task.net.eval()(images))
+
+
+def test_validation_is_stored_and_nothing_else_changes(
+    run: tuple[XrayTask, Path], altered: Callable[..., Path]
+) -> None:
+    path = altered(lambda raw: None)
+    before = torch.load(path, weights_only=True)
+    validation = {"rule": "youden", "labels": {"Mass": {"threshold": 0.25, "note": ""}}}
+    store_validation(path, validation)
+    stored = load_checkpoint(path)
+    assert stored.bundle.validation == validation
+    assert run[0].bundle == replace(stored.bundle, validation={})
+    after = torch.load(path, weights_only=True)
+    assert after.keys() == before.keys()
+    for name, tensor in before["state_dict"].items():
+        assert torch.equal(after["state_dict"][name], tensor), name
+    assert [file.name for file in path.parent.iterdir()] == ["altered.ckpt"]
+
+
+def test_nothing_is_stored_in_foreign_files(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    with pytest.raises(CheckpointError, match="was not written by xray_lightning"):
+        store_validation(tmp_path / "foreign.ckpt", {})
+
+
+def test_a_checkpoint_from_before_operating_points(altered: Callable[..., Path]) -> None:
+    path = altered(lambda raw: raw[KEY].pop("validation"))
+    assert load_checkpoint(path).bundle.validation == {}
 
 
 def test_everything_in_it_is_plain(run: tuple[XrayTask, Path]) -> None:

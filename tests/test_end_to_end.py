@@ -30,6 +30,8 @@ FILES = [
     "environment.json",
     "metrics.csv",
     "metrics.json",
+    "operating_points.json",
+    "evaluation.json",
     "predictions_val.csv",
     "predictions_test.csv",
     "roc_val.png",
@@ -107,6 +109,8 @@ def test_fingerprints_stand_everywhere(trained: Path) -> None:
     split = json.loads((trained / "environment.json").read_text())["split"]
     bundle = load_checkpoint(trained / "checkpoints/best.ckpt").bundle
     assert split.items() <= bundle.split.items()
+    assert bundle.validation == json.loads((trained / "operating_points.json").read_text())
+    assert bundle.validation["fingerprint"] == split["parts"]["val"]
     assert metrics(trained, "test")["fingerprint"] == split["parts"]["test"]
     assert split["fingerprint"] in (trained / "train.log").read_text()
 
@@ -115,6 +119,8 @@ def test_evaluate_gives_the_same_numbers(trained: Path, folder: Path) -> None:
     alone = folder / "alone.ckpt"  # no side file
     alone.write_bytes((trained / "checkpoints/best.ckpt").read_bytes())
     text = run([*XRAY, "evaluate", str(alone), "hydra.run.dir=again"], folder)
+    again, before = (folder / "again/evaluation.json", trained / "evaluation.json")
+    assert json.loads(again.read_text()) == json.loads(before.read_text())
     assert metrics(folder / "again", "test") == metrics(trained, "test")
     same = (folder / "again/predictions_test.csv").read_bytes()
     assert same == (trained / "predictions_test.csv").read_bytes()

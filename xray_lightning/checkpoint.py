@@ -27,12 +27,15 @@ class Bundle:
         split: name, settings, fingerprint of the split and of its parts; if the data names a
             population, also keys of the patients in "train" and "val" (see ``patient_keys``).
         config: the run's resolved configuration; empty outside the command line.
+        validation: operating points and calibrations, see :func:`store_validation`; empty until
+            training has ended.
     """
 
     net: dict[str, Any]
     preprocessing: dict[str, Any]
     split: dict[str, Any]
     config: dict[str, Any] = field(default_factory=dict)
+    validation: dict[str, Any] = field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -96,11 +99,29 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path} has format {version}, this version reads {FORMAT}")
     tensors = raw.get("state_dict", {})
     state = {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
+    plain.setdefault("validation", {})  # format 1 did not always have it
     if not state or set(plain) != {entry.name for entry in fields(Bundle)}:
         raise CheckpointError(
             f"{path} is incomplete: {len(state)} tensors, entries {sorted(plain)}"
         )
     return Checkpoint(path, Bundle(**plain), state, int(raw.get("epoch", 0)))
+
+
+def store_validation(path: Path, validation: Mapping[str, Any]) -> None:
+    """Write what was fitted on the validation part into a checkpoint, in one step.
+
+    Args:
+        path: a checkpoint of ours.
+        validation: plain values: "rule", "value", "fingerprint" of the validation part, and
+            "labels": label -> :meth:`~xray_lightning.metrics.points.Fitted.to_plain`.
+
+    Raises:
+        CheckpointError: see :func:`load_checkpoint`.
+    """
+    load_checkpoint(path)
+    raw = torch.load(path, map_location="cpu", weights_only=True)
+    raw[KEY]["validation"] = dict(validation)
+    AtomicCheckpointIO().save_checkpoint(raw, path)
 
 
 def require_labels(bundle: Bundle, labels: tuple[str, ...], place: str) -> None:

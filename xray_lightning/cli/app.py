@@ -108,6 +108,39 @@ def data(
 
 
 @APP.command()
+def score(
+    table: Annotated[Path, typer.Argument(help="CSV: image id, one score in [0, 1] per label")],
+    overrides: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
+) -> None:
+    """Score anybody's predictions: xray score TABLE.csv data=nih data.root=DIR subset=test.
+
+    Without subset=train|val|test (of split=) the images that have a score are scored. Also:
+    allow_missing=true, subgroups=true, points=val (operating points and calibrations fitted on that
+    part's scores; operating_point.rule=, calibration=), prior=estimate, draws=2000,
+    bootstrap_seed=0, hydra.run.dir=DIR.
+    """
+    from xray_lightning.cli.score import score as command
+
+    run(lambda: command(table, overrides or [], json))
+
+
+@APP.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="a run folder, a predictions table, or a pattern")],
+    second: Annotated[str, typer.Argument(help="another; several seeds: a pattern in quotes")],
+    json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
+    draws: Annotated[int, typer.Option(help="bootstrap draws of patients")] = 2000,
+    seed: Annotated[int, typer.Option(help="of the draws")] = 0,
+    out: Annotated[Path | None, typer.Option(help="folder for compare.json")] = None,
+) -> None:
+    """Is model A better than model B on the same test images? Paired bootstrap of patients."""
+    from xray_lightning.cli.compare import compare_runs
+
+    run(lambda: compare_runs(first, second, draws=draws, seed=seed, as_json=json, out=out))
+
+
+@APP.command()
 def sweep(
     folder: Annotated[Path, typer.Argument(help="the sweep's folder: outputs/sweep_...")],
     test: Annotated[

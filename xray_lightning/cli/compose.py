@@ -24,6 +24,8 @@ from xray_lightning.cli.build import (
     task_from,
     trainer_from,
 )
+from xray_lightning.cli.conclusion import conclude, require_settings
+from xray_lightning.cli.judging import Judged
 from xray_lightning.cli.overrides import overridden
 from xray_lightning.cli.processes import first_process, started_outside
 from xray_lightning.cli.provenance import sampling_line, write_config, write_environment
@@ -33,7 +35,7 @@ from xray_lightning.data.source import usage_notes
 from xray_lightning.data.splits import PARTS
 from xray_lightning.errors import CheckpointError, ConfigError, SplitError
 from xray_lightning.evaluation import Summary, predict_part, summarise, write_json
-from xray_lightning.predictions import read_predictions, write_predictions
+from xray_lightning.predictions import Predictions, write_predictions
 from xray_lightning.report.calls import Panel
 from xray_lightning.report.figures import (
     curves_figure,
@@ -45,6 +47,7 @@ from xray_lightning.report.panel import results_panel
 from xray_lightning.task import XrayTask
 
 LOG = logging.getLogger(__name__)
+Scored = dict[str, Predictions]  # of each part
 REMARKS = (
     ".*does not have many workers.*",  # on a CPU they would fight with the compute threads
     ".*smaller than the logging interval.*",  # figures are logged once an epoch
@@ -67,6 +70,7 @@ def fit(config: DictConfig, last: Checkpoint | None = None) -> float | None:
     if config.resume:
         config, last = resumed(Path(config.resume), HydraConfig.get().overrides.task)
     prepare_process(config)
+    require_settings(config)
     run = Path(config.run_dir)
     data = data_from(config)
     if last is None:
@@ -96,10 +100,12 @@ def fit(config: DictConfig, last: Checkpoint | None = None) -> float | None:
     except Exception:
         stop_others(trainer)
         raise
-    summaries = finish(config, data, task, run)
+    summaries, predictions = finish(config, data, task, run)
     if trainer.is_global_zero:
-        draw_panel(panel, data, run)
-        closing(summaries, metrics, data, run)
+        found = conclude(config, data, predictions, run)
+        draw_panel(panel, data, predictions, run)
+        write_json(summaries, run / "metrics.json")  # last: it says that the run is finished
+        closing(summaries, found, metrics, data, run)
     mean: float | None = summaries["val"]["auroc"]["mean"]
     return mean
 
@@ -224,23 +230,22 @@ def draw_data(data: XrayDataModule, run: Path) -> None:
 
 def finish(
     config: DictConfig, data: XrayDataModule, task: XrayTask, run: Path
-) -> dict[str, Summary]:
+) -> tuple[dict[str, Summary], Scored]:
     """Score the best checkpoint on validation and test; write tables and figures."""
     best = load_checkpoint(run / "checkpoints" / "best.ckpt")
     scorer = XrayTask(best.build_net(), task.loss, tta=task.tta)
-    summaries = score(config, data, scorer, run, ("val", "test"))
+    found = score(config, data, scorer, run, ("val", "test"))
     if (run / "metrics.csv").is_file():
         curves_figure(run / "metrics.csv", run / "curves.png")
     LOG.info("best checkpoint: epoch %d", best.epoch + 1)
-    return summaries
+    return found
 
 
-def draw_panel(panel: Panel | None, data: XrayDataModule, run: Path) -> None:
-    """The results figure, if any, from the best checkpoint and the tables of its scores."""
+def draw_panel(panel: Panel | None, data: XrayDataModule, scores: Scored, run: Path) -> None:
+    """The results figure, if any, from the best checkpoint and its scores."""
     if panel is None:
         return
     net = load_checkpoint(run / "checkpoints" / "best.ckpt").build_net()
-    scores = {part: read_predictions(run / f"predictions_{part}.csv") for part in ("val", "test")}
     if not results_panel(net, data, scores, panel, run / "panel_test.png"):
         LOG.warning(
             "no panel_test.png: validation has no positive or no negative of %s, which leaves its "
@@ -251,27 +256,29 @@ def draw_panel(panel: Panel | None, data: XrayDataModule, run: Path) -> None:
 
 def score(
     config: DictConfig, data: XrayDataModule, task: XrayTask, folder: Path, parts: Sequence[str]
-) -> dict[str, Summary]:
-    """Predict each part; write predictions, figures and metrics.json: the one path to a score."""
+) -> tuple[dict[str, Summary], Scored]:
+    """Predict each part; write predictions and figures: the one path to a score."""
     trainer = trainer_from(config, progress(), fit=False)
-    summaries = {}
+    summaries, found = {}, {}
     for part in parts:
         predictions = predict_part(trainer, task, data, part)
         summary = summarise(predictions, data.split.part_fingerprints[part], tta=task.tta)
         summary["data"] = data.source.title
-        summaries[part] = summary
+        summaries[part], found[part] = summary, predictions
         if trainer.is_global_zero:
             write_predictions(predictions, folder / f"predictions_{part}.csv")
             title = f"{part}: {data.source.title}, split {data.split.name} "
             title += f"[{summary['fingerprint']}]"
             roc_figure(predictions, summary["auroc"]["labels"], title, folder / f"roc_{part}.png")
-    if trainer.is_global_zero:
-        write_json(summaries, folder / "metrics.json")
-    return summaries
+    return summaries, found
 
 
 def closing(
-    summaries: dict[str, Summary], metrics: MetricsFile, data: XrayDataModule, run: Path
+    summaries: dict[str, Summary],
+    found: Judged,
+    metrics: MetricsFile,
+    data: XrayDataModule,
+    run: Path,
 ) -> None:
     """Print the result."""
     rate = metrics.images_seen / metrics.seconds if metrics.seconds else 0.0
@@ -279,6 +286,7 @@ def closing(
         auroc_table(
             summaries, f"{data.source.title}, split {data.split.name} [{data.split.fingerprint}]"
         ),
+        *found.shown("test", groups=False),
         parts_line(summaries),
         mean_line(summaries),
         f"training saw {metrics.images_seen:,} images at {rate:.1f} images per second",

@@ -6,26 +6,36 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
+from rich.table import Table
 
 from xray_lightning.checkpoint import Bundle, Checkpoint, load_checkpoint, require_labels
 from xray_lightning.cli.build import data_from, prepare_process
 from xray_lightning.cli.compose import LOG, mean_line, quieten, score
+from xray_lightning.cli.conclusion import part_facts, require_settings
+from xray_lightning.cli.judging import Judged, require_prior, verdict_of
 from xray_lightning.cli.overrides import overridden, split_run_dir
-from xray_lightning.cli.tables import auroc_table, parts_line, show
+from xray_lightning.cli.processes import first_process
+from xray_lightning.cli.tables import parts_line, show
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split, with_test
 from xray_lightning.data.source import usage_notes
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.evaluation import Summary, write_json
 from xray_lightning.overlap import separated
+from xray_lightning.predictions import Predictions
 from xray_lightning.task import XrayTask
 
 CHANGEABLE = (
-    *("data", "split", "trainer", "batch_size", "workers", "threads", "cache_dir", "tta"),
+    *("data", "split", "trainer", "batch_size", "workers", "threads", "cache_dir"),
+    *("tta", "draws", "prior"),
     *("image_size", "clahe"),  # refused with the value the checkpoint needs
 )
 ADDED = {  # settings that older checkpoints do not name
     "tta": "none",
+    "draws": 2000,
+    "prior": "validation",  # of calibrated scores, or estimate: from the scores alone
+    "operating_point": {"rule": "youden", "value": 0.9},
+    "calibration": "platt",
     "sampler": {"_target_": "xray_lightning.data.samplers.uniform", "_partial_": True},
 }
 ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # whatever it was trained with
@@ -47,6 +57,8 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
     values, images = taken(values, "images")
     config = configuration(loaded, values)
     prepare_process(config)
+    require_settings(config)
+    require_prior(config.prior)
     data = data_from(config)
     bundle = loaded.bundle
     require_labels(bundle, data.labels, str(checkpoint))
@@ -62,17 +74,55 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
     folder = run_dir or home(checkpoint) / f"evaluate_{fingerprint}{ending}"
     config.run_dir = str(folder)
     summaries: dict[str, Summary] = {}
+    lines: list[Table | str] = []
     for part, split in splits.items():
         data.split = split
         place = folder if part == "test" else folder / part
         place.mkdir(parents=True, exist_ok=True)
-        summaries[part] = score(config, data, task, place, ("test",))["test"]
+        summary, predictions = score(config, data, task, place, ("test",))
+        summaries[part] = summary["test"]
+        if first_process():
+            write_json(summary, place / "metrics.json")
+            title = f"{checkpoint} on {data.source.title}, split {split.name} "
+            title += f"[{split.fingerprint}], {part}"
+            lines += appraised(config, data, predictions["test"], bundle, place).shown(title)
+    if not first_process():
+        return
     if overlap:
         summaries["test"]["overlap"] = overlap
     write_json(summaries, folder / "metrics.json")
-    title = f"{checkpoint} on {data.source.title}, split {data.split.name} "
-    table = auroc_table(summaries, title + f"[{splits['test'].fingerprint}]")
-    show(table, parts_line(summaries), mean_line(summaries), f"written to {folder}")
+    show(
+        *lines,
+        *no_points(bundle),
+        parts_line(summaries),
+        mean_line(summaries),
+        f"written to {folder}",
+    )
+
+
+def appraised(
+    config: DictConfig, data: XrayDataModule, predictions: Predictions, bundle: Bundle, place: Path
+) -> Judged:
+    """What the scores of the test part are worth; evaluation.json."""
+    found = verdict_of(
+        predictions,
+        data.part_records("test"),
+        part_facts(data, "test", config.tta),
+        validation=bundle.validation,
+        draws=config.draws,
+        prior=config.prior,
+    )
+    write_json(found.facts, place / "evaluation.json")
+    return found
+
+
+def no_points(bundle: Bundle) -> list[str]:
+    """A line for a checkpoint without operating points."""
+    if bundle.validation:
+        return []
+    return [
+        "note: no operating points in this checkpoint: only best.ckpt of a finished run has them"
+    ]
 
 
 def taken(overrides: Sequence[str], key: str) -> tuple[list[str], str | None]:

@@ -9,6 +9,8 @@ from rich.text import Text
 
 from xray_lightning.cli.processes import first_process
 
+WIDE = 160  # characters of a line that nobody's terminal breaks
+
 
 def number(value: float | None, digits: int = 3) -> str:
     """A figure, or "-" where it is undefined.
@@ -50,10 +52,15 @@ def parts_line(metrics: Mapping[str, Any]) -> str:
 
 
 def show(*things: Any) -> None:
-    """Print tables and lines, in the first process of a run."""
+    """Print tables and lines, in the first process of a run.
+
+    Into a file or a pipe, tables are as wide as they like to be.
+    """
     if not first_process():
         return
     console = Console(soft_wrap=True, highlight=False)
+    if not console.is_terminal:
+        console.width = WIDE
     for thing in things:
         console.print(thing, markup=False) if isinstance(thing, str) else console.print(thing)
 

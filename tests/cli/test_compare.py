@@ -1,0 +1,103 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xray_lightning.cli.compare import compare_runs
+from xray_lightning.errors import DataNotFoundError, TableError
+from xray_lightning.predictions import Predictions, write_predictions
+
+
+def predictions(gain: float, seed: int = 0, images: int = 300) -> Predictions:
+    targets = (np.random.default_rng(9).random((images, 2)) < 0.3).astype(np.float32)
+    noise = np.random.default_rng(seed).random((images, 2))
+    return Predictions(
+        labels=("Mass", "Nodule"),
+        image_ids=tuple(f"{i}.png" for i in range(images)),
+        patient_ids=tuple(f"p{i // 3}" for i in range(images)),
+        targets=targets,
+        scores=((noise + gain * targets) / (1 + gain)).astype(np.float32),
+    )
+
+
+def write(folder: Path, name: str, values: Predictions) -> str:
+    (folder / name).mkdir()
+    write_predictions(values, folder / name / "predictions_test.csv")
+    return str(folder / name)
+
+
+def run(first: str, second: str, out: Path | None = None, as_json: bool = False) -> None:
+    compare_runs(first, second, draws=200, seed=0, as_json=as_json, out=out)
+
+
+def test_a_better_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    strong, weak = (
+        write(tmp_path, name, predictions(gain, seed))
+        for name, gain, seed in (("strong", 1.5, 1), ("weak", 0.1, 2))
+    )
+    run(strong, weak, tmp_path / "out")
+    text = capsys.readouterr().out
+    assert "verdict: A is better than B (mean AUROC" in text
+    assert "Labels that differ after correction: Mass, Nodule" in text
+    facts = json.loads((tmp_path / "out/compare.json").read_text())
+    assert facts["mean"]["difference"] > 0.1
+    assert (facts["images"], facts["patients"]) == (300, 100)
+    run(weak, strong)
+    assert "verdict: B is better than A" in capsys.readouterr().out
+
+
+def test_equal_models_in_another_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = predictions(0.5, 1)
+    order = np.random.default_rng(0).permutation(300)
+    shuffled = Predictions(
+        one.labels,
+        tuple(one.image_ids[i] for i in order),
+        tuple(one.patient_ids[i] for i in order),
+        one.targets[order],
+        one.scores[order],
+    )
+    run(write(tmp_path, "a", one), write(tmp_path, "b", shuffled))
+    text = capsys.readouterr().out
+    assert "verdict: indistinguishable" in text
+    assert "difference +0.0000" in text
+    assert "after correction: none" in text
+
+
+def test_seeds_by_a_pattern(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(3):
+        write(tmp_path, f"a{seed}", predictions(1.0, seed))
+    other = write(tmp_path, "b", predictions(1.0, 7))
+    run(f"{tmp_path}/a*", other)
+    assert "seeds: 3 of A, 1 of B" in capsys.readouterr().out
+    run(f"{tmp_path}/a*", f"{other}/predictions_test.csv", as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert len(facts["first"]) == 3
+    assert facts["labels"]["Mass"]["delong"] is None
+
+
+def test_undefined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    healthy = predictions(1.0)
+    healthy = replace(healthy, targets=np.zeros_like(healthy.targets))
+    name = write(tmp_path, "a", healthy)
+    run(name, name)
+    assert "verdict: undefined" in capsys.readouterr().out
+    run(name, name, as_json=True)
+    assert json.loads(capsys.readouterr().out)["mean"]["interval"] is None
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    good = predictions(1.0)
+    one = write(tmp_path, "a", good)
+    others = {
+        "score different test images": predictions(1.0, images=299),
+        "have different labels": replace(good, labels=("Mass", "Hernia")),
+        "other patients or targets": replace(good, targets=1 - good.targets),
+        "made from different label tables": replace(good, patient_ids=good.image_ids),
+    }
+    for number, (match, other) in enumerate(others.items()):
+        with pytest.raises(TableError, match=match):
+            run(one, write(tmp_path, f"b{number}", other))
+    with pytest.raises(DataNotFoundError, match=r"names no run with predictions_test\.csv"):
+        run(one, str(tmp_path / "none*"))

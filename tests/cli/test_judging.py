@@ -1,0 +1,165 @@
+"""Points and calibrations of validation, applied to test; subgroups and published rows below."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.metrics import brier_score_loss, recall_score
+
+from xray_lightning import Phantom
+from xray_lightning.cli.conclusion import require_settings
+from xray_lightning.cli.judging import Judged, fitted, published_lines, verdict_of
+from xray_lightning.cli.overrides import composed
+from xray_lightning.cli.tables import show
+from xray_lightning.errors import ConfigError
+from xray_lightning.metrics.calibration import shift_prior
+from xray_lightning.metrics.points import Fitted
+from xray_lightning.predictions import Predictions
+from xray_lightning.records import patient_ids, target_matrix
+from xray_lightning.report.published import published
+
+PHANTOM = Phantom(patients=150)
+HALF = len(PHANTOM.records) // 2
+VAL, TEST = PHANTOM.records[:HALF], PHANTOM.records[HALF:]
+FACTS = {
+    "fingerprint": "f00d",
+    "data": "phantom",
+    "data_images": 2 * HALF,
+    "split": {"name": "patient", "fingerprint": "beef"},
+    "subset": "test",
+}
+
+
+def predictions(records: list, seed: int = 0) -> Predictions:
+    """Scores that know a good deal about the truth."""
+    targets = target_matrix(records)
+    rng = np.random.default_rng(seed)
+    scores = (0.5 * rng.random(targets.shape) + 0.4 * targets).astype(np.float32)
+    images = tuple(record.image_id for record in records)
+    return Predictions(PHANTOM.labels, images, patient_ids(records), targets, scores)
+
+
+@pytest.fixture(scope="module")
+def found() -> Judged:
+    config, _ = composed(["draws=60", "operating_point.rule=sensitivity"])
+    return verdict_of(
+        predictions(TEST, 1),
+        TEST,
+        FACTS,
+        validation=fitted(predictions(VAL), "cafe", config),
+        draws=60,
+    )
+
+
+def test_facts_are_plain_and_say_what_was_judged(found: Judged) -> None:
+    assert json.loads(json.dumps(found.facts, allow_nan=False)) == found.facts
+    assert found.facts.items() >= FACTS.items()
+    assert found.facts["images"] == len(TEST)
+    assert found.facts["patients"] == len({record.patient_id for record in TEST})
+    assert found.facts["validation"]["fingerprint"] == "cafe"
+    assert found.facts["published"] == []
+
+
+def test_points_of_validation_are_applied_to_test(found: Judged) -> None:
+    points = found.facts["validation"]["labels"]
+    table = predictions(TEST, 1)
+    assert 0 < len(found.thresholds) < len(PHANTOM.labels)
+    for index, label in enumerate(PHANTOM.labels):
+        facts = found.facts["labels"][label]
+        threshold = points[label]["threshold"]
+        if threshold is None:
+            assert facts["sensitivity"]["value"] is facts["calibrated_brier"]["value"] is None
+            assert "fewer than 10 positives" in points[label]["note"]
+            continue
+        truth, scores = table.targets[:, index], table.scores[:, index]
+        sensitivity = recall_score(truth, scores >= threshold)
+        assert facts["sensitivity"]["value"] == pytest.approx(sensitivity)
+        assert points[label]["sensitivity"] >= 0.9
+        mapped = Fitted.from_plain(points[label]).calibration
+        assert mapped is not None
+        brier = brier_score_loss(truth, mapped(scores))
+        assert facts["calibrated_brier"]["value"] == pytest.approx(brier)
+        assert facts["calibrated_brier"]["value"] < facts["brier"]["value"]
+
+
+def test_subgroups_and_missed_disease(found: Judged) -> None:
+    rows = found.facts["subgroups"]
+    assert {row["dimension"] for row in rows} >= {"sex", "age", "view", "sex and view"}
+    women = [record for record in TEST if record.sex == "F"]
+    (row,) = [row for row in rows if (row["group"], row["label"]) == ("F", "mean")]
+    assert row["images"] == len(women)
+    (missed,) = [each for each in found.facts["underdiagnosis"] if each["group"] == "F"]
+    assert 0 <= missed["interval"][0] <= missed["rate"] <= missed["interval"][1] <= 1
+
+
+def test_what_the_terminal_shows(found: Judged, capsys: pytest.CaptureFixture[str]) -> None:
+    show(*found.shown("phantom [beef]"))
+    text = capsys.readouterr().out
+    for part in ("phantom [beef]", "of at least 0.9 on validation", "sex: F", "60 bootstrap draws"):
+        assert part in text
+    show(*found.shown("phantom", groups=False))
+    short = capsys.readouterr().out
+    assert "have enough positives; mean AUROC differs" in short
+    assert "sex and view: F AP" not in short.replace("differs from that of all other", "")
+
+
+def test_calibration_at_the_estimated_prior(found: Judged) -> None:
+    """Half of the healthy images taken away: the prevalence rises, and the scores show it."""
+    sick = [record for row, record in enumerate(TEST) if any(record.targets) or row % 2]
+    table = predictions(sick, 1)
+    validation = found.facts["validation"]
+    moved, fixed = (
+        verdict_of(table, sick, FACTS, validation=validation, draws=20, groups=False, prior=prior)
+        for prior in ("estimate", "validation")
+    )
+    assert fixed.facts["priors"] == {}
+    assert moved.facts["priors"].keys() == found.thresholds.keys()
+    index = PHANTOM.labels.index("Infiltration")
+    before, now = moved.facts["priors"]["Infiltration"]
+    true = table.targets[:, index].mean()
+    assert abs(now - true) < abs(before - true)
+    mapped = Fitted.from_plain(validation["labels"]["Infiltration"]).calibration
+    assert mapped is not None
+    scores = shift_prior(mapped(table.scores[:, index]), before, now)
+    expected = brier_score_loss(table.targets[:, index], scores)
+    value = moved.facts["labels"]["Infiltration"]["calibrated_brier"]["value"]
+    assert value == pytest.approx(expected)
+    assert value < fixed.facts["labels"]["Infiltration"]["calibrated_brier"]["value"]
+
+
+def test_without_validation_there_are_no_points() -> None:
+    bare = verdict_of(predictions(TEST), TEST, FACTS, draws=20, groups=False)
+    assert bare.thresholds == {}
+    assert bare.facts["validation"] == {}
+    assert bare.facts["subgroups"] == bare.facts["underdiagnosis"] == []
+    assert bare.facts["labels"]["Mass"]["sensitivity"]["value"] is None
+    assert "calibrated_brier" not in bare.facts["labels"]["Mass"]
+    assert len(bare.shown("")) == 2 + sum(v == 0 for v in bare.verdict.positives.values())
+
+
+def test_published_rows_stand_below(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row for row in published() if row.split == "official"]
+    show(*published_lines(rows, 0.8))
+    text = capsys.readouterr().out
+    assert "published, official split" in text
+    assert "published results on the official test part are higher" in text
+    assert f"{rows[0].work} *" in text or rows[0].primary
+    show(*published_lines([replace(rows[0], primary=False)], 0.8))
+    assert f"{rows[0].work} *" in capsys.readouterr().out
+    assert published_lines([], 0.8) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "match"),
+    [
+        ("operating_point.rule=best", "rule must be one of youden"),
+        ("operating_point.value=1.5", r"value must lie in \(0, 1\], got 1.5"),
+        ("calibration=sigmoid", "calibration must be one of temperature"),
+        ("draws=0", "draws must be an integer of at least 1, got 0"),
+    ],
+)
+def test_settings_are_refused_before_training(setting: str, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        require_settings(composed([setting])[0])
+    require_settings(composed(["calibration=null"])[0])

@@ -1,0 +1,136 @@
+"""``xray score`` on the phantom's label table; the figures themselves are tested with judge."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xray_lightning import Phantom
+from xray_lightning.cli.score import score
+from xray_lightning.data.splits import fingerprint, patient_split
+from xray_lightning.errors import ConfigError, MissingImagesError
+from xray_lightning.records import target_matrix
+
+PHANTOM = Phantom(patients=60)
+DATA = ["data.patients=60", "draws=50"]
+TEST = [
+    PHANTOM.records[row].image_id
+    for row in patient_split(PHANTOM.records, PHANTOM.official).parts["test"]
+]
+
+
+def write(folder: Path, images: list[str]) -> Path:
+    """Scores that know a good deal about the truth."""
+    rng = np.random.default_rng(0)
+    by_id = {record.image_id: record for record in PHANTOM.records}
+    scores = 0.5 * rng.random((len(images), 14)) + 0.4 * target_matrix([by_id[i] for i in images])
+    lines = [",".join(["image", *(f"prob_{label}" for label in PHANTOM.labels)])]
+    lines += [
+        ",".join([image, *map(str, row)])
+        for image, row in zip(images, scores.tolist(), strict=True)
+    ]
+    (folder / "scores.csv").write_text("\n".join(lines) + "\n")
+    return folder / "scores.csv"
+
+
+def test_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write(tmp_path, [record.image_id for record in PHANTOM.records])
+    score(table, [*DATA, "subset=test", f"hydra.run.dir={tmp_path / 'out'}"], as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts == json.loads((tmp_path / "out/score.json").read_text())
+    assert facts["images"] == len(TEST)
+    assert facts["fingerprint"] == fingerprint({"test": TEST})
+    assert facts["split"]["name"] == "patient"
+    mass = facts["labels"]["Infiltration"]
+    low, high = mass["auroc"]["patient_interval"]
+    assert low < mass["auroc"]["value"] < high
+    assert set(mass["auroc"]) >= {"value", "patient_interval", "image_interval"}
+    assert facts["mean"]["auroc"]["value"] > 0.8
+
+
+def test_what_has_a_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = [record.image_id for record in PHANTOM.records][:70]
+    score(write(tmp_path, images), DATA, as_json=False)
+    text = capsys.readouterr().out
+    assert "70 images of " in text
+    count = len(PHANTOM.records)
+    assert f"{count - 70:,} of the {count:,} images in the label table have no score" in text
+    assert "ratio: their width over that" in text
+
+
+def test_undefined_figures_have_a_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    healthy = [record.image_id for record in PHANTOM.records if not any(record.targets)]
+    table = write(tmp_path, healthy)
+    score(table, DATA, as_json=False)
+    assert "Hernia: AUROC is undefined, no positive image" in capsys.readouterr().out
+    score(table, DATA, as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["labels"]["Hernia"]["auroc"]["value"] is None
+    assert facts["labels"]["Hernia"]["undefined"] == "no positive image"
+    assert facts["defined"]["auroc"] == 0
+
+
+def test_missing_images_of_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write(tmp_path, TEST[1:])
+    with pytest.raises(MissingImagesError, match=f"1 of the {len(TEST)} images in test have no"):
+        score(table, [*DATA, "subset=test"], as_json=True)
+    score(table, [*DATA, "subset=test", "allow_missing=true"], as_json=False)
+    assert f"1 of the {len(TEST)} images in the test have no score" in capsys.readouterr().out
+
+
+def test_other_images_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write(tmp_path, [record.image_id for record in PHANTOM.records])
+    score(table, [*DATA, "subset=test"], as_json=False)
+    extra = len(PHANTOM.records) - len(TEST)
+    assert f"{extra} scored images are not in test and were left out" in capsys.readouterr().out
+
+
+def test_nothing_of_the_part_is_scored(tmp_path: Path) -> None:
+    others = [r.image_id for r in PHANTOM.records if r.image_id not in set(TEST)]
+    with pytest.raises(MissingImagesError, match="no image of the test has a score"):
+        score(write(tmp_path, others), [*DATA, "subset=test"], as_json=True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "match"),
+    [
+        ("subset=dev", "subset must be one of train, val, test, got 'dev'"),
+        ("allow_missing=yes", "allow_missing must be true or false, got 'yes'"),
+        ("draws=0", "draws must be an integer of at least 1, got '0'"),
+        ("subgroups=1", "subgroups must be true or false, got '1'"),
+        ("prior=0.5", "prior must be one of validation, estimate, got '0.5'"),
+        ("points=val", "points='val': operating points are chosen on one of train, val, test, and"),
+        ("bootstrap_seed=-1", "bootstrap_seed must be an integer of at least 0, got '-1'"),
+    ],
+)
+def test_bad_settings(setting: str, match: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=match):
+        score(write(tmp_path, TEST), [*DATA[:1], setting], as_json=True)
+
+
+def test_points_of_one_part_are_applied_to_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write(tmp_path, [record.image_id for record in PHANTOM.records])
+    settings = ["subset=test", "points=train", "operating_point.rule=f1", "calibration=temperature"]
+    score(table, [*DATA, *settings, "subgroups=true", "prior=estimate"], as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["validation"]["rule"] == "f1"
+    mass = facts["validation"]["labels"]["Infiltration"]
+    assert mass["calibration"]["method"] == "temperature"
+    assert facts["labels"]["Infiltration"]["f1"]["value"] > 0.5
+    before, now = facts["priors"]["Infiltration"]
+    assert before == mass["prevalence"] != now
+    assert facts["subgroups"]
+    score(table, [*DATA, *settings], as_json=False)
+    assert "operating points: f1 on validation" in capsys.readouterr().out
+
+
+def test_points_need_every_score_of_their_part(tmp_path: Path) -> None:
+    with pytest.raises(MissingImagesError, match="no image of the val has a score"):
+        score(write(tmp_path, TEST), [*DATA, "subset=test", "points=val"], as_json=True)
+    with pytest.raises(ConfigError, match="points='test': operating points are chosen on one of"):
+        score(write(tmp_path, TEST), [*DATA, "subset=test", "points=test"], as_json=True)

@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import expit
+from scipy.special import logit as scipy_logit
+from sklearn.isotonic import IsotonicRegression
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.metrics.calibration import (
+    METHODS,
+    calibration_error_over,
+    estimate_prior,
+    fit_calibration,
+    mass_bins,
+    shift_prior,
+)
+from xray_lightning.metrics.clusters import bootstrap_counts
+
+
+def sample(images: int = 2000, slope: float = 2.0, shift: float = 1.0) -> tuple[np.ndarray, ...]:
+    """Scores too sure of themselves, and whether the finding is there."""
+    rng = np.random.default_rng(0)
+    odds = rng.normal(size=images) - 1
+    return expit(slope * odds + shift), rng.random(images) < expit(odds)
+
+
+def test_equal_mass_bins() -> None:
+    scores = np.random.default_rng(0).random(300)
+    bins = mass_bins(scores, 15)
+    assert (np.bincount(bins) == 20).all()
+    assert (np.diff(bins[np.argsort(scores)]) >= 0).all()
+    tied = np.array([0.5] * 10 + [0.1, 0.9])
+    assert len(np.unique(mass_bins(tied, 4)[:10])) == 1
+    assert len(mass_bins(np.array([]))) == 0
+
+
+def test_calibration_error_of_draws_by_hand() -> None:
+    scores, positive = sample(200)
+    codes = np.random.default_rng(1).integers(30, size=200)
+    counts = bootstrap_counts(30, 5, seed=0)
+    found = calibration_error_over(counts, codes, scores, positive, bins=10)
+    bins = mass_bins(scores, 10)
+    for draw, row in enumerate(counts):
+        rows = np.repeat(np.arange(200), row[codes].astype(int))
+        expected = 0.0
+        for number in range(10):
+            inside = rows[bins[rows] == number]
+            if len(inside):
+                gap = abs(scores[inside].mean() - positive[inside].mean())
+                expected += gap * len(inside) / len(rows)
+        assert found[draw] == pytest.approx(expected, abs=1e-12)
+
+
+def test_platt_and_temperature_minimise_the_log_loss() -> None:
+    scores, positive = sample()
+    odds = scipy_logit(scores)
+
+    def loss(values: np.ndarray) -> float:
+        slope, intercept = np.append(values, 0)[:2]
+        return float(np.logaddexp(0, np.where(positive, -1, 1) * (slope * odds + intercept)).mean())
+
+    for method, start in (("platt", [1.0, 0.0]), ("temperature", [1.0])):
+        best = minimize(loss, start, tol=1e-12).x
+        found = fit_calibration(scores, positive, method)
+        expected = expit(np.append(best, 0)[0] * odds + np.append(best, 0)[1])
+        np.testing.assert_allclose(found(scores), expected, atol=1e-4)
+
+
+def test_isotonic_equals_scikit_learn() -> None:
+    scores, positive = sample(200)
+    theirs = IsotonicRegression(out_of_bounds="clip").fit(scores, positive)
+    grid = np.linspace(0, 1, 101)
+    found = fit_calibration(scores, positive, "isotonic")
+    np.testing.assert_allclose(found(grid), theirs.predict(grid), atol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_calibration_rises(method: str) -> None:
+    scores, positive = sample()
+    mended = fit_calibration(scores, positive, method)(np.linspace(0, 1, 50))
+    assert (np.diff(mended) >= 0).all()
+    assert np.isfinite(mended).all()
+    assert ((mended >= 0) & (mended <= 1)).all()
+
+
+def test_bad_settings() -> None:
+    scores, positive = sample(20)
+    with pytest.raises(ConfigError, match=r"calibration must be one .*, got 'beta'"):
+        fit_calibration(scores, positive, "beta")
+    for one_class in (np.ones(20, dtype=bool), np.zeros(20, dtype=bool)):
+        with pytest.raises(ConfigError, match="needs positive and negative images"):
+            fit_calibration(scores, one_class)
+
+
+def test_prior_shift_is_bayes() -> None:
+    """Two Gaussians, for which the posterior is known at every prevalence."""
+
+    def posterior(x: np.ndarray, prior: float) -> np.ndarray:
+        return expit(x - 0.5 + scipy_logit(prior))  # N(1, 1) against N(0, 1)
+
+    x = np.linspace(-4, 4, 41)
+    np.testing.assert_allclose(shift_prior(posterior(x, 0.5), 0.5, 0.03), posterior(x, 0.03))
+    rng = np.random.default_rng(0)
+    sick = rng.random(40_000) < 0.2
+    scores = posterior(rng.normal(size=40_000) + sick, 0.5)
+    assert estimate_prior(scores, 0.5) == pytest.approx(0.2, abs=0.015)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_map_at_another_prior(method: str) -> None:
+    scores, positive = sample()
+    found = fit_calibration(scores, positive, method)
+    moved = found.at_prior(0.3, 0.1)(scores)
+    np.testing.assert_allclose(moved, shift_prior(found(scores), 0.3, 0.1), atol=1e-9)
+    np.testing.assert_allclose(found.at_prior(0.3, 0.3)(scores), found(scores), atol=1e-6)

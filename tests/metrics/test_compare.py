@@ -1,0 +1,78 @@
+"""Differences of AUROC against scikit-learn and DeLong, and what their intervals promise."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from xray_lightning.metrics.clusters import bootstrap_counts
+from xray_lightning.metrics.compare import DETECTABLE, compare
+from xray_lightning.metrics.delong import compare_auroc, holm
+
+LABELS = ("Mass", "Nodule", "Hernia")
+
+
+def sample(images: int = 400, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Targets (the third label has no positive), patients, and three models' scores."""
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((images, 3)) < 0.3).astype(np.float32)
+    targets[:, 2] = 0
+    patients = np.arange(images) // 2
+    strong, weak, twin = (rng.normal(size=(images, 3)) + gain * targets for gain in (2.0, 0.5, 2.0))
+    return targets, patients, strong, weak, twin
+
+
+def test_draws_are_paired_and_equal_scikit_learn() -> None:
+    targets, patients, strong, weak, _ = sample()
+    found = compare(LABELS, targets, patients, [strong], [weak], draws=60, seed=5)
+    counts = bootstrap_counts(200, 60, seed=5)
+    differences = []
+    for row in counts:
+        rows = np.repeat(np.arange(400), row[patients].astype(int))
+        one, two = (roc_auc_score(targets[rows, 0], each[rows, 0]) for each in (strong, weak))
+        differences.append(one - two)
+    mass = found.labels["Mass"]
+    assert mass.first == pytest.approx(roc_auc_score(targets[:, 0], strong[:, 0]))
+    np.testing.assert_allclose(mass.interval, np.quantile(differences, [0.025, 0.975]))
+    assert mass.detectable == pytest.approx(DETECTABLE * np.std(differences, ddof=1))
+    assert mass.delong == compare_auroc(strong[:, 0], weak[:, 0], targets[:, 0] == 1).p_value
+    assert mass.p_value == pytest.approx(2 / 61), "no draw on the other side"
+    assert mass.distinguishable
+
+
+def test_mean_and_undefined_labels() -> None:
+    targets, patients, strong, weak, _ = sample()
+    found = compare(LABELS, targets, patients, [strong], [weak], draws=50)
+    means = [
+        np.mean([getattr(found.labels[k], side) for k in LABELS[:2]])
+        for side in ("first", "second")
+    ]
+    assert [found.mean.first, found.mean.second] == pytest.approx(means)
+    assert np.isnan([found.labels["Hernia"].difference, found.labels["Hernia"].corrected]).all()
+    expected = holm([found.labels[label].p_value for label in LABELS])
+    assert [found.labels[k].corrected for k in LABELS[:2]] == pytest.approx(expected[:2])
+
+
+def test_a_model_against_itself() -> None:
+    targets, patients, strong, *_ = sample()
+    found = compare(LABELS, targets, patients, [strong], [strong], draws=50)
+    assert found.mean.difference == 0
+    assert found.mean.p_value == found.labels["Mass"].delong == 1
+    assert not found.mean.distinguishable
+
+
+def test_equal_models_are_rarely_told_apart() -> None:
+    apart = 0
+    for seed in range(60):
+        targets, patients, one, _, other = sample(150, seed)
+        apart += compare(LABELS, targets, patients, [one], [other], draws=200).mean.distinguishable
+    assert apart <= 8, "at 5 %, more than 8 of 60 happen once in a hundred"
+
+
+def test_several_seeds() -> None:
+    targets, patients, strong, weak, twin = sample()
+    found = compare(LABELS, targets, patients, [strong, weak], [twin], draws=400)
+    alone = [compare(LABELS, targets, patients, [s], [twin], draws=400) for s in (strong, weak)]
+    assert found.mean.first == pytest.approx(np.mean([each.mean.first for each in alone]))
+    wide = found.mean.interval[1] - found.mean.interval[0]
+    assert all(wide > each.mean.interval[1] - each.mean.interval[0] for each in alone)
+    assert np.isnan(found.labels["Mass"].delong)

@@ -1,0 +1,102 @@
+"""Groups of images and the AUROC in each, against scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from xray_lightning.metrics.subgroups import MEAN, Subgroup, groupings, subgroups, underdiagnosis
+from xray_lightning.records import NAN, Record
+
+LABELS = ("Mass", "Nodule")
+
+
+def record(number: int, **facts: object) -> Record:
+    return Record(f"{number}.png", f"p{number}", (0.0,), **facts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("facts", "dimension", "group"),
+    [
+        ({"sex": "F"}, "sex", "F"),
+        ({}, "sex", "unknown"),
+        ({"age": 17.9}, "age", "0-17"),
+        ({"age": 18.0}, "age", "18-39"),
+        ({"age": 80.0}, "age", "80+"),
+        ({"age": NAN}, "age", "unknown"),
+        ({"view": "AP"}, "view", "AP"),
+        ({"follow_up": 0.0}, "follow-up", "first"),
+        ({"follow_up": 4.0}, "follow-up", "1-4"),
+        ({"follow_up": 20.0}, "follow-up", "20+"),
+        ({"sex": "M", "age": 30.0}, "sex and age", "M 18-39"),
+        ({"sex": "M"}, "sex and age", "unknown"),
+        ({"sex": "M", "view": "PA"}, "sex and view", "M PA"),
+    ],
+)
+def test_groups(facts: dict[str, object], dimension: str, group: str) -> None:
+    assert groupings([record(0, **facts)])[dimension].tolist() == [group]
+
+
+def test_images_of_the_patient() -> None:
+    records = [Record(f"{i}.png", "a" if i < 5 else "b", (0.0,)) for i in range(6)]
+    assert groupings(records)["images of the patient"].tolist() == ["5-9"] * 5 + ["1"]
+
+
+def sample() -> tuple[np.ndarray, np.ndarray, list[Record]]:
+    """A model that is worse for women; 300 patients of two images."""
+    rng = np.random.default_rng(0)
+    sexes = np.repeat(rng.choice(["F", "M"], 300), 2)
+    targets = (rng.random((600, 2)) < 0.3).astype(np.float32)
+    targets[50:, 1] = np.nan  # a label with few known targets
+    gain = np.where(sexes == "F", 0.5, 2.5)[:, None]
+    scores = (rng.normal(size=(600, 2)) + gain * np.nan_to_num(targets)).astype(np.float32)
+    records = [Record(f"{i}.png", f"p{i // 2}", (0.0,), sex=str(s)) for i, s in enumerate(sexes)]
+    return scores, targets, records
+
+
+def find(rows: list[Subgroup], group: str, label: str) -> Subgroup:
+    return next(row for row in rows if (row.group, row.label) == (group, label))
+
+
+def test_figures_equal_scikit_learn_and_the_worse_group_is_found() -> None:
+    scores, targets, records = sample()
+    rows = subgroups(LABELS, scores, targets, records, draws=200)
+    women = np.array([record.sex == "F" for record in records])
+    row = find(rows, "F", "Mass")
+    here, rest = (roc_auc_score(targets[side, 0], scores[side, 0]) for side in (women, ~women))
+    assert row.auroc == pytest.approx(here)
+    assert row.difference == pytest.approx(here - rest)
+    assert row.interval[0] < here < row.interval[1]
+    assert row.difference_interval[1] < 0
+    assert row.p_value <= row.corrected < 0.05
+    assert (row.images, row.positives) == (women.sum(), (targets[women, 0] == 1).sum())
+    assert row.patients == women.sum() / 2
+    mean = find(rows, "F", MEAN)
+    assert mean.auroc == pytest.approx(here), "the other label has too few"
+    assert find(rows, "M", "Mass").difference == pytest.approx(rest - here)
+
+
+def test_too_few_is_a_word() -> None:
+    scores, targets, records = sample()
+    row = find(subgroups(LABELS, scores, targets, records, draws=20), "F", "Nodule")
+    assert np.isnan([row.auroc, row.difference, row.p_value, row.corrected]).all()
+    assert row.note == "fewer than 10 positives or negatives"
+
+
+def test_underdiagnosis_by_hand() -> None:
+    scores, targets, records = sample()
+    thresholds = {"Mass": 1.0, "Nodule": float("nan")}
+    found = underdiagnosis(LABELS, scores, targets, records, thresholds, draws=200)
+    rate, (low, high), count = found["sex", "F"]
+    chosen = (targets == 1).any(axis=1) & np.array([record.sex == "F" for record in records])
+    assert count == chosen.sum()
+    assert rate == pytest.approx((scores[chosen, 0] < 1).mean())
+    assert low < rate < high
+    assert rate > found["sex", "M"][0]
+
+
+def test_underdiagnosis_of_few_images() -> None:
+    scores, targets, records = sample()
+    few = [r if i else record(0, view="LL") for i, r in enumerate(records)]
+    rate, _, count = underdiagnosis(LABELS, scores, targets, few, {})["view", "LL"]
+    assert np.isnan(rate)
+    assert count <= 1

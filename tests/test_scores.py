@@ -1,0 +1,98 @@
+"""Tables of scores as others write them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xray_lightning.errors import DataNotFoundError, TableError
+from xray_lightning.scores import read_scores
+
+LABELS = ("Mass", "Pleural_Thickening")
+IMAGES = ("00000001_000.png", "00000001_001.png", "00000002_000.png")
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "scores.csv").write_text(text)
+    return folder / "scores.csv"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Image Index,Mass,Pleural_Thickening",
+        "file,prob_Mass,prob_Pleural_Thickening",
+        "id,pred mass,pred Pleural Thickening",
+        "x,MASS,pleural thickening",
+    ],
+)
+@pytest.mark.parametrize("style", ["{}", "images/{}", "C:\\nih\\{}"])
+def test_names_and_ids(header: str, style: str, tmp_path: Path) -> None:
+    rows = "".join(f"{style.format(IMAGES[i])},0.{i + 1},0.25\n" for i in (2, 0))
+    ids, scores = read_scores(write(tmp_path, f"{header}\n{rows}"), LABELS, IMAGES)
+    assert ids == [IMAGES[2], IMAGES[0]]
+    np.testing.assert_array_equal(scores, np.array([[0.3, 0.25], [0.1, 0.25]], np.float32))
+
+
+def test_ids_without_ending_and_other_columns(tmp_path: Path) -> None:
+    text = "age,Pleural_Thickening,Mass,key,Massive\n7,0.5,1,00000002_000,9\n"
+    ids, scores = read_scores(write(tmp_path, text), LABELS, IMAGES)
+    assert ids == [IMAGES[2]]
+    np.testing.assert_array_equal(scores, [[1, 0.5]])
+
+
+def test_ids_that_differ_in_their_endings_only(tmp_path: Path) -> None:
+    path = write(tmp_path, "image,Mass\na.jpg,0.5\na.png,0.25\n")
+    ids, _ = read_scores(path, ("Mass",), ("a.png", "a.jpg"))
+    assert ids == ["a.jpg", "a.png"]
+
+
+def test_our_own_predictions(tmp_path: Path) -> None:
+    header = "image,patient,target_Mass,target_Pleural_Thickening,score_Mass"
+    text = f"{header},score_Pleural_Thickening\n00000001_000.png,1,1,0,0.5,0.25\n"
+    _, scores = read_scores(write(tmp_path, text), LABELS, IMAGES)
+    np.testing.assert_array_equal(scores, [[0.5, 0.25]])
+
+
+GOOD = "image,Mass,Pleural_Thickening\n00000001_000.png,0.5,0.5\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("image,Mass,Pleural_Thickening\nx.png,0.5,0.5\n", "no column holds image ids of this"),
+        (GOOD + "x.png,1,1\n", r"1 of 2 ids in column 'image' are not in this data set: x\.png"),
+        (GOOD + "00000001_000,1,1\n", r"scores 1 images twice: 00000001_000\.png"),
+        (GOOD + "00000001_001.png,,1\n", r"row 3 .*: 'Mass' is '', not a score in \[0, 1\]"),
+        (GOOD + "00000001_001.png,1,nan\n", r"row 3 .*Pleural_Thickening' is 'nan'"),
+        (GOOD + "00000001_001.png,-1.5,1\n", "Logits need a sigmoid"),
+        ("image,Mass\n00000001_000.png,1\n", "has no score for Pleural_Thickening"),
+        (
+            "image,a_Mass,b_Pleural_Thickening\n00000001_000.png,1,1\n",
+            "with one prefix for all of them",
+        ),
+        (
+            GOOD.replace("Mass,", "Mass,mass,").replace("0.5,", "0.5,0.5,"),
+            "two columns for one label: Mass, mass",
+        ),
+        (
+            "image,a_Mass,a_PleuralThickening,b_Mass,b_Pleural_Thickening\n00000001_000,1,1,1,1\n",
+            "several scores for each label",
+        ),
+        ("", "is no readable table"),
+    ],
+)
+def test_what_is_refused(text: str, match: str, tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=match):
+        read_scores(write(tmp_path, text), LABELS, IMAGES)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match="no table of scores"):
+        read_scores(tmp_path / "none.csv", LABELS, IMAGES)
+
+
+def test_many_unknown_ids_are_cut_short(tmp_path: Path) -> None:
+    text = GOOD + "".join(f"x{i}.png,1,1\n" for i in range(9))
+    with pytest.raises(TableError, match=r"x4\.png and 4 more"):
+        read_scores(write(tmp_path, text), LABELS, IMAGES)

@@ -1,0 +1,199 @@
+"""``xray compare``: is one model better than another on the same test images?"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from xray_lightning.cli.tables import number, show
+from xray_lightning.data.decoding import available_cores
+from xray_lightning.data.splits import fingerprint
+from xray_lightning.errors import DataNotFoundError, TableError
+from xray_lightning.metrics.compare import Comparison, Difference, compare
+from xray_lightning.predictions import Predictions, read_predictions
+
+TABLE = "predictions_test.csv"
+
+
+def compare_runs(
+    first: str, second: str, *, draws: int, seed: int, as_json: bool, out: Path | None
+) -> None:
+    """Compare two models on the test images of their runs.
+
+    Raises:
+        DataNotFoundError: a pattern finds no run.
+        TableError: the test images, their truth or the labels differ.
+    """
+    sides = tuple(
+        [(path, read_predictions(path)) for path in tables(side)] for side in (first, second)
+    )
+    reference = sides[0][0][1]
+    for path, predictions in (*sides[0], *sides[1]):
+        require_same_images(sides[0][0][0], reference, path, predictions)
+    runs = [[aligned(predictions, reference) for _, predictions in side] for side in sides]
+    found = compare(
+        reference.labels,
+        reference.targets,
+        reference.patient_ids,
+        *runs,
+        draws=draws,
+        seed=seed,
+        threads=available_cores(),
+    )
+    facts = comparison_facts(found, reference, [[str(path) for path, _ in side] for side in sides])
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "compare.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    show(
+        comparison_table(found, f"A: {first}    B: {second}"),
+        f"{facts['images']:,} test images of {facts['patients']:,} patients "
+        f"[{facts['fingerprint']}]; {draws:,} paired draws of patients; corrected for "
+        f"{len(found.labels)} labels (Holm)",
+        *(["seeds: " + seeds_line(facts)] if max(map(len, runs)) > 1 else []),
+        f"verdict: {facts['verdict']}",
+    )
+
+
+def tables(pattern: str) -> list[Path]:
+    """The predictions that a run folder, a table or a pattern of these names, sorted.
+
+    Raises:
+        DataNotFoundError: there are none.
+    """
+    found = []
+    for name in sorted(glob(pattern)):  # noqa: PTH207 - Path.glob takes no absolute pattern
+        path = Path(name)
+        path = path / TABLE if path.is_dir() else path
+        if path.is_file():
+            found.append(path)
+    if not found:
+        raise DataNotFoundError(
+            f"{pattern} names no run with {TABLE} and no table of predictions; several seeds of "
+            'one model are named by a pattern in quotes, such as "outputs/sweep/*"'
+        )
+    return found
+
+
+def require_same_images(
+    place: Path, reference: Predictions, other_place: Path, other: Predictions
+) -> None:
+    """Refuse to compare scores of different images.
+
+    Raises:
+        TableError: the images, their patients, their truth or the labels differ.
+    """
+    prints = [fingerprint({"test": each.image_ids}) for each in (reference, other)]
+    if prints[0] != prints[1]:
+        raise TableError(
+            f"{place} [{prints[0]}] and {other_place} [{prints[1]}] score different test images: a "
+            "difference would say nothing about the models. Evaluate both on one split"
+        )
+    if other.labels != reference.labels:
+        raise TableError(f"{place} and {other_place} have different labels")
+    order = _order(other, reference)
+    patients = tuple(other.patient_ids[row] for row in order)
+    same = np.array_equal(other.targets[order], reference.targets, equal_nan=True)
+    if not same or patients != reference.patient_ids:
+        raise TableError(
+            f"{place} and {other_place} name the same images but other patients or targets: they "
+            "were made from different label tables"
+        )
+
+
+def aligned(predictions: Predictions, reference: Predictions) -> Any:
+    """Scores in the order of the reference's images, (N, L)."""
+    return predictions.scores[_order(predictions, reference)]
+
+
+def _order(predictions: Predictions, reference: Predictions) -> list[int]:
+    place = {image: row for row, image in enumerate(predictions.image_ids)}
+    return [place[image] for image in reference.image_ids]
+
+
+def comparison_facts(
+    found: Comparison, reference: Predictions, files: Sequence[Sequence[str]]
+) -> dict[str, Any]:
+    """Plain values: None where undefined."""
+    return {
+        "labels": {label: _facts(each) for label, each in found.labels.items()},
+        "mean": _facts(found.mean),
+        "verdict": verdict(found),
+        "first": list(files[0]),
+        "second": list(files[1]),
+        "fingerprint": fingerprint({"test": reference.image_ids}),
+        "images": len(reference.image_ids),
+        "patients": len(set(reference.patient_ids)),
+    }
+
+
+def _facts(difference: Difference) -> dict[str, Any]:
+    values = {
+        name: _plain(value) for name, value in asdict(difference).items() if name != "interval"
+    }
+    ends = [_plain(value) for value in difference.interval]
+    return {**values, "interval": None if None in ends else ends}
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def verdict(found: Comparison) -> str:
+    """One sentence about the mean, one about the labels."""
+    mean = found.mean
+    if np.isnan(mean.difference):
+        return "undefined: no label has both a positive and a negative test image"
+    shown = f"mean AUROC {mean.first:.4f} against {mean.second:.4f}, difference "
+    shown += f"{mean.difference:+.4f}, 95 % {mean.interval[0]:+.4f} to {mean.interval[1]:+.4f}"
+    if mean.distinguishable:
+        better = "A is better than B" if mean.difference > 0 else "B is better than A"
+        text = f"{better} ({shown})"
+    else:
+        text = (
+            f"indistinguishable ({shown}); this test set would show a true difference of "
+            f"{mean.detectable:.4f} or more in 80 % of cases"
+        )
+    clear = [label for label, each in found.labels.items() if each.corrected < 0.05]
+    return text + f". Labels that differ after correction: {', '.join(clear) or 'none'}"
+
+
+def seeds_line(facts: dict[str, Any]) -> str:
+    """How many seeds stand on each side."""
+    counts = f"{len(facts['first'])} of A, {len(facts['second'])} of B"
+    return f"{counts}; their means are compared, and draws resample seeds too"
+
+
+def comparison_table(found: Comparison, title: str) -> Table:
+    """A row a label, the mean in the last."""
+    table = Table(title=Text(title), title_justify="left", header_style="bold")
+    table.add_column("label")
+    names = ("A", "B", "A - B", "95 % (patients)", "p", "p corrected", "p DeLong", "detectable")
+    for name in names:
+        table.add_column(name, justify="right")
+    for label, each in found.labels.items():
+        table.add_row(label, *_cells(each))
+    table.add_section()
+    table.add_row("mean", *_cells(found.mean), style="bold")
+    return table
+
+
+def _cells(each: Difference) -> list[str]:
+    signed = "-" if np.isnan(each.difference) else f"{each.difference:+.4f}"
+    ends = "-" if np.isnan(each.interval).any() else "{:+.4f} to {:+.4f}".format(*each.interval)
+    figures = (each.first, each.second)
+    rest = (each.p_value, each.corrected, each.delong, each.detectable)
+    return [
+        *(number(_plain(value), 4) for value in figures),
+        signed,
+        ends,
+        *(number(_plain(value), 4) for value in rest),
+    ]

@@ -1,0 +1,58 @@
+"""The end of a training run: what is fitted on validation, kept, and applied to test."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from xray_lightning.checkpoint import store_validation
+from xray_lightning.cli.judging import Judged, fitted, verdict_of
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation import write_json
+from xray_lightning.metrics.calibration import require_method
+from xray_lightning.metrics.thresholds import require_rule
+from xray_lightning.predictions import Predictions
+
+
+def require_settings(config: DictConfig) -> None:
+    """Refuse a judgement that cannot work before hours of training.
+
+    Raises:
+        ConfigError: a rule, value or method out of range, or no draws.
+    """
+    require_rule(config.operating_point.rule, config.operating_point.value)
+    require_method(config.calibration)
+    if not isinstance(config.draws, int) or config.draws < 1:
+        raise ConfigError(f"draws must be an integer of at least 1, got {config.draws!r}")
+
+
+def conclude(
+    config: DictConfig, data: XrayDataModule, predictions: Mapping[str, Predictions], run: Path
+) -> Judged:
+    """Fit operating points and calibrations on validation, keep them, apply them to test."""
+    validation = fitted(predictions["val"], data.split.part_fingerprints["val"], config)
+    store_validation(run / "checkpoints" / "best.ckpt", validation)
+    write_json(validation, run / "operating_points.json")
+    found = verdict_of(
+        predictions["test"],
+        data.part_records("test"),
+        part_facts(data, "test", config.tta),
+        validation=validation,
+        draws=config.draws,
+    )
+    write_json(found.facts, run / "evaluation.json")
+    return found
+
+
+def part_facts(data: XrayDataModule, part: str, tta: str) -> dict[str, Any]:
+    """What is judged, for :func:`verdict_of`."""
+    return {
+        "fingerprint": data.split.part_fingerprints[part],
+        "data": data.source.name,
+        "data_images": len(data.source.records),
+        "split": {"name": data.split.name, "fingerprint": data.split.fingerprint},
+        "subset": part,
+        "tta": tta,
+    }

@@ -1,0 +1,128 @@
+"""A verdict as plain values for JSON, and as a table for the terminal."""
+
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from xray_lightning.cli.tables import number
+from xray_lightning.metrics.clusters import Interval
+from xray_lightning.metrics.judge import POINT, Estimate, Verdict
+
+
+def verdict_facts(verdict: Verdict, facts: dict[str, Any]) -> dict[str, Any]:
+    """Plain values: ``{"labels": {label: {"positives", "auroc": {...}, ...}}, "mean", ...}``.
+
+    Args:
+        verdict: of :func:`~xray_lightning.metrics.judge.judge`.
+        facts: what else is to stand there: fingerprint, images, patients.
+    """
+    labels = {}
+    for label, figures in verdict.labels.items():
+        positives, known = verdict.positives[label], verdict.known[label]
+        labels[label] = {
+            "positives": positives,
+            "known": known,
+            "positive_patients": verdict.positive_patients[label],
+            "prevalence": positives / known if known else None,
+            "undefined": reason(verdict, label),
+            **{name: estimate_facts(estimate) for name, estimate in figures.items()},
+        }
+    mean = {name: estimate_facts(estimate) for name, estimate in verdict.mean.items()}
+    return {"labels": labels, "mean": mean, "defined": dict(verdict.defined), **facts}
+
+
+def estimate_facts(estimate: Estimate) -> dict[str, Any]:
+    """One figure as plain values, None where undefined."""
+    return {
+        "value": _plain(estimate.value),
+        "patient_interval": _pair(estimate.patient_interval),
+        "percentile_interval": _pair(estimate.percentile_interval),
+        "image_interval": _pair(estimate.image_interval),
+        "width_ratio": _plain(estimate.width_ratio),
+    }
+
+
+def reason(verdict: Verdict, label: str) -> str | None:
+    """Why a label's AUROC is undefined, None if it is defined."""
+    positives, known = verdict.positives[label], verdict.known[label]
+    if not known:
+        return "no image's target is known"
+    if positives == 0:
+        return "no positive image"
+    return "no negative image" if positives == known else None
+
+
+def verdict_table(verdict: Verdict, title: str) -> Table:
+    """A row a label: AUROC with both intervals and their ratio, AP beside the prevalence, ..."""
+    table = Table(title=Text(title), title_justify="left", header_style="bold")
+    table.add_column("label")
+    columns = ("positive", "AUROC", "95 % (patients)", "(images)", "ratio", "AP", "prevalence")
+    for name in (*columns, "Brier", "ECE"):
+        table.add_column(name, justify="right")
+    for label, figures in verdict.labels.items():
+        positives, known = verdict.positives[label], verdict.known[label]
+        share = f"{positives / known:.3f}" if known else "-"
+        table.add_row(label, f"{positives:,}", *_cells(figures, share))
+    table.add_section()
+    defined = f"{verdict.defined['auroc']}/{len(verdict.labels)} defined"
+    table.add_row("mean", defined, *_cells(verdict.mean, ""), style="bold")
+    return table
+
+
+def _cells(figures: dict[str, Estimate], share: str) -> list[str]:
+    auroc = figures["auroc"]
+    ratio = auroc.width_ratio
+    return [
+        _text(auroc.value),
+        interval(auroc.patient_interval),
+        interval(auroc.image_interval),
+        _text(ratio, 2),
+        _text(figures["average_precision"].value),
+        share,
+        _text(figures["brier"].value),
+        _text(figures["calibration_error"].value),
+    ]
+
+
+def point_table(verdict: Verdict, thresholds: dict[str, float], title: str) -> Table:
+    """A row a label with an operating point: threshold, sensitivity, specificity, PPV, NPV, F1."""
+    table = Table(title=Text(title), title_justify="left", header_style="bold")
+    table.add_column("label")
+    for name in ("threshold", *POINT):
+        table.add_column(name, justify="right")
+    for label, figures in verdict.labels.items():
+        cells = [
+            f"{_text(figures[name].value)} {interval(figures[name].patient_interval)}".strip()
+            for name in POINT
+        ]
+        table.add_row(label, _text(thresholds.get(label, float("nan"))), *cells)
+    return table
+
+
+def interval(pair: Interval) -> str:
+    """Both ends, or "-".
+
+    >>> interval((0.5, 0.75))
+    '0.500-0.750'
+    """
+    return "-" if np.isnan(pair).any() else f"{pair[0]:.3f}-{pair[1]:.3f}"
+
+
+def undefined_notes(verdict: Verdict) -> list[str]:
+    """One line for each label without an AUROC, and why."""
+    reasons = {label: reason(verdict, label) for label in verdict.labels}
+    return [f"{label}: AUROC is undefined, {why}" for label, why in reasons.items() if why]
+
+
+def _text(value: float, digits: int = 3) -> str:
+    return number(_plain(value), digits)
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _pair(values: Interval) -> list[float] | None:
+    return None if np.isnan(values).any() else [float(value) for value in values]

@@ -1,0 +1,251 @@
+"""From predictions to evaluation.json and to what the terminal shows of it; without torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+from rich.table import Table
+from rich.text import Text
+
+from xray_lightning.cli.judgement import (
+    interval,
+    point_table,
+    undefined_notes,
+    verdict_facts,
+    verdict_table,
+)
+from xray_lightning.cli.tables import number
+from xray_lightning.data.decoding import available_cores
+from xray_lightning.errors import ConfigError
+from xray_lightning.metrics.calibration import estimate_prior
+from xray_lightning.metrics.judge import Verdict, judge
+from xray_lightning.metrics.points import Fitted, fit_on_validation
+from xray_lightning.metrics.subgroups import MEAN, subgroups, underdiagnosis
+from xray_lightning.predictions import Predictions
+from xray_lightning.records import Record
+from xray_lightning.report.published import Published, comparable, place_among
+
+PRIORS = VALIDATION, ESTIMATE = "validation", "estimate"
+SUBGROUP_DRAWS = 200  # 31 groups and all others, each judged anew: the slowest part
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A set of predictions judged: for Python, for JSON and for the terminal.
+
+    Attributes:
+        verdict: every figure.
+        thresholds: operating point of each label that has one.
+        published: results that these may stand beside.
+        facts: plain values of evaluation.json.
+    """
+
+    verdict: Verdict
+    thresholds: dict[str, float]
+    published: list[Published]
+    facts: dict[str, Any]
+
+    def shown(self, title: str, *, groups: bool = True) -> list[Table | str]:
+        """Tables and lines for the terminal; without ``groups`` only those that differ."""
+        lines: list[Table | str] = [verdict_table(self.verdict, title)]
+        if self.thresholds:
+            validation = self.facts["validation"]
+            rule = validation["rule"]
+            if rule in ("sensitivity", "specificity"):
+                rule += f" of at least {validation['value']}"
+            lines.append(
+                point_table(
+                    self.verdict, self.thresholds, f"operating points: {rule} on validation"
+                )
+            )
+        if rows := [row for row in self.facts["subgroups"] if row["label"] == MEAN]:
+            lines.append(subgroup_table(rows) if groups else subgroup_line(rows))
+        lines.append(
+            f"intervals: {self.facts['draws']:,} bootstrap draws of patients; ratio: their width "
+            "over that of intervals that take images for independent"
+        )
+        lines += published_lines(self.published, self.verdict.mean["auroc"].value)
+        return [*lines, *(f"note: {text}" for text in undefined_notes(self.verdict))]
+
+
+def fitted(predictions: Predictions, fingerprint: str, config: DictConfig) -> dict[str, Any]:
+    """Operating points and calibrations of the validation part, plain values for the checkpoint.
+
+    Args:
+        predictions: of the validation part.
+        fingerprint: of that part.
+        config: all settings; used are its ``operating_point``, ``calibration`` and ``draws``.
+    """
+    point = config.operating_point
+    found = fit_on_validation(
+        predictions.labels,
+        predictions.scores,
+        predictions.targets,
+        predictions.patient_ids,
+        rule=point.rule,
+        value=point.value,
+        calibration=config.calibration,
+        draws=config.draws,
+    )
+    return {
+        "rule": point.rule,
+        "value": point.value,
+        "fingerprint": fingerprint,
+        "labels": {label: each.to_plain() for label, each in found.items()},
+    }
+
+
+def verdict_of(
+    predictions: Predictions,
+    records: Sequence[Record],
+    facts: Mapping[str, Any],
+    *,
+    validation: Mapping[str, Any] | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+    groups: bool = True,
+    prior: str = VALIDATION,
+) -> Judged:
+    """Every figure of some predictions, points and calibrations of validation applied.
+
+    Args:
+        predictions: of N images.
+        records: the N images.
+        facts: what else is to stand in evaluation.json: "fingerprint", "data", "subset", "split"
+            (with its "name"), "data_images".
+        validation: see :func:`fitted`; empty or None: no operating points, no calibration.
+        draws: of the bootstrap; subgroups get at most 200.
+        seed: of the bootstrap.
+        groups: whether subgroups are judged.
+        prior: the prevalence that calibrated scores hold for: "validation", or "estimate": of these
+            images, estimated from their scores alone (Saerens 2002).
+    """
+    labels = {
+        label: Fitted.from_plain(plain)
+        for label, plain in (validation or {}).get("labels", {}).items()
+    }
+    calibrations = {label: each.calibration for label, each in labels.items()}
+    priors = estimated_priors(predictions, labels) if prior == ESTIMATE else {}
+    for label, (before, now) in priors.items():
+        if (map_of_label := calibrations[label]) is not None:
+            calibrations[label] = map_of_label.at_prior(before, now)
+    thresholds = {k: each.threshold for k, each in labels.items() if not np.isnan(each.threshold)}
+    columns = predictions.labels, predictions.scores, predictions.targets
+    verdict = judge(
+        *columns,
+        predictions.patient_ids,
+        thresholds=thresholds,
+        calibrations=calibrations or None,
+        draws=draws,
+        seed=seed,
+        threads=available_cores(),
+    )
+    published = comparable(
+        facts["data"],
+        predictions.labels,
+        (facts["split"] or {}).get("name", ""),
+        facts["subset"] or "",
+        known=facts["data_images"],
+        scored=len(records),
+    )
+    few = min(draws, SUBGROUP_DRAWS)
+    rows = subgroups(*columns, records, draws=few, seed=seed) if groups else []
+    missed = underdiagnosis(*columns, records, thresholds, draws=few, seed=seed)
+    known = {
+        **facts,
+        "images": len(records),
+        "patients": len(set(predictions.patient_ids)),
+        "draws": draws,
+        "seed": seed,
+        "validation": dict(validation or {}),
+        "priors": {label: list(pair) for label, pair in priors.items()},
+        "subgroups": [_plain(asdict(row)) for row in rows],
+        "underdiagnosis": [
+            _plain({"dimension": place[0], "group": place[1], "rate": rate, "interval": ends})
+            | {"images": images}
+            for place, (rate, ends, images) in (missed.items() if thresholds and groups else ())
+        ],
+        "published": [asdict(row) for row in published],
+    }
+    return Judged(verdict, thresholds, published, verdict_facts(verdict, known))
+
+
+def estimated_priors(
+    predictions: Predictions, labels: Mapping[str, Fitted]
+) -> dict[str, tuple[float, float]]:
+    """Prevalence of each calibrated label on validation, and here as the scores alone tell it."""
+    found = {}
+    for index, label in enumerate(predictions.labels):
+        each = labels.get(label)
+        if each is not None and each.calibration is not None:
+            probabilities = each.calibration(predictions.scores[:, index])
+            found[label] = each.prevalence, estimate_prior(probabilities, each.prevalence)
+    return found
+
+
+def require_prior(prior: str) -> None:
+    """Refuse an unknown choice.
+
+    Raises:
+        ConfigError: it is unknown.
+    """
+    if prior not in PRIORS:
+        raise ConfigError(f"prior must be one of {', '.join(PRIORS)}, got {prior!r}")
+
+
+def published_lines(rows: Sequence[Published], mean: float) -> list[Table | str]:
+    """The published means, ours among those of its own images only."""
+    if not rows:
+        return []
+    table = Table(title=Text(f"published, {rows[0].split} split"), title_justify="left")
+    table.add_column("work")
+    for name in ("year", "mean AUROC"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(row.work + " *" * (not row.primary), str(row.year), number(row.mean))
+    return [table, place_among(mean, rows)]
+
+
+def subgroup_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The mean AUROC in each group, and what sets it apart from all other images.
+
+    "too few": fewer than ten positives or negatives of every label.
+    """
+    table = Table(title=Text("subgroups, mean AUROC"), title_justify="left", header_style="bold")
+    table.add_column("group")
+    for name in ("images", "patients", "AUROC", "95 % (patients)", "difference", "p corrected"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        name = f"{row['dimension']}: {row['group']}"
+        sizes = f"{row['images']:,}", f"{row['patients']:,}"
+        if row["note"]:
+            table.add_row(name, *sizes, "too few")
+            continue
+        signed = "-" if row["difference"] is None else f"{row['difference']:+.3f}"
+        ends = interval(tuple(row["interval"] or (np.nan, np.nan)))
+        table.add_row(name, *sizes, number(row["auroc"]), ends, signed, number(row["corrected"]))
+    return table
+
+
+def subgroup_line(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The groups that differ from all other images, and how many could be judged."""
+    sure = [row for row in rows if row["corrected"] is not None and row["corrected"] < 0.05]
+    named = [f"{row['dimension']}: {row['group']} {row['difference']:+.3f}" for row in sure]
+    able = sum(not row["note"] for row in rows)
+    return (
+        f"subgroups: {able} of {len(rows)} have enough positives; mean AUROC differs from that of "
+        f"all other images in: {', '.join(named) or 'none'} (all: evaluation.json)"
+    )
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """None for NaN, lists for intervals."""
+    plain: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, tuple):
+            plain[name] = None if np.isnan(value).any() else [float(end) for end in value]
+        else:
+            plain[name] = None if isinstance(value, float) and np.isnan(value) else value
+    return plain

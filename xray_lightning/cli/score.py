@@ -1,0 +1,174 @@
+"""``xray score``: anybody's table of scores against a data set's label table; without torch."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xray_lightning.cli.judging import fitted, require_prior, verdict_of
+from xray_lightning.cli.overrides import composed, make
+from xray_lightning.cli.tables import show
+from xray_lightning.data.source import Source
+from xray_lightning.data.splits import PARTS, Split, fingerprint
+from xray_lightning.errors import ConfigError, MissingImagesError
+from xray_lightning.predictions import Predictions
+from xray_lightning.records import Record, patient_ids, target_matrix
+from xray_lightning.scores import read_scores
+
+OWN = {
+    "subset": "",
+    "allow_missing": "false",
+    "points": "",  # the part whose scores operating points and calibrations are fitted on
+    "prior": "validation",
+    "subgroups": "false",
+    "draws": "2000",
+    "bootstrap_seed": "0",
+}
+
+
+def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
+    """Score a table; see ``xray score --help``.
+
+    Raises:
+        ConfigError: a setting of this verb has a value that cannot work.
+        MissingImagesError: an image of the subset has no score.
+    """
+    own, values = own_settings(overrides)
+    config, run_dir = composed(values)
+    source: Source = make(config.data)
+    images = [record.image_id for record in source.records]
+    ids, scores = read_scores(table, source.labels, images)
+    split: Split | None = None
+    if own["subset"]:
+        split = make(config.split)(source.records, source.official)
+    records, note = chosen(source.records, ids, split, own)
+    place = {image: index for index, image in enumerate(ids)}
+
+    def predictions(some: Sequence[Record]) -> Predictions:
+        mine = scores[[place[record.image_id] for record in some]]
+        images = tuple(record.image_id for record in some)
+        return Predictions(
+            source.labels, images, tuple(patient_ids(some)), target_matrix(some), mine
+        )
+
+    validation = None
+    if own["points"]:
+        fit, _ = chosen(source.records, ids, split, {**own, "subset": own["points"]})
+        named = fingerprint({own["points"]: [record.image_id for record in fit]})
+        validation = fitted(predictions(fit), named, config)
+    found = verdict_of(
+        predictions(records),
+        records,
+        identity(table, source, split, own, records),
+        validation=validation,
+        draws=own["draws"],
+        seed=own["bootstrap_seed"],
+        groups=own["subgroups"],
+        prior=own["prior"],
+    )
+    text = json.dumps(found.facts, indent=2, allow_nan=False)
+    if run_dir is not None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "score.json").write_text(text + "\n", encoding="utf-8")
+    if as_json:
+        print(text)
+        return
+    title = f"{table} on {source.name}"
+    if split is not None:
+        title += f", split {split.name} [{split.fingerprint}], {own['subset']}"
+    show(
+        *found.shown(title),
+        f"{len(records):,} images of {found.facts['patients']:,} patients "
+        f"[{found.facts['fingerprint']}]",
+        *([f"note: {note}"] if note else []),
+    )
+
+
+def own_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The settings of this verb, and what is left for the configuration.
+
+    Raises:
+        ConfigError: a value that cannot work.
+    """
+    values, rest = dict(OWN), []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if key in OWN:
+            values[key] = value
+        else:
+            rest.append(text)
+    if values["subset"] not in ("", *PARTS):
+        raise ConfigError(f"subset must be one of {', '.join(PARTS)}, got {values['subset']!r}")
+    require_points(values["points"], values["subset"])
+    require_prior(values["prior"])
+    own: dict[str, Any] = {key: values[key] for key in ("subset", "points", "prior")}
+    for key in ("allow_missing", "subgroups"):
+        if values[key] not in ("true", "false"):
+            raise ConfigError(f"{key} must be true or false, got {values[key]!r}")
+        own[key] = values[key] == "true"
+    for key, low in (("draws", 1), ("bootstrap_seed", 0)):
+        if not values[key].isdecimal() or int(values[key]) < low:
+            raise ConfigError(f"{key} must be an integer of at least {low}, got {values[key]!r}")
+        own[key] = int(values[key])
+    return own, rest
+
+
+def require_points(points: str, subset: str) -> None:
+    """Operating points chosen on the images they are judged on would flatter.
+
+    Raises:
+        ConfigError: unknown, the scored part itself, or no part is scored.
+    """
+    if points and (not subset or points not in set(PARTS) - {subset}):
+        raise ConfigError(
+            f"points={points!r}: operating points are chosen on one of {', '.join(PARTS)}, and "
+            "subset= names another part to apply them to"
+        )
+
+
+def chosen(
+    records: Sequence[Record], ids: Sequence[str], split: Split | None, own: Mapping[str, Any]
+) -> tuple[list[Record], str]:
+    """The records to score, and a sentence about those that are not.
+
+    Raises:
+        MissingImagesError: an image of the subset has no score, and that is not allowed.
+    """
+    scored = set(ids)
+    wanted = range(len(records)) if split is None else split.parts[own["subset"]].tolist()
+    rows = [row for row in wanted if records[row].image_id in scored]
+    missing = [records[row].image_id for row in wanted if records[row].image_id not in scored]
+    place = own["subset"] or "label table"
+    if not rows:
+        raise MissingImagesError(f"no image of the {place} has a score")
+    if missing and split is not None and not own["allow_missing"]:
+        raise MissingImagesError(
+            f"{len(missing):,} of the {len(wanted):,} images in {place} have no score, the first "
+            f"is {missing[0]}. Score them, or set allow_missing=true to go without them"
+        )
+    notes = [f"{len(missing):,} of the {len(wanted):,} images in the {place} have no score"]
+    extra = len(scored) - len(rows)
+    if extra:
+        notes.append(f"{extra:,} scored images are not in {place} and were left out")
+    return [records[row] for row in rows], "; ".join(notes if missing else notes[1:])
+
+
+def identity(
+    table: Path,
+    source: Source,
+    split: Split | None,
+    own: Mapping[str, Any],
+    records: Sequence[Record],
+) -> dict[str, Any]:
+    """What was scored, as plain values."""
+    ids = [record.image_id for record in records]
+    name = own["subset"] or "scored"
+    return {
+        "fingerprint": fingerprint({name: ids}),
+        "table": str(table),
+        "data": source.name,
+        "data_images": len(source.records),
+        "split": None if split is None else {"name": split.name, "fingerprint": split.fingerprint},
+        "subset": own["subset"] or None,
+        "notes": list(source.notes),
+    }

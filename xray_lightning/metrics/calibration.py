@@ -1,0 +1,157 @@
+"""Do scores mean probabilities? Errors of calibration, maps that mend it, and priors."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+from scipy.optimize import minimize_scalar
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.metrics.clusters import Codes, Counts, Floats, divided, sums_over
+
+METHODS = ("temperature", "platt", "isotonic")
+TINY = 1e-7  # scores are kept this far from 0 and 1 before the logarithm
+
+
+def logit(scores: npt.ArrayLike) -> Floats:
+    """Log odds, finite for 0 and 1 too."""
+    safe = np.clip(np.asarray(scores, dtype=np.float64), TINY, 1 - TINY)
+    return np.asarray(np.log(safe) - np.log1p(-safe))
+
+
+def expit(odds: npt.ArrayLike) -> Floats:
+    """Probabilities of log odds, the inverse of :func:`logit`."""
+    return np.asarray(special.expit(odds), dtype=np.float64)
+
+
+def mass_bins(scores: npt.NDArray[np.floating], bins: int = 15) -> Codes:
+    """Number of each score's bin; bins hold equal numbers of images, equal scores one bin.
+
+    Returns:
+        (n,), rising with the score.
+    """
+    order = np.argsort(scores, kind="stable")
+    ranks = np.empty(len(scores), dtype=np.intp)
+    ranks[order] = np.arange(len(scores)) * bins // max(len(scores), 1)
+    _, groups = np.unique(scores, return_inverse=True)
+    first = np.full(groups.max(initial=-1) + 1, bins)
+    np.minimum.at(first, groups, ranks)  # ties move to the lowest of their bins
+    return first[groups].astype(np.intp)
+
+
+def calibration_error_over(
+    counts: Counts,
+    codes: Codes,
+    scores: npt.NDArray[np.floating],
+    positive: npt.NDArray[np.bool_],
+    bins: int = 15,
+) -> Floats:
+    """Expected calibration error of each draw, (D,) (Naeini 2015; equal-mass bins, Nixon 2019).
+
+    Sum over the bins of their share of images times |mean score - share of positives|. The bins
+    are those of the sample, the same in every draw. Small bins bias it upwards.
+    """
+    bin_of = mass_bins(scores, bins)
+    inside = bin_of[:, None] == np.arange(bins)  # (n, K)
+    gap = scores.astype(np.float64) - positive
+    gaps = np.abs(sums_over(counts, codes, inside * gap[:, None])).sum(axis=1)
+    return divided(gaps, sums_over(counts, codes, np.ones((len(gap), 1)))[:, 0])
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A rising map from scores to probabilities, as plain values.
+
+    Attributes:
+        method: one of ``METHODS``.
+        slope: of the log odds; 1 for isotonic.
+        intercept: of the log odds; 0 for temperature and isotonic.
+        knots: scores of the isotonic steps.
+        values: probabilities at the knots.
+        shift: added to the log odds of the result, see :meth:`at_prior`.
+    """
+
+    method: str
+    slope: float = 1.0
+    intercept: float = 0.0
+    knots: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
+    shift: float = 0.0
+
+    def __call__(self, scores: npt.NDArray[np.floating]) -> Floats:
+        """Probabilities of scores, any shape."""
+        if self.method == "isotonic":
+            steps = np.asarray(np.interp(scores, self.knots, self.values))
+            return steps if self.shift == 0 else expit(logit(steps) + self.shift)
+        return expit(self.slope * logit(scores) + self.intercept + self.shift)
+
+    def at_prior(self, prior: float, new_prior: float) -> "Calibration":
+        """The map at another prevalence, see :func:`shift_prior`."""
+        return replace(self, shift=float(logit(new_prior) - logit(prior)))
+
+
+def require_method(method: str | None) -> None:
+    """Refuse an unknown method, before hours of training; None is none at all.
+
+    Raises:
+        ConfigError: it is unknown.
+    """
+    if method is not None and method not in METHODS:
+        raise ConfigError(f"calibration must be one of {', '.join(METHODS)}, got {method!r}")
+
+
+def fit_calibration(
+    scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_], method: str = "platt"
+) -> Calibration:
+    """Fit on validation scores (n,), with at least one positive and one negative.
+
+    Temperature: Guo 2017, eq. 9, for one label; Platt 1999 without its smoothing of targets;
+    isotonic: Zadrozny and Elkan 2002, needs hundreds of positives.
+
+    Raises:
+        ConfigError: an unknown method, or only one class.
+    """
+    require_method(method)
+    if positive.all() or not positive.any():
+        raise ConfigError("a calibration needs positive and negative images")
+    odds = logit(scores)
+    if method == "isotonic":
+        steps = IsotonicRegression(out_of_bounds="clip").fit(scores.astype(np.float64), positive)
+        knots, values = steps.X_thresholds_.tolist(), steps.y_thresholds_.tolist()
+        return Calibration(method, knots=tuple(knots), values=tuple(values))
+    if method == "platt":
+        line = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(odds[:, None], positive)
+        return Calibration(method, float(line.coef_[0, 0]), float(line.intercept_[0]))
+
+    def loss(log_slope: float) -> float:
+        signed = np.where(positive, 1, -1) * odds * np.exp(log_slope)
+        return float(np.logaddexp(0, -signed).mean())
+
+    return Calibration(method, float(np.exp(minimize_scalar(loss, bounds=(-5, 5)).x)))
+
+
+def shift_prior(probabilities: npt.NDArray[np.floating], prior: float, new_prior: float) -> Floats:
+    """Probabilities at another prevalence, if only the prevalence changed (Saerens 2002, eq. 4)."""
+    return expit(logit(probabilities) + logit(new_prior) - logit(prior))
+
+
+def estimate_prior(
+    probabilities: npt.NDArray[np.floating],
+    prior: float,
+    *,
+    tolerance: float = 1e-8,
+    steps: int = 1000,
+) -> float:
+    """Prevalence of unlabelled images by expectation maximisation (Saerens 2002, eqs. 9 and 10).
+
+    Right if the probabilities were calibrated at ``prior`` and only the prevalence changed.
+    """
+    new = prior
+    for _ in range(steps):
+        before, new = new, float(shift_prior(probabilities, prior, new).mean())
+        if abs(new - before) < tolerance:
+            break
+    return new

@@ -1,0 +1,97 @@
+"""DeLong's covariance of AUROCs measured on the same images, in O(n log n)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm, rankdata
+
+from xray_lightning.metrics.clusters import Floats
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two AUROCs on the same images.
+
+    Attributes:
+        first: AUROC of the first model.
+        second: AUROC of the second model.
+        deviation: standard deviation of their difference.
+        p_value: two-sided; 1 where the difference is 0, NaN where it has no deviation but is not 0.
+    """
+
+    first: float
+    second: float
+    deviation: float
+    p_value: float
+
+
+def delong(scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_]) -> Floats:
+    """AUROCs and their covariance (DeLong 1988, eqs. 3 to 8; ranks as Sun and Xu 2014).
+
+    Images count as independent, which images of one patient are not: read the patient bootstrap
+    first.
+
+    Args:
+        scores: of M models on the same images, (M, n).
+        positive: (n,), with at least two of each class.
+
+    Returns:
+        AUROCs in the first row, the covariance below, (1 + M, M); NaN without two of each class.
+    """
+    models, m, n = len(scores), int(positive.sum()), int((~positive).sum())
+    if m < 2 or n < 2:
+        return np.full((1 + models, models), np.nan)
+    within_positive = rankdata(scores[:, positive], axis=1)
+    within_negative = rankdata(scores[:, ~positive], axis=1)
+    overall = rankdata(scores, axis=1)
+    beaten = (overall[:, positive] - within_positive) / n  # V10, (M, m)
+    lost = 1 - (overall[:, ~positive] - within_negative) / m  # V01, (M, n)
+    covariance = np.cov(beaten).reshape(models, models) / m
+    covariance = covariance + np.cov(lost).reshape(models, models) / n
+    return np.vstack([beaten.mean(axis=1), covariance])
+
+
+def compare_auroc(
+    first: npt.NDArray[np.floating],
+    second: npt.NDArray[np.floating],
+    positive: npt.NDArray[np.bool_],
+) -> Comparison:
+    """Whether two models' AUROCs differ on the same images, scores (n,) each."""
+    one, two, *covariance = delong(np.stack([first, second]), positive).ravel().tolist()
+    variance = covariance[0] + covariance[3] - 2 * covariance[1]
+    deviation = float(np.sqrt(max(variance, 0.0))) if not np.isnan(variance) else float("nan")
+    if one == two:
+        return Comparison(one, two, deviation, 1.0)
+    p_value = 2 * norm.sf(abs(one - two) / deviation) if deviation > 0 else float("nan")
+    return Comparison(one, two, deviation, float(p_value))
+
+
+def holm(p_values: npt.ArrayLike) -> Floats:
+    """P values corrected for several comparisons (Holm 1979); an undefined one stays undefined.
+
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values)  # NaN last
+    count = int((~np.isnan(values)).sum())
+    factors = np.maximum(count - np.arange(len(values)), 1)
+    corrected = np.empty(len(values))
+    corrected[order] = np.minimum(np.maximum.accumulate(values[order] * factors), 1)
+    return np.where(np.isnan(values), np.nan, corrected)
+
+
+def benjamini_hochberg(p_values: npt.ArrayLike) -> Floats:
+    """P values corrected for the rate of false discoveries (Benjamini and Hochberg 1995).
+
+    >>> benjamini_hochberg([0.01, 0.04, 0.03]).round(6).tolist()
+    [0.03, 0.04, 0.04]
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(values))
+    order = known[np.argsort(values[known])][::-1]
+    factors = len(known) / np.arange(len(known), 0, -1)
+    corrected = np.full(len(values), np.nan)
+    corrected[order] = np.minimum(np.minimum.accumulate(values[order] * factors), 1)
+    return corrected

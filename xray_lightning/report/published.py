@@ -1,0 +1,99 @@
+"""Published mean AUROCs on ChestX-ray14, the official split and own splits strictly apart.
+
+The official test part is far sicker than its training part, so the same model scores several points
+lower on it than on a split of one's own, and own splits differ among themselves: most are not
+published. A rank across the two, or a rank of our run among own splits, would mean nothing.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from xray_lightning.labels import CHEST_XRAY14
+
+OFFICIAL, OWN = "official", "own"
+IMAGES, TEST_IMAGES = 112_120, 25_596  # of ChestX-ray14, and of its official test list
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published result.
+
+    Attributes:
+        work: authors and network.
+        year: of publication.
+        split: "official", or "own": a split that only its authors know.
+        mean: mean AUROC over the 14 findings.
+        primary: read in the work itself; otherwise quoted from another one.
+        note: what to know about it.
+        labels: AUROC of each finding, where published.
+    """
+
+    work: str
+    year: int
+    split: str
+    mean: float
+    primary: bool
+    note: str
+    labels: dict[str, float]
+
+
+def published() -> list[Published]:
+    """All results of the package's table, best first within each split, the official one first."""
+    text = (files("xray_lightning.report") / "published.csv").read_text(encoding="utf-8")
+    rows = [_row(cells) for cells in csv.DictReader(text.splitlines())]
+    return sorted(rows, key=lambda row: (row.split != OFFICIAL, -row.mean))
+
+
+def _row(cells: dict[str, str]) -> Published:
+    return Published(
+        work=cells["work"],
+        year=int(cells["year"]),
+        split=cells["split"],
+        mean=float(cells["mean_auroc"]),
+        primary=cells["source"] == "primary",
+        note=cells["note"] or "",
+        labels={label: float(cells[label]) for label in CHEST_XRAY14 if cells[label]},
+    )
+
+
+def comparable(
+    data: str, labels: Sequence[str], split: str, subset: str, *, known: int, scored: int
+) -> list[Published]:
+    """The published rows that a score may stand beside.
+
+    Only NIH's 14 findings on NIH's images: the official rows for the official test part, the rows
+    of own splits for any other split by patient; none for a leaky split, another part or data set,
+    or a part of the images.
+
+    Args:
+        data: name of the data set.
+        labels: of the score.
+        split: its name.
+        subset: "test" or another part.
+        known: images of the data set's label table.
+        scored: images that were scored.
+    """
+    if data != "nih" or tuple(labels) != CHEST_XRAY14 or subset != "test" or split == "image":
+        return []
+    if known != IMAGES or (split == OFFICIAL and scored != TEST_IMAGES):
+        return []
+    kind = OFFICIAL if split == OFFICIAL else OWN
+    return [row for row in published() if row.split == kind]
+
+
+def place_among(mean: float, rows: Sequence[Published]) -> str:
+    """A sentence on where a mean AUROC stands; no rank among own splits."""
+    if not rows:
+        return "no published result was measured on such images"
+    if rows[0].split == OWN:
+        return (
+            "the published rows were measured on other images each, their authors' own splits: a "
+            "rank among them would mean nothing"
+        )
+    better = sum(row.mean > mean for row in rows)
+    return (
+        f"{better} of {len(rows)} published results on the official test part are higher; "
+        f"{sum(not row.primary for row in rows)} of the {len(rows)} are quoted second-hand (*)"
+    )
