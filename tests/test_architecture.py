@@ -15,7 +15,7 @@ RANKS = [
     ["scores", "data", "models", "losses", "optim", "explain", "metrics"],
     ["checkpoint"],
     ["task"],
-    ["callbacks", "evaluation", "audit", "inference", "export"],
+    ["callbacks", "evaluation", "audit", "inference", "export", "overlap"],
     ["report"],
     ["cli"],
 ]
@@ -24,9 +24,20 @@ RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
 # Order of files inside the sub-packages whose files import each other.
 INNER = {
     "data": [
+        ["dicom", "files"],
         ["source", "images", "tables", "transforms", "partition", "geometry"],
-        ["nih", "csv", "phantom", "balance", "lists", "manifest"],
-        ["splits", "decoding"],
+        [
+            "nih",
+            "csv",
+            "phantom",
+            "balance",
+            "lists",
+            "manifest",
+            "nih_map",
+            "rsna_tables",
+            "headers",
+        ],
+        ["splits", "decoding", "rsna", "conversion"],
         ["cache"],
         ["dataset"],
         ["datamodule"],
@@ -38,14 +49,18 @@ INNER = {
         ["judge", "compare", "subgroups"],
     ],
     "callbacks": [["progress", "seeding", "metrics_file"]],
-    "report": [["figures", "published"]],
+    "audit": [
+        ["columns", "leakage"],
+        ["shift", "separation", "baselines", "decomposition"],
+    ],
+    "report": [["figures", "published"], ["audit_page"]],
     "cli": [
         ["failures", "locate", "tables"],
         ["overrides", "multirun", "judgement"],
         ["build"],
         ["provenance"],
         ["compose"],
-        ["evaluate", "datasets", "launch", "score", "compare"],
+        ["evaluate", "datasets", "launch", "score", "compare", "convert", "predict", "audit"],
         ["app"],
     ],
 }

@@ -17,7 +17,11 @@ OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.ya
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_resolves(option: str) -> None:
-    extra = {"data=nih": ["data.root=x"], "data=csv": ["data.table=x.csv"]}.get(option, [])
+    extra = {
+        "data=nih": ["data.root=x"],
+        "data=csv": ["data.table=x.csv"],
+        "data=rsna": ["data.root=x"],
+    }.get(option, [])
     config, _ = composed([option, *extra])
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from xray_lightning.data.datamodule import XrayDataModule
     from xray_lightning.data.nih import ChestXray14
     from xray_lightning.data.phantom import Phantom
+    from xray_lightning.data.rsna import Rsna
     from xray_lightning.evaluation import predict_part, summarise
     from xray_lightning.losses import BCE, WeightedBCE
     from xray_lightning.models.network import XrayNet
@@ -29,6 +30,7 @@ _HOMES = {
     "Phantom": "data.phantom",
     "Predictions": "predictions",
     "Record": "records",
+    "Rsna": "data.rsna",
     "WeightedBCE": "losses",
     "XrayDataModule": "data.datamodule",
     "XrayNet": "models.network",
@@ -50,6 +52,7 @@ __all__ = [
     "Phantom",
     "Predictions",
     "Record",
+    "Rsna",
     "WeightedBCE",
     "XrayDataModule",
     "XrayNet",

@@ -24,7 +24,8 @@ class Bundle:
     Attributes:
         net: arguments of :class:`XrayNet` (labels, backbone, ...).
         preprocessing: image size in pixels and histogram equalisation.
-        split: name, settings, fingerprint of the split and of its parts.
+        split: name, settings, fingerprint of the split and of its parts; if the data names a
+            population, also keys of the patients in "train" and "val" (see ``patient_keys``).
         config: the run's resolved configuration; empty outside the command line.
     """
 
@@ -103,15 +104,16 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def require_labels(bundle: Bundle, labels: tuple[str, ...], place: str) -> None:
-    """Refuse to score data of another label set.
+    """Refuse to score data with a label the checkpoint does not know; fewer ones can be scored.
 
     Raises:
-        CheckpointError: the labels or their order differ.
+        CheckpointError: a label is not one of the checkpoint's, or there is none.
     """
-    if bundle.labels != labels:
+    if not labels or not set(labels) <= set(bundle.labels):
         raise CheckpointError(
             f"{place} was trained on the {len(bundle.labels)} labels {', '.join(bundle.labels)}; "
-            f"the data has {len(labels)}: {', '.join(labels)}"
+            f"the data has {len(labels)}: {', '.join(labels)}. Give the data's label the name of "
+            "the one to score it by (RSNA: data.label=Pneumonia)"
         )
 
 

@@ -29,18 +29,20 @@ def predict_part(
 
     Raises:
         ConfigError: another part; training images are augmented and not scored here.
+        ValueError: the network does not know one of the data's labels.
     """
     if part not in ("val", "test"):
         raise ConfigError(f"part must be val or test, got {part!r}")
     loader: DataLoader[Sample] = data.val_dataloader() if part == "val" else data.test_dataloader()
     batches = cast(list[Tensor], trainer.predict(task, dataloaders=loader))
     records = data.part_records(part)
+    columns = [task.net.labels.index(label) for label in data.labels]  # of a larger label set
     return Predictions(
         labels=data.labels,
         image_ids=tuple(record.image_id for record in records),
         patient_ids=tuple(record.patient_id for record in records),
         targets=data.part_targets(part),
-        scores=torch.cat(batches).float().numpy(),
+        scores=torch.cat(batches).float().numpy()[:, columns],
     )
 
 

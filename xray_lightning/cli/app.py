@@ -46,6 +46,44 @@ def evaluate(
 
 
 @APP.command()
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="outputs/.../checkpoints/best.ckpt")],
+    paths: Annotated[
+        list[str], typer.Argument(help="DICOM and image files, folders, quoted patterns, mixed")
+    ],
+    out: Annotated[Path, typer.Option(help="folder of predictions.csv and failed.csv")],
+    batch_size: Annotated[int, typer.Option(min=1, help="images a batch")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+) -> None:
+    """Score new files; preprocessing comes from the checkpoint. Run it again to continue.
+
+    Exit code 0: all scored; 2: a wrong path, checkpoint or setting, nothing was done; 3: some
+    files could not be read, failed.csv names them, the others are scored; 130: stopped by Ctrl-C.
+    """
+    from xray_lightning.cli.predict import predict as command
+
+    run(lambda: command(checkpoint, paths, out, batch_size, device))
+
+
+@APP.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="folder of DICOM files")],
+    out: Annotated[Path, typer.Argument(help="folder for the PNG files and headers.csv")],
+    bits: Annotated[int, typer.Option(help="8 or 16 bits a pixel")] = 8,
+    workers: Annotated[int | None, typer.Option(min=1, help="threads; default: the cores")] = None,
+    rename: Annotated[bool, typer.Option("--rename", help="number the images")] = False,
+) -> None:
+    """DICOM files to PNG, with a table of headers that names nobody. Run it again to continue.
+
+    Exit code 0: all converted; 2: a wrong path or setting; 3: some files could not be read,
+    failed.csv names them, the others are done; 130: stopped by Ctrl-C.
+    """
+    from xray_lightning.cli.convert import convert_tree as command
+
+    run(lambda: command(source, out, bits=bits, workers=workers, rename=rename))
+
+
+@APP.command()
 def cache(overrides: Overrides = None) -> None:
     """Decode a data set ahead of training: xray cache data=nih data.root=DIR image_size=256."""
     from xray_lightning.cli.datasets import cache as command

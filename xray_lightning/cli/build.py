@@ -23,6 +23,7 @@ from xray_lightning.data.splits import Split
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.network import XrayNet
 from xray_lightning.optim import parameter_groups
+from xray_lightning.overlap import patients_of
 from xray_lightning.task import XrayTask
 
 
@@ -69,7 +70,7 @@ def bundle_from(config: DictConfig, data: XrayDataModule, net: XrayNet) -> Bundl
     return Bundle(
         net=net.config,
         preprocessing=dict(data.preprocessing),
-        split=split_facts(data.split),
+        split=split_facts(data.split) | patients_of(data),
         config={str(key): value for key, value in plain.items()},
     )
 

@@ -202,10 +202,11 @@ def score(
     for part in parts:
         predictions = predict_part(trainer, task, data, part)
         summary = summarise(predictions, data.split.part_fingerprints[part])
+        summary["data"] = data.source.title
         summaries[part] = summary
         if trainer.is_global_zero:
             write_predictions(predictions, folder / f"predictions_{part}.csv")
-            title = f"{part}: {data.source.name}, split {data.split.name} "
+            title = f"{part}: {data.source.title}, split {data.split.name} "
             title += f"[{summary['fingerprint']}]"
             roc_figure(predictions, summary["auroc"]["labels"], title, folder / f"roc_{part}.png")
     if trainer.is_global_zero:
@@ -220,7 +221,7 @@ def closing(
     rate = metrics.images_seen / metrics.seconds if metrics.seconds else 0.0
     show(
         auroc_table(
-            summaries, f"{data.source.name}, split {data.split.name} [{data.split.fingerprint}]"
+            summaries, f"{data.source.title}, split {data.split.name} [{data.split.fingerprint}]"
         ),
         parts_line(summaries),
         mean_line(summaries),

@@ -38,7 +38,7 @@ def data(overrides: Sequence[str], as_json: bool) -> None:
         return
     on_disk = facts["images"] - facts["missing"]
     show(
-        counts_table({"title": f"{source.name}, split {facts['split']}", **facts}, source.labels),
+        counts_table({**facts, "title": f"{source.title}, split {facts['split']}"}, source.labels),
         f"{facts['images']:,} images of {facts['patients']:,} patients, {facts['boxes']:,} boxes "
         f"on {facts['images_with_boxes']:,} images; {on_disk:,} images on disk",
         f"split fingerprint {facts['fingerprint']}",
@@ -61,9 +61,11 @@ def data_facts(source: Source, split: Split) -> dict[str, Any]:
             "known": dict(zip(source.labels, known, strict=True)),
         }
     return {
+        "data": source.title,
         "images": len(source.records),
         "patients": len(set(patients.tolist())),
         "boxes": sum(len(record.boxes) for record in source.records),
+        "positives": dict(zip(source.labels, (targets == 1).sum(axis=0).tolist(), strict=True)),
         "fingerprint": split.fingerprint,
         "parts": parts,
         "split": split.name,

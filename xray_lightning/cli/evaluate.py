@@ -1,17 +1,23 @@
 """``xray evaluate``: a checkpoint scored on its own test part, or on other data."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig
 
-from xray_lightning.checkpoint import Checkpoint, load_checkpoint, require_labels
+from xray_lightning.checkpoint import Bundle, Checkpoint, load_checkpoint, require_labels
 from xray_lightning.cli.build import data_from, prepare_process
 from xray_lightning.cli.compose import LOG, mean_line, quieten, score
 from xray_lightning.cli.overrides import overridden, split_run_dir
 from xray_lightning.cli.tables import auroc_table, parts_line, show
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.partition import Split, with_test
 from xray_lightning.data.source import usage_notes
 from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.evaluation import Summary, write_json
+from xray_lightning.overlap import separated
 from xray_lightning.task import XrayTask
 
 CHANGEABLE = (
@@ -25,31 +31,84 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
 
     Raises:
         CheckpointError: no checkpoint, one without a configuration, or of other labels.
-        ConfigError: an override that would not change the evaluation, or its preprocessing.
+        ConfigError: an override that would not change the evaluation, or its preprocessing; the
+            test images show patients it learned from, and overlap= does not say what to do.
+        SplitError: they all do.
     """
     quieten()
     loaded = load_checkpoint(checkpoint)
     values, run_dir = split_run_dir(overrides)
+    values, overlap = taken(values, "overlap")
+    values, images = taken(values, "images")
     config = configuration(loaded, values)
     prepare_process(config)
     data = data_from(config)
-    require_labels(loaded.bundle, data.labels, str(checkpoint))
+    bundle = loaded.bundle
+    require_labels(bundle, data.labels, str(checkpoint))
     show(*(f"note: {note}" for note in usage_notes(data.source)))
-    fingerprint = data.split.part_fingerprints["test"]
-    trained = loaded.bundle.split["parts"]["test"]
-    if fingerprint != trained:
-        LOG.warning(
-            "these test images [%s] are not those of the training run [%s]; some of them, or of "
-            "their patients, may have been trained on",
-            *(fingerprint, trained),
-        )
+    if len(data.labels) < len(bundle.labels):
+        scored = ", ".join(data.labels)
+        show(f"note: the data has {len(data.labels)} of the {len(bundle.labels)} labels: {scored}")
+    use_images(data, images)
+    splits = judged(bundle, data, overlap)
+    fingerprint = splits["test"].part_fingerprints["test"]
     folder = run_dir or home(checkpoint) / f"evaluate_{fingerprint}"
-    folder.mkdir(parents=True, exist_ok=True)
     config.run_dir = str(folder)
-    summaries = score(config, data, XrayTask(loaded.build_net()), folder, ("test",))
-    title = f"{checkpoint} on {data.source.name}, split {data.split.name} "
-    table = auroc_table(summaries, title + f"[{data.split.fingerprint}]")
+    task = XrayTask(loaded.build_net())
+    summaries: dict[str, Summary] = {}
+    for part, split in splits.items():
+        data.split = split
+        place = folder if part == "test" else folder / part
+        place.mkdir(parents=True, exist_ok=True)
+        summaries[part] = score(config, data, task, place, ("test",))["test"]
+    if overlap:
+        summaries["test"]["overlap"] = overlap
+    write_json(summaries, folder / "metrics.json")
+    title = f"{checkpoint} on {data.source.title}, split {data.split.name} "
+    table = auroc_table(summaries, title + f"[{splits['test'].fingerprint}]")
     show(table, parts_line(summaries), mean_line(summaries), f"written to {folder}")
+
+
+def taken(overrides: Sequence[str], key: str) -> tuple[list[str], str | None]:
+    """Take ``key=`` out of the overrides: it is no setting of a run.
+
+    >>> taken(["split=image", "overlap=report"], "overlap")
+    (['split=image'], 'report')
+    """
+    values = [text.partition("=")[2] for text in overrides if text.startswith(f"{key}=")]
+    rest = [text for text in overrides if not text.startswith(f"{key}=")]
+    return rest, values[-1] if values else None
+
+
+def use_images(data: XrayDataModule, images: str | None) -> None:
+    """With images=all every image is a test image: the split is no concern of another model's.
+
+    Raises:
+        ConfigError: ``images`` is neither test nor all.
+    """
+    if images not in (None, "test", "all"):
+        raise ConfigError(f"images must be test or all, got {images!r}")
+    if images == "all":
+        rows = np.arange(len(data.records))
+        data.split = replace(with_test(data.split, data.records, rows), name="all images")
+
+
+def judged(bundle: Bundle, data: XrayDataModule, overlap: str | None) -> dict[str, Split]:
+    """The parts to score, and a word on what of other test images the checkpoint has met."""
+    fingerprint = data.split.part_fingerprints["test"]
+    trained = bundle.split["parts"]["test"]
+    if fingerprint == trained and not overlap:
+        return {"test": data.split}
+    splits = separated(bundle, data, overlap)
+    others = f"these test images [{fingerprint}] are not those of the training run [{trained}]"
+    if splits is None:
+        LOG.warning("%s; some of them, or of their patients, may have been trained on", others)
+        return {"test": data.split}
+    seen = len(data.split.parts["test"]) - len(splits["test"].parts["test"])
+    what = "left out" if overlap == "exclude" else "scored apart, as test_seen"
+    fate = f"{seen:,} that show patients it learned from are {what}" if seen else "no patient of "
+    show(f"note: {others}; {fate}{'' if seen else 'them is one it learned from'}")
+    return splits
 
 
 def configuration(checkpoint: Checkpoint, overrides: Sequence[str]) -> DictConfig:

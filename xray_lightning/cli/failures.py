@@ -9,11 +9,19 @@ from collections.abc import Callable
 from xray_lightning.errors import XrayError
 
 USER_ERROR = 2
+PARTIAL = 3
 INTERRUPTED = 130
 
 
+class PartialError(XrayError):
+    """Some files could not be done, all others are; the message says how many and where it stands.
+
+    The command has finished: this is how it ends with exit code 3.
+    """
+
+
 def guarded(command: Callable[[], object]) -> int:
-    """Run a command; its exit code is 0, 2 for a user's error, 130 for Ctrl-C.
+    """Run a command; its exit code is 0, 2 for a user's error, 3 for a part, 130 for Ctrl-C.
 
     A user's error is printed without a traceback unless HYDRA_FULL_ERROR=1. Anything else is a
     fault of ours and keeps its traceback.
@@ -35,7 +43,7 @@ def guarded(command: Callable[[], object]) -> int:
         if wants_traceback:
             traceback.print_exc()
         print(f"error: {message}", file=sys.stderr)
-        return USER_ERROR
+        return PARTIAL if isinstance(error, PartialError) else USER_ERROR
     finally:
         if not wants_traceback:
             del os.environ["HYDRA_FULL_ERROR"]

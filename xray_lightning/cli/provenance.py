@@ -69,7 +69,7 @@ def environment(config: DictConfig, data: XrayDataModule, device: torch.device) 
         "choices": choices(HydraConfig.get().runtime.choices) if on_hydra else {},
         "seed": config.seed,
         "split": split_facts(data.split),
-        "data": {"name": data.source.name, **data.source.identity()},
+        "data": {"name": data.source.name, "title": data.source.title, **data.source.identity()},
         "device": torch.cuda.get_device_name(device) if on_gpu else str(device),
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

@@ -56,6 +56,8 @@ class CsvTable:
         ConfigError: ``labels`` is empty, repeats a name, or names a reserved column.
     """
 
+    population: str = ""  # a hospital's patient numbers, even hashed, stay out of checkpoints
+
     def __init__(
         self,
         table: str | Path,
@@ -71,7 +73,7 @@ class CsvTable:
         entries.refuse_repeats("image")
         folder = Path(table).parent if root is None else root
         self.root = existing_folder(folder, "The images of the table were to be found there")
-        self.name = name
+        self.name = self.title = name
         self.allow_missing = allow_missing
         self.labels: tuple[str, ...] = _labels(entries, labels)
         notes: list[str] = []

@@ -26,12 +26,14 @@ from xray_lightning.data.source import Pixels
 from xray_lightning.data.tables import (
     Table,
     counted,
+    disk_notes,
     existing_folder,
     names_in,
     read_boxes,
+    read_names,
     read_table,
 )
-from xray_lightning.errors import DataError, DataNotFoundError, SplitError, TableError
+from xray_lightning.errors import DataError, DataNotFoundError, SplitError
 from xray_lightning.labels import CHEST_XRAY14, encode
 from xray_lightning.records import Box, Record
 
@@ -77,6 +79,8 @@ class ChestXray14:
     """
 
     name: str = "nih"
+    title: str = "nih"
+    population: str = "nih"
     labels: tuple[str, ...] = CHEST_XRAY14
 
     def __init__(
@@ -92,7 +96,8 @@ class ChestXray14:
         ids = [record.image_id for record in self.records]
         self.missing: Sequence[str] = tuple(image for image in ids if image not in paths)
         self.official: Mapping[str, frozenset[str]] | None = _official(folders, ids, notes)
-        notes += _disk_notes(len(ids), len(self.missing), len(paths))
+        extra = len(paths) - (len(ids) - len(self.missing))
+        notes += disk_notes(len(ids), len(self.missing), extra)
         self.notes: Sequence[str] = tuple(notes)
 
     def read(self, record: Record) -> Pixels:
@@ -210,7 +215,7 @@ def _official(
             f"there is no list {folders[0] / LISTS[absent[0]][0]}, but the other of the two is "
             "there. Add it, or remove the other to go without the official split"
         )
-    listed = {part: _read_list(path) for part, path in found.items() if path}
+    listed = {part: read_names(path) for part, path in found.items() if path}
     shared = sorted(listed["train_val"] & listed["test"])
     if shared:
         raise SplitError(
@@ -220,17 +225,6 @@ def _official(
     _note_list_gaps(listed, images, notes)
     known = frozenset(images)
     return {part: names & known for part, names in listed.items()}
-
-
-def _read_list(path: Path) -> frozenset[str]:
-    """The names in a list file, one a line; the last line may lack its newline."""
-    try:
-        names = frozenset(path.read_text(encoding="utf-8-sig").split())
-    except (OSError, UnicodeError) as error:
-        raise TableError(f"{path} is no readable list ({error}). Download it again") from error
-    if not names:
-        raise TableError(f"{path} is empty. Download it again")
-    return names
 
 
 def _note_list_gaps(
@@ -250,14 +244,3 @@ def _note_list_gaps(
             f"{len(unlisted):,} of the {len(images):,} images in the label table are in neither "
             f"official list, the first is {unlisted[0]}"
         )
-
-
-def _disk_notes(images: int, missing: int, files: int) -> list[str]:
-    """What the label table and the disk do not share."""
-    extra = files - (images - missing)
-    notes = []
-    if missing:
-        notes.append(f"{missing:,} of the {images:,} images in the label table are not on disk")
-    if extra:
-        notes.append(f"Image files on disk that are not in the label table: {extra:,}")
-    return notes

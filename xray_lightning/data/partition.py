@@ -5,7 +5,7 @@ import json
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,9 +82,29 @@ def make_split(
     shared = shared_patients(records, arrays)
     if shared:
         _report_shared(name, records, arrays, shared)
-    ids = {part: [records[i].image_id for i in indices] for part, indices in arrays.items()}
-    own = {part: fingerprint({part: ids[part]}) for part in PARTS}
-    return Split(name, arrays, fingerprint(ids), own, len(shared), dict(settings or {}))
+    whole, own = _fingerprints(records, arrays)
+    return Split(name, arrays, whole, own, len(shared), dict(settings or {}))
+
+
+def with_test(split: Split, records: Sequence[Record], test: Indices) -> Split:
+    """The split with another test part, to judge a model that was trained elsewhere.
+
+    Args:
+        split: any split of the records.
+        records: the data set.
+        test: ascending positions in ``records``, (n,); they may lie in the other parts too.
+    """
+    parts = {**split.parts, "test": test}
+    whole, own = _fingerprints(records, parts)
+    return replace(split, parts=parts, fingerprint=whole, part_fingerprints=own)
+
+
+def _fingerprints(
+    records: Sequence[Record], parts: Mapping[str, Indices]
+) -> tuple[str, dict[str, str]]:
+    """Of all parts together, and of each alone."""
+    ids = {part: [records[i].image_id for i in indices] for part, indices in parts.items()}
+    return fingerprint(ids), {part: fingerprint({part: ids[part]}) for part in parts}
 
 
 def shared_patients(

@@ -1,5 +1,6 @@
 """What every data set offers: a page of records, and pixels on request."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -13,10 +14,13 @@ Pixels = npt.NDArray[np.uint8]  # (H, W)
 
 
 class Source(Protocol):
-    """A data set: NIH's folder, a CSV table, the phantom.
+    """A data set: NIH's folder, RSNA's, a CSV table, the phantom.
 
     Attributes:
-        name: short name used in file names and tables, e.g. "nih".
+        name: short name used in file names, e.g. "nih".
+        title: the name for tables, with what their figures depend on ("rsna (negatives: all)").
+        population: equal for data sets whose patient ids name the same people ("nih" for NIH, and
+            for RSNA with the map); "" where ids must not leave the data, or cannot be compared.
         labels: the L labels, in the order of every target vector.
         records: every image of the label table, in table order, on disk or not.
         missing: ids of the records without a file, in table order.
@@ -28,6 +32,8 @@ class Source(Protocol):
     """
 
     name: str
+    title: str
+    population: str
     labels: tuple[str, ...]
     records: Sequence[Record]
     missing: Sequence[str]
@@ -46,6 +52,17 @@ class Source(Protocol):
     def identity(self) -> dict[str, str | int | float | bool]:
         """Plain values that change when the pixels do (folder, seed, reader version)."""
         ...
+
+
+def patient_keys(population: str, records: Sequence[Record]) -> list[str]:
+    """A name for the patient of each record that a checkpoint may carry, (N,).
+
+    16 hex digits of SHA-256 over population and patient id. Ids are few, so a hash hides nothing
+    from somebody who tries them all: a population is only named where the ids are public anyway.
+    """
+    ids = {record.patient_id for record in records}
+    digest = {each: hashlib.sha256(f"{population}/{each}".encode()).hexdigest() for each in ids}
+    return [digest[record.patient_id][:16] for record in records]
 
 
 def usage_notes(source: Source) -> list[str]:

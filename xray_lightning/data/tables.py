@@ -227,6 +227,21 @@ def read_boxes(
     return {name: tuple(found) for name, found in boxes.items()}
 
 
+def read_names(path: Path) -> frozenset[str]:
+    """The names in a list file, one a line; the last line may lack its newline.
+
+    Raises:
+        TableError: the file is empty or no text.
+    """
+    try:
+        names = frozenset(path.read_text(encoding="utf-8-sig").split())
+    except (OSError, UnicodeError) as error:
+        raise TableError(f"{path} is no readable list ({error}). Download it again") from error
+    if not names:
+        raise TableError(f"{path} is empty. Download it again")
+    return names
+
+
 def existing_folder(path: str | Path, wanted: str) -> Path:
     """The folder as a Path.
 
@@ -244,6 +259,16 @@ def names_in(folder: str | Path) -> list[str]:
     """Names in a folder but for broken links, by one scan without a look at each file."""
     with os.scandir(folder) as entries:
         return [e.name for e in entries if not e.is_symlink() or Path(e.path).exists()]
+
+
+def disk_notes(images: int, missing: int, extra: int) -> list[str]:
+    """What the label table and the disk do not share: images without file, files without row."""
+    notes = []
+    if missing:
+        notes.append(f"{missing:,} of the {images:,} images in the label table are not on disk")
+    if extra:
+        notes.append(f"Image files on disk that are not in the label table: {extra:,}")
+    return notes
 
 
 def counted(number: int, noun: str) -> str:

@@ -38,7 +38,7 @@ class Phantom:
     (64, 64)
     """
 
-    name = "phantom"
+    name = title = "phantom"
     labels: tuple[str, ...] = CHEST_XRAY14
     missing: Sequence[str] = ()
     allow_missing = False
@@ -54,6 +54,7 @@ class Phantom:
         check("seed", seed, 0, "a non-negative whole number")
         check("size", size, SMALLEST, "pixels on a side, below which nothing can be seen")
         self.patients, self.seed, self.size = patients, seed, size
+        self.population = f"phantom-{seed}"
         visits = [visit for patient in range(patients) for visit in history(seed, patient)]
         self._visits = {visit.image_id: visit for visit in visits}
         self.records: Sequence[Record] = tuple(self._record(visit) for visit in visits)

@@ -1,0 +1,167 @@
+"""``xray convert`` as a user runs it."""
+
+import csv
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from xray_lightning.cli import convert as module
+from xray_lightning.cli.convert import convert_tree
+from xray_lightning.cli.failures import PartialError
+from xray_lightning.errors import ConfigError, DataNotFoundError
+
+XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def tree(tmp_path: Path, write_dicom: Write) -> Path:
+    """Twelve good files in four folders, and a text file."""
+    for number in range(12):
+        pixels = np.full((8, 8), 20 * number, np.uint8)
+        write_dicom(tmp_path / f"in/f{number % 4}/{number}.dcm", pixels, ViewPosition="PA")
+    (tmp_path / "in/readme.txt").write_text("no image")
+    return tmp_path / "in"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def convert(tree: Path, out: Path, *, bits: int = 8, rename: bool = False) -> None:
+    convert_tree(tree, out, bits=bits, workers=2, rename=rename)
+
+
+def test_tree(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    convert(tree, out)
+    text = capsys.readouterr().out
+    assert "12 images converted, 0 were before" in text
+    assert "1 other files are no DICOM" in text
+    assert "names of files and folders were kept" in text
+    made = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png"))
+    assert made == sorted(f"f{number % 4}/{number}.png" for number in range(12))
+    assert [row["file"] for row in rows(out / "headers.csv")] == made
+    assert {row["view"] for row in rows(out / "headers.csv")} == {"PA"}
+    assert cv2.imread(str(out / "f3/7.png"), cv2.IMREAD_UNCHANGED)[0, 0] == 140
+    assert not (out / "failed.csv").exists()
+
+
+def test_a_rerun_skips_what_is_done(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    convert(tree, out)
+    table = (out / "headers.csv").read_bytes()
+    (out / "f1/5.png").unlink()
+    capsys.readouterr()
+    convert(tree, out)
+    assert "1 images converted, 11 were before" in capsys.readouterr().out
+    assert (out / "headers.csv").read_bytes() == table
+    with pytest.raises(ConfigError, match="choose another folder for 16 bits"):
+        convert(tree, out, bits=16)
+
+
+def test_numbers_instead_of_names(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    convert(tree, out, rename=True)
+    assert "names.csv tells the original names: do not pass it on" in capsys.readouterr().out
+    assert [row["file"] for row in rows(out / "headers.csv")] == [
+        f"{number:06d}.png" for number in range(1, 13)
+    ]
+    names = {row["original"]: row["file"] for row in rows(out / "names.csv")}
+    image = cv2.imread(str(out / names["f3/7.dcm"]), cv2.IMREAD_UNCHANGED)
+    assert image[0, 0] == 140
+
+
+def test_stopped_by_the_user(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = module.convert
+
+    def stops(job: module.Job) -> module.Outcome:
+        if job.name == "f2/10.png":
+            raise KeyboardInterrupt
+        return done(job)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "convert", stops)
+        with pytest.raises(KeyboardInterrupt):
+            convert(tree, out)
+    table = rows(out / "headers.csv")
+    assert 0 < len(table) < 12
+    assert all((out / row["file"]).is_file() for row in table)
+    convert(tree, out)
+    assert len(rows(out / "headers.csv")) == 12
+
+
+def test_broken_files_and_exit_codes(tree: Path, tmp_path: Path) -> None:
+    """The whole command: 3 with the others done, 0 once they are mended, 2 for a wrong path."""
+    good = (tree / "f0/0.dcm").read_bytes()
+    (tree / "f0/empty.dcm").write_bytes(b"")
+    (tree / "f1/half.dcm").write_bytes(good[: len(good) - 20])
+    (tree / "f2/noise.dcm").write_bytes(bytes(range(256)) * 4)
+    broken = {"f0/empty.dcm", "f1/half.dcm", "f2/noise.dcm"}
+    out = tmp_path / "out"
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [*XRAY, "convert", *arguments], capture_output=True, text=True, timeout=120, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    code, text = run(str(tree), str(out))
+    assert code == 3
+    assert "12 images converted" in text
+    assert "3 of 15 files could not be converted" in text
+    assert all(name in text for name in broken)
+    assert "Traceback" not in text
+    failures = {row["file"]: row["reason"] for row in rows(out / "failed.csv")}
+    assert set(failures) == broken
+    assert all(failures.values())
+    assert len(rows(out / "headers.csv")) == 12
+    for name in broken:
+        (tree / name).write_bytes(good)
+    code, text = run(str(tree), str(out))
+    assert code == 0
+    assert "3 images converted, 12 were before" in text
+    assert not (out / "failed.csv").exists()
+    code, text = run(str(tmp_path / "nowhere"), str(out))
+    assert code == 2
+    assert "nowhere does not exist" in text
+
+
+def test_wrong_paths(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match="is a file, not a folder"):
+        convert(tree / "readme.txt", tmp_path / "out")
+    (tmp_path / "void").mkdir()
+    with pytest.raises(DataNotFoundError, match="no DICOM file"):
+        convert(tmp_path / "void", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match=r"cannot write to .*readme\.txt"):
+        convert(tree, tree / "readme.txt")
+    (tmp_path / "out").mkdir()
+    busy = pytest.raises(ConfigError, match="another xray convert is writing to")
+    with FileLock(tmp_path / "out/.convert.lock"), busy:
+        convert(tree, tmp_path / "out")
+
+
+def test_what_failed_is_said(tree: Path, tmp_path: Path) -> None:
+    for number in range(5):
+        (tree / f"{number}.dcm").write_bytes(b"")
+    with pytest.raises(PartialError, match=r"5 of 17 files .*: 0\.dcm, 1\.dcm, 2\.dcm and 2 more"):
+        convert(tree, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_the_real_sample(shared_data: Path, tmp_path: Path) -> None:
+    convert(shared_data / "rsna-sample", tmp_path)
+    assert len(list(tmp_path.rglob("*.png"))) == len(rows(tmp_path / "headers.csv")) == 338

@@ -1,0 +1,137 @@
+"""Paths, folders and patterns: each file once, none lost without a word."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from xray_lightning.data.files import Found, find_images, looks_like_image
+
+PNG = b"\x89PNG\r\n\x1a\n rest"
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Images by content and by ending among other files; the working folder."""
+    root = tmp_path.resolve() / "tree"
+    contents = {
+        "b.png": PNG,
+        "a/no_ending": bytes(128) + b"DICM",
+        "a/empty.dcm": b"",
+        "a/notes.txt": b"BMI is 20",
+        "c/DICOMDIR": bytes(128) + b"DICM",
+        "c/x[1].JPG": b"\xff\xd8\xff",
+        "table.csv": b"image,Mass",
+    }
+    for name, content in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    monkeypatch.chdir(root)
+    return root
+
+
+def relative(found: Found, root: Path) -> tuple[list[str], list[str]]:
+    return (
+        [str(path.relative_to(root)) for path in found.images],
+        [str(path.relative_to(root)) for path in found.skipped],
+    )
+
+
+def test_folder(tree: Path) -> None:
+    images, skipped = relative(find_images([tree]), tree)
+    assert images == ["b.png", "a/empty.dcm", "a/no_ending", "c/x[1].JPG"]
+    assert skipped == ["table.csv", "a/notes.txt", "c/DICOMDIR"]
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["b.png"], ["b.png"]),
+        (["c/x[1].JPG"], ["c/x[1].JPG"]),  # a file before a pattern
+        (["a/notes.txt"], ["a/notes.txt"]),  # named, so it is to be read
+        (["a", "b.png"], ["a/empty.dcm", "a/no_ending", "b.png"]),
+        (["*.png", "**/*.dcm"], ["b.png", "a/empty.dcm"]),
+        (["?"], ["a/empty.dcm", "a/no_ending", "c/x[1].JPG"]),  # a pattern of folders
+        (["b.png", "./b.png", "a/../b.png", "*.png", "../tree/b.png"], ["b.png"]),
+        (["a", "."], ["a/empty.dcm", "a/no_ending", "b.png", "c/x[1].JPG"]),
+    ],
+)
+def test_names(names: list[str], wanted: list[str], tree: Path) -> None:
+    assert relative(find_images(names), tree)[0] == wanted
+    assert all(path.is_absolute() for path in find_images(names).images)
+
+
+def test_named_and_skipped(tree: Path) -> None:
+    images, skipped = relative(find_images([".", "a/notes.txt"]), tree)
+    assert "a/notes.txt" in images
+    assert skipped == ["table.csv", "c/DICOMDIR"]
+
+
+def test_links(tree: Path) -> None:
+    """A link to a folder is followed once, a link to a file keeps its name."""
+    (tree / "a/up").symlink_to(tree)
+    (tree / "d").symlink_to(tree / "c")
+    (tree / "e.png").symlink_to(tree / "b.png")
+    (tree / "lost").symlink_to(tree / "nothing")
+    images, skipped = relative(find_images(["."]), tree)
+    assert images == ["b.png", "e.png", "a/empty.dcm", "a/no_ending", "c/x[1].JPG"]
+    assert "lost" in skipped
+    assert relative(find_images(["d/x[1].JPG", "c/x[1].JPG"]), tree)[0] == ["c/x[1].JPG"]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "nowhere/*.png", "b.png/x"])
+def test_nothing_there(name: str, tree: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file or folder, and no file matches it"):
+        find_images(["b.png", name])
+
+
+def test_no_image(tree: Path) -> None:
+    (tree / "c/x[1].JPG").unlink()
+    with pytest.raises(FileNotFoundError, match="no image in c: 1 files there are neither DICOM"):
+        find_images(["c"])
+
+
+def test_closed_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may list any folder, so the refusal is played."""
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("c"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(FileNotFoundError, match=r"c: cannot list this folder \(Permission denied"):
+        find_images(["."])
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (PNG, True),
+        (b"\xff\xd8\xff\xe0", True),
+        (b"II*\x00", True),
+        (b"MM\x00*", True),
+        (b"BM" + bytes(12), True),
+        (b"BMI,age,weight\n", False),
+        (bytes(128) + b"DICM", True),
+        (b"\x08\x00\x05\x00CS", True),  # DICOM without its preamble
+        (b"", False),
+        (b"%PDF-1.7", False),
+    ],
+)
+def test_content(content: bytes, wanted: bool, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert looks_like_image(tmp_path / "file") is wanted
+
+
+def test_what_cannot_be_opened_is_not_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"text")
+
+    def refused(self: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refused)
+    assert looks_like_image(tmp_path / "file")

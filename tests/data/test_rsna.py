@@ -1,0 +1,301 @@
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xray_lightning.data.nih import ChestXray14
+from xray_lightning.data.rsna import Rsna, UnknownPatientsWarning
+from xray_lightning.data.source import patient_keys, readable_records
+from xray_lightning.data.splits import LeakyPartsWarning, image_split, official_split, patient_split
+from xray_lightning.errors import (
+    ConfigError,
+    DataError,
+    DataNotFoundError,
+    MissingImagesError,
+    SplitError,
+    TableError,
+)
+from xray_lightning.records import Box
+
+Folder = Any  # RsnaFolder of tests/conftest.py
+quiet = pytest.mark.filterwarnings("ignore::xray_lightning.data.rsna.UnknownPatientsWarning")
+
+
+def mapped(folder: Folder, **settings: Any) -> Rsna:
+    return Rsna(folder.root, nih_map=folder.nih_map(), **settings)
+
+
+def test_one_record_per_image(rsna_folder: Folder) -> None:
+    source = mapped(rsna_folder)
+    assert [record.image_id for record in source.records] == rsna_folder.ids
+    assert source.labels == ("Lung Opacity",)
+    assert [record.targets for record in source.records[:3]] == [(1.0,), (0.0,), (0.0,)]
+    assert source.records[3].boxes == (
+        Box("Lung Opacity", 10, 20, 300, 400),
+        Box("Lung Opacity", 11, 20, 300, 400),
+    )
+    assert {record.box_frame for record in source.records} == {(1024, 1024)}
+    assert sum(len(record.boxes) for record in source.records) == 3 * (1 + 2 + 3)
+    path = rsna_folder.root / "stage_2_train_images/id-00.dcm"
+    assert source.records[0].path == path
+    assert not source.missing
+
+
+def test_negatives_all_is_said(rsna_folder: Folder) -> None:
+    source = mapped(rsna_folder)
+    assert source.title == "rsna (negatives: all)"
+    assert any("negatives=all: 18 images without opacity, 9 of them abnormal" in note
+               and "0.87 (all) to 0.98" in note for note in source.notes)  # fmt: skip
+
+
+def test_negatives_normal_leaves_the_abnormal_out(rsna_folder: Folder) -> None:
+    source = mapped(rsna_folder, negatives="normal")
+    assert source.title == "rsna (negatives: normal)"
+    assert [record.image_id for record in source.records] == [
+        image for image in rsna_folder.ids if not image.endswith("1")
+    ]
+    (note,) = (note for note in source.notes if note.startswith("negatives=normal"))
+    assert "9 abnormal images without opacity LEFT OUT, 9 normal ones are the negatives" in note
+    assert not [note for note in source.notes if "not in the label table" in note]
+
+
+def test_negatives_normal_needs_the_class_info(rsna_folder: Folder) -> None:
+    (rsna_folder.root / "stage_2_detailed_class_info.csv").unlink()
+    assert mapped(rsna_folder).notes[0].startswith("negatives=all: 18 images without opacity. ")
+    with pytest.raises(DataNotFoundError, match=r"class_info\.csv, which tells the normal images"):
+        mapped(rsna_folder, negatives="normal")
+
+
+def test_settings(rsna_folder: Folder) -> None:
+    with pytest.raises(ConfigError, match="negatives must be all or normal, got 'none'"):
+        Rsna(rsna_folder.root, negatives="none")
+    with pytest.raises(ConfigError, match="nih_test_list names NIH's images: set nih_map too"):
+        Rsna(rsna_folder.root, nih_test_list="list.txt")
+    source = mapped(rsna_folder, label="Pneumonia")
+    assert source.labels == ("Pneumonia",)
+    assert source.records[0].boxes[0].label == "Pneumonia"
+
+
+def test_stage_1_flat_and_compressed(empty_rsna: Folder) -> None:
+    empty_rsna.stage = "stage_1"
+    empty_rsna.table(*empty_rsna.label_rows)
+    empty_rsna.classes(*empty_rsna.class_rows)
+    empty_rsna.images(*empty_rsna.ids, folder=".")
+    for path in empty_rsna.root.glob("*.csv"):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    source = mapped(empty_rsna, negatives="normal")
+    assert len(source.records) == 18
+    assert not source.missing
+
+
+def test_stage_2_is_preferred(rsna_folder: Folder) -> None:
+    (rsna_folder.root / "stage_1_train_labels.csv").write_text("never read")
+    notes = mapped(rsna_folder).notes
+    assert "stage_2_train_labels.csv was read; stage_1_train_labels.csv beside it was not" in notes
+
+
+def test_no_table(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match=r"no label table .*An RSNA folder holds stage_2_"):
+        Rsna(tmp_path)
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside/stage_2_train_labels.csv").touch()
+    with pytest.raises(DataNotFoundError, match=r"There is one in .*inside: is that the folder"):
+        Rsna(tmp_path)
+    with pytest.raises(DataNotFoundError, match="does not exist"):
+        Rsna(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        (["a,,,,,1"], r"labels\.csv, row 2: Target 1 needs a box inside"),
+        (
+            ["a,1,2,0,4,1"],
+            "row 2: Target 1 needs a box inside .* got x, y, width, height .1.0, 2.0",
+        ),
+        (["a,900,2,200,4,1"], "needs a box inside the 1024 x 1024 image"),
+        (["a,-1,2,20,4,1"], "needs a box inside the 1024 x 1024 image"),
+        (["a,1,2,inf,4,1"], "needs a box inside the 1024 x 1024 image"),
+        (["a,1,2,3,4,0"], "row 2: a has Target 0 and a box"),
+        (["a,1,2,3,4,1", "a,,,,,0"], "row 3: 'a' repeats or contradicts an earlier row"),
+        (["a,,,,,0", "a,1,2,3,4,1"], "row 3: 'a' repeats or contradicts an earlier row"),
+        (["a,,,,,0", "b,,,,,0", "a,,,,,0"], "row 4: 'a' repeats or contradicts an earlier row"),
+        (["a,1,2,3,4,1", "a,1,2,3,4,1"], "row 3: a has this box twice"),
+        ([",,,,,0"], "row 2: '' has no patientId"),
+        (["a,,,,,2"], "row 2: 'Target' is '2', not 0 or 1"),
+        (["a,one,2,3,4,1"], "row 2: 'x' is 'one', not a number"),
+    ],
+)
+def test_contradictions(empty_rsna: Folder, rows: list[str], match: str) -> None:
+    empty_rsna.table(*rows)
+    with pytest.raises(TableError, match=match):
+        Rsna(empty_rsna.root)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        ("id-01,No Lung", "id-99,No Lung", "row 3: the image 'id-99' is not in the label table"),
+        ("id-02,Normal\n", "", "lacks 1 image of the label table, the first is id-02"),
+        ("id-02,Normal", "id-02,Healthy", "id-02 has class 'Healthy': unknown, or anoth"),
+        ("id-11,", "id-12,", "id-12 has class 'Normal': unknown, or another"),
+        ("id-02,Normal", "id-02,Lung Opacity", "id-02 is 'Lung Opacity', the label table disag"),
+        ("id-00,Lung Opacity", "id-00,Normal", "id-00 is 'Normal', the label table disagrees"),
+    ],
+)
+def test_class_info_must_agree(rsna_folder: Folder, old: str, new: str, match: str) -> None:
+    path = rsna_folder.root / "stage_2_detailed_class_info.csv"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(TableError, match=match):
+        Rsna(rsna_folder.root)
+
+
+def test_without_the_map_nothing_is_known_of_patients(rsna_folder: Folder) -> None:
+    with pytest.warns(UnknownPatientsWarning, match=r"cannot be told apart.*69\.8 % .*nih_map"):
+        source = Rsna(rsna_folder.root)
+    assert [record.patient_id for record in source.records] == rsna_folder.ids
+    assert any("69.8 %" in note for note in source.notes)
+    assert source.population == ""
+    assert source.official is None
+
+
+def test_the_map_tells_patients(rsna_folder: Folder) -> None:
+    source = mapped(rsna_folder)
+    assert [record.patient_id for record in source.records[::3]] == [str(n) for n in range(1, 10)]
+    assert not any("69.8 %" in note for note in source.notes)
+    split = patient_split(source.records, None)
+    parts = [{source.records[i].patient_id for i in rows} for rows in split.parts.values()]
+    assert sum(map(len, parts)) == 9
+    with pytest.warns(LeakyPartsWarning, match="leaky split"):
+        image_split(source.records, None)
+
+
+def test_patients_are_nihs(rsna_folder: Folder, tmp_path: Path) -> None:
+    header = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender"
+    row = "00000001_000.png,No Finding,0,{},57,M,PA"
+    keys = set()
+    for number, patient in enumerate(("1", "00000001")):
+        (tmp_path / f"{number}.csv").write_text(f"{header},View Position\n{row.format(patient)}\n")
+        nih = ChestXray14(tmp_path, table=f"{number}.csv")
+        keys.update(patient_keys(nih.population, nih.records))
+    source = mapped(rsna_folder)
+    assert source.population == nih.population == "nih"
+    keys.update(patient_keys(source.population, source.records[:3]))
+    assert len(keys) == 1
+    assert patient_keys("other", nih.records)[0] not in keys
+
+
+def test_the_map_must_be_complete(rsna_folder: Folder) -> None:
+    path = rsna_folder.nih_map()
+    path.write_text(path.read_text().replace("id-11,", "other,"))
+    with pytest.raises(TableError, match="lacks 1 image of the label table, the first is id-11"):
+        Rsna(rsna_folder.root, nih_map=path)
+
+
+def test_one_exposure_twice_is_noted(rsna_folder: Folder) -> None:
+    path = rsna_folder.nih_map()
+    path.write_text(path.read_text().replace("00000001_002.png", "00000001_001.png"))
+    notes = Rsna(rsna_folder.root, nih_map=path).notes
+    assert "1 image the same NIH exposure as another, by the map" in notes
+
+
+def test_official_split_of_nih(rsna_folder: Folder, tmp_path: Path) -> None:
+    names = tmp_path / "test_list.txt"
+    names.write_text("00000009_000.png\n00000009_001.png\n00000009_002.png\n00030000_000.png")
+    source = mapped(rsna_folder, nih_test_list=names)
+    assert source.official is not None
+    assert source.official["test"] == {"id-80", "id-81", "id-82"}
+    split = official_split(source.records, source.official)
+    assert [source.records[i].image_id for i in split.parts["test"]] == ["id-80", "id-81", "id-82"]
+    names.write_text("00030000_000.png")
+    with pytest.raises(SplitError, match="names none of the images: is it NIH's test_list"):
+        mapped(rsna_folder, nih_test_list=names)
+
+
+def test_missing_images(rsna_folder: Folder) -> None:
+    images = rsna_folder.root / "stage_2_train_images"
+    (images / "id-11.dcm").unlink()
+    (images / "id-12.dcm").rename(images / "stray.dcm")
+    source = mapped(rsna_folder)
+    assert source.missing == ("id-11", "id-12")
+    assert "2 of the 27 images in the label table are not on disk" in source.notes
+    assert "Image files on disk that are not in the label table: 1" in source.notes
+    with pytest.raises(MissingImagesError, match="id-11"):
+        readable_records(source)
+    assert len(readable_records(mapped(rsna_folder, allow_missing=True))) == 25
+    with pytest.raises(MissingImagesError, match="id-11"):
+        source.read(source.records[4])
+
+
+def test_two_files_of_one_image(rsna_folder: Folder) -> None:
+    (rsna_folder.root / "id-11.png").touch()
+    with pytest.raises(
+        DataError, match=r"id-11\.dcm and .*id-11\.png are one image|id-11\.png and"
+    ):
+        mapped(rsna_folder)
+
+
+def test_pixels(rsna_folder: Folder) -> None:
+    source = mapped(rsna_folder)
+    pixels = source.read(source.records[0])
+    assert pixels.shape == (32, 32)
+    assert pixels.dtype == np.uint8
+    assert source.identity()["root"] == str(rsna_folder.root.resolve())
+
+
+@quiet
+def test_figures_of_the_real_tables(real_data: Callable[[str], Path]) -> None:
+    root = real_data("rsna-metadata")
+    names = {"nih_map": root / "rsna_to_nih.csv.gz"}
+    source = Rsna(root, **names, nih_test_list=real_data("nih-metadata") / "test_list.txt")
+    assert len(source.records) == len(source.missing) == 26_684
+    assert sum(record.targets == (1.0,) for record in source.records) == 6_012
+    assert len({record.patient_id for record in source.records}) == 11_439
+    assert source.official is not None
+    assert len(source.official["test"]) == 7_193
+    assert "21 images the same NIH exposure as another, by the map" in source.notes
+    normal = Rsna(root, negatives="normal")
+    assert len(normal.records) == 26_684 - 11_821
+
+
+def test_the_leak_of_an_image_split_is_as_stated(real_data: Callable[[str], Path]) -> None:
+    root = real_data("rsna-metadata")
+    source = Rsna(root, nih_map=root / "rsna_to_nih.csv.gz")
+    patients = np.array([record.patient_id for record in source.records])
+    leaks = []
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(patients))
+        train, test = patients[order[:21_347]], patients[order[21_347:]]  # 80/20
+        leaks.append(np.isin(test, train).mean())
+    assert np.mean(leaks) == pytest.approx(0.698, abs=0.01)
+
+
+@quiet
+def test_the_real_sample(real_data: Callable[[str], Path]) -> None:
+    source = Rsna(real_data("rsna-sample"))
+    assert len(source.records) == 338
+    assert not source.missing
+    assert sum(bool(record.boxes) for record in source.records) == 101
+    assert sum(len(record.boxes) for record in source.records) == 153
+
+
+def test_config(rsna_folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    from xray_lightning.cli.datasets import data
+
+    options = [
+        "data=rsna",
+        f"data.root={rsna_folder.root}",
+        f"data.nih_map={rsna_folder.nih_map()}",
+    ]
+    data([*options, "data.negatives=normal"], as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["images"], facts["patients"], facts["positives"]) == (18, 9, {"Lung Opacity": 9})
+    data(options, as_json=False)
+    assert "rsna (negatives: all), split patient" in capsys.readouterr().out

@@ -1,0 +1,161 @@
+"""A DICOM file full of identities: nothing of them gets into any output of any command.
+
+Filled are all text, date, time, UID and number elements that pydicom's dictionary knows in the
+groups of PS3.15 annex E (identification, patient, acquisition, study, procedure, ...), sequences,
+private elements, an overlay, the preamble and the file meta information.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.datadict import DicomDictionary
+from pydicom.dataset import Dataset
+
+ROOT = Path(__file__).parents[1]
+XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
+GROUPS = {0x0008, 0x0010, 0x0012, 0x0014, 0x0018, 0x0020, 0x0032, 0x0038, 0x0040, 0x0088, 0x4008}
+NEEDED = {  # to read the image, or allowed by data/headers.py
+    *("SpecificCharacterSet", "SOPClassUID", "Modality", "ViewPosition", "ImageLaterality"),
+    *("Laterality", "PatientAge", "PatientSex", "ImagerPixelSpacing", "Manufacturer"),
+}
+VALUES = {  # by value representation; every text has ZQXWVK in it, too long for chance
+    **dict.fromkeys(("LO", "SH", "CS", "AE", "ST", "LT", "UT", "UC"), "ZQXWVK{:08X}"),
+    **{"PN": "Zqxwvk{:08X}^Jane", "UR": "http://zqxwvk.example/{:08X}"},
+    **{"DA": "19370203", "DT": "19370203113355", "TM": "113355.77"},
+    **{"UI": "2.25.98989898{}", "IS": "98989898", "DS": "98989898"},
+}
+SECRETS = [b"zqxwvk", b"19370203", b"1937-02-03", b"113355.77", b"2.25.98989898", b"98989898"]
+TOY = ["model=resnet50", "model.backbone=resnet10t", "model.weights=none", "image_size=32"]
+TOY += ["batch_size=8", "epochs=1", "augment=none", "logger=none"]
+
+Write = Callable[..., Path]
+
+
+def identities() -> dict[str, Any]:
+    """Keyword -> value for every element that is filled."""
+    found: dict[str, Any] = {}
+    for tag, (vr, _, _, _, keyword) in DicomDictionary.items():
+        if tag >> 16 in GROUPS and vr in VALUES and keyword and keyword not in NEEDED:
+            found[keyword] = VALUES[vr].format(tag)
+    inner = Dataset()
+    inner.PatientID, inner.RequestingPhysician = "ZQXWVKINNER", "Zqxwvk^Doctor"
+    found["OtherPatientIDsSequence"] = [inner]
+    found["RequestAttributesSequence"] = [inner]
+    return found
+
+
+def full_of_identities(path: Path) -> None:
+    """Add what attributes by keyword cannot say: private elements, overlay, meta, preamble."""
+    data = pydicom.dcmread(path)
+    block = data.private_block(0x0009, "ZQXWVKCREATOR", create=True)
+    block.add_new(1, "LO", "ZQXWVKPRIVATE")
+    block.add_new(2, "OB", b"ZQXWVKBYTE")
+    data.add_new(0x60000010, "US", 32)
+    data.add_new(0x60000011, "US", 32)
+    data.add_new(0x60000022, "LO", "ZQXWVKOVERLAY")
+    data.add_new(0x60000040, "CS", "G")
+    data.add_new(0x60000050, "SS", [1, 1])
+    data.add_new(0x60000100, "US", 1)
+    data.add_new(0x60000102, "US", 0)
+    data.add_new(0x60001500, "LO", "ZQXWVKLABEL")
+    data.add_new(0x60003000, "OW", (b"ZQXWVKPX" * 16))
+    data.add_new(0xFFFCFFFC, "OB", b"ZQXWVKTR")
+    data.BurnedInAnnotation = "YES"
+    data.file_meta.SourceApplicationEntityTitle = "ZQXWVKAE"
+    data.file_meta.PrivateInformationCreatorUID = "2.25.989898981"
+    data.file_meta.PrivateInformation = b"ZQXWVKMT"
+    data.preamble = b"ZQXWVK" + bytes(122)
+    data.save_as(path, enforce_file_format=True)
+
+
+@pytest.fixture
+def folder(empty_rsna: Any) -> Any:
+    """An RSNA folder of 15 images whose every file is full of identities."""
+    empty_rsna.patients = 5
+    empty_rsna.complete(**identities())
+    for path in empty_rsna.root.rglob("*.dcm"):
+        full_of_identities(path)
+    return empty_rsna
+
+
+def run(command: list[str], folder: Path, code: int = 0) -> str:
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+    text = done.stdout + done.stderr
+    assert done.returncode == code, text[-4000:]
+    return text
+
+
+def leaks(text: bytes, place: str) -> Iterator[str]:
+    lowered = text.lower()
+    for secret in SECRETS:
+        if secret in lowered:
+            at = lowered.index(secret)
+            yield f"{place}: {text[max(0, at - 40) : at + 40]!r}"
+
+
+def leaks_below(folder: Path, but: Path) -> list[str]:
+    files = [path for path in folder.rglob("*") if path.is_file() and but not in path.parents]
+    assert files
+    return [leak for path in files for leak in leaks(path.read_bytes(), str(path))]
+
+
+def test_the_file_is_full(folder: Any) -> None:
+    """The test can fail: pydicom reads hundreds of identities, and the scan finds each kind."""
+    path = folder.root / "stage_2_train_images/id-00.dcm"
+    content = path.read_bytes().lower()
+    assert len(list(pydicom.dcmread(path))) > 900
+    assert content.count(b"zqxwvk") > 600
+    assert all(secret in content for secret in SECRETS if secret != b"1937-02-03")
+    assert len(list(leaks(content, "file"))) == len(SECRETS) - 1
+
+
+def test_convert(folder: Any, tmp_path: Path, write_dicom: Write) -> None:
+    images = folder.root / "stage_2_train_images"
+    whole = (images / "id-00.dcm").read_bytes()
+    (images / "half.dcm").write_bytes(whole[: len(whole) // 2])
+    (images / "short.dcm").write_bytes(whole[:-200])
+    out = tmp_path / "elsewhere" / "out"
+    out.parent.mkdir()
+    for options in ([], ["--bits", "16"]):
+        target = out.with_name(f"out{len(options)}")
+        text = run([*XRAY, "convert", str(images), str(target), *options], tmp_path, 3)
+        assert "2 of 17 files could not be converted" in text
+        assert not list(leaks(text.encode(), "terminal"))
+        assert len(list(target.rglob("*.png"))) == 15
+    assert leaks_below(out.parent, folder.root / "stage_2_train_images") == []
+
+
+def test_data_train_and_evaluate(folder: Any, tmp_path: Path) -> None:
+    options = ["data=rsna", f"data.root={folder.root}", f"data.nih_map={folder.nih_map()}"]
+    here = tmp_path / "elsewhere"
+    here.mkdir()
+    text = run([*XRAY, "data", *options, "hydra.run.dir=facts"], here)
+    train = [sys.executable, str(ROOT / "train.py"), *TOY, *options, "hydra.run.dir=run"]
+    text += run(train, here)
+    best = "run/checkpoints/best.ckpt"
+    text += run([*XRAY, "evaluate", best, "images=all", "overlap=report"], here)
+    assert "rsna (negatives: all)" in text
+    assert not list(leaks(text.encode(), "terminal"))
+    assert (here / "run/checkpoints/best.ckpt").is_file()
+    assert leaks_below(here, here / "none") == []
+
+
+def test_errors_name_the_file_alone(folder: Any) -> None:
+    """What the reader says of broken files quotes nothing from them."""
+    from xray_lightning.data.images import decode_image
+    from xray_lightning.errors import InvalidImageError
+
+    content = (folder.root / "stage_2_train_images/id-00.dcm").read_bytes()
+    rng = np.random.default_rng(0)
+    for size in rng.integers(132, len(content), 40):
+        with pytest.raises(InvalidImageError) as caught:
+            decode_image(content[:size], "x.dcm")
+        assert not list(leaks(str(caught.value).encode(), "message"))

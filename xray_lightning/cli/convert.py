@@ -1,0 +1,127 @@
+"""``xray convert``: a tree of DICOM files becomes PNG files and a table without identities."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from xray_lightning.cli.failures import PartialError
+from xray_lightning.cli.tables import show
+from xray_lightning.data.conversion import (
+    FAILED,
+    HEADER,
+    Job,
+    Outcome,
+    convert,
+    find_dicom,
+    plan,
+    write_rows,
+)
+from xray_lightning.data.decoding import available_cores
+from xray_lightning.data.dicom import tally
+from xray_lightning.data.tables import existing_folder
+from xray_lightning.errors import ConfigError
+
+
+def convert_tree(root: Path, out: Path, *, bits: int, workers: int | None, rename: bool) -> None:
+    """Convert every DICOM file below ``root``; what ``out`` has already stays.
+
+    Raises:
+        DataNotFoundError: no such folder, or no DICOM file in it.
+        DataError: two files would become one.
+        ConfigError: ``bits`` is not 8 or 16, or ``out`` has images of other bits, cannot be
+            written to, or is being written to.
+        PartialError: some files are unreadable; the others are done.
+    """
+    root = existing_folder(root, "The DICOM files were to be found there")
+    sources, others = find_dicom(root)
+    outcomes: list[Outcome] = []
+    with _claimed(out):
+        jobs = plan(sources, root, out, bits=bits, rename=rename)
+        try:
+            for outcome in _watched(_converted(jobs, workers or available_cores()), len(jobs)):
+                outcomes.append(outcome)
+        finally:  # Ctrl-C comes here too
+            _write_tables(outcomes, root, out)
+    _tell(outcomes, out, others, rename)
+    failures = [outcome for outcome in outcomes if outcome.facts is None]
+    if failures:
+        named = ", ".join(each.job.source.relative_to(root).as_posix() for each in failures[:3])
+        more = f" and {len(failures) - 3:,} more" if len(failures) > 3 else ""
+        raise PartialError(
+            f"{len(failures):,} of {len(jobs):,} files could not be converted: {named}{more}; "
+            f"{out / 'failed.csv'} says why, and running this again tries them again"
+        )
+
+
+@contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """The output folder, made if need be, for this process alone.
+
+    Raises:
+        ConfigError: it cannot be made, or another process is writing to it.
+    """
+    lock = FileLock(out / ".convert.lock")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(f"another xray convert is writing to {out}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot write to {out} ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _converted(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
+    """Outcomes in the order of the jobs. Decoding and packing release the interpreter's lock."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="convert")
+    try:
+        yield from pool.map(convert, jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _watched(outcomes: Iterator[Outcome], count: int) -> Iterator[Outcome]:
+    """The same, behind a progress bar where somebody watches."""
+    columns = TextColumn("converting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
+        yield from bar.track(outcomes, total=count)
+
+
+def _write_tables(outcomes: Iterable[Outcome], root: Path, out: Path) -> None:
+    """headers.csv of the images that are there, and failed.csv if some are not."""
+    done = [[each.facts[name] for name in HEADER] for each in outcomes if each.facts is not None]
+    failed = [
+        (each.job.source.relative_to(root).as_posix(), each.failure)
+        for each in outcomes
+        if each.facts is None
+    ]
+    write_rows(out / "headers.csv", HEADER, done)
+    (out / "failed.csv").unlink(missing_ok=True)
+    if failed:
+        write_rows(out / "failed.csv", FAILED, failed)
+
+
+def _tell(outcomes: Sequence[Outcome], out: Path, others: int, rename: bool) -> None:
+    """Counts, and one line for the reader's remarks on all the files."""
+    before = sum(outcome.was_there for outcome in outcomes)
+    done = sum(outcome.facts is not None for outcome in outcomes) - before
+    show(f"{done:,} images converted, {before:,} were before: {out}")
+    if remarks := tally(each.notes for each in outcomes if not each.was_there):
+        show(f"note: {remarks}")
+    if others:
+        show(f"note: {others:,} other files are no DICOM and were left alone")
+    show(
+        f"note: {out / 'names.csv'} tells the original names: do not pass it on"
+        if rename
+        else "note: names of files and folders were kept; if they tell who it is, use --rename"
+    )

@@ -1,0 +1,232 @@
+"""``xray predict``: the scores of any files, written as they come."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TextIO
+
+import cv2
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from xray_lightning.cli.failures import PartialError
+from xray_lightning.cli.tables import show
+from xray_lightning.data.files import Found, find_images
+from xray_lightning.data.geometry import RULE
+from xray_lightning.data.images import READER_VERSION
+from xray_lightning.errors import ConfigError, TableError
+from xray_lightning.evaluation import write_json
+from xray_lightning.inference import Classifier, Scored, load_classifier
+from xray_lightning.predictions import SCORE
+
+PACKAGES = ("xray_lightning", "torch", "timm", "opencv-python-headless", "pydicom", "numpy")
+FAILED = ["file", "reason"]
+NAMED = 3  # skipped files in the terminal; skipped.csv has them all
+
+
+def predict(
+    checkpoint: Path, names: Sequence[str], folder: Path, batch_size: int, device: str
+) -> None:
+    """Score every image that ``names`` lead to; those already in the folder's table stay.
+
+    Raises:
+        DataNotFoundError: a name leads nowhere, or there is no image.
+        CheckpointError: no checkpoint of ours.
+        ConfigError: the device is not there, or the folder holds scores of another checkpoint.
+        TableError: the folder's table is damaged.
+        PartialError: some files are unreadable; the others are done.
+    """
+    found = find_images(names)
+    classifier = load_classifier(checkpoint, device=device)
+    cv2.setNumThreads(1)  # the files are decoded in threads already
+    with _claimed(folder):
+        _require_same(folder, _facts(checkpoint, classifier))
+        if found.skipped:
+            _note_skipped(found, folder)
+        with ScoreTable(folder, classifier.labels) as table:
+            files = [path for path in found.images if str(path) not in table.done]
+            for scored in _watched(classifier.stream(files, batch_size=batch_size), len(files)):
+                table.add(scored)
+            failed = [path for path in files if str(path) in table.failures]
+    before, scored_now = len(found.images) - len(files), len(files) - len(failed)
+    show(f"{scored_now:,} images scored, {before:,} were before: {folder / 'predictions.csv'}")
+    if failed:
+        raise PartialError(
+            f"{len(failed):,} of {len(found.images):,} files could not be read; "
+            f"{folder / 'failed.csv'} says why, and running this again tries them again"
+        )
+
+
+class ScoreTable:
+    """``predictions.csv`` and ``failed.csv`` of a folder, row by row, each on disk at once.
+
+    predictions.csv has the columns ``file`` (absolute) and ``score_<label>`` for each label; a row
+    that a kill left unfinished is dropped. failed.csv has ``file`` and ``reason``, and is there
+    only if something failed.
+
+    Args:
+        folder: where the two lie.
+        labels: the L labels.
+
+    Attributes:
+        done: files with a row in predictions.csv.
+        failures: file to reason.
+
+    Raises:
+        TableError: predictions.csv has other columns, or a damaged row before its last.
+    """
+
+    def __init__(self, folder: Path, labels: Sequence[str]) -> None:
+        self._path, self._failed = folder / "predictions.csv", folder / "failed.csv"
+        self._header = ["file", *(SCORE + label for label in labels)]
+        self.done = {row[0] for row in _repaired(self._path, self._header)}
+        earlier = _repaired(self._failed, FAILED)
+        self.failures = {row[0]: row[1] for row in earlier if row[0] not in self.done}
+
+    def __enter__(self) -> "ScoreTable":
+        self._scores = _opened(self._path, self._header)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._scores.close()
+        self._failed.unlink(missing_ok=True)
+        if self.failures:  # again, without those that were read this time
+            _write(self._failed, [FAILED, *([*pair] for pair in self.failures.items())])
+
+    def add(self, scored: Scored) -> None:
+        """Write one row, to the one table or the other."""
+        name = str(scored.path)
+        if scored.scores is None:
+            self.failures[name] = scored.failure
+            with _opened(self._failed, FAILED) as file:
+                _append(file, [name, scored.failure])
+            return
+        self.failures.pop(name, None)
+        self.done.add(name)  # nine digits give the same float32 again
+        _append(self._scores, [name, *(f"{score:.9g}" for score in scored.scores)])
+
+
+def _opened(path: Path, header: Sequence[str]) -> TextIO:
+    """A table to append to, with its header; file names need not be UTF-8."""
+    file = path.open("a", newline="", encoding="utf-8", errors="surrogateescape")
+    if not path.stat().st_size:
+        _append(file, header)
+    return file
+
+
+def _append(file: TextIO, row: Sequence[str]) -> None:
+    csv.writer(file, lineterminator="\n").writerow(row)
+    file.flush()
+
+
+def _write(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Write a table anew, replacing the older one in one step."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    partial.replace(path)
+
+
+def _repaired(path: Path, header: Sequence[str]) -> list[list[str]]:
+    """The rows below the header; an unfinished last one is cut off the file.
+
+    Raises:
+        TableError: another header, or a row before the last that is damaged.
+    """
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.reader(file))
+        file.seek(0)
+        ended = file.read().endswith("\n")
+    if rows and (not ended or (len(rows) > 1 and len(rows[-1]) < len(header))):
+        rows.pop()  # a name may hold a line break, so an end of line alone does not tell
+        _write(path, rows)
+    wrong = [at for at, row in enumerate(rows, 1) if len(row) != len(header)]
+    if rows and (wrong or rows[0] != header):
+        raise TableError(
+            f"{path}, row {wrong[0] if wrong else 1}: expected the columns {', '.join(header)}; "
+            "it was written by something else or edited: name another folder"
+        )
+    return rows[1:]
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """The folder, made if need be, for this process alone.
+
+    Raises:
+        ConfigError: it cannot be made, or another process is writing to it.
+    """
+    lock = FileLock(folder / ".predict.lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(f"another xray predict is writing to {folder}") from error
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: cannot write there ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _facts(checkpoint: Path, classifier: Classifier) -> dict[str, Any]:
+    """What decided the scores, as plain values."""
+    with checkpoint.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "checkpoint": digest,
+        "labels": list(classifier.labels),
+        "split": classifier.split,
+        "preprocessing": {**classifier.preprocessing, "shape": RULE, "reader": READER_VERSION},
+        "tta": classifier.tta,
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _require_same(folder: Path, facts: dict[str, Any]) -> None:
+    """Write predict.json, or refuse a folder with scores of something else.
+
+    Raises:
+        ConfigError: another checkpoint, other rules of reading, or a table of another maker.
+    """
+    path = folder / "predict.json"
+    if not path.is_file():
+        if (folder / "predictions.csv").exists():
+            raise ConfigError(
+                f"{folder} has a predictions.csv, but no predict.json: name another folder"
+            )
+        write_json(facts, path)
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged ({error}): name another folder") from error
+    other = [key for key in facts if key != "versions" and before.get(key) != facts[key]]
+    if other:
+        raise ConfigError(
+            f"{folder} holds scores of another checkpoint or version (its {', '.join(other)} "
+            "differ): name another folder"
+        )
+
+
+def _watched(scored: Iterable[Scored], count: int) -> Iterator[Scored]:
+    """The same, behind a progress bar."""
+    columns = TextColumn("scoring images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield from bar.track(scored, total=count)
+
+
+def _note_skipped(found: Found, folder: Path) -> None:
+    """Say which files of the folders are no images: some in the terminal, all in skipped.csv."""
+    _write(folder / "skipped.csv", [["file"], *([str(path)] for path in found.skipped)])
+    named = ", ".join(path.name for path in found.skipped[:NAMED])
+    more = f" and {len(found.skipped) - NAMED:,} more" if len(found.skipped) > NAMED else ""
+    show(f"note: skipped {named}{more}: no images (skipped.csv has the list)")

@@ -1,0 +1,192 @@
+"""DICOM files become PNG files and a table of what their headers may tell.
+
+A PNG holds the image as ``read_dicom`` gives it, [0, 1] spread over 8 or 16 bits, and nothing
+else. It appears whole or not at all: one that is there and not older than its DICOM file is done.
+"""
+
+import csv
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.data.dicom import read_dicom
+from xray_lightning.data.headers import COLUMNS, read_headers
+from xray_lightning.data.tables import read_table
+from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, InvalidImageError
+
+BITS = {8: np.uint8, 16: np.uint16}
+SUFFIXES = (".dcm", ".dicom", ".ima")
+NAMES = "names.csv"
+HEADER = ("file", *COLUMNS, "png_bits")
+FAILED = ("file", "reason")
+
+_DEPTH_AT = 24  # byte of a PNG's bit depth: signature 8, length 4, IHDR 4, width 4, height 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to convert.
+
+    Attributes:
+        source: the DICOM file.
+        target: the PNG file.
+        name: ``target`` relative to the output folder, for the table.
+        bits: 8 or 16.
+    """
+
+    source: Path
+    target: Path
+    name: str
+    bits: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        job: the job.
+        facts: columns of the header table; None where the file could not be read.
+        failure: why not, else "".
+        notes: the reader's remarks.
+        was_there: the PNG was done before.
+    """
+
+    job: Job
+    facts: Mapping[str, str] | None
+    failure: str = ""
+    notes: tuple[str, ...] = ()
+    was_there: bool = False
+
+
+def find_dicom(root: Path) -> tuple[list[Path], int]:
+    """DICOM files below a folder, sorted, and the number of other files.
+
+    A file counts by its ending or by the mark at byte 128; links to folders are not followed.
+
+    Raises:
+        DataNotFoundError: there is none.
+    """
+    below = sorted(path for path in root.rglob("*") if path.is_file())
+    found = [path for path in below if _is_dicom(path)]
+    if not found:
+        raise DataNotFoundError(f"there is no DICOM file in {root}, only {len(below):,} others")
+    return found, len(below) - len(found)
+
+
+def _is_dicom(path: Path) -> bool:
+    if path.name.upper() == "DICOMDIR":  # an index, no image
+        return False
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return True  # converting it will say why it cannot be read
+
+
+def plan(sources: Sequence[Path], root: Path, out: Path, *, bits: int, rename: bool) -> list[Job]:
+    """A job for each file: the same tree of names, or numbers.
+
+    Args:
+        sources: files below ``root``, sorted.
+        root: the folder they come from.
+        out: the folder to write to.
+        bits: of the PNG files, 8 or 16.
+        rename: number the images; ``names.csv`` in ``out`` keeps which is which, so that a rerun
+            gives the same numbers.
+
+    Raises:
+        ConfigError: ``bits`` is another number.
+        DataError: two files would become one.
+    """
+    if bits not in BITS:
+        raise ConfigError(f"bits must be 8 or 16, got {bits}")
+    names = [path.relative_to(root).as_posix() for path in sources]
+    targets = _numbered(names, out) if rename else [_png_name(name) for name in names]
+    first: dict[str, str] = {}
+    for name, target in zip(names, targets, strict=True):
+        if first.setdefault(target.lower(), name) != name:
+            other = first[target.lower()]
+            raise DataError(f"{other} and {name} would both become {target}: rename one of them")
+    pairs = zip(sources, targets, strict=True)
+    return [Job(source, out / target, target, bits) for source, target in pairs]
+
+
+def _png_name(name: str) -> str:
+    """``a.dcm`` becomes ``a.png``; of ``1.2.840`` nothing is an ending."""
+    pattern = "|".join(map(re.escape, SUFFIXES))
+    return re.sub(f"({pattern})$", "", name, flags=re.IGNORECASE) + ".png"
+
+
+def _numbered(names: Sequence[str], out: Path) -> list[str]:
+    """``000001.png`` and so on; files that ``names.csv`` knows keep their numbers."""
+    path = out / NAMES
+    known: dict[str, str] = {}
+    if path.is_file():
+        table = read_table(path)
+        table.require("original", "file")
+        known = dict(zip(table.text("original"), table.text("file"), strict=True))
+    new = [name for name in names if name not in known]
+    known |= {name: f"{number:06d}.png" for number, name in enumerate(new, start=len(known) + 1)}
+    write_rows(path, ("original", "file"), known.items())
+    return [known[name] for name in names]
+
+
+def convert(job: Job) -> Outcome:
+    """Do one job, unless it is done.
+
+    Raises:
+        ConfigError: the PNG is there with another depth.
+    """
+    try:
+        if _done(job):
+            return Outcome(job, _facts(job), was_there=True)
+        image = read_dicom(job.source)
+        write_png(job.target, image.pixels, job.bits)
+        return Outcome(job, _facts(job), notes=tuple(image.notes))
+    except (InvalidImageError, OSError) as error:
+        return Outcome(job, None, str(error))
+
+
+def _facts(job: Job) -> dict[str, str]:
+    return {"file": job.name, **read_headers(job.source), "png_bits": str(job.bits)}
+
+
+def _done(job: Job) -> bool:
+    if not job.target.is_file() or job.target.stat().st_mtime < job.source.stat().st_mtime:
+        return False
+    with job.target.open("rb") as file:
+        depth = file.read(_DEPTH_AT + 1)[_DEPTH_AT]
+    if depth != job.bits:
+        raise ConfigError(
+            f"{job.target} has {depth} bits: choose another folder for {job.bits} bits"
+        )
+    return True
+
+
+def write_png(path: Path, pixels: npt.NDArray[np.float32], bits: int) -> None:
+    """Write (H, W) in [0, 1] as grey PNG; the file appears whole or not at all."""
+    top = 2**bits - 1
+    grey = np.rint(pixels.astype(np.float64) * top).astype(BITS[bits])  # float32 has 24 bits
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(cv2.imencode(".png", grey)[1].tobytes())
+    os.replace(partial, path)  # noqa: PTH105
+
+
+def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a table, replacing an older one in one step; names need not be UTF-8."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([header, *rows])
+    partial.replace(path)

@@ -1,0 +1,204 @@
+"""From stored values to grey: a table with one entry for each code.
+
+Modality, VOI, inversion and padding each map one pixel's value and look at no neighbour, so they
+are worked out once for each of the at most 65,536 codes, in double precision, in the order of
+PS3.4 N.2; the pixels are then looked up. Only the percentiles look at the image.
+
+1. Modality LUT (PS3.3 C.11.1): the table, or slope x value + intercept.
+2. VOI LUT (PS3.3 C.11.2): a table, else a window. Where there is neither:
+
+   - up to 8 bits stored: the full range of the modality values goes from black to white, so that an
+     8-bit file looks as its PNG would;
+   - more: the 0.5th percentile of the frame's modality values is black and the 99.5th is white, the
+     padding left out. A percentile q is the least value with at least q % of the pixels at or
+     below it. If both are equal, the full range.
+3. MONOCHROME1, or a Presentation LUT Shape of INVERSE (PS3.3 C.11.6): 1 - grey, once.
+4. Padding (PS3.3 C.7.5.1.1.2), compared with the stored values, is black, 0.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.data.dicom.codecs import Codes
+from xray_lightning.data.dicom.elements import Elements, refusal
+from xray_lightning.data.dicom.layout import Layout
+from xray_lightning.data.dicom.samples import Values
+
+PERCENTILES = (0.5, 99.5)  # of the pixels that are no padding
+
+Greys = npt.NDArray[np.floating]  # (N,), an entry a code
+
+_CORRECT = "Correct the header"
+
+
+def grey_table(
+    codes: Codes, stored: Values, elements: Elements, layout: Layout, window: int
+) -> tuple[Greys, list[str]]:
+    """The grey of every code, (N,) in [0, 1], and notes.
+
+    Args:
+        codes: the frame, (H, W).
+        stored: stored value of every code, (N,).
+        elements: the header.
+        layout: the layout it was read by.
+        window: which of several VOI tables or windows, from 0.
+
+    Raises:
+        InvalidImageError: a table, slope or window is invalid, or there is no such window.
+    """
+    values = modality_values(stored, elements, signed=layout.signed)
+    padding = _padding(stored, elements, layout)
+    notes = ["pixel padding is black"] if padding.any() else []
+    grey = voi_values(values, elements, window)
+    if grey is None:
+        grey, note = _without_voi(values, codes, padding, full=layout.stored <= 8)
+        notes.append(note)
+    if layout.photometric == "MONOCHROME1" or elements.text("PresentationLUTShape") == "INVERSE":
+        grey = 1 - grey
+    return np.where(padding, 0.0, grey), notes
+
+
+def modality_values(stored: Values, elements: Elements, *, signed: bool) -> Greys:
+    """Modality LUT, PS3.3 C.11.1, (N,)."""
+    tables = elements.items("ModalityLUTSequence")
+    if tables:
+        first, table, _ = read_lut(tables[0], "LUT", signed=signed)
+        return look_up(stored, first, table)
+    slope = next(iter(elements.decimals("RescaleSlope")), 1.0)
+    if slope == 0:
+        raise refusal("its RescaleSlope is 0", _CORRECT)
+    return stored * slope + next(iter(elements.decimals("RescaleIntercept")), 0.0)
+
+
+def voi_values(values: Greys, elements: Elements, window: int) -> Greys | None:
+    """VOI LUT, PS3.3 C.11.2, (N,) in [0, 1]; None where the file has none."""
+    tables = elements.items("VOILUTSequence")
+    if tables:
+        item = tables[_index(window, len(tables), "VOI tables")]
+        first, table, bits = read_lut(item, "LUT", signed=bool(values.min() < 0))
+        return look_up(values, first, table) / (2**bits - 1)
+    centers, widths = elements.decimals("WindowCenter"), elements.decimals("WindowWidth")
+    if len(centers) != len(widths):
+        raise refusal(f"it has {len(centers)} window centers, {len(widths)} widths", _CORRECT)
+    if not centers:
+        return None
+    at = _index(window, len(centers), "windows")
+    function = elements.text("VOILUTFunction") or "LINEAR"
+    return apply_window(values, centers[at], widths[at], function)
+
+
+def apply_window(values: Greys, center: float, width: float, function: str) -> Greys:
+    """A window, PS3.3 C.11.2.1.2 and C.11.2.1.3, with an output of [0, 1].
+
+    Args:
+        values: modality values, any shape.
+        center: its center c.
+        width: its width w; positive, and at least 1 for LINEAR.
+        function: LINEAR, (x - (c - 0.5)) / (w - 1) + 0.5; LINEAR_EXACT, (x - c) / w + 0.5;
+            SIGMOID, 1 / (1 + exp(-4 (x - c) / w)).
+
+    Raises:
+        InvalidImageError: the width or the function is invalid.
+    """
+    if width <= 0 or (function == "LINEAR" and width < 1):
+        raise refusal(f"its WindowWidth is {width:g}, too small for {function}", _CORRECT)
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
+    if function == "LINEAR":
+        center, width = center - 0.5, width - 1
+    elif function != "LINEAR_EXACT":
+        raise refusal("its VOILUTFunction is none of LINEAR, LINEAR_EXACT, SIGMOID", _CORRECT)
+    if width == 0:
+        return (values > center).astype(float)
+    return np.clip((values - center) / width + 0.5, 0, 1)
+
+
+def read_lut(item: Elements, prefix: str, *, signed: bool) -> tuple[int, Greys, int]:
+    """A look-up table, PS3.3 C.11.1.1.
+
+    Args:
+        item: holds the descriptor and the data.
+        prefix: of their keywords.
+        signed: whether the input it maps can be negative.
+
+    Returns:
+        The input that maps to the first entry; the entries, (M,); bits of an entry.
+
+    Raises:
+        InvalidImageError: descriptor or data is missing or corrupt.
+    """
+    numbers = item.integers(f"{prefix}Descriptor")
+    if len(numbers) != 3 or not 8 <= numbers[2] <= 16:
+        raise refusal(f"its {prefix}Descriptor is corrupt: {numbers}", _CORRECT)
+    count, bits = numbers[0] or 65536, numbers[2]
+    first = item.integers(f"{prefix}Descriptor", signed=signed)[1]
+    data = item.value(f"{prefix}Data") or b""
+    if bits == 8 and count <= len(data) <= count + 1:
+        entries = np.frombuffer(data, np.uint8, count)
+    elif len(data) >= 2 * count:
+        entries = np.frombuffer(data, f"{item.order}u2", count)
+    else:
+        reason = f"its {prefix}Data has {len(data):,} bytes for {count:,} entries: it is corrupt"
+        raise refusal(reason, _CORRECT)
+    if entries.max() >= 2**bits:
+        raise refusal(f"its {prefix}Data exceeds its {bits} bits: it is corrupt", _CORRECT)
+    return first, entries.astype(float), bits
+
+
+def look_up(values: npt.NDArray[Any], first: int, table: Greys) -> Greys:
+    """Entries for values; those below ``first`` or past the end get the first or last entry."""
+    positions = np.rint(values).astype(np.int64) - first
+    return np.take(table, np.clip(positions, 0, len(table) - 1))
+
+
+def _without_voi(
+    values: Greys, codes: Codes, padding: npt.NDArray[np.bool_], *, full: bool
+) -> tuple[Greys, str]:
+    """The stated rule for a file that says nothing about contrast."""
+    if not full:
+        counts = np.bincount(codes.ravel(), minlength=len(values))  # (N,)
+        counts[padding] = 0
+        low, high = weighted_percentiles(values, counts, PERCENTILES)
+        if low < high:
+            return np.clip((values - low) / (high - low), 0, 1), "no window: percentiles are used"
+    low, high = values.min(), values.max()
+    if low == high:
+        raise refusal("its modality LUT maps every value to one", _CORRECT)
+    return (values - low) / (high - low), "no window: the full range is used"
+
+
+def weighted_percentiles(
+    values: Greys, counts: npt.NDArray[np.int64], percents: Sequence[float]
+) -> list[float]:
+    """For each q the least value with at least q % of the counts at or below it.
+
+    Raises:
+        InvalidImageError: all counts are 0.
+    """
+    order = np.argsort(values, kind="stable")
+    total = np.cumsum(counts[order])
+    if not total[-1]:
+        raise refusal("all its pixels are padding", _CORRECT)
+    at = np.searchsorted(total, [total[-1] * percent / 100 for percent in percents])
+    return [float(value) for value in values[order[at]]]
+
+
+def _padding(stored: Values, elements: Elements, layout: Layout) -> npt.NDArray[np.bool_]:
+    """Which codes are padding, (N,): a value, or the range between two, both ends included."""
+    ends = [
+        value
+        for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")
+        for value in elements.integers(keyword, signed=layout.signed)[:1]
+    ]
+    if elements.value("PixelPaddingValue") is None:
+        return np.zeros(len(stored), bool)
+    return (stored >= min(ends)) & (stored <= max(ends))
+
+
+def _index(window: int, count: int, what: str) -> int:
+    if window >= count:
+        raise refusal(f"window {window} is asked for, it has {count} {what}, from 0", "Choose one")
+    return window

@@ -1,0 +1,105 @@
+"""Which files a list of paths, folders and patterns means."""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xray_lightning.errors import DataNotFoundError
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom")
+STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*")  # PNG, JPEG, TIFF
+
+
+@dataclass(frozen=True)
+class Found:
+    """Files, each once, absolute.
+
+    Attributes:
+        images: in the order they were named, those of a folder sorted.
+        skipped: files in the folders that are no images.
+    """
+
+    images: list[Path]
+    skipped: list[Path]
+
+
+def find_images(names: Sequence[str | Path]) -> Found:
+    """The images that files, folders (with all below them) and patterns (``scans/**/*.dcm``) name.
+
+    A file that is named or matches a pattern is taken for an image whatever it holds; in folders
+    the content decides, and the ending: a damaged ``.png`` is an image that cannot be read.
+    Two ways to write a path give one file; a link to a file keeps its own name.
+
+    Raises:
+        DataNotFoundError: a name leads nowhere, a folder cannot be listed, or there is no image.
+    """
+    images: dict[Path, None] = {}  # ordered
+    skipped: dict[Path, None] = {}
+    for place in _existing(names):
+        if not place.is_dir():
+            images[place] = None
+            continue
+        for path in _below(place):
+            (images if looks_like_image(path) else skipped)[path] = None
+    if not images:
+        raise DataNotFoundError(
+            f"no image in {', '.join(map(str, names))}: {len(skipped):,} files there are neither "
+            "DICOM nor PNG, JPEG, BMP or TIFF"
+        )
+    return Found(list(images), [path for path in skipped if path not in images])
+
+
+def looks_like_image(path: Path) -> bool:
+    """Whether a file is a picture or DICOM by its first bytes or its ending.
+
+    One that cannot be opened counts as one: reading it will say why. A DICOMDIR is an index.
+    """
+    if path.name.upper() == "DICOMDIR":
+        return False
+    if path.suffix.lower() in ENDINGS:
+        return True
+    if not path.is_file():  # a broken link, a pipe
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+    except OSError:
+        return True
+    bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)
+    bare = head[:2] == b"\x08\x00" and head[3:4] == b"\x00"  # DICOM without preamble: group 8
+    return head.startswith(STARTS) or head[128:] == b"DICM" or bitmap or bare
+
+
+def _existing(names: Iterable[str | Path]) -> Iterator[Path]:
+    for name in names:
+        exists = os.path.lexists(name)  # also a file whose name holds a bracket
+        found = glob.glob(str(name), recursive=True)  # noqa: PTH207 - Path's takes no absolute one
+        places = [str(name)] if exists else sorted(found)
+        if not places:
+            raise DataNotFoundError(f"{name}: no such file or folder, and no file matches it")
+        yield from map(_spelled, places)
+
+
+def _spelled(path: str | Path) -> Path:
+    """One spelling of a path, absolute; a link to a file keeps its own name."""
+    path = Path(path)
+    return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, sorted; links to folders are followed, circles are not."""
+    seen: set[Path] = set()
+    for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
+        here = Path(place).resolve()
+        if here in seen:
+            folders.clear()
+            continue
+        seen.add(here)
+        folders.sort()
+        yield from (here / name for name in sorted(files))
+
+
+def _refuse(error: OSError) -> None:
+    raise DataNotFoundError(f"{error.filename}: cannot list this folder ({error.strerror})")

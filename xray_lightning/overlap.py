@@ -1,0 +1,91 @@
+"""Patients a checkpoint was trained on, met again in other data: found, left out, or set apart."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.checkpoint import Bundle
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.partition import Split, with_test
+from xray_lightning.data.source import patient_keys
+from xray_lightning.errors import ConfigError, SplitError
+from xray_lightning.records import Record
+
+CHOICES = ("exclude", "report")
+LEARNED = ("train", "val")  # val chose the checkpoint, so its patients are not new to it either
+
+
+def patients_of(data: XrayDataModule) -> dict[str, object]:
+    """What a checkpoint keeps of the patients it learned from: keys of each part, plain values.
+
+    Empty where the data's patient ids must not leave it (see ``Source.population``).
+    """
+    population = data.source.population
+    if not population:
+        return {}
+    keys = {
+        part: sorted(set(patient_keys(population, data.part_records(part)))) for part in LEARNED
+    }
+    return {"population": population, "patients": keys}
+
+
+def seen_before(
+    bundle: Bundle, population: str, records: Sequence[Record]
+) -> npt.NDArray[np.bool_] | None:
+    """Whether the patient of each record was in the checkpoint's training or validation part, (N,).
+
+    None where that cannot be known: the checkpoint names no patients, or other people's.
+    """
+    if not population or bundle.split.get("population") != population:
+        return None
+    learned = {key for part in LEARNED for key in bundle.split["patients"][part]}
+    return np.array([key in learned for key in patient_keys(population, records)], dtype=np.bool_)
+
+
+def separated(bundle: Bundle, data: XrayDataModule, choice: str | None) -> dict[str, Split] | None:
+    """The test part without the patients the checkpoint learned from.
+
+    Args:
+        bundle: of the checkpoint.
+        data: the data to judge it on.
+        choice: "exclude": leave their images out; "report": put them into a part of their own.
+
+    Returns:
+        "test", and for "report" also "test_seen", each as the test part of a split; None if the
+        patients cannot be compared and no choice asks for it.
+
+    Raises:
+        ConfigError: there are such images and no choice, or a choice that cannot be carried out.
+        SplitError: no image is left.
+    """
+    if choice not in (None, *CHOICES):
+        raise ConfigError(f"overlap must be one of {', '.join(CHOICES)}, got {choice!r}")
+    seen = seen_before(bundle, data.source.population, data.part_records("test"))
+    if seen is None and choice:
+        raise ConfigError(
+            f"overlap={choice}: the patients of the checkpoint "
+            f"({bundle.split.get('population') or 'unknown'}) and of this data "
+            f"({data.source.population or 'unknown'}) cannot be compared. For RSNA set "
+            "data.nih_map; a checkpoint of an older version must be trained again"
+        )
+    if seen is None:
+        return None
+    if not seen.any():
+        return {"test": data.split}
+    if choice is None:
+        raise ConfigError(
+            f"{seen.sum():,} of the {len(seen):,} test images show patients that the checkpoint "
+            "was trained or chosen on: overlap=exclude leaves them out, overlap=report scores "
+            "them apart from the others"
+        )
+    if seen.all():
+        raise SplitError(
+            f"all {len(seen):,} test images show patients that the checkpoint was trained or "
+            "chosen on: there is nothing to judge it by. Choose another split or other data"
+        )
+    rows = data.split.parts["test"]
+    parts = {"test": with_test(data.split, data.records, rows[~seen])}
+    if choice == "report":
+        parts["test_seen"] = with_test(data.split, data.records, rows[seen])
+    return parts
