@@ -50,8 +50,10 @@ INNER = {
     ],
     "callbacks": [["progress", "seeding", "metrics_file"]],
     "audit": [
-        ["columns", "leakage"],
-        ["shift", "separation", "baselines", "decomposition"],
+        ["columns", "leakage", "weighting"],
+        ["shift", "separation", "decomposition"],
+        ["baselines"],
+        ["facts"],
     ],
     "report": [["figures", "published"], ["audit_page"]],
     "cli": [
