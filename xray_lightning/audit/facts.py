@@ -95,7 +95,7 @@ def decomposed(
     groups = {}
     for name, images in (source.official or {}).items():
         masks = tuple(np.isin(each.image_ids, list(images)) for each in (val, test))
-        if masks[1].any() and not (masks[0].all() and masks[1].all()):
+        if masks[0].any() and masks[1].any() and not (masks[0].all() and masks[1].all()):
             groups[f"publisher's {name} list"] = (masks[0], masks[1])
     parts = [_scored(each, by_id) for each in (val, test)]
     result: Facts = plain(decompose(parts[0], parts[1], groups, draws=draws, seed=seed))
@@ -154,6 +154,12 @@ def gist(facts: Facts) -> list[str]:
         f"{found['in_train_or_val']:,} of {found['test_images']:,} test images "
         f"({100 * found['share']:.1f} %) is in train or val, of {found['in_train']:,} in train."
     ]
+    twins = facts["leakage"]["exposures"]
+    if twins:
+        sentences.append(
+            f"By the map, {twins['in_train_or_val']:,} test images are the very radiograph of an "
+            f"image in train or val; {twins['shared']:,} radiographs are in more than one part."
+        )
     for each in facts["leakage"]["lists"]:
         where = ", ".join(f"{part} {each['parts'][part]:,}" for part in PARTS)
         sentences.append(f"{each['found']:,} images are in the {each['name']}: {where}.")

@@ -18,7 +18,7 @@ from xray_lightning.data.splits import PARTS, Split
 from xray_lightning.data.tables import read_names
 from xray_lightning.errors import ConfigError
 from xray_lightning.predictions import Predictions, read_predictions
-from xray_lightning.report.audit_page import audit_page
+from xray_lightning.report.audit_page import audit_page, p_text
 
 OWN = {"lists": "", "checkpoint": "", "predictions": "", "draws": "500", "bootstrap_seed": "0"}
 
@@ -120,7 +120,7 @@ def prevalence_table(facts: Mapping[str, Any]) -> Table:
         table.add_column(name, justify="right")
     for row in facts["shift"]["prevalence"]:
         shares = [_percent(row["value"][part]) for part in facts["parts"]]
-        ends = (number(row["ratio_to_train"], 2), number(row["corrected"]))
+        ends = (number(row["ratio_to_train"], 2), p_text(row["corrected"]))
         table.add_row(row["name"], *shares, number(row["ratio"], 2), _pair(row), *ends)
     return table
 
@@ -132,7 +132,7 @@ def other_table(facts: Mapping[str, Any]) -> Table:
         shares = row["name"].startswith(("sex", "view"))
         show_value = _percent if shares else lambda value: number(value, 2)
         cells = [show_value(row["value"][part]) + (" %" if shares else "") for part in row["value"]]
-        last = number(row["corrected"])
+        last = p_text(row["corrected"])
         table.add_row(row["name"], *cells, number(row["ratio"], 2), _pair(row), last)
     return table
 

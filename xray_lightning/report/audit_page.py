@@ -21,7 +21,12 @@ def audit_page(facts: Facts) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"number": _number, "percent": _percent, "interval": _interval}
+    environment.filters |= {
+        "number": _number,
+        "percent": _percent,
+        "interval": _interval,
+        "p_value": p_text,
+    }
     figures = {"ratios": ratio_figure(facts), "baselines": baseline_figure(facts)}
     if facts["decomposition"]:
         figures["decomposition"] = decomposition_figure(facts["decomposition"])
@@ -90,7 +95,7 @@ def _dots(axes: Axes, rows: Sequence[tuple[str, float | None, Sequence[float | N
 def _svg(name: str, height: float, draw: Callable[[Axes], None]) -> Markup:
     """A drawing as an SVG element; its ids start from ``name``, so that two do not clash."""
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}):
-        figure = Figure(figsize=(6.4, height), layout="constrained")
+        figure = Figure(figsize=(5.2, height), layout="constrained")
         draw(figure.subplots())
         buffer = io.StringIO()
         figure.savefig(
@@ -98,6 +103,15 @@ def _svg(name: str, height: float, draw: Callable[[Axes], None]) -> Markup:
         )
     text = buffer.getvalue()
     return Markup(text[text.index("<svg") :].replace("<svg ", f'<svg role="img" id="{name}" ', 1))
+
+
+def p_text(value: float | None) -> str:
+    """A p value, never as 0.
+
+    >>> p_text(1e-9), p_text(0.25)
+    ('< 0.001', '0.250')
+    """
+    return "< 0.001" if value is not None and value < 0.001 else _number(value)
 
 
 def _number(value: float | None, digits: int = 3) -> str:
