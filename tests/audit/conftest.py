@@ -5,6 +5,7 @@ import pytest
 
 from xray_lightning.records import Record
 
+
 def random_records(count: int = 240, patients: int = 60, seed: int = 0) -> list[Record]:
     rng = np.random.default_rng(seed)
     owners = rng.integers(patients, size=count)

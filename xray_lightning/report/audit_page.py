@@ -1,6 +1,7 @@
 """The audit as one self-contained HTML page: no script, no network, figures inline."""
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -102,7 +103,8 @@ def _svg(name: str, height: float, draw: Callable[[Axes], None]) -> Markup:
             buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Type", "Format"))
         )
     text = buffer.getvalue()
-    return Markup(text[text.index("<svg") :].replace("<svg ", f'<svg role="img" id="{name}" ', 1))
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", text[text.index("<svg") :])
+    return Markup(text.replace("<svg ", f'<svg role="img" id="figure-{name}" ', 1))
 
 
 def p_text(value: float | None) -> str:
