@@ -54,7 +54,13 @@ INNER = {
         ["judge", "compare", "subgroups", "points"],
     ],
     "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file"]],
-    "report": [["comparison", "published"], ["figures", "calls"], ["panel"]],
+    "audit": [
+        ["columns", "leakage", "weighting"],
+        ["shift", "separation", "decomposition"],
+        ["baselines"],
+        ["facts"],
+    ],
+    "report": [["comparison", "published"], ["figures", "calls", "audit_page"], ["panel"]],
     "cli": [
         ["processes"],
         ["failures", "locate", "tables"],
@@ -65,7 +71,16 @@ INNER = {
         ["provenance"],
         ["compose"],
         ["restart"],
-        ["evaluate", "datasets", "launch", "score", "compare", "convert", "predict"],
+        [
+            "evaluate",
+            "datasets",
+            "launch",
+            "score",
+            "compare",
+            "convert",
+            "predict",
+            "audit",
+        ],
         ["app"],
     ],
 }
@@ -133,7 +148,7 @@ def test_files_stay_small(path: Path) -> None:
 
 
 def test_package_stays_small() -> None:
-    assert sum(len(path.read_text().splitlines()) for path in MODULES) < 13000
+    assert sum(len(path.read_text().splitlines()) for path in MODULES) < 18000
 
 
 def test_top_level_is_fixed() -> None:

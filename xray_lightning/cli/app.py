@@ -154,6 +154,22 @@ def sweep(
     run(lambda: command(folder, test, json))
 
 
+@APP.command()
+def audit(
+    overrides: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
+) -> None:
+    """What a split does to a score, from the label table: xray audit data=nih data.root=DIR.
+
+    Leakage, shift, scores that need no image; writes audit.json and audit.html. Also: split=,
+    lists=FILE,FILE (known test lists), checkpoint=FILE, predictions=RUN, draws=500,
+    bootstrap_seed=0, hydra.run.dir=DIR.
+    """
+    from xray_lightning.cli.audit import audit as command
+
+    run(lambda: command(overrides or [], json))
+
+
 def main() -> None:
     """Entry point."""
     sys.exit(APP())

@@ -1,0 +1,110 @@
+"""The page stands alone: every section, no other host, nothing unescaped."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from xray_lightning.audit.facts import audit_facts, gist
+from xray_lightning.data.phantom import Phantom
+from xray_lightning.data.splits import patient_split
+from xray_lightning.report.audit_page import audit_page, p_text
+from xray_lightning.report.figures import COLOURS
+
+PHANTOM = Phantom(patients=60)
+VOID = {"meta", "br", "link", "img", "use", "path", "rect"}
+
+
+class Page(HTMLParser):
+    """Ids, addresses and unclosed elements of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self.handle_startendtag(tag, attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id" and value:
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href", "action", "srcset") and value:
+                self.addresses.append(value)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def facts() -> dict:
+    values = audit_facts(PHANTOM, patient_split(PHANTOM.records, None), draws=5)
+    return {**values, "gist": gist(values), "command": "xray audit data=<script>"}
+
+
+def parsed(text: str) -> Page:
+    page = Page()
+    page.feed(text)
+    return page
+
+
+def test_sections_and_addresses(facts: dict) -> None:
+    text = audit_page(facts)
+    page = parsed(text)
+    assert not page.open
+    sections = {"parts", "leakage", "shift", "baselines", "limits", "reproduce"}
+    assert sections | {"figure-ratios", "figure-baselines"} <= set(page.ids)
+    assert "decomposition" not in page.ids
+    assert all(address.startswith("#") for address in page.addresses)
+    hosts = set(re.findall(r"https?://[^\"'\s)]+", text))
+    assert hosts <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert len(page.ids) == len(set(page.ids))
+    assert len(text) < 1_000_000
+    assert COLOURS[0].lower() in text
+
+
+def test_every_figure_of_the_facts_is_on_the_page(facts: dict) -> None:
+    text = audit_page(facts)
+    for row in facts["shift"]["prevalence"]:
+        assert f"{row['ratio']:.2f}" in text
+    for row in facts["baselines"]:
+        assert f"{row['result']['mean']:.3f}" in text
+    assert facts["split"]["fingerprint"] in text
+
+
+def test_checkpoint_lists_and_decomposition(facts: dict) -> None:
+    leakage = {
+        **facts["leakage"],
+        "checkpoint": {
+            "path": "best.ckpt",
+            "seen": {"train": 7, "val": 0, "test": 4321},
+            "same_training_images": False,
+        },
+        "lists": [
+            {"name": "mine", "listed": 9, "found": 3, "parts": {"train": 1, "val": 1, "test": 1}}
+        ],
+    }
+    row = {"name": "view AP", "labels": 2, "val": 0.5, "test": None, "change": None}
+    row |= {"interval": [None, None], "val_images": 1, "test_images": 2}
+    pair = [0.0, [None, None]]
+    decomposition = {"labels": 2, "val": 0.8, "test": 0.7, "reweighted": None, "change": pair}
+    decomposition |= {"case_mix": pair, "rest": pair, "effective_images": 10.0}
+    decomposition |= {"effective_patients": 5.0, "test_images": 20, "uncovered": 0.1}
+    decomposition |= {"by_label": {"Mass": [0.8, 0.7, None]}, "matched": [row], "severity": []}
+    decomposition |= {"val_is_of_the_split": True, "test_is_of_the_split": False}
+    text = audit_page({**facts, "leakage": leakage, "decomposition": decomposition})
+    assert "test 4,321" in text
+    assert "not those of this split" in text
+    assert "not on the parts of the split audited here" in text
+    assert "decomposition" in parsed(text).ids
+
+
+def test_p_values() -> None:
+    assert (p_text(0.0), p_text(0.0123), p_text(None)) == ("< 0.001", "0.012", "-")

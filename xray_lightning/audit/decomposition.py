@@ -1,0 +1,260 @@
+"""Why does a model score differently on test than on validation? Other patients, or something else.
+
+The change of AUROC from validation to test is written as the sum of two parts::
+
+    test - validation = (test - re-weighted test) + (re-weighted test - validation)
+                          case mix                    the rest
+
+The re-weighted test counts each test image by the share of its cell (view x follow-up band x number
+of findings) in validation over that in test, so that it has validation's mix: direct
+standardisation, the importance weighting of Shimodaira (J. Stat. Plan. Inference 2000, eq. 2.3)
+with cells for densities.
+
+Assumptions: within a cell, validation and test images are alike but for what the rest stands for
+(chance, over-fitting to validation, another scanner, label noise). Limits: only what is in the
+table is standardised, so unseen differences count in the rest; findings are the labels themselves,
+with their errors; images of validation in cells without a test image have no counterpart (their
+share is given), and a few heavy weights make the figure uncertain (see the effective sample size;
+below about a tenth of the images, take it as a hint). The mean is over the labels with an AUROC in
+all three places.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.audit.columns import Columns
+from xray_lightning.audit.weighting import effective_size, reweighting, weighted_auroc
+from xray_lightning.metrics.clusters import (
+    Codes,
+    Counts,
+    Floats,
+    Interval,
+    bootstrap_counts,
+    mean_of_defined,
+    percentile_interval,
+)
+
+MINIMUM = 10  # positives and negatives of a label in a stratum, below which it does not count
+
+_FOLLOW_UPS = (1, 5, 20)  # first image, 1 to 4, 5 to 19, 20 and more
+_FINDINGS = ("0", "1", "2", "3+")
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Scores of a model on a part.
+
+    Attributes:
+        columns: of the n scored images.
+        scores: (n, L).
+    """
+
+    columns: Columns
+    scores: Floats
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean AUROC on matched images of both parts.
+
+    Attributes:
+        name: which images.
+        labels: how many labels have an AUROC in both.
+        val: mean AUROC on validation; NaN where there is none.
+        test: on test.
+        change: test less val.
+        interval: of the change; 95 %, patients of both parts resampled.
+        val_images: how many.
+        test_images: how many.
+    """
+
+    name: str
+    labels: int
+    val: float
+    test: float
+    change: float
+    interval: Interval
+    val_images: int
+    test_images: int
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """The change from validation to test in two parts; see the module's docstring.
+
+    Attributes:
+        labels: how many the means are over.
+        val: mean AUROC on validation.
+        test: on test.
+        reweighted: on test with validation's mix.
+        change: test less val, with its interval.
+        case_mix: test less re-weighted, with its interval.
+        rest: re-weighted less val, with its interval.
+        effective_images: Kish's (sum w)^2 / sum w^2 of the test images.
+        effective_patients: the same of the weights summed by patient.
+        test_images: of the test part.
+        uncovered: share of validation's images in cells without a test image.
+        by_label: label to (val, test, re-weighted).
+        matched: on parts of both.
+        severity: by number of other findings.
+    """
+
+    labels: int
+    val: float
+    test: float
+    reweighted: float
+    change: tuple[float, Interval]
+    case_mix: tuple[float, Interval]
+    rest: tuple[float, Interval]
+    effective_images: float
+    effective_patients: float
+    test_images: int
+    uncovered: float
+    by_label: dict[str, tuple[float, float, float]]
+    matched: list[Difference]
+    severity: list[Difference]
+
+
+def decompose(
+    val: Scored,
+    test: Scored,
+    groups: Mapping[str, tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]],
+    *,
+    draws: int,
+    seed: int,
+) -> Decomposition:
+    """Split the change from validation to test.
+
+    Args:
+        val: scores on validation.
+        test: scores on test; labels as in ``val``.
+        groups: name to the matched images of validation (n,) and test (m,), e.g. those of the
+            publisher's test list, besides the views and first images that are always compared.
+        draws: of the bootstrap; the weights are found anew in each.
+        seed: of the draws.
+    """
+    pair = [_counts(part.columns, draws, seed + place) for place, part in enumerate((val, test))]
+    cells = _cells(val.columns, test.columns)
+    weights = reweighting(*cells, *pair)
+    unweighted = [_aurocs(part, each) for part, each in zip((val, test), pair, strict=True)]
+    curves = np.stack([*unweighted, _aurocs(test, weights)])  # (3, L, 1 + D)
+    curves[:, np.isnan(curves[:, :, 0]).any(axis=0)] = np.nan
+    means = [mean_of_defined(each) for each in curves]  # (1 + D,) each
+    known = ~np.isnan(curves[0, :, 0])
+    by_patient = np.bincount(test.columns.patients, weights=weights[0]).astype(np.float64)
+    matched = {**_always(val.columns, test.columns), **groups}
+    return Decomposition(
+        labels=int(known.sum()),
+        val=float(means[0][0]),
+        test=float(means[1][0]),
+        reweighted=float(means[2][0]),
+        change=_with_interval(means[1] - means[0]),
+        case_mix=_with_interval(means[1] - means[2]),
+        rest=_with_interval(means[2] - means[0]),
+        effective_images=effective_size(weights[0]),
+        effective_patients=effective_size(by_patient),
+        test_images=len(weights[0]),
+        uncovered=float(np.mean(~np.isin(cells[0], cells[1]))),
+        by_label={
+            label: (float(row[0]), float(row[1]), float(row[2]))
+            for label, row in zip(val.columns.labels, curves[:, :, 0].T, strict=True)
+        },
+        matched=[_matched(name, val, test, pair, each) for name, each in matched.items()],
+        severity=[_severity(level, val, test, pair) for level in range(len(_FINDINGS))],
+    )
+
+
+def findings(columns: Columns) -> Floats:
+    """How many findings each image has, (n,); an unknown one is not counted."""
+    return np.asarray((columns.targets == 1).sum(axis=1), dtype=np.float64)
+
+
+def _counts(columns: Columns, draws: int, seed: int) -> Floats:
+    """How often each image is drawn with its patient, the sample itself first, (1 + D, n)."""
+    counts: Counts = bootstrap_counts(columns.patient_count, draws, seed)
+    drawn = counts[:, columns.patients].astype(np.float64)
+    return np.vstack([np.ones((1, drawn.shape[1])), drawn])
+
+
+def _cells(val: Columns, test: Columns) -> tuple[Codes, Codes]:
+    """View x follow-up band x number of findings as one number for both parts, (n,) and (m,)."""
+    views = np.unique(np.concatenate([val.view, test.view]))
+    both = []
+    for columns in (val, test):
+        band = np.searchsorted(_FOLLOW_UPS, columns.follow_up, side="right")
+        band = np.where(np.isnan(columns.follow_up), len(_FOLLOW_UPS) + 1, band)
+        severity = np.minimum(findings(columns), len(_FINDINGS) - 1)
+        place = np.searchsorted(views, columns.view)
+        cell = (place * (len(_FOLLOW_UPS) + 2) + band) * len(_FINDINGS) + severity
+        both.append(cell.astype(np.intp))
+    return both[0], both[1]
+
+
+def _always(
+    val: Columns, test: Columns
+) -> dict[str, tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
+    """Each view, and the patients' first images."""
+    views = sorted(set(val.view.tolist()) & set(test.view.tolist()) - {""})
+    found = {f"view {view}": (val.view == view, test.view == view) for view in views}
+    if not np.isnan(test.follow_up).all():
+        found["first images"] = (val.follow_up == 0, test.follow_up == 0)
+    return found
+
+
+def _aurocs(part: Scored, weights: Floats, use: npt.NDArray[np.bool_] | None = None) -> Floats:
+    """AUROC of each label in each draw, (L, D); NaN for a label with too few images in ``use``.
+
+    Args:
+        part: scores of n images.
+        weights: (D, n).
+        use: the images of each label that count, (n, L); None: all.
+    """
+    targets = part.columns.targets
+    found = np.full((targets.shape[1], len(weights)), np.nan)
+    for index in range(len(found)):
+        known = ~np.isnan(targets[:, index])
+        if use is not None:
+            known &= use[:, index]
+        positive = targets[known, index] == 1
+        least = 1 if use is None else MINIMUM
+        if min(positive.sum(), (~positive).sum()) >= least:
+            found[index] = weighted_auroc(part.scores[known, index], positive, weights[:, known])
+    return found
+
+
+def _matched(
+    name: str,
+    val: Scored,
+    test: Scored,
+    counts: Sequence[Floats],
+    masks: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]],
+) -> Difference:
+    """Both parts on some of their images; a mask is (n,), or (n, L) where it differs by label."""
+    curves, images = [], []
+    for part, weights, mask in zip((val, test), counts, masks, strict=True):
+        use = np.broadcast_to(mask.T, part.scores.T.shape).T
+        curves.append(_aurocs(part, weights, use))
+        images.append(int(use.any(axis=1).sum()))
+    both = ~np.isnan(curves[0][:, 0]) & ~np.isnan(curves[1][:, 0])
+    means = [mean_of_defined(each[both]) for each in curves]
+    change, interval = _with_interval(means[1] - means[0])
+    firsts = (float(means[0][0]), float(means[1][0]))
+    return Difference(name, int(both.sum()), *firsts, change, interval, *images)
+
+
+def _severity(level: int, val: Scored, test: Scored, counts: Sequence[Floats]) -> Difference:
+    """Images with so many findings besides the judged label, which differ from label to label."""
+    masks = []
+    for part in (val, test):
+        others = findings(part.columns)[:, None] - (part.columns.targets == 1)  # (n, L)
+        masks.append(np.minimum(others, len(_FINDINGS) - 1) == level)
+    name = f"{_FINDINGS[level]} other findings"
+    return _matched(name, val, test, counts, (masks[0], masks[1]))
+
+
+def _with_interval(values: Floats) -> tuple[float, Interval]:
+    """Of the sample, and of its draws."""
+    return float(values[0]), percentile_interval(values[1:])

@@ -1,0 +1,109 @@
+"""What a model has seen of its test part: patients, exposures, images of somebody's test list."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from xray_lightning.data.partition import Indices, shared_patients
+from xray_lightning.records import Record
+
+LEARNED = ("train", "val")  # val chooses the checkpoint, so it is not new to a model either
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Patients (or exposures) in more than one part.
+
+    Attributes:
+        shared: how many are in more than one part.
+        between: "train and test" and so on: how many are in both.
+        test_images: of the test part.
+        in_train: test images whose patient (exposure) has an image in train.
+        in_train_or_val: in train or val.
+    """
+
+    shared: int
+    between: dict[str, int]
+    test_images: int
+    in_train: int
+    in_train_or_val: int
+
+    @property
+    def share(self) -> float:
+        """Of the test images, in train or val."""
+        return self.in_train_or_val / self.test_images
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Images of a known list in this data.
+
+    Attributes:
+        name: of the list.
+        listed: names in it.
+        found: of them in this label table.
+        parts: part to how many of its images are in the list.
+    """
+
+    name: str
+    listed: int
+    found: int
+    parts: dict[str, int]
+
+
+def leak(records: Sequence[Record], parts: Mapping[str, Indices]) -> Leak:
+    """Patients that stand in more than one part."""
+    shared = shared_patients(records, parts)
+    owners = [record.patient_id for record in records]
+    return _leak(owners, parts, list(shared.values()))
+
+
+def exposure_leak(exposures: Sequence[str], parts: Mapping[str, Indices]) -> Leak:
+    """Images that are one and the same exposure under two ids, in more than one part.
+
+    Args:
+        exposures: name of each record's exposure, (N,), e.g. NIH's name of an RSNA image.
+        parts: positions in the records.
+    """
+    homes: dict[str, list[str]] = defaultdict(list)
+    for part, rows in parts.items():
+        for name in {exposures[row] for row in rows}:
+            homes[name].append(part)
+    return _leak(exposures, parts, [each for each in homes.values() if len(each) > 1])
+
+
+def listed(
+    name: str,
+    names: Collection[str],
+    aliases: Sequence[Collection[str]],
+    parts: Mapping[str, Indices],
+) -> Listed:
+    """How much of a list (a known test set) is in each part.
+
+    Args:
+        name: of the list.
+        names: the image names in it.
+        aliases: every name of each record, (N,): its id, and its NIH name where a map tells it.
+        parts: positions in the records.
+    """
+    wanted = set(names)
+    hit = np.array([not wanted.isdisjoint(each) for each in aliases], dtype=np.bool_)
+    counts = {part: int(hit[rows].sum()) for part, rows in parts.items()}
+    return Listed(name, len(wanted), int(hit.sum()), counts)
+
+
+def _leak(
+    owners: Sequence[str], parts: Mapping[str, Indices], homes: Sequence[Sequence[str]]
+) -> Leak:
+    between = {
+        f"{first} and {second}": sum(first in each and second in each for each in homes)
+        for first, second in combinations(parts, 2)
+    }
+    sets = {part: {owners[row] for row in parts[part]} for part in LEARNED}
+    test = [owners[row] for row in parts["test"]]
+    in_train = sum(owner in sets["train"] for owner in test)
+    learned = sets["train"] | sets["val"]
+    return Leak(len(homes), between, len(test), in_train, sum(owner in learned for owner in test))

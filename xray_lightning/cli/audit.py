@@ -1,0 +1,171 @@
+"""``xray audit``: leakage, shift, image-free baselines and the change from validation to test."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.table import Table
+from rich.text import Text
+
+from xray_lightning.audit.facts import Facts, audit_facts, gist
+from xray_lightning.cli.overrides import composed, make
+from xray_lightning.cli.tables import number, show
+from xray_lightning.data.nih_map import read_nih_map
+from xray_lightning.data.source import Source
+from xray_lightning.data.splits import PARTS, Split
+from xray_lightning.data.tables import read_names
+from xray_lightning.errors import ConfigError
+from xray_lightning.predictions import Predictions, read_predictions
+from xray_lightning.report.audit_page import audit_page, p_text
+
+OWN = {"lists": "", "checkpoint": "", "predictions": "", "draws": "500", "bootstrap_seed": "0"}
+
+
+def audit(overrides: Sequence[str], as_json: bool) -> None:
+    """Audit a split; see ``xray audit --help``.
+
+    Raises:
+        ConfigError: a setting of this verb has a value that cannot work.
+    """
+    own, values = own_settings(overrides)
+    config, run_dir = composed(values)
+    source: Source = make(config.data)
+    split: Split = make(config.split)(source.records, source.official)
+    names = [Path(name) for name in own["lists"].strip("[]").split(",") if name]
+    facts = audit_facts(
+        source,
+        split,
+        lists={f"list {path}": read_names(path) for path in names},
+        exposures=exposures_of(config),
+        predictions=predictions_of(own["predictions"]),
+        draws=int(own["draws"]),
+        seed=int(own["bootstrap_seed"]),
+    )
+    if own["checkpoint"]:
+        facts["leakage"]["checkpoint"] = checkpoint_facts(own["checkpoint"], source, split)
+    facts["command"] = " ".join(["xray audit", *overrides])
+    facts["gist"] = gist(facts)
+    folder = run_dir or Path("outputs") / f"audit_{source.name}_{split.fingerprint}"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(facts, indent=2, allow_nan=False)
+    (folder / "audit.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "audit.html").write_text(audit_page(facts), encoding="utf-8")
+    if as_json:
+        print(text)
+        return
+    show(prevalence_table(facts), other_table(facts), baseline_table(facts))
+    show(*facts["gist"], *(f"note: {note}" for note in facts["notes"]), f"written to {folder}")
+
+
+def own_settings(overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The settings of this verb, and what is left for the configuration.
+
+    Raises:
+        ConfigError: a number that is none.
+    """
+    values, rest = dict(OWN), []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if key in OWN:
+            values[key] = value
+        else:
+            rest.append(text)
+    for key, low in (("draws", 1), ("bootstrap_seed", 0)):
+        if not values[key].isdecimal() or int(values[key]) < low:
+            raise ConfigError(f"{key} must be an integer of at least {low}, got {values[key]!r}")
+    return values, rest
+
+
+def exposures_of(config: DictConfig) -> dict[str, str]:
+    """NIH's name of every RSNA image, where the configuration has the map."""
+    path = config.data.get("nih_map")
+    return read_nih_map(Path(path)) if path else {}
+
+
+def predictions_of(run: str) -> tuple[Predictions, Predictions] | None:
+    """The tables a run left, None without a run."""
+    if not run:
+        return None
+    val, test = (read_predictions(Path(run) / f"predictions_{part}.csv") for part in PARTS[1:])
+    return val, test
+
+
+def checkpoint_facts(path: str, source: Source, split: Split) -> Facts:
+    """Images of each part whose patient the checkpoint learned from."""
+    from xray_lightning.checkpoint import load_checkpoint  # torch takes seconds to import
+    from xray_lightning.overlap import seen_before
+
+    bundle = load_checkpoint(path).bundle
+    seen = seen_before(bundle, source.population, source.records)
+    return {
+        "path": path,
+        "comparable": seen is not None,
+        "population": bundle.split.get("population") or None,
+        "same_training_images": bundle.split["parts"]["train"] == split.part_fingerprints["train"],
+        "same_test_images": bundle.split["parts"]["test"] == split.part_fingerprints["test"],
+        "seen": None
+        if seen is None
+        else {part: int(seen[split.parts[part]].sum()) for part in PARTS},
+    }
+
+
+def prevalence_table(facts: Mapping[str, Any]) -> Table:
+    """A row a label: prevalence of each part, and the ratios."""
+    split = facts["split"]
+    title = f"{facts['data']}, split {split['name']} [{split['fingerprint']}]: prevalence in %"
+    table = _table(title, "label", *facts["parts"], "test/train+val", "95 % (patients)")
+    for name in ("test/train", "p (Holm)"):
+        table.add_column(name, justify="right")
+    for row in facts["shift"]["prevalence"]:
+        shares = [_percent(row["value"][part]) for part in facts["parts"]]
+        ends = (number(row["ratio_to_train"], 2), p_text(row["corrected"]))
+        table.add_row(row["name"], *shares, number(row["ratio"], 2), _pair(row), *ends)
+    return table
+
+
+def other_table(facts: Mapping[str, Any]) -> Table:
+    """A row for each kind of metadata."""
+    table = _table("metadata", "", *facts["parts"], "test/train+val", "95 % (patients)", "p (Holm)")
+    for row in facts["shift"]["metadata"]:
+        shares = row["name"].startswith(("sex", "view"))
+        show_value = _percent if shares else lambda value: number(value, 2)
+        cells = [show_value(row["value"][part]) + (" %" if shares else "") for part in row["value"]]
+        last = p_text(row["corrected"])
+        table.add_row(row["name"], *cells, number(row["ratio"], 2), _pair(row), last)
+    return table
+
+
+def baseline_table(facts: Mapping[str, Any]) -> Table:
+    """Mean AUROC of scores that need no image."""
+    table = _table("mean test AUROC without looking at an image", "", "AUROC", "95 % (patients)")
+    table.add_column("labels", justify="right")
+    for row in facts["baselines"]:
+        found = row["result"]
+        if found is None:
+            table.add_row(row["name"], "-", row["undefined"], "")
+            continue
+        interval = (
+            "-" if found["interval"][0] is None else "{:.3f}-{:.3f}".format(*found["interval"])
+        )
+        defined = f"{found['defined']}/{len(facts['labels'])}"
+        table.add_row(row["name"], number(found["mean"]), interval, defined)
+    return table
+
+
+def _table(title: str, first: str, *columns: str) -> Table:
+    table = Table(title=Text(title), title_justify="left", header_style="bold")
+    table.add_column(first)
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return number(None if value is None else 100 * value, 1)
+
+
+def _pair(row: Mapping[str, Any]) -> str:
+    low, high = row["ratio_interval"]
+    return "-" if low is None else f"{low:.2f}-{high:.2f}"
