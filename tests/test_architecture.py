@@ -60,7 +60,7 @@ INNER = {
         ["baselines"],
         ["facts"],
     ],
-    "report": [["comparison", "published"], ["figures", "calls", "audit_page"], ["panel"]],
+    "report": [["comparison", "published"], ["figures", "calls"], ["panel", "audit_page"]],
     "cli": [
         ["processes"],
         ["failures", "locate", "tables"],
