@@ -31,27 +31,27 @@ def state(run_folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
-def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 240
-    while not path.exists():
-        assert process.poll() is None, f"the sweep ended before {path}"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def kill_at(file: str, command: list[str], folder: Path) -> None:
+    """Start a sweep and kill it with all its processes once it has written a file."""
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=quiet, stderr=quiet, start_new_session=True
+    )
+    deadline = time.monotonic() + 480
+    try:
+        while not list(folder.glob(file)):
+            assert process.poll() is None, f"the sweep ended before {file}"
+            assert time.monotonic() < deadline, f"{file} is not there yet"
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_a_killed_sweep_runs_only_what_is_missing(tmp_path: Path) -> None:
     command = [*TRAIN, "-m", "sweep=seeds", "seed=0,1,2", *TOY, "epochs=4"]
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=quiet, stderr=quiet, start_new_session=True
-    )
-    while not (found := list(tmp_path.glob("outputs/sweep_seeds_*"))):
-        assert process.poll() is None
-        time.sleep(0.1)
-    (sweep,) = found
-    wait_for(sweep / "1/checkpoints/last.ckpt", process)  # run 0 is finished, run 1 is in training
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_at("outputs/sweep_seeds_*/1/checkpoints/last.ckpt", command, tmp_path)
+    (sweep,) = tmp_path.glob("outputs/sweep_seeds_*")  # run 0 is finished, run 1 is in training
     assert not (sweep / "1/metrics.json").exists()
     before = state(sweep / "0")
     text = run(command, tmp_path)
