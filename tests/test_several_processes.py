@@ -330,7 +330,7 @@ def test_ctrl_c_ends_all(folder: Path, started: Any) -> None:
 
 
 def test_an_error_ends_all(folder: Path) -> None:
-    wild = ["optim.optimizer.lr=1e30", "optim.head_lr=1e30", "optim.schedule.warmup_epochs=0"]
+    wild = ["optim.optimizer.lr=1e30", "optim.head_lr=1e30", "schedule.warmup_epochs=0"]
     name = folder / "wild"
     command = [*TRAIN, *TOY, *TWO, *wild, f"hydra.run.dir={name}"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
