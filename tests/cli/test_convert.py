@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 from filelock import FileLock
 
@@ -165,3 +166,26 @@ def test_what_failed_is_said(tree: Path, tmp_path: Path) -> None:
 def test_the_real_sample(shared_data: Path, tmp_path: Path) -> None:
     convert(shared_data / "rsna-sample", tmp_path)
     assert len(list(tmp_path.rglob("*.png"))) == len(rows(tmp_path / "headers.csv")) == 338
+
+
+def test_another_depth_leaves_the_tables_alone(tree: Path, tmp_path: Path) -> None:
+    convert(tree, tmp_path / "out")
+    before = (tmp_path / "out/headers.csv").read_text()
+    with pytest.raises(ConfigError, match="choose another folder for 16 bits"):
+        convert(tree, tmp_path / "out", bits=16)
+    assert (tmp_path / "out/headers.csv").read_text() == before
+
+
+def test_a_header_that_only_the_reader_understands(
+    tree: Path, tmp_path: Path, write_dicom: Write
+) -> None:
+    """Two numbers where one belongs: pydicom's value is a list."""
+    path = next(tree.rglob("*.dcm"))
+    dataset = pydicom.dcmread(path)
+    dataset.PixelRepresentation = [0, 0]
+    dataset.save_as(tree / "odd.dcm")
+    with pytest.raises(PartialError, match=r"1 of \d+ files could not be converted: odd\.dcm"):
+        convert(tree, tmp_path / "out")
+    (failed,) = rows(tmp_path / "out/failed.csv")
+    assert "a header element is damaged" in failed["reason"] or "PixelRep" in failed["reason"]
+    assert not (tmp_path / "out/odd.png").exists()

@@ -168,7 +168,7 @@ def test_end_marker_of_a_thumbnail_does_not_hide_truncation() -> None:
     ("data", "match"),
     [
         (b"", "the file is empty. Download"),
-        (b"<html>not found</html>", r"no PNG, JPEG, BMP, TIFF or DICOM \(it starts with b'<html>"),
+        (b"<html>not found</html>", "no PNG, JPEG, BMP, TIFF or DICOM by its first bytes"),
         (PNG[:-20], "the PNG is truncated: a chunk ends at byte"),
         (PNG[:60] + b"?" + PNG[61:], "the PNG is damaged: wrong checksum of the chunk at byte 33"),
         (PNG[:8] + chunk(b"IEND", b""), "does not begin with its header"),
@@ -259,3 +259,17 @@ def test_real_images_as_pillow_decodes_them(real_data: Callable[[str], Path]) ->
         pixels = read_image(path)
         assert pixels.shape == (1024, 1024)
         np.testing.assert_array_equal(pixels, np.asarray(opened[path].convert("RGB"))[..., 0])
+
+
+def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "big.dcm").open("wb") as file:
+        file.truncate(2**30 + 1)
+    with pytest.raises(InvalidImageError, match="larger than 1,073,741,824 bytes"):
+        read_image(tmp_path / "big.dcm")
+
+
+def test_an_error_repeats_no_byte_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "scan").write_bytes(b"DOE^JANE" + bytes(200))
+    with pytest.raises(InvalidImageError) as caught:
+        read_image(tmp_path / "scan")
+    assert "DOE" not in str(caught.value)

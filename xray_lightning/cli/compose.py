@@ -286,7 +286,7 @@ def closing(
         auroc_table(
             summaries, f"{data.source.title}, split {data.split.name} [{data.split.fingerprint}]"
         ),
-        *found.shown("test", groups=False),
+        *found.shown(f"test of {data.source.title}", groups=False),
         parts_line(summaries),
         mean_line(summaries),
         f"training saw {metrics.images_seen:,} images at {rate:.1f} images per second",

@@ -50,7 +50,7 @@ def part_facts(data: XrayDataModule, part: str, tta: str) -> dict[str, Any]:
     """What is judged, for :func:`verdict_of`."""
     return {
         "fingerprint": data.split.part_fingerprints[part],
-        "data": data.source.name,
+        "data": data.source.title,
         "data_images": len(data.source.records),
         "split": {"name": data.split.name, "fingerprint": data.split.fingerprint},
         "subset": part,

@@ -1,10 +1,12 @@
 """``xray convert``: a tree of DICOM files becomes PNG files and a table without identities."""
 
+import csv
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -47,7 +49,7 @@ def convert_tree(root: Path, out: Path, *, bits: int, workers: int | None, renam
             for outcome in _watched(_converted(jobs, workers or available_cores()), len(jobs)):
                 outcomes.append(outcome)
         finally:  # Ctrl-C comes here too
-            _write_tables(outcomes, root, out)
+            _write_tables(outcomes, root, out, complete=len(outcomes) == len(jobs))
     _tell(outcomes, out, others, rename)
     failures = [outcome for outcome in outcomes if outcome.facts is None]
     if failures:
@@ -97,18 +99,34 @@ def _watched(outcomes: Iterator[Outcome], count: int) -> Iterator[Outcome]:
         yield from bar.track(outcomes, total=count)
 
 
-def _write_tables(outcomes: Iterable[Outcome], root: Path, out: Path) -> None:
-    """headers.csv of the images that are there, and failed.csv if some are not."""
+def _write_tables(outcomes: Iterable[Outcome], root: Path, out: Path, *, complete: bool) -> None:
+    """headers.csv of the images that are there, and failed.csv if some are not.
+
+    Of a run that was stopped, the rows an earlier one wrote about other files are kept.
+    """
     done = [[each.facts[name] for name in HEADER] for each in outcomes if each.facts is not None]
     failed = [
         (each.job.source.relative_to(root).as_posix(), each.failure)
         for each in outcomes
         if each.facts is None
     ]
+    if not complete:
+        done += _earlier(out / "headers.csv", HEADER, {row[0] for row in done})
+        failed += _earlier(out / "failed.csv", FAILED, {row[0] for row in failed})
     write_rows(out / "headers.csv", HEADER, done)
     (out / "failed.csv").unlink(missing_ok=True)
     if failed:
         write_rows(out / "failed.csv", FAILED, failed)
+
+
+def _earlier(path: Path, header: Sequence[str], without: Collection[str]) -> list[Any]:
+    """Rows of a table that an earlier run left, but for some files."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    ours = rows[:1] == [list(header)]
+    return [row for row in rows[1:] if ours and row[0] not in without]
 
 
 def _tell(outcomes: Sequence[Outcome], out: Path, others: int, rename: bool) -> None:

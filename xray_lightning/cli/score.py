@@ -73,7 +73,7 @@ def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
     if as_json:
         print(text)
         return
-    title = f"{table} on {source.name}"
+    title = f"{table} on {source.title}"
     if split is not None:
         title += f", split {split.name} [{split.fingerprint}], {own['subset']}"
     show(
@@ -166,7 +166,7 @@ def identity(
     return {
         "fingerprint": fingerprint({name: ids}),
         "table": str(table),
-        "data": source.name,
+        "data": source.title,
         "data_images": len(source.records),
         "split": None if split is None else {"name": split.name, "fingerprint": split.fingerprint},
         "subset": own["subset"] or None,

@@ -149,9 +149,9 @@ def convert(job: Job) -> Outcome:
     try:
         if _done(job):
             return Outcome(job, _facts(job), was_there=True)
-        image = read_dicom(job.source)
+        image, facts = read_dicom(job.source), _facts(job)
         write_png(job.target, image.pixels, job.bits)
-        return Outcome(job, _facts(job), notes=tuple(image.notes))
+        return Outcome(job, facts, notes=tuple(image.notes))
     except (InvalidImageError, OSError) as error:
         return Outcome(job, None, str(error))
 

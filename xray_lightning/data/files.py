@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xray_lightning.errors import DataNotFoundError
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom")
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom", ".ima")
 STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*")  # PNG, JPEG, TIFF
 
 
@@ -59,7 +59,7 @@ def looks_like_image(path: Path) -> bool:
     if path.name.upper() == "DICOMDIR":
         return False
     if path.suffix.lower() in ENDINGS:
-        return True
+        return path.is_file() or not path.exists()  # no pipe, no folder; a broken link says why
     if not path.is_file():  # a broken link, a pipe
         return False
     try:

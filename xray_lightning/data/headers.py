@@ -14,12 +14,14 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from xray_lightning.data.tables import OLDEST, age_in_years
+from xray_lightning.errors import InvalidImageError
 
 OLDEST_TOLD = 90.0  # years
 
 VIEWS = ("AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO", "LATERAL", "LAT")  # PS3.3 C.8.1.1
 _MODALITY = re.compile(r"CR|DX|DR|RG|RF|XA|MG|OT|SC|CT|MR|US|PX|IO")
 _PHOTOMETRIC = re.compile(r"MONOCHROME[12]|RGB|PALETTE COLOR|YBR_[A-Z0-9_]+")
+_MANUFACTURER = re.compile(r"[A-Za-z][A-Za-z .,&()/+-]{0,63}")  # no ^ of names, no digits of dates
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?")
 
 
@@ -54,7 +56,7 @@ ALLOWED: Mapping[str, tuple[str, Callable[[str], str]]] = {  # column: element a
     "sex": ("PatientSex", _word("M", "F", "O")),
     "pixel_spacing_mm": ("PixelSpacing", _numbers),
     "imager_pixel_spacing_mm": ("ImagerPixelSpacing", _numbers),
-    "manufacturer": ("Manufacturer", lambda text: text if text.isprintable() else ""),
+    "manufacturer": ("Manufacturer", _matching(_MANUFACTURER)),
     "photometric": ("PhotometricInterpretation", _matching(_PHOTOMETRIC)),
     "window_center": ("WindowCenter", _numbers),
     "window_width": ("WindowWidth", _numbers),
@@ -74,7 +76,21 @@ def read_headers(path: Path) -> dict[str, str]:
     """The allowed facts of a DICOM file that is known to be readable, one text per column.
 
     Text elements are taken as stored: pydicom would check them and warn, for each file of RSNA.
+
+    Raises:
+        InvalidImageError: pydicom cannot make sense of an element; its value is not repeated.
     """
+    try:
+        return _read(path)
+    except OSError:
+        raise
+    except Exception as error:  # damaged elements can raise anything in pydicom
+        raise InvalidImageError(
+            f"{path}: a header element is damaged ({type(error).__name__}). Correct the header"
+        ) from error
+
+
+def _read(path: Path) -> dict[str, str]:
     wanted = [keyword for keyword, _ in ALLOWED.values()] + list(_INTEGERS.values())
     header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=wanted)
     facts = {column: allow(_text(header, name)) for column, (name, allow) in ALLOWED.items()}

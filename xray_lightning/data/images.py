@@ -28,6 +28,8 @@ from xray_lightning.records import Record
 
 READER_VERSION = 1  # raise it when a rule above changes: caches of pixels then become stale
 
+MAX_FILE = 2**30  # bytes; a larger one would fill the memory
+
 Pixels = npt.NDArray[np.uint8]  # (H, W)
 Decoded = npt.NDArray[np.integer | np.floating]  # (H, W) or (H, W, C), C in OpenCV's order BGRA
 
@@ -47,6 +49,8 @@ def read_image(path: Path) -> Pixels:
             the reason and the remedy.
     """
     try:
+        if Path(path).stat().st_size > MAX_FILE:
+            raise _invalid(path, f"the file is larger than {MAX_FILE:,} bytes", "Split it")
         data = Path(path).read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
@@ -126,7 +130,7 @@ def _check_frame(data: bytes, name: str) -> None:
     elif data.startswith(_JPEG):
         _check_jpeg(data, name)
     elif not data.startswith(_OTHERS):
-        reason = f"it is no PNG, JPEG, BMP, TIFF or DICOM (it starts with {data[:8]!r})"
+        reason = "it is no PNG, JPEG, BMP, TIFF or DICOM by its first bytes"  # which may be a name
         raise _invalid(name, reason, "Convert or download the file again")
 
 

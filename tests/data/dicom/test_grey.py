@@ -292,3 +292,10 @@ def test_against_pydicoms_own_pipeline(function: str, signed: int) -> None:
     low, high = (np.array([-2048, 2047]) + (0 if signed else 2048)) * 1.7 - 311
     ours = apply_window(stored * 1.7 - 311, 512.25, 700.5, function)
     np.testing.assert_allclose(ours, (theirs - low) / (high - low), atol=1e-9)
+
+
+def test_values_beyond_any_integer_get_the_ends_of_a_table() -> None:
+    from xray_lightning.data.dicom.grey import look_up
+
+    table = np.array([1.0, 2.0, 3.0])
+    assert look_up(np.array([-1e30, 6.0, 1e30]), 5, table).tolist() == [1, 2, 3]

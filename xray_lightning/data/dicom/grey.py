@@ -161,8 +161,8 @@ def strips(codes: Codes) -> Iterator[slice]:
 
 def look_up(values: npt.NDArray[Any], first: int, table: Greys) -> Greys:
     """Entries for values; those below ``first`` or past the end get the first or last entry."""
-    positions = np.rint(values).astype(np.int64) - first
-    return np.asarray(table[np.clip(positions, 0, len(table) - 1)])
+    positions = np.clip(np.rint(values) - float(first), 0, len(table) - 1)  # before the cast: 1e30
+    return np.asarray(table[positions.astype(np.int64)])
 
 
 def _without_voi(

@@ -97,7 +97,7 @@ def to_uint8(pixels: npt.NDArray[np.floating]) -> Pixels8:
 
 def is_dicom(data: bytes, name: str = "") -> bool:
     """Whether the bytes of a file, or else its name, say that it is a DICOM file."""
-    return data[128:132] == b"DICM" or name.lower().endswith((".dcm", ".dicom"))
+    return data[128:132] == b"DICM" or name.lower().endswith((".dcm", ".dicom", ".ima"))
 
 
 def _paint(codes: Codes, table: npt.NDArray[T]) -> npt.NDArray[T]:
