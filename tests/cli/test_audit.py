@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from xray_lightning import Phantom
-from xray_lightning.cli.audit import audit, checkpoint_facts, own_settings
+from xray_lightning.cli.audit import audit, checkpoint_facts
 from xray_lightning.data.source import patient_keys
 from xray_lightning.data.splits import patient_split
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
@@ -72,7 +72,7 @@ def test_what_a_checkpoint_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_bad_settings(setting: str, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
-        own_settings([setting])
+        audit([setting], as_json=True)
 
 
 def test_no_such_run(tmp_path: Path) -> None:

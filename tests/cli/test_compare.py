@@ -101,3 +101,14 @@ def test_what_is_refused(tmp_path: Path) -> None:
             run(one, write(tmp_path, f"b{number}", other))
     with pytest.raises(DataNotFoundError, match=r"names no run with predictions_test\.csv"):
         run(one, str(tmp_path / "none*"))
+
+
+def test_the_negatives_stand_beside_the_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = write(tmp_path, "a", predictions(1.0))
+    (tmp_path / "a/metrics.json").write_text('{"test": {"data": "rsna (negatives: all)"}}')
+    run(name, name)
+    assert "rsna (negatives: all)" in capsys.readouterr().out
+    run(name, name, as_json=True)
+    assert json.loads(capsys.readouterr().out)["data"] == "rsna (negatives: all)"

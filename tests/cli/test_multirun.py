@@ -17,7 +17,7 @@ def write_run(folder: Path, overrides: list[str], split: str, val: float | None)
     folder.mkdir(parents=True)
     prints = {"val": f"v-{split}", "test": f"t-{split}"}
     names = {"name": split, "fingerprint": f"f-{split}", "parts": prints}
-    facts = {"overrides": overrides, "seed": 0, "split": names}
+    facts = {"overrides": overrides, "seed": 0, "split": names, "data": {"name": "phantom"}}
     part = {"auroc": {"mean": val, "defined": 13}}
     (folder / "environment.json").write_text(json.dumps(facts))
     (folder / "metrics.json").write_text(json.dumps({"val": part, "test": part}))

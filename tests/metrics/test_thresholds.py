@@ -76,3 +76,31 @@ def test_bad_settings() -> None:
         choose_threshold(*sample(), "best")
     with pytest.raises(ConfigError, match=r"value must lie in \(0, 1\], got 0"):
         choose_threshold(*sample(), "sensitivity", value=0)
+
+
+@pytest.mark.parametrize("levels", [2, 7, 1000])
+@pytest.mark.parametrize("seed", range(5))
+def test_youden_against_scikit_learn(seed: int, levels: int) -> None:
+    """The first point of scikit-learn's curve, whose thresholds fall, with the largest J."""
+    rng = np.random.default_rng(seed)
+    scores = (rng.integers(0, levels, 90) / levels).astype(np.float32)
+    targets = (rng.random(90) < 0.3).astype(np.float32)
+    targets[:9] = np.nan
+    known = ~np.isnan(targets)
+    false, true, thresholds = roc_curve(targets[known], scores[known], drop_intermediate=False)
+    found = choose_threshold(scores, targets, minimum_positives=1)
+    gains = np.round((true - false)[1:], 12)  # scikit-learn's first point calls nothing positive
+    assert found == thresholds[1:][np.argmax(gains)]
+
+
+def test_youden_of_equals_is_the_highest() -> None:
+    scores, targets = np.array([0.9, 0.8, 0.2, 0.1]), np.array([1, 0, 1, 0])
+    assert choose_threshold(
+        scores.astype("f4"), targets.astype("f4"), minimum_positives=1
+    ) == np.float32(0.9)
+
+
+@pytest.mark.parametrize("targets", [[0, 0, np.nan], [1, 1, np.nan], [np.nan] * 3])
+def test_no_youden_threshold(targets: list[float]) -> None:
+    scores = np.array([0.1, 0.2, 0.3], np.float32)
+    assert np.isnan(choose_threshold(scores, np.array(targets, np.float32), minimum_positives=1))

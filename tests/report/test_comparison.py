@@ -8,6 +8,8 @@ import pytest
 
 from xray_lightning.report.comparison import Run, ranking_rows, rankings, read_runs, spread
 
+DATA = {"name": "rsna", "title": "rsna (negatives: normal)"}
+
 
 def write_run(
     folder: Path, overrides: list[str], val: float | None = 0.5, split: str = "patient"
@@ -17,7 +19,7 @@ def write_run(
     facts = {"name": split, "fingerprint": f"f-{split}", "parts": prints}
     seed = int(overrides[-1].removeprefix("seed="))
     (folder / "environment.json").write_text(
-        json.dumps({"overrides": overrides, "seed": seed, "split": facts})
+        json.dumps({"overrides": overrides, "seed": seed, "split": facts, "data": DATA})
     )
     part = {"auroc": {"mean": val, "defined": 13}}
     (folder / "metrics.json").write_text(json.dumps({"val": part, "test": part}))
@@ -112,3 +114,9 @@ def test_nothing_is_chosen_where_nothing_is_defined() -> None:
     assert ranking.chosen is None
     assert [row["chosen"] for row in ranking_rows(ranking)] == [False, False]
     assert rankings([]) == []
+
+
+def test_the_negatives_stand_in_every_ranking(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", ["loss=bce", "seed=0"])
+    (ranking,) = rankings(read_runs(tmp_path))
+    assert ranking.data == ranking_rows(ranking)[0]["data"] == "rsna (negatives: normal)"

@@ -10,17 +10,17 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from sklearn.metrics import roc_curve
 
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.geometry import box_to_square
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain import class_map
+from xray_lightning.metrics.thresholds import choose_threshold
 from xray_lightning.models.network import XrayNet
 from xray_lightning.predictions import Predictions
 from xray_lightning.report import panel as module
-from xray_lightning.report.calls import Panel, chosen, outcomes, youden_threshold
+from xray_lightning.report.calls import Panel, chosen, outcomes
 from xray_lightning.report.panel import (
     BLUE,
     PLACES,
@@ -32,32 +32,6 @@ from xray_lightning.report.panel import (
 )
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
-
-
-@pytest.mark.parametrize("levels", [2, 7, 1000])
-@pytest.mark.parametrize("seed", range(5))
-def test_threshold_against_scikit_learn(seed: int, levels: int) -> None:
-    """The first point of scikit-learn's curve, whose thresholds fall, with the largest J."""
-    rng = np.random.default_rng(seed)
-    scores = (rng.integers(0, levels, 90) / levels).astype(np.float32)
-    targets = (rng.random(90) < 0.3).astype(np.float32)
-    targets[:9] = np.nan
-    known = ~np.isnan(targets)
-    false, true, thresholds = roc_curve(targets[known], scores[known], drop_intermediate=False)
-    found = youden_threshold(scores, targets)
-    gains = np.round((true - false)[1:], 12)  # scikit-learn's first point calls nothing positive
-    assert found == thresholds[1:][np.argmax(gains)]
-
-
-def test_threshold_of_equals_is_the_highest() -> None:
-    scores, targets = np.array([0.9, 0.8, 0.2, 0.1]), np.array([1, 0, 1, 0])
-    assert youden_threshold(scores.astype("f4"), targets.astype("f4")) == np.float32(0.9)
-
-
-@pytest.mark.parametrize("targets", [[0, 0, np.nan], [1, 1, np.nan], [np.nan] * 3])
-def test_no_threshold(targets: list[float]) -> None:
-    scores = np.array([0.1, 0.2, 0.3], np.float32)
-    assert np.isnan(youden_threshold(scores, np.array(targets, np.float32)))
 
 
 SCORES = np.array([0.9, 0.1, 0.5, 0.4, 0.7, 0.2, 0.6, 0.8], np.float32)
@@ -253,7 +227,9 @@ def test_every_map_is_of_the_image_below_it(
     assert results_panel(net, data, scores, Panel(label, columns=3), path)
     assert path.stat().st_size > 20_000
     column, test = data.labels.index(label), scores["test"]
-    threshold = youden_threshold(scores["val"].scores[:, column], scores["val"].targets[:, column])
+    threshold = choose_threshold(
+        scores["val"].scores[:, column], scores["val"].targets[:, column], minimum_positives=1
+    )
     assert f"at a score of {threshold:.3g} or more (Youden's J on validation)" in seen["title"]
     assert "the most confident calls of each kind" in seen["title"]
     assert data.split.part_fingerprints["test"] in seen["title"]

@@ -10,13 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from xray_lightning.audit.facts import Facts, audit_facts, gist
-from xray_lightning.cli.overrides import composed, make
+from xray_lightning.cli.overrides import composed, integer, make, taken_out
 from xray_lightning.cli.tables import number, show
 from xray_lightning.data.nih_map import read_nih_map
 from xray_lightning.data.source import Source
 from xray_lightning.data.splits import PARTS, Split
 from xray_lightning.data.tables import read_names
-from xray_lightning.errors import ConfigError
 from xray_lightning.predictions import Predictions, read_predictions
 from xray_lightning.report.audit_page import audit_page, p_text
 
@@ -29,7 +28,10 @@ def audit(overrides: Sequence[str], as_json: bool) -> None:
     Raises:
         ConfigError: a setting of this verb has a value that cannot work.
     """
-    own, values = own_settings(overrides)
+    own, values = taken_out(overrides, OWN)
+    draws, seed = (
+        integer(name, own[name], low) for name, low in (("draws", 1), ("bootstrap_seed", 0))
+    )
     config, run_dir = composed(values)
     source: Source = make(config.data)
     split: Split = make(config.split)(source.records, source.official)
@@ -40,8 +42,8 @@ def audit(overrides: Sequence[str], as_json: bool) -> None:
         lists={f"list {path}": read_names(path) for path in names},
         exposures=exposures_of(config),
         predictions=predictions_of(own["predictions"]),
-        draws=int(own["draws"]),
-        seed=int(own["bootstrap_seed"]),
+        draws=draws,
+        seed=seed,
     )
     if own["checkpoint"]:
         facts["leakage"]["checkpoint"] = checkpoint_facts(own["checkpoint"], source, split)
@@ -57,25 +59,6 @@ def audit(overrides: Sequence[str], as_json: bool) -> None:
         return
     show(prevalence_table(facts), other_table(facts), baseline_table(facts))
     show(*facts["gist"], *(f"note: {note}" for note in facts["notes"]), f"written to {folder}")
-
-
-def own_settings(overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The settings of this verb, and what is left for the configuration.
-
-    Raises:
-        ConfigError: a number that is none.
-    """
-    values, rest = dict(OWN), []
-    for text in overrides:
-        key, _, value = text.partition("=")
-        if key in OWN:
-            values[key] = value
-        else:
-            rest.append(text)
-    for key, low in (("draws", 1), ("bootstrap_seed", 0)):
-        if not values[key].isdecimal() or int(values[key]) < low:
-            raise ConfigError(f"{key} must be an integer of at least {low}, got {values[key]!r}")
-    return values, rest
 
 
 def exposures_of(config: DictConfig) -> dict[str, str]:

@@ -47,6 +47,7 @@ def compare_runs(
         threads=available_cores(),
     )
     facts = comparison_facts(found, reference, [[str(path) for path, _ in side] for side in sides])
+    facts["data"] = data_title(sides[0][0][0])
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "compare.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -54,7 +55,7 @@ def compare_runs(
         print(json.dumps(facts, indent=2))
         return
     show(
-        comparison_table(found, f"A: {first}    B: {second}"),
+        comparison_table(found, f"A: {first}    B: {second}    {facts['data']}".rstrip()),
         f"{facts['images']:,} test images of {facts['patients']:,} patients "
         f"[{facts['fingerprint']}]; {draws:,} paired draws of patients; corrected for "
         f"{len(found.labels)} labels (Holm)",
@@ -81,6 +82,14 @@ def tables(pattern: str) -> list[Path]:
             'one model are named by a pattern in quotes, such as "outputs/sweep/*"'
         )
     return found
+
+
+def data_title(table: Path) -> str:
+    """What the run says of its data, such as "rsna (negatives: all)"; "" for a bare table."""
+    path = table.with_name("metrics.json")
+    if not path.is_file():
+        return ""
+    return str(json.loads(path.read_text(encoding="utf-8"))["test"].get("data", ""))
 
 
 def require_same_images(

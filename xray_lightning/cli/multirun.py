@@ -115,7 +115,8 @@ def display(runs: Sequence[Run], folder: Path, *, all_tests: bool = False) -> No
 
 def ranking_table(ranking: Ranking, all_tests: bool) -> Table:
     """Mean, standard deviation and n of each group; the chosen one in bold."""
-    title = f"split {ranking.split} [{ranking.fingerprint}], ranked by validation AUROC"
+    title = f"{ranking.data}, split {ranking.split} [{ranking.fingerprint}]"
+    title += ", ranked by validation AUROC"
     table = Table(title=Text(title), title_justify="left", header_style="bold")
     for name in ("settings", "n", "val AUROC", "sd", "labels", "test AUROC", "sd"):
         table.add_column(name, justify="left" if name == "settings" else "right")

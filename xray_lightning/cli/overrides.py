@@ -1,6 +1,6 @@
 """Composing a configuration without @hydra.main, and laying overrides over a saved one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,28 @@ def split_run_dir(overrides: Iterable[str]) -> tuple[list[str], Path | None]:
     values = [text for text in overrides if not text.startswith(f"{RUN_DIR}=")]
     folders = [text.partition("=")[2] for text in overrides if text.startswith(f"{RUN_DIR}=")]
     return values, Path(folders[-1]) if folders else None
+
+
+def taken_out(overrides: Iterable[str], own: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """A verb's own settings with their defaults, and what is left for the configuration.
+
+    >>> taken_out(["draws=50", "data=nih"], {"draws": "2000"})
+    ({'draws': '50'}, ['data=nih'])
+    """
+    pairs = [(text.partition("=")[0], text) for text in overrides]
+    given = {key: text.partition("=")[2] for key, text in pairs if key in own}
+    return {**own, **given}, [text for key, text in pairs if key not in own]
+
+
+def integer(name: str, text: str, low: int) -> int:
+    """A setting that must be a whole number.
+
+    Raises:
+        ConfigError: it is none, or too small.
+    """
+    if not text.isdecimal() or int(text) < low:
+        raise ConfigError(f"{name} must be an integer of at least {low}, got {text!r}")
+    return int(text)
 
 
 def overridden(saved: dict[str, Any], overrides: Sequence[str]) -> DictConfig:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xray_lightning.cli.judging import fitted, require_prior, verdict_of
-from xray_lightning.cli.overrides import composed, make
+from xray_lightning.cli.overrides import composed, integer, make, taken_out
 from xray_lightning.cli.tables import show
 from xray_lightning.data.source import Source
 from xray_lightning.data.splits import PARTS, Split, fingerprint
@@ -90,13 +90,7 @@ def own_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     Raises:
         ConfigError: a value that cannot work.
     """
-    values, rest = dict(OWN), []
-    for text in overrides:
-        key, _, value = text.partition("=")
-        if key in OWN:
-            values[key] = value
-        else:
-            rest.append(text)
+    values, rest = taken_out(overrides, OWN)
     if values["subset"] not in ("", *PARTS):
         raise ConfigError(f"subset must be one of {', '.join(PARTS)}, got {values['subset']!r}")
     require_points(values["points"], values["subset"])
@@ -107,9 +101,7 @@ def own_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             raise ConfigError(f"{key} must be true or false, got {values[key]!r}")
         own[key] = values[key] == "true"
     for key, low in (("draws", 1), ("bootstrap_seed", 0)):
-        if not values[key].isdecimal() or int(values[key]) < low:
-            raise ConfigError(f"{key} must be an integer of at least {low}, got {values[key]!r}")
-        own[key] = int(values[key])
+        own[key] = integer(key, values[key], low)
     return own, rest
 
 

@@ -62,7 +62,9 @@ def confusion(
 
 
 def _youden(counts: Confusion, _: float) -> Floats:
-    return counts.sensitivity + counts.specificity - 1
+    negatives = counts.false_positive + counts.true_negative  # in whole numbers: equals are equal
+    positives = counts.true_positive + counts.false_negative
+    return counts.true_positive * negatives - counts.false_positive * positives
 
 
 def _f1(counts: Confusion, _: float) -> Floats:

@@ -54,34 +54,6 @@ class Panel:
         return labels[0] if self.label is None and len(labels) == 1 else self.label
 
 
-def youden_threshold(scores: Floats, targets: Floats) -> float:
-    """The score at and above which to call an image positive, by Youden's J.
-
-    Youden, Index for rating diagnostic tests (Cancer 1950): the largest sensitivity + specificity
-    - 1 among the scores as thresholds; of equals the highest. Counted in integers, so that equals
-    are equal.
-
-    Args:
-        scores: (N,).
-        targets: (N,), 1 or 0; NaN (unknown) is left out.
-
-    Returns:
-        The threshold; NaN without a positive or without a negative.
-
-    >>> youden_threshold(np.array([0.9, 0.6, 0.4], np.float32), np.array([1, 1, 0], np.float32))
-    0.6000000238418579
-    """
-    known = ~np.isnan(targets)
-    order = np.argsort(-scores[known], kind="stable")
-    ordered, positive = scores[known][order], targets[known][order] == 1
-    positives, negatives = int(positive.sum()), int((~positive).sum())
-    if not positives or not negatives:
-        return float("nan")
-    last = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)  # ties move together
-    gain = np.cumsum(positive)[last] * negatives - np.cumsum(~positive)[last] * positives
-    return float(ordered[last[np.argmax(gain)]])
-
-
 def outcomes(scores: Floats, targets: Floats, threshold: float) -> dict[str, Rows]:
     """The images of each kind of ``PLACES``, in table order; unknown targets are of no kind."""
     called, present, absent = scores >= threshold, targets == 1, targets == 0

@@ -28,6 +28,7 @@ class Run:
         val_labels: labels with a defined AUROC, over which ``val`` is the mean.
         test_labels: the same of ``test``.
         message: why it failed.
+        data: title of the data set, such as "rsna (negatives: all)".
     """
 
     folder: str
@@ -43,6 +44,7 @@ class Run:
     val_labels: int = 0
     test_labels: int = 0
     message: str = ""
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Group:
 class Ranking:
     """Groups of one split, the best mean validation AUROC first, undefined ones last."""
 
+    data: str
     split: str
     fingerprint: str
     groups: tuple[Group, ...]
@@ -127,7 +130,9 @@ def _run(place: Path, facts: dict[str, Any], failure: dict[str, Any], shared: se
     figures = {part: metrics[part]["auroc"]["mean"] for part in ("val", "test")}
     labels = {f"{part}_labels": metrics[part]["auroc"]["defined"] for part in ("val", "test")}
     prints = {f"{part}_fingerprint": split["parts"][part] for part in ("val", "test")}
-    known = {"split": split["name"], "fingerprint": split["fingerprint"], "state": "finished"}
+    data = facts["data"]
+    known = {"data": data.get("title", data["name"]), "split": split["name"]}
+    known |= {"fingerprint": split["fingerprint"], "state": "finished"}
     return replace(run, **known, **prints, **figures, **labels)
 
 
@@ -137,7 +142,9 @@ def rankings(runs: Sequence[Run]) -> list[Ranking]:
     for run in runs:
         if run.state == "finished":
             by_split.setdefault(run.fingerprint, []).append(run)
-    return [Ranking(same[0].split, mark, _ranked(same)) for mark, same in by_split.items()]
+    return [
+        Ranking(same[0].data, same[0].split, mark, _ranked(same)) for mark, same in by_split.items()
+    ]
 
 
 def _ranked(runs: Sequence[Run]) -> tuple[Group, ...]:
@@ -156,6 +163,7 @@ def ranking_rows(ranking: Ranking, *, all_tests: bool = False) -> list[dict[str,
         test = group.test if all_tests or group is ranking.chosen else Spread(None, None, 0)
         rows.append(
             {
+                "data": ranking.data,
                 "split": ranking.split,
                 "fingerprint": ranking.fingerprint,
                 "rank": rank,

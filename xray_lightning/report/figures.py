@@ -205,7 +205,8 @@ def _ranking_panel(axes: Axes, ranking: Ranking) -> None:
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
     axes.set_xlabel("mean AUROC")
     axes.set_title(
-        f"split {ranking.split} [{ranking.fingerprint}], ranked by validation", loc="left"
+        f"{ranking.data}, split {ranking.split} [{ranking.fingerprint}], ranked by validation",
+        loc="left",
     )
 
 

@@ -17,9 +17,10 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.geometry import box_to_square
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain import class_map
+from xray_lightning.metrics.thresholds import choose_threshold
 from xray_lightning.models.network import XrayNet
 from xray_lightning.predictions import Predictions
-from xray_lightning.report.calls import RULES, Panel, chosen, outcomes, youden_threshold
+from xray_lightning.report.calls import RULES, Panel, chosen, outcomes
 
 Box = tuple[float, float, float, float]  # x, y, width, height
 Floats = npt.NDArray[np.float32]
@@ -82,7 +83,9 @@ def results_panel(
         raise ConfigError(f"panel.label must be one of {', '.join(data.labels)}: none is named")
     column = data.labels.index(label)
     val, test = predictions["val"], predictions["test"]
-    threshold = youden_threshold(val.scores[:, column], val.targets[:, column])
+    threshold = choose_threshold(
+        val.scores[:, column], val.targets[:, column], "youden", minimum_positives=1
+    )
     if np.isnan(threshold):
         return False
     scores = test.scores[:, column]
