@@ -1,7 +1,6 @@
 """The main job: from a configuration to a run directory; where Hydra ends."""
 
 import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from signal import SIGKILL
@@ -27,7 +26,7 @@ from xray_lightning.cli.build import (
 from xray_lightning.cli.conclusion import conclude, require_settings
 from xray_lightning.cli.judging import Judged
 from xray_lightning.cli.overrides import overridden
-from xray_lightning.cli.processes import first_process, started_outside
+from xray_lightning.cli.processes import first_process, quieten, started_outside
 from xray_lightning.cli.provenance import sampling_line, write_config, write_environment
 from xray_lightning.cli.tables import auroc_table, parts_line, show
 from xray_lightning.data.datamodule import XrayDataModule
@@ -48,12 +47,6 @@ from xray_lightning.task import XrayTask
 
 LOG = logging.getLogger(__name__)
 Scored = dict[str, Predictions]  # of each part
-REMARKS = (
-    ".*does not have many workers.*",  # on a CPU they would fight with the compute threads
-    ".*smaller than the logging interval.*",  # figures are logged once an epoch
-    ".*isinstance.treespec, LeafSpec.*",  # inside Lightning
-    ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
-)
 
 
 def fit(config: DictConfig, last: Checkpoint | None = None) -> float | None:
@@ -90,16 +83,7 @@ def fit(config: DictConfig, last: Checkpoint | None = None) -> float | None:
         write_config(task.bundle.config, run)
         write_environment(config, data, trainer, run)
         draw_data(data, run)
-    try:
-        checkpoint = None if last is None else last.path
-        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
-    except (KeyboardInterrupt, SystemExit):
-        if (run / "checkpoints" / "last.ckpt").is_file():
-            LOG.info("stopped; continue with: python train.py resume=%s", run)
-        raise
-    except Exception:
-        stop_others(trainer)
-        raise
+    train(trainer, task, data, run, last)
     summaries, predictions = finish(config, data, task, run)
     if trainer.is_global_zero:
         found = conclude(config, data, predictions, run)
@@ -110,16 +94,20 @@ def fit(config: DictConfig, last: Checkpoint | None = None) -> float | None:
     return mean
 
 
-def quieten() -> None:
-    """Silence libraries' remarks about our considered choices, and all processes but the first."""
-    if not first_process():
-        logging.disable(logging.ERROR)
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "httpx", "httpcore"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.captureWarnings(True)
-    for message in REMARKS:
-        warnings.filterwarnings("ignore", message)
-    warnings.formatwarning = lambda message, *_, **__: str(message)
+def train(
+    trainer: pl.Trainer, task: XrayTask, data: XrayDataModule, run: Path, last: Checkpoint | None
+) -> None:
+    """Fit, from the last checkpoint on if there is one; say how to go on where it is stopped."""
+    try:
+        checkpoint = None if last is None else last.path
+        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    except (KeyboardInterrupt, SystemExit):
+        if (run / "checkpoints" / "last.ckpt").is_file():
+            LOG.info("stopped; continue with: python train.py resume=%s", run)
+        raise
+    except Exception:  # of any kind: the other processes would wait for this one
+        stop_others(trainer)
+        raise
 
 
 def refuse_used(run: Path) -> None:

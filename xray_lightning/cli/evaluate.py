@@ -10,11 +10,11 @@ from rich.table import Table
 
 from xray_lightning.checkpoint import Bundle, Checkpoint, load_checkpoint, require_labels
 from xray_lightning.cli.build import data_from, prepare_process
-from xray_lightning.cli.compose import LOG, mean_line, quieten, score
+from xray_lightning.cli.compose import LOG, mean_line, score
 from xray_lightning.cli.conclusion import part_facts, require_settings
 from xray_lightning.cli.judging import Judged, require_prior, verdict_of
 from xray_lightning.cli.overrides import overridden, split_run_dir
-from xray_lightning.cli.processes import first_process
+from xray_lightning.cli.processes import first_process, quieten
 from xray_lightning.cli.tables import parts_line, show
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split, with_test

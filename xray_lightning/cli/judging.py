@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
@@ -28,6 +29,8 @@ from xray_lightning.records import Record
 from xray_lightning.report.published import Published, comparable, place_among
 
 PRIORS = VALIDATION, ESTIMATE = "validation", "estimate"
+Columns = tuple[tuple[str, ...], npt.NDArray[np.float32], npt.NDArray[np.float32]]
+NO_GROUPS: dict[str, Any] = {"subgroups": [], "underdiagnosis": []}
 SUBGROUP_DRAWS = 200  # 31 groups and all others, each judged anew: the slowest part
 
 
@@ -150,9 +153,6 @@ def verdict_of(
         known=facts["data_images"],
         scored=len(records),
     )
-    few = min(draws, SUBGROUP_DRAWS)
-    rows = subgroups(*columns, records, draws=few, seed=seed) if groups else []
-    missed = underdiagnosis(*columns, records, thresholds, draws=few, seed=seed)
     known = {
         **facts,
         "images": len(records),
@@ -161,15 +161,33 @@ def verdict_of(
         "seed": seed,
         "validation": dict(validation or {}),
         "priors": {label: list(pair) for label, pair in priors.items()},
+        **(group_facts(columns, records, thresholds, draws, seed) if groups else NO_GROUPS),
+        "published": [asdict(row) for row in published],
+    }
+    return Judged(verdict, thresholds, published, verdict_facts(verdict, known))
+
+
+def group_facts(
+    columns: Columns,
+    records: Sequence[Record],
+    thresholds: Mapping[str, float],
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Subgroups and, where there are operating points, underdiagnosis, as plain values."""
+    few = min(draws, SUBGROUP_DRAWS)
+    rows = subgroups(*columns, records, draws=few, seed=seed)
+    missed = (
+        underdiagnosis(*columns, records, thresholds, draws=few, seed=seed) if thresholds else {}
+    )
+    return {
         "subgroups": [_plain(asdict(row)) for row in rows],
         "underdiagnosis": [
             _plain({"dimension": place[0], "group": place[1], "rate": rate, "interval": ends})
             | {"images": images}
-            for place, (rate, ends, images) in (missed.items() if thresholds and groups else ())
+            for place, (rate, ends, images) in missed.items()
         ],
-        "published": [asdict(row) for row in published],
     }
-    return Judged(verdict, thresholds, published, verdict_facts(verdict, known))
 
 
 def estimated_priors(

@@ -1,8 +1,16 @@
-"""What the environment says about the processes of a run, before anything heavy is loaded."""
+"""Which process of a run this is and what it may say, before anything heavy is loaded."""
 
+import logging
 import os
+import warnings
 
 RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")  # torchrun, Slurm, Lightning, by hand
+REMARKS = (
+    ".*does not have many workers.*",  # on a CPU they would fight with the compute threads
+    ".*smaller than the logging interval.*",  # figures are logged once an epoch
+    ".*isinstance.treespec, LeafSpec.*",  # inside Lightning
+    ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
+)
 
 
 def first_process() -> bool:
@@ -20,3 +28,15 @@ def slurm_step() -> str | None:
     if int(os.environ.get("SLURM_NTASKS", "1")) == 1 or "SLURM_JOB_ID" not in os.environ:
         return None
     return f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_STEP_ID', '0')}"
+
+
+def quieten() -> None:
+    """Silence libraries' remarks about our considered choices, and all processes but the first."""
+    if not first_process():
+        logging.disable(logging.ERROR)
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    for message in REMARKS:
+        warnings.filterwarnings("ignore", message)
+    warnings.formatwarning = lambda message, *_, **__: str(message)

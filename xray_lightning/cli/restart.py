@@ -62,6 +62,7 @@ def prepare_log(number_of_run: int) -> None:
 
 def restarted(config: DictConfig, run: Path) -> float | None:
     """The score of a finished run; otherwise what is missing of it is trained."""
+    (run / "failure.json").unlink(missing_ok=True)
     if (run / "metrics.json").is_file():
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
         mean: float | None = metrics["val"]["auroc"]["mean"]
@@ -69,7 +70,6 @@ def restarted(config: DictConfig, run: Path) -> float | None:
             f"finished before: {run}, validation AUROC {number(mean, 4)}"
         )  # its log stays as it is
         return mean
-    (run / "failure.json").unlink(missing_ok=True)
     if (run / "checkpoints" / "last.ckpt").is_file():
         return fit(*resumed(run, ()))
     LOG.info("%s was stopped before its first epoch ended: starting anew", run)

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from xray_lightning.cli.judging import fitted, require_prior, verdict_of
 from xray_lightning.cli.overrides import composed, integer, make, taken_out
 from xray_lightning.cli.tables import show
@@ -42,22 +45,14 @@ def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
     if own["subset"]:
         split = make(config.split)(source.records, source.official)
     records, note = chosen(source.records, ids, split, own)
-    place = {image: index for index, image in enumerate(ids)}
-
-    def predictions(some: Sequence[Record]) -> Predictions:
-        mine = scores[[place[record.image_id] for record in some]]
-        images = tuple(record.image_id for record in some)
-        return Predictions(
-            source.labels, images, tuple(patient_ids(some)), target_matrix(some), mine
-        )
-
+    scored = dict(zip(ids, scores, strict=True))
     validation = None
     if own["points"]:
         fit, _ = chosen(source.records, ids, split, {**own, "subset": own["points"]})
         named = fingerprint({own["points"]: [record.image_id for record in fit]})
-        validation = fitted(predictions(fit), named, config)
+        validation = fitted(predicted(source, fit, scored), named, config)
     found = verdict_of(
-        predictions(records),
+        predicted(source, records, scored),
         records,
         identity(table, source, split, own, records),
         validation=validation,
@@ -82,6 +77,16 @@ def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
         f"[{found.facts['fingerprint']}]",
         *([f"note: {note}"] if note else []),
     )
+
+
+def predicted(
+    source: Source, records: Sequence[Record], scored: Mapping[str, npt.NDArray[np.float32]]
+) -> Predictions:
+    """The scores of some records beside their truth."""
+    ids = tuple(record.image_id for record in records)
+    scores = np.stack([scored[image] for image in ids])
+    patients = tuple(patient_ids(records))
+    return Predictions(source.labels, ids, patients, target_matrix(records), scores)
 
 
 def own_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -132,7 +132,7 @@ def _run(place: Path, facts: dict[str, Any], failure: dict[str, Any], shared: se
     prints = {f"{part}_fingerprint": split["parts"][part] for part in ("val", "test")}
     data = facts["data"]
     known = {"data": data.get("title", data["name"]), "split": split["name"]}
-    known |= {"fingerprint": split["fingerprint"], "state": "finished"}
+    known |= {"fingerprint": split["fingerprint"], "state": "finished", "message": ""}
     return replace(run, **known, **prints, **figures, **labels)
 
 
