@@ -93,10 +93,10 @@ class XrayNet(nn.Module):
             self.backbone, cbam_after, image_size, parts=cbam, reduction=cbam_reduction
         )
         self.config: dict[str, Any] = {"labels": list(labels), "backbone": backbone, "head": head}
-        self.config |= {"head_options": dict(options), "dropout": dropout}
+        self.config |= {"head_options": dict(options), "dropout": dropout, "image_size": image_size}
         self.config |= {"cbam_after": list(cbam_after), "cbam": cbam}
-        self.config |= {"cbam_reduction": cbam_reduction, "image_size": image_size}
-        self.config |= {"normalise": normalise, "mean": self.mean, "std": self.std}  # of this timm
+        self.config |= {"cbam_reduction": cbam_reduction, "normalise": normalise}
+        self.config |= {"mean": self.mean, "std": self.std}  # of this timm
 
     def _make_backbone(self, name: str, weights: str, image_size: int) -> Any:
         if weights == "imagenet":
