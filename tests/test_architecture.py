@@ -15,7 +15,17 @@ RANKS = [
     ["scores", "data", "models", "losses", "ranking", "optim", "explain", "metrics"],
     ["checkpoint"],
     ["task"],
-    ["callbacks", "evaluation", "audit", "inference", "export", "overlap"],
+    [
+        "callbacks",
+        "evaluation",
+        "audit",
+        "inference",
+        "export",
+        "overlap",
+        "localisation",
+        "saliency",
+    ],
+    ["shortcuts"],
     ["report"],
     ["cli"],
 ]
@@ -148,8 +158,8 @@ def test_files_stay_small(path: Path) -> None:
 
 
 def test_package_stays_small() -> None:
-    # 7,000 was meant for training alone; DICOM, evaluation and the audit came on top.
-    assert sum(len(path.read_text().splitlines()) for path in MODULES) < 18000
+    # 7,000 was meant for training alone; DICOM, evaluation, the audit, maps and reports came on top.
+    assert sum(len(path.read_text().splitlines()) for path in MODULES) < 22000
 
 
 def test_top_level_is_fixed() -> None:
