@@ -65,7 +65,7 @@ INNER = {
     ],
     "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file"]],
     "audit": [
-        ["columns", "leakage", "weighting"],
+        ["columns", "duplicates", "leakage", "weighting"],
         ["shift", "separation", "decomposition"],
         ["baselines"],
         ["facts"],

@@ -163,6 +163,8 @@ def gist(facts: Facts) -> list[str]:
     for each in facts["leakage"]["lists"]:
         where = ", ".join(f"{part} {each['parts'][part]:,}" for part in PARTS)
         sentences.append(f"{each['found']:,} images are in the {each['name']}: {where}.")
+    if copies := facts["leakage"]["duplicates"]:
+        sentences.append(_duplicate_sentence(copies))
     rows = [row for row in facts["shift"]["prevalence"] if row["ratio"] is not None]
     if rows:
         most = max(rows, key=lambda row: abs(np.log(max(row["ratio"], 1e-9))))
@@ -180,6 +182,17 @@ def gist(facts: Facts) -> list[str]:
             else f"Metadata alone cannot tell test from training images: AUROC {told['mean']:.3f}."
         )
     return sentences + _baseline_sentences(facts["baselines"])
+
+
+def _duplicate_sentence(found: Facts) -> str:
+    exact, near = found["exact"], found["near"]
+    text = (
+        f"Of {found['images']:,} images, {exact['pairs']:,} pairs have equal pixels and "
+        f"{near['pairs']:,} more are near-duplicates; {found['test_images']:,} test images have "
+        "such a copy in train or val"
+    )
+    others = exact["leaked_unseen"] + near["leaked_unseen"]
+    return text + (f", {others:,} pairs under another patient's name." if others else ".")
 
 
 def _baseline_sentences(rows: Sequence[Facts]) -> list[str]:

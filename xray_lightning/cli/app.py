@@ -162,8 +162,9 @@ def audit(
     """What a split does to a score, from the label table: xray audit data=nih data.root=DIR.
 
     Leakage, shift, scores that need no image; writes audit.json and audit.html. Also: split=,
-    lists=FILE,FILE (known test lists), checkpoint=FILE, predictions=RUN, draws=500,
-    bootstrap_seed=0, hydra.run.dir=DIR.
+    lists=FILE,FILE (known test lists), rsna_map=FILE (which NIH images RSNA's challenge has),
+    duplicates=true (exact and near-duplicate images, by the cache of image_size=), checkpoint=FILE,
+    predictions=RUN, draws=500, bootstrap_seed=0, hydra.run.dir=DIR.
     """
     from xray_lightning.cli.audit import audit as command
 

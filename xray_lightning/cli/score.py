@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.cli.judging import fitted, require_prior, verdict_of
-from xray_lightning.cli.overrides import composed, integer, make, taken_out
+from xray_lightning.cli.overrides import boolean, composed, integer, make, taken_out
 from xray_lightning.cli.tables import show
 from xray_lightning.data.source import Source
 from xray_lightning.data.splits import PARTS, Split, fingerprint
@@ -102,9 +102,7 @@ def own_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     require_prior(values["prior"])
     own: dict[str, Any] = {key: values[key] for key in ("subset", "points", "prior")}
     for key in ("allow_missing", "subgroups"):
-        if values[key] not in ("true", "false"):
-            raise ConfigError(f"{key} must be true or false, got {values[key]!r}")
-        own[key] = values[key] == "true"
+        own[key] = boolean(key, values[key])
     for key, low in (("draws", 1), ("bootstrap_seed", 0)):
         own[key] = integer(key, values[key], low)
     return own, rest
