@@ -16,7 +16,9 @@ pairs                                       bits that differ  correlation
 
 Of copies of the 937 were found: all with gamma 0.7, noise (sd 10 of 255) or JPEG of quality 20;
 98.7 % with gamma 1.5; 85 % turned by 1 degree; 57 % cropped by 1 % at each edge, 9 % by 2 %; 46 %
-with the greys cut to 60 to 200. What is mirrored, inverted or cropped by 5 % is not found.
+with the greys cut to 60 to 200. What is mirrored, inverted or cropped by 5 % is not found. A normal
+tail of Fisher's z of the closest pairs extrapolates to 10 to 35 false pairs among the 6.3 billion
+of all NIH images; the phantom's plain anatomy gives 51 among the 483,000 pairs of 983 images.
 
 Every pair of hashes is compared: lists of pieces (the pigeonhole principle) gain nothing at 8 of 64
 bits, where a piece of 16 may differ in 2.
@@ -41,7 +43,7 @@ NAMED = 20  # pairs that are listed
 SIDE = 64  # px, of the squares that are correlated
 
 _HASH_SIDE, _COEFFICIENTS = 32, slice(1, 9)
-_TILE = 2048  # hashes; a tile of all products takes 16 MB
+_TILE = 512  # hashes; a tile of products stays in the processor's cache, 1 MB
 _CHUNK = 1024  # pairs or images that are floats at one time
 
 Squares = npt.NDArray[np.uint8]  # (N, S, S)
@@ -204,7 +206,8 @@ def close_pairs(bits: Bits, distance: int = DISTANCE) -> Pairs:
         for top in range(0, len(signs), _TILE):
             for left in range(top, len(signs), _TILE):
                 products = signs[top : top + _TILE] @ signs[left : left + _TILE].T
-                rows, columns = np.nonzero(products >= bits.shape[1] - 2 * distance)
+                near = np.flatnonzero(products >= bits.shape[1] - 2 * distance)
+                rows, columns = np.divmod(near, products.shape[1])
                 close = np.column_stack([rows + top, columns + left])
                 found.append(close[close[:, 0] < close[:, 1]])
     pairs = np.concatenate(found)

@@ -49,6 +49,12 @@ def audit(overrides: Sequence[str], as_json: bool) -> None:
     source: Source = make(config.data)
     split: Split = make(config.split)(source.records, source.official)
     compare = boolean("duplicates", own["duplicates"])
+    leaks = {
+        "duplicates": duplicate_facts(config, source, split) if compare else None,
+        "checkpoint": checkpoint_facts(name, source, split)
+        if (name := own["checkpoint"])
+        else None,
+    }
     facts = audit_facts(
         source,
         split,
@@ -58,10 +64,7 @@ def audit(overrides: Sequence[str], as_json: bool) -> None:
         draws=draws,
         seed=seed,
     )
-    if own["checkpoint"]:
-        facts["leakage"]["checkpoint"] = checkpoint_facts(own["checkpoint"], source, split)
-    if compare:
-        facts["leakage"]["duplicates"] = duplicate_facts(config, source, split)
+    facts["leakage"] |= leaks
     facts["command"] = " ".join(["xray audit", *overrides])
     facts["gist"] = gist(facts)
     folder = run_dir or Path("outputs") / f"audit_{source.name}_{split.fingerprint}"
