@@ -70,6 +70,13 @@ INNER = {
         ["baselines"],
         ["facts"],
     ],
+    "saliency": [
+        ["similarity", "verdicts", "layers"],
+        ["study"],
+        ["randomisation", "agreement"],
+        ["evidence"],
+        ["facts"],
+    ],
     "report": [["comparison", "published"], ["figures", "calls"], ["panel", "audit_page"]],
     "cli": [
         ["processes"],
