@@ -77,7 +77,11 @@ INNER = {
         ["evidence"],
         ["facts"],
     ],
-    "report": [["comparison", "published"], ["figures", "calls"], ["panel", "audit_page"]],
+    "report": [
+        ["comparison", "published"],
+        ["figures", "calls"],
+        ["panel", "audit_page", "saliency"],
+    ],
     "cli": [
         ["processes"],
         ["failures", "locate", "tables"],
