@@ -44,6 +44,22 @@ def test_without_other_networks(plane: nn.Module, images: Tensor, evidence: Expl
     assert (found["images"], found["patients"], found["map"]) == (24, 12, [16, 16])
 
 
+def test_too_few_patients_are_said_to_be(
+    plane: nn.Module, images: Tensor, evidence: Explain
+) -> None:
+    for patients, note in (
+        (9, "9 patients are too few for an interval, which needs 10"),
+        (10, ""),
+    ):
+        ids = [number % patients for number in range(24)]
+        found = saliency_facts(plane, evidence, images, ids, **QUICK)
+        assert found["note"] == note
+        low = found["insertion"]["area"]["interval"][0]
+        assert (low is None) == bool(note)
+        verdicts = {found[name]["verdict"] for name in TESTS}
+        assert (verdicts == {"undecided", "not run"}) == bool(note)
+
+
 def test_with_other_networks(
     plane: nn.Module, other_plane: nn.Module, images: Tensor, evidence: Explain
 ) -> None:

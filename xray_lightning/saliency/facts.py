@@ -13,7 +13,7 @@ from xray_lightning.saliency.layers import batch_norms, stages
 from xray_lightning.saliency.randomisation import randomisation_facts
 from xray_lightning.saliency.similarity import prepared
 from xray_lightning.saliency.study import Explain, Study, copied
-from xray_lightning.saliency.verdicts import NOT_RUN, Facts, Sample, together
+from xray_lightning.saliency.verdicts import FEWEST, NOT_RUN, Facts, Sample, together
 
 TESTS = ("randomisation", "permutation", "deletion", "insertion", "seeds", "shifts")
 DRAWS = 1000
@@ -59,9 +59,10 @@ def saliency_facts(
 
     Returns:
         A key for each of ``TESTS``, whose "verdict" is "passes", "fails", "undecided" or "not run";
-        "verdict" of all that ran; "images", "patients", "map" (its shape), "flat" (share of maps
-        with one value everywhere, as Grad-CAM's where all evidence is negative), "maps" and
-        "scores" (how many of them were made), "label", "draws", "seed".
+        "verdict" of all that ran; "note" if there are too few patients; "images", "patients",
+        "map" (its shape), "flat" (share of maps with one value everywhere, as Grad-CAM's where all
+        evidence is negative), "maps" and "scores" (how many of them were made), "label", "draws",
+        "seed".
 
     Raises:
         ConfigError: shapes that do not fit, one patient, or a setting out of range.
@@ -84,11 +85,14 @@ def saliency_facts(
         "seeds": _seeds(study, maps, others),
         "shifts": shift_facts(judged, study, maps),
     }
+    count = study.sample.counts.shape[1]
+    too_few = f"{count} patients are too few for an interval, which needs {FEWEST}"
     return {
         **tests,
         "verdict": together(test["verdict"] for test in tests.values()),
+        "note": too_few if count < FEWEST else "",
         "images": len(images),
-        "patients": study.sample.counts.shape[1],
+        "patients": count,
         "map": list(maps.shape[1:]),
         "flat": float(np.mean(np.ptp(maps, axis=(1, 2)) == 0)),
         "maps": study.maps_made,
