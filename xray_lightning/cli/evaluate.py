@@ -36,6 +36,7 @@ ADDED = {  # settings that older checkpoints do not name
     "prior": "validation",  # of calibrated scores, or estimate: from the scores alone
     "operating_point": {"rule": "youden", "value": 0.9},
     "calibration": "platt",
+    "permute_labels": False,
     "sampler": {"_target_": "xray_lightning.data.samplers.uniform", "_partial_": True},
 }
 ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # whatever it was trained with
