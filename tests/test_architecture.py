@@ -63,6 +63,7 @@ INNER = {
         ["ranks", "delong", "thresholds", "calibration"],
         ["judge", "compare", "subgroups", "points"],
     ],
+    "explain": [["gradients", "rules"], ["pixels"], ["maps"], ["__init__"]],
     "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file"]],
     "audit": [
         ["columns", "leakage", "weighting"],
