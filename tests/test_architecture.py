@@ -64,6 +64,8 @@ INNER = {
         ["judge", "compare", "subgroups", "points"],
     ],
     "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file", "heatmaps"]],
+    "explain": [["gradients", "rules"], ["pixels"], ["maps"], ["__init__"]],
+    "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file"]],
     "audit": [
         ["columns", "leakage", "weighting"],
         ["shift", "separation", "decomposition"],
