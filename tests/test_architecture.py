@@ -65,7 +65,6 @@ INNER = {
     ],
     "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file", "heatmaps"]],
     "explain": [["gradients", "rules"], ["pixels"], ["maps"], ["__init__"]],
-    "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file"]],
     "audit": [
         ["columns", "leakage", "weighting"],
         ["shift", "separation", "decomposition"],

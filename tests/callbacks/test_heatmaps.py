@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from xray_lightning import XrayDataModule, XrayNet, XrayTask
+from xray_lightning import Phantom, XrayDataModule, XrayNet, XrayTask
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain import class_map
 from xray_lightning.overlays import Choice
@@ -20,6 +20,13 @@ from xray_lightning.report.gallery import heat_maps
 
 QUIET = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 TREE = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")  # inside Lightning
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
+    """Enough patients for each finding to be in validation."""
+    cache = tmp_path_factory.mktemp("cache")
+    return XrayDataModule(Phantom(60, size=32), image_size=32, batch_size=16, cache_dir=cache)
 
 
 @pytest.fixture
@@ -104,12 +111,16 @@ def test_what_cannot_be_drawn_is_refused_before_training(
 ) -> None:
     with pytest.raises(ConfigError, match="every must be an integer of at least 1, got 0"):
         heat_maps(tmp_path, every=0)
-    with pytest.raises(ConfigError, match="method must be one of cam, .*got 'guess'"):
+    with pytest.raises(ConfigError, match=r"method must be one of cam, .*got 'guess'"):
         heat_maps(tmp_path, method="guess")
-    with pytest.raises(ConfigError, match="labels must be of .*, got Cough"):
+    with pytest.raises(ConfigError, match=r"labels must be of .*, got Cough"):
         trainer(tmp_path, heat_maps(tmp_path / "maps", labels=["Cough"])).fit(task, data)
-    with pytest.raises(ConfigError, match="given an XrayTask and an XrayDataModule, got .*NoneType"):
-        trainer(tmp_path, heat_maps(tmp_path / "maps")).fit(task, data.train_dataloader())
+    with pytest.raises(
+        ConfigError, match=r"given an XrayTask and an XrayDataModule, got .*NoneType"
+    ):
+        trainer(tmp_path, heat_maps(tmp_path / "maps")).fit(
+            task, data.train_dataloader(), data.val_dataloader()
+        )
     assert not (tmp_path / "maps").exists()
 
 

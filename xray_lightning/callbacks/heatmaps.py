@@ -185,6 +185,7 @@ def write_maps(found: Sequence[Overlay], path: Path) -> None:
 
 def pixels(figure: Figure) -> npt.NDArray[np.uint8]:
     """A figure as an image, (H, W, 3) uint8."""
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    image: npt.NDArray[np.uint8] = np.array(canvas.buffer_rgba())[..., :3]
+    return image
