@@ -17,6 +17,7 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.geometry import box_to_square
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain import class_map
+from xray_lightning.metrics.pointing import enlarged
 from xray_lightning.metrics.thresholds import choose_threshold
 from xray_lightning.models.network import XrayNet
 from xray_lightning.predictions import Predictions
@@ -185,20 +186,12 @@ def draw_cell(axes: Axes, cell: Cell | None, scale: tuple[float, float], empty: 
     size = len(cell.image)
     axes.imshow(cell.image, cmap="gray", vmin=0, vmax=1)
     low, high = scale
-    share = ((_enlarged(cell.heat, size) - low) / max(high - low, 1e-12)).clip(0, 1)
+    share = ((enlarged(cell.heat, size) - low) / max(high - low, 1e-12)).clip(0, 1)
     axes.imshow(HEAT(share), alpha=0.65 * share)
     for x, y, width, height in cell.boxes:  # a pixel's centre has the whole number, a box its edge
         outline = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=BLUE)
         axes.add_patch(outline).set_linewidth(1.5)
     axes.set_title(f"{_shortened(cell.image_id)}\nscore {cell.score:.3g}", fontsize=5.6, pad=2)
-
-
-def _enlarged(heat: Floats, size: int) -> Floats:
-    """(h, w) to (size, size), linear between the centres of the places."""
-    square = torch.from_numpy(heat)[None, None]
-    larger = torch.nn.functional.interpolate(square, (size, size), mode="bilinear")
-    enlarged: Floats = larger[0, 0].numpy()
-    return enlarged
 
 
 def _shortened(name: str, length: int = 38) -> str:
