@@ -84,9 +84,10 @@ def control_maps(
     - "random": every cell drawn from [0, 1).
     - "centre": a Gaussian on the middle of the image.
     - "mean box": for each cell the share of other images whose boxes cover it.
-    - "ceiling": the place itself, brought to h x w and scored like a map: what no map of that
-      resolution can be expected to exceed. Where another method has another resolution, there is
-      "ceiling 28x28" too.
+    - "ceiling": the place itself, brought to h x w and scored like a map: what a map of that
+      resolution gets that knows the place. No bound on the energy inside or IoBB: a map that shows
+      only the middle of a place can get more. Where another method has another resolution, there
+      is "ceiling 28x28" too.
 
     Args:
         located: the images.

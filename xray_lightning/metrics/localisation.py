@@ -114,13 +114,14 @@ def map_figures(
     centres = theirs[:, :2] + theirs[:, 2:] / 2
     over = np.asarray(OVERLAPS)[:, None]
     best_iou, best_iobb, most = iou.max(axis=0), iobb.max(axis=0), iobb.max(axis=1)
-    energy = energy_inside(heat, region)
-    of_map = [pointing_game(heat, near), np.nan_to_num(energy), average_precision(heat, region)]
+    energy, precision = energy_inside(heat, region), average_precision(heat, region)
+    known = not np.isnan(energy)
+    of_map = [pointing_game(heat, near), energy if known else 0.0, precision]
     of_boxes = [_holds(detected, centres).sum(), best_iou.sum(), best_iobb.sum()]
     correct = [(best > over).sum(axis=1) for best in (best_iou, best_iobb)]
     sums = np.concatenate([of_map, of_boxes, *correct, (most <= over).sum(axis=1)])
     boxes = np.full(3 + 2 * len(OVERLAPS), len(theirs))
-    weights = np.concatenate([[1, not np.isnan(energy), 1], boxes, np.ones(len(OVERLAPS))])
+    weights = np.concatenate([[1, known, 1], boxes, np.ones(len(OVERLAPS))])
     return sums.astype(np.float64), weights.astype(np.float64)
 
 

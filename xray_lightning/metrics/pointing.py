@@ -12,7 +12,9 @@ from xray_lightning.errors import ConfigError
 Heat = npt.NDArray[np.float32]  # (h, w), or (S, S) once enlarged
 Region = npt.NDArray[np.bool_]  # (S, S)
 
-LEVELS = 4096  # of the map in its average precision: within 2e-4 of exact, nine times as fast
+# Of a map in its average precision: within 3e-4 of exact (2e-3 for the fifth power of noise), and
+# six times as fast as a sort.
+LEVELS = 8192
 ROUNDING = 4 * float(np.finfo(np.float32).eps)  # of an enlarged map, relative to its largest value
 
 
@@ -101,14 +103,14 @@ def energy_inside(heat: Heat, region: Region) -> float:
     Their maps have no negative values; negative evidence is no energy here.
     """
     positive = np.maximum(heat, 0)
-    whole = float(positive.sum(dtype=np.float64))
-    return float(positive[region].sum(dtype=np.float64)) / whole if whole else float("nan")
+    whole = float(positive.sum())  # NumPy sums pairwise: float32 is good to 1e-6
+    return float(positive[region].sum()) / whole if whole else float("nan")
 
 
 def average_precision(heat: Heat, region: Region) -> float:
     """Average precision of the place's pixels, ranked by the map; its share of area for a flat one.
 
-    As scikit-learn's, of values rounded to 4,096 levels between the least and the greatest.
+    As scikit-learn's, of values rounded to 8,192 levels between the least and the greatest.
     """
     low, span = float(heat.min()), float(heat.max()) - float(heat.min())
     scale = (LEVELS - 1) / span if span > rounding(heat) else 0.0
