@@ -59,12 +59,13 @@ INNER = {
         ["network"],
     ],
     "metrics": [
-        ["auroc", "clusters"],
-        ["ranks", "delong", "thresholds", "calibration"],
+        ["auroc", "clusters", "pointing"],
+        ["ranks", "delong", "thresholds", "calibration", "localisation"],
         ["judge", "compare", "subgroups", "points"],
     ],
     "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file", "heatmaps"]],
     "explain": [["gradients", "rules"], ["pixels"], ["maps"], ["__init__"]],
+    "localisation": [["located"], ["figures"]],
     "audit": [
         ["columns", "leakage", "weighting"],
         ["shift", "separation", "decomposition"],
@@ -93,6 +94,7 @@ INNER = {
             "score",
             "compare",
             "convert",
+            "localisation_table",
             "predict",
             "audit",
         ],

@@ -10,7 +10,7 @@ from xray_lightning.callbacks.heatmaps import HeatMaps
 from xray_lightning.overlays import Choice, Overlay
 from xray_lightning.report.heat import common_scale, draw_overlay, empty_place, shortened
 
-CELL, TEXT, TOP = 1.6, 0.42, 0.5  # inches
+CELL, TEXT, TOP = 1.6, 0.44, 0.42  # inches
 TRUTH = {1.0: "present", 0.0: "absent"}
 KEY = (
     "each finding's maps on one scale: clear up to their median, brightest from their 99th "
@@ -47,9 +47,10 @@ def gallery_figure(found: Sequence[Overlay], title: str, columns: int = 7) -> Fi
 
 
 def caption_of(overlay: Overlay) -> str:
-    """Whose image, which finding, what the network said and what is known."""
+    """Whose image, which finding, what is known and what the network said."""
     truth = TRUTH.get(overlay.target, "unknown")
-    return f"{shortened(overlay.image_id, 30)}\n{overlay.label}: {truth}, score {overlay.score:.2g}"
+    name = shortened(overlay.image_id, 30)
+    return f"{name}\n{overlay.label}\n{truth}, score {overlay.score:.2g}"
 
 
 def heat_maps(

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from xray_lightning.metrics.pointing import enlarged
 from xray_lightning.overlays import Overlay
 
 Floats = npt.NDArray[np.float32]
@@ -37,7 +37,7 @@ def draw_overlay(axes: Axes, overlay: Overlay, scale: Scale, caption: str) -> No
     size = len(overlay.image)
     axes.imshow(overlay.image, cmap="gray", vmin=0, vmax=1)
     low, high = scale
-    share = ((_enlarged(overlay.heat, size) - low) / max(high - low, 1e-12)).clip(0, 1)
+    share = ((enlarged(overlay.heat, size) - low) / max(high - low, 1e-12)).clip(0, 1)
     axes.imshow(HEAT(share), alpha=OPAQUE * share)
     for x, y, width, height in overlay.boxes:  # a pixel's centre has the whole number
         outline = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=BLUE)
@@ -55,14 +55,6 @@ def empty_place(axes: Axes, text: str) -> None:
 def _plain(axes: Axes) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
-
-
-def _enlarged(heat: Floats, size: int) -> Floats:
-    """(h, w) to (size, size), linear between the centres of the places."""
-    square = torch.from_numpy(heat)[None, None]
-    larger = torch.nn.functional.interpolate(square, (size, size), mode="bilinear")
-    enlarged: Floats = larger[0, 0].numpy()
-    return enlarged
 
 
 def shortened(name: str, length: int = 38) -> str:
