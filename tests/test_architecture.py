@@ -77,6 +77,13 @@ INNER = {
         ["figures", "calls", "heat"],
         ["panel", "gallery", "audit_page"],
     ],
+    "saliency": [
+        ["similarity", "verdicts", "layers"],
+        ["study"],
+        ["randomisation", "agreement"],
+        ["evidence"],
+        ["facts"],
+    ],
     "cli": [
         ["processes"],
         ["failures", "locate", "tables"],
