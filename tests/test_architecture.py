@@ -65,7 +65,7 @@ INNER = {
     ],
     "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file", "heatmaps"]],
     "explain": [["gradients", "rules"], ["pixels"], ["maps"], ["__init__"]],
-    "localisation": [["located"], ["figures"]],
+    "localisation": [["located"], ["figures", "part"]],
     "audit": [
         ["columns", "leakage", "weighting"],
         ["shift", "separation", "decomposition"],
@@ -83,10 +83,11 @@ INNER = {
         ["randomisation", "agreement"],
         ["evidence"],
         ["facts"],
+        ["part"],
     ],
     "cli": [
         ["processes"],
-        ["failures", "locate", "tables"],
+        ["failures", "locate", "tables", "watching"],
         ["overrides", "multirun", "judgement"],
         ["judging"],
         ["conclusion"],
@@ -105,6 +106,8 @@ INNER = {
             "predict",
             "audit",
         ],
+        ["explain_settings", "explain_tables"],
+        ["explain"],
         ["app"],
     ],
 }

@@ -170,6 +170,25 @@ def audit(
     run(lambda: command(overrides or [], json))
 
 
+@APP.command()
+def explain(
+    checkpoint: Annotated[Path, typer.Argument(help="outputs/.../checkpoints/best.ckpt")],
+    overrides: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
+) -> None:
+    """Where does it look, and can that be believed? Writes RUN/explain/.
+
+    Maps against boxes beside controls, a gallery of hits and misses, saliency tests, shortcut
+    tests. Takes the overrides of evaluate, and: subset=val|test, methods=cam,gradcam,...|all|none
+    (scored against boxes), saliency=METHODS|none (put to the saliency tests), label= (of these),
+    positives=48 (images of these), seeds=CKPT,CKPT (the same from other seeds), permuted=CKPT
+    (trained with permute_labels=true), shortcuts=true, draws=1000, bootstrap_seed=0.
+    """
+    from xray_lightning.cli.explain import explain as command
+
+    run(lambda: command(checkpoint, overrides or [], json))
+
+
 def main() -> None:
     """Entry point."""
     sys.exit(APP())
