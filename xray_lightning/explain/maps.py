@@ -94,8 +94,9 @@ def class_maps(
                moved by half of that, signed; one pass forward for each of about 225 places.
     ========== ==================================================================================
 
-    The gates of CBAM are ``net.attention_maps``. Everything is computed in evaluation mode, in or
-    outside ``torch.inference_mode`` and autocast. Modes, hooks and ``.grad`` stay as they are.
+    The gates of CBAM are ``net.attention_maps``. Everything is computed in evaluation mode and in
+    float32, also within ``torch.inference_mode`` and autocast: in bfloat16 the fall of a logit
+    under a patch would be lost in rounding. Modes, hooks and ``.grad`` stay as they are.
 
     Args:
         net: an :class:`~xray_lightning.models.network.XrayNet`.
@@ -118,7 +119,7 @@ def class_maps(
             found = PIXELS[method](_score(net), images, columns)
         else:
             found = _feature_maps(net, images, columns, method)
-    return found.detach().float()
+    return found.detach()
 
 
 def _feature_maps(net: Mapped, images: Tensor, columns: Sequence[int], method: str) -> Tensor:
@@ -126,11 +127,8 @@ def _feature_maps(net: Mapped, images: Tensor, columns: Sequence[int], method: s
         if method == "cam":
             return net.maps(images)[:, columns]
         features = net.forward_features(images)
-    with torch.autocast(images.device.type, enabled=False):
-        features = features.float()
-        gradients = head_gradients(net, features, columns)
-        maps = [RULES[method](features, gradient) for gradient in gradients]
-    return torch.stack(maps, dim=1)
+    gradients = head_gradients(net, features, columns)
+    return torch.stack([RULES[method](features, gradient) for gradient in gradients], dim=1)
 
 
 def _score(net: Mapped) -> Any:
@@ -169,21 +167,13 @@ def _position(labels: tuple[str, ...], label: str | int) -> int:
 
 @contextmanager
 def _undisturbed(net: Mapped, device: str) -> Iterator[None]:
-    """Evaluation mode and gradients within, then each module's own mode again.
-
-    Autocast goes on, but not with its cached weights: those made in inference mode refuse a graph.
-    """
+    """Evaluation mode, gradients and float32 within, then each module's own mode again."""
     modes: list[tuple[nn.Module, bool]] = [(module, module.training) for module in net.modules()]
-    autocast = torch.autocast(
-        device,
-        dtype=torch.get_autocast_dtype(device),
-        enabled=torch.is_autocast_enabled(device),
-        cache_enabled=False,
-    )
     try:
         for module, _ in modes:
             module.training = False
-        with torch.inference_mode(False), torch.enable_grad(), autocast:
+        exact = torch.autocast(device, enabled=False)
+        with torch.inference_mode(False), torch.enable_grad(), exact:
             yield
     finally:
         for module, mode in modes:
