@@ -15,12 +15,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.clusters import Codes, Floats, mean_of_defined
 from xray_lightning.saliency.agreement import enlarged
 from xray_lightning.saliency.study import Study
-from xray_lightning.saliency.verdicts import (
-    Facts,
-    better_or_worse,
-    number,
-    together,
-)
+from xray_lightning.saliency.verdicts import Facts, better_or_worse, number, together
 
 BLUR = 1 / 16  # standard deviation of the baseline's Gaussian, as a share of the side
 CONTROLS = ("random", "centre")
