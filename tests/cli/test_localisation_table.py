@@ -37,8 +37,11 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
         "{:.3f}-{:.3f}".format(*shown["interval"]),
         *controls,
         "1.000",
-        f"{mass['cam']['t_iobb']['0.1']['value']:.3f}",
-        "0.435",
+        *(
+            f"{mass[n]['t_iobb']['0.1']['value']:.3f} ({mass[n]['afp']['0.1']['value']:.1f})"
+            for n in ("cam", "random")
+        ),
+        "0.435 (0.6)",
     ]
     assert rows["Hernia"][2:5:2] == ["too few", rows["Hernia"][4]]
     assert rows["Hernia"][5] == "-", "no other patient, no mean box"

@@ -27,6 +27,7 @@ def test_plain_values_in_the_stated_form(located: Make) -> None:
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
     label = facts["labels"]["Mass"]
     assert (label["images"], label["patients"], label["boxes"]) == (24, 12, 24)
+    assert label["area"] == pytest.approx(located(24).regions(SIZE).mean())
     assert label["note"] == ""
     assert list(label["methods"]) == ["sees", "blind", *CONTROLS]
     overlaps = [f"0.{tenth}" for tenth in range(1, 10)]
@@ -74,7 +75,7 @@ def test_a_map_that_sees_beats_the_controls_and_the_ceiling_beats_it(located: Ma
 def test_a_random_map_points_by_chance(located: Make) -> None:
     chosen = located(600)
     facts = localisation({"Mass": chosen}, size=SIZE, draws=200)
-    area = chosen.regions(SIZE).mean()
+    area = facts["labels"]["Mass"]["area"]
     for name, method in (
         ("pointing_game", "random"),
         ("pointing_game", "blind"),

@@ -85,13 +85,17 @@ def test_figures_of_a_map_by_hand() -> None:
     assert found["energy",] == (pytest.approx(50 / 103.6), 1)
     assert found["iou",] == (pytest.approx(50 / 150), 2)
     assert found["iobb",] == (pytest.approx(0.5), 2)
-    assert found["centre",] == (0, 2), "the centre (10, 5) lies on the detected box's outer edge"
+    assert found["centre",] == (1, 1), "the centre (5, 5) lies on the box's edge, so inside"
     assert [found["t_iou", str(over)] for over in OVERLAPS] == [(1, 2)] * 3 + [(0, 2)] * 6
     assert [found["t_iobb", str(over)] for over in OVERLAPS] == [(1, 2)] * 4 + [(0, 2)] * 5, (
         "an overlap equal to the threshold is not correct: Wang 2017 asks for more"
     )
     assert [found["afp", str(over)] for over in OVERLAPS] == [(1, 1)] * 4 + [(2, 1)] * 5
-    assert figures(heat, [(4, 0, 10, 10)], 0.5)["centre",] == (1, 1)
+    assert figures(heat, [(5.1, 0, 10, 10)], 0.5)["centre",] == (0, 1)
+    assert figures(heat, [(15, 15, 2, 2)], 0.5)["centre",] == (0, 1), "not of the maximum's box"
+    heat[1, 1] = 2  # a smaller box, about the maximum, at the higher threshold
+    assert figures(heat, [(1, 1, 1, 1)], 0.5, 1)["centre",] == (1, 1)
+    assert figures(heat, [(1, 1, 1, 1)], 0.4)["centre",] == (0, 1)
 
 
 def test_a_map_without_energy() -> None:

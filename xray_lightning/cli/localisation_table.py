@@ -11,12 +11,16 @@ from xray_lightning.localisation.located import CONTROLS
 from xray_lightning.report.published import PublishedBoxes
 
 OVERLAP = "0.1"  # the one that Wang 2017 is quoted for
+PAIR = ("t_iobb", "afp")
 
 
 def localisation_table(
     facts: Mapping[str, Any], method: str, title: str, published: Sequence[PublishedBoxes] = ()
 ) -> Table:
-    """A row a label: boxes, pointing game with its interval, the controls', T(IoBB) = 0.1.
+    """A row a label: boxes, pointing game with its interval, the controls', T(IoBB) with AFP.
+
+    T(IoBB) = 0.1 says little without the false positives an image, in brackets, and without what a
+    random map gets.
 
     Args:
         facts: of :func:`~xray_lightning.localisation.figures.localisation`.
@@ -24,22 +28,20 @@ def localisation_table(
         title: of the table.
         published: of :func:`~xray_lightning.report.published.published_boxes`.
     """
-    rows = [row for row in published if row.measure == "t_iobb"]
+    beside = {row.measure: row for row in published if row.measure in PAIR}
     table = Table(title=Text(title), title_justify="left", header_style="bold")
     table.add_column("label")
-    columns = ["boxes", f"pointing game, {method}", "95 % (patients)", *CONTROLS, "T(IoBB) 0.1"]
-    for name in [*columns, *(f"{row.work} {row.year}" for row in rows)]:
+    columns = ["boxes", f"pointing game, {method}", "95 % (patients)", *CONTROLS]
+    columns += ["T(IoBB) 0.1 (AFP)", "random's"]
+    columns += [f"{beside[PAIR[0]].work} {beside[PAIR[0]].year}"] if beside else []
+    for name in columns:
         table.add_column(name, justify="right")
     for label, found in facts["labels"].items():
-        beside = [number(row.labels.get(label)) for row in rows]
-        note = "too few" if found["note"] else "-"
-        table.add_row(label, f"{found['boxes']:,}", *_cells(found, method, note), *beside)
+        theirs = [_pair(*(beside[name].labels.get(label) for name in PAIR))] if beside else []
+        table.add_row(label, f"{found['boxes']:,}", *_cells(found, method), *theirs)
     table.add_section()
-    mean = facts["mean"]
     boxes = sum(found["boxes"] for found in facts["labels"].values())
-    note = "too few" if mean["note"] else "-"
-    beside = [number(row.mean) for row in rows]
-    table.add_row("mean", f"{boxes:,}", *_cells(mean, method, note), *beside, style="bold")
+    table.add_row("mean", f"{boxes:,}", *_cells(facts["mean"], method), style="bold")
     return table
 
 
@@ -53,13 +55,21 @@ def published_lines(published: Sequence[PublishedBoxes]) -> list[str]:
     ]
 
 
-def _cells(found: Mapping[str, Any], method: str, none: str) -> list[str]:
+def _cells(found: Mapping[str, Any], method: str) -> list[str]:
     methods = found["methods"]
     shown = methods[method]["pointing_game"]
+    none = "too few" if found["note"] else "-"
     interval = "{:.3f}-{:.3f}".format(*shown["interval"]) if shown["interval"] else none
     controls = [
         number(methods[name]["pointing_game"]["value"]) if name in methods else "-"
         for name in CONTROLS
     ]
-    overlap = number(methods[method]["t_iobb"][OVERLAP]["value"])
-    return [number(shown["value"]), interval, *controls, overlap]
+    pairs = [
+        _pair(*(methods[name][each][OVERLAP]["value"] for each in PAIR))
+        for name in (method, "random")
+    ]
+    return [number(shown["value"]), interval, *controls, *pairs]
+
+
+def _pair(share: float | None, false: float | None) -> str:
+    return "-" if share is None else f"{share:.3f} ({number(false, 1)})"

@@ -89,11 +89,14 @@ def localisation(
         seed: of the bootstrap and the random map.
 
     Returns:
-        ``{"labels": {label: {"images", "patients", "boxes", "note", "methods": {method: figures}}},
+        ``{"labels": {label: {"images", "patients", "boxes", "area", "note", "methods"}},
         "mean": {"labels", "note", "methods"}, "thresholds": {label: {method: {"shares",
-        "source"}}}, "settings"}``, plain values. A figure is ``{"value", "interval"}``, None where
-        undefined; "t_iou", "t_iobb" and "afp" hold one for each overlap, "0.1" to "0.9". See
-        :func:`~xray_lightning.metrics.localisation.map_figures` for what they are.
+        "source"}}}, "settings"}``, plain values. "area" is the place's mean share of the image:
+        what chance would get. "methods" holds the figures of each method and control, each
+        ``{"value", "interval"}``, None where undefined; "t_iou", "t_iobb" and "afp" hold one for
+        each overlap, "0.1" to "0.9", see
+        :func:`~xray_lightning.metrics.localisation.map_figures`. Intervals are 95 % percentile
+        intervals; one without width says only that no draw differed.
 
     Raises:
         ConfigError: nothing to score, labels with different methods, or a patient that the
@@ -110,7 +113,7 @@ def localisation(
         shares = {name: each["shares"] for name, each in chosen.items()}
         sums = _sums(located, maps, shares, size, tolerance)
         values[label] = {name: _over(counts, codes[label], *pair) for name, pair in sums.items()}
-        labels[label] = _label_facts(located, values[label], sums)
+        labels[label] = _label_facts(located, size, values[label], sums)
         thresholds[label] = chosen
     return {
         "labels": labels,
@@ -198,6 +201,7 @@ def _over(counts: Counts, codes: Codes, sums: Floats, weights: Floats) -> Floats
 
 def _label_facts(
     located: Located,
+    size: int,
     values: Mapping[str, Floats],
     sums: Mapping[str, tuple[Floats, Floats]],
 ) -> Facts:
@@ -208,6 +212,7 @@ def _label_facts(
         "images": images,
         "patients": patients,
         "boxes": sum(len(boxes) for boxes in located.boxes),
+        "area": float(located.regions(size).mean()),
         "note": TOO_FEW if few else "",
         "methods": {
             name: _figures(found, intervals=not few)

@@ -81,7 +81,8 @@ def control_maps(
 ) -> dict[str, Heat]:
     """What needs no network, at the resolution of the first method's maps, (N, h, w) each.
 
-    - "random": every cell drawn from [0, 1).
+    - "random": every cell drawn from [0, 1). Enlarging favours cells at the border, which have
+      fewer neighbours to be levelled by, so it points inside a little less often than by area.
     - "centre": a Gaussian on the middle of the image.
     - "mean box": for each cell the share of other images whose boxes cover it.
     - "ceiling": the place itself, brought to h x w and scored like a map: what a map of that
