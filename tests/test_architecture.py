@@ -70,6 +70,12 @@ INNER = {
         ["baselines"],
         ["facts"],
     ],
+    "shortcuts": [
+        ["regions", "verdicts", "answers"],
+        ["occlusion", "energy", "probe"],
+        ["facts"],
+        ["part"],
+    ],
     "report": [["comparison", "published"], ["figures", "calls"], ["panel", "audit_page"]],
     "cli": [
         ["processes"],
@@ -91,6 +97,7 @@ INNER = {
             "predict",
             "audit",
         ],
+        ["shortcuts"],
         ["app"],
     ],
 }
