@@ -85,6 +85,12 @@ INNER = {
         ["facts"],
         ["part"],
     ],
+    "shortcuts": [
+        ["regions", "verdicts", "answers"],
+        ["occlusion", "energy", "probe"],
+        ["facts"],
+        ["part"],
+    ],
     "cli": [
         ["processes"],
         ["failures", "locate", "tables", "watching"],
@@ -106,7 +112,7 @@ INNER = {
             "predict",
             "audit",
         ],
-        ["explain_settings", "explain_tables"],
+        ["explain_settings", "explain_tables", "shortcuts"],
         ["explain"],
         ["app"],
     ],

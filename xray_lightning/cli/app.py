@@ -189,6 +189,22 @@ def explain(
     run(lambda: command(checkpoint, overrides or [], json))
 
 
+@APP.command()
+def shortcuts(
+    checkpoints: Annotated[list[str], typer.Argument(help="best.ckpt, one or more, then settings")],
+    json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
+) -> None:
+    """Is a label read off the film instead of the chest? Covers corners, border and letters.
+
+    Writes shortcuts.json into each run; scores are those of the test part, without flips. Also:
+    settings such as data=nih data.root=DIR draws=2000.
+    """
+    from xray_lightning.cli.shortcuts import shortcuts as command
+
+    paths = [Path(text) for text in checkpoints if "=" not in text]
+    run(lambda: command(paths, [text for text in checkpoints if "=" in text], json))
+
+
 def main() -> None:
     """Entry point."""
     sys.exit(APP())

@@ -1,0 +1,111 @@
+"""``xray shortcuts``: which labels of a checkpoint are read off the film instead of the chest."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from xray_lightning.checkpoint import load_checkpoint, require_labels
+from xray_lightning.cli.build import data_from, prepare_process
+from xray_lightning.cli.evaluate import configuration, home
+from xray_lightning.cli.overrides import split_run_dir
+from xray_lightning.cli.processes import quieten
+from xray_lightning.cli.tables import number, show
+from xray_lightning.evaluation import write_json
+from xray_lightning.inference import find_device
+from xray_lightning.shortcuts.facts import CAUGHT
+from xray_lightning.shortcuts.part import part_shortcuts
+from xray_lightning.shortcuts.verdicts import UNDECIDED
+
+
+def shortcuts(checkpoints: Sequence[Path], overrides: Sequence[str], as_json: bool) -> None:
+    """Test checkpoints on the test part of their own data, or of other data by overrides.
+
+    Raises:
+        CheckpointError: no checkpoint, one without a configuration, or of other labels.
+        ConfigError: an override that would not change the evaluation, or its preprocessing.
+    """
+    quieten()
+    found: dict[str, Any] = {}
+    for path in checkpoints:
+        loaded = load_checkpoint(path)
+        values, run_dir = split_run_dir(overrides)
+        config = configuration(loaded, values)
+        prepare_process(config)
+        data = data_from(config)
+        require_labels(loaded.bundle, data.labels, str(path))
+        net = loaded.build_net().to(find_device("auto"))
+        facts = part_shortcuts(net, data, draws=config.draws)
+        facts |= {"data": data.source.title, "fingerprint": data.split.part_fingerprints["test"]}
+        found[str(path)] = facts
+        folder = run_dir or home(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(facts, folder / "shortcuts.json")
+        if not as_json:
+            show(label_table(facts, str(path)), probe_table(facts), *sentences(facts))
+    if as_json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+    elif len(found) > 1:
+        show(*(f"{path}: {gist(facts)}" for path, facts in found.items()))
+
+
+def label_table(facts: Mapping[str, Any], path: str) -> Table:
+    """A row a label: what covering each region costs, with intervals, and the verdict."""
+    title = (
+        f"{path} on {facts['data']}, test [{facts['fingerprint']}], {facts['images']:,} images: "
+    )
+    table = Table(title=Text(f"{title}AUROC lost by covering"), title_justify="left")
+    regions = list(next(iter(facts["labels"].values()))["covered"])
+    for name in ("label", "AUROC", "metadata", *regions, "verdict"):
+        table.add_column(name, justify="left" if name in ("label", "verdict") else "right")
+    for label, each in facts["labels"].items():
+        floor = each.get("floor", {}).get("value")
+        losses = [_loss(each["covered"][name]) for name in regions]
+        table.add_row(
+            label, number(each["auroc"]["value"]), number(floor), *losses, each["verdict"]
+        )
+    return table
+
+
+def probe_table(facts: Mapping[str, Any]) -> Table:
+    """A row for each fact that was looked for in the features."""
+    table = Table(title="AUROC of a linear probe of the features", title_justify="left")
+    for name in ("fact", "positive", "trained", "random weights"):
+        table.add_column(name, justify="left" if name == "fact" else "right")
+    for name, each in facts["probes"].items():
+        pairs = (("trained", "interval"), ("random", "random_interval"))
+        cells = [_ranged(each[value], each[interval]) for value, interval in pairs]
+        table.add_row(name, f"{each['positive']:,}/{each['known']:,}", *cells)
+    return table
+
+
+def sentences(facts: Mapping[str, Any]) -> list[str]:
+    """The reason of every label that is not simply cleared."""
+    rows = [(label, each) for label, each in facts["labels"].items()]
+    return [
+        f"{label} {each['verdict']}: {each['reason']}"
+        for wanted in (CAUGHT, UNDECIDED)
+        for label, each in rows
+        if each["verdict"] == wanted
+    ] + [gist(facts)]
+
+
+def gist(facts: Mapping[str, Any]) -> str:
+    """Which labels were caught, and how many not, in a line."""
+    verdicts = {label: each["verdict"] for label, each in facts["labels"].items()}
+    caught = [label for label, verdict in verdicts.items() if verdict == CAUGHT]
+    undecided = sum(verdict == UNDECIDED for verdict in verdicts.values())
+    clear = len(verdicts) - len(caught) - undecided
+    return f"caught: {', '.join(caught) or 'none'}; not caught: {clear}; undecided: {undecided}"
+
+
+def _loss(each: Mapping[str, Any]) -> str:
+    return " / ".join(number(each[name]["region"]["value"], 2) for name in ("auroc", "logit"))
+
+
+def _ranged(value: float | None, interval: Sequence[float | None]) -> str:
+    low, high = interval
+    return number(value) + ("" if low is None else f" ({low:.2f} to {high:.2f})")
