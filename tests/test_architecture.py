@@ -75,7 +75,7 @@ INNER = {
     "report": [
         ["comparison", "published"],
         ["figures", "calls", "heat"],
-        ["panel", "gallery", "audit_page"],
+        ["panel", "gallery", "audit_page", "saliency"],
     ],
     "saliency": [
         ["similarity", "verdicts", "layers"],
@@ -112,7 +112,8 @@ INNER = {
             "predict",
             "audit",
         ],
-        ["explain_settings", "explain_tables", "shortcuts"],
+        ["explain_settings", "shortcuts"],
+        ["explain_tables"],
         ["explain"],
         ["app"],
     ],

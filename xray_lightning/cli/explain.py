@@ -29,7 +29,7 @@ from xray_lightning.overlays import overlays
 from xray_lightning.predictions import Predictions
 from xray_lightning.report.gallery import gallery_figure, hits_and_misses
 from xray_lightning.report.published import published_boxes
-from xray_lightning.report.saliency_figure import saliency_figure
+from xray_lightning.report.saliency import saliency_figure
 from xray_lightning.saliency.part import finding_to_test, part_saliency
 from xray_lightning.shortcuts.part import part_shortcuts
 from xray_lightning.task import XrayTask
@@ -65,7 +65,8 @@ def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
     if settings.shortcuts:
         show("shortcut tests: covering corners, border and letters; probes")
         keys = {"draws": settings.draws, "seed": settings.seed}
-        facts["shortcuts"] = part_shortcuts(net, data, settings.subset, **keys)
+        part = {"data": facts["data"], "fingerprint": facts["fingerprint"]}
+        facts["shortcuts"] = part_shortcuts(net, data, settings.subset, **keys) | part
     write_json(facts, folder / "explain.json")
     if as_json:
         print(json.dumps(facts, indent=2, allow_nan=False))

@@ -1,12 +1,13 @@
 """What ``xray explain`` shows on the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from xray_lightning.cli.localisation_table import localisation_table, published_lines
+from xray_lightning.cli.shortcuts import shortcut_lines
 from xray_lightning.cli.tables import number
 from xray_lightning.localisation.located import CONTROLS
 from xray_lightning.report.published import PublishedBoxes
@@ -27,7 +28,7 @@ def explain_lines(facts: Facts) -> list[Table | str]:
     if facts["saliency"]:
         lines += saliency_lines(facts["saliency"])
     if facts.get("shortcuts"):
-        lines += shortcut_lines(facts["shortcuts"])
+        lines += shortcut_lines(facts["shortcuts"], facts["checkpoint"])
     return lines
 
 
@@ -109,41 +110,6 @@ def saliency_lines(found: Facts) -> list[Table | str]:
     }
     reasons |= {f"note: {each['reason']}" for each in found.values() if "reason" in each}
     return [table, *sorted(reasons)]
-
-
-def shortcut_lines(found: Facts) -> list[Table | str]:
-    """Per label the verdict and what covering regions costs; the probes in a line."""
-    regions = list(next(iter(found["labels"].values()))["covered"])
-    title = f"shortcut tests: {found['images']:,} images of {found['patients']:,} patients"
-    table = Table(title=Text(title), title_justify="left", header_style="bold")
-    table.add_column("label")
-    for name in ["positive", "AUROC", "image-free", *(f"less: {name}" for name in regions)]:
-        table.add_column(name, justify="right")
-    table.add_column("verdict")
-    for label, each in found["labels"].items():
-        falls = [number(each["covered"][name]["auroc"]["value"]) for name in regions]
-        floor = number(each["floor"]["value"]) if "floor" in each else "-"
-        cells = [f"{each['positives']:,}", number(each["auroc"]["value"]), floor, *falls]
-        table.add_row(label, *cells, each["verdict"])
-    caught = [f"{label}: {each['reason']}" for label, each in found["labels"].items()
-              if each["verdict"] == "caught"]  # fmt: skip
-    return [
-        table,
-        "less: what covering it takes off the AUROC; caught only if that is more than 0.05, and "
-        "more than covering as much of the body takes, both by their intervals",
-        *caught,
-        *probe_lines(found["probes"]),
-    ]
-
-
-def probe_lines(probes: Facts) -> Sequence[str]:
-    """What can be read from the features."""
-    shown = [
-        f"{name} {number(each['trained'])} ({number(each['random'])} with random weights)"
-        for name, each in probes.items()
-        if ":" in name
-    ]
-    return [f"linear probes of the frozen features, AUROC: {'; '.join(shown)}"] if shown else []
 
 
 def _with_interval(figure: Facts) -> str:
