@@ -16,7 +16,7 @@ from xray_lightning.cli.overrides import composed
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain import METHODS
 
-TOY = ["data.patients=60", "image_size=32", "batch_size=16", "epochs=1", "model=resnet50"]
+TOY = ["data.patients=120", "image_size=64", "batch_size=16", "epochs=1", "model=resnet50"]
 TOY += ["model.backbone=resnet10t", "trainer=cpu", "threads=1", "logger=none", "callbacks=none"]
 QUICK = ["draws=50", "positives=12", "threads=1"]
 
@@ -48,7 +48,7 @@ def done(checkpoint: Path, folder: Path) -> Result:
     other = trained(folder / "other", "seed=1")
     permuted = trained(folder / "permuted", "permute_labels=true")
     result = explain(
-        checkpoint, *QUICK, "methods=gradcam,gradient", "saliency=gradcam",
+        checkpoint, *QUICK, "methods=gradcam,gradient", "saliency=gradcam", "label=Infiltration",
         f"seeds={other}", f"permuted={permuted}",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -65,11 +65,11 @@ def test_everything_is_written_and_shown(done: Result, checkpoint: Path) -> None
         assert cv2.imread(str(place / name)) is not None
         with np.load((place / name).with_suffix(".npz")) as kept:
             assert set(kept["label"]) == {label}
-            assert kept["maps"].shape[1:] == (1, 1)  # 32 px through a ResNet
+            assert kept["maps"].shape[1:] == (2, 2)  # 64 px through a ResNet
     assert list(found["labels"]) == list(facts["gallery"])
     for each in found["labels"].values():
         assert set(each["methods"]) == {"gradcam", "gradient", "random", "centre", "mean box",
-                                        "ceiling", "ceiling 32x32"}  # fmt: skip
+                                        "ceiling", "ceiling 64x64"}  # fmt: skip
     verdicts = {test["verdict"] for test in facts["saliency"]["gradcam"].values()
                 if isinstance(test, dict)}  # fmt: skip
     assert verdicts <= {"passes", "fails", "undecided", "not run"}

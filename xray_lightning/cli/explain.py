@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from xray_lightning.callbacks.heatmaps import write_maps
 from xray_lightning.checkpoint import load_checkpoint, require_labels
-from xray_lightning.cli.build import progress
-from xray_lightning.cli.compose import trainer_from
+from xray_lightning.cli.build import progress, trainer_from
 from xray_lightning.cli.evaluate import Opened, opened
 from xray_lightning.cli.explain_settings import Settings, own_settings
 from xray_lightning.cli.explain_tables import explain_lines
@@ -50,7 +49,7 @@ def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
     if settings.label and settings.label not in data.labels:
         raise ConfigError(f"label must be one of {', '.join(data.labels)}, got {settings.label!r}")
     others = [trained_like(path, data, found) for path in settings.seeds]
-    permuted = settings.permuted and trained_like(settings.permuted, data, found)
+    shuffled = [trained_like(path, data, found) for path in settings.permuted]
     folder = folder_of(found, settings)
     folder.mkdir(parents=True, exist_ok=True)
     found.config.run_dir = str(folder)
@@ -59,14 +58,14 @@ def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
     located = boxed(net, data, settings)
     facts |= place_facts(located, data, settings)
     facts["gallery"] = gallery(net, data, settings, located, predictions, folder)
-    facts["saliency"] = tested(net, data, settings, predictions["val"], others, permuted)
+    facts["saliency"] = tested(net, data, settings, predictions.get("val"), others, shuffled)
     if facts["saliency"]:
         saliency_figure(facts["saliency"]).savefig(folder / "saliency.png")
     if settings.shortcuts:
         show("shortcut tests: covering corners, border and letters; probes")
-        keys = {"draws": settings.draws, "seed": settings.seed}
-        part = {"data": facts["data"], "fingerprint": facts["fingerprint"]}
-        facts["shortcuts"] = part_shortcuts(net, data, settings.subset, **keys) | part
+        facts["shortcuts"] = part_shortcuts(
+            net, data, settings.subset, draws=settings.draws, seed=settings.seed
+        ) | {key: facts[key] for key in ("data", "fingerprint")}
     write_json(facts, folder / "explain.json")
     if as_json:
         print(json.dumps(facts, indent=2, allow_nan=False))
@@ -190,7 +189,7 @@ def tested(
     settings: Settings,
     validation: Predictions | None,
     others: Sequence[XrayNet],
-    permuted: XrayNet | None,
+    shuffled: Sequence[XrayNet],
 ) -> Facts:
     """The saliency tests of each method."""
     label = settings.label or finding_to_test(data, settings.subset, auroc_of(validation, data))
@@ -207,7 +206,7 @@ def tested(
                 method,
                 images=settings.positives,
                 others=others,
-                permuted=permuted,
+                permuted=shuffled[0] if shuffled else None,
                 draws=settings.draws,
                 seed=settings.seed,
                 progress=report,

@@ -32,7 +32,7 @@ class Settings:
     label: str
     positives: int
     seeds: tuple[Path, ...]
-    permuted: Path | None
+    permuted: tuple[Path, ...]
     shortcuts: bool
     draws: int
     seed: int
@@ -56,7 +56,7 @@ def own_settings(overrides: Sequence[str]) -> tuple[Settings, list[str]]:
         label=values["label"],
         positives=integer("positives", values["positives"], 2),
         seeds=tuple(map(Path, listed(values["seeds"]))),
-        permuted=Path(values["permuted"]) if values["permuted"] else None,
+        permuted=tuple(map(Path, listed(values["permuted"])[:1])),
         shortcuts=values["shortcuts"] == "true",
         draws=integer("draws", values["draws"], 1),
         seed=integer("bootstrap_seed", values["bootstrap_seed"], 0),

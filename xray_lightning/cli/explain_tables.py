@@ -71,21 +71,15 @@ def methods_table(found: Facts) -> Table:
 
 def threshold_line(found: Facts) -> str:
     """Where the thresholds came from."""
-    sources: dict[str, int] = {}
-    for methods in found["thresholds"].values():
-        for each in methods.values():
-            sources[each["source"]] = sources.get(each["source"], 0) + 1
-    stated = next((each["shares"] for methods in found["thresholds"].values()
-                   for each in methods.values() if each["source"] == "stated"), [])  # fmt: skip
-    tuned = sum(count for source, count in sources.items() if source != "stated")
-    parts = [f"tuned on validation for {tuned} of {sum(sources.values())} (label, map)"] * bool(
-        tuned
-    )
+    every = [each for methods in found["thresholds"].values() for each in methods.values()]
+    stated = [each["shares"] for each in every if each["source"] == "stated"]
+    parts = []
+    if tuned := len(every) - len(stated):
+        parts.append(f"threshold tuned on validation for {tuned} of {len(every)} (label, map)")
     if stated:
-        shares = ", ".join(f"{share:.3f}" for share in stated)
-        parts.append(f"else stated, {shares} of a map's range (Wang 2017)" if tuned else
-                     f"stated thresholds, {shares} of a map's range (Wang 2017)")  # fmt: skip
-    return "; ".join(parts)
+        shares = ", ".join(f"{share:.3f}" for share in stated[0])
+        parts.append(f"stated thresholds of {shares} of a map's range (Wang 2017)")
+    return ", else ".join(parts)
 
 
 def saliency_lines(found: Facts) -> list[Table | str]:

@@ -14,7 +14,7 @@ from xray_lightning.saliency.facts import saliency_facts
 from xray_lightning.saliency.verdicts import FEWEST, NOT_RUN, Facts
 
 
-def finding_to_test(data: XrayDataModule, part: str, auroc: Sequence[float]) -> str | None:
+def finding_to_test(data: XrayDataModule, part: str, auroc: npt.NDArray[np.float64]) -> str | None:
     """The finding that the network knows best, of those on enough patients of a part.
 
     Args:
@@ -65,14 +65,14 @@ def part_saliency(
     """
     dataset, records = data.dataset(part), data.part_records(part)
     present = data.part_targets(part)[:, data.labels.index(label)]
-    rows = np.random.default_rng(seed).permutation(np.flatnonzero(present == 1))[:images]
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(present == 1)).tolist()[:images]
     patients = [records[row].patient_id for row in rows]
     if len(set(patients)) < 2:
         return {"verdict": NOT_RUN, "reason": f"{label} is on {len(set(patients))} patients only"}
     return saliency_facts(
         net,
         lambda network, batch: class_map(network, batch, label, method=method),
-        torch.stack([dataset[int(row)]["image"] for row in rows]),
+        torch.stack([dataset[row]["image"] for row in rows]),
         patients,
         label=net.labels.index(label),
         others=others,
@@ -84,4 +84,4 @@ def part_saliency(
 
 
 def _patients(targets: npt.NDArray[np.float32], records: Sequence[Record]) -> int:
-    return len({records[row].patient_id for row in np.flatnonzero(targets == 1)})
+    return len({records[row].patient_id for row in np.flatnonzero(targets == 1).tolist()})
