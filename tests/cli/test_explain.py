@@ -68,8 +68,8 @@ def test_everything_is_written_and_shown(done: Result, checkpoint: Path) -> None
             assert kept["maps"].shape[1:] == (2, 2)  # 64 px through a ResNet
     assert list(found["labels"]) == list(facts["gallery"])
     for each in found["labels"].values():
-        assert set(each["methods"]) == {"gradcam", "gradient", "random", "centre", "mean box",
-                                        "ceiling", "ceiling 64x64"}  # fmt: skip
+        wanted = {"gradcam", "gradient", "random", "centre", "ceiling", "ceiling 64x64"}
+        assert set(each["methods"]) - {"mean box"} == wanted
     verdicts = {test["verdict"] for test in facts["saliency"]["gradcam"].values()
                 if isinstance(test, dict)}  # fmt: skip
     assert verdicts <= {"passes", "fails", "undecided", "not run"}
@@ -77,7 +77,7 @@ def test_everything_is_written_and_shown(done: Result, checkpoint: Path) -> None
         assert facts["saliency"]["gradcam"][test]["verdict"] in done.stdout
         assert "reason" not in facts["saliency"]["gradcam"][test]
     assert set(facts["shortcuts"]["labels"]) == set(found["labels"]) | set(facts["auroc"]["labels"])
-    assert "linear probes of the frozen features" in done.stdout
+    assert "AUROC of a linear probe of the features" in done.stdout
     assert (place / "saliency.png").is_file()
     assert "published" in facts
     assert facts["published"] == []  # of NIH's boxes alone
