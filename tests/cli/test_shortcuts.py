@@ -44,7 +44,7 @@ def test_files_tables_and_json(run: Path, capsys: pytest.CaptureFixture[str]) ->
     text = capsys.readouterr().out
     assert "planted" not in text
     assert "random weights" in text
-    assert text.count("undecided: ") == 4  # below each table, and a line for each checkpoint
+    assert text.count("; undecided: ") == 4  # below each table, and a line for each checkpoint
     assert json.loads((other / "shortcuts.json").read_text())["data"] == "phantom"
 
 
