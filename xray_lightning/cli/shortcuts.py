@@ -51,9 +51,12 @@ def shortcut_lines(facts: Mapping[str, Any], path: str) -> list[Table | str]:
 def label_table(facts: Mapping[str, Any], path: str) -> Table:
     """A row a label: what covering each region costs, with intervals, and the verdict."""
     title = (
-        f"{path} on {facts['data']}, test [{facts['fingerprint']}], {facts['images']:,} images: "
+        f"{path} on {facts['data']}, test [{facts['fingerprint']}], {facts['images']:,} images; "
     )
-    table = Table(title=Text(f"{title}AUROC lost by covering"), title_justify="left")
+    title += (
+        "lost by covering a region: AUROC / standard deviations between positives and negatives"
+    )
+    table = Table(title=Text(title), title_justify="left", header_style="bold")
     regions = list(next(iter(facts["labels"].values()))["covered"])
     for name in ("label", "AUROC", "metadata", *regions, "verdict"):
         table.add_column(name, justify="left" if name in ("label", "verdict") else "right")

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from xray_lightning.metrics.clusters import Codes, Counts, Floats, ratio_over
+from xray_lightning.metrics.clusters import Codes, Counts, Floats, divided, ratio_over
 from xray_lightning.shortcuts.regions import BORDER, CORNER, Mask, body_of, corners, frame
 from xray_lightning.shortcuts.verdicts import UNDECIDED, Check
 
@@ -20,11 +20,11 @@ class Energy:
     Attributes:
         share: mean share of a map's energy in the region.
         area: mean share of the image that the region is: what an even map would give.
-        density: energy an area there over that in the rest of the body; flagged above 1, and
-            undecided where a place of the map is larger than the region.
+        density: of the energy an area there and in the rest of the body, the share there: 0.5 where
+            they are alike, 1 where the body has none; flagged above 0.5.
         undefined: maps without any energy, which are left out.
         grid: places of the map, height and width.
-        verdict: that of ``density``.
+        verdict: that of ``density``; undecided where a place of the map is larger than the region.
     """
 
     share: float
@@ -84,8 +84,7 @@ def _judged(
         ratio_over(counts, codes[defined], *pair)
         for pair in ((share, area), (rest_share, rest_area))
     )
-    with np.errstate(divide="ignore", invalid="ignore"):  # no energy in the body: infinite
-        density = Check.of(there / body, 1.0)
+    density = Check.of(divided(there, there + body), 0.5)
     resolved = 1 / min(grid) <= depth
     return Energy(
         share=float(share.mean()) if defined.any() else np.nan,

@@ -149,7 +149,7 @@ def loss_of(
         for values in (logits, each.logits, each.control)
     )
     auroc = Fall.of(plain - region, plain - control, AUROC_MARGIN)
-    spread = float(logits[~np.isnan(targets), index].std()) or np.nan
+    spread = float(logits[:, index].std()) or np.nan
     gaps = [
         gap_over((logits - values)[:, index] / spread, targets, codes, counts)
         for values in (each.logits, each.control)
