@@ -8,7 +8,8 @@ import pytest
 from xray_lightning.audit.facts import audit_facts, gist
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.splits import patient_split
-from xray_lightning.report.audit_page import audit_page, p_text
+from xray_lightning.report.audit_page import audit_page
+from xray_lightning.report.page import p_text
 from xray_lightning.report.figures import COLOURS
 
 PHANTOM = Phantom(patients=60)
