@@ -163,7 +163,7 @@ def test_files_stay_small(path: Path) -> None:
 
 
 def test_package_stays_small() -> None:
-    # 7,000 was meant for training alone; DICOM, evaluation, the audit, maps and reports came on top.
+    # 7,000 was meant for training alone; DICOM, evaluation, audit, maps and reports came on top.
     assert sum(len(path.read_text().splitlines()) for path in MODULES) < 22000
 
 

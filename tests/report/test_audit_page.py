@@ -9,8 +9,8 @@ from xray_lightning.audit.facts import audit_facts, gist
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.splits import patient_split
 from xray_lightning.report.audit_page import audit_page
-from xray_lightning.report.page import p_text
 from xray_lightning.report.figures import COLOURS
+from xray_lightning.report.page import p_text
 
 PHANTOM = Phantom(patients=60)
 VOID = {"meta", "br", "link", "img", "use", "path", "rect"}

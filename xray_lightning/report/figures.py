@@ -99,12 +99,14 @@ def roc_figure(
 def curves_figure(metrics: Path, path: Path) -> None:
     """Loss of training and validation, and validation AUROC, against the epoch."""
     figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
-    draw_curves(pd.read_csv(metrics), *figure.subplots(1, 2))
+    loss, auroc = figure.subplots(1, 2)
+    draw_curves(pd.read_csv(metrics), loss, auroc)
+    auroc.set_title("mean (blue) and each label (grey)")
     figure.savefig(path)
 
 
 def draw_curves(table: pd.DataFrame, loss: Axes, auroc: Axes) -> None:
-    """The rows of metrics.csv: losses left, validation AUROC right."""
+    """The rows of metrics.csv: losses; validation AUROC, the mean blue, each label grey."""
     for column, colour, style in (
         ("train/loss", COLOURS[0], "-o"),
         ("val/loss", COLOURS[4], "--s"),
@@ -119,9 +121,9 @@ def draw_curves(table: pd.DataFrame, loss: Axes, auroc: Axes) -> None:
         auroc.plot(table["epoch"] + 1, table[column], color="#BBBBBB", linewidth=0.8)
     if "val/auroc" in table:
         auroc.plot(table["epoch"] + 1, table["val/auroc"], "-o", color=COLOURS[0], markersize=4)
-    auroc.set(xlabel="epoch", ylabel="validation AUROC", title="mean (blue) and each label (grey)")
+    auroc.set(xlabel="epoch", ylabel="validation AUROC")
     for axes in (loss, auroc):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params("x", integer=True, min_n_ticks=1)
         _plain_axes(axes)
 
 

@@ -58,8 +58,13 @@ def svg(
             long.
     """
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False}
-    with mpl.rc_context({**settings, **dict.fromkeys(inked, INK), "font.size": 10}):
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "text.parse_math": False,
+        "font.size": 10,
+    }
+    with mpl.rc_context(settings | dict.fromkeys(inked, INK)):
         figure = Figure(figsize=size, layout=None if margins else "constrained")
         if margins:
             (width, height), (left, low), end = size, margins, 0.1
@@ -107,7 +112,7 @@ def dots_figure(
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel(title)
 
-    return svg(name, title, (5.2, 0.3 * len(rows) + 0.9), draw)
+    return svg(name, title, (4.6, 0.27 * len(rows) + 0.8), draw)
 
 
 def p_text(value: float | None) -> str:

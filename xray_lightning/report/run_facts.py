@@ -110,11 +110,12 @@ def training_facts(run: RunFiles) -> Facts:
     table = run.history
     if table is None:
         return {"epochs": 0, "best_epoch": None, "rows": []}
-    aurocs = table["val/auroc"] if "val/auroc" in table else None
-    best = None if aurocs is None or aurocs.isna().all() else int(table["epoch"][aurocs.idxmax()])
+    best = None
+    if "val/auroc" in table and table["val/auroc"].notna().any():
+        best = int(table["epoch"].iloc[table["val/auroc"].argmax()]) + 1
     return {
         "epochs": len(table),
-        "best_epoch": None if best is None else best + 1,
+        "best_epoch": best,
         "rows": table.to_dict("records"),
     }
 
@@ -123,10 +124,11 @@ def reproduce_facts(run: RunFiles) -> Facts:
     """Command, settings, surroundings."""
     environment = run.environment
     script = str(environment["command"][0]).endswith(".py")
+    place = shlex.quote(str(run.folder))
     return {
         "command": shlex.join(["python"] * script + [str(part) for part in environment["command"]]),
-        "again": f"python train.py --config-dir {shlex.quote(str(run.folder))} --config-name config",
-        "check": f"xray evaluate {shlex.quote(str(run.folder / 'checkpoints' / 'best.ckpt'))}",
+        "again": f"python train.py --config-dir {place} --config-name config",
+        "check": f"xray evaluate {place}/checkpoints/best.ckpt",
         "config": run.config,
         "resumed": len(environment.get("resumed", [])),
         **{key: environment[key] for key in ("seed", "device", "versions")},

@@ -7,7 +7,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
@@ -24,7 +23,7 @@ from xray_lightning.report.page import INK, dots_figure, svg
 from xray_lightning.report.run_files import RunFiles
 
 Facts = Mapping[str, Any]
-RAW, CALIBRATED = (COLOURS[0], "o-"), (COLOURS[4], "s--")
+RAW, CALIBRATED = (COLOURS[0], "o"), (COLOURS[4], "s")
 WIDEST = 1600  # pixels of an embedded picture
 NONE = (None, None)
 
@@ -36,18 +35,15 @@ def run_figures(run: RunFiles, facts: Facts) -> dict[str, Any]:
     order = sorted(defined, key=lambda label: -defined[label]["value"])
     aurocs = [(k, defined[k]["value"], defined[k]["patient_interval"] or NONE) for k in order]
     groups = [
-        (f"{row['dimension']}: {row['group']}", row["auroc"], row["interval"] or NONE)
+        (f"{row['dimension']}: {row['group']}", row["difference"], row["difference_interval"])
         for row in facts["subgroups"]["rows"]
-        if row["auroc"] is not None
+        if row["difference_interval"]
     ]
-    mean = facts["test"]["mean"]["auroc"]["value"]
     test = run.predictions["test"]
     places = {label: index for index, label in enumerate(test.labels)}
     return {
         "aurocs": dots_figure("aurocs", "test AUROC (0.5: guessing)", aurocs, 0.5),
-        "groups": dots_figure("groups", "mean AUROC (line: all test images)", groups, mean)
-        if groups
-        else None,
+        "groups": dots_figure("groups", "mean AUROC, difference", groups, 0) if groups else None,
         "curves": {k: curve_figure(test, places[k]) for k in places if k in defined},
         "reliability": {
             label: reliability_figure(f"reliability-{places[label]}", label, each)
@@ -68,12 +64,13 @@ def curve_figure(predictions: Predictions, index: int) -> Markup:
     known = ~np.isnan(predictions.targets[:, index])
     scores, targets = predictions.scores[known, index], predictions.targets[known, index]
     recall, precision = precision_recall_curve(scores, targets)
+    recall, first = np.unique(recall, return_index=True)  # the precision that counts in AP
 
     def draw(roc: Axes, pr: Axes) -> None:
         roc.plot([0, 1], [0, 1], color=INK, alpha=0.4, linewidth=0.8)
         roc.plot(*thinned(*roc_curve(scores, targets)), color=COLOURS[0], linewidth=1.6)
         pr.axhline(float(targets.mean()), color=INK, alpha=0.4, linewidth=0.8)
-        steps = thinned(np.append(0.0, recall), np.append(precision[0], precision))
+        steps = thinned(np.append(0.0, recall), precision[np.append(first[0], first)])
         pr.plot(*steps, color=COLOURS[4], linewidth=1.6, drawstyle="steps-pre")
         _square(roc, "1 - specificity", "sensitivity")
         _square(pr, "recall", "precision")
@@ -90,6 +87,8 @@ def _square(axes: Axes, across: str, up: str, limit: float = 1.0) -> None:
         axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
     else:
         axes.locator_params(nbins=3)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -102,12 +101,10 @@ def reliability_figure(name: str, label: str, bins: Facts) -> Markup:
     def draw(axes: Axes) -> None:
         axes.plot([0, limit], [0, limit], color=INK, alpha=0.4, linewidth=0.8)
         for each, colour, style in drawn:
-            axes.plot(
-                each["score"], each["share"], style, color=colour, markersize=3.5, linewidth=0.9
-            )
+            axes.plot(each["score"], each["share"], style, color=colour, markersize=4, alpha=0.8)
         _square(axes, "mean score", "positive", limit or 1.0)
 
-    return svg(name, f"reliability diagram of {label}", (2.2, 2.2), draw, margins=(0.5, 0.45))
+    return svg(name, f"reliability diagram of {label}", (2.3, 2.2), draw, margins=(0.6, 0.45))
 
 
 def training_figure(run: RunFiles) -> Markup | None:
@@ -119,7 +116,7 @@ def training_figure(run: RunFiles) -> Markup | None:
     def draw(loss: Axes, auroc: Axes) -> None:
         draw_curves(table, loss, auroc)
 
-    return svg("training", "loss and validation AUROC by epoch", (7.2, 3.0), draw, columns=2)
+    return svg("training", "loss and validation AUROC by epoch", (6.0, 2.6), draw, columns=2)
 
 
 def embedded(path: Path) -> str:
@@ -129,12 +126,12 @@ def embedded(path: Path) -> str:
         ConfigError: the file is no readable picture.
     """
     data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    pixels: npt.NDArray[np.uint8] | None = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if pixels is None:
         raise ConfigError(f"{path} is no readable picture: remove it, or make it again")
     height, width = pixels.shape[:2]
     if width > WIDEST:
         size = WIDEST, round(height * WIDEST / width)
-        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     _, encoded = cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, 80])
     return f"data:image/webp;base64,{b64encode(encoded.tobytes()).decode('ascii')}"

@@ -106,10 +106,10 @@ def _facts(path: Path) -> Facts:
         values = json.loads(_text(path))
     except ValueError as error:
         raise _damaged(path, str(error)) from error
-    lacking = [key for key in NEEDED[path.name] if not isinstance(values, dict) or key not in values]
-    if lacking:
+    known = values if isinstance(values, dict) else {}
+    if lacking := [key for key in NEEDED[path.name] if key not in known]:
         raise _damaged(path, f"it lacks {', '.join(lacking)}")
-    return dict(values)
+    return known
 
 
 def _table(path: Path) -> Predictions:

@@ -26,8 +26,8 @@ def verdict(facts: Facts) -> list[str]:
         return [f"{where} no label has an AUROC.", facts["published"]["sentence"]]
     first = f"{where} the mean AUROC over {count} labels is {_with_interval(auroc)}, patients"
     first += " resampled"
-    low, high = auroc["patient_interval"] or (None, None)
-    if low is not None and low <= 0.5 <= high:
+    ends = auroc["patient_interval"]
+    if ends and ends[0] <= 0.5 <= ends[1]:
         first += ": it cannot be told from guessing (0.5)"
     known = {k: v["auroc"] for k, v in test["labels"].items() if v["auroc"]["value"] is not None}
     weakest, best = (pick(known, key=lambda k: known[k]["value"]) for pick in (min, max))
@@ -158,14 +158,14 @@ def _always(facts: Facts) -> list[str]:
     return [
         f"The test part comes from the same data set as the training part ({facts['data']}): this "
         "is no external validation.",
-        f"This is one training run (seed {facts['reproduce']['seed']}): how much another seed would "
-        f"change is not known.{chosen}",
+        f"This is one training run (seed {facts['reproduce']['seed']}): how much another seed "
+        f"would change is not known.{chosen}",
         *(
             [f"Calibrated scores ({calibrated}) are probabilities at validation's prevalence only."]
             if calibrated
             else []
         ),
-        "Labels are taken as they are: how many are wrong is not known. Near-duplicate images under "
-        "different ids were not looked for.",
+        "Labels are taken as they are: how many are wrong is not known. Near-duplicate images "
+        "under different ids were not looked for.",
         "For research. Not a medical device: nothing here says what a use on patients would do.",
     ]
