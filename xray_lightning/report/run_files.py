@@ -102,8 +102,9 @@ def _require_same(run: RunFiles, part: str, table: Predictions) -> None:
 
 
 def _facts(path: Path) -> Facts:
+    text = _text(path)
     try:
-        values = json.loads(_text(path))
+        values = json.loads(text)
     except ValueError as error:
         raise _damaged(path, str(error)) from error
     known = values if isinstance(values, dict) else {}
