@@ -81,11 +81,11 @@ def test_a_single_label_is_not_the_best_of_several(facts: dict) -> None:
     labels = facts["test"]["labels"]
     facts["test"]["labels"] = {"Mass": labels["Mass"], "Hernia": labels["Hernia"]}
     labels["Mass"]["auroc"]["patient_interval"] = None
-    assert "(no interval) with" in verdict(facts)[1]
-    assert "best" not in verdict(facts)[1]
-    assert "No interval, since too many draws of patients have one class only: Mass." in unknown(
-        facts
-    )
+    assert "(no interval; positive images: " in verdict(facts)[1]
+    assert "Best" not in verdict(facts)[1]
+    patients = labels["Mass"]["positive_patients"]
+    rough = f"No interval, since the positives are of too few patients: Mass ({patients})."
+    assert rough in unknown(facts)
 
 
 def test_leaks_are_warned_of(facts: dict) -> None:
@@ -107,7 +107,9 @@ def test_unknown_metadata_and_reasons(facts: dict) -> None:
     assert "No operating point: Mass (too few), Edema (none reaches it)." in found
     assert "The split was not audited: its data set is gone." in found
     facts["points"] |= {"without": {"Mass": "few", "Edema": "few"}, "calibration": None}
+    facts["data"] = "nih"
     found = unknown({**facts, "audit": {"notes": ["16 impossible ages became NaN"]}})
     assert "No operating point (few): Mass, Edema." in found
     assert "16 impossible ages became NaN" in found
+    assert any("how many are wrong is not known" in sentence for sentence in found)
     assert not any("Calibrated" in sentence for sentence in found)

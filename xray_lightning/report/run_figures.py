@@ -101,7 +101,15 @@ def reliability_figure(name: str, label: str, bins: Facts) -> Markup:
     def draw(axes: Axes) -> None:
         axes.plot([0, limit], [0, limit], color=INK, alpha=0.4, linewidth=0.8)
         for each, colour, style in drawn:
-            axes.plot(each["score"], each["share"], style, color=colour, markersize=4, alpha=0.8)
+            axes.plot(
+                each["score"],
+                each["share"],
+                style,
+                color=colour,
+                markersize=4,
+                alpha=0.8,
+                clip_on=False,
+            )
         _square(axes, "mean score", "positive", limit or 1.0)
 
     return svg(name, f"reliability diagram of {label}", (2.3, 2.2), draw, margins=(0.6, 0.45))

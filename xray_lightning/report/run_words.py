@@ -24,26 +24,24 @@ def verdict(facts: Facts) -> list[str]:
     )
     if auroc["value"] is None:
         return [f"{where} no label has an AUROC.", facts["published"]["sentence"]]
-    first = f"{where} the mean AUROC over {count} labels is {_with_interval(auroc)}, patients"
-    first += " resampled"
+    first = f"{where} the mean AUROC over {count} labels is "
+    first += _with_interval(auroc, "patients resampled")
     ends = auroc["patient_interval"]
     if ends and ends[0] <= 0.5 <= ends[1]:
         first += ": it cannot be told from guessing (0.5)"
     known = {k: v["auroc"] for k, v in test["labels"].items() if v["auroc"]["value"] is not None}
     weakest, best = (pick(known, key=lambda k: known[k]["value"]) for pick in (min, max))
     positives = test["labels"][weakest]["positives"]
-    second = (
-        f"Weakest is {weakest}, {_with_interval(known[weakest])} with {positives:,} positive images"
-    )
-    second += f"; best is {best}, {_with_interval(known[best])}." if best != weakest else "."
+    second = f"Weakest is {weakest}, "
+    second += _with_interval(known[weakest], f"positive images: {positives:,}")
+    second += f". Best is {best}, {_with_interval(known[best])}." if best != weakest else "."
     return [f"{first}.", second, facts["published"]["sentence"]]
 
 
-def _with_interval(estimate: Facts) -> str:
+def _with_interval(estimate: Facts, more: str = "") -> str:
     ends = estimate["patient_interval"]
-    if ends is None:
-        return f"{estimate['value']:.3f} (no interval)"
-    return f"{estimate['value']:.3f} (95 % {ends[0]:.3f} to {ends[1]:.3f})"
+    known = "no interval" if ends is None else f"95 % {ends[0]:.3f} to {ends[1]:.3f}"
+    return f"{estimate['value']:.3f} ({'; '.join(filter(None, (known, more)))})"
 
 
 def warnings(facts: Facts) -> list[str]:
@@ -105,10 +103,14 @@ def unknown(facts: Facts) -> list[str]:
     ]
     defined = {label: each for label, each in labels.items() if not each["undefined"]}
     few = {k: each["positives"] for k, each in defined.items() if each["positives"] < FEW}
-    rough = [k for k, each in defined.items() if each["auroc"]["patient_interval"] is None]
+    rough = {
+        label: each["positive_patients"]
+        for label, each in defined.items()
+        if each["auroc"]["patient_interval"] is None
+    }
     blank = {k: facts["test"]["images"] - each["known"] for k, each in labels.items()}
     found += _listed(f"Fewer than {FEW} positive test images, so the figures are rough", few)
-    found += _listed("No interval, since too many draws of patients have one class only", rough)
+    found += _listed("No interval, since the positives are of too few patients", rough)
     found += _listed("Test images whose target is unknown and left out", _positive(blank))
     found += _listed("No operating point", facts["points"]["without"])
     found += _about_groups(facts)
@@ -121,12 +123,10 @@ def _positive(counts: Mapping[str, int]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count > 0}
 
 
-def _listed(text: str, names: Any) -> list[str]:
-    """A sentence and what it is about; none if that is nothing."""
+def _listed(text: str, names: Mapping[str, object]) -> list[str]:
+    """A sentence and what it is about, with a value each; none if that is nothing."""
     if not names:
         return []
-    if not isinstance(names, Mapping):
-        return [f"{text}: {', '.join(names)}."]
     if len(names) > 1 and len(set(names.values())) == 1:  # all for one reason
         return [f"{text} ({next(iter(names.values()))}): {', '.join(names)}."]
     return [f"{text}: {', '.join(f'{name} ({value})' for name, value in names.items())}."]
@@ -155,17 +155,19 @@ def _always(facts: Facts) -> list[str]:
     best, epochs = facts["training"]["best_epoch"], facts["training"]["epochs"]
     chosen = f" The checkpoint, epoch {best} of {epochs}, was chosen on validation." if best else ""
     calibrated = facts["points"]["calibration"]
-    return [
+    found = [
         f"The test part comes from the same data set as the training part ({facts['data']}): this "
         "is no external validation.",
         f"This is one training run (seed {facts['reproduce']['seed']}): how much another seed "
         f"would change is not known.{chosen}",
-        *(
-            [f"Calibrated scores ({calibrated}) are probabilities at validation's prevalence only."]
-            if calibrated
-            else []
-        ),
-        "Labels are taken as they are: how many are wrong is not known. Near-duplicate images "
-        "under different ids were not looked for.",
+        "Near-duplicate images under different ids were not looked for.",
         "For research. Not a medical device: nothing here says what a use on patients would do.",
     ]
+    if calibrated:
+        text = (
+            f"Calibrated scores ({calibrated}) are probabilities at validation's prevalence only."
+        )
+        found.insert(2, text)
+    if facts["data"] != "phantom":
+        found.insert(2, "Labels are taken as they are: how many are wrong is not known.")
+    return found
