@@ -205,6 +205,22 @@ def shortcuts(
     run(lambda: command(paths, [text for text in checkpoints if "=" in text], json))
 
 
+@APP.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="outputs/..., a finished run")],
+    json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
+) -> None:
+    """Make report.html and report.json of a run again; training has made them at its end.
+
+    One page without scripts or network: verdict, figures with intervals, curves, calibration,
+    subgroups, the audit of the split (if the data set is where it was), how to reproduce, and what
+    is not known.
+    """
+    from xray_lightning.cli.report import report as command
+
+    run(lambda: command(run_folder, json))
+
+
 def main() -> None:
     """Entry point."""
     sys.exit(APP())

@@ -29,6 +29,7 @@ from xray_lightning.cli.judging import Judged
 from xray_lightning.cli.overrides import overridden
 from xray_lightning.cli.processes import first_process, quieten, started_outside
 from xray_lightning.cli.provenance import sampling_line, write_config, write_environment
+from xray_lightning.cli.report import closing_report
 from xray_lightning.cli.tables import auroc_table, parts_line, show
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.source import usage_notes
@@ -89,6 +90,7 @@ def fit(config: DictConfig, last: Checkpoint | None = None) -> float | None:
     if trainer.is_global_zero:
         found = conclude(config, data, predictions, run)
         draw_maps(trainer, panel, data, predictions, run)
+        closing_report(config, data.source, data.split, summaries, run)
         write_json(summaries, run / "metrics.json")  # last: it says that the run is finished
         closing(summaries, found, metrics, data, run)
     mean: float | None = summaries["val"]["auroc"]["mean"]

@@ -74,12 +74,30 @@ def comparable(
         known: images of the data set's label table.
         scored: images that were scored.
     """
-    if data != "nih" or tuple(labels) != CHEST_XRAY14 or subset != "test" or split == "image":
-        return []
-    if known != IMAGES or (split == OFFICIAL and scored != TEST_IMAGES):
+    if incomparable(data, labels, split, subset, known=known, scored=scored):
         return []
     kind = OFFICIAL if split == OFFICIAL else OWN
     return [row for row in published() if row.split == kind]
+
+
+def incomparable(
+    data: str, labels: Sequence[str], split: str, subset: str, *, known: int, scored: int
+) -> str:
+    """Why no published row may stand beside such a score, "" if some may; see :func:`comparable`.
+
+    >>> incomparable("nih", CHEST_XRAY14, "official", "test", known=112_120, scored=125)
+    "125 images were scored, NIH's official test list has 25,596"
+    """
+    official = split == OFFICIAL and scored != TEST_IMAGES
+    reasons = {
+        f"they are on NIH's images, this is on {data}": data != "nih",
+        "they are on NIH's 14 findings": tuple(labels) != CHEST_XRAY14,
+        "they are on a test part": subset != "test",
+        "this split shares patients between its parts": split == "image",
+        f"the label table has {known:,} images, NIH's has {IMAGES:,}": known != IMAGES,
+        f"{scored:,} images were scored, NIH's official test list has {TEST_IMAGES:,}": official,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def place_among(mean: float, rows: Sequence[Published]) -> str:
