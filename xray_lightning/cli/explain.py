@@ -59,8 +59,9 @@ def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
     facts |= place_facts(located, data, settings)
     facts["gallery"] = gallery(net, data, settings, located, predictions, folder)
     facts["saliency"] = tested(net, data, settings, predictions.get("val"), others, shuffled)
-    if facts["saliency"]:
-        saliency_figure(facts["saliency"]).savefig(folder / "saliency.png")
+    if run := {name: each for name, each in facts["saliency"].items() if "deletion" in each}:
+        saliency_figure(run).savefig(folder / "saliency.png")
+    facts["shortcuts"] = {}
     if settings.shortcuts:
         show("shortcut tests: covering corners, border and letters; probes")
         facts["shortcuts"] = part_shortcuts(
@@ -147,7 +148,7 @@ def place_facts(
         seed=settings.seed,
     )
     rows = [asdict(row) for row in published_boxes(data.source.name)]
-    return {"localisation": facts, "published": rows}
+    return {"localisation": facts, "localisation_missing": "", "published": rows}
 
 
 def reference(

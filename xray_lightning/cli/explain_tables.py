@@ -27,7 +27,7 @@ def explain_lines(facts: Facts) -> list[Table | str]:
         lines.append(f"note: nothing to localise: {facts['localisation_missing']}")
     if facts["saliency"]:
         lines += saliency_lines(facts["saliency"])
-    if facts.get("shortcuts"):
+    if facts["shortcuts"]:
         lines += shortcut_lines(facts["shortcuts"], facts["checkpoint"])
     return lines
 

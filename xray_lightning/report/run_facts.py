@@ -48,6 +48,7 @@ def run_facts(run: RunFiles, audit: Mapping[str, Any] | None, audit_missing: str
         "audit": audit,
         "audit_missing": audit_missing,
         "training": training_facts(run),
+        "explain": run.explain,
         "reproduce": reproduce_facts(run),
     }
     facts |= {"verdict": verdict(facts), "warnings": warnings(facts), "unknown": unknown(facts)}

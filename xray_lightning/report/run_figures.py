@@ -56,7 +56,46 @@ def run_figures(run: RunFiles, facts: Facts) -> dict[str, Any]:
             for name in ("montage.png", "panel_test.png")
             if (run.folder / name).is_file()
         },
+        **explain_figures(run),
     }
+
+
+def explain_figures(run: RunFiles) -> dict[str, Any]:
+    """Pointing game of each label beside its controls, galleries, and the saliency tests."""
+    folder, found = run.folder / "explain", run.explain or {}
+    files = {**found.get("gallery", {}), "saliency": "saliency.png"}
+    pictures = {k: embedded(folder / v) for k, v in files.items() if (folder / v).is_file()}
+    saliency = pictures.pop("saliency", None)
+    places = found.get("localisation")
+    pointing = None if places is None else pointing_figure(places, found["methods"][0])
+    return {"gallery": pictures, "saliency": saliency, "pointing": pointing}
+
+
+def pointing_figure(found: Facts, method: str) -> Markup:
+    """Pointing game of one method and of the controls, a row a label."""
+    names = (method, "random", "mean box", "ceiling")
+    marks = dict(zip(names, (*zip(COLOURS[:3], "oXs", strict=True), (INK, "|")), strict=True))
+
+    def draw(axes: Axes) -> None:
+        for name, (colour, mark) in marks.items():
+            values = [
+                each["methods"].get(name, {}).get("pointing_game", {}).get("value")
+                for each in found["labels"].values()
+            ]
+            shown = [(value, place) for place, value in enumerate(values) if value is not None]
+            xs, ys = zip(*shown, strict=True) if shown else ((), ())
+            axes.plot(xs, ys, mark, color=colour, label=name, markersize=9 if mark == "|" else 5)
+        for place, each in enumerate(found["labels"].values()):
+            if ends := each["methods"][method]["pointing_game"]["interval"]:
+                axes.plot(ends, [place, place], color=COLOURS[0], linewidth=1.6)
+        axes.set_yticks(range(len(found["labels"])), list(found["labels"]))
+        axes.set_ylim(len(found["labels"]) - 0.5, -0.5)
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_xlabel("pointing game: share of maps with their maximum in the finding")
+        axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
+
+    height = 0.26 * len(found["labels"]) + 1.1
+    return svg("pointing", "pointing game by finding, with controls", (6.4, height), draw)
 
 
 def curve_figure(predictions: Predictions, index: int) -> Markup:

@@ -20,6 +20,10 @@ NEEDED = {  # what a page could not do without
         *("labels", "mean", "defined", "fingerprint", "images", "patients", "data", "data_images"),
         *("split", "subset", "draws", "validation", "subgroups", "underdiagnosis", "published"),
     ),
+    "explain.json": (
+        *("checkpoint", "fingerprint", "images", "patients", "methods", "gallery"),
+        *("localisation", "localisation_missing", "published", "saliency", "shortcuts"),
+    ),
 }
 
 
@@ -35,6 +39,7 @@ class RunFiles:
         evaluation: evaluation.json.
         predictions: of "val" and "test".
         history: metrics.csv, None without one.
+        explain: what ``xray explain`` found, None before it was run.
     """
 
     folder: Path
@@ -44,6 +49,7 @@ class RunFiles:
     evaluation: Facts
     predictions: Mapping[str, Predictions]
     history: pd.DataFrame | None
+    explain: Facts | None
 
 
 def read_run(folder: Path, metrics: Facts | None = None) -> RunFiles:
@@ -69,6 +75,7 @@ def read_run(folder: Path, metrics: Facts | None = None) -> RunFiles:
         )
     tables = {part: _table(folder / f"predictions_{part}.csv") for part in ("val", "test")}
     evaluation = _facts(folder / "evaluation.json")
+    looked = folder / "explain" / "explain.json"
     run = RunFiles(
         folder,
         _text(folder / "config.yaml"),
@@ -77,9 +84,15 @@ def read_run(folder: Path, metrics: Facts | None = None) -> RunFiles:
         evaluation,
         tables,
         _history(folder / "metrics.csv"),
+        _facts(looked) if looked.is_file() else None,
     )
     for part, table in tables.items():
         _require_same(run, part, table)
+    if run.explain and run.explain["fingerprint"] != evaluation["fingerprint"]:
+        raise ConfigError(
+            f"{looked} is of other images [{run.explain['fingerprint']}] than the run's test part "
+            f"[{evaluation['fingerprint']}]: remove it, or run xray explain again"
+        )
     return run
 
 
@@ -144,4 +157,6 @@ def _damaged(path: Path, reason: str) -> ConfigError:
 
 
 def _remedy(folder: Path) -> str:
+    if folder.name == "explain":
+        return f"xray explain {folder.parent / 'checkpoints' / 'best.ckpt'} makes it again"
     return f"python train.py resume={folder} makes it again from the checkpoints"

@@ -39,6 +39,7 @@ SECTIONS = (  # in the order of the page
     Section("points", "Operating points"),
     Section("subgroups", "Subgroups"),
     Section("audit", "Audit of the split"),
+    Section("explain", "Where does it look?", "explain"),
     Section("training", "Training"),
     Section("pictures", "Pictures"),
     Section("reproduce", "How to reproduce"),
