@@ -13,6 +13,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.saliency.evidence import (
     blurred_images,
     evidence_facts,
+    judged,
     mixed,
     ranks_of,
 )
@@ -79,9 +80,25 @@ def test_inverted_evidence_fails(plane: nn.Module, study: Study) -> None:
     assert [found[name]["verdict"] for name in ("deletion", "insertion")] == ["fails", "fails"]
 
 
-def test_a_flat_map_is_no_better_than_chance(plane: nn.Module, study: Study) -> None:
-    found = evidence_facts(plane, study, np.zeros((24, 16, 16)), 1, STEPS)
-    assert found["insertion"]["controls"]["random"]["verdict"] == "undecided"
+@pytest.mark.parametrize("size", [4, 16])
+def test_a_flat_map_is_the_random_order(plane: nn.Module, study: Study, size: int) -> None:
+    found = evidence_facts(plane, study, np.zeros((24, size, size)), 1, STEPS)
+    for name in ("deletion", "insertion"):
+        assert found[name]["curves"]["map"] == found[name]["curves"]["random"]
+        assert found[name]["verdict"] == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("order", "verdict"), [("centre", "undecided"), ("random", "fails"), ("both", "fails")]
+)
+def test_worse_than_the_centre_alone_does_not_fail(
+    study: Study, rng: np.random.Generator, order: str, verdict: str
+) -> None:
+    """The grain of a map can make it worse than an order without grain."""
+    curves = {name: np.full((STEPS + 1, 24), 0.5) for name in ("map", "random", "centre")}
+    for name in ("random", "centre"):
+        curves[name] += 0.1 if order in (name, "both") else -0.1
+    assert judged(curves, study, 1)["verdict"] == verdict
 
 
 def test_a_map_with_nan_has_no_area(plane: nn.Module, study: Study) -> None:
@@ -94,19 +111,19 @@ def test_a_map_with_nan_has_no_area(plane: nn.Module, study: Study) -> None:
 
 
 def test_ranks_begin_with_the_greatest(rng: np.random.Generator) -> None:
-    maps = rng.permutation(32.0 * np.arange(32)).reshape(2, 4, 4)
-    ranks = ranks_of(maps, rng)
+    maps = rng.permutation(np.arange(32.0)).reshape(2, 4, 4)
+    ranks = ranks_of(maps, np.zeros_like(maps))
     for values, places in zip(maps.reshape(2, -1), ranks, strict=True):
         assert values[np.argsort(places)].tolist() == sorted(values, reverse=True)
 
 
-def test_ties_are_in_random_order(rng: np.random.Generator) -> None:
+def test_ties_follow_the_noise(rng: np.random.Generator) -> None:
     """A map that is 0 but for one pixel does not read the image like a page."""
-    maps = np.zeros((500, 3, 3))
+    maps, ties = np.zeros((2, 3, 3)), rng.random((2, 3, 3))
     maps[:, 1, 1] = 1
-    ranks = ranks_of(maps, rng)
-    assert (ranks[:, 4] == 0).all()
-    np.testing.assert_allclose(np.delete(ranks, 4, axis=1).mean(axis=0), 4.5, atol=0.5)
+    for found, noise in zip(ranks_of(maps, ties), ties.reshape(2, -1), strict=True):
+        wanted = [4, *(place for place in np.argsort(-noise) if place != 4)]
+        assert np.argsort(found).tolist() == wanted
 
 
 @pytest.mark.parametrize("share", [0, 0.25, 1])

@@ -9,9 +9,11 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.saliency.verdicts import (
     LEAST,
     MARGIN,
+    UNDEFINED,
     Estimate,
     Sample,
     better_or_worse,
+    of_measures,
     similarity_facts,
     together,
 )
@@ -123,7 +125,13 @@ def test_an_excess_over_the_control_does_not_pass(
 
 def test_what_is_undefined_for_every_image_was_not_run(sample: Sample) -> None:
     nothing = np.full(24, np.nan)
-    assert similarity_facts(nothing, nothing, sample, high=True)["verdict"] == "not run"
+    found = similarity_facts(nothing, nothing, sample, high=True)
+    assert (found["verdict"], found["reason"]) == ("not run", UNDEFINED)
+    assert of_measures({"spearman": found})["reason"] == UNDEFINED
+    values = similarity_facts(np.ones(24), np.zeros(24), sample, high=True)
+    both = of_measures({"spearman": values, "ssim": found})
+    assert both["verdict"] == "passes"
+    assert "reason" not in both
 
 
 @pytest.mark.parametrize(
@@ -147,8 +155,8 @@ def test_better_or_worse(low: float, high: float, verdict: str) -> None:
         (["passes", "not run"], "passes"),
         (["passes", "undecided"], "undecided"),
         (["undecided", "fails"], "fails"),
-        (["not run"], "undecided"),
-        ([], "undecided"),
+        (["not run", "not run"], "not run"),
+        ([], "not run"),
     ],
 )
 def test_together(verdicts: list[str], wanted: str) -> None:

@@ -78,7 +78,8 @@ def published_facts(evaluation: Facts, reason: str) -> dict[str, Any]:
     if reason or mean is None:
         sentence = f"No published result can stand beside it: {reason or 'it has no mean'}."
     else:
-        sentence = f"Among published results: {place_among(mean, beside)}."
+        text = place_among(mean, beside)
+        sentence = f"{text[0].upper()}{text[1:]}."
     of_nih = evaluation["data"] == "nih"
     return {
         "sentence": sentence,

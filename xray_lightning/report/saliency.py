@@ -18,8 +18,8 @@ STYLES = ("-o", "--s", ":^")
 def saliency_figure(facts: Mapping[str, Facts]) -> Figure:
     """A row for each method: similarity as the network becomes random, score as pixels change.
 
-    Bars are 95 % intervals over patients; ticks at the right edge of the cascade show chance, the
-    similarity of maps of different patients' images.
+    Thin bars are 95 % intervals over patients; thick ones at the right edge of the cascade show
+    chance, the similarity of maps of different patients' images.
 
     Args:
         facts: method -> its :func:`~xray_lightning.saliency.facts.saliency_facts`.
@@ -37,7 +37,7 @@ def saliency_figure(facts: Mapping[str, Facts]) -> Figure:
             axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     rows[0][0].legend(frameon=False, fontsize=8, ncols=3, loc="upper right")
     rows[0][1].legend(frameon=False, fontsize=8)
-    rows[-1][0].set_xlabel("made random, from the head down, and all before it")
+    rows[-1][0].set_xlabel("made random, with all before it (right edge: chance)")
     rows[-1][1].set_xlabel("share of pixels blurred")
     rows[-1][2].set_xlabel("share of pixels unblurred")
     return figure
@@ -57,9 +57,7 @@ def _cascade(axes: Axes, found: Facts) -> None:
     axes.set_xticks([0, *places], ["nothing", *names], rotation=40, ha="right", fontsize=7)
     axes.axhline(0, color="#999999", linewidth=0.8)
     axes.set_ylim(-0.75, 1.35)
-    verdicts = {name: found["measures"][name]["verdict"] for name in MEASURES}
-    detail = ", ".join(f"{MEASURES[name]} {verdict}" for name, verdict in verdicts.items())
-    axes.set_title(f"randomisation: {found['verdict']} ({detail})", loc="left", fontsize=8)
+    axes.set_title(f"randomisation: {found['verdict']}", loc="left", fontsize=8)
 
 
 def _curves(axes: Axes, found: Facts, name: str) -> None:

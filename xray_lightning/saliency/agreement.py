@@ -11,7 +11,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.clusters import Floats, mean_of_defined
 from xray_lightning.saliency.similarity import MEASURES, Prepared, alike, prepared, rows_of
 from xray_lightning.saliency.study import Study
-from xray_lightning.saliency.verdicts import Facts, Sample, similarity_facts, together
+from xray_lightning.saliency.verdicts import Facts, Sample, of_measures, similarity_facts
 
 SHIFTS = ((0, 1), (2, 0), (0, -3), (-4, 0))  # rows and columns, in pixels of the image
 
@@ -28,10 +28,7 @@ def permutation_facts(permuted: Prepared, original: Prepared, sample: Sample) ->
     measures = {
         name: similarity_facts(same[name], chance[name], sample, high=False) for name in MEASURES
     }
-    return {
-        "verdict": together(each["verdict"] for each in measures.values()),
-        "measures": measures,
-    }
+    return of_measures(measures)
 
 
 def seed_facts(maps: Floats, sample: Sample) -> Facts:

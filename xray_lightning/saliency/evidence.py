@@ -15,7 +15,14 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.clusters import Codes, Floats, mean_of_defined
 from xray_lightning.saliency.agreement import enlarged
 from xray_lightning.saliency.study import Study
-from xray_lightning.saliency.verdicts import Facts, better_or_worse, number, together
+from xray_lightning.saliency.verdicts import (
+    FAILS,
+    UNDECIDED,
+    Facts,
+    better_or_worse,
+    number,
+    together,
+)
 
 BLUR = 1 / 16  # standard deviation of the baseline's Gaussian, as a share of the side
 CONTROLS = ("random", "centre")
@@ -24,13 +31,16 @@ CONTROLS = ("random", "centre")
 def evidence_facts(net: nn.Module, study: Study, maps: Floats, label: int, steps: int) -> Facts:
     """Deletion and insertion, each against a random order and an order from the centre outwards.
 
-    The random order is that of noise of the map's own resolution, enlarged like the map: an order
-    of single pixels would be an easy opponent. An area lies under the curve of the score (after the
-    sigmoid) against the share of pixels changed. The advantage of a map is its area of insertion
-    less the control's, or the control's of deletion less its own.
+    The random order is that of noise of the map's own resolution, enlarged like the map: the grain
+    of an order alone moves the areas, as single pixels in random order hide less than patches do.
+    Where a map has one value, the same noise decides, so that a flat map is exactly random. An
+    area lies under the curve of the score (after the sigmoid) against the share of pixels changed.
+    The advantage of a map is its area of insertion less the control's, or the control's of deletion
+    less its own.
 
     Rule, for each of the two: "passes" if the map is better than both controls by
-    :mod:`~.verdicts`, "fails" if it is worse than one, else "undecided".
+    :mod:`~.verdicts`, "fails" if it is worse than the random order, else "undecided". Worse than
+    the order from the centre does not fail, for that may be the grain.
 
     Args:
         net: in evaluation mode.
@@ -60,7 +70,7 @@ def evidence_facts(net: nn.Module, study: Study, maps: Floats, label: int, steps
             ]
             curves[order] = np.stack([scores[0], *middle, scores[1]])  # (1 + steps, N)
         curves["map"][:, np.isnan(maps).any(axis=(1, 2))] = np.nan
-        found[name] = _judged(curves, study, 1 if name == "insertion" else -1)
+        found[name] = judged(curves, study, 1 if name == "insertion" else -1)
     return found
 
 
@@ -76,13 +86,15 @@ def mixed(first: Tensor, last: Tensor, ranks: Codes, share: float) -> Tensor:
     return torch.where(changed.view_as(first), last, first)
 
 
-def ranks_of(maps: Floats, generator: np.random.Generator) -> Codes:
-    """Rank of each place in its map, 0 the greatest, of maps (N, S, S): (N, S * S).
+def ranks_of(maps: Floats, ties: Floats) -> Codes:
+    """Rank of each place in its map, 0 the greatest, (N, S * S).
 
-    Places of one value are in random order, so that a flat map says nothing.
+    Args:
+        maps: (N, S, S).
+        ties: decides between places of one value, the greatest first, (N, S, S).
     """
-    flat = maps.reshape(len(maps), -1)
-    order = np.lexsort((generator.random(flat.shape), -flat), axis=1)
+    count = len(maps)
+    order = np.lexsort((-ties.reshape(count, -1), -maps.reshape(count, -1)), axis=1)
     return np.argsort(order, axis=1)
 
 
@@ -91,15 +103,17 @@ def _orders(maps: Floats, study: Study) -> dict[str, Codes]:
     generator = np.random.default_rng(study.sample.seed)
     from_centre = np.abs(np.arange(side) - (side - 1) / 2)
     centre = -np.hypot(from_centre[:, None], from_centre)
+    noise = enlarged(generator.random(maps.shape), side)
     orders = {
         "map": enlarged(maps, side),
-        "random": enlarged(generator.random(maps.shape), side),
-        "centre": np.broadcast_to(centre, (len(maps), side, side)),
+        "random": noise,
+        "centre": np.broadcast_to(centre, noise.shape),
     }
-    return {name: ranks_of(values, generator) for name, values in orders.items()}
+    return {name: ranks_of(values, noise) for name, values in orders.items()}
 
 
-def _judged(curves: Mapping[str, Floats], study: Study, sign: int) -> Facts:
+def judged(curves: Mapping[str, Floats], study: Study, sign: int) -> Facts:
+    """Verdict on curves (1 + steps, N) of each order; sign: 1 if a large area is good, else -1."""
     areas = {name: (curve[1:] + curve[:-1]).mean(axis=0) / 2 for name, curve in curves.items()}
     controls = {}
     for name in CONTROLS:
@@ -109,8 +123,11 @@ def _judged(curves: Mapping[str, Floats], study: Study, sign: int) -> Facts:
             "advantage": advantage.facts(),
             "verdict": better_or_worse(advantage),
         }
+    verdict = together(str(each["verdict"]) for each in controls.values())
+    if verdict == FAILS != controls["random"]["verdict"]:
+        verdict = UNDECIDED
     return {
-        "verdict": together(str(each["verdict"]) for each in controls.values()),
+        "verdict": verdict,
         "area": study.sample.estimate(areas["map"]).facts(),
         "controls": controls,
         "curves": {

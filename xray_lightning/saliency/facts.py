@@ -59,8 +59,9 @@ def saliency_facts(
 
     Returns:
         A key for each of ``TESTS``, whose "verdict" is "passes", "fails", "undecided" or "not run";
-        "verdict" of all that ran; "images", "patients", "map" (its shape), "maps" and "scores"
-        (how many of them were made), "label", "draws", "seed".
+        "verdict" of all that ran; "images", "patients", "map" (its shape), "flat" (share of maps
+        with one value everywhere, as Grad-CAM's where all evidence is negative), "maps" and
+        "scores" (how many of them were made), "label", "draws", "seed".
 
     Raises:
         ConfigError: shapes that do not fit, one patient, or a setting out of range.
@@ -89,6 +90,7 @@ def saliency_facts(
         "images": len(images),
         "patients": study.sample.counts.shape[1],
         "map": list(maps.shape[1:]),
+        "flat": float(np.mean(np.ptp(maps, axis=(1, 2)) == 0)),
         "maps": study.maps_made,
         "scores": study.scores_made,
         "label": label,

@@ -14,7 +14,7 @@ from xray_lightning.metrics.clusters import mean_of_defined
 from xray_lightning.saliency.layers import Stage, batch_norms, calibrate, reset, stages
 from xray_lightning.saliency.similarity import MEASURES, Prepared, alike, prepared, rows_of
 from xray_lightning.saliency.study import Study, copied
-from xray_lightning.saliency.verdicts import Facts, Sample, similarity_facts, together
+from xray_lightning.saliency.verdicts import Facts, Sample, of_measures, similarity_facts
 
 FEWEST_NETWORKS = 4  # of which a bootstrap draws the same one only in 2 % of cases
 
@@ -52,8 +52,7 @@ def randomisation_facts(net: nn.Module, study: Study, original: Prepared, networ
     measures = _against_random(original, random, study.sample)
     steps = [alike(original, maps) for maps in cascade]
     return {
-        "verdict": together(each["verdict"] for each in measures.values()),
-        "measures": measures,
+        **of_measures(measures),
         "networks": networks,
         "stages": [
             {"name": part.name, "layers": len(part.layers)}

@@ -9,12 +9,12 @@ patients' images: what maps share because all chests are built alike, or all map
   lies entirely above ``LEAST``, worse if it lies entirely below -``LEAST``.
 - With fewer than ``FEWEST`` patients whose value is defined, or with values for fewer than half of
   the images, there is no interval, and the verdict is "undecided".
-- Of several measures together: "fails" if one fails, "passes" if all pass, else "undecided"; a
-  measure that is defined for no image is left out.
+- Of several measures or tests together: "fails" if one fails, "passes" if all pass, else
+  "undecided". One that is defined for no image is "not run" and left out; so are all, if all are.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ PASSES, FAILS, UNDECIDED, NOT_RUN = "passes", "fails", "undecided", "not run"
 FEWEST = 10
 MARGIN = 0.1  # of similarity: an excess over two random networks up to this does not count
 LEAST = 0.01  # of the score: a smaller advantage does not count
+UNDEFINED = "the maps are flat, too small or not finite for every image"
 
 Facts = dict[str, Any]
 
@@ -147,8 +148,15 @@ def similarity_facts(
         if verdict == PASSES and excess.side(MARGIN) > 0:
             verdict = UNDECIDED
     if np.isnan(similarity).all():
-        verdict = NOT_RUN
+        return {**value.facts(), **facts, "verdict": NOT_RUN, "reason": UNDEFINED}
     return {**value.facts(), **facts, "verdict": verdict}
+
+
+def of_measures(measures: Mapping[str, Facts]) -> Facts:
+    """The measures of a test and their verdict together."""
+    verdict = together(each["verdict"] for each in measures.values())
+    reason = {"reason": UNDEFINED} if verdict == NOT_RUN else {}
+    return {"verdict": verdict, **reason, "measures": dict(measures)}
 
 
 def better_or_worse(advantage: Estimate) -> str:
@@ -165,6 +173,8 @@ def together(verdicts: Iterable[str]) -> str:
     ('passes', 'fails')
     """
     run = {verdict for verdict in verdicts if verdict != NOT_RUN}
+    if not run:
+        return NOT_RUN
     if FAILS in run:
         return FAILS
     return PASSES if run == {PASSES} else UNDECIDED
