@@ -1,7 +1,9 @@
 """Means over images with intervals, and the rules that make verdicts of them.
 
-The rules were written before anything was measured. Chance is the similarity of maps of different
-patients' images: what maps share because all chests are built alike, or all maps of a method.
+Chance is the similarity of maps of different patients' images: what maps share because all chests
+are built alike, or all maps of a method. Halfway was set before anything was measured. Later came,
+after noise images, ``LEAST`` and that an excess must be shown to count; after the phantom's
+effusions, that a flat map is the random order and that the centre alone fails none.
 
 - A similarity is high if the 95 % interval of its distance to halfway, the middle between chance
   and 1 (equal maps), lies entirely above 0, low if it lies entirely below; else it is neither.
