@@ -171,6 +171,57 @@ def audit(
     run(lambda: command(overrides or [], json))
 
 
+@APP.command()
+def explain(
+    checkpoint: Annotated[Path, typer.Argument(help="outputs/.../checkpoints/best.ckpt")],
+    overrides: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
+) -> None:
+    """Where does it look, and can that be believed? Writes RUN/explain/.
+
+    Maps against boxes beside controls, a gallery of hits and misses, saliency tests, shortcut
+    tests. Takes the overrides of evaluate, and: subset=val|test, methods=cam,gradcam,...|all|none
+    (scored against boxes), saliency=METHODS|none (put to the saliency tests), label= (of these),
+    positives=48 (images of these), seeds=CKPT,CKPT (the same from other seeds), permuted=CKPT
+    (trained with permute_labels=true), shortcuts=true, draws=1000, bootstrap_seed=0.
+    """
+    from xray_lightning.cli.explain import explain as command
+
+    run(lambda: command(checkpoint, overrides or [], json))
+
+
+@APP.command()
+def shortcuts(
+    checkpoints: Annotated[list[str], typer.Argument(help="best.ckpt, one or more, then settings")],
+    json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
+) -> None:
+    """Is a label read off the film instead of the chest? Covers corners, border and letters.
+
+    Writes shortcuts.json into each run; scores are those of the test part, without flips. Also:
+    settings such as data=nih data.root=DIR draws=2000.
+    """
+    from xray_lightning.cli.shortcuts import shortcuts as command
+
+    paths = [Path(text) for text in checkpoints if "=" not in text]
+    run(lambda: command(paths, [text for text in checkpoints if "=" in text], json))
+
+
+@APP.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="outputs/..., a finished run")],
+    json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
+) -> None:
+    """Make report.html and report.json of a run again; training has made them at its end.
+
+    One page without scripts or network: verdict, figures with intervals, curves, calibration,
+    subgroups, the audit of the split (if the data set is where it was), how to reproduce, and what
+    is not known.
+    """
+    from xray_lightning.cli.report import report as command
+
+    run(lambda: command(run_folder, json))
+
+
 def main() -> None:
     """Entry point."""
     sys.exit(APP())

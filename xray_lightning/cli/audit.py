@@ -22,7 +22,8 @@ from xray_lightning.data.splits import PARTS, Split
 from xray_lightning.data.tables import read_names
 from xray_lightning.errors import ConfigError
 from xray_lightning.predictions import Predictions, read_predictions
-from xray_lightning.report.audit_page import audit_page, p_text
+from xray_lightning.report.audit_page import audit_page
+from xray_lightning.report.page import p_text
 
 OWN = {
     "lists": "",

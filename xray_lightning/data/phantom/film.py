@@ -8,8 +8,8 @@ from xray_lightning.data.phantom.plate import Density, Plate, blurred
 from xray_lightning.data.source import Pixels
 
 
-def expose(density: Density, seed: int, visit: Visit, plate: Plate) -> Pixels:
-    """Turn density into grey values, (H, W) to (H, W) uint8.
+def expose(density: Density, seed: int, visit: Visit, plate: Plate) -> tuple[Pixels, str]:
+    """Turn density into grey values, (H, W) to (H, W) uint8; and the word burned in, "" if none.
 
     Brightness, contrast and gamma vary from film to film; films taken in bed are flatter, more
     blurred and noisier. The noise grows with the square root of the signal, as photons do.
@@ -32,18 +32,19 @@ def expose(density: Density, seed: int, visit: Visit, plate: Plate) -> Pixels:
     grain += film
     grain *= 255
     pixels: Pixels = np.clip(grain, 0, 255, out=grain).astype(np.uint8)
-    mark(pixels, visit, draw)
-    return pixels
+    return pixels, mark(pixels, visit, draw)
 
 
-def mark(pixels: Pixels, visit: Visit, draw: np.random.Generator) -> None:
-    """Burn in the side marker, and on most films taken in bed "AP" or "PORT"; in place."""
+def mark(pixels: Pixels, visit: Visit, draw: np.random.Generator) -> str:
+    """Burn in the side marker, and on most films taken in bed "AP" or "PORT", the word returned."""
     left = draw.random() < 0.6
     across, down = draw.uniform(0.0, 0.04), draw.uniform(0.08, 0.15)
     letter(pixels, "L" if left else "R", (0.9 - across if left else 0.05 + across, down))
-    if visit.view == "AP" and draw.random() < 0.7:
-        word = "PORT" if draw.random() < 0.5 else "AP"
-        letter(pixels, word, (0.8 - across if left else 0.05 + across, down + 0.07))
+    if visit.view != "AP" or draw.random() >= 0.7:
+        return ""
+    word = "PORT" if draw.random() < 0.5 else "AP"
+    letter(pixels, word, (0.8 - across if left else 0.05 + across, down + 0.07))
+    return word
 
 
 def letter(pixels: Pixels, text: str, place: tuple[float, float]) -> None:

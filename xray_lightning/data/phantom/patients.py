@@ -18,6 +18,7 @@ MOST_VISITS = 20
 
 # What a random generator is for; one stream per purpose, so that none disturbs another.
 WARD_STREAM, HISTORY_STREAM, BODY_STREAM, VISIT_STREAM, FILM_STREAM, FINDING_STREAM = range(6)
+MARKER_STREAM = 6
 
 # Chances relative to each other, in NIH's order of frequency but with the rare ones raised.
 FREQUENCY = {

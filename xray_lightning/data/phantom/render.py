@@ -42,7 +42,7 @@ def render(seed: int, visit: Visit, size: int, findings: Collection[str]) -> Pix
     """The film of a visit with the given findings, (size, size) uint8."""
     chest, plate = chest_of(seed, visit, findings), plate_of(seed, visit, size)
     masks = finding_masks(plate, seed, visit, findings, chest)
-    return expose(density(plate, seed, visit, chest, masks), seed, visit, plate)
+    return expose(density(plate, seed, visit, chest, masks), seed, visit, plate)[0]
 
 
 def finding_masks(

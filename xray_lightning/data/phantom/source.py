@@ -6,9 +6,11 @@ import cv2
 import numpy as np
 
 from xray_lightning.data.phantom.anatomy import chest_of
+from xray_lightning.data.phantom.film import expose
 from xray_lightning.data.phantom.patients import Visit, history, is_test_patient
 from xray_lightning.data.phantom.plate import Mask, plate_of
 from xray_lightning.data.phantom.render import finding_masks, render
+from xray_lightning.data.phantom.shortcut import marker_of
 from xray_lightning.data.phantom.signs import components
 from xray_lightning.data.source import Pixels
 from xray_lightning.errors import ConfigError
@@ -29,6 +31,9 @@ class Phantom:
         patients: how many, each with 1 to 20 images; at least 2, one per official part.
         seed: of everything random, at least 0.
         size: side of the square images in pixels, at least 32.
+        shortcut: None, or "marker": a plate in a corner that goes with one label, see ``Marker``.
+        shortcut_label: that label.
+        shortcut_strength: share of its films that carry the plate; of the others, 1 less that.
 
     Raises:
         ConfigError: an argument is out of its range.
@@ -38,7 +43,7 @@ class Phantom:
     (64, 64)
     """
 
-    name = title = "phantom"
+    name = title = "phantom"  # the title says so if a shortcut is planted
     labels: tuple[str, ...] = CHEST_XRAY14
     missing: Sequence[str] = ()
     allow_missing = False
@@ -49,11 +54,23 @@ class Phantom:
         "the direction of NIH's bias (test patients are sicker and more often AP), not its size.",
     )
 
-    def __init__(self, patients: int = 400, *, seed: int = 0, size: int = 256) -> None:
+    def __init__(
+        self,
+        patients: int = 400,
+        *,
+        seed: int = 0,
+        size: int = 256,
+        shortcut: str | None = None,
+        shortcut_label: str = "Nodule",
+        shortcut_strength: float = 0.9,
+    ) -> None:
         check("patients", patients, 2, "one for each part of the official split")
         check("seed", seed, 0, "a non-negative whole number")
         check("size", size, SMALLEST, "pixels on a side, below which nothing can be seen")
         self.patients, self.seed, self.size = patients, seed, size
+        self._marker = marker_of(shortcut, shortcut_label, shortcut_strength)
+        if self._marker:
+            self.title = f"phantom (planted: marker, {shortcut_label}, {shortcut_strength})"
         self.population = f"phantom-{seed}"
         visits = [visit for patient in range(patients) for visit in history(seed, patient)]
         self._visits = {visit.image_id: visit for visit in visits}
@@ -69,7 +86,31 @@ class Phantom:
             ConfigError: the record is not one of this phantom's.
         """
         visit = self._visit(record)
-        return render(self.seed, visit, self.size, visit.findings)
+        pixels = render(self.seed, visit, self.size, visit.findings)
+        if self._marker:
+            self._marker.burn(pixels, self.seed, visit)
+        return pixels
+
+    def marker(self, record: Record) -> Mask:
+        """Exactly where the planted plate is, (size, size) bool; all False where none is.
+
+        Raises:
+            ConfigError: the record is not one of this phantom's.
+        """
+        visit = self._visit(record)
+        if self._marker is None:
+            return np.zeros((self.size, self.size), dtype=np.bool_)
+        return self._marker.mask(self.seed, visit, self.size)
+
+    def word(self, record: Record) -> str:
+        """What is burned in beside the side marker: "AP", "PORT" or "".
+
+        Raises:
+            ConfigError: the record is not one of this phantom's.
+        """
+        visit = self._visit(record)
+        blank = np.zeros((self.size, self.size), np.float32)  # the letters do not depend on it
+        return expose(blank, self.seed, visit, plate_of(self.seed, visit, self.size))[1]
 
     def mask(self, record: Record, label: str) -> Mask:
         """Exactly where a finding was drawn, (size, size) bool.
@@ -89,13 +130,16 @@ class Phantom:
 
     def identity(self) -> dict[str, str | int | float | bool]:
         """Plain values that change when the pixels do."""
-        return {
+        facts: dict[str, str | int | float | bool] = {
             "name": self.name,
             "renderer": RENDERER,
             "patients": self.patients,
             "seed": self.seed,
             "size": self.size,
         }
+        if self._marker:
+            facts |= {"marker": self._marker.label, "marker_strength": self._marker.strength}
+        return facts
 
     def _visit(self, record: Record) -> Visit:
         try:

@@ -1,0 +1,81 @@
+"""``xray shortcuts`` on checkpoints of the phantom."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xray_lightning.cli.compose import fit
+from xray_lightning.cli.overrides import composed
+from xray_lightning.cli.shortcuts import gist, sentences, shortcuts
+from xray_lightning.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of seconds on films with a marker; its scores mean nothing."""
+    folder = tmp_path_factory.mktemp("work")
+    tiny = ["experiment=phantom/shortcut", "data.patients=40", "image_size=32", "batch_size=8"]
+    tiny += ["trainer=debug", "logger=none", "trainer.max_epochs=1", "threads=1", "workers=0"]
+    config, _ = composed([*tiny, f"cache_dir={folder / 'cache'}", "draws=20"])
+    config.run_dir = str(folder / "run")
+    fit(config)
+    return folder / "run"
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")
+def test_files_tables_and_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = run / "checkpoints/best.ckpt"
+    capsys.readouterr()
+    shortcuts([checkpoint], [], as_json=True)
+    facts = json.loads(capsys.readouterr().out)[str(checkpoint)]
+    assert facts == json.loads((run / "shortcuts.json").read_text())
+    assert facts["data"] == "phantom (planted: marker, Nodule, 0.9)"
+    assert facts["draws"] == 20
+    assert list(facts["labels"]["Nodule"]["covered"])[-1] == "planted marker"
+    other = run / "other"
+    values = ["data.shortcut=null", "draws=10", f"hydra.run.dir={other}"]
+    shortcuts([checkpoint, checkpoint], values, as_json=False)
+    text = capsys.readouterr().out
+    assert "planted" not in text
+    assert "random weights" in text
+    assert text.count("; undecided: ") == 4  # below each table, and a line for each checkpoint
+    assert json.loads((other / "shortcuts.json").read_text())["data"] == "phantom"
+
+
+def test_settings_are_an_evaluations(run: Path) -> None:
+    with pytest.raises(ConfigError, match="seed=3: an evaluation can change only"):
+        shortcuts([run / "checkpoints/best.ckpt"], ["seed=3"], as_json=False)
+
+
+def test_sentences_say_why() -> None:
+    verdicts = {"Mass": "undecided", "Edema": "not caught", "Nodule": "caught"}
+    labels = {k: {"verdict": verdict, "reason": f"{k}!"} for k, verdict in verdicts.items()}
+    assert sentences({"labels": labels}) == [
+        "Nodule caught: Nodule!",
+        "Mass undecided: Mass!",
+        "caught: Nodule; not caught: 1; undecided: 1",
+    ]
+    assert gist({"labels": {}}) == "caught: none; not caught: 0; undecided: 0"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["shortcut", "shortcut_clean"])
+def test_a_trained_network(name: str, tmp_path: Path) -> None:
+    """What the README shows, one seed of each: the planted marker is caught, nothing else is."""
+    xray = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
+    train = [sys.executable, str(ROOT / "train.py"), f"experiment=phantom/{name}", "seed=3"]
+    checkpoint = "run/checkpoints/best.ckpt"
+    for command in ([*train, "hydra.run.dir=run", "logger=none"], [*xray, "shortcuts", checkpoint]):
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    labels = json.loads((tmp_path / "run/shortcuts.json").read_text())["labels"]
+    caught = [label for label, each in labels.items() if each["verdict"] == "caught"]
+    assert caught == (["Nodule"] if name == "shortcut" else [])

@@ -1,0 +1,110 @@
+"""``xray shortcuts``: which labels of a checkpoint are read off the film instead of the chest."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from xray_lightning.cli.evaluate import home, opened
+from xray_lightning.cli.tables import number, show
+from xray_lightning.evaluation import write_json
+from xray_lightning.inference import find_device
+from xray_lightning.shortcuts.facts import CAUGHT
+from xray_lightning.shortcuts.part import part_shortcuts
+from xray_lightning.shortcuts.verdicts import UNDECIDED
+
+
+def shortcuts(checkpoints: Sequence[Path], overrides: Sequence[str], as_json: bool) -> None:
+    """Test checkpoints on the test part of their own data, or of other data by overrides.
+
+    Raises:
+        XrayError: see :func:`~xray_lightning.cli.evaluate.opened`.
+    """
+    found: dict[str, Any] = {}
+    for path in checkpoints:
+        at_hand = opened(path, overrides)
+        data = at_hand.data
+        data.split = at_hand.splits["test"]
+        net = at_hand.checkpoint.build_net().to(find_device("auto"))
+        facts = part_shortcuts(net, data, draws=at_hand.config.draws)
+        facts |= {"data": data.source.title, "fingerprint": data.split.part_fingerprints["test"]}
+        found[str(path)] = facts
+        folder = at_hand.run_dir or home(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(facts, folder / "shortcuts.json")
+        if not as_json:
+            show(*shortcut_lines(facts, str(path)))
+    if as_json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+    elif len(found) > 1:
+        show(*(f"{path}: {gist(facts)}" for path, facts in found.items()))
+
+
+def shortcut_lines(facts: Mapping[str, Any], path: str) -> list[Table | str]:
+    """Tables and lines for the terminal."""
+    return [label_table(facts, path), probe_table(facts), *sentences(facts)]
+
+
+def label_table(facts: Mapping[str, Any], path: str) -> Table:
+    """A row a label: what covering each region costs, with intervals, and the verdict."""
+    title = (
+        f"{path} on {facts['data']}, test [{facts['fingerprint']}], {facts['images']:,} images; "
+    )
+    title += (
+        "lost by covering a region: AUROC / standard deviations between positives and negatives"
+    )
+    table = Table(title=Text(title), title_justify="left", header_style="bold")
+    regions = list(next(iter(facts["labels"].values()))["covered"])
+    for name in ("label", "AUROC", "metadata", *regions, "verdict"):
+        table.add_column(name, justify="left" if name in ("label", "verdict") else "right")
+    for label, each in facts["labels"].items():
+        floor = each.get("floor", {}).get("value")
+        losses = [_loss(each["covered"][name]) for name in regions]
+        table.add_row(
+            label, number(each["auroc"]["value"]), number(floor), *losses, each["verdict"]
+        )
+    return table
+
+
+def probe_table(facts: Mapping[str, Any]) -> Table:
+    """A row for each fact that was looked for in the features."""
+    table = Table(title="AUROC of a linear probe of the features", title_justify="left")
+    for name in ("fact", "positive", "trained", "random weights"):
+        table.add_column(name, justify="left" if name == "fact" else "right")
+    for name, each in facts["probes"].items():
+        pairs = (("trained", "interval"), ("random", "random_interval"))
+        cells = [_ranged(each[value], each[interval]) for value, interval in pairs]
+        table.add_row(name, f"{each['positive']:,}/{each['known']:,}", *cells)
+    return table
+
+
+def sentences(facts: Mapping[str, Any]) -> list[str]:
+    """The reason of every label that is not simply cleared."""
+    rows = [(label, each) for label, each in facts["labels"].items()]
+    return [
+        f"{label} {each['verdict']}: {each['reason']}"
+        for wanted in (CAUGHT, UNDECIDED)
+        for label, each in rows
+        if each["verdict"] == wanted
+    ] + [gist(facts)]
+
+
+def gist(facts: Mapping[str, Any]) -> str:
+    """Which labels were caught, and how many not, in a line."""
+    verdicts = {label: each["verdict"] for label, each in facts["labels"].items()}
+    caught = [label for label, verdict in verdicts.items() if verdict == CAUGHT]
+    undecided = sum(verdict == UNDECIDED for verdict in verdicts.values())
+    clear = len(verdicts) - len(caught) - undecided
+    return f"caught: {', '.join(caught) or 'none'}; not caught: {clear}; undecided: {undecided}"
+
+
+def _loss(each: Mapping[str, Any]) -> str:
+    return " / ".join(number(each[name]["region"]["value"], 2) for name in ("auroc", "logit"))
+
+
+def _ranged(value: float | None, interval: Sequence[float | None]) -> str:
+    low, high = interval
+    return number(value) + ("" if low is None else f" ({low:.2f} to {high:.2f})")

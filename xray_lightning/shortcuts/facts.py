@@ -1,0 +1,196 @@
+"""All shortcut tests of a network as plain values, with a verdict and its reason for each label."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from xray_lightning.audit.columns import plain
+from xray_lightning.errors import ConfigError
+from xray_lightning.explain import class_map
+from xray_lightning.metrics.clusters import (
+    Codes,
+    Counts,
+    Floats,
+    bootstrap_counts,
+    patient_codes,
+    percentile_interval,
+)
+from xray_lightning.models.network import XrayNet
+from xray_lightning.shortcuts.answers import answers, logits_of, pooled_features
+from xray_lightning.shortcuts.energy import Energy, energy_of
+from xray_lightning.shortcuts.occlusion import Loss, covered_logits, loss_of
+from xray_lightning.shortcuts.probe import Probe, probe, untrained
+from xray_lightning.shortcuts.verdicts import FLAGGED, UNDECIDED, auroc_over, with_sample
+
+Facts = dict[str, Any]
+Maps = Callable[[XrayNet, Tensor, str], Any]  # images (n, 1, H, W), a label -> (n, h, w)
+
+CAUGHT, NOT_CAUGHT = "caught", "not caught"
+
+
+def shortcut_facts(
+    net: XrayNet,
+    images: Tensor,
+    targets: npt.NDArray[np.floating],
+    patients: npt.ArrayLike,
+    *,
+    marker: npt.NDArray[np.bool_] | None = None,
+    known: Mapping[str, npt.NDArray[np.floating]] | None = None,
+    floor: Floats | None = None,
+    maps: Maps = class_map,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Facts:
+    """Test a network for shortcuts on images it has not learned from.
+
+    A label is *caught* if covering the corners, the border, the letters or the known marker is
+    flagged: AUROC falls by more than 0.05, or the mean logits of positives and negatives come
+    closer by more than 0.25 standard deviations, and by more than when as much of the body is
+    covered; all by the 95 % intervals of a paired bootstrap over patients (see
+    :class:`~.occlusion.Loss`). It is *not caught* if no region is flagged and none undecided, and
+    *undecided* otherwise. Maps, probes and the floor are evidence beside that and decide nothing: a
+    map may point where the score does not come from, and a probe reads what no score need use.
+
+    Args:
+        net: in evaluation mode.
+        images: (N, 1, H, W) in [0, 1].
+        targets: (N, L) of the network's labels, NaN where unknown.
+        patients: N ids.
+        marker: where a planted marker is, (N, H, W); None where nothing is known.
+        known: further facts for the probes, name -> 0, 1 or NaN, (N,).
+        floor: scores (N, L) that needed no image, NaN for a label without.
+        maps: gives the maps that are judged.
+        draws: of the bootstrap.
+        seed: of draws, patches, folds and random weights.
+
+    Returns:
+        Plain values: "labels" (label -> "verdict", "reason", "auroc", "covered", "maps", "floor"),
+        "probes" (name -> :class:`~.probe.Probe`), "images", "patients", "draws", "seed".
+
+    Raises:
+        ConfigError: the arrays do not belong together, or there are no images or draws.
+    """
+    _require_shapes(net, images, targets, marker)
+    codes = patient_codes(patients)
+    counts = with_sample(bootstrap_counts(int(codes.max(initial=-1)) + 1, draws, seed))
+    values = np.asarray(targets, np.float64)
+    logits = logits_of(net, images)
+    hidden = covered_logits(net, images, marker, seed)
+    labels = {}
+    for index, label in enumerate(net.labels):
+        column = values[:, index]
+        losses = {
+            name: loss_of(logits, each, index, column, codes, counts)
+            for name, each in hidden.items()
+        }
+        lit = _map_energy(net, images, label, np.flatnonzero(column == 1), codes, counts, maps)
+        auroc = _auroc(logits[:, index], column, codes, counts)
+        verdict, reason = verdict_of(losses, lit, auroc["value"])
+        found: Facts = {"verdict": verdict, "reason": reason, "auroc": auroc}
+        found |= {"positives": int((column == 1).sum()), "covered": losses, "maps": lit}
+        labels[label] = found
+        if floor is not None:
+            found["floor"] = _auroc(floor[:, index], column, codes, counts)
+    asked = {**(known or {}), **dict(zip(net.labels, values.T, strict=True))}
+    facts: Facts = plain(
+        {"labels": labels, "probes": _probes(net, images, asked, codes, counts, seed)}
+    )
+    return facts | {
+        "images": len(images),
+        "patients": int(counts.shape[1]),
+        "draws": draws,
+        "seed": seed,
+    }
+
+
+def verdict_of(
+    losses: Mapping[str, Loss], lit: Mapping[str, Energy], auroc: float
+) -> tuple[str, str]:
+    """Verdict of a label by the rule of :func:`shortcut_facts`, and the reason in a sentence."""
+    flagged = [name for name, each in losses.items() if each.verdict == FLAGGED]
+    open_ones = [name for name, each in losses.items() if each.verdict == UNDECIDED]
+    if flagged:
+        worst = max(flagged, key=lambda name: losses[name].logit.region.value)
+        reason = _cost(worst, losses[worst], auroc)
+    elif open_ones:
+        reason = _cost(open_ones[0], losses[open_ones[0]], auroc)
+    else:
+        most = max(each.auroc.region.value for each in losses.values())
+        reason = f"covering any of the regions takes at most {max(most, 0):.3f} of its AUROC"
+    there = [name for name, each in lit.items() if each.verdict == FLAGGED]
+    if there:
+        reason += f"; its maps are denser than in the body in: {', '.join(there)}"
+    return CAUGHT if flagged else UNDECIDED if open_ones else NOT_CAUGHT, f"{reason}."
+
+
+def _cost(name: str, each: Loss, auroc: float) -> str:
+    if np.isnan(each.auroc.region.interval[0]):
+        return "no interval: too few positives or negatives"
+    figures = [
+        f"{fall.region.value:.3f} ({fall.region.interval[0]:.3f} to {fall.region.interval[1]:.3f}; "
+        f"as much of the body: {fall.control.value:.3f})"
+        for fall in (each.auroc, each.logit)
+    ]
+    return (
+        f"covering the {name} takes {figures[0]} of its AUROC of {auroc:.3f}, and brings positives "
+        f"and negatives closer by {figures[1]} standard deviations"
+    )
+
+
+def _auroc(scores: Floats, targets: Floats, codes: Codes, counts: Counts) -> Facts:
+    if np.isnan(scores).any():
+        return {"value": np.nan, "interval": (np.nan, np.nan)}
+    draws = auroc_over(scores, targets, codes, counts)
+    return {"value": float(draws[0]), "interval": percentile_interval(draws[1:])}
+
+
+def _map_energy(
+    net: XrayNet,
+    images: Tensor,
+    label: str,
+    rows: npt.NDArray[np.intp],
+    codes: Codes,
+    counts: Counts,
+    maps: Maps,
+) -> dict[str, Energy]:
+    if not len(rows):
+        return {}
+    chosen = images[torch.from_numpy(rows)]
+    found = answers(net, lambda batch: maps(net, batch, label), chosen)
+    return energy_of(found, chosen, codes[rows], counts)
+
+
+def _probes(
+    net: XrayNet,
+    images: Tensor,
+    asked: Mapping[str, Floats],
+    codes: Codes,
+    counts: Counts,
+    seed: int,
+) -> dict[str, Probe]:
+    both = [pooled_features(each, images) for each in (net, untrained(net, seed))]
+    return {
+        name: probe(both[0], both[1], np.asarray(facts, np.float64), codes, counts, seed)
+        for name, facts in asked.items()
+    }
+
+
+def _require_shapes(
+    net: XrayNet,
+    images: Tensor,
+    targets: npt.NDArray[np.floating],
+    marker: npt.NDArray[np.bool_] | None,
+) -> None:
+    if images.ndim != 4 or images.shape[1] != 1:
+        raise ConfigError(f"expected images of shape (N, 1, H, W), got {tuple(images.shape)}")
+    wanted = (len(images), len(net.labels))
+    if targets.shape != wanted:
+        raise ConfigError(f"expected targets of shape {wanted}, got {targets.shape}")
+    if marker is not None and marker.shape != (len(images), *images.shape[2:]):
+        raise ConfigError(
+            f"expected marker masks of shape {(len(images), *images.shape[2:])}, got {marker.shape}"
+        )

@@ -1,0 +1,97 @@
+"""Where no finding of the chest lies, where letters are, and how a region is covered."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.data.source import Pixels
+
+Mask = npt.NDArray[np.bool_]  # (H, W)
+
+BORDER = 0.1  # of the side: depth of the frame all round
+CORNER = 0.15  # of the side: each of the four squares
+WINDOW = 0.25  # of the side: of the median that fills what is covered
+# Letters: what stands out by CONTRAST from an opening with a square of LETTER of the side; each
+# piece at most LETTER high and WORD wide, its middle within NEAR of the border, outside the lungs.
+CONTRAST, LETTER, WORD, NEAR = 0.2, 0.13, 0.22, 0.2
+GROW = 0.02  # of the side, around the letters: their soft edges
+
+
+class Body(NamedTuple):
+    """The body with everything in it, and the dark parts in it, (H, W) bool each."""
+
+    inside: Mask
+    lungs: Mask
+
+
+def body_of(pixels: Pixels) -> Body:
+    """The body: the largest part above Otsu's threshold of the blurred image, rows filled.
+
+    In each row everything between its outermost pixels is filled; what was filled is the lungs,
+    and a gap between trunk and arm. Where nothing can be told apart, all is body.
+    """
+    smooth = cv2.GaussianBlur(pixels, (0, 0), 0.015 * min(pixels.shape))
+    _, bright = cv2.threshold(smooth, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    count, parts, facts, _ = cv2.connectedComponentsWithStats(bright)
+    if count < 2:
+        return Body(np.ones(pixels.shape, np.bool_), np.zeros(pixels.shape, np.bool_))
+    largest = parts == 1 + facts[1:, cv2.CC_STAT_AREA].argmax()
+    from_left, from_right = (
+        np.logical_or.accumulate(largest[:, ::step], axis=1)[:, ::step] for step in (1, -1)
+    )
+    inside = from_left & from_right
+    return Body(inside, inside & ~largest)
+
+
+def frame(shape: tuple[int, int], depth: float = BORDER) -> Mask:
+    """The border all round, (H, W)."""
+    rows, columns = (round(depth * side) for side in shape)
+    mask = np.ones(shape, np.bool_)
+    mask[rows : shape[0] - rows, columns : shape[1] - columns] = False
+    return mask
+
+
+def corners(shape: tuple[int, int]) -> Mask:
+    """The four corners, (H, W)."""
+    rows, columns = (np.arange(side) for side in shape)
+    far = [
+        np.minimum(each, len(each) - 1 - each) < round(CORNER * len(each))
+        for each in (rows, columns)
+    ]
+    return np.asarray(far[0][:, None] & far[1])
+
+
+def letters(pixels: Pixels, lungs: Mask) -> Mask:
+    """Letters and plates burned into the film, by the rule above, (H, W)."""
+    side = min(pixels.shape)
+    square = np.ones((round(LETTER * side) | 1,) * 2, np.uint8)
+    raised = cv2.morphologyEx(pixels, cv2.MORPH_TOPHAT, square) > 255 * CONTRAST
+    _, parts, facts, middles = cv2.connectedComponentsWithStats(raised.astype(np.uint8))
+    near = frame(pixels.shape, NEAR) & ~lungs
+    columns, rows = np.rint(middles).astype(int).T
+    high, wide = facts[:, cv2.CC_STAT_HEIGHT], facts[:, cv2.CC_STAT_WIDTH]
+    kept = near[rows, columns] & (high <= LETTER * side) & (wide <= WORD * side)
+    kept[0] = False  # the background
+    grown = np.ones((2 * max(1, round(GROW * side)) + 1,) * 2, np.uint8)
+    return np.asarray(cv2.dilate(kept[parts].astype(np.uint8), grown) > 0)
+
+
+def elsewhere(mask: Mask, inside: Mask, draw: np.random.Generator) -> Mask:
+    """A region as large as ``mask``, in random patches inside the body and off the mask, (H, W).
+
+    Smaller where the body has not that much room.
+    """
+    noise = cv2.GaussianBlur(draw.standard_normal(mask.shape), (0, 0), LETTER / 3 * min(mask.shape))
+    allowed = inside & ~mask
+    order = np.argsort(np.where(allowed, -noise, np.inf), axis=None)
+    found = np.zeros(mask.size, np.bool_)
+    found[order[: min(int(mask.sum()), int(allowed.sum()))]] = True
+    return found.reshape(mask.shape)
+
+
+def covered(pixels: Pixels, mask: Mask) -> Pixels:
+    """The image with the region filled by the local median, (H, W)."""
+    fill = cv2.medianBlur(pixels, round(WINDOW * min(pixels.shape)) | 1)
+    return np.where(mask, fill, pixels)
