@@ -71,7 +71,27 @@ def test_checkpoint_lists_and_decomposition(facts: dict, parsed: Callable) -> No
     assert "test 4,321" in text
     assert "not those of this split" in text
     assert "not on the parts of the split audited here" in text
+    assert "1 matched comparisons are not corrected for their number" in " ".join(text.split())
     assert "decomposition" in parsed(text).ids
+
+
+def test_duplicates(facts: dict) -> None:
+    """Pairs by kind, the listed ones, and what was not compared."""
+    count = {"pairs": 3, "other_patients": 2, "learned_and_tested": 1, "leaked_unseen": 1}
+    pair = {"images": ["<a>.png", "b.png"], "parts": ["train", ""], "same_patient": False}
+    pair |= {"exact": False, "correlation": 0.98765}
+    found = {"images": 1234, "size": 96, "blank": 5, "not_on_disk": 6, "test_images": 1}
+    found |= {"exact": count, "near": {**count, "pairs": 4321}, "named": [pair]}
+    found |= {"distance": 8, "correlation": 0.98}
+    assert "no image was read" in audit_page(facts)
+    assert "not looked for: that needs the pixels" in audit_page(facts)
+    text = audit_page({**facts, "leakage": {**facts["leakage"], "duplicates": found}})
+    said = " ".join(re.sub(r"<[^>]+>", " ", text).split())
+    assert "1,234 were compared at 96 px; 6 are not on disk; 5 are blank" in said
+    assert "nearly equal 4,321 2 1 1" in said
+    assert "&lt;a&gt;.png train b.png - two 0.9877" in said
+    assert not parsed(text).open
+    assert "no image was read" not in text
 
 
 def test_p_values() -> None:
