@@ -96,7 +96,7 @@ INNER = {
     "cli": [
         ["processes"],
         ["failures", "locate", "tables", "watching"],
-        ["overrides", "multirun", "judgement"],
+        ["overrides", "multirun", "judgement", "priors"],
         ["judging", "audit"],
         ["conclusion", "report"],
         ["build"],

@@ -75,7 +75,7 @@ def test_checkpoint_lists_and_decomposition(facts: dict, parsed: Callable) -> No
     assert "decomposition" in parsed(text).ids
 
 
-def test_duplicates(facts: dict) -> None:
+def test_duplicates(facts: dict, parsed: Callable) -> None:
     """Pairs by kind, the listed ones, and what was not compared."""
     count = {"pairs": 3, "other_patients": 2, "learned_and_tested": 1, "leaked_unseen": 1}
     pair = {"images": ["<a>.png", "b.png"], "parts": ["train", ""], "same_patient": False}

@@ -117,7 +117,8 @@ def score(
 
     Without subset=train|val|test (of split=) the images that have a score are scored. Also:
     allow_missing=true, subgroups=true, points=val (operating points and calibrations fitted on that
-    part's scores; operating_point.rule=, calibration=), prior=estimate, draws=2000,
+    part's scores; operating_point.rule=, calibration=), prior=estimate|0.05|'{Mass: 0.05}' (the
+    prevalence that calibrated scores are to hold for; else that of points=), draws=2000,
     bootstrap_seed=0, hydra.run.dir=DIR.
     """
     from xray_lightning.cli.score import score as command

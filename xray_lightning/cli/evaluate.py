@@ -12,8 +12,9 @@ from xray_lightning.checkpoint import Bundle, Checkpoint, load_checkpoint, requi
 from xray_lightning.cli.build import data_from, prepare_process
 from xray_lightning.cli.compose import LOG, mean_line, score
 from xray_lightning.cli.conclusion import part_facts, require_settings
-from xray_lightning.cli.judging import Judged, require_prior, verdict_of
+from xray_lightning.cli.judging import Judged, verdict_of
 from xray_lightning.cli.overrides import overridden, split_run_dir
+from xray_lightning.cli.priors import require_prior
 from xray_lightning.cli.processes import first_process, quieten
 from xray_lightning.cli.tables import parts_line, show
 from xray_lightning.data.datamodule import XrayDataModule
@@ -33,12 +34,13 @@ CHANGEABLE = (
 ADDED = {  # settings that older checkpoints do not name
     "tta": "none",
     "draws": 2000,
-    "prior": "validation",  # of calibrated scores, or estimate: from the scores alone
+    "prior": "validation",  # of calibrated scores; estimate; 0.05; {Mass: 0.05}
     "operating_point": {"rule": "youden", "value": 0.9},
     "calibration": "platt",
     "permute_labels": False,
     "sampler": {"_target_": "xray_lightning.data.samplers.uniform", "_partial_": True},
 }
+UNKNOWN_OVERLAP = "note: whether the checkpoint has learned from these patients is not known"
 ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # whatever it was trained with
 
 
@@ -71,6 +73,12 @@ class Opened:
     def own_images(self) -> bool:
         """Whether these are the test images of its own run."""
         return bool(self.fingerprint == self.checkpoint.bundle.split["parts"]["test"])
+
+    @property
+    def overlap_known(self) -> bool:
+        """Whether it can be told if the checkpoint has learned from these patients."""
+        population = self.checkpoint.bundle.split.get("population")
+        return self.own_images or bool(population and population == self.data.source.population)
 
     def folder(self, name: str, ending: str = "") -> Path:
         """Where results go unless the user named a folder."""
@@ -130,27 +138,27 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
             write_json(summary, place / "metrics.json")
             title = f"{checkpoint} on {data.source.title}, split {split.name} "
             title += f"[{split.fingerprint}], {part}"
-            lines += appraised(config, data, predictions["test"], bundle, place).shown(title)
+            lines += appraised(found, predictions["test"], place).shown(title)
     if not first_process():
         return
     if found.overlap:
         summaries["test"]["overlap"] = found.overlap
     write_json(summaries, folder / "metrics.json")
     ends = [parts_line(summaries), mean_line(summaries), f"written to {folder}"]
-    show(*lines, *no_points(bundle), *ends)
+    unknown = [] if found.overlap_known else [UNKNOWN_OVERLAP]
+    show(*lines, *no_points(bundle), *unknown, *ends)
 
 
-def appraised(
-    config: DictConfig, data: XrayDataModule, predictions: Predictions, bundle: Bundle, place: Path
-) -> Judged:
+def appraised(evaluation: Opened, predictions: Predictions, place: Path) -> Judged:
     """What the scores of the test part are worth; evaluation.json."""
+    config, data = evaluation.config, evaluation.data
     found = verdict_of(
         predictions,
         data.part_records("test"),
-        part_facts(data, "test", config.tta),
-        validation=bundle.validation,
+        part_facts(data, "test", config.tta, overlap_known=evaluation.overlap_known),
+        validation=evaluation.checkpoint.bundle.validation,
         draws=config.draws,
-        prior=config.prior,
+        prior=require_prior(config.prior),
     )
     write_json(found.facts, place / "evaluation.json")
     return found
