@@ -135,7 +135,11 @@ def compare(
     seed: Annotated[int, typer.Option(help="of the draws")] = 0,
     out: Annotated[Path | None, typer.Option(help="folder for compare.json")] = None,
 ) -> None:
-    """Is model A better than model B on the same test images? Paired bootstrap of patients."""
+    """Is model A better than model B on the same test images? Paired bootstrap of patients.
+
+    Several seeds of a model: a pattern in quotes, or the row of a sweep's ranking, such as
+    "outputs/sweep_x/loss=bce" "outputs/sweep_x/loss=focal".
+    """
     from xray_lightning.cli.compare import compare_runs
 
     run(lambda: compare_runs(first, second, draws=draws, seed=seed, as_json=json, out=out))
