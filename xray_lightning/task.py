@@ -29,7 +29,9 @@ class XrayTask(pl.LightningModule):
     Logs ``train/loss``, and after each validation or test ``val/loss``, ``val/auroc`` (mean over
     the labels where it is defined), ``val/auroc_defined`` (how many) and ``val/auroc/<label>``
     (NaN where undefined), alike for ``test``. Among several processes each has the same figures,
-    those of all images; ``val/loss`` is the mean over all known targets.
+    those of all images; ``val/loss`` is the mean over all known targets. A loss of pairs (``auc``)
+    compares images within a batch: its ``val/loss`` depends on the batch size and on how many
+    processes share the images, so compare it with the same settings only, or use ``val/auroc``.
 
     Args:
         net: the network.

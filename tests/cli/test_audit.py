@@ -96,7 +96,7 @@ def test_duplicates_by_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[s
     )
     page = (tmp_path / "out/audit.html").read_text()
     assert "6 were compared at 64 px; 1 are not on disk" in page
-    assert "<td>5.png</td><td>test</td>" in page
+    assert ">5.png</td><td>test</td>" in page
     assert "no image was read" not in page
 
 

@@ -12,9 +12,9 @@ from xray_lightning.checkpoint import Bundle, Checkpoint, load_checkpoint, requi
 from xray_lightning.cli.build import data_from, prepare_process
 from xray_lightning.cli.compose import LOG, mean_line, score
 from xray_lightning.cli.conclusion import part_facts, require_settings
-from xray_lightning.cli.judging import Judged, verdict_of
+from xray_lightning.cli.judging import Judged, fitted_labels, verdict_of
 from xray_lightning.cli.overrides import overridden, split_run_dir
-from xray_lightning.cli.priors import require_prior
+from xray_lightning.cli.priors import require_prior, wanted_priors
 from xray_lightning.cli.processes import first_process, quieten
 from xray_lightning.cli.tables import parts_line, show
 from xray_lightning.data.datamodule import XrayDataModule
@@ -122,6 +122,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
     """
     found = opened(checkpoint, overrides)
     config, data, bundle = found.config, found.data, found.checkpoint.bundle
+    wanted_priors(require_prior(config.prior), data.labels, fitted_labels(bundle.validation))
     task = XrayTask(found.checkpoint.build_net(), tta=config.tta)
     ending = "" if task.tta == "none" else f"_{task.tta}"
     folder = found.folder("evaluate", f"_{found.fingerprint}{ending}")

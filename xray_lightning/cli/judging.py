@@ -109,6 +109,11 @@ def fitted(
     }
 
 
+def fitted_labels(validation: Mapping[str, Any]) -> dict[str, Fitted]:
+    """What :func:`fitted` found for each label; none of an empty mapping."""
+    return {name: Fitted.from_plain(each) for name, each in validation.get("labels", {}).items()}
+
+
 def verdict_of(
     predictions: Predictions,
     records: Sequence[Record],
@@ -133,10 +138,7 @@ def verdict_of(
         groups: whether subgroups are judged.
         prior: the prevalence that calibrated scores hold for, see ``priors.prior_pairs``.
     """
-    labels = {
-        label: Fitted.from_plain(plain)
-        for label, plain in (validation or {}).get("labels", {}).items()
-    }
+    labels = fitted_labels(validation or {})
     calibrations = {label: each.calibration for label, each in labels.items()}
     priors = prior_pairs(prior, predictions, labels)
     for label, (before, now) in priors.items():

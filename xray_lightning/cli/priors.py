@@ -1,6 +1,6 @@
 """``prior=``: the prevalence that calibrated scores are to hold for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -56,13 +56,15 @@ def _refusal(value: object) -> ConfigError:
     )
 
 
-def prior_pairs(prior: Prior, predictions: Predictions, labels: Mapping[str, Fitted]) -> Pairs:
-    """Prevalence of each label on validation, and the one to correct its calibration to.
+def wanted_priors(
+    prior: Prior, names: Sequence[str], labels: Mapping[str, Fitted]
+) -> dict[str, str | float]:
+    """What is wanted for each label whose calibration is to be corrected.
 
     Args:
         prior: "validation": none; "estimate": as the scores alone tell it (Saerens 2002); a number:
             that, for every calibrated label; or one for each of some labels.
-        predictions: whose scores are corrected.
+        names: the labels of the data.
         labels: what validation says of each label.
 
     Raises:
@@ -70,12 +72,13 @@ def prior_pairs(prior: Prior, predictions: Predictions, labels: Mapping[str, Fit
     """
     if prior == VALIDATION:
         return {}
-    able = [name for name in predictions.labels if name in labels and labels[name].calibration]
+    able = [name for name in names if name in labels and labels[name].calibration]
     wanted = prior if isinstance(prior, dict) else dict.fromkeys(able, prior)
     for label in wanted:
-        if label not in predictions.labels:
-            known = ", ".join(predictions.labels)
-            raise ConfigError(f"prior={prior}: {label!r} is no label here; there are {known}")
+        if label not in names:
+            raise ConfigError(
+                f"prior={prior}: {label!r} is no label here; there are {', '.join(names)}"
+            )
     if absent := [label for label in wanted if label not in able] or ([] if able else ["all"]):
         notes = {labels[label].note for label in absent if label in labels} - {""}
         why = f" ({'; '.join(sorted(notes))})" if notes else ""
@@ -84,6 +87,16 @@ def prior_pairs(prior: Prior, predictions: Predictions, labels: Mapping[str, Fit
             f"{', '.join(absent)}{why}: xray score fits one with points=val, and best.ckpt of a "
             "finished run holds one unless calibration=null"
         )
+    return dict(wanted)
+
+
+def prior_pairs(prior: Prior, predictions: Predictions, labels: Mapping[str, Fitted]) -> Pairs:
+    """Prevalence of each label on validation, and the one to correct its calibration to.
+
+    Raises:
+        ConfigError: see :func:`wanted_priors`.
+    """
+    wanted = wanted_priors(prior, predictions.labels, labels)
     return {
         label: (labels[label].prevalence, _target(value, predictions, label, labels[label]))
         for label, value in wanted.items()
