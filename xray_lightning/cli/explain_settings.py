@@ -11,7 +11,7 @@ from xray_lightning.explain import METHODS
 OWN = {
     "subset": "test",
     "methods": "cam,gradcam,gradcam++,layercam,gradient",  # scored against boxes; none: left out
-    "saliency": "gradcam,gradient",  # put to the saliency tests; none: left out
+    "saliency": "cam,gradient",  # put to the saliency tests; none: left out
     "label": "",  # the finding of the saliency tests; the one the network knows best unless named
     "positives": "48",  # images of the saliency tests, at most
     "seeds": "",  # checkpoints trained from other seeds

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xray_lightning.report.figures import COLOURS
+from xray_lightning.report.heat import shortened
 
 Facts = Mapping[str, Any]
 
@@ -75,10 +76,10 @@ def _known(value: float | None) -> float:
 
 
 def _short(name: str) -> str:
-    """Of a stage: the last of its modules, without the path they have in common.
+    """Of a stage: its modules without the path they have in common, cut where that is long.
 
     >>> _short("backbone.layer4"), _short("backbone.conv1 to backbone.bn1"), _short("head")
     ('layer4', 'conv1-bn1', 'head')
     """
     ends = [each.removeprefix("backbone.").removeprefix("features.") for each in name.split(" to ")]
-    return "-".join(ends)
+    return shortened("-".join(ends), 24)
