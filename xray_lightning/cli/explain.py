@@ -1,7 +1,9 @@
 """``xray explain``: where a checkpoint looks, and whether its maps and scores can be believed."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,10 +32,13 @@ from xray_lightning.report.gallery import gallery_figure, hits_and_misses
 from xray_lightning.report.published import published_boxes
 from xray_lightning.report.saliency import saliency_figure
 from xray_lightning.saliency.part import finding_to_test, part_saliency
+from xray_lightning.saliency.verdicts import FEWEST
 from xray_lightning.shortcuts.part import part_shortcuts
 from xray_lightning.task import XrayTask
 
 Facts = dict[str, Any]
+
+NO_FINDING = f"no finding with an AUROC on validation is on {FEWEST} patients; label= names one"
 
 
 def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
@@ -42,14 +47,23 @@ def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
     Raises:
         XrayError: a setting that cannot work, or see :func:`~.evaluate.opened`.
     """
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        facts, folder = explained(checkpoint, overrides)
+    if as_json:
+        print(json.dumps(facts, indent=2, allow_nan=False))
+        return
+    show(*explain_lines(facts), f"written to {folder}")
+
+
+def explained(checkpoint: Path, overrides: Sequence[str]) -> tuple[Facts, Path]:
+    """All of it, in the order of what can be refused soonest; and the folder it was written to."""
     settings, values = own_settings(overrides)
     found = opened(checkpoint, values)
     data, net = found.data, found.checkpoint.build_net()
     data.split = found.splits["test"]
-    if settings.label and settings.label not in data.labels:
-        raise ConfigError(f"label must be one of {', '.join(data.labels)}, got {settings.label!r}")
-    others = [trained_like(path, data, found) for path in settings.seeds]
-    shuffled = [trained_like(path, data, found) for path in settings.permuted]
+    require_part(found, settings)
+    others = trained_like(settings.seeds, found, permuted=False)
+    shuffled = trained_like(settings.permuted, found, permuted=True)
     folder = folder_of(found, settings)
     folder.mkdir(parents=True, exist_ok=True)
     found.config.run_dir = str(folder)
@@ -59,8 +73,8 @@ def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
     facts |= place_facts(located, data, settings)
     facts["gallery"] = gallery(net, data, settings, located, predictions, folder)
     facts["saliency"] = tested(net, data, settings, predictions.get("val"), others, shuffled)
-    if run := {name: each for name, each in facts["saliency"].items() if "deletion" in each}:
-        saliency_figure(run).savefig(folder / "saliency.png")
+    facts["saliency_missing"] = NO_FINDING if settings.saliency and not facts["saliency"] else ""
+    draw_saliency(facts["saliency"], folder / "saliency.png")
     facts["shortcuts"] = {}
     if settings.shortcuts:
         show("shortcut tests: covering corners, border and letters; probes")
@@ -68,41 +82,79 @@ def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
             net, data, settings.subset, draws=settings.draws, seed=settings.seed
         ) | {key: facts[key] for key in ("data", "fingerprint")}
     write_json(facts, folder / "explain.json")
-    if as_json:
-        print(json.dumps(facts, indent=2, allow_nan=False))
-        return
-    show(*explain_lines(facts), f"written to {folder}")
+    return facts, folder
 
 
-def trained_like(path: Path, data: XrayDataModule, found: Opened) -> XrayNet:
-    """Another network of the same architecture, to compare maps with.
+def require_part(found: Opened, settings: Settings) -> None:
+    """Refuse a label that is not there, and images that may have been trained on.
+
+    Raises:
+        ConfigError: names the label, or the validation part.
+    """
+    data, trained = found.data, found.checkpoint.bundle.split["parts"]["val"]
+    if settings.label and settings.label not in data.labels:
+        raise ConfigError(f"label must be one of {', '.join(data.labels)}, got {settings.label!r}")
+    if settings.subset == "val" and data.split.part_fingerprints["val"] != trained:
+        raise ConfigError(
+            "subset=val: this split's validation part is not that of the training run, and only "
+            "test images are checked for patients it learned from; use subset=test"
+        )
+
+
+def draw_saliency(facts: Mapping[str, Facts], path: Path) -> None:
+    """The figure of the methods that were tested; none is left where there is no such method."""
+    path.unlink(missing_ok=True)
+    if run := {name: each for name, each in facts.items() if "deletion" in each}:
+        saliency_figure(run).savefig(path)
+
+
+def trained_like(paths: Sequence[Path], found: Opened, *, permuted: bool) -> list[XrayNet]:
+    """Other networks of the same architecture, to compare maps with.
 
     Raises:
         CheckpointError: no checkpoint, or one of other labels.
-        ConfigError: another architecture or preprocessing.
+        ConfigError: another architecture or preprocessing, labels permuted or not against what is
+            wanted, or a seed that another one has.
     """
-    other, own = load_checkpoint(path).bundle, found.checkpoint.bundle
-    require_labels(other, data.labels, str(path))
-    if (other.net, other.preprocessing) != (own.net, own.preprocessing):
-        raise ConfigError(
-            f"{path} has another network or preprocessing than {found.checkpoint.path}: their maps "
-            "cannot be compared; train it with the same settings but the seed"
-        )
-    return load_checkpoint(path).build_net()
+    own = found.checkpoint.bundle
+    seeds = set() if permuted else {own.config.get("seed")}
+    nets = []
+    for path in paths:
+        loaded = load_checkpoint(path)
+        other = loaded.bundle
+        require_labels(other, found.data.labels, str(path))
+        if (other.net, other.preprocessing) != (own.net, own.preprocessing):
+            raise ConfigError(
+                f"{path} has another network or preprocessing than {found.checkpoint.path}: their "
+                "maps cannot be compared; train it with the same settings but the seed"
+            )
+        if other.config.get("permute_labels", False) != permuted:
+            raise ConfigError(
+                f"{path} was trained with permute_labels={str(not permuted).lower()}: "
+                f"{'permuted' if permuted else 'seeds'}= needs the opposite"
+            )
+        if (seed := other.config.get("seed", path)) in seeds:
+            raise ConfigError(f"{path} has seed={seed}, as another one: maps of it agree anyway")
+        seeds.add(seed)
+        nets.append(loaded.build_net())
+    return nets
 
 
 def folder_of(found: Opened, settings: Settings) -> Path:
-    """RUN/explain for the run's own test images, a folder with a fingerprint for others."""
+    """RUN/explain for best.ckpt on its own test images, a folder with a fingerprint for others."""
     own = found.own_images and settings.subset == "test"
+    own = own and found.checkpoint.path.name == "best.ckpt"  # the report of the run is of that one
     part = found.data.split.part_fingerprints[settings.subset]
     return found.folder("explain", "" if own else f"_{part}")
 
 
 def scored(found: Opened, net: XrayNet) -> dict[str, Predictions]:
-    """Scores of validation and test."""
+    """Scores of validation and test; the network stays on the trainer's device."""
     task, trainer = XrayTask(net), trainer_from(found.config, progress(), fit=False)
-    return {part: predict_part(trainer, task, found.data, part) for part in ("val", "test")
-            if len(found.data.split.parts[part])}  # fmt: skip
+    predictions = {part: predict_part(trainer, task, found.data, part) for part in ("val", "test")
+                   if len(found.data.split.parts[part])}  # fmt: skip
+    net.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
+    return predictions
 
 
 def header(found: Opened, settings: Settings, predictions: Mapping[str, Predictions]) -> Facts:
@@ -154,8 +206,13 @@ def place_facts(
 def reference(
     located: Mapping[str, Mapping[str, Located]], data: XrayDataModule, settings: Settings
 ) -> Reference | None:
-    """Thresholds tuned on validation, if it has boxes and shares no patient with the part."""
-    if settings.subset == "val" or not located.get("val") or data.split.leaked_patients:
+    """Thresholds tuned on validation, if it has boxes and shares no patient with the part.
+
+    The parts of split=image and of images=all do.
+    """
+    patients = [{record.patient_id for record in data.part_records(part)}
+                for part in ("val", settings.subset)]  # fmt: skip
+    if not located.get("val") or patients[0] & patients[1]:
         return None
     return reference_of(located["val"], size=data.image_size, seed=settings.seed)
 

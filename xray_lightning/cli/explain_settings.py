@@ -45,6 +45,8 @@ def own_settings(overrides: Sequence[str]) -> tuple[Settings, list[str]]:
         ConfigError: a value that cannot work.
     """
     values, rest = taken_out(overrides, OWN)
+    if idle := [text for text in rest if text.startswith(("tta=", "prior="))]:
+        raise ConfigError(f"{idle[0]}: nothing here depends on it; xray evaluate takes it")
     if values["subset"] not in ("val", "test"):
         raise ConfigError(f"subset must be val or test, got {values['subset']!r}")
     if values["shortcuts"] not in ("true", "false"):
