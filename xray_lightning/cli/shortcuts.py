@@ -10,7 +10,7 @@ from rich.text import Text
 
 from xray_lightning.checkpoint import load_checkpoint, require_labels
 from xray_lightning.cli.build import data_from, prepare_process
-from xray_lightning.cli.evaluate import configuration, home
+from xray_lightning.cli.evaluate import configuration, home, judged, taken
 from xray_lightning.cli.overrides import split_run_dir
 from xray_lightning.cli.processes import quieten
 from xray_lightning.cli.tables import number, show
@@ -26,17 +26,20 @@ def shortcuts(checkpoints: Sequence[Path], overrides: Sequence[str], as_json: bo
 
     Raises:
         CheckpointError: no checkpoint, one without a configuration, or of other labels.
-        ConfigError: an override that would not change the evaluation, or its preprocessing.
+        ConfigError: an override that would not change the evaluation, or its preprocessing; the
+            test images show patients it learned from, and overlap= does not say what to do.
     """
     quieten()
     found: dict[str, Any] = {}
+    values, run_dir = split_run_dir(overrides)
+    values, overlap = taken(values, "overlap")
     for path in checkpoints:
         loaded = load_checkpoint(path)
-        values, run_dir = split_run_dir(overrides)
         config = configuration(loaded, values)
         prepare_process(config)
         data = data_from(config)
         require_labels(loaded.bundle, data.labels, str(path))
+        data.split = judged(loaded.bundle, data, overlap)["test"]
         net = loaded.build_net().to(find_device("auto"))
         facts = part_shortcuts(net, data, draws=config.draws)
         facts |= {"data": data.source.title, "fingerprint": data.split.part_fingerprints["test"]}
@@ -54,12 +57,8 @@ def shortcuts(checkpoints: Sequence[Path], overrides: Sequence[str], as_json: bo
 
 def label_table(facts: Mapping[str, Any], path: str) -> Table:
     """A row a label: what covering each region costs, with intervals, and the verdict."""
-    title = (
-        f"{path} on {facts['data']}, test [{facts['fingerprint']}], {facts['images']:,} images; "
-    )
-    title += (
-        "lost by covering a region: AUROC / standard deviations between positives and negatives"
-    )
+    data = f"{path} on {facts['data']}, test [{facts['fingerprint']}], {facts['images']:,} images"
+    title = f"{data}; lost by covering: AUROC / standard deviations between positives and negatives"
     table = Table(title=Text(title), title_justify="left", header_style="bold")
     regions = list(next(iter(facts["labels"].values()))["covered"])
     for name in ("label", "AUROC", "metadata", *regions, "verdict"):
