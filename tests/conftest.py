@@ -1,6 +1,7 @@
 """Settings for every test: few threads that sleep while they wait, and where the real data lies."""
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,3 +123,62 @@ def empty_rsna(tmp_path: Path, write_dicom: Callable[..., Path]) -> RsnaFolder:
 def rsna_folder(empty_rsna: RsnaFolder) -> RsnaFolder:
     """27 images of 9 patients, complete."""
     return empty_rsna.complete()
+
+
+@pytest.fixture(scope="session")
+def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run on the phantom, its scores drawn instead of trained.
+
+    Hernia has no positive test image, one Mass target of test is unknown.
+    """
+    from omegaconf import OmegaConf
+
+    from xray_lightning import Phantom
+    from xray_lightning.cli.build import split_facts
+    from xray_lightning.cli.judging import fitted, verdict_of
+    from xray_lightning.cli.overrides import composed
+    from xray_lightning.data.splits import patient_split
+    from xray_lightning.evaluation import summarise, write_json
+    from xray_lightning.predictions import Predictions, write_predictions
+    from xray_lightning.records import patient_ids, target_matrix
+
+    folder = tmp_path_factory.mktemp("runs") / "a_run"
+    folder.mkdir()
+    settings, _ = composed(["data.patients=150", "draws=40", "split.fractions=[0.4,0.3,0.3]"])
+    OmegaConf.save(settings, folder / "config.yaml")
+    source = Phantom(patients=150)
+    split = patient_split(source.records, None, fractions=(0.4, 0.3, 0.3))
+    rng = np.random.default_rng(0)
+    found, metrics = {}, {}
+    for part in ("val", "test"):
+        records = [source.records[row] for row in split.parts[part]]
+        targets = target_matrix(records)
+        scores = (0.5 * rng.random(targets.shape) + 0.3 * targets).astype(np.float32)
+        if part == "test":
+            targets[:, source.labels.index("Hernia")] = 0
+            targets[0, source.labels.index("Mass")] = np.nan
+        images = tuple(record.image_id for record in records)
+        patients = tuple(patient_ids(records).tolist())
+        found[part] = Predictions(source.labels, images, patients, targets, scores)
+        metrics[part] = summarise(found[part], split.part_fingerprints[part])
+        write_predictions(found[part], folder / f"predictions_{part}.csv")
+    named = {"name": split.name, "fingerprint": split.fingerprint}
+    facts = {"fingerprint": split.part_fingerprints["test"], "data": "phantom", "split": named}
+    facts |= {"data_images": len(source.records), "subset": "test", "tta": "none"}
+    points = fitted(found["val"], split.part_fingerprints["val"], settings)
+    judged = verdict_of(found["test"], records, facts, validation=points, draws=40)
+    environment = {"command": ["train.py", "data.patients=150"], "seed": 0, "device": "cpu"}
+    environment |= {"data": {"name": "phantom", "title": "phantom"}, "split": split_facts(split)}
+    environment |= {"versions": {"torch": "2.0"}, "git_commit": "c0ffee", "threads": 2}
+    write_json(environment, folder / "environment.json")
+    write_json(judged.facts, folder / "evaluation.json")
+    write_json(metrics, folder / "metrics.json")
+    rows = ["epoch,train/loss,val/loss,val/auroc", "0,0.5,0.4,0.6", "1,0.3,0.35,0.7", "2,0.2,0.4,"]
+    (folder / "metrics.csv").write_text("\n".join(rows))
+    return folder
+
+
+@pytest.fixture
+def run_folder(made_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be spoilt."""
+    return shutil.copytree(made_run, tmp_path / "a_run")

@@ -13,7 +13,7 @@ RANKS = [
     ["labels", "records"],
     ["predictions"],
     ["scores", "data", "models", "losses", "ranking", "optim", "explain", "metrics"],
-    ["checkpoint"],
+    ["checkpoint", "overlays"],
     ["task"],
     [
         "callbacks",
@@ -59,16 +59,33 @@ INNER = {
         ["network"],
     ],
     "metrics": [
-        ["auroc", "clusters"],
-        ["ranks", "delong", "thresholds", "calibration"],
+        ["auroc", "clusters", "pointing"],
+        ["ranks", "delong", "thresholds", "calibration", "localisation"],
         ["judge", "compare", "subgroups", "points"],
     ],
-    "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file"]],
+    "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file", "heatmaps"]],
+    "explain": [["gradients", "rules"], ["pixels"], ["maps"], ["__init__"]],
+    "localisation": [["located"], ["figures", "part"]],
     "audit": [
-        ["columns", "leakage", "weighting"],
+        ["columns", "duplicates", "leakage", "weighting"],
         ["shift", "separation", "decomposition"],
         ["baselines"],
         ["facts"],
+    ],
+    "report": [
+        ["comparison", "published", "run_files"],
+        ["figures", "calls", "heat", "run_words"],
+        ["panel", "gallery", "saliency", "page", "run_facts"],
+        ["audit_page", "run_figures"],
+        ["run_page"],
+    ],
+    "saliency": [
+        ["similarity", "verdicts", "layers"],
+        ["study"],
+        ["randomisation", "agreement"],
+        ["evidence"],
+        ["facts"],
+        ["part"],
     ],
     "shortcuts": [
         ["regions", "verdicts", "answers"],
@@ -76,13 +93,12 @@ INNER = {
         ["facts"],
         ["part"],
     ],
-    "report": [["comparison", "published"], ["figures", "calls"], ["panel", "audit_page"]],
     "cli": [
         ["processes"],
-        ["failures", "locate", "tables"],
-        ["overrides", "multirun", "judgement"],
-        ["judging"],
-        ["conclusion"],
+        ["failures", "locate", "tables", "watching"],
+        ["overrides", "multirun", "judgement", "priors"],
+        ["judging", "audit"],
+        ["conclusion", "report"],
         ["build"],
         ["provenance"],
         ["compose"],
@@ -94,10 +110,12 @@ INNER = {
             "score",
             "compare",
             "convert",
+            "localisation_table",
             "predict",
-            "audit",
         ],
-        ["shortcuts"],
+        ["explain_settings", "shortcuts"],
+        ["explain_tables"],
+        ["explain"],
         ["app"],
     ],
 }
@@ -165,8 +183,8 @@ def test_files_stay_small(path: Path) -> None:
 
 
 def test_package_stays_small() -> None:
-    # 7,000 was meant for training alone; DICOM, evaluation, the audit, maps and reports came on top.
-    assert sum(len(path.read_text().splitlines()) for path in MODULES) < 22000
+    # 7,000 was meant for training alone; DICOM, evaluation, maps and reports came on top.
+    assert sum(len(path.read_text().splitlines()) for path in MODULES) < 24000
 
 
 def test_top_level_is_fixed() -> None:

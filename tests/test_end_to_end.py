@@ -32,6 +32,8 @@ FILES = [
     "metrics.json",
     "operating_points.json",
     "evaluation.json",
+    "report.html",
+    "report.json",
     "predictions_val.csv",
     "predictions_test.csv",
     "roc_val.png",

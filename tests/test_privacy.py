@@ -5,8 +5,10 @@ groups of PS3.15 annex E (identification, patient, acquisition, study, procedure
 private elements, an overlay, the preamble and the file meta information.
 """
 
+import csv
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from pydicom.config import disable_value_validation
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 from typer.testing import CliRunner
@@ -29,6 +32,8 @@ NEEDED = {  # to read the image, or allowed by data/headers.py
     *("SpecificCharacterSet", "SOPClassUID", "Modality", "ViewPosition", "ImageLaterality"),
     *("Laterality", "PatientAge", "PatientSex", "ImagerPixelSpacing", "Manufacturer"),
 }
+TOLD = {"PatientAge": "097Y", "PatientSex": "F", "ViewPosition": "AP", "ImageLaterality": "U"}
+TOLD |= {"Manufacturer": "ACME Imaging"}
 VALUES = {  # by value representation; every text has ZQXWVK in it, too long for chance
     **dict.fromkeys(("LO", "SH", "CS", "AE", "ST", "LT", "UT", "UC"), "ZQXWVK{:08X}"),
     **{"PN": "Zqxwvk{:08X}^Jane", "UR": "http://zqxwvk.example/{:08X}"},
@@ -36,6 +41,7 @@ VALUES = {  # by value representation; every text has ZQXWVK in it, too long for
     **{"UI": "2.25.98989898{}", "IS": "98989898", "DS": "98989898"},
 }
 SECRETS = [b"zqxwvk", b"19370203", b"1937-02-03", b"113355.77", b"2.25.98989898", b"98989898"]
+COLUMNS = ("age", "sex", "view", "laterality", "manufacturer")
 TOY = ["model=resnet50", "model.backbone=test_resnet", "model.weights=none", "image_size=32"]
 TOY += ["batch_size=8", "epochs=1", "augment=none", "logger=none"]
 
@@ -55,9 +61,17 @@ def identities() -> dict[str, Any]:
     return found
 
 
+@disable_value_validation()  # a name typed into the wrong field is no valid value of it
 def full_of_identities(path: Path) -> None:
-    """Add what attributes by keyword cannot say: private elements, overlay, meta, preamble."""
+    """Add what attributes by keyword cannot say: private elements, overlay, meta, preamble.
+
+    The elements of the allow-list hold identities too, but for image K = 0 of each patient, which
+    has values that may be told, and an age that may not.
+    """
     data = pydicom.dcmread(path)
+    allowed = TOLD if path.stem.endswith("0") else dict.fromkeys(TOLD, "ZQXWVK^JANE")
+    for keyword, value in allowed.items():
+        setattr(data, keyword, value)
     block = data.private_block(0x0009, "ZQXWVKCREATOR", create=True)
     block.add_new(1, "LO", "ZQXWVKPRIVATE")
     block.add_new(2, "OB", b"ZQXWVKBYTE")
@@ -129,13 +143,34 @@ def test_convert(folder: Any, tmp_path: Path, write_dicom: Write) -> None:
     (images / "short.dcm").write_bytes(whole[:-200])
     out = tmp_path / "elsewhere" / "out"
     out.parent.mkdir()
-    for options in ([], ["--bits", "16"]):
+    for options in ([], ["--bits", "16"], ["--bits", "8", "--rename"]):
         target = out.with_name(f"out{len(options)}")
         text = run([*XRAY, "convert", str(images), str(target), *options], tmp_path, 3)
         assert "2 of 17 files could not be converted" in text
         assert not list(leaks(text.encode(), "terminal"))
         assert len(list(target.rglob("*.png"))) == 15
+        with (target / "headers.csv").open(encoding="utf-8", newline="") as file:
+            told = Counter(tuple(row[name] for name in COLUMNS) for row in csv.DictReader(file))
+        assert told == {("90", "F", "AP", "U", "ACME Imaging"): 5, ("", "", "", "", ""): 10}
     assert leaks_below(out.parent, folder.root / "stage_2_train_images") == []
+
+
+def test_renamed(folder: Any, tmp_path: Path) -> None:
+    """Names of folders and files stand in names.csv alone, which says so."""
+    named = folder.root / "stage_2_train_images" / "ZQXWVK^Jane"
+    named.mkdir()
+    for path in named.parent.glob("*.dcm"):
+        path.rename(named / f"Zqxwvk_19370203_{path.name}")
+    out = tmp_path / "elsewhere" / "out"
+    out.parent.mkdir()
+    text = run([*XRAY, "convert", str(named.parent), str(out), "--rename"], tmp_path)
+    assert not list(leaks(text.encode(), "terminal"))
+    assert "tells the original names: do not pass it on" in text
+    assert len(list(out.rglob("*.png"))) == 15
+    assert not list(leaks(" ".join(map(str, out.rglob("*"))).encode(), "names of files"))
+    assert list(leaks((out / "names.csv").read_bytes(), "names.csv"))
+    (out / "names.csv").unlink()
+    assert leaks_below(out, folder.root / "none") == []
 
 
 def test_data_train_and_evaluate(folder: Any, tmp_path: Path) -> None:

@@ -67,3 +67,8 @@ def target_matrix(records: Sequence[Record]) -> npt.NDArray[np.float32]:
 def patient_ids(records: Iterable[Record]) -> npt.NDArray[np.str_]:
     """Patient of each record, (N,)."""
     return np.array([record.patient_id for record in records], dtype=np.str_)
+
+
+def patients_known(records: Iterable[Record]) -> bool:
+    """Whether the label table tells patients; where it does not, each image counts as its own."""
+    return any(record.patient_id != record.image_id for record in records)

@@ -29,7 +29,9 @@ class XrayTask(pl.LightningModule):
     Logs ``train/loss``, and after each validation or test ``val/loss``, ``val/auroc`` (mean over
     the labels where it is defined), ``val/auroc_defined`` (how many) and ``val/auroc/<label>``
     (NaN where undefined), alike for ``test``. Among several processes each has the same figures,
-    those of all images; ``val/loss`` is the mean over all known targets.
+    those of all images; ``val/loss`` is the mean over all known targets. A loss of pairs (``auc``)
+    compares images within a batch: its ``val/loss`` depends on the batch size and on how many
+    processes share the images, so compare it with the same settings only, or use ``val/auroc``.
 
     Args:
         net: the network.
@@ -93,13 +95,13 @@ class XrayTask(pl.LightningModule):
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch to the validation metrics."""
-        self._judge(batch, "val")
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Add one batch to the validation metrics; its scores (B, L) are for callbacks."""
+        return self._judge(batch, "val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch to the test metrics."""
-        self._judge(batch, "test")
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Add one batch to the test metrics; its scores (B, L) are for callbacks."""
+        return self._judge(batch, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Scores (B, L) in [0, 1]."""
@@ -108,12 +110,14 @@ class XrayTask(pl.LightningModule):
             scores = (scores + torch.sigmoid(self(batch["image"].flip(-1)))) / 2
         return scores
 
-    def _judge(self, batch: Batch, part: str) -> None:
+    def _judge(self, batch: Batch, part: str) -> Tensor:
         logits = self(batch["image"])
         loss = self.loss(logits, batch["targets"])
         require_finite(loss, batch["image_id"], self.current_epoch)
         self.mean_loss[part].update(loss, weight=(~torch.isnan(batch["targets"])).sum())
-        self.auroc[part].update(torch.sigmoid(logits), batch["targets"])
+        scores = torch.sigmoid(logits)
+        self.auroc[part].update(scores, batch["targets"])
+        return scores
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation figures; tell a plateau schedule."""

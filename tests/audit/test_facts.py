@@ -110,6 +110,22 @@ def test_everything_is_plain() -> None:
     assert facts["leakage"]["exposures"]["shared"] > 0
     assert facts["decomposition"]["val_is_of_the_split"]
     assert any("very radiograph" in sentence for sentence in gist(facts))
+    change = facts["decomposition"]["change"][0]
+    assert f"these predictions changes by {change:+.3f}: " in gist(facts)[-1]
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        ({"train": 9, "val": 1, "test": 7}, "trained or chosen on the patients of 7 of the "),
+        (None, "Whether the checkpoint has seen these patients is not known"),
+    ],
+)
+def test_the_gist_names_a_checkpoints_patients(seen: dict | None, said: str) -> None:
+    facts = audit_facts(PHANTOM, SPLIT, draws=2)
+    assert not any("checkpoint" in sentence for sentence in gist(facts))
+    facts["leakage"]["checkpoint"] = {"seen": seen}
+    assert any(said in sentence for sentence in gist(facts))
 
 
 def test_predictions_of_other_parts_are_told() -> None:

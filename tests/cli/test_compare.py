@@ -77,6 +77,28 @@ def test_seeds_by_a_pattern(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert facts["labels"]["Mass"]["delong"] is None
 
 
+def test_seeds_by_the_row_of_a_ranking(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sweep of two experiments and three seeds, whose last run did not finish."""
+    part = {"auroc": {"mean": 0.5, "defined": 2}}
+    split = {"name": "patient", "fingerprint": "f", "parts": {"val": "v", "test": "t"}}
+    for number in range(6):
+        seed, name = number % 3, ("phantom/bce", "phantom/focal")[number // 3]
+        folder = Path(write(tmp_path, str(number), predictions(1.0, number)))
+        facts = {"overrides": [f"experiment={name}", f"seed={seed}"], "seed": seed, "split": split}
+        (folder / "environment.json").write_text(json.dumps({**facts, "data": {"name": "x"}}))
+        if number < 5:
+            (folder / "metrics.json").write_text(json.dumps({"val": part, "test": part}))
+    rows = [f"{tmp_path}/experiment=phantom/{name}" for name in ("bce", "focal")]
+    run(*rows, as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert [[Path(each).parent.name for each in facts[side]] for side in ("first", "second")] == [
+        ["0", "1", "2"],
+        ["3", "4"],
+    ]
+    with pytest.raises(DataNotFoundError, match="or by the row of a sweep's ranking"):
+        run(rows[0], f"{tmp_path}/experiment=phantom/auc")
+
+
 def test_undefined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     healthy = predictions(1.0)
     healthy = replace(healthy, targets=np.zeros_like(healthy.targets))

@@ -1,16 +1,28 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from xray_lightning.checkpoint import Bundle, Checkpoint
-from xray_lightning.cli.evaluate import configuration, home, judged, taken, use_images
+from xray_lightning.cli.evaluate import (
+    Opened,
+    appraised,
+    configuration,
+    home,
+    judged,
+    taken,
+    use_images,
+)
 from xray_lightning.cli.overrides import make
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
+from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.samplers import uniform
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.overlap import patients_of
+from xray_lightning.predictions import Predictions
 
 
 def checkpoint(config: dict[str, object]) -> Checkpoint:
@@ -100,3 +112,26 @@ def test_a_word_on_what_the_checkpoint_has_met(
     parts["test"] = "another run's"
     judged(bundle, data, None)
     assert "no patient of them is one it learned from" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::xray_lightning.data.rsna.UnknownPatientsWarning")
+@pytest.mark.parametrize("mapped", [False, True])
+def test_unknown_patients_are_said(rsna_folder: Any, tmp_path: Path, mapped: bool) -> None:
+    """RSNA without the map: neither its patients nor their overlap with training are known."""
+    source = Rsna(rsna_folder.root, nih_map=rsna_folder.nih_map() if mapped else None)
+    data = XrayDataModule(source, image_size=32)
+    parts = dict.fromkeys(("train", "val", "test"), "f00d")
+    bundle = Bundle({}, {}, {"parts": parts, "population": "nih"}, CONFIG)
+    config = configuration(Checkpoint(Path("best.ckpt"), bundle, {}, 0), ["draws=5"])
+    loaded = Checkpoint(Path("best.ckpt"), bundle, {}, 0)
+    found = Opened(loaded, config, data, {"test": data.split}, None, None)
+    assert found.overlap_known is mapped
+    records = data.part_records("test")
+    ids = tuple(record.image_id for record in records)
+    scores = np.linspace(0, 1, len(ids), dtype=np.float32)[:, None]
+    patients = tuple(record.patient_id for record in records)
+    predictions = Predictions(data.labels, ids, patients, data.part_targets("test"), scores)
+    lines = appraised(found, predictions, tmp_path).shown("rsna")
+    facts = json.loads((tmp_path / "evaluation.json").read_text())
+    assert (facts["patients_known"], facts["overlap_known"]) == (mapped, mapped)
+    assert any("patients are not known" in str(line) for line in lines) is not mapped

@@ -101,7 +101,8 @@ def test_nothing_of_the_part_is_scored(tmp_path: Path) -> None:
         ("allow_missing=yes", "allow_missing must be true or false, got 'yes'"),
         ("draws=0", "draws must be an integer of at least 1, got '0'"),
         ("subgroups=1", "subgroups must be true or false, got '1'"),
-        ("prior=0.5", "prior must be one of validation, estimate, got '0.5'"),
+        ("prior=often", "prior must be validation, estimate, a prevalence between 0 and 1"),
+        ("prior=0.1", "prior=0.1 corrects calibrated scores, and no calibration is there for all"),
         ("points=val", "points='val': operating points are chosen on one of train, val, test, and"),
         ("bootstrap_seed=-1", "bootstrap_seed must be an integer of at least 0, got '-1'"),
     ],
@@ -126,7 +127,22 @@ def test_points_of_one_part_are_applied_to_another(
     assert before == mass["prevalence"] != now
     assert facts["subgroups"]
     score(table, [*DATA, *settings], as_json=False)
-    assert "operating points: f1 on validation" in capsys.readouterr().out
+    assert "operating points: f1 on train" in capsys.readouterr().out
+
+
+def test_calibration_at_a_given_prevalence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write(tmp_path, [record.image_id for record in PHANTOM.records])
+    settings = [*DATA, "subset=test", "points=train", "prior={Infiltration: 0.03}"]
+    score(table, settings, as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    before = facts["validation"]["labels"]["Infiltration"]["prevalence"]
+    assert facts["priors"] == {"Infiltration": [before, 0.03]}
+    assert facts["patients_known"]
+    score(table, settings, as_json=False)
+    text = capsys.readouterr().out
+    assert f"corrected to another prevalence: Infiltration {before:.3f} to 0.030" in text
 
 
 def test_points_need_every_score_of_their_part(tmp_path: Path) -> None:

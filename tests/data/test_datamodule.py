@@ -363,3 +363,17 @@ def test_settings_that_cannot_work(settings: dict[str, Any], match: str, root: P
 def test_unknown_part(root: Path) -> None:
     with pytest.raises(ConfigError, match="part must be one of train, val, test, got 'all'"):
         module(root).dataset("all")
+
+
+def test_permuted_labels_are_of_the_training_part_alone(root: Path) -> None:
+    plain, dealt = module(root), module(root, permute_labels=True)
+    for part in ("val", "test"):
+        assert torch.equal(plain.dataset(part).targets, dealt.dataset(part).targets)
+    before, after = plain.part_targets("train"), dealt.part_targets("train")
+    assert not np.array_equal(before, after)
+    assert sorted(map(tuple, before)) == sorted(map(tuple, after))
+    assert torch.equal(dealt.dataset("train").targets, torch.from_numpy(after))
+    assert torch.equal(plain.positive_weight(), dealt.positive_weight())
+    assert np.array_equal(after, module(root, permute_labels=True).part_targets("train"))
+    other = module(root, permute_labels=True, seed=1).part_targets("train")
+    assert not np.array_equal(after, other)

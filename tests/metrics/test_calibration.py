@@ -3,6 +3,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.special import logit as scipy_logit
+from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
 
 from xray_lightning.errors import ConfigError
@@ -12,6 +13,7 @@ from xray_lightning.metrics.calibration import (
     estimate_prior,
     fit_calibration,
     mass_bins,
+    reliability,
     shift_prior,
 )
 from xray_lightning.metrics.clusters import bootstrap_counts
@@ -49,6 +51,19 @@ def test_calibration_error_of_draws_by_hand() -> None:
                 gap = abs(scores[inside].mean() - positive[inside].mean())
                 expected += gap * len(inside) / len(rows)
         assert found[draw] == pytest.approx(expected, abs=1e-12)
+
+
+def test_reliability_diagram() -> None:
+    """The points of scikit-learn's quantile bins; their gaps are the calibration error."""
+    scores, positive = sample(300)
+    score, share, images = reliability(scores, positive, bins=15)
+    expected = calibration_curve(positive, scores, n_bins=15, strategy="quantile")
+    np.testing.assert_allclose(share, expected[0])
+    np.testing.assert_allclose(score, expected[1])
+    error = calibration_error_over(np.ones((1, 300)), np.arange(300), scores, positive)
+    assert (images * abs(score - share)).sum() / 300 == pytest.approx(error[0], abs=1e-12)
+    tied = reliability(np.full(4, 0.5), np.array([True, False, False, False]))
+    assert [values.tolist() for values in tied] == [[0.5], [0.25], [4]]
 
 
 def test_platt_and_temperature_minimise_the_log_loss() -> None:

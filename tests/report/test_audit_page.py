@@ -1,44 +1,18 @@
 """The page stands alone: every section, no other host, nothing unescaped."""
 
 import re
-from html.parser import HTMLParser
+from collections.abc import Callable
 
 import pytest
 
 from xray_lightning.audit.facts import audit_facts, gist
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.splits import patient_split
-from xray_lightning.report.audit_page import audit_page, p_text
+from xray_lightning.report.audit_page import audit_page
 from xray_lightning.report.figures import COLOURS
+from xray_lightning.report.page import p_text
 
 PHANTOM = Phantom(patients=60)
-VOID = {"meta", "br", "link", "img", "use", "path", "rect"}
-
-
-class Page(HTMLParser):
-    """Ids, addresses and unclosed elements of a page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ids: list[str] = []
-        self.addresses: list[str] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-        self.handle_startendtag(tag, attrs)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        for name, value in attrs:
-            if name == "id" and value:
-                self.ids.append(value)
-            if name in ("src", "href", "xlink:href", "action", "srcset") and value:
-                self.addresses.append(value)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +21,7 @@ def facts() -> dict:
     return {**values, "gist": gist(values), "command": "xray audit data=<script>"}
 
 
-def parsed(text: str) -> Page:
-    page = Page()
-    page.feed(text)
-    return page
-
-
-def test_sections_and_addresses(facts: dict) -> None:
+def test_sections_and_addresses(facts: dict, parsed: Callable) -> None:
     text = audit_page(facts)
     page = parsed(text)
     assert not page.open
@@ -79,7 +47,7 @@ def test_every_figure_of_the_facts_is_on_the_page(facts: dict) -> None:
     assert facts["split"]["fingerprint"] in text
 
 
-def test_checkpoint_lists_and_decomposition(facts: dict) -> None:
+def test_checkpoint_lists_and_decomposition(facts: dict, parsed: Callable) -> None:
     leakage = {
         **facts["leakage"],
         "checkpoint": {
@@ -103,7 +71,27 @@ def test_checkpoint_lists_and_decomposition(facts: dict) -> None:
     assert "test 4,321" in text
     assert "not those of this split" in text
     assert "not on the parts of the split audited here" in text
+    assert "1 matched comparisons are not corrected for their number" in " ".join(text.split())
     assert "decomposition" in parsed(text).ids
+
+
+def test_duplicates(facts: dict, parsed: Callable) -> None:
+    """Pairs by kind, the listed ones, and what was not compared."""
+    count = {"pairs": 3, "other_patients": 2, "learned_and_tested": 1, "leaked_unseen": 1}
+    pair = {"images": ["<a>.png", "b.png"], "parts": ["train", ""], "same_patient": False}
+    pair |= {"exact": False, "correlation": 0.98765}
+    found = {"images": 1234, "size": 96, "blank": 5, "not_on_disk": 6, "test_images": 1}
+    found |= {"exact": count, "near": {**count, "pairs": 4321}, "named": [pair]}
+    found |= {"distance": 8, "correlation": 0.98}
+    assert "no image was read" in audit_page(facts)
+    assert "not looked for: that needs the pixels" in audit_page(facts)
+    text = audit_page({**facts, "leakage": {**facts["leakage"], "duplicates": found}})
+    said = " ".join(re.sub(r"<[^>]+>", " ", text).split())
+    assert "1,234 were compared at 96 px; 6 are not on disk; 5 are blank" in said
+    assert "nearly equal 4,321 2 1 1" in said
+    assert "&lt;a&gt;.png train b.png - two 0.9877" in said
+    assert not parsed(text).open
+    assert "no image was read" not in text
 
 
 def test_p_values() -> None:

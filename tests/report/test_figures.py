@@ -16,8 +16,10 @@ from xray_lightning.report.figures import (
     curves_figure,
     distribution_figure,
     montage_figure,
+    precision_recall_curve,
     roc_curve,
     roc_figure,
+    thinned,
 )
 
 
@@ -43,6 +45,31 @@ def test_curve_equals_sklearn(seed: int, levels: int) -> None:
     assert metrics.auc(found_false, found_true) == pytest.approx(
         metrics.roc_auc_score(targets, scores)
     )
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+def test_precision_and_recall_equal_sklearn(levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    scores = (rng.integers(0, levels, 80) / levels).astype(np.float32)
+    targets = (rng.random(80) < 0.3).astype(np.float32)
+    precision, recall, _ = metrics.precision_recall_curve(targets, scores)
+    found_recall, found_precision = precision_recall_curve(scores, targets)
+    np.testing.assert_allclose(found_recall, recall[:-1][::-1])
+    np.testing.assert_allclose(found_precision, precision[:-1][::-1])
+    area = (np.diff(found_recall, prepend=0) * found_precision).sum()
+    assert area == pytest.approx(metrics.average_precision_score(targets, scores))
+
+
+def test_a_thinned_curve_looks_the_same() -> None:
+    rng = np.random.default_rng(0)
+    targets = (rng.random(20_000) < 0.2).astype(np.float32)
+    scores = (rng.random(20_000) + 0.3 * targets).astype(np.float32)
+    whole = np.stack(roc_curve(scores, targets), axis=1)
+    few = np.stack(thinned(whole[:, 0], whole[:, 1], cells=50), axis=1)
+    assert len(few) < 110 < len(whole)
+    np.testing.assert_array_equal(few[[0, -1]], whole[[0, -1]])
+    gaps = abs(whole[:, None] - few[None]).max(axis=2).min(axis=1)
+    assert gaps.max() <= 1 / 50
 
 
 def test_curve_of_one_score_is_the_diagonal() -> None:

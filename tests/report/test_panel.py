@@ -18,15 +18,14 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.explain import class_map
 from xray_lightning.metrics.thresholds import choose_threshold
 from xray_lightning.models.network import XrayNet
+from xray_lightning.overlays import Overlay
 from xray_lightning.predictions import Predictions
 from xray_lightning.report import panel as module
 from xray_lightning.report.calls import Panel, chosen, outcomes
+from xray_lightning.report.heat import BLUE, common_scale
 from xray_lightning.report.panel import (
-    BLUE,
     PLACES,
     RED,
-    Cell,
-    common_scale,
     panel_figure,
     results_panel,
 )
@@ -100,8 +99,9 @@ def like(pixels: Floats, colour: str) -> np.ndarray:
     return np.abs(pixels - np.array(to_rgb(colour))).max(axis=2) < 0.08
 
 
-def cell(*boxes: tuple[float, float, float, float], size: int = 64, heat: float = 0) -> Cell:
-    return Cell("id", np.zeros((size, size), "f4"), np.full((2, 2), heat, "f4"), boxes, 0.5)
+def cell(*boxes: tuple[float, float, float, float], size: int = 64, heat: float = 0) -> Overlay:
+    image, values = np.zeros((size, size), "f4"), np.full((2, 2), heat, "f4")
+    return Overlay("id", "Lung Opacity", image, values, boxes, 0.5, 1.0)
 
 
 def extent(figure: Figure, axes: int) -> tuple[float, float, float, float]:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from xray_lightning.labels import CHEST_XRAY14
-from xray_lightning.report.published import comparable, place_among, published
+from xray_lightning.report.published import comparable, place_among, published, published_boxes
 
 
 def test_rows_are_those_of_the_shared_table(shared_data: Path) -> None:
@@ -62,3 +62,21 @@ def test_place() -> None:
     assert place_among(0.5, official).startswith(f"{len(official)} of {len(official)} ")
     own = comparable("nih", CHEST_XRAY14, "kfold", "test", known=112120, scored=22000)
     assert "would mean nothing" in place_among(0.9, own)
+
+
+def test_rows_on_boxes() -> None:
+    rows = {(row.measure, row.method): row for row in published_boxes("nih")}
+    found = rows["t_iobb", "CAM"].labels
+    eight = (0.728, 0.993, 0.712, 0.789, 0.435, 0.165, 0.75, 0.459)
+    names = "Atelectasis Cardiomegaly Effusion Infiltration Mass Nodule Pneumonia Pneumothorax"
+    assert found == pytest.approx(dict(zip(names.split(), eight, strict=True)), abs=6e-4)
+    assert rows["t_iobb", "CAM"].primary
+    assert rows["afp", "CAM"].labels.keys() == found.keys()
+    assert rows["pointing_game", "Grad-CAM++"].mean == 0.544
+    assert rows["pointing_game", "random map"].mean == 0.228
+    assert not rows["pointing_game", "random map"].primary
+    assert rows["pointing_game", "random map"].year is None
+
+
+def test_other_boxes_stand_beside_nothing() -> None:
+    assert published_boxes("rsna") == published_boxes("phantom") == []

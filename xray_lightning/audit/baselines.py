@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xray_lightning.audit.columns import Columns, Discrimination, Rows, discrimination
-from xray_lightning.audit.separation import fitted
+from xray_lightning.audit.separation import fitted, probabilities
 from xray_lightning.metrics.clusters import Counts, Floats, divided
 
 PRIOR_IMAGES = 1.0  # the training prevalence counts as much as one image of the patient
@@ -100,7 +100,7 @@ def metadata_scores(columns: Columns, train: Rows, test: Rows, seed: int) -> Flo
         known = train[~np.isnan(targets)]
         if len(np.unique(columns.targets[known, index])) == 2:
             model = fitted(table[known], columns.targets[known, index], seed)
-            scores[:, index] = model.predict_proba(table[test])[:, 1]
+            scores[:, index] = probabilities(model, table[test])
     return scores
 
 

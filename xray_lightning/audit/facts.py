@@ -163,6 +163,10 @@ def gist(facts: Facts) -> list[str]:
     for each in facts["leakage"]["lists"]:
         where = ", ".join(f"{part} {each['parts'][part]:,}" for part in PARTS)
         sentences.append(f"{each['found']:,} images are in the {each['name']}: {where}.")
+    if copies := facts["leakage"]["duplicates"]:
+        sentences.append(_duplicate_sentence(copies))
+    if model := facts["leakage"]["checkpoint"]:
+        sentences.append(_checkpoint_sentence(model, found["test_images"]))
     rows = [row for row in facts["shift"]["prevalence"] if row["ratio"] is not None]
     if rows:
         most = max(rows, key=lambda row: abs(np.log(max(row["ratio"], 1e-9))))
@@ -179,7 +183,41 @@ def gist(facts: Facts) -> list[str]:
             if told["mean"] > 0.55
             else f"Metadata alone cannot tell test from training images: AUROC {told['mean']:.3f}."
         )
-    return sentences + _baseline_sentences(facts["baselines"])
+    sentences += _baseline_sentences(facts["baselines"])
+    return sentences + _decomposition_sentences(facts["decomposition"])
+
+
+def _checkpoint_sentence(model: Facts, count: int) -> str:
+    if model["seen"] is None:
+        return "Whether the checkpoint has seen these patients is not known: no common patient ids."
+    return (
+        f"The checkpoint was trained or chosen on the patients of {model['seen']['test']:,} of the "
+        f"{count:,} test images."
+    )
+
+
+def _decomposition_sentences(found: Facts | None) -> list[str]:
+    """None without predictions, or where no label has an AUROC in both parts."""
+    if not found or found["rest"][0] is None:
+        return []
+    change, case_mix, rest = (found[name][0] for name in ("change", "case_mix", "rest"))
+    return [
+        f"From validation to test the mean AUROC of these predictions changes by {change:+.3f}: "
+        f"{case_mix:+.3f} goes with the case mix, {rest:+.3f} is the rest (the re-weighted test "
+        f"part tells as much as {found['effective_images']:,.0f} of {found['test_images']:,} "
+        "images)."
+    ]
+
+
+def _duplicate_sentence(found: Facts) -> str:
+    exact, near = found["exact"], found["near"]
+    text = (
+        f"Of {found['images']:,} images, {exact['pairs']:,} pairs have equal pixels and "
+        f"{near['pairs']:,} more are near-duplicates; {found['test_images']:,} test images have "
+        "such a copy in train or val"
+    )
+    others = exact["leaked_unseen"] + near["leaked_unseen"]
+    return text + (f", {others:,} pairs under another patient's name." if others else ".")
 
 
 def _baseline_sentences(rows: Sequence[Facts]) -> list[str]:

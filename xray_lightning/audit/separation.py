@@ -81,15 +81,22 @@ def fitted(table: Floats, targets: Floats, seed: int) -> HistGradientBoostingCla
         return trees.fit(table, targets)
 
 
+def probabilities(trees: HistGradientBoostingClassifier, table: Floats) -> Floats:
+    """Scores of the class 1, (n,); on one thread, as the fit is."""
+    with threadpool_limits(1):
+        scores: Floats = trees.predict_proba(table)[:, 1]
+    return scores
+
+
 def _held_out(table: Floats, targets: Floats, codes: Floats, seed: int) -> tuple[Floats, Floats]:
     """Scores of the images of each fold (n,), and with each column shuffled (n, F)."""
     generator = np.random.default_rng(seed)
     scores, shuffled = np.zeros(len(table)), np.zeros(table.shape)
     for learned, held in GroupKFold(FOLDS).split(table, targets, codes):
         model = fitted(table[learned], targets[learned], seed)
-        scores[held] = model.predict_proba(table[held])[:, 1]
+        scores[held] = probabilities(model, table[held])
         for column in range(table.shape[1]):
             changed = table[held].copy()
             changed[:, column] = generator.permutation(changed[:, column])
-            shuffled[held, column] = model.predict_proba(changed)[:, 1]
+            shuffled[held, column] = probabilities(model, changed)
     return scores, shuffled

@@ -117,7 +117,8 @@ def score(
 
     Without subset=train|val|test (of split=) the images that have a score are scored. Also:
     allow_missing=true, subgroups=true, points=val (operating points and calibrations fitted on that
-    part's scores; operating_point.rule=, calibration=), prior=estimate, draws=2000,
+    part's scores; operating_point.rule=, calibration=), prior=estimate|0.05|'{Mass: 0.05}' (the
+    prevalence that calibrated scores are to hold for; else that of points=), draws=2000,
     bootstrap_seed=0, hydra.run.dir=DIR.
     """
     from xray_lightning.cli.score import score as command
@@ -134,7 +135,11 @@ def compare(
     seed: Annotated[int, typer.Option(help="of the draws")] = 0,
     out: Annotated[Path | None, typer.Option(help="folder for compare.json")] = None,
 ) -> None:
-    """Is model A better than model B on the same test images? Paired bootstrap of patients."""
+    """Is model A better than model B on the same test images? Paired bootstrap of patients.
+
+    Several seeds of a model: a pattern in quotes, or the row of a sweep's ranking, such as
+    "outputs/sweep_x/loss=bce" "outputs/sweep_x/loss=focal".
+    """
     from xray_lightning.cli.compare import compare_runs
 
     run(lambda: compare_runs(first, second, draws=draws, seed=seed, as_json=json, out=out))
@@ -162,12 +167,32 @@ def audit(
     """What a split does to a score, from the label table: xray audit data=nih data.root=DIR.
 
     Leakage, shift, scores that need no image; writes audit.json and audit.html. Also: split=,
-    lists=FILE,FILE (known test lists), checkpoint=FILE, predictions=RUN, draws=500,
-    bootstrap_seed=0, hydra.run.dir=DIR.
+    lists=FILE,FILE (known test lists), rsna_map=FILE (which NIH images RSNA's challenge has),
+    duplicates=true (exact and near-duplicate images, by the cache of image_size=), checkpoint=FILE,
+    predictions=RUN, draws=500, bootstrap_seed=0, hydra.run.dir=DIR.
     """
     from xray_lightning.cli.audit import audit as command
 
     run(lambda: command(overrides or [], json))
+
+
+@APP.command()
+def explain(
+    checkpoint: Annotated[Path, typer.Argument(help="outputs/.../checkpoints/best.ckpt")],
+    overrides: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
+) -> None:
+    """Where does it look, and can that be believed? Writes RUN/explain/.
+
+    Maps against boxes beside controls, a gallery of hits and misses, saliency tests, shortcut
+    tests. Takes the overrides of evaluate, and: subset=val|test, methods=cam,gradcam,...|all|none
+    (scored against boxes), saliency=METHODS|none (put to the saliency tests), label= (of these),
+    positives=48 (images of these), seeds=CKPT,CKPT (the same from other seeds), permuted=CKPT
+    (trained with permute_labels=true), shortcuts=true, draws=1000, bootstrap_seed=0.
+    """
+    from xray_lightning.cli.explain import explain as command
+
+    run(lambda: command(checkpoint, overrides or [], json))
 
 
 @APP.command()
@@ -184,6 +209,22 @@ def shortcuts(
 
     paths = [Path(text) for text in checkpoints if "=" not in text]
     run(lambda: command(paths, [text for text in checkpoints if "=" in text], json))
+
+
+@APP.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="outputs/..., a finished run")],
+    json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
+) -> None:
+    """Make report.html and report.json of a run again; training has made them at its end.
+
+    One page without scripts or network: verdict, figures with intervals, curves, calibration,
+    subgroups, the audit of the split (if the data set is where it was), how to reproduce, and what
+    is not known.
+    """
+    from xray_lightning.cli.report import report as command
+
+    run(lambda: command(run_folder, json))
 
 
 def main() -> None:

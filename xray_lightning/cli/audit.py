@@ -5,21 +5,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
+from xray_lightning.audit.columns import plain
+from xray_lightning.audit.duplicates import CORRELATION, DISTANCE, SIDE, duplicates
 from xray_lightning.audit.facts import Facts, audit_facts, gist
-from xray_lightning.cli.overrides import composed, integer, make, taken_out
+from xray_lightning.cli.overrides import boolean, composed, integer, make, taken_out
 from xray_lightning.cli.tables import number, show
+from xray_lightning.data.cache import open_cache
 from xray_lightning.data.nih_map import read_nih_map
-from xray_lightning.data.source import Source
+from xray_lightning.data.source import Source, readable_records
 from xray_lightning.data.splits import PARTS, Split
 from xray_lightning.data.tables import read_names
+from xray_lightning.errors import ConfigError
 from xray_lightning.predictions import Predictions, read_predictions
-from xray_lightning.report.audit_page import audit_page, p_text
+from xray_lightning.report.audit_page import audit_page
+from xray_lightning.report.page import p_text
 
-OWN = {"lists": "", "checkpoint": "", "predictions": "", "draws": "500", "bootstrap_seed": "0"}
+OWN = {
+    "lists": "",
+    "rsna_map": "",
+    "duplicates": "false",  # compares pixels: needs the image cache, and builds it
+    "checkpoint": "",
+    "predictions": "",
+    "draws": "500",
+    "bootstrap_seed": "0",
+}
 
 
 def audit(overrides: Sequence[str], as_json: bool) -> None:
@@ -35,18 +49,23 @@ def audit(overrides: Sequence[str], as_json: bool) -> None:
     config, run_dir = composed(values)
     source: Source = make(config.data)
     split: Split = make(config.split)(source.records, source.official)
-    names = [Path(name) for name in own["lists"].strip("[]").split(",") if name]
+    compare = boolean("duplicates", own["duplicates"])
+    leaks = {
+        "duplicates": duplicate_facts(config, source, split) if compare else None,
+        "checkpoint": checkpoint_facts(name, source, split)
+        if (name := own["checkpoint"])
+        else None,
+    }
     facts = audit_facts(
         source,
         split,
-        lists={f"list {path}": read_names(path) for path in names},
+        lists=lists_of(own, source),
         exposures=exposures_of(config),
         predictions=predictions_of(own["predictions"]),
         draws=draws,
         seed=seed,
     )
-    if own["checkpoint"]:
-        facts["leakage"]["checkpoint"] = checkpoint_facts(own["checkpoint"], source, split)
+    facts["leakage"] |= leaks
     facts["command"] = " ".join(["xray audit", *overrides])
     facts["gist"] = gist(facts)
     folder = run_dir or Path("outputs") / f"audit_{source.name}_{split.fingerprint}"
@@ -59,6 +78,46 @@ def audit(overrides: Sequence[str], as_json: bool) -> None:
         return
     show(prevalence_table(facts), other_table(facts), baseline_table(facts))
     show(*facts["gist"], *(f"note: {note}" for note in facts["notes"]), f"written to {folder}")
+
+
+def lists_of(own: Mapping[str, str], source: Source) -> dict[str, frozenset[str]]:
+    """Known image names by what they are: the files of lists=, and NIH's names in RSNA's map.
+
+    Raises:
+        ConfigError: a map to NIH's names is no help with this data.
+    """
+    paths = [Path(name) for name in own["lists"].strip("[]").split(",") if name]
+    lists = {f"list {path}": read_names(path) for path in paths}
+    if own["rsna_map"]:
+        if source.population != "nih":
+            raise ConfigError(f"rsna_map names NIH's images: it tells nothing of {source.name}'s")
+        images = read_nih_map(Path(own["rsna_map"]))
+        name = f"RSNA challenge ({len(images):,} images, by its map)"
+        lists[name] = frozenset(images.values())
+    return lists
+
+
+def duplicate_facts(config: DictConfig, source: Source, split: Split) -> Facts:
+    """Exact and near-duplicates among the images on disk, compared at the cache's size.
+
+    Raises:
+        ConfigError: that size is too small to compare radiographs.
+    """
+    if config.image_size < SIDE:
+        raise ConfigError(
+            f"duplicates=true compares at {SIDE} px or more: image_size={config.image_size} is "
+            "too small"
+        )
+    records = readable_records(source)
+    squares = open_cache(source, records, size=config.image_size, root=config.cache_dir).images
+    row = {record.image_id: place for place, record in enumerate(records)}
+    parts = {}
+    for part, rows in split.parts.items():
+        places = [row.get(source.records[place].image_id, -1) for place in rows]
+        parts[part] = np.array([place for place in places if place >= 0], dtype=np.int64)
+    facts: Facts = plain(duplicates(squares, records, parts))
+    bounds = {"distance": DISTANCE, "correlation": CORRELATION}
+    return {**facts, **bounds, "not_on_disk": len(source.records) - len(records)}
 
 
 def exposures_of(config: DictConfig) -> dict[str, str]:

@@ -55,6 +55,7 @@ def data_from(config: DictConfig) -> XrayDataModule:
         workers=config.workers,
         cache_dir=config.cache_dir,
         seed=config.seed,
+        permute_labels=config.permute_labels,
     )
 
 

@@ -17,6 +17,7 @@ from xray_lightning.data.splits import fingerprint
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.metrics.compare import Comparison, Difference, compare
 from xray_lightning.predictions import Predictions, read_predictions
+from xray_lightning.report.comparison import read_runs
 
 TABLE = "predictions_test.csv"
 
@@ -67,21 +68,33 @@ def compare_runs(
 def tables(pattern: str) -> list[Path]:
     """The predictions that a run folder, a table or a pattern of these names, sorted.
 
+    SWEEP/SETTINGS names the finished runs of one row of the sweep's ranking, all seeds.
+
     Raises:
         DataNotFoundError: there are none.
     """
     found = []
-    for name in sorted(glob(pattern)):  # noqa: PTH207 - Path.glob takes no absolute pattern
-        path = Path(name)
+    named = map(Path, sorted(glob(pattern)))  # noqa: PTH207 - Path.glob takes no absolute pattern
+    for path in list(named) or group_of(Path(pattern)):
         path = path / TABLE if path.is_dir() else path
         if path.is_file():
             found.append(path)
     if not found:
         raise DataNotFoundError(
             f"{pattern} names no run with {TABLE} and no table of predictions; several seeds of "
-            'one model are named by a pattern in quotes, such as "outputs/sweep/*"'
+            'one model are named by a pattern in quotes, such as "outputs/*_xception_*", or by the '
+            'row of a sweep\'s ranking, such as "outputs/sweep_x/loss=bce"'
         )
     return found
+
+
+def group_of(path: Path) -> list[Path]:
+    """The finished runs of a sweep whose settings are what follows the sweep's folder."""
+    folder = next((parent for parent in path.parents if parent.is_dir()), path)
+    runs = read_runs(folder) if folder != path else []
+    wanted = str(path.relative_to(folder))
+    same = [run for run in runs if run.state == "finished" and run.settings == wanted]
+    return [folder / run.folder for run in same]
 
 
 def data_title(table: Path) -> str:

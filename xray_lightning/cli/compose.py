@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from xray_lightning.callbacks.heatmaps import HeatMaps
 from xray_lightning.callbacks.metrics_file import MetricsFile
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint
 from xray_lightning.cli.build import (
@@ -28,6 +29,7 @@ from xray_lightning.cli.judging import Judged
 from xray_lightning.cli.overrides import overridden
 from xray_lightning.cli.processes import first_process, quieten, started_outside
 from xray_lightning.cli.provenance import sampling_line, write_config, write_environment
+from xray_lightning.cli.report import closing_report
 from xray_lightning.cli.tables import auroc_table, parts_line, show
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.source import usage_notes
@@ -87,7 +89,8 @@ def fit(config: DictConfig, last: Checkpoint | None = None) -> float | None:
     summaries, predictions = finish(config, data, task, run)
     if trainer.is_global_zero:
         found = conclude(config, data, predictions, run)
-        draw_panel(panel, data, predictions, run)
+        draw_maps(trainer, panel, data, predictions, run)
+        closing_report(config, data.source, data.split, summaries, run)
         write_json(summaries, run / "metrics.json")  # last: it says that the run is finished
         closing(summaries, found, metrics, data, run)
     mean: float | None = summaries["val"]["auroc"]["mean"]
@@ -229,12 +232,15 @@ def finish(
     return found
 
 
-def draw_panel(panel: Panel | None, data: XrayDataModule, scores: Scored, run: Path) -> None:
-    """The results figure, if any, from the best checkpoint and its scores."""
-    if panel is None:
-        return
+def draw_maps(
+    trainer: pl.Trainer, panel: Panel | None, data: XrayDataModule, scores: Scored, run: Path
+) -> None:
+    """Maps of the best checkpoint on the test part: the chosen images, and the results figure."""
     net = load_checkpoint(run / "checkpoints" / "best.ckpt").build_net()
-    if not results_panel(net, data, scores, panel, run / "panel_test.png"):
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, HeatMaps):
+            callback.look(net, data, "test", scores["test"].scores, "test")
+    if panel and not results_panel(net, data, scores, panel, run / "panel_test.png"):
         LOG.warning(
             "no panel_test.png: validation has no positive or no negative of %s, which leaves its "
             "threshold undefined",

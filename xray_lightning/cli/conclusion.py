@@ -46,8 +46,10 @@ def conclude(
     return found
 
 
-def part_facts(data: XrayDataModule, part: str, tta: str) -> dict[str, Any]:
-    """What is judged, for :func:`verdict_of`."""
+def part_facts(
+    data: XrayDataModule, part: str, tta: str, *, overlap_known: bool = True
+) -> dict[str, Any]:
+    """What is judged, for :func:`verdict_of`; ``overlap_known``: its patients were looked for."""
     return {
         "fingerprint": data.split.part_fingerprints[part],
         "data": data.source.title,
@@ -55,4 +57,5 @@ def part_facts(data: XrayDataModule, part: str, tta: str) -> dict[str, Any]:
         "split": {"name": data.split.name, "fingerprint": data.split.fingerprint},
         "subset": part,
         "tta": tta,
+        "overlap_known": overlap_known,
     }

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from xray_lightning.cli.failures import PartialError
 from xray_lightning.cli.tables import show
+from xray_lightning.cli.watching import watched
 from xray_lightning.data.conversion import (
     FAILED,
     HEADER,
@@ -46,7 +45,8 @@ def convert_tree(root: Path, out: Path, *, bits: int, workers: int | None, renam
     with _claimed(out):
         jobs = plan(sources, root, out, bits=bits, rename=rename)
         try:
-            for outcome in _watched(_converted(jobs, workers or available_cores()), len(jobs)):
+            found = _converted(jobs, workers or available_cores())
+            for outcome in watched(found, "converting", len(jobs), shown=sys.stderr.isatty()):
                 outcomes.append(outcome)
         finally:  # Ctrl-C comes here too
             _write_tables(outcomes, root, out, complete=len(outcomes) == len(jobs))
@@ -89,14 +89,6 @@ def _converted(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
         yield from pool.map(convert, jobs)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _watched(outcomes: Iterator[Outcome], count: int) -> Iterator[Outcome]:
-    """The same, behind a progress bar where somebody watches."""
-    columns = TextColumn("converting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
-        yield from bar.track(outcomes, total=count)
 
 
 def _write_tables(outcomes: Iterable[Outcome], root: Path, out: Path, *, complete: bool) -> None:

@@ -1,7 +1,7 @@
 """``xray evaluate``: a checkpoint scored on its own test part, or on other data."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,9 @@ from xray_lightning.checkpoint import Bundle, Checkpoint, load_checkpoint, requi
 from xray_lightning.cli.build import data_from, prepare_process
 from xray_lightning.cli.compose import LOG, mean_line, score
 from xray_lightning.cli.conclusion import part_facts, require_settings
-from xray_lightning.cli.judging import Judged, require_prior, verdict_of
+from xray_lightning.cli.judging import Judged, fitted_labels, verdict_of
 from xray_lightning.cli.overrides import overridden, split_run_dir
+from xray_lightning.cli.priors import require_prior, wanted_priors
 from xray_lightning.cli.processes import first_process, quieten
 from xray_lightning.cli.tables import parts_line, show
 from xray_lightning.data.datamodule import XrayDataModule
@@ -33,16 +34,59 @@ CHANGEABLE = (
 ADDED = {  # settings that older checkpoints do not name
     "tta": "none",
     "draws": 2000,
-    "prior": "validation",  # of calibrated scores, or estimate: from the scores alone
+    "prior": "validation",  # of calibrated scores; estimate; 0.05; {Mass: 0.05}
     "operating_point": {"rule": "youden", "value": 0.9},
     "calibration": "platt",
+    "permute_labels": False,
     "sampler": {"_target_": "xray_lightning.data.samplers.uniform", "_partial_": True},
 }
+UNKNOWN_OVERLAP = "note: whether the checkpoint has learned from these patients is not known"
 ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # whatever it was trained with
 
 
-def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
-    """Score a checkpoint on the test part of its own data, or of other data by overrides.
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint and the images it is to be looked at on.
+
+    Attributes:
+        checkpoint: of ours.
+        config: its own, with overrides.
+        data: of that configuration.
+        splits: of the images to score ("test"), and of those kept apart ("test_seen").
+        overlap: what the user chose for patients it learned from.
+        run_dir: the folder the user named.
+    """
+
+    checkpoint: Checkpoint
+    config: DictConfig
+    data: XrayDataModule
+    splits: dict[str, Split]
+    overlap: str | None
+    run_dir: Path | None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the images to score."""
+        return self.splits["test"].part_fingerprints["test"]
+
+    @property
+    def own_images(self) -> bool:
+        """Whether these are the test images of its own run."""
+        return bool(self.fingerprint == self.checkpoint.bundle.split["parts"]["test"])
+
+    @property
+    def overlap_known(self) -> bool:
+        """Whether it can be told if the checkpoint has learned from these patients."""
+        population = self.checkpoint.bundle.split.get("population")
+        return self.own_images or bool(population and population == self.data.source.population)
+
+    def folder(self, name: str, ending: str = "") -> Path:
+        """Where results go unless the user named a folder."""
+        return self.run_dir or home(self.checkpoint.path) / f"{name}{ending}"
+
+
+def opened(checkpoint: Path, overrides: Sequence[str]) -> Opened:
+    """A checkpoint with the data of its run, or other data by overrides; says what is unlike.
 
     Raises:
         CheckpointError: no checkpoint, one without a configuration, or of other labels.
@@ -67,15 +111,25 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
         scored = ", ".join(data.labels)
         show(f"note: the data has {len(data.labels)} of the {len(bundle.labels)} labels: {scored}")
     use_images(data, images)
-    splits = judged(bundle, data, overlap)
-    fingerprint = splits["test"].part_fingerprints["test"]
-    task = XrayTask(loaded.build_net(), tta=config.tta)
+    return Opened(loaded, config, data, judged(bundle, data, overlap), overlap, run_dir)
+
+
+def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
+    """Score a checkpoint on the test part of its own data, or of other data by overrides.
+
+    Raises:
+        XrayError: see :func:`opened`.
+    """
+    found = opened(checkpoint, overrides)
+    config, data, bundle = found.config, found.data, found.checkpoint.bundle
+    wanted_priors(require_prior(config.prior), data.labels, fitted_labels(bundle.validation))
+    task = XrayTask(found.checkpoint.build_net(), tta=config.tta)
     ending = "" if task.tta == "none" else f"_{task.tta}"
-    folder = run_dir or home(checkpoint) / f"evaluate_{fingerprint}{ending}"
+    folder = found.folder("evaluate", f"_{found.fingerprint}{ending}")
     config.run_dir = str(folder)
     summaries: dict[str, Summary] = {}
     lines: list[Table | str] = []
-    for part, split in splits.items():
+    for part, split in found.splits.items():
         data.split = split
         place = folder if part == "test" else folder / part
         place.mkdir(parents=True, exist_ok=True)
@@ -85,32 +139,27 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
             write_json(summary, place / "metrics.json")
             title = f"{checkpoint} on {data.source.title}, split {split.name} "
             title += f"[{split.fingerprint}], {part}"
-            lines += appraised(config, data, predictions["test"], bundle, place).shown(title)
+            lines += appraised(found, predictions["test"], place).shown(title)
     if not first_process():
         return
-    if overlap:
-        summaries["test"]["overlap"] = overlap
+    if found.overlap:
+        summaries["test"]["overlap"] = found.overlap
     write_json(summaries, folder / "metrics.json")
-    show(
-        *lines,
-        *no_points(bundle),
-        parts_line(summaries),
-        mean_line(summaries),
-        f"written to {folder}",
-    )
+    ends = [parts_line(summaries), mean_line(summaries), f"written to {folder}"]
+    unknown = [] if found.overlap_known else [UNKNOWN_OVERLAP]
+    show(*lines, *no_points(bundle), *unknown, *ends)
 
 
-def appraised(
-    config: DictConfig, data: XrayDataModule, predictions: Predictions, bundle: Bundle, place: Path
-) -> Judged:
+def appraised(evaluation: Opened, predictions: Predictions, place: Path) -> Judged:
     """What the scores of the test part are worth; evaluation.json."""
+    config, data = evaluation.config, evaluation.data
     found = verdict_of(
         predictions,
         data.part_records("test"),
-        part_facts(data, "test", config.tta),
-        validation=bundle.validation,
+        part_facts(data, "test", config.tta, overlap_known=evaluation.overlap_known),
+        validation=evaluation.checkpoint.bundle.validation,
         draws=config.draws,
-        prior=config.prior,
+        prior=require_prior(config.prior),
     )
     write_json(found.facts, place / "evaluation.json")
     return found

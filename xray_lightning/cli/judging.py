@@ -17,20 +17,22 @@ from xray_lightning.cli.judgement import (
     verdict_facts,
     verdict_table,
 )
+from xray_lightning.cli.priors import VALIDATION, Prior, prior_pairs, priors_line
 from xray_lightning.cli.tables import number
 from xray_lightning.data.decoding import available_cores
-from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.calibration import estimate_prior
 from xray_lightning.metrics.judge import Verdict, judge
 from xray_lightning.metrics.points import Fitted, fit_on_validation
 from xray_lightning.metrics.subgroups import MEAN, subgroups, underdiagnosis
 from xray_lightning.predictions import Predictions
-from xray_lightning.records import Record
+from xray_lightning.records import Record, patients_known
 from xray_lightning.report.published import Published, comparable, place_among
 
-PRIORS = VALIDATION, ESTIMATE = "validation", "estimate"
 Columns = tuple[tuple[str, ...], npt.NDArray[np.float32], npt.NDArray[np.float32]]
 NO_GROUPS: dict[str, Any] = {"subgroups": [], "underdiagnosis": []}
+UNKNOWN_PATIENTS = (
+    "note: patients are not known: every image counts as its own, and the intervals are too narrow "
+    "where a patient has several"
+)
 SUBGROUP_DRAWS = 200  # 31 groups and all others, each judged anew: the slowest part
 
 
@@ -55,13 +57,12 @@ class Judged:
         lines: list[Table | str] = [verdict_table(self.verdict, title)]
         if self.thresholds:
             validation = self.facts["validation"]
-            rule = validation["rule"]
+            rule, part = validation["rule"], validation.get("part", "val")
+            part = "validation" if part == "val" else part
             if rule in ("sensitivity", "specificity"):
                 rule += f" of at least {validation['value']}"
             lines.append(
-                point_table(
-                    self.verdict, self.thresholds, f"operating points: {rule} on validation"
-                )
+                point_table(self.verdict, self.thresholds, f"operating points: {rule} on {part}")
             )
         if rows := [row for row in self.facts["subgroups"] if row["label"] == MEAN]:
             lines.append(subgroup_table(rows) if groups else subgroup_line(rows))
@@ -69,17 +70,24 @@ class Judged:
             f"intervals: {self.facts['draws']:,} bootstrap draws of patients; ratio: their width "
             "over that of intervals that take images for independent"
         )
+        if priors := self.facts["priors"]:
+            lines.append(priors_line(priors))
+        if not self.facts["patients_known"]:
+            lines.append(UNKNOWN_PATIENTS)
         lines += published_lines(self.published, self.verdict.mean["auroc"].value)
         return [*lines, *(f"note: {text}" for text in undefined_notes(self.verdict))]
 
 
-def fitted(predictions: Predictions, fingerprint: str, config: DictConfig) -> dict[str, Any]:
+def fitted(
+    predictions: Predictions, fingerprint: str, config: DictConfig, part: str = "val"
+) -> dict[str, Any]:
     """Operating points and calibrations of the validation part, plain values for the checkpoint.
 
     Args:
         predictions: of the validation part.
         fingerprint: of that part.
         config: all settings; used are its ``operating_point``, ``calibration`` and ``draws``.
+        part: its name, where it is not validation.
     """
     point = config.operating_point
     found = fit_on_validation(
@@ -95,9 +103,15 @@ def fitted(predictions: Predictions, fingerprint: str, config: DictConfig) -> di
     return {
         "rule": point.rule,
         "value": point.value,
+        "part": part,
         "fingerprint": fingerprint,
         "labels": {label: each.to_plain() for label, each in found.items()},
     }
+
+
+def fitted_labels(validation: Mapping[str, Any]) -> dict[str, Fitted]:
+    """What :func:`fitted` found for each label; none of an empty mapping."""
+    return {name: Fitted.from_plain(each) for name, each in validation.get("labels", {}).items()}
 
 
 def verdict_of(
@@ -109,7 +123,7 @@ def verdict_of(
     draws: int = 2000,
     seed: int = 0,
     groups: bool = True,
-    prior: str = VALIDATION,
+    prior: Prior = VALIDATION,
 ) -> Judged:
     """Every figure of some predictions, points and calibrations of validation applied.
 
@@ -122,15 +136,11 @@ def verdict_of(
         draws: of the bootstrap; subgroups get at most 200.
         seed: of the bootstrap.
         groups: whether subgroups are judged.
-        prior: the prevalence that calibrated scores hold for: "validation", or "estimate": of these
-            images, estimated from their scores alone (Saerens 2002).
+        prior: the prevalence that calibrated scores hold for, see ``priors.prior_pairs``.
     """
-    labels = {
-        label: Fitted.from_plain(plain)
-        for label, plain in (validation or {}).get("labels", {}).items()
-    }
+    labels = fitted_labels(validation or {})
     calibrations = {label: each.calibration for label, each in labels.items()}
-    priors = estimated_priors(predictions, labels) if prior == ESTIMATE else {}
+    priors = prior_pairs(prior, predictions, labels)
     for label, (before, now) in priors.items():
         if (map_of_label := calibrations[label]) is not None:
             calibrations[label] = map_of_label.at_prior(before, now)
@@ -157,6 +167,7 @@ def verdict_of(
         **facts,
         "images": len(records),
         "patients": len(set(predictions.patient_ids)),
+        "patients_known": patients_known(records),
         "draws": draws,
         "seed": seed,
         "validation": dict(validation or {}),
@@ -188,29 +199,6 @@ def group_facts(
             for place, (rate, ends, images) in missed.items()
         ],
     }
-
-
-def estimated_priors(
-    predictions: Predictions, labels: Mapping[str, Fitted]
-) -> dict[str, tuple[float, float]]:
-    """Prevalence of each calibrated label on validation, and here as the scores alone tell it."""
-    found = {}
-    for index, label in enumerate(predictions.labels):
-        each = labels.get(label)
-        if each is not None and each.calibration is not None:
-            probabilities = each.calibration(predictions.scores[:, index])
-            found[label] = each.prevalence, estimate_prior(probabilities, each.prevalence)
-    return found
-
-
-def require_prior(prior: str) -> None:
-    """Refuse an unknown choice.
-
-    Raises:
-        ConfigError: it is unknown.
-    """
-    if prior not in PRIORS:
-        raise ConfigError(f"prior must be one of {', '.join(PRIORS)}, got {prior!r}")
 
 
 def published_lines(rows: Sequence[Published], mean: float) -> list[Table | str]:

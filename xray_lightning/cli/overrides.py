@@ -69,6 +69,17 @@ def integer(name: str, text: str, low: int) -> int:
     return int(text)
 
 
+def boolean(name: str, text: str) -> bool:
+    """A setting that must be true or false.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if text not in ("true", "false"):
+        raise ConfigError(f"{name} must be true or false, got {text!r}")
+    return text == "true"
+
+
 def overridden(saved: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
     """A saved configuration with overrides; ``split=official`` swaps a group, ``seed=1`` a value.
 

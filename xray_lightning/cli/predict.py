@@ -11,11 +11,10 @@ from typing import Any, TextIO
 
 import cv2
 from filelock import FileLock, Timeout
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from xray_lightning.cli.failures import PartialError
 from xray_lightning.cli.tables import show
+from xray_lightning.cli.watching import watched
 from xray_lightning.data.files import Found, find_images
 from xray_lightning.data.geometry import RULE
 from xray_lightning.data.images import READER_VERSION
@@ -50,7 +49,8 @@ def predict(
             _note_skipped(found, folder)
         with ScoreTable(folder, classifier.labels) as table:
             files = [path for path in found.images if str(path) not in table.done]
-            for scored in _watched(classifier.stream(files, batch_size=batch_size), len(files)):
+            scores = classifier.stream(files, batch_size=batch_size)
+            for scored in watched(scores, "scoring images", len(files), shown=bool(files)):
                 table.add(scored)
             failed = [path for path in files if str(path) in table.failures]
     before, scored_now = len(found.images) - len(files), len(files) - len(failed)
@@ -215,13 +215,6 @@ def _require_same(folder: Path, facts: dict[str, Any]) -> None:
             f"{folder} holds scores of another checkpoint or version (what differs: "
             f"{', '.join(other)}): name another folder"
         )
-
-
-def _watched(scored: Iterable[Scored], count: int) -> Iterator[Scored]:
-    """The same, behind a progress bar."""
-    columns = TextColumn("scoring images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), disable=not count) as bar:
-        yield from bar.track(scored, total=count)
 
 
 def _note_skipped(found: Found, folder: Path) -> None:

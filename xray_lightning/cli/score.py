@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.cli.judging import fitted, require_prior, verdict_of
-from xray_lightning.cli.overrides import composed, integer, make, taken_out
+from xray_lightning.cli.judging import fitted, verdict_of
+from xray_lightning.cli.overrides import boolean, composed, integer, make, taken_out
+from xray_lightning.cli.priors import read_prior
 from xray_lightning.cli.tables import show
 from xray_lightning.data.source import Source
 from xray_lightning.data.splits import PARTS, Split, fingerprint
@@ -50,7 +51,7 @@ def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
     if own["points"]:
         fit, _ = chosen(source.records, ids, split, {**own, "subset": own["points"]})
         named = fingerprint({own["points"]: [record.image_id for record in fit]})
-        validation = fitted(predicted(source, fit, scored), named, config)
+        validation = fitted(predicted(source, fit, scored), named, config, own["points"])
     found = verdict_of(
         predicted(source, records, scored),
         records,
@@ -99,12 +100,10 @@ def own_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     if values["subset"] not in ("", *PARTS):
         raise ConfigError(f"subset must be one of {', '.join(PARTS)}, got {values['subset']!r}")
     require_points(values["points"], values["subset"])
-    require_prior(values["prior"])
-    own: dict[str, Any] = {key: values[key] for key in ("subset", "points", "prior")}
+    own: dict[str, Any] = {key: values[key] for key in ("subset", "points")}
+    own["prior"] = read_prior(values["prior"])
     for key in ("allow_missing", "subgroups"):
-        if values[key] not in ("true", "false"):
-            raise ConfigError(f"{key} must be true or false, got {values[key]!r}")
-        own[key] = values[key] == "true"
+        own[key] = boolean(key, values[key])
     for key, low in (("draws", 1), ("bootstrap_seed", 0)):
         own[key] = integer(key, values[key], low)
     return own, rest

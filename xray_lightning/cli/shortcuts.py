@@ -8,11 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from xray_lightning.checkpoint import load_checkpoint, require_labels
-from xray_lightning.cli.build import data_from, prepare_process
-from xray_lightning.cli.evaluate import configuration, home, judged, taken
-from xray_lightning.cli.overrides import split_run_dir
-from xray_lightning.cli.processes import quieten
+from xray_lightning.cli.evaluate import home, opened
 from xray_lightning.cli.tables import number, show
 from xray_lightning.evaluation import write_json
 from xray_lightning.inference import find_device
@@ -25,39 +21,36 @@ def shortcuts(checkpoints: Sequence[Path], overrides: Sequence[str], as_json: bo
     """Test checkpoints on the test part of their own data, or of other data by overrides.
 
     Raises:
-        CheckpointError: no checkpoint, one without a configuration, or of other labels.
-        ConfigError: an override that would not change the evaluation, or its preprocessing; the
-            test images show patients it learned from, and overlap= does not say what to do.
+        XrayError: see :func:`~xray_lightning.cli.evaluate.opened`.
     """
-    quieten()
     found: dict[str, Any] = {}
-    values, run_dir = split_run_dir(overrides)
-    values, overlap = taken(values, "overlap")
     for path in checkpoints:
-        loaded = load_checkpoint(path)
-        config = configuration(loaded, values)
-        prepare_process(config)
-        data = data_from(config)
-        require_labels(loaded.bundle, data.labels, str(path))
-        data.split = judged(loaded.bundle, data, overlap)["test"]
-        net = loaded.build_net().to(find_device("auto"))
-        facts = part_shortcuts(net, data, draws=config.draws)
+        at_hand = opened(path, overrides)
+        data = at_hand.data
+        data.split = at_hand.splits["test"]
+        net = at_hand.checkpoint.build_net().to(find_device("auto"))
+        facts = part_shortcuts(net, data, draws=at_hand.config.draws)
         facts |= {"data": data.source.title, "fingerprint": data.split.part_fingerprints["test"]}
         found[str(path)] = facts
-        folder = run_dir or home(path)
+        folder = at_hand.run_dir or home(path)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(facts, folder / "shortcuts.json")
         if not as_json:
-            show(label_table(facts, str(path)), probe_table(facts), *sentences(facts))
+            show(*shortcut_lines(facts, str(path)))
     if as_json:
         print(json.dumps(found, indent=2, allow_nan=False))
     elif len(found) > 1:
         show(*(f"{path}: {gist(facts)}" for path, facts in found.items()))
 
 
+def shortcut_lines(facts: Mapping[str, Any], path: str) -> list[Table | str]:
+    """Tables and lines for the terminal."""
+    return [label_table(facts, path), probe_table(facts), *sentences(facts)]
+
+
 def label_table(facts: Mapping[str, Any], path: str) -> Table:
     """A row a label: what covering each region costs, with intervals, and the verdict."""
-    data = f"{path} on {facts['data']}, test [{facts['fingerprint']}], {facts['images']:,} images"
+    data = f"{path} on {facts['data']}, {facts['images']:,} images [{facts['fingerprint']}]"
     title = f"{data}; lost by covering: AUROC / standard deviations between positives and negatives"
     table = Table(title=Text(title), title_justify="left", header_style="bold")
     regions = list(next(iter(facts["labels"].values()))["covered"])

@@ -50,6 +50,8 @@ class XrayDataModule(pl.LightningDataModule):
         workers: loader processes; None: 0 on a CPU, up to 8 beside a GPU.
         cache_dir: folder of the decoded images.
         seed: order of the training images and their augmentation.
+        permute_labels: deal the training images' targets anew among them, by the seed: a control
+            for heat maps, which must then look otherwise (Adebayo et al. 2018, section 4.2).
 
     Raises:
         ConfigError: a number is none or out of range.
@@ -70,6 +72,7 @@ class XrayDataModule(pl.LightningDataModule):
         workers: int | None = None,
         cache_dir: str | Path = "outputs/cache",
         seed: int = 0,
+        permute_labels: bool = False,
     ) -> None:
         super().__init__()
         _require_integer("image_size", image_size, 8)
@@ -79,7 +82,7 @@ class XrayDataModule(pl.LightningDataModule):
         self.image_size, self.batch_size, self.seed = image_size, batch_size, seed
         self.augment, self.clahe = augment, clahe
         self.sampler, self.workers = sampler, workers
-        self.cache_dir = cache_dir
+        self.cache_dir, self.permute_labels = cache_dir, permute_labels
         self.labels = source.labels
         self.records = readable_records(source)
         self.split = split(self.records, source.official)
@@ -96,8 +99,11 @@ class XrayDataModule(pl.LightningDataModule):
         return [self.records[index] for index in self.split.parts[part]]
 
     def part_targets(self, part: str) -> npt.NDArray[np.float32]:
-        """Targets of one part, (n, L)."""
-        return self.targets[self.split.parts[part]]
+        """Targets of one part, (n, L), as its images carry them in training and judging."""
+        targets = self.targets[self.split.parts[part]]
+        if part == "train" and self.permute_labels:
+            return np.random.default_rng(self.seed).permutation(targets)
+        return targets
 
     def positive_weight(self) -> torch.Tensor:
         """Weight (N - n) / n of the positives of each label in the training part, (L,).
@@ -183,7 +189,9 @@ class XrayDataModule(pl.LightningDataModule):
         augment = self.augment if part == "train" else None
         rows = self.split.parts[part]
         records = self.part_records(part)
-        return XrayDataset(records, cache, rows, augment=augment, clahe=self.clahe)
+        found = XrayDataset(records, cache, rows, augment=augment, clahe=self.clahe)
+        found.targets = torch.from_numpy(self.part_targets(part))
+        return found
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled, augmented batches; the order depends on (seed, epoch) alone.

@@ -61,6 +61,24 @@ def calibration_error_over(
     return divided(gaps, sums_over(counts, codes, np.ones((len(gap), 1)))[:, 0])
 
 
+def reliability(
+    scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_], bins: int = 15
+) -> tuple[Floats, Floats, Codes]:
+    """Mean score, share of positives and number of images of each bin, (K,) each, no bin empty.
+
+    The bins are those of :func:`calibration_error_over`: the mean of |score - share|, weighted by
+    images, is its error.
+    """
+    used, place, images = np.unique(
+        mass_bins(scores, bins), return_inverse=True, return_counts=True
+    )
+    sums = (
+        np.bincount(place, weights=values, minlength=len(used)) for values in (scores, positive)
+    )
+    score, share = (each / images for each in sums)
+    return score, share, images
+
+
 @dataclass(frozen=True)
 class Calibration:
     """A rising map from scores to probabilities, as plain values.

@@ -55,7 +55,12 @@ class PoolingHead(nn.Module):
         channels: C of the feature map.
         labels: number of labels L.
         dropout: probability of dropping a pooled feature.
+
+    Attributes:
+        linear: whether the logits are the mean over space of the linear layer at every place.
     """
+
+    linear = False
 
     def __init__(self, channels: int, labels: int, *, dropout: float = 0.0) -> None:
         super().__init__()
@@ -81,6 +86,8 @@ class AveragePool(PoolingHead):
 
     The logit is the mean of its map.
     """
+
+    linear = True
 
     def pool(self, features: Tensor) -> Tensor:
         """Mean over space."""

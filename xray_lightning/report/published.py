@@ -1,4 +1,4 @@
-"""Published mean AUROCs on ChestX-ray14, the official split and own splits strictly apart.
+"""Published results on ChestX-ray14: AUROCs, the official split and own splits apart; boxes.
 
 The official test part is far sicker than its training part, so the same model scores several points
 lower on it than on a split of one's own, and own splits differ among themselves: most are not
@@ -6,7 +6,7 @@ published. A rank across the two, or a rank of our run among own splits, would m
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -41,12 +41,11 @@ class Published:
 
 def published() -> list[Published]:
     """All results of the package's table, best first within each split, the official one first."""
-    text = (files("xray_lightning.report") / "published.csv").read_text(encoding="utf-8")
-    rows = [_row(cells) for cells in csv.DictReader(text.splitlines())]
+    rows = [_row(cells) for cells in _cells("published.csv")]
     return sorted(rows, key=lambda row: (row.split != OFFICIAL, -row.mean))
 
 
-def _row(cells: dict[str, str]) -> Published:
+def _row(cells: Mapping[str, str]) -> Published:
     return Published(
         work=cells["work"],
         year=int(cells["year"]),
@@ -75,12 +74,30 @@ def comparable(
         known: images of the data set's label table.
         scored: images that were scored.
     """
-    if data != "nih" or tuple(labels) != CHEST_XRAY14 or subset != "test" or split == "image":
-        return []
-    if known != IMAGES or (split == OFFICIAL and scored != TEST_IMAGES):
+    if incomparable(data, labels, split, subset, known=known, scored=scored):
         return []
     kind = OFFICIAL if split == OFFICIAL else OWN
     return [row for row in published() if row.split == kind]
+
+
+def incomparable(
+    data: str, labels: Sequence[str], split: str, subset: str, *, known: int, scored: int
+) -> str:
+    """Why no published row may stand beside such a score, "" if some may; see :func:`comparable`.
+
+    >>> incomparable("nih", CHEST_XRAY14, "official", "test", known=112_120, scored=125)
+    "125 images were scored, NIH's official test list has 25,596"
+    """
+    official = split == OFFICIAL and scored != TEST_IMAGES
+    reasons = {
+        f"they are on NIH's images, this is on {data}": data != "nih",
+        "they are on NIH's 14 findings": tuple(labels) != CHEST_XRAY14,
+        "they are on a test part": subset != "test",
+        "this split shares patients between its parts": split == "image",
+        f"the label table has {known:,} images, NIH's has {IMAGES:,}": known != IMAGES,
+        f"{scored:,} images were scored, NIH's official test list has {TEST_IMAGES:,}": official,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def place_among(mean: float, rows: Sequence[Published]) -> str:
@@ -97,3 +114,55 @@ def place_among(mean: float, rows: Sequence[Published]) -> str:
         f"{better} of {len(rows)} published results on the official test part are higher; "
         f"{sum(not row.primary for row in rows)} of the {len(rows)} are quoted second-hand (*)"
     )
+
+
+@dataclass(frozen=True)
+class PublishedBoxes:
+    """A published figure of localisation against NIH's boxes.
+
+    All boxes that NIH published (984 on 880 images) are of images on the official test list. A
+    figure from some of them, or from other boxes, may stand beside these rows only with its number
+    of boxes.
+
+    Attributes:
+        measure: "t_iobb" or "afp" (both at an overlap of 0.1), or "pointing_game".
+        method: of the maps.
+        work: authors and network.
+        year: of publication, None if unknown.
+        primary: read in the work itself; otherwise quoted.
+        note: what to know about it.
+        mean: over the findings, None where not published.
+        labels: of each finding, where published.
+    """
+
+    measure: str
+    method: str
+    work: str
+    year: int | None
+    primary: bool
+    note: str
+    mean: float | None
+    labels: dict[str, float]
+
+
+def published_boxes(data: str) -> list[PublishedBoxes]:
+    """The published rows that figures on a data set's boxes may stand beside: NIH's own only."""
+    return [_boxes_row(cells) for cells in _cells("published_boxes.csv")] if data == "nih" else []
+
+
+def _boxes_row(cells: Mapping[str, str]) -> PublishedBoxes:
+    return PublishedBoxes(
+        measure=cells["measure"],
+        method=cells["method"],
+        work=cells["work"],
+        year=int(cells["year"]) if cells["year"] else None,
+        primary=cells["source"] == "primary",
+        note=cells["note"],
+        mean=float(cells["mean"]) if cells["mean"] else None,
+        labels={label: float(cells[label]) for label in CHEST_XRAY14 if cells.get(label)},
+    )
+
+
+def _cells(name: str) -> list[dict[str, str]]:
+    text = (files("xray_lightning.report") / name).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))

@@ -56,6 +56,7 @@ def seeds(dicom: Make) -> dict[str, bytes]:
         ".4.91": j2k(words, codecformat="j2k", level=60),
         ".4.201": imagecodecs.htj2k_encode(words),
         ".5": rle,
+        ".1.98": words.tobytes(),
     }
     files = {end: dicom(words, syntax=UID + end, **plain) for end in ("", ".1", ".2", ".1.99")}
     files |= {

@@ -99,6 +99,30 @@ def test_uncompressed(dicom: Make, end: str, bits: int, signed: int) -> None:
     np.testing.assert_array_equal(stored(data), values)
 
 
+@pytest.mark.parametrize(("bits", "signed"), [(8, 0), (8, 1), (16, 0), (16, 1)])
+def test_native_pixels_in_items(dicom: Make, bits: int, signed: int) -> None:
+    """Encapsulated Uncompressed Explicit VR Little Endian, PS3.5 A.4.11; an odd frame is padded."""
+    low = -(1 << bits - 1) if signed else 0
+    values = GENERATOR.integers(low, low + (1 << bits), (2, 5, 7))
+    words = values.astype(f"<{'i' if signed else 'u'}{bits // 8}")
+    more = {"BitsAllocated": bits, "PixelRepresentation": signed, "NumberOfFrames": 2}
+    frames = [each.tobytes() for each in words]
+    data = dicom(values[0], syntax=f"{UID}.1.98", frames=frames, **more)
+    for index in range(2):
+        np.testing.assert_array_equal(stored(data, index), values[index])
+    one = dicom(values[0], syntax=f"{UID}.1.98", frames=frames[:1], **{**more, "NumberOfFrames": 1})
+    np.testing.assert_array_equal(stored(one), values[0])
+
+
+def test_golden_native_pixels_in_items(dicom: Make) -> None:
+    """Written out byte by byte: an empty offset table, one item in two fragments, a delimiter."""
+    data = dicom([[0, 0, 0]], syntax=f"{UID}.1.98", frames=[b"ab"])
+    items = "feff00e000000000 feff00e002000000 0100 feff00e004000000 0002ff01"
+    np.testing.assert_array_equal(stored(rebuilt(data, bytes.fromhex(items))), [[1, 512, 511]])
+    short = rebuilt(data, bytes.fromhex("feff00e000000000 feff00e004000000 01000200"))
+    refused(short, "its pixel data has 4 bytes, the header says 1 x 6: it is truncated")
+
+
 @pytest.mark.parametrize("codec", LOSSLESS)
 @pytest.mark.parametrize("pixels", [BYTES, WORDS], ids=["8 bits", "16 bits"])
 def test_lossless(dicom: Make, codec: str, pixels: np.ndarray) -> None:

@@ -1,7 +1,7 @@
 """Transfer syntaxes and their decoders, chosen by licence, speed and what they do to damaged bytes.
 
 ==================================  ===========================================================
-uncompressed, deflated              numpy, zlib
+native, native in items, deflated   numpy, zlib
 JPEG baseline, extended, lossless   imagecodecs with libjpeg-turbo 3: 8, 12 and 16 bit
 JPEG-LS                             imagecodecs with CharLS, in a child process with a time limit
 JPEG 2000, HTJ2K                    imagecodecs with OpenJPEG

@@ -11,6 +11,7 @@ from xray_lightning.data.dicom.layout import Layout
 Values = npt.NDArray[np.int32]  # (N,), the stored value of each code 0 to N - 1
 
 _NATIVE = ("1.2.840.10008.1.2", *(f"1.2.840.10008.1.2.{end}" for end in ("1", "1.99", "2")))
+_NATIVE_IN_ITEMS = "1.2.840.10008.1.2.1.98"  # PS3.5 A.4.11: the native pixels of a frame in an item
 
 
 def read_codes(
@@ -31,6 +32,9 @@ def read_codes(
     if not pixels.encapsulated:
         raise refusal("its pixel data is not encapsulated as its transfer syntax says", AGAIN)
     data = encapsulated_frame(pixels.data, frame, layout.frames)
+    if elements.syntax == _NATIVE_IN_ITEMS:
+        codes = _words(memoryview(data), layout, 1, 0, "<")
+        return codes, _meaning(codes, layout.stored, layout.high, signed=layout.signed)
     codes, precision = decode_frame(data, elements.syntax, layout)
     bits = min(precision, layout.stored)
     high = layout.high if precision == layout.allocated else bits - 1
@@ -41,15 +45,20 @@ def _native(pixels: PixelElement, layout: Layout, frame: int, order: str) -> Cod
     """One frame of uncompressed pixel data."""
     if pixels.encapsulated:
         raise refusal("its pixel data is encapsulated, which its transfer syntax rules out", AGAIN)
-    halved = layout.photometric == "YBR_FULL_422"  # Y Y B R for each two pixels
-    count = layout.rows * layout.columns * (2 if halved else layout.samples)
-    size = count * layout.allocated // 8
-    if len(pixels.data) < layout.frames * size:
-        reason = f"its pixel data has {len(pixels.data):,} bytes, the header says "
-        raise refusal(f"{reason}{layout.frames} x {size:,}: it is truncated", AGAIN)
     data = pixels.data
     if layout.allocated == 8 and order == ">" and pixels.vr == b"OW":
         data = _swapped(data)
+    return _words(data, layout, layout.frames, frame, order)
+
+
+def _words(data: memoryview, layout: Layout, frames: int, frame: int, order: str) -> Codes:
+    """One of the frames that lie one behind the other."""
+    halved = layout.photometric == "YBR_FULL_422"  # Y Y B R for each two pixels
+    count = layout.rows * layout.columns * (2 if halved else layout.samples)
+    size = count * layout.allocated // 8
+    if len(data) < frames * size:
+        reason = f"its pixel data has {len(data):,} bytes, the header says "
+        raise refusal(f"{reason}{frames} x {size:,}: it is truncated", AGAIN)
     data = data[frame * size : (frame + 1) * size]
     codes = np.frombuffer(data, f"{order}u{layout.allocated // 8}")
     return _shaped(codes.astype(codes.dtype.newbyteorder("="), copy=False), layout)

@@ -1,0 +1,51 @@
+"""The search for duplicate images at the size of ChestX-ray14; no aim is set, it prints."""
+
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xray_lightning.audit.duplicates import close_pairs, correlations, hashes
+from xray_lightning.data.geometry import fit_square
+from xray_lightning.data.images import decode_image
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
+
+IMAGES, PLANTED = 112_120, 1000
+
+
+def test_hashing_and_comparing(
+    radiographs: Path, rates: Callable[..., Any], remark: Callable[[str], None]
+) -> None:
+    files = sorted(radiographs.glob("*.png"))
+    squares = np.stack([fit_square(decode_image(p.read_bytes(), p.name), 224) for p in files])
+    many = np.tile(squares, (25, 1, 1))
+    pairs = np.random.default_rng(0).integers(len(many), size=(5000, 2))
+
+    def hash_all() -> int:
+        return len(hashes(many)[0])
+
+    def compare() -> int:
+        return len(correlations(many, pairs))
+
+    found = rates(3, hashes=hash_all, pairs=compare)
+    remark(f"{median(found['hashes']):,.0f} squares of 224 px a second hashed and digested")
+    remark(f"{median(found['pairs']):,.0f} pairs a second correlated, one thread")
+
+
+def test_pairs_among_all_of_nih(remark: Callable[[str], None]) -> None:
+    rng = np.random.default_rng(0)
+    bits = rng.random((IMAGES, 64)) < 0.5
+    rows = rng.permutation(IMAGES)[: 2 * PLANTED].reshape(2, PLANTED)
+    bits[rows[1]] = bits[rows[0]]
+    for row in rows[1]:
+        bits[row, rng.permutation(64)[: rng.integers(9)]] ^= True
+    start = perf_counter()
+    pairs = close_pairs(bits)
+    remark(f"{IMAGES:,} hashes: {len(pairs):,} close pairs in {perf_counter() - start:.1f} s")
+    found = set(map(tuple, pairs.tolist()))
+    assert all(tuple(sorted(pair)) in found for pair in rows.T.tolist())

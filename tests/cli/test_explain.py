@@ -1,0 +1,146 @@
+"""``xray explain`` on a toy run: files, figures that agree with the maps, and refusals."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from xray_lightning.cli.app import APP
+from xray_lightning.cli.compose import fit
+from xray_lightning.cli.explain_settings import own_settings
+from xray_lightning.cli.overrides import composed
+from xray_lightning.errors import ConfigError
+from xray_lightning.explain import METHODS
+
+TOY = ["data.patients=120", "image_size=64", "batch_size=16", "epochs=1", "model=resnet50"]
+TOY += ["model.backbone=resnet10t", "trainer=cpu", "threads=1", "logger=none", "callbacks=none"]
+QUICK = ["draws=50", "positives=12", "threads=1"]
+
+
+def trained(folder: Path, *more: str) -> Path:
+    options = [*TOY, f"cache_dir={folder.parent / 'cache'}", f"hydra.run.dir={folder}", *more]
+    config, _ = composed(options)
+    fit(config)
+    return folder / "checkpoints" / "best.ckpt"
+
+
+def explain(checkpoint: Path, *overrides: str) -> Result:
+    return CliRunner().invoke(APP, ["explain", str(checkpoint), *overrides])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path) -> Path:
+    return trained(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def done(checkpoint: Path, folder: Path) -> Result:
+    """Everything, with another seed and a network of permuted labels."""
+    other = trained(folder / "other", "seed=1")
+    permuted = trained(folder / "permuted", "permute_labels=true")
+    result = explain(
+        checkpoint, *QUICK, "methods=gradcam,gradient", "saliency=gradcam", "label=Infiltration",
+        f"seeds={other}", f"permuted={permuted}",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_everything_is_written_and_shown(done: Result, checkpoint: Path) -> None:
+    place = checkpoint.parents[1] / "explain"
+    facts = json.loads((place / "explain.json").read_text())
+    assert facts["fingerprint"] in done.stdout
+    found = facts["localisation"]
+    for label, name in facts["gallery"].items():
+        assert label in done.stdout
+        assert cv2.imread(str(place / name)) is not None
+        with np.load((place / name).with_suffix(".npz")) as kept:
+            assert set(kept["label"]) == {label}
+            assert kept["maps"].shape[1:] == (2, 2)  # 64 px through a ResNet
+    assert list(found["labels"]) == list(facts["gallery"])
+    for each in found["labels"].values():
+        wanted = {"gradcam", "gradient", "random", "centre", "ceiling", "ceiling 64x64"}
+        assert set(each["methods"]) - {"mean box"} == wanted
+    verdicts = {test["verdict"] for test in facts["saliency"]["gradcam"].values()
+                if isinstance(test, dict)}  # fmt: skip
+    assert verdicts <= {"passes", "fails", "undecided", "not run"}
+    for test in ("seeds", "permutation", "deletion", "insertion", "randomisation"):
+        assert facts["saliency"]["gradcam"][test]["verdict"] in done.stdout
+        assert "reason" not in facts["saliency"]["gradcam"][test]
+    assert set(facts["shortcuts"]["labels"]) == set(found["labels"]) | set(facts["auroc"]["labels"])
+    assert "AUROC of a linear probe of the features" in done.stdout
+    assert (place / "saliency.png").is_file()
+    assert "published" in facts
+    assert facts["published"] == []  # of NIH's boxes alone
+
+
+def test_a_part_and_settings_of_ones_own(checkpoint: Path, tmp_path: Path) -> None:
+    """On validation no threshold is tuned; what is not asked for is left out."""
+    result = explain(
+        checkpoint, *QUICK, "subset=val", "methods=cam", "saliency=none", "shortcuts=false",
+        f"hydra.run.dir={tmp_path / 'out'}",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    facts = json.loads((tmp_path / "out" / "explain.json").read_text())
+    assert facts["subset"] == "val"
+    assert facts["saliency"] == {}
+    assert facts["shortcuts"] == {}
+    thresholds = facts["localisation"]["thresholds"].values()
+    assert {each["source"] for methods in thresholds for each in methods.values()} == {"stated"}
+    assert "stated thresholds" in result.stdout
+
+
+def test_json_and_nothing_to_localise(checkpoint: Path, tmp_path: Path) -> None:
+    result = explain(
+        checkpoint, *QUICK, "methods=none", "saliency=none", "shortcuts=false", "--json",
+        f"hydra.run.dir={tmp_path}",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout[result.stdout.index("\n{") :])
+    assert facts["localisation"] is None
+    assert facts["localisation_missing"] == "no method was asked for"
+    assert facts["gallery"] == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("subset=train", "subset must be val or test, got 'train'"),
+        ("methods=cam,guess", "methods must be none, all, or of cam, .*, got guess"),
+        ("saliency=", "saliency must be none, all, or of cam, .*, got nothing"),
+        ("shortcuts=maybe", "shortcuts must be true or false, got 'maybe'"),
+        ("positives=1", "positives must be an integer of at least 2, got '1'"),
+        ("draws=0", "draws must be an integer of at least 1, got '0'"),
+    ],
+)
+def test_settings_that_cannot_work(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        own_settings([text])
+
+
+def test_settings(tmp_path: Path) -> None:
+    settings, rest = own_settings(["methods=[cam, gradient]", "saliency=all", "data=nih"])
+    assert settings.methods == ("cam", "gradient")
+    assert settings.saliency == METHODS
+    assert rest == ["data=nih"]
+
+
+def test_networks_that_cannot_be_compared(checkpoint: Path, folder: Path) -> None:
+    other = trained(folder / "wide", "model.backbone=resnet18")
+    result = explain(checkpoint, *QUICK, f"seeds={other}")
+    assert result.exit_code == 2
+    assert "has another network or preprocessing than" in result.output
+    assert not list((checkpoint.parents[1]).glob("explain_*"))
+    result = explain(checkpoint, *QUICK, "label=Cough")
+    assert (result.exit_code, "label must be one of Atelectasis" in result.output) == (2, True)
+    result = explain(checkpoint.parent / "none.ckpt")
+    assert (result.exit_code, "no checkpoint at" in result.output) == (2, True)

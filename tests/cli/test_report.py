@@ -1,0 +1,112 @@
+"""``xray report``, and the report at the end of training."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+from typer.testing import CliRunner
+
+from xray_lightning import Phantom
+from xray_lightning.cli import report as module
+from xray_lightning.cli.app import APP
+from xray_lightning.cli.report import DRAWS, closing_report, rebuilt_audit, report
+from xray_lightning.data.splits import patient_split
+from xray_lightning.errors import ConfigError
+from xray_lightning.report.run_files import read_run
+
+
+def settings(run: Path, **changes: object) -> None:
+    config = OmegaConf.load(run / "config.yaml")
+    for key, value in changes.items():
+        OmegaConf.update(config, key, value, merge=False)
+    OmegaConf.save(config, run / "config.yaml")
+
+
+def test_json_with_the_audit_of_the_split(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(run_folder, as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts == json.loads((run_folder / "report.json").read_text())
+    assert facts["audit"]["split"]["fingerprint"] == facts["split"]["fingerprint"]
+    assert facts["audit"]["draws"] == DRAWS
+    assert facts["audit"]["decomposition"]["test_is_of_the_split"]
+    page = (run_folder / "report.html").read_text()
+    assert "0 patients have images in more than one part" in page
+    assert "prevalence in test / in train+val" in page
+
+
+def test_terminal_without_the_data(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = {"_target_": "xray_lightning.data.nih.ChestXray14", "root": "nowhere"}
+    settings(run_folder, data=nowhere)
+    report(run_folder, as_json=False)
+    text = capsys.readouterr().out
+    assert "the mean AUROC over 13 of 14 labels is" in text
+    assert "warning: The images are synthetic" in text
+    assert "the split was not audited: its data set is not at hand (" in text
+    assert f"written: {run_folder / 'report.html'}" in text
+    page = (run_folder / "report.html").read_text()
+    assert "nowhere" in page[page.index('id="audit"') :]
+
+
+def test_changed_data_are_not_audited(run_folder: Path) -> None:
+    settings(run_folder, data={"_target_": "xray_lightning.Phantom", "patients": 151})
+    audit, missing = rebuilt_audit(read_run(run_folder))
+    assert audit is None
+    assert missing.startswith("the data set changed: its split was [")
+
+
+@pytest.mark.parametrize("text", ["{", "- a\n- b\n", "seed: 1\n", ""])
+def test_damaged_settings(run_folder: Path, text: str) -> None:
+    (run_folder / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"config.yaml is damaged"):
+        report(run_folder, as_json=True)
+
+
+def test_a_fault_of_ours_is_not_blamed_on_the_data(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(node: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(module, "make", broken)
+    with pytest.raises(ZeroDivisionError):
+        report(run_folder, as_json=True)
+
+
+def test_exit_code(tmp_path: Path) -> None:
+    result = CliRunner().invoke(APP, ["report", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "holds no run: it has no config.yaml" in result.output
+
+
+def test_end_of_training(run_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    (run_folder / "metrics.json").unlink()  # written last
+    source = Phantom(patients=150)
+    objects = (
+        source,
+        patient_split(source.records, None, fractions=(0.4, 0.3, 0.3)),
+        metrics,
+        run_folder,
+    )
+    config = OmegaConf.load(run_folder / "config.yaml")
+    closing_report(config, *objects)
+    assert (run_folder / "report.html").is_file()
+    assert not caplog.records
+    (run_folder / "report.html").unlink()
+    (run_folder / "environment.json").unlink()
+    closing_report(config, *objects)
+    assert "no report.html; once this is mended: xray report" in caplog.text
+    assert not (run_folder / "report.html").exists()
+
+
+def test_images_that_were_left_out_are_no_part_of_the_split() -> None:
+    records = [SimpleNamespace(image_id=name) for name in "abc"]
+    source = SimpleNamespace(records=records, missing=["b"], allow_missing=True)
+    assert [each.image_id for each in module._used(source).records] == ["a", "c"]
+    assert source.records == records
+    source.allow_missing = False
+    assert module._used(source) is source

@@ -1,0 +1,242 @@
+"""Maps of every method, head and backbone: Zhou's formula written out, and what stays untouched."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.explain import METHODS, class_map, class_maps
+from xray_lightning.models.heads import HEADS
+from xray_lightning.models.network import XrayNet
+
+Build = Callable[..., XrayNet]
+CONFIGS = sorted((Path(__file__).parents[2] / "conf/model").glob("*.yaml"))
+BACKBONES = [yaml.safe_load(path.read_text())["backbone"] for path in CONFIGS]
+ON_FEATURES = ("cam", "gradcam", "gradcam++", "hirescam", "layercam")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
+def test_class_activation_map(backbone: str, network: Build, images: Tensor) -> None:
+    """Zhou et al., eq. 2, place by place; its mean is the logit."""
+    net = network(backbone)
+    features = net.forward_features(images).numpy()  # (B, C, h, w)
+    weight = net.head.classifier.weight[1].numpy()
+    bias = float(net.head.classifier.bias[1])
+    found = class_map(net, images, "Nodule")
+    assert found.shape == (2, *features.shape[2:])
+    for b, y, x in np.ndindex(found.shape):
+        wanted = sum(w * f for w, f in zip(weight, features[b, :, y, x], strict=True)) + bias
+        assert float(found[b, y, x]) == pytest.approx(wanted, abs=1e-5)
+    torch.testing.assert_close(found.mean(dim=(1, 2)), net(images)[:, 1])
+    assert torch.equal(class_map(net, images, 1), found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_what_the_heads_find(head: str, network: Build, images: Tensor) -> None:
+    """``cam`` is the head's own map, and means what the docstring says."""
+    net = network(head=head, **({"head_options": {"residual": 0}} if head == "csra" else {}))
+    maps, logits = class_maps(net, images), net(images)
+    assert torch.equal(maps, net.head.maps(net.forward_features(images)))
+    places = maps.flatten(2)
+    if head in ("attention", "query"):
+        torch.testing.assert_close(places.sum(dim=2), torch.ones(2, 3))
+    elif head == "pcam":
+        shares = places.sigmoid() / places.sigmoid().sum(dim=2, keepdim=True)
+        torch.testing.assert_close((shares * places).sum(dim=2), logits)
+    elif head == "lse":
+        assert torch.equal(maps, network().head.maps(net.forward_features(images)))
+    else:
+        pooled = places.amax(dim=2) if head == "max" else places.mean(dim=2)
+        torch.testing.assert_close(pooled, logits)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_backbones_of_the_configs(backbone: str, network: Build) -> None:
+    """CAM is Grad-CAM up to a factor and a bias; no backward pass gives what one gives."""
+    net = network(backbone, image_size=64)
+    images = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    maps = {method: class_maps(net, images, method=method) for method in ON_FEATURES}
+    side = maps["cam"].shape[-1]
+    evidence = maps["cam"] - net.head.classifier.bias.detach()[:, None, None]
+    assert maps["cam"].shape == (2, 3, side, side)
+    for method, wanted in (("gradcam", evidence.relu()), ("hirescam", evidence)):
+        torch.testing.assert_close(maps[method] * side**2, wanted, atol=1e-4, rtol=1e-4)
+    net.head.linear = False
+    for method in ON_FEATURES:
+        assert maps[method].isfinite().all()
+        assert maps[method].abs().amax() > 0
+        torch.testing.assert_close(class_maps(net, images, method=method), maps[method])
+    pixels = class_map(net, images, 0, method="gradient")
+    assert pixels.shape == (2, 64, 64)
+    assert pixels.isfinite().all()
+    assert (pixels.amax(dim=(1, 2)) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("head", "method"),
+    [
+        *((head, method) for head in sorted(HEADS) for method in (*ON_FEATURES, "gradient")),
+        *(("pcam", method) for method in METHODS[-2:]),
+    ],
+)
+def test_chosen_labels(head: str, method: str, network: Build, images: Tensor) -> None:
+    """Names and positions in any order, each the label's own map."""
+    net = network(head=head)
+    maps = class_maps(net, images, method=method)
+    assert maps.shape == (2, 3, 1, 1) if method in ON_FEATURES else (2, 3, 32, 32)
+    chosen = class_maps(net, images, method=method, labels=["Effusion", 0])
+    torch.testing.assert_close(chosen, maps[:, [2, 0]])
+    torch.testing.assert_close(class_map(net, images, 1, method=method), maps[:, 1])
+
+
+@contextmanager
+def counted(net: XrayNet, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """Whether the network was training at each pass through its backbone."""
+    calls: list[bool] = []
+    whole = net.forward_features
+
+    def forward_features(batch: Tensor) -> Tensor:
+        calls.append(net.training)
+        return whole(batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(net, "forward_features", forward_features)
+        yield calls
+
+
+def hooks(net: nn.Module) -> list[int]:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [len(getattr(module, kind)) for module in net.modules() for kind in kinds]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_left_behind(
+    method: str, network: Build, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Modes, gradients, statistics and hooks are as before; how often the backbone ran."""
+    net = network(cbam_after=("layer2",)).train()
+    net.backbone.eval()  # frozen layers have a mode of their own
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    frozen = net.backbone.conv1.requires_grad_(False)
+    modes, hooked = [module.training for module in net.modules()], hooks(net)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with counted(net, monkeypatch) as calls:
+        found = class_maps(net, images, method=method)
+    assert not any(calls)
+    assert len(calls) == {"integrated": 50 * 3, "occlusion": 15 * 15 + 1}.get(method, 1)
+    assert not found.requires_grad
+    assert not images.requires_grad
+    assert [module.training for module in net.modules()] == modes
+    assert hooks(net) == hooked
+    assert sum(hooked) == 1  # CBAM's own
+    assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
+    for parameter in net.parameters():
+        assert torch.equal(parameter.grad, torch.ones_like(parameter))
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("head", ["average", "query"])
+def test_inference_mode_and_autocast(
+    head: str, method: str, network: Build, images: Tensor
+) -> None:
+    """The same maps in float32; autocast's cached weights are inference tensors here."""
+    net = network(head=head)
+    wanted = class_maps(net, images, method=method, labels=[2])
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        net(images)
+        found = class_maps(net, images.clone(), method=method, labels=[2])
+        assert torch.is_inference_mode_enabled()
+        assert not torch.is_grad_enabled()
+        assert torch.is_autocast_enabled("cpu")
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted)
+    with torch.no_grad():
+        torch.testing.assert_close(class_maps(net, images, method=method, labels=[2]), wanted)
+
+
+class Explained(pl.LightningModule):
+    """Draws maps in its test step, after the forward pass."""
+
+    def __init__(self, net: XrayNet) -> None:
+        super().__init__()
+        self.net = net
+        self.found: dict[str, Tensor] = {}
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        assert torch.is_inference_mode_enabled()
+        self.net(batch)
+        self.found = {method: class_map(self.net, batch, 2, method=method) for method in METHODS}
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_inside_the_test_of_a_trainer(
+    precision: Any, network: Build, images: Tensor, tmp_path: Path
+) -> None:
+    task = Explained(network(head="attention"))
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = pl.Trainer(accelerator="cpu", precision=precision, default_root_dir=tmp_path, **quiet)
+    loader: Any = DataLoader(list(images), batch_size=2)
+    trainer.test(task, loader, verbose=False)
+    for method in METHODS:
+        wanted = class_map(task.net, images, 2, method=method)
+        torch.testing.assert_close(task.found[method], wanted)
+
+
+def test_modes_return_after_an_error(
+    network: Build, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = network().train()
+    monkeypatch.setattr(net, "forward_features", lambda images: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        class_map(net, images, 0)
+    assert all(module.training for module in net.modules())
+
+
+@pytest.mark.parametrize("label", ["Hernia", 3, -1, None])
+def test_unknown_label(label: Any, network: Build, images: Tensor) -> None:
+    message = "label must be one of Mass, Nodule, Effusion, or 0 to 2, got"
+    with pytest.raises(ConfigError, match=message):
+        class_map(network(), images, label)
+
+
+@pytest.mark.parametrize("labels", ["Mass", []])
+def test_labels_are_a_list(labels: Any, network: Build, images: Tensor) -> None:
+    with pytest.raises(ConfigError, match="labels must be a list of one label or more, got"):
+        class_maps(network(), images, labels=labels)
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (1, 3, 32, 32)])
+def test_wrong_shape(shape: tuple[int, ...], network: Build) -> None:
+    with pytest.raises(ConfigError, match=r"expected images of shape \(B, 1, H, W\), got \(1, "):
+        class_map(network(), torch.rand(shape), 0)
+
+
+def test_unknown_method(network: Build, images: Tensor) -> None:
+    message = r"method must be one of cam, gradcam, gradcam\+\+, .*, occlusion, got 'lime'"
+    with pytest.raises(ConfigError, match=message):
+        class_map(network(), images, 0, method="lime")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_the_network_cannot_give(method: str, images: Tensor) -> None:
+    net: Any = nn.Linear(1, 1)
+    net.labels = ("Mass",)
+    needed = "maps" if method == "cam" else "forward_features and forward_head"
+    message = f"needs {needed} of the network, which Linear lacks; give an XrayNet"
+    with pytest.raises(ConfigError, match=message):
+        class_map(net, images, 0, method=method)

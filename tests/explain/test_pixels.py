@@ -1,0 +1,94 @@
+"""Maps of pixels: completeness, sums and patches written out, and captum."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import Occlusion
+from torch import Tensor
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.explain import class_maps
+from xray_lightning.explain.pixels import integrated_gradients, occlusion
+from xray_lightning.models.network import XrayNet
+
+Build = Callable[..., XrayNet]
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
+def test_input_gradient(backbone: str, network: Build, images: Tensor) -> None:
+    net = network(backbone, "query")
+    found = class_maps(net, images, method="gradient")
+    for label in range(3):
+        leaf = images.clone().requires_grad_()
+        net(leaf)[:, label].sum().backward()
+        assert leaf.grad is not None
+        torch.testing.assert_close(found[:, label], leaf.grad[:, 0].abs())
+    assert found.amax() > 0
+
+
+@pytest.mark.parametrize(("backbone", "bound"), [("test_resnet", 0.04), ("test_vit", 1e-5)])
+def test_integrated_gradients_are_complete(
+    backbone: str, bound: float, network: Build, images: Tensor
+) -> None:
+    """They sum to the logit less that of the black image, closely where no ReLU has a kink."""
+    net = network(backbone, "pcam")
+    with torch.no_grad():
+        wanted = net(images) - net(torch.zeros_like(images))  # (B, L)
+    found = class_maps(net, images, method="integrated")
+    error = (found.sum(dim=(2, 3)) - wanted).abs().amax()
+    assert error <= bound * wanted.abs().amax()
+    coarse = integrated_gradients(net, images, [0, 1, 2], steps=2)
+    assert (coarse.sum(dim=(2, 3)) - wanted).abs().amax() > 3 * error
+
+
+def test_integrated_gradients_as_a_sum(network: Build, images: Tensor) -> None:
+    """Eq. 3 of the paper: gradients at the middles of equal steps from black."""
+    net, steps = network("test_vit"), 300
+    total = torch.zeros_like(images)
+    for step in range(steps):
+        leaf = (images * (step + 0.5) / steps).requires_grad_()
+        total += torch.autograd.grad(net(leaf)[:, 1].sum(), leaf)[0]
+    wanted = (images * total / steps)[:, 0]
+    found = class_maps(net, images, method="integrated", labels=["Nodule"])[:, 0]
+    assert (found - wanted).abs().amax() <= 1e-4 * wanted.abs().amax()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("patch", "stride"), [(8, 5), (10, 10), (32, 1)])
+def test_occlusion_pixel_by_pixel(patch: int, stride: int, network: Build, images: Tensor) -> None:
+    net, columns = network(), [2, 0]
+    falls = {}
+    starts = range(0, 32 - patch + stride, stride)
+    for top in starts:
+        for left in starts:
+            hidden = images.clone()
+            for image in hidden:
+                image[0, top : top + patch, left : left + patch] = image.mean()
+            falls[top, left] = (net(images) - net(hidden))[:, columns].numpy()
+    found = occlusion(net, images, columns, patch=patch, stride=stride).numpy()
+    assert abs(found).max() > 0
+    for y, x in np.ndindex(32, 32):
+        here = [f for (i, j), f in falls.items() if i <= y < i + patch and j <= x < j + patch]
+        np.testing.assert_allclose(found[:, :, y, x], np.mean(here, axis=0), atol=1e-6)
+
+
+def test_occlusion_equals_captum(network: Build, images: Tensor) -> None:
+    """As called by its name: an eighth of the side, moved by half of that."""
+    net = network()
+    found = class_maps(net, images, method="occlusion")
+    grey = images.mean(dim=(1, 2, 3), keepdim=True).expand_as(images)
+    with torch.no_grad():
+        wanted = Occlusion(net).attribute(
+            images, (1, 4, 4), strides=(1, 2, 2), baselines=grey, target=1
+        )
+    torch.testing.assert_close(found[:, 1], wanted[:, 0], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("patch", "stride"), [(0, None), (33, None), (8, 9), (8, 0)])
+def test_patches_that_cannot_work(
+    patch: int, stride: int | None, network: Build, images: Tensor
+) -> None:
+    with pytest.raises(ConfigError, match=r"1 <= stride <= patch <= 32, the image's shorter side"):
+        occlusion(network(), images, [0], patch=patch, stride=stride)

@@ -1,0 +1,130 @@
+"""The Grad-CAM family against pytorch-grad-cam and captum, on the layer that enters the pool."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import LayerGradCam
+from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor, nn
+
+from xray_lightning.explain import class_maps
+from xray_lightning.explain.rules import grad_cam_plus_plus
+from xray_lightning.models.heads import HEADS
+from xray_lightning.models.network import XrayNet
+
+Build = Callable[..., XrayNet]
+Array = np.ndarray[Any, Any]
+THEIRS = {
+    "gradcam": GradCAM,
+    "gradcam++": GradCAMPlusPlus,
+    "hirescam": HiResCAM,
+    "layercam": LayerCAM,
+}
+LAYERS = {"densenet121": "features", "legacy_xception": "act4"}
+IMAGES = torch.rand(2, 1, 96, 96, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def nets(network: Build) -> dict[tuple[str, str], XrayNet]:
+    heads = ("average", "attention")
+    return {(name, head): network(name, head, image_size=96) for name in LAYERS for head in heads}
+
+
+def by_hooks(net: XrayNet, layer: nn.Module, images: Tensor, method: str, **settings: Any) -> Array:
+    """(B, L, h, w) of pytorch-grad-cam, neither scaled nor resized.
+
+    Its Grad-CAM++ adds 1e-6 to squared gradients, which are smaller here: as if it were not there.
+    """
+    factor = 1e5 if method == "gradcam++" else 1
+    with THEIRS[method](net, [layer], **settings) as cam:
+        maps = []
+        for label in range(len(net.labels)):
+            targets = [ClassifierOutputTarget(label)] * len(images)
+            cam(images, targets)
+            kept = cam.activations_and_grads
+            features, gradients = kept.activations[0].numpy(), kept.gradients[0].numpy()
+            # sum(f) g and so alpha stay; w grows by the factor
+            tensors = [features / factor, gradients * factor]
+            maps.append(cam.get_cam_image(images, layer, targets, *tensors, eigen_smooth=False))
+    found = np.stack(maps, axis=1)
+    return found if method == "hirescam" else np.maximum(found, 0)
+
+
+def assert_equal(found: Tensor, wanted: Array | Tensor) -> None:
+    """Each map to 1e-4 of its own largest value."""
+    wanted = torch.as_tensor(wanted)
+    assert found.shape == wanted.shape
+    scale = wanted.abs().amax(dim=(2, 3), keepdim=True)
+    assert (scale.amax(dim=1) > 0).all()
+    assert ((found - wanted).abs() <= 1e-4 * scale).all()
+
+
+@pytest.mark.parametrize("method", THEIRS)
+@pytest.mark.parametrize("head", ["average", "attention"])
+@pytest.mark.parametrize("backbone", LAYERS)
+def test_equals_pytorch_grad_cam(
+    backbone: str, head: str, method: str, nets: dict[tuple[str, str], XrayNet]
+) -> None:
+    net = nets[backbone, head]
+    wanted = by_hooks(net, net.backbone.get_submodule(LAYERS[backbone]), IMAGES, method)
+    found = class_maps(net, IMAGES, method=method)
+    assert_equal(found, wanted)
+
+
+@pytest.mark.parametrize("head", ["average", "attention"])
+@pytest.mark.parametrize("backbone", LAYERS)
+def test_equals_layer_grad_cam_of_captum(
+    backbone: str, head: str, nets: dict[tuple[str, str], XrayNet]
+) -> None:
+    net = nets[backbone, head]
+    captum = LayerGradCam(net, net.backbone.get_submodule(LAYERS[backbone]))
+    wanted = [captum.attribute(IMAGES, k, relu_attributions=True).detach() for k in range(3)]
+    assert_equal(class_maps(net, IMAGES, method="gradcam"), torch.cat(wanted, dim=1))
+
+
+@pytest.mark.parametrize("method", THEIRS)
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_every_head(head: str, method: str, network: Build) -> None:
+    net = network(head=head, image_size=64)
+    if head == "query":  # else no logit rises anywhere, and its maps are empty
+        net.head.classifier.weight.data.neg_()
+    images = IMAGES[:, :, :64, :64]
+    wanted = by_hooks(net, net.backbone.layer4, images, method)
+    found = class_maps(net, images, method=method)
+    assert_equal(found, wanted)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "hirescam", "layercam"])
+def test_tokens(method: str, network: Build) -> None:
+    """A ViT's patches are the grid; its class token is no place."""
+    net = network("test_vit", "attention")
+    images = IMAGES[:, :, :32, :32]
+
+    def grid(tokens: Tensor) -> Tensor:
+        return tokens[:, net.backbone.num_prefix_tokens :].transpose(1, 2).unflatten(2, (2, 2))
+
+    layer = net.backbone.norm
+    wanted = by_hooks(net, layer, images, method, reshape_transform=grid)
+    found = class_maps(net, images, method=method)
+    assert_equal(found, wanted)
+
+
+def test_grad_cam_plus_plus_as_in_the_paper() -> None:
+    """Eq. 19 and 5, place by place, with Y = exp(S), whose factor is divided out."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.rand(2, 5, 3, 4, generator=generator)
+    gradients = torch.randn(2, 5, 3, 4, generator=generator)
+    wanted = np.zeros((2, 3, 4))
+    for b in range(2):
+        for f, g in zip(features[b].numpy(), gradients[b].numpy(), strict=True):
+            alpha = g**2 / (2 * g**2 + f.sum() * g**3)
+            wanted[b] += (alpha * np.maximum(g, 0)).sum() * f
+    found = grad_cam_plus_plus(features, gradients)
+    np.testing.assert_allclose(found, np.maximum(wanted, 0), rtol=1e-5)
+    zero = grad_cam_plus_plus(features, torch.zeros_like(gradients))
+    assert torch.equal(zero, torch.zeros(2, 3, 4))
+    assert grad_cam_plus_plus(features - 0.9, 10 * gradients).isfinite().all()

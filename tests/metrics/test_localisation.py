@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.metrics.localisation import (
+    FIGURES,
+    GRID,
+    OVERLAPS,
+    WANG,
+    detected_boxes,
+    map_figures,
+    overlaps,
+    tuned_threshold,
+)
+from xray_lightning.metrics.pointing import enlarged, region_of, shrunk
+
+RNG = np.random.default_rng(0)
+
+
+def by_scipy(heat: np.ndarray, share: float) -> set[tuple[int, ...]]:
+    above = heat >= heat.min() + share * (heat.max() - heat.min())
+    parts = ndimage.find_objects(ndimage.label(above, np.ones((3, 3)))[0])
+    return {(x.start, y.start, x.stop - x.start, y.stop - y.start) for y, x in parts}
+
+
+@pytest.mark.parametrize("side", [5, 12, 40])
+def test_boxes_are_those_of_the_connected_parts(side: int) -> None:
+    for share in (0.235, 0.5, 0.7, 0.95):
+        heat = enlarged(RNG.standard_normal((side, side), dtype=np.float32), 40)
+        assert set(map(tuple, detected_boxes(heat, [share]).tolist())) == by_scipy(heat, share)
+
+
+def test_an_island_in_a_hole_has_its_own_box() -> None:
+    heat = np.zeros((9, 9), np.float32)
+    heat[0:7, 0:7] = 1
+    heat[1:6, 1:6] = 0
+    heat[3, 3] = 1
+    assert sorted(detected_boxes(heat, [0.5]).tolist()) == [[0, 0, 7, 7], [3, 3, 1, 1]]
+
+
+def test_several_thresholds_and_flat_maps() -> None:
+    heat = np.zeros((6, 6), np.float32)
+    heat[1:5, 1:5], heat[2, 2] = 0.5, 1
+    assert detected_boxes(heat, WANG).tolist() == [[1, 1, 4, 4], [2, 2, 1, 1]]
+    assert detected_boxes(heat, [1]).tolist() == [[2, 2, 1, 1]]
+    for level in (0, -0.1, 7.3):
+        flat = enlarged(np.full((3, 3), level, np.float32), 6)
+        assert detected_boxes(flat, [0.9]).tolist() == [[0, 0, 6, 6]]
+
+
+@pytest.mark.parametrize("shares", [[0.0], [1.1], [0.5, -1], [float("nan")], []])
+def test_thresholds_that_are_no_share(shares: list[float]) -> None:
+    with pytest.raises(ConfigError, match="thresholds are shares of the map's range in"):
+        detected_boxes(np.eye(3, dtype=np.float32), shares)
+
+
+def test_overlaps_by_counting_pixels() -> None:
+    ours, theirs = (
+        np.column_stack([RNG.integers(0, 15, (6, 2)), RNG.integers(1, 15, (6, 2))]) for _ in "12"
+    )
+    iou, iobb = overlaps(ours, theirs)
+    for row, one in enumerate(ours):
+        for column, other in enumerate(theirs):
+            first, second = region_of([one], 30), region_of([other], 30)
+            both = (first & second).sum()
+            assert iou[row, column] == pytest.approx(both / (first | second).sum())
+            assert iobb[row, column] == pytest.approx(both / first.sum())
+
+
+def figures(heat: np.ndarray, annotated: list[tuple[float, ...]], *shares: float) -> dict:
+    region = region_of(annotated, len(heat))
+    sums, weights = map_figures(heat, region, annotated, shares=shares, near=region)
+    return {
+        name: (total, weight) for name, total, weight in zip(FIGURES, sums, weights, strict=True)
+    }
+
+
+def test_figures_of_a_map_by_hand() -> None:
+    heat = np.zeros((20, 20), np.float32)
+    heat[0:10, 0:10] = 1  # detects (0, 0, 10, 10)
+    heat[15:17, 15:17] = 0.9  # detects (15, 15, 2, 2)
+    found = figures(heat, [(5, 0, 10, 10), (0, 18, 2, 2)], 0.5)
+    assert found["pointing_game",] == (0.5, 1)
+    assert found["energy",] == (pytest.approx(50 / 103.6), 1)
+    assert found["iou",] == (pytest.approx(50 / 150), 2)
+    assert found["iobb",] == (pytest.approx(0.5), 2)
+    assert found["centre",] == (1, 1), "the centre (5, 5) lies on the box's edge, so inside"
+    assert [found["t_iou", str(over)] for over in OVERLAPS] == [(1, 2)] * 3 + [(0, 2)] * 6
+    assert [found["t_iobb", str(over)] for over in OVERLAPS] == [(1, 2)] * 4 + [(0, 2)] * 5, (
+        "an overlap equal to the threshold is not correct: Wang 2017 asks for more"
+    )
+    assert [found["afp", str(over)] for over in OVERLAPS] == [(1, 1)] * 4 + [(2, 1)] * 5
+    assert figures(heat, [(5.1, 0, 10, 10)], 0.5)["centre",] == (0, 1)
+    assert figures(heat, [(15, 15, 2, 2)], 0.5)["centre",] == (0, 1), "not of the maximum's box"
+    heat[1, 1] = 2  # a smaller box, about the maximum, at the higher threshold
+    assert figures(heat, [(1, 1, 1, 1)], 0.5, 1)["centre",] == (1, 1)
+    assert figures(heat, [(1, 1, 1, 1)], 0.4)["centre",] == (0, 1)
+
+
+def test_a_map_without_energy() -> None:
+    heat = np.linspace(-2, -1, 16, dtype=np.float32).reshape(4, 4)
+    found = figures(heat, [(0, 0, 2, 2)], 0.5)
+    assert found["energy",] == (0, 0)
+    assert found["pointing_game",] == (0, 1)
+
+
+def test_tuned_threshold_finds_what_made_the_boxes() -> None:
+    ramps = np.stack([enlarged(RNG.random((5, 5), dtype=np.float32), 40) for _ in range(12)])
+    for share in (0.3, 0.55, 0.8):
+        boxes = [detected_boxes(ramp, [share]) for ramp in ramps]
+        assert tuned_threshold(ramps, boxes, 40) == pytest.approx(share)
+    assert np.isnan(tuned_threshold(np.zeros((0, 5, 5), np.float32), [], 40))
+
+
+def test_equally_good_thresholds_give_the_lowest() -> None:
+    box = (8, 8, 8, 8)
+    maps = shrunk(region_of([box], 32), (32, 32))[None]
+    assert tuned_threshold(maps, [[box]], 32) == GRID[0]

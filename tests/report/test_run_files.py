@@ -1,0 +1,60 @@
+"""What is no finished run is refused with a sentence that says what to do."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.report.run_files import read_run
+
+Spoil = Callable[[Path], object]
+
+
+def lose(name: str, key: str) -> Spoil:
+    def spoil(folder: Path) -> None:
+        facts = json.loads((folder / name).read_text())
+        del facts[key]
+        (folder / name).write_text(json.dumps(facts))
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [
+        (lambda run: (run / "config.yaml").unlink(), "holds no run: it has no config.yaml"),
+        (lambda run: (run / "metrics.json").unlink(), "not finished.*train.py resume="),
+        (lambda run: (run / "evaluation.json").unlink(), "evaluation.json is damaged or not there"),
+        (lambda run: (run / "evaluation.json").write_text("{"), "damaged.*Expecting property"),
+        (lambda run: (run / "evaluation.json").write_text("[1]"), "it lacks labels, mean"),
+        (lambda run: (run / "evaluation.json").write_bytes(b"\xff\xfe"), "damaged.*utf-8"),
+        (lose("environment.json", "versions"), "environment.json.*it lacks versions"),
+        (lose("metrics.json", "val"), "metrics.json.*it lacks val. python train.py resume="),
+        (lambda run: (run / "predictions_val.csv").unlink(), "no predictions table at"),
+        (lambda run: (run / "predictions_val.csv").write_text(""), "predictions_val.csv.*No col"),
+        (lambda run: (run / "predictions_test.csv").write_text("a\n1"), "lacks the columns"),
+        (lambda run: (run / "metrics.csv").write_bytes(b"\xff\xfe"), "metrics.csv is damaged"),
+        (lambda run: (run / "metrics.csv").write_text("a\n1"), "it has no column epoch"),
+    ],
+)
+def test_no_finished_run(run_folder: Path, spoil: Spoil, match: str) -> None:
+    assert read_run(run_folder).history is not None
+    spoil(run_folder)
+    with pytest.raises(ConfigError, match=f"(?s){match}"):
+        read_run(run_folder)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_files_of_two_runs(run_folder: Path, part: str) -> None:
+    path = run_folder / f"predictions_{part}.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+    with pytest.raises(ConfigError, match=rf"different runs: predictions_{part}.csv is of the"):
+        read_run(run_folder)
+
+
+def test_a_run_about_to_finish(run_folder: Path) -> None:
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    (run_folder / "metrics.json").unlink()
+    assert read_run(run_folder, metrics).metrics == metrics

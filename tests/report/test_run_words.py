@@ -1,0 +1,115 @@
+"""Sentences for runs that the phantom's is not."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+
+from xray_lightning.labels import CHEST_XRAY14
+from xray_lightning.report.published import IMAGES, TEST_IMAGES, comparable, incomparable
+from xray_lightning.report.run_facts import run_facts
+from xray_lightning.report.run_files import read_run
+from xray_lightning.report.run_page import run_page
+from xray_lightning.report.run_words import published_facts, unknown, verdict, warnings
+
+
+@pytest.fixture
+def facts(made_run: Path) -> dict:
+    return deepcopy(run_facts(read_run(made_run), None, "its data set is gone"))
+
+
+def on_nih(evaluation: dict, split: str) -> dict:
+    """The evaluation as if it were one on all of NIH."""
+    sizes = {"known": IMAGES, "scored": TEST_IMAGES}
+    rows = comparable("nih", CHEST_XRAY14, split, "test", **sizes)
+    return {**evaluation, "data": "nih", "published": [vars(row) for row in rows]}
+
+
+@pytest.mark.parametrize(("split", "ranked"), [("official", True), ("patient", False)])
+def test_published_rows_of_the_own_split_only(made_run: Path, split: str, ranked: bool) -> None:
+    run = read_run(made_run)
+    found = published_facts(on_nih(dict(run.evaluation), split), "")
+    kinds = {row["split"] for row in found["rows"]}, {row["split"] for row in found["elsewhere"]}
+    assert kinds == (({"official"}, {"own"}) if ranked else ({"own"}, {"official"}))
+    assert found["ranked"] is ranked
+    page = run_page(run, {**run_facts(run, None, "gone"), "published": found})
+    own = page[page.index('id="published"') : page.index('id="curves"')]
+    assert ("this run" in own[: own.index("For orientation")]) is ranked
+    assert "this run" not in own[own.index("<h3>") :].replace("other images than this run", "")
+    assert ("a rank among them would mean nothing" in own) is not ranked
+    assert "EVA-X-B" in own
+    assert "AG-CNN" in own
+
+
+def test_none_beside_a_part_of_the_images(made_run: Path) -> None:
+    reason = incomparable("nih", CHEST_XRAY14, "patient", "test", known=937, scored=125)
+    evaluation = {**read_run(made_run).evaluation, "data": "nih", "published": []}
+    found = published_facts(evaluation, reason)
+    assert found["sentence"].endswith("the label table has 937 images, NIH's has 112,120.")
+    assert not found["ranked"]
+    assert {row["split"] for row in found["elsewhere"]} == {"official", "own"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"data": "rsna"}, "on rsna"),
+        ({"labels": ["Mass"]}, "14 findings"),
+        ({"subset": "val"}, "a test part"),
+        ({"split": "image"}, "shares patients"),
+        ({"known": 10}, "label table has 10"),
+        ({"scored": 10}, "10 images were scored"),
+    ],
+)
+def test_why_not_comparable(changes: dict, reason: str) -> None:
+    case = {"data": "nih", "labels": CHEST_XRAY14, "split": "official", "subset": "test"}
+    case |= {"known": IMAGES, "scored": TEST_IMAGES}
+    assert incomparable(**case) == ""
+    assert reason in incomparable(**{**case, **changes})
+    assert comparable(**{**case, **changes}) == []
+
+
+def test_guessing_and_no_figure_at_all(facts: dict) -> None:
+    assert "guessing" not in verdict(facts)[0]
+    facts["test"]["mean"]["auroc"]["patient_interval"] = [0.4, 0.6]
+    assert verdict(facts)[0].endswith("it cannot be told from guessing (0.5).")
+    facts["test"]["mean"]["auroc"] |= {"value": None, "patient_interval": None}
+    assert verdict(facts)[0].endswith("no label has an AUROC.")
+
+
+def test_a_single_label_is_not_the_best_of_several(facts: dict) -> None:
+    labels = facts["test"]["labels"]
+    facts["test"]["labels"] = {"Mass": labels["Mass"], "Hernia": labels["Hernia"]}
+    labels["Mass"]["auroc"]["patient_interval"] = None
+    assert "(no interval; positive images: " in verdict(facts)[1]
+    assert "Best" not in verdict(facts)[1]
+    patients = labels["Mass"]["positive_patients"]
+    rough = f"No interval, since the positives are of too few patients: Mass ({patients})."
+    assert rough in unknown(facts)
+
+
+def test_leaks_are_warned_of(facts: dict) -> None:
+    facts["split"]["leaked_patients"] = 1234
+    facts["test"]["patients"] = facts["test"]["images"]
+    found = warnings({**facts, "data": "rsna (negatives: all)"})
+    assert found[0].startswith("The split leaks: 1,234 patients")
+    assert "counts as a patient of its own" in found[1]
+    assert len(found) == 2
+
+
+def test_unknown_metadata_and_reasons(facts: dict) -> None:
+    rows = facts["subgroups"]["rows"]
+    facts["subgroups"]["rows"] = [row for row in rows if row["dimension"] != "view"]
+    images = facts["test"]["images"]
+    facts["points"]["without"] = {"Mass": "too few", "Edema": "none reaches it"}
+    found = unknown(facts)
+    assert f"Test images (of {images:,}) whose group is unknown: view ({images})." in found
+    assert "No operating point: Mass (too few), Edema (none reaches it)." in found
+    assert "The split was not audited: its data set is gone." in found
+    facts["points"] |= {"without": {"Mass": "few", "Edema": "few"}, "calibration": None}
+    facts["data"] = "nih"
+    found = unknown({**facts, "audit": {"notes": ["16 impossible ages became NaN"]}})
+    assert "No operating point (few): Mass, Edema." in found
+    assert "16 impossible ages became NaN" in found
+    assert any("how many are wrong is not known" in sentence for sentence in found)
+    assert not any("Calibrated" in sentence for sentence in found)

@@ -1,0 +1,223 @@
+"""``xray explain``: where a checkpoint looks, and whether its maps and scores can be believed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.callbacks.heatmaps import write_maps
+from xray_lightning.checkpoint import load_checkpoint, require_labels
+from xray_lightning.cli.build import progress, trainer_from
+from xray_lightning.cli.evaluate import Opened, opened
+from xray_lightning.cli.explain_settings import Settings, own_settings
+from xray_lightning.cli.explain_tables import explain_lines
+from xray_lightning.cli.tables import show
+from xray_lightning.cli.watching import watching
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation import predict_part, summarise, write_json
+from xray_lightning.localisation.figures import Reference, localisation, reference_of
+from xray_lightning.localisation.located import Located
+from xray_lightning.localisation.part import boxed_places, located_part
+from xray_lightning.models.network import XrayNet
+from xray_lightning.overlays import overlays
+from xray_lightning.predictions import Predictions
+from xray_lightning.report.gallery import gallery_figure, hits_and_misses
+from xray_lightning.report.published import published_boxes
+from xray_lightning.report.saliency import saliency_figure
+from xray_lightning.saliency.part import finding_to_test, part_saliency
+from xray_lightning.shortcuts.part import part_shortcuts
+from xray_lightning.task import XrayTask
+
+Facts = dict[str, Any]
+
+
+def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
+    """Localisation, saliency tests, shortcut tests and a gallery; see ``xray explain --help``.
+
+    Raises:
+        XrayError: a setting that cannot work, or see :func:`~.evaluate.opened`.
+    """
+    settings, values = own_settings(overrides)
+    found = opened(checkpoint, values)
+    data, net = found.data, found.checkpoint.build_net()
+    data.split = found.splits["test"]
+    if settings.label and settings.label not in data.labels:
+        raise ConfigError(f"label must be one of {', '.join(data.labels)}, got {settings.label!r}")
+    others = [trained_like(path, data, found) for path in settings.seeds]
+    shuffled = [trained_like(path, data, found) for path in settings.permuted]
+    folder = folder_of(found, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    found.config.run_dir = str(folder)
+    predictions = scored(found, net)
+    facts = header(found, settings, predictions)
+    located = boxed(net, data, settings)
+    facts |= place_facts(located, data, settings)
+    facts["gallery"] = gallery(net, data, settings, located, predictions, folder)
+    facts["saliency"] = tested(net, data, settings, predictions.get("val"), others, shuffled)
+    if run := {name: each for name, each in facts["saliency"].items() if "deletion" in each}:
+        saliency_figure(run).savefig(folder / "saliency.png")
+    facts["shortcuts"] = {}
+    if settings.shortcuts:
+        show("shortcut tests: covering corners, border and letters; probes")
+        facts["shortcuts"] = part_shortcuts(
+            net, data, settings.subset, draws=settings.draws, seed=settings.seed
+        ) | {key: facts[key] for key in ("data", "fingerprint")}
+    write_json(facts, folder / "explain.json")
+    if as_json:
+        print(json.dumps(facts, indent=2, allow_nan=False))
+        return
+    show(*explain_lines(facts), f"written to {folder}")
+
+
+def trained_like(path: Path, data: XrayDataModule, found: Opened) -> XrayNet:
+    """Another network of the same architecture, to compare maps with.
+
+    Raises:
+        CheckpointError: no checkpoint, or one of other labels.
+        ConfigError: another architecture or preprocessing.
+    """
+    other, own = load_checkpoint(path).bundle, found.checkpoint.bundle
+    require_labels(other, data.labels, str(path))
+    if (other.net, other.preprocessing) != (own.net, own.preprocessing):
+        raise ConfigError(
+            f"{path} has another network or preprocessing than {found.checkpoint.path}: their maps "
+            "cannot be compared; train it with the same settings but the seed"
+        )
+    return load_checkpoint(path).build_net()
+
+
+def folder_of(found: Opened, settings: Settings) -> Path:
+    """RUN/explain for the run's own test images, a folder with a fingerprint for others."""
+    own = found.own_images and settings.subset == "test"
+    part = found.data.split.part_fingerprints[settings.subset]
+    return found.folder("explain", "" if own else f"_{part}")
+
+
+def scored(found: Opened, net: XrayNet) -> dict[str, Predictions]:
+    """Scores of validation and test."""
+    task, trainer = XrayTask(net), trainer_from(found.config, progress(), fit=False)
+    return {part: predict_part(trainer, task, found.data, part) for part in ("val", "test")
+            if len(found.data.split.parts[part])}  # fmt: skip
+
+
+def header(found: Opened, settings: Settings, predictions: Mapping[str, Predictions]) -> Facts:
+    """What was looked at."""
+    data, shown = found.data, predictions[settings.subset]
+    return {
+        "checkpoint": str(found.checkpoint.path),
+        "data": data.source.title,
+        "split": {"name": data.split.name, "fingerprint": data.split.fingerprint},
+        "subset": settings.subset,
+        "fingerprint": data.split.part_fingerprints[settings.subset],
+        "images": len(shown.image_ids),
+        "patients": len(set(shown.patient_ids)),
+        "auroc": summarise(shown, "")["auroc"],
+        "methods": list(settings.methods),
+    }
+
+
+def boxed(net: XrayNet, data: XrayDataModule, settings: Settings) -> dict[str, dict[str, Located]]:
+    """Maps of the images with boxes, of the part in question and of validation."""
+    parts = dict.fromkeys(("val", settings.subset)) if settings.methods else {}
+    found = {}
+    for part in parts:
+        if len(data.split.parts[part]):
+            with watching(f"maps of {part} images with boxes") as report:
+                found[part] = located_part(net, data, part, settings.methods, report)
+    return found
+
+
+def place_facts(
+    located: Mapping[str, Mapping[str, Located]], data: XrayDataModule, settings: Settings
+) -> Facts:
+    """Localisation against boxes, and what was published for the same boxes."""
+    shown = located.get(settings.subset)
+    if not shown:
+        why = "no method was asked for" if not settings.methods else "no image has a box"
+        return {"localisation": None, "localisation_missing": why, "published": []}
+    facts = localisation(
+        shown,
+        size=data.image_size,
+        reference=reference(located, data, settings),
+        draws=settings.draws,
+        seed=settings.seed,
+    )
+    rows = [asdict(row) for row in published_boxes(data.source.name)]
+    return {"localisation": facts, "localisation_missing": "", "published": rows}
+
+
+def reference(
+    located: Mapping[str, Mapping[str, Located]], data: XrayDataModule, settings: Settings
+) -> Reference | None:
+    """Thresholds tuned on validation, if it has boxes and shares no patient with the part."""
+    if settings.subset == "val" or not located.get("val") or data.split.leaked_patients:
+        return None
+    return reference_of(located["val"], size=data.image_size, seed=settings.seed)
+
+
+def gallery(
+    net: XrayNet,
+    data: XrayDataModule,
+    settings: Settings,
+    located: Mapping[str, Mapping[str, Located]],
+    predictions: Mapping[str, Predictions],
+    folder: Path,
+) -> dict[str, str]:
+    """A figure of hits and misses of each finding with boxes, raw maps beside it; file names."""
+    files = {}
+    scores, part = predictions[settings.subset].scores, settings.subset
+    boxed_rows = boxed_places(data, part)
+    for label, found in located.get(part, {}).items():
+        method, rows = settings.methods[0], [row for row, name in boxed_rows if name == label]
+        places, marks = hits_and_misses(rows, label, found, method, data.image_size)
+        shown = overlays(net, data, part, places, scores, method=method)
+        name = f"gallery_{label.replace(' ', '_').replace('/', '_')}"
+        title = f"{label}, {part} part of {data.source.title}: {method}"
+        gallery_figure(shown, title, columns=4, marks=marks).savefig(folder / f"{name}.png")
+        write_maps(shown, folder / f"{name}.npz")
+        files[label] = f"{name}.png"
+    return files
+
+
+def tested(
+    net: XrayNet,
+    data: XrayDataModule,
+    settings: Settings,
+    validation: Predictions | None,
+    others: Sequence[XrayNet],
+    shuffled: Sequence[XrayNet],
+) -> Facts:
+    """The saliency tests of each method."""
+    label = settings.label or finding_to_test(data, settings.subset, auroc_of(validation, data))
+    if label is None or not settings.saliency:
+        return {}
+    facts = {}
+    for method in settings.saliency:
+        with watching(f"saliency tests of {method}, {label}") as report:
+            facts[method] = part_saliency(
+                net,
+                data,
+                settings.subset,
+                label,
+                method,
+                images=settings.positives,
+                others=others,
+                permuted=shuffled[0] if shuffled else None,
+                draws=settings.draws,
+                seed=settings.seed,
+                progress=report,
+            ) | {"finding": label}
+    return facts
+
+
+def auroc_of(predictions: Predictions | None, data: XrayDataModule) -> npt.NDArray[np.float64]:
+    """AUROC on validation, (L,), NaN where undefined."""
+    if predictions is None:
+        return np.full(len(data.labels), np.nan)
+    labels = summarise(predictions, "")["auroc"]["labels"]
+    return np.array([np.nan if labels[name] is None else labels[name] for name in data.labels])

@@ -1,0 +1,92 @@
+"""What ``xray explain`` is asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xray_lightning.cli.overrides import integer, taken_out
+from xray_lightning.errors import ConfigError
+from xray_lightning.explain import METHODS
+
+OWN = {
+    "subset": "test",
+    "methods": "cam,gradcam,gradcam++,layercam,gradient",  # scored against boxes; none: left out
+    "saliency": "cam,gradient",  # put to the saliency tests; none: left out
+    "label": "",  # the finding of the saliency tests; the one the network knows best unless named
+    "positives": "48",  # images of the saliency tests, at most
+    "seeds": "",  # checkpoints trained from other seeds
+    "permuted": "",  # a checkpoint trained with permute_labels=true
+    "shortcuts": "true",
+    "draws": "1000",
+    "bootstrap_seed": "0",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of this verb, see ``OWN``."""
+
+    subset: str
+    methods: tuple[str, ...]
+    saliency: tuple[str, ...]
+    label: str
+    positives: int
+    seeds: tuple[Path, ...]
+    permuted: tuple[Path, ...]
+    shortcuts: bool
+    draws: int
+    seed: int
+
+
+def own_settings(overrides: Sequence[str]) -> tuple[Settings, list[str]]:
+    """The settings of this verb, and what is left for the configuration.
+
+    Raises:
+        ConfigError: a value that cannot work.
+    """
+    values, rest = taken_out(overrides, OWN)
+    if values["subset"] not in ("val", "test"):
+        raise ConfigError(f"subset must be val or test, got {values['subset']!r}")
+    if values["shortcuts"] not in ("true", "false"):
+        raise ConfigError(f"shortcuts must be true or false, got {values['shortcuts']!r}")
+    settings = Settings(
+        subset=values["subset"],
+        methods=methods_of("methods", values["methods"]),
+        saliency=methods_of("saliency", values["saliency"]),
+        label=values["label"],
+        positives=integer("positives", values["positives"], 2),
+        seeds=tuple(map(Path, listed(values["seeds"]))),
+        permuted=tuple(map(Path, listed(values["permuted"])[:1])),
+        shortcuts=values["shortcuts"] == "true",
+        draws=integer("draws", values["draws"], 1),
+        seed=integer("bootstrap_seed", values["bootstrap_seed"], 0),
+    )
+    return settings, rest
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The items of a list, ``a,b`` or ``[a,b]``, each once.
+
+    >>> listed("[cam, gradcam]")
+    ('cam', 'gradcam')
+    """
+    items = (item.strip() for item in text.strip("[]").split(","))
+    return tuple(dict.fromkeys(item for item in items if item))
+
+
+def methods_of(name: str, text: str) -> tuple[str, ...]:
+    """Names of map methods; "none" and "all" are lists too.
+
+    Raises:
+        ConfigError: an unknown one.
+    """
+    if text in ("none", "all"):
+        return METHODS if text == "all" else ()
+    found = listed(text)
+    unknown = [method for method in found if method not in METHODS]
+    if unknown or not found:
+        raise ConfigError(
+            f"{name} must be none, all, or of {', '.join(METHODS)}, got "
+            f"{', '.join(unknown) or 'nothing'}"
+        )
+    return found

@@ -1,0 +1,116 @@
+"""``prior=``: the prevalence that calibrated scores are to hold for."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.metrics.calibration import estimate_prior
+from xray_lightning.metrics.points import Fitted
+from xray_lightning.predictions import Predictions
+
+Prior = str | float | dict[str, float]
+Pairs = dict[str, tuple[float, float]]  # label to the prevalence before and the wanted one
+
+VALIDATION, ESTIMATE = "validation", "estimate"
+
+
+def read_prior(text: str) -> Prior:
+    """The value of ``prior=``, written as for Hydra.
+
+    Raises:
+        ConfigError: it cannot be read, or works in no case.
+
+    >>> read_prior("{Mass: 0.05}")
+    {'Mass': 0.05}
+    """
+    try:
+        (change,) = OverridesParser.create().parse_overrides([f"prior={text}"])
+    except HydraException as error:
+        raise _refusal(text) from error
+    return require_prior(change.value())
+
+
+def require_prior(value: Any) -> Prior:
+    """A prior as plain values, before anything is computed.
+
+    Raises:
+        ConfigError: it is neither a word, a prevalence, nor a prevalence for each of some labels.
+    """
+    prior: Any = OmegaConf.to_container(value) if isinstance(value, DictConfig) else value
+    if prior in (VALIDATION, ESTIMATE):
+        return str(prior)
+    shares = list(prior.values()) if isinstance(prior, dict) else [prior]
+    if not shares or not all(isinstance(each, float) and 0 < each < 1 for each in shares):
+        raise _refusal(prior)
+    return {str(k): v for k, v in prior.items()} if isinstance(prior, dict) else float(prior)
+
+
+def _refusal(value: object) -> ConfigError:
+    return ConfigError(
+        "prior must be validation, estimate, a prevalence between 0 and 1 for all labels, or one "
+        f"for each of some ({{Mass: 0.05}}), got {value!r}"
+    )
+
+
+def wanted_priors(
+    prior: Prior, names: Sequence[str], labels: Mapping[str, Fitted]
+) -> dict[str, str | float]:
+    """What is wanted for each label whose calibration is to be corrected.
+
+    Args:
+        prior: "validation": none; "estimate": as the scores alone tell it (Saerens 2002); a number:
+            that, for every calibrated label; or one for each of some labels.
+        names: the labels of the data.
+        labels: what validation says of each label.
+
+    Raises:
+        ConfigError: a label is unknown or has no calibration, or none has one.
+    """
+    if prior == VALIDATION:
+        return {}
+    able = [name for name in names if name in labels and labels[name].calibration]
+    wanted = prior if isinstance(prior, dict) else dict.fromkeys(able, prior)
+    for label in wanted:
+        if label not in names:
+            raise ConfigError(
+                f"prior={prior}: {label!r} is no label here; there are {', '.join(names)}"
+            )
+    if absent := [label for label in wanted if label not in able] or ([] if able else ["all"]):
+        notes = {labels[label].note for label in absent if label in labels} - {""}
+        why = f" ({'; '.join(sorted(notes))})" if notes else ""
+        raise ConfigError(
+            f"prior={prior} corrects calibrated scores, and no calibration is there for "
+            f"{', '.join(absent)}{why}: xray score fits one with points=val, and best.ckpt of a "
+            "finished run holds one unless calibration=null"
+        )
+    return dict(wanted)
+
+
+def prior_pairs(prior: Prior, predictions: Predictions, labels: Mapping[str, Fitted]) -> Pairs:
+    """Prevalence of each label on validation, and the one to correct its calibration to.
+
+    Raises:
+        ConfigError: see :func:`wanted_priors`.
+    """
+    wanted = wanted_priors(prior, predictions.labels, labels)
+    return {
+        label: (labels[label].prevalence, _target(value, predictions, label, labels[label]))
+        for label, value in wanted.items()
+    }
+
+
+def _target(value: str | float, predictions: Predictions, label: str, fitted: Fitted) -> float:
+    if not isinstance(value, str) or fitted.calibration is None:
+        return float(value)
+    scores = predictions.scores[:, predictions.labels.index(label)]
+    return estimate_prior(fitted.calibration(scores), fitted.prevalence)
+
+
+def priors_line(pairs: Mapping[str, tuple[float, float]]) -> str:
+    """What calibrated scores were corrected from and to."""
+    shown = ", ".join(f"{label} {a:.3f} to {b:.3f}" for label, (a, b) in pairs.items())
+    return f"calibrated scores are corrected to another prevalence: {shown}"

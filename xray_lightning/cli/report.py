@@ -1,0 +1,111 @@
+"""``xray report``: the page of a run, from its files and, if it is at hand, its data set."""
+
+import json
+import logging
+from collections.abc import Mapping
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from omegaconf import DictConfig, OmegaConf
+
+from xray_lightning.audit.facts import audit_facts, gist
+from xray_lightning.cli.audit import exposures_of
+from xray_lightning.cli.failures import user_message
+from xray_lightning.cli.overrides import make
+from xray_lightning.cli.tables import show
+from xray_lightning.data.partition import Split
+from xray_lightning.data.source import Source, readable_records
+from xray_lightning.errors import ConfigError
+from xray_lightning.report.run_files import RunFiles, read_run
+from xray_lightning.report.run_page import write_report
+
+LOG = logging.getLogger(__name__)
+DRAWS = 100  # of the audit, which xray audit does with more
+Facts = Mapping[str, Any]
+
+
+def report(folder: Path, as_json: bool) -> None:
+    """Write report.html and report.json of a finished run; see ``xray report --help``.
+
+    Raises:
+        ConfigError: the folder holds no finished run, or a damaged one.
+    """
+    run = read_run(folder)
+    facts = write_report(run, *rebuilt_audit(run))
+    if as_json:
+        print(json.dumps(facts, indent=2, allow_nan=False))
+        return
+    show(*facts["verdict"], *(f"warning: {text}" for text in facts["warnings"]))
+    if facts["audit_missing"]:
+        show(f"note: the split was not audited: {facts['audit_missing']}")
+    show(f"written: {folder / 'report.html'} and report.json")
+
+
+def closing_report(
+    config: DictConfig, source: Source, split: Split, metrics: Facts, folder: Path
+) -> None:
+    """The report at the end of training; whatever fails here, the run is kept.
+
+    Args:
+        config: the run's settings.
+        source: its data.
+        split: of its data.
+        metrics: what metrics.json will say.
+        folder: of the run.
+    """
+    try:
+        run = read_run(folder, metrics)
+        write_report(run, audited(config, source, split, run))
+    except Exception:
+        LOG.exception("no report.html; once this is mended: xray report %s", folder)
+
+
+def rebuilt_audit(run: RunFiles) -> tuple[dict[str, Any] | None, str]:
+    """The audit of the run's split, made again from its settings; None, and why there is none.
+
+    Raises:
+        ConfigError: config.yaml is damaged.
+    """
+    try:
+        config = OmegaConf.create(run.config)
+        if not isinstance(config, DictConfig) or not {"data", "split"} <= set(config):
+            raise ConfigError(f"{run.folder / 'config.yaml'} is damaged: it has no data and split")
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{run.folder / 'config.yaml'} is damaged: {error}") from error
+    try:
+        source: Source = make(config.data)
+        split: Split = make(config.split)(_used(source).records, source.official)
+    except Exception as error:  # re-raised unless the user can mend it
+        message = user_message(error)
+        if message is None:
+            raise
+        return None, f"its data set is not at hand ({message})"
+    before = run.environment["split"]["fingerprint"]
+    if split.fingerprint != before:
+        return None, (
+            f"the data set changed: its split was [{before}], the settings now give "
+            f"[{split.fingerprint}]"
+        )
+    return audited(config, source, split, run), ""
+
+
+def audited(config: DictConfig, source: Source, split: Split, run: RunFiles) -> dict[str, Any]:
+    """The quick audit of a run's split, with its predictions."""
+    facts = audit_facts(
+        _used(source),
+        split,
+        exposures=exposures_of(config),
+        predictions=(run.predictions["val"], run.predictions["test"]),
+        draws=DRAWS,
+    )
+    return {**facts, "gist": gist(facts)}
+
+
+def _used(source: Source) -> Source:
+    """The source with the records a run can use, of which its split is one."""
+    used = source if not (source.missing and source.allow_missing) else copy(source)
+    if used is not source:
+        used.records = readable_records(source)
+    return used

@@ -1,0 +1,139 @@
+"""Images with boxes of a finding and maps of it, and maps that need no network."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.data.geometry import Rectangle
+from xray_lightning.errors import ConfigError
+from xray_lightning.metrics.clusters import patient_codes
+from xray_lightning.metrics.pointing import Heat, Region, region_of, shrunk
+
+CONTROLS = ("random", "centre", "mean box", "ceiling")
+SIGMA = 0.25  # of the centre Gaussian, as a share of the image's side
+
+Boxes = Sequence[Sequence[Rectangle]]  # of each image: x, y, width, height on the square
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """The N images that have boxes of one finding.
+
+    Args:
+        maps: of each method, (N, h, w) float32; methods may differ in h and w.
+        boxes: of the finding in each image, in pixels of the square the network sees
+            (:func:`~xray_lightning.data.geometry.box_to_square`).
+        patients: N ids.
+        masks: exact places, (N, S, S) bool; then pointing game, energy and average precision are of
+            the mask, all figures of boxes still of the boxes.
+
+    Raises:
+        ConfigError: the numbers of images differ, an image has no box or an empty mask, a map holds
+            NaN or is no (N, h, w) array, or a method has the name of a control.
+    """
+
+    maps: Mapping[str, Heat]
+    boxes: Boxes
+    patients: Sequence[str]
+    masks: Region | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        sizes = {name: len(maps) for name, maps in self.maps.items()}
+        sizes["patients"] = len(self.patients)
+        sizes["masks"] = count if self.masks is None else len(self.masks)
+        if wrong := {name: size for name, size in sizes.items() if size != count}:
+            raise ConfigError(f"{count} images with boxes need {count} of everything, got {wrong}")
+        if empty := [row for row, boxes in enumerate(self.boxes) if not boxes]:
+            raise ConfigError(f"images without a box cannot be scored: leave out rows {empty[:5]}")
+        if self.masks is not None and not self.masks.any(axis=(1, 2)).all():
+            raise ConfigError("a mask is empty; leave its image out")
+        for name, maps in self.maps.items():
+            _require_map(name, maps)
+
+    def regions(self, size: int) -> Region:
+        """The place of the finding in each image, (N, S, S).
+
+        Raises:
+            ConfigError: masks of another size, or a box outside the square.
+        """
+        if self.masks is None:
+            return np.stack([region_of(boxes, size) for boxes in self.boxes])
+        if self.masks.shape[1:] != (size, size):
+            raise ConfigError(f"masks must be {size} px square, got {self.masks.shape[1:]}")
+        return self.masks
+
+
+def _require_map(name: str, maps: Heat) -> None:
+    if name.startswith(CONTROLS):
+        raise ConfigError(f"{name!r} is the name of a control; name the method otherwise")
+    if maps.ndim != 3 or maps.dtype != np.float32 or not np.isfinite(maps).all():
+        raise ConfigError(
+            f"maps of {name!r} must be finite float32 of shape (N, h, w), got {maps.dtype} "
+            f"{maps.shape} with {int((~np.isfinite(maps)).sum())} values that are not"
+        )
+
+
+def control_maps(
+    located: Located, size: int, seed: Sequence[int], sigma: float, others: Boxes | None
+) -> dict[str, Heat]:
+    """What needs no network, at the resolution of the first method's maps, (N, h, w) each.
+
+    - "random": every cell drawn from [0, 1). Enlarging favours cells at the border, which have
+      fewer neighbours to be levelled by, so it points inside a little less often than by area.
+    - "centre": a Gaussian on the middle of the image.
+    - "mean box": for each cell the share of other images whose boxes cover it.
+    - "ceiling": the place itself, brought to h x w and scored like a map: what a map of that
+      resolution gets that knows the place. No bound on the energy inside or IoBB: a map that shows
+      only the middle of a place can get more. Where another method has another resolution, there
+      is "ceiling 28x28" too.
+
+    Args:
+        located: the images.
+        size: side of the square.
+        seed: of the random map.
+        sigma: of the Gaussian, as a share of the side.
+        others: boxes of images of other patients for the mean box; None: those of the other
+            patients in ``located``; with one patient there is no mean box.
+    """
+    shapes = list(dict.fromkeys(maps.shape[1:] for maps in located.maps.values()))
+    (height, width), count = shapes[0], len(located.boxes)
+    regions = located.regions(size)
+    drawn = np.random.default_rng(seed).random((count, height, width), dtype=np.float32)
+    middle = np.broadcast_to(centre_gaussian(height, width, sigma), drawn.shape)
+    found = {"random": drawn, "centre": middle}
+    boxes = located.boxes if others is None else others
+    cells = np.stack([shrunk(region_of(each, size), (height, width)) for each in boxes])
+    if others is not None:
+        found["mean box"] = np.broadcast_to(cells.mean(axis=0), drawn.shape)
+    elif len(set(located.patients)) > 1:
+        found["mean box"] = mean_of_others(cells, located.patients)
+    for shape in shapes:
+        name = "ceiling" if shape == shapes[0] else f"ceiling {shape[0]}x{shape[1]}"
+        found[name] = np.stack([shrunk(region, shape) for region in regions])
+    return found
+
+
+def centre_gaussian(height: int, width: int, sigma: float) -> Heat:
+    """A Gaussian on the middle of a map whose sides have the length 1, (h, w).
+
+    Raises:
+        ConfigError: ``sigma`` is not positive.
+    """
+    if not sigma > 0:
+        raise ConfigError(f"sigma must be a positive share of the image's side, got {sigma}")
+    across, down = ((np.arange(side) + 0.5) / side - 0.5 for side in (width, height))
+    squares = across[None] ** 2 + down[:, None] ** 2
+    return np.exp(-squares / (2 * sigma**2)).astype(np.float32)
+
+
+def mean_of_others(maps: Heat, patients: npt.ArrayLike) -> Heat:
+    """Mean of the maps of all other patients, (N, h, w)."""
+    codes = patient_codes(patients)
+    sums = np.zeros((codes.max() + 1, *maps.shape[1:]))
+    np.add.at(sums, codes, maps)
+    rest = len(codes) - np.bincount(codes)
+    means = (sums.sum(axis=0) - sums) / rest[:, None, None]
+    return np.asarray(means[codes].clip(0), dtype=np.float32)
