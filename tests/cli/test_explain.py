@@ -1,6 +1,7 @@
 """``xray explain`` on a toy run: files, figures that agree with the maps, and refusals."""
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -48,7 +49,7 @@ def done(checkpoint: Path, folder: Path) -> Result:
     other = trained(folder / "other", "seed=1")
     permuted = trained(folder / "permuted", "permute_labels=true")
     result = explain(
-        checkpoint, *QUICK, "methods=gradcam,gradient", "saliency=gradcam", "label=Infiltration",
+        checkpoint, *QUICK, "methods=gradcam,gradient", "saliency=cam", "label=Infiltration",
         f"seeds={other}", f"permuted={permuted}",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -70,17 +71,42 @@ def test_everything_is_written_and_shown(done: Result, checkpoint: Path) -> None
     for each in found["labels"].values():
         wanted = {"gradcam", "gradient", "random", "centre", "ceiling", "ceiling 64x64"}
         assert set(each["methods"]) - {"mean box"} == wanted
-    verdicts = {test["verdict"] for test in facts["saliency"]["gradcam"].values()
+    verdicts = {test["verdict"] for test in facts["saliency"]["cam"].values()
                 if isinstance(test, dict)}  # fmt: skip
     assert verdicts <= {"passes", "fails", "undecided", "not run"}
     for test in ("seeds", "permutation", "deletion", "insertion", "randomisation"):
-        assert facts["saliency"]["gradcam"][test]["verdict"] in done.stdout
-        assert "reason" not in facts["saliency"]["gradcam"][test]
+        assert facts["saliency"]["cam"][test]["verdict"] in done.stdout
+        assert "given" not in facts["saliency"]["cam"][test].get("reason", "")
     assert set(facts["shortcuts"]["labels"]) == set(found["labels"]) | set(facts["auroc"]["labels"])
     assert "AUROC of a linear probe of the features" in done.stdout
     assert (place / "saliency.png").is_file()
     assert "published" in facts
     assert facts["published"] == []  # of NIH's boxes alone
+
+
+def test_the_report_of_the_run_shows_it(done: Result, checkpoint: Path) -> None:
+    run = checkpoint.parents[1]
+    before = (run / "report.html").read_text()
+    assert "Where does it look?" not in before
+    assert CliRunner().invoke(APP, ["report", str(run)]).exit_code == 0
+    facts = json.loads((run / "explain" / "explain.json").read_text())
+    assert json.loads((run / "report.json").read_text())["explain"] == facts
+    text = (run / "report.html").read_text()
+    section = text[text.index('<section id="explain">') : text.index('<section id="training">')]
+    assert section.count("data:image/webp") == len(facts["gallery"]) + 1  # and the tests' curves
+    for label, each in facts["localisation"]["labels"].items():
+        value = each["methods"]["gradcam"]["pointing_game"]["value"]
+        assert f"<td>{each['boxes']}</td><td>{value:.3f}</td>" in section
+        assert f"<td>{facts['shortcuts']['labels'][label]['verdict']}</td></tr>" in section
+    assert f"<td>{facts['saliency']['cam']['deletion']['verdict']}</td>" in section
+    assert not re.search(r"(src|href)=.http", text)
+    (run / "explain" / "explain.json").write_text(json.dumps(facts | {"fingerprint": "0"}))
+    result = CliRunner().invoke(APP, ["report", str(run)])
+    assert (result.exit_code, "is of other images [0] than the run's" in result.output) == (2, True)
+    (run / "explain" / "explain.json").write_text("{}")
+    result = CliRunner().invoke(APP, ["report", str(run)])
+    assert (result.exit_code, "makes it again" in result.output) == (2, True)
+    assert "lacks checkpoint, fingerprint" in result.output
 
 
 def test_a_part_and_settings_of_ones_own(checkpoint: Path, tmp_path: Path) -> None:

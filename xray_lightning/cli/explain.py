@@ -20,6 +20,7 @@ from xray_lightning.cli.watching import watching
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation import predict_part, summarise, write_json
+from xray_lightning.inference import find_device
 from xray_lightning.localisation.figures import Reference, localisation, reference_of
 from xray_lightning.localisation.located import Located
 from xray_lightning.localisation.part import boxed_places, located_part
@@ -44,16 +45,41 @@ def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
     """
     settings, values = own_settings(overrides)
     found = opened(checkpoint, values)
-    data, net = found.data, found.checkpoint.build_net()
-    data.split = found.splits["test"]
+    data = found.data
     if settings.label and settings.label not in data.labels:
         raise ConfigError(f"label must be one of {', '.join(data.labels)}, got {settings.label!r}")
     others = [trained_like(path, data, found) for path in settings.seeds]
     shuffled = [trained_like(path, data, found) for path in settings.permuted]
+    data.split = found.splits["test"]
     folder = folder_of(found, settings)
-    folder.mkdir(parents=True, exist_ok=True)
+    every, lines = {}, []
+    for name, split in found.splits.items():
+        data.split = split
+        place = folder if name == "test" else folder / name
+        place.mkdir(parents=True, exist_ok=True)
+        facts = looked_into(found, settings, others, shuffled, place)
+        write_json(facts, place / "explain.json")
+        every[name] = facts
+        lines += [*explain_lines(facts), f"written to {place}"]
+    if as_json:
+        text = every["test"] if len(every) == 1 else every
+        print(json.dumps(text, indent=2, allow_nan=False))
+        return
+    show(*lines)
+
+
+def looked_into(
+    found: Opened,
+    settings: Settings,
+    others: Sequence[XrayNet],
+    shuffled: Sequence[XrayNet],
+    folder: Path,
+) -> Facts:
+    """Everything about one set of images, pictures into the folder; what explain.json holds."""
+    data, net = found.data, found.checkpoint.build_net()
     found.config.run_dir = str(folder)
     predictions = scored(found, net)
+    net.to(find_device("auto"))
     facts = header(found, settings, predictions)
     located = boxed(net, data, settings)
     facts |= place_facts(located, data, settings)
@@ -67,11 +93,7 @@ def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
         facts["shortcuts"] = part_shortcuts(
             net, data, settings.subset, draws=settings.draws, seed=settings.seed
         ) | {key: facts[key] for key in ("data", "fingerprint")}
-    write_json(facts, folder / "explain.json")
-    if as_json:
-        print(json.dumps(facts, indent=2, allow_nan=False))
-        return
-    show(*explain_lines(facts), f"written to {folder}")
+    return facts
 
 
 def trained_like(path: Path, data: XrayDataModule, found: Opened) -> XrayNet:
@@ -155,9 +177,14 @@ def reference(
     located: Mapping[str, Mapping[str, Located]], data: XrayDataModule, settings: Settings
 ) -> Reference | None:
     """Thresholds tuned on validation, if it has boxes and shares no patient with the part."""
-    if settings.subset == "val" or not located.get("val") or data.split.leaked_patients:
+    tuned_on, shown = located.get("val", {}), located[settings.subset]
+    patients = [
+        {patient for each in part.values() for patient in each.patients}
+        for part in (tuned_on, shown)
+    ]
+    if not tuned_on or patients[0] & patients[1]:
         return None
-    return reference_of(located["val"], size=data.image_size, seed=settings.seed)
+    return reference_of(tuned_on, size=data.image_size, seed=settings.seed)
 
 
 def gallery(
