@@ -1,26 +1,22 @@
 """``xray explain`` on a toy run: files, figures that agree with the maps, and refusals."""
 
 import json
+import re
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
 from xray_lightning.cli.app import APP
 from xray_lightning.cli.compose import fit
-from xray_lightning.cli.explain import scored
 from xray_lightning.cli.explain_settings import own_settings
 from xray_lightning.cli.overrides import composed
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain import METHODS
-from xray_lightning.models.network import XrayNet
 
 TOY = ["data.patients=120", "image_size=64", "batch_size=16", "epochs=1", "model=resnet50"]
 TOY += ["model.backbone=resnet10t", "trainer=cpu", "threads=1", "logger=none", "callbacks=none"]
@@ -81,12 +77,37 @@ def test_everything_is_written_and_shown(done: Result, checkpoint: Path) -> None
     assert verdicts <= {"passes", "fails", "undecided", "not run"}
     for test in ("seeds", "permutation", "deletion", "insertion", "randomisation"):
         assert facts["saliency"]["cam"][test]["verdict"] in done.stdout
-        assert "reason" not in facts["saliency"]["cam"][test]
+        assert "given" not in facts["saliency"]["cam"][test].get("reason", "")
     assert set(facts["shortcuts"]["labels"]) == set(found["labels"]) | set(facts["auroc"]["labels"])
     assert "AUROC of a linear probe of the features" in done.stdout
     assert (place / "saliency.png").is_file()
     assert "published" in facts
     assert facts["published"] == []  # of NIH's boxes alone
+
+
+def test_the_report_of_the_run_shows_it(done: Result, checkpoint: Path) -> None:
+    run = checkpoint.parents[1]
+    before = (run / "report.html").read_text()
+    assert "Where does it look?" not in before
+    assert CliRunner().invoke(APP, ["report", str(run)]).exit_code == 0
+    facts = json.loads((run / "explain" / "explain.json").read_text())
+    assert json.loads((run / "report.json").read_text())["explain"] == facts
+    text = (run / "report.html").read_text()
+    section = text[text.index('<section id="explain">') : text.index('<section id="training">')]
+    assert section.count("data:image/webp") == len(facts["gallery"]) + 1  # and the tests' curves
+    for label, each in facts["localisation"]["labels"].items():
+        value = each["methods"]["gradcam"]["pointing_game"]["value"]
+        assert f"<td>{each['boxes']}</td><td>{value:.3f}</td>" in section
+        assert f"<td>{facts['shortcuts']['labels'][label]['verdict']}</td></tr>" in section
+    assert f"<td>{facts['saliency']['cam']['deletion']['verdict']}</td>" in section
+    assert not re.search(r"(src|href)=.http", text)
+    (run / "explain" / "explain.json").write_text(json.dumps(facts | {"fingerprint": "0"}))
+    result = CliRunner().invoke(APP, ["report", str(run)])
+    assert (result.exit_code, "is of other images [0] than the run's" in result.output) == (2, True)
+    (run / "explain" / "explain.json").write_text("{}")
+    result = CliRunner().invoke(APP, ["report", str(run)])
+    assert (result.exit_code, "makes it again" in result.output) == (2, True)
+    assert "lacks checkpoint, fingerprint" in result.output
 
 
 def test_a_part_and_settings_of_ones_own(checkpoint: Path, tmp_path: Path) -> None:
@@ -189,16 +210,3 @@ def test_the_report_of_a_run_is_about_its_best_checkpoint(checkpoint: Path) -> N
     place = checkpoint.parents[1] / f"explain_{fingerprint['fingerprint']}"
     assert (place / "explain.json").is_file(), result.output
     shutil.rmtree(place)
-
-
-def test_the_network_goes_where_the_trainer_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning moves it back to the CPU."""
-    device = torch.device("meta")
-    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device))
-    monkeypatch.setattr("xray_lightning.cli.explain.trainer_from", lambda *_, **__: trainer)
-    monkeypatch.setattr("xray_lightning.cli.explain.predict_part", lambda *_: "scores")
-    data = SimpleNamespace(split=SimpleNamespace(parts={"val": [0], "test": [1]}))
-    net = XrayNet(("a",), "test_resnet", image_size=32)
-    found: Any = SimpleNamespace(data=data, config=None)
-    assert scored(found, net) == {"val": "scores", "test": "scores"}
-    assert {each.device for each in net.parameters()} == {device}

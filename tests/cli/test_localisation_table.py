@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from xray_lightning.cli.explain_tables import energy_line, methods_table
 from xray_lightning.cli.localisation_table import localisation_table, published_lines
 from xray_lightning.cli.tables import show
 from xray_lightning.localisation.figures import localisation
@@ -48,6 +49,7 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["Hernia"][-1] == "-"
     assert rows["mean"][0] == "26"
     assert rows["mean"][2] == "too few"
+    assert rows["mean"][5] == "-", "of one label: nothing beside it is"
     assert "published pointing game of random map: 0.228" in text
 
 
@@ -55,3 +57,19 @@ def test_no_published_column_beside_other_data(capsys: pytest.CaptureFixture[str
     facts = localisation({"Mass": located(12)}, size=32, draws=20)
     show(localisation_table(facts, "cam", "phantom", published_boxes("phantom")))
     assert "Wang" not in capsys.readouterr().out
+
+
+def test_means_over_fewer_labels_and_maps_are_said_to_be(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    dark = located(12)
+    dark.maps["cam"][:5] -= 2
+    facts = localisation({"Hernia": located(1), "Mass": dark}, size=32, draws=20)
+    show(methods_table(facts), *energy_line(facts, ["cam"]))
+    rows = rows_of(text := capsys.readouterr().out)
+    assert rows["mean box, 1 labels"][0].startswith(
+        f"{facts['labels']['Mass']['methods']['mean box']['pointing_game']['value']:.3f}"
+    )
+    assert {"cam", "random", "ceiling"} < set(rows)
+    assert "no energy, of 13: cam 5" in text
+    assert energy_line(facts, ["random"]) == []

@@ -40,7 +40,7 @@ def test_files_tables_and_json(run: Path, capsys: pytest.CaptureFixture[str]) ->
     assert list(facts["labels"]["Nodule"]["covered"])[-1] == "planted marker"
     other = run / "other"
     values = ["data.shortcut=null", "draws=10", f"hydra.run.dir={other}"]
-    shortcuts([checkpoint, checkpoint], values, as_json=False)
+    shortcuts([checkpoint, run / "checkpoints/last.ckpt"], values, as_json=False)
     text = capsys.readouterr().out
     assert "planted" not in text
     assert "random weights" in text
@@ -51,6 +51,11 @@ def test_files_tables_and_json(run: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_settings_are_an_evaluations(run: Path) -> None:
     with pytest.raises(ConfigError, match="seed=3: an evaluation can change only"):
         shortcuts([run / "checkpoints/best.ckpt"], ["seed=3"], as_json=False)
+
+
+def test_patients_it_learned_from_are_refused(run: Path) -> None:
+    with pytest.raises(ConfigError, match="overlap=exclude"):
+        shortcuts([run / "checkpoints/best.ckpt"], ["split.seed=1"], as_json=False)
 
 
 def test_sentences_say_why() -> None:

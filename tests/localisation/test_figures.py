@@ -117,6 +117,8 @@ def test_mean_over_labels(located: Make) -> None:
     scored = {"Mass": located(24), "Nodule": located(40, seed=1), "Hernia": located(2, seed=2)}
     facts = localisation(scored, size=SIZE, draws=20)
     assert facts["mean"]["labels"] == 3
+    other_way = localisation(dict(reversed(scored.items())), size=SIZE, draws=20)["mean"]["methods"]
+    assert list(other_way) == list(facts["mean"]["methods"]), "Hernia, first, has no mean box"
     for method, labels in (("sees", [*scored]), ("mean box", ["Mass", "Nodule"])):
         found = facts["mean"]["methods"][method]
         assert found["labels"] == len(labels)

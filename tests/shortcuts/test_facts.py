@@ -75,14 +75,20 @@ def test_maps_may_be_given(reader: Any, films: Any) -> None:
     assert "its maps are denser than in the body in: outside, border, corners" in found["reason"]
 
 
-def test_unknown_labels_are_undecided(reader: Any, films: Any) -> None:
+def test_labels_without_positives_are_undecided_and_unknown_ones_left_out(
+    reader: Any, films: Any
+) -> None:
     phantom, images, targets, patients = films
-    unknown = np.where([True, False], np.nan, targets)
-    found = facts_of(reader(honest=True), (phantom, images, unknown, patients))["labels"]
+    absent = np.where([True, False], 0, targets)
+    found = facts_of(reader(honest=True), (phantom, images, absent, patients))["labels"]
     assert found["Emphysema"]["verdict"] == "undecided"
     assert "too few positives or negatives" in found["Emphysema"]["reason"]
     assert found["Emphysema"]["maps"] == {}
     assert found["Nodule"]["verdict"] == NOT_CAUGHT
+    unknown = np.where([True, False], np.nan, targets)
+    facts = facts_of(reader(honest=True), (phantom, images, unknown, patients))
+    assert set(facts["labels"]) == {"Nodule"}
+    assert "Emphysema" not in facts["probes"]
 
 
 @pytest.mark.parametrize(

@@ -139,9 +139,7 @@ def duplicates(
         parts: positions in the records of "train", "val" and "test".
     """
     twins = find_twins(squares)
-    part = np.full(len(records), "", dtype="<U5")
-    for name, rows in parts.items():
-        part[rows] = name
+    part = _homes(len(records), parts)
     owners = patient_ids(records)
     first, second = twins.pairs.T
     crossing = (part[first] == "test") != (part[second] == "test")
@@ -169,6 +167,14 @@ def duplicates(
         test_images=len(np.unique(tested)),
         named=[named(at) for at in worst],
     )
+
+
+def _homes(count: int, parts: Mapping[str, Indices]) -> npt.NDArray[np.str_]:
+    """The part of each image, "" for none, (N,)."""
+    part = np.full(count, "", dtype="<U5")
+    for name, rows in parts.items():
+        part[rows] = name
+    return part
 
 
 def find_twins(squares: Squares) -> Twins:

@@ -43,7 +43,7 @@ def evaluate(
 
     images=all takes every image of the data for a test image. Images of patients the checkpoint
     learned from are refused until overlap=exclude leaves them out, or overlap=report scores them
-    apart.
+    apart. prior=estimate, 0.05 or '{Mass: 0.05}': the prevalence calibrated scores are to hold for.
     """
     from xray_lightning.cli.evaluate import evaluate as command
 

@@ -69,15 +69,21 @@ def audit(overrides: Sequence[str], as_json: bool) -> None:
     facts["command"] = " ".join(["xray audit", *overrides])
     facts["gist"] = gist(facts)
     folder = run_dir or Path("outputs") / f"audit_{source.name}_{split.fingerprint}"
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(facts, indent=2, allow_nan=False)
-    (folder / "audit.json").write_text(text + "\n", encoding="utf-8")
-    (folder / "audit.html").write_text(audit_page(facts), encoding="utf-8")
+    text = written(facts, folder)
     if as_json:
         print(text)
         return
     show(prevalence_table(facts), other_table(facts), baseline_table(facts))
     show(*facts["gist"], *(f"note: {note}" for note in facts["notes"]), f"written to {folder}")
+
+
+def written(facts: Facts, folder: Path) -> str:
+    """audit.json and audit.html; the text of the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(facts, indent=2, allow_nan=False)
+    (folder / "audit.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "audit.html").write_text(audit_page(facts), encoding="utf-8")
+    return text
 
 
 def lists_of(own: Mapping[str, str], source: Source) -> dict[str, frozenset[str]]:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from xray_lightning.cli.watching import watching
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation import predict_part, summarise, write_json
+from xray_lightning.inference import find_device
 from xray_lightning.localisation.figures import Reference, localisation, reference_of
 from xray_lightning.localisation.located import Located
 from xray_lightning.localisation.part import boxed_places, located_part
@@ -47,27 +48,48 @@ def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
     Raises:
         XrayError: a setting that cannot work, or see :func:`~.evaluate.opened`.
     """
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        facts, folder = explained(checkpoint, overrides)
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):  # notes are no JSON
+        every = explained(checkpoint, overrides)
     if as_json:
-        print(json.dumps(facts, indent=2, allow_nan=False))
+        facts = {name: each for name, (_, each) in every.items()}
+        print(json.dumps(facts if len(facts) > 1 else facts["test"], indent=2, allow_nan=False))
         return
-    show(*explain_lines(facts), f"written to {folder}")
+    for place, facts in every.values():
+        show(*explain_lines(facts), f"written to {place}")
 
 
-def explained(checkpoint: Path, overrides: Sequence[str]) -> tuple[Facts, Path]:
-    """All of it, in the order of what can be refused soonest; and the folder it was written to."""
+def explained(checkpoint: Path, overrides: Sequence[str]) -> dict[str, tuple[Path, Facts]]:
+    """Folder and facts of "test" and, with overlap=report, of "test_seen"; see :func:`explain`."""
     settings, values = own_settings(overrides)
     found = opened(checkpoint, values)
-    data, net = found.data, found.checkpoint.build_net()
-    data.split = found.splits["test"]
     require_part(found, settings)
     others = trained_like(settings.seeds, found, permuted=False)
     shuffled = trained_like(settings.permuted, found, permuted=True)
+    found.data.split = found.splits["test"]
     folder = folder_of(found, settings)
-    folder.mkdir(parents=True, exist_ok=True)
+    every = {}
+    for name, split in found.splits.items():
+        found.data.split = split
+        place = folder if name == "test" else folder / name
+        place.mkdir(parents=True, exist_ok=True)
+        facts = looked_into(found, settings, others, shuffled, place)
+        write_json(facts, place / "explain.json")
+        every[name] = place, facts
+    return every
+
+
+def looked_into(
+    found: Opened,
+    settings: Settings,
+    others: Sequence[XrayNet],
+    shuffled: Sequence[XrayNet],
+    folder: Path,
+) -> Facts:
+    """Everything about one set of images, pictures into the folder; what explain.json holds."""
+    data, net = found.data, found.checkpoint.build_net()
     found.config.run_dir = str(folder)
     predictions = scored(found, net)
+    net.to(find_device("auto"))
     facts = header(found, settings, predictions)
     located = boxed(net, data, settings)
     facts |= place_facts(located, data, settings)
@@ -81,8 +103,7 @@ def explained(checkpoint: Path, overrides: Sequence[str]) -> tuple[Facts, Path]:
         facts["shortcuts"] = part_shortcuts(
             net, data, settings.subset, draws=settings.draws, seed=settings.seed
         ) | {key: facts[key] for key in ("data", "fingerprint")}
-    write_json(facts, folder / "explain.json")
-    return facts, folder
+    return facts
 
 
 def require_part(found: Opened, settings: Settings) -> None:
@@ -149,12 +170,10 @@ def folder_of(found: Opened, settings: Settings) -> Path:
 
 
 def scored(found: Opened, net: XrayNet) -> dict[str, Predictions]:
-    """Scores of validation and test; the network stays on the trainer's device."""
+    """Scores of validation and test."""
     task, trainer = XrayTask(net), trainer_from(found.config, progress(), fit=False)
-    predictions = {part: predict_part(trainer, task, found.data, part) for part in ("val", "test")
-                   if len(found.data.split.parts[part])}  # fmt: skip
-    net.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
-    return predictions
+    return {part: predict_part(trainer, task, found.data, part) for part in ("val", "test")
+            if len(found.data.split.parts[part])}  # fmt: skip
 
 
 def header(found: Opened, settings: Settings, predictions: Mapping[str, Predictions]) -> Facts:
@@ -206,15 +225,15 @@ def place_facts(
 def reference(
     located: Mapping[str, Mapping[str, Located]], data: XrayDataModule, settings: Settings
 ) -> Reference | None:
-    """Thresholds tuned on validation, if it has boxes and shares no patient with the part.
-
-    The parts of split=image and of images=all do.
-    """
-    patients = [{record.patient_id for record in data.part_records(part)}
-                for part in ("val", settings.subset)]  # fmt: skip
-    if not located.get("val") or patients[0] & patients[1]:
+    """Thresholds tuned on validation, if it has boxes and shares no patient with the part."""
+    tuned_on, shown = located.get("val", {}), located[settings.subset]
+    patients = [
+        {patient for each in part.values() for patient in each.patients}
+        for part in (tuned_on, shown)
+    ]
+    if not tuned_on or patients[0] & patients[1]:
         return None
-    return reference_of(located["val"], size=data.image_size, seed=settings.seed)
+    return reference_of(tuned_on, size=data.image_size, seed=settings.seed)
 
 
 def gallery(

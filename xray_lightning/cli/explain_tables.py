@@ -1,6 +1,6 @@
 """What ``xray explain`` shows on the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -46,6 +46,7 @@ def place_lines(facts: Facts) -> list[Table | str]:
         f"boxes of maps: {threshold_line(found)}; intervals: {found['settings']['draws']:,} "
         "bootstrap draws of patients; random, centre Gaussian and mean box need no network, the "
         "ceiling is the finding itself at the map's resolution",
+        *energy_line(found, facts["methods"]),
         *published_lines(published),
     ]
 
@@ -67,8 +68,20 @@ def methods_table(found: Facts) -> Table:
             drawn_line = True
         cells = [_with_interval(figures[name]) for name in SHOWN]
         cells += [number(figures[name]["0.1"]["value"]) for name in ("t_iou", "t_iobb", "afp")]
-        table.add_row(method, *cells)
+        fewer = figures["labels"] < found["mean"]["labels"]
+        table.add_row(f"{method}, {figures['labels']} labels" if fewer else method, *cells)
     return table
+
+
+def energy_line(found: Facts, methods: Sequence[str]) -> list[str]:
+    """How many maps the energy inside could not be taken of."""
+    labels = found["labels"].values()
+    maps = sum(each["images"] for each in labels)
+    lost = {m: sum(each["methods"][m]["without_energy"] for each in labels) for m in methods}
+    shares = [f"{name} {count:,}" for name, count in lost.items() if count]
+    if not shares:
+        return []
+    return [f"note: maps without a positive value, no energy, of {maps:,}: {', '.join(shares)}"]
 
 
 def threshold_line(found: Facts) -> str:

@@ -60,8 +60,11 @@ def _cells(found: Mapping[str, Any], method: str) -> list[str]:
     shown = methods[method]["pointing_game"]
     none = "too few" if found["note"] else "-"
     interval = "{:.3f}-{:.3f}".format(*shown["interval"]) if shown["interval"] else none
+    labels = methods[method].get("labels")  # in a mean: over fewer ones it stands beside nothing
     controls = [
-        number(methods[name]["pointing_game"]["value"]) if name in methods else "-"
+        number(methods[name]["pointing_game"]["value"])
+        if name in methods and methods[name].get("labels") == labels
+        else "-"
         for name in CONTROLS
     ]
     pairs = [

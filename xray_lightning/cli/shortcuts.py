@@ -1,7 +1,9 @@
 """``xray shortcuts``: which labels of a checkpoint are read off the film instead of the chest."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,8 @@ def shortcuts(checkpoints: Sequence[Path], overrides: Sequence[str], as_json: bo
     """
     found: dict[str, Any] = {}
     for path in checkpoints:
-        at_hand = opened(path, overrides)
+        with redirect_stdout(sys.stderr if as_json else sys.stdout):  # its notes are no JSON
+            at_hand = opened(path, overrides)
         data = at_hand.data
         data.split = at_hand.splits["test"]
         net = at_hand.checkpoint.build_net().to(find_device("auto"))
@@ -50,12 +53,8 @@ def shortcut_lines(facts: Mapping[str, Any], path: str) -> list[Table | str]:
 
 def label_table(facts: Mapping[str, Any], path: str) -> Table:
     """A row a label: what covering each region costs, with intervals, and the verdict."""
-    title = (
-        f"{path} on {facts['data']}, test [{facts['fingerprint']}], {facts['images']:,} images; "
-    )
-    title += (
-        "lost by covering a region: AUROC / standard deviations between positives and negatives"
-    )
+    data = f"{path} on {facts['data']}, {facts['images']:,} images [{facts['fingerprint']}]"
+    title = f"{data}; lost by covering: AUROC / standard deviations between positives and negatives"
     table = Table(title=Text(title), title_justify="left", header_style="bold")
     regions = list(next(iter(facts["labels"].values()))["covered"])
     for name in ("label", "AUROC", "metadata", *regions, "verdict"):

@@ -226,7 +226,7 @@ def _mean_facts(labels: Mapping[str, Facts], values: Mapping[str, Mapping[str, F
     """Over the labels; a draw counts only if every label is defined in it."""
     few = [label for label, facts in labels.items() if facts["note"]]
     methods = {}
-    for name in next(iter(values.values())):
+    for name in max(values.values(), key=len):  # a label of one patient has no mean box
         found = np.stack([each[name] for each in values.values() if name in each])  # (L, D, F)
         known = np.broadcast_to(~np.isnan(found[:, :1]), found.shape)
         means = divided(np.where(known, found, 0).sum(axis=0), known.sum(axis=0))

@@ -1,4 +1,9 @@
-"""Share of a map's energy where no finding lies, against the area and against the body."""
+"""Share of a map's energy where no finding lies, against the area and against the body.
+
+A blunt test: on networks that had learned the phantom's planted marker, input gradients put 4 to
+5 % of their energy into the corners, twice as much as on one that had not, but half of what the
+area alone would give. So a map that is clear clears nobody.
+"""
 
 from dataclasses import dataclass
 

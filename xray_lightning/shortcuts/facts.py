@@ -68,8 +68,9 @@ def shortcut_facts(
         seed: of draws, patches, folds and random weights.
 
     Returns:
-        Plain values: "labels" (label -> "verdict", "reason", "auroc", "covered", "maps", "floor"),
-        "probes" (name -> :class:`~.probe.Probe`), "images", "patients", "draws", "seed".
+        Plain values: "labels" (label with a known target -> "verdict", "reason", "auroc",
+        "covered", "maps", "floor"), "probes" (name -> :class:`~.probe.Probe`), "images",
+        "patients", "draws", "seed".
 
     Raises:
         ConfigError: the arrays do not belong together, or there are no images or draws.
@@ -83,6 +84,8 @@ def shortcut_facts(
     labels = {}
     for index, label in enumerate(net.labels):
         column = values[:, index]
+        if np.isnan(column).all():  # no label of these images
+            continue
         losses = {
             name: loss_of(logits, each, index, column, codes, counts)
             for name, each in hidden.items()
@@ -92,19 +95,15 @@ def shortcut_facts(
         verdict, reason = verdict_of(losses, lit, auroc["value"])
         found: Facts = {"verdict": verdict, "reason": reason, "auroc": auroc}
         found |= {"positives": int((column == 1).sum()), "covered": losses, "maps": lit}
-        labels[label] = found
         if floor is not None:
             found["floor"] = _auroc(floor[:, index], column, codes, counts)
-    asked = {**(known or {}), **dict(zip(net.labels, values.T, strict=True))}
-    facts: Facts = plain(
-        {"labels": labels, "probes": _probes(net, images, asked, codes, counts, seed)}
-    )
-    return facts | {
-        "images": len(images),
-        "patients": int(counts.shape[1]),
-        "draws": draws,
-        "seed": seed,
-    }
+        labels[label] = found
+    asked = {**(known or {}), **{label: values[:, net.labels.index(label)] for label in labels}}
+    asked = {name: each for name, each in asked.items() if not np.isnan(each).all()}
+    probes = _probes(net, images, asked, codes, counts, seed)
+    facts: Facts = plain({"labels": labels, "probes": probes})
+    sizes = {"images": len(images), "patients": int(counts.shape[1])}
+    return facts | sizes | {"draws": draws, "seed": seed}
 
 
 def verdict_of(

@@ -95,6 +95,10 @@ def _aligned(net: XrayNet, data: XrayDataModule, values: Floats) -> Floats:
 def _floor(
     net: XrayNet, data: XrayDataModule, rows: npt.NDArray[np.int64], seed: int
 ) -> Floats | None:
-    columns = Columns.of(data.records, data.labels)
-    scores = metadata_scores(columns, data.split.parts["train"], rows, seed)
+    columns, train = Columns.of(data.records, data.labels), data.split.parts["train"]
+    if {data.records[row].patient_id for row in train} & {
+        data.records[row].patient_id for row in rows
+    }:
+        return None  # with images=all or a split that leaks it would know the answers
+    scores = metadata_scores(columns, train, rows, seed)
     return None if scores is None else _aligned(net, data, scores)
