@@ -127,7 +127,7 @@ def test_what_cannot_be_drawn_is_refused_before_training(
 def test_a_choice_without_images_is_drawn_as_such(
     data: XrayDataModule, task: XrayTask, tmp_path: Path
 ) -> None:
-    maps = heat_maps(tmp_path, rule="confident", labels=["Hernia"])
+    maps = heat_maps(tmp_path, rule="confident", labels="Hernia")
     assert maps.choice == Choice("confident", 2, ("Hernia",))
     scores = np.full((len(data.split.parts["val"]), 14), np.nan, np.float32)
     figure = maps.look(task.net.eval(), data, "val", scores, "none")

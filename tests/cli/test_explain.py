@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -12,7 +14,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from xray_lightning.cli.app import APP
-from xray_lightning.cli.compose import fit
+from xray_lightning.cli.build import data_from, task_from
+from xray_lightning.cli.compose import describe, fit
 from xray_lightning.cli.explain_settings import own_settings
 from xray_lightning.cli.overrides import composed
 from xray_lightning.errors import ConfigError
@@ -210,3 +213,13 @@ def test_the_report_of_a_run_is_about_its_best_checkpoint(checkpoint: Path) -> N
     place = checkpoint.parents[1] / f"explain_{fingerprint['fingerprint']}"
     assert (place / "explain.json").is_file(), result.output
     shutil.rmtree(place)
+
+
+def test_a_run_on_permuted_labels_says_so(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    for permuted in ("false", "true"):
+        options = [*TOY, f"permute_labels={permuted}", f"cache_dir={tmp_path}"]
+        config, _ = composed(options)
+        data, trainer = data_from(config), SimpleNamespace(world_size=1)
+        caplog.clear()
+        describe(config, data, task_from(config, data), cast(Any, trainer))
+        assert ("training labels are dealt anew" in caplog.text) == (permuted == "true")

@@ -197,6 +197,8 @@ def describe(config: DictConfig, data: XrayDataModule, task: XrayTask, trainer: 
     for part in PARTS:
         if empty := data.labels_without_positives(part):
             LOG.warning("no positive in %s: %s; AUROC there is undefined", part, ", ".join(empty))
+    if data.permute_labels:
+        LOG.warning("permute_labels: training labels are dealt anew, so the scores mean nothing")
     if line := sampling_line(data):
         LOG.info(line)
         if config.loss.get("_partial_"):

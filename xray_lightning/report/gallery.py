@@ -107,5 +107,7 @@ def heat_maps(
     Raises:
         ConfigError: an unknown rule, or a number out of range.
     """
+    if isinstance(labels, str):  # heat_maps.labels=Mass
+        labels = [labels]
     choice = Choice(rule, images, None if labels is None else tuple(labels))
     return HeatMaps(folder, gallery_figure, choice=choice, method=method, every=every)
