@@ -2,23 +2,30 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
 from xray_lightning.cli.app import APP
 from xray_lightning.cli.compose import fit
+from xray_lightning.cli.explain import scored
 from xray_lightning.cli.explain_settings import own_settings
 from xray_lightning.cli.overrides import composed
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain import METHODS
+from xray_lightning.models.network import XrayNet
 
 TOY = ["data.patients=120", "image_size=64", "batch_size=16", "epochs=1", "model=resnet50"]
 TOY += ["model.backbone=resnet10t", "trainer=cpu", "threads=1", "logger=none", "callbacks=none"]
+TOY += ["draws=50"]
 QUICK = ["draws=50", "positives=12", "threads=1"]
 
 
@@ -46,8 +53,8 @@ def checkpoint(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def done(checkpoint: Path, folder: Path) -> Result:
     """Everything, with another seed and a network of permuted labels."""
-    other = trained(folder / "other", "seed=1")
-    permuted = trained(folder / "permuted", "permute_labels=true")
+    other = trained(folder / "other", "seed=1", "report=false")
+    permuted = trained(folder / "permuted", "permute_labels=true", "report=false")
     result = explain(
         checkpoint, *QUICK, "methods=gradcam,gradient", "saliency=cam", "label=Infiltration",
         f"seeds={other}", f"permuted={permuted}",
@@ -131,7 +138,8 @@ def test_json_and_nothing_to_localise(checkpoint: Path, tmp_path: Path) -> None:
         f"hydra.run.dir={tmp_path}",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    facts = json.loads(result.stdout[result.stdout.index("\n{") :])
+    facts = json.loads(result.stdout)  # notes go to stderr
+    assert "synthetic" in result.stderr
     assert facts["localisation"] is None
     assert facts["localisation_missing"] == "no method was asked for"
     assert facts["gallery"] == {}
@@ -146,6 +154,7 @@ def test_json_and_nothing_to_localise(checkpoint: Path, tmp_path: Path) -> None:
         ("shortcuts=maybe", "shortcuts must be true or false, got 'maybe'"),
         ("positives=1", "positives must be an integer of at least 2, got '1'"),
         ("draws=0", "draws must be an integer of at least 1, got '0'"),
+        ("tta=flip", "tta=flip: nothing here depends on it"),
     ],
 )
 def test_settings_that_cannot_work(text: str, message: str) -> None:
@@ -161,12 +170,62 @@ def test_settings(tmp_path: Path) -> None:
 
 
 def test_networks_that_cannot_be_compared(checkpoint: Path, folder: Path) -> None:
-    other = trained(folder / "wide", "model.backbone=resnet18")
+    other = trained(folder / "wide", "model.backbone=resnet18", "report=false")
     result = explain(checkpoint, *QUICK, f"seeds={other}")
     assert result.exit_code == 2
     assert "has another network or preprocessing than" in result.output
     assert not list((checkpoint.parents[1]).glob("explain_*"))
-    result = explain(checkpoint, *QUICK, "label=Cough")
-    assert (result.exit_code, "label must be one of Atelectasis" in result.output) == (2, True)
+    for more, message in (
+        ([f"seeds={checkpoint}"], "has seed=0, as another one"),
+        ([f"permuted={checkpoint}"], "permute_labels=false: permuted= needs the opposite"),
+        (["label=Cough"], "label must be one of Atelectasis"),
+        (["subset=val", "split.seed=1", "data.seed=7"], "validation part is not that of the"),
+    ):
+        result = explain(checkpoint, *QUICK, *more)
+        assert (result.exit_code, message in result.output) == (2, True), result.output
     result = explain(checkpoint.parent / "none.ckpt")
     assert (result.exit_code, "no checkpoint at" in result.output) == (2, True)
+
+
+def test_what_is_too_few_or_shared_is_said(checkpoint: Path, tmp_path: Path) -> None:
+    """Of images=all the validation images are scored too: no threshold comes from them."""
+    few = ["saliency=cam", "label=Hernia", "shortcuts=false"]
+    result = explain(
+        checkpoint, *QUICK, *few, "data.seed=7", "data.patients=30", "images=all", "methods=cam",
+        f"hydra.run.dir={tmp_path}",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    facts = json.loads((tmp_path / "explain.json").read_text())
+    assert facts["images"] > 50
+    thresholds = facts["localisation"]["thresholds"].values()
+    assert {each["source"] for methods in thresholds for each in methods.values()} == {"stated"}
+    assert facts["saliency"]["cam"]["note"] in result.stdout
+    assert facts["saliency"]["cam"]["patients"] < 10
+    result = explain(
+        checkpoint, *QUICK, "data.seed=7", "data.patients=12", "saliency=cam", "methods=none",
+        "shortcuts=false", f"hydra.run.dir={tmp_path}",
+    )  # fmt: skip
+    assert "no saliency tests: no finding with an AUROC on validation" in result.stdout
+    assert not (tmp_path / "saliency.png").exists(), "of the run before"
+
+
+def test_the_report_of_a_run_is_about_its_best_checkpoint(checkpoint: Path) -> None:
+    last = checkpoint.with_name("last.ckpt")
+    result = explain(last, *QUICK, "methods=none", "saliency=none", "shortcuts=false")
+    fingerprint = json.loads((checkpoint.parents[1] / "metrics.json").read_text())["test"]
+    place = checkpoint.parents[1] / f"explain_{fingerprint['fingerprint']}"
+    assert (place / "explain.json").is_file(), result.output
+    shutil.rmtree(place)
+
+
+def test_the_network_goes_where_the_trainer_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning moves it back to the CPU."""
+    device = torch.device("meta")
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device))
+    monkeypatch.setattr("xray_lightning.cli.explain.trainer_from", lambda *_, **__: trainer)
+    monkeypatch.setattr("xray_lightning.cli.explain.predict_part", lambda *_: "scores")
+    data = SimpleNamespace(split=SimpleNamespace(parts={"val": [0], "test": [1]}))
+    net = XrayNet(("a",), "test_resnet", image_size=32)
+    found: Any = SimpleNamespace(data=data, config=None)
+    assert scored(found, net) == {"val": "scores", "test": "scores"}
+    assert {each.device for each in net.parameters()} == {device}

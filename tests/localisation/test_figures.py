@@ -180,6 +180,7 @@ def test_thresholds_are_tuned_on_other_patients(located: Make) -> None:
     }
     assert facts["thresholds"]["Hernia"]["sees"]["source"] == "stated"
     assert facts["settings"]["mean_box"]["Mass"] == "reference images"
+    assert facts["settings"]["mean_box"]["Hernia"] == "scored images of other patients"
     stated = localisation({"Mass": scored}, size=SIZE, draws=9)
     assert value(facts, "sees", "iou") > value(stated, "sees", "iou")
     assert value(facts, "mean box", "energy") != value(stated, "mean box", "energy")

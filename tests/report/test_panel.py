@@ -1,6 +1,7 @@
 """The results figure: threshold, choice of images, maps and boxes where they belong."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from xray_lightning.overlays import Overlay
 from xray_lightning.predictions import Predictions
 from xray_lightning.report import panel as module
 from xray_lightning.report.calls import Panel, chosen, outcomes
+from xray_lightning.report.gallery import gallery_figure
 from xray_lightning.report.heat import BLUE, common_scale
 from xray_lightning.report.panel import (
     PLACES,
@@ -160,6 +162,17 @@ def test_layout() -> None:
     assert np.ptp(rows) > 0.7 * len(pixels)
     centres = [axes.get_position().x0 < 0.5 for axes in figure.axes[:8]]
     assert centres == [True] * 4 + [False] * 4  # right calls on the left
+
+
+def test_a_dollar_in_a_name_is_no_formula() -> None:
+    odd = replace(cell(), image_id="IMG$_$.png")
+    drawn = {kind: [odd] for kind in PLACES}
+    for figure in (
+        panel_figure(drawn, dict.fromkeys(PLACES, 1), 1, "scans$_$.csv"),
+        gallery_figure([odd], "scans$_$.csv"),
+    ):
+        assert rendered(figure).size
+        assert {"IMG$_$.png", "scans$_$.csv"} <= set(texts(figure).split("\n"))
 
 
 def test_maps_have_one_scale() -> None:

@@ -1,7 +1,9 @@
 """``xray explain``: where a checkpoint looks, and whether its maps and scores can be believed."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.callbacks.heatmaps import write_maps
-from xray_lightning.checkpoint import load_checkpoint, require_labels
 from xray_lightning.cli.build import progress, trainer_from
 from xray_lightning.cli.evaluate import Opened, opened
-from xray_lightning.cli.explain_settings import Settings, own_settings
+from xray_lightning.cli.explain_settings import (
+    Settings,
+    own_settings,
+    require_part,
+    trained_like,
+)
 from xray_lightning.cli.explain_tables import explain_lines
 from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watching
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation import predict_part, summarise, write_json
 from xray_lightning.inference import find_device
 from xray_lightning.localisation.figures import Reference, localisation, reference_of
@@ -31,10 +36,13 @@ from xray_lightning.report.gallery import gallery_figure, hits_and_misses
 from xray_lightning.report.published import published_boxes
 from xray_lightning.report.saliency import saliency_figure
 from xray_lightning.saliency.part import finding_to_test, part_saliency
+from xray_lightning.saliency.verdicts import FEWEST
 from xray_lightning.shortcuts.part import part_shortcuts
 from xray_lightning.task import XrayTask
 
 Facts = dict[str, Any]
+
+NO_FINDING = f"no finding with an AUROC on validation is on {FEWEST} patients; label= names one"
 
 
 def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
@@ -43,29 +51,38 @@ def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
     Raises:
         XrayError: a setting that cannot work, or see :func:`~.evaluate.opened`.
     """
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        every = explained(checkpoint, overrides)
+    if as_json:
+        first, *rest = every.values()
+        print(
+            json.dumps(first if not rest else {"parts": [first, *rest]}, indent=2, allow_nan=False)
+        )
+        return
+    for folder, facts in every.items():
+        show(*explain_lines(facts), f"written to {folder}")
+
+
+def explained(checkpoint: Path, overrides: Sequence[str]) -> dict[Path, Facts]:
+    """All of it, in the order of what can be refused soonest, by the folder it was written to.
+
+    Images of patients that the checkpoint learned from are looked at apart (overlap=report).
+    """
     settings, values = own_settings(overrides)
     found = opened(checkpoint, values)
-    data = found.data
-    if settings.label and settings.label not in data.labels:
-        raise ConfigError(f"label must be one of {', '.join(data.labels)}, got {settings.label!r}")
-    others = [trained_like(path, data, found) for path in settings.seeds]
-    shuffled = [trained_like(path, data, found) for path in settings.permuted]
-    data.split = found.splits["test"]
+    found.data.split = found.splits["test"]
+    require_part(found, settings)
+    others = trained_like(settings.seeds, found, permuted=False)
+    shuffled = trained_like(settings.permuted, found, permuted=True)
     folder = folder_of(found, settings)
-    every, lines = {}, []
+    every = {}
     for name, split in found.splits.items():
-        data.split = split
+        found.data.split = split
         place = folder if name == "test" else folder / name
         place.mkdir(parents=True, exist_ok=True)
-        facts = looked_into(found, settings, others, shuffled, place)
-        write_json(facts, place / "explain.json")
-        every[name] = facts
-        lines += [*explain_lines(facts), f"written to {place}"]
-    if as_json:
-        text = every["test"] if len(every) == 1 else every
-        print(json.dumps(text, indent=2, allow_nan=False))
-        return
-    show(*lines)
+        every[place] = looked_into(found, settings, others, shuffled, place)
+        write_json(every[place], place / "explain.json")
+    return every
 
 
 def looked_into(
@@ -85,8 +102,8 @@ def looked_into(
     facts |= place_facts(located, data, settings)
     facts["gallery"] = gallery(net, data, settings, located, predictions, folder)
     facts["saliency"] = tested(net, data, settings, predictions.get("val"), others, shuffled)
-    if run := {name: each for name, each in facts["saliency"].items() if "deletion" in each}:
-        saliency_figure(run).savefig(folder / "saliency.png")
+    facts["saliency_missing"] = NO_FINDING if settings.saliency and not facts["saliency"] else ""
+    draw_saliency(facts["saliency"], folder / "saliency.png")
     facts["shortcuts"] = {}
     if settings.shortcuts:
         show("shortcut tests: covering corners, border and letters; probes")
@@ -96,35 +113,28 @@ def looked_into(
     return facts
 
 
-def trained_like(path: Path, data: XrayDataModule, found: Opened) -> XrayNet:
-    """Another network of the same architecture, to compare maps with.
-
-    Raises:
-        CheckpointError: no checkpoint, or one of other labels.
-        ConfigError: another architecture or preprocessing.
-    """
-    other, own = load_checkpoint(path).bundle, found.checkpoint.bundle
-    require_labels(other, data.labels, str(path))
-    if (other.net, other.preprocessing) != (own.net, own.preprocessing):
-        raise ConfigError(
-            f"{path} has another network or preprocessing than {found.checkpoint.path}: their maps "
-            "cannot be compared; train it with the same settings but the seed"
-        )
-    return load_checkpoint(path).build_net()
+def draw_saliency(facts: Mapping[str, Facts], path: Path) -> None:
+    """The figure of the methods that were tested; none is left where there is no such method."""
+    path.unlink(missing_ok=True)
+    if run := {name: each for name, each in facts.items() if "deletion" in each}:
+        saliency_figure(run).savefig(path)
 
 
 def folder_of(found: Opened, settings: Settings) -> Path:
-    """RUN/explain for the run's own test images, a folder with a fingerprint for others."""
+    """RUN/explain for best.ckpt on its own test images, a folder with a fingerprint for others."""
     own = found.own_images and settings.subset == "test"
+    own = own and found.checkpoint.path.name == "best.ckpt"  # the report of the run is of that one
     part = found.data.split.part_fingerprints[settings.subset]
     return found.folder("explain", "" if own else f"_{part}")
 
 
 def scored(found: Opened, net: XrayNet) -> dict[str, Predictions]:
-    """Scores of validation and test."""
+    """Scores of validation and test; the network stays on the trainer's device."""
     task, trainer = XrayTask(net), trainer_from(found.config, progress(), fit=False)
-    return {part: predict_part(trainer, task, found.data, part) for part in ("val", "test")
-            if len(found.data.split.parts[part])}  # fmt: skip
+    predictions = {part: predict_part(trainer, task, found.data, part) for part in ("val", "test")
+                   if len(found.data.split.parts[part])}  # fmt: skip
+    net.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
+    return predictions
 
 
 def header(found: Opened, settings: Settings, predictions: Mapping[str, Predictions]) -> Facts:
@@ -176,15 +186,15 @@ def place_facts(
 def reference(
     located: Mapping[str, Mapping[str, Located]], data: XrayDataModule, settings: Settings
 ) -> Reference | None:
-    """Thresholds tuned on validation, if it has boxes and shares no patient with the part."""
-    tuned_on, shown = located.get("val", {}), located[settings.subset]
-    patients = [
-        {patient for each in part.values() for patient in each.patients}
-        for part in (tuned_on, shown)
-    ]
-    if not tuned_on or patients[0] & patients[1]:
+    """Thresholds tuned on validation, if it has boxes and shares no patient with the part.
+
+    The parts of split=image and of images=all do.
+    """
+    patients = [{record.patient_id for record in data.part_records(part)}
+                for part in ("val", settings.subset)]  # fmt: skip
+    if not located.get("val") or patients[0] & patients[1]:
         return None
-    return reference_of(tuned_on, size=data.image_size, seed=settings.seed)
+    return reference_of(located["val"], size=data.image_size, seed=settings.seed)
 
 
 def gallery(

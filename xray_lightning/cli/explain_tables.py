@@ -27,6 +27,8 @@ def explain_lines(facts: Facts) -> list[Table | str]:
         lines.append(f"note: nothing to localise: {facts['localisation_missing']}")
     if facts["saliency"]:
         lines += saliency_lines(facts["saliency"])
+    elif facts["saliency_missing"]:
+        lines.append(f"note: no saliency tests: {facts['saliency_missing']}")
     if facts["shortcuts"]:
         lines += shortcut_lines(facts["shortcuts"], facts["checkpoint"])
     return lines
@@ -102,7 +104,8 @@ def saliency_lines(found: Facts) -> list[Table | str]:
         for test in TESTS
         if test in each and "reason" in each[test]
     }
-    reasons |= {f"note: {each['reason']}" for each in found.values() if "reason" in each}
+    for key in ("reason", "note"):
+        reasons |= {f"note: {each[key]}" for each in found.values() if each.get(key)}
     return [table, *sorted(reasons)]
 
 

@@ -33,7 +33,7 @@ class Reference:
 
     Attributes:
         shares: threshold of each (label, method); not there where the boxes were too few.
-        boxes: of each label, of each image.
+        boxes: of each image, likewise: the mean of a few boxes would be a weak control.
         patients: whose images these were; :func:`localisation` refuses to score any of them.
     """
 
@@ -53,15 +53,15 @@ def reference_of(
         sigma: of the centre Gaussian.
         seed: of the random map.
     """
-    shares = {}
+    shares, boxes = {}, {}
     for label, located in validation.items():
         if min(len(located.boxes), len(set(located.patients))) < MINIMUM:
             continue
+        boxes[label] = located.boxes
         controls = control_maps(located, size, _seeds(seed, label), sigma, None)
         for method, maps in {**located.maps, **controls}.items():
             shares[label, method] = tuned_threshold(maps, located.boxes, size)
     patients = frozenset(each for located in validation.values() for each in located.patients)
-    boxes = {label: located.boxes for label, located in validation.items() if located.boxes}
     return Reference(shares, boxes, patients)
 
 

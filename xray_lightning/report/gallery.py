@@ -34,7 +34,8 @@ def gallery_figure(
     rows = max(1, math.ceil(len(found) / columns))
     width, height = columns * CELL, rows * (CELL + TEXT) + TOP
     figure = Figure(figsize=(width, height), dpi=110)
-    figure.text(0.01, 1 - 0.08 / height, f"{title}\n{KEY}", fontsize=7.5, va="top")
+    words = f"{title}\n{KEY}"
+    figure.text(0.01, 1 - 0.08 / height, words, fontsize=7.5, va="top", parse_math=False)
     labels = dict.fromkeys(each.label for each in found)
     scales = {
         label: common_scale([each.heat for each in found if each.label == label])

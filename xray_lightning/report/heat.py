@@ -42,7 +42,7 @@ def draw_overlay(axes: Axes, overlay: Overlay, scale: Scale, caption: str) -> No
     for x, y, width, height in overlay.boxes:  # a pixel's centre has the whole number
         outline = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=BLUE)
         axes.add_patch(outline).set_linewidth(1.5)
-    axes.set_title(caption, fontsize=5.6, pad=2)
+    axes.set_title(caption, fontsize=5.6, pad=2, parse_math=False)  # a name may hold a $
 
 
 def empty_place(axes: Axes, text: str) -> None:

@@ -118,7 +118,7 @@ def panel_figure(
             else:
                 caption = f"{shortened(cell.image_id)}\nscore {cell.score:.3g}"
                 draw_overlay(axes, cell, (low, high), caption)
-    figure.text(MARGIN / width, 1 - 0.12 / height, title, fontsize=9, va="top")
+    figure.text(MARGIN / width, 1 - 0.12 / height, title, fontsize=9, va="top", parse_math=False)
     ends = BOTTOM / height, 1 - TOP / height
     figure.add_artist(Line2D([0.5, 0.5], ends, color=RED, linewidth=2))
     scale_key(figure, (low, high), left=MARGIN, note=KEY)
