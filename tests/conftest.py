@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch is imported
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each of the two test processes
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pydicom

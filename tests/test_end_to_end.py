@@ -22,9 +22,10 @@ ROOT = Path(__file__).parents[1]
 XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
 TRAIN = [sys.executable, str(ROOT / "train.py")]
 # A ResNet of 5 M parameters with dropout; 150 images; two cores.
-TOY = ["data.patients=60", "image_size=32", "batch_size=8", "epochs=3", "augment=light"]
-TOY += ["model=resnet50", "model.backbone=resnet10t", "model.dropout=0.2"]
-TOY += ["schedule=plateau", "schedule.patience=0", "freeze_epochs=1", "ema_decay=0.9"]
+COMPLETE = ["data.patients=60", "image_size=32", "batch_size=8", "epochs=3", "augment=light"]
+COMPLETE += ["model=resnet50", "model.backbone=resnet10t", "model.dropout=0.2"]
+COMPLETE += ["schedule=plateau", "schedule.patience=0", "freeze_epochs=1", "ema_decay=0.9"]
+TOY = [*COMPLETE, "report=false", "callbacks.heat_maps=null"]  # pages and pictures take longest
 FILES = [
     "config.yaml",
     "environment.json",
@@ -41,6 +42,8 @@ FILES = [
     "curves.png",
     "class_distribution.png",
     "montage.png",
+    "maps/val_epoch3.png",
+    "maps/test.npz",
     "train.log",
     "checkpoints/best.ckpt",
     "checkpoints/last.ckpt",
@@ -63,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> Path:
     """A run made by ``xray train`` from a folder that is not the repository."""
-    text = run([*XRAY, "train", *TOY], folder)
+    text = run([*XRAY, "train", *COMPLETE], folder)
     runs = [path for path in (folder / "outputs").iterdir() if path.name != "cache"]
     assert len(runs) == 1, "xray train writes to ./outputs"
     assert f"run directory: {runs[0]}" in text

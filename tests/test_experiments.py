@@ -34,7 +34,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")  # inside Lightning
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_in_debug_on_the_phantom(name: str, cache: Path, tmp_path: Path) -> None:
-    overrides = ["trainer=debug", "logger=none", f"cache_dir={cache}"]
+    overrides = ["trainer=debug", "logger=none", "report=false", f"cache_dir={cache}"]
     overrides += ["trainer.limit_train_batches=2", "trainer.max_epochs=1", "threads=2"]
     config = config_of(name, *overrides)
     config.run_dir = str(tmp_path / "run")

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 TRAIN = [sys.executable, str(Path(__file__).parents[1] / "train.py")]
 TOY = ["data.patients=60", "image_size=32", "batch_size=8", "epochs=2", "callbacks=none"]
-TOY += ["model=resnet50", "model.backbone=resnet10t", "trainer=cpu", "logger=none"]
+TOY += ["model=resnet50", "model.backbone=resnet10t", "trainer=cpu", "logger=none", "report=false"]
 
 
 def run(command: list[str], folder: Path, code: int = 0) -> str:

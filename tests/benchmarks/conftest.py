@@ -1,6 +1,6 @@
 """How a benchmark measures and what it prints.
 
-    pytest tests/benchmarks -m benchmark -s
+    pytest tests/benchmarks -m benchmark -s -n 0
 
 A benchmark never fails for being slow: it prints. Two sides are timed in turns, and the median of
 the ratios of the turns counts, so that other load on the machine meets both sides alike.

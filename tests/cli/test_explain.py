@@ -10,19 +10,23 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import pytest
+import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
 from xray_lightning.cli.app import APP
 from xray_lightning.cli.build import data_from, task_from
 from xray_lightning.cli.compose import describe, fit
+from xray_lightning.cli.explain import scored
 from xray_lightning.cli.explain_settings import own_settings
 from xray_lightning.cli.overrides import composed
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain import METHODS
+from xray_lightning.models.network import XrayNet
 
 TOY = ["data.patients=120", "image_size=64", "batch_size=16", "epochs=1", "model=resnet50"]
 TOY += ["model.backbone=resnet10t", "trainer=cpu", "threads=1", "logger=none", "callbacks=none"]
+TOY += ["draws=50"]
 QUICK = ["draws=50", "positives=12", "threads=1"]
 
 
@@ -50,8 +54,8 @@ def checkpoint(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def done(checkpoint: Path, folder: Path) -> Result:
     """Everything, with another seed and a network of permuted labels."""
-    other = trained(folder / "other", "seed=1")
-    permuted = trained(folder / "permuted", "permute_labels=true")
+    other = trained(folder / "other", "seed=1", "report=false")
+    permuted = trained(folder / "permuted", "permute_labels=true", "report=false")
     result = explain(
         checkpoint, *QUICK, "methods=gradcam,gradient", "saliency=cam", "label=Infiltration",
         f"seeds={other}", f"permuted={permuted}",
@@ -167,7 +171,7 @@ def test_settings(tmp_path: Path) -> None:
 
 
 def test_networks_that_cannot_be_compared(checkpoint: Path, folder: Path) -> None:
-    other = trained(folder / "wide", "model.backbone=resnet18")
+    other = trained(folder / "wide", "model.backbone=resnet18", "report=false")
     result = explain(checkpoint, *QUICK, f"seeds={other}")
     assert result.exit_code == 2
     assert "has another network or preprocessing than" in result.output
@@ -213,6 +217,19 @@ def test_the_report_of_a_run_is_about_its_best_checkpoint(checkpoint: Path) -> N
     place = checkpoint.parents[1] / f"explain_{fingerprint['fingerprint']}"
     assert (place / "explain.json").is_file(), result.output
     shutil.rmtree(place)
+
+
+def test_the_network_goes_where_the_trainer_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning moves it back to the CPU."""
+    device = torch.device("meta")
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device))
+    monkeypatch.setattr("xray_lightning.cli.explain.trainer_from", lambda *_, **__: trainer)
+    monkeypatch.setattr("xray_lightning.cli.explain.predict_part", lambda *_: "scores")
+    data = SimpleNamespace(split=SimpleNamespace(parts={"val": [0], "test": [1]}))
+    net = XrayNet(("a",), "test_resnet", image_size=32)
+    found: Any = SimpleNamespace(data=data, config=None)
+    assert scored(found, net) == {"val": "scores", "test": "scores"}
+    assert {each.device for each in net.parameters()} == {device}
 
 
 def test_a_run_on_permuted_labels_says_so(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:

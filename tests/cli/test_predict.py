@@ -59,6 +59,7 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"cache_dir={folder / 'cache'}",
         "logger=none",
         "callbacks=none",
+        "report=false",
         "panel.label=Mass",
     ]
     config, _ = composed([*options, f"hydra.run.dir={folder}"])

@@ -142,7 +142,7 @@ def trainer_from(
     loggers = list(make(config.logger).values()) if fit else []
     trainer: pl.Trainer = make(
         OmegaConf.create(node),
-        callbacks=[*callbacks, *(list(make(config.callbacks).values()) if fit else [])],
+        callbacks=[*callbacks, *(extras(config) if fit else [])],
         logger=loggers or False,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=config.run_dir,
@@ -155,6 +155,11 @@ def trainer_from(
         inference_mode=True,
     )
     return trainer
+
+
+def extras(config: DictConfig) -> list[pl.Callback]:
+    """The callbacks of the configuration; one that is null is switched off."""
+    return [callback for callback in make(config.callbacks).values() if callback is not None]
 
 
 def fit_callbacks(config: DictConfig) -> tuple[MetricsFile, list[pl.Callback]]:

@@ -90,7 +90,8 @@ def fit(config: DictConfig, last: Checkpoint | None = None) -> float | None:
     if trainer.is_global_zero:
         found = conclude(config, data, predictions, run)
         draw_maps(trainer, panel, data, predictions, run)
-        closing_report(config, data.source, data.split, summaries, run)
+        if config.report:
+            closing_report(config, data.source, data.split, summaries, run)
         write_json(summaries, run / "metrics.json")  # last: it says that the run is finished
         closing(summaries, found, metrics, data, run)
     mean: float | None = summaries["val"]["auroc"]["mean"]

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.callbacks.heatmaps import write_maps
-from xray_lightning.checkpoint import load_checkpoint, require_labels
 from xray_lightning.cli.build import progress, trainer_from
 from xray_lightning.cli.evaluate import Opened, opened
-from xray_lightning.cli.explain_settings import Settings, own_settings
+from xray_lightning.cli.explain_settings import (
+    Settings,
+    own_settings,
+    require_part,
+    trained_like,
+)
 from xray_lightning.cli.explain_tables import explain_lines
 from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watching
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation import predict_part, summarise, write_json
-from xray_lightning.inference import find_device
 from xray_lightning.localisation.figures import Reference, localisation, reference_of
 from xray_lightning.localisation.located import Located
 from xray_lightning.localisation.part import boxed_places, located_part
@@ -48,33 +50,37 @@ def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
     Raises:
         XrayError: a setting that cannot work, or see :func:`~.evaluate.opened`.
     """
-    with redirect_stdout(sys.stderr if as_json else sys.stdout):  # notes are no JSON
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
         every = explained(checkpoint, overrides)
     if as_json:
-        facts = {name: each for name, (_, each) in every.items()}
-        print(json.dumps(facts if len(facts) > 1 else facts["test"], indent=2, allow_nan=False))
+        first, *rest = every.values()
+        print(
+            json.dumps(first if not rest else {"parts": [first, *rest]}, indent=2, allow_nan=False)
+        )
         return
-    for place, facts in every.values():
-        show(*explain_lines(facts), f"written to {place}")
+    for folder, facts in every.items():
+        show(*explain_lines(facts), f"written to {folder}")
 
 
-def explained(checkpoint: Path, overrides: Sequence[str]) -> dict[str, tuple[Path, Facts]]:
-    """Folder and facts of "test" and, with overlap=report, of "test_seen"; see :func:`explain`."""
+def explained(checkpoint: Path, overrides: Sequence[str]) -> dict[Path, Facts]:
+    """All of it, in the order of what can be refused soonest, by the folder it was written to.
+
+    Images of patients that the checkpoint learned from are looked at apart (overlap=report).
+    """
     settings, values = own_settings(overrides)
     found = opened(checkpoint, values)
+    found.data.split = found.splits["test"]
     require_part(found, settings)
     others = trained_like(settings.seeds, found, permuted=False)
     shuffled = trained_like(settings.permuted, found, permuted=True)
-    found.data.split = found.splits["test"]
     folder = folder_of(found, settings)
     every = {}
     for name, split in found.splits.items():
         found.data.split = split
         place = folder if name == "test" else folder / name
         place.mkdir(parents=True, exist_ok=True)
-        facts = looked_into(found, settings, others, shuffled, place)
-        write_json(facts, place / "explain.json")
-        every[name] = place, facts
+        every[place] = looked_into(found, settings, others, shuffled, place)
+        write_json(every[place], place / "explain.json")
     return every
 
 
@@ -89,7 +95,6 @@ def looked_into(
     data, net = found.data, found.checkpoint.build_net()
     found.config.run_dir = str(folder)
     predictions = scored(found, net)
-    net.to(find_device("auto"))
     facts = header(found, settings, predictions)
     located = boxed(net, data, settings)
     facts |= place_facts(located, data, settings)
@@ -106,59 +111,11 @@ def looked_into(
     return facts
 
 
-def require_part(found: Opened, settings: Settings) -> None:
-    """Refuse a label that is not there, and images that may have been trained on.
-
-    Raises:
-        ConfigError: names the label, or the validation part.
-    """
-    data, trained = found.data, found.checkpoint.bundle.split["parts"]["val"]
-    if settings.label and settings.label not in data.labels:
-        raise ConfigError(f"label must be one of {', '.join(data.labels)}, got {settings.label!r}")
-    if settings.subset == "val" and data.split.part_fingerprints["val"] != trained:
-        raise ConfigError(
-            "subset=val: this split's validation part is not that of the training run, and only "
-            "test images are checked for patients it learned from; use subset=test"
-        )
-
-
 def draw_saliency(facts: Mapping[str, Facts], path: Path) -> None:
     """The figure of the methods that were tested; none is left where there is no such method."""
     path.unlink(missing_ok=True)
     if run := {name: each for name, each in facts.items() if "deletion" in each}:
         saliency_figure(run).savefig(path)
-
-
-def trained_like(paths: Sequence[Path], found: Opened, *, permuted: bool) -> list[XrayNet]:
-    """Other networks of the same architecture, to compare maps with.
-
-    Raises:
-        CheckpointError: no checkpoint, or one of other labels.
-        ConfigError: another architecture or preprocessing, labels permuted or not against what is
-            wanted, or a seed that another one has.
-    """
-    own = found.checkpoint.bundle
-    seeds = set() if permuted else {own.config.get("seed")}
-    nets = []
-    for path in paths:
-        loaded = load_checkpoint(path)
-        other = loaded.bundle
-        require_labels(other, found.data.labels, str(path))
-        if (other.net, other.preprocessing) != (own.net, own.preprocessing):
-            raise ConfigError(
-                f"{path} has another network or preprocessing than {found.checkpoint.path}: their "
-                "maps cannot be compared; train it with the same settings but the seed"
-            )
-        if other.config.get("permute_labels", False) != permuted:
-            raise ConfigError(
-                f"{path} was trained with permute_labels={str(not permuted).lower()}: "
-                f"{'permuted' if permuted else 'seeds'}= needs the opposite"
-            )
-        if (seed := other.config.get("seed", path)) in seeds:
-            raise ConfigError(f"{path} has seed={seed}, as another one: maps of it agree anyway")
-        seeds.add(seed)
-        nets.append(loaded.build_net())
-    return nets
 
 
 def folder_of(found: Opened, settings: Settings) -> Path:
@@ -170,10 +127,12 @@ def folder_of(found: Opened, settings: Settings) -> Path:
 
 
 def scored(found: Opened, net: XrayNet) -> dict[str, Predictions]:
-    """Scores of validation and test."""
+    """Scores of validation and test; the network stays on the trainer's device."""
     task, trainer = XrayTask(net), trainer_from(found.config, progress(), fit=False)
-    return {part: predict_part(trainer, task, found.data, part) for part in ("val", "test")
-            if len(found.data.split.parts[part])}  # fmt: skip
+    predictions = {part: predict_part(trainer, task, found.data, part) for part in ("val", "test")
+                   if len(found.data.split.parts[part])}  # fmt: skip
+    net.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
+    return predictions
 
 
 def header(found: Opened, settings: Settings, predictions: Mapping[str, Predictions]) -> Facts:
@@ -225,15 +184,15 @@ def place_facts(
 def reference(
     located: Mapping[str, Mapping[str, Located]], data: XrayDataModule, settings: Settings
 ) -> Reference | None:
-    """Thresholds tuned on validation, if it has boxes and shares no patient with the part."""
-    tuned_on, shown = located.get("val", {}), located[settings.subset]
-    patients = [
-        {patient for each in part.values() for patient in each.patients}
-        for part in (tuned_on, shown)
-    ]
-    if not tuned_on or patients[0] & patients[1]:
+    """Thresholds tuned on validation, if it has boxes and shares no patient with the part.
+
+    The parts of split=image and of images=all do.
+    """
+    patients = [{record.patient_id for record in data.part_records(part)}
+                for part in ("val", settings.subset)]  # fmt: skip
+    if not located.get("val") or patients[0] & patients[1]:
         return None
-    return reference_of(tuned_on, size=data.image_size, seed=settings.seed)
+    return reference_of(located["val"], size=data.image_size, seed=settings.seed)
 
 
 def gallery(

@@ -1,12 +1,15 @@
-"""What ``xray explain`` is asked for."""
+"""What ``xray explain`` is asked for, and what it refuses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from xray_lightning.checkpoint import load_checkpoint, require_labels
+from xray_lightning.cli.evaluate import Opened
 from xray_lightning.cli.overrides import integer, taken_out
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain import METHODS
+from xray_lightning.models.network import XrayNet
 
 OWN = {
     "subset": "test",
@@ -92,3 +95,51 @@ def methods_of(name: str, text: str) -> tuple[str, ...]:
             f"{', '.join(unknown) or 'nothing'}"
         )
     return found
+
+
+def require_part(found: Opened, settings: Settings) -> None:
+    """Refuse a label that is not there, and images that may have been trained on.
+
+    Raises:
+        ConfigError: names the label, or the validation part.
+    """
+    data, trained = found.data, found.checkpoint.bundle.split["parts"]["val"]
+    if settings.label and settings.label not in data.labels:
+        raise ConfigError(f"label must be one of {', '.join(data.labels)}, got {settings.label!r}")
+    if settings.subset == "val" and data.split.part_fingerprints["val"] != trained:
+        raise ConfigError(
+            "subset=val: this split's validation part is not that of the training run, and only "
+            "test images are checked for patients it learned from; use subset=test"
+        )
+
+
+def trained_like(paths: Sequence[Path], found: Opened, *, permuted: bool) -> list[XrayNet]:
+    """Other networks of the same architecture, to compare maps with.
+
+    Raises:
+        CheckpointError: no checkpoint, or one of other labels.
+        ConfigError: another architecture or preprocessing, labels permuted or not against what is
+            wanted, or a seed that another one has.
+    """
+    own = found.checkpoint.bundle
+    seeds = set() if permuted else {own.config.get("seed")}
+    nets = []
+    for path in paths:
+        loaded = load_checkpoint(path)
+        other = loaded.bundle
+        require_labels(other, found.data.labels, str(path))
+        if (other.net, other.preprocessing) != (own.net, own.preprocessing):
+            raise ConfigError(
+                f"{path} has another network or preprocessing than {found.checkpoint.path}: their "
+                "maps cannot be compared; train it with the same settings but the seed"
+            )
+        if other.config.get("permute_labels", False) != permuted:
+            raise ConfigError(
+                f"{path} was trained with permute_labels={str(not permuted).lower()}: "
+                f"{'permuted' if permuted else 'seeds'}= needs the opposite"
+            )
+        if (seed := other.config.get("seed", path)) in seeds:
+            raise ConfigError(f"{path} has seed={seed}, as another one: maps of it agree anyway")
+        seeds.add(seed)
+        nets.append(loaded.build_net())
+    return nets

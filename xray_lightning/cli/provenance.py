@@ -50,10 +50,14 @@ def write_config(config: Mapping[str, Any], run: Path) -> None:
 def reusable(config: Mapping[str, Any]) -> DictConfig:
     """A run's settings without its folder."""
     settings = OmegaConf.create({**config, "hydra": HYDRA})
+    before = str(settings.run_dir)
     settings.run_dir = "${hydra:runtime.output_dir}"
     for logger in settings.logger.values():
         if "save_dir" in logger:
             logger.save_dir = "${run_dir}"
+    for callback in settings.callbacks.values():
+        if callback and str(callback.get("folder", "")).startswith(before):
+            callback.folder = "${run_dir}" + callback.folder[len(before) :]
     return settings
 
 

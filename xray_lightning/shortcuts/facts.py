@@ -166,7 +166,7 @@ def _map_energy(
 def _probes(
     net: XrayNet,
     images: Tensor,
-    asked: Mapping[str, Floats],
+    asked: Mapping[str, npt.NDArray[np.floating]],
     codes: Codes,
     counts: Counts,
     seed: int,
