@@ -173,9 +173,12 @@ def looked_at(
 
 def square_boxes(data: XrayDataModule, part: str, row: int, label: str) -> tuple[Box, ...]:
     """The boxes of a finding in pixels of the square the network sees."""
-    record, dataset = data.part_records(part)[row], data.dataset(part)
-    height, width = dataset.cache.sizes[dataset.rows[row]].tolist()
-    frame = record.box_frame or (width, height)
+    record = data.records[data.split.parts[part][row]]
+    frame = record.box_frame
+    if frame is None:
+        dataset = data.dataset(part)
+        height, width = dataset.cache.sizes[dataset.rows[row]].tolist()
+        frame = width, height
     return tuple(
         box_to_square((box.x, box.y, box.width, box.height), frame, data.image_size)
         for box in record.boxes

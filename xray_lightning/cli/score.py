@@ -69,15 +69,18 @@ def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
     if as_json:
         print(text)
         return
-    title = f"{table} on {source.title}"
-    if split is not None:
-        title += f", split {split.name} [{split.fingerprint}], {own['subset']}"
     show(
-        *found.shown(title),
+        *found.shown(heading(table, source, split, own)),
         f"{len(records):,} images of {found.facts['patients']:,} patients "
         f"[{found.facts['fingerprint']}]",
         *([f"note: {note}"] if note else []),
     )
+
+
+def heading(table: Path, source: Source, split: Split | None, own: Mapping[str, Any]) -> str:
+    """What was scored, over the tables."""
+    place = "" if split is None else f", split {split.name} [{split.fingerprint}], {own['subset']}"
+    return f"{table} on {source.title}{place}"
 
 
 def predicted(
