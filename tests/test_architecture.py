@@ -10,7 +10,7 @@ PACKAGE = ROOT / "xray_lightning"
 
 RANKS = [
     ["errors"],
-    ["labels", "records"],
+    ["labels", "records", "grid"],
     ["predictions"],
     ["scores", "data", "models", "losses", "ranking", "optim", "explain", "metrics"],
     ["checkpoint", "overlays"],
@@ -64,7 +64,7 @@ INNER = {
         ["judge", "compare", "subgroups", "points"],
     ],
     "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file", "heatmaps"]],
-    "explain": [["gradients", "rules"], ["pixels"], ["maps"], ["__init__"]],
+    "explain": [["gradients", "rules"], ["pixels"], ["maps"], ["cells"], ["__init__"]],
     "localisation": [["located"], ["figures", "part"]],
     "audit": [
         ["columns", "duplicates", "leakage", "weighting"],
@@ -73,8 +73,8 @@ INNER = {
         ["facts"],
     ],
     "report": [
-        ["comparison", "published", "run_files"],
-        ["figures", "calls", "heat", "run_words"],
+        ["comparison", "heat", "published", "run_files"],
+        ["figures", "calls", "run_words"],
         ["panel", "gallery", "saliency", "page", "run_facts"],
         ["audit_page", "run_figures"],
         ["run_page"],
@@ -95,7 +95,7 @@ INNER = {
     ],
     "cli": [
         ["processes"],
-        ["failures", "locate", "tables", "watching"],
+        ["failures", "folders", "locate", "tables", "watching"],
         ["overrides", "multirun", "judgement", "priors"],
         ["judging", "audit"],
         ["conclusion", "report"],

@@ -1,7 +1,7 @@
 """Images of a data set under their heat maps: which ones, and everything that is drawn of each."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,8 @@ import torch
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.geometry import box_to_square
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain import class_maps
+from xray_lightning.explain import cell_grids, class_maps
+from xray_lightning.grid import Grids
 from xray_lightning.models.network import XrayNet
 
 Box = tuple[float, float, float, float]  # x, y, width, height
@@ -38,6 +39,7 @@ class Overlay:
         boxes: of the finding, x, y, width, height in pixels of the image.
         score: of the finding.
         target: 1 present, 0 absent, NaN unknown.
+        grids: where the cells of the map see the image.
     """
 
     image_id: str
@@ -47,6 +49,7 @@ class Overlay:
     boxes: tuple[Box, ...]
     score: float
     target: float
+    grids: Grids = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,11 @@ def overlays(
         method: of :func:`~xray_lightning.explain.class_maps`.
     """
     seen = looked_at(net, data, part, places, method=method)
-    return [_overlay(data, part, place, image, heat, scores) for place, image, heat in seen]
+    grids = cell_grids(net, data.image_size)
+    return [
+        _overlay(data, part, place, scores, image=image, heat=heat, grids=grids)
+        for place, image, heat in seen
+    ]
 
 
 def looked_at(
@@ -187,7 +194,14 @@ def square_boxes(data: XrayDataModule, part: str, row: int, label: str) -> tuple
 
 
 def _overlay(
-    data: XrayDataModule, part: str, place: Place, image: Floats, heat: Floats, scores: Floats
+    data: XrayDataModule,
+    part: str,
+    place: Place,
+    scores: Floats,
+    *,
+    image: Floats,
+    heat: Floats,
+    grids: Grids,
 ) -> Overlay:
     row, label = place
     column = data.labels.index(label)
@@ -199,4 +213,5 @@ def _overlay(
         boxes=square_boxes(data, part, row, label),
         score=float(scores[row, column]),
         target=float(data.part_targets(part)[row, column]),
+        grids=grids,
     )

@@ -154,6 +154,7 @@ def test_json_and_nothing_to_localise(checkpoint: Path, tmp_path: Path) -> None:
         ("saliency=", "saliency must be none, all, or of cam, .*, got nothing"),
         ("shortcuts=maybe", "shortcuts must be true or false, got 'maybe'"),
         ("positives=1", "positives must be an integer of at least 2, got '1'"),
+        ("permuted=a.ckpt,b.ckpt", "permuted takes one checkpoint, got a.ckpt, b.ckpt"),
         ("draws=0", "draws must be an integer of at least 1, got '0'"),
         ("tta=flip", "tta=flip: nothing here depends on it"),
     ],
@@ -168,6 +169,12 @@ def test_settings(tmp_path: Path) -> None:
     assert settings.methods == ("cam", "gradient")
     assert settings.saliency == METHODS
     assert rest == ["data=nih"]
+
+
+def test_gates_of_a_network_without_cbam(checkpoint: Path) -> None:
+    result = explain(checkpoint, "methods=cbam")
+    assert result.exit_code == 2
+    assert "this network has no spatial gates that act" in result.output
 
 
 def test_networks_that_cannot_be_compared(checkpoint: Path, folder: Path) -> None:

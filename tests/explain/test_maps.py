@@ -226,17 +226,30 @@ def test_wrong_shape(shape: tuple[int, ...], network: Build) -> None:
         class_map(network(), torch.rand(shape), 0)
 
 
+def test_gates_of_cbam(network: Build, images: Tensor) -> None:
+    net = network(cbam_after=("layer1", "layer2")).train()
+    found = class_maps(net, images, method="cbam", labels=["Nodule", "Mass"])
+    gates = net.attention_maps(images)
+    assert list(gates) == ["layer1", "layer2"]
+    for column in range(2):
+        assert torch.equal(found[:, column], gates["layer2"][:, 0])
+    assert net.training
+    with pytest.raises(ConfigError, match="this network has no spatial gates that act"):
+        class_maps(network(), images, method="cbam")
+
+
 def test_unknown_method(network: Build, images: Tensor) -> None:
-    message = r"method must be one of cam, gradcam, gradcam\+\+, .*, occlusion, got 'lime'"
+    message = r"method must be one of cam, gradcam, gradcam\+\+, .*, occlusion, cbam, got 'lime'"
     with pytest.raises(ConfigError, match=message):
         class_map(network(), images, 0, method="lime")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "cbam"])
 def test_a_method_the_network_cannot_give(method: str, images: Tensor) -> None:
     net: Any = nn.Linear(1, 1)
     net.labels = ("Mass",)
-    needed = "maps" if method == "cam" else "forward_features and forward_head"
+    own = {"cam": "maps", "cbam": "attention_maps"}
+    needed = own.get(method, "forward_features and forward_head")
     message = f"needs {needed} of the network, which Linear lacks; give an XrayNet"
     with pytest.raises(ConfigError, match=message):
         class_map(net, images, 0, method=method)

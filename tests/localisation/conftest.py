@@ -3,8 +3,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from xray_lightning.grid import shrunk
 from xray_lightning.localisation.located import Located
-from xray_lightning.metrics.pointing import region_of, shrunk
+from xray_lightning.metrics.pointing import region_of
 
 SIZE = 48  # three times the maps: a cell has a middle pixel, which keeps its value
 

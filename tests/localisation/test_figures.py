@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.grid import enlarged
 from xray_lightning.localisation.figures import Reference, localisation, reference_of
 from xray_lightning.localisation.located import CONTROLS, Located
 from xray_lightning.metrics.localisation import WANG, tuned_threshold
-from xray_lightning.metrics.pointing import enlarged, pointing_game, region_of
+from xray_lightning.metrics.pointing import pointing_game, region_of
 
 SIZE = 48
 Make = Callable[..., Located]

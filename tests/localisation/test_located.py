@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.grid import shrunk
 from xray_lightning.localisation.located import (
     Located,
     centre_gaussian,
     control_maps,
     mean_of_others,
 )
-from xray_lightning.metrics.pointing import region_of, shrunk
+from xray_lightning.metrics.pointing import region_of
 
 SIZE = 48
 MAPS = np.zeros((2, 3, 3), np.float32)
@@ -93,9 +94,9 @@ def test_mean_box_of_given_boxes_and_of_one_patient(located: Callable[..., Locat
 
 
 def test_centre_gaussian() -> None:
-    heat = centre_gaussian(4, 10, 0.25)
+    heat = centre_gaussian((4, 10), 40, 0.25)
     assert heat.shape == (4, 10)
     assert heat[1, 4] == pytest.approx(np.exp(-(0.125**2 + 0.05**2) / (2 * 0.25**2)))
     assert np.allclose(heat, heat[::-1, ::-1])
     with pytest.raises(ConfigError, match="sigma must be a positive share of the image's side"):
-        centre_gaussian(4, 4, 0)
+        centre_gaussian((4, 4), 40, 0)

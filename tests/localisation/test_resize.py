@@ -11,10 +11,11 @@ from xray_lightning.data.cache import open_cache
 from xray_lightning.data.dataset import XrayDataset
 from xray_lightning.data.geometry import box_to_square
 from xray_lightning.data.images import read_record
+from xray_lightning.grid import enlarged, shrunk
 from xray_lightning.localisation.figures import localisation
 from xray_lightning.localisation.located import Located
 from xray_lightning.metrics.localisation import detected_boxes, overlaps
-from xray_lightning.metrics.pointing import enlarged, region_of, shrunk
+from xray_lightning.metrics.pointing import region_of
 from xray_lightning.records import Box, Record
 
 # (height, width) of the file, and (width, height) of the image the box was drawn on

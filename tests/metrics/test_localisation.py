@@ -3,6 +3,7 @@ import pytest
 from scipy import ndimage
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.grid import enlarged, shrunk
 from xray_lightning.metrics.localisation import (
     FIGURES,
     GRID,
@@ -13,7 +14,7 @@ from xray_lightning.metrics.localisation import (
     overlaps,
     tuned_threshold,
 )
-from xray_lightning.metrics.pointing import enlarged, region_of, shrunk
+from xray_lightning.metrics.pointing import region_of
 
 RNG = np.random.default_rng(0)
 

@@ -1,31 +1,19 @@
 import numpy as np
 import pytest
-import torch
 from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import average_precision_score
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.grid import enlarged
 from xray_lightning.metrics.pointing import (
     average_precision,
     energy_inside,
-    enlarged,
     pointing_game,
     region_of,
-    shrunk,
     widened,
 )
 
 RNG = np.random.default_rng(0)
-
-
-@pytest.mark.parametrize(
-    ("shape", "size"), [((7, 7), 224), ((5, 9), 33), ((1, 1), 8), ((40, 30), 16)]
-)
-def test_enlarged_as_torch_does(shape: tuple[int, int], size: int) -> None:
-    heat = RNG.standard_normal(shape, dtype=np.float32)
-    square = torch.from_numpy(heat)[None, None]
-    theirs = torch.nn.functional.interpolate(square, (size, size), mode="bilinear")[0, 0]
-    assert np.abs(enlarged(heat, size) - theirs.numpy()).max() < 1e-5
 
 
 def test_region_by_pixel_centres() -> None:
@@ -51,13 +39,6 @@ def test_region_of_several_and_tiny_boxes() -> None:
 def test_boxes_that_are_not_on_the_square(box: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match="a box must have area on the square of 8 px"):
         region_of([box], 8)
-
-
-def test_shrunk_is_the_mean_of_the_pixels() -> None:
-    region = region_of([(3, 1, 7, 9)], 24)
-    cells = region.reshape(6, 4, 6, 4).mean(axis=(1, 3))
-    assert np.allclose(shrunk(region, (6, 6)), cells)
-    assert shrunk(region, (7, 5)).mean() == pytest.approx(region.mean(), abs=1e-6)
 
 
 def test_widened_by_euclidean_distance() -> None:

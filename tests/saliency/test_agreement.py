@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from xray_lightning.errors import ConfigError
 from xray_lightning.saliency.agreement import (
     SHIFTS,
-    enlarged,
     permutation_facts,
     seed_facts,
     shift_facts,
@@ -74,12 +73,6 @@ def test_one_network_cannot_agree(sample: Sample) -> None:
 def test_shifted_equals_scipy(images: Tensor, move: tuple[int, int]) -> None:
     wanted = scipy_shift(images.numpy(), (0, 0, *move), order=0, mode="nearest")
     np.testing.assert_array_equal(shifted(images, *move).numpy(), wanted)
-
-
-def test_enlarged_at_its_own_size_is_itself(rng: np.random.Generator) -> None:
-    maps = rng.normal(size=(2, 6, 6))
-    np.testing.assert_array_equal(enlarged(maps, 6), maps)
-    assert enlarged(maps, 12).shape == (2, 12, 12)
 
 
 def test_a_map_that_moves_along_is_stable(

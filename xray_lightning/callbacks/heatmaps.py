@@ -14,7 +14,8 @@ from torch import Tensor
 
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain import METHODS
+from xray_lightning.explain import GATES, require_method
+from xray_lightning.grid import grid_of
 from xray_lightning.models.network import XrayNet
 from xray_lightning.overlays import CHOICES, Choice, Overlay, overlays
 
@@ -38,7 +39,8 @@ class HeatMaps(pl.Callback):
 
     Raises:
         ConfigError: an unknown method, or ``every`` is no whole number of at least 1; at the start
-            of a run: a label the data does not have, or another kind of module.
+            of a run: a label the data does not have, method "cbam" for a network without gates, or
+            another kind of module.
     """
 
     def __init__(
@@ -52,8 +54,7 @@ class HeatMaps(pl.Callback):
     ) -> None:
         if not isinstance(every, int) or every < 1:
             raise ConfigError(f"every must be an integer of at least 1, got {every!r}")
-        if method not in METHODS:
-            raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        require_method(method)
         self.folder, self.draw, self.every = Path(folder), draw, every
         self.choice, self.method = choice or Choice(), method
         self._scores: dict[int, Floats] = {}  # by position in the part
@@ -61,7 +62,10 @@ class HeatMaps(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot be drawn, before training."""
         if stage != "predict":
-            self.choice.require_labels(looked_at(trainer, pl_module)[1].labels)
+            net, data = looked_at(trainer, pl_module)
+            self.choice.require_labels(data.labels)
+            if self.method == GATES:
+                net.require_gates()
 
     def on_validation_batch_end(
         self,
@@ -155,11 +159,13 @@ def looked_at(trainer: pl.Trainer, module: pl.LightningModule) -> tuple[XrayNet,
 def write_maps(found: Sequence[Overlay], path: Path) -> None:
     """Raw maps of N overlays: arrays image_id, label, score, target (N,), and maps (N, h, w).
 
+    Cell i of a side sees the image around pixel first + i * step, both (N,).
     Boxes are rows of x, y, width, height in pixels of the square image, (M, 4), with the overlay
     each belongs to in box_of, (M,).
     """
     heats = [each.heat for each in found]
     boxes = [(number, *box) for number, each in enumerate(found) for box in each.boxes]
+    grids = [grid_of(len(each.heat), len(each.image), each.grids) for each in found]
     table = np.array(boxes, dtype=np.float64).reshape(-1, 5)
     np.savez(
         path,
@@ -168,6 +174,8 @@ def write_maps(found: Sequence[Overlay], path: Path) -> None:
         score=np.array([each.score for each in found], dtype=np.float32),
         target=np.array([each.target for each in found], dtype=np.float32),
         maps=np.stack(heats) if heats else np.empty((0, 0, 0), np.float32),
+        first=np.array([grid.first for grid in grids]),
+        step=np.array([grid.step for grid in grids]),
         boxes=table[:, 1:],
         box_of=table[:, 0].astype(np.int64),
     )

@@ -13,6 +13,7 @@ from rich.text import Text
 from xray_lightning.audit.columns import plain
 from xray_lightning.audit.duplicates import CORRELATION, DISTANCE, SIDE, duplicates
 from xray_lightning.audit.facts import Facts, audit_facts, gist
+from xray_lightning.cli.folders import writable
 from xray_lightning.cli.overrides import boolean, composed, integer, make, taken_out
 from xray_lightning.cli.tables import number, show
 from xray_lightning.data.cache import open_cache
@@ -49,6 +50,7 @@ def audit(overrides: Sequence[str], as_json: bool) -> None:
     config, run_dir = composed(values)
     source: Source = make(config.data)
     split: Split = make(config.split)(source.records, source.official)
+    folder = writable(run_dir or Path("outputs") / f"audit_{source.name}_{split.fingerprint}")
     compare = boolean("duplicates", own["duplicates"])
     leaks = {
         "duplicates": duplicate_facts(config, source, split) if compare else None,
@@ -68,7 +70,6 @@ def audit(overrides: Sequence[str], as_json: bool) -> None:
     facts["leakage"] |= leaks
     facts["command"] = " ".join(["xray audit", *overrides])
     facts["gist"] = gist(facts)
-    folder = run_dir or Path("outputs") / f"audit_{source.name}_{split.fingerprint}"
     text = written(facts, folder)
     if as_json:
         print(text)
@@ -79,7 +80,6 @@ def audit(overrides: Sequence[str], as_json: bool) -> None:
 
 def written(facts: Facts, folder: Path) -> str:
     """audit.json and audit.html; the text of the first."""
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(facts, indent=2, allow_nan=False)
     (folder / "audit.json").write_text(text + "\n", encoding="utf-8")
     (folder / "audit.html").write_text(audit_page(facts), encoding="utf-8")

@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from xray_lightning.cli.folders import writable
 from xray_lightning.cli.tables import number, show
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.splits import fingerprint
@@ -35,6 +36,8 @@ def compare_runs(
         [(path, read_predictions(path)) for path in tables(side)] for side in (first, second)
     )
     reference = sides[0][0][1]
+    if out is not None:
+        writable(out)
     for path, predictions in (*sides[0], *sides[1]):
         require_same_images(sides[0][0][0], reference, path, predictions)
     runs = [[aligned(predictions, reference) for _, predictions in side] for side in sides]
@@ -50,7 +53,6 @@ def compare_runs(
     facts = comparison_facts(found, reference, [[str(path) for path, _ in side] for side in sides])
     facts["data"] = data_title(sides[0][0][0])
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         (out / "compare.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     if as_json:
         print(json.dumps(facts, indent=2))

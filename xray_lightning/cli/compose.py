@@ -25,6 +25,7 @@ from xray_lightning.cli.build import (
     trainer_from,
 )
 from xray_lightning.cli.conclusion import conclude, require_settings
+from xray_lightning.cli.folders import writable
 from xray_lightning.cli.judging import Judged
 from xray_lightning.cli.overrides import overridden
 from xray_lightning.cli.processes import first_process, quieten, started_outside
@@ -81,8 +82,7 @@ def fit(config: DictConfig, last: Checkpoint | None = None) -> float | None:
     data.require_images(trainer.world_size)
     describe(config, data, task, trainer)
     if trainer.is_global_zero:
-        run.mkdir(parents=True, exist_ok=True)
-        write_config(task.bundle.config, run)
+        write_config(task.bundle.config, writable(run))
         write_environment(config, data, trainer, run)
         draw_data(data, run)
     train(trainer, task, data, run, last)

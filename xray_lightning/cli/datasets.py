@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from xray_lightning.cli.folders import writable
 from xray_lightning.cli.overrides import composed, make
 from xray_lightning.cli.tables import counts_table, show
 from xray_lightning.data.cache import open_cache
@@ -31,8 +32,9 @@ def data(overrides: Sequence[str], as_json: bool) -> None:
     source: Source = make(config.data)
     facts = data_facts(source, make(config.split)(source.records, source.official))
     if run_dir is not None:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "data.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        (writable(run_dir) / "data.json").write_text(
+            json.dumps(facts, indent=2) + "\n", encoding="utf-8"
+        )
     if as_json:
         print(json.dumps(facts, indent=2))
         return

@@ -12,6 +12,7 @@ from xray_lightning.checkpoint import Bundle, Checkpoint, load_checkpoint, requi
 from xray_lightning.cli.build import data_from, prepare_process
 from xray_lightning.cli.compose import LOG, mean_line, score
 from xray_lightning.cli.conclusion import part_facts, require_settings
+from xray_lightning.cli.folders import writable
 from xray_lightning.cli.judging import Judged, fitted_labels, verdict_of
 from xray_lightning.cli.overrides import overridden, split_run_dir
 from xray_lightning.cli.priors import require_prior, wanted_priors
@@ -131,8 +132,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
     lines: list[Table | str] = []
     for part, split in found.splits.items():
         data.split = split
-        place = folder if part == "test" else folder / part
-        place.mkdir(parents=True, exist_ok=True)
+        place = writable(folder if part == "test" else folder / part)
         summary, predictions = score(config, data, task, place, ("test",))
         summaries[part] = summary["test"]
         if first_process():

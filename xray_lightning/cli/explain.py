@@ -21,6 +21,7 @@ from xray_lightning.cli.explain_settings import (
     trained_like,
 )
 from xray_lightning.cli.explain_tables import explain_lines
+from xray_lightning.cli.folders import writable
 from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watching
 from xray_lightning.data.datamodule import XrayDataModule
@@ -74,11 +75,10 @@ def explained(checkpoint: Path, overrides: Sequence[str]) -> dict[Path, Facts]:
     others = trained_like(settings.seeds, found, permuted=False)
     shuffled = trained_like(settings.permuted, found, permuted=True)
     folder = folder_of(found, settings)
+    places = {name: writable(folder if name == "test" else folder / name) for name in found.splits}
     every = {}
-    for name, split in found.splits.items():
-        found.data.split = split
-        place = folder if name == "test" else folder / name
-        place.mkdir(parents=True, exist_ok=True)
+    for name, place in places.items():
+        found.data.split = found.splits[name]
         every[place] = looked_into(found, settings, others, shuffled, place)
         write_json(every[place], place / "explain.json")
     return every

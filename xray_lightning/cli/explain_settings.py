@@ -8,7 +8,7 @@ from xray_lightning.checkpoint import load_checkpoint, require_labels
 from xray_lightning.cli.evaluate import Opened
 from xray_lightning.cli.overrides import integer, taken_out
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain import METHODS
+from xray_lightning.explain import GATES, METHODS
 from xray_lightning.models.network import XrayNet
 
 OWN = {
@@ -54,6 +54,9 @@ def own_settings(overrides: Sequence[str]) -> tuple[Settings, list[str]]:
         raise ConfigError(f"subset must be val or test, got {values['subset']!r}")
     if values["shortcuts"] not in ("true", "false"):
         raise ConfigError(f"shortcuts must be true or false, got {values['shortcuts']!r}")
+    permuted = listed(values["permuted"])
+    if len(permuted) > 1:
+        raise ConfigError(f"permuted takes one checkpoint, got {', '.join(permuted)}")
     settings = Settings(
         subset=values["subset"],
         methods=methods_of("methods", values["methods"]),
@@ -61,7 +64,7 @@ def own_settings(overrides: Sequence[str]) -> tuple[Settings, list[str]]:
         label=values["label"],
         positives=integer("positives", values["positives"], 2),
         seeds=tuple(map(Path, listed(values["seeds"]))),
-        permuted=tuple(map(Path, listed(values["permuted"])[:1])),
+        permuted=tuple(map(Path, permuted)),
         shortcuts=values["shortcuts"] == "true",
         draws=integer("draws", values["draws"], 1),
         seed=integer("bootstrap_seed", values["bootstrap_seed"], 0),
@@ -80,7 +83,7 @@ def listed(text: str) -> tuple[str, ...]:
 
 
 def methods_of(name: str, text: str) -> tuple[str, ...]:
-    """Names of map methods; "none" and "all" are lists too.
+    """Names of map methods; "none" and "all", those of every network, are lists too.
 
     Raises:
         ConfigError: an unknown one.
@@ -88,22 +91,25 @@ def methods_of(name: str, text: str) -> tuple[str, ...]:
     if text in ("none", "all"):
         return METHODS if text == "all" else ()
     found = listed(text)
-    unknown = [method for method in found if method not in METHODS]
+    known = (*METHODS, GATES)
+    unknown = [method for method in found if method not in known]
     if unknown or not found:
         raise ConfigError(
-            f"{name} must be none, all, or of {', '.join(METHODS)}, got "
+            f"{name} must be none, all, or of {', '.join(known)}, got "
             f"{', '.join(unknown) or 'nothing'}"
         )
     return found
 
 
 def require_part(found: Opened, settings: Settings) -> None:
-    """Refuse a label that is not there, and images that may have been trained on.
+    """Refuse what is not there, a label or gates, and images that may have been trained on.
 
     Raises:
-        ConfigError: names the label, or the validation part.
+        ConfigError: names the label, says how a network gets gates, or names the validation part.
     """
     data, trained = found.data, found.checkpoint.bundle.split["parts"]["val"]
+    if GATES in (*settings.methods, *settings.saliency):
+        found.checkpoint.build_net().require_gates()
     if settings.label and settings.label not in data.labels:
         raise ConfigError(f"label must be one of {', '.join(data.labels)}, got {settings.label!r}")
     if settings.subset == "val" and data.split.part_fingerprints["val"] != trained:

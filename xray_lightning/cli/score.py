@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from xray_lightning.cli.folders import writable
 from xray_lightning.cli.judging import fitted, verdict_of
 from xray_lightning.cli.overrides import boolean, composed, integer, make, taken_out
 from xray_lightning.cli.priors import read_prior
@@ -39,6 +40,8 @@ def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
     """
     own, values = own_settings(overrides)
     config, run_dir = composed(values)
+    if run_dir is not None:
+        writable(run_dir)
     source: Source = make(config.data)
     images = [record.image_id for record in source.records]
     ids, scores = read_scores(table, source.labels, images)
@@ -64,7 +67,6 @@ def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
     )
     text = json.dumps(found.facts, indent=2, allow_nan=False)
     if run_dir is not None:
-        run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "score.json").write_text(text + "\n", encoding="utf-8")
     if as_json:
         print(text)

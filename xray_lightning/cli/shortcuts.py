@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xray_lightning.cli.evaluate import home, opened
+from xray_lightning.cli.folders import writable
 from xray_lightning.cli.tables import number, show
 from xray_lightning.evaluation import write_json
 from xray_lightning.inference import find_device
@@ -32,11 +33,10 @@ def shortcuts(checkpoints: Sequence[Path], overrides: Sequence[str], as_json: bo
         data = at_hand.data
         data.split = at_hand.splits["test"]
         net = at_hand.checkpoint.build_net().to(find_device("auto"))
+        folder = writable(at_hand.run_dir or home(path))
         facts = part_shortcuts(net, data, draws=at_hand.config.draws)
         facts |= {"data": data.source.title, "fingerprint": data.split.part_fingerprints["test"]}
         found[str(path)] = facts
-        folder = at_hand.run_dir or home(path)
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(facts, folder / "shortcuts.json")
         if not as_json:
             show(*shortcut_lines(facts, str(path)))

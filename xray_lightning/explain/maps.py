@@ -12,7 +12,8 @@ from xray_lightning.explain.gradients import head_gradients
 from xray_lightning.explain.pixels import PIXELS
 from xray_lightning.explain.rules import RULES
 
-METHODS = ("cam", *RULES, *PIXELS)
+METHODS = ("cam", *RULES, *PIXELS)  # of every network
+GATES = "cbam"  # of one with CBAM blocks
 
 
 class Mapped(Protocol):
@@ -35,6 +36,10 @@ class Mapped(Protocol):
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Logits (B, L) of a feature map (B, C, h, w)."""
+        ...
+
+    def attention_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """Spatial gates (B, 1, h, w) of each CBAM block, the last one last."""
         ...
 
     def modules(self) -> Iterator[Any]:
@@ -67,7 +72,7 @@ def class_maps(
     method: str = "cam",
     labels: Sequence[str | int] | None = None,
 ) -> Tensor:
-    """Evidence for findings at each place, by one of eight methods.
+    """Evidence for findings at each place, by one of eight methods, or the gates of CBAM.
 
     The maps of the first five lie on the feature map, h x w, and come from one pass through the
     backbone whatever the number of labels; only the head is differentiated. For a network of
@@ -93,9 +98,15 @@ def class_maps(
                and back for each step and label.
     occlusion  fall of the logit under a patch of the image's mean, an eighth of the side wide,
                moved by half of that, signed; one pass forward for each of about 225 places.
+    cbam       spatial gates of the last CBAM block, in [0, 1], the same for every finding: what the
+               network lets through, not what it finds. Of a network that has such a block; those
+               of all blocks are ``net.attention_maps``.
     ========== ==================================================================================
 
-    The gates of CBAM are ``net.attention_maps``. Everything is computed in evaluation mode and in
+    The cells of a feature map need not lie evenly on the image: :func:`~.cells.cell_grids` says
+    where they do, for :func:`~xray_lightning.grid.enlarged`.
+
+    Everything is computed in evaluation mode and in
     float32, also within ``torch.inference_mode`` and autocast: in bfloat16 the maps of pixels were
     off by up to 17 % of their largest value (random DenseNet-121). Modes, hooks and ``.grad`` stay
     as they are.
@@ -103,7 +114,7 @@ def class_maps(
     Args:
         net: an :class:`~xray_lightning.models.network.XrayNet`.
         images: (B, 1, H, W) float in [0, 1], on the network's device.
-        method: one of ``METHODS``.
+        method: one of ``METHODS``, or ``GATES``.
         labels: names or positions of K findings; None: all L.
 
     Returns:
@@ -115,7 +126,7 @@ def class_maps(
     """
     _check(net, images, method)
     columns = _columns(net.labels, range(len(net.labels)) if labels is None else labels)
-    with _undisturbed(net, images.device.type):
+    with undisturbed(net, images.device.type):
         images = images.detach().clone()  # no longer an inference tensor
         if method in PIXELS:
             found = PIXELS[method](_score(net), images, columns)
@@ -126,6 +137,9 @@ def class_maps(
 
 def _feature_maps(net: Mapped, images: Tensor, columns: Sequence[int], method: str) -> Tensor:
     with torch.no_grad():
+        if method == GATES:
+            *_, gates = net.attention_maps(images).values()  # (B, 1, h, w)
+            return gates.expand(-1, len(columns), -1, -1).float()
         if method == "cam":
             return net.maps(images)[:, columns]
         features = net.forward_features(images)
@@ -137,10 +151,20 @@ def _score(net: Mapped) -> Any:
     return lambda images: net.forward_head(net.forward_features(images))
 
 
+def require_method(method: str) -> None:
+    """Refuse an unknown method.
+
+    Raises:
+        ConfigError: names those there are.
+    """
+    if method not in (*METHODS, GATES):
+        raise ConfigError(f"method must be one of {', '.join((*METHODS, GATES))}, got {method!r}")
+
+
 def _check(net: Mapped, images: Tensor, method: str) -> None:
-    if method not in METHODS:
-        raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    needed = ("maps",) if method == "cam" else ("forward_features", "forward_head")
+    require_method(method)
+    own = {"cam": ("maps",), GATES: ("attention_maps",)}
+    needed = own.get(method, ("forward_features", "forward_head"))
     missing = [name for name in needed if not hasattr(net, name)]
     if missing:
         raise ConfigError(
@@ -168,7 +192,7 @@ def _position(labels: tuple[str, ...], label: str | int) -> int:
 
 
 @contextmanager
-def _undisturbed(net: Mapped, device: str) -> Iterator[None]:
+def undisturbed(net: Mapped, device: str) -> Iterator[None]:
     """Evaluation mode, gradients and float32 within, then each module's own mode again."""
     modes: list[tuple[nn.Module, bool]] = [(module, module.training) for module in net.modules()]
     try:

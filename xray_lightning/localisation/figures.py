@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.grid import enlarged
 from xray_lightning.localisation.located import SIGMA, Boxes, Located, control_maps
 from xray_lightning.metrics.clusters import (
     Codes,
@@ -19,7 +20,7 @@ from xray_lightning.metrics.clusters import (
     sums_over,
 )
 from xray_lightning.metrics.localisation import FIGURES, WANG, map_figures, tuned_threshold
-from xray_lightning.metrics.pointing import Heat, enlarged, widened
+from xray_lightning.metrics.pointing import Heat, widened
 
 MINIMUM = 10  # images and patients with boxes: with fewer no interval is given, and nothing tuned
 TOO_FEW = f"too few: fewer than {MINIMUM} images or patients, no interval"
@@ -60,7 +61,7 @@ def reference_of(
         boxes[label] = located.boxes
         controls = control_maps(located, size, _seeds(seed, label), sigma, None)
         for method, maps in {**located.maps, **controls}.items():
-            shares[label, method] = tuned_threshold(maps, located.boxes, size)
+            shares[label, method] = tuned_threshold(maps, located.boxes, size, located.grids)
     patients = frozenset(each for located in validation.values() for each in located.patients)
     return Reference(shares, boxes, patients)
 
@@ -185,7 +186,13 @@ def _sums(
     found = {}
     for name, heats in maps.items():
         rows = [
-            map_figures(enlarged(heat, size), region, boxes, shares=shares[name], near=around)
+            map_figures(
+                enlarged(heat, size, located.grids),
+                region,
+                boxes,
+                shares=shares[name],
+                near=around,
+            )
             for heat, region, boxes, around in zip(heats, regions, located.boxes, near, strict=True)
         ]
         found[name] = np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])

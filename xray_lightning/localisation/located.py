@@ -1,15 +1,16 @@
 """Images with boxes of a finding and maps of it, and maps that need no network."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.geometry import Rectangle
 from xray_lightning.errors import ConfigError
+from xray_lightning.grid import EVEN, Grids, grid_of, shrunk
 from xray_lightning.metrics.clusters import patient_codes
-from xray_lightning.metrics.pointing import Heat, Region, region_of, shrunk
+from xray_lightning.metrics.pointing import Heat, Region, region_of
 
 CONTROLS = ("random", "centre", "mean box", "ceiling")
 SIGMA = 0.25  # of the centre Gaussian, as a share of the image's side
@@ -28,6 +29,7 @@ class Located:
         patients: N ids.
         masks: exact places, (N, S, S) bool; then pointing game, energy and average precision are of
             the mask, all figures of boxes still of the boxes.
+        grids: where the cells of the maps see the square.
 
     Raises:
         ConfigError: the numbers of images differ, an image has no box or an empty mask, a map holds
@@ -38,6 +40,7 @@ class Located:
     boxes: Boxes
     patients: Sequence[str]
     masks: Region | None = None
+    grids: Grids = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -99,32 +102,40 @@ def control_maps(
             patients in ``located``; with one patient there is no mean box.
     """
     shapes = list(dict.fromkeys(maps.shape[1:] for maps in located.maps.values()))
-    (height, width), count = shapes[0], len(located.boxes)
-    regions = located.regions(size)
-    drawn = np.random.default_rng(seed).random((count, height, width), dtype=np.float32)
-    middle = np.broadcast_to(centre_gaussian(height, width, sigma), drawn.shape)
-    found = {"random": drawn, "centre": middle}
+    shape, grids, regions = shapes[0], located.grids, located.regions(size)
+    drawn = np.random.default_rng(seed).random((len(regions), *shape), dtype=np.float32)
+    middle = centre_gaussian(shape, size, sigma, grids)
+    found = {"random": drawn, "centre": np.broadcast_to(middle, drawn.shape)}
     boxes = located.boxes if others is None else others
-    cells = np.stack([shrunk(region_of(each, size), (height, width)) for each in boxes])
+    cells = np.stack([shrunk(region_of(each, size), shape, grids) for each in boxes])
     if others is not None:
         found["mean box"] = np.broadcast_to(cells.mean(axis=0), drawn.shape)
     elif len(set(located.patients)) > 1:
         found["mean box"] = mean_of_others(cells, located.patients)
-    for shape in shapes:
-        name = "ceiling" if shape == shapes[0] else f"ceiling {shape[0]}x{shape[1]}"
-        found[name] = np.stack([shrunk(region, shape) for region in regions])
+    for each in shapes:
+        name = "ceiling" if each == shape else f"ceiling {each[0]}x{each[1]}"
+        found[name] = np.stack([shrunk(region, each, grids) for region in regions])
     return found
 
 
-def centre_gaussian(height: int, width: int, sigma: float) -> Heat:
-    """A Gaussian on the middle of a map whose sides have the length 1, (h, w).
+def centre_gaussian(shape: tuple[int, int], size: int, sigma: float, grids: Grids = EVEN) -> Heat:
+    """A Gaussian on the middle of a square, at the cells of a map, (h, w).
+
+    Args:
+        shape: of the map.
+        size: side of the square in pixels.
+        sigma: as a share of that side.
+        grids: where the cells see the square.
 
     Raises:
         ConfigError: ``sigma`` is not positive.
     """
     if not sigma > 0:
         raise ConfigError(f"sigma must be a positive share of the image's side, got {sigma}")
-    across, down = ((np.arange(side) + 0.5) / side - 0.5 for side in (width, height))
+    down, across = (
+        (grid.first + np.arange(cells) * grid.step + 0.5) / size - 0.5
+        for cells, grid in ((cells, grid_of(cells, size, grids)) for cells in shape)
+    )
     squares = across[None] ** 2 + down[:, None] ** 2
     return np.exp(-squares / (2 * sigma**2)).astype(np.float32)
 

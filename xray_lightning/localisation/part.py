@@ -8,8 +8,10 @@ import numpy.typing as npt
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.source import Source
+from xray_lightning.explain import cell_grids
+from xray_lightning.grid import shrunk
 from xray_lightning.localisation.located import Located
-from xray_lightning.metrics.pointing import Heat, shrunk
+from xray_lightning.metrics.pointing import Heat
 from xray_lightning.models.network import XrayNet
 from xray_lightning.overlays import Place, looked_at, square_boxes
 from xray_lightning.records import Record
@@ -45,7 +47,7 @@ def located_part(
         for done, ((_, label), _, heat) in enumerate(seen, 1):
             maps[label].setdefault(method, []).append(heat)
             progress(number * len(places) + done, len(methods) * len(places))
-    found = {}
+    found, grids = {}, cell_grids(net, data.image_size)
     for label, by_method in maps.items():
         rows = [row for row, name in places if name == label]
         records = [data.part_records(part)[row] for row in rows]
@@ -54,6 +56,7 @@ def located_part(
             [square_boxes(data, part, row, label) for row in rows],
             [record.patient_id for record in records],
             exact_masks(data.source, records, label, data.image_size),
+            grids,
         )
     return found
 

@@ -7,13 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.grid import EVEN, Grids, enlarged
 from xray_lightning.metrics.clusters import Floats, divided
 from xray_lightning.metrics.pointing import (
     Heat,
     Region,
     average_precision,
     energy_inside,
-    enlarged,
     pointing_game,
     rounding,
 )
@@ -141,7 +141,9 @@ def _holds(boxes: Floats, point: Floats) -> npt.NDArray[np.bool_]:
     return np.asarray(((offset >= 0) & (offset < boxes[:, 2:])).all(axis=1))
 
 
-def tuned_threshold(maps: Heat, boxes: Sequence[npt.ArrayLike], size: int) -> float:
+def tuned_threshold(
+    maps: Heat, boxes: Sequence[npt.ArrayLike], size: int, grids: Grids = EVEN
+) -> float:
     """The share of the range whose boxes overlap the annotated ones best; of equals the lowest.
 
     The mean over annotated boxes of the highest IoU decides. Never tune on the boxes that are
@@ -151,13 +153,14 @@ def tuned_threshold(maps: Heat, boxes: Sequence[npt.ArrayLike], size: int) -> fl
         maps: of validation images, (N, h, w).
         boxes: of each image, (G, 4): x, y, width, height in pixels of the square.
         size: side of the square.
+        grids: of the maps.
 
     Returns:
         One of :data:`GRID`; NaN without images.
     """
     gains = np.zeros(len(GRID))
     for heat, annotated in zip(maps, boxes, strict=True):
-        larger = enlarged(heat, size)
+        larger = enlarged(heat, size, grids)
         for place, share in enumerate(GRID):
             iou, _ = overlaps(detected_boxes(larger, [share]), annotated)
             gains[place] += iou.max(axis=0).sum()

@@ -18,19 +18,6 @@ LEVELS = 8192
 ROUNDING = 4 * float(np.finfo(np.float32).eps)  # of an enlarged map, relative to its largest value
 
 
-def enlarged(heat: Heat, size: int) -> Heat:
-    """(h, w) to (size, size), linear between the centres of the places, flat beyond the last."""
-    larger: Heat = cv2.resize(heat, (size, size), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
-    return larger
-
-
-def shrunk(region: Region, shape: tuple[int, int]) -> Heat:
-    """Share of each of (h, w) cells that a place covers: the best a map of that size can say."""
-    height, width = shape
-    cells = cv2.resize(region.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(cells, dtype=np.float32)
-
-
 def region_of(boxes: npt.ArrayLike, size: int) -> Region:
     """Pixels whose centre lies in one of the boxes; of a box that holds none, its middle pixel.
 

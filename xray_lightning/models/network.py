@@ -158,16 +158,26 @@ class XrayNet(nn.Module):
         Raises:
             ConfigError: no block has a spatial gate, or the gates are open.
         """
+        with _evaluating(self), _outputs(self.require_gates()) as maps:
+            self.forward_features(images)
+        return maps
+
+    def require_gates(self) -> dict[str, nn.Module]:
+        """The spatial gates of the CBAM blocks, by the module each block stands behind.
+
+        Raises:
+            ConfigError: no block has a spatial gate, or the gates are open.
+        """
         blocks = zip(self.config["cbam_after"], self._blocks(), strict=True)
-        gates = {n: block.spatial for n, block in blocks if block.spatial and not block.open}
+        gates: dict[str, nn.Module] = {
+            name: block.spatial for name, block in blocks if block.spatial and not block.open
+        }
         if not gates:
             raise ConfigError(
                 "this network has no spatial gates that act; build it with cbam_after=[...] and "
                 "cbam='both' or 'spatial', and look at it outside open_gates()"
             )
-        with _evaluating(self), _outputs(gates) as maps:
-            self.forward_features(images)
-        return maps
+        return gates
 
     @contextmanager
     def open_gates(self) -> Iterator[None]:

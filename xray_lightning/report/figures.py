@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from xray_lightning.labels import NO_FINDING
 from xray_lightning.predictions import Predictions
 from xray_lightning.report.comparison import Ranking
+from xray_lightning.report.heat import shortened
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":")
@@ -190,7 +191,8 @@ def montage_figure(
         axes.set_axis_off()
     for index, axes in enumerate(grid[:shown]):
         axes.imshow(images[index], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axes.set_title(f"{image_ids[index]}\n{_findings(targets[index], labels)}", fontsize=6)
+        name = shortened(image_ids[index], 26)  # RSNA's have 36 characters
+        axes.set_title(f"{name}\n{_findings(targets[index], labels)}", fontsize=6)
     figure.savefig(path)
 
 

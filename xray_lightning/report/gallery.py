@@ -7,8 +7,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from xray_lightning.callbacks.heatmaps import HeatMaps
+from xray_lightning.grid import enlarged
 from xray_lightning.localisation.located import Located
-from xray_lightning.metrics.pointing import enlarged, pointing_game
+from xray_lightning.metrics.pointing import pointing_game
 from xray_lightning.overlays import Choice, Overlay, Place
 from xray_lightning.report.heat import common_scale, draw_overlay, empty_place, shortened
 
@@ -78,7 +79,9 @@ def hits_and_misses(
         of them lie in the finding.
     """
     pairs = zip(located.maps[method], located.regions(size), strict=True)
-    hit = [pointing_game(enlarged(heat, size), region) > 0.5 for heat, region in pairs]
+    hit = [
+        pointing_game(enlarged(heat, size, located.grids), region) > 0.5 for heat, region in pairs
+    ]
     chosen = [[row for row, good in zip(rows, hit, strict=True) if good == kind][:each]
               for kind in (True, False)]  # fmt: skip
     marks = ["hit"] * len(chosen[0]) + ["miss"] * len(chosen[1])

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from xray_lightning.metrics.pointing import enlarged
+from xray_lightning.grid import enlarged
 from xray_lightning.overlays import Overlay
 
 Floats = npt.NDArray[np.float32]
@@ -34,10 +34,10 @@ def common_scale(heats: Sequence[Floats]) -> Scale:
 def draw_overlay(axes: Axes, overlay: Overlay, scale: Scale, caption: str) -> None:
     """One image under its map: the higher the map on the common scale, the more opaque."""
     _plain(axes)
-    size = len(overlay.image)
     axes.imshow(overlay.image, cmap="gray", vmin=0, vmax=1)
     low, high = scale
-    share = ((enlarged(overlay.heat, size) - low) / max(high - low, 1e-12)).clip(0, 1)
+    heat = enlarged(overlay.heat, len(overlay.image), overlay.grids)
+    share = ((heat - low) / max(high - low, 1e-12)).clip(0, 1)
     axes.imshow(HEAT(share), alpha=OPAQUE * share)
     for x, y, width, height in overlay.boxes:  # a pixel's centre has the whole number
         outline = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=BLUE)

@@ -5,9 +5,9 @@ from itertools import combinations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.grid import enlarged
 from xray_lightning.metrics.clusters import Floats, mean_of_defined
 from xray_lightning.saliency.similarity import MEASURES, Prepared, alike, prepared, rows_of
 from xray_lightning.saliency.study import Study
@@ -75,10 +75,11 @@ def shift_facts(net: nn.Module, study: Study, original: Floats) -> Facts:
     def inner(maps: Floats) -> Prepared:
         return prepared(maps[:, margin:-margin, margin:-margin])
 
-    still = inner(enlarged(original, side))
+    still = inner(enlarged(original, side, study.grids))
     same, chance = [], []
     for rows, columns in SHIFTS:
-        moved = enlarged(study.maps(net, shifted(study.images, rows, columns)), side)
+        maps = study.maps(net, shifted(study.images, rows, columns))
+        moved = enlarged(maps, side, study.grids)
         back = inner(np.roll(moved, (-rows, -columns), axis=(1, 2)))  # the margin is cut off
         same.append(alike(still, back)["spearman"])
         chance.append(alike(still, rows_of(back, study.sample.partners))["spearman"])
@@ -92,13 +93,6 @@ def shifted(images: Tensor, rows: int, columns: int) -> Tensor:
     down = (torch.arange(height) - rows).clamp(0, height - 1)
     right = (torch.arange(width) - columns).clamp(0, width - 1)
     return images[:, :, down][:, :, :, right]
-
-
-def enlarged(maps: Floats, side: int) -> Floats:
-    """Maps (N, h, w) at the resolution of the image, (N, S, S), bilinear."""
-    tensors = torch.from_numpy(maps)[:, None]
-    large = F.interpolate(tensors, (side, side), mode="bilinear", align_corners=False)
-    return np.asarray(large[:, 0].numpy())
 
 
 def _mean(values: list[Floats]) -> Floats:

@@ -12,8 +12,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.grid import enlarged
 from xray_lightning.metrics.clusters import Codes, Floats, mean_of_defined
-from xray_lightning.saliency.agreement import enlarged
 from xray_lightning.saliency.study import Study
 from xray_lightning.saliency.verdicts import (
     FAILS,
@@ -103,9 +103,9 @@ def _orders(maps: Floats, study: Study) -> dict[str, Codes]:
     generator = np.random.default_rng(study.sample.seed)
     from_centre = np.abs(np.arange(side) - (side - 1) / 2)
     centre = -np.hypot(from_centre[:, None], from_centre)
-    noise = enlarged(generator.random(maps.shape), side)
+    noise = enlarged(generator.random(maps.shape), side, study.grids)
     orders = {
-        "map": enlarged(maps, side),
+        "map": enlarged(maps, side, study.grids),
         "random": noise,
         "centre": np.broadcast_to(centre, noise.shape),
     }

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from xray_lightning.grid import EVEN, Grids
 from xray_lightning.metrics.clusters import Floats
 from xray_lightning.saliency.agreement import SHIFTS, permutation_facts, seed_facts, shift_facts
 from xray_lightning.saliency.evidence import evidence_facts
@@ -28,6 +29,7 @@ def saliency_facts(
     patients: npt.ArrayLike,
     *,
     label: int,
+    grids: Grids = EVEN,
     others: Sequence[nn.Module] = (),
     permuted: nn.Module | None = None,
     networks: int = NETWORKS,
@@ -48,6 +50,7 @@ def saliency_facts(
         images: (N, 1, S, S) in [0, 1], on the CPU; best with the finding.
         patients: N ids.
         label: position of that label.
+        grids: where the cells of the maps see the image.
         others: networks trained like ``net`` from other seeds.
         permuted: a network trained like ``net`` on labels permuted among the training images.
         networks: wholly random ones that the verdict on randomisation rests on.
@@ -75,7 +78,7 @@ def saliency_facts(
         done += count
         progress(done, each * len(images))
 
-    study = Study(images, Sample.of(patients, draws, seed), explain, batch, advance)
+    study = Study(images, Sample.of(patients, draws, seed), explain, batch, advance, grids)
     judged = copied(net)
     maps = study.maps(judged)
     tests = {

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.explain import class_map
+from xray_lightning.explain import cell_grids, class_map
 from xray_lightning.models.network import XrayNet
 from xray_lightning.records import Record
 from xray_lightning.saliency.facts import saliency_facts
@@ -75,6 +75,7 @@ def part_saliency(
         torch.stack([dataset[row]["image"] for row in rows]),
         patients,
         label=net.labels.index(label),
+        grids=cell_grids(net, data.image_size),
         others=others,
         permuted=permuted,
         draws=draws,

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.grid import Grids
 from xray_lightning.metrics.clusters import Floats
 from xray_lightning.saliency.verdicts import Sample
 
@@ -27,9 +28,10 @@ class Study:
         explain: the method under test.
         batch: images at a time, at least 2 (a batch norm learns nothing from one).
         advance: told how many images were done.
+        grids: where the cells of the maps see the image.
         maps_made: images explained so far.
         scores_made: images scored so far.
-        grid: size of the maps, once there is one.
+        shape: of the maps, once there is one.
     """
 
     images: Tensor
@@ -37,9 +39,10 @@ class Study:
     explain: Explain
     batch: int
     advance: Callable[[int], None]
+    grids: Grids = field(default_factory=dict)
     maps_made: int = 0
     scores_made: int = 0
-    grid: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         shape = tuple(self.images.shape)
@@ -60,11 +63,11 @@ class Study:
         found = []
         for batch in self.batches(net, images):
             made = self.explain(net, batch).detach()
-            self.grid = self.grid or made.shape[1:]
-            if made.ndim != 3 or made.shape != (len(batch), *self.grid):
+            self.shape = self.shape or made.shape[1:]
+            if made.ndim != 3 or made.shape != (len(batch), *self.shape):
                 raise ConfigError(
                     f"a map method must give (B, h, w), in one study of one size; of {len(batch)} "
-                    f"images it gave {tuple(made.shape)}, first {tuple(self.grid)}"
+                    f"images it gave {tuple(made.shape)}, first {tuple(self.shape)}"
                 )
             found.append(made.double().cpu().numpy())
             self.maps_made += len(batch)

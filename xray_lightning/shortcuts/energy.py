@@ -7,10 +7,10 @@ area alone would give. So a map that is clear clears nobody.
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from torch import Tensor
 
+from xray_lightning.grid import EVEN, Grids, enlarged
 from xray_lightning.metrics.clusters import Codes, Counts, Floats, divided, ratio_over
 from xray_lightning.shortcuts.regions import BORDER, CORNER, Mask, body_of, corners, frame
 from xray_lightning.shortcuts.verdicts import UNDECIDED, Check
@@ -40,13 +40,13 @@ class Energy:
     verdict: str
 
 
-def energy(values: Floats, shape: tuple[int, int]) -> Floats:
+def energy(values: Floats, shape: tuple[int, int], grids: Grids = EVEN) -> Floats:
     """A map (h, w) as energy on the image, (H, W), summing to 1; NaN for an even map.
 
     Enlarged bilinearly; what lies above the map's own median counts, so that a constant added to
     the map (the bias of a class activation map) changes nothing.
     """
-    large = cv2.resize(values, shape[::-1], interpolation=cv2.INTER_LINEAR).astype(np.float64)
+    large = enlarged(values.astype(np.float64), shape, grids)
     above = np.maximum(large - np.median(large), 0)
     total = above.sum()
     return np.asarray(above / total if total > 0 else np.full(shape, np.nan))
@@ -57,7 +57,9 @@ def zones(inside: Mask) -> dict[str, Mask]:
     return {"outside": ~inside, "border": frame(inside.shape), "corners": corners(inside.shape)}
 
 
-def energy_of(maps: Floats, images: Tensor, codes: Codes, counts: Counts) -> dict[str, Energy]:
+def energy_of(
+    maps: Floats, images: Tensor, codes: Codes, counts: Counts, grids: Grids = EVEN
+) -> dict[str, Energy]:
     """Energy of maps (n, h, w) of images (n, 1, H, W) in each region.
 
     Args:
@@ -65,11 +67,12 @@ def energy_of(maps: Floats, images: Tensor, codes: Codes, counts: Counts) -> dic
         images: in [0, 1].
         codes: patient of each image, (n,).
         counts: the sample, then bootstrap draws, (1 + D, P).
+        grids: where the cells of the maps see the image.
     """
     rows: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in DEPTHS}
     for values, image in zip(maps, images[:, 0].mul(255).round().byte().numpy(), strict=True):
         inside = body_of(image).inside
-        lit = energy(np.asarray(values, np.float32), image.shape)
+        lit = energy(values, image.shape, grids)
         for name, mask in zones(inside).items():
             rest = inside & ~mask
             rows[name].append((lit[mask].sum(), mask.mean(), lit[rest].sum(), rest.mean()))

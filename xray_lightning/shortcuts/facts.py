@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xray_lightning.audit.columns import plain
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain import class_map
+from xray_lightning.explain import cell_grids, class_map
 from xray_lightning.metrics.clusters import (
     Codes,
     Counts,
@@ -160,7 +160,8 @@ def _map_energy(
         return {}
     chosen = images[torch.from_numpy(rows)]
     found = answers(net, lambda batch: maps(net, batch, label), chosen)
-    return energy_of(found, chosen, codes[rows], counts)
+    grids = cell_grids(net, chosen.shape[-1])
+    return energy_of(found, chosen, codes[rows], counts, grids)
 
 
 def _probes(
