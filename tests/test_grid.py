@@ -65,5 +65,4 @@ def test_a_pixel_belongs_to_the_cell_that_sees_it() -> None:
 
 def test_a_cell_that_sees_no_pixel_best_is_empty() -> None:
     covered = shrunk(np.ones((8, 8), bool), (3, 3), {3: Grid(0.0, 10.0)})
-    np.testing.assert_allclose(covered, [[1, 1, 0], [1, 1, 0], [0, 0, 0]][:3], atol=1)
-    assert np.isfinite(covered).all()
+    np.testing.assert_array_equal(covered, [[1, 1, 0], [1, 1, 0], [0, 0, 0]])

@@ -65,8 +65,8 @@ def shrunk(region: Floats, shape: tuple[int, int], grids: Grids = EVEN) -> npt.N
         _shares(cells, side, grid_of(cells, side, grids))
         for cells, side in zip(shape, region.shape, strict=True)
     )
-    covered: npt.NDArray[np.float32] = down @ region.astype(np.float32) @ across.T
-    return covered
+    covered = down @ region.astype(np.float64) @ across.T
+    return np.asarray(covered.clip(0, 1), dtype=np.float32)
 
 
 @lru_cache(maxsize=64)
@@ -78,7 +78,7 @@ def _linear(cells: int, size: int, grid: Grid) -> npt.NDArray[np.float64]:
 
 
 @lru_cache(maxsize=64)
-def _shares(cells: int, size: int, grid: Grid) -> npt.NDArray[np.float32]:
+def _shares(cells: int, size: int, grid: Grid) -> npt.NDArray[np.float64]:
     """Weight of each pixel in each cell, (cells, size); 0 for a cell that sees none best."""
     ends = grid.first + (np.arange(cells + 1) - 0.5) * grid.step
     ends[0], ends[-1] = min(ends[0], -0.5), max(ends[-1], size - 0.5)
@@ -86,5 +86,4 @@ def _shares(cells: int, size: int, grid: Grid) -> npt.NDArray[np.float32]:
     common = np.minimum(ends[1:, None], pixels + 0.5) - np.maximum(ends[:-1, None], pixels - 0.5)
     common = common.clip(0)
     total = common.sum(axis=1, keepdims=True)
-    shares = np.divide(common, total, out=np.zeros_like(common), where=total > 0)
-    return np.asarray(shares, dtype=np.float32)
+    return np.asarray(np.divide(common, total, out=np.zeros_like(common), where=total > 0))

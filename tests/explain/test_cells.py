@@ -93,7 +93,26 @@ def test_of_two_ways_the_mean_and_of_a_transposed_convolution_nothing() -> None:
 
     both = Both(nn.Conv2d(1, 1, 3, 2, padding=1), nn.AvgPool2d(2))
     assert cell_grids(both, 16)[8] == Grid(0.25, 2.0)
+    normed = nn.Sequential(nn.AvgPool2d(2), nn.BatchNorm2d(1), nn.ReLU(inplace=True))
+    assert cell_grids(Both(nn.Conv2d(1, 1, 3, 2, padding=1), normed), 16)[8] == Grid(0.25, 2.0)
     assert set(cell_grids(Layers(nn.ConvTranspose2d(1, 1, 2, 2)), 16)) == {16}
+
+
+def test_a_side_branch_of_another_way_does_not_count() -> None:
+    class Attended(Layers):
+        """Keys of a coarser map beside a stream of tokens, as in PVT."""
+
+        def forward_features(self, images: Tensor) -> Tensor:
+            down, keys, again = self.layers
+            features = down(images)  # 16
+            shorter = keys(features)  # 8
+            tokens = features.flatten(2) + shorter.mean()
+            return torch.relu(again(tokens.unflatten(2, (16, 16)))).flatten(2).unflatten(2, (8, 8))
+
+    net = Attended(
+        nn.Conv2d(1, 1, 3, 2, padding=1), nn.Conv2d(1, 1, 2, 2), nn.Conv2d(1, 1, 3, 2, padding=1)
+    )
+    assert cell_grids(net, 32)[8] == Grid(0.0, 4.0)
 
 
 def test_each_resolution_on_the_way_and_nothing_left_behind(

@@ -36,10 +36,10 @@ def compare_runs(
         [(path, read_predictions(path)) for path in tables(side)] for side in (first, second)
     )
     reference = sides[0][0][1]
-    if out is not None:
-        writable(out)
     for path, predictions in (*sides[0], *sides[1]):
         require_same_images(sides[0][0][0], reference, path, predictions)
+    if out is not None:
+        writable(out)
     runs = [[aligned(predictions, reference) for _, predictions in side] for side in sides]
     found = compare(
         reference.labels,

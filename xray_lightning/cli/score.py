@@ -40,8 +40,6 @@ def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
     """
     own, values = own_settings(overrides)
     config, run_dir = composed(values)
-    if run_dir is not None:
-        writable(run_dir)
     source: Source = make(config.data)
     images = [record.image_id for record in source.records]
     ids, scores = read_scores(table, source.labels, images)
@@ -49,6 +47,8 @@ def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
     if own["subset"]:
         split = make(config.split)(source.records, source.official)
     records, note = chosen(source.records, ids, split, own)
+    if run_dir is not None:
+        writable(run_dir)
     scored = dict(zip(ids, scores, strict=True))
     validation = None
     if own["points"]:

@@ -1,10 +1,12 @@
 """Where the cells of a network's feature maps see the image."""
 
-from collections import defaultdict
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from xray_lightning.explain.maps import undisturbed
 from xray_lightning.grid import Grid, Grids
@@ -19,44 +21,57 @@ def cell_grids(net: Any, size: int) -> Grids:
 
     From kernel, stride and padding of each convolution, pooling and padding of one pass: the middle
     of what a cell can see. Layers that treat all places alike (squeeze and excitation, attention)
-    move nothing. Of two ways from one resolution to the next (the shortcut of a ResNet-D) the mean
-    counts. Sides reached by other steps (patches merged by reshaping) are not there: they are even.
+    move nothing. Where two ways meet (the shortcut of a ResNet-D) their mean counts. Where a map
+    was reshaped on the way (tokens), the last map of that side before it counts. Sides that are
+    reached by reshaping alone (merged patches) are not there: they are even.
 
     Args:
         net: has ``forward_features``; its modes stay as they are.
         size: side of the image.
     """
     device = next(net.parameters()).device
-    tracing = _Tracing(size)
+    images = torch.zeros(1, 1, size, size, device=device)
+    tracing = _Tracing(images)
     with undisturbed(net, device.type), torch.no_grad(), tracing:
-        net.forward_features(torch.zeros(1, 1, size, size, device=device))
-    return tracing.grids()
+        net.forward_features(images)
+    return tracing.last
 
 
 class _Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the rows of the images; columns are alike."""
+    """Follows the rows of the images from operation to operation; columns are alike."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, images: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found: dict[int, list[Grid]] = defaultdict(list)
-        self.found[size].append(Grid(0.0, 1.0))
+        self.known: Any = WeakTensorKeyDictionary()
+        self.last: dict[int, Grid] = {}  # by number of cells
+        self._keep(images, Grid(0.0, 1.0))
 
-    def grids(self) -> dict[int, Grid]:
-        return {cells: _mean(found) for cells, found in self.found.items()}
+    def _keep(self, tensor: Tensor, grid: Grid) -> None:
+        self.known[tensor] = self.last[tensor.shape[2]] = grid
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         moved = _moved(func.overloadpacket, args)
-        if moved is not None and args[0].ndim == 4 and args[0].shape[2] in self.found:
-            offset, stride = moved
-            source = _mean(self.found[args[0].shape[2]])
-            output = result[0] if isinstance(result, tuple) else result
-            grid = Grid(source.first + offset * source.step, source.step * stride)
-            if output.shape[2] != args[0].shape[2]:
-                self.found[output.shape[2]].append(grid)
+        for output in tree_leaves(result):  # a batch norm gives several
+            if isinstance(output, Tensor) and output.ndim == 4:
+                grid = self._alike(output, args) if moved is None else self._after(args[0], *moved)
+                if grid is not None:
+                    self._keep(output, grid)
         return result
+
+    def _after(self, source: Tensor, offset: float, stride: int) -> Grid | None:
+        """Grid behind an operation that moves; None where that of its input is unknown."""
+        grid = self.known.get(source) or self.last.get(source.shape[2])
+        return grid and Grid(grid.first + offset * grid.step, grid.step * stride)
+
+    def _alike(self, output: Tensor, args: tuple[Any, ...]) -> Grid | None:
+        """Mean grid of the maps of the same side that an output was made from."""
+        inputs = [each for each in tree_leaves(args) if isinstance(each, Tensor)]
+        alike = [each for each in inputs if each.ndim == 4 and each.shape[2] == output.shape[2]]
+        grids = [self.known[each] for each in alike if each in self.known]
+        return _mean(grids) if grids else None
 
 
 def _moved(operation: Any, args: tuple[Any, ...]) -> tuple[float, int] | None:
