@@ -1,5 +1,6 @@
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from hydra.errors import ConfigCompositionException, InstantiationException
@@ -99,3 +100,15 @@ def test_internals_are_trimmed() -> None:
 def test_a_part_has_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert guarded(raiser(PartialError("2 of 9 files"))) == PARTIAL == 3
     assert capsys.readouterr().err == "error: 2 of 9 files\n"
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert guarded((file / "run").mkdir) == USER_ERROR
+    message = f"error: {file / 'run'}: Not a directory; mend that, or name another folder\n"
+    assert capsys.readouterr().err == message
+    assert user_message(OSError(28, "No space left on device")) == (
+        "a file or folder: No space left on device; mend that, or name another folder"
+    )
+    assert user_message(FileNotFoundError(2, "No such file or directory")) is None

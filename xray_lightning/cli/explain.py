@@ -156,7 +156,7 @@ def boxed(net: XrayNet, data: XrayDataModule, settings: Settings) -> dict[str, d
     parts = dict.fromkeys(("val", settings.subset)) if settings.methods else {}
     found = {}
     for part in parts:
-        if len(data.split.parts[part]):
+        if boxed_places(data, part):
             with watching(f"maps of {part} images with boxes") as report:
                 found[part] = located_part(net, data, part, settings.methods, report)
     return found

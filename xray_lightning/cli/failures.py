@@ -1,5 +1,6 @@
 """What a user sees when something goes wrong, and the exit code."""
 
+import errno
 import os
 import sys
 import traceback
@@ -7,6 +8,9 @@ import warnings
 from collections.abc import Callable
 
 from xray_lightning.errors import XrayError
+
+# What only the owner of the disk can mend: no right, no room, a file where a folder should be.
+OF_THE_DISK = {"EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR", "EEXIST"}
 
 USER_ERROR = 2
 PARTIAL = 3
@@ -64,6 +68,9 @@ def user_message(error: BaseException) -> str | None:
     while cause is not None:
         if isinstance(cause, XrayError):
             return str(cause)
+        if isinstance(cause, OSError) and errno.errorcode.get(cause.errno or 0) in OF_THE_DISK:
+            place = cause.filename or "a file or folder"
+            return f"{place}: {cause.strerror}; mend that, or name another folder"
         cause = cause.__cause__
     if isinstance(error, InstantiationException):
         reason = error.__cause__
