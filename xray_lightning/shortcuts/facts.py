@@ -11,6 +11,7 @@ from torch import Tensor
 from xray_lightning.audit.columns import plain
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain import cell_grids, class_map
+from xray_lightning.grid import Grids
 from xray_lightning.metrics.clusters import (
     Codes,
     Counts,
@@ -81,6 +82,7 @@ def shortcut_facts(
     values = np.asarray(targets, np.float64)
     logits = logits_of(net, images)
     hidden = covered_logits(net, images, marker, seed)
+    grids = cell_grids(net, images.shape[-1])
     labels = {}
     for index, label in enumerate(net.labels):
         column = values[:, index]
@@ -90,7 +92,9 @@ def shortcut_facts(
             name: loss_of(logits, each, index, column, codes, counts)
             for name, each in hidden.items()
         }
-        lit = _map_energy(net, images, label, np.flatnonzero(column == 1), codes, counts, maps)
+        lit = _map_energy(
+            net, images, label, np.flatnonzero(column == 1), codes, counts, maps, grids
+        )
         auroc = _auroc(logits[:, index], column, codes, counts)
         verdict, reason = verdict_of(losses, lit, auroc["value"])
         found: Facts = {"verdict": verdict, "reason": reason, "auroc": auroc}
@@ -155,12 +159,12 @@ def _map_energy(
     codes: Codes,
     counts: Counts,
     maps: Maps,
+    grids: Grids,
 ) -> dict[str, Energy]:
     if not len(rows):
         return {}
     chosen = images[torch.from_numpy(rows)]
     found = answers(net, lambda batch: maps(net, batch, label), chosen)
-    grids = cell_grids(net, chosen.shape[-1])
     return energy_of(found, chosen, codes[rows], counts, grids)
 
 
