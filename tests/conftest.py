@@ -140,9 +140,10 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from xray_lightning.cli.judging import fitted, verdict_of
     from xray_lightning.cli.overrides import composed
     from xray_lightning.data.splits import patient_split
-    from xray_lightning.evaluation import summarise, write_json
+    from xray_lightning.evaluation import summarise
     from xray_lightning.predictions import Predictions, write_predictions
     from xray_lightning.records import patient_ids, target_matrix
+    from xray_lightning.writing import write_json
 
     folder = tmp_path_factory.mktemp("runs") / "a_run"
     folder.mkdir()

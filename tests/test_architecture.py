@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xray_lightning"
 
 RANKS = [
-    ["errors"],
+    ["errors", "writing"],
     ["labels", "records", "grid"],
     ["predictions"],
     ["scores", "data", "models", "losses", "ranking", "optim", "explain", "metrics"],
@@ -179,7 +179,7 @@ def test_borders(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_files_stay_small(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 300
+    assert len(path.read_text().splitlines()) <= 450
 
 
 def test_package_stays_small() -> None:

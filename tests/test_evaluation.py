@@ -1,7 +1,6 @@
 """Scores of a part in table order, and their summary."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.transforms import light
 from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation import assembled, predict_part, summarise, write_json
+from xray_lightning.evaluation import assembled, predict_part, summarise
 from xray_lightning.models.network import XrayNet
 from xray_lightning.predictions import Predictions
 from xray_lightning.task import XrayTask
@@ -158,13 +157,3 @@ def test_summary_of_nothing_defined() -> None:
     one = np.zeros((1, 1), np.float32)
     summary = summarise(Predictions(("a",), ("x",), ("p",), one, one), "")
     assert summary["auroc"] == {"mean": None, "defined": 0, "labels": {"a": None}}
-
-
-def test_json_is_written_in_one_step(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.json"
-    write_json({"mean": 0.5, "label": None}, path)
-    assert json.loads(path.read_text()) == {"mean": 0.5, "label": None}
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json({"mean": math.nan}, path)
-    assert json.loads(path.read_text()) == {"mean": 0.5, "label": None}
-    assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]

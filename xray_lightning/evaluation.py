@@ -1,9 +1,7 @@
 """Scores of a trained network on a part of a data set, and their summary."""
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -105,13 +103,6 @@ def summarise(predictions: Predictions, fingerprint: str, *, tta: str = "none") 
         "fingerprint": fingerprint,
         "tta": tta,
     }
-
-
-def write_json(values: Mapping[str, Any], path: Path) -> None:
-    """Write plain values as JSON, replacing the file in one step."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def _plain(value: float) -> float | None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xray_lightning.errors import DataNotFoundError, TableError
+from xray_lightning.writing import open_replacing
 
 TARGET = "target_"
 SCORE = "score_"
@@ -63,7 +64,7 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         predictions.scores,
         strict=True,
     )
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with open_replacing(path, newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         for image, patient, targets, scores in rows:

@@ -122,11 +122,11 @@ def test_broken_files_have_a_reason(job: Job, share: float) -> None:
 
 
 def test_a_kill_leaves_no_half_png(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(path: Path, data: bytes) -> None:
+    def killed(descriptor: int) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", killed)
+        patch.setattr(os, "fsync", killed)
         with pytest.raises(KeyboardInterrupt):
             convert(job)
     assert not job.target.exists()

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from xray_lightning.writing import open_replacing
+
 Row = dict[str, float]
 
 
@@ -16,14 +18,12 @@ def write_rows(rows: list[Row], path: Path) -> None:
     columns: list[str] = []
     for row in rows:
         columns += [name for name in row if name not in columns]
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with open_replacing(path, newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for row in rows:
             cells = (row.get(name, math.nan) for name in columns)
             writer.writerow(["" if math.isnan(cell) else f"{cell:.9g}" for cell in cells])
-    partial.replace(path)
 
 
 class MetricsFile(pl.Callback):

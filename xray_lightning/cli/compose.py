@@ -36,7 +36,7 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.source import usage_notes
 from xray_lightning.data.splits import PARTS
 from xray_lightning.errors import CheckpointError, ConfigError, SplitError
-from xray_lightning.evaluation import Summary, predict_part, summarise, write_json
+from xray_lightning.evaluation import Summary, predict_part, summarise
 from xray_lightning.predictions import Predictions, write_predictions
 from xray_lightning.report.calls import Panel
 from xray_lightning.report.figures import (
@@ -47,6 +47,7 @@ from xray_lightning.report.figures import (
 )
 from xray_lightning.report.panel import results_panel
 from xray_lightning.task import XrayTask
+from xray_lightning.writing import write_json
 
 LOG = logging.getLogger(__name__)
 Scored = dict[str, Predictions]  # of each part

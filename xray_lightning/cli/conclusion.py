@@ -10,10 +10,10 @@ from xray_lightning.checkpoint import store_validation
 from xray_lightning.cli.judging import Judged, fitted, verdict_of
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation import write_json
 from xray_lightning.metrics.calibration import require_method
 from xray_lightning.metrics.thresholds import require_rule
 from xray_lightning.predictions import Predictions
+from xray_lightning.writing import write_json
 
 
 def require_settings(config: DictConfig) -> None:

@@ -22,10 +22,11 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split, with_test
 from xray_lightning.data.source import usage_notes
 from xray_lightning.errors import CheckpointError, ConfigError
-from xray_lightning.evaluation import Summary, write_json
+from xray_lightning.evaluation import Summary
 from xray_lightning.overlap import separated
 from xray_lightning.predictions import Predictions
 from xray_lightning.task import XrayTask
+from xray_lightning.writing import write_json
 
 CHANGEABLE = (
     *("data", "split", "trainer", "batch_size", "workers", "threads", "cache_dir"),

@@ -25,7 +25,7 @@ from xray_lightning.cli.folders import writable
 from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watching
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.evaluation import predict_part, summarise, write_json
+from xray_lightning.evaluation import predict_part, summarise
 from xray_lightning.localisation.figures import Reference, localisation, reference_of
 from xray_lightning.localisation.located import Located
 from xray_lightning.localisation.part import boxed_places, located_part
@@ -39,6 +39,7 @@ from xray_lightning.saliency.part import finding_to_test, part_saliency
 from xray_lightning.saliency.verdicts import FEWEST
 from xray_lightning.shortcuts.part import part_shortcuts
 from xray_lightning.task import XrayTask
+from xray_lightning.writing import write_json
 
 Facts = dict[str, Any]
 

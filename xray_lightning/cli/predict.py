@@ -19,9 +19,9 @@ from xray_lightning.data.files import Found, find_images
 from xray_lightning.data.geometry import RULE
 from xray_lightning.data.images import READER_VERSION
 from xray_lightning.errors import ConfigError, TableError
-from xray_lightning.evaluation import write_json
 from xray_lightning.inference import Classifier, Scored, load_classifier
 from xray_lightning.predictions import SCORE
+from xray_lightning.writing import open_replacing, write_json
 
 PACKAGES = ("xray_lightning", "torch", "timm", "opencv-python-headless", "pydicom", "numpy")
 FAILED = ["file", "reason"]
@@ -126,10 +126,8 @@ def _append(file: TextIO, row: Sequence[str]) -> None:
 
 def _write(path: Path, rows: Iterable[Sequence[str]]) -> None:
     """Write a table anew, replacing the older one in one step."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with open_replacing(path, newline="", errors="surrogateescape") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
-    partial.replace(path)
 
 
 def _repaired(path: Path, header: Sequence[str]) -> list[list[str]]:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from xray_lightning.cli.build import in_sweep, split_facts
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.samplers import prevalence
-from xray_lightning.evaluation import write_json
+from xray_lightning.writing import write_json
 
 PACKAGES = (
     "torch",

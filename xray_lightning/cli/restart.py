@@ -16,7 +16,7 @@ from xray_lightning.cli.processes import first_process
 from xray_lightning.cli.provenance import reusable
 from xray_lightning.cli.tables import number, show
 from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation import write_json
+from xray_lightning.writing import write_json
 
 LOG = logging.getLogger(__name__)
 SURROUNDINGS = ("run_dir", "hydra", "workers", "threads", "cache_dir")  # do not change the result

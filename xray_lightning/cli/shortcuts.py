@@ -13,11 +13,11 @@ from rich.text import Text
 from xray_lightning.cli.evaluate import home, opened
 from xray_lightning.cli.folders import writable
 from xray_lightning.cli.tables import number, show
-from xray_lightning.evaluation import write_json
 from xray_lightning.inference import find_device
 from xray_lightning.shortcuts.facts import CAUGHT
 from xray_lightning.shortcuts.part import part_shortcuts
 from xray_lightning.shortcuts.verdicts import UNDECIDED
+from xray_lightning.writing import write_json
 
 
 def shortcuts(checkpoints: Sequence[Path], overrides: Sequence[str], as_json: bool) -> None:

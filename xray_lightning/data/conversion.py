@@ -5,7 +5,6 @@ else. It appears whole or not at all: one that is there and not older than its D
 """
 
 import csv
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from xray_lightning.data.dicom import read_dicom, to_uint8
 from xray_lightning.data.headers import COLUMNS, read_headers
 from xray_lightning.data.tables import read_table
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, InvalidImageError
+from xray_lightning.writing import open_replacing
 
 BITS = (8, 16)
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -179,17 +179,12 @@ def write_png(path: Path, pixels: npt.NDArray[np.float32], bits: int) -> None:
         grey = to_uint8(pixels)  # as the networks see the DICOM file
     else:
         grey = np.rint(pixels * np.float32(2**bits - 1)).astype(np.uint16)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(cv2.imencode(".png", grey)[1].tobytes())
-    os.replace(partial, path)  # noqa: PTH105
+    with open_replacing(path, "wb") as file:
+        file.write(cv2.imencode(".png", grey)[1].tobytes())
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a table, replacing an older one in one step; names need not be UTF-8."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with open_replacing(path, newline="", errors="surrogateescape") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerows([header, *rows])
-    partial.replace(path)

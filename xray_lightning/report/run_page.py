@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from xray_lightning.report.audit_page import audit_figures
@@ -11,6 +10,7 @@ from xray_lightning.report.page import page
 from xray_lightning.report.run_facts import run_facts
 from xray_lightning.report.run_figures import run_figures
 from xray_lightning.report.run_files import RunFiles
+from xray_lightning.writing import open_replacing
 
 Facts = Mapping[str, Any]
 
@@ -69,11 +69,6 @@ def write_report(run: RunFiles, audit: Facts | None, audit_missing: str = "") ->
     facts = run_facts(run, audit, audit_missing)
     text = json.dumps(facts, indent=2, allow_nan=False) + "\n"
     for name, content in (("report.html", run_page(run, facts)), ("report.json", text)):
-        _replace(run.folder / name, content)
+        with open_replacing(run.folder / name) as file:
+            file.write(content)
     return facts
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
