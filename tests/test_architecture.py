@@ -96,7 +96,7 @@ INNER = {
     "cli": [
         ["processes"],
         ["failures", "folders", "locate", "tables", "watching"],
-        ["overrides", "multirun", "judgement", "priors"],
+        ["overrides", "multirun", "judgement", "priors", "trust"],
         ["judging", "audit"],
         ["conclusion", "report"],
         ["build"],

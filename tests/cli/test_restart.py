@@ -85,7 +85,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, trained: list[Any]) -> None:
     (tmp_path / "checkpoints/last.ckpt").touch()
     (tmp_path / "failure.json").write_text("{}")
     assert sweep_run(config) == 0.75
-    assert trained == [(f"{tmp_path.name}'s own", ())]
+    assert trained == [(f"{tmp_path.name}'s own", ["trust=true"])]
     assert not (tmp_path / "failure.json").exists(), "it is no failure any more"
 
 

@@ -44,6 +44,7 @@ def evaluate(
     images=all takes every image of the data for a test image. Images of patients the checkpoint
     learned from are refused until overlap=exclude leaves them out, or overlap=report scores them
     apart. prior=estimate, 0.05 or '{Mass: 0.05}': the prevalence calibrated scores are to hold for.
+    trust=true: build the classes it names though they are not ours.
     """
     from xray_lightning.cli.evaluate import evaluate as command
 
@@ -215,6 +216,7 @@ def shortcuts(
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="outputs/..., a finished run")],
     json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="build classes that are not ours")] = False,
 ) -> None:
     """Make report.html and report.json of a run again; training has made them at its end.
 
@@ -224,7 +226,7 @@ def report(
     """
     from xray_lightning.cli.report import report as command
 
-    run(lambda: command(run_folder, json))
+    run(lambda: command(run_folder, json, trust))
 
 
 def main() -> None:

@@ -107,7 +107,7 @@ def bundle_from(config: DictConfig, data: XrayDataModule, net: XrayNet) -> Bundl
         net=net.config,
         preprocessing=dict(data.preprocessing),
         split=split_facts(data.split) | patients_of(data),
-        config={str(key): value for key, value in plain.items()},
+        config={str(key): value for key, value in plain.items() if key != "trust"},
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from xray_lightning.callbacks.heatmaps import HeatMaps
 from xray_lightning.callbacks.metrics_file import MetricsFile
@@ -27,11 +27,12 @@ from xray_lightning.cli.build import (
 from xray_lightning.cli.conclusion import conclude, require_settings
 from xray_lightning.cli.folders import writable
 from xray_lightning.cli.judging import Judged
-from xray_lightning.cli.overrides import overridden
+from xray_lightning.cli.overrides import boolean, overridden, taken_out
 from xray_lightning.cli.processes import first_process, quieten, started_outside
 from xray_lightning.cli.provenance import sampling_line, write_config, write_environment
 from xray_lightning.cli.report import closing_report
 from xray_lightning.cli.tables import auroc_table, parts_line, show
+from xray_lightning.cli.trust import read_config, require_trusted
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.source import usage_notes
 from xray_lightning.data.splits import PARTS
@@ -51,6 +52,10 @@ from xray_lightning.writing import write_json
 
 LOG = logging.getLogger(__name__)
 Scored = dict[str, Predictions]  # of each part
+MOVABLE = (  # where things lie and what they run on; the split's fingerprint holds the data itself
+    *("workers", "threads", "cache_dir", "data.root", "data.table", "data.boxes"),
+    *("data.nih_map", "data.nih_test_list", "split.path"),
+)
 
 
 def fit(config: DictConfig, last: Checkpoint | None = None) -> float | None:
@@ -164,28 +169,28 @@ def resumed(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpoint
     """The configuration of an interrupted run with overrides, and its last checkpoint.
 
     Raises:
-        ConfigError: a setting is to change that would make it another run.
-        CheckpointError: it was interrupted before its first epoch ended.
+        ConfigError: a setting is to change that would make it another run; its config.yaml is
+            damaged, or names what only ``trust=true`` lets it build.
+        CheckpointError: it was interrupted before its first epoch ended, or one is damaged.
     """
     last = run / "checkpoints" / "last.ckpt"
     if not last.is_file():
         raise CheckpointError(
             f"{run} has no checkpoints/last.ckpt: no epoch was finished; start it anew"
         )
+    load_checkpoint(run / "checkpoints" / "best.ckpt")  # now, not at the end of the training
     checkpoint = load_checkpoint(last)
-    saved = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-    changes = [text for text in overrides if not text.startswith("resume=")]
+    own, changes = taken_out(overrides, {"resume": "", "trust": "false"})
     for change in changes:
-        if not change.startswith(("trainer.", "workers=", "threads=", "cache_dir=")):
+        if not change.startswith(("trainer.", *(f"{key}=" for key in MOVABLE))):
             raise ConfigError(
                 f"{change}: a resumed run keeps its settings; only trainer.* (max_epochs for more "
-                "epochs), workers, threads and cache_dir may change"
+                f"epochs) and {', '.join(MOVABLE)} may change"
             )
-    if not isinstance(saved, dict):
-        raise ConfigError(f"{run / 'config.yaml'} is no mapping")
-    plain = {str(key): value for key, value in saved.items() if key != "hydra"}
+    plain = {**read_config(run / "config.yaml"), "run_dir": str(run)}
+    if not boolean("trust", own["trust"]):
+        require_trusted(plain, run / "config.yaml")
     merged = overridden(plain, changes)
-    merged.run_dir = str(run)
     LOG.info("resuming %s", run)
     return merged, checkpoint
 

@@ -14,10 +14,11 @@ from xray_lightning.cli.compose import LOG, mean_line, score
 from xray_lightning.cli.conclusion import part_facts, require_settings
 from xray_lightning.cli.folders import writable
 from xray_lightning.cli.judging import Judged, fitted_labels, verdict_of
-from xray_lightning.cli.overrides import overridden, split_run_dir
+from xray_lightning.cli.overrides import boolean, overridden, split_run_dir, taken_out
 from xray_lightning.cli.priors import require_prior, wanted_priors
 from xray_lightning.cli.processes import first_process, quieten
 from xray_lightning.cli.tables import parts_line, show
+from xray_lightning.cli.trust import require_trusted
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split, with_test
 from xray_lightning.data.source import usage_notes
@@ -92,8 +93,9 @@ def opened(checkpoint: Path, overrides: Sequence[str]) -> Opened:
 
     Raises:
         CheckpointError: no checkpoint, one without a configuration, or of other labels.
-        ConfigError: an override that would not change the evaluation, or its preprocessing; the
-            test images show patients it learned from, and overlap= does not say what to do.
+        ConfigError: an override that would not change the evaluation, or its preprocessing; its
+            configuration names what only ``trust=true`` lets it build; the test images show
+            patients it learned from, and overlap= does not say what to do.
         SplitError: they all do.
     """
     quieten()
@@ -101,6 +103,9 @@ def opened(checkpoint: Path, overrides: Sequence[str]) -> Opened:
     values, run_dir = split_run_dir(overrides)
     values, overlap = taken(values, "overlap")
     values, images = taken(values, "images")
+    own, values = taken_out(values, {"trust": "false"})
+    if not boolean("trust", own["trust"]):
+        require_trusted(loaded.bundle.config, checkpoint)
     config = configuration(loaded, values)
     prepare_process(config)
     require_settings(config)

@@ -7,7 +7,6 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 
 from xray_lightning.audit.facts import audit_facts, gist
@@ -15,6 +14,7 @@ from xray_lightning.cli.audit import exposures_of
 from xray_lightning.cli.failures import user_message
 from xray_lightning.cli.overrides import make
 from xray_lightning.cli.tables import show
+from xray_lightning.cli.trust import read_config, require_trusted
 from xray_lightning.data.partition import Split
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.errors import ConfigError
@@ -26,14 +26,15 @@ DRAWS = 100  # of the audit, which xray audit does with more
 Facts = Mapping[str, Any]
 
 
-def report(folder: Path, as_json: bool) -> None:
+def report(folder: Path, as_json: bool, trust: bool = False) -> None:
     """Write report.html and report.json of a finished run; see ``xray report --help``.
 
     Raises:
-        ConfigError: the folder holds no finished run, or a damaged one.
+        ConfigError: the folder holds no finished run, a damaged one, or one whose settings only
+            ``--trust`` lets it build.
     """
     run = read_run(folder)
-    facts = write_report(run, *rebuilt_audit(run))
+    facts = write_report(run, *rebuilt_audit(run, trust))
     if as_json:
         print(json.dumps(facts, indent=2, allow_nan=False))
         return
@@ -62,18 +63,19 @@ def closing_report(
         LOG.exception("no report.html; once this is mended: xray report %s", folder)
 
 
-def rebuilt_audit(run: RunFiles) -> tuple[dict[str, Any] | None, str]:
+def rebuilt_audit(run: RunFiles, trust: bool = False) -> tuple[dict[str, Any] | None, str]:
     """The audit of the run's split, made again from its settings; None, and why there is none.
 
     Raises:
-        ConfigError: config.yaml is damaged.
+        ConfigError: config.yaml is damaged, or names what only ``trust`` lets it build.
     """
-    try:
-        config = OmegaConf.create(run.config)
-        if not isinstance(config, DictConfig) or not {"data", "split"} <= set(config):
-            raise ConfigError(f"{run.folder / 'config.yaml'} is damaged: it has no data and split")
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{run.folder / 'config.yaml'} is damaged: {error}") from error
+    place = run.folder / "config.yaml"
+    saved = {**read_config(place), "run_dir": str(run.folder)}
+    if not {"data", "split"} <= set(saved):
+        raise ConfigError(f"{place} is damaged: it has no data and split")
+    if not trust:
+        require_trusted(saved, place)
+    config = OmegaConf.create(saved)
     try:
         source: Source = make(config.data)
         split: Split = make(config.split)(_used(source).records, source.official)

@@ -15,11 +15,13 @@ from xray_lightning.cli.failures import user_message
 from xray_lightning.cli.processes import first_process
 from xray_lightning.cli.provenance import reusable
 from xray_lightning.cli.tables import number, show
+from xray_lightning.cli.trust import read_config
 from xray_lightning.errors import ConfigError
 from xray_lightning.writing import write_json
 
 LOG = logging.getLogger(__name__)
-SURROUNDINGS = ("run_dir", "hydra", "workers", "threads", "cache_dir")  # do not change the result
+# What does not change the result.
+SURROUNDINGS = ("run_dir", "hydra", "workers", "threads", "cache_dir", "trust")
 LEFTOVERS = ("config.yaml", "environment.json", "metrics.csv", "failure.json")
 
 
@@ -71,7 +73,7 @@ def restarted(config: DictConfig, run: Path) -> float | None:
         )  # its log stays as it is
         return mean
     if (run / "checkpoints" / "last.ckpt").is_file():
-        return fit(*resumed(run, ()))
+        return fit(*resumed(run, ["trust=true"]))  # its settings are this command's own
     LOG.info("%s was stopped before its first epoch ended: starting anew", run)
     if first_process():  # the others find what this one wrote
         clear(run)
@@ -92,11 +94,10 @@ def require_same_settings(config: DictConfig, run: Path) -> None:
         ConfigError: the run in the folder has other settings; the message names them.
     """
     plain = OmegaConf.to_container(config, resolve=True)
-    saved = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-    if not isinstance(plain, dict) or not isinstance(saved, dict):
-        raise ConfigError(f"{run / 'config.yaml'} is no mapping")
+    if not isinstance(plain, dict):
+        raise ConfigError("the configuration must be a mapping")
     ours = OmegaConf.to_container(reusable({str(key): value for key, value in plain.items()}))
-    now, then = flat(ours), flat(saved)
+    now, then = flat(ours), flat(read_config(run / "config.yaml"))
     keys = [
         key for key in sorted(now.keys() | then.keys()) if key.split(".")[0] not in SURROUNDINGS
     ]

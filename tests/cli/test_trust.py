@@ -1,0 +1,192 @@
+"""A checkpoint or a run folder of somebody else runs no code, whatever its settings name."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from typer.testing import CliRunner
+
+from xray_lightning.checkpoint import KEY
+from xray_lightning.cli.app import APP
+from xray_lightning.cli.compose import resumed
+from xray_lightning.cli.evaluate import opened
+from xray_lightning.cli.overrides import composed
+from xray_lightning.cli.report import report
+from xray_lightning.cli.trust import own_targets, read_config, require_trusted
+from xray_lightning.errors import ConfigError
+from xray_lightning.models.network import XrayNet
+
+HOSTILE = """os.system os.popen os.remove os.execv posix.system pty.spawn subprocess.run
+    subprocess.Popen subprocess.check_output pathlib.Path.write_text pathlib.Path.unlink
+    pathlib.PosixPath.write_bytes builtins.eval builtins.exec builtins.open open io.open
+    builtins.__import__ importlib.import_module runpy.run_path pandas.read_pickle pickle.loads
+    pickle.load joblib.load numpy.load torch.load torch.save torch.hub.load torch.jit.load
+    torch.utils.cpp_extension.load shutil.copy shutil.rmtree functools.partial functools.reduce
+    hydra.utils.get_method hydra.utils.get_object hydra.utils.instantiate hydra.utils.call
+    operator.attrgetter types.FunctionType code.interact webbrowser.open urllib.request.urlopen
+    logging.FileHandler logging.config.dictConfig smtplib.SMTP ctypes.CDLL yaml.unsafe_load
+    timm.create_model torch.optim.sys torch.optim.adam.torch.load
+    torch.optim.lr_scheduler.types.FunctionType torch.serialization.load
+    pytorch_lightning.loggers.tensorboard.os.system
+    xray_lightning.data.cache.create_folder xray_lightning.cli.multirun.Comparison
+    xray_lightning.cli.provenance.subprocess.run xray_lightning.write_predictions
+    xray_lightning.checkpoint.store_validation xray_lightning.writing.write_json
+    xray_lightning.losses.torch.load xray_lightning.load_checkpoint""".split()  # noqa: SIM905 - a column of quotes reads worse
+PLACES: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "augment": lambda call: {"augment": call},
+    "deep": lambda call: {
+        "data": {"_target_": "xray_lightning.Phantom", "patients": [{"a": call}]}
+    },
+    "args": lambda call: {"split": {"_target_": "xray_lightning.Phantom", "_args_": [[call]]}},
+    "partial": lambda call: {"sampler": call | {"_partial_": True}},
+    "logger": lambda call: {"logger": {"_recursive_": False, "x": call}},
+}
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
+    """Writes a run of somebody else, config.yaml and both checkpoints; gives the checkpoint."""
+    settings, _ = composed(["data.patients=30", "image_size=32", "model.backbone=test_resnet"])
+    settings.cache_dir, settings.run_dir = str(tmp_path / "cache"), str(tmp_path / "run")
+    plain: Any = OmegaConf.to_container(settings, resolve=True)
+    net = XrayNet(["Mass"], "test_resnet", image_size=32)
+    parts = dict.fromkeys(("train", "val", "test"), "0")
+
+    def write(change: dict[str, Any]) -> Path:
+        place = tmp_path / "run" / "checkpoints"
+        place.mkdir(parents=True, exist_ok=True)
+        bundle = {"format": 1, "net": net.config, "config": plain | change, "validation": {}}
+        bundle["preprocessing"] = {"image_size": 32, "clahe": False}
+        bundle["split"] = {"name": "patient", "fingerprint": "0", "parts": parts}
+        state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+        for name in ("best", "last"):
+            torch.save({"state_dict": state, "epoch": 0, KEY: bundle}, place / f"{name}.ckpt")
+        OmegaConf.save(OmegaConf.create(plain | change), tmp_path / "run" / "config.yaml")
+        return place / "best.ckpt"
+
+    return write
+
+
+@pytest.mark.parametrize("target", HOSTILE)
+def test_a_hostile_target_is_refused_wherever_it_stands(target: str) -> None:
+    call = {"_target_": target, "path": "/nowhere/made"}
+    for within in PLACES.values():
+        with pytest.raises(ConfigError, match=r"x.ckpt: .*trust=true") as caught:
+            require_trusted(within(call), Path("x.ckpt"))
+        assert f"_target_={target!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("target", [None, 3, ["os.system"], {"_target_": "os.system"}, "${x}", ""])
+def test_a_target_is_a_plain_name(target: object) -> None:
+    with pytest.raises(ConfigError, match=r"loss._target_="):
+        require_trusted({"loss": {"_target_": target}, "x": "os.system"}, Path("x.ckpt"))
+
+
+@pytest.mark.parametrize(
+    "text", ["${oc.env:HOME}", "${run_dir}${oc.env:HOME}", "a ${seed}", "${${run_dir}:HOME}"]
+)
+def test_nothing_is_evaluated(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"data.root=.*would be evaluated"):
+        require_trusted({"data": {"root": text}}, Path("x.ckpt"))
+
+
+def test_only_plain_values() -> None:
+    with pytest.raises(ConfigError, match=r"seed=.*is no plain value"):
+        require_trusted({"seed": torch.zeros(1)}, Path("x.ckpt"))
+    nested: Any = []
+    for _ in range(100):
+        nested = [nested]
+    with pytest.raises(ConfigError, match=r"nested more than"):
+        require_trusted({"seed": nested}, Path("x.ckpt"))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("xray_lightning.losses.Focal", "xray_lightning.Focal", "xray_lightning.data.rsna.Rsna"),
+        *("torch.optim.Adam", "torch.optim.NAdam", "torch.optim.lr_scheduler.StepLR"),
+        *("pytorch_lightning.Trainer", "pytorch_lightning.loggers.TensorBoardLogger"),
+        *("xray_lightning.models.network.XrayNet", "xray_lightning.data.splits.patient_split"),
+    ],
+)
+def test_our_own_are_built(target: str) -> None:
+    require_trusted({"a": [{"_target_": target, "x": "${run_dir}/maps", "y": None}]}, Path("x"))
+
+
+def test_nothing_of_the_command_line_is_built() -> None:
+    assert not [name for name in own_targets() if ".cli." in name]
+
+
+def test_a_run_of_ours_is_trusted() -> None:
+    for overrides in ([], ["data=nih", "data.root=x", "experiment=xray14_xception_cbam_wce"]):
+        settings = composed(overrides)[0]
+        plain: Any = OmegaConf.to_container(settings, resolve=True)
+        require_trusted(plain, Path("config.yaml"))
+
+
+@pytest.mark.parametrize("key", ["augment", "loss", "logger"])
+def test_no_verb_builds_it(foreign: Callable[..., Path], tmp_path: Path, key: str) -> None:
+    victim = tmp_path / "victim"
+    call = {"_target_": "pathlib.Path.write_text", "_args_": [str(victim), "gotcha"]}
+    call["_args_"][0] = {"_target_": "pathlib.Path", "_args_": [str(victim)]}  # type: ignore[index]
+    best = foreign({key: {"x": call} if key == "logger" else call})
+    run = best.parents[1]
+    for verb in (["evaluate"], ["explain"], ["shortcuts"]):
+        result = CliRunner().invoke(APP, [*verb, str(best)])
+        assert result.exit_code == 2, result.output
+    for overrides in ([], ["trust=false"]):
+        with pytest.raises(ConfigError, match=f"best.ckpt: {key}.*pathlib"):
+            opened(best, overrides)
+        with pytest.raises(ConfigError, match=f"config.yaml: {key}.*pathlib"):
+            resumed(run, overrides)
+    assert not victim.exists()
+    with pytest.raises(ConfigError, match=r"trust must be true or false, got 'yes'"):
+        resumed(run, ["trust=yes"])
+    config, _ = resumed(run, ["trust=true"])  # the user's own
+    assert config[key] == ({"x": call} if key == "logger" else call)
+
+
+def test_report_builds_nothing(run_folder: Path, tmp_path: Path) -> None:
+    config = OmegaConf.load(run_folder / "config.yaml")
+    config.data = {"_target_": "builtins.open", "_args_": [str(tmp_path / "victim"), "w"]}
+    OmegaConf.save(config, run_folder / "config.yaml")
+    with pytest.raises(ConfigError, match=r"config.yaml: data._target_='builtins.open'"):
+        report(run_folder, as_json=False)
+    assert not (tmp_path / "victim").exists()
+    config.data = {"_target_": "collections.OrderedDict"}
+    OmegaConf.save(config, run_folder / "config.yaml")
+    result = CliRunner().invoke(APP, ["report", str(run_folder), "--trust"])
+    assert isinstance(result.exception, AttributeError)  # it was built, and is no data set
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed: !!python/object/apply:os.system ['touch VICTIM']",
+        "seed: !!python/name:os.system",
+        "seed: !!python/object/new:subprocess.Popen [[touch, VICTIM]]",
+        "seed: !!python/module:os",
+        "seed: [1",
+        "seed: ${oc.env:HOME",
+        "- 1",
+        "7",
+        "a: &a [*a]",
+        "\x00",
+    ],
+)
+def test_python_in_yaml_is_an_error_with_a_name(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text.replace("VICTIM", str(tmp_path / "victim")))
+    with pytest.raises(ConfigError, match=r"config.yaml is (damaged|no mapping)"):
+        read_config(path)
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_path_in_yaml_is_no_plain_value(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("cache_dir: !!python/object/apply:pathlib.PosixPath [a]")
+    with pytest.raises(ConfigError, match=r"cache_dir=.* is no plain value"):
+        require_trusted(read_config(path), path)

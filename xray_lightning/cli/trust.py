@@ -1,0 +1,87 @@
+"""What a saved configuration may name: a checkpoint or a run of somebody else's runs no code."""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import xray_lightning
+from xray_lightning.cli.locate import conf_dir
+from xray_lightning.errors import ConfigError
+
+TARGET = re.compile(r"^\s*_target_:\s*([\w.]+)", re.MULTILINE)
+OF_TORCH = re.compile(r"torch\.optim\.(lr_scheduler\.)?[A-Z][A-Za-z]*")
+OWN = "xray_lightning."
+DEEPEST = 40  # a saved configuration of ours has five levels
+RUN_DIR = "${run_dir}"  # the one interpolation that config.yaml keeps
+
+
+@cache
+def own_targets() -> frozenset[str]:
+    """What conf/ names, our own by their public names too; none of the command line's."""
+    texts = [path.read_text(encoding="utf-8") for path in conf_dir().rglob("*.yaml")]
+    named = {name for text in texts for name in TARGET.findall(text)}
+    homes = xray_lightning._HOMES
+    public = {f"{OWN}{name}" for name, home in homes.items() if f"{OWN}{home}.{name}" in named}
+    return frozenset(name for name in named | public if not name.startswith(f"{OWN}cli."))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings in a run's config.yaml, nothing evaluated, without Hydra's own.
+
+    Raises:
+        ConfigError: it is not there, damaged, or holds Python objects.
+    """
+    try:
+        saved = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} is damaged or no plain settings: {error}") from error
+    if not isinstance(saved, dict):
+        raise ConfigError(f"{path} is no mapping")
+    return {str(key): value for key, value in saved.items() if key != "hydra"}
+
+
+def require_trusted(saved: Mapping[str, Any], place: Path) -> None:
+    """Refuse settings that could run code when they are built, or read the environment.
+
+    Args:
+        saved: plain values, before anything is resolved.
+        place: the file they are from.
+
+    Raises:
+        ConfigError: names the setting and what stands there.
+    """
+    for key, value in _settings(saved):
+        if _is_target(key):
+            known = isinstance(value, str) and (value in own_targets() or OF_TORCH.fullmatch(value))
+            reason = "" if known else "is no class of this package or of torch.optim"
+        elif isinstance(value, str):
+            reason = "would be evaluated" if "${" in value.replace(RUN_DIR, "") else ""
+        else:
+            plain = value is None or isinstance(value, int | float)
+            reason = "" if plain else "is no plain value"
+        if reason:
+            raise ConfigError(
+                f"{place}: {key}={value!r} {reason}, so it could do anything on this machine. If "
+                "you know who wrote this file: trust=true (xray report: --trust)"
+            )
+
+
+def _settings(node: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Every value with its dotted key; a ``_target_`` whole, whatever it is."""
+    if depth > DEEPEST:
+        raise ConfigError(f"{key[:80]}... is nested more than {DEEPEST} deep: no settings of ours")
+    if _is_target(key) or not isinstance(node, Mapping | list | tuple):
+        yield key, node
+        return
+    for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+        yield from _settings(value, f"{key}.{name}" if key else str(name), depth + 1)
+
+
+def _is_target(key: str) -> bool:
+    return key.rpartition(".")[2] == "_target_"
