@@ -1,6 +1,7 @@
 """Scores survive the way to disk and back, bit by bit."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +41,15 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.targets, written.targets)
 
 
-@pytest.mark.parametrize("name", ["NA", "null", "nan", "None", "a,b", 'say "x"', "Müller"])
+@pytest.mark.parametrize(
+    "name", ["NA", "null", "nan", "None", "a,b", 'say "x"', "Müller", "=1+1", "@x", "'-x", "-0.5"]
+)
 def test_ids_stay_text(name: str, tmp_path: Path) -> None:
     one = np.zeros((1, 1), np.float32)
     write_predictions(Predictions(("Mass",), (name,), (name,), one, one), tmp_path / "p.csv")
     read = read_predictions(tmp_path / "p.csv")
     assert (read.image_ids, read.patient_ids) == ((name,), (name,))
+    assert re.search(r"(^|,)\"?[=@]", (tmp_path / "p.csv").read_text(), re.MULTILINE) is None
 
 
 def test_an_unknown_target_is_an_empty_cell(tmp_path: Path) -> None:

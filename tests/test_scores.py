@@ -47,6 +47,11 @@ def test_ids_that_differ_in_their_endings_only(tmp_path: Path) -> None:
     assert ids == ["a.jpg", "a.png"]
 
 
+def test_an_id_behind_an_apostrophe_is_the_id(tmp_path: Path) -> None:
+    path = write(tmp_path, "image,Mass\n'=1.png,0.5\n'@b.png,0.25\n")
+    assert read_scores(path, ["Mass"], ["=1.png", "'@b.png", "@c.png"])[0] == ["=1.png", "'@b.png"]
+
+
 def test_our_own_predictions(tmp_path: Path) -> None:
     header = "image,patient,target_Mass,target_Pleural_Thickening,score_Mass"
     text = f"{header},score_Pleural_Thickening\n00000001_000.png,1,1,0,0.5,0.25\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from xray_lightning.writing import open_replacing, write_json
+from xray_lightning.writing import for_spreadsheet, from_spreadsheet, open_replacing, write_json
 
 
 def test_a_failure_keeps_the_older_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -40,3 +40,19 @@ def test_json_is_strict(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nan"):
         write_json({"mean": math.nan}, path)
     assert json.loads(path.read_text()) == {"mean": 0.5, "label": None}
+
+
+@pytest.mark.parametrize(
+    "name", ["=1+1", "+cmd|' /C calc'!A0", "-x", "@SUM(A1)", "\tx", "'=1", "''-a"]
+)
+def test_a_formula_is_text_in_a_spreadsheet_and_itself_again(name: str) -> None:
+    cell = for_spreadsheet(name)
+    assert cell == f"'{name}"
+    assert from_spreadsheet(cell) == name
+
+
+@pytest.mark.parametrize(
+    "text", ["-0.5", "+1e-07", "-.5", "7", "'quoted'", "'", "", "a=1", "x-ray"]
+)
+def test_numbers_and_other_text_stay_as_they_are(text: str) -> None:
+    assert for_spreadsheet(text) == from_spreadsheet(text) == text

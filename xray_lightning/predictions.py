@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xray_lightning.errors import DataNotFoundError, TableError
-from xray_lightning.writing import open_replacing
+from xray_lightning.writing import for_spreadsheet, from_spreadsheet, open_replacing
 
 TARGET = "target_"
 SCORE = "score_"
@@ -52,7 +52,8 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
     """Write image, patient, targets and scores as CSV.
 
     Scores are printed with the nine digits that a float32 needs, so reading them back gives the
-    same numbers; an unknown target is an empty cell.
+    same numbers; an unknown target is an empty cell. An id that a spreadsheet would compute stands
+    behind an apostrophe, which the reader takes off (:func:`~.writing.for_spreadsheet`).
     """
     header = ["image", "patient"]
     header += [TARGET + label for label in predictions.labels]
@@ -69,7 +70,8 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         writer.writerow(header)
         for image, patient, targets, scores in rows:
             known = ["" if value != value else str(int(value)) for value in targets]
-            writer.writerow([image, patient, *known, *(f"{score:.9g}" for score in scores)])
+            ids = for_spreadsheet(image), for_spreadsheet(patient)
+            writer.writerow([*ids, *known, *(f"{score:.9g}" for score in scores)])
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -90,8 +92,8 @@ def read_predictions(path: Path) -> Predictions:
         raise TableError(f"{path} lacks the columns {lacking or [SCORE + '<label>']}")
     return Predictions(
         labels=tuple(labels),
-        image_ids=tuple(table["image"]),
-        patient_ids=tuple(table["patient"]),
+        image_ids=tuple(map(from_spreadsheet, table["image"])),
+        patient_ids=tuple(map(from_spreadsheet, table["patient"])),
         targets=_columns(table, TARGET, labels),
         scores=_columns(table, SCORE, labels),
     )

@@ -10,6 +10,7 @@ import pandas as pd
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.labels import ALIASES
 from xray_lightning.predictions import TARGET
+from xray_lightning.writing import from_spreadsheet
 
 NAMED = 5  # of a list in a message
 
@@ -77,7 +78,9 @@ def _ids(path: Path, table: pd.DataFrame, images: Collection[str]) -> list[str]:
 
 
 def _find(cell: str, known: Mapping[str, str]) -> str | None:
-    return known.get(cell.strip()) or known.get(_short(cell.strip()))
+    names = cell.strip(), from_spreadsheet(cell.strip())
+    forms = (form for name in names for form in (name, _short(name)))
+    return next((known[form] for form in forms if form in known), None)
 
 
 def _short(image: str) -> str:

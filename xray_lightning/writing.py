@@ -1,11 +1,33 @@
-"""The one way to write a file: beside its name, synchronised, renamed; whole or not at all."""
+"""The one way to write a file: beside its name, synchronised, renamed; whole or not at all.
+
+Text in a CSV for spreadsheets: a cell that starts with = + - @, a tab or a return is a formula
+there, whatever quotes stand around it, and may start programs. Behind an apostrophe it is text.
+"""
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def for_spreadsheet(text: str) -> str:
+    """The text as a cell that no spreadsheet computes; numbers and most other text as they are.
+
+    >>> for_spreadsheet("=1+1"), for_spreadsheet("-0.5"), for_spreadsheet("it's")
+    ("'=1+1", '-0.5', "it's")
+    """
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def from_spreadsheet(cell: str) -> str:
+    """The text that :func:`for_spreadsheet` made a cell of, exactly."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 @contextmanager

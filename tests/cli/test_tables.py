@@ -1,6 +1,7 @@
 import pytest
 
 from xray_lightning.cli.tables import auroc_table, counts_table, number, parts_line, show
+from xray_lightning.cli.watching import watched
 
 SUMMARY = {
     "auroc": {"mean": 0.75, "defined": 1, "labels": {"Mass": 0.75, "Hernia": None}},
@@ -23,6 +24,24 @@ def test_auroc_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "1/2 defined" in text
     assert "test: 4,000 images of 900 patients [[abc]]\n" in text
     assert parts_line({"test": SUMMARY | {"tta": "flip"}}).endswith("mirror image (tta=flip)")
+
+
+def test_text_from_data_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("[/red]", "[red]x[bold]", ":skull:", "\\[b]", "[link=http://x]")
+    auroc = SUMMARY["auroc"] | {"labels": dict.fromkeys(names, 0.5)}  # type: ignore[operator]
+    show(
+        auroc_table({"test": SUMMARY | {"auroc": auroc, "positives": dict.fromkeys(names, 1)}}, "")
+    )
+    show(*names)
+    text = capsys.readouterr().out
+    for name in names:
+        assert text.count(name) == 2
+
+
+def test_a_progress_bar_shows_a_label_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("[/red]", "{task} {0}", "[red]"):
+        assert list(watched([1], name, 1)) == [1]
+        assert name in capsys.readouterr().err
 
 
 def test_counts_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,6 +62,8 @@ def test_numbers_stay_with_their_files(tmp_path: Path) -> None:
 
     assert names("Doe^Jane/b.dcm", "c.dcm") == ["000001.png", "000002.png"]
     assert names("a.dcm", "c.dcm", "d,e.dcm") == ["000003.png", "000002.png", "000004.png"]
+    assert names("=1+1.dcm") == names("=1+1.dcm") == ["000005.png"]
+    assert "\n'=1+1.dcm," in (tmp_path / "names.csv").read_text()
     (tmp_path / "names.csv").write_text("file,old\n1,2\n")
     with pytest.raises(TableError, match="lacks 1 column: 'original'"):
         names("a.dcm")

@@ -152,3 +152,14 @@ def test_comparison(tmp_path: Path) -> None:
     drawing(tmp_path / "comparison.png", 9, 0.5 * 3 + 1.2 * 2 + 0.3)
     comparison_figure(rankings(runs[:1]), tmp_path / "comparison.png")
     drawing(tmp_path / "comparison.png", 9, 0.5 + 1.2 + 0.3)
+
+
+def test_names_are_no_formulas(tmp_path: Path) -> None:
+    names = ("$\\frac{$", "a $x$ b_{2}")
+    targets = np.array([[1, 0], [0, 1]], dtype=np.float32)
+    predictions = Predictions(names, names, names, targets, targets)
+    roc_figure(predictions, dict.fromkeys(names, 1.0), names[0], tmp_path / "roc.png")
+    distribution_figure({"test": targets}, names, tmp_path / "shares.png")
+    montage_figure(np.zeros((2, 4, 4), np.float32), targets, names, names, tmp_path / "montage.png")
+    run = Run("0", names[0], 0, "finished", val=0.5, data=names[0])
+    comparison_figure(rankings([run]), tmp_path / "comparison.png")

@@ -19,6 +19,7 @@ from xray_lightning.cli.tables import number, show
 from xray_lightning.errors import DataNotFoundError
 from xray_lightning.report.comparison import Ranking, Run, ranking_rows, rankings, read_runs
 from xray_lightning.report.figures import comparison_figure
+from xray_lightning.writing import for_spreadsheet
 
 
 class Comparison(Callback):
@@ -99,7 +100,8 @@ def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         writer.writeheader()
         for row in rows:
             lists = {k: " ".join(map(str, v)) for k, v in row.items() if isinstance(v, list)}
-            writer.writerow({**row, **lists})
+            words = {k: for_spreadsheet(v) for k, v in row.items() if isinstance(v, str)}
+            writer.writerow({**row, **words, **lists})
 
 
 def display(runs: Sequence[Run], folder: Path, *, all_tests: bool = False) -> None:

@@ -21,7 +21,7 @@ from xray_lightning.data.images import READER_VERSION
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.inference import Classifier, Scored, load_classifier
 from xray_lightning.predictions import SCORE
-from xray_lightning.writing import open_replacing, write_json
+from xray_lightning.writing import for_spreadsheet, from_spreadsheet, open_replacing, write_json
 
 PACKAGES = ("xray_lightning", "torch", "timm", "opencv-python-headless", "pydicom", "numpy")
 FAILED = ["file", "reason"]
@@ -120,14 +120,14 @@ def _opened(path: Path, header: Sequence[str]) -> TextIO:
 
 
 def _append(file: TextIO, row: Sequence[str]) -> None:
-    csv.writer(file, lineterminator="\n").writerow(row)
+    csv.writer(file, lineterminator="\n").writerow(map(for_spreadsheet, row))
     file.flush()
 
 
 def _write(path: Path, rows: Iterable[Sequence[str]]) -> None:
     """Write a table anew, replacing the older one in one step."""
     with open_replacing(path, newline="", errors="surrogateescape") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        csv.writer(file, lineterminator="\n").writerows(map(for_spreadsheet, row) for row in rows)
 
 
 def _repaired(path: Path, header: Sequence[str]) -> list[list[str]]:
@@ -139,7 +139,7 @@ def _repaired(path: Path, header: Sequence[str]) -> list[list[str]]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = list(csv.reader(file))
+        rows = [[*map(from_spreadsheet, row)] for row in csv.reader(file)]
         file.seek(0)
         ended = file.read().endswith("\n")
     if rows and (not ended or (len(rows) > 1 and len(rows[-1]) < len(header))):

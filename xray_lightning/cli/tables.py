@@ -54,15 +54,16 @@ def parts_line(metrics: Mapping[str, Any]) -> str:
 def show(*things: Any) -> None:
     """Print tables and lines, in the first process of a run.
 
-    Into a file or a pipe, tables are as wide as they like to be.
+    Labels, ids and paths come from data: no text is markup (``[/red]``) or an emoji (``:x:``), in
+    no cell. Into a file or a pipe, tables are as wide as they like to be.
     """
     if not first_process():
         return
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = WIDE
     for thing in things:
-        console.print(thing, markup=False) if isinstance(thing, str) else console.print(thing)
+        console.print(thing)
 
 
 def counts_table(facts: Mapping[str, Any], labels: Sequence[str]) -> Table:

@@ -14,7 +14,8 @@ Report = Callable[[int, int], None]  # done, in all
 @contextmanager
 def watching(what: str, *, shown: bool = True) -> Iterator[Report]:
     """A bar, moved by calling what this gives with the number done and the number in all."""
-    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    name = TextColumn("{task.description}", markup=False)  # a label is neither format nor markup
+    columns = name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -18,7 +18,7 @@ from xray_lightning.data.dicom import read_dicom, to_uint8
 from xray_lightning.data.headers import COLUMNS, read_headers
 from xray_lightning.data.tables import read_table
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, InvalidImageError
-from xray_lightning.writing import open_replacing
+from xray_lightning.writing import for_spreadsheet, open_replacing
 
 BITS = (8, 16)
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -187,4 +187,4 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]])
     """Write a table, replacing an older one in one step; names need not be UTF-8."""
     with open_replacing(path, newline="", errors="surrogateescape") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([header, *rows])
+        writer.writerows([header, *(map(for_spreadsheet, row) for row in rows)])

@@ -17,6 +17,7 @@ from typing import TypeVar
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.labels import canonical
 from xray_lightning.records import NAN, Box
+from xray_lightning.writing import from_spreadsheet
 
 OLDEST = 110.0  # years; the first release of ChestX-ray14 has some above 400
 
@@ -58,8 +59,11 @@ class Table:
             )
 
     def text(self, name: str) -> Sequence[str]:
-        """The cells of a column, blank where there is no such column, (N,)."""
-        return self.columns.get(name) or [""] * len(self.rows)
+        """The cells of a column, blank where there is no such column, (N,).
+
+        Names that :func:`~xray_lightning.writing.for_spreadsheet` marked are themselves again.
+        """
+        return [from_spreadsheet(cell) for cell in self.columns.get(name) or [""] * len(self.rows)]
 
     def convert(self, name: str, parse: Callable[[str], Value], wanted: str) -> list[Value]:
         """A column through ``parse``, which is called once for each distinct cell, (N,).

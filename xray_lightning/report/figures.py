@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -17,6 +18,7 @@ from xray_lightning.report.heat import shortened
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":")
+AS_WRITTEN = mpl.rc_context({"text.parse_math": False})  # a decorator: names may hold a $
 
 Scores = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -68,6 +70,7 @@ def _called(scores: Scores, targets: Scores) -> tuple[Floats, Floats]:
     return np.cumsum(positive)[last].astype(float), np.cumsum(~positive)[last].astype(float)
 
 
+@AS_WRITTEN
 def roc_figure(
     predictions: Predictions, aurocs: Mapping[str, float | None], title: str, path: Path
 ) -> None:
@@ -97,6 +100,7 @@ def roc_figure(
     figure.savefig(path)
 
 
+@AS_WRITTEN
 def curves_figure(metrics: Path, path: Path) -> None:
     """Loss of training and validation, and validation AUROC, against the epoch."""
     figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
@@ -128,6 +132,7 @@ def draw_curves(table: pd.DataFrame, loss: Axes, auroc: Axes) -> None:
         _plain_axes(axes)
 
 
+@AS_WRITTEN
 def distribution_figure(
     targets: Mapping[str, npt.NDArray[np.float32]], labels: Sequence[str], path: Path
 ) -> None:
@@ -166,6 +171,7 @@ def distribution_figure(
     figure.savefig(path)
 
 
+@AS_WRITTEN
 def montage_figure(
     images: npt.NDArray[np.float32],
     targets: npt.NDArray[np.float32],
@@ -196,6 +202,7 @@ def montage_figure(
     figure.savefig(path)
 
 
+@AS_WRITTEN
 def comparison_figure(rankings: Sequence[Ranking], path: Path) -> None:
     """Validation AUROC of a sweep: a panel for each split, the best first, test of the chosen one.
 
