@@ -63,7 +63,9 @@ INNER = {
         ["ranks", "delong", "thresholds", "calibration", "localisation"],
         ["judge", "compare", "subgroups", "points"],
     ],
-    "callbacks": [["averaging", "freezing", "progress", "seeding", "metrics_file", "heatmaps"]],
+    "callbacks": [
+        ["averaging", "freezing", "progress", "seeding", "metrics_file", "heatmaps", "keeping"]
+    ],
     "explain": [["gradients", "rules"], ["pixels"], ["maps"], ["cells"], ["__init__"]],
     "localisation": [["located"], ["figures", "part"]],
     "audit": [

@@ -15,11 +15,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import RichProgressBar
 from torch import nn
 
 from xray_lightning.callbacks.averaging import EMA
 from xray_lightning.callbacks.freezing import FreezeBackbone
+from xray_lightning.callbacks.keeping import RunCheckpoint
 from xray_lightning.callbacks.metrics_file import MetricsFile
 from xray_lightning.callbacks.progress import EpochLine
 from xray_lightning.callbacks.seeding import EpochSeed
@@ -166,7 +167,7 @@ def fit_callbacks(config: DictConfig) -> tuple[MetricsFile, list[pl.Callback]]:
     """What every training run has: seeding, tables, progress, the best and the last checkpoint."""
     run = Path(config.run_dir)
     metrics = MetricsFile(run / "metrics.csv")
-    best = ModelCheckpoint(
+    best = RunCheckpoint(
         run / "checkpoints",
         "best",
         monitor="val/auroc",
@@ -175,7 +176,7 @@ def fit_callbacks(config: DictConfig) -> tuple[MetricsFile, list[pl.Callback]]:
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    last = ModelCheckpoint(
+    last = RunCheckpoint(
         run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False
     )
     callbacks = [EpochSeed(config.seed), metrics, EpochLine(), best, last]

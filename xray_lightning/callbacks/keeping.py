@@ -1,0 +1,32 @@
+"""The best and the last checkpoint of a run that may be moved between its parts."""
+
+from pathlib import PurePath
+from typing import Any
+
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Lightning's, but its memory of the best score goes with the files, wherever they lie.
+
+    Lightning forgets the best score when the absolute folder is another one than before, so that
+    the first epoch after a move would replace a better checkpoint.
+    """
+
+    @property
+    def state_key(self) -> str:
+        """As Lightning's: checkpoints of runs before there was this class stay readable."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what was known, every path by its file name in this folder."""
+
+        def here(path: str) -> str:
+            return str(PurePath(str(self.dirpath), PurePath(path).name)) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: here(state_dict[name]) for name in paths}
+        kept = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(
+            {**state_dict, **moved, "best_k_models": kept, "dirpath": self.dirpath}
+        )
