@@ -1,6 +1,7 @@
 """Points and calibrations of validation, applied to test; subgroups and published rows below."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -98,6 +99,12 @@ def test_what_the_terminal_shows(found: Judged, capsys: pytest.CaptureFixture[st
     text = capsys.readouterr().out
     for part in ("phantom [beef]", "of at least 0.9 on validation", "sex: F", "60 bootstrap draws"):
         assert part in text
+    assert "Brier cal." in text
+    few = f"of {len(found.thresholds)}"
+    brier, error = (
+        found.facts["mean"][f"calibrated_{name}"]["value"] for name in ("brier", "error")
+    )
+    assert re.search(rf"mean .*{brier:.3f} {few} . +{error:.3f} {few} .\n", text)
     show(*found.shown("phantom", groups=False))
     short = capsys.readouterr().out
     assert "have enough positives; mean AUROC differs" in short
@@ -114,7 +121,12 @@ def test_calibration_at_the_estimated_prior(found: Judged) -> None:
         for prior in ("estimate", "validation")
     )
     assert fixed.facts["priors"] == {}
-    assert moved.facts["priors"].keys() == found.thresholds.keys()
+    tests = moved.facts["prior_tests"]
+    assert tests.keys() == found.thresholds.keys()
+    assert moved.facts["priors"].keys() == {k for k, test in tests.items() if test["applied"]}
+    for label, test in tests.items():  # what is applied never makes the known Brier worse
+        reached = moved.facts["labels"][label]["calibrated_brier"]["value"]
+        assert reached == pytest.approx(min(test["brier"], test["corrected"]))
     index = PHANTOM.labels.index("Infiltration")
     before, now = moved.facts["priors"]["Infiltration"]
     true = table.targets[:, index].mean()

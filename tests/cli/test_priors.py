@@ -6,8 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from sklearn.metrics import brier_score_loss
 
-from xray_lightning.cli.priors import prior_pairs, priors_line, read_prior, require_prior
+from xray_lightning.cli.priors import (
+    corrections,
+    prior_pairs,
+    prior_warnings,
+    priors_line,
+    read_prior,
+    require_prior,
+)
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.points import Fitted, fit_on_validation
 from xray_lightning.predictions import Predictions
@@ -40,6 +48,7 @@ def fitted() -> dict[str, Fitted]:
     [
         ("validation", "validation"),
         ("estimate", "estimate"),
+        ("force_estimate", "force_estimate"),
         ("0.02", 0.02),
         ("{Mass: 0.05,Lung Opacity:0.2}", {"Mass": 0.05, "Lung Opacity": 0.2}),
     ],
@@ -55,7 +64,9 @@ def test_what_can_be_asked_for(text: str, value: Any) -> None:
     ["often", "0", "1", "1.0", "-0.1", "true", "{}", "{Mass: often}", "[0.1]", "{Mass", "nan"],
 )
 def test_what_cannot(text: str) -> None:
-    with pytest.raises(ConfigError, match="prior must be validation, estimate, a prevalence betw"):
+    with pytest.raises(
+        ConfigError, match="prior must be validation, estimate, force_estimate, a pr"
+    ):
         read_prior(text)
 
 
@@ -99,3 +110,41 @@ def test_what_has_no_calibration(fitted: dict[str, Fitted]) -> None:
 def test_the_line() -> None:
     line = priors_line({"Mass": (0.3, 0.05)})
     assert line.endswith("corrected to another prevalence: Mass 0.300 to 0.050")
+
+
+def test_an_estimate_that_known_targets_refute_is_not_applied(fitted: dict[str, Fitted]) -> None:
+    """Mass: the images changed, not the prevalence. Nodule: the prevalence alone did."""
+    other = predictions((0.1, 0.05, 0.5), 1)
+    scores = other.scores.copy()
+    scores[:, 0] = 1 / (1 + np.exp(-(np.log(scores[:, 0] / (1 - scores[:, 0])) + 3)))
+    moved = replace(other, scores=scores.astype(np.float32))
+    pairs, tests = corrections("estimate", moved, fitted)
+    assert list(pairs) == ["Nodule"]
+    assert [test["applied"] for test in tests.values()] == [False, True]
+    for column, label in enumerate(("Mass", "Nodule")):
+        calibration, truth = fitted[label].calibration, moved.targets[:, column]
+        assert calibration is not None
+        plain = calibration(scores[:, column].astype(np.float32))
+        before, now = prior_pairs("estimate", moved, fitted)[label]
+        odds = plain / (1 - plain) * now / (1 - now) / before * (1 - before)  # eq. 4 as odds
+        test = tests[label]
+        assert test["brier"] == pytest.approx(brier_score_loss(truth, plain))
+        assert test["corrected"] == pytest.approx(brier_score_loss(truth, odds / (1 + odds)))
+        assert test["prevalence"] == pytest.approx(truth.mean())
+    head, line = prior_warnings(tests)
+    assert "NOT applied for 1 of 2 labels" in head
+    assert f"Mass: prevalence {tests['Mass']['estimate']:.3f} (known: 0.1" in line
+    assert f"Brier {tests['Mass']['brier']:.3f} to {tests['Mass']['corrected']:.3f}" in line
+
+    forced, tests = corrections("force_estimate", moved, fitted)
+    assert forced == prior_pairs("estimate", moved, fitted)
+    assert "applied all the same for 1 of 2" in prior_warnings(tests)[0]
+
+
+def test_unknown_targets_refute_nothing(fitted: dict[str, Fitted]) -> None:
+    blind = predictions((0.1, 0.05, 0.5), 1)
+    blind = replace(blind, targets=np.full_like(blind.targets, np.nan))
+    pairs, tests = corrections("estimate", blind, fitted)
+    assert pairs == prior_pairs("estimate", blind, fitted)
+    assert tests == {}
+    assert prior_warnings(tests) == []

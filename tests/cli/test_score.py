@@ -101,7 +101,7 @@ def test_nothing_of_the_part_is_scored(tmp_path: Path) -> None:
         ("allow_missing=yes", "allow_missing must be true or false, got 'yes'"),
         ("draws=0", "draws must be an integer of at least 1, got '0'"),
         ("subgroups=1", "subgroups must be true or false, got '1'"),
-        ("prior=often", "prior must be validation, estimate, a prevalence between 0 and 1"),
+        ("prior=often", "prior must be validation, estimate, force_estimate, a prevalence"),
         ("prior=0.1", "prior=0.1 corrects calibrated scores, and no calibration is there for all"),
         ("points=val", "points='val': operating points are chosen on one of train, val, test, and"),
         ("bootstrap_seed=-1", "bootstrap_seed must be an integer of at least 0, got '-1'"),
@@ -117,7 +117,7 @@ def test_points_of_one_part_are_applied_to_another(
 ) -> None:
     table = write(tmp_path, [record.image_id for record in PHANTOM.records])
     settings = ["subset=test", "points=train", "operating_point.rule=f1", "calibration=temperature"]
-    score(table, [*DATA, *settings, "subgroups=true", "prior=estimate"], as_json=True)
+    score(table, [*DATA, *settings, "subgroups=true", "prior=force_estimate"], as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert facts["validation"]["rule"] == "f1"
     mass = facts["validation"]["labels"]["Infiltration"]

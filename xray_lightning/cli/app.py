@@ -43,7 +43,8 @@ def evaluate(
 
     images=all takes every image of the data for a test image. Images of patients the checkpoint
     learned from are refused until overlap=exclude leaves them out, or overlap=report scores them
-    apart. prior=estimate, 0.05 or '{Mass: 0.05}': the prevalence calibrated scores are to hold for.
+    apart. prior=estimate, 0.05 or '{Mass: 0.05}': the prevalence calibrated scores are to hold for
+    (force_estimate: also where the targets refute the estimate).
     trust=true: build the classes it names though they are not ours.
     """
     from xray_lightning.cli.evaluate import evaluate as command
@@ -118,7 +119,7 @@ def score(
 
     Without subset=train|val|test (of split=) the images that have a score are scored. Also:
     allow_missing=true, subgroups=true, points=val (operating points and calibrations fitted on that
-    part's scores; operating_point.rule=, calibration=), prior=estimate|0.05|'{Mass: 0.05}' (the
+    part's scores; operating_point.rule=, calibration=), prior=[force_]estimate|0.05|... (the
     prevalence that calibrated scores are to hold for; else that of points=), draws=2000,
     bootstrap_seed=0, hydra.run.dir=DIR.
     """

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from xray_lightning.cli.tables import number
 from xray_lightning.metrics.clusters import Interval
-from xray_lightning.metrics.judge import POINT, Estimate, Verdict
+from xray_lightning.metrics.judge import CALIBRATED, POINT, Estimate, Verdict
 
 
 def verdict_facts(verdict: Verdict, facts: dict[str, Any]) -> dict[str, Any]:
@@ -55,11 +55,15 @@ def reason(verdict: Verdict, label: str) -> str | None:
 
 
 def verdict_table(verdict: Verdict, title: str) -> Table:
-    """A row a label: AUROC with both intervals and their ratio, AP beside the prevalence, ..."""
+    """A row a label: AUROC with both intervals and their ratio, AP beside the prevalence, ...
+
+    Brier's score and ECE of calibrated scores, where there are some, stand beside the raw ones.
+    """
     table = Table(title=Text(title), title_justify="left", header_style="bold")
     table.add_column("label")
     columns = ("positive", "AUROC", "95 % (patients)", "(images)", "ratio", "AP", "prevalence")
-    for name in (*columns, "Brier", "ECE"):
+    calibrated = ("Brier cal.", "ECE cal.") if CALIBRATED[0] in verdict.mean else ()
+    for name in (*columns, "Brier", "ECE", *calibrated):
         table.add_column(name, justify="right")
     for label, figures in verdict.labels.items():
         positives, known = verdict.positives[label], verdict.known[label]
@@ -67,7 +71,10 @@ def verdict_table(verdict: Verdict, title: str) -> Table:
         table.add_row(label, f"{positives:,}", *_cells(figures, share))
     table.add_section()
     defined = f"{verdict.defined['auroc']}/{len(verdict.labels)} defined"
-    table.add_row("mean", defined, *_cells(verdict.mean, ""), style="bold")
+    cells = _cells(verdict.mean, "")
+    if calibrated and (count := verdict.defined[CALIBRATED[0]]) < verdict.defined["brier"]:
+        cells[-2:] = [f"{text} of {count}" for text in cells[-2:]]  # a mean over fewer labels
+    table.add_row("mean", defined, *cells, style="bold")
     return table
 
 
@@ -83,6 +90,7 @@ def _cells(figures: dict[str, Estimate], share: str) -> list[str]:
         share,
         _text(figures["brier"].value),
         _text(figures["calibration_error"].value),
+        *(_text(figures[name].value) for name in CALIBRATED if name in figures),
     ]
 
 

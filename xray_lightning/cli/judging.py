@@ -17,7 +17,7 @@ from xray_lightning.cli.judgement import (
     verdict_facts,
     verdict_table,
 )
-from xray_lightning.cli.priors import VALIDATION, Prior, prior_pairs, priors_line
+from xray_lightning.cli.priors import VALIDATION, Prior, corrections, prior_warnings, priors_line
 from xray_lightning.cli.tables import number
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.metrics.judge import Verdict, judge
@@ -72,6 +72,7 @@ class Judged:
         )
         if priors := self.facts["priors"]:
             lines.append(priors_line(priors))
+        lines += prior_warnings(self.facts["prior_tests"])
         if not self.facts["patients_known"]:
             lines.append(UNKNOWN_PATIENTS)
         lines += published_lines(self.published, self.verdict.mean["auroc"].value)
@@ -136,11 +137,11 @@ def verdict_of(
         draws: of the bootstrap; subgroups get at most 200.
         seed: of the bootstrap.
         groups: whether subgroups are judged.
-        prior: the prevalence that calibrated scores hold for, see ``priors.prior_pairs``.
+        prior: the prevalence that calibrated scores hold for, see ``priors.corrections``.
     """
     labels = fitted_labels(validation or {})
     calibrations = {label: each.calibration for label, each in labels.items()}
-    priors = prior_pairs(prior, predictions, labels)
+    priors, prior_tests = corrections(prior, predictions, labels)
     for label, (before, now) in priors.items():
         if (map_of_label := calibrations[label]) is not None:
             calibrations[label] = map_of_label.at_prior(before, now)
@@ -172,6 +173,7 @@ def verdict_of(
         "seed": seed,
         "validation": dict(validation or {}),
         "priors": {label: list(pair) for label, pair in priors.items()},
+        "prior_tests": prior_tests,
         **(group_facts(columns, records, thresholds, draws, seed) if groups else NO_GROUPS),
         "published": [asdict(row) for row in published],
     }

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -15,7 +16,7 @@ from xray_lightning.predictions import Predictions
 Prior = str | float | dict[str, float]
 Pairs = dict[str, tuple[float, float]]  # label to the prevalence before and the wanted one
 
-VALIDATION, ESTIMATE = "validation", "estimate"
+VALIDATION, ESTIMATE, FORCED = WORDS = "validation", "estimate", "force_estimate"
 
 
 def read_prior(text: str) -> Prior:
@@ -41,7 +42,7 @@ def require_prior(value: Any) -> Prior:
         ConfigError: it is neither a word, a prevalence, nor a prevalence for each of some labels.
     """
     prior: Any = OmegaConf.to_container(value) if isinstance(value, DictConfig) else value
-    if prior in (VALIDATION, ESTIMATE):
+    if prior in WORDS:
         return str(prior)
     shares = list(prior.values()) if isinstance(prior, dict) else [prior]
     if not shares or not all(isinstance(each, float) and 0 < each < 1 for each in shares):
@@ -51,8 +52,8 @@ def require_prior(value: Any) -> Prior:
 
 def _refusal(value: object) -> ConfigError:
     return ConfigError(
-        "prior must be validation, estimate, a prevalence between 0 and 1 for all labels, or one "
-        f"for each of some ({{Mass: 0.05}}), got {value!r}"
+        "prior must be validation, estimate, force_estimate, a prevalence between 0 and 1 for all "
+        f"labels, or one for each of some ({{Mass: 0.05}}), got {value!r}"
     )
 
 
@@ -62,8 +63,8 @@ def wanted_priors(
     """What is wanted for each label whose calibration is to be corrected.
 
     Args:
-        prior: "validation": none; "estimate": as the scores alone tell it (Saerens 2002); a number:
-            that, for every calibrated label; or one for each of some labels.
+        prior: "validation": none; "estimate" or "force_estimate": as the scores alone tell it
+            (Saerens 2002); a number: that, for every calibrated label; or one for each of some.
         names: the labels of the data.
         labels: what validation says of each label.
 
@@ -108,6 +109,61 @@ def _target(value: str | float, predictions: Predictions, label: str, fitted: Fi
         return float(value)
     scores = predictions.scores[:, predictions.labels.index(label)]
     return estimate_prior(fitted.calibration(scores), fitted.prevalence)
+
+
+def corrections(
+    prior: Prior, predictions: Predictions, labels: Mapping[str, Fitted]
+) -> tuple[Pairs, dict[str, dict[str, Any]]]:
+    """The pairs of :func:`prior_pairs` that are to be applied, and how each did on known targets.
+
+    An estimate is right if nothing but the prevalence changed, which known targets can refute: one
+    that makes Brier's score worse is not applied, unless ``prior`` is "force_estimate".
+
+    Returns:
+        The pairs; and for each label with known targets plain values: "estimate", the "prevalence"
+        of the targets, "brier" without and "corrected" with the correction, "applied".
+
+    Raises:
+        ConfigError: see :func:`wanted_priors`.
+    """
+    pairs, tests = prior_pairs(prior, predictions, labels), {}
+    for label, pair in pairs.items():
+        column = predictions.labels.index(label)
+        known = ~np.isnan(predictions.targets[:, column])
+        calibration = labels[label].calibration
+        if calibration is None or not known.any():
+            continue
+        scores, targets = predictions.scores[known, column], predictions.targets[known, column]
+        maps = calibration, calibration.at_prior(*pair)
+        brier, corrected = (float(np.mean((each(scores) - targets) ** 2)) for each in maps)
+        tests[label] = {
+            "estimate": pair[1],
+            "prevalence": float(targets.mean()),
+            "brier": brier,
+            "corrected": corrected,
+            "applied": prior != ESTIMATE or corrected <= brier,
+        }
+    return {k: v for k, v in pairs.items() if tests.get(k, {}).get("applied", True)}, tests
+
+
+def prior_warnings(tests: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A warning with both figures for the corrections that known targets refute; [] if none."""
+    worse = {label: test for label, test in tests.items() if test["corrected"] > test["brier"]}
+    if not worse:
+        return []
+    shown = [
+        f"  {label}: prevalence {test['estimate']:.3f} (known: {test['prevalence']:.3f}), Brier "
+        f"{test['brier']:.3f} to {test['corrected']:.3f}"
+        for label, test in worse.items()
+    ]
+    means = (np.mean([test[name] for test in tests.values()]) for name in ("brier", "corrected"))
+    fate = "applied all the same" if next(iter(worse.values()))["applied"] else "NOT applied"
+    return [
+        "warning: more than the prevalence changed: on the known targets the correction makes "
+        f"Brier's score worse, and is {fate} for {len(worse)} of {len(tests)} labels (mean Brier "
+        "of all, corrected: {:.3f} to {:.3f}; prior=force_estimate applies all)".format(*means),
+        *shown,
+    ]
 
 
 def priors_line(pairs: Mapping[str, tuple[float, float]]) -> str:
