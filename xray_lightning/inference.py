@@ -153,7 +153,8 @@ class Classifier:
         """Scores (N, L) of prepared squares, (N, S, S) uint8."""
         images = torch.from_numpy(squares).unsqueeze(1).to(self.device)  # (N, 1, S, S)
         images = images.to(torch.float32).div_(255)
-        with torch.inference_mode():
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # TF32 keeps 10 bits
+        with torch.inference_mode(), exact:
             scores = torch.sigmoid(self.net(images))
             if self.tta == "flip":
                 scores = (scores + torch.sigmoid(self.net(images.flip(3)))) / 2

@@ -1,4 +1,4 @@
-"""A training step through Trainer and XrayTask against a bare PyTorch loop.
+"""A training step through Trainer and XrayTask against a bare PyTorch loop, on a CPU or a GPU.
 
 Both have the same initial network, optimiser, schedule, gradient clipping and batches (in
 memory); Lightning's side has the callbacks and the logger of a real run. They take turns, an
@@ -10,6 +10,7 @@ part of the step. No validation, no checkpoint: those are not steps.
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -42,40 +43,58 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec"),  # inside Lightning
 ]
 
-BACKBONE, SIZE, BATCH = "densenet121", 64, 16
-STEPS, TURNS = 10, 12  # the first turn warms up and does not count
+TURNS = 12  # the first warms up and does not count
 THREADS = 1
 CLIP = 1.0
 OPTIMIZER = partial(AdamW, lr=3e-4, weight_decay=0.05)
 HEAD_LR = 1e-3
 
 
-def batches() -> list[Batch]:
+@dataclass(frozen=True)
+class Case:
+    """Where and on what a step is timed; ``steps`` a turn."""
+
+    device: str
+    size: int
+    batch: int
+    steps: int = 10
+    precision: str = "32-true"
+    backbone: str = "densenet121"
+
+
+CPU = Case("cpu", size=64, batch=16)
+GPU = Case("cuda", size=224, batch=64, steps=20, precision="bf16-mixed")
+
+
+def batches(case: Case) -> list[Batch]:
     generator = torch.Generator().manual_seed(0)
     labels = len(CHEST_XRAY14)
     return [
         {
-            "image": torch.rand(BATCH, 1, SIZE, SIZE, generator=generator),
-            "targets": torch.rand(BATCH, labels, generator=generator).gt(0.9).float(),
-            "index": torch.arange(BATCH),
-            "image_id": [f"{step}_{number}.png" for number in range(BATCH)],
+            "image": torch.rand(case.batch, 1, case.size, case.size, generator=generator),
+            "targets": torch.rand(case.batch, labels, generator=generator).gt(0.9).float(),
+            "index": torch.arange(case.batch),
+            "image_id": [f"{step}_{number}.png" for number in range(case.batch)],
         }
-        for step in range(STEPS)
+        for step in range(case.steps)
     ]
 
 
-def bare_loop(net: XrayNet, data: list[Batch]) -> Callable[[], float]:
+def bare_loop(net: XrayNet, data: list[Batch], case: Case) -> Callable[[], float]:
     """An epoch of plain PyTorch; called, it trains and returns the last loss."""
-    net.train()
+    net.to(case.device).train()
     loss_of, schedule = BCE(), Cosine()
-    schedule.start(STEPS * TURNS, STEPS)
+    schedule.start(case.steps * TURNS, case.steps)
     optimizer = OPTIMIZER(parameter_groups(net, HEAD_LR))
     scheduler = LambdaLR(optimizer, schedule)
+    mixed = torch.autocast(case.device, torch.bfloat16, enabled=case.precision == "bf16-mixed")
 
     def epoch() -> float:
         for batch in data:
             optimizer.zero_grad()
-            loss = loss_of(net(batch["image"]), batch["targets"])
+            with mixed:
+                logits = net(batch["image"].to(case.device))
+                loss = loss_of(logits, batch["targets"].to(case.device))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)
             optimizer.step()
@@ -114,23 +133,26 @@ class StopClock(pl.Callback):
         self.turns.done()
 
 
-def test_trainer_step_vs_bare_loop(tmp_path: Path, remark: Any, ratio: Any) -> None:
+def measure_step(case: Case, folder: Path) -> tuple[float, float, float]:
+    """Milliseconds a step of the bare loop and of Lightning, and the median of their ratios."""
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
-    data = batches()
-    net = XrayNet(CHEST_XRAY14, BACKBONE, image_size=SIZE)
-    turns = TakeTurns(bare_loop(copy.deepcopy(net), data))
+    data = batches(case)
+    net = XrayNet(CHEST_XRAY14, case.backbone, image_size=case.size)
+    turns = TakeTurns(bare_loop(copy.deepcopy(net), data, case))
     task = XrayTask(net, BCE(), optimizer=OPTIMIZER, head_lr=HEAD_LR, schedule=Cosine())
-    metrics = MetricsFile(tmp_path / "metrics.csv")
+    metrics = MetricsFile(folder / "metrics.csv")
     trainer = pl.Trainer(
-        accelerator="cpu",
+        accelerator="gpu" if case.device == "cuda" else case.device,
+        devices=1,
+        precision=case.precision,
         max_epochs=TURNS,
         gradient_clip_val=CLIP,
         callbacks=[turns, EpochSeed(0), metrics, EpochLine(), StopClock(turns)],
-        logger=TensorBoardLogger(tmp_path, name="", version="tensorboard"),
+        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
         plugins=[AtomicCheckpointIO()],
-        default_root_dir=tmp_path,
+        default_root_dir=folder,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -142,15 +164,25 @@ def test_trainer_step_vs_bare_loop(tmp_path: Path, remark: Any, ratio: Any) -> N
         trainer.fit(task, DataLoader(data, batch_size=None))
     finally:
         torch.set_num_threads(before)
-    assert trainer.global_step == STEPS * TURNS
+    assert trainer.global_step == case.steps * TURNS
     assert len(metrics.rows) == TURNS
     assert all(map(math.isfinite, turns.losses))
     counted = turns.seconds[1:]
-    bare, lightning = (median(column) / STEPS * 1000 for column in zip(*counted, strict=True))
-    value = median(ours / theirs for theirs, ours in counted)
+    bare, lightning = (median(column) / case.steps * 1000 for column in zip(*counted, strict=True))
+    return bare, lightning, median(ours / theirs for theirs, ours in counted)
+
+
+@pytest.mark.parametrize(
+    "case", [CPU, pytest.param(GPU, marks=pytest.mark.gpu)], ids=["cpu", "gpu"]
+)
+def test_trainer_step_vs_bare_loop(case: Case, tmp_path: Path, remark: Any, ratio: Any) -> None:
+    if case.device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
+    bare, lightning, value = measure_step(case, tmp_path)
     remark(
-        f"{BACKBONE}, {SIZE} px, batch {BATCH}, {THREADS} thread, {STEPS} steps a turn, "
-        f"{len(counted)} turns: bare loop {bare:.1f} ms a step, Trainer and XrayTask "
+        f"{case.backbone}, {case.size} px, batch {case.batch}, {case.precision} on {case.device}, "
+        f"{case.steps} steps a turn: bare loop {bare:.1f} ms a step, Trainer and XrayTask "
         f"{lightning:.1f} ms"
     )
-    ratio("trainer_step_vs_bare_loop", value, "<=1.05")
+    name = "trainer_step_vs_bare_loop" + ("_gpu" if case.device == "cuda" else "")
+    ratio(name, value, "<=1.05")

@@ -140,6 +140,7 @@ def trainer_from(
         )
     if node["precision"] == "auto":
         node["precision"] = "bf16-mixed" if on_gpu else "32-true"
+    torch.backends.cudnn.allow_tf32 = node["precision"] != "32-true"  # float32 is float32
     loggers = list(make(config.logger).values()) if fit else []
     trainer: pl.Trainer = make(
         OmegaConf.create(node),
