@@ -98,6 +98,7 @@ INNER = {
     "cli": [
         ["processes"],
         ["failures", "folders", "locate", "tables", "watching"],
+        ["keys", "settings"],
         ["overrides", "multirun", "judgement", "priors", "trust"],
         ["judging", "audit"],
         ["conclusion", "report"],

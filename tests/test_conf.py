@@ -15,11 +15,11 @@ from xray_lightning.cli.build import (
     fit_callbacks,
     loss_from,
     panel_from,
-    prepare_process,
     task_from,
 )
 from xray_lightning.cli.failures import user_message
 from xray_lightning.cli.overrides import composed, make
+from xray_lightning.cli.settings import require_settings
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError
 from xray_lightning.losses import ClassBalanced, WeightedBCE, effective_number_weights
@@ -150,16 +150,20 @@ def test_head_and_blocks_of_a_configuration(sign: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("seed=x", "seed must be an integer"),
+        ("seed=1.5", "seed must be an integer"),
         ("seed=-1", "seed must be an integer"),
         ("threads=0", "threads must be an integer of at least 1"),
         ("epochs=0", "epochs must be an integer of at least 1"),
+        ("epochs=1.5", "epochs must be an integer of at least 1, got 1.5"),
+        ("freeze_epochs=-1", "freeze_epochs must be an integer of at least 0"),
+        ("trainer.devices=0", "trainer.devices must be at least 1, or -1 .*got 0"),
+        ("trainer.devices=-2", "trainer.devices must be at least 1, or -1 .*got -2"),
     ],
 )
 def test_bad_numbers(override: str, message: str) -> None:
     config, _ = composed([override])
     with pytest.raises(ConfigError, match=message):
-        prepare_process(config)
+        require_settings(config)
 
 
 def test_bad_optimiser() -> None:

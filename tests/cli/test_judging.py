@@ -9,9 +9,9 @@ import pytest
 from sklearn.metrics import brier_score_loss, recall_score
 
 from xray_lightning import Phantom
-from xray_lightning.cli.conclusion import require_settings
 from xray_lightning.cli.judging import Judged, fitted, published_lines, verdict_of
 from xray_lightning.cli.overrides import composed
+from xray_lightning.cli.settings import require_settings
 from xray_lightning.cli.tables import show
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.calibration import shift_prior

@@ -13,8 +13,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from xray_lightning.cli import restart
-from xray_lightning.cli.build import in_sweep, own_cores
-from xray_lightning.cli.overrides import composed
+from xray_lightning.cli.build import own_cores
+from xray_lightning.cli.overrides import composed, in_sweep
 from xray_lightning.cli.provenance import write_config
 from xray_lightning.cli.restart import clear, require_same_settings, sweep_run
 from xray_lightning.errors import ConfigError

@@ -13,7 +13,6 @@ import cv2
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import RichProgressBar
 from torch import nn
@@ -25,9 +24,10 @@ from xray_lightning.callbacks.metrics_file import MetricsFile
 from xray_lightning.callbacks.progress import EpochLine
 from xray_lightning.callbacks.seeding import EpochSeed
 from xray_lightning.checkpoint import AtomicCheckpointIO, Bundle
-from xray_lightning.cli.overrides import make
+from xray_lightning.cli.overrides import in_sweep, make
 from xray_lightning.data.datamodule import XrayDataModule, default_workers
 from xray_lightning.data.decoding import available_cores
+from xray_lightning.data.source import Source
 from xray_lightning.data.splits import Split
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.network import XrayNet
@@ -43,10 +43,15 @@ STATISTICS = {
 }
 
 
-def data_from(config: DictConfig) -> XrayDataModule:
-    """The data module of a configuration: reads the tables and makes the split, no pixels."""
+def data_from(config: DictConfig, source: Source | None = None) -> XrayDataModule:
+    """The data module of a configuration: reads the tables and makes the split, no pixels.
+
+    Args:
+        config: all settings.
+        source: the data set, if its tables were read already.
+    """
     return XrayDataModule(
-        make(config.data),
+        source or make(config.data),
         split=make(config.split),
         sampler=make(config.sampler),
         image_size=config.image_size,
@@ -199,20 +204,12 @@ def prepare_process(config: DictConfig) -> None:
 
     A resumed run keeps its thread count, on which the last bits of its sums depend. OpenCV's own
     threads are switched off: images are small and the loader is parallel already.
-
-    Raises:
-        ConfigError: seed, workers, threads or epochs are out of range.
     """
-    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
-        raise ConfigError(f"seed must be an integer from 0 to 2**32 - 1, got {config.seed!r}")
     cores = own_cores(cores_each(local_processes(config)))
     if config.workers is None:
         config.workers = default_workers(cores, wants_gpu(config))
-    _require_integer("workers", config.workers, 0)
     if config.threads is None:
         config.threads = max(1, cores - config.workers)
-    _require_integer("threads", config.threads, 1)
-    _require_integer("epochs", config.trainer.max_epochs, 1)
     torch.set_num_threads(config.threads)
     os.environ["OMP_NUM_THREADS"] = str(config.threads)  # or Lightning sets another for processes
     cv2.setNumThreads(1)
@@ -231,11 +228,6 @@ def local_processes(config: DictConfig) -> int:
     if devices in (-1, "-1", "auto"):
         return torch.cuda.device_count() if wants_gpu(config) else 1
     return devices if isinstance(devices, int) else len(str(devices).split(","))  # numbers of GPUs
-
-
-def in_sweep() -> bool:
-    """Whether this is one run of several (-m)."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def own_cores(cores: int) -> int:
@@ -259,8 +251,3 @@ def own_cores(cores: int) -> int:
 def wants_gpu(config: DictConfig) -> bool:
     """Whether the trainer will use a GPU."""
     return torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu", "cuda")
-
-
-def _require_integer(name: str, value: Any, low: int) -> None:
-    if not isinstance(value, int) or value < low:
-        raise ConfigError(f"{name} must be an integer of at least {low}, got {value!r}")

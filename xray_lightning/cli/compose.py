@@ -17,24 +17,25 @@ from xray_lightning.cli.build import (
     bundle_from,
     data_from,
     fit_callbacks,
-    in_sweep,
     panel_from,
     prepare_process,
     progress,
     task_from,
     trainer_from,
 )
-from xray_lightning.cli.conclusion import conclude, require_settings
+from xray_lightning.cli.conclusion import conclude
 from xray_lightning.cli.folders import writable
 from xray_lightning.cli.judging import Judged
-from xray_lightning.cli.overrides import boolean, overridden, taken_out
+from xray_lightning.cli.keys import require_known_keys
+from xray_lightning.cli.overrides import boolean, in_sweep, overridden, taken_out
 from xray_lightning.cli.processes import first_process, quieten, started_outside
 from xray_lightning.cli.provenance import sampling_line, write_config, write_environment
 from xray_lightning.cli.report import closing_report
+from xray_lightning.cli.settings import require_settings
 from xray_lightning.cli.tables import auroc_table, parts_line, show
 from xray_lightning.cli.trust import read_config, require_trusted
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.source import usage_notes
+from xray_lightning.data.source import Source, usage_notes
 from xray_lightning.data.splits import PARTS
 from xray_lightning.errors import CheckpointError, ConfigError, SplitError
 from xray_lightning.evaluation import Summary, predict_part, summarise
@@ -58,23 +59,27 @@ MOVABLE = (  # where things lie and what they run on; the split's fingerprint ho
 )
 
 
-def fit(config: DictConfig, last: Checkpoint | None = None) -> float | None:
+def fit(
+    config: DictConfig, last: Checkpoint | None = None, *, source: Source | None = None
+) -> float | None:
     """Train, keep the best checkpoint by validation AUROC, evaluate it on validation and test.
 
     Args:
         config: all settings; ``config.resume`` names a run to continue with a few of them.
         last: where to go on, if ``config`` is that run's own already.
+        source: the data set, if its tables were read already.
 
     Returns:
         The best checkpoint's validation AUROC, for Hydra's sweepers; None if undefined.
     """
     quieten()
+    require_known_keys(config)
     if config.resume:
         config, last = resumed(Path(config.resume), HydraConfig.get().overrides.task)
-    prepare_process(config)
     require_settings(config)
+    prepare_process(config)
     run = Path(config.run_dir)
-    data = data_from(config)
+    data = data_from(config, source)
     if last is None:
         refuse_used(run)
     else:

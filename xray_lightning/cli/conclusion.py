@@ -9,23 +9,8 @@ from omegaconf import DictConfig
 from xray_lightning.checkpoint import store_validation
 from xray_lightning.cli.judging import Judged, fitted, verdict_of
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.calibration import require_method
-from xray_lightning.metrics.thresholds import require_rule
 from xray_lightning.predictions import Predictions
 from xray_lightning.writing import write_json
-
-
-def require_settings(config: DictConfig) -> None:
-    """Refuse a judgement that cannot work before hours of training.
-
-    Raises:
-        ConfigError: a rule, value or method out of range, or no draws.
-    """
-    require_rule(config.operating_point.rule, config.operating_point.value)
-    require_method(config.calibration)
-    if not isinstance(config.draws, int) or config.draws < 1:
-        raise ConfigError(f"draws must be an integer of at least 1, got {config.draws!r}")
 
 
 def conclude(

@@ -11,12 +11,13 @@ from rich.table import Table
 from xray_lightning.checkpoint import Bundle, Checkpoint, load_checkpoint, require_labels
 from xray_lightning.cli.build import data_from, prepare_process
 from xray_lightning.cli.compose import LOG, mean_line, score
-from xray_lightning.cli.conclusion import part_facts, require_settings
+from xray_lightning.cli.conclusion import part_facts
 from xray_lightning.cli.folders import writable
 from xray_lightning.cli.judging import Judged, fitted_labels, verdict_of
 from xray_lightning.cli.overrides import boolean, overridden, split_run_dir, taken_out
 from xray_lightning.cli.priors import require_prior, wanted_priors
 from xray_lightning.cli.processes import first_process, quieten
+from xray_lightning.cli.settings import require_settings
 from xray_lightning.cli.tables import parts_line, show
 from xray_lightning.cli.trust import require_trusted
 from xray_lightning.data.datamodule import XrayDataModule
@@ -107,8 +108,8 @@ def opened(checkpoint: Path, overrides: Sequence[str]) -> Opened:
     if not boolean("trust", own["trust"]):
         require_trusted(loaded.bundle.config, checkpoint)
     config = configuration(loaded, values)
-    prepare_process(config)
     require_settings(config)
+    prepare_process(config)
     require_prior(config.prior)
     data = data_from(config)
     bundle = loaded.bundle

@@ -8,8 +8,10 @@ import hydra
 from omegaconf import DictConfig
 
 from xray_lightning.cli.failures import INTERRUPTED, guarded
+from xray_lightning.cli.keys import require_known_keys
 from xray_lightning.cli.locate import conf_dir
-from xray_lightning.cli.overrides import register_resolvers
+from xray_lightning.cli.overrides import in_sweep, make, register_resolvers, unknown_named
+from xray_lightning.cli.settings import require_settings
 from xray_lightning.errors import ConfigError
 
 
@@ -26,7 +28,11 @@ def train(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         sys.argv[1:] = with_sweep_folder(sys.argv[1:])
-        main()
+        try:
+            with unknown_named(sys.argv[1:]):
+                main()
+        except SystemExit as stop:
+            raise stop.__cause__ if isinstance(stop.__cause__, ConfigError) else stop from None
 
     code = guarded(command)
     if code == INTERRUPTED and any(text.startswith("sweep=") for text in sys.argv):
@@ -61,15 +67,16 @@ def with_sweep_folder(arguments: Sequence[str]) -> list[str]:
 
 
 def _fit(config: DictConfig) -> float | None:
-    from xray_lightning.cli.build import in_sweep
-
     if in_sweep():
         from xray_lightning.cli.restart import sweep_run
 
         return sweep_run(config)
+    require_known_keys(config)
+    require_settings(config)
+    source = None if config.resume else make(config.data)  # a missing table: known without torch
     from xray_lightning.cli.compose import fit
 
-    return fit(config)
+    return fit(config, source=source)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,36 @@ from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
+from xray_lightning.cli.failures import USER_ERROR
+from xray_lightning.cli.keys import require_known_keys
+from xray_lightning.cli.settings import require_settings
 from xray_lightning.cli.tables import number, show
-from xray_lightning.errors import DataNotFoundError
+from xray_lightning.errors import ConfigError, DataNotFoundError
 from xray_lightning.report.comparison import Ranking, Run, ranking_rows, rankings, read_runs
-from xray_lightning.report.figures import comparison_figure
 from xray_lightning.writing import for_spreadsheet
 
 
 class Comparison(Callback):
-    """Compares the runs of a sweep, in files after each run and on the terminal at the end."""
+    """Compares the runs of a sweep, in files after each run and on the terminal at the end.
+
+    What no run could work with is refused before a folder is made; a SystemExit, since Hydra would
+    turn any other exception into a warning.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a key that no setting has, and a value that cannot work."""
+        try:
+            require_known_keys(config)
+            require_settings(config)
+        except ConfigError as error:
+            raise SystemExit(USER_ERROR) from error
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a key that no run has; what depends on a choice is for the run to say."""
+        try:
+            require_known_keys(config, below=False)
+        except ConfigError as error:
+            raise SystemExit(USER_ERROR) from error
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Keep the files up to date after each run: the sweep may be killed."""
@@ -35,7 +56,7 @@ class Comparison(Callback):
         """Compare.
 
         Raises:
-            SystemExit: a run failed; Hydra would turn any other exception into a warning.
+            SystemExit: a run failed.
         """
         folder = Path(config.hydra.sweep.dir)
         runs = read_runs(folder)
@@ -89,6 +110,8 @@ def write(runs: Sequence[Run], folder: Path) -> None:
         if ranked:
             rows = [row for each in ranked for row in ranking_rows(each)]
             _write_csv(rows, here / "ranking.csv")
+            from xray_lightning.report.figures import comparison_figure  # needs torch
+
             comparison_figure(ranked, here / "comparison.png")
         for path in here.iterdir():
             path.replace(folder / path.name)

@@ -1,15 +1,21 @@
 """Composing a configuration without @hydra.main, and laying overrides over a saved one."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from xray_lightning.cli.keys import dotted, require_known_keys, unknown
 from xray_lightning.cli.locate import conf_dir, run_folder
 from xray_lightning.errors import ConfigError
 
@@ -21,19 +27,55 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 
 
+def in_sweep() -> bool:
+    """Whether this is one run of several (-m)."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def make(node: Any, **extra: Any) -> Any:
     """The object a node of the configuration describes, from plain Python containers."""
     return instantiate(node, _convert_="all", **extra)
 
 
-def composed(overrides: Sequence[str]) -> tuple[DictConfig, Path | None]:
-    """``conf/train.yaml`` with overrides, and the folder of ``hydra.run.dir=`` if one was given."""
+def composed(overrides: Sequence[str], own: Iterable[str] = ()) -> tuple[DictConfig, Path | None]:
+    """``conf/train.yaml`` with overrides, and the folder of ``hydra.run.dir=`` if one was given.
+
+    Args:
+        overrides: of the configuration.
+        own: the verb's own settings, which a mistyped key may have meant.
+
+    Raises:
+        ConfigError: a key that no setting has.
+    """
     values, run_dir = split_run_dir(overrides)
     register_resolvers()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with unknown_named(values, own), initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose("train", overrides=[*values, f"run_dir={run_dir or 'outputs'}"])
+    require_known_keys(config)
     return config, run_dir
+
+
+@contextmanager
+def unknown_named(overrides: Sequence[str], own: Iterable[str] = ()) -> Iterator[None]:
+    """Name the nearest settings where Hydra would advise to add an unknown key with a plus.
+
+    Raises:
+        ConfigError: in place of Hydra's error.
+    """
+    try:
+        yield
+    except ConfigCompositionException as error:
+        found = re.match(r"Could not override '(.+?)'", str(error))
+        if found is None:
+            raise
+        pairs = [text.partition("=") for text in overrides]
+        groups = [f"{k}={v}" for k, _, v in pairs if (conf_dir() / k / f"{v}.yaml").is_file()]
+        raise unknown(found[1], {*own, *dotted(composed(groups)[0])}) from None
+    except ValueError as error:  # Hydra's own, for a group that is set to null
+        if not str(error).startswith("Config group override"):
+            raise
+        raise ConfigError(f"{error}: name a file of conf/GROUP, such as logger=none") from error
 
 
 def split_run_dir(overrides: Iterable[str]) -> tuple[list[str], Path | None]:
@@ -107,8 +149,5 @@ def _set(config: DictConfig, key: str, value: Any) -> None:
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
     if not isinstance(node, DictConfig) or leaf not in list(node.keys()):
-        known = sorted(str(name) for name in node) if isinstance(node, DictConfig) else []
-        raise ConfigError(
-            f"{key!r} is no setting of this run; {parent or 'the top level'} has {known}"
-        )
+        raise unknown(key, set(dotted(config)))
     OmegaConf.update(config, key, value)

@@ -1,0 +1,121 @@
+"""A key that no setting has is an error that names the nearest ones, however it was given."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from xray_lightning.cli.keys import known_keys, require_known_keys
+from xray_lightning.cli.launch import train
+from xray_lightning.cli.overrides import composed
+from xray_lightning.errors import ConfigError
+
+UNKNOWN = [
+    ("lr=0.1", "unknown setting lr: optim.optimizer.lr?"),
+    ("+lr=0.1", "unknown setting lr: optim.optimizer.lr?"),
+    ("++lr=0.1", "unknown setting lr: optim.optimizer.lr?"),
+    ("modle=xception", "unknown setting modle: .*model"),
+    ("+modle=xception", "unknown setting modle: .*model"),
+    ("data.patiens=3", "unknown setting data.patiens: data.patients"),
+    ("+data.patiens=3", "unknown setting data.patiens: data.patients"),
+    ("+optim.lr=3", "unknown setting optim.lr: optim.optimizer.lr"),
+    ("+optim.optimizer.bettas=[0,0]", "bettas: optim.optimizer.betas"),
+    ("+trainer.max_epoch=3", "unknown setting trainer.max_epoch: trainer.max_epochs"),
+    ("+panel.lable=Mass", "unknown setting panel.lable: panel.label"),
+    ("+callbacks.heat_map=null", "unknown setting callbacks.heat_map: callbacks.heat_maps"),
+    ("+callbacks.heat_maps.evry=2", "unknown setting callbacks.heat_maps.evry: .*every"),
+    ("split.fld=1", r"unknown setting split.fld: split.fractions or split.seed\?"),
+    ("+nothing_like_it=1", "unknown setting nothing_like_it: .*--help"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), UNKNOWN)
+def test_unknown(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        composed([override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+optim.optimizer.betas=[0.9,0.99]",  # an argument of the constructor
+        "+trainer.deterministic=true",
+        "+callbacks.mine={_target_:my.Callback,anything:1}",
+        "+logger.csv._target_=pytorch_lightning.loggers.CSVLogger",
+        "model.head_options={power:3}",
+        "~callbacks.early_stopping",
+        "~trainer.gradient_clip_val",
+        "trainer.devices=auto",
+        "optim.head_lr=null",
+    ],
+)
+def test_what_may_be_added_or_left_out(override: str) -> None:
+    composed([override])
+
+
+@pytest.mark.parametrize("name", ["seed", "sampler", "batch_size"])
+def test_a_deleted_setting_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"the setting {name} is missing"):
+        composed([f"~{name}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=abc", "seed must be a number, such as 0, got 'abc'"),
+        ("optim.optimizer.lr=nan", "optim.optimizer.lr must be a number, .*got nan"),
+        ("ema_decay=inf", "ema_decay must be a finite number, got inf"),
+        ("report=no", "report must be true or false, got 'no'"),
+        ("batch_size=true", "batch_size must be a number, .*got True"),
+        ("logger=null", "name a file of conf/GROUP"),
+    ],
+)
+def test_wrong_types(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        composed([override])
+
+
+def test_the_verbs_own_settings_are_near_too() -> None:
+    with pytest.raises(ConfigError, match="unknown setting subst: subset"):
+        composed(["subst=test"], own=("subset",))
+
+
+def test_known_keys_are_those_of_the_files() -> None:
+    known = known_keys()
+    assert {"seed", "model", "run_dir", "batch_size"} <= set(known[""])
+    assert not {"defaults", "hydra", "experiment", "sweep"} & set(known[""])
+    assert set(known["optim"]) == {"optimizer", "head_lr", "layer_decay"}
+
+
+def test_a_saved_configuration_is_looked_at_as_well() -> None:
+    config, _ = composed([])
+    OmegaConf.set_struct(config, False)
+    config.old_name = 1
+    with pytest.raises(ConfigError, match="unknown setting old_name"):
+        require_known_keys(config)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["+lr=0.1", "+modle=xception"],
+        ["lr=0.1"],
+        ["-m", "+lr=0.1", "seed=0,1"],
+        ["-m", "lr=0.1,0.2"],
+        ["experiment=mine"],
+    ],
+)
+def test_nothing_is_trained(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/mine.yaml").write_text("# @package _global_\nlr: 0.1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    options = [f"hydra.{kind}.dir={tmp_path / 'out'}" for kind in ("run", "sweep")]
+    assert train([*command, *options, "--config-dir", str(tmp_path / "conf")]) == 2
+    assert "error: unknown setting lr: optim.optimizer.lr?" in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/*/*"))

@@ -1,0 +1,57 @@
+"""Simple errors come before torch is loaded."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WATCHED = """
+import sys
+sys.argv = sys.argv[1:]
+code = 0
+try:
+    if sys.argv[0] == "train.py":
+        from xray_lightning.cli.launch import train
+        code = train(sys.argv[1:])
+    else:
+        from xray_lightning.cli.app import main
+        main()
+except SystemExit as stop:
+    code = stop.code
+print("torch" if "torch" in sys.modules else "light")
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train.py seed=abc", "seed must be a number"),
+        ("train.py lr=0.1", "optim.optimizer.lr"),
+        ("train.py model=xcepton", "Could not find 'model/xcepton'"),
+        ("train.py trainer.devices=0", "trainer.devices must be at least 1"),
+        ("train.py optim.optimizer.lr=nan", "optim.optimizer.lr must be a number"),
+        ("train.py data=csv data.table=none.csv", "there is no table none.csv"),
+        ("train.py resume=none", "no config.yaml there"),
+        ("train.py -m +lr=0.1 seed=0,1", "optim.optimizer.lr"),
+    ],
+)
+def test_errors_before_torch(command: str, message: str, tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *command.split()],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert message in done.stderr
+    assert (done.returncode, done.stdout.split()[-1]) == (2, "light"), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - started < 20, "0.5 s on an idle machine"
