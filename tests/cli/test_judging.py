@@ -101,6 +101,13 @@ def test_what_the_terminal_shows(found: Judged, capsys: pytest.CaptureFixture[st
         assert part in text
     assert "Brier cal." in text
     few = f"of {len(found.thresholds)}"
+    calls = found.facts["calls"]
+    (alarms, normal), (missed, sick) = calls["false_alarms"], calls["missed"]
+    assert f"{alarms} of {normal} images without any finding are called abnormal" in text
+    assert f"{missed} of {sick} with one reach no label's point" in text
+    assert normal + sick == len(TEST)
+    assert "{}/{} │\n".format(*calls["labels"]["Effusion"]["missed"]) in text
+    assert re.search(r"note: .*Hernia.*: no operating point, fewer than 10 positives", text)
     brier, error = (
         found.facts["mean"][f"calibrated_{name}"]["value"] for name in ("brier", "error")
     )

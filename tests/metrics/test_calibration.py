@@ -67,18 +67,41 @@ def test_reliability_diagram() -> None:
 
 
 def test_platt_and_temperature_minimise_the_log_loss() -> None:
+    """Platt's loss is against his smoothed targets, Guo's against the labels."""
     scores, positive = sample()
     odds = scipy_logit(scores)
-
-    def loss(values: np.ndarray) -> float:
-        slope, intercept = np.append(values, 0)[:2]
-        return float(np.logaddexp(0, np.where(positive, -1, 1) * (slope * odds + intercept)).mean())
-
-    for method, start in (("platt", [1.0, 0.0]), ("temperature", [1.0])):
-        best = minimize(loss, start, tol=1e-12).x
+    smoothed = smooth(positive)
+    for method, start, target in (
+        ("platt", [1.0, 0.0], smoothed),
+        ("temperature", [1.0], positive.astype(float)),
+    ):
+        best = minimize(log_loss, start, (odds, target), tol=1e-12).x
         found = fit_calibration(scores, positive, method)
         expected = expit(np.append(best, 0)[0] * odds + np.append(best, 0)[1])
         np.testing.assert_allclose(found(scores), expected, atol=1e-4)
+
+
+def smooth(positive: np.ndarray) -> np.ndarray:
+    yes, no = positive.sum(), (~positive).sum()
+    return np.where(positive, (yes + 1) / (yes + 2), 1 / (no + 2))
+
+
+def log_loss(values: np.ndarray, odds: np.ndarray, target: np.ndarray) -> float:
+    slope, intercept = np.append(values, 0)[:2]
+    line = slope * odds + intercept
+    return float((np.logaddexp(0, line) - target * line).mean())
+
+
+def test_platt_on_a_perfect_separation_stays_finite() -> None:
+    """Without the smoothing the slope grew to 1,064 and a negative got 1.0000."""
+    rng = np.random.default_rng(0)
+    positive = np.arange(400) < 12
+    scores = np.where(positive, 0.31 + 0.1 * rng.random(400), 0.3 * rng.random(400))
+    found = fit_calibration(scores, positive)
+    best = minimize(log_loss, [1.0, 0.0], (scipy_logit(scores), smooth(positive)), tol=1e-12).x
+    np.testing.assert_allclose([found.slope, found.intercept], best, rtol=1e-3)
+    assert found.slope < 30
+    assert found(scores[~positive]).max() < 0.7
 
 
 def test_isotonic_equals_scikit_learn() -> None:

@@ -6,7 +6,7 @@ from sklearn.metrics import recall_score
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.calibration import METHODS, fit_calibration
-from xray_lightning.metrics.points import Fitted, fit_on_validation
+from xray_lightning.metrics.points import SEPARATED, Fitted, fit_on_validation
 from xray_lightning.metrics.thresholds import RULES, choose_threshold
 
 LABELS = ("common", "rare", "gaps")
@@ -80,6 +80,7 @@ def test_a_perfect_model_is_calibrated_without_complaint(method: str) -> None:
         ("a",), scores, (scores > 0.5).astype(float), np.arange(60), calibration=method, draws=20
     )
     assert found["a"].calibration is not None
+    assert found["a"].note == SEPARATED
     values = found["a"].calibration(scores[:, 0])
     assert np.isfinite(values).all()
     assert (np.diff(values) >= 0).all()

@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, f1_score, roc_curve
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.thresholds import choose_threshold, confusion
+from xray_lightning.metrics.thresholds import choose_threshold, confusion, wrong_calls
 
 
 def sample(images: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -104,3 +104,18 @@ def test_youden_of_equals_is_the_highest() -> None:
 def test_no_youden_threshold(targets: list[float]) -> None:
     scores = np.array([0.1, 0.2, 0.3], np.float32)
     assert np.isnan(choose_threshold(scores, np.array(targets, np.float32), minimum_positives=1))
+
+
+def test_misses_and_false_alarms_by_hand() -> None:
+    """The third label has no point and calls nothing; an unknown target is neither."""
+    targets = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0], [0, np.nan, 0]])
+    scores = np.array(
+        [[0.2, 0.9, 0.9], [0.2, 0.1, 0.9], [0.1, 0.1, 0.9], [0.5, 0, 0], [0, 0, 0.9], [0.9, 0, 0]]
+    )
+    found = wrong_calls(("a", "b", "c"), scores, targets, {"a": 0.5, "b": 0.8})
+    assert found["missed"] == [2, 3]  # the first is found by the wrong label: a miss of "a" below
+    assert found["false_alarms"] == [1, 2]
+    assert found["labels"] == {
+        "a": {"missed": [2, 2], "false_alarms": [2, 4]},
+        "b": {"missed": [1, 1], "false_alarms": [1, 4]},
+    }

@@ -84,6 +84,9 @@ def test_the_table_says_what_the_files_say(
         row = page.row(label, 1)
         assert row[0] == f"{point['threshold']:.3f}"
         assert row[1].startswith(f"{found:.3f} (")
+        calls = run.evaluation["calls"]["labels"][label]
+        assert row[6:8] == ["{} of {}".format(*calls[kind]) for kind in ("missed", "false_alarms")]
+    assert "{} are called abnormal".format(run.evaluation["calls"]["false_alarms"][0]) in text
     assert facts["points"]["labels"]
     assert "Hernia" in facts["points"]["without"]
 

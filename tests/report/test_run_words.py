@@ -102,11 +102,17 @@ def test_unknown_metadata_and_reasons(facts: dict) -> None:
     facts["subgroups"]["rows"] = [row for row in rows if row["dimension"] != "view"]
     images = facts["test"]["images"]
     facts["points"]["without"] = {"Mass": "too few", "Edema": "none reaches it"}
+    facts["points"]["doubts"] = {"Hernia": "too steep"}
     found = unknown(facts)
     assert f"Test images (of {images:,}) whose group is unknown: view ({images})." in found
     assert "No operating point: Mass (too few), Edema (none reaches it)." in found
+    assert "Calibration: Hernia (too steep)." in found
     assert "The split was not audited: its data set is gone." in found
-    facts["points"] |= {"without": {"Mass": "few", "Edema": "few"}, "calibration": None}
+    facts["points"] |= {
+        "without": {"Mass": "few", "Edema": "few"},
+        "calibration": None,
+        "doubts": {},
+    }
     facts["data"] = "nih"
     found = unknown({**facts, "audit": {"notes": ["16 impossible ages became NaN"]}})
     assert "No operating point (few): Mass, Edema." in found

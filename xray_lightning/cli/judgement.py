@@ -94,19 +94,48 @@ def _cells(figures: dict[str, Estimate], share: str) -> list[str]:
     ]
 
 
-def point_table(verdict: Verdict, thresholds: dict[str, float], title: str) -> Table:
-    """A row a label with an operating point: threshold, sensitivity, specificity, PPV, NPV, F1."""
+def point_table(
+    verdict: Verdict, thresholds: dict[str, float], calls: dict[str, Any], title: str
+) -> Table:
+    """A row a label with an operating point: threshold, sensitivity, specificity, PPV, NPV, F1.
+
+    Args:
+        verdict: with their figures.
+        thresholds: the operating points.
+        calls: of :func:`~xray_lightning.metrics.thresholds.wrong_calls`, for the positives missed.
+        title: over the table.
+    """
     table = Table(title=Text(title), title_justify="left", header_style="bold")
     table.add_column("label")
-    for name in ("threshold", *POINT):
+    for name in ("threshold", *POINT, "missed"):
         table.add_column(name, justify="right")
     for label, figures in verdict.labels.items():
         cells = [
             f"{_text(figures[name].value)} {interval(figures[name].patient_interval)}".strip()
             for name in POINT
         ]
-        table.add_row(label, _text(thresholds.get(label, float("nan"))), *cells)
+        missed = "{}/{}".format(*calls[label]["missed"]) if label in calls else "-"
+        table.add_row(label, _text(thresholds.get(label, float("nan"))), *cells, missed)
     return table
+
+
+def calls_line(calls: dict[str, Any]) -> str:
+    """Misses and false alarms of all labels together."""
+    (missed, sick), (false, healthy) = calls["missed"], calls["false_alarms"]
+    return (
+        f"at these points {false:,} of {healthy:,} images without any finding are called abnormal "
+        f"(false alarms), and {missed:,} of {sick:,} with one reach no label's point (missed)"
+    )
+
+
+def fit_notes(labels: dict[str, Any]) -> list[str]:
+    """Labels without an operating point, and calibrations not to be trusted, with the reason."""
+    found: dict[str, list[str]] = {}
+    for label, each in labels.items():
+        if each["note"]:
+            what = "no operating point, " if each["threshold"] is None else ""
+            found.setdefault(what + each["note"], []).append(label)
+    return [f"{', '.join(names)}: {text}" for text, names in found.items()]
 
 
 def interval(pair: Interval) -> str:

@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from xray_lightning.cli.judgement import (
+    calls_line,
+    fit_notes,
     interval,
     point_table,
     undefined_notes,
@@ -23,6 +25,7 @@ from xray_lightning.data.decoding import available_cores
 from xray_lightning.metrics.judge import Verdict, judge
 from xray_lightning.metrics.points import Fitted, fit_on_validation
 from xray_lightning.metrics.subgroups import MEAN, subgroups, underdiagnosis
+from xray_lightning.metrics.thresholds import wrong_calls
 from xray_lightning.predictions import Predictions
 from xray_lightning.records import Record, patients_known
 from xray_lightning.report.published import Published, comparable, place_among
@@ -61,9 +64,9 @@ class Judged:
             part = "validation" if part == "val" else part
             if rule in ("sensitivity", "specificity"):
                 rule += f" of at least {validation['value']}"
-            lines.append(
-                point_table(self.verdict, self.thresholds, f"operating points: {rule} on {part}")
-            )
+            title, calls = f"operating points: {rule} on {part}", self.facts["calls"]
+            table = point_table(self.verdict, self.thresholds, calls["labels"], title)
+            lines += [table, calls_line(calls)]
         if rows := [row for row in self.facts["subgroups"] if row["label"] == MEAN]:
             lines.append(subgroup_table(rows) if groups else subgroup_line(rows))
         lines.append(
@@ -76,7 +79,8 @@ class Judged:
         if not self.facts["patients_known"]:
             lines.append(UNKNOWN_PATIENTS)
         lines += published_lines(self.published, self.verdict.mean["auroc"].value)
-        return [*lines, *(f"note: {text}" for text in undefined_notes(self.verdict))]
+        notes = fit_notes(self.facts["validation"].get("labels", {}))
+        return [*lines, *(f"note: {text}" for text in undefined_notes(self.verdict) + notes)]
 
 
 def fitted(
@@ -174,6 +178,7 @@ def verdict_of(
         "validation": dict(validation or {}),
         "priors": {label: list(pair) for label, pair in priors.items()},
         "prior_tests": prior_tests,
+        "calls": wrong_calls(*columns, thresholds) if thresholds else None,
         **(group_facts(columns, records, thresholds, draws, seed) if groups else NO_GROUPS),
         "published": [asdict(row) for row in published],
     }

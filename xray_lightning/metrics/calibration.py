@@ -126,8 +126,9 @@ def fit_calibration(
 ) -> Calibration:
     """Fit on validation scores (n,), with at least one positive and one negative.
 
-    Temperature: Guo 2017, eq. 9, for one label; Platt 1999 without its smoothing of targets;
-    isotonic: Zadrozny and Elkan 2002, needs hundreds of positives.
+    Temperature: Guo 2017, eq. 9, for one label; Platt 1999, section 2.2, with its targets (N+ + 1)
+    / (N+ + 2) and 1 / (N- + 2), which keep the slope finite where a threshold separates the
+    classes; isotonic: Zadrozny and Elkan 2002, needs hundreds of positives.
 
     Raises:
         ConfigError: an unknown method, or only one class.
@@ -141,7 +142,13 @@ def fit_calibration(
         knots, values = steps.X_thresholds_.tolist(), steps.y_thresholds_.tolist()
         return Calibration(method, knots=tuple(knots), values=tuple(values))
     if method == "platt":
-        line = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(odds[:, None], positive)
+        count = positive.sum(), (~positive).sum()
+        target = np.where(positive, (count[0] + 1) / (count[0] + 2), 1 / (count[1] + 2))
+        line = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(
+            np.tile(odds, 2)[:, None],  # each image as a positive and as a negative, in shares
+            np.repeat([True, False], len(odds)),
+            np.concatenate([target, 1 - target]),
+        )
         return Calibration(method, float(line.coef_[0, 0]), float(line.intercept_[0]))
 
     def loss(log_slope: float) -> float:

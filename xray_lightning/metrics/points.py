@@ -19,6 +19,10 @@ from xray_lightning.metrics.clusters import (
 from xray_lightning.metrics.thresholds import MINIMUM_POSITIVES, choose_threshold, require_rule
 
 NAN = float("nan")
+SEPARATED = (
+    "a threshold separates validation's positives from its negatives: how steep the calibration "
+    "is, their number decides, not their scores"
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Fitted:
         positives: of validation.
         prevalence: of validation: the prior at which the calibration holds.
         calibration: map from scores to probabilities.
-        note: why there is no operating point or no calibration; "" if both are there.
+        note: why there is no operating point or no calibration, or why the calibration is not to
+            be trusted; "" if there is nothing to say.
     """
 
     threshold: float
@@ -117,10 +122,18 @@ def fit_on_validation(
         chosen = (
             None if few or calibration is None else fit_calibration(kept, positive, calibration)
         )
+        if chosen is not None and not note and separated(kept, positive):
+            note = SEPARATED
         figures = _at(threshold, kept, positive, codes[known], counts)
         share = float(positive.mean()) if len(positive) else NAN
         found[label] = Fitted(threshold, *figures, int(positive.sum()), share, chosen, note)
     return found
+
+
+def separated(scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_]) -> bool:
+    """Whether all positives score higher (or all lower) than every negative; both must occur."""
+    ours, others = scores[positive], scores[~positive]
+    return bool(ours.min() > others.max() or ours.max() < others.min())
 
 
 def _at(

@@ -1,7 +1,8 @@
 """Operating points: a threshold chosen on validation, and what it does elsewhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -131,3 +132,39 @@ def choose_threshold(
     gains = RULES[rule](confusion(kept, positive, thresholds), value)
     best = int(np.nanargmax(gains))
     return float(thresholds[best]) if np.isfinite(gains[best]) else float("nan")
+
+
+def wrong_calls(
+    labels: Sequence[str],
+    scores: npt.NDArray[np.floating],
+    targets: npt.NDArray[np.floating],
+    thresholds: Mapping[str, float],
+) -> dict[str, Any]:
+    """Misses and false alarms of the operating points, in images: of any label, and of each.
+
+    An image is called abnormal if any score reaches its label's point; a label without one calls
+    nothing. Missed: images with a finding that are not called; false alarms: called images of which
+    every label is known to be absent.
+
+    Args:
+        labels: the L labels.
+        scores: (N, L).
+        targets: (N, L), NaN where unknown.
+        thresholds: operating point of each label that has one.
+
+    Returns:
+        ``{"missed": [wrong, of], "false_alarms": [wrong, of], "labels": {label: the same two}}``.
+    """
+    called = scores >= np.array([thresholds.get(label, np.nan) for label in labels])
+    present, absent = targets == 1, targets == 0
+
+    def pairs(called: Any, present: Any, absent: Any) -> dict[str, Any]:
+        wrong = {"missed": (present, ~called), "false_alarms": (absent, called)}
+        return {k: [int((of & fault).sum()), int(of.sum())] for k, (of, fault) in wrong.items()}
+
+    single = {
+        label: pairs(called[:, index], present[:, index], absent[:, index])
+        for index, label in enumerate(labels)
+        if label in thresholds
+    }
+    return pairs(called.any(axis=1), present.any(axis=1), absent.all(axis=1)) | {"labels": single}

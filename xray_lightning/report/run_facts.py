@@ -15,7 +15,10 @@ from xray_lightning.report.run_files import RunFiles
 from xray_lightning.report.run_words import published_facts, unknown, verdict, warnings
 
 Facts = dict[str, Any]
-TEST = ("fingerprint", "images", "patients", "draws", "seed", "tta", "labels", "mean", "defined")
+TEST = (
+    *("fingerprint", "images", "patients", "draws", "seed", "tta"),
+    *("labels", "mean", "defined", "calls"),
+)
 
 
 def run_facts(run: RunFiles, audit: Mapping[str, Any] | None, audit_missing: str = "") -> Facts:
@@ -91,6 +94,9 @@ def point_facts(evaluation: Mapping[str, Any]) -> Facts:
         "fingerprint": validation.get("fingerprint"),
         "labels": {k: each for k, each in labels.items() if each["threshold"] is not None},
         "without": {k: each["note"] for k, each in labels.items() if each["threshold"] is None},
+        "doubts": {
+            k: v["note"] for k, v in labels.items() if v["note"] and v["threshold"] is not None
+        },
         "calibration": next(iter(maps), None),
     }
 

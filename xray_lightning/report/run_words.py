@@ -114,6 +114,7 @@ def unknown(facts: Facts) -> list[str]:
     found += _listed("No interval, since the positives are of too few patients", rough)
     found += _listed("Test images whose target is unknown and left out", _positive(blank))
     found += _listed("No operating point", facts["points"]["without"])
+    found += _listed("Calibration", facts["points"]["doubts"])
     found += _about_groups(facts)
     found += [] if facts["audit"] else [f"The split was not audited: {facts['audit_missing']}."]
     found += [str(note) for note in (facts["audit"] or {}).get("notes", [])]
