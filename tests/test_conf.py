@@ -207,3 +207,20 @@ def test_gpu_demanded_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> No
     config, _ = composed(["trainer=gpu", "logger=none"])
     with pytest.raises(ConfigError, match="torch sees no GPU"):
         build.trainer_from(config, [], fit=False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["batch_size=1"], "batch_size=1: at image_size=32 a batch norm of resnet10t"),
+        (
+            ["model.backbone=vit_tiny_patch16_224", "image_size=100"],
+            r"image_size=100: vit_tiny_patch16_224 .* 7.8% of the image never; use 96 or 112",
+        ),
+    ],
+)
+def test_sizes_that_cannot_work(overrides: list[str], message: str) -> None:
+    small = ["data.patients=60", "model.backbone=resnet10t", "image_size=32"]
+    config, _ = composed([*small, *overrides])
+    with pytest.raises(ConfigError, match=message):
+        task_from(config, data_from(config))

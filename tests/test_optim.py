@@ -293,3 +293,10 @@ def test_settings_that_cannot_work(
 ) -> None:
     with pytest.raises(ConfigError, match=rf"^schedule\.{match}"):
         kind(**settings)
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1e-3])
+def test_a_head_learns_at_a_number(rate: float) -> None:
+    net = XrayNet(["Mass"], "test_resnet", image_size=32)
+    with pytest.raises(ConfigError, match=f"learning rate of head is {rate}"):
+        make_optimizer(partial(AdamW, lr=1e-3), net, head_lr=rate)

@@ -21,11 +21,17 @@ def make_optimizer(
     head_lr: float | None = None,
     layer_decay: float | None = None,
 ) -> Optimizer:
-    """The optimiser over :func:`parameter_groups`, each at its share of the learning rate."""
+    """The optimiser over :func:`parameter_groups`, each at its share of the learning rate.
+
+    Raises:
+        ConfigError: a learning rate that is negative, infinite or NaN.
+    """
     optimizer = factory(parameter_groups(net, head_lr, layer_decay))
     for group in optimizer.param_groups:
         if "lr_scale" in group:
             group["lr"] *= group["lr_scale"]
+        if not math.isfinite(group["lr"]) or group["lr"] < 0:
+            raise ConfigError(f"the learning rate of {group['name']} is {group['lr']}")
     return optimizer
 
 

@@ -116,9 +116,17 @@ def test_nothing_but_frozen_epochs(
     epochs: int, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer: Any = SimpleNamespace(max_epochs=3)
-    FreezeBackbone(epochs=epochs).on_fit_start(trainer, trainer)
+    task: Any = SimpleNamespace(net=SimpleNamespace(load_report="122 of 122"))
+    FreezeBackbone(epochs=epochs).on_fit_start(trainer, task)
     message = f"freeze_epochs={epochs} of max_epochs=3: the backbone will learn nothing"
     assert caplog.messages == ([message] if warns else [])
+
+
+def test_random_weights_are_not_worth_freezing(caplog: pytest.LogCaptureFixture) -> None:
+    trainer: Any = SimpleNamespace(max_epochs=3)
+    task: Any = SimpleNamespace(net=SimpleNamespace(load_report=None))
+    FreezeBackbone(epochs=1).on_fit_start(trainer, task)
+    assert caplog.messages[0].startswith("freeze_epochs=1 holds random weights still")
 
 
 @pytest.mark.parametrize("epochs", [0, -1, 1.5, "2"])

@@ -15,25 +15,29 @@ from xray_lightning.callbacks.keeping import RunCheckpoint
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*(LeafSpec|does not have many workers|is not empty|can be)"
 )
+NAN = float("nan")
 SCORES = (0.6, 0.9, 0.7, 0.8, 0.95)  # of the epochs
 
 
 class Scripted(pl.LightningModule):
-    def __init__(self) -> None:
+    def __init__(self, scores: tuple[float, ...] = SCORES) -> None:
         super().__init__()
+        self.scores = scores
         self.weight = nn.Parameter(torch.zeros(1))
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         return (self.weight * batch).sum()
 
     def on_train_epoch_end(self) -> None:
-        self.log("score", SCORES[self.current_epoch])
+        self.log("score", self.scores[self.current_epoch])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def train(kind: type[ModelCheckpoint], folder: Path, epochs: int) -> None:
+def train(
+    kind: type[ModelCheckpoint], folder: Path, epochs: int, scores: tuple[float, ...] = SCORES
+) -> ModelCheckpoint:
     place = folder / "checkpoints"
     settings = {"save_on_train_epoch_end": True, "enable_version_counter": False}
     best = kind(place, "best", monitor="score", mode="max", save_weights_only=True, **settings)
@@ -47,7 +51,9 @@ def train(kind: type[ModelCheckpoint], folder: Path, epochs: int) -> None:
     )
     last = place / "last.ckpt"
     loader = DataLoader(torch.ones(2, 1))
-    trainer.fit(Scripted(), loader, ckpt_path=last if last.exists() else None, weights_only=True)
+    start = last if last.exists() else None
+    trainer.fit(Scripted(scores), loader, ckpt_path=start, weights_only=True)
+    return best
 
 
 def epoch(folder: Path, name: str) -> int:
@@ -74,3 +80,33 @@ def test_a_moved_run_keeps_its_best(
     assert sorted(path.name for path in second.rglob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
     if moving == "copied":  # and where it was copied from, nothing changed
         assert sorted(path.read_bytes() for path in first.rglob("*.ckpt")) == original
+
+
+UNDEFINED = "last epoch: score was undefined in every one"
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept", "choice"),
+    [
+        ((NAN, NAN, NAN), 2, UNDEFINED),
+        ((NAN, 0.5, NAN), 1, "best score"),
+        ((0.5, NAN, 0.4), 0, "best score"),
+        ((0.5, 0.5, 0.5), 0, "best score"),
+    ],
+)
+def test_without_a_score_the_last_epoch_is_kept(
+    scores: tuple[float, ...], kept: int, choice: str, tmp_path: Path
+) -> None:
+    best = train(RunCheckpoint, tmp_path, 3, scores)
+    assert epoch(tmp_path, "best.ckpt") == kept
+    assert isinstance(best, RunCheckpoint)
+    assert best.choice == choice
+
+
+def test_nor_is_a_resumed_run_content_with_an_earlier_one(tmp_path: Path) -> None:
+    train(RunCheckpoint, tmp_path / "a", 2, (NAN,) * 4)
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    best = train(RunCheckpoint, tmp_path / "b", 4, (NAN,) * 4)
+    assert epoch(tmp_path / "b", "best.ckpt") == 3
+    assert isinstance(best, RunCheckpoint)
+    assert best.choice == UNDEFINED

@@ -37,7 +37,13 @@ class FreezeBackbone(pl.Callback):
         self.epochs = epochs
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Warn if there is nothing but frozen epochs."""
+        """Warn if there is nothing but frozen epochs, or nothing worth freezing."""
+        if cast(XrayTask, pl_module).net.load_report is None:
+            LOG.warning(
+                "freeze_epochs=%d holds random weights still, and the head learns from noise: use "
+                "model.weights=imagenet or freeze_epochs=0",
+                self.epochs,
+            )
         if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= self.epochs:
             LOG.warning(
                 "freeze_epochs=%d of max_epochs=%d: the backbone will learn nothing",

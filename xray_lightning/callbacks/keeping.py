@@ -3,15 +3,35 @@
 from pathlib import PurePath
 from typing import Any
 
+import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
 
 
 class RunCheckpoint(ModelCheckpoint):
     """Lightning's, but its memory of the best score goes with the files, wherever they lie.
 
     Lightning forgets the best score when the absolute folder is another one than before, so that
-    the first epoch after a move would replace a better checkpoint.
+    the first epoch after a move would replace a better checkpoint. And where the score is undefined
+    in every epoch, the last one is kept, not the first.
     """
+
+    @property
+    def choice(self) -> str:
+        """By what the kept epoch was chosen."""
+        if self._unscored():
+            return f"last epoch: {self.monitor} was undefined in every one"
+        return f"best {self.monitor}"
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
+        """Whether to keep this epoch."""
+        again = current is not None and bool(current.isnan()) and self._unscored()
+        return again or super().check_monitor_top_k(trainer, current)
+
+    def _unscored(self) -> bool:
+        score = self.best_model_score  # infinite: Lightning's word for undefined
+        return score is not None and not bool(torch.as_tensor(score).isfinite())
 
     @property
     def state_key(self) -> str:

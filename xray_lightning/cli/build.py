@@ -30,6 +30,7 @@ from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.source import Source
 from xray_lightning.data.splits import Split
 from xray_lightning.errors import ConfigError
+from xray_lightning.models.layout import traced_sizes
 from xray_lightning.models.network import XrayNet
 from xray_lightning.optim import make_optimizer
 from xray_lightning.overlap import patients_of
@@ -69,9 +70,10 @@ def task_from(config: DictConfig, data: XrayDataModule) -> XrayTask:
     """Network, loss and optimiser of a configuration.
 
     Raises:
-        ConfigError: the optimiser refuses its settings.
+        ConfigError: the optimiser refuses its settings, or see :func:`require_sizes`.
     """
     net: XrayNet = make(config.model, labels=data.labels)
+    require_sizes(net, config.image_size, config.batch_size)
     if config.compile:
         net.compile()
     settings = {"schedule": make(config.schedule), "tta": config.tta, **make(config.optim)}
@@ -83,6 +85,26 @@ def task_from(config: DictConfig, data: XrayDataModule) -> XrayTask:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optim.optimizer: {error}") from error
     return task
+
+
+def require_sizes(net: XrayNet, image_size: int, batch_size: int) -> None:
+    """Refuse an image whose margin is never read, and a batch that batch norm cannot train on.
+
+    Raises:
+        ConfigError: image_size or batch_size, with those that work.
+    """
+    share, side, single = traced_sizes(net, image_size)
+    if share < 1:
+        low = image_size // side * side
+        raise ConfigError(
+            f"image_size={image_size}: {net.config['backbone']} reads patches, and {1 - share:.1%} "
+            f"of the image never; use {f'{low} or ' if low else ''}{low + side}"
+        )
+    if single and batch_size == 1:
+        raise ConfigError(
+            f"batch_size=1: at image_size={image_size} a batch norm of {net.config['backbone']} "
+            "sees a single value, on which it cannot train; use batch_size=2 or larger images"
+        )
 
 
 def panel_from(config: DictConfig, labels: Sequence[str]) -> Panel | None:

@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from xray_lightning.callbacks.heatmaps import HeatMaps
+from xray_lightning.callbacks.keeping import RunCheckpoint
 from xray_lightning.callbacks.metrics_file import MetricsFile
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint
 from xray_lightning.cli.build import (
@@ -97,7 +98,8 @@ def fit(
         write_environment(config, data, trainer, run)
         draw_data(data, run)
     train(trainer, task, data, run, last)
-    summaries, predictions = finish(config, data, task, run)
+    kept = next(each for each in callbacks if isinstance(each, RunCheckpoint))  # the best
+    summaries, predictions = finish(config, data, task, run, kept.choice)
     if trainer.is_global_zero:
         found = conclude(config, data, predictions, run)
         draw_maps(trainer, panel, data, predictions, run)
@@ -234,15 +236,19 @@ def draw_data(data: XrayDataModule, run: Path) -> None:
 
 
 def finish(
-    config: DictConfig, data: XrayDataModule, task: XrayTask, run: Path
+    config: DictConfig, data: XrayDataModule, task: XrayTask, run: Path, choice: str
 ) -> tuple[dict[str, Summary], Scored]:
-    """Score the best checkpoint on validation and test; write tables and figures."""
+    """Score the best checkpoint, by whatever choice, on validation and test; tables, figures."""
     best = load_checkpoint(run / "checkpoints" / "best.ckpt")
     scorer = XrayTask(best.build_net(), task.loss, tta=task.tta)
     found = score(config, data, scorer, run, ("val", "test"))
     if (run / "metrics.csv").is_file():
         curves_figure(run / "metrics.csv", run / "curves.png")
-    LOG.info("best checkpoint: epoch %d", best.epoch + 1)
+    if choice.startswith("best"):
+        LOG.info("best checkpoint: epoch %d", best.epoch + 1)
+    else:
+        LOG.warning("best checkpoint unknown: epoch %d, the %s", best.epoch + 1, choice)
+    found[0]["val"]["checkpoint"] = {"epoch": best.epoch + 1, "choice": choice}
     return found
 
 

@@ -1,9 +1,10 @@
 """How a backbone gives its features, and how they become a map (B, C, h, w)."""
 
+import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
 
@@ -27,6 +28,33 @@ def trial_features(backbone: Any, image_size: int) -> Tensor:
         ) from error
     backbone.train(training)
     return raw
+
+
+def traced_sizes(net: nn.Module, image_size: int) -> tuple[float, int, bool]:
+    """What a network makes of the size of its images, from one black image in evaluation mode.
+
+    Returns:
+        The share of an image's area that convolutions without overlap (patches) read; the side in
+        pixels that divides evenly; whether a batch norm sees one value a channel.
+    """
+    patches: dict[int, int] = {}  # side of the input -> of a patch
+    single: list[bool] = []
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            single.append(inputs[0].numel() == module.num_features)
+        elif isinstance(module, nn.Conv2d) and module.kernel_size == module.stride != (1, 1):
+            patches[inputs[0].shape[-1]] = module.stride[0]
+
+    handles = [module.register_forward_pre_hook(look) for module in net.modules()]
+    training = net.training
+    with torch.no_grad():
+        net.eval()(torch.zeros(1, 1, image_size, image_size))
+    net.train(training)
+    for handle in handles:
+        handle.remove()
+    share = math.prod((side // patch * patch / side) ** 2 for side, patch in patches.items())
+    return share, math.prod(patches.values()), any(single)
 
 
 def layout_of(backbone: Any, image_size: int) -> tuple[str, int]:

@@ -58,6 +58,11 @@ def warnings(facts: Facts) -> list[str]:
             "Every test image counts as a patient of its own. If that is because patients are not "
             "known, the split may leak and the intervals are too narrow."
         )
+    if facts["training"]["epochs"] and facts["training"]["best_epoch"] is None:
+        found.append(
+            "Validation AUROC was undefined in every epoch: the checkpoint is of the last one, not "
+            "of the best."
+        )
     if facts["data"] == "phantom":
         found.append("The images are synthetic: these figures say nothing about patients.")
     return found
