@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 from rich.table import Table
-from rich.text import Text
 
 from xray_lightning.audit.columns import plain
 from xray_lightning.audit.duplicates import CORRELATION, DISTANCE, SIDE, duplicates
 from xray_lightning.audit.facts import Facts, audit_facts, gist
 from xray_lightning.cli.folders import writable
 from xray_lightning.cli.overrides import boolean, composed, integer, make, taken_out
-from xray_lightning.cli.tables import number, show
+from xray_lightning.cli.tables import empty_table, number, show
 from xray_lightning.data.cache import open_cache
 from xray_lightning.data.nih_map import read_nih_map
 from xray_lightning.data.source import Source, readable_records
@@ -163,7 +162,7 @@ def prevalence_table(facts: Mapping[str, Any]) -> Table:
     """A row a label: prevalence of each part, and the ratios."""
     split = facts["split"]
     title = f"{facts['data']}, split {split['name']} [{split['fingerprint']}]: prevalence in %"
-    table = _table(title, "label", *facts["parts"], "test/train+val", "95 % (patients)")
+    table = empty_table(title, "label", *facts["parts"], "test/train+val", "95 % (patients)")
     for name in ("test/train", "p (Holm)"):
         table.add_column(name, justify="right")
     for row in facts["shift"]["prevalence"]:
@@ -175,7 +174,9 @@ def prevalence_table(facts: Mapping[str, Any]) -> Table:
 
 def other_table(facts: Mapping[str, Any]) -> Table:
     """A row for each kind of metadata."""
-    table = _table("metadata", "", *facts["parts"], "test/train+val", "95 % (patients)", "p (Holm)")
+    table = empty_table(
+        "metadata", "", *facts["parts"], "test/train+val", "95 % (patients)", "p (Holm)"
+    )
     for row in facts["shift"]["metadata"]:
         shares = row["name"].startswith(("sex", "view"))
         show_value = _percent if shares else lambda value: number(value, 2)
@@ -187,7 +188,9 @@ def other_table(facts: Mapping[str, Any]) -> Table:
 
 def baseline_table(facts: Mapping[str, Any]) -> Table:
     """Mean AUROC of scores that need no image."""
-    table = _table("mean test AUROC without looking at an image", "", "AUROC", "95 % (patients)")
+    table = empty_table(
+        "mean test AUROC without looking at an image", "", "AUROC", "95 % (patients)"
+    )
     table.add_column("labels", justify="right")
     for row in facts["baselines"]:
         found = row["result"]
@@ -199,14 +202,6 @@ def baseline_table(facts: Mapping[str, Any]) -> Table:
         )
         defined = f"{found['defined']}/{len(facts['labels'])}"
         table.add_row(row["name"], number(found["mean"]), interval, defined)
-    return table
-
-
-def _table(title: str, first: str, *columns: str) -> Table:
-    table = Table(title=Text(title), title_justify="left", header_style="bold")
-    table.add_column(first)
-    for name in columns:
-        table.add_column(name, justify="right")
     return table
 
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
-from rich.text import Text
 
 from xray_lightning.cli.folders import writable
-from xray_lightning.cli.tables import number, show
+from xray_lightning.cli.tables import empty_table, number, show
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.splits import fingerprint
 from xray_lightning.errors import DataNotFoundError, TableError
@@ -198,11 +197,8 @@ def seeds_line(facts: dict[str, Any]) -> str:
 
 def comparison_table(found: Comparison, title: str) -> Table:
     """A row a label, the mean in the last."""
-    table = Table(title=Text(title), title_justify="left", header_style="bold")
-    table.add_column("label")
     names = ("A", "B", "A - B", "95 % (patients)", "p", "p corrected", "p DeLong", "detectable")
-    for name in names:
-        table.add_column(name, justify="right")
+    table = empty_table(title, "label", *names)
     for label, each in found.labels.items():
         table.add_row(label, *_cells(each))
     table.add_section()

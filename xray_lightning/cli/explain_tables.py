@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from xray_lightning.cli.localisation_table import localisation_table, published_lines
 from xray_lightning.cli.shortcuts import shortcut_lines
-from xray_lightning.cli.tables import number
+from xray_lightning.cli.tables import empty_table, number
 from xray_lightning.localisation.located import CONTROLS
 from xray_lightning.report.published import PublishedBoxes
 from xray_lightning.saliency.facts import TESTS
@@ -53,14 +52,8 @@ def place_lines(facts: Facts) -> list[Table | str]:
 
 def methods_table(found: Facts) -> Table:
     """Every method and control, the mean over the labels."""
-    table = Table(
-        title=Text(f"mean over {found['mean']['labels']} labels"),
-        title_justify="left",
-        header_style="bold",
-    )
-    table.add_column("map")
-    for name in [*SHOWN.values(), "T(IoU) 0.1", "T(IoBB) 0.1", "false boxes an image (AFP)"]:
-        table.add_column(name, justify="right")
+    columns = (*SHOWN.values(), "T(IoU) 0.1", "T(IoBB) 0.1", "false boxes an image (AFP)")
+    table = empty_table(f"mean over {found['mean']['labels']} labels", "map", *columns)
     drawn_line = False
     for method, figures in found["mean"]["methods"].items():
         if method.startswith(CONTROLS) and not drawn_line:
@@ -103,8 +96,7 @@ def saliency_lines(found: Facts) -> list[Table | str]:
     title = f"saliency tests, {first['finding']}"
     if "images" in first:
         title += f": {first['images']} images of {first['patients']} patients"
-    table = Table(title=Text(title), title_justify="left", header_style="bold")
-    table.add_column("test")
+    table = empty_table(title, "test")
     for method in found:
         table.add_column(method)
     for test in TESTS:

@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
-from rich.text import Text
 
-from xray_lightning.cli.tables import number
+from xray_lightning.cli.tables import empty_table, number
 from xray_lightning.metrics.clusters import Interval
 from xray_lightning.metrics.judge import CALIBRATED, POINT, Estimate, Verdict
 
@@ -59,12 +58,9 @@ def verdict_table(verdict: Verdict, title: str) -> Table:
 
     Brier's score and ECE of calibrated scores, where there are some, stand beside the raw ones.
     """
-    table = Table(title=Text(title), title_justify="left", header_style="bold")
-    table.add_column("label")
     columns = ("positive", "AUROC", "95 % (patients)", "(images)", "ratio", "AP", "prevalence")
     calibrated = ("Brier cal.", "ECE cal.") if CALIBRATED[0] in verdict.mean else ()
-    for name in (*columns, "Brier", "ECE", *calibrated):
-        table.add_column(name, justify="right")
+    table = empty_table(title, "label", *columns, "Brier", "ECE", *calibrated)
     for label, figures in verdict.labels.items():
         positives, known = verdict.positives[label], verdict.known[label]
         share = f"{positives / known:.3f}" if known else "-"
@@ -105,10 +101,7 @@ def point_table(
         calls: of :func:`~xray_lightning.metrics.thresholds.wrong_calls`, for the positives missed.
         title: over the table.
     """
-    table = Table(title=Text(title), title_justify="left", header_style="bold")
-    table.add_column("label")
-    for name in ("threshold", *POINT, "missed"):
-        table.add_column(name, justify="right")
+    table = empty_table(title, "label", "threshold", *POINT, "missed")
     for label, figures in verdict.labels.items():
         cells = [
             f"{_text(figures[name].value)} {interval(figures[name].patient_interval)}".strip()

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 from omegaconf import DictConfig
 from rich.table import Table
-from rich.text import Text
 
 from xray_lightning.cli.judgement import (
     calls_line,
@@ -20,7 +19,7 @@ from xray_lightning.cli.judgement import (
     verdict_table,
 )
 from xray_lightning.cli.priors import VALIDATION, Prior, corrections, prior_warnings, priors_line
-from xray_lightning.cli.tables import number
+from xray_lightning.cli.tables import empty_table, number
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.metrics.judge import Verdict, judge
 from xray_lightning.metrics.points import Fitted, fit_on_validation
@@ -212,10 +211,7 @@ def published_lines(rows: Sequence[Published], mean: float) -> list[Table | str]
     """The published means, ours among those of its own images only."""
     if not rows:
         return []
-    table = Table(title=Text(f"published, {rows[0].split} split"), title_justify="left")
-    table.add_column("work")
-    for name in ("year", "mean AUROC"):
-        table.add_column(name, justify="right")
+    table = empty_table(f"published, {rows[0].split} split", "work", "year", "mean AUROC")
     for row in rows:
         table.add_row(row.work + " *" * (not row.primary), str(row.year), number(row.mean))
     return [table, place_among(mean, rows)]
@@ -226,10 +222,8 @@ def subgroup_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
     "too few": fewer than ten positives or negatives of every label.
     """
-    table = Table(title=Text("subgroups, mean AUROC"), title_justify="left", header_style="bold")
-    table.add_column("group")
-    for name in ("images", "patients", "AUROC", "95 % (patients)", "difference", "p corrected"):
-        table.add_column(name, justify="right")
+    columns = ("images", "patients", "AUROC", "95 % (patients)", "difference", "p corrected")
+    table = empty_table("subgroups, mean AUROC", "group", *columns)
     for row in rows:
         name = f"{row['dimension']}: {row['group']}"
         sizes = f"{row['images']:,}", f"{row['patients']:,}"

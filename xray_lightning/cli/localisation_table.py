@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
-from xray_lightning.cli.tables import number
+from xray_lightning.cli.tables import empty_table, number
 from xray_lightning.localisation.located import CONTROLS
 from xray_lightning.report.published import PublishedBoxes
 
@@ -29,13 +28,10 @@ def localisation_table(
         published: of :func:`~xray_lightning.report.published.published_boxes`.
     """
     beside = {row.measure: row for row in published if row.measure in PAIR}
-    table = Table(title=Text(title), title_justify="left", header_style="bold")
-    table.add_column("label")
     columns = ["boxes", f"pointing game, {method}", "95 % (patients)", *CONTROLS]
     columns += ["T(IoBB) 0.1 (AFP)", "random's"]
     columns += [f"{beside[PAIR[0]].work} {beside[PAIR[0]].year}"] if beside else []
-    for name in columns:
-        table.add_column(name, justify="right")
+    table = empty_table(title, "label", *columns)
     for label, found in facts["labels"].items():
         theirs = [_pair(*(beside[name].labels.get(label) for name in PAIR))] if beside else []
         table.add_row(label, f"{found['boxes']:,}", *_cells(found, method), *theirs)

@@ -13,12 +13,11 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.table import Table
-from rich.text import Text
 
 from xray_lightning.cli.failures import USER_ERROR
 from xray_lightning.cli.keys import require_known_keys
 from xray_lightning.cli.settings import require_settings
-from xray_lightning.cli.tables import number, show
+from xray_lightning.cli.tables import empty_table, number, show
 from xray_lightning.errors import ConfigError, DataNotFoundError
 from xray_lightning.report.comparison import Ranking, Run, ranking_rows, rankings, read_runs
 from xray_lightning.writing import for_spreadsheet
@@ -142,12 +141,11 @@ def ranking_table(ranking: Ranking, all_tests: bool) -> Table:
     """Mean, standard deviation and n of each group; the chosen one in bold."""
     title = f"{ranking.data}, split {ranking.split} [{ranking.fingerprint}]"
     title += ", ranked by validation AUROC"
-    table = Table(title=Text(title), title_justify="left", header_style="bold")
-    for name in ("settings", "n", "val AUROC", "sd", "labels", "test AUROC", "sd"):
-        table.add_column(name, justify="left" if name == "settings" else "right")
+    columns = ("n", "val AUROC", "sd", "labels", "test AUROC", "sd")
+    table = empty_table(title, "settings", *columns)
     for row in ranking_rows(ranking, all_tests=all_tests):
         table.add_row(
-            Text(row["settings"] or "all runs"),
+            row["settings"] or "all runs",
             str(row["n"]),
             *(number(row[name], 4) for name in ("val_mean", "val_sd")),
             "/".join(map(str, row["val_labels"])),

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from xray_lightning.cli.evaluate import home, opened
 from xray_lightning.cli.folders import writable
-from xray_lightning.cli.tables import number, show
+from xray_lightning.cli.tables import empty_table, number, show
 from xray_lightning.inference import find_device
 from xray_lightning.shortcuts.facts import CAUGHT
 from xray_lightning.shortcuts.part import part_shortcuts
@@ -55,10 +54,9 @@ def label_table(facts: Mapping[str, Any], path: str) -> Table:
     """A row a label: what covering each region costs, with intervals, and the verdict."""
     data = f"{path} on {facts['data']}, {facts['images']:,} images [{facts['fingerprint']}]"
     title = f"{data}; lost by covering: AUROC / standard deviations between positives and negatives"
-    table = Table(title=Text(title), title_justify="left", header_style="bold")
     regions = list(next(iter(facts["labels"].values()))["covered"])
-    for name in ("label", "AUROC", "metadata", *regions, "verdict"):
-        table.add_column(name, justify="left" if name in ("label", "verdict") else "right")
+    table = empty_table(title, "label", "AUROC", "metadata", *regions)
+    table.add_column("verdict")
     for label, each in facts["labels"].items():
         floor = each.get("floor", {}).get("value")
         losses = [_loss(each["covered"][name]) for name in regions]
@@ -70,9 +68,8 @@ def label_table(facts: Mapping[str, Any], path: str) -> Table:
 
 def probe_table(facts: Mapping[str, Any]) -> Table:
     """A row for each fact that was looked for in the features."""
-    table = Table(title="AUROC of a linear probe of the features", title_justify="left")
-    for name in ("fact", "positive", "trained", "random weights"):
-        table.add_column(name, justify="left" if name == "fact" else "right")
+    title = "AUROC of a linear probe of the features"
+    table = empty_table(title, "fact", "positive", "trained", "random weights")
     for name, each in facts["probes"].items():
         pairs = (("trained", "interval"), ("random", "random_interval"))
         cells = [_ranged(each[value], each[interval]) for value, interval in pairs]

@@ -21,13 +21,19 @@ def number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def empty_table(title: str, first: str, *columns: str) -> Table:
+    """A table without rows: a column of names, and columns of figures."""
+    table = Table(title=Text(title), title_justify="left", header_style="bold")
+    table.add_column(first)
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
+
+
 def auroc_table(metrics: Mapping[str, Any], title: str) -> Table:
     """AUROC per label of each part with its positives, the mean in the last row."""
-    table = Table(title=Text(title), title_justify="left", header_style="bold")
-    table.add_column("label")
-    for part in metrics:
-        table.add_column(f"{part} AUROC", justify="right")
-        table.add_column("positive", justify="right")
+    names = [name for part in metrics for name in (f"{part} AUROC", "positive")]
+    table = empty_table(title, "label", *names)
     for label in next(iter(metrics.values()))["auroc"]["labels"]:
         cells = []
         for summary in metrics.values():
@@ -68,11 +74,8 @@ def show(*things: Any) -> None:
 
 def counts_table(facts: Mapping[str, Any], labels: Sequence[str]) -> Table:
     """Images, patients and positives (their share of the known targets) of each part."""
-    table = Table(title=Text(facts["title"]), title_justify="left", header_style="bold")
-    table.add_column("")
     parts: Mapping[str, Any] = facts["parts"]
-    for part in parts:
-        table.add_column(part, justify="right")
+    table = empty_table(facts["title"], "", *parts)
     for name in ("images", "patients"):
         table.add_row(name, *(f"{parts[part][name]:,}" for part in parts))
     table.add_section()
