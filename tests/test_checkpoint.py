@@ -1,10 +1,11 @@
 """Checkpoints of a real run: they rebuild their network, and nothing foreign is accepted."""
 
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import pytorch_lightning as pl
@@ -23,7 +24,7 @@ from xray_lightning.checkpoint import (
 )
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
-from xray_lightning.errors import CheckpointError, WeightsError
+from xray_lightning.errors import CheckpointError, OutputError, WeightsError
 from xray_lightning.models.network import XrayNet
 from xray_lightning.optim import Cosine
 from xray_lightning.task import XrayTask
@@ -134,6 +135,33 @@ def test_everything_in_it_is_plain(run: tuple[XrayTask, Path]) -> None:
     assert not [path.name for path in run[1].parent.iterdir() if "partial" in path.name]
 
 
+@pytest.mark.parametrize("limit", [1, 10_000, 900_000, 1_990_000])
+def test_no_room_for_a_checkpoint(tmp_path: Path, limit: int) -> None:
+    """The file, its size and what is free are named, and the older one stays."""
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(b"old")
+    raw = {"state_dict": {"a": torch.zeros(250_000)}, "optimizers": [{"b": torch.zeros(250_000)}]}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"last\.ckpt cannot .*about 2\.0 MB, [\d,.]+ MB are"):
+            AtomicCheckpointIO().save_checkpoint(raw, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_torch_refuses_to_save_is_no_full_disk(tmp_path: Path) -> None:
+    class Refusing:
+        def __reduce__(self) -> str:
+            raise RuntimeError("never")
+
+    with pytest.raises(RuntimeError, match="never"):
+        AtomicCheckpointIO().save_checkpoint({"a": Refusing()}, tmp_path / "a.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # that is resuming
 def test_resume(data: XrayDataModule, tmp_path: Path) -> None:
     """Lightning loads our checkpoint with weights_only and goes on from its epoch."""
@@ -229,8 +257,8 @@ def test_a_kill_while_writing_keeps_the_older_file(
     storage.save_checkpoint({"epoch": 2}, str(path))
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
 
-    def killed(checkpoint: dict[str, Any], target: Path) -> None:
-        target.write_bytes(b"half")
+    def killed(checkpoint: dict[str, Any], target: IO[bytes]) -> None:
+        target.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", killed)

@@ -1,12 +1,26 @@
 """A file under its final name is whole, or the older one."""
 
+import errno
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
-from xray_lightning.writing import for_spreadsheet, from_spreadsheet, open_replacing, write_json
+from xray_lightning.errors import OutputError
+from xray_lightning.writing import (
+    HOST,
+    for_spreadsheet,
+    from_spreadsheet,
+    open_replacing,
+    remove_leftovers,
+    save_figure,
+    write_json,
+)
 
 
 def test_a_failure_keeps_the_older_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -19,7 +33,7 @@ def test_a_failure_keeps_the_older_file_and_leaves_nothing_beside_it(tmp_path: P
 
 
 def test_nothing_stands_under_the_final_name_before_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "figure.png"
+    path = tmp_path / "figure.png"
     with open_replacing(path, "wb") as file:
         file.write(b"1234")
         file.flush()
@@ -28,9 +42,46 @@ def test_nothing_stands_under_the_final_name_before_the_end(tmp_path: Path) -> N
 
 
 def test_the_error_names_the_file(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"), open_replacing(tmp_path / "file" / "a.csv"):
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(OSError, match=r"/a\.csv'"), open_replacing(tmp_path / "a.csv"):
         pass
+    with pytest.raises(OSError, match=r"/b\.csv'") as caught, open_replacing(tmp_path / "b.csv"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a write does: without a name
+    assert caught.value.filename == str(tmp_path / "b.csv")
+
+
+def test_a_folder_that_vanished_is_not_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "metrics.json"
+    with pytest.raises(OutputError, match=r"run is gone, metrics\.json cannot"):
+        write_json({}, path)
+    assert not path.parent.exists()
+
+
+def test_what_a_dead_process_left_is_removed(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    dead, living = int(done.stdout), os.getppid()
+    (tmp_path / "maps").mkdir()
+    names = {f".a.csv.{HOST}.{dead}.partial", f"maps/.b c[1].png.{HOST}.{dead}.partial"}
+    others = {f".a.csv.{HOST}.{living}.partial", f".a.csv.other.host.{dead}.partial", "a.partial"}
+    for name in names | others:
+        (tmp_path / name).write_text("half")
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == others
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_a_figure_is_whole_or_not_there(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"figure.{ending}"
+    save_figure(Figure(), path)
+    start = path.read_bytes()[:16]
+    assert start.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
+    broken = Figure()
+    broken.savefig = lambda file, **_: file.write(b"half") and 1 / 0  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        save_figure(broken, path)
+    assert path.read_bytes()[:16] == start
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_json_is_strict(tmp_path: Path) -> None:

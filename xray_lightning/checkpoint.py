@@ -1,5 +1,6 @@
 """What inference needs to know about a checkpoint, as plain values, and how it is stored."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -9,9 +10,10 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.errors import CheckpointError, ConfigError, OutputError
 from xray_lightning.models.network import XrayNet
 from xray_lightning.models.weights import fill
+from xray_lightning.writing import open_replacing
 
 KEY = "xray_lightning"
 FORMAT = 1
@@ -144,9 +146,30 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint, replacing an older one in one step."""
+        """Write a checkpoint, replacing an older one in one step.
+
+        Raises:
+            OutputError: the disk is full, or the file would be larger than is allowed.
+        """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.partial")
-        torch.save(checkpoint, partial)
-        partial.replace(target)
+        try:
+            with open_replacing(target, "wb") as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:  # torch's own hides what the disk said
+            reason = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(reason, OSError):
+                raise
+            free = shutil.disk_usage(target.parent).free
+            raise OutputError(
+                f"{target} cannot be written ({reason.strerror}): it needs about "
+                f"{_size(checkpoint) / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free there"
+            ) from error
+
+
+def _size(entry: Any) -> int:
+    """Bytes of the tensors in nested mappings and lists."""
+    if isinstance(entry, Tensor):
+        return entry.nbytes
+    entries = entry.values() if isinstance(entry, Mapping) else entry
+    return sum(map(_size, entries)) if isinstance(entry, Mapping | list | tuple) else 0

@@ -13,6 +13,7 @@
     ├── CacheError                 the image cache cannot be built or belongs to other data
     ├── CheckpointError            a checkpoint is damaged, foreign, or of another label set
     │   └── WeightsError           weights cannot be had, or fit the network only in part
+    ├── OutputError                results cannot be written: a folder vanished, a disk is full
     └── NonFiniteLossError         training produced a loss that is NaN or infinite
 
 The command line prints the message of an ``XrayError`` without a traceback and exits with 2.
@@ -61,6 +62,10 @@ class CheckpointError(XrayError):
 
 class WeightsError(CheckpointError):
     """Weights cannot be had, or fit the network only in part."""
+
+
+class OutputError(XrayError):
+    """Results cannot be written any more: their folder vanished, or the disk is full."""
 
 
 class NonFiniteLossError(XrayError):

@@ -4,13 +4,22 @@ Text in a CSV for spreadsheets: a cell that starts with = + - @, a tab or a retu
 there, whatever quotes stand around it, and may start programs. Behind an apostrophe it is text.
 """
 
+import glob
 import json
 import os
+import platform
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+from xray_lightning.errors import OutputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HOST = platform.node()
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -34,32 +43,71 @@ def from_spreadsheet(cell: str) -> str:
 def open_replacing(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
     """Open a file that takes its final name only when the block has ended without an error.
 
-    The name beside it holds the process id, so that two processes never write into one file.
+    The name beside it holds host and process id, so that two processes never write into one file.
 
     Args:
-        path: final name; its folder is made.
+        path: final name; its folder must be there: one that vanished is never made anew.
         mode: "w" for text (UTF-8 unless ``encoding=`` says otherwise) or "wb".
         options: of :meth:`pathlib.Path.open`.
 
     Raises:
+        OutputError: the folder is not there.
         OSError: with the final name as its file name.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    require_folder(path)
+    partial = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.partial")
     if "b" not in mode:
         options = {"encoding": "utf-8", **options}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open(mode, **options) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        if error.filename == str(partial):
+        if error.filename in (None, str(partial)):  # None: of a write
             error.filename = str(path)
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def require_folder(path: Path) -> None:
+    """Never write what is left of a result into a folder made anew.
+
+    Raises:
+        OutputError: the folder of a file is not there (any more).
+    """
+    if not path.parent.is_dir():
+        raise OutputError(
+            f"the folder {path.parent} is gone, {path.name} cannot be written: something removed "
+            "or renamed it while this was running"
+        )
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes of this machine that are dead were writing in a folder and below."""
+    for path in folder.rglob(f".*.{glob.escape(HOST)}.*.partial"):
+        process = path.name.split(".")[-2]
+        if process.isdecimal() and not alive(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def alive(process: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure; the ending says in which format."""
+    with open_replacing(path, "wb") as file:
+        figure.savefig(file, format=path.suffix[1:])
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:

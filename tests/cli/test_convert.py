@@ -150,8 +150,8 @@ def test_wrong_paths(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot write to .*readme\.txt"):
         convert(tree, tree / "readme.txt")
     (tmp_path / "out").mkdir()
-    busy = pytest.raises(ConfigError, match="another xray convert is writing to")
-    with FileLock(tmp_path / "out/.convert.lock"), busy:
+    busy = pytest.raises(ConfigError, match="is being written to by another process")
+    with FileLock(tmp_path / "out/.lock"), busy:
         convert(tree, tmp_path / "out")
 
 

@@ -190,7 +190,7 @@ def test_nothing_is_done_after_a_wrong_word(
     assert "Missing option '--out'" in predict(checkpoint, image, code=2).output
     (tmp_path / "file").touch()
     assert (
-        "cannot write there"
+        "cannot write to the folder"
         in predict(checkpoint, image, "--out", tmp_path / "file/x", code=2).output
     )
 
@@ -212,10 +212,32 @@ def test_a_folder_keeps_to_one_checkpoint(checkpoint: Path, images: Path, tmp_pa
 
 
 def test_one_process_a_folder(checkpoint: Path, images: Path, tmp_path: Path) -> None:
-    with FileLock(tmp_path / ".predict.lock"):
+    with FileLock(tmp_path / ".lock"):
         result = predict(checkpoint, images, "--out", tmp_path, code=2)
-    assert "another xray predict is writing to" in result.output
+    assert "is being written to by another process" in result.output
     predict(checkpoint, images / "00.png", "--out", tmp_path)
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed", "made anew"])
+def test_a_folder_that_vanished(
+    how: str, checkpoint: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score, out = Classifier.score, tmp_path / "out"
+
+    def vanishing(self: Classifier, squares: np.ndarray) -> np.ndarray:
+        if out.is_dir() and not (tmp_path / "moved").exists():
+            shutil.move(out, tmp_path / "moved")
+            if how == "removed":
+                shutil.rmtree(tmp_path / "moved")
+            if how == "made anew":
+                out.mkdir()
+        return score(self, squares)
+
+    monkeypatch.setattr(Classifier, "score", vanishing)
+    result = predict(checkpoint, images, "--out", out, "--batch-size", 8, code=2)
+    assert f"{out}" in result.output
+    assert "gone" in result.output or "was removed or renamed" in result.output
+    assert "images scored" not in result.output
 
 
 def test_interrupted(

@@ -18,6 +18,7 @@ from xray_lightning.explain import GATES, require_method
 from xray_lightning.grid import grid_of
 from xray_lightning.models.network import XrayNet
 from xray_lightning.overlays import CHOICES, Choice, Overlay, overlays
+from xray_lightning.writing import open_replacing, save_figure
 
 Floats = npt.NDArray[np.float32]
 Draw = Callable[[Sequence[Overlay], str], Figure]
@@ -137,7 +138,7 @@ class HeatMaps(pl.Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         write_maps(found, self.folder / f"{name}.npz")
         figure = self.draw(found, title)
-        figure.savefig(self.folder / f"{name}.png")
+        save_figure(figure, self.folder / f"{name}.png")
         return figure
 
 
@@ -167,18 +168,19 @@ def write_maps(found: Sequence[Overlay], path: Path) -> None:
     boxes = [(number, *box) for number, each in enumerate(found) for box in each.boxes]
     grids = [grid_of(len(each.heat), len(each.image), each.grids) for each in found]
     table = np.array(boxes, dtype=np.float64).reshape(-1, 5)
-    np.savez(
-        path,
-        image_id=np.array([each.image_id for each in found], dtype=np.str_),
-        label=np.array([each.label for each in found], dtype=np.str_),
-        score=np.array([each.score for each in found], dtype=np.float32),
-        target=np.array([each.target for each in found], dtype=np.float32),
-        maps=np.stack(heats) if heats else np.empty((0, 0, 0), np.float32),
-        first=np.array([grid.first for grid in grids]),
-        step=np.array([grid.step for grid in grids]),
-        boxes=table[:, 1:],
-        box_of=table[:, 0].astype(np.int64),
-    )
+    with open_replacing(path, "wb") as file:
+        np.savez(
+            file,
+            image_id=np.array([each.image_id for each in found], dtype=np.str_),
+            label=np.array([each.label for each in found], dtype=np.str_),
+            score=np.array([each.score for each in found], dtype=np.float32),
+            target=np.array([each.target for each in found], dtype=np.float32),
+            maps=np.stack(heats) if heats else np.empty((0, 0, 0), np.float32),
+            first=np.array([grid.first for grid in grids]),
+            step=np.array([grid.step for grid in grids]),
+            boxes=table[:, 1:],
+            box_of=table[:, 0].astype(np.int64),
+        )
 
 
 def pixels(figure: Figure) -> npt.NDArray[np.uint8]:

@@ -24,6 +24,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.predictions import Predictions, read_predictions
 from xray_lightning.report.audit_page import audit_page
 from xray_lightning.report.page import p_text
+from xray_lightning.writing import open_replacing
 
 OWN = {
     "lists": "",
@@ -80,8 +81,9 @@ def audit(overrides: Sequence[str], as_json: bool) -> None:
 def written(facts: Facts, folder: Path) -> str:
     """audit.json and audit.html; the text of the first."""
     text = json.dumps(facts, indent=2, allow_nan=False)
-    (folder / "audit.json").write_text(text + "\n", encoding="utf-8")
-    (folder / "audit.html").write_text(audit_page(facts), encoding="utf-8")
+    for name, content in (("audit.json", text + "\n"), ("audit.html", audit_page(facts))):
+        with open_replacing(folder / name) as file:
+            file.write(content)
     return text
 
 

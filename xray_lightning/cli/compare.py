@@ -18,6 +18,7 @@ from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.metrics.compare import Comparison, Difference, compare
 from xray_lightning.predictions import Predictions, read_predictions
 from xray_lightning.report.comparison import read_runs
+from xray_lightning.writing import write_json
 
 TABLE = "predictions_test.csv"
 
@@ -52,7 +53,7 @@ def compare_runs(
     facts = comparison_facts(found, reference, [[str(path) for path, _ in side] for side in sides])
     facts["data"] = data_title(sides[0][0][0])
     if out is not None:
-        (out / "compare.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        write_json(facts, out / "compare.json")
     if as_json:
         print(json.dumps(facts, indent=2))
         return

@@ -4,13 +4,11 @@ import csv
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from xray_lightning.cli.failures import PartialError
+from xray_lightning.cli.folders import claimed
 from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watched
 from xray_lightning.data.conversion import (
@@ -26,7 +24,6 @@ from xray_lightning.data.conversion import (
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.dicom import tally
 from xray_lightning.data.tables import existing_folder
-from xray_lightning.errors import ConfigError
 
 
 def convert_tree(root: Path, out: Path, *, bits: int, workers: int | None, rename: bool) -> None:
@@ -42,7 +39,7 @@ def convert_tree(root: Path, out: Path, *, bits: int, workers: int | None, renam
     root = existing_folder(root, "The DICOM files were to be found there")
     sources, others = find_dicom(root)
     outcomes: list[Outcome] = []
-    with _claimed(out):
+    with claimed(out):
         jobs = plan(sources, root, out, bits=bits, rename=rename)
         try:
             found = _converted(jobs, workers or available_cores())
@@ -59,27 +56,6 @@ def convert_tree(root: Path, out: Path, *, bits: int, workers: int | None, renam
             f"{len(failures):,} of {len(jobs):,} files could not be converted: {named}{more}; "
             f"{out / 'failed.csv'} says why, and running this again tries them again"
         )
-
-
-@contextmanager
-def _claimed(out: Path) -> Iterator[None]:
-    """The output folder, made if need be, for this process alone.
-
-    Raises:
-        ConfigError: it cannot be made, or another process is writing to it.
-    """
-    lock = FileLock(out / ".convert.lock")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ConfigError(f"another xray convert is writing to {out}") from error
-    except OSError as error:
-        raise ConfigError(f"cannot write to {out} ({error.strerror})") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _converted(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:

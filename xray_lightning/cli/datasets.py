@@ -13,6 +13,7 @@ from xray_lightning.data.cache import open_cache
 from xray_lightning.data.source import Source, readable_records, usage_notes
 from xray_lightning.data.splits import PARTS, Split
 from xray_lightning.records import patient_ids, target_matrix
+from xray_lightning.writing import write_json
 
 
 def cache(overrides: Sequence[str]) -> None:
@@ -32,9 +33,7 @@ def data(overrides: Sequence[str], as_json: bool) -> None:
     source: Source = make(config.data)
     facts = data_facts(source, make(config.split)(source.records, source.official))
     if run_dir is not None:
-        (writable(run_dir) / "data.json").write_text(
-            json.dumps(facts, indent=2) + "\n", encoding="utf-8"
-        )
+        write_json(facts, writable(run_dir) / "data.json")
     if as_json:
         print(json.dumps(facts, indent=2))
         return

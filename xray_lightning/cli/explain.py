@@ -39,7 +39,7 @@ from xray_lightning.saliency.part import finding_to_test, part_saliency
 from xray_lightning.saliency.verdicts import FEWEST
 from xray_lightning.shortcuts.part import part_shortcuts
 from xray_lightning.task import XrayTask
-from xray_lightning.writing import write_json
+from xray_lightning.writing import save_figure, write_json
 
 Facts = dict[str, Any]
 
@@ -116,7 +116,7 @@ def draw_saliency(facts: Mapping[str, Facts], path: Path) -> None:
     """The figure of the methods that were tested; none is left where there is no such method."""
     path.unlink(missing_ok=True)
     if run := {name: each for name, each in facts.items() if "deletion" in each}:
-        saliency_figure(run).savefig(path)
+        save_figure(saliency_figure(run), path)
 
 
 def folder_of(found: Opened, settings: Settings) -> Path:
@@ -214,7 +214,8 @@ def gallery(
         shown = overlays(net, data, part, places, scores, method=method)
         name = f"gallery_{label.replace(' ', '_').replace('/', '_')}"
         title = f"{label}, {part} part of {data.source.title}: {method}"
-        gallery_figure(shown, title, columns=4, marks=marks).savefig(folder / f"{name}.png")
+        figure = gallery_figure(shown, title, columns=4, marks=marks)
+        save_figure(figure, folder / f"{name}.png")
         write_maps(shown, folder / f"{name}.npz")
         files[label] = f"{name}.png"
     return files

@@ -1,13 +1,26 @@
-"""Folders to write to, refused before the work that would be lost."""
+"""Folders to write to: refused before the work that would be lost, and by one process at a time."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from xray_lightning.errors import ConfigError
+from filelock import FileLock, Timeout
+
+from xray_lightning.errors import ConfigError, OutputError
+from xray_lightning.writing import HOST, alive, open_replacing, remove_leftovers
+
+LOCK, OWNER = ".lock", ".lock.owner"
+GRACE = 15.0  # seconds: loader processes of a killed run notice within 5 that it is dead
+
+
+class LockedError(ConfigError):
+    """Another process is writing to the folder; the message says which, and where it runs."""
 
 
 def writable(folder: Path) -> Path:
-    """The folder, made if need be.
+    """The folder, made if need be, without what dead processes left half written.
 
     Raises:
         ConfigError: it cannot be made, or nothing can be written to it.
@@ -21,4 +34,51 @@ def writable(folder: Path) -> Path:
             f"cannot write to the folder {folder} ({error.strerror}): make it writable, or name "
             "another run directory"
         ) from error
+    remove_leftovers(folder)
     return folder
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """The folder, made if need be, for this process alone; the system frees it when that dies.
+
+    Raises:
+        ConfigError: it cannot be made, or nothing can be written to it.
+        LockedError: another process has it.
+        OutputError: it was removed or renamed in the meantime.
+    """
+    lock = FileLock(writable(folder) / LOCK)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            lock.acquire(timeout=GRACE if _owner(folder)[2] else 0)
+    except Timeout as error:
+        host, process, _ = _owner(folder)
+        raise LockedError(
+            f"{folder} is being written to by another process ({process} on {host}): wait for it, "
+            "or name another folder"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"cannot lock the folder {folder} ({error.strerror})") from error
+    try:
+        with open_replacing(folder / OWNER) as file:
+            file.write(f"{HOST} {os.getpid()}")
+        yield
+        if not (folder / OWNER).is_file():
+            raise OutputError(
+                f"the folder {folder} was removed or renamed while this was writing to it: what it "
+                "holds is not complete; start again"
+            )
+    finally:
+        (folder / OWNER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _owner(folder: Path) -> tuple[str, str, bool]:
+    """Host and process that have a folder, and whether it is one of this machine that is dead."""
+    try:
+        host, process = (folder / OWNER).read_text(encoding="utf-8").split()
+        return host, process, host == HOST and not alive(int(process))
+    except (OSError, ValueError):  # not there yet, or gone
+        return "a host unknown", "a process", False

@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -20,7 +19,7 @@ from xray_lightning.cli.settings import require_settings
 from xray_lightning.cli.tables import empty_table, number, show
 from xray_lightning.errors import ConfigError, DataNotFoundError
 from xray_lightning.report.comparison import Ranking, Run, ranking_rows, rankings, read_runs
-from xray_lightning.writing import for_spreadsheet
+from xray_lightning.writing import for_spreadsheet, open_replacing, write_json
 
 
 class Comparison(Callback):
@@ -94,30 +93,22 @@ def as_plain(runs: Sequence[Run], all_tests: bool = False) -> dict[str, Any]:
 
 
 def write(runs: Sequence[Run], folder: Path) -> None:
-    """comparison.csv, ranking.csv, ranking.json and comparison.png, each replaced in one step.
-
-    Several runs may end at the same time: each writes into a folder of its own first.
-    """
+    """comparison.csv, ranking.csv, ranking.json and comparison.png, each replaced in one step."""
     ranked = rankings(runs)
     if not runs:
         return
-    with TemporaryDirectory(dir=folder, prefix=".") as place:
-        here = Path(place)
-        _write_csv([asdict(run) for run in runs], here / "comparison.csv")
-        text = json.dumps(as_plain(runs), indent=2, allow_nan=False)
-        (here / "ranking.json").write_text(text + "\n", encoding="utf-8")
-        if ranked:
-            rows = [row for each in ranked for row in ranking_rows(each)]
-            _write_csv(rows, here / "ranking.csv")
-            from xray_lightning.report.figures import comparison_figure  # needs torch
+    _write_csv([asdict(run) for run in runs], folder / "comparison.csv")
+    write_json(as_plain(runs), folder / "ranking.json")
+    if ranked:
+        rows = [row for each in ranked for row in ranking_rows(each)]
+        _write_csv(rows, folder / "ranking.csv")
+        from xray_lightning.report.figures import comparison_figure  # needs torch
 
-            comparison_figure(ranked, here / "comparison.png")
-        for path in here.iterdir():
-            path.replace(folder / path.name)
+        comparison_figure(ranked, folder / "comparison.png")
 
 
 def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with open_replacing(path, newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         for row in rows:

@@ -3,25 +3,31 @@
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
 import cv2
-from filelock import FileLock, Timeout
 
 from xray_lightning.cli.failures import PartialError
+from xray_lightning.cli.folders import claimed
 from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watched
 from xray_lightning.data.files import Found, find_images
 from xray_lightning.data.geometry import RULE
 from xray_lightning.data.images import READER_VERSION
-from xray_lightning.errors import ConfigError, TableError
+from xray_lightning.errors import ConfigError, OutputError, TableError
 from xray_lightning.inference import Classifier, Scored, load_classifier
 from xray_lightning.predictions import SCORE
-from xray_lightning.writing import for_spreadsheet, from_spreadsheet, open_replacing, write_json
+from xray_lightning.writing import (
+    for_spreadsheet,
+    from_spreadsheet,
+    open_replacing,
+    require_folder,
+    write_json,
+)
 
 PACKAGES = ("xray_lightning", "torch", "timm", "opencv-python-headless", "pydicom", "numpy")
 FAILED = ["file", "reason"]
@@ -43,7 +49,7 @@ def predict(
     found = find_images(names)
     classifier = load_classifier(checkpoint, device=device)
     cv2.setNumThreads(1)  # the files are decoded in threads already
-    with _claimed(folder):
+    with claimed(folder):
         _require_same(folder, _facts(checkpoint, classifier))
         if found.skipped:
             _note_skipped(found, folder)
@@ -99,7 +105,14 @@ class ScoreTable:
             _write(self._failed, [FAILED, *([*pair] for pair in self.failures.items())])
 
     def add(self, scored: Scored) -> None:
-        """Write one row, to the one table or the other."""
+        """Write one row, to the one table or the other.
+
+        Raises:
+            OutputError: the folder, or the table in it, is gone.
+        """
+        require_folder(self._path)
+        if os.fstat(self._scores.fileno()).st_nlink == 0:
+            raise OutputError(f"{self._path} is gone: something removed it while it was written")
         name = str(scored.path)
         if scored.scores is None:
             self.failures[name] = scored.failure
@@ -152,27 +165,6 @@ def _repaired(path: Path, header: Sequence[str]) -> list[list[str]]:
             "it was written by something else or edited: name another folder"
         )
     return rows[1:]
-
-
-@contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """The folder, made if need be, for this process alone.
-
-    Raises:
-        ConfigError: it cannot be made, or another process is writing to it.
-    """
-    lock = FileLock(folder / ".predict.lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ConfigError(f"another xray predict is writing to {folder}") from error
-    except OSError as error:
-        raise ConfigError(f"--out {folder}: cannot write there ({error.strerror})") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _facts(checkpoint: Path, classifier: Classifier) -> dict[str, Any]:

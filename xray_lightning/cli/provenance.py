@@ -19,7 +19,7 @@ from xray_lightning.cli.build import split_facts
 from xray_lightning.cli.overrides import in_sweep
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.samplers import prevalence
-from xray_lightning.writing import write_json
+from xray_lightning.writing import open_replacing, write_json
 
 PACKAGES = (
     "torch",
@@ -43,9 +43,8 @@ def write_config(config: Mapping[str, Any], run: Path) -> None:
     """config.yaml: everything resolved but the folder, so that it starts a new run elsewhere."""
     if (run / "config.yaml").exists():  # a resumed run keeps its own
         return
-    partial = run / "config.yaml.partial"
-    OmegaConf.save(reusable(config), partial)
-    partial.replace(run / "config.yaml")
+    with open_replacing(run / "config.yaml") as file:
+        OmegaConf.save(reusable(config), file)
 
 
 def reusable(config: Mapping[str, Any]) -> DictConfig:

@@ -19,6 +19,7 @@ from xray_lightning.errors import ConfigError, MissingImagesError
 from xray_lightning.predictions import Predictions
 from xray_lightning.records import Record, patient_ids, target_matrix
 from xray_lightning.scores import read_scores
+from xray_lightning.writing import write_json
 
 OWN = {
     "subset": "",
@@ -67,7 +68,7 @@ def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
     )
     text = json.dumps(found.facts, indent=2, allow_nan=False)
     if run_dir is not None:
-        (run_dir / "score.json").write_text(text + "\n", encoding="utf-8")
+        write_json(found.facts, run_dir / "score.json")
     if as_json:
         print(text)
         return

@@ -179,6 +179,7 @@ def write_png(path: Path, pixels: npt.NDArray[np.float32], bits: int) -> None:
         grey = to_uint8(pixels)  # as the networks see the DICOM file
     else:
         grey = np.rint(pixels * np.float32(2**bits - 1)).astype(np.uint16)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open_replacing(path, "wb") as file:
         file.write(cv2.imencode(".png", grey)[1].tobytes())
 

@@ -27,6 +27,7 @@ from xray_lightning.data.geometry import RULE
 from xray_lightning.data.source import Source
 from xray_lightning.errors import CacheError
 from xray_lightning.records import Record
+from xray_lightning.writing import open_replacing, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -162,11 +163,10 @@ def create_folder(folder: Path, facts: Facts, ids: Sequence[str]) -> None:
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise CacheError(f"cannot reserve the image cache {folder}: {error}; {REMEDY}") from error
-    (folder / "ids.txt").write_text("".join(f"{name}\n" for name in ids), encoding="utf-8")
+    with open_replacing(folder / "ids.txt") as file:
+        file.writelines(f"{name}\n" for name in ids)
     created = {"created": datetime.now(UTC).isoformat(timespec="seconds")}
-    draft = folder / f"{MANIFEST}.draft"
-    draft.write_text(json.dumps(facts | created, indent=2) + "\n", encoding="utf-8")
-    draft.replace(folder / MANIFEST)
+    write_json(facts | created, folder / MANIFEST)
 
 
 def check_space(root: Path, needed: int) -> None:

@@ -15,6 +15,7 @@ from xray_lightning.labels import NO_FINDING
 from xray_lightning.predictions import Predictions
 from xray_lightning.report.comparison import Ranking
 from xray_lightning.report.heat import shortened
+from xray_lightning.writing import save_figure
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":")
@@ -97,7 +98,7 @@ def roc_figure(
     axes.legend(
         title=heading, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=9
     )
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 @AS_WRITTEN
@@ -107,7 +108,7 @@ def curves_figure(metrics: Path, path: Path) -> None:
     loss, auroc = figure.subplots(1, 2)
     draw_curves(pd.read_csv(metrics), loss, auroc)
     auroc.set_title("mean (blue) and each label (grey)")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def draw_curves(table: pd.DataFrame, loss: Axes, auroc: Axes) -> None:
@@ -168,7 +169,7 @@ def distribution_figure(
         title="Class distribution per part",
     )
     axes.legend(frameon=False)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 @AS_WRITTEN
@@ -199,7 +200,7 @@ def montage_figure(
         axes.imshow(images[index], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         name = shortened(image_ids[index], 26)  # RSNA's have 36 characters
         axes.set_title(f"{name}\n{_findings(targets[index], labels)}", fontsize=6)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 @AS_WRITTEN
@@ -220,7 +221,7 @@ def comparison_figure(rankings: Sequence[Ranking], path: Path) -> None:
         _ranking_panel(axes, ranking)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, frameon=False, loc="outside lower center", ncols=3)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _ranking_panel(axes: Axes, ranking: Ranking) -> None:

@@ -21,6 +21,7 @@ from xray_lightning.report.heat import (
     scale_key,
     shortened,
 )
+from xray_lightning.writing import save_figure
 
 # Where each kind stands: (row, block); the line lies between the blocks.
 PLACES = {
@@ -83,7 +84,7 @@ def results_panel(
         f"[{data.split.part_fingerprints['test']}]\ncalled positive at a score of {threshold:.3g} "
         f"or more (Youden's J on validation); images: {rule}"
     )
-    panel_figure(drawn, counts, panel.columns, title).savefig(path)
+    save_figure(panel_figure(drawn, counts, panel.columns, title), path)
     return True
 
 
