@@ -4,12 +4,13 @@ Text in a CSV for spreadsheets: a cell that starts with = + - @, a tab or a retu
 there, whatever quotes stand around it, and may start programs. Behind an apostrophe it is text.
 """
 
+import csv
 import glob
 import json
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -108,6 +109,12 @@ def save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure; the ending says in which format."""
     with open_replacing(path, "wb") as file:
         figure.savefig(file, format=path.suffix[1:])
+
+
+def write_table(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Write a table for spreadsheets; names of files need not be UTF-8."""
+    with open_replacing(path, newline="", errors="surrogateescape") as file:
+        csv.writer(file, lineterminator="\n").writerows(map(for_spreadsheet, row) for row in rows)
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:

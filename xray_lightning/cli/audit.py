@@ -24,7 +24,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.predictions import Predictions, read_predictions
 from xray_lightning.report.audit_page import audit_page
 from xray_lightning.report.page import p_text
-from xray_lightning.writing import open_replacing
+from xray_lightning.writing import open_replacing, write_json
 
 OWN = {
     "lists": "",
@@ -80,11 +80,10 @@ def audit(overrides: Sequence[str], as_json: bool) -> None:
 
 def written(facts: Facts, folder: Path) -> str:
     """audit.json and audit.html; the text of the first."""
-    text = json.dumps(facts, indent=2, allow_nan=False)
-    for name, content in (("audit.json", text + "\n"), ("audit.html", audit_page(facts))):
-        with open_replacing(folder / name) as file:
-            file.write(content)
-    return text
+    write_json(facts, folder / "audit.json")
+    with open_replacing(folder / "audit.html") as file:
+        file.write(audit_page(facts))
+    return json.dumps(facts, indent=2)
 
 
 def lists_of(own: Mapping[str, str], source: Source) -> dict[str, frozenset[str]]:

@@ -11,19 +11,11 @@ from xray_lightning.cli.failures import PartialError
 from xray_lightning.cli.folders import claimed
 from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watched
-from xray_lightning.data.conversion import (
-    FAILED,
-    HEADER,
-    Job,
-    Outcome,
-    convert,
-    find_dicom,
-    plan,
-    write_rows,
-)
+from xray_lightning.data.conversion import FAILED, HEADER, Job, Outcome, convert, find_dicom, plan
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.dicom import tally
 from xray_lightning.data.tables import existing_folder
+from xray_lightning.writing import write_table
 
 
 def convert_tree(root: Path, out: Path, *, bits: int, workers: int | None, rename: bool) -> None:
@@ -81,10 +73,10 @@ def _write_tables(outcomes: Iterable[Outcome], root: Path, out: Path, *, complet
     if not complete:
         done += _earlier(out / "headers.csv", HEADER, {row[0] for row in done})
         failed += _earlier(out / "failed.csv", FAILED, {row[0] for row in failed})
-    write_rows(out / "headers.csv", HEADER, done)
+    write_table(out / "headers.csv", [HEADER, *done])
     (out / "failed.csv").unlink(missing_ok=True)
     if failed:
-        write_rows(out / "failed.csv", FAILED, failed)
+        write_table(out / "failed.csv", [FAILED, *failed])
 
 
 def _earlier(path: Path, header: Sequence[str], without: Collection[str]) -> list[Any]:

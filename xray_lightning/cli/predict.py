@@ -4,7 +4,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,9 +24,9 @@ from xray_lightning.predictions import SCORE
 from xray_lightning.writing import (
     for_spreadsheet,
     from_spreadsheet,
-    open_replacing,
     require_folder,
     write_json,
+    write_table,
 )
 
 PACKAGES = ("xray_lightning", "torch", "timm", "opencv-python-headless", "pydicom", "numpy")
@@ -102,7 +102,7 @@ class ScoreTable:
         self._scores.close()
         self._failed.unlink(missing_ok=True)
         if self.failures:  # again, without those that were read this time
-            _write(self._failed, [FAILED, *([*pair] for pair in self.failures.items())])
+            write_table(self._failed, [FAILED, *([*pair] for pair in self.failures.items())])
 
     def add(self, scored: Scored) -> None:
         """Write one row, to the one table or the other.
@@ -137,12 +137,6 @@ def _append(file: TextIO, row: Sequence[str]) -> None:
     file.flush()
 
 
-def _write(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    """Write a table anew, replacing the older one in one step."""
-    with open_replacing(path, newline="", errors="surrogateescape") as file:
-        csv.writer(file, lineterminator="\n").writerows(map(for_spreadsheet, row) for row in rows)
-
-
 def _repaired(path: Path, header: Sequence[str]) -> list[list[str]]:
     """The rows below the header; an unfinished last one is cut off the file.
 
@@ -157,7 +151,7 @@ def _repaired(path: Path, header: Sequence[str]) -> list[list[str]]:
         ended = file.read().endswith("\n")
     if rows and (not ended or (len(rows) > 1 and len(rows[-1]) < len(header))):
         rows.pop()  # a name may hold a line break, so an end of line alone does not tell
-        _write(path, rows)
+        write_table(path, rows)
     wrong = [at for at, row in enumerate(rows, 1) if len(row) != len(header)]
     if rows and (wrong or rows[0] != header):
         raise TableError(
@@ -209,7 +203,7 @@ def _require_same(folder: Path, facts: dict[str, Any]) -> None:
 
 def _note_skipped(found: Found, folder: Path) -> None:
     """Say which files of the folders are no images: some in the terminal, all in skipped.csv."""
-    _write(folder / "skipped.csv", [["file"], *([str(path)] for path in found.skipped)])
+    write_table(folder / "skipped.csv", [["file"], *([str(path)] for path in found.skipped)])
     named = ", ".join(path.name for path in found.skipped[:NAMED])
     more = f" and {len(found.skipped) - NAMED:,} more" if len(found.skipped) > NAMED else ""
     show(f"note: skipped {named}{more}: no images (skipped.csv has the list)")

@@ -4,9 +4,8 @@ A PNG holds the image as ``read_dicom`` gives it, [0, 1] spread over 8 or 16 bit
 else. It appears whole or not at all: one that is there and not older than its DICOM file is done.
 """
 
-import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from xray_lightning.data.dicom import read_dicom, to_uint8
 from xray_lightning.data.headers import COLUMNS, read_headers
 from xray_lightning.data.tables import read_table
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, InvalidImageError
-from xray_lightning.writing import for_spreadsheet, open_replacing
+from xray_lightning.writing import open_replacing, write_table
 
 BITS = (8, 16)
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -136,7 +135,7 @@ def _numbered(names: Sequence[str], out: Path) -> list[str]:
         known = dict(zip(table.text("original"), table.text("file"), strict=True))
     new = [name for name in names if name not in known]
     known |= {name: f"{number:06d}.png" for number, name in enumerate(new, start=len(known) + 1)}
-    write_rows(path, ("original", "file"), known.items())
+    write_table(path, [("original", "file"), *known.items()])
     return [known[name] for name in names]
 
 
@@ -182,10 +181,3 @@ def write_png(path: Path, pixels: npt.NDArray[np.float32], bits: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_replacing(path, "wb") as file:
         file.write(cv2.imencode(".png", grey)[1].tobytes())
-
-
-def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a table, replacing an older one in one step; names need not be UTF-8."""
-    with open_replacing(path, newline="", errors="surrogateescape") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([header, *(map(for_spreadsheet, row) for row in rows)])

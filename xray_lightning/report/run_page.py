@@ -1,6 +1,5 @@
 """The report of a run: one self-contained HTML page and the same numbers as JSON."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from xray_lightning.report.page import page
 from xray_lightning.report.run_facts import run_facts
 from xray_lightning.report.run_figures import run_figures
 from xray_lightning.report.run_files import RunFiles
-from xray_lightning.writing import open_replacing
+from xray_lightning.writing import open_replacing, write_json
 
 Facts = Mapping[str, Any]
 
@@ -67,8 +66,7 @@ def write_report(run: RunFiles, audit: Facts | None, audit_missing: str = "") ->
         What stands in report.json.
     """
     facts = run_facts(run, audit, audit_missing)
-    text = json.dumps(facts, indent=2, allow_nan=False) + "\n"
-    for name, content in (("report.html", run_page(run, facts)), ("report.json", text)):
-        with open_replacing(run.folder / name) as file:
-            file.write(content)
+    with open_replacing(run.folder / "report.html") as file:
+        file.write(run_page(run, facts))
+    write_json(facts, run.folder / "report.json")
     return facts
