@@ -12,7 +12,6 @@ from xray_lightning.cli.evaluate import (
     configuration,
     home,
     judged,
-    taken,
     use_images,
 )
 from xray_lightning.cli.overrides import make
@@ -72,15 +71,10 @@ def test_where_the_results_go(tmp_path: Path) -> None:
     assert home(tmp_path / "best.ckpt") == Path("outputs")
 
 
-def test_settings_of_the_evaluation_itself() -> None:
-    assert taken(["overlap=exclude", "a=1", "overlap=report"], "overlap") == (["a=1"], "report")
-    assert taken(["a=1"], "overlap") == (["a=1"], None)
-
-
 def test_every_image_can_be_a_test_image() -> None:
     data = XrayDataModule(Phantom(12))
     split = data.split
-    for images in (None, "test"):
+    for images in ("test",):
         use_images(data, images)
         assert data.split is split
     use_images(data, "all")

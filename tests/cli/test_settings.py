@@ -11,11 +11,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 WATCHED = """
 import sys
-sys.argv = sys.argv[1:]
 code = 0
 try:
-    if sys.argv[0] == "train.py":
+    if sys.argv[1] == "train.py":
         from xray_lightning.cli.launch import train
+        sys.argv = sys.argv[1:]
         code = train(sys.argv[1:])
     else:
         from xray_lightning.cli.app import main
@@ -38,9 +38,26 @@ sys.exit(code)
         ("train.py data=csv data.table=none.csv", "there is no table none.csv"),
         ("train.py resume=none", "no config.yaml there"),
         ("train.py -m +lr=0.1 seed=0,1", "optim.optimizer.lr"),
+        ("evaluate none.ckpt", "no checkpoint at none.ckpt"),
+        ("evaluate any.ckpt loss=focal", "loss: an evaluation can change only data, split"),
+        ("evaluate any.ckpt tta=flop", "tta must be none or flip, got 'flop'"),
+        ("evaluate any.ckpt draws=many", "draws must be an integer of at least 1, got 'many'"),
+        ("explain none.ckpt", "no checkpoint at none.ckpt"),
+        ("explain any.ckpt method=cam", "method: an evaluation can change only"),
+        ("shortcuts none.ckpt", "no checkpoint at none.ckpt"),
+        ("predict none.ckpt any.ckpt --out new", "no checkpoint at none.ckpt"),
+        ("report none", "none holds no run"),
+        ("sweep none", "none holds no runs"),
+        ("compare none none", "none names no run"),
+        ("score none.csv", "no table of scores at none.csv"),
+        ("score none.csv subst=test", "unknown setting subst: subset"),
+        ("audit predictions=none draws=few", "draws must be an integer of at least 1, got 'few'"),
+        ("data data=csv data.table=none.csv", "there is no table none.csv"),
+        ("convert none new", "none does not exist"),
     ],
 )
 def test_errors_before_torch(command: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "any.ckpt").write_bytes(b"not looked at")
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, *command.split()],

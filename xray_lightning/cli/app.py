@@ -1,9 +1,10 @@
 """The ``xray`` command; heavy imports wait until a verb is called, so that --help is quick."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,9 +20,24 @@ Overrides = Annotated[
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
-def run(command: Callable[[], object]) -> None:
-    """Run a verb and leave with its exit code."""
+def run(place: str, *arguments: Any, opens: Sequence[Path] = (), **options: Any) -> None:
+    """Call ``xray_lightning.cli.<place>``, and leave with its exit code.
+
+    Args:
+        place: module and function, such as "evaluate.evaluate".
+        arguments: of the function.
+        opens: checkpoints that it opens; missing ones, and overrides (the second argument) that
+            no evaluation can take, are refused before torch is loaded.
+        options: of the function.
+    """
     from xray_lightning.cli.failures import guarded
+    from xray_lightning.cli.settings import require_openable
+
+    def command() -> None:
+        module, _, name = place.partition(".")
+        if opens:
+            require_openable(opens, [] if module == "predict" else arguments[1])
+        getattr(import_module(f"xray_lightning.cli.{module}"), name)(*arguments, **options)
 
     raise typer.Exit(guarded(command))
 
@@ -47,9 +63,7 @@ def evaluate(
     (force_estimate: also where the targets refute the estimate).
     trust=true: build the classes it names though they are not ours.
     """
-    from xray_lightning.cli.evaluate import evaluate as command
-
-    run(lambda: command(checkpoint, overrides or []))
+    run("evaluate.evaluate", checkpoint, overrides or [], opens=[checkpoint])
 
 
 @APP.command()
@@ -67,9 +81,7 @@ def predict(
     Exit code 0: all scored; 2: a wrong path, checkpoint or setting, nothing was done; 3: some
     files could not be read, failed.csv names them, the others are scored; 130: stopped by Ctrl-C.
     """
-    from xray_lightning.cli.predict import predict as command
-
-    run(lambda: command(checkpoint, paths, out, batch_size, device))
+    run("predict.predict", checkpoint, paths, out, batch_size, device, opens=[checkpoint])
 
 
 @APP.command()
@@ -85,17 +97,13 @@ def convert(
     Exit code 0: all converted; 2: a wrong path or setting; 3: some files could not be read,
     failed.csv names them, the others are done; 130: stopped by Ctrl-C.
     """
-    from xray_lightning.cli.convert import convert_tree as command
-
-    run(lambda: command(source, out, bits=bits, workers=workers, rename=rename))
+    run("convert.convert_tree", source, out, bits=bits, workers=workers, rename=rename)
 
 
 @APP.command()
 def cache(overrides: Overrides = None) -> None:
     """Decode a data set ahead of training: xray cache data=nih data.root=DIR image_size=256."""
-    from xray_lightning.cli.datasets import cache as command
-
-    run(lambda: command(overrides or []))
+    run("datasets.cache", overrides or [])
 
 
 @APP.command()
@@ -104,9 +112,7 @@ def data(
     json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
 ) -> None:
     """What is in a folder: counts per label and part, images on disk, problems."""
-    from xray_lightning.cli.datasets import data as command
-
-    run(lambda: command(overrides or [], json))
+    run("datasets.data", overrides or [], json)
 
 
 @APP.command()
@@ -123,9 +129,7 @@ def score(
     prevalence that calibrated scores are to hold for; else that of points=), draws=2000,
     bootstrap_seed=0, hydra.run.dir=DIR.
     """
-    from xray_lightning.cli.score import score as command
-
-    run(lambda: command(table, overrides or [], json))
+    run("score.score", table, overrides or [], json)
 
 
 @APP.command()
@@ -142,9 +146,7 @@ def compare(
     Several seeds of a model: a pattern in quotes, or the row of a sweep's ranking, such as
     "outputs/sweep_x/loss=bce" "outputs/sweep_x/loss=focal".
     """
-    from xray_lightning.cli.compare import compare_runs
-
-    run(lambda: compare_runs(first, second, draws=draws, seed=seed, as_json=json, out=out))
+    run("compare.compare_runs", first, second, draws=draws, seed=seed, as_json=json, out=out)
 
 
 @APP.command()
@@ -156,9 +158,7 @@ def sweep(
     json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
 ) -> None:
     """Compare the runs of a finished, killed or running sweep, ranked by validation AUROC."""
-    from xray_lightning.cli.multirun import sweep as command
-
-    run(lambda: command(folder, test, json))
+    run("multirun.sweep", folder, test, json)
 
 
 @APP.command()
@@ -173,9 +173,7 @@ def audit(
     duplicates=true (exact and near-duplicate images, by the cache of image_size=), checkpoint=FILE,
     predictions=RUN, draws=500, bootstrap_seed=0, hydra.run.dir=DIR.
     """
-    from xray_lightning.cli.audit import audit as command
-
-    run(lambda: command(overrides or [], json))
+    run("audit.audit", overrides or [], json)
 
 
 @APP.command()
@@ -192,9 +190,7 @@ def explain(
     positives=48 (images of these), seeds=CKPT,CKPT (the same from other seeds), permuted=CKPT
     (trained with permute_labels=true), shortcuts=true, draws=1000, bootstrap_seed=0.
     """
-    from xray_lightning.cli.explain import explain as command
-
-    run(lambda: command(checkpoint, overrides or [], json))
+    run("explain.explain", checkpoint, overrides or [], json, opens=[checkpoint])
 
 
 @APP.command()
@@ -207,10 +203,9 @@ def shortcuts(
     Writes shortcuts.json into each run; scores are those of the test part, without flips. Also:
     settings such as data=nih data.root=DIR draws=2000.
     """
-    from xray_lightning.cli.shortcuts import shortcuts as command
-
     paths = [Path(text) for text in checkpoints if "=" not in text]
-    run(lambda: command(paths, [text for text in checkpoints if "=" in text], json))
+    overrides = [text for text in checkpoints if "=" in text]
+    run("shortcuts.shortcuts", paths, overrides, json, opens=paths)
 
 
 @APP.command()
@@ -225,9 +220,7 @@ def report(
     subgroups, the audit of the split (if the data set is where it was), how to reproduce, and what
     is not known.
     """
-    from xray_lightning.cli.report import report as command
-
-    run(lambda: command(run_folder, json, trust))
+    run("report.report", run_folder, json, trust)
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def audit(overrides: Sequence[str], as_json: bool) -> None:
     draws, seed = (
         integer(name, own[name], low) for name, low in (("draws", 1), ("bootstrap_seed", 0))
     )
-    config, run_dir = composed(values)
+    config, run_dir = composed(values, OWN)
     source: Source = make(config.data)
     split: Split = make(config.split)(source.records, source.official)
     folder = writable(run_dir or Path("outputs") / f"audit_{source.name}_{split.fingerprint}")

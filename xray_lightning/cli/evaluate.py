@@ -17,7 +17,7 @@ from xray_lightning.cli.judging import Judged, fitted_labels, verdict_of
 from xray_lightning.cli.overrides import boolean, overridden, split_run_dir, taken_out
 from xray_lightning.cli.priors import require_prior, wanted_priors
 from xray_lightning.cli.processes import first_process, quieten
-from xray_lightning.cli.settings import require_settings
+from xray_lightning.cli.settings import require_changes, require_settings
 from xray_lightning.cli.tables import parts_line, show
 from xray_lightning.cli.trust import require_trusted
 from xray_lightning.data.datamodule import XrayDataModule
@@ -30,11 +30,6 @@ from xray_lightning.predictions import Predictions
 from xray_lightning.task import XrayTask
 from xray_lightning.writing import write_json
 
-CHANGEABLE = (
-    *("data", "split", "trainer", "batch_size", "workers", "threads", "cache_dir"),
-    *("tta", "draws", "prior"),
-    *("image_size", "clahe"),  # refused with the value the checkpoint needs
-)
 ADDED = {  # settings that older checkpoints do not name
     "tta": "none",
     "draws": 2000,
@@ -102,9 +97,7 @@ def opened(checkpoint: Path, overrides: Sequence[str]) -> Opened:
     quieten()
     loaded = load_checkpoint(checkpoint)
     values, run_dir = split_run_dir(overrides)
-    values, overlap = taken(values, "overlap")
-    values, images = taken(values, "images")
-    own, values = taken_out(values, {"trust": "false"})
+    own, values = taken_out(values, {"overlap": "", "images": "test", "trust": "false"})
     if not boolean("trust", own["trust"]):
         require_trusted(loaded.bundle.config, checkpoint)
     config = configuration(loaded, values)
@@ -118,7 +111,8 @@ def opened(checkpoint: Path, overrides: Sequence[str]) -> Opened:
     if len(data.labels) < len(bundle.labels):
         scored = ", ".join(data.labels)
         show(f"note: the data has {len(data.labels)} of the {len(bundle.labels)} labels: {scored}")
-    use_images(data, images)
+    use_images(data, own["images"])
+    overlap = own["overlap"] or None
     return Opened(loaded, config, data, judged(bundle, data, overlap), overlap, run_dir)
 
 
@@ -181,24 +175,13 @@ def no_points(bundle: Bundle) -> list[str]:
     ]
 
 
-def taken(overrides: Sequence[str], key: str) -> tuple[list[str], str | None]:
-    """Take ``key=`` out of the overrides: it is no setting of a run.
-
-    >>> taken(["split=image", "overlap=report"], "overlap")
-    (['split=image'], 'report')
-    """
-    values = [text.partition("=")[2] for text in overrides if text.startswith(f"{key}=")]
-    rest = [text for text in overrides if not text.startswith(f"{key}=")]
-    return rest, values[-1] if values else None
-
-
-def use_images(data: XrayDataModule, images: str | None) -> None:
+def use_images(data: XrayDataModule, images: str) -> None:
     """With images=all every image is a test image: the split is no concern of another model's.
 
     Raises:
         ConfigError: ``images`` is neither test nor all.
     """
-    if images not in (None, "test", "all"):
+    if images not in ("test", "all"):
         raise ConfigError(f"images must be test or all, got {images!r}")
     if images == "all":
         rows = np.arange(len(data.records))
@@ -233,9 +216,7 @@ def configuration(checkpoint: Checkpoint, overrides: Sequence[str]) -> DictConfi
     bundle = checkpoint.bundle
     if not bundle.config:
         raise CheckpointError(f"{checkpoint.path} holds no configuration: train.py did not make it")
-    for text in overrides:
-        if text.partition("=")[0].split(".")[0] not in CHANGEABLE:
-            raise ConfigError(f"{text}: an evaluation can change only {', '.join(CHANGEABLE)}")
+    require_changes(overrides)
     trainer = {**bundle.config.get("trainer", {}), **ALONE}
     config = overridden({**ADDED, **bundle.config, "trainer": trainer}, overrides)
     for name, value in bundle.preprocessing.items():

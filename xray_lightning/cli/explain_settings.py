@@ -7,27 +7,15 @@ from pathlib import Path
 from xray_lightning.checkpoint import load_checkpoint, require_labels
 from xray_lightning.cli.evaluate import Opened
 from xray_lightning.cli.overrides import integer, taken_out
+from xray_lightning.cli.settings import EXPLAIN
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain import GATES, METHODS
 from xray_lightning.models.network import XrayNet
 
-OWN = {
-    "subset": "test",
-    "methods": "cam,gradcam,gradcam++,layercam,gradient",  # scored against boxes; none: left out
-    "saliency": "cam,gradient",  # put to the saliency tests; none: left out
-    "label": "",  # the finding of the saliency tests; the one the network knows best unless named
-    "positives": "48",  # images of the saliency tests, at most
-    "seeds": "",  # checkpoints trained from other seeds
-    "permuted": "",  # a checkpoint trained with permute_labels=true
-    "shortcuts": "true",
-    "draws": "1000",
-    "bootstrap_seed": "0",
-}
-
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of this verb, see ``OWN``."""
+    """The settings of this verb, see ``EXPLAIN``."""
 
     subset: str
     methods: tuple[str, ...]
@@ -47,7 +35,7 @@ def own_settings(overrides: Sequence[str]) -> tuple[Settings, list[str]]:
     Raises:
         ConfigError: a value that cannot work.
     """
-    values, rest = taken_out(overrides, OWN)
+    values, rest = taken_out(overrides, EXPLAIN)
     if idle := [text for text in rest if text.startswith(("tta=", "prior="))]:
         raise ConfigError(f"{idle[0]}: nothing here depends on it; xray evaluate takes it")
     if values["subset"] not in ("val", "test"):

@@ -40,7 +40,7 @@ def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
         MissingImagesError: an image of the subset has no score.
     """
     own, values = own_settings(overrides)
-    config, run_dir = composed(values)
+    config, run_dir = composed(values, OWN)
     source: Source = make(config.data)
     images = [record.image_id for record in source.records]
     ids, scores = read_scores(table, source.labels, images)

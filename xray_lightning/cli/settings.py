@@ -1,10 +1,12 @@
 """Settings that cannot work, refused within a second: before torch is loaded, before the work."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.metrics.calibration import require_method
 from xray_lightning.metrics.thresholds import require_rule
 
@@ -13,6 +15,29 @@ LEAST = {  # of whole numbers; null is a number still to be chosen
     **{"workers": 0, "threads": 1, "freeze_epochs": 0, "trainer.accumulate_grad_batches": 1},
 }
 CHOSEN = ("workers", "threads")
+CHANGEABLE = (
+    *("data", "split", "trainer", "batch_size", "workers", "threads", "cache_dir"),
+    *("tta", "draws", "prior"),
+    *("image_size", "clahe"),  # refused with the value the checkpoint needs
+)
+EXPLAIN = {  # of xray explain, with their defaults
+    "subset": "test",
+    "methods": "cam,gradcam,gradcam++,layercam,gradient",  # scored against boxes; none: left out
+    "saliency": "cam,gradient",  # put to the saliency tests; none: left out
+    "label": "",  # the finding of the saliency tests; the one the network knows best unless named
+    "positives": "48",  # images of the saliency tests, at most
+    "seeds": "",  # checkpoints trained from other seeds
+    "permuted": "",  # a checkpoint trained with permute_labels=true
+    "shortcuts": "true",
+    "draws": "1000",
+    "bootstrap_seed": "0",
+}
+OPENING = {  # of every verb that opens a checkpoint, and what they may be
+    "overlap": ("exclude", "report"),
+    "images": ("test", "all"),
+    "trust": ("true", "false"),
+    "tta": ("none", "flip"),
+}
 
 
 def require_settings(config: DictConfig) -> None:
@@ -35,6 +60,36 @@ def require_settings(config: DictConfig) -> None:
         )
     require_rule(config.operating_point.rule, config.operating_point.value)
     require_method(config.calibration)
+
+
+def require_openable(checkpoints: Sequence[Path], overrides: Sequence[str]) -> None:
+    """Refuse checkpoints that are not there, and overrides that no verb can lay over one.
+
+    Raises:
+        CheckpointError: names the file.
+        ConfigError: names the override, and what may stand there.
+    """
+    for path in checkpoints:
+        if not path.exists():
+            raise CheckpointError(f"no checkpoint at {path}")
+    pairs = {key: value for key, _, value in (text.partition("=") for text in overrides)}
+    require_changes([key for key in pairs if key not in {*EXPLAIN, *OPENING, "hydra.run.dir"}])
+    for key, value in pairs.items():
+        if value not in OPENING.get(key, (value,)):
+            raise ConfigError(f"{key} must be {' or '.join(OPENING[key])}, got {value!r}")
+        if key in LEAST and value != "null" and not value.isdecimal():
+            require_integer(key, value, LEAST[key])
+
+
+def require_changes(overrides: Sequence[str]) -> None:
+    """Refuse what would not change an evaluation.
+
+    Raises:
+        ConfigError: names the override.
+    """
+    for text in overrides:
+        if text.partition("=")[0].split(".")[0] not in CHANGEABLE:
+            raise ConfigError(f"{text}: an evaluation can change only {', '.join(CHANGEABLE)}")
 
 
 def require_integer(name: str, value: Any, low: int) -> None:

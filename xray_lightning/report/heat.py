@@ -1,6 +1,7 @@
 """A heat map over its radiograph: how it is drawn, and on which scale."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
@@ -10,7 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from xray_lightning.grid import enlarged
-from xray_lightning.overlays import Overlay
+
+if TYPE_CHECKING:  # needs torch, which most pages do not
+    from xray_lightning.overlays import Overlay
 
 Floats = npt.NDArray[np.float32]
 Scale = tuple[float, float]
@@ -31,7 +34,7 @@ def common_scale(heats: Sequence[Floats]) -> Scale:
     return low, high
 
 
-def draw_overlay(axes: Axes, overlay: Overlay, scale: Scale, caption: str) -> None:
+def draw_overlay(axes: Axes, overlay: "Overlay", scale: Scale, caption: str) -> None:
     """One image under its map: the higher the map on the common scale, the more opaque."""
     _plain(axes)
     axes.imshow(overlay.image, cmap="gray", vmin=0, vmax=1)
