@@ -136,9 +136,9 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from omegaconf import OmegaConf
 
     from xray_lightning import Phantom
-    from xray_lightning.cli.build import split_facts
     from xray_lightning.cli.judging import fitted, verdict_of
     from xray_lightning.cli.overrides import composed
+    from xray_lightning.data.partition import split_facts
     from xray_lightning.data.splits import patient_split
     from xray_lightning.evaluation import summarise
     from xray_lightning.predictions import Predictions, write_predictions

@@ -1,5 +1,6 @@
 """Checkpoints of a real run: they rebuild their network, and nothing foreign is accepted."""
 
+import re
 import resource
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -24,7 +26,8 @@ from xray_lightning.checkpoint import (
 )
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
-from xray_lightning.errors import CheckpointError, OutputError, WeightsError
+from xray_lightning.errors import CheckpointError, ConfigError, OutputError, WeightsError
+from xray_lightning.inference import load_classifier
 from xray_lightning.models.network import XrayNet
 from xray_lightning.optim import Cosine
 from xray_lightning.task import XrayTask
@@ -40,6 +43,7 @@ def new_task(data: XrayDataModule, *, bundled: bool = True) -> XrayTask:
     task = XrayTask(net, optimizer=partial(AdamW, lr=1e-2), head_lr=1e-2, schedule=Cosine())
     if bundled:
         split = {"name": data.split.name, "parts": dict(data.split.part_fingerprints)}
+        split["fingerprint"] = data.split.fingerprint
         task.bundle = Bundle(net.config, dict(data.preprocessing), split, {"seed": 1, "x": [1.5]})
     return task
 
@@ -171,12 +175,158 @@ def test_resume(data: XrayDataModule, tmp_path: Path) -> None:
     assert load_checkpoint(path).epoch == 1
 
 
-@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # that is resuming
-def test_a_task_without_a_bundle_resumes_only(data: XrayDataModule, tmp_path: Path) -> None:
-    path = fit(new_task(data, bundled=False), data, tmp_path, 1)
+@pytest.mark.filterwarnings("ignore:.*no `val_dataloader`", "ignore:Checkpoint directory")
+def test_a_task_on_other_loaders_resumes_only(data: XrayDataModule, tmp_path: Path) -> None:
+    """Nobody then knows how an image is prepared for the network."""
+    loader: Any = data.train_dataloader()
+    path = fit(new_task(data, bundled=False), loader, tmp_path, 1)
     with pytest.raises(CheckpointError, match="was not written by xray_lightning: it has no entry"):
         load_checkpoint(path)
-    fit(new_task(data, bundled=False), data, tmp_path, 2, ckpt_path=path, weights_only=True)
+    fit(new_task(data, bundled=False), loader, tmp_path, 2, ckpt_path=path, weights_only=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
+def test_the_checkpoint_of_any_trainer_is_a_classifier(
+    data: XrayDataModule, tmp_path: Path
+) -> None:
+    """As the README has it: a plain Trainer, nothing of ours but the task and the data."""
+    task = XrayTask(XrayNet(data.labels, "test_resnet", image_size=32))
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, enable_progress_bar=False
+    )
+    trainer.fit(task, data)
+    trainer.save_checkpoint(tmp_path / "own.ckpt")
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)
+    with torch.no_grad():
+        wanted = torch.sigmoid(task.eval()(torch.from_numpy(images[:, None]) / 255))
+    (kept,) = tmp_path.glob("**/epoch=0*.ckpt")
+    for path in (tmp_path / "own.ckpt", kept):
+        classifier = load_classifier(path, device="cpu")
+        assert classifier.labels == data.labels
+        np.testing.assert_allclose(classifier(images), wanted, atol=1e-6)
+    bundle = load_checkpoint(kept).bundle
+    assert bundle.split["parts"] == data.split.part_fingerprints
+    assert bundle.split["fingerprint"] == data.split.fingerprint
+    assert bundle.preprocessing == {"image_size": 32, "clahe": False}
+
+
+def test_a_network_for_other_images_is_not_trained(data: XrayDataModule, tmp_path: Path) -> None:
+    task = XrayTask(XrayNet(data.labels, "test_resnet", image_size=64))
+    with pytest.raises(ConfigError, match="built for 64 px, the data have image_size=32"):
+        fit(task, data, tmp_path, 1)
+
+
+def test_no_flipped_bit_changes_what_is_read(run: tuple[XrayTask, Path], tmp_path: Path) -> None:
+    """Every region of the file: records, local headers, the directory and its end."""
+    content, path = run[1].read_bytes(), tmp_path / "flipped.ckpt"
+    sound = load_checkpoint(run[1])
+    rng, noticed = np.random.default_rng(0), 0
+    for place in [*rng.integers(0, len(content), 120), *(-rng.integers(1, 4000, 60)), 5, 20]:
+        spoilt = bytearray(content)
+        spoilt[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(spoilt)
+        try:
+            read = load_checkpoint(path)
+        except CheckpointError:
+            noticed += 1
+            continue
+        assert read.bundle == sound.bundle  # padding between the records
+        assert read.epoch == sound.epoch
+        assert all(torch.equal(read.state[name], sound.state[name]) for name in sound.state)
+    assert noticed > 100
+
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def put(*path: str, to: Any) -> Change:
+    def change(raw: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            raw = raw[key]
+        raw[path[-1]] = to
+
+    return change
+
+
+def weight(change: Callable[[torch.Tensor], Any]) -> Change:
+    def changed(raw: dict[str, Any]) -> None:
+        name = "net.head.classifier.weight"
+        raw["state_dict"][name] = change(raw["state_dict"][name])
+
+    return changed
+
+
+NAN, WEIGHT = float("nan"), "state_dict.net.head.classifier.weight"
+ITSELF: list[Any] = []
+ITSELF.append(ITSELF)
+WRONG: dict[str, tuple[Any, ...]] = {  # values of an entry
+    "net": (None, [], 3, "x", {}),
+    "net.std": ("x", None, NAN, float("inf"), True),
+    "net.mean": (NAN, "x", [0.5]),
+    "net.labels": (None, "Mass", 3, [3], ["a", None]),
+    "net.image_size": ("32", 32.5, 64, True),
+    "net.dropout": (True, "x", NAN),
+    "net.backbone": (None, 3, ["x"]),
+    "net.head_options": ([], {"x": torch.ones(1)}),
+    "net.cbam_after": ("block3", [1]),
+    "net.cbam_reduction": ("8", 8.0),
+    "net.normalise": (1,),
+    "preprocessing": (None, [], 3, {}),
+    "preprocessing.image_size": ("32", 0),
+    "preprocessing.clahe": ("no", 1),
+    "split": (None, [], "x", {}),
+    "split.parts": ({"train": "0"}, None, "x"),
+    "split.fingerprint": (None, 3),
+    "split.patients": ({"train": [1], "val": []}, {"val": "a"}, []),
+    "validation": (None, [], 3, {"x": NAN}, {"labels": [1]}),
+    "config": (None, [], 3, {"x": ITSELF}, {"x": b"x"}, {"x": torch.ones(1)}, {"x": {1, 2}}),
+}
+ODD = [(name, put(KEY, *name.split("."), to=to)) for name, tos in WRONG.items() for to in tos]
+ODD += [
+    *((f"std={to} not above 0", put(KEY, "net", "std", to=to)) for to in (-1, 0, -0.0)),
+    *(("model.dropout must be", put(KEY, "net", "dropout", to=to)) for to in (1, -0.1)),
+    *(("one label, each once", put(KEY, "net", "labels", to=to)) for to in ([], ["a", "a"])),
+    ("unheard_of", put(KEY, "net", "normalise", to="unheard_of")),
+    ("hf-hub:timm/resnet18", put(KEY, "net", "backbone", to="hf-hub:timm/resnet18")),
+    ("split.patients.train is missing", put(KEY, "split", "population", to="nih")),
+    ("net.labels is missing", lambda raw: raw[KEY]["net"].pop("labels")),
+    ("split.fingerprint is missing", lambda raw: raw[KEY]["split"].pop("fingerprint")),
+    ("preprocessing.image_size 64", put(KEY, "preprocessing", "image_size", to=64)),
+    (f"{WEIGHT} has values", weight(lambda x: x * NAN)),
+    (f"{WEIGHT} has values", weight(lambda x: x / 0)),
+    (f"{WEIGHT} has values that are not there", weight(lambda x: x.to("meta"))),
+    (f"{WEIGHT} is no plain tensor", weight(lambda x: x.tolist())),
+    (f"{WEIGHT} is no plain tensor", weight(lambda x: x.to_sparse())),
+    (f"{WEIGHT} is torch.float16, the network has torch.float32", weight(lambda x: x.half())),
+    (f"{WEIGHT} is torch.bfloat16", weight(lambda x: x.bfloat16())),
+    (f"{WEIGHT} is torch.float64", weight(lambda x: x.double())),
+    (f"{WEIGHT} is torch.int64", weight(lambda x: x.long())),
+    (f"{WEIGHT} is torch.complex64", weight(lambda x: x.to(torch.complex64))),
+    ("head.classifier.weight", weight(lambda x: x[:3])),
+    ("state_dict has no tensors", put("state_dict", to=torch.ones(3))),
+    ("state_dict has no tensors", put("state_dict", to=[])),
+    ("state_dict has no tensors", put("state_dict", to={})),
+    ("epoch must be int, got 'last'", put("epoch", to="last")),
+    ("has format list", put(KEY, to=[])),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse")
+@pytest.mark.parametrize(("words", "change"), ODD, ids=[f"{i}-{w}" for i, (w, _) in enumerate(ODD)])
+def test_an_odd_entry_is_named(words: str, change: Change, altered: Callable[..., Path]) -> None:
+    path = altered(change)
+    with pytest.raises(CheckpointError, match=rf"altered\.ckpt.*{re.escape(words)}"):
+        load_checkpoint(path).build_net()
+
+
+@pytest.mark.parametrize("weights", ["imagenet", "/etc/passwd", "hf-hub:timm/resnet18"])
+def test_no_weights_are_read_or_fetched_to_build_it(
+    weights: str, altered: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("load_backbone", "pretrained_backbone"):
+        monkeypatch.setattr(f"xray_lightning.models.network.{name}", pytest.fail)
+    checkpoint = load_checkpoint(altered(put(KEY, "net", "weights", to=weights)))
+    assert set(checkpoint.build_net().state_dict()) == set(checkpoint.state)
 
 
 def test_foreign_files(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ def random_net(labels: Sequence[str] = LABELS) -> XrayNet:
 
 def save(net: XrayNet, path: Path, *, clahe: bool = False, **config: Any) -> Path:
     """A checkpoint as a run leaves it."""
-    split = {"fingerprint": "0123456789abcdef"}
+    split = {"name": "patient", "fingerprint": "0123456789abcdef"}
+    split["parts"] = dict.fromkeys(("train", "val", "test"), "0")
     bundle = Bundle(net.config, {"image_size": 32, "clahe": clahe}, split, config)
     state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     torch.save({KEY: bundle.to_plain(), "state_dict": state, "epoch": 0}, path)

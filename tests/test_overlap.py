@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xray_lightning.checkpoint import Bundle
+from xray_lightning.checkpoint import Bundle, patients_of
 from xray_lightning.data.csv import CsvTable
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.nih import ChestXray14
@@ -15,7 +15,7 @@ from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.source import patient_keys
 from xray_lightning.data.splits import fingerprint
 from xray_lightning.errors import ConfigError, SplitError
-from xray_lightning.overlap import patients_of, seen_before, separated
+from xray_lightning.overlap import seen_before, separated
 
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"

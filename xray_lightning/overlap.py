@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.checkpoint import Bundle
+from xray_lightning.checkpoint import LEARNED, Bundle
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split, with_test
 from xray_lightning.data.source import patient_keys
@@ -13,21 +13,6 @@ from xray_lightning.errors import ConfigError, SplitError
 from xray_lightning.records import Record
 
 CHOICES = ("exclude", "report")
-LEARNED = ("train", "val")  # val chose the checkpoint, so its patients are not new to it either
-
-
-def patients_of(data: XrayDataModule) -> dict[str, object]:
-    """What a checkpoint keeps of the patients it learned from: keys of each part, plain values.
-
-    Empty where the data's patient ids must not leave it (see ``Source.population``).
-    """
-    population = data.source.population
-    if not population:
-        return {}
-    keys = {
-        part: sorted(set(patient_keys(population, data.part_records(part)))) for part in LEARNED
-    }
-    return {"population": population, "patients": keys}
 
 
 def seen_before(

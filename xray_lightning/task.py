@@ -12,7 +12,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from xray_lightning.checkpoint import KEY, Bundle
+from xray_lightning.checkpoint import KEY, Bundle, bundle_of
+from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.dataset import Batch
 from xray_lightning.errors import ConfigError, NonFiniteLossError
 from xray_lightning.losses import BCE
@@ -44,7 +45,8 @@ class XrayTask(pl.LightningModule):
             of its mirror image. Validation and test while training are always without.
 
     Attributes:
-        bundle: stored in every checkpoint, so that it rebuilds its network and names its data.
+        bundle: stored in every checkpoint, so that it rebuilds its network and names its data;
+            None: made from the network and the trainer's XrayDataModule.
         averaged: tensors of the network that checkpoints hold in place of its own; set by EMA.
 
     Raises:
@@ -148,17 +150,30 @@ class XrayTask(pl.LightningModule):
         return mean
 
     def setup(self, stage: str) -> None:
-        """Forget the averages of an earlier run."""
+        """Forget the averages of an earlier run.
+
+        Raises:
+            ConfigError: the data's images have another size than the network was built for.
+        """
         self.averaged = {}
+        data, size = _module_of(self.trainer), self.net.config["image_size"]
+        if data is not None and data.image_size != size:
+            raise ConfigError(
+                f"the network was built for {size} px, the data have image_size={data.image_size}: "
+                f"XrayNet(..., image_size={data.image_size})"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the bundle, if there is one; without it a checkpoint only resumes its own run.
+        """Add the bundle; without it, and without an XrayDataModule, it only resumes its own run.
 
         The averaged weights are put in here and not by their callback, which Lightning does not
         ask when it saves weights only.
         """
-        if self.bundle is not None:
-            checkpoint[KEY] = self.bundle.to_plain()
+        bundle = self.bundle
+        if bundle is None and (data := _module_of(self.trainer)):
+            bundle = bundle_of(self.net, data)
+        if bundle is not None:
+            checkpoint[KEY] = bundle.to_plain()
         for name, tensor in self.averaged.items():
             checkpoint["state_dict"][f"net.{name}"] = tensor
 
@@ -190,6 +205,11 @@ class XrayTask(pl.LightningModule):
         self.trainer.fit_loop.setup_data()  # known only then: max_steps may end within an epoch
         batches = self.trainer.num_training_batches
         schedule.start(int(steps), math.ceil(batches / self.trainer.accumulate_grad_batches))
+
+
+def _module_of(trainer: pl.Trainer) -> XrayDataModule | None:
+    data = getattr(trainer, "datamodule", None)
+    return data if isinstance(data, XrayDataModule) else None
 
 
 def require_finite(loss: Tensor, image_ids: Sequence[str], epoch: int) -> None:

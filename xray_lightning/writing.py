@@ -126,3 +126,20 @@ def write_json(values: Mapping[str, Any], path: Path) -> None:
     text = json.dumps(values, indent=2, allow_nan=False) + "\n"
     with open_replacing(path) as file:
         file.write(text)
+
+
+def entries_of(values: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Every value with its dotted name, mappings and lists as well as what is in them.
+
+    What is nested more than 40 deep, such as a list that holds itself, is given as ``...``.
+
+    >>> list(entries_of({"loss": {"gamma": 2}}))
+    [('', {'loss': {'gamma': 2}}), ('loss', {'gamma': 2}), ('loss.gamma', 2)]
+    """
+    if depth > 40:
+        yield name, ...
+        return
+    yield name, values
+    if isinstance(values, Mapping | list | tuple):
+        for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+            yield from entries_of(value, f"{name}.{key}" if name else str(key), depth + 1)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xray_lightning.checkpoint import Bundle, Checkpoint
+from xray_lightning.checkpoint import Bundle, Checkpoint, patients_of
 from xray_lightning.cli.evaluate import (
     Opened,
     appraised,
@@ -20,7 +20,6 @@ from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.samplers import uniform
 from xray_lightning.errors import CheckpointError, ConfigError
-from xray_lightning.overlap import patients_of
 from xray_lightning.predictions import Predictions
 
 
@@ -30,6 +29,15 @@ def checkpoint(config: dict[str, object]) -> Checkpoint:
 
 
 CONFIG: dict[str, object] = {"image_size": 32, "clahe": False, "seed": 1, "batch_size": 4}
+CONFIG |= dict.fromkeys(("augment", "workers", "threads", "cache_dir"))
+CONFIG |= {"data": {}, "split": {}, "trainer": {}}
+
+
+@pytest.mark.parametrize("key", CONFIG)
+def test_a_setting_that_is_not_there_is_named(key: str) -> None:
+    less = {name: value for name, value in CONFIG.items() if name != key}
+    with pytest.raises(CheckpointError, match=rf"best\.ckpt: config\.{key} is missing"):
+        configuration(checkpoint(less), [])
 
 
 def test_changeable_settings() -> None:

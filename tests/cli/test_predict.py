@@ -207,8 +207,23 @@ def test_a_folder_keeps_to_one_checkpoint(checkpoint: Path, images: Path, tmp_pa
     assert "0 images scored, 1 were before" in predict(same, image, "--out", out).output
     (out / "predict.json").write_text("{")
     assert "is damaged" in predict(checkpoint, image, "--out", out, code=2).output
+    for text in ("[]", "3", "null", '"x"'):
+        (out / "predict.json").write_text(text)
+        answer = predict(checkpoint, image, "--out", out, code=2).output
+        assert "holds scores of another checkpoint or version" in answer
     (out / "predict.json").unlink()
     assert "but no predict.json" in predict(checkpoint, image, "--out", out, code=2).output
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "failed.csv"])
+def test_a_folder_where_a_file_should_be(
+    name: str, checkpoint: Path, images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    predict(checkpoint, images / "01.png", "--out", out)
+    (out / name).unlink(missing_ok=True)
+    (out / name).mkdir()
+    assert f"{out / name}" in predict(checkpoint, images / "00.png", "--out", out, code=2).output
 
 
 def test_one_process_a_folder(checkpoint: Path, images: Path, tmp_path: Path) -> None:

@@ -93,3 +93,25 @@ def test_bad_settings() -> None:
         ConfigError, match=r"calibration must be one of temperature, platt, .*'sigm"
     ):
         fit_on_validation(LABELS, *sample(), calibration="sigmoid")
+
+
+@pytest.mark.parametrize(
+    ("key", "odd"),
+    [
+        *(("threshold", odd) for odd in ("x", [0.5], {})),
+        *(("sensitivity_interval", odd) for odd in (0.5, [0.1], [0.1, 0.2, 0.3], "ab")),
+        *(("calibration", odd) for odd in ("platt", [], {"method": "platt"}, {"method": 3})),
+        (
+            "calibration",
+            {"method": "x", "slope": 1, "intercept": 0, "shift": 0, "knots": [], "values": []},
+        ),
+        ("novelty", 1),
+    ],
+)
+def test_an_odd_point_is_refused(key: str, odd: object) -> None:
+    plain = {"threshold": 0.5, "sensitivity": None, "sensitivity_interval": None}
+    plain |= {"specificity": None, "specificity_interval": None, "positives": 3, "note": ""}
+    plain |= {"prevalence": 0.1, "calibration": None}
+    assert Fitted.from_plain(plain).threshold == 0.5
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        Fitted.from_plain(plain | {key: odd})

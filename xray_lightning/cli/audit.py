@@ -147,12 +147,14 @@ def checkpoint_facts(path: str, source: Source, split: Split) -> Facts:
 
     bundle = load_checkpoint(path).bundle
     seen = seen_before(bundle, source.population, source.records)
+    parts = bundle.split.get("parts", {})
+    same = {part: parts.get(part) == split.part_fingerprints[part] for part in PARTS}
     return {
         "path": path,
         "comparable": seen is not None,
         "population": bundle.split.get("population") or None,
-        "same_training_images": bundle.split["parts"]["train"] == split.part_fingerprints["train"],
-        "same_test_images": bundle.split["parts"]["test"] == split.part_fingerprints["test"],
+        "same_training_images": same["train"],
+        "same_test_images": same["test"],
         "seen": None
         if seen is None
         else {part: int(seen[split.parts[part]].sum()) for part in PARTS},

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import pytorch_lightning as pl
@@ -23,17 +22,15 @@ from xray_lightning.callbacks.keeping import RunCheckpoint
 from xray_lightning.callbacks.metrics_file import MetricsFile
 from xray_lightning.callbacks.progress import EpochLine
 from xray_lightning.callbacks.seeding import EpochSeed
-from xray_lightning.checkpoint import AtomicCheckpointIO, Bundle
+from xray_lightning.checkpoint import AtomicCheckpointIO, Bundle, bundle_of
 from xray_lightning.cli.overrides import in_sweep, make
 from xray_lightning.data.datamodule import XrayDataModule, default_workers
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.source import Source
-from xray_lightning.data.splits import Split
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.layout import traced_sizes
 from xray_lightning.models.network import XrayNet
 from xray_lightning.optim import make_optimizer
-from xray_lightning.overlap import patients_of
 from xray_lightning.report.calls import Panel
 from xray_lightning.task import XrayTask
 
@@ -131,24 +128,8 @@ def bundle_from(config: DictConfig, data: XrayDataModule, net: XrayNet) -> Bundl
     plain = OmegaConf.to_container(config, resolve=True)
     if not isinstance(plain, dict):
         raise ConfigError("the configuration must be a mapping")
-    return Bundle(
-        net=net.config,
-        preprocessing=dict(data.preprocessing),
-        split=split_facts(data.split) | patients_of(data),
-        config={str(key): value for key, value in plain.items() if key != "trust"},
-    )
-
-
-def split_facts(split: Split) -> dict[str, Any]:
-    """Name and fingerprints of a split as plain values."""
-    return {
-        "name": split.name,
-        "settings": dict(split.settings),
-        "fingerprint": split.fingerprint,
-        "parts": dict(split.part_fingerprints),
-        "images": {part: len(rows) for part, rows in split.parts.items()},
-        "leaked_patients": split.leaked_patients,
-    }
+    settings = {str(key): value for key, value in plain.items() if key != "trust"}
+    return bundle_of(net, data, settings)
 
 
 def trainer_from(

@@ -39,6 +39,10 @@ ADDED = {  # settings that older checkpoints do not name
     "permute_labels": False,
     "sampler": {"_target_": "xray_lightning.data.samplers.uniform", "_partial_": True},
 }
+NEEDED = (  # of the settings, to read the data as it was read
+    *("data", "split", "trainer", "image_size", "clahe", "batch_size", "augment", "seed"),
+    *("workers", "threads", "cache_dir"),
+)
 UNKNOWN_OVERLAP = "note: whether the checkpoint has learned from these patients is not known"
 ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # whatever it was trained with
 
@@ -216,8 +220,10 @@ def configuration(checkpoint: Checkpoint, overrides: Sequence[str]) -> DictConfi
     bundle = checkpoint.bundle
     if not bundle.config:
         raise CheckpointError(f"{checkpoint.path} holds no configuration: train.py did not make it")
+    if missing := [key for key in NEEDED if key not in bundle.config]:
+        raise CheckpointError(f"{checkpoint.path}: config.{missing[0]} is missing")
     require_changes(overrides)
-    trainer = {**bundle.config.get("trainer", {}), **ALONE}
+    trainer = {**bundle.config["trainer"], **ALONE}
     config = overridden({**ADDED, **bundle.config, "trainer": trainer}, overrides)
     for name, value in bundle.preprocessing.items():
         if config[name] != value:

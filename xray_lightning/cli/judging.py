@@ -21,6 +21,7 @@ from xray_lightning.cli.judgement import (
 from xray_lightning.cli.priors import VALIDATION, Prior, corrections, prior_warnings, priors_line
 from xray_lightning.cli.tables import empty_table, number
 from xray_lightning.data.decoding import available_cores
+from xray_lightning.errors import CheckpointError
 from xray_lightning.metrics.judge import Verdict, judge
 from xray_lightning.metrics.points import Fitted, fit_on_validation
 from xray_lightning.metrics.subgroups import MEAN, subgroups, underdiagnosis
@@ -114,8 +115,17 @@ def fitted(
 
 
 def fitted_labels(validation: Mapping[str, Any]) -> dict[str, Fitted]:
-    """What :func:`fitted` found for each label; none of an empty mapping."""
-    return {name: Fitted.from_plain(each) for name, each in validation.get("labels", {}).items()}
+    """What :func:`fitted` found for each label; none of an empty mapping.
+
+    Raises:
+        CheckpointError: a point is none of this version.
+    """
+    try:
+        return {
+            name: Fitted.from_plain(each) for name, each in validation.get("labels", {}).items()
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"validation.labels has no operating points: {error!r}") from error
 
 
 def verdict_of(

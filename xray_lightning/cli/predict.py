@@ -141,8 +141,10 @@ def _repaired(path: Path, header: Sequence[str]) -> list[list[str]]:
     """The rows below the header; an unfinished last one is cut off the file.
 
     Raises:
-        TableError: another header, or a row before the last that is damaged.
+        TableError: another header, a row before the last that is damaged, or a folder.
     """
+    if path.is_dir():
+        raise TableError(f"{path} is a folder, where a table is to stand: name another folder")
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -193,7 +195,8 @@ def _require_same(folder: Path, facts: dict[str, Any]) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path} is damaged ({error}): name another folder") from error
-    other = [key for key in facts if key != "versions" and before.get(key) != facts[key]]
+    known = before if isinstance(before, dict) else {}
+    other = [key for key in facts if key != "versions" and known.get(key) != facts[key]]
     if other:
         raise ConfigError(
             f"{folder} holds scores of another checkpoint or version (what differs: "

@@ -15,9 +15,9 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from xray_lightning.cli.build import split_facts
 from xray_lightning.cli.overrides import in_sweep
 from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.partition import split_facts
 from xray_lightning.data.samplers import prevalence
 from xray_lightning.writing import open_replacing, write_json
 

@@ -3,9 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -17,7 +15,7 @@ from xray_lightning.cli.provenance import reusable
 from xray_lightning.cli.tables import number, show
 from xray_lightning.cli.trust import read_config
 from xray_lightning.errors import ConfigError
-from xray_lightning.writing import write_json
+from xray_lightning.writing import entries_of, write_json
 
 LOG = logging.getLogger(__name__)
 # What does not change the result.
@@ -97,7 +95,8 @@ def require_same_settings(config: DictConfig, run: Path) -> None:
     if not isinstance(plain, dict):
         raise ConfigError("the configuration must be a mapping")
     ours = OmegaConf.to_container(reusable({str(key): value for key, value in plain.items()}))
-    now, then = flat(ours), flat(read_config(run / "config.yaml"))
+    both = [dict(entries_of(values)) for values in (ours, read_config(run / "config.yaml"))]
+    now, then = ({k: v for k, v in each.items() if not isinstance(v, dict)} for each in both)
     keys = [
         key for key in sorted(now.keys() | then.keys()) if key.split(".")[0] not in SURROUNDINGS
     ]
@@ -108,17 +107,3 @@ def require_same_settings(config: DictConfig, run: Path) -> None:
             f"{run} holds a run with other settings: {shown}; name another folder with "
             "hydra.sweep.dir="
         )
-
-
-def flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys.
-
-    >>> flat({"loss": {"gamma": 2}, "seed": 0})
-    {'loss.gamma': 2, 'seed': 0}
-    """
-    if not isinstance(values, Mapping):
-        return {prefix: values}
-    parts: dict[str, Any] = {}
-    for key, value in values.items():
-        parts |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return parts

@@ -1,7 +1,7 @@
 """What a saved configuration may name: a checkpoint or a run of somebody else's runs no code."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 import xray_lightning
 from xray_lightning.cli.locate import conf_dir
 from xray_lightning.errors import ConfigError
+from xray_lightning.writing import entries_of
 
 TARGET = re.compile(r"^\s*_target_:\s*([\w.]+)", re.MULTILINE)
 OF_TORCH = re.compile(r"torch\.optim\.(lr_scheduler\.)?[A-Z][A-Za-z]*")
 OWN = "xray_lightning."
-DEEPEST = 40  # a saved configuration of ours has five levels
 RUN_DIR = "${run_dir}"  # the one interpolation that config.yaml keeps
 
 
@@ -56,32 +56,17 @@ def require_trusted(saved: Mapping[str, Any], place: Path) -> None:
     Raises:
         ConfigError: names the setting and what stands there.
     """
-    for key, value in _settings(saved):
-        if _is_target(key):
+    for key, value in entries_of(saved):
+        if key.rpartition(".")[2] == "_target_":
             known = isinstance(value, str) and (value in own_targets() or OF_TORCH.fullmatch(value))
             reason = "" if known else "is no class of this package or of torch.optim"
         elif isinstance(value, str):
             reason = "would be evaluated" if "${" in value.replace(RUN_DIR, "") else ""
         else:
-            plain = value is None or isinstance(value, int | float)
+            plain = value is None or isinstance(value, int | float | Mapping | list | tuple)
             reason = "" if plain else "is no plain value"
         if reason:
             raise ConfigError(
-                f"{place}: {key}={value!r} {reason}, so it could do anything on this machine. If "
-                "you know who wrote this file: trust=true (xray report: --trust)"
+                f"{place}: {key}={value!r:.200} {reason}, so it could do anything on this machine. "
+                "If you know who wrote this file: trust=true (xray report: --trust)"
             )
-
-
-def _settings(node: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Every value with its dotted key; a ``_target_`` whole, whatever it is."""
-    if depth > DEEPEST:
-        raise ConfigError(f"{key[:80]}... is nested more than {DEEPEST} deep: no settings of ours")
-    if _is_target(key) or not isinstance(node, Mapping | list | tuple):
-        yield key, node
-        return
-    for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-        yield from _settings(value, f"{key}.{name}" if key else str(name), depth + 1)
-
-
-def _is_target(key: str) -> bool:
-    return key.rpartition(".")[2] == "_target_"

@@ -54,6 +54,18 @@ def fingerprint(ids: Mapping[str, Iterable[str]]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
+def split_facts(split: Split) -> dict[str, Any]:
+    """Name and fingerprints of a split as plain values."""
+    return {
+        "name": split.name,
+        "settings": dict(split.settings),
+        "fingerprint": split.fingerprint,
+        "parts": dict(split.part_fingerprints),
+        "images": {part: len(rows) for part, rows in split.parts.items()},
+        "leaked_patients": split.leaked_patients,
+    }
+
+
 def make_split(
     name: str,
     records: Sequence[Record],

@@ -62,15 +62,18 @@ class Fitted:
 
     @classmethod
     def from_plain(cls, facts: Mapping[str, Any]) -> "Fitted":
-        """What :meth:`to_plain` wrote."""
+        """What :meth:`to_plain` wrote; a KeyError, TypeError or ValueError for anything else."""
         values = dict(facts)
         for name in ("threshold", "sensitivity", "specificity", "prevalence"):
-            values[name] = NAN if values[name] is None else values[name]
+            values[name] = NAN if values[name] is None else float(values[name])
         for name in ("sensitivity_interval", "specificity_interval"):
-            values[name] = (NAN, NAN) if values[name] is None else tuple(values[name])
+            low, high = (NAN, NAN) if values[name] is None else values[name]
+            values[name] = float(low), float(high)
         if (chosen := values["calibration"]) is not None:
-            lists = {name: tuple(chosen[name]) for name in ("knots", "values")}
-            values["calibration"] = Calibration(**{**chosen, **lists})
+            lists = {name: tuple(map(float, chosen[name])) for name in ("knots", "values")}
+            numbers = {name: float(chosen[name]) for name in ("slope", "intercept", "shift")}
+            require_method(chosen["method"])
+            values["calibration"] = Calibration(**{**chosen, **lists, **numbers})
         return cls(**values)
 
 

@@ -74,8 +74,12 @@ class XrayNet(nn.Module):
         std: float | None = None,
     ) -> None:
         super().__init__()
-        if not labels:
-            raise ConfigError("a network needs at least one label")
+        if not labels or len(set(labels)) < len(labels):
+            raise ConfigError(f"a network needs at least one label, each once, got {list(labels)}")
+        if image_size < 8 or (std is not None and std <= 0):
+            raise ConfigError(
+                f"model: image_size={image_size} is below 8, or std={std} not above 0"
+            )
         if not 0 <= dropout < 1:
             raise ConfigError(f"model.dropout must be at least 0 and below 1, got {dropout}")
         if normalise not in NORMALISATIONS:

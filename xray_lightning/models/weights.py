@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import timm
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from xray_lightning.errors import ConfigError, WeightsError
 
 State = dict[str, Tensor]
+DAMAGE = (SafetensorError, BadZipFile, OSError, RuntimeError, EOFError, ValueError, KeyError)
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,10 @@ def read_state(path: Path) -> State:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if is_zipfile(path):  # torch before 1.6 wrote none, and no checksums
+            require_whole(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except DAMAGE as error:
         raise WeightsError(f"model.weights: {path} is damaged ({_first_line(error)})") from error
     except Exception as error:  # unpickling a foreign file can raise anything
         raise WeightsError(
@@ -139,6 +143,17 @@ def read_state(path: Path) -> State:
     if not tensors:
         raise WeightsError(f"model.weights: {path} holds no tensors")
     return tensors
+
+
+def require_whole(path: Path) -> None:
+    """Compare every entry of a zip, as torch writes checkpoints, with its CRC-32; torch does not.
+
+    Raises:
+        BadZipFile: an entry is not as it was written, or the file is no zip.
+    """
+    with ZipFile(path) as archive:
+        if name := archive.testzip():
+            raise BadZipFile(f"{name} is not as it was written")
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
