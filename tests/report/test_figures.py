@@ -15,6 +15,7 @@ from xray_lightning.report.figures import (
     comparison_figure,
     curves_figure,
     distribution_figure,
+    findings_text,
     montage_figure,
     precision_recall_curve,
     roc_curve,
@@ -163,3 +164,13 @@ def test_names_are_no_formulas(tmp_path: Path) -> None:
     montage_figure(np.zeros((2, 4, 4), np.float32), targets, names, names, tmp_path / "montage.png")
     run = Run("0", names[0], 0, "finished", val=0.5, data=names[0])
     comparison_figure(rankings([run]), tmp_path / "comparison.png")
+
+
+def test_absent_labels_are_no_finding_only_where_all_findings_are_known() -> None:
+    """A negative of RSNA may be abnormal without opacity."""
+    zeros = np.zeros(14, np.float32)
+    assert findings_text(zeros, CHEST_XRAY14) == "No Finding"
+    assert findings_text(zeros[:1], ["Lung Opacity"]) == "no Lung Opacity"
+    assert findings_text(zeros[:3], ["a", "b", "c"]) == "none of 3 labels"
+    assert findings_text(np.array([0, np.nan], np.float32), ["a", "b"]) == "unknown"
+    assert findings_text(np.array([1, np.nan], np.float32), ["a", "b"]) == "a"

@@ -24,7 +24,7 @@ from xray_lightning.predictions import Predictions
 from xray_lightning.report import panel as module
 from xray_lightning.report.calls import Panel, chosen, outcomes
 from xray_lightning.report.gallery import gallery_figure
-from xray_lightning.report.heat import BLUE, common_scale
+from xray_lightning.report.heat import BLUE, OPAQUE, common_scale, painted
 from xray_lightning.report.panel import (
     PLACES,
     RED,
@@ -178,8 +178,9 @@ def test_a_dollar_in_a_name_is_no_formula() -> None:
 def test_maps_have_one_scale() -> None:
     """A dim map stays clear beside a bright one; one low value lights nothing up."""
     assert common_scale([]) == (0, 0)
-    values = np.concatenate([np.arange(101), [-1e6]]).astype(np.float32)
+    values = np.concatenate([np.arange(1e6, 1e6 + 101), [0]]).astype(np.float32)
     low, high = common_scale([values[:50], values[50:]])
+    assert low >= 1e6
     assert (low, high) == pytest.approx(tuple(np.percentile(values, [50, 99])))
     drawn = {kind: [] for kind in PLACES}
     drawn |= {"true positives": [cell(heat=5)], "true negatives": [cell(heat=1)]}
@@ -188,7 +189,36 @@ def test_maps_have_one_scale() -> None:
     left, top, right, bottom = figure.axes[0].get_window_extent().extents.astype(int)
     assert pixels[top + 9 : bottom - 9, left + 9 : right - 9].mean() > 0.4
     left, top, right, bottom = figure.axes[1].get_window_extent().extents.astype(int)
-    assert pixels[top + 9 : bottom - 9, left + 9 : right - 9].max() == 0
+    assert pixels[top + 40 : bottom - 9, left + 9 : right - 9].max() == 0  # above the words
+
+
+def test_evidence_against_a_finding_is_not_painted_hot() -> None:
+    """Zero is clear whatever the values are; orange is for the finding, purple against it."""
+    scale = common_scale([np.linspace(-8, 2, 1001, dtype=np.float32)])
+    assert scale == pytest.approx((-7.9, 7.9))
+    against, nothing, evidence = painted(np.array([[-4, 0, 4]], np.float32), scale)[0]
+    assert nothing[3] == 0
+    assert [against[3], evidence[3]] == pytest.approx([OPAQUE * 4 / 7.9] * 2)
+    assert against[2] > against[0], "purple"
+    assert evidence[0] > evidence[2], "orange"
+    quiet = common_scale([np.ones((2, 2), np.float32)], signed=True)
+    assert quiet == (-1, 1), "0 stays fixed where no map of a label tells against it"
+
+
+def test_a_coarse_map_says_that_it_cannot_point_and_all_have_a_colour_bar() -> None:
+    rng = np.random.default_rng(0)
+    for side, said in ((2, True), (3, True), (4, False), (8, False)):
+        heat = rng.standard_normal((side, side)).astype(np.float32)
+        drawn = {kind: [replace(cell(), heat=heat)] for kind in PLACES}
+        for figure, count in (
+            (panel_figure(drawn, dict.fromkeys(PLACES, 1), 1, ""), 4),
+            (gallery_figure([replace(cell(), heat=heat)], ""), 1),
+        ):
+            text = texts(figure)
+            assert (f"{side} x {side} cells: too few to point" in text) == said
+            low, high = common_scale([heat] * count)
+            assert f"{low:.2g}\n{high:.2g}" in text
+            assert all(len(axes.child_axes) == 1 for axes in figure.axes)
 
 
 @pytest.fixture(scope="module")

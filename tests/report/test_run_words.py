@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from xray_lightning import Phantom
 from xray_lightning.labels import CHEST_XRAY14
 from xray_lightning.report.published import IMAGES, TEST_IMAGES, comparable, incomparable
 from xray_lightning.report.run_facts import run_facts
@@ -91,10 +92,20 @@ def test_a_single_label_is_not_the_best_of_several(facts: dict) -> None:
 def test_leaks_are_warned_of(facts: dict) -> None:
     facts["split"]["leaked_patients"] = 1234
     facts["test"]["patients"] = facts["test"]["images"]
-    found = warnings({**facts, "data": "rsna (negatives: all)"})
+    facts["reproduce"]["data"] = {"name": "rsna", "title": "rsna (negatives: all)"}
+    found = warnings(facts)
     assert found[0].startswith("The split leaks: 1,234 patients")
     assert "counts as a patient of its own" in found[1]
     assert len(found) == 2
+
+
+def test_a_phantom_is_synthetic_whatever_its_title(facts: dict) -> None:
+    shortcut = Phantom(4, size=64, shortcut="marker")
+    facts["data"] = shortcut.title
+    facts["reproduce"]["data"] = {"title": shortcut.title, **shortcut.identity()}
+    assert shortcut.title != "phantom"
+    assert any("synthetic" in sentence for sentence in warnings(facts))
+    assert not any("how many are wrong" in sentence for sentence in unknown(facts))
 
 
 def test_unknown_metadata_and_reasons(facts: dict) -> None:
@@ -113,7 +124,7 @@ def test_unknown_metadata_and_reasons(facts: dict) -> None:
         "calibration": None,
         "doubts": {},
     }
-    facts["data"] = "nih"
+    facts["reproduce"]["data"] = {"name": "nih"}
     found = unknown({**facts, "audit": {"notes": ["16 impossible ages became NaN"]}})
     assert "No operating point (few): Mass, Edema." in found
     assert "16 impossible ages became NaN" in found

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from xray_lightning.labels import NO_FINDING
+from xray_lightning.labels import CHEST_XRAY14, NO_FINDING
 from xray_lightning.predictions import Predictions
 from xray_lightning.report.comparison import Ranking
 from xray_lightning.report.heat import shortened
@@ -199,7 +199,7 @@ def montage_figure(
     for index, axes in enumerate(grid[:shown]):
         axes.imshow(images[index], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         name = shortened(image_ids[index], 26)  # RSNA's have 36 characters
-        axes.set_title(f"{name}\n{_findings(targets[index], labels)}", fontsize=6)
+        axes.set_title(f"{name}\n{findings_text(targets[index], labels)}", fontsize=6)
     save_figure(figure, path)
 
 
@@ -265,8 +265,14 @@ def _plain_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _findings(targets: npt.NDArray[np.float32], labels: Sequence[str]) -> str:
-    """The positive labels in short; unknown ones are not called absent."""
+def findings_text(targets: npt.NDArray[np.float32], labels: Sequence[str]) -> str:
+    """The positive labels in short; unknown ones are not called absent.
+
+    "No Finding" only where all of ChestX-ray14's findings are absent: an image without opacity may
+    show anything else.
+    """
+    known = len(labels) == 1 and f"no {labels[0]}"
+    none = NO_FINDING if tuple(labels) == CHEST_XRAY14 else known or f"none of {len(labels)} labels"
     found = [label for label, value in zip(labels, targets, strict=True) if value == 1]
-    text = ", ".join(found) or ("unknown" if np.isnan(targets).any() else NO_FINDING)
+    text = ", ".join(found) or ("unknown" if np.isnan(targets).any() else none)
     return text if len(text) <= 30 else f"{text[:28]}…"

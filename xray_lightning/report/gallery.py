@@ -11,13 +11,13 @@ from xray_lightning.grid import enlarged
 from xray_lightning.localisation.located import Located
 from xray_lightning.metrics.pointing import pointing_game
 from xray_lightning.overlays import Choice, Overlay, Place
-from xray_lightning.report.heat import common_scale, draw_overlay, empty_place, shortened
+from xray_lightning.report.heat import BAR, common_scale, draw_overlay, empty_place, shortened
 
-CELL, TEXT, TOP = 1.6, 0.44, 0.42  # inches
+CELL, TEXT, TOP = 1.6, 0.44 + BAR, 0.54  # inches
 TRUTH = {1.0: "present", 0.0: "absent"}
 KEY = (
-    "each finding's maps on one scale: clear up to their median, brightest from their 99th "
-    "percentile; blue: boxes"
+    "each finding's maps on one scale, strongest from the 99th percentile; blue: boxes\n"
+    "purple: against the finding, orange: for it, clear: 0 (of maps without a sign: the median)"
 )
 
 
@@ -38,14 +38,15 @@ def gallery_figure(
     words = f"{title}\n{KEY}"
     figure.text(0.01, 1 - 0.08 / height, words, fontsize=7.5, va="top", parse_math=False)
     labels = dict.fromkeys(each.label for each in found)
+    signed = any(each.heat.min() < 0 for each in found)
     scales = {
-        label: common_scale([each.heat for each in found if each.label == label])
+        label: common_scale([each.heat for each in found if each.label == label], signed=signed)
         for label in labels
     }
     for number, each in enumerate(found):
         row, column = divmod(number, columns)
         bottom = (rows - 1 - row) * (CELL + TEXT)
-        place = (column * CELL + 0.03) / width, (bottom + 0.03) / height
+        place = (column * CELL + 0.03) / width, (bottom + BAR) / height
         axes = figure.add_axes((*place, (CELL - 0.06) / width, (CELL - 0.06) / height))
         caption = caption_of(each) + (f", {marks[number]}" if marks else "")
         draw_overlay(axes, each, scales[each.label], caption)

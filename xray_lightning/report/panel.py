@@ -14,13 +14,7 @@ from xray_lightning.models.network import XrayNet
 from xray_lightning.overlays import Overlay, overlays
 from xray_lightning.predictions import Predictions
 from xray_lightning.report.calls import RULES, Panel, chosen, outcomes
-from xray_lightning.report.heat import (
-    common_scale,
-    draw_overlay,
-    empty_place,
-    scale_key,
-    shortened,
-)
+from xray_lightning.report.heat import BAR, common_scale, draw_overlay, empty_place, shortened
 from xray_lightning.writing import save_figure
 
 # Where each kind stands: (row, block); the line lies between the blocks.
@@ -31,10 +25,10 @@ PLACES = {
     "false positives": (1, 1),
 }
 RED = "#D62728"
-CELL, TEXT, MARGIN, TOP, BOTTOM = 1.8, 0.48, 0.25, 0.5, 0.5  # inches
+CELL, TEXT, MARGIN, TOP, BOTTOM = 1.8, 0.48 + BAR, 0.25, 0.5, 0.25 + BAR  # inches
 KEY = (
-    "the network's map of the finding, one scale for all: clear up to the median of the values "
-    "shown, brightest from their 99th percentile; blue: the data's boxes of this finding"
+    "the network's map of the finding, one scale for all, strongest from the 99th percentile; "
+    "purple: against it, orange: for it, clear: 0 (of maps without a sign: the median); blue: boxes"
 )
 
 
@@ -102,13 +96,13 @@ def panel_figure(
     block = columns * CELL + MARGIN
     width, height = 2 * block + 2 * MARGIN, 2 * (CELL + TEXT) + TOP + BOTTOM
     figure = Figure(figsize=(width, height), dpi=130)
-    low, high = common_scale([cell.heat for row in drawn.values() for cell in row])
+    scale = common_scale([cell.heat for row in drawn.values() for cell in row])
     for kind, (row, side) in PLACES.items():
         bottom = BOTTOM + (1 - row) * (CELL + TEXT)
         left = MARGIN + side * (block + MARGIN)
         heading = f"{kind} ({counts[kind]:,} in all)"
         figure.text(
-            left / width, (bottom + CELL + TEXT - 0.1) / height, heading, fontsize=9, va="top"
+            left / width, (bottom + CELL + TEXT - 0.1 - BAR) / height, heading, fontsize=9, va="top"
         )
         for number in range(columns):
             place = (left + number * CELL) / width, bottom / height
@@ -118,9 +112,9 @@ def panel_figure(
                 empty_place(axes, f"no more\n{kind}")
             else:
                 caption = f"{shortened(cell.image_id)}\nscore {cell.score:.3g}"
-                draw_overlay(axes, cell, (low, high), caption)
+                draw_overlay(axes, cell, scale, caption)
     figure.text(MARGIN / width, 1 - 0.12 / height, title, fontsize=9, va="top", parse_math=False)
     ends = BOTTOM / height, 1 - TOP / height
     figure.add_artist(Line2D([0.5, 0.5], ends, color=RED, linewidth=2))
-    scale_key(figure, (low, high), left=MARGIN, note=KEY)
+    figure.text(MARGIN / width, 0.1 / height, KEY, fontsize=6.5)
     return figure

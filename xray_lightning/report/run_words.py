@@ -63,7 +63,7 @@ def warnings(facts: Facts) -> list[str]:
             "Validation AUROC was undefined in every epoch: the checkpoint is of the last one, not "
             "of the best."
         )
-    if facts["data"] == "phantom":
+    if facts["reproduce"]["data"]["name"] == "phantom":  # the title may say more
         found.append("The images are synthetic: these figures say nothing about patients.")
     return found
 
@@ -175,6 +175,6 @@ def _always(facts: Facts) -> list[str]:
             f"Calibrated scores ({calibrated}) are probabilities at validation's prevalence only."
         )
         found.insert(2, text)
-    if facts["data"] != "phantom":
+    if facts["reproduce"]["data"]["name"] != "phantom":
         found.insert(2, "Labels are taken as they are: how many are wrong is not known.")
     return found
