@@ -10,7 +10,6 @@ from sklearn.metrics import brier_score_loss
 
 from xray_lightning.cli.priors import (
     corrections,
-    prior_pairs,
     prior_warnings,
     priors_line,
     read_prior,
@@ -73,11 +72,11 @@ def test_what_cannot(text: str) -> None:
 def test_pairs(fitted: dict[str, Fitted]) -> None:
     here = predictions((0.05, 0.6, 0.001), 1)
     before = {label: fitted[label].prevalence for label in LABELS}
-    assert prior_pairs("validation", here, fitted) == {}
+    assert corrections("validation", here, fitted)[0] == {}
     wanted = {label: (before[label], 0.1) for label in ("Mass", "Nodule")}
-    assert prior_pairs(0.1, here, fitted) == wanted
-    assert prior_pairs({"Nodule": 0.2}, here, fitted) == {"Nodule": (before["Nodule"], 0.2)}
-    told = prior_pairs("estimate", here, fitted)
+    assert corrections(0.1, here, fitted)[0] == wanted
+    assert corrections({"Nodule": 0.2}, here, fitted)[0] == {"Nodule": (before["Nodule"], 0.2)}
+    told = corrections("estimate", here, fitted)[0]
     for label, share in (("Mass", 0.05), ("Nodule", 0.6)):
         assert told[label][0] == before[label]
         assert told[label][1] == pytest.approx(share, abs=0.03)
@@ -85,7 +84,7 @@ def test_pairs(fitted: dict[str, Fitted]) -> None:
 
 def test_corrected_scores_mean_the_true_prevalence(fitted: dict[str, Fitted]) -> None:
     here = predictions((0.05, 0.6, 0.001), 2)
-    for label, pair in prior_pairs({"Mass": 0.05, "Nodule": 0.6}, here, fitted).items():
+    for label, pair in corrections({"Mass": 0.05, "Nodule": 0.6}, here, fitted)[0].items():
         chosen = fitted[label].calibration
         assert chosen is not None
         column = LABELS.index(label)
@@ -97,14 +96,14 @@ def test_corrected_scores_mean_the_true_prevalence(fitted: dict[str, Fitted]) ->
 def test_what_has_no_calibration(fitted: dict[str, Fitted]) -> None:
     here = predictions((0.3, 0.3, 0.001), 1, 20)
     with pytest.raises(ConfigError, match=r"is there for Hernia \(fewer than 10 positives"):
-        prior_pairs({"Hernia": 0.01}, here, fitted)
+        corrections({"Hernia": 0.01}, here, fitted)
     with pytest.raises(ConfigError, match="prior=estimate corrects calibrated scores, and no cal"):
-        prior_pairs("estimate", here, {})
+        corrections("estimate", here, {})
     bare = {label: replace(each, calibration=None) for label, each in fitted.items()}
     with pytest.raises(ConfigError, match="is there for all: xray score fits one with points=val"):
-        prior_pairs(0.1, here, bare)
+        corrections(0.1, here, bare)
     with pytest.raises(ConfigError, match="'Edema' is no label here; there are Mass, Nodule, Hern"):
-        prior_pairs({"Edema": 0.1}, here, fitted)
+        corrections({"Edema": 0.1}, here, fitted)
 
 
 def test_the_line() -> None:
@@ -125,7 +124,7 @@ def test_an_estimate_that_known_targets_refute_is_not_applied(fitted: dict[str, 
         calibration, truth = fitted[label].calibration, moved.targets[:, column]
         assert calibration is not None
         plain = calibration(scores[:, column].astype(np.float32))
-        before, now = prior_pairs("estimate", moved, fitted)[label]
+        before, now = corrections("force_estimate", moved, fitted)[0][label]
         odds = plain / (1 - plain) * now / (1 - now) / before * (1 - before)  # eq. 4 as odds
         test = tests[label]
         assert test["brier"] == pytest.approx(brier_score_loss(truth, plain))
@@ -137,7 +136,7 @@ def test_an_estimate_that_known_targets_refute_is_not_applied(fitted: dict[str, 
     assert f"Brier {tests['Mass']['brier']:.3f} to {tests['Mass']['corrected']:.3f}" in line
 
     forced, tests = corrections("force_estimate", moved, fitted)
-    assert forced == prior_pairs("estimate", moved, fitted)
+    assert forced == corrections("force_estimate", moved, fitted)[0]
     assert "applied all the same for 1 of 2" in prior_warnings(tests)[0]
 
 
@@ -145,6 +144,6 @@ def test_unknown_targets_refute_nothing(fitted: dict[str, Fitted]) -> None:
     blind = predictions((0.1, 0.05, 0.5), 1)
     blind = replace(blind, targets=np.full_like(blind.targets, np.nan))
     pairs, tests = corrections("estimate", blind, fitted)
-    assert pairs == prior_pairs("estimate", blind, fitted)
+    assert pairs == corrections("force_estimate", blind, fitted)[0]
     assert tests == {}
     assert prior_warnings(tests) == []

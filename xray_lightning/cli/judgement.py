@@ -93,14 +93,7 @@ def _cells(figures: dict[str, Estimate], share: str) -> list[str]:
 def point_table(
     verdict: Verdict, thresholds: dict[str, float], calls: dict[str, Any], title: str
 ) -> Table:
-    """A row a label with an operating point: threshold, sensitivity, specificity, PPV, NPV, F1.
-
-    Args:
-        verdict: with their figures.
-        thresholds: the operating points.
-        calls: of :func:`~xray_lightning.metrics.thresholds.wrong_calls`, for the positives missed.
-        title: over the table.
-    """
+    """A row a label: threshold, sensitivity, specificity, PPV, NPV, F1, positives missed."""
     table = empty_table(title, "label", "threshold", *POINT, "missed")
     for label, figures in verdict.labels.items():
         cells = [

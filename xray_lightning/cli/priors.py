@@ -91,59 +91,48 @@ def wanted_priors(
     return dict(wanted)
 
 
-def prior_pairs(prior: Prior, predictions: Predictions, labels: Mapping[str, Fitted]) -> Pairs:
-    """Prevalence of each label on validation, and the one to correct its calibration to.
-
-    Raises:
-        ConfigError: see :func:`wanted_priors`.
-    """
-    wanted = wanted_priors(prior, predictions.labels, labels)
-    return {
-        label: (labels[label].prevalence, _target(value, predictions, label, labels[label]))
-        for label, value in wanted.items()
-    }
-
-
-def _target(value: str | float, predictions: Predictions, label: str, fitted: Fitted) -> float:
-    if not isinstance(value, str) or fitted.calibration is None:
-        return float(value)
-    scores = predictions.scores[:, predictions.labels.index(label)]
-    return estimate_prior(fitted.calibration(scores), fitted.prevalence)
-
-
 def corrections(
     prior: Prior, predictions: Predictions, labels: Mapping[str, Fitted]
 ) -> tuple[Pairs, dict[str, dict[str, Any]]]:
-    """The pairs of :func:`prior_pairs` that are to be applied, and how each did on known targets.
+    """Prevalences that calibrations are to be corrected from and to, and how each does.
 
     An estimate is right if nothing but the prevalence changed, which known targets can refute: one
-    that makes Brier's score worse is not applied, unless ``prior`` is "force_estimate".
+    that makes Brier's score worse is left out, unless ``prior`` is "force_estimate".
 
     Returns:
-        The pairs; and for each label with known targets plain values: "estimate", the "prevalence"
-        of the targets, "brier" without and "corrected" with the correction, "applied".
+        The pairs to apply; and for each label with known targets plain values: "estimate", the
+        "prevalence" of the targets, "brier" without and "corrected" with it, "applied".
 
     Raises:
         ConfigError: see :func:`wanted_priors`.
     """
-    pairs, tests = prior_pairs(prior, predictions, labels), {}
-    for label, pair in pairs.items():
-        column = predictions.labels.index(label)
-        known = ~np.isnan(predictions.targets[:, column])
-        calibration = labels[label].calibration
-        if calibration is None or not known.any():
+    pairs, tests = {}, {}
+    for label, value in wanted_priors(prior, predictions.labels, labels).items():
+        calibration, before = labels[label].calibration, labels[label].prevalence
+        if calibration is None:  # not of those wanted
             continue
-        scores, targets = predictions.scores[known, column], predictions.targets[known, column]
-        maps = calibration, calibration.at_prior(*pair)
-        brier, corrected = (float(np.mean((each(scores) - targets) ** 2)) for each in maps)
-        tests[label] = {
-            "estimate": pair[1],
-            "prevalence": float(targets.mean()),
-            "brier": brier,
-            "corrected": corrected,
-            "applied": prior != ESTIMATE or corrected <= brier,
-        }
-    return {k: v for k, v in pairs.items() if tests.get(k, {}).get("applied", True)}, tests
+        column = predictions.labels.index(label)
+        scores, targets = predictions.scores[:, column], predictions.targets[:, column]
+        plain = calibration(scores)
+        now = estimate_prior(plain, before) if isinstance(value, str) else float(value)
+        errors = [
+            (plain - targets) ** 2,
+            (calibration.at_prior(before, now)(scores) - targets) ** 2,
+        ]
+        known = ~np.isnan(targets)
+        brier, corrected = (float(error[known].mean()) if known.any() else 0 for error in errors)
+        applied = prior != ESTIMATE or corrected <= brier
+        if applied:
+            pairs[label] = before, now
+        if known.any():
+            tests[label] = {
+                "estimate": now,
+                "prevalence": float(targets[known].mean()),
+                "brier": brier,
+                "corrected": corrected,
+                "applied": applied,
+            }
+    return pairs, tests
 
 
 def prior_warnings(tests: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -33,16 +33,6 @@ class Confusion:
         return divided(self.true_negative, self.true_negative + self.false_positive)
 
     @property
-    def ppv(self) -> Floats:
-        """Positive predictive value, at the prevalence of these images."""
-        return divided(self.true_positive, self.true_positive + self.false_positive)
-
-    @property
-    def npv(self) -> Floats:
-        """Negative predictive value, at the prevalence of these images."""
-        return divided(self.true_negative, self.true_negative + self.false_negative)
-
-    @property
     def f1(self) -> Floats:
         """Harmonic mean of sensitivity and positive predictive value."""
         errors = self.false_positive + self.false_negative
@@ -142,15 +132,9 @@ def wrong_calls(
 ) -> dict[str, Any]:
     """Misses and false alarms of the operating points, in images: of any label, and of each.
 
-    An image is called abnormal if any score reaches its label's point; a label without one calls
-    nothing. Missed: images with a finding that are not called; false alarms: called images of which
-    every label is known to be absent.
-
-    Args:
-        labels: the L labels.
-        scores: (N, L).
-        targets: (N, L), NaN where unknown.
-        thresholds: operating point of each label that has one.
+    An image is called abnormal if any score reaches its label's point (a label without one calls
+    nothing). Missed: images with a finding that are not called. False alarms: called images without
+    any: every label, (N, L), is known to be absent.
 
     Returns:
         ``{"missed": [wrong, of], "false_alarms": [wrong, of], "labels": {label: the same two}}``.
