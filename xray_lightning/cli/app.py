@@ -144,7 +144,8 @@ def compare(
     """Is model A better than model B on the same test images? Paired bootstrap of patients.
 
     Several seeds of a model: a pattern in quotes, or the row of a sweep's ranking, such as
-    "outputs/sweep_x/loss=bce" "outputs/sweep_x/loss=focal".
+    "outputs/sweep_x/loss=bce" "outputs/sweep_x/loss=focal"; the folder of a sweep over the folds
+    of split=kfold: all images, each scored by the fold that had not seen it.
     """
     run("compare.compare_runs", first, second, draws=draws, seed=seed, as_json=json, out=out)
 
@@ -157,7 +158,10 @@ def sweep(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
 ) -> None:
-    """Compare the runs of a finished, killed or running sweep, ranked by validation AUROC."""
+    """Compare the runs of a finished, killed or running sweep, ranked by validation AUROC.
+
+    The folds of a cross-validation are pooled: predictions.csv, pooled.json, pooled.png.
+    """
     run("multirun.sweep", folder, test, json)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from xray_lightning.cli.folders import writable
+from xray_lightning.cli.folds import data_title, pooled_tables
 from xray_lightning.cli.tables import empty_table, number, show
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.splits import fingerprint
@@ -51,7 +52,7 @@ def compare_runs(
         threads=available_cores(),
     )
     facts = comparison_facts(found, reference, [[str(path) for path, _ in side] for side in sides])
-    facts["data"] = data_title(sides[0][0][0])
+    facts["data"] = " / ".join(dict.fromkeys(data_title(side[0][0]) for side in sides))
     if out is not None:
         write_json(facts, out / "compare.json")
     if as_json:
@@ -70,7 +71,8 @@ def compare_runs(
 def tables(pattern: str) -> list[Path]:
     """The predictions that a run folder, a table or a pattern of these names, sorted.
 
-    SWEEP/SETTINGS names the finished runs of one row of the sweep's ranking, all seeds.
+    SWEEP/SETTINGS names the finished runs of one row of the sweep's ranking, all seeds; SWEEP, or
+    that, the pooled folds of a cross-validation.
 
     Raises:
         DataNotFoundError: there are none.
@@ -78,9 +80,8 @@ def tables(pattern: str) -> list[Path]:
     found = []
     named = map(Path, sorted(glob(pattern)))  # noqa: PTH207 - Path.glob takes no absolute pattern
     for path in list(named) or group_of(Path(pattern)):
-        path = path / TABLE if path.is_dir() else path
-        if path.is_file():
-            found.append(path)
+        table = path / TABLE if path.is_dir() else path
+        found += [table] if table.is_file() else pooled_tables(path)
     if not found:
         raise DataNotFoundError(
             f"{pattern} names no run with {TABLE} and no table of predictions; several seeds of "
@@ -96,15 +97,9 @@ def group_of(path: Path) -> list[Path]:
     runs = read_runs(folder) if folder != path else []
     wanted = str(path.relative_to(folder))
     same = [run for run in runs if run.state == "finished" and run.settings == wanted]
+    if any(run.fold is not None for run in same):
+        return pooled_tables(folder, wanted)
     return [folder / run.folder for run in same]
-
-
-def data_title(table: Path) -> str:
-    """What the run says of its data, such as "rsna (negatives: all)"; "" for a bare table."""
-    path = table.with_name("metrics.json")
-    if not path.is_file():
-        return ""
-    return str(json.loads(path.read_text(encoding="utf-8"))["test"].get("data", ""))
 
 
 def require_same_images(

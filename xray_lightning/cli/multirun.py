@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from xray_lightning.cli.failures import USER_ERROR
+from xray_lightning.cli.folds import Facts, fold_lines, pool
 from xray_lightning.cli.keys import require_known_keys
 from xray_lightning.cli.settings import require_settings
 from xray_lightning.cli.tables import empty_table, number, show
@@ -59,7 +60,7 @@ class Comparison(Callback):
         folder = Path(config.hydra.sweep.dir)
         runs = read_runs(folder)
         write(runs, folder)
-        display(runs, folder)
+        display(runs, folder, pool(runs, folder))
         if any(run.state == "failed" for run in runs):
             raise SystemExit(1)
 
@@ -74,10 +75,12 @@ def sweep(folder: Path, all_tests: bool, as_json: bool) -> None:
     if not runs:
         raise DataNotFoundError(f"{folder} holds no runs; name the folder that train.py -m made")
     write(runs, folder)
+    pooled = pool(runs, folder)
     if as_json:
-        print(json.dumps(as_plain(runs, all_tests), indent=2))
+        facts = as_plain(runs, all_tests) | {"cross_validations": pooled}
+        print(json.dumps(facts, indent=2))
     else:
-        display(runs, folder, all_tests=all_tests)
+        display(runs, folder, pooled, all_tests=all_tests)
 
 
 def as_plain(runs: Sequence[Run], all_tests: bool = False) -> dict[str, Any]:
@@ -117,10 +120,13 @@ def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             writer.writerow({**row, **words, **lists})
 
 
-def display(runs: Sequence[Run], folder: Path, *, all_tests: bool = False) -> None:
+def display(
+    runs: Sequence[Run], folder: Path, pooled: Sequence[Facts] = (), *, all_tests: bool = False
+) -> None:
     """Print a table for each split, what to keep in mind, and the runs without a result."""
     ranked = rankings(runs)
     show(*(ranking_table(each, all_tests) for each in ranked), *remarks(ranked, all_tests))
+    show(*fold_lines(pooled))
     for run in runs:
         if run.state != "finished":
             what = f"{run.settings} seed={run.seed}".strip() if run.seed is not None else ""
@@ -159,6 +165,10 @@ def remarks(ranked: Sequence[Ranking], all_tests: bool) -> list[str]:
             group.val.count < len(group.runs) for group in groups
         ),
         "Means over different numbers of labels are not comparable.": uneven,
+        "Means over different folds are not comparable.": any(
+            len({frozenset(run.fold for run in group.runs) for group in each.groups}) > 1
+            for each in ranked
+        ),
         "Tables of different splits are not comparable: other images were scored.": ranked[1:],
         "Test is shown for the first by validation only; all: xray sweep DIR --test": unasked,
     }

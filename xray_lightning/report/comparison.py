@@ -1,5 +1,6 @@
 """The runs of a sweep from the files they left: one ranking for each split, by validation AUROC."""
 
+import hashlib
 import json
 import statistics
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,8 @@ class Run:
         seed: seed of the training.
         state: "finished", "failed" or "unfinished".
         split: name of the split.
-        fingerprint: of the whole split; runs of different ones are never ranked together.
+        fingerprint: of the whole split, or of a cross-validation without regard to the fold; runs
+            of different ones are never ranked together.
         val_fingerprint: of the validation images.
         test_fingerprint: of the test images.
         val: mean validation AUROC of the best checkpoint, None if undefined.
@@ -29,6 +31,8 @@ class Run:
         test_labels: the same of ``test``.
         message: why it failed.
         data: title of the data set, such as "rsna (negatives: all)".
+        fold: of a cross-validation, which does not count as a setting; None: it is none.
+        folds: of how many.
     """
 
     folder: str
@@ -45,6 +49,8 @@ class Run:
     test_labels: int = 0
     message: str = ""
     data: str = ""
+    fold: int | None = None
+    folds: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,22 @@ def _run(place: Path, facts: dict[str, Any], failure: dict[str, Any], shared: se
     data = facts["data"]
     known = {"data": data.get("title", data["name"]), "split": split["name"]}
     known |= {"fingerprint": split["fingerprint"], "state": "finished", "message": ""}
+    if split["name"] == "kfold":
+        known |= _fold(run, facts)
     return replace(run, **known, **prints, **figures, **labels)
+
+
+def _fold(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
+    """What a fold shares with the others of its cross-validation, and which one it is."""
+    dealt = dict(facts["split"]["settings"])
+    fold, images = dealt.pop("fold"), sum(facts["split"]["images"].values())
+    text = json.dumps([facts["data"], dealt, images], sort_keys=True)
+    return {
+        "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "settings": " ".join(s for s in run.settings.split(" ") if not s.startswith("split.fold=")),
+        "fold": fold,
+        "folds": dealt["folds"],
+    }
 
 
 def rankings(runs: Sequence[Run]) -> list[Ranking]:

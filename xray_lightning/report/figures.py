@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -224,6 +225,35 @@ def comparison_figure(rankings: Sequence[Ranking], path: Path) -> None:
     save_figure(figure, path)
 
 
+def folds_figure(facts: Mapping[str, Any], title: str, path: Path) -> None:
+    """AUROC of a cross-validation: a row a label, pooled with its interval, the folds as dots.
+
+    Args:
+        facts: "labels" and "mean" with their "auroc", "fold_auroc" of each label, "fold_mean".
+        title: over the figure.
+        path: the file.
+    """
+    rows = [(label, each, facts["fold_auroc"][label]) for label, each in facts["labels"].items()]
+    rows.append(("mean", facts["mean"], facts["fold_mean"]))
+    figure, axes = _figure(9, 0.32 * len(rows) + 1.6)
+    for place, (_, each, folds) in enumerate(rows):
+        known = [value for value in folds if value is not None]
+        axes.plot(known, [place - 0.22] * len(known), ".", color="#777777", markersize=5)
+        if (value := each["auroc"]["value"]) is not None:
+            low, high = each["auroc"]["patient_interval"] or (value, value)
+            bar = [[max(0.0, value - low)], [max(0.0, high - value)]]
+            axes.errorbar(value, place, xerr=bar, capsize=3, fmt="o", color=COLOURS[0])
+    axes.plot([], [], "o", color=COLOURS[0], label="all folds pooled, 95 % (patients)")
+    axes.plot([], [], ".", color="#777777", label="single folds")
+    axes.set_yticks(range(len(rows)), [label for label, *_ in rows], fontsize=9)
+    axes.set_ylim(len(rows) - 0.5, -0.7)
+    axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+    axes.set_xlabel("AUROC")
+    axes.set_title(fill(title, 90), loc="left", fontsize=10)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2)
+    save_figure(figure, path)
+
+
 def _ranking_panel(axes: Axes, ranking: Ranking) -> None:
     shown = [(each.val, COLOURS[0], "o", float(row)) for row, each in enumerate(ranking.groups)]
     if ranking.chosen is not None:
@@ -239,7 +269,7 @@ def _ranking_panel(axes: Axes, ranking: Ranking) -> None:
         axes.plot(seeds, [place - 0.22] * len(seeds), ".", color="#777777", markersize=5)
     for colour, marker, name in (
         (COLOURS[0], "o", "validation, mean and sd"),
-        ("#777777", ".", "validation, single seeds"),
+        ("#777777", ".", "validation, single runs"),
         (COLOURS[4], "D", "test of the chosen run"),
     ):
         axes.plot([], [], marker, color=colour, label=name)

@@ -1,0 +1,165 @@
+"""The folds of a sweep pooled, against scikit-learn; what is missing is said and not pooled."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from xray_lightning.cli.compare import compare_runs, tables
+from xray_lightning.cli.folds import cross_validations, fold_lines, joined, pool
+from xray_lightning.cli.multirun import remarks, sweep
+from xray_lightning.errors import DataNotFoundError, TableError
+from xray_lightning.predictions import Predictions, read_predictions, write_predictions
+from xray_lightning.report.comparison import rankings, read_runs
+
+LABELS = ("Mass", "mean")  # a label may be called anything
+FOLDS, IMAGES = 3, 40
+
+
+def fold_of(fold: int, seed: int) -> Predictions:
+    """Two images a patient; scores of each fold on a scale of their own."""
+    rng = np.random.default_rng((fold, seed, 7))
+    targets = (np.random.default_rng(fold).random((IMAGES, 2)) < 0.4).astype(np.float32)
+    scores = (0.2 * fold + 0.3 * rng.random((IMAGES, 2)) + 0.1 * targets).astype(np.float32)
+    names = tuple(f"{fold}_{row}" for row in range(IMAGES))
+    return Predictions(LABELS, names, tuple(f"p{n[0]}_{int(n[2:]) // 2}" for n in names),
+                       targets, scores)  # fmt: skip
+
+
+def auroc(predictions: Predictions) -> dict[str, float]:
+    columns = zip(LABELS, predictions.targets.T, predictions.scores.T, strict=True)
+    return {label: float(roc_auc_score(truth, score)) for label, truth, score in columns}
+
+
+def write_fold(folder: Path, overrides: list[str], fold: int, seed: int = 0) -> None:
+    folder.mkdir(parents=True)
+    predictions = fold_of(fold, seed + 10 * ("model=b" in overrides))
+    write_predictions(predictions, folder / "predictions_test.csv")
+    dealt = {"folds": FOLDS, "fold": fold, "seed": 0, "val_fraction": 0.125}
+    images = {"train": 70, "val": 10, "test": IMAGES}
+    split = {"name": "kfold", "fingerprint": f"f{fold}", "parts": {"val": "v", "test": "t"}}
+    split |= {"settings": dealt, "images": images}
+    facts = {"overrides": overrides, "seed": seed, "split": split, "data": {"name": "phantom"}}
+    (folder / "environment.json").write_text(json.dumps(facts))
+    labels = auroc(predictions)
+    part = {"auroc": {"mean": np.mean(list(labels.values())), "defined": 2, "labels": labels}}
+    (folder / "metrics.json").write_text(json.dumps({"val": part, "test": part}))
+
+
+@pytest.fixture
+def one_model(tmp_path: Path) -> Path:
+    for fold in range(FOLDS):
+        write_fold(tmp_path / "a" / str(fold), ["split=kfold", f"split.fold={fold}"], fold)
+    return tmp_path / "a"
+
+
+@pytest.fixture
+def two_models(tmp_path: Path) -> Path:
+    runs = [(model, fold) for model in "ab" for fold in range(FOLDS)]
+    for number, (model, fold) in enumerate(runs):
+        overrides = ["split=kfold", f"split.fold={fold}", f"model={model}"]
+        write_fold(tmp_path / "ab" / str(number), overrides, fold)
+    return tmp_path / "ab"
+
+
+def test_pooled_and_mean_of_folds_are_two_things(one_model: Path) -> None:
+    (facts,) = pool(read_runs(one_model), one_model)
+    folds = [fold_of(fold, 0) for fold in range(FOLDS)]
+    truth = np.concatenate([fold.targets for fold in folds])
+    scores = np.concatenate([fold.scores for fold in folds])
+    for index, label in enumerate(LABELS):
+        value = facts["labels"][label]["auroc"]["value"]
+        assert value == pytest.approx(roc_auc_score(truth[:, index], scores[:, index]), abs=1e-6)
+        assert facts["fold_auroc"][label] == pytest.approx([auroc(fold)[label] for fold in folds])
+        low, high = facts["labels"][label]["auroc"]["patient_interval"]
+        assert low < value < high
+        assert value < np.mean(facts["fold_auroc"][label]) - 0.05, "scales of their own cost rank"
+    assert (facts["images"], facts["patients"]) == (120, 60)
+    read = read_predictions(one_model / "predictions.csv")
+    np.testing.assert_array_equal(read.scores, scores)
+    assert (one_model / "pooled.png").stat().st_size > 5000
+    (saved,) = json.loads((one_model / "pooled.json").read_text())["cross_validations"]
+    assert saved == facts
+
+
+def test_the_command_shows_both(one_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep(one_model, all_tests=False, as_json=False)
+    text = capsys.readouterr().out
+    assert "cross-validation of all runs, seed 0: 120 images of 60 patients" in text
+    assert "pooled AUROC" in text
+    assert "pooled: all images ranked at once" in text
+    assert text.count("ranked by validation AUROC") == 1, "one table, not one a fold"
+    (facts,) = pool(read_runs(one_model), one_model)
+    assert f"{np.mean(facts['fold_mean']):.3f}" in text
+    assert f"{np.std(facts['fold_mean'], ddof=1):.3f}" in text
+    sweep(one_model, all_tests=False, as_json=True)
+    assert json.loads(capsys.readouterr().out)["cross_validations"] == [facts]
+
+
+def test_a_missing_fold_is_named_and_nothing_pooled(two_models: Path) -> None:
+    pool(read_runs(two_models), two_models)
+    assert len(list(two_models.glob("predictions_*.csv"))) == 2
+    (two_models / "4/metrics.json").unlink()
+    runs = read_runs(two_models)
+    first, second = pool(runs, two_models)
+    assert (first["missing"], second["missing"]) == ([], [1])
+    assert second["predictions"] is None
+    assert [path.name for path in two_models.glob("predictions_*.csv")] == ["predictions_0.csv"]
+    assert any("not finished of its 3 folds: 1;" in str(line) for line in fold_lines([second]))
+    assert "Means over different folds are not comparable." in remarks(rankings(runs), False)
+    with pytest.raises(DataNotFoundError, match=r"model=b, seed 0 lacks the folds \[1\]"):
+        tables(f"{two_models}/model=b")
+
+
+def test_two_models_over_the_same_folds(
+    one_model: Path, two_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (one_model, two_models):
+        pool(read_runs(folder), folder)
+    assert [(each.settings, each.folds) for each in cross_validations(read_runs(two_models))] == [
+        ("model=a", 3),
+        ("model=b", 3),
+    ]
+    rows = [f"{two_models}/model={name}" for name in "ab"]
+    options = {"draws": 50, "seed": 0, "out": None}
+    compare_runs(*rows, as_json=True, **options)  # type: ignore[arg-type]
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["images"] == 120
+    assert facts["first"] == [str(two_models / "predictions_0.csv")]
+    assert facts["data"].startswith("phantom, 3 folds [")
+    assert "/" not in facts["data"], "the same folds on both sides"
+    compare_runs(str(one_model), rows[0], as_json=False, **options)  # type: ignore[arg-type]
+    assert "verdict: " in capsys.readouterr().out
+    with pytest.raises(DataNotFoundError, match=r"several cross-validations; name one: .*model=a"):
+        tables(str(two_models))
+
+
+def test_seeds_are_cross_validations_of_their_own(tmp_path: Path) -> None:
+    for number, (seed, fold) in enumerate((s, f) for s in (0, 1) for f in range(FOLDS)):
+        overrides = ["split=kfold", f"split.fold={fold}", f"seed={seed}"]
+        write_fold(tmp_path / str(number), overrides, fold, seed)
+    runs = read_runs(tmp_path)
+    assert [(each.seed, each.missing) for each in cross_validations(runs)] == [(0, []), (1, [])]
+    (ranking,) = rankings(runs)
+    assert ranking.groups[0].val.count == 6
+    pool(runs, tmp_path)
+    assert [path.name for path in tables(str(tmp_path))] == [
+        "predictions_0.csv",
+        "predictions_1.csv",
+    ]
+
+
+def test_what_does_not_fit_together(tmp_path: Path) -> None:
+    places = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    first = fold_of(0, 0)
+    for place in places:
+        write_predictions(first, place)
+    with pytest.raises(TableError, match="0_0 is a test image of several folds"):
+        joined(places)
+    other = Predictions(("Mass", "Hernia"), first.image_ids, first.patient_ids, first.targets,
+                        first.scores)  # fmt: skip
+    write_predictions(other, places[1])
+    with pytest.raises(TableError, match=r"b.csv and .*a.csv have different labels"):
+        joined(places)

@@ -1,0 +1,209 @@
+"""Cross-validation: the folds of a sweep pooled, each image scored by a run that never saw it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from xray_lightning.cli.judgement import interval, verdict_facts
+from xray_lightning.cli.tables import empty_table, number
+from xray_lightning.data.decoding import available_cores
+from xray_lightning.errors import DataNotFoundError, TableError
+from xray_lightning.metrics.judge import judge
+from xray_lightning.predictions import Predictions, read_predictions, write_predictions
+from xray_lightning.report.comparison import Run, spread
+from xray_lightning.writing import write_json
+
+Facts = dict[str, Any]
+POOLED = "pooled.json"
+LEGEND = (
+    "pooled: all images ranked at once, though several networks scored them, each patients it had "
+    "not seen; mean and sd: of the folds' own AUROCs, whose training images overlap"
+)
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """The finished folds of one model with one seed.
+
+    Attributes:
+        settings: what sets it apart in its sweep, "" for nothing.
+        seed: of the trainings.
+        folds: into how many the patients were dealt.
+        runs: fold -> its finished run.
+    """
+
+    settings: str
+    seed: int | None
+    folds: int
+    runs: dict[int, Run]
+
+    @property
+    def missing(self) -> list[int]:
+        """Folds without a finished run."""
+        return [fold for fold in range(self.folds) if fold not in self.runs]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data and how the patients were dealt to the folds."""
+        return next(iter(self.runs.values())).fingerprint
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"cross-validation of {self.settings or 'all runs'}, seed {self.seed}"
+
+
+def cross_validations(runs: Sequence[Run]) -> list[CrossValidation]:
+    """Those of a sweep, in the order of their first runs."""
+    found: dict[tuple[Any, ...], CrossValidation] = {}
+    for run in runs:
+        if run.fold is not None:
+            key = run.fingerprint, run.settings, run.seed
+            new = CrossValidation(run.settings, run.seed, run.folds, {})
+            found.setdefault(key, new).runs[run.fold] = run
+    return list(found.values())
+
+
+def pool(runs: Sequence[Run], folder: Path) -> list[Facts]:
+    """Pool the complete cross-validations of a sweep: predictions.csv, pooled.json and pooled.png.
+
+    The names of the tables and figures get a number where there are several.
+
+    Raises:
+        DataNotFoundError, TableError: a run's predictions are not there, or do not fit together.
+    """
+    every = cross_validations(runs)
+    found = []
+    for stale in (*folder.glob("predictions*.csv"), *folder.glob("pooled*.*")) if every else ():
+        stale.unlink()
+    for place, each in enumerate(every):
+        ending = f"_{place}" if every[1:] else ""
+        facts: Facts = {
+            "settings": each.settings,
+            "seed": each.seed,
+            "title": each.title,
+            "folds": each.folds,
+            "fingerprint": each.fingerprint,  # of how the patients were dealt
+            "missing": each.missing,
+            "predictions": None if each.missing else f"predictions{ending}.csv",
+        }
+        found.append(facts if each.missing else facts | pooled(each, folder, ending))
+    if found:
+        write_json({"cross_validations": found}, folder / POOLED)
+    return found
+
+
+def pooled(each: CrossValidation, folder: Path, ending: str) -> Facts:
+    """Figures of all images with intervals, and of each fold; written are table and figure."""
+    from xray_lightning.report.figures import folds_figure
+
+    runs = [each.runs[fold] for fold in range(each.folds)]
+    predictions = joined([folder / run.folder / "predictions_test.csv" for run in runs])
+    columns = predictions.labels, predictions.scores, predictions.targets
+    verdict = judge(*columns, predictions.patient_ids, threads=available_cores())
+    known = {"images": len(predictions.image_ids), "patients": len({*predictions.patient_ids})}
+    facts = verdict_facts(verdict, {**known, "data": runs[0].data})
+    places = [folder / run.folder / "metrics.json" for run in runs]
+    metrics = [json.loads(place.read_text(encoding="utf-8"))["test"]["auroc"] for place in places]
+    of_folds = {label: [fold["labels"][label] for fold in metrics] for label in predictions.labels}
+    facts |= {"fold_auroc": of_folds, "fold_mean": [fold["mean"] for fold in metrics]}
+    write_predictions(predictions, folder / f"predictions{ending}.csv")
+    folds_figure(facts, each.title, folder / f"pooled{ending}.png")
+    return facts
+
+
+def joined(tables: Sequence[Path]) -> Predictions:
+    """The predictions of all folds as one.
+
+    Raises:
+        TableError: other labels, or an image that several folds tested.
+    """
+    folds = [read_predictions(table) for table in tables]
+    for table, fold in zip(tables, folds, strict=True):
+        if fold.labels != folds[0].labels:
+            raise TableError(f"{table} and {tables[0]} have different labels")
+    images = tuple(image for fold in folds for image in fold.image_ids)
+    if len({*images}) < len(images):
+        twice = next(image for image in images if images.count(image) > 1)
+        raise TableError(f"{twice} is a test image of several folds: they are of different splits")
+    return Predictions(
+        folds[0].labels,
+        images,
+        tuple(patient for fold in folds for patient in fold.patient_ids),
+        np.concatenate([fold.targets for fold in folds]),
+        np.concatenate([fold.scores for fold in folds]),
+    )
+
+
+def fold_lines(found: Sequence[Facts]) -> list[Table | str]:
+    """A table for each complete cross-validation, and a word on the others."""
+    lines: list[Table | str] = []
+    for facts in found:
+        if missing := facts["missing"]:
+            lines.append(
+                f"{facts['title']}: not finished of its {facts['folds']} folds: "
+                f"{', '.join(map(str, missing))}; nothing is pooled before they are"
+            )
+        else:
+            lines.append(fold_table(facts))
+    return [*lines, LEGEND] if any(not facts["missing"] for facts in found) else lines
+
+
+def fold_table(facts: Mapping[str, Any]) -> Table:
+    """A row a label: pooled AUROC with its interval, mean and deviation of the folds."""
+    title = f"{facts['title']}: {facts['images']:,} images of {facts['patients']:,} patients, each "
+    title += f"in the test part of one of {facts['folds']} folds"
+    columns = ("positive", "pooled AUROC", "95 % (patients)", "mean of folds", "sd", "folds")
+    table = empty_table(title, "label", *columns)
+    rows = [(*row, facts["fold_auroc"][row[0]]) for row in facts["labels"].items()]
+    for label, each, aurocs in (*rows, ("mean", facts["mean"], facts["fold_mean"])):
+        folds = spread(aurocs)
+        ends = each["auroc"]["patient_interval"] or (np.nan, np.nan)
+        table.add_row(
+            label,
+            f"{each['positives']:,}" if "positives" in each else "",
+            number(each["auroc"]["value"]),
+            interval(tuple(ends)),
+            number(folds.mean),
+            number(folds.deviation),
+            str(folds.count),
+            style=None if "positives" in each else "bold",
+            end_section="positives" in each and label == rows[-1][0],
+        )
+    return table
+
+
+def data_title(table: Path) -> str:
+    """What a run, or a sweep of its folds, says of its data; "" for a bare table."""
+    place, sweep = table.with_name("metrics.json"), table.with_name(POOLED)
+    if place.is_file():
+        return str(json.loads(place.read_text(encoding="utf-8"))["test"].get("data", ""))
+    every = json.loads(sweep.read_text(encoding="utf-8")) if sweep.is_file() else {}
+    for each in every.get("cross_validations", ()):
+        if each["predictions"] == table.name:
+            return f"{each['data']}, {each['folds']} folds [{each['fingerprint']}]"
+    return ""
+
+
+def pooled_tables(folder: Path, settings: str | None = None) -> list[Path]:
+    """The pooled predictions in a sweep's folder, all seeds of one model; none where none are.
+
+    Raises:
+        DataNotFoundError: folds are missing, or several models stand there and none is named.
+    """
+    if not (folder / POOLED).is_file():
+        return []
+    every = json.loads((folder / POOLED).read_text(encoding="utf-8"))["cross_validations"]
+    chosen = [each for each in every if settings in (None, each["settings"])]
+    if len(names := sorted({each["settings"] for each in chosen})) > 1:
+        rows = ", ".join(f'"{folder}/{name}"' for name in names)
+        raise DataNotFoundError(f"{folder} holds several cross-validations; name one: {rows}")
+    for each in chosen:
+        if each["missing"]:
+            raise DataNotFoundError(f"{folder}: {each['title']} lacks the folds {each['missing']}")
+    return [folder / each["predictions"] for each in chosen]
