@@ -35,7 +35,9 @@ RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
 # Order of files inside the sub-packages whose files import each other.
 INNER = {
     "data": [
-        ["dicom", "files"],
+        ["files"],
+        ["dicom"],
+        ["tiff"],
         ["source", "images", "tables", "transforms", "partition", "geometry", "samplers"],
         [
             "nih",

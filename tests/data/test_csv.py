@@ -38,7 +38,7 @@ def test_every_column(csv_folder: Write) -> None:
     assert source.official == {"train": {"a.png"}, "test": {"sub/b.png"}}
     assert (source.missing, source.notes) == ((), ())
     assert source.read(second).shape == (6, 4)
-    assert source.identity() == {"source": "mine", "root": str(table.parent.resolve()), "reader": 1}
+    assert source.identity() == {"source": "mine", "root": str(table.parent.resolve()), "reader": 2}
 
 
 def test_unknown_targets_are_nan_and_counted(csv_folder: Write) -> None:

@@ -1,6 +1,8 @@
 """Decoding against Pillow, and every kind of damage."""
 
 import io
+import logging
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -9,10 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+import tifffile
+from PIL import Image, ImageOps
 from pydicom import dcmread
 
-from xray_lightning.data.images import MAX_SIDE, decode_image, read_image, read_record
+from xray_lightning.data.images import MAX_SIDE, decode_image, noting, read_image, read_record
 from xray_lightning.errors import InvalidImageError, MissingImagesError
 from xray_lightning.records import Record
 
@@ -43,6 +46,8 @@ def png(width: int, height: int, compressed: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
+BMP = encoded(Image.fromarray(GREY), "BMP")
+TIFF = encoded(Image.fromarray(GREY), "TIFF")
 PNG = encoded(Image.fromarray(GREY))
 JPEG = encoded(Image.fromarray(np.full((64, 48), 90, np.uint8)), "JPEG")
 
@@ -119,11 +124,29 @@ def test_jpeg_as_pillow_decodes_it(mode: str, options: dict[str, object]) -> Non
     np.testing.assert_allclose(decode_image(data, "x"), expected, atol=4)  # chroma upsampling
 
 
-def test_exif_orientation_is_ignored() -> None:
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_the_orientation_is_applied_to_every_format(kind: str, orientation: int) -> None:
+    """As Pillow turns it; 0 and 9 mean nothing."""
+    smooth = np.add.outer(np.arange(24) * 9, np.arange(40)).astype(np.uint8)
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
-    data = encoded(Image.fromarray(np.zeros((10, 20), np.uint8)), "JPEG", exif=exif)
-    assert decode_image(data, "x").shape == (10, 20)
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(smooth), kind, exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    pixels = decode_image(data, "x")
+    np.testing.assert_array_equal(pixels, expected)
+    assert pixels.shape == ((40, 24) if orientation in (5, 6, 7, 8) else (24, 40))
+    assert pixels.flags.c_contiguous
+
+
+def test_damaged_exif_is_named() -> None:
+    exif = b"MM\0*" + struct.pack(">IH", 8, 3) + bytes(12)  # says 3 entries, has one
+    for data in (
+        PNG[:33] + chunk(b"eXIf", exif) + PNG[33:],
+        JPEG[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 8) + b"Exif\0\0" + exif + JPEG[2:],
+    ):
+        with pytest.raises(InvalidImageError, match="x: its EXIF data is damaged"):
+            decode_image(data, "x")
 
 
 def test_jpeg_with_fill_bytes_before_a_marker() -> None:
@@ -180,7 +203,11 @@ def test_end_marker_of_a_thumbnail_does_not_hide_truncation() -> None:
         (JPEG[:2] + JPEG[2:40], "the JPEG is truncated or damaged at byte"),
         (b"\xff\xd8\xff\x01" + b"\xff\xda" + JPEG[-40:], "the JPEG has no frame header"),
         (bytes(128) + b"DICM" + bytes(50), "it has no valid TransferSyntaxUID"),
-        (b"BM" + bytes(60), "damaged|cannot decode"),
+        (b"BM" + bytes(60), "its size is 0 x 0 pixels"),
+        (BMP[:40], "the BMP is truncated: its pixels end at byte"),
+        (BMP[:-1], "the BMP is truncated: its pixels end at byte 1,166 of 1,165"),
+        (BMP[:30] + b"\1" + BMP[31:], "its BMP compression is 1. Convert it to PNG"),
+        (TIFF[:-1], "TIFF"),
         (encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "its pixels are float32, not"),
         (encoded(Image.fromarray(GREY.astype(np.int32)), "TIFF"), "its pixels are int32, not"),
     ],
@@ -273,3 +300,142 @@ def test_an_error_repeats_no_byte_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidImageError) as caught:
         read_image(tmp_path / "scan")
     assert "DOE" not in str(caught.value)
+
+
+CASES = Path(__file__).parents[2] / "../shared/cases/tiff"
+RAMP = np.add.outer(np.arange(40) * 3, np.arange(64) * 2).astype(np.uint8)
+
+
+def tiff(pixels: np.ndarray, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, **{"photometric": "minisblack", **options})
+    return buffer.getvalue()
+
+
+PACKINGS = [None, "lzw", "deflate", "packbits", "jpeg2000"]
+STRIPS = [{}, {"rowsperstrip": 7}, {"tile": (16, 16)}]
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("strips", STRIPS)
+def test_tiff_is_read_or_refused(packing: str | None, strips: dict[str, object]) -> None:
+    data = tiff(RAMP, compression=packing, **strips)
+    np.testing.assert_array_equal(decode_image(data, "x"), RAMP)
+    if packing != "jpeg2000":  # Pillow does not read that
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), RAMP)
+    for size in range(0, len(data), 5):
+        try:
+            pixels = decode_image(data[:size], "x")
+        except InvalidImageError as error:
+            assert str(error).startswith("x: ")  # noqa: PT017
+            continue
+        np.testing.assert_array_equal(pixels, RAMP)  # what was cut is no pixel
+
+
+def test_a_flipped_bit_in_deflated_pixels_is_an_error() -> None:
+    data = tiff(RAMP, compression="deflate")
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        start, size = file.pages.first.dataoffsets[0], file.pages.first.databytecounts[0]
+    for at in range(start + 2, start + size, 3):
+        damaged = bytearray(data)
+        damaged[at] ^= 0x10
+        with pytest.raises(InvalidImageError, match="x: its TIFF data is damaged"):
+            decode_image(bytes(damaged), "x")
+
+
+def test_damaged_tags_are_an_error_and_print_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(TIFF)
+    at = data.index(struct.pack("<HH", 262, 3))  # PhotometricInterpretation
+    data[at + 2] = 99  # a type that does not exist
+    with pytest.raises(InvalidImageError, match="x: its TIFF data is damaged"):
+        decode_image(bytes(data), "x")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_others_still_hear_tifffile(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("tifffile").error("theirs")
+    assert "theirs" in caplog.text
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_white_is_zero(bits: int) -> None:
+    codes = RAMP.astype(np.uint16) * 257 if bits == 16 else RAMP
+    data = tiff(codes, photometric="miniswhite")
+    np.testing.assert_array_equal(decode_image(data, "x"), 255 - RAMP)
+
+
+@pytest.mark.parametrize("bits", [1, 4, 12])
+def test_tiff_of_other_bits_fills_the_range(bits: int) -> None:
+    codes = (RAMP.astype(np.uint16) * 257) >> (16 - bits)
+    data = tiff(codes if bits > 8 else codes.astype(np.uint8), bitspersample=bits)
+    expected = np.rint(codes * (255 / (2**bits - 1)))
+    with noting() as notes:
+        np.testing.assert_array_equal(decode_image(data, "x"), expected)
+    assert notes == []
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_colour_tiff_becomes_luma(planar: str, alpha: bool) -> None:
+    samples = np.dstack([COLOUR, GREY]) if alpha else COLOUR
+    if planar == "separate":
+        samples = np.moveaxis(samples, -1, 0)
+    more = {"extrasamples": ["unassalpha"]} if alpha else {}
+    data = tiff(samples, photometric="rgb", planarconfig=planar, **more)
+    np.testing.assert_allclose(decode_image(data, "x"), LUMA, atol=1)
+
+
+def test_tiff_with_a_palette_or_jpeg_as_pillow_reads_it() -> None:
+    image = Image.fromarray(COLOUR).quantize(16)
+    expected = np.asarray(image.convert("RGB").convert("L"), float)
+    np.testing.assert_allclose(decode_image(encoded(image, "TIFF"), "x"), expected, atol=1)
+    smooth = Image.fromarray(cv2.resize(COLOUR, (64, 48), interpolation=cv2.INTER_CUBIC))
+    data = encoded(smooth, "TIFF", compression="jpeg")
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("L"), float)
+    np.testing.assert_allclose(decode_image(data, "x"), expected, atol=4)
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (tiff(RAMP, compression="zstd"), "its TIFF compression is 50000, none of none, LZW, JPEG"),
+        (encoded(Image.new("CMYK", (4, 4)), "TIFF"), "its PhotometricInterpretation is 5 with 4"),
+        (tiff(np.zeros((2, 8, 8), np.uint8), volumetric=True, tile=(16, 16)), "its axes are ZYX"),
+        (tiff(np.zeros((1, 20001), np.uint8)), "its size is 20001 x 1 pixels"),
+        (tiff(RAMP.astype(np.int16)), "its pixels are int16, not integers of up to 16 bits"),
+    ],
+)
+def test_tiff_of_another_kind_is_refused(data: bytes, match: str) -> None:
+    with pytest.raises(InvalidImageError, match=f"folder/x: {match}"):
+        decode_image(data, "folder/x")
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not there")
+def test_the_shared_tiff_cases() -> None:
+    grey = read_image(CASES / "grey8.tif")
+    np.testing.assert_array_equal(grey, np.asarray(Image.open(CASES / "grey8.tif")))
+    np.testing.assert_array_equal(read_image(CASES / "jpeg2000.tif"), grey)
+    # the codes are those of grey8.tif, and in WhiteIsZero 0 is white
+    np.testing.assert_array_equal(read_image(CASES / "miniswhite16.tif"), 255 - grey)
+    with pytest.raises(InvalidImageError, match=r"deflate_one_bit\.tif: its TIFF data is damaged"):
+        read_image(CASES / "deflate_one_bit.tif")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize(("white", "bits"), [(1023, 10), (4095, 12), (16383, 14), (32767, None)])
+def test_fewer_bits_in_a_16_bit_picture_are_noted(kind: str, white: int, bits: int | None) -> None:
+    codes = np.linspace(0, white, 60).astype(np.uint16).reshape(6, 10)
+    with noting() as notes:
+        pixels = decode_image(encoded(Image.fromarray(codes), kind), "x")
+    np.testing.assert_array_equal(pixels, np.rint(codes * (255 / 65535)))
+    wanted = f"16-bit picture of {bits}-bit values: dark, for it is not stretched"
+    assert notes == ([] if bits is None else [wanted])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.dcm").symlink_to("/dev/zero")
+    for name in ("pipe.png", "zero.dcm"):
+        with pytest.raises(InvalidImageError, match=f"{name}: is a pipe, a socket or a device"):
+            read_image(tmp_path / name)

@@ -161,7 +161,7 @@ def test_records(nih_folder) -> None:
     assert source.identity() == {
         "source": "nih",
         "root": str(nih_folder.root.resolve()),
-        "reader": 1,
+        "reader": 2,
     }
 
 

@@ -1,15 +1,19 @@
-"""Which files a list of paths, folders and patterns means."""
+"""Which files a list of paths, folders and patterns means; and how a file of pixels is opened."""
 
 import glob
+import hashlib
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xray_lightning.errors import DataNotFoundError
+from xray_lightning.errors import DataNotFoundError, InvalidImageError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom", ".ima")
 STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*")  # PNG, JPEG, TIFF
+MAX_FILE = 2**30  # bytes; a larger one would fill the memory
+HEAD = 4096  # bytes: the header of a DICOM file, the first rows of a picture
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,43 @@ class Found:
 
     images: list[Path]
     skipped: list[Path]
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a regular file: a pipe or /dev/zero under an image's name has no end.
+
+    Raises:
+        InvalidImageError: it cannot be opened, is no regular file, or has more than 1 GiB.
+    """
+    try:
+        facts = path.stat()
+        if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):  # a folder says so
+            reason, remedy = "is a pipe, a socket or a device, no file", "Name the image itself"
+        elif facts.st_size > MAX_FILE:
+            reason, remedy = f"the file is larger than {MAX_FILE:,} bytes", "Split it"
+        else:
+            return path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        message = f"{path}: cannot be opened ({reason}). Check the path"
+        raise InvalidImageError(message) from error
+    raise InvalidImageError(f"{path}: {reason}. {remedy}")
+
+
+def file_stamp(path: Path) -> str:
+    """32 hex digits that change with a file's size, its date or its first 4,096 bytes.
+
+    "" where there is no regular file that can be read. The digest does not tell the date.
+    """
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            return ""
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError:
+        return ""
+    return hashlib.sha256(b"%d %d " % (facts.st_size, facts.st_mtime_ns) + head).hexdigest()[:32]
 
 
 def find_images(names: Sequence[str | Path]) -> Found:
@@ -68,7 +109,7 @@ def looks_like_image(path: Path) -> bool:
     except OSError:
         return True
     bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)
-    bare = head[:2] == b"\x08\x00" and head[3:4] == b"\x00"  # DICOM without preamble: group 8
+    bare = head[:2] in (b"\2\0", b"\x08\0") and head[3:4] == b"\0"  # DICOM without preamble
     return head.startswith(STARTS) or head[128:] == b"DICM" or bitmap or bare
 
 

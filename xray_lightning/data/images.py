@@ -3,18 +3,25 @@
 The rules, so that a number computed from pixels can be traced back to the file:
 
 - 8-bit grey: as it is.
-- 16-bit grey: the full range, ``round(value * 255 / 65535)``; never stretched per image.
-- 1-bit and palette: expanded, black 0 and white 255.
+- 16-bit grey: the full range, ``round(value * 255 / 65535)``; never stretched per image. Values
+  that need at most 14 bits, as of a 12-bit detector, give a dark picture and a note.
+- Fewer bits and palette: expanded, black 0 and white 255; of TIFF also 10 to 15 bits. WhiteIsZero
+  of TIFF is inverted.
 - Colour: ITU-R 601 luma, 0.299 R + 0.587 G + 0.114 B; alpha is ignored.
-- The EXIF orientation is ignored, and of several pages the first is taken.
+- The orientation of EXIF and TIFF is applied; of several pages the first is taken.
 - DICOM: the grey scale of ``data/dicom/grey.py`` in [0, 1], ``round(255 x)``.
 
-OpenCV decodes, but the file is checked first: some of its releases return a truncated picture
-half grey, and all of them write to stderr. PNG is checked by its checksums, so no damaged byte gets
-through; JPEG has none, so only its frame is checked: size, and that the end is there.
+OpenCV decodes PNG, JPEG and BMP, but the file is checked first: some of its releases return a
+truncated picture half grey, and all of them write to stderr. PNG is checked by its checksums, so no
+damaged byte gets through; JPEG and BMP have none, so only their frame is checked: size, and that
+the end is there. TIFF is read by tifffile.
 """
 
+import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import cv2
@@ -23,22 +30,38 @@ import numpy.typing as npt
 
 from xray_lightning.data.dicom import is_dicom, read_dicom8
 from xray_lightning.data.dicom.layout import MAX_SIDE
+from xray_lightning.data.files import read_file
+from xray_lightning.data.tiff import decode_tiff
 from xray_lightning.errors import InvalidImageError, MissingImagesError
 from xray_lightning.records import Record
 
-READER_VERSION = 1  # raise it when a rule above changes: caches of pixels then become stale
+READER_VERSION = 2  # raise it when a rule above changes: caches of pixels then become stale
 
-MAX_FILE = 2**30  # bytes; a larger one would fill the memory
+DARK_BITS = 14  # detectors have 10 to 14; a picture that uses 16 has brighter values
 
 Pixels = npt.NDArray[np.uint8]  # (H, W)
 Decoded = npt.NDArray[np.integer | np.floating]  # (H, W) or (H, W, C), C in OpenCV's order BGRA
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
-_OTHERS = (b"BM", b"II*\x00", b"MM\x00*")  # BMP, TIFF of either byte order
+_TIFF = (b"II*\x00", b"MM\x00*")  # of either byte order
 _JPEG_SIZE = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the start-of-frame markers
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 _AGAIN = "Download or copy the file again"
+
+
+_notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
+
+
+@contextmanager
+def noting() -> Iterator[list[str]]:
+    """Collects what was decided by a fall-back in the pictures read inside, in this thread."""
+    notes: list[str] = []
+    token = _notes.set(notes)
+    try:
+        yield notes
+    finally:
+        _notes.reset(token)
 
 
 def read_image(path: Path) -> Pixels:
@@ -48,14 +71,7 @@ def read_image(path: Path) -> Pixels:
         InvalidImageError: the file is unreadable or no intact picture; the message names the file,
             the reason and the remedy.
     """
-    try:
-        if Path(path).stat().st_size > MAX_FILE:
-            raise _invalid(path, f"the file is larger than {MAX_FILE:,} bytes", "Split it")
-        data = Path(path).read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise _invalid(path, f"cannot be opened ({reason})", "Check the path") from error
-    return decode_image(data, str(path))
+    return decode_image(read_file(Path(path)), str(path))
 
 
 def read_record(record: Record) -> Pixels:
@@ -84,30 +100,50 @@ def decode_image(data: bytes, name: str) -> Pixels:
         InvalidImageError: the bytes are no intact picture of up to 20,000 pixels a side, or its
             pixels are neither 8 nor 16 bit.
     """
+    notes = [] if (noted := _notes.get()) is None else noted
     if is_dicom(data, name) and not data.startswith((_PNG, _JPEG)):
-        return read_dicom8(data, name=name)
-    _check_frame(data, name)
+        return read_dicom8(data, name=name, notes=notes)
+    if data.startswith(_TIFF):
+        pixels, white, orientation = decode_tiff(data, name)
+    else:
+        orientation = _check_frame(data, name)
+        pixels = _decode(data, name)
+        white = 255 if pixels.dtype == np.uint8 else 65535
+    bits = int(pixels.max()).bit_length() if white == 65535 else 16
+    if 0 < bits <= DARK_BITS:
+        notes.append(f"16-bit picture of {bits}-bit values: dark, for it is not stretched")
+    return _upright(_to_grey8(pixels, white, name), orientation)
+
+
+def _decode(data: bytes, name: str) -> Decoded:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise _invalid(name, f"OpenCV cannot decode it ({error.err})", _AGAIN) from error
     if pixels is None:
         raise _invalid(name, "its compressed pixels are damaged", _AGAIN)
-    return _to_grey8(pixels, name)
-
-
-def _to_grey8(pixels: Decoded, name: str) -> Pixels:
-    """Any decoded picture as (H, W) uint8."""
     if pixels.dtype not in (np.uint8, np.uint16):
         remedy = "Convert it to 8-bit or 16-bit grey with a window you choose"
         raise _invalid(name, f"its pixels are {pixels.dtype}, not 8-bit or 16-bit integers", remedy)
+    return pixels
+
+
+def _to_grey8(pixels: Decoded, white: int, name: str) -> Pixels:
+    """Any decoded picture as (H, W) uint8; ``white`` is the code that becomes 255."""
     _check_size(pixels.shape[1], pixels.shape[0], name)
     if pixels.ndim == 3:
-        pixels = _luma(pixels, name)  # (H, W)
-    if pixels.dtype == np.uint16:
-        # 65535 = 257 * 255; adding half of 257 rounds to the nearest.
-        pixels = (pixels.astype(np.uint32) + 128) // 257
+        pixels = _luma(np.ascontiguousarray(pixels), name)  # (H, W)
+    if white != 255:  # the nearest of value * 255 / white, 257 = 65535 / 255 by whole numbers
+        pixels = (pixels.astype(np.uint32) * 255 + white // 2) // white
     return pixels.astype(np.uint8, copy=False)
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Turned as EXIF's Orientation says (TIFF 6.0); what is none of 2 to 8 means as it is."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.T
+    flips = -1 if orientation in (2, 3, 6, 7) else 1, -1 if orientation in (3, 4, 7, 8) else 1
+    return np.ascontiguousarray(pixels[:: flips[1], :: flips[0]])
 
 
 def _luma(pixels: Decoded, name: str) -> Decoded:
@@ -121,23 +157,24 @@ def _luma(pixels: Decoded, name: str) -> Decoded:
     return np.asarray(cv2.cvtColor(pixels, codes[channels]))
 
 
-def _check_frame(data: bytes, name: str) -> None:
-    """Raise unless the bytes are a complete file of a format that is read here."""
+def _check_frame(data: bytes, name: str) -> int:
+    """The orientation of a complete file of a format that is read here; raise for any other."""
     if not data:
         raise _invalid(name, "the file is empty", _AGAIN)
     if data.startswith(_PNG):
-        _check_png(data, name)
-    elif data.startswith(_JPEG):
-        _check_jpeg(data, name)
-    elif not data.startswith(_OTHERS):
-        reason = "it is no PNG, JPEG, BMP, TIFF or DICOM by its first bytes"  # which may be a name
-        raise _invalid(name, reason, "Convert or download the file again")
+        return _check_png(data, name)
+    if data.startswith(_JPEG):
+        return _check_jpeg(data, name)
+    if data.startswith(b"BM"):
+        return _check_bmp(data, name)
+    reason = "it is no PNG, JPEG, BMP, TIFF or DICOM by its first bytes"  # which may be a name
+    raise _invalid(name, reason, "Convert or download the file again")
 
 
-def _check_png(data: bytes, name: str) -> None:
+def _check_png(data: bytes, name: str) -> int:
     """Walk the chunks (length, type, content, CRC) from the signature to IEND."""
     view = memoryview(data)
-    start, kind = len(_PNG), b""
+    start, kind, orientation = len(_PNG), b"", 1
     while kind != b"IEND":
         end = start + 12 + int.from_bytes(view[start : start + 4])
         if end > len(data):
@@ -149,7 +186,10 @@ def _check_png(data: bytes, name: str) -> None:
             raise _invalid(name, reason, _AGAIN)
         if start == len(_PNG):
             _check_png_header(kind, view[start + 8 : end - 4], name)
+        elif kind == b"eXIf":
+            orientation = _exif_orientation(data[start + 8 : end - 4], name)
         start = end
+    return orientation
 
 
 def _check_png_header(kind: bytes, content: memoryview, name: str) -> None:
@@ -158,13 +198,13 @@ def _check_png_header(kind: bytes, content: memoryview, name: str) -> None:
     _check_size(int.from_bytes(content[:4]), int.from_bytes(content[4:8]), name)
 
 
-def _check_jpeg(data: bytes, name: str) -> None:
+def _check_jpeg(data: bytes, name: str) -> int:
     """Walk the segments up to the first scan, then look for the end marker.
 
     Inside a scan 0xFF is always followed by 0x00 or a restart marker, so a thumbnail's end marker
     in an earlier segment cannot be taken for the picture's.
     """
-    start, sized, marker = 2, False, 0
+    start, sized, marker, orientation = 2, False, 0, 1
     while marker != 0xDA:  # start of scan
         if start + 10 > len(data) or data[start] != 0xFF:  # a scan header has 8 bytes or more
             raise _invalid(name, f"the JPEG is truncated or damaged at byte {start:,}", _AGAIN)
@@ -173,10 +213,14 @@ def _check_jpeg(data: bytes, name: str) -> None:
             height, width = data[start + 5 : start + 7], data[start + 7 : start + 9]
             _check_size(int.from_bytes(width), int.from_bytes(height), name)
             sized = True
-        start += _jpeg_step(data, start, marker)
+        end = start + _jpeg_step(data, start, marker)
+        if marker == 0xE1 and data[start + 4 : start + 10] == b"Exif\0\0":
+            orientation = _exif_orientation(data[start + 10 : end], name)
+        start = end
     if not sized or data.find(b"\xff\xd9", start) < 0:
         reason = "the JPEG is truncated: its end marker (EOI) is missing"
         raise _invalid(name, reason if sized else "the JPEG has no frame header", _AGAIN)
+    return orientation
 
 
 def _jpeg_step(data: bytes, start: int, marker: int) -> int:
@@ -186,6 +230,36 @@ def _jpeg_step(data: bytes, start: int, marker: int) -> int:
     if marker in _JPEG_BARE:
         return 2
     return 2 + int.from_bytes(data[start + 2 : start + 4])
+
+
+def _check_bmp(data: bytes, name: str) -> int:
+    """Compare the size that the header states with the bytes that are there."""
+    start, _, width, height, _, bits, packed = struct.unpack_from("<IIiiHHI", data + bytes(34), 10)
+    _check_size(width, abs(height), name)
+    if packed not in (0, 3):  # none, or plain with masks of its colours
+        raise _invalid(name, f"its BMP compression is {packed}", "Convert it to PNG")
+    end = start + (width * bits + 31) // 32 * 4 * abs(height)
+    if end > len(data):
+        reason = f"the BMP is truncated: its pixels end at byte {end:,} of {len(data):,}"
+        raise _invalid(name, reason, _AGAIN)
+    return 1
+
+
+def _exif_orientation(exif: bytes, name: str) -> int:
+    """Orientation in the first directory of EXIF data, which is a small TIFF; 1 without one."""
+    if not exif.startswith(_TIFF):
+        return 1
+    order = "<" if exif.startswith(b"II") else ">"
+    try:
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, at)
+            if tag == 0x0112:
+                return int(value)
+    except struct.error as error:
+        raise _invalid(name, "its EXIF data is damaged", "Save it again, or without") from error
+    return 1
 
 
 def _check_size(width: int, height: int, name: str) -> None:

@@ -24,7 +24,8 @@ RADIOGRAPHS = {"6154", "6247", "6278"} | {
     f"{name}_{end}.dcm" for name in ("RG1", "RG3") for end in ("J2KI", "J2KR", "UNCI", "UNCR")
 }
 REFUSALS = {
-    "is no DICOM file": 3,
+    "is no DICOM file": 1,
+    "without file meta information": 2,
     "has no pixel data": 60,
     "is in colour": 30,
     "frames. Choose one": 5,
@@ -144,3 +145,29 @@ def test_rsna_facts_are_nihs_and_their_notes_one_line(real_data: Callable[[str],
     assert line.startswith("25 files: ")
     assert "invalid PatientAge: no unit, read as years (25)" in line
     assert "no window: the full range is used (25)" in line
+
+
+CASES = Path(__file__).parents[3] / "../shared/cases/dicom"
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not there")
+def test_the_shared_cases() -> None:
+    images = {path.stem: read_dicom(path) for path in sorted(CASES.glob("*.dcm"))}
+    for name, like in {
+        "j2k_prec16_stored10": "j2k_prec16_stored12",
+        "jll_prec12_stored10": "j2k_prec16_stored12",
+        "agfa_voi_lut": "voi_lut_12",
+    }.items():
+        np.testing.assert_array_equal(images[name].pixels, images[like].pixels)
+    assert images["agfa_voi_lut"].notes == (
+        "VOI LUT of 12-bit entries, not 16: their own range is used",
+    )
+    header = pydicom.dcmread(CASES / "functional_groups.dcm")
+    values = header.pixel_array - 100.0  # the group: slope 1, intercept -100, window 1000 by 500
+    expected = np.clip((values - 999.5) / 499 + 0.5, 0, 1)
+    np.testing.assert_allclose(images["functional_groups"].pixels, expected, atol=1e-6)
+    assert images["functional_groups"].notes == ()
+    bare = pydicom.dcmread(CASES / "no_preamble_meta.dcm", force=True)
+    expected = np.clip((bare.pixel_array - 999.5) / 499 + 0.5, 0, 1)
+    np.testing.assert_allclose(images["no_preamble_meta"].pixels, expected, atol=1e-6)
+    assert images["ww_zero"].notes[0] == "invalid WindowWidth: the window is ignored"

@@ -14,13 +14,13 @@ import pytest
 from pydicom import config
 from pydicom.misc import warn_and_log
 
+from xray_lightning.data import files
 from xray_lightning.data.dicom import (
     DicomImage,
     Facts,
     is_dicom,
     read_dicom,
     read_dicom8,
-    reader,
     tally,
     to_uint8,
 )
@@ -163,9 +163,18 @@ def test_files_and_names(dicom: Make, tmp_path: Path, monkeypatch: pytest.Monkey
         read_dicom(tmp_path / "absent.dcm")
     with pytest.raises(InvalidImageError, match=r"^DICOM data: it is no DICOM file"):
         read_dicom(b"")
-    monkeypatch.setattr(reader, "MAX_FILE", 100)
+    monkeypatch.setattr(files, "MAX_FILE", 100)
     with pytest.raises(InvalidImageError, match=r"a\.dcm: the file is larger than 100 bytes"):
         read_dicom(path)
+
+
+def test_a_file_without_preamble(dicom: Make, tmp_path: Path) -> None:
+    data = dicom([[0, 51, 255]], BitsAllocated=8)
+    (tmp_path / "bare").write_bytes(data[132:])
+    np.testing.assert_array_equal(read_image(tmp_path / "bare"), [[0, 51, 255]])
+    np.testing.assert_array_equal(read_dicom(data[132:]).pixels, read_dicom(data).pixels)
+    with pytest.raises(InvalidImageError, match="without file meta information"):
+        read_dicom(b"\x08\0\x05\0CS\x0a\0ISO_IR 100" + bytes(100))
 
 
 def test_arguments_are_checked(dicom: Make) -> None:

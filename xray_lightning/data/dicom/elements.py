@@ -28,12 +28,14 @@ from xray_lightning.errors import InvalidImageError
 
 MAX_INFLATED = 256 * 2**20  # bytes of a deflated data set; 100 million pixels of 16 bits fit
 AGAIN = "Download or copy the file again"
+BARE = b"\2\0\0\0"  # group 2, element 0: the file begins with its meta group, without preamble
 
 _IMPLICIT, _DEFLATED, _BIG_ENDIAN = (f"1.2.840.10008.1.2{end}" for end in ("", ".1.99", ".2"))
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # float, double, integer
 _OVERLAYS = [0x60000010 + (plane << 17) for plane in range(16)]  # the rows of planes 6000 to 601E
 _LONG = (b"OB", b"OW", b"OF", b"OD", b"UN")  # VRs with a length of 4 bytes; 'O' is odd
 _UNDEFINED = 0xFFFFFFFF
+_MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 _KEYWORDS = """
@@ -46,6 +48,7 @@ _KEYWORDS = """
     GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor
     RedPaletteColorLookupTableData GreenPaletteColorLookupTableData
     BluePaletteColorLookupTableData SegmentedRedPaletteColorLookupTableData
+    SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
 """
 _WANTED: list[BaseTag | int] = [tag_for_keyword(word) or 0 for word in _KEYWORDS.split()]
 _WANTED += _OVERLAYS
@@ -118,6 +121,22 @@ class Elements:
         except Exception as error:  # damaged bytes can raise anything in pydicom
             raise refusal(f"its {keyword} is damaged ({type(error).__name__})", AGAIN) from error
 
+    def in_frame(self, frame: int) -> "Elements":
+        """With rescale and window of the functional groups, PS3.3 C.7.6.16.2.9 and .10, if any.
+
+        What stands in the group of the frame, or else in the shared one, replaces the file's own.
+        """
+        own = self.items("PerFrameFunctionalGroupsSequence")[frame : frame + 1]
+        groups = [*self.items("SharedFunctionalGroupsSequence")[:1], *own]
+        macros = [item for group in groups for name in _MACROS for item in group.items(name)[:1]]
+        if not macros:
+            return self
+        merged = Dataset()
+        for part in (self, *macros):
+            for tag in part._dataset.keys():  # noqa: SIM118 - iterating converts every value
+                merged[tag] = part._dataset.get_item(tag, keep_deferred=True)
+        return Elements(merged, order=self.order, syntax=self.syntax)
+
     def has_overlays(self) -> bool:
         """Whether any of the 16 overlay planes is there."""
         return any(tag in self._dataset for tag in _OVERLAYS)
@@ -144,7 +163,10 @@ def read_elements(data: bytes) -> tuple[Elements, PixelElement]:
     Raises:
         InvalidImageError: it is no DICOM file, is damaged or truncated, or has no pixel data.
     """
-    if data[128:132] != b"DICM":
+    if data[128:132] != b"DICM" and not data.startswith(BARE):
+        if re.match(rb"\x08\0.\0", data, re.DOTALL):
+            reason = "it is a DICOM data set without file meta information"
+            raise refusal(reason, "Rewrite it with DCMTK's dcmconv")
         raise refusal("it is no DICOM file: DICM is not at byte 128", AGAIN)
     try:
         with _quiet_pydicom():
@@ -162,7 +184,7 @@ def syntax_name(uid: str) -> str:
 
 def _split(data: bytes) -> tuple[Elements, PixelElement]:
     stream = BytesIO(data)
-    stream.seek(132)
+    stream.seek(132 if data[128:132] == b"DICM" else 0)
     meta = read_dataset(stream, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
     syntax = Elements(meta, order="<", syntax="").text("TransferSyntaxUID")
     if not re.fullmatch(r"[0-9.]{1,64}", syntax):

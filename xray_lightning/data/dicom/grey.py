@@ -5,7 +5,10 @@ are worked out once for each of the at most 65,536 codes, in double precision, i
 PS3.4 N.2; the pixels are then looked up. Only the percentiles look at the image.
 
 1. Modality LUT (PS3.3 C.11.1): the table, or slope x value + intercept.
-2. VOI LUT (PS3.3 C.11.2): a table, else a window. Where there is neither:
+2. VOI LUT (PS3.3 C.11.2): a table, else a window. A table whose entries leave two or more bits of
+   its descriptor unused (Agfa writes 12-bit entries and says 16) has white at the highest value of
+   the bits that its entries need, with a note. A window of invalid width (0, negative, or below 1
+   for LINEAR) is ignored, with a note. Where there is neither:
 
    - up to 8 bits stored: the full range of the modality values goes from black to white, so that an
      8-bit file looks as its PNG would;
@@ -27,6 +30,7 @@ from xray_lightning.data.dicom.elements import Elements, refusal
 from xray_lightning.data.dicom.layout import Layout
 from xray_lightning.data.dicom.samples import Values
 
+UNUSED_BITS = 2  # of a VOI LUT whose white would be below a quarter
 MAX_RESCALE = 1e30  # of slope and intercept, so that nothing below overflows
 PERCENTILES = (0.5, 99.5)  # of the pixels that are no padding
 
@@ -53,9 +57,10 @@ def grey_table(
     values = modality_values(stored, elements, signed=layout.signed)
     padding = _padding(stored, elements, layout)
     notes = ["pixel padding is black"] if padding.any() else []
-    grey = voi_values(values, elements, window)
+    grey = voi_values(values, elements, window, notes)
     if grey is None:
-        grey, note = _without_voi(values, codes, padding, full=layout.stored <= 8)
+        full = int(np.ptp(stored)) < 256
+        grey, note = _without_voi(values, codes, padding, full=full)
         notes.append(note)
     if layout.photometric == "MONOCHROME1" or elements.text("PresentationLUTShape") == "INVERSE":
         grey = 1 - grey
@@ -77,12 +82,16 @@ def modality_values(stored: Values, elements: Elements, *, signed: bool) -> Grey
     return stored * slope + intercept
 
 
-def voi_values(values: Greys, elements: Elements, window: int) -> Greys | None:
-    """VOI LUT, PS3.3 C.11.2, (N,) in [0, 1]; None where the file has none."""
+def voi_values(values: Greys, elements: Elements, window: int, notes: list[str]) -> Greys | None:
+    """VOI LUT, PS3.3 C.11.2, (N,) in [0, 1]; None where the file has none that is valid."""
     tables = elements.items("VOILUTSequence")
     if tables:
         item = tables[_index(window, len(tables), "VOI tables")]
         first, table, bits = read_lut(item, "LUT", signed=bool(values.min() < 0))
+        needed = max(int(table.max()).bit_length(), 1)
+        if needed <= bits - UNUSED_BITS:
+            notes.append(f"VOI LUT of {needed}-bit entries, not {bits}: their own range is used")
+            bits = needed
         return np.asarray(look_up(values, first, table) / (2**bits - 1))
     centers, widths = elements.decimals("WindowCenter"), elements.decimals("WindowWidth")
     if len(centers) != len(widths):
@@ -91,6 +100,9 @@ def voi_values(values: Greys, elements: Elements, window: int) -> Greys | None:
         return None
     at = _index(window, len(centers), "windows")
     function = elements.text("VOILUTFunction") or "LINEAR"
+    if widths[at] <= 0 or (function == "LINEAR" and widths[at] < 1):
+        notes.append("invalid WindowWidth: the window is ignored")
+        return None
     return apply_window(values, centers[at], widths[at], function)
 
 
@@ -105,10 +117,8 @@ def apply_window(values: Greys, center: float, width: float, function: str) -> G
             SIGMOID, 1 / (1 + exp(-4 (x - c) / w)).
 
     Raises:
-        InvalidImageError: the width or the function is invalid.
+        InvalidImageError: the function is invalid.
     """
-    if width <= 0 or (function == "LINEAR" and width < 1):
-        raise refusal(f"its WindowWidth is {width:g}, too small for {function}", _CORRECT)
     if function == "SIGMOID":
         with np.errstate(over="ignore"):  # e ** 1000 is infinite: black
             return np.asarray(1 / (1 + np.exp(-4 * (values - center) / width)))

@@ -12,14 +12,13 @@ import numpy.typing as npt
 
 from xray_lightning.data.dicom.codecs import Codes
 from xray_lightning.data.dicom.colour import luma
-from xray_lightning.data.dicom.elements import Elements, PixelElement, read_elements, refusal
+from xray_lightning.data.dicom.elements import BARE, Elements, PixelElement, read_elements, refusal
 from xray_lightning.data.dicom.facts import Facts, read_facts
 from xray_lightning.data.dicom.grey import grey_table, strips
 from xray_lightning.data.dicom.layout import MONOCHROME, Layout, read_layout
 from xray_lightning.data.dicom.samples import read_codes
+from xray_lightning.data.files import read_file
 from xray_lightning.errors import ConfigError, InvalidImageError
-
-MAX_FILE = 2**30  # bytes
 
 _LUMA = "colour is turned to luma"
 
@@ -69,24 +68,30 @@ def read_dicom(
         raise ConfigError(f"colour must be None or 'luma', got {colour!r}")
     if window < 0 or (frame is not None and frame < 0):
         raise ConfigError(f"window and frame count from 0, got {window} and {frame}")
+    data = source if isinstance(source, bytes) else read_file(Path(source))
     with _named(source, name):
-        elements, pixels, layout = _open(source)
+        elements, pixels, layout = _open(data)
         _check_choice(layout, frame, colour)
         facts, notes = read_facts(elements)
         codes, stored = read_codes(elements, pixels, layout, frame or 0)
         if layout.photometric not in MONOCHROME:
             return DicomImage(luma(codes, stored, elements, layout), facts, (*notes, _LUMA))
+        elements = elements.in_frame(frame or 0)
         table, more = grey_table(codes, stored, elements, layout, window)
         return DicomImage(_paint(codes, table.astype(np.float32)), facts, (*notes, *more))
 
 
-def read_dicom8(source: Path | bytes, *, name: str = "") -> Pixels8:
-    """``to_uint8(read_dicom(source, name=name).pixels)``, (H, W), in less time."""
-    with _named(source, name):
-        elements, pixels, layout = _open(source)
+def read_dicom8(data: bytes, *, name: str = "", notes: list[str] | None = None) -> Pixels8:
+    """``to_uint8(read_dicom(data, name=name).pixels)``, (H, W), in less time.
+
+    ``notes`` takes those on the grey scale.
+    """
+    with _named(data, name):
+        elements, pixels, layout = _open(data)
         _check_choice(layout, None, None)
         codes, stored = read_codes(elements, pixels, layout, 0)
-        table, _ = grey_table(codes, stored, elements, layout, 0)
+        table, more = grey_table(codes, stored, elements.in_frame(0), layout, 0)
+        (notes if notes is not None else []).extend(more)
         return _paint(codes, to_uint8(table.astype(np.float32)))
 
 
@@ -97,7 +102,11 @@ def to_uint8(pixels: npt.NDArray[np.floating]) -> Pixels8:
 
 def is_dicom(data: bytes, name: str = "") -> bool:
     """Whether the bytes of a file, or else its name, say that it is a DICOM file."""
-    return data[128:132] == b"DICM" or name.lower().endswith((".dcm", ".dicom", ".ima"))
+    return (
+        data[128:132] == b"DICM"
+        or data.startswith(BARE)
+        or name.lower().endswith((".dcm", ".dicom", ".ima"))
+    )
 
 
 def _paint(codes: Codes, table: npt.NDArray[T]) -> npt.NDArray[T]:
@@ -110,29 +119,19 @@ def _paint(codes: Codes, table: npt.NDArray[T]) -> npt.NDArray[T]:
     return painted
 
 
-def _open(source: Path | bytes) -> tuple[Elements, PixelElement, Layout]:
-    elements, pixels = read_elements(source if isinstance(source, bytes) else _bytes(Path(source)))
+def _open(data: bytes) -> tuple[Elements, PixelElement, Layout]:
+    elements, pixels = read_elements(data)
     return elements, pixels, read_layout(elements)
-
-
-def _bytes(path: Path) -> bytes:
-    """The content of a file of up to 1 GiB."""
-    try:
-        if path.stat().st_size > MAX_FILE:
-            raise refusal(f"the file is larger than {MAX_FILE:,} bytes", "Split its frames")
-        return path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise refusal(f"cannot be opened ({reason})", "Check the path") from error
 
 
 def _check_choice(layout: Layout, frame: int | None, colour: str | None) -> None:
     """Raise where the caller has to choose, or chose what is not there."""
     if layout.photometric not in MONOCHROME and colour is None:
-        remedy = 'Read it with colour="luma" if its colours mean grey'
+        remedy = 'If they mean grey: xray convert --colour luma, or read_dicom(colour="luma")'
         raise refusal(f"it is in colour ({layout.photometric})", remedy)
     if frame is None and layout.frames > 1:
-        raise refusal(f"it has {layout.frames} frames", "Choose one with frame=, from 0")
+        remedy = "Choose one, from 0: xray convert --frame 0, or read_dicom(frame=0)"
+        raise refusal(f"it has {layout.frames} frames", remedy)
     if frame is not None and frame >= layout.frames:
         raise refusal(f"frame {frame} is asked for, it has {layout.frames}, from 0", "Choose one")
 

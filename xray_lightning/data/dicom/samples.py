@@ -37,6 +37,8 @@ def read_codes(
         return codes, _meaning(codes, layout.stored, layout.high, signed=layout.signed)
     codes, precision = decode_frame(data, elements.syntax, layout)
     bits = min(precision, layout.stored)
+    if precision > bits == layout.high + 1 and codes.max() >> bits:
+        bits = precision  # PS3.5 A.4: the codestream's own precision, where its values need it
     high = layout.high if precision == layout.allocated else bits - 1
     return codes, _meaning(codes, bits, max(high, bits - 1), signed=layout.signed)
 
