@@ -17,7 +17,7 @@ from xray_lightning.checkpoint import load_checkpoint
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.dicom import to_uint8
 from xray_lightning.data.geometry import fit_square
-from xray_lightning.data.images import read_image
+from xray_lightning.data.images import noting, read_image
 from xray_lightning.data.transforms import equalise
 from xray_lightning.errors import CheckpointError, ConfigError, DataError, InvalidImageError
 from xray_lightning.models.network import XrayNet
@@ -38,11 +38,13 @@ class Scored:
         path: the file.
         scores: (L,) float32 in [0, 1]; None if it is no readable image.
         failure: why there are no scores, else "".
+        notes: what its reader decided by a fall-back, in words without values.
     """
 
     path: Path
     scores: Scores | None
     failure: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class Classifier:
@@ -131,13 +133,13 @@ class Classifier:
         workers = _positive(available_cores() if workers is None else workers)
         with closing(self._decoded(paths, 2 * _positive(batch_size), workers)) as decoded:
             while batch := list(islice(decoded, batch_size)):
-                squares = [square for _, square in batch if not isinstance(square, str)]
+                squares = [square for _, square, _ in batch if not isinstance(square, str)]
                 scores = iter(self.score(np.stack(squares)) if squares else ())
-                for path, square in batch:
+                for path, square, notes in batch:
                     if isinstance(square, str):
                         yield Scored(path, None, square)
                     else:
-                        yield Scored(path, next(scores))
+                        yield Scored(path, next(scores), notes=tuple(notes))
 
     def prepare(self, image: Image) -> Pixels:
         """A file or an array as the square the network sees, (S, S) uint8.
@@ -162,26 +164,27 @@ class Classifier:
 
     def _decoded(
         self, paths: Iterable[str | Path], ahead: int, workers: int
-    ) -> Generator[tuple[Path, Pixels | str], None, None]:
-        """Each file's square, or the reason why there is none; ``ahead`` files are in the works."""
+    ) -> Generator[tuple[Path, Pixels | str, list[str]], None, None]:
+        """A file's square or why there is none, and notes; ``ahead`` files are in the works."""
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        pending: deque[tuple[Path, Future[Pixels | str]]] = deque()
+        pending: deque[tuple[Path, Future[tuple[Pixels | str, list[str]]]]] = deque()
         try:
             for path in map(Path, paths):
                 pending.append((path, pool.submit(self._attempt, path)))
                 if len(pending) > ahead:
                     first, future = pending.popleft()
-                    yield first, future.result()
+                    yield first, *future.result()
             for path, future in pending:
-                yield path, future.result()
+                yield path, *future.result()
         finally:  # Ctrl-C and errors come here with files still pending
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _attempt(self, path: Path) -> Pixels | str:
-        try:
-            return self.prepare(path)
-        except DataError as error:
-            return str(error).removeprefix(f"{path}: ")
+    def _attempt(self, path: Path) -> tuple[Pixels | str, list[str]]:
+        with noting() as notes:
+            try:
+                return self.prepare(path), notes
+            except DataError as error:
+                return str(error).removeprefix(f"{path}: "), notes
 
 
 def load_classifier(checkpoint: str | Path, *, device: str = "auto") -> Classifier:

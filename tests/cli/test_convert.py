@@ -1,6 +1,7 @@
 """``xray convert`` as a user runs it."""
 
 import csv
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -87,10 +88,10 @@ def test_numbers_instead_of_names(
 def test_stopped_by_the_user(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = module.convert
 
-    def stops(job: module.Job) -> module.Outcome:
+    def stops(job: module.Job, stamp: str) -> module.Outcome:
         if job.name == "f2/10.png":
             raise KeyboardInterrupt
-        return done(job)
+        return done(job, stamp)
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -189,3 +190,71 @@ def test_a_header_that_only_the_reader_understands(
     (failed,) = rows(tmp_path / "out/failed.csv")
     assert "a header element is damaged" in failed["reason"] or "PixelRep" in failed["reason"]
     assert not (tmp_path / "out/odd.png").exists()
+
+
+def test_what_changed_is_converted_again(
+    tree: Path, tmp_path: Path, write_dicom: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the shared case mtime: another file with an older date under the name."""
+    out = tmp_path / "out"
+    convert(tree, out)
+    write_dicom(tree / "f1/5.dcm", np.full((8, 8), 7, np.uint8), ViewPosition="AP")
+    os.utime(tree / "f1/5.dcm", (1e9, 1e9))
+    half = (out / "f0/0.png").read_bytes()[:40]
+    (out / "f0/0.png").write_bytes(half)
+    (out / "f2/2.png").rename(tmp_path / "swap.png")
+    (out / "f3/3.png").rename(out / "f2/2.png")
+    (tmp_path / "swap.png").rename(out / "f3/3.png")
+    capsys.readouterr()
+    convert(tree, out)
+    assert "4 images converted, 8 were before" in capsys.readouterr().out
+    views = {row["file"]: row["view"] for row in rows(out / "headers.csv")}
+    assert (views["f1/5.png"], views["f1/1.png"]) == ("AP", "PA")
+    for name, grey in {"f1/5": 7, "f0/0": 0, "f2/2": 40, "f3/3": 60}.items():
+        assert cv2.imread(str(out / f"{name}.png"), cv2.IMREAD_UNCHANGED)[0, 0] == grey
+
+
+def test_a_folder_that_cannot_be_listed(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may list any folder, so the refusal is played."""
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("f2"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataNotFoundError, match=r"f2: cannot list this folder \(Permission denied"):
+        convert(tree, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_frames_and_colour_are_chosen(tmp_path: Path, write_dicom: Write) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    pixels = np.arange(128, dtype=np.uint8).reshape(2, 8, 8)
+    path = write_dicom(source / "a.dcm", pixels[0])
+    data = pydicom.dcmread(path)
+    data.NumberOfFrames, data.PixelData = 2, pixels.tobytes()
+    data.save_as(path)
+    arguments = [*XRAY, "convert", str(source), str(out)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 3
+    (failed,) = rows(out / "failed.csv")
+    assert "it has 2 frames. Choose one, from 0: xray convert --frame 0" in failed["reason"]
+    for frame in (1, 0):
+        convert_tree(source, out, bits=8, workers=1, rename=False, frame=frame)
+        written = cv2.imread(str(out / "a.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(written, pixels[frame])
+    data.NumberOfFrames, data.SamplesPerPixel, data.PhotometricInterpretation = 1, 3, "RGB"
+    data.PlanarConfiguration, data.PixelData = 0, bytes(64 * 3)
+    data.save_as(path)
+    with pytest.raises(PartialError):
+        convert(source, out)
+    (failed,) = rows(out / "failed.csv")
+    assert "xray convert --colour luma" in failed["reason"]
+    convert_tree(source, out, bits=8, workers=1, rename=False, colour="luma")
+    assert not (out / "failed.csv").exists()
+    with pytest.raises(ConfigError, match="colour must be None or 'luma', got 'red'"):
+        convert_tree(source, out, bits=8, workers=1, rename=False, colour="red")

@@ -376,3 +376,47 @@ def test_help_tells_the_exit_codes() -> None:
     text = predict("--help").output
     for word in ("Exit code 0", "130", "failed.csv", "--batch-size", "--device"):
         assert word in text
+
+
+def test_what_changed_is_scored_again(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    """As the shared case stale: another picture under the name of one that is done."""
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    for number, name in enumerate("abc"):
+        shutil.copy(images / f"{number:02d}.png", scans / f"{name}.png")
+    predict(checkpoint, scans, "--out", out)
+    before = {Path(row[0]).name: row for row in rows(out / "predictions.csv")[1:]}
+    shutil.copy(images / "07.png", scans / "a.png")
+    os.utime(scans / "a.png", (1e9, 1e9))
+    result = predict(checkpoint, scans, "--out", out)
+    assert "1 images scored, 2 were before" in result.output
+    assert "1 files were others when they were scored before" in result.output
+    after = {Path(row[0]).name: row for row in rows(out / "predictions.csv")[1:]}
+    assert [len(rows(out / "predictions.csv")), *sorted(after)] == [4, "a.png", "b.png", "c.png"]
+    assert (after["b.png"], after["c.png"]) == (before["b.png"], before["c.png"])
+    wanted = load_classifier(checkpoint, device="cpu")(images / "07.png")[0]
+    np.testing.assert_allclose([float(score) for score in after["a.png"][1:]], wanted, atol=2e-6)
+    (scans / "a.png").write_bytes(b"")  # no image any more: its row goes
+    predict(checkpoint, scans, "--out", out, code=3)
+    assert sorted(names(out / "predictions.csv")) == ["b.png", "c.png"]
+    (out / ".predict.done").unlink()  # unknown is not done
+    assert (
+        "2 images scored, 0 were before" in predict(checkpoint, scans, "--out", out, code=3).output
+    )
+
+
+def test_pipes_links_and_notes(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    dark = np.linspace(0, 4095, 1600).astype(np.uint16).reshape(40, 40)
+    cv2.imwrite(str(scans / "a.png"), dark)
+    (scans / "link.png").symlink_to("a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    named = [scans, tmp_path / "pipe.png", tmp_path / "zero.png"]
+    output = predict(checkpoint, *named, "--out", out, code=3).output
+    assert names(out / "predictions.csv") == ["a.png"]
+    assert names(out / "failed.csv") == ["pipe.png", "zero.png"]
+    assert all("is a pipe, a socket or a device" in row[1] for row in rows(out / "failed.csv")[1:])
+    assert "note: 1 links to listed images are those images: scored once" in output
+    assert "16-bit picture of 12-bit values: dark, for it is not stretched (1)" in output

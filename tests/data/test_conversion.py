@@ -69,6 +69,34 @@ def test_numbers_stay_with_their_files(tmp_path: Path) -> None:
         names("a.dcm")
 
 
+@pytest.mark.parametrize(
+    ("table", "error", "match"),
+    [
+        ("", DataError, r"do not match, the first is '000001\.png': restore"),  # lost
+        ("a.dcm,000001.png\n", DataError, r"the first is '000007\.png'"),  # short
+        ("a.dcm,000001.png\nb.dcm,000007.png\nc.dcm,../../x.png\n", DataError, r"'../../x\.png'"),
+        ("a.dcm,000001.png\nb.dcm,000007.png\nc.dcm,0000\n", DataError, "'0000'"),  # cut
+        ("a.dcm,000001.png\nb.dcm,000007.png\nc.dcm,000007.png\n", TableError, "repeats"),
+        ("a.dcm,000001.png\nb.dcm,000007.png\na.dcm,000008.png\n", TableError, "repeats"),
+    ],
+)
+def test_a_table_of_names_that_does_not_fit_is_refused(
+    tmp_path: Path, table: str, error: type[DataError], match: str
+) -> None:
+    for number in (1, 7):
+        (tmp_path / f"{number:06d}.png").write_bytes(b"")
+    if table:
+        (tmp_path / "names.csv").write_text("original,file\n" + table)
+    with pytest.raises(error, match=match):
+        plan([tmp_path / "d.dcm"], tmp_path, tmp_path, bits=8, rename=True)
+
+
+def test_new_numbers_come_after_the_greatest(tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_text("original,file\na.dcm,000001.png\nb.dcm,000007.png\n")
+    jobs = plan([tmp_path / "d.dcm"], tmp_path, tmp_path, bits=8, rename=True)
+    assert [job.name for job in jobs] == ["000008.png"]
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_values(tmp_path: Path, bits: int) -> None:
     pixels = np.linspace(0, 1, 5000, dtype=np.float32).reshape(50, 100)
@@ -95,15 +123,35 @@ def test_conversion(job: Job) -> None:
 def test_done_is_done(job: Job, write_dicom: Write) -> None:
     first = convert(job)
     stamp = job.target.stat().st_mtime_ns
-    again = convert(job)
+    again = convert(job, first.stamp)
     assert again.was_there
-    assert again.facts == first.facts
+    assert (again.facts, again.stamp) == (first.facts, first.stamp)
     assert job.target.stat().st_mtime_ns == stamp
-    write_dicom(job.source, 255 - RAMP)  # a newer file is converted again
-    later = job.target.stat().st_mtime + 10
-    os.utime(job.source, (later, later))
-    assert not convert(job).was_there
+    write_dicom(job.source, 255 - RAMP)  # another file, of any date, is converted again
+    earlier = job.target.stat().st_mtime - 1000
+    os.utime(job.source, (earlier, earlier))
+    assert not convert(job, first.stamp).was_there
     np.testing.assert_array_equal(cv2.imread(str(job.target), cv2.IMREAD_UNCHANGED), 255 - RAMP)
+
+
+def test_a_png_that_was_touched_is_written_again(job: Job, tmp_path: Path) -> None:
+    first = convert(job)
+    whole = job.target.read_bytes()
+    write_png(tmp_path / "other.png", np.zeros((24, 32), np.float32), 8)
+    for content in (whole[: len(whole) // 2], whole[:10], (tmp_path / "other.png").read_bytes()):
+        job.target.write_bytes(content)
+        outcome = convert(job, first.stamp)
+        assert not outcome.was_there
+        assert job.target.read_bytes() == whole
+    assert convert(job, outcome.stamp).was_there
+    assert not convert(replace(job, frame=0), outcome.stamp).was_there  # another setting
+
+
+def test_pipes_are_refused_not_waited_for(job: Job) -> None:
+    job.source.unlink()
+    os.mkfifo(job.source)
+    assert "a.dcm: is a pipe, a socket or a device" in convert(job).failure
+    assert find_dicom(job.source.parent)[0] == [job.source]
 
 
 def test_another_depth_is_refused(job: Job) -> None:

@@ -75,10 +75,11 @@ def test_nameless_column_of_pandas_is_no_label(csv_folder: Write) -> None:
 
 def test_absolute_images_and_another_root(csv_folder: Write, tmp_path: Path) -> None:
     csv_folder("image,Mass")
-    table = csv_folder("image,Mass", "b.png,1", f"{tmp_path}/a.png,0", "../a.png,1", name="x/t.csv")
-    source = CsvTable(table, root=tmp_path / "sub")
-    assert source.missing == ()
-    assert [source.read(record).shape for record in source.records] == [(6, 4)] * 3
+    for other in (f"{tmp_path}/a.png", "../a.png"):
+        table = csv_folder("image,Mass", "b.png,1", f"{other},0", name="x/t.csv")
+        source = CsvTable(table, root=tmp_path / "sub")
+        assert source.missing == ()
+        assert [source.read(record).shape for record in source.records] == [(6, 4)] * 2
 
 
 def test_missing_images(csv_folder: Write) -> None:
@@ -182,3 +183,23 @@ def test_labels_are_a_list(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("image,patient,Mass\na.png,1,0\n")
     with pytest.raises(ConfigError, match=r"data\.labels is a list of columns such as \[Mass\]"):
         CsvTable(tmp_path / "t.csv", labels="Mass", allow_missing=True)
+
+
+@pytest.mark.parametrize("name", ["link.png", "folder/b.png", "{root}/a.png"])
+def test_a_link_to_a_listed_image_is_that_image(
+    csv_folder: Write, tmp_path: Path, name: str
+) -> None:
+    other = name.format(root=tmp_path)
+    table = csv_folder("image,patient,Mass", "a.png,1,0", "sub/b.png,2,0", f"{other},3,1")
+    (tmp_path / "link.png").symlink_to("a.png")
+    (tmp_path / "folder").symlink_to("sub")
+    with pytest.raises(TableError, match=f"names one file twice: .* and {other}"):
+        CsvTable(table)
+
+
+def test_links_to_files_elsewhere_are_images(csv_folder: Write, tmp_path: Path) -> None:
+    table = csv_folder("image,patient,Mass", "link.png,1,0", "sub/b.png,2,0")
+    (tmp_path / "link.png").symlink_to("a.png")
+    source = CsvTable(table)
+    assert [record.image_id for record in source.records] == ["link.png", "sub/b.png"]
+    assert source.read(source.records[0]).shape == (6, 4)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from xray_lightning.data.files import Found, find_images, looks_like_image
+from xray_lightning.data.files import Found, Ledger, file_stamp, find_images, looks_like_image
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
 
@@ -68,14 +68,18 @@ def test_named_and_skipped(tree: Path) -> None:
 
 
 def test_links(tree: Path) -> None:
-    """A link to a folder is followed once, a link to a file keeps its name."""
+    """A link to a folder is followed once; one to a listed file is that file."""
     (tree / "a/up").symlink_to(tree)
     (tree / "d").symlink_to(tree / "c")
     (tree / "e.png").symlink_to(tree / "b.png")
     (tree / "lost").symlink_to(tree / "nothing")
-    images, skipped = relative(find_images(["."]), tree)
-    assert images == ["b.png", "e.png", "a/empty.dcm", "a/no_ending", "c/x[1].JPG"]
+    found = find_images(["."])
+    images, skipped = relative(found, tree)
+    assert images == ["b.png", "a/empty.dcm", "a/no_ending", "c/x[1].JPG"]
+    assert found.links == [tree / "e.png"]
     assert "lost" in skipped
+    assert relative(find_images(["e.png"]), tree)[0] == ["e.png"]  # a link keeps its own name
+    assert find_images(["e.png", "b.png"]).images == [tree / "b.png"]
     assert relative(find_images(["d/x[1].JPG", "c/x[1].JPG"]), tree)[0] == ["c/x[1].JPG"]
 
 
@@ -115,6 +119,7 @@ def test_closed_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (b"BM" + bytes(12), True),
         (b"BMI,age,weight\n", False),
         (bytes(128) + b"DICM", True),
+        (b"\x02\x00\x00\x00UL", True),
         (b"\x08\x00\x05\x00CS", True),  # DICOM without its preamble
         (b"", False),
         (b"%PDF-1.7", False),
@@ -135,3 +140,41 @@ def test_what_cannot_be_opened_is_not_skipped(
 
     monkeypatch.setattr(Path, "open", refused)
     assert looks_like_image(tmp_path / "file")
+
+
+def test_a_stamp_changes_with_size_date_and_first_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    stamps = []
+    for content, date in ((PNG, 1), (PNG + b"x", 1), (PNG, 2), (PNG[::-1], 2)):
+        path.write_bytes(content)
+        os.utime(path, (date, date))
+        stamps.append(file_stamp(path))
+    assert len(set(stamps)) == 4
+    assert {len(stamp) for stamp in stamps} == {32}
+    path.write_bytes(PNG)
+    os.utime(path, (1, 1))
+    assert file_stamp(path) == stamps[0]
+    assert file_stamp(tmp_path) == file_stamp(tmp_path / "absent") == ""
+
+
+def test_a_pipe_has_no_stamp_and_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert file_stamp(tmp_path / "pipe") == ""
+    assert find_images([tmp_path / "pipe"]).images == [tmp_path.resolve() / "pipe"]
+
+
+def test_a_ledger_cut_anywhere_loses_only_its_last_line(tmp_path: Path) -> None:
+    path = tmp_path / "done"
+    ledger = Ledger(path)
+    for name in ("a\n1", "\udcff,b", "a\n1"):
+        ledger.add(name, f"stamp of {len(ledger.stamps)}")
+    whole = path.read_bytes()
+    assert Ledger(path).stamps == {"a\n1": "stamp of 2", "\udcff,b": "stamp of 1"}
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        cut = Ledger(path)
+        assert cut.stamps.items() <= {*ledger.stamps.items(), ("a\n1", "stamp of 0")}
+        cut.add("c", "3")
+        assert Ledger(path).stamps == cut.stamps
+    path.write_bytes(b'[]\n5\n"ab"\n{}\n[1]\nnull\n["d", "4"]')
+    assert Ledger(path).stamps["d"] == "4"

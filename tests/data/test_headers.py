@@ -75,6 +75,19 @@ def test_what_is_absent_is_blank(tmp_path: Path, write_dicom: Write) -> None:
         ("PatientAge", "age", "094Y", "90"),  # 90 and over
         ("PatientAge", "age", "150Y", ""),
         ("PatientAge", "age", "JANE", ""),
+        ("Manufacturer", "manufacturer", "Doe, Jane", ""),
+        ("Manufacturer", "manufacturer", "GE Jane", ""),
+        ("Manufacturer", "manufacturer", "GE 19570203", ""),
+        ("Manufacturer", "manufacturer", "GE MEDICAL SYSTEMS", "GE MEDICAL SYSTEMS"),
+        (
+            "Manufacturer",
+            "manufacturer",
+            "Philips Medical Systems, Inc.",
+            "Philips Medical Systems, Inc.",
+        ),
+        ("Manufacturer", "manufacturer", "FUJI PHOTO FILM Co., ltd.", "FUJI PHOTO FILM Co., ltd."),
+        ("Manufacturer", "manufacturer", "Agfa-Gevaert AG", "Agfa-Gevaert AG"),
+        ("Manufacturer", "manufacturer", "TOSHIBA_MEC", "TOSHIBA_MEC"),
         ("PatientAge", "age", "nan", ""),
     ],
 )

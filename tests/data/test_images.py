@@ -1,7 +1,6 @@
 """Decoding against Pillow, and every kind of damage."""
 
 import io
-import logging
 import os
 import struct
 import zlib
@@ -15,6 +14,8 @@ import tifffile
 from PIL import Image, ImageOps
 from pydicom import dcmread
 
+from xray_lightning.data.cache import open_cache
+from xray_lightning.data.csv import CsvTable
 from xray_lightning.data.images import MAX_SIDE, decode_image, noting, read_image, read_record
 from xray_lightning.errors import InvalidImageError, MissingImagesError
 from xray_lightning.records import Record
@@ -139,16 +140,6 @@ def test_the_orientation_is_applied_to_every_format(kind: str, orientation: int)
     assert pixels.flags.c_contiguous
 
 
-def test_damaged_exif_is_named() -> None:
-    exif = b"MM\0*" + struct.pack(">IH", 8, 3) + bytes(12)  # says 3 entries, has one
-    for data in (
-        PNG[:33] + chunk(b"eXIf", exif) + PNG[33:],
-        JPEG[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 8) + b"Exif\0\0" + exif + JPEG[2:],
-    ):
-        with pytest.raises(InvalidImageError, match="x: its EXIF data is damaged"):
-            decode_image(data, "x")
-
-
 def test_jpeg_with_fill_bytes_before_a_marker() -> None:
     padded = JPEG[:2] + b"\xff\xff" + JPEG[2:]
     np.testing.assert_array_equal(decode_image(padded, "x"), decode_image(JPEG, "x"))
@@ -201,12 +192,15 @@ def test_end_marker_of_a_thumbnail_does_not_hide_truncation() -> None:
         (png(4, MAX_SIDE + 1, b""), "its size is 4 x 20001 pixels, sides must be 1 to 20,000"),
         (JPEG[:-2], "the JPEG is truncated: its end marker"),
         (JPEG[:2] + JPEG[2:40], "the JPEG is truncated or damaged at byte"),
-        (b"\xff\xd8\xff\x01" + b"\xff\xda" + JPEG[-40:], "the JPEG has no frame header"),
+        (b"\xff\xd8\xff\x01" + b"\xff\xda" + JPEG[-40:], "the JPEG is truncated"),
+        (
+            b"\xff\xd8\xff\x01\xff\xda\0\x08" + bytes(6) + b"\xff\xd9",
+            "the JPEG has no frame header",
+        ),
         (bytes(128) + b"DICM" + bytes(50), "it has no valid TransferSyntaxUID"),
-        (b"BM" + bytes(60), "its size is 0 x 0 pixels"),
-        (BMP[:40], "the BMP is truncated: its pixels end at byte"),
-        (BMP[:-1], "the BMP is truncated: its pixels end at byte 1,166 of 1,165"),
-        (BMP[:30] + b"\1" + BMP[31:], "its BMP compression is 1. Convert it to PNG"),
+        (b"BM" + bytes(60), "damaged|cannot decode"),
+        (BMP[:40], "its compressed pixels are damaged"),
+        (BMP[:-1], "its compressed pixels are damaged"),
         (TIFF[:-1], "TIFF"),
         (encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "its pixels are float32, not"),
         (encoded(Image.fromarray(GREY.astype(np.int32)), "TIFF"), "its pixels are int32, not"),
@@ -232,7 +226,7 @@ def test_dicom_is_known_by_its_name() -> None:
 
 def test_too_many_channels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "imdecode", lambda *_: np.zeros((3, 3, 2), np.uint8))
-    with pytest.raises(InvalidImageError, match="it has 2 channels, not 1, 3 or 4"):
+    with pytest.raises(InvalidImageError, match="it has 2 channels, not 1 or 3"):
         decode_image(PNG, "x")
 
 
@@ -352,11 +346,6 @@ def test_damaged_tags_are_an_error_and_print_nothing(capfd: pytest.CaptureFixtur
     assert capfd.readouterr() == ("", "")
 
 
-def test_others_still_hear_tifffile(caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("tifffile").error("theirs")
-    assert "theirs" in caplog.text
-
-
 @pytest.mark.parametrize("bits", [8, 16])
 def test_white_is_zero(bits: int) -> None:
     codes = RAMP.astype(np.uint16) * 257 if bits == 16 else RAMP
@@ -439,3 +428,18 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     for name in ("pipe.png", "zero.dcm"):
         with pytest.raises(InvalidImageError, match=f"{name}: is a pipe, a socket or a device"):
             read_image(tmp_path / name)
+
+
+def test_a_cache_says_how_its_images_were_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        codes = np.full((8, 8), 4000 if number else 60000, np.uint16)
+        (tmp_path / f"{number}.png").write_bytes(encoded(Image.fromarray(codes)))
+    os.mkfifo(tmp_path / "3.png")
+    (tmp_path / "t.csv").write_text("image,Mass\n0.png,1\n1.png,0\n2.png,0\n3.png,0\n")
+    source = CsvTable(tmp_path / "t.csv")
+    with pytest.raises(InvalidImageError, match=r"3\.png: is a pipe, a socket or a device"):
+        open_cache(source, source.records, size=8, root=tmp_path / "cache", progress=False)
+    note = "2 files: 16-bit picture of 12-bit values: dark, for it is not stretched (2)"
+    assert f"how images were read: {note}" in caplog.text

@@ -91,13 +91,16 @@ def convert(
     bits: Annotated[int, typer.Option(help="8 or 16 bits a pixel")] = 8,
     workers: Annotated[int | None, typer.Option(min=1, help="threads; default: the cores")] = None,
     rename: Annotated[bool, typer.Option("--rename", help="number the images")] = False,
+    frame: Annotated[int | None, typer.Option(min=0, help="of several frames, from 0")] = None,
+    colour: Annotated[str | None, typer.Option(help="luma: colour becomes grey")] = None,
 ) -> None:
     """DICOM files to PNG, with a table of headers that names nobody. Run it again to continue.
 
     Exit code 0: all converted; 2: a wrong path or setting; 3: some files could not be read,
     failed.csv names them, the others are done; 130: stopped by Ctrl-C.
     """
-    run("convert.convert_tree", source, out, bits=bits, workers=workers, rename=rename)
+    choice: dict[str, Any] = {"rename": rename, "frame": frame, "colour": colour}
+    run("convert.convert_tree", source, out, bits=bits, workers=workers, **choice)
 
 
 @APP.command()

@@ -4,6 +4,7 @@ import csv
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +15,43 @@ from xray_lightning.cli.watching import watched
 from xray_lightning.data.conversion import FAILED, HEADER, Job, Outcome, convert, find_dicom, plan
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.dicom import tally
+from xray_lightning.data.files import Ledger
 from xray_lightning.data.tables import existing_folder
 from xray_lightning.writing import write_table
 
 
-def convert_tree(root: Path, out: Path, *, bits: int, workers: int | None, rename: bool) -> None:
-    """Convert every DICOM file below ``root``; what ``out`` has already stays.
+def convert_tree(
+    root: Path,
+    out: Path,
+    *,
+    bits: int,
+    workers: int | None,
+    rename: bool,
+    frame: int | None = None,
+    colour: str | None = None,
+) -> None:
+    """Convert every DICOM file below ``root``; what ``out`` has already stays, if nothing changed.
 
     Raises:
-        DataNotFoundError: no such folder, or no DICOM file in it.
-        DataError: two files would become one.
-        ConfigError: ``bits`` is not 8 or 16, or ``out`` has images of other bits, cannot be
-            written to, or is being written to.
+        DataNotFoundError: no such folder, a closed folder in it, or no DICOM file.
+        DataError: two files would become one, or names.csv does not fit the folder.
+        ConfigError: ``bits`` or ``colour`` is none that there is, or ``out`` has images of other
+            bits, cannot be written to, or is being written to.
         PartialError: some files are unreadable; the others are done.
     """
-    root = existing_folder(root, "The DICOM files were to be found there")
+    root = existing_folder(root, "The DICOM files were to be found there").resolve()
     sources, others = find_dicom(root)
     outcomes: list[Outcome] = []
     with claimed(out):
-        jobs = plan(sources, root, out, bits=bits, rename=rename)
+        planned = plan(sources, root, out, bits=bits, rename=rename)
+        jobs = [replace(job, frame=frame, colour=colour) for job in planned]
+        ledger = Ledger(out / ".convert.done")
         try:
-            found = _converted(jobs, workers or available_cores())
+            found = _converted(jobs, ledger, workers or available_cores())
             for outcome in watched(found, "converting", len(jobs), shown=sys.stderr.isatty()):
                 outcomes.append(outcome)
+                if outcome.stamp and not outcome.was_there:
+                    ledger.add(outcome.job.name, outcome.stamp)
         finally:  # Ctrl-C comes here too
             _write_tables(outcomes, root, out, complete=len(outcomes) == len(jobs))
     _tell(outcomes, out, others, rename)
@@ -50,11 +65,11 @@ def convert_tree(root: Path, out: Path, *, bits: int, workers: int | None, renam
         )
 
 
-def _converted(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
+def _converted(jobs: Sequence[Job], ledger: Ledger, workers: int) -> Iterator[Outcome]:
     """Outcomes in the order of the jobs. Decoding and packing release the interpreter's lock."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="convert")
     try:
-        yield from pool.map(convert, jobs)
+        yield from pool.map(convert, jobs, [ledger.stamps.get(job.name, "") for job in jobs])
     finally:
         pool.shutdown(cancel_futures=True)
 

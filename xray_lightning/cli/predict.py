@@ -4,7 +4,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,7 +15,8 @@ from xray_lightning.cli.failures import PartialError
 from xray_lightning.cli.folders import claimed
 from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watched
-from xray_lightning.data.files import Found, find_images
+from xray_lightning.data.dicom import tally
+from xray_lightning.data.files import Found, Ledger, file_stamp, find_images
 from xray_lightning.data.geometry import RULE
 from xray_lightning.data.images import READER_VERSION
 from xray_lightning.errors import ConfigError, OutputError, TableError
@@ -37,7 +38,7 @@ NAMED = 3  # skipped files in the terminal; skipped.csv has them all
 def predict(
     checkpoint: Path, names: Sequence[str], folder: Path, batch_size: int, device: str
 ) -> None:
-    """Score every image that ``names`` lead to; those already in the folder's table stay.
+    """Score every image that ``names`` lead to; rows of files that have not changed stay.
 
     Raises:
         DataNotFoundError: a name leads nowhere, or there is no image.
@@ -51,16 +52,22 @@ def predict(
     cv2.setNumThreads(1)  # the files are decoded in threads already
     with claimed(folder):
         _require_same(folder, _facts(checkpoint, classifier))
-        if found.skipped:
-            _note_skipped(found, folder)
-        with ScoreTable(folder, classifier.labels) as table:
+        _note_skipped(found, folder)
+        stamps = {str(path): file_stamp(path) for path in found.images}
+        notes = []
+        with ScoreTable(folder, classifier.labels, stamps) as table:
             files = [path for path in found.images if str(path) not in table.done]
             scores = classifier.stream(files, batch_size=batch_size)
             for scored in watched(scores, "scoring images", len(files), shown=bool(files)):
                 table.add(scored)
+                notes.append(scored.notes)
             failed = [path for path in files if str(path) in table.failures]
     before, scored_now = len(found.images) - len(files), len(files) - len(failed)
     show(f"{scored_now:,} images scored, {before:,} were before: {folder / 'predictions.csv'}")
+    if table.changed:
+        show(f"note: {table.changed:,} files were others when they were scored before")
+    if remarks := tally(notes):
+        show(f"note: {remarks}")
     if failed:
         raise PartialError(
             f"{len(failed):,} of {len(found.images):,} files could not be read; "
@@ -78,19 +85,33 @@ class ScoreTable:
     Args:
         folder: where the two lie.
         labels: the L labels.
+        stamps: what the files are now; rows of files that were others then are taken out.
 
     Attributes:
         done: files with a row in predictions.csv.
+        changed: how many rows were taken out.
         failures: file to reason.
 
     Raises:
         TableError: predictions.csv has other columns, or a damaged row before its last.
     """
 
-    def __init__(self, folder: Path, labels: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, labels: Sequence[str], stamps: Mapping[str, str] | None = None
+    ) -> None:
         self._path, self._failed = folder / "predictions.csv", folder / "failed.csv"
         self._header = ["file", *(SCORE + label for label in labels)]
-        self.done = {row[0] for row in _repaired(self._path, self._header)}
+        self._ledger, self._stamps = Ledger(folder / ".predict.done"), stamps or {}
+        then, rows = self._ledger.stamps, _repaired(self._path, self._header)
+        kept = [
+            row
+            for row in rows
+            if row[0] not in self._stamps or then.get(row[0]) == self._stamps[row[0]] != ""
+        ]
+        self.changed = len(rows) - len(kept)
+        if self.changed:
+            write_table(self._path, [self._header, *kept])
+        self.done = {row[0] for row in kept}
         earlier = _repaired(self._failed, FAILED)
         self.failures = {row[0]: row[1] for row in earlier if row[0] not in self.done}
 
@@ -120,8 +141,10 @@ class ScoreTable:
                 _append(file, [name, scored.failure])
             return
         self.failures.pop(name, None)
-        self.done.add(name)  # nine digits give the same float32 again
-        _append(self._scores, [name, *(f"{score:.9g}" for score in scored.scores)])
+        self.done.add(name)
+        if name in self._stamps:  # before the row: what has a row has a stamp
+            self._ledger.add(name, self._stamps[name])
+        _append(self._scores, [name, *(f"{score:.9g}" for score in scored.scores)])  # exact float32
 
 
 def _opened(path: Path, header: Sequence[str]) -> TextIO:
@@ -153,7 +176,7 @@ def _repaired(path: Path, header: Sequence[str]) -> list[list[str]]:
         ended = file.read().endswith("\n")
     if rows and (not ended or (len(rows) > 1 and len(rows[-1]) < len(header))):
         rows.pop()  # a name may hold a line break, so an end of line alone does not tell
-        write_table(path, rows)
+        write_table(path, rows or [header])
     wrong = [at for at, row in enumerate(rows, 1) if len(row) != len(header)]
     if rows and (wrong or rows[0] != header):
         raise TableError(
@@ -206,6 +229,10 @@ def _require_same(folder: Path, facts: dict[str, Any]) -> None:
 
 def _note_skipped(found: Found, folder: Path) -> None:
     """Say which files of the folders are no images: some in the terminal, all in skipped.csv."""
+    if found.links:
+        show(f"note: {len(found.links):,} links to listed images are those images: scored once")
+    if not found.skipped:
+        return
     write_table(folder / "skipped.csv", [["file"], *([str(path)] for path in found.skipped)])
     named = ", ".join(path.name for path in found.skipped[:NAMED])
     more = f" and {len(found.skipped) - NAMED:,} more" if len(found.skipped) > NAMED else ""

@@ -1,7 +1,8 @@
 """DICOM files become PNG files and a table of what their headers may tell.
 
 A PNG holds the image as ``read_dicom`` gives it, [0, 1] spread over 8 or 16 bits, and nothing
-else. It appears whole or not at all: one that is there and not older than its DICOM file is done.
+else. It appears whole or not at all. One is done if it and its DICOM file are what they were when
+it was written, by size, date and first bytes.
 """
 
 import re
@@ -13,7 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.data.dicom import read_dicom, to_uint8
+from xray_lightning.data.dicom import is_dicom, read_dicom, to_uint8
+from xray_lightning.data.files import file_stamp, files_below, read_head
 from xray_lightning.data.headers import COLUMNS, read_headers
 from xray_lightning.data.tables import read_table
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, InvalidImageError
@@ -37,12 +39,16 @@ class Job:
         target: the PNG file.
         name: ``target`` relative to the output folder, for the table.
         bits: 8 or 16.
+        frame: which of several frames, as ``read_dicom`` takes it.
+        colour: "luma", or None to refuse colour.
     """
 
     source: Path
     target: Path
     name: str
     bits: int
+    frame: int | None = None
+    colour: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Outcome:
         failure: why not, else "".
         notes: the reader's remarks.
         was_there: the PNG was done before.
+        stamp: what both files and the settings were, to be given to ``convert`` the next time.
     """
 
     job: Job
@@ -62,6 +69,7 @@ class Outcome:
     failure: str = ""
     notes: tuple[str, ...] = ()
     was_there: bool = False
+    stamp: str = ""
 
 
 def find_dicom(root: Path) -> tuple[list[Path], int]:
@@ -70,9 +78,9 @@ def find_dicom(root: Path) -> tuple[list[Path], int]:
     A file counts by its ending or by the mark at byte 128; links to folders are not followed.
 
     Raises:
-        DataNotFoundError: there is none.
+        DataNotFoundError: there is none, or a folder cannot be listed.
     """
-    below = sorted(path for path in root.rglob("*") if path.is_file())
+    below = sorted(files_below(root, follow=False))
     found = [path for path in below if _is_dicom(path)]
     if not found:
         raise DataNotFoundError(f"there is no DICOM file in {root}, only {len(below):,} others")
@@ -84,11 +92,8 @@ def _is_dicom(path: Path) -> bool:
         return False
     if path.suffix.lower() in SUFFIXES:
         return True
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return True  # converting it will say why it cannot be read
+    head = read_head(path)
+    return head is None or is_dicom(head)  # converting it will say why it cannot be read
 
 
 def plan(sources: Sequence[Path], root: Path, out: Path, *, bits: int, rename: bool) -> list[Job]:
@@ -104,7 +109,7 @@ def plan(sources: Sequence[Path], root: Path, out: Path, *, bits: int, rename: b
 
     Raises:
         ConfigError: ``bits`` is another number.
-        DataError: two files would become one.
+        DataError: two files would become one, or ``names.csv`` does not fit the folder.
     """
     if bits not in BITS:
         raise ConfigError(f"bits must be 8 or 16, got {bits}")
@@ -126,31 +131,54 @@ def _png_name(name: str) -> str:
 
 
 def _numbered(names: Sequence[str], out: Path) -> list[str]:
-    """``000001.png`` and so on; files that ``names.csv`` knows keep their numbers."""
+    """``000001.png`` and so on; files that ``names.csv`` knows keep their numbers.
+
+    Raises:
+        DataError: a name in it is no number or given twice, or it lacks a picture of the folder:
+            it was lost or cut, and a number could be given to a second patient.
+    """
     path = out / NAMES
     known: dict[str, str] = {}
     if path.is_file():
         table = read_table(path)
         table.require("original", "file")
+        table.refuse_repeats("original")
+        table.refuse_repeats("file")
         known = dict(zip(table.text("original"), table.text("file"), strict=True))
+    numbers = [re.fullmatch(r"(\d{6,})\.png", file) for file in known.values()]
+    strange = [file for file, number in zip(known.values(), numbers, strict=True) if not number]
+    strange += sorted({file.name for file in out.glob("*.png")} - set(known.values()))
+    if strange:
+        raise DataError(
+            f"{path} and the pictures beside it do not match, the first is {strange[0]!r}: restore "
+            "the table, or name another folder"
+        )
+    most = max((int(number[1]) for number in numbers if number), default=0)
     new = [name for name in names if name not in known]
-    known |= {name: f"{number:06d}.png" for number, name in enumerate(new, start=len(known) + 1)}
+    known |= {name: f"{number:06d}.png" for number, name in enumerate(new, start=most + 1)}
     write_table(path, [("original", "file"), *known.items()])
     return [known[name] for name in names]
 
 
-def convert(job: Job) -> Outcome:
+def convert(job: Job, done: str = "") -> Outcome:
     """Do one job, unless it is done.
+
+    Args:
+        job: the job.
+        done: the stamp of the outcome that an earlier run had of it.
 
     Raises:
         ConfigError: the PNG is there with another depth.
     """
+    source = file_stamp(job.source)  # before it is read: a change from here on shows
     try:
-        if _done(job):
-            return Outcome(job, _facts(job), was_there=True)
-        image, facts = read_dicom(job.source), _facts(job)
+        _check_depth(job)
+        if source and done == _stamp(job, source):
+            return Outcome(job, _facts(job), was_there=True, stamp=done)
+        image = read_dicom(job.source, frame=job.frame, colour=job.colour)
+        facts = _facts(job)
         write_png(job.target, image.pixels, job.bits)
-        return Outcome(job, facts, notes=tuple(image.notes))
+        return Outcome(job, facts, notes=tuple(image.notes), stamp=_stamp(job, source))
     except (InvalidImageError, OSError) as error:
         return Outcome(job, None, str(error))
 
@@ -159,16 +187,16 @@ def _facts(job: Job) -> dict[str, str]:
     return {"file": job.name, **read_headers(job.source), "png_bits": str(job.bits)}
 
 
-def _done(job: Job) -> bool:
-    if not job.target.is_file() or job.target.stat().st_mtime < job.source.stat().st_mtime:
-        return False
-    with job.target.open("rb") as file:
-        depth = file.read(_DEPTH_AT + 1)[_DEPTH_AT]
-    if depth != job.bits:
+def _stamp(job: Job, source: str) -> str:
+    return f"{source} {file_stamp(job.target)} {job.bits} {job.frame} {job.colour}"
+
+
+def _check_depth(job: Job) -> None:
+    depth = (read_head(job.target) or b"")[_DEPTH_AT : _DEPTH_AT + 1]
+    if depth in (b"\x08", b"\x10") and ord(depth) != job.bits:
         raise ConfigError(
-            f"{job.target} has {depth} bits: choose another folder for {job.bits} bits"
+            f"{job.target} has {ord(depth)} bits: choose another folder for {job.bits} bits"
         )
-    return True
 
 
 def write_png(path: Path, pixels: npt.NDArray[np.float32], bits: int) -> None:

@@ -129,8 +129,8 @@ def _records(
 ) -> tuple[Record, ...]:
     """One record per row of the table."""
     images = table.text("image")
-    _refuse_two_names(table, images)
     paths = _files(root, images)
+    _refuse_two_names(table, images, paths)
     boxes = (
         read_boxes(read_table(Path(box_path)), BOX_COLUMNS, labels, set(images)) if box_path else {}
     )
@@ -153,15 +153,22 @@ def _records(
     return tuple(map(Record, *columns))
 
 
-def _refuse_two_names(table: Table, images: Sequence[str]) -> None:
-    """Two spellings of one file would be two images, perhaps one in training and one in test.
+def _refuse_two_names(table: Table, images: Sequence[str], paths: Mapping[str, Path]) -> None:
+    """Two names of one file would be two images, perhaps one in training and one in test.
+
+    They are two spellings, or a link and what it leads to.
 
     Raises:
         TableError: names both.
     """
-    seen: dict[str, str] = {}
+    real = {folder: folder.resolve() for folder in {path.parent for path in paths.values()}}
+    links = {entry.path for folder in real for entry in os.scandir(folder) if entry.is_symlink()}
+    seen: dict[str | Path, str] = {}
     for image in images:
-        first = seen.setdefault(os.path.normpath(image), image)
+        place: str | Path = os.path.normpath(image)
+        if path := paths.get(image):
+            place = path.resolve() if str(path) in links else real[path.parent] / path.name
+        first = seen.setdefault(place, image)
         if first != image:
             raise TableError(f"{table.path} names one file twice: {first} and {image}")
 

@@ -1,5 +1,6 @@
 """Fill the missing rows of a cache: decode in threads, set a row's flag once it is on disk."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +23,15 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from xray_lightning.data.dicom import tally
 from xray_lightning.data.geometry import fit_square
+from xray_lightning.data.images import noting
 from xray_lightning.data.manifest import Arrays, open_arrays
 from xray_lightning.data.source import Source
 from xray_lightning.errors import DataError
 from xray_lightning.records import Record
+
+logger = logging.getLogger(__name__)
 
 ProgressHook = Callable[[int, int], None]  # images done, images in all
 Decode = Callable[[int], str | None]
@@ -55,14 +60,22 @@ def decode_missing(
     if not rows:
         return []
 
+    remarks: list[list[str]] = []
+
     def decode(row: int) -> str | None:
-        return _decode(source, records[row], arrays, row)
+        with noting() as notes:
+            failure = _decode(source, records[row], arrays, row)
+        if notes:
+            remarks.append(notes)
+        return failure
 
     with ExitStack() as stack:
         report = stack.enter_context(_reporter(progress, len(records), len(rows)))
         stack.enter_context(_single_threaded_opencv())
         ledger = stack.enter_context(_Ledger(folder, arrays))
         _decode_all(decode, rows, workers, ledger, report)
+        if line := tally(remarks):
+            logger.warning("how images were read: %s", line)
         return [ledger.failures[row] for row in sorted(ledger.failures)]
 
 

@@ -2,9 +2,11 @@
 
 import glob
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +25,33 @@ class Found:
     Attributes:
         images: in the order they were named, those of a folder sorted.
         skipped: files in the folders that are no images.
+        links: symbolic links to images of the list; each is that image, and is not in it again.
     """
 
     images: list[Path]
     skipped: list[Path]
+    links: list[Path]
+
+
+class Ledger:
+    """What files were when they were done, in a file that a kill cannot spoil: a line a file.
+
+    Attributes:
+        stamps: name to stamp, see ``file_stamp``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.stamps: dict[str, str] = {}
+        for line in path.read_bytes().splitlines() if path.is_file() else ():
+            with suppress(ValueError, TypeError):  # cut off by a kill: done again
+                self.stamps |= dict([json.loads(line)])
+
+    def add(self, name: str, stamp: str) -> None:
+        """Note that a file is done; the line break comes first, after what a kill cut off."""
+        self.stamps[name] = stamp
+        with self._path.open("a", encoding="ascii") as file:
+            file.write("\n" + json.dumps([name, stamp]))
 
 
 def read_file(path: Path) -> bytes:
@@ -37,32 +62,35 @@ def read_file(path: Path) -> bytes:
     """
     try:
         facts = path.stat()
-        if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):  # a folder says so
-            reason, remedy = "is a pipe, a socket or a device, no file", "Name the image itself"
-        elif facts.st_size > MAX_FILE:
-            reason, remedy = f"the file is larger than {MAX_FILE:,} bytes", "Split it"
-        else:
-            return path.read_bytes()
+        if facts.st_size <= MAX_FILE and stat.S_IFMT(facts.st_mode) in (stat.S_IFREG, stat.S_IFDIR):
+            return path.read_bytes()  # of a folder this is an error that says so
     except OSError as error:
-        reason = error.strerror or str(error)
-        message = f"{path}: cannot be opened ({reason}). Check the path"
-        raise InvalidImageError(message) from error
-    raise InvalidImageError(f"{path}: {reason}. {remedy}")
+        reason = f"cannot be opened ({error.strerror or error}). Check the path"
+        raise InvalidImageError(f"{path}: {reason}") from error
+    large = f"the file is larger than {MAX_FILE:,} bytes. Split it"
+    pipe = "is a pipe, a socket or a device, no file. Name the image itself"
+    raise InvalidImageError(f"{path}: {large if facts.st_size > MAX_FILE else pipe}")
+
+
+def read_head(path: Path) -> bytes | None:
+    """The first 4,096 bytes of a regular file, b"" of what is none; None if it cannot be opened."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(HEAD)
+    except OSError:
+        return None
 
 
 def file_stamp(path: Path) -> str:
     """32 hex digits that change with a file's size, its date or its first 4,096 bytes.
 
-    "" where there is no regular file that can be read. The digest does not tell the date.
+    "" where there is no such file. The digest does not tell the date.
     """
-    try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):
-            return ""
-        with path.open("rb") as file:
-            head = file.read(HEAD)
-    except OSError:
+    if not (head := read_head(path)):
         return ""
+    facts = path.stat()
     return hashlib.sha256(b"%d %d " % (facts.st_size, facts.st_mtime_ns) + head).hexdigest()[:32]
 
 
@@ -71,7 +99,8 @@ def find_images(names: Sequence[str | Path]) -> Found:
 
     A file that is named or matches a pattern is taken for an image whatever it holds; in folders
     the content decides, and the ending: a damaged ``.png`` is an image that cannot be read.
-    Two ways to write a path give one file; a link to a file keeps its own name.
+    Two ways to write a path give one file; a link to a file keeps its own name, unless the file
+    itself is among the images.
 
     Raises:
         DataNotFoundError: a name leads nowhere, a folder cannot be listed, or there is no image.
@@ -82,14 +111,16 @@ def find_images(names: Sequence[str | Path]) -> Found:
         if not place.is_dir():
             images[place] = None
             continue
-        for path in _below(place):
+        for path in files_below(place, follow=True):
             (images if looks_like_image(path) else skipped)[path] = None
     if not images:
         raise DataNotFoundError(
             f"no image in {', '.join(map(str, names))}: {len(skipped):,} files there are neither "
             "DICOM nor PNG, JPEG, BMP or TIFF"
         )
-    return Found(list(images), [path for path in skipped if path not in images])
+    links = [path for path in images if path.is_symlink() and path.resolve() in images]
+    listed = [path for path in images if path not in set(links)]
+    return Found(listed, [path for path in skipped if path not in images], links)
 
 
 def looks_like_image(path: Path) -> bool:
@@ -101,16 +132,11 @@ def looks_like_image(path: Path) -> bool:
         return False
     if path.suffix.lower() in ENDINGS:
         return path.is_file() or not path.exists()  # no pipe, no folder; a broken link says why
-    if not path.is_file():  # a broken link, a pipe
-        return False
-    try:
-        with path.open("rb") as file:
-            head = file.read(132)
-    except OSError:
+    if (head := read_head(path)) is None:
         return True
     bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)
     bare = head[:2] in (b"\2\0", b"\x08\0") and head[3:4] == b"\0"  # DICOM without preamble
-    return head.startswith(STARTS) or head[128:] == b"DICM" or bitmap or bare
+    return head.startswith(STARTS) or head[128:132] == b"DICM" or bitmap or bare
 
 
 def _existing(names: Iterable[str | Path]) -> Iterator[Path]:
@@ -129,10 +155,14 @@ def _spelled(path: str | Path) -> Path:
     return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """Every file below a folder, sorted; links to folders are followed, circles are not."""
+def files_below(folder: Path, *, follow: bool) -> Iterator[Path]:
+    """Every file below a folder, sorted; links to folders are followed or not, circles never.
+
+    Raises:
+        DataNotFoundError: a folder cannot be listed.
+    """
     seen: set[Path] = set()
-    for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=follow):
         here = Path(place).resolve()
         if here in seen:
             folders.clear()

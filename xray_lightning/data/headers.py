@@ -1,9 +1,9 @@
 """What a table may tell of a DICOM header: an allow-list, so that what is not named here stays out.
 
 Names, ids, dates, places, UIDs, comments and private elements are not read. Of the elements below
-only values that cannot name a person pass: words of a fixed vocabulary, numbers, and the
-manufacturer, which is free text set by the maker of the machine. Ages from 90 on become 90, as the
-Safe Harbor rule of HIPAA (45 CFR 164.514) demands.
+only values that cannot name a person pass: words of a fixed vocabulary, and numbers; so of the
+manufacturer, a free text, which passes if each of its words belongs to makers' names. Ages from 90
+on become 90, as the Safe Harbor rule of HIPAA (45 CFR 164.514) demands.
 """
 
 import re
@@ -21,7 +21,14 @@ OLDEST_TOLD = 90.0  # years
 VIEWS = ("AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO", "LATERAL", "LAT")  # PS3.3 C.8.1.1
 _MODALITY = re.compile(r"CR|DX|DR|RG|RF|XA|MG|OT|SC|CT|MR|US|PX|IO")
 _PHOTOMETRIC = re.compile(r"MONOCHROME[12]|RGB|PALETTE COLOR|YBR_[A-Z0-9_]+")
-_MANUFACTURER = re.compile(r"[A-Za-z][A-Za-z .,&()/+-]{0,63}")  # no ^ of names, no digits of dates
+_MAKERS = """
+    ab ag agfa americas and arcoma canon care carestream co company corp corporation diagnostic
+    digital dmc dr drgem drtech eastman electronics elema europe film fuji fujifilm ge gems general
+    gevaert gmbh health healthcare healthineers hologic hitachi icrco imaging inc international
+    italray kodak konica listem llc ltd lumisys mec medical mindray minolta neusoft nv oy philips
+    photo planmed primax products ray rayence sa samsung sectra shimadzu siemens solutions spa
+    swissray systems technologies technology toshiba trixell united usa varian vidar vieworks x
+"""
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?")
 
 
@@ -33,6 +40,11 @@ def _numbers(text: str) -> str:
     """Numbers, as they are written, separated by spaces; none if one of them is none."""
     numbers = [number.strip() for number in text.split("\\")]
     return " ".join(numbers) if all(map(_NUMBER.fullmatch, numbers)) else ""
+
+
+def _maker(text: str) -> str:
+    words = re.split(r"[ .,&()/+_-]+", text.lower().strip(" .)"))
+    return text if set(words) <= {*_MAKERS.split()} else ""
 
 
 def _age(text: str) -> str:
@@ -56,7 +68,7 @@ ALLOWED: Mapping[str, tuple[str, Callable[[str], str]]] = {  # column: element a
     "sex": ("PatientSex", _word("M", "F", "O")),
     "pixel_spacing_mm": ("PixelSpacing", _numbers),
     "imager_pixel_spacing_mm": ("ImagerPixelSpacing", _numbers),
-    "manufacturer": ("Manufacturer", _matching(_MANUFACTURER)),
+    "manufacturer": ("Manufacturer", _maker),
     "photometric": ("PhotometricInterpretation", _matching(_PHOTOMETRIC)),
     "window_center": ("WindowCenter", _numbers),
     "window_width": ("WindowWidth", _numbers),

@@ -13,11 +13,10 @@ The rules, so that a number computed from pixels can be traced back to the file:
 
 OpenCV decodes PNG, JPEG and BMP, but the file is checked first: some of its releases return a
 truncated picture half grey, and all of them write to stderr. PNG is checked by its checksums, so no
-damaged byte gets through; JPEG and BMP have none, so only their frame is checked: size, and that
-the end is there. TIFF is read by tifffile.
+damaged byte gets through; JPEG has none, so only its frame is checked: size, and that the end is
+there. TIFF is read by tifffile.
 """
 
-import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.dicom import is_dicom, read_dicom8
+from xray_lightning.data.dicom.codecs import jpeg_segments
 from xray_lightning.data.dicom.layout import MAX_SIDE
 from xray_lightning.data.files import read_file
 from xray_lightning.data.tiff import decode_tiff
@@ -46,7 +46,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _TIFF = (b"II*\x00", b"MM\x00*")  # of either byte order
 _JPEG_SIZE = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the start-of-frame markers
-_JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
+_FLAGS = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR  # as stored, but upright and without alpha
 _AGAIN = "Download or copy the file again"
 
 
@@ -106,9 +106,9 @@ def decode_image(data: bytes, name: str) -> Pixels:
     if data.startswith(_TIFF):
         pixels, white, orientation = decode_tiff(data, name)
     else:
-        orientation = _check_frame(data, name)
+        _check_frame(data, name)
         pixels = _decode(data, name)
-        white = 255 if pixels.dtype == np.uint8 else 65535
+        white, orientation = 255 if pixels.dtype == np.uint8 else 65535, 1
     bits = int(pixels.max()).bit_length() if white == 65535 else 16
     if 0 < bits <= DARK_BITS:
         notes.append(f"16-bit picture of {bits}-bit values: dark, for it is not stretched")
@@ -117,7 +117,7 @@ def decode_image(data: bytes, name: str) -> Pixels:
 
 def _decode(data: bytes, name: str) -> Decoded:
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
     except cv2.error as error:
         raise _invalid(name, f"OpenCV cannot decode it ({error.err})", _AGAIN) from error
     if pixels is None:
@@ -147,34 +147,31 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def _luma(pixels: Decoded, name: str) -> Decoded:
-    """ITU-R 601 luma of (H, W, C) with C = 1, 3 or 4, (H, W) of the same type."""
-    channels = pixels.shape[2]
-    if channels == 1:
+    """ITU-R 601 luma of (H, W, C) with C = 1 or 3, (H, W) of the same type."""
+    if pixels.shape[2] == 1:
         return pixels[:, :, 0]
-    codes = {3: cv2.COLOR_BGR2GRAY, 4: cv2.COLOR_BGRA2GRAY}
-    if channels not in codes:
-        raise _invalid(name, f"it has {channels} channels, not 1, 3 or 4", "Convert it to grey")
-    return np.asarray(cv2.cvtColor(pixels, codes[channels]))
+    if pixels.shape[2] != 3:
+        raise _invalid(name, f"it has {pixels.shape[2]} channels, not 1 or 3", "Convert it to grey")
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY))
 
 
-def _check_frame(data: bytes, name: str) -> int:
-    """The orientation of a complete file of a format that is read here; raise for any other."""
+def _check_frame(data: bytes, name: str) -> None:
+    """Raise unless the bytes are a complete file of a format that is read here."""
     if not data:
         raise _invalid(name, "the file is empty", _AGAIN)
     if data.startswith(_PNG):
-        return _check_png(data, name)
-    if data.startswith(_JPEG):
-        return _check_jpeg(data, name)
-    if data.startswith(b"BM"):
-        return _check_bmp(data, name)
-    reason = "it is no PNG, JPEG, BMP, TIFF or DICOM by its first bytes"  # which may be a name
-    raise _invalid(name, reason, "Convert or download the file again")
+        _check_png(data, name)
+    elif data.startswith(_JPEG):
+        _check_jpeg(data, name)
+    elif not data.startswith(b"BM"):
+        reason = "it is no PNG, JPEG, BMP, TIFF or DICOM by its first bytes"  # which may be a name
+        raise _invalid(name, reason, "Convert or download the file again")
 
 
-def _check_png(data: bytes, name: str) -> int:
+def _check_png(data: bytes, name: str) -> None:
     """Walk the chunks (length, type, content, CRC) from the signature to IEND."""
     view = memoryview(data)
-    start, kind, orientation = len(_PNG), b"", 1
+    start, kind = len(_PNG), b""
     while kind != b"IEND":
         end = start + 12 + int.from_bytes(view[start : start + 4])
         if end > len(data):
@@ -186,10 +183,7 @@ def _check_png(data: bytes, name: str) -> int:
             raise _invalid(name, reason, _AGAIN)
         if start == len(_PNG):
             _check_png_header(kind, view[start + 8 : end - 4], name)
-        elif kind == b"eXIf":
-            orientation = _exif_orientation(data[start + 8 : end - 4], name)
         start = end
-    return orientation
 
 
 def _check_png_header(kind: bytes, content: memoryview, name: str) -> None:
@@ -198,68 +192,17 @@ def _check_png_header(kind: bytes, content: memoryview, name: str) -> None:
     _check_size(int.from_bytes(content[:4]), int.from_bytes(content[4:8]), name)
 
 
-def _check_jpeg(data: bytes, name: str) -> int:
-    """Walk the segments up to the first scan, then look for the end marker.
-
-    Inside a scan 0xFF is always followed by 0x00 or a restart marker, so a thumbnail's end marker
-    in an earlier segment cannot be taken for the picture's.
-    """
-    start, sized, marker, orientation = 2, False, 0, 1
-    while marker != 0xDA:  # start of scan
-        if start + 10 > len(data) or data[start] != 0xFF:  # a scan header has 8 bytes or more
-            raise _invalid(name, f"the JPEG is truncated or damaged at byte {start:,}", _AGAIN)
-        marker = data[start + 1]
-        if marker in _JPEG_SIZE:
-            height, width = data[start + 5 : start + 7], data[start + 7 : start + 9]
-            _check_size(int.from_bytes(width), int.from_bytes(height), name)
-            sized = True
-        end = start + _jpeg_step(data, start, marker)
-        if marker == 0xE1 and data[start + 4 : start + 10] == b"Exif\0\0":
-            orientation = _exif_orientation(data[start + 10 : end], name)
-        start = end
-    if not sized or data.find(b"\xff\xd9", start) < 0:
-        reason = "the JPEG is truncated: its end marker (EOI) is missing"
-        raise _invalid(name, reason if sized else "the JPEG has no frame header", _AGAIN)
-    return orientation
-
-
-def _jpeg_step(data: bytes, start: int, marker: int) -> int:
-    """Bytes from one marker to the next."""
-    if marker == 0xFF:  # a fill byte
-        return 1
-    if marker in _JPEG_BARE:
-        return 2
-    return 2 + int.from_bytes(data[start + 2 : start + 4])
-
-
-def _check_bmp(data: bytes, name: str) -> int:
-    """Compare the size that the header states with the bytes that are there."""
-    start, _, width, height, _, bits, packed = struct.unpack_from("<IIiiHHI", data + bytes(34), 10)
-    _check_size(width, abs(height), name)
-    if packed not in (0, 3):  # none, or plain with masks of its colours
-        raise _invalid(name, f"its BMP compression is {packed}", "Convert it to PNG")
-    end = start + (width * bits + 31) // 32 * 4 * abs(height)
-    if end > len(data):
-        reason = f"the BMP is truncated: its pixels end at byte {end:,} of {len(data):,}"
-        raise _invalid(name, reason, _AGAIN)
-    return 1
-
-
-def _exif_orientation(exif: bytes, name: str) -> int:
-    """Orientation in the first directory of EXIF data, which is a small TIFF; 1 without one."""
-    if not exif.startswith(_TIFF):
-        return 1
-    order = "<" if exif.startswith(b"II") else ">"
+def _check_jpeg(data: bytes, name: str) -> None:
+    """Walk the segments: an end marker in a thumbnail's cannot be taken for the picture's."""
     try:
-        (start,) = struct.unpack_from(f"{order}I", exif, 4)
-        (count,) = struct.unpack_from(f"{order}H", exif, start)
-        for at in range(start + 2, start + 2 + 12 * count, 12):
-            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, at)
-            if tag == 0x0112:
-                return int(value)
-    except struct.error as error:
-        raise _invalid(name, "its EXIF data is damaged", "Save it again, or without") from error
-    return 1
+        frames = [start for marker, start in jpeg_segments(data) if marker in _JPEG_SIZE]
+    except InvalidImageError as error:
+        raise InvalidImageError(f"{name}: {error}") from None
+    if not frames:
+        raise _invalid(name, "the JPEG has no frame header", _AGAIN)
+    for at in frames:
+        height, width = data[at + 5 : at + 7], data[at + 7 : at + 9]
+        _check_size(int.from_bytes(width), int.from_bytes(height), name)
 
 
 def _check_size(width: int, height: int, name: str) -> None:

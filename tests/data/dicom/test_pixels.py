@@ -448,9 +448,9 @@ def test_codestream_of_more_bits(dicom: Make) -> None:
 @pytest.mark.parametrize(
     ("end", "frame", "match"),
     [
-        (".4.50", b"\xff\xd8\xff\xc0", "its JPEG header is damaged or truncated"),
-        (".4.50", b"JPEG" * 9, "its JPEG header is damaged or truncated"),
-        (".4.50", jpeg(BYTES)[:-2] + b"\0\0", "its JPEG is truncated: the end marker is missing"),
+        (".4.50", b"\xff\xd8\xff\xc0", "the JPEG is truncated or damaged at byte"),
+        (".4.50", b"JPEG" * 9, "the JPEG is truncated or damaged at byte"),
+        (".4.50", jpeg(BYTES)[:-2] + b"\0\0", r"the JPEG is truncated: its end marker \(EOI\)"),
         (".4.50", jpeg(BYTES).replace(b"\xff\xc0", b"\xff\xc2"), "it holds a JPEG of kind C2"),
         (".4.80", jpeg(BYTES), "it holds a JPEG of kind C0, not its syntax's. Re-encode it"),
         (".4.50", imagecodecs.jpegls_encode(BYTES), "it holds a JPEG of kind F7"),

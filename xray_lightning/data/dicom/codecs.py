@@ -21,7 +21,7 @@ import re
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ codes = imagecodecs.jpegls_decode(sys.stdin.buffer.read())
 sys.exit(2) if str(codes.shape) != sys.argv[1] else sys.stdout.buffer.write(codes.tobytes())
 """
 _JPEG = (0xC0, 0xC1, 0xC3)  # start of frame: baseline, extended, lossless; DICOM has no progressive
-_JPEG_LS = (0xF7,)
+_JPEG_LS, _SCAN = (0xF7,), 0xDA
 _OTHER_FRAMES = frozenset({*range(0xC0, 0xD0), 0xDA, 0xF7}) - {0xC4, 0xC8, 0xCC}
 _BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 # Without one of these libjpeg takes three components for YCbCr, whatever the DICOM header says.
@@ -158,25 +158,37 @@ def _rle(frame: bytes, layout: Layout) -> tuple[Codes, int]:
     return words.reshape(_shape(layout)), layout.allocated
 
 
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Marker and position of the segments of a JPEG up to its first scan, in which no marker is.
+
+    Raises:
+        InvalidImageError: a segment begins with no marker, or the end marker (EOI) is missing.
+    """
+    start, marker = 2, 0
+    while marker != _SCAN:
+        if start + 10 > len(data) or data[start] != 0xFF:  # a scan header has 8 bytes or more
+            raise refusal(f"the JPEG is truncated or damaged at byte {start:,}", AGAIN)
+        marker = data[start + 1]
+        yield marker, start
+        start += 1 if marker == 0xFF else 2  # a fill byte; a marker
+        if marker != 0xFF and marker not in _BARE:
+            start += int.from_bytes(data[start : start + 2])
+    if data.find(b"\xff\xd9", start) < 0:
+        raise refusal("the JPEG is truncated: its end marker (EOI) is missing", AGAIN)
+
+
 def _jpeg_header(frame: bytes, kinds: tuple[int, ...]) -> Stream:
-    """Walk the segments to the start of frame, and look for the end of image."""
-    start, found = 2, None
-    while found is None:
-        if start + 10 > len(frame) or frame[:2] != b"\xff\xd8" or frame[start] != 0xFF:
-            raise refusal("its JPEG header is damaged or truncated", AGAIN)
-        marker = frame[start + 1]
+    """What the start of frame says."""
+    stream = None
+    for marker, start in jpeg_segments(frame):
+        if stream is None and marker in _OTHER_FRAMES and marker not in kinds:
+            raise refusal(f"it holds a JPEG of kind {marker:02X}, not its syntax's", "Re-encode it")
         if marker in kinds:
             precision, rows, columns, samples = struct.unpack_from(">BHHB", frame, start + 4)
-            found = Stream(rows, columns, samples, precision)
-        elif marker in _OTHER_FRAMES:
-            raise refusal(f"it holds a JPEG of kind {marker:02X}, not its syntax's", "Re-encode it")
-        skip = 1 if marker == 0xFF else 2  # a fill byte; a marker
-        start += skip
-        if marker != 0xFF and marker not in _BARE:
-            start += int.from_bytes(frame[start : start + 2], "big")
-    if frame.find(b"\xff\xd9", start) < 0:
-        raise refusal("its JPEG is truncated: the end marker is missing", AGAIN)
-    return found
+            stream = Stream(rows, columns, samples, precision)
+    if stream is None or frame[:2] != b"\xff\xd8":
+        raise refusal("its JPEG header is damaged", AGAIN)
+    return stream
 
 
 def _compare(stream: Stream, layout: Layout) -> None:
