@@ -209,6 +209,7 @@ WRITERS = {
     "checkpoint.py": {"torch.save"},
     "cli/provenance.py": {"OmegaConf.save"},
     "cli/predict.py": {"open"},  # rows added one by one; a half one is cut off before the next run
+    "data/files.py": {"open"},  # what was done, line by line; a half line means: do it again
     "data/manifest.py": {"open"},  # the cache: what counts stands in done.bin
     "data/decoding.py": {"open"},
 }
