@@ -60,9 +60,32 @@ def test_equal_models_in_another_order(tmp_path: Path, capsys: pytest.CaptureFix
     )
     run(write(tmp_path, "a", one), write(tmp_path, "b", shuffled))
     text = capsys.readouterr().out
-    assert "verdict: indistinguishable" in text
-    assert "difference +0.0000" in text
-    assert "after correction: none" in text
+    assert "verdict: identical: A and B give every image the same scores" in text
+    assert "0.0000" not in text.split("verdict")[1], "not: would show a true difference of 0.0000"
+
+
+def test_equal_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(*(write(tmp_path, name, predictions(0.5, seed)) for seed, name in enumerate("ab")))
+    text = capsys.readouterr().out
+    assert "verdict: indistinguishable (mean AUROC" in text
+    assert text.endswith("after correction: none\n")
+
+
+def test_what_could_not_be_tested_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = predictions(0.5, 1), predictions(0.5, 2)
+    two = replace(two, scores=np.column_stack([two.scores[:, 0], one.scores[:, 1]]))
+    first = write(tmp_path, "a", one)
+    run(first, write(tmp_path, "b", two))
+    text = capsys.readouterr().out
+    assert "corrected for 1 labels (Holm)" in text
+    assert text.endswith("after correction: none (untested: Nodule)\n")
+    alone = replace(one, patient_ids=("p",) * 300)
+    run(write(tmp_path, "c", alone), write(tmp_path, "d", replace(alone, scores=two.scores)))
+    text = capsys.readouterr().out
+    assert "verdict: untested (mean AUROC" in text
+    assert text.endswith("Labels that differ after correction: no label could be tested\n")
 
 
 def test_seeds_by_a_pattern(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.calibration import shift_prior
 from xray_lightning.metrics.points import Fitted
 from xray_lightning.predictions import Predictions
-from xray_lightning.records import patient_ids, target_matrix
+from xray_lightning.records import Record, patient_ids, target_matrix
 from xray_lightning.report.published import published
 
 PHANTOM = Phantom(patients=150)
@@ -154,7 +154,27 @@ def test_without_validation_there_are_no_points() -> None:
     assert bare.facts["subgroups"] == bare.facts["underdiagnosis"] == []
     assert bare.facts["labels"]["Mass"]["sensitivity"]["value"] is None
     assert "calibrated_brier" not in bare.facts["labels"]["Mass"]
-    assert len(bare.shown("")) == 2 + sum(v == 0 for v in bare.verdict.positives.values())
+    notes = [line for line in bare.shown("") if str(line).startswith("note: ")]
+    undefined = [label for label, count in bare.verdict.positives.items() if not count]
+    assert [note.split(":")[1].strip() for note in notes[: len(undefined)]] == undefined
+
+
+def test_few_patients_and_exact_intervals_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 30 patients 4 have a Mass and 25 a Nodule; both are read without a mistake."""
+    targets = np.zeros((60, 2), dtype=np.float32)
+    targets[:8, 0] = targets[10:, 1] = 1
+    images, patients = tuple(map(str, range(60))), tuple(str(i // 2) for i in range(60))
+    table = Predictions(("Mass", "Nodule"), images, patients, targets, 0.2 + 0.6 * targets)
+    records = [Record(i, p, (0.0, 0.0)) for i, p in zip(images, patients, strict=True)]
+    judged = verdict_of(table, records, FACTS, draws=40)
+    assert judged.facts["few_positive_patients"] == {"Mass": 4}
+    assert judged.facts["labels"]["Mass"]["auroc"]["exact"]
+    show(*judged.shown("", groups=False))
+    text = capsys.readouterr().out
+    assert "note: intervals are rough below 20 positive patients: Mass (4)\n" in text
+    assert "0.398-1.000*" in text, "0.025 ** (1 / 4)"
+    assert "note: * no patient differs: exact bound over the number of patients" in text
+    assert "subgroups: none of" in text, "not: differs in none"
 
 
 def test_published_rows_stand_below(capsys: pytest.CaptureFixture[str]) -> None:

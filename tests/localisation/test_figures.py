@@ -35,8 +35,9 @@ def test_plain_values_in_the_stated_form(located: Make) -> None:
     for found in label["methods"].values():
         assert all(list(found[name]) == overlaps for name in ("t_iou", "t_iobb", "afp"))
         for name in ("pointing_game", "energy", "average_precision", "centre", "iou", "iobb"):
-            low, high = found[name]["interval"]
-            assert low <= found[name]["value"] <= high
+            low, high = found[name]["interval"] or [-np.inf, np.inf]
+            assert low < found[name]["value"] < high
+    assert label["methods"]["ceiling"]["pointing_game"] == {"value": 1, "interval": None}, "equal"
     assert facts["thresholds"]["Mass"]["random"] == {"shares": list(WANG), "source": "stated"}
     assert facts["settings"]["mean_box"] == {"Mass": "scored images of other patients"}
 

@@ -1,21 +1,22 @@
-"""The patient bootstrap: its draws, its intervals against SciPy, and their coverage."""
+"""The patient bootstrap: its draws and its intervals against SciPy; coverage: test_coverage."""
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap, norm
-from sklearn.metrics import roc_auc_score
+from scipy.stats import binomtest, bootstrap, ttest_1samp
+from scipy.stats import t as student
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.clusters import (
-    bca_interval,
+    Spread,
     bootstrap_counts,
     divided,
-    jackknife_counts,
+    effective_patients,
+    exact_interval,
     patient_codes,
     percentile_interval,
     ratio_over,
+    share_interval,
 )
-from xray_lightning.metrics.ranks import Ranking, curves_over
 
 
 def test_draws() -> None:
@@ -37,43 +38,60 @@ def test_patients() -> None:
     assert patient_codes(["b", "a", "b"]).tolist() == [1, 0, 1]
 
 
-@pytest.mark.parametrize(("clusters", "groups"), [(7, 400), (7, 3), (1000, 400)])
-def test_jackknife_leaves_each_patient_out_once(clusters: int, groups: int) -> None:
-    counts = jackknife_counts(clusters, groups)
-    assert len(counts) == min(clusters, groups)
-    assert ((1 - counts).sum(axis=0) == 1).all()
-
-
-def test_intervals_equal_scipy() -> None:
+def test_percentiles_equal_scipy() -> None:
     values = np.random.default_rng(0).gamma(2.0, size=40)
-    counts = bootstrap_counts(40, 4000, seed=5)
-    draws = ratio_over(counts, np.arange(40), values, np.ones(40))
-    jackknife = ratio_over(jackknife_counts(40), np.arange(40), values, np.ones(40))
-    for method in ("percentile", "BCa"):
-        theirs = bootstrap(
-            (values,), np.mean, n_resamples=20_000, method=method, rng=np.random.default_rng(1)
-        ).confidence_interval
-        ours = (
-            percentile_interval(draws)
-            if method == "percentile"
-            else bca_interval(draws, float(values.mean()), jackknife)
-        )
-        np.testing.assert_allclose(ours, theirs, atol=0.02 * values.std())
+    draws = ratio_over(bootstrap_counts(40, 4000, seed=5), np.arange(40), values, np.ones(40))
+    theirs = bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    np.testing.assert_allclose(percentile_interval(draws), theirs, atol=0.02 * values.std())
 
 
-def test_bca_by_its_formula() -> None:
-    """Efron's equations written out for one case with bias and skew."""
-    draws = np.random.default_rng(2).gamma(3.0, size=5000)
-    jackknife = np.random.default_rng(3).gamma(1.0, size=30)
-    estimate = 3.2
-    bias = norm.ppf((draws < estimate).mean())
-    spread = jackknife.mean() - jackknife
-    skew = (spread**3).sum() / (6 * (spread**2).sum() ** 1.5)
-    ends = []
-    for tail in (0.05, 0.95):
-        z = bias + norm.ppf(tail)
-        ends.append(np.quantile(draws, norm.cdf(bias + z / (1 - skew * z))))
-    np.testing.assert_allclose(bca_interval(draws, estimate, jackknife, 0.9), ends)
+def test_of_a_mean_it_is_students_interval() -> None:
+    """Patients of one image each: bootstrap and jackknife give what SciPy's t test gives."""
+    values = np.random.default_rng(0).normal(0.3, 1.0, size=12)
+    codes, theirs = np.arange(12), ttest_1samp(values, 0.0)
+    draws = ratio_over(bootstrap_counts(12, 40_000, seed=1), codes, values, np.ones(12))
+    exact = Spread.left_out((values.sum() - values) / 11, effective_patients(np.ones(12)))
+    for spread, rough in ((exact, 1e-9), (Spread.of(draws, 12.0), 0.02)):
+        assert spread.p_value(values.mean()) == pytest.approx(theirs.pvalue, rel=10 * rough)
+        ends = theirs.confidence_interval()
+        np.testing.assert_allclose(spread.around(values.mean()), [ends.low, ends.high], atol=rough)
+
+
+def test_the_p_value_has_no_floor() -> None:
+    rng = np.random.default_rng(0)
+    few, many = (Spread.of(rng.normal(0.5, 0.05, size=n), 200.0).p_value(0.5) for n in (200, 2000))
+    assert max(few, many) < 1e-12, "2 / (D + 1) was 0.01 with 200 draws"
+
+
+def test_shares_on_the_logit_scale() -> None:
+    """Written out; never outside of [0, 1], however wide."""
+    low, high = share_interval(0.9, Spread(0.03, 8.0), 0.9, bias=0.01)
+    middle, reach = np.log(9) - 0.01 / 0.09, student.ppf(0.95, 8) * 0.03 / 0.09
+    assert low == pytest.approx(1 / (1 + np.exp(-middle + reach)))
+    assert high == pytest.approx(1 / (1 + np.exp(-middle - reach)))
+    assert 0 <= share_interval(0.99, Spread(0.2, 1.5))[0] < share_interval(0.99, Spread(0.2, 9))[0]
+    assert np.isnan(share_interval(1.0, Spread(0.1, 9.0))).all()
+
+
+@pytest.mark.parametrize("patients", [1, 5, 60])
+def test_all_patients_agree(patients: int) -> None:
+    theirs = binomtest(patients, patients).proportion_ci(0.95, method="exact")
+    assert exact_interval(1.0, patients) == pytest.approx((theirs.low, theirs.high))
+    theirs = binomtest(0, patients).proportion_ci(0.95, method="exact")
+    assert exact_interval(0.0, patients) == pytest.approx((theirs.low, theirs.high))
+    assert np.isnan(exact_interval(0.5, patients)).all()
+    assert np.isnan(exact_interval(1.0, 0)).all()
+
+
+@pytest.mark.parametrize("spread", [Spread.of(np.full(50, 0.4), 9.0), Spread.of(np.ones(1), 9.0)])
+def test_draws_that_tell_nothing(spread: Spread) -> None:
+    values = np.linspace(0.0, 1.0, 50)
+    others = [Spread.of(values, 1.0), Spread.of(values, np.nan), Spread.left_out(values[:9], 1.0)]
+    others += [Spread.left_out(np.full(9, 0.3), 5.0), Spread.left_out(np.array([1, np.nan]), 5.0)]
+    for each in (spread, *others):
+        assert np.isnan([each.p_value(0.1), *each.around(0.1), *share_interval(0.5, each)]).all()
 
 
 def test_undefined_draws() -> None:
@@ -82,55 +100,10 @@ def test_undefined_draws() -> None:
     assert percentile_interval(values)[0] > 0.05
     values[:6] = np.nan
     assert np.isnan(percentile_interval(values)).all()
-    assert np.isnan(bca_interval(values, 0.5, np.ones(3))).all()
-    assert np.isnan(bca_interval(np.linspace(0, 1, 9), 0.5, np.array([1.0, np.nan]))).all()
+    assert np.isnan(Spread.of(values, 9.0).deviation)
     assert np.isnan(percentile_interval(np.array([]))).all()
-
-
-def test_all_draws_on_one_side() -> None:
-    values = np.linspace(0.9, 1.0, 101)
-    assert bca_interval(values, 0.5, np.ones(3)) == percentile_interval(values)
-
-
-def test_no_skew_without_spread() -> None:
-    values = np.random.default_rng(0).normal(size=1001)
-    median = float(np.median(values))
-    np.testing.assert_allclose(
-        bca_interval(values, median, np.ones(9)), percentile_interval(values), atol=1e-3
-    )
+    assert np.isnan(percentile_interval(np.full(9, 0.5))).all(), "no width, no interval"
 
 
 def test_divided() -> None:
     np.testing.assert_array_equal(divided([1.0, 2.0], [2.0, 0.0]), [0.5, np.nan])
-
-
-def clustered(rng: np.random.Generator, patients: int = 60) -> tuple[np.ndarray, ...]:
-    """Patients with 1 to 12 images that share a random effect on the score, and their finding."""
-    sizes = rng.integers(1, 13, size=patients)
-    codes = np.repeat(np.arange(patients), sizes)
-    sick = (rng.random(patients) < 0.4)[codes]
-    shared = rng.normal(size=patients)[codes]
-    scores = 1.2 * sick + shared + 0.5 * rng.normal(size=len(codes))
-    return scores, sick.astype(float), codes
-
-
-@pytest.mark.slow
-def test_coverage() -> None:
-    """The patient interval of 95 % holds the truth in 92 to 98 % of samples, the other not."""
-    truth = roc_auc_score(*clustered(np.random.default_rng(0), 60_000)[1::-1])
-    rng = np.random.default_rng(1)
-    held = {"patients": 0, "images": 0}
-    samples = 400
-    for number in range(samples):
-        scores, targets, codes = clustered(rng)
-        for name, groups in (("patients", codes), ("images", np.arange(len(codes)))):
-            clusters = int(groups.max()) + 1
-            ranking = Ranking.of(scores, targets, groups)
-            draws, _ = curves_over(ranking, bootstrap_counts(clusters, 400, seed=number))
-            estimate, _ = curves_over(ranking, np.ones((1, clusters), dtype=np.float32))
-            jackknife, _ = curves_over(ranking, jackknife_counts(clusters, 60))
-            low, high = bca_interval(draws, float(estimate[0]), jackknife)
-            held[name] += low <= truth <= high
-    print(f"coverage of {samples} samples: {held}")
-    assert 0.92 <= held["patients"] / samples <= 0.98
-    assert held["images"] / samples < 0.8

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.stats import kurtosis
+from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
 from xray_lightning.metrics.clusters import bootstrap_counts
-from xray_lightning.metrics.compare import DETECTABLE, compare
+from xray_lightning.metrics.compare import compare
 from xray_lightning.metrics.delong import compare_auroc, holm
 
 LABELS = ("Mass", "Nodule", "Hernia")
@@ -32,10 +34,17 @@ def test_draws_are_paired_and_equal_scikit_learn() -> None:
         differences.append(one - two)
     mass = found.labels["Mass"]
     assert mass.first == pytest.approx(roc_auc_score(targets[:, 0], strong[:, 0]))
-    np.testing.assert_allclose(mass.interval, np.quantile(differences, [0.025, 0.975]))
-    assert mass.detectable == pytest.approx(DETECTABLE * np.std(differences, ddof=1))
+    patients_with = np.bincount(patients, weights=targets[:, 0])
+    effective = patients_with.sum() ** 2 / (patients_with**2).sum()
+    kept = [patients != patient for patient in range(200)]
+    left_out = [[roc_auc_score(targets[k, 0], each[k, 0]) for k in kept] for each in (strong, weak)]
+    effective = min(effective, 600 / kurtosis(np.subtract(*left_out), fisher=False))
+    deviation = np.std(differences, ddof=1) * np.sqrt(effective / (effective - 1))
+    reach = student.ppf([0.975, 0.8], min(effective, 60) - 1) * deviation
+    assert mass.interval == pytest.approx((mass.difference - reach[0], mass.difference + reach[0]))
+    assert mass.detectable == pytest.approx(reach.sum())
     assert mass.delong == compare_auroc(strong[:, 0], weak[:, 0], targets[:, 0] == 1).p_value
-    assert mass.p_value == pytest.approx(2 / 61), "no draw on the other side"
+    assert mass.p_value < 1e-6, "2 / 61 was the least that 60 draws could give"
     assert mass.distinguishable
 
 
@@ -55,9 +64,25 @@ def test_mean_and_undefined_labels() -> None:
 def test_a_model_against_itself() -> None:
     targets, patients, strong, *_ = sample()
     found = compare(LABELS, targets, patients, [strong], [strong], draws=50)
+    assert found.identical
     assert found.mean.difference == 0
-    assert found.mean.p_value == found.labels["Mass"].delong == 1
+    assert found.labels["Mass"].delong == 1
+    assert np.isnan([found.mean.p_value, found.mean.detectable, *found.mean.interval]).all()
     assert not found.mean.distinguishable
+
+
+def test_few_draws_find_what_many_find() -> None:
+    """Forty labels, so that 2 / 401 could not have passed Holm's correction."""
+    rng = np.random.default_rng(0)
+    targets, labels = (rng.random((600, 40)) < 0.3).astype(float), tuple(map(str, range(40)))
+    gains = np.where(np.arange(40) < 12, 1.2, 0.0)
+    strong, weak = (rng.normal(size=targets.shape) + gain * targets for gain in (gains, 0.0))
+    few, many = (
+        compare(labels, targets, np.arange(600) // 2, [strong], [weak], draws=draws)
+        for draws in (400, 2000)
+    )
+    named = [{k for k, e in each.labels.items() if e.corrected < 0.05} for each in (few, many)]
+    assert named[0] == named[1] == set(labels[:12])
 
 
 def test_equal_models_are_rarely_told_apart() -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import (
     average_precision_score,
     brier_score_loss,
@@ -85,6 +86,42 @@ def test_what_is_undefined(verdict: Verdict) -> None:
         assert np.isnan([estimate.value, *estimate.patient_interval]).all()
         assert np.isnan(estimate.width_ratio)
     assert verdict.positives["Hernia"] == verdict.known["Unread"] == 0
+
+
+def test_no_f1_without_positives_and_no_ap_without_negatives() -> None:
+    scores = np.random.default_rng(0).random((40, 2))
+    targets = np.column_stack([np.zeros(40), np.ones(40)])
+    found = judge(
+        LABELS[:2], scores, targets, np.arange(40), thresholds={"Mass": 0.5, "Nodule": 0.5}, draws=9
+    )
+    assert np.isnan(found.labels["Mass"]["f1"].value)
+    assert np.isnan(found.labels["Nodule"]["average_precision"].value)
+    assert found.labels["Nodule"]["f1"].value == f1_score(targets[:, 1], scores[:, 1] >= 0.5)
+    assert found.defined["f1"] == 1
+    assert found.defined["average_precision"] == found.defined["auroc"] == 0
+
+
+def test_an_interval_of_no_width_is_an_exact_bound() -> None:
+    """Eleven positives of five patients, all above all negatives (it was 1.000 to 1.000)."""
+    targets = np.zeros((60, 1))
+    targets[[0, 1, 2, 10, 11, 20, 21, 30, 31, 40, 41]] = 1
+    scores, patients = 0.2 + 0.6 * targets, np.arange(60) // 10
+    found = judge(("Mass",), scores, targets, patients, thresholds={"Mass": 0.5}, draws=50)
+    theirs = binomtest(5, 5).proportion_ci(0.95, method="exact")
+    for name in ("auroc", "sensitivity", "f1"):
+        for estimate in (found.labels["Mass"][name], found.mean[name]):
+            assert estimate.exact
+            assert estimate.patient_interval == pytest.approx((theirs.low, 1.0))
+            assert np.isnan(estimate.percentile_interval).all()
+            assert np.isnan(estimate.width_ratio)
+    brier = found.labels["Mass"]["brier"]
+    assert np.isnan(brier.patient_interval).all(), "0.04 in all draws: nothing is known"
+
+
+def test_the_ratio_is_of_what_is_printed(verdict: Verdict) -> None:
+    each = verdict.labels["Mass"]["auroc"]
+    wide, narrow = (high - low for low, high in (each.patient_interval, each.image_interval))
+    assert each.width_ratio == wide / narrow
 
 
 def test_counts(verdict: Verdict) -> None:

@@ -47,7 +47,11 @@ def test_several_thresholds_and_flat_maps() -> None:
     assert detected_boxes(heat, [1]).tolist() == [[2, 2, 1, 1]]
     for level in (0, -0.1, 7.3):
         flat = enlarged(np.full((3, 3), level, np.float32), 6)
-        assert detected_boxes(flat, [0.9]).tolist() == [[0, 0, 6, 6]]
+        assert detected_boxes(flat, WANG).shape == (0, 4)
+        found = figures(flat, [(1, 1, 3, 3), (4, 4, 1, 1)], *WANG)
+        sums = [found[name][0] for name in FIGURES if name[0] in ("centre", "iou", "iobb", "afp")]
+        assert sums == [0] * 12, "it was a box of the whole image for each threshold"
+    assert tuned_threshold(np.zeros((2, 3, 3), np.float32), [[(1, 1, 3, 3)]] * 2, 6) == 0.1
 
 
 @pytest.mark.parametrize("shares", [[0.0], [1.1], [0.5, -1], [float("nan")], []])

@@ -6,7 +6,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from xray_lightning.metrics import ranks
 from xray_lightning.metrics.clusters import Codes, bootstrap_counts
-from xray_lightning.metrics.ranks import Ranking, curves_over
+from xray_lightning.metrics.ranks import Ranking, auroc_left_out, curves_over
 
 
 def sample(
@@ -63,18 +63,34 @@ def test_a_draw_without_a_class_is_undefined() -> None:
     counts = np.array([[1, 1, 1], [2, 0, 1], [0, 2, 1], [0, 0, 3]], dtype=np.float32)
     auroc, precision = curves_over(Ranking.of(scores, targets, np.arange(3)), counts)
     np.testing.assert_array_equal(auroc, [1, np.nan, np.nan, np.nan])
-    np.testing.assert_array_equal(precision, [1, np.nan, 1, np.nan])
+    np.testing.assert_array_equal(precision, auroc)
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0, np.nan])
 def test_a_label_of_one_class(target: float) -> None:
     ranking = Ranking.of(np.full(4, 0.5), np.full(4, target), np.arange(4))
     auroc, precision = curves_over(ranking, bootstrap_counts(4, 3, seed=0))
-    assert np.isnan(auroc).all()
-    np.testing.assert_array_equal(precision, np.full(3, 1.0 if target == 1 else np.nan))
+    assert np.isnan([auroc, precision]).all(), "with positives alone the precision is always 1"
 
 
 def test_more_images_than_float32_counts() -> None:
     ranking = Ranking.of(np.array([0.1, 0.9]), np.array([0.0, 1.0]), np.array([0, 1]))
     with pytest.raises(ValueError, match=r"a draw holds 20,000,000 images; up to 16,777,216"):
         curves_over(ranking, np.full((1, 2), 10_000_000, dtype=np.float32))
+
+
+def test_auroc_without_each_patient() -> None:
+    rng = np.random.default_rng(0)
+    codes, scores = rng.integers(12, size=100), rng.integers(20, size=100) / 20  # with ties
+    targets = (rng.random(100) < 0.3).astype(float)
+    targets[:5] = np.nan
+    found = auroc_left_out(Ranking.of(scores, targets, codes), 13)
+    known = ~np.isnan(targets)
+    assert found[0] == pytest.approx(roc_auc_score(targets[known], scores[known]))
+    theirs = [
+        roc_auc_score(targets[known & (codes != k)], scores[known & (codes != k)])
+        for k in range(13)
+    ]
+    np.testing.assert_allclose(found[1:], theirs, rtol=0, atol=1e-12)
+    alone = Ranking.of(np.arange(4.0), np.array([0.0, 1, 1, 0]), np.array([0, 1, 1, 2]))
+    assert np.isnan(auroc_left_out(alone, 3)).tolist() == [False, False, True, False]

@@ -61,8 +61,8 @@ def compare_runs(
     show(
         comparison_table(found, f"A: {first}    B: {second}    {facts['data']}".rstrip()),
         f"{facts['images']:,} test images of {facts['patients']:,} patients "
-        f"[{facts['fingerprint']}]; {draws:,} paired draws of patients; corrected for "
-        f"{len(found.labels)} labels (Holm)",
+        f"[{facts['fingerprint']}]; Student's t, its deviation from {draws:,} paired draws of "
+        f"patients; corrected for {tested(found)} labels (Holm)",
         *(["seeds: " + seeds_line(facts)] if max(map(len, runs)) > 1 else []),
         f"verdict: {facts['verdict']}",
     )
@@ -146,6 +146,7 @@ def comparison_facts(
         "labels": {label: _facts(each) for label, each in found.labels.items()},
         "mean": _facts(found.mean),
         "verdict": verdict(found),
+        "identical": found.identical,
         "first": list(files[0]),
         "second": list(files[1]),
         "fingerprint": fingerprint({"test": reference.image_ids}),
@@ -171,18 +172,31 @@ def verdict(found: Comparison) -> str:
     mean = found.mean
     if np.isnan(mean.difference):
         return "undefined: no label has both a positive and a negative test image"
+    if found.identical:
+        return "identical: A and B give every image the same scores; nothing is compared"
     shown = f"mean AUROC {mean.first:.4f} against {mean.second:.4f}, difference "
-    shown += f"{mean.difference:+.4f}, 95 % {mean.interval[0]:+.4f} to {mean.interval[1]:+.4f}"
-    if mean.distinguishable:
-        better = "A is better than B" if mean.difference > 0 else "B is better than A"
-        text = f"{better} ({shown})"
+    shown += f"{mean.difference:+.4f}"
+    if np.isnan(mean.interval).any():
+        text = f"untested ({shown}): no two draws differ, or too few patients have a positive image"
     else:
+        shown += f", 95 % {mean.interval[0]:+.4f} to {mean.interval[1]:+.4f}"
         text = (
             f"indistinguishable ({shown}); this test set would show a true difference of "
             f"{mean.detectable:.4f} or more in 80 % of cases"
         )
+        if mean.distinguishable:
+            better = "A is better than B" if mean.difference > 0 else "B is better than A"
+            text = f"{better} ({shown})"
     clear = [label for label, each in found.labels.items() if each.corrected < 0.05]
-    return text + f". Labels that differ after correction: {', '.join(clear) or 'none'}"
+    untested = [label for label, each in found.labels.items() if np.isnan(each.p_value)]
+    none = "none" if tested(found) else "no label could be tested"
+    text += f". Labels that differ after correction: {', '.join(clear) or none}"
+    return text + (f" (untested: {', '.join(untested)})" if untested and tested(found) else "")
+
+
+def tested(found: Comparison) -> int:
+    """How many labels have a p value, which is what is corrected for."""
+    return sum(not np.isnan(each.p_value) for each in found.labels.values())
 
 
 def seeds_line(facts: dict[str, Any]) -> str:

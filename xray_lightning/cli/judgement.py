@@ -7,7 +7,9 @@ from rich.table import Table
 
 from xray_lightning.cli.tables import empty_table, number
 from xray_lightning.metrics.clusters import Interval
-from xray_lightning.metrics.judge import CALIBRATED, POINT, Estimate, Verdict
+from xray_lightning.metrics.judge import CALIBRATED, FEW_PATIENTS, POINT, Estimate, Verdict
+
+EXACT = "* no patient differs: exact bound over the number of patients (Clopper and Pearson)"
 
 
 def verdict_facts(verdict: Verdict, facts: dict[str, Any]) -> dict[str, Any]:
@@ -29,7 +31,8 @@ def verdict_facts(verdict: Verdict, facts: dict[str, Any]) -> dict[str, Any]:
             **{name: estimate_facts(estimate) for name, estimate in figures.items()},
         }
     mean = {name: estimate_facts(estimate) for name, estimate in verdict.mean.items()}
-    return {"labels": labels, "mean": mean, "defined": dict(verdict.defined), **facts}
+    counts = {"defined": dict(verdict.defined), "few_positive_patients": few(verdict)}
+    return {"labels": labels, "mean": mean, **counts, **facts}
 
 
 def estimate_facts(estimate: Estimate) -> dict[str, Any]:
@@ -37,6 +40,7 @@ def estimate_facts(estimate: Estimate) -> dict[str, Any]:
     return {
         "value": _plain(estimate.value),
         "patient_interval": _pair(estimate.patient_interval),
+        "exact": estimate.exact,
         "percentile_interval": _pair(estimate.percentile_interval),
         "image_interval": _pair(estimate.image_interval),
         "width_ratio": _plain(estimate.width_ratio),
@@ -79,7 +83,7 @@ def _cells(figures: dict[str, Estimate], share: str) -> list[str]:
     ratio = auroc.width_ratio
     return [
         _text(auroc.value),
-        interval(auroc.patient_interval),
+        _ends(auroc),
         interval(auroc.image_interval),
         _text(ratio, 2),
         _text(figures["average_precision"].value),
@@ -96,10 +100,7 @@ def point_table(
     """A row a label: threshold, sensitivity, specificity, PPV, NPV, F1, positives missed."""
     table = empty_table(title, "label", "threshold", *POINT, "missed")
     for label, figures in verdict.labels.items():
-        cells = [
-            f"{_text(figures[name].value)} {interval(figures[name].patient_interval)}".strip()
-            for name in POINT
-        ]
+        cells = [f"{_text(figures[name].value)} {_ends(figures[name])}".strip() for name in POINT]
         missed = "{}/{}".format(*calls[label]["missed"]) if label in calls else "-"
         table.add_row(label, _text(thresholds.get(label, float("nan"))), *cells, missed)
     return table
@@ -133,10 +134,39 @@ def interval(pair: Interval) -> str:
     return "-" if np.isnan(pair).any() else f"{pair[0]:.3f}-{pair[1]:.3f}"
 
 
-def undefined_notes(verdict: Verdict) -> list[str]:
-    """One line for each label without an AUROC, and why."""
+def undefined_notes(verdict: Verdict, *, points: bool = False) -> list[str]:
+    """What is undefined and why, which intervals are exact, and which are rough.
+
+    Args:
+        verdict: as judged.
+        points: whether the table of operating points is shown too.
+    """
     reasons = {label: reason(verdict, label) for label in verdict.labels}
-    return [f"{label}: AUROC is undefined, {why}" for label, why in reasons.items() if why]
+    notes = [f"{label}: AUROC is undefined, {why}" for label, why in reasons.items() if why]
+    bare = [
+        label
+        for label, figures in verdict.labels.items()
+        if np.isnan(figures["auroc"].patient_interval).any() and not reasons[label]
+    ]
+    if bare:
+        notes.append(f"no interval, the positives are of too few patients: {', '.join(bare)}")
+    if counts := few(verdict):
+        named = ", ".join(f"{label} ({count})" for label, count in counts.items())
+        notes.append(f"intervals are rough below {FEW_PATIENTS} positive patients: {named}")
+    names = ("auroc", *POINT) if points else ("auroc",)
+    if any(f[name].exact for f in (*verdict.labels.values(), verdict.mean) for name in names):
+        notes.append(EXACT)
+    return notes
+
+
+def few(verdict: Verdict) -> dict[str, int]:
+    """Labels whose AUROC rests on fewer than ``FEW_PATIENTS`` positive patients, and how many."""
+    counts = verdict.positive_patients
+    return {k: n for k, n in counts.items() if n < FEW_PATIENTS and not reason(verdict, k)}
+
+
+def _ends(estimate: Estimate) -> str:
+    return interval(estimate.patient_interval) + "*" * estimate.exact
 
 
 def _text(value: float, digits: int = 3) -> str:

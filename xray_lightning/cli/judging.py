@@ -36,7 +36,7 @@ UNKNOWN_PATIENTS = (
     "note: patients are not known: every image counts as its own, and the intervals are too narrow "
     "where a patient has several"
 )
-SUBGROUP_DRAWS = 200  # 31 groups and all others, each judged anew: the slowest part
+MISSED_DRAWS = 500  # of missed disease, in each of 31 groups
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Judged:
         if rows := [row for row in self.facts["subgroups"] if row["label"] == MEAN]:
             lines.append(subgroup_table(rows) if groups else subgroup_line(rows))
         lines.append(
-            f"intervals: {self.facts['draws']:,} bootstrap draws of patients; ratio: their width "
-            "over that of intervals that take images for independent"
+            f"intervals: {self.facts['draws']:,} bootstrap draws of patients, Student's t of the "
+            "logit; ratio: their width over that of intervals that take images for independent"
         )
         if priors := self.facts["priors"]:
             lines.append(priors_line(priors))
@@ -79,8 +79,9 @@ class Judged:
         if not self.facts["patients_known"]:
             lines.append(UNKNOWN_PATIENTS)
         lines += published_lines(self.published, self.verdict.mean["auroc"].value)
-        notes = fit_notes(self.facts["validation"].get("labels", {}))
-        return [*lines, *(f"note: {text}" for text in undefined_notes(self.verdict) + notes)]
+        notes = undefined_notes(self.verdict, points=bool(self.thresholds))
+        notes += fit_notes(self.facts["validation"].get("labels", {}))
+        return [*lines, *(f"note: {text}" for text in notes)]
 
 
 def fitted(
@@ -147,7 +148,7 @@ def verdict_of(
         facts: what else is to stand in evaluation.json: "fingerprint", "data", "subset", "split"
             (with its "name"), "data_images".
         validation: see :func:`fitted`; empty or None: no operating points, no calibration.
-        draws: of the bootstrap; subgroups get at most 200.
+        draws: of the bootstrap; subgroups need none, missed disease gets at most 500.
         seed: of the bootstrap.
         groups: whether subgroups are judged.
         prior: the prevalence that calibrated scores hold for, see ``priors.corrections``.
@@ -202,8 +203,8 @@ def group_facts(
     seed: int,
 ) -> dict[str, Any]:
     """Subgroups and, where there are operating points, underdiagnosis, as plain values."""
-    few = min(draws, SUBGROUP_DRAWS)
-    rows = subgroups(*columns, records, draws=few, seed=seed)
+    few = min(draws, MISSED_DRAWS)
+    rows = subgroups(*columns, records)
     missed = (
         underdiagnosis(*columns, records, thresholds, draws=few, seed=seed) if thresholds else {}
     )
@@ -242,7 +243,9 @@ def subgroup_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             continue
         signed = "-" if row["difference"] is None else f"{row['difference']:+.3f}"
         ends = interval(tuple(row["interval"] or (np.nan, np.nan)))
-        table.add_row(name, *sizes, number(row["auroc"]), ends, signed, number(row["corrected"]))
+        p_value = number(row["corrected"])
+        p_value = "< 0.001" if p_value == "0.000" else p_value
+        table.add_row(name, *sizes, number(row["auroc"]), ends, signed, p_value)
     return table
 
 
@@ -250,7 +253,9 @@ def subgroup_line(rows: Sequence[Mapping[str, Any]]) -> str:
     """The groups that differ from all other images, and how many could be judged."""
     sure = [row for row in rows if row["corrected"] is not None and row["corrected"] < 0.05]
     named = [f"{row['dimension']}: {row['group']} {row['difference']:+.3f}" for row in sure]
-    able = sum(not row["note"] for row in rows)
+    able = sum(row["corrected"] is not None for row in rows)
+    if not able:
+        return f"subgroups: none of {len(rows)} has enough positives to be tested"
     return (
         f"subgroups: {able} of {len(rows)} have enough positives; mean AUROC differs from that of "
         f"all other images in: {', '.join(named) or 'none'} (all: evaluation.json)"

@@ -7,9 +7,12 @@ bring all their images along. A draw is a row of counts, so a figure of a draw i
 counts; sums of small whole numbers are exact in float64.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
+from scipy.special import expit, logit
+from scipy.stats import t
 
 from xray_lightning.errors import ConfigError
 
@@ -18,7 +21,8 @@ Counts = npt.NDArray[np.float32]  # (D, P): how often draw d took patient p
 Codes = npt.NDArray[np.intp]  # (N,): number of each image's patient, 0 to P - 1
 Interval = tuple[float, float]
 
-GROUPS = 400  # of patients in the jackknife; with fewer patients each is a group of its own
+NONE: Interval = (float("nan"), float("nan"))
+ROUNDING = 1e-12  # draws that differ by less are equal
 
 
 def patient_codes(patients: npt.ArrayLike) -> Codes:
@@ -46,53 +50,128 @@ def bootstrap_counts(clusters: int, draws: int, seed: int) -> Counts:
     return counts
 
 
-def jackknife_counts(clusters: int, groups: int = GROUPS) -> Counts:
-    """Every patient once but one group of them, (G, P), for the acceleration of BCa."""
-    groups = min(groups, clusters)
-    left_out = np.arange(clusters) % groups == np.arange(groups)[:, None]
-    return np.asarray(~left_out, dtype=np.float32)
-
-
-def percentile_interval(values: Floats, level: float = 0.95) -> Interval:
-    """The middle share of the draws; (NaN, NaN) where a draw is undefined too often.
+def percentile_interval(values: Floats, level: float = 0.95, *, constant: bool = False) -> Interval:
+    """The middle share of the draws; (NaN, NaN) where there is none.
 
     Draws without a positive (or a negative) are undefined and left out; where they are more than
-    5 % of all, what is left is no sample of anything, and there is no interval.
+    5 % of all, what is left is no sample of anything, and there is no interval. Nor is there one
+    where all draws are equal: it would have no width, which says nothing of other patients; with
+    ``constant`` there is, for a verdict's rule, not to be printed.
     """
-    defined = values[~np.isnan(values)]
-    if len(defined) < 0.95 * len(values) or not len(defined):
-        return float("nan"), float("nan")
+    defined = _varied(values, -1.0 if constant else ROUNDING)
+    if defined is None:
+        return NONE
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def bca_interval(
-    values: Floats, estimate: float, jackknife: Floats, level: float = 0.95
-) -> Interval:
-    """Bias-corrected and accelerated interval (Efron 1987, eqs. 6.4 to 6.8).
+def _varied(draws: Floats, least: float = ROUNDING) -> Floats | None:
+    """The defined draws; None where they are too few or all equal."""
+    defined = draws[~np.isnan(draws)]
+    if not len(defined) or len(defined) < 0.95 * len(draws) or np.ptp(defined) <= least:
+        return None
+    return defined
+
+
+def effective_patients(images: npt.ArrayLike) -> float:
+    """How many patients with equally many images would say as much (Kish 1965, section 11.7).
 
     Args:
-        values: of the draws, (D,).
-        estimate: of the sample.
-        jackknife: with each group of patients left out, (G,).
+        images: of each patient, (P,).
+
+    >>> effective_patients([1, 1, 1]), effective_patients([9, 1, 0])
+    (3.0, 1.2195121951219512)
+    """
+    weights = np.asarray(images, dtype=np.float64)
+    return float(divided(weights.sum() ** 2, (weights**2).sum()))
+
+
+def influential_patients(left_out: Floats) -> float:
+    """How many patients of normally distributed influence would have this fourth moment.
+
+    Args:
+        left_out: a figure with each patient left out, (P,).
+    """
+    squares = (left_out - left_out.mean()) ** 2
+    return float(divided(3 * squares.sum() ** 2, (squares**2).sum()))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far a figure strays from sample to sample; NaN where that cannot be told.
+
+    Attributes:
+        deviation: standard deviation.
+        freedom: degrees of freedom of Student's t.
+    """
+
+    deviation: float
+    freedom: float
+
+    @classmethod
+    def of(cls, draws: Floats, effective: float) -> "Spread":
+        """Standard deviation of the draws (D,), corrected for few patients.
+
+        A bootstrap of K patients gives (K - 1) / K of the variance (Davison and Hinkley 1997,
+        section 2.3); K is their effective number. Its resolution does not hang on the draws.
+        """
+        defined = _varied(draws)
+        if defined is None or len(defined) < 2 or not effective > 1:
+            return cls(float("nan"), float("nan"))
+        factor = np.sqrt(effective / (effective - 1))
+        return cls(float(defined.std(ddof=1) * factor), min(effective, len(defined)) - 1)
+
+    @classmethod
+    def left_out(cls, values: Floats, effective: float) -> "Spread":
+        """From a figure with each patient left out once, (P,): the jackknife."""
+        if np.isnan(values).any() or not np.ptp(values) > ROUNDING or not effective > 1:
+            return cls(float("nan"), float("nan"))
+        return cls(float(np.sqrt((len(values) - 1) * values.var())), effective - 1)
+
+    def around(self, value: float, level: float = 0.95) -> Interval:
+        """Interval of a difference, or of anything that is not bound to [0, 1]."""
+        reach = float(t.ppf((1 + level) / 2, self.freedom)) * self.deviation
+        return value - reach, value + reach
+
+    def p_value(self, difference: float) -> float:
+        """Two-sided, of a difference from 0."""
+        return float(2 * t.sf(abs(difference) / self.deviation, self.freedom))
+
+
+def share_interval(
+    value: float, spread: Spread, level: float = 0.95, *, bias: float = 0.0
+) -> Interval:
+    """Student's interval on the logit scale for a figure in (0, 1), by the delta method.
+
+    Chosen by simulation, see the table in this folder's README.
+
+    Args:
+        value: on the sample.
+        spread: of the figure.
         level: share of the middle.
+        bias: of the figure, to be taken off the middle.
 
     Returns:
-        Low and high; (NaN, NaN) where undefined, see :func:`percentile_interval`.
+        Low and high; (NaN, NaN) where undefined, and for 0 and 1, see :func:`exact_interval`.
     """
-    defined = values[~np.isnan(values)]
-    if len(defined) < 0.95 * len(values) or not len(defined) or np.isnan(jackknife).any():
-        return float("nan"), float("nan")
-    below = np.mean(defined < estimate) + np.mean(defined == estimate) / 2
-    if not 0 < below < 1:  # all draws on one side: no correction can be estimated
-        return percentile_interval(values, level)
-    bias = norm.ppf(below)
-    spread = jackknife.mean() - jackknife
-    squares = (spread**2).sum()
-    acceleration = (spread**3).sum() / (6 * squares**1.5) if squares > 0 else 0.0
-    tails = bias + norm.ppf([(1 - level) / 2, (1 + level) / 2])
-    low, high = np.quantile(defined, norm.cdf(bias + tails / (1 - acceleration * tails)))
+    if np.isnan(spread.deviation) or not 0 < value < 1:
+        return NONE
+    slope = value * (1 - value)  # d value / d logit
+    scaled = Spread(spread.deviation / slope, spread.freedom)
+    low, high = expit(scaled.around(float(logit(value)) - bias / slope, level))
     return float(low), float(high)
+
+
+def exact_interval(value: float, patients: int, level: float = 0.95) -> Interval:
+    """Bound where all patients agree on 0 or 1 (Clopper and Pearson 1934); else (NaN, NaN).
+
+    >>> exact_interval(0.0, 1)
+    (0.0, 0.975)
+    """
+    if patients < 1 or value not in (0, 1):
+        return NONE
+    bound = float(((1 - level) / 2) ** (1 / patients))
+    return (bound, 1.0) if value == 1 else (0.0, 1 - bound)
 
 
 def ratio_over(
@@ -121,9 +200,13 @@ def sums_over(counts: Counts, codes: Codes, weights: npt.ArrayLike) -> Floats:
         weights: of each image, (N, K).
     """
     columns = np.asarray(weights, dtype=np.float64).T
-    clusters = counts.shape[1]
-    by_patient = [np.bincount(codes, weights=each, minlength=clusters) for each in columns]
+    by_patient = [counted(codes, each, counts.shape[1]) for each in columns]
     return np.asarray(counts.astype(np.float64) @ np.column_stack(by_patient))
+
+
+def counted(codes: Codes, weights: npt.ArrayLike, patients: int) -> Floats:
+    """Sum of the weights of each patient's images, (P,)."""
+    return np.bincount(codes, weights, patients).astype(np.float64)
 
 
 def divided(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Floats:
@@ -137,16 +220,3 @@ def mean_of_defined(values: Floats) -> Floats:
     """Mean along the first axis over the values that are defined, NaN where none is."""
     defined = ~np.isnan(values)
     return divided(np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0))
-
-
-def two_sided(draws: Floats) -> float:
-    """Two-sided p value of a difference from its draws: how rarely they lie on the other side of 0.
-
-    NaN where no draw is defined. (Davison and Hinkley 1997, section 4.2: one is added to both
-    counts, so that it is never 0.)
-    """
-    defined = draws[~np.isnan(draws)]
-    if not len(defined):
-        return float("nan")
-    side = min((defined <= 0).sum(), (defined >= 0).sum())
-    return float(min(1.0, 2 * (side + 1) / (len(defined) + 1)))

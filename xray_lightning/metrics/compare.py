@@ -2,27 +2,27 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import t
 
 from xray_lightning.metrics.clusters import (
-    Counts,
     Floats,
     Interval,
+    Spread,
     bootstrap_counts,
+    counted,
+    effective_patients,
+    influential_patients,
     mean_of_defined,
     patient_codes,
-    percentile_interval,
-    two_sided,
 )
 from xray_lightning.metrics.delong import compare_auroc, holm
-from xray_lightning.metrics.ranks import Ranking, curves_over
+from xray_lightning.metrics.ranks import Ranking, auroc_left_out, curves_over
 
-# A true difference of (1.96 + 0.84) standard deviations is found in 80 % of test sets like this one
-# by a two-sided test at 5 %.
-DETECTABLE = 1.959964 + 0.841621
+LEVEL, POWER = 0.975, 0.8  # of the two-sided test at 5 %, and of what is called detectable
 
 Runs = Sequence[npt.NDArray[np.floating]]  # scores (N, L) of each seed
 
@@ -35,9 +35,10 @@ class Difference:
         first: of the first model.
         second: of the second.
         difference: first less second.
-        interval: 95 % percentile interval of the difference; patients, and seeds where there are
-            several, resampled.
-        p_value: two-sided, from the same draws.
+        interval: 95 % interval of the difference, Student's t with the standard deviation of the
+            draws and the effective number of patients, by their images of the rarer class or by
+            their influence, whichever is less; NaN where all draws are equal.
+        p_value: two-sided, likewise; leaves out 0.05 where the interval leaves out 0.
         corrected: the same, corrected for the number of labels (Holm); of the mean: uncorrected.
         delong: DeLong's two-sided p value, images taken for independent; NaN for several seeds
             and for the mean.
@@ -62,10 +63,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All labels and the mean over the labels defined in a draw."""
+    """All labels and the mean over the labels defined in a draw.
+
+    Attributes:
+        identical: whether both models gave every image the same scores.
+    """
 
     labels: dict[str, Difference]
     mean: Difference
+    identical: bool
 
 
 def compare(
@@ -100,12 +106,17 @@ def compare(
         [np.ones((1, clusters), dtype=np.float32), bootstrap_counts(clusters, draws, seed)]
     )
 
-    def of_label(index: int) -> tuple[Floats, Floats]:
-        one, two = (
-            np.stack([_aurocs(each[:, index], targets[:, index], codes, counts) for each in runs])
+    def of_label(index: int) -> tuple[Floats, Floats, Floats, Floats]:
+        sides = [
+            [Ranking.of(each[:, index], targets[:, index], codes) for each in runs]
             for runs in (first, second)
-        )
-        return one, two  # (seeds, 1 + D)
+        ]
+        one, two = (np.stack([curves_over(each, counts)[0] for each in side]) for side in sides)
+        left_out = [
+            np.mean([auroc_left_out(each, clusters)[1:] for each in side], axis=0) for side in sides
+        ]
+        rarer = counted(sides[0][0].codes, sides[0][0].rarer, clusters)
+        return one, two, left_out[0] - left_out[1], rarer
 
     with ThreadPoolExecutor(threads) as pool:
         values = list(pool.map(of_label, range(len(labels))))
@@ -113,31 +124,28 @@ def compare(
     choices = tuple(_seed_choices(len(runs), draws, generator) for runs in (first, second))
     single = len(first) == len(second) == 1
     found = []
-    for index, pair in enumerate(values):
+    for index, (*pair, left_out, behind) in enumerate(values):
         known = ~np.isnan(targets[:, index])
         p_value = float("nan")
         if single:
             one, two = (runs[0][known, index] for runs in (first, second))
             p_value = compare_auroc(one, two, targets[known, index] == 1).p_value
-        found.append(_difference(*_over_seeds(pair, choices), p_value))
+        effective = min(effective_patients(behind), influential_patients(left_out))
+        found.append(_difference(*_over_seeds(pair, choices), effective, p_value))
     corrected = holm([each.p_value for each in found])
-    means = tuple(mean_of_defined(np.stack([pair[side] for pair in values])) for side in (0, 1))
+    *means, left_out = (
+        mean_of_defined(np.stack([each[place] for each in values])) for place in (0, 1, 2)
+    )
+    effective = effective_patients(np.sum([behind for *_, behind in values], axis=0))
+    effective = min(effective, influential_patients(left_out))
     return Comparison(
         {
-            label: Difference(**{**vars(each), "corrected": float(p)})
+            label: replace(each, corrected=float(p))
             for label, each, p in zip(labels, found, corrected, strict=True)
         },
-        _difference(*_over_seeds((means[0], means[1]), choices), float("nan")),
+        _difference(*_over_seeds(means, choices), effective, float("nan")),
+        identical=all(np.array_equal(one, first[0]) for one in (*first, *second)),
     )
-
-
-def _aurocs(
-    scores: npt.NDArray[np.floating],
-    targets: npt.NDArray[np.floating],
-    codes: npt.NDArray[np.intp],
-    counts: Counts,
-) -> Floats:
-    return curves_over(Ranking.of(scores, targets, codes), counts)[0]
 
 
 def _seed_choices(runs: int, draws: int, generator: np.random.Generator) -> Floats:
@@ -148,25 +156,24 @@ def _seed_choices(runs: int, draws: int, generator: np.random.Generator) -> Floa
     return np.concatenate([np.full((runs, 1), 1 / runs), drawn], axis=1)
 
 
-def _over_seeds(pair: tuple[Floats, Floats], choices: tuple[Floats, ...]) -> tuple[Floats, Floats]:
+def _over_seeds(pair: Sequence[Floats], choices: tuple[Floats, ...]) -> tuple[Floats, Floats]:
     """Mean over the drawn seeds, (1 + D,) each."""
     one, two = ((values * share).sum(axis=0) for values, share in zip(pair, choices, strict=True))
     return one, two
 
 
-def _difference(first: Floats, second: Floats, delong: float) -> Difference:
+def _difference(first: Floats, second: Floats, effective: float, delong: float) -> Difference:
     differences = first - second
-    p_value = spread = float("nan")
-    if not np.isnan(differences[0]):
-        p_value = two_sided(differences[1:])
-        spread = float(np.nanstd(differences[1:], ddof=1))
+    value, spread = float(differences[0]), Spread.of(differences[1:], effective)
+    p_value = spread.p_value(value)
+    reach = float(t.ppf(LEVEL, spread.freedom) + t.ppf(POWER, spread.freedom))
     return Difference(
         float(first[0]),
         float(second[0]),
-        float(differences[0]),
-        percentile_interval(differences[1:]),
+        value,
+        spread.around(value),
         p_value,
         p_value,
         delong,
-        DETECTABLE * spread,
+        reach * spread.deviation,
     )

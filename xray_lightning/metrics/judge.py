@@ -1,6 +1,6 @@
 """Every figure of a set of predictions with its intervals, patients resampled."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,14 +13,17 @@ from xray_lightning.metrics.clusters import (
     Counts,
     Floats,
     Interval,
-    bca_interval,
+    Spread,
     bootstrap_counts,
+    counted,
     divided,
-    jackknife_counts,
+    effective_patients,
+    exact_interval,
     mean_of_defined,
     patient_codes,
     percentile_interval,
     ratio_over,
+    share_interval,
     sums_over,
 )
 from xray_lightning.metrics.ranks import Ranking, curves_over
@@ -28,9 +31,12 @@ from xray_lightning.metrics.ranks import Ranking, curves_over
 CURVES = ("auroc", "average_precision", "brier", "calibration_error")
 CALIBRATED = ("calibrated_brier", "calibrated_error")  # after a map fitted on validation
 POINT = ("sensitivity", "specificity", "ppv", "npv", "f1")
+ERRORS = ("calibration_error", "calibrated_error")
+BIASED = ("average_precision", *ERRORS)  # upwards where positives are few: taken off the middle
 IMAGE_DRAWS = 500  # of the image-level interval, which is only there to be compared with
+FEW_PATIENTS = 20  # with a positive image: below, the simulation in the README warns of intervals
 
-Figures = dict[str, Floats]  # name -> value in each draw
+Figures = dict[str, Floats]  # name -> value in each draw, or images of each patient
 
 
 @dataclass(frozen=True)
@@ -39,21 +45,24 @@ class Estimate:
 
     Attributes:
         value: on the sample.
-        patient_interval: bias-corrected and accelerated, patients resampled.
-        percentile_interval: the same draws without correction.
-        image_interval: percentile, images resampled as if they were independent: too narrow.
+        patient_interval: Student's on the logit scale, patients resampled, with their effective
+            number, see :func:`~xray_lightning.metrics.clusters.share_interval`.
+        percentile_interval: of the same draws: too narrow with few patients.
+        image_interval: as the first, images resampled as if they were independent: too narrow.
+        exact: whether the first is Clopper and Pearson's bound over patients, since all agree.
     """
 
     value: float
     patient_interval: Interval
     percentile_interval: Interval
     image_interval: Interval
+    exact: bool = False
 
     @property
     def width_ratio(self) -> float:
-        """Width of the patients' percentile interval over that of the images'."""
-        wide, narrow = (high - low for low, high in (self.percentile_interval, self.image_interval))
-        return wide / narrow if narrow > 0 else float("nan")
+        """Width of the patients' interval over that of the images'; NaN where one is exact."""
+        wide, narrow = (high - low for low, high in (self.patient_interval, self.image_interval))
+        return wide / narrow if narrow > 0 and not self.exact else float("nan")
 
 
 @dataclass(frozen=True)
@@ -78,15 +87,29 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class _Draws:
-    """Weights of the clusters: of the sample itself, of the bootstrap, of the jackknife."""
+class _Drawn:
+    """Every figure of a label, or of the mean, and what it rests on.
 
-    codes: Codes
-    counts: Counts  # (1 + D + G, P)
-    bootstrap: int  # D
+    Attributes:
+        figures: name -> on the sample, then in each draw, (1 + D,).
+        behind: name -> images of each patient that it rests on, (P,).
+        patients: name -> how many patients have such images; of the mean, in the poorest label.
+    """
 
-    def split(self, values: Floats) -> tuple[float, Floats, Floats]:
-        return float(values[0]), values[1 : 1 + self.bootstrap], values[1 + self.bootstrap :]
+    figures: Figures
+    behind: Figures
+    patients: dict[str, int]
+
+    def interval(self, name: str, level: float) -> tuple[Interval, bool]:
+        """Of one figure, and whether it is exact."""
+        value, draws = float(self.figures[name][0]), self.figures[name][1:]
+        spread = Spread.of(draws, effective_patients(self.behind[name]))
+        biased = name in BIASED and not np.isnan(spread.deviation)
+        bias = float(np.nanmean(draws)) - value if biased else 0.0
+        ends = share_interval(value, spread, level, bias=bias)
+        if name in ERRORS or not np.isnan(ends).any():
+            return ends, False
+        return exact_interval(value, self.patients[name], level), value in (0, 1)
 
 
 def judge(
@@ -124,35 +147,36 @@ def judge(
         ConfigError: no draws or no images.
     """
     sides = (
-        _draws(patient_codes(patients), draws, seed, jackknife=True),
-        _draws(np.arange(len(scores)), min(draws, IMAGE_DRAWS), seed, jackknife=False),
+        _draws(patient_codes(patients), draws, seed),
+        _draws(np.arange(len(scores)), min(draws, IMAGE_DRAWS), seed),
     )
     points, maps = thresholds or {}, calibrations
 
-    def of_label(index: int) -> tuple[Figures, Figures]:
+    def of_label(index: int) -> tuple[_Drawn, _Drawn]:
         threshold = points.get(labels[index], float("nan"))
         column = scores[:, index], targets[:, index]
         by_patient, by_image = (
-            figures_over(*column, side.codes, side.counts, threshold)
-            | ({} if maps is None else _calibrated(*column, side, maps.get(labels[index])))
+            _drawn(
+                figures_over(*column, *side, threshold)
+                | ({} if maps is None else _calibrated(*column, *side, maps.get(labels[index]))),
+                _behind(Ranking.of(*column, side[0]), side[1].shape[1], threshold),
+            )
             for side in sides
         )
         return by_patient, by_image
 
     with ThreadPoolExecutor(threads) as pool:  # NumPy lets go of the lock while it sums
-        figures = list(pool.map(of_label, range(len(labels))))
-    mean = _mean([first for first, _ in figures]), _mean([second for _, second in figures])
+        drawn = list(pool.map(of_label, range(len(labels))))
     positive = targets == 1
-    codes = sides[0].codes
+    codes = sides[0][0]
     return Verdict(
-        labels={
-            label: _estimates(*pair, sides, level)
-            for label, pair in zip(labels, figures, strict=True)
-        },
-        mean=_estimates(*mean, sides, level),
+        labels={label: _estimates(*pair, level) for label, pair in zip(labels, drawn, strict=True)},
+        mean=_estimates(
+            _mean([pair[0] for pair in drawn]), _mean([pair[1] for pair in drawn]), level
+        ),
         defined={
-            name: sum(bool(np.isfinite(first[name][0])) for first, _ in figures)
-            for name in figures[0][0]
+            name: sum(bool(np.isfinite(first.figures[name][0])) for first, _ in drawn)
+            for name in drawn[0][0].figures
         },
         positives=dict(zip(labels, positive.sum(axis=0).tolist(), strict=True)),
         known=dict(zip(labels, (~np.isnan(targets)).sum(axis=0).tolist(), strict=True)),
@@ -201,52 +225,63 @@ def _point_figures(ranking: Ranking, counts: Counts, threshold: float) -> Figure
     }
     sums = sums_over(counts, ranking.codes, np.column_stack(sum(pairs.values(), ())))
     ratios = [divided(sums[:, 2 * k], sums[:, 2 * k + 1]) for k in range(len(pairs))]
+    ratios[-1][sums[:, 1] == 0] = np.nan  # F1 of no positive is no F1 of 0
     return dict(zip(pairs, ratios, strict=True))
+
+
+def _behind(ranking: Ranking, patients: int, threshold: float) -> Figures:
+    """Images of each patient that a figure rests on, (P,): its denominator, or the rarer class."""
+    positive, called = ranking.positive, ranking.scores >= threshold
+    masks = dict(zip(POINT, (positive, ~positive, called, ~called, positive), strict=True))
+    masks |= dict.fromkeys((*CURVES[2:], *CALIBRATED), np.ones_like(positive))
+    masks |= dict.fromkeys(CURVES[:2], ranking.rarer)
+    return {name: counted(ranking.codes, mask, patients) for name, mask in masks.items()}
 
 
 def _calibrated(
     scores: npt.NDArray[np.floating],
     targets: npt.NDArray[np.floating],
-    side: _Draws,
+    codes: Codes,
+    counts: Counts,
     calibration: Calibration | None,
 ) -> Figures:
     """Brier's score and calibration error after a map, (D,) each."""
     if calibration is None:
-        return {name: np.full(len(side.counts), np.nan) for name in CALIBRATED}
+        return {name: np.full(len(counts), np.nan) for name in CALIBRATED}
     known = ~np.isnan(targets)
-    kept, positive, codes = calibration(scores[known]), targets[known] == 1, side.codes[known]
-    brier = ratio_over(side.counts, codes, (kept - positive) ** 2, np.ones(len(kept)))
-    error = calibration_error_over(side.counts, codes, kept, positive)
+    kept, positive = calibration(scores[known]), targets[known] == 1
+    brier = ratio_over(counts, codes[known], (kept - positive) ** 2, np.ones(len(kept)))
+    error = calibration_error_over(counts, codes[known], kept, positive)
     return dict(zip(CALIBRATED, (brier, error), strict=True))
 
 
-def _draws(codes: Codes, draws: int, seed: int, *, jackknife: bool) -> _Draws:
+def _draws(codes: Codes, draws: int, seed: int) -> tuple[Codes, Counts]:
+    """Patients, and how often each counts: in the sample, then in each draw, (1 + D, P)."""
     clusters = int(codes.max(initial=-1)) + 1
-    drawn = bootstrap_counts(clusters, draws, seed)
-    rows = [np.ones((1, clusters), dtype=np.float32), drawn]
-    return _Draws(
-        codes, np.concatenate(rows + [jackknife_counts(clusters)] * jackknife), len(drawn)
-    )
+    sample = np.ones((1, clusters), dtype=np.float32)
+    return codes, np.concatenate([sample, bootstrap_counts(clusters, draws, seed)])
 
 
-def _mean(figures: list[Figures]) -> Figures:
-    """Over the labels defined in each draw."""
-    return {
-        name: mean_of_defined(np.stack([each[name] for each in figures])) for name in figures[0]
-    }
+def _drawn(figures: Figures, behind: Figures) -> _Drawn:
+    return _Drawn(figures, behind, {k: int((each > 0).sum()) for k, each in behind.items()})
 
 
-def _estimates(
-    by_patient: Figures, by_image: Figures, sides: tuple[_Draws, _Draws], level: float
-) -> dict[str, Estimate]:
+def _mean(labels: Sequence[_Drawn]) -> _Drawn:
+    """Over the labels defined in each draw; it rests on the images of all that are defined."""
+    figures, behind, patients = {}, {}, {}
+    for name in labels[0].figures:
+        figures[name] = mean_of_defined(np.stack([each.figures[name] for each in labels]))
+        known = [each for each in labels if np.isfinite(each.figures[name][0])] or labels
+        behind[name] = np.sum([each.behind[name] for each in known], axis=0)
+        patients[name] = min(each.patients[name] for each in known)
+    return _Drawn(figures, behind, patients)
+
+
+def _estimates(by_patient: _Drawn, by_image: _Drawn, level: float) -> dict[str, Estimate]:
     found = {}
-    for name, values in by_patient.items():
-        value, draws, jackknife = sides[0].split(values)
-        _, image_draws, _ = sides[1].split(by_image[name])
-        found[name] = Estimate(
-            value,
-            bca_interval(draws, value, jackknife, level),
-            percentile_interval(draws, level),
-            percentile_interval(image_draws, level),
-        )
+    for name, values in by_patient.figures.items():
+        ends, exact = by_patient.interval(name, level)
+        percentiles = percentile_interval(values[1:], level)
+        images, _ = by_image.interval(name, level)
+        found[name] = Estimate(float(values[0]), ends, percentiles, images, exact)
     return found

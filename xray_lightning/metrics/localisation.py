@@ -38,7 +38,7 @@ def detected_boxes(heat: Heat, shares: Sequence[float]) -> Floats:
     """Rectangles around the connected parts of a map that reach a share of its range.
 
     Wang et al., ChestX-ray8 (CVPR 2017), section 3.3. Pixels that touch at a corner are connected.
-    A flat map gives the whole image.
+    A flat map gives no box: it points nowhere.
 
     Args:
         heat: (S, S).
@@ -52,11 +52,11 @@ def detected_boxes(heat: Heat, shares: Sequence[float]) -> Floats:
         ConfigError: no share, or one outside (0, 1].
     """
     low, high = float(heat.min()), float(heat.max())
-    span = high - low if high - low > rounding(heat) else 0.0
+    span = high - low
     boxes: list[Sequence[int]] = []
     if not shares or not all(0 < share <= 1 for share in shares):
         raise ConfigError(f"thresholds are shares of the map's range in (0, 1], got {shares}")
-    for share in shares:
+    for share in shares if span > rounding(heat) else ():
         above = heat >= np.float32(min(low + share * span, high))
         outlines, nested = cv2.findContours(
             above.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
@@ -92,8 +92,8 @@ def map_figures(
 
     Over 1 image: pointing game, energy inside (over 0 where the map has no positive value) and
     average precision of the place; "centre", whether the centre of the smallest detected box around
-    the map's maximum (the first of equal ones) lies in an annotated box; and "afp", detected boxes
-    whose IoBB with every annotated box is at most each of :data:`OVERLAPS`.
+    the map's maximum (the first of equal ones) lies in an annotated box, 0 without a box; and
+    "afp", detected boxes whose IoBB with every annotated box is at most each of :data:`OVERLAPS`.
 
     Over the annotated boxes: for each the highest IoU and the highest IoBB of any detected box
     ("iou", "iobb"), and whether they exceed each of :data:`OVERLAPS`: Wang 2017 calls a
@@ -114,10 +114,11 @@ def map_figures(
     detected = detected_boxes(heat, shares)
     iou, iobb = overlaps(detected, theirs)
     over = np.asarray(OVERLAPS)[:, None]
-    best_iou, best_iobb, most = iou.max(axis=0), iobb.max(axis=0), iobb.max(axis=1)
+    best_iou, best_iobb = iou.max(axis=0, initial=0), iobb.max(axis=0, initial=0)
+    most = iobb.max(axis=1, initial=0)
     energy, precision = energy_inside(heat, region), average_precision(heat, region)
     known = not np.isnan(energy)
-    centre = _holds(theirs, _centre(heat, detected)).any()
+    centre = len(detected) > 0 and _holds(theirs, _centre(heat, detected)).any()
     of_map = [pointing_game(heat, near), energy if known else 0.0, precision, centre]
     correct = [(best > over).sum(axis=1) for best in (best_iou, best_iobb)]
     of_boxes = [[best_iou.sum(), best_iobb.sum()], *correct]
@@ -163,5 +164,5 @@ def tuned_threshold(
         larger = enlarged(heat, size, grids)
         for place, share in enumerate(GRID):
             iou, _ = overlaps(detected_boxes(larger, [share]), annotated)
-            gains[place] += iou.max(axis=0).sum()
+            gains[place] += iou.max(axis=0, initial=0).sum()
     return GRID[int(gains.argmax())] if len(maps) else float("nan")

@@ -33,7 +33,8 @@ class Fitted:
         threshold: the operating point: positive means score >= threshold.
         sensitivity: of validation at the threshold. A little too good, like the specificity and
             both intervals: the threshold was chosen on the same images.
-        sensitivity_interval: 95 % percentile interval, patients resampled, the threshold fixed.
+        sensitivity_interval: 95 % percentile interval, patients resampled, the threshold fixed; NaN
+            where all draws are equal.
         specificity: likewise.
         specificity_interval: likewise.
         positives: of validation.

@@ -10,8 +10,9 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata
 
-from xray_lightning.metrics.clusters import Codes, Counts, Floats, divided
+from xray_lightning.metrics.clusters import Codes, Counts, Floats, counted, divided
 
 CHUNK = 32  # draws at a time
 EXACT = 2**24  # float32 counts in whole numbers up to here
@@ -42,6 +43,11 @@ class Ranking:
         known = np.flatnonzero(~np.isnan(targets))
         order = known[np.argsort(-scores[known], kind="stable")]
         return cls(codes[order], scores[order], targets[order] == 1)
+
+    @property
+    def rarer(self) -> npt.NDArray[np.bool_]:
+        """The images of the rarer class, on which an AUROC rests, (n,)."""
+        return self.positive if 2 * self.positive.sum() <= len(self.positive) else ~self.positive
 
     @cached_property
     def places(self) -> "_Places":
@@ -90,7 +96,7 @@ def curves_over(ranking: Ranking, counts: Counts) -> tuple[Floats, Floats]:
         counts: (D, P), in whole numbers.
 
     Returns:
-        NaN where a draw lacks a positive or, for AUROC, a negative.
+        NaN where a draw lacks a positive or a negative.
 
     Raises:
         ValueError: a draw holds more than 2**24 images.
@@ -130,4 +136,29 @@ def _curves(ranking: Ranking, counts: Counts) -> tuple[Floats, Floats]:
     pairs = positives * (total - positives)
     gained = np.multiply(weights, true, dtype=np.float64)
     precision = np.divide(gained, reached, out=np.zeros_like(gained), where=reached > 0)
-    return divided(pairs - lost, pairs), divided(precision.sum(axis=1), positives)
+    precision = np.where(pairs > 0, divided(precision.sum(axis=1), positives), np.nan)
+    return divided(pairs - lost, pairs), precision
+
+
+def auroc_left_out(ranking: Ranking, patients: int) -> Floats:
+    """AUROC, then AUROC with each patient left out, (1 + P,): the jackknife without a draw.
+
+    Of all pairs of a positive and a negative image that are won, those with an image of the patient
+    go; the pairs within the patient count twice in that. NaN where no pair is left.
+    """
+    codes, positive = ranking.codes, ranking.positive
+    place = np.unique(ranking.scores, return_inverse=True)[1]
+    won, lost = _below(place, positive), positive.sum() - _below(place, ~positive)
+    n, m = (counted(codes, mask, patients) for mask in (~positive, positive))
+    before = (np.cumsum(n) - n)[codes]  # negatives of the patients that come first
+    within = _below(codes * len(codes) + place, positive) - before
+    gone = counted(codes, np.where(positive, won - within, lost), patients)
+    total, pairs = won[positive].sum(), (m.sum() - m) * (n.sum() - n)
+    return divided(np.append(total, total - gone), np.append(m.sum() * n.sum(), pairs))
+
+
+def _below(order: Codes, chosen: npt.NDArray[np.bool_]) -> Floats:
+    """How many of the others lie below each chosen image, ties one half, (n,)."""
+    below: Floats = rankdata(order)
+    below[chosen] -= rankdata(order[chosen])
+    return below

@@ -1,4 +1,8 @@
-"""Is a model as good for some patients as for the others?"""
+"""Is a model as good for some patients as for the others?
+
+Every patient is left out once (the jackknife: Efron and Stein 1981; for AUROC an exact form of the
+clustered variance of Obuchowski 1997), so that no p value hangs on a number of draws.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,19 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.metrics.clusters import (
+    NONE,
     Codes,
-    Counts,
     Floats,
     Interval,
+    Spread,
     bootstrap_counts,
-    mean_of_defined,
+    counted,
+    effective_patients,
     patient_codes,
     percentile_interval,
     ratio_over,
-    two_sided,
+    share_interval,
 )
 from xray_lightning.metrics.delong import benjamini_hochberg
-from xray_lightning.metrics.ranks import Ranking, curves_over
+from xray_lightning.metrics.ranks import Ranking, auroc_left_out
 from xray_lightning.records import Record
 
 MINIMUM = 10  # positives and negatives of a group, below which there is a word and no number
@@ -31,6 +37,7 @@ _FOLLOW_UPS = (("first", 1), ("1-4", 5), ("5-19", 20), ("20+", np.inf))
 _COUNTS = (("1", 2), ("2-4", 5), ("5-9", 10), ("10+", np.inf))
 
 Groups = npt.NDArray[np.str_]  # (N,)
+Side = tuple[Floats, Floats]  # AUROC, then with each patient left out, (L, 1 + P); images, (L, P)
 
 
 @dataclass(frozen=True)
@@ -45,11 +52,12 @@ class Subgroup:
         patients: of the group.
         positives: of the label in the group; of the mean, images with any finding.
         auroc: in the group.
-        interval: 95 % percentile interval, patients resampled.
+        interval: 95 %, see :func:`~xray_lightning.metrics.clusters.share_interval`.
         difference: AUROC of the group less that of all other images of known group.
-        difference_interval: likewise.
-        p_value: two-sided, of the difference.
-        corrected: for the rate of false discoveries over all rows of the table.
+        difference_interval: 95 %, Student's t.
+        p_value: two-sided, of the difference; NaN where all positives are one patient's.
+        corrected: for the rate of false discoveries; the rows of the mean are one family, those of
+            single labels another.
         note: why there is no number; "" if there is one.
     """
 
@@ -109,9 +117,6 @@ def subgroups(
     scores: npt.NDArray[np.floating],
     targets: npt.NDArray[np.floating],
     records: Sequence[Record],
-    *,
-    draws: int = 500,
-    seed: int = 0,
 ) -> list[Subgroup]:
     """A row for each label and the mean in each group.
 
@@ -120,39 +125,38 @@ def subgroups(
         scores: (N, L).
         targets: (N, L), NaN where unknown.
         records: the N images.
-        draws: of the bootstrap.
-        seed: of the bootstrap.
     """
     codes = patient_codes([record.patient_id for record in records])
-    clusters = int(codes.max(initial=-1)) + 1
-    counts = np.concatenate(
-        [np.ones((1, clusters), dtype=np.float32), bootstrap_counts(clusters, draws, seed)]
-    )
     rows = []
     for dimension, groups in groupings(records).items():
         for group in [str(name) for name in np.unique(groups) if name != UNKNOWN]:
             inside, outside = groups == group, (groups != group) & (groups != UNKNOWN)
-            sides = [_aurocs(scores, targets, codes, counts, side) for side in (inside, outside)]
+            sides = [_aurocs(scores, targets, codes, side) for side in (inside, outside)]
             place = (dimension, group)
             rows += _rows(place, labels, targets[inside], len(np.unique(codes[inside])), sides)
-    corrected = benjamini_hochberg([row.p_value for row in rows])
-    return [replace(row, corrected=float(p)) for row, p in zip(rows, corrected, strict=True)]
+    for of_mean in (True, False):
+        family = [k for k, row in enumerate(rows) if (row.label == MEAN) == of_mean]
+        corrected = benjamini_hochberg([rows[k].p_value for k in family])
+        for k, p_value in zip(family, corrected, strict=True):
+            rows[k] = replace(rows[k], corrected=float(p_value))
+    return rows
 
 
 def _aurocs(
     scores: npt.NDArray[np.floating],
     targets: npt.NDArray[np.floating],
     codes: Codes,
-    counts: Counts,
     side: npt.NDArray[np.bool_],
-) -> Floats:
-    """AUROC of each label among some images, (L, 1 + D); NaN with too few of a class."""
-    found = np.full((targets.shape[1], len(counts)), np.nan)
-    for label in range(targets.shape[1]):
+) -> Side:
+    """AUROC among some images, each patient left out; images of the rarer class."""
+    labels, patients = targets.shape[1], int(codes.max(initial=-1)) + 1
+    aurocs, rarer = np.full((labels, 1 + patients), np.nan), np.zeros((labels, patients))
+    for label in range(labels):
         ranking = Ranking.of(scores[side, label], targets[side, label], codes[side])
         if min(ranking.positive.sum(), (~ranking.positive).sum()) >= MINIMUM:
-            found[label] = curves_over(ranking, counts)[0]
-    return found
+            aurocs[label] = auroc_left_out(ranking, patients)
+            rarer[label] = counted(ranking.codes, ranking.rarer, patients)
+    return aurocs, rarer
 
 
 def _rows(
@@ -160,35 +164,46 @@ def _rows(
     labels: Sequence[str],
     targets: npt.NDArray[np.floating],
     patients: int,
-    sides: Sequence[Floats],
+    sides: Sequence[Side],
 ) -> list[Subgroup]:
-    both = ~np.isnan(sides[0][:, :1]) & ~np.isnan(sides[1][:, :1])  # the mean: over the same labels
-    means = [mean_of_defined(np.where(both, side, np.nan)) for side in sides]
+    both = ~np.isnan([aurocs[:, 0] for aurocs, _ in sides]).any(axis=0)  # the mean: of the same
     positive = targets == 1
     counted = [*positive.sum(axis=0).tolist(), int(positive.any(axis=1).sum())]
-    inside, outside = (np.vstack([side, mean]) for side, mean in zip(sides, means, strict=True))
+    chosen = [*np.eye(len(labels), dtype=np.bool_), both]
     return [
-        _row(place, name, (len(targets), patients, count), inside[index], outside[index])
-        for index, (name, count) in enumerate(zip((*labels, MEAN), counted, strict=True))
+        _row(place, name, (len(targets), patients, count), [_over(side, mask) for side in sides])
+        for name, count, mask in zip((*labels, MEAN), counted, chosen, strict=True)
     ]
 
 
+def _over(side: Side, chosen: npt.NDArray[np.bool_]) -> tuple[Floats, float]:
+    """Mean over some labels, (1 + P,), and the effective number of patients behind it."""
+    aurocs, rarer = (part[chosen] for part in side)
+    mean = aurocs.sum(axis=0) / len(aurocs) if len(aurocs) else np.full(aurocs.shape[1], np.nan)
+    return mean, effective_patients(rarer.sum(axis=0))
+
+
 def _row(
-    place: tuple[str, str], label: str, sizes: tuple[int, int, int], inside: Floats, outside: Floats
+    place: tuple[str, str],
+    label: str,
+    sizes: tuple[int, int, int],
+    sides: Sequence[tuple[Floats, float]],
 ) -> Subgroup:
-    differences = inside - outside
-    p_value = float("nan") if np.isnan(differences[0]) else two_sided(differences[1:])
+    (inside, here), (outside, there) = sides
+    value, difference = float(inside[0]), float(inside[0] - outside[0])
+    spread = Spread.left_out(inside[1:], here)
+    apart = Spread.left_out(inside[1:] - outside[1:], min(here, there))
     return Subgroup(
         *place,
         label,
         *sizes,
-        auroc=float(inside[0]),
-        interval=percentile_interval(inside[1:]),
-        difference=float(differences[0]),
-        difference_interval=percentile_interval(differences[1:]),
-        p_value=p_value,
+        auroc=value,
+        interval=share_interval(value, spread),
+        difference=difference,
+        difference_interval=apart.around(difference),
+        p_value=apart.p_value(difference),
         corrected=float("nan"),
-        note="" if not np.isnan(inside[0]) else f"fewer than {MINIMUM} positives or negatives",
+        note="" if not np.isnan(value) else f"fewer than {MINIMUM} positives or negatives",
     )
 
 
@@ -221,7 +236,7 @@ def underdiagnosis(
         for group in [str(name) for name in np.unique(groups) if name != UNKNOWN]:
             chosen = sick & (groups == group)
             if chosen.sum() < MINIMUM:
-                found[dimension, group] = (np.nan, (np.nan, np.nan), int(chosen.sum()))
+                found[dimension, group] = (np.nan, NONE, int(chosen.sum()))
                 continue
             values = ratio_over(counts, codes, chosen & ~called, chosen)
             rate = float((chosen & ~called).sum() / chosen.sum())

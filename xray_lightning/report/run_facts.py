@@ -107,6 +107,7 @@ def group_facts(evaluation: Mapping[str, Any]) -> Facts:
     sure = [row for row in rows if row["corrected"] is not None and row["corrected"] < 0.05]
     return {
         "rows": [row for row in rows if row["label"] == MEAN],
+        "tested": sum(row["label"] != MEAN and row["corrected"] is not None for row in rows),
         "differing": [row for row in sure if row["label"] != MEAN],
         "underdiagnosis": [row for row in evaluation["underdiagnosis"] if row["rate"] is not None],
     }

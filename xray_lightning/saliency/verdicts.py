@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.clusters import (
+    ROUNDING,
     Codes,
     Counts,
     Floats,
@@ -64,11 +65,17 @@ class Estimate:
         low, high = self.interval
         return int(low > threshold) - int(high < threshold)
 
+    @property
+    def has_width(self) -> bool:
+        """Whether the interval may be printed: one of no width says nothing of other images."""
+        low, high = self.interval
+        return high - low > ROUNDING
+
     def facts(self) -> Facts:
         """As plain values."""
         return {
             "value": number(self.value),
-            "interval": [number(each) for each in self.interval],
+            "interval": [number(end) for end in self.interval] if self.has_width else [None, None],
             "undefined": self.undefined,
         }
 
@@ -114,7 +121,7 @@ class Sample:
         shares = self._shares(len(values))
         total, count = ((shares * part).sum(axis=1) for part in np.split(sums, 2, axis=1))
         drawn = divided(total, count)
-        interval = percentile_interval(drawn[1:])
+        interval = percentile_interval(drawn[1:], constant=True)
         patients = len(np.unique(self.codes[known.any(axis=0)]))
         if patients < FEWEST or known.mean() < 0.5:
             interval = math.nan, math.nan

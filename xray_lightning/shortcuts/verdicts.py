@@ -17,7 +17,7 @@ class Check:
 
     Attributes:
         value: on the sample.
-        interval: percentile interval, patients resampled.
+        interval: percentile interval, patients resampled; NaN where all draws are equal.
         margin: what an honest model may reach.
         verdict: flagged where the whole interval lies above the margin, not flagged where it lies
             below, undecided otherwise, and where there is no interval.
@@ -31,9 +31,9 @@ class Check:
     @classmethod
     def of(cls, draws: Floats, margin: float) -> "Check":
         """From the figure of the sample and of each draw, (1 + D,)."""
-        low, high = percentile_interval(draws[1:])
+        low, high = percentile_interval(draws[1:], constant=True)
         verdict = FLAGGED if low > margin else CLEAR if high < margin else UNDECIDED
-        return cls(float(draws[0]), (low, high), margin, verdict)
+        return cls(float(draws[0]), percentile_interval(draws[1:]), margin, verdict)
 
 
 def all_flagged(verdicts: Collection[str]) -> str:

@@ -1,0 +1,103 @@
+"""What the intervals promise, by simulation: the table of xray_lightning/metrics/README.md.
+
+170 patients of 1 to 60 images (log-uniform), findings that run in patients (latent correlation
+0.5), scores with a patient's own error; the truth is that of 20,000 patients. The verdict of
+``compare``: two equally good models whose errors are partly shared, 150 such patients.
+"""
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from xray_lightning.metrics.compare import compare
+from xray_lightning.metrics.judge import judge
+from xray_lightning.metrics.ranks import Ranking, curves_over
+
+pytestmark = pytest.mark.slow
+
+LABELS = tuple("abcdef")
+IMAGES = 13.9  # of a patient on average
+COLUMNS = ("AUROC", "AP", "mean AUROC", "mean AP")
+
+
+def cohort(
+    rng: np.random.Generator, patients: int, labels: int, positives: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Targets (N, L), errors of the scores (N, L), and patients (N,); as if of 170 patients."""
+    sizes = np.floor(np.exp(rng.uniform(0, np.log(61), size=patients))).astype(int)
+    codes = np.repeat(np.arange(patients), sizes)
+    own, shared = (np.repeat(rng.normal(size=(patients, n)), sizes, axis=0) for n in (labels, 1))
+    images = rng.normal(size=(2, len(codes), labels))
+    sick = np.repeat(rng.normal(size=(patients, labels)), sizes, axis=0)
+    latent = np.sqrt(0.5) * (sick + images[0])
+    targets = (latent > norm.isf(positives / (170 * IMAGES))).astype(np.float32)
+    return targets, 0.7 * (0.6 * shared + 0.8 * own) + 0.7 * images[1], codes
+
+
+def scored(errors: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    return norm.cdf(errors + 1.2 * targets)  # AUROC about 0.80
+
+
+def truth(positives: float) -> tuple[float, float]:
+    targets, errors, codes = cohort(np.random.default_rng(99), 20_000, 1, positives)
+    ranking = Ranking.of(scored(errors, targets)[:, 0], targets[:, 0], codes)
+    auroc, precision = curves_over(ranking, np.ones((1, 20_000), dtype=np.float32))
+    return float(auroc[0]), float(precision[0])
+
+
+def coverage(positives: float, samples: int) -> tuple[dict[str, float], float]:
+    """Share of the defined intervals that hold the truth, and positive patients on average."""
+    rng = np.random.default_rng(1)
+    names = dict(zip(("auroc", "average_precision"), truth(positives), strict=True))
+    held: dict[str, list[bool]] = {name: [] for name in COLUMNS}
+    patients = []
+    for seed in range(samples):
+        targets, errors, codes = cohort(rng, 170, len(LABELS), positives)
+        found = judge(LABELS, scored(errors, targets), targets, codes, draws=200, seed=seed)
+        patients += list(found.positive_patients.values())
+        for (name, right), column in zip(names.items(), COLUMNS[:2], strict=True):
+            each = [found.labels[label][name].patient_interval for label in LABELS]
+            for low, high in each:
+                held[column] += [] if np.isnan(low) else [low <= right <= high]
+            low, high = found.mean[name].patient_interval
+            held[f"mean {column}"] += [] if np.isnan(low) else [low <= right <= high]
+    return {name: float(np.mean(each)) for name, each in held.items()}, float(np.mean(patients))
+
+
+@pytest.mark.parametrize(
+    ("positives", "bounds"),
+    [
+        (10, ((0.95, 0.99), (0.95, 0.99), (0.91, 0.97), (0.0, 0.95))),
+        (20, ((0.94, 0.98), (0.93, 0.98), (0.91, 0.97), (0.0, 0.95))),
+        (50, ((0.93, 0.97), (0.93, 0.97), (0.91, 0.97), (0.86, 0.95))),
+        (1000, ((0.92, 0.97), (0.92, 0.97), (0.91, 0.98), (0.88, 0.97))),
+    ],
+)
+def test_coverage(positives: float, bounds: tuple[tuple[float, float], ...]) -> None:
+    shares, patients = coverage(positives, samples=200)
+    shown = "  ".join(f"{name} {share:.3f}" for name, share in shares.items())
+    print(f"{positives} positives of {patients:.1f} patients: {shown}")
+    for (name, share), (low, high) in zip(shares.items(), bounds, strict=True):
+        assert low <= share <= high, name
+
+
+@pytest.mark.parametrize("positives", [20, 50, 200])
+def test_equal_models_are_called_better_in_at_most_six_percent(positives: float) -> None:
+    rng = np.random.default_rng(7)
+    apart, samples = [0, 0], 400
+    for seed in range(samples):
+        targets, errors, codes = cohort(rng, 150, 4, positives * 170 / 150)
+        others = (cohort_errors(rng, codes) for _ in "AB")
+        first, second = (scored(0.7 * errors + other, targets) for other in others)
+        found = compare(LABELS[:4], targets, codes, [first], [second], draws=200, seed=seed)
+        apart[0] += found.mean.distinguishable
+        apart[1] += found.labels["a"].distinguishable
+    print(f"{positives} positives: mean {apart[0] / samples:.3f}, label {apart[1] / samples:.3f}")
+    assert max(apart) / samples <= 0.06
+
+
+def cohort_errors(rng: np.random.Generator, codes: np.ndarray) -> np.ndarray:
+    """A model's own errors, which a patient's images share in part, (N, 4)."""
+    patients = int(codes.max()) + 1
+    shared = 0.36 * rng.normal(size=(patients, 1)) + 0.18 * rng.normal(size=(patients, 4))
+    return shared[codes] + 0.4 * rng.normal(size=(len(codes), 4))
