@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from xray_lightning.metrics.judge import FEW_PATIENTS
 from xray_lightning.report.published import place_among, published
 
 Facts = Mapping[str, Any]
-FEW = 10  # positives, as in the subgroups
 
 
 def verdict(facts: Facts) -> list[str]:
@@ -41,6 +41,7 @@ def verdict(facts: Facts) -> list[str]:
 def _with_interval(estimate: Facts, more: str = "") -> str:
     ends = estimate["patient_interval"]
     known = "no interval" if ends is None else f"95 % {ends[0]:.3f} to {ends[1]:.3f}"
+    known += ", exact by the number of patients" if estimate.get("exact") else ""
     return f"{estimate['value']:.3f} ({'; '.join(filter(None, (known, more)))})"
 
 
@@ -108,14 +109,15 @@ def unknown(facts: Facts) -> list[str]:
         if each["undefined"]
     ]
     defined = {label: each for label, each in labels.items() if not each["undefined"]}
-    few = {k: each["positives"] for k, each in defined.items() if each["positives"] < FEW}
+    behind = {label: each["positive_patients"] for label, each in defined.items()}
+    few = {label: count for label, count in behind.items() if count < FEW_PATIENTS}
     rough = {
-        label: each["positive_patients"]
+        label: behind[label]
         for label, each in defined.items()
         if each["auroc"]["patient_interval"] is None
     }
     blank = {k: facts["test"]["images"] - each["known"] for k, each in labels.items()}
-    found += _listed(f"Fewer than {FEW} positive test images, so the figures are rough", few)
+    found += _listed(f"Fewer than {FEW_PATIENTS} positive patients, so intervals are rough", few)
     found += _listed("No interval, since the positives are of too few patients", rough)
     found += _listed("Test images whose target is unknown and left out", _positive(blank))
     found += _listed("No operating point", facts["points"]["without"])
