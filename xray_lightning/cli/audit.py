@@ -15,6 +15,7 @@ from xray_lightning.audit.facts import Facts, audit_facts, gist
 from xray_lightning.cli.folders import writable
 from xray_lightning.cli.overrides import boolean, composed, integer, make, taken_out
 from xray_lightning.cli.tables import empty_table, number, show
+from xray_lightning.cli.watching import watched
 from xray_lightning.data.cache import open_cache
 from xray_lightning.data.nih_map import read_nih_map
 from xray_lightning.data.source import Source, readable_records
@@ -115,13 +116,15 @@ def duplicate_facts(config: DictConfig, source: Source, split: Split) -> Facts:
             "too small"
         )
     records = readable_records(source)
-    squares = open_cache(source, records, size=config.image_size, root=config.cache_dir).images
+    cache = open_cache(source, records, size=config.image_size, root=config.cache_dir)
+    for place in watched(range(len(records)), "comparing checksums", len(records)):
+        cache.square(place)
     row = {record.image_id: place for place, record in enumerate(records)}
     parts = {}
     for part, rows in split.parts.items():
         places = [row.get(source.records[place].image_id, -1) for place in rows]
         parts[part] = np.array([place for place in places if place >= 0], dtype=np.int64)
-    facts: Facts = plain(duplicates(squares, records, parts))
+    facts: Facts = plain(duplicates(cache.images, records, parts))
     bounds = {"distance": DISTANCE, "correlation": CORRELATION}
     return {**facts, **bounds, "not_on_disk": len(source.records) - len(records)}
 

@@ -9,6 +9,7 @@ import numpy as np
 from xray_lightning.cli.folders import writable
 from xray_lightning.cli.overrides import composed, make
 from xray_lightning.cli.tables import counts_table, show
+from xray_lightning.cli.watching import watched
 from xray_lightning.data.cache import open_cache
 from xray_lightning.data.source import Source, readable_records, usage_notes
 from xray_lightning.data.splits import PARTS, Split
@@ -17,13 +18,15 @@ from xray_lightning.writing import write_json
 
 
 def cache(overrides: Sequence[str]) -> None:
-    """Decode a data set's images at the working size."""
+    """Decode a data set's images at the working size, and compare all with their checksums."""
     config, _ = composed(overrides)
     source: Source = make(config.data)
     records = readable_records(source)
     opened = open_cache(source, records, size=config.image_size, root=config.cache_dir)
     show(*(f"note: {note}" for note in usage_notes(source)))
     gigabytes = opened.images.nbytes / 1e9
+    for row in watched(range(len(records)), "comparing checksums", len(records)):
+        opened.square(row)
     show(f"{len(records):,} images at {config.image_size} px, {gigabytes:.2f} GB: {opened.path}")
 
 

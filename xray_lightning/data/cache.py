@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from xray_lightning.data.decoding import ProgressHook, available_cores, decode_missing
@@ -26,6 +27,7 @@ from xray_lightning.data.manifest import (
     open_arrays,
     read_manifest,
     refused,
+    row_sum,
 )
 from xray_lightning.data.source import Source
 from xray_lightning.errors import CacheError, ConfigError, InvalidImageError
@@ -45,15 +47,28 @@ class ImageCache:
         path: the cache folder.
         images: memory map in the order of the records, (N, S, S) uint8.
         sizes: height and width of each original, (N, 2) int32.
+        sums: checksum of each row, (N,) uint32.
     """
 
     path: Path
     images: np.memmap[Any, np.dtype[np.uint8]]
     sizes: np.memmap[Any, np.dtype[np.int32]]
+    sums: np.memmap[Any, np.dtype[np.uint32]]
 
     def __reduce__(self) -> tuple[Callable[[Path], "ImageCache"], tuple[Path]]:
         """Pickle the path alone: NumPy would copy all images into every spawned worker."""
         return load_cache, (self.path,)
+
+    def square(self, row: int) -> npt.NDArray[np.uint8]:
+        """A copy of one image, (S, S) uint8, compared with its checksum: 13 of 50 us at 256 px.
+
+        Raises:
+            CacheError: it is not what was decoded: a bad disk, a torn copy, a row never written.
+        """
+        image = np.array(self.images[row])
+        if row_sum(row, image, self.sizes[row]) != self.sums[row]:
+            raise refused(self.path, f"row {row:,} (ids.txt) is not as it was written")
+        return image
 
 
 def open_cache(
@@ -111,13 +126,14 @@ def load_cache(folder: Path) -> ImageCache:
     if facts is None:
         raise CacheError(f"there is no image cache at {folder}; {REMEDY}")
     arrays = open_arrays(folder, facts["images"], facts["size"], "r")
-    return ImageCache(folder, arrays.images, arrays.sizes)
+    return ImageCache(folder, arrays.images, arrays.sizes, arrays.sums)
 
 
 def spot_check(cache: ImageCache, source: Source, records: Sequence[Record]) -> None:
     """Read a few images, drawn anew each time, from the source and compare them byte for byte.
 
     This finds a replaced folder, and a single edited file only by luck: delete the cache then.
+    Damage to the cache itself is found by its checksums, row by row as it is read.
 
     Raises:
         CacheError: an image is no longer what was cached.
@@ -127,7 +143,7 @@ def spot_check(cache: ImageCache, source: Source, records: Sequence[Record]) -> 
         image = source.read(records[row])
         same_size = tuple(cache.sizes[row]) == image.shape
         square = fit_square(image, cache.images.shape[1])
-        if not (same_size and np.array_equal(cache.images[row], square)):
+        if not (same_size and np.array_equal(cache.square(row), square)):
             raise refused(
                 cache.path,
                 f"{records[row].image_id} differs from the cached image, so the source files have "

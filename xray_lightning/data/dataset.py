@@ -75,7 +75,7 @@ class XrayDataset(Dataset[Sample]):
 
     def __getitem__(self, key: int | SampleKey) -> Sample:
         index, seed = key if isinstance(key, tuple) else (key, None)
-        image = np.array(self.cache.images[self.rows[index]])  # a copy: the map is read-only
+        image = self.cache.square(self.rows[index])
         if self.clahe:
             image = equalise(image)
         if self.augment is not None and seed is not None:

@@ -26,7 +26,7 @@ from rich.text import Text
 from xray_lightning.data.dicom import tally
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.data.images import noting
-from xray_lightning.data.manifest import Arrays, open_arrays
+from xray_lightning.data.manifest import Arrays, open_arrays, row_sum
 from xray_lightning.data.source import Source
 from xray_lightning.errors import DataError
 from xray_lightning.records import Record
@@ -97,7 +97,7 @@ class _Ledger:
         self.failures: dict[int, str] = {}
         self._done = arrays.done
         self._rows: list[int] = []
-        self._files = [folder / f"{name}.bin" for name in ("images", "sizes", "done")]
+        self._files = [folder / f"{name}.bin" for name in ("images", "sizes", "sums", "done")]
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sync")
         self._running: Future[None] | None = None
         self._last = time.monotonic()
@@ -148,10 +148,11 @@ def _decode(source: Source, record: Record, arrays: Arrays, row: int) -> str | N
     """Fill one row of the arrays; the reason if the image is unreadable."""
     try:
         image = source.read(record)
-        arrays.images[row] = fit_square(image, arrays.images.shape[1])
+        square = fit_square(image, arrays.images.shape[1])
     except (DataError, OSError) as error:
         return f"{record.image_id}: {error}"
-    arrays.sizes[row] = image.shape
+    arrays.images[row], arrays.sizes[row] = square, image.shape
+    arrays.sums[row] = row_sum(row, square, image.shape)
     return None
 
 

@@ -7,13 +7,16 @@
         ids.txt         one image id a line, in the order of the arrays
         images.bin      (N, S, S) uint8
         sizes.bin       (N, 2) int32, little-endian: height and width of each original
-        done.bin        (N,) uint8: 1 once the image and its size are on disk
+        sums.bin        (N,) uint32, little-endian: checksum of each image, its size and its row
+        done.bin        (N,) uint8: 1 once all of that is on disk
 """
 
 import hashlib
 import json
 import os
 import shutil
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +25,7 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from xray_lightning.data.geometry import RULE
 from xray_lightning.data.source import Source
@@ -29,7 +33,7 @@ from xray_lightning.errors import CacheError
 from xray_lightning.records import Record
 from xray_lightning.writing import open_replacing, write_json
 
-FORMAT = 1
+FORMAT = 2  # 1 had no checksums; such a folder has another name and is not used
 MANIFEST = "manifest.json"
 REMEDY = "choose another folder with cache_dir=DIR"
 GIGABYTE = 1e9
@@ -40,16 +44,18 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """The three memory-mapped files of a cache.
+    """The memory-mapped files of a cache.
 
     Attributes:
         images: (N, S, S) uint8.
         sizes: (N, 2) int32, height and width of the originals.
+        sums: (N,) uint32, see :func:`row_sum`.
         done: (N,) uint8, 1 where the image is there.
     """
 
     images: np.memmap[Any, np.dtype[np.uint8]]
     sizes: np.memmap[Any, np.dtype[np.int32]]
+    sums: np.memmap[Any, np.dtype[np.uint32]]
     done: np.memmap[Any, np.dtype[np.uint8]]
 
 
@@ -80,6 +86,7 @@ def layout(count: int, size: int) -> dict[str, tuple[tuple[int, ...], str]]:
     return {
         "images": ((count, size, size), "|u1"),
         "sizes": ((count, 2), "<i4"),
+        "sums": ((count,), "<u4"),
         "done": ((count,), "|u1"),
     }
 
@@ -100,6 +107,11 @@ def open_arrays(folder: Path, count: int, size: int, mode: Literal["r", "r+"]) -
             for name, (shape, kind) in layout(count, size).items()
         }
     )
+
+
+def row_sum(row: int, image: npt.NDArray[np.uint8], size: Sequence[int]) -> int:
+    """CRC-32 of a row's number, original height and width, and pixels (S, S): 13 us at 256 px."""
+    return zlib.crc32(image.tobytes(), zlib.crc32(struct.pack("<3q", row, *size)))
 
 
 def read_manifest(folder: Path) -> Facts | None:
