@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import norm
 
 from xray_lightning.metrics.compare import compare
-from xray_lightning.metrics.judge import judge
+from xray_lightning.metrics.judge import FEW_PATIENTS, judge
 from xray_lightning.metrics.ranks import Ranking, curves_over
 
 pytestmark = pytest.mark.slow
@@ -65,20 +65,22 @@ def coverage(positives: float, samples: int) -> tuple[dict[str, float], float]:
 
 
 @pytest.mark.parametrize(
-    ("positives", "bounds"),
+    ("positives", "stated"),
     [
-        (10, ((0.95, 0.99), (0.95, 0.99), (0.91, 0.97), (0.0, 0.95))),
-        (20, ((0.94, 0.98), (0.93, 0.98), (0.91, 0.97), (0.0, 0.95))),
-        (50, ((0.93, 0.97), (0.93, 0.97), (0.91, 0.97), (0.86, 0.95))),
-        (1000, ((0.92, 0.97), (0.92, 0.97), (0.91, 0.98), (0.88, 0.97))),
+        (10, (0.982, 0.964, 0.965, 0.865)),
+        (20, (0.977, 0.946, 0.955, 0.920)),
+        (50, (0.963, 0.938, 0.955, 0.895)),
+        (1000, (0.936, 0.936, 0.945, 0.915)),
     ],
 )
-def test_coverage(positives: float, bounds: tuple[tuple[float, float], ...]) -> None:
+def test_coverage(positives: float, stated: tuple[float, ...]) -> None:
+    """As the README states, to the rounding of another NumPy; 0.93 to 0.97 from 20 patients on."""
     shares, patients = coverage(positives, samples=200)
     shown = "  ".join(f"{name} {share:.3f}" for name, share in shares.items())
     print(f"{positives} positives of {patients:.1f} patients: {shown}")
-    for (name, share), (low, high) in zip(shares.items(), bounds, strict=True):
-        assert low <= share <= high, name
+    assert list(shares.values()) == pytest.approx(stated, abs=0.006)
+    if patients >= FEW_PATIENTS:
+        assert all(0.93 <= shares[name] <= 0.97 for name in COLUMNS[:3])
 
 
 @pytest.mark.parametrize("positives", [20, 50, 200])

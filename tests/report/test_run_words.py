@@ -87,6 +87,10 @@ def test_a_single_label_is_not_the_best_of_several(facts: dict) -> None:
     patients = labels["Mass"]["positive_patients"]
     rough = f"No interval, since the positives are of too few patients: Mass ({patients})."
     assert rough in unknown(facts)
+    labels["Mass"]["positive_patients"], labels["Hernia"]["positive_patients"] = 19, 20
+    assert "Fewer than 20 positive patients, so intervals are rough: Mass (19)." in unknown(facts)
+    labels["Mass"]["auroc"] |= {"patient_interval": [0.4, 1.0], "value": 1.0, "exact": True}
+    assert "1.000 (95 % 0.400 to 1.000, exact by the number of patients" in verdict(facts)[1]
 
 
 def test_leaks_are_warned_of(facts: dict) -> None:

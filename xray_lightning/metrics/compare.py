@@ -36,8 +36,9 @@ class Difference:
         second: of the second.
         difference: first less second.
         interval: 95 % interval of the difference, Student's t with the standard deviation of the
-            draws and the effective number of patients, by their images of the rarer class or by
-            their influence, whichever is less; NaN where all draws are equal.
+            draws or of the jackknife, whichever is more, and the effective number of patients, by
+            their images of the rarer class or by their influence, whichever is less; NaN where all
+            draws are equal.
         p_value: two-sided, likewise; leaves out 0.05 where the interval leaves out 0.
         corrected: the same, corrected for the number of labels (Holm); of the mean: uncorrected.
         delong: DeLong's two-sided p value, images taken for independent; NaN for several seeds
@@ -130,20 +131,19 @@ def compare(
         if single:
             one, two = (runs[0][known, index] for runs in (first, second))
             p_value = compare_auroc(one, two, targets[known, index] == 1).p_value
-        effective = min(effective_patients(behind), influential_patients(left_out))
-        found.append(_difference(*_over_seeds(pair, choices), effective, p_value))
+        draws_of = _over_seeds(pair, choices)
+        found.append(_difference(*draws_of, left_out, effective_patients(behind), p_value))
     corrected = holm([each.p_value for each in found])
     *means, left_out = (
         mean_of_defined(np.stack([each[place] for each in values])) for place in (0, 1, 2)
     )
     effective = effective_patients(np.sum([behind for *_, behind in values], axis=0))
-    effective = min(effective, influential_patients(left_out))
     return Comparison(
         {
             label: replace(each, corrected=float(p))
             for label, each, p in zip(labels, found, corrected, strict=True)
         },
-        _difference(*_over_seeds(means, choices), effective, float("nan")),
+        _difference(*_over_seeds(means, choices), left_out, effective, float("nan")),
         identical=all(np.array_equal(one, first[0]) for one in (*first, *second)),
     )
 
@@ -162,9 +162,14 @@ def _over_seeds(pair: Sequence[Floats], choices: tuple[Floats, ...]) -> tuple[Fl
     return one, two
 
 
-def _difference(first: Floats, second: Floats, effective: float, delong: float) -> Difference:
+def _difference(
+    first: Floats, second: Floats, left_out: Floats, effective: float, delong: float
+) -> Difference:
     differences = first - second
-    value, spread = float(differences[0]), Spread.of(differences[1:], effective)
+    value, effective = float(differences[0]), min(effective, influential_patients(left_out))
+    spread, exact = Spread.of(differences[1:], effective), Spread.left_out(left_out, effective)
+    if exact.deviation > spread.deviation:  # the bootstrap's is too small with uneven patients
+        spread = exact
     p_value = spread.p_value(value)
     reach = float(t.ppf(LEVEL, spread.freedom) + t.ppf(POWER, spread.freedom))
     return Difference(
