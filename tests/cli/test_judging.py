@@ -118,6 +118,19 @@ def test_what_the_terminal_shows(found: Judged, capsys: pytest.CaptureFixture[st
     assert "sex and view: F AP" not in short.replace("differs from that of all other", "")
 
 
+def test_where_no_label_can_be_calibrated(capsys: pytest.CaptureFixture[str]) -> None:
+    config, _ = composed(["draws=20"])
+    few = fitted(predictions(VAL[:12]), "cafe", config)
+    show(
+        *verdict_of(predictions(TEST), TEST, FACTS, validation=few, draws=20, groups=False).shown(
+            ""
+        )
+    )
+    text = capsys.readouterr().out
+    assert " of 0" not in text, "a mean over no label is no figure"
+    assert f"note: {', '.join(PHANTOM.labels)}: no operating point, fewer than 10" in text
+
+
 def test_calibration_at_the_estimated_prior(found: Judged) -> None:
     """Half of the healthy images taken away: the prevalence rises, and the scores show it."""
     sick = [record for row, record in enumerate(TEST) if any(record.targets) or row % 2]

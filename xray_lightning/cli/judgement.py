@@ -72,7 +72,7 @@ def verdict_table(verdict: Verdict, title: str) -> Table:
     table.add_section()
     defined = f"{verdict.defined['auroc']}/{len(verdict.labels)} defined"
     cells = _cells(verdict.mean, "")
-    if calibrated and (count := verdict.defined[CALIBRATED[0]]) < verdict.defined["brier"]:
+    if calibrated and 0 < (count := verdict.defined[CALIBRATED[0]]) < verdict.defined["brier"]:
         cells[-2:] = [f"{text} of {count}" for text in cells[-2:]]  # a mean over fewer labels
     table.add_row("mean", defined, *cells, style="bold")
     return table
