@@ -35,7 +35,7 @@ RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
 # Order of files inside the sub-packages whose files import each other.
 INNER = {
     "data": [
-        ["files"],
+        ["files", "names"],
         ["dicom"],
         ["tiff"],
         ["source", "images", "tables", "transforms", "partition", "geometry", "samplers"],

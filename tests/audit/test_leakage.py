@@ -18,7 +18,7 @@ def test_by_hand() -> None:
     assert found.shared == 2
     assert found.between == {"train and val": 1, "train and test": 2, "val and test": 1}
     assert (found.in_train, found.in_train_or_val, found.test_images) == (2, 2, 3)
-    assert found.share == 2 / 3
+    assert found.shares == (2 / 3, 2 / 3)
 
 
 def test_a_patient_of_val_counts_as_learned() -> None:
@@ -47,5 +47,6 @@ def test_exposures() -> None:
 def test_a_known_list_under_either_name() -> None:
     aliases = [(f"i{n}", f"nih{n}") for n in range(6)]
     found = listed("a list", ["i0", "nih3", "i3", "elsewhere"], aliases, PARTS)
-    assert (found.listed, found.found) == (4, 2)
+    assert (found.listed, found.found, found.absent) == (4, 2, 1)
+    assert found.first_absent == "elsewhere"
     assert found.parts == {"train": 1, "val": 0, "test": 1}

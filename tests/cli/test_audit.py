@@ -5,13 +5,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
+import pandas as pd
 import pytest
 
 from xray_lightning import Phantom
+from xray_lightning.audit.leakage import UNKNOWN
 from xray_lightning.cli.audit import audit, checkpoint_facts
+from xray_lightning.data.nih import ChestXray14
+from xray_lightning.data.rsna import UnknownPatientsWarning
 from xray_lightning.data.source import patient_keys
-from xray_lightning.data.splits import patient_split
+from xray_lightning.data.splits import official_split, patient_split
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
+from xray_lightning.predictions import Predictions, write_predictions
+from xray_lightning.records import patient_ids, target_matrix
 
 PHANTOM = Phantom(patients=60)
 SPLIT = patient_split(PHANTOM.records, None)
@@ -145,5 +151,135 @@ def test_no_such_run(tmp_path: Path) -> None:
 
 
 def test_no_such_list(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="no readable list"):
+    with pytest.raises(DataNotFoundError, match=r"there is no list .*none\.txt"):
         audit([*DATA, f"lists={tmp_path / 'none.txt'}"], as_json=True)
+
+
+def rsna_folder(folder: Path) -> list[str]:
+    """12 images of 4 patients; the settings that read them with the map."""
+    ids = [f"image-{n}" for n in range(12)]
+    rows = ["patientId,x,y,width,height,Target"]
+    rows += [f"{image},{'1,1,9,9,1' if n % 2 else ',,,,0'}" for n, image in enumerate(ids)]
+    (folder / "stage_2_train_labels.csv").write_text("\n".join(rows))
+    pairs = [f"{image},{n % 4 + 1:08d}_{n // 4:03d}.png" for n, image in enumerate(ids)]
+    (folder / "map.csv").write_text("\n".join(["patientId,Image Index", *pairs]))
+    return ["data=rsna", f"data.root={folder}", f"data.nih_map={folder / 'map.csv'}", "draws=2"]
+
+
+def foreign_lists(folder: Path) -> tuple[list[str], pd.DataFrame]:
+    """Three lists in three forms, and their rows: 2 is in train and test, 4 in val and test."""
+    parts = {"train": [0, 1, 4, 8], "val": [7, 3], "test": [5, 9, 2, 6, 10, 11]}
+    texts = {
+        "train": "\r\n".join(f"rsna/image-{n}.png 0" for n in parts["train"]),
+        "val": "patientId,Target\nimage-7,1\nimage-3,1\nimage-99,0",
+        "test": "\n".join(f"image-{n}.jpg" for n in parts["test"]),
+    }
+    for part, text in texts.items():
+        (folder / f"{part}.txt").write_text(text, newline="")
+    rows = [(n, n % 4 + 1, part) for part, numbers in parts.items() for n in numbers]
+    settings = [f"split.{part}={folder / part}.txt" for part in parts]
+    return ["split=lists", *settings], pd.DataFrame(rows, columns=["n", "patient", "part"])
+
+
+def test_a_foreign_split_that_leaks_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, table = foreign_lists(tmp_path)
+    audit([*rsna_folder(tmp_path), *settings, f"hydra.run.dir={tmp_path / 'o'}"], as_json=False)
+    text = capsys.readouterr().out
+    facts = json.loads((tmp_path / "o/audit.json").read_text())["leakage"]["patients"]
+    homes = table.groupby("patient")["part"].agg(set)
+    test = table[table["part"] == "test"]["patient"].map(homes)
+    in_train = int(test.map(lambda home: "train" in home).sum())
+    learned = int(test.map(lambda home: len(home) > 1).sum())
+    assert facts["shared"] == (homes.map(len) > 1).sum() == 2
+    assert (facts["in_train"], facts["in_train_or_val"]) == (in_train, learned) == (2, 3)
+    assert f"the patient of {in_train} ({100 * in_train / 6:.1f} %) has images in train" in text
+    assert "of the 3 names in" in text
+    assert "'image-99'" in text
+    assert "no training may use this split: 2 patients" in text
+    assert "With images of the test patients in training, their labels alone give" in text
+
+
+def test_unknown_patients_are_unknown_in_every_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, _ = foreign_lists(tmp_path)
+    data = [text for text in rsna_folder(tmp_path) if not text.startswith("data.nih_map")]
+    with pytest.warns(UnknownPatientsWarning):
+        audit([*data, *settings, f"hydra.run.dir={tmp_path / 'o'}"], as_json=False)
+    text = capsys.readouterr().out
+    facts = json.loads((tmp_path / "o/audit.json").read_text())
+    page = (tmp_path / "o/audit.html").read_text()
+    for place in (text, page):
+        assert "Whether test patients were learned from is not known" in place
+        assert "What remembered patients gain is not known" in place
+        assert "0 patients" not in place
+        assert "gain nothing" not in place
+        assert "of other test images alone" not in place
+    assert "images of an unknown number of patients" in page
+    assert "Whether patients are in more than one part is not known" in page
+    assert "95 % (images)" in text
+    assert "images per patient" not in text
+    assert facts["patients"] is facts["parts"]["test"]["patients"] is None
+    assert facts["leakage"]["patients"]["shared"] is facts["leakage"]["patients"]["shares"] is None
+    results = {row["name"]: (row["result"], row["undefined"]) for row in facts["baselines"]}
+    for name in ("previous label", "other images", "images in training"):
+        assert results[name] == (None, UNKNOWN)
+
+
+def test_a_split_column_that_leaks_and_an_image_in_two_lists(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        f"{n}.png,p{n % 3},{part},{n % 2}" for n, part in enumerate(["train"] * 4 + ["test"] * 4)
+    ]
+    rows += ["8.png,p8,val,1"]
+    (tmp_path / "t.csv").write_text("\n".join(["image,patient,split,Mass", *rows]))
+    data = ["data=csv", f"data.table={tmp_path / 't.csv'}", "draws=2"]
+    audit([*data, "split=csv", f"hydra.run.dir={tmp_path / 'o'}"], as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["leakage"]["patients"]["in_train"] == 4
+    names = [each["name"] for each in facts["leakage"]["lists"]]
+    assert names == ["csv table's train rows", "csv table's val rows", "csv table's test rows"]
+    (tmp_path / "train.txt").write_text("0.png\n1.png\n4.png\n")
+    (tmp_path / "val.txt").write_text("8\n")
+    (tmp_path / "test.txt").write_text("4.png\n5.png\n")
+    lists = [f"split.{part}={tmp_path / part}.txt" for part in ("train", "val", "test")]
+    audit([*data, "split=lists", *lists, f"hydra.run.dir={tmp_path / 'p'}"], as_json=False)
+    text = capsys.readouterr().out
+    assert "1 images stand in more than one part; 1 test images are in train or val" in text
+    assert "4 of 9 images are in no list of the split, the first is 2.png" in text
+    assert "1 images are in more than one part" in (tmp_path / "p/audit.html").read_text()
+
+
+def test_a_known_list_of_other_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "known.txt").write_text("a.png\nb.png\n")
+    audit([*DATA, f"lists={tmp_path / 'known.txt'}", f"hydra.run.dir={tmp_path / 'o'}"], False)
+    assert "Nothing is known by the list" in capsys.readouterr().out
+
+
+def test_predictions_of_another_split_are_refused(tmp_path: Path) -> None:
+    for part in ("val", "test"):
+        rows = [PHANTOM.records[row] for row in SPLIT.parts[part]]
+        targets = target_matrix(rows)
+        ids = tuple(record.image_id for record in rows)
+        found = Predictions(PHANTOM.labels, ids, tuple(patient_ids(rows)), targets, targets / 2)
+        write_predictions(found, tmp_path / f"predictions_{part}.csv")
+    same = [*DATA, f"predictions={tmp_path}", f"hydra.run.dir={tmp_path / 'o'}"]
+    audit(same, as_json=False)
+    with pytest.raises(TableError, match=r"than the val part of split patient \[.*own split"):
+        audit([*same, "split.seed=1"], as_json=False)
+
+
+def test_published_lists_at_hand(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """NIH's own two files as anybody's lists are its official split."""
+    folder = shared_data / "nih-metadata"
+    lists = [f"split.train={folder}/train_val_list.txt", f"split.test={folder}/test_list.txt"]
+    settings = ["data=nih", f"data.root={folder}", "split=lists", *lists, "draws=1"]
+    audit([*settings, f"hydra.run.dir={tmp_path}"], as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    nih = ChestXray14(folder)
+    assert facts["split"]["fingerprint"] == official_split(nih.records, nih.official).fingerprint

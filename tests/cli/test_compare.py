@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xray_lightning.cli.compare import compare_runs
+from xray_lightning.cli.compare import TABLE, compare_runs, tables
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.predictions import Predictions, write_predictions
 
@@ -157,3 +157,13 @@ def test_the_negatives_stand_beside_the_figures(
     assert "rsna (negatives: all)" in capsys.readouterr().out
     run(name, name, as_json=True)
     assert json.loads(capsys.readouterr().out)["data"] == "rsna (negatives: all)"
+
+
+def test_a_folder_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    for name in ("fold[1]", "fold1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / TABLE).touch()
+    assert tables(str(tmp_path / "fold[1]")) == [tmp_path / "fold[1]" / TABLE]
+    assert tables(str(tmp_path / "fold[12]")) == [tmp_path / "fold1" / TABLE]
+    both = [tmp_path / name / TABLE for name in ("fold1", "fold[1]")]
+    assert tables(str(tmp_path / "fold*")) == both

@@ -32,7 +32,7 @@ def test_json_with_the_audit_of_the_split(
     assert facts == json.loads((run_folder / "report.json").read_text())
     assert facts["audit"]["split"]["fingerprint"] == facts["split"]["fingerprint"]
     assert facts["audit"]["draws"] == DRAWS
-    assert facts["audit"]["decomposition"]["test_is_of_the_split"]
+    assert facts["audit"]["decomposition"]["test_images"] == facts["test"]["images"]
     page = (run_folder / "report.html").read_text()
     assert "0 patients have images in more than one part" in page
     assert "prevalence in test / in train+val" in page

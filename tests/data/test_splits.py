@@ -11,6 +11,7 @@ import pytest
 
 from xray_lightning.data.balance import balanced_assignment
 from xray_lightning.data.lists import read_split_table
+from xray_lightning.data.partition import FaultySplitError
 from xray_lightning.data.splits import (
     PARTS,
     LeakyPartsWarning,
@@ -20,6 +21,7 @@ from xray_lightning.data.splits import (
     group_counts,
     image_split,
     kfold_split,
+    lists_split,
     make_split,
     official_split,
     patient_split,
@@ -295,7 +297,10 @@ def test_official_split_with_three_lists_uses_them() -> None:
     [
         (None, "no official split: put train_val_list.txt and test_list.txt .* split=patient"),
         ({"train_val": {"i0", "i1"}, "test": {"i2"}}, "1 of 4 images are in no list .* is i3"),
-        ({"train_val": {"i0", "i1", "i2"}, "test": {"i3", "i1"}}, "i1 is in two lists"),
+        (
+            {"train_val": {"i0", "i1", "i2"}, "test": {"i3", "i1"}},
+            r"1 images stand twice .* i1 \(train and test\)",
+        ),
         ({"train_val": {"i0"}, "test": {"i1", "i2", "i3"}}, "cannot fill 2 parts"),
         ({"train_val": set(), "test": {"i0", "i1", "i2", "i3"}}, "no images to split"),
         ({"train": {"i0", "i1"}, "test": {"i2", "i3"}}, "got .'test', 'train'"),
@@ -477,3 +482,91 @@ def test_bad_split_seed(seed: object) -> None:
     records = [Record(f"i{number}", str(number), (0.0,)) for number in range(9)]
     with pytest.raises(ConfigError, match="the split's seed must be an integer"):
         patient_split(records, None, seed=seed)
+
+
+# --- anybody's lists ----------------------------------------------------------------------------
+
+
+def listed(folder: Path, **lists: str) -> dict[str, Path]:
+    paths = {part: folder / f"{part}.txt" for part in lists}
+    for part, text in lists.items():
+        paths[part].write_text(text)
+    return paths
+
+
+def test_lists_split(tmp_path: Path) -> None:
+    paths = listed(tmp_path, train="x/i0.png 1\nx/i3.png 0", val="i1", test="image\ni2\ni9\n")
+    split = lists_split(make_four(), None, **paths)
+    assert {part: rows.tolist() for part, rows in split.parts.items()} == {
+        "train": [0, 3],
+        "val": [1],
+        "test": [2],
+    }
+    assert split.settings == {part: str(path) for part, path in paths.items()}
+    (note,) = split.notes
+    assert note.startswith(f"1 of the 2 names in {paths['test']} mean no image of this data")
+    assert "'i9'" in note
+
+
+def test_without_a_list_for_validation_it_is_carved_by_patient(tmp_path: Path) -> None:
+    records = make_records(40)
+    ids = [record.image_id for record in records if int(record.patient_id[1:]) < 30]
+    rest = [record.image_id for record in records if record.image_id not in ids]
+    paths = listed(tmp_path, train="\n".join(ids), test="\n".join(rest))
+    split = lists_split(records, None, **paths, val_fraction=0.2)
+    official = {"train_val": frozenset(ids), "test": frozenset(rest)}
+    same = official_split(records, official, val_fraction=0.2)
+    assert split.fingerprint == same.fingerprint
+    assert split.settings["val_fraction"] == 0.2
+
+
+def test_lists_that_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"needs split\.train=FILE and split\.test=FILE"):
+        lists_split(make_four(), None, train="x")
+    paths = listed(tmp_path, train="i0 i3", val="i1", test="i2")
+    with pytest.raises(SplitError, match=r"1 of the 1 names in .*train\.txt .* called 'i0'"):
+        lists_split(make_four(), None, **paths)
+
+
+@pytest.mark.parametrize(
+    ("lists", "message", "counts"),
+    [
+        ({"train": "i0\ni1", "val": "i2", "test": "i3"}, "1 patients have images in more", (0, 1)),
+        ({"train": "i0\ni1", "val": "i2", "test": "i3\ni0"}, "1 images stand twice", (1, 1)),
+        ({"train": "i0", "val": "i2", "test": "i3"}, "1 of 4 images are in no list .* i1", (0, 0)),
+    ],
+)
+def test_a_faulty_split_is_refused_with_what_it_is(
+    tmp_path: Path, lists: dict[str, str], message: str, counts: tuple[int, int]
+) -> None:
+    """Whoever only counts gets it from the error; i1 and i3 are of one patient."""
+    records = [Record(f"i{n}", "p1" if n == 3 else f"p{n}", (0.0,)) for n in range(4)]
+    with pytest.raises(FaultySplitError, match=message) as caught:
+        lists_split(records, None, **listed(tmp_path, **lists))
+    split = caught.value.split
+    everything = np.concatenate(list(split.parts.values()))
+    assert len(everything) - len(set(everything.tolist())) == counts[0]
+    assert split.leaked_patients == counts[1] + counts[0]
+    assert any("no training may use this split" in note for note in split.notes)
+
+
+def test_a_column_that_leaks_is_refused_with_what_it_is() -> None:
+    records = [Record(f"i{n}", f"p{n % 3}", (0.0,)) for n in range(4)]
+    lists = {"train": {"i0"}, "val": {"i1"}, "test": {"i2", "i3"}}
+    with pytest.raises(FaultySplitError, match="1 patients have images in more") as caught:
+        csv_split(records, {part: frozenset(ids) for part, ids in lists.items()})
+    assert caught.value.split.name == "csv"
+    assert caught.value.split.leaked_patients == 1
+
+
+def test_unknown_patients_are_not_zero_leaks() -> None:
+    records = [Record(f"i{n}", f"i{n}", (0.0,)) for n in range(4)]
+    split = make_split("x", records, {"train": [3, 0], "val": [1], "test": [2]})
+    assert split.leaked_patients is None
+
+
+def test_a_split_table_takes_names_as_lists_do(tmp_path: Path) -> None:
+    text = "image,split\nx/i0.png,train\ni3,train\ni1,val\ni2.jpg,test\ni7,test\n"
+    split = csv_split(make_four(), None, path=write_table(tmp_path, text))
+    assert split.parts["test"].tolist() == [2]
+    assert "'i7'" in split.notes[0]

@@ -56,7 +56,8 @@ def test_checkpoint_lists_and_decomposition(facts: dict, parsed: Callable) -> No
             "same_training_images": False,
         },
         "lists": [
-            {"name": "mine", "listed": 9, "found": 3, "parts": {"train": 1, "val": 1, "test": 1}}
+            {"name": "mine", "listed": 9, "found": 3, "absent": 6, "first_absent": "x.png"}
+            | {"parts": {"train": 1, "val": 1, "test": 1}}
         ],
     }
     row = {"name": "view AP", "labels": 2, "val": 0.5, "test": None, "change": None}
@@ -66,11 +67,9 @@ def test_checkpoint_lists_and_decomposition(facts: dict, parsed: Callable) -> No
     decomposition |= {"case_mix": pair, "rest": pair, "effective_images": 10.0}
     decomposition |= {"effective_patients": 5.0, "test_images": 20, "uncovered": 0.1}
     decomposition |= {"by_label": {"Mass": [0.8, 0.7, None]}, "matched": [row], "severity": []}
-    decomposition |= {"val_is_of_the_split": True, "test_is_of_the_split": False}
     text = audit_page({**facts, "leakage": leakage, "decomposition": decomposition})
     assert "test 4,321" in text
     assert "not those of this split" in text
-    assert "not on the parts of the split audited here" in text
     assert "1 matched comparisons are not corrected for their number" in " ".join(text.split())
     assert "decomposition" in parsed(text).ids
 

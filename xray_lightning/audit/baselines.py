@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xray_lightning.audit.columns import Columns, Discrimination, Rows, discrimination
+from xray_lightning.audit.leakage import UNKNOWN
 from xray_lightning.audit.separation import fitted, probabilities
 from xray_lightning.metrics.clusters import Counts, Floats, divided
 
@@ -58,16 +59,15 @@ def baselines(
     """
     train, test = parts["train"], parts["test"]
     prior = prevalence_of(columns, train)
-    scores = {
-        METADATA: metadata_scores(columns, train, test, seed),
-        PREVIOUS: previous_scores(columns, test, prior),
-        OTHERS: mean_scores(columns, test, test, prior),
-        TRAINED: mean_scores(columns, train, test, prior),
-    }
-    reasons = {
-        METADATA: "the label table has no metadata that varies",
-        PREVIOUS: "the label table has no follow-up numbers",
-    }
+    scores = {METADATA: metadata_scores(columns, train, test, seed)}
+    scores |= dict.fromkeys((PREVIOUS, OTHERS, TRAINED))
+    reasons = dict.fromkeys(scores, UNKNOWN)
+    reasons[METADATA] = "the label table has no metadata that varies"
+    if columns.patients_known:
+        scores[PREVIOUS] = previous_scores(columns, test, prior)
+        scores[OTHERS] = mean_scores(columns, test, test, prior)
+        scores[TRAINED] = mean_scores(columns, train, test, prior)
+        reasons[PREVIOUS] = "the label table has no follow-up numbers"
     found = []
     for name, values in scores.items():
         result = None

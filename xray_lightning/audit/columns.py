@@ -19,7 +19,7 @@ from xray_lightning.metrics.clusters import (
     percentile_interval,
 )
 from xray_lightning.metrics.ranks import Ranking, curves_over
-from xray_lightning.records import Record, patient_ids, target_matrix
+from xray_lightning.records import Record, patient_ids, patients_known, target_matrix
 
 Rows = npt.NDArray[np.int64]  # ascending positions in the label table
 Words = npt.NDArray[np.str_]
@@ -37,6 +37,7 @@ class Columns:
         sex: "M", "F" or "", (N,).
         view: "PA", "AP", ... or "", (N,).
         follow_up: 0 for a patient's first image, NaN if unknown, (N,).
+        patients_known: whether the table tells them; where not, each image is its own.
     """
 
     labels: tuple[str, ...]
@@ -46,6 +47,7 @@ class Columns:
     sex: Words
     view: Words
     follow_up: Floats
+    patients_known: bool = True
 
     @classmethod
     def of(cls, records: Sequence[Record], labels: Sequence[str]) -> "Columns":
@@ -58,6 +60,7 @@ class Columns:
             np.array([record.sex for record in records], dtype=np.str_),
             np.array([record.view for record in records], dtype=np.str_),
             np.array([record.follow_up for record in records], dtype=np.float64),
+            patients_known(records),
         )
 
     @property

@@ -35,7 +35,7 @@ from threadpoolctl import threadpool_limits
 
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.data.partition import Indices
-from xray_lightning.records import Record, patient_ids
+from xray_lightning.records import Record, patient_ids, patients_known
 
 DISTANCE = 8  # bits of 64
 CORRELATION = 0.98
@@ -75,15 +75,15 @@ class Count:
 
     Attributes:
         pairs: all.
-        other_patients: of two patients, by the label table.
+        other_patients: of two patients, by the label table; None where it tells none.
         learned_and_tested: one image in train or val, the other in test.
         leaked_unseen: of these, of two patients: a split by patient does not prevent them.
     """
 
     pairs: int
-    other_patients: int
+    other_patients: int | None
     learned_and_tested: int
-    leaked_unseen: int
+    leaked_unseen: int | None
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,14 @@ class Named:
     Attributes:
         images: both ids.
         parts: of both, "" for an image in none.
-        same_patient: by the label table.
+        same_patient: by the label table; None where it tells none.
         exact: whether the pixels are equal.
         correlation: of the squares.
     """
 
     images: tuple[str, str]
     parts: tuple[str, str]
-    same_patient: bool
+    same_patient: bool | None
     exact: bool
     correlation: float
 
@@ -144,18 +144,20 @@ def duplicates(
     first, second = twins.pairs.T
     crossing = (part[first] == "test") != (part[second] == "test")
     crossing &= (part[first] != "") & (part[second] != "")
-    others = owners[first] != owners[second]
+    known, others = patients_known(records), owners[first] != owners[second]
     tested = np.where(part[first] == "test", first, second)[crossing]
 
     def count(kind: Mask) -> Count:
         masks = kind, kind & others, kind & crossing, kind & crossing & others
-        return Count(*(int(mask.sum()) for mask in masks))
+        pairs, of_two, crossed, unseen = (int(mask.sum()) for mask in masks)
+        return Count(pairs, of_two if known else None, crossed, unseen if known else None)
 
     def named(at: int) -> Named:
         images = records[first[at]].image_id, records[second[at]].image_id
         places = str(part[first[at]]), str(part[second[at]])
         exact, correlation = bool(twins.exact[at]), float(twins.correlation[at])
-        return Named(images, places, not others[at], exact, correlation)
+        same = not others[at] if known else None
+        return Named(images, places, same, exact, correlation)
 
     worst = np.lexsort((-twins.correlation, ~others, ~crossing))[:NAMED].tolist()
     return Duplicates(

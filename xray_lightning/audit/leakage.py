@@ -8,14 +8,15 @@ from itertools import combinations
 import numpy as np
 
 from xray_lightning.data.partition import Indices, shared_patients
-from xray_lightning.records import Record
+from xray_lightning.records import Record, patients_known
 
+UNKNOWN = "the label table tells no patients, so every image counts as its own"
 LEARNED = ("train", "val")  # val chooses the checkpoint, so it is not new to a model either
 
 
 @dataclass(frozen=True)
 class Leak:
-    """Patients (or exposures) in more than one part.
+    """Patients (or images, or exposures) in more than one part; None where that is not known.
 
     Attributes:
         shared: how many are in more than one part.
@@ -25,16 +26,18 @@ class Leak:
         in_train_or_val: in train or val.
     """
 
-    shared: int
-    between: dict[str, int]
+    shared: int | None
+    between: dict[str, int | None]
     test_images: int
-    in_train: int
-    in_train_or_val: int
+    in_train: int | None
+    in_train_or_val: int | None
 
     @property
-    def share(self) -> float:
-        """Of the test images, in train or val."""
-        return self.in_train_or_val / self.test_images
+    def shares(self) -> tuple[float, float] | None:
+        """Of the test images, in train, and in train or val."""
+        if self.in_train is None or self.in_train_or_val is None:
+            return None
+        return self.in_train / self.test_images, self.in_train_or_val / self.test_images
 
 
 @dataclass(frozen=True)
@@ -45,27 +48,34 @@ class Listed:
         name: of the list.
         listed: names in it.
         found: of them in this label table.
+        absent: names in it that are of no image here.
+        first_absent: one of them, "" if there is none.
         parts: part to how many of its images are in the list.
     """
 
     name: str
     listed: int
     found: int
+    absent: int
+    first_absent: str
     parts: dict[str, int]
 
 
 def leak(records: Sequence[Record], parts: Mapping[str, Indices]) -> Leak:
-    """Patients that stand in more than one part."""
+    """Patients that stand in more than one part; unknown where the label table tells none."""
+    if not patients_known(records):
+        between = {f"{first} and {second}": None for first, second in combinations(parts, 2)}
+        return Leak(None, {**between}, len(parts["test"]), None, None)
     shared = shared_patients(records, parts)
     owners = [record.patient_id for record in records]
     return _leak(owners, parts, list(shared.values()))
 
 
 def exposure_leak(exposures: Sequence[str], parts: Mapping[str, Indices]) -> Leak:
-    """Images that are one and the same exposure under two ids, in more than one part.
+    """Images, or exposures under two ids, in more than one part.
 
     Args:
-        exposures: name of each record's exposure, (N,), e.g. NIH's name of an RSNA image.
+        exposures: id of each record, or name of its exposure, (N,), e.g. NIH's of an RSNA image.
         parts: positions in the records.
     """
     homes: dict[str, list[str]] = defaultdict(list)
@@ -92,13 +102,15 @@ def listed(
     wanted = set(names)
     hit = np.array([not wanted.isdisjoint(each) for each in aliases], dtype=np.bool_)
     counts = {part: int(hit[rows].sum()) for part, rows in parts.items()}
-    return Listed(name, len(wanted), int(hit.sum()), counts)
+    absent = wanted.difference(*aliases)
+    first = min(absent, default="")
+    return Listed(name, len(wanted), int(hit.sum()), len(absent), first, counts)
 
 
 def _leak(
     owners: Sequence[str], parts: Mapping[str, Indices], homes: Sequence[Sequence[str]]
 ) -> Leak:
-    between = {
+    between: dict[str, int | None] = {
         f"{first} and {second}": sum(first in each and second in each for each in homes)
         for first, second in combinations(parts, 2)
     }

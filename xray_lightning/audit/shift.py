@@ -78,7 +78,7 @@ def metadata(columns: Columns, parts: Mapping[str, Rows], counts: Counts) -> lis
     """Means of age and follow-up number, shares of each sex and view, images per patient.
 
     A mean or share is one over the images whose value is known; images per patient are counted
-    within the part. The arguments are those of :func:`prevalence`.
+    within the part, where patients are known. The arguments are those of :func:`prevalence`.
     """
     pairs: Pairs = {}
     for name, values in (("age", columns.age), ("follow-up number", columns.follow_up)):
@@ -92,7 +92,9 @@ def metadata(columns: Columns, parts: Mapping[str, Rows], counts: Counts) -> lis
         weight = np.zeros(len(columns.patients))
         codes = columns.patients[rows]
         weight[rows] = 1 / np.bincount(codes)[codes]  # the images of a patient sum to 1
-        by_part[part] = {**pairs, "images per patient": (np.ones(len(weight)), weight)}
+        by_part[part] = dict(pairs)
+        if columns.patients_known:
+            by_part[part]["images per patient"] = (np.ones(len(weight)), weight)
     return _quantities(columns, by_part, parts, counts)
 
 

@@ -175,7 +175,8 @@ def audit(
 ) -> None:
     """What a split does to a score, from the label table: xray audit data=nih data.root=DIR.
 
-    Leakage, shift, scores that need no image; writes audit.json and audit.html. Also: split=,
+    Leakage, shift, scores that need no image; writes audit.json and audit.html. Also: split=, also
+    a leaky one (somebody's lists: split=lists split.train=FILE split.val=FILE split.test=FILE),
     lists=FILE,FILE (known test lists), rsna_map=FILE (which NIH images RSNA's challenge has),
     duplicates=true (exact and near-duplicate images, by the cache of image_size=), checkpoint=FILE,
     predictions=RUN, draws=500, bootstrap_seed=0, hydra.run.dir=DIR.

@@ -1,7 +1,7 @@
 """``xray audit``: leakage, shift, image-free baselines and the change from validation to test."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from xray_lightning.cli.overrides import boolean, composed, integer, make, taken
 from xray_lightning.cli.tables import empty_table, number, show
 from xray_lightning.cli.watching import watched
 from xray_lightning.data.cache import open_cache
+from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.nih_map import read_nih_map
+from xray_lightning.data.partition import FaultySplitError
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.data.splits import PARTS, Split
-from xray_lightning.data.tables import read_names
 from xray_lightning.errors import ConfigError
 from xray_lightning.predictions import Predictions, read_predictions
 from xray_lightning.report.audit_page import audit_page
@@ -50,7 +51,10 @@ def audit(overrides: Sequence[str], as_json: bool) -> None:
     )
     config, run_dir = composed(values, OWN)
     source: Source = make(config.data)
-    split: Split = make(config.split)(source.records, source.official)
+    predictions = predictions_of(own["predictions"])
+    if predictions and source.missing and source.allow_missing:
+        source.records = readable_records(source)  # of which the run made its split
+    split = any_split(config, source)
     folder = writable(run_dir or Path("outputs") / f"audit_{source.name}_{split.fingerprint}")
     compare = boolean("duplicates", own["duplicates"])
     leaks = {
@@ -62,9 +66,9 @@ def audit(overrides: Sequence[str], as_json: bool) -> None:
     facts = audit_facts(
         source,
         split,
-        lists=lists_of(own, source),
-        exposures=exposures_of(config),
-        predictions=predictions_of(own["predictions"]),
+        lists=lists_of(own, source, exposures := exposures_of(config)),
+        exposures=exposures,
+        predictions=predictions,
         draws=draws,
         seed=seed,
     )
@@ -87,14 +91,31 @@ def written(facts: Facts, folder: Path) -> str:
     return json.dumps(facts, indent=2)
 
 
-def lists_of(own: Mapping[str, str], source: Source) -> dict[str, frozenset[str]]:
+def any_split(config: DictConfig, source: Source) -> Split:
+    """The split, also one that no training may use: to count what is wrong with it."""
+    try:
+        split: Split = make(config.split)(source.records, source.official)
+    except FaultySplitError as error:
+        return error.split
+    return split
+
+
+def lists_of(
+    own: Mapping[str, str], source: Source, exposures: Mapping[str, str]
+) -> dict[str, Collection[str]]:
     """Known image names by what they are: the files of lists=, and NIH's names in RSNA's map.
+
+    Args:
+        own: settings of the verb.
+        source: the data set.
+        exposures: other names of its images.
 
     Raises:
         ConfigError: a map to NIH's names is no help with this data.
     """
     paths = [Path(name) for name in own["lists"].strip("[]").split(",") if name]
-    lists = {f"list {path}": read_names(path) for path in paths}
+    index = NameIndex([*(record.image_id for record in source.records), *exposures.values()])
+    lists: dict[str, Collection[str]] = {f"list {path}": read_list(path, index) for path in paths}
     if own["rsna_map"]:
         if source.population != "nih":
             raise ConfigError(f"rsna_map names NIH's images: it tells nothing of {source.name}'s")
@@ -164,11 +185,16 @@ def checkpoint_facts(path: str, source: Source, split: Split) -> Facts:
     }
 
 
+def interval_title(facts: Mapping[str, Any]) -> str:
+    """What the draws are of."""
+    return "95 % (images)" if facts["patients"] is None else "95 % (patients)"
+
+
 def prevalence_table(facts: Mapping[str, Any]) -> Table:
     """A row a label: prevalence of each part, and the ratios."""
     split = facts["split"]
     title = f"{facts['data']}, split {split['name']} [{split['fingerprint']}]: prevalence in %"
-    table = empty_table(title, "label", *facts["parts"], "test/train+val", "95 % (patients)")
+    table = empty_table(title, "label", *facts["parts"], "test/train+val", interval_title(facts))
     for name in ("test/train", "p (Holm)"):
         table.add_column(name, justify="right")
     for row in facts["shift"]["prevalence"]:
@@ -181,7 +207,7 @@ def prevalence_table(facts: Mapping[str, Any]) -> Table:
 def other_table(facts: Mapping[str, Any]) -> Table:
     """A row for each kind of metadata."""
     table = empty_table(
-        "metadata", "", *facts["parts"], "test/train+val", "95 % (patients)", "p (Holm)"
+        "metadata", "", *facts["parts"], "test/train+val", interval_title(facts), "p (Holm)"
     )
     for row in facts["shift"]["metadata"]:
         shares = row["name"].startswith(("sex", "view"))
@@ -195,7 +221,7 @@ def other_table(facts: Mapping[str, Any]) -> Table:
 def baseline_table(facts: Mapping[str, Any]) -> Table:
     """Mean AUROC of scores that need no image."""
     table = empty_table(
-        "mean test AUROC without looking at an image", "", "AUROC", "95 % (patients)"
+        "mean test AUROC without looking at an image", "", "AUROC", interval_title(facts)
     )
     table.add_column("labels", justify="right")
     for row in facts["baselines"]:

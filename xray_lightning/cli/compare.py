@@ -79,7 +79,8 @@ def tables(pattern: str) -> list[Path]:
     """
     found = []
     named = map(Path, sorted(glob(pattern)))  # noqa: PTH207 - Path.glob takes no absolute pattern
-    for path in list(named) or group_of(Path(pattern)):
+    exact = [Path(pattern)] if Path(pattern).exists() else []  # "fold[1]" is a name, too
+    for path in exact or list(named) or group_of(Path(pattern)):
         table = path / TABLE if path.is_dir() else path
         found += [table] if table.is_file() else pooled_tables(path)
     if not found:

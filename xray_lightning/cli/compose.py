@@ -56,7 +56,8 @@ LOG = logging.getLogger(__name__)
 Scored = dict[str, Predictions]  # of each part
 MOVABLE = (  # where things lie and what they run on; the split's fingerprint holds the data itself
     *("workers", "threads", "cache_dir", "data.root", "data.table", "data.boxes"),
-    *("data.nih_map", "data.nih_test_list", "split.path"),
+    *("data.nih_map", "data.nih_test_list", "split.path", "split.train"),
+    *("split.val", "split.test"),
 )
 
 

@@ -22,6 +22,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from xray_lightning.data.images import READER_VERSION, read_record
+from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.source import Pixels
 from xray_lightning.data.tables import (
     Table,
@@ -30,7 +31,6 @@ from xray_lightning.data.tables import (
     existing_folder,
     names_in,
     read_boxes,
-    read_names,
     read_table,
 )
 from xray_lightning.errors import DataError, DataNotFoundError, SplitError
@@ -215,7 +215,8 @@ def _official(
             f"there is no list {folders[0] / LISTS[absent[0]][0]}, but the other of the two is "
             "there. Add it, or remove the other to go without the official split"
         )
-    listed = {part: read_names(path) for part, path in found.items() if path}
+    index = NameIndex(images)
+    listed = {part: frozenset(read_list(path, index)) for part, path in found.items() if path}
     shared = sorted(listed["train_val"] & listed["test"])
     if shared:
         raise SplitError(

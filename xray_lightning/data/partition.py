@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.errors import SplitError
-from xray_lightning.records import Record
+from xray_lightning.records import Record, patients_known
 
 Indices = npt.NDArray[np.int64]
 PARTS = ("train", "val", "test")
@@ -21,6 +21,18 @@ LEAKY = "image"  # the one split that may share patients
 
 class LeakyPartsWarning(UserWarning):
     """Images of one patient stand in more than one part: the test scores will flatter."""
+
+
+class FaultySplitError(SplitError):
+    """The split shares patients or images between its parts, or leaves images out.
+
+    Attributes:
+        split: as it is, for who wants to count its faults; no training may use it.
+    """
+
+    def __init__(self, message: str, split: "Split") -> None:
+        super().__init__(message)
+        self.split = split
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,16 +44,18 @@ class Split:
         parts: ascending positions in the records, one array (n,) for each of ``PARTS``.
         fingerprint: 16 hex digits; equal exactly if all parts hold the same image ids.
         part_fingerprints: the same for each part alone.
-        leaked_patients: patients with images in more than one part, 0 except for "image".
+        leaked_patients: patients with images in more than one part; None: patients are unknown.
         settings: the arguments that made the split, as plain values.
+        notes: what a user should know about it, one sentence each.
     """
 
     name: str
     parts: Mapping[str, Indices]
     fingerprint: str
     part_fingerprints: Mapping[str, str]
-    leaked_patients: int
+    leaked_patients: int | None
     settings: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def fingerprint(ids: Mapping[str, Iterable[str]]) -> str:
@@ -72,6 +86,8 @@ def make_split(
     parts: Mapping[str, npt.ArrayLike],
     *,
     settings: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    faults: Sequence[str] = (),
 ) -> Split:
     """A split that has been proven.
 
@@ -80,9 +96,12 @@ def make_split(
         records: the data set.
         parts: positions in ``records`` for each of ``PARTS``, in any order.
         settings: plain values to keep with the split.
+        notes: sentences to keep with it.
+        faults: what is wrong with it already.
 
     Raises:
-        SplitError: a part is absent, empty or out of range, or shares an image or a patient.
+        SplitError: a part is absent, empty or out of range.
+        FaultySplitError: there are faults, or parts share an image or a patient.
     """
     if set(parts) != set(PARTS):
         raise SplitError(f"a split has the parts {', '.join(PARTS)}, got {sorted(parts)}")
@@ -90,12 +109,20 @@ def make_split(
     for part, indices in arrays.items():
         _check_range(part, indices, len(records))
         indices.flags.writeable = False
-    _check_images(records, arrays)
-    shared = shared_patients(records, arrays)
-    if shared:
-        _report_shared(name, records, arrays, shared)
-    whole, own = _fingerprints(records, arrays)
-    return Split(name, arrays, whole, own, len(shared), dict(settings or {}))
+    faults = [*faults, *_images_twice(records, arrays)]
+    known, shared = patients_known(records), shared_patients(records, arrays)
+    if shared and known and name != LEAKY:
+        faults.append(_shared_fault(shared))
+    leaked = len(shared) if known else None
+    notes = (*notes, *(f"no training may use this split: {fault}" for fault in faults))
+    split = Split(
+        name, arrays, *_fingerprints(records, arrays), leaked, dict(settings or {}), notes
+    )
+    if faults:
+        raise FaultySplitError(faults[0], split)
+    if leaked:
+        _warn_of_leak(records, arrays, leaked)
+    return split
 
 
 def with_test(split: Split, records: Sequence[Record], test: Indices) -> Split:
@@ -143,33 +170,32 @@ def _check_range(part: str, indices: Indices, count: int) -> None:
         )
 
 
-def _check_images(records: Sequence[Record], parts: Mapping[str, Indices]) -> None:
+def _images_twice(records: Sequence[Record], parts: Mapping[str, Indices]) -> list[str]:
+    """A sentence if there are such images."""
     positions, uses = np.unique(np.concatenate(list(parts.values())), return_counts=True)
     twice = positions[uses > 1]
-    if len(twice):
-        where = [part for part, indices in parts.items() if twice[0] in indices]
-        raise SplitError(
-            f"{len(twice):,} images stand twice in the split, the first is "
-            f"{records[twice[0]].image_id} ({' and '.join(where)}): every image belongs to one part"
-        )
+    if not len(twice):
+        return []
+    where = [part for part, indices in parts.items() if twice[0] in indices]
+    return [
+        f"{len(twice):,} images stand twice in the split, the first is "
+        f"{records[twice[0]].image_id} ({' and '.join(where)}): every image belongs to one part"
+    ]
 
 
-def _report_shared(
-    name: str,
-    records: Sequence[Record],
-    parts: Mapping[str, Indices],
-    shared: Mapping[str, Sequence[str]],
-) -> None:
-    if name != LEAKY:
-        patient, where = next(iter(shared.items()))
-        raise SplitError(
-            f"{len(shared):,} patients have images in more than one part, the first is {patient} "
-            f"({' and '.join(where)}): mend the lists, or set split=patient"
-        )
+def _shared_fault(shared: Mapping[str, Sequence[str]]) -> str:
+    patient, where = next(iter(shared.items()))
+    return (
+        f"{len(shared):,} patients have images in more than one part, the first is {patient} "
+        f"({' and '.join(where)}): mend the lists, or set split=patient"
+    )
+
+
+def _warn_of_leak(records: Sequence[Record], parts: Mapping[str, Indices], shared: int) -> None:
     trained = {records[i].patient_id for i in parts["train"]}
     leaked = sum(records[i].patient_id in trained for i in parts["test"]) / len(parts["test"])
     warnings.warn(
-        f"leaky split: {len(shared):,} patients have images in more than one part, and the patient "
+        f"leaky split: {shared:,} patients have images in more than one part, and the patient "
         f"of {leaked:.1%} of the test images is in train; use it only for comparison",
         LeakyPartsWarning,
         stacklevel=4,

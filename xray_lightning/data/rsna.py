@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from xray_lightning.data.images import READER_VERSION, read_record
+from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.nih_map import nih_patient, read_nih_map
 from xray_lightning.data.rsna_tables import (
     BOX_FRAME,
@@ -35,7 +36,7 @@ from xray_lightning.data.rsna_tables import (
     read_rows,
 )
 from xray_lightning.data.source import Pixels
-from xray_lightning.data.tables import counted, disk_notes, existing_folder, names_in, read_names
+from xray_lightning.data.tables import counted, disk_notes, existing_folder, names_in
 from xray_lightning.errors import ConfigError, DataError, SplitError, TableError
 from xray_lightning.records import Box, Record
 
@@ -189,7 +190,7 @@ def _official(path: Path, twins: Mapping[str, str]) -> dict[str, frozenset[str]]
     Raises:
         SplitError: the list names none of the images.
     """
-    listed = read_names(path)
+    listed = frozenset(read_list(path, NameIndex(twins.values())))
     test = frozenset(image for image, name in twins.items() if name in listed)
     if not test:
         raise SplitError(f"{path} names none of the images: is it NIH's test_list.txt?")

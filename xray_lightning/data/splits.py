@@ -1,4 +1,4 @@
-"""Which images train, which choose the model, which judge it: five ways to split the records.
+"""Which images train, which choose the model, which judge it: six ways to split the records.
 
 A splitter is a plain function ``(records, official, *, settings) -> Split``. None depends on the
 order of the records; all but ``image_split`` keep every patient in one part.
@@ -6,12 +6,14 @@ order of the records; all but ``image_split`` keep every patient in one part.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.balance import balanced_assignment
-from xray_lightning.data.lists import Lists, indices_of_lists, read_split_table
+from xray_lightning.data.lists import Lists, indices_of_lists, matched, read_split_table
+from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.partition import (
     LEAKY,
     PARTS,
@@ -32,6 +34,7 @@ __all__ = [
     "fingerprint",
     "image_split",
     "kfold_split",
+    "lists_split",
     "make_split",
     "official_split",
     "patient_split",
@@ -67,11 +70,11 @@ def official_split(
             "folder (RSNA: set data.nih_test_list), or set split=patient"
         )
     settings = {"val_fraction": val_fraction, "seed": seed}
-    parts = indices_of_lists(records, official)
+    parts, faults = indices_of_lists(records, official)
     if "train_val" in parts:
         rng = _generator(seed)
         parts |= _carve(records, parts.pop("train_val"), val_fraction, rng)
-    return make_split("official", records, parts, settings=settings)
+    return make_split("official", records, parts, settings=settings, faults=faults)
 
 
 def patient_split(
@@ -164,9 +167,7 @@ def image_split(
 def csv_split(
     records: Sequence[Record], official: Lists | None, *, path: str | Path | None = None
 ) -> Split:
-    """The parts a table names.
-
-    Ids of the table without a record (images left out by ``allow_missing``) do not count.
+    """The parts a table names; names without a record are counted in a note.
 
     Args:
         records: the data set.
@@ -178,16 +179,66 @@ def csv_split(
         SplitError: no table and no split column, records without a part, or a bad split.
     """
     if path is not None:
-        lists: Lists = read_split_table(Path(str(path)))
-    elif official is not None and set(official) == set(PARTS):
-        lists = official
-    else:
-        raise SplitError(
-            "this data set has no split column of its own with train, val and test: name a table "
-            "with the columns image,split in split.path (path= in Python), or set split=patient"
+        index = NameIndex(record.image_id for record in records)
+        table = read_split_table(Path(str(path)))
+        lists, notes = matched(
+            {part: (f"the {part} part of {path}", names) for part, names in table.items()}, index
         )
-    settings = {"path": None if path is None else str(path)}
-    return make_split("csv", records, indices_of_lists(records, lists), settings=settings)
+        parts, faults = indices_of_lists(records, lists)
+        settings = {"path": str(path)}
+        return make_split("csv", records, parts, settings=settings, notes=notes, faults=faults)
+    if official is not None and set(official) == set(PARTS):
+        parts, faults = indices_of_lists(records, official)
+        return make_split("csv", records, parts, settings={"path": None}, faults=faults)
+    raise SplitError(
+        "this data set has no split column of its own with train, val and test: name a table "
+        "with the columns image,split in split.path (path= in Python), or set split=patient"
+    )
+
+
+def lists_split(
+    records: Sequence[Record],
+    official: Lists | None,
+    *,
+    train: str | Path | None = None,
+    val: str | Path | None = None,
+    test: str | Path | None = None,
+    val_fraction: float = VAL_FRACTION,
+    seed: int = 0,
+) -> Split:
+    """The parts of anybody's list files, see :func:`~xray_lightning.data.names.read_list`.
+
+    Args:
+        records: the data set.
+        official: not used.
+        train: the list of the images that train.
+        val: of those that validate; None: carved from ``train`` by patient.
+        test: of those that test.
+        val_fraction: share of the train images that validate; unused where ``val`` is a list.
+        seed: of the validation part.
+
+    Raises:
+        ConfigError: a list is not named, or ``val_fraction`` is not between 0 and 1.
+        DataNotFoundError, TableError: a list cannot be read.
+        SplitError: a list names none of the images, or the split is faulty.
+    """
+    _check_val_fraction(val_fraction)
+    paths = {"train": train, "val": val, "test": test}
+    if train is None or test is None:
+        raise ConfigError("split=lists needs split.train=FILE and split.test=FILE (and split.val=)")
+    index = NameIndex(record.image_id for record in records)
+    settings: dict[str, Any] = {
+        part: None if path is None else str(path) for part, path in paths.items()
+    }
+    named = {part: place for part, place in settings.items() if place is not None}
+    lists, notes = matched(
+        {part: (place, read_list(Path(place), index)) for part, place in named.items()}, index
+    )
+    parts, faults = indices_of_lists(records, lists)
+    if val is None:
+        parts |= _carve(records, parts["train"], val_fraction, _generator(seed))
+        settings |= {"val_fraction": val_fraction, "seed": seed}
+    return make_split("lists", records, parts, settings=settings, notes=notes, faults=faults)
 
 
 def group_counts(groups: npt.NDArray[np.intp], targets: npt.NDArray[np.float32]) -> Indices:

@@ -231,21 +231,6 @@ def read_boxes(
     return {name: tuple(found) for name, found in boxes.items()}
 
 
-def read_names(path: Path) -> frozenset[str]:
-    """The names in a list file, one a line; the last line may lack its newline.
-
-    Raises:
-        TableError: the file is empty or no text.
-    """
-    try:
-        names = frozenset(path.read_text(encoding="utf-8-sig").split())
-    except (OSError, UnicodeError) as error:
-        raise TableError(f"{path} is no readable list ({error}). Download it again") from error
-    if not names:
-        raise TableError(f"{path} is empty. Download it again")
-    return names
-
-
 def existing_folder(path: str | Path, wanted: str) -> Path:
     """The folder as a Path.
 

@@ -32,9 +32,19 @@ def page(template: str, facts: Facts) -> str:
         "percent": _percent,
         "interval": interval,
         "p_value": p_text,
-        "whole": "{:,}".format,
+        "whole": lambda count: "-" if count is None else f"{count:,}",
+        "patients": patients_text,
     }
     return environment.get_template(template).render(**facts)
+
+
+def patients_text(count: int | None) -> str:
+    """How many patients, where the label table tells them.
+
+    >>> patients_text(1200), patients_text(None)
+    ('1,200 patients', 'an unknown number of patients')
+    """
+    return "an unknown number of patients" if count is None else f"{count:,} patients"
 
 
 def svg(
@@ -93,7 +103,12 @@ def dots_figure(
         rows: what is drawn.
         line: a value to compare with, None: none.
         log: whether the axis is logarithmic.
+
+    Returns:
+        Nothing where there is no row.
     """
+    if not rows:
+        return Markup("")
 
     def draw(axes: Axes) -> None:
         if line is not None:

@@ -16,7 +16,7 @@ from xray_lightning.report.run_words import published_facts, unknown, verdict, w
 
 Facts = dict[str, Any]
 TEST = (
-    *("fingerprint", "images", "patients", "draws", "seed", "tta"),
+    *("fingerprint", "images", "patients", "patients_known", "draws", "seed", "tta"),
     *("labels", "mean", "defined", "calls"),
 )
 

@@ -1,0 +1,122 @@
+"""Lists of image names in the forms people publish, and the images of a data set they name."""
+
+import csv
+import gzip
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import zip_longest
+from pathlib import Path
+
+from xray_lightning.errors import DataNotFoundError, TableError
+from xray_lightning.writing import from_spreadsheet
+
+HEADERS = {"image", "imageindex", "imageid", "imagename", "imagepath", "img", "imgid", "id"}
+HEADERS |= {"name", "file", "filename", "path", "patientid"}
+
+_ENDING = re.compile(r"\.(png|jpe?g|dcm|dicom|tiff?|bmp)$", re.IGNORECASE)
+_NUMBERS = re.compile(r"([\s,;]+[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?)+$", re.IGNORECASE)
+_SAMPLE = 500  # lines that tell the form of a list
+
+
+class NameIndex:
+    """The image that a name means: its id, or an id with or without a folder or an ending.
+
+    What follows the last dot is an ending only where it is one of an image file: ``1.2.840.1`` and
+    ``1.2.840.2`` are two images.
+
+    Args:
+        ids: of the images.
+    """
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self.ids = frozenset(ids)
+
+    def find(self, name: str) -> str | None:
+        """The id; None where no image, or more than one, may be meant.
+
+        >>> NameIndex(["a/1.png", "b/2.png"]).find("images/a/1")
+        'a/1.png'
+        """
+        for form in (name, from_spreadsheet(name)):
+            if form in self.ids:
+                return form
+        path = _path(name)
+        alike = self._alike.get(path.rpartition("/")[2], ())
+        images = [image for image in alike if _same_end(path, _path(image))]
+        return images[0] if len(images) == 1 else None
+
+    @cached_property
+    def _alike(self) -> dict[str, list[str]]:
+        """File name without folder and ending -> ids."""
+        alike = defaultdict(list)
+        for image in self.ids:
+            alike[_path(image).rpartition("/")[2]].append(image)
+        return dict(alike)
+
+
+def read_list(path: Path, index: NameIndex) -> tuple[str, ...]:
+    """The different names in a list: ids where an image is meant, else as they stand there.
+
+    One name a line, perhaps with numbers behind it (``name 0 0 1``), or a table with or without a
+    header, whose column of names is the one that names most images.
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        TableError: it is empty or no text.
+    """
+    lines = [line.strip() for line in _text(path).splitlines() if line.strip()]
+    if not lines:
+        raise TableError(f"{path} is empty: it was to list images")
+    names = max(_readings(lines), key=lambda names: _hits(names, index))
+    if _is_header(names[0], lines[0], index):
+        names = names[1:]
+    return tuple(dict.fromkeys(index.find(name) or name for name in names))
+
+
+def _text(path: Path) -> str:
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8-sig") as file:
+            return file.read()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise DataNotFoundError(f"there is no list {path}") from error
+    except (OSError, EOFError, zlib.error, UnicodeError) as error:
+        raise TableError(f"{path} is no readable list ({error})") from error
+
+
+def _readings(lines: Sequence[str]) -> Iterator[Sequence[str]]:
+    """What may be the names: whole lines, lines without the numbers at their end, each column."""
+    yield lines
+    yield [_NUMBERS.sub("", line) for line in lines]
+    for separator in ",;\t":
+        if separator in lines[0]:
+            rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+            yield from zip_longest(*rows, fillvalue="")
+
+
+def _hits(names: Sequence[str], index: NameIndex) -> int:
+    return sum(index.find(name) is not None for name in names[:: len(names) // _SAMPLE + 1])
+
+
+def _is_header(name: str, line: str, index: NameIndex) -> bool:
+    if index.find(name) is not None or _ENDING.search(name):
+        return False
+    word = "".join(letter for letter in name.lower() if letter.isalnum())
+    return word in HEADERS or (any(each in line for each in ",;\t") and not _NUMBERS.search(line))
+
+
+def _path(name: str) -> str:
+    """With forward slashes, without an ending.
+
+    >>> _path("images/1.2.840.PNG")
+    'images/1.2.840'
+    """
+    return _ENDING.sub("", name.strip().replace("\\", "/"))
+
+
+def _same_end(first: str, second: str) -> bool:
+    """Whether one is the other with folders in front."""
+    return f"/{first}".endswith(f"/{second}") or f"/{second}".endswith(f"/{first}")
