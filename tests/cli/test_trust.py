@@ -16,7 +16,7 @@ from xray_lightning.cli.evaluate import opened
 from xray_lightning.cli.overrides import composed
 from xray_lightning.cli.report import report
 from xray_lightning.cli.trust import own_targets, read_config, require_trusted
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.models.network import XrayNet
 
 HOSTILE = """os.system os.popen os.remove os.execv posix.system pty.spawn subprocess.run
@@ -147,6 +147,32 @@ def test_no_verb_builds_it(foreign: Callable[..., Path], tmp_path: Path, key: st
         resumed(run, ["trust=yes"])
     config, _ = resumed(run, ["trust=true"])  # the user's own
     assert config[key] == ({"x": call} if key == "logger" else call)
+
+
+def test_where_things_lie_may_change_on_the_way(foreign: Callable[..., Path]) -> None:
+    data = {"_target_": "xray_lightning.data.csv.CsvTable", "table": "old/t.csv", "root": "old"}
+    run = foreign({"data": data | {"boxes": None, "labels": None}}).parents[1]
+    moved = ["data.root=/new", "data.table=/new/t.csv", "cache_dir=/new/cache"]
+    config, last = resumed(run, [f"resume={run}", *moved])
+    assert (config.data.root, config.data.table) == ("/new", "/new/t.csv")
+    assert (config.cache_dir, config.run_dir) == ("/new/cache", str(run))
+    assert last.path == run / "checkpoints" / "last.ckpt"
+    for change in ("seed=1", "data.labels=[Mass]", "model.dropout=0.5"):
+        with pytest.raises(ConfigError, match="a resumed run keeps its settings"):
+            resumed(run, [change])
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "last.ckpt"])
+def test_damage_is_said_before_a_run_goes_on(foreign: Callable[..., Path], name: str) -> None:
+    path = foreign({}).with_name(name)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name} is damaged"):
+        resumed(path.parents[1], [])
+    path.unlink()
+    with pytest.raises(CheckpointError, match="no "):
+        resumed(path.parents[1], [])
 
 
 def test_report_builds_nothing(run_folder: Path, tmp_path: Path) -> None:
