@@ -101,7 +101,8 @@ INNER = {
     "cli": [
         ["processes"],
         ["failures", "folders", "locate", "tables", "watching"],
-        ["keys", "settings"],
+        ["keys"],
+        ["settings"],
         ["overrides", "judgement", "priors", "trust"],
         ["judging", "audit", "folds"],
         ["multirun"],

@@ -14,7 +14,6 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from xray_lightning.cli.failures import USER_ERROR
-from xray_lightning.cli.folds import Facts, fold_lines, pool
 from xray_lightning.cli.keys import require_known_keys
 from xray_lightning.cli.settings import require_settings
 from xray_lightning.cli.tables import empty_table, number, show
@@ -58,9 +57,11 @@ class Comparison(Callback):
             SystemExit: a run failed.
         """
         folder = Path(config.hydra.sweep.dir)
+        from xray_lightning.cli.folds import fold_lines, pool  # SciPy: not before the end
+
         runs = read_runs(folder)
         write(runs, folder)
-        display(runs, folder, pool(runs, folder))
+        display(runs, folder, fold_lines(pool(runs, folder)))
         if any(run.state == "failed" for run in runs):
             raise SystemExit(1)
 
@@ -75,12 +76,14 @@ def sweep(folder: Path, all_tests: bool, as_json: bool) -> None:
     if not runs:
         raise DataNotFoundError(f"{folder} holds no runs; name the folder that train.py -m made")
     write(runs, folder)
+    from xray_lightning.cli.folds import fold_lines, pool
+
     pooled = pool(runs, folder)
     if as_json:
         facts = as_plain(runs, all_tests) | {"cross_validations": pooled}
         print(json.dumps(facts, indent=2))
     else:
-        display(runs, folder, pooled, all_tests=all_tests)
+        display(runs, folder, fold_lines(pooled), all_tests=all_tests)
 
 
 def as_plain(runs: Sequence[Run], all_tests: bool = False) -> dict[str, Any]:
@@ -121,12 +124,12 @@ def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def display(
-    runs: Sequence[Run], folder: Path, pooled: Sequence[Facts] = (), *, all_tests: bool = False
+    runs: Sequence[Run], folder: Path, more: Sequence[Any] = (), *, all_tests: bool = False
 ) -> None:
-    """Print a table for each split, what to keep in mind, and the runs without a result."""
+    """Print a table for each split, what to keep in mind, more, and the runs without a result."""
     ranked = rankings(runs)
     show(*(ranking_table(each, all_tests) for each in ranked), *remarks(ranked, all_tests))
-    show(*fold_lines(pooled))
+    show(*more)
     for run in runs:
         if run.state != "finished":
             what = f"{run.settings} seed={run.seed}".strip() if run.seed is not None else ""

@@ -6,9 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from xray_lightning.cli.keys import known_keys
 from xray_lightning.errors import CheckpointError, ConfigError
-from xray_lightning.metrics.calibration import require_method
-from xray_lightning.metrics.thresholds import require_rule
 
 LEAST = {  # of whole numbers; null is a number still to be chosen
     **{"batch_size": 1, "image_size": 1, "epochs": 1, "trainer.max_epochs": 1, "draws": 1},
@@ -37,6 +36,8 @@ OPENING = {  # of every verb that opens a checkpoint, and what they may be
     "images": ("test", "all"),
     "trust": ("true", "false"),
     "tta": ("none", "flip"),
+    "subset": ("val", "test"),
+    "shortcuts": ("true", "false"),
 }
 
 
@@ -58,6 +59,15 @@ def require_settings(config: DictConfig) -> None:
         raise ConfigError(
             f"trainer.devices must be at least 1, or -1 for every GPU, got {devices!r}"
         )
+    usual = known_keys()
+    if (config.operating_point, config.calibration) == (
+        usual["operating_point"],
+        usual[""]["calibration"],
+    ):
+        return
+    from xray_lightning.metrics.calibration import require_method  # SciPy and scikit-learn: 0.5 s
+    from xray_lightning.metrics.thresholds import require_rule
+
     require_rule(config.operating_point.rule, config.operating_point.value)
     require_method(config.calibration)
 
