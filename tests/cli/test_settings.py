@@ -46,6 +46,7 @@ sys.exit(code)
         ("explain any.ckpt method=cam", "method: an evaluation can change only"),
         ("shortcuts none.ckpt", "no checkpoint at none.ckpt"),
         ("predict none.ckpt any.ckpt --out new", "no checkpoint at none.ckpt"),
+        ("predict any.ckpt none.png --out new", "none.png: no such file or folder"),
         ("report none", "none holds no run"),
         ("sweep none", "none holds no runs"),
         ("compare none none", "none names no run"),

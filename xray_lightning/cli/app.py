@@ -26,8 +26,8 @@ def run(place: str, *arguments: Any, opens: Sequence[Path] = (), **options: Any)
     Args:
         place: module and function, such as "evaluate.evaluate".
         arguments: of the function.
-        opens: checkpoints that it opens; missing ones, and overrides (the second argument) that
-            no evaluation can take, are refused before torch is loaded.
+        opens: checkpoints that it opens; missing ones, overrides (the second argument) that no
+            evaluation can take, and images that are not there, are refused before torch is loaded.
         options: of the function.
     """
     from xray_lightning.cli.failures import guarded
@@ -36,7 +36,8 @@ def run(place: str, *arguments: Any, opens: Sequence[Path] = (), **options: Any)
     def command() -> None:
         module, _, name = place.partition(".")
         if opens:
-            require_openable(opens, [] if module == "predict" else arguments[1])
+            names, overrides = (arguments[1], ()) if module == "predict" else ((), arguments[1])
+            require_openable(opens, overrides, names)
         getattr(import_module(f"xray_lightning.cli.{module}"), name)(*arguments, **options)
 
     raise typer.Exit(guarded(command))

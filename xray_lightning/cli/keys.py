@@ -37,8 +37,8 @@ def require_known_keys(config: DictConfig, *, below: bool = True) -> None:
         target = OmegaConf.select(config, f"{place}._target_") if place else None
         more = parameters(target, set()) if target else ()
         raise unknown(strange[0], {*dotted(plain), *(f"{place}.{name}" for name in more)})
-    read_directly = set(known_keys()[""]) - {"epochs", "weights"}  # those other keys refer to
-    if missing := sorted(read_directly - set(plain)):
+    optional = {"epochs", "weights", "trust"}  # other keys refer to two, the third is not saved
+    if missing := sorted(set(known_keys()[""]) - optional - set(plain)):
         raise ConfigError(
             f"the setting {missing[0]} is missing: it was deleted, or the configuration is of an "
             f"older version; give {missing[0]}=, as conf/train.yaml does"
@@ -143,11 +143,7 @@ def unknown(key: str, known: Collection[str]) -> ConfigError:
         names.setdefault(each.rpartition(".")[2], []).append(each)
     alike = [leaf] if leaf in names else get_close_matches(leaf, names, 2, cutoff=0.7)
     near = [each for name in alike for each in names[name]][:3]
-    near = (
-        near
-        or [each for each in known if place and each.startswith(f"{place}.") and "._" not in each][
-            :8
-        ]
-    )
+    if place and not near:
+        near = sorted(k for k in known if k.startswith(f"{place}.") and "._" not in k)[:8]
     advice = f"{' or '.join(near)}?" if near else "python train.py --help lists the settings"
     return ConfigError(f"unknown setting {key}: {advice}")

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from xray_lightning.cli.keys import known_keys
-from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.errors import CheckpointError, ConfigError, DataNotFoundError
 
 LEAST = {  # of whole numbers; null is a number still to be chosen
     **{"batch_size": 1, "image_size": 1, "epochs": 1, "trainer.max_epochs": 1, "draws": 1},
@@ -72,16 +72,21 @@ def require_settings(config: DictConfig) -> None:
     require_method(config.calibration)
 
 
-def require_openable(checkpoints: Sequence[Path], overrides: Sequence[str]) -> None:
-    """Refuse checkpoints that are not there, and overrides that no verb can lay over one.
+def require_openable(
+    checkpoints: Sequence[Path], overrides: Sequence[str], names: Sequence[str] = ()
+) -> None:
+    """Refuse checkpoints and images that are not there, overrides that no verb can lay over one.
 
     Raises:
-        CheckpointError: names the file.
+        CheckpointError, DataNotFoundError: names the file.
         ConfigError: names the override, and what may stand there.
     """
     for path in checkpoints:
         if not path.exists():
             raise CheckpointError(f"no checkpoint at {path}")
+    for name in names:
+        if not Path(name).exists() and not set(name) & set("*?["):  # a pattern is looked up later
+            raise DataNotFoundError(f"{name}: no such file or folder")
     pairs = {key: value for key, _, value in (text.partition("=") for text in overrides)}
     require_changes([key for key in pairs if key not in {*EXPLAIN, *OPENING, "hydra.run.dir"}])
     for key, value in pairs.items():
