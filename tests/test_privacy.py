@@ -33,7 +33,7 @@ NEEDED = {  # to read the image, or allowed by data/headers.py
     *("Laterality", "PatientAge", "PatientSex", "ImagerPixelSpacing", "Manufacturer"),
 }
 TOLD = {"PatientAge": "097Y", "PatientSex": "F", "ViewPosition": "AP", "ImageLaterality": "U"}
-TOLD |= {"Manufacturer": "ACME Imaging"}
+TOLD |= {"Manufacturer": "Canon Imaging"}
 VALUES = {  # by value representation; every text has ZQXWVK in it, too long for chance
     **dict.fromkeys(("LO", "SH", "CS", "AE", "ST", "LT", "UT", "UC"), "ZQXWVK{:08X}"),
     **{"PN": "Zqxwvk{:08X}^Jane", "UR": "http://zqxwvk.example/{:08X}"},
@@ -151,7 +151,7 @@ def test_convert(folder: Any, tmp_path: Path, write_dicom: Write) -> None:
         assert len(list(target.rglob("*.png"))) == 15
         with (target / "headers.csv").open(encoding="utf-8", newline="") as file:
             told = Counter(tuple(row[name] for name in COLUMNS) for row in csv.DictReader(file))
-        assert told == {("90", "F", "AP", "U", "ACME Imaging"): 5, ("", "", "", "", ""): 10}
+        assert told == {("90", "F", "AP", "U", "Canon Imaging"): 5, ("", "", "", "", ""): 10}
     assert leaks_below(out.parent, folder.root / "stage_2_train_images") == []
 
 
