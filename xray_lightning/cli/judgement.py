@@ -41,7 +41,6 @@ def estimate_facts(estimate: Estimate) -> dict[str, Any]:
         "value": _plain(estimate.value),
         "patient_interval": _pair(estimate.patient_interval),
         "exact": estimate.exact,
-        "percentile_interval": _pair(estimate.percentile_interval),
         "image_interval": _pair(estimate.image_interval),
         "width_ratio": _plain(estimate.width_ratio),
     }

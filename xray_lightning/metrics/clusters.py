@@ -50,6 +50,12 @@ def bootstrap_counts(clusters: int, draws: int, seed: int) -> Counts:
     return counts
 
 
+def patient_draws(codes: Codes, draws: int, seed: int) -> Counts:
+    """The sample itself, every patient once, then its draws, (1 + D, P)."""
+    drawn = bootstrap_counts(int(codes.max(initial=-1)) + 1, draws, seed)
+    return np.vstack([np.ones_like(drawn[:1]), drawn])
+
+
 def percentile_interval(values: Floats, level: float = 0.95, *, constant: bool = False) -> Interval:
     """The middle share of the draws; (NaN, NaN) where there is none.
 
@@ -84,16 +90,6 @@ def effective_patients(images: npt.ArrayLike) -> float:
     """
     weights = np.asarray(images, dtype=np.float64)
     return float(divided(weights.sum() ** 2, (weights**2).sum()))
-
-
-def influential_patients(left_out: Floats) -> float:
-    """How many patients of normally distributed influence would have this fourth moment.
-
-    Args:
-        left_out: a figure with each patient left out, (P,).
-    """
-    squares = (left_out - left_out.mean()) ** 2
-    return float(divided(3 * squares.sum() ** 2, (squares**2).sum()))
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ from xray_lightning.metrics.clusters import (
     Floats,
     Interval,
     Spread,
-    bootstrap_counts,
     counted,
     effective_patients,
-    influential_patients,
     mean_of_defined,
     patient_codes,
+    patient_draws,
 )
 from xray_lightning.metrics.delong import compare_auroc, holm
 from xray_lightning.metrics.ranks import Ranking, auroc_left_out, curves_over
@@ -102,10 +101,8 @@ def compare(
         ConfigError: no draws or no images.
     """
     codes = patient_codes(patients)
-    clusters = int(codes.max(initial=-1)) + 1
-    counts = np.concatenate(
-        [np.ones((1, clusters), dtype=np.float32), bootstrap_counts(clusters, draws, seed)]
-    )
+    counts = patient_draws(codes, draws, seed)
+    clusters = counts.shape[1]
 
     def of_label(index: int) -> tuple[Floats, Floats, Floats, Floats]:
         sides = [
@@ -166,7 +163,9 @@ def _difference(
     first: Floats, second: Floats, left_out: Floats, effective: float, delong: float
 ) -> Difference:
     differences = first - second
-    value, effective = float(differences[0]), min(effective, influential_patients(left_out))
+    value, influence = float(differences[0]), (left_out - left_out.mean()) ** 2
+    # As many patients of normal influence, fourth moment 3, would have this fourth moment.
+    effective = min(effective, 3 * effective_patients(influence))
     spread, exact = Spread.of(differences[1:], effective), Spread.left_out(left_out, effective)
     if exact.deviation > spread.deviation:  # the bootstrap's is too small with uneven patients
         spread = exact

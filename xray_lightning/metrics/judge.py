@@ -14,14 +14,13 @@ from xray_lightning.metrics.clusters import (
     Floats,
     Interval,
     Spread,
-    bootstrap_counts,
     counted,
     divided,
     effective_patients,
     exact_interval,
     mean_of_defined,
     patient_codes,
-    percentile_interval,
+    patient_draws,
     ratio_over,
     share_interval,
     sums_over,
@@ -47,14 +46,12 @@ class Estimate:
         value: on the sample.
         patient_interval: Student's on the logit scale, patients resampled, with their effective
             number, see :func:`~xray_lightning.metrics.clusters.share_interval`.
-        percentile_interval: of the same draws: too narrow with few patients.
         image_interval: as the first, images resampled as if they were independent: too narrow.
         exact: whether the first is Clopper and Pearson's bound over patients, since all agree.
     """
 
     value: float
     patient_interval: Interval
-    percentile_interval: Interval
     image_interval: Interval
     exact: bool = False
 
@@ -92,24 +89,24 @@ class _Drawn:
 
     Attributes:
         figures: name -> on the sample, then in each draw, (1 + D,).
-        behind: name -> images of each patient that it rests on, (P,).
-        patients: name -> how many patients have such images; of the mean, in the poorest label.
+        behind: name -> images of each patient that it rests on, of each label, (L, P).
     """
 
     figures: Figures
     behind: Figures
-    patients: dict[str, int]
 
     def interval(self, name: str, level: float) -> tuple[Interval, bool]:
         """Of one figure, and whether it is exact."""
         value, draws = float(self.figures[name][0]), self.figures[name][1:]
-        spread = Spread.of(draws, effective_patients(self.behind[name]))
+        behind = self.behind[name]
+        spread = Spread.of(draws, effective_patients(behind.sum(axis=0)))
         biased = name in BIASED and not np.isnan(spread.deviation)
         bias = float(np.nanmean(draws)) - value if biased else 0.0
         ends = share_interval(value, spread, level, bias=bias)
         if name in ERRORS or not np.isnan(ends).any():
             return ends, False
-        return exact_interval(value, self.patients[name], level), value in (0, 1)
+        poorest = int((behind > 0).sum(axis=1).min())
+        return exact_interval(value, poorest, level), value in (0, 1)
 
 
 def judge(
@@ -146,17 +143,16 @@ def judge(
     Raises:
         ConfigError: no draws or no images.
     """
-    sides = (
-        _draws(patient_codes(patients), draws, seed),
-        _draws(np.arange(len(scores)), min(draws, IMAGE_DRAWS), seed),
-    )
+    codes = patient_codes(patients)
+    by_images = np.arange(len(scores)), min(draws, IMAGE_DRAWS)
+    sides = [(each, patient_draws(each, n, seed)) for each, n in ((codes, draws), by_images)]
     points, maps = thresholds or {}, calibrations
 
     def of_label(index: int) -> tuple[_Drawn, _Drawn]:
         threshold = points.get(labels[index], float("nan"))
         column = scores[:, index], targets[:, index]
         by_patient, by_image = (
-            _drawn(
+            _Drawn(
                 figures_over(*column, *side, threshold)
                 | ({} if maps is None else _calibrated(*column, *side, maps.get(labels[index]))),
                 _behind(Ranking.of(*column, side[0]), side[1].shape[1], threshold),
@@ -168,7 +164,6 @@ def judge(
     with ThreadPoolExecutor(threads) as pool:  # NumPy lets go of the lock while it sums
         drawn = list(pool.map(of_label, range(len(labels))))
     positive = targets == 1
-    codes = sides[0][0]
     return Verdict(
         labels={label: _estimates(*pair, level) for label, pair in zip(labels, drawn, strict=True)},
         mean=_estimates(
@@ -230,12 +225,12 @@ def _point_figures(ranking: Ranking, counts: Counts, threshold: float) -> Figure
 
 
 def _behind(ranking: Ranking, patients: int, threshold: float) -> Figures:
-    """Images of each patient that a figure rests on, (P,): its denominator, or the rarer class."""
+    """Images of each patient behind a figure, (1, P): its denominator, or the rarer class."""
     positive, called = ranking.positive, ranking.scores >= threshold
     masks = dict(zip(POINT, (positive, ~positive, called, ~called, positive), strict=True))
     masks |= dict.fromkeys((*CURVES[2:], *CALIBRATED), np.ones_like(positive))
     masks |= dict.fromkeys(CURVES[:2], ranking.rarer)
-    return {name: counted(ranking.codes, mask, patients) for name, mask in masks.items()}
+    return {name: counted(ranking.codes, mask, patients)[None] for name, mask in masks.items()}
 
 
 def _calibrated(
@@ -255,33 +250,20 @@ def _calibrated(
     return dict(zip(CALIBRATED, (brier, error), strict=True))
 
 
-def _draws(codes: Codes, draws: int, seed: int) -> tuple[Codes, Counts]:
-    """Patients, and how often each counts: in the sample, then in each draw, (1 + D, P)."""
-    clusters = int(codes.max(initial=-1)) + 1
-    sample = np.ones((1, clusters), dtype=np.float32)
-    return codes, np.concatenate([sample, bootstrap_counts(clusters, draws, seed)])
-
-
-def _drawn(figures: Figures, behind: Figures) -> _Drawn:
-    return _Drawn(figures, behind, {k: int((each > 0).sum()) for k, each in behind.items()})
-
-
 def _mean(labels: Sequence[_Drawn]) -> _Drawn:
     """Over the labels defined in each draw; it rests on the images of all that are defined."""
-    figures, behind, patients = {}, {}, {}
+    figures, behind = {}, {}
     for name in labels[0].figures:
         figures[name] = mean_of_defined(np.stack([each.figures[name] for each in labels]))
         known = [each for each in labels if np.isfinite(each.figures[name][0])] or labels
-        behind[name] = np.sum([each.behind[name] for each in known], axis=0)
-        patients[name] = min(each.patients[name] for each in known)
-    return _Drawn(figures, behind, patients)
+        behind[name] = np.vstack([each.behind[name] for each in known])
+    return _Drawn(figures, behind)
 
 
 def _estimates(by_patient: _Drawn, by_image: _Drawn, level: float) -> dict[str, Estimate]:
     found = {}
     for name, values in by_patient.figures.items():
         ends, exact = by_patient.interval(name, level)
-        percentiles = percentile_interval(values[1:], level)
         images, _ = by_image.interval(name, level)
-        found[name] = Estimate(float(values[0]), ends, percentiles, images, exact)
+        found[name] = Estimate(float(values[0]), ends, images, exact)
     return found
