@@ -92,6 +92,9 @@ def test_subgroups_and_missed_disease(found: Judged) -> None:
     assert row["images"] == len(women)
     (missed,) = [each for each in found.facts["underdiagnosis"] if each["group"] == "F"]
     assert 0 <= missed["interval"][0] <= missed["rate"] <= missed["interval"][1] <= 1
+    sides = missed["images"], missed["false_alarms"]["images"]
+    assert sum(sides) == len(women)
+    assert 0 <= missed["false_alarms"]["rate"] <= 1
 
 
 def test_what_the_terminal_shows(found: Judged, capsys: pytest.CaptureFixture[str]) -> None:

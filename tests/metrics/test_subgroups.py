@@ -121,6 +121,16 @@ def test_underdiagnosis_by_hand() -> None:
     assert rate > found["sex", "M"][0]
 
 
+def test_false_alarms_by_hand() -> None:
+    scores, targets, records = sample()
+    found = underdiagnosis(LABELS, scores, targets, records, {"Mass": 0.6}, false_alarms=True)
+    women = np.array([record.sex == "F" for record in records])
+    normal = (targets == 0).all(axis=1) & women
+    rate, (low, high), count = found["sex", "F"]
+    assert (rate, count) == (pytest.approx((scores[normal, 0] >= 0.6).mean()), normal.sum())
+    assert low < rate < high
+
+
 def test_underdiagnosis_of_few_images() -> None:
     scores, targets, records = sample()
     few = [r if i else record(0, view="LL") for i, r in enumerate(records)]

@@ -22,6 +22,7 @@ from xray_lightning.cli.priors import VALIDATION, Prior, corrections, prior_warn
 from xray_lightning.cli.tables import empty_table, number
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.errors import CheckpointError
+from xray_lightning.metrics.clusters import Interval
 from xray_lightning.metrics.judge import Verdict, judge
 from xray_lightning.metrics.points import Fitted, fit_on_validation
 from xray_lightning.metrics.subgroups import MEAN, subgroups, underdiagnosis
@@ -205,17 +206,24 @@ def group_facts(
     """Subgroups and, where there are operating points, underdiagnosis, as plain values."""
     few = min(draws, MISSED_DRAWS)
     rows = subgroups(*columns, records)
-    missed = (
-        underdiagnosis(*columns, records, thresholds, draws=few, seed=seed) if thresholds else {}
+    missed, alarms = (
+        underdiagnosis(*columns, records, thresholds, false_alarms=side, draws=few, seed=seed)
+        if thresholds
+        else {}
+        for side in (False, True)
     )
     return {
         "subgroups": [_plain(asdict(row)) for row in rows],
         "underdiagnosis": [
-            _plain({"dimension": place[0], "group": place[1], "rate": rate, "interval": ends})
-            | {"images": images}
-            for place, (rate, ends, images) in missed.items()
+            {"dimension": place[0], "group": place[1], **_share(found)}
+            | {"false_alarms": _share(alarms[place])}
+            for place, found in missed.items()
         ],
     }
+
+
+def _share(found: tuple[float, Interval, int]) -> dict[str, Any]:
+    return _plain(dict(zip(("rate", "interval", "images"), found, strict=True)))
 
 
 def published_lines(rows: Sequence[Published], mean: float) -> list[Table | str]:

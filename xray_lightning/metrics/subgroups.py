@@ -214,31 +214,36 @@ def underdiagnosis(
     records: Sequence[Record],
     thresholds: Mapping[str, float],
     *,
+    false_alarms: bool = False,
     draws: int = 500,
     seed: int = 0,
 ) -> dict[tuple[str, str], tuple[float, Interval, int]]:
     """Share of the images with a finding that the model calls free of findings, in each group.
+
+    With ``false_alarms`` the other side of the same operating points: the share of the images
+    without any finding (every label is known to be absent) that it calls abnormal.
 
     Seyyed-Kalantari 2021 takes the false positive rate of a "No Finding" output; a model without
     one calls an image free of findings when every score lies below its operating point. Labels
     without an operating point call nothing.
 
     Returns:
-        (dimension, group) -> rate, its patient interval, images with a finding; NaN below 10.
+        (dimension, group) -> rate, its patient interval, images it is a share of; NaN below 10.
     """
     points = np.array([thresholds.get(label, np.nan) for label in labels])
     called = (scores >= np.where(np.isnan(points), np.inf, points)).any(axis=1)
-    sick = (targets == 1).any(axis=1)
+    judged = (targets == 0).all(axis=1) if false_alarms else (targets == 1).any(axis=1)
+    wrong = called if false_alarms else ~called
     codes = patient_codes([record.patient_id for record in records])
     counts = bootstrap_counts(int(codes.max(initial=-1)) + 1, draws, seed)
     found = {}
     for dimension, groups in groupings(records).items():
         for group in [str(name) for name in np.unique(groups) if name != UNKNOWN]:
-            chosen = sick & (groups == group)
+            chosen = judged & (groups == group)
             if chosen.sum() < MINIMUM:
                 found[dimension, group] = (np.nan, NONE, int(chosen.sum()))
                 continue
-            values = ratio_over(counts, codes, chosen & ~called, chosen)
-            rate = float((chosen & ~called).sum() / chosen.sum())
+            values = ratio_over(counts, codes, chosen & wrong, chosen)
+            rate = float((chosen & wrong).sum() / chosen.sum())
             found[dimension, group] = (rate, percentile_interval(values), int(chosen.sum()))
     return found
