@@ -157,3 +157,9 @@ def test_summary_of_nothing_defined() -> None:
     one = np.zeros((1, 1), np.float32)
     summary = summarise(Predictions(("a",), ("x",), ("p",), one, one), "")
     assert summary["auroc"] == {"mean": None, "defined": 0, "labels": {"a": None}}
+
+
+def test_unknown_patients_are_not_counted() -> None:
+    one = np.zeros((2, 1), np.float32)
+    assert summarise(Predictions(("a",), ("x", "y"), ("x", "y"), one, one), "")["patients"] is None
+    assert summarise(Predictions(("a",), ("x", "y"), ("p", "p"), one, one), "")["patients"] == 1

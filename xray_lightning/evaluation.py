@@ -99,7 +99,7 @@ def summarise(predictions: Predictions, fingerprint: str, *, tta: str = "none") 
         },
         "positives": dict(zip(predictions.labels, positives, strict=True)),
         "images": len(predictions.image_ids),
-        "patients": len(set(predictions.patient_ids)),
+        "patients": predictions.patients,
         "fingerprint": fingerprint,
         "tta": tta,
     }

@@ -47,6 +47,11 @@ class Predictions:
         if len(self.patient_ids) != shape[0]:
             raise ValueError(f"{shape[0]} images but {len(self.patient_ids)} patient ids")
 
+    @property
+    def patients(self) -> int | None:
+        """How many; None where they are unknown and each image counts as its own."""
+        return None if self.patient_ids == self.image_ids else len(set(self.patient_ids))
+
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
     """Write image, patient, targets and scores as CSV.

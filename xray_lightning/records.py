@@ -72,3 +72,12 @@ def patient_ids(records: Iterable[Record]) -> npt.NDArray[np.str_]:
 def patients_known(records: Iterable[Record]) -> bool:
     """Whether the label table tells patients; where it does not, each image counts as its own."""
     return any(record.patient_id != record.image_id for record in records)
+
+
+def patients_text(count: int | None) -> str:
+    """How many patients, where the label table tells them.
+
+    >>> patients_text(1200), patients_text(None)
+    ('1,200 patients', 'an unknown number of patients')
+    """
+    return "an unknown number of patients" if count is None else f"{count:,} patients"

@@ -167,3 +167,14 @@ def test_a_folder_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
     assert tables(str(tmp_path / "fold[12]")) == [tmp_path / "fold1" / TABLE]
     both = [tmp_path / name / TABLE for name in ("fold1", "fold[1]")]
     assert tables(str(tmp_path / "fold*")) == both
+
+
+def test_unknown_patients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = []
+    for name, gain in (("a", 2.0), ("b", 1.0)):
+        table = predictions(gain)
+        files.append(write(tmp_path, name, replace(table, patient_ids=table.image_ids)))
+    run(files[0], files[1])
+    text = capsys.readouterr().out
+    assert "300 test images of an unknown number of patients" in text
+    assert "paired draws of images" in text

@@ -43,3 +43,19 @@ def test_wrong_folder(tmp_path: Path) -> None:
     with pytest.raises(InstantiationException) as caught:
         data(["data=nih", f"data.root={tmp_path / 'none'}"], as_json=True)
     assert isinstance(caught.value.__cause__, DataNotFoundError)
+
+
+def test_unknown_patients_and_names_of_no_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{n}.png,{n % 2}" for n in range(6)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,Mass", *rows]))
+    (tmp_path / "train.txt").write_text("0 1\n1 0\n2 1\n3 0\n")
+    (tmp_path / "val.txt").write_text("4.png")
+    (tmp_path / "test.txt").write_text("images/5.png\nimages/6.png")
+    lists = [f"split.{part}={tmp_path / part}.txt" for part in ("train", "val", "test")]
+    data(["data=csv", f"data.table={tmp_path / 't.csv'}", "split=lists", *lists], as_json=False)
+    text = capsys.readouterr().out
+    assert "6 images of an unknown number of patients" in text
+    assert "note: 1 of the 2 names in" in text
+    assert "'images/6.png'" in text

@@ -49,3 +49,14 @@ def test_counts_table(capsys: pytest.CaptureFixture[str]) -> None:
     part["known"] = {"Mass": 50, "Hernia": 0}
     show(counts_table({"title": "t", "parts": {"train": part}}, ["Mass", "Hernia"]))
     assert "5 (10.0 %)" in capsys.readouterr().out
+
+
+def test_unknown_patients(capsys: pytest.CaptureFixture[str]) -> None:
+    line = parts_line({"test": SUMMARY | {"patients": None}})
+    assert line == "test: 4,000 images of an unknown number of patients [[abc]]"
+    part = {"images": 5000, "patients": None, "positives": {"Mass": 5}, "known": {"Mass": 50}}
+    show(counts_table({"title": "t", "parts": {"train": part}}, ["Mass"]))
+    text = capsys.readouterr().out
+    assert "5,000" in text
+    (row,) = [line for line in text.splitlines() if "patients" in line]
+    assert "-" in row

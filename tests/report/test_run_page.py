@@ -149,6 +149,12 @@ def test_files_are_written_and_agree(run_folder: Path, parsed: Callable) -> None
     assert any(each.startswith("data:image/webp;base64,") for each in parsed(text).addresses)
     assert "No training curves" in text
     assert "found no patient in more than one part" in text
+    run = read_run(run_folder)
+    run.environment["split"]["leaked_patients"] = None
+    write_report(run, None, "gone")
+    text = (run_folder / "report.html").read_text()
+    assert "Whether patients are in more than one part is not known" in text
+    assert "found no patient" not in text
     assert not list(run_folder.glob("*.partial"))
 
 

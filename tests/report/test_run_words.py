@@ -95,11 +95,12 @@ def test_a_single_label_is_not_the_best_of_several(facts: dict) -> None:
 
 def test_leaks_are_warned_of(facts: dict) -> None:
     facts["split"]["leaked_patients"] = 1234
-    facts["test"]["patients"] = facts["test"]["images"]
+    facts["test"]["patients"] = None
     facts["reproduce"]["data"] = {"name": "rsna", "title": "rsna (negatives: all)"}
     found = warnings(facts)
     assert found[0].startswith("The split leaks: 1,234 patients")
-    assert "counts as a patient of its own" in found[1]
+    assert found[1].startswith("Patients are not known, so each image counts as its own")
+    assert "test images of an unknown number of patients of" in verdict(facts)[0]
     assert len(found) == 2
 
 

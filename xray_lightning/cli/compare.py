@@ -18,6 +18,7 @@ from xray_lightning.data.splits import fingerprint
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.metrics.compare import Comparison, Difference, compare
 from xray_lightning.predictions import Predictions, read_predictions
+from xray_lightning.records import patients_text
 from xray_lightning.report.comparison import read_runs
 from xray_lightning.writing import write_json
 
@@ -60,9 +61,10 @@ def compare_runs(
         return
     show(
         comparison_table(found, f"A: {first}    B: {second}    {facts['data']}".rstrip()),
-        f"{facts['images']:,} test images of {facts['patients']:,} patients "
+        f"{facts['images']:,} test images of {patients_text(facts['patients'])} "
         f"[{facts['fingerprint']}]; Student's t, its deviation from {draws:,} paired draws of "
-        f"patients; corrected for {tested(found)} labels (Holm)",
+        f"{'patients' if facts['patients'] else 'images'}; "
+        f"corrected for {tested(found)} labels (Holm)",
         *(["seeds: " + seeds_line(facts)] if max(map(len, runs)) > 1 else []),
         f"verdict: {facts['verdict']}",
     )
@@ -152,7 +154,7 @@ def comparison_facts(
         "second": list(files[1]),
         "fingerprint": fingerprint({"test": reference.image_ids}),
         "images": len(reference.image_ids),
-        "patients": len(set(reference.patient_ids)),
+        "patients": reference.patients,
     }
 
 

@@ -205,7 +205,7 @@ def resumed(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpoint
 
 def describe(config: DictConfig, data: XrayDataModule, task: XrayTask, trainer: pl.Trainer) -> None:
     """Log what the run is about to use, and what is undefined in it."""
-    for note in usage_notes(data.source):
+    for note in [*usage_notes(data.source), *data.split.notes]:
         LOG.info("%s: %s", data.source.name, note)
     sizes = ", ".join(f"{part} {len(data.split.parts[part]):,}" for part in PARTS)
     LOG.info("split %s [%s]: %s images", data.split.name, data.split.fingerprint, sizes)

@@ -13,7 +13,7 @@ from xray_lightning.cli.watching import watched
 from xray_lightning.data.cache import open_cache
 from xray_lightning.data.source import Source, readable_records, usage_notes
 from xray_lightning.data.splits import PARTS, Split
-from xray_lightning.records import patient_ids, target_matrix
+from xray_lightning.records import patient_ids, patients_known, patients_text, target_matrix
 from xray_lightning.writing import write_json
 
 
@@ -43,8 +43,9 @@ def data(overrides: Sequence[str], as_json: bool) -> None:
     on_disk = facts["images"] - facts["missing"]
     show(
         counts_table({**facts, "title": f"{source.title}, split {facts['split']}"}, source.labels),
-        f"{facts['images']:,} images of {facts['patients']:,} patients, {facts['boxes']:,} boxes "
-        f"on {facts['images_with_boxes']:,} images; {on_disk:,} images on disk",
+        f"{facts['images']:,} images of {patients_text(facts['patients'])}, "
+        f"{facts['boxes']:,} boxes on {facts['images_with_boxes']:,} images; "
+        f"{on_disk:,} images on disk",
         f"split fingerprint {facts['fingerprint']}",
         *(f"note: {note}" for note in facts["notes"]),
     )
@@ -53,21 +54,22 @@ def data(overrides: Sequence[str], as_json: bool) -> None:
 def data_facts(source: Source, split: Split) -> dict[str, Any]:
     """Counts of a label table under a split, as plain values."""
     patients, targets = patient_ids(source.records), target_matrix(source.records)
+    known = patients_known(source.records)
     parts = {}
     for part in PARTS:
         rows = split.parts[part]
         positives = (targets[rows] == 1).sum(axis=0).tolist()
-        known = (~np.isnan(targets[rows])).sum(axis=0).tolist()
+        target_known = (~np.isnan(targets[rows])).sum(axis=0).tolist()
         parts[part] = {
             "images": len(rows),
-            "patients": len(set(patients[rows].tolist())),
+            "patients": len(set(patients[rows].tolist())) if known else None,
             "positives": dict(zip(source.labels, positives, strict=True)),
-            "known": dict(zip(source.labels, known, strict=True)),
+            "known": dict(zip(source.labels, target_known, strict=True)),
         }
     return {
         "data": source.title,
         "images": len(source.records),
-        "patients": len(set(patients.tolist())),
+        "patients": len(set(patients.tolist())) if known else None,
         "boxes": sum(len(record.boxes) for record in source.records),
         "positives": dict(zip(source.labels, (targets == 1).sum(axis=0).tolist(), strict=True)),
         "fingerprint": split.fingerprint,
@@ -76,5 +78,5 @@ def data_facts(source: Source, split: Split) -> dict[str, Any]:
         "images_with_boxes": sum(bool(record.boxes) for record in source.records),
         "missing": len(source.missing),
         "leaked_patients": split.leaked_patients,
-        "notes": list(source.notes),
+        "notes": [*source.notes, *split.notes],
     }

@@ -111,7 +111,7 @@ def opened(checkpoint: Path, overrides: Sequence[str]) -> Opened:
     data = data_from(config)
     bundle = loaded.bundle
     require_labels(bundle, data.labels, str(checkpoint))
-    show(*(f"note: {note}" for note in usage_notes(data.source)))
+    show(*(f"note: {note}" for note in [*usage_notes(data.source), *data.split.notes]))
     if len(data.labels) < len(bundle.labels):
         scored = ", ".join(data.labels)
         show(f"note: the data has {len(data.labels)} of the {len(bundle.labels)} labels: {scored}")

@@ -146,7 +146,7 @@ def header(found: Opened, settings: Settings, predictions: Mapping[str, Predicti
         "subset": settings.subset,
         "fingerprint": data.split.part_fingerprints[settings.subset],
         "images": len(shown.image_ids),
-        "patients": len(set(shown.patient_ids)),
+        "patients": shown.patients,
         "auroc": summarise(shown, "")["auroc"],
         "methods": list(settings.methods),
     }

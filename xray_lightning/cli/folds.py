@@ -15,6 +15,7 @@ from xray_lightning.data.decoding import available_cores
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.metrics.judge import judge
 from xray_lightning.predictions import Predictions, read_predictions, write_predictions
+from xray_lightning.records import patients_text
 from xray_lightning.report.comparison import Run, spread
 from xray_lightning.writing import write_json
 
@@ -106,7 +107,7 @@ def pooled(each: CrossValidation, folder: Path, ending: str) -> Facts:
     predictions = joined([folder / run.folder / "predictions_test.csv" for run in runs])
     columns = predictions.labels, predictions.scores, predictions.targets
     verdict = judge(*columns, predictions.patient_ids, threads=available_cores())
-    known = {"images": len(predictions.image_ids), "patients": len({*predictions.patient_ids})}
+    known = {"images": len(predictions.image_ids), "patients": predictions.patients}
     facts = verdict_facts(verdict, {**known, "data": runs[0].data})
     places = [folder / run.folder / "metrics.json" for run in runs]
     metrics = [json.loads(place.read_text(encoding="utf-8"))["test"]["auroc"] for place in places]
@@ -156,8 +157,8 @@ def fold_lines(found: Sequence[Facts]) -> list[Table | str]:
 
 def fold_table(facts: Mapping[str, Any]) -> Table:
     """A row a label: pooled AUROC with its interval, mean and deviation of the folds."""
-    title = f"{facts['title']}: {facts['images']:,} images of {facts['patients']:,} patients, each "
-    title += f"in the test part of one of {facts['folds']} folds"
+    title = f"{facts['title']}: {facts['images']:,} images of {patients_text(facts['patients'])}"
+    title += f", each in the test part of one of {facts['folds']} folds"
     columns = ("positive", "pooled AUROC", "95 % (patients)", "mean of folds", "sd", "folds")
     table = empty_table(title, "label", *columns)
     rows = [(*row, facts["fold_auroc"][row[0]]) for row in facts["labels"].items()]

@@ -182,7 +182,7 @@ def verdict_of(
     known = {
         **facts,
         "images": len(records),
-        "patients": len(set(predictions.patient_ids)),
+        "patients": predictions.patients,
         "patients_known": patients_known(records),
         "draws": draws,
         "seed": seed,
@@ -206,6 +206,7 @@ def group_facts(
     """Subgroups and, where there are operating points, underdiagnosis, as plain values."""
     few = min(draws, MISSED_DRAWS)
     rows = subgroups(*columns, records)
+    unknown = {} if patients_known(records) else {"patients": None}
     missed, alarms = (
         underdiagnosis(*columns, records, thresholds, false_alarms=side, draws=few, seed=seed)
         if thresholds
@@ -213,7 +214,7 @@ def group_facts(
         for side in (False, True)
     )
     return {
-        "subgroups": [_plain(asdict(row)) for row in rows],
+        "subgroups": [_plain(asdict(row)) | unknown for row in rows],
         "underdiagnosis": [
             {"dimension": place[0], "group": place[1], **_share(found)}
             | {"false_alarms": _share(alarms[place])}
@@ -245,7 +246,7 @@ def subgroup_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = empty_table("subgroups, mean AUROC", "group", *columns)
     for row in rows:
         name = f"{row['dimension']}: {row['group']}"
-        sizes = f"{row['images']:,}", f"{row['patients']:,}"
+        sizes = [number(row[name], 0) for name in ("images", "patients")]
         if row["note"]:
             table.add_row(name, *sizes, "too few")
             continue

@@ -17,7 +17,7 @@ from xray_lightning.data.source import Source
 from xray_lightning.data.splits import PARTS, Split, fingerprint
 from xray_lightning.errors import ConfigError, MissingImagesError
 from xray_lightning.predictions import Predictions
-from xray_lightning.records import Record, patient_ids, target_matrix
+from xray_lightning.records import Record, patient_ids, patients_text, target_matrix
 from xray_lightning.scores import read_scores
 from xray_lightning.writing import write_json
 
@@ -74,7 +74,7 @@ def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
         return
     show(
         *found.shown(heading(table, source, split, own)),
-        f"{len(records):,} images of {found.facts['patients']:,} patients "
+        f"{len(records):,} images of {patients_text(found.facts['patients'])} "
         f"[{found.facts['fingerprint']}]",
         *([f"note: {note}"] if note else []),
     )
@@ -172,5 +172,5 @@ def identity(
         "data_images": len(source.records),
         "split": None if split is None else {"name": split.name, "fingerprint": split.fingerprint},
         "subset": own["subset"] or None,
-        "notes": list(source.notes),
+        "notes": [*source.notes, *(split.notes if split else ())],
     }

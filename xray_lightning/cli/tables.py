@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xray_lightning.cli.processes import first_process
+from xray_lightning.records import patients_text
 
 WIDE = 160  # characters of a line that nobody's terminal breaks
 
@@ -18,7 +19,7 @@ def number(value: float | None, digits: int = 3) -> str:
     >>> number(None), number(0.5)
     ('-', '0.500')
     """
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:,.{digits}f}"
 
 
 def empty_table(title: str, first: str, *columns: str) -> Table:
@@ -51,7 +52,7 @@ def auroc_table(metrics: Mapping[str, Any], title: str) -> Table:
 def parts_line(metrics: Mapping[str, Any]) -> str:
     """Images, patients and fingerprint of each part, and how its scores were averaged."""
     return "; ".join(
-        f"{part}: {s['images']:,} images of {s['patients']:,} patients [{s['fingerprint']}]"
+        f"{part}: {s['images']:,} images of {patients_text(s['patients'])} [{s['fingerprint']}]"
         + (", each with its mirror image (tta=flip)" if s.get("tta") == "flip" else "")
         for part, s in metrics.items()
     )
@@ -77,7 +78,7 @@ def counts_table(facts: Mapping[str, Any], labels: Sequence[str]) -> Table:
     parts: Mapping[str, Any] = facts["parts"]
     table = empty_table(facts["title"], "", *parts)
     for name in ("images", "patients"):
-        table.add_row(name, *(f"{parts[part][name]:,}" for part in parts))
+        table.add_row(name, *(number(parts[part][name], 0) for part in parts))
     table.add_section()
     for label in labels:
         cells = []

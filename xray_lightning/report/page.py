@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from xray_lightning.records import patients_text
 from xray_lightning.report.figures import COLOURS
 
 Facts = Mapping[str, Any]
@@ -36,15 +37,6 @@ def page(template: str, facts: Facts) -> str:
         "patients": patients_text,
     }
     return environment.get_template(template).render(**facts)
-
-
-def patients_text(count: int | None) -> str:
-    """How many patients, where the label table tells them.
-
-    >>> patients_text(1200), patients_text(None)
-    ('1,200 patients', 'an unknown number of patients')
-    """
-    return "an unknown number of patients" if count is None else f"{count:,} patients"
 
 
 def svg(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xray_lightning.metrics.judge import FEW_PATIENTS
+from xray_lightning.records import patients_text
 from xray_lightning.report.published import place_among, published
 
 Facts = Mapping[str, Any]
@@ -19,8 +20,9 @@ def verdict(facts: Facts) -> list[str]:
     test, split = facts["test"], facts["split"]
     auroc, count = test["mean"]["auroc"], f"{test['defined']['auroc']} of {len(test['labels'])}"
     where = (
-        f"On the {test['images']:,} test images of {test['patients']:,} patients of {facts['data']}"
-        f" (split {split['name']} [{split['fingerprint']}], test part [{test['fingerprint']}])"
+        f"On the {test['images']:,} test images of {patients_text(test['patients'])} "
+        f"of {facts['data']} (split {split['name']} [{split['fingerprint']}], "
+        f"test part [{test['fingerprint']}])"
     )
     if auroc["value"] is None:
         return [f"{where} no label has an AUROC.", facts["published"]["sentence"]]
@@ -54,10 +56,10 @@ def warnings(facts: Facts) -> list[str]:
             f"The split leaks: {leaked:,} patients have images in more than one part, so the test "
             "figures flatter."
         )
-    if test["images"] == test["patients"]:
+    if test["patients"] is None or test.get("patients_known") is False:
         found.append(
-            "Every test image counts as a patient of its own. If that is because patients are not "
-            "known, the split may leak and the intervals are too narrow."
+            "Patients are not known, so each image counts as its own: the split may leak, and the "
+            "intervals are too narrow."
         )
     if facts["training"]["epochs"] and facts["training"]["best_epoch"] is None:
         found.append(
