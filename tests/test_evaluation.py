@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.transforms import light
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.evaluation import assembled, predict_part, summarise
 from xray_lightning.models.network import XrayNet
 from xray_lightning.predictions import Predictions
@@ -163,3 +163,24 @@ def test_unknown_patients_are_not_counted() -> None:
     one = np.zeros((2, 1), np.float32)
     assert summarise(Predictions(("a",), ("x", "y"), ("x", "y"), one, one), "")["patients"] is None
     assert summarise(Predictions(("a",), ("x", "y"), ("p", "p"), one, one), "")["patients"] == 1
+
+
+def test_a_network_of_nan(data: XrayDataModule, trainer: pl.Trainer) -> None:
+    task = XrayTask(XrayNet(data.labels, "test_vit", image_size=32))
+    torch.nn.init.constant_(next(task.net.head.parameters()), torch.nan)
+    first = data.part_records("test")[0].image_id
+    with pytest.raises(CheckpointError, match=rf"no score \(NaN\) for .* the first is {first}"):
+        predict_part(trainer, task, data, "test")
+
+
+def test_some_labels_on_the_same_split(tmp_path: Path) -> None:
+    data = XrayDataModule(Phantom(patients=20, size=32), cache_dir=tmp_path)
+    split, targets, boxes = data.split, data.targets, sum(len(r.boxes) for r in data.records)
+    data.keep_labels(["Mass", "Edema"])
+    columns = [Phantom.labels.index(label) for label in ("Mass", "Edema")]
+    assert data.labels == data.source.labels == ("Mass", "Edema")
+    np.testing.assert_array_equal(data.targets, targets[:, columns])
+    assert data.split is split
+    assert {box.label for record in data.records for box in record.boxes} <= {"Mass", "Edema"}
+    assert sum(len(record.boxes) for record in data.records) < boxes
+    assert "Hernia" in data.source.notes[-1]

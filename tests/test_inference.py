@@ -230,3 +230,13 @@ def test_a_preprocessing_of_another_version(tmp_path: Path) -> None:
     path = save(random_net(), tmp_path / "best.ckpt", tta="rotate")
     with pytest.raises(CheckpointError, match="and tta='rotate': use the version that made it"):
         load_classifier(path)
+
+
+def test_a_network_of_nan(folder: Path) -> None:
+    net = random_net()
+    torch.nn.init.constant_(net.head.classifier.weight, torch.nan)
+    broken = Classifier(net, {"image_size": 32, "clahe": False}, device="cpu")
+    with pytest.raises(CheckpointError, match=r"for 1 of 1 images, the first is number 1"):
+        broken(folder / "00.png")
+    with pytest.raises(CheckpointError, match=r"the first is .*00\.png"):
+        list(broken.stream([folder / "table.csv", folder / "00.png"]))

@@ -7,8 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xray_lightning.errors import DataNotFoundError, TableError
-from xray_lightning.predictions import Predictions, read_predictions, write_predictions
+from xray_lightning.errors import CheckpointError, DataNotFoundError, TableError
+from xray_lightning.predictions import (
+    Predictions,
+    read_predictions,
+    require_scores,
+    write_predictions,
+)
 
 LABELS = ("Mass", "Pleural_Thickening", "Hernia")
 
@@ -61,16 +66,16 @@ def test_an_unknown_target_is_an_empty_cell(tmp_path: Path) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match=r"no predictions table at .*absent\.csv"):
+    with pytest.raises(DataNotFoundError, match=r"there is no table .*absent\.csv"):
         read_predictions(tmp_path / "absent.csv")
 
 
 @pytest.mark.parametrize(
     ("header", "match"),
     [
-        ("image,patient,target_a", r"lacks the columns \['score_<label>'\]"),
-        ("image,patient,score_a", r"lacks the columns \['target_a'\]"),
-        ("target_a,score_a", r"lacks the columns \['image', 'patient'\]"),
+        ("image,patient,target_a", "lacks 1 column: 'score_<label>'"),
+        ("image,patient,score_a", "lacks 1 column: 'target_a'"),
+        ("target_a,score_a", "lacks 2 columns: 'image', 'patient'"),
     ],
 )
 def test_missing_columns(header: str, match: str, tmp_path: Path) -> None:
@@ -89,3 +94,47 @@ def test_shapes_must_belong_together() -> None:
         Predictions(("a",), ("x", "y"), ("p", "q"), three, two)
     with pytest.raises(ValueError, match="2 images but 1 patient ids"):
         Predictions(("a",), ("x", "y"), ("p",), two, two)
+
+
+HEADER = "image,patient,target_a,score_a\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        *(
+            (f"x,1,0,{bad}\n", rf"p\.csv, row 2: 'score_a' is '{bad}', not a score in \[0, 1\]")
+            for bad in ("nan", "inf", "2.5", "-1", "", "high")
+        ),
+        ("x,1,2,0.5\n", "row 2: 'target_a' is '2', not 1, 0 or blank"),
+        ("x,,1,0.5\n", "row 2: 'patient' is blank"),
+        ("x,1,1,0.5\nx,1,1,0.5\n", "repeats images in 1 row, the first is x in rows 2 and 3"),
+        (",1,1,0.5\n", "row 2: 'image' is blank"),
+        ("x,1,1,0.5\ny,1,1,0.12", "is cut off inside its last row"),
+        ("x,1,1,0.5\ny,1,1\n", "row 3 has 3 cells, the header names 4 columns"),
+        ("", "is empty"),
+    ],
+)
+def test_bad_tables(rows: str, match: str, tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text(HEADER + rows)
+    with pytest.raises(TableError, match=match):
+        read_predictions(tmp_path / "p.csv")
+
+
+def test_some_labels() -> None:
+    whole = predictions(5)
+    part = whole.keep(["Hernia", "Mass"])
+    assert part.labels == ("Hernia", "Mass")
+    np.testing.assert_array_equal(part.scores, whole.scores[:, [2, 0]])
+    np.testing.assert_array_equal(part.targets, whole.targets[:, [2, 0]])
+    assert part.image_ids == whole.image_ids
+
+
+def test_scores_that_are_no_numbers() -> None:
+    scores = np.full((3, 2), 0.5, np.float32)
+    require_scores(scores, ["x", "y", "z"])
+    scores[1:, 1] = math.nan
+    with pytest.raises(
+        CheckpointError, match=r"no score \(NaN\) for 2 of 3 images, the first is y"
+    ):
+        require_scores(scores, ["x", "y", "z"])

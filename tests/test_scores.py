@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xray_lightning.errors import DataNotFoundError, TableError
-from xray_lightning.scores import read_scores
+from xray_lightning.scores import read_scores, scored_labels
 
 LABELS = ("Mass", "Pleural_Thickening")
 IMAGES = ("00000001_000.png", "00000001_001.png", "00000002_000.png")
@@ -68,8 +68,8 @@ GOOD = "image,Mass,Pleural_Thickening\n00000001_000.png,0.5,0.5\n"
         ("image,Mass,Pleural_Thickening\nx.png,0.5,0.5\n", "no column holds image ids of this"),
         (GOOD + "x.png,1,1\n", r"1 of 2 ids in column 'image' are not in this data set: x\.png"),
         (GOOD + "00000001_000,1,1\n", r"scores 1 images twice: 00000001_000\.png"),
-        (GOOD + "00000001_001.png,,1\n", r"row 3 .*: 'Mass' is '', not a score in \[0, 1\]"),
-        (GOOD + "00000001_001.png,1,nan\n", r"row 3 .*Pleural_Thickening' is 'nan'"),
+        (GOOD + "00000001_001.png,,1\n", r"row 3: 'Mass' is '', not a score in \[0, 1\]"),
+        (GOOD + "00000001_001.png,1,nan\n", r"row 3: 'Pleural_Thickening' is 'nan'"),
         (GOOD + "00000001_001.png,-1.5,1\n", "Logits need a sigmoid"),
         ("image,Mass\n00000001_000.png,1\n", "has no score for Pleural_Thickening"),
         (
@@ -77,14 +77,14 @@ GOOD = "image,Mass,Pleural_Thickening\n00000001_000.png,0.5,0.5\n"
             "with one prefix for all of them",
         ),
         (
-            GOOD.replace("Mass,", "Mass,mass,").replace("0.5,", "0.5,0.5,"),
-            "two columns for one label: Mass, mass",
+            GOOD.replace("Mass,", "MASS,mass,").replace("0.5,", "0.5,0.5,"),
+            "two columns for one label: MASS, mass",
         ),
         (
             "image,a_Mass,a_PleuralThickening,b_Mass,b_Pleural_Thickening\n00000001_000,1,1,1,1\n",
             "several scores for each label",
         ),
-        ("", "is no readable table"),
+        ("", "is empty: it needs a header"),
     ],
 )
 def test_what_is_refused(text: str, match: str, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_what_is_refused(text: str, match: str, tmp_path: Path) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match="no table of scores"):
+    with pytest.raises(DataNotFoundError, match="there is no table"):
         read_scores(tmp_path / "none.csv", LABELS, IMAGES)
 
 
@@ -101,3 +101,67 @@ def test_many_unknown_ids_are_cut_short(tmp_path: Path) -> None:
     text = GOOD + "".join(f"x{i}.png,1,1\n" for i in range(9))
     with pytest.raises(TableError, match=r"x4\.png and 4 more"):
         read_scores(write(tmp_path, text), LABELS, IMAGES)
+
+
+NUMBERED = [f"{number}.png" for number in range(4)]
+SCORES = (0.5, 0.25, 0.125, 1.0)
+
+
+@pytest.mark.parametrize("index", ["", "Unnamed: 0", "index"])
+def test_the_index_of_pandas_is_no_id(index: str, tmp_path: Path) -> None:
+    rows = "".join(f"{i},{NUMBERED[3 - i]},{SCORES[i]}\n" for i in range(4))
+    ids, scores = read_scores(write(tmp_path, f"{index},file,A\n{rows}"), ["A"], NUMBERED)
+    assert ids == NUMBERED[::-1]
+    assert scores[:, 0].tolist() == list(SCORES)
+
+
+@pytest.mark.parametrize("second", ["3", "img/3.png"])
+def test_two_columns_that_may_be_the_ids(second: str, tmp_path: Path) -> None:
+    path = write(tmp_path, f"number,name,A\n1,0,1\n0,{second},1\n")
+    with pytest.raises(TableError, match="'number' and 'name' may both be the image ids"):
+        read_scores(path, ["A"], NUMBERED)
+
+
+def test_two_columns_of_the_same_ids(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,name,A\nx/1.png,1.png,1\nx/0.png,0.png,1\n")
+    assert read_scores(path, ["A"], NUMBERED)[0] == ["1.png", "0.png"]
+
+
+def test_the_last_number_of_a_uid_is_no_ending(tmp_path: Path) -> None:
+    known = ["1.2.826.0.1", "1.2.826.1.1"]
+    path = write(tmp_path, "image,A\n1.2.826.0.2,1\n1.2.826.1.2,0\n")
+    with pytest.raises(TableError, match=r"no column holds .*image \('1\.2\.826\.0\.2'\)"):
+        read_scores(path, ["A"], known)
+    path = write(tmp_path, "image,A\n1.2.826.0.1,1\n1.2.826.1.2,0\n")
+    with pytest.raises(TableError, match=r"1 of 2 ids in column 'image' .*: 1\.2\.826\.1\.2\."):
+        read_scores(path, ["A"], known)
+    path = write(tmp_path, "image,A\nx/1.2.826.0.1.DCM,1\n")
+    assert read_scores(path, ["A"], known)[0] == ["1.2.826.0.1"]
+
+
+def test_names_that_match_to_the_letter_come_first(tmp_path: Path) -> None:
+    labels = ("COVID+", "COVID-", "a/b", "A/B", "~")
+    header = ",".join(["image", *(f"score_{label}" for label in labels)])
+    path = write(tmp_path, f"{header}\n0.png,0.5,0.25,0.125,1,0\n")
+    assert read_scores(path, labels, NUMBERED)[1].tolist() == [[0.5, 0.25, 0.125, 1, 0]]
+    path = write(tmp_path, "image,mass,Mass,MASS\n0.png,0.5,0.25,0.125\n")
+    assert read_scores(path, ["Mass"], NUMBERED)[1].tolist() == [[0.25]]
+    with pytest.raises(TableError, match="two columns for one label"):
+        read_scores(write(tmp_path, "image,covid +,covid -\n0.png,1,1\n"), labels[:2], NUMBERED)
+    with pytest.raises(TableError, match=r"several scores for each label \(a_Mass or b_mass\)"):
+        read_scores(write(tmp_path, "image,a_Mass,b_mass\n0.png,1,1\n"), ["Mass"], NUMBERED)
+
+
+def test_labels_that_a_table_has_scores_for(tmp_path: Path) -> None:
+    path = write(tmp_path, "image,p_Hernia,p_pleural thickening,Mass\n0.png,1,1,1\n")
+    assert scored_labels(path, ("Mass", "Pleural_Thickening", "Hernia")) == (
+        "Pleural_Thickening",
+        "Hernia",
+    )
+    assert scored_labels(path, ("Edema",)) == ()
+
+
+def test_our_own_table_that_is_cut(tmp_path: Path) -> None:
+    whole = "image,patient,target_A,score_A\n0.png,1,1,0.5\n1.png,1,1,0.987654\n"
+    with pytest.raises(TableError, match="is cut off inside its last row"):
+        read_scores(write(tmp_path, whole[:-4]), ["A"], NUMBERED)

@@ -229,7 +229,7 @@ def require_labels(bundle: Bundle, labels: tuple[str, ...], place: str) -> None:
         raise CheckpointError(
             f"{place} was trained on the {len(bundle.labels)} labels {', '.join(bundle.labels)}; "
             f"the data has {len(labels)}: {', '.join(labels)}. Give the data's label the name of "
-            "the one to score it by (RSNA: data.label=Pneumonia)"
+            "the one to score it by (RSNA: data.label=Pneumonia), or go on with labels=shared"
         )
 
 

@@ -14,7 +14,7 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.samplers import Shard
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.auroc import auroc_per_label, defined_mean
-from xray_lightning.predictions import Predictions
+from xray_lightning.predictions import Predictions, require_scores
 from xray_lightning.task import XrayTask
 
 Summary = dict[str, Any]
@@ -32,6 +32,7 @@ def predict_part(
     Raises:
         ConfigError: another part (training images are augmented and not scored here), or one
             with fewer images than processes.
+        CheckpointError: a score is NaN.
         ValueError: the network does not know one of the data's labels.
     """
     if part not in ("val", "test"):
@@ -41,13 +42,16 @@ def predict_part(
     batches = cast(list[Tensor], trainer.predict(task, dataloaders=loader))
     shard = positions, torch.cat(batches).float().numpy()
     records = data.part_records(part)
+    scores = assembled(gathered(shard, trainer.world_size), len(records))
+    image_ids = tuple(record.image_id for record in records)
+    require_scores(scores, image_ids)
     columns = [task.net.labels.index(label) for label in data.labels]  # of a larger label set
     return Predictions(
         labels=data.labels,
-        image_ids=tuple(record.image_id for record in records),
+        image_ids=image_ids,
         patient_ids=tuple(record.patient_id for record in records),
         targets=data.part_targets(part),
-        scores=assembled(gathered(shard, trainer.world_size), len(records))[:, columns],
+        scores=scores[:, columns],
     )
 
 

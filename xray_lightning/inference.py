@@ -21,6 +21,7 @@ from xray_lightning.data.images import noting, read_image
 from xray_lightning.data.transforms import equalise
 from xray_lightning.errors import CheckpointError, ConfigError, DataError, InvalidImageError
 from xray_lightning.models.network import XrayNet
+from xray_lightning.predictions import require_scores
 from xray_lightning.task import TTA
 
 Pixels = npt.NDArray[np.uint8]
@@ -107,13 +108,16 @@ class Classifier:
 
         Raises:
             InvalidImageError: a file is unreadable, or an array is no radiograph.
+            CheckpointError: a score is NaN.
             ConfigError: the batch size is below 1.
         """
         listed = _listed(images)
         starts = range(0, len(listed), _positive(batch_size))
         batches = [[self.prepare(x) for x in listed[i : i + batch_size]] for i in starts]
         empty = np.empty((0, len(self.labels)), np.float32)
-        return np.concatenate([empty, *(self.score(np.stack(batch)) for batch in batches)])
+        scores = np.concatenate([empty, *(self.score(np.stack(batch)) for batch in batches)])
+        require_scores(scores, [f"number {row + 1}" for row in range(len(scores))])
+        return scores
 
     def stream(
         self, paths: Iterable[str | Path], *, batch_size: int = 32, workers: int | None = None
@@ -128,13 +132,18 @@ class Classifier:
             workers: decoding threads; None: one for each available core.
 
         Raises:
+            CheckpointError: a score is NaN.
             ConfigError: the batch size or the number of workers is below 1.
         """
         workers = _positive(available_cores() if workers is None else workers)
         with closing(self._decoded(paths, 2 * _positive(batch_size), workers)) as decoded:
             while batch := list(islice(decoded, batch_size)):
-                squares = [square for _, square, _ in batch if not isinstance(square, str)]
-                scores = iter(self.score(np.stack(squares)) if squares else ())
+                whole = [(path, square) for path, square, _ in batch if not isinstance(square, str)]
+                scores = iter(())
+                if whole:
+                    scored = self.score(np.stack([square for _, square in whole]))
+                    require_scores(scored, [str(path) for path, _ in whole])
+                    scores = iter(scored)
                 for path, square, notes in batch:
                     if isinstance(square, str):
                         yield Scored(path, None, square)

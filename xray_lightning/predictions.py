@@ -2,15 +2,15 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from xray_lightning.errors import DataNotFoundError, TableError
-from xray_lightning.writing import for_spreadsheet, from_spreadsheet, open_replacing
+from xray_lightning.data.tables import Table, binary, read_table, require_whole
+from xray_lightning.errors import CheckpointError
+from xray_lightning.writing import for_spreadsheet, open_replacing
 
 TARGET = "target_"
 SCORE = "score_"
@@ -52,6 +52,12 @@ class Predictions:
         """How many; None where they are unknown and each image counts as its own."""
         return None if self.patient_ids == self.image_ids else len(set(self.patient_ids))
 
+    def keep(self, labels: Sequence[str]) -> "Predictions":
+        """The same images with some of the labels alone."""
+        columns = [self.labels.index(label) for label in labels]
+        targets, scores = self.targets[:, columns], self.scores[:, columns]
+        return replace(self, labels=tuple(labels), targets=targets, scores=scores)
+
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
     """Write image, patient, targets and scores as CSV.
@@ -84,25 +90,55 @@ def read_predictions(path: Path) -> Predictions:
 
     Raises:
         DataNotFoundError: there is no such file.
-        TableError: a column is missing.
+        TableError: a column is missing, the table is cut off, an image stands twice, or a cell is
+            no score in [0, 1] or no target; names the row and the cell.
     """
-    if not path.is_file():
-        raise DataNotFoundError(f"no predictions table at {path}")
-    text = {"image": str, "patient": str}  # also an id such as "NA"
-    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
+    table = read_table(path)
     labels = [name.removeprefix(SCORE) for name in table.columns if name.startswith(SCORE)]
-    wanted = ["image", "patient", *(TARGET + label for label in labels)]
-    lacking = [name for name in wanted if name not in table.columns]
-    if lacking or not labels:
-        raise TableError(f"{path} lacks the columns {lacking or [SCORE + '<label>']}")
+    wanted = [TARGET + label for label in labels] or [SCORE + "<label>"]
+    table.require("image", "patient", *wanted)
+    require_whole(path)
+    table.refuse_repeats("image")
+    table.refuse_blanks("patient")
+    targets = [table.convert(TARGET + label, binary, "1, 0 or blank") for label in labels]
     return Predictions(
         labels=tuple(labels),
-        image_ids=tuple(map(from_spreadsheet, table["image"])),
-        patient_ids=tuple(map(from_spreadsheet, table["patient"])),
-        targets=_columns(table, TARGET, labels),
-        scores=_columns(table, SCORE, labels),
+        image_ids=tuple(table.text("image")),
+        patient_ids=tuple(table.text("patient")),
+        targets=np.array(targets, dtype=np.float32).T,
+        scores=np.column_stack([score_column(table, SCORE + label) for label in labels]),
     )
 
 
-def _columns(table: pd.DataFrame, prefix: str, labels: Sequence[str]) -> npt.NDArray[np.float32]:
-    return table[[prefix + label for label in labels]].to_numpy(dtype=np.float32)
+def score_column(table: Table, name: str) -> npt.NDArray[np.float32]:
+    """Scores of one label, (N,).
+
+    Raises:
+        TableError: a cell is no number in [0, 1]; names the row and the cell.
+    """
+    wanted = "a score in [0, 1]. Logits need a sigmoid first; an image without a score has no row"
+    return np.array(table.convert(name, _score, wanted), dtype=np.float32)
+
+
+def require_scores(scores: npt.NDArray[np.float32], images: Sequence[str]) -> None:
+    """Check that a network gave numbers.
+
+    Args:
+        scores: (N, L).
+        images: names of the N images, for the message.
+
+    Raises:
+        CheckpointError: a score is NaN; names how many images and the first.
+    """
+    bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    if len(bad):
+        raise CheckpointError(
+            f"the network gives no score (NaN) for {len(bad):,} of {len(scores):,} images, the "
+            f"first is {images[bad[0]]}: its weights hold NaN or overflow. Take another checkpoint"
+        )
+
+
+def _score(cell: str) -> float:
+    if not 0 <= (score := float(cell)) <= 1:
+        raise ValueError
+    return score

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xray_lightning.cli.compare import TABLE, compare_runs, tables
-from xray_lightning.errors import DataNotFoundError, TableError
+from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.predictions import Predictions, write_predictions
 
 
@@ -178,3 +178,16 @@ def test_unknown_patients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     text = capsys.readouterr().out
     assert "300 test images of an unknown number of patients" in text
     assert "paired draws of images" in text
+
+
+def test_the_shared_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = predictions(0.5, 1)
+    other = replace(whole.keep(["Nodule"]), scores=predictions(0.1, 2).scores[:, 1:])
+    first, second = write(tmp_path, "whole", whole), write(tmp_path, "part", other)
+    with pytest.raises(TableError, match="different labels: --labels shared"):
+        run(first, second)
+    for labels in ("shared", "[Nodule]"):
+        compare_runs(first, second, labels, draws=20, seed=0, as_json=True, out=None)
+        assert list(json.loads(capsys.readouterr().out)["labels"]) == ["Nodule"]
+    with pytest.raises(ConfigError, match="labels=Mass: these are shared: Nodule"):
+        compare_runs(first, second, "Mass", draws=20, seed=0, as_json=True, out=None)

@@ -1,9 +1,17 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hydra.errors import OverrideParseException
+from hydra.errors import InstantiationException, OverrideParseException
+from omegaconf import OmegaConf
 
-from xray_lightning.cli.overrides import composed, make, overridden, split_run_dir
+from xray_lightning.cli.overrides import (
+    composed,
+    labels_asked,
+    make,
+    overridden,
+    split_run_dir,
+)
 from xray_lightning.errors import ConfigError
 
 SAVED = {
@@ -62,3 +70,46 @@ def test_malformed() -> None:
 def test_last_folder_wins() -> None:
     values, folder = split_run_dir(["hydra.run.dir=a", "x=1", "hydra.run.dir=b"])
     assert (values, folder) == (["x=1"], Path("b"))
+
+
+class Holder:
+    def __init__(self, size: int, labels: tuple[str, ...]) -> None:
+        self.size, self.labels = size, labels
+
+
+def test_text_from_data_is_never_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEMO_SECRET", "hunter2")
+    node = OmegaConf.create({"_target_": f"{__name__}.Holder", "size": "${oc.decode:'3'}"})
+    labels = ("${oc.env:DEMO_SECRET}", "???", "${seed}")
+    made = make(node, labels=labels)
+    assert (made.size, made.labels) == (3, labels)
+
+
+def test_what_a_constructor_raises_keeps_its_place() -> None:
+    node = OmegaConf.create({"_target_": f"{__name__}.Holder", "length": 3})
+    with pytest.raises(InstantiationException, match="Holder") as caught:
+        make(node, labels=())
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_a_table_of_its_own_brings_its_split(tmp_path: Path) -> None:
+    saved, _ = composed([])
+    plain: Any = OmegaConf.to_container(saved)
+    table = ["data=csv", f"data.table={tmp_path}/t.csv"]
+    assert overridden(plain, table).split._target_.endswith("auto_split")
+    assert overridden(plain, [*table, "split=kfold"]).split._target_.endswith("kfold_split")
+    assert overridden(plain, [*table, "split.seed=3"]).split._target_.endswith("patient_split")
+    assert overridden(plain, ["data=nih"]).split == saved.split
+    assert composed(table)[0].split._target_.endswith("auto_split")
+    assert composed([*table, "split=patient"])[0].split._target_.endswith("patient_split")
+
+
+def test_labels_asked() -> None:
+    assert labels_asked("shared", ["Mass", "Edema"], ["Edema", "Hernia", "Mass"]) == (
+        "Mass",
+        "Edema",
+    )
+    assert labels_asked("[Edema, Mass]", ["Mass", "Edema"]) == ("Edema", "Mass")
+    for text, known in (("Hernia", "Mass"), ("shared", "Edema"), ("[]", "Mass")):
+        with pytest.raises(ConfigError, match=r"these are shared: (Mass|none)"):
+            labels_asked(text, ["Mass"], [known])

@@ -9,7 +9,7 @@ import pytest
 from xray_lightning import Phantom
 from xray_lightning.cli.score import score
 from xray_lightning.data.splits import fingerprint, patient_split
-from xray_lightning.errors import ConfigError, MissingImagesError
+from xray_lightning.errors import ConfigError, MissingImagesError, TableError
 from xray_lightning.records import target_matrix
 
 PHANTOM = Phantom(patients=60)
@@ -150,3 +150,21 @@ def test_points_need_every_score_of_their_part(tmp_path: Path) -> None:
         score(write(tmp_path, TEST), [*DATA, "subset=test", "points=val"], as_json=True)
     with pytest.raises(ConfigError, match="points='test': operating points are chosen on one of"):
         score(write(tmp_path, TEST), [*DATA, "subset=test", "points=test"], as_json=True)
+
+
+def test_the_labels_that_the_table_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write(tmp_path, TEST)
+    rows = [line.split(",")[:4] for line in table.read_text().splitlines()]
+    table.write_text("".join(",".join(row) + "\n" for row in rows))
+    shared = list(PHANTOM.labels[:3])
+    with pytest.raises(TableError, match=r"has no score for .*labels=shared"):
+        score(table, [*DATA, "subset=test"], as_json=True)
+    score(table, [*DATA, "subset=test", "labels=shared"], as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert list(facts["labels"]) == shared
+    assert facts["fingerprint"] == fingerprint({"test": TEST})  # the split is of all labels
+    assert f"labels left out: {', '.join(PHANTOM.labels[3:])}" in facts["notes"]
+    score(table, [*DATA, "subset=test", f"labels=[{shared[1]}]"], as_json=True)
+    assert list(json.loads(capsys.readouterr().out)["labels"]) == shared[1:2]
+    with pytest.raises(ConfigError, match=f"these are shared: {', '.join(shared)}"):
+        score(table, [*DATA, "labels=Hernia"], as_json=True)

@@ -50,7 +50,7 @@ sys.exit(code)
         ("report none", "none holds no run"),
         ("sweep none", "none holds no runs"),
         ("compare none none", "none names no run"),
-        ("score none.csv", "no table of scores at none.csv"),
+        ("score none.csv", "there is no table none.csv"),
         ("score none.csv subst=test", "unknown setting subst: subset"),
         ("audit predictions=none draws=few", "draws must be an integer of at least 1, got 'few'"),
         ("data data=csv data.table=none.csv", "there is no table none.csv"),

@@ -1,7 +1,7 @@
 """CsvTable: columns, unknown targets, splits, boxes, and every refused table."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -36,7 +36,11 @@ def test_every_column(csv_folder: Write) -> None:
     assert second.path == table.parent / "sub" / "b.png"
     assert first.box_frame is None
     assert source.official == {"train": {"a.png"}, "test": {"sub/b.png"}}
-    assert (source.missing, source.notes) == ((), ())
+    assert source.missing == ()
+    assert source.notes == (
+        "2 labels: Mass, Large Nodule (or data.labels=)",
+        "The table's column 'split' is the split unless split= names another",
+    )
     assert source.read(second).shape == (6, 4)
     assert source.identity() == {"source": "mine", "root": str(table.parent.resolve()), "reader": 2}
 
@@ -46,13 +50,13 @@ def test_unknown_targets_are_nan_and_counted(csv_folder: Write) -> None:
     assert [math.isnan(t) for record in source.records for t in record.targets] == [True] * 3 + [
         False
     ]
-    assert source.notes == ("3 targets unknown (blank or -1)",)
+    assert source.notes[1:] == ("3 targets unknown (blank or -1)",)
 
 
 def test_without_patients_a_note_warns(csv_folder: Write) -> None:
     source = CsvTable(csv_folder("image,Mass", "a.png,1", "sub/b.png,0"))
     assert [record.patient_id for record in source.records] == ["a.png", "sub/b.png"]
-    assert "cannot protect against leaks" in source.notes[0]
+    assert "cannot protect against leaks" in source.notes[1]
     assert source.official is None
 
 
@@ -86,7 +90,7 @@ def test_missing_images(csv_folder: Write) -> None:
     table = csv_folder("image,patient,Mass", "a.png,1,1", "none/c.png,1,0", "sub/c.png,1,0")
     source = CsvTable(table)
     assert source.missing == ("none/c.png", "sub/c.png")
-    assert source.notes[0].startswith(
+    assert source.notes[1].startswith(
         "2 of the 3 images in the table are not on disk, the first was"
     )
     with pytest.raises(MissingImagesError, match="2 of the 3"):
@@ -124,7 +128,11 @@ def test_bad_boxes(csv_folder: Write, row: str, match: str) -> None:
     [
         (("file,Mass", "a.png,1"), "lacks 1 column: 'image'; it has 'file', 'Mass'"),
         (("image,patient", "a.png,1"), "has no label column, only image, patient"),
-        (("image,Mass", "a.png,yes"), r"row 2: 'Mass' is 'yes', not 1, 0, .* labels=\["),
+        (
+            ("image,Mass", "a.png,yes"),
+            r"row 2: 'Mass' is 'yes', not 1, 0, True, .* data\.labels=\[",
+        ),
+        (("image,Mass", "a.png,2"), "row 2: 'Mass' is '2', .* labels are binary, several an image"),
         (("image,Mass,height", "a.png,1,180"), r"row 2: 'height' is '180', not 1, 0"),
         (("image,Mass", "a.png,1", "b.png,0.5"), "row 3: 'Mass' is '0.5', not 1, 0"),
         (("image,Mass", "a.png,nan"), "row 2: 'Mass' is 'nan', not 1, 0"),
@@ -133,7 +141,7 @@ def test_bad_boxes(csv_folder: Write, row: str, match: str) -> None:
             r"repeats images in 1 row, the first is a\.png in rows 2",
         ),
         (("image,Mass", ",1"), "row 2: 'image' is blank"),
-        (("image,patient,Mass", "a.png,1,1", "b.png,,1"), "row 3: 'patient' is '', not the id"),
+        (("image,patient,Mass", "a.png,1,1", "b.png,,1"), "row 3: 'patient' is blank"),
         (("image,split,Mass", "a.png,dev,1"), r"row 2: 'split' is 'dev', not train, val \(or"),
         (("image,split,Mass", "a.png,,1"), "row 2: 'split' is '', not train"),
         (("image,age,Mass", "a.png,old,1"), "row 2: 'age' is 'old', not an age"),
@@ -170,7 +178,7 @@ def test_absent_table_and_root(csv_folder: Write, tmp_path: Path) -> None:
 def test_impossible_ages_are_counted(csv_folder: Write) -> None:
     source = CsvTable(csv_folder("image,patient,age,A", "a.png,1,412,1", "sub/b.png,1,50,1"))
     assert [math.isnan(record.age) for record in source.records] == [True, False]
-    assert source.notes == ("1 impossible age became NaN",)
+    assert source.notes[1:] == ("1 impossible age became NaN",)
 
 
 def test_two_names_of_one_file(tmp_path: Path) -> None:
@@ -203,3 +211,82 @@ def test_links_to_files_elsewhere_are_images(csv_folder: Write, tmp_path: Path) 
     source = CsvTable(table)
     assert [record.image_id for record in source.records] == ["link.png", "sub/b.png"]
     assert source.read(source.records[0]).shape == (6, 4)
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_separators_and_encodings(mark: str, encoding: str, tmp_path: Path) -> None:
+    rows = ["image,patient,Mass,Ödem", "a.png,007,True,FALSE", "b.png,8,,0"]
+    (tmp_path / "t.csv").write_bytes("\n".join(rows).replace(",", mark).encode(encoding))
+    source = CsvTable(tmp_path / "t.csv", allow_missing=True)
+    assert source.labels == ("Mass", "Ödem")
+    assert [record.patient_id for record in source.records] == ["007", "8"]
+    assert source.records[0].targets == (1.0, 0.0)
+    assert math.isnan(source.records[1].targets[0])
+
+
+def test_the_separator_is_the_one_that_fills_the_header(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('image;patient;"A, left";B\na.png;1;1;0\n')
+    assert CsvTable(tmp_path / "t.csv", allow_missing=True).labels == ("A, left", "B")
+    (tmp_path / "t.csv").write_text("image,patient,A\na;b|c.png,1,1\n")
+    assert CsvTable(tmp_path / "t.csv", allow_missing=True).records[0].image_id == "a;b|c.png"
+
+
+@pytest.mark.parametrize(
+    ("header", "encoding", "match"),
+    [
+        ("image,Ödem", "latin-1", r"not UTF-8 \(.*0xd6.*CSV UTF-8"),
+        ("image,Mass", "utf-16-le", "UTF-16 without its mark"),
+    ],
+)
+def test_an_encoding_that_cannot_be_told(
+    header: str, encoding: str, match: str, tmp_path: Path
+) -> None:
+    (tmp_path / "t.csv").write_bytes(f"{header}\na.png,1\n".encode(encoding))
+    with pytest.raises(TableError, match=match):
+        CsvTable(tmp_path / "t.csv")
+
+
+def test_well_known_columns_are_labels_only_if_named(csv_folder: Write) -> None:
+    table = csv_folder("image,patient,Mass,fold,Gender,Is-Train", "a.png,1,1,0,1,0")
+    source = CsvTable(table)
+    assert source.labels == ("Mass",)
+    assert source.notes[0] == "1 label: Mass; not taken: fold, Gender, Is-Train (or data.labels=)"
+    assert CsvTable(table, labels=["fold", "Mass"]).labels == ("fold", "Mass")
+
+
+def test_names_of_columns(csv_folder: Write) -> None:
+    table = csv_folder("filename,subject_id,Mass,image,Sex", "a.png,p7,1,zebra,F")
+    names = {"image": "filename", "patient": "subject_id", "sex": "Sex"}
+    record = CsvTable(table, columns=names).records[0]
+    assert (record.image_id, record.patient_id, record.sex) == ("a.png", "p7", "F")
+    assert CsvTable(table, columns=names).labels == ("Mass",)
+    with pytest.raises(TableError, match="lacks 1 column: 'subject'"):
+        CsvTable(table, columns={"patient": "subject"})
+    for wrong in ({"person": "subject_id"}, "subject_id"):
+        with pytest.raises(ConfigError, match=r"data\.columns is a mapping .*subject_id'?\}?$"):
+            CsvTable(table, columns=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("ids", "pairs"),
+    [
+        (("007", "7"), "007 and 7"),
+        (("7.0", "7"), "7.0 and 7"),
+        (("P1", "p1"), "P1 and p1"),
+        (("0", "000"), "0 and 000"),
+        (("70", "7"), ""),
+        (("7.5", "7"), ""),
+        (("1.2.3", "1.2.30"), ""),
+        (("a01", "a1"), ""),
+    ],
+)
+def test_patients_written_in_two_ways(csv_folder: Write, ids: Sequence[str], pairs: str) -> None:
+    rows = [
+        f"{name},{patient},1" for name, patient in zip(("a.png", "sub/b.png"), ids, strict=True)
+    ]
+    source = CsvTable(csv_folder("image,patient,Mass", *rows))
+    assert [record.patient_id for record in source.records] == list(ids)
+    warned = [note for note in source.notes if note.startswith("WARNING: 1 patient may be")]
+    assert len(warned) == bool(pairs)
+    assert not pairs or f"({pairs})" in warned[0]

@@ -16,6 +16,7 @@ from xray_lightning.data.splits import (
     PARTS,
     LeakyPartsWarning,
     Split,
+    auto_split,
     csv_split,
     fingerprint,
     group_counts,
@@ -382,11 +383,11 @@ def test_csv_split_needs_a_table(lists) -> None:
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("image,part\ni0,train\n", TableError, "lacks the column 'split'"),
-        ("", TableError, "lacks the column 'image'"),
-        ("image,split\ni0,train\ni0,val\n", TableError, "line 3: i0 stands twice"),
-        ("image,split\ni0,holdout\n", SplitError, "line 2: .* train, val or test, got 'holdout'"),
-        ("image,split\ni0\n", SplitError, "line 2: .* got None"),
+        ("image,part\ni0,train\n", TableError, "lacks 1 column: 'split'"),
+        ("", TableError, "is empty"),
+        ("image,split\ni0,train\ni0,val\n", TableError, "the first is i0 in rows 2 and 3"),
+        ("image,split\ni0,holdout\n", TableError, "row 2: 'split' is 'holdout', not train, val"),
+        ("image,split\ni0\n", TableError, "row 2 has 1 cells"),
         ("image,split\ni0,train\ni1,val\ni2,test\n", SplitError, "1 of 4 .* no list .* i3"),
     ],
 )
@@ -396,7 +397,7 @@ def test_csv_split_refuses(tmp_path: Path, text: str, error: type, message: str)
 
 
 def test_split_table_must_exist(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match=r"no split table at .*none\.csv"):
+    with pytest.raises(DataNotFoundError, match=r"there is no table .*none\.csv"):
         read_split_table(tmp_path / "none.csv")
 
 
@@ -473,7 +474,7 @@ def test_csv_split_leaves_out_ids_without_a_record(tmp_path: Path) -> None:
 
 def test_split_table_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "split.csv").write_bytes(b"\x89PNG\xff\xfe")
-    with pytest.raises(TableError, match="is no table of text"):
+    with pytest.raises(TableError, match="is no readable table"):
         csv_split([], None, path=tmp_path / "split.csv")
 
 
@@ -570,3 +571,24 @@ def test_a_split_table_takes_names_as_lists_do(tmp_path: Path) -> None:
     split = csv_split(make_four(), None, path=write_table(tmp_path, text))
     assert split.parts["test"].tolist() == [2]
     assert "'i7'" in split.notes[0]
+
+
+def test_auto_split_takes_the_column_of_the_data_set() -> None:
+    records = make_records(30)
+    whole = patient_split(records, None, seed=5)
+    lists = {part: ids_of(records, whole, part) for part in PARTS}
+    assert auto_split(records, lists).name == "csv"
+    assert auto_split(records, lists).part_fingerprints == whole.part_fingerprints
+    with pytest.raises(ConfigError, match=r"split\.seed has no effect on .* split=patient"):
+        auto_split(records, lists, seed=5)
+    with pytest.raises(SplitError, match="no split column of its own with train, val and test"):
+        auto_split(records, {"train": lists["train"] | lists["val"], "test": lists["test"]})
+
+
+@pytest.mark.parametrize("official", [None, {"train_val": frozenset("a"), "test": frozenset("b")}])
+def test_auto_split_without_a_column_is_by_patient(official) -> None:
+    records = make_records(30)
+    assert auto_split(records, official).name == "patient"
+    for settings in ({}, {"fractions": (0.5, 0.25, 0.25), "seed": 5}):
+        expected = patient_split(records, None, **settings)
+        assert auto_split(records, official, **settings).fingerprint == expected.fingerprint

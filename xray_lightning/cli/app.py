@@ -58,7 +58,8 @@ def evaluate(
 ) -> None:
     """Score a checkpoint on its own test images, or on other data or another split by overrides.
 
-    images=all takes every image of the data for a test image. Images of patients the checkpoint
+    images=all takes every image of the data for a test image; labels=shared, or a list, goes on
+    with the labels that data and checkpoint share. Images of patients the checkpoint
     learned from are refused until overlap=exclude leaves them out, or overlap=report scores them
     apart. prior=estimate, 0.05 or '{Mass: 0.05}': the prevalence calibrated scores are to hold for
     (force_estimate: also where the targets refute the estimate).
@@ -128,10 +129,11 @@ def score(
     """Score anybody's predictions: xray score TABLE.csv data=nih data.root=DIR subset=test.
 
     Without subset=train|val|test (of split=) the images that have a score are scored. Also:
-    allow_missing=true, subgroups=true, points=val (operating points and calibrations fitted on that
-    part's scores; operating_point.rule=, calibration=), prior=[force_]estimate|0.05|... (the
-    prevalence that calibrated scores are to hold for; else that of points=), draws=2000,
-    bootstrap_seed=0, hydra.run.dir=DIR.
+    labels=shared|[Mass,Nodule] (those of the data that the table has), allow_missing=true,
+    subgroups=true, points=val (operating points and calibrations fitted on that part's scores;
+    operating_point.rule=, calibration=), prior=[force_]estimate|0.05|... (the prevalence that
+    calibrated scores are to hold for; else that of points=), draws=2000, bootstrap_seed=0,
+    hydra.run.dir=DIR.
     """
     run("score.score", table, overrides or [], json)
 
@@ -144,6 +146,7 @@ def compare(
     draws: Annotated[int, typer.Option(help="bootstrap draws of patients")] = 2000,
     seed: Annotated[int, typer.Option(help="of the draws")] = 0,
     out: Annotated[Path | None, typer.Option(help="folder for compare.json")] = None,
+    labels: Annotated[str, typer.Option(help="shared, or a list such as Mass,Nodule")] = "",
 ) -> None:
     """Is model A better than model B on the same test images? Paired bootstrap of patients.
 
@@ -151,7 +154,8 @@ def compare(
     "outputs/sweep_x/loss=bce" "outputs/sweep_x/loss=focal"; the folder of a sweep over the folds
     of split=kfold: all images, each scored by the fold that had not seen it.
     """
-    run("compare.compare_runs", first, second, draws=draws, seed=seed, as_json=json, out=out)
+    sides = first, second, labels
+    run("compare.compare_runs", *sides, draws=draws, seed=seed, as_json=json, out=out)
 
 
 @APP.command()

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from xray_lightning.cli.folders import writable
 from xray_lightning.cli.folds import data_title, pooled_tables
+from xray_lightning.cli.overrides import labels_asked
 from xray_lightning.cli.tables import empty_table, number, show
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.splits import fingerprint
@@ -26,17 +27,28 @@ TABLE = "predictions_test.csv"
 
 
 def compare_runs(
-    first: str, second: str, *, draws: int, seed: int, as_json: bool, out: Path | None
+    first: str,
+    second: str,
+    labels: str = "",
+    *,
+    draws: int,
+    seed: int,
+    as_json: bool,
+    out: Path | None,
 ) -> None:
-    """Compare two models on the test images of their runs.
+    """Compare two models on the test images of their runs; ``labels`` may be a list or "shared".
 
     Raises:
+        ConfigError: ``labels`` names one that a table lacks.
         DataNotFoundError: a pattern finds no run.
         TableError: the test images, their truth or the labels differ.
     """
     sides = tuple(
         [(path, read_predictions(path)) for path in tables(side)] for side in (first, second)
     )
+    if labels:
+        asked = labels_asked(labels, *(table.labels for side in sides for _, table in side))
+        sides = tuple([(path, table.keep(asked)) for path, table in side] for side in sides)
     reference = sides[0][0][1]
     for path, predictions in (*sides[0], *sides[1]):
         require_same_images(sides[0][0][0], reference, path, predictions)
@@ -120,7 +132,7 @@ def require_same_images(
             "difference would say nothing about the models. Evaluate both on one split"
         )
     if other.labels != reference.labels:
-        raise TableError(f"{place} and {other_place} have different labels")
+        raise TableError(f"{place} and {other_place} have different labels: --labels shared")
     order = _order(other, reference)
     patients = tuple(other.patient_ids[row] for row in order)
     same = np.array_equal(other.targets[order], reference.targets, equal_nan=True)

@@ -14,7 +14,7 @@ from xray_lightning.cli.compose import LOG, mean_line, score
 from xray_lightning.cli.conclusion import part_facts
 from xray_lightning.cli.folders import writable
 from xray_lightning.cli.judging import Judged, fitted_labels, verdict_of
-from xray_lightning.cli.overrides import boolean, overridden, split_run_dir, taken_out
+from xray_lightning.cli.overrides import boolean, labels_asked, overridden, split_run_dir, taken_out
 from xray_lightning.cli.priors import require_prior, wanted_priors
 from xray_lightning.cli.processes import first_process, quieten
 from xray_lightning.cli.settings import require_changes, require_settings
@@ -23,6 +23,7 @@ from xray_lightning.cli.trust import require_trusted
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split, with_test
 from xray_lightning.data.source import usage_notes
+from xray_lightning.data.splits import fingerprint
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.evaluation import Summary
 from xray_lightning.overlap import separated
@@ -58,6 +59,7 @@ class Opened:
         splits: of the images to score ("test"), and of those kept apart ("test_seen").
         overlap: what the user chose for patients it learned from.
         run_dir: the folder the user named.
+        labels: those the user chose: "shared", or a list.
     """
 
     checkpoint: Checkpoint
@@ -66,6 +68,7 @@ class Opened:
     splits: dict[str, Split]
     overlap: str | None
     run_dir: Path | None
+    labels: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -93,15 +96,17 @@ def opened(checkpoint: Path, overrides: Sequence[str]) -> Opened:
 
     Raises:
         CheckpointError: no checkpoint, one without a configuration, or of other labels.
-        ConfigError: an override that would not change the evaluation, or its preprocessing; its
-            configuration names what only ``trust=true`` lets it build; the test images show
-            patients it learned from, and overlap= does not say what to do.
+        ConfigError: an override that would not change the evaluation, or its preprocessing; labels
+            that data and checkpoint do not share; its configuration names what only ``trust=true``
+            lets it build; the test images show patients it learned from, and overlap= does not say
+            what to do.
         SplitError: they all do.
     """
     quieten()
     loaded = load_checkpoint(checkpoint)
     values, run_dir = split_run_dir(overrides)
-    own, values = taken_out(values, {"overlap": "", "images": "test", "trust": "false"})
+    names = {"overlap": "", "images": "test", "labels": "", "trust": "false"}
+    own, values = taken_out(values, names)
     if not boolean("trust", own["trust"]):
         require_trusted(loaded.bundle.config, checkpoint)
     config = configuration(loaded, values)
@@ -110,6 +115,8 @@ def opened(checkpoint: Path, overrides: Sequence[str]) -> Opened:
     require_prior(config.prior)
     data = data_from(config)
     bundle = loaded.bundle
+    if own["labels"]:
+        data.keep_labels(labels_asked(own["labels"], data.labels, bundle.labels))
     require_labels(bundle, data.labels, str(checkpoint))
     show(*(f"note: {note}" for note in [*usage_notes(data.source), *data.split.notes]))
     if len(data.labels) < len(bundle.labels):
@@ -117,7 +124,8 @@ def opened(checkpoint: Path, overrides: Sequence[str]) -> Opened:
         show(f"note: the data has {len(data.labels)} of the {len(bundle.labels)} labels: {scored}")
     use_images(data, own["images"])
     overlap = own["overlap"] or None
-    return Opened(loaded, config, data, judged(bundle, data, overlap), overlap, run_dir)
+    splits = judged(bundle, data, overlap)
+    return Opened(loaded, config, data, splits, overlap, run_dir, own["labels"])
 
 
 def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
@@ -131,6 +139,8 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
     wanted_priors(require_prior(config.prior), data.labels, fitted_labels(bundle.validation))
     task = XrayTask(found.checkpoint.build_net(), tta=config.tta)
     ending = "" if task.tta == "none" else f"_{task.tta}"
+    if found.labels:  # of its own: what other labels gave stays
+        ending += f"_labels_{fingerprint({'labels': data.labels})[:6]}"
     folder = found.folder("evaluate", f"_{found.fingerprint}{ending}")
     config.run_dir = str(folder)
     summaries: dict[str, Summary] = {}

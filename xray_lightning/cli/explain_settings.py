@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xray_lightning.checkpoint import load_checkpoint, require_labels
 from xray_lightning.cli.evaluate import Opened
-from xray_lightning.cli.overrides import integer, taken_out
+from xray_lightning.cli.overrides import integer, listed, taken_out
 from xray_lightning.cli.settings import EXPLAIN
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain import GATES, METHODS
@@ -58,16 +58,6 @@ def own_settings(overrides: Sequence[str]) -> tuple[Settings, list[str]]:
         seed=integer("bootstrap_seed", values["bootstrap_seed"], 0),
     )
     return settings, rest
-
-
-def listed(text: str) -> tuple[str, ...]:
-    """The items of a list, ``a,b`` or ``[a,b]``, each once.
-
-    >>> listed("[cam, gradcam]")
-    ('cam', 'gradcam')
-    """
-    items = (item.strip() for item in text.strip("[]").split(","))
-    return tuple(dict.fromkeys(item for item in items if item))
 
 
 def methods_of(name: str, text: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -33,8 +33,17 @@ def in_sweep() -> bool:
 
 
 def make(node: Any, **extra: Any) -> Any:
-    """The object a node of the configuration describes, from plain Python containers."""
-    return instantiate(node, _convert_="all", **extra)
+    """The object a node of the configuration describes, from plain Python containers.
+
+    ``extra`` never becomes configuration, where OmegaConf would evaluate a label such as
+    ``${oc.env:HOME}``.
+    """
+    if not extra:
+        return instantiate(node, _convert_="all")
+    try:
+        return instantiate(node, _convert_="all", _partial_=True)(**extra)
+    except Exception as error:  # whatever the constructor raises, as Hydra itself does
+        raise InstantiationException(f"Error in call to {node['_target_']}") from error
 
 
 def composed(overrides: Sequence[str], own: Iterable[str] = ()) -> tuple[DictConfig, Path | None]:
@@ -100,6 +109,29 @@ def taken_out(overrides: Iterable[str], own: Mapping[str, str]) -> tuple[dict[st
     return {**own, **given}, [text for key, text in pairs if key not in own]
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """The items of a list, ``a,b`` or ``[a,b]``, each once.
+
+    >>> listed("[cam, gradcam]")
+    ('cam', 'gradcam')
+    """
+    items = (item.strip() for item in text.strip("[]").split(","))
+    return tuple(dict.fromkeys(item for item in items if item))
+
+
+def labels_asked(text: str, *sides: Sequence[str]) -> tuple[str, ...]:
+    """The labels that ``labels=`` names: a list, or ``shared`` for those that all sides have.
+
+    Raises:
+        ConfigError: one that a side lacks, or none at all.
+    """
+    shared = [label for label in sides[0] if all(label in side for side in sides)]
+    labels = shared if text == "shared" else listed(text)
+    if not labels or not set(labels) <= set(shared):
+        raise ConfigError(f"labels={text}: these are shared: {', '.join(shared) or 'none'}")
+    return tuple(labels)
+
+
 def integer(name: str, text: str, low: int) -> int:
     """A setting that must be a whole number.
 
@@ -135,10 +167,13 @@ def overridden(saved: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
         if change.is_add() or change.is_delete() or change.is_sweep_override():
             raise ConfigError(f"{change.input_line!r}: only KEY=VALUE can be laid over a saved run")
     groups = [change for change in parsed if (conf_dir() / change.key_or_group).is_dir()]
+    named = {change.key_or_group.partition(".")[0] for change in parsed}
     for change in groups:
         choice, _ = composed([str(change.input_line)])
         OmegaConf.set_struct(choice, False)
-        OmegaConf.update(config, change.key_or_group, choice[change.key_or_group], merge=False)
+        own_split = change.value() == "csv" and "split" not in named  # its split column comes first
+        for group in (change.key_or_group, *(["split"] if own_split else [])):
+            OmegaConf.update(config, group, choice[group], merge=False)
     for change in parsed:
         if change not in groups:
             _set(config, change.key_or_group, change.value())

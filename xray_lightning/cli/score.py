@@ -10,19 +10,20 @@ import numpy.typing as npt
 
 from xray_lightning.cli.folders import writable
 from xray_lightning.cli.judging import fitted, verdict_of
-from xray_lightning.cli.overrides import boolean, composed, integer, make, taken_out
+from xray_lightning.cli.overrides import boolean, composed, integer, labels_asked, make, taken_out
 from xray_lightning.cli.priors import read_prior
 from xray_lightning.cli.tables import show
-from xray_lightning.data.source import Source
+from xray_lightning.data.source import Source, with_labels
 from xray_lightning.data.splits import PARTS, Split, fingerprint
 from xray_lightning.errors import ConfigError, MissingImagesError
 from xray_lightning.predictions import Predictions
 from xray_lightning.records import Record, patient_ids, patients_text, target_matrix
-from xray_lightning.scores import read_scores
+from xray_lightning.scores import read_scores, scored_labels
 from xray_lightning.writing import write_json
 
 OWN = {
     "subset": "",
+    "labels": "",  # shared: those of the data that the table has scores for; or a list
     "allow_missing": "false",
     "points": "",  # the part whose scores operating points and calibrations are fitted on
     "prior": "validation",
@@ -43,10 +44,13 @@ def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
     config, run_dir = composed(values, OWN)
     source: Source = make(config.data)
     images = [record.image_id for record in source.records]
-    ids, scores = read_scores(table, source.labels, images)
     split: Split | None = None
     if own["subset"]:
         split = make(config.split)(source.records, source.official)
+    if own["labels"]:
+        theirs = scored_labels(table, source.labels)
+        source = with_labels(source, labels_asked(own["labels"], source.labels, theirs))
+    ids, scores = read_scores(table, source.labels, images)
     records, note = chosen(source.records, ids, split, own)
     if run_dir is not None:
         writable(run_dir)
@@ -76,7 +80,7 @@ def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
         *found.shown(heading(table, source, split, own)),
         f"{len(records):,} images of {patients_text(found.facts['patients'])} "
         f"[{found.facts['fingerprint']}]",
-        *([f"note: {note}"] if note else []),
+        *(f"note: {text}" for text in (*source.notes, note) if text),
     )
 
 
@@ -106,7 +110,7 @@ def own_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     if values["subset"] not in ("", *PARTS):
         raise ConfigError(f"subset must be one of {', '.join(PARTS)}, got {values['subset']!r}")
     require_points(values["points"], values["subset"])
-    own: dict[str, Any] = {key: values[key] for key in ("subset", "points")}
+    own: dict[str, Any] = {key: values[key] for key in ("subset", "points", "labels")}
     own["prior"] = read_prior(values["prior"])
     for key in ("allow_missing", "subgroups"):
         own[key] = boolean(key, values[key])

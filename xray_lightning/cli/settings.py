@@ -88,7 +88,9 @@ def require_openable(
         if not Path(name).exists() and not set(name) & set("*?["):  # a pattern is looked up later
             raise DataNotFoundError(f"{name}: no such file or folder")
     pairs = {key: value for key, _, value in (text.partition("=") for text in overrides)}
-    require_changes([key for key in pairs if key not in {*EXPLAIN, *OPENING, "hydra.run.dir"}])
+    require_changes(
+        [key for key in pairs if key not in {*EXPLAIN, *OPENING, "labels", "hydra.run.dir"}]
+    )
     for key, value in pairs.items():
         if value not in OPENING.get(key, (value,)):
             raise ConfigError(f"{key} must be {' or '.join(OPENING[key])}, got {value!r}")

@@ -2,8 +2,8 @@
 
 =================  =================================================================================
 ``image``          file, relative to the root or absolute; it is the image id
-label columns      1 present, 0 absent, blank or -1 unknown; all other columns unless ``labels``
-                   names them
+label columns      1 or True present, 0 or False absent, blank or -1 unknown; all other columns
+                   but for ``NO_LABELS``, unless ``labels`` names them
 ``patient``        optional; without it every image counts as its own patient
 ``split``          optional; train, val (or valid, validation) or test
 ``age``            optional; years, or as ``058Y``
@@ -12,18 +12,24 @@ label columns      1 present, 0 absent, blank or -1 unknown; all other columns u
 ``follow_up``      optional; 0 for a patient's first image
 =================  =================================================================================
 
-Boxes stand in a table of their own: image, label, x, y, width, height, in pixels of the file.
+Tasks are binary, several an image (multi-label): a column of classes or grades becomes one 0/1
+column for each. ``columns`` gives the table's own names for ours. Boxes stand in another table:
+image, label, x, y, width, height, in pixels of the file.
 """
 
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from xray_lightning.data.images import READER_VERSION, read_record
+from xray_lightning.data.lists import split_column
 from xray_lightning.data.source import Pixels
 from xray_lightning.data.tables import (
     Table,
+    binary,
     counted,
     existing_folder,
     names_in,
@@ -31,20 +37,26 @@ from xray_lightning.data.tables import (
     read_table,
 )
 from xray_lightning.errors import ConfigError, TableError
-from xray_lightning.records import NAN, Record
+from xray_lightning.records import Record
 
 RESERVED = ("image", "patient", "split", "age", "sex", "view", "follow_up")
+NO_LABELS = (  # columns, in any case, that tell of the image or the split
+    *("age", "fold", "folds", "frontal", "gender", "index", "is_test", "is_train", "is_val"),
+    *("is_valid", "kfold", "lateral", "partition", "portable", "set", "sex", "split", "subset"),
+    *("test", "train", "val", "valid", "validation", "view"),
+)
 BOX_COLUMNS = ("image", "label", "x", "y", "width", "height")
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 class CsvTable:
     """A folder of images with a table as a ``Source``; the protocol explains the attributes.
 
     Args:
-        table: the table, comma-separated, perhaps gzip-compressed.
+        table: the table, as :func:`~.tables.read_table` reads it.
         root: the folder that its image names are relative to; None: the folder of the table.
-        labels: the label columns; None: every column that is not one of ``RESERVED``.
+        labels: the label columns; None: every column that is in neither ``RESERVED`` nor
+            ``NO_LABELS``.
+        columns: the table's names for some of ``RESERVED``, such as ``{"patient": "subject_id"}``.
         boxes: a table of boxes.
         allow_missing: let commands that read pixels leave out the images that are not on disk.
         name: short name used in file names and tables.
@@ -53,7 +65,8 @@ class CsvTable:
         DataNotFoundError: no table, no box table or no root.
         TableError: a table lacks a column, repeats an image, or has a cell that is not allowed;
             names the row and the cell.
-        ConfigError: ``labels`` is empty, repeats a name, or names a reserved column.
+        ConfigError: ``labels`` is empty, repeats a name, or names a reserved column; ``columns``
+            gives a name to none of those.
     """
 
     population: str = ""  # a hospital's patient numbers, even hashed, stay out of checkpoints
@@ -64,23 +77,26 @@ class CsvTable:
         *,
         root: str | Path | None = None,
         labels: Sequence[str] | None = None,
+        columns: Mapping[str, str] | None = None,
         boxes: str | Path | None = None,
         allow_missing: bool = False,
         name: str = "csv",
     ) -> None:
-        entries = read_table(Path(table))
+        entries = _renamed(read_table(Path(table)), {} if columns is None else columns)
         entries.require("image")
         entries.refuse_repeats("image")
         folder = Path(table).parent if root is None else root
         self.root = existing_folder(folder, "The images of the table were to be found there")
         self.name = self.title = name
         self.allow_missing = allow_missing
-        self.labels: tuple[str, ...] = _labels(entries, labels)
         notes: list[str] = []
+        self.labels: tuple[str, ...] = _labels(entries, labels, notes)
         self.records: Sequence[Record] = _records(entries, self.labels, self.root, boxes, notes)
         absent = (record.image_id for record in self.records if record.path is None)
         self.missing: Sequence[str] = tuple(absent)
         self.official: Mapping[str, frozenset[str]] | None = _official(entries)
+        if self.official is not None:
+            notes.append("The table's column 'split' is the split unless split= names another")
         if self.missing:
             notes.append(
                 f"{len(self.missing):,} of the {len(self.records):,} images in the table are not "
@@ -102,12 +118,30 @@ class CsvTable:
         return {"source": self.name, "root": str(self.root.resolve()), "reader": READER_VERSION}
 
 
-def _labels(table: Table, chosen: Sequence[str] | None) -> tuple[str, ...]:
+def _renamed(table: Table, columns: Mapping[str, str]) -> Table:
+    """The table with our names for some of its columns."""
+    if not isinstance(columns, Mapping) or not set(columns) <= set(RESERVED):
+        raise ConfigError(
+            "data.columns is a mapping such as {patient: subject_id}, of any of "
+            f"{', '.join(RESERVED)}; got {columns!r}"
+        )
+    table.require(*columns.values())
+    taken = {*columns, *columns.values()}
+    ours = {name: table.columns[theirs] for name, theirs in columns.items()}
+    rest = {name: cells for name, cells in table.columns.items() if name not in taken}
+    return replace(table, columns=ours | rest)
+
+
+def _labels(table: Table, chosen: Sequence[str] | None, notes: list[str]) -> tuple[str, ...]:
     """The label columns, in the order chosen or of the table."""
     if chosen is None:
-        labels = tuple(name for name in table.columns if name not in RESERVED)
+        others = [name for name in table.columns if name not in RESERVED]
+        known = [name for name in others if re.sub(r"[\s-]", "_", name.lower()) in NO_LABELS]
+        labels = tuple(name for name in others if name not in known)
         if not labels:
             raise TableError(f"{table.path} has no label column, only {', '.join(table.columns)}")
+        no = f"; not taken: {', '.join(known)}" if known else ""
+        notes.append(f"{counted(len(labels), 'label')}: {', '.join(labels)}{no} (or data.labels=)")
         return labels
     if isinstance(chosen, str):
         raise ConfigError(f"data.labels is a list of columns such as [{chosen}], got {chosen!r}")
@@ -175,15 +209,12 @@ def _refuse_two_names(table: Table, images: Sequence[str], paths: Mapping[str, P
 
 def _targets(table: Table, label: str) -> list[float]:
     """Targets of one label, (N,)."""
-    wanted = "1, 0, or blank or -1 for unknown. If it is no label, choose those by labels=[...]"
-    return table.convert(label, _target, wanted)
-
-
-def _target(cell: str) -> float:
-    value = float(cell or -1)
-    if value not in (0, 1, -1):
-        raise ValueError
-    return NAN if value == -1 else value
+    wanted = (
+        "1, 0, True, False, or blank or -1 for unknown: labels are binary, several an image. A "
+        "column of classes or grades becomes one 0/1 column for each; data.labels=[...] names the "
+        "labels, data.columns={patient: ...} what other columns are"
+    )
+    return table.convert(label, binary, wanted)
 
 
 def _patients(table: Table, notes: list[str]) -> Sequence[str]:
@@ -194,13 +225,19 @@ def _patients(table: Table, notes: list[str]) -> Sequence[str]:
             "by patients cannot protect against leaks"
         )
         return table.text("image")
-    return table.convert("patient", _not_blank, "the id of a patient")
-
-
-def _not_blank(cell: str) -> str:
-    if not cell:
-        raise ValueError
-    return cell
+    table.refuse_blanks("patient")
+    patients = table.text("patient")
+    alike: dict[str, list[str]] = {}
+    for patient in dict.fromkeys(patients):
+        number = re.fullmatch(r"0*(\d+?)(\.0*)?", patient)
+        alike.setdefault(number[1] if number else patient.casefold(), []).append(patient)
+    if pairs := [" and ".join(ids) for ids in alike.values() if len(ids) > 1]:
+        notes.append(
+            f"WARNING: {counted(len(pairs), 'patient')} may be written in several ways "
+            f"({', '.join(pairs[:3])}{', ...' if pairs[3:] else ''}) and count as different "
+            "people: a split is only as good as its ids"
+        )
+    return patients
 
 
 def _files(root: Path, images: Iterable[str]) -> dict[str, Path]:
@@ -219,17 +256,4 @@ def _official(table: Table) -> dict[str, frozenset[str]] | None:
     """Image ids of each part of the ``split`` column; None without one."""
     if "split" not in table.columns:
         return None
-    wanted = "train, val (or valid, validation) or test"
-    parts = table.convert("split", _split, wanted)
-    pairs = list(zip(table.text("image"), parts, strict=True))
-    return {
-        part: frozenset(image for image, its_part in pairs if its_part == part)
-        for part in dict.fromkeys(SPLITS.values())
-        if part in parts
-    }
-
-
-def _split(cell: str) -> str:
-    if cell.lower() not in SPLITS:
-        raise ValueError
-    return SPLITS[cell.lower()]
+    return {part: frozenset(images) for part, images in split_column(table).items() if images}

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from xray_lightning.data.cache import ImageCache, open_cache
 from xray_lightning.data.dataset import Augment, Sample, XrayDataset
 from xray_lightning.data.samplers import EpochSampler, Order, Plan, Shard, uniform
-from xray_lightning.data.source import Source, readable_records
+from xray_lightning.data.source import Source, readable_records, with_labels
 from xray_lightning.data.splits import PARTS, Split, patient_split
 from xray_lightning.errors import ConfigError
 from xray_lightning.records import Record, target_matrix
@@ -93,6 +93,12 @@ class XrayDataModule(pl.LightningDataModule):
     def targets(self) -> npt.NDArray[np.float32]:
         """Targets of all records, (N, L)."""
         return target_matrix(self.records)
+
+    def keep_labels(self, labels: Sequence[str]) -> None:
+        """Go on with some of the labels alone; the split stays."""
+        self.source = with_labels(self.source, labels)
+        self.labels, self.records = self.source.labels, readable_records(self.source)
+        self.__dict__.pop("targets", None)
 
     def part_records(self, part: str) -> list[Record]:
         """The records of "train", "val" or "test"."""

@@ -1,6 +1,5 @@
 """Splits that come as lists of image ids: a publisher's, or a table's ``image,split`` columns."""
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
@@ -8,12 +7,12 @@ import numpy as np
 
 from xray_lightning.data.names import NameIndex
 from xray_lightning.data.partition import PARTS, Indices
-from xray_lightning.errors import DataNotFoundError, SplitError, TableError
+from xray_lightning.data.tables import Table, read_table
+from xray_lightning.errors import SplitError
 from xray_lightning.records import Record
 
 Lists = Mapping[str, Set[str]]
 ALIASES = {"valid": "val", "validation": "val"}
-COLUMNS = ("image", "split")
 
 
 def indices_of_lists(
@@ -73,37 +72,27 @@ def read_split_table(path: Path) -> dict[str, list[str]]:
 
     Raises:
         DataNotFoundError: there is no such file.
-        TableError: no text, a column is absent, or an image stands twice.
-        SplitError: a word names no part.
+        TableError: no table, a column is absent, an image stands twice, or a word names no part.
     """
-    if not path.is_file():
-        raise DataNotFoundError(f"there is no split table at {path}: check split.path (path=)")
-    try:
-        return _read_split_table(path)
-    except UnicodeDecodeError as error:
-        raise TableError(f"{path} is no table of text (UTF-8)") from error
+    table = read_table(path)
+    table.require("image", "split")
+    table.refuse_repeats("image")
+    return split_column(table)
 
 
-def _read_split_table(path: Path) -> dict[str, list[str]]:
-    lists: dict[str, list[str]] = {part: [] for part in PARTS}
-    seen: set[str] = set()
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        absent = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
-        if absent:
-            raise TableError(f"{path} lacks the column {absent[0]!r}; its header is image,split")
-        for row in rows:
-            image = row["image"]
-            if image in seen:
-                raise TableError(f"{path}, line {rows.line_num}: {image} stands twice")
-            seen.add(image)
-            lists[_part(row["split"], f"{path}, line {rows.line_num}")].append(image)
-    return lists
+def split_column(table: Table) -> dict[str, list[str]]:
+    """Names of the images of each part by the columns ``image`` and ``split``.
+
+    Raises:
+        TableError: a word names no part.
+    """
+    parts = table.convert("split", _part, "train, val (or valid, validation) or test")
+    pairs = list(zip(table.text("image"), parts, strict=True))
+    return {part: [image for image, its_part in pairs if its_part == part] for part in PARTS}
 
 
-def _part(word: str | None, place: str) -> str:
-    name = (word or "").strip().lower()
-    name = ALIASES.get(name, name)
+def _part(word: str) -> str:
+    name = ALIASES.get(word.lower(), word.lower())
     if name not in PARTS:
-        raise SplitError(f"{place}: split must be train, val or test, got {word!r}")
+        raise ValueError
     return name

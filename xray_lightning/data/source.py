@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -52,6 +54,24 @@ class Source(Protocol):
     def identity(self) -> dict[str, str | int | float | bool]:
         """Plain values that change when the pixels do (folder, seed, reader version)."""
         ...
+
+
+def with_labels(source: Source, labels: Sequence[str]) -> Source:
+    """The data set with some of its labels alone, its images unchanged; a note names the others."""
+    columns = [source.labels.index(label) for label in labels]
+    narrowed = copy(source)
+    narrowed.labels = tuple(labels)
+    narrowed.records = [
+        replace(
+            record,
+            targets=tuple(record.targets[column] for column in columns),
+            boxes=tuple(box for box in record.boxes if box.label in labels),
+        )
+        for record in source.records
+    ]
+    if left_out := [label for label in source.labels if label not in labels]:
+        narrowed.notes = [*source.notes, f"labels left out: {', '.join(left_out)}"]
+    return narrowed
 
 
 def patient_keys(population: str, records: Sequence[Record]) -> list[str]:

@@ -30,6 +30,7 @@ __all__ = [
     "PARTS",
     "LeakyPartsWarning",
     "Split",
+    "auto_split",
     "csv_split",
     "fingerprint",
     "image_split",
@@ -100,6 +101,33 @@ def patient_split(
     parts = _dealt(records, patient_ids(records), shares, _generator(seed))
     settings = {"fractions": list(shares), "seed": seed}
     return make_split("patient", records, dict(zip(PARTS, parts, strict=True)), settings=settings)
+
+
+def auto_split(
+    records: Sequence[Record],
+    official: Lists | None,
+    *,
+    fractions: Sequence[float] | None = None,
+    seed: int | None = None,
+) -> Split:
+    """The parts of the table's own split column, if it has one; else :func:`patient_split`.
+
+    ``fractions`` and ``seed`` are of the latter; None: its own.
+
+    Raises:
+        ConfigError: fractions or seed beside a split column, which has none.
+        SplitError: see :func:`csv_split` and :func:`patient_split`.
+    """
+    given = {"fractions": fractions, "seed": seed}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if official is None or "train_val" in official:
+        return patient_split(records, official, **settings)
+    if settings:
+        raise ConfigError(
+            f"split.{next(iter(settings))} has no effect on the table's split column: set "
+            "split=patient to deal its patients anew"
+        )
+    return csv_split(records, official)
 
 
 def kfold_split(

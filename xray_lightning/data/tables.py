@@ -3,8 +3,10 @@
 Cells stay text: "007" is not 7. Rows are numbered as a spreadsheet shows them, the header is row 1.
 """
 
+import codecs
 import csv
 import gzip
+import io
 import itertools
 import math
 import os
@@ -113,15 +115,24 @@ class Table:
             )
         return sexes
 
+    def refuse_blanks(self, name: str) -> None:
+        """Check that a column has no blank cell.
+
+        Raises:
+            TableError: it has one.
+        """
+        if "" in self.columns[name]:
+            place = self.place(self.columns[name].index(""))
+            raise TableError(f"{place}: {name!r} is blank")
+
     def refuse_repeats(self, name: str) -> None:
         """Check that a column names every image once.
 
         Raises:
             TableError: a cell is blank or repeated; names how many and the first.
         """
+        self.refuse_blanks(name)
         cells = self.columns[name]
-        if "" in cells:
-            raise TableError(f"{self.place(cells.index(''))}: {name!r} is blank")
         if len(set(cells)) == len(cells):
             return
         first: dict[str, int] = {}
@@ -134,24 +145,58 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """Read a comma-separated table, gzip-compressed if its name ends in ``.gz``.
+    """Read a table of cells between commas, semicolons, tabs or bars; gzip if it ends in ``.gz``.
 
-    A row may have blank cells beyond the header (NIH's older tables end each row in a comma), and
-    a header may have nameless columns beyond the cells (NIH's box list does).
+    The text is UTF-8, or UTF-16 with its byte order mark: nothing else can be told for certain. The
+    mark between the cells is the first under which the first row fills the header. A row may have
+    blank cells beyond the header (NIH's older tables end each row in a comma), and a header may
+    have nameless columns beyond the cells (NIH's box list does).
 
     Raises:
         DataNotFoundError: there is no such file.
-        TableError: no rows, two columns of one name, a row shorter or longer than the header, or
-            the file is damaged.
+        TableError: another encoding, no rows, two columns of one name, a row shorter or longer than
+            the header, or the file is damaged.
     """
-    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            return _parse(path, csv.reader(file))
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as raw:
+            utf16 = raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            raw.seek(0)
+            file = io.TextIOWrapper(raw, "utf-16" if utf16 else "utf-8-sig", newline="")
+            separator = _separator(path, file.read(1 << 16))
+            file.seek(0)
+            return _parse(path, csv.reader(file, delimiter=separator))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise DataNotFoundError(f"there is no table {path}") from error
-    except (OSError, EOFError, zlib.error, UnicodeError, csv.Error) as error:
+    except UnicodeError as error:
+        raise TableError(
+            f"{path} is no readable table: its text is not UTF-8 ({error}), and which other "
+            "encoding it has cannot be told. Save it as 'CSV UTF-8', or: iconv -f LATIN1 -t UTF-8"
+        ) from error
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise TableError(f"{path} is no readable table ({error}). Download it again") from error
+
+
+def _separator(path: Path, start: str) -> str:
+    """The mark between cells; a comma where no other is certain."""
+    if "\0" in start:
+        raise TableError(
+            f"{path} is no readable table: no text, or UTF-16 without its mark. Save it as UTF-8"
+        )
+    for mark in ",;\t|":
+        rows = list(itertools.islice(csv.reader(io.StringIO(start, ""), delimiter=mark), 2))
+        if rows and 1 < len(rows[0]) <= len(rows[-1]):
+            return mark
+    return ","
+
+
+def require_whole(path: Path) -> None:
+    """Check that a table of ours was written to its end: a number that is cut is another number.
+
+    Raises:
+        TableError: its last line does not end.
+    """
+    if path.suffix != ".gz" and path.read_bytes()[-1:] != b"\n":
+        raise TableError(f"{path} is cut off inside its last row: write or copy it again")
 
 
 def _parse(path: Path, lines: Iterator[list[str]]) -> Table:
@@ -187,6 +232,19 @@ def _rows(
                 "The file may be cut off: download it again"
             )
         yield number, row
+
+
+def binary(cell: str) -> float:
+    """A target: 1.0, 0.0, or NaN where it is unknown, blank or -1.
+
+    Raises:
+        ValueError: it is none of these, nor True or False.
+    """
+    words = {"": -1.0, "true": 1.0, "false": 0.0}
+    value = words[cell.lower()] if cell.lower() in words else float(cell)
+    if value not in (0, 1, -1):
+        raise ValueError
+    return NAN if value == -1 else value
 
 
 def age_in_years(cell: str) -> float:
