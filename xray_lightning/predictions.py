@@ -50,7 +50,8 @@ class Predictions:
     @property
     def patients(self) -> int | None:
         """How many; None where they are unknown and each image counts as its own."""
-        return None if self.patient_ids == self.image_ids else len(set(self.patient_ids))
+        patients = tuple(self.patient_ids)
+        return None if patients == tuple(self.image_ids) else len(set(patients))
 
     def keep(self, labels: Sequence[str]) -> "Predictions":
         """The same images with some of the labels alone."""
