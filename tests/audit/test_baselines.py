@@ -62,7 +62,7 @@ def test_previous_label(records: list[Record], parts: Parts) -> None:
 
 def test_auroc_against_scikit_learn(records: list[Record], parts: Parts) -> None:
     columns, test = Columns.of(records, LABELS), parts["test"]
-    counts = bootstrap_counts(columns.patient_count, 25, 0)
+    counts = bootstrap_counts(columns.patient_count, 40, 0)
     found = {row.name: row for row in baselines(columns, parts, counts, seed=0)}
     assert list(found) == list(METHODS)
     prior = prevalence_of(columns, parts["train"])

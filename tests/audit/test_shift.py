@@ -47,7 +47,7 @@ def test_prevalence_against_pandas(records: list[Record], parts: Parts) -> None:
 
 def test_intervals_against_a_loop_over_the_same_draws(records: list[Record], parts: Parts) -> None:
     table, columns = frame(records), Columns.of(records, LABELS)
-    counts = bootstrap_counts(columns.patient_count, 30, 3)
+    counts = bootstrap_counts(columns.patient_count, 40, 3)
     row = prevalence(columns, parts, counts)[0]
     both, test = table.iloc[with_both(parts)[BOTH]], table.iloc[parts["test"]]
     ratios, differences = [], []

@@ -21,7 +21,7 @@ def rows_of(text: str) -> dict[str, list[str]]:
 
 
 def test_table(capsys: pytest.CaptureFixture[str]) -> None:
-    facts = localisation({"Mass": located(12), "Hernia": located(1)}, size=32, draws=20)
+    facts = localisation({"Mass": located(12), "Hernia": located(1)}, size=32, draws=40)
     published = published_boxes("nih")
     show(localisation_table(facts, "cam", "test [f00d]", published), *published_lines(published))
     text = capsys.readouterr().out
@@ -54,7 +54,7 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_no_published_column_beside_other_data(capsys: pytest.CaptureFixture[str]) -> None:
-    facts = localisation({"Mass": located(12)}, size=32, draws=20)
+    facts = localisation({"Mass": located(12)}, size=32, draws=40)
     show(localisation_table(facts, "cam", "phantom", published_boxes("phantom")))
     assert "Wang" not in capsys.readouterr().out
 
@@ -64,7 +64,7 @@ def test_means_over_fewer_labels_and_maps_are_said_to_be(
 ) -> None:
     dark = located(12)
     dark.maps["cam"][:5] -= 2
-    facts = localisation({"Hernia": located(1), "Mass": dark}, size=32, draws=20)
+    facts = localisation({"Hernia": located(1), "Mass": dark}, size=32, draws=40)
     show(methods_table(facts), *energy_line(facts, ["cam"]))
     rows = rows_of(text := capsys.readouterr().out)
     assert rows["mean box, 1 labels"][0].startswith(

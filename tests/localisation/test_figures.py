@@ -105,7 +105,7 @@ def test_intervals_are_of_patients(located: Make) -> None:
 
 def test_too_few(located: Make) -> None:
     scored = {"Mass": located(24), "Nodule": located(18, seed=1)}  # 12 and 9 patients
-    facts = localisation(scored, size=SIZE, draws=20)
+    facts = localisation(scored, size=SIZE, draws=40)
     few = facts["labels"]["Nodule"]
     assert few["note"] == "too few: fewer than 10 images or patients, no interval"
     assert few["methods"]["sees"]["iou"]["value"] > 0

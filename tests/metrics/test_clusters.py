@@ -102,7 +102,10 @@ def test_undefined_draws() -> None:
     assert np.isnan(percentile_interval(values)).all()
     assert np.isnan(Spread.of(values, 9.0).deviation)
     assert np.isnan(percentile_interval(np.array([]))).all()
-    assert np.isnan(percentile_interval(np.full(9, 0.5))).all(), "no width, no interval"
+    assert np.isnan(percentile_interval(np.full(99, 0.5))).all(), "no width, no interval"
+    assert percentile_interval(np.full(99, 0.5), constant=True) == (0.5, 0.5)
+    assert np.isnan(percentile_interval(np.linspace(0, 1, 38))).all(), "cannot reach 95 %"
+    assert percentile_interval(np.linspace(0, 1, 39)) == pytest.approx((0.025, 0.975))
 
 
 def test_divided() -> None:

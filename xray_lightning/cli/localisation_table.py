@@ -54,7 +54,7 @@ def published_lines(published: Sequence[PublishedBoxes]) -> list[str]:
 def _cells(found: Mapping[str, Any], method: str) -> list[str]:
     methods = found["methods"]
     shown = methods[method]["pointing_game"]
-    none = "too few" if found["note"] else "all equal"
+    none = "too few" if found["note"] else "equal"
     interval = "{:.3f}-{:.3f}".format(*shown["interval"]) if shown["interval"] else none
     labels = methods[method].get("labels")  # in a mean: over fewer ones it stands beside nothing
     controls = [

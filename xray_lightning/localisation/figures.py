@@ -97,7 +97,7 @@ def localisation(
         ``{"value", "interval"}``, None where undefined; "t_iou", "t_iobb" and "afp" hold one for
         each overlap, "0.1" to "0.9", see
         :func:`~xray_lightning.metrics.localisation.map_figures`. Intervals are 95 % percentile
-        intervals, None where all draws are equal.
+        intervals, None where all draws are equal or fewer than 39.
 
     Raises:
         ConfigError: nothing to score, labels with different methods, or a patient that the
