@@ -241,7 +241,7 @@ def test_interrupted_by_the_user(folder: Path) -> None:
     ("arguments", "message"),
     [
         (["model=nothing"], "Available options in 'model'"),
-        (["image_sise=3"], "Could not override 'image_sise'"),
+        (["image_sise=3"], "unknown setting image_sise: image_size"),
         (["data=nih", "data.root=nowhere"], "nowhere does not exist"),
         (["resume=nowhere"], "no config.yaml there"),
     ],
