@@ -121,3 +121,8 @@ def test_nothing_is_trained(
     assert train([*command, *options, "--config-dir", str(tmp_path / "conf")]) == 2
     assert "error: unknown setting lr: optim.optimizer.lr?" in capsys.readouterr().err
     assert not list(tmp_path.glob("out/*/*"))
+
+
+def test_a_value_that_must_be_given_does_not_hide_the_key() -> None:
+    with pytest.raises(ConfigError, match=r"unknown setting audit: .*--help"):
+        composed(["data=csv", "data.table=labels.csv", "audit=false"])

@@ -80,7 +80,8 @@ def unknown_named(overrides: Sequence[str], own: Iterable[str] = ()) -> Iterator
             raise
         pairs = [text.partition("=") for text in overrides]
         groups = [f"{k}={v}" for k, _, v in pairs if (conf_dir() / k / f"{v}.yaml").is_file()]
-        raise unknown(found[1], {*own, *dotted(composed(groups)[0])}) from None
+        plain: Any = OmegaConf.to_container(composed(groups)[0])  # a value of ??? is no obstacle
+        raise unknown(found[1], {*own, *dotted(plain)}) from None
     except ValueError as error:  # Hydra's own, for a group that is set to null
         if not str(error).startswith("Config group override"):
             raise
