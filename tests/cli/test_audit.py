@@ -146,7 +146,7 @@ def test_duplicates_need_pixels_enough() -> None:
 
 
 def test_no_such_run(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match="no predictions table at"):
+    with pytest.raises(DataNotFoundError, match="there is no table"):
         audit([*DATA, f"predictions={tmp_path}"], as_json=True)
 
 

@@ -32,9 +32,9 @@ def lose(name: str, key: str) -> Spoil:
         (lambda run: (run / "evaluation.json").write_bytes(b"\xff\xfe"), "damaged.*utf-8"),
         (lose("environment.json", "versions"), "environment.json.*it lacks versions"),
         (lose("metrics.json", "val"), "metrics.json.*it lacks val. python train.py resume="),
-        (lambda run: (run / "predictions_val.csv").unlink(), "no predictions table at"),
-        (lambda run: (run / "predictions_val.csv").write_text(""), "predictions_val.csv.*No col"),
-        (lambda run: (run / "predictions_test.csv").write_text("a\n1"), "lacks the columns"),
+        (lambda run: (run / "predictions_val.csv").unlink(), "there is no table"),
+        (lambda run: (run / "predictions_val.csv").write_text(""), "predictions_val.csv.*is empty"),
+        (lambda run: (run / "predictions_test.csv").write_text("a\n1"), "lacks 3 columns"),
         (lambda run: (run / "metrics.csv").write_bytes(b"\xff\xfe"), "metrics.csv is damaged"),
         (lambda run: (run / "metrics.csv").write_text("a\n1"), "it has no column epoch"),
     ],
@@ -49,7 +49,7 @@ def test_no_finished_run(run_folder: Path, spoil: Spoil, match: str) -> None:
 @pytest.mark.parametrize("part", ["val", "test"])
 def test_files_of_two_runs(run_folder: Path, part: str) -> None:
     path = run_folder / f"predictions_{part}.csv"
-    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+    path.write_text("\n".join([*path.read_text().splitlines()[:-1], ""]))
     with pytest.raises(ConfigError, match=rf"different runs: predictions_{part}.csv is of the"):
         read_run(run_folder)
 
