@@ -145,6 +145,13 @@ def test_no_verb_builds_it(foreign: Callable[..., Path], tmp_path: Path, key: st
     assert not victim.exists()
     with pytest.raises(ConfigError, match=r"trust must be true or false, got 'yes'"):
         resumed(run, ["trust=yes"])
+    best = foreign({key: {"x": call} if key == "logger" else call, "trust": True})
+    with pytest.raises(
+        ConfigError, match=r"config.yaml: .*pathlib"
+    ):  # the file cannot say so itself
+        resumed(run, [])
+    with pytest.raises(ConfigError, match=r"best.ckpt: .*pathlib"):
+        opened(best, [])
     config, _ = resumed(run, ["trust=true"])  # the user's own
     assert config[key] == ({"x": call} if key == "logger" else call)
 

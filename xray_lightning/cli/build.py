@@ -128,7 +128,7 @@ def bundle_from(config: DictConfig, data: XrayDataModule, net: XrayNet) -> Bundl
     plain = OmegaConf.to_container(config, resolve=True)
     if not isinstance(plain, dict):
         raise ConfigError("the configuration must be a mapping")
-    settings = {str(key): value for key, value in plain.items() if key != "trust"}
+    settings = {str(key): value for key, value in plain.items()}
     return bundle_of(net, data, settings)
 
 
