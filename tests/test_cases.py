@@ -1,0 +1,276 @@
+"""Small inputs of public bug reports (``../shared/cases``, never committed), by the commands."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xray_lightning.data.dicom import read_dicom
+from xray_lightning.data.images import read_image
+from xray_lightning.errors import InvalidImageError
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+XRAY = "from xray_lightning.cli.app import main; main()"
+SMALL = ["model=resnet50", "model.backbone=resnet18", "weights=none", "image_size=32"]
+QUICK = ["trainer=cpu", "batch_size=8", "logger=none", "callbacks=none", "report=false"]
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, so that nothing is written beside the original."""
+    place = ROOT.parent / "shared/cases"
+    if not place.is_dir():
+        pytest.skip(f"the cases are not at {place}")
+    copy = tmp_path_factory.mktemp("cases") / "cases"
+    shutil.copytree(place, copy, symlinks=True)
+    subprocess.run(["chmod", "-R", "u+w", str(copy)], check=True)  # shared/ may be read-only
+    return copy
+
+
+def run(*arguments: str | Path, expected: int = 0, **environment: str) -> str:
+    """What a command prints, both streams; "train" stands for train.py."""
+    first, *rest = map(str, arguments)
+    start = ["train.py"] if first == "train" else ["-c", XRAY, first]
+    search = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, *start, *rest],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": search, "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    printed = done.stdout + done.stderr
+    assert done.returncode == expected, printed
+    assert "Traceback" not in printed, printed
+    return printed
+
+
+def table(cases: Path, name: str) -> list[str]:
+    return ["data=csv", f"data.table={cases / name}", f"data.root={cases / 'csv/img'}"]
+
+
+def auroc_of(printed: str) -> float:
+    """Of the JSON that a verb prints."""
+    return float(json.loads(printed[printed.index("{") :])["mean"]["auroc"]["value"])
+
+
+def score(cases: Path, scores: str, labels: str, expected: int = 0) -> str:
+    return run(
+        *["score", cases / scores, *table(cases, labels), "draws=20", "--json"], expected=expected
+    )
+
+
+# --- scores tables
+
+
+def test_shuffled_with_index(cases: Path) -> None:
+    plain = score(cases, "scores/plain.csv", "scores/labels.csv")
+    assert auroc_of(plain) == pytest.approx(1.0)
+    shuffled = score(cases, "scores/shuffled_with_index.csv", "scores/labels.csv")
+    assert auroc_of(shuffled) == pytest.approx(1.0)
+
+
+def test_ids_of_other_images_are_refused(cases: Path) -> None:
+    printed = score(cases, "scores/uid_other_images.csv", "scores/uid_labels.csv", expected=2)
+    assert "1.2.826.0.2" in printed
+
+
+def test_plus_and_minus_are_two_labels(cases: Path) -> None:
+    printed = score(cases, "labels/plus_minus_scores.csv", "labels/plus_minus.csv")
+    assert "COVID+" in printed
+    assert "COVID-" in printed
+
+
+# --- label names
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("interpolation", "${oc.env:DEMO_SECRET}"),
+        ("question_marks", "???"),
+        ("odd_names", "$x_1$ & 50%"),
+    ],
+)
+def test_text_from_data_is_never_evaluated(
+    cases: Path, tmp_path: Path, name: str, label: str
+) -> None:
+    place = tmp_path / "run"
+    settings = [f"hydra.run.dir={place}", f"cache_dir={tmp_path / 'cache'}", "epochs=1", "draws=20"]
+    data = table(cases, f"labels/{name}.csv")
+    secret = {"DEMO_SECRET": "a-password"}
+    run("train", *data, *SMALL, *QUICK, *settings, **secret)
+    written = b"".join(path.read_bytes() for path in place.rglob("*") if path.is_file())
+    assert b"a-password" not in written
+    best = place / "checkpoints/best.ckpt"
+    best = best if best.is_file() else place / "checkpoints/last.ckpt"
+    out = f"hydra.run.dir={tmp_path / 'evaluate'}"
+    printed = run("evaluate", best, out, "draws=20", **secret)
+    assert "a-password" not in printed
+    metrics = json.loads((place / "metrics.json").read_text())
+    assert label in metrics["test"]["auroc"]["labels"]
+
+
+# --- pictures
+
+
+def predict(cases: Path, checkpoint: Path, out: Path, *names: Path, expected: int = 0) -> str:
+    return run("predict", checkpoint, *names, "--out", out, expected=expected)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(cases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run of one epoch on ``csv/ok.csv``."""
+    place = tmp_path_factory.mktemp("run")
+    settings = [f"hydra.run.dir={place / 'run'}", f"cache_dir={place / 'cache'}", "epochs=1"]
+    run("train", *table(cases, "csv/ok.csv"), *SMALL, *QUICK, *settings, "draws=20")
+    return place / "run/checkpoints/best.ckpt"
+
+
+def test_tiff(cases: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    with pytest.raises(InvalidImageError, match=r"deflate_one_bit\.tif"):
+        read_image(cases / "tiff/deflate_one_bit.tif")
+    wanted = tifffile.imread(cases / "tiff/jpeg2000.tif")
+    np.testing.assert_array_equal(read_image(cases / "tiff/jpeg2000.tif"), wanted)
+    grey = read_image(cases / "tiff/grey8.tif").astype(int)
+    white_is_zero = read_image(cases / "tiff/miniswhite16.tif").astype(int)
+    np.testing.assert_array_equal(white_is_zero, 255 - grey)  # stored alike: 0 is white, not black
+
+
+def test_dicom_codestreams_know_their_own_precision(cases: Path) -> None:
+    right = read_dicom(cases / "dicom/j2k_prec16_stored12.dcm")
+    wrapped = read_dicom(cases / "dicom/j2k_prec16_stored10.dcm")
+    np.testing.assert_allclose(wrapped.pixels, right.pixels, atol=1e-6)
+    assert np.ptp(read_dicom(cases / "dicom/jll_prec12_stored10.dcm").pixels) > 0.5
+
+
+def test_functional_groups_are_applied(cases: Path) -> None:
+    notes = " ".join(read_dicom(cases / "dicom/functional_groups.dcm").notes)
+    assert "no window" not in notes
+
+
+def test_voi_lut_of_fewer_bits_than_said(cases: Path) -> None:
+    odd = read_dicom(cases / "dicom/agfa_voi_lut.dcm")
+    right = read_dicom(cases / "dicom/voi_lut_12.dcm")
+    assert odd.notes
+    assert odd.pixels.max() == pytest.approx(right.pixels.max(), abs=0.01)
+
+
+def test_window_of_no_width_and_bare_groups(cases: Path, checkpoint: Path, tmp_path: Path) -> None:
+    names = [cases / "dicom/ww_zero.dcm", cases / "dicom/no_preamble_meta.dcm"]
+    predict(cases, checkpoint, tmp_path, *names)
+    with (tmp_path / "predictions.csv").open(encoding="utf-8") as file:
+        assert len(list(csv.reader(file))) == 3
+    assert read_dicom(names[0]).notes
+
+
+def test_a_damaged_file_is_named(cases: Path, checkpoint: Path, tmp_path: Path) -> None:
+    names = [cases / "tiff/deflate_one_bit.tif", cases / "tiff/grey8.tif"]
+    predict(cases, checkpoint, tmp_path, *names, expected=3)
+    assert "deflate_one_bit.tif" in (tmp_path / "failed.csv").read_text()
+
+
+# --- what changed is done again
+
+
+def test_convert_does_a_replaced_file_again(cases: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(cases / "mtime/in", source)
+    run("convert", source, out)
+    before = next(out.rglob("*.png")).read_bytes()
+    shutil.copy(cases / "dicom/voi_lut_12.dcm", source / "a.dcm")
+    os.utime(source / "a.dcm", (1_000_000_000, 1_000_000_000))
+    run("convert", source, out)
+    assert next(out.rglob("*.png")).read_bytes() != before
+    with next(out.rglob("headers.csv")).open(encoding="utf-8") as file:
+        assert len(list(csv.reader(file))) == 2
+
+
+def test_predict_does_a_replaced_file_again(cases: Path, checkpoint: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(cases / "stale/in", source)
+    predict(cases, checkpoint, out, source)
+    before = (out / "predictions.csv").read_text()
+    shutil.copy(cases / "csv/img/7.png", source / "a.png")
+    os.utime(source / "a.png", (1_000_000_000, 1_000_000_000))
+    predict(cases, checkpoint, out, source)
+    after = (out / "predictions.csv").read_text()
+    assert after != before
+    assert len(after.splitlines()) == 2
+
+
+# --- tables
+
+
+def test_no_positive_in_validation(cases: Path, tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    settings = [f"hydra.run.dir={place}", f"cache_dir={tmp_path / 'cache'}", "draws=20"]
+    data = [*table(cases, "degenerate/val_none.csv"), "split=csv", "epochs=3"]
+    printed = run("train", *data, *SMALL, *QUICK, *settings)
+    assert "best checkpoint unknown: epoch 3, the last epoch" in printed
+    choice = json.loads((place / "metrics.json").read_text())["val"]["checkpoint"]
+    assert choice["epoch"] == 3
+
+
+def counts(cases: Path, name: str, expected: int = 0) -> str:
+    return run("data", *table(cases, name), "--json", expected=expected)
+
+
+@pytest.mark.parametrize("name", ["semicolon.csv", "tab.tsv", "utf16.csv", "true_false.csv"])
+def test_certain_forms_are_read(cases: Path, name: str) -> None:
+    read, plain = (
+        json.loads(text[text.index("{") :])
+        for text in (counts(cases, f"csv/{name}"), counts(cases, "csv/ok.csv"))
+    )
+    for facts in (read, plain):
+        facts.pop("title", None)
+        facts.pop("data", None)
+    assert read["images"] == plain["images"]
+    assert read["positives"] == plain["positives"]
+
+
+def test_latin1_is_read_or_named(cases: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", XRAY, "data", *table(cases, "csv/latin1.csv")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    printed = done.stdout + done.stderr
+    assert "Ödem" in printed if done.returncode == 0 else "UTF-8" in printed
+
+
+@pytest.mark.parametrize(("name", "column"), [("fold.csv", "fold"), ("is_train.csv", "Gender")])
+def test_well_known_columns_are_no_labels(cases: Path, name: str, column: str) -> None:
+    printed = counts(cases, f"csv/{name}")
+    assert column not in json.loads(printed[printed.index("{") :])["positives"]
+
+
+@pytest.mark.parametrize(("name", "pair"), [("zeros", ("0", "000")), ("float", ("0", "0.0"))])
+def test_two_spellings_of_a_patient_are_named(cases: Path, name: str, pair: list[str]) -> None:
+    printed = run("data", *table(cases, f"csv/patient_{name}.csv"))
+    assert all(repr(text)[1:-1] in printed for text in pair)
+    assert "patient" in printed
+
+
+def test_a_folder_with_a_bracket_is_found(cases: Path, tmp_path: Path) -> None:
+    for name in ("fold[1]", "fold[2]"):
+        place = tmp_path / name
+        place.mkdir()
+        (place / "predictions_test.csv").write_text(
+            "image,patient,target_A,score_A\n"
+            + "".join(f"{n},p{n},{n % 2},{0.1 + n % 7 / 10:.1f}\n" for n in range(40))
+        )
+    printed = run("compare", tmp_path / "fold[1]", tmp_path / "fold[2]", "--draws", "20")
+    assert "identical" in printed
