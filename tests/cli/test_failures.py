@@ -1,5 +1,8 @@
 import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xray_lightning.cli.failures import (
-    INTERRUPTED,
     PARTIAL,
     USER_ERROR,
     PartialError,
@@ -55,7 +57,7 @@ def test_our_own_fault_keeps_its_traceback() -> None:
 
 
 def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
-    assert guarded(raiser(KeyboardInterrupt())) == INTERRUPTED
+    assert guarded(raiser(KeyboardInterrupt())) == 130
     assert "what was written is kept" in capsys.readouterr().err
 
 
@@ -66,7 +68,66 @@ def test_exit_that_lightning_makes_of_an_interrupt() -> None:
         except KeyboardInterrupt:
             sys.exit(1)
 
-    assert guarded(command) == INTERRUPTED
+    assert guarded(command) == 130
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_stops_like_ctrl_c(
+    number: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(number)
+
+    def command() -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            os.kill(os.getpid(), number)  # schedulers repeat it
+            raise RuntimeError("a loader process died of it") from None
+
+    assert guarded(command, "; go on") == code
+    name = signal.Signals(number).name
+    assert capsys.readouterr().err == f"\nstopped by {name}; what was written is kept; go on\n"
+    assert signal.getsignal(number) is before
+    assert guarded(raiser(KeyboardInterrupt())) == 130, "an earlier signal is forgotten"
+
+
+def test_nohup_is_respected() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert guarded(lambda: os.kill(os.getpid(), signal.SIGHUP)) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+STUCK = """
+import signal, sys, time
+from xray_lightning.cli import failures
+failures.DEADLINE = 0.3
+def stuck():
+    print("ready", flush=True)
+    started = time.monotonic()
+    while time.monotonic() - started < 30:
+        try:
+            time.sleep(30)
+        except KeyboardInterrupt:
+            pass  # as a library that waits for its threads
+failures.guarded(stuck)
+"""
+
+
+def test_what_does_not_stop_is_ended() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    begun = time.monotonic()
+    process.terminate()
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert "stopped in the middle; what was written is kept" in errors
+    assert time.monotonic() - begun < 10
 
 
 def test_other_exits_pass() -> None:

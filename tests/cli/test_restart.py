@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -14,10 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from xray_lightning.cli import restart
 from xray_lightning.cli.build import own_cores
+from xray_lightning.cli.failures import STOPPED_BY
+from xray_lightning.cli.folders import claimed
 from xray_lightning.cli.overrides import composed, in_sweep
 from xray_lightning.cli.provenance import write_config
 from xray_lightning.cli.restart import clear, require_same_settings, sweep_run
 from xray_lightning.errors import ConfigError
+from xray_lightning.writing import HOST
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +39,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What fit was called with."""
     calls: list[Any] = []
 
-    def fit(config: DictConfig, last: object = None) -> float:
+    def fit(config: DictConfig, last: object = None, source: object = None) -> float:
         calls.append((config, last))
         return 0.75
 
@@ -89,15 +93,69 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, trained: list[Any]) -> None:
     assert not (tmp_path / "failure.json").exists(), "it is no failure any more"
 
 
-def test_a_run_without_an_epoch_starts_anew(tmp_path: Path, trained: list[Any]) -> None:
+@pytest.mark.parametrize("how", ["sweep", "same command", "resume"])
+def test_a_run_without_an_epoch_starts_anew(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hydra: DictConfig
+) -> None:
+    calls = []
+    monkeypatch.setattr(restart, "fit", lambda config, last=None: calls.append((config, last)))
     config = started(tmp_path)
     (tmp_path / "tensorboard").mkdir()
-    for name in ("environment.json", "metrics.csv", "train.log", "montage.png"):
+    for name in ("environment.json", "metrics.csv", "train.log", "montage.png", "hpc_ckpt_1.ckpt"):
         (tmp_path / name).touch()
-    assert sweep_run(config) == 0.75
-    assert trained == [(config, None)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["montage.png", "train.log"]
+    if how != "sweep":
+        hydra.mode = RunMode.RUN
+    if how == "resume":
+        hydra.overrides.task = [f"resume={tmp_path}", "workers=1"]
+        config.resume, config.run_dir = str(tmp_path), "elsewhere"
+    (sweep_run if how == "sweep" else restart.started)(config)
+    ((settings, last),) = calls
+    assert last is None
+    assert settings.run_dir == str(tmp_path)
+    assert settings.seed == 0
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".lock", "config.yaml", "montage.png", "train.log"]
     clear(tmp_path)  # nothing left to remove: no complaint
+
+
+def test_a_single_run_is_not_repeated_in_a_folder(
+    tmp_path: Path, trained: list[Any], hydra: DictConfig
+) -> None:
+    hydra.mode = RunMode.RUN
+    config = started(tmp_path)
+    with pytest.raises(ConfigError, match=r"holds a run with other settings: seed=0 \(now 1\)"):
+        restart.started(settings(tmp_path, "seed=1"))
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(ConfigError, match=f"{tmp_path} holds a run already: resume="):
+        restart.started(config)
+    assert trained == []
+
+
+def test_two_sweeps_at_once(
+    tmp_path: Path, trained: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run that the other one trains is left to it and not marked."""
+    with claimed(tmp_path):
+        assert sweep_run(settings(tmp_path)) is None
+    assert f"({os.getpid()} on {HOST})" in caplog.text
+    assert trained == []
+    assert not (tmp_path / "failure.json").exists()
+
+
+def test_a_stop_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a library raises because of a signal, the sweep stops and the run is not marked."""
+
+    def fit(config: DictConfig, source: object = None) -> float:
+        STOPPED_BY.append(15)
+        raise RuntimeError("a loader process was killed")
+
+    monkeypatch.setattr(restart, "fit", fit)
+    try:
+        with pytest.raises(RuntimeError, match="a loader process"):
+            sweep_run(settings(tmp_path))
+    finally:
+        STOPPED_BY.clear()
+    assert not (tmp_path / "failure.json").exists()
 
 
 @pytest.mark.parametrize("surroundings", ["workers=3", "threads=1", "cache_dir=elsewhere"])
@@ -145,7 +203,7 @@ def test_a_failure_is_written_down_and_the_sweep_goes_on(
     message: str,
     traceback: bool,
 ) -> None:
-    def fit(config: DictConfig) -> float:
+    def fit(config: DictConfig, source: object = None) -> float:
         raise error
 
     monkeypatch.setattr(restart, "fit", fit)
@@ -158,7 +216,7 @@ def test_a_failure_is_written_down_and_the_sweep_goes_on(
 
 
 def test_an_interrupt_stops_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fit(config: DictConfig) -> float:
+    def fit(config: DictConfig, source: object = None) -> float:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(restart, "fit", fit)

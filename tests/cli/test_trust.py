@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from xray_lightning.checkpoint import KEY
 from xray_lightning.cli.app import APP
-from xray_lightning.cli.compose import resumed
 from xray_lightning.cli.evaluate import opened
 from xray_lightning.cli.overrides import composed
 from xray_lightning.cli.report import report
+from xray_lightning.cli.restart import resumed
 from xray_lightning.cli.trust import own_targets, read_config, require_trusted
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.models.network import XrayNet

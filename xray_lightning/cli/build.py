@@ -22,6 +22,7 @@ from xray_lightning.callbacks.keeping import RunCheckpoint
 from xray_lightning.callbacks.metrics_file import MetricsFile
 from xray_lightning.callbacks.progress import EpochLine
 from xray_lightning.callbacks.seeding import EpochSeed
+from xray_lightning.callbacks.stopping import KeepSigterm
 from xray_lightning.checkpoint import AtomicCheckpointIO, Bundle, bundle_of
 from xray_lightning.cli.overrides import in_sweep, make
 from xray_lightning.data.datamodule import XrayDataModule, default_workers
@@ -152,7 +153,7 @@ def trainer_from(
     loggers = list(make(config.logger).values()) if fit else []
     trainer: pl.Trainer = make(
         OmegaConf.create(node),
-        callbacks=[*callbacks, *(extras(config) if fit else [])],
+        callbacks=[KeepSigterm(), *callbacks, *(extras(config) if fit else [])],
         logger=loggers or False,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=config.run_dir,

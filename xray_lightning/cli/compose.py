@@ -7,7 +7,6 @@ from signal import SIGKILL
 from typing import Any
 
 import pytorch_lightning as pl
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from xray_lightning.callbacks.heatmaps import HeatMaps
@@ -27,18 +26,16 @@ from xray_lightning.cli.build import (
 from xray_lightning.cli.conclusion import conclude
 from xray_lightning.cli.folders import writable
 from xray_lightning.cli.judging import Judged
-from xray_lightning.cli.keys import require_known_keys
-from xray_lightning.cli.overrides import boolean, in_sweep, overridden, taken_out
-from xray_lightning.cli.processes import first_process, quieten, started_outside
+from xray_lightning.cli.overrides import in_sweep
+from xray_lightning.cli.processes import quieten, started_outside
 from xray_lightning.cli.provenance import sampling_line, write_config, write_environment
 from xray_lightning.cli.report import closing_report
 from xray_lightning.cli.settings import require_settings
 from xray_lightning.cli.tables import auroc_table, parts_line, show
-from xray_lightning.cli.trust import read_config, require_trusted
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.source import Source, usage_notes
 from xray_lightning.data.splits import PARTS
-from xray_lightning.errors import CheckpointError, ConfigError, SplitError
+from xray_lightning.errors import ConfigError, SplitError
 from xray_lightning.evaluation import Summary, predict_part, summarise
 from xray_lightning.predictions import Predictions, write_predictions
 from xray_lightning.report.calls import Panel
@@ -54,11 +51,6 @@ from xray_lightning.writing import write_json
 
 LOG = logging.getLogger(__name__)
 Scored = dict[str, Predictions]  # of each part
-MOVABLE = (  # where things lie and what they run on; the split's fingerprint holds the data itself
-    *("workers", "threads", "cache_dir", "data.root", "data.table", "data.boxes"),
-    *("data.nih_map", "data.nih_test_list", "split.path", "split.train"),
-    *("split.val", "split.test"),
-)
 
 
 def fit(
@@ -67,7 +59,7 @@ def fit(
     """Train, keep the best checkpoint by validation AUROC, evaluate it on validation and test.
 
     Args:
-        config: all settings; ``config.resume`` names a run to continue with a few of them.
+        config: all settings.
         last: where to go on, if ``config`` is that run's own already.
         source: the data set, if its tables were read already.
 
@@ -75,16 +67,11 @@ def fit(
         The best checkpoint's validation AUROC, for Hydra's sweepers; None if undefined.
     """
     quieten()
-    require_known_keys(config)
-    if config.resume:
-        config, last = resumed(Path(config.resume), HydraConfig.get().overrides.task)
     require_settings(config)
     prepare_process(config)
     run = Path(config.run_dir)
     data = data_from(config, source)
-    if last is None:
-        refuse_used(run)
-    else:
+    if last is not None:
         require_same_split(last, data)
     task = task_from(config, data)
     task.bundle = bundle_from(config, data, task.net)
@@ -95,10 +82,11 @@ def fit(
     data.require_images(trainer.world_size)
     describe(config, data, task, trainer)
     if trainer.is_global_zero:
+        (run / "metrics.json").unlink(missing_ok=True)  # of a finished run that is taken further
         write_config(task.bundle.config, writable(run))
         write_environment(config, data, trainer, run)
         draw_data(data, run)
-    train(trainer, task, data, run, last)
+    train(trainer, task, data, last)
     kept = next(each for each in callbacks if isinstance(each, RunCheckpoint))  # the best
     summaries, predictions = finish(config, data, task, run, kept.choice)
     if trainer.is_global_zero:
@@ -113,29 +101,15 @@ def fit(
 
 
 def train(
-    trainer: pl.Trainer, task: XrayTask, data: XrayDataModule, run: Path, last: Checkpoint | None
+    trainer: pl.Trainer, task: XrayTask, data: XrayDataModule, last: Checkpoint | None
 ) -> None:
-    """Fit, from the last checkpoint on if there is one; say how to go on where it is stopped."""
+    """Fit, from the last checkpoint on if there is one."""
     try:
         checkpoint = None if last is None else last.path
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
-    except (KeyboardInterrupt, SystemExit):
-        if (run / "checkpoints" / "last.ckpt").is_file():
-            LOG.info("stopped; continue with: python train.py resume=%s", run)
-        raise
     except Exception:  # of any kind: the other processes would wait for this one
         stop_others(trainer)
         raise
-
-
-def refuse_used(run: Path) -> None:
-    """Never mix a new run with what an older one left.
-
-    Raises:
-        ConfigError: the folder holds a run.
-    """
-    if first_process() and (run / "config.yaml").exists():
-        raise ConfigError(f"{run} holds a run already: resume={run} continues it, or name another")
 
 
 def require_own_processes(trainer: pl.Trainer) -> None:
@@ -171,36 +145,6 @@ def require_same_split(checkpoint: Checkpoint, data: XrayDataModule) -> None:
             f"it is [{data.split.fingerprint}], and images it was trained on could land in test. "
             "Restore the data, or start a new run"
         )
-
-
-def resumed(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpoint]:
-    """The configuration of an interrupted run with overrides, and its last checkpoint.
-
-    Raises:
-        ConfigError: a setting is to change that would make it another run; its config.yaml is
-            damaged, or names what only ``trust=true`` lets it build.
-        CheckpointError: it was interrupted before its first epoch ended, or one is damaged.
-    """
-    last = run / "checkpoints" / "last.ckpt"
-    if not last.is_file():
-        raise CheckpointError(
-            f"{run} has no checkpoints/last.ckpt: no epoch was finished; start it anew"
-        )
-    load_checkpoint(run / "checkpoints" / "best.ckpt")  # now, not at the end of the training
-    checkpoint = load_checkpoint(last)
-    own, changes = taken_out(overrides, {"resume": "", "trust": "false"})
-    for change in changes:
-        if not change.startswith(("trainer.", *(f"{key}=" for key in MOVABLE))):
-            raise ConfigError(
-                f"{change}: a resumed run keeps its settings; only trainer.* (max_epochs for more "
-                f"epochs) and {', '.join(MOVABLE)} may change"
-            )
-    plain = {**read_config(run / "config.yaml"), "run_dir": str(run)}
-    if not boolean("trust", own["trust"]):
-        require_trusted(plain, run / "config.yaml")
-    merged = overridden(plain, changes)
-    LOG.info("resuming %s", run)
-    return merged, checkpoint
 
 
 def describe(config: DictConfig, data: XrayDataModule, task: XrayTask, trainer: pl.Trainer) -> None:

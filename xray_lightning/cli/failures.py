@@ -2,19 +2,26 @@
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from xray_lightning.errors import XrayError
 
 # What only the owner of the disk can mend: no right, no room, a file where a folder should be.
-OF_THE_DISK = {"EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR", "EEXIST"}
+OF_THE_DISK = {"EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENOTDIR", "EEXIST"}
 
 USER_ERROR = 2
 PARTIAL = 3
-INTERRUPTED = 130
+STOPPED = 128  # and the number of the signal
+STOPS = (signal.SIGTERM, signal.SIGHUP)  # exit codes 143 and 129; Ctrl-C: 130
+DEADLINE = 5.0  # seconds that schedulers are sure to leave
+STOPPED_BY: list[int] = []  # the signals that came
 
 
 class PartialError(XrayError):
@@ -24,8 +31,10 @@ class PartialError(XrayError):
     """
 
 
-def guarded(command: Callable[[], object]) -> int:
-    """Run a command; its exit code is 0, 2 for a user's error, 3 for a part, 130 for Ctrl-C.
+def guarded(command: Callable[[], object], hint: str = "; start it again to go on") -> int:
+    """Run a command; its exit code is 0, 2 for a user's error, 3 for a part, 128 + N for a signal.
+
+    Signals are Ctrl-C, SIGTERM and SIGHUP; ``hint`` says what to do then.
 
     A user's error is printed without a traceback unless HYDRA_FULL_ERROR=1. Anything else is a
     fault of ours and keeps its traceback.
@@ -34,14 +43,15 @@ def guarded(command: Callable[[], object]) -> int:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     try:
-        command()
-    except (KeyboardInterrupt, SystemExit) as stop:
-        if not _by_the_user(stop):
-            raise
-        print("\ninterrupted; what was written is kept", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:  # re-raised unless the user can mend it
-        message = user_message(error)
+        with _stopping():
+            command()
+    except BaseException as error:  # re-raised unless the user can mend it
+        if STOPPED_BY or _is_ctrl_c(error):
+            number = STOPPED_BY[0] if STOPPED_BY else signal.SIGINT
+            how = f"stopped by {signal.Signals(number).name}"
+            print(f"\n{how}; what was written is kept{hint}", file=sys.stderr)
+            return STOPPED + number
+        message = user_message(error) if isinstance(error, Exception) else None
         if message is None:
             raise
         if wants_traceback:
@@ -54,7 +64,44 @@ def guarded(command: Callable[[], object]) -> int:
     return 0
 
 
-def _by_the_user(stop: BaseException) -> bool:
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP stop as Ctrl-C does; what does not stop in time is ended."""
+    STOPPED_BY.clear()
+    before = {each: signal.getsignal(each) for each in STOPS}
+    for each in STOPS:
+        if before[each] is not signal.SIG_IGN:  # nohup
+            signal.signal(each, _stop)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    wakeup, over = signal.set_wakeup_fd(writer), threading.Event()
+    threading.Thread(target=_end_in_time, args=(reader, over), daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(wakeup)
+        os.close(writer)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _stop(number: int, _frame: Any) -> None:
+    signal.signal(number, signal.SIG_IGN)  # some schedulers send it twice
+    STOPPED_BY.append(number)
+    raise KeyboardInterrupt
+
+
+def _end_in_time(reader: int, over: threading.Event) -> None:
+    """Wait for a signal, which the system writes here even while torch computes; then exit hard."""
+    with open(reader, "rb", buffering=0) as signals:
+        while number := signals.read(1):
+            if number[0] in STOPS and not over.wait(DEADLINE):
+                os.write(2, b"\nstopped in the middle; what was written is kept\n")
+                os._exit(STOPPED + number[0])
+
+
+def _is_ctrl_c(stop: BaseException) -> bool:
     """Whether a stop is Ctrl-C; Lightning turns it into an exit while it handles it."""
     return isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
 

@@ -5,9 +5,10 @@ import sys
 from collections.abc import Sequence
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from xray_lightning.cli.failures import INTERRUPTED, guarded
+from xray_lightning.cli.failures import STOPPED, guarded
 from xray_lightning.cli.keys import require_known_keys
 from xray_lightning.cli.locate import conf_dir
 from xray_lightning.cli.overrides import in_sweep, make, register_resolvers, unknown_named
@@ -34,9 +35,11 @@ def train(arguments: Sequence[str] | None = None) -> int:
         except SystemExit as stop:
             raise stop.__cause__ if isinstance(stop.__cause__, ConfigError) else stop from None
 
-    code = guarded(command)
-    if code == INTERRUPTED and any(text.startswith("sweep=") for text in sys.argv):
-        print("start the same command again: it runs only what is missing", file=sys.stderr)
+    code = guarded(command, "")
+    if code > STOPPED and in_sweep():
+        folder = f"hydra.sweep.dir={HydraConfig.get().sweep.dir}"
+        named = "" if folder in sys.argv else f" with {folder}"
+        print(f"start the same command again{named}: it runs only what is missing", file=sys.stderr)
     return code
 
 
@@ -74,9 +77,9 @@ def _fit(config: DictConfig) -> float | None:
     require_known_keys(config)
     require_settings(config)
     source = None if config.resume else make(config.data)  # a missing table: known without torch
-    from xray_lightning.cli.compose import fit
+    from xray_lightning.cli.restart import started
 
-    return fit(config, source=source)
+    return started(config, source)
 
 
 if __name__ == "__main__":

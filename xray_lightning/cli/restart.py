@@ -3,24 +3,36 @@
 import json
 import logging
 import shutil
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from xray_lightning.cli.compose import fit, resumed
-from xray_lightning.cli.failures import user_message
+from xray_lightning.checkpoint import Checkpoint, load_checkpoint
+from xray_lightning.cli.compose import fit
+from xray_lightning.cli.failures import STOPPED_BY, user_message
+from xray_lightning.cli.folders import LockedError, claimed
+from xray_lightning.cli.keys import require_known_keys
+from xray_lightning.cli.overrides import boolean, in_sweep, overridden, taken_out
 from xray_lightning.cli.processes import first_process
 from xray_lightning.cli.provenance import reusable
 from xray_lightning.cli.tables import number, show
-from xray_lightning.cli.trust import read_config
+from xray_lightning.cli.trust import read_config, require_trusted
+from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.writing import entries_of, write_json
 
 LOG = logging.getLogger(__name__)
 # What does not change the result.
 SURROUNDINGS = ("run_dir", "hydra", "workers", "threads", "cache_dir", "trust")
-LEFTOVERS = ("config.yaml", "environment.json", "metrics.csv", "failure.json")
+LEFTOVERS = ("environment.json", "metrics.csv", "failure.json")
+MOVABLE = (  # where things lie and what they run on; the split's fingerprint holds the data itself
+    *("workers", "threads", "cache_dir", "data.root", "data.table", "data.boxes"),
+    *("data.nih_map", "data.nih_test_list", "split.path", "split.train"),
+    *("split.val", "split.test"),
+)
 
 
 def sweep_run(config: DictConfig) -> float | None:
@@ -37,12 +49,16 @@ def sweep_run(config: DictConfig) -> float | None:
     """
     run = Path(config.run_dir)
     prepare_log(HydraConfig.get().job.num)
-    started = (run / "config.yaml").is_file() and not config.resume
-    if started:
+    if (run / "config.yaml").is_file() and not config.resume:
         require_same_settings(config, run)
     try:
-        return restarted(config, run) if started else fit(config)
+        return started(config)
+    except LockedError as error:
+        LOG.warning("left to the process that trains it: %s", error)
+        return None
     except Exception as error:  # whatever it is, the other runs go on
+        if STOPPED_BY:
+            raise
         message = user_message(error)
         LOG.error("failed: %s", message or error, exc_info=message is None)
         facts = {"overrides": list(HydraConfig.get().overrides.task), "seed": config.seed}
@@ -60,28 +76,93 @@ def prepare_log(number_of_run: int) -> None:
     logging.getLogger("submitit").propagate = False  # has a log of its own; train.log is the run's
 
 
-def restarted(config: DictConfig, run: Path) -> float | None:
-    """The score of a finished run; otherwise what is missing of it is trained."""
-    (run / "failure.json").unlink(missing_ok=True)
-    if (run / "metrics.json").is_file():
-        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-        mean: float | None = metrics["val"]["auroc"]["mean"]
-        show(
-            f"finished before: {run}, validation AUROC {number(mean, 4)}"
-        )  # its log stays as it is
-        return mean
-    if (run / "checkpoints" / "last.ckpt").is_file():
-        return fit(*resumed(run, ["trust=true"]))  # its settings are this command's own
-    LOG.info("%s was stopped before its first epoch ended: starting anew", run)
-    if first_process():  # the others find what this one wrote
+def started(config: DictConfig, source: Source | None = None) -> float | None:
+    """Train in a folder that is this run's alone: anew, or what an earlier start left undone.
+
+    Args:
+        config: all settings; ``config.resume`` names a run to continue with a few of them.
+        source: the data set, if its tables were read already.
+
+    Raises:
+        ConfigError: the folder holds a run that is finished, or has other settings.
+        LockedError: another process trains there.
+    """
+    require_known_keys(config)
+    run = Path(config.resume or config.run_dir)
+    with claimed(run) if first_process() else nullcontext():
+        if not (run / "config.yaml").is_file():
+            return stopped_with_hint(run, lambda: fit(config, source=source))
+        if not config.resume:
+            if (run / "metrics.json").is_file():
+                return finished(run)
+            require_same_settings(config, run)
+        (run / "failure.json").unlink(missing_ok=True)
+        own = HydraConfig.get().overrides.task if config.resume else ["trust=true"]
+        settings, last = resumed(run, own)  # trusted: they are this command's own
+        return stopped_with_hint(run, lambda: fit(settings, last))
+
+
+def stopped_with_hint(run: Path, training: Callable[[], float | None]) -> float | None:
+    """Train, and say how to go on if that is stopped."""
+    try:
+        return training()
+    except (KeyboardInterrupt, SystemExit):
+        if first_process() and (run / "config.yaml").is_file():
+            LOG.info("stopped; continue with: python train.py resume=%s", run)
+        raise
+
+
+def finished(run: Path) -> float | None:
+    """The score of a finished run in a sweep; its log stays as it is.
+
+    Raises:
+        ConfigError: this is no sweep.
+    """
+    if not in_sweep():
+        raise ConfigError(f"{run} holds a run already: resume={run} continues it, or name another")
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    mean: float | None = metrics["val"]["auroc"]["mean"]
+    show(f"finished before: {run}, validation AUROC {number(mean, 4)}")
+    return mean
+
+
+def resumed(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpoint | None]:
+    """The configuration of an interrupted run with overrides, and its last checkpoint.
+
+    Without one, stopped in its first epoch, it starts anew: what it left is removed.
+
+    Raises:
+        ConfigError: a setting is to change that would make it another run; its config.yaml is
+            damaged, or names what only ``trust=true`` lets it build.
+        CheckpointError: a checkpoint is damaged.
+    """
+    last = run / "checkpoints" / "last.ckpt"
+    checkpoint = load_checkpoint(last) if last.is_file() else None
+    if checkpoint:
+        load_checkpoint(run / "checkpoints" / "best.ckpt")  # now, not at the end of the training
+    own, changes = taken_out(overrides, {"resume": "", "trust": "false"})
+    for change in changes:
+        if not change.startswith(("trainer.", *(f"{key}=" for key in MOVABLE))):
+            raise ConfigError(
+                f"{change}: a resumed run keeps its settings; only trainer.* (max_epochs for more "
+                f"epochs) and {', '.join(MOVABLE)} may change"
+            )
+    plain = {**read_config(run / "config.yaml"), "run_dir": str(run)}
+    if not boolean("trust", own["trust"]):
+        require_trusted(plain, run / "config.yaml")
+    merged = overridden(plain, changes)
+    if checkpoint is None and first_process():  # the others find what this one writes
         clear(run)
-    return fit(config)
+    LOG.info("resuming %s%s", run, "" if checkpoint else ": no epoch was finished, it starts anew")
+    return merged, checkpoint
 
 
 def clear(run: Path) -> None:
     """Remove what a new start would add to instead of replacing it."""
     for name in LEFTOVERS:
         (run / name).unlink(missing_ok=True)
+    for path in run.glob("hpc_ckpt_*.ckpt"):  # of a requeue by Slurm, in the middle of an epoch
+        path.unlink()
     shutil.rmtree(run / "tensorboard", ignore_errors=True)
 
 
@@ -103,7 +184,4 @@ def require_same_settings(config: DictConfig, run: Path) -> None:
     changed = [key for key in keys if now.get(key) != then.get(key)]
     if changed:
         shown = ", ".join(f"{key}={then.get(key)} (now {now.get(key)})" for key in changed[:3])
-        raise ConfigError(
-            f"{run} holds a run with other settings: {shown}; name another folder with "
-            "hydra.sweep.dir="
-        )
+        raise ConfigError(f"{run} holds a run with other settings: {shown}; name another folder")
