@@ -267,12 +267,6 @@ def test_resume_refuses_changed_data(trained: Path, folder: Path) -> None:
     assert "the data changed since" in run([*TRAIN, "resume=moved"], folder, 2)
 
 
-def test_resume_needs_a_finished_epoch(folder: Path) -> None:
-    (folder / "early").mkdir()
-    (folder / "early/config.yaml").write_text("seed: 0\n")
-    assert "no epoch was finished" in run([*TRAIN, "resume=early"], folder, 2)
-
-
 @pytest.mark.slow
 def test_multirun_compares_its_runs(folder: Path) -> None:
     sweep = ["split=patient,official", "seed=0,1", "hydra.sweep.dir=sweep", "trainer=debug"]

@@ -150,6 +150,8 @@ def trainer_from(
     if node["precision"] == "auto":
         node["precision"] = "bf16-mixed" if on_gpu else "32-true"
     torch.backends.cudnn.allow_tf32 = node["precision"] != "32-true"  # float32 is float32
+    for path in Path(config.run_dir).glob("hpc_ckpt_*.ckpt"):  # Lightning's at a requeue by Slurm:
+        path.unlink(missing_ok=True)  # amid an epoch, and even trainer.predict would load it
     loggers = list(make(config.logger).values()) if fit else []
     trainer: pl.Trainer = make(
         OmegaConf.create(node),

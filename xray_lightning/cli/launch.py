@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from xray_lightning.cli.failures import STOPPED, guarded
@@ -36,10 +35,10 @@ def train(arguments: Sequence[str] | None = None) -> int:
             raise stop.__cause__ if isinstance(stop.__cause__, ConfigError) else stop from None
 
     code = guarded(command, "")
-    if code > STOPPED and in_sweep():
-        folder = f"hydra.sweep.dir={HydraConfig.get().sweep.dir}"
-        named = "" if folder in sys.argv else f" with {folder}"
-        print(f"start the same command again{named}: it runs only what is missing", file=sys.stderr)
+    if code > STOPPED and {"-m", "--multirun"} & set(sys.argv):
+        named = any(text.startswith("hydra.sweep.dir=") for text in sys.argv)
+        again = "" if named else " with hydra.sweep.dir= and the folder of this one"
+        print(f"start the same command again{again}: it runs only what is missing", file=sys.stderr)
     return code
 
 

@@ -134,10 +134,11 @@ def resumed(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpoint
     Raises:
         ConfigError: a setting is to change that would make it another run; its config.yaml is
             damaged, or names what only ``trust=true`` lets it build.
-        CheckpointError: a checkpoint is damaged.
+        CheckpointError: a checkpoint is damaged, or gone after the first epoch.
     """
-    last = run / "checkpoints" / "last.ckpt"
-    checkpoint = load_checkpoint(last) if last.is_file() else None
+    last, history = run / "checkpoints" / "last.ckpt", run / "metrics.csv"
+    later = history.is_file() and len(history.read_text(encoding="utf-8").splitlines()) > 2
+    checkpoint = load_checkpoint(last) if later or last.is_file() else None
     if checkpoint:
         load_checkpoint(run / "checkpoints" / "best.ckpt")  # now, not at the end of the training
     own, changes = taken_out(overrides, {"resume": "", "trust": "false"})
@@ -161,8 +162,6 @@ def clear(run: Path) -> None:
     """Remove what a new start would add to instead of replacing it."""
     for name in LEFTOVERS:
         (run / name).unlink(missing_ok=True)
-    for path in run.glob("hpc_ckpt_*.ckpt"):  # of a requeue by Slurm, in the middle of an epoch
-        path.unlink()
     shutil.rmtree(run / "tensorboard", ignore_errors=True)
 
 
