@@ -81,7 +81,7 @@ def predict(
     """Score new files; preprocessing comes from the checkpoint. Run it again to continue.
 
     Exit code 0: all scored; 2: a wrong path, checkpoint or setting, nothing was done; 3: some
-    files could not be read, failed.csv names them, the others are scored; 130, 143, 129: stopped by a signal.
+    files could not be read, failed.csv names them, the others are scored; 130, 143, 129: stopped.
     """
     run("predict.predict", checkpoint, paths, out, batch_size, device, opens=[checkpoint])
 
@@ -99,7 +99,7 @@ def convert(
     """DICOM files to PNG, with a table of headers that names nobody. Run it again to continue.
 
     Exit code 0: all converted; 2: a wrong path or setting; 3: some files could not be read,
-    failed.csv names them, the others are done; 130, 143, 129: stopped by a signal.
+    failed.csv names them, the others are done; 130, 143, 129: stopped.
     """
     choice: dict[str, Any] = {"rename": rename, "frame": frame, "colour": colour}
     run("convert.convert_tree", source, out, bits=bits, workers=workers, **choice)
