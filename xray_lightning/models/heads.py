@@ -5,15 +5,251 @@ Each is a module with ``forward(features)``, logits (B, L) of a feature map (B, 
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.models.pooling import AveragePool, GeneralisedMean, LogSumExp, MaxPool
-from xray_lightning.models.query import QueryDecoder
-from xray_lightning.models.weighting import CSRA, PCAM, AttentionPool
+from xray_lightning.models.pooling import (
+    AveragePool,
+    GeneralisedMean,
+    LogSumExp,
+    MaxPool,
+    PoolingHead,
+    require_count,
+    require_positive,
+)
+
+MAXIMUM = 99.0  # the temperature that stands for the maximum, as in the code of CSRA's authors
+
+
+class WeightingHead(PoolingHead):
+    """A weighted mean over space for each label, dropout, then the label's own linear unit."""
+
+    def weights(self, features: Tensor) -> Tensor:
+        """Weights (B, L, H, W) of a feature map (B, C, H, W); those of a label sum to 1."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, L) of a feature map (B, C, H, W)."""
+        pooled = torch.einsum("blhw,bchw->blc", self.weights(features), features)
+        logits: Tensor = self.dropout(pooled) * self.classifier.weight  # (B, L, C)
+        return logits.sum(dim=2) + self.classifier.bias
+
+
+class AttentionPool(WeightingHead):
+    """Attention pooling with one map for each label.
+
+    Ilse et al., Attention-based Deep Multiple Instance Learning (ICML 2018), eq. 7 and 8, with the
+    places as instances: weights = softmax over space of u tanh(V x); gated, eq. 9: of
+    u (tanh(V x) sigmoid(U x)). The maps are these weights, which say where the head looks, also
+    for an absent finding; the logit is no function of them.
+
+    Args:
+        channels: C of the feature map.
+        labels: number of labels L.
+        dropout: probability of dropping a pooled feature.
+        hidden: rows of V.
+        gated: eq. 9.
+
+    Raises:
+        ConfigError: hidden is no integer above 0, or gated no truth value.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        labels: int,
+        *,
+        dropout: float = 0.0,
+        hidden: int = 128,
+        gated: bool = False,
+    ) -> None:
+        super().__init__(channels, labels, dropout=dropout)
+        if not isinstance(gated, bool):
+            raise ConfigError(f"model.head_options.gated must be true or false, got {gated!r}")
+        self.content = nn.Linear(channels, require_count("hidden", hidden), bias=False)  # V
+        self.gate = nn.Linear(channels, hidden, bias=False) if gated else None  # U
+        self.score = nn.Linear(hidden, labels, bias=False)  # u of each label
+
+    def weights(self, features: Tensor) -> Tensor:
+        """Attention weights (B, L, H, W)."""
+        places = features.flatten(2).transpose(1, 2)  # (B, H * W, C)
+        hidden = torch.tanh(self.content(places))
+        if self.gate is not None:
+            hidden = hidden * torch.sigmoid(self.gate(places))
+        return _softmax(self.score(hidden).transpose(1, 2), features)
+
+    def maps(self, features: Tensor) -> Tensor:
+        """Attention weights (B, L, H, W); those of a label sum to 1."""
+        return self.weights(features)
+
+
+class PCAM(WeightingHead):
+    """Probabilistic class activation maps.
+
+    Ye et al., Weakly Supervised Lesion Localization With Probabilistic-CAM Pooling (2020): the
+    weights are sigmoid(w x + b), divided by their sum over space, with the w and b that classify
+    the pooled features. The maps are w x + b, their sigmoid is the paper's probability map; the
+    logit is their mean under the weights.
+    """
+
+    def weights(self, features: Tensor) -> Tensor:
+        """Sigmoid of the maps over its sum (B, L, H, W)."""
+        # softmax(log s) = s / sum(s), also where every s is too small for a float32
+        return _softmax(F.logsigmoid(self.maps(features)), features)
+
+
+class CSRA(nn.Module):
+    """Class-specific residual attention.
+
+    Zhu and Wu, Residual Attention (ICCV 2021), eq. 2 to 6: a classifier of unit length and
+    without bias scores every place; the logit is mean(s) + lambda sum(softmax(T s) s) over space,
+    summed over the temperatures, each with a classifier of its own. The maps are the scores s,
+    summed likewise; with lambda = 0 the logit is their mean. Dropout drops whole channels.
+
+    Args:
+        channels: C of the feature map.
+        labels: number of labels L.
+        dropout: probability of dropping a channel.
+        temperatures: T of each head; 99 means the maximum. The paper's for 4 heads: 1, 2, 4, 99.
+        residual: lambda.
+
+    Raises:
+        ConfigError: no temperatures, one that is not above 0, or a lambda below 0.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        labels: int,
+        *,
+        dropout: float = 0.0,
+        temperatures: Sequence[float] = (1.0,),
+        residual: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if not isinstance(temperatures, list | tuple) or not temperatures:
+            raise ConfigError(
+                "model.head_options.temperatures must be a list of one number or more, got "
+                f"{temperatures!r}"
+            )
+        self.temperatures = [require_positive("temperatures", value) for value in temperatures]
+        self.residual = require_positive("residual", residual, or_zero=True)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifiers = nn.ModuleList(
+            nn.Linear(channels, labels, bias=False) for _ in self.temperatures
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, L) of a feature map (B, C, H, W)."""
+        scores = self._scores(self.dropout(features))
+        pairs = zip(scores, self.temperatures, strict=True)
+        return torch.stack([_residual_attention(s, t, self.residual) for s, t in pairs]).sum(dim=0)
+
+    def maps(self, features: Tensor) -> Tensor:
+        """Scores (B, L, H, W), summed over the temperatures."""
+        return torch.stack(self._scores(features)).sum(dim=0)
+
+    def _scores(self, features: Tensor) -> list[Tensor]:
+        units = [F.normalize(weight, dim=1) for weight in self.classifiers.parameters()]  # (L, C)
+        return [F.conv2d(features, unit[:, :, None, None]) for unit in units]
+
+
+def _residual_attention(scores: Tensor, temperature: float, residual: float) -> Tensor:
+    """Logits (B, L) of scores (B, L, H, W)."""
+    scores = scores.flatten(2)
+    if temperature == MAXIMUM:
+        attended = scores.amax(dim=2)
+    else:
+        attended = (scores * (temperature * scores).softmax(dim=2)).sum(dim=2)
+    return scores.mean(dim=2) + residual * attended
+
+
+def _softmax(scores: Tensor, features: Tensor) -> Tensor:
+    """Softmax over space; (B, L, H, W)."""
+    weights = scores.reshape(*scores.shape[:2], -1).softmax(dim=2)
+    return weights.reshape(*scores.shape[:2], *features.shape[2:])
+
+
+class QueryDecoder(nn.Module):
+    """One decoder layer without self-attention, with one fixed query for each label.
+
+    Ridnik et al., ML-Decoder (WACV 2023; arXiv 2021), section 2.4: the places are embedded by a
+    linear layer and a ReLU; the queries, which are not learned, attend to them; a feed-forward
+    part follows; each label's linear unit reads its own query (the paper's group-wise layer with
+    groups of one). The maps are the attention weights, averaged over the attention's heads; they
+    say where the head looks, also for an absent finding, and the logit is no function of them.
+
+    Args:
+        channels: C of the feature map.
+        labels: number of labels L.
+        dropout: inside the decoder layer.
+        width: D of the embedded places and the queries.
+        attention_heads: of the attention.
+        feedforward: units of the feed-forward part.
+
+    Raises:
+        ConfigError: an option is no integer above 0, or the width no multiple of the heads.
+    """
+
+    queries: Tensor  # (L, D)
+
+    def __init__(
+        self,
+        channels: int,
+        labels: int,
+        *,
+        dropout: float = 0.0,
+        width: int = 768,
+        attention_heads: int = 8,
+        feedforward: int = 2048,
+    ) -> None:
+        super().__init__()
+        if require_count("width", width) % require_count("attention_heads", attention_heads):
+            raise ConfigError(
+                f"model.head_options.width must be a multiple of attention_heads={attention_heads}"
+                f", got {width}"
+            )
+        self.embedding = nn.Linear(channels, width)
+        self.register_buffer("queries", torch.randn(labels, width))
+        self.attention = nn.MultiheadAttention(
+            width, attention_heads, dropout=dropout, batch_first=True
+        )
+        self.expand = nn.Linear(width, require_count("feedforward", feedforward))
+        self.contract = nn.Linear(feedforward, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(width, labels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, L) of a feature map (B, C, H, W)."""
+        asked, places = self._asked(features), self._places(features)
+        answer, _ = self.attention(asked, places, places, need_weights=False)
+        asked = self.norms[1](asked + self.dropout(answer))
+        hidden = self.dropout(torch.relu(self.expand(asked)))
+        asked = self.norms[2](asked + self.dropout(self.contract(hidden)))  # (B, L, D)
+        logits: Tensor = asked * self.classifier.weight
+        return logits.sum(dim=2) + self.classifier.bias
+
+    def maps(self, features: Tensor) -> Tensor:
+        """Attention weights (B, L, H, W); those of a label sum to 1."""
+        asked, places = self._asked(features), self._places(features)
+        weights: Tensor = self.attention(asked, places, places)[1]  # (B, L, H * W)
+        return weights.reshape(*weights.shape[:2], *features.shape[2:])
+
+    def _places(self, features: Tensor) -> Tensor:
+        return torch.relu(self.embedding(features.flatten(2).transpose(1, 2)))  # (B, H * W, D)
+
+    def _asked(self, features: Tensor) -> Tensor:
+        # not len(features), which torch.export takes for a constant
+        queries = self.queries.expand(features.shape[0], -1, -1)
+        asked: Tensor = self.norms[0](queries + self.dropout(queries))  # (B, L, D)
+        return asked
+
 
 HEADS: dict[str, type[nn.Module]] = {
     "average": AveragePool,
