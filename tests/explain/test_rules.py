@@ -12,7 +12,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from xray_lightning.explain import class_maps
-from xray_lightning.explain.rules import grad_cam_plus_plus
+from xray_lightning.explain.maps import grad_cam_plus_plus
 from xray_lightning.models.heads import HEADS
 from xray_lightning.models.network import XrayNet
 
