@@ -10,14 +10,14 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.saliency.agreement import (
+from xray_lightning.saliency.similarity import (
     SHIFTS,
     permutation_facts,
+    prepared,
     seed_facts,
     shift_facts,
     shifted,
 )
-from xray_lightning.saliency.similarity import prepared
 from xray_lightning.saliency.study import Explain, Study
 from xray_lightning.saliency.verdicts import Sample
 

@@ -14,8 +14,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.explain import class_map
 from xray_lightning.models.network import XrayNet
 from xray_lightning.saliency.layers import stages
-from xray_lightning.saliency.randomisation import randomisation_facts, randomised_maps
-from xray_lightning.saliency.similarity import prepared
+from xray_lightning.saliency.similarity import prepared, randomisation_facts, randomised_maps
 from xray_lightning.saliency.study import Explain, Study
 
 StudyOf = Callable[[Explain], Study]

@@ -5,8 +5,15 @@ from sklearn.metrics import roc_auc_score
 
 from xray_lightning.metrics.clusters import bootstrap_counts
 from xray_lightning.models.network import XrayNet
-from xray_lightning.shortcuts.answers import BATCH, logits_of, pooled_features
-from xray_lightning.shortcuts.occlusion import Covered, covered_logits, gap_over, loss_of
+from xray_lightning.shortcuts.occlusion import (
+    BATCH,
+    Covered,
+    covered_logits,
+    gap_over,
+    logits_of,
+    loss_of,
+    pooled_features,
+)
 from xray_lightning.shortcuts.regions import body_of, corners, covered, elsewhere
 from xray_lightning.shortcuts.verdicts import CLEAR, FLAGGED, UNDECIDED, with_sample
 

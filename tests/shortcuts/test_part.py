@@ -12,8 +12,8 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.models.network import XrayNet
 from xray_lightning.records import Record
-from xray_lightning.shortcuts import part as module
-from xray_lightning.shortcuts.part import known_facts, part_shortcuts, planted
+from xray_lightning.shortcuts import facts as module
+from xray_lightning.shortcuts.facts import known_facts, part_shortcuts, planted
 
 SIZE = 32
 

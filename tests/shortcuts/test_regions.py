@@ -5,9 +5,9 @@ from scipy.ndimage import median_filter
 
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.phantom.anatomy import SIDES, chest_of
-from xray_lightning.data.phantom.body import trunk
 from xray_lightning.data.phantom.patients import history
 from xray_lightning.data.phantom.plate import plate_of
+from xray_lightning.data.phantom.render import trunk
 from xray_lightning.shortcuts.regions import body_of, corners, covered, elsewhere, frame, letters
 
 SIZE = 64

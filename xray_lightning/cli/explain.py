@@ -27,17 +27,16 @@ from xray_lightning.cli.watching import watching
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.evaluation import predict_part, summarise
 from xray_lightning.localisation.figures import Reference, localisation, reference_of
-from xray_lightning.localisation.located import Located
-from xray_lightning.localisation.part import boxed_places, located_part
+from xray_lightning.localisation.located import Located, boxed_places, located_part
 from xray_lightning.models.network import XrayNet
 from xray_lightning.overlays import overlays
 from xray_lightning.predictions import Predictions
 from xray_lightning.report.gallery import gallery_figure, hits_and_misses
 from xray_lightning.report.published import published_boxes
 from xray_lightning.report.saliency import saliency_figure
-from xray_lightning.saliency.part import finding_to_test, part_saliency
+from xray_lightning.saliency.facts import finding_to_test, part_saliency
 from xray_lightning.saliency.verdicts import FEWEST
-from xray_lightning.shortcuts.part import part_shortcuts
+from xray_lightning.shortcuts.facts import part_shortcuts
 from xray_lightning.task import XrayTask
 from xray_lightning.writing import save_figure, write_json
 

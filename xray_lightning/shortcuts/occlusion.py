@@ -1,7 +1,8 @@
 """What a score loses when a region without findings is covered, against covering the chest."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,6 @@ from torch import Tensor
 from xray_lightning.data.source import Pixels
 from xray_lightning.metrics.clusters import Codes, Counts, Floats, ratio_over
 from xray_lightning.models.network import XrayNet
-from xray_lightning.shortcuts.answers import BATCH, logits_of
 from xray_lightning.shortcuts.regions import (
     Mask,
     body_of,
@@ -23,11 +23,33 @@ from xray_lightning.shortcuts.regions import (
 )
 from xray_lightning.shortcuts.verdicts import Check, all_flagged, any_flagged, auroc_over
 
+BATCH = 64
+
 # What covering a region may cost an honest model; chosen on trainings that the README does not show
 # (phantom 1, seeds 10 and 11).
 AUROC_MARGIN = 0.05
 LOGIT_MARGIN = 0.25  # standard deviations
 EXACT = "planted marker"
+
+
+def answers(net: XrayNet, ask: Callable[[Tensor], Any], images: Tensor) -> Floats:
+    """What ``ask`` gives for images (N, 1, H, W) on the network's device, (N, ...)."""
+    device = next(net.parameters()).device
+    starts = range(0, len(images), BATCH)
+    parts = [torch.as_tensor(ask(images[start : start + BATCH].to(device))) for start in starts]
+    return np.asarray(torch.cat(parts).detach().cpu().double().numpy())
+
+
+@torch.no_grad()
+def logits_of(net: XrayNet, images: Tensor) -> Floats:
+    """Logits (N, L); the network is in evaluation mode."""
+    return answers(net, net, images)
+
+
+@torch.no_grad()
+def pooled_features(net: XrayNet, images: Tensor) -> Floats:
+    """Mean over the feature map, (N, C); the network is in evaluation mode."""
+    return answers(net, lambda batch: net.forward_features(batch).mean(dim=(2, 3)), images)
 
 
 @dataclass(frozen=True)
