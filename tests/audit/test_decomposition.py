@@ -5,8 +5,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from xray_lightning.audit.columns import Columns
-from xray_lightning.audit.decomposition import Decomposition, Scored, decompose
-from xray_lightning.audit.weighting import effective_size, reweighting, weighted_auroc
+from xray_lightning.audit.decomposition import (
+    Decomposition,
+    Scored,
+    decompose,
+    effective_size,
+    reweighting,
+    weighted_auroc,
+)
 
 
 def test_weighted_auroc_against_scikit_learn() -> None:

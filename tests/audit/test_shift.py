@@ -8,8 +8,14 @@ import pytest
 from scipy.stats import norm
 
 from xray_lightning.audit.columns import Columns, plain
-from xray_lightning.audit.separation import PER_PATIENT, separation
-from xray_lightning.audit.shift import BOTH, metadata, prevalence, with_both
+from xray_lightning.audit.shift import (
+    BOTH,
+    PER_PATIENT,
+    metadata,
+    prevalence,
+    separation,
+    with_both,
+)
 from xray_lightning.metrics.clusters import bootstrap_counts
 from xray_lightning.records import Record
 

@@ -10,8 +10,7 @@ from xray_lightning.audit.baselines import OTHERS, TRAINED, baselines
 from xray_lightning.audit.columns import Columns, plain
 from xray_lightning.audit.decomposition import Scored, decompose
 from xray_lightning.audit.leakage import UNKNOWN, exposure_leak, leak, listed
-from xray_lightning.audit.separation import separation
-from xray_lightning.audit.shift import metadata, prevalence, with_both
+from xray_lightning.audit.shift import metadata, prevalence, separation, with_both
 from xray_lightning.data.source import Source
 from xray_lightning.data.splits import PARTS, Split, fingerprint
 from xray_lightning.errors import TableError
