@@ -41,11 +41,9 @@ INNER = {
         [
             "nih",
             "phantom",
-            "balance",
             "lists",
             "manifest",
             "nih_map",
-            "rsna_tables",
             "headers",
         ],
         ["csv", "splits", "decoding", "rsna", "conversion"],
@@ -55,7 +53,7 @@ INNER = {
     ],
     "models": [
         ["layout", "pooling", "weights"],
-        ["attention", "query", "weighting"],
+        ["attention"],
         ["heads"],
         ["network"],
     ],
@@ -67,11 +65,11 @@ INNER = {
     "callbacks": [
         ["averaging", "freezing", "progress", "seeding", "metrics_file", "heatmaps", "keeping"]
     ],
-    "explain": [["gradients", "rules"], ["pixels"], ["maps"], ["cells"], ["__init__"]],
-    "localisation": [["located"], ["figures", "part"]],
+    "explain": [["pixels"], ["maps"], ["__init__"]],
+    "localisation": [["located"], ["figures"]],
     "audit": [
-        ["columns", "duplicates", "leakage", "weighting"],
-        ["shift", "separation", "decomposition"],
+        ["columns", "duplicates", "leakage"],
+        ["shift", "decomposition"],
         ["baselines"],
         ["facts"],
     ],
@@ -83,18 +81,15 @@ INNER = {
         ["run_page"],
     ],
     "saliency": [
-        ["similarity", "verdicts", "layers"],
+        ["verdicts", "layers"],
         ["study"],
-        ["randomisation", "agreement"],
-        ["evidence"],
+        ["similarity", "evidence"],
         ["facts"],
-        ["part"],
     ],
     "shortcuts": [
-        ["regions", "verdicts", "answers"],
+        ["regions", "verdicts"],
         ["occlusion", "energy", "probe"],
         ["facts"],
-        ["part"],
     ],
     "cli": [
         ["processes"],

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xray_lightning.data.balance import balanced_assignment
 from xray_lightning.data.lists import read_split_table
 from xray_lightning.data.partition import FaultySplitError
 from xray_lightning.data.splits import (
@@ -17,6 +16,7 @@ from xray_lightning.data.splits import (
     LeakyPartsWarning,
     Split,
     auto_split,
+    balanced_assignment,
     csv_split,
     fingerprint,
     group_counts,

@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.dicom.codecs import Codes
-from xray_lightning.data.dicom.colour import luma
 from xray_lightning.data.dicom.elements import BARE, Elements, PixelElement, read_elements, refusal
 from xray_lightning.data.dicom.facts import Facts, read_facts
-from xray_lightning.data.dicom.grey import grey_table, strips
+from xray_lightning.data.dicom.grey import grey_table, luma, strips
 from xray_lightning.data.dicom.layout import MONOCHROME, Layout, read_layout
 from xray_lightning.data.dicom.samples import read_codes
 from xray_lightning.data.files import read_file

@@ -1,4 +1,4 @@
-"""A radiograph of one visit: anatomy and findings summed up as density, then exposed.
+"""A radiograph of one visit: a healthy chest and findings summed up as density, then exposed.
 
 Density is what the beam meets: soft tissue and bone add, air in the lungs takes away. A finding
 takes away air (it is brighter) or adds some (pneumothorax, emphysema), so that it can never be
@@ -11,31 +11,151 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.data.phantom.anatomy import SIDES, Chest, Points, chest_of, points
-from xray_lightning.data.phantom.body import (
-    abdomen,
-    airways,
-    bones,
-    breasts,
-    mediastinum,
-    trunk,
-    vessels,
-)
+from xray_lightning.data.phantom.anatomy import SIDES, Chest, Points, chest_of, points, rounded
 from xray_lightning.data.phantom.film import expose
-from xray_lightning.data.phantom.findings import regions
 from xray_lightning.data.phantom.patients import BODY_STREAM, Visit, generator
-from xray_lightning.data.phantom.plate import Density, Mask, Plate, plate_of
+from xray_lightning.data.phantom.plate import Density, Mask, Plate, Stroke, plate_of
 from xray_lightning.data.phantom.signs import (
     FREE_AIR,
     LOOKS,
     components,
     pleural_line,
+    regions,
     shadow,
 )
 from xray_lightning.data.source import Pixels
 
+HILUM = (0.085, -0.02)
+
 TISSUE, BELLY, CENTRE, HEART, AIR = 0.64, 0.11, 0.06, 0.10, 0.5
 HIDDEN = 0.8  # share of the lung's air that heart and mediastinum take
+
+
+def trunk(chest: Chest) -> list[Points]:
+    """Neck, shoulders and trunk against the air around."""
+    half = 0.425 + 0.035 * chest.habitus + 0.3 * (chest.left.width - 0.352)
+    x = np.array([0.085, 0.095, 0.14, 0.3, 0.43, 0.6, 0.6, half + 0.02, half - 0.01, half])
+    y = np.array([-0.62, -0.44, -0.415, -0.37, -0.33, -0.2, 0.02, 0.0, 0.15, 0.62])
+    right_side, left_side = points(-x[::-1], y[::-1]), points(x, y)
+    return [rounded(np.concatenate([left_side, right_side]), 3)]
+
+
+def abdomen(chest: Chest) -> list[Points]:
+    """Everything below the diaphragm."""
+    domes = [chest.right.diaphragm()[::-1], chest.left.diaphragm()]
+    flank = chest.right.width + 0.02
+    corners = points([flank, -flank], [0.7, 0.7])
+    return [np.concatenate([*domes, corners])]
+
+
+def mediastinum(chest: Chest) -> list[Points]:
+    """The band between the lungs with the aortic knob on the left."""
+    y = np.array([-0.62, -0.42, -0.3, -0.2, -0.1, 0.0, 0.2, 0.3])
+    right = points([-0.05, -0.06, -0.068, -0.072, -0.075, -0.08, -0.06, -0.06], y)
+    left = points([0.05, 0.06, 0.062, 0.06, 0.066, 0.075, 0.06, 0.06], y)
+    angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    knob = np.array([0.068, -0.15]) + chest.knob * points(np.cos(angle), 1.15 * np.sin(angle))
+    return [np.concatenate([left, right[::-1]]), knob]
+
+
+def rib_strokes(chest: Chest) -> list[Stroke]:
+    """Fainter front ends of ribs (six pairs) under those behind (nine), dense at their edges."""
+    back, front = [], []
+    s = np.linspace(0, 1, 14)
+    number = np.arange(9)
+    for side in SIDES:
+        lung = chest.lung(side)
+        start = lung.apex + (lung.floor - lung.apex) / 9.2 * number[:, None]
+        wall = lung.at(1.0, np.minimum(0.06 + 0.115 * number, 1.0))
+        reach = np.abs(wall[:, :1]) + 0.008  # (9, 1)
+        sink = (0.02 + 0.012 * number[:, None]) * s**2 - 0.028 * np.sin(np.pi * s)
+        back.append(points(side * (0.035 + (reach - 0.035) * s), start - 0.005 + sink))
+        way = side * (reach - (reach - 0.13) * s)
+        front.append(points(way, start + 0.04 + 0.13 * s**1.2)[1:7])
+    behind = np.concatenate(back)
+    return [
+        Stroke(np.concatenate(front), 0.019, 0.3),
+        Stroke(behind, 0.021, 0.8),
+        Stroke(behind, 0.0105, 0.52),
+    ]
+
+
+def bones(plate: Plate, chest: Chest) -> Density:
+    """Ribs, clavicles and spine, (H, W)."""
+    s = np.linspace(0, 1, 10)
+    side = np.reshape(SIDES, (2, 1))
+    lift = chest.right.apex + 0.065
+    collar = points(side * (0.03 + 0.33 * s), lift - 0.06 * s - 0.02 * np.sin(3 * s))
+    column = points([[0.0, 0.0]], [-0.62, 0.62])
+    discs = points([-0.03, 0.03], np.arange(-0.48, 0.5, 0.058)[:, None])
+    strokes = [
+        *rib_strokes(chest),
+        Stroke(collar, 0.028, 1.0),
+        Stroke(column, 0.072, 0.65),
+        Stroke(discs, 0.012, 0.28),
+    ]
+    return np.float32(0.125) * plate.soft(plate.lines(strokes), 0.003)
+
+
+def vessel_strokes(seed: int, visit: Visit, chest: Chest) -> list[Stroke]:
+    """Vessels that leave each hilum, branch, and grow thin; the same at every visit."""
+    draw = generator(seed, BODY_STREAM, visit.patient, 1)
+    count = 10
+    mains, twigs = [], []
+    for side in SIDES:
+        hilum = np.array([side * HILUM[0], HILUM[1] + 0.012 * side])
+        angle = np.linspace(-1.35, 1.4, count) + draw.normal(0, 0.12, count)
+        main = branches(draw, hilum, side, angle, draw.uniform(0.14, 0.27, count))
+        mains.append(main)
+        for fork in (2, 4, 5):
+            turn = angle + draw.choice([-0.6, 0.6], count)
+            reach = draw.uniform(0.06, 0.13, count)
+            twigs.append(branches(draw, main[:, fork, None], side, turn, reach))
+    main = np.concatenate(mains)
+    wide = chest.vessels
+    return [
+        Stroke(np.concatenate(twigs), 0.0038 * wide),
+        Stroke(main[:, 3:], 0.005 * wide),
+        Stroke(main[:, :4], 0.0095 * wide),
+    ]
+
+
+def branches(
+    draw: np.random.Generator, start: Points, side: int, angle: Points, reach: Points
+) -> Points:
+    """Wavering lines outwards, one per angle and reach (K,), (K, 8, 2)."""
+    way = angle[:, None] + np.cumsum(draw.normal(0, 0.13, (len(angle), 8)), axis=1)
+    steps = points(side * np.cos(way), np.sin(way)) * (reach[:, None, None] / 8)
+    return np.asarray(start + np.cumsum(steps, axis=1) - steps[:, :1])
+
+
+def vessels(plate: Plate, seed: int, visit: Visit, chest: Chest) -> Density:
+    """Hila and lung vessels, 0 to about 1, (H, W)."""
+    lines = plate.lines(vessel_strokes(seed, visit, chest))
+    angle = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+    oval = points(0.028 * np.cos(angle), 0.05 * np.sin(angle))
+    hila = plate.fill(oval + points(s * HILUM[0], HILUM[1] + 0.012 * s) for s in SIDES)
+    return np.float32(0.75) * plate.soft(lines, 0.002) + np.float32(0.6) * plate.soft(hila, 0.014)
+
+
+def airways(plate: Plate) -> Density:
+    """The air column of trachea and main bronchi, 0 to 1, (H, W)."""
+    trachea = points([0.0, 0.003, 0.0], [-0.6, -0.3, -0.1])
+    right = points([0.0, -0.045, -0.09], [-0.11, -0.07, -0.04])
+    left = points([0.0, 0.055, 0.1], [-0.11, -0.06, -0.035])
+    strokes = [Stroke(trachea[None], 0.036), Stroke(np.stack([right, left]), 0.019)]
+    return plate.soft(plate.lines(strokes), 0.006)
+
+
+def breasts(plate: Plate, chest: Chest) -> Density:
+    """Shadows over the lower lungs, 0 to 1, (H, W); zero for men."""
+    if not chest.breast:
+        return np.zeros((plate.size, plate.size), np.float32)
+    angle = np.linspace(0, 2 * np.pi, 30, endpoint=False)
+    oval = points(0.135 * np.cos(angle), 0.15 * np.sin(angle))
+    low = chest.right.floor - 0.1
+    shape = plate.fill(oval + points(side * 0.23, low) for side in SIDES)
+    return np.float32(chest.breast) * plate.soft(shape, 0.02)
 
 
 def render(seed: int, visit: Visit, size: int, findings: Collection[str]) -> Pixels:

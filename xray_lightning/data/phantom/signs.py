@@ -1,14 +1,224 @@
-"""How findings look: what each one does to the air in the lungs within its mask."""
+"""The fourteen findings: where each one lies in a given chest, and what it does to the lungs' air.
 
+Every function of a finding takes the chest, the patient's random stream of that finding (so that it
+stays in its place between visits) and a growth factor near 1, and returns one region per component.
+A region is a list of outlines, united. The mask of a finding is its regions, cut at the lungs'
+border unless ``UNCUT`` names it.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from xray_lightning.data.phantom.anatomy import SIDES, Chest, points
-from xray_lightning.data.phantom.findings import UNCUT, regions
+from xray_lightning.data.phantom.anatomy import SIDES, Chest, Lung, Points, points, rounded
 from xray_lightning.data.phantom.patients import FINDING_STREAM, Visit, generator
 from xray_lightning.data.phantom.plate import Density, Mask, Plate, Stroke
 from xray_lightning.labels import CHEST_XRAY14
+
+Region = list[Points]
+Outlines = Callable[[Chest, np.random.Generator, float], list[Region]]
+UNCUT = frozenset({"Cardiomegaly", "Hernia"})
+
+
+def disc(centre: npt.ArrayLike, radius: npt.ArrayLike, wobble: npt.ArrayLike = 0.0) -> Points:
+    """An ellipse with an uneven border.
+
+    Args:
+        centre: (2,).
+        radius: one number or (2,).
+        wobble: relative depth of the first waves of the border, (K,).
+    """
+    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    border = np.ones(40)
+    for k, wave in enumerate(np.atleast_1d(np.asarray(wobble, float))):
+        border += wave * np.cos((k + 2) * angle + 5 * k)
+    unit = points(border * np.cos(angle), border * np.sin(angle))
+    outline: Points = np.asarray(centre, float) + unit * np.asarray(radius, float)
+    return outline
+
+
+def waves(draw: np.random.Generator, depth: float, count: int = 24) -> npt.NDArray[np.float64]:
+    """A smooth random curve around 0, (count,)."""
+    turn = np.linspace(0, 2 * np.pi, count)
+    curve = np.zeros(count)
+    for k, phase in enumerate(draw.uniform(0, 2 * np.pi, 3)):
+        curve += depth / (k + 1) * np.sin(turn * (k + 0.5) + phase)
+    return curve
+
+
+def one_side(chest: Chest, draw: np.random.Generator) -> Lung:
+    """A lung by chance."""
+    return chest.lung(int(draw.choice(SIDES)))
+
+
+def sides(chest: Chest, draw: np.random.Generator, both: float) -> list[Lung]:
+    """Both lungs with a given chance, else one."""
+    first = one_side(chest, draw)
+    return [first, chest.lung(-first.side)] if draw.random() < both else [first]
+
+
+def atelectasis(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+    """Plates across the lower zone, or a collapsed lobe as a wedge at the mediastinum."""
+    lung = one_side(chest, draw)
+    if draw.random() < 0.3:
+        border = lung.at(
+            growth * draw.uniform(0.6, 0.8) * np.linspace(0, 1, 8), np.linspace(0.3, 1, 8)
+        )
+        return [[np.concatenate([border, lung.at(np.linspace(0.6, 0, 8), 1.0)])]]
+    regions = []
+    for place in draw.uniform(0.58, 0.7) + np.arange(draw.integers(1, 3)) * 0.17:
+        middle = place + draw.uniform(-0.07, 0.07) * np.linspace(-1, 1, 24) + waves(draw, 0.012)
+        half = growth * draw.uniform(0.028, 0.04)
+        regions.append([lung.band(middle - half, middle + half, (draw.uniform(0.1, 0.25), 0.93))])
+    return regions
+
+
+def cardiomegaly(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+    """The heart itself, which ``chest_of`` has widened."""
+    return [[chest.heart_outline()]]
+
+
+def effusion(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+    """Fluid in the costophrenic angle, its upper border rising towards the wall."""
+    regions = []
+    for lung in sides(chest, draw, 0.35):
+        across = np.linspace(0, 1, 24)
+        depth = growth * draw.uniform(0.03, 0.24)
+        upper = 1 - depth - (0.12 + 0.3 * depth) * across**3
+        regions.append([lung.band(upper, 1.0, (0.0, 1.0))])
+    return regions
+
+
+def infiltration(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+    """Ill-defined patches scattered around one place, in one lung or both."""
+    regions = []
+    for lung in sides(chest, draw, 0.4):
+        across, down = draw.uniform(0.35, 0.7), draw.uniform(0.3, 0.75)
+        patches: Region = []
+        for _ in range(draw.integers(3, 6)):
+            shift = draw.normal(0, 0.12, 2)
+            place = lung.at(
+                np.clip(across + shift[0], 0.1, 0.9), np.clip(down + shift[1], 0.1, 0.9)
+            )
+            patches.append(
+                disc(place, growth * draw.uniform(0.04, 0.075, 2), draw.normal(0, 0.1, 3))
+            )
+        regions.append(patches)
+    return regions
+
+
+def mass(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+    """One disc of 12 to 18 % of the image's width."""
+    place = one_side(chest, draw).at(draw.uniform(0.4, 0.65), draw.uniform(0.25, 0.7))
+    return [[disc(place, growth * draw.uniform(0.06, 0.088), draw.normal(0, 0.04, 3))]]
+
+
+def nodule(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+    """One to three discs of 5 to 8 % of the image's width."""
+    regions: list[Region] = []
+    for _ in range(draw.integers(1, 4)):
+        place = one_side(chest, draw).at(draw.uniform(0.3, 0.82), draw.uniform(0.2, 0.85))
+        regions.append([disc(place, growth * draw.uniform(0.027, 0.038), draw.normal(0, 0.03, 3))])
+    return regions
+
+
+def pneumonia(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+    """A patch over the middle or lower zone of one lung, with uneven borders."""
+    lung = one_side(chest, draw)
+    upper = draw.uniform(0.42, 0.58)
+    lower = min(upper + growth * draw.uniform(0.26, 0.36), 0.95)
+    ends = (0.08, draw.uniform(0.75, 0.97))
+    return [[lung.band(upper + waves(draw, 0.04), lower + waves(draw, 0.03), ends)]]
+
+
+def pneumothorax(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+    """Free air between the lateral wall and the retracted lung, widest at the apex."""
+    lung = one_side(chest, draw)
+    width, end = growth * draw.uniform(0.22, 0.42), draw.uniform(0.6, 0.97)
+    down = np.linspace(0, 1, 24)
+    return [[lung.strip(1 - width * (1 - 0.75 * down) - 0.3 * (1 - down) ** 6, 1.0, (0.0, end))]]
+
+
+def consolidation(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+    """A whole lobe, upper or lower, with the fissure as a sharp border."""
+    lung = one_side(chest, draw)
+    fissure = np.linspace(-0.5, 0.5, 24) * draw.uniform(-0.12, 0.12)
+    extent = growth * draw.uniform(0.26, 0.34)
+    if draw.random() < 0.5:
+        return [[lung.band(0.03, 0.1 + extent + fissure, (0.0, 1.0))]]
+    upper = draw.uniform(0.5, 0.6) + fissure
+    return [[lung.band(upper, upper + extent, (0.0, 1.0))]]
+
+
+def edema(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+    """Haze around both hila, like the wings of a bat."""
+    across, down = draw.uniform(0.3, 0.38), draw.uniform(0.45, 0.55)
+    radius = growth * draw.uniform([0.1, 0.13], [0.125, 0.17])
+    return [[disc(chest.lung(s).at(across, down), radius, [0.1, 0.05])] for s in SIDES]
+
+
+def emphysema(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+    """Both lungs, which ``chest_of`` has inflated."""
+    return [[chest.lung(side).outline()] for side in SIDES]
+
+
+def fibrosis(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+    """A crescent at the periphery of both bases, wherein ``signs`` draws a net of lines."""
+    depth, upper = growth * draw.uniform(0.4, 0.55), draw.uniform(0.4, 0.55)
+    inner = 1 - depth * np.linspace(0.25, 1, 24) ** 0.8
+    return [[chest.lung(side).strip(inner, 0.995, (upper, 0.97))] for side in SIDES]
+
+
+def pleural_thickening(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+    """A band along the lateral wall, or a cap over the apex."""
+    regions = []
+    for lung in sides(chest, draw, 0.3):
+        if draw.random() < 0.35:
+            cap = growth * draw.uniform(0.09, 0.13) + waves(draw, 0.012)
+            regions.append([lung.band(0.0, cap, (0.0, 1.0))])
+        else:
+            depth = growth * draw.uniform(0.11, 0.16) * (1 + waves(draw, 0.15))
+            ends = (draw.uniform(0.12, 0.3), draw.uniform(0.65, 0.85))
+            regions.append([lung.strip(1 - depth, 1.0, ends)])
+    return regions
+
+
+def hernia(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+    """A round shadow behind the heart, above the diaphragm."""
+    bottom = chest.heart_outline()[:, 1].max()
+    radius = growth * draw.uniform(0.06, 0.085)
+    return [[rounded(disc((draw.uniform(0.0, 0.06), bottom - 0.85 * radius), radius), 1)]]
+
+
+OUTLINES: dict[str, Outlines] = {
+    "Atelectasis": atelectasis,
+    "Cardiomegaly": cardiomegaly,
+    "Effusion": effusion,
+    "Infiltration": infiltration,
+    "Mass": mass,
+    "Nodule": nodule,
+    "Pneumonia": pneumonia,
+    "Pneumothorax": pneumothorax,
+    "Consolidation": consolidation,
+    "Edema": edema,
+    "Emphysema": emphysema,
+    "Fibrosis": fibrosis,
+    "Pleural_Thickening": pleural_thickening,
+    "Hernia": hernia,
+}
+
+
+def regions(seed: int, visit: Visit, label: str, chest: Chest) -> list[Region]:
+    """Where a finding lies at a visit, one region per component.
+
+    The patient's stream fixes side, place and size; from visit to visit it grows and shrinks.
+    """
+    index = CHEST_XRAY14.index(label)
+    draw = generator(seed, FINDING_STREAM, visit.patient, index)
+    growth = generator(seed, FINDING_STREAM, visit.patient, index, visit.follow_up + 1)
+    return OUTLINES[label](chest, draw, float(np.clip(growth.normal(1, 0.07), 0.85, 1.15)))
 
 
 @dataclass(frozen=True, slots=True)
