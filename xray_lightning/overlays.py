@@ -112,11 +112,7 @@ def chosen_rows(
 ) -> npt.NDArray[np.int64]:
     """Rows of one finding in the order a rule takes them; equal scores in table order.
 
-    Args:
-        rule: a key of ``CHOICES``.
-        scores: (n,).
-        targets: (n,), NaN unknown.
-        has_box: (n,).
+    Scores, targets (NaN unknown) and ``has_box`` are (n,).
 
     >>> chosen_rows("errors", np.array([0.9, 0.1, 0.8, 0.2]), np.array([1, 1, 0, 0]), np.zeros(4))
     array([1, 2, 0, 3])
@@ -147,13 +143,8 @@ def overlays(
 ) -> list[Overlay]:
     """Images of a part as the network sees them, each with its own map, boxes, score and target.
 
-    Args:
-        net: the network.
-        data: its data.
-        part: "val" or "test".
-        places: row of the part and finding of each.
-        scores: of the part, (n, L).
-        method: of :func:`~xray_lightning.explain.class_maps`.
+    ``scores`` (n, L) are those of the part; the methods are those of
+    :func:`~xray_lightning.explain.class_maps`.
     """
     seen = looked_at(net, data, part, places, method=method)
     grids = cell_grids(net, data.image_size)

@@ -51,11 +51,7 @@ def baselines(
 ) -> list[Baseline]:
     """Judge every method on the test part.
 
-    Args:
-        columns: the label table.
-        parts: of the split.
-        counts: draws of the whole table's patients, (D, P).
-        seed: of the trees.
+    ``counts`` (D, P) are draws of the whole table's patients.
     """
     train, test = parts["train"], parts["test"]
     prior = prevalence_of(columns, train)
@@ -107,10 +103,7 @@ def metadata_scores(columns: Columns, train: Rows, test: Rows, seed: int) -> Flo
 def previous_scores(columns: Columns, rows: Rows, prior: Floats) -> Floats | None:
     """Target of the patient's image before each of ``rows``, (n, L); None without an order.
 
-    Args:
-        columns: the label table.
-        rows: the images to score, (n,).
-        prior: score of a first image, (L,).
+    ``rows`` (n,) are the images to score, ``prior`` (L,) is the score of a first image.
     """
     if np.isnan(columns.follow_up).all():
         return None

@@ -104,12 +104,8 @@ def discrimination(
 ) -> Discrimination:
     """Judge scores (n, L) of n images; a label with a NaN score is undefined.
 
-    Args:
-        labels: the L labels.
-        scores: (n, L).
-        targets: (n, L), NaN where unknown.
-        codes: patient of each image, (n,).
-        counts: bootstrap draws of patients, (D, P).
+    Targets (n, L) are NaN where unknown; ``codes`` (n,) and the draws ``counts`` (D, P) are of
+    patients.
     """
     used, codes = np.unique(codes, return_inverse=True)
     both = np.vstack([np.ones((1, len(used)), dtype=np.float32), counts[:, used]])

@@ -175,14 +175,9 @@ def separation(
     """Gradient-boosted trees on age, sex, view, follow-up number and images of the patient.
 
     Cross-validated in five folds of patients, so that others taught what judges a patient; the
-    images of a patient are counted in the whole label table. Labels are not used: their shift is
-    in the table of prevalences. (A classifier two-sample test: Lopez-Paz and Oquab, ICLR 2017.)
-
-    Args:
-        columns: the label table.
-        parts: of the split.
-        counts: draws of patients for the interval, (D, P).
-        seed: of the shuffling.
+    images of a patient are counted in the whole label table. Labels are not used: their shift is in
+    the table of prevalences. (A classifier two-sample test: Lopez-Paz and Oquab, ICLR 2017.)
+    ``counts`` (D, P) are draws of patients for the interval.
     """
     per_patient = np.bincount(columns.patients)[columns.patients].astype(np.float64)
     features = columns.features()

@@ -120,12 +120,7 @@ class HeatMaps(pl.Callback):
     ) -> Figure:
         """Draw the chosen images of a part; the figure and the raw maps go to the folder.
 
-        Args:
-            net: the network.
-            data: its data.
-            part: "val" or "test".
-            scores: of the part, (n, L).
-            name: of the two files.
+        ``scores`` (n, L) are those of the part, ``name`` is that of both files.
 
         Raises:
             ConfigError: an unknown label or method.

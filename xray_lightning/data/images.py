@@ -92,9 +92,7 @@ def read_record(record: Record) -> Pixels:
 def decode_image(data: bytes, name: str) -> Pixels:
     """The picture in the bytes of a PNG, JPEG, BMP, TIFF or DICOM file, (H, W) uint8.
 
-    Args:
-        data: the whole file.
-        name: names the file in messages.
+    ``name`` names the file in messages.
 
     Raises:
         InvalidImageError: the bytes are no intact picture of up to 20,000 pixels a side, or its

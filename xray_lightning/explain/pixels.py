@@ -36,14 +36,9 @@ def label_gradients(logits: Tensor, inputs: Tensor, columns: Sequence[int]) -> I
 
 
 def head_gradients(net: Any, features: Tensor, columns: Sequence[int]) -> Iterator[Tensor]:
-    """Gradients of some logits on the feature map.
+    """Gradients of some logits on the feature map (B, C, h, w).
 
     A head that says ``linear``, the average pool, needs no backward pass: w / (h w) at each place.
-
-    Args:
-        net: has ``head`` and ``forward_head``.
-        features: (B, C, h, w).
-        columns: the labels.
 
     Yields:
         (B, C, h, w) for each column.

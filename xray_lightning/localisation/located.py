@@ -173,12 +173,8 @@ def located_part(
 ) -> dict[str, Located]:
     """Maps, boxes and, of a phantom, masks of each finding that has boxes in a part.
 
-    Args:
-        net: the network.
-        data: its data.
-        part: "val" or "test".
-        methods: of :func:`~xray_lightning.explain.class_maps`.
-        progress: told the maps made, and how many there will be.
+    The methods are those of :func:`~xray_lightning.explain.class_maps`; ``progress`` is told the
+    maps made, and how many there will be.
     """
     places = boxed_places(data, part)
     maps: dict[str, dict[str, list[Heat]]] = {label: {} for _, label in places}

@@ -83,9 +83,6 @@ def _varied(draws: Floats, least: float = ROUNDING) -> Floats | None:
 def effective_patients(images: npt.ArrayLike) -> float:
     """How many patients with equally many images would say as much (Kish 1965, section 11.7).
 
-    Args:
-        images: of each patient, (P,).
-
     >>> effective_patients([1, 1, 1]), effective_patients([9, 1, 0])
     (3.0, 1.2195121951219512)
     """
@@ -174,28 +171,16 @@ def exact_interval(value: float, patients: int, level: float = 0.95) -> Interval
 def ratio_over(
     counts: Counts, codes: Codes, numerator: npt.ArrayLike, denominator: npt.ArrayLike
 ) -> Floats:
-    """Sum of one quantity over the sum of another in each draw, (D,); NaN for a sum of 0.
+    """Sum of one quantity (N,) over that of another in each draw (D, P), (D,); NaN for a sum of 0.
 
     Sensitivity, specificity, predictive values, Brier's score: all are such ratios.
-
-    Args:
-        counts: (D, P).
-        codes: (N,).
-        numerator: of each image, (N,).
-        denominator: of each image, (N,).
     """
     sums = sums_over(counts, codes, np.column_stack([numerator, denominator]))
     return divided(sums[:, 0], sums[:, 1])
 
 
 def sums_over(counts: Counts, codes: Codes, weights: npt.ArrayLike) -> Floats:
-    """Sums of K quantities over the images of each draw, (D, K).
-
-    Args:
-        counts: (D, P).
-        codes: (N,).
-        weights: of each image, (N, K).
-    """
+    """Sums of K quantities (N, K) over the images of each draw (D, P): (D, K)."""
     columns = np.asarray(weights, dtype=np.float64).T
     by_patient = [counted(codes, each, counts.shape[1]) for each in columns]
     return np.asarray(counts.astype(np.float64) @ np.column_stack(by_patient))

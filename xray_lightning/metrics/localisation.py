@@ -69,9 +69,7 @@ def detected_boxes(heat: Heat, shares: Sequence[float]) -> Floats:
 def overlaps(detected: npt.ArrayLike, annotated: npt.ArrayLike) -> tuple[Floats, Floats]:
     """Intersection over union, and over the DETECTED box's area (IoBB of Wang 2017, section 4).
 
-    Args:
-        detected: (K, 4): x, y, width, height.
-        annotated: (G, 4), likewise.
+    Boxes are rows of x, y, width, height, (K, 4) and (G, 4).
 
     Returns:
         IoU and IoBB, (K, G) each.

@@ -73,11 +73,8 @@ def pointing_game(heat: Heat, region: Region) -> float:
     """Whether the map's maximum lies in the place: 1, 0, or the share of equal maxima that do.
 
     Zhang et al., Top-Down Neural Attention by Excitation Backprop (IJCV 2018), section 4.1, who
-    allow 15 px beside it: pass :func:`widened`. A flat map gets what chance would get.
-
-    Args:
-        heat: (S, S).
-        region: (S, S).
+    allow 15 px beside it: pass :func:`widened`. A flat map gets what chance would get. Both are (S,
+    S).
     """
     peak = heat.max()
     return float(region[heat >= peak - rounding(heat)].mean())

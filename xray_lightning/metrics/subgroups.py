@@ -120,11 +120,7 @@ def subgroups(
 ) -> list[Subgroup]:
     """A row for each label and the mean in each group.
 
-    Args:
-        labels: the L labels.
-        scores: (N, L).
-        targets: (N, L), NaN where unknown.
-        records: the N images.
+    Scores and targets of the N records are (N, L), targets NaN where unknown.
     """
     codes = patient_codes([record.patient_id for record in records])
     rows = []

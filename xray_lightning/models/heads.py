@@ -49,9 +49,6 @@ class AttentionPool(WeightingHead):
     for an absent finding; the logit is no function of them.
 
     Args:
-        channels: C of the feature map.
-        labels: number of labels L.
-        dropout: probability of dropping a pooled feature.
         hidden: rows of V.
         gated: eq. 9.
 

@@ -32,14 +32,8 @@ def generalised_mean(features: Tensor, power: Tensor) -> Tensor:
 def log_sum_exp(features: Tensor, sharpness: float) -> Tensor:
     """(1 / r) log(mean of exp(r x)) over space, between the mean (r to 0) and the maximum.
 
-    Wang et al., ChestX-ray8 (CVPR 2017), eq. 1, without overflow.
-
-    Args:
-        features: (B, C, H, W).
-        sharpness: r.
-
-    Returns:
-        (B, C).
+    Wang et al., ChestX-ray8 (CVPR 2017), eq. 1, without overflow. Features (B, C, H, W) give (B,
+    C); r is the sharpness.
 
     >>> log_sum_exp(torch.tensor([[[[0.0, 900.0]]]]), 10.0).round(decimals=4)
     tensor([[899.9307]])
@@ -117,9 +111,6 @@ class GeneralisedMean(PoolingHead):
     w x^p / pooled^(p - 1) + b; the logit is their mean.
 
     Args:
-        channels: C of the feature map.
-        labels: number of labels L.
-        dropout: probability of dropping a pooled feature.
         power: p before training.
 
     Raises:
@@ -150,9 +141,6 @@ class LogSumExp(PoolingHead):
     near their maximum, but is no function of them.
 
     Args:
-        channels: C of the feature map.
-        labels: number of labels L.
-        dropout: probability of dropping a pooled feature.
         sharpness: r.
 
     Raises:

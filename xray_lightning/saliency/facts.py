@@ -142,10 +142,7 @@ def _passes(net: nn.Module, others: int, permuted: bool, networks: int, steps: i
 def finding_to_test(data: XrayDataModule, part: str, auroc: npt.NDArray[np.float64]) -> str | None:
     """The finding that the network knows best, of those on enough patients of a part.
 
-    Args:
-        data: the data.
-        part: whose images are to be looked at.
-        auroc: on validation, (L,), NaN where undefined.
+    ``auroc`` (L,) is that on validation, NaN where undefined.
 
     Returns:
         None if no finding with a defined AUROC is on at least 10 patients.

@@ -207,12 +207,8 @@ def permutation_facts(permuted: Prepared, original: Prepared, sample: Sample) ->
 def seed_facts(maps: Floats, sample: Sample) -> Facts:
     """Agreement of K networks that differ in their seed, the mean over pairs of networks.
 
-    Rule: "passes" if the rank correlation is high by :mod:`~.verdicts`, "fails" if it is low.
-    These networks are taken as given: the interval is over patients.
-
-    Args:
-        maps: (K, N, h, w).
-        sample: the patients.
+    Rule: "passes" if the rank correlation is high by :mod:`~.verdicts`, "fails" if it is low. These
+    networks are taken as given: the interval is over patients. ``maps`` are (K, N, h, w).
 
     Raises:
         ConfigError: fewer than two networks.

@@ -62,12 +62,8 @@ def energy_of(
 ) -> dict[str, Energy]:
     """Energy of maps (n, h, w) of images (n, 1, H, W) in each region.
 
-    Args:
-        maps: of one label, of the images that have it.
-        images: in [0, 1].
-        codes: patient of each image, (n,).
-        counts: the sample, then bootstrap draws, (1 + D, P).
-        grids: where the cells of the maps see the image.
+    The images, in [0, 1], are those that have the label of the maps; ``codes`` (n,) are their
+    patients, ``counts`` (1 + D, P) the sample, then bootstrap draws.
     """
     rows: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in DEPTHS}
     for values, image in zip(maps, images[:, 0].mul(255).round().byte().numpy(), strict=True):

@@ -75,13 +75,8 @@ def probe(
 ) -> Probe:
     """Probe two sets of features (N, C) for a fact (N,), 0, 1 or NaN.
 
-    Args:
-        trained: features of the network.
-        random: of the untrained one.
-        facts: of each image.
-        codes: patient of each image, (N,).
-        counts: the sample, then bootstrap draws, (1 + D, P).
-        seed: of the folds.
+    ``codes`` (N,) are the patients, ``counts`` (1 + D, P) the sample, then bootstrap draws;
+    ``seed`` is that of the folds.
     """
     known = ~np.isnan(facts)
     patients = [len(np.unique(codes[facts == value])) for value in (0, 1)]

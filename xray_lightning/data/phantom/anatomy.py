@@ -147,10 +147,7 @@ class Chest:
 def chest_of(seed: int, visit: Visit, findings: Collection[str]) -> Chest:
     """The chest at a visit: the patient's own build, the day's breath, and what findings change.
 
-    Args:
-        seed: of the phantom.
-        visit: who and when.
-        findings: those to draw; normally ``visit.findings``.
+    ``findings`` are those to draw; normally ``visit.findings``.
     """
     body = generator(seed, BODY_STREAM, visit.patient)
     day = generator(seed, VISIT_STREAM, visit.patient, visit.follow_up)
