@@ -58,8 +58,8 @@ INNER = {
         ["network"],
     ],
     "metrics": [
-        ["auroc", "clusters", "pointing"],
-        ["ranks", "delong", "thresholds", "calibration", "localisation"],
+        ["auroc", "clusters"],
+        ["ranks", "delong", "calibration", "localisation"],
         ["judge", "compare", "subgroups", "points"],
     ],
     "callbacks": [

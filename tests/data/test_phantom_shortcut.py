@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from xray_lightning.data.phantom import Phantom, film
+from xray_lightning.data.phantom import Phantom, plate
 from xray_lightning.data.phantom.shortcut import SIDE
 from xray_lightning.errors import ConfigError
 
@@ -68,7 +68,7 @@ def test_the_word_is_what_is_burned_in(monkeypatch: pytest.MonkeyPatch) -> None:
     phantom = Phantom(40, seed=3, size=SIZE)
     shown = [phantom.read(record) for record in phantom.records]
     words = [phantom.word(record) for record in phantom.records]
-    monkeypatch.setattr(film, "letter", lambda *arguments: None)
+    monkeypatch.setattr(plate, "letter", lambda *arguments: None)
     widths: dict[str, list[int]] = {"": [], "AP": [], "PORT": []}
     for record, pixels, word in zip(phantom.records, shown, words, strict=True):
         widths[word].append(int(np.ptp(np.nonzero(pixels != phantom.read(record))[1])))

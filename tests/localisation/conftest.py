@@ -5,7 +5,7 @@ import pytest
 
 from xray_lightning.grid import shrunk
 from xray_lightning.localisation.located import Located
-from xray_lightning.metrics.pointing import region_of
+from xray_lightning.metrics.localisation import region_of
 
 SIZE = 48  # three times the maps: a cell has a middle pixel, which keeps its value
 

@@ -9,8 +9,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.grid import enlarged
 from xray_lightning.localisation.figures import Reference, localisation, reference_of
 from xray_lightning.localisation.located import CONTROLS, Located
-from xray_lightning.metrics.localisation import WANG, tuned_threshold
-from xray_lightning.metrics.pointing import pointing_game, region_of
+from xray_lightning.metrics.localisation import WANG, pointing_game, region_of, tuned_threshold
 
 SIZE = 48
 Make = Callable[..., Located]

@@ -12,7 +12,7 @@ from xray_lightning.localisation.located import (
     control_maps,
     mean_of_others,
 )
-from xray_lightning.metrics.pointing import region_of
+from xray_lightning.metrics.localisation import region_of
 
 SIZE = 48
 MAPS = np.zeros((2, 3, 3), np.float32)

@@ -14,8 +14,7 @@ from xray_lightning.data.images import read_record
 from xray_lightning.grid import enlarged, shrunk
 from xray_lightning.localisation.figures import localisation
 from xray_lightning.localisation.located import Located
-from xray_lightning.metrics.localisation import detected_boxes, overlaps
-from xray_lightning.metrics.pointing import region_of
+from xray_lightning.metrics.localisation import detected_boxes, overlaps, region_of
 from xray_lightning.records import Box, Record
 
 # (height, width) of the file, and (width, height) of the image the box was drawn on

@@ -12,9 +12,9 @@ from xray_lightning.metrics.localisation import (
     detected_boxes,
     map_figures,
     overlaps,
+    region_of,
     tuned_threshold,
 )
-from xray_lightning.metrics.pointing import region_of
 
 RNG = np.random.default_rng(0)
 

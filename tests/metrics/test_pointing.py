@@ -5,7 +5,7 @@ from sklearn.metrics import average_precision_score
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.grid import enlarged
-from xray_lightning.metrics.pointing import (
+from xray_lightning.metrics.localisation import (
     average_precision,
     energy_inside,
     pointing_game,

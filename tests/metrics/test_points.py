@@ -6,8 +6,13 @@ from sklearn.metrics import recall_score
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.calibration import METHODS, fit_calibration
-from xray_lightning.metrics.points import SEPARATED, Fitted, fit_on_validation
-from xray_lightning.metrics.thresholds import RULES, choose_threshold
+from xray_lightning.metrics.points import (
+    RULES,
+    SEPARATED,
+    Fitted,
+    choose_threshold,
+    fit_on_validation,
+)
 
 LABELS = ("common", "rare", "gaps")
 

@@ -24,9 +24,8 @@ from xray_lightning.data.decoding import available_cores
 from xray_lightning.errors import CheckpointError
 from xray_lightning.metrics.clusters import Interval
 from xray_lightning.metrics.judge import Verdict, judge
-from xray_lightning.metrics.points import Fitted, fit_on_validation
+from xray_lightning.metrics.points import Fitted, fit_on_validation, wrong_calls
 from xray_lightning.metrics.subgroups import MEAN, subgroups, underdiagnosis
-from xray_lightning.metrics.thresholds import wrong_calls
 from xray_lightning.predictions import Predictions
 from xray_lightning.records import Record, patients_known
 from xray_lightning.report.published import Published, comparable, place_among

@@ -19,8 +19,14 @@ from xray_lightning.metrics.clusters import (
     percentile_interval,
     sums_over,
 )
-from xray_lightning.metrics.localisation import FIGURES, WANG, map_figures, tuned_threshold
-from xray_lightning.metrics.pointing import Heat, widened
+from xray_lightning.metrics.localisation import (
+    FIGURES,
+    WANG,
+    Heat,
+    map_figures,
+    tuned_threshold,
+    widened,
+)
 
 MINIMUM = 10  # images and patients with boxes: with fewer no interval is given, and nothing tuned
 TOO_FEW = f"too few: fewer than {MINIMUM} images or patients, no interval"
@@ -48,11 +54,8 @@ def reference_of(
 ) -> Reference:
     """Tune the threshold of every method and control of each label on validation images.
 
-    Args:
-        validation: images of each label, never those to be scored.
-        size: side of the square in pixels.
-        sigma: of the centre Gaussian.
-        seed: of the random map.
+    The validation images are never those to be scored. ``size`` is the side of the square in
+    pixels, ``sigma`` of the centre Gaussian, ``seed`` of the random map.
     """
     shares, boxes = {}, {}
     for label, located in validation.items():

@@ -14,7 +14,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.explain import cell_grids
 from xray_lightning.grid import EVEN, Grids, grid_of, shrunk
 from xray_lightning.metrics.clusters import patient_codes
-from xray_lightning.metrics.pointing import Heat, Region, region_of
+from xray_lightning.metrics.localisation import Heat, Region, region_of
 from xray_lightning.models.network import XrayNet
 from xray_lightning.overlays import Place, looked_at, square_boxes
 from xray_lightning.records import Record
@@ -128,11 +128,8 @@ def control_maps(
 def centre_gaussian(shape: tuple[int, int], size: int, sigma: float, grids: Grids = EVEN) -> Heat:
     """A Gaussian on the middle of a square, at the cells of a map, (h, w).
 
-    Args:
-        shape: of the map.
-        size: side of the square in pixels.
-        sigma: as a share of that side.
-        grids: where the cells see the square.
+    ``sigma`` is a share of the side of the square, ``size`` pixels; ``grids``: where the cells see
+    it.
 
     Raises:
         ConfigError: ``sigma`` is not positive.

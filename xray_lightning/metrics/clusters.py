@@ -137,13 +137,8 @@ def share_interval(
 ) -> Interval:
     """Student's interval on the logit scale for a figure in (0, 1), by the delta method.
 
-    Chosen by simulation, see the table in this folder's README.
-
-    Args:
-        value: on the sample.
-        spread: of the figure.
-        level: share of the middle.
-        bias: of the figure, to be taken off the middle.
+    Chosen by simulation, see the table in this folder's README. ``level`` is the share of the
+    middle, ``bias`` that of the figure, to be taken off the middle.
 
     Returns:
         Low and high; (NaN, NaN) where undefined, and for 0 and 1, see :func:`exact_interval`.

@@ -190,12 +190,8 @@ def figures_over(
 ) -> Figures:
     """Every figure of one label in every draw, (D,) each; NaN where undefined.
 
-    Args:
-        scores: (N,) in [0, 1].
-        targets: (N,), NaN where unknown.
-        codes: number of each image's patient, (N,).
-        counts: (D, P).
-        threshold: operating point, score >= threshold; NaN: its figures are undefined.
+    Scores (N,) lie in [0, 1], targets (N,) are NaN where unknown, ``counts`` is (D, P). A score is
+    called from ``threshold`` on; NaN: its figures are undefined.
     """
     ranking = Ranking.of(scores, targets, codes)
     auroc, precision = curves_over(ranking, counts)

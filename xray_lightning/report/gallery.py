@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from xray_lightning.callbacks.heatmaps import HeatMaps
 from xray_lightning.grid import enlarged
 from xray_lightning.localisation.located import Located
-from xray_lightning.metrics.pointing import pointing_game
+from xray_lightning.metrics.localisation import pointing_game
 from xray_lightning.overlays import Choice, Overlay, Place
 from xray_lightning.report.heat import BAR, common_scale, draw_overlay, empty_place, shortened
 

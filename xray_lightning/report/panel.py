@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.thresholds import choose_threshold
+from xray_lightning.metrics.points import choose_threshold
 from xray_lightning.models.network import XrayNet
 from xray_lightning.overlays import Overlay, overlays
 from xray_lightning.predictions import Predictions

@@ -61,9 +61,8 @@ class Lung:
     def at(self, across: npt.ArrayLike, down: npt.ArrayLike) -> Points:
         """Points given in lung coordinates.
 
-        Args:
-            across: 0 at the mediastinum, 1 at the lateral wall.
-            down: 0 at the apex, 1 at the diaphragm.
+        ``across``: 0 at the mediastinum, 1 at the lateral wall; ``down``: 0 at the apex, 1 at the
+        diaphragm.
         """
         across, down = np.asarray(across, float), np.asarray(down, float)
         medial = 0.058 + 0.05 * (1 - down) ** 3

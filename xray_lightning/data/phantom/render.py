@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.phantom.anatomy import SIDES, Chest, Points, chest_of, points, rounded
-from xray_lightning.data.phantom.film import expose
 from xray_lightning.data.phantom.patients import BODY_STREAM, Visit, generator
-from xray_lightning.data.phantom.plate import Density, Mask, Plate, Stroke, plate_of
+from xray_lightning.data.phantom.plate import Density, Mask, Plate, Stroke, expose, plate_of
 from xray_lightning.data.phantom.signs import (
     FREE_AIR,
     LOOKS,

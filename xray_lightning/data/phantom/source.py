@@ -6,9 +6,8 @@ import cv2
 import numpy as np
 
 from xray_lightning.data.phantom.anatomy import chest_of
-from xray_lightning.data.phantom.film import expose
 from xray_lightning.data.phantom.patients import Visit, history, is_test_patient
-from xray_lightning.data.phantom.plate import Mask, plate_of
+from xray_lightning.data.phantom.plate import Mask, expose, plate_of
 from xray_lightning.data.phantom.render import finding_masks, render
 from xray_lightning.data.phantom.shortcut import marker_of
 from xray_lightning.data.phantom.signs import components
