@@ -87,10 +87,7 @@ class Choice:
     def places(self, data: XrayDataModule, part: str, scores: Floats) -> list[Place]:
         """The images of a part by the rule, finding by finding; fewer where there are no more.
 
-        Args:
-            data: its labels and records.
-            part: "val" or "test".
-            scores: of the part, (n, L); an image whose scores are NaN is not chosen by them.
+        An image whose scores, (n, L) of the part, are NaN is not chosen by them.
 
         Raises:
             ConfigError: the data has no such label.

@@ -50,11 +50,7 @@ def reweighting(
 ) -> Floats:
     """Weights of the test images that give them validation's mix of cells, (D, m).
 
-    Args:
-        val_cells: cell of each validation image, (n,).
-        test_cells: of each test image, (m,).
-        val_weights: how often each draw has each validation image, (D, n).
-        test_weights: each test image, (D, m).
+    Cells are (n,) and (m,); weights say how often each draw has each image, (D, n) and (D, m).
     """
     count = int(max(val_cells.max(), test_cells.max())) + 1
     found = np.empty(test_weights.shape)
@@ -79,10 +75,7 @@ def effective_size(weights: Floats) -> float:
 def weighted_auroc(scores: Floats, positive: npt.NDArray[np.bool_], weights: Floats) -> Floats:
     """Weighted share of pairs of a positive and a negative in the right order, ties half, (D,).
 
-    Args:
-        scores: (n,).
-        positive: (n,).
-        weights: of each image in each draw, (D, n).
+    Scores and ``positive`` are (n,), the weights of each draw (D, n).
 
     Returns:
         NaN where a draw has no positive or no negative.
@@ -265,10 +258,7 @@ def _always(
 def _aurocs(part: Scored, weights: Floats, use: npt.NDArray[np.bool_] | None = None) -> Floats:
     """AUROC of each label in each draw, (L, D); NaN for a label with too few images in ``use``.
 
-    Args:
-        part: scores of n images.
-        weights: (D, n).
-        use: the images of each label that count, (n, L); None: all.
+    The weights are (D, n); ``use`` (n, L): the images of each label that count, None: all.
     """
     targets = part.columns.targets
     found = np.full((targets.shape[1], len(weights)), np.nan)

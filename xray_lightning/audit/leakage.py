@@ -74,9 +74,8 @@ def leak(records: Sequence[Record], parts: Mapping[str, Indices]) -> Leak:
 def exposure_leak(exposures: Sequence[str], parts: Mapping[str, Indices]) -> Leak:
     """Images, or exposures under two ids, in more than one part.
 
-    Args:
-        exposures: id of each record, or name of its exposure, (N,), e.g. NIH's of an RSNA image.
-        parts: positions in the records.
+    ``exposures`` (N,) are the ids of the records, or names of their exposures, e.g. NIH's of RSNA
+    images.
     """
     homes: dict[str, list[str]] = defaultdict(list)
     for part, rows in parts.items():

@@ -58,10 +58,8 @@ def fit_square(image: Pixels, size: int) -> Pixels:
 def box_to_square(box: Rectangle, frame: tuple[int, int], size: int) -> Rectangle:
     """A rectangle on the original image as it lies on the square of ``fit_square``.
 
-    Args:
-        box: x, y, width, height in pixels of ``frame``.
-        frame: (width, height) of the image the box was drawn on.
-        size: side of the square in pixels.
+    A box is x, y, width, height in pixels of ``frame``, (width, height) of the image it was drawn
+    on.
 
     Returns:
         x, y, width, height in pixels of the square.

@@ -138,11 +138,9 @@ def official_split(
 ) -> Split:
     """The publisher's lists; validation is carved from "train_val" by patient.
 
-    Args:
-        records: the data set.
-        official: ids of "train_val" and "test", or of "train", "val" and "test".
-        val_fraction: share of the train_val images that validate; unused where "val" is a list.
-        seed: of the validation part.
+    ``official`` has the ids of "train_val" and "test", or of "train", "val" and "test".
+    ``val_fraction`` of the train_val images validate, dealt by ``seed``; unused where "val" is a
+    list.
 
     Raises:
         ConfigError: ``val_fraction`` is not between 0 and 1.
@@ -171,11 +169,8 @@ def patient_split(
 ) -> Split:
     """Patients dealt to the parts so that each part has its share of images and of every label.
 
-    Args:
-        records: the data set.
-        official: not used.
-        fractions: share of the images in train, val and test, positive, summing to 1.
-        seed: another seed deals other patients to each part.
+    ``fractions`` are the shares of the images in train, val and test, positive, summing to 1;
+    another seed deals other patients to each part.
 
     Raises:
         ConfigError: the fractions cannot work.
@@ -225,13 +220,9 @@ def kfold_split(
 ) -> Split:
     """One fold tests, the others train; the test parts of one seed's folds partition the data.
 
-    Args:
-        records: the data set.
-        official: not used.
-        folds: number of folds, at least 2.
-        fold: the one that tests, from 0 to ``folds - 1``.
-        seed: deals the patients to the folds; keep it over the folds.
-        val_fraction: share of the other folds' images that validate, carved by patient.
+    ``fold`` is the one that tests, from 0 to ``folds - 1``. The seed deals the patients to the
+    folds; keep it over the folds. ``val_fraction`` of the other folds' images validate, carved by
+    patient.
 
     Raises:
         ConfigError: a setting cannot work.
@@ -259,11 +250,8 @@ def image_split(
 ) -> Split:
     """Images dealt without regard to patients: leaky, only to measure how much the leak flatters.
 
-    Args:
-        records: the data set.
-        official: not used.
-        fractions: share of the images in train, val and test, positive, summing to 1.
-        seed: another seed deals other images to each part.
+    ``fractions`` are the shares of the images in train, val and test, positive, summing to 1;
+    another seed deals other images to each part.
 
     Raises:
         ConfigError: the fractions cannot work.
@@ -281,10 +269,8 @@ def csv_split(
 ) -> Split:
     """The parts a table names; names without a record are counted in a note.
 
-    Args:
-        records: the data set.
-        official: ids of "train", "val" and "test" from the data set's own table.
-        path: a table with the columns ``image,split``; None: use ``official``.
+    ``official`` has the ids of "train", "val" and "test" from the data set's own table; ``path`` is
+    a table with the columns ``image,split``, None: use ``official``.
 
     Raises:
         DataNotFoundError, TableError: the table cannot be read.
@@ -320,14 +306,8 @@ def lists_split(
 ) -> Split:
     """The parts of anybody's list files, see :func:`~xray_lightning.data.names.read_list`.
 
-    Args:
-        records: the data set.
-        official: not used.
-        train: the list of the images that train.
-        val: of those that validate; None: carved from ``train`` by patient.
-        test: of those that test.
-        val_fraction: share of the train images that validate; unused where ``val`` is a list.
-        seed: of the validation part.
+    Without a list ``val``, ``val_fraction`` of the train images validate, carved by patient with
+    ``seed``.
 
     Raises:
         ConfigError: a list is not named, or ``val_fraction`` is not between 0 and 1.
@@ -356,9 +336,8 @@ def lists_split(
 def group_counts(groups: npt.NDArray[np.intp], targets: npt.NDArray[np.float32]) -> Indices:
     """What balancing looks at, per group of images.
 
-    Args:
-        groups: number of the group of each image, (N,), from 0 to P - 1.
-        targets: of each image, NaN where unknown, (N, L).
+    ``groups`` (N,) is the number of each image's group, from 0 to P - 1; targets (N, L) are NaN
+    where unknown.
 
     Returns:
         Images, 1, images without finding, positives of each label and, for the labels with

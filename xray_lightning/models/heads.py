@@ -270,12 +270,7 @@ def make_head(
 ) -> nn.Module:
     """A head by its name.
 
-    Args:
-        name: a key of ``HEADS``.
-        channels: C of the feature map.
-        labels: number of labels L.
-        dropout: probability of dropping a feature.
-        options: the head's own keyword arguments, as plain values.
+    ``options`` are the head's own keyword arguments, as plain values.
 
     Raises:
         ConfigError: unknown head, an option it does not have, or a value it refuses.

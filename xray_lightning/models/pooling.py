@@ -14,14 +14,8 @@ def generalised_mean(features: Tensor, power: Tensor) -> Tensor:
     """(mean of x^p)^(1/p) over space, x not below 1e-6.
 
     Radenovic et al., Fine-tuning CNN Image Retrieval with No Human Annotation (TPAMI 2018), eq. 3.
-    The largest value is divided out first, so that no power overflows.
-
-    Args:
-        features: (B, C, H, W).
-        power: p, one number; 1 gives the mean, a large one the maximum.
-
-    Returns:
-        (B, C).
+    The largest value is divided out first, so that no power overflows. Features (B, C, H, W) give
+    (B, C). A power of 1 gives the mean, a large one the maximum.
     """
     features = features.clamp(min=1e-6)
     peak = features.amax(dim=(2, 3), keepdim=True).detach()  # cancels, so it needs no gradient
@@ -32,8 +26,8 @@ def generalised_mean(features: Tensor, power: Tensor) -> Tensor:
 def log_sum_exp(features: Tensor, sharpness: float) -> Tensor:
     """(1 / r) log(mean of exp(r x)) over space, between the mean (r to 0) and the maximum.
 
-    Wang et al., ChestX-ray8 (CVPR 2017), eq. 1, without overflow. Features (B, C, H, W) give (B,
-    C); r is the sharpness.
+    Wang et al., ChestX-ray8 (CVPR 2017), eq. 1, without overflow. Features (B, C, H, W)
+    give (B, C); r is the sharpness.
 
     >>> log_sum_exp(torch.tensor([[[[0.0, 900.0]]]]), 10.0).round(decimals=4)
     tensor([[899.9307]])

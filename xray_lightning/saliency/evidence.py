@@ -89,9 +89,8 @@ def mixed(first: Tensor, last: Tensor, ranks: Codes, share: float) -> Tensor:
 def ranks_of(maps: Floats, ties: Floats) -> Codes:
     """Rank of each place in its map, 0 the greatest, (N, S * S).
 
-    Args:
-        maps: (N, S, S).
-        ties: decides between places of one value, the greatest first, (N, S, S).
+    Maps and ``ties`` are (N, S, S); between places of one value the greatest of ``ties`` comes
+    first.
     """
     count = len(maps)
     order = np.lexsort((-ties.reshape(count, -1), -maps.reshape(count, -1)), axis=1)

@@ -172,18 +172,8 @@ def part_saliency(
 ) -> Facts:
     """The facts of :func:`~.facts.saliency_facts` on images of a part that have the finding.
 
-    Args:
-        net: in evaluation mode.
-        data: gives the images.
-        part: "val" or "test".
-        label: the finding.
-        method: of :func:`~xray_lightning.explain.class_maps`.
-        images: at most so many, drawn with ``seed``.
-        others: networks trained from other seeds.
-        permuted: a network trained on permuted labels.
-        draws: of the bootstrap.
-        seed: of everything random.
-        progress: told the images passed through a network, and how many there will be.
+    At most ``images`` of them, drawn with ``seed``; the methods are those of
+    :func:`~xray_lightning.explain.class_maps`.
     """
     dataset, records = data.dataset(part), data.part_records(part)
     present = data.part_targets(part)[:, data.labels.index(label)]

@@ -229,12 +229,8 @@ def shift_facts(net: nn.Module, study: Study, original: Floats) -> Facts:
 
     What enters at an edge repeats the edge. Maps are compared at the image's resolution, without a
     margin of four pixels. Rule: "passes" if the rank correlation, the mean over four shifts, is
-    high by :mod:`~.verdicts`, "fails" if it is low.
-
-    Args:
-        net: in evaluation mode.
-        study: N images; takes four maps of each.
-        original: maps (N, h, w) of the unmoved images.
+    high by :mod:`~.verdicts`, "fails" if it is low. Takes four maps of each image of the study;
+    ``original`` (N, h, w) are those of the unmoved images.
     """
     margin = max(abs(step) for shift in SHIFTS for step in shift)
     side = study.images.shape[-1]

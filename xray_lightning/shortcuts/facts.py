@@ -227,16 +227,9 @@ def part_shortcuts(
     """The facts of :func:`~.facts.shortcut_facts` on images of a part, scored without flips.
 
     The probes ask for sex, view and, of the phantom, the words of portable films; the floor is the
-    audit's: trees on the metadata of the training part. A phantom's planted marker is known.
-
-    Args:
-        net: in evaluation mode; a label that the data lacks is unknown in every image.
-        data: gives the images and the training part's metadata.
-        part: "val" or "test".
-        maps: gives the maps that are judged.
-        limit: at most so many images, drawn with ``seed``.
-        draws: of the bootstrap.
-        seed: of everything random.
+    audit's: trees on the metadata of the training part. A phantom's planted marker is known. A
+    label that the data lacks is unknown in every image. At most ``limit`` images are drawn, with
+    ``seed``.
     """
     dataset = data.dataset(part)
     order = np.random.default_rng(seed).permutation(len(dataset))[:limit]

@@ -158,13 +158,9 @@ def loss_of(
 ) -> Loss:
     """What covering a region costs the label at ``index``.
 
-    Args:
-        logits: of the images as they are, (N, L).
-        each: of the covered ones.
-        index: of the label.
-        targets: of the label, NaN where unknown, (N,).
-        codes: patient of each image, (N,).
-        counts: the sample, then bootstrap draws, (1 + D, P); each draw judges all the same images.
+    ``logits`` (N, L) are of the images as they are, ``each`` of the covered ones; targets (N,) are
+    NaN where unknown. ``counts`` (1 + D, P): the sample, then bootstrap draws, each of which judges
+    all the same images.
     """
     plain, region, control = (
         auroc_over(values[:, index], targets, codes, counts)

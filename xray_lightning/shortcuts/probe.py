@@ -52,11 +52,8 @@ def untrained(net: XrayNet, seed: int) -> XrayNet:
 def held_out(features: Floats, facts: Floats, codes: Codes, seed: int) -> Floats:
     """Scores (n,) of a logistic regression, each image by one fitted on other patients.
 
-    Args:
-        features: (n, C).
-        facts: 0 or 1, (n,).
-        codes: patient of each image, (n,).
-        seed: of the five folds, which share no patient and have alike shares of positives.
+    Features are (n, C), facts (n,) 0 or 1, ``codes`` (n,) the patients. The five folds share no
+    patient and have alike shares of positives.
     """
     scores = np.zeros(len(facts))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)

@@ -46,12 +46,8 @@ def grey_table(
 ) -> tuple[Greys, list[str]]:
     """The grey of every code, (N,) in [0, 1], and notes.
 
-    Args:
-        codes: the frame, (H, W).
-        stored: stored value of every code, (N,).
-        elements: the header.
-        layout: the layout it was read by.
-        window: which of several VOI tables or windows, from 0.
+    ``stored`` (N,) is the value of every code, ``window`` which of several VOI tables or windows,
+    from 0.
 
     Raises:
         InvalidImageError: a table, slope or window is invalid, or there is no such window.
@@ -234,11 +230,8 @@ def luma(
 ) -> npt.NDArray[np.float32]:
     """Grey of a colour frame, (H, W) in [0, 1]; neither VOI nor padding apply to colour.
 
-    Args:
-        codes: (H, W, 3), (H, W, 1) of YBR_FULL_422, or (H, W) of a palette.
-        stored: stored value of every code, (N,).
-        elements: the header, for the palette.
-        layout: the layout it was read by.
+    Codes are (H, W, 3), (H, W, 1) of YBR_FULL_422, or (H, W) of a palette; ``stored`` (N,) is the
+    value of each.
 
     Raises:
         InvalidImageError: the samples are signed, or the palette is corrupt or segmented.
