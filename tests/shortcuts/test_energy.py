@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from xray_lightning.data.phantom import Phantom
-from xray_lightning.metrics.clusters import bootstrap_counts
+from xray_lightning.metrics.clusters import patient_draws
 from xray_lightning.shortcuts.energy import energy, energy_of
 from xray_lightning.shortcuts.regions import body_of, corners
-from xray_lightning.shortcuts.verdicts import CLEAR, FLAGGED, UNDECIDED, with_sample
+from xray_lightning.shortcuts.verdicts import CLEAR, FLAGGED, UNDECIDED
 
 SIZE, N = 64, 24
 CODES = np.arange(N) // 2
-COUNTS = with_sample(bootstrap_counts(N // 2, 200, 0))
+COUNTS = patient_draws(np.arange(N // 2), 200, 0)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from xray_lightning.metrics.clusters import bootstrap_counts
+from xray_lightning.metrics.clusters import patient_draws
 from xray_lightning.models.network import XrayNet
 from xray_lightning.shortcuts.occlusion import (
     BATCH,
@@ -15,7 +15,7 @@ from xray_lightning.shortcuts.occlusion import (
     pooled_features,
 )
 from xray_lightning.shortcuts.regions import body_of, corners, covered, elsewhere
-from xray_lightning.shortcuts.verdicts import CLEAR, FLAGGED, UNDECIDED, with_sample
+from xray_lightning.shortcuts.verdicts import CLEAR, FLAGGED, UNDECIDED
 
 SIZE = 48
 N, PATIENTS = 400, 150
@@ -77,7 +77,7 @@ def sample(gain: float, other: float) -> tuple[np.ndarray, Covered, np.ndarray, 
     return logits, Covered(region, control, np.full(N, 0.1)), targets, codes
 
 
-COUNTS = with_sample(bootstrap_counts(PATIENTS, 300, 0))
+COUNTS = patient_draws(np.arange(PATIENTS), 300, 0)
 
 
 def test_falls_are_what_scikit_learn_says() -> None:

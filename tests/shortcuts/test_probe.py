@@ -7,10 +7,9 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from xray_lightning.metrics.clusters import bootstrap_counts
+from xray_lightning.metrics.clusters import patient_draws
 from xray_lightning.models.network import XrayNet
 from xray_lightning.shortcuts.probe import PENALTY, probe, untrained
-from xray_lightning.shortcuts.verdicts import with_sample
 
 N, PATIENTS = 300, 100
 DRAW = np.random.default_rng(0)
@@ -18,7 +17,7 @@ CODES = np.sort(DRAW.integers(0, PATIENTS, N))
 FACTS = (CODES % 3 == 0).astype(float)  # of patients, as sex is
 NOISE = DRAW.normal(size=(N, 12))
 TOLD = NOISE + np.outer(FACTS, np.eye(12)[2] * 2)
-COUNTS = with_sample(bootstrap_counts(PATIENTS, 100, 0))
+COUNTS = patient_draws(np.arange(PATIENTS), 100, 0)
 
 
 def test_against_scikit_learn() -> None:
@@ -41,7 +40,7 @@ def test_patients_are_not_recognised() -> None:
     found = probe(features, features, FACTS, CODES, COUNTS, seed=0)
     assert found.trained < 0.65
     everybody = probe(
-        features, features, FACTS, np.arange(N), with_sample(bootstrap_counts(N, 20, 0)), 0
+        features, features, FACTS, np.arange(N), patient_draws(np.arange(N), 20, 0), 0
     )
     assert everybody.trained > 0.9
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from xray_lightning.metrics.clusters import bootstrap_counts
+from xray_lightning.metrics.clusters import patient_draws
 from xray_lightning.shortcuts.verdicts import (
     CLEAR,
     FLAGGED,
@@ -11,7 +11,6 @@ from xray_lightning.shortcuts.verdicts import (
     all_flagged,
     any_flagged,
     auroc_over,
-    with_sample,
 )
 
 
@@ -44,7 +43,7 @@ def test_auroc_of_the_sample_and_of_draws() -> None:
     draw = np.random.default_rng(0)
     codes = draw.integers(0, 20, 100)
     scores, targets = draw.normal(size=100), (draw.random(100) < 0.3).astype(float)
-    counts = with_sample(bootstrap_counts(20, 5, 0))
+    counts = patient_draws(np.arange(20), 5, 0)
     found = auroc_over(scores, targets, codes, counts)
     for value, row in zip(found, counts, strict=True):
         rows = np.repeat(np.arange(100), row[codes].astype(int))

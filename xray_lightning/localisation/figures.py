@@ -13,9 +13,9 @@ from xray_lightning.metrics.clusters import (
     Codes,
     Counts,
     Floats,
-    bootstrap_counts,
     divided,
     patient_codes,
+    patient_draws,
     percentile_interval,
     sums_over,
 )
@@ -160,10 +160,9 @@ def _prior(given: bool) -> str:
 def _draws(scored: Mapping[str, Located], draws: int, seed: int) -> tuple[dict[str, Codes], Counts]:
     """Numbers of each label's patients, among all, and all patients once before the draws."""
     codes = patient_codes([each for located in scored.values() for each in located.patients])
-    drawn = bootstrap_counts(int(codes.max()) + 1, draws, seed)
     ends = np.cumsum([len(located.boxes) for located in scored.values()])
-    counts = np.concatenate([np.ones((1, drawn.shape[1]), dtype=np.float32), drawn])
-    return dict(zip(scored, np.split(codes, ends[:-1]), strict=True)), counts
+    own = dict(zip(scored, np.split(codes, ends[:-1]), strict=True))
+    return own, patient_draws(codes, draws, seed)
 
 
 def _chosen(

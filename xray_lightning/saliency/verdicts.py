@@ -30,9 +30,9 @@ from xray_lightning.metrics.clusters import (
     Counts,
     Floats,
     Interval,
-    bootstrap_counts,
     divided,
     patient_codes,
+    patient_draws,
     percentile_interval,
     sums_over,
 )
@@ -109,8 +109,7 @@ class Sample:
             raise ConfigError(f"maps are compared between patients: give two, got {clusters}")
         generator = np.random.default_rng(seed)
         partners = [generator.choice(np.flatnonzero(codes != code)) for code in codes]
-        ones = np.ones((1, clusters), dtype=np.float32)
-        counts = np.concatenate([ones, bootstrap_counts(clusters, draws, seed)])
+        counts = patient_draws(codes, draws, seed)
         return cls(codes, np.asarray(partners, dtype=np.intp), counts, seed)
 
     def estimate(self, values: Floats) -> Estimate:

@@ -21,8 +21,8 @@ from xray_lightning.metrics.clusters import (
     Codes,
     Counts,
     Floats,
-    bootstrap_counts,
     patient_codes,
+    patient_draws,
     percentile_interval,
 )
 from xray_lightning.models.network import XrayNet
@@ -37,7 +37,7 @@ from xray_lightning.shortcuts.occlusion import (
     pooled_features,
 )
 from xray_lightning.shortcuts.probe import Probe, probe, untrained
-from xray_lightning.shortcuts.verdicts import FLAGGED, UNDECIDED, auroc_over, with_sample
+from xray_lightning.shortcuts.verdicts import FLAGGED, UNDECIDED, auroc_over
 
 Facts = dict[str, Any]
 Maps = Callable[[XrayNet, Tensor, str], Any]  # images (n, 1, H, W), a label -> (n, h, w)
@@ -92,7 +92,7 @@ def shortcut_facts(
     """
     _require_shapes(net, images, targets, marker)
     codes = patient_codes(patients)
-    counts = with_sample(bootstrap_counts(int(codes.max(initial=-1)) + 1, draws, seed))
+    counts = patient_draws(codes, draws, seed)
     values = np.asarray(targets, np.float64)
     logits = logits_of(net, images)
     hidden = covered_logits(net, images, marker, seed)

@@ -3,8 +3,6 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import numpy as np
-
 from xray_lightning.metrics.clusters import Codes, Counts, Floats, Interval, percentile_interval
 from xray_lightning.metrics.ranks import Ranking, curves_over
 
@@ -57,8 +55,3 @@ def any_flagged(verdicts: Collection[str]) -> str:
 def auroc_over(scores: Floats, targets: Floats, codes: Codes, counts: Counts) -> Floats:
     """AUROC of scores (N,) in each draw, (D,)."""
     return curves_over(Ranking.of(scores, targets, codes), counts)[0]
-
-
-def with_sample(counts: Counts) -> Counts:
-    """Draws with the sample itself before them, (1 + D, P)."""
-    return np.vstack([np.ones((1, counts.shape[1]), np.float32), counts])
