@@ -120,12 +120,7 @@ def mean_scores(
 ) -> Floats:
     """Mean target of the patient's other images among ``known_rows``, shrunk to ``prior``, (n, L).
 
-    Args:
-        columns: the label table.
-        known_rows: the images whose targets may be used; an image never tells its own.
-        rows: the images to score, (n,).
-        prior: (L,).
-        weight: how many images the prior counts as.
+    An image of ``known_rows`` never tells its own; ``prior`` (L,) counts as ``weight`` images.
     """
     use = np.zeros(len(columns.patients))
     use[known_rows] = 1

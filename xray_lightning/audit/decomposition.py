@@ -179,13 +179,9 @@ def decompose(
 ) -> Decomposition:
     """Split the change from validation to test.
 
-    Args:
-        val: scores on validation.
-        test: scores on test; labels as in ``val``.
-        groups: name to the matched images of validation (n,) and test (m,), e.g. those of the
-            publisher's test list, besides the views and first images that are always compared.
-        draws: of the bootstrap; the weights are found anew in each.
-        seed: of the draws.
+    ``groups``: name to the matched images of validation (n,) and test (m,), e.g. those of the
+    publisher's test list, besides the views and first images that are always compared. The weights
+    are found anew in each draw.
     """
     pair = [_counts(part.columns, draws, seed + place) for place, part in enumerate((val, test))]
     cells = _cells(val.columns, test.columns)

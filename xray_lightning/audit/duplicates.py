@@ -133,10 +133,7 @@ def duplicates(
 ) -> Duplicates:
     """Find the duplicates and sort them by what they do to a split.
 
-    Args:
-        squares: of the N images, see ``data.geometry.fit_square``; a memory map will do.
-        records: the N images.
-        parts: positions in the records of "train", "val" and "test".
+    ``squares`` (N, S, S) are those of ``data.geometry.fit_square``; a memory map will do.
     """
     twins = find_twins(squares)
     part = _homes(len(records), parts)

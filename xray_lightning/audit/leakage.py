@@ -92,11 +92,7 @@ def listed(
 ) -> Listed:
     """How much of a list (a known test set) is in each part.
 
-    Args:
-        name: of the list.
-        names: the image names in it.
-        aliases: every name of each record, (N,): its id, and its NIH name where a map tells it.
-        parts: positions in the records.
+    ``aliases`` (N,) are all names of each record: its id, and its NIH name where a map tells it.
     """
     wanted = set(names)
     hit = np.array([not wanted.isdisjoint(each) for each in aliases], dtype=np.bool_)

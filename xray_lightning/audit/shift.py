@@ -70,11 +70,8 @@ def with_both(parts: Mapping[str, Rows]) -> dict[str, Rows]:
 def prevalence(columns: Columns, parts: Mapping[str, Rows], counts: Counts) -> list[Quantity]:
     """Share of positive images among those whose target is known, of each label.
 
-    Args:
-        columns: the label table.
-        parts: of the split.
-        counts: draws of the whole table's patients, (D, P): one drawn twice counts twice in every
-            part it has images in, so a patient that leaks is resampled as one.
+    ``counts`` (D, P) are draws of the whole table's patients: one drawn twice counts twice in every
+    part it has images in, so a patient that leaks is resampled as one.
     """
     known = (~np.isnan(columns.targets)).astype(np.float64)
     positive = (columns.targets == 1).astype(np.float64)

@@ -91,13 +91,8 @@ def make_split(
 ) -> Split:
     """A split that has been proven.
 
-    Args:
-        name: of the split; "image" may share patients between its parts, and then warns.
-        records: the data set.
-        parts: positions in ``records`` for each of ``PARTS``, in any order.
-        settings: plain values to keep with the split.
-        notes: sentences to keep with it.
-        faults: what is wrong with it already.
+    ``parts`` are positions in any order; of the name "image" they may share patients, which warns;
+    ``faults`` are what is wrong already.
 
     Raises:
         SplitError: a part is absent, empty or out of range.
@@ -128,10 +123,7 @@ def make_split(
 def with_test(split: Split, records: Sequence[Record], test: Indices) -> Split:
     """The split with another test part, to judge a model that was trained elsewhere.
 
-    Args:
-        split: any split of the records.
-        records: the data set.
-        test: ascending positions in ``records``, (n,); they may lie in the other parts too.
+    ``test`` (n,) are ascending positions in the records; they may lie in the other parts too.
     """
     parts = {**split.parts, "test": test}
     whole, own = _fingerprints(records, parts)

@@ -262,11 +262,8 @@ def cell_grids(net: Any, size: int) -> Grids:
     of what a cell can see. Layers that treat all places alike (squeeze and excitation, attention)
     move nothing. Where two ways meet (the shortcut of a ResNet-D) their mean counts. Where a map
     was reshaped on the way (tokens), the last map of that side before it counts. Sides that are
-    reached by reshaping alone (merged patches) are not there: they are even.
-
-    Args:
-        net: has ``forward_features``; its modes stay as they are.
-        size: side of the image.
+    reached by reshaping alone (merged patches) are not there: they are even. The modes of the
+    network stay as they are.
     """
     device = next(net.parameters()).device
     images = torch.zeros(1, 1, size, size, device=device)

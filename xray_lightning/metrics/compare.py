@@ -87,15 +87,8 @@ def compare(
 ) -> Comparison:
     """Compare two models by AUROC, each draw of patients judging both.
 
-    Args:
-        labels: the L labels.
-        targets: (N, L), NaN where unknown.
-        patients: N ids.
-        first: scores (N, L) of the first model, one array a seed.
-        second: of the second model.
-        draws: of the bootstrap.
-        seed: of the bootstrap.
-        threads: labels at a time.
+    Targets (N, L) are NaN where unknown; the scores of either model are arrays (N, L), one a seed;
+    ``threads`` labels go at a time.
 
     Raises:
         ConfigError: no draws or no images.

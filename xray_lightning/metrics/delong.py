@@ -30,11 +30,8 @@ def delong(scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_]) ->
     """AUROCs and their covariance (DeLong 1988, eqs. 3 to 8; ranks as Sun and Xu 2014).
 
     Images count as independent, which images of one patient are not: read the patient bootstrap
-    first.
-
-    Args:
-        scores: of M models on the same images, (M, n).
-        positive: (n,), with at least two of each class.
+    first. Scores of M models on the same images are (M, n); ``positive`` (n,) has at least two of
+    each class.
 
     Returns:
         AUROCs in the first row, the covariance below, (1 + M, M); NaN without two of each class.

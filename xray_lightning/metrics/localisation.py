@@ -40,9 +40,7 @@ FIGURES: tuple[tuple[str, ...], ...] = (
 def region_of(boxes: npt.ArrayLike, size: int) -> Region:
     """Pixels whose centre lies in one of the boxes; of a box that holds none, its middle pixel.
 
-    Args:
-        boxes: (K, 4): x, y, width, height in pixels of the square, from the edges of its pixels.
-        size: side S of the square.
+    Boxes (K, 4) are x, y, width, height in pixels of the square, from the edges of its pixels.
 
     Raises:
         ConfigError: a box without area, or outside the square.

@@ -122,12 +122,8 @@ def insert_cbam(
 ) -> nn.ModuleDict:
     """Put a CBAM block behind each named module; no tensor of the backbone changes or moves.
 
-    Args:
-        backbone: a timm network.
-        names: its modules as ``named_modules`` calls them, such as "block3" or "layer2.0".
-        image_size: side in pixels of a trial image, which shows how many channels they give.
-        parts: "both", "channel" or "spatial".
-        reduction: of the channel gates.
+    The names are as ``named_modules`` has them, such as "block3" or "layer2.0"; a trial image of
+    ``image_size`` px shows how many channels they give.
 
     Returns:
         The blocks in the order of the names; a dot in a name, which torch forbids here, is "-".

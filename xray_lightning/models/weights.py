@@ -34,10 +34,8 @@ class LoadReport:
 def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> nn.Module:
     """A timm network for one-channel images, without pool and classifier.
 
-    Args:
-        name: a timm architecture, optionally with a weights tag ("densenet121.tv_in1k").
-        image_size: side in pixels, needed by networks of fixed input size (ViT).
-        pretrained: ask timm for its weights.
+    The name may have a weights tag ("densenet121.tv_in1k"); networks of fixed input size (ViT) need
+    ``image_size``.
 
     Raises:
         ConfigError: timm knows no such name, or cannot build that network for our use.

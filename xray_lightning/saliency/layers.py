@@ -90,12 +90,9 @@ def reset(net: nn.Module, layers: Iterable[str], generator: np.random.Generator)
     A module with ``reset_parameters`` (convolutions, linear layers, norms with their affine part
     and statistics) is reset by it. Of any other, such as one that owns a layer scale, a position
     embedding or the projections of an attention, each parameter's values are shuffled: they keep
-    their distribution and lose their places; a single number stays.
-
-    Args:
-        net: on the CPU, so that a device's random state is not used.
-        layers: names of its modules that own parameters.
-        generator: drawn from once.
+    their distribution and lose their places; a single number stays. The network lies on the CPU, so
+    that a device's random state is not used; ``layers`` names its modules that own parameters;
+    ``generator`` is drawn from once.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(generator.integers(2**62)))
@@ -115,12 +112,9 @@ def calibrate(net: nn.Module, layers: Iterable[str], batches: Iterable[Tensor]) 
     """Give the batch norms among these layers the statistics of these images.
 
     With the initial statistics, mean 0 and variance 1, a random network of a hundred layers gives
-    features that vanish in the rounding, and its maps would be noise whatever the method.
-
-    Args:
-        net: in evaluation mode.
-        layers: names of modules.
-        batches: (B, 1, H, W) each, at least two images; the mean over batches is taken.
+    features that vanish in the rounding, and its maps would be noise whatever the method. The
+    network is in evaluation mode. Each of the batches (B, 1, H, W) has at least two images; the
+    mean over batches is taken.
     """
     norms = batch_norms(net, layers)
     momenta = [norm.momentum for norm in norms]

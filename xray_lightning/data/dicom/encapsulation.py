@@ -10,10 +10,7 @@ _ITEM, _DELIMITER = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 def encapsulated_frame(data: memoryview, frame: int, frames: int) -> bytes:
     """The compressed bytes of one frame.
 
-    Args:
-        data: the value of the pixel data element, always little endian.
-        frame: which, from 0.
-        frames: how many the header states.
+    ``data`` is the value of the pixel data element, always little endian; frames count from 0.
 
     Raises:
         InvalidImageError: the items are damaged or truncated, or cannot be told apart by frame.

@@ -133,10 +133,7 @@ def apply_window(values: Greys, center: float, width: float, function: str) -> G
 def read_lut(item: Elements, prefix: str, *, signed: bool) -> tuple[int, Greys, int]:
     """A look-up table, PS3.3 C.11.1.1.
 
-    Args:
-        item: holds the descriptor and the data.
-        prefix: of their keywords.
-        signed: whether the input it maps can be negative.
+    ``prefix`` begins the keywords of descriptor and data; ``signed``: the input can be negative.
 
     Returns:
         The input that maps to the first entry; the entries, (M,); bits of an entry.

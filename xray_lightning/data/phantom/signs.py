@@ -25,10 +25,7 @@ UNCUT = frozenset({"Cardiomegaly", "Hernia"})
 def disc(centre: npt.ArrayLike, radius: npt.ArrayLike, wobble: npt.ArrayLike = 0.0) -> Points:
     """An ellipse with an uneven border.
 
-    Args:
-        centre: (2,).
-        radius: one number or (2,).
-        wobble: relative depth of the first waves of the border, (K,).
+    ``wobble`` (K,) is the relative depth of the first waves of the border.
     """
     angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     border = np.ones(40)
