@@ -31,9 +31,6 @@ class MetricsFile(pl.Callback):
 
     The rows are part of the checkpoint: Lightning's own CSV logger deletes the earlier file when
     a run resumes in its folder.
-
-    Args:
-        path: the table.
     """
 
     def __init__(self, path: Path) -> None:

@@ -14,9 +14,6 @@ class EpochSeed(pl.Callback):
     """Seeds torch at the start of each training epoch (dropout, stochastic depth).
 
     Lightning does not restore torch's random state when a run resumes.
-
-    Args:
-        seed: the run's seed.
     """
 
     def __init__(self, seed: int) -> None:

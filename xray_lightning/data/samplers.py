@@ -113,8 +113,6 @@ class EpochSampler(DistributedSampler[SampleKey]):
         plan: gives the order from a generator; of the same length each time.
         length: number N of training images.
         batch_size: images a batch, to know the size of the last one.
-        seed: the run's seed.
-        rank: number of this process.
         world: number of processes; each gets an equal share.
     """
 
@@ -149,11 +147,6 @@ class EpochSampler(DistributedSampler[SampleKey]):
 
 class Shard(DistributedSampler[int]):
     """Every world-th image in table order from the rank-th on: none twice, none to fill up.
-
-    Args:
-        length: number of images N.
-        rank: number of this process.
-        world: number of processes.
 
     >>> list(Shard(5, rank=1, world=2))
     [1, 3]

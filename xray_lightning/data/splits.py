@@ -57,9 +57,7 @@ Integers = npt.NDArray[np.int64]
 def dealing_order(weights: Integers, rng: np.random.Generator) -> Integers:
     """Heaviest first, each weight first multiplied by a random number from 0.5 to 1.5.
 
-    Args:
-        weights: images of each group, (P,).
-        rng: the source of the jitter; it is what makes two seeds differ.
+    The jitter is what makes two seeds differ. Weights are the images of each group, (P,).
 
     Returns:
         A permutation of the groups, (P,).

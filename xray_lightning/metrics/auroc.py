@@ -11,10 +11,8 @@ def auroc_per_label(scores: Tensor, targets: Tensor) -> Tensor:
     """AUROC of each label.
 
     torchmetrics gives 0 for a label without a positive or without a negative; here it is NaN.
-
-    Args:
-        scores: (N, L) in [0, 1]. torchmetrics applies a sigmoid to anything outside.
-        targets: (N, L), 1 present, 0 absent, NaN unknown (left out).
+    Scores (N, L) lie in [0, 1]: it applies a sigmoid to anything outside. Targets (N, L) are 1
+    present, 0 absent, NaN unknown (left out).
 
     Returns:
         (L,) float.
@@ -37,11 +35,7 @@ def defined_mean(values: Tensor) -> tuple[float, int]:
 
 
 class PerLabelAUROC(MultilabelAUROC):
-    """torchmetrics' MultilabelAUROC with NaN for undefined labels and NaN targets left out.
-
-    Args:
-        labels: number of labels L.
-    """
+    """torchmetrics' MultilabelAUROC with NaN for undefined labels and NaN targets left out."""
 
     def __init__(self, labels: int) -> None:
         super().__init__(

@@ -234,17 +234,10 @@ def fit_on_validation(
 ) -> dict[str, Fitted]:
     """An operating point and a calibration for each label.
 
-    Args:
-        labels: the L labels.
-        scores: (N, L) in [0, 1].
-        targets: (N, L), NaN where unknown.
-        patients: N ids.
-        rule: of :data:`~xray_lightning.metrics.points.RULES`.
-        value: wanted sensitivity or specificity; not used by the other rules.
-        calibration: of :data:`~xray_lightning.metrics.calibration.METHODS`; None: none.
-        minimum_positives: with fewer positives (or negatives) nothing is fitted.
-        draws: of the bootstrap.
-        seed: of the bootstrap.
+    Scores (N, L) lie in [0, 1], targets (N, L) are NaN where unknown; ``rule`` and ``value`` are
+    those of :func:`choose_threshold`, ``calibration`` is of
+    :data:`~xray_lightning.metrics.calibration.METHODS`, None: none. With fewer than
+    ``minimum_positives`` positives (or negatives) nothing is fitted.
 
     Raises:
         ConfigError: an unknown rule or method, or a value outside (0, 1].

@@ -20,7 +20,6 @@ class ChannelGate(nn.Module):
     authors' code.
 
     Args:
-        channels: C of the map.
         reduction: the hidden layer has C // reduction units.
 
     Raises:
@@ -76,7 +75,6 @@ class CBAM(nn.Module):
     Woo et al., CBAM (ECCV 2018), eq. 1: F' = Mc(F) F, F'' = Ms(F') F'.
 
     Args:
-        channels: C of the map.
         parts: "both", "channel" or "spatial".
         reduction: of the channel gate.
         kernel_size: of the spatial gate.

@@ -109,8 +109,6 @@ class CSRA(nn.Module):
     summed likewise; with lambda = 0 the logit is their mean. Dropout drops whole channels.
 
     Args:
-        channels: C of the feature map.
-        labels: number of labels L.
         dropout: probability of dropping a channel.
         temperatures: T of each head; 99 means the maximum. The paper's for 4 heads: 1, 2, 4, 99.
         residual: lambda.
@@ -182,8 +180,6 @@ class QueryDecoder(nn.Module):
     say where the head looks, also for an absent finding, and the logit is no function of them.
 
     Args:
-        channels: C of the feature map.
-        labels: number of labels L.
         dropout: inside the decoder layer.
         width: D of the embedded places and the queries.
         attention_heads: of the attention.

@@ -110,14 +110,9 @@ def randomisation_facts(net: nn.Module, study: Study, original: Prepared, networ
     Rule, for each measure: "passes" if the similarity of the random networks' maps to the
     original's is low by :mod:`~.verdicts` and is not shown to exceed that between two random
     networks; "fails" if it is high; else "undecided". Networks and patients are resampled.
-    :func:`~.verdicts.together` makes one verdict.
-
-    Args:
-        net: left alone.
-        study: N images; takes S + R - 1 maps of each for S stages and R networks, and as many
-            scoreless passes where there are batch norms.
-        original: its maps on them.
-        networks: R.
+    :func:`~.verdicts.together` makes one verdict. Takes S + R - 1 maps of each image of the study
+    for S stages and R ``networks``, and as many scoreless passes where there are batch norms;
+    ``original`` are the maps of ``net``, which is left alone.
 
     Raises:
         ConfigError: fewer than four networks.
