@@ -1,5 +1,6 @@
 """Checkpoints of a real run: they rebuild their network, and nothing foreign is accepted."""
 
+import hashlib
 import re
 import resource
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from xray_lightning.checkpoint import (
     load_checkpoint,
     require_labels,
     store_validation,
+    weights_sha256,
 )
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
@@ -119,6 +121,29 @@ def test_validation_is_stored_and_nothing_else_changes(
     for name, tensor in before["state_dict"].items():
         assert torch.equal(after["state_dict"][name], tensor), name
     assert [file.name for file in path.parent.iterdir()] == ["altered.ckpt"]
+
+
+def test_the_hash_is_of_the_weights_alone(altered: Callable[..., Path]) -> None:
+    path = altered(lambda raw: None)
+    weights, file = load_checkpoint(path).weights_sha256, path.read_bytes()
+    store_validation(path, {"rule": "youden"})
+    loaded = load_checkpoint(path)
+    assert path.read_bytes() != file
+    assert loaded.weights_sha256 == weights == weights_sha256(loaded.build_net().state_dict())
+
+
+def test_the_hash_sees_every_name_type_shape_and_value() -> None:
+    plain = torch.tensor([[1.0, 2.0]])
+    text = b"a torch.float32 (1, 2)\n" + np.array([1, 2], "<f4").tobytes()
+    assert weights_sha256({"a": plain}) == hashlib.sha256(text).hexdigest()
+    count = torch.tensor(3)  # of no dimension, as batch normalisation counts
+    both = {"a": plain, "n": count}
+    assert weights_sha256(dict(reversed(both.items()))) == weights_sha256(both)
+    strided = torch.tensor([[1.0, 0.0], [2.0, 0.0]]).T[:1]
+    assert weights_sha256({"a": strided, "n": count}) == weights_sha256(both)
+    others = [plain.T, plain.half(), plain.view(torch.int32), plain.nextafter(plain + 1)]
+    every = [both, {"b": plain, "n": count}, *({**both, "a": other} for other in others)]
+    assert len({weights_sha256(state) for state in every}) == len(every)
 
 
 def test_nothing_is_stored_in_foreign_files(tmp_path: Path) -> None:

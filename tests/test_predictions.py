@@ -1,5 +1,7 @@
 """Scores survive the way to disk and back, bit by bit."""
 
+import hashlib
+import json
 import math
 import re
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from xray_lightning.errors import CheckpointError, DataNotFoundError, TableError
 from xray_lightning.predictions import (
     Predictions,
+    read_own,
     read_predictions,
     require_scores,
     write_predictions,
@@ -119,6 +122,25 @@ def test_bad_tables(rows: str, match: str, tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text(HEADER + rows)
     with pytest.raises(TableError, match=match):
         read_predictions(tmp_path / "p.csv")
+
+
+def test_a_table_of_other_figures(tmp_path: Path) -> None:
+    path = tmp_path / "predictions_test.csv"
+    digest = write_predictions(predictions(5), path)
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert read_own(path).labels == LABELS  # no run's
+    (tmp_path / "environment.json").write_text("{}")
+    with pytest.raises(TableError, match=rf"{tmp_path} is not finished.*resume={tmp_path} goes on"):
+        read_own(path)
+    own = {"test": {"predictions_sha256": digest}}
+    assert read_own(path, own).labels == LABELS  # a run about to finish
+    for told in ({"test": {}}, {"val": {}}, own):  # before there were hashes; with it
+        (tmp_path / "metrics.json").write_text(json.dumps(told))
+        assert read_own(path).labels == LABELS
+    write_predictions(predictions(6), path)
+    match = rf"predictions_test\.csv \[SHA-256 .*\] is not the table.*\[{digest[:16]}\].*resume="
+    with pytest.raises(TableError, match=match):
+        read_own(path)
 
 
 def test_some_labels() -> None:

@@ -1,5 +1,6 @@
 """What inference needs to know about a checkpoint, as plain values, and how it is stored."""
 
+import hashlib
 import math
 import re
 import shutil
@@ -86,6 +87,11 @@ class Checkpoint:
     state: Mapping[str, Tensor]
     epoch: int
 
+    @property
+    def weights_sha256(self) -> str:
+        """What its results carry."""
+        return weights_sha256(self.state)
+
     def build_net(self) -> XrayNet:
         """The trained network, in evaluation mode.
 
@@ -107,6 +113,18 @@ class Checkpoint:
                 )
         fill(net, self.state, str(self.path))
         return net.eval()
+
+
+def weights_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a network's tensors, in hex: of their names, types, shapes and values.
+
+    The file's own would not do: :func:`store_validation` writes it again with the same weights.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

@@ -1,15 +1,18 @@
 """Scores of a model beside the truth, in memory and as a table on disk."""
 
 import csv
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.tables import Table, binary, read_table, require_whole
-from xray_lightning.errors import CheckpointError
+from xray_lightning.errors import CheckpointError, TableError
 from xray_lightning.writing import for_spreadsheet, open_replacing
 
 TARGET = "target_"
@@ -60,12 +63,15 @@ class Predictions:
         return replace(self, labels=tuple(labels), targets=targets, scores=scores)
 
 
-def write_predictions(predictions: Predictions, path: Path) -> None:
+def write_predictions(predictions: Predictions, path: Path) -> str:
     """Write image, patient, targets and scores as CSV.
 
     Scores are printed with the nine digits that a float32 needs, so reading them back gives the
     same numbers; an unknown target is an empty cell. An id that a spreadsheet would compute stands
     behind an apostrophe, which the reader takes off (:func:`~.writing.for_spreadsheet`).
+
+    Returns:
+        SHA-256 of the table, in hex.
     """
     header = ["image", "patient"]
     header += [TARGET + label for label in predictions.labels]
@@ -84,6 +90,7 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
             known = ["" if value != value else str(int(value)) for value in targets]
             ids = for_spreadsheet(image), for_spreadsheet(patient)
             writer.writerow([*ids, *known, *(f"{score:.9g}" for score in scores)])
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -109,6 +116,35 @@ def read_predictions(path: Path) -> Predictions:
         targets=np.array(targets, dtype=np.float32).T,
         scores=np.column_stack([score_column(table, SCORE + label) for label in labels]),
     )
+
+
+def read_own(path: Path, metrics: Mapping[str, Any] | None = None) -> Predictions:
+    """Read a table which, where figures lie beside it, must be the one they are of.
+
+    Args:
+        path: of the table; without metrics.json and environment.json beside it, it is no run's.
+        metrics: what metrics.json will say of a run that is about to finish; None: read it.
+
+    Raises:
+        TableError: the run is not finished, the table is not that of its figures, or see
+            :func:`read_predictions`.
+    """
+    beside, resume = path.with_name("metrics.json"), f"python train.py resume={path.parent}"
+    if metrics is None and beside.is_file():
+        metrics = json.loads(beside.read_text(encoding="utf-8"))
+    if metrics is None and path.with_name("environment.json").is_file():
+        raise TableError(
+            f"{path.parent} is not finished: it has no metrics.json, so {path.name} may be of an "
+            f"earlier checkpoint. {resume} goes on"
+        )
+    predictions = read_predictions(path)
+    told = (metrics or {}).get(path.stem.removeprefix("predictions_"), {}).get("predictions_sha256")
+    if told and told != (read := hashlib.sha256(path.read_bytes()).hexdigest()):
+        raise TableError(
+            f"{path} [SHA-256 {read[:16]}] is not the table that metrics.json beside it is of "
+            f"[{told[:16]}]: changed, or of another checkpoint. Evaluate again; of a run: {resume}"
+        )
+    return predictions
 
 
 def score_column(table: Table, name: str) -> npt.NDArray[np.float32]:

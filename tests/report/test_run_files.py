@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.report.run_files import read_run
+from xray_lightning.report.run_facts import run_facts
+from xray_lightning.report.run_files import NEEDED, read_run
 
 Spoil = Callable[[Path], object]
 
@@ -52,6 +53,46 @@ def test_files_of_two_runs(run_folder: Path, part: str) -> None:
     path.write_text("\n".join([*path.read_text().splitlines()[:-1], ""]))
     with pytest.raises(ConfigError, match=rf"different runs: predictions_{part}.csv is of the"):
         read_run(run_folder)
+
+
+def tell(path: Path, weights: str, *parts: str) -> None:
+    """Write whose results a file holds."""
+    facts = json.loads(path.read_text())
+    for each in [facts[part] for part in parts] or [facts]:
+        each["weights_sha256"] = weights
+    path.write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize("old", ["val", "test", "evaluation"])
+def test_results_of_two_checkpoints(run_folder: Path, old: str) -> None:
+    tell(run_folder / "metrics.json", "new", "val", "test")
+    tell(run_folder / "evaluation.json", "new")
+    assert read_run(run_folder).evaluation["weights_sha256"] == "new"
+    parts = () if old == "evaluation" else (old,)
+    tell(run_folder / ("metrics.json" if parts else "evaluation.json"), "old", *parts)
+    with pytest.raises(ConfigError, match=r"results of different checkpoints.*resume="):
+        read_run(run_folder)
+
+
+@pytest.mark.parametrize(("run", "maps", "shown"), [
+    ("", "", True), ("", "new", True), ("new", "new", True), ("new", "", False),
+    ("new", "old", False),
+])  # fmt: skip
+def test_maps_of_another_checkpoint(run_folder: Path, run: str, maps: str, shown: bool) -> None:
+    keys: dict[str, object] = {key: [] for key in NEEDED["explain.json"]}
+    keys["fingerprint"] = json.loads((run_folder / "evaluation.json").read_text())["fingerprint"]
+    (run_folder / "explain").mkdir()
+    (run_folder / "explain/explain.json").write_text(json.dumps(keys))
+    if maps:
+        tell(run_folder / "explain/explain.json", maps)
+    if run:
+        tell(run_folder / "metrics.json", run, "val", "test")
+        tell(run_folder / "evaluation.json", run)
+    read = read_run(run_folder)
+    assert (read.explain is not None) == (not read.explain_missing) == shown
+    if not shown:
+        (said,) = [text for text in run_facts(read, None)["warnings"] if "looks" in text]
+        assert "explain.json is of another checkpoint; xray explain" in said
 
 
 def test_a_run_about_to_finish(run_folder: Path) -> None:

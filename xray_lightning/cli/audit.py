@@ -23,7 +23,7 @@ from xray_lightning.data.partition import FaultySplitError
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.data.splits import PARTS, Split
 from xray_lightning.errors import ConfigError
-from xray_lightning.predictions import Predictions, read_predictions
+from xray_lightning.predictions import Predictions, read_own
 from xray_lightning.report.audit_page import audit_page
 from xray_lightning.report.page import p_text
 from xray_lightning.writing import open_replacing, write_json
@@ -160,7 +160,7 @@ def predictions_of(run: str) -> tuple[Predictions, Predictions] | None:
     """The tables a run left, None without a run."""
     if not run:
         return None
-    val, test = (read_predictions(Path(run) / f"predictions_{part}.csv") for part in PARTS[1:])
+    val, test = (read_own(Path(run) / f"predictions_{part}.csv") for part in PARTS[1:])
     return val, test
 
 

@@ -18,7 +18,7 @@ from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.splits import fingerprint
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.metrics.compare import Comparison, Difference, compare
-from xray_lightning.predictions import Predictions, read_predictions
+from xray_lightning.predictions import Predictions, read_own
 from xray_lightning.records import patients_text
 from xray_lightning.report.comparison import read_runs
 from xray_lightning.writing import write_json
@@ -41,11 +41,9 @@ def compare_runs(
     Raises:
         ConfigError: ``labels`` names one that a table lacks.
         DataNotFoundError: a pattern finds no run.
-        TableError: the test images, their truth or the labels differ.
+        TableError: the test images, their truth or the labels differ; see :func:`read_own`.
     """
-    sides = tuple(
-        [(path, read_predictions(path)) for path in tables(side)] for side in (first, second)
-    )
+    sides = tuple([(path, read_own(path)) for path in tables(side)] for side in (first, second))
     if labels:
         asked = labels_asked(labels, *(table.labels for side in sides for _, table in side))
         sides = tuple([(path, table.keep(asked)) for path, table in side] for side in sides)
@@ -54,7 +52,7 @@ def compare_runs(
         require_same_images(sides[0][0][0], reference, path, predictions)
     if out is not None:
         writable(out)
-    runs = [[aligned(predictions, reference) for _, predictions in side] for side in sides]
+    runs = [[table.scores[_order(table, reference)] for _, table in side] for side in sides]
     found = compare(
         reference.labels,
         reference.targets,
@@ -71,13 +69,14 @@ def compare_runs(
     if as_json:
         print(json.dumps(facts, indent=2))
         return
+    seeds = "seeds: {} of A, {} of B; their means are compared, and draws resample seeds too"
     show(
         comparison_table(found, f"A: {first}    B: {second}    {facts['data']}".rstrip()),
         f"{facts['images']:,} test images of {patients_text(facts['patients'])} "
         f"[{facts['fingerprint']}]; Student's t, its deviation from {draws:,} paired draws of "
         f"{'patients' if facts['patients'] else 'images'}; "
         f"corrected for {tested(found)} labels (Holm)",
-        *(["seeds: " + seeds_line(facts)] if max(map(len, runs)) > 1 else []),
+        *([seeds.format(*map(len, runs))] if max(map(len, runs)) > 1 else []),
         f"verdict: {facts['verdict']}",
     )
 
@@ -143,12 +142,8 @@ def require_same_images(
         )
 
 
-def aligned(predictions: Predictions, reference: Predictions) -> Any:
-    """Scores in the order of the reference's images, (N, L)."""
-    return predictions.scores[_order(predictions, reference)]
-
-
 def _order(predictions: Predictions, reference: Predictions) -> list[int]:
+    """The row of each of the reference's images."""
     place = {image: row for row, image in enumerate(predictions.image_ids)}
     return [place[image] for image in reference.image_ids]
 
@@ -212,12 +207,6 @@ def verdict(found: Comparison) -> str:
 def tested(found: Comparison) -> int:
     """How many labels have a p value, which is what is corrected for."""
     return sum(not np.isnan(each.p_value) for each in found.labels.values())
-
-
-def seeds_line(facts: dict[str, Any]) -> str:
-    """How many seeds stand on each side."""
-    counts = f"{len(facts['first'])} of A, {len(facts['second'])} of B"
-    return f"{counts}; their means are compared, and draws resample seeds too"
 
 
 def comparison_table(found: Comparison, title: str) -> Table:

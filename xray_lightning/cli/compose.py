@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from xray_lightning.callbacks.heatmaps import HeatMaps
 from xray_lightning.callbacks.keeping import RunCheckpoint
 from xray_lightning.callbacks.metrics_file import MetricsFile
-from xray_lightning.checkpoint import Checkpoint, load_checkpoint
+from xray_lightning.checkpoint import Checkpoint, load_checkpoint, weights_sha256
 from xray_lightning.cli.build import (
     bundle_from,
     data_from,
@@ -105,8 +105,7 @@ def train(
 ) -> None:
     """Fit, from the last checkpoint on if there is one."""
     try:
-        checkpoint = None if last is None else last.path
-        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(task, data, ckpt_path=last.path if last else None, weights_only=True)
     except Exception:  # of any kind: the other processes would wait for this one
         stop_others(trainer)
         raise
@@ -223,9 +222,11 @@ def score(
         predictions = predict_part(trainer, task, data, part)
         summary = summarise(predictions, data.split.part_fingerprints[part], tta=task.tta)
         summary["data"] = data.source.title
+        summary["weights_sha256"] = weights_sha256(task.net.state_dict())
         summaries[part], found[part] = summary, predictions
         if trainer.is_global_zero:
-            write_predictions(predictions, folder / f"predictions_{part}.csv")
+            digest = write_predictions(predictions, folder / f"predictions_{part}.csv")
+            summary["predictions_sha256"] = digest
             title = f"{part}: {data.source.title}, split {data.split.name} "
             title += f"[{summary['fingerprint']}]"
             roc_figure(predictions, summary["auroc"]["labels"], title, folder / f"roc_{part}.png")

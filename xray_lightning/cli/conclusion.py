@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from xray_lightning.checkpoint import store_validation
+from xray_lightning.checkpoint import load_checkpoint, store_validation
 from xray_lightning.cli.judging import Judged, fitted, verdict_of
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.predictions import Predictions
@@ -18,12 +18,14 @@ def conclude(
 ) -> Judged:
     """Fit operating points and calibrations on validation, keep them, apply them to test."""
     validation = fitted(predictions["val"], data.split.part_fingerprints["val"], config)
-    store_validation(run / "checkpoints" / "best.ckpt", validation)
-    write_json(validation, run / "operating_points.json")
+    best = run / "checkpoints" / "best.ckpt"
+    store_validation(best, validation)
+    weights = load_checkpoint(best).weights_sha256
+    write_json({**validation, "weights_sha256": weights}, run / "operating_points.json")
     found = verdict_of(
         predictions["test"],
         data.part_records("test"),
-        part_facts(data, "test", config.tta),
+        part_facts(data, "test", config.tta, weights),
         validation=validation,
         draws=config.draws,
     )
@@ -32,7 +34,7 @@ def conclude(
 
 
 def part_facts(
-    data: XrayDataModule, part: str, tta: str, *, overlap_known: bool = True
+    data: XrayDataModule, part: str, tta: str, weights: str, *, overlap_known: bool = True
 ) -> dict[str, Any]:
     """What is judged, for :func:`verdict_of`; ``overlap_known``: its patients were looked for."""
     return {
@@ -42,5 +44,6 @@ def part_facts(
         "split": {"name": data.split.name, "fingerprint": data.split.fingerprint},
         "subset": part,
         "tta": tta,
+        "weights_sha256": weights,
         "overlap_known": overlap_known,
     }

@@ -45,6 +45,9 @@ NEEDED = (  # of the settings, to read the data as it was read
     *("workers", "threads", "cache_dir"),
 )
 UNKNOWN_OVERLAP = "note: whether the checkpoint has learned from these patients is not known"
+NO_POINTS = (
+    "note: no operating points in this checkpoint: only best.ckpt of a finished run has them"
+)
 ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # whatever it was trained with
 
 
@@ -161,32 +164,24 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
         summaries["test"]["overlap"] = found.overlap
     write_json(summaries, folder / "metrics.json")
     ends = [parts_line(summaries), mean_line(summaries), f"written to {folder}"]
-    unknown = [] if found.overlap_known else [UNKNOWN_OVERLAP]
-    show(*lines, *no_points(bundle), *unknown, *ends)
+    notes = [NO_POINTS] * (not bundle.validation) + [UNKNOWN_OVERLAP] * (not found.overlap_known)
+    show(*lines, *notes, *ends)
 
 
 def appraised(evaluation: Opened, predictions: Predictions, place: Path) -> Judged:
     """What the scores of the test part are worth; evaluation.json."""
     config, data = evaluation.config, evaluation.data
+    weights = evaluation.checkpoint.weights_sha256
     found = verdict_of(
         predictions,
         data.part_records("test"),
-        part_facts(data, "test", config.tta, overlap_known=evaluation.overlap_known),
+        part_facts(data, "test", config.tta, weights, overlap_known=evaluation.overlap_known),
         validation=evaluation.checkpoint.bundle.validation,
         draws=config.draws,
         prior=require_prior(config.prior),
     )
     write_json(found.facts, place / "evaluation.json")
     return found
-
-
-def no_points(bundle: Bundle) -> list[str]:
-    """A line for a checkpoint without operating points."""
-    if bundle.validation:
-        return []
-    return [
-        "note: no operating points in this checkpoint: only best.ckpt of a finished run has them"
-    ]
 
 
 def use_images(data: XrayDataModule, images: str) -> None:

@@ -107,7 +107,7 @@ def looked_into(
         show("shortcut tests: covering corners, border and letters; probes")
         facts["shortcuts"] = part_shortcuts(
             net, data, settings.subset, draws=settings.draws, seed=settings.seed
-        ) | {key: facts[key] for key in ("data", "fingerprint")}
+        ) | {key: facts[key] for key in ("data", "fingerprint", "weights_sha256")}
     return facts
 
 
@@ -140,6 +140,7 @@ def header(found: Opened, settings: Settings, predictions: Mapping[str, Predicti
     data, shown = found.data, predictions[settings.subset]
     return {
         "checkpoint": str(found.checkpoint.path),
+        "weights_sha256": found.checkpoint.weights_sha256,
         "data": data.source.title,
         "split": {"name": data.split.name, "fingerprint": data.split.fingerprint},
         "subset": settings.subset,

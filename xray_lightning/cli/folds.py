@@ -14,7 +14,7 @@ from xray_lightning.cli.tables import empty_table, number
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.metrics.judge import judge
-from xray_lightning.predictions import Predictions, read_predictions, write_predictions
+from xray_lightning.predictions import Predictions, read_own, write_predictions
 from xray_lightning.records import patients_text
 from xray_lightning.report.comparison import Run, spread
 from xray_lightning.writing import write_json
@@ -124,7 +124,7 @@ def joined(tables: Sequence[Path]) -> Predictions:
     Raises:
         TableError: other labels, or an image that several folds tested.
     """
-    folds = [read_predictions(table) for table in tables]
+    folds = [read_own(table) for table in tables]
     for table, fold in zip(tables, folds, strict=True):
         if fold.labels != folds[0].labels:
             raise TableError(f"{table} and {tables[0]} have different labels")

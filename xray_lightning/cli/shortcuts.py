@@ -33,6 +33,7 @@ def shortcuts(checkpoints: Sequence[Path], overrides: Sequence[str], as_json: bo
         net = at_hand.checkpoint.build_net().to(find_device("auto"))
         folder = writable(at_hand.run_dir or home(path))
         facts = part_shortcuts(net, data, draws=at_hand.config.draws)
+        facts["weights_sha256"] = at_hand.checkpoint.weights_sha256
         facts |= {"data": data.source.title, "fingerprint": data.split.part_fingerprints["test"]}
         found[str(path)] = facts
         write_json(facts, folder / "shortcuts.json")

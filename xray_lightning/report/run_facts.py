@@ -17,7 +17,7 @@ from xray_lightning.report.run_words import published_facts, unknown, verdict, w
 Facts = dict[str, Any]
 TEST = (
     *("fingerprint", "images", "patients", "patients_known", "draws", "seed", "tta"),
-    *("labels", "mean", "defined", "calls"),
+    *("labels", "mean", "defined", "calls", "weights_sha256"),
 )
 
 
@@ -52,6 +52,7 @@ def run_facts(run: RunFiles, audit: Mapping[str, Any] | None, audit_missing: str
         "audit_missing": audit_missing,
         "training": training_facts(run),
         "explain": run.explain,
+        "explain_missing": run.explain_missing,
         "reproduce": reproduce_facts(run),
     }
     facts |= {"verdict": verdict(facts), "warnings": warnings(facts), "unknown": unknown(facts)}

@@ -10,9 +10,10 @@ import pandas as pd
 
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import ConfigError, DataError
-from xray_lightning.predictions import Predictions, read_predictions
+from xray_lightning.predictions import Predictions, read_own
 
 Facts = Mapping[str, Any]
+HASH = "weights_sha256"  # of the checkpoint that a file is about
 NEEDED = {  # what a page could not do without
     "environment.json": ("command", "seed", "split", "data", "device", "versions"),
     "metrics.json": ("val", "test"),
@@ -40,6 +41,7 @@ class RunFiles:
         predictions: of "val" and "test".
         history: metrics.csv, None without one.
         explain: what ``xray explain`` found, None before it was run.
+        explain_missing: why what it found is not of this model.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class RunFiles:
     predictions: Mapping[str, Predictions]
     history: pd.DataFrame | None
     explain: Facts | None
+    explain_missing: str
 
 
 def read_run(folder: Path, metrics: Facts | None = None) -> RunFiles:
@@ -73,19 +76,30 @@ def read_run(folder: Path, metrics: Facts | None = None) -> RunFiles:
             f"{folder} is not finished: it has no metrics.json; continue it with python train.py "
             f"resume={folder}"
         )
-    tables = {part: _table(folder / f"predictions_{part}.csv") for part in ("val", "test")}
+    metrics = _facts(folder / "metrics.json") if metrics is None else metrics
+    tables = {part: _table(folder / f"predictions_{part}.csv", metrics) for part in ("val", "test")}
     evaluation = _facts(folder / "evaluation.json")
     looked = folder / "explain" / "explain.json"
+    explain = _facts(looked) if looked.is_file() else None
+    # A run that was taken further is another model than the one that was explained.
+    weights = metrics["test"].get(HASH)  # None: the run is of a version that kept none
+    stale = explain is not None and weights not in (None, explain.get(HASH))
     run = RunFiles(
         folder,
         _text(folder / "config.yaml"),
         _facts(folder / "environment.json"),
-        _facts(folder / "metrics.json") if metrics is None else metrics,
+        metrics,
         evaluation,
         tables,
         _history(folder / "metrics.csv"),
-        _facts(looked) if looked.is_file() else None,
+        None if stale else explain,
+        f"explain.json is of another checkpoint; {_remedy(looked.parent)}" if stale else "",
     )
+    if {metrics["val"].get(HASH), evaluation.get(HASH)} != {weights}:
+        raise ConfigError(
+            f"{folder} holds results of different checkpoints: val and test of metrics.json and "
+            f"evaluation.json name other weights. {_remedy(folder)}"
+        )
     for part, table in tables.items():
         _require_same(run, part, table)
     if run.explain and run.explain["fingerprint"] != evaluation["fingerprint"]:
@@ -126,9 +140,9 @@ def _facts(path: Path) -> Facts:
     return known
 
 
-def _table(path: Path) -> Predictions:
+def _table(path: Path, metrics: Facts) -> Predictions:
     try:
-        return read_predictions(path)
+        return read_own(path, metrics)
     except (DataError, ValueError) as error:  # pandas raises kinds of ValueError
         raise _damaged(path, str(error)) from error
 

@@ -66,6 +66,8 @@ def warnings(facts: Facts) -> list[str]:
             "Validation AUROC was undefined in every epoch: the checkpoint is of the last one, not "
             "of the best."
         )
+    if facts.get("explain_missing"):
+        found.append(f"Where it looks is not shown: {facts['explain_missing']}.")
     if facts["reproduce"]["data"]["name"] == "phantom":  # the title may say more
         found.append("The images are synthetic: these figures say nothing about patients.")
     return found
