@@ -7,7 +7,7 @@ import pytest
 import torch
 from hydra.types import RunMode
 
-from xray_lightning.cli import build, compose, processes
+from xray_lightning.cli import build, compose, overrides, processes
 from xray_lightning.cli.overrides import composed
 from xray_lightning.cli.tables import show
 from xray_lightning.errors import ConfigError
@@ -61,7 +61,7 @@ def test_processes_of_a_machine(
 
 def sweep(monkeypatch: pytest.MonkeyPatch, mode: RunMode) -> None:
     hydra: Any = SimpleNamespace(initialized=lambda: True, get=lambda: SimpleNamespace(mode=mode))
-    monkeypatch.setattr(build, "HydraConfig", hydra)
+    monkeypatch.setattr(overrides, "HydraConfig", hydra)
 
 
 def test_a_sweep_starts_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
