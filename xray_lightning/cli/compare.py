@@ -143,7 +143,6 @@ def require_same_images(
 
 
 def _order(predictions: Predictions, reference: Predictions) -> list[int]:
-    """The row of each of the reference's images."""
     place = {image: row for row, image in enumerate(predictions.image_ids)}
     return [place[image] for image in reference.image_ids]
 
