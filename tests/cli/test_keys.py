@@ -68,6 +68,9 @@ def test_a_deleted_setting_is_named(name: str) -> None:
         ("report=no", "report must be true or false, got 'no'"),
         ("batch_size=true", "batch_size must be a number, .*got True"),
         ("logger=null", "name a file of conf/GROUP"),
+        ("+callbacks.x=3", "callbacks.x must be null or have a _target_, got 3"),
+        ("callbacks.early_stopping=true", "callbacks.early_stopping must be null or .*got True"),
+        ("+logger.a.b=1", r"logger.a must be null or .*got \{'b': 1\}"),
     ],
 )
 def test_wrong_types(override: str, message: str) -> None:

@@ -49,7 +49,8 @@ def unknown_keys(node: Mapping[str, Any], place: str = "") -> Iterator[str]:
     """Dotted keys below ``place`` that neither ``conf/`` nor a constructor knows.
 
     Raises:
-        ConfigError: a known setting is a number, or true or false, in ``conf/`` and is not here.
+        ConfigError: a known setting is a number, or true or false, in ``conf/`` and is not here;
+            a callback or logger is no object.
     """
     target = node.get("_target_")
     known = known_keys().get(target or place)
@@ -59,7 +60,8 @@ def unknown_keys(node: Mapping[str, Any], place: str = "") -> Iterator[str]:
     if target is not None and strange:
         strange -= parameters(str(target), strange)
     elif place in OWN_NAMES:
-        strange = {name for name in strange if "_target_" not in (node[name] or ())}
+        require_objects(node, place)
+        strange = {name for name in strange if node[name] is None}
     for name, value in node.items():
         key = f"{place}.{name}".lstrip(".")
         if name in strange:
@@ -68,6 +70,17 @@ def unknown_keys(node: Mapping[str, Any], place: str = "") -> Iterator[str]:
             yield from unknown_keys(value, key)
         elif place != "trainer":  # devices=auto; Lightning looks at its own
             require_type(key, value, (known or {}).get(name))
+
+
+def require_objects(node: Mapping[str, Any], place: str) -> None:
+    """Refuse a callback or logger that is neither null nor says its class.
+
+    Raises:
+        ConfigError: names it and its value.
+    """
+    for name, value in node.items():
+        if value is not None and not (isinstance(value, Mapping) and "_target_" in value):
+            raise ConfigError(f"{place}.{name} must be null or have a _target_, got {value!r}")
 
 
 def require_type(key: str, value: Any, usual: Any) -> None:
