@@ -132,6 +132,14 @@ def test_evaluate_gives_the_same_numbers(trained: Path, folder: Path) -> None:
     assert f"mean test AUROC {metrics(trained, 'test')['auroc']['mean']}" in text
 
 
+def test_evaluate_never_replaces_the_figures_of_a_run(trained: Path, folder: Path) -> None:
+    best = str(trained / "checkpoints/best.ckpt")
+    before = (trained / "metrics.json").read_bytes()
+    text = run([*XRAY, "evaluate", best, f"hydra.run.dir={trained}"], folder, 2)
+    assert "is the folder of a training run" in text
+    assert (trained / "metrics.json").read_bytes() == before
+
+
 def test_evaluate_on_another_split(trained: Path, folder: Path) -> None:
     best = str(trained / "checkpoints/best.ckpt")
     text = run([*XRAY, "evaluate", best, "split.seed=1"], folder, 2)

@@ -17,6 +17,7 @@ from xray_lightning.writing import (
     for_spreadsheet,
     from_spreadsheet,
     open_replacing,
+    read_json,
     remove_leftovers,
     save_figure,
     write_json,
@@ -107,3 +108,11 @@ def test_a_formula_is_text_in_a_spreadsheet_and_itself_again(name: str) -> None:
 )
 def test_numbers_and_other_text_stay_as_they_are(text: str) -> None:
     assert for_spreadsheet(text) == from_spreadsheet(text) == text
+
+
+@pytest.mark.parametrize("text", ['{"mean": 0.', "[]", ""])
+def test_damaged_json_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text(text)
+    with pytest.raises(OutputError, match=r"metrics\.json is damaged"):
+        read_json(path)

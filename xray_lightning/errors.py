@@ -65,7 +65,7 @@ class WeightsError(CheckpointError):
 
 
 class OutputError(XrayError):
-    """Results cannot be written any more: their folder vanished, or the disk is full."""
+    """Results cannot be written (a folder vanished, a full disk), or written ones are damaged."""
 
 
 class NonFiniteLossError(XrayError):

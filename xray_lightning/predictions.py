@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from xray_lightning.data.tables import Table, binary, read_table, require_whole
 from xray_lightning.errors import CheckpointError, TableError
-from xray_lightning.writing import for_spreadsheet, open_replacing
+from xray_lightning.writing import for_spreadsheet, open_replacing, read_json
 
 TARGET = "target_"
 SCORE = "score_"
@@ -131,7 +130,7 @@ def read_own(path: Path, metrics: Mapping[str, Any] | None = None) -> Prediction
     """
     beside, resume = path.with_name("metrics.json"), f"python train.py resume={path.parent}"
     if metrics is None and beside.is_file():
-        metrics = json.loads(beside.read_text(encoding="utf-8"))
+        metrics = read_json(beside)
     if metrics is None and path.with_name("environment.json").is_file():
         raise TableError(
             f"{path.parent} is not finished: it has no metrics.json, so {path.name} may be of an "

@@ -143,3 +143,18 @@ def entries_of(values: Any, name: str = "", depth: int = 0) -> Iterator[tuple[st
     if isinstance(values, Mapping | list | tuple):
         for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
             yield from entries_of(value, f"{name}.{key}" if name else str(key), depth + 1)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file of ours.
+
+    Raises:
+        OutputError: the file is damaged.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OutputError(f"{path} is damaged ({error}); delete it and make it again") from error
+    if not isinstance(values, dict):
+        raise OutputError(f"{path} is damaged: it holds no mapping; delete it and make it again")
+    return values

@@ -139,6 +139,11 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
     """
     found = opened(checkpoint, overrides)
     config, data, bundle = found.config, found.data, found.checkpoint.bundle
+    if found.run_dir and (found.run_dir / "config.yaml").is_file():
+        raise ConfigError(
+            f"{found.run_dir} is the folder of a training run, whose metrics.json this would "
+            "replace; name another with hydra.run.dir="
+        )
     wanted_priors(require_prior(config.prior), data.labels, fitted_labels(bundle.validation))
     task = XrayTask(found.checkpoint.build_net(), tta=config.tta)
     ending = "" if task.tta == "none" else f"_{task.tta}"

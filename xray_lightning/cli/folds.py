@@ -1,6 +1,5 @@
 """Cross-validation: the folds of a sweep pooled, each image scored by a run that never saw it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from xray_lightning.metrics.judge import judge
 from xray_lightning.predictions import Predictions, read_own, write_predictions
 from xray_lightning.records import patients_text
 from xray_lightning.report.comparison import Run, spread
-from xray_lightning.writing import write_json
+from xray_lightning.writing import read_json, write_json
 
 Facts = dict[str, Any]
 POOLED = "pooled.json"
@@ -110,7 +109,7 @@ def pooled(each: CrossValidation, folder: Path, ending: str) -> Facts:
     known = {"images": len(predictions.image_ids), "patients": predictions.patients}
     facts = verdict_facts(verdict, {**known, "data": runs[0].data})
     places = [folder / run.folder / "metrics.json" for run in runs]
-    metrics = [json.loads(place.read_text(encoding="utf-8"))["test"]["auroc"] for place in places]
+    metrics = [read_json(place)["test"]["auroc"] for place in places]
     of_folds = {label: [fold["labels"][label] for fold in metrics] for label in predictions.labels}
     facts |= {"fold_auroc": of_folds, "fold_mean": [fold["mean"] for fold in metrics]}
     write_predictions(predictions, folder / f"predictions{ending}.csv")
@@ -183,8 +182,8 @@ def data_title(table: Path) -> str:
     """What a run, or a sweep of its folds, says of its data; "" for a bare table."""
     place, sweep = table.with_name("metrics.json"), table.with_name(POOLED)
     if place.is_file():
-        return str(json.loads(place.read_text(encoding="utf-8"))["test"].get("data", ""))
-    every = json.loads(sweep.read_text(encoding="utf-8")) if sweep.is_file() else {}
+        return str(read_json(place)["test"].get("data", ""))
+    every = read_json(sweep) if sweep.is_file() else {}
     for each in every.get("cross_validations", ()):
         if each["predictions"] == table.name:
             return f"{each['data']}, {each['folds']} folds [{each['fingerprint']}]"
@@ -199,7 +198,7 @@ def pooled_tables(folder: Path, settings: str | None = None) -> list[Path]:
     """
     if not (folder / POOLED).is_file():
         return []
-    every = json.loads((folder / POOLED).read_text(encoding="utf-8"))["cross_validations"]
+    every = read_json(folder / POOLED)["cross_validations"]
     chosen = [each for each in every if settings in (None, each["settings"])]
     if len(names := sorted({each["settings"] for each in chosen})) > 1:
         rows = ", ".join(f'"{folder}/{name}"' for name in names)

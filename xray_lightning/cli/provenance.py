@@ -1,6 +1,5 @@
 """What a run writes down about itself: its settings and its surroundings."""
 
-import json
 import math
 import platform
 import subprocess
@@ -19,7 +18,7 @@ from xray_lightning.cli.overrides import in_sweep
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import split_facts
 from xray_lightning.data.samplers import prevalence
-from xray_lightning.writing import open_replacing, write_json
+from xray_lightning.writing import open_replacing, read_json, write_json
 
 PACKAGES = (
     "torch",
@@ -68,7 +67,7 @@ def write_environment(
     path = run / "environment.json"
     facts = environment(config, data, trainer)
     if path.is_file():
-        first = json.loads(path.read_text(encoding="utf-8"))
+        first = read_json(path)
         first.setdefault("resumed", []).append(facts)
         facts = first
     write_json(facts, path)

@@ -1,6 +1,5 @@
 """One run of a sweep, which may have been started before: skipped, continued or started anew."""
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from xray_lightning.cli.tables import number, show
 from xray_lightning.cli.trust import read_config, require_trusted
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
-from xray_lightning.writing import entries_of, write_json
+from xray_lightning.writing import entries_of, read_json, write_json
 
 LOG = logging.getLogger(__name__)
 # What does not change the result.
@@ -120,7 +119,7 @@ def finished(run: Path) -> float | None:
     """
     if not in_sweep():
         raise ConfigError(f"{run} holds a run already: resume={run} continues it, or name another")
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    metrics = read_json(run / "metrics.json")
     mean: float | None = metrics["val"]["auroc"]["mean"]
     show(f"finished before: {run}, validation AUROC {number(mean, 4)}")
     return mean

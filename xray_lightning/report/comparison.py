@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from xray_lightning.writing import read_json
+
 MARKS = ("environment.json", "failure.json", "train.log")  # a folder with one of them is a run
 
 
@@ -119,10 +121,9 @@ def read_runs(folder: Path) -> list[Run]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except FileNotFoundError:  # not there yet, or gone: runs go on while they are read
         return {}
-    return values
 
 
 def _run(place: Path, facts: dict[str, Any], failure: dict[str, Any], shared: set[str]) -> Run:
