@@ -9,6 +9,8 @@ import numpy.typing as npt
 from scipy.stats import t
 
 from xray_lightning.metrics.clusters import (
+    Codes,
+    Counts,
     Floats,
     Interval,
     Spread,
@@ -95,34 +97,20 @@ def compare(
     """
     codes = patient_codes(patients)
     counts = patient_draws(codes, draws, seed)
-    clusters = counts.shape[1]
-
-    def of_label(index: int) -> tuple[Floats, Floats, Floats, Floats]:
-        sides = [
-            [Ranking.of(each[:, index], targets[:, index], codes) for each in runs]
-            for runs in (first, second)
-        ]
-        one, two = (np.stack([curves_over(each, counts)[0] for each in side]) for side in sides)
-        left_out = [
-            np.mean([auroc_left_out(each, clusters)[1:] for each in side], axis=0) for side in sides
-        ]
-        rarer = counted(sides[0][0].codes, sides[0][0].rarer, clusters)
-        return one, two, left_out[0] - left_out[1], rarer
-
+    columns = [
+        ([each[:, index] for each in first], [each[:, index] for each in second], targets[:, index])
+        for index in range(len(labels))
+    ]
     with ThreadPoolExecutor(threads) as pool:
-        values = list(pool.map(of_label, range(len(labels))))
+        values = list(pool.map(lambda column: _label_draws(*column, codes, counts), columns))
     generator = np.random.default_rng(seed)
     choices = tuple(_seed_choices(len(runs), draws, generator) for runs in (first, second))
-    single = len(first) == len(second) == 1
-    found = []
-    for index, (*pair, left_out, behind) in enumerate(values):
-        known = ~np.isnan(targets[:, index])
-        p_value = float("nan")
-        if single:
-            one, two = (runs[0][known, index] for runs in (first, second))
-            p_value = compare_auroc(one, two, targets[known, index] == 1).p_value
-        draws_of = _over_seeds(pair, choices)
-        found.append(_difference(*draws_of, left_out, effective_patients(behind), p_value))
+    found = [
+        _difference(
+            *_over_seeds(pair, choices), left_out, effective_patients(behind), _delong(*column)
+        )
+        for column, (*pair, left_out, behind) in zip(columns, values, strict=True)
+    ]
     corrected = holm([each.p_value for each in found])
     *means, left_out = (
         mean_of_defined(np.stack([each[place] for each in values])) for place in (0, 1, 2)
@@ -136,6 +124,31 @@ def compare(
         _difference(*_over_seeds(means, choices), left_out, effective, float("nan")),
         identical=all(np.array_equal(one, first[0]) for one in (*first, *second)),
     )
+
+
+def _label_draws(
+    first: Runs, second: Runs, targets: npt.NDArray[np.floating], codes: Codes, counts: Counts
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """AUROC of both models in each draw, (seeds, 1 + D); their difference without each patient.
+
+    The scores of a seed are (N,). Last, the images of the rarer class of each patient, (P,).
+    """
+    clusters = counts.shape[1]
+    sides = [[Ranking.of(scores, targets, codes) for scores in runs] for runs in (first, second)]
+    one, two = (np.stack([curves_over(each, counts)[0] for each in side]) for side in sides)
+    left_out = [
+        np.mean([auroc_left_out(each, clusters)[1:] for each in side], axis=0) for side in sides
+    ]
+    rarer = counted(sides[0][0].codes, sides[0][0].rarer, clusters)
+    return one, two, left_out[0] - left_out[1], rarer
+
+
+def _delong(first: Runs, second: Runs, targets: npt.NDArray[np.floating]) -> float:
+    """DeLong's p value of one label's scores (N,); NaN for several seeds."""
+    if not len(first) == len(second) == 1:
+        return float("nan")
+    known = ~np.isnan(targets)
+    return compare_auroc(first[0][known], second[0][known], targets[known] == 1).p_value
 
 
 def _seed_choices(runs: int, draws: int, generator: np.random.Generator) -> Floats:
