@@ -102,7 +102,7 @@ def compare(
         for index in range(len(labels))
     ]
     with ThreadPoolExecutor(threads) as pool:
-        values = list(pool.map(lambda column: _label_draws(*column, codes, counts), columns))
+        values = list(pool.map(lambda column: _label_draws(column, codes, counts), columns))
     generator = np.random.default_rng(seed)
     choices = tuple(_seed_choices(len(runs), draws, generator) for runs in (first, second))
     found = [
@@ -127,14 +127,15 @@ def compare(
 
 
 def _label_draws(
-    first: Runs, second: Runs, targets: npt.NDArray[np.floating], codes: Codes, counts: Counts
+    column: tuple[Runs, Runs, npt.NDArray[np.floating]], codes: Codes, counts: Counts
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """AUROC of both models in each draw, (seeds, 1 + D); their difference without each patient.
 
     The scores of a seed are (N,). Last, the images of the rarer class of each patient, (P,).
     """
+    targets = column[2]
     clusters = counts.shape[1]
-    sides = [[Ranking.of(scores, targets, codes) for scores in runs] for runs in (first, second)]
+    sides = [[Ranking.of(scores, targets, codes) for scores in runs] for runs in column[:2]]
     one, two = (np.stack([curves_over(each, counts)[0] for each in side]) for side in sides)
     left_out = [
         np.mean([auroc_left_out(each, clusters)[1:] for each in side], axis=0) for side in sides
