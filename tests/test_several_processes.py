@@ -188,6 +188,7 @@ from xray_lightning.records import Record
 
 class Noise:
     name, missing, allow_missing, official, notes = "noise", (), False, None, ()
+    population = ""
     labels = ("a", "b", "never")
     def __init__(self):
         rng = np.random.default_rng(0)

@@ -15,7 +15,7 @@ from xray_lightning.cli.failures import STOPPED_BY, user_message
 from xray_lightning.cli.folders import LockedError, claimed
 from xray_lightning.cli.keys import require_known_keys
 from xray_lightning.cli.overrides import boolean, in_sweep, overridden, taken_out
-from xray_lightning.cli.processes import first_process
+from xray_lightning.cli.processes import first_process, quieten
 from xray_lightning.cli.provenance import reusable
 from xray_lightning.cli.tables import number, show
 from xray_lightning.cli.trust import read_config, require_trusted
@@ -86,6 +86,7 @@ def started(config: DictConfig, source: Source | None = None) -> float | None:
         ConfigError: the folder holds a run that is finished, or has other settings.
         LockedError: another process trains there.
     """
+    quieten()  # before the first line of the log
     require_known_keys(config)
     run = Path(config.resume or config.run_dir)
     with claimed(run) if first_process() else nullcontext():
