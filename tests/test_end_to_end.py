@@ -114,7 +114,9 @@ def test_fingerprints_stand_everywhere(trained: Path) -> None:
     split = json.loads((trained / "environment.json").read_text())["split"]
     bundle = load_checkpoint(trained / "checkpoints/best.ckpt").bundle
     assert split.items() <= bundle.split.items()
-    assert bundle.validation == json.loads((trained / "operating_points.json").read_text())
+    points = json.loads((trained / "operating_points.json").read_text())
+    checkpoint = load_checkpoint(trained / "checkpoints/best.ckpt")
+    assert points == {**bundle.validation, "weights_sha256": checkpoint.weights_sha256}
     assert bundle.validation["fingerprint"] == split["parts"]["val"]
     assert metrics(trained, "test")["fingerprint"] == split["parts"]["test"]
     assert split["fingerprint"] in (trained / "train.log").read_text()
