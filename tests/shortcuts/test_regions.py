@@ -4,10 +4,9 @@ import pytest
 from scipy.ndimage import median_filter
 
 from xray_lightning.data.phantom import Phantom
-from xray_lightning.data.phantom.anatomy import SIDES, chest_of
-from xray_lightning.data.phantom.patients import history
-from xray_lightning.data.phantom.plate import plate_of
-from xray_lightning.data.phantom.render import trunk
+from xray_lightning.data.phantom.anatomy import build_chest, trunk
+from xray_lightning.data.phantom.film import Canvas
+from xray_lightning.data.phantom.patients import draw_history
 from xray_lightning.shortcuts.regions import body_of, corners, covered, elsewhere, frame, letters
 
 SIZE = 64
@@ -33,14 +32,14 @@ def test_the_body_of_a_phantom() -> None:
     """Against the outlines that were drawn: trunk and arms, and the lungs in it."""
     overlaps, found = [], []
     for patient in range(30):
-        visit = history(0, patient)[0]
-        chest, plate = chest_of(0, visit, visit.findings), plate_of(0, visit, SIZE)
+        visit = draw_history(0, patient)[0]
+        chest, canvas = build_chest(visit, visit.findings), Canvas(visit, SIZE)
         phantom = Phantom(30, size=SIZE)
         record = next(r for r in phantom.records if r.image_id == visit.image_id)
         body = body_of(phantom.read(record))
-        true = plate.fill(trunk(chest)) > 0
+        true = canvas.fill(trunk(chest)) > 0
         overlaps.append((body.inside & true).sum() / (body.inside | true).sum())
-        lungs = plate.fill(chest.lung(side).outline() for side in SIDES) > 0
+        lungs = canvas.fill(chest.lungs) > 0
         found.append((body.lungs & lungs).sum() / body.lungs.sum())
         assert not (body.lungs & ~body.inside).any()
     assert np.mean(overlaps) > 0.93

@@ -1,8 +1,7 @@
-"""The shapes of one chest: lungs, heart, diaphragm, bones, as outlines in the body's own frame.
+"""One healthy chest: lungs, heart, diaphragm, bones, vessels, and the density they add up to.
 
-The frame: the image spans -0.5 to 0.5 on both axes, x grows towards the patient's left (the right
-of the picture), y downwards. An outline is an array of points, (N, 2). Side -1 is the patient's
-right lung, +1 the left.
+Outlines lie in the body's own frame, see ``film``. Side -1 is the patient's right lung, +1 the
+left.
 """
 
 from collections.abc import Collection
@@ -11,33 +10,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.data.phantom.patients import (
-    BODY_STREAM,
-    VISIT_STREAM,
-    Visit,
-    generator,
+from xray_lightning.data.phantom.film import (
+    Canvas,
+    Density,
+    Points,
+    Stroke,
+    add_layers,
+    ellipse,
+    points,
+    rounded,
 )
+from xray_lightning.data.phantom.patients import Stream, Visit
 
-Points = npt.NDArray[np.float64]  # (N, 2)
 SIDES = (-1, 1)
 CARDIOPHRENIC = 0.05  # the diaphragm meets the heart this much higher than the ribs
-
-
-def points(x: npt.ArrayLike, y: npt.ArrayLike) -> Points:
-    """Two coordinates, broadcast, as points, (..., 2)."""
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    both = np.empty((*np.broadcast_shapes(x.shape, y.shape), 2))
-    both[..., 0], both[..., 1] = x, y
-    return both
-
-
-def rounded(corners: Points, rounds: int = 3) -> Points:
-    """A closed outline with its corners cut (Chaikin), (N, 2) to (N * 2**rounds, 2)."""
-    for _ in range(rounds):
-        following = np.roll(corners, -1, axis=0)
-        cut = (0.75 * corners + 0.25 * following, 0.25 * corners + 0.75 * following)
-        corners = np.stack(cut, axis=1).reshape(-1, 2)
-    return corners
+HILUM = (0.085, -0.02)
+TISSUE = 0.64  # density of the trunk without lungs, heart and bones
+HIDDEN = 0.8  # share of the lung's air that heart and mediastinum take
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +96,7 @@ class Chest:
     """One patient's chest as it stands on the day of one visit.
 
     Attributes:
+        visit: whose and when.
         right: the right lung (on the left of the picture).
         left: the left lung.
         heart: transverse width of the heart over that of the thorax, the cardiothoracic ratio.
@@ -117,6 +107,7 @@ class Chest:
         vessels: how many times as wide as usual the lung vessels are.
     """
 
+    visit: Visit
     right: Lung
     left: Lung
     heart: float
@@ -125,6 +116,11 @@ class Chest:
     breast: float
     knob: float
     vessels: float
+
+    @property
+    def lungs(self) -> list[Points]:
+        """The outlines of both."""
+        return [self.right.outline(), self.left.outline()]
 
     def lung(self, side: int) -> Lung:
         """The lung of a side, -1 or +1."""
@@ -143,14 +139,13 @@ class Chest:
         return shape
 
 
-def chest_of(seed: int, visit: Visit, findings: Collection[str]) -> Chest:
+def build_chest(visit: Visit, findings: Collection[str]) -> Chest:
     """The chest at a visit: the patient's own build, the day's breath, and what findings change.
 
     ``findings`` are those to draw; normally ``visit.findings``.
     """
-    body = generator(seed, BODY_STREAM, visit.patient)
-    day = generator(seed, VISIT_STREAM, visit.patient, visit.follow_up)
-    woman, in_bed = visit.sex == "F", visit.view == "AP"
+    body, day = visit.draws(Stream.BODY), visit.draws(Stream.VISIT, visit.follow_up)
+    woman, in_bed = visit.sex == "F", visit.in_bed
     width = 0.352 - 0.012 * woman + body.uniform(-0.018, 0.018) + day.normal(0, 0.003)
     floor = 0.285 + body.uniform(-0.02, 0.02) + day.normal(0, 0.012) - 0.045 * in_bed
     dome = 0.062 + body.uniform(-0.012, 0.012) + day.normal(0, 0.004) + 0.01 * in_bed
@@ -164,6 +159,7 @@ def chest_of(seed: int, visit: Visit, findings: Collection[str]) -> Chest:
     ratio += 0.028 * in_bed
     lift = 0.03 if "Atelectasis" in findings else 0.0
     return Chest(
+        visit,
         right=Lung(-1, width, apex, floor - 0.012 + tilt - lift / 2, dome),
         left=Lung(1, width * 0.98, apex, floor + 0.012 - tilt - lift / 2, 0.9 * dome),
         heart=max(ratio + enlarged, 0.52) if wide else ratio,
@@ -173,3 +169,156 @@ def chest_of(seed: int, visit: Visit, findings: Collection[str]) -> Chest:
         knob=knob + 0.00025 * (visit.age - 50),
         vessels=1.3 if "Edema" in findings else 1.0,
     )
+
+
+# --- outlines and lines of what every chest has ---------------------------------------------
+
+
+def trunk(chest: Chest) -> list[Points]:
+    """Neck, shoulders and trunk against the air around."""
+    half = 0.425 + 0.035 * chest.habitus + 0.3 * (chest.left.width - 0.352)
+    x = np.array([0.085, 0.095, 0.14, 0.3, 0.43, 0.6, 0.6, half + 0.02, half - 0.01, half])
+    y = np.array([-0.62, -0.44, -0.415, -0.37, -0.33, -0.2, 0.02, 0.0, 0.15, 0.62])
+    return [rounded(np.concatenate([points(x, y), points(-x[::-1], y[::-1])]))]
+
+
+def abdomen(chest: Chest) -> list[Points]:
+    """Everything below the diaphragm."""
+    flank = chest.right.width + 0.02
+    domes = [chest.right.diaphragm()[::-1], chest.left.diaphragm()]
+    return [np.concatenate([*domes, points([flank, -flank], [0.7, 0.7])])]
+
+
+def mediastinum(chest: Chest) -> list[Points]:
+    """The band between the lungs with the aortic knob on the left."""
+    y = np.array([-0.62, -0.42, -0.3, -0.2, -0.1, 0.0, 0.2, 0.3])
+    right = points([-0.05, -0.06, -0.068, -0.072, -0.075, -0.08, -0.06, -0.06], y)
+    left = points([0.05, 0.06, 0.062, 0.06, 0.066, 0.075, 0.06, 0.06], y)
+    knob = np.array([0.068, -0.15]) + chest.knob * ellipse((1.0, 1.15), 24)
+    return [np.concatenate([left, right[::-1]]), knob]
+
+
+def rib_strokes(chest: Chest) -> list[Stroke]:
+    """Fainter front ends of ribs (six pairs) under those behind (nine), dense at their edges."""
+    back, front = [], []
+    s = np.linspace(0, 1, 14)
+    number = np.arange(9)
+    for side in SIDES:
+        lung = chest.lung(side)
+        start = lung.apex + (lung.floor - lung.apex) / 9.2 * number[:, None]
+        wall = lung.at(1.0, np.minimum(0.06 + 0.115 * number, 1.0))
+        reach = np.abs(wall[:, :1]) + 0.008  # (9, 1)
+        sink = (0.02 + 0.012 * number[:, None]) * s**2 - 0.028 * np.sin(np.pi * s)
+        back.append(points(side * (0.035 + (reach - 0.035) * s), start - 0.005 + sink))
+        way = side * (reach - (reach - 0.13) * s)
+        front.append(points(way, start + 0.04 + 0.13 * s**1.2)[1:7])
+    behind = np.concatenate(back)
+    return [
+        Stroke(np.concatenate(front), 0.019, 0.3),
+        Stroke(behind, 0.021, 0.8),
+        Stroke(behind, 0.0105, 0.52),
+    ]
+
+
+def bone_strokes(chest: Chest) -> list[Stroke]:
+    """Ribs, clavicles and spine."""
+    s = np.linspace(0, 1, 10)
+    side = np.reshape(SIDES, (2, 1))
+    lift = chest.right.apex + 0.065
+    collar = points(side * (0.03 + 0.33 * s), lift - 0.06 * s - 0.02 * np.sin(3 * s))
+    column = points([[0.0, 0.0]], [-0.62, 0.62])
+    discs = points([-0.03, 0.03], np.arange(-0.48, 0.5, 0.058)[:, None])
+    spine = [Stroke(column, 0.072, 0.65), Stroke(discs, 0.012, 0.28)]
+    return [*rib_strokes(chest), Stroke(collar, 0.028), *spine]
+
+
+def airway_strokes() -> list[Stroke]:
+    """The air column of trachea and main bronchi."""
+    trachea = points([0.0, 0.003, 0.0], [-0.6, -0.3, -0.1])
+    right = points([0.0, -0.045, -0.09], [-0.11, -0.07, -0.04])
+    left = points([0.0, 0.055, 0.1], [-0.11, -0.06, -0.035])
+    return [Stroke(trachea[None], 0.036), Stroke(np.stack([right, left]), 0.019)]
+
+
+def vessel_strokes(chest: Chest) -> list[Stroke]:
+    """Vessels that leave each hilum, branch, and grow thin; the same at every visit."""
+    draw = chest.visit.draws(Stream.BODY, 1)
+    count = 10
+    mains, twigs = [], []
+    for side in SIDES:
+        hilum = np.array([side * HILUM[0], HILUM[1] + 0.012 * side])
+        angle = np.linspace(-1.35, 1.4, count) + draw.normal(0, 0.12, count)
+        main = branches(draw, hilum, side, angle, draw.uniform(0.14, 0.27, count))
+        mains.append(main)
+        for fork in (2, 4, 5):
+            turn = angle + draw.choice([-0.6, 0.6], count)
+            reach = draw.uniform(0.06, 0.13, count)
+            twigs.append(branches(draw, main[:, fork, None], side, turn, reach))
+    main = np.concatenate(mains)
+    return [
+        Stroke(np.concatenate(twigs), 0.0038 * chest.vessels),
+        Stroke(main[:, 3:], 0.005 * chest.vessels),
+        Stroke(main[:, :4], 0.0095 * chest.vessels),
+    ]
+
+
+def branches(
+    draw: np.random.Generator, start: Points, side: int, angle: Points, reach: Points
+) -> Points:
+    """Wavering lines outwards, one per angle and reach (K,), (K, 8, 2)."""
+    way = angle[:, None] + np.cumsum(draw.normal(0, 0.13, (len(angle), 8)), axis=1)
+    steps = points(side * np.cos(way), np.sin(way)) * (reach[:, None, None] / 8)
+    return np.asarray(start + np.cumsum(steps, axis=1) - steps[:, :1])
+
+
+def lens(top: Points, half: float, depth: float) -> Points:
+    """A half ellipse with a flat lower border: gas above fluid, (N, 2)."""
+    angle = np.linspace(np.pi, 2 * np.pi, 20)
+    return top + points(half * np.cos(angle), depth + depth * np.sin(angle))
+
+
+# --- densities --------------------------------------------------------------------------------
+
+
+def draw_vessels(canvas: Canvas, chest: Chest) -> Density:
+    """Hila and lung vessels, 0 to about 1, (H, W)."""
+    lines = canvas.blur(canvas.lines(vessel_strokes(chest)), 0.002)
+    oval = ellipse((0.028, 0.05), 20)
+    hila = (oval + points(s * HILUM[0], HILUM[1] + 0.012 * s) for s in SIDES)
+    return np.float32(0.75) * lines + np.float32(0.6) * canvas.blur_filled(hila, 0.014)
+
+
+def draw_tissue(canvas: Canvas, chest: Chest) -> Density:
+    """Everything but heart, lungs and belly: flesh, bones, breasts, less the airways, (H, W)."""
+    shape = canvas.fill(trunk(chest))
+    flesh = add_layers((canvas.blur(shape, 0.006), 0.3), (canvas.blur(shape, 0.03), 0.7))
+    bones = np.float32(0.125) * canvas.blur(canvas.lines(bone_strokes(chest)), 0.003)
+    layers = [(bones, 1.0), (canvas.blur(canvas.lines(airway_strokes()), 0.006), -0.1)]
+    if chest.breast:
+        oval, low = ellipse((0.135, 0.15), 30), chest.right.floor - 0.1
+        shadows = canvas.blur_filled((oval + points(side * 0.23, low) for side in SIDES), 0.02)
+        layers.append((np.float32(chest.breast) * shadows, 0.07))
+    tissue = add_layers(*layers)
+    tissue += TISSUE + 0.03 * chest.habitus
+    tissue *= flesh
+    return tissue
+
+
+def draw_air(canvas: Canvas, chest: Chest, covered: Density) -> Density:
+    """Air in the lungs, deepest in the middle of each and less where covered, 0 to 1, (H, W)."""
+    lungs = canvas.fill(chest.lungs)
+    air, depth = canvas.blur(lungs, 0.004), canvas.blur(lungs, 0.035)
+    depth *= 0.45
+    depth += 0.55
+    air *= depth
+    air *= 1 - HIDDEN * covered
+    return air
+
+
+def draw_stomach_gas(canvas: Canvas, chest: Chest) -> Density | None:
+    """Gas under the left dome, 0 to 1, (H, W); None for half of the patients."""
+    draw = chest.visit.draws(Stream.BODY, 2)
+    if draw.random() >= 0.5:
+        return None
+    gas = lens(chest.left.at(0.45, 1.0) + points(0.0, 0.018), draw.uniform(0.04, 0.07), 0.05)
+    return canvas.blur_filled([gas], 0.006)

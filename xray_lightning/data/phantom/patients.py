@@ -2,63 +2,62 @@
 
 Patients come in wards of 28. In each ward every finding is the complaint of one patient, the other
 14 came for something else; so no label is absent from a data set of 28 patients or more. Every
-seventh patient belongs to the official test part, and is sicker, comes back more often and lies in
+seventh patient belongs to the official test set, and is sicker, comes back more often and lies in
 bed more often, as in NIH's official split.
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 
 from xray_lightning.labels import CHEST_XRAY14
 
-WARD = 2 * len(CHEST_XRAY14)
+WARD_SIZE = 2 * len(CHEST_XRAY14)
 TEST_EVERY = 7
 MOST_VISITS = 20
-
-# What a random generator is for; one stream per purpose, so that none disturbs another.
-WARD_STREAM, HISTORY_STREAM, BODY_STREAM, VISIT_STREAM, FILM_STREAM, FINDING_STREAM = range(6)
-MARKER_STREAM = 6
-
-# Chances relative to each other, in NIH's order of frequency but with the rare ones raised.
-FREQUENCY = {
-    "Atelectasis": 12.0,
-    "Cardiomegaly": 3.0,
-    "Effusion": 12.0,
-    "Infiltration": 20.0,
-    "Mass": 4.5,
-    "Nodule": 5.0,
-    "Pneumonia": 4.5,
-    "Pneumothorax": 5.0,
-    "Consolidation": 6.5,
-    "Edema": 6.0,
-    "Emphysema": 4.0,
-    "Fibrosis": 3.0,
-    "Pleural_Thickening": 2.5,
-    "Hernia": 3.0,
-}
-CHANCES = np.array([FREQUENCY[label] for label in CHEST_XRAY14]) / sum(FREQUENCY.values())
-
-# Findings that often come together.
-COMPANIONS = {
-    "Atelectasis": ("Effusion",),
-    "Cardiomegaly": ("Effusion", "Edema"),
-    "Consolidation": ("Effusion", "Atelectasis"),
-    "Edema": ("Effusion", "Cardiomegaly"),
-    "Effusion": ("Atelectasis",),
-    "Emphysema": ("Pneumothorax",),
-    "Fibrosis": ("Pleural_Thickening",),
-    "Mass": ("Nodule",),
-    "Nodule": ("Mass",),
-    "Pneumonia": ("Infiltration", "Consolidation"),
-}
 COMPANION_CHANCE = 0.15
 
-# Chance that a finding is still there at the next visit; the rest heal faster.
-CHRONIC = frozenset(
-    {"Cardiomegaly", "Emphysema", "Fibrosis", "Hernia", "Mass", "Nodule", "Pleural_Thickening"}
-)
-STAYS_CHRONIC, STAYS_ACUTE = 0.88, 0.62
+
+class Stream(IntEnum):
+    """What a random generator is for; one stream per purpose, so that none disturbs another."""
+
+    WARD, HISTORY, BODY, VISIT, FILM, FINDING, MARKER = range(7)
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a finding comes and stays.
+
+    Attributes:
+        frequency: relative to the others, in NIH's order but with the rare ones raised.
+        stays: chance that it is still there at the next visit.
+        companions: findings that often come with it.
+    """
+
+    frequency: float
+    stays: float = 0.62  # an acute one
+    companions: tuple[str, ...] = ()
+
+
+CHRONIC = 0.88
+COURSES = {
+    "Atelectasis": Course(12, companions=("Effusion",)),
+    "Cardiomegaly": Course(3, CHRONIC, ("Effusion", "Edema")),
+    "Effusion": Course(12, companions=("Atelectasis",)),
+    "Infiltration": Course(20),
+    "Mass": Course(4.5, CHRONIC, ("Nodule",)),
+    "Nodule": Course(5, CHRONIC, ("Mass",)),
+    "Pneumonia": Course(4.5, companions=("Infiltration", "Consolidation")),
+    "Pneumothorax": Course(5),
+    "Consolidation": Course(6.5, companions=("Effusion", "Atelectasis")),
+    "Edema": Course(6, companions=("Effusion", "Cardiomegaly")),
+    "Emphysema": Course(4, CHRONIC, ("Pneumothorax",)),
+    "Fibrosis": Course(3, CHRONIC, ("Pleural_Thickening",)),
+    "Pleural_Thickening": Course(2.5, CHRONIC),
+    "Hernia": Course(3, CHRONIC),
+}
+FREQUENCIES = np.array([COURSES[label].frequency for label in CHEST_XRAY14])
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +65,7 @@ class Visit:
     """One radiograph of one patient, before it is taken.
 
     Attributes:
+        seed: of the phantom.
         patient: number of the patient, from 0.
         follow_up: 0 for the first visit.
         age: years.
@@ -74,6 +74,7 @@ class Visit:
         findings: what is to be seen, in the order of ``CHEST_XRAY14``.
     """
 
+    seed: int
     patient: int
     follow_up: int
     age: int
@@ -85,15 +86,24 @@ class Visit:
     def image_id(self) -> str:
         """Unique within one phantom.
 
-        >>> Visit(12, 3, 50, "F", "PA", ()).image_id
+        >>> Visit(0, 12, 3, 50, "F", "PA", ()).image_id
         'p0012_003'
         """
         return f"p{self.patient:04d}_{self.follow_up:03d}"
 
+    @property
+    def in_bed(self) -> bool:
+        """Whether the film was taken in bed, from the front."""
+        return self.view == "AP"
 
-def generator(seed: int, purpose: int, *key: int) -> np.random.Generator:
-    """The random stream of one purpose, patient and visit; the same in every process."""
-    return np.random.default_rng([seed, purpose, *key])
+    def draws(self, stream: Stream, *key: int) -> np.random.Generator:
+        """Random numbers of this patient for one purpose; the same in every process."""
+        return generator(self.seed, stream, self.patient, *key)
+
+
+def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:
+    """The random stream of one purpose; ``key`` tells wards, patients and visits apart."""
+    return np.random.default_rng([seed, stream, *key])
 
 
 def is_test_patient(patient: int) -> bool:
@@ -101,63 +111,55 @@ def is_test_patient(patient: int) -> bool:
     return patient % TEST_EVERY == 1
 
 
-def complaint(seed: int, patient: int) -> str | None:
+def draw_complaint(seed: int, patient: int) -> str | None:
     """What a patient first came for; None for the half of each ward without a fixed finding."""
-    ward, bed = divmod(patient, WARD)
-    draw = generator(seed, WARD_STREAM, ward)
+    ward, bed = divmod(patient, WARD_SIZE)
+    draw = generator(seed, Stream.WARD, ward)
     labels = len(CHEST_XRAY14)
     tested = [(3 * ward + offset) % labels for offset in range(3)] + [labels]
-    others = [slot for slot in range(WARD) if slot not in tested]
-    slots = np.empty(WARD, dtype=int)
-    is_test = np.arange(WARD) % TEST_EVERY == 1
+    others = [slot for slot in range(WARD_SIZE) if slot not in tested]
+    slots = np.empty(WARD_SIZE, dtype=int)
+    is_test = np.arange(WARD_SIZE) % TEST_EVERY == 1
     slots[is_test] = draw.permutation(tested)
     slots[~is_test] = draw.permutation(others)
-    slot = int(slots[bed])
-    return CHEST_XRAY14[slot] if slot < labels else None
+    return CHEST_XRAY14[slots[bed]] if slots[bed] < labels else None
 
 
-def first_findings(seed: int, patient: int, draw: np.random.Generator) -> set[str]:
+def draw_findings(draw: np.random.Generator, mean: float) -> set[str]:
+    """Findings by chance, a Poisson number of that mean, the frequent ones more often."""
+    chances = FREQUENCIES / FREQUENCIES.sum()
+    return set(draw.choice(CHEST_XRAY14, size=draw.poisson(mean), p=chances).tolist())
+
+
+def first_findings(complaint: str | None, test: bool, draw: np.random.Generator) -> set[str]:
     """Findings of the first visit: the complaint, what goes with it, and chance ones."""
-    test = is_test_patient(patient)
-    found: set[str] = set()
-    main = complaint(seed, patient)
-    if main is not None:
-        found.add(main)
-        found |= {name for name in COMPANIONS.get(main, ()) if draw.random() < COMPANION_CHANCE}
-    mean = (0.7 if test else 0.5) if main is not None else (0.6 if test else 0.28)
-    return found | set(draw.choice(CHEST_XRAY14, size=draw.poisson(mean), p=CHANCES).tolist())
+    if complaint is None:
+        return draw_findings(draw, 0.6 if test else 0.28)
+    companions = COURSES[complaint].companions
+    own = {complaint} | {name for name in companions if draw.random() < COMPANION_CHANCE}
+    return own | draw_findings(draw, 0.7 if test else 0.5)
 
 
-def next_findings(found: set[str], test: bool, draw: np.random.Generator) -> set[str]:
+def next_findings(findings: set[str], test: bool, draw: np.random.Generator) -> set[str]:
     """Findings of the next visit: some healed, perhaps a new one."""
-    kept = {
-        name
-        for name in sorted(found)
-        if draw.random() < (STAYS_CHRONIC if name in CHRONIC else STAYS_ACUTE)
-    }
-    mean = 0.38 if test else (0.3 if found else 0.1)
-    return kept | set(draw.choice(CHEST_XRAY14, size=draw.poisson(mean), p=CHANCES).tolist())
+    kept = {name for name in sorted(findings) if draw.random() < COURSES[name].stays}
+    return kept | draw_findings(draw, 0.38 if test else (0.3 if findings else 0.1))
 
 
-def visit_count(findings: int, test: bool, draw: np.random.Generator) -> int:
-    """Number of visits, geometric with a mean that grows with the first findings."""
-    mean = (1.65 + 0.55 * min(findings, 3)) * (1.7 if test else 1.0)
-    return min(int(draw.geometric(1.0 / mean)), MOST_VISITS)
-
-
-def history(seed: int, patient: int) -> list[Visit]:
+def draw_history(seed: int, patient: int) -> list[Visit]:
     """All visits of a patient; depends on ``seed`` and ``patient`` alone."""
-    draw = generator(seed, HISTORY_STREAM, patient)
+    draw = generator(seed, Stream.HISTORY, patient)
     test = is_test_patient(patient)
     sex = "M" if draw.random() < 0.56 else "F"
     age = int(np.clip(draw.normal(49, 16), 18, 92))
-    found = first_findings(seed, patient, draw)
+    findings = first_findings(draw_complaint(seed, patient), test, draw)
+    mean_visits = (1.65 + 0.55 * min(len(findings), 3)) * (1.7 if test else 1.0)
     visits = []
-    for follow_up in range(visit_count(len(found), test, draw)):
+    for follow_up in range(min(int(draw.geometric(1.0 / mean_visits)), MOST_VISITS)):
         if follow_up:
-            found = next_findings(found, test, draw)
-        in_bed = 0.24 + 0.09 * min(len(found), 3) + (0.14 if test else 0.0)
+            findings = next_findings(findings, test, draw)
+        in_bed = 0.24 + 0.09 * min(len(findings), 3) + (0.14 if test else 0.0)
         view = "AP" if draw.random() < in_bed else "PA"
-        names = tuple(label for label in CHEST_XRAY14 if label in found)
-        visits.append(Visit(patient, follow_up, age + follow_up // 4, sex, view, names))
+        names = tuple(label for label in CHEST_XRAY14 if label in findings)
+        visits.append(Visit(seed, patient, follow_up, age + follow_up // 4, sex, view, names))
     return visits

@@ -1,23 +1,45 @@
-"""``Phantom``, a data set that needs no download: it draws its radiographs when they are read."""
+"""``Phantom``, a data set that needs no download: it draws its radiographs when they are read.
 
-from collections.abc import Mapping, Sequence
+Density is what the beam meets: soft tissue and bone add, air in the lungs takes away. A finding
+takes away air (it is brighter) or adds some (pneumothorax, emphysema), so that it can never be
+denser than the tissue around, and one beside the heart hides the heart's border, as in life.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
 
 import cv2
 import numpy as np
 
-from xray_lightning.data.phantom.anatomy import chest_of
-from xray_lightning.data.phantom.patients import Visit, history, is_test_patient
-from xray_lightning.data.phantom.plate import Mask, expose, plate_of
-from xray_lightning.data.phantom.render import finding_masks, render
-from xray_lightning.data.phantom.shortcut import marker_of
-from xray_lightning.data.phantom.signs import components
+from xray_lightning.data.phantom.anatomy import (
+    Chest,
+    abdomen,
+    build_chest,
+    draw_air,
+    draw_stomach_gas,
+    draw_tissue,
+    draw_vessels,
+    mediastinum,
+    trunk,
+)
+from xray_lightning.data.phantom.film import Canvas, Density, Mask, add_layers, expose
+from xray_lightning.data.phantom.findings import (
+    FREE_AIR,
+    SIGNS,
+    draw_components,
+    draw_hernia,
+    draw_mask,
+    draw_shadow,
+)
+from xray_lightning.data.phantom.patients import Stream, Visit, draw_history, is_test_patient
 from xray_lightning.data.source import Pixels
 from xray_lightning.errors import ConfigError
 from xray_lightning.labels import CHEST_XRAY14, encode
 from xray_lightning.records import Box, Record
 
 RENDERER = 1  # raise whenever the pixels, boxes or patients of a given seed change
-SMALLEST = 32
+SHORTCUTS = ("marker",)
+MARKER_SIDE = 0.08  # as a share of the image: 5 pixels of 64
+BRIGHT, DARK = 250, 20  # the marker, and the slit across it
 
 
 class Phantom:
@@ -27,15 +49,17 @@ class Phantom:
     holds the first 100 patients of one of 400. See ``Source`` for the attributes.
 
     Args:
-        patients: how many, each with 1 to 20 images; at least 2, one per official part.
+        patients: how many, each with 1 to 20 images; at least 2, one for each official subset.
         seed: of everything random, at least 0.
         size: side of the square images in pixels, at least 32.
-        shortcut: None, or "marker": a plate in a corner that goes with one label, see ``Marker``.
+        shortcut: None, or "marker": a bright plate in a lower corner that goes with one label. The
+            draw of each image is its own, and nothing else on the film changes.
         shortcut_label: that label.
-        shortcut_strength: share of its films that carry the plate; of the others, 1 less that.
+        shortcut_strength: share of its films that carry the marker, 0.5 (it tells nothing) to 1 (it
+            is the label); of the others, 1 less that. It is the marker's AUROC in any subset.
 
     Raises:
-        ConfigError: an argument is out of its range.
+        ConfigError: an argument is out of its range; of a method: the record is of another phantom.
 
     >>> phantom = Phantom(patients=3, size=64)
     >>> phantom.read(phantom.records[0]).shape
@@ -63,59 +87,49 @@ class Phantom:
         shortcut_label: str = "Nodule",
         shortcut_strength: float = 0.9,
     ) -> None:
-        check("patients", patients, 2, "one for each part of the official split")
-        check("seed", seed, 0, "a non-negative whole number")
-        check("size", size, SMALLEST, "pixels on a side, below which nothing can be seen")
+        _require("patients", patients, 2, "one for each subset of the official split")
+        _require("seed", seed, 0, "a non-negative whole number")
+        _require("size", size, 32, "pixels on a side, below which nothing can be seen")
+        _check_shortcut(shortcut, shortcut_label, shortcut_strength)
         self.patients, self.seed, self.size = patients, seed, size
-        self._marker = marker_of(shortcut, shortcut_label, shortcut_strength)
-        if self._marker:
+        self._shortcut, self._label, self._strength = shortcut, shortcut_label, shortcut_strength
+        if shortcut:
             self.title = f"phantom (planted: marker, {shortcut_label}, {shortcut_strength})"
         self.population = f"phantom-{seed}"
-        visits = [visit for patient in range(patients) for visit in history(seed, patient)]
+        visits = [visit for patient in range(patients) for visit in draw_history(seed, patient)]
         self._visits = {visit.image_id: visit for visit in visits}
-        self.records: Sequence[Record] = tuple(self._record(visit) for visit in visits)
+        self.records: Sequence[Record] = tuple(map(self._record, visits))
         test = frozenset(v.image_id for v in visits if is_test_patient(v.patient))
-        parts = {"train_val": frozenset(self._visits) - test, "test": test}
-        self.official: Mapping[str, frozenset[str]] | None = parts
+        subsets = {"train_val": frozenset(self._visits) - test, "test": test}
+        self.official: Mapping[str, frozenset[str]] | None = subsets
 
     def read(self, record: Record) -> Pixels:
-        """The radiograph, (size, size) uint8, drawn now. Thread-safe.
-
-        Raises:
-            ConfigError: the record is not one of this phantom's.
-        """
+        """The radiograph, (size, size) uint8, drawn now. Thread-safe."""
         visit = self._visit(record)
-        pixels = render(self.seed, visit, self.size, visit.findings)
-        if self._marker:
-            self._marker.burn(pixels, self.seed, visit)
+        pixels = render(visit, self.size, visit.findings)
+        if place := self._marker_place(visit):
+            marker = pixels[place]
+            marker[:] = BRIGHT
+            marker[2 * len(marker) // 5 : 3 * len(marker) // 5 + 1] = DARK
         return pixels
 
     def marker(self, record: Record) -> Mask:
-        """Exactly where the planted plate is, (size, size) bool; all False where none is.
-
-        Raises:
-            ConfigError: the record is not one of this phantom's.
-        """
-        visit = self._visit(record)
-        if self._marker is None:
-            return np.zeros((self.size, self.size), dtype=np.bool_)
-        return self._marker.mask(self.seed, visit, self.size)
+        """Exactly where the planted plate is, (size, size) bool; all False where none is."""
+        visit, mask = self._visit(record), np.zeros((self.size, self.size), dtype=np.bool_)
+        if place := self._marker_place(visit):
+            mask[place] = True
+        return mask
 
     def word(self, record: Record) -> str:
-        """What is burned in beside the side marker: "AP", "PORT" or "".
-
-        Raises:
-            ConfigError: the record is not one of this phantom's.
-        """
-        visit = self._visit(record)
+        """What is burned in beside the side marker: "AP", "PORT" or ""."""
         blank = np.zeros((self.size, self.size), np.float32)  # the letters do not depend on it
-        return expose(blank, self.seed, visit, plate_of(self.seed, visit, self.size))[1]
+        return expose(blank, self._visit(record))[1]
 
     def mask(self, record: Record, label: str) -> Mask:
         """Exactly where a finding was drawn, (size, size) bool.
 
         Raises:
-            ConfigError: the record is not one of this phantom's, or lacks the finding.
+            ConfigError: the image does not show the finding.
         """
         visit = self._visit(record)
         if label not in visit.findings:
@@ -123,38 +137,53 @@ class Phantom:
                 f"image {record.image_id} has no {label!r}; it has "
                 f"{', '.join(visit.findings) or 'no finding'}"
             )
-        chest = chest_of(self.seed, visit, visit.findings)
-        plate = plate_of(self.seed, visit, self.size)
-        return finding_masks(plate, self.seed, visit, [label], chest)[label]
+        return draw_mask(Canvas(visit, self.size), build_chest(visit, visit.findings), label)
 
     def identity(self) -> dict[str, str | int | float | bool]:
         """Plain values that change when the pixels do."""
-        facts: dict[str, str | int | float | bool] = {
+        identity: dict[str, str | int | float | bool] = {
             "name": self.name,
             "renderer": RENDERER,
             "patients": self.patients,
             "seed": self.seed,
             "size": self.size,
         }
-        if self._marker:
-            facts |= {"marker": self._marker.label, "marker_strength": self._marker.strength}
-        return facts
+        if self._shortcut:
+            identity |= {"marker": self._label, "marker_strength": self._strength}
+        return identity
 
     def _visit(self, record: Record) -> Visit:
         try:
             return self._visits[record.image_id]
         except KeyError:
             raise ConfigError(
-                f"{record.image_id!r} is no image of a phantom of {self.patients} patients and "
+                f"{record.image_id!r} is not an image of a phantom of {self.patients} patients and "
                 f"seed {self.seed}; take records from its own `records`"
             ) from None
 
+    def _marker_place(self, visit: Visit) -> tuple[slice, slice] | None:
+        """Rows and columns of the marker, in a lower corner; None on a film without it."""
+        draw = visit.draws(Stream.MARKER, visit.follow_up)
+        chance = self._strength if self._label in visit.findings else 1 - self._strength
+        if not self._shortcut or draw.random() >= chance:
+            return None
+        side = round(MARKER_SIDE * self.size)
+        across, up = (round(share * self.size) for share in draw.uniform(0.02, 0.05, 2))
+        left = across if draw.random() < 0.5 else self.size - across - side
+        return slice(self.size - up - side, self.size - up), slice(left, left + side)
+
     def _record(self, visit: Visit) -> Record:
+        chest, canvas = build_chest(visit, visit.findings), Canvas(visit, self.size)
+        boxes = (
+            Box(label, *map(float, cv2.boundingRect(mask.astype(np.uint8))))
+            for label in visit.findings
+            for mask in draw_components(canvas, chest, label)
+        )
         return Record(
             image_id=visit.image_id,
             patient_id=f"p{visit.patient:04d}",
             targets=encode(visit.findings, CHEST_XRAY14),
-            boxes=boxes_of(self.seed, visit, self.size),
+            boxes=tuple(boxes),
             box_frame=(self.size, self.size),
             age=float(visit.age),
             sex=visit.sex,
@@ -163,25 +192,55 @@ class Phantom:
         )
 
 
-def boxes_of(seed: int, visit: Visit, size: int) -> tuple[Box, ...]:
-    """The tight rectangle of every component of every finding of a visit."""
-    if not visit.findings:
-        return ()
-    chest, plate = chest_of(seed, visit, visit.findings), plate_of(seed, visit, size)
-    return tuple(
-        Box(label, *map(float, cv2.boundingRect(mask.astype(np.uint8))))
-        for label in visit.findings
-        for mask in components(plate, seed, visit, label, chest)
-    )
-
-
-def check(name: str, value: int, least: int, meaning: str) -> None:
-    """Refuse a setting that is no whole number or too small.
-
-    Raises:
-        ConfigError: naming the value and the least one allowed.
-    """
+def _require(name: str, value: int, least: int, meaning: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(
             f"{name} must be a whole number of at least {least} ({meaning}), got {value!r}"
         )
+
+
+def _check_shortcut(shortcut: str | None, label: str, strength: float) -> None:
+    if shortcut not in (None, *SHORTCUTS):
+        raise ConfigError(f"shortcut must be null or one of {SHORTCUTS}, got {shortcut!r}")
+    if label not in CHEST_XRAY14:
+        raise ConfigError(f"shortcut_label must be one of {', '.join(CHEST_XRAY14)}, got {label!r}")
+    if not isinstance(strength, int | float) or not 0.5 <= strength <= 1:
+        raise ConfigError(
+            f"shortcut_strength must be 0.5 (tells nothing) to 1 (is the label), got {strength!r}"
+        )
+
+
+def render(visit: Visit, size: int, findings: Collection[str]) -> Pixels:
+    """The film of a visit with the given findings, (size, size) uint8."""
+    chest, canvas = build_chest(visit, findings), Canvas(visit, size)
+    masks = {label: draw_mask(canvas, chest, label) for label in findings}
+    return expose(draw_density(canvas, chest, masks), visit)[0]
+
+
+def draw_density(canvas: Canvas, chest: Chest, masks: Mapping[str, Mask]) -> Density:
+    """Everything the beam meets, about 0 to 1, (H, W)."""
+    heart = canvas.blur_filled([chest.heart_outline()], 0.006)
+    centre = canvas.blur_filled(mediastinum(chest), 0.008)
+    belly = canvas.blur(canvas.fill(abdomen(chest)) * canvas.fill(trunk(chest)), 0.005)
+    total = add_layers((belly, 0.11), (centre, 0.06), (heart, 0.1))
+    total += draw_tissue(canvas, chest)
+    air = draw_air(canvas, chest, np.maximum(heart, centre, out=centre))
+    vessels = draw_vessels(canvas, chest)
+    for label in [name for name, sign in SIGNS.items() if sign.opacity and name in masks]:
+        air *= draw_shadow(canvas, chest, label, masks[label])  # in a fixed order: floats round
+    if "Pneumothorax" in masks:
+        free = canvas.blur(masks["Pneumothorax"], 0.002)
+        vessels *= 1 - free
+        edge = canvas.blur(
+            masks["Pneumothorax"], 0.005
+        )  # of the retracted lung: a thin bright line
+        total += 0.12 * (np.float32(4) * edge * (1 - edge)) * air
+        air *= 1 + (FREE_AIR - 1) * free
+    vessels *= 0.25
+    vessels -= 0.5 * chest.air
+    total += np.multiply(air, vessels, out=vessels)
+    if (gas := draw_stomach_gas(canvas, chest)) is not None:
+        total -= 0.3 * gas
+    if "Hernia" in masks:
+        total += draw_hernia(canvas, chest)
+    return total

@@ -3,7 +3,7 @@
 Every function of a finding takes the chest, the patient's random stream of that finding (so that it
 stays in its place between visits) and a growth factor near 1, and returns one region per component.
 A region is a list of outlines, united. The mask of a finding is its regions, cut at the lungs'
-border unless ``UNCUT`` names it.
+border unless ``SIGNS`` says otherwise.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.data.phantom.anatomy import SIDES, Chest, Lung, Points, points, rounded
-from xray_lightning.data.phantom.patients import FINDING_STREAM, Visit, generator
-from xray_lightning.data.phantom.plate import Density, Mask, Plate, Stroke
+from xray_lightning.data.phantom.anatomy import SIDES, Chest, Lung, lens
+from xray_lightning.data.phantom.film import Canvas, Density, Mask, Points, Stroke, points, rounded
+from xray_lightning.data.phantom.patients import Stream
 from xray_lightning.labels import CHEST_XRAY14
 
+Draw = np.random.Generator
 Region = list[Points]
-Outlines = Callable[[Chest, np.random.Generator, float], list[Region]]
-UNCUT = frozenset({"Cardiomegaly", "Hernia"})
+Outlines = Callable[[Chest, Draw, float], list[Region]]
+
+FREE_AIR = 1.22  # a pneumothorax is this much darker than lung
+NET_OPACITY, BRONCHUS_AIR = 0.75, 0.6
 
 
 def disc(centre: npt.ArrayLike, radius: npt.ArrayLike, wobble: npt.ArrayLike = 0.0) -> Points:
@@ -36,7 +39,7 @@ def disc(centre: npt.ArrayLike, radius: npt.ArrayLike, wobble: npt.ArrayLike = 0
     return outline
 
 
-def waves(draw: np.random.Generator, depth: float, count: int = 24) -> npt.NDArray[np.float64]:
+def waves(draw: Draw, depth: float, count: int = 24) -> npt.NDArray[np.float64]:
     """A smooth random curve around 0, (count,)."""
     turn = np.linspace(0, 2 * np.pi, count)
     curve = np.zeros(count)
@@ -45,18 +48,18 @@ def waves(draw: np.random.Generator, depth: float, count: int = 24) -> npt.NDArr
     return curve
 
 
-def one_side(chest: Chest, draw: np.random.Generator) -> Lung:
+def one_side(chest: Chest, draw: Draw) -> Lung:
     """A lung by chance."""
     return chest.lung(int(draw.choice(SIDES)))
 
 
-def sides(chest: Chest, draw: np.random.Generator, both: float) -> list[Lung]:
+def one_or_both(chest: Chest, draw: Draw, both: float) -> list[Lung]:
     """Both lungs with a given chance, else one."""
     first = one_side(chest, draw)
     return [first, chest.lung(-first.side)] if draw.random() < both else [first]
 
 
-def atelectasis(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+def atelectasis(chest: Chest, draw: Draw, growth: float) -> list[Region]:
     """Plates across the lower zone, or a collapsed lobe as a wedge at the mediastinum."""
     lung = one_side(chest, draw)
     if draw.random() < 0.3:
@@ -72,15 +75,10 @@ def atelectasis(chest: Chest, draw: np.random.Generator, growth: float) -> list[
     return regions
 
 
-def cardiomegaly(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
-    """The heart itself, which ``chest_of`` has widened."""
-    return [[chest.heart_outline()]]
-
-
-def effusion(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+def effusion(chest: Chest, draw: Draw, growth: float) -> list[Region]:
     """Fluid in the costophrenic angle, its upper border rising towards the wall."""
     regions = []
-    for lung in sides(chest, draw, 0.35):
+    for lung in one_or_both(chest, draw, 0.35):
         across = np.linspace(0, 1, 24)
         depth = growth * draw.uniform(0.03, 0.24)
         upper = 1 - depth - (0.12 + 0.3 * depth) * across**3
@@ -88,10 +86,10 @@ def effusion(chest: Chest, draw: np.random.Generator, growth: float) -> list[Reg
     return regions
 
 
-def infiltration(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+def infiltration(chest: Chest, draw: Draw, growth: float) -> list[Region]:
     """Ill-defined patches scattered around one place, in one lung or both."""
     regions = []
-    for lung in sides(chest, draw, 0.4):
+    for lung in one_or_both(chest, draw, 0.4):
         across, down = draw.uniform(0.35, 0.7), draw.uniform(0.3, 0.75)
         patches: Region = []
         for _ in range(draw.integers(3, 6)):
@@ -106,13 +104,13 @@ def infiltration(chest: Chest, draw: np.random.Generator, growth: float) -> list
     return regions
 
 
-def mass(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+def mass(chest: Chest, draw: Draw, growth: float) -> list[Region]:
     """One disc of 12 to 18 % of the image's width."""
     place = one_side(chest, draw).at(draw.uniform(0.4, 0.65), draw.uniform(0.25, 0.7))
     return [[disc(place, growth * draw.uniform(0.06, 0.088), draw.normal(0, 0.04, 3))]]
 
 
-def nodule(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+def nodule(chest: Chest, draw: Draw, growth: float) -> list[Region]:
     """One to three discs of 5 to 8 % of the image's width."""
     regions: list[Region] = []
     for _ in range(draw.integers(1, 4)):
@@ -121,7 +119,7 @@ def nodule(chest: Chest, draw: np.random.Generator, growth: float) -> list[Regio
     return regions
 
 
-def pneumonia(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+def pneumonia(chest: Chest, draw: Draw, growth: float) -> list[Region]:
     """A patch over the middle or lower zone of one lung, with uneven borders."""
     lung = one_side(chest, draw)
     upper = draw.uniform(0.42, 0.58)
@@ -130,7 +128,7 @@ def pneumonia(chest: Chest, draw: np.random.Generator, growth: float) -> list[Re
     return [[lung.band(upper + waves(draw, 0.04), lower + waves(draw, 0.03), ends)]]
 
 
-def pneumothorax(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+def pneumothorax(chest: Chest, draw: Draw, growth: float) -> list[Region]:
     """Free air between the lateral wall and the retracted lung, widest at the apex."""
     lung = one_side(chest, draw)
     width, end = growth * draw.uniform(0.22, 0.42), draw.uniform(0.6, 0.97)
@@ -138,7 +136,7 @@ def pneumothorax(chest: Chest, draw: np.random.Generator, growth: float) -> list
     return [[lung.strip(1 - width * (1 - 0.75 * down) - 0.3 * (1 - down) ** 6, 1.0, (0.0, end))]]
 
 
-def consolidation(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+def consolidation(chest: Chest, draw: Draw, growth: float) -> list[Region]:
     """A whole lobe, upper or lower, with the fissure as a sharp border."""
     lung = one_side(chest, draw)
     fissure = np.linspace(-0.5, 0.5, 24) * draw.uniform(-0.12, 0.12)
@@ -149,29 +147,24 @@ def consolidation(chest: Chest, draw: np.random.Generator, growth: float) -> lis
     return [[lung.band(upper, upper + extent, (0.0, 1.0))]]
 
 
-def edema(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+def edema(chest: Chest, draw: Draw, growth: float) -> list[Region]:
     """Haze around both hila, like the wings of a bat."""
     across, down = draw.uniform(0.3, 0.38), draw.uniform(0.45, 0.55)
     radius = growth * draw.uniform([0.1, 0.13], [0.125, 0.17])
     return [[disc(chest.lung(s).at(across, down), radius, [0.1, 0.05])] for s in SIDES]
 
 
-def emphysema(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
-    """Both lungs, which ``chest_of`` has inflated."""
-    return [[chest.lung(side).outline()] for side in SIDES]
-
-
-def fibrosis(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+def fibrosis(chest: Chest, draw: Draw, growth: float) -> list[Region]:
     """A crescent at the periphery of both bases, wherein ``signs`` draws a net of lines."""
     depth, upper = growth * draw.uniform(0.4, 0.55), draw.uniform(0.4, 0.55)
     inner = 1 - depth * np.linspace(0.25, 1, 24) ** 0.8
     return [[chest.lung(side).strip(inner, 0.995, (upper, 0.97))] for side in SIDES]
 
 
-def pleural_thickening(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+def pleural_thickening(chest: Chest, draw: Draw, growth: float) -> list[Region]:
     """A band along the lateral wall, or a cap over the apex."""
     regions = []
-    for lung in sides(chest, draw, 0.3):
+    for lung in one_or_both(chest, draw, 0.3):
         if draw.random() < 0.35:
             cap = growth * draw.uniform(0.09, 0.13) + waves(draw, 0.012)
             regions.append([lung.band(0.0, cap, (0.0, 1.0))])
@@ -182,122 +175,118 @@ def pleural_thickening(chest: Chest, draw: np.random.Generator, growth: float) -
     return regions
 
 
-def hernia(chest: Chest, draw: np.random.Generator, growth: float) -> list[Region]:
+def hernia(chest: Chest, draw: Draw, growth: float) -> list[Region]:
     """A round shadow behind the heart, above the diaphragm."""
     bottom = chest.heart_outline()[:, 1].max()
     radius = growth * draw.uniform(0.06, 0.085)
     return [[rounded(disc((draw.uniform(0.0, 0.06), bottom - 0.85 * radius), radius), 1)]]
 
 
-OUTLINES: dict[str, Outlines] = {
-    "Atelectasis": atelectasis,
-    "Cardiomegaly": cardiomegaly,
-    "Effusion": effusion,
-    "Infiltration": infiltration,
-    "Mass": mass,
-    "Nodule": nodule,
-    "Pneumonia": pneumonia,
-    "Pneumothorax": pneumothorax,
-    "Consolidation": consolidation,
-    "Edema": edema,
-    "Emphysema": emphysema,
-    "Fibrosis": fibrosis,
-    "Pleural_Thickening": pleural_thickening,
-    "Hernia": hernia,
-}
-
-
-def regions(seed: int, visit: Visit, label: str, chest: Chest) -> list[Region]:
-    """Where a finding lies at a visit, one region per component.
-
-    The patient's stream fixes side, place and size; from visit to visit it grows and shrinks.
-    """
-    index = CHEST_XRAY14.index(label)
-    draw = generator(seed, FINDING_STREAM, visit.patient, index)
-    growth = generator(seed, FINDING_STREAM, visit.patient, index, visit.follow_up + 1)
-    return OUTLINES[label](chest, draw, float(np.clip(growth.normal(1, 0.07), 0.85, 1.15)))
-
-
 @dataclass(frozen=True, slots=True)
-class Look:
-    """The shadow of a finding.
+class Sign:
+    """Where a finding lies, and its shadow.
 
     Attributes:
-        opacity: share of the lung's air it takes away.
+        outlines: its regions in a chest.
+        opacity: share of the lung's air it takes away; 0 if it is drawn in a way of its own.
         border: blur of its border, a share of the image.
         cloud: how uneven it is, 0 homogeneous to 1.
         lines: what is drawn inside: "", "net" (fibrosis) or "bronchi" (air in pneumonia).
+        cut: whether its mask ends at the lungs' border.
     """
 
-    opacity: float
-    border: float
+    outlines: Outlines
+    opacity: float = 0.0
+    border: float = 0.0
     cloud: float = 0.0
     lines: str = ""
+    cut: bool = True
 
 
-LOOKS = {
-    "Atelectasis": Look(0.75, 0.005),
-    "Effusion": Look(0.97, 0.008),
-    "Infiltration": Look(0.42, 0.022, cloud=0.6),
-    "Mass": Look(0.65, 0.006, cloud=0.1),
-    "Nodule": Look(0.7, 0.004),
-    "Pneumonia": Look(0.68, 0.016, cloud=0.45, lines="bronchi"),
-    "Consolidation": Look(0.85, 0.006, cloud=0.1),
-    "Edema": Look(0.55, 0.03, cloud=0.4),
-    "Fibrosis": Look(0.25, 0.012, lines="net"),
-    "Pleural_Thickening": Look(0.8, 0.006),
+SIGNS = {
+    "Atelectasis": Sign(atelectasis, 0.75, 0.005),
+    "Cardiomegaly": Sign(lambda chest, *_: [[chest.heart_outline()]], cut=False),
+    "Effusion": Sign(effusion, 0.97, 0.008),
+    "Infiltration": Sign(infiltration, 0.42, 0.022, cloud=0.6),
+    "Mass": Sign(mass, 0.65, 0.006, cloud=0.1),
+    "Nodule": Sign(nodule, 0.7, 0.004),
+    "Pneumonia": Sign(pneumonia, 0.68, 0.016, cloud=0.45, lines="bronchi"),
+    "Pneumothorax": Sign(pneumothorax),
+    "Consolidation": Sign(consolidation, 0.85, 0.006, cloud=0.1),
+    "Edema": Sign(edema, 0.55, 0.03, cloud=0.4),
+    "Emphysema": Sign(lambda chest, *_: [[lung] for lung in chest.lungs]),
+    "Fibrosis": Sign(fibrosis, 0.25, 0.012, lines="net"),
+    "Pleural_Thickening": Sign(pleural_thickening, 0.8, 0.006),
+    "Hernia": Sign(hernia, cut=False),
 }
-FREE_AIR = 1.22  # a pneumothorax is this much darker than lung
-NET_OPACITY, BRONCHUS_AIR = 0.75, 0.6
 
 
-def components(plate: Plate, seed: int, visit: Visit, label: str, chest: Chest) -> list[Mask]:
+def regions(chest: Chest, label: str) -> list[Region]:
+    """Where a finding lies in a chest, one region per component.
+
+    The patient's stream fixes side, place and size; from visit to visit it grows and shrinks.
+    """
+    visit, index = chest.visit, CHEST_XRAY14.index(label)
+    growth = visit.draws(Stream.FINDING, index, visit.follow_up + 1).normal(1, 0.07)
+    draw = visit.draws(Stream.FINDING, index)
+    return SIGNS[label].outlines(chest, draw, float(np.clip(growth, 0.85, 1.15)))
+
+
+def draw_components(canvas: Canvas, chest: Chest, label: str) -> list[Mask]:
     """Exact masks of a finding, one per component, each (H, W); their union is its mask."""
-    drawn = [plate.fill(region) for region in regions(seed, visit, label, chest)]
-    if label not in UNCUT:
-        lungs = plate.fill(chest.lung(side).outline() for side in SIDES)
-        drawn = [region & lungs for region in drawn]
-    return [region.astype(bool) for region in drawn if region.any()]
+    masks = [canvas.fill(region) for region in regions(chest, label)]
+    if SIGNS[label].cut:
+        lungs = canvas.fill(chest.lungs)
+        masks = [mask & lungs for mask in masks]
+    return [mask.astype(bool) for mask in masks if mask.any()]
 
 
-def shadow(plate: Plate, seed: int, visit: Visit, label: str, mask: Mask) -> Density:
-    """The share of air left by a finding of ``LOOKS``, 1 where it is not, (H, W)."""
-    look = LOOKS[label]
-    index = CHEST_XRAY14.index(label)
-    draw = generator(seed, FINDING_STREAM, visit.patient, index, visit.follow_up + 1, 1)
-    opacity = look.opacity * draw.uniform(0.8, 1.1)
-    alpha = plate.soft(mask, look.border)
+def draw_mask(canvas: Canvas, chest: Chest, label: str) -> Mask:
+    """The exact mask of a finding, (H, W)."""
+    return np.asarray(np.logical_or.reduce(draw_components(canvas, chest, label)))
+
+
+def draw_shadow(canvas: Canvas, chest: Chest, label: str, mask: Mask) -> Density:
+    """The share of air that a finding with an opacity leaves, 1 where it is not, (H, W)."""
+    sign, visit = SIGNS[label], chest.visit
+    draw = visit.draws(Stream.FINDING, CHEST_XRAY14.index(label), visit.follow_up + 1, 1)
+    opacity = sign.opacity * draw.uniform(0.8, 1.1)
+    alpha = canvas.blur(mask, sign.border)
     strength = alpha * np.float32(min(opacity, 0.99))
-    if look.cloud:
-        strength *= 1 - np.float32(look.cloud) * plate.cloud(draw, 24)
-    if look.lines == "net":
-        net = plate.soft(plate.lines(net_strokes(draw)), 0.001)
+    if sign.cloud:
+        strength *= 1 - np.float32(sign.cloud) * canvas.cloud(draw, 24)
+    if sign.lines == "net":
+        net = canvas.blur(canvas.lines([net_stroke(draw)]), 0.001)
         strength = np.maximum(strength, np.float32(NET_OPACITY) * net * alpha)
-    if look.lines == "bronchi":
-        tubes = plate.soft(plate.lines(bronchi_strokes(draw)), 0.002)
+    if sign.lines == "bronchi":
+        tubes = canvas.blur(canvas.lines([bronchi_stroke(draw)]), 0.002)
         strength *= 1 - np.float32(BRONCHUS_AIR) * tubes
     return np.asarray(1 - strength)
 
 
-def net_strokes(draw: np.random.Generator, count: int = 260) -> list[Stroke]:
+def net_stroke(draw: Draw, count: int = 260) -> Stroke:
     """Short crossing lines all over the lower lungs; the mask selects those to keep."""
     start = draw.uniform([-0.4, -0.15], [0.4, 0.35], (count, 2))
     bend = start + draw.normal(0, 0.018, (count, 2))
     end = bend + draw.normal(0, 0.018, (count, 2))
-    return [Stroke(np.stack([start, bend, end], axis=1), 0.006)]
+    return Stroke(np.stack([start, bend, end], axis=1), 0.006)
 
 
-def bronchi_strokes(draw: np.random.Generator) -> list[Stroke]:
+def bronchi_stroke(draw: Draw) -> Stroke:
     """Air-filled tubes from both hila outwards; the mask selects those to keep."""
     angle = draw.uniform(-0.2, 1.1, (2, 4, 1))
     side = np.reshape(SIDES, (2, 1, 1))
     reach = np.linspace(0.02, 0.22, 6)
     lines = points(side * (0.09 + reach * np.cos(angle)), reach * np.sin(angle))
     lines += draw.normal(0, 0.004, lines.shape)
-    return [Stroke(lines.reshape(-1, 6, 2), 0.011)]
+    return Stroke(lines.reshape(-1, 6, 2), 0.011)
 
 
-def pleural_line(mask: Mask, plate: Plate) -> Density:
-    """The thin bright edge of the retracted lung, at the mask's border, (H, W) in [0, 1]."""
-    edge = plate.soft(mask, 0.005)
-    return np.float32(4) * edge * (1 - edge)
+def draw_hernia(canvas: Canvas, chest: Chest) -> Density:
+    """The stomach behind the heart: a round shadow with gas above a flat fluid level, (H, W)."""
+    [[outline]] = regions(chest, "Hernia")
+    low, high = outline.min(axis=0), outline.max(axis=0)
+    middle, radius = (low + high) / 2, (high[0] - low[0]) / 2
+    gas = lens(np.array([middle[0], low[1] + 0.2 * radius]), 0.72 * radius, 0.6 * radius)
+    wall = np.float32(0.1) * canvas.blur_filled([outline], 0.003)
+    return wall - np.float32(0.19) * canvas.blur_filled([gas], 0.003)
