@@ -140,8 +140,8 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from xray_lightning.cli.overrides import composed
     from xray_lightning.data.partition import split_facts
     from xray_lightning.data.splits import patient_split
-    from xray_lightning.evaluation import summarise
-    from xray_lightning.predictions import Predictions, write_predictions
+    from xray_lightning.evaluation.predict import summarise
+    from xray_lightning.evaluation.predictions import Predictions, write_predictions
     from xray_lightning.records import patient_ids, target_matrix
     from xray_lightning.writing import write_json
 

@@ -28,11 +28,11 @@ from xray_lightning.checkpoint import (
 )
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
+from xray_lightning.deploy.classifier import load_classifier
 from xray_lightning.errors import CheckpointError, ConfigError, OutputError, WeightsError
-from xray_lightning.inference import load_classifier
 from xray_lightning.models.network import XrayNet
-from xray_lightning.optim import Cosine
-from xray_lightning.task import XrayTask
+from xray_lightning.training.optim import Cosine
+from xray_lightning.training.task import XrayTask
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),  # inside Lightning

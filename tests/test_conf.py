@@ -8,8 +8,6 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from torch import nn
 
-from xray_lightning.callbacks.averaging import EMA
-from xray_lightning.callbacks.freezing import FreezeBackbone
 from xray_lightning.cli.build import (
     data_from,
     fit_callbacks,
@@ -22,8 +20,10 @@ from xray_lightning.cli.overrides import composed, make
 from xray_lightning.cli.settings import require_settings
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError
-from xray_lightning.losses import ClassBalanced, WeightedBCE, effective_number_weights
-from xray_lightning.optim import Constant, Cosine, Plateau, Step
+from xray_lightning.training.callbacks.averaging import EMA
+from xray_lightning.training.callbacks.freezing import FreezeBackbone
+from xray_lightning.training.losses import ClassBalanced, WeightedBCE, effective_number_weights
+from xray_lightning.training.optim import Constant, Cosine, Plateau, Step
 
 CONF = Path(__file__).parents[1] / "conf"
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))

@@ -16,7 +16,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from xray_lightning.checkpoint import load_checkpoint
-from xray_lightning.predictions import read_predictions
+from xray_lightning.evaluation.predictions import read_predictions
 
 ROOT = Path(__file__).parents[1]
 XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]

@@ -183,7 +183,7 @@ import json, sys
 import numpy as np, pytorch_lightning as pl, torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from xray_lightning import *
-from xray_lightning.optim import Plateau
+from xray_lightning.training.optim import Plateau
 from xray_lightning.records import Record
 
 class Noise:

@@ -7,24 +7,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xray_lightning.callbacks.averaging import EMA
-    from xray_lightning.callbacks.freezing import FreezeBackbone
     from xray_lightning.checkpoint import Bundle, Checkpoint, load_checkpoint
     from xray_lightning.data.csv import CsvTable
     from xray_lightning.data.datamodule import XrayDataModule
     from xray_lightning.data.nih import ChestXray14
     from xray_lightning.data.phantom import Phantom
     from xray_lightning.data.rsna import Rsna
-    from xray_lightning.evaluation import predict_part, summarise
+    from xray_lightning.deploy.classifier import Classifier, load_classifier
+    from xray_lightning.evaluation.predict import predict_part, summarise
+    from xray_lightning.evaluation.predictions import (
+        Predictions,
+        read_predictions,
+        write_predictions,
+    )
     from xray_lightning.explain import class_map
-    from xray_lightning.inference import Classifier, load_classifier
-    from xray_lightning.losses import BCE, Asymmetric, ClassBalanced, Focal, WeightedBCE
     from xray_lightning.models.attention import CBAM
     from xray_lightning.models.network import XrayNet
-    from xray_lightning.predictions import Predictions, read_predictions, write_predictions
-    from xray_lightning.ranking import PairwiseAUC
     from xray_lightning.records import Box, Record
-    from xray_lightning.task import XrayTask
+    from xray_lightning.training.callbacks.averaging import EMA
+    from xray_lightning.training.callbacks.freezing import FreezeBackbone
+    from xray_lightning.training.losses import BCE, Asymmetric, ClassBalanced, Focal, WeightedBCE
+    from xray_lightning.training.ranking import PairwiseAUC
+    from xray_lightning.training.task import XrayTask
 
 _HOMES = {
     "Asymmetric": "losses",

@@ -226,7 +226,7 @@ def store_validation(path: Path, validation: Mapping[str, Any]) -> None:
     Args:
         path: a checkpoint of ours.
         validation: plain values: "rule", "value", "fingerprint" of the validation part, and
-            "labels": label -> :meth:`~xray_lightning.metrics.points.Fitted.to_plain`.
+            "labels": label -> :meth:`~xray_lightning.metrics.operating_points.Fitted.to_plain`.
 
     Raises:
         CheckpointError: see :func:`load_checkpoint`.

@@ -17,7 +17,7 @@ from xray_lightning.audit.baselines import (
     previous_scores,
 )
 from xray_lightning.audit.columns import Columns, discrimination
-from xray_lightning.metrics.clusters import bootstrap_counts
+from xray_lightning.metrics.bootstrap import bootstrap_counts
 from xray_lightning.records import Record
 
 LABELS = ("Mass", "Nodule", "Hernia")

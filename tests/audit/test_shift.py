@@ -16,7 +16,7 @@ from xray_lightning.audit.shift import (
     separation,
     with_both,
 )
-from xray_lightning.metrics.clusters import bootstrap_counts
+from xray_lightning.metrics.bootstrap import bootstrap_counts
 from xray_lightning.records import Record
 
 LABELS = ("Mass", "Nodule", "Hernia")

@@ -15,8 +15,8 @@ from sklearn.metrics import roc_auc_score
 
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.nih import ChestXray14
-from xray_lightning.metrics.clusters import bootstrap_counts, patient_codes
-from xray_lightning.metrics.judge import judge
+from xray_lightning.metrics.bootstrap import bootstrap_counts, patient_codes
+from xray_lightning.metrics.estimates import judge
 from xray_lightning.metrics.ranks import Ranking, curves_over
 from xray_lightning.records import patient_ids, target_matrix
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from xray_lightning.labels import CHEST_XRAY14
-from xray_lightning.losses import BCE, Asymmetric, ClassBalanced, Focal, WeightedBCE
 from xray_lightning.models.network import XrayNet
-from xray_lightning.ranking import PairwiseAUC
+from xray_lightning.training.losses import BCE, Asymmetric, ClassBalanced, Focal, WeightedBCE
+from xray_lightning.training.ranking import PairwiseAUC
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
 

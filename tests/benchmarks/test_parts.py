@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from xray_lightning.labels import CHEST_XRAY14
-from xray_lightning.losses import BCE
 from xray_lightning.models.heads import HEADS
 from xray_lightning.models.network import XrayNet
+from xray_lightning.training.losses import BCE
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
 

@@ -25,16 +25,16 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from xray_lightning.callbacks.metrics_file import MetricsFile
-from xray_lightning.callbacks.progress import EpochLine
-from xray_lightning.callbacks.seeding import EpochSeed
 from xray_lightning.checkpoint import AtomicCheckpointIO
 from xray_lightning.data.dataset import Batch
 from xray_lightning.labels import CHEST_XRAY14
-from xray_lightning.losses import BCE
 from xray_lightning.models.network import XrayNet
-from xray_lightning.optim import Cosine, parameter_groups
-from xray_lightning.task import XrayTask
+from xray_lightning.training.callbacks.metrics_file import MetricsFile
+from xray_lightning.training.callbacks.progress import EpochLine
+from xray_lightning.training.callbacks.seeding import EpochSeed
+from xray_lightning.training.losses import BCE
+from xray_lightning.training.optim import Cosine, parameter_groups
+from xray_lightning.training.task import XrayTask
 
 pytestmark = [
     pytest.mark.benchmark,

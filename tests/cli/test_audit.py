@@ -16,7 +16,7 @@ from xray_lightning.data.rsna import UnknownPatientsWarning
 from xray_lightning.data.source import patient_keys
 from xray_lightning.data.splits import official_split, patient_split
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
-from xray_lightning.predictions import Predictions, write_predictions
+from xray_lightning.evaluation.predictions import Predictions, write_predictions
 from xray_lightning.records import patient_ids, target_matrix
 
 PHANTOM = Phantom(patients=60)

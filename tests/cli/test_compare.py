@@ -7,7 +7,7 @@ import pytest
 
 from xray_lightning.cli.compare import TABLE, compare_runs, tables
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
-from xray_lightning.predictions import Predictions, write_predictions
+from xray_lightning.evaluation.predictions import Predictions, write_predictions
 
 
 def predictions(gain: float, seed: int = 0, images: int = 300) -> Predictions:

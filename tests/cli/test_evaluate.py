@@ -20,7 +20,7 @@ from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.samplers import uniform
 from xray_lightning.errors import CheckpointError, ConfigError
-from xray_lightning.predictions import Predictions
+from xray_lightning.evaluation.predictions import Predictions
 
 
 def checkpoint(config: dict[str, object]) -> Checkpoint:

@@ -11,8 +11,8 @@ from xray_lightning.cli.compare import compare_runs, tables
 from xray_lightning.cli.folds import cross_validations, fold_lines, joined, pool
 from xray_lightning.cli.multirun import remarks, sweep
 from xray_lightning.errors import DataNotFoundError, TableError
-from xray_lightning.predictions import Predictions, read_predictions, write_predictions
-from xray_lightning.report.comparison import rankings, read_runs
+from xray_lightning.evaluation.predictions import Predictions, read_predictions, write_predictions
+from xray_lightning.evaluation.sweep import rankings, read_runs
 
 LABELS = ("Mass", "mean")  # a label may be called anything
 FOLDS, IMAGES = 3, 40

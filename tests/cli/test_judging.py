@@ -14,11 +14,11 @@ from xray_lightning.cli.overrides import composed
 from xray_lightning.cli.settings import require_settings
 from xray_lightning.cli.tables import show
 from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.evaluation.published import published
 from xray_lightning.metrics.calibration import shift_prior
-from xray_lightning.metrics.points import Fitted
-from xray_lightning.predictions import Predictions
+from xray_lightning.metrics.operating_points import Fitted
 from xray_lightning.records import Record, patient_ids, target_matrix
-from xray_lightning.report.published import published
 
 PHANTOM = Phantom(patients=150)
 HALF = len(PHANTOM.records) // 2

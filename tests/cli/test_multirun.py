@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from xray_lightning.cli.multirun import Comparison, display, remarks, sweep, write
 from xray_lightning.errors import DataNotFoundError
-from xray_lightning.report.comparison import Run, rankings
+from xray_lightning.evaluation.sweep import Run, rankings
 
 
 def write_run(folder: Path, overrides: list[str], split: str, val: float | None) -> None:

@@ -24,9 +24,9 @@ from xray_lightning.cli.app import APP
 from xray_lightning.cli.compose import fit
 from xray_lightning.cli.overrides import composed
 from xray_lightning.cli.predict import ScoreTable
+from xray_lightning.deploy.classifier import Classifier, Scored, load_classifier
 from xray_lightning.errors import TableError
-from xray_lightning.inference import Classifier, Scored, load_classifier
-from xray_lightning.predictions import read_predictions
+from xray_lightning.evaluation.predictions import read_predictions
 
 XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
 HEADER = ["file", "score_Mass", "score_Nodule"]

@@ -16,8 +16,8 @@ from xray_lightning.cli.priors import (
     require_prior,
 )
 from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.points import Fitted, fit_on_validation
-from xray_lightning.predictions import Predictions
+from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.metrics.operating_points import Fitted, fit_on_validation
 
 LABELS = ("Mass", "Nodule", "Hernia")
 

@@ -34,7 +34,7 @@ HOSTILE = """os.system os.popen os.remove os.execv posix.system pty.spawn subpro
     xray_lightning.data.cache.create_folder xray_lightning.cli.multirun.Comparison
     xray_lightning.cli.provenance.subprocess.run xray_lightning.write_predictions
     xray_lightning.checkpoint.store_validation xray_lightning.writing.write_json
-    xray_lightning.losses.torch.load xray_lightning.load_checkpoint""".split()  # noqa: SIM905 - a column of quotes reads worse
+    xray_lightning.training.losses.torch.load xray_lightning.load_checkpoint""".split()  # noqa: SIM905 - a column of quotes reads worse
 PLACES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "augment": lambda call: {"augment": call},
     "deep": lambda call: {
@@ -106,7 +106,11 @@ def test_only_plain_values() -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        *("xray_lightning.losses.Focal", "xray_lightning.Focal", "xray_lightning.data.rsna.Rsna"),
+        *(
+            "xray_lightning.training.losses.Focal",
+            "xray_lightning.Focal",
+            "xray_lightning.data.rsna.Rsna",
+        ),
         *("torch.optim.Adam", "torch.optim.NAdam", "torch.optim.lr_scheduler.StepLR"),
         *("pytorch_lightning.Trainer", "pytorch_lightning.loggers.TensorBoardLogger"),
         *("xray_lightning.models.network.XrayNet", "xray_lightning.data.splits.patient_split"),

@@ -3,11 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from xray_lightning.explain.located import Located
+from xray_lightning.grid import shrunk
+from xray_lightning.metrics.localisation import region_of
 from xray_lightning.models.network import XrayNet
 
+SIZE = 48  # three times the maps: a cell has a middle pixel, which keeps its value
 LABELS = ("Mass", "Nodule", "Effusion")
 SMALL = {"query": {"width": 32, "attention_heads": 2, "feedforward": 32}}
 
@@ -27,3 +32,18 @@ def network() -> Callable[..., XrayNet]:
 @pytest.fixture
 def images() -> torch.Tensor:
     return torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def located() -> Callable[..., Located]:
+    """Images with one box each; "sees" is the box in 16 x 16 cells and noise, "blind" noise."""
+
+    def make(count: int, *, seed: int = 0, first: int = 0, images: int = 2) -> Located:
+        rng = np.random.default_rng(seed)
+        boxes = [[tuple(box)] for box in rng.uniform([2, 2, 8, 8], [28, 28, 16, 16], (count, 4))]
+        noise = rng.random((2, count, 16, 16), dtype=np.float32)
+        cells = np.stack([shrunk(region_of(box, SIZE), (16, 16)) for box in boxes])
+        patients = [f"p{first + row // images}" for row in range(count)]
+        return Located({"sees": cells + noise[0] / 2, "blind": noise[1]}, boxes, patients)
+
+    return make

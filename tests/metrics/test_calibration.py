@@ -7,6 +7,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.metrics.bootstrap import bootstrap_counts
 from xray_lightning.metrics.calibration import (
     METHODS,
     calibration_error_over,
@@ -16,7 +17,6 @@ from xray_lightning.metrics.calibration import (
     reliability,
     shift_prior,
 )
-from xray_lightning.metrics.clusters import bootstrap_counts
 
 
 def sample(images: int = 2000, slope: float = 2.0, shift: float = 1.0) -> tuple[np.ndarray, ...]:

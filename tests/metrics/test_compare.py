@@ -6,7 +6,7 @@ from scipy.stats import kurtosis
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
-from xray_lightning.metrics.clusters import bootstrap_counts
+from xray_lightning.metrics.bootstrap import bootstrap_counts
 from xray_lightning.metrics.compare import compare
 from xray_lightning.metrics.delong import compare_auroc, holm
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import norm
 
 from xray_lightning.metrics.compare import compare
-from xray_lightning.metrics.judge import FEW_PATIENTS, judge
+from xray_lightning.metrics.estimates import FEW_PATIENTS, judge
 from xray_lightning.metrics.ranks import Ranking, curves_over
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from xray_lightning.metrics import ranks
-from xray_lightning.metrics.clusters import Codes, bootstrap_counts
+from xray_lightning.metrics.bootstrap import Codes, bootstrap_counts
 from xray_lightning.metrics.ranks import Ranking, auroc_left_out, curves_over
 
 

@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, f1_score, roc_curve
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.points import choose_threshold, confusion, wrong_calls
+from xray_lightning.metrics.operating_points import choose_threshold, confusion, wrong_calls
 
 
 def sample(images: int = 300) -> tuple[np.ndarray, np.ndarray]:

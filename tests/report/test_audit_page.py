@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from xray_lightning.audit.facts import audit_facts, gist
+from xray_lightning.audit.run import audit_facts, gist
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.splits import patient_split
 from xray_lightning.report.audit_page import audit_page

@@ -8,9 +8,9 @@ import pytest
 from matplotlib import image as mpl_image
 from sklearn import metrics
 
+from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.evaluation.sweep import Run, rankings
 from xray_lightning.labels import CHEST_XRAY14
-from xray_lightning.predictions import Predictions
-from xray_lightning.report.comparison import Run, rankings
 from xray_lightning.report.figures import (
     comparison_figure,
     curves_figure,

@@ -16,11 +16,11 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.geometry import box_to_square
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.explain import class_map
-from xray_lightning.metrics.points import choose_threshold
+from xray_lightning.explain.overlays import Overlay
+from xray_lightning.metrics.operating_points import choose_threshold
 from xray_lightning.models.network import XrayNet
-from xray_lightning.overlays import Overlay
-from xray_lightning.predictions import Predictions
 from xray_lightning.report import panel as module
 from xray_lightning.report.calls import Panel, chosen, outcomes
 from xray_lightning.report.gallery import gallery_figure

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from xray_lightning.audit.facts import audit_facts, gist
+from xray_lightning.audit.run import audit_facts, gist
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.splits import patient_split
 from xray_lightning.report import run_page as run_page_module

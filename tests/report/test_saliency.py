@@ -8,9 +8,9 @@ import torch
 from matplotlib import image as mpl_image
 from torch import Tensor, nn
 
+from xray_lightning.explain.sanity.facts import saliency_facts
+from xray_lightning.explain.sanity.verdicts import Facts
 from xray_lightning.report.saliency import saliency_figure
-from xray_lightning.saliency.facts import saliency_facts
-from xray_lightning.saliency.verdicts import Facts
 
 
 @pytest.fixture(scope="module")

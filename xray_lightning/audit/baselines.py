@@ -8,7 +8,7 @@ import numpy as np
 from xray_lightning.audit.columns import Columns, Discrimination, Rows, discrimination
 from xray_lightning.audit.leakage import UNKNOWN
 from xray_lightning.audit.shift import fitted, probabilities
-from xray_lightning.metrics.clusters import Counts, Floats, divided
+from xray_lightning.metrics.bootstrap import Counts, Floats, divided
 
 PRIOR_IMAGES = 1.0  # the training prevalence counts as much as one image of the patient
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.metrics.clusters import (
+from xray_lightning.metrics.bootstrap import (
     Codes,
     Counts,
     Floats,

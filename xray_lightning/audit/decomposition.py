@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.audit.columns import Columns
-from xray_lightning.metrics.clusters import (
+from xray_lightning.metrics.bootstrap import (
     Codes,
     Counts,
     Floats,

@@ -14,7 +14,7 @@ from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
 from xray_lightning.audit.columns import Columns, Discrimination, Rows, discrimination
-from xray_lightning.metrics.clusters import (
+from xray_lightning.metrics.bootstrap import (
     Counts,
     Floats,
     Interval,

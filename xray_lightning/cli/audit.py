@@ -11,7 +11,7 @@ from rich.table import Table
 
 from xray_lightning.audit.columns import plain
 from xray_lightning.audit.duplicates import CORRELATION, DISTANCE, SIDE, duplicates
-from xray_lightning.audit.facts import Facts, audit_facts, gist
+from xray_lightning.audit.run import Facts, audit_facts, gist
 from xray_lightning.cli.folders import writable
 from xray_lightning.cli.overrides import boolean, composed, integer, make, taken_out
 from xray_lightning.cli.tables import empty_table, number, show
@@ -23,7 +23,7 @@ from xray_lightning.data.partition import FaultySplitError
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.data.splits import PARTS, Split
 from xray_lightning.errors import ConfigError
-from xray_lightning.predictions import Predictions, read_own
+from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.report.audit_page import audit_page
 from xray_lightning.report.page import p_text
 from xray_lightning.writing import open_replacing, write_json
@@ -167,7 +167,7 @@ def predictions_of(run: str) -> tuple[Predictions, Predictions] | None:
 def checkpoint_facts(path: str, source: Source, split: Split) -> Facts:
     """Images of each part whose patient the checkpoint learned from."""
     from xray_lightning.checkpoint import load_checkpoint  # torch takes seconds to import
-    from xray_lightning.overlap import seen_before
+    from xray_lightning.evaluation.overlap import seen_before
 
     bundle = load_checkpoint(path).bundle
     seen = seen_before(bundle, source.population, source.records)

@@ -16,13 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import RichProgressBar
 from torch import nn
 
-from xray_lightning.callbacks.averaging import EMA
-from xray_lightning.callbacks.freezing import FreezeBackbone
-from xray_lightning.callbacks.keeping import RunCheckpoint
-from xray_lightning.callbacks.metrics_file import MetricsFile
-from xray_lightning.callbacks.progress import EpochLine
-from xray_lightning.callbacks.seeding import EpochSeed
-from xray_lightning.callbacks.stopping import KeepSigterm
 from xray_lightning.checkpoint import AtomicCheckpointIO, Bundle, bundle_of
 from xray_lightning.cli.overrides import in_sweep, make
 from xray_lightning.data.datamodule import XrayDataModule, default_workers
@@ -31,9 +24,16 @@ from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.layout import traced_sizes
 from xray_lightning.models.network import XrayNet
-from xray_lightning.optim import make_optimizer
 from xray_lightning.report.calls import Panel
-from xray_lightning.task import XrayTask
+from xray_lightning.training.callbacks.averaging import EMA
+from xray_lightning.training.callbacks.freezing import FreezeBackbone
+from xray_lightning.training.callbacks.keeping import RunCheckpoint
+from xray_lightning.training.callbacks.metrics_file import MetricsFile
+from xray_lightning.training.callbacks.progress import EpochLine
+from xray_lightning.training.callbacks.seeding import EpochSeed
+from xray_lightning.training.callbacks.stopping import KeepSigterm
+from xray_lightning.training.optim import make_optimizer
+from xray_lightning.training.task import XrayTask
 
 # What a partial loss can ask for by a parameter's name, counted on the training part.
 STATISTICS = {

@@ -17,10 +17,10 @@ from xray_lightning.cli.tables import empty_table, number, show
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.splits import fingerprint
 from xray_lightning.errors import DataNotFoundError, TableError
+from xray_lightning.evaluation.predictions import Predictions, read_own
+from xray_lightning.evaluation.sweep import read_runs
 from xray_lightning.metrics.compare import Comparison, Difference, compare
-from xray_lightning.predictions import Predictions, read_own
 from xray_lightning.records import patients_text
-from xray_lightning.report.comparison import read_runs
 from xray_lightning.writing import write_json
 
 TABLE = "predictions_test.csv"

@@ -9,9 +9,6 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from xray_lightning.callbacks.heatmaps import HeatMaps
-from xray_lightning.callbacks.keeping import RunCheckpoint
-from xray_lightning.callbacks.metrics_file import MetricsFile
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, weights_sha256
 from xray_lightning.cli.build import (
     bundle_from,
@@ -36,8 +33,9 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.source import Source, usage_notes
 from xray_lightning.data.splits import PARTS
 from xray_lightning.errors import ConfigError, SplitError
-from xray_lightning.evaluation import Summary, predict_part, summarise
-from xray_lightning.predictions import Predictions, write_predictions
+from xray_lightning.evaluation.predict import Summary, predict_part, summarise
+from xray_lightning.evaluation.predictions import Predictions, write_predictions
+from xray_lightning.explain.heatmaps import HeatMaps
 from xray_lightning.report.calls import Panel
 from xray_lightning.report.figures import (
     curves_figure,
@@ -46,7 +44,9 @@ from xray_lightning.report.figures import (
     roc_figure,
 )
 from xray_lightning.report.panel import results_panel
-from xray_lightning.task import XrayTask
+from xray_lightning.training.callbacks.keeping import RunCheckpoint
+from xray_lightning.training.callbacks.metrics_file import MetricsFile
+from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import write_json
 
 LOG = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from xray_lightning.checkpoint import load_checkpoint, store_validation
 from xray_lightning.cli.judging import Judged, fitted, verdict_of
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.predictions import Predictions
+from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.writing import write_json
 
 

@@ -25,10 +25,10 @@ from xray_lightning.data.partition import Split, with_test
 from xray_lightning.data.source import usage_notes
 from xray_lightning.data.splits import fingerprint
 from xray_lightning.errors import CheckpointError, ConfigError
-from xray_lightning.evaluation import Summary
-from xray_lightning.overlap import separated
-from xray_lightning.predictions import Predictions
-from xray_lightning.task import XrayTask
+from xray_lightning.evaluation.overlap import separated
+from xray_lightning.evaluation.predict import Summary
+from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import write_json
 
 ADDED = {  # settings that older checkpoints do not name

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.callbacks.heatmaps import write_maps
+from xray_lightning.audit.shortcuts.facts import part_shortcuts
 from xray_lightning.cli.build import progress, trainer_from
 from xray_lightning.cli.evaluate import Opened, opened
 from xray_lightning.cli.explain_settings import (
@@ -25,19 +25,19 @@ from xray_lightning.cli.folders import writable
 from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watching
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.evaluation import predict_part, summarise
-from xray_lightning.localisation.figures import Reference, localisation, reference_of
-from xray_lightning.localisation.located import Located, boxed_places, located_part
+from xray_lightning.evaluation.predict import predict_part, summarise
+from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.evaluation.published import published_boxes
+from xray_lightning.explain.heatmaps import write_maps
+from xray_lightning.explain.localisation import Reference, localisation, reference_of
+from xray_lightning.explain.located import Located, boxed_places, located_part
+from xray_lightning.explain.overlays import overlays
+from xray_lightning.explain.sanity.facts import finding_to_test, part_saliency
+from xray_lightning.explain.sanity.verdicts import FEWEST
 from xray_lightning.models.network import XrayNet
-from xray_lightning.overlays import overlays
-from xray_lightning.predictions import Predictions
 from xray_lightning.report.gallery import gallery_figure, hits_and_misses
-from xray_lightning.report.published import published_boxes
 from xray_lightning.report.saliency import saliency_figure
-from xray_lightning.saliency.facts import finding_to_test, part_saliency
-from xray_lightning.saliency.verdicts import FEWEST
-from xray_lightning.shortcuts.facts import part_shortcuts
-from xray_lightning.task import XrayTask
+from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import save_figure, write_json
 
 Facts = dict[str, Any]

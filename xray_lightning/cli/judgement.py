@@ -6,8 +6,8 @@ import numpy as np
 from rich.table import Table
 
 from xray_lightning.cli.tables import empty_table, number
-from xray_lightning.metrics.clusters import Interval
-from xray_lightning.metrics.judge import CALIBRATED, FEW_PATIENTS, POINT, Estimate, Verdict
+from xray_lightning.metrics.bootstrap import Interval
+from xray_lightning.metrics.estimates import CALIBRATED, FEW_PATIENTS, POINT, Estimate, Verdict
 
 EXACT = "* no patient differs: exact bound over the number of patients (Clopper and Pearson)"
 
@@ -16,7 +16,7 @@ def verdict_facts(verdict: Verdict, facts: dict[str, Any]) -> dict[str, Any]:
     """Plain values: ``{"labels": {label: {"positives", "auroc": {...}, ...}}, "mean", ...}``.
 
     Args:
-        verdict: of :func:`~xray_lightning.metrics.judge.judge`.
+        verdict: of :func:`~xray_lightning.metrics.estimates.judge`.
         facts: what else is to stand there: fingerprint, images, patients.
     """
     labels = {}

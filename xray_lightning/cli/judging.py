@@ -22,13 +22,13 @@ from xray_lightning.cli.priors import VALIDATION, Prior, corrections, prior_warn
 from xray_lightning.cli.tables import empty_table, number
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.errors import CheckpointError
-from xray_lightning.metrics.clusters import Interval
-from xray_lightning.metrics.judge import Verdict, judge
-from xray_lightning.metrics.points import Fitted, fit_on_validation, wrong_calls
+from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.evaluation.published import Published, comparable, place_among
+from xray_lightning.metrics.bootstrap import Interval
+from xray_lightning.metrics.estimates import Verdict, judge
+from xray_lightning.metrics.operating_points import Fitted, fit_on_validation, wrong_calls
 from xray_lightning.metrics.subgroups import MEAN, subgroups, underdiagnosis
-from xray_lightning.predictions import Predictions
 from xray_lightning.records import Record, patients_known
-from xray_lightning.report.published import Published, comparable, place_among
 
 Columns = tuple[tuple[str, ...], npt.NDArray[np.float32], npt.NDArray[np.float32]]
 NO_GROUPS: dict[str, Any] = {"subgroups": [], "underdiagnosis": []}

@@ -6,8 +6,8 @@ from typing import Any
 from rich.table import Table
 
 from xray_lightning.cli.tables import empty_table, number
-from xray_lightning.localisation.located import CONTROLS
-from xray_lightning.report.published import PublishedBoxes
+from xray_lightning.evaluation.published import PublishedBoxes
+from xray_lightning.explain.located import CONTROLS
 
 OVERLAP = "0.1"  # the one that Wang 2017 is quoted for
 PAIR = ("t_iobb", "afp")
@@ -22,10 +22,10 @@ def localisation_table(
     random map gets.
 
     Args:
-        facts: of :func:`~xray_lightning.localisation.figures.localisation`.
+        facts: of :func:`~xray_lightning.explain.localisation.localisation`.
         method: the one shown.
         title: of the table.
-        published: of :func:`~xray_lightning.report.published.published_boxes`.
+        published: of :func:`~xray_lightning.evaluation.published.published_boxes`.
     """
     beside = {row.measure: row for row in published if row.measure in PAIR}
     columns = ["boxes", f"pointing game, {method}", "95 % (patients)", *CONTROLS]

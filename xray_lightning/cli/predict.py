@@ -19,9 +19,9 @@ from xray_lightning.data.dicom import tally
 from xray_lightning.data.files import Found, Ledger, file_stamp, find_images
 from xray_lightning.data.geometry import RULE
 from xray_lightning.data.images import READER_VERSION
+from xray_lightning.deploy.classifier import Classifier, Scored, load_classifier
 from xray_lightning.errors import ConfigError, OutputError, TableError
-from xray_lightning.inference import Classifier, Scored, load_classifier
-from xray_lightning.predictions import SCORE
+from xray_lightning.evaluation.predictions import SCORE
 from xray_lightning.writing import (
     for_spreadsheet,
     from_spreadsheet,

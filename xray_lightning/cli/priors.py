@@ -9,9 +9,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.calibration import estimate_prior
-from xray_lightning.metrics.points import Fitted
-from xray_lightning.predictions import Predictions
+from xray_lightning.metrics.operating_points import Fitted
 
 Prior = str | float | dict[str, float]
 Pairs = dict[str, tuple[float, float]]  # label to the prevalence before and the wanted one

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xray_lightning.audit.facts import audit_facts, gist
+from xray_lightning.audit.run import audit_facts, gist
 from xray_lightning.cli.audit import exposures_of
 from xray_lightning.cli.failures import user_message
 from xray_lightning.cli.overrides import make

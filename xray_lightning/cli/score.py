@@ -16,9 +16,9 @@ from xray_lightning.cli.tables import show
 from xray_lightning.data.source import Source, with_labels
 from xray_lightning.data.splits import PARTS, Split, fingerprint
 from xray_lightning.errors import ConfigError, MissingImagesError
-from xray_lightning.predictions import Predictions
+from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.evaluation.scores import read_scores, scored_labels
 from xray_lightning.records import Record, patient_ids, patients_text, target_matrix
-from xray_lightning.scores import read_scores, scored_labels
 from xray_lightning.writing import write_json
 
 OWN = {

@@ -66,7 +66,7 @@ def require_settings(config: DictConfig) -> None:
     ):
         return
     from xray_lightning.metrics.calibration import require_method  # SciPy and scikit-learn: 0.5 s
-    from xray_lightning.metrics.points import require_rule
+    from xray_lightning.metrics.operating_points import require_rule
 
     require_rule(config.operating_point.rule, config.operating_point.value)
     require_method(config.calibration)

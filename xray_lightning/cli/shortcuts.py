@@ -9,12 +9,12 @@ from typing import Any
 
 from rich.table import Table
 
+from xray_lightning.audit.shortcuts.facts import CAUGHT, part_shortcuts
+from xray_lightning.audit.shortcuts.verdicts import UNDECIDED
 from xray_lightning.cli.evaluate import home, opened
 from xray_lightning.cli.folders import writable
 from xray_lightning.cli.tables import empty_table, number, show
-from xray_lightning.inference import find_device
-from xray_lightning.shortcuts.facts import CAUGHT, part_shortcuts
-from xray_lightning.shortcuts.verdicts import UNDECIDED
+from xray_lightning.deploy.classifier import find_device
 from xray_lightning.writing import write_json
 
 

@@ -10,7 +10,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.clusters import Codes, Counts, Floats, divided, sums_over
+from xray_lightning.metrics.bootstrap import Codes, Counts, Floats, divided, sums_over
 
 METHODS = ("temperature", "platt", "isotonic")
 TINY = 1e-7  # scores are kept this far from 0 and 1 before the logarithm

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t
 
-from xray_lightning.metrics.clusters import (
+from xray_lightning.metrics.bootstrap import (
     Codes,
     Counts,
     Floats,

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm, rankdata
 
-from xray_lightning.metrics.clusters import Floats
+from xray_lightning.metrics.bootstrap import Floats
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.grid import EVEN, Grids, enlarged
-from xray_lightning.metrics.clusters import Floats, divided
+from xray_lightning.metrics.bootstrap import Floats, divided
 
 Heat = npt.NDArray[np.float32]  # (h, w), or (S, S) once enlarged
 Region = npt.NDArray[np.bool_]  # (S, S)

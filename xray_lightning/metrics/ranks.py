@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from xray_lightning.metrics.clusters import Codes, Counts, Floats, counted, divided
+from xray_lightning.metrics.bootstrap import Codes, Counts, Floats, counted, divided
 
 CHUNK = 32  # draws at a time
 EXACT = 2**24  # float32 counts in whole numbers up to here

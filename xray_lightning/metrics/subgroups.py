@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.metrics.clusters import (
+from xray_lightning.metrics.bootstrap import (
     NONE,
     Codes,
     Floats,
@@ -52,7 +52,7 @@ class Subgroup:
         patients: of the group.
         positives: of the label in the group; of the mean, images with any finding.
         auroc: in the group.
-        interval: 95 %, see :func:`~xray_lightning.metrics.clusters.share_interval`.
+        interval: 95 %, see :func:`~xray_lightning.metrics.bootstrap.share_interval`.
         difference: AUROC of the group less that of all other images of known group.
         difference_interval: 95 %, Student's t.
         p_value: two-sided, of the difference; NaN where all positives are one patient's.

@@ -8,7 +8,7 @@ NONE = (None, None)  # no interval
 
 
 def audit_page(facts: Facts) -> str:
-    """The page of :func:`~xray_lightning.audit.facts.audit_facts` with its "gist" and "command"."""
+    """The page of :func:`~xray_lightning.audit.run.audit_facts` with its "gist" and "command"."""
     return page("audit.html.j2", {**facts, "figures": audit_figures(facts)})
 
 

@@ -12,9 +12,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.evaluation.sweep import Ranking
 from xray_lightning.labels import CHEST_XRAY14, NO_FINDING
-from xray_lightning.predictions import Predictions
-from xray_lightning.report.comparison import Ranking
 from xray_lightning.report.heat import shortened
 from xray_lightning.writing import save_figure
 

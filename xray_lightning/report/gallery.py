@@ -6,11 +6,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from xray_lightning.callbacks.heatmaps import HeatMaps
+from xray_lightning.explain.heatmaps import HeatMaps
+from xray_lightning.explain.located import Located
+from xray_lightning.explain.overlays import Choice, Overlay, Place
 from xray_lightning.grid import enlarged
-from xray_lightning.localisation.located import Located
 from xray_lightning.metrics.localisation import pointing_game
-from xray_lightning.overlays import Choice, Overlay, Place
 from xray_lightning.report.heat import BAR, common_scale, draw_overlay, empty_place, shortened
 
 CELL, TEXT, TOP = 1.6, 0.44 + BAR, 0.54  # inches
@@ -98,11 +98,11 @@ def heat_maps(
     method: str = "cam",
     every: int = 1,
 ) -> HeatMaps:
-    """The callback of a configuration; see :class:`~xray_lightning.callbacks.heatmaps.HeatMaps`.
+    """The callback of a configuration; see :class:`~xray_lightning.explain.heatmaps.HeatMaps`.
 
     Args:
         folder: for the pictures and raw maps.
-        rule: which images, see :class:`~xray_lightning.overlays.Choice`.
+        rule: which images, see :class:`~xray_lightning.explain.overlays.Choice`.
         images: how many of each finding.
         labels: the findings; None: all.
         method: of :func:`~xray_lightning.explain.class_maps`.

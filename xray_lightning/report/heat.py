@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from xray_lightning.grid import enlarged
 
 if TYPE_CHECKING:  # needs torch, which most pages do not
-    from xray_lightning.overlays import Overlay
+    from xray_lightning.explain.overlays import Overlay
 
 Floats = npt.NDArray[np.float32]
 Scale = tuple[float, float]

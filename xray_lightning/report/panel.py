@@ -9,10 +9,10 @@ from matplotlib.lines import Line2D
 
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.points import choose_threshold
+from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.explain.overlays import Overlay, overlays
+from xray_lightning.metrics.operating_points import choose_threshold
 from xray_lightning.models.network import XrayNet
-from xray_lightning.overlays import Overlay, overlays
-from xray_lightning.predictions import Predictions
 from xray_lightning.report.calls import RULES, Panel, chosen, outcomes
 from xray_lightning.report.heat import BAR, common_scale, draw_overlay, empty_place, shortened
 from xray_lightning.writing import save_figure

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from xray_lightning.audit.columns import plain
+from xray_lightning.evaluation.published import incomparable
 from xray_lightning.metrics.calibration import reliability
-from xray_lightning.metrics.points import Fitted
+from xray_lightning.metrics.operating_points import Fitted
 from xray_lightning.metrics.subgroups import MEAN
-from xray_lightning.report.published import incomparable
 from xray_lightning.report.run_files import RunFiles
 from xray_lightning.report.run_words import published_facts, unknown, verdict, warnings
 
@@ -26,7 +26,7 @@ def run_facts(run: RunFiles, audit: Mapping[str, Any] | None, audit_missing: str
 
     Args:
         run: its files.
-        audit: of its split, see :func:`~xray_lightning.audit.facts.audit_facts`, with its "gist".
+        audit: of its split, see :func:`~xray_lightning.audit.run.audit_facts`, with its "gist".
         audit_missing: why there is none.
     """
     evaluation = run.evaluation

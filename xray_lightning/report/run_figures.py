@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.predictions import Predictions
+from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.report.figures import (
     COLOURS,
     draw_curves,

@@ -10,7 +10,7 @@ import pandas as pd
 
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import ConfigError, DataError
-from xray_lightning.predictions import Predictions, read_own
+from xray_lightning.evaluation.predictions import Predictions, read_own
 
 Facts = Mapping[str, Any]
 HASH = "weights_sha256"  # of the checkpoint that a file is about

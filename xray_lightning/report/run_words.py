@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from xray_lightning.metrics.judge import FEW_PATIENTS
+from xray_lightning.evaluation.published import place_among, published
+from xray_lightning.metrics.estimates import FEW_PATIENTS
 from xray_lightning.records import patients_text
-from xray_lightning.report.published import place_among, published
 
 Facts = Mapping[str, Any]
 

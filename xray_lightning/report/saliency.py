@@ -23,7 +23,7 @@ def saliency_figure(facts: Mapping[str, Facts]) -> Figure:
     chance, the similarity of maps of different patients' images.
 
     Args:
-        facts: method -> its :func:`~xray_lightning.saliency.facts.saliency_facts`.
+        facts: method -> its :func:`~xray_lightning.explain.sanity.facts.saliency_facts`.
     """
     figure = Figure(figsize=(11, 2.5 * len(facts) + 1.0), dpi=120, layout="constrained")
     rows = figure.subplots(len(facts), 3, squeeze=False, width_ratios=(1.5, 1, 1), sharex="col")

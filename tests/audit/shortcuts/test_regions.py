@@ -1,0 +1,120 @@
+import cv2
+import numpy as np
+import pytest
+from scipy.ndimage import median_filter
+
+from xray_lightning.audit.shortcuts.regions import (
+    body_of,
+    corners,
+    covered,
+    elsewhere,
+    frame,
+    letters,
+)
+from xray_lightning.data.phantom import Phantom
+from xray_lightning.data.phantom.anatomy import build_chest, trunk
+from xray_lightning.data.phantom.film import Canvas
+from xray_lightning.data.phantom.patients import draw_history
+
+SIZE = 64
+FLAT = np.full((SIZE, SIZE), 60, np.uint8)
+
+
+def written(text: str, place: tuple[int, int], size: int = SIZE) -> np.ndarray:
+    """A flat film with bright letters."""
+    film = np.full((size, size), 60, np.uint8)
+    return cv2.putText(film, text, place, cv2.FONT_HERSHEY_SIMPLEX, size / 250, 235.0, 1)
+
+
+def test_border_and_corners() -> None:
+    place = np.arange(40)
+    near = np.minimum(place, 39 - place)
+    assert np.array_equal(frame((40, 40)), np.minimum.outer(near, near) < 4)
+    assert np.array_equal(corners((40, 40)), np.maximum.outer(near, near) < 6)
+    assert frame((40, 20)).sum() == 40 * 20 - 32 * 16
+    assert corners((40, 20)).sum() == 4 * 6 * 3
+
+
+def test_the_body_of_a_phantom() -> None:
+    """Against the outlines that were drawn: trunk and arms, and the lungs in it."""
+    overlaps, found = [], []
+    for patient in range(30):
+        visit = draw_history(0, patient)[0]
+        chest, canvas = build_chest(visit, visit.findings), Canvas(visit, SIZE)
+        phantom = Phantom(30, size=SIZE)
+        record = next(r for r in phantom.records if r.image_id == visit.image_id)
+        body = body_of(phantom.read(record))
+        true = canvas.fill(trunk(chest)) > 0
+        overlaps.append((body.inside & true).sum() / (body.inside | true).sum())
+        lungs = canvas.fill(chest.lungs) > 0
+        found.append((body.lungs & lungs).sum() / body.lungs.sum())
+        assert not (body.lungs & ~body.inside).any()
+    assert np.mean(overlaps) > 0.93
+    assert min(overlaps) > 0.8
+    assert np.mean(found) > 0.85
+
+
+def test_no_body_in_a_flat_image() -> None:
+    body = body_of(FLAT)
+    assert body.inside.all()
+    assert not body.lungs.any()
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_letters_of_a_phantom(size: int) -> None:
+    """The planted plate is found, and little else is taken for letters."""
+    phantom = Phantom(60, size=256, shortcut="marker", shortcut_strength=0.5)
+    shares, areas = [], []
+    for record in phantom.records:
+        side = {"dsize": (size, size), "interpolation": cv2.INTER_AREA}
+        pixels = cv2.resize(phantom.read(record), **side)
+        found = letters(pixels, body_of(pixels).lungs)
+        areas.append(found.mean())
+        if (plate := phantom.marker(record)).any():
+            plate = cv2.resize(plate.astype(np.uint8), **side) > 0
+            shares.append(found[plate].mean())
+    assert np.mean(shares) > 0.9
+    assert np.mean(areas) < 0.04
+
+
+def test_letters_stand_out_near_the_border_and_outside_the_lungs() -> None:
+    nowhere = np.zeros((SIZE, SIZE), np.bool_)
+    assert not letters(FLAT, nowhere).any()
+    corner = written("L", (4, 12))
+    found = letters(corner, nowhere)
+    assert found[corner > 160].all()
+    assert found.mean() < 0.06
+    assert not letters(corner, ~nowhere).any(), "in a lung it is a finding"
+    assert not letters(written("L", (30, 36)), nowhere).any(), "in the middle too"
+    large = FLAT.copy()
+    large[2:14, 4:26] = 235  # a shoulder, not a word
+    assert not letters(large, nowhere).any()
+
+
+def test_elsewhere_is_as_large_and_inside() -> None:
+    inside = np.zeros((SIZE, SIZE), np.bool_)
+    inside[10:, 8:56] = True
+    mask = corners(inside.shape)
+    found = [elsewhere(mask, inside, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    for each in found:
+        assert each.sum() == mask.sum()
+        assert not (each & (mask | ~inside)).any()
+    assert np.array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+    assert not elsewhere(np.zeros_like(mask), inside, np.random.default_rng(0)).any()
+    narrow = np.zeros_like(mask)
+    narrow[30, 30:35] = True
+    assert np.array_equal(elsewhere(mask, narrow, np.random.default_rng(0)), narrow)
+
+
+def test_covered_by_the_local_median() -> None:
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (SIZE, SIZE), np.uint8)
+    mask = frame(pixels.shape)
+    found = covered(pixels, mask)
+    assert np.array_equal(found[~mask], pixels[~mask])
+    wanted = median_filter(pixels, size=17, mode="nearest")  # 0.25 of 64, made odd
+    assert np.array_equal(found[mask], wanted[mask])
+    plate = written("", (0, 0))
+    plate[56:61, 3:8] = 250
+    assert np.array_equal(covered(plate, corners(plate.shape)), FLAT), "no trace of a plate"

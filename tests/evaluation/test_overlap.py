@@ -1,0 +1,148 @@
+"""The patients a checkpoint learned from, found again in NIH's and RSNA's data."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xray_lightning.checkpoint import Bundle, patients_of
+from xray_lightning.data.csv import CsvTable
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.nih import ChestXray14
+from xray_lightning.data.partition import with_test
+from xray_lightning.data.rsna import Rsna
+from xray_lightning.data.source import patient_keys
+from xray_lightning.data.splits import fingerprint
+from xray_lightning.errors import ConfigError, SplitError
+from xray_lightning.evaluation.overlap import seen_before, separated
+
+HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
+)
+Folder = Any  # RsnaFolder of tests/conftest.py
+
+
+@pytest.fixture
+def nih(tmp_path: Path) -> XrayDataModule:
+    """Ten NIH patients, 1 to 10, two images each."""
+    folder = tmp_path / "nih"
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for patient in range(1, 11):
+        for visit in range(2):
+            name = f"{patient:08d}_{visit:03d}.png"
+            (folder / "images" / name).touch()
+            rows.append(f"{name},{'Pneumonia' if patient % 2 else 'Mass'},0,{patient},57,M,PA")
+    (folder / "Data_Entry_2017_v2020.csv").write_text("\n".join([HEADER, *rows]))
+    return XrayDataModule(ChestXray14(folder))
+
+
+@pytest.fixture
+def bundle(nih: XrayDataModule) -> Bundle:
+    return Bundle({"labels": list(nih.labels)}, {}, patients_of(nih))
+
+
+def patients(data: XrayDataModule, part: str) -> set[str]:
+    return {record.patient_id for record in data.part_records(part)}
+
+
+def all_test(source: Any) -> XrayDataModule:
+    """Every record is a test image, as with images=all."""
+    data = XrayDataModule(source)
+    data.split = with_test(data.split, data.records, np.arange(len(data.records)))
+    return data
+
+
+def test_a_checkpoint_carries_keys_not_ids(nih: XrayDataModule) -> None:
+    facts = patients_of(nih)
+    assert facts["population"] == "nih"
+    keys: Any = facts["patients"]
+    assert {part: len(keys[part]) for part in keys} == {
+        part: len(patients(nih, part)) for part in ("train", "val")
+    }
+    assert all(len(key) == 16 and int(key, 16) >= 0 for part in keys for key in keys[part])
+
+
+def test_own_patients_are_recognised(nih: XrayDataModule, bundle: Bundle) -> None:
+    seen = seen_before(bundle, "nih", nih.records)
+    assert seen is not None
+    learned = patients(nih, "train") | patients(nih, "val")
+    assert seen.tolist() == [record.patient_id in learned for record in nih.records]
+    assert seen_before(bundle, "phantom-0", nih.records) is None
+    assert seen_before(Bundle({}, {}, {}), "nih", nih.records) is None
+
+
+def test_rsna_images_of_nih_patients(
+    nih: XrayDataModule, bundle: Bundle, rsna_folder: Folder
+) -> None:
+    """RSNA's nine patients are NIH's 5 to 13; of 11 to 13 the checkpoint knows nothing."""
+    source = Rsna(rsna_folder.root, nih_map=rsna_folder.nih_map(first_patient=5))
+    data = all_test(source)
+    learned = patients(nih, "train") | patients(nih, "val")
+    expected = {record.image_id for record in data.records if record.patient_id in learned}
+    with pytest.raises(ConfigError, match=rf"{len(expected)} of the 27 test images show patients"):
+        separated(bundle, data, None)
+    parts = separated(bundle, data, "report")
+    assert parts is not None
+    ids = {
+        name: [data.records[row].image_id for row in split.parts["test"]]
+        for name, split in parts.items()
+    }
+    assert set(ids["test_seen"]) == expected
+    assert {"id-60", "id-71", "id-82"} <= set(ids["test"])
+    assert sorted(ids["test"] + ids["test_seen"]) == rsna_folder.ids
+    own = parts["test"].part_fingerprints["test"]
+    assert own == fingerprint({"test": ids["test"]})
+    excluded = separated(bundle, data, "exclude")
+    assert excluded is not None
+    assert list(excluded) == ["test"]
+    assert excluded["test"].part_fingerprints["test"] == own
+
+
+def test_nothing_to_leave_out(bundle: Bundle, rsna_folder: Folder) -> None:
+    data = all_test(Rsna(rsna_folder.root, nih_map=rsna_folder.nih_map(first_patient=20)))
+    assert separated(bundle, data, None) == {"test": data.split}
+    assert separated(bundle, data, "exclude") == {"test": data.split}
+
+
+def test_nothing_left(nih: XrayDataModule, bundle: Bundle) -> None:
+    nih.split = with_test(nih.split, nih.records, nih.split.parts["train"])
+    for choice in ("exclude", "report"):
+        with pytest.raises(SplitError, match=r"show patients .* nothing to judge it"):
+            separated(bundle, nih, choice)
+
+
+@pytest.mark.filterwarnings("ignore::xray_lightning.data.rsna.UnknownPatientsWarning")
+def test_what_cannot_be_compared_is_not_promised(bundle: Bundle, rsna_folder: Folder) -> None:
+    data = all_test(Rsna(rsna_folder.root))
+    assert separated(bundle, data, None) is None
+    with pytest.raises(ConfigError, match=r"\(nih\) and of this data \(unknown\) cannot be comp"):
+        separated(bundle, data, "exclude")
+    with pytest.raises(ConfigError, match="overlap must be one of exclude, report, got 'drop'"):
+        separated(bundle, data, "drop")
+
+
+def test_a_hospitals_numbers_stay_out(tmp_path: Path) -> None:
+    rows = [f"{n}.png,{n},{n % 2}" for n in range(8)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,patient,Mass", *rows]))
+    for number in range(8):
+        (tmp_path / f"{number}.png").touch()
+    assert patients_of(XrayDataModule(CsvTable(tmp_path / "t.csv"))) == {}
+
+
+def test_the_real_overlap(shared_data: Path) -> None:
+    """NIH's training part and the RSNA sample: the naive count, by the table's file names."""
+    nih_folder, rsna = shared_data / "nih-metadata", shared_data / "rsna-sample"
+    listed = (nih_folder / "train_val_list.txt").read_text().split()
+    trained = {name[:8] for name in listed}
+    names = [line.split(",")[1] for line in (rsna / "nih_image_index.csv").read_text().split()[1:]]
+    bundle = Bundle({}, {}, {"population": "nih", "patients": {"train": [], "val": []}})
+    source = Rsna(rsna, nih_map=rsna / "nih_image_index.csv")
+    nih = ChestXray14(nih_folder)
+    assert nih.official is not None
+    learned = [record for record in nih.records if record.image_id in nih.official["train_val"]]
+    bundle.split["patients"]["train"] = patient_keys("nih", learned)
+    seen = seen_before(bundle, source.population, source.records)
+    assert seen is not None
+    assert seen.sum() == sum(name[:8] in trained for name in names)

@@ -1,0 +1,186 @@
+"""Scores of a part in table order, and their summary."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from sklearn.metrics import roc_auc_score
+
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.phantom import Phantom
+from xray_lightning.data.transforms import light
+from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.evaluation.predict import assembled, predict_part, summarise
+from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.models.network import XrayNet
+from xray_lightning.training.task import XrayTask
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),  # inside Lightning
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # on purpose, for 9 images
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
+    cache = tmp_path_factory.mktemp("cache")
+    phantom = Phantom(patients=20, size=32)
+    return XrayDataModule(phantom, image_size=32, batch_size=4, augment=light(), cache_dir=cache)
+
+
+@pytest.fixture(scope="module")
+def task(data: XrayDataModule) -> XrayTask:
+    torch.manual_seed(0)
+    return XrayTask(XrayNet(data.labels, "test_vit", image_size=32, dropout=0.5))
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
+    )
+
+
+def test_a_network_of_more_labels_is_scored_on_those_of_the_data(
+    data: XrayDataModule, trainer: pl.Trainer
+) -> None:
+    labels = ("Fracture", *reversed(data.labels), "Device")
+    torch.manual_seed(0)
+    task = XrayTask(XrayNet(labels, "test_vit", image_size=32))
+    predictions = predict_part(trainer, task, data, "test")
+    assert predictions.labels == data.labels
+    (batch, *_) = data.test_dataloader()
+    with torch.no_grad():
+        scores = torch.sigmoid(task.net.eval()(batch["image"])).numpy()  # (B, 2 + L)
+    expected = scores[:, 1:-1][:, ::-1]
+    np.testing.assert_allclose(predictions.scores[: len(scores)], expected, rtol=1e-6)
+    stranger = XrayTask(XrayNet(("Fracture",), "test_vit", image_size=32))
+    with pytest.raises(ValueError, match="not in"):
+        predict_part(trainer, stranger, data, "test")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_every_image_once_in_table_order(
+    part: str, data: XrayDataModule, task: XrayTask, trainer: pl.Trainer
+) -> None:
+    predictions = predict_part(trainer, task, data, part)
+    records = [data.records[row] for row in data.split.parts[part]]
+    assert predictions.labels == data.labels
+    assert predictions.image_ids == tuple(record.image_id for record in records)
+    assert predictions.patient_ids == tuple(record.patient_id for record in records)
+    np.testing.assert_array_equal(predictions.targets, [record.targets for record in records])
+    images = torch.stack([data.dataset(part)[row]["image"] for row in range(len(records))])
+    expected = torch.sigmoid(task.net.eval()(images)).numpy()
+    np.testing.assert_allclose(predictions.scores, expected, atol=1e-6)
+    again = predict_part(trainer, task, data, part)
+    np.testing.assert_array_equal(again.scores, predictions.scores)
+
+
+@torch.no_grad()
+def test_mean_over_image_and_mirror_image(
+    data: XrayDataModule, task: XrayTask, trainer: pl.Trainer
+) -> None:
+    both = XrayTask(task.net, tta="flip")
+    predictions = predict_part(trainer, both, data, "val")
+    images = np.stack([data.dataset("val")[row]["image"] for row in range(len(predictions.scores))])
+    task.net.eval()
+    plain, mirrored = (
+        torch.sigmoid(task.net(torch.from_numpy(each.copy()))).numpy()
+        for each in (images, images[..., ::-1])
+    )
+    np.testing.assert_allclose(predictions.scores, (plain + mirrored) / 2, atol=1e-6)
+    assert np.abs(plain - mirrored).max() > 1e-4
+    summary = summarise(predictions, "", tta=both.tta)
+    assert summary["tta"] == "flip"
+    assert summarise(predictions, "")["tta"] == "none"
+
+
+@pytest.mark.parametrize("part", ["train", "all"])
+def test_other_parts(part: str, data: XrayDataModule, task: XrayTask, trainer: pl.Trainer) -> None:
+    with pytest.raises(ConfigError, match=f"part must be val or test, got '{part}'"):
+        predict_part(trainer, task, data, part)
+
+
+def test_shards_become_one_table() -> None:
+    scores = np.arange(14, dtype=np.float32).reshape(7, 2)
+    shards = [(list(range(rank, 7, 3)), scores[rank::3]) for rank in range(3)]
+    np.testing.assert_array_equal(assembled(shards, 7), scores)
+    np.testing.assert_array_equal(assembled(shards[::-1], 7), scores)
+
+
+@pytest.mark.parametrize(
+    ("positions", "rows"), [([0, 2], 2), ([0, 1, 1], 3), ([1, 2, 3], 3), ([0, 1, 2], 2)]
+)
+def test_an_image_that_is_not_scored_once(positions: list[int], rows: int) -> None:
+    shards = [(positions, np.zeros((rows, 1), np.float32))]
+    match = rf"each of 3 images must be scored once, got {rows} scores for {len(positions)} pos"
+    with pytest.raises(ValueError, match=match):
+        assembled(shards, 3)
+
+
+def test_summary() -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, (50, 4)).astype(np.float32)
+    targets[::3, 0] = np.nan
+    targets[:, 2] = 0
+    targets[:, 3] = np.nan
+    scores = rng.random((50, 4), dtype=np.float32)
+    images = tuple(map(str, range(50)))
+    patients = tuple(str(number // 4) for number in range(50))
+    predictions = Predictions(("a", "b", "c", "d"), images, patients, targets, scores)
+    summary = summarise(predictions, "0123456789abcdef")
+    known = ~np.isnan(targets[:, 0])
+    values = [
+        roc_auc_score(targets[known, 0], scores[known, 0]),
+        roc_auc_score(targets[:, 1], scores[:, 1]),
+    ]
+    assert summary["auroc"]["labels"] == {
+        "a": pytest.approx(values[0], abs=1e-6),
+        "b": pytest.approx(values[1], abs=1e-6),
+        "c": None,
+        "d": None,
+    }
+    assert summary["auroc"]["mean"] == pytest.approx(np.mean(values), abs=1e-6)
+    assert summary["auroc"]["defined"] == 2
+    positives = [int(np.nansum(column)) for column in targets.T]
+    assert summary["positives"] == dict(zip("abcd", positives, strict=True))
+    assert (summary["images"], summary["patients"]) == (50, 13)
+    assert summary["fingerprint"] == "0123456789abcdef"
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_summary_of_nothing_defined() -> None:
+    one = np.zeros((1, 1), np.float32)
+    summary = summarise(Predictions(("a",), ("x",), ("p",), one, one), "")
+    assert summary["auroc"] == {"mean": None, "defined": 0, "labels": {"a": None}}
+
+
+def test_unknown_patients_are_not_counted() -> None:
+    one = np.zeros((2, 1), np.float32)
+    assert summarise(Predictions(("a",), ("x", "y"), ("x", "y"), one, one), "")["patients"] is None
+    assert summarise(Predictions(("a",), ("x", "y"), ("p", "p"), one, one), "")["patients"] == 1
+
+
+def test_a_network_of_nan(data: XrayDataModule, trainer: pl.Trainer) -> None:
+    task = XrayTask(XrayNet(data.labels, "test_vit", image_size=32))
+    torch.nn.init.constant_(next(task.net.head.parameters()), torch.nan)
+    first = data.part_records("test")[0].image_id
+    with pytest.raises(CheckpointError, match=rf"no score \(NaN\) for .* the first is {first}"):
+        predict_part(trainer, task, data, "test")
+
+
+def test_some_labels_on_the_same_split(tmp_path: Path) -> None:
+    data = XrayDataModule(Phantom(patients=20, size=32), cache_dir=tmp_path)
+    split, targets, boxes = data.split, data.targets, sum(len(r.boxes) for r in data.records)
+    data.keep_labels(["Mass", "Edema"])
+    columns = [Phantom.labels.index(label) for label in ("Mass", "Edema")]
+    assert data.labels == data.source.labels == ("Mass", "Edema")
+    np.testing.assert_array_equal(data.targets, targets[:, columns])
+    assert data.split is split
+    assert {box.label for record in data.records for box in record.boxes} <= {"Mass", "Edema"}
+    assert sum(len(record.boxes) for record in data.records) < boxes
+    assert "Hernia" in data.source.notes[-1]

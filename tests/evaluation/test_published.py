@@ -1,0 +1,83 @@
+import csv
+from pathlib import Path
+
+import pytest
+
+from xray_lightning.evaluation.published import comparable, place_among, published, published_boxes
+from xray_lightning.labels import CHEST_XRAY14
+
+
+def test_rows_are_those_of_the_shared_table(shared_data: Path) -> None:
+    with (shared_data.parent / "published.csv").open(encoding="utf-8") as file:
+        theirs = {row["work"]: row for row in csv.DictReader(file)}
+    ours = published()
+    assert len(ours) == len(theirs) == 32
+    for row in ours:
+        assert row.mean == float(theirs[row.work]["mean_auroc"])
+        assert row.primary == (theirs[row.work]["source"] == "primary")
+        assert row.note == theirs[row.work]["note"]
+
+
+def test_a_published_mean_is_that_of_its_findings() -> None:
+    complete = [row for row in published() if len(row.labels) == 14]
+    assert len(complete) > 5
+    for row in complete:
+        assert sum(row.labels.values()) / 14 == pytest.approx(row.mean, abs=0.004), row.work
+
+
+def test_splits_are_never_mixed() -> None:
+    official = comparable("nih", CHEST_XRAY14, "official", "test", known=112120, scored=25596)
+    own = comparable("nih", CHEST_XRAY14, "patient", "test", known=112120, scored=9)
+    assert {row.split for row in official} == {"official"}
+    assert {row.split for row in own} == {"own"}
+    assert len(official) + len(own) == len(published())
+    assert [row.mean for row in official] == sorted((row.mean for row in official), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("data", "labels", "split", "subset"),
+    [
+        ("phantom", CHEST_XRAY14, "official", "test"),
+        ("nih", CHEST_XRAY14[:3], "official", "test"),
+        ("nih", CHEST_XRAY14, "image", "test"),
+        ("nih", CHEST_XRAY14, "official", "val"),
+    ],
+)
+def test_nothing_to_stand_beside(
+    data: str, labels: tuple[str, ...], split: str, subset: str
+) -> None:
+    assert comparable(data, labels, split, subset, known=112120, scored=25596) == []
+    assert place_among(0.9, []) == "no published result was measured on such images"
+
+
+def test_a_part_of_the_images_stands_beside_nothing() -> None:
+    for split, known, scored in (("official", 640, 125), ("official", 112120, 25595)):
+        found = comparable("nih", CHEST_XRAY14, split, "test", known=known, scored=scored)
+        assert found == []
+    assert comparable("nih", CHEST_XRAY14, "patient", "test", known=640, scored=125) == []
+
+
+def test_place() -> None:
+    official = comparable("nih", CHEST_XRAY14, "official", "test", known=112120, scored=25596)
+    assert place_among(0.99, official).startswith(f"0 of {len(official)} published results")
+    assert place_among(0.5, official).startswith(f"{len(official)} of {len(official)} ")
+    own = comparable("nih", CHEST_XRAY14, "kfold", "test", known=112120, scored=22000)
+    assert "would mean nothing" in place_among(0.9, own)
+
+
+def test_rows_on_boxes() -> None:
+    rows = {(row.measure, row.method): row for row in published_boxes("nih")}
+    found = rows["t_iobb", "CAM"].labels
+    eight = (0.728, 0.993, 0.712, 0.789, 0.435, 0.165, 0.75, 0.459)
+    names = "Atelectasis Cardiomegaly Effusion Infiltration Mass Nodule Pneumonia Pneumothorax"
+    assert found == pytest.approx(dict(zip(names.split(), eight, strict=True)), abs=6e-4)
+    assert rows["t_iobb", "CAM"].primary
+    assert rows["afp", "CAM"].labels.keys() == found.keys()
+    assert rows["pointing_game", "Grad-CAM++"].mean == 0.544
+    assert rows["pointing_game", "random map"].mean == 0.228
+    assert not rows["pointing_game", "random map"].primary
+    assert rows["pointing_game", "random map"].year is None
+
+
+def test_other_boxes_stand_beside_nothing() -> None:
+    assert published_boxes("rsna") == published_boxes("phantom") == []

@@ -1,0 +1,122 @@
+"""Runs of a sweep read from their files, and rankings against NumPy; splits are never mixed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xray_lightning.evaluation.sweep import Run, ranking_rows, rankings, read_runs, spread
+
+DATA = {"name": "rsna", "title": "rsna (negatives: normal)"}
+
+
+def write_run(
+    folder: Path, overrides: list[str], val: float | None = 0.5, split: str = "patient"
+) -> None:
+    folder.mkdir(parents=True)
+    prints = {"val": f"v-{split}", "test": f"t-{split}"}
+    facts = {"name": split, "fingerprint": f"f-{split}", "parts": prints}
+    seed = int(overrides[-1].removeprefix("seed="))
+    (folder / "environment.json").write_text(
+        json.dumps({"overrides": overrides, "seed": seed, "split": facts, "data": DATA})
+    )
+    part = {"auroc": {"mean": val, "defined": 13}}
+    (folder / "metrics.json").write_text(json.dumps({"val": part, "test": part}))
+
+
+def finished(settings: str, seed: int, val: float | None, mark: str = "f") -> Run:
+    test = None if val is None else 1 - val
+    split = {"split": "patient", "fingerprint": mark, "val_labels": 14}
+    return Run(str(seed), settings, seed, "finished", **split, val=val, test=test)
+
+
+def test_runs_in_the_order_of_their_numbers_named_by_what_varies(tmp_path: Path) -> None:
+    for number in (10, 2, 0):
+        loss = "bce" if number else "focal"
+        write_run(tmp_path / str(number), ["epochs=1", f"loss={loss}", "sweep=x", "seed=7"])
+    (tmp_path / ".submitit").mkdir()
+    (tmp_path / ".submitit/train.log").touch()  # a launcher's own folder is no run
+    (tmp_path / "notes").mkdir()
+    runs = read_runs(tmp_path)
+    assert [(run.folder, run.settings, run.seed) for run in runs] == [
+        ("0", "loss=focal", 7),
+        ("2", "loss=bce", 7),
+        ("10", "loss=bce", 7),
+    ]
+    assert runs[0].fingerprint == "f-patient"
+    assert (runs[0].val_fingerprint, runs[0].test_fingerprint) == ("v-patient", "t-patient")
+    assert (runs[0].val, runs[0].val_labels) == (0.5, 13)
+
+
+def test_failed_and_unfinished_runs(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", ["loss=bce", "seed=0"])
+    write_run(tmp_path / "1", ["loss=bce", "seed=1"])
+    (tmp_path / "1/metrics.json").unlink()
+    (tmp_path / "2").mkdir()
+    failure = {"overrides": ["loss=auc", "seed=2"], "seed": 2, "message": "no pairs"}
+    (tmp_path / "2/failure.json").write_text(json.dumps(failure))
+    (tmp_path / "3").mkdir()
+    (tmp_path / "3/train.log").touch()  # killed before it wrote what it is
+    runs = read_runs(tmp_path)
+    assert [run.state for run in runs] == ["finished", "unfinished", "failed", "unfinished"]
+    assert runs[2].message == "no pairs"
+    assert runs[2].settings == "loss=auc"
+    assert (runs[3].settings, runs[3].seed) == ("", None)
+    assert [len(each.groups[0].runs) for each in rankings(runs)] == [1]
+
+
+@pytest.mark.parametrize("values", [[0.5, 0.75, 0.6], [0.1] * 4, [0.25, 0.5]])
+def test_spread_equals_numpy(values: list[float]) -> None:
+    found = spread([*values, None])
+    assert found.mean == pytest.approx(np.mean(values))
+    assert found.deviation == pytest.approx(np.std(values, ddof=1), abs=1e-12)
+    assert found.count == len(values)
+    assert spread([None]) == spread([])
+    assert spread([]).mean is None
+
+
+def test_seeds_are_grouped_and_groups_ranked_by_validation() -> None:
+    scores = {"a": (0.5, 0.6), "b": (0.7, 0.9), "c": (None, None), "d": (0.0, 0.0)}
+    runs = [finished(name, seed, scores[name][seed]) for seed in (0, 1) for name in scores]
+    (ranking,) = rankings(runs)
+    assert [group.settings for group in ranking.groups] == ["b", "a", "d", "c"]
+    assert ranking.chosen is ranking.groups[0]
+    assert ranking.groups[0].val == spread([0.7, 0.9])
+
+
+def test_splits_are_never_mixed() -> None:
+    runs = [
+        finished("a", 0, 0.9, "one"),
+        finished("a", 0, 0.1, "two"),
+        finished("b", 0, 0.2, "two"),
+        finished("b", 0, 0.8, "one"),
+    ]
+    first, second = rankings(runs)
+    assert (first.fingerprint, [g.settings for g in first.groups]) == ("one", ["a", "b"])
+    assert (second.fingerprint, [g.settings for g in second.groups]) == ("two", ["b", "a"])
+
+
+def test_test_figures_of_the_chosen_only() -> None:
+    runs = [finished("a", 0, 0.6), finished("a", 1, 0.8), finished("b", 0, 0.5)]
+    (ranking,) = rankings(runs)  # "b" would win on test
+    first, second = ranking_rows(ranking)
+    assert first["chosen"]
+    assert first["test_mean"] == pytest.approx(0.3)
+    assert first["test_sd"] == pytest.approx(np.std([0.4, 0.2], ddof=1))
+    assert (first["seeds"], first["n"], first["rank"]) == ([0, 1], 2, 1)
+    assert (second["test_mean"], second["test_n"], second["chosen"]) == (None, 0, False)
+    assert ranking_rows(ranking, all_tests=True)[1]["test_mean"] == 0.5
+
+
+def test_nothing_is_chosen_where_nothing_is_defined() -> None:
+    (ranking,) = rankings([finished("a", 0, None), finished("b", 0, None)])
+    assert ranking.chosen is None
+    assert [row["chosen"] for row in ranking_rows(ranking)] == [False, False]
+    assert rankings([]) == []
+
+
+def test_the_negatives_stand_in_every_ranking(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", ["loss=bce", "seed=0"])
+    (ranking,) = rankings(read_runs(tmp_path))
+    assert ranking.data == ranking_rows(ranking)[0]["data"] == "rsna (negatives: normal)"

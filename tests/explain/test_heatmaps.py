@@ -1,0 +1,136 @@
+"""Pictures of maps during training: whose they are, where they go, and that nothing changes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from xray_lightning import Phantom, XrayDataModule, XrayNet, XrayTask
+from xray_lightning.errors import ConfigError
+from xray_lightning.explain import class_map
+from xray_lightning.explain.overlays import Choice
+from xray_lightning.report.gallery import heat_maps
+
+QUIET = pytest.mark.filterwarnings("ignore:.*does not have many workers")
+TREE = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")  # inside Lightning
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
+    """Enough patients for each finding to be in validation."""
+    cache = tmp_path_factory.mktemp("cache")
+    return XrayDataModule(Phantom(60, size=32), image_size=32, batch_size=16, cache_dir=cache)
+
+
+@pytest.fixture
+def task(data: XrayDataModule) -> XrayTask:
+    torch.manual_seed(0)
+    return XrayTask(XrayNet(data.labels, "test_resnet", image_size=32))
+
+
+def trainer(folder: Path, *callbacks: pl.Callback, **settings: Any) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu", default_root_dir=folder, callbacks=list(callbacks), max_epochs=2,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        **{"logger": False} | settings,
+    )  # fmt: skip
+
+
+@QUIET
+@TREE
+def test_pictures_and_raw_maps_of_each_epoch(
+    data: XrayDataModule, task: XrayTask, tmp_path: Path
+) -> None:
+    maps = heat_maps(tmp_path / "maps", images=1, labels=["Infiltration", "Effusion"])
+    logger = TensorBoardLogger(tmp_path, name="", version="log")
+    trainer(tmp_path, maps, logger=logger, log_every_n_steps=1).fit(task, data)
+    names = sorted(path.name for path in (tmp_path / "maps").iterdir())
+    assert names == ["val_epoch1.npz", "val_epoch1.png", "val_epoch2.npz", "val_epoch2.png"]
+    with np.load(tmp_path / "maps" / "val_epoch2.npz") as kept:
+        assert kept["label"].tolist() == ["Infiltration", "Effusion"]
+        rows = {record.image_id: n for n, record in enumerate(data.part_records("val"))}
+        for name, label, raw, score in zip(
+            kept["image_id"], kept["label"], kept["maps"], kept["score"], strict=True
+        ):
+            image = data.dataset("val")[rows[str(name)]]["image"][None]
+            np.testing.assert_allclose(raw, class_map(task.net, image, str(label))[0], atol=1e-5)
+            with torch.no_grad():
+                task.net.eval()
+                expected = task.net(image).sigmoid()[0, data.labels.index(str(label))]
+            assert score == pytest.approx(float(expected), abs=1e-6)
+        assert kept["boxes"].shape == (len(kept["box_of"]), 4)
+    log = EventAccumulator(str(tmp_path / "log")).Reload()
+    shown = log.Images("maps/val")
+    assert len(shown) == 2
+    pixels = cv2.imdecode(np.frombuffer(shown[-1].encoded_image_string, np.uint8), 1)
+    assert np.array_equal(pixels, cv2.imread(str(tmp_path / "maps" / "val_epoch2.png")))
+
+
+@QUIET
+@TREE
+def test_looking_changes_nothing(
+    data: XrayDataModule, tmp_path: Path, fit: Callable[..., tuple[XrayTask, Path]]
+) -> None:
+    plain, _ = fit(name="plain", stop=2)
+    seen, _ = fit(heat_maps(tmp_path / "maps", method="gradcam", images=1), name="seen", stop=2)
+    for name, tensor in plain.net.state_dict().items():
+        assert torch.equal(tensor, seen.net.state_dict()[name]), name
+
+
+@QUIET
+@TREE
+def test_every_second_epoch_and_the_test_part(
+    data: XrayDataModule, task: XrayTask, tmp_path: Path
+) -> None:
+    """Choosing by score; under inference_mode gradients are wanted all the same."""
+    maps = heat_maps(tmp_path / "maps", rule="errors", images=1, every=2, method="gradcam")
+    run = trainer(tmp_path, maps)
+    run.fit(task, data)
+    run.test(task, data, verbose=False)
+    names = {path.name for path in (tmp_path / "maps").glob("*.png")}
+    assert names == {"val_epoch2.png", "test.png"}
+    with np.load(tmp_path / "maps" / "test.npz") as kept:
+        assert set(kept["target"].tolist()) <= {0, 1}
+        for label, score, target in zip(kept["label"], kept["score"], kept["target"], strict=True):
+            assert target == 1 or not (data.part_targets("test")[:, list(data.labels).index(label)]
+                                       == 1).any()  # fmt: skip
+            assert 0 < score < 1
+
+
+@QUIET
+@TREE
+def test_what_cannot_be_drawn_is_refused_before_training(
+    data: XrayDataModule, task: XrayTask, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="every must be an integer of at least 1, got 0"):
+        heat_maps(tmp_path, every=0)
+    with pytest.raises(ConfigError, match=r"method must be one of cam, .*got 'guess'"):
+        heat_maps(tmp_path, method="guess")
+    with pytest.raises(ConfigError, match=r"labels must be of .*, got Cough"):
+        trainer(tmp_path, heat_maps(tmp_path / "maps", labels=["Cough"])).fit(task, data)
+    with pytest.raises(
+        ConfigError, match=r"given an XrayTask and an XrayDataModule, got .*NoneType"
+    ):
+        trainer(tmp_path, heat_maps(tmp_path / "maps")).fit(
+            task, data.train_dataloader(), data.val_dataloader()
+        )
+    assert not (tmp_path / "maps").exists()
+
+
+def test_a_choice_without_images_is_drawn_as_such(
+    data: XrayDataModule, task: XrayTask, tmp_path: Path
+) -> None:
+    maps = heat_maps(tmp_path, rule="confident", labels="Hernia")
+    assert maps.choice == Choice("confident", 2, ("Hernia",))
+    scores = np.full((len(data.split.parts["val"]), 14), np.nan, np.float32)
+    figure = maps.look(task.net.eval(), data, "val", scores, "none")
+    assert "no image of this choice" in [text.get_text() for text in figure.axes[0].texts]
+    with np.load(tmp_path / "none.npz") as kept:
+        assert kept["maps"].shape == (0, 0, 0)

@@ -1,0 +1,172 @@
+"""Figures of a set of predictions against scikit-learn, and what is undefined."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
+
+from xray_lightning.metrics.calibration import Calibration
+from xray_lightning.metrics.estimates import CURVES, POINT, Verdict, judge
+
+LABELS = ("Mass", "Nodule", "Hernia", "Unread")
+
+
+def sample() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two labels with unknowns, one without a positive, one that nobody knows; 90 patients."""
+    rng = np.random.default_rng(0)
+    patients = rng.integers(90, size=600)
+    scores = rng.random((600, 4)).astype(np.float32)
+    targets = (rng.random((600, 4)) < 0.1 + 0.3 * scores).astype(np.float32)
+    targets[rng.random((600, 4)) < 0.1] = np.nan
+    targets[:, 2] = np.where(np.isnan(targets[:, 2]), np.nan, 0)
+    targets[:, 3] = np.nan
+    return scores, targets, patients
+
+
+@pytest.fixture(scope="module")
+def verdict() -> Verdict:
+    thresholds = {"Mass": 0.5, "Nodule": float("nan")}
+    return judge(LABELS, *sample(), thresholds=thresholds, draws=300)
+
+
+def test_values_equal_scikit_learn(verdict: Verdict) -> None:
+    scores, targets, _ = sample()
+    aurocs = []
+    for index, label in enumerate(LABELS[:2]):
+        known = ~np.isnan(targets[:, index])
+        truth, given = targets[known, index], scores[known, index].astype(np.float64)
+        found = {name: estimate.value for name, estimate in verdict.labels[label].items()}
+        aurocs.append(roc_auc_score(truth, given))
+        assert found["auroc"] == pytest.approx(aurocs[-1], abs=1e-12)
+        expected = average_precision_score(truth, given)
+        assert found["average_precision"] == pytest.approx(expected, abs=1e-12)
+        assert found["brier"] == pytest.approx(brier_score_loss(truth, given), abs=1e-12)
+    assert verdict.mean["auroc"].value == pytest.approx(np.mean(aurocs), abs=1e-12)
+    assert verdict.defined["auroc"] == 2
+    assert verdict.defined["brier"] == 3, "Brier's score needs no positive"
+
+
+def test_operating_point_equals_scikit_learn(verdict: Verdict) -> None:
+    scores, targets, _ = sample()
+    known = ~np.isnan(targets[:, 0])
+    truth, called = targets[known, 0], scores[known, 0] >= 0.5
+    expected = {
+        "sensitivity": recall_score(truth, called),
+        "specificity": recall_score(truth, called, pos_label=0),
+        "ppv": precision_score(truth, called),
+        "npv": precision_score(truth, called, pos_label=0),
+        "f1": f1_score(truth, called),
+    }
+    found = {name: verdict.labels["Mass"][name].value for name in POINT}
+    assert found == pytest.approx(expected)
+    assert all(np.isnan(verdict.labels["Nodule"][name].value) for name in POINT)
+    assert verdict.defined["f1"] == 1
+
+
+def test_intervals_hold_the_value(verdict: Verdict) -> None:
+    for name in ("auroc", "average_precision", "brier"):
+        for estimate in (verdict.labels["Mass"][name], verdict.mean[name]):
+            for low, high in (estimate.patient_interval, estimate.image_interval):
+                assert low < estimate.value < high
+            assert estimate.width_ratio > 0
+
+
+def test_what_is_undefined(verdict: Verdict) -> None:
+    assert np.isnan(verdict.labels["Hernia"]["auroc"].value)
+    assert np.isfinite(verdict.labels["Hernia"]["brier"].value)
+    for name in CURVES:
+        estimate = verdict.labels["Unread"][name]
+        assert np.isnan([estimate.value, *estimate.patient_interval]).all()
+        assert np.isnan(estimate.width_ratio)
+    assert verdict.positives["Hernia"] == verdict.known["Unread"] == 0
+
+
+def test_no_f1_without_positives_and_no_ap_without_negatives() -> None:
+    scores = np.random.default_rng(0).random((40, 2))
+    targets = np.column_stack([np.zeros(40), np.ones(40)])
+    found = judge(
+        LABELS[:2], scores, targets, np.arange(40), thresholds={"Mass": 0.5, "Nodule": 0.5}, draws=9
+    )
+    assert np.isnan(found.labels["Mass"]["f1"].value)
+    assert np.isnan(found.labels["Nodule"]["average_precision"].value)
+    assert found.labels["Nodule"]["f1"].value == f1_score(targets[:, 1], scores[:, 1] >= 0.5)
+    assert found.defined["f1"] == 1
+    assert found.defined["average_precision"] == found.defined["auroc"] == 0
+
+
+def test_an_interval_of_no_width_is_an_exact_bound() -> None:
+    """Eleven positives of five patients, all above all negatives (it was 1.000 to 1.000)."""
+    targets = np.zeros((60, 1))
+    targets[[0, 1, 2, 10, 11, 20, 21, 30, 31, 40, 41]] = 1
+    scores, patients = 0.2 + 0.6 * targets, np.arange(60) // 10
+    found = judge(("Mass",), scores, targets, patients, thresholds={"Mass": 0.5}, draws=50)
+    theirs = binomtest(5, 5).proportion_ci(0.95, method="exact")
+    for name in ("auroc", "sensitivity", "f1"):
+        for estimate in (found.labels["Mass"][name], found.mean[name]):
+            assert estimate.exact
+            assert estimate.patient_interval == pytest.approx((theirs.low, 1.0))
+            assert np.isnan(estimate.width_ratio)
+    brier = found.labels["Mass"]["brier"]
+    assert np.isnan(brier.patient_interval).all(), "0.04 in all draws: nothing is known"
+
+
+def test_the_ratio_is_of_what_is_printed(verdict: Verdict) -> None:
+    each = verdict.labels["Mass"]["auroc"]
+    wide, narrow = (high - low for low, high in (each.patient_interval, each.image_interval))
+    assert each.width_ratio == wide / narrow
+
+
+def test_counts(verdict: Verdict) -> None:
+    _, targets, patients = sample()
+    positive = targets[:, 0] == 1
+    assert verdict.positives["Mass"] == positive.sum()
+    assert verdict.positive_patients["Mass"] == len(set(patients[positive]))
+
+
+def test_a_patient_with_equal_images_counts_once() -> None:
+    """Every image five times: the image interval shrinks by about the root of 5, ours stays."""
+    scores, targets, patients = sample()
+    patients = np.arange(len(scores))
+    once = judge(LABELS, scores, targets, patients, draws=400)
+    again = judge(LABELS, *(np.repeat(each, 5, axis=0) for each in (scores, targets, patients)))
+    one, five = once.mean["auroc"], again.mean["auroc"]
+    assert five.value == pytest.approx(one.value)
+    np.testing.assert_allclose(five.patient_interval, one.patient_interval, atol=0.01)
+    assert one.width_ratio == pytest.approx(1, abs=0.15)
+    assert five.width_ratio == pytest.approx(5**0.5, abs=0.35)
+
+
+def test_the_seed_decides() -> None:
+    first, same = (judge(LABELS, *sample(), draws=50, seed=1).mean["auroc"] for _ in range(2))
+    assert first == same
+    other = judge(LABELS, *sample(), draws=50, seed=2).mean["auroc"]
+    assert other.patient_interval != first.patient_interval
+
+
+def test_calibrated_figures_stand_beside_the_raw_ones() -> None:
+    rng = np.random.default_rng(3)
+    targets = (rng.random((300, 2)) < 0.4).astype(float)
+    targets[::5, 0] = np.nan
+    scores = 0.5 * rng.random((300, 2)) + 0.4 * np.nan_to_num(targets)
+    flat = Calibration("platt", slope=0.5, intercept=0.1)
+    found = judge(
+        ("a", "b"), scores, targets, np.arange(300) // 2, calibrations={"a": flat}, draws=50
+    )
+    known = ~np.isnan(targets[:, 0])
+    expected = brier_score_loss(targets[known, 0], flat(scores[known, 0]))
+    value = found.labels["a"]["calibrated_brier"].value
+    assert value == pytest.approx(expected, abs=1e-12)
+    assert found.labels["a"]["calibrated_error"].value > 0
+    assert np.isnan(found.labels["b"]["calibrated_brier"].value)
+    assert found.mean["calibrated_brier"].value == pytest.approx(value)
+    assert found.defined["calibrated_error"] == 1
+    same = judge(("a", "b"), scores, targets, np.arange(300) // 2, draws=50)
+    assert "calibrated_brier" not in same.labels["a"]
+    assert found.labels["a"]["brier"] == same.labels["a"]["brier"]

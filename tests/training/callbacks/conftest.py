@@ -1,0 +1,79 @@
+"""Tiny runs for callbacks that change what is learned."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch.optim import AdamW
+
+from xray_lightning import Phantom, XrayDataModule, XrayNet, XrayTask
+from xray_lightning.checkpoint import AtomicCheckpointIO, Bundle
+from xray_lightning.training.callbacks.metrics_file import MetricsFile
+from xray_lightning.training.optim import Cosine
+
+Fit = Callable[..., tuple[XrayTask, Path]]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
+    cache = tmp_path_factory.mktemp("cache")
+    return XrayDataModule(Phantom(14, size=32), image_size=32, batch_size=6, cache_dir=cache)
+
+
+@pytest.fixture
+def fit(data: XrayDataModule, tmp_path: Path) -> Fit:
+    """Trains a new network; its folder holds weights.ckpt, last.ckpt and metrics.csv."""
+
+    def run(
+        *callbacks: pl.Callback, name: str = "run", stop: int = 3, **settings: Any
+    ) -> tuple[XrayTask, Path]:
+        torch.manual_seed(0)
+        net = XrayNet(data.labels, "test_resnet", image_size=32)
+        optimizer = partial(AdamW, lr=3e-3, weight_decay=0.5)
+        task = XrayTask(net, optimizer=optimizer, head_lr=1e-2, schedule=Cosine())
+        task.bundle = Bundle(net.config, dict(data.preprocessing), {})
+        folder = tmp_path / name
+        resume = settings.pop("resume", None)
+        keep = partial(ModelCheckpoint, folder, enable_version_counter=False)
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_epochs=3,
+            default_root_dir=folder,
+            logger=False,
+            callbacks=[
+                keep("weights", monitor="step", mode="max", save_weights_only=True),
+                keep("last"),
+                *callbacks,
+                MetricsFile(folder / "metrics.csv"),
+                Stop(stop),
+            ],
+            plugins=[AtomicCheckpointIO()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            **settings,
+        )
+        folder.mkdir(exist_ok=True)
+        if resume is None:
+            trainer.fit(task, data)
+        else:
+            trainer.fit(task, data, ckpt_path=resume, weights_only=True)
+        return task, folder
+
+    return run
+
+
+class Stop(pl.Callback):
+    """Ends a run of three epochs early, as a kill would."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = trainer.current_epoch + 1 >= self.epochs

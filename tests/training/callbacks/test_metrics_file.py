@@ -1,0 +1,149 @@
+"""metrics.csv: one row an epoch, also after a resume."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.phantom import Phantom
+from xray_lightning.models.network import XrayNet
+from xray_lightning.training.callbacks.metrics_file import MetricsFile, write_rows
+from xray_lightning.training.task import XrayTask
+
+COLUMNS = ("images_seen", "step", "lr")
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Callable[..., pl.Trainer]:
+    def make(epochs: int, metrics: MetricsFile) -> pl.Trainer:
+        return pl.Trainer(
+            accelerator="cpu",
+            max_epochs=epochs,
+            default_root_dir=tmp_path,
+            logger=False,
+            callbacks=[metrics],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+
+    return make
+
+
+def test_rows_become_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    write_rows([{"epoch": 0.0, "loss": 1 / 3}], path)
+    write_rows([{"epoch": 0.0, "loss": 1 / 3}, {"epoch": 1.0, "auroc": math.nan}], path)
+    assert path.read_text().splitlines() == ["epoch,loss,auroc", "0,0.333333333,", "1,,"]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_an_interrupted_write_keeps_the_older_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.csv"
+    write_rows([{"epoch": 0.0}], path)
+
+    def killed(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_rows([{"epoch": 5.0}], path)
+    assert path.read_text().splitlines() == ["epoch", "0"]
+
+
+def test_images_of_all_processes_count(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.csv")
+    fake: Any = SimpleNamespace(world_size=3)
+    metrics.on_train_epoch_start(fake, fake)
+    for size in (8, 8, 5):
+        metrics.on_train_batch_end(fake, fake, None, {"targets": torch.zeros(size, 2)}, 0)
+    fake = SimpleNamespace(
+        world_size=3,
+        callback_metrics={"val/auroc": torch.tensor(0.75)},
+        current_epoch=4,
+        global_step=15,
+        optimizers=[SimpleNamespace(param_groups=[{"lr": 0.5}])],
+        is_global_zero=True,
+    )
+    metrics.on_train_epoch_end(fake, fake)
+    row = metrics.rows[0]
+    assert row["images_seen"] == metrics.images_seen == 63
+    assert row["images_per_second"] == pytest.approx(63 / metrics.seconds)
+    assert (row["epoch"], row["step"], row["lr"], row["val/auroc"]) == (4, 15, 0.5, 0.75)
+
+
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")  # inside Lightning
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")  # on purpose, for 90 images
+def test_a_resumed_run_goes_on_in_the_same_table(
+    tmp_path: Path, trainer: Callable[..., pl.Trainer]
+) -> None:
+    phantom = Phantom(40, size=32)
+    data = XrayDataModule(phantom, image_size=32, batch_size=8, cache_dir=tmp_path / "cache")
+    path = tmp_path / "metrics.csv"
+
+    def new_task() -> XrayTask:
+        return XrayTask(XrayNet(data.labels, "test_resnet", image_size=32))
+
+    first = trainer(1, MetricsFile(path))
+    first.fit(new_task(), data)
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    begun = pd.read_csv(path)
+    metrics = MetricsFile(path)
+    again = trainer(3, metrics)
+    again.fit(new_task(), data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    table = pd.read_csv(path)
+    assert table["epoch"].tolist() == [0, 1, 2]
+    pd.testing.assert_frame_equal(table[:1], begun, check_dtype=False)
+    images = len(data.split.parts["train"])
+    images -= images % 8 == 1
+    assert table["images_seen"].tolist() == [images, 2 * images, 3 * images]
+    assert (table["images_per_second"] > 0).all()
+    assert metrics.seconds > 0
+    last = again.callback_metrics
+    assert table["val/auroc"].iloc[-1] == pytest.approx(float(last["val/auroc"]), rel=1e-8)
+    assert table["train/loss"].iloc[-1] == pytest.approx(float(last["train/loss"]), rel=1e-8)
+    assert [f"val/auroc/{label}" in table for label in data.labels] == [True] * 14
+
+
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")  # inside Lightning
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")  # on purpose, for 30 images
+def test_batches_that_share_a_step_all_count(fit: Callable[..., tuple[XrayTask, Path]]) -> None:
+    tables = [
+        pd.read_csv(fit(name=str(n), stop=1, accumulate_grad_batches=n)[1] / "metrics.csv")
+        for n in (1, 2)
+    ]
+    seen, steps, rates = ([table[name][0] for table in tables] for name in COLUMNS)
+    assert seen[0] == seen[1] > 12
+    assert steps[1] == math.ceil(steps[0] / 2)
+    assert rates[1] == rates[0], "an epoch of warm-up is over in both"
+
+
+def test_learning_rate_is_that_before_layer_decay(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.csv")
+    groups = [{"lr": 0.25, "lr_scale": 0.5}, {"lr": 7.0}]
+    trainer: Any = SimpleNamespace(
+        callback_metrics={}, current_epoch=0, global_step=1, is_global_zero=True,
+        optimizers=[SimpleNamespace(param_groups=groups)],
+    )  # fmt: skip
+    metrics.on_train_epoch_end(trainer, trainer)
+    assert metrics.rows[0]["lr"] == 0.5
+
+
+def test_state_is_plain_and_is_kept_apart(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.csv")
+    metrics.rows, metrics.images_seen, metrics.seconds = [{"epoch": 0.0}], 7, 1.5
+    torch.save(metrics.state_dict(), tmp_path / "state.ckpt")
+    other = MetricsFile(tmp_path / "other.csv")
+    other.load_state_dict(torch.load(tmp_path / "state.ckpt", weights_only=True))
+    assert other.state_dict() == metrics.state_dict()
+    other.rows.append({"epoch": 1.0})
+    assert len(metrics.rows) == 1

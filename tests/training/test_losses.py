@@ -1,0 +1,345 @@
+"""Losses against PyTorch's, torchvision's, timm's and the papers' formulas."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from timm.loss import AsymmetricLossMultiLabel
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torchvision.ops import sigmoid_focal_loss
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.training.losses import (
+    BCE,
+    Asymmetric,
+    ClassBalanced,
+    Focal,
+    WeightedBCE,
+    asymmetric,
+    binary_cross_entropy,
+    class_balanced,
+    effective_number_weights,
+    focal,
+)
+from xray_lightning.training.ranking import PairwiseAUC
+
+HERNIA = 613.0  # (86,524 - 141) / 141, the largest weight of NIH's training list
+NAN = torch.nan
+WEIGHT = torch.linspace(0.5, HERNIA, 14, dtype=torch.float64)
+COUNTS = torch.stack([86_524 - torch.arange(14) ** 4, torch.arange(14) ** 4])  # label 0: never
+
+LOSSES: dict[str, nn.Module] = {
+    "bce": BCE(),
+    "smooth": BCE(label_smoothing=0.1),
+    "weighted": WeightedBCE(WEIGHT, label_smoothing=0.05),
+    "focal": Focal(gamma=2.0, alpha=0.25, scale=2.0),
+    "focal, flat": Focal(gamma=0.3),
+    "asymmetric": Asymmetric(gamma_positive=1.0),
+    "asymmetric, flat": Asymmetric(gamma_negative=0.05, clip=0.0),
+    "class balanced": ClassBalanced(COUNTS, gamma=0.5),
+    "auc": PairwiseAUC(),
+}
+every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+
+
+def batch(seed: int = 0, spread: float = 6.0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = spread * torch.randn(9, 14, generator=generator, dtype=torch.float64)
+    targets = torch.bernoulli(torch.full((9, 14), 0.3, dtype=torch.float64), generator=generator)
+    return logits.requires_grad_(), targets
+
+
+def holes(targets: Tensor) -> Tensor:
+    """Where targets shall be unknown, (B, L)."""
+    return torch.rand(targets.shape, generator=torch.Generator().manual_seed(1)) < 0.4
+
+
+def gradient(loss: Tensor, logits: Tensor) -> Tensor:
+    (found,) = torch.autograd.grad(loss, logits)
+    return found
+
+
+def assert_same(ours: Tensor, theirs: Tensor, logits: Tensor, **tolerance: float) -> None:
+    torch.testing.assert_close(ours, theirs, **tolerance)
+    torch.testing.assert_close(gradient(ours, logits), gradient(theirs, logits), **tolerance)
+
+
+# --- what every loss does -------------------------------------------------------------------------
+
+
+@every_loss
+def test_unknown_targets_add_nothing(loss: nn.Module) -> None:
+    """The values of unknown logits do not matter, and their gradient is exactly zero."""
+    logits, targets = batch()
+    unknown = holes(targets)
+    targets = targets.masked_fill(unknown, NAN)
+    found = loss(logits, targets)
+    changed = torch.where(unknown, -3 * logits + 1, logits)
+    torch.testing.assert_close(loss(changed, targets), found)
+    slope = gradient(found, logits)
+    assert (slope[unknown] == 0).all()
+    assert (slope[~unknown] != 0).any()
+
+
+@every_loss
+def test_unknown_only(loss: nn.Module) -> None:
+    logits, targets = batch()
+    found = loss(logits, torch.full_like(targets, NAN))
+    assert found.item() == 0
+    assert (gradient(found, logits) == 0).all()
+
+
+@every_loss
+def test_an_empty_batch_is_zero(loss: nn.Module) -> None:
+    logits = torch.zeros(0, 14, requires_grad=True)
+    assert loss(logits, torch.zeros(0, 14)).item() == 0
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_extreme_logits(loss: nn.Module, dtype: torch.dtype) -> None:
+    extremes = torch.tensor([-1e4, -104.0, -95.0, -20.0, 0.0, 20.0, 95.0, 104.0, 1e4])
+    column = extremes.to(dtype).repeat(2).unsqueeze(1)  # every value absent, then present
+    logits = column.repeat(1, 14).requires_grad_()
+    targets = (torch.arange(18) >= 9).to(dtype).unsqueeze(1).repeat(1, 14)
+    found = loss(logits, targets)
+    assert torch.isfinite(found)
+    assert torch.isfinite(gradient(found, logits)).all()
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_single(loss: nn.Module, dtype: torch.dtype) -> None:
+    logits, targets = batch()
+    rounded = logits.detach().to(dtype)
+    half = rounded.clone().requires_grad_()
+    single = rounded.float().requires_grad_()
+    with torch.autocast("cpu", dtype):  # as Lightning's mixed precision calls it
+        ours = loss(half, targets.to(dtype))
+    theirs = loss(single, targets.float())
+    assert ours.dtype == theirs.dtype  # float32, or float64 by a weight
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    torch.testing.assert_close(gradient(ours, half), gradient(theirs, single).to(dtype))
+
+
+@every_loss
+def test_single_precision_is_near_double(loss: nn.Module) -> None:
+    logits, targets = batch()
+    single = logits.detach().float().requires_grad_()
+    ours, theirs = loss(single, targets.float()), loss(logits, targets)
+    torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-5, atol=0)
+    expected = gradient(theirs, logits)
+    scale = float(expected.abs().max())
+    found = gradient(ours, single).double()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6 * scale)
+
+
+@every_loss
+def test_gradient_is_that_of_the_value(loss: nn.Module) -> None:
+    logits, targets = batch(spread=1.5)
+    targets = targets.masked_fill(holes(targets), NAN)
+    assert torch.autograd.gradcheck(lambda z: loss(z, targets), logits, eps=1e-6, atol=1e-6)
+
+
+# --- binary cross-entropy -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_equals_torch(weight: Tensor | None, smoothing: float) -> None:
+    logits, targets = batch()
+    unknown = holes(targets)
+    soft = targets * (1 - smoothing) + smoothing / 2
+    ours = binary_cross_entropy(
+        logits, targets.masked_fill(unknown, NAN), weight, label_smoothing=smoothing
+    )
+    theirs = F.binary_cross_entropy_with_logits(logits, soft, pos_weight=weight, reduction="none")
+    assert_same(ours, theirs[~unknown].mean(), logits)
+
+
+@pytest.mark.parametrize(
+    ("logit", "target", "expected"),
+    [(-100.0, 1.0, 100 * HERNIA), (100.0, 0.0, 100.0), (100.0, 1.0, 0.0), (-100.0, 0.0, 0.0)],
+)
+def test_cross_entropy_of_extreme_logits(logit: float, target: float, expected: float) -> None:
+    loss = binary_cross_entropy(
+        torch.full((2, 1), logit), torch.full((2, 1), target), torch.tensor([HERNIA])
+    )
+    assert loss.item() == pytest.approx(expected, abs=1e-30)
+
+
+def test_a_label_without_positives_has_no_weight() -> None:
+    logits, targets = batch()
+    targets[:, 3] = 0
+    weight = WEIGHT.clone()
+    expected = binary_cross_entropy(logits, targets, weight)
+    weight[3] = NAN
+    found = binary_cross_entropy(logits, targets, weight)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert torch.isfinite(gradient(found, logits)).all()
+
+
+# --- focal ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("alpha", [None, 0.25, 1.0])
+def test_focal_equals_torchvision(gamma: float, alpha: float | None) -> None:
+    logits, targets = batch()
+    unknown = holes(targets)
+    ours = focal(logits, targets.masked_fill(unknown, NAN), gamma=gamma, alpha=alpha)
+    each = sigmoid_focal_loss(logits, targets, gamma=gamma, alpha=-1 if alpha is None else alpha)
+    assert_same(ours, each[~unknown].mean(), logits)
+
+
+# --- asymmetric -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize(
+    ("gamma_positive", "gamma_negative", "clip"),
+    [(0.0, 4.0, 0.05), (1.0, 4.0, 0.05), (1.0, 2.0, 0.0), (0.5, 3.0, 0.3), (0.0, 0.0, 0.2)],
+)
+def test_asymmetric_equals_timm(
+    gamma_positive: float, gamma_negative: float, clip: float, constant: bool
+) -> None:
+    logits, targets = batch(spread=3.0)
+    logits = logits.detach().float().requires_grad_()  # timm computes in float32
+    unknown = holes(targets)
+    ours = asymmetric(
+        logits,
+        targets.masked_fill(unknown, NAN),
+        gamma_positive=gamma_positive,
+        gamma_negative=gamma_negative,
+        clip=clip,
+        constant_focus=constant,
+    )
+    timm = AsymmetricLossMultiLabel(
+        gamma_negative, gamma_positive, clip, disable_torch_grad_focal_loss=constant
+    )
+    # A row of one element: timm's sum, which later versions divide by the rows, is then its loss.
+    known = ~unknown
+    each = [timm(z.view(1, 1), y.view(1, 1)) for z, y in zip(logits[known], targets[known])]  # noqa: B905
+    assert_same(ours, torch.stack(each).mean(), logits, rtol=2e-5, atol=1e-7)
+
+
+def test_asymmetric_without_focus_is_cross_entropy() -> None:
+    logits, targets = batch()
+    ours = asymmetric(logits, targets, gamma_negative=0.0, clip=0.0)
+    assert_same(ours, F.binary_cross_entropy_with_logits(logits, targets), logits)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 4.0])
+def test_an_absent_label_below_the_clip_costs_nothing(gamma: float) -> None:
+    logits = torch.tensor([[-50.0, -3.0, math.log(0.05 / 0.95) - 1e-3]], requires_grad=True)
+    loss = asymmetric(logits, torch.zeros(1, 3), gamma_negative=gamma, clip=0.05)
+    assert loss.item() == 0
+    assert (gradient(loss, logits) == 0).all()
+
+
+# --- class-balanced -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9, 0.9999])
+def test_effective_numbers_are_the_papers(beta: float) -> None:
+    counts = torch.tensor([[900, 50, 7], [100, 1, 12]])
+    plain = [(1 - beta) / (1 - beta**n) for n in counts.flatten().tolist()]
+    expected = torch.tensor([6 * weight / sum(plain) for weight in plain]).view(2, 3)
+    torch.testing.assert_close(effective_number_weights(counts, beta), expected)
+
+
+def test_weights_of_beta_near_one_are_inverse_frequencies() -> None:
+    counts = torch.tensor([[900, 50], [100, 25]])
+    found = effective_number_weights(counts, 1 - 1e-12)
+    torch.testing.assert_close(found / found[0, 0], 900 / counts)
+
+
+def test_a_class_that_does_not_occur_is_left_out_of_the_normalisation() -> None:
+    found = effective_number_weights(torch.tensor([[90, 100, 0], [10, 0, 100]]), 0.99)
+    expected = [(1 - 0.99) / (1 - 0.99**n) for n in (90, 10, 100, 100)]
+    factor = 4 / sum(expected)
+    torch.testing.assert_close(found[:, 0], factor * torch.tensor(expected[:2]))
+    assert found[1, 1] == 1
+    assert found[0, 2] == 1
+    assert (effective_number_weights(torch.zeros(2, 3), 0.99) == 1).all()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_class_balanced_is_a_weighted_mean(gamma: float) -> None:
+    logits, targets = batch()
+    unknown = holes(targets)
+    weights = effective_number_weights(COUNTS, 0.9999)
+    ours = class_balanced(logits, targets.masked_fill(unknown, NAN), weights, gamma=gamma)
+    each = sigmoid_focal_loss(logits, targets, gamma=gamma, alpha=-1)
+    each = each * (targets * weights[1] + (1 - targets) * weights[0])
+    assert_same(ours, each[~unknown].mean(), logits)
+
+
+# --- modules --------------------------------------------------------------------------------------
+
+
+def test_modules_call_the_functions() -> None:
+    logits, targets = batch()
+    pairs = [
+        (BCE(label_smoothing=0.2), binary_cross_entropy(logits, targets, label_smoothing=0.2)),
+        (
+            WeightedBCE(WEIGHT, label_smoothing=0.2),
+            binary_cross_entropy(logits, targets, WEIGHT, label_smoothing=0.2),
+        ),
+        (
+            Focal(gamma=1.5, alpha=0.3, scale=2.0),
+            2 * focal(logits, targets, gamma=1.5, alpha=0.3),
+        ),
+        (
+            Asymmetric(gamma_positive=1, gamma_negative=3, clip=0.1),
+            asymmetric(logits, targets, gamma_positive=1, gamma_negative=3, clip=0.1),
+        ),
+        (
+            ClassBalanced(COUNTS, beta=0.99, gamma=1),
+            class_balanced(logits, targets, effective_number_weights(COUNTS, 0.99), gamma=1),
+        ),
+    ]
+    for module, expected in pairs:
+        assert module(logits, targets) == expected, module
+    constant = Asymmetric(constant_focus=True)(logits, targets)
+    moving = Asymmetric()(logits, targets)
+    assert constant == moving
+    assert not gradient(constant, logits).equal(gradient(moving, logits))
+
+
+@pytest.mark.parametrize(
+    ("loss", "buffer"),
+    [(WeightedBCE(torch.ones(3)), "positive_weight"), (ClassBalanced(COUNTS), "weights")],
+)
+def test_weights_move_with_their_module_but_stay_out_of_checkpoints(
+    loss: nn.Module, buffer: str
+) -> None:
+    assert not loss.state_dict()
+    assert getattr(loss.double(), buffer).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: BCE(label_smoothing=1), r"loss\.label_smoothing must be .* 0 to below 1, got 1"),
+        (lambda: WeightedBCE(WEIGHT, label_smoothing=-0.1), r"loss\.label_smoothing .* got -0\.1"),
+        (lambda: Focal(gamma=-1), r"loss\.gamma must be a number from 0, got -1"),
+        (lambda: Focal(gamma="x"), r"loss\.gamma must be a number from 0, got 'x'"),
+        (lambda: Focal(gamma=math.inf), r"loss\.gamma must be a number from 0, got inf"),
+        (lambda: Focal(alpha=2.0), r"loss\.alpha must be a number from 0 to 1, got 2\.0"),
+        (lambda: Focal(scale=NAN), r"loss\.scale must be a number from 0, got nan"),
+        (lambda: Asymmetric(gamma_positive=-1), r"loss\.gamma_positive must be"),
+        (lambda: Asymmetric(gamma_negative=-1), r"loss\.gamma_negative must be"),
+        (lambda: Asymmetric(clip=1.0), r"loss\.clip must be .* 0 to below 1, got 1\.0"),
+        (lambda: ClassBalanced(COUNTS, beta=1.0), r"loss\.beta must be .* below 1, got 1\.0"),
+        (lambda: ClassBalanced(COUNTS, gamma=-1.0), r"loss\.gamma must be"),
+        (lambda: ClassBalanced(COUNTS.T), r"loss\.class_counts must be .* \(2, L\), got \["),
+        (lambda: ClassBalanced(COUNTS[0]), r"loss\.class_counts must be"),
+        (lambda: ClassBalanced(-COUNTS), r"loss\.class_counts must be"),
+    ],
+)
+def test_settings_out_of_range(make: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()

@@ -1,0 +1,302 @@
+"""Parameter groups against timm's, and schedules against formulas and PyTorch's schedulers."""
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from timm.optim import param_groups_layer_decay
+from torch import nn
+from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LambdaLR,
+    LinearLR,
+    MultiStepLR,
+    ReduceLROnPlateau,
+)
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.models.network import XrayNet
+from xray_lightning.training.optim import (
+    Constant,
+    Cosine,
+    Plateau,
+    Schedule,
+    Step,
+    make_optimizer,
+    parameter_groups,
+)
+
+NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+
+
+@pytest.fixture(params=["test_resnet", "test_vit", "test_convnext"])
+def net(request: pytest.FixtureRequest) -> XrayNet:
+    return XrayNet(("a", "b"), request.param, image_size=32)
+
+
+def test_every_parameter_once(net: XrayNet) -> None:
+    groups = parameter_groups(net)
+    found = [id(parameter) for group in groups for parameter in group["params"]]
+    assert len(found) == len(set(found))
+    assert set(found) == {id(parameter) for parameter in net.parameters()}
+    assert [group["name"] for group in groups] == [
+        *(group["name"] for group in groups if group["name"].startswith("backbone")),
+        "head",
+        "head_without_decay",
+    ]
+
+
+def test_frozen_parameters_are_in_the_groups(net: XrayNet) -> None:
+    net.backbone.requires_grad_(False)
+    count = sum(len(group["params"]) for group in parameter_groups(net))
+    assert count == len(list(net.parameters()))
+
+
+def test_norms_and_biases_do_not_decay(net: XrayNet) -> None:
+    optimizer = AdamW(parameter_groups(net), lr=1e-3, weight_decay=0.05)
+    decay = {
+        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
+    matrices = 0
+    for module in net.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, NORMS) or name == "bias":
+                assert decay[id(parameter)] == 0.0, f"{type(module).__name__}.{name}"
+            elif isinstance(module, nn.Linear | nn.Conv2d):
+                assert decay[id(parameter)] == 0.05, f"{type(module).__name__}.{name}"
+                matrices += 1
+    assert matrices > 5
+
+
+@pytest.mark.parametrize(("head_lr", "expected"), [(None, 1e-3), (5e-2, 5e-2)])
+def test_learning_rate_of_the_head(net: XrayNet, head_lr: float | None, expected: float) -> None:
+    optimizer = AdamW(parameter_groups(net, head_lr), lr=1e-3)
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert rates["head"] == rates["head_without_decay"] == expected
+    assert {rate for name, rate in rates.items() if name.startswith("backbone")} == {1e-3}
+    head = {id(parameter) for parameter in net.head.parameters()}
+    for group in optimizer.param_groups:
+        assert {id(p) in head for p in group["params"]} == {group["name"].startswith("head")}
+
+
+def test_attention_blocks_are_new(net: XrayNet) -> None:
+    net.attention = nn.ModuleDict({"block": nn.Conv2d(2, 1, 7)})
+    groups = {group["name"]: group for group in parameter_groups(net, 0.5)}
+    for name, parameter in net.attention.named_parameters():
+        group = groups["head" if name.endswith("weight") else "head_without_decay"]
+        assert any(parameter is each for each in group["params"])
+        assert group["lr"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "legacy_xception"])
+def test_layer_decay_equals_timm(name: str) -> None:
+    """timm counts the layers of a network with its own head, which stands where ours does."""
+    net = XrayNet(("a", "b"), name, image_size=64)
+    theirs = timm.create_model(name, num_classes=2, in_chans=1)
+    names = {id(parameter): name for name, parameter in theirs.named_parameters()}
+    expected = {
+        names[id(parameter)]: (group["lr_scale"], group["weight_decay"])
+        for group in param_groups_layer_decay(theirs, weight_decay=0.05, layer_decay=0.7)
+        for parameter in group["params"]
+    }
+    optimizer = make_optimizer(partial(AdamW, lr=2.0, weight_decay=0.05), net, 3.0, 0.7)
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    found = {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert set(found) == {name for name, _ in net.named_parameters()}
+    for parameter, (rate, decay) in found.items():
+        place, _, rest = parameter.partition(".")
+        scale, theirs_decay = expected[rest] if place == "backbone" else (1.5, decay)
+        assert rate == pytest.approx(2.0 * scale), parameter
+        assert decay == theirs_decay
+    rates = {rate for parameter, (rate, _) in found.items() if parameter.startswith("backbone")}
+    assert len(rates) > 3
+    assert max(rates) <= 2.0
+
+
+def test_without_layer_decay_the_optimizer_is_that_of_its_groups(net: XrayNet) -> None:
+    ours = make_optimizer(partial(AdamW, lr=1e-3), net, 1e-2)
+    plain = AdamW(parameter_groups(net, 1e-2), lr=1e-3)
+    assert ours.state_dict() == plain.state_dict()
+    assert len(ours.param_groups) == 4
+
+
+@pytest.mark.parametrize("decay", [0.0, -0.5, 1.1])
+def test_layer_decay_that_is_no_factor(net: XrayNet, decay: float) -> None:
+    with pytest.raises(ConfigError, match=rf"layer_decay must be above 0 .* got {decay}"):
+        parameter_groups(net, layer_decay=decay)
+
+
+@pytest.mark.parametrize(
+    "facts", [{"architecture": "mine"}, {"architecture": "mine", "classifier": "fc"}]
+)
+def test_layer_decay_of_unknown_layers(facts: dict[str, str]) -> None:
+    net = nn.Module()
+    net.backbone = nn.Linear(2, 2)
+    net.backbone.pretrained_cfg = facts  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match=r"timm states no layers for 'mine'; use .*=null"):
+        parameter_groups(net, layer_decay=0.5)
+
+
+def optimizer_of(lr: float = 1.0) -> SGD:
+    return SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.01, 0.3, 1.0])
+def test_cosine_without_warmup_equals_torch(floor: float) -> None:
+    schedule = Cosine(warmup_epochs=0, floor=floor)
+    schedule.start(40, 10)
+    optimizer = optimizer_of()
+    theirs = CosineAnnealingLR(optimizer, T_max=40, eta_min=floor)
+    for step in range(41):
+        assert schedule(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        theirs.step()
+    assert schedule(10_000) == pytest.approx(floor)
+
+
+def test_cosine_with_warmup() -> None:
+    schedule = Cosine(warmup_epochs=2, floor=0.1)
+    schedule.start(100, 10)
+    factors = np.array([schedule(step) for step in range(101)])
+    np.testing.assert_allclose(factors[:21], np.arange(1, 22) / 21)
+    rest = 0.1 + 0.9 * (1 + np.cos(np.pi * np.arange(81) / 80)) / 2
+    np.testing.assert_allclose(factors[20:], rest)
+
+
+def test_cosine_warms_up_for_half_a_run_at_most() -> None:
+    schedule = Cosine(warmup_epochs=50)
+    schedule.start(20, 10)
+    factors = [schedule(step) for step in range(21)]
+    assert int(np.argmax(factors)) == 10
+    assert factors[10] == 1
+    assert factors[-1] == pytest.approx(0.01)
+
+
+def test_constant_equals_torch() -> None:
+    schedule = Constant(warmup_epochs=3)
+    schedule.start(100, 4)
+    theirs = LinearLR(optimizer := optimizer_of(), start_factor=1 / 13, total_iters=12)
+    for step in range(30):
+        assert schedule(step) == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+    assert {Constant()(step) for step in range(9)} == {1.0}
+
+
+@pytest.mark.parametrize("milestones", [[30, 60, 90], [1], [2, 3], []])
+def test_step_equals_torch(milestones: list[int]) -> None:
+    schedule = Step(milestones=milestones, factor=0.3)
+    schedule.start(500, 5)
+    theirs = MultiStepLR(optimizer := optimizer_of(), milestones, 0.3)
+    for epoch in range(100):
+        for step in range(5 * epoch, 5 * epoch + 5):
+            assert schedule(step) == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+
+
+def test_step_warms_up() -> None:
+    schedule = Step(warmup_epochs=1, milestones=[2], factor=0.5)
+    schedule.start(100, 3)
+    factors = [schedule(step) for step in range(8)]
+    assert factors == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.5, 0.5])
+
+
+@pytest.mark.parametrize("patience", [0, 1, 3])
+def test_plateau_equals_torch(patience: int) -> None:
+    schedule = Plateau(factor=0.5, patience=patience)
+    optimizer = optimizer_of()
+    theirs = ReduceLROnPlateau(optimizer, "max", 0.5, patience, threshold=0.0, eps=0.0)
+    values = np.random.default_rng(0).integers(0, 20, 60) / 20  # with ties
+    values[::7] = math.nan
+    schedule.start(600, 10)
+    cuts = set()
+    for epoch, value in enumerate(values.tolist()):
+        schedule.update(value)
+        theirs.step(value)
+        assert schedule(10 * epoch) == pytest.approx(optimizer.param_groups[0]["lr"])
+        cuts.add(schedule(10 * epoch))
+    assert len(cuts) > 3
+
+
+def test_plateau_warms_up_and_then_stays() -> None:
+    schedule = Plateau(warmup_epochs=1)
+    schedule.start(100, 4)
+    assert [schedule(step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(Constant, {}), (Cosine, {}), (Plateau, {}), (Step, {"milestones": [3], "factor": 0.5})],
+)
+def test_state_survives_a_checkpoint(
+    kind: type[Schedule], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    def new() -> tuple[SGD, LambdaLR, Schedule]:
+        schedule = kind(warmup_epochs=2.5, **settings)
+        schedule.start(60, 10)
+        optimizer = optimizer_of(0.1)
+        return optimizer, LambdaLR(optimizer, schedule), schedule
+
+    def advance(optimizer: SGD, scheduler: LambdaLR, schedule: Schedule) -> list[float]:
+        rates = []
+        for step in range(20):
+            optimizer.step()
+            scheduler.step()
+            if isinstance(schedule, Plateau) and step % 2:
+                schedule.update(0.5)
+            rates += scheduler.get_last_lr()
+        return rates
+
+    first = new()
+    advance(*first)
+    torch.save([first[0].state_dict(), first[1].state_dict()], tmp_path / "state.ckpt")
+    states = torch.load(tmp_path / "state.ckpt", weights_only=True)
+    second = new()
+    second[0].load_state_dict(states[0])
+    second[1].load_state_dict(states[1])
+    assert vars(second[2]) == vars(first[2])
+    rates = advance(*second)
+    assert rates == advance(*first)
+    assert len(set(rates)) > 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "match"),
+    [
+        (Cosine, {"warmup_epochs": -1}, "warmup_epochs must be 0 or more, got -1"),
+        (Cosine, {"floor": -0.1}, r"floor must lie between 0 and 1, got -0\.1"),
+        (Cosine, {"floor": 1.5}, r"floor must lie between 0 and 1, got 1\.5"),
+        (Plateau, {"warmup_epochs": -0.5}, r"warmup_epochs must be 0 or more, got -0\.5"),
+        (Plateau, {"factor": 1.0}, r"factor must lie between 0 and 1, got 1\.0"),
+        (Plateau, {"factor": 0.0}, r"factor must lie between 0 and 1, got 0\.0"),
+        (Plateau, {"patience": -1}, "patience must be 0 or more, got -1"),
+        (Constant, {"warmup_epochs": -1}, "warmup_epochs must be 0 or more, got -1"),
+        (Step, {"factor": 1.5}, r"factor must lie between 0 and 1, got 1\.5"),
+        (Step, {"milestones": [0, 3]}, r"milestones must be growing .* got \[0, 3\]"),
+        (Step, {"milestones": [3, 3]}, r"milestones must be growing .* got \[3, 3\]"),
+        (Step, {"milestones": [5, 3]}, r"milestones must be growing .* got \[5, 3\]"),
+    ],
+)
+def test_settings_that_cannot_work(
+    kind: type[Schedule], settings: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^schedule\.{match}"):
+        kind(**settings)
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1e-3])
+def test_a_head_learns_at_a_number(rate: float) -> None:
+    net = XrayNet(["Mass"], "test_resnet", image_size=32)
+    with pytest.raises(ConfigError, match=f"learning rate of head is {rate}"):
+        make_optimizer(partial(AdamW, lr=1e-3), net, head_lr=rate)

@@ -1,0 +1,366 @@
+"""Real, tiny runs without Hydra: what is logged, the schedule, and what stops a run."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import Trainer
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.optim import SGD, AdamW
+
+from xray_lightning import Phantom, WeightedBCE, XrayDataModule, XrayNet, XrayTask
+from xray_lightning.data.transforms import light
+from xray_lightning.errors import ConfigError, NonFiniteLossError
+from xray_lightning.evaluation.predict import predict_part, summarise
+from xray_lightning.records import Record
+from xray_lightning.training.optim import Constant, Cosine, Plateau, Schedule
+from xray_lightning.training.task import require_finite
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),  # inside Lightning
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # on purpose, for 90 images
+]
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
+    cache = tmp_path_factory.mktemp("cache")
+    phantom = Phantom(patients=40, size=64)
+    return XrayDataModule(
+        phantom, image_size=SIZE, batch_size=16, augment=light(), cache_dir=cache, seed=1
+    )
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Callable[..., Trainer]:
+    def make(**settings: Any) -> Trainer:
+        quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+        arguments = quiet | {"max_epochs": 1, "enable_checkpointing": False} | settings
+        return Trainer(accelerator="cpu", default_root_dir=tmp_path, **arguments)
+
+    return make
+
+
+def new_task(
+    data: XrayDataModule, schedule: Schedule | None = None, loss: nn.Module | None = None
+) -> XrayTask:
+    torch.manual_seed(0)
+    net = XrayNet(data.labels, "test_resnet", image_size=SIZE)
+    return XrayTask(net, loss, optimizer=partial(AdamW, lr=3e-3), schedule=schedule)
+
+
+class Rates(pl.Callback):
+    """Learning rate used by each step."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+
+# --- the example of the documentation ---------------------------------------------------------
+
+
+def test_the_library_without_hydra(
+    data: XrayDataModule, trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    data = XrayDataModule(
+        Phantom(patients=40, seed=0, size=64),
+        image_size=SIZE,
+        batch_size=16,
+        cache_dir=data.cache_dir,
+    )
+    net = XrayNet(labels=data.labels, backbone="test_resnet", image_size=SIZE)
+    task = XrayTask(net, WeightedBCE(data.positive_weight()), optimizer=partial(AdamW, lr=3e-4))
+    before = net.head.classifier.weight.clone()
+    runner = trainer(max_epochs=2)
+    runner.fit(task, data)
+    assert not torch.equal(net.head.classifier.weight, before)
+    names = {"train/loss", "val/loss", "val/auroc", "val/auroc_defined"}
+    assert set(runner.callback_metrics) == names | {f"val/auroc/{label}" for label in data.labels}
+    assert "val/auroc/Hernia" in runner.callback_metrics
+    for name, value in runner.validate(task, data, verbose=False)[0].items():
+        last = float(runner.callback_metrics[name])
+        assert value == last or (math.isnan(value) and math.isnan(last))
+    for value in (runner.callback_metrics["val/loss"], net.head.classifier.weight):
+        assert torch.isfinite(value).all()
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_logged_figures_are_those_of_the_predictions(
+    part: str, data: XrayDataModule, trainer: Callable[..., Trainer]
+) -> None:
+    task, runner = new_task(data), trainer()
+    runner.fit(task, data)
+    judge = runner.validate if part == "val" else runner.test
+    logged = judge(task, data, verbose=False)[0]
+    predictions = predict_part(trainer(), task, data, part)
+    summary = summarise(predictions, data.split.part_fingerprints[part])
+    assert np.float32(logged[f"{part}/auroc"]) == np.float32(summary["auroc"]["mean"])
+    assert logged[f"{part}/auroc_defined"] == summary["auroc"]["defined"] > 3
+    values = []
+    for index, label in enumerate(data.labels):
+        targets, scores = predictions.targets[:, index], predictions.scores[:, index]
+        value = logged[f"{part}/auroc/{label}"]
+        if targets.min() == targets.max():
+            assert math.isnan(value)
+            assert summary["auroc"]["labels"][label] is None
+            continue
+        assert value == summary["auroc"]["labels"][label]
+        assert value == pytest.approx(roc_auc_score(targets, scores), abs=1e-6)
+        values.append(roc_auc_score(targets, scores))
+    assert summary["auroc"]["mean"] == pytest.approx(np.mean(values), abs=1e-6)
+    loss = F.binary_cross_entropy(
+        torch.from_numpy(predictions.scores), torch.from_numpy(predictions.targets)
+    )
+    assert logged[f"{part}/loss"] == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_validation_loss_is_the_mean_over_the_known_targets(
+    trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    """Not over the batches, whose means count unlike many; before a fit, in it, and after."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, (60, 2)).astype(float)
+    targets[rng.random(targets.shape) < 0.5] = np.nan
+    source = Findings(("a", "b"), targets)
+    data = XrayDataModule(source, image_size=SIZE, batch_size=5, cache_dir=tmp_path)
+    task = new_task(data)
+    for _ in range(2):
+        runner = trainer()
+        logged = runner.validate(task, data, verbose=False)[0]
+        table = predict_part(trainer(), task, data, "val")
+        known = torch.from_numpy(~np.isnan(table.targets))
+        truth = torch.from_numpy(table.targets)[known]
+        loss = F.binary_cross_entropy(torch.from_numpy(table.scores)[known], truth)
+        assert logged["val/loss"] == pytest.approx(float(loss), rel=1e-5)
+        runner.fit(task, data)
+        assert torch.isfinite(runner.callback_metrics["val/loss"])
+
+
+def test_training_loss_is_the_mean_over_the_images(
+    data: XrayDataModule, trainer: Callable[..., Trainer]
+) -> None:
+    task = new_task(data)
+    task.optimizer = partial(SGD, lr=0.0)
+    seen: list[tuple[float, int]] = []
+
+    class Listen(nn.Module):
+        def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+            loss = F.binary_cross_entropy_with_logits(logits, targets)
+            if logits.requires_grad:
+                seen.append((float(loss.detach()), len(targets)))
+            return loss
+
+    task.loss = Listen()
+    runner = trainer(limit_val_batches=0)
+    runner.fit(task, data)
+    losses, sizes = zip(*seen, strict=True)
+    expected = np.average(losses, weights=sizes)
+    assert len(set(sizes)) == 2  # the last batch is smaller
+    assert float(runner.callback_metrics["train/loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+@torch.no_grad()
+def test_steps(data: XrayDataModule) -> None:
+    task = new_task(data).eval()
+    batch: Any = next(iter(data.val_dataloader()))
+    logits = task(batch["image"])
+    assert torch.equal(logits, task.net(batch["image"]))
+    assert torch.equal(task.predict_step(batch, 0), torch.sigmoid(logits))
+    mirrored = torch.sigmoid(task(torch.from_numpy(batch["image"].numpy()[..., ::-1].copy())))
+    task.tta = "flip"
+    assert torch.equal(task.predict_step(batch, 0), (torch.sigmoid(logits) + mirrored) / 2)
+
+
+def test_validation_while_training_is_without_mirror_images(
+    data: XrayDataModule, trainer: Callable[..., Trainer]
+) -> None:
+    task = new_task(data)
+    plain = trainer().validate(task, data, verbose=False)[0]
+    task.tta = "flip"
+    again = trainer().validate(task, data, verbose=False)[0]
+    np.testing.assert_equal(again, plain)
+
+
+def test_unknown_test_time_augmentation(data: XrayDataModule) -> None:
+    with pytest.raises(ConfigError, match="tta must be one of none, flip, got 'rotate'"):
+        XrayTask(new_task(data).net, tta="rotate")
+
+
+# --- a single label, and a label nobody knows -----------------------------------------------------
+
+
+@dataclass
+class Findings:
+    """Noise with chosen targets."""
+
+    labels: tuple[str, ...]
+    targets: np.ndarray
+    name: str = "findings"
+    missing: tuple[str, ...] = ()
+    allow_missing: bool = False
+    official: None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def records(self) -> list[Record]:
+        return [
+            Record(f"{number}.png", f"p{number}", tuple(row))
+            for number, row in enumerate(self.targets.tolist())
+        ]
+
+    def read(self, record: Record) -> np.ndarray:
+        rng = np.random.default_rng(int(record.patient_id[1:]))
+        return rng.integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
+
+    def identity(self) -> dict[str, str | int | float | bool]:
+        return {"labels": len(self.labels)}
+
+
+def test_a_data_set_of_one_label(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    targets = (np.arange(40) % 2)[:, None].astype(float)
+    source = Findings(("Pneumonia",), targets)
+    data = XrayDataModule(source, image_size=SIZE, batch_size=8, cache_dir=tmp_path)
+    task, runner = new_task(data), trainer()
+    runner.fit(task, data)
+    logged = dict(runner.callback_metrics)
+    summary = summarise(predict_part(runner, task, data, "val"), "")
+    assert logged["val/auroc_defined"] == 1
+    assert float(logged["val/auroc"]) == np.float32(summary["auroc"]["mean"])
+    assert logged["val/auroc/Pneumonia"] == logged["val/auroc"]
+
+
+def test_a_label_nobody_knows(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    targets = np.column_stack([np.arange(40) % 2, np.full(40, np.nan)])
+    source = Findings(("Pneumonia", "Unread"), targets)
+    data = XrayDataModule(source, image_size=SIZE, batch_size=8, cache_dir=tmp_path)
+    runner = trainer()
+    runner.fit(new_task(data, loss=WeightedBCE(data.positive_weight())), data)
+    assert runner.callback_metrics["val/auroc_defined"] == 1
+    assert runner.callback_metrics["val/auroc/Unread"].isnan()
+    assert torch.isfinite(runner.callback_metrics["train/loss"])
+    assert torch.isfinite(runner.callback_metrics["val/auroc"])
+
+
+# --- the schedule -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_cosine_follows_the_steps_of_the_run(
+    accumulate: int, data: XrayDataModule, trainer: Callable[..., Trainer]
+) -> None:
+    per_epoch = math.ceil(len(data.train_dataloader()) / accumulate)
+    rates = Rates()
+    runner = trainer(max_epochs=3, callbacks=[rates], accumulate_grad_batches=accumulate)
+    runner.fit(new_task(data, Cosine(warmup_epochs=1, floor=0.1)), data)
+    expected = Cosine(warmup_epochs=1, floor=0.1)
+    expected.start(3 * per_epoch, per_epoch)
+    assert len(rates.rates) == 3 * per_epoch
+    assert rates.rates == pytest.approx([3e-3 * expected(step) for step in range(3 * per_epoch)])
+    assert int(np.argmax(rates.rates)) == per_epoch
+
+
+def test_a_run_of_so_many_steps(data: XrayDataModule, trainer: Callable[..., Trainer]) -> None:
+    """An epoch of warm-up is an epoch of batches, also where max_steps ends the run."""
+    per_epoch = len(data.train_dataloader())
+    rates = Rates()
+    runner = trainer(max_epochs=-1, max_steps=4 * per_epoch, callbacks=[rates])
+    runner.fit(new_task(data, Cosine(warmup_epochs=1)), data)
+    assert len(rates.rates) == 4 * per_epoch
+    assert int(np.argmax(rates.rates)) == per_epoch
+
+
+def test_a_schedule_needs_an_end(data: XrayDataModule, trainer: Callable[..., Trainer]) -> None:
+    with pytest.raises(ConfigError, match="a schedule needs the length of the run: set max_epochs"):
+        trainer(max_epochs=-1).fit(new_task(data, Cosine()), data)
+
+
+def test_without_a_schedule_the_rate_is_constant(
+    data: XrayDataModule, trainer: Callable[..., Trainer]
+) -> None:
+    rates = Rates()
+    task = new_task(data)
+    trainer(callbacks=[rates]).fit(task, data)
+    assert set(rates.rates) == {3e-3}
+
+
+def test_layer_decay_of_a_run(data: XrayDataModule, trainer: Callable[..., Trainer]) -> None:
+    task, rates = new_task(data, Constant()), Rates()
+    task.layer_decay, task.head_lr = 0.5, 1e-2
+    runner = trainer(callbacks=[rates], limit_train_batches=2)
+    runner.fit(task, data)
+    groups = {group["name"]: group["lr"] for group in runner.optimizers[0].param_groups}
+    assert set(rates.rates) == {groups["backbone_5"]} == {3e-3 * 0.5**5}
+    assert groups["head"] == 1e-2
+
+
+class Listening(Plateau):
+    """Remembers what it was told."""
+
+    told: list[float]
+
+    def update(self, value: float) -> None:
+        self.told.append(value)
+        super().update(value)
+
+
+def test_plateau_is_told_after_each_epoch(
+    data: XrayDataModule, trainer: Callable[..., Trainer]
+) -> None:
+    schedule = Listening(patience=0, factor=0.5)
+    schedule.told = []
+    schedule.best = 2.0  # nothing will be better: a cut each epoch
+    rates = Rates()
+    runner = trainer(max_epochs=3, callbacks=[rates])  # its sanity check does not count
+    runner.fit(new_task(data, schedule), data)
+    assert len(schedule.told) == 3
+    assert np.float32(schedule.told[-1]) == float(runner.callback_metrics["val/auroc"])
+    per_epoch = len(data.train_dataloader())
+    # LambdaLR has set the rate of the first step of an epoch before the validation
+    firsts = [3e-3 * 0.5 ** ((step - 1) // per_epoch) for step in range(1, 3 * per_epoch)]
+    assert rates.rates == pytest.approx([3e-3, *firsts])
+
+
+# --- a loss that is no number -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number(value: float) -> None:
+    match = rf"the loss became {value} in epoch 4 on the images a\.png, b\.png\. .*optimizer\.lr"
+    with pytest.raises(NonFiniteLossError, match=match):
+        require_finite(torch.tensor(value), ["a.png", "b.png"], 4)
+    require_finite(torch.tensor(1e30), ["a.png"], 4)
+
+
+class Exploding(nn.Module):
+    """Becomes infinite at its third batch."""
+
+    calls = 0
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        self.calls += logits.requires_grad
+        return logits.mean() * (math.inf if self.calls == 3 else 1.0)
+
+
+def test_a_run_stops_at_the_first_one(
+    data: XrayDataModule, trainer: Callable[..., Trainer]
+) -> None:
+    task = new_task(data, loss=Exploding())
+    loader: Any = data.train_dataloader()
+    loader.sampler.set_epoch(0)
+    ids = [batch["image_id"] for batch in loader][2]
+    with pytest.raises(NonFiniteLossError, match="in epoch 0") as caught:
+        trainer().fit(task, data)
+    assert f"on the images {', '.join(ids)}. " in str(caught.value)

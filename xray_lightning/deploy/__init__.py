@@ -1,0 +1,1 @@
+"""A checkpoint put to use on new files."""

@@ -1,0 +1,273 @@
+"""Scores of new files and arrays, prepared exactly as the checkpoint's own images were."""
+
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from xray_lightning.checkpoint import load_checkpoint
+from xray_lightning.data.decoding import available_cores
+from xray_lightning.data.dicom import to_uint8
+from xray_lightning.data.geometry import fit_square
+from xray_lightning.data.images import noting, read_image
+from xray_lightning.data.transforms import equalise
+from xray_lightning.errors import CheckpointError, ConfigError, DataError, InvalidImageError
+from xray_lightning.evaluation.predictions import require_scores
+from xray_lightning.models.network import XrayNet
+from xray_lightning.training.task import TTA
+
+Pixels = npt.NDArray[np.uint8]
+Scores = npt.NDArray[np.float32]
+Image = str | Path | npt.NDArray[Any]  # a file, or (H, W) uint8 or float in [0, 1]
+
+STEPS = {"image_size", "clahe"}  # of the preprocessing that this version can repeat
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What became of one file.
+
+    Attributes:
+        path: the file.
+        scores: (L,) float32 in [0, 1]; None if it is no readable image.
+        failure: why there are no scores, else "".
+        notes: what its reader decided by a fall-back, in words without values.
+    """
+
+    path: Path
+    scores: Scores | None
+    failure: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class Classifier:
+    """A trained network with its preprocessing: images of any size in, scores out.
+
+    The network runs in float32. On a CPU the scores of an image are those of the training run's
+    test loader; other images in the batch do not matter, but its size can change the last bits of
+    a sum (measured on five networks: scores moved by up to 1.3e-6). A run tested in bfloat16, as
+    on a GPU by default, has coarser scores of its own.
+
+    Args:
+        net: the network; put into evaluation mode.
+        preprocessing: ``image_size`` in pixels and ``clahe``, as a checkpoint stores them.
+        device: "auto" (a GPU if there is one), "cpu" or "cuda".
+        tta: "none", or "flip": the mean of the scores of an image and its mirror image.
+        split: fingerprint of the split it was trained on, if known.
+
+    Raises:
+        ConfigError: an unknown device, or one that is not there.
+        CheckpointError: a step of the preprocessing or a ``tta`` that this version does not know.
+    """
+
+    def __init__(
+        self,
+        net: XrayNet,
+        preprocessing: Mapping[str, Any],
+        *,
+        device: str = "auto",
+        tta: str = "none",
+        split: str | None = None,
+    ) -> None:
+        if set(preprocessing) != STEPS or tta not in TTA:
+            raise CheckpointError(
+                f"this version repeats the preprocessing {sorted(STEPS)} and tta {' or '.join(TTA)}"
+                f"; the checkpoint needs {dict(preprocessing)} and tta={tta!r}: use the version "
+                "that made it"
+            )
+        self.device = find_device(device)
+        self.net = net.eval().to(self.device)
+        self.preprocessing = dict(preprocessing)
+        self.tta, self.split = tta, split
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The L labels, in the order of the scores."""
+        return self.net.labels
+
+    def __call__(
+        self, images: Image | Sequence[Image], *, batch_size: int = 32
+    ) -> npt.NDArray[np.float32]:
+        """Scores of some images.
+
+        Args:
+            images: a path, an array (H, W) of uint8 or of floats in [0, 1], an array (N, H, W), or
+                a sequence of paths and such arrays.
+            batch_size: images a batch.
+
+        Returns:
+            (N, L) float32 in [0, 1]; N is 1 for a path or an array (H, W).
+
+        Raises:
+            InvalidImageError: a file is unreadable, or an array is no radiograph.
+            CheckpointError: a score is NaN.
+            ConfigError: the batch size is below 1.
+        """
+        listed = _listed(images)
+        starts = range(0, len(listed), _positive(batch_size))
+        batches = [[self.prepare(x) for x in listed[i : i + batch_size]] for i in starts]
+        empty = np.empty((0, len(self.labels)), np.float32)
+        scores = np.concatenate([empty, *(self.score(np.stack(batch)) for batch in batches)])
+        require_scores(scores, [f"number {row + 1}" for row in range(len(scores))])
+        return scores
+
+    def stream(
+        self, paths: Iterable[str | Path], *, batch_size: int = 32, workers: int | None = None
+    ) -> Iterator[Scored]:
+        """Scores of many files, in their order; the next ones are decoded while the network runs.
+
+        An unreadable file does not stop the others: it comes back with the reason.
+
+        Args:
+            paths: the files.
+            batch_size: files a batch.
+            workers: decoding threads; None: one for each available core.
+
+        Raises:
+            CheckpointError: a score is NaN.
+            ConfigError: the batch size or the number of workers is below 1.
+        """
+        workers = _positive(available_cores() if workers is None else workers)
+        with closing(self._decoded(paths, 2 * _positive(batch_size), workers)) as decoded:
+            while batch := list(islice(decoded, batch_size)):
+                whole = [(path, square) for path, square, _ in batch if not isinstance(square, str)]
+                scores = iter(())
+                if whole:
+                    scored = self.score(np.stack([square for _, square in whole]))
+                    require_scores(scored, [str(path) for path, _ in whole])
+                    scores = iter(scored)
+                for path, square, notes in batch:
+                    if isinstance(square, str):
+                        yield Scored(path, None, square)
+                    else:
+                        yield Scored(path, next(scores), notes=tuple(notes))
+
+    def prepare(self, image: Image) -> Pixels:
+        """A file or an array as the square the network sees, (S, S) uint8.
+
+        Raises:
+            InvalidImageError: the file is unreadable, or the array is no radiograph.
+        """
+        pixels = read_image(Path(image)) if isinstance(image, str | Path) else _to_grey8(image)
+        square = fit_square(pixels, self.preprocessing["image_size"])
+        return equalise(square) if self.preprocessing["clahe"] else square
+
+    def score(self, squares: Pixels) -> Scores:
+        """Scores (N, L) of prepared squares, (N, S, S) uint8."""
+        images = torch.from_numpy(squares).unsqueeze(1).to(self.device)  # (N, 1, S, S)
+        images = images.to(torch.float32).div_(255)
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # TF32 keeps 10 bits
+        with torch.inference_mode(), exact:
+            scores = torch.sigmoid(self.net(images))
+            if self.tta == "flip":
+                scores = (scores + torch.sigmoid(self.net(images.flip(3)))) / 2
+        return scores.cpu().numpy()
+
+    def _decoded(
+        self, paths: Iterable[str | Path], ahead: int, workers: int
+    ) -> Generator[tuple[Path, Pixels | str, list[str]], None, None]:
+        """A file's square or why there is none, and notes; ``ahead`` files are in the works."""
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        pending: deque[tuple[Path, Future[tuple[Pixels | str, list[str]]]]] = deque()
+        try:
+            for path in map(Path, paths):
+                pending.append((path, pool.submit(self._attempt, path)))
+                if len(pending) > ahead:
+                    first, future = pending.popleft()
+                    yield first, *future.result()
+            for path, future in pending:
+                yield path, *future.result()
+        finally:  # Ctrl-C and errors come here with files still pending
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _attempt(self, path: Path) -> tuple[Pixels | str, list[str]]:
+        with noting() as notes:
+            try:
+                return self.prepare(path), notes
+            except DataError as error:
+                return str(error).removeprefix(f"{path}: "), notes
+
+
+def load_classifier(checkpoint: str | Path, *, device: str = "auto") -> Classifier:
+    """A classifier from a checkpoint alone.
+
+    Args:
+        checkpoint: e.g. RUN/checkpoints/best.ckpt.
+        device: "auto" (a GPU if there is one), "cpu" or "cuda".
+
+    Raises:
+        CheckpointError: no checkpoint of ours, or one that needs another version.
+        ConfigError: an unknown device, or one that is not there.
+    """
+    loaded = load_checkpoint(checkpoint)
+    bundle = loaded.bundle
+    return Classifier(
+        loaded.build_net(),
+        bundle.preprocessing,
+        device=device,
+        tta=bundle.config.get("tta", "none"),  # older checkpoints have no such setting
+        split=bundle.split.get("fingerprint"),
+    )
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ConfigError: an unknown name, or "cuda" where torch sees no GPU.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device must be auto, cpu or cuda, got {name!r}")
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError("device=cuda, but torch sees no GPU; use auto or cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def _listed(images: Image | Sequence[Image]) -> Sequence[Image]:
+    if isinstance(images, str | Path):
+        return [images]
+    if isinstance(images, np.ndarray):
+        if images.ndim == 3 and images.shape[2] > 4:
+            return list(images)
+        return [images]  # (H, W), or refused by its shape
+    if isinstance(images, Sequence):
+        return images
+    raise _refused(f"expected paths or arrays, got {type(images).__name__}")
+
+
+def _to_grey8(image: object) -> Pixels:
+    """An array as (H, W) uint8; floats are rounded as the reader of files does."""
+    if not isinstance(image, np.ndarray):
+        raise _refused(f"expected a path or an array, got {type(image).__name__}")
+    if image.ndim != 2 or not image.size:
+        raise _refused(f"expected a grey image (H, W), got an array of shape {image.shape}")
+    if image.dtype == np.uint8:
+        return image
+    if not np.issubdtype(image.dtype, np.floating):
+        raise _refused(f"expected uint8, or floats from 0 to 1, got {image.dtype}")
+    low, high = image.min(), image.max()
+    if not (low >= 0 and high <= 1):  # also NaN
+        raise _refused(f"expected floats from 0 to 1, got {low} to {high}")
+    return to_uint8(image)
+
+
+def _refused(reason: str) -> InvalidImageError:
+    return InvalidImageError(
+        f"{reason}. Give a path, an array (H, W) of uint8 or of floats in [0, 1], an array "
+        "(N, H, W), or a list of them"
+    )
+
+
+def _positive(count: int) -> int:
+    if count < 1:
+        raise ConfigError(f"batch_size and workers must be at least 1, got {count}")
+    return count

@@ -1,0 +1,1 @@
+"""Scores of a network against the truth: predicted, evaluated, compared."""

@@ -1,0 +1,113 @@
+"""Scores of a trained network on a part of a data set, and their summary."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.samplers import Shard
+from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation.predictions import Predictions, require_scores
+from xray_lightning.metrics.auroc import auroc_per_label, defined_mean
+from xray_lightning.training.task import XrayTask
+
+Summary = dict[str, Any]
+Scores = npt.NDArray[np.float32]
+ScoredShard = tuple[list[int], Scores]  # positions in the part, and their scores (n, L)
+
+
+def predict_part(
+    trainer: pl.Trainer, task: XrayTask, data: XrayDataModule, part: str
+) -> Predictions:
+    """Scores of every image of "val" or "test", each exactly once, in table order.
+
+    Several processes share the images; each gets the whole table.
+
+    Raises:
+        ConfigError: another part (training images are augmented and not scored here), or one
+            with fewer images than processes.
+        CheckpointError: a score is NaN.
+        ValueError: the network does not know one of the data's labels.
+    """
+    if part not in ("val", "test"):
+        raise ConfigError(f"part must be val or test, got {part!r}")
+    loader = data.judging_loader(part, trainer.global_rank, trainer.world_size)
+    positions = list(cast(Shard, loader.sampler))
+    batches = cast(list[Tensor], trainer.predict(task, dataloaders=loader))
+    shard = positions, torch.cat(batches).float().numpy()
+    records = data.part_records(part)
+    scores = assembled(gathered(shard, trainer.world_size), len(records))
+    image_ids = tuple(record.image_id for record in records)
+    require_scores(scores, image_ids)
+    columns = [task.net.labels.index(label) for label in data.labels]  # of a larger label set
+    return Predictions(
+        labels=data.labels,
+        image_ids=image_ids,
+        patient_ids=tuple(record.patient_id for record in records),
+        targets=data.part_targets(part),
+        scores=scores[:, columns],
+    )
+
+
+def gathered(shard: ScoredShard, world: int) -> list[ScoredShard]:
+    """The shards of all processes, in each of them."""
+    if world == 1:
+        return [shard]
+    shards: list[Any] = [None] * world
+    torch.distributed.all_gather_object(shards, shard)
+    return shards
+
+
+def assembled(shards: Sequence[ScoredShard], count: int) -> Scores:
+    """Scores in table order, (count, L), from the positions and scores of each process.
+
+    Raises:
+        ValueError: a position is missing or came more than once, or has no scores.
+    """
+    positions = np.concatenate([np.asarray(each, dtype=np.int64) for each, _ in shards])
+    scores = np.concatenate([each for _, each in shards])
+    if not np.array_equal(np.sort(positions), np.arange(count)) or len(scores) != count:
+        raise ValueError(
+            f"each of {count} images must be scored once, got {len(scores)} scores for "
+            f"{len(positions)} positions, {len(np.unique(positions))} of them different; leave the "
+            "data module's loaders as they are"
+        )
+    table = np.empty_like(scores)
+    table[positions] = scores
+    return table
+
+
+def summarise(predictions: Predictions, fingerprint: str, *, tta: str = "none") -> Summary:
+    """AUROC per label and its mean over the defined ones, with images, patients and positives.
+
+    Returns:
+        ``{"auroc": {"mean", "defined", "labels"}, "positives", "images", "patients",
+        "fingerprint", "tta"}``; None where AUROC is undefined.
+    """
+    scores, targets = torch.from_numpy(predictions.scores), torch.from_numpy(predictions.targets)
+    values = auroc_per_label(scores, targets)
+    mean, defined = defined_mean(values)
+    positives = np.nansum(predictions.targets == 1, axis=0).tolist()
+    by_label = zip(predictions.labels, values.tolist(), strict=True)
+    return {
+        "auroc": {
+            "mean": _plain(mean),
+            "defined": defined,
+            "labels": {label: _plain(value) for label, value in by_label},
+        },
+        "positives": dict(zip(predictions.labels, positives, strict=True)),
+        "images": len(predictions.image_ids),
+        "patients": predictions.patients,
+        "fingerprint": fingerprint,
+        "tta": tta,
+    }
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,208 @@
+"""Images with boxes of a finding and maps of it, and maps that need no network."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.geometry import Rectangle
+from xray_lightning.data.phantom import Phantom
+from xray_lightning.data.source import Source
+from xray_lightning.errors import ConfigError
+from xray_lightning.explain import cell_grids
+from xray_lightning.explain.overlays import Place, looked_at, square_boxes
+from xray_lightning.grid import EVEN, Grids, grid_of, shrunk
+from xray_lightning.metrics.bootstrap import patient_codes
+from xray_lightning.metrics.localisation import Heat, Region, region_of
+from xray_lightning.models.network import XrayNet
+from xray_lightning.records import Record
+
+CONTROLS = ("random", "centre", "mean box", "ceiling")
+SIGMA = 0.25  # of the centre Gaussian, as a share of the image's side
+
+Boxes = Sequence[Sequence[Rectangle]]  # of each image: x, y, width, height on the square
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """The N images that have boxes of one finding.
+
+    Args:
+        maps: of each method, (N, h, w) float32; methods may differ in h and w.
+        boxes: of the finding in each image, in pixels of the square the network sees
+            (:func:`~xray_lightning.data.geometry.box_to_square`).
+        patients: N ids.
+        masks: exact places, (N, S, S) bool; then pointing game, energy and average precision are of
+            the mask, all figures of boxes still of the boxes.
+        grids: where the cells of the maps see the square.
+
+    Raises:
+        ConfigError: the numbers of images differ, an image has no box or an empty mask, a map holds
+            NaN or is no (N, h, w) array, or a method has the name of a control.
+    """
+
+    maps: Mapping[str, Heat]
+    boxes: Boxes
+    patients: Sequence[str]
+    masks: Region | None = None
+    grids: Grids = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        sizes = {name: len(maps) for name, maps in self.maps.items()}
+        sizes["patients"] = len(self.patients)
+        sizes["masks"] = count if self.masks is None else len(self.masks)
+        if wrong := {name: size for name, size in sizes.items() if size != count}:
+            raise ConfigError(f"{count} images with boxes need {count} of everything, got {wrong}")
+        if empty := [row for row, boxes in enumerate(self.boxes) if not boxes]:
+            raise ConfigError(f"images without a box cannot be scored: leave out rows {empty[:5]}")
+        if self.masks is not None and not self.masks.any(axis=(1, 2)).all():
+            raise ConfigError("a mask is empty; leave its image out")
+        for name, maps in self.maps.items():
+            _require_map(name, maps)
+
+    def regions(self, size: int) -> Region:
+        """The place of the finding in each image, (N, S, S).
+
+        Raises:
+            ConfigError: masks of another size, or a box outside the square.
+        """
+        if self.masks is None:
+            return np.stack([region_of(boxes, size) for boxes in self.boxes])
+        if self.masks.shape[1:] != (size, size):
+            raise ConfigError(f"masks must be {size} px square, got {self.masks.shape[1:]}")
+        return self.masks
+
+
+def _require_map(name: str, maps: Heat) -> None:
+    if name.startswith(CONTROLS):
+        raise ConfigError(f"{name!r} is the name of a control; name the method otherwise")
+    if maps.ndim != 3 or maps.dtype != np.float32 or not np.isfinite(maps).all():
+        raise ConfigError(
+            f"maps of {name!r} must be finite float32 of shape (N, h, w), got {maps.dtype} "
+            f"{maps.shape} with {int((~np.isfinite(maps)).sum())} values that are not"
+        )
+
+
+def control_maps(
+    located: Located, size: int, seed: Sequence[int], sigma: float, others: Boxes | None
+) -> dict[str, Heat]:
+    """What needs no network, at the resolution of the first method's maps, (N, h, w) each.
+
+    - "random": every cell drawn from [0, 1). Enlarging favours cells at the border, which have
+      fewer neighbours to be levelled by, so it points inside a little less often than by area.
+    - "centre": a Gaussian on the middle of the image.
+    - "mean box": for each cell the share of other images whose boxes cover it.
+    - "ceiling": the place itself, brought to h x w and scored like a map: what a map of that
+      resolution gets that knows the place. No bound on the energy inside or IoBB: a map that shows
+      only the middle of a place can get more. Where another method has another resolution, there
+      is "ceiling 28x28" too.
+
+    Args:
+        located: the images.
+        size: side of the square.
+        seed: of the random map.
+        sigma: of the Gaussian, as a share of the side.
+        others: boxes of images of other patients for the mean box; None: those of the other
+            patients in ``located``; with one patient there is no mean box.
+    """
+    shapes = list(dict.fromkeys(maps.shape[1:] for maps in located.maps.values()))
+    shape, grids, regions = shapes[0], located.grids, located.regions(size)
+    drawn = np.random.default_rng(seed).random((len(regions), *shape), dtype=np.float32)
+    middle = centre_gaussian(shape, size, sigma, grids)
+    found = {"random": drawn, "centre": np.broadcast_to(middle, drawn.shape)}
+    boxes = located.boxes if others is None else others
+    cells = np.stack([shrunk(region_of(each, size), shape, grids) for each in boxes])
+    if others is not None:
+        found["mean box"] = np.broadcast_to(cells.mean(axis=0), drawn.shape)
+    elif len(set(located.patients)) > 1:
+        found["mean box"] = mean_of_others(cells, located.patients)
+    for each in shapes:
+        name = "ceiling" if each == shape else f"ceiling {each[0]}x{each[1]}"
+        found[name] = np.stack([shrunk(region, each, grids) for region in regions])
+    return found
+
+
+def centre_gaussian(shape: tuple[int, int], size: int, sigma: float, grids: Grids = EVEN) -> Heat:
+    """A Gaussian on the middle of a square, at the cells of a map, (h, w).
+
+    ``sigma`` is a share of the side of the square, ``size`` pixels; ``grids``: where the cells see
+    it.
+
+    Raises:
+        ConfigError: ``sigma`` is not positive.
+    """
+    if not sigma > 0:
+        raise ConfigError(f"sigma must be a positive share of the image's side, got {sigma}")
+    down, across = (
+        (grid.first + np.arange(cells) * grid.step + 0.5) / size - 0.5
+        for cells, grid in ((cells, grid_of(cells, size, grids)) for cells in shape)
+    )
+    squares = across[None] ** 2 + down[:, None] ** 2
+    return np.exp(-squares / (2 * sigma**2)).astype(np.float32)
+
+
+def mean_of_others(maps: Heat, patients: npt.ArrayLike) -> Heat:
+    """Mean of the maps of all other patients, (N, h, w)."""
+    codes = patient_codes(patients)
+    sums = np.zeros((codes.max() + 1, *maps.shape[1:]))
+    np.add.at(sums, codes, maps)
+    rest = len(codes) - np.bincount(codes)
+    means = (sums.sum(axis=0) - sums) / rest[:, None, None]
+    return np.asarray(means[codes].clip(0), dtype=np.float32)
+
+
+def boxed_places(data: XrayDataModule, part: str) -> list[Place]:
+    """Row and finding of every image and finding with a box, finding by finding."""
+    boxed = [{box.label for box in record.boxes} for record in data.part_records(part)]
+    return [(row, label) for label in data.labels for row, names in enumerate(boxed)
+            if label in names]  # fmt: skip
+
+
+def located_part(
+    net: XrayNet,
+    data: XrayDataModule,
+    part: str,
+    methods: Sequence[str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Located]:
+    """Maps, boxes and, of a phantom, masks of each finding that has boxes in a part.
+
+    The methods are those of :func:`~xray_lightning.explain.class_maps`; ``progress`` is told the
+    maps made, and how many there will be.
+    """
+    places = boxed_places(data, part)
+    maps: dict[str, dict[str, list[Heat]]] = {label: {} for _, label in places}
+    for number, method in enumerate(methods):
+        seen = looked_at(net, data, part, places, method=method)
+        for done, ((_, label), _, heat) in enumerate(seen, 1):
+            maps[label].setdefault(method, []).append(heat)
+            progress(number * len(places) + done, len(methods) * len(places))
+    found, grids = {}, cell_grids(net, data.image_size)
+    for label, by_method in maps.items():
+        rows = [row for row, name in places if name == label]
+        records = [data.part_records(part)[row] for row in rows]
+        found[label] = Located(
+            {method: np.stack(heats) for method, heats in by_method.items()},
+            [square_boxes(data, part, row, label) for row in rows],
+            [record.patient_id for record in records],
+            exact_masks(data.source, records, label, data.image_size),
+            grids,
+        )
+    return found
+
+
+def exact_masks(
+    source: Source, records: Sequence[Record], label: str, size: int
+) -> npt.NDArray[np.bool_] | None:
+    """Where a phantom drew a finding, (N, size, size); None for other data.
+
+    A pixel counts if the finding covers half of it; of a finding that covers no pixel by half,
+    those it covers most.
+    """
+    if not isinstance(source, Phantom):
+        return None
+    covered = [shrunk(source.mask(record, label), (size, size)) for record in records]
+    return np.stack([share >= min(0.5, share.max()) for share in covered])

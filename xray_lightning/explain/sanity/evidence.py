@@ -1,0 +1,136 @@
+"""Does the score follow the map when pixels vanish or appear in its order?
+
+Petsiuk et al., RISE (BMVC 2018), section 4.1. Pixels vanish into, and appear from, a blurred image,
+which is closer to a radiograph than black or grey.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor, nn
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.explain.sanity.study import Study
+from xray_lightning.explain.sanity.verdicts import (
+    FAILS,
+    UNDECIDED,
+    Facts,
+    better_or_worse,
+    number,
+    together,
+)
+from xray_lightning.grid import enlarged
+from xray_lightning.metrics.bootstrap import Codes, Floats, mean_of_defined
+
+BLUR = 1 / 16  # standard deviation of the baseline's Gaussian, as a share of the side
+CONTROLS = ("random", "centre")
+
+
+def evidence_facts(net: nn.Module, study: Study, maps: Floats, label: int, steps: int) -> Facts:
+    """Deletion and insertion, each against a random order and an order from the centre outwards.
+
+    The random order is that of noise of the map's own resolution, enlarged like the map: the grain
+    of an order alone moves the areas, as single pixels in random order hide less than patches do.
+    Where a map has one value, the same noise decides, so that a flat map is exactly random. An
+    area lies under the curve of the score (after the sigmoid) against the share of pixels changed.
+    The advantage of a map is its area of insertion less the control's, or the control's of deletion
+    less its own.
+
+    Rule, for each of the two: "passes" if the map is better than both controls by
+    :mod:`~.verdicts`, "fails" if it is worse than the random order, else "undecided". Worse than
+    the order from the centre does not fail, for that may be the grain.
+
+    Args:
+        net: in evaluation mode.
+        study: N images, best with the finding; takes 6 (steps - 1) + 2 scores of each.
+        maps: (N, h, w); where one has a NaN, its areas are undefined.
+        label: position of the map's label.
+        steps: in which the pixels change.
+
+    Raises:
+        ConfigError: fewer than two steps.
+    """
+    if steps < 2:
+        raise ConfigError(f"steps must be at least 2, got {steps}")
+    blurred = blurred_images(study.images)
+    ends = study.scores(net, label), study.scores(net, label, blurred)
+    places = _orders(maps, study)
+    found = {}
+    for name, (first, last), scores in (
+        ("deletion", (study.images, blurred), ends),
+        ("insertion", (blurred, study.images), ends[::-1]),
+    ):
+        curves = {}
+        for order, ranks in places.items():
+            middle = [
+                study.scores(net, label, mixed(first, last, ranks, step / steps))
+                for step in range(1, steps)
+            ]
+            curves[order] = np.stack([scores[0], *middle, scores[1]])  # (1 + steps, N)
+        curves["map"][:, np.isnan(maps).any(axis=(1, 2))] = np.nan
+        found[name] = judged(curves, study, 1 if name == "insertion" else -1)
+    return found
+
+
+def blurred_images(images: Tensor) -> Tensor:
+    """The baseline: images (N, 1, S, S) under a Gaussian of ``BLUR`` of their side."""
+    sigma = BLUR * images.shape[-1]
+    return torch.from_numpy(gaussian_filter(images.numpy(), (0, 0, sigma, sigma), mode="nearest"))
+
+
+def mixed(first: Tensor, last: Tensor, ranks: Codes, share: float) -> Tensor:
+    """The first images (N, 1, S, S), with a share of the pixels, by rank, of the last ones."""
+    changed = torch.from_numpy(ranks < round(share * ranks.shape[1]))
+    return torch.where(changed.view_as(first), last, first)
+
+
+def ranks_of(maps: Floats, ties: Floats) -> Codes:
+    """Rank of each place in its map, 0 the greatest, (N, S * S).
+
+    Maps and ``ties`` are (N, S, S); between places of one value the greatest of ``ties`` comes
+    first.
+    """
+    count = len(maps)
+    order = np.lexsort((-ties.reshape(count, -1), -maps.reshape(count, -1)), axis=1)
+    return np.argsort(order, axis=1)
+
+
+def _orders(maps: Floats, study: Study) -> dict[str, Codes]:
+    side = study.images.shape[-1]
+    generator = np.random.default_rng(study.sample.seed)
+    from_centre = np.abs(np.arange(side) - (side - 1) / 2)
+    centre = -np.hypot(from_centre[:, None], from_centre)
+    noise = enlarged(generator.random(maps.shape), side, study.grids)
+    orders = {
+        "map": enlarged(maps, side, study.grids),
+        "random": noise,
+        "centre": np.broadcast_to(centre, noise.shape),
+    }
+    return {name: ranks_of(values, noise) for name, values in orders.items()}
+
+
+def judged(curves: Mapping[str, Floats], study: Study, sign: int) -> Facts:
+    """Verdict on curves (1 + steps, N) of each order; sign: 1 if a large area is good, else -1."""
+    areas = {name: (curve[1:] + curve[:-1]).mean(axis=0) / 2 for name, curve in curves.items()}
+    controls = {}
+    for name in CONTROLS:
+        advantage = study.sample.estimate(sign * (areas["map"] - areas[name]))
+        controls[name] = {
+            "area": study.sample.estimate(areas[name]).facts(),
+            "advantage": advantage.facts(),
+            "verdict": better_or_worse(advantage),
+        }
+    verdict = together(str(each["verdict"]) for each in controls.values())
+    if verdict == FAILS != controls["random"]["verdict"]:
+        verdict = UNDECIDED
+    return {
+        "verdict": verdict,
+        "area": study.sample.estimate(areas["map"]).facts(),
+        "controls": controls,
+        "curves": {
+            name: [number(value) for value in mean_of_defined(curve.T)]
+            for name, curve in curves.items()
+        },
+    }

@@ -1,1 +1,0 @@
-"""Maps of many images against boxes: figures with intervals, beside what needs no network."""

@@ -1,0 +1,130 @@
+"""An exponential moving average of the weights, which is what is judged and kept."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.training.task import XrayTask
+
+
+class EMA(pl.Callback):
+    """Averages the network over its steps (Polyak 1992): ``a <- d a + (1 - d) w`` after each one.
+
+    ``d = min(decay, (1 + n) / (10 + n))`` at the n-th step, so that the random start is soon
+    forgotten (as TensorFlow's ExponentialMovingAverage). Weights and running statistics are
+    averaged alike. Validation sees the average, and so does the network after training. Every
+    checkpoint's ``state_dict`` holds the average; one to resume from also holds the weights.
+
+    Lightning's own EMAWeightAveraging puts the last weights, not the average, into a checkpoint
+    with ``save_weights_only`` and has no growing decay.
+
+    Args:
+        decay: d in the long run.
+
+    Raises:
+        ConfigError: a decay outside (0, 1).
+    """
+
+    def __init__(self, decay: float) -> None:
+        if not 0 < decay < 1:
+            raise ConfigError(f"ema_decay must lie between 0 and 1, got {decay}")
+        self.decay = decay
+        self.updates = 0
+        self.average: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}  # while the network holds the average
+        self._network: dict[str, Tensor] = {}  # while training; making a state_dict takes long
+        self._step = 0
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the average where the network is; a checkpoint has filled it with its average."""
+        task = cast(XrayTask, pl_module)
+        self._network = tensors_of(task.net)
+        self.average = task.averaged = copied(self._network)
+        self._restore()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note how many steps were done before, known only now."""
+        self._step = trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Update, unless this batch only added to a gradient."""
+        if trainer.global_step > self._step:
+            self._step = trainer.global_step
+            self.updates += 1
+            decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+            update(self.average, self._network, decay)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Judge the average."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._use_average()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on with the weights."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._restore()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the average in the network."""
+        self._use_average()
+        self._network = {}
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the weights; not called where weights only, that is the average only, are saved."""
+        checkpoint["ema"] = {"updates": self.updates, "weights": self.weights or self._network}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the weights until the fit starts; a checkpoint without any starts a new average."""
+        state = checkpoint.get("ema", {"updates": 0, "weights": {}})
+        self.updates, self.weights = state["updates"], state["weights"]
+
+    def _use_average(self) -> None:
+        if not self.weights:
+            self.weights = copied(self._network)
+            fill(self._network, self.average)
+
+    def _restore(self) -> None:
+        if self.weights:
+            fill(self._network, self.weights)
+            self.weights = {}
+
+
+def tensors_of(net: nn.Module) -> dict[str, Tensor]:
+    """Weights and running statistics of a network by name, themselves and no copies."""
+    named = net.state_dict().items()
+    return {name: tensor for name, tensor in named if tensor.is_floating_point()}
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def fill(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Overwrite each tensor with the value of its name."""
+    for name, tensor in tensors.items():
+        tensor.copy_(values[name])
+
+
+def update(average: Mapping[str, Tensor], tensors: Mapping[str, Tensor], decay: float) -> None:
+    """``average <- decay * average + (1 - decay) * tensors``, in place."""
+    mix = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch gives it no types
+    mix(list(average.values()), list(tensors.values()), 0)

@@ -1,0 +1,297 @@
+"""Losses from logits, label by label; an unknown target (NaN) adds no loss and no gradient.
+
+Every function returns a mean over the known targets, a scalar; 0 if there are none. Logarithms of
+p = sigmoid(logit) are taken from the logit, in float32 at least, so that value and gradient are
+finite for any logit. The loss over pairs of images is in :mod:`xray_lightning.training.ranking`.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from xray_lightning.errors import ConfigError
+
+
+def binary_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    positive_weight: Tensor | None = None,
+    *,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Mean over the known targets of -w t log p - (1 - t) log(1 - p), p = sigmoid(logit).
+
+    Computed from logits as w t softplus(-z) + (1 - t) softplus(z), which is finite for any
+    logit, also with Hernia's weight of 613. Label smoothing e (Szegedy 2016, "Rethinking the
+    Inception Architecture", Sect. 7, with two classes) makes t = y (1 - e) + e / 2.
+
+    Args:
+        logits: (B, L).
+        targets: y, (B, L), 1 present, 0 absent, NaN unknown.
+        positive_weight: w, (L,); NaN, which counts as 1, where a label has no positive in training.
+        label_smoothing: e, from 0 to below 1.
+
+    >>> float(binary_cross_entropy(torch.tensor([[0.0, 9.0]]), torch.tensor([[1.0, torch.nan]])))
+    0.6931471824645996
+    """
+    logits = _precise(logits)
+    present = (targets == 1).to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2  # t
+    weight = 1.0 if positive_weight is None else positive_weight.nan_to_num(1.0)
+    losses = weight * present * F.softplus(-logits) + (1 - present) * F.softplus(logits)
+    return _mean_of_known(losses, targets)
+
+
+def focal(
+    logits: Tensor, targets: Tensor, *, gamma: float = 2.0, alpha: float | None = None
+) -> Tensor:
+    """Mean over the known targets of -a_t (1 - p_t)^gamma log p_t.
+
+    Lin 2017, "Focal Loss for Dense Object Detection", eq. 4, with a_t eq. 5: p_t = p for a present
+    label, 1 - p for an absent one.
+
+    Args:
+        logits: (B, L).
+        targets: (B, L), 1 present, 0 absent, NaN unknown.
+        gamma: how much an easy target loses; 0 is binary cross-entropy.
+        alpha: a_t = alpha for a present label, 1 - alpha for an absent one; None: 1 for both.
+    """
+    positive = targets == 1
+    losses = _focal_of_each(logits, positive, gamma)
+    if alpha is not None:
+        losses = torch.where(positive, alpha * losses, (1 - alpha) * losses)
+    return _mean_of_known(losses, targets)
+
+
+def asymmetric(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    gamma_positive: float = 0.0,
+    gamma_negative: float = 4.0,
+    clip: float = 0.05,
+    constant_focus: bool = False,
+) -> Tensor:
+    """Mean over the known targets of the asymmetric loss.
+
+    Ridnik 2021, "Asymmetric Loss for Multi-Label Classification", eq. 4 to 7: a present label costs
+    -(1 - p)^gamma_positive log p, an absent one -q^gamma_negative log(1 - q), q = max(p - clip, 0).
+    The paper sums over the labels, which only scales the loss.
+
+    Args:
+        logits: (B, L).
+        targets: (B, L), 1 present, 0 absent, NaN unknown.
+        gamma_positive: focusing of the present labels.
+        gamma_negative: focusing of the absent ones.
+        clip: probability below which an absent label costs nothing; 0: none.
+        constant_focus: the powers count as constants in the gradient (not so by timm's default).
+    """
+    logits, positive = _precise(logits), targets == 1
+    # log(1 - q) = min(0, log(1 - p + clip)), finite also where 1 - p underflows and clip = 0.
+    margin = torch.full_like(logits, clip).log()
+    log_rest = -F.relu(-torch.logaddexp(F.logsigmoid(-logits), margin))
+    shifted = -torch.expm1(log_rest)  # q, (B, L)
+    # q ** (gamma - 1), which overflows in the gradient for a tiny q, is kept out by the clamp
+    easy = shifted.clamp(min=torch.finfo(logits.dtype).tiny) ** gamma_negative
+    focus = torch.where(positive, torch.exp(gamma_positive * F.logsigmoid(-logits)), easy)
+    if constant_focus:
+        focus = focus.detach()
+    losses = -focus * torch.where(positive, F.logsigmoid(logits), log_rest)
+    return _mean_of_known(losses, targets)
+
+
+def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
+    """Weight of each class of n training images: (1 - beta) / (1 - beta^n), times a common factor.
+
+    Cui 2019, "Class-Balanced Loss Based on Effective Number of Samples", Proposition 1 and Sect. 4.
+    Absence and presence of each label are two classes, so there are 2 L. As in the paper, the
+    weights are normalised together to sum to the number of classes (here: of those that occur).
+
+    Args:
+        class_counts: images without (row 0) and with (row 1) each label, (2, L).
+        beta: from 0, where every weight is 1, to below 1; towards 1 weights go as 1 / n.
+
+    Returns:
+        (2, L), float32; 1 for a class that does not occur.
+
+    >>> effective_number_weights(torch.tensor([[90], [10]]), 0.999999)
+    tensor([[0.2000],
+            [1.8000]])
+    """
+    counts = class_counts.double()
+    log_beta = torch.tensor(beta, dtype=torch.float64, device=counts.device).log()
+    weights = (1 - beta) / -torch.expm1(counts * log_beta)  # no cancellation for beta near 1
+    weights = weights.masked_fill(counts == 0, torch.nan)
+    return (weights / weights.nanmean()).nan_to_num(1.0).float()
+
+
+def class_balanced(
+    logits: Tensor, targets: Tensor, weights: Tensor, *, gamma: float = 0.0
+) -> Tensor:
+    """Mean over the known targets of w_y times their focal loss (Cui 2019, Sect. 4.2 and 4.3).
+
+    Args:
+        logits: (B, L).
+        targets: y, (B, L), 1 present, 0 absent, NaN unknown.
+        weights: of absence and of presence, (2, L), see :func:`effective_number_weights`.
+        gamma: of the focal loss; 0: binary cross-entropy.
+    """
+    positive = targets == 1
+    losses = _focal_of_each(logits, positive, gamma)
+    return _mean_of_known(losses * torch.where(positive, weights[1], weights[0]), targets)
+
+
+class BCE(nn.Module):
+    """Binary cross-entropy, see :func:`binary_cross_entropy`.
+
+    Raises:
+        ConfigError: label_smoothing is not in [0, 1).
+    """
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = _in_range("label_smoothing", label_smoothing, 1)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Scalar loss of logits (B, L) and targets (B, L)."""
+        return binary_cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+
+
+class WeightedBCE(nn.Module):
+    """Binary cross-entropy with positives weighted by (N - n) / n of the training part.
+
+    The class weights of xray14-keras (and of CheXNet's paper, eq. 1, up to a factor).
+
+    Args:
+        positive_weight: (L,), NaN for a label without positives.
+        label_smoothing: see :func:`binary_cross_entropy`.
+
+    Raises:
+        ConfigError: label_smoothing is not in [0, 1).
+    """
+
+    positive_weight: Tensor
+
+    def __init__(self, positive_weight: Tensor, *, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("positive_weight", positive_weight, persistent=False)
+        self.label_smoothing = _in_range("label_smoothing", label_smoothing, 1)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Scalar loss of logits (B, L) and targets (B, L)."""
+        return binary_cross_entropy(
+            logits, targets, self.positive_weight, label_smoothing=self.label_smoothing
+        )
+
+
+class Focal(nn.Module):
+    """Focal loss times a plain factor, see :func:`focal`.
+
+    Args:
+        gamma: see :func:`focal`.
+        alpha: see :func:`focal`.
+        scale: factor of the whole loss; xray14-keras calls its factor of 2 "alpha".
+
+    Raises:
+        ConfigError: gamma or scale is negative, or alpha is not in [0, 1].
+    """
+
+    def __init__(
+        self, *, gamma: float = 2.0, alpha: float | None = None, scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.gamma = _in_range("gamma", gamma)
+        self.alpha = None if alpha is None else _in_range("alpha", alpha, 1, closed=True)
+        self.scale = _in_range("scale", scale)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Scalar loss of logits (B, L) and targets (B, L)."""
+        return self.scale * focal(logits, targets, gamma=self.gamma, alpha=self.alpha)
+
+
+class Asymmetric(nn.Module):
+    """Asymmetric loss, by default with the paper's settings; see :func:`asymmetric`.
+
+    Raises:
+        ConfigError: a gamma is negative, or clip is not in [0, 1).
+    """
+
+    def __init__(
+        self,
+        *,
+        gamma_positive: float = 0.0,
+        gamma_negative: float = 4.0,
+        clip: float = 0.05,
+        constant_focus: bool = False,
+    ) -> None:
+        super().__init__()
+        self.gamma_positive = _in_range("gamma_positive", gamma_positive)
+        self.gamma_negative = _in_range("gamma_negative", gamma_negative)
+        self.clip = _in_range("clip", clip, 1)
+        self.constant_focus = constant_focus
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Scalar loss of logits (B, L) and targets (B, L)."""
+        return asymmetric(
+            logits,
+            targets,
+            gamma_positive=self.gamma_positive,
+            gamma_negative=self.gamma_negative,
+            clip=self.clip,
+            constant_focus=self.constant_focus,
+        )
+
+
+class ClassBalanced(nn.Module):
+    """Focal loss with weights by effective numbers, see :func:`effective_number_weights`.
+
+    Args:
+        class_counts: training images without (row 0) and with (row 1) each label, (2, L).
+
+    Raises:
+        ConfigError: class_counts is not (2, L), beta is not in [0, 1), or gamma is negative.
+    """
+
+    weights: Tensor
+
+    def __init__(self, class_counts: Tensor, *, beta: float = 0.9999, gamma: float = 0.0) -> None:
+        super().__init__()
+        if class_counts.ndim != 2 or len(class_counts) != 2 or bool((class_counts < 0).any()):
+            raise ConfigError(
+                "loss.class_counts must be images without and with each label, (2, L), got "
+                f"{class_counts.tolist()}"
+            )
+        weights = effective_number_weights(class_counts, _in_range("beta", beta, 1))
+        self.register_buffer("weights", weights, persistent=False)
+        self.gamma = _in_range("gamma", gamma)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Scalar loss of logits (B, L) and targets (B, L)."""
+        return class_balanced(logits, targets, self.weights, gamma=self.gamma)
+
+
+def _focal_of_each(logits: Tensor, positive: Tensor, gamma: float) -> Tensor:
+    """-(1 - p_t)^gamma log p_t, (B, L); the power by its logarithm, whose gradient stays finite."""
+    logits = _precise(logits)
+    signed = torch.where(positive, logits, -logits)  # p_t = sigmoid(signed)
+    return -torch.exp(gamma * F.logsigmoid(-signed)) * F.logsigmoid(signed)
+
+
+def _mean_of_known(losses: Tensor, targets: Tensor) -> Tensor:
+    known = ~torch.isnan(targets)
+    return (losses * known).sum() / known.sum().clamp(min=1)
+
+
+def _precise(logits: Tensor) -> Tensor:
+    """In float32 at least: bfloat16 has two to three digits, float16 ends at 65,504."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _in_range(name: str, value: float, high: float = math.inf, *, closed: bool = False) -> float:
+    """The value, if it is a number from 0 to high (below high unless closed)."""
+    number = isinstance(value, int | float)
+    if number and (0 <= value < high or (closed and value == high)):
+        return float(value)
+    limit = "" if high == math.inf else f" to {high}" if closed else f" to below {high}"
+    raise ConfigError(f"loss.{name} must be a number from 0{limit}, got {value!r}")

@@ -1,0 +1,226 @@
+"""XrayTask: how a network learns from batches and is judged on them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+
+from xray_lightning.checkpoint import KEY, Bundle, bundle_of
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.dataset import Batch
+from xray_lightning.errors import ConfigError, NonFiniteLossError
+from xray_lightning.metrics.auroc import PerLabelAUROC, defined_mean
+from xray_lightning.models.network import XrayNet
+from xray_lightning.training.losses import BCE
+from xray_lightning.training.optim import OptimizerFactory, Plateau, Schedule, make_optimizer
+
+TTA = ("none", "flip")
+
+
+class XrayTask(pl.LightningModule):
+    """Trains an :class:`XrayNet` and logs AUROC per label.
+
+    Logs ``train/loss``, and after each validation or test ``val/loss``, ``val/auroc`` (mean over
+    the labels where it is defined), ``val/auroc_defined`` (how many) and ``val/auroc/<label>``
+    (NaN where undefined), alike for ``test``. Among several processes each has the same figures,
+    those of all images; ``val/loss`` is the mean over all known targets. A loss of pairs (``auc``)
+    compares images within a batch: its ``val/loss`` depends on the batch size and on how many
+    processes share the images, so compare it with the same settings only, or use ``val/auroc``.
+
+    Args:
+        net: the network.
+        loss: from logits (B, L) and targets (B, L) to a scalar.
+        optimizer: makes the optimiser from parameter groups; a partial of a torch optimiser.
+        head_lr: learning rate of the head; None: the optimiser's.
+        layer_decay: factor of the learning rate for each layer away from the head; None: one rate.
+        schedule: factor of the learning rate at each step; None: constant.
+        tta: test-time augmentation of predictions. "flip": the mean of the scores of the image and
+            of its mirror image. Validation and test while training are always without.
+
+    Attributes:
+        bundle: stored in every checkpoint, so that it rebuilds its network and names its data;
+            None: made from the network and the trainer's XrayDataModule.
+        averaged: tensors of the network that checkpoints hold in place of its own; set by EMA.
+
+    Raises:
+        ConfigError: an unknown test-time augmentation.
+    """
+
+    def __init__(
+        self,
+        net: XrayNet,
+        loss: nn.Module | None = None,
+        *,
+        optimizer: OptimizerFactory = partial(AdamW, lr=3e-4),  # noqa: B008 - a partial is constant
+        head_lr: float | None = None,
+        layer_decay: float | None = None,
+        schedule: Schedule | None = None,
+        tta: str = "none",
+    ) -> None:
+        super().__init__()
+        if tta not in TTA:
+            raise ConfigError(f"tta must be one of {', '.join(TTA)}, got {tta!r}")
+        self.net = net
+        self.loss = loss or BCE()
+        self.optimizer = optimizer
+        self.head_lr = head_lr
+        self.layer_decay = layer_decay
+        self.schedule = schedule
+        self.tta = tta
+        self.bundle: Bundle | None = None
+        self.averaged: Mapping[str, Tensor] = {}
+        self.auroc = {part: PerLabelAUROC(len(net.labels)) for part in ("val", "test")}
+        self.mean_loss = {part: MeanMetric("error") for part in ("val", "test")}
+        self.metrics = nn.ModuleList([*self.auroc.values(), *self.mean_loss.values()])  # to device
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, L) of images (B, 1, H, W) in [0, 1]."""
+        logits: Tensor = self.net(images)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch.
+
+        Raises:
+            NonFiniteLossError: the loss is NaN or infinite.
+        """
+        loss: Tensor = self.loss(self(batch["image"]), batch["targets"])
+        require_finite(loss.detach(), batch["image_id"], self.current_epoch)
+        size = len(batch["targets"])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Add one batch to the validation metrics; its scores (B, L) are for callbacks."""
+        return self._judge(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Add one batch to the test metrics; its scores (B, L) are for callbacks."""
+        return self._judge(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Scores (B, L) in [0, 1]."""
+        scores = torch.sigmoid(self(batch["image"]))
+        if self.tta == "flip":
+            scores = (scores + torch.sigmoid(self(batch["image"].flip(-1)))) / 2
+        return scores
+
+    def _judge(self, batch: Batch, part: str) -> Tensor:
+        logits = self(batch["image"])
+        loss = self.loss(logits, batch["targets"])
+        require_finite(loss, batch["image_id"], self.current_epoch)
+        self.mean_loss[part].update(loss, weight=(~torch.isnan(batch["targets"])).sum())
+        scores = torch.sigmoid(logits)
+        self.auroc[part].update(scores, batch["targets"])
+        return scores
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation figures; tell a plateau schedule."""
+        mean = self._log_figures("val")
+        if isinstance(self.schedule, Plateau) and not self.trainer.sanity_checking:
+            self.schedule.update(mean)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test figures."""
+        self._log_figures("test")
+
+    def _log_figures(self, part: str) -> float:
+        auroc, loss = self.auroc[part], self.mean_loss[part]
+        values = auroc.compute().reshape(-1)  # torchmetrics squeezes a single label
+        mean, defined = defined_mean(values)
+        figures: dict[str, Tensor | float] = {
+            "loss": loss.compute(),
+            "auroc": mean,
+            "auroc_defined": float(defined),
+        }
+        for label, value in zip(self.net.labels, values, strict=True):
+            figures[f"auroc/{label}"] = value
+        for name, figure in figures.items():  # equal in all processes already
+            self.log(f"{part}/{name}", figure, prog_bar=name == "auroc", sync_dist=True)
+        with torch.inference_mode(mode=False):  # or fit could not add to what validate has reset
+            auroc.reset()
+            loss.reset()
+        return mean
+
+    def setup(self, stage: str) -> None:
+        """Forget the averages of an earlier run.
+
+        Raises:
+            ConfigError: the data's images have another size than the network was built for.
+        """
+        self.averaged = {}
+        data, size = _module_of(self.trainer), self.net.config["image_size"]
+        if data is not None and data.image_size != size:
+            raise ConfigError(
+                f"the network was built for {size} px, the data have image_size={data.image_size}: "
+                f"XrayNet(..., image_size={data.image_size})"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the bundle; without it, and without an XrayDataModule, it only resumes its own run.
+
+        The averaged weights are put in here and not by their callback, which Lightning does not
+        ask when it saves weights only.
+        """
+        bundle = self.bundle
+        if bundle is None and (data := _module_of(self.trainer)):
+            bundle = bundle_of(self.net, data)
+        if bundle is not None:
+            checkpoint[KEY] = bundle.to_plain()
+        for name, tensor in self.averaged.items():
+            checkpoint["state_dict"][f"net.{name}"] = tensor
+
+    def on_train_start(self) -> None:
+        """Fit the schedule to the length of this run, which a resumed run may have changed."""
+        if self.schedule is not None:
+            self._start_schedule(self.schedule)
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser over backbone and head; the schedule moves every step.
+
+        Raises:
+            ConfigError: there is a schedule, but the Trainer knows no end of the run.
+        """
+        optimizer = make_optimizer(self.optimizer, self.net, self.head_lr, self.layer_decay)
+        if self.schedule is None:
+            return optimizer
+        self._start_schedule(self.schedule)
+        scheduler = LambdaLR(optimizer, self.schedule)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _start_schedule(self, schedule: Schedule) -> None:
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ConfigError("a schedule needs the length of the run: set max_epochs or max_steps")
+        self.trainer.fit_loop.setup_data()  # known only then: max_steps may end within an epoch
+        batches = self.trainer.num_training_batches
+        schedule.start(int(steps), math.ceil(batches / self.trainer.accumulate_grad_batches))
+
+
+def _module_of(trainer: pl.Trainer) -> XrayDataModule | None:
+    data = getattr(trainer, "datamodule", None)
+    return data if isinstance(data, XrayDataModule) else None
+
+
+def require_finite(loss: Tensor, image_ids: Sequence[str], epoch: int) -> None:
+    """Stop at the first loss that is NaN or infinite.
+
+    Raises:
+        NonFiniteLossError: names the epoch and the images of the batch.
+    """
+    if bool(torch.isfinite(loss)):
+        return
+    raise NonFiniteLossError(
+        f"the loss became {float(loss)} in epoch {epoch} on the images {', '.join(image_ids)}. Any "
+        "checkpoint of an earlier epoch is kept; lower optim.optimizer.lr, or look at these images"
+    )
