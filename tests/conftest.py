@@ -154,22 +154,22 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     split = patient_split(source.records, None, fractions=(0.4, 0.3, 0.3))
     rng = np.random.default_rng(0)
     found, metrics = {}, {}
-    for part in ("val", "test"):
-        records = [source.records[row] for row in split.parts[part]]
+    for subset in ("val", "test"):
+        records = [source.records[row] for row in split.subsets[subset]]
         targets = target_matrix(records)
         scores = (0.5 * rng.random(targets.shape) + 0.3 * targets).astype(np.float32)
-        if part == "test":
+        if subset == "test":
             targets[:, source.labels.index("Hernia")] = 0
             targets[0, source.labels.index("Mass")] = np.nan
         images = tuple(record.image_id for record in records)
         patients = tuple(patient_ids(records).tolist())
-        found[part] = Predictions(source.labels, images, patients, targets, scores)
-        metrics[part] = summarise(found[part], split.part_fingerprints[part])
-        write_predictions(found[part], folder / f"predictions_{part}.csv")
+        found[subset] = Predictions(source.labels, images, patients, targets, scores)
+        metrics[subset] = summarise(found[subset], split.subset_fingerprints[subset])
+        write_predictions(found[subset], folder / f"predictions_{subset}.csv")
     named = {"name": split.name, "fingerprint": split.fingerprint}
-    facts = {"fingerprint": split.part_fingerprints["test"], "data": "phantom", "split": named}
+    facts = {"fingerprint": split.subset_fingerprints["test"], "data": "phantom", "split": named}
     facts |= {"data_images": len(source.records), "subset": "test", "tta": "none"}
-    points = fitted(found["val"], split.part_fingerprints["val"], settings)
+    points = fitted(found["val"], split.subset_fingerprints["val"], settings)
     judged = verdict_of(found["test"], records, facts, validation=points, draws=40)
     environment = {"command": ["train.py", "data.patients=150"], "seed": 0, "device": "cpu"}
     environment |= {"data": {"name": "phantom", "title": "phantom"}, "split": split_facts(split)}

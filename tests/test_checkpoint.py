@@ -20,7 +20,7 @@ from xray_lightning.checkpoint import (
     FORMAT,
     KEY,
     AtomicCheckpointIO,
-    Bundle,
+    Description,
     load_checkpoint,
     require_labels,
     store_validation,
@@ -40,13 +40,15 @@ pytestmark = [
 ]
 
 
-def new_task(data: XrayDataModule, *, bundled: bool = True) -> XrayTask:
+def new_task(data: XrayDataModule, *, described: bool = True) -> XrayTask:
     net = XrayNet(data.labels, "test_resnet", image_size=32, dropout=0.1)
     task = XrayTask(net, optimizer=partial(AdamW, lr=1e-2), head_lr=1e-2, schedule=Cosine())
-    if bundled:
-        split = {"name": data.split.name, "parts": dict(data.split.part_fingerprints)}
+    if described:
+        split = {"name": data.split.name, "parts": dict(data.split.subset_fingerprints)}
         split["fingerprint"] = data.split.fingerprint
-        task.bundle = Bundle(net.config, dict(data.preprocessing), split, {"seed": 1, "x": [1.5]})
+        task.description = Description(
+            net.config, dict(data.preprocessing), split, {"seed": 1, "x": [1.5]}
+        )
     return task
 
 
@@ -96,8 +98,8 @@ def test_round_trip(run: tuple[XrayTask, Path], data: XrayDataModule) -> None:
     task, path = run
     checkpoint = load_checkpoint(str(path))
     assert checkpoint.path == path
-    assert checkpoint.bundle == task.bundle
-    assert checkpoint.bundle.labels == data.labels
+    assert checkpoint.description == task.description
+    assert checkpoint.description.labels == data.labels
     assert checkpoint.epoch == 1
     net = checkpoint.build_net()
     assert not net.training
@@ -114,8 +116,8 @@ def test_validation_is_stored_and_nothing_else_changes(
     validation = {"rule": "youden", "labels": {"Mass": {"threshold": 0.25, "note": ""}}}
     store_validation(path, validation)
     stored = load_checkpoint(path)
-    assert stored.bundle.validation == validation
-    assert run[0].bundle == replace(stored.bundle, validation={})
+    assert stored.description.validation == validation
+    assert run[0].description == replace(stored.description, validation={})
     after = torch.load(path, weights_only=True)
     assert after.keys() == before.keys()
     for name, tensor in before["state_dict"].items():
@@ -154,7 +156,7 @@ def test_nothing_is_stored_in_foreign_files(tmp_path: Path) -> None:
 
 def test_a_checkpoint_from_before_operating_points(altered: Callable[..., Path]) -> None:
     path = altered(lambda raw: raw[KEY].pop("validation"))
-    assert load_checkpoint(path).bundle.validation == {}
+    assert load_checkpoint(path).description.validation == {}
 
 
 def test_everything_in_it_is_plain(run: tuple[XrayTask, Path]) -> None:
@@ -204,10 +206,10 @@ def test_resume(data: XrayDataModule, tmp_path: Path) -> None:
 def test_a_task_on_other_loaders_resumes_only(data: XrayDataModule, tmp_path: Path) -> None:
     """Nobody then knows how an image is prepared for the network."""
     loader: Any = data.train_dataloader()
-    path = fit(new_task(data, bundled=False), loader, tmp_path, 1)
+    path = fit(new_task(data, described=False), loader, tmp_path, 1)
     with pytest.raises(CheckpointError, match="was not written by xray_lightning: it has no entry"):
         load_checkpoint(path)
-    fit(new_task(data, bundled=False), loader, tmp_path, 2, ckpt_path=path, weights_only=True)
+    fit(new_task(data, described=False), loader, tmp_path, 2, ckpt_path=path, weights_only=True)
 
 
 @pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
@@ -229,10 +231,10 @@ def test_the_checkpoint_of_any_trainer_is_a_classifier(
         classifier = load_classifier(path, device="cpu")
         assert classifier.labels == data.labels
         np.testing.assert_allclose(classifier(images), wanted, atol=1e-6)
-    bundle = load_checkpoint(kept).bundle
-    assert bundle.split["parts"] == data.split.part_fingerprints
-    assert bundle.split["fingerprint"] == data.split.fingerprint
-    assert bundle.preprocessing == {"image_size": 32, "clahe": False}
+    description = load_checkpoint(kept).description
+    assert description.split["parts"] == data.split.subset_fingerprints
+    assert description.split["fingerprint"] == data.split.fingerprint
+    assert description.preprocessing == {"image_size": 32, "clahe": False}
 
 
 def test_a_network_for_other_images_is_not_trained(data: XrayDataModule, tmp_path: Path) -> None:
@@ -255,7 +257,7 @@ def test_no_flipped_bit_changes_what_is_read(run: tuple[XrayTask, Path], tmp_pat
         except CheckpointError:
             noticed += 1
             continue
-        assert read.bundle == sound.bundle  # padding between the records
+        assert read.description == sound.description  # padding between the records
         assert read.epoch == sound.epoch
         assert all(torch.equal(read.state[name], sound.state[name]) for name in sound.state)
     assert noticed > 100
@@ -414,14 +416,14 @@ def test_tensors_of_another_network(altered: Callable[..., Path]) -> None:
 
 
 def test_labels_must_be_known() -> None:
-    bundle = Bundle({"labels": ["Mass", "Nodule"]}, {}, {})
+    description = Description({"labels": ["Mass", "Nodule"]}, {}, {})
     for labels in (("Mass", "Nodule"), ("Nodule", "Mass"), ("Nodule",)):
-        require_labels(bundle, labels, "best.ckpt")
+        require_labels(description, labels, "best.ckpt")
     for labels in (("Lung Opacity",), ("Mass", "Nodule", "Hernia"), ()):
         with pytest.raises(
             CheckpointError, match=r"^best\.ckpt was trained on the 2 labels Mass, N.*data\.label="
         ):
-            require_labels(bundle, labels, "best.ckpt")
+            require_labels(description, labels, "best.ckpt")
 
 
 def test_a_kill_while_writing_keeps_the_older_file(

@@ -92,7 +92,7 @@ def loss_of(*overrides: str) -> tuple[nn.Module, XrayDataModule]:
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "loss").glob("*.yaml")))
 def test_losses_build_and_train(name: str) -> None:
     loss, data = loss_of(f"loss={name}")
-    targets = torch.from_numpy(data.part_targets("train"))
+    targets = torch.from_numpy(data.subset_targets("train"))
     logits = torch.zeros_like(targets).requires_grad_()
     value = loss(logits, targets)
     (gradient,) = torch.autograd.grad(value, logits)
@@ -128,8 +128,8 @@ def test_samplers_draw(name: str) -> None:
     config, _ = composed([f"sampler={name}", "data.patients=60"])
     data = data_from(config)
     drawn = data.drawn_targets()
-    patients = {record.patient_id for record in data.part_records("train")}
-    expected = len(patients if name == "patient_balanced" else data.part_records("train"))
+    patients = {record.patient_id for record in data.subset_records("train")}
+    expected = len(patients if name == "patient_balanced" else data.subset_records("train"))
     assert drawn.shape == (expected, 14)
 
 

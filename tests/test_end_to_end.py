@@ -75,9 +75,9 @@ def trained(folder: Path) -> Path:
     return runs[0]
 
 
-def metrics(run_folder: Path, part: str) -> dict[str, object]:
+def metrics(run_folder: Path, subset: str) -> dict[str, object]:
     values: dict[str, dict[str, object]] = json.loads((run_folder / "metrics.json").read_text())
-    return values[part]
+    return values[subset]
 
 
 def test_run_directory_is_complete(trained: Path) -> None:
@@ -86,9 +86,9 @@ def test_run_directory_is_complete(trained: Path) -> None:
 
 
 def test_metrics_agree_with_scikit_learn(trained: Path) -> None:
-    for part in ("val", "test"):
-        auroc = metrics(trained, part)["auroc"]
-        table = read_predictions(trained / f"predictions_{part}.csv")
+    for subset in ("val", "test"):
+        auroc = metrics(trained, subset)["auroc"]
+        table = read_predictions(trained / f"predictions_{subset}.csv")
         values = []
         for index, label in enumerate(table.labels):
             targets = table.targets[:, index]
@@ -112,12 +112,12 @@ def test_metrics_csv_holds_the_best_validation_score(trained: Path) -> None:
 
 def test_fingerprints_stand_everywhere(trained: Path) -> None:
     split = json.loads((trained / "environment.json").read_text())["split"]
-    bundle = load_checkpoint(trained / "checkpoints/best.ckpt").bundle
-    assert split.items() <= bundle.split.items()
+    description = load_checkpoint(trained / "checkpoints/best.ckpt").description
+    assert split.items() <= description.split.items()
     points = json.loads((trained / "operating_points.json").read_text())
     checkpoint = load_checkpoint(trained / "checkpoints/best.ckpt")
-    assert points == {**bundle.validation, "weights_sha256": checkpoint.weights_sha256}
-    assert bundle.validation["fingerprint"] == split["parts"]["val"]
+    assert points == {**description.validation, "weights_sha256": checkpoint.weights_sha256}
+    assert description.validation["fingerprint"] == split["parts"]["val"]
     assert metrics(trained, "test")["fingerprint"] == split["parts"]["test"]
     assert split["fingerprint"] in (trained / "train.log").read_text()
 
@@ -154,7 +154,7 @@ def test_evaluate_on_another_split(trained: Path, folder: Path) -> None:
         "none",
         "flip",
     ]
-    unseen, seen = (metrics(made, part) for part in ("test", "test_seen"))
+    unseen, seen = (metrics(made, subset) for subset in ("test", "test_seen"))
     assert unseen["fingerprint"] != metrics(trained, "test")["fingerprint"]
     assert f"{seen['images']} that show patients it learned from are scored apart" in text
     own = set(read_predictions(trained / "predictions_test.csv").patient_ids)

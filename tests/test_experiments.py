@@ -78,7 +78,7 @@ def test_project_a_in_objects() -> None:
     assert isinstance(ranking, PairwiseAUC)
     assert (ranking.margin, ranking.power) == (0.2, 3)
     balanced = config_of("xray14_disease_balanced")
-    assert balanced.sampler._target_.endswith("disease_balanced")
+    assert balanced.sampler._target_.endswith("disease_balanced_sampler")
     assert balanced.sampler.normal_share == 0.5
 
 

@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_file_names_the_weights(folder: Path) -> None:
     weights = load_checkpoint(folder / "done/checkpoints/best.ckpt").weights_sha256
     metrics = read(folder / "done/metrics.json")
-    assert [metrics[part]["weights_sha256"] for part in ("val", "test")] == [weights] * 2
+    assert [metrics[subset]["weights_sha256"] for subset in ("val", "test")] == [weights] * 2
     for name in ("evaluation.json", "operating_points.json"):
         assert read(folder / "done" / name)["weights_sha256"] == weights
     assert read(folder / "done/report.json")["test"]["weights_sha256"] == weights

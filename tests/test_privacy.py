@@ -22,7 +22,7 @@ from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
-from xray_lightning.checkpoint import KEY, Bundle
+from xray_lightning.checkpoint import KEY, Description
 from xray_lightning.cli.app import APP
 from xray_lightning.models.network import XrayNet
 
@@ -216,8 +216,8 @@ def test_predict(folder: Any, tmp_path: Path) -> None:
 def random_checkpoint() -> dict[str, Any]:
     net = XrayNet(["Lung Opacity"], "test_resnet", image_size=32)
     state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
-    bundle = Bundle(net.config, {"image_size": 32, "clahe": False}, {})
-    return {KEY: bundle.to_plain(), "state_dict": state, "epoch": 0}
+    description = Description(net.config, {"image_size": 32, "clahe": False}, {})
+    return {KEY: description.to_plain(), "state_dict": state, "epoch": 0}
 
 
 def test_errors_name_the_file_alone(folder: Any) -> None:

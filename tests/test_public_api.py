@@ -1,14 +1,17 @@
 """What `from xray_lightning import ...` offers, and that offering it costs nothing."""
 
+import re
 import subprocess
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 import xray_lightning
 
 
-@pytest.mark.parametrize("name", xray_lightning.__all__)
+@pytest.mark.parametrize("name", xray_lightning._HOMES)
 def test_every_name_can_be_imported(name: str) -> None:
     thing = getattr(xray_lightning, name)
     assert thing.__doc__
@@ -17,7 +20,17 @@ def test_every_name_can_be_imported(name: str) -> None:
 
 def test_all_is_what_dir_shows() -> None:
     assert set(xray_lightning.__all__) <= set(dir(xray_lightning))
-    assert set(xray_lightning._HOMES) == set(xray_lightning.__all__)
+    assert {*xray_lightning._HOMES, "__version__"} == set(xray_lightning.__all__)
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    stub = Path(xray_lightning.__file__).with_suffix(".pyi").read_text()
+    seen = re.findall(r"^from xray_lightning\.(\S+) import (\w+) as \2$", stub, re.MULTILINE)
+    assert sorted(seen) == sorted((home, name) for name, home in xray_lightning._HOMES.items())
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    assert xray_lightning.__version__ == version("xray_lightning")
 
 
 def test_unknown_name() -> None:

@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 from sklearn.metrics import roc_auc_score
 
-from xray_lightning import XrayTask, load_checkpoint, predict_part, read_predictions, summarise
+from xray_lightning import XrayTask, load_checkpoint, predict_subset, read_predictions, summarise
 from xray_lightning.cli.build import data_from
 from xray_lightning.cli.evaluate import configuration
 
@@ -162,18 +162,18 @@ def test_one_process_validates_alike(folder: Path, tmp_path: Path) -> None:
         accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
     )
     alone = trainer.validate(task, data, verbose=False)[0]
-    assert len(data.part_records("val")) % 2 == 1
+    assert len(data.subset_records("val")) % 2 == 1
     assert alone["val/auroc"] == pytest.approx(float(logged["val/auroc"]), abs=1e-6)
     assert alone["val/loss"] == pytest.approx(float(logged["val/loss"]), abs=1e-6)
     for label in data.labels:
         value, text = alone[f"val/auroc/{label}"], logged[f"val/auroc/{label}"]
         assert np.isnan(value) if text == "" else value == pytest.approx(float(text), abs=1e-6)
-    ours = summarise(predict_part(trainer, task, data, "val"), "")["auroc"]["mean"]
+    ours = summarise(predict_subset(trainer, task, data, "val"), "")["auroc"]["mean"]
     assert ours == pytest.approx(metrics(folder / "two")["val"]["auroc"]["mean"], abs=1e-6)
-    for part in ("val", "test"):
-        table = read_predictions(folder / f"two/predictions_{part}.csv")
-        assert table.image_ids == tuple(record.image_id for record in data.part_records(part))
-        np.testing.assert_array_equal(table.targets, data.part_targets(part))
+    for subset in ("val", "test"):
+        table = read_predictions(folder / f"two/predictions_{subset}.csv")
+        assert table.image_ids == tuple(record.image_id for record in data.subset_records(subset))
+        np.testing.assert_array_equal(table.targets, data.subset_targets(subset))
 
 
 # --- the same network judged by one and by two processes --------------------------------------
@@ -223,7 +223,7 @@ def main(world):
     shards = {p: list(getattr(data, p + "_dataloader")().sampler) for p in ("val", "test")}
     images = [i for b in data.test_dataloader() for i in b["image_id"]]
     test = plain(trainer.test(task, data, verbose=False)[0])
-    scores = predict_part(trainer, task, data, "test").scores.tolist()
+    scores = predict_subset(trainer, task, data, "test").scores.tolist()
     trainer.fit(task, data)
     facts = {"first": first, "test": test, "scores": scores, "shards": shards, "images": images,
         "told": Told.told, "fitted": plain(trainer.callback_metrics), "best": best.best_model_path,
@@ -268,8 +268,8 @@ def test_every_image_in_one_process(world: int, judged: dict[int, list[Any]]) ->
     assert sorted(name for shard in shards for name in shard) == sorted(alone["images"])
     for rank, found in enumerate(judged[world]):
         assert found["images"] == alone["images"][rank::world]
-        for part in ("val", "test"):
-            assert found["shards"][part] == alone["shards"][part][rank::world]
+        for subset in ("val", "test"):
+            assert found["shards"][subset] == alone["shards"][subset][rank::world]
 
 
 @pytest.mark.parametrize("world", [2, 3])

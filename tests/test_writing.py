@@ -1,5 +1,6 @@
 """A file under its final name is whole, or the older one."""
 
+import ast
 import errno
 import json
 import math
@@ -116,3 +117,50 @@ def test_damaged_json_is_named(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(OutputError, match=r"metrics\.json is damaged"):
         read_json(path)
+
+
+PACKAGE = Path(__file__).parents[1] / "xray_lightning"
+
+# Everything else goes through xray_lightning/writing.py: whole under its final name, or not there.
+WRITERS = {
+    "writing.py": {"open", "savefig"},
+    "report/page.py": {"savefig"},  # into memory
+    "explain/heatmaps.py": {"savez"},  # these three into a file of writing.py
+    "checkpoint.py": {"torch.save"},
+    "cli/provenance.py": {"OmegaConf.save"},
+    "cli/predict.py": {"open"},  # rows added one by one; a half one is cut off before the next run
+    "data/files.py": {"open"},  # what was done, line by line; a half line means: do it again
+    "data/manifest.py": {"open"},  # the cache: what counts stands in done.bin
+    "data/decoding.py": {"open"},
+}
+WRITING = {"write_text", "write_bytes", "savez", "savez_compressed", "to_csv", "imwrite", "savefig"}
+WRITING |= {"to_json", "to_pickle", "tofile", "savetxt", "TemporaryDirectory", "mkstemp", "dump"}
+
+
+def writes(call: ast.Call) -> str | None:
+    """What a call writes with; None if it writes no file."""
+    name = ast.unparse(call.func)
+    short = name.rpartition(".")[2]
+    if short == "open":
+        texts = [*call.args, *(key.value for key in call.keywords if key.arg == "mode")]
+        modes = [each.value for each in texts if isinstance(each, ast.Constant)]
+        known = bool(modes) or not texts
+        return None if known and not any(set("wax+") & set(str(mode)) for mode in modes) else short
+    if short == "save":
+        return name
+    return short if short in WRITING else None
+
+
+def test_one_way_to_write() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text()))
+        ways = {writes(node) for node in nodes if isinstance(node, ast.Call)} - {None}
+        assert ways <= WRITERS.get(path.relative_to(PACKAGE).as_posix(), set()), path
+
+
+@pytest.mark.parametrize(
+    "text", ["p.open('w')", "open(p, 'ab')", "p.open(mode)", "figure.savefig(p)", "np.save(p, x)"]
+)
+def test_writing_is_noticed(text: str) -> None:
+    (call,) = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    assert writes(call)

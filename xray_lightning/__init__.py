@@ -1,98 +1,55 @@
-"""Train, judge and explain chest radiograph classifiers.
+"""Train, evaluate and explain chest radiograph classifiers.
 
 Names are imported when they are first used, so that ``import xray_lightning`` costs nothing.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from xray_lightning.checkpoint import Bundle, Checkpoint, load_checkpoint
-    from xray_lightning.data.csv import CsvTable
-    from xray_lightning.data.datamodule import XrayDataModule
-    from xray_lightning.data.nih import ChestXray14
-    from xray_lightning.data.phantom import Phantom
-    from xray_lightning.data.rsna import Rsna
-    from xray_lightning.deploy.classifier import Classifier, load_classifier
-    from xray_lightning.evaluation.predict import predict_part, summarise
-    from xray_lightning.evaluation.predictions import (
-        Predictions,
-        read_predictions,
-        write_predictions,
-    )
-    from xray_lightning.explain import class_map
-    from xray_lightning.models.attention import CBAM
-    from xray_lightning.models.network import XrayNet
-    from xray_lightning.records import Box, Record
-    from xray_lightning.training.callbacks.averaging import EMA
-    from xray_lightning.training.callbacks.freezing import FreezeBackbone
-    from xray_lightning.training.losses import BCE, Asymmetric, ClassBalanced, Focal, WeightedBCE
-    from xray_lightning.training.ranking import PairwiseAUC
-    from xray_lightning.training.task import XrayTask
+__version__ = "0.1.0"
 
-_HOMES = {
-    "Asymmetric": "losses",
-    "BCE": "losses",
-    "Box": "records",
-    "Bundle": "checkpoint",
-    "CBAM": "models.attention",
-    "Checkpoint": "checkpoint",
-    "ChestXray14": "data.nih",
-    "Classifier": "inference",
-    "ClassBalanced": "losses",
-    "CsvTable": "data.csv",
-    "Focal": "losses",
-    "PairwiseAUC": "ranking",
-    "EMA": "callbacks.averaging",
-    "FreezeBackbone": "callbacks.freezing",
-    "Phantom": "data.phantom",
-    "Predictions": "predictions",
-    "Record": "records",
-    "Rsna": "data.rsna",
-    "WeightedBCE": "losses",
-    "XrayDataModule": "data.datamodule",
-    "XrayNet": "models.network",
-    "XrayTask": "task",
-    "class_map": "explain",
-    "load_checkpoint": "checkpoint",
-    "load_classifier": "inference",
-    "predict_part": "evaluation",
-    "read_predictions": "predictions",
-    "summarise": "evaluation",
-    "write_predictions": "predictions",
+_NAMES = {  # module: what it offers
+    "checkpoint": ["Checkpoint", "Description", "load_checkpoint"],
+    "cli.multirun": ["SweepTable"],
+    "data.cache": ["ImageCache", "open_cache"],
+    "data.csv": ["CsvTable"],
+    "data.datamodule": ["XrayDataModule"],
+    "data.nih": ["ChestXray14"],
+    "data.partition": ["Split", "make_split"],
+    "data.phantom": ["Phantom"],
+    "data.rsna": ["Rsna"],
+    "data.samplers": ["disease_balanced_sampler", "patient_balanced_sampler", "uniform_sampler"],
+    "data.source": ["Source"],
+    "data.splits": [
+        *("auto_split", "csv_split", "image_split", "kfold_split", "lists_split"),
+        *("official_split", "patient_split"),
+    ],
+    "data.transforms": ["augment_light", "augment_none", "augment_rsna", "augment_xray14"],
+    "deploy.classifier": ["Classifier", "load_classifier"],
+    "errors": [
+        *("CacheError", "CheckpointError", "ConfigError", "DataError", "DataNotFoundError"),
+        *("InvalidImageError", "MissingImagesError", "NonFiniteLossError", "OutputError"),
+        *("SplitError", "TableError", "WeightsError", "XrayError"),
+    ],
+    "evaluation.predict": ["predict_subset", "summarise"],
+    "evaluation.predictions": ["Predictions", "read_predictions", "write_predictions"],
+    "evaluation.scores": ["read_scores"],
+    "explain": ["class_map", "class_maps"],
+    "explain.heatmaps": ["HeatMaps"],
+    "models.attention": ["CBAM"],
+    "models.network": ["XrayNet"],
+    "records": ["Box", "Record"],
+    "report.gallery": ["make_heat_maps"],
+    "training.callbacks.averaging": ["EMA"],
+    "training.callbacks.freezing": ["FreezeBackbone"],
+    "training.losses": ["BCE", "Asymmetric", "ClassBalanced", "Focal", "WeightedBCE"],
+    "training.optim": ["Constant", "Cosine", "Plateau", "Step"],
+    "training.ranking": ["PairwiseAUC"],
+    "training.task": ["XrayTask"],
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = [
-    "BCE",
-    "CBAM",
-    "EMA",
-    "Asymmetric",
-    "Box",
-    "Bundle",
-    "Checkpoint",
-    "ChestXray14",
-    "ClassBalanced",
-    "Classifier",
-    "CsvTable",
-    "Focal",
-    "FreezeBackbone",
-    "PairwiseAUC",
-    "Phantom",
-    "Predictions",
-    "Record",
-    "Rsna",
-    "WeightedBCE",
-    "XrayDataModule",
-    "XrayNet",
-    "XrayTask",
-    "class_map",
-    "load_checkpoint",
-    "load_classifier",
-    "predict_part",
-    "read_predictions",
-    "summarise",
-    "write_predictions",
-]
+__all__ = sorted([*_HOMES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
@@ -102,4 +59,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__})

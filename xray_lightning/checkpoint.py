@@ -14,9 +14,10 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.partition import PARTS, split_facts
+from xray_lightning.data.partition import SUBSETS, split_facts
 from xray_lightning.data.source import patient_keys
 from xray_lightning.errors import CheckpointError, OutputError
+from xray_lightning.formats import upgrade_settings
 from xray_lightning.models.network import XrayNet
 from xray_lightning.models.weights import fill, require_whole
 from xray_lightning.writing import entries_of, open_replacing
@@ -36,20 +37,20 @@ TYPES: dict[str, tuple[type, ...]] = {  # of entries that are not just any plain
     **dict.fromkeys(("net.dropout", "net.mean", "net.std"), NUMBER),
     **dict.fromkeys(("net.head_options", "validation.labels", "split.parts"), MAPPING),
     **dict.fromkeys(("config.data", "config.split", "config.trainer", "split.patients"), MAPPING),
-    **{f"split.parts.{part}": TEXT for part in PARTS},
-    **{f"split.patients.{part}": NAMES for part in LEARNED},
-    **{f"split.patients.{part}.*": TEXT for part in LEARNED},
+    **{f"split.parts.{subset}": TEXT for subset in SUBSETS},
+    **{f"split.patients.{subset}": NAMES for subset in LEARNED},
+    **{f"split.patients.{subset}.*": TEXT for subset in LEARNED},
     "preprocessing.clahe": (bool,),
     "split.population": TEXT,
     "epoch": WHOLE,
 }
 NEEDED = ("net.labels", "net.image_size", "preprocessing.image_size", "preprocessing.clahe")
-OF_A_RUN = ("split.fingerprint", *(f"split.parts.{part}" for part in PARTS))
-OF_PATIENTS = tuple(f"split.patients.{part}" for part in LEARNED)
+OF_A_RUN = ("split.fingerprint", *(f"split.parts.{subset}" for subset in SUBSETS))
+OF_PATIENTS = tuple(f"split.patients.{subset}" for subset in LEARNED)
 
 
 @dataclass(frozen=True)
-class Bundle:
+class Description:
     """The part of a checkpoint that rebuilds its model and names its data; plain values only.
 
     Attributes:
@@ -83,7 +84,7 @@ class Checkpoint:
     """A checkpoint read from disk: its bundle and the tensors of its network."""
 
     path: Path
-    bundle: Bundle
+    description: Description
     state: Mapping[str, Tensor]
     epoch: int
 
@@ -100,7 +101,7 @@ class Checkpoint:
                 another type: they would be rounded without a word.
         """
         try:
-            net = XrayNet(**{**self.bundle.net, "weights": "none"})  # no file, no hub
+            net = XrayNet(**{**self.description.net, "weights": "none"})  # no file, no hub
         except Exception as error:  # a description may be wrong in any way
             raise CheckpointError(
                 f"{self.path} describes no network of this version: {error}"
@@ -158,13 +159,14 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path} has format {version}, this version reads {FORMAT}")
     plain = {"validation": {}, **entries}  # format 1 did not always have it
     del plain["format"]
-    if set(plain) != {entry.name for entry in fields(Bundle)} or "state_dict" not in raw:
+    if set(plain) != {entry.name for entry in fields(Description)} or "state_dict" not in raw:
         raise CheckpointError(f"{path} is incomplete: it has {sorted(map(str, {**raw, **plain}))}")
     for fault in _faults({**plain, "epoch": raw.get("epoch", 0)}, raw["state_dict"]):
         raise CheckpointError(f"{path}: {fault}")
     tensors = raw["state_dict"].items()
     state = {name[4:]: tensor for name, tensor in tensors if str(name).startswith("net.")}
-    return Checkpoint(path, Bundle(**plain), state, raw.get("epoch", 0))
+    plain["config"] = upgrade_settings(plain["config"])
+    return Checkpoint(path, Description(**plain), state, raw.get("epoch", 0))
 
 
 def _faults(plain: Mapping[str, Any], state: Any) -> Iterator[str]:
@@ -198,12 +200,12 @@ def _odd_tensors(state: Any) -> Iterator[str]:
             yield f"state_dict.{name} has values that are not there, NaN or infinite"
 
 
-def bundle_of(
+def describe_model(
     net: XrayNet, data: XrayDataModule, config: Mapping[str, Any] | None = None
-) -> Bundle:
+) -> Description:
     """What a checkpoint of this network, trained on this data, says about itself."""
     split = split_facts(data.split) | patients_of(data)
-    return Bundle(net.config, dict(data.preprocessing), split, dict(config or {}))
+    return Description(net.config, dict(data.preprocessing), split, dict(config or {}))
 
 
 def patients_of(data: XrayDataModule) -> dict[str, object]:
@@ -215,17 +217,18 @@ def patients_of(data: XrayDataModule) -> dict[str, object]:
     if not population:
         return {}
     keys = {
-        part: sorted(set(patient_keys(population, data.part_records(part)))) for part in LEARNED
+        subset: sorted(set(patient_keys(population, data.subset_records(subset))))
+        for subset in LEARNED
     }
     return {"population": population, "patients": keys}
 
 
 def store_validation(path: Path, validation: Mapping[str, Any]) -> None:
-    """Write what was fitted on the validation part into a checkpoint, in one step.
+    """Write what was fitted on the validation set into a checkpoint, in one step.
 
     Args:
         path: a checkpoint of ours.
-        validation: plain values: "rule", "value", "fingerprint" of the validation part, and
+        validation: plain values: "rule", "value", "fingerprint" of the validation set, and
             "labels": label -> :meth:`~xray_lightning.metrics.operating_points.Fitted.to_plain`.
 
     Raises:
@@ -237,15 +240,16 @@ def store_validation(path: Path, validation: Mapping[str, Any]) -> None:
     AtomicCheckpointIO().save_checkpoint(raw, path)
 
 
-def require_labels(bundle: Bundle, labels: tuple[str, ...], place: str) -> None:
+def require_labels(description: Description, labels: tuple[str, ...], place: str) -> None:
     """Refuse to score data with a label the checkpoint does not know; fewer ones can be scored.
 
     Raises:
         CheckpointError: a label is not one of the checkpoint's, or there is none.
     """
-    if not labels or not set(labels) <= set(bundle.labels):
+    if not labels or not set(labels) <= set(description.labels):
         raise CheckpointError(
-            f"{place} was trained on the {len(bundle.labels)} labels {', '.join(bundle.labels)}; "
+            f"{place} was trained on the {len(description.labels)} labels "
+            f"{', '.join(description.labels)}; "
             f"the data has {len(labels)}: {', '.join(labels)}. Give the data's label the name of "
             "the one to score it by (RSNA: data.label=Pneumonia), or go on with labels=shared"
         )

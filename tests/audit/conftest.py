@@ -35,7 +35,9 @@ def records() -> list[Record]:
 
 
 @pytest.fixture
-def parts(records: list[Record]) -> dict[str, np.ndarray]:
+def subsets(records: list[Record]) -> dict[str, np.ndarray]:
     order = np.random.default_rng(1).permutation(len(records))
     cuts = np.split(order, [140, 170])
-    return {part: np.sort(rows) for part, rows in zip(("train", "val", "test"), cuts, strict=True)}
+    return {
+        subset: np.sort(rows) for subset, rows in zip(("train", "val", "test"), cuts, strict=True)
+    }

@@ -34,7 +34,7 @@ def test_weights_give_the_other_mix() -> None:
     np.testing.assert_allclose(twice[0], 2 * (3 / 5) / (2 / 6))
 
 
-def part(share: float, seed: int, size: int = 6000, shift: float = 0.0) -> Scored:
+def subset(share: float, seed: int, size: int = 6000, shift: float = 0.0) -> Scored:
     """A model that is worse on AP; ``share`` of the images are AP; ``shift``: worse everywhere."""
     rng = np.random.default_rng(seed)
     view = np.where(rng.random(size) < share, "AP", "PA")
@@ -53,7 +53,7 @@ def found(val: Scored, test: Scored) -> Decomposition:
 
 
 def test_only_the_mix_differs() -> None:
-    val, test = part(0.2, 0), part(0.7, 1)
+    val, test = subset(0.2, 0), subset(0.7, 1)
     result = found(val, test)
     assert result.change[0] == pytest.approx(result.case_mix[0] + result.rest[0])
     assert result.change[0] < -0.1
@@ -70,13 +70,13 @@ def test_only_the_mix_differs() -> None:
 
 
 def test_only_the_rest_differs() -> None:
-    result = found(part(0.4, 0), part(0.4, 1, shift=0.4))
+    result = found(subset(0.4, 0), subset(0.4, 1, shift=0.4))
     assert abs(result.case_mix[0]) < 0.01
     assert result.rest[1][1] < 0
 
 
 def test_matched_and_severity_against_loops() -> None:
-    val, test = part(0.2, 0), part(0.7, 1)
+    val, test = subset(0.2, 0), subset(0.7, 1)
     result = found(val, test)
     rows = {row.name: row for row in [*result.matched, *result.severity]}
     assert set(rows) >= {"view AP", "view PA", "first half", "0 other findings"}
@@ -99,7 +99,7 @@ def test_matched_and_severity_against_loops() -> None:
 
 
 def test_first_images_are_matched_where_known() -> None:
-    val, test = part(0.2, 0), part(0.7, 1)
+    val, test = subset(0.2, 0), subset(0.7, 1)
     for each in (val, test):
         each.columns.follow_up[:] = np.arange(6000) % 2
     names = [row.name for row in found(val, test).matched]

@@ -119,8 +119,8 @@ def test_what_a_split_parts() -> None:
     squares = np.stack([*SCENES[:3], SCENES[2], SCENES[0], near, SCENES[6], near])
     owners = "abccxbdy"
     records = [Record(f"i{n}", owner, (0.0,)) for n, owner in enumerate(owners)]
-    parts = {"train": np.array([0, 2, 3]), "val": np.array([1]), "test": np.array([4, 5, 6])}
-    found = duplicates(squares, records, parts)  # 7, equal to 5, is in no part
+    subsets = {"train": np.array([0, 2, 3]), "val": np.array([1]), "test": np.array([4, 5, 6])}
+    found = duplicates(squares, records, subsets)  # 7, equal to 5, is in no part
     assert (found.images, found.size, found.blank, found.test_images) == (8, 128, 0, 2)
     exact, close = found.exact, found.near
     assert (exact.pairs, exact.other_patients) == (3, 2)

@@ -13,7 +13,7 @@ from xray_lightning.audit.leakage import leak, listed
 from xray_lightning.audit.run import audit_facts, decomposed, gist
 from xray_lightning.audit.shift import BOTH, metadata, prevalence
 from xray_lightning.data.nih import ChestXray14
-from xray_lightning.data.partition import LeakyPartsWarning
+from xray_lightning.data.partition import LeakySubsetsWarning
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.splits import image_split, official_split, patient_split
@@ -42,15 +42,15 @@ def test_nih_official(nih: ChestXray14) -> None:
     split = official_split(nih.records, nih.official)
     columns = Columns.of(nih.records, nih.labels)
     counts = bootstrap_counts(columns.patient_count, 3, 0)
-    found = leak(nih.records, split.parts)
+    found = leak(nih.records, split.subsets)
     assert (found.shared, found.in_train_or_val) == (0, 0)
-    ratios = {row.name: round(row.ratio, 2) for row in prevalence(columns, split.parts, counts)}
+    ratios = {row.name: round(row.ratio, 2) for row in prevalence(columns, split.subsets, counts)}
     assert (ratios["Pneumothorax"], ratios["Hernia"]) == (3.42, 2.06)
-    shift = {row.name: row for row in metadata(columns, split.parts, counts)}
+    shift = {row.name: row for row in metadata(columns, split.subsets, counts)}
     view, images = shift["view AP"].value, shift["images per patient"].value
-    assert [round(100 * view[part], 1) for part in (BOTH, "test")] == [35.0, 56.6]
-    assert [round(images[part], 2) for part in (BOTH, "test")] == [3.09, 9.15]
-    test, prior = split.parts["test"], prevalence_of(columns, split.parts["train"])
+    assert [round(100 * view[subset], 1) for subset in (BOTH, "test")] == [35.0, 56.6]
+    assert [round(images[subset], 2) for subset in (BOTH, "test")] == [3.09, 9.15]
+    test, prior = split.subsets["test"], prevalence_of(columns, split.subsets["train"])
     previous = previous_scores(columns, test, prior)
     assert previous is not None
     assert means(nih, columns, previous, test) == pytest.approx(0.642, abs=0.001)
@@ -59,17 +59,17 @@ def test_nih_official(nih: ChestXray14) -> None:
 
 
 def test_nih_image_split(nih: ChestXray14) -> None:
-    with pytest.warns(LeakyPartsWarning):
+    with pytest.warns(LeakySubsetsWarning):
         split = image_split(nih.records, nih.official)
     columns = Columns.of(nih.records, nih.labels)
-    found = leak(nih.records, split.parts)
-    trained = set(patient_ids([nih.records[row] for row in split.parts["train"]]).tolist())
-    test = split.parts["test"]
+    found = leak(nih.records, split.subsets)
+    trained = set(patient_ids([nih.records[row] for row in split.subsets["train"]]).tolist())
+    test = split.subsets["test"]
     assert found.in_train == sum(nih.records[row].patient_id in trained for row in test)
     assert found.shares is not None
     assert found.shares[1] > 0.8
-    prior = prevalence_of(columns, split.parts["train"])
-    gained = means(nih, columns, mean_scores(columns, split.parts["train"], test, prior), test)
+    prior = prevalence_of(columns, split.subsets["train"])
+    gained = means(nih, columns, mean_scores(columns, split.subsets["train"], test, prior), test)
     assert gained > 0.7
 
 
@@ -79,18 +79,18 @@ def test_rsna_image_split(shared_data: Path) -> None:
         nih_map=shared_data / "rsna-metadata/rsna_to_nih.csv.gz",
         nih_test_list=shared_data / "nih-metadata/test_list.txt",
     )
-    with pytest.warns(LeakyPartsWarning):
+    with pytest.warns(LeakySubsetsWarning):
         split = image_split(source.records, None)  # 70/10/20: 80 % learn
-    shares = leak(source.records, split.parts).shares
+    shares = leak(source.records, split.subsets).shares
     assert shares is not None
     assert shares[1] == pytest.approx(0.698, abs=0.01)
     assert source.official is not None
     ids = [(record.image_id,) for record in source.records]
-    assert listed("NIH", source.official["test"], ids, split.parts).found == 7193
+    assert listed("NIH", source.official["test"], ids, split.subsets).found == 7193
 
 
-def scored(part: str) -> Predictions:
-    records = [PHANTOM.records[row] for row in SPLIT.parts[part]]
+def scored(subset: str) -> Predictions:
+    records = [PHANTOM.records[row] for row in SPLIT.subsets[subset]]
     targets = target_matrix(records)
     scores = np.random.default_rng(0).random(targets.shape, dtype=np.float32)
     ids = tuple(record.image_id for record in records)
@@ -98,7 +98,7 @@ def scored(part: str) -> Predictions:
 
 
 def test_everything_is_plain() -> None:
-    images = {PHANTOM.records[row].image_id for row in SPLIT.parts["train"][:3]}
+    images = {PHANTOM.records[row].image_id for row in SPLIT.subsets["train"][:3]}
     twins = {record.image_id: f"twin{i // 2}" for i, record in enumerate(PHANTOM.records)}
     facts = audit_facts(
         PHANTOM,
@@ -111,7 +111,7 @@ def test_everything_is_plain() -> None:
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
     assert facts["leakage"]["lists"][-1]["parts"] == {"train": 3, "val": 0, "test": 0}
     assert facts["leakage"]["exposures"]["shared"] > 0
-    assert facts["decomposition"]["test_images"] == len(SPLIT.parts["test"])
+    assert facts["decomposition"]["test_images"] == len(SPLIT.subsets["test"])
     assert any("very radiograph" in sentence for sentence in gist(facts))
     change = facts["decomposition"]["change"][0]
     assert f"these predictions changes by {change:+.3f}: " in gist(facts)[-1]
@@ -133,7 +133,7 @@ def test_the_gist_names_a_checkpoints_patients(seen: dict | None, said: str) -> 
 
 def test_predictions_of_another_split_are_refused() -> None:
     """The page would show one split's leaks beside another's change."""
-    match = r"predictions of val are of other images .* than the val part of split patient"
+    match = r"predictions of val are of other images .* than the val set of split patient"
     with pytest.raises(TableError, match=match):
         decomposed(PHANTOM, SPLIT, scored("test"), scored("test"), draws=2, seed=0)
 

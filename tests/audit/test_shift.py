@@ -39,28 +39,30 @@ def frame(records: list[Record]) -> pd.DataFrame:
     return table
 
 
-def test_prevalence_against_pandas(records: list[Record], parts: Parts) -> None:
+def test_prevalence_against_pandas(records: list[Record], subsets: Parts) -> None:
     table, columns = frame(records), Columns.of(records, LABELS)
     counts = bootstrap_counts(columns.patient_count, 40, 0)
-    for row in prevalence(columns, parts, counts):
-        for part, rows in with_both(parts).items():
+    for row in prevalence(columns, subsets, counts):
+        for subset, rows in with_both(subsets).items():
             values = table[row.name].iloc[rows]
-            assert row.value[part] == pytest.approx(values.mean())
-            assert (row.count[part], row.known[part]) == (values.sum(), values.count())
+            assert row.value[subset] == pytest.approx(values.mean())
+            assert (row.count[subset], row.known[subset]) == (values.sum(), values.count())
         assert row.ratio == pytest.approx(row.value["test"] / row.value[BOTH])
         assert row.ratio_to_train == pytest.approx(row.value["test"] / row.value["train"])
 
 
-def test_intervals_against_a_loop_over_the_same_draws(records: list[Record], parts: Parts) -> None:
+def test_intervals_against_a_loop_over_the_same_draws(
+    records: list[Record], subsets: Parts
+) -> None:
     table, columns = frame(records), Columns.of(records, LABELS)
     counts = bootstrap_counts(columns.patient_count, 40, 3)
-    row = prevalence(columns, parts, counts)[0]
-    both, test = table.iloc[with_both(parts)[BOTH]], table.iloc[parts["test"]]
+    row = prevalence(columns, subsets, counts)[0]
+    both, test = table.iloc[with_both(subsets)[BOTH]], table.iloc[subsets["test"]]
     ratios, differences = [], []
     for draw in counts:
         shares = []
-        for part in (test, both):
-            known = part[part["Mass"].notna()]
+        for subset in (test, both):
+            known = subset[subset["Mass"].notna()]
             weights = draw[known["code"]]
             shares.append(np.average(known["Mass"], weights=weights))
         ratios.append(shares[0] / shares[1])
@@ -70,10 +72,10 @@ def test_intervals_against_a_loop_over_the_same_draws(records: list[Record], par
     assert row.p_value == pytest.approx(2 * (1 - norm.cdf(z)))
 
 
-def test_metadata_against_pandas(records: list[Record], parts: Parts) -> None:
+def test_metadata_against_pandas(records: list[Record], subsets: Parts) -> None:
     table, columns = frame(records), Columns.of(records, LABELS)
-    rows = {row.name: row for row in metadata(columns, parts, bootstrap_counts(60, 10, 0))}
-    for part, places in with_both(parts).items():
+    rows = {row.name: row for row in metadata(columns, subsets, bootstrap_counts(60, 10, 0))}
+    for subset, places in with_both(subsets).items():
         here = table.iloc[places]
         wanted = {
             "age": here["age"].mean(),
@@ -83,45 +85,45 @@ def test_metadata_against_pandas(records: list[Record], parts: Parts) -> None:
             "images per patient": len(here) / here["patient"].nunique(),
         }
         for name, value in wanted.items():
-            assert rows[name].value[part] == pytest.approx(value), (name, part)
+            assert rows[name].value[subset] == pytest.approx(value), (name, subset)
 
 
-def test_holm_over_the_rows(records: list[Record], parts: Parts) -> None:
-    rows = prevalence(Columns.of(records, LABELS), parts, bootstrap_counts(60, 30, 0))
+def test_holm_over_the_rows(records: list[Record], subsets: Parts) -> None:
+    rows = prevalence(Columns.of(records, LABELS), subsets, bootstrap_counts(60, 30, 0))
     smallest = min(row.p_value for row in rows)
     assert min(row.corrected for row in rows) == pytest.approx(min(1, 3 * smallest))
 
 
-def test_what_is_unknown_everywhere_is_nan(records: list[Record], parts: Parts) -> None:
+def test_what_is_unknown_everywhere_is_nan(records: list[Record], subsets: Parts) -> None:
     blank = [replace(record, age=float("nan")) for record in records]
-    age = metadata(Columns.of(blank, LABELS), parts, bootstrap_counts(60, 10, 0))[0]
+    age = metadata(Columns.of(blank, LABELS), subsets, bootstrap_counts(60, 10, 0))[0]
     assert np.isnan(age.value["test"])
     assert np.isnan(age.p_value)
     assert plain(age)["ratio"] is None
 
 
-def test_the_classifier_finds_what_differs(records: list[Record], parts: Parts) -> None:
-    test = set(parts["test"].tolist())
+def test_the_classifier_finds_what_differs(records: list[Record], subsets: Parts) -> None:
+    test = set(subsets["test"].tolist())
     told = [replace(r, view="AP" if i in test else "PA") for i, r in enumerate(records)]
     counts = bootstrap_counts(60, 10, 0)
-    found = separation(Columns.of(told, LABELS), parts, counts, seed=0)
+    found = separation(Columns.of(told, LABELS), subsets, counts, seed=0)
     assert found.result is not None
     assert found.result.mean > 0.99
     assert max(found.used, key=found.used.__getitem__) == "view"
     assert set(found.used) == {"age", "sex", "view", "follow-up number", PER_PATIENT}
-    alike = separation(Columns.of(records, LABELS), parts, counts, seed=0)
+    alike = separation(Columns.of(records, LABELS), subsets, counts, seed=0)
     assert alike.result is not None
     assert alike.result.mean < 0.65
 
 
-def test_nothing_to_tell_by(parts: Parts) -> None:
+def test_nothing_to_tell_by(subsets: Parts) -> None:
     bare = [Record(f"{n}.png", f"p{n}", (0.0,)) for n in range(240)]
-    found = separation(Columns.of(bare, ("Mass",)), parts, bootstrap_counts(240, 2, 0), 0)
+    found = separation(Columns.of(bare, ("Mass",)), subsets, bootstrap_counts(240, 2, 0), 0)
     assert found.result is None
     assert "no metadata that varies" in found.undefined
 
 
-def test_too_few_patients(records: list[Record], parts: Parts) -> None:
+def test_too_few_patients(records: list[Record], subsets: Parts) -> None:
     few = [replace(r, patient_id=f"p{i % 4}") for i, r in enumerate(records)]
-    found = separation(Columns.of(few, LABELS), parts, bootstrap_counts(4, 2, 0), 0)
+    found = separation(Columns.of(few, LABELS), subsets, bootstrap_counts(4, 2, 0), 0)
     assert "5 folds need as many patients" in found.undefined

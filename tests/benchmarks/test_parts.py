@@ -26,7 +26,7 @@ BLOCKS = ("features.denseblock3", "features.denseblock4")
 VARIANTS: dict[str, dict[str, Any]] = {
     **{f"head_{name}": {"head": name} for name in HEADS if name != "average"},
     "head_csra_4_temperatures": {"head": "csra", "head_options": {"temperatures": [1, 2, 4, 99]}},
-    **{f"cbam_{part}": {"cbam_after": BLOCKS, "cbam": part} for part in ("both", "channel")},
+    **{f"cbam_{subset}": {"cbam_after": BLOCKS, "cbam": subset} for subset in ("both", "channel")},
     "cbam_spatial": {"cbam_after": BLOCKS, "cbam": "spatial"},
 }
 

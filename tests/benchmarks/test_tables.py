@@ -23,7 +23,7 @@ def test_nih_table_and_split(metadata: Path, remark: Any, ratio: Any) -> None:
         read = perf_counter()
         split = patient_split(source.records, source.official)
         seconds.append((perf_counter() - start, read - start))
-        assert sum(map(len, split.parts.values())) == 112_120
+        assert sum(map(len, split.subsets.values())) == 112_120
         del source, split
     total, reading = (median(column) for column in zip(*seconds, strict=True))
     first = seconds[0][0]

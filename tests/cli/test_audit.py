@@ -25,7 +25,7 @@ DATA = ["data.patients=60", "draws=5"]
 
 
 def test_files_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = [PHANTOM.records[row].image_id for row in SPLIT.parts["train"][:2]]
+    names = [PHANTOM.records[row].image_id for row in SPLIT.subsets["train"][:2]]
     (tmp_path / "known.txt").write_text("\n".join([*names, "elsewhere.png"]))
     out = tmp_path / "out"
     audit([*DATA, f"lists={tmp_path / 'known.txt'}", f"hydra.run.dir={out}"], as_json=True)
@@ -53,12 +53,13 @@ def test_terminal(
 
 
 def test_what_a_checkpoint_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    train = [PHANTOM.records[row] for row in SPLIT.parts["train"]]
-    facts = {"parts": dict(SPLIT.part_fingerprints), "population": PHANTOM.population}
+    train = [PHANTOM.records[row] for row in SPLIT.subsets["train"]]
+    facts = {"parts": dict(SPLIT.subset_fingerprints), "population": PHANTOM.population}
     facts["patients"] = {"train": patient_keys(PHANTOM.population, train), "val": []}
-    bundle = SimpleNamespace(split=facts)
+    description = SimpleNamespace(split=facts)
     monkeypatch.setattr(
-        "xray_lightning.checkpoint.load_checkpoint", lambda path: SimpleNamespace(bundle=bundle)
+        "xray_lightning.checkpoint.load_checkpoint",
+        lambda path: SimpleNamespace(description=description),
     )
     found = checkpoint_facts("best.ckpt", PHANTOM, SPLIT)
     assert found["comparable"]
@@ -73,11 +74,11 @@ def test_what_a_checkpoint_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_duplicates_by_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Files 5 and 6 show what 0 and 1 show; 4 is not on disk."""
     rows = ["image,patient,split,Mass"]
-    for number, part in enumerate(["train", "train", "val", "val", "test", "test", "test"]):
+    for number, subset in enumerate(["train", "train", "val", "val", "test", "test", "test"]):
         if number != 4:
             pixels = PHANTOM.read(PHANTOM.records[number % 5])
             cv2.imwrite(str(tmp_path / f"{number}.png"), pixels)
-        rows.append(f"{number}.png,p{number},{part},{number % 2}")
+        rows.append(f"{number}.png,p{number},{subset},{number % 2}")
     (tmp_path / "table.csv").write_text("\n".join(rows))
     settings = ["data=csv", f"data.table={tmp_path / 'table.csv'}", "split=csv", "image_size=64"]
     settings += ["data.allow_missing=true", "duplicates=true", f"cache_dir={tmp_path / 'cache'}"]
@@ -168,16 +169,16 @@ def rsna_folder(folder: Path) -> list[str]:
 
 def foreign_lists(folder: Path) -> tuple[list[str], pd.DataFrame]:
     """Three lists in three forms, and their rows: 2 is in train and test, 4 in val and test."""
-    parts = {"train": [0, 1, 4, 8], "val": [7, 3], "test": [5, 9, 2, 6, 10, 11]}
+    subsets = {"train": [0, 1, 4, 8], "val": [7, 3], "test": [5, 9, 2, 6, 10, 11]}
     texts = {
-        "train": "\r\n".join(f"rsna/image-{n}.png 0" for n in parts["train"]),
+        "train": "\r\n".join(f"rsna/image-{n}.png 0" for n in subsets["train"]),
         "val": "patientId,Target\nimage-7,1\nimage-3,1\nimage-99,0",
-        "test": "\n".join(f"image-{n}.jpg" for n in parts["test"]),
+        "test": "\n".join(f"image-{n}.jpg" for n in subsets["test"]),
     }
-    for part, text in texts.items():
-        (folder / f"{part}.txt").write_text(text, newline="")
-    rows = [(n, n % 4 + 1, part) for part, numbers in parts.items() for n in numbers]
-    settings = [f"split.{part}={folder / part}.txt" for part in parts]
+    for subset, text in texts.items():
+        (folder / f"{subset}.txt").write_text(text, newline="")
+    rows = [(n, n % 4 + 1, subset) for subset, numbers in subsets.items() for n in numbers]
+    settings = [f"split.{subset}={folder / subset}.txt" for subset in subsets]
     return ["split=lists", *settings], pd.DataFrame(rows, columns=["n", "patient", "part"])
 
 
@@ -232,7 +233,8 @@ def test_a_split_column_that_leaks_and_an_image_in_two_lists(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
-        f"{n}.png,p{n % 3},{part},{n % 2}" for n, part in enumerate(["train"] * 4 + ["test"] * 4)
+        f"{n}.png,p{n % 3},{subset},{n % 2}"
+        for n, subset in enumerate(["train"] * 4 + ["test"] * 4)
     ]
     rows += ["8.png,p8,val,1"]
     (tmp_path / "t.csv").write_text("\n".join(["image,patient,split,Mass", *rows]))
@@ -245,7 +247,7 @@ def test_a_split_column_that_leaks_and_an_image_in_two_lists(
     (tmp_path / "train.txt").write_text("0.png\n1.png\n4.png\n")
     (tmp_path / "val.txt").write_text("8\n")
     (tmp_path / "test.txt").write_text("4.png\n5.png\n")
-    lists = [f"split.{part}={tmp_path / part}.txt" for part in ("train", "val", "test")]
+    lists = [f"split.{subset}={tmp_path / subset}.txt" for subset in ("train", "val", "test")]
     audit([*data, "split=lists", *lists, f"hydra.run.dir={tmp_path / 'p'}"], as_json=False)
     text = capsys.readouterr().out
     assert "1 images stand in more than one part; 1 test images are in train or val" in text
@@ -260,15 +262,15 @@ def test_a_known_list_of_other_data(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_predictions_of_another_split_are_refused(tmp_path: Path) -> None:
-    for part in ("val", "test"):
-        rows = [PHANTOM.records[row] for row in SPLIT.parts[part]]
+    for subset in ("val", "test"):
+        rows = [PHANTOM.records[row] for row in SPLIT.subsets[subset]]
         targets = target_matrix(rows)
         ids = tuple(record.image_id for record in rows)
         found = Predictions(PHANTOM.labels, ids, tuple(patient_ids(rows)), targets, targets / 2)
-        write_predictions(found, tmp_path / f"predictions_{part}.csv")
+        write_predictions(found, tmp_path / f"predictions_{subset}.csv")
     same = [*DATA, f"predictions={tmp_path}", f"hydra.run.dir={tmp_path / 'o'}"]
     audit(same, as_json=False)
-    with pytest.raises(TableError, match=r"than the val part of split patient \[.*own split"):
+    with pytest.raises(TableError, match=r"than the val set of split patient \[.*run.s split"):
         audit([*same, "split.seed=1"], as_json=False)
 
 

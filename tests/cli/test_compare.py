@@ -102,7 +102,7 @@ def test_seeds_by_a_pattern(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_seeds_by_the_row_of_a_ranking(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A sweep of two experiments and three seeds, whose last run did not finish."""
-    part = {"auroc": {"mean": 0.5, "defined": 2}}
+    subset = {"auroc": {"mean": 0.5, "defined": 2}}
     split = {"name": "patient", "fingerprint": "f", "parts": {"val": "v", "test": "t"}}
     for number in range(6):
         seed, name = number % 3, ("phantom/bce", "phantom/focal")[number // 3]
@@ -110,7 +110,7 @@ def test_seeds_by_the_row_of_a_ranking(tmp_path: Path, capsys: pytest.CaptureFix
         facts = {"overrides": [f"experiment={name}", f"seed={seed}"], "seed": seed, "split": split}
         (folder / "environment.json").write_text(json.dumps({**facts, "data": {"name": "x"}}))
         if number < 5:
-            (folder / "metrics.json").write_text(json.dumps({"val": part, "test": part}))
+            (folder / "metrics.json").write_text(json.dumps({"val": subset, "test": subset}))
     rows = [f"{tmp_path}/experiment=phantom/{name}" for name in ("bce", "focal")]
     run(*rows, as_json=True)
     facts = json.loads(capsys.readouterr().out)

@@ -15,12 +15,12 @@ def test_figures_of_the_full_nih_table(capsys: pytest.CaptureFixture[str]) -> No
     data(["data=nih", f"data.root={SHARED / 'nih-metadata'}", "split=official"], as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert (facts["images"], facts["patients"], facts["boxes"]) == (112_120, 30_805, 984)
-    parts = facts["parts"]
-    assert (parts["test"]["images"], parts["test"]["patients"]) == (25_596, 2_797)
+    subsets = facts["parts"]
+    assert (subsets["test"]["images"], subsets["test"]["patients"]) == (25_596, 2_797)
     for label, train_val, test in (("Mass", 4034, 1748), ("Pneumonia", 876, 555)):
-        counted = sum(parts[part]["positives"][label] for part in ("train", "val"))
-        assert (counted, parts["test"]["positives"][label]) == (train_val, test)
-    assert parts["train"]["images"] + parts["val"]["images"] == 86_524
+        counted = sum(subsets[subset]["positives"][label] for subset in ("train", "val"))
+        assert (counted, subsets["test"]["positives"][label]) == (train_val, test)
+    assert subsets["train"]["images"] + subsets["val"]["images"] == 86_524
     assert facts["missing"] == 112_120
 
 
@@ -30,7 +30,7 @@ def test_table_for_people_and_file(tmp_path: Path, capsys: pytest.CaptureFixture
     facts = json.loads((tmp_path / "out" / "data.json").read_text())
     assert f"split fingerprint {facts['fingerprint']}" in text
     assert "note: " in text
-    assert sum(part["images"] for part in facts["parts"].values()) == facts["images"]
+    assert sum(subset["images"] for subset in facts["parts"].values()) == facts["images"]
 
 
 def test_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +53,7 @@ def test_unknown_patients_and_names_of_no_image(
     (tmp_path / "train.txt").write_text("0 1\n1 0\n2 1\n3 0\n")
     (tmp_path / "val.txt").write_text("4.png")
     (tmp_path / "test.txt").write_text("images/5.png\nimages/6.png")
-    lists = [f"split.{part}={tmp_path / part}.txt" for part in ("train", "val", "test")]
+    lists = [f"split.{subset}={tmp_path / subset}.txt" for subset in ("train", "val", "test")]
     data(["data=csv", f"data.table={tmp_path / 't.csv'}", "split=lists", *lists], as_json=False)
     text = capsys.readouterr().out
     assert "6 images of an unknown number of patients" in text

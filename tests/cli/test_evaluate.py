@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xray_lightning.checkpoint import Bundle, Checkpoint, patients_of
+from xray_lightning.checkpoint import Checkpoint, Description, patients_of
 from xray_lightning.cli.evaluate import (
     Opened,
     appraised,
@@ -18,14 +18,14 @@ from xray_lightning.cli.overrides import make
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.rsna import Rsna
-from xray_lightning.data.samplers import uniform
+from xray_lightning.data.samplers import uniform_sampler
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.evaluation.predictions import Predictions
 
 
 def checkpoint(config: dict[str, object]) -> Checkpoint:
-    bundle = Bundle({"labels": []}, {"image_size": 32, "clahe": False}, {}, config)
-    return Checkpoint(Path("best.ckpt"), bundle, {}, 0)
+    description = Description({"labels": []}, {"image_size": 32, "clahe": False}, {}, config)
+    return Checkpoint(Path("best.ckpt"), description, {}, 0)
 
 
 CONFIG: dict[str, object] = {"image_size": 32, "clahe": False, "seed": 1, "batch_size": 4}
@@ -49,7 +49,7 @@ def test_changeable_settings() -> None:
 def test_mirror_images_are_a_matter_of_evaluation() -> None:
     """A checkpoint from before there was the setting was scored without."""
     assert configuration(checkpoint(CONFIG), []).tta == "none"
-    assert make(configuration(checkpoint(CONFIG), []).sampler).func is uniform
+    assert make(configuration(checkpoint(CONFIG), []).sampler).func is uniform_sampler
     assert configuration(checkpoint(CONFIG), ["tta=flip"]).tta == "flip"
     assert configuration(checkpoint(CONFIG | {"tta": "flip"}), []).tta == "flip"
 
@@ -86,10 +86,10 @@ def test_every_image_can_be_a_test_image() -> None:
         use_images(data, images)
         assert data.split is split
     use_images(data, "all")
-    np.testing.assert_array_equal(data.split.parts["test"], np.arange(len(data.records)))
-    np.testing.assert_array_equal(data.split.parts["train"], split.parts["train"])
-    assert data.split.part_fingerprints["test"] != split.part_fingerprints["test"]
-    assert data.split.part_fingerprints["train"] == split.part_fingerprints["train"]
+    np.testing.assert_array_equal(data.split.subsets["test"], np.arange(len(data.records)))
+    np.testing.assert_array_equal(data.split.subsets["train"], split.subsets["train"])
+    assert data.split.subset_fingerprints["test"] != split.subset_fingerprints["test"]
+    assert data.split.subset_fingerprints["train"] == split.subset_fingerprints["train"]
     assert data.split.fingerprint != split.fingerprint
     with pytest.raises(ConfigError, match="images must be test or all, got 'some'"):
         use_images(data, "some")
@@ -99,20 +99,20 @@ def test_a_word_on_what_the_checkpoint_has_met(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     data = XrayDataModule(Phantom(20))
-    parts = dict(data.split.part_fingerprints)
-    bundle = Bundle({}, {}, {"parts": parts, **patients_of(data)})
-    assert judged(bundle, data, None) == {"test": data.split}  # its own test images
+    subsets = dict(data.split.subset_fingerprints)
+    description = Description({}, {}, {"parts": subsets, **patients_of(data)})
+    assert judged(description, data, None) == {"test": data.split}  # its own test images
     assert not capsys.readouterr().out
-    assert judged(bundle, XrayDataModule(Phantom(20, seed=1)), None)["test"]
+    assert judged(description, XrayDataModule(Phantom(20, seed=1)), None)["test"]
     assert "some of them, or of their patients, may have been trained on" in caplog.text
     use_images(data, "all")
     with pytest.raises(ConfigError, match="overlap=exclude leaves them out"):
-        judged(bundle, data, None)
-    judged(bundle, data, "exclude")
+        judged(description, data, None)
+    judged(description, data, "exclude")
     assert "that show patients it learned from are left out" in capsys.readouterr().out
-    data.split = judged(bundle, data, "exclude")["test"]
-    parts["test"] = "another run's"
-    judged(bundle, data, None)
+    data.split = judged(description, data, "exclude")["test"]
+    subsets["test"] = "another run's"
+    judged(description, data, None)
     assert "no patient of them is one it learned from" in capsys.readouterr().out
 
 
@@ -122,17 +122,17 @@ def test_unknown_patients_are_said(rsna_folder: Any, tmp_path: Path, mapped: boo
     """RSNA without the map: neither its patients nor their overlap with training are known."""
     source = Rsna(rsna_folder.root, nih_map=rsna_folder.nih_map() if mapped else None)
     data = XrayDataModule(source, image_size=32)
-    parts = dict.fromkeys(("train", "val", "test"), "f00d")
-    bundle = Bundle({}, {}, {"parts": parts, "population": "nih"}, CONFIG)
-    config = configuration(Checkpoint(Path("best.ckpt"), bundle, {}, 0), ["draws=5"])
-    loaded = Checkpoint(Path("best.ckpt"), bundle, {}, 0)
+    subsets = dict.fromkeys(("train", "val", "test"), "f00d")
+    description = Description({}, {}, {"parts": subsets, "population": "nih"}, CONFIG)
+    config = configuration(Checkpoint(Path("best.ckpt"), description, {}, 0), ["draws=5"])
+    loaded = Checkpoint(Path("best.ckpt"), description, {}, 0)
     found = Opened(loaded, config, data, {"test": data.split}, None, None)
     assert found.overlap_known is mapped
-    records = data.part_records("test")
+    records = data.subset_records("test")
     ids = tuple(record.image_id for record in records)
     scores = np.linspace(0, 1, len(ids), dtype=np.float32)[:, None]
     patients = tuple(record.patient_id for record in records)
-    predictions = Predictions(data.labels, ids, patients, data.part_targets("test"), scores)
+    predictions = Predictions(data.labels, ids, patients, data.subset_targets("test"), scores)
     lines = appraised(found, predictions, tmp_path).shown("rsna")
     facts = json.loads((tmp_path / "evaluation.json").read_text())
     assert (facts["patients_known"], facts["overlap_known"]) == (mapped, mapped)

@@ -187,7 +187,7 @@ def test_networks_that_cannot_be_compared(checkpoint: Path, folder: Path) -> Non
         ([f"seeds={checkpoint}"], "has seed=0, as another one"),
         ([f"permuted={checkpoint}"], "permute_labels=false: permuted= needs the opposite"),
         (["label=Cough"], "label must be one of Atelectasis"),
-        (["subset=val", "split.seed=1", "data.seed=7"], "validation part is not that of the"),
+        (["subset=val", "split.seed=1", "data.seed=7"], "validation set is not that of the"),
     ):
         result = explain(checkpoint, *QUICK, *more)
         assert (result.exit_code, message in result.output) == (2, True), result.output
@@ -231,8 +231,8 @@ def test_the_network_goes_where_the_trainer_was(monkeypatch: pytest.MonkeyPatch)
     device = torch.device("meta")
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device))
     monkeypatch.setattr("xray_lightning.cli.explain.trainer_from", lambda *_, **__: trainer)
-    monkeypatch.setattr("xray_lightning.cli.explain.predict_part", lambda *_: "scores")
-    data = SimpleNamespace(split=SimpleNamespace(parts={"val": [0], "test": [1]}))
+    monkeypatch.setattr("xray_lightning.cli.explain.predict_subset", lambda *_: "scores")
+    data = SimpleNamespace(split=SimpleNamespace(subsets={"val": [0], "test": [1]}))
     net = XrayNet(("a",), "test_resnet", image_size=32)
     found: Any = SimpleNamespace(data=data, config=None)
     assert scored(found, net) == {"val": "scores", "test": "scores"}

@@ -44,8 +44,8 @@ def write_fold(folder: Path, overrides: list[str], fold: int, seed: int = 0) -> 
     facts = {"overrides": overrides, "seed": seed, "split": split, "data": {"name": "phantom"}}
     (folder / "environment.json").write_text(json.dumps(facts))
     labels = auroc(predictions)
-    part = {"auroc": {"mean": np.mean(list(labels.values())), "defined": 2, "labels": labels}}
-    (folder / "metrics.json").write_text(json.dumps({"val": part, "test": part}))
+    subset = {"auroc": {"mean": np.mean(list(labels.values())), "defined": 2, "labels": labels}}
+    (folder / "metrics.json").write_text(json.dumps({"val": subset, "test": subset}))
 
 
 @pytest.fixture

@@ -100,8 +100,13 @@ def test_subgroups_and_missed_disease(found: Judged) -> None:
 def test_what_the_terminal_shows(found: Judged, capsys: pytest.CaptureFixture[str]) -> None:
     show(*found.shown("phantom [beef]"))
     text = capsys.readouterr().out
-    for part in ("phantom [beef]", "of at least 0.9 on validation", "sex: F", "60 bootstrap draws"):
-        assert part in text
+    for subset in (
+        "phantom [beef]",
+        "of at least 0.9 on validation",
+        "sex: F",
+        "60 bootstrap draws",
+    ):
+        assert subset in text
     assert "Brier cal." in text
     few = f"of {len(found.thresholds)}"
     calls = found.facts["calls"]
@@ -198,7 +203,7 @@ def test_published_rows_stand_below(capsys: pytest.CaptureFixture[str]) -> None:
     show(*published_lines(rows, 0.8))
     text = capsys.readouterr().out
     assert "published, official split" in text
-    assert "published results on the official test part are higher" in text
+    assert "published results on the official test set are higher" in text
     assert f"{rows[0].work} *" in text or rows[0].primary
     show(*published_lines([replace(rows[0], primary=False)], 0.8))
     assert f"{rows[0].work} *" in capsys.readouterr().out

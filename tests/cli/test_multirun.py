@@ -8,7 +8,7 @@ from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from xray_lightning.cli.multirun import Comparison, display, remarks, sweep, write
+from xray_lightning.cli.multirun import SweepTable, display, remarks, sweep, write
 from xray_lightning.errors import DataNotFoundError
 from xray_lightning.evaluation.sweep import Run, rankings
 
@@ -18,9 +18,9 @@ def write_run(folder: Path, overrides: list[str], split: str, val: float | None)
     prints = {"val": f"v-{split}", "test": f"t-{split}"}
     names = {"name": split, "fingerprint": f"f-{split}", "parts": prints}
     facts = {"overrides": overrides, "seed": 0, "split": names, "data": {"name": "phantom"}}
-    part = {"auroc": {"mean": val, "defined": 13}}
+    subset = {"auroc": {"mean": val, "defined": 13}}
     (folder / "environment.json").write_text(json.dumps(facts))
-    (folder / "metrics.json").write_text(json.dumps({"val": part, "test": part}))
+    (folder / "metrics.json").write_text(json.dumps({"val": subset, "test": subset}))
 
 
 def config(folder: Path, mode: RunMode = RunMode.MULTIRUN):
@@ -41,7 +41,7 @@ def test_tables_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     write_run(tmp_path / "0", ["loss=bce", "split=patient"], "patient", 0.75)
     write_run(tmp_path / "1", ["loss=auc", "split=patient"], "patient", 0.875)
     write_run(tmp_path / "2", ["loss=bce", "split=official"], "official", None)
-    Comparison().on_multirun_end(config(tmp_path))
+    SweepTable().on_multirun_end(config(tmp_path))
     assert [row["test"] for row in rows(tmp_path / "comparison.csv")] == ["0.75", "0.875", ""]
     ranking = rows(tmp_path / "ranking.csv")
     assert [row["settings"] for row in ranking] == [
@@ -66,14 +66,14 @@ def test_tables_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_files_are_kept_up_to_date_after_each_run(tmp_path: Path) -> None:
     write_run(tmp_path / "0", ["seed=0"], "patient", 0.5)
-    Comparison().on_job_end(config(tmp_path, RunMode.RUN), JobReturn())
+    SweepTable().on_job_end(config(tmp_path, RunMode.RUN), JobReturn())
     assert not (tmp_path / "comparison.csv").exists(), "a single run compares nothing"
-    Comparison().on_job_end(config(tmp_path), JobReturn())
+    SweepTable().on_job_end(config(tmp_path), JobReturn())
     assert (tmp_path / "comparison.csv").exists()
 
 
 def test_nothing_started(tmp_path: Path) -> None:
-    Comparison().on_multirun_end(config(tmp_path))
+    SweepTable().on_multirun_end(config(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
@@ -83,7 +83,7 @@ def test_a_failure_gives_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixt
     failure = {"overrides": ["loss=auc"], "seed": 3, "message": "the loss [x] became nan"}
     (tmp_path / "1/failure.json").write_text(json.dumps(failure))
     with pytest.raises(SystemExit, match="1"):
-        Comparison().on_multirun_end(config(tmp_path))
+        SweepTable().on_multirun_end(config(tmp_path))
     text = capsys.readouterr().out
     assert "failed: #1 loss=auc seed=3 the loss [x] became nan" in text
     assert "loss=bce" in text
@@ -119,8 +119,8 @@ def test_no_sweep(tmp_path: Path, name: str) -> None:
 def test_remarks_say_what_the_tables_do_not() -> None:
     alone = [run("a", 0.5), run("b", 0.6, val_labels=13), run("b", None)]
     text = "\n".join(remarks(rankings(alone), all_tests=False))
-    for part in ("n = 1", "some runs have none", "different numbers of labels", "--test"):
-        assert part in text
+    for subset in ("n = 1", "some runs have none", "different numbers of labels", "--test"):
+        assert subset in text
     fair = [run("a", 0.5), run("a", 0.6), run("b", 0.5), run("b", 0.4)]
     assert remarks(rankings(fair), all_tests=True) == []
 

@@ -38,7 +38,7 @@ def test_make_gives_plain_containers() -> None:
 def test_value_and_group_overrides() -> None:
     config = overridden(SAVED, ["seed=3", "split=official", "split.val_fraction=0.2"])
     assert config.seed == 3
-    assert config.split._target_ == "xray_lightning.data.splits.official_split"
+    assert config.split._target_ == "xray_lightning.official_split"
     assert config.split.val_fraction == 0.2
     assert config.image_size == 32
 

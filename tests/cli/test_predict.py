@@ -116,7 +116,7 @@ def test_what_it_leaves(run: Path, checkpoint: Path, images: Path, tmp_path: Pat
     assert left == {"predictions.csv", "predict.json"}
     facts = json.loads((tmp_path / "predict.json").read_text())
     assert facts["labels"] == ["Mass", "Nodule"]
-    assert facts["split"] == load_checkpoint(checkpoint).bundle.split["fingerprint"]
+    assert facts["split"] == load_checkpoint(checkpoint).description.split["fingerprint"]
     assert (facts["preprocessing"]["image_size"], facts["preprocessing"]["clahe"]) == (32, True)
     assert facts["tta"] == "none"
     assert set(facts["versions"]) >= {"torch", "timm", "pydicom"}

@@ -20,22 +20,22 @@ SMALL = ["data.patients=60", "image_size=32", "model=resnet50", "model.backbone=
 def test_uniform_changes_nothing() -> None:
     data = data_from(composed(SMALL)[0])
     assert sampling_line(data) is None
-    assert all(part == drawn for part, drawn in prevalences(data).values())
+    assert all(subset == drawn for subset, drawn in prevalences(data).values())
 
 
 def test_what_a_sampler_changes(tmp_path: Path) -> None:
     config, _ = composed([*SMALL, "sampler=disease_balanced", "sampler.normal_share=0.25"])
     data = data_from(config)
     shares = prevalences(data)
-    targets = data.part_targets("train")
+    targets = data.subset_targets("train")
     assert shares["Hernia"][0] == pytest.approx(targets[:, -1].mean())
     assert shares["Hernia"][1] == pytest.approx(data.drawn_targets(10)[:, -1].mean())
     assert shares["normal images"][1] == pytest.approx(0.25, abs=0.5 / len(targets))
     line = sampling_line(data)
     assert line is not None
     name = max(shares, key=lambda name: shares[name][1] / shares[name][0])
-    part, drawn = shares[name]
-    assert f"{name} {100 * part:.1f}% -> {100 * drawn:.1f}%" in line
+    subset, drawn = shares[name]
+    assert f"{name} {100 * subset:.1f}% -> {100 * drawn:.1f}%" in line
     write_environment(config, data, pl.Trainer(accelerator="cpu", logger=False), tmp_path)
     facts = json.loads((tmp_path / "environment.json").read_text())
     assert facts["prevalence"] == {name: list(pair) for name, pair in shares.items()}
@@ -59,5 +59,5 @@ def test_the_log(
     with caplog.at_level(logging.INFO):
         describe(config, data, task_from(config, data), two)
     assert caplog.text.count("the sampler changes the prevalence in training: ") == lines
-    assert ("loss: counted on the training part, not on what" in caplog.text) == warned
+    assert ("loss: counted on the training set, not on what" in caplog.text) == warned
     assert f"2 processes x {config.batch_size} images a step" in caplog.text

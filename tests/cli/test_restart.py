@@ -168,7 +168,7 @@ def test_surroundings_may_change(tmp_path: Path, surroundings: str) -> None:
     ("override", "message"),
     [
         ("seed=1", r"seed=0 \(now 1\)"),
-        ("loss=focal", r"loss\._target_=xray_lightning\.losses\.BCE \(now .*Focal"),
+        ("loss=focal", r"loss\._target_=xray_lightning\.BCE \(now .*Focal"),
         ("split.fractions=[0.6,0.2,0.2]", r"split\.fractions=\[0\.7, 0\.1, 0\.2\] \(now \[0\.6"),
     ],
 )

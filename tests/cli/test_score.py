@@ -16,7 +16,7 @@ PHANTOM = Phantom(patients=60)
 DATA = ["data.patients=60", "draws=50"]
 TEST = [
     PHANTOM.records[row].image_id
-    for row in patient_split(PHANTOM.records, PHANTOM.official).parts["test"]
+    for row in patient_split(PHANTOM.records, PHANTOM.official).subsets["test"]
 ]
 
 

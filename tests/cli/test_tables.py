@@ -1,6 +1,6 @@
 import pytest
 
-from xray_lightning.cli.tables import auroc_table, counts_table, number, parts_line, show
+from xray_lightning.cli.tables import auroc_table, counts_table, number, show, subsets_line
 from xray_lightning.cli.watching import watched
 
 SUMMARY = {
@@ -17,13 +17,13 @@ def test_number() -> None:
 
 
 def test_auroc_table(capsys: pytest.CaptureFixture[str]) -> None:
-    show(auroc_table({"test": SUMMARY}, "nih [f00d]"), parts_line({"test": SUMMARY}))
+    show(auroc_table({"test": SUMMARY}, "nih [f00d]"), subsets_line({"test": SUMMARY}))
     text = capsys.readouterr().out
     assert "nih [f00d]" in text, "square brackets are no markup"
     assert "1,200" in text
     assert "1/2 defined" in text
     assert "test: 4,000 images of 900 patients [[abc]]\n" in text
-    assert parts_line({"test": SUMMARY | {"tta": "flip"}}).endswith("mirror image (tta=flip)")
+    assert subsets_line({"test": SUMMARY | {"tta": "flip"}}).endswith("mirror image (tta=flip)")
 
 
 def test_text_from_data_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,17 +45,17 @@ def test_a_progress_bar_shows_a_label_as_it_is(capsys: pytest.CaptureFixture[str
 
 
 def test_counts_table(capsys: pytest.CaptureFixture[str]) -> None:
-    part = {"images": 50, "patients": 9, "positives": {"Mass": 5, "Hernia": 0}}
-    part["known"] = {"Mass": 50, "Hernia": 0}
-    show(counts_table({"title": "t", "parts": {"train": part}}, ["Mass", "Hernia"]))
+    subset = {"images": 50, "patients": 9, "positives": {"Mass": 5, "Hernia": 0}}
+    subset["known"] = {"Mass": 50, "Hernia": 0}
+    show(counts_table({"title": "t", "parts": {"train": subset}}, ["Mass", "Hernia"]))
     assert "5 (10.0 %)" in capsys.readouterr().out
 
 
 def test_unknown_patients(capsys: pytest.CaptureFixture[str]) -> None:
-    line = parts_line({"test": SUMMARY | {"patients": None}})
+    line = subsets_line({"test": SUMMARY | {"patients": None}})
     assert line == "test: 4,000 images of an unknown number of patients [[abc]]"
-    part = {"images": 5000, "patients": None, "positives": {"Mass": 5}, "known": {"Mass": 50}}
-    show(counts_table({"title": "t", "parts": {"train": part}}, ["Mass"]))
+    subset = {"images": 5000, "patients": None, "positives": {"Mass": 5}, "known": {"Mass": 50}}
+    show(counts_table({"title": "t", "parts": {"train": subset}}, ["Mass"]))
     text = capsys.readouterr().out
     assert "5,000" in text
     (row,) = [line for line in text.splitlines() if "patients" in line]

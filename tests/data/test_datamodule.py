@@ -14,9 +14,14 @@ from xray_lightning.data.datamodule import XrayDataModule, default_workers
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.partition import Split, make_split
 from xray_lightning.data.phantom import Phantom
-from xray_lightning.data.samplers import Plan, disease_balanced, patient_balanced, prevalence
+from xray_lightning.data.samplers import (
+    Plan,
+    disease_balanced_sampler,
+    patient_balanced_sampler,
+    prevalence,
+)
 from xray_lightning.data.splits import official_split
-from xray_lightning.data.transforms import equalise, light
+from xray_lightning.data.transforms import augment_light, equalise
 from xray_lightning.errors import ConfigError, MissingImagesError
 from xray_lightning.records import Record
 
@@ -36,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def module(root: Path, **settings: Any) -> XrayDataModule:
-    arguments = {"image_size": SIZE, "batch_size": 8, "augment": light()} | settings
+    arguments = {"image_size": SIZE, "batch_size": 8, "augment": augment_light()} | settings
     return XrayDataModule(PHANTOM, cache_dir=root, **arguments)
 
 
@@ -106,7 +111,7 @@ def test_loading_draws_no_global_random_number(root: Path) -> None:
 def test_batches(root: Path) -> None:
     data = module(root)
     batches = epochs(data)[0]
-    rows = data.split.parts["train"]
+    rows = data.split.subsets["train"]
     sizes = [len(batch["image"]) for batch in batches]
     assert sum(sizes) == len(rows) - (len(rows) % 8 == 1)
     assert set(sizes[:-1]) == {8}
@@ -147,7 +152,7 @@ def test_the_next_epoch_is_part_of_a_checkpoint(root: Path) -> None:
     assert same(list(resumed.train_dataloader()), epochs(module(root), (3,))[0])
 
 
-@pytest.mark.parametrize("plan", [disease_balanced, patient_balanced])
+@pytest.mark.parametrize("plan", [disease_balanced_sampler, patient_balanced_sampler])
 def test_a_sampler_changes_training_alone(plan: Plan, root: Path) -> None:
     plain, balanced = module(root), module(root, sampler=plan)
     loader: Any = balanced.train_dataloader()
@@ -157,54 +162,56 @@ def test_a_sampler_changes_training_alone(plan: Plan, root: Path) -> None:
     planned = balanced.drawn_targets()
     np.testing.assert_array_equal(drawn, planned[: len(drawn)])
     assert len(drawn) >= len(planned) - 1
-    assert not np.array_equal(prevalence(planned), prevalence(plain.part_targets("train")))
-    for part in ("val", "test"):
-        assert same(list(balanced.judging_loader(part)), list(plain.judging_loader(part)))
+    assert not np.array_equal(prevalence(planned), prevalence(plain.subset_targets("train")))
+    for subset in ("val", "test"):
+        assert same(list(balanced.judging_loader(subset)), list(plain.judging_loader(subset)))
 
 
 def test_a_uniform_sampler_changes_no_prevalence(root: Path) -> None:
     data = module(root)
-    assert np.array_equal(prevalence(data.drawn_targets()), prevalence(data.part_targets("train")))
+    assert np.array_equal(
+        prevalence(data.drawn_targets()), prevalence(data.subset_targets("train"))
+    )
 
 
 # --- validation and test ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("part", ["val", "test"])
-def test_nothing_random_where_a_model_is_judged(part: str, workers: int, root: Path) -> None:
+@pytest.mark.parametrize("subset", ["val", "test"])
+def test_nothing_random_where_a_model_is_judged(subset: str, workers: int, root: Path) -> None:
     data = module(root, workers=workers)
-    loader: Any = data.val_dataloader() if part == "val" else data.test_dataloader()
+    loader: Any = data.val_dataloader() if subset == "val" else data.test_dataloader()
     first, second = list(loader), list(loader)
     assert same(first, second)
-    cached = data._open().images[data.split.parts[part]]
+    cached = data._open().images[data.split.subsets[subset]]
     images = torch.cat([batch["image"] for batch in first])
     np.testing.assert_array_equal(images[:, 0].numpy(), cached / np.float32(255))
     names = [name for batch in first for name in batch["image_id"]]
-    assert names == [record.image_id for record in data.part_records(part)]
+    assert names == [record.image_id for record in data.subset_records(subset)]
     targets = torch.cat([batch["targets"] for batch in first])
-    np.testing.assert_array_equal(targets.numpy(), data.part_targets(part))
+    np.testing.assert_array_equal(targets.numpy(), data.subset_targets(subset))
 
 
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("part", ["val", "test"])
-def test_processes_share_what_they_judge(part: str, world: int, root: Path) -> None:
+@pytest.mark.parametrize("subset", ["val", "test"])
+def test_processes_share_what_they_judge(subset: str, world: int, root: Path) -> None:
     names = []
     for rank in range(world):
         data = module(root, batch_size=2)
         data.trainer = trainer_of(rank, world)
-        loader: Any = data.val_dataloader() if part == "val" else data.test_dataloader()
+        loader: Any = data.val_dataloader() if subset == "val" else data.test_dataloader()
         batches = list(loader)
         assert len(batches) == len(loader)
-        assert same(batches, list(module(root, batch_size=2).judging_loader(part, rank, world)))
+        assert same(batches, list(module(root, batch_size=2).judging_loader(subset, rank, world)))
         names.append([name for batch in batches for name in batch["image_id"]])
-    expected = [record.image_id for record in module(root).part_records(part)]
+    expected = [record.image_id for record in module(root).subset_records(subset)]
     assert names == [expected[rank::world] for rank in range(world)]
 
 
 def test_more_processes_than_images(root: Path) -> None:
     data = module(root)
-    count = len(data.part_records("val"))
+    count = len(data.subset_records("val"))
     match = f"{count + 1} processes cannot share the {count} images of the val part; use .*={count}"
     with pytest.raises(ConfigError, match=match):
         data.require_images(count + 1)
@@ -216,17 +223,17 @@ def test_more_processes_than_images(root: Path) -> None:
     data.require_images(count)
 
 
-@pytest.mark.parametrize("part", ["train", "val", "test"])
-def test_equalisation_in_every_part(part: str, root: Path) -> None:
-    plain = module(root).dataset(part)
-    equalised = module(root, clahe=True, augment=None).dataset(part)
+@pytest.mark.parametrize("subset", ["train", "val", "test"])
+def test_equalisation_in_every_part(subset: str, root: Path) -> None:
+    plain = module(root).dataset(subset)
+    equalised = module(root, clahe=True, augment=None).dataset(subset)
     for index in range(3):
         pixels = np.array(plain.cache.images[plain.rows[index]])
         expected = equalise(pixels) / np.float32(255)
         np.testing.assert_array_equal(equalised[index]["image"][0].numpy(), expected)
 
 
-# --- facts of the training part -----------------------------------------------------------------
+# --- facts of the training set -----------------------------------------------------------------
 
 
 @dataclass
@@ -296,8 +303,8 @@ def test_labels_without_positives(facts: XrayDataModule) -> None:
 
 def test_parts(facts: XrayDataModule) -> None:
     np.testing.assert_array_equal(facts.targets, TARGETS.astype(np.float32))
-    np.testing.assert_array_equal(facts.part_targets("train"), TARGETS[:4].astype(np.float32))
-    assert [record.image_id for record in facts.part_records("test")] == ["5.png"]
+    np.testing.assert_array_equal(facts.subset_targets("train"), TARGETS[:4].astype(np.float32))
+    assert [record.image_id for record in facts.subset_records("test")] == ["5.png"]
     assert facts.preprocessing == {"image_size": 224, "clahe": False}
     assert not list(facts.cache_dir.iterdir())  # no pixel was needed
 
@@ -367,13 +374,13 @@ def test_unknown_part(root: Path) -> None:
 
 def test_permuted_labels_are_of_the_training_part_alone(root: Path) -> None:
     plain, dealt = module(root), module(root, permute_labels=True)
-    for part in ("val", "test"):
-        assert torch.equal(plain.dataset(part).targets, dealt.dataset(part).targets)
-    before, after = plain.part_targets("train"), dealt.part_targets("train")
+    for subset in ("val", "test"):
+        assert torch.equal(plain.dataset(subset).targets, dealt.dataset(subset).targets)
+    before, after = plain.subset_targets("train"), dealt.subset_targets("train")
     assert not np.array_equal(before, after)
     assert sorted(map(tuple, before)) == sorted(map(tuple, after))
     assert torch.equal(dealt.dataset("train").targets, torch.from_numpy(after))
     assert torch.equal(plain.positive_weight(), dealt.positive_weight())
-    assert np.array_equal(after, module(root, permute_labels=True).part_targets("train"))
-    other = module(root, permute_labels=True, seed=1).part_targets("train")
+    assert np.array_equal(after, module(root, permute_labels=True).subset_targets("train"))
+    other = module(root, permute_labels=True, seed=1).subset_targets("train")
     assert not np.array_equal(after, other)

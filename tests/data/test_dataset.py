@@ -10,7 +10,7 @@ import torch
 from xray_lightning.data.cache import ImageCache, open_cache
 from xray_lightning.data.dataset import XrayDataset
 from xray_lightning.data.phantom import Phantom
-from xray_lightning.data.transforms import equalise, light
+from xray_lightning.data.transforms import augment_light, equalise
 
 PHANTOM = Phantom(patients=8, size=32)
 RECORDS = PHANTOM.records
@@ -42,7 +42,7 @@ def test_a_sample_is_the_cached_image(cache: ImageCache) -> None:
 
 
 def test_a_seed_augments_and_its_absence_does_not(cache: ImageCache) -> None:
-    augment = light()
+    augment = augment_light()
     data = XrayDataset(RECORDS, cache, ROWS, augment=augment)
     plain = XrayDataset(RECORDS, cache, ROWS)
     assert torch.equal(data[2]["image"], plain[2]["image"])
@@ -53,7 +53,7 @@ def test_a_seed_augments_and_its_absence_does_not(cache: ImageCache) -> None:
 
 
 def test_equalisation_comes_before_augmentation(cache: ImageCache) -> None:
-    augment = light()
+    augment = augment_light()
     data = XrayDataset(RECORDS, cache, ROWS, augment=augment, clahe=True)
     equalised = equalise(np.array(cache.images[3]))
     np.testing.assert_array_equal(data[3]["image"][0], equalised / np.float32(255))

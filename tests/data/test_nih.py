@@ -61,15 +61,15 @@ def test_full_table(full: ChestXray14) -> None:
 
 def test_full_lists(full: ChestXray14) -> None:
     assert full.official is not None
-    assert {part: len(ids) for part, ids in full.official.items()} == {
+    assert {subset: len(ids) for subset, ids in full.official.items()} == {
         "train_val": 86_524,
         "test": 25_596,
     }
     patients = {
-        part: {record.patient_id for record in full.records if record.image_id in ids}
-        for part, ids in full.official.items()
+        subset: {record.patient_id for record in full.records if record.image_id in ids}
+        for subset, ids in full.official.items()
     }
-    assert {part: len(ids) for part, ids in patients.items()} == {
+    assert {subset: len(ids) for subset, ids in patients.items()} == {
         "train_val": 28_008,
         "test": 2_797,
     }
@@ -78,8 +78,8 @@ def test_full_lists(full: ChestXray14) -> None:
 
 def test_full_positives(full: ChestXray14) -> None:
     assert full.official is not None
-    for column, (part, no_finding) in enumerate({"train_val": 50_500, "test": 9_861}.items()):
-        rows = [record for record in full.records if record.image_id in full.official[part]]
+    for column, (subset, no_finding) in enumerate({"train_val": 50_500, "test": 9_861}.items()):
+        rows = [record for record in full.records if record.image_id in full.official[subset]]
         targets = target_matrix(rows)
         found = dict(zip(full.labels, targets.sum(axis=0).astype(int).tolist(), strict=True))
         assert found == {label: counts[column] for label, counts in POSITIVES.items()}
@@ -98,8 +98,8 @@ def test_full_boxes(full: ChestXray14) -> None:
 
 def test_full_descriptions(full: ChestXray14) -> None:
     assert full.official is not None
-    for part, view, follow_up in (("train_val", 0.350, 5.1), ("test", 0.566, 20.3)):
-        rows = [record for record in full.records if record.image_id in full.official[part]]
+    for subset, view, follow_up in (("train_val", 0.350, 5.1), ("test", 0.566, 20.3)):
+        rows = [record for record in full.records if record.image_id in full.official[subset]]
         assert np.mean([record.view == "AP" for record in rows]) == pytest.approx(view, abs=5e-4)
         assert np.mean([record.follow_up for record in rows]) == pytest.approx(follow_up, abs=0.05)
     ages = [record.age for record in full.records]
@@ -111,7 +111,7 @@ def test_sample_figures(sample: ChestXray14) -> None:
     assert len(sample.records) == 937
     assert len({record.patient_id for record in sample.records}) == 768
     assert sample.official is not None
-    assert {part: len(ids) for part, ids in sample.official.items()} == {
+    assert {subset: len(ids) for subset, ids in sample.official.items()} == {
         "train_val": 812,
         "test": 125,
     }

@@ -10,7 +10,12 @@ import pytest
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.rsna import Rsna, UnknownPatientsWarning
 from xray_lightning.data.source import patient_keys, readable_records
-from xray_lightning.data.splits import LeakyPartsWarning, image_split, official_split, patient_split
+from xray_lightning.data.splits import (
+    LeakySubsetsWarning,
+    image_split,
+    official_split,
+    patient_split,
+)
 from xray_lightning.errors import (
     ConfigError,
     DataError,
@@ -171,9 +176,9 @@ def test_the_map_tells_patients(rsna_folder: Folder) -> None:
     assert [record.patient_id for record in source.records[::3]] == [str(n) for n in range(1, 10)]
     assert not any("69.8 %" in note for note in source.notes)
     split = patient_split(source.records, None)
-    parts = [{source.records[i].patient_id for i in rows} for rows in split.parts.values()]
-    assert sum(map(len, parts)) == 9
-    with pytest.warns(LeakyPartsWarning, match="leaky split"):
+    subsets = [{source.records[i].patient_id for i in rows} for rows in split.subsets.values()]
+    assert sum(map(len, subsets)) == 9
+    with pytest.warns(LeakySubsetsWarning, match="leaky split"):
         image_split(source.records, None)
 
 
@@ -213,7 +218,11 @@ def test_official_split_of_nih(rsna_folder: Folder, tmp_path: Path) -> None:
     assert source.official is not None
     assert source.official["test"] == {"id-80", "id-81", "id-82"}
     split = official_split(source.records, source.official)
-    assert [source.records[i].image_id for i in split.parts["test"]] == ["id-80", "id-81", "id-82"]
+    assert [source.records[i].image_id for i in split.subsets["test"]] == [
+        "id-80",
+        "id-81",
+        "id-82",
+    ]
     names.write_text("00030000_000.png")
     with pytest.raises(SplitError, match="names none of the images: is it NIH's test_list"):
         mapped(rsna_folder, nih_test_list=names)

@@ -12,8 +12,8 @@ import pytest
 from xray_lightning.data.lists import read_split_table
 from xray_lightning.data.partition import FaultySplitError
 from xray_lightning.data.splits import (
-    PARTS,
-    LeakyPartsWarning,
+    SUBSETS,
+    LeakySubsetsWarning,
     Split,
     auto_split,
     balanced_assignment,
@@ -48,15 +48,17 @@ def make_records(patients: int, seed: int = 0, labels: int = 3) -> list[Record]:
 
 def prevalence(records: Sequence[Record], split: Split) -> dict[str, np.ndarray]:
     targets = target_matrix(records)
-    return {part: np.nanmean(targets[indices], axis=0) for part, indices in split.parts.items()}
+    return {
+        subset: np.nanmean(targets[indices], axis=0) for subset, indices in split.subsets.items()
+    }
 
 
-def patients_of(records: Sequence[Record], split: Split, part: str) -> set[str]:
-    return {records[i].patient_id for i in split.parts[part]}
+def patients_of(records: Sequence[Record], split: Split, subset: str) -> set[str]:
+    return {records[i].patient_id for i in split.subsets[subset]}
 
 
-def ids_of(records: Sequence[Record], split: Split, part: str) -> frozenset[str]:
-    return frozenset(records[i].image_id for i in split.parts[part])
+def ids_of(records: Sequence[Record], split: Split, subset: str) -> frozenset[str]:
+    return frozenset(records[i].image_id for i in split.subsets[subset])
 
 
 def naive_assignment(
@@ -68,9 +70,9 @@ def naive_assignment(
     assignment = [0] * len(counts)
     for group in order:
         costs = []
-        for part in range(len(fractions)):
+        for subset in range(len(fractions)):
             trial = total.copy()
-            trial[part] += counts[group]
+            trial[subset] += counts[group]
             costs.append((((trial - target) ** 2) / target).sum())
         assignment[group] = int(np.argmin(costs))
         total[assignment[group]] += counts[group]
@@ -139,27 +141,27 @@ def make_four() -> list[Record]:
 def test_make_split_keeps_sorted_frozen_parts() -> None:
     records = make_four()
     split = make_split("x", records, {"train": [3, 0], "val": [1], "test": [2]}, settings={"a": 1})
-    assert split.parts["train"].tolist() == [0, 3]
+    assert split.subsets["train"].tolist() == [0, 3]
     assert split.settings == {"a": 1}
-    assert split.part_fingerprints["val"] == fingerprint({"val": ["i1"]})
-    assert list(split.parts) == list(PARTS)
+    assert split.subset_fingerprints["val"] == fingerprint({"val": ["i1"]})
+    assert list(split.subsets) == list(SUBSETS)
     with pytest.raises(ValueError, match="read-only"):
-        split.parts["train"][0] = 9
+        split.subsets["train"][0] = 9
 
 
 @pytest.mark.parametrize(
-    ("parts", "message"),
+    ("subsets", "message"),
     [
         ({"train": [0], "test": [1]}, r"the parts train, val, test, got \['test', 'train'\]"),
         ({"train": [0], "val": [], "test": [1]}, "the val part is empty: give it a larger"),
-        ({"train": [0], "val": [1], "test": [4]}, "test part has positions 4 to 4, .* 0 to 3"),
+        ({"train": [0], "val": [1], "test": [4]}, "test set has positions 4 to 4, .* 0 to 3"),
         ({"train": [0, 2], "val": [1], "test": [2]}, r"1 images .* first is i2 \(train and test"),
         ({"train": [0, 0], "val": [1], "test": [2]}, "1 images stand twice .* i0"),
     ],
 )
-def test_make_split_refuses(parts: Mapping[str, list[int]], message: str) -> None:
+def test_make_split_refuses(subsets: Mapping[str, list[int]], message: str) -> None:
     with pytest.raises(SplitError, match=message):
-        make_split("x", make_four(), parts)
+        make_split("x", make_four(), subsets)
 
 
 def test_make_split_refuses_shared_patients() -> None:
@@ -170,7 +172,7 @@ def test_make_split_refuses_shared_patients() -> None:
 
 def test_image_split_may_share_and_says_how_much() -> None:
     records = [Record(f"i{n}", f"p{n % 2}", (0.0,)) for n in range(5)]
-    with pytest.warns(LeakyPartsWarning, match="2 patients .* of 50.0% of the test images"):
+    with pytest.warns(LeakySubsetsWarning, match="2 patients .* of 50.0% of the test images"):
         split = make_split("image", records, {"train": [0], "val": [1], "test": [2, 3]})
     assert split.leaked_patients == 2
 
@@ -181,7 +183,7 @@ def test_image_split_may_share_and_says_how_much() -> None:
 def test_patient_split_balances_labels() -> None:
     records = make_records(3000)
     split = patient_split(records, None, seed=1)
-    sizes = np.array([len(split.parts[part]) for part in PARTS]) / len(records)
+    sizes = np.array([len(split.subsets[subset]) for subset in SUBSETS]) / len(records)
     np.testing.assert_allclose(sizes, [0.7, 0.1, 0.2], atol=0.002)
     rates = prevalence(records, split)
     np.testing.assert_allclose(rates["test"], rates["train"], rtol=0.02)
@@ -205,7 +207,7 @@ def test_unknown_targets_count_as_neither() -> None:
     rates = prevalence(records, split)
     np.testing.assert_allclose(rates["test"], rates["train"], rtol=0.02)
     missing = np.isnan(target_matrix(records)[:, 0])
-    shares = [missing[split.parts[part]].mean() for part in ("train", "test")]
+    shares = [missing[split.subsets[subset]].mean() for subset in ("train", "test")]
     assert shares[1] == pytest.approx(shares[0], rel=0.02)
 
 
@@ -214,7 +216,7 @@ def hash_of(text: str) -> int:
 
 
 @pytest.mark.parametrize("splitter", [patient_split, kfold_split, image_split])
-@pytest.mark.filterwarnings("ignore::xray_lightning.data.partition.LeakyPartsWarning")  # image
+@pytest.mark.filterwarnings("ignore::xray_lightning.data.partition.LeakySubsetsWarning")  # image
 def test_record_order_does_not_matter(splitter) -> None:
     records = make_records(200)
     shuffled = random.Random(0).sample(records, len(records))
@@ -222,7 +224,7 @@ def test_record_order_does_not_matter(splitter) -> None:
 
 
 @pytest.mark.parametrize("splitter", [patient_split, kfold_split, image_split])
-@pytest.mark.filterwarnings("ignore::xray_lightning.data.partition.LeakyPartsWarning")  # image
+@pytest.mark.filterwarnings("ignore::xray_lightning.data.partition.LeakySubsetsWarning")  # image
 def test_seed_decides(splitter) -> None:
     records = make_records(200)
     prints = [splitter(records, None, seed=seed).fingerprint for seed in (0, 0, 1)]
@@ -233,13 +235,13 @@ def test_seed_decides(splitter) -> None:
 def test_tiny_data_fill_every_part(patients: int) -> None:
     for seed in range(10):
         split = patient_split(make_records(patients, seed), None, seed=seed)
-        assert all(len(split.parts[part]) for part in PARTS)
+        assert all(len(split.subsets[subset]) for subset in SUBSETS)
 
 
 def test_twelve_equal_patients_split_as_asked() -> None:
     records = [Record(f"{n}.png", f"{n // 2}", (float(n % 2),)) for n in range(24)]
     split = patient_split(records, None, fractions=(0.5, 0.25, 0.25))
-    assert [len(split.parts[part]) for part in PARTS] == [12, 6, 6]
+    assert [len(split.subsets[subset]) for subset in SUBSETS] == [12, 6, 6]
 
 
 def test_patient_split_refuses_too_few() -> None:
@@ -277,20 +279,20 @@ def test_official_split_carves_validation_by_patient() -> None:
     lists = two_lists(records)
     split = official_split(records, lists, val_fraction=0.2)
     assert ids_of(records, split, "test") == lists["test"]
-    train, val = len(split.parts["train"]), len(split.parts["val"])
+    train, val = len(split.subsets["train"]), len(split.subsets["val"])
     assert val / (train + val) == pytest.approx(0.2, abs=0.002)
     rates = prevalence(records, split)
     np.testing.assert_allclose(rates["val"], rates["train"], rtol=0.03)
     again = official_split(records, lists, val_fraction=0.2, seed=1)
-    assert again.part_fingerprints["test"] == split.part_fingerprints["test"]
-    assert again.part_fingerprints["val"] != split.part_fingerprints["val"]
+    assert again.subset_fingerprints["test"] == split.subset_fingerprints["test"]
+    assert again.subset_fingerprints["val"] != split.subset_fingerprints["val"]
 
 
 def test_official_split_with_three_lists_uses_them() -> None:
     records = make_four()
     lists = {"train": frozenset({"i0", "i3"}), "val": frozenset({"i1"}), "test": frozenset({"i2"})}
     split = official_split(records, lists)
-    assert [split.parts[part].tolist() for part in PARTS] == [[0, 3], [1], [2]]
+    assert [split.subsets[subset].tolist() for subset in SUBSETS] == [[0, 3], [1], [2]]
 
 
 @pytest.mark.parametrize(
@@ -315,11 +317,11 @@ def test_official_split_refuses(lists, message: str) -> None:
 def test_folds_partition_the_data() -> None:
     records = make_records(1000)
     splits = [kfold_split(records, None, folds=5, fold=fold) for fold in range(5)]
-    tests = np.concatenate([split.parts["test"] for split in splits])
+    tests = np.concatenate([split.subsets["test"] for split in splits])
     assert sorted(tests.tolist()) == list(range(len(records)))
     for split in splits:
-        assert len(split.parts["test"]) / len(records) == pytest.approx(0.2, abs=0.002)
-        assert len(split.parts["val"]) / len(records) == pytest.approx(0.1, abs=0.002)
+        assert len(split.subsets["test"]) / len(records) == pytest.approx(0.2, abs=0.002)
+        assert len(split.subsets["val"]) / len(records) == pytest.approx(0.1, abs=0.002)
         rates = prevalence(records, split)
         np.testing.assert_allclose(rates["test"], rates["train"], rtol=0.05)
 
@@ -344,13 +346,13 @@ def test_kfold_refuses_too_few_patients() -> None:
 
 def test_image_split_counts_leaked_patients() -> None:
     records = make_records(300)
-    with pytest.warns(LeakyPartsWarning, match="leaky split") as caught:
+    with pytest.warns(LeakySubsetsWarning, match="leaky split") as caught:
         split = image_split(records, None)
     assert caught[0].filename == __file__
-    homes = [patients_of(records, split, part) for part in PARTS]
+    homes = [patients_of(records, split, subset) for subset in SUBSETS]
     pairs = [one & two for one, two in permutations(homes, 2)]
     assert split.leaked_patients == len(set().union(*pairs)) > 0
-    assert len(split.parts["test"]) / len(records) == pytest.approx(0.2, abs=0.01)
+    assert len(split.subsets["test"]) / len(records) == pytest.approx(0.2, abs=0.01)
 
 
 def write_table(folder: Path, text: str) -> Path:
@@ -364,14 +366,14 @@ def test_csv_split_reads_a_table(tmp_path: Path) -> None:
         tmp_path, "\ufeffimage,split\ni0,Train\ni1,validation\ni2,TEST\ni3, valid \n"
     )
     split = csv_split(make_four(), None, path=path)
-    assert [split.parts[part].tolist() for part in PARTS] == [[0], [1, 3], [2]]
+    assert [split.subsets[subset].tolist() for subset in SUBSETS] == [[0], [1, 3], [2]]
     assert split.settings == {"path": str(path)}
 
 
 def test_csv_split_takes_the_column_of_the_data_set() -> None:
     lists = {"train": frozenset({"i0", "i3"}), "val": frozenset({"i1"}), "test": frozenset({"i2"})}
     split = csv_split(make_four(), lists)
-    assert [split.parts[part].tolist() for part in PARTS] == [[0, 3], [1], [2]]
+    assert [split.subsets[subset].tolist() for subset in SUBSETS] == [[0, 3], [1], [2]]
 
 
 @pytest.mark.parametrize("lists", [None, {"train_val": {"i0"}, "test": {"i1"}}])
@@ -431,10 +433,10 @@ def test_nih_patient_splits_match_prevalence(nih: Nih) -> None:
     frequent = nih.targets.sum(axis=0) >= 500
     assert frequent.sum() == 13
     for split in nih.splits:
-        assert sum(map(len, split.parts.values())) == 112_120
-        sizes = np.array([len(split.parts[part]) for part in PARTS]) / 112_120
+        assert sum(map(len, split.subsets.values())) == 112_120
+        sizes = np.array([len(split.subsets[subset]) for subset in SUBSETS]) / 112_120
         np.testing.assert_allclose(sizes, [0.7, 0.1, 0.2], atol=0.005)
-        homes = [patients_of(nih.records, split, part) for part in PARTS]
+        homes = [patients_of(nih.records, split, subset) for subset in SUBSETS]
         assert sum(map(len, homes)) == len(set().union(*homes)) == 30_805
         rates = prevalence(nih.records, split)
         ratio = (rates["test"] / rates["train"])[frequent]
@@ -458,9 +460,9 @@ def test_nih_table_and_split_are_quick(nih: Nih) -> None:
 
 def test_nih_official_split(nih: Nih) -> None:
     split = official_split(nih.records, nih.official)
-    assert len(split.parts["test"]) == 25_596
-    assert len(split.parts["train"]) + len(split.parts["val"]) == 86_524
-    assert len(split.parts["val"]) / 86_524 == pytest.approx(0.125, abs=0.001)
+    assert len(split.subsets["test"]) == 25_596
+    assert len(split.subsets["train"]) + len(split.subsets["val"]) == 86_524
+    assert len(split.subsets["val"]) / 86_524 == pytest.approx(0.125, abs=0.001)
     assert len(patients_of(nih.records, split, "test")) == 2_797
 
 
@@ -469,7 +471,9 @@ def test_csv_split_leaves_out_ids_without_a_record(tmp_path: Path) -> None:
     table.write_text("image,split\ni0,train\ni1,val\ni2,test\nabsent,test\n")
     records = [Record(f"i{number}", str(number), (0.0,)) for number in range(3)]
     split = csv_split(records, None, path=table)
-    assert {part: len(rows) for part, rows in split.parts.items()} == dict.fromkeys(PARTS, 1)
+    assert {subset: len(rows) for subset, rows in split.subsets.items()} == dict.fromkeys(
+        SUBSETS, 1
+    )
 
 
 def test_split_table_that_is_no_text(tmp_path: Path) -> None:
@@ -489,21 +493,21 @@ def test_bad_split_seed(seed: object) -> None:
 
 
 def listed(folder: Path, **lists: str) -> dict[str, Path]:
-    paths = {part: folder / f"{part}.txt" for part in lists}
-    for part, text in lists.items():
-        paths[part].write_text(text)
+    paths = {subset: folder / f"{subset}.txt" for subset in lists}
+    for subset, text in lists.items():
+        paths[subset].write_text(text)
     return paths
 
 
 def test_lists_split(tmp_path: Path) -> None:
     paths = listed(tmp_path, train="x/i0.png 1\nx/i3.png 0", val="i1", test="image\ni2\ni9\n")
     split = lists_split(make_four(), None, **paths)
-    assert {part: rows.tolist() for part, rows in split.parts.items()} == {
+    assert {subset: rows.tolist() for subset, rows in split.subsets.items()} == {
         "train": [0, 3],
         "val": [1],
         "test": [2],
     }
-    assert split.settings == {part: str(path) for part, path in paths.items()}
+    assert split.settings == {subset: str(path) for subset, path in paths.items()}
     (note,) = split.notes
     assert note.startswith(f"1 of the 2 names in {paths['test']} mean no image of this data")
     assert "'i9'" in note
@@ -545,7 +549,7 @@ def test_a_faulty_split_is_refused_with_what_it_is(
     with pytest.raises(FaultySplitError, match=message) as caught:
         lists_split(records, None, **listed(tmp_path, **lists))
     split = caught.value.split
-    everything = np.concatenate(list(split.parts.values()))
+    everything = np.concatenate(list(split.subsets.values()))
     assert len(everything) - len(set(everything.tolist())) == counts[0]
     assert split.leaked_patients == counts[1] + counts[0]
     assert any("no training may use this split" in note for note in split.notes)
@@ -555,7 +559,7 @@ def test_a_column_that_leaks_is_refused_with_what_it_is() -> None:
     records = [Record(f"i{n}", f"p{n % 3}", (0.0,)) for n in range(4)]
     lists = {"train": {"i0"}, "val": {"i1"}, "test": {"i2", "i3"}}
     with pytest.raises(FaultySplitError, match="1 patients have images in more") as caught:
-        csv_split(records, {part: frozenset(ids) for part, ids in lists.items()})
+        csv_split(records, {subset: frozenset(ids) for subset, ids in lists.items()})
     assert caught.value.split.name == "csv"
     assert caught.value.split.leaked_patients == 1
 
@@ -569,16 +573,16 @@ def test_unknown_patients_are_not_zero_leaks() -> None:
 def test_a_split_table_takes_names_as_lists_do(tmp_path: Path) -> None:
     text = "image,split\nx/i0.png,train\ni3,train\ni1,val\ni2.jpg,test\ni7,test\n"
     split = csv_split(make_four(), None, path=write_table(tmp_path, text))
-    assert split.parts["test"].tolist() == [2]
+    assert split.subsets["test"].tolist() == [2]
     assert "'i7'" in split.notes[0]
 
 
 def test_auto_split_takes_the_column_of_the_data_set() -> None:
     records = make_records(30)
     whole = patient_split(records, None, seed=5)
-    lists = {part: ids_of(records, whole, part) for part in PARTS}
+    lists = {subset: ids_of(records, whole, subset) for subset in SUBSETS}
     assert auto_split(records, lists).name == "csv"
-    assert auto_split(records, lists).part_fingerprints == whole.part_fingerprints
+    assert auto_split(records, lists).subset_fingerprints == whole.subset_fingerprints
     with pytest.raises(ConfigError, match=r"split\.seed has no effect on .* split=patient"):
         auto_split(records, lists, seed=5)
     with pytest.raises(SplitError, match="no split column of its own with train, val and test"):

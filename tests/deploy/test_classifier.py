@@ -10,13 +10,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from xray_lightning.checkpoint import KEY, Bundle
+from xray_lightning.checkpoint import KEY, Description
 from xray_lightning.data.csv import CsvTable
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.dicom import read_dicom
 from xray_lightning.deploy.classifier import Classifier, find_device, load_classifier
 from xray_lightning.errors import CheckpointError, ConfigError, InvalidImageError
-from xray_lightning.evaluation.predict import predict_part
+from xray_lightning.evaluation.predict import predict_subset
 from xray_lightning.evaluation.predictions import read_predictions, write_predictions
 from xray_lightning.models.network import XrayNet
 from xray_lightning.training.task import XrayTask
@@ -57,9 +57,9 @@ def save(net: XrayNet, path: Path, *, clahe: bool = False, **config: Any) -> Pat
     """A checkpoint as a run leaves it."""
     split = {"name": "patient", "fingerprint": "0123456789abcdef"}
     split["parts"] = dict.fromkeys(("train", "val", "test"), "0")
-    bundle = Bundle(net.config, {"image_size": 32, "clahe": clahe}, split, config)
+    description = Description(net.config, {"image_size": 32, "clahe": clahe}, split, config)
     state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
-    torch.save({KEY: bundle.to_plain(), "state_dict": state, "epoch": 0}, path)
+    torch.save({KEY: description.to_plain(), "state_dict": state, "epoch": 0}, path)
     return path
 
 
@@ -72,12 +72,12 @@ def test_loader_file_and_array_agree(folder: Path, clahe: bool, tmp_path: Path) 
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
     )
-    write_predictions(predict_part(trainer, XrayTask(net), data, "test"), tmp_path / "test.csv")
+    write_predictions(predict_subset(trainer, XrayTask(net), data, "test"), tmp_path / "test.csv")
     wanted = read_predictions(tmp_path / "test.csv")
     assert wanted.scores.std() > 0.1
     classifier = load_classifier(save(net, tmp_path / "best.ckpt", clahe=clahe), device="cpu")
     paths = [folder / name for name in wanted.image_ids]
-    arrays = [source.read(record) for record in data.part_records("test")]
+    arrays = [source.read(record) for record in data.subset_records("test")]
     assert len({array.shape for array in arrays}) > 1
     for images in (paths, [str(path) for path in paths], arrays):
         np.testing.assert_array_equal(classifier(images, batch_size=3), wanted.scores)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xray_lightning.checkpoint import Bundle, patients_of
+from xray_lightning.checkpoint import Description, patients_of
 from xray_lightning.data.csv import CsvTable
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.nih import ChestXray14
@@ -39,12 +39,12 @@ def nih(tmp_path: Path) -> XrayDataModule:
 
 
 @pytest.fixture
-def bundle(nih: XrayDataModule) -> Bundle:
-    return Bundle({"labels": list(nih.labels)}, {}, patients_of(nih))
+def description(nih: XrayDataModule) -> Description:
+    return Description({"labels": list(nih.labels)}, {}, patients_of(nih))
 
 
-def patients(data: XrayDataModule, part: str) -> set[str]:
-    return {record.patient_id for record in data.part_records(part)}
+def patients(data: XrayDataModule, subset: str) -> set[str]:
+    return {record.patient_id for record in data.subset_records(subset)}
 
 
 def all_test(source: Any) -> XrayDataModule:
@@ -58,23 +58,23 @@ def test_a_checkpoint_carries_keys_not_ids(nih: XrayDataModule) -> None:
     facts = patients_of(nih)
     assert facts["population"] == "nih"
     keys: Any = facts["patients"]
-    assert {part: len(keys[part]) for part in keys} == {
-        part: len(patients(nih, part)) for part in ("train", "val")
+    assert {subset: len(keys[subset]) for subset in keys} == {
+        subset: len(patients(nih, subset)) for subset in ("train", "val")
     }
-    assert all(len(key) == 16 and int(key, 16) >= 0 for part in keys for key in keys[part])
+    assert all(len(key) == 16 and int(key, 16) >= 0 for subset in keys for key in keys[subset])
 
 
-def test_own_patients_are_recognised(nih: XrayDataModule, bundle: Bundle) -> None:
-    seen = seen_before(bundle, "nih", nih.records)
+def test_own_patients_are_recognised(nih: XrayDataModule, description: Description) -> None:
+    seen = seen_before(description, "nih", nih.records)
     assert seen is not None
     learned = patients(nih, "train") | patients(nih, "val")
     assert seen.tolist() == [record.patient_id in learned for record in nih.records]
-    assert seen_before(bundle, "phantom-0", nih.records) is None
-    assert seen_before(Bundle({}, {}, {}), "nih", nih.records) is None
+    assert seen_before(description, "phantom-0", nih.records) is None
+    assert seen_before(Description({}, {}, {}), "nih", nih.records) is None
 
 
 def test_rsna_images_of_nih_patients(
-    nih: XrayDataModule, bundle: Bundle, rsna_folder: Folder
+    nih: XrayDataModule, description: Description, rsna_folder: Folder
 ) -> None:
     """RSNA's nine patients are NIH's 5 to 13; of 11 to 13 the checkpoint knows nothing."""
     source = Rsna(rsna_folder.root, nih_map=rsna_folder.nih_map(first_patient=5))
@@ -82,45 +82,47 @@ def test_rsna_images_of_nih_patients(
     learned = patients(nih, "train") | patients(nih, "val")
     expected = {record.image_id for record in data.records if record.patient_id in learned}
     with pytest.raises(ConfigError, match=rf"{len(expected)} of the 27 test images show patients"):
-        separated(bundle, data, None)
-    parts = separated(bundle, data, "report")
-    assert parts is not None
+        separated(description, data, None)
+    subsets = separated(description, data, "report")
+    assert subsets is not None
     ids = {
-        name: [data.records[row].image_id for row in split.parts["test"]]
-        for name, split in parts.items()
+        name: [data.records[row].image_id for row in split.subsets["test"]]
+        for name, split in subsets.items()
     }
     assert set(ids["test_seen"]) == expected
     assert {"id-60", "id-71", "id-82"} <= set(ids["test"])
     assert sorted(ids["test"] + ids["test_seen"]) == rsna_folder.ids
-    own = parts["test"].part_fingerprints["test"]
+    own = subsets["test"].subset_fingerprints["test"]
     assert own == fingerprint({"test": ids["test"]})
-    excluded = separated(bundle, data, "exclude")
+    excluded = separated(description, data, "exclude")
     assert excluded is not None
     assert list(excluded) == ["test"]
-    assert excluded["test"].part_fingerprints["test"] == own
+    assert excluded["test"].subset_fingerprints["test"] == own
 
 
-def test_nothing_to_leave_out(bundle: Bundle, rsna_folder: Folder) -> None:
+def test_nothing_to_leave_out(description: Description, rsna_folder: Folder) -> None:
     data = all_test(Rsna(rsna_folder.root, nih_map=rsna_folder.nih_map(first_patient=20)))
-    assert separated(bundle, data, None) == {"test": data.split}
-    assert separated(bundle, data, "exclude") == {"test": data.split}
+    assert separated(description, data, None) == {"test": data.split}
+    assert separated(description, data, "exclude") == {"test": data.split}
 
 
-def test_nothing_left(nih: XrayDataModule, bundle: Bundle) -> None:
-    nih.split = with_test(nih.split, nih.records, nih.split.parts["train"])
+def test_nothing_left(nih: XrayDataModule, description: Description) -> None:
+    nih.split = with_test(nih.split, nih.records, nih.split.subsets["train"])
     for choice in ("exclude", "report"):
         with pytest.raises(SplitError, match=r"show patients .* nothing to judge it"):
-            separated(bundle, nih, choice)
+            separated(description, nih, choice)
 
 
 @pytest.mark.filterwarnings("ignore::xray_lightning.data.rsna.UnknownPatientsWarning")
-def test_what_cannot_be_compared_is_not_promised(bundle: Bundle, rsna_folder: Folder) -> None:
+def test_what_cannot_be_compared_is_not_promised(
+    description: Description, rsna_folder: Folder
+) -> None:
     data = all_test(Rsna(rsna_folder.root))
-    assert separated(bundle, data, None) is None
+    assert separated(description, data, None) is None
     with pytest.raises(ConfigError, match=r"\(nih\) and of this data \(unknown\) cannot be comp"):
-        separated(bundle, data, "exclude")
+        separated(description, data, "exclude")
     with pytest.raises(ConfigError, match="overlap must be one of exclude, report, got 'drop'"):
-        separated(bundle, data, "drop")
+        separated(description, data, "drop")
 
 
 def test_a_hospitals_numbers_stay_out(tmp_path: Path) -> None:
@@ -132,17 +134,17 @@ def test_a_hospitals_numbers_stay_out(tmp_path: Path) -> None:
 
 
 def test_the_real_overlap(shared_data: Path) -> None:
-    """NIH's training part and the RSNA sample: the naive count, by the table's file names."""
+    """NIH's training set and the RSNA sample: the naive count, by the table's file names."""
     nih_folder, rsna = shared_data / "nih-metadata", shared_data / "rsna-sample"
     listed = (nih_folder / "train_val_list.txt").read_text().split()
     trained = {name[:8] for name in listed}
     names = [line.split(",")[1] for line in (rsna / "nih_image_index.csv").read_text().split()[1:]]
-    bundle = Bundle({}, {}, {"population": "nih", "patients": {"train": [], "val": []}})
+    description = Description({}, {}, {"population": "nih", "patients": {"train": [], "val": []}})
     source = Rsna(rsna, nih_map=rsna / "nih_image_index.csv")
     nih = ChestXray14(nih_folder)
     assert nih.official is not None
     learned = [record for record in nih.records if record.image_id in nih.official["train_val"]]
-    bundle.split["patients"]["train"] = patient_keys("nih", learned)
-    seen = seen_before(bundle, source.population, source.records)
+    description.split["patients"]["train"] = patient_keys("nih", learned)
+    seen = seen_before(description, source.population, source.records)
     assert seen is not None
     assert seen.sum() == sum(name[:8] in trained for name in names)

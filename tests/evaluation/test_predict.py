@@ -11,9 +11,9 @@ from sklearn.metrics import roc_auc_score
 
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
-from xray_lightning.data.transforms import light
+from xray_lightning.data.transforms import augment_light
 from xray_lightning.errors import CheckpointError, ConfigError
-from xray_lightning.evaluation.predict import assembled, predict_part, summarise
+from xray_lightning.evaluation.predict import assembled, predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.models.network import XrayNet
 from xray_lightning.training.task import XrayTask
@@ -28,7 +28,9 @@ pytestmark = [
 def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
     cache = tmp_path_factory.mktemp("cache")
     phantom = Phantom(patients=20, size=32)
-    return XrayDataModule(phantom, image_size=32, batch_size=4, augment=light(), cache_dir=cache)
+    return XrayDataModule(
+        phantom, image_size=32, batch_size=4, augment=augment_light(), cache_dir=cache
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def test_a_network_of_more_labels_is_scored_on_those_of_the_data(
     labels = ("Fracture", *reversed(data.labels), "Device")
     torch.manual_seed(0)
     task = XrayTask(XrayNet(labels, "test_vit", image_size=32))
-    predictions = predict_part(trainer, task, data, "test")
+    predictions = predict_subset(trainer, task, data, "test")
     assert predictions.labels == data.labels
     (batch, *_) = data.test_dataloader()
     with torch.no_grad():
@@ -59,24 +61,24 @@ def test_a_network_of_more_labels_is_scored_on_those_of_the_data(
     np.testing.assert_allclose(predictions.scores[: len(scores)], expected, rtol=1e-6)
     stranger = XrayTask(XrayNet(("Fracture",), "test_vit", image_size=32))
     with pytest.raises(ValueError, match="not in"):
-        predict_part(trainer, stranger, data, "test")
+        predict_subset(trainer, stranger, data, "test")
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("part", ["val", "test"])
+@pytest.mark.parametrize("subset", ["val", "test"])
 def test_every_image_once_in_table_order(
-    part: str, data: XrayDataModule, task: XrayTask, trainer: pl.Trainer
+    subset: str, data: XrayDataModule, task: XrayTask, trainer: pl.Trainer
 ) -> None:
-    predictions = predict_part(trainer, task, data, part)
-    records = [data.records[row] for row in data.split.parts[part]]
+    predictions = predict_subset(trainer, task, data, subset)
+    records = [data.records[row] for row in data.split.subsets[subset]]
     assert predictions.labels == data.labels
     assert predictions.image_ids == tuple(record.image_id for record in records)
     assert predictions.patient_ids == tuple(record.patient_id for record in records)
     np.testing.assert_array_equal(predictions.targets, [record.targets for record in records])
-    images = torch.stack([data.dataset(part)[row]["image"] for row in range(len(records))])
+    images = torch.stack([data.dataset(subset)[row]["image"] for row in range(len(records))])
     expected = torch.sigmoid(task.net.eval()(images)).numpy()
     np.testing.assert_allclose(predictions.scores, expected, atol=1e-6)
-    again = predict_part(trainer, task, data, part)
+    again = predict_subset(trainer, task, data, subset)
     np.testing.assert_array_equal(again.scores, predictions.scores)
 
 
@@ -85,7 +87,7 @@ def test_mean_over_image_and_mirror_image(
     data: XrayDataModule, task: XrayTask, trainer: pl.Trainer
 ) -> None:
     both = XrayTask(task.net, tta="flip")
-    predictions = predict_part(trainer, both, data, "val")
+    predictions = predict_subset(trainer, both, data, "val")
     images = np.stack([data.dataset("val")[row]["image"] for row in range(len(predictions.scores))])
     task.net.eval()
     plain, mirrored = (
@@ -99,10 +101,12 @@ def test_mean_over_image_and_mirror_image(
     assert summarise(predictions, "")["tta"] == "none"
 
 
-@pytest.mark.parametrize("part", ["train", "all"])
-def test_other_parts(part: str, data: XrayDataModule, task: XrayTask, trainer: pl.Trainer) -> None:
-    with pytest.raises(ConfigError, match=f"part must be val or test, got '{part}'"):
-        predict_part(trainer, task, data, part)
+@pytest.mark.parametrize("subset", ["train", "all"])
+def test_other_parts(
+    subset: str, data: XrayDataModule, task: XrayTask, trainer: pl.Trainer
+) -> None:
+    with pytest.raises(ConfigError, match=f"part must be val or test, got '{subset}'"):
+        predict_subset(trainer, task, data, subset)
 
 
 def test_shards_become_one_table() -> None:
@@ -168,9 +172,9 @@ def test_unknown_patients_are_not_counted() -> None:
 def test_a_network_of_nan(data: XrayDataModule, trainer: pl.Trainer) -> None:
     task = XrayTask(XrayNet(data.labels, "test_vit", image_size=32))
     torch.nn.init.constant_(next(task.net.head.parameters()), torch.nan)
-    first = data.part_records("test")[0].image_id
+    first = data.subset_records("test")[0].image_id
     with pytest.raises(CheckpointError, match=rf"no score \(NaN\) for .* the first is {first}"):
-        predict_part(trainer, task, data, "test")
+        predict_subset(trainer, task, data, "test")
 
 
 def test_some_labels_on_the_same_split(tmp_path: Path) -> None:

@@ -145,11 +145,11 @@ def test_a_table_of_other_figures(tmp_path: Path) -> None:
 
 def test_some_labels() -> None:
     whole = predictions(5)
-    part = whole.keep(["Hernia", "Mass"])
-    assert part.labels == ("Hernia", "Mass")
-    np.testing.assert_array_equal(part.scores, whole.scores[:, [2, 0]])
-    np.testing.assert_array_equal(part.targets, whole.targets[:, [2, 0]])
-    assert part.image_ids == whole.image_ids
+    subset = whole.keep(["Hernia", "Mass"])
+    assert subset.labels == ("Hernia", "Mass")
+    np.testing.assert_array_equal(subset.scores, whole.scores[:, [2, 0]])
+    np.testing.assert_array_equal(subset.targets, whole.targets[:, [2, 0]])
+    assert subset.image_ids == whole.image_ids
 
 
 def test_scores_that_are_no_numbers() -> None:

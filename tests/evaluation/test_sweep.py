@@ -21,8 +21,8 @@ def write_run(
     (folder / "environment.json").write_text(
         json.dumps({"overrides": overrides, "seed": seed, "split": facts, "data": DATA})
     )
-    part = {"auroc": {"mean": val, "defined": 13}}
-    (folder / "metrics.json").write_text(json.dumps({"val": part, "test": part}))
+    subset = {"auroc": {"mean": val, "defined": 13}}
+    (folder / "metrics.json").write_text(json.dumps({"val": subset, "test": subset}))
 
 
 def finished(settings: str, seed: int, val: float | None, mark: str = "f") -> Run:

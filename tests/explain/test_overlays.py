@@ -57,10 +57,10 @@ def net(data: XrayDataModule) -> XrayNet:
 
 
 def test_places_go_label_by_label(data: XrayDataModule) -> None:
-    scores = np.full((len(data.split.parts["test"]), 14), np.nan, np.float32)
+    scores = np.full((len(data.split.subsets["test"]), 14), np.nan, np.float32)
     places = Choice(images=3, labels=("Mass", "Effusion")).places(data, "test", scores)
     assert [label for _, label in places] == ["Mass"] * 3 + ["Effusion"] * 3
-    targets = data.part_targets("test")
+    targets = data.subset_targets("test")
     assert all(targets[row, data.labels.index(label)] == 1 for row, label in places)
     with pytest.raises(ConfigError, match=r"labels must be of Atelectasis, .*, got Cough"):
         Choice(labels=("Cough", "Mass")).places(data, "test", scores)
@@ -70,13 +70,13 @@ def test_places_go_label_by_label(data: XrayDataModule) -> None:
 def test_each_image_has_its_own_map(data: XrayDataModule, net: XrayNet, method: str) -> None:
     """Also over the border of a batch."""
     rng = np.random.default_rng(0)
-    scores = rng.random((len(data.split.parts["test"]), 14), dtype=np.float32)
+    scores = rng.random((len(data.split.subsets["test"]), 14), dtype=np.float32)
     places = Choice("boxes", images=2).places(data, "test", scores)
     assert len(places) > BATCH
     for (row, label), each in zip(
         places, overlays(net, data, "test", places, scores, method=method), strict=True
     ):
-        record = data.part_records("test")[row]
+        record = data.subset_records("test")[row]
         column = data.labels.index(label)
         assert (each.image_id, each.label) == (record.image_id, label)
         assert (each.score, each.target) == (scores[row, column], record.targets[column])

@@ -138,10 +138,10 @@ def test_a_box_lies_where_it_was_drawn(
 
 
 def texts(figure: Figure) -> str:
-    parts = [text.get_text() for text in figure.texts]
+    subsets = [text.get_text() for text in figure.texts]
     for axes in figure.axes:
-        parts += [axes.get_title(), *(text.get_text() for text in axes.texts)]
-    return "\n".join(parts)
+        subsets += [axes.get_title(), *(text.get_text() for text in axes.texts)]
+    return "\n".join(subsets)
 
 
 def test_layout() -> None:
@@ -240,11 +240,11 @@ def predictions(data: XrayDataModule) -> Callable[[], dict[str, Predictions]]:
     def make() -> dict[str, Predictions]:
         rng = np.random.default_rng(0)
         made = {}
-        for part in ("val", "test"):
-            records, targets = data.part_records(part), data.part_targets(part)
+        for subset in ("val", "test"):
+            records, targets = data.subset_records(subset), data.subset_targets(subset)
             ids = tuple(record.image_id for record in records)
             scores = rng.random(targets.shape, dtype=np.float32)
-            made[part] = Predictions(data.labels, ids, ids, targets.copy(), scores)
+            made[subset] = Predictions(data.labels, ids, ids, targets.copy(), scores)
         return made
 
     return make
@@ -275,8 +275,8 @@ def test_every_map_is_of_the_image_below_it(
     )
     assert f"at a score of {threshold:.3g} or more (Youden's J on validation)" in seen["title"]
     assert "the most confident calls of each kind" in seen["title"]
-    assert data.split.part_fingerprints["test"] in seen["title"]
-    records = {record.image_id: record for record in data.part_records("test")}
+    assert data.split.subset_fingerprints["test"] in seen["title"]
+    records = {record.image_id: record for record in data.subset_records("test")}
     shown = [(kind, each) for kind, cells in seen["drawn"].items() for each in cells]
     assert len(shown) == sum(min(3, count) for count in seen["counts"].values()) > 6
     for kind, each in shown:

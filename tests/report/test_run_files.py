@@ -47,18 +47,18 @@ def test_no_finished_run(run_folder: Path, spoil: Spoil, match: str) -> None:
         read_run(run_folder)
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
-def test_files_of_two_runs(run_folder: Path, part: str) -> None:
-    path = run_folder / f"predictions_{part}.csv"
+@pytest.mark.parametrize("subset", ["val", "test"])
+def test_files_of_two_runs(run_folder: Path, subset: str) -> None:
+    path = run_folder / f"predictions_{subset}.csv"
     path.write_text("\n".join([*path.read_text().splitlines()[:-1], ""]))
-    with pytest.raises(ConfigError, match=rf"different runs: predictions_{part}.csv is of the"):
+    with pytest.raises(ConfigError, match=rf"different runs: predictions_{subset}.csv is of the"):
         read_run(run_folder)
 
 
-def tell(path: Path, weights: str, *parts: str) -> None:
+def tell(path: Path, weights: str, *subsets: str) -> None:
     """Write whose results a file holds."""
     facts = json.loads(path.read_text())
-    for each in [facts[part] for part in parts] or [facts]:
+    for each in [facts[subset] for subset in subsets] or [facts]:
         each["weights_sha256"] = weights
     path.write_text(json.dumps(facts))
 
@@ -68,8 +68,8 @@ def test_results_of_two_checkpoints(run_folder: Path, old: str) -> None:
     tell(run_folder / "metrics.json", "new", "val", "test")
     tell(run_folder / "evaluation.json", "new")
     assert read_run(run_folder).evaluation["weights_sha256"] == "new"
-    parts = () if old == "evaluation" else (old,)
-    tell(run_folder / ("metrics.json" if parts else "evaluation.json"), "old", *parts)
+    subsets = () if old == "evaluation" else (old,)
+    tell(run_folder / ("metrics.json" if subsets else "evaluation.json"), "old", *subsets)
     with pytest.raises(ConfigError, match=r"results of different checkpoints.*resume="):
         read_run(run_folder)
 

@@ -93,8 +93,8 @@ def test_the_table_says_what_the_files_say(
 
 def test_verdict_and_what_is_not_known(run: RunFiles, facts: dict, text: str) -> None:
     first, second, third = facts["verdict"]
-    for part in (facts["split"]["fingerprint"], run.evaluation["fingerprint"], "13 of 14 labels"):
-        assert part in first
+    for subset in (facts["split"]["fingerprint"], run.evaluation["fingerprint"], "13 of 14 labels"):
+        assert subset in first
     aurocs = {k: v["auroc"]["value"] for k, v in run.evaluation["labels"].items()}
     known = {label: value for label, value in aurocs.items() if value is not None}
     weakest = min(known, key=known.get)

@@ -56,7 +56,7 @@ def test_none_beside_a_part_of_the_images(made_run: Path) -> None:
     [
         ({"data": "rsna"}, "on rsna"),
         ({"labels": ["Mass"]}, "14 findings"),
-        ({"subset": "val"}, "a test part"),
+        ({"subset": "val"}, "a test set"),
         ({"split": "image"}, "shares patients"),
         ({"known": 10}, "label table has 10"),
         ({"scored": 10}, "10 images were scored"),

@@ -18,9 +18,9 @@ from torch.nn import functional as F  # noqa: N812
 from torch.optim import SGD, AdamW
 
 from xray_lightning import Phantom, WeightedBCE, XrayDataModule, XrayNet, XrayTask
-from xray_lightning.data.transforms import light
+from xray_lightning.data.transforms import augment_light
 from xray_lightning.errors import ConfigError, NonFiniteLossError
-from xray_lightning.evaluation.predict import predict_part, summarise
+from xray_lightning.evaluation.predict import predict_subset, summarise
 from xray_lightning.records import Record
 from xray_lightning.training.optim import Constant, Cosine, Plateau, Schedule
 from xray_lightning.training.task import require_finite
@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
     cache = tmp_path_factory.mktemp("cache")
     phantom = Phantom(patients=40, size=64)
     return XrayDataModule(
-        phantom, image_size=SIZE, batch_size=16, augment=light(), cache_dir=cache, seed=1
+        phantom, image_size=SIZE, batch_size=16, augment=augment_light(), cache_dir=cache, seed=1
     )
 
 
@@ -97,22 +97,22 @@ def test_the_library_without_hydra(
         assert torch.isfinite(value).all()
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
+@pytest.mark.parametrize("subset", ["val", "test"])
 def test_logged_figures_are_those_of_the_predictions(
-    part: str, data: XrayDataModule, trainer: Callable[..., Trainer]
+    subset: str, data: XrayDataModule, trainer: Callable[..., Trainer]
 ) -> None:
     task, runner = new_task(data), trainer()
     runner.fit(task, data)
-    judge = runner.validate if part == "val" else runner.test
+    judge = runner.validate if subset == "val" else runner.test
     logged = judge(task, data, verbose=False)[0]
-    predictions = predict_part(trainer(), task, data, part)
-    summary = summarise(predictions, data.split.part_fingerprints[part])
-    assert np.float32(logged[f"{part}/auroc"]) == np.float32(summary["auroc"]["mean"])
-    assert logged[f"{part}/auroc_defined"] == summary["auroc"]["defined"] > 3
+    predictions = predict_subset(trainer(), task, data, subset)
+    summary = summarise(predictions, data.split.subset_fingerprints[subset])
+    assert np.float32(logged[f"{subset}/auroc"]) == np.float32(summary["auroc"]["mean"])
+    assert logged[f"{subset}/auroc_defined"] == summary["auroc"]["defined"] > 3
     values = []
     for index, label in enumerate(data.labels):
         targets, scores = predictions.targets[:, index], predictions.scores[:, index]
-        value = logged[f"{part}/auroc/{label}"]
+        value = logged[f"{subset}/auroc/{label}"]
         if targets.min() == targets.max():
             assert math.isnan(value)
             assert summary["auroc"]["labels"][label] is None
@@ -124,7 +124,7 @@ def test_logged_figures_are_those_of_the_predictions(
     loss = F.binary_cross_entropy(
         torch.from_numpy(predictions.scores), torch.from_numpy(predictions.targets)
     )
-    assert logged[f"{part}/loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert logged[f"{subset}/loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_validation_loss_is_the_mean_over_the_known_targets(
@@ -140,7 +140,7 @@ def test_validation_loss_is_the_mean_over_the_known_targets(
     for _ in range(2):
         runner = trainer()
         logged = runner.validate(task, data, verbose=False)[0]
-        table = predict_part(trainer(), task, data, "val")
+        table = predict_subset(trainer(), task, data, "val")
         known = torch.from_numpy(~np.isnan(table.targets))
         truth = torch.from_numpy(table.targets)[known]
         loss = F.binary_cross_entropy(torch.from_numpy(table.scores)[known], truth)
@@ -236,7 +236,7 @@ def test_a_data_set_of_one_label(trainer: Callable[..., Trainer], tmp_path: Path
     task, runner = new_task(data), trainer()
     runner.fit(task, data)
     logged = dict(runner.callback_metrics)
-    summary = summarise(predict_part(runner, task, data, "val"), "")
+    summary = summarise(predict_subset(runner, task, data, "val"), "")
     assert logged["val/auroc_defined"] == 1
     assert float(logged["val/auroc"]) == np.float32(summary["auroc"]["mean"])
     assert logged["val/auroc/Pneumonia"] == logged["val/auroc"]

@@ -1,4 +1,4 @@
-"""Scores that need no image: what a label table alone gives away about the test part."""
+"""Scores that need no image: what a label table alone gives away about the test set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Baseline:
-    """AUROC of one of :data:`METHODS` on the test part.
+    """AUROC of one of :data:`METHODS` on the test set.
 
     Attributes:
         name: of the method.
@@ -47,13 +47,13 @@ class Baseline:
 
 
 def baselines(
-    columns: Columns, parts: Mapping[str, Rows], counts: Counts, seed: int
+    columns: Columns, subsets: Mapping[str, Rows], counts: Counts, seed: int
 ) -> list[Baseline]:
-    """Judge every method on the test part.
+    """Judge every method on the test set.
 
     ``counts`` (D, P) are draws of the whole table's patients.
     """
-    train, test = parts["train"], parts["test"]
+    train, test = subsets["train"], subsets["test"]
     prior = prevalence_of(columns, train)
     scores = {METADATA: metadata_scores(columns, train, test, seed)}
     scores |= dict.fromkeys((PREVIOUS, OTHERS, TRAINED))

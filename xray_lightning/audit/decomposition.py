@@ -146,7 +146,7 @@ class Decomposition:
         rest: re-weighted less val, with its interval.
         effective_images: Kish's (sum w)^2 / sum w^2 of the test images.
         effective_patients: the same of the weights summed by patient.
-        test_images: of the test part.
+        test_images: of the test set.
         uncovered: share of validation's images in cells without a test image.
         by_label: label to (val, test, re-weighted).
         matched: on parts of both.
@@ -183,10 +183,12 @@ def decompose(
     publisher's test list, besides the views and first images that are always compared. The weights
     are found anew in each draw.
     """
-    pair = [_counts(part.columns, draws, seed + place) for place, part in enumerate((val, test))]
+    pair = [
+        _counts(subset.columns, draws, seed + place) for place, subset in enumerate((val, test))
+    ]
     cells = _cells(val.columns, test.columns)
     weights = reweighting(*cells, *pair)
-    unweighted = [_aurocs(part, each) for part, each in zip((val, test), pair, strict=True)]
+    unweighted = [_aurocs(subset, each) for subset, each in zip((val, test), pair, strict=True)]
     curves = np.stack([*unweighted, _aurocs(test, weights)])  # (3, L, 1 + D)
     curves[:, np.isnan(curves[:, :, 0]).any(axis=0)] = np.nan
     means = [mean_of_defined(each) for each in curves]  # (1 + D,) each
@@ -251,12 +253,12 @@ def _always(
     return found
 
 
-def _aurocs(part: Scored, weights: Floats, use: npt.NDArray[np.bool_] | None = None) -> Floats:
+def _aurocs(subset: Scored, weights: Floats, use: npt.NDArray[np.bool_] | None = None) -> Floats:
     """AUROC of each label in each draw, (L, D); NaN for a label with too few images in ``use``.
 
     The weights are (D, n); ``use`` (n, L): the images of each label that count, None: all.
     """
-    targets = part.columns.targets
+    targets = subset.columns.targets
     found = np.full((targets.shape[1], len(weights)), np.nan)
     for index in range(len(found)):
         known = ~np.isnan(targets[:, index])
@@ -265,7 +267,7 @@ def _aurocs(part: Scored, weights: Floats, use: npt.NDArray[np.bool_] | None = N
         positive = targets[known, index] == 1
         least = 1 if use is None else MINIMUM
         if min(positive.sum(), (~positive).sum()) >= least:
-            found[index] = weighted_auroc(part.scores[known, index], positive, weights[:, known])
+            found[index] = weighted_auroc(subset.scores[known, index], positive, weights[:, known])
     return found
 
 
@@ -278,9 +280,9 @@ def _matched(
 ) -> Difference:
     """Both parts on some of their images; a mask is (n,), or (n, L) where it differs by label."""
     curves, images = [], []
-    for part, weights, mask in zip((val, test), counts, masks, strict=True):
-        use = np.broadcast_to(mask.T, part.scores.T.shape).T
-        curves.append(_aurocs(part, weights, use))
+    for subset, weights, mask in zip((val, test), counts, masks, strict=True):
+        use = np.broadcast_to(mask.T, subset.scores.T.shape).T
+        curves.append(_aurocs(subset, weights, use))
         images.append(int(use.any(axis=1).sum()))
     both = ~np.isnan(curves[0][:, 0]) & ~np.isnan(curves[1][:, 0])
     means = [mean_of_defined(each[both]) for each in curves]
@@ -292,8 +294,8 @@ def _matched(
 def _severity(level: int, val: Scored, test: Scored, counts: Sequence[Floats]) -> Difference:
     """Images with so many findings besides the judged label, which differ from label to label."""
     masks = []
-    for part in (val, test):
-        others = findings(part.columns)[:, None] - (part.columns.targets == 1)  # (n, L)
+    for subset in (val, test):
+        others = findings(subset.columns)[:, None] - (subset.columns.targets == 1)  # (n, L)
         masks.append(np.minimum(others, len(_FINDINGS) - 1) == level)
     name = f"{_FINDINGS[level]} other findings"
     return _matched(name, val, test, counts, (masks[0], masks[1]))

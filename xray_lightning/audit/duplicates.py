@@ -115,7 +115,7 @@ class Duplicates:
         blank: without any structure, not compared.
         exact: pairs of equal pixels.
         near: the other pairs.
-        test_images: of the test part, with a duplicate in train or val.
+        test_images: of the test set, with a duplicate in train or val.
         named: the first pairs, those that cross into test first.
     """
 
@@ -129,20 +129,20 @@ class Duplicates:
 
 
 def duplicates(
-    squares: Squares, records: Sequence[Record], parts: Mapping[str, Indices]
+    squares: Squares, records: Sequence[Record], subsets: Mapping[str, Indices]
 ) -> Duplicates:
     """Find the duplicates and sort them by what they do to a split.
 
     ``squares`` (N, S, S) are those of ``data.geometry.fit_square``; a memory map will do.
     """
     twins = find_twins(squares)
-    part = _homes(len(records), parts)
+    subset = _homes(len(records), subsets)
     owners = patient_ids(records)
     first, second = twins.pairs.T
-    crossing = (part[first] == "test") != (part[second] == "test")
-    crossing &= (part[first] != "") & (part[second] != "")
+    crossing = (subset[first] == "test") != (subset[second] == "test")
+    crossing &= (subset[first] != "") & (subset[second] != "")
     known, others = patients_known(records), owners[first] != owners[second]
-    tested = np.where(part[first] == "test", first, second)[crossing]
+    tested = np.where(subset[first] == "test", first, second)[crossing]
 
     def count(kind: Mask) -> Count:
         masks = kind, kind & others, kind & crossing, kind & crossing & others
@@ -151,7 +151,7 @@ def duplicates(
 
     def named(at: int) -> Named:
         images = records[first[at]].image_id, records[second[at]].image_id
-        places = str(part[first[at]]), str(part[second[at]])
+        places = str(subset[first[at]]), str(subset[second[at]])
         exact, correlation = bool(twins.exact[at]), float(twins.correlation[at])
         same = not others[at] if known else None
         return Named(images, places, same, exact, correlation)
@@ -168,12 +168,12 @@ def duplicates(
     )
 
 
-def _homes(count: int, parts: Mapping[str, Indices]) -> npt.NDArray[np.str_]:
+def _homes(count: int, subsets: Mapping[str, Indices]) -> npt.NDArray[np.str_]:
     """The part of each image, "" for none, (N,)."""
-    part = np.full(count, "", dtype="<U5")
-    for name, rows in parts.items():
-        part[rows] = name
-    return part
+    subset = np.full(count, "", dtype="<U5")
+    for name, rows in subsets.items():
+        subset[rows] = name
+    return subset
 
 
 def find_twins(squares: Squares) -> Twins:

@@ -1,4 +1,4 @@
-"""What a model has seen of its test part: patients, exposures, images of somebody's test list."""
+"""What a model has seen of its test set: patients, exposures, images of somebody's test list."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -21,7 +21,7 @@ class Leak:
     Attributes:
         shared: how many are in more than one part.
         between: "train and test" and so on: how many are in both.
-        test_images: of the test part.
+        test_images: of the test set.
         in_train: test images whose patient (exposure) has an image in train.
         in_train_or_val: in train or val.
     """
@@ -61,34 +61,34 @@ class Listed:
     parts: dict[str, int]
 
 
-def leak(records: Sequence[Record], parts: Mapping[str, Indices]) -> Leak:
+def leak(records: Sequence[Record], subsets: Mapping[str, Indices]) -> Leak:
     """Patients that stand in more than one part; unknown where the label table tells none."""
     if not patients_known(records):
-        between = {f"{first} and {second}": None for first, second in combinations(parts, 2)}
-        return Leak(None, {**between}, len(parts["test"]), None, None)
-    shared = shared_patients(records, parts)
+        between = {f"{first} and {second}": None for first, second in combinations(subsets, 2)}
+        return Leak(None, {**between}, len(subsets["test"]), None, None)
+    shared = shared_patients(records, subsets)
     owners = [record.patient_id for record in records]
-    return _leak(owners, parts, list(shared.values()))
+    return _leak(owners, subsets, list(shared.values()))
 
 
-def exposure_leak(exposures: Sequence[str], parts: Mapping[str, Indices]) -> Leak:
+def exposure_leak(exposures: Sequence[str], subsets: Mapping[str, Indices]) -> Leak:
     """Images, or exposures under two ids, in more than one part.
 
     ``exposures`` (N,) are the ids of the records, or names of their exposures, e.g. NIH's of RSNA
     images.
     """
     homes: dict[str, list[str]] = defaultdict(list)
-    for part, rows in parts.items():
+    for subset, rows in subsets.items():
         for name in {exposures[row] for row in rows}:
-            homes[name].append(part)
-    return _leak(exposures, parts, [each for each in homes.values() if len(each) > 1])
+            homes[name].append(subset)
+    return _leak(exposures, subsets, [each for each in homes.values() if len(each) > 1])
 
 
 def listed(
     name: str,
     names: Collection[str],
     aliases: Sequence[Collection[str]],
-    parts: Mapping[str, Indices],
+    subsets: Mapping[str, Indices],
 ) -> Listed:
     """How much of a list (a known test set) is in each part.
 
@@ -96,21 +96,21 @@ def listed(
     """
     wanted = set(names)
     hit = np.array([not wanted.isdisjoint(each) for each in aliases], dtype=np.bool_)
-    counts = {part: int(hit[rows].sum()) for part, rows in parts.items()}
+    counts = {subset: int(hit[rows].sum()) for subset, rows in subsets.items()}
     absent = wanted.difference(*aliases)
     first = min(absent, default="")
     return Listed(name, len(wanted), int(hit.sum()), len(absent), first, counts)
 
 
 def _leak(
-    owners: Sequence[str], parts: Mapping[str, Indices], homes: Sequence[Sequence[str]]
+    owners: Sequence[str], subsets: Mapping[str, Indices], homes: Sequence[Sequence[str]]
 ) -> Leak:
     between: dict[str, int | None] = {
         f"{first} and {second}": sum(first in each and second in each for each in homes)
-        for first, second in combinations(parts, 2)
+        for first, second in combinations(subsets, 2)
     }
-    sets = {part: {owners[row] for row in parts[part]} for part in LEARNED}
-    test = [owners[row] for row in parts["test"]]
+    sets = {subset: {owners[row] for row in subsets[subset]} for subset in LEARNED}
+    test = [owners[row] for row in subsets["test"]]
     in_train = sum(owner in sets["train"] for owner in test)
     learned = sets["train"] | sets["val"]
     return Leak(len(homes), between, len(test), in_train, sum(owner in learned for owner in test))

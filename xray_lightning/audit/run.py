@@ -12,7 +12,7 @@ from xray_lightning.audit.decomposition import Scored, decompose
 from xray_lightning.audit.leakage import UNKNOWN, exposure_leak, leak, listed
 from xray_lightning.audit.shift import metadata, prevalence, separation, with_both
 from xray_lightning.data.source import Source
-from xray_lightning.data.splits import PARTS, Split, fingerprint
+from xray_lightning.data.splits import SUBSETS, Split, fingerprint
 from xray_lightning.errors import TableError
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.bootstrap import bootstrap_counts
@@ -64,11 +64,11 @@ def audit_facts(
         "parts": _sizes(columns, split),
         "leakage": _leakage(source, split, lists or {}, exposures or {}),
         "shift": {
-            "prevalence": prevalence(columns, split.parts, counts),
-            "metadata": metadata(columns, split.parts, counts),
-            "separation": separation(columns, split.parts, counts, seed),
+            "prevalence": prevalence(columns, split.subsets, counts),
+            "metadata": metadata(columns, split.subsets, counts),
+            "separation": separation(columns, split.subsets, counts, seed),
         },
-        "baselines": baselines(columns, split.parts, counts, seed),
+        "baselines": baselines(columns, split.subsets, counts, seed),
         "decomposition": None,
         "draws": draws,
         "seed": seed,
@@ -91,22 +91,22 @@ def decomposed(
     if val.labels != test.labels:
         raise TableError(f"the two tables have other labels: {val.labels} and {test.labels}")
     by_id = {record.image_id: record for record in source.records}
-    for part, each in (("val", val), ("test", test)):
-        _require_part(each, by_id, part, split)
+    for subset, each in (("val", val), ("test", test)):
+        _require_subset(each, by_id, subset, split)
     groups = {}
     for name, images in (source.official or {}).items():
         masks = tuple(np.isin(each.image_ids, list(images)) for each in (val, test))
         if masks[0].any() and masks[1].any() and not (masks[0].all() and masks[1].all()):
             groups[_own_list(source, name)] = (masks[0], masks[1])
-    parts = [_scored(each, by_id) for each in (val, test)]
-    result: Facts = plain(decompose(parts[0], parts[1], groups, draws=draws, seed=seed))
-    if not parts[1].columns.patients_known:
+    subsets = [_scored(each, by_id) for each in (val, test)]
+    result: Facts = plain(decompose(subsets[0], subsets[1], groups, draws=draws, seed=seed))
+    if not subsets[1].columns.patients_known:
         result["effective_patients"] = None
     return result
 
 
-def _require_part(
-    predictions: Predictions, by_id: Mapping[str, Record], part: str, split: Split
+def _require_subset(
+    predictions: Predictions, by_id: Mapping[str, Record], subset: str, split: Split
 ) -> None:
     """Refuse the scores of other images: the page would mix two splits.
 
@@ -119,18 +119,22 @@ def _require_part(
             f"{len(unknown):,} scored images are not in the label table, the first is "
             f"{unknown[0]}: are these predictions on other data?"
         )
-    theirs = fingerprint({part: predictions.image_ids})
-    if theirs != split.part_fingerprints[part]:
+    theirs = fingerprint({subset: predictions.image_ids})
+    if theirs != split.subset_fingerprints[subset]:
         raise TableError(
-            f"the predictions of {part} are of other images [{theirs}] than the {part} part of "
-            f"split {split.name} [{split.part_fingerprints[part]}]: audit the run's own split (the "
+            f"the predictions of {subset} are of other images [{theirs}] than the {subset} set of "
+            f"split {split.name} [{split.subset_fingerprints[subset]}]: audit the run's split (the "
             "split and data settings of its config.yaml)"
         )
 
 
-def _own_list(source: Source, part: str) -> str:
+def _own_list(source: Source, subset: str) -> str:
     """What to call a list that comes with the data: NIH's is the publisher's, a table's is not."""
-    return f"publisher's {part} list" if source.population else f"{source.name} table's {part} rows"
+    return (
+        f"publisher's {subset} list"
+        if source.population
+        else f"{source.name} table's {subset} rows"
+    )
 
 
 def _scored(predictions: Predictions, by_id: Mapping[str, Record]) -> Scored:
@@ -141,11 +145,11 @@ def _scored(predictions: Predictions, by_id: Mapping[str, Record]) -> Scored:
 
 def _sizes(columns: Columns, split: Split) -> Facts:
     return {
-        part: {
+        subset: {
             "images": len(rows),
             "patients": len(np.unique(columns.patients[rows])) if columns.patients_known else None,
         }
-        for part, rows in with_both(split.parts).items()
+        for subset, rows in with_both(split.subsets).items()
     }
 
 
@@ -158,14 +162,17 @@ def _leakage(
     ids = [record.image_id for record in source.records]
     shown = [exposures.get(image, image) for image in ids]
     aliases = list(zip(ids, shown, strict=True))
-    known = {_own_list(source, part): images for part, images in (source.official or {}).items()}
-    patients = leak(source.records, split.parts)
+    known = {
+        _own_list(source, subset): images for subset, images in (source.official or {}).items()
+    }
+    patients = leak(source.records, split.subsets)
     return {
         "patients": {**plain(patients), "shares": patients.shares},
-        "images": exposure_leak(ids, split.parts),
-        "exposures": exposure_leak(shown, split.parts) if exposures else None,
+        "images": exposure_leak(ids, split.subsets),
+        "exposures": exposure_leak(shown, split.subsets) if exposures else None,
         "lists": [
-            listed(name, names, aliases, split.parts) for name, names in {**known, **lists}.items()
+            listed(name, names, aliases, split.subsets)
+            for name, names in {**known, **lists}.items()
         ],
         "checkpoint": None,
         "duplicates": None,
@@ -231,7 +238,7 @@ def _list_sentence(each: Facts) -> str:
     absent, first = each["absent"], each["first_absent"]
     if absent == each["listed"]:
         return f"Nothing is known by the {each['name']}: no name in it is of this data ({first!r})."
-    where = ", ".join(f"{part} {each['parts'][part]:,}" for part in PARTS)
+    where = ", ".join(f"{subset} {each['parts'][subset]:,}" for subset in SUBSETS)
     more = f" {absent:,} of its {each['listed']:,} names are not in this data ({first!r})."
     return f"{each['found']:,} images are in the {each['name']}: {where}.{more if absent else ''}"
 

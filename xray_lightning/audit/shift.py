@@ -1,4 +1,4 @@
-"""Is the test part like what a model learns from? Prevalence and metadata of the parts.
+"""Is the test set like what a model learns from? Prevalence and metadata of the parts.
 
 And whether a classifier can tell test images from training images without looking at them.
 """
@@ -61,13 +61,13 @@ class Quantity:
     corrected: float
 
 
-def with_both(parts: Mapping[str, Rows]) -> dict[str, Rows]:
+def with_both(subsets: Mapping[str, Rows]) -> dict[str, Rows]:
     """The parts, and train and val together."""
-    both = np.sort(np.concatenate([parts["train"], parts["val"]]))
-    return {"train": parts["train"], "val": parts["val"], BOTH: both, "test": parts["test"]}
+    both = np.sort(np.concatenate([subsets["train"], subsets["val"]]))
+    return {"train": subsets["train"], "val": subsets["val"], BOTH: both, "test": subsets["test"]}
 
 
-def prevalence(columns: Columns, parts: Mapping[str, Rows], counts: Counts) -> list[Quantity]:
+def prevalence(columns: Columns, subsets: Mapping[str, Rows], counts: Counts) -> list[Quantity]:
     """Share of positive images among those whose target is known, of each label.
 
     ``counts`` (D, P) are draws of the whole table's patients: one drawn twice counts twice in every
@@ -76,10 +76,10 @@ def prevalence(columns: Columns, parts: Mapping[str, Rows], counts: Counts) -> l
     known = (~np.isnan(columns.targets)).astype(np.float64)
     positive = (columns.targets == 1).astype(np.float64)
     pairs = {label: (positive[:, i], known[:, i]) for i, label in enumerate(columns.labels)}
-    return _quantities(columns, dict.fromkeys(with_both(parts), pairs), parts, counts)
+    return _quantities(columns, dict.fromkeys(with_both(subsets), pairs), subsets, counts)
 
 
-def metadata(columns: Columns, parts: Mapping[str, Rows], counts: Counts) -> list[Quantity]:
+def metadata(columns: Columns, subsets: Mapping[str, Rows], counts: Counts) -> list[Quantity]:
     """Means of age and follow-up number, shares of each sex and view, images per patient.
 
     A mean or share is one over the images whose value is known; images per patient are counted
@@ -92,34 +92,36 @@ def metadata(columns: Columns, parts: Mapping[str, Rows], counts: Counts) -> lis
         known = (words != "").astype(np.float64)
         for word in sorted(set(words.tolist()) - {""}):
             pairs[f"{name} {word}"] = ((words == word).astype(np.float64), known)
-    by_part = {}
-    for part, rows in with_both(parts).items():
+    by_subset = {}
+    for subset, rows in with_both(subsets).items():
         weight = np.zeros(len(columns.patients))
         codes = columns.patients[rows]
         weight[rows] = 1 / np.bincount(codes)[codes]  # the images of a patient sum to 1
-        by_part[part] = dict(pairs)
+        by_subset[subset] = dict(pairs)
         if columns.patients_known:
-            by_part[part]["images per patient"] = (np.ones(len(weight)), weight)
-    return _quantities(columns, by_part, parts, counts)
+            by_subset[subset]["images per patient"] = (np.ones(len(weight)), weight)
+    return _quantities(columns, by_subset, subsets, counts)
 
 
 def _quantities(
-    columns: Columns, by_part: Mapping[str, Pairs], parts: Mapping[str, Rows], counts: Counts
+    columns: Columns, by_subset: Mapping[str, Pairs], subsets: Mapping[str, Rows], counts: Counts
 ) -> list[Quantity]:
     """One row for each numerator and denominator, p values corrected over the rows."""
     sums, draws = {}, {}  # part to (K, 2), part to (D, K)
-    for part, rows in with_both(parts).items():
-        weights = np.column_stack([each[rows] for pair in by_part[part].values() for each in pair])
+    for subset, rows in with_both(subsets).items():
+        weights = np.column_stack(
+            [each[rows] for pair in by_subset[subset].values() for each in pair]
+        )
         used, codes = np.unique(columns.patients[rows], return_inverse=True)
         drawn = sums_over(counts[:, used], codes, weights)  # (D, 2 K)
-        sums[part], draws[part] = weights.sum(axis=0).reshape(-1, 2), _ratios(drawn)
+        sums[subset], draws[subset] = weights.sum(axis=0).reshape(-1, 2), _ratios(drawn)
     rows_of = [
         _quantity(
             name,
-            {part: each[index] for part, each in sums.items()},
-            {part: each[:, index] for part, each in draws.items()},
+            {subset: each[index] for subset, each in sums.items()},
+            {subset: each[:, index] for subset, each in draws.items()},
         )
-        for index, name in enumerate(by_part[BOTH])
+        for index, name in enumerate(by_subset[BOTH])
     ]
     corrected = holm([row.p_value for row in rows_of]).tolist()
     return [replace(row, corrected=value) for row, value in zip(rows_of, corrected, strict=True)]
@@ -130,13 +132,13 @@ def _ratios(sums: Floats) -> Floats:
 
 
 def _quantity(name: str, sums: Mapping[str, Floats], draws: Mapping[str, Floats]) -> Quantity:
-    value = {part: float(divided(*pair)) for part, pair in sums.items()}
+    value = {subset: float(divided(*pair)) for subset, pair in sums.items()}
     return Quantity(
         name,
-        count={part: float(pair[0]) for part, pair in sums.items()},
-        known={part: float(pair[1]) for part, pair in sums.items()},
+        count={subset: float(pair[0]) for subset, pair in sums.items()},
+        known={subset: float(pair[1]) for subset, pair in sums.items()},
         value=value,
-        interval={part: percentile_interval(each) for part, each in draws.items()},
+        interval={subset: percentile_interval(each) for subset, each in draws.items()},
         ratio=float(divided(value["test"], value[BOTH])),
         ratio_interval=percentile_interval(divided(draws["test"], draws[BOTH])),
         ratio_to_train=float(divided(value["test"], value["train"])),
@@ -153,7 +155,7 @@ def _p_value(difference: float, draws: Floats) -> float:
 
 @dataclass(frozen=True)
 class Separation:
-    """How well metadata alone tells the test part from train and val.
+    """How well metadata alone tells the test set from train and val.
 
     Attributes:
         result: AUROC of the images' held-out scores; 0.5: the parts look alike.
@@ -167,7 +169,7 @@ class Separation:
 
 
 def separation(
-    columns: Columns, parts: Mapping[str, Rows], counts: Counts, seed: int
+    columns: Columns, subsets: Mapping[str, Rows], counts: Counts, seed: int
 ) -> Separation:
     """Gradient-boosted trees on age, sex, view, follow-up number and images of the patient.
 
@@ -180,8 +182,8 @@ def separation(
     features = columns.features()
     if (per_patient != per_patient[0]).any():
         features[PER_PATIENT] = per_patient
-    rows = np.concatenate([parts["train"], parts["val"], parts["test"]])
-    is_test = np.isin(rows, parts["test"]).astype(np.float64)
+    rows = np.concatenate([subsets["train"], subsets["val"], subsets["test"]])
+    is_test = np.isin(rows, subsets["test"]).astype(np.float64)
     codes = columns.patients[rows]
     if not features:
         return Separation(None, {}, "the label table has no metadata that varies")

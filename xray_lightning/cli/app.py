@@ -213,7 +213,7 @@ def shortcuts(
 ) -> None:
     """Is a label read off the film instead of the chest? Covers corners, border and letters.
 
-    Writes shortcuts.json into each run; scores are those of the test part, without flips. Also:
+    Writes shortcuts.json into each run; scores are those of the test set, without flips. Also:
     settings such as data=nih data.root=DIR draws=2000.
     """
     paths = [Path(text) for text in checkpoints if "=" not in text]

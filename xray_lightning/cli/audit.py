@@ -21,7 +21,7 @@ from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.nih_map import read_nih_map
 from xray_lightning.data.partition import FaultySplitError
 from xray_lightning.data.source import Source, readable_records
-from xray_lightning.data.splits import PARTS, Split
+from xray_lightning.data.splits import SUBSETS, Split
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.report.audit_page import audit_page
@@ -141,11 +141,11 @@ def duplicate_facts(config: DictConfig, source: Source, split: Split) -> Facts:
     for place in watched(range(len(records)), "comparing checksums", len(records)):
         cache.square(place)
     row = {record.image_id: place for place, record in enumerate(records)}
-    parts = {}
-    for part, rows in split.parts.items():
+    subsets = {}
+    for subset, rows in split.subsets.items():
         places = [row.get(source.records[place].image_id, -1) for place in rows]
-        parts[part] = np.array([place for place in places if place >= 0], dtype=np.int64)
-    facts: Facts = plain(duplicates(cache.images, records, parts))
+        subsets[subset] = np.array([place for place in places if place >= 0], dtype=np.int64)
+    facts: Facts = plain(duplicates(cache.images, records, subsets))
     bounds = {"distance": DISTANCE, "correlation": CORRELATION}
     return {**facts, **bounds, "not_on_disk": len(source.records) - len(records)}
 
@@ -160,7 +160,7 @@ def predictions_of(run: str) -> tuple[Predictions, Predictions] | None:
     """The tables a run left, None without a run."""
     if not run:
         return None
-    val, test = (read_own(Path(run) / f"predictions_{part}.csv") for part in PARTS[1:])
+    val, test = (read_own(Path(run) / f"predictions_{subset}.csv") for subset in SUBSETS[1:])
     return val, test
 
 
@@ -169,19 +169,19 @@ def checkpoint_facts(path: str, source: Source, split: Split) -> Facts:
     from xray_lightning.checkpoint import load_checkpoint  # torch takes seconds to import
     from xray_lightning.evaluation.overlap import seen_before
 
-    bundle = load_checkpoint(path).bundle
-    seen = seen_before(bundle, source.population, source.records)
-    parts = bundle.split.get("parts", {})
-    same = {part: parts.get(part) == split.part_fingerprints[part] for part in PARTS}
+    description = load_checkpoint(path).description
+    seen = seen_before(description, source.population, source.records)
+    subsets = description.split.get("parts", {})
+    same = {subset: subsets.get(subset) == split.subset_fingerprints[subset] for subset in SUBSETS}
     return {
         "path": path,
         "comparable": seen is not None,
-        "population": bundle.split.get("population") or None,
+        "population": description.split.get("population") or None,
         "same_training_images": same["train"],
         "same_test_images": same["test"],
         "seen": None
         if seen is None
-        else {part: int(seen[split.parts[part]].sum()) for part in PARTS},
+        else {subset: int(seen[split.subsets[subset]].sum()) for subset in SUBSETS},
     }
 
 
@@ -198,7 +198,7 @@ def prevalence_table(facts: Mapping[str, Any]) -> Table:
     for name in ("test/train", "p (Holm)"):
         table.add_column(name, justify="right")
     for row in facts["shift"]["prevalence"]:
-        shares = [_percent(row["value"][part]) for part in facts["parts"]]
+        shares = [_percent(row["value"][subset]) for subset in facts["parts"]]
         ends = (number(row["ratio_to_train"], 2), p_text(row["corrected"]))
         table.add_row(row["name"], *shares, number(row["ratio"], 2), _pair(row), *ends)
     return table
@@ -212,7 +212,9 @@ def other_table(facts: Mapping[str, Any]) -> Table:
     for row in facts["shift"]["metadata"]:
         shares = row["name"].startswith(("sex", "view"))
         show_value = _percent if shares else lambda value: number(value, 2)
-        cells = [show_value(row["value"][part]) + (" %" if shares else "") for part in row["value"]]
+        cells = [
+            show_value(row["value"][subset]) + (" %" if shares else "") for subset in row["value"]
+        ]
         last = p_text(row["corrected"])
         table.add_row(row["name"], *cells, number(row["ratio"], 2), _pair(row), last)
     return table

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import RichProgressBar
 from torch import nn
 
-from xray_lightning.checkpoint import AtomicCheckpointIO, Bundle, bundle_of
+from xray_lightning.checkpoint import AtomicCheckpointIO, Description, describe_model
 from xray_lightning.cli.overrides import in_sweep, make
 from xray_lightning.data.datamodule import XrayDataModule, default_workers
 from xray_lightning.data.decoding import available_cores
@@ -35,7 +35,7 @@ from xray_lightning.training.callbacks.stopping import KeepSigterm
 from xray_lightning.training.optim import make_optimizer
 from xray_lightning.training.task import XrayTask
 
-# What a partial loss can ask for by a parameter's name, counted on the training part.
+# What a partial loss can ask for by a parameter's name, counted on the training set.
 STATISTICS = {
     "positive_weight": XrayDataModule.positive_weight,  # (L,)
     "class_counts": XrayDataModule.class_counts,  # (2, L)
@@ -124,13 +124,13 @@ def loss_from(config: DictConfig, data: XrayDataModule) -> nn.Module:
     return loss(**{name: STATISTICS[name](data) for name in wanted})
 
 
-def bundle_from(config: DictConfig, data: XrayDataModule, net: XrayNet) -> Bundle:
+def describe_run(config: DictConfig, data: XrayDataModule, net: XrayNet) -> Description:
     """What a checkpoint of this run says about itself."""
     plain = OmegaConf.to_container(config, resolve=True)
     if not isinstance(plain, dict):
         raise ConfigError("the configuration must be a mapping")
     settings = {str(key): value for key, value in plain.items()}
-    return bundle_of(net, data, settings)
+    return describe_model(net, data, settings)
 
 
 def trainer_from(

@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, weights_sha256
 from xray_lightning.cli.build import (
-    bundle_from,
     data_from,
+    describe_run,
     fit_callbacks,
     panel_from,
     prepare_process,
@@ -28,12 +28,12 @@ from xray_lightning.cli.processes import quieten, started_outside
 from xray_lightning.cli.provenance import sampling_line, write_config, write_environment
 from xray_lightning.cli.report import closing_report
 from xray_lightning.cli.settings import require_settings
-from xray_lightning.cli.tables import auroc_table, parts_line, show
+from xray_lightning.cli.tables import auroc_table, show, subsets_line
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.source import Source, usage_notes
-from xray_lightning.data.splits import PARTS
+from xray_lightning.data.splits import SUBSETS
 from xray_lightning.errors import ConfigError, SplitError
-from xray_lightning.evaluation.predict import Summary, predict_part, summarise
+from xray_lightning.evaluation.predict import Summary, predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions, write_predictions
 from xray_lightning.explain.heatmaps import HeatMaps
 from xray_lightning.report.calls import Panel
@@ -74,7 +74,7 @@ def fit(
     if last is not None:
         require_same_split(last, data)
     task = task_from(config, data)
-    task.bundle = bundle_from(config, data, task.net)
+    task.description = describe_run(config, data, task.net)
     panel = panel_from(config, data.labels)
     metrics, callbacks = fit_callbacks(config)
     trainer = trainer_from(config, callbacks)
@@ -83,7 +83,7 @@ def fit(
     describe(config, data, task, trainer)
     if trainer.is_global_zero:
         (run / "metrics.json").unlink(missing_ok=True)  # of a finished run that is taken further
-        write_config(task.bundle.config, writable(run))
+        write_config(task.description.config, writable(run))
         write_environment(config, data, trainer, run)
         draw_data(data, run)
     train(trainer, task, data, last)
@@ -137,7 +137,7 @@ def require_same_split(checkpoint: Checkpoint, data: XrayDataModule) -> None:
     Raises:
         SplitError: the split is not the one the checkpoint was trained on.
     """
-    before = checkpoint.bundle.split["fingerprint"]
+    before = checkpoint.description.split["fingerprint"]
     if before != data.split.fingerprint:
         raise SplitError(
             f"the data changed since {checkpoint.path} was written: its split was [{before}], now "
@@ -150,17 +150,17 @@ def describe(config: DictConfig, data: XrayDataModule, task: XrayTask, trainer: 
     """Log what the run is about to use, and what is undefined in it."""
     for note in [*usage_notes(data.source), *data.split.notes]:
         LOG.info("%s: %s", data.source.name, note)
-    sizes = ", ".join(f"{part} {len(data.split.parts[part]):,}" for part in PARTS)
+    sizes = ", ".join(f"{subset} {len(data.split.subsets[subset]):,}" for subset in SUBSETS)
     LOG.info("split %s [%s]: %s images", data.split.name, data.split.fingerprint, sizes)
-    for part in PARTS:
-        if empty := data.labels_without_positives(part):
-            LOG.warning("no positive in %s: %s; AUROC there is undefined", part, ", ".join(empty))
+    for subset in SUBSETS:
+        if empty := data.labels_without_positives(subset):
+            LOG.warning("no positive in %s: %s; AUROC there is undefined", subset, ", ".join(empty))
     if data.permute_labels:
         LOG.warning("permute_labels: training labels are dealt anew, so the scores mean nothing")
     if line := sampling_line(data):
         LOG.info(line)
         if config.loss.get("_partial_"):
-            LOG.warning("loss: counted on the training part, not on what the sampler draws of it")
+            LOG.warning("loss: counted on the training set, not on what the sampler draws of it")
     parameters = sum(parameter.numel() for parameter in task.net.parameters())
     report = task.net.load_report
     weights = f"loaded {report}; the head is new" if report else "random weights"
@@ -171,7 +171,7 @@ def describe(config: DictConfig, data: XrayDataModule, task: XrayTask, trainer: 
 
 def draw_data(data: XrayDataModule, run: Path) -> None:
     """Class distribution of each part, and one training batch as the network sees it."""
-    targets = {part: data.part_targets(part) for part in PARTS}
+    targets = {subset: data.subset_targets(subset) for subset in SUBSETS}
     distribution_figure(targets, data.labels, run / "class_distribution.png")
     data.prepare_data()
     batch: Any = next(iter(data.train_dataloader()))
@@ -199,7 +199,7 @@ def finish(
 def draw_maps(
     trainer: pl.Trainer, panel: Panel | None, data: XrayDataModule, scores: Scored, run: Path
 ) -> None:
-    """Maps of the best checkpoint on the test part: the chosen images, and the results figure."""
+    """Maps of the best checkpoint on the test set: the chosen images, and the results figure."""
     net = load_checkpoint(run / "checkpoints" / "best.ckpt").build_net()
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, HeatMaps):
@@ -213,23 +213,23 @@ def draw_maps(
 
 
 def score(
-    config: DictConfig, data: XrayDataModule, task: XrayTask, folder: Path, parts: Sequence[str]
+    config: DictConfig, data: XrayDataModule, task: XrayTask, folder: Path, subsets: Sequence[str]
 ) -> tuple[dict[str, Summary], Scored]:
     """Predict each part; write predictions and figures: the one path to a score."""
     trainer = trainer_from(config, progress(), fit=False)
     summaries, found = {}, {}
-    for part in parts:
-        predictions = predict_part(trainer, task, data, part)
-        summary = summarise(predictions, data.split.part_fingerprints[part], tta=task.tta)
+    for subset in subsets:
+        predictions = predict_subset(trainer, task, data, subset)
+        summary = summarise(predictions, data.split.subset_fingerprints[subset], tta=task.tta)
         summary["data"] = data.source.title
         summary["weights_sha256"] = weights_sha256(task.net.state_dict())
-        summaries[part], found[part] = summary, predictions
+        summaries[subset], found[subset] = summary, predictions
         if trainer.is_global_zero:
-            digest = write_predictions(predictions, folder / f"predictions_{part}.csv")
+            digest = write_predictions(predictions, folder / f"predictions_{subset}.csv")
             summary["predictions_sha256"] = digest
-            title = f"{part}: {data.source.title}, split {data.split.name} "
+            title = f"{subset}: {data.source.title}, split {data.split.name} "
             title += f"[{summary['fingerprint']}]"
-            roc_figure(predictions, summary["auroc"]["labels"], title, folder / f"roc_{part}.png")
+            roc_figure(predictions, summary["auroc"]["labels"], title, folder / f"roc_{subset}.png")
     return summaries, found
 
 
@@ -247,7 +247,7 @@ def closing(
             summaries, f"{data.source.title}, split {data.split.name} [{data.split.fingerprint}]"
         ),
         *found.shown(f"test of {data.source.title}", groups=False),
-        parts_line(summaries),
+        subsets_line(summaries),
         mean_line(summaries),
         f"training saw {metrics.images_seen:,} images at {rate:.1f} images per second",
         f"run directory: {run}",

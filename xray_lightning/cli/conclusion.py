@@ -17,15 +17,15 @@ def conclude(
     config: DictConfig, data: XrayDataModule, predictions: Mapping[str, Predictions], run: Path
 ) -> Judged:
     """Fit operating points and calibrations on validation, keep them, apply them to test."""
-    validation = fitted(predictions["val"], data.split.part_fingerprints["val"], config)
+    validation = fitted(predictions["val"], data.split.subset_fingerprints["val"], config)
     best = run / "checkpoints" / "best.ckpt"
     store_validation(best, validation)
     weights = load_checkpoint(best).weights_sha256
     write_json({**validation, "weights_sha256": weights}, run / "operating_points.json")
     found = verdict_of(
         predictions["test"],
-        data.part_records("test"),
-        part_facts(data, "test", config.tta, weights),
+        data.subset_records("test"),
+        subset_facts(data, "test", config.tta, weights),
         validation=validation,
         draws=config.draws,
     )
@@ -33,16 +33,16 @@ def conclude(
     return found
 
 
-def part_facts(
-    data: XrayDataModule, part: str, tta: str, weights: str, *, overlap_known: bool = True
+def subset_facts(
+    data: XrayDataModule, subset: str, tta: str, weights: str, *, overlap_known: bool = True
 ) -> dict[str, Any]:
     """What is judged, for :func:`verdict_of`; ``overlap_known``: its patients were looked for."""
     return {
-        "fingerprint": data.split.part_fingerprints[part],
+        "fingerprint": data.split.subset_fingerprints[subset],
         "data": data.source.title,
         "data_images": len(data.source.records),
         "split": {"name": data.split.name, "fingerprint": data.split.fingerprint},
-        "subset": part,
+        "subset": subset,
         "tta": tta,
         "weights_sha256": weights,
         "overlap_known": overlap_known,

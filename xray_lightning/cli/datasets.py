@@ -12,7 +12,7 @@ from xray_lightning.cli.tables import counts_table, show
 from xray_lightning.cli.watching import watched
 from xray_lightning.data.cache import open_cache
 from xray_lightning.data.source import Source, readable_records, usage_notes
-from xray_lightning.data.splits import PARTS, Split
+from xray_lightning.data.splits import SUBSETS, Split
 from xray_lightning.records import patient_ids, patients_known, patients_text, target_matrix
 from xray_lightning.writing import write_json
 
@@ -55,12 +55,12 @@ def data_facts(source: Source, split: Split) -> dict[str, Any]:
     """Counts of a label table under a split, as plain values."""
     patients, targets = patient_ids(source.records), target_matrix(source.records)
     known = patients_known(source.records)
-    parts = {}
-    for part in PARTS:
-        rows = split.parts[part]
+    subsets = {}
+    for subset in SUBSETS:
+        rows = split.subsets[subset]
         positives = (targets[rows] == 1).sum(axis=0).tolist()
         target_known = (~np.isnan(targets[rows])).sum(axis=0).tolist()
-        parts[part] = {
+        subsets[subset] = {
             "images": len(rows),
             "patients": len(set(patients[rows].tolist())) if known else None,
             "positives": dict(zip(source.labels, positives, strict=True)),
@@ -73,7 +73,7 @@ def data_facts(source: Source, split: Split) -> dict[str, Any]:
         "boxes": sum(len(record.boxes) for record in source.records),
         "positives": dict(zip(source.labels, (targets == 1).sum(axis=0).tolist(), strict=True)),
         "fingerprint": split.fingerprint,
-        "parts": parts,
+        "parts": subsets,
         "split": split.name,
         "images_with_boxes": sum(bool(record.boxes) for record in source.records),
         "missing": len(source.missing),

@@ -1,4 +1,4 @@
-"""``xray evaluate``: a checkpoint scored on its own test part, or on other data."""
+"""``xray evaluate``: a checkpoint scored on its own test set, or on other data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,17 +8,17 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.table import Table
 
-from xray_lightning.checkpoint import Bundle, Checkpoint, load_checkpoint, require_labels
+from xray_lightning.checkpoint import Checkpoint, Description, load_checkpoint, require_labels
 from xray_lightning.cli.build import data_from, prepare_process
 from xray_lightning.cli.compose import LOG, mean_line, score
-from xray_lightning.cli.conclusion import part_facts
+from xray_lightning.cli.conclusion import subset_facts
 from xray_lightning.cli.folders import writable
 from xray_lightning.cli.judging import Judged, fitted_labels, verdict_of
 from xray_lightning.cli.overrides import boolean, labels_asked, overridden, split_run_dir, taken_out
 from xray_lightning.cli.priors import require_prior, wanted_priors
 from xray_lightning.cli.processes import first_process, quieten
 from xray_lightning.cli.settings import require_changes, require_settings
-from xray_lightning.cli.tables import parts_line, show
+from xray_lightning.cli.tables import show, subsets_line
 from xray_lightning.cli.trust import require_trusted
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split, with_test
@@ -38,7 +38,7 @@ ADDED = {  # settings that older checkpoints do not name
     "operating_point": {"rule": "youden", "value": 0.9},
     "calibration": "platt",
     "permute_labels": False,
-    "sampler": {"_target_": "xray_lightning.data.samplers.uniform", "_partial_": True},
+    "sampler": {"_target_": "xray_lightning.uniform_sampler", "_partial_": True},
 }
 NEEDED = (  # of the settings, to read the data as it was read
     *("data", "split", "trainer", "image_size", "clahe", "batch_size", "augment", "seed"),
@@ -76,17 +76,17 @@ class Opened:
     @property
     def fingerprint(self) -> str:
         """Of the images to score."""
-        return self.splits["test"].part_fingerprints["test"]
+        return self.splits["test"].subset_fingerprints["test"]
 
     @property
     def own_images(self) -> bool:
         """Whether these are the test images of its own run."""
-        return bool(self.fingerprint == self.checkpoint.bundle.split["parts"]["test"])
+        return bool(self.fingerprint == self.checkpoint.description.split["parts"]["test"])
 
     @property
     def overlap_known(self) -> bool:
         """Whether it can be told if the checkpoint has learned from these patients."""
-        population = self.checkpoint.bundle.split.get("population")
+        population = self.checkpoint.description.split.get("population")
         return self.own_images or bool(population and population == self.data.source.population)
 
     def folder(self, name: str, ending: str = "") -> Path:
@@ -111,40 +111,40 @@ def opened(checkpoint: Path, overrides: Sequence[str]) -> Opened:
     names = {"overlap": "", "images": "test", "labels": "", "trust": "false"}
     own, values = taken_out(values, names)
     if not boolean("trust", own["trust"]):
-        require_trusted(loaded.bundle.config, checkpoint)
+        require_trusted(loaded.description.config, checkpoint)
     config = configuration(loaded, values)
     require_settings(config)
     prepare_process(config)
     require_prior(config.prior)
     data = data_from(config)
-    bundle = loaded.bundle
+    description = loaded.description
     if own["labels"]:
-        data.keep_labels(labels_asked(own["labels"], data.labels, bundle.labels))
-    require_labels(bundle, data.labels, str(checkpoint))
+        data.keep_labels(labels_asked(own["labels"], data.labels, description.labels))
+    require_labels(description, data.labels, str(checkpoint))
     show(*(f"note: {note}" for note in [*usage_notes(data.source), *data.split.notes]))
-    if len(data.labels) < len(bundle.labels):
+    if len(data.labels) < len(description.labels):
         scored = ", ".join(data.labels)
-        show(f"note: the data has {len(data.labels)} of the {len(bundle.labels)} labels: {scored}")
+        show(f"note: data has {len(data.labels)} of the {len(description.labels)} labels: {scored}")
     use_images(data, own["images"])
     overlap = own["overlap"] or None
-    splits = judged(bundle, data, overlap)
+    splits = judged(description, data, overlap)
     return Opened(loaded, config, data, splits, overlap, run_dir, own["labels"])
 
 
 def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
-    """Score a checkpoint on the test part of its own data, or of other data by overrides.
+    """Score a checkpoint on the test set of its own data, or of other data by overrides.
 
     Raises:
         XrayError: see :func:`opened`.
     """
     found = opened(checkpoint, overrides)
-    config, data, bundle = found.config, found.data, found.checkpoint.bundle
+    config, data, description = found.config, found.data, found.checkpoint.description
     if found.run_dir and (found.run_dir / "config.yaml").is_file():
         raise ConfigError(
             f"{found.run_dir} is the folder of a training run, whose metrics.json this would "
             "replace; name another with hydra.run.dir="
         )
-    wanted_priors(require_prior(config.prior), data.labels, fitted_labels(bundle.validation))
+    wanted_priors(require_prior(config.prior), data.labels, fitted_labels(description.validation))
     task = XrayTask(found.checkpoint.build_net(), tta=config.tta)
     ending = "" if task.tta == "none" else f"_{task.tta}"
     if found.labels:  # of its own: what other labels gave stays
@@ -153,35 +153,37 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
     config.run_dir = str(folder)
     summaries: dict[str, Summary] = {}
     lines: list[Table | str] = []
-    for part, split in found.splits.items():
+    for subset, split in found.splits.items():
         data.split = split
-        place = writable(folder if part == "test" else folder / part)
+        place = writable(folder if subset == "test" else folder / subset)
         summary, predictions = score(config, data, task, place, ("test",))
-        summaries[part] = summary["test"]
+        summaries[subset] = summary["test"]
         if first_process():
             write_json(summary, place / "metrics.json")
             title = f"{checkpoint} on {data.source.title}, split {split.name} "
-            title += f"[{split.fingerprint}], {part}"
+            title += f"[{split.fingerprint}], {subset}"
             lines += appraised(found, predictions["test"], place).shown(title)
     if not first_process():
         return
     if found.overlap:
         summaries["test"]["overlap"] = found.overlap
     write_json(summaries, folder / "metrics.json")
-    ends = [parts_line(summaries), mean_line(summaries), f"written to {folder}"]
-    notes = [NO_POINTS] * (not bundle.validation) + [UNKNOWN_OVERLAP] * (not found.overlap_known)
+    ends = [subsets_line(summaries), mean_line(summaries), f"written to {folder}"]
+    notes = [NO_POINTS] * (not description.validation) + [UNKNOWN_OVERLAP] * (
+        not found.overlap_known
+    )
     show(*lines, *notes, *ends)
 
 
 def appraised(evaluation: Opened, predictions: Predictions, place: Path) -> Judged:
-    """What the scores of the test part are worth; evaluation.json."""
+    """What the scores of the test set are worth; evaluation.json."""
     config, data = evaluation.config, evaluation.data
     weights = evaluation.checkpoint.weights_sha256
     found = verdict_of(
         predictions,
-        data.part_records("test"),
-        part_facts(data, "test", config.tta, weights, overlap_known=evaluation.overlap_known),
-        validation=evaluation.checkpoint.bundle.validation,
+        data.subset_records("test"),
+        subset_facts(data, "test", config.tta, weights, overlap_known=evaluation.overlap_known),
+        validation=evaluation.checkpoint.description.validation,
         draws=config.draws,
         prior=require_prior(config.prior),
     )
@@ -202,18 +204,18 @@ def use_images(data: XrayDataModule, images: str) -> None:
         data.split = replace(with_test(data.split, data.records, rows), name="all images")
 
 
-def judged(bundle: Bundle, data: XrayDataModule, overlap: str | None) -> dict[str, Split]:
+def judged(description: Description, data: XrayDataModule, overlap: str | None) -> dict[str, Split]:
     """The parts to score, and a word on what of other test images the checkpoint has met."""
-    fingerprint = data.split.part_fingerprints["test"]
-    trained = bundle.split["parts"]["test"]
+    fingerprint = data.split.subset_fingerprints["test"]
+    trained = description.split["parts"]["test"]
     if fingerprint == trained and not overlap:
         return {"test": data.split}
-    splits = separated(bundle, data, overlap)
+    splits = separated(description, data, overlap)
     others = f"these test images [{fingerprint}] are not those of the training run [{trained}]"
     if splits is None:
         LOG.warning("%s; some of them, or of their patients, may have been trained on", others)
         return {"test": data.split}
-    seen = len(data.split.parts["test"]) - len(splits["test"].parts["test"])
+    seen = len(data.split.subsets["test"]) - len(splits["test"].subsets["test"])
     what = "left out" if overlap == "exclude" else "scored apart, as test_seen"
     fate = f"{seen:,} that show patients it learned from are {what}" if seen else "no patient of "
     show(f"note: {others}; {fate}{'' if seen else 'them is one it learned from'}")
@@ -227,15 +229,15 @@ def configuration(checkpoint: Checkpoint, overrides: Sequence[str]) -> DictConfi
         CheckpointError: it has none.
         ConfigError: an override that would not change the evaluation, or its preprocessing.
     """
-    bundle = checkpoint.bundle
-    if not bundle.config:
+    description = checkpoint.description
+    if not description.config:
         raise CheckpointError(f"{checkpoint.path} holds no configuration: train.py did not make it")
-    if missing := [key for key in NEEDED if key not in bundle.config]:
+    if missing := [key for key in NEEDED if key not in description.config]:
         raise CheckpointError(f"{checkpoint.path}: config.{missing[0]} is missing")
     require_changes(overrides)
-    trainer = {**bundle.config["trainer"], **ALONE}
-    config = overridden({**ADDED, **bundle.config, "trainer": trainer}, overrides)
-    for name, value in bundle.preprocessing.items():
+    trainer = {**description.config["trainer"], **ALONE}
+    config = overridden({**ADDED, **description.config, "trainer": trainer}, overrides)
+    for name, value in description.preprocessing.items():
         if config[name] != value:
             raise ConfigError(
                 f"{name}={config[name]}: the checkpoint was trained with {name}={value}"

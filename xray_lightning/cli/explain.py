@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.audit.shortcuts.facts import part_shortcuts
+from xray_lightning.audit.shortcuts.facts import subset_shortcuts
 from xray_lightning.cli.build import progress, trainer_from
 from xray_lightning.cli.evaluate import Opened, opened
 from xray_lightning.cli.explain_settings import (
     Settings,
     own_settings,
-    require_part,
+    require_subset,
     trained_like,
 )
 from xray_lightning.cli.explain_tables import explain_lines
@@ -25,14 +25,14 @@ from xray_lightning.cli.folders import writable
 from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watching
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.evaluation.predict import predict_part, summarise
+from xray_lightning.evaluation.predict import predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.published import published_boxes
 from xray_lightning.explain.heatmaps import write_maps
 from xray_lightning.explain.localisation import Reference, localisation, reference_of
-from xray_lightning.explain.located import Located, boxed_places, located_part
+from xray_lightning.explain.located import Located, boxed_places, located_subset
 from xray_lightning.explain.overlays import overlays
-from xray_lightning.explain.sanity.facts import finding_to_test, part_saliency
+from xray_lightning.explain.sanity.facts import finding_to_test, subset_saliency
 from xray_lightning.explain.sanity.verdicts import FEWEST
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report.gallery import gallery_figure, hits_and_misses
@@ -71,7 +71,7 @@ def explained(checkpoint: Path, overrides: Sequence[str]) -> dict[Path, Facts]:
     settings, values = own_settings(overrides)
     found = opened(checkpoint, values)
     found.data.split = found.splits["test"]
-    require_part(found, settings)
+    require_subset(found, settings)
     others = trained_like(settings.seeds, found, permuted=False)
     shuffled = trained_like(settings.permuted, found, permuted=True)
     folder = folder_of(found, settings)
@@ -105,7 +105,7 @@ def looked_into(
     facts["shortcuts"] = {}
     if settings.shortcuts:
         show("shortcut tests: covering corners, border and letters; probes")
-        facts["shortcuts"] = part_shortcuts(
+        facts["shortcuts"] = subset_shortcuts(
             net, data, settings.subset, draws=settings.draws, seed=settings.seed
         ) | {key: facts[key] for key in ("data", "fingerprint", "weights_sha256")}
     return facts
@@ -122,15 +122,15 @@ def folder_of(found: Opened, settings: Settings) -> Path:
     """RUN/explain for best.ckpt on its own test images, a folder with a fingerprint for others."""
     own = found.own_images and settings.subset == "test"
     own = own and found.checkpoint.path.name == "best.ckpt"  # the report of the run is of that one
-    part = found.data.split.part_fingerprints[settings.subset]
-    return found.folder("explain", "" if own else f"_{part}")
+    subset = found.data.split.subset_fingerprints[settings.subset]
+    return found.folder("explain", "" if own else f"_{subset}")
 
 
 def scored(found: Opened, net: XrayNet) -> dict[str, Predictions]:
     """Scores of validation and test; the network stays on the trainer's device."""
     task, trainer = XrayTask(net), trainer_from(found.config, progress(), fit=False)
-    predictions = {part: predict_part(trainer, task, found.data, part) for part in ("val", "test")
-                   if len(found.data.split.parts[part])}  # fmt: skip
+    predictions = {name: predict_subset(trainer, task, found.data, name) for name in ("val", "test")
+                   if len(found.data.split.subsets[name])}  # fmt: skip
     net.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
     return predictions
 
@@ -144,7 +144,7 @@ def header(found: Opened, settings: Settings, predictions: Mapping[str, Predicti
         "data": data.source.title,
         "split": {"name": data.split.name, "fingerprint": data.split.fingerprint},
         "subset": settings.subset,
-        "fingerprint": data.split.part_fingerprints[settings.subset],
+        "fingerprint": data.split.subset_fingerprints[settings.subset],
         "images": len(shown.image_ids),
         "patients": shown.patients,
         "auroc": summarise(shown, "")["auroc"],
@@ -154,12 +154,12 @@ def header(found: Opened, settings: Settings, predictions: Mapping[str, Predicti
 
 def boxed(net: XrayNet, data: XrayDataModule, settings: Settings) -> dict[str, dict[str, Located]]:
     """Maps of the images with boxes, of the part in question and of validation."""
-    parts = dict.fromkeys(("val", settings.subset)) if settings.methods else {}
+    subsets = dict.fromkeys(("val", settings.subset)) if settings.methods else {}
     found = {}
-    for part in parts:
-        if boxed_places(data, part):
-            with watching(f"maps of {part} images with boxes") as report:
-                found[part] = located_part(net, data, part, settings.methods, report)
+    for subset in subsets:
+        if boxed_places(data, subset):
+            with watching(f"maps of {subset} images with boxes") as report:
+                found[subset] = located_subset(net, data, subset, settings.methods, report)
     return found
 
 
@@ -189,8 +189,8 @@ def reference(
 
     The parts of split=image and of images=all do.
     """
-    patients = [{record.patient_id for record in data.part_records(part)}
-                for part in ("val", settings.subset)]  # fmt: skip
+    patients = [{record.patient_id for record in data.subset_records(subset)}
+                for subset in ("val", settings.subset)]  # fmt: skip
     if not located.get("val") or patients[0] & patients[1]:
         return None
     return reference_of(located["val"], size=data.image_size, seed=settings.seed)
@@ -206,14 +206,14 @@ def gallery(
 ) -> dict[str, str]:
     """A figure of hits and misses of each finding with boxes, raw maps beside it; file names."""
     files = {}
-    scores, part = predictions[settings.subset].scores, settings.subset
-    boxed_rows = boxed_places(data, part)
-    for label, found in located.get(part, {}).items():
+    scores, subset = predictions[settings.subset].scores, settings.subset
+    boxed_rows = boxed_places(data, subset)
+    for label, found in located.get(subset, {}).items():
         method, rows = settings.methods[0], [row for row, name in boxed_rows if name == label]
         places, marks = hits_and_misses(rows, label, found, method, data.image_size)
-        shown = overlays(net, data, part, places, scores, method=method)
+        shown = overlays(net, data, subset, places, scores, method=method)
         name = f"gallery_{label.replace(' ', '_').replace('/', '_')}"
-        title = f"{label}, {part} part of {data.source.title}: {method}"
+        title = f"{label}, {subset} set of {data.source.title}: {method}"
         figure = gallery_figure(shown, title, columns=4, marks=marks)
         save_figure(figure, folder / f"{name}.png")
         write_maps(shown, folder / f"{name}.npz")
@@ -236,7 +236,7 @@ def tested(
     facts = {}
     for method in settings.saliency:
         with watching(f"saliency tests of {method}, {label}") as report:
-            facts[method] = part_saliency(
+            facts[method] = subset_saliency(
                 net,
                 data,
                 settings.subset,

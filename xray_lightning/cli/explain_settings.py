@@ -79,20 +79,20 @@ def methods_of(name: str, text: str) -> tuple[str, ...]:
     return found
 
 
-def require_part(found: Opened, settings: Settings) -> None:
+def require_subset(found: Opened, settings: Settings) -> None:
     """Refuse what is not there, a label or gates, and images that may have been trained on.
 
     Raises:
-        ConfigError: names the label, says how a network gets gates, or names the validation part.
+        ConfigError: names the label, says how a network gets gates, or names the validation set.
     """
-    data, trained = found.data, found.checkpoint.bundle.split["parts"]["val"]
+    data, trained = found.data, found.checkpoint.description.split["parts"]["val"]
     if GATES in (*settings.methods, *settings.saliency):
         found.checkpoint.build_net().require_gates()
     if settings.label and settings.label not in data.labels:
         raise ConfigError(f"label must be one of {', '.join(data.labels)}, got {settings.label!r}")
-    if settings.subset == "val" and data.split.part_fingerprints["val"] != trained:
+    if settings.subset == "val" and data.split.subset_fingerprints["val"] != trained:
         raise ConfigError(
-            "subset=val: this split's validation part is not that of the training run, and only "
+            "subset=val: this split's validation set is not that of the training run, and only "
             "test images are checked for patients it learned from; use subset=test"
         )
 
@@ -105,12 +105,12 @@ def trained_like(paths: Sequence[Path], found: Opened, *, permuted: bool) -> lis
         ConfigError: another architecture or preprocessing, labels permuted or not against what is
             wanted, or a seed that another one has.
     """
-    own = found.checkpoint.bundle
+    own = found.checkpoint.description
     seeds = set() if permuted else {own.config.get("seed")}
     nets = []
     for path in paths:
         loaded = load_checkpoint(path)
-        other = loaded.bundle
+        other = loaded.description
         require_labels(other, found.data.labels, str(path))
         if (other.net, other.preprocessing) != (own.net, own.preprocessing):
             raise ConfigError(

@@ -81,13 +81,13 @@ def threshold_line(found: Facts) -> str:
     """Where the thresholds came from."""
     every = [each for methods in found["thresholds"].values() for each in methods.values()]
     stated = [each["shares"] for each in every if each["source"] == "stated"]
-    parts = []
+    subsets = []
     if tuned := len(every) - len(stated):
-        parts.append(f"threshold tuned on validation for {tuned} of {len(every)} (label, map)")
+        subsets.append(f"threshold tuned on validation for {tuned} of {len(every)} (label, map)")
     if stated:
         shares = ", ".join(f"{share:.3f}" for share in stated[0])
-        parts.append(f"stated thresholds of {shares} of a map's range (Wang 2017)")
-    return ", else ".join(parts)
+        subsets.append(f"stated thresholds of {shares} of a map's range (Wang 2017)")
+    return ", else ".join(subsets)
 
 
 def saliency_lines(found: Facts) -> list[Table | str]:

@@ -157,7 +157,7 @@ def fold_lines(found: Sequence[Facts]) -> list[Table | str]:
 def fold_table(facts: Mapping[str, Any]) -> Table:
     """A row a label: pooled AUROC with its interval, mean and deviation of the folds."""
     title = f"{facts['title']}: {facts['images']:,} images of {patients_text(facts['patients'])}"
-    title += f", each in the test part of one of {facts['folds']} folds"
+    title += f", each in the test set of one of {facts['folds']} folds"
     columns = ("positive", "pooled AUROC", "95 % (patients)", "mean of folds", "sd", "folds")
     table = empty_table(title, "label", *columns)
     rows = [(*row, facts["fold_auroc"][row[0]]) for row in facts["labels"].items()]

@@ -60,11 +60,11 @@ class Judged:
         lines: list[Table | str] = [verdict_table(self.verdict, title)]
         if self.thresholds:
             validation = self.facts["validation"]
-            rule, part = validation["rule"], validation.get("part", "val")
-            part = "validation" if part == "val" else part
+            rule, subset = validation["rule"], validation.get("part", "val")
+            subset = "validation" if subset == "val" else subset
             if rule in ("sensitivity", "specificity"):
                 rule += f" of at least {validation['value']}"
-            title, calls = f"operating points: {rule} on {part}", self.facts["calls"]
+            title, calls = f"operating points: {rule} on {subset}", self.facts["calls"]
             table = point_table(self.verdict, self.thresholds, calls["labels"], title)
             lines += [table, calls_line(calls)]
         if rows := [row for row in self.facts["subgroups"] if row["label"] == MEAN]:
@@ -85,15 +85,15 @@ class Judged:
 
 
 def fitted(
-    predictions: Predictions, fingerprint: str, config: DictConfig, part: str = "val"
+    predictions: Predictions, fingerprint: str, config: DictConfig, subset: str = "val"
 ) -> dict[str, Any]:
-    """Operating points and calibrations of the validation part, plain values for the checkpoint.
+    """Operating points and calibrations of the validation set, plain values for the checkpoint.
 
     Args:
-        predictions: of the validation part.
+        predictions: of the validation set.
         fingerprint: of that part.
         config: all settings; used are its ``operating_point``, ``calibration`` and ``draws``.
-        part: its name, where it is not validation.
+        subset: its name, where it is not validation.
     """
     point = config.operating_point
     found = fit_on_validation(
@@ -109,7 +109,7 @@ def fitted(
     return {
         "rule": point.rule,
         "value": point.value,
-        "part": part,
+        "part": subset,
         "fingerprint": fingerprint,
         "labels": {label: each.to_plain() for label, each in found.items()},
     }

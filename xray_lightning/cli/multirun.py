@@ -22,7 +22,7 @@ from xray_lightning.evaluation.sweep import Ranking, Run, ranking_rows, rankings
 from xray_lightning.writing import for_spreadsheet, open_replacing, write_json
 
 
-class Comparison(Callback):
+class SweepTable(Callback):
     """Compares the runs of a sweep, in files after each run and on the terminal at the end.
 
     What no run could work with is refused before a folder is made; a SystemExit, since Hydra would

@@ -103,12 +103,12 @@ def environment(config: DictConfig, data: XrayDataModule, trainer: pl.Trainer) -
 
 
 def prevalences(data: XrayDataModule) -> dict[str, tuple[float, float]]:
-    """Share of positives of each label: in the training part, and as drawn in the first epochs.
+    """Share of positives of each label: in the training set, and as drawn in the first epochs.
 
     "normal images" is the share of images with all targets known to be 0; NaN: no target is known.
     """
     shares = []
-    for targets in (data.part_targets("train"), data.drawn_targets(EPOCHS)):
+    for targets in (data.subset_targets("train"), data.drawn_targets(EPOCHS)):
         normal = (targets == 0).all(axis=1).mean()
         shares.append([*prevalence(targets).tolist(), float(normal)])
     return dict(zip((*data.labels, "normal images"), zip(*shares, strict=True), strict=True))
@@ -117,7 +117,7 @@ def prevalences(data: XrayDataModule) -> dict[str, tuple[float, float]]:
 def sampling_line(data: XrayDataModule) -> str | None:
     """What a sampler changes, the three labels it changes most; None if it changes nothing."""
     shares = {name: pair for name, pair in prevalences(data).items() if all(pair)}
-    change = {name: abs(math.log(drawn / part)) for name, (part, drawn) in shares.items()}
+    change = {name: abs(math.log(drawn / subset)) for name, (subset, drawn) in shares.items()}
     changed = sorted((name for name in change if change[name] > 0), key=lambda name: -change[name])
     if not changed:
         return None

@@ -14,7 +14,7 @@ from xray_lightning.cli.overrides import boolean, composed, integer, labels_aske
 from xray_lightning.cli.priors import read_prior
 from xray_lightning.cli.tables import show
 from xray_lightning.data.source import Source, with_labels
-from xray_lightning.data.splits import PARTS, Split, fingerprint
+from xray_lightning.data.splits import SUBSETS, Split, fingerprint
 from xray_lightning.errors import ConfigError, MissingImagesError
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.scores import read_scores, scored_labels
@@ -107,8 +107,8 @@ def own_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         ConfigError: a value that cannot work.
     """
     values, rest = taken_out(overrides, OWN)
-    if values["subset"] not in ("", *PARTS):
-        raise ConfigError(f"subset must be one of {', '.join(PARTS)}, got {values['subset']!r}")
+    if values["subset"] not in ("", *SUBSETS):
+        raise ConfigError(f"subset must be one of {', '.join(SUBSETS)}, got {values['subset']!r}")
     require_points(values["points"], values["subset"])
     own: dict[str, Any] = {key: values[key] for key in ("subset", "points", "labels")}
     own["prior"] = read_prior(values["prior"])
@@ -125,9 +125,9 @@ def require_points(points: str, subset: str) -> None:
     Raises:
         ConfigError: unknown, the scored part itself, or no part is scored.
     """
-    if points and (not subset or points not in set(PARTS) - {subset}):
+    if points and (not subset or points not in set(SUBSETS) - {subset}):
         raise ConfigError(
-            f"points={points!r}: operating points are chosen on one of {', '.join(PARTS)}, and "
+            f"points={points!r}: operating points are chosen on one of {', '.join(SUBSETS)}, and "
             "subset= names another part to apply them to"
         )
 
@@ -141,7 +141,7 @@ def chosen(
         MissingImagesError: an image of the subset has no score, and that is not allowed.
     """
     scored = set(ids)
-    wanted = range(len(records)) if split is None else split.parts[own["subset"]].tolist()
+    wanted = range(len(records)) if split is None else split.subsets[own["subset"]].tolist()
     rows = [row for row in wanted if records[row].image_id in scored]
     missing = [records[row].image_id for row in wanted if records[row].image_id not in scored]
     place = own["subset"] or "label table"

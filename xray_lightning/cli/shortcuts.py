@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from xray_lightning.audit.shortcuts.facts import CAUGHT, part_shortcuts
+from xray_lightning.audit.shortcuts.facts import CAUGHT, subset_shortcuts
 from xray_lightning.audit.shortcuts.verdicts import UNDECIDED
 from xray_lightning.cli.evaluate import home, opened
 from xray_lightning.cli.folders import writable
@@ -19,7 +19,7 @@ from xray_lightning.writing import write_json
 
 
 def shortcuts(checkpoints: Sequence[Path], overrides: Sequence[str], as_json: bool) -> None:
-    """Test checkpoints on the test part of their own data, or of other data by overrides.
+    """Test checkpoints on the test set of their own data, or of other data by overrides.
 
     Raises:
         XrayError: see :func:`~xray_lightning.cli.evaluate.opened`.
@@ -32,9 +32,9 @@ def shortcuts(checkpoints: Sequence[Path], overrides: Sequence[str], as_json: bo
         data.split = at_hand.splits["test"]
         net = at_hand.checkpoint.build_net().to(find_device("auto"))
         folder = writable(at_hand.run_dir or home(path))
-        facts = part_shortcuts(net, data, draws=at_hand.config.draws)
+        facts = subset_shortcuts(net, data, draws=at_hand.config.draws)
         facts["weights_sha256"] = at_hand.checkpoint.weights_sha256
-        facts |= {"data": data.source.title, "fingerprint": data.split.part_fingerprints["test"]}
+        facts |= {"data": data.source.title, "fingerprint": data.split.subset_fingerprints["test"]}
         found[str(path)] = facts
         write_json(facts, folder / "shortcuts.json")
         if not as_json:

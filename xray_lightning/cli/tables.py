@@ -33,7 +33,7 @@ def empty_table(title: str, first: str, *columns: str) -> Table:
 
 def auroc_table(metrics: Mapping[str, Any], title: str) -> Table:
     """AUROC per label of each part with its positives, the mean in the last row."""
-    names = [name for part in metrics for name in (f"{part} AUROC", "positive")]
+    names = [name for subset in metrics for name in (f"{subset} AUROC", "positive")]
     table = empty_table(title, "label", *names)
     for label in next(iter(metrics.values()))["auroc"]["labels"]:
         cells = []
@@ -49,12 +49,12 @@ def auroc_table(metrics: Mapping[str, Any], title: str) -> Table:
     return table
 
 
-def parts_line(metrics: Mapping[str, Any]) -> str:
+def subsets_line(metrics: Mapping[str, Any]) -> str:
     """Images, patients and fingerprint of each part, and how its scores were averaged."""
     return "; ".join(
-        f"{part}: {s['images']:,} images of {patients_text(s['patients'])} [{s['fingerprint']}]"
+        f"{subset}: {s['images']:,} images of {patients_text(s['patients'])} [{s['fingerprint']}]"
         + (", each with its mirror image (tta=flip)" if s.get("tta") == "flip" else "")
-        for part, s in metrics.items()
+        for subset, s in metrics.items()
     )
 
 
@@ -75,15 +75,15 @@ def show(*things: Any) -> None:
 
 def counts_table(facts: Mapping[str, Any], labels: Sequence[str]) -> Table:
     """Images, patients and positives (their share of the known targets) of each part."""
-    parts: Mapping[str, Any] = facts["parts"]
-    table = empty_table(facts["title"], "", *parts)
+    subsets: Mapping[str, Any] = facts["parts"]
+    table = empty_table(facts["title"], "", *subsets)
     for name in ("images", "patients"):
-        table.add_row(name, *(number(parts[part][name], 0) for part in parts))
+        table.add_row(name, *(number(subsets[subset][name], 0) for subset in subsets))
     table.add_section()
     for label in labels:
         cells = []
-        for part in parts:
-            count, known = parts[part]["positives"][label], parts[part]["known"][label]
+        for subset in subsets:
+            count, known = subsets[subset]["positives"][label], subsets[subset]["known"][label]
             cells.append(f"{count:,} ({100 * count / known:.1f} %)" if known else "-")
         table.add_row(label, *cells)
     return table

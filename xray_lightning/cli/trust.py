@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 import xray_lightning
 from xray_lightning.cli.locate import conf_dir
 from xray_lightning.errors import ConfigError
+from xray_lightning.formats import upgrade_settings
 from xray_lightning.writing import entries_of
 
 TARGET = re.compile(r"^\s*_target_:\s*([\w.]+)", re.MULTILINE)
@@ -23,12 +24,10 @@ RUN_DIR = "${run_dir}"  # the one interpolation that config.yaml keeps
 
 @cache
 def own_targets() -> frozenset[str]:
-    """What conf/ names, our own by their public names too; none of the command line's."""
+    """What conf/ names, without the command line's own callback."""
     texts = [path.read_text(encoding="utf-8") for path in conf_dir().rglob("*.yaml")]
     named = {name for text in texts for name in TARGET.findall(text)}
-    homes = xray_lightning._HOMES
-    public = {f"{OWN}{name}" for name, home in homes.items() if f"{OWN}{home}.{name}" in named}
-    return frozenset(name for name in named | public if not name.startswith(f"{OWN}cli."))
+    return frozenset(named - {f"{OWN}{name}" for name in xray_lightning._NAMES["cli.multirun"]})
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -43,7 +42,8 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is damaged or no plain settings: {error}") from error
     if not isinstance(saved, dict):
         raise ConfigError(f"{path} is no mapping")
-    return {str(key): value for key, value in saved.items() if key != "hydra"}
+    settings = {str(key): value for key, value in saved.items() if key != "hydra"}
+    return dict(upgrade_settings(settings))
 
 
 def require_trusted(saved: Mapping[str, Any], place: Path) -> None:

@@ -256,4 +256,4 @@ def _official(table: Table) -> dict[str, frozenset[str]] | None:
     """Image ids of each part of the ``split`` column; None without one."""
     if "split" not in table.columns:
         return None
-    return {part: frozenset(images) for part, images in split_column(table).items() if images}
+    return {subset: frozenset(images) for subset, images in split_column(table).items() if images}

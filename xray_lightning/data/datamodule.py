@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from xray_lightning.data.cache import ImageCache, open_cache
 from xray_lightning.data.dataset import Augment, Sample, XrayDataset
-from xray_lightning.data.samplers import EpochSampler, Order, Plan, Shard, uniform
+from xray_lightning.data.samplers import EpochSampler, Order, Plan, Shard, uniform_sampler
 from xray_lightning.data.source import Source, readable_records, with_labels
-from xray_lightning.data.splits import PARTS, Split, patient_split
+from xray_lightning.data.splits import SUBSETS, Split, patient_split
 from xray_lightning.errors import ConfigError
 from xray_lightning.records import Record, target_matrix
 
@@ -64,7 +64,7 @@ class XrayDataModule(pl.LightningDataModule):
         source: Source,
         *,
         split: Splitter = patient_split,
-        sampler: Plan = uniform,
+        sampler: Plan = uniform_sampler,
         image_size: int = 224,
         batch_size: int = 32,
         augment: Augment | None = None,
@@ -100,19 +100,19 @@ class XrayDataModule(pl.LightningDataModule):
         self.labels, self.records = self.source.labels, readable_records(self.source)
         self.__dict__.pop("targets", None)
 
-    def part_records(self, part: str) -> list[Record]:
+    def subset_records(self, subset: str) -> list[Record]:
         """The records of "train", "val" or "test"."""
-        return [self.records[index] for index in self.split.parts[part]]
+        return [self.records[index] for index in self.split.subsets[subset]]
 
-    def part_targets(self, part: str) -> npt.NDArray[np.float32]:
+    def subset_targets(self, subset: str) -> npt.NDArray[np.float32]:
         """Targets of one part, (n, L), as its images carry them in training and judging."""
-        targets = self.targets[self.split.parts[part]]
-        if part == "train" and self.permute_labels:
+        targets = self.targets[self.split.subsets[subset]]
+        if subset == "train" and self.permute_labels:
             return np.random.default_rng(self.seed).permutation(targets)
         return targets
 
     def positive_weight(self) -> torch.Tensor:
-        """Weight (N - n) / n of the positives of each label in the training part, (L,).
+        """Weight (N - n) / n of the positives of each label in the training set, (L,).
 
         NaN for a label without positives: its weight is undefined.
         """
@@ -121,13 +121,13 @@ class XrayDataModule(pl.LightningDataModule):
         return weight.float()
 
     def class_counts(self) -> torch.Tensor:
-        """Images of the training part known to be without and with each label, (2, L), int64."""
-        targets = torch.from_numpy(self.part_targets("train"))
+        """Images of the training set known to be without and with each label, (2, L), int64."""
+        targets = torch.from_numpy(self.subset_targets("train"))
         return torch.stack([(targets == 0).sum(dim=0), (targets == 1).sum(dim=0)])
 
-    def labels_without_positives(self, part: str) -> list[str]:
+    def labels_without_positives(self, subset: str) -> list[str]:
         """Labels that no image of a part carries; their AUROC is undefined."""
-        counts = (self.part_targets(part) == 1).sum(axis=0)
+        counts = (self.subset_targets(subset) == 1).sum(axis=0)
         return [label for label, count in zip(self.labels, counts, strict=True) if count == 0]
 
     @property
@@ -140,15 +140,15 @@ class XrayDataModule(pl.LightningDataModule):
 
         Raises:
             ConfigError: the sampler refuses its settings.
-            DataError: the sampler cannot draw from this training part.
+            DataError: the sampler cannot draw from this training set.
         """
         plan = self._plan()
         orders = [plan(np.random.default_rng((self.seed, epoch))) for epoch in range(epochs)]
-        return self.part_targets("train")[np.concatenate(orders)]
+        return self.subset_targets("train")[np.concatenate(orders)]
 
     def _plan(self) -> Callable[[np.random.Generator], Order]:
-        patients = [record.patient_id for record in self.part_records("train")]
-        return partial(self.sampler, self.part_targets("train"), patients)
+        patients = [record.patient_id for record in self.subset_records("train")]
+        return partial(self.sampler, self.subset_targets("train"), patients)
 
     def require_images(self, world: int) -> None:
         """Refuse to share a part among more processes than it has images.
@@ -159,10 +159,10 @@ class XrayDataModule(pl.LightningDataModule):
         Raises:
             ConfigError: names the part and both numbers.
         """
-        for part in PARTS:
-            if (count := len(self.split.parts[part])) < world:
+        for subset in SUBSETS:
+            if (count := len(self.split.subsets[subset])) < world:
                 raise ConfigError(
-                    f"{world} processes cannot share the {count} images of the {part} part; use "
+                    f"{world} processes cannot share the {count} images of the {subset} set; use "
                     f"trainer.devices={count} or fewer"
                 )
 
@@ -186,17 +186,17 @@ class XrayDataModule(pl.LightningDataModule):
     def _open(self) -> ImageCache:
         return open_cache(self.source, self.records, size=self.image_size, root=self.cache_dir)
 
-    def dataset(self, part: str) -> XrayDataset:
+    def dataset(self, subset: str) -> XrayDataset:
         """The samples of "train", "val" or "test"; only training samples can be augmented."""
-        if part not in PARTS:
-            raise ConfigError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
+        if subset not in SUBSETS:
+            raise ConfigError(f"part must be one of {', '.join(SUBSETS)}, got {subset!r}")
         self.setup()
         cache = self._cache or self._open()
-        augment = self.augment if part == "train" else None
-        rows = self.split.parts[part]
-        records = self.part_records(part)
+        augment = self.augment if subset == "train" else None
+        rows = self.split.subsets[subset]
+        records = self.subset_records(subset)
         found = XrayDataset(records, cache, rows, augment=augment, clahe=self.clahe)
-        found.targets = torch.from_numpy(self.part_targets(part))
+        found.targets = torch.from_numpy(self.subset_targets(subset))
         return found
 
     def train_dataloader(self) -> DataLoader[Sample]:
@@ -221,21 +221,21 @@ class XrayDataModule(pl.LightningDataModule):
         self.next_epoch = state_dict["next_epoch"]
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """This process's share of the validation part, see :meth:`judging_loader`."""
+        """This process's share of the validation set, see :meth:`judging_loader`."""
         return self.judging_loader("val", *self._place())
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """This process's share of the test part, see :meth:`judging_loader`."""
+        """This process's share of the test set, see :meth:`judging_loader`."""
         return self.judging_loader("test", *self._place())
 
-    def judging_loader(self, part: str, rank: int = 0, world: int = 1) -> DataLoader[Sample]:
+    def judging_loader(self, subset: str, rank: int = 0, world: int = 1) -> DataLoader[Sample]:
         """Every world-th image of a part in table order, unaugmented: each in one process only.
 
         Raises:
             ConfigError: a part has fewer images than there are processes.
         """
         self.require_images(world)
-        dataset = self.dataset(part)
+        dataset = self.dataset(subset)
         return self._loader(dataset, Shard(len(dataset), rank=rank, world=world))
 
     def _loader(self, dataset: XrayDataset, sampler: EpochSampler | Shard) -> DataLoader[Sample]:

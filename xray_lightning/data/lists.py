@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from xray_lightning.data.names import NameIndex
-from xray_lightning.data.partition import PARTS, Indices
+from xray_lightning.data.partition import SUBSETS, Indices
 from xray_lightning.data.tables import Table, read_table
 from xray_lightning.errors import SplitError
 from xray_lightning.records import Record
@@ -22,16 +22,16 @@ def indices_of_lists(
 
     Ids without a record are left out.
     """
-    parts = {
-        part: np.array([i for i, each in enumerate(records) if each.image_id in ids], np.int64)
-        for part, ids in lists.items()
+    subsets = {
+        subset: np.array([i for i, each in enumerate(records) if each.image_id in ids], np.int64)
+        for subset, ids in lists.items()
     }
     nowhere = [
         each.image_id for each in records if not any(each.image_id in i for i in lists.values())
     ]
     if not nowhere:
-        return parts, []
-    return parts, [
+        return subsets, []
+    return subsets, [
         f"{len(nowhere):,} of {len(records):,} images are in no list of the split, the first "
         f"is {nowhere[0]}: complete the lists, or set split=patient"
     ]
@@ -50,16 +50,16 @@ def matched(
         SplitError: no name of a list means an image.
     """
     lists, notes = {}, []
-    for part, (place, names) in named.items():
+    for subset, (place, names) in named.items():
         meant = {name: index.find(name) for name in names}
         unknown = [name for name, image in meant.items() if image is None]
-        lists[part] = {image for image in meant.values() if image is not None}
+        lists[subset] = {image for image in meant.values() if image is not None}
         if unknown:
             notes.append(
                 f"{len(unknown):,} of the {len(meant):,} names in {place} mean no image of this "
                 f"data (or more than one), the first is {unknown[0]!r}"
             )
-        if unknown and not lists[part]:
+        if unknown and not lists[subset]:
             usual = min(index.ids, default="")
             raise SplitError(f"{notes[-1]}; here an image is called {usual!r}: is it another list?")
     return lists, notes
@@ -86,13 +86,15 @@ def split_column(table: Table) -> dict[str, list[str]]:
     Raises:
         TableError: a word names no part.
     """
-    parts = table.convert("split", _part, "train, val (or valid, validation) or test")
-    pairs = list(zip(table.text("image"), parts, strict=True))
-    return {part: [image for image, its_part in pairs if its_part == part] for part in PARTS}
+    subsets = table.convert("split", _subset, "train, val (or valid, validation) or test")
+    pairs = list(zip(table.text("image"), subsets, strict=True))
+    return {
+        subset: [image for image, its_subset in pairs if its_subset == subset] for subset in SUBSETS
+    }
 
 
-def _part(word: str) -> str:
+def _subset(word: str) -> str:
     name = ALIASES.get(word.lower(), word.lower())
-    if name not in PARTS:
+    if name not in SUBSETS:
         raise ValueError
     return name

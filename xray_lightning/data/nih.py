@@ -206,8 +206,8 @@ def _official(
         DataNotFoundError: only one of the lists is there.
         SplitError: the lists share images.
     """
-    found = {part: _first_file(folders, names) for part, names in LISTS.items()}
-    absent = [part for part, path in found.items() if path is None]
+    found = {subset: _first_file(folders, names) for subset, names in LISTS.items()}
+    absent = [subset for subset, path in found.items() if path is None]
     if len(absent) == len(LISTS):
         return None
     if absent:
@@ -216,7 +216,7 @@ def _official(
             "there. Add it, or remove the other to go without the official split"
         )
     index = NameIndex(images)
-    listed = {part: frozenset(read_list(path, index)) for part, path in found.items() if path}
+    listed = {subset: frozenset(read_list(path, index)) for subset, path in found.items() if path}
     shared = sorted(listed["train_val"] & listed["test"])
     if shared:
         raise SplitError(
@@ -225,7 +225,7 @@ def _official(
         )
     _note_list_gaps(listed, images, notes)
     known = frozenset(images)
-    return {part: names & known for part, names in listed.items()}
+    return {subset: names & known for subset, names in listed.items()}
 
 
 def _note_list_gaps(
@@ -233,11 +233,11 @@ def _note_list_gaps(
 ) -> None:
     """Note the names that only a list or only the label table has."""
     known, anywhere = frozenset(images), frozenset().union(*listed.values())
-    for part, names in listed.items():
+    for subset, names in listed.items():
         if names - known:
             notes.append(
-                f"{len(names - known):,} of the {len(names):,} images in the official {part} list "
-                "are not in the label table and were left out of the list"
+                f"{len(names - known):,} of the {len(names):,} images in the official {subset} "
+                "list are not in the label table and were left out of the list"
             )
     unlisted = [image for image in images if image not in anywhere]
     if unlisted:

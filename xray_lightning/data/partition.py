@@ -15,11 +15,11 @@ from xray_lightning.errors import SplitError
 from xray_lightning.records import Record, patients_known
 
 Indices = npt.NDArray[np.int64]
-PARTS = ("train", "val", "test")
+SUBSETS = ("train", "val", "test")
 LEAKY = "image"  # the one split that may share patients
 
 
-class LeakyPartsWarning(UserWarning):
+class LeakySubsetsWarning(UserWarning):
     """Images of one patient stand in more than one part: the test scores will flatter."""
 
 
@@ -41,18 +41,18 @@ class Split:
 
     Attributes:
         name: "official", "patient", "kfold", "image" or "csv".
-        parts: ascending positions in the records, one array (n,) for each of ``PARTS``.
+        subsets: ascending positions in the records, one array (n,) for each of ``PARTS``.
         fingerprint: 16 hex digits; equal exactly if all parts hold the same image ids.
-        part_fingerprints: the same for each part alone.
+        subset_fingerprints: the same for each part alone.
         leaked_patients: patients with images in more than one part; None: patients are unknown.
         settings: the arguments that made the split, as plain values.
         notes: what a user should know about it, one sentence each.
     """
 
     name: str
-    parts: Mapping[str, Indices]
+    subsets: Mapping[str, Indices]
     fingerprint: str
-    part_fingerprints: Mapping[str, str]
+    subset_fingerprints: Mapping[str, str]
     leaked_patients: int | None
     settings: Mapping[str, Any]
     notes: tuple[str, ...] = ()
@@ -64,7 +64,9 @@ def fingerprint(ids: Mapping[str, Iterable[str]]) -> str:
     >>> fingerprint({"test": ["b.png", "a.png"]}) == fingerprint({"test": ["a.png", "b.png"]})
     True
     """
-    text = json.dumps({part: sorted(ids[part]) for part in sorted(ids)}, separators=(",", ":"))
+    text = json.dumps(
+        {subset: sorted(ids[subset]) for subset in sorted(ids)}, separators=(",", ":")
+    )
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
@@ -74,8 +76,8 @@ def split_facts(split: Split) -> dict[str, Any]:
         "name": split.name,
         "settings": dict(split.settings),
         "fingerprint": split.fingerprint,
-        "parts": dict(split.part_fingerprints),
-        "images": {part: len(rows) for part, rows in split.parts.items()},
+        "parts": dict(split.subset_fingerprints),
+        "images": {subset: len(rows) for subset, rows in split.subsets.items()},
         "leaked_patients": split.leaked_patients,
     }
 
@@ -83,7 +85,7 @@ def split_facts(split: Split) -> dict[str, Any]:
 def make_split(
     name: str,
     records: Sequence[Record],
-    parts: Mapping[str, npt.ArrayLike],
+    subsets: Mapping[str, npt.ArrayLike],
     *,
     settings: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
@@ -91,18 +93,18 @@ def make_split(
 ) -> Split:
     """A split that has been proven.
 
-    ``parts`` are positions in any order; of the name "image" they may share patients, which warns;
+    ``subsets`` are positions in any order; named "image" they may share patients, which warns;
     ``faults`` are what is wrong already.
 
     Raises:
         SplitError: a part is absent, empty or out of range.
         FaultySplitError: there are faults, or parts share an image or a patient.
     """
-    if set(parts) != set(PARTS):
-        raise SplitError(f"a split has the parts {', '.join(PARTS)}, got {sorted(parts)}")
-    arrays = {part: np.sort(np.asarray(parts[part], dtype=np.int64)) for part in PARTS}
-    for part, indices in arrays.items():
-        _check_range(part, indices, len(records))
+    if set(subsets) != set(SUBSETS):
+        raise SplitError(f"a split has the parts {', '.join(SUBSETS)}, got {sorted(subsets)}")
+    arrays = {subset: np.sort(np.asarray(subsets[subset], dtype=np.int64)) for subset in SUBSETS}
+    for subset, indices in arrays.items():
+        _check_range(subset, indices, len(records))
         indices.flags.writeable = False
     faults = [*faults, *_images_twice(records, arrays)]
     known, shared = patients_known(records), shared_patients(records, arrays)
@@ -121,54 +123,54 @@ def make_split(
 
 
 def with_test(split: Split, records: Sequence[Record], test: Indices) -> Split:
-    """The split with another test part, to judge a model that was trained elsewhere.
+    """The split with another test set, to judge a model that was trained elsewhere.
 
     ``test`` (n,) are ascending positions in the records; they may lie in the other parts too.
     """
-    parts = {**split.parts, "test": test}
-    whole, own = _fingerprints(records, parts)
-    return replace(split, parts=parts, fingerprint=whole, part_fingerprints=own)
+    subsets = {**split.subsets, "test": test}
+    whole, own = _fingerprints(records, subsets)
+    return replace(split, subsets=subsets, fingerprint=whole, subset_fingerprints=own)
 
 
 def _fingerprints(
-    records: Sequence[Record], parts: Mapping[str, Indices]
+    records: Sequence[Record], subsets: Mapping[str, Indices]
 ) -> tuple[str, dict[str, str]]:
     """Of all parts together, and of each alone."""
-    ids = {part: [records[i].image_id for i in indices] for part, indices in parts.items()}
-    return fingerprint(ids), {part: fingerprint({part: ids[part]}) for part in parts}
+    ids = {subset: [records[i].image_id for i in indices] for subset, indices in subsets.items()}
+    return fingerprint(ids), {subset: fingerprint({subset: ids[subset]}) for subset in subsets}
 
 
 def shared_patients(
-    records: Sequence[Record], parts: Mapping[str, Indices]
+    records: Sequence[Record], subsets: Mapping[str, Indices]
 ) -> dict[str, list[str]]:
     """The patients with images in more than one part, sorted, and those parts."""
     seen: dict[str, list[str]] = defaultdict(list)
-    for part, indices in parts.items():
+    for subset, indices in subsets.items():
         for patient in {records[i].patient_id for i in indices}:
-            seen[patient].append(part)
+            seen[patient].append(subset)
     return {patient: seen[patient] for patient in sorted(seen) if len(seen[patient]) > 1}
 
 
-def _check_range(part: str, indices: Indices, count: int) -> None:
+def _check_range(subset: str, indices: Indices, count: int) -> None:
     if not len(indices):
         raise SplitError(
-            f"the {part} part is empty: give it a larger fraction, or check that its images are "
+            f"the {subset} set is empty: give it a larger fraction, or check that its images are "
             "in the label table and on disk"
         )
     if indices[0] < 0 or indices[-1] >= count:
         raise SplitError(
-            f"the {part} part has positions {indices[0]} to {indices[-1]}, the records have 0 to "
+            f"the {subset} set has positions {indices[0]} to {indices[-1]}, the records have 0 to "
             f"{count - 1}"
         )
 
 
-def _images_twice(records: Sequence[Record], parts: Mapping[str, Indices]) -> list[str]:
+def _images_twice(records: Sequence[Record], subsets: Mapping[str, Indices]) -> list[str]:
     """A sentence if there are such images."""
-    positions, uses = np.unique(np.concatenate(list(parts.values())), return_counts=True)
+    positions, uses = np.unique(np.concatenate(list(subsets.values())), return_counts=True)
     twice = positions[uses > 1]
     if not len(twice):
         return []
-    where = [part for part, indices in parts.items() if twice[0] in indices]
+    where = [subset for subset, indices in subsets.items() if twice[0] in indices]
     return [
         f"{len(twice):,} images stand twice in the split, the first is "
         f"{records[twice[0]].image_id} ({' and '.join(where)}): every image belongs to one part"
@@ -183,12 +185,12 @@ def _shared_fault(shared: Mapping[str, Sequence[str]]) -> str:
     )
 
 
-def _warn_of_leak(records: Sequence[Record], parts: Mapping[str, Indices], shared: int) -> None:
-    trained = {records[i].patient_id for i in parts["train"]}
-    leaked = sum(records[i].patient_id in trained for i in parts["test"]) / len(parts["test"])
+def _warn_of_leak(records: Sequence[Record], subsets: Mapping[str, Indices], shared: int) -> None:
+    trained = {records[i].patient_id for i in subsets["train"]}
+    leaked = sum(records[i].patient_id in trained for i in subsets["test"]) / len(subsets["test"])
     warnings.warn(
         f"leaky split: {shared:,} patients have images in more than one part, and the patient "
         f"of {leaked:.1%} of the test images is in train; use it only for comparison",
-        LeakyPartsWarning,
+        LeakySubsetsWarning,
         stacklevel=4,
     )

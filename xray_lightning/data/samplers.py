@@ -19,16 +19,19 @@ Plan = Callable[[Targets, Sequence[str], np.random.Generator], Order]
 SampleKey = tuple[int, int]  # position in the data set, seed of its augmentation
 
 
-def uniform(targets: Targets, patients: Sequence[str], generator: np.random.Generator) -> Order:
+def uniform_sampler(
+    targets: Targets, patients: Sequence[str], generator: np.random.Generator
+) -> Order:
     """Every image once, (N,).
 
-    >>> uniform(np.zeros((3, 1), np.float32), ["a", "a", "b"], np.random.default_rng(0)).tolist()
+    >>> targets, patients = np.zeros((3, 1), np.float32), ["a", "a", "b"]
+    >>> uniform_sampler(targets, patients, np.random.default_rng(0)).tolist()
     [2, 0, 1]
     """
     return generator.permutation(len(targets))
 
 
-def disease_balanced(
+def disease_balanced_sampler(
     targets: Targets,
     patients: Sequence[str],
     generator: np.random.Generator,
@@ -68,7 +71,7 @@ def disease_balanced(
     return generator.permutation(np.concatenate([well, *ill]))
 
 
-def patient_balanced(
+def patient_balanced_sampler(
     targets: Targets, patients: Sequence[str], generator: np.random.Generator
 ) -> Order:
     """One image of each patient, drawn uniformly among the patient's, (patients,)."""

@@ -21,9 +21,9 @@ from xray_lightning.data.lists import Lists, indices_of_lists, matched, read_spl
 from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.partition import (
     LEAKY,
-    PARTS,
+    SUBSETS,
     Indices,
-    LeakyPartsWarning,
+    LeakySubsetsWarning,
     Split,
     fingerprint,
     make_split,
@@ -32,8 +32,8 @@ from xray_lightning.errors import ConfigError, SplitError
 from xray_lightning.records import Record, patient_ids, target_matrix
 
 __all__ = [
-    "PARTS",
-    "LeakyPartsWarning",
+    "SUBSETS",
+    "LeakySubsetsWarning",
     "Split",
     "auto_split",
     "csv_split",
@@ -77,7 +77,7 @@ def balanced_assignment(
 
     The heaviest twentieth of the groups is dealt by lot instead. By cost alone the heaviest go to
     the largest part whatever the seed (of NIH's ten heaviest patients 86 % would land in a
-    training part of 70 %), and no test set would ever contain them.
+    training set of 70 %), and no test set would ever contain them.
 
     Args:
         counts: non-negative whole numbers, (P, K); column 0 is the images of a group.
@@ -114,17 +114,17 @@ def _deal(table: Integers, shares: npt.NDArray[np.float64], by_lot: list[int]) -
     price = np.rint(scale).astype(np.int64)  # 1 / target
     slope = -np.rint(2 * scale * target).astype(np.int64)  # 2 (total - target) / target, total = 0
     own = table**2 @ price.T  # v^2 / target of each group in each part, (P, parts)
-    parts: list[int] = []
+    subsets: list[int] = []
     empty = set(range(len(shares)))
     for place, (row, cost) in enumerate(zip(table, own, strict=True)):
         change = slope @ row + cost  # (parts,)
-        part = by_lot[place] if place < len(by_lot) else int(change.argmin())
+        subset = by_lot[place] if place < len(by_lot) else int(change.argmin())
         if len(table) - place <= len(empty):  # just enough groups left for the empty parts
-            part = min(empty, key=lambda choice: change[choice])
-        slope[part] += 2 * price[part] * row
-        empty.discard(part)
-        parts.append(part)
-    return parts
+            subset = min(empty, key=lambda choice: change[choice])
+        slope[subset] += 2 * price[subset] * row
+        empty.discard(subset)
+        subsets.append(subset)
+    return subsets
 
 
 def official_split(
@@ -151,11 +151,11 @@ def official_split(
             "folder (RSNA: set data.nih_test_list), or set split=patient"
         )
     settings = {"val_fraction": val_fraction, "seed": seed}
-    parts, faults = indices_of_lists(records, official)
-    if "train_val" in parts:
+    subsets, faults = indices_of_lists(records, official)
+    if "train_val" in subsets:
         rng = _generator(seed)
-        parts |= _carve(records, parts.pop("train_val"), val_fraction, rng)
-    return make_split("official", records, parts, settings=settings, faults=faults)
+        subsets |= _carve(records, subsets.pop("train_val"), val_fraction, rng)
+    return make_split("official", records, subsets, settings=settings, faults=faults)
 
 
 def patient_split(
@@ -175,9 +175,11 @@ def patient_split(
         SplitError: there are fewer than three patients.
     """
     shares = _checked_fractions(fractions)
-    parts = _dealt(records, patient_ids(records), shares, _generator(seed))
+    subsets = _dealt(records, patient_ids(records), shares, _generator(seed))
     settings = {"fractions": list(shares), "seed": seed}
-    return make_split("patient", records, dict(zip(PARTS, parts, strict=True)), settings=settings)
+    return make_split(
+        "patient", records, dict(zip(SUBSETS, subsets, strict=True)), settings=settings
+    )
 
 
 def auto_split(
@@ -257,9 +259,9 @@ def image_split(
     """
     shares = _checked_fractions(fractions)
     ids = np.array([record.image_id for record in records], dtype=np.str_)
-    parts = _dealt(records, ids, shares, _generator(seed))
+    subsets = _dealt(records, ids, shares, _generator(seed))
     settings = {"fractions": list(shares), "seed": seed}
-    return make_split(LEAKY, records, dict(zip(PARTS, parts, strict=True)), settings=settings)
+    return make_split(LEAKY, records, dict(zip(SUBSETS, subsets, strict=True)), settings=settings)
 
 
 def csv_split(
@@ -278,14 +280,15 @@ def csv_split(
         index = NameIndex(record.image_id for record in records)
         table = read_split_table(Path(str(path)))
         lists, notes = matched(
-            {part: (f"the {part} part of {path}", names) for part, names in table.items()}, index
+            {subset: (f"the {subset} set of {path}", names) for subset, names in table.items()},
+            index,
         )
-        parts, faults = indices_of_lists(records, lists)
+        subsets, faults = indices_of_lists(records, lists)
         settings = {"path": str(path)}
-        return make_split("csv", records, parts, settings=settings, notes=notes, faults=faults)
-    if official is not None and set(official) == set(PARTS):
-        parts, faults = indices_of_lists(records, official)
-        return make_split("csv", records, parts, settings={"path": None}, faults=faults)
+        return make_split("csv", records, subsets, settings=settings, notes=notes, faults=faults)
+    if official is not None and set(official) == set(SUBSETS):
+        subsets, faults = indices_of_lists(records, official)
+        return make_split("csv", records, subsets, settings={"path": None}, faults=faults)
     raise SplitError(
         "this data set has no split column of its own with train, val and test: name a table "
         "with the columns image,split in split.path (path= in Python), or set split=patient"
@@ -318,17 +321,17 @@ def lists_split(
         raise ConfigError("split=lists needs split.train=FILE and split.test=FILE (and split.val=)")
     index = NameIndex(record.image_id for record in records)
     settings: dict[str, Any] = {
-        part: None if path is None else str(path) for part, path in paths.items()
+        subset: None if path is None else str(path) for subset, path in paths.items()
     }
-    named = {part: place for part, place in settings.items() if place is not None}
+    named = {subset: place for subset, place in settings.items() if place is not None}
     lists, notes = matched(
-        {part: (place, read_list(Path(place), index)) for part, place in named.items()}, index
+        {subset: (place, read_list(Path(place), index)) for subset, place in named.items()}, index
     )
-    parts, faults = indices_of_lists(records, lists)
+    subsets, faults = indices_of_lists(records, lists)
     if val is None:
-        parts |= _carve(records, parts["train"], val_fraction, _generator(seed))
+        subsets |= _carve(records, subsets["train"], val_fraction, _generator(seed))
         settings |= {"val_fraction": val_fraction, "seed": seed}
-    return make_split("lists", records, parts, settings=settings, notes=notes, faults=faults)
+    return make_split("lists", records, subsets, settings=settings, notes=notes, faults=faults)
 
 
 def group_counts(groups: npt.NDArray[np.intp], targets: npt.NDArray[np.float32]) -> Indices:
@@ -359,7 +362,7 @@ def _dealt(
         raise SplitError("there are no images to split: check the label table and the lists")
     _, numbers = np.unique(groups, return_inverse=True)  # sorted: the records' order is forgotten
     assignment = balanced_assignment(group_counts(numbers, target_matrix(records)), shares, rng)
-    return [np.flatnonzero(assignment[numbers] == part) for part in range(len(shares))]
+    return [np.flatnonzero(assignment[numbers] == subset) for subset in range(len(shares))]
 
 
 def _carve(
@@ -374,7 +377,7 @@ def _carve(
 def _checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
     shares = tuple(fractions) if not isinstance(fractions, str | float | int) else ()
     positive = all(isinstance(share, float | int) and share > 0 for share in shares)
-    if not (len(shares) == len(PARTS) and positive and abs(sum(shares) - 1) < 1e-6):
+    if not (len(shares) == len(SUBSETS) and positive and abs(sum(shares) - 1) < 1e-6):
         raise ConfigError(
             "fractions must be three positive numbers (train, val, test) that sum to 1, got "
             f"{fractions!r}"

@@ -40,12 +40,12 @@ class Augmentation:
         return result
 
 
-def none() -> Augmentation:
+def augment_none() -> Augmentation:
     """No augmentation."""
     return Augmentation()
 
 
-def light(
+def augment_light(
     flip: float = 0.5, rotate: float = 5.0, shift: float = 0.05, zoom: float = 0.1
 ) -> Augmentation:
     """Mirror image and a small affine change; black where the image moved away.
@@ -62,7 +62,7 @@ def light(
     )
 
 
-def xray14(
+def augment_xray14(
     flip: float = 0.5,
     rotate: float = 10.0,
     shift: float = 0.1,
@@ -86,7 +86,9 @@ def xray14(
     )
 
 
-def rsna(rotate: float = 10.0, shear: float = 16.0, shift: float = 20 / 512) -> Augmentation:
+def augment_rsna(
+    rotate: float = 10.0, shear: float = 16.0, shift: float = 20 / 512
+) -> Augmentation:
     """The augmentation of chexnet_auroc: one of mirror, rotation, blur, shear, shift, or nothing.
 
     Args:

@@ -208,13 +208,13 @@ def load_classifier(checkpoint: str | Path, *, device: str = "auto") -> Classifi
         ConfigError: an unknown device, or one that is not there.
     """
     loaded = load_checkpoint(checkpoint)
-    bundle = loaded.bundle
+    description = loaded.description
     return Classifier(
         loaded.build_net(),
-        bundle.preprocessing,
+        description.preprocessing,
         device=device,
-        tta=bundle.config.get("tta", "none"),  # older checkpoints have no such setting
-        split=bundle.split.get("fingerprint"),
+        tta=description.config.get("tta", "none"),  # older checkpoints have no such setting
+        split=description.split.get("fingerprint"),
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.checkpoint import LEARNED, Bundle
+from xray_lightning.checkpoint import LEARNED, Description
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split, with_test
 from xray_lightning.data.source import patient_keys
@@ -16,28 +16,30 @@ CHOICES = ("exclude", "report")
 
 
 def seen_before(
-    bundle: Bundle, population: str, records: Sequence[Record]
+    description: Description, population: str, records: Sequence[Record]
 ) -> npt.NDArray[np.bool_] | None:
-    """Whether the patient of each record was in the checkpoint's training or validation part, (N,).
+    """Whether the patient of each record was in the checkpoint's training or validation set, (N,).
 
     None where that cannot be known: the checkpoint names no patients, or other people's.
     """
-    if not population or bundle.split.get("population") != population:
+    if not population or description.split.get("population") != population:
         return None
-    learned = {key for part in LEARNED for key in bundle.split["patients"][part]}
+    learned = {key for subset in LEARNED for key in description.split["patients"][subset]}
     return np.array([key in learned for key in patient_keys(population, records)], dtype=np.bool_)
 
 
-def separated(bundle: Bundle, data: XrayDataModule, choice: str | None) -> dict[str, Split] | None:
-    """The test part without the patients the checkpoint learned from.
+def separated(
+    description: Description, data: XrayDataModule, choice: str | None
+) -> dict[str, Split] | None:
+    """The test set without the patients the checkpoint learned from.
 
     Args:
-        bundle: of the checkpoint.
+        description: of the checkpoint.
         data: the data to judge it on.
         choice: "exclude": leave their images out; "report": put them into a part of their own.
 
     Returns:
-        "test", and for "report" also "test_seen", each as the test part of a split; None if the
+        "test", and for "report" also "test_seen", each as the test set of a split; None if the
         patients cannot be compared and no choice asks for it.
 
     Raises:
@@ -46,11 +48,11 @@ def separated(bundle: Bundle, data: XrayDataModule, choice: str | None) -> dict[
     """
     if choice not in (None, *CHOICES):
         raise ConfigError(f"overlap must be one of {', '.join(CHOICES)}, got {choice!r}")
-    seen = seen_before(bundle, data.source.population, data.part_records("test"))
+    seen = seen_before(description, data.source.population, data.subset_records("test"))
     if seen is None and choice:
         raise ConfigError(
             f"overlap={choice}: the patients of the checkpoint "
-            f"({bundle.split.get('population') or 'unknown'}) and of this data "
+            f"({description.split.get('population') or 'unknown'}) and of this data "
             f"({data.source.population or 'unknown'}) cannot be compared. For RSNA set "
             "data.nih_map; a checkpoint of an older version must be trained again"
         )
@@ -69,8 +71,8 @@ def separated(bundle: Bundle, data: XrayDataModule, choice: str | None) -> dict[
             f"all {len(seen):,} test images show patients that the checkpoint was trained or "
             "chosen on: there is nothing to judge it by. Choose another split or other data"
         )
-    rows = data.split.parts["test"]
-    parts = {"test": with_test(data.split, data.records, rows[~seen])}
+    rows = data.split.subsets["test"]
+    subsets = {"test": with_test(data.split, data.records, rows[~seen])}
     if choice == "report":
-        parts["test_seen"] = with_test(data.split, data.records, rows[seen])
-    return parts
+        subsets["test_seen"] = with_test(data.split, data.records, rows[seen])
+    return subsets

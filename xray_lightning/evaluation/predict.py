@@ -22,8 +22,8 @@ Scores = npt.NDArray[np.float32]
 ScoredShard = tuple[list[int], Scores]  # positions in the part, and their scores (n, L)
 
 
-def predict_part(
-    trainer: pl.Trainer, task: XrayTask, data: XrayDataModule, part: str
+def predict_subset(
+    trainer: pl.Trainer, task: XrayTask, data: XrayDataModule, subset: str
 ) -> Predictions:
     """Scores of every image of "val" or "test", each exactly once, in table order.
 
@@ -35,13 +35,13 @@ def predict_part(
         CheckpointError: a score is NaN.
         ValueError: the network does not know one of the data's labels.
     """
-    if part not in ("val", "test"):
-        raise ConfigError(f"part must be val or test, got {part!r}")
-    loader = data.judging_loader(part, trainer.global_rank, trainer.world_size)
+    if subset not in ("val", "test"):
+        raise ConfigError(f"part must be val or test, got {subset!r}")
+    loader = data.judging_loader(subset, trainer.global_rank, trainer.world_size)
     positions = list(cast(Shard, loader.sampler))
     batches = cast(list[Tensor], trainer.predict(task, dataloaders=loader))
     shard = positions, torch.cat(batches).float().numpy()
-    records = data.part_records(part)
+    records = data.subset_records(subset)
     scores = assembled(gathered(shard, trainer.world_size), len(records))
     image_ids = tuple(record.image_id for record in records)
     require_scores(scores, image_ids)
@@ -50,7 +50,7 @@ def predict_part(
         labels=data.labels,
         image_ids=image_ids,
         patient_ids=tuple(record.patient_id for record in records),
-        targets=data.part_targets(part),
+        targets=data.subset_targets(subset),
         scores=scores[:, columns],
     )
 

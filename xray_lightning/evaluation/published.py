@@ -1,6 +1,6 @@
 """Published results on ChestX-ray14: AUROCs, the official split and own splits apart; boxes.
 
-The official test part is far sicker than its training part, so the same model scores several points
+The official test set is far sicker than its training set, so the same model scores several points
 lower on it than on a split of one's own, and own splits differ among themselves: most are not
 published. A rank across the two, or a rank of our run among own splits, would mean nothing.
 """
@@ -62,7 +62,7 @@ def comparable(
 ) -> list[Published]:
     """The published rows that a score may stand beside.
 
-    Only NIH's 14 findings on NIH's images: the official rows for the official test part, the rows
+    Only NIH's 14 findings on NIH's images: the official rows for the official test set, the rows
     of own splits for any other split by patient; none for a leaky split, another part or data set,
     or a part of the images.
 
@@ -92,7 +92,7 @@ def incomparable(
     reasons = {
         f"they are on NIH's images, this is on {data}": data != "nih",
         "they are on NIH's 14 findings": tuple(labels) != CHEST_XRAY14,
-        "they are on a test part": subset != "test",
+        "they are on a test set": subset != "test",
         "this split shares patients between its parts": split == "image",
         f"the label table has {known:,} images, NIH's has {IMAGES:,}": known != IMAGES,
         f"{scored:,} images were scored, NIH's official test list has {TEST_IMAGES:,}": official,
@@ -111,7 +111,7 @@ def place_among(mean: float, rows: Sequence[Published]) -> str:
         )
     better = sum(row.mean > mean for row in rows)
     return (
-        f"{better} of {len(rows)} published results on the official test part are higher; "
+        f"{better} of {len(rows)} published results on the official test set are higher; "
         f"{sum(not row.primary for row in rows)} of the {len(rows)} are quoted second-hand (*)"
     )
 

@@ -134,9 +134,9 @@ def _run(place: Path, facts: dict[str, Any], failure: dict[str, Any], shared: se
     metrics, split = _read(place / "metrics.json"), facts.get("split")
     if not metrics or split is None:
         return run
-    figures = {part: metrics[part]["auroc"]["mean"] for part in ("val", "test")}
-    labels = {f"{part}_labels": metrics[part]["auroc"]["defined"] for part in ("val", "test")}
-    prints = {f"{part}_fingerprint": split["parts"][part] for part in ("val", "test")}
+    figures = {subset: metrics[subset]["auroc"]["mean"] for subset in ("val", "test")}
+    labels = {f"{subset}_labels": metrics[subset]["auroc"]["defined"] for subset in ("val", "test")}
+    prints = {f"{subset}_fingerprint": split["parts"][subset] for subset in ("val", "test")}
     data = facts["data"]
     known = {"data": data.get("title", data["name"]), "split": split["name"]}
     known |= {"fingerprint": split["fingerprint"], "state": "finished", "message": ""}

@@ -83,14 +83,14 @@ class HeatMaps(pl.Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the validation part."""
+        """Look at the validation set."""
         epoch = trainer.current_epoch + 1
         if not trainer.sanity_checking and epoch % self.every == 0:
             self._judged(trainer, pl_module, "val", f"val_epoch{epoch}")
         self._scores.clear()
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the test part."""
+        """Look at the test set."""
         self._judged(trainer, pl_module, "test", "test")
         self._scores.clear()
 
@@ -99,24 +99,24 @@ class HeatMaps(pl.Callback):
         self._scores |= dict(zip(rows, scores.float().cpu().numpy(), strict=True))
 
     def _judged(
-        self, trainer: pl.Trainer, module: pl.LightningModule, part: str, name: str
+        self, trainer: pl.Trainer, module: pl.LightningModule, subset: str, name: str
     ) -> None:
         if not trainer.is_global_zero:
             return
         net, data = looked_at(trainer, module)
-        scores = np.full((len(data.split.parts[part]), len(net.labels)), np.nan, np.float32)
+        scores = np.full((len(data.split.subsets[subset]), len(net.labels)), np.nan, np.float32)
         for row, values in self._scores.items():
             scores[row] = values
         columns = [net.labels.index(label) for label in data.labels]
-        figure = self.look(net, data, part, scores[:, columns], name)
+        figure = self.look(net, data, subset, scores[:, columns], name)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(
-                    f"maps/{part}", pixels(figure), trainer.global_step, dataformats="HWC"
+                    f"maps/{subset}", pixels(figure), trainer.global_step, dataformats="HWC"
                 )
 
     def look(
-        self, net: XrayNet, data: XrayDataModule, part: str, scores: Floats, name: str
+        self, net: XrayNet, data: XrayDataModule, subset: str, scores: Floats, name: str
     ) -> Figure:
         """Draw the chosen images of a part; the figure and the raw maps go to the folder.
 
@@ -125,10 +125,10 @@ class HeatMaps(pl.Callback):
         Raises:
             ConfigError: an unknown label or method.
         """
-        places = self.choice.places(data, part, scores)
-        found = overlays(net, data, part, places, scores, method=self.method)
-        title = f"{part} part of {data.source.title}, split {data.split.name} "
-        title += f"[{data.split.part_fingerprints[part]}]: {self.method}, "
+        places = self.choice.places(data, subset, scores)
+        found = overlays(net, data, subset, places, scores, method=self.method)
+        title = f"{subset} set of {data.source.title}, split {data.split.name} "
+        title += f"[{data.split.subset_fingerprints[subset]}]: {self.method}, "
         title += CHOICES[self.choice.rule]
         self.folder.mkdir(parents=True, exist_ok=True)
         write_maps(found, self.folder / f"{name}.npz")

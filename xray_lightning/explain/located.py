@@ -154,17 +154,17 @@ def mean_of_others(maps: Heat, patients: npt.ArrayLike) -> Heat:
     return np.asarray(means[codes].clip(0), dtype=np.float32)
 
 
-def boxed_places(data: XrayDataModule, part: str) -> list[Place]:
+def boxed_places(data: XrayDataModule, subset: str) -> list[Place]:
     """Row and finding of every image and finding with a box, finding by finding."""
-    boxed = [{box.label for box in record.boxes} for record in data.part_records(part)]
+    boxed = [{box.label for box in record.boxes} for record in data.subset_records(subset)]
     return [(row, label) for label in data.labels for row, names in enumerate(boxed)
             if label in names]  # fmt: skip
 
 
-def located_part(
+def located_subset(
     net: XrayNet,
     data: XrayDataModule,
-    part: str,
+    subset: str,
     methods: Sequence[str],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Located]:
@@ -173,20 +173,20 @@ def located_part(
     The methods are those of :func:`~xray_lightning.explain.class_maps`; ``progress`` is told the
     maps made, and how many there will be.
     """
-    places = boxed_places(data, part)
+    places = boxed_places(data, subset)
     maps: dict[str, dict[str, list[Heat]]] = {label: {} for _, label in places}
     for number, method in enumerate(methods):
-        seen = looked_at(net, data, part, places, method=method)
+        seen = looked_at(net, data, subset, places, method=method)
         for done, ((_, label), _, heat) in enumerate(seen, 1):
             maps[label].setdefault(method, []).append(heat)
             progress(number * len(places) + done, len(methods) * len(places))
     found, grids = {}, cell_grids(net, data.image_size)
     for label, by_method in maps.items():
         rows = [row for row, name in places if name == label]
-        records = [data.part_records(part)[row] for row in rows]
+        records = [data.subset_records(subset)[row] for row in rows]
         found[label] = Located(
             {method: np.stack(heats) for method, heats in by_method.items()},
-            [square_boxes(data, part, row, label) for row in rows],
+            [square_boxes(data, subset, row, label) for row in rows],
             [record.patient_id for record in records],
             exact_masks(data.source, records, label, data.image_size),
             grids,

@@ -84,7 +84,7 @@ class Choice:
         if unknown := sorted(set(self.labels or ()) - set(known)):
             raise ConfigError(f"labels must be of {', '.join(known)}, got {', '.join(unknown)}")
 
-    def places(self, data: XrayDataModule, part: str, scores: Floats) -> list[Place]:
+    def places(self, data: XrayDataModule, subset: str, scores: Floats) -> list[Place]:
         """The images of a part by the rule, finding by finding; fewer where there are no more.
 
         An image whose scores, (n, L) of the part, are NaN is not chosen by them.
@@ -93,8 +93,8 @@ class Choice:
             ConfigError: the data has no such label.
         """
         self.require_labels(data.labels)
-        targets = data.part_targets(part)
-        boxed = [{box.label for box in record.boxes} for record in data.part_records(part)]
+        targets = data.subset_targets(subset)
+        boxed = [{box.label for box in record.boxes} for record in data.subset_records(subset)]
         places = []
         for label in self.labels or data.labels:
             column = data.labels.index(label)
@@ -132,7 +132,7 @@ def chosen_rows(
 def overlays(
     net: XrayNet,
     data: XrayDataModule,
-    part: str,
+    subset: str,
     places: Sequence[Place],
     scores: Floats,
     *,
@@ -143,19 +143,19 @@ def overlays(
     ``scores`` (n, L) are those of the part; the methods are those of
     :func:`~xray_lightning.explain.class_maps`.
     """
-    seen = looked_at(net, data, part, places, method=method)
+    seen = looked_at(net, data, subset, places, method=method)
     grids = cell_grids(net, data.image_size)
     return [
-        _overlay(data, part, place, scores, image=image, heat=heat, grids=grids)
+        _overlay(data, subset, place, scores, image=image, heat=heat, grids=grids)
         for place, image, heat in seen
     ]
 
 
 def looked_at(
-    net: XrayNet, data: XrayDataModule, part: str, places: Sequence[Place], *, method: str = "cam"
+    net: XrayNet, data: XrayDataModule, subset: str, places: Sequence[Place], *, method: str = "cam"
 ) -> Iterator[tuple[Place, Floats, Floats]]:
     """Each place with its image (S, S) in [0, 1] and map (h, w), a batch at a time."""
-    dataset, device = data.dataset(part), next(net.parameters()).device
+    dataset, device = data.dataset(subset), next(net.parameters()).device
     for start in range(0, len(places), BATCH):
         batch = places[start : start + BATCH]
         images = torch.stack([dataset[row]["image"] for row, _ in batch])  # (B, 1, S, S)
@@ -166,12 +166,12 @@ def looked_at(
             yield place, images[number, 0].numpy(), heats[number, labels.index(place[1])]
 
 
-def square_boxes(data: XrayDataModule, part: str, row: int, label: str) -> tuple[Box, ...]:
+def square_boxes(data: XrayDataModule, subset: str, row: int, label: str) -> tuple[Box, ...]:
     """The boxes of a finding in pixels of the square the network sees."""
-    record = data.records[data.split.parts[part][row]]
+    record = data.records[data.split.subsets[subset][row]]
     frame = record.box_frame
     if frame is None:
-        dataset = data.dataset(part)
+        dataset = data.dataset(subset)
         height, width = dataset.cache.sizes[dataset.rows[row]].tolist()
         frame = width, height
     return tuple(
@@ -183,7 +183,7 @@ def square_boxes(data: XrayDataModule, part: str, row: int, label: str) -> tuple
 
 def _overlay(
     data: XrayDataModule,
-    part: str,
+    subset: str,
     place: Place,
     scores: Floats,
     *,
@@ -194,12 +194,12 @@ def _overlay(
     row, label = place
     column = data.labels.index(label)
     return Overlay(
-        image_id=data.part_records(part)[row].image_id,
+        image_id=data.subset_records(subset)[row].image_id,
         label=label,
         image=image,
         heat=heat,
-        boxes=square_boxes(data, part, row, label),
+        boxes=square_boxes(data, subset, row, label),
         score=float(scores[row, column]),
-        target=float(data.part_targets(part)[row, column]),
+        target=float(data.subset_targets(subset)[row, column]),
         grids=grids,
     )

@@ -147,11 +147,11 @@ def distribution_figure(
     """
     figure, axes = _figure(9.5, 0.42 * len(labels) + 1.6)
     height = 0.8 / len(targets)
-    for offset, (part, values) in enumerate(targets.items()):
+    for offset, (subset, values) in enumerate(targets.items()):
         counts, known = (values == 1).sum(axis=0), (~np.isnan(values)).sum(axis=0)
         places = np.arange(len(labels)) + offset * height
         shares = 100 * counts / np.maximum(known, 1)
-        name = f"{part} ({len(values):,} images)"
+        name = f"{subset} ({len(values):,} images)"
         axes.barh(places, shares, height * 0.92, color=COLOURS[offset], label=name)
         for place, share, count in zip(places, shares, counts, strict=True):
             axes.annotate(

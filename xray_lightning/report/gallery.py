@@ -89,7 +89,7 @@ def hits_and_misses(
     return [(row, label) for kind in chosen for row in kind], marks
 
 
-def heat_maps(
+def make_heat_maps(
     folder: str | Path,
     *,
     rule: str = "fixed",

@@ -39,7 +39,7 @@ def results_panel(
     panel: Panel,
     path: Path,
 ) -> bool:
-    """Draw the figure of the test part; the threshold comes from validation.
+    """Draw the figure of the test set; the threshold comes from validation.
 
     Args:
         net: the network that made the predictions.
@@ -74,9 +74,9 @@ def results_panel(
     counts = {kind: len(found[kind]) for kind in found}
     rule = RULES[panel.rule].format(seed=panel.seed)
     title = (
-        f"{label}, test part of {data.source.title}, split {data.split.name} "
-        f"[{data.split.part_fingerprints['test']}]\ncalled positive at a score of {threshold:.3g} "
-        f"or more (Youden's J on validation); images: {rule}"
+        f"{label}, test set of {data.source.title}, split {data.split.name} "
+        f"[{data.split.subset_fingerprints['test']}]\ncalled positive at a score of "
+        f"{threshold:.3g} or more (Youden's J on validation); images: {rule}"
     )
     save_figure(panel_figure(drawn, counts, panel.columns, title), path)
     return True

@@ -77,7 +77,9 @@ def read_run(folder: Path, metrics: Facts | None = None) -> RunFiles:
             f"resume={folder}"
         )
     metrics = _facts(folder / "metrics.json") if metrics is None else metrics
-    tables = {part: _table(folder / f"predictions_{part}.csv", metrics) for part in ("val", "test")}
+    tables = {
+        subset: _table(folder / f"predictions_{subset}.csv", metrics) for subset in ("val", "test")
+    }
     evaluation = _facts(folder / "evaluation.json")
     looked = folder / "explain" / "explain.json"
     explain = _facts(looked) if looked.is_file() else None
@@ -100,30 +102,31 @@ def read_run(folder: Path, metrics: Facts | None = None) -> RunFiles:
             f"{folder} holds results of different checkpoints: val and test of metrics.json and "
             f"evaluation.json name other weights. {_remedy(folder)}"
         )
-    for part, table in tables.items():
-        _require_same(run, part, table)
+    for subset, table in tables.items():
+        _require_same(run, subset, table)
     if run.explain and run.explain["fingerprint"] != evaluation["fingerprint"]:
         raise ConfigError(
-            f"{looked} is of other images [{run.explain['fingerprint']}] than the run's test part "
+            f"{looked} is of other images [{run.explain['fingerprint']}] than the run's test set "
             f"[{evaluation['fingerprint']}]: remove it, or run xray explain again"
         )
     return run
 
 
-def _require_same(run: RunFiles, part: str, table: Predictions) -> None:
+def _require_same(run: RunFiles, subset: str, table: Predictions) -> None:
     """Files of two runs in one folder would make a page about neither.
 
     Raises:
         ConfigError: a table has other images or labels than the figures are of.
     """
-    found = fingerprint({part: table.image_ids})
-    told = {run.environment["split"]["parts"][part], run.metrics[part]["fingerprint"]}
-    if part == "test":
+    found = fingerprint({subset: table.image_ids})
+    told = {run.environment["split"]["parts"][subset], run.metrics[subset]["fingerprint"]}
+    if subset == "test":
         told.add(run.evaluation["fingerprint"])
     if told != {found} or table.labels != tuple(run.evaluation["labels"]):
         raise ConfigError(
-            f"{run.folder} holds files of different runs: predictions_{part}.csv is of the images "
-            f"[{found}] and {len(table.labels)} labels, the other files are of {sorted(told)} and "
+            f"{run.folder} holds files of different runs: predictions_{subset}.csv is of the "
+            f"images [{found}] and {len(table.labels)} labels, the other files are of "
+            f"{sorted(told)} and "
             f"{len(run.evaluation['labels'])}. {_remedy(run.folder)}"
         )
 

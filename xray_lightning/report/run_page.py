@@ -31,7 +31,7 @@ class Section:
 
 SECTIONS = (  # in the order of the page
     Section("verdict", "Verdict"),
-    Section("results", "Results on the test part"),
+    Section("results", "Results on the test set"),
     Section("published", "Published results"),
     Section("curves", "ROC and precision-recall curves"),
     Section("reliability", "Do scores mean probabilities?"),

@@ -22,7 +22,7 @@ def verdict(facts: Facts) -> list[str]:
     where = (
         f"On the {test['images']:,} test images of {patients_text(test['patients'])} "
         f"of {facts['data']} (split {split['name']} [{split['fingerprint']}], "
-        f"test part [{test['fingerprint']}])"
+        f"test set [{test['fingerprint']}])"
     )
     if auroc["value"] is None:
         return [f"{where} no label has an AUROC.", facts["published"]["sentence"]]
@@ -77,7 +77,7 @@ def published_facts(evaluation: Facts, reason: str) -> dict[str, Any]:
     """Published rows that may stand beside the run, and those that may not.
 
     Args:
-        evaluation: of the test part; its "published" are the rows that may.
+        evaluation: of the test set; its "published" are the rows that may.
         reason: why none may, "" if some may.
     """
     mean = evaluation["mean"]["auroc"]["value"]
@@ -169,7 +169,7 @@ def _always(facts: Facts) -> list[str]:
     chosen = f" The checkpoint, epoch {best} of {epochs}, was chosen on validation." if best else ""
     calibrated = facts["points"]["calibration"]
     found = [
-        f"The test part comes from the same data set as the training part ({facts['data']}): this "
+        f"The test set comes from the same data set as the training set ({facts['data']}): this "
         "is no external validation.",
         f"This is one training run (seed {facts['reproduce']['seed']}): how much another seed "
         f"would change is not known.{chosen}",

@@ -159,7 +159,7 @@ class BCE(nn.Module):
 
 
 class WeightedBCE(nn.Module):
-    """Binary cross-entropy with positives weighted by (N - n) / n of the training part.
+    """Binary cross-entropy with positives weighted by (N - n) / n of the training set.
 
     The class weights of xray14-keras (and of CheXNet's paper, eq. 1, up to a factor).
 

@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from xray_lightning.checkpoint import KEY, Bundle, bundle_of
+from xray_lightning.checkpoint import KEY, Description, describe_model
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.dataset import Batch
 from xray_lightning.errors import ConfigError, NonFiniteLossError
@@ -45,7 +45,7 @@ class XrayTask(pl.LightningModule):
             of its mirror image. Validation and test while training are always without.
 
     Attributes:
-        bundle: stored in every checkpoint, so that it rebuilds its network and names its data;
+        description: stored in every checkpoint, so that it rebuilds its network and names its data;
             None: made from the network and the trainer's XrayDataModule.
         averaged: tensors of the network that checkpoints hold in place of its own; set by EMA.
 
@@ -74,10 +74,10 @@ class XrayTask(pl.LightningModule):
         self.layer_decay = layer_decay
         self.schedule = schedule
         self.tta = tta
-        self.bundle: Bundle | None = None
+        self.description: Description | None = None
         self.averaged: Mapping[str, Tensor] = {}
-        self.auroc = {part: PerLabelAUROC(len(net.labels)) for part in ("val", "test")}
-        self.mean_loss = {part: MeanMetric("error") for part in ("val", "test")}
+        self.auroc = {subset: PerLabelAUROC(len(net.labels)) for subset in ("val", "test")}
+        self.mean_loss = {subset: MeanMetric("error") for subset in ("val", "test")}
         self.metrics = nn.ModuleList([*self.auroc.values(), *self.mean_loss.values()])  # to device
 
     def forward(self, images: Tensor) -> Tensor:
@@ -112,13 +112,13 @@ class XrayTask(pl.LightningModule):
             scores = (scores + torch.sigmoid(self(batch["image"].flip(-1)))) / 2
         return scores
 
-    def _judge(self, batch: Batch, part: str) -> Tensor:
+    def _judge(self, batch: Batch, subset: str) -> Tensor:
         logits = self(batch["image"])
         loss = self.loss(logits, batch["targets"])
         require_finite(loss, batch["image_id"], self.current_epoch)
-        self.mean_loss[part].update(loss, weight=(~torch.isnan(batch["targets"])).sum())
+        self.mean_loss[subset].update(loss, weight=(~torch.isnan(batch["targets"])).sum())
         scores = torch.sigmoid(logits)
-        self.auroc[part].update(scores, batch["targets"])
+        self.auroc[subset].update(scores, batch["targets"])
         return scores
 
     def on_validation_epoch_end(self) -> None:
@@ -131,8 +131,8 @@ class XrayTask(pl.LightningModule):
         """Log the test figures."""
         self._log_figures("test")
 
-    def _log_figures(self, part: str) -> float:
-        auroc, loss = self.auroc[part], self.mean_loss[part]
+    def _log_figures(self, subset: str) -> float:
+        auroc, loss = self.auroc[subset], self.mean_loss[subset]
         values = auroc.compute().reshape(-1)  # torchmetrics squeezes a single label
         mean, defined = defined_mean(values)
         figures: dict[str, Tensor | float] = {
@@ -143,7 +143,7 @@ class XrayTask(pl.LightningModule):
         for label, value in zip(self.net.labels, values, strict=True):
             figures[f"auroc/{label}"] = value
         for name, figure in figures.items():  # equal in all processes already
-            self.log(f"{part}/{name}", figure, prog_bar=name == "auroc", sync_dist=True)
+            self.log(f"{subset}/{name}", figure, prog_bar=name == "auroc", sync_dist=True)
         with torch.inference_mode(mode=False):  # or fit could not add to what validate has reset
             auroc.reset()
             loss.reset()
@@ -169,11 +169,11 @@ class XrayTask(pl.LightningModule):
         The averaged weights are put in here and not by their callback, which Lightning does not
         ask when it saves weights only.
         """
-        bundle = self.bundle
-        if bundle is None and (data := _module_of(self.trainer)):
-            bundle = bundle_of(self.net, data)
-        if bundle is not None:
-            checkpoint[KEY] = bundle.to_plain()
+        description = self.description
+        if description is None and (data := _module_of(self.trainer)):
+            description = describe_model(self.net, data)
+        if description is not None:
+            checkpoint[KEY] = description.to_plain()
         for name, tensor in self.averaged.items():
             checkpoint["state_dict"][f"net.{name}"] = tensor
 

@@ -9,7 +9,7 @@ import torch
 from xray_lightning.audit.baselines import metadata_scores
 from xray_lightning.audit.columns import Columns
 from xray_lightning.audit.shortcuts import facts as module
-from xray_lightning.audit.shortcuts.facts import known_facts, part_shortcuts, planted
+from xray_lightning.audit.shortcuts.facts import known_facts, planted, subset_shortcuts
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.models.network import XrayNet
@@ -42,17 +42,21 @@ def asked_of(
 
     monkeypatch.setattr(module, "shortcut_facts", facts)
     labels = ("Extra", *reversed(data.labels))
-    part_shortcuts(XrayNet(labels, "test_resnet", image_size=SIZE), data, "test", **settings)
+    subset_shortcuts(XrayNet(labels, "test_resnet", image_size=SIZE), data, "test", **settings)
     return found
 
 
 def test_what_a_part_gives(data: XrayDataModule, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, records, rows = asked_of(data, monkeypatch), data.part_records("test"), data.split.parts
+    found, records, rows = (
+        asked_of(data, monkeypatch),
+        data.subset_records("test"),
+        data.split.subsets,
+    )
     count = len(records)
     assert found["images"].shape == (count, 1, SIZE, SIZE)
     assert torch.equal(torch.as_tensor(found["images"][3]), data.dataset("test")[3]["image"])
     assert np.isnan(found["targets"][:, 0]).all()
-    assert np.array_equal(found["targets"][:, :0:-1], data.part_targets("test"))
+    assert np.array_equal(found["targets"][:, :0:-1], data.subset_targets("test"))
     assert found["patients"].tolist() == [record.patient_id for record in records]
     assert found["known"].keys() == {"sex: M", "view: AP", "word: AP or PORT"}
     floor = metadata_scores(Columns.of(data.records, data.labels), rows["train"], rows["test"], 0)

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.optim import AdamW
 
 from xray_lightning import Phantom, XrayDataModule, XrayNet, XrayTask
-from xray_lightning.checkpoint import AtomicCheckpointIO, Bundle
+from xray_lightning.checkpoint import AtomicCheckpointIO, Description
 from xray_lightning.training.callbacks.metrics_file import MetricsFile
 from xray_lightning.training.optim import Cosine
 
@@ -36,7 +36,7 @@ def fit(data: XrayDataModule, tmp_path: Path) -> Fit:
         net = XrayNet(data.labels, "test_resnet", image_size=32)
         optimizer = partial(AdamW, lr=3e-3, weight_decay=0.5)
         task = XrayTask(net, optimizer=optimizer, head_lr=1e-2, schedule=Cosine())
-        task.bundle = Bundle(net.config, dict(data.preprocessing), {})
+        task.description = Description(net.config, dict(data.preprocessing), {})
         folder = tmp_path / name
         resume = settings.pop("resume", None)
         keep = partial(ModelCheckpoint, folder, enable_version_counter=False)

@@ -107,8 +107,8 @@ def test_resumed_equals_uninterrupted(epochs: int, fit: Fit) -> None:
     assert raw(begun / "last.ckpt")["epoch"] == epochs - 1
     fit(EMA(decay=0.9), name="begun", resume=begun / "last.ckpt")
     ours, theirs = raw(begun / "last.ckpt"), raw(whole / "last.ckpt")
-    for part in ("state_dict", "ema", "optimizer_states", "lr_schedulers"):
-        same(ours[part], theirs[part])
+    for subset in ("state_dict", "ema", "optimizer_states", "lr_schedulers"):
+        same(ours[subset], theirs[subset])
     same(raw(begun / "weights.ckpt")["state_dict"], raw(whole / "weights.ckpt")["state_dict"])
     clock = ["images_per_second"]
     tables = [pd.read_csv(path / "metrics.csv").drop(columns=clock) for path in (begun, whole)]

@@ -103,7 +103,7 @@ def test_a_resumed_run_goes_on_in_the_same_table(
     table = pd.read_csv(path)
     assert table["epoch"].tolist() == [0, 1, 2]
     pd.testing.assert_frame_equal(table[:1], begun, check_dtype=False)
-    images = len(data.split.parts["train"])
+    images = len(data.split.subsets["train"])
     images -= images % 8 == 1
     assert table["images_seen"].tolist() == [images, 2 * images, 3 * images]
     assert (table["images_per_second"] > 0).all()

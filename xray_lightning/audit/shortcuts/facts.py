@@ -214,10 +214,10 @@ def _require_shapes(
         )
 
 
-def part_shortcuts(
+def subset_shortcuts(
     net: XrayNet,
     data: XrayDataModule,
-    part: str = "test",
+    subset: str = "test",
     *,
     maps: Maps = class_map,
     limit: int = LIMIT,
@@ -227,15 +227,15 @@ def part_shortcuts(
     """The facts of :func:`~.facts.shortcut_facts` on images of a part, scored without flips.
 
     The probes ask for sex, view and, of the phantom, the words of portable films; the floor is the
-    audit's: trees on the metadata of the training part. A phantom's planted marker is known. A
+    audit's: trees on the metadata of the training set. A phantom's planted marker is known. A
     label that the data lacks is unknown in every image. At most ``limit`` images are drawn, with
     ``seed``.
     """
-    dataset = data.dataset(part)
+    dataset = data.dataset(subset)
     order = np.random.default_rng(seed).permutation(len(dataset))[:limit]
     chosen = [int(row) for row in np.sort(order)]
-    records = [data.part_records(part)[row] for row in chosen]
-    rows = data.split.parts[part][chosen]
+    records = [data.subset_records(subset)[row] for row in chosen]
+    rows = data.split.subsets[subset][chosen]
     return shortcut_facts(
         net,
         torch.stack([dataset[row]["image"] for row in chosen]),
@@ -281,7 +281,7 @@ def _aligned(net: XrayNet, data: XrayDataModule, values: Floats) -> Floats:
 def _floor(
     net: XrayNet, data: XrayDataModule, rows: npt.NDArray[np.int64], seed: int
 ) -> Floats | None:
-    columns, train = Columns.of(data.records, data.labels), data.split.parts["train"]
+    columns, train = Columns.of(data.records, data.labels), data.split.subsets["train"]
     if {data.records[row].patient_id for row in train} & {
         data.records[row].patient_id for row in rows
     }:

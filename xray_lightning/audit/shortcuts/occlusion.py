@@ -36,8 +36,8 @@ def answers(net: XrayNet, ask: Callable[[Tensor], Any], images: Tensor) -> Float
     """What ``ask`` gives for images (N, 1, H, W) on the network's device, (N, ...)."""
     device = next(net.parameters()).device
     starts = range(0, len(images), BATCH)
-    parts = [torch.as_tensor(ask(images[start : start + BATCH].to(device))) for start in starts]
-    return np.asarray(torch.cat(parts).detach().cpu().double().numpy())
+    subsets = [torch.as_tensor(ask(images[start : start + BATCH].to(device))) for start in starts]
+    return np.asarray(torch.cat(subsets).detach().cpu().double().numpy())
 
 
 @torch.no_grad()
@@ -148,8 +148,8 @@ def covered_logits(
             logits = [logits_of(net, _to_tensor(each)) for each in (region, control)]
             found.setdefault(name, []).append((logits[0], logits[1], np.array(area)))
     return {
-        name: Covered(*(np.concatenate(each) for each in zip(*parts, strict=True)))
-        for name, parts in found.items()
+        name: Covered(*(np.concatenate(each) for each in zip(*subsets, strict=True)))
+        for name, subsets in found.items()
     }
 
 

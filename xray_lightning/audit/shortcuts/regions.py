@@ -34,10 +34,10 @@ def body_of(pixels: Pixels) -> Body:
     """
     smooth = cv2.GaussianBlur(pixels, (0, 0), 0.015 * min(pixels.shape))
     _, bright = cv2.threshold(smooth, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    count, parts, facts, _ = cv2.connectedComponentsWithStats(bright)
+    count, subsets, facts, _ = cv2.connectedComponentsWithStats(bright)
     if count < 2:
         return Body(np.ones(pixels.shape, np.bool_), np.zeros(pixels.shape, np.bool_))
-    largest = parts == 1 + facts[1:, cv2.CC_STAT_AREA].argmax()
+    largest = subsets == 1 + facts[1:, cv2.CC_STAT_AREA].argmax()
     from_left, from_right = (
         np.logical_or.accumulate(largest[:, ::step], axis=1)[:, ::step] for step in (1, -1)
     )
@@ -68,14 +68,14 @@ def letters(pixels: Pixels, lungs: Mask) -> Mask:
     side = min(pixels.shape)
     square = np.ones((round(LETTER * side) | 1,) * 2, np.uint8)
     raised = cv2.morphologyEx(pixels, cv2.MORPH_TOPHAT, square) > 255 * CONTRAST
-    _, parts, facts, middles = cv2.connectedComponentsWithStats(raised.astype(np.uint8))
+    _, subsets, facts, middles = cv2.connectedComponentsWithStats(raised.astype(np.uint8))
     near = frame(pixels.shape, NEAR) & ~lungs
     columns, rows = np.rint(middles).astype(int).T
     high, wide = facts[:, cv2.CC_STAT_HEIGHT], facts[:, cv2.CC_STAT_WIDTH]
     kept = near[rows, columns] & (high <= LETTER * side) & (wide <= WORD * side)
     kept[0] = False  # the background
     grown = np.ones((2 * max(1, round(GROW * side)) + 1,) * 2, np.uint8)
-    return np.asarray(cv2.dilate(kept[parts].astype(np.uint8), grown) > 0)
+    return np.asarray(cv2.dilate(kept[subsets].astype(np.uint8), grown) > 0)
 
 
 def elsewhere(mask: Mask, inside: Mask, draw: np.random.Generator) -> Mask:

@@ -132,14 +132,16 @@ def _seeds(study: Study, maps: Floats, others: Sequence[nn.Module]) -> Facts:
 
 def _passes(net: nn.Module, others: int, permuted: bool, networks: int, steps: int) -> int:
     """How often each image passes through a network."""
-    parts = stages(net)
-    norms = [bool(batch_norms(net, part.layers)) for part in parts]
-    random = len(parts) + networks - 1
+    subsets = stages(net)
+    norms = [bool(batch_norms(net, subset.layers)) for subset in subsets]
+    random = len(subsets) + networks - 1
     first = norms.index(True) if True in norms else random  # stages before it need no calibration
     return random + (random - first) + 1 + permuted + others + len(SHIFTS) + 2 + 6 * (steps - 1)
 
 
-def finding_to_test(data: XrayDataModule, part: str, auroc: npt.NDArray[np.float64]) -> str | None:
+def finding_to_test(
+    data: XrayDataModule, subset: str, auroc: npt.NDArray[np.float64]
+) -> str | None:
     """The finding that the network knows best, of those on enough patients of a part.
 
     ``auroc`` (L,) is that on validation, NaN where undefined.
@@ -147,7 +149,7 @@ def finding_to_test(data: XrayDataModule, part: str, auroc: npt.NDArray[np.float
     Returns:
         None if no finding with a defined AUROC is on at least 10 patients.
     """
-    targets, records = data.part_targets(part), data.part_records(part)
+    targets, records = data.subset_targets(subset), data.subset_records(subset)
     known = [
         (value, label)
         for index, (value, label) in enumerate(zip(auroc, data.labels, strict=True))
@@ -156,10 +158,10 @@ def finding_to_test(data: XrayDataModule, part: str, auroc: npt.NDArray[np.float
     return max(known)[1] if known else None
 
 
-def part_saliency(
+def subset_saliency(
     net: XrayNet,
     data: XrayDataModule,
-    part: str,
+    subset: str,
     label: str,
     method: str,
     *,
@@ -175,8 +177,8 @@ def part_saliency(
     At most ``images`` of them, drawn with ``seed``; the methods are those of
     :func:`~xray_lightning.explain.class_maps`.
     """
-    dataset, records = data.dataset(part), data.part_records(part)
-    present = data.part_targets(part)[:, data.labels.index(label)]
+    dataset, records = data.dataset(subset), data.subset_records(subset)
+    present = data.subset_targets(subset)[:, data.labels.index(label)]
     rows = np.random.default_rng(seed).permutation(np.flatnonzero(present == 1)).tolist()[:images]
     patients = [records[row].patient_id for row in rows]
     if len(set(patients)) < 2:

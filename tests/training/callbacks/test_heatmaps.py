@@ -16,7 +16,7 @@ from xray_lightning import Phantom, XrayDataModule, XrayNet, XrayTask
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain import class_map
 from xray_lightning.explain.overlays import Choice
-from xray_lightning.report.gallery import heat_maps
+from xray_lightning.report.gallery import make_heat_maps
 
 QUIET = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 TREE = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")  # inside Lightning
@@ -48,14 +48,14 @@ def trainer(folder: Path, *callbacks: pl.Callback, **settings: Any) -> pl.Traine
 def test_pictures_and_raw_maps_of_each_epoch(
     data: XrayDataModule, task: XrayTask, tmp_path: Path
 ) -> None:
-    maps = heat_maps(tmp_path / "maps", images=1, labels=["Infiltration", "Effusion"])
+    maps = make_heat_maps(tmp_path / "maps", images=1, labels=["Infiltration", "Effusion"])
     logger = TensorBoardLogger(tmp_path, name="", version="log")
     trainer(tmp_path, maps, logger=logger, log_every_n_steps=1).fit(task, data)
     names = sorted(path.name for path in (tmp_path / "maps").iterdir())
     assert names == ["val_epoch1.npz", "val_epoch1.png", "val_epoch2.npz", "val_epoch2.png"]
     with np.load(tmp_path / "maps" / "val_epoch2.npz") as kept:
         assert kept["label"].tolist() == ["Infiltration", "Effusion"]
-        rows = {record.image_id: n for n, record in enumerate(data.part_records("val"))}
+        rows = {record.image_id: n for n, record in enumerate(data.subset_records("val"))}
         for name, label, raw, score in zip(
             kept["image_id"], kept["label"], kept["maps"], kept["score"], strict=True
         ):
@@ -79,7 +79,9 @@ def test_looking_changes_nothing(
     data: XrayDataModule, tmp_path: Path, fit: Callable[..., tuple[XrayTask, Path]]
 ) -> None:
     plain, _ = fit(name="plain", stop=2)
-    seen, _ = fit(heat_maps(tmp_path / "maps", method="gradcam", images=1), name="seen", stop=2)
+    seen, _ = fit(
+        make_heat_maps(tmp_path / "maps", method="gradcam", images=1), name="seen", stop=2
+    )
     for name, tensor in plain.net.state_dict().items():
         assert torch.equal(tensor, seen.net.state_dict()[name]), name
 
@@ -90,7 +92,7 @@ def test_every_second_epoch_and_the_test_part(
     data: XrayDataModule, task: XrayTask, tmp_path: Path
 ) -> None:
     """Choosing by score; under inference_mode gradients are wanted all the same."""
-    maps = heat_maps(tmp_path / "maps", rule="errors", images=1, every=2, method="gradcam")
+    maps = make_heat_maps(tmp_path / "maps", rule="errors", images=1, every=2, method="gradcam")
     run = trainer(tmp_path, maps)
     run.fit(task, data)
     run.test(task, data, verbose=False)
@@ -99,7 +101,7 @@ def test_every_second_epoch_and_the_test_part(
     with np.load(tmp_path / "maps" / "test.npz") as kept:
         assert set(kept["target"].tolist()) <= {0, 1}
         for label, score, target in zip(kept["label"], kept["score"], kept["target"], strict=True):
-            assert target == 1 or not (data.part_targets("test")[:, list(data.labels).index(label)]
+            assert target == 1 or not (data.subset_targets("test")[:, data.labels.index(label)]
                                        == 1).any()  # fmt: skip
             assert 0 < score < 1
 
@@ -110,15 +112,15 @@ def test_what_cannot_be_drawn_is_refused_before_training(
     data: XrayDataModule, task: XrayTask, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="every must be an integer of at least 1, got 0"):
-        heat_maps(tmp_path, every=0)
+        make_heat_maps(tmp_path, every=0)
     with pytest.raises(ConfigError, match=r"method must be one of cam, .*got 'guess'"):
-        heat_maps(tmp_path, method="guess")
+        make_heat_maps(tmp_path, method="guess")
     with pytest.raises(ConfigError, match=r"labels must be of .*, got Cough"):
-        trainer(tmp_path, heat_maps(tmp_path / "maps", labels=["Cough"])).fit(task, data)
+        trainer(tmp_path, make_heat_maps(tmp_path / "maps", labels=["Cough"])).fit(task, data)
     with pytest.raises(
         ConfigError, match=r"given an XrayTask and an XrayDataModule, got .*NoneType"
     ):
-        trainer(tmp_path, heat_maps(tmp_path / "maps")).fit(
+        trainer(tmp_path, make_heat_maps(tmp_path / "maps")).fit(
             task, data.train_dataloader(), data.val_dataloader()
         )
     assert not (tmp_path / "maps").exists()
@@ -127,9 +129,9 @@ def test_what_cannot_be_drawn_is_refused_before_training(
 def test_a_choice_without_images_is_drawn_as_such(
     data: XrayDataModule, task: XrayTask, tmp_path: Path
 ) -> None:
-    maps = heat_maps(tmp_path, rule="confident", labels="Hernia")
+    maps = make_heat_maps(tmp_path, rule="confident", labels="Hernia")
     assert maps.choice == Choice("confident", 2, ("Hernia",))
-    scores = np.full((len(data.split.parts["val"]), 14), np.nan, np.float32)
+    scores = np.full((len(data.split.subsets["val"]), 14), np.nan, np.float32)
     figure = maps.look(task.net.eval(), data, "val", scores, "none")
     assert "no image of this choice" in [text.get_text() for text in figure.axes[0].texts]
     with np.load(tmp_path / "none.npz") as kept:

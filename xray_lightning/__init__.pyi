@@ -1,0 +1,76 @@
+from typing import Final
+
+from xray_lightning.checkpoint import Checkpoint as Checkpoint
+from xray_lightning.checkpoint import Description as Description
+from xray_lightning.checkpoint import load_checkpoint as load_checkpoint
+from xray_lightning.cli.multirun import SweepTable as SweepTable
+from xray_lightning.data.cache import ImageCache as ImageCache
+from xray_lightning.data.cache import open_cache as open_cache
+from xray_lightning.data.csv import CsvTable as CsvTable
+from xray_lightning.data.datamodule import XrayDataModule as XrayDataModule
+from xray_lightning.data.nih import ChestXray14 as ChestXray14
+from xray_lightning.data.partition import Split as Split
+from xray_lightning.data.partition import make_split as make_split
+from xray_lightning.data.phantom import Phantom as Phantom
+from xray_lightning.data.rsna import Rsna as Rsna
+from xray_lightning.data.samplers import disease_balanced_sampler as disease_balanced_sampler
+from xray_lightning.data.samplers import patient_balanced_sampler as patient_balanced_sampler
+from xray_lightning.data.samplers import uniform_sampler as uniform_sampler
+from xray_lightning.data.source import Source as Source
+from xray_lightning.data.splits import auto_split as auto_split
+from xray_lightning.data.splits import csv_split as csv_split
+from xray_lightning.data.splits import image_split as image_split
+from xray_lightning.data.splits import kfold_split as kfold_split
+from xray_lightning.data.splits import lists_split as lists_split
+from xray_lightning.data.splits import official_split as official_split
+from xray_lightning.data.splits import patient_split as patient_split
+from xray_lightning.data.transforms import augment_light as augment_light
+from xray_lightning.data.transforms import augment_none as augment_none
+from xray_lightning.data.transforms import augment_rsna as augment_rsna
+from xray_lightning.data.transforms import augment_xray14 as augment_xray14
+from xray_lightning.deploy.classifier import Classifier as Classifier
+from xray_lightning.deploy.classifier import load_classifier as load_classifier
+from xray_lightning.errors import CacheError as CacheError
+from xray_lightning.errors import CheckpointError as CheckpointError
+from xray_lightning.errors import ConfigError as ConfigError
+from xray_lightning.errors import DataError as DataError
+from xray_lightning.errors import DataNotFoundError as DataNotFoundError
+from xray_lightning.errors import InvalidImageError as InvalidImageError
+from xray_lightning.errors import MissingImagesError as MissingImagesError
+from xray_lightning.errors import NonFiniteLossError as NonFiniteLossError
+from xray_lightning.errors import OutputError as OutputError
+from xray_lightning.errors import SplitError as SplitError
+from xray_lightning.errors import TableError as TableError
+from xray_lightning.errors import WeightsError as WeightsError
+from xray_lightning.errors import XrayError as XrayError
+from xray_lightning.evaluation.predict import predict_subset as predict_subset
+from xray_lightning.evaluation.predict import summarise as summarise
+from xray_lightning.evaluation.predictions import Predictions as Predictions
+from xray_lightning.evaluation.predictions import read_predictions as read_predictions
+from xray_lightning.evaluation.predictions import write_predictions as write_predictions
+from xray_lightning.evaluation.scores import read_scores as read_scores
+from xray_lightning.explain import class_map as class_map
+from xray_lightning.explain import class_maps as class_maps
+from xray_lightning.explain.heatmaps import HeatMaps as HeatMaps
+from xray_lightning.models.attention import CBAM as CBAM
+from xray_lightning.models.network import XrayNet as XrayNet
+from xray_lightning.records import Box as Box
+from xray_lightning.records import Record as Record
+from xray_lightning.report.gallery import make_heat_maps as make_heat_maps
+from xray_lightning.training.callbacks.averaging import EMA as EMA
+from xray_lightning.training.callbacks.freezing import FreezeBackbone as FreezeBackbone
+from xray_lightning.training.losses import BCE as BCE
+from xray_lightning.training.losses import Asymmetric as Asymmetric
+from xray_lightning.training.losses import ClassBalanced as ClassBalanced
+from xray_lightning.training.losses import Focal as Focal
+from xray_lightning.training.losses import WeightedBCE as WeightedBCE
+from xray_lightning.training.optim import Constant as Constant
+from xray_lightning.training.optim import Cosine as Cosine
+from xray_lightning.training.optim import Plateau as Plateau
+from xray_lightning.training.optim import Step as Step
+from xray_lightning.training.ranking import PairwiseAUC as PairwiseAUC
+from xray_lightning.training.task import XrayTask as XrayTask
+
+__version__: Final[str]
+_NAMES: Final[dict[str, list[str]]]
+_HOMES: Final[dict[str, str]]

@@ -1,0 +1,49 @@
+"""Files of earlier versions in today's names: what format 1 called things."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# A class in the settings of format 1 -> its public name of today.
+_TARGETS = {
+    **{
+        f"losses.{name}": name
+        for name in ("BCE", "WeightedBCE", "Focal", "Asymmetric", "ClassBalanced")
+    },
+    **{f"optim.{name}": name for name in ("Constant", "Cosine", "Step", "Plateau")},
+    **{f"data.samplers.{name}": f"{name}_sampler" for name in ("uniform",)},
+    "data.samplers.disease_balanced": "disease_balanced_sampler",
+    "data.samplers.patient_balanced": "patient_balanced_sampler",
+    **{f"data.transforms.{name}": f"augment_{name}" for name in ("none", "light", "rsna")},
+    "data.transforms.xray14": "augment_xray14",
+    **{
+        f"data.splits.{name}_split": f"{name}_split"
+        for name in ("auto", "csv", "image", "kfold", "lists", "official", "patient")
+    },
+    "data.csv.CsvTable": "CsvTable",
+    "data.nih.ChestXray14": "ChestXray14",
+    "data.phantom.Phantom": "Phantom",
+    "data.rsna.Rsna": "Rsna",
+    "models.network.XrayNet": "XrayNet",
+    "ranking.PairwiseAUC": "PairwiseAUC",
+    "report.gallery.heat_maps": "make_heat_maps",
+    "cli.multirun.Comparison": "SweepTable",
+}
+TARGETS = {f"xray_lightning.{old}": f"xray_lightning.{new}" for old, new in _TARGETS.items()}
+
+
+def upgrade_settings(settings: Any) -> Any:
+    """Settings with every ``_target_`` of format 1 under its public name of today.
+
+    Args:
+        settings: plain values, nested to any depth; those of today come back equal.
+    """
+    if isinstance(settings, Mapping):
+        return {
+            key: TARGETS.get(entry, entry)
+            if key == "_target_" and isinstance(entry, str)
+            else upgrade_settings(entry)
+            for key, entry in settings.items()
+        }
+    if isinstance(settings, list | tuple):
+        return type(settings)(upgrade_settings(entry) for entry in settings)
+    return settings
