@@ -153,7 +153,7 @@ def test_make_split_keeps_sorted_frozen_parts() -> None:
     ("subsets", "message"),
     [
         ({"train": [0], "test": [1]}, r"the parts train, val, test, got \['test', 'train'\]"),
-        ({"train": [0], "val": [], "test": [1]}, "the val part is empty: give it a larger"),
+        ({"train": [0], "val": [], "test": [1]}, "the val set is empty: give it a larger"),
         ({"train": [0], "val": [1], "test": [4]}, "test set has positions 4 to 4, .* 0 to 3"),
         ({"train": [0, 2], "val": [1], "test": [2]}, r"1 images .* first is i2 \(train and test"),
         ({"train": [0, 0], "val": [1], "test": [2]}, "1 images stand twice .* i0"),
