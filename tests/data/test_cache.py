@@ -20,10 +20,9 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from xray_lightning.data.cache import ImageCache, load_cache, open_cache
+from xray_lightning.data.cache import ImageCache, Manifest, load_cache, open_cache, reserve
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.geometry import box_to_square, fit_square, padding
-from xray_lightning.data.manifest import cache_facts, check_space, folder_name, reserve
 from xray_lightning.errors import CacheError, ConfigError, InvalidImageError
 from xray_lightning.records import Record
 
@@ -68,9 +67,9 @@ class Noise:
         return {"kind": "noise"}
 
 
-def opened(source: Noise, root: Path, **settings) -> ImageCache:
-    arguments = {"size": SIZE, "root": root, "workers": 2, "progress": False} | settings
-    return open_cache(source, source.records, **arguments)
+def build(source: Noise, root: Path, **settings) -> ImageCache:
+    arguments = {"size": SIZE, "workers": 2, "progress": False} | settings
+    return open_cache(source, source.records, root=root, **arguments)
 
 
 def assert_golden(cache: ImageCache, source: Noise) -> None:
@@ -92,7 +91,7 @@ def start_build(root: Path, count: int, delay: float) -> subprocess.Popen[str]:
 
 
 def flags_of(source: Noise, root: Path) -> np.ndarray:
-    folder = root / folder_name(cache_facts(source, source.records, SIZE))
+    folder = root / Manifest.of(source, source.records, SIZE).folder_name
     return np.fromfile(folder / "done.bin", dtype=np.uint8)
 
 
@@ -165,7 +164,7 @@ def test_padding_is_centred() -> None:
 
 def test_cache_holds_what_fit_square_gives(tmp_path: Path) -> None:
     source = Noise(30)
-    cache = opened(source, tmp_path)
+    cache = build(source, tmp_path)
     assert cache.images.shape == (30, SIZE, SIZE)
     assert cache.images.dtype == np.uint8
     assert cache.sizes.dtype == np.int32
@@ -176,16 +175,16 @@ def test_cache_holds_what_fit_square_gives(tmp_path: Path) -> None:
 
 def test_each_image_is_decoded_once(tmp_path: Path) -> None:
     source = Noise(30)
-    opened(source, tmp_path)
+    build(source, tmp_path)
     assert len(source.reads) == 30
     again = Noise(30)
-    cache = opened(again, tmp_path)
+    cache = build(again, tmp_path)
     assert len(again.reads) == SPOT
     assert_golden(cache, again)
 
 
 def test_folder_and_manifest_are_readable(tmp_path: Path) -> None:
-    cache = opened(Noise(5), tmp_path)
+    cache = build(Noise(5), tmp_path)
     assert cache.path.name.startswith("noise-16px-")
     assert len(cache.path.name) == len("noise-16px-") + 12
     manifest = json.loads((cache.path / "manifest.json").read_text())
@@ -199,11 +198,11 @@ def test_folder_and_manifest_are_readable(tmp_path: Path) -> None:
 def test_other_facts_other_folder(tmp_path: Path) -> None:
     source, records = Noise(5), Noise(5).records
     names = {
-        folder_name(cache_facts(source, records, 16)),
-        folder_name(cache_facts(source, records, 17)),
-        folder_name(cache_facts(source, records[::-1], 16)),
-        folder_name(cache_facts(source, records[:4], 16)),
-        folder_name(cache_facts(Noise(5, name="other"), records, 16)),
+        Manifest.of(source, records, 16).folder_name,
+        Manifest.of(source, records, 17).folder_name,
+        Manifest.of(source, records[::-1], 16).folder_name,
+        Manifest.of(source, records[:4], 16).folder_name,
+        Manifest.of(Noise(5, name="other"), records, 16).folder_name,
     }
     assert len(names) == 5
 
@@ -211,7 +210,7 @@ def test_other_facts_other_folder(tmp_path: Path) -> None:
 def test_threads_are_bounded_and_opencv_is_left_as_it_was(tmp_path: Path) -> None:
     before = cv2.getNumThreads()
     source = Noise(40, delay=0.002)
-    opened(source, tmp_path, workers=3)
+    build(source, tmp_path, workers=3)
     decoding = {name for name in source.threads if name.startswith("decode")}
     assert len(decoding) == 3
     assert 1 in source.opencv_threads
@@ -220,20 +219,20 @@ def test_threads_are_bounded_and_opencv_is_left_as_it_was(tmp_path: Path) -> Non
 
 def test_default_workers_are_the_available_cores(tmp_path: Path) -> None:
     source = Noise(40, delay=0.002)
-    opened(source, tmp_path, workers=None)
+    build(source, tmp_path, workers=None)
     decoding = {name for name in source.threads if name.startswith("decode")}
     assert len(decoding) == available_cores() <= (os.cpu_count() or 1)
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    opened(Noise(30), tmp_path, progress=lambda done, count: told.append((done, count)))
+    build(Noise(30), tmp_path, progress=lambda done, count: told.append((done, count)))
     assert told[-1] == (30, 30)
     assert told == sorted(told)
 
 
 def test_progress_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    opened(Noise(30), tmp_path, progress=True)
+    build(Noise(30), tmp_path, progress=True)
     captured = capsys.readouterr()
     assert "30/30" in captured.err
     assert "images/s" in captured.err
@@ -241,7 +240,7 @@ def test_progress_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_pickle_holds_no_pixels(tmp_path: Path) -> None:
-    cache = opened(Noise(30), tmp_path)
+    cache = build(Noise(30), tmp_path)
     text = pickle.dumps(cache)
     assert len(text) < 500
     np.testing.assert_array_equal(pickle.loads(text).images, cache.images)
@@ -250,7 +249,7 @@ def test_pickle_holds_no_pixels(tmp_path: Path) -> None:
 def test_disk_space_is_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reserve(tmp_path / "a", 1 << 20)
     monkeypatch.delattr(os, "posix_fallocate", raising=False)  # as on macOS
-    monkeypatch.setattr("xray_lightning.data.manifest.CHUNK", 300_000)
+    monkeypatch.setattr("xray_lightning.data.cache.CHUNK", 300_000)
     reserve(tmp_path / "b", 1 << 20)
     for name in "ab":
         assert (tmp_path / name).read_bytes() == bytes(1 << 20)
@@ -270,7 +269,7 @@ def test_resume_after_kill(tmp_path: Path) -> None:
     process.communicate()
     done = done_so_far(source, tmp_path)
     assert 0 < done < 400
-    cache = opened(source, tmp_path)
+    cache = build(source, tmp_path)
     assert len(source.reads) == 400 - done + SPOT
     assert_golden(cache, source)
 
@@ -299,14 +298,14 @@ def test_error_in_the_middle_loses_nothing(tmp_path: Path) -> None:
         if done >= 20:
             raise KeyboardInterrupt
 
-    source = Noise(100)
+    source = Noise(100, delay=0.01)
     with pytest.raises(KeyboardInterrupt):
-        opened(source, tmp_path, progress=stop)
+        build(source, tmp_path, progress=stop)
     done = int(flags_of(source, tmp_path).sum())
     assert done >= 20
     told: list[int] = []
     again = Noise(100)
-    cache = opened(again, tmp_path, progress=lambda done, count: told.append(done))
+    cache = build(again, tmp_path, progress=lambda done, count: told.append(done))
     assert len(again.reads) == 100 - done + SPOT
     assert told[0] > done
     assert_golden(cache, again)
@@ -316,7 +315,7 @@ def test_bug_in_the_source_is_raised_as_it_is(tmp_path: Path) -> None:
     source = Noise(20)
     source.read = lambda record: 1 / 0  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):
-        opened(source, tmp_path)
+        build(source, tmp_path)
 
 
 def test_second_process_waits_and_decodes_nothing(
@@ -327,7 +326,7 @@ def test_second_process_waits_and_decodes_nothing(
     process.stdout.readline()
     source = Noise(150)
     with caplog.at_level(logging.WARNING):
-        cache = opened(source, tmp_path)
+        cache = build(source, tmp_path)
     assert "waiting for another process that is building the image cache" in caplog.text
     assert len(source.reads) == SPOT
     assert_golden(cache, source)
@@ -336,21 +335,21 @@ def test_second_process_waits_and_decodes_nothing(
 
 
 def test_finished_cache_opens_without_the_lock(tmp_path: Path) -> None:
-    folder = opened(Noise(5), tmp_path).path
+    folder = build(Noise(5), tmp_path).path
     with FileLock(folder.with_name(f"{folder.name}.lock")):
-        opened(Noise(5), tmp_path)
+        build(Noise(5), tmp_path)
 
 
 def test_all_unreadable_images_are_named_and_the_rest_is_kept(tmp_path: Path) -> None:
     broken = [f"{n:04d}.png" for n in (3, 9, 17, 20, 33, 41, 49)]
     with pytest.raises(InvalidImageError) as caught:
-        opened(Noise(50, broken=broken), tmp_path)
+        build(Noise(50, broken=broken), tmp_path)
     text = str(caught.value)
     assert text.startswith("7 of 50 images are unreadable:\n  0003.png: 0003.png is truncated\n")
     assert "0033.png is truncated\n  ...\nAll others are cached" in text
     assert "0041" not in text
     mended = Noise(50)
-    cache = opened(mended, tmp_path)
+    cache = build(mended, tmp_path)
     assert len(mended.reads) == 7 + SPOT
     assert_golden(cache, mended)
 
@@ -363,7 +362,7 @@ def test_missing_file_counts_as_unreadable(tmp_path: Path) -> None:
 
     source.read = read  # type: ignore[method-assign]
     with pytest.raises(InvalidImageError, match=r"3 of 3 images are unreadable:\n  0000.png: gone"):
-        opened(source, tmp_path)
+        build(source, tmp_path)
 
 
 # --- refusals -----------------------------------------------------------------------------------
@@ -373,14 +372,12 @@ def test_full_disk_is_found_before_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2_500_000_000))
-    check_space(tmp_path, 2_500_000_000)
-    with pytest.raises(CacheError, match=r"needs 7\.35 GB but 2\.50 GB are free at .*cache_dir="):
-        check_space(tmp_path, 7_350_000_000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=7 * 10**9))
     source = Noise(5)
-    with pytest.raises(CacheError, match=r"cache_dir=DIR"):
-        opened(source, tmp_path)
+    with pytest.raises(
+        CacheError, match=r"needs 8\.00 GB but 7\.00 GB are free at .*cache_dir=DIR"
+    ):
+        build(source, tmp_path, size=40_000)
     assert not source.reads
 
 
@@ -392,14 +389,14 @@ def test_reservation_that_fails_leaves_nothing(
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(CacheError, match=r"cannot reserve .*No space left.*cache_dir=DIR"):
-        opened(Noise(5), tmp_path)
+        build(Noise(5), tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 def test_root_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match=r"cannot use the image cache .*cache_dir=DIR"):
-        opened(Noise(5), tmp_path / "file" / "cache")
+        build(Noise(5), tmp_path / "file" / "cache")
 
 
 @pytest.mark.parametrize(
@@ -407,22 +404,25 @@ def test_root_that_is_a_file(tmp_path: Path) -> None:
     [
         ({"size": 0}, "at least 1 pixel, got 0"),
         ({"workers": 0}, "workers must be at least 1 .* got 0"),
+        ({"size": 2.0}, "at least 1 pixel, got 2.0"),
     ],
 )
 def test_bad_settings(tmp_path: Path, settings: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        opened(Noise(5), tmp_path, **settings)
+        build(Noise(5), tmp_path, **settings)
+    with pytest.raises(ConfigError, match="cache_dir must name a folder, got None"):
+        build(Noise(5), None)
 
 
 def test_no_records(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no images to cache"):
-        opened(Noise(0), tmp_path)
+        build(Noise(0), tmp_path)
 
 
 def test_source_files_that_changed_are_noticed(tmp_path: Path) -> None:
-    opened(Noise(20), tmp_path)
+    build(Noise(20), tmp_path)
     with pytest.raises(CacheError, match=r"source files have changed since\. Delete this folder"):
-        opened(Noise(20, seed=1), tmp_path)
+        build(Noise(20, seed=1), tmp_path)
 
 
 def edit_manifest(folder: Path, **facts: object) -> None:
@@ -437,24 +437,24 @@ def edit_manifest(folder: Path, **facts: object) -> None:
         (lambda f: edit_manifest(f, decoder="x"), "decoder is 'x' there, here it is 'opencv"),
         (lambda f: edit_manifest(f, identity={}), "identity is {} there"),
         (lambda f: (f / "manifest.json").write_text("{"), "manifest.json is damaged"),
-        (lambda f: (f / "manifest.json").write_text("[]"), "it holds no object"),
+        (lambda f: (f / "manifest.json").write_text("[]"), "manifest.json is damaged"),
         (lambda f: (f / "manifest.json").unlink(), "manifest.json is gone"),
         (lambda f: os.truncate(f / "images.bin", 999), "images.bin has 999 bytes instead of 1280"),
         (lambda f: (f / "sizes.bin").unlink(), "sizes.bin has None bytes instead of 40"),
     ],
 )
 def test_cache_that_does_not_match_is_refused(tmp_path: Path, damage, message: str) -> None:
-    damage(opened(Noise(5), tmp_path).path)
+    damage(build(Noise(5), tmp_path).path)
     with pytest.raises(CacheError, match=message):
-        opened(Noise(5), tmp_path)
+        build(Noise(5), tmp_path)
 
 
 def test_half_made_folder_is_started_anew(tmp_path: Path) -> None:
     source = Noise(5)
-    folder = tmp_path / folder_name(cache_facts(source, source.records, SIZE))
+    folder = tmp_path / Manifest.of(source, source.records, SIZE).folder_name
     folder.mkdir()
     (folder / "done.bin").write_bytes(bytes(5))  # killed before there was a manifest
-    assert_golden(opened(source, tmp_path), source)
+    assert_golden(build(source, tmp_path), source)
 
 
 def test_load_cache_needs_a_cache(tmp_path: Path) -> None:
@@ -464,7 +464,7 @@ def test_load_cache_needs_a_cache(tmp_path: Path) -> None:
 
 def main() -> None:
     root, count, delay = sys.argv[1:]
-    opened(
+    build(
         Noise(int(count), delay=float(delay)),
         Path(root),
         progress=lambda done, _: print(done, flush=True),
@@ -473,8 +473,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-def test_root_that_is_no_path() -> None:
-    with pytest.raises(ConfigError, match="cache_dir must name a folder, got None"):
-        opened(Noise(1), None)

@@ -2,14 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from xray_lightning.data.cache import ImageCache, load_cache, open_cache
+from xray_lightning.data.cache import ImageCache, Manifest, load_cache, open_cache
 from xray_lightning.data.geometry import fit_square
-from xray_lightning.data.manifest import cache_facts, folder_name
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.errors import CacheError, InvalidImageError
 from xray_lightning.records import Record
@@ -85,20 +85,20 @@ def test_rows_flagged_but_never_written_are_noticed(tmp_path: Path) -> None:
     source = Broken(4, size=32)
     with pytest.raises(InvalidImageError):
         opened(tmp_path, source)
-    folder = tmp_path / folder_name(cache_facts(source, RECORDS, SIZE))
+    folder = tmp_path / Manifest.of(source, RECORDS, SIZE).folder_name
     (folder / "done.bin").write_bytes(bytes([1] * 5))
     with pytest.raises(CacheError, match="row 2 "):
         load_cache(folder).square(2)
 
 
 def test_a_cache_without_checksums_is_built_again(tmp_path: Path) -> None:
-    facts = cache_facts(SOURCE, RECORDS, SIZE)
-    old = tmp_path / folder_name(facts | {"format": 1})
+    manifest = Manifest.of(SOURCE, RECORDS, SIZE)
+    old = tmp_path / replace(manifest, format=1).folder_name
     shutil.copytree(opened(tmp_path).path, old)
     (old / "sums.bin").unlink()
-    shutil.rmtree(tmp_path / folder_name(facts))
+    shutil.rmtree(tmp_path / manifest.folder_name)
     assert_golden(opened(tmp_path), set(range(5)))
-    manifest = tmp_path / folder_name(facts) / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 1}))
+    path = tmp_path / manifest.folder_name / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
     with pytest.raises(CacheError, match=r"format is 1 there, here it is 2\. Delete this folder"):
         opened(tmp_path)

@@ -2,58 +2,129 @@
 
 112,120 images at 256 px are 7.3 GB on disk and never in memory. A build that was stopped, even
 by SIGKILL, goes on where it was; two runs at once build one cache.
+
+::
+
+    <source>-<size>px-<12 hex digits of the manifest>/
+        manifest.json   what the cache was made from, readable
+        ids.txt         one image id a line, in the order of the arrays
+        images.bin      (N, S, S) uint8
+        sizes.bin       (N, 2) int32, little-endian: height and width of each original
+        sums.bin        (N,) uint32, little-endian: checksum of each image, its size and its row
+        done.bin        (N,) uint8: 1 once all of that is on disk
 """
 
+import hashlib
+import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import math
+import os
+import shutil
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Any, Literal
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from xray_lightning.data.decoding import ProgressHook, available_cores, decode_missing
-from xray_lightning.data.geometry import fit_square
-from xray_lightning.data.manifest import (
-    REMEDY,
-    Facts,
-    cache_facts,
-    check_folder,
-    create_folder,
-    folder_name,
-    open_arrays,
-    read_manifest,
-    refused,
-    row_sum,
-)
+from xray_lightning.data.decoding import available_cores, decode_all, single_threaded_opencv
+from xray_lightning.data.dicom import tally
+from xray_lightning.data.geometry import RULE, fit_square
+from xray_lightning.data.images import noting
 from xray_lightning.data.source import Source
-from xray_lightning.errors import CacheError, ConfigError, InvalidImageError
+from xray_lightning.errors import CacheError, ConfigError, DataError, InvalidImageError, OutputError
 from xray_lightning.records import Record
+from xray_lightning.writing import open_replacing, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
+ProgressHook = Callable[[int, int], None]  # images done, images in all
+
+MANIFEST = "manifest.json"
+REMEDY = "choose another folder with cache_dir=DIR"
+CHUNK = 1 << 24  # bytes written at a time where space cannot be reserved
 SPOT_CHECKS = 4
 NAMED_FAILURES = 5
+SYNC_SECONDS = 1.0  # about what a crash can lose
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that determines the bytes of a cache; other values, another folder."""
+
+    source: str
+    identity: dict[str, str | int | float | bool]  # see ``Source.identity``
+    images: int
+    ids_sha256: str  # of the image ids in their order, a line each
+    size: int  # side of the squares in pixels
+    format: int = 2  # of the folder; 1 had no checksums
+    decoder: str = f"opencv {cv2.__version__}"
+    geometry: str = RULE
+
+    @classmethod
+    def of(cls, source: Source, records: Sequence[Record], size: int) -> "Manifest":
+        """The manifest of some records of a source."""
+        ids = "\n".join(record.image_id for record in records)
+        digest = hashlib.sha256(ids.encode()).hexdigest()
+        return cls(source.name, dict(source.identity()), len(records), digest, size)
+
+    @property
+    def folder_name(self) -> str:
+        """``<source>-<size>px-<12 hex digits>``."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(text.encode("ascii")).hexdigest()[:12]
+        return f"{self.source}-{self.size}px-{digest}"
+
+    @property
+    def file_sizes(self) -> dict[str, int]:
+        """Bytes of each binary file."""
+        return {
+            f"{name}.bin": math.prod(shape) * np.dtype(kind).itemsize
+            for name, (shape, kind) in array_layout(self.images, self.size).items()
+        }
+
+    def check(self, folder: Path, stored: Mapping[str, Any]) -> None:
+        """Raise CacheError unless a folder with this stored manifest is the cache, files whole."""
+        for field in fields(self):
+            here, there = getattr(self, field.name), stored.get(field.name)
+            if there != here:
+                raise mismatch(folder, f"{field.name} is {there!r} there, here it is {here!r}")
+        for name, size in self.file_sizes.items():
+            path = folder / name
+            actual = path.stat().st_size if path.is_file() else None
+            if actual != size:
+                raise mismatch(folder, f"{name} has {actual} bytes instead of {size}")
 
 
 @dataclass(frozen=True, eq=False)
 class ImageCache:
-    """The images of a data set at their working size, read-only.
+    """The images of a data set at their working size, memory-mapped.
 
     Attributes:
         path: the cache folder.
-        images: memory map in the order of the records, (N, S, S) uint8.
+        images: in the order of the records, (N, S, S) uint8.
         sizes: height and width of each original, (N, 2) int32.
-        sums: checksum of each row, (N,) uint32.
+        sums: checksum of each row, (N,) uint32, see :func:`checksum`.
+        done: 1 where the row is on disk, (N,) uint8.
     """
 
     path: Path
     images: np.memmap[Any, np.dtype[np.uint8]]
     sizes: np.memmap[Any, np.dtype[np.int32]]
     sums: np.memmap[Any, np.dtype[np.uint32]]
+    done: np.memmap[Any, np.dtype[np.uint8]]
 
     def __reduce__(self) -> tuple[Callable[[Path], "ImageCache"], tuple[Path]]:
         """Pickle the path alone: NumPy would copy all images into every spawned worker."""
@@ -66,8 +137,8 @@ class ImageCache:
             CacheError: it is not what was decoded: a bad disk, a torn copy, a row never written.
         """
         image = np.array(self.images[row])
-        if row_sum(row, image, self.sizes[row]) != self.sums[row]:
-            raise refused(self.path, f"row {row:,} (ids.txt) is not as it was written")
+        if checksum(row, image, self.sizes[row]) != self.sums[row]:
+            raise mismatch(self.path, f"row {row:,} (ids.txt) is not as it was written")
         return image
 
 
@@ -80,7 +151,7 @@ def open_cache(
     workers: int | None = None,
     progress: bool | ProgressHook = True,
 ) -> ImageCache:
-    """Build what is missing of the cache of these records, then open it.
+    """Build what is missing of the cache of these records, then open it read-only.
 
     Args:
         source: reads the pixels; its name and identity belong to the cache.
@@ -92,41 +163,45 @@ def open_cache(
             (images done, images in all).
 
     Raises:
-        ConfigError: ``size`` or ``workers`` is below 1, ``root`` is no path, or there are no
+        ConfigError: ``size`` or ``workers`` is below 1, ``root`` is not a path, or there are no
             records.
         CacheError: the disk is too full or not writable, or the folder there does not match.
         InvalidImageError: images are unreadable; raised after all others were decoded.
     """
-    _check_settings(records, size, workers)
-    if not isinstance(root, str | Path):
-        raise ConfigError(f"cache_dir must name a folder, got {root!r}")
-    facts = cache_facts(source, records, size)
-    folder = Path(root) / folder_name(facts)
-    fresh = not folder.exists()
+    _check_settings(records, size, root, workers)
+    manifest = Manifest.of(source, records, size)
+    folder = Path(root) / manifest.folder_name
+    is_new = not folder.exists()
     try:
-        if not _is_complete(folder, facts):
+        found = _find(folder, manifest)  # needs no lock, and no right to write
+        if found is None or not found.done.all():
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(folder):
-                _build(source, records, folder, facts, workers or available_cores(), progress)
+            with _lock(folder):
+                if _find(folder, manifest) is None:
+                    _create(folder, manifest, records)
+                _fill(source, records, folder, workers or available_cores(), progress)
     except OSError as error:
         raise CacheError(f"cannot use the image cache {folder}: {error}; {REMEDY}") from error
     cache = load_cache(folder)
-    if not fresh:  # a cache just built was read from these very files
+    if not is_new:  # a cache just built was read from these very files
         spot_check(cache, source, records)
     return cache
 
 
-def load_cache(folder: Path) -> ImageCache:
-    """Open a finished cache folder, read-only and unchecked.
+def load_cache(folder: Path, mode: Literal["r", "r+"] = "r") -> ImageCache:
+    """Open a cache folder, unchecked; read-only, or "r+" to fill it.
 
     Raises:
         CacheError: there is no cache.
     """
-    facts = read_manifest(folder)
-    if facts is None:
+    stored = read_manifest(folder)
+    if stored is None:
         raise CacheError(f"there is no image cache at {folder}; {REMEDY}")
-    arrays = open_arrays(folder, facts["images"], facts["size"], "r")
-    return ImageCache(folder, arrays.images, arrays.sizes, arrays.sums)
+    arrays = {
+        name: np.memmap(folder / f"{name}.bin", dtype=kind, mode=mode, shape=shape)
+        for name, (shape, kind) in array_layout(stored["images"], stored["size"]).items()
+    }
+    return ImageCache(folder, **arrays)
 
 
 def spot_check(cache: ImageCache, source: Source, records: Sequence[Record]) -> None:
@@ -144,33 +219,70 @@ def spot_check(cache: ImageCache, source: Source, records: Sequence[Record]) -> 
         same_size = tuple(cache.sizes[row]) == image.shape
         square = fit_square(image, cache.images.shape[1])
         if not (same_size and np.array_equal(cache.square(row), square)):
-            raise refused(
+            raise mismatch(
                 cache.path,
                 f"{records[row].image_id} differs from the cached image, so the source files have "
                 "changed since",
             )
 
 
-def _check_settings(records: Sequence[Record], size: int, workers: int | None) -> None:
+def array_layout(count: int, size: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type of each array."""
+    return {
+        "images": ((count, size, size), "|u1"),
+        "sizes": ((count, 2), "<i4"),
+        "sums": ((count,), "<u4"),
+        "done": ((count,), "|u1"),
+    }
+
+
+def checksum(row: int, image: npt.NDArray[np.uint8], size: Sequence[int]) -> int:
+    """CRC-32 of a row's number, original height and width, and pixels (S, S): 13 us at 256 px."""
+    return zlib.crc32(image.tobytes(), zlib.crc32(struct.pack("<3q", row, *size)))
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a cache folder as stored, None if it has none yet."""
+    try:
+        return read_json(folder / MANIFEST)
+    except FileNotFoundError:
+        return None
+    except OutputError as error:
+        raise mismatch(folder, f"{MANIFEST} is damaged") from error
+
+
+def mismatch(folder: Path, reason: str) -> CacheError:
+    """The error for a folder that cannot be used, with its remedy."""
+    return CacheError(
+        f"the image cache {folder} does not match: {reason}. Delete this folder to build it again, "
+        f"or {REMEDY}"
+    )
+
+
+def _check_settings(
+    records: Sequence[Record], size: int, root: str | Path, workers: int | None
+) -> None:
     if not isinstance(size, int) or size < 1:
         raise ConfigError(f"image_size must be an integer of at least 1 pixel, got {size!r}")
     if workers is not None and workers < 1:
         raise ConfigError(f"workers must be at least 1 (or None: one per core), got {workers}")
     if not records:
         raise ConfigError("there are no images to cache: the list of records is empty")
+    if not isinstance(root, str | Path):
+        raise ConfigError(f"cache_dir must name a folder, got {root!r}")
 
 
-def _is_complete(folder: Path, facts: Facts) -> bool:
-    """Whether every image is there; needs no lock, and no right to write."""
-    found = read_manifest(folder)
-    if found is None:
-        return False
-    check_folder(folder, found, facts)
-    return bool(open_arrays(folder, facts["images"], facts["size"], "r").done.all())
+def _find(folder: Path, manifest: Manifest) -> ImageCache | None:
+    """The cache that is there, complete or not; only a folder with a manifest counts."""
+    stored = read_manifest(folder)
+    if stored is None:
+        return None
+    manifest.check(folder, stored)
+    return load_cache(folder)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> Iterator[None]:
     """Hold the cache folder alone among all processes; say so when another one has it."""
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
@@ -184,31 +296,153 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _build(
+def _create(folder: Path, manifest: Manifest, records: Sequence[Record]) -> None:
+    """Reserve all disk space, then write the manifest.
+
+    Raises:
+        CacheError: the space is not there, or an earlier cache lost its manifest.
+    """
+    done = folder / "done.bin"
+    if done.is_file() and any(done.read_bytes()):
+        raise mismatch(folder, f"{MANIFEST} is gone")
+    shutil.rmtree(folder, ignore_errors=True)  # what a run left that died while it reserved
+    needed, free = sum(manifest.file_sizes.values()), shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise CacheError(
+            f"the image cache needs {needed / 1e9:.2f} GB but {free / 1e9:.2f} GB are free at "
+            f"{folder.parent}: {REMEDY}, or a smaller image size"
+        )
+    folder.mkdir()
+    try:
+        for name, size in manifest.file_sizes.items():
+            reserve(folder / name, size)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise CacheError(f"cannot reserve the image cache {folder}: {error}; {REMEDY}") from error
+    with open_replacing(folder / "ids.txt") as file:
+        file.writelines(f"{record.image_id}\n" for record in records)
+    created = {"created": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_json(asdict(manifest) | created, folder / MANIFEST)
+
+
+def reserve(path: Path, size: int) -> None:
+    """Create a file of zeros whose blocks are really there.
+
+    A sparse file would be written through its memory map, where a full disk is a SIGBUS.
+    """
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        for start in range(0, size, CHUNK):  # macOS and Windows have no posix_fallocate
+            file.write(bytes(min(CHUNK, size - start)))
+
+
+def _fill(
     source: Source,
     records: Sequence[Record],
     folder: Path,
-    facts: Facts,
     workers: int,
     progress: bool | ProgressHook,
 ) -> None:
-    """Create the folder unless it is there, and decode what it lacks."""
-    found = read_manifest(folder)
-    if found is None:
-        create_folder(folder, facts, [record.image_id for record in records])
-    else:
-        check_folder(folder, found, facts)
-    failures = decode_missing(
-        source, records, folder, size=facts["size"], workers=workers, progress=progress
-    )
+    """Decode every image that is not done.
+
+    Raises:
+        InvalidImageError: names the first that are unreadable; all others are on disk.
+    """
+    cache = load_cache(folder, "r+")
+    rows = np.flatnonzero(cache.done == 0).tolist()
+    failures: dict[int, str] = {}
+    remarks: list[list[str]] = []
+
+    def decode(row: int) -> None:
+        record = records[row]
+        with noting() as notes:
+            try:
+                image = source.read(record)
+                square = fit_square(image, cache.images.shape[1])
+            except (DataError, OSError) as error:
+                failures[row] = f"{record.image_id}: {error}"
+            else:
+                cache.images[row], cache.sizes[row] = square, image.shape
+                cache.sums[row] = checksum(row, square, image.shape)
+                confirm(row)
+        if notes:
+            remarks.append(notes)
+
+    shown = _show_progress(progress, len(records), len(rows))
+    with single_threaded_opencv(), _syncing(cache) as confirm, shown as report:
+        decode_all(decode, rows, workers=workers, report=report)
+    if line := tally(remarks):
+        logger.warning("how images were read: %s", line)
     if failures:
-        raise InvalidImageError(_failure_text(failures, len(records)))
+        named = [failures[row] for row in sorted(failures)[:NAMED_FAILURES]]
+        more = ["..."] if len(failures) > NAMED_FAILURES else []
+        raise InvalidImageError(
+            f"{len(failures):,} of {len(records):,} images are unreadable:\n  "
+            + "\n  ".join(named + more)
+            + "\nAll others are cached. Download these again, or take their lines out of the label "
+            "table"
+        )
 
 
-def _failure_text(failures: Sequence[str], count: int) -> str:
-    named = "\n".join(f"  {failure}" for failure in failures[:NAMED_FAILURES])
-    more = "\n  ..." if len(failures) > NAMED_FAILURES else ""
-    return (
-        f"{len(failures):,} of {count:,} images are unreadable:\n{named}{more}\n"
-        "All others are cached. Download these again, or take their lines out of the label table"
-    )
+@contextmanager
+def _syncing(cache: ImageCache) -> Iterator[Callable[[int], None]]:
+    """Gives a function that sets the flag of a row, always after its pixels reached the disk.
+
+    The syncing has a thread of its own: fsync waits for the disk and would hold up the decoding.
+    (``memmap.flush`` keeps the interpreter lock while it waits, ``os.fsync`` does not.)
+    """
+    decoded: list[int] = []
+    stop = Event()
+
+    def sync() -> None:
+        rows = decoded[:]
+        for name in ("images", "sizes", "sums"):
+            _flush(cache.path / f"{name}.bin")
+        cache.done[rows] = 1
+        _flush(cache.path / "done.bin")
+        del decoded[: len(rows)]
+
+    def sync_regularly() -> None:
+        while not stop.wait(SYNC_SECONDS):
+            sync()
+
+    def confirm(row: int) -> None:
+        decoded.append(row)
+        if regular.done():
+            regular.result()  # raises what a sync raised
+
+    with ThreadPoolExecutor(1, thread_name_prefix="sync") as thread:
+        regular = thread.submit(sync_regularly)
+        try:
+            yield confirm
+        finally:
+            stop.set()
+            regular.result()
+            sync()
+
+
+def _flush(path: Path) -> None:
+    """Write the file's dirty pages to the disk, those of its memory maps included."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _show_progress(
+    progress: bool | ProgressHook, count: int, missing: int
+) -> Iterator[Callable[[int], object]]:
+    """A function of the images decoded now that reports those done of ``count``."""
+    before, start = count - missing, time.monotonic()
+    if callable(progress):
+        hook = progress
+        yield lambda decoded: hook(before + decoded, count)
+        return
+    columns = [TextColumn("decoding images"), BarColumn(), MofNCompleteColumn()]
+    columns += [TextColumn("{task.fields[rate]:,.0f} images/s"), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task("", total=count, completed=before, rate=0)
+        yield lambda decoded: bar.update(
+            task, completed=before + decoded, rate=decoded / (time.monotonic() - start)
+        )
