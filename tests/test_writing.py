@@ -130,8 +130,7 @@ WRITERS = {
     "cli/provenance.py": {"OmegaConf.save"},
     "cli/predict.py": {"open"},  # rows added one by one; a half one is cut off before the next run
     "data/files.py": {"open"},  # what was done, line by line; a half line means: do it again
-    "data/manifest.py": {"open"},  # the cache: what counts stands in done.bin
-    "data/decoding.py": {"open"},
+    "data/cache.py": {"open"},  # what counts stands in done.bin
 }
 WRITING = {"write_text", "write_bytes", "savez", "savez_compressed", "to_csv", "imwrite", "savefig"}
 WRITING |= {"to_json", "to_pickle", "tofile", "savetxt", "TemporaryDirectory", "mkstemp", "dump"}
