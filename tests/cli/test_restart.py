@@ -16,11 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from xray_lightning.cli import restart
 from xray_lightning.cli.build import own_cores
 from xray_lightning.cli.failures import STOPPED_BY
-from xray_lightning.cli.folders import claimed
 from xray_lightning.cli.overrides import composed, in_sweep
 from xray_lightning.cli.provenance import write_config
 from xray_lightning.cli.restart import clear, require_same_settings, sweep_run
 from xray_lightning.errors import ConfigError
+from xray_lightning.folders import lock_folder
 from xray_lightning.writing import HOST
 
 
@@ -135,7 +135,7 @@ def test_two_sweeps_at_once(
     tmp_path: Path, trained: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The run that the other one trains is left to it and not marked."""
-    with claimed(tmp_path):
+    with lock_folder(tmp_path):
         assert sweep_run(settings(tmp_path)) is None
     assert f"({os.getpid()} on {HOST})" in caplog.text
     assert trained == []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from xray_lightning.cli.folders import claimed
+from xray_lightning.folders import lock_folder
 
 pytestmark = pytest.mark.slow
 
@@ -143,7 +143,7 @@ def test_a_sweep_stops_as_a_whole(launcher: list[str], tmp_path: Path) -> None:
     assert not (tmp_path / "sweep/2").exists()
     assert not [path for path in tmp_path.rglob(".*") if path.is_dir()]
     for run in (tmp_path / "sweep").glob("[01]"):  # joblib kills its processes while they write
-        with claimed(run):  # as the next start does
+        with lock_folder(run):  # as the next start does
             assert not list(run.rglob(".*.partial"))
 
 

@@ -12,7 +12,6 @@ from rich.table import Table
 from xray_lightning.audit.columns import plain
 from xray_lightning.audit.duplicates import CORRELATION, DISTANCE, SIDE, duplicates
 from xray_lightning.audit.run import Facts, audit_facts, gist
-from xray_lightning.cli.folders import writable
 from xray_lightning.cli.overrides import boolean, composed, integer, make, taken_out
 from xray_lightning.cli.tables import empty_table, number, show
 from xray_lightning.cli.watching import watched
@@ -24,6 +23,7 @@ from xray_lightning.data.source import Source, readable_records
 from xray_lightning.data.splits import SUBSETS, Split
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import Predictions, read_own
+from xray_lightning.folders import prepare_folder
 from xray_lightning.report.audit_page import audit_page
 from xray_lightning.report.page import p_text
 from xray_lightning.writing import open_replacing, write_json
@@ -55,7 +55,7 @@ def audit(overrides: Sequence[str], as_json: bool) -> None:
     if predictions and source.missing and source.allow_missing:
         source.records = readable_records(source)  # of which the run made its split
     split = any_split(config, source)
-    folder = writable(run_dir or Path("outputs") / f"audit_{source.name}_{split.fingerprint}")
+    folder = prepare_folder(run_dir or Path("outputs") / f"audit_{source.name}_{split.fingerprint}")
     compare = boolean("duplicates", own["duplicates"])
     leaks = {
         "duplicates": duplicate_facts(config, source, split) if compare else None,

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from xray_lightning.cli.folders import writable
 from xray_lightning.cli.folds import data_title, pooled_tables
 from xray_lightning.cli.overrides import labels_asked
 from xray_lightning.cli.tables import empty_table, number, show
@@ -19,6 +18,7 @@ from xray_lightning.data.splits import fingerprint
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.evaluation.sweep import read_runs
+from xray_lightning.folders import prepare_folder
 from xray_lightning.metrics.compare import Comparison, Difference, compare
 from xray_lightning.records import patients_text
 from xray_lightning.writing import write_json
@@ -51,7 +51,7 @@ def compare_runs(
     for path, predictions in (*sides[0], *sides[1]):
         require_same_images(sides[0][0][0], reference, path, predictions)
     if out is not None:
-        writable(out)
+        prepare_folder(out)
     runs = [[table.scores[_order(table, reference)] for _, table in side] for side in sides]
     found = compare(
         reference.labels,

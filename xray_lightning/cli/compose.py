@@ -21,7 +21,6 @@ from xray_lightning.cli.build import (
     trainer_from,
 )
 from xray_lightning.cli.conclusion import conclude
-from xray_lightning.cli.folders import writable
 from xray_lightning.cli.judging import Judged
 from xray_lightning.cli.overrides import in_sweep
 from xray_lightning.cli.processes import quieten, started_outside
@@ -36,6 +35,7 @@ from xray_lightning.errors import ConfigError, SplitError
 from xray_lightning.evaluation.predict import Summary, predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions, write_predictions
 from xray_lightning.explain.heatmaps import HeatMaps
+from xray_lightning.folders import prepare_folder
 from xray_lightning.report.calls import Panel
 from xray_lightning.report.figures import (
     curves_figure,
@@ -83,7 +83,7 @@ def fit(
     describe(config, data, task, trainer)
     if trainer.is_global_zero:
         (run / "metrics.json").unlink(missing_ok=True)  # of a finished run that is taken further
-        write_config(task.description.config, writable(run))
+        write_config(task.description.config, prepare_folder(run))
         write_environment(config, data, trainer, run)
         draw_data(data, run)
     train(trainer, task, data, last)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from xray_lightning.cli.failures import PartialError
-from xray_lightning.cli.folders import claimed
 from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watched
 from xray_lightning.data.conversion import FAILED, HEADER, Job, Outcome, convert, find_dicom, plan
@@ -17,6 +16,7 @@ from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.dicom import tally
 from xray_lightning.data.files import Ledger
 from xray_lightning.data.tables import existing_folder
+from xray_lightning.folders import lock_folder
 from xray_lightning.writing import write_table
 
 
@@ -42,7 +42,7 @@ def convert_tree(
     root = existing_folder(root, "The DICOM files were to be found there").resolve()
     sources, others = find_dicom(root)
     outcomes: list[Outcome] = []
-    with claimed(out):
+    with lock_folder(out):
         planned = plan(sources, root, out, bits=bits, rename=rename)
         jobs = [replace(job, frame=frame, colour=colour) for job in planned]
         ledger = Ledger(out / ".convert.done")

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from xray_lightning.cli.folders import writable
 from xray_lightning.cli.overrides import composed, make
 from xray_lightning.cli.tables import counts_table, show
 from xray_lightning.cli.watching import watched
 from xray_lightning.data.cache import open_cache
 from xray_lightning.data.source import Source, readable_records, usage_notes
 from xray_lightning.data.splits import SUBSETS, Split
+from xray_lightning.folders import prepare_folder
 from xray_lightning.records import patient_ids, patients_known, patients_text, target_matrix
 from xray_lightning.writing import write_json
 
@@ -36,7 +36,7 @@ def data(overrides: Sequence[str], as_json: bool) -> None:
     source: Source = make(config.data)
     facts = data_facts(source, make(config.split)(source.records, source.official))
     if run_dir is not None:
-        write_json(facts, writable(run_dir) / "data.json")
+        write_json(facts, prepare_folder(run_dir) / "data.json")
     if as_json:
         print(json.dumps(facts, indent=2))
         return

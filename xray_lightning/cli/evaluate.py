@@ -12,7 +12,6 @@ from xray_lightning.checkpoint import Checkpoint, Description, load_checkpoint, 
 from xray_lightning.cli.build import data_from, prepare_process
 from xray_lightning.cli.compose import LOG, mean_line, score
 from xray_lightning.cli.conclusion import subset_facts
-from xray_lightning.cli.folders import writable
 from xray_lightning.cli.judging import Judged, fitted_labels, verdict_of
 from xray_lightning.cli.overrides import boolean, labels_asked, overridden, split_run_dir, taken_out
 from xray_lightning.cli.priors import require_prior, wanted_priors
@@ -28,6 +27,7 @@ from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.evaluation.overlap import separated
 from xray_lightning.evaluation.predict import Summary
 from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.folders import prepare_folder
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import write_json
 
@@ -155,7 +155,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
     lines: list[Table | str] = []
     for subset, split in found.splits.items():
         data.split = split
-        place = writable(folder if subset == "test" else folder / subset)
+        place = prepare_folder(folder if subset == "test" else folder / subset)
         summary, predictions = score(config, data, task, place, ("test",))
         summaries[subset] = summary["test"]
         if first_process():

@@ -21,7 +21,6 @@ from xray_lightning.cli.explain_settings import (
     trained_like,
 )
 from xray_lightning.cli.explain_tables import explain_lines
-from xray_lightning.cli.folders import writable
 from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watching
 from xray_lightning.data.datamodule import XrayDataModule
@@ -34,6 +33,7 @@ from xray_lightning.explain.located import Located, boxed_places, located_subset
 from xray_lightning.explain.overlays import overlays
 from xray_lightning.explain.sanity.facts import finding_to_test, subset_saliency
 from xray_lightning.explain.sanity.verdicts import FEWEST
+from xray_lightning.folders import prepare_folder
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report.gallery import gallery_figure, hits_and_misses
 from xray_lightning.report.saliency import saliency_figure
@@ -75,7 +75,9 @@ def explained(checkpoint: Path, overrides: Sequence[str]) -> dict[Path, Facts]:
     others = trained_like(settings.seeds, found, permuted=False)
     shuffled = trained_like(settings.permuted, found, permuted=True)
     folder = folder_of(found, settings)
-    places = {name: writable(folder if name == "test" else folder / name) for name in found.splits}
+    places = {
+        name: prepare_folder(folder if name == "test" else folder / name) for name in found.splits
+    }
     every = {}
     for name, place in places.items():
         found.data.split = found.splits[name]

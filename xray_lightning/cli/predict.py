@@ -12,7 +12,6 @@ from typing import Any, TextIO
 import cv2
 
 from xray_lightning.cli.failures import PartialError
-from xray_lightning.cli.folders import claimed
 from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watched
 from xray_lightning.data.dicom import tally
@@ -22,6 +21,7 @@ from xray_lightning.data.images import READER_VERSION
 from xray_lightning.deploy.classifier import Classifier, Scored, load_classifier
 from xray_lightning.errors import ConfigError, OutputError, TableError
 from xray_lightning.evaluation.predictions import SCORE
+from xray_lightning.folders import lock_folder
 from xray_lightning.writing import (
     for_spreadsheet,
     from_spreadsheet,
@@ -50,7 +50,7 @@ def predict(
     found = find_images(names)
     classifier = load_classifier(checkpoint, device=device)
     cv2.setNumThreads(1)  # the files are decoded in threads already
-    with claimed(folder):
+    with lock_folder(folder):
         _require_same(folder, _facts(checkpoint, classifier))
         _note_skipped(found, folder)
         stamps = {str(path): file_stamp(path) for path in found.images}

@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint
 from xray_lightning.cli.compose import fit
 from xray_lightning.cli.failures import STOPPED_BY, user_message
-from xray_lightning.cli.folders import LockedError, claimed
 from xray_lightning.cli.keys import require_known_keys
 from xray_lightning.cli.overrides import boolean, in_sweep, overridden, taken_out
 from xray_lightning.cli.processes import first_process, quieten
@@ -21,6 +20,7 @@ from xray_lightning.cli.tables import number, show
 from xray_lightning.cli.trust import read_config, require_trusted
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
+from xray_lightning.folders import LockedError, lock_folder
 from xray_lightning.writing import entries_of, read_json, write_json
 
 LOG = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def started(config: DictConfig, source: Source | None = None) -> float | None:
     quieten()  # before the first line of the log
     require_known_keys(config)
     run = Path(config.resume or config.run_dir)
-    with claimed(run) if first_process() else nullcontext():
+    with lock_folder(run) if first_process() else nullcontext():
         if not (run / "config.yaml").is_file():
             return stopped_with_hint(run, lambda: fit(config, source=source))
         if not config.resume:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.cli.folders import writable
 from xray_lightning.cli.judging import fitted, verdict_of
 from xray_lightning.cli.overrides import boolean, composed, integer, labels_asked, make, taken_out
 from xray_lightning.cli.priors import read_prior
@@ -18,6 +17,7 @@ from xray_lightning.data.splits import SUBSETS, Split, fingerprint
 from xray_lightning.errors import ConfigError, MissingImagesError
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.scores import read_scores, scored_labels
+from xray_lightning.folders import prepare_folder
 from xray_lightning.records import Record, patient_ids, patients_text, target_matrix
 from xray_lightning.writing import write_json
 
@@ -53,7 +53,7 @@ def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
     ids, scores = read_scores(table, source.labels, images)
     records, note = chosen(source.records, ids, split, own)
     if run_dir is not None:
-        writable(run_dir)
+        prepare_folder(run_dir)
     scored = dict(zip(ids, scores, strict=True))
     validation = None
     if own["points"]:

@@ -12,9 +12,9 @@ from rich.table import Table
 from xray_lightning.audit.shortcuts.facts import CAUGHT, subset_shortcuts
 from xray_lightning.audit.shortcuts.verdicts import UNDECIDED
 from xray_lightning.cli.evaluate import home, opened
-from xray_lightning.cli.folders import writable
 from xray_lightning.cli.tables import empty_table, number, show
 from xray_lightning.deploy.classifier import find_device
+from xray_lightning.folders import prepare_folder
 from xray_lightning.writing import write_json
 
 
@@ -31,7 +31,7 @@ def shortcuts(checkpoints: Sequence[Path], overrides: Sequence[str], as_json: bo
         data = at_hand.data
         data.split = at_hand.splits["test"]
         net = at_hand.checkpoint.build_net().to(find_device("auto"))
-        folder = writable(at_hand.run_dir or home(path))
+        folder = prepare_folder(at_hand.run_dir or home(path))
         facts = subset_shortcuts(net, data, draws=at_hand.config.draws)
         facts["weights_sha256"] = at_hand.checkpoint.weights_sha256
         facts |= {"data": data.source.title, "fingerprint": data.split.subset_fingerprints["test"]}

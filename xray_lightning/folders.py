@@ -19,7 +19,7 @@ class LockedError(ConfigError):
     """Another process is writing to the folder; the message says which, and where it runs."""
 
 
-def writable(folder: Path) -> Path:
+def prepare_folder(folder: Path) -> Path:
     """The folder, made if need be, without what dead processes left half written.
 
     Raises:
@@ -39,7 +39,7 @@ def writable(folder: Path) -> Path:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """The folder, made if need be, for this process alone; the system frees it when that dies.
 
     Raises:
@@ -47,7 +47,7 @@ def claimed(folder: Path) -> Iterator[None]:
         LockedError: another process has it.
         OutputError: it was removed or renamed in the meantime.
     """
-    lock = FileLock(writable(folder) / LOCK)
+    lock = FileLock(prepare_folder(folder) / LOCK)
     try:
         try:
             lock.acquire(timeout=0)

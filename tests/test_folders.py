@@ -8,24 +8,24 @@ from typing import Any
 
 import pytest
 
-from xray_lightning.cli import folders
-from xray_lightning.cli.folders import OWNER, LockedError, claimed, writable
+from xray_lightning import folders
 from xray_lightning.errors import ConfigError, OutputError
+from xray_lightning.folders import OWNER, LockedError, lock_folder, prepare_folder
 from xray_lightning.writing import HOST
 
 
 def test_a_folder_is_made_and_stays_empty(tmp_path: Path) -> None:
-    folder = writable(tmp_path / "run" / "explain")
+    folder = prepare_folder(tmp_path / "run" / "explain")
     assert folder.is_dir()
     assert not list(folder.iterdir())
-    assert writable(folder) == folder
+    assert prepare_folder(folder) == folder
 
 
 def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     for folder in (tmp_path / "run", tmp_path / "run" / "explain"):
         with pytest.raises(ConfigError, match=rf"cannot write to the folder {folder} \("):
-            writable(folder)
+            prepare_folder(folder)
 
 
 def test_a_folder_without_the_right_to_write(
@@ -36,14 +36,14 @@ def test_a_folder_without_the_right_to_write(
 
     monkeypatch.setattr(folders, "TemporaryFile", refuse)
     with pytest.raises(ConfigError, match=r"\(Permission denied\): make it writable, or name"):
-        writable(tmp_path)
+        prepare_folder(tmp_path)
 
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from xray_lightning.cli.folders import claimed
-with claimed(Path(sys.argv[1])):
+from xray_lightning.folders import lock_folder
+with lock_folder(Path(sys.argv[1])):
     child = os.fork() if sys.argv[2] == "forks" else 1
     if child:
         print("held", flush=True)
@@ -52,7 +52,7 @@ with claimed(Path(sys.argv[1])):
 
 
 def holder(folder: Path, what: str = "alone") -> subprocess.Popen[str]:
-    """A process that has claimed a folder."""
+    """A process that holds a folder."""
     command = [sys.executable, "-c", HOLD, str(folder), what]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -64,12 +64,12 @@ def test_a_folder_belongs_to_one_process_until_it_is_dead(tmp_path: Path) -> Non
     process = holder(tmp_path / "run")
     begun = time.monotonic()
     held = pytest.raises(LockedError, match=rf"run is being .*\({process.pid} on {HOST}\)")
-    with held, claimed(tmp_path / "run"):
+    with held, lock_folder(tmp_path / "run"):
         pass
     assert time.monotonic() - begun < 1
     process.kill()
     process.communicate()
-    with claimed(tmp_path / "run"):
+    with lock_folder(tmp_path / "run"):
         assert (tmp_path / "run" / OWNER).read_text() == f"{HOST} {os.getpid()}"
     assert not (tmp_path / "run" / OWNER).exists()
 
@@ -78,7 +78,7 @@ def test_children_of_a_dead_owner_are_waited_for(tmp_path: Path) -> None:
     process = holder(tmp_path, "forks")
     process.kill()
     process.wait()
-    with claimed(tmp_path):
+    with lock_folder(tmp_path):
         pass
     process.communicate()
 
@@ -86,21 +86,24 @@ def test_children_of_a_dead_owner_are_waited_for(tmp_path: Path) -> None:
 def test_an_owner_on_another_host_is_named_and_not_waited_for(tmp_path: Path) -> None:
     process = holder(tmp_path)
     (tmp_path / OWNER).write_text("node17 1")
-    with pytest.raises(LockedError, match=r"1 on node17"), claimed(tmp_path):
+    with pytest.raises(LockedError, match=r"1 on node17"), lock_folder(tmp_path):
         pass
     (tmp_path / OWNER).unlink()  # between the lock and the name
-    with pytest.raises(LockedError, match="a process on a host unknown"), claimed(tmp_path):
+    with pytest.raises(LockedError, match="a process on a host unknown"), lock_folder(tmp_path):
         pass
     process.kill()
     process.communicate()
 
 
 def test_a_claimed_folder_that_vanished(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="run was removed or renamed"), claimed(tmp_path / "run"):
+    with (
+        pytest.raises(OutputError, match="run was removed or renamed"),
+        lock_folder(tmp_path / "run"),
+    ):
         shutil.rmtree(tmp_path / "run")
 
 
 def test_a_claim_cleans_up_what_the_dead_left(tmp_path: Path) -> None:
     (tmp_path / f".a.csv.{HOST}.{2**22 + 1}.partial").write_text("half")  # above any process id
-    with claimed(tmp_path):
+    with lock_folder(tmp_path):
         assert {path.name for path in tmp_path.iterdir()} == {".lock", OWNER}

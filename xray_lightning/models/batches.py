@@ -1,0 +1,49 @@
+"""The one loop that takes images through a network, a batch at a time."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+def iterate_batches(
+    net: nn.Module, images: Tensor, batch_size: int, *, full: bool = False
+) -> Iterator[Tensor]:
+    """Batches (B, ...) of images (N, ...) on the network's device, B at most ``batch_size``.
+
+    With ``full`` the remainder is spread over the others, so that none has fewer than
+    ``batch_size`` if N is at least that: for batch statistics, and methods that need two images.
+    """
+    device = next(net.parameters()).device
+    count = max(1, len(images) // batch_size)
+    batches = images.tensor_split(count) if full else images.split(batch_size)
+    for batch in batches:
+        yield batch.to(device)
+
+
+def run_batches(
+    net: nn.Module,
+    images: Tensor,
+    function: Callable[[Tensor], Tensor] | None = None,
+    *,
+    batch_size: int = 64,
+    full: bool = False,
+) -> Tensor:
+    """What a function of the network gives for images, without gradients.
+
+    The network stays in the mode it is in; set ``net.eval()`` before.
+
+    Args:
+        net: tells the device; the function, if none is given.
+        images: (N, ...) on any device.
+        function: of a batch (B, ...) on the network's device, to (B, ...).
+        batch_size: images per batch.
+        full: see :func:`iterate_batches`.
+
+    Returns:
+        (N, ...) on the CPU, in the function's own type. N must be at least 1.
+    """
+    function = function or net
+    with torch.no_grad():
+        batches = iterate_batches(net, images, batch_size, full=full)
+        return torch.cat([function(batch).cpu() for batch in batches])
