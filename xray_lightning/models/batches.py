@@ -16,8 +16,7 @@ def iterate_batches(
     """
     device = next(net.parameters()).device
     count = max(1, len(images) // batch_size)
-    batches = images.tensor_split(count) if full else images.split(batch_size)
-    for batch in batches:
+    for batch in images.tensor_split(count) if full else torch.split(images, batch_size):
         yield batch.to(device)
 
 
