@@ -10,7 +10,7 @@ PACKAGE = ROOT / "xray_lightning"
 FLOORS = [
     ["errors", "formats"],
     ["writing"],
-    ["labels", "records", "grid", "folders"],
+    ["records", "grid", "folders"],
     ["data", "models", "metrics"],
     ["checkpoint"],
     ["training"],

@@ -1,4 +1,4 @@
-"""Rows of a data set as arrays."""
+"""Rows of a data set as arrays, and the words of a table as targets."""
 
 import math
 from dataclasses import FrozenInstanceError
@@ -6,7 +6,17 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
-from xray_lightning.records import Record, patient_ids, target_matrix
+from xray_lightning.errors import TableError
+from xray_lightning.records import (
+    ALIASES,
+    CHEST_XRAY14,
+    NO_FINDING,
+    Record,
+    canonical,
+    encode,
+    patient_ids,
+    target_matrix,
+)
 
 RECORDS = [
     Record("a.png", "007", (1.0, 0.0, math.nan)),
@@ -14,25 +24,49 @@ RECORDS = [
 ]
 
 
-def test_targets_keep_what_is_unknown() -> None:
+def test_unknown_targets_stay_unknown_and_patients_text() -> None:
     matrix = target_matrix(RECORDS)
     assert matrix.dtype == np.float32
     np.testing.assert_array_equal(matrix, [[1, 0, np.nan], [0, np.nan, 1]])
+    assert patient_ids(iter(RECORDS)).tolist() == ["007", "7"]
 
 
-def test_patients_stay_text() -> None:
-    assert patient_ids(RECORDS).tolist() == ["007", "7"]
-    assert patient_ids(iter(RECORDS)).shape == (2,)
-
-
-def test_defaults_are_unknown() -> None:
+def test_defaults_are_unknown_and_records_cannot_change() -> None:
     record = RECORDS[0]
     assert (record.path, record.boxes, record.box_frame) == (None, (), None)
     assert (record.sex, record.view) == ("", "")
     assert math.isnan(record.age)
     assert math.isnan(record.follow_up)
-
-
-def test_records_are_facts() -> None:
     with pytest.raises(FrozenInstanceError, match="age"):
-        RECORDS[0].age = 3.0  # type: ignore[misc]
+        record.age = 3.0  # type: ignore[misc]
+
+
+def test_fourteen_findings() -> None:
+    assert len(set(CHEST_XRAY14)) == len(CHEST_XRAY14) == 14
+    assert NO_FINDING not in CHEST_XRAY14
+    assert set(ALIASES.values()) <= set(CHEST_XRAY14)
+    for position, label in enumerate(CHEST_XRAY14):
+        targets = encode([label], CHEST_XRAY14)
+        assert [i for i, target in enumerate(targets) if target] == [position]
+        assert canonical(f" {label} ", CHEST_XRAY14, "here") == label
+
+
+def test_order_repeats_spaces_and_aliases_do_not_matter() -> None:
+    labels = ("Mass", "Nodule", "Edema")
+    assert encode([" Edema", "Mass ", "Edema"], labels) == (1.0, 0.0, 1.0)
+    assert encode([], labels) == encode([NO_FINDING], labels) == (0.0, 0.0, 0.0)
+    aliases = encode(["Infiltrate", "Pleural Thickening"], CHEST_XRAY14)
+    assert aliases == encode(["Infiltration", "Pleural_Thickening"], CHEST_XRAY14)
+
+
+@pytest.mark.parametrize(
+    ("words", "labels", "message"),
+    [
+        (["Infiltrate"], ("Mass",), r"^row 7: unknown label 'Infiltrate'.* Mass"),
+        (["Masss"], CHEST_XRAY14, r"^row 7: unknown label 'Masss'.*\(and 'No Finding'\)"),
+        ([NO_FINDING, "Mass"], CHEST_XRAY14, r"^row 7: 'No Finding' stands beside \['Mass'\]"),
+    ],
+)
+def test_refused_words(words: list[str], labels: tuple[str, ...], message: str) -> None:
+    with pytest.raises(TableError, match=message):
+        encode(words, labels, "row 7")

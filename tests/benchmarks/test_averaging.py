@@ -9,7 +9,7 @@ import torch
 from torch.optim import AdamW
 
 from xray_lightning import EMA, FreezeBackbone, XrayNet, XrayTask
-from xray_lightning.labels import CHEST_XRAY14
+from xray_lightning.records import CHEST_XRAY14
 
 pytestmark = pytest.mark.benchmark
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xray_lightning.labels import CHEST_XRAY14
 from xray_lightning.models.network import XrayNet
+from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.training.losses import BCE, Asymmetric, ClassBalanced, Focal, WeightedBCE
 from xray_lightning.training.ranking import PairwiseAUC
 

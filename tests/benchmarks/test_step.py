@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader
 
 from xray_lightning.checkpoint import AtomicCheckpointIO
 from xray_lightning.data.dataset import Batch
-from xray_lightning.labels import CHEST_XRAY14
 from xray_lightning.models.network import XrayNet
+from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.training.callbacks.metrics_file import MetricsFile
 from xray_lightning.training.callbacks.progress import EpochLine
 from xray_lightning.training.callbacks.seeding import EpochSeed

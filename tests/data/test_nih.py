@@ -19,8 +19,7 @@ from xray_lightning.errors import (
     SplitError,
     TableError,
 )
-from xray_lightning.labels import CHEST_XRAY14, encode
-from xray_lightning.records import Box, target_matrix
+from xray_lightning.records import CHEST_XRAY14, Box, encode, target_matrix
 
 # Positives on the official split, train_val and test.
 POSITIVES = {

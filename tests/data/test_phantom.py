@@ -20,8 +20,7 @@ from xray_lightning.data.phantom.patients import (
 from xray_lightning.data.phantom.source import render
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.errors import ConfigError
-from xray_lightning.labels import CHEST_XRAY14, encode
-from xray_lightning.records import Record, patient_ids
+from xray_lightning.records import CHEST_XRAY14, Record, encode, patient_ids
 
 SIZE = 96
 # Findings that change the chest itself, so pixels change outside the mask too.

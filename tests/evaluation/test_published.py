@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from xray_lightning.evaluation.published import comparable, place_among, published, published_boxes
-from xray_lightning.labels import CHEST_XRAY14
+from xray_lightning.records import CHEST_XRAY14
 
 
 def test_rows_are_those_of_the_shared_table(shared_data: Path) -> None:

@@ -10,7 +10,7 @@ from sklearn import metrics
 
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.sweep import Run, rankings
-from xray_lightning.labels import CHEST_XRAY14
+from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.report.figures import (
     comparison_figure,
     curves_figure,

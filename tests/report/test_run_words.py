@@ -7,7 +7,7 @@ import pytest
 
 from xray_lightning import Phantom
 from xray_lightning.evaluation.published import IMAGES, TEST_IMAGES, comparable, incomparable
-from xray_lightning.labels import CHEST_XRAY14
+from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.report.run_facts import run_facts
 from xray_lightning.report.run_files import read_run
 from xray_lightning.report.run_page import run_page

@@ -34,8 +34,7 @@ from xray_lightning.data.tables import (
     read_table,
 )
 from xray_lightning.errors import DataError, DataNotFoundError, SplitError
-from xray_lightning.labels import CHEST_XRAY14, encode
-from xray_lightning.records import Box, Record
+from xray_lightning.records import CHEST_XRAY14, Box, Record, encode
 
 BOX_FRAME = (1024, 1024)  # (width, height) in px of the images the radiologists saw
 

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from xray_lightning.errors import DataNotFoundError, TableError
-from xray_lightning.labels import canonical
-from xray_lightning.records import NAN, Box
+from xray_lightning.records import NAN, Box, canonical
 from xray_lightning.writing import from_spreadsheet
 
 OLDEST = 110.0  # years; the first release of ChestX-ray14 has some above 400

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from xray_lightning.labels import CHEST_XRAY14
+from xray_lightning.records import CHEST_XRAY14
 
 OFFICIAL, OWN = "official", "own"
 IMAGES, TEST_IMAGES = 112_120, 25_596  # of ChestX-ray14, and of its official test list

@@ -12,7 +12,7 @@ from xray_lightning.data.names import NameIndex
 from xray_lightning.data.tables import Table, read_table, require_whole
 from xray_lightning.errors import TableError
 from xray_lightning.evaluation.predictions import TARGET, score_column
-from xray_lightning.labels import ALIASES
+from xray_lightning.records import ALIASES
 from xray_lightning.writing import from_spreadsheet
 
 NAMED = 5  # of a list in a message

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.sweep import Ranking
-from xray_lightning.labels import CHEST_XRAY14, NO_FINDING
+from xray_lightning.records import CHEST_XRAY14, NO_FINDING
 from xray_lightning.report.heat import shortened
 from xray_lightning.writing import save_figure
 

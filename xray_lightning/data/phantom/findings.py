@@ -15,7 +15,7 @@ import numpy.typing as npt
 from xray_lightning.data.phantom.anatomy import SIDES, Chest, Lung, lens
 from xray_lightning.data.phantom.film import Canvas, Density, Mask, Points, Stroke, points, rounded
 from xray_lightning.data.phantom.patients import Stream
-from xray_lightning.labels import CHEST_XRAY14
+from xray_lightning.records import CHEST_XRAY14
 
 Draw = np.random.Generator
 Region = list[Points]

@@ -11,7 +11,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from xray_lightning.labels import CHEST_XRAY14
+from xray_lightning.records import CHEST_XRAY14
 
 WARD_SIZE = 2 * len(CHEST_XRAY14)
 TEST_EVERY = 7

@@ -33,8 +33,7 @@ from xray_lightning.data.phantom.findings import (
 from xray_lightning.data.phantom.patients import Stream, Visit, draw_history, is_test_patient
 from xray_lightning.data.source import Pixels
 from xray_lightning.errors import ConfigError
-from xray_lightning.labels import CHEST_XRAY14, encode
-from xray_lightning.records import Box, Record
+from xray_lightning.records import CHEST_XRAY14, Box, Record, encode
 
 RENDERER = 1  # raise whenever the pixels, boxes or patients of a given seed change
 SHORTCUTS = ("marker",)
