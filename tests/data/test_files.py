@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from xray_lightning.data.files import Found, Ledger, file_stamp, find_images, looks_like_image
+from xray_lightning.data.files import ImageFiles, Journal, file_stamp, find_images, looks_like_image
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
 
@@ -30,7 +30,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def relative(found: Found, root: Path) -> tuple[list[str], list[str]]:
+def relative(found: ImageFiles, root: Path) -> tuple[list[str], list[str]]:
     return (
         [str(path.relative_to(root)) for path in found.images],
         [str(path.relative_to(root)) for path in found.skipped],
@@ -165,16 +165,16 @@ def test_a_pipe_has_no_stamp_and_is_not_opened(tmp_path: Path) -> None:
 
 def test_a_ledger_cut_anywhere_loses_only_its_last_line(tmp_path: Path) -> None:
     path = tmp_path / "done"
-    ledger = Ledger(path)
+    journal = Journal(path)
     for name in ("a\n1", "\udcff,b", "a\n1"):
-        ledger.add(name, f"stamp of {len(ledger.stamps)}")
+        journal.add(name, f"stamp of {len(journal.stamps)}")
     whole = path.read_bytes()
-    assert Ledger(path).stamps == {"a\n1": "stamp of 2", "\udcff,b": "stamp of 1"}
+    assert Journal(path).stamps == {"a\n1": "stamp of 2", "\udcff,b": "stamp of 1"}
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
-        cut = Ledger(path)
-        assert cut.stamps.items() <= {*ledger.stamps.items(), ("a\n1", "stamp of 0")}
+        cut = Journal(path)
+        assert cut.stamps.items() <= {*journal.stamps.items(), ("a\n1", "stamp of 0")}
         cut.add("c", "3")
-        assert Ledger(path).stamps == cut.stamps
+        assert Journal(path).stamps == cut.stamps
     path.write_bytes(b'[]\n5\n"ab"\n{}\n[1]\nnull\n["d", "4"]')
-    assert Ledger(path).stamps["d"] == "4"
+    assert Journal(path).stamps["d"] == "4"

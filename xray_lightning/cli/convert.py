@@ -14,7 +14,7 @@ from xray_lightning.cli.watching import watched
 from xray_lightning.data.conversion import FAILED, HEADER, Job, Outcome, convert, find_dicom, plan
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.dicom import tally
-from xray_lightning.data.files import Ledger
+from xray_lightning.data.files import Journal
 from xray_lightning.data.tables import existing_folder
 from xray_lightning.folders import lock_folder
 from xray_lightning.writing import write_table
@@ -45,13 +45,13 @@ def convert_tree(
     with lock_folder(out):
         planned = plan(sources, root, out, bits=bits, rename=rename)
         jobs = [replace(job, frame=frame, colour=colour) for job in planned]
-        ledger = Ledger(out / ".convert.done")
+        journal = Journal(out / ".convert.done")
         try:
-            found = _converted(jobs, ledger, workers or available_cores())
+            found = _converted(jobs, journal, workers or available_cores())
             for outcome in watched(found, "converting", len(jobs), shown=sys.stderr.isatty()):
                 outcomes.append(outcome)
                 if outcome.stamp and not outcome.was_there:
-                    ledger.add(outcome.job.name, outcome.stamp)
+                    journal.add(outcome.job.name, outcome.stamp)
         finally:  # Ctrl-C comes here too
             _write_tables(outcomes, root, out, complete=len(outcomes) == len(jobs))
     _tell(outcomes, out, others, rename)
@@ -65,11 +65,11 @@ def convert_tree(
         )
 
 
-def _converted(jobs: Sequence[Job], ledger: Ledger, workers: int) -> Iterator[Outcome]:
+def _converted(jobs: Sequence[Job], journal: Journal, workers: int) -> Iterator[Outcome]:
     """Outcomes in the order of the jobs. Decoding and packing release the interpreter's lock."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="convert")
     try:
-        yield from pool.map(convert, jobs, [ledger.stamps.get(job.name, "") for job in jobs])
+        yield from pool.map(convert, jobs, [journal.stamps.get(job.name, "") for job in jobs])
     finally:
         pool.shutdown(cancel_futures=True)
 

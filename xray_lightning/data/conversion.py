@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.dicom import is_dicom, read_dicom, to_uint8
-from xray_lightning.data.files import file_stamp, files_below, read_head
+from xray_lightning.data.files import file_stamp, read_head, walk_files
 from xray_lightning.data.headers import COLUMNS, read_headers
 from xray_lightning.data.tables import read_table
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, InvalidImageError
@@ -80,7 +80,7 @@ def find_dicom(root: Path) -> tuple[list[Path], int]:
     Raises:
         DataNotFoundError: there is none, or a folder cannot be listed.
     """
-    below = sorted(files_below(root, follow=False))
+    below = sorted(walk_files(root, follow=False))
     found = [path for path in below if _is_dicom(path)]
     if not found:
         raise DataNotFoundError(f"there is no DICOM file in {root}, only {len(below):,} others")

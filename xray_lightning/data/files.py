@@ -19,12 +19,12 @@ HEAD = 4096  # bytes: the header of a DICOM file, the first rows of a picture
 
 
 @dataclass(frozen=True)
-class Found:
+class ImageFiles:
     """Files, each once, absolute.
 
     Attributes:
         images: in the order they were named, those of a folder sorted.
-        skipped: files in the folders that are no images.
+        skipped: files in the folders that are not images.
         links: symbolic links to images of the list; each is that image, and is not in it again.
     """
 
@@ -33,8 +33,8 @@ class Found:
     links: list[Path]
 
 
-class Ledger:
-    """What files were when they were done, in a file that a kill cannot spoil: a line a file.
+class Journal:
+    """Which files are done, and what they were then, in a file that a kill cannot spoil.
 
     Attributes:
         stamps: name to stamp, see ``file_stamp``.
@@ -58,22 +58,23 @@ def read_file(path: Path) -> bytes:
     """The content of a regular file: a pipe or /dev/zero under an image's name has no end.
 
     Raises:
-        InvalidImageError: it cannot be opened, is no regular file, or has more than 1 GiB.
+        InvalidImageError: it cannot be opened, is not a regular file, or has more than 1 GiB.
     """
     try:
         facts = path.stat()
-        if facts.st_size <= MAX_FILE and stat.S_IFMT(facts.st_mode) in (stat.S_IFREG, stat.S_IFDIR):
+        if facts.st_size > MAX_FILE:
+            reason = f"the file is larger than {MAX_FILE:,} bytes. Split it"
+        elif stat.S_IFMT(facts.st_mode) in (stat.S_IFREG, stat.S_IFDIR):
             return path.read_bytes()  # of a folder this is an error that says so
+        else:
+            reason = "is a pipe, a socket or a device, not a file. Name the image itself"
     except OSError as error:
         reason = f"cannot be opened ({error.strerror or error}). Check the path"
-        raise InvalidImageError(f"{path}: {reason}") from error
-    large = f"the file is larger than {MAX_FILE:,} bytes. Split it"
-    pipe = "is a pipe, a socket or a device, no file. Name the image itself"
-    raise InvalidImageError(f"{path}: {large if facts.st_size > MAX_FILE else pipe}")
+    raise InvalidImageError(f"{path}: {reason}")
 
 
 def read_head(path: Path) -> bytes | None:
-    """The first 4,096 bytes of a regular file, b"" of what is none; None if it cannot be opened."""
+    """The first 4,096 bytes of a regular file, b"" of others; None if it cannot be opened."""
     try:
         if not path.is_file():
             return b""
@@ -94,7 +95,7 @@ def file_stamp(path: Path) -> str:
     return hashlib.sha256(b"%d %d " % (facts.st_size, facts.st_mtime_ns) + head).hexdigest()[:32]
 
 
-def find_images(names: Sequence[str | Path]) -> Found:
+def find_images(names: Sequence[str | Path]) -> ImageFiles:
     """The images that files, folders (with all below them) and patterns (``scans/**/*.dcm``) name.
 
     A file that is named or matches a pattern is taken for an image whatever it holds; in folders
@@ -111,7 +112,7 @@ def find_images(names: Sequence[str | Path]) -> Found:
         if not place.is_dir():
             images[place] = None
             continue
-        for path in files_below(place, follow=True):
+        for path in walk_files(place, follow=True):
             (images if looks_like_image(path) else skipped)[path] = None
     if not images:
         raise DataNotFoundError(
@@ -120,7 +121,7 @@ def find_images(names: Sequence[str | Path]) -> Found:
         )
     links = [path for path in images if path.is_symlink() and path.resolve() in images]
     listed = [path for path in images if path not in set(links)]
-    return Found(listed, [path for path in skipped if path not in images], links)
+    return ImageFiles(listed, [path for path in skipped if path not in images], links)
 
 
 def looks_like_image(path: Path) -> bool:
@@ -140,29 +141,29 @@ def looks_like_image(path: Path) -> bool:
 
 
 def _existing(names: Iterable[str | Path]) -> Iterator[Path]:
+    """What names and patterns lead to, each path spelt one way; a link to a file keeps its name."""
     for name in names:
         exists = os.path.lexists(name)  # also a file whose name holds a bracket
-        found = glob.glob(str(name), recursive=True)  # noqa: PTH207 - Path's takes no absolute one
-        places = [str(name)] if exists else sorted(found)
+        matches = glob.glob(str(name), recursive=True)  # noqa: PTH207 - Path's takes no absolute one
+        places = [str(name)] if exists else sorted(matches)
         if not places:
             raise DataNotFoundError(f"{name}: no such file or folder, and no file matches it")
-        yield from map(_spelled, places)
+        for path in map(Path, places):
+            yield path.resolve() if path.is_dir() else path.parent.resolve() / path.name
 
 
-def _spelled(path: str | Path) -> Path:
-    """One spelling of a path, absolute; a link to a file keeps its own name."""
-    path = Path(path)
-    return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
-
-
-def files_below(folder: Path, *, follow: bool) -> Iterator[Path]:
+def walk_files(folder: Path, *, follow: bool) -> Iterator[Path]:
     """Every file below a folder, sorted; links to folders are followed or not, circles never.
 
     Raises:
         DataNotFoundError: a folder cannot be listed.
     """
+
+    def refuse(error: OSError) -> None:
+        raise DataNotFoundError(f"{error.filename}: cannot list this folder ({error.strerror})")
+
     seen: set[Path] = set()
-    for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=follow):
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=follow):
         here = Path(place).resolve()
         if here in seen:
             folders.clear()
@@ -170,7 +171,3 @@ def files_below(folder: Path, *, follow: bool) -> Iterator[Path]:
         seen.add(here)
         folders.sort()
         yield from (here / name for name in sorted(files))
-
-
-def _refuse(error: OSError) -> None:
-    raise DataNotFoundError(f"{error.filename}: cannot list this folder ({error.strerror})")
