@@ -15,7 +15,7 @@ from xray_lightning.cli.failures import PartialError
 from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watched
 from xray_lightning.data.dicom import tally
-from xray_lightning.data.files import Found, Ledger, file_stamp, find_images
+from xray_lightning.data.files import ImageFiles, Journal, file_stamp, find_images
 from xray_lightning.data.geometry import RULE
 from xray_lightning.data.images import READER_VERSION
 from xray_lightning.deploy.classifier import Classifier, Scored, load_classifier
@@ -101,7 +101,7 @@ class ScoreTable:
     ) -> None:
         self._path, self._failed = folder / "predictions.csv", folder / "failed.csv"
         self._header = ["file", *(SCORE + label for label in labels)]
-        self._ledger, self._stamps = Ledger(folder / ".predict.done"), stamps or {}
+        self._ledger, self._stamps = Journal(folder / ".predict.done"), stamps or {}
         then, rows = self._ledger.stamps, _repaired(self._path, self._header)
         kept = [
             row
@@ -227,7 +227,7 @@ def _require_same(folder: Path, facts: dict[str, Any]) -> None:
         )
 
 
-def _note_skipped(found: Found, folder: Path) -> None:
+def _note_skipped(found: ImageFiles, folder: Path) -> None:
     """Say which files of the folders are no images: some in the terminal, all in skipped.csv."""
     if found.links:
         show(f"note: {len(found.links):,} links to listed images are those images: scored once")
