@@ -8,6 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 from xray_lightning.cli.failures import STOPPED, guarded
+from xray_lightning.cli.info import show_settings
 from xray_lightning.cli.keys import require_known_keys
 from xray_lightning.cli.locate import conf_dir
 from xray_lightning.cli.overrides import in_sweep, make, register_resolvers, unknown_named
@@ -23,6 +24,9 @@ def train(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is not None:
         sys.argv = [__file__, *arguments]  # a file: Lightning starts it again for each process
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        show_settings()
+        return 0
     register_resolvers()
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(_fit)
 

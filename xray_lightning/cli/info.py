@@ -1,0 +1,139 @@
+"""``xray info`` and ``xray list``: what is installed, and what can be chosen."""
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import xray_lightning
+from xray_lightning.cli.locate import conf_dir
+from xray_lightning.cli.tables import empty_table, show
+
+PACKAGES = (
+    *("torch", "torchvision", "pytorch-lightning", "timm", "torchmetrics", "albumentations"),
+    *("pandas", "hydra-core", "pydicom", "imagecodecs", "numpy", "scipy", "scikit-learn"),
+)
+GROUPS = {"models": "model", "losses": "loss", "data": "data", "experiments": "experiment"}
+METRICS = {  # of evaluation.json, for each label and as a mean
+    "auroc": "area under the ROC curve",
+    "average_precision": "area under the precision-recall curve, a step function",
+    "brier": "mean squared error of the score as a probability",
+    "calibration_error": "expected calibration error over bins of equal size",
+    "calibrated_brier": "the same of scores calibrated on validation",
+    "calibrated_error": "the same of scores calibrated on validation",
+    "sensitivity": "share of the positive images at or above the operating point",
+    "specificity": "share of the negative images below it",
+    "ppv": "share of the images at or above it that are positive",
+    "npv": "share of the images below it that are negative",
+    "f1": "harmonic mean of sensitivity and PPV",
+}
+METHODS = {
+    "cam": "class activation map; exact where the head is linear in the features",
+    "gradcam": "features weighted by the mean gradient",
+    "gradcam++": "features weighted by second-order terms of the gradient",
+    "hirescam": "features times gradient, cell by cell",
+    "layercam": "features times positive gradient, cell by cell",
+    "gradient": "input gradient",
+    "integrated_gradients": "gradient along the way from a blurred image",
+    "occlusion": "fall of the score as a square moves over the image",
+    "cbam": "the last spatial gates of a network with CBAM blocks",
+}
+
+
+def show_info(as_json: bool = False) -> None:
+    """Versions, processors, GPU, the cache of decoded images, extras."""
+    facts = describe_installation()
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    table = empty_table("xray_lightning", "", "")
+    for name, entry in facts.items():
+        texts = [f"{key} {text}" for key, text in entry.items()] if isinstance(entry, dict) else []
+        table.add_row(name, "\n".join(texts) or str(entry))
+    show(table)
+
+
+def describe_installation() -> dict[str, object]:
+    """What ``xray info`` shows, as plain values."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    cache = Path("outputs/cache")
+    sizes = [path.stat().st_size for path in cache.rglob("*") if path.is_file()]
+    return {
+        "version": xray_lightning.__version__,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "processors": os.cpu_count(),
+        "gpu": ", ".join(gpus) or "torch sees none",
+        "configuration": str(conf_dir()),
+        "cache": f"{cache}: {sum(sizes) / 1e6:,.0f} MB" if sizes else f"{cache}: not there yet",
+        "extras": describe_extras(),
+    }
+
+
+def describe_extras() -> dict[str, str]:
+    """For each extra of the package: installed, or how to install it."""
+    extras: dict[str, list[str]] = {}
+    for text in requires("xray_lightning") or []:
+        name, _, condition = text.partition("; extra == ")
+        if condition and not name.startswith("xray_lightning"):
+            extras.setdefault(condition.strip("'\""), []).append(name)
+    return {
+        extra: "installed" if all(map(is_installed, names)) else f'pip install ".[{extra}]"'
+        for extra, names in extras.items()
+    }
+
+
+def is_installed(requirement: str) -> bool:
+    """Whether the distribution that a requirement begins with is there, in any version."""
+    name = requirement.split(">")[0].split("=")[0].split("<")[0].split("[")[0].strip()
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return find_spec(name.replace("-", "_")) is not None
+
+
+def show_list(what: str, as_json: bool = False) -> None:
+    """The choices of one kind, with a line on each."""
+    choices = list_choices(what)
+    if as_json:
+        print(json.dumps(choices, indent=2))
+        return
+    table = empty_table(what, "name", "")
+    for name, text in choices.items():
+        table.add_row(name, text)
+    show(table)
+
+
+def list_choices(what: str) -> dict[str, str]:
+    """Names and what each is; of a group of ``conf/`` the first comment of its files."""
+    if what in GROUPS:
+        files = sorted((conf_dir() / GROUPS[what]).glob("*.yaml"))
+        return {path.stem: read_comment(path) for path in files}
+    if what == "heads":
+        from xray_lightning.models.heads import HEADS
+
+        return {name: str(head.__doc__).strip().split("\n")[0] for name, head in HEADS.items()}
+    return METRICS if what == "metrics" else METHODS
+
+
+def read_comment(path: Path) -> str:
+    """The first comment of a file that is not an instruction to Hydra."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = [line.split("#", 1)[1].strip() for line in lines if "#" in line]
+    return next((text for text in comments if not text.startswith("@")), "")
+
+
+def show_settings() -> None:
+    """``train.py --help``: every setting with its comment, and what Hydra's options do."""
+    text = (conf_dir() / "train.yaml").read_text(encoding="utf-8")
+    settings = text.split("\nrun_dir:")[0]
+    print(
+        "python train.py [KEY=VALUE]...   such as model=xception split=patient\n\n"
+        f"{settings}\n\n"
+        "Also: -m runs every combination of comma-separated values; --cfg job prints the settings\n"
+        "without running; --config-dir DIR adds a folder of your own; --hydra-help: Hydra's own."
+    )
