@@ -19,6 +19,7 @@ from xray_lightning.errors import ConfigError
 APP = typer.Typer(
     help="Train, evaluate and explain chest radiograph classifiers. Not a medical device.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -55,12 +56,6 @@ def complete(incomplete: str) -> Iterator[str]:
             yield f"{folder.name}="
 
 
-Arguments = Annotated[
-    list[str] | None,
-    typer.Argument(help="files, then settings such as data=nih", autocompletion=complete),
-]
-
-
 def verb(files: str = "") -> Callable[[Callable[[Request], None]], Callable[[Request], None]]:
     """A verb of the command line from a function of its request.
 
@@ -69,8 +64,12 @@ def verb(files: str = "") -> Callable[[Callable[[Request], None]], Callable[[Req
     """
 
     def register(function: Callable[[Request], None]) -> Callable[[Request], None]:
+        usage = f"{files} [KEY=VALUE]...".strip()
+        help_text = "files, then settings such as data=nih"
+        argument = typer.Argument(help=help_text, metavar=usage, autocompletion=complete)
+
         def command(
-            arguments: Arguments = None,
+            arguments: Annotated[list[str] | None, argument] = None,
             json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
             out: Annotated[Path | None, typer.Option(help=OUT)] = None,
         ) -> None:
@@ -79,12 +78,11 @@ def verb(files: str = "") -> Callable[[Callable[[Request], None]], Callable[[Req
             given = arguments or []
             raise typer.Exit(guarded(lambda: function(read_request(files, given, out, json))))
 
-        options = f"{files} [KEY=VALUE]...".strip()
         APP.command(
             function.__name__.removesuffix("_"),
             help=function.__doc__,
             context_settings=ANY_FLAG,
-            options_metavar=f"{options} [--json] [--out DIR]",
+            options_metavar="[--json] [--out DIR]",
         )(command)
         return function
 

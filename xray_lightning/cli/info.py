@@ -3,13 +3,14 @@
 import json
 import os
 import platform
+import textwrap
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
 import xray_lightning
 from xray_lightning.cli.locate import conf_dir
-from xray_lightning.cli.tables import empty_table, show
 
 PACKAGES = (
     *("torch", "torchvision", "pytorch-lightning", "timm", "torchmetrics", "albumentations"),
@@ -36,7 +37,7 @@ METHODS = {
     "hirescam": "features times gradient, cell by cell",
     "layercam": "features times positive gradient, cell by cell",
     "gradient": "input gradient",
-    "integrated_gradients": "gradient along the way from a blurred image",
+    "integrated": "integrated gradients along the way from a black image",
     "occlusion": "fall of the score as a square moves over the image",
     "cbam": "the last spatial gates of a network with CBAM blocks",
 }
@@ -48,11 +49,9 @@ def show_info(as_json: bool = False) -> None:
     if as_json:
         print(json.dumps(facts, indent=2))
         return
-    table = empty_table("xray_lightning", "", "")
     for name, entry in facts.items():
-        texts = [f"{key} {text}" for key, text in entry.items()] if isinstance(entry, dict) else []
-        table.add_row(name, "\n".join(texts) or str(entry))
-    show(table)
+        pairs = entry.items() if isinstance(entry, dict) else ()
+        print_pairs({name: ", ".join(f"{key} {text}" for key, text in pairs) or entry})
 
 
 def describe_installation() -> dict[str, object]:
@@ -102,10 +101,18 @@ def show_list(what: str, as_json: bool = False) -> None:
     if as_json:
         print(json.dumps(choices, indent=2))
         return
-    table = empty_table(what, "name", "")
-    for name, text in choices.items():
-        table.add_row(name, text)
-    show(table)
+    print_pairs(choices)
+
+
+def print_pairs(pairs: Mapping[str, object]) -> None:
+    """Names and what each is, within 80 columns."""
+    wide = max([14, *(len(name) + 2 for name in pairs)])
+    for name, text in pairs.items():
+        lines = textwrap.wrap(str(text), 79 - wide, break_long_words=False) or [""]
+        print(
+            *(f"{name * (not row):{wide}}{line}".rstrip() for row, line in enumerate(lines)),
+            sep="\n",
+        )
 
 
 def list_choices(what: str) -> dict[str, str]:

@@ -37,7 +37,7 @@ class Request:
     @property
     def json_option(self) -> dict[str, bool]:
         """For verbs that print JSON on demand."""
-        return {"as_json": self.as_json}
+        return {"as_json": True} if self.as_json else {}
 
     def require_out(self) -> Path:
         """The folder for results.
@@ -111,7 +111,7 @@ def read_request(
             raise ConfigError(f"{text!r} is not a setting: write KEY=VALUE ({usage or 'no files'})")
     missing = words[len(files) :]
     swapped = [text for text in files if SETTING.match(text) and not Path(text).exists()]
-    if missing or swapped and "/" not in swapped[0]:
+    if missing or (swapped and "/" not in swapped[0]):
         named = ", ".join(missing) or swapped[0]
         raise ConfigError(f"name the files first: {usage} (got {named})" if swapped else
                           f"name {named}: the files come first, {usage}")  # fmt: skip
