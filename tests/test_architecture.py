@@ -10,7 +10,7 @@ PACKAGE = ROOT / "xray_lightning"
 FLOORS = [
     ["errors", "formats"],
     ["writing"],
-    ["records", "grid", "folders"],
+    ["records", "grid", "folders", "results"],
     ["data", "models", "metrics"],
     ["checkpoint"],
     ["training"],

@@ -145,6 +145,8 @@ def writes(call: ast.Call) -> str | None:
         modes = [each.value for each in texts if isinstance(each, ast.Constant)]
         known = bool(modes) or not texts
         return None if known and not any(set("wax+") & set(str(mode)) for mode in modes) else short
+    if short == "to_json" and not call.args:  # of a result, not of a table
+        return None
     if short == "save":
         return name
     return short if short in WRITING else None

@@ -1,0 +1,70 @@
+"""Results as types: frozen dataclasses that become JSON and come back from it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class Result:
+    """Base of a frozen dataclass of plain values, NaN where unknown, and of other results.
+
+    A field that had another name in the JSON of schema 1 keeps it there beside the new one:
+    ``subsets: dict[str, int] = field(metadata={"was": "parts"})``.
+    """
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by field; NaN becomes None, a tuple a list."""
+        values: dict[str, Any] = {}
+        for field in fields(self):
+            names = (field.name, field.metadata.get("was", field.name))
+            values |= dict.fromkeys(names, _plain(getattr(self, field.name)))
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The result that :meth:`to_json` gave these values; further keys are left out.
+
+        Raises:
+            KeyError: a field without a default is not there.
+        """
+        kinds = get_type_hints(cls)
+        own = {field.name: field.metadata.get("was", field.name) for field in fields(cls)}
+        names = {name: name if name in values else old for name, old in own.items()}
+        optional = {field.name for field in fields(cls) if field.name in vars(cls)}
+        return cls(**{
+            name: _typed(kinds[name], values[key])
+            for name, key in names.items()
+            if key in values or name not in optional
+        })  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Result):
+        return value.to_json()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """A JSON value as the type of its field says: None as NaN for a float, a list as a tuple."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if value is None:
+        return float("nan") if kind is float else None
+    if origin is UnionType:  # X | None
+        return _typed(inner[0], value)
+    if isinstance(kind, type) and hasattr(kind, "from_json"):
+        return kind.from_json(value)
+    if origin is dict:
+        return {key: _typed(inner[1], entry) for key, entry in value.items()}
+    if origin is list:
+        return [_typed(inner[0], entry) for entry in value]
+    if origin is tuple:
+        inner = inner[:1] * len(value) if inner[-1] is ... else inner
+        return tuple(_typed(one, entry) for one, entry in zip(inner, value, strict=True))
+    return float(value) if kind is float else value
