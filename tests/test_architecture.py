@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xray_lightning"
 
 FLOORS = [
-    ["errors", "formats"],
+    ["errors", "formats", "processes"],
     ["writing"],
     ["records", "grid", "folders", "results"],
     ["data", "models", "metrics"],

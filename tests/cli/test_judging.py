@@ -12,13 +12,13 @@ from xray_lightning import Phantom
 from xray_lightning.cli.judging import Judged, fitted, published_lines, verdict_of
 from xray_lightning.cli.overrides import composed
 from xray_lightning.cli.settings import require_settings
-from xray_lightning.cli.tables import show
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.published import published
 from xray_lightning.metrics.calibration import shift_prior
 from xray_lightning.metrics.operating_points import Fitted
 from xray_lightning.records import Record, patient_ids, target_matrix
+from xray_lightning.report.terminal import show
 
 PHANTOM = Phantom(patients=150)
 HALF = len(PHANTOM.records) // 2

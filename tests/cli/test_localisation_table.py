@@ -3,10 +3,10 @@ import pytest
 
 from xray_lightning.cli.explain_tables import energy_line, methods_table
 from xray_lightning.cli.localisation_table import localisation_table, published_lines
-from xray_lightning.cli.tables import show
 from xray_lightning.evaluation.published import published_boxes
 from xray_lightning.explain.localisation import localisation
 from xray_lightning.explain.located import Located
+from xray_lightning.report.terminal import show
 
 
 def located(count: int) -> Located:

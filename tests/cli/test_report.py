@@ -14,7 +14,7 @@ from xray_lightning.cli.app import APP
 from xray_lightning.cli.report import DRAWS, closing_report, rebuilt_audit, report
 from xray_lightning.data.splits import patient_split
 from xray_lightning.errors import ConfigError
-from xray_lightning.report.run_files import read_run
+from xray_lightning.report.run import read_run
 
 
 def settings(run: Path, **changes: object) -> None:

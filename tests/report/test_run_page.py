@@ -14,9 +14,9 @@ from xray_lightning.audit.run import audit_facts, gist
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.splits import patient_split
 from xray_lightning.report import run_page as run_page_module
+from xray_lightning.report.run import RunFiles, read_run
 from xray_lightning.report.run_facts import run_facts
 from xray_lightning.report.run_figures import embedded
-from xray_lightning.report.run_files import RunFiles, read_run
 from xray_lightning.report.run_page import SECTIONS, Section, run_page, write_report
 
 PHANTOM = Phantom(patients=150)

@@ -13,7 +13,6 @@ from xray_lightning.audit.columns import plain
 from xray_lightning.audit.duplicates import CORRELATION, DISTANCE, SIDE, duplicates
 from xray_lightning.audit.run import Facts, audit_facts, gist
 from xray_lightning.cli.overrides import boolean, composed, integer, make, taken_out
-from xray_lightning.cli.tables import empty_table, number, show
 from xray_lightning.cli.watching import watched
 from xray_lightning.data.cache import open_cache
 from xray_lightning.data.names import NameIndex, read_list
@@ -26,6 +25,7 @@ from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.folders import prepare_folder
 from xray_lightning.report.audit_page import audit_page
 from xray_lightning.report.page import p_text
+from xray_lightning.report.terminal import empty_table, number, show
 from xray_lightning.writing import open_replacing, write_json
 
 OWN = {

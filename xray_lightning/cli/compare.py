@@ -12,7 +12,6 @@ from rich.table import Table
 
 from xray_lightning.cli.folds import data_title, pooled_tables
 from xray_lightning.cli.overrides import labels_asked
-from xray_lightning.cli.tables import empty_table, number, show
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.splits import fingerprint
 from xray_lightning.errors import DataNotFoundError, TableError
@@ -21,6 +20,7 @@ from xray_lightning.evaluation.sweep import read_runs
 from xray_lightning.folders import prepare_folder
 from xray_lightning.metrics.compare import Comparison, Difference, compare
 from xray_lightning.records import patients_text
+from xray_lightning.report.terminal import empty_table, number, show
 from xray_lightning.writing import write_json
 
 TABLE = "predictions_test.csv"

@@ -23,11 +23,9 @@ from xray_lightning.cli.build import (
 from xray_lightning.cli.conclusion import conclude
 from xray_lightning.cli.judging import Judged
 from xray_lightning.cli.overrides import in_sweep
-from xray_lightning.cli.processes import quieten, started_outside
 from xray_lightning.cli.provenance import sampling_line, write_config, write_environment
 from xray_lightning.cli.report import closing_report
 from xray_lightning.cli.settings import require_settings
-from xray_lightning.cli.tables import auroc_table, show, subsets_line
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.source import Source, usage_notes
 from xray_lightning.data.splits import SUBSETS
@@ -36,6 +34,7 @@ from xray_lightning.evaluation.predict import Summary, predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions, write_predictions
 from xray_lightning.explain.heatmaps import HeatMaps
 from xray_lightning.folders import prepare_folder
+from xray_lightning.processes import quieten, started_outside
 from xray_lightning.report.calls import Panel
 from xray_lightning.report.figures import (
     curves_figure,
@@ -44,6 +43,7 @@ from xray_lightning.report.figures import (
     roc_figure,
 )
 from xray_lightning.report.panel import results_panel
+from xray_lightning.report.terminal import auroc_table, show, subsets_line
 from xray_lightning.training.callbacks.keeping import RunCheckpoint
 from xray_lightning.training.callbacks.metrics_file import MetricsFile
 from xray_lightning.training.task import XrayTask

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from xray_lightning.cli.failures import PartialError
-from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watched
 from xray_lightning.data.conversion import FAILED, HEADER, Job, Outcome, convert, find_dicom, plan
 from xray_lightning.data.decoding import available_cores
@@ -17,6 +16,7 @@ from xray_lightning.data.dicom import tally
 from xray_lightning.data.files import Journal
 from xray_lightning.data.tables import existing_folder
 from xray_lightning.folders import lock_folder
+from xray_lightning.report.terminal import show
 from xray_lightning.writing import write_table
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from xray_lightning.cli.overrides import composed, make
-from xray_lightning.cli.tables import counts_table, show
 from xray_lightning.cli.watching import watched
 from xray_lightning.data.cache import open_cache
 from xray_lightning.data.source import Source, readable_records, usage_notes
 from xray_lightning.data.splits import SUBSETS, Split
 from xray_lightning.folders import prepare_folder
 from xray_lightning.records import patient_ids, patients_known, patients_text, target_matrix
+from xray_lightning.report.terminal import counts_table, show
 from xray_lightning.writing import write_json
 
 

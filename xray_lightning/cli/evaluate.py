@@ -15,9 +15,7 @@ from xray_lightning.cli.conclusion import subset_facts
 from xray_lightning.cli.judging import Judged, fitted_labels, verdict_of
 from xray_lightning.cli.overrides import boolean, labels_asked, overridden, split_run_dir, taken_out
 from xray_lightning.cli.priors import require_prior, wanted_priors
-from xray_lightning.cli.processes import first_process, quieten
 from xray_lightning.cli.settings import require_changes, require_settings
-from xray_lightning.cli.tables import show, subsets_line
 from xray_lightning.cli.trust import require_trusted
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split, with_test
@@ -28,6 +26,8 @@ from xray_lightning.evaluation.overlap import separated
 from xray_lightning.evaluation.predict import Summary
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.folders import prepare_folder
+from xray_lightning.processes import first_process, quieten
+from xray_lightning.report.terminal import show, subsets_line
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import write_json
 

@@ -21,7 +21,6 @@ from xray_lightning.cli.explain_settings import (
     trained_like,
 )
 from xray_lightning.cli.explain_tables import explain_lines
-from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watching
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.evaluation.predict import predict_subset, summarise
@@ -37,6 +36,7 @@ from xray_lightning.folders import prepare_folder
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report.gallery import gallery_figure, hits_and_misses
 from xray_lightning.report.saliency import saliency_figure
+from xray_lightning.report.terminal import show
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import save_figure, write_json
 

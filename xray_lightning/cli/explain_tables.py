@@ -7,10 +7,10 @@ from rich.table import Table
 
 from xray_lightning.cli.localisation_table import localisation_table, published_lines
 from xray_lightning.cli.shortcuts import shortcut_lines
-from xray_lightning.cli.tables import empty_table, number
 from xray_lightning.evaluation.published import PublishedBoxes
 from xray_lightning.explain.located import CONTROLS
 from xray_lightning.explain.sanity.facts import TESTS
+from xray_lightning.report.terminal import empty_table, number
 
 Facts = Mapping[str, Any]
 SHOWN = {"pointing_game": "pointing game", "energy": "energy inside", "average_precision": "AP",

@@ -9,13 +9,13 @@ import numpy as np
 from rich.table import Table
 
 from xray_lightning.cli.judgement import interval, verdict_facts
-from xray_lightning.cli.tables import empty_table, number
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.evaluation.predictions import Predictions, read_own, write_predictions
 from xray_lightning.evaluation.sweep import Run, spread
 from xray_lightning.metrics.estimates import judge
 from xray_lightning.records import patients_text
+from xray_lightning.report.terminal import empty_table, number
 from xray_lightning.writing import read_json, write_json
 
 Facts = dict[str, Any]

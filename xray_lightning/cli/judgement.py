@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from xray_lightning.cli.tables import empty_table, number
 from xray_lightning.metrics.bootstrap import Interval
 from xray_lightning.metrics.estimates import CALIBRATED, FEW_PATIENTS, POINT, Estimate, Verdict
+from xray_lightning.report.terminal import empty_table, number
 
 EXACT = "* no patient differs: exact bound over the number of patients (Clopper and Pearson)"
 

@@ -19,7 +19,6 @@ from xray_lightning.cli.judgement import (
     verdict_table,
 )
 from xray_lightning.cli.priors import VALIDATION, Prior, corrections, prior_warnings, priors_line
-from xray_lightning.cli.tables import empty_table, number
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.errors import CheckpointError
 from xray_lightning.evaluation.predictions import Predictions
@@ -29,6 +28,7 @@ from xray_lightning.metrics.estimates import Verdict, judge
 from xray_lightning.metrics.operating_points import Fitted, fit_on_validation, wrong_calls
 from xray_lightning.metrics.subgroups import MEAN, subgroups, underdiagnosis
 from xray_lightning.records import Record, patients_known
+from xray_lightning.report.terminal import empty_table, number
 
 Columns = tuple[tuple[str, ...], npt.NDArray[np.float32], npt.NDArray[np.float32]]
 NO_GROUPS: dict[str, Any] = {"subgroups": [], "underdiagnosis": []}

@@ -5,9 +5,9 @@ from typing import Any
 
 from rich.table import Table
 
-from xray_lightning.cli.tables import empty_table, number
 from xray_lightning.evaluation.published import PublishedBoxes
 from xray_lightning.explain.located import CONTROLS
+from xray_lightning.report.terminal import empty_table, number
 
 OVERLAP = "0.1"  # the one that Wang 2017 is quoted for
 PAIR = ("t_iobb", "afp")

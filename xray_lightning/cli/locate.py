@@ -4,8 +4,8 @@ import re
 from datetime import datetime
 from pathlib import Path
 
-from xray_lightning.cli.processes import slurm_step
 from xray_lightning.errors import ConfigError, DataNotFoundError
+from xray_lightning.processes import slurm_step
 
 
 def conf_dir() -> Path:

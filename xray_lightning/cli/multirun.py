@@ -16,9 +16,9 @@ from rich.table import Table
 from xray_lightning.cli.failures import USER_ERROR
 from xray_lightning.cli.keys import require_known_keys
 from xray_lightning.cli.settings import require_settings
-from xray_lightning.cli.tables import empty_table, number, show
 from xray_lightning.errors import ConfigError, DataNotFoundError
 from xray_lightning.evaluation.sweep import Ranking, Run, ranking_rows, rankings, read_runs
+from xray_lightning.report.terminal import empty_table, number, show
 from xray_lightning.writing import for_spreadsheet, open_replacing, write_json
 
 

@@ -12,7 +12,6 @@ from typing import Any, TextIO
 import cv2
 
 from xray_lightning.cli.failures import PartialError
-from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watched
 from xray_lightning.data.dicom import tally
 from xray_lightning.data.files import ImageFiles, Journal, file_stamp, find_images
@@ -22,6 +21,7 @@ from xray_lightning.deploy.classifier import Classifier, Scored, load_classifier
 from xray_lightning.errors import ConfigError, OutputError, TableError
 from xray_lightning.evaluation.predictions import SCORE
 from xray_lightning.folders import lock_folder
+from xray_lightning.report.terminal import show
 from xray_lightning.writing import (
     for_spreadsheet,
     from_spreadsheet,

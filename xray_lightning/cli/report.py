@@ -13,13 +13,13 @@ from xray_lightning.audit.run import audit_facts, gist
 from xray_lightning.cli.audit import exposures_of
 from xray_lightning.cli.failures import user_message
 from xray_lightning.cli.overrides import make
-from xray_lightning.cli.tables import show
 from xray_lightning.cli.trust import read_config, require_trusted
 from xray_lightning.data.partition import Split
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.errors import ConfigError
-from xray_lightning.report.run_files import RunFiles, read_run
+from xray_lightning.report.run import RunFiles, read_run
 from xray_lightning.report.run_page import write_report
+from xray_lightning.report.terminal import show
 
 LOG = logging.getLogger(__name__)
 DRAWS = 100  # of the audit, which xray audit does with more

@@ -14,13 +14,13 @@ from xray_lightning.cli.compose import fit
 from xray_lightning.cli.failures import STOPPED_BY, user_message
 from xray_lightning.cli.keys import require_known_keys
 from xray_lightning.cli.overrides import boolean, in_sweep, overridden, taken_out
-from xray_lightning.cli.processes import first_process, quieten
 from xray_lightning.cli.provenance import reusable
-from xray_lightning.cli.tables import number, show
 from xray_lightning.cli.trust import read_config, require_trusted
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.folders import LockedError, lock_folder
+from xray_lightning.processes import first_process, quieten
+from xray_lightning.report.terminal import number, show
 from xray_lightning.writing import entries_of, read_json, write_json
 
 LOG = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from xray_lightning.cli.judging import fitted, verdict_of
 from xray_lightning.cli.overrides import boolean, composed, integer, labels_asked, make, taken_out
 from xray_lightning.cli.priors import read_prior
-from xray_lightning.cli.tables import show
 from xray_lightning.data.source import Source, with_labels
 from xray_lightning.data.splits import SUBSETS, Split, fingerprint
 from xray_lightning.errors import ConfigError, MissingImagesError
@@ -19,6 +18,7 @@ from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.scores import read_scores, scored_labels
 from xray_lightning.folders import prepare_folder
 from xray_lightning.records import Record, patient_ids, patients_text, target_matrix
+from xray_lightning.report.terminal import show
 from xray_lightning.writing import write_json
 
 OWN = {

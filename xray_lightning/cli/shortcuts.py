@@ -12,9 +12,9 @@ from rich.table import Table
 from xray_lightning.audit.shortcuts.facts import CAUGHT, subset_shortcuts
 from xray_lightning.audit.shortcuts.verdicts import UNDECIDED
 from xray_lightning.cli.evaluate import home, opened
-from xray_lightning.cli.tables import empty_table, number, show
 from xray_lightning.deploy.classifier import find_device
 from xray_lightning.folders import prepare_folder
+from xray_lightning.report.terminal import empty_table, number, show
 from xray_lightning.writing import write_json
 
 

@@ -164,5 +164,5 @@ def _boxes_row(cells: Mapping[str, str]) -> PublishedBoxes:
 
 
 def _cells(name: str) -> list[dict[str, str]]:
-    text = (files("xray_lightning.report") / name).read_text(encoding="utf-8")
+    text = (files("xray_lightning.evaluation") / name).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))

@@ -11,8 +11,8 @@ from xray_lightning.evaluation.published import incomparable
 from xray_lightning.metrics.calibration import reliability
 from xray_lightning.metrics.operating_points import Fitted
 from xray_lightning.metrics.subgroups import MEAN
-from xray_lightning.report.run_files import RunFiles
-from xray_lightning.report.run_words import published_facts, unknown, verdict, warnings
+from xray_lightning.report.run import RunFiles
+from xray_lightning.report.sentences import published_facts, unknown, verdict, warnings
 
 Facts = dict[str, Any]
 TEST = (

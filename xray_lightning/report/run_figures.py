@@ -20,7 +20,7 @@ from xray_lightning.report.figures import (
     thinned,
 )
 from xray_lightning.report.page import INK, dots_figure, svg
-from xray_lightning.report.run_files import RunFiles
+from xray_lightning.report.run import RunFiles
 
 Facts = Mapping[str, Any]
 RAW, CALIBRATED = (COLOURS[0], "o"), (COLOURS[4], "s")

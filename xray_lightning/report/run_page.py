@@ -6,9 +6,9 @@ from typing import Any
 
 from xray_lightning.report.audit_page import audit_figures
 from xray_lightning.report.page import page
+from xray_lightning.report.run import RunFiles
 from xray_lightning.report.run_facts import run_facts
 from xray_lightning.report.run_figures import run_figures
-from xray_lightning.report.run_files import RunFiles
 from xray_lightning.writing import open_replacing, write_json
 
 Facts = Mapping[str, Any]

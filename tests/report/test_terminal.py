@@ -1,7 +1,7 @@
 import pytest
 
-from xray_lightning.cli.tables import auroc_table, counts_table, number, show, subsets_line
 from xray_lightning.cli.watching import watched
+from xray_lightning.report.terminal import auroc_table, counts_table, number, show, subsets_line
 
 SUMMARY = {
     "auroc": {"mean": 0.75, "defined": 1, "labels": {"Mass": 0.75, "Hernia": None}},

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.report.run import NEEDED, read_run
 from xray_lightning.report.run_facts import run_facts
-from xray_lightning.report.run_files import NEEDED, read_run
 
 Spoil = Callable[[Path], object]
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from xray_lightning.cli.processes import first_process
+from xray_lightning.processes import first_process
 from xray_lightning.records import patients_text
 
 WIDE = 160  # characters of a line that nobody's terminal breaks

@@ -7,10 +7,11 @@ import pytest
 import torch
 from hydra.types import RunMode
 
-from xray_lightning.cli import build, compose, overrides, processes
+from xray_lightning import processes
+from xray_lightning.cli import build, compose, overrides
 from xray_lightning.cli.overrides import composed
-from xray_lightning.cli.tables import show
 from xray_lightning.errors import ConfigError
+from xray_lightning.report.terminal import show
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,10 @@ import pytest
 from xray_lightning import Phantom
 from xray_lightning.evaluation.published import IMAGES, TEST_IMAGES, comparable, incomparable
 from xray_lightning.records import CHEST_XRAY14
+from xray_lightning.report.run import read_run
 from xray_lightning.report.run_facts import run_facts
-from xray_lightning.report.run_files import read_run
 from xray_lightning.report.run_page import run_page
-from xray_lightning.report.run_words import published_facts, unknown, verdict, warnings
+from xray_lightning.report.sentences import published_facts, unknown, verdict, warnings
 
 
 @pytest.fixture
