@@ -10,7 +10,7 @@ PACKAGE = ROOT / "xray_lightning"
 FLOORS = [
     ["errors", "formats", "processes"],
     ["writing"],
-    ["records", "grid", "folders", "results"],
+    ["records", "folders", "results"],
     ["data", "models", "metrics"],
     ["checkpoint"],
     ["training"],

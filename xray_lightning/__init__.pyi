@@ -49,9 +49,11 @@ from xray_lightning.evaluation.predictions import Predictions as Predictions
 from xray_lightning.evaluation.predictions import read_predictions as read_predictions
 from xray_lightning.evaluation.predictions import write_predictions as write_predictions
 from xray_lightning.evaluation.scores import read_scores as read_scores
-from xray_lightning.explain import class_map as class_map
-from xray_lightning.explain import class_maps as class_maps
+from xray_lightning.explain.grid import enlarge as enlarge
 from xray_lightning.explain.heatmaps import HeatMaps as HeatMaps
+from xray_lightning.explain.maps import cell_grids as cell_grids
+from xray_lightning.explain.maps import class_map as class_map
+from xray_lightning.explain.maps import class_maps as class_maps
 from xray_lightning.models.attention import CBAM as CBAM
 from xray_lightning.models.network import XrayNet as XrayNet
 from xray_lightning.records import Box as Box

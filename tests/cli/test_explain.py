@@ -21,7 +21,7 @@ from xray_lightning.cli.explain import scored
 from xray_lightning.cli.explain_settings import own_settings
 from xray_lightning.cli.overrides import composed
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain import METHODS
+from xray_lightning.explain.maps import METHODS
 from xray_lightning.models.network import XrayNet
 
 TOY = ["data.patients=120", "image_size=64", "batch_size=16", "epochs=1", "model=resnet50"]

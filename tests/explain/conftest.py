@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from xray_lightning.explain.grid import shrink
 from xray_lightning.explain.located import Located
-from xray_lightning.grid import shrunk
 from xray_lightning.metrics.localisation import region_of
 from xray_lightning.models.network import XrayNet
 
@@ -42,7 +42,7 @@ def located() -> Callable[..., Located]:
         rng = np.random.default_rng(seed)
         boxes = [[tuple(box)] for box in rng.uniform([2, 2, 8, 8], [28, 28, 16, 16], (count, 4))]
         noise = rng.random((2, count, 16, 16), dtype=np.float32)
-        cells = np.stack([shrunk(region_of(box, SIZE), (16, 16)) for box in boxes])
+        cells = np.stack([shrink(region_of(box, SIZE), (16, 16)) for box in boxes])
         patients = [f"p{first + row // images}" for row in range(count)]
         return Located({"sees": cells + noise[0] / 2, "blind": noise[1]}, boxes, patients)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.explain.grid import enlarge
 from xray_lightning.explain.localisation import Reference, localisation, reference_of
 from xray_lightning.explain.located import CONTROLS, Located
-from xray_lightning.grid import enlarged
-from xray_lightning.metrics.localisation import WANG, pointing_game, region_of, tuned_threshold
+from xray_lightning.metrics.localisation import WANG, pointing_game, region_of, tune_threshold
 
 SIZE = 48
 Make = Callable[..., Located]
@@ -45,7 +45,7 @@ def test_figures_are_means_over_images(located: Make) -> None:
     chosen = located(24)
     facts = localisation({"Mass": chosen}, size=SIZE, draws=20)
     hits = [
-        pointing_game(enlarged(heat, SIZE), region_of(boxes, SIZE))
+        pointing_game(enlarge(heat, SIZE), region_of(boxes, SIZE))
         for heat, boxes in zip(chosen.maps["sees"], chosen.boxes, strict=True)
     ]
     assert value(facts, "sees", "pointing_game") == pytest.approx(np.mean(hits))
@@ -171,7 +171,7 @@ def test_thresholds_are_tuned_on_other_patients(located: Make) -> None:
     validation, scored = located(24, seed=5, first=100), located(24)
     reference = reference_of({"Mass": validation, "Hernia": located(4, first=200)}, size=SIZE)
     for method in ("sees", "blind"):
-        best = tuned_threshold(validation.maps[method], validation.boxes, SIZE)
+        best = tune_threshold(enlarge(validation.maps[method], SIZE), validation.boxes)
         assert reference.shares["Mass", method] == best
     assert {label for label, _ in reference.shares} == {"Mass"}, "too few boxes of Hernia"
     facts = localisation(

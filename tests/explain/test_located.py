@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.explain.grid import shrink
 from xray_lightning.explain.located import (
     Located,
     centre_gaussian,
     control_maps,
     mean_of_others,
 )
-from xray_lightning.grid import shrunk
 from xray_lightning.metrics.localisation import region_of
 
 SIZE = 48
@@ -62,7 +62,7 @@ def test_controls(located: Callable[..., Located]) -> None:
     assert (controls["random"] == again["random"]).all()
     assert (controls["random"] != other["random"]).any()
     for row, boxes in enumerate(chosen.boxes):
-        assert (controls["ceiling"][row] == shrunk(region_of(boxes, SIZE), (16, 16))).all()
+        assert (controls["ceiling"][row] == shrink(region_of(boxes, SIZE), (16, 16))).all()
 
 
 def test_each_resolution_has_its_ceiling(located: Callable[..., Located]) -> None:

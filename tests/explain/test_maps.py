@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain import METHODS, class_map, class_maps
+from xray_lightning.explain.maps import METHODS, class_map, class_maps
 from xray_lightning.models.heads import HEADS
 from xray_lightning.models.network import XrayNet
 

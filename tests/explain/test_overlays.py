@@ -9,7 +9,7 @@ import torch
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain import class_map
+from xray_lightning.explain.maps import class_map
 from xray_lightning.explain.overlays import BATCH, Choice, chosen_rows, overlays
 from xray_lightning.models.network import XrayNet
 

@@ -11,10 +11,10 @@ from xray_lightning.data.cache import open_cache
 from xray_lightning.data.dataset import XrayDataset
 from xray_lightning.data.geometry import box_to_square
 from xray_lightning.data.images import read_record
+from xray_lightning.explain.grid import enlarge, shrink
 from xray_lightning.explain.localisation import localisation
 from xray_lightning.explain.located import Located
-from xray_lightning.grid import enlarged, shrunk
-from xray_lightning.metrics.localisation import detected_boxes, overlaps, region_of
+from xray_lightning.metrics.localisation import detect_boxes, overlaps, region_of
 from xray_lightning.records import Box, Record
 
 # (height, width) of the file, and (width, height) of the image the box was drawn on
@@ -55,7 +55,7 @@ def test_a_box_is_found_again_to_one_pixel(tmp_path: Path, size: int) -> None:
         frame = record.box_frame or (width, height)
         boxes.append([box_to_square((box.x, box.y, box.width, box.height), frame, size)])
         images.append(data[row]["image"][0].numpy())
-        [found] = detected_boxes(images[-1], [0.5])
+        [found] = detect_boxes(images[-1], [0.5])
         ends = np.array([found[:2], found[:2] + found[2:]])
         x, y, across, down = boxes[-1][0]
         assert ends == pytest.approx(np.array([[x, y], [x + across, y + down]]), abs=1)
@@ -73,8 +73,8 @@ def test_a_box_in_cells_is_found_again_to_one_cell(cells: tuple[int, int]) -> No
     for seed in range(20):
         rng = np.random.default_rng(seed)
         box = [*rng.uniform(0, 120, 2), *rng.uniform(60, 100, 2)]
-        heat = enlarged(shrunk(region_of([box], 224), cells), 224)
-        found = max(detected_boxes(heat, [0.5]), key=lambda each: overlaps(each, box)[0][0, 0])
+        heat = enlarge(shrink(region_of([box], 224), cells), 224)
+        found = max(detect_boxes(heat, [0.5]), key=lambda each: overlaps(each, box)[0][0, 0])
         side = 224 / np.array([cells[1], cells[0]])
         assert (np.abs(found[:2] - box[:2]) <= side).all()
         assert (np.abs(found[:2] + found[2:] - np.add(box[:2], box[2:])) <= side).all()

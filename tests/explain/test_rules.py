@@ -11,8 +11,7 @@ from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from xray_lightning.explain import class_maps
-from xray_lightning.explain.maps import grad_cam_plus_plus
+from xray_lightning.explain.maps import class_maps, grad_cam_plus_plus
 from xray_lightning.models.heads import HEADS
 from xray_lightning.models.network import XrayNet
 

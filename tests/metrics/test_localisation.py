@@ -3,17 +3,17 @@ import pytest
 from scipy import ndimage
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.grid import enlarged, shrunk
+from xray_lightning.explain.grid import enlarge, shrink
 from xray_lightning.metrics.localisation import (
-    FIGURES,
-    GRID,
+    METRICS,
     OVERLAPS,
+    TRIED,
     WANG,
-    detected_boxes,
-    map_figures,
+    detect_boxes,
     overlaps,
     region_of,
-    tuned_threshold,
+    score_map,
+    tune_threshold,
 )
 
 RNG = np.random.default_rng(0)
@@ -28,8 +28,8 @@ def by_scipy(heat: np.ndarray, share: float) -> set[tuple[int, ...]]:
 @pytest.mark.parametrize("side", [5, 12, 40])
 def test_boxes_are_those_of_the_connected_parts(side: int) -> None:
     for share in (0.235, 0.5, 0.7, 0.95):
-        heat = enlarged(RNG.standard_normal((side, side), dtype=np.float32), 40)
-        assert set(map(tuple, detected_boxes(heat, [share]).tolist())) == by_scipy(heat, share)
+        heat = enlarge(RNG.standard_normal((side, side), dtype=np.float32), 40)
+        assert set(map(tuple, detect_boxes(heat, [share]).tolist())) == by_scipy(heat, share)
 
 
 def test_an_island_in_a_hole_has_its_own_box() -> None:
@@ -37,27 +37,27 @@ def test_an_island_in_a_hole_has_its_own_box() -> None:
     heat[0:7, 0:7] = 1
     heat[1:6, 1:6] = 0
     heat[3, 3] = 1
-    assert sorted(detected_boxes(heat, [0.5]).tolist()) == [[0, 0, 7, 7], [3, 3, 1, 1]]
+    assert sorted(detect_boxes(heat, [0.5]).tolist()) == [[0, 0, 7, 7], [3, 3, 1, 1]]
 
 
 def test_several_thresholds_and_flat_maps() -> None:
     heat = np.zeros((6, 6), np.float32)
     heat[1:5, 1:5], heat[2, 2] = 0.5, 1
-    assert detected_boxes(heat, WANG).tolist() == [[1, 1, 4, 4], [2, 2, 1, 1]]
-    assert detected_boxes(heat, [1]).tolist() == [[2, 2, 1, 1]]
+    assert detect_boxes(heat, WANG).tolist() == [[1, 1, 4, 4], [2, 2, 1, 1]]
+    assert detect_boxes(heat, [1]).tolist() == [[2, 2, 1, 1]]
     for level in (0, -0.1, 7.3):
-        flat = enlarged(np.full((3, 3), level, np.float32), 6)
-        assert detected_boxes(flat, WANG).shape == (0, 4)
+        flat = enlarge(np.full((3, 3), level, np.float32), 6)
+        assert detect_boxes(flat, WANG).shape == (0, 4)
         found = figures(flat, [(1, 1, 3, 3), (4, 4, 1, 1)], *WANG)
-        sums = [found[name][0] for name in FIGURES if name[0] in ("centre", "iou", "iobb", "afp")]
+        sums = [found[name][0] for name in METRICS if name[0] in ("centre", "iou", "iobb", "afp")]
         assert sums == [0] * 12, "it was a box of the whole image for each threshold"
-    assert tuned_threshold(np.zeros((2, 3, 3), np.float32), [[(1, 1, 3, 3)]] * 2, 6) == 0.1
+    assert tune_threshold(np.zeros((2, 6, 6), np.float32), [[(1, 1, 3, 3)]] * 2) == 0.1
 
 
 @pytest.mark.parametrize("shares", [[0.0], [1.1], [0.5, -1], [float("nan")], []])
 def test_thresholds_that_are_no_share(shares: list[float]) -> None:
     with pytest.raises(ConfigError, match="thresholds are shares of the map's range in"):
-        detected_boxes(np.eye(3, dtype=np.float32), shares)
+        detect_boxes(np.eye(3, dtype=np.float32), shares)
 
 
 def test_overlaps_by_counting_pixels() -> None:
@@ -75,9 +75,9 @@ def test_overlaps_by_counting_pixels() -> None:
 
 def figures(heat: np.ndarray, annotated: list[tuple[float, ...]], *shares: float) -> dict:
     region = region_of(annotated, len(heat))
-    sums, weights = map_figures(heat, region, annotated, shares=shares, near=region)
+    sums, weights = score_map(heat, region, annotated, shares=shares, near=region)
     return {
-        name: (total, weight) for name, total, weight in zip(FIGURES, sums, weights, strict=True)
+        name: (total, weight) for name, total, weight in zip(METRICS, sums, weights, strict=True)
     }
 
 
@@ -111,14 +111,14 @@ def test_a_map_without_energy() -> None:
 
 
 def test_tuned_threshold_finds_what_made_the_boxes() -> None:
-    ramps = np.stack([enlarged(RNG.random((5, 5), dtype=np.float32), 40) for _ in range(12)])
+    ramps = np.stack([enlarge(RNG.random((5, 5), dtype=np.float32), 40) for _ in range(12)])
     for share in (0.3, 0.55, 0.8):
-        boxes = [detected_boxes(ramp, [share]) for ramp in ramps]
-        assert tuned_threshold(ramps, boxes, 40) == pytest.approx(share)
-    assert np.isnan(tuned_threshold(np.zeros((0, 5, 5), np.float32), [], 40))
+        boxes = [detect_boxes(ramp, [share]) for ramp in ramps]
+        assert tune_threshold(ramps, boxes) == pytest.approx(share)
+    assert np.isnan(tune_threshold([], []))
 
 
 def test_equally_good_thresholds_give_the_lowest() -> None:
     box = (8, 8, 8, 8)
-    maps = shrunk(region_of([box], 32), (32, 32))[None]
-    assert tuned_threshold(maps, [[box]], 32) == GRID[0]
+    maps = shrink(region_of([box], 32), (32, 32))[None]
+    assert tune_threshold(maps, [[box]]) == TRIED[0]

@@ -4,13 +4,13 @@ from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import average_precision_score
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.grid import enlarged
+from xray_lightning.explain.grid import enlarge
 from xray_lightning.metrics.localisation import (
     average_precision,
     energy_inside,
     pointing_game,
     region_of,
-    widened,
+    widen,
 )
 
 RNG = np.random.default_rng(0)
@@ -45,12 +45,12 @@ def test_widened_by_euclidean_distance() -> None:
     region = region_of([(4, 5, 3, 2)], 16)
     away = distance_transform_edt(~region)
     for tolerance in (1, 1.5, 4):
-        assert (widened(region, tolerance) == (away <= tolerance)).all()
-    assert widened(region, 0) is region
+        assert (widen(region, tolerance) == (away <= tolerance)).all()
+    assert widen(region, 0) is region
     with pytest.raises(
         ConfigError, match="tolerance must be a number of pixels of at least 0, got -1"
     ):
-        widened(region, -1)
+        widen(region, -1)
 
 
 def test_pointing_game_by_hand() -> None:
@@ -58,7 +58,7 @@ def test_pointing_game_by_hand() -> None:
     heat[1, 2] = 1
     assert pointing_game(heat, region_of([(2, 1, 1, 1)], 4)) == 1
     assert pointing_game(heat, region_of([(0, 0, 2, 4)], 4)) == 0
-    assert pointing_game(heat, widened(region_of([(0, 0, 2, 4)], 4), 1)) == 1
+    assert pointing_game(heat, widen(region_of([(0, 0, 2, 4)], 4), 1)) == 1
     heat[0, :3] = 1  # four equal maxima, two of them in the left half
     assert pointing_game(heat, region_of([(0, 0, 2, 4)], 4)) == 0.5
 
@@ -66,7 +66,7 @@ def test_pointing_game_by_hand() -> None:
 @pytest.mark.parametrize("level", [0.0, -3.7, 0.1, 1e6])
 def test_a_flat_map_points_by_chance(level: float) -> None:
     region = region_of([(3, 2, 10, 20)], 50)
-    heat = enlarged(np.full((7, 6), level, np.float32), 50)
+    heat = enlarge(np.full((7, 6), level, np.float32), 50)
     assert pointing_game(heat, region) == pytest.approx(200 / 2500)
     assert average_precision(heat, region) == pytest.approx(200 / 2500)
 
@@ -80,7 +80,7 @@ def test_energy_by_hand() -> None:
 @pytest.mark.parametrize("side", [4, 7, 64])
 def test_average_precision_against_scikit_learn(side: int) -> None:
     for power, error in ((1, 5e-4), (3, 5e-4), (5, 5e-3)):
-        heat = enlarged(RNG.standard_normal((side, side)).astype(np.float32) ** power, 64)
+        heat = enlarge(RNG.standard_normal((side, side)).astype(np.float32) ** power, 64)
         region = region_of([(10, 20, 15, 30), (40, 5, 9, 9)], 64)
         theirs = average_precision_score(region.ravel(), heat.ravel())
         assert average_precision(heat, region) == pytest.approx(theirs, abs=error)

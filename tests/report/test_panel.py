@@ -17,7 +17,7 @@ from xray_lightning.data.geometry import box_to_square
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.explain import class_map
+from xray_lightning.explain.maps import class_map
 from xray_lightning.explain.overlays import Overlay
 from xray_lightning.metrics.operating_points import choose_threshold
 from xray_lightning.models.network import XrayNet

@@ -9,7 +9,7 @@ from xray_lightning.cli.evaluate import Opened
 from xray_lightning.cli.overrides import integer, listed, taken_out
 from xray_lightning.cli.settings import EXPLAIN
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain import GATES, METHODS
+from xray_lightning.explain.maps import GATES, METHODS
 from xray_lightning.models.network import XrayNet
 
 

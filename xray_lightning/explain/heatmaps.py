@@ -14,9 +14,9 @@ from torch import Tensor
 
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain import GATES, require_method
+from xray_lightning.explain.grid import grid_of
+from xray_lightning.explain.maps import GATES, require_method
 from xray_lightning.explain.overlays import CHOICES, Choice, Overlay, overlays
-from xray_lightning.grid import grid_of
 from xray_lightning.models.network import XrayNet
 from xray_lightning.writing import open_replacing, save_figure
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.explain.grid import enlarge
 from xray_lightning.explain.located import SIGMA, Boxes, Located, control_maps
-from xray_lightning.grid import enlarged
 from xray_lightning.metrics.bootstrap import (
     Codes,
     Counts,
@@ -20,12 +20,12 @@ from xray_lightning.metrics.bootstrap import (
     sums_over,
 )
 from xray_lightning.metrics.localisation import (
-    FIGURES,
+    METRICS,
     WANG,
     Heat,
-    map_figures,
-    tuned_threshold,
-    widened,
+    score_map,
+    tune_threshold,
+    widen,
 )
 
 MINIMUM = 10  # images and patients with boxes: with fewer no interval is given, and nothing tuned
@@ -64,7 +64,8 @@ def reference_of(
         boxes[label] = located.boxes
         controls = control_maps(located, size, _seeds(seed, label), sigma, None)
         for method, maps in {**located.maps, **controls}.items():
-            shares[label, method] = tuned_threshold(maps, located.boxes, size, located.grids)
+            large = (enlarge(heat, size, located.grids) for heat in maps)
+            shares[label, method] = tune_threshold(large, located.boxes)
     patients = frozenset(each for located in validation.values() for each in located.patients)
     return Reference(shares, boxes, patients)
 
@@ -99,7 +100,7 @@ def localisation(
         what chance would get. "methods" holds the figures of each method and control, each
         ``{"value", "interval"}``, None where undefined; "t_iou", "t_iobb" and "afp" hold one for
         each overlap, "0.1" to "0.9", see
-        :func:`~xray_lightning.metrics.localisation.map_figures`. Intervals are 95 % percentile
+        :func:`~xray_lightning.metrics.localisation.score_map`. Intervals are 95 % percentile
         intervals, None where all draws are equal or fewer than 39.
 
     Raises:
@@ -184,12 +185,12 @@ def _sums(
 ) -> dict[str, tuple[Floats, Floats]]:
     """Sums and weights of each method's figures in each image, (N, F) each."""
     regions = located.regions(size)
-    near = [widened(region, tolerance) for region in regions]
+    near = [widen(region, tolerance) for region in regions]
     found = {}
     for name, heats in maps.items():
         rows = [
-            map_figures(
-                enlarged(heat, size, located.grids),
+            score_map(
+                enlarge(heat, size, located.grids),
                 region,
                 boxes,
                 shares=shares[name],
@@ -216,7 +217,7 @@ def _label_facts(
 ) -> Facts:
     images, patients = len(located.boxes), len(set(located.patients))
     few = min(images, patients) < MINIMUM
-    energy = FIGURES.index(("energy",))
+    energy = METRICS.index(("energy",))
     return {
         "images": images,
         "patients": patients,
@@ -247,7 +248,7 @@ def _mean_facts(labels: Mapping[str, Facts], values: Mapping[str, Mapping[str, F
 def _figures(values: Floats, *, intervals: bool) -> Facts:
     """Figures of one method as plain values, from the sample's row and the draws'."""
     facts: Facts = {}
-    for column, (name, *over) in enumerate(FIGURES):
+    for column, (name, *over) in enumerate(METRICS):
         sample, *_ = values[:, column].tolist()
         ends = percentile_interval(values[1:, column]) if intervals else (np.nan, np.nan)
         figure = {

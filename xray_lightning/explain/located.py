@@ -11,9 +11,9 @@ from xray_lightning.data.geometry import Rectangle
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain import cell_grids
+from xray_lightning.explain.grid import EVEN, Grids, grid_of, shrink
+from xray_lightning.explain.maps import cell_grids
 from xray_lightning.explain.overlays import Place, looked_at, square_boxes
-from xray_lightning.grid import EVEN, Grids, grid_of, shrunk
 from xray_lightning.metrics.bootstrap import patient_codes
 from xray_lightning.metrics.localisation import Heat, Region, region_of
 from xray_lightning.models.network import XrayNet
@@ -114,14 +114,14 @@ def control_maps(
     middle = centre_gaussian(shape, size, sigma, grids)
     found = {"random": drawn, "centre": np.broadcast_to(middle, drawn.shape)}
     boxes = located.boxes if others is None else others
-    cells = np.stack([shrunk(region_of(each, size), shape, grids) for each in boxes])
+    cells = np.stack([shrink(region_of(each, size), shape, grids) for each in boxes])
     if others is not None:
         found["mean box"] = np.broadcast_to(cells.mean(axis=0), drawn.shape)
     elif len(set(located.patients)) > 1:
         found["mean box"] = mean_of_others(cells, located.patients)
     for each in shapes:
         name = "ceiling" if each == shape else f"ceiling {each[0]}x{each[1]}"
-        found[name] = np.stack([shrunk(region, each, grids) for region in regions])
+        found[name] = np.stack([shrink(region, each, grids) for region in regions])
     return found
 
 
@@ -204,5 +204,5 @@ def exact_masks(
     """
     if not isinstance(source, Phantom):
         return None
-    covered = [shrunk(source.mask(record, label), (size, size)) for record in records]
+    covered = [shrink(source.mask(record, label), (size, size)) for record in records]
     return np.stack([share >= min(0.5, share.max()) for share in covered])

@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.explain.grid import Grid, Grids
 from xray_lightning.explain.pixels import PIXELS, head_gradients
-from xray_lightning.grid import Grid, Grids
 
 aten = torch.ops.aten
 PADS = (aten.constant_pad_nd, aten.reflection_pad2d, aten.replication_pad2d)
@@ -153,7 +153,7 @@ def class_maps(
     ========== ==================================================================================
 
     The cells of a feature map need not lie evenly on the image: :func:`~.cell_grids` says
-    where they do, for :func:`~xray_lightning.grid.enlarged`.
+    where they do, for :func:`~xray_lightning.explain.grid.enlarge`.
 
     Everything is computed in evaluation mode and in
     float32, also within ``torch.inference_mode`` and autocast: in bfloat16 the maps of pixels were

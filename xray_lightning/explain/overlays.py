@@ -10,8 +10,8 @@ import torch
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.geometry import box_to_square
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain import cell_grids, class_maps
-from xray_lightning.grid import Grids
+from xray_lightning.explain.grid import Grids
+from xray_lightning.explain.maps import cell_grids, class_maps
 from xray_lightning.models.network import XrayNet
 
 Box = tuple[float, float, float, float]  # x, y, width, height

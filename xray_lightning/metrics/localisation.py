@@ -1,32 +1,31 @@
 """A heat map against the place of a finding: where it points, what lies inside, its boxes.
 
-All figures are taken at the size of the image: a map is enlarged, a place never made coarser.
+All figures are taken at the size of the image: a map is enlarge, a place never made coarser.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.grid import EVEN, Grids, enlarged
 from xray_lightning.metrics.bootstrap import Floats, divided
 
-Heat = npt.NDArray[np.float32]  # (h, w), or (S, S) once enlarged
+Heat = npt.NDArray[np.float32]  # (h, w), or (S, S) once enlarge
 Region = npt.NDArray[np.bool_]  # (S, S)
 
 # Of a map in its average precision: within 5e-4 of exact for noise and its cube, and five times as
 # fast as a sort; off by up to 5e-3 where single values tower above all others by a thousand times.
 LEVELS = 8192
-ROUNDING = 4 * float(np.finfo(np.float32).eps)  # of an enlarged map, relative to its largest value
+ROUNDING = 4 * float(np.finfo(np.float32).eps)  # of an enlarge map, relative to its largest value
 
 WANG = (60 / 255, 180 / 255)  # Wang 2017, section 3.3: shares of the map's range, both at once
 OVERLAPS = tuple(tenth / 10 for tenth in range(1, 10))
-GRID = tuple(twentieth / 20 for twentieth in range(2, 19))  # shares that tuning tries
+TRIED = tuple(twentieth / 20 for twentieth in range(2, 19))  # shares that tuning tries
 
 # The figures of a map: (name,) or (name, overlap). Each is a sum over images or boxes.
-FIGURES: tuple[tuple[str, ...], ...] = (
+METRICS: tuple[tuple[str, ...], ...] = (
     ("pointing_game",),
     ("energy",),
     ("average_precision",),
@@ -72,7 +71,7 @@ def _pixels(low: float, extent: float, size: int) -> slice:
     return slice(first, max(min(end, size), first + 1))
 
 
-def widened(region: Region, tolerance: float) -> Region:
+def widen(region: Region, tolerance: float) -> Region:
     """All pixels at most ``tolerance`` pixels from a place, (S, S).
 
     Raises:
@@ -90,7 +89,7 @@ def pointing_game(heat: Heat, region: Region) -> float:
     """Whether the map's maximum lies in the place: 1, 0, or the share of equal maxima that do.
 
     Zhang et al., Top-Down Neural Attention by Excitation Backprop (IJCV 2018), section 4.1, who
-    allow 15 px beside it: pass :func:`widened`. A flat map gets what chance would get. Both
+    allow 15 px beside it: pass :func:`widen`. A flat map gets what chance would get. Both
     are (S, S).
     """
     peak = heat.max()
@@ -124,11 +123,11 @@ def average_precision(heat: Heat, region: Region) -> float:
 
 
 def rounding(heat: Heat) -> float:
-    """Differences of an enlarged map up to this come from rounding alone."""
+    """Differences of an enlarge map up to this come from rounding alone."""
     return ROUNDING * max(abs(float(heat.min())), abs(float(heat.max())))
 
 
-def detected_boxes(heat: Heat, shares: Sequence[float]) -> Floats:
+def detect_boxes(heat: Heat, shares: Sequence[float]) -> Floats:
     """Rectangles around the connected parts of a map that reach a share of its range.
 
     Wang et al., ChestX-ray8 (CVPR 2017), section 3.3. Pixels that touch at a corner are connected.
@@ -177,7 +176,7 @@ def overlaps(detected: npt.ArrayLike, annotated: npt.ArrayLike) -> tuple[Floats,
     return divided(common, area + theirs - common), common / area
 
 
-def map_figures(
+def score_map(
     heat: Heat, region: Region, annotated: npt.ArrayLike, *, shares: Sequence[float], near: Region
 ) -> tuple[Floats, Floats]:
     """All figures of one map, as sums and what they are sums over.
@@ -192,13 +191,13 @@ def map_figures(
     localisation correct if IoU > T(IoU), or IoBB > T(IoBB). Many small boxes have a high T(IoBB) by
     chance: read it beside "afp". ``heat``, the place ``region`` and ``near``, where the maximum
     counts as a hit, are (S, S), the annotated boxes (G, 4); the shares are thresholds of
-    :func:`detected_boxes`.
+    :func:`detect_boxes`.
 
     Returns:
-        Sums and weights, in the order of :data:`FIGURES`.
+        Sums and weights, in the order of :data:`METRICS`.
     """
     theirs = np.asarray(annotated, dtype=np.float64).reshape(-1, 4)
-    detected = detected_boxes(heat, shares)
+    detected = detect_boxes(heat, shares)
     iou, iobb = overlaps(detected, theirs)
     over = np.asarray(OVERLAPS)[:, None]
     best_iou, best_iobb = iou.max(axis=0, initial=0), iobb.max(axis=0, initial=0)
@@ -229,22 +228,19 @@ def _holds(boxes: Floats, point: Floats) -> npt.NDArray[np.bool_]:
     return np.asarray(((offset >= 0) & (offset < boxes[:, 2:])).all(axis=1))
 
 
-def tuned_threshold(
-    maps: Heat, boxes: Sequence[npt.ArrayLike], size: int, grids: Grids = EVEN
-) -> float:
+def tune_threshold(maps: Iterable[Heat], boxes: Sequence[npt.ArrayLike]) -> float:
     """The share of the range whose boxes overlap the annotated ones best; of equals the lowest.
 
     The mean over annotated boxes of the highest IoU decides. Never tune on the boxes that are
-    scored. Maps are (N, h, w), of validation images; the boxes of each are (G, 4), in pixels of the
-    square.
+    scored. Maps are N of (S, S), of validation images; the boxes of each are (G, 4), in pixels of
+    the square.
 
     Returns:
-        One of :data:`GRID`; NaN without images.
+        One of :data:`TRIED`; NaN without images.
     """
-    gains = np.zeros(len(GRID))
+    gains = np.zeros(len(TRIED))
     for heat, annotated in zip(maps, boxes, strict=True):
-        larger = enlarged(heat, size, grids)
-        for place, share in enumerate(GRID):
-            iou, _ = overlaps(detected_boxes(larger, [share]), annotated)
+        for place, share in enumerate(TRIED):
+            iou, _ = overlaps(detect_boxes(heat, [share]), annotated)
             gains[place] += iou.max(axis=0, initial=0).sum()
-    return GRID[int(gains.argmax())] if len(maps) else float("nan")
+    return TRIED[int(gains.argmax())] if len(boxes) else float("nan")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from xray_lightning.explain.grid import enlarge
 from xray_lightning.explain.heatmaps import HeatMaps
 from xray_lightning.explain.located import Located
 from xray_lightning.explain.overlays import Choice, Overlay, Place
-from xray_lightning.grid import enlarged
 from xray_lightning.metrics.localisation import pointing_game
 from xray_lightning.report.heat import BAR, common_scale, draw_overlay, empty_place, shortened
 
@@ -81,7 +81,7 @@ def hits_and_misses(
     """
     pairs = zip(located.maps[method], located.regions(size), strict=True)
     hit = [
-        pointing_game(enlarged(heat, size, located.grids), region) > 0.5 for heat, region in pairs
+        pointing_game(enlarge(heat, size, located.grids), region) > 0.5 for heat, region in pairs
     ]
     chosen = [[row for row, good in zip(rows, hit, strict=True) if good == kind][:each]
               for kind in (True, False)]  # fmt: skip

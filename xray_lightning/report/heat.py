@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Rectangle
 
-from xray_lightning.grid import enlarged
+from xray_lightning.explain.grid import enlarge
 
 if TYPE_CHECKING:  # needs torch, which most pages do not
     from xray_lightning.explain.overlays import Overlay
@@ -58,7 +58,7 @@ def draw_overlay(axes: Axes, overlay: "Overlay", scale: Scale, caption: str) -> 
     """One image under its map, its caption above, the colours of the scale below (``BAR``)."""
     _plain(axes)
     axes.imshow(overlay.image, cmap="gray", vmin=0, vmax=1)
-    axes.imshow(painted(enlarged(overlay.heat, len(overlay.image), overlay.grids), scale))
+    axes.imshow(painted(enlarge(overlay.heat, len(overlay.image), overlay.grids), scale))
     for x, y, width, height in overlay.boxes:  # a pixel's centre has the whole number
         outline = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=BLUE)
         axes.add_patch(outline).set_linewidth(1.5)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain import class_map
+from xray_lightning.explain.maps import class_map
 from xray_lightning.explain.sanity.facts import TESTS, saliency_facts
 from xray_lightning.explain.sanity.study import Explain
 from xray_lightning.models.network import XrayNet

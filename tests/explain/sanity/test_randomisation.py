@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain import class_map
+from xray_lightning.explain.maps import class_map
 from xray_lightning.explain.sanity.layers import stages
 from xray_lightning.explain.sanity.similarity import prepared, randomisation_facts, randomised_maps
 from xray_lightning.explain.sanity.study import Explain, Study

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xray_lightning.audit.shortcuts.regions import BORDER, CORNER, Mask, body_of, corners, frame
 from xray_lightning.audit.shortcuts.verdicts import UNDECIDED, Check
-from xray_lightning.grid import EVEN, Grids, enlarged
+from xray_lightning.explain.grid import EVEN, Grids, enlarge
 from xray_lightning.metrics.bootstrap import Codes, Counts, Floats, divided, ratio_over
 
 DEPTHS = {"outside": BORDER, "border": BORDER, "corners": CORNER}  # of the thinnest part
@@ -46,7 +46,7 @@ def energy(values: Floats, shape: tuple[int, int], grids: Grids = EVEN) -> Float
     Enlarged bilinearly; what lies above the map's own median counts, so that a constant added to
     the map (the bias of a class activation map) changes nothing.
     """
-    large = enlarged(values.astype(np.float64), shape, grids)
+    large = enlarge(values.astype(np.float64), shape, grids)
     above = np.maximum(large - np.median(large), 0)
     total = above.sum()
     return np.asarray(above / total if total > 0 else np.full(shape, np.nan))

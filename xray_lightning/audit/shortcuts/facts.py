@@ -26,8 +26,8 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain import cell_grids, class_map
-from xray_lightning.grid import Grids
+from xray_lightning.explain.grid import Grids
+from xray_lightning.explain.maps import cell_grids, class_map
 from xray_lightning.metrics.bootstrap import (
     Codes,
     Counts,

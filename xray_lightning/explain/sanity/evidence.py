@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.explain.grid import enlarge
 from xray_lightning.explain.sanity.study import Study
 from xray_lightning.explain.sanity.verdicts import (
     FAILS,
@@ -21,7 +22,6 @@ from xray_lightning.explain.sanity.verdicts import (
     number,
     together,
 )
-from xray_lightning.grid import enlarged
 from xray_lightning.metrics.bootstrap import Codes, Floats, mean_of_defined
 
 BLUR = 1 / 16  # standard deviation of the baseline's Gaussian, as a share of the side
@@ -31,7 +31,7 @@ CONTROLS = ("random", "centre")
 def evidence_facts(net: nn.Module, study: Study, maps: Floats, label: int, steps: int) -> Facts:
     """Deletion and insertion, each against a random order and an order from the centre outwards.
 
-    The random order is that of noise of the map's own resolution, enlarged like the map: the grain
+    The random order is that of noise of the map's own resolution, enlarge like the map: the grain
     of an order alone moves the areas, as single pixels in random order hide less than patches do.
     Where a map has one value, the same noise decides, so that a flat map is exactly random. An
     area lies under the curve of the score (after the sigmoid) against the share of pixels changed.
@@ -102,9 +102,9 @@ def _orders(maps: Floats, study: Study) -> dict[str, Codes]:
     generator = np.random.default_rng(study.sample.seed)
     from_centre = np.abs(np.arange(side) - (side - 1) / 2)
     centre = -np.hypot(from_centre[:, None], from_centre)
-    noise = enlarged(generator.random(maps.shape), side, study.grids)
+    noise = enlarge(generator.random(maps.shape), side, study.grids)
     orders = {
-        "map": enlarged(maps, side, study.grids),
+        "map": enlarge(maps, side, study.grids),
         "random": noise,
         "centre": np.broadcast_to(centre, noise.shape),
     }

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.explain import cell_grids, class_map
+from xray_lightning.explain.grid import EVEN, Grids
+from xray_lightning.explain.maps import cell_grids, class_map
 from xray_lightning.explain.sanity.evidence import evidence_facts
 from xray_lightning.explain.sanity.layers import batch_norms, stages
 from xray_lightning.explain.sanity.similarity import (
@@ -21,7 +22,6 @@ from xray_lightning.explain.sanity.similarity import (
 )
 from xray_lightning.explain.sanity.study import Explain, Study, copied
 from xray_lightning.explain.sanity.verdicts import FEWEST, NOT_RUN, Facts, Sample, together
-from xray_lightning.grid import EVEN, Grids
 from xray_lightning.metrics.bootstrap import Floats
 from xray_lightning.models.network import XrayNet
 from xray_lightning.records import Record

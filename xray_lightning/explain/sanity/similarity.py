@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.explain.grid import enlarge
 from xray_lightning.explain.sanity.layers import Stage, batch_norms, calibrate, reset, stages
 from xray_lightning.explain.sanity.study import Study, copied
 from xray_lightning.explain.sanity.verdicts import Facts, Sample, of_measures, similarity_facts
-from xray_lightning.grid import enlarged
 from xray_lightning.metrics.bootstrap import Codes, Floats, mean_of_defined
 
 MEASURES = ("spearman", "absolute", "ssim")
@@ -235,11 +235,11 @@ def shift_facts(net: nn.Module, study: Study, original: Floats) -> Facts:
     def inner(maps: Floats) -> Prepared:
         return prepared(maps[:, margin:-margin, margin:-margin])
 
-    still = inner(enlarged(original, side, study.grids))
+    still = inner(enlarge(original, side, study.grids))
     same, chance = [], []
     for rows, columns in SHIFTS:
         maps = study.maps(net, shifted(study.images, rows, columns))
-        moved = enlarged(maps, side, study.grids)
+        moved = enlarge(maps, side, study.grids)
         back = inner(np.roll(moved, (-rows, -columns), axis=(1, 2)))  # the margin is cut off
         same.append(alike(still, back)["spearman"])
         chance.append(alike(still, rows_of(back, study.sample.partners))["spearman"])

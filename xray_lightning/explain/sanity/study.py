@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.explain.grid import Grids
 from xray_lightning.explain.sanity.verdicts import Sample
-from xray_lightning.grid import Grids
 from xray_lightning.metrics.bootstrap import Floats
 
 # Map (B, h, w) of one label, from a network and images (B, 1, S, S) on its device.

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from xray_lightning.grid import EVEN, Grid, enlarged, grid_of, shrunk
+from xray_lightning.explain.grid import EVEN, Grid, enlarge, grid_of, shrink
 
 RNG = np.random.default_rng(0)
 RESNET = {7: Grid(0.0, 32.0)}
@@ -17,14 +17,14 @@ def test_even_cells_as_torch_enlarges_them(
 ) -> None:
     maps = RNG.standard_normal((2, *shape), dtype=np.float32)
     theirs = torch.nn.functional.interpolate(torch.from_numpy(maps)[None], size, mode="bilinear")
-    ours = enlarged(maps, size)
+    ours = enlarge(maps, size)
     assert ours.dtype == np.float32
     assert np.abs(ours - theirs[0].numpy()).max() < 1e-5
 
 
 def test_at_its_own_size_a_map_stays_what_it_is() -> None:
     maps = RNG.standard_normal((2, 6, 6))
-    np.testing.assert_array_equal(enlarged(maps, 6), maps)
+    np.testing.assert_array_equal(enlarge(maps, 6), maps)
 
 
 @pytest.mark.parametrize("grid", [Grid(0.0, 32.0), Grid(3.0, 31.5), Grid(40.25, 20.0)])
@@ -33,7 +33,7 @@ def test_a_grid_is_numpys_interpolation_between_its_points(grid: Grid) -> None:
     points, pixels = grid.first + np.arange(7) * grid.step, np.arange(224)
     across = np.array([np.interp(pixels, points, row) for row in heat])
     both = np.array([np.interp(pixels, points, column) for column in across.T]).T
-    np.testing.assert_allclose(enlarged(heat, 224, {7: grid}), both, atol=1e-12)
+    np.testing.assert_allclose(enlarge(heat, 224, {7: grid}), both, atol=1e-12)
 
 
 def test_only_sides_of_that_many_cells_follow_a_grid() -> None:
@@ -46,9 +46,9 @@ def test_shrunk_is_the_mean_of_the_pixels() -> None:
     region = np.zeros((24, 24), bool)
     region[1:10, 3:10] = True
     cells = region.reshape(6, 4, 6, 4).mean(axis=(1, 3))
-    assert np.allclose(shrunk(region, (6, 6)), cells)
+    assert np.allclose(shrink(region, (6, 6)), cells)
     theirs = cv2.resize(region.astype(np.float32), (5, 7), interpolation=cv2.INTER_AREA)
-    assert np.allclose(shrunk(region, (7, 5)), theirs, atol=1e-5)
+    assert np.allclose(shrink(region, (7, 5)), theirs, atol=1e-5)
 
 
 def test_a_pixel_belongs_to_the_cell_that_sees_it() -> None:
@@ -58,11 +58,11 @@ def test_a_pixel_belongs_to_the_cell_that_sees_it() -> None:
             continue
         region = np.zeros((224, 224), bool)
         region[row, :] = True
-        covered = shrunk(region, (7, 7), RESNET)
+        covered = shrink(region, (7, 7), RESNET)
         assert (np.flatnonzero(covered[:, 3]) == nearest[row]).all()
-    assert np.allclose(shrunk(np.ones((224, 224), bool), (7, 7), RESNET), 1)
+    assert np.allclose(shrink(np.ones((224, 224), bool), (7, 7), RESNET), 1)
 
 
 def test_a_cell_that_sees_no_pixel_best_is_empty() -> None:
-    covered = shrunk(np.ones((8, 8), bool), (3, 3), {3: Grid(0.0, 10.0)})
+    covered = shrink(np.ones((8, 8), bool), (3, 3), {3: Grid(0.0, 10.0)})
     np.testing.assert_array_equal(covered, [[1, 1, 0], [1, 1, 0], [0, 0, 0]])

@@ -43,7 +43,7 @@ def grid_of(cells: int, size: int, grids: Grids = EVEN) -> Grid:
     return grids.get(cells) or Grid.even(cells, size)
 
 
-def enlarged(maps: Floats, size: Size, grids: Grids = EVEN) -> Floats:
+def enlarge(maps: Floats, size: Size, grids: Grids = EVEN) -> Floats:
     """Maps (..., h, w) at the image's resolution, (..., H, W).
 
     Linear between the points that two cells see, flat beyond the last.
@@ -56,7 +56,7 @@ def enlarged(maps: Floats, size: Size, grids: Grids = EVEN) -> Floats:
     return np.asarray(down @ maps @ across.T)
 
 
-def shrunk(region: Floats, shape: tuple[int, int], grids: Grids = EVEN) -> npt.NDArray[np.float32]:
+def shrink(region: Floats, shape: tuple[int, int], grids: Grids = EVEN) -> npt.NDArray[np.float32]:
     """Share of each of (h, w) cells that a place (H, W) covers: the best such a map can say.
 
     A pixel belongs to the cell that sees it best; one between two cells belongs to both, in part.
