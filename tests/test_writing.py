@@ -7,8 +7,10 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -21,6 +23,7 @@ from xray_lightning.writing import (
     read_json,
     remove_leftovers,
     save_figure,
+    to_plain,
     write_json,
 )
 
@@ -89,10 +92,24 @@ def test_a_figure_is_whole_or_not_there(tmp_path: Path, ending: str) -> None:
 def test_json_is_strict(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json({"mean": 0.5, "label": None}, path)
-    assert json.loads(path.read_text()) == {"mean": 0.5, "label": None}
     with pytest.raises(ValueError, match="nan"):
         write_json({"mean": math.nan}, path)
-    assert json.loads(path.read_text()) == {"mean": 0.5, "label": None}
+    assert json.loads(path.read_text()) == {"schema": 2, "mean": 0.5, "label": None}
+    assert read_json(path) == {"mean": 0.5, "label": None}
+    path.write_text('{"schema": 3}')
+    with pytest.raises(OutputError, match="schema 3"):
+        read_json(path)
+
+
+def test_nan_is_null() -> None:
+    @dataclass
+    class Result:
+        value: float
+        ends: tuple[float, float]
+
+    given = {"a": Result(math.nan, (0.5, math.inf)), 1: np.array([[1.0, np.nan]]), "b": np.int64(3)}
+    plain = {"a": {"value": None, "ends": [0.5, None]}, "1": [[1.0, None]], "b": 3}
+    assert to_plain(given) == plain
 
 
 @pytest.mark.parametrize(

@@ -70,3 +70,13 @@ class OutputError(XrayError):
 
 class NonFiniteLossError(XrayError):
     """Training produced a loss that is NaN or infinite; the message names the images."""
+
+
+def require_integer(name: str, value: object, least: int) -> None:
+    """Refuse what is not a whole number of at least ``least``.
+
+    Raises:
+        ConfigError: names the setting and its value.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")

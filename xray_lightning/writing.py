@@ -7,11 +7,13 @@ there, whatever quotes stand around it, and may start programs. Behind an apostr
 import csv
 import glob
 import json
+import math
 import os
 import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HOST = platform.node()
+SCHEMA = 2  # of JSON files; those without a number count as 1
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -117,13 +120,35 @@ def write_table(path: Path, rows: Iterable[Sequence[str]]) -> None:
         csv.writer(file, lineterminator="\n").writerows(map(for_spreadsheet, row) for row in rows)
 
 
-def write_json(values: Mapping[str, Any], path: Path) -> None:
-    """Write plain values as JSON.
+def to_plain(value: Any) -> Any:
+    """Dataclasses, mappings, sequences and NumPy numbers as plain values; NaN and infinity as None.
+
+    >>> to_plain({"a": (1.0, float("nan"))})
+    {'a': [1.0, None]}
+    """
+    if is_dataclass(value):
+        return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(entry) for entry in value]
+    if hasattr(value, "tolist"):  # NumPy's, without importing it
+        return to_plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_text(values: Mapping[str, Any]) -> str:
+    """Plain values as JSON, the number of their schema first: what files and ``--json`` say.
 
     Raises:
         ValueError: a number is NaN or infinite.
     """
-    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    return json.dumps({"schema": SCHEMA, **values}, indent=2, allow_nan=False)
+
+
+def write_json(values: Mapping[str, Any], path: Path) -> None:
+    """Write plain values as JSON, see :func:`json_text`."""
+    text = json_text(values) + "\n"
     with open_replacing(path) as file:
         file.write(text)
 
@@ -146,10 +171,10 @@ def entries_of(values: Any, name: str = "", depth: int = 0) -> Iterator[tuple[st
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file of ours.
+    """The mapping in a file of :func:`write_json`, without the number of its schema.
 
     Raises:
-        OutputError: the file is damaged.
+        OutputError: the file is damaged, or of a later version of this package.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -157,4 +182,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise OutputError(f"{path} is damaged ({error}); delete it and make it again") from error
     if not isinstance(values, dict):
         raise OutputError(f"{path} is damaged: it holds no mapping; delete it and make it again")
+    schema = values.pop("schema", 1)
+    if schema not in range(1, SCHEMA + 1):
+        raise OutputError(f"{path} has schema {schema!r}; this version reads up to {SCHEMA}")
     return values

@@ -18,6 +18,7 @@ from xray_lightning.report.run import RunFiles, read_run
 from xray_lightning.report.run_facts import run_facts
 from xray_lightning.report.run_figures import embedded
 from xray_lightning.report.run_page import SECTIONS, Section, run_page, write_report
+from xray_lightning.writing import read_json
 
 PHANTOM = Phantom(patients=150)
 
@@ -144,7 +145,7 @@ def test_files_are_written_and_agree(run_folder: Path, parsed: Callable) -> None
     cv2.imwrite(str(run_folder / "montage.png"), pixels)
     (run_folder / "metrics.csv").unlink()
     facts = write_report(read_run(run_folder), None, "gone")
-    assert json.loads((run_folder / "report.json").read_text()) == facts
+    assert read_json(run_folder / "report.json") == facts
     text = (run_folder / "report.html").read_text()
     assert any(each.startswith("data:image/webp;base64,") for each in parsed(text).addresses)
     assert "No training curves" in text

@@ -12,7 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from xray_lightning.metrics.bootstrap import Codes, Counts, Floats, counted, divided
+from xray_lightning.metrics.intervals import Floats, divided
+
+Counts = npt.NDArray[np.float32]  # (D, P): how often draw d took patient p
+Codes = npt.NDArray[np.intp]  # (N,): number of each image's patient, 0 to P - 1
 
 CHUNK = 32  # draws at a time
 EXACT = 2**24  # float32 counts in whole numbers up to here
@@ -159,3 +162,8 @@ def _below(order: Codes, chosen: npt.NDArray[np.bool_]) -> Floats:
     below: Floats = rankdata(order)
     below[chosen] -= rankdata(order[chosen])
     return below
+
+
+def counted(codes: Codes, weights: npt.ArrayLike, patients: int) -> Floats:
+    """Sum of the weights of each patient's images, (P,)."""
+    return np.bincount(codes, weights, patients).astype(np.float64)

@@ -138,6 +138,7 @@ def _facts(path: Path) -> Facts:
     except ValueError as error:
         raise _damaged(path, str(error)) from error
     known = values if isinstance(values, dict) else {}
+    known.pop("schema", None)
     if lacking := [key for key in NEEDED[path.name] if key not in known]:
         raise _damaged(path, f"it lacks {', '.join(lacking)}")
     return known

@@ -1,0 +1,200 @@
+"""Intervals of a figure: of draws, of patients left out, and exact ones."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit, logit
+from scipy.stats import t
+
+from xray_lightning.writing import to_plain
+
+Floats = npt.NDArray[np.float64]
+Interval = tuple[float, float]
+
+NAN = float("nan")
+NONE: Interval = (NAN, NAN)
+ROUNDING = 1e-12  # draws that differ by less are equal
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % interval; NaN where undefined.
+
+    Attributes:
+        value: on the sample.
+        low: lower end, patients resampled.
+        high: upper end.
+        exact: whether the interval is Clopper and Pearson's bound, since all patients agree.
+        image_interval: the same with images resampled as if they were independent: too narrow;
+            None where that was not asked for.
+    """
+
+    value: float
+    low: float = NAN
+    high: float = NAN
+    exact: bool = False
+    image_interval: Interval | None = None
+
+    @classmethod
+    def of_draws(cls, draws: Floats) -> "Estimate":
+        """Value and percentile interval of a figure of the sample and of each draw, (1 + D,)."""
+        return cls(float(draws[0]), *percentile_interval(draws[1:]))
+
+    @property
+    def interval(self) -> Interval:
+        """Both ends."""
+        return self.low, self.high
+
+    @property
+    def width_ratio(self) -> float:
+        """Width of the patients' interval over that of the images'; NaN where one is exact."""
+        low, high = self.image_interval or NONE
+        return (self.high - self.low) / (high - low) if high > low and not self.exact else NAN
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"value", "interval": [low, high]}``, null where undefined, and what else is known."""
+        both = {"value": self.value, "interval": _listed(self.interval)}
+        if self.image_interval is None:
+            return dict(to_plain(both | ({"exact": True} if self.exact else {})))
+        old = {"patient_interval": both["interval"]}  # its name in schema 1
+        of_images = {
+            "image_interval": _listed(self.image_interval),
+            "width_ratio": self.width_ratio,
+        }
+        return dict(to_plain(both | old | {"exact": self.exact} | of_images))
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> "Estimate":
+        """What :meth:`to_json` gave, of this schema or the one before."""
+        ends = facts["interval"] if "interval" in facts else facts["patient_interval"]
+        value = NAN if facts["value"] is None else float(facts["value"])
+        low, high = ends or NONE
+        images = tuple(facts["image_interval"] or NONE) if "image_interval" in facts else None
+        return cls(value, low, high, bool(facts.get("exact", False)), images)
+
+
+def _listed(ends: Interval) -> list[float] | None:
+    return None if np.isnan(ends).any() else list(ends)
+
+
+def percentile_interval(values: Floats, level: float = 0.95, *, constant: bool = False) -> Interval:
+    """The middle share of the draws; (NaN, NaN) where there is none.
+
+    Draws without a positive (or a negative) are undefined and left out; where they are more than
+    5 % of all, what is left is no sample of anything, and there is no interval. Nor is there one
+    where all draws are equal: it would have no width, which says nothing of other patients; with
+    ``constant`` there is, for a verdict's rule, not to be printed. Fewer than 39 draws have no end
+    that 2.5 % lie beyond.
+    """
+    defined = _varied(values, -1.0 if constant else ROUNDING)
+    if defined is None or len(defined) < 2 / (1 - level) - 1:
+        return NONE
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _varied(draws: Floats, least: float = ROUNDING) -> Floats | None:
+    """The defined draws; None where they are too few or all equal."""
+    defined = draws[~np.isnan(draws)]
+    if not len(defined) or len(defined) < 0.95 * len(draws) or np.ptp(defined) <= least:
+        return None
+    return defined
+
+
+def effective_patients(images: npt.ArrayLike) -> float:
+    """How many patients with equally many images would say as much (Kish 1965, section 11.7).
+
+    >>> effective_patients([1, 1, 1]), effective_patients([9, 1, 0])
+    (3.0, 1.2195121951219512)
+    """
+    weights = np.asarray(images, dtype=np.float64)
+    return float(divided(weights.sum() ** 2, (weights**2).sum()))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far a figure strays from sample to sample; NaN where that cannot be told.
+
+    Attributes:
+        deviation: standard deviation.
+        freedom: degrees of freedom of Student's t.
+    """
+
+    deviation: float
+    freedom: float
+
+    @classmethod
+    def of(cls, draws: Floats, effective: float) -> "Spread":
+        """Standard deviation of the draws (D,), corrected for few patients.
+
+        A bootstrap of K patients gives (K - 1) / K of the variance (Davison and Hinkley 1997,
+        section 2.3); K is their effective number. Its resolution does not hang on the draws.
+        """
+        defined = _varied(draws)
+        if defined is None or len(defined) < 2 or not effective > 1:
+            return cls(float("nan"), float("nan"))
+        factor = np.sqrt(effective / (effective - 1))
+        return cls(float(defined.std(ddof=1) * factor), min(effective, len(defined)) - 1)
+
+    @classmethod
+    def left_out(cls, values: Floats, effective: float) -> "Spread":
+        """From a figure with each patient left out once, (P,): the jackknife."""
+        if np.isnan(values).any() or not np.ptp(values) > ROUNDING or not effective > 1:
+            return cls(float("nan"), float("nan"))
+        return cls(float(np.sqrt((len(values) - 1) * values.var())), effective - 1)
+
+    def around(self, value: float, level: float = 0.95) -> Interval:
+        """Interval of a difference, or of anything that is not bound to [0, 1]."""
+        reach = float(t.ppf((1 + level) / 2, self.freedom)) * self.deviation
+        return value - reach, value + reach
+
+    def p_value(self, difference: float) -> float:
+        """Two-sided, of a difference from 0."""
+        return float(2 * t.sf(abs(difference) / self.deviation, self.freedom))
+
+
+def share_interval(
+    value: float, spread: Spread, level: float = 0.95, *, bias: float = 0.0
+) -> Interval:
+    """Student's interval on the logit scale for a figure in (0, 1), by the delta method.
+
+    Chosen by simulation, see the table in this folder's README. ``level`` is the share of the
+    middle, ``bias`` that of the figure, to be taken off the middle.
+
+    Returns:
+        Low and high; (NaN, NaN) where undefined, and for 0 and 1, see :func:`exact_interval`.
+    """
+    if np.isnan(spread.deviation) or not 0 < value < 1:
+        return NONE
+    slope = value * (1 - value)  # d value / d logit
+    scaled = Spread(spread.deviation / slope, spread.freedom)
+    low, high = expit(scaled.around(float(logit(value)) - bias / slope, level))
+    return float(low), float(high)
+
+
+def exact_interval(value: float, patients: int, level: float = 0.95) -> Interval:
+    """Bound where all patients agree on 0 or 1 (Clopper and Pearson 1934); else (NaN, NaN).
+
+    >>> exact_interval(0.0, 1)
+    (0.0, 0.975)
+    """
+    if patients < 1 or value not in (0, 1):
+        return NONE
+    bound = float(((1 - level) / 2) ** (1 / patients))
+    return (bound, 1.0) if value == 1 else (0.0, 1 - bound)
+
+
+def divided(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Floats:
+    """Quotient, NaN where the denominator is 0."""
+    whole = np.asarray(denominator, dtype=np.float64)
+    undefined = np.full(whole.shape, np.nan)
+    return np.asarray(np.divide(numerator, whole, out=undefined, where=whole > 0))
+
+
+def mean_of_defined(values: Floats) -> Floats:
+    """Mean along the first axis over the values that are defined, NaN where none is."""
+    defined = ~np.isnan(values)
+    return divided(np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0))
