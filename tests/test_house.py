@@ -6,15 +6,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xray_lightning"
 LIMITS = {
-    "lines of the package": 25_500,
-    "lines of cli/": 5_400,
+    "lines of the package": 25_700,
+    "lines of cli/": 5_700,
     "lines of tests": 26_500,
     "longest file": 450,
     "longest function": 53,
     "modules imported by one other": 50,
     "dict[str, Any]": 400,
     "deep _target_s": 0,
-    "lines of README.md": 458,
+    "lines of README.md": 199,
 }
 TREES = {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 
