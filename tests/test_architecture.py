@@ -64,6 +64,6 @@ def test_borders() -> None:
 
 def test_top_level_is_fixed() -> None:
     allowed = {"README.md", "pyproject.toml", "conf", "xray_lightning", "train.py", "tests"}
-    allowed |= {"outputs", "LICENSE"}
+    allowed |= {"outputs", "LICENSE", "CITATION.cff"}
     found = {p.name for p in ROOT.iterdir() if not p.name.startswith(".")} - {"build", "dist"}
     assert {name for name in found if not name.endswith(".egg-info")} <= allowed

@@ -20,6 +20,7 @@ from xray_lightning.cli.locate import conf_dir, run_folder
 from xray_lightning.errors import ConfigError
 
 RUN_DIR = "hydra.run.dir"
+Settings = DictConfig  # what the verbs call it: Hydra and OmegaConf stay in few files
 
 
 def register_resolvers() -> None:
