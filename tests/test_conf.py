@@ -20,8 +20,7 @@ from xray_lightning.cli.overrides import composed, make
 from xray_lightning.cli.settings import require_settings
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError
-from xray_lightning.training.callbacks.averaging import EMA
-from xray_lightning.training.callbacks.freezing import FreezeBackbone
+from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone
 from xray_lightning.training.losses import ClassBalanced, WeightedBCE, effective_number_weights
 from xray_lightning.training.optim import Constant, Cosine, Plateau, Step
 

@@ -9,9 +9,8 @@ from omegaconf import DictConfig
 from xray_lightning.cli.build import data_from, task_from
 from xray_lightning.cli.compose import fit
 from xray_lightning.cli.overrides import composed
-from xray_lightning.training.losses import Focal
+from xray_lightning.training.losses import Focal, PairwiseAUC
 from xray_lightning.training.optim import Plateau, Step
-from xray_lightning.training.ranking import PairwiseAUC
 
 CONF = Path(__file__).parents[1] / "conf/experiment"
 NAMES = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.rglob("*.yaml"))

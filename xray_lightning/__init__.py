@@ -37,15 +37,15 @@ _NAMES = {  # module: what it offers
     "explain.grid": ["enlarge"],
     "explain.heatmaps": ["HeatMaps"],
     "explain.maps": ["cell_grids", "class_map", "class_maps"],
-    "models.attention": ["CBAM"],
+    "models.cbam": ["CBAM"],
     "models.network": ["XrayNet"],
     "records": ["Box", "Record"],
     "report.gallery": ["make_heat_maps"],
-    "training.callbacks.averaging": ["EMA"],
-    "training.callbacks.freezing": ["FreezeBackbone"],
-    "training.losses": ["BCE", "Asymmetric", "ClassBalanced", "Focal", "WeightedBCE"],
+    "training.callbacks.weights": ["EMA", "FreezeBackbone"],
+    "training.losses": [
+        *("BCE", "Asymmetric", "ClassBalanced", "Focal", "PairwiseAUC", "WeightedBCE"),
+    ],
     "training.optim": ["Constant", "Cosine", "Plateau", "Step"],
-    "training.ranking": ["PairwiseAUC"],
     "training.task": ["XrayTask"],
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}

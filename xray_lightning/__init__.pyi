@@ -54,23 +54,23 @@ from xray_lightning.explain.heatmaps import HeatMaps as HeatMaps
 from xray_lightning.explain.maps import cell_grids as cell_grids
 from xray_lightning.explain.maps import class_map as class_map
 from xray_lightning.explain.maps import class_maps as class_maps
-from xray_lightning.models.attention import CBAM as CBAM
+from xray_lightning.models.cbam import CBAM as CBAM
 from xray_lightning.models.network import XrayNet as XrayNet
 from xray_lightning.records import Box as Box
 from xray_lightning.records import Record as Record
 from xray_lightning.report.gallery import make_heat_maps as make_heat_maps
-from xray_lightning.training.callbacks.averaging import EMA as EMA
-from xray_lightning.training.callbacks.freezing import FreezeBackbone as FreezeBackbone
+from xray_lightning.training.callbacks.weights import EMA as EMA
+from xray_lightning.training.callbacks.weights import FreezeBackbone as FreezeBackbone
 from xray_lightning.training.losses import BCE as BCE
 from xray_lightning.training.losses import Asymmetric as Asymmetric
 from xray_lightning.training.losses import ClassBalanced as ClassBalanced
 from xray_lightning.training.losses import Focal as Focal
+from xray_lightning.training.losses import PairwiseAUC as PairwiseAUC
 from xray_lightning.training.losses import WeightedBCE as WeightedBCE
 from xray_lightning.training.optim import Constant as Constant
 from xray_lightning.training.optim import Cosine as Cosine
 from xray_lightning.training.optim import Plateau as Plateau
 from xray_lightning.training.optim import Step as Step
-from xray_lightning.training.ranking import PairwiseAUC as PairwiseAUC
 from xray_lightning.training.task import XrayTask as XrayTask
 
 __version__: Final[str]

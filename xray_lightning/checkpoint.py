@@ -18,8 +18,8 @@ from xray_lightning.data.partition import SUBSETS, split_facts
 from xray_lightning.data.source import patient_keys
 from xray_lightning.errors import CheckpointError, OutputError
 from xray_lightning.formats import upgrade_settings
+from xray_lightning.models.backbones import fill, require_whole
 from xray_lightning.models.network import XrayNet
-from xray_lightning.models.weights import fill, require_whole
 from xray_lightning.writing import entries_of, open_replacing
 
 KEY = "xray_lightning"

@@ -16,8 +16,14 @@ from torch import Tensor, nn
 
 from xray_lightning.models.network import XrayNet
 from xray_lightning.records import CHEST_XRAY14
-from xray_lightning.training.losses import BCE, Asymmetric, ClassBalanced, Focal, WeightedBCE
-from xray_lightning.training.ranking import PairwiseAUC
+from xray_lightning.training.losses import (
+    BCE,
+    Asymmetric,
+    ClassBalanced,
+    Focal,
+    PairwiseAUC,
+    WeightedBCE,
+)
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
 

@@ -29,9 +29,7 @@ from xray_lightning.checkpoint import AtomicCheckpointIO
 from xray_lightning.data.dataset import Batch
 from xray_lightning.models.network import XrayNet
 from xray_lightning.records import CHEST_XRAY14
-from xray_lightning.training.callbacks.metrics_file import MetricsFile
-from xray_lightning.training.callbacks.progress import EpochLine
-from xray_lightning.training.callbacks.seeding import EpochSeed
+from xray_lightning.training.callbacks.epochs import EpochLine, EpochSeed, MetricsFile
 from xray_lightning.training.losses import BCE
 from xray_lightning.training.optim import Cosine, parameter_groups
 from xray_lightning.training.task import XrayTask

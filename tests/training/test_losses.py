@@ -1,6 +1,7 @@
 """Losses against PyTorch's, torchvision's, timm's and the papers' formulas."""
 
 import math
+import re
 from collections.abc import Callable
 
 import pytest
@@ -16,14 +17,15 @@ from xray_lightning.training.losses import (
     Asymmetric,
     ClassBalanced,
     Focal,
+    PairwiseAUC,
     WeightedBCE,
     asymmetric,
     binary_cross_entropy,
     class_balanced,
     effective_number_weights,
     focal,
+    pairwise_auc,
 )
-from xray_lightning.training.ranking import PairwiseAUC
 
 HERNIA = 613.0  # (86,524 - 141) / 141, the largest weight of NIH's training list
 NAN = torch.nan
@@ -277,6 +279,88 @@ def test_class_balanced_is_a_weighted_mean(gamma: float) -> None:
     assert_same(ours, each[~unknown].mean(), logits)
 
 
+# --- pairs of images ------------------------------------------------------------------------------
+
+
+def naive(logits: Tensor, targets: Tensor, margin: float, power: int) -> Tensor:
+    """The paper's double sum, by a (positives, negatives) tensor for each label."""
+    means = []
+    for score, target in zip(torch.sigmoid(logits).T, targets.T, strict=True):
+        x, y = score[target == 1], score[target == 0]
+        if len(x) and len(y):
+            gaps = x.unsqueeze(1) - y
+            means.append(torch.where(gaps < margin, (margin - gaps) ** power, 0.0).mean())
+    return torch.stack(means).mean()
+
+
+def ranked_batch(rows: int = 60, spread: float = 2.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Logits and targets with every kind of column: mixed, all absent, all present, all unknown."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = spread * torch.randn(rows, 9, generator=generator, dtype=torch.float64)
+    targets = torch.bernoulli(torch.full((rows, 9), 0.2, dtype=torch.float64), generator=generator)
+    targets[torch.rand(targets.shape, generator=generator) < 0.2] = NAN
+    targets[:, 3], targets[:, 4], targets[:, 5] = 0, 1, NAN
+    return logits.requires_grad_(), targets
+
+
+def assert_equals_naive(logits: Tensor, targets: Tensor, margin: float, power: int) -> None:
+    ours = pairwise_auc(logits, targets, margin=margin, power=power)
+    theirs = naive(logits, targets, margin, power)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+    found, expected = (torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs))
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("power", [1, 2, 3, 7])
+@pytest.mark.parametrize("spread", [0.01, 2.0, 20.0])
+def test_equals_all_pairs(margin: float, power: int, spread: float) -> None:
+    logits, targets = ranked_batch(spread=spread)
+    assert_equals_naive(logits, targets, margin, power)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.2])
+@pytest.mark.parametrize("power", [1, 2, 3])
+def test_ties(margin: float, power: int) -> None:
+    """Rounded logits: many images share a score, positives with negatives among them."""
+    logits, targets = ranked_batch(rows=200)
+    tied = logits.detach().round().requires_grad_()
+    assert len(tied.detach()[:, 0].unique()) < 20
+    assert_equals_naive(tied, targets, margin, power)
+
+
+def test_few_small_violations_keep_their_digits() -> None:
+    """Nearly perfect scores: a power of 1e-4 beside sums of order 1."""
+    scores = torch.cat([torch.linspace(0.05, 0.4, 300), torch.linspace(0.6 - 1e-4, 0.95, 200)])
+    logits = torch.logit(scores.double()).unsqueeze(1).requires_grad_()
+    targets = (torch.arange(500) >= 300).double().unsqueeze(1)
+    loss = pairwise_auc(logits, targets)
+    assert 0 < loss.item() < 1e-15
+    assert_equals_naive(logits, targets, 0.2, 3)
+
+
+def test_gradient_passes_torch_s_check() -> None:
+    logits, targets = ranked_batch(rows=12)
+    for power in (2, 3):
+        assert torch.autograd.gradcheck(
+            lambda z, p=power: pairwise_auc(z, targets, power=p), logits, atol=1e-7
+        )
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, NAN])
+def test_without_pairs_it_is_zero(value: float) -> None:
+    logits, _ = ranked_batch()
+    loss = pairwise_auc(logits, torch.full_like(logits, value))
+    assert loss.item() == 0
+    assert (torch.autograd.grad(loss, logits)[0] == 0).all()
+
+
+def test_perfect_order_beyond_the_margin_costs_nothing() -> None:
+    logits = torch.tensor([[2.0], [3.0], [-2.0], [-3.0]], requires_grad=True)
+    assert pairwise_auc(logits, torch.tensor([[1.0], [1.0], [0.0], [0.0]])).item() == 0
+
+
 # --- modules --------------------------------------------------------------------------------------
 
 
@@ -300,6 +384,7 @@ def test_modules_call_the_functions() -> None:
             ClassBalanced(COUNTS, beta=0.99, gamma=1),
             class_balanced(logits, targets, effective_number_weights(COUNTS, 0.99), gamma=1),
         ),
+        (PairwiseAUC(margin=0.1, power=2), pairwise_auc(logits, targets, margin=0.1, power=2)),
     ]
     for module, expected in pairs:
         assert module(logits, targets) == expected, module
@@ -321,25 +406,27 @@ def test_weights_move_with_their_module_but_stay_out_of_checkpoints(
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "name", "value"),
     [
-        (lambda: BCE(label_smoothing=1), r"loss\.label_smoothing must be .* 0 to below 1, got 1"),
-        (lambda: WeightedBCE(WEIGHT, label_smoothing=-0.1), r"loss\.label_smoothing .* got -0\.1"),
-        (lambda: Focal(gamma=-1), r"loss\.gamma must be a number from 0, got -1"),
-        (lambda: Focal(gamma="x"), r"loss\.gamma must be a number from 0, got 'x'"),
-        (lambda: Focal(gamma=math.inf), r"loss\.gamma must be a number from 0, got inf"),
-        (lambda: Focal(alpha=2.0), r"loss\.alpha must be a number from 0 to 1, got 2\.0"),
-        (lambda: Focal(scale=NAN), r"loss\.scale must be a number from 0, got nan"),
-        (lambda: Asymmetric(gamma_positive=-1), r"loss\.gamma_positive must be"),
-        (lambda: Asymmetric(gamma_negative=-1), r"loss\.gamma_negative must be"),
-        (lambda: Asymmetric(clip=1.0), r"loss\.clip must be .* 0 to below 1, got 1\.0"),
-        (lambda: ClassBalanced(COUNTS, beta=1.0), r"loss\.beta must be .* below 1, got 1\.0"),
-        (lambda: ClassBalanced(COUNTS, gamma=-1.0), r"loss\.gamma must be"),
-        (lambda: ClassBalanced(COUNTS.T), r"loss\.class_counts must be .* \(2, L\), got \["),
-        (lambda: ClassBalanced(COUNTS[0]), r"loss\.class_counts must be"),
-        (lambda: ClassBalanced(-COUNTS), r"loss\.class_counts must be"),
+        (lambda: BCE(label_smoothing=1), "label_smoothing", "1"),
+        (lambda: WeightedBCE(WEIGHT, label_smoothing=-0.1), "label_smoothing", "-0.1"),
+        (lambda: Focal(gamma=-1), "gamma", "-1"),
+        (lambda: Focal(gamma="x"), "gamma", "'x'"),
+        (lambda: Focal(gamma=math.inf), "gamma", "inf"),
+        (lambda: Focal(alpha=2.0), "alpha", "2.0"),
+        (lambda: Focal(scale=NAN), "scale", "nan"),
+        (lambda: Asymmetric(gamma_positive=-1), "gamma_positive", "-1"),
+        (lambda: Asymmetric(gamma_negative=-1), "gamma_negative", "-1"),
+        (lambda: Asymmetric(clip=1.0), "clip", "1.0"),
+        (lambda: ClassBalanced(COUNTS, beta=1.0), "beta", "1.0"),
+        (lambda: ClassBalanced(COUNTS, gamma=-1.0), "gamma", "-1.0"),
+        (lambda: ClassBalanced(COUNTS.T), "class_counts", "[[86524"),
+        (lambda: ClassBalanced(COUNTS[0]), "class_counts", "[86524"),
+        (lambda: ClassBalanced(-COUNTS), "class_counts", "[[-86524"),
+        *((lambda x=x: PairwiseAUC(margin=x), "margin", repr(x)) for x in (-0.1, 1.1, NAN, "x")),
+        *((lambda x=x: PairwiseAUC(power=x), "power", repr(x)) for x in (0, -1, 2.0, "x")),
     ],
 )
-def test_settings_out_of_range(make: Callable[[], nn.Module], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_settings_out_of_range(make: Callable[[], nn.Module], name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^loss\.{name} .*{re.escape(value)}"):
         make()

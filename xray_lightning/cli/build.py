@@ -22,16 +22,12 @@ from xray_lightning.data.datamodule import XrayDataModule, default_workers
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
-from xray_lightning.models.layout import traced_sizes
+from xray_lightning.models.backbones import traced_sizes
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report.calls import Panel
-from xray_lightning.training.callbacks.averaging import EMA
-from xray_lightning.training.callbacks.freezing import FreezeBackbone
-from xray_lightning.training.callbacks.keeping import RunCheckpoint
-from xray_lightning.training.callbacks.metrics_file import MetricsFile
-from xray_lightning.training.callbacks.progress import EpochLine
-from xray_lightning.training.callbacks.seeding import EpochSeed
-from xray_lightning.training.callbacks.stopping import KeepSigterm
+from xray_lightning.training.callbacks.checkpoints import RunCheckpoint
+from xray_lightning.training.callbacks.epochs import EpochLine, EpochSeed, KeepSigterm, MetricsFile
+from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone
 from xray_lightning.training.optim import make_optimizer
 from xray_lightning.training.task import XrayTask
 

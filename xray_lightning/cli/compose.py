@@ -44,8 +44,8 @@ from xray_lightning.report.figures import (
 )
 from xray_lightning.report.panel import results_panel
 from xray_lightning.report.terminal import auroc_table, show, subsets_line
-from xray_lightning.training.callbacks.keeping import RunCheckpoint
-from xray_lightning.training.callbacks.metrics_file import MetricsFile
+from xray_lightning.training.callbacks.checkpoints import RunCheckpoint
+from xray_lightning.training.callbacks.epochs import MetricsFile
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import write_json
 

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.models.attention import CBAM, insert_cbam
-from xray_lightning.models.heads import make_head
-from xray_lightning.models.layout import layout_of, to_map
-from xray_lightning.models.weights import (
+from xray_lightning.models.backbones import (
     LoadReport,
     create_backbone,
+    layout_of,
     load_backbone,
     pretrained_backbone,
+    to_map,
 )
+from xray_lightning.models.cbam import CBAM, insert_cbam
+from xray_lightning.models.heads import make_head
 
 NORMALISATIONS = ("fixed", "image")
 

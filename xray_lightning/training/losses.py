@@ -2,7 +2,7 @@
 
 Every function returns a mean over the known targets, a scalar; 0 if there are none. Logarithms of
 p = sigmoid(logit) are taken from the logit, in float32 at least, so that value and gradient are
-finite for any logit. The loss over pairs of images is in :mod:`xray_lightning.training.ranking`.
+finite for any logit.
 """
 
 import math
@@ -99,6 +99,35 @@ def asymmetric(
         focus = focus.detach()
     losses = -focus * torch.where(positive, F.logsigmoid(logits), log_rest)
     return _mean_of_known(losses, targets)
+
+
+def pairwise_auc(logits: Tensor, targets: Tensor, *, margin: float = 0.2, power: int = 3) -> Tensor:
+    """Mean over the labels of the mean of R over each label's pairs, on scores = sigmoid(logits).
+
+    1 - AUROC is the share of (positive, negative) pairs in the wrong order, which has no gradient.
+    Yan 2003, "Optimizing Classifier Performance via an Approximation to the Wilcoxon-Mann-Whitney
+    Statistic", replaces the step by R(x, y) = (margin - (x - y))^power where x - y < margin, else
+    0, for the scores x of a positive and y of a negative. Pairs are those within a batch (of one
+    process): a rare finding needs large batches, or a sampler that shows it.
+
+    Args:
+        logits: (B, L).
+        targets: (B, L), 1 present, 0 absent, NaN unknown.
+        margin: by which a positive's score should exceed a negative's, from 0 to 1.
+        power: a whole number from 1.
+
+    Returns:
+        A scalar; 0 if no label has both a known positive and a known negative.
+
+    >>> pairwise_auc(torch.zeros(2, 1), torch.tensor([[1.0], [0.0]]), margin=0.5, power=2)
+    tensor(0.2500)
+    """
+    scores = torch.sigmoid(_precise(logits))
+    pairs = (targets == 1)[:, None] & (targets == 0)[None]  # (B, B, L): positive, negative
+    missing = F.relu(margin - (scores[:, None] - scores[None]))  # to the margin; (B, B, L)
+    counts = pairs.sum(dim=(0, 1))  # (L,)
+    means = (missing**power * pairs).sum(dim=(0, 1)) / counts.clamp(min=1)
+    return means.sum() / (counts > 0).sum().clamp(min=1)
 
 
 def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
@@ -269,6 +298,25 @@ class ClassBalanced(nn.Module):
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Scalar loss of logits (B, L) and targets (B, L)."""
         return class_balanced(logits, targets, self.weights, gamma=self.gamma)
+
+
+class PairwiseAUC(nn.Module):
+    """Loss over pairs of images, see :func:`pairwise_auc`.
+
+    Raises:
+        ConfigError: margin is not in [0, 1], or power is not an integer of at least 1.
+    """
+
+    def __init__(self, *, margin: float = 0.2, power: int = 3) -> None:
+        super().__init__()
+        self.margin = _in_range("margin", margin, 1, closed=True)
+        if not isinstance(power, int) or power < 1:
+            raise ConfigError(f"loss.power must be an integer of at least 1, got {power!r}")
+        self.power = power
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Scalar loss of logits (B, L) and targets (B, L)."""
+        return pairwise_auc(logits, targets, margin=self.margin, power=self.power)
 
 
 def _focal_of_each(logits: Tensor, positive: Tensor, gamma: float) -> Tensor:

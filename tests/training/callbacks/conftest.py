@@ -13,7 +13,7 @@ from torch.optim import AdamW
 
 from xray_lightning import Phantom, XrayDataModule, XrayNet, XrayTask
 from xray_lightning.checkpoint import AtomicCheckpointIO, Description
-from xray_lightning.training.callbacks.metrics_file import MetricsFile
+from xray_lightning.training.callbacks.epochs import MetricsFile
 from xray_lightning.training.optim import Cosine
 
 Fit = Callable[..., tuple[XrayTask, Path]]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from xray_lightning.errors import WeightsError
 from xray_lightning.models import weights
+from xray_lightning.models.backbones import create_backbone, load_backbone, traced_sizes
 from xray_lightning.models.network import XrayNet
-from xray_lightning.models.weights import create_backbone, load_backbone
 
 CONFIGS = sorted((Path(__file__).parents[2] / "conf/model").glob("*.yaml"))
 BACKBONES = [yaml.safe_load(path.read_text())["backbone"] for path in CONFIGS]
@@ -256,3 +256,30 @@ def test_no_such_weights() -> None:
 def test_unknown_names_are_no_question_of_weights(how: str) -> None:
     with pytest.raises(ValueError, match="timm has no network 'resnet5O'"):
         XrayNet(LABELS, "resnet5O", weights=how)
+
+
+# --- what a network makes of the size of its images
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "read", "side"),
+    [
+        ("vit_tiny_patch16_224", 100, 96, 16),
+        ("vit_tiny_patch16_224", 96, 96, 16),
+        ("convnext_atto", 100, 96, 32),  # a stem of 4, then 25 -> 12 cells and 6 -> 3
+        ("convnext_atto", 64, 64, 32),
+        ("resnet10t", 100, 100, 1),
+    ],
+)
+def test_what_patches_read(backbone: str, size: int, read: int, side: int) -> None:
+    net = XrayNet(["Mass"], backbone, image_size=size)
+    share, divisor, _ = traced_sizes(net, size)
+    assert share == pytest.approx((read / size) ** 2)
+    assert divisor == side
+    assert net.training
+
+
+@pytest.mark.parametrize(("size", "single"), [(32, True), (64, False)])
+def test_a_batch_norm_of_one_value(size: int, single: bool) -> None:
+    net = XrayNet(["Mass"], "resnet10t", image_size=size)
+    assert traced_sizes(net, size)[2] is single

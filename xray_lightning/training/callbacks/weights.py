@@ -1,5 +1,6 @@
-"""An exponential moving average of the weights, which is what is judged and kept."""
+"""What becomes of the weights: their moving average is evaluated and kept; the backbone waits."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -11,6 +12,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.training.task import XrayTask
+
+LOG = logging.getLogger(__name__)
 
 
 class EMA(pl.Callback):
@@ -128,3 +131,68 @@ def update(average: Mapping[str, Tensor], tensors: Mapping[str, Tensor], decay: 
     """``average <- decay * average + (1 - decay) * tensors``, in place."""
     mix = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch gives it no types
     mix(list(average.values()), list(tensors.values()), 0)
+
+
+class FreezeBackbone(pl.Callback):
+    """Keeps the backbone as it is for the first epochs, so that a random head cannot spoil it.
+
+    Weights and running statistics of its norms stay bit for bit; neither weight decay nor momentum
+    moves them. It keeps no state: an epoch is frozen or not by its number, also after a resume.
+    The learning-rate schedule goes on counting: a warm-up or cosine starts with the first frozen
+    epoch, and a plateau may cut the rate before the backbone has learned anything.
+
+    In several processes the backbone's gradients are computed and thrown away, to the same end:
+    DistributedDataParallel settles which parameters have one when it wraps the network, and fails
+    if that changes.
+
+    Args:
+        epochs: how many are frozen.
+
+    Raises:
+        ConfigError: not a whole number of epochs.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        if not isinstance(epochs, int) or epochs < 1:
+            raise ConfigError(f"freeze_epochs must be a whole number of epochs, got {epochs!r}")
+        self.epochs = epochs
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Warn if there is nothing but frozen epochs, or nothing worth freezing."""
+        if cast(XrayTask, pl_module).net.load_report is None:
+            LOG.warning(
+                "freeze_epochs=%d holds random weights still, and the head learns from noise: use "
+                "model.weights=imagenet or freeze_epochs=0",
+                self.epochs,
+            )
+        if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= self.epochs:
+            LOG.warning(
+                "freeze_epochs=%d of max_epochs=%d: the backbone will learn nothing",
+                *(self.epochs, trainer.max_epochs),
+            )
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Freeze or thaw; Lightning restores these modes after a validation."""
+        thawed = trainer.current_epoch >= self.epochs
+        backbone = cast(XrayTask, pl_module).net.backbone
+        set_running_statistics(backbone, learn=thawed)
+        if trainer.model is pl_module:  # not wrapped
+            backbone.requires_grad_(thawed)
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Throw the gradients away, before they are clipped and used."""
+        if trainer.current_epoch < self.epochs:
+            drop_gradients(cast(XrayTask, pl_module).net.backbone)
+
+
+def set_running_statistics(network: nn.Module, *, learn: bool) -> None:
+    """Whether layers with running statistics (batch norms) update them, or use them as they are."""
+    for module in network.modules():
+        if any(name.startswith("running_") for name, _ in module.named_buffers(recurse=False)):
+            module.train(learn)
+
+
+def drop_gradients(network: Any) -> None:
+    """Leave no gradient: optimisers pass over such parameters, a zero they would decay."""
+    for parameter in network.parameters():
+        parameter.grad = None

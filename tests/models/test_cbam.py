@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from xray_lightning.errors import ConfigError, WeightsError
-from xray_lightning.models.attention import CBAM, ChannelGate, SpatialGate, insert_cbam
+from xray_lightning.models.backbones import create_backbone, fill
+from xray_lightning.models.cbam import CBAM, ChannelGate, SpatialGate, insert_cbam
 from xray_lightning.models.network import XrayNet
-from xray_lightning.models.weights import create_backbone, fill
 
 LABELS = ("Mass", "Nodule")
 SIZE = 64

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.models.layout import trial_features
+from xray_lightning.models.backbones import trial_features
 
 PARTS = ("both", "channel", "spatial")
 

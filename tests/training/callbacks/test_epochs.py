@@ -1,11 +1,13 @@
 """metrics.csv: one row an epoch, also after a resume."""
 
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import pytorch_lightning as pl
@@ -14,7 +16,14 @@ import torch
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.models.network import XrayNet
-from xray_lightning.training.callbacks.metrics_file import MetricsFile, write_rows
+from xray_lightning.training.callbacks.epochs import (
+    EpochLine,
+    EpochSeed,
+    MetricsFile,
+    epoch_line,
+    epoch_seed,
+    write_rows,
+)
 from xray_lightning.training.task import XrayTask
 
 COLUMNS = ("images_seen", "step", "lr")
@@ -147,3 +156,61 @@ def test_state_is_plain_and_is_kept_apart(tmp_path: Path) -> None:
     assert other.state_dict() == metrics.state_dict()
     other.rows.append({"epoch": 1.0})
     assert len(metrics.rows) == 1
+
+
+# --- the line of an epoch
+
+
+def test_line() -> None:
+    metrics = {"val/auroc": torch.tensor(0.71239), "train/loss": 0.5, "other": 3.0, "val/loss": 1.0}
+    line = "epoch 3/8  train/loss 0.5000  val/loss 1.0000  val/auroc 0.7124"
+    assert epoch_line(3, 8, metrics) == line
+    assert epoch_line(1, None, {}) == "epoch 1/None"
+    assert epoch_line(1, 1, {"val/auroc": float("nan")}) == "epoch 1/1  val/auroc nan"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_only_the_first_process_logs(first: bool, caplog: pytest.LogCaptureFixture) -> None:
+    trainer: Any = SimpleNamespace(
+        is_global_zero=first, current_epoch=0, max_epochs=2, callback_metrics={"train/loss": 0.25}
+    )
+    with caplog.at_level(logging.INFO):
+        EpochLine().on_train_epoch_end(trainer, trainer)
+    assert caplog.messages == (["epoch 1/2  train/loss 0.2500"] if first else [])
+
+
+# --- the seed of an epoch
+
+
+def drawn(seed: int, epoch: int, before: int = 0, rank: int = 0) -> torch.Tensor:
+    torch.rand(before)  # whatever was drawn before
+    trainer: Any = SimpleNamespace(current_epoch=epoch, global_rank=rank)
+    EpochSeed(seed).on_train_epoch_start(trainer, trainer)
+    return torch.rand(5)
+
+
+def test_same_epoch_same_numbers() -> None:
+    assert torch.equal(drawn(1, 7), drawn(1, 7, before=13))
+
+
+def test_every_seed_and_epoch_has_its_own() -> None:
+    seeds = {epoch_seed(seed, epoch) for seed in range(30) for epoch in range(30)}
+    assert len(seeds) == 900
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert not torch.equal(drawn(1, 2), drawn(2, 1))
+
+
+def test_processes_drop_out_differently() -> None:
+    assert not torch.equal(drawn(1, 2, rank=0), drawn(1, 2, rank=1))
+    seeds = {epoch_seed(3, epoch, rank) for epoch in range(30) for rank in range(30)}
+    assert len(seeds) == 900
+
+
+def test_one_process_draws_as_ever() -> None:
+    expected = int(np.random.SeedSequence((5, 6)).generate_state(1)[0])  # the first release's
+    assert epoch_seed(5, 6) == expected
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
+def test_any_seed_of_a_run_works(seed: int) -> None:
+    assert torch.equal(drawn(seed, 0), drawn(seed, 0))

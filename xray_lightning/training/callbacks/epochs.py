@@ -1,15 +1,22 @@
-"""metrics.csv: one row an epoch, kept across a kill and a resume."""
+"""What happens each epoch: its seed, a row of metrics.csv, a line in the log; and at SIGTERM."""
 
 import csv
+import logging
 import math
+import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
+import torch
+from torch import Tensor
 
 from xray_lightning.writing import open_replacing
 
+LOG = logging.getLogger(__name__)
 Row = dict[str, float]
 
 
@@ -80,3 +87,62 @@ class MetricsFile(pl.Callback):
         """Take the rows up to the checkpoint; later ones will be made again."""
         self.rows = list(state_dict["rows"])
         self.images_seen, self.seconds = state_dict["images_seen"], state_dict["seconds"]
+
+
+class EpochLine(pl.Callback):
+    """Logs loss and validation AUROC after each epoch."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log."""
+        if trainer.is_global_zero:
+            LOG.info(
+                epoch_line(trainer.current_epoch + 1, trainer.max_epochs, trainer.callback_metrics)
+            )
+
+
+def epoch_line(epoch: int, epochs: int | None, metrics: Mapping[str, Tensor | float]) -> str:
+    """The text of one line.
+
+    >>> epoch_line(1, 8, {"train/loss": 0.5})
+    'epoch 1/8  train/loss 0.5000'
+    """
+    names = ("train/loss", "val/loss", "val/auroc")
+    shown = [f"{name} {float(metrics[name]):.4f}" for name in names if name in metrics]
+    return "  ".join([f"epoch {epoch}/{epochs}", *shown])
+
+
+def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    """A seed for torch's generators, different for each (seed, epoch, number of the process)."""
+    return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0])
+
+
+class EpochSeed(pl.Callback):
+    """Seeds torch at the start of each training epoch (dropout, stochastic depth).
+
+    Lightning does not restore torch's random state when a run resumes.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Seed."""
+        torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch, trainer.global_rank))
+
+
+class KeepSigterm(pl.Callback):
+    """Puts the handler of SIGTERM back that was there before.
+
+    Lightning's own ends a fit at the next batch with exit code 0, is silent in a prediction, and
+    broadcasts between processes from inside the handler, which can hang.
+    """
+
+    def __init__(self) -> None:
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Undo what the trainer has just done."""
+        if callable(self._handler):  # nobody's: Lightning's stays
+            signal.signal(signal.SIGTERM, self._handler)
+
+    on_predict_start = on_train_start
