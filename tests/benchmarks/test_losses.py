@@ -7,7 +7,6 @@ in turns with the step, and the ratio is (step with BCE - BCE + loss) / (step wi
 
 from collections.abc import Callable
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import pytest
@@ -28,7 +27,6 @@ from xray_lightning.training.losses import (
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
 
 BACKBONE, SIZE, BATCH = "densenet121", 64, 16
-RANKED = 512  # images of the batch that the ranking loss is judged on
 LABELS = len(CHEST_XRAY14)
 TURNS = 8
 COUNTS = torch.tensor([[86_000] * LABELS, [500] * LABELS])
@@ -43,18 +41,6 @@ LOSSES: dict[str, nn.Module] = {
 }
 
 Rates = Callable[..., dict[str, list[float]]]
-
-
-class AllPairs(nn.Module):
-    """The ranking loss by a tensor of all (B, B, L) differences, for comparison."""
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        scores = torch.sigmoid(logits)
-        pairs = (targets == 1).unsqueeze(1) & (targets == 0)  # (B, B, L)
-        excess = torch.relu(0.2 - (scores.unsqueeze(1) - scores)) ** 3
-        counts = pairs.sum(dim=(0, 1))
-        means = (excess * pairs).sum(dim=(0, 1)) / counts.clamp(min=1)
-        return means.sum() / (counts > 0).sum().clamp(min=1)
 
 
 def examples(rows: int) -> tuple[Tensor, Tensor]:
@@ -125,45 +111,3 @@ def test_cost_of_each_loss(rates: Rates, remark: Any, ratio: Any) -> None:
         cost = median(1 + (1 / ours - 1 / bce) * images / BATCH for images, bce, ours in turns)
         if name != "bce":
             ratio(f"step_with_{name}_vs_bce", cost, "<=1.05")
-
-
-def test_ranking_loss_of_a_large_batch(rates: Rates, remark: Any, ratio: Any) -> None:
-    net = network()
-    found = rates(
-        TURNS,
-        step=step_of(net, BCE()),
-        sorted=alone(LOSSES["auc"], RANKED, 20),
-        pairs=alone(AllPairs(), RANKED, 1),
-    )
-    image, ranking, pairs = (1 / median(found[name]) for name in ("step", "sorted", "pairs"))
-    logits, targets = examples(RANKED)
-    torch.testing.assert_close(LOSSES["auc"](logits, targets), AllPairs()(logits, targets))
-    remark(
-        f"{RANKED} x {LABELS}: ranking loss {1e3 * ranking:.2f} ms, by all pairs {1e3 * pairs:.1f} "
-        f"ms; kept for backward {saved_bytes(LOSSES['auc'], RANKED) / 2**20:.2f} MiB, by all pairs "
-        f"{saved_bytes(AllPairs(), RANKED) / 2**20:.1f} MiB"
-    )
-    remark(
-        f"a step of {RANKED} images is {BACKBONE}'s {1e3 * image:.1f} ms an image, measured at "
-        f"batch {BATCH} and {SIZE} px on one thread, times {RANKED}: {RANKED * image:.1f} s"
-    )
-    shares = [a / (RANKED * b) for a, b in zip(found["step"], found["sorted"], strict=True)]
-    ratio("ranking_loss_of_densenet_step", median(shares), "<=0.05")
-    against = [b / a for a, b in zip(found["sorted"], found["pairs"], strict=True)]
-    ratio("ranking_loss_vs_all_pairs", median(against), "<=1")
-
-
-def test_ranking_loss_grows_like_a_sort(remark: Any, ratio: Any) -> None:
-    """Sixteen times the batch; by pairs it would take 256 times as long."""
-
-    def seconds(rows: int) -> float:
-        work, found = alone(LOSSES["auc"], rows, 1), []
-        for _ in range(TURNS):
-            start = perf_counter()
-            work()
-            found.append(perf_counter() - start)
-        return median(found)
-
-    small, large = seconds(RANKED), seconds(16 * RANKED)
-    remark(f"{RANKED} rows {1e3 * small:.2f} ms, {16 * RANKED} rows {1e3 * large:.1f} ms")
-    ratio("ranking_loss_16_times_the_batch", large / small, "<=32")

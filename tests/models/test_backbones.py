@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xray_lightning.errors import WeightsError
-from xray_lightning.models import weights
+from xray_lightning.models import backbones
 from xray_lightning.models.backbones import create_backbone, load_backbone, traced_sizes
 from xray_lightning.models.network import XrayNet
 
@@ -73,7 +73,7 @@ def test_timm_state_of_every_config(name: str, monkeypatch: pytest.MonkeyPatch) 
     size = {"img_size": 64} if name.startswith("vit") else {}
     colour = timm_model(name, **size)
     backbone = create_backbone(name, image_size=64).eval()
-    monkeypatch.setattr(weights, "read_state", lambda path: colour.state_dict())
+    monkeypatch.setattr(backbones, "read_state", lambda path: colour.state_dict())
     report = load_backbone(backbone, Path("in memory"))
     assert report.tensors == len(backbone.state_dict())
     images = torch.rand(1, 1, 64, 64)
@@ -206,7 +206,7 @@ def pretend_download(untouched: str = "") -> Callable[..., nn.Module]:
 def test_imagenet_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", pretend_download())
     state = torch.get_rng_state()
-    backbone, report = weights.pretrained_backbone("test_resnet", image_size=64)
+    backbone, report = backbones.pretrained_backbone("test_resnet", image_size=64)
     assert torch.equal(torch.get_rng_state(), state)
     expected = pretend_download()(
         "test_resnet", pretrained=True, in_chans=1, num_classes=0, global_pool=""
