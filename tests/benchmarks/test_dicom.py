@@ -21,10 +21,8 @@ from PIL import Image
 from pydicom.uid import JPEGBaseline8Bit
 
 from xray_lightning.data.dicom import read_dicom, read_dicom8
-from xray_lightning.data.dicom.codecs import decode_frame
-from xray_lightning.data.dicom.elements import read_elements
-from xray_lightning.data.dicom.encapsulation import encapsulated_frame
-from xray_lightning.data.dicom.layout import read_layout
+from xray_lightning.data.dicom.header import read_layout, split_file
+from xray_lightning.data.dicom.pixels import decode_frame, join_fragments
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
 
@@ -108,9 +106,9 @@ def test_plug_ins(files: list[Path], rates: Rates, over: Over, remark: Any, rati
     """The decoder alone, on frames in memory; the others through pydicom's plug-in interface."""
     files = files[:60]
     datasets = {path: pydicom.dcmread(path) for path in files}
-    parts = {path: read_elements(path.read_bytes()) for path in files}
+    parts = {path: split_file(path.read_bytes()) for path in files}
     layouts = {path: read_layout(elements) for path, (elements, _) in parts.items()}
-    frames = {path: encapsulated_frame(pixels.data, 0, 1) for path, (_, pixels) in parts.items()}
+    frames = {path: join_fragments(pixels.data, 0, 1) for path, (_, pixels) in parts.items()}
 
     def ours(path: Path) -> Any:
         return decode_frame(frames[path], parts[path][0].syntax, layouts[path])

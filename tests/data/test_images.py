@@ -220,7 +220,7 @@ def test_jpeg_of_zero_height_is_refused() -> None:
 
 
 def test_dicom_is_known_by_its_name() -> None:
-    with pytest.raises(InvalidImageError, match="it is no DICOM file: DICM is not at byte 128"):
+    with pytest.raises(InvalidImageError, match="it is not a DICOM file: DICM is not at byte 128"):
         decode_image(b"no preamble", "x.dcm")
 
 

@@ -28,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.dicom import is_dicom, read_dicom8
-from xray_lightning.data.dicom.codecs import jpeg_segments
-from xray_lightning.data.dicom.layout import MAX_SIDE
+from xray_lightning.data.dicom.header import MAX_SIDE
+from xray_lightning.data.dicom.pixels import jpeg_segments
 from xray_lightning.data.files import read_file
 from xray_lightning.data.tiff import decode_tiff
 from xray_lightning.errors import InvalidImageError, MissingImagesError

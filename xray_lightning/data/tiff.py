@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.data.dicom.layout import MAX_SIDE
+from xray_lightning.data.dicom.header import MAX_SIDE
 from xray_lightning.errors import InvalidImageError
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ import pydicom
 import pytest
 
 from xray_lightning.data.dicom import read_dicom, tally
-from xray_lightning.data.dicom.elements import read_elements
-from xray_lightning.data.dicom.layout import read_layout
-from xray_lightning.data.dicom.samples import read_codes
+from xray_lightning.data.dicom.header import read_layout, split_file
+from xray_lightning.data.dicom.pixels import read_codes
 from xray_lightning.errors import InvalidImageError
 
 # Chest and projection radiographs among them, by name or by folder.
@@ -24,7 +23,7 @@ RADIOGRAPHS = {"6154", "6247", "6278"} | {
     f"{name}_{end}.dcm" for name in ("RG1", "RG3") for end in ("J2KI", "J2KR", "UNCI", "UNCR")
 }
 REFUSALS = {
-    "is no DICOM file": 1,
+    "is not a DICOM file": 1,
     "without file meta information": 2,
     "has no pixel data": 60,
     "is in colour": 30,
@@ -33,7 +32,7 @@ REFUSALS = {
     "its pixels end at byte": 1,
     "its codestream is": 1,
     "no valid TransferSyntaxUID": 1,
-    "its NumberOfFrames is no finite number": 1,
+    "its NumberOfFrames is not a finite number": 1,
 }
 
 
@@ -73,7 +72,7 @@ def test_stored_values_and_colours_are_pydicoms() -> None:
     for path in pydicom_files():
         data = path.read_bytes()
         try:
-            elements, pixels = read_elements(data)
+            elements, pixels = split_file(data)
             layout = read_layout(elements)
             frame = layout.frames - 1
             codes, values = read_codes(elements, pixels, layout, frame)
@@ -139,8 +138,8 @@ def test_rsna_facts_are_nihs_and_their_notes_one_line(real_data: Callable[[str],
     images = [read_dicom(dicom) for dicom, _ in pairs]
     for image, (_, png) in zip(images, pairs, strict=True):
         age, sex, view = rows[png.name]
-        assert (image.facts.sex, image.facts.view) == (sex, view)
-        assert abs(image.facts.age - float(age)) <= 1  # NIH has corrected ages since
+        assert (image.acquisition.sex, image.acquisition.view) == (sex, view)
+        assert abs(image.acquisition.age - float(age)) <= 1  # NIH has corrected ages since
     line = tally(image.notes for image in images)
     assert line.startswith("25 files: ")
     assert "invalid PatientAge: no unit, read as years (25)" in line

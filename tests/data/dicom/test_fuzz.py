@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.pixels.encoders import RLELosslessEncoder
 
-from xray_lightning.data.dicom import codecs, read_dicom
+from xray_lightning.data.dicom import pixels, read_dicom
 from xray_lightning.errors import InvalidImageError
 
 Make = Callable[..., bytes]
@@ -85,7 +85,7 @@ def seeds(dicom: Make) -> dict[str, bytes]:
 def mutated(data: bytes, rng: random.Random) -> bytes:
     """Some bytes changed, cut off, repeated or put in; often in the header or the codestream's."""
     found = bytearray(data)
-    pixels = max(data.rfind(b"\xe0\x7f\x10\0"), data.rfind(b"\x7f\xe0\0\x10"), 0)
+    start = max(data.rfind(b"\xe0\x7f\x10\0"), data.rfind(b"\x7f\xe0\0\x10"), 0)
     kind = rng.random()
     if kind < 0.15:
         del found[rng.randrange(len(found)) :]
@@ -97,7 +97,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
         del found[at : at + rng.randrange(1, 40)]
     else:
         for _ in range(rng.choice((1, 1, 2, 4, 16))):
-            low, high = rng.choice(((132, pixels + 12), (pixels, pixels + 150), (132, len(found))))
+            low, high = rng.choice(((132, start + 12), (start, start + 150), (132, len(found))))
             at = rng.randrange(low, max(low + 1, min(high, len(found))))
             found[at] = rng.choice(
                 (0, 1, 255, rng.randrange(256), found[at] ^ 1 << rng.randrange(8))
@@ -142,7 +142,7 @@ def fuzz(files: dict[str, bytes], count: int, seed: int) -> dict[str, int]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codecs, "CHILD_SECONDS", 5.0)
+    monkeypatch.setattr(pixels, "CHILD_SECONDS", 5.0)
 
 
 def test_the_seeds_are_valid(dicom: Make) -> None:

@@ -1,0 +1,217 @@
+"""What is told of a header, and what is not: the allow-list, ages, spacings, notes."""
+
+import math
+import pickle
+import warnings
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import UID
+
+from xray_lightning.data.dicom import Acquisition, DicomImage, read_dicom, tally
+from xray_lightning.data.dicom.acquisition import ALLOWED, COLUMNS, read_allowed
+
+Make = Callable[..., bytes]
+Tell = Callable[..., dict[str, str]]
+
+FULL = "no window: the full range is used"
+SECRET = "ZZSECRET"
+RADIOGRAPH = {
+    "Modality": "DX",
+    "ViewPosition": "PA",
+    "ImageLaterality": "L",
+    "Laterality": "R",
+    "PatientAge": "058Y",
+    "PatientSex": "F",
+    "PixelSpacing": [0.139, 0.14],
+    "ImagerPixelSpacing": ["0.2", "0.2"],
+    "Manufacturer": "FUJIFILM Corporation",
+    "WindowCenter": [2048, 1000],
+    "WindowWidth": "4096",
+    "VOILUTFunction": "SIGMOID",
+    "BitsStored": 12,
+}
+
+
+@pytest.fixture
+def tell(tmp_path: Path, dicom: Make) -> Tell:
+    """The row of a file with attributes by keyword; reading it must not warn."""
+
+    def read(**attributes: object) -> dict[str, str]:
+        path = tmp_path / "a.dcm"
+        path.write_bytes(dicom(np.zeros((4, 6)), **attributes))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return read_allowed(path)
+
+    return read
+
+
+def test_acquisition(dicom: Make) -> None:
+    wide = {**RADIOGRAPH, "WindowCenter": 2048}
+    image = read_dicom(dicom([[0, 1]], **wide))
+    assert image.acquisition == Acquisition(
+        "DX", "PA", "L", 58.0, "F", "FUJIFILM Corporation", (0.2, 0.2), "ImagerPixelSpacing"
+    )
+    assert image.notes == ()
+
+
+def test_the_row_of_a_table(tell: Tell) -> None:
+    assert tell(**RADIOGRAPH) == {
+        "modality": "DX",
+        "view": "PA",
+        "laterality": "L",
+        "series_laterality": "R",
+        "age": "58",
+        "sex": "F",
+        "pixel_spacing_mm": "0.139 0.14",
+        "imager_pixel_spacing_mm": "0.2 0.2",
+        "manufacturer": "FUJIFILM Corporation",
+        "photometric": "MONOCHROME2",
+        "window_center": "2048.0 1000.0",
+        "window_width": "4096",
+        "voi_function": "SIGMOID",
+        "rows": "4",
+        "columns": "6",
+        "bits_allocated": "16",
+        "bits_stored": "12",
+        "signed": "0",
+        "transfer_syntax": "Explicit VR Little Endian",
+    }
+
+
+def test_what_is_absent_is_blank_or_nan(tell: Tell, dicom: Make) -> None:
+    row = tell()
+    assert tuple(row) == COLUMNS
+    assert row["view"] == row["age"] == row["window_center"] == ""
+    told = read_dicom(dicom([[0, 1]], PatientAge="", ViewPosition="")).acquisition
+    assert (told.view, told.laterality, told.sex, told.spacing_tag) == ("", "", "", "")
+    assert all(map(math.isnan, (told.age, *told.spacing)))
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "told"),
+    [
+        ("view", "DOE JANE", ""),
+        ("sex", "JANE", ""),
+        ("laterality", "DOE", ""),
+        ("modality", "JANE DOE", ""),
+        ("voi_function", "JANE", ""),
+        ("photometric", "JANE", ""),
+        ("age", "055Y", "55"),
+        ("age", "55", "55"),  # as RSNA writes it
+        ("age", "018M", "1.5"),
+        ("age", "094Y", "90"),  # 90 and over
+        ("age", "150Y", ""),
+        ("age", "JANE", ""),
+        ("age", "nan", ""),
+        ("manufacturer", "Doe, Jane", ""),
+        ("manufacturer", "GE Jane", ""),
+        ("manufacturer", "GE 19570203", ""),
+        ("manufacturer", "GEGEMS", ""),
+        ("manufacturer", "GE MEDICAL SYSTEMS", "GE MEDICAL SYSTEMS"),
+        ("manufacturer", "Philips Medical Systems, Inc.", "Philips Medical Systems, Inc."),
+        ("manufacturer", "FUJI PHOTO FILM Co., ltd.", "FUJI PHOTO FILM Co., ltd."),
+        ("manufacturer", "Agfa-Gevaert AG", "Agfa-Gevaert AG"),
+        ("manufacturer", "TOSHIBA_MEC", "TOSHIBA_MEC"),
+    ],
+)
+def test_only_what_cannot_name_a_person_passes(
+    tell: Tell, column: str, text: str, told: str
+) -> None:
+    assert tell(**{ALLOWED[column][0]: text})[column] == told
+
+
+def test_damaged_numbers_and_a_private_syntax_are_blank(tmp_path: Path, dicom: Make) -> None:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(dicom([[0]], PixelSpacing=[0.5, 0.5]).replace(b"0.5\\0.5", b"JANEDOE"))
+    assert read_allowed(path)["pixel_spacing_mm"] == ""
+    data = pydicom.dcmread(path)
+    data.file_meta.TransferSyntaxUID = UID("1.2.34567.89")
+    data.save_as(path, implicit_vr=False, little_endian=True)
+    assert read_allowed(path)["transfer_syntax"] == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "years", "note"),
+    [
+        ("071Y", 71.0, ""),
+        ("018M", 1.5, ""),
+        ("010W", 70 / 365.25, ""),
+        ("030D", 30 / 365.25, ""),
+        ("43", 43.0, "invalid PatientAge: no unit, read as years"),
+        ("120Y", 120.0, ""),
+        ("148", math.nan, "invalid PatientAge: above 120 years, ignored"),
+        ("43Y", math.nan, "invalid PatientAge"),
+        ("4 3", math.nan, "invalid PatientAge"),
+        ("old", math.nan, "invalid PatientAge"),
+    ],
+)
+def test_age(dicom: Make, text: str, years: float, note: str) -> None:
+    image = read_dicom(dicom([[0, 1]], BitsAllocated=8, PatientAge=text))
+    np.testing.assert_allclose(image.acquisition.age, years)
+    assert note in (*image.notes, "")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "spacing", "told"),
+    [
+        ("PixelSpacing", [0.2, 0.3], (0.2, 0.3)),
+        ("NominalScannedPixelSpacing", [0.4, 0.5], (0.4, 0.5)),
+        ("PixelSpacing", [0.2], None),
+        ("PixelSpacing", [0, 0.2], None),
+        ("PixelSpacing", [7, "7x"], None),
+    ],
+)
+def test_spacing_names_its_attribute(
+    dicom: Make, keyword: str, spacing: list[object], told: tuple[float, float] | None
+) -> None:
+    numbers = [7, 77] if "7x" in spacing else spacing
+    data = dicom([[0, 1]], BitsAllocated=8, **{keyword: numbers})
+    image = read_dicom(data.replace(b"\\77", b"\\7x") if "7x" in spacing else data)
+    if told:
+        assert (image.acquisition.spacing, image.acquisition.spacing_tag) == (told, keyword)
+    else:
+        assert all(map(math.isnan, image.acquisition.spacing))
+        assert f"invalid {keyword}" in image.notes
+
+
+def test_codes_that_break_the_standard_are_dropped(dicom: Make) -> None:
+    wrong = {"ViewPosition": "Mr. Doe", "PatientSex": "X", "Laterality": "both sides of"}
+    image = read_dicom(dicom([[0, 1]], BitsAllocated=8, **wrong))
+    told = image.acquisition
+    assert (told.view, told.sex, told.laterality) == ("", "", "")
+    assert {f"invalid {keyword}" for keyword in wrong} <= set(image.notes)
+    series = read_dicom(dicom([[0, 1]], BitsAllocated=8, Laterality="L"))
+    assert series.acquisition.laterality == "L"
+
+
+def test_overlays_and_burned_in_text_are_noted(dicom: Make) -> None:
+    data = dicom([[0, 1]], BitsAllocated=8, BurnedInAnnotation="YES")
+    assert "burned-in annotation is not removed" in read_dicom(data).notes
+    at = data.index(b"\xe0\x7f\x10\0OB")
+    overlay = b"\x02\x60\x10\0US\2\0\1\0"  # the rows of plane 6002
+    image = read_dicom(data[:at] + overlay + data[at:])
+    assert "overlays are ignored" in image.notes
+    np.testing.assert_array_equal(image.pixels, read_dicom(data).pixels)
+
+
+def test_no_identifying_attribute_gets_out(dicom: Make) -> None:
+    names = ("PatientName", "PatientID", "StudyID", "InstitutionName", "OperatorsName")
+    secrets = dict.fromkeys((*names, "Manufacturer"), SECRET)
+    secrets |= {"PatientBirthDate": "19010203", "StudyInstanceUID": "1.2.98765.4"}
+    secrets |= {"ViewPosition": SECRET.lower(), "PatientSex": SECRET, "PatientAge": SECRET[:4]}
+    image = read_dicom(dicom([[0, 1]], BitsAllocated=8, **secrets))
+    assert {field.name for field in fields(DicomImage)} == {"pixels", "acquisition", "notes"}
+    content = pickle.dumps(image)
+    for secret in (SECRET, SECRET.lower(), SECRET[:4], "19010203", "98765"):
+        assert secret.encode() not in content
+
+
+def test_tally_is_one_line() -> None:
+    assert tally([(), ()]) == ""
+    assert tally([("a", "b")] * 1200 + [("b",)]) == "1,201 files: b (1,201), a (1,200)"

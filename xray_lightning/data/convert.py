@@ -1,0 +1,287 @@
+"""DICOM files become PNG files and a table of what their headers may tell.
+
+A PNG holds the image as ``read_dicom`` gives it, [0, 1] spread over 8 or 16 bits, and nothing
+else. It appears whole or not at all. One is done if it and its DICOM file are what they were when
+it was written, by size, date and first bytes.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.data.decoding import available_cores
+from xray_lightning.data.dicom import is_dicom, read_dicom, tally, to_uint8
+from xray_lightning.data.dicom.acquisition import COLUMNS, read_allowed
+from xray_lightning.data.dicom.reader import SUFFIXES
+from xray_lightning.data.files import Ledger, file_stamp, files_below, read_head
+from xray_lightning.data.tables import existing_folder, read_table
+from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, InvalidImageError
+from xray_lightning.writing import open_replacing, write_table
+
+NAMES = "names.csv"
+HEADER = ("file", *COLUMNS, "png_bits")
+FAILED = ("file", "reason")
+
+_DEPTH_AT = 24  # byte of a PNG's bit depth: signature 8, length 4, IHDR 4, width 4, height 4
+
+
+@dataclass(frozen=True)
+class DicomFolder:
+    """A folder, its DICOM files with all below it, sorted, and the number of other files."""
+
+    root: Path
+    files: tuple[Path, ...]
+    others: int
+
+
+@dataclass(frozen=True)
+class PngOptions:
+    """How DICOM files become PNG files; ``frame`` and ``colour`` as ``read_dicom`` takes them."""
+
+    bits: int = 8  # or 16
+    rename: bool = False  # number the images; names.csv keeps which is which, also for a rerun
+    frame: int | None = None
+    colour: str | None = None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What became of a folder."""
+
+    converted: int  # images written by this run
+    before: int  # images that were there, of the same files
+    others: int  # files that are not DICOM
+    notes: str = ""  # the reader's remarks on all the files, one line
+    failures: Mapping[str, str] = field(default_factory=dict)  # file to reason
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> "Conversion":
+        """What ``to_json`` gave."""
+        return cls(**plain)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to convert: ``name`` is that of ``target`` in the output folder, for the table."""
+
+    source: Path
+    target: Path
+    name: str
+    options: PngOptions
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job."""
+
+    job: Job
+    row: Mapping[str, str] | None  # of headers.csv; None where the file could not be read
+    failure: str = ""  # why not
+    notes: tuple[str, ...] = ()
+    was_there: bool = False  # the PNG was done before
+    stamp: str = ""  # what both files and the options were, for ``convert_file`` the next time
+
+
+def find_dicom(root: Path) -> DicomFolder:
+    """The DICOM files below a folder.
+
+    A file counts by its ending or by the mark at byte 128; links to folders are not followed.
+
+    Raises:
+        DataNotFoundError: there is no such folder or no DICOM file, or a folder cannot be listed.
+    """
+    root = existing_folder(root, "The DICOM files were to be found there").resolve()
+    below = sorted(files_below(root, follow=False))
+    files = tuple(path for path in below if _looks_like_dicom(path))
+    if not files:
+        raise DataNotFoundError(f"there is no DICOM file in {root}, only {len(below):,} others")
+    return DicomFolder(root, files, len(below) - len(files))
+
+
+def _looks_like_dicom(path: Path) -> bool:
+    if path.name.upper() == "DICOMDIR":  # an index, not an image
+        return False
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    head = read_head(path)
+    return head is None or is_dicom(head)  # converting it will say why it cannot be read
+
+
+def convert_folder(
+    folder: DicomFolder,
+    out: Path,
+    options: PngOptions = PngOptions(),
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, count: None,
+) -> Conversion:
+    """Convert every DICOM file of a folder; what ``out`` has already stays, if nothing changed.
+
+    Writes the PNG files, ``headers.csv``, ``failed.csv`` if a file could not be read, and
+    ``.convert.done``, by which a run that was stopped goes on.
+
+    Args:
+        folder: from ``find_dicom``.
+        out: a folder that is there, and that no other process writes to.
+        options: of the PNG files.
+        workers: threads; by default one per core.
+        progress: called with the number of files done and in all.
+
+    Raises:
+        DataError: two files would become one, or names.csv does not fit the folder.
+        ConfigError: an option is out of range, or ``out`` has images of other bits.
+    """
+    jobs = plan_jobs(folder, out, options)
+    ledger = Ledger(out / ".convert.done")
+    stamps = [ledger.stamps.get(job.name, "") for job in jobs]
+    outcomes: list[Outcome] = []
+    pool = ThreadPoolExecutor(workers or available_cores(), thread_name_prefix="convert")
+    try:  # decoding and packing release the interpreter's lock
+        for outcome in pool.map(convert_file, jobs, stamps):
+            outcomes.append(outcome)
+            if outcome.stamp and not outcome.was_there:
+                ledger.add(outcome.job.name, outcome.stamp)
+            progress(len(outcomes), len(jobs))
+    finally:  # Ctrl-C comes here too
+        pool.shutdown(cancel_futures=True)
+        failures = {
+            outcome.job.source.relative_to(folder.root).as_posix(): outcome.failure
+            for outcome in outcomes
+            if outcome.row is None
+        }
+        _write_tables(outcomes, failures, out, complete=len(outcomes) == len(jobs))
+    new = [outcome for outcome in outcomes if outcome.row and not outcome.was_there]
+    before = len(outcomes) - len(failures) - len(new)
+    notes = tally(outcome.notes for outcome in new)
+    return Conversion(len(new), before, folder.others, notes, failures)
+
+
+def _write_tables(
+    outcomes: Sequence[Outcome], failures: Mapping[str, str], out: Path, *, complete: bool
+) -> None:
+    """headers.csv of the images that are there, and failed.csv if some are not.
+
+    Of a run that was stopped, the rows an earlier one wrote about other files are kept.
+    """
+    told = [[outcome.row[name] for name in HEADER] for outcome in outcomes if outcome.row]
+    failed = [[*pair] for pair in failures.items()]
+    if not complete:
+        told += _read_earlier(out / "headers.csv", HEADER, {row[0] for row in told})
+        failed += _read_earlier(out / "failed.csv", FAILED, failures)
+    write_table(out / "headers.csv", [HEADER, *told])
+    (out / "failed.csv").unlink(missing_ok=True)
+    if failed:
+        write_table(out / "failed.csv", [FAILED, *failed])
+
+
+def _read_earlier(path: Path, header: Sequence[str], without: Collection[str]) -> list[list[str]]:
+    """Rows of a table that an earlier run left, but for some files."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    return [row for row in rows[1:] if rows[0] == list(header) and row[0] not in without]
+
+
+def plan_jobs(folder: DicomFolder, out: Path, options: PngOptions) -> list[Job]:
+    """A job for each file: the same tree of names, or numbers.
+
+    Raises:
+        ConfigError: ``bits`` is another number.
+        DataError: two files would become one, or ``names.csv`` does not fit the folder.
+    """
+    if options.bits not in (8, 16):
+        raise ConfigError(f"bits must be 8 or 16, got {options.bits}")
+    names = [path.relative_to(folder.root).as_posix() for path in folder.files]
+    endings = f"({'|'.join(map(re.escape, SUFFIXES))})$"  # of 1.2.840 nothing is an ending
+    targets = [re.sub(endings, "", name, flags=re.IGNORECASE) + ".png" for name in names]
+    if options.rename:
+        targets = _number_images(names, out)
+    first: dict[str, str] = {}
+    for name, target in zip(names, targets, strict=True):
+        if (other := first.setdefault(target.lower(), name)) != name:
+            raise DataError(f"{other} and {name} would both become {target}: rename one of them")
+    pairs = zip(folder.files, targets, strict=True)
+    return [Job(source, out / target, target, options) for source, target in pairs]
+
+
+def _number_images(names: Sequence[str], out: Path) -> list[str]:
+    """``000001.png`` and so on; files that ``names.csv`` knows keep their numbers.
+
+    Raises:
+        DataError: a name in it is not a number or given twice, or it lacks a picture of the
+            folder: it was lost or cut, and a number could be given to a second patient.
+    """
+    path = out / NAMES
+    known: dict[str, str] = {}
+    if path.is_file():
+        table = read_table(path)
+        table.require("original", "file")
+        table.refuse_repeats("original")
+        table.refuse_repeats("file")
+        known = dict(zip(table.text("original"), table.text("file"), strict=True))
+    numbers = [re.fullmatch(r"(\d{6,})\.png", file) for file in known.values()]
+    strange = [file for file, number in zip(known.values(), numbers, strict=True) if not number]
+    strange += sorted({file.name for file in out.glob("*.png")} - set(known.values()))
+    if strange:
+        raise DataError(
+            f"{path} and the pictures beside it do not match, the first is {strange[0]!r}: restore "
+            "the table, or name another folder"
+        )
+    most = max((int(number[1]) for number in numbers if number), default=0)
+    new = [name for name in names if name not in known]
+    known |= {name: f"{number:06d}.png" for number, name in enumerate(new, start=most + 1)}
+    write_table(path, [("original", "file"), *known.items()])
+    return [known[name] for name in names]
+
+
+def convert_file(job: Job, done: str = "") -> Outcome:
+    """Do one job, unless it is done: ``done`` is the stamp that an earlier run gave it.
+
+    Raises:
+        ConfigError: the PNG is there with another depth, or an option is out of range.
+    """
+    source = file_stamp(job.source)  # before it is read: a change from here on shows
+    bits, frame, colour = job.options.bits, job.options.frame, job.options.colour
+
+    def stamp() -> str:
+        return f"{source} {file_stamp(job.target)} {bits} {frame} {colour}"
+
+    try:
+        depth = (read_head(job.target) or b"")[_DEPTH_AT : _DEPTH_AT + 1]
+        if depth in (b"\x08", b"\x10") and ord(depth) != bits:
+            remedy = f"choose another folder for {bits} bits"
+            raise ConfigError(f"{job.target} has {ord(depth)} bits: {remedy}")
+        was_there = bool(source) and done == stamp()
+        image = None if was_there else read_dicom(job.source, frame=frame, colour=colour)
+        row = {"file": job.name, **read_allowed(job.source), "png_bits": str(bits)}
+        if image is None:
+            return Outcome(job, row, was_there=True, stamp=done)
+        write_png(job.target, image.pixels, bits)
+        return Outcome(job, row, notes=image.notes, stamp=stamp())
+    except (InvalidImageError, OSError) as error:
+        return Outcome(job, None, str(error))
+
+
+def write_png(path: Path, pixels: npt.NDArray[np.float32], bits: int) -> None:
+    """Write (H, W) in [0, 1] as grey PNG; the file appears whole or not at all."""
+    grey: npt.NDArray[np.uint8 | np.uint16]
+    if bits == 8:
+        grey = to_uint8(pixels)  # as the networks see the DICOM file
+    else:
+        grey = np.rint(pixels * np.float32(2**bits - 1)).astype(np.uint16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open_replacing(path, "wb") as file:
+        file.write(cv2.imencode(".png", grey)[1].tobytes())

@@ -1,0 +1,163 @@
+"""What may be told of a header: one allow-list, so that what is not named here stays out.
+
+Names, ids, dates, places, UIDs, comments and private elements are not looked at. Of the elements
+below only values that cannot name a person pass: words of a fixed vocabulary, and numbers; so of
+the manufacturer, a free text, which passes if each of its words belongs to makers' names. In a
+table ages from 90 on become 90, as the Safe Harbor rule of HIPAA (45 CFR 164.514) demands.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom.uid import UID
+
+from xray_lightning.data.dicom.header import NUMBER, Header, read_header
+from xray_lightning.errors import InvalidImageError
+
+MAX_AGE = 120  # years; older is a mistake, NIH's table has some above 400
+OLDEST_TOLD = 90  # years
+
+_MAKERS = """
+    ab ag agfa americas and arcoma canon care carestream co company corp corporation diagnostic
+    digital dmc dr drgem drtech eastman electronics elema europe film fuji fujifilm ge gems general
+    gevaert gmbh health healthcare healthineers hologic hitachi icrco imaging inc international
+    italray kodak konica listem llc ltd lumisys mec medical mindray minolta neusoft nv oy philips
+    photo planmed primax products ray rayence sa samsung sectra shimadzu siemens solutions spa
+    swissray systems technologies technology toshiba trixell united usa varian vidar vieworks x
+"""
+_MAKER = f"({'|'.join(_MAKERS.split())})"
+_NUMBERS = f"{NUMBER}( {NUMBER})*"
+_SPACINGS = ("ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing")
+_AGE = re.compile(r"(\d{3})([DWMY])|(\d{1,3})")
+_YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+
+ALLOWED = {  # column: element, and the pattern of what may pass
+    "modality": ("Modality", "CR|DX|DR|RG|RF|XA|MG|OT|SC|CT|MR|US|PX|IO"),
+    "view": ("ViewPosition", "AP|PA|LL|RL|RLD|LLD|RLO|LLO|LATERAL|LAT"),  # PS3.3 C.8.1.1
+    "laterality": ("ImageLaterality", "[RLUB]"),
+    "series_laterality": ("Laterality", "[RL]"),
+    "age": ("PatientAge", ""),
+    "sex": ("PatientSex", "[MFO]"),
+    "pixel_spacing_mm": ("PixelSpacing", _NUMBERS),
+    "imager_pixel_spacing_mm": ("ImagerPixelSpacing", _NUMBERS),
+    "manufacturer": ("Manufacturer", rf"(?i){_MAKER}([ .,&()/+_-]+{_MAKER})*[ .)]*"),
+    "photometric": ("PhotometricInterpretation", "MONOCHROME[12]|RGB|PALETTE COLOR|YBR_[A-Z0-9_]+"),
+    "window_center": ("WindowCenter", _NUMBERS),
+    "window_width": ("WindowWidth", _NUMBERS),
+    "voi_function": ("VOILUTFunction", "LINEAR|LINEAR_EXACT|SIGMOID"),
+}
+_INTEGERS = {
+    "rows": "Rows",
+    "columns": "Columns",
+    "bits_allocated": "BitsAllocated",
+    "bits_stored": "BitsStored",
+    "signed": "PixelRepresentation",
+}
+COLUMNS = (*ALLOWED, *_INTEGERS, "transfer_syntax")
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """How a radiograph was taken; "" or NaN where that is unknown or may not be told.
+
+    The spacing is ImagerPixelSpacing (at the detector), else PixelSpacing (calibrated, or unknown),
+    else NominalScannedPixelSpacing (a digitised film), as ``spacing_tag`` says.
+    """
+
+    modality: str = ""
+    view: str = ""  # such as PA, AP, LL
+    laterality: str = ""  # of the image, or else of the series: L, R, B or U
+    age: float = math.nan  # years
+    sex: str = ""  # M, F or O
+    manufacturer: str = ""
+    spacing: tuple[float, float] = (math.nan, math.nan)  # mm, of rows and of columns
+    spacing_tag: str = ""
+
+
+def read_acquisition(header: Header) -> tuple[Acquisition, list[str]]:
+    """How a radiograph was taken, and notes on what was ignored or is invalid."""
+    told = {column: _read_allowed(header, column) for column in ALLOWED}
+    coded = ("view", "laterality", "series_laterality", "sex")
+    keywords = [ALLOWED[column][0] for column in coded if not told[column]]
+    notes = [f"invalid {keyword}" for keyword in keywords if header.text(keyword)]
+    age = _read_age(header, notes)
+    spacing, spacing_tag = _read_spacing(header, notes)
+    if header.has_overlays():
+        notes.append("overlays are ignored")
+    if header.text("BurnedInAnnotation") == "YES":
+        notes.append("burned-in annotation is not removed")
+    laterality = told["laterality"] or told["series_laterality"]
+    words = told["modality"], told["view"], laterality, age, told["sex"], told["manufacturer"]
+    return Acquisition(*words, spacing, spacing_tag), notes
+
+
+def read_allowed(path: Path) -> dict[str, str]:
+    """What a table may tell of a DICOM file that is known to be readable: a text per column.
+
+    Raises:
+        InvalidImageError: an element is damaged; its value is not repeated.
+    """
+    with path.open("rb") as file:
+        header, _ = read_header(file)
+    told = {column: _read_allowed(header, column) for column in ALLOWED}
+    age = _read_age(header, [])
+    told["age"] = "" if math.isnan(age) else f"{min(age, OLDEST_TOLD):g}"
+    for column, keyword in _INTEGERS.items():
+        told[column] = "".join(map(str, header.integers(keyword)[:1]))
+    syntax = UID(header.syntax)
+    known = syntax.is_transfer_syntax and not syntax.is_private
+    return told | {"transfer_syntax": str(syntax.name) if known else ""}
+
+
+def _read_allowed(header: Header, column: str) -> str:
+    """What may pass of an element, its values separated by spaces."""
+    keyword, pattern = ALLOWED[column]
+    text = " ".join(header.texts(keyword))
+    return text if re.fullmatch(pattern, text) else ""
+
+
+def _read_age(header: Header, notes: list[str]) -> float:
+    """PatientAge (an AS: three digits and a unit) in years; RSNA's bare numbers are years."""
+    text = header.text("PatientAge")
+    match = _AGE.fullmatch(text)
+    if not match:
+        notes.extend(["invalid PatientAge"] if text else [])
+        return math.nan
+    digits, unit, bare = match.groups()
+    if bare:
+        notes.append("invalid PatientAge: no unit, read as years")
+    age = int(bare or digits) * _YEARS[unit or "Y"]
+    if age > MAX_AGE:
+        notes.append("invalid PatientAge: above 120 years, ignored")
+        return math.nan
+    return age
+
+
+def _read_spacing(header: Header, notes: list[str]) -> tuple[tuple[float, float], str]:
+    """(rows, columns) in mm, and the attribute it is from."""
+    for keyword in _SPACINGS:
+        try:
+            numbers = header.decimals(keyword)
+        except InvalidImageError:
+            numbers = [0.0]  # like a spacing of nothing, said below
+        if len(numbers) == 2 and min(numbers) > 0:
+            return (numbers[0], numbers[1]), keyword
+        if numbers:
+            notes.append(f"invalid {keyword}")
+    return (math.nan, math.nan), ""
+
+
+def tally(notes: Iterable[Iterable[str]]) -> str:
+    """One line for the notes of many files, '' if there are none.
+
+    >>> tally([["overlays are ignored"], [], ["overlays are ignored", "invalid PatientAge"]])
+    '3 files: overlays are ignored (2), invalid PatientAge (1)'
+    """
+    files = [dict.fromkeys(notes_of_file) for notes_of_file in notes]
+    counts = Counter(note for notes_of_file in files for note in notes_of_file)
+    parts = [f"{note} ({count:,})" for note, count in counts.most_common()]
+    return f"{len(files):,} files: {', '.join(parts)}" if parts else ""
