@@ -28,7 +28,7 @@ from xray_lightning.models.network import XrayNet
 
 XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
 GROUPS = {0x0008, 0x0010, 0x0012, 0x0014, 0x0018, 0x0020, 0x0032, 0x0038, 0x0040, 0x0088, 0x4008}
-NEEDED = {  # to read the image, or allowed by data/headers.py
+NEEDED = {  # to read the image, or allowed by data/dicom/acquisition.py
     *("SpecificCharacterSet", "SOPClassUID", "Modality", "ViewPosition", "ImageLaterality"),
     *("Laterality", "PatientAge", "PatientSex", "ImagerPixelSpacing", "Manufacturer"),
 }

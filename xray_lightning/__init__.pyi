@@ -6,8 +6,14 @@ from xray_lightning.checkpoint import load_checkpoint as load_checkpoint
 from xray_lightning.cli.multirun import SweepTable as SweepTable
 from xray_lightning.data.cache import ImageCache as ImageCache
 from xray_lightning.data.cache import open_cache as open_cache
+from xray_lightning.data.convert import Conversion as Conversion
+from xray_lightning.data.convert import PngOptions as PngOptions
+from xray_lightning.data.convert import convert_folder as convert_folder
 from xray_lightning.data.csv import CsvTable as CsvTable
 from xray_lightning.data.datamodule import XrayDataModule as XrayDataModule
+from xray_lightning.data.dicom import Acquisition as Acquisition
+from xray_lightning.data.dicom import DicomImage as DicomImage
+from xray_lightning.data.dicom import read_dicom as read_dicom
 from xray_lightning.data.nih import ChestXray14 as ChestXray14
 from xray_lightning.data.partition import Split as Split
 from xray_lightning.data.partition import make_split as make_split

@@ -1,3 +1,5 @@
+import csv
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -5,75 +7,112 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
+from filelock import FileLock
 
-from xray_lightning.data.conversion import Job, convert, find_dicom, plan, write_png
+from xray_lightning.data import convert as module
+from xray_lightning.data.convert import (
+    Conversion,
+    Job,
+    PngOptions,
+    convert_file,
+    convert_folder,
+    find_dicom,
+    plan_jobs,
+    write_png,
+)
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, TableError
 
 Write = Callable[..., Path]
 RAMP = np.linspace(0, 255, 32 * 24, dtype=np.uint8).reshape(24, 32)
+RENAME = PngOptions(rename=True)
 
 
 @pytest.fixture
 def job(tmp_path: Path, write_dicom: Write) -> Job:
     source = write_dicom(tmp_path / "in/a.dcm", RAMP, ViewPosition="AP", PatientName="Doe^Jane")
-    return Job(source, tmp_path / "out/sub/a.png", "sub/a.png", 8)
+    return Job(source, tmp_path / "out/sub/a.png", "sub/a.png", PngOptions())
+
+
+@pytest.fixture
+def tree(tmp_path: Path, write_dicom: Write) -> Path:
+    """Twelve good files in four folders, and a text file."""
+    for number in range(12):
+        pixels = np.full((8, 8), 20 * number, np.uint8)
+        write_dicom(tmp_path / f"in/f{number % 4}/{number}.dcm", pixels, ViewPosition="PA")
+    (tmp_path / "in/readme.txt").write_text("no image")
+    return tmp_path / "in"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read(path: Path) -> np.ndarray:
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+def counts(conversion: Conversion) -> tuple[int, int, int]:
+    return conversion.converted, conversion.before, len(conversion.failures)
+
+
+# --- which files, and their names
 
 
 def test_files_are_found_by_content_or_ending(tmp_path: Path, write_dicom: Write) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(DataNotFoundError, match="only 1 others"):
+        find_dicom(tmp_path)
     for name in ("a.dcm", "sub/1.2.840", "sub/IM001"):
         write_dicom(tmp_path / name, RAMP)
     (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
-    (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "broken.DCM").write_bytes(b"")
-    found, others = find_dicom(tmp_path)
-    names = [path.relative_to(tmp_path).as_posix() for path in found]
+    files, others = find_dicom(tmp_path)
+    names = [path.relative_to(tmp_path).as_posix() for path in files]
     assert names == ["a.dcm", "broken.DCM", "sub/1.2.840", "sub/IM001"]
     assert others == 2
 
 
-def test_no_dicom(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(DataNotFoundError, match=r"no DICOM file in .*, only 1 others"):
-        find_dicom(tmp_path)
+def plan(folder: Path, *names: str, options: PngOptions = RENAME) -> list[Job]:
+    return plan_jobs([folder / name for name in names], folder, folder, options)
 
 
 def test_the_tree_is_kept(tmp_path: Path) -> None:
-    sources = [tmp_path / name for name in ("a.dcm", "b/1.2.840", "b/A.DICOM", "c.png.dcm")]
-    jobs = plan(sources, tmp_path, tmp_path / "out", bits=16, rename=False)
+    names = ("a.dcm", "b/1.2.840", "b/A.DICOM", "c.png.dcm")
+    jobs = plan(tmp_path, *names, options=PngOptions(bits=16))
     assert [job.name for job in jobs] == ["a.png", "b/1.2.840.png", "b/A.png", "c.png.png"]
-    assert jobs[1].target == tmp_path / "out/b/1.2.840.png"
-    assert {job.bits for job in jobs} == {16}
+    assert jobs[1].target == tmp_path / "b/1.2.840.png"
+    assert {job.options.bits for job in jobs} == {16}
 
 
-def test_two_files_never_become_one(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.dcm and a\.dicom would both become a\.png"):
-        plan([tmp_path / "a.dcm", tmp_path / "a.dicom"], tmp_path, tmp_path, bits=8, rename=False)
-    with pytest.raises(DataError, match="would both become"):  # one file on some file systems
-        plan([tmp_path / "A.dcm", tmp_path / "a.dcm"], tmp_path, tmp_path, bits=8, rename=False)
-    with pytest.raises(ConfigError, match="bits must be 8 or 16, got 12"):
-        plan([], tmp_path, tmp_path, bits=12, rename=False)
+@pytest.mark.parametrize("second", ["a.dicom", "A.dcm"])  # the latter one file on some systems
+def test_two_files_never_become_one(tmp_path: Path, second: str) -> None:
+    with pytest.raises(DataError, match=rf"a\.dcm and {second} would both become"):
+        plan(tmp_path, "a.dcm", second, options=PngOptions())
 
 
 def test_numbers_stay_with_their_files(tmp_path: Path) -> None:
-    def names(*files: str) -> list[str]:
-        jobs = plan([tmp_path / f for f in files], tmp_path, tmp_path, bits=8, rename=True)
-        return [job.name for job in jobs]
+    def numbered(*names: str) -> list[str]:
+        return [job.name for job in plan(tmp_path, *names)]
 
-    assert names("Doe^Jane/b.dcm", "c.dcm") == ["000001.png", "000002.png"]
-    assert names("a.dcm", "c.dcm", "d,e.dcm") == ["000003.png", "000002.png", "000004.png"]
-    assert names("=1+1.dcm") == names("=1+1.dcm") == ["000005.png"]
+    assert numbered("Doe^Jane/b.dcm", "c.dcm") == ["000001.png", "000002.png"]
+    assert numbered("a.dcm", "c.dcm", "d,e.dcm") == ["000003.png", "000002.png", "000004.png"]
+    assert numbered("=1+1.dcm") == numbered("=1+1.dcm") == ["000005.png"]
     assert "\n'=1+1.dcm," in (tmp_path / "names.csv").read_text()
+    (tmp_path / "names.csv").write_text("original,file\na.dcm,000001.png\nb.dcm,000007.png\n")
+    assert numbered("d.dcm") == ["000008.png"]  # after the greatest
     (tmp_path / "names.csv").write_text("file,old\n1,2\n")
-    with pytest.raises(TableError, match="lacks 1 column: 'original'"):
-        names("a.dcm")
+    with pytest.raises(TableError, match="'original'"):
+        numbered("a.dcm")
 
 
 @pytest.mark.parametrize(
     ("table", "error", "match"),
     [
-        ("", DataError, r"do not match, the first is '000001\.png': restore"),  # lost
-        ("a.dcm,000001.png\n", DataError, r"the first is '000007\.png'"),  # short
+        ("", DataError, r"'000001\.png'"),  # lost
+        ("a.dcm,000001.png\n", DataError, r"'000007\.png'"),  # short
         ("a.dcm,000001.png\nb.dcm,000007.png\nc.dcm,../../x.png\n", DataError, r"'../../x\.png'"),
         ("a.dcm,000001.png\nb.dcm,000007.png\nc.dcm,0000\n", DataError, "'0000'"),  # cut
         ("a.dcm,000001.png\nb.dcm,000007.png\nc.dcm,000007.png\n", TableError, "repeats"),
@@ -88,96 +127,227 @@ def test_a_table_of_names_that_does_not_fit_is_refused(
     if table:
         (tmp_path / "names.csv").write_text("original,file\n" + table)
     with pytest.raises(error, match=match):
-        plan([tmp_path / "d.dcm"], tmp_path, tmp_path, bits=8, rename=True)
+        plan(tmp_path, "d.dcm")
 
 
-def test_new_numbers_come_after_the_greatest(tmp_path: Path) -> None:
-    (tmp_path / "names.csv").write_text("original,file\na.dcm,000001.png\nb.dcm,000007.png\n")
-    jobs = plan([tmp_path / "d.dcm"], tmp_path, tmp_path, bits=8, rename=True)
-    assert [job.name for job in jobs] == ["000008.png"]
+# --- one file
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_values(tmp_path: Path, bits: int) -> None:
+def test_values_of_a_png(tmp_path: Path, bits: int) -> None:
     pixels = np.linspace(0, 1, 5000, dtype=np.float32).reshape(50, 100)
     write_png(tmp_path / "a.png", pixels, bits)
-    read = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
-    assert read.dtype == (np.uint8 if bits == 8 else np.uint16)
+    written = read(tmp_path / "a.png")
+    assert written.dtype == (np.uint8 if bits == 8 else np.uint16)
     exact = pixels.astype(np.float64) * (2**bits - 1)
-    assert np.abs(read - exact).max() <= 0.5 + 0.01  # float32: half a step of 16 bits and a bit
+    assert np.abs(written - exact).max() <= 0.5 + 0.01  # float32: half a step of 16 bits and a bit
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     chunks = (tmp_path / "a.png").read_bytes()
-    for kind in (b"tEXt", b"iTXt", b"zTXt", b"eXIf", b"tIME"):
-        assert kind not in chunks
+    assert not any(kind in chunks for kind in (b"tEXt", b"iTXt", b"zTXt", b"eXIf", b"tIME"))
 
 
-def test_conversion(job: Job) -> None:
-    outcome = convert(job)
-    assert not outcome.was_there
-    assert outcome.facts is not None
-    assert (outcome.facts["file"], outcome.facts["view"]) == ("sub/a.png", "AP")
-    assert outcome.facts["png_bits"] == "8"
-    np.testing.assert_array_equal(cv2.imread(str(job.target), cv2.IMREAD_UNCHANGED), RAMP)
-
-
-def test_done_is_done(job: Job, write_dicom: Write) -> None:
-    first = convert(job)
-    stamp = job.target.stat().st_mtime_ns
-    again = convert(job, first.stamp)
+def test_done_is_done_until_the_source_or_an_option_changes(job: Job, write_dicom: Write) -> None:
+    first = convert_file(job)
+    assert not first.was_there
+    assert first.row is not None
+    assert first.row.items() >= {"file": "sub/a.png", "view": "AP", "png_bits": "8"}.items()
+    np.testing.assert_array_equal(read(job.target), RAMP)
+    written = job.target.stat().st_mtime_ns
+    again = convert_file(job, first.stamp)
     assert again.was_there
-    assert (again.facts, again.stamp) == (first.facts, first.stamp)
-    assert job.target.stat().st_mtime_ns == stamp
+    assert (again.row, again.stamp) == (first.row, first.stamp)
+    assert job.target.stat().st_mtime_ns == written
+    assert not convert_file(replace(job, options=PngOptions(frame=0)), first.stamp).was_there
     write_dicom(job.source, 255 - RAMP)  # another file, of any date, is converted again
     earlier = job.target.stat().st_mtime - 1000
     os.utime(job.source, (earlier, earlier))
-    assert not convert(job, first.stamp).was_there
-    np.testing.assert_array_equal(cv2.imread(str(job.target), cv2.IMREAD_UNCHANGED), 255 - RAMP)
+    assert not convert_file(job, first.stamp).was_there
+    np.testing.assert_array_equal(read(job.target), 255 - RAMP)
+    with pytest.raises(ConfigError, match=r"a\.png has 8 bits: choose another folder for 16"):
+        convert_file(replace(job, options=PngOptions(bits=16)))
 
 
 def test_a_png_that_was_touched_is_written_again(job: Job, tmp_path: Path) -> None:
-    first = convert(job)
+    first = convert_file(job)
     whole = job.target.read_bytes()
     write_png(tmp_path / "other.png", np.zeros((24, 32), np.float32), 8)
     for content in (whole[: len(whole) // 2], whole[:10], (tmp_path / "other.png").read_bytes()):
         job.target.write_bytes(content)
-        outcome = convert(job, first.stamp)
+        outcome = convert_file(job, first.stamp)
         assert not outcome.was_there
         assert job.target.read_bytes() == whole
-    assert convert(job, outcome.stamp).was_there
-    assert not convert(replace(job, frame=0), outcome.stamp).was_there  # another setting
+    assert convert_file(job, outcome.stamp).was_there
 
 
 def test_pipes_are_refused_not_waited_for(job: Job) -> None:
     job.source.unlink()
     os.mkfifo(job.source)
-    assert "a.dcm: is a pipe, a socket or a device" in convert(job).failure
+    assert "a.dcm: is a pipe, a socket or a device" in convert_file(job).failure
     assert find_dicom(job.source.parent)[0] == [job.source]
-
-
-def test_another_depth_is_refused(job: Job) -> None:
-    convert(job)
-    with pytest.raises(ConfigError, match=r"a\.png has 8 bits: choose another folder for 16"):
-        convert(replace(job, bits=16))
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.9])
 def test_broken_files_have_a_reason(job: Job, share: float) -> None:
     content = job.source.read_bytes()
     job.source.write_bytes(content[: int(share * len(content))])
-    outcome = convert(job)
-    assert outcome.facts is None
+    outcome = convert_file(job)
+    assert outcome.row is None
     assert "a.dcm" in outcome.failure
     assert "Jane" not in outcome.failure
     assert not job.target.exists()
 
 
 def test_a_kill_leaves_no_half_png(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(descriptor: int) -> None:
+    def kill(descriptor: int) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", killed)
+        patch.setattr(os, "fsync", kill)
         with pytest.raises(KeyboardInterrupt):
-            convert(job)
+            convert_file(job)
     assert not job.target.exists()
-    assert not convert(job).was_there
+    assert not convert_file(job).was_there
+
+
+# --- a folder
+
+
+def test_a_folder_and_what_of_it_is_done_again(
+    tree: Path, tmp_path: Path, write_dicom: Write
+) -> None:
+    out, steps = tmp_path / "out", []
+    done = convert_folder(tree, out, progress=lambda *step: steps.append(step))
+    assert counts(done) == (12, 0, 0)
+    assert (done.others, steps[-1]) == (1, (12, 12))
+    made = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png"))
+    assert made == sorted(f"f{number % 4}/{number}.png" for number in range(12))
+    assert [row["file"] for row in rows(out / "headers.csv")] == made
+    assert {row["view"] for row in rows(out / "headers.csv")} == {"PA"}
+    assert read(out / "f3/7.png")[0, 0] == 140
+    assert not (out / "failed.csv").exists()
+
+    table = (out / "headers.csv").read_bytes()
+    (out / "f1/5.png").unlink()
+    assert counts(convert_folder(tree, out)) == (1, 11, 0)
+    with pytest.raises(ConfigError, match="choose another folder for 16 bits"):
+        convert_folder(tree, out, PngOptions(bits=16))
+    assert (out / "headers.csv").read_bytes() == table
+
+    # as the shared case mtime: another file with an older date under the name
+    write_dicom(tree / "f1/5.dcm", np.full((8, 8), 7, np.uint8), ViewPosition="AP")
+    os.utime(tree / "f1/5.dcm", (1e9, 1e9))
+    (out / "f0/0.png").write_bytes((out / "f0/0.png").read_bytes()[:40])
+    (out / "f2/2.png").rename(tmp_path / "swap.png")
+    (out / "f3/3.png").rename(out / "f2/2.png")
+    (tmp_path / "swap.png").rename(out / "f3/3.png")
+    assert counts(convert_folder(tree, out)) == (4, 8, 0)
+    views = {row["file"]: row["view"] for row in rows(out / "headers.csv")}
+    assert (views["f1/5.png"], views["f1/1.png"]) == ("AP", "PA")
+    for name, grey in {"f1/5": 7, "f0/0": 0, "f2/2": 40, "f3/3": 60}.items():
+        assert read(out / f"{name}.png")[0, 0] == grey
+
+
+def test_numbers_instead_of_names(tree: Path, tmp_path: Path) -> None:
+    convert_folder(tree, tmp_path / "out", RENAME)
+    files = [row["file"] for row in rows(tmp_path / "out/headers.csv")]
+    assert files == [f"{number:06d}.png" for number in range(1, 13)]
+    names = {row["original"]: row["file"] for row in rows(tmp_path / "out/names.csv")}
+    assert read(tmp_path / "out" / names["f3/7.dcm"])[0, 0] == 140
+
+
+def test_stopped_by_the_user(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(job: Job, stamp: str) -> module.Outcome:
+        if job.name == "f2/10.png":
+            raise KeyboardInterrupt
+        return convert_file(job, stamp)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "convert_file", stop)
+        with pytest.raises(KeyboardInterrupt):
+            convert_folder(tree, out, workers=2)
+    table = rows(out / "headers.csv")
+    assert 0 < len(table) < 12
+    assert all((out / row["file"]).is_file() for row in table)
+    convert_folder(tree, out)
+    assert len(rows(out / "headers.csv")) == 12
+
+
+def test_failures_are_named_and_tried_again(tree: Path, tmp_path: Path) -> None:
+    good = (tree / "f0/0.dcm").read_bytes()
+    broken = {"f0/empty.dcm": b"", "f1/half.dcm": good[:-20], "f2/noise.dcm": bytes(range(256)) * 4}
+    for name, content in broken.items():
+        (tree / name).write_bytes(content)
+    out = tmp_path / "out"
+    done = convert_folder(tree, out)
+    assert counts(done) == (12, 0, 3)
+    assert {row["file"]: row["reason"] for row in rows(out / "failed.csv")} == done.failures
+    assert done.failures.keys() == broken.keys()
+    assert all(done.failures.values())
+    assert len(rows(out / "headers.csv")) == 12
+    assert Conversion.from_json(json.loads(json.dumps(done.to_json()))) == done
+    for name in broken:
+        (tree / name).write_bytes(good)
+    assert counts(convert_folder(tree, out)) == (3, 12, 0)
+    assert not (out / "failed.csv").exists()
+
+
+def test_wrong_folders(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(DataNotFoundError, match="is a file, not a folder"):
+        convert_folder(tree / "readme.txt", out)
+    (tmp_path / "void").mkdir()
+    with pytest.raises(DataNotFoundError, match="no DICOM file"):
+        convert_folder(tmp_path / "void", out)
+    list_folder = os.scandir
+
+    def refuse(path: str) -> object:  # played, for root may list any folder
+        if str(path).endswith("f2"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return list_folder(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        with pytest.raises(DataNotFoundError, match=r"f2: .*Permission denied"):
+            convert_folder(tree, out)
+    assert not out.exists()
+    with pytest.raises(ConfigError, match=r"cannot write to .*readme\.txt"):
+        convert_folder(tree, tree / "readme.txt")
+    out.mkdir()
+    with FileLock(out / ".lock"), pytest.raises(ConfigError, match="by another process"):
+        convert_folder(tree, out)
+
+
+def test_a_value_too_many_in_the_header_is_read_as_the_image_is(tree: Path, tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(next(tree.rglob("*.dcm")))
+    dataset.PixelRepresentation = [0, 0]
+    dataset.save_as(tree / "odd.dcm")
+    assert counts(convert_folder(tree, tmp_path / "out")) == (13, 0, 0)
+    assert {row["signed"] for row in rows(tmp_path / "out/headers.csv")} == {"0"}
+
+
+def test_frames_and_colour_are_chosen(tmp_path: Path, write_dicom: Write) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    pixels = np.arange(128, dtype=np.uint8).reshape(2, 8, 8)
+    path = write_dicom(source / "a.dcm", pixels[0])
+    data = pydicom.dcmread(path)
+    data.NumberOfFrames, data.PixelData = 2, pixels.tobytes()
+    data.save_as(path)
+    assert "xray convert --frame 0" in convert_folder(source, out).failures["a.dcm"]
+    for frame in (1, 0):
+        convert_folder(source, out, PngOptions(frame=frame))
+        np.testing.assert_array_equal(read(out / "a.png"), pixels[frame])
+    data.NumberOfFrames, data.SamplesPerPixel, data.PhotometricInterpretation = 1, 3, "RGB"
+    data.PlanarConfiguration, data.PixelData = 0, bytes(64 * 3)
+    data.save_as(path)
+    assert "xray convert --colour luma" in convert_folder(source, out).failures["a.dcm"]
+    assert not convert_folder(source, out, PngOptions(colour="luma")).failures
+    for options in (PngOptions(colour="red"), PngOptions(bits=12)):
+        with pytest.raises(ConfigError, match=r"red|12"):
+            convert_folder(source, out, options)
+
+
+@pytest.mark.slow
+def test_the_real_sample(shared_data: Path, tmp_path: Path) -> None:
+    convert_folder(shared_data / "rsna-sample", tmp_path)
+    assert len(list(tmp_path.rglob("*.png"))) == len(rows(tmp_path / "headers.csv")) == 338

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from xray_lightning.data.convert import convert_folder
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.rsna import Rsna, UnknownPatientsWarning
 from xray_lightning.data.source import patient_keys, readable_records
@@ -312,10 +313,8 @@ def test_config(rsna_folder: Folder, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_converted_to_png(rsna_folder: Folder, tmp_path: Path) -> None:
     """A converted folder, with its tables, is the same data set to the bit."""
-    from xray_lightning.cli.convert import convert_tree
-
     out = tmp_path / "png"
-    convert_tree(rsna_folder.root, out, bits=8, workers=2, rename=False)
+    convert_folder(rsna_folder.root, out)
     for table in rsna_folder.root.glob("*.csv"):
         (out / table.name).write_bytes(table.read_bytes())
     dicom = mapped(rsna_folder)

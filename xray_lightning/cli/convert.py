@@ -4,10 +4,9 @@ import sys
 from pathlib import Path
 
 from xray_lightning.cli.failures import PartialError
-from xray_lightning.cli.folders import claimed
 from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watching
-from xray_lightning.data.convert import NAMES, PngOptions, convert_folder, find_dicom
+from xray_lightning.data.convert import NAMES, PngOptions, convert_folder
 
 
 def convert_tree(
@@ -25,9 +24,9 @@ def convert_tree(
     Raises:
         PartialError: some files are unreadable; the others are done.
     """
-    folder, options = find_dicom(root), PngOptions(bits, rename, frame, colour)
-    with claimed(out), watching("converting", shown=sys.stderr.isatty()) as progress:
-        done = convert_folder(folder, out, options, workers=workers, progress=progress)
+    options = PngOptions(bits, rename, frame, colour)
+    with watching("converting", shown=sys.stderr.isatty()) as progress:
+        done = convert_folder(root, out, options, workers=workers, progress=progress)
     show(f"{done.converted:,} images converted, {done.before:,} were before: {out}")
     if done.notes:
         show(f"note: {done.notes}")
@@ -38,10 +37,10 @@ def convert_tree(
         if rename
         else "note: names of files and folders were kept; if they tell who it is, use --rename"
     )
-    if done.failures:
-        named = ", ".join([*done.failures][:3])
-        more = f" and {len(done.failures) - 3:,} more" if len(done.failures) > 3 else ""
+    if failed := len(done.failures):
+        files, named = done.converted + done.before + failed, ", ".join([*done.failures][:3])
+        more = f" and {failed - 3:,} more" if failed > 3 else ""
         raise PartialError(
-            f"{len(done.failures):,} of {len(folder.files):,} files could not be converted: {named}"
-            f"{more}; {out / 'failed.csv'} says why, and running this again tries them again"
+            f"{failed:,} of {files:,} files could not be converted: {named}{more}; "
+            f"{out / 'failed.csv'} says why, and running this again tries them again"
         )

@@ -24,22 +24,15 @@ from xray_lightning.data.dicom.reader import SUFFIXES
 from xray_lightning.data.files import Ledger, file_stamp, files_below, read_head
 from xray_lightning.data.tables import existing_folder, read_table
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, InvalidImageError
+from xray_lightning.folders import lock_folder
 from xray_lightning.writing import open_replacing, write_table
 
+SCHEMA = 1  # of what ``Conversion.to_json`` gives
 NAMES = "names.csv"
 HEADER = ("file", *COLUMNS, "png_bits")
 FAILED = ("file", "reason")
 
 _DEPTH_AT = 24  # byte of a PNG's bit depth: signature 8, length 4, IHDR 4, width 4, height 4
-
-
-@dataclass(frozen=True)
-class DicomFolder:
-    """A folder, its DICOM files with all below it, sorted, and the number of other files."""
-
-    root: Path
-    files: tuple[Path, ...]
-    others: int
 
 
 @dataclass(frozen=True)
@@ -64,12 +57,12 @@ class Conversion:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return asdict(self)
+        return {"schema": SCHEMA, **asdict(self)}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> "Conversion":
         """What ``to_json`` gave."""
-        return cls(**plain)
+        return cls(**{name: value for name, value in plain.items() if name != "schema"})
 
 
 @dataclass(frozen=True)
@@ -94,78 +87,80 @@ class Outcome:
     stamp: str = ""  # what both files and the options were, for ``convert_file`` the next time
 
 
-def find_dicom(root: Path) -> DicomFolder:
-    """The DICOM files below a folder.
-
-    A file counts by its ending or by the mark at byte 128; links to folders are not followed.
-
-    Raises:
-        DataNotFoundError: there is no such folder or no DICOM file, or a folder cannot be listed.
-    """
-    root = existing_folder(root, "The DICOM files were to be found there").resolve()
-    below = sorted(files_below(root, follow=False))
-    files = tuple(path for path in below if _looks_like_dicom(path))
-    if not files:
-        raise DataNotFoundError(f"there is no DICOM file in {root}, only {len(below):,} others")
-    return DicomFolder(root, files, len(below) - len(files))
-
-
-def _looks_like_dicom(path: Path) -> bool:
-    if path.name.upper() == "DICOMDIR":  # an index, not an image
-        return False
-    if path.suffix.lower() in SUFFIXES:
-        return True
-    head = read_head(path)
-    return head is None or is_dicom(head)  # converting it will say why it cannot be read
-
-
 def convert_folder(
-    folder: DicomFolder,
+    root: Path,
     out: Path,
     options: PngOptions = PngOptions(),
     *,
     workers: int | None = None,
     progress: Callable[[int, int], None] = lambda done, count: None,
 ) -> Conversion:
-    """Convert every DICOM file of a folder; what ``out`` has already stays, if nothing changed.
+    """Convert every DICOM file below ``root``; what ``out`` has already stays, if nothing changed.
 
     Writes the PNG files, ``headers.csv``, ``failed.csv`` if a file could not be read, and
     ``.convert.done``, by which a run that was stopped goes on.
 
     Args:
-        folder: from ``find_dicom``.
-        out: a folder that is there, and that no other process writes to.
+        root: the folder of DICOM files.
+        out: the folder to write to.
         options: of the PNG files.
         workers: threads; by default one per core.
         progress: called with the number of files done and in all.
 
     Raises:
+        DataNotFoundError: no such folder, a closed folder in it, or no DICOM file.
         DataError: two files would become one, or names.csv does not fit the folder.
-        ConfigError: an option is out of range, or ``out`` has images of other bits.
+        ConfigError: an option is out of range, or ``out`` has images of other bits, cannot be
+            written to, or is being written to.
     """
-    jobs = plan_jobs(folder, out, options)
-    ledger = Ledger(out / ".convert.done")
-    stamps = [ledger.stamps.get(job.name, "") for job in jobs]
+    root = existing_folder(root, "The DICOM files were to be found there").resolve()
+    files, others = find_dicom(root)
     outcomes: list[Outcome] = []
-    pool = ThreadPoolExecutor(workers or available_cores(), thread_name_prefix="convert")
-    try:  # decoding and packing release the interpreter's lock
-        for outcome in pool.map(convert_file, jobs, stamps):
-            outcomes.append(outcome)
-            if outcome.stamp and not outcome.was_there:
-                ledger.add(outcome.job.name, outcome.stamp)
-            progress(len(outcomes), len(jobs))
-    finally:  # Ctrl-C comes here too
-        pool.shutdown(cancel_futures=True)
-        failures = {
-            outcome.job.source.relative_to(folder.root).as_posix(): outcome.failure
-            for outcome in outcomes
-            if outcome.row is None
-        }
-        _write_tables(outcomes, failures, out, complete=len(outcomes) == len(jobs))
+    with lock_folder(out):
+        jobs = plan_jobs(files, root, out, options)
+        ledger = Ledger(out / ".convert.done")
+        stamps = [ledger.stamps.get(job.name, "") for job in jobs]
+        pool = ThreadPoolExecutor(workers or available_cores(), thread_name_prefix="convert")
+        try:  # decoding and packing release the interpreter's lock
+            for outcome in pool.map(convert_file, jobs, stamps):
+                outcomes.append(outcome)
+                if outcome.stamp and not outcome.was_there:
+                    ledger.add(outcome.job.name, outcome.stamp)
+                progress(len(outcomes), len(jobs))
+        finally:  # Ctrl-C comes here too
+            pool.shutdown(cancel_futures=True)
+            failures = {
+                outcome.job.source.relative_to(root).as_posix(): outcome.failure
+                for outcome in outcomes
+                if outcome.row is None
+            }
+            _write_tables(outcomes, failures, out, complete=len(outcomes) == len(jobs))
     new = [outcome for outcome in outcomes if outcome.row and not outcome.was_there]
     before = len(outcomes) - len(failures) - len(new)
     notes = tally(outcome.notes for outcome in new)
-    return Conversion(len(new), before, folder.others, notes, failures)
+    return Conversion(len(new), before, others, notes, failures)
+
+
+def find_dicom(root: Path) -> tuple[list[Path], int]:
+    """DICOM files below a folder, sorted, and the number of other files.
+
+    A file counts by its ending or by the mark at byte 128; links to folders are not followed.
+
+    Raises:
+        DataNotFoundError: there is none, or a folder cannot be listed.
+    """
+    below = sorted(files_below(root, follow=False))
+    files = [path for path in below if _looks_like_dicom(path)]
+    if not files:
+        raise DataNotFoundError(f"there is no DICOM file in {root}, only {len(below):,} others")
+    return files, len(below) - len(files)
+
+
+def _looks_like_dicom(path: Path) -> bool:
+    if path.name.upper() == "DICOMDIR":  # an index, not an image
+        return False
+    head = b"" if path.suffix.lower() in SUFFIXES else read_head(path)
+    return head is None or is_dicom(head, path.name)  # None: converting it will say why
 
 
 def _write_tables(
@@ -195,8 +190,8 @@ def _read_earlier(path: Path, header: Sequence[str], without: Collection[str]) -
     return [row for row in rows[1:] if rows[0] == list(header) and row[0] not in without]
 
 
-def plan_jobs(folder: DicomFolder, out: Path, options: PngOptions) -> list[Job]:
-    """A job for each file: the same tree of names, or numbers.
+def plan_jobs(files: Sequence[Path], root: Path, out: Path, options: PngOptions) -> list[Job]:
+    """A job for each file, sorted, below ``root``: the same tree of names, or numbers.
 
     Raises:
         ConfigError: ``bits`` is another number.
@@ -204,7 +199,7 @@ def plan_jobs(folder: DicomFolder, out: Path, options: PngOptions) -> list[Job]:
     """
     if options.bits not in (8, 16):
         raise ConfigError(f"bits must be 8 or 16, got {options.bits}")
-    names = [path.relative_to(folder.root).as_posix() for path in folder.files]
+    names = [path.relative_to(root).as_posix() for path in files]
     endings = f"({'|'.join(map(re.escape, SUFFIXES))})$"  # of 1.2.840 nothing is an ending
     targets = [re.sub(endings, "", name, flags=re.IGNORECASE) + ".png" for name in names]
     if options.rename:
@@ -213,7 +208,7 @@ def plan_jobs(folder: DicomFolder, out: Path, options: PngOptions) -> list[Job]:
     for name, target in zip(names, targets, strict=True):
         if (other := first.setdefault(target.lower(), name)) != name:
             raise DataError(f"{other} and {name} would both become {target}: rename one of them")
-    pairs = zip(folder.files, targets, strict=True)
+    pairs = zip(files, targets, strict=True)
     return [Job(source, out / target, target, options) for source, target in pairs]
 
 
