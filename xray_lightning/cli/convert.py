@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 from xray_lightning.cli.failures import PartialError
-from xray_lightning.cli.tables import show
 from xray_lightning.cli.watching import watching
 from xray_lightning.data.convert import NAMES, PngOptions, convert_folder
+from xray_lightning.report.terminal import show
 
 
 def convert_tree(

@@ -21,7 +21,7 @@ from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.dicom import is_dicom, read_dicom, tally, to_uint8
 from xray_lightning.data.dicom.acquisition import COLUMNS, read_allowed
 from xray_lightning.data.dicom.reader import SUFFIXES
-from xray_lightning.data.files import Ledger, file_stamp, files_below, read_head
+from xray_lightning.data.files import Journal, file_stamp, read_head, walk_files
 from xray_lightning.data.tables import existing_folder, read_table
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, InvalidImageError
 from xray_lightning.folders import lock_folder
@@ -118,14 +118,14 @@ def convert_folder(
     outcomes: list[Outcome] = []
     with lock_folder(out):
         jobs = plan_jobs(files, root, out, options)
-        ledger = Ledger(out / ".convert.done")
-        stamps = [ledger.stamps.get(job.name, "") for job in jobs]
+        journal = Journal(out / ".convert.done")
+        stamps = [journal.stamps.get(job.name, "") for job in jobs]
         pool = ThreadPoolExecutor(workers or available_cores(), thread_name_prefix="convert")
         try:  # decoding and packing release the interpreter's lock
             for outcome in pool.map(convert_file, jobs, stamps):
                 outcomes.append(outcome)
                 if outcome.stamp and not outcome.was_there:
-                    ledger.add(outcome.job.name, outcome.stamp)
+                    journal.add(outcome.job.name, outcome.stamp)
                 progress(len(outcomes), len(jobs))
         finally:  # Ctrl-C comes here too
             pool.shutdown(cancel_futures=True)
@@ -149,7 +149,7 @@ def find_dicom(root: Path) -> tuple[list[Path], int]:
     Raises:
         DataNotFoundError: there is none, or a folder cannot be listed.
     """
-    below = sorted(files_below(root, follow=False))
+    below = sorted(walk_files(root, follow=False))
     files = [path for path in below if _looks_like_dicom(path)]
     if not files:
         raise DataNotFoundError(f"there is no DICOM file in {root}, only {len(below):,} others")
