@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from xray_lightning.cli.compare import compare_runs, tables
-from xray_lightning.cli.folds import cross_validations, fold_lines, joined, pool
-from xray_lightning.cli.multirun import remarks, sweep
+from xray_lightning.cli.folds import fold_lines, pool
+from xray_lightning.cli.multirun import sweep
 from xray_lightning.errors import DataNotFoundError, TableError
+from xray_lightning.evaluation.compare import compare, find_tables
+from xray_lightning.evaluation.folds import find_cross_validations, join_folds
 from xray_lightning.evaluation.predictions import Predictions, read_predictions, write_predictions
-from xray_lightning.evaluation.sweep import rankings, read_runs
+from xray_lightning.evaluation.sweep import compare_runs, read_runs
+from xray_lightning.report.terminal import sweep_remarks
 
 LABELS = ("Mass", "mean")  # a label may be called anything
 FOLDS, IMAGES = 3, 40
@@ -108,32 +110,30 @@ def test_a_missing_fold_is_named_and_nothing_pooled(two_models: Path) -> None:
     assert second["predictions"] is None
     assert [path.name for path in two_models.glob("predictions_*.csv")] == ["predictions_0.csv"]
     assert any("not finished of its 3 folds: 1;" in str(line) for line in fold_lines([second]))
-    assert "Means over different folds are not comparable." in remarks(rankings(runs), False)
+    remarks = sweep_remarks(compare_runs(two_models).leaderboards, all_tests=False)
+    assert "Means over different folds are not comparable." in remarks
     with pytest.raises(DataNotFoundError, match=r"model=b, seed 0 lacks the folds \[1\]"):
-        tables(f"{two_models}/model=b")
+        find_tables(f"{two_models}/model=b")
 
 
-def test_two_models_over_the_same_folds(
-    one_model: Path, two_models: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_models_over_the_same_folds(one_model: Path, two_models: Path) -> None:
     for folder in (one_model, two_models):
         pool(read_runs(folder), folder)
-    assert [(each.settings, each.folds) for each in cross_validations(read_runs(two_models))] == [
+    assert [
+        (each.settings, each.folds) for each in find_cross_validations(read_runs(two_models))
+    ] == [
         ("model=a", 3),
         ("model=b", 3),
     ]
     rows = [f"{two_models}/model={name}" for name in "ab"]
-    options = {"draws": 50, "seed": 0, "out": None}
-    compare_runs(*rows, as_json=True, **options)  # type: ignore[arg-type]
-    facts = json.loads(capsys.readouterr().out)
-    assert facts["images"] == 120
-    assert facts["first"] == [str(two_models / "predictions_0.csv")]
-    assert facts["data"].startswith("phantom, 3 folds [")
-    assert "/" not in facts["data"], "the same folds on both sides"
-    compare_runs(str(one_model), rows[0], as_json=False, **options)  # type: ignore[arg-type]
-    assert "verdict: " in capsys.readouterr().out
+    found = compare(*rows, draws=50)
+    assert found.images == 120
+    assert found.first == (str(two_models / "predictions_0.csv"),)
+    assert found.data.startswith("phantom, 3 folds [")
+    assert "/" not in found.data, "the same folds on both sides"
+    assert compare(one_model, rows[0], draws=50).verdict
     with pytest.raises(DataNotFoundError, match=r"several cross-validations; name one: .*model=a"):
-        tables(str(two_models))
+        find_tables(str(two_models))
 
 
 def test_seeds_are_cross_validations_of_their_own(tmp_path: Path) -> None:
@@ -141,11 +141,14 @@ def test_seeds_are_cross_validations_of_their_own(tmp_path: Path) -> None:
         overrides = ["split=kfold", f"split.fold={fold}", f"seed={seed}"]
         write_fold(tmp_path / str(number), overrides, fold, seed)
     runs = read_runs(tmp_path)
-    assert [(each.seed, each.missing) for each in cross_validations(runs)] == [(0, []), (1, [])]
-    (ranking,) = rankings(runs)
-    assert ranking.groups[0].val.count == 6
+    assert [(each.seed, each.missing) for each in find_cross_validations(runs)] == [
+        (0, []),
+        (1, []),
+    ]
+    (board,) = compare_runs(tmp_path).leaderboards
+    assert board.groups[0].val.count == 6
     pool(runs, tmp_path)
-    assert [path.name for path in tables(str(tmp_path))] == [
+    assert [path.name for path in find_tables(str(tmp_path))] == [
         "predictions_0.csv",
         "predictions_1.csv",
     ]
@@ -157,9 +160,9 @@ def test_what_does_not_fit_together(tmp_path: Path) -> None:
     for place in places:
         write_predictions(first, place)
     with pytest.raises(TableError, match="0_0 is a test image of several folds"):
-        joined(places)
+        join_folds(places)
     other = Predictions(("Mass", "Hernia"), first.image_ids, first.patient_ids, first.targets,
                         first.scores)  # fmt: skip
     write_predictions(other, places[1])
     with pytest.raises(TableError, match=r"b.csv and .*a.csv have different labels"):
-        joined(places)
+        join_folds(places)

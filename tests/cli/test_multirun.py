@@ -8,9 +8,9 @@ from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from xray_lightning.cli.multirun import SweepTable, display, remarks, sweep, write
-from xray_lightning.errors import DataNotFoundError
-from xray_lightning.evaluation.sweep import Run, rankings
+from xray_lightning.cli.multirun import SweepTable, display, sweep, write
+from xray_lightning.evaluation.sweep import SweepComparison, SweepRun
+from xray_lightning.report.terminal import sweep_remarks
 
 
 def write_run(folder: Path, overrides: list[str], split: str, val: float | None) -> None:
@@ -32,9 +32,9 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def run(settings: str, val: float | None, **more: object) -> Run:
+def run(settings: str, val: float | None, **more: object) -> SweepRun:
     known = {"split": "patient", "fingerprint": "f", "val": val, "test": val, "val_labels": 14}
-    return replace(Run("0", settings, 0, "finished"), **{**known, **more})
+    return replace(SweepRun("0", settings, 0, "finished"), **{**known, **more})
 
 
 def test_tables_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +92,7 @@ def test_a_failure_gives_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_only_failures_have_a_table_but_no_figure(tmp_path: Path) -> None:
-    write([replace(run("a", None), state="failed")], tmp_path)
+    write(SweepComparison((replace(run("a", None), state="failed"),)), tmp_path)
     assert (tmp_path / "comparison.csv").is_file()
     assert not (tmp_path / "comparison.png").exists()
 
@@ -110,21 +110,19 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert hidden["rankings"][0][1]["test_mean"] is None, "the files show the chosen one only"
 
 
-@pytest.mark.parametrize("name", ["", "missing"])
-def test_no_sweep(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataNotFoundError, match="holds no runs"):
-        sweep(tmp_path / name, all_tests=False, as_json=False)
+def remarks(*runs: SweepRun, all_tests: bool) -> str:
+    return "\n".join(sweep_remarks(SweepComparison(runs).leaderboards, all_tests=all_tests))
 
 
 def test_remarks_say_what_the_tables_do_not() -> None:
     alone = [run("a", 0.5), run("b", 0.6, val_labels=13), run("b", None)]
-    text = "\n".join(remarks(rankings(alone), all_tests=False))
-    for subset in ("n = 1", "some runs have none", "different numbers of labels", "--test"):
-        assert subset in text
+    text = remarks(*alone, all_tests=False)
+    for remark in ("n = 1", "some runs have none", "different numbers of labels", "test=true"):
+        assert remark in text
     fair = [run("a", 0.5), run("a", 0.6), run("b", 0.5), run("b", 0.4)]
-    assert remarks(rankings(fair), all_tests=True) == []
+    assert not remarks(*fair, all_tests=True)
 
 
 def test_runs_that_do_not_vary(capsys: pytest.CaptureFixture[str]) -> None:
-    display([run("", 0.5)], Path("x"))
+    display(SweepComparison((run("", 0.5),)), Path("x"))
     assert "all runs" in capsys.readouterr().out

@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xray_lightning.evaluation.sweep import Run, ranking_rows, rankings, read_runs, spread
+from xray_lightning.errors import DataNotFoundError
+from xray_lightning.evaluation.sweep import (
+    Leaderboard,
+    SweepComparison,
+    SweepRun,
+    average_seeds,
+    compare_runs,
+    read_runs,
+)
 
 DATA = {"name": "rsna", "title": "rsna (negatives: normal)"}
 
@@ -25,10 +33,14 @@ def write_run(
     (folder / "metrics.json").write_text(json.dumps({"val": subset, "test": subset}))
 
 
-def finished(settings: str, seed: int, val: float | None, mark: str = "f") -> Run:
+def finished(settings: str, seed: int, val: float | None, mark: str = "f") -> SweepRun:
     test = None if val is None else 1 - val
     split = {"split": "patient", "fingerprint": mark, "val_labels": 14}
-    return Run(str(seed), settings, seed, "finished", **split, val=val, test=test)
+    return SweepRun(f"{settings}{seed}", settings, seed, "finished", **split, val=val, test=test)
+
+
+def leaderboards(runs: list[SweepRun]) -> list[Leaderboard]:
+    return SweepComparison(tuple(runs)).leaderboards
 
 
 def test_runs_in_the_order_of_their_numbers_named_by_what_varies(tmp_path: Path) -> None:
@@ -63,26 +75,26 @@ def test_failed_and_unfinished_runs(tmp_path: Path) -> None:
     assert runs[2].message == "no pairs"
     assert runs[2].settings == "loss=auc"
     assert (runs[3].settings, runs[3].seed) == ("", None)
-    assert [len(each.groups[0].runs) for each in rankings(runs)] == [1]
+    assert [len(each.groups[0].runs) for each in leaderboards(runs)] == [1]
 
 
 @pytest.mark.parametrize("values", [[0.5, 0.75, 0.6], [0.1] * 4, [0.25, 0.5]])
-def test_spread_equals_numpy(values: list[float]) -> None:
-    found = spread([*values, None])
+def test_average_equals_numpy(values: list[float]) -> None:
+    found = average_seeds([*values, None])
     assert found.mean == pytest.approx(np.mean(values))
     assert found.deviation == pytest.approx(np.std(values, ddof=1), abs=1e-12)
     assert found.count == len(values)
-    assert spread([None]) == spread([])
-    assert spread([]).mean is None
+    assert average_seeds([None]) == average_seeds([])
+    assert average_seeds([]).mean is None
 
 
 def test_seeds_are_grouped_and_groups_ranked_by_validation() -> None:
     scores = {"a": (0.5, 0.6), "b": (0.7, 0.9), "c": (None, None), "d": (0.0, 0.0)}
     runs = [finished(name, seed, scores[name][seed]) for seed in (0, 1) for name in scores]
-    (ranking,) = rankings(runs)
-    assert [group.settings for group in ranking.groups] == ["b", "a", "d", "c"]
-    assert ranking.chosen is ranking.groups[0]
-    assert ranking.groups[0].val == spread([0.7, 0.9])
+    (board,) = leaderboards(runs)
+    assert [group.settings for group in board.groups] == ["b", "a", "d", "c"]
+    assert board.chosen is board.groups[0]
+    assert board.groups[0].val == average_seeds([0.7, 0.9])
 
 
 def test_splits_are_never_mixed() -> None:
@@ -92,31 +104,42 @@ def test_splits_are_never_mixed() -> None:
         finished("b", 0, 0.2, "two"),
         finished("b", 0, 0.8, "one"),
     ]
-    first, second = rankings(runs)
+    first, second = leaderboards(runs)
     assert (first.fingerprint, [g.settings for g in first.groups]) == ("one", ["a", "b"])
     assert (second.fingerprint, [g.settings for g in second.groups]) == ("two", ["b", "a"])
 
 
 def test_test_figures_of_the_chosen_only() -> None:
     runs = [finished("a", 0, 0.6), finished("a", 1, 0.8), finished("b", 0, 0.5)]
-    (ranking,) = rankings(runs)  # "b" would win on test
-    first, second = ranking_rows(ranking)
+    (board,) = leaderboards(runs)  # "b" would win on test
+    first, second = board.rows()
     assert first["chosen"]
     assert first["test_mean"] == pytest.approx(0.3)
     assert first["test_sd"] == pytest.approx(np.std([0.4, 0.2], ddof=1))
     assert (first["seeds"], first["n"], first["rank"]) == ([0, 1], 2, 1)
     assert (second["test_mean"], second["test_n"], second["chosen"]) == (None, 0, False)
-    assert ranking_rows(ranking, all_tests=True)[1]["test_mean"] == 0.5
+    assert board.rows(all_tests=True)[1]["test_mean"] == 0.5
+    comparison = SweepComparison(tuple(runs))
+    values = json.loads(json.dumps(comparison.to_json()))
+    assert [run["test"] is None for run in values["runs"]] == [False, False, True]
+    assert SweepComparison.from_json(values).to_json() == values
+    assert SweepComparison.from_json(comparison.to_json(all_tests=True)) == comparison
 
 
 def test_nothing_is_chosen_where_nothing_is_defined() -> None:
-    (ranking,) = rankings([finished("a", 0, None), finished("b", 0, None)])
-    assert ranking.chosen is None
-    assert [row["chosen"] for row in ranking_rows(ranking)] == [False, False]
-    assert rankings([]) == []
+    (board,) = leaderboards([finished("a", 0, None), finished("b", 0, None)])
+    assert board.chosen is None
+    assert [row["chosen"] for row in board.rows()] == [False, False]
+    assert leaderboards([]) == []
 
 
 def test_the_negatives_stand_in_every_ranking(tmp_path: Path) -> None:
     write_run(tmp_path / "0", ["loss=bce", "seed=0"])
-    (ranking,) = rankings(read_runs(tmp_path))
-    assert ranking.data == ranking_rows(ranking)[0]["data"] == "rsna (negatives: normal)"
+    (board,) = leaderboards(read_runs(tmp_path))
+    assert board.data == board.rows()[0]["data"] == "rsna (negatives: normal)"
+
+
+@pytest.mark.parametrize("name", ["", "missing"])
+def test_no_sweep(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataNotFoundError, match="holds no runs"):
+        compare_runs(tmp_path / name)

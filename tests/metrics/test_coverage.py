@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from xray_lightning.metrics.compare import compare
+from xray_lightning.metrics.compare import compare_aurocs
 from xray_lightning.metrics.estimates import FEW_PATIENTS, judge
 from xray_lightning.metrics.ranks import Ranking, curves_over
 
@@ -91,7 +91,7 @@ def test_equal_models_are_called_better_in_at_most_six_percent(positives: float)
         targets, errors, codes = cohort(rng, 150, 4, positives * 170 / 150)
         others = (cohort_errors(rng, codes) for _ in "AB")
         first, second = (scored(0.7 * errors + other, targets) for other in others)
-        found = compare(LABELS[:4], targets, codes, [first], [second], draws=200, seed=seed)
+        found = compare_aurocs(LABELS[:4], targets, codes, [first], [second], draws=200, seed=seed)
         apart[0] += found.mean.distinguishable
         apart[1] += found.labels["a"].distinguishable
     print(f"{positives} positives: mean {apart[0] / samples:.3f}, label {apart[1] / samples:.3f}")

@@ -9,10 +9,9 @@ from matplotlib import image as mpl_image
 from sklearn import metrics
 
 from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.evaluation.sweep import Run, rankings
+from xray_lightning.evaluation.sweep import SweepComparison, SweepRun
 from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.report.figures import (
-    comparison_figure,
     curves_figure,
     distribution_figure,
     findings_text,
@@ -20,6 +19,7 @@ from xray_lightning.report.figures import (
     precision_recall_curve,
     roc_curve,
     roc_figure,
+    sweep_figure,
     thinned,
 )
 
@@ -143,15 +143,15 @@ def test_montage(count: int, columns: int, rows: int, tmp_path: Path) -> None:
     drawing(tmp_path / "montage.png", 1.7 * columns, 2.15 * rows, dpi=110)
 
 
-def test_comparison(tmp_path: Path) -> None:
-    def run(settings: str, seed: int, val: float | None, mark: str = "f") -> Run:
-        return Run("0", settings, seed, "finished", "patient", mark, val=val, test=val)
+def test_sweep(tmp_path: Path) -> None:
+    def run(settings: str, seed: int, val: float | None, mark: str = "f") -> SweepRun:
+        return SweepRun("0", settings, seed, "finished", "patient", mark, val=val, test=val)
 
     several = [run("loss=bce", seed, 0.8 + seed / 50) for seed in range(3)]
     runs = [*several, run("loss=auc", 0, None), run("loss=bce", 0, None, "g")]
-    comparison_figure(rankings(runs), tmp_path / "comparison.png")
+    sweep_figure(SweepComparison(tuple(runs)).leaderboards, tmp_path / "comparison.png")
     drawing(tmp_path / "comparison.png", 9, 0.5 * 3 + 1.2 * 2 + 0.3)
-    comparison_figure(rankings(runs[:1]), tmp_path / "comparison.png")
+    sweep_figure(SweepComparison((runs[0],)).leaderboards, tmp_path / "comparison.png")
     drawing(tmp_path / "comparison.png", 9, 0.5 + 1.2 + 0.3)
 
 
@@ -162,8 +162,8 @@ def test_names_are_no_formulas(tmp_path: Path) -> None:
     roc_figure(predictions, dict.fromkeys(names, 1.0), names[0], tmp_path / "roc.png")
     distribution_figure({"test": targets}, names, tmp_path / "shares.png")
     montage_figure(np.zeros((2, 4, 4), np.float32), targets, names, names, tmp_path / "montage.png")
-    run = Run("0", names[0], 0, "finished", val=0.5, data=names[0])
-    comparison_figure(rankings([run]), tmp_path / "comparison.png")
+    run = SweepRun("0", names[0], 0, "finished", val=0.5, data=names[0])
+    sweep_figure(SweepComparison((run,)).leaderboards, tmp_path / "comparison.png")
 
 
 def test_absent_labels_are_no_finding_only_where_all_findings_are_known() -> None:

@@ -200,7 +200,7 @@ def compare(request: Request) -> None:
     """
     chosen = request.read(draws=2000, seed=0, labels="")
     sides = *request.files, chosen.pop("labels")
-    call("compare.compare_runs", *sides, **chosen, as_json=request.as_json, out=request.out)
+    call("compare.compare_models", *sides, **chosen, as_json=request.as_json, out=request.out)
 
 
 @verb("FOLDER")

@@ -1,7 +1,6 @@
 """Cross-validation: the folds of a sweep pooled, each image scored by a run that never saw it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,66 +9,27 @@ from rich.table import Table
 
 from xray_lightning.cli.judgement import interval, verdict_facts
 from xray_lightning.data.decoding import available_cores
-from xray_lightning.errors import DataNotFoundError, TableError
-from xray_lightning.evaluation.predictions import Predictions, read_own, write_predictions
-from xray_lightning.evaluation.sweep import Run, spread
+from xray_lightning.evaluation.folds import (
+    POOLED,
+    CrossValidation,
+    find_cross_validations,
+    join_folds,
+)
+from xray_lightning.evaluation.predictions import write_predictions
+from xray_lightning.evaluation.sweep import SweepRun, average_seeds
 from xray_lightning.metrics.estimates import judge
 from xray_lightning.records import patients_text
 from xray_lightning.report.terminal import empty_table, number
 from xray_lightning.writing import read_json, write_json
 
 Facts = dict[str, Any]
-POOLED = "pooled.json"
 LEGEND = (
     "pooled: all images ranked at once, though several networks scored them, each patients it had "
     "not seen; mean and sd: of the folds' own AUROCs, whose training images overlap"
 )
 
 
-@dataclass(frozen=True)
-class CrossValidation:
-    """The finished folds of one model with one seed.
-
-    Attributes:
-        settings: what sets it apart in its sweep, "" for nothing.
-        seed: of the trainings.
-        folds: into how many the patients were dealt.
-        runs: fold -> its finished run.
-    """
-
-    settings: str
-    seed: int | None
-    folds: int
-    runs: dict[int, Run]
-
-    @property
-    def missing(self) -> list[int]:
-        """Folds without a finished run."""
-        return [fold for fold in range(self.folds) if fold not in self.runs]
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the data and how the patients were dealt to the folds."""
-        return next(iter(self.runs.values())).fingerprint
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"cross-validation of {self.settings or 'all runs'}, seed {self.seed}"
-
-
-def cross_validations(runs: Sequence[Run]) -> list[CrossValidation]:
-    """Those of a sweep, in the order of their first runs."""
-    found: dict[tuple[Any, ...], CrossValidation] = {}
-    for run in runs:
-        if run.fold is not None:
-            key = run.fingerprint, run.settings, run.seed
-            new = CrossValidation(run.settings, run.seed, run.folds, {})
-            found.setdefault(key, new).runs[run.fold] = run
-    return list(found.values())
-
-
-def pool(runs: Sequence[Run], folder: Path) -> list[Facts]:
+def pool(runs: Sequence[SweepRun], folder: Path) -> list[Facts]:
     """Pool the complete cross-validations of a sweep: predictions.csv, pooled.json and pooled.png.
 
     The names of the tables and figures get a number where there are several.
@@ -77,7 +37,7 @@ def pool(runs: Sequence[Run], folder: Path) -> list[Facts]:
     Raises:
         DataNotFoundError, TableError: a run's predictions are not there, or do not fit together.
     """
-    every = cross_validations(runs)
+    every = find_cross_validations(runs)
     found = []
     for stale in (*folder.glob("predictions*.csv"), *folder.glob("pooled*.*")) if every else ():
         stale.unlink()
@@ -103,7 +63,7 @@ def pooled(each: CrossValidation, folder: Path, ending: str) -> Facts:
     from xray_lightning.report.figures import folds_figure
 
     runs = [each.runs[fold] for fold in range(each.folds)]
-    predictions = joined([folder / run.folder / "predictions_test.csv" for run in runs])
+    predictions = join_folds([folder / run.folder / "predictions_test.csv" for run in runs])
     columns = predictions.labels, predictions.scores, predictions.targets
     verdict = judge(*columns, predictions.patient_ids, threads=available_cores())
     known = {"images": len(predictions.image_ids), "patients": predictions.patients}
@@ -115,29 +75,6 @@ def pooled(each: CrossValidation, folder: Path, ending: str) -> Facts:
     write_predictions(predictions, folder / f"predictions{ending}.csv")
     folds_figure(facts, each.title, folder / f"pooled{ending}.png")
     return facts
-
-
-def joined(tables: Sequence[Path]) -> Predictions:
-    """The predictions of all folds as one.
-
-    Raises:
-        TableError: other labels, or an image that several folds tested.
-    """
-    folds = [read_own(table) for table in tables]
-    for table, fold in zip(tables, folds, strict=True):
-        if fold.labels != folds[0].labels:
-            raise TableError(f"{table} and {tables[0]} have different labels")
-    images = tuple(image for fold in folds for image in fold.image_ids)
-    if len({*images}) < len(images):
-        twice = next(image for image in images if images.count(image) > 1)
-        raise TableError(f"{twice} is a test image of several folds: they are of different splits")
-    return Predictions(
-        folds[0].labels,
-        images,
-        tuple(patient for fold in folds for patient in fold.patient_ids),
-        np.concatenate([fold.targets for fold in folds]),
-        np.concatenate([fold.scores for fold in folds]),
-    )
 
 
 def fold_lines(found: Sequence[Facts]) -> list[Table | str]:
@@ -162,7 +99,7 @@ def fold_table(facts: Mapping[str, Any]) -> Table:
     table = empty_table(title, "label", *columns)
     rows = [(*row, facts["fold_auroc"][row[0]]) for row in facts["labels"].items()]
     for label, each, aurocs in (*rows, ("mean", facts["mean"], facts["fold_mean"])):
-        folds = spread(aurocs)
+        folds = average_seeds(aurocs)
         ends = each["auroc"]["patient_interval"] or (np.nan, np.nan)
         table.add_row(
             label,
@@ -176,34 +113,3 @@ def fold_table(facts: Mapping[str, Any]) -> Table:
             end_section="positives" in each and label == rows[-1][0],
         )
     return table
-
-
-def data_title(table: Path) -> str:
-    """What a run, or a sweep of its folds, says of its data; "" for a bare table."""
-    place, sweep = table.with_name("metrics.json"), table.with_name(POOLED)
-    if place.is_file():
-        return str(read_json(place)["test"].get("data", ""))
-    every = read_json(sweep) if sweep.is_file() else {}
-    for each in every.get("cross_validations", ()):
-        if each["predictions"] == table.name:
-            return f"{each['data']}, {each['folds']} folds [{each['fingerprint']}]"
-    return ""
-
-
-def pooled_tables(folder: Path, settings: str | None = None) -> list[Path]:
-    """The pooled predictions in a sweep's folder, all seeds of one model; none where none are.
-
-    Raises:
-        DataNotFoundError: folds are missing, or several models stand there and none is named.
-    """
-    if not (folder / POOLED).is_file():
-        return []
-    every = read_json(folder / POOLED)["cross_validations"]
-    chosen = [each for each in every if settings in (None, each["settings"])]
-    if len(names := sorted({each["settings"] for each in chosen})) > 1:
-        rows = ", ".join(f'"{folder}/{name}"' for name in names)
-        raise DataNotFoundError(f"{folder} holds several cross-validations; name one: {rows}")
-    for each in chosen:
-        if each["missing"]:
-            raise DataNotFoundError(f"{folder}: {each['title']} lacks the folds {each['missing']}")
-    return [folder / each["predictions"] for each in chosen]

@@ -1,25 +1,29 @@
-"""The runs of a sweep from the files they left: one ranking for each split, by validation AUROC."""
+"""The runs of a sweep from the files they left, ranked by validation AUROC, each split apart."""
 
 import hashlib
 import json
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from xray_lightning.writing import read_json
+from xray_lightning.errors import DataNotFoundError
+from xray_lightning.results import Result
+from xray_lightning.writing import read_json, write_json, write_table
 
 MARKS = ("environment.json", "failure.json", "train.log")  # a folder with one of them is a run
+FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
 
 
 @dataclass(frozen=True)
-class Run:
+class SweepRun(Result):
     """One run of a sweep; what it did not come to is empty, 0 or None.
 
-    Args:
+    Attributes:
         folder: name inside the sweep's folder.
-        settings: the overrides that not all runs share, without the seed.
+        settings: the overrides that not all runs share, without the seed and the fold.
         seed: seed of the training.
         state: "finished", "failed" or "unfinished".
         split: name of the split.
@@ -33,7 +37,7 @@ class Run:
         test_labels: the same of ``test``.
         message: why it failed.
         data: title of the data set, such as "rsna (negatives: all)".
-        fold: of a cross-validation, which does not count as a setting; None: it is none.
+        fold: of a cross-validation, otherwise None.
         folds: of how many.
     """
 
@@ -56,7 +60,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Spread:
+class SeedMean:
     """Mean and standard deviation (n - 1) of the defined values; None for too few."""
 
     mean: float | None
@@ -65,44 +69,153 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Finished runs that differ in their seed only."""
+class SeedGroup:
+    """Finished runs that differ in their seed (or fold) only."""
 
     settings: str
-    runs: tuple[Run, ...]
-    val: Spread
-    test: Spread
+    runs: tuple[SweepRun, ...]
+    val: SeedMean
+    test: SeedMean
 
 
 @dataclass(frozen=True)
-class Ranking:
+class Leaderboard:
     """Groups of one split, the best mean validation AUROC first, undefined ones last."""
 
     data: str
     split: str
     fingerprint: str
-    groups: tuple[Group, ...]
+    groups: tuple[SeedGroup, ...]
 
     @property
-    def chosen(self) -> Group | None:
+    def chosen(self) -> SeedGroup | None:
         """The first one; None if no validation AUROC is defined."""
         return None if self.groups[0].val.mean is None else self.groups[0]
 
+    def rows(self, *, all_tests: bool = False) -> list[dict[str, Any]]:
+        """Plain rows; test AUROCs of the chosen group only, unless all are asked for."""
+        rows = []
+        for rank, group in enumerate(self.groups, start=1):
+            chosen = group is self.chosen
+            test = group.test if all_tests or chosen else SeedMean(None, None, 0)
+            rows.append(
+                {
+                    "data": self.data,
+                    "split": self.split,
+                    "fingerprint": self.fingerprint,
+                    "rank": rank,
+                    "chosen": chosen,
+                    "settings": group.settings,
+                    "seeds": [run.seed for run in group.runs],
+                    "n": group.val.count,
+                    "val_mean": group.val.mean,
+                    "val_sd": group.val.deviation,
+                    "val_labels": sorted({run.val_labels for run in group.runs}),
+                    "test_n": test.count,
+                    "test_mean": test.mean,
+                    "test_sd": test.deviation,
+                    "folders": [run.folder for run in group.runs],
+                }
+            )
+        return rows
 
-def spread(values: Iterable[float | None]) -> Spread:
+
+@dataclass(frozen=True)
+class SweepComparison:
+    """The runs of a sweep in the order of their numbers, compared within each split."""
+
+    runs: tuple[SweepRun, ...]
+
+    @cached_property
+    def leaderboards(self) -> list[Leaderboard]:
+        """One for each split fingerprint of the finished runs, in the order of the runs."""
+        by_split: dict[str, list[SweepRun]] = {}
+        for run in self.runs:
+            if run.state == FINISHED:
+                by_split.setdefault(run.fingerprint, []).append(run)
+        return [
+            Leaderboard(runs[0].data, runs[0].split, fingerprint, _rank(runs))
+            for fingerprint, runs in by_split.items()
+        ]
+
+    @property
+    def not_finished(self) -> list[SweepRun]:
+        """The runs that have no place in a leaderboard."""
+        return [run for run in self.runs if run.state != FINISHED]
+
+    def to_json(self, *, all_tests: bool = False) -> dict[str, Any]:
+        """Plain values; test AUROCs of each chosen group only, unless all are asked for."""
+        chosen = [board.chosen.runs for board in self.leaderboards if board.chosen]
+        shown = {run.folder for runs in chosen for run in runs}
+        kept = ("folder", "settings", "seed", "state", "message")
+        return {
+            "ranked_by": "val_mean",
+            "rankings": [board.rows(all_tests=all_tests) for board in self.leaderboards],
+            "not_finished": [{name: getattr(run, name) for name in kept}
+                             for run in self.not_finished],
+            "runs": [
+                (run if all_tests or run.folder in shown else replace(run, test=None)).to_json()
+                for run in self.runs
+            ],
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "SweepComparison":
+        """The comparison that :meth:`to_json` wrote."""
+        return cls(tuple(map(SweepRun.from_json, values["runs"])))
+
+    def write(self, folder: Path) -> None:
+        """Write comparison.csv (a row for each run), ranking.csv and ranking.json."""
+        if not self.runs:
+            return
+        names = [field.name for field in fields(SweepRun)]
+        rows: list[list[Any]] = [[getattr(run, name) for name in names] for run in self.runs]
+        write_table(folder / "comparison.csv", map(_cells, [names, *rows]))
+        write_json(self.to_json(), folder / "ranking.json")
+        if ranked := [row for board in self.leaderboards for row in board.rows()]:
+            write_table(
+                folder / "ranking.csv", map(_cells, [ranked[0], *(r.values() for r in ranked)])
+            )
+
+
+def _cells(row: Iterable[Any]) -> list[str]:
+    return [
+        " ".join(map(str, cell)) if isinstance(cell, list) else "" if cell is None else str(cell)
+        for cell in row
+    ]
+
+
+def compare_runs(folder: Path) -> SweepComparison:
+    """Compare the runs of a finished, killed or running sweep.
+
+    Raises:
+        DataNotFoundError: no run lies in the folder.
+    """
+    comparison = read_sweep(folder)
+    if not comparison.runs:
+        raise DataNotFoundError(f"{folder} holds no runs; name the folder that train.py -m made")
+    return comparison
+
+
+def read_sweep(folder: Path) -> SweepComparison:
+    """The runs in a folder, which may have none yet."""
+    return SweepComparison(tuple(read_runs(folder)) if folder.is_dir() else ())
+
+
+def average_seeds(aurocs: Iterable[float | None]) -> SeedMean:
     """Mean and standard deviation of what is defined.
 
-    >>> spread([0.5, None, 0.75])
-    Spread(mean=0.625, deviation=0.1767766952966369, count=2)
-    >>> spread([0.5])
-    Spread(mean=0.5, deviation=None, count=1)
+    >>> average_seeds([0.5, None, 0.75])
+    SeedMean(mean=0.625, deviation=0.1767766952966369, count=2)
+    >>> average_seeds([0.5])
+    SeedMean(mean=0.5, deviation=None, count=1)
     """
-    known = [value for value in values if value is not None]
+    known = [auroc for auroc in aurocs if auroc is not None]
     mean = statistics.fmean(known) if known else None
-    return Spread(mean, statistics.stdev(known) if known[1:] else None, len(known))
+    return SeedMean(mean, statistics.stdev(known) if known[1:] else None, len(known))
 
 
-def read_runs(folder: Path) -> list[Run]:
+def read_runs(folder: Path) -> list[SweepRun]:
     """Every run in a sweep's folder, in the order of their numbers."""
     places = [
         place
@@ -110,13 +223,13 @@ def read_runs(folder: Path) -> list[Run]:
         if not place.name.startswith(".") and any((place / mark).is_file() for mark in MARKS)
     ]
     failures = [_read(place / "failure.json") for place in places]
-    facts = [
+    environments = [
         _read(place / "environment.json") or failure
         for place, failure in zip(places, failures, strict=True)
     ]
-    known = [set(each["overrides"]) for each in facts if "overrides" in each]
-    shared = set.intersection(*known) if known else set()
-    return [_run(*each, shared) for each in zip(places, facts, failures, strict=True)]
+    overrides = [set(known["overrides"]) for known in environments if "overrides" in known]
+    shared = set.intersection(*overrides) if overrides else set()
+    return [_read_run(*files, shared) for files in zip(places, environments, failures, strict=True)]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -126,80 +239,55 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _run(place: Path, facts: dict[str, Any], failure: dict[str, Any], shared: set[str]) -> Run:
-    varied = [text for text in facts.get("overrides", ()) if text not in shared]
+def _read_run(
+    place: Path, environment: dict[str, Any], failure: dict[str, Any], shared: set[str]
+) -> SweepRun:
+    varied = [text for text in environment.get("overrides", ()) if text not in shared]
     settings = " ".join(text for text in varied if not text.startswith(("seed=", "sweep=")))
-    state, message = ("failed", failure["message"]) if failure else ("unfinished", "")
-    run = Run(place.name, settings, facts.get("seed"), state, message=message)
-    metrics, split = _read(place / "metrics.json"), facts.get("split")
+    state, message = (FAILED, failure["message"]) if failure else (UNFINISHED, "")
+    run = SweepRun(place.name, settings, environment.get("seed"), state, message=message)
+    metrics, split = _read(place / "metrics.json"), environment.get("split")
     if not metrics or split is None:
         return run
-    figures = {subset: metrics[subset]["auroc"]["mean"] for subset in ("val", "test")}
-    labels = {f"{subset}_labels": metrics[subset]["auroc"]["defined"] for subset in ("val", "test")}
-    prints = {f"{subset}_fingerprint": split["parts"][subset] for subset in ("val", "test")}
-    data = facts["data"]
-    known = {"data": data.get("title", data["name"]), "split": split["name"]}
-    known |= {"fingerprint": split["fingerprint"], "state": "finished", "message": ""}
-    if split["name"] == "kfold":
-        known |= _fold(run, facts)
-    return replace(run, **known, **prints, **figures, **labels)
+    data = environment["data"]
+    run = replace(
+        run,
+        state=FINISHED,
+        message="",
+        split=split["name"],
+        fingerprint=split["fingerprint"],
+        val_fingerprint=split["parts"]["val"],
+        test_fingerprint=split["parts"]["test"],
+        val=metrics["val"]["auroc"]["mean"],
+        test=metrics["test"]["auroc"]["mean"],
+        val_labels=metrics["val"]["auroc"]["defined"],
+        test_labels=metrics["test"]["auroc"]["defined"],
+        data=data.get("title", data["name"]),
+    )
+    return _without_fold(run, environment) if split["name"] == "kfold" else run
 
 
-def _fold(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
-    """What a fold shares with the others of its cross-validation, and which one it is."""
-    dealt = dict(facts["split"]["settings"])
-    fold, images = dealt.pop("fold"), sum(facts["split"]["images"].values())
-    text = json.dumps([facts["data"], dealt, images], sort_keys=True)
-    return {
-        "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
-        "settings": " ".join(s for s in run.settings.split(" ") if not s.startswith("split.fold=")),
-        "fold": fold,
-        "folds": dealt["folds"],
-    }
+def _without_fold(run: SweepRun, environment: dict[str, Any]) -> SweepRun:
+    """A fold under what it shares with the others of its cross-validation."""
+    split = dict(environment["split"]["settings"])
+    fold, images = split.pop("fold"), sum(environment["split"]["images"].values())
+    text = json.dumps([environment["data"], split, images], sort_keys=True)
+    settings = [word for word in run.settings.split(" ") if not word.startswith("split.fold=")]
+    return replace(
+        run,
+        fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16],
+        settings=" ".join(settings),
+        fold=fold,
+        folds=split["folds"],
+    )
 
 
-def rankings(runs: Sequence[Run]) -> list[Ranking]:
-    """One ranking for each split fingerprint of the finished runs, in the order of the runs."""
-    by_split: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.state == "finished":
-            by_split.setdefault(run.fingerprint, []).append(run)
-    return [
-        Ranking(same[0].data, same[0].split, mark, _ranked(same)) for mark, same in by_split.items()
-    ]
-
-
-def _ranked(runs: Sequence[Run]) -> tuple[Group, ...]:
+def _rank(runs: Sequence[SweepRun]) -> tuple[SeedGroup, ...]:
     groups = []
     for settings in dict.fromkeys(run.settings for run in runs):
-        same = tuple(run for run in runs if run.settings == settings)
-        val, test = spread(run.val for run in same), spread(run.test for run in same)
-        groups.append(Group(settings, same, val, test))
-    return tuple(sorted(groups, key=lambda each: (each.val.mean is None, -(each.val.mean or 0.0))))
-
-
-def ranking_rows(ranking: Ranking, *, all_tests: bool = False) -> list[dict[str, Any]]:
-    """A ranking as plain rows; test figures of the chosen group only, unless all are asked for."""
-    rows = []
-    for rank, group in enumerate(ranking.groups, start=1):
-        test = group.test if all_tests or group is ranking.chosen else Spread(None, None, 0)
-        rows.append(
-            {
-                "data": ranking.data,
-                "split": ranking.split,
-                "fingerprint": ranking.fingerprint,
-                "rank": rank,
-                "chosen": group is ranking.chosen,
-                "settings": group.settings,
-                "seeds": [run.seed for run in group.runs],
-                "n": group.val.count,
-                "val_mean": group.val.mean,
-                "val_sd": group.val.deviation,
-                "val_labels": sorted({run.val_labels for run in group.runs}),
-                "test_n": test.count,
-                "test_mean": test.mean,
-                "test_sd": test.deviation,
-                "folders": [run.folder for run in group.runs],
-            }
+        seeds = tuple(run for run in runs if run.settings == settings)
+        val, test = (
+            average_seeds(getattr(run, subset) for run in seeds) for subset in ("val", "test")
         )
-    return rows
+        groups.append(SeedGroup(settings, seeds, val, test))
+    return tuple(sorted(groups, key=lambda group: (group.val.mean is None, -(group.val.mean or 0))))

@@ -22,6 +22,7 @@ from xray_lightning.metrics.bootstrap import (
 )
 from xray_lightning.metrics.delong import compare_auroc, holm
 from xray_lightning.metrics.ranks import Ranking, auroc_left_out, curves_over
+from xray_lightning.results import Result
 
 LEVEL, POWER = 0.975, 0.8  # of the two-sided test at 5 %, and of what is called detectable
 
@@ -29,7 +30,7 @@ Runs = Sequence[npt.NDArray[np.floating]]  # scores (N, L) of each seed
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Result):
     """AUROC of two models on the same images; with several seeds their means.
 
     Attributes:
@@ -38,8 +39,8 @@ class Difference:
         difference: first less second.
         interval: 95 % interval of the difference, Student's t with the standard deviation of the
             draws or of the jackknife, whichever is more, and the effective number of patients, by
-            their images of the rarer class or by their influence, whichever is less; NaN where all
-            draws are equal.
+            their images of the rarer class or by their influence, whichever is less; None where
+            all draws are equal.
         p_value: two-sided, likewise; leaves out 0.05 where the interval leaves out 0.
         corrected: the same, corrected for the number of labels (Holm); of the mean: uncorrected.
         delong: DeLong's two-sided p value, images taken for independent; NaN for several seeds
@@ -50,7 +51,7 @@ class Difference:
     first: float
     second: float
     difference: float
-    interval: Interval
+    interval: Interval | None
     p_value: float
     corrected: float
     delong: float
@@ -59,12 +60,11 @@ class Difference:
     @property
     def distinguishable(self) -> bool:
         """Whether the interval leaves out 0."""
-        low, high = self.interval
-        return low > 0 or high < 0
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class AurocDifferences:
     """All labels and the mean over the labels defined in a draw.
 
     Attributes:
@@ -76,7 +76,7 @@ class Comparison:
     identical: bool
 
 
-def compare(
+def compare_aurocs(
     labels: Sequence[str],
     targets: npt.NDArray[np.floating],
     patients: npt.ArrayLike,
@@ -86,7 +86,7 @@ def compare(
     draws: int = 2000,
     seed: int = 0,
     threads: int = 2,
-) -> Comparison:
+) -> AurocDifferences:
     """Compare two models by AUROC, each draw of patients judging both.
 
     Targets (N, L) are NaN where unknown; the scores of either model are arrays (N, L), one a seed;
@@ -116,7 +116,7 @@ def compare(
         mean_of_defined(np.stack([each[place] for each in values])) for place in (0, 1, 2)
     )
     effective = effective_patients(np.sum([behind for *_, behind in values], axis=0))
-    return Comparison(
+    return AurocDifferences(
         {
             label: replace(each, corrected=float(p))
             for label, each, p in zip(labels, found, corrected, strict=True)
@@ -182,7 +182,7 @@ def _difference(
         float(first[0]),
         float(second[0]),
         value,
-        spread.around(value),
+        None if np.isnan(spread.deviation) else spread.around(value),
         p_value,
         p_value,
         delong,

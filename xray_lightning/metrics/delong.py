@@ -10,7 +10,7 @@ from xray_lightning.metrics.bootstrap import Floats
 
 
 @dataclass(frozen=True)
-class Comparison:
+class DeLongTest:
     """Two AUROCs on the same images.
 
     Attributes:
@@ -53,15 +53,15 @@ def compare_auroc(
     first: npt.NDArray[np.floating],
     second: npt.NDArray[np.floating],
     positive: npt.NDArray[np.bool_],
-) -> Comparison:
+) -> DeLongTest:
     """Whether two models' AUROCs differ on the same images, scores (n,) each."""
     one, two, *covariance = delong(np.stack([first, second]), positive).ravel().tolist()
     variance = covariance[0] + covariance[3] - 2 * covariance[1]
     deviation = float(np.sqrt(max(variance, 0.0))) if not np.isnan(variance) else float("nan")
     if one == two:
-        return Comparison(one, two, deviation, 1.0)
+        return DeLongTest(one, two, deviation, 1.0)
     p_value = 2 * norm.sf(abs(one - two) / deviation) if deviation > 0 else float("nan")
-    return Comparison(one, two, deviation, float(p_value))
+    return DeLongTest(one, two, deviation, float(p_value))
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.evaluation.sweep import Ranking
+from xray_lightning.evaluation.sweep import Leaderboard
 from xray_lightning.records import CHEST_XRAY14, NO_FINDING
 from xray_lightning.report.heat import shortened
 from xray_lightning.writing import save_figure
@@ -205,21 +205,21 @@ def montage_figure(
 
 
 @AS_WRITTEN
-def comparison_figure(rankings: Sequence[Ranking], path: Path) -> None:
+def sweep_figure(boards: Sequence[Leaderboard], path: Path) -> None:
     """Validation AUROC of a sweep: a panel for each split, the best first, test of the chosen one.
 
     Args:
-        rankings: one or more; bars are standard deviations, dots are single seeds.
+        boards: one or more; bars are standard deviations, dots are single seeds.
         path: the file.
     """
-    sizes = [len(ranking.groups) for ranking in rankings]
+    sizes = [len(board.groups) for board in boards]
     height = sum(0.5 * size + 1.2 for size in sizes) + 0.3
     figure = Figure(figsize=(9, height), dpi=120, layout="constrained")
     ratios = [size + 0.5 for size in sizes]
-    panels = figure.subplots(len(rankings), 1, squeeze=False, height_ratios=ratios)[:, 0]
-    for axes, ranking in zip(panels, rankings, strict=True):
+    panels = figure.subplots(len(boards), 1, squeeze=False, height_ratios=ratios)[:, 0]
+    for axes, board in zip(panels, boards, strict=True):
         _plain_axes(axes)
-        _ranking_panel(axes, ranking)
+        _draw_leaderboard(axes, board)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, frameon=False, loc="outside lower center", ncols=3)
     save_figure(figure, path)
@@ -254,17 +254,17 @@ def folds_figure(facts: Mapping[str, Any], title: str, path: Path) -> None:
     save_figure(figure, path)
 
 
-def _ranking_panel(axes: Axes, ranking: Ranking) -> None:
-    shown = [(each.val, COLOURS[0], "o", float(row)) for row, each in enumerate(ranking.groups)]
-    if ranking.chosen is not None:
-        shown.append((ranking.chosen.test, COLOURS[4], "D", 0.28))
+def _draw_leaderboard(axes: Axes, board: Leaderboard) -> None:
+    shown = [(each.val, COLOURS[0], "o", float(row)) for row, each in enumerate(board.groups)]
+    if board.chosen is not None:
+        shown.append((board.chosen.test, COLOURS[4], "D", 0.28))
     for value, colour, marker, place in shown:
         if value.mean is not None:
             bar = value.deviation  # None: no bar
             axes.errorbar(
                 value.mean, place, xerr=bar, capsize=3, fmt=marker, color=colour, markersize=7
             )
-    for place, group in enumerate(ranking.groups):
+    for place, group in enumerate(board.groups):
         seeds = [run.val for run in group.runs if run.val is not None]
         axes.plot(seeds, [place - 0.22] * len(seeds), ".", color="#777777", markersize=5)
     for colour, marker, name in (
@@ -273,13 +273,13 @@ def _ranking_panel(axes: Axes, ranking: Ranking) -> None:
         (COLOURS[4], "D", "test of the chosen run"),
     ):
         axes.plot([], [], marker, color=colour, label=name)
-    names = [f"{group.settings or 'all runs'} (n = {group.val.count})" for group in ranking.groups]
+    names = [f"{group.settings or 'all runs'} (n = {group.val.count})" for group in board.groups]
     axes.set_yticks(range(len(names)), [fill(name, 40) for name in names], fontsize=9)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
     axes.set_xlabel("mean AUROC")
     axes.set_title(
-        f"{ranking.data}, split {ranking.split} [{ranking.fingerprint}], ranked by validation",
+        f"{board.data}, split {board.split} [{board.fingerprint}], ranked by validation",
         loc="left",
     )
 

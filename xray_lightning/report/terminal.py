@@ -1,8 +1,10 @@
-"""Tables for the terminal."""
+"""Tables and lines for the terminal; each table fits 80 columns."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -10,7 +12,28 @@ from rich.text import Text
 from xray_lightning.processes import first_process
 from xray_lightning.records import patients_text
 
-WIDE = 160  # characters of a line that nobody's terminal breaks
+if TYPE_CHECKING:  # need SciPy, which most verbs do not
+    from xray_lightning.evaluation.compare import Comparison
+    from xray_lightning.evaluation.sweep import Leaderboard, SweepComparison
+
+WIDE = 160  # characters of a line in a file or a pipe
+
+
+def show(*things: Any) -> None:
+    """Print tables and lines, in the first process of a run.
+
+    Labels, ids and paths come from data: no text is markup (``[/red]``) or an emoji (``:x:``), in
+    no cell. On a terminal lines are broken between words, in a file or a pipe not at all.
+    """
+    if not first_process():
+        return
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = WIDE
+    for thing in things:
+        if isinstance(thing, str) and console.is_terminal:
+            thing = fill(thing, console.width, break_long_words=False, break_on_hyphens=False)
+        console.print(thing, soft_wrap=isinstance(thing, str), crop=False)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -23,11 +46,18 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def empty_table(title: str, first: str, *columns: str) -> Table:
-    """A table without rows: a column of names, and columns of figures."""
-    table = Table(title=Text(title), title_justify="left", header_style="bold")
-    table.add_column(first)
+    """A table without rows: a column of names, and columns of numbers."""
+    table = Table(
+        title=Text(title, no_wrap=True, overflow="ignore"),  # it may be wider than the table
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column(first, vertical="bottom")
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", vertical="bottom")
     return table
 
 
@@ -58,21 +88,6 @@ def subsets_line(metrics: Mapping[str, Any]) -> str:
     )
 
 
-def show(*things: Any) -> None:
-    """Print tables and lines, in the first process of a run.
-
-    Labels, ids and paths come from data: no text is markup (``[/red]``) or an emoji (``:x:``), in
-    no cell. Into a file or a pipe, tables are as wide as they like to be.
-    """
-    if not first_process():
-        return
-    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = WIDE
-    for thing in things:
-        console.print(thing)
-
-
 def counts_table(facts: Mapping[str, Any], labels: Sequence[str]) -> Table:
     """Images, patients and positives (their share of the known targets) of each part."""
     subsets: Mapping[str, Any] = facts["parts"]
@@ -87,3 +102,90 @@ def counts_table(facts: Mapping[str, Any], labels: Sequence[str]) -> Table:
             cells.append(f"{count:,} ({100 * count / known:.1f} %)" if known else "-")
         table.add_row(label, *cells)
     return table
+
+
+def comparison_lines(comparison: "Comparison", first: str, second: str) -> list[Table | str]:
+    """Differences of two models in a row a label, their tests, and the verdict.
+
+    Args:
+        comparison: what is shown.
+        first: name of A.
+        second: name of B.
+    """
+    title = f"A: {first}    B: {second}    {comparison.data}".rstrip()
+    differences = empty_table(title, "label", "A", "B", "A - B", "95 % (patients)")
+    names = ("p", "p corrected", "p DeLong", "detectable difference")
+    tests = empty_table("is the difference more than chance?", "label", *names)
+    for label, row in (*comparison.labels.items(), ("mean", comparison.mean)):
+        style = "bold" if row is comparison.mean else None
+        if style:
+            differences.add_section()
+            tests.add_section()
+        values = row.to_json()
+        signed = "-" if values["difference"] is None else f"{row.difference:+.4f}"
+        ends = "{:+.4f} to {:+.4f}".format(*row.interval) if row.interval else "-"
+        aurocs = (number(values[side], 4) for side in ("first", "second"))
+        differences.add_row(label, *aurocs, signed, ends, style=style)
+        cells = (values[name] for name in ("p_value", "corrected", "delong", "detectable"))
+        tests.add_row(label, *(number(cell, 4) for cell in cells), style=style)
+    seeds = len(comparison.first), len(comparison.second)
+    lines: list[Table | str] = [
+        differences,
+        tests,
+        f"{comparison.images:,} test images of {patients_text(comparison.patients)} "
+        f"[{comparison.fingerprint}]; Student's t, its deviation from {comparison.draws:,} paired "
+        f"draws of {'patients' if comparison.patients else 'images'}; "
+        f"corrected for {len(comparison.tested)} labels (Holm)",
+    ]
+    if max(seeds) > 1:
+        lines.append(
+            f"seeds: {seeds[0]} of A, {seeds[1]} of B; their means are compared, and draws "
+            "resample seeds too"
+        )
+    return [*lines, f"verdict: {comparison.verdict}"]
+
+
+def sweep_lines(comparison: "SweepComparison", *, all_tests: bool = False) -> list[Table | str]:
+    """A table for each split, and what must not be read into them."""
+    boards = comparison.leaderboards
+    tables = [leaderboard_table(board, all_tests=all_tests) for board in boards]
+    return [*tables, *sweep_remarks(boards, all_tests=all_tests)]
+
+
+def leaderboard_table(board: "Leaderboard", *, all_tests: bool) -> Table:
+    """Mean, standard deviation and n of each group; the chosen one in bold."""
+    title = f"{board.data}, split {board.split} [{board.fingerprint}], ranked by validation AUROC"
+    columns = ("n", "val AUROC", "sd", "labels", "test AUROC", "sd")
+    table = empty_table(title, "settings", *columns)
+    for row in board.rows(all_tests=all_tests):
+        table.add_row(
+            row["settings"] or "all runs",
+            str(row["n"]),
+            *(number(row[name], 4) for name in ("val_mean", "val_sd")),
+            "/".join(map(str, row["val_labels"])),
+            *(number(row[name], 4) for name in ("test_mean", "test_sd")),
+            style="bold" if row["chosen"] else None,
+        )
+    return table
+
+
+def sweep_remarks(boards: "Sequence[Leaderboard]", *, all_tests: bool) -> list[str]:
+    """What must not be read into the tables."""
+    groups = [group for board in boards for group in board.groups]
+    labels = [{run.val_labels for g in board.groups for run in g.runs} for board in boards]
+    folds = [{frozenset(run.fold for run in g.runs) for g in board.groups} for board in boards]
+    alone = any(group.val.count == 1 for group in groups)
+    undefined = any(group.val.count < len(group.runs) for group in groups)
+    hidden = not all_tests and any(len(board.groups) > 1 for board in boards)
+    remarks = {
+        "n = 1: no standard deviation, a difference may be noise; add seeds: seed=0,1,2": alone,
+        "n counts defined AUROCs; some runs have none.": undefined,
+        "Means over different numbers of labels are not comparable.": max(
+            map(len, labels), default=0
+        )
+        > 1,
+        "Means over different folds are not comparable.": max(map(len, folds), default=0) > 1,
+        "Tables of different splits are not comparable: other images were scored.": boards[1:],
+        "Test is shown for the first by validation only; all: xray sweep DIR test=true": hidden,
+    }
+    return [text for text, applies in remarks.items() if applies]

@@ -1,0 +1,178 @@
+"""Two models on one test set: which tables, what is refused, the verdict; then the command."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xray_lightning.cli.compare import compare_models
+from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
+from xray_lightning.evaluation.compare import TABLE, Comparison, compare, find_tables
+from xray_lightning.evaluation.predictions import Predictions, write_predictions
+from xray_lightning.metrics.compare import compare_aurocs
+
+
+def predictions(gain: float, seed: int = 0, images: int = 300) -> Predictions:
+    targets = (np.random.default_rng(9).random((images, 2)) < 0.3).astype(np.float32)
+    noise = np.random.default_rng(seed).random((images, 2))
+    return Predictions(
+        labels=("Mass", "Nodule"),
+        image_ids=tuple(f"{i}.png" for i in range(images)),
+        patient_ids=tuple(f"p{i // 3}" for i in range(images)),
+        targets=targets,
+        scores=((noise + gain * targets) / (1 + gain)).astype(np.float32),
+    )
+
+
+STRONG, WEAK = predictions(1.5, 1), predictions(0.1, 2)
+
+
+def write(folder: Path, name: str, table: Predictions) -> str:
+    (folder / name).mkdir()
+    write_predictions(table, folder / name / TABLE)
+    return str(folder / name)
+
+
+def test_equals_the_metric_and_comes_back_from_json() -> None:
+    found = compare(STRONG, WEAK, draws=200)
+    labels, targets, patients = STRONG.labels, STRONG.targets, STRONG.patient_ids
+    pair = [STRONG.scores], [WEAK.scores]
+    expected = compare_aurocs(labels, targets, patients, *pair, draws=200)
+    assert found.labels == expected.labels
+    assert found.mean.to_json() == expected.mean.to_json()
+    assert found.verdict.startswith("A is better than B (mean AUROC")
+    assert found.verdict.endswith("Labels that differ after correction: Mass, Nodule")
+    assert (found.images, found.patients, found.first) == (300, 100, ("first[0]",))
+    assert compare(WEAK, STRONG, draws=200).verdict.startswith("B is better than A")
+    values = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert Comparison.from_json(values).to_json() == found.to_json()
+    assert Comparison.from_json(values).labels["Mass"] == found.labels["Mass"]
+
+
+def test_equal_models_in_another_order() -> None:
+    order = np.random.default_rng(0).permutation(300)
+    shuffled = Predictions(
+        STRONG.labels,
+        tuple(STRONG.image_ids[i] for i in order),
+        tuple(STRONG.patient_ids[i] for i in order),
+        STRONG.targets[order],
+        STRONG.scores[order],
+    )
+    found = compare(STRONG, shuffled, draws=50)
+    assert found.verdict.startswith("identical: A and B give every image the same scores")
+    assert "0.0000" not in found.verdict, "not: would show a true difference of 0.0000"
+    verdict = compare(predictions(0.5, 0), predictions(0.5, 1), draws=200).verdict
+    assert verdict.startswith("indistinguishable (mean AUROC")
+    assert verdict.endswith("after correction: none")
+
+
+def test_what_could_not_be_tested_is_said() -> None:
+    one, two = predictions(0.5, 1), predictions(0.5, 2)
+    two = replace(two, scores=np.column_stack([two.scores[:, 0], one.scores[:, 1]]))
+    found = compare(one, two, draws=200)
+    assert found.tested == ["Mass"]
+    assert found.verdict.endswith("after correction: none (untested: Nodule)")
+    alone = replace(one, patient_ids=("p",) * 300)
+    verdict = compare(alone, replace(alone, scores=two.scores), draws=200).verdict
+    assert verdict.startswith("untested (mean AUROC")
+    assert verdict.endswith("Labels that differ after correction: no label could be tested")
+    healthy = replace(one, targets=np.zeros_like(one.targets))
+    found = compare(healthy, healthy, draws=20)
+    assert found.verdict.startswith("undefined")
+    assert found.to_json()["mean"]["interval"] is None
+
+
+def test_seeds_by_a_pattern(tmp_path: Path) -> None:
+    for seed in range(3):
+        write(tmp_path, f"a{seed}", predictions(1.0, seed))
+    other = write(tmp_path, "b", predictions(1.0, 7))
+    found = compare(f"{tmp_path}/a*", f"{other}/{TABLE}", draws=50)
+    assert (len(found.first), len(found.second)) == (3, 1)
+    assert found.to_json()["labels"]["Mass"]["delong"] is None
+    tables = [predictions(1.0, seed) for seed in range(3)]
+    assert compare(tables, predictions(1.0, 7), draws=50).labels.keys() == found.labels.keys()
+
+
+def test_seeds_by_the_row_of_a_leaderboard(tmp_path: Path) -> None:
+    """A sweep of two experiments and three seeds, whose last run did not finish."""
+    subset = {"auroc": {"mean": 0.5, "defined": 2}}
+    split = {"name": "patient", "fingerprint": "f", "parts": {"val": "v", "test": "t"}}
+    for number in range(6):
+        seed, name = number % 3, ("phantom/bce", "phantom/focal")[number // 3]
+        folder = Path(write(tmp_path, str(number), predictions(1.0, number)))
+        facts = {"overrides": [f"experiment={name}", f"seed={seed}"], "seed": seed, "split": split}
+        (folder / "environment.json").write_text(json.dumps({**facts, "data": {"name": "x"}}))
+        if number < 5:
+            (folder / "metrics.json").write_text(json.dumps({"val": subset, "test": subset}))
+    rows = [f"{tmp_path}/experiment=phantom/{name}" for name in ("bce", "focal")]
+    folders = [[path.parent.name for path in find_tables(row)] for row in rows]
+    assert folders == [["0", "1", "2"], ["3", "4"]]
+    with pytest.raises(DataNotFoundError, match="experiment=phantom/auc names no run"):
+        find_tables(f"{tmp_path}/experiment=phantom/auc")
+
+
+def test_a_folder_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    for name in ("fold[1]", "fold1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / TABLE).touch()
+    assert find_tables(str(tmp_path / "fold[1]")) == [tmp_path / "fold[1]" / TABLE]
+    assert find_tables(str(tmp_path / "fold[12]")) == [tmp_path / "fold1" / TABLE]
+    both = [tmp_path / name / TABLE for name in ("fold1", "fold[1]")]
+    assert find_tables(str(tmp_path / "fold*")) == both
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (predictions(1.0, images=299), "score different test images"),
+        (replace(WEAK, labels=("Mass", "Hernia")), "different labels"),
+        (replace(WEAK, targets=1 - WEAK.targets), "other patients or targets"),
+        (replace(WEAK, patient_ids=WEAK.image_ids), "different label tables"),
+    ],
+)
+def test_what_is_refused(other: Predictions, message: str) -> None:
+    with pytest.raises(TableError, match=rf"first\[0\].* and second\[0\].*{message}"):
+        compare(STRONG, other)
+
+
+def test_the_shared_labels() -> None:
+    other = replace(STRONG.keep(["Nodule"]), scores=WEAK.scores[:, 1:])
+    with pytest.raises(TableError, match="labels=shared"):
+        compare(STRONG, other)
+    for labels in ("shared", ["Nodule"], "Nodule"):
+        assert list(compare(STRONG, other, labels=labels, draws=20).labels) == ["Nodule"]
+    with pytest.raises(ConfigError, match="labels=Mass: these are shared: Nodule"):
+        compare(STRONG, other, labels=["Mass"])
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    strong, weak = write(tmp_path, "strong", STRONG), write(tmp_path, "weak", WEAK)
+    (tmp_path / "strong/metrics.json").write_text('{"test": {"data": "rsna (negatives: all)"}}')
+    compare_models(strong, weak, draws=200, seed=0, out=tmp_path / "out")
+    text = capsys.readouterr().out
+    assert "rsna (negatives: all)" in text, "which negatives stands beside the figures"
+    assert "verdict: A is better than B (mean AUROC" in text
+    assert "corrected for 2 labels (Holm)" in text
+    assert max(map(len, text.split("300 test images")[0].split("label")[1].splitlines())) <= 80
+    compare_models(strong, weak, "[Mass]", draws=20, seed=0, as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["schema"], list(facts["labels"])) == (2, ["Mass"])
+    facts = json.loads((tmp_path / "out/compare.json").read_text())
+    assert facts["mean"]["difference"] > 0.1
+    assert facts["first"] == [f"{strong}/{TABLE}"]
+    with pytest.raises(DataNotFoundError, match=r"names no run with predictions_test\.csv"):
+        compare_models(strong, str(tmp_path / "none*"), draws=20, seed=0)
+
+
+def test_unknown_patients_and_several_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, table in (("a1", STRONG), ("a2", WEAK), ("b", WEAK)):
+        write(tmp_path, name, replace(table, patient_ids=table.image_ids))
+    compare_models(f"{tmp_path}/a*", f"{tmp_path}/b", draws=20, seed=0)
+    text = capsys.readouterr().out
+    assert "300 test images of an unknown number of patients" in text
+    assert "paired draws of images" in text
+    assert "seeds: 2 of A, 1 of B" in text
