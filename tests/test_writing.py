@@ -145,7 +145,7 @@ WRITERS = {
     "explain/heatmaps.py": {"savez"},  # these three into a file of writing.py
     "checkpoint.py": {"torch.save"},
     "cli/provenance.py": {"OmegaConf.save"},
-    "cli/predict.py": {"open"},  # rows added one by one; a half one is cut off before the next run
+    "deploy/predict.py": {"open"},  # rows added one by one; the next run cuts off a half one
     "data/files.py": {"open"},  # what was done, line by line; a half line means: do it again
     "data/cache.py": {"open"},  # what counts stands in done.bin
 }

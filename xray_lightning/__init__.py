@@ -28,6 +28,7 @@ _NAMES = {  # module: what it offers
     ],
     "data.transforms": ["augment_light", "augment_none", "augment_rsna", "augment_xray14"],
     "deploy.classifier": ["Classifier", "load_classifier"],
+    "deploy.predict": ["PredictedFiles", "predict_files"],
     "errors": [
         *("CacheError", "CheckpointError", "ConfigError", "DataError", "DataNotFoundError"),
         *("InvalidImageError", "MissingImagesError", "NonFiniteLossError", "OutputError"),

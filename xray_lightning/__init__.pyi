@@ -36,6 +36,8 @@ from xray_lightning.data.transforms import augment_rsna as augment_rsna
 from xray_lightning.data.transforms import augment_xray14 as augment_xray14
 from xray_lightning.deploy.classifier import Classifier as Classifier
 from xray_lightning.deploy.classifier import load_classifier as load_classifier
+from xray_lightning.deploy.predict import PredictedFiles as PredictedFiles
+from xray_lightning.deploy.predict import predict_files as predict_files
 from xray_lightning.errors import CacheError as CacheError
 from xray_lightning.errors import CheckpointError as CheckpointError
 from xray_lightning.errors import ConfigError as ConfigError

@@ -36,7 +36,11 @@ def test_table_for_people_and_file(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cache(["data.patients=3", "image_size=16", f"cache_dir={tmp_path}"])
     assert "images at 16 px" in capsys.readouterr().out
-    assert len(list(tmp_path.glob("phantom-16px-*/manifest.json"))) == 1
+    (manifest,) = tmp_path.glob("phantom-16px-*/manifest.json")
+    cache(["data.patients=3", "image_size=16", f"cache_dir={tmp_path}"], as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["path"], facts["image_size"]) == (str(manifest.parent), 16)
+    assert facts["bytes"] == 256 * facts["images"] > 0
 
 
 def test_wrong_folder(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The scores of one image are the same from the run's loader, from its file and from an array."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from xray_lightning.checkpoint import KEY, Description
 from xray_lightning.data.csv import CsvTable
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.dicom import read_dicom
@@ -45,30 +44,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def random_net(labels: Sequence[str] = LABELS) -> XrayNet:
-    """A network whose scores differ from image to image: normalised noise would give 0.5."""
-    torch.manual_seed(0)
-    net = XrayNet(labels, "test_resnet", image_size=32).eval()
-    torch.nn.init.normal_(net.head.classifier.weight, std=3.0)
-    return net
-
-
-def save(net: XrayNet, path: Path, *, clahe: bool = False, **config: Any) -> Path:
-    """A checkpoint as a run leaves it."""
-    split = {"name": "patient", "fingerprint": "0123456789abcdef"}
-    split["parts"] = dict.fromkeys(("train", "val", "test"), "0")
-    description = Description(net.config, {"image_size": 32, "clahe": clahe}, split, config)
-    state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
-    torch.save({KEY: description.to_plain(), "state_dict": state, "epoch": 0}, path)
-    return path
-
-
 @pytest.mark.parametrize("clahe", [False, True])
-def test_loader_file_and_array_agree(folder: Path, clahe: bool, tmp_path: Path) -> None:
+def test_loader_file_and_array_agree(
+    folder: Path, clahe: bool, net: XrayNet, save: Callable[..., Path], tmp_path: Path
+) -> None:
     """To the last bit in batches of one size, and to 1e-6 in any."""
     source = CsvTable(folder / "table.csv")
     data = XrayDataModule(source, image_size=32, batch_size=3, clahe=clahe, cache_dir=tmp_path)
-    net = random_net()
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
     )
@@ -88,20 +70,19 @@ def test_loader_file_and_array_agree(folder: Path, clahe: bool, tmp_path: Path) 
 
 
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
-    path = tmp_path_factory.mktemp("checkpoint") / "best.ckpt"
-    return load_classifier(save(random_net(), path), device="cpu")
+def classifier(checkpoint: Path) -> Classifier:
+    return load_classifier(checkpoint, device="cpu")
 
 
-def test_it_knows_what_it_was_trained_on(classifier: Classifier) -> None:
+def test_it_knows_what_it_was_trained_on(classifier: Classifier, checkpoint: Path) -> None:
     assert classifier.labels == LABELS
     assert classifier.preprocessing == {"image_size": 32, "clahe": False}
     assert classifier.split == "0123456789abcdef"
-    assert classifier.tta == "none"
+    assert (classifier.tta, classifier.checkpoint) == ("none", checkpoint)
     assert not classifier.net.training
 
 
-def test_one_image_many_ways(classifier: Classifier) -> None:
+def test_one_image_many_ways(classifier: Classifier, net: XrayNet) -> None:
     image = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32).astype(np.uint8)
     (wanted,) = classifier(image)
     assert wanted.dtype == np.float32
@@ -113,7 +94,7 @@ def test_one_image_many_ways(classifier: Classifier) -> None:
     np.testing.assert_allclose(stack[0], wanted, atol=1e-6)
     images = torch.from_numpy(np.stack([image, image.T]))[:, None] / 255
     with torch.no_grad():
-        expected = torch.sigmoid(random_net()(images))
+        expected = torch.sigmoid(net(images))
     np.testing.assert_allclose(stack, expected, atol=1e-6)
     assert classifier([]).shape == (0, 3)
 
@@ -135,36 +116,38 @@ def test_dicom(
     np.testing.assert_array_equal(scored.scores, wanted[0])
 
 
-def test_flip(classifier: Classifier, tmp_path: Path) -> None:
+def test_flip(
+    classifier: Classifier, net: XrayNet, save: Callable[..., Path], tmp_path: Path
+) -> None:
     """The mean of the scores of the image and its mirror image."""
     images = np.random.default_rng(1).integers(0, 256, (4, 32, 32), dtype=np.uint8)
     wanted = (classifier(images) + classifier(images[:, :, ::-1].copy())) / 2
-    flipping = load_classifier(save(random_net(), tmp_path / "best.ckpt", tta="flip"), device="cpu")
+    flipping = load_classifier(save(net, tmp_path / "best.ckpt", tta="flip"), device="cpu")
     np.testing.assert_allclose(flipping(images), wanted, atol=1e-6)
     assert not np.allclose(flipping(images), classifier(images), atol=1e-3)
     np.testing.assert_allclose(flipping(images[:, :, ::-1].copy()), wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("images", "message"),
+    ("images", "named"),
     [
-        (3, "expected paths or arrays, got int"),
-        ({"a.png"}, "expected paths or arrays, got set"),
-        ([torch.zeros(8, 8)], "expected a path or an array, got Tensor"),
-        (np.zeros((32, 32, 3), np.uint8), r"expected a grey image \(H, W\), got .* \(32, 32, 3\)"),
-        (np.zeros(9, np.uint8), r"got an array of shape \(9,\)"),
-        (np.zeros((0, 4), np.uint8), r"got an array of shape \(0, 4\)"),
+        (3, "got int"),
+        ({"a.png"}, "got set"),
+        ([torch.zeros(8, 8)], "got Tensor"),
+        (np.zeros((32, 32, 3), np.uint8), r"\(32, 32, 3\)"),
+        (np.zeros(9, np.uint8), r"\(9,\)"),
+        (np.zeros((0, 4), np.uint8), r"\(0, 4\)"),
         (np.zeros((1, 1, 32, 32), np.uint8), "Give a path, an array"),
-        (np.zeros((8, 8), np.uint16), "expected uint8, or floats from 0 to 1, got uint16"),
-        (np.zeros((8, 8), bool), "expected uint8, or floats from 0 to 1, got bool"),
-        (np.full((8, 8), 255.0), r"expected floats from 0 to 1, got 255\.0 to 255\.0"),
-        (np.full((8, 8), -0.1), "expected floats from 0 to 1, got -0.1"),
-        (np.full((8, 8), np.nan), "expected floats from 0 to 1, got nan"),
+        (np.zeros((8, 8), np.uint16), "got uint16"),
+        (np.zeros((8, 8), bool), "got bool"),
+        (np.full((8, 8), 255.0), "got 255.0 to 255.0"),
+        (np.full((8, 8), -0.1), "got -0.1"),
+        (np.full((8, 8), np.nan), "got nan"),
         ("nowhere.png", "nowhere.png: cannot be opened"),
     ],
 )
-def test_no_radiograph(images: Any, message: str, classifier: Classifier) -> None:
-    with pytest.raises(InvalidImageError, match=message):
+def test_not_a_radiograph(images: Any, named: str, classifier: Classifier) -> None:
+    with pytest.raises(InvalidImageError, match=named):
         classifier(images)
 
 
@@ -206,10 +189,10 @@ def test_a_stream_reads_ahead_but_not_far(classifier: Classifier, folder: Path) 
 
 
 def test_bad_sizes(classifier: Classifier, folder: Path) -> None:
-    with pytest.raises(ConfigError, match="must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"batch_size must .*got 0"):
         classifier(folder / "00.png", batch_size=0)
     for settings in ({"batch_size": 0}, {"workers": 0}):
-        with pytest.raises(ConfigError, match="must be at least 1, got 0"):
+        with pytest.raises(ConfigError, match=r"must be .*got 0"):
             next(classifier.stream([folder / "00.png"], **settings))
 
 
@@ -224,16 +207,17 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         find_device("tpu")
 
 
-def test_a_preprocessing_of_another_version(tmp_path: Path) -> None:
+def test_a_preprocessing_of_another_version(
+    net: XrayNet, save: Callable[..., Path], tmp_path: Path
+) -> None:
     with pytest.raises(CheckpointError, match=r"needs \{'image_size': 32\} and tta='none'"):
-        Classifier(random_net(), {"image_size": 32})
-    path = save(random_net(), tmp_path / "best.ckpt", tta="rotate")
+        Classifier(net, {"image_size": 32})
+    path = save(net, tmp_path / "best.ckpt", tta="rotate")
     with pytest.raises(CheckpointError, match="and tta='rotate': use the version that made it"):
         load_classifier(path)
 
 
-def test_a_network_of_nan(folder: Path) -> None:
-    net = random_net()
+def test_a_network_of_nan(folder: Path, net: XrayNet) -> None:
     torch.nn.init.constant_(net.head.classifier.weight, torch.nan)
     broken = Classifier(net, {"image_size": 32, "clahe": False}, device="cpu")
     with pytest.raises(CheckpointError, match=r"for 1 of 1 images, the first is number 1"):

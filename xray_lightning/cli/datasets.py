@@ -14,19 +14,23 @@ from xray_lightning.data.splits import SUBSETS, Split
 from xray_lightning.folders import prepare_folder
 from xray_lightning.records import patient_ids, patients_known, patients_text, target_matrix
 from xray_lightning.report.terminal import counts_table, show
-from xray_lightning.writing import write_json
+from xray_lightning.writing import json_text, write_json
 
 
-def cache(overrides: Sequence[str]) -> None:
+def cache(overrides: Sequence[str], *, as_json: bool = False) -> None:
     """Decode a data set's images at the working size, and compare all with their checksums."""
     config, _ = composed(overrides)
     source: Source = make(config.data)
-    records = readable_records(source)
+    records, notes = readable_records(source), usage_notes(source)
     opened = open_cache(source, records, size=config.image_size, root=config.cache_dir)
-    show(*(f"note: {note}" for note in usage_notes(source)))
-    gigabytes = opened.images.nbytes / 1e9
     for row in watched(range(len(records)), "comparing checksums", len(records)):
         opened.square(row)
+    facts = {"path": str(opened.path), "images": len(records), "image_size": config.image_size}
+    if as_json:
+        print(json_text(facts | {"bytes": opened.images.nbytes, "notes": notes}))
+        return
+    show(*(f"note: {note}" for note in notes))
+    gigabytes = opened.images.nbytes / 1e9
     show(f"{len(records):,} images at {config.image_size} px, {gigabytes:.2f} GB: {opened.path}")
 
 

@@ -44,7 +44,14 @@ from xray_lightning.data.dicom import tally
 from xray_lightning.data.geometry import RULE, fit_square
 from xray_lightning.data.images import noting
 from xray_lightning.data.source import Source
-from xray_lightning.errors import CacheError, ConfigError, DataError, InvalidImageError, OutputError
+from xray_lightning.errors import (
+    CacheError,
+    ConfigError,
+    DataError,
+    InvalidImageError,
+    OutputError,
+    require_integer,
+)
 from xray_lightning.records import Record
 from xray_lightning.writing import open_replacing, read_json, write_json
 
@@ -168,7 +175,12 @@ def open_cache(
         CacheError: the disk is too full or not writable, or the folder there does not match.
         InvalidImageError: images are unreadable; raised after all others were decoded.
     """
-    _check_settings(records, size, root, workers)
+    require_integer("image_size", size, 1)
+    require_integer("workers", 1 if workers is None else workers, 1)
+    if not records:
+        raise ConfigError("there are no images to cache: the list of records is empty")
+    if not isinstance(root, str | Path):
+        raise ConfigError(f"cache_dir must name a folder, got {root!r}")
     manifest = Manifest.of(source, records, size)
     folder = Path(root) / manifest.folder_name
     is_new = not folder.exists()
@@ -257,19 +269,6 @@ def mismatch(folder: Path, reason: str) -> CacheError:
         f"the image cache {folder} does not match: {reason}. Delete this folder to build it again, "
         f"or {REMEDY}"
     )
-
-
-def _check_settings(
-    records: Sequence[Record], size: int, root: str | Path, workers: int | None
-) -> None:
-    if not isinstance(size, int) or size < 1:
-        raise ConfigError(f"image_size must be an integer of at least 1 pixel, got {size!r}")
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers must be at least 1 (or None: one per core), got {workers}")
-    if not records:
-        raise ConfigError("there are no images to cache: the list of records is empty")
-    if not isinstance(root, str | Path):
-        raise ConfigError(f"cache_dir must name a folder, got {root!r}")
 
 
 def _find(folder: Path, manifest: Manifest) -> ImageCache | None:

@@ -1,8 +1,6 @@
 """Scores of new files and arrays, prepared exactly as the checkpoint's own images were."""
 
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -14,12 +12,18 @@ import numpy.typing as npt
 import torch
 
 from xray_lightning.checkpoint import load_checkpoint
-from xray_lightning.data.decoding import available_cores
+from xray_lightning.data.decoding import available_cores, decode_ahead
 from xray_lightning.data.dicom import to_uint8
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.data.images import noting, read_image
 from xray_lightning.data.transforms import equalise
-from xray_lightning.errors import CheckpointError, ConfigError, DataError, InvalidImageError
+from xray_lightning.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    InvalidImageError,
+    require_integer,
+)
 from xray_lightning.evaluation.predictions import require_scores
 from xray_lightning.models.network import XrayNet
 from xray_lightning.training.task import TTA
@@ -32,12 +36,12 @@ STEPS = {"image_size", "clahe"}  # of the preprocessing that this version can re
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
+class FileScores:
     """What became of one file.
 
     Attributes:
         path: the file.
-        scores: (L,) float32 in [0, 1]; None if it is no readable image.
+        scores: (L,) float32 in [0, 1]; None if it is not a readable image.
         failure: why there are no scores, else "".
         notes: what its reader decided by a fall-back, in words without values.
     """
@@ -62,6 +66,7 @@ class Classifier:
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         tta: "none", or "flip": the mean of the scores of an image and its mirror image.
         split: fingerprint of the split it was trained on, if known.
+        checkpoint: the file it is from, if any.
 
     Raises:
         ConfigError: an unknown device, or one that is not there.
@@ -76,6 +81,7 @@ class Classifier:
         device: str = "auto",
         tta: str = "none",
         split: str | None = None,
+        checkpoint: Path | None = None,
     ) -> None:
         if set(preprocessing) != STEPS or tta not in TTA:
             raise CheckpointError(
@@ -86,7 +92,7 @@ class Classifier:
         self.device = find_device(device)
         self.net = net.eval().to(self.device)
         self.preprocessing = dict(preprocessing)
-        self.tta, self.split = tta, split
+        self.tta, self.split, self.checkpoint = tta, split, checkpoint
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -107,12 +113,13 @@ class Classifier:
             (N, L) float32 in [0, 1]; N is 1 for a path or an array (H, W).
 
         Raises:
-            InvalidImageError: a file is unreadable, or an array is no radiograph.
+            InvalidImageError: a file is unreadable, or an array is not a radiograph.
             CheckpointError: a score is NaN.
             ConfigError: the batch size is below 1.
         """
+        require_integer("batch_size", batch_size, 1)
         listed = _listed(images)
-        starts = range(0, len(listed), _positive(batch_size))
+        starts = range(0, len(listed), batch_size)
         batches = [[self.prepare(x) for x in listed[i : i + batch_size]] for i in starts]
         empty = np.empty((0, len(self.labels)), np.float32)
         scores = np.concatenate([empty, *(self.score(np.stack(batch)) for batch in batches)])
@@ -121,7 +128,7 @@ class Classifier:
 
     def stream(
         self, paths: Iterable[str | Path], *, batch_size: int = 32, workers: int | None = None
-    ) -> Iterator[Scored]:
+    ) -> Iterator[FileScores]:
         """Scores of many files, in their order; the next ones are decoded while the network runs.
 
         An unreadable file does not stop the others: it comes back with the reason.
@@ -135,26 +142,28 @@ class Classifier:
             CheckpointError: a score is NaN.
             ConfigError: the batch size or the number of workers is below 1.
         """
-        workers = _positive(available_cores() if workers is None else workers)
-        with closing(self._decoded(paths, 2 * _positive(batch_size), workers)) as decoded:
-            while batch := list(islice(decoded, batch_size)):
-                whole = [(path, square) for path, square, _ in batch if not isinstance(square, str)]
-                scores = iter(())
-                if whole:
-                    scored = self.score(np.stack([square for _, square in whole]))
-                    require_scores(scored, [str(path) for path, _ in whole])
-                    scores = iter(scored)
+        workers = available_cores() if workers is None else workers
+        require_integer("batch_size", batch_size, 1)
+        require_integer("workers", workers, 1)
+        files, ahead = map(Path, paths), 2 * batch_size
+        with closing(decode_ahead(self._read, files, workers=workers, ahead=ahead)) as decoded:
+            while batch := [file for _, file in islice(decoded, batch_size)]:
+                readable = [(path, square) for path, square, _ in batch if square is not None]
+                if readable:
+                    scores = self.score(np.stack([square for _, square in readable]))
+                    require_scores(scores, [str(path) for path, _ in readable])
+                    rows = iter(scores)
                 for path, square, notes in batch:
-                    if isinstance(square, str):
-                        yield Scored(path, None, square)
+                    if square is None:
+                        yield FileScores(path, None, notes[0])
                     else:
-                        yield Scored(path, next(scores), notes=tuple(notes))
+                        yield FileScores(path, next(rows), notes=tuple(notes))
 
     def prepare(self, image: Image) -> Pixels:
         """A file or an array as the square the network sees, (S, S) uint8.
 
         Raises:
-            InvalidImageError: the file is unreadable, or the array is no radiograph.
+            InvalidImageError: the file is unreadable, or the array is not a radiograph.
         """
         pixels = read_image(Path(image)) if isinstance(image, str | Path) else _to_grey8(image)
         square = fit_square(pixels, self.preprocessing["image_size"])
@@ -171,29 +180,13 @@ class Classifier:
                 scores = (scores + torch.sigmoid(self.net(images.flip(3)))) / 2
         return scores.cpu().numpy()
 
-    def _decoded(
-        self, paths: Iterable[str | Path], ahead: int, workers: int
-    ) -> Generator[tuple[Path, Pixels | str, list[str]], None, None]:
-        """A file's square or why there is none, and notes; ``ahead`` files are in the works."""
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        pending: deque[tuple[Path, Future[tuple[Pixels | str, list[str]]]]] = deque()
-        try:
-            for path in map(Path, paths):
-                pending.append((path, pool.submit(self._attempt, path)))
-                if len(pending) > ahead:
-                    first, future = pending.popleft()
-                    yield first, *future.result()
-            for path, future in pending:
-                yield path, *future.result()
-        finally:  # Ctrl-C and errors come here with files still pending
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def _attempt(self, path: Path) -> tuple[Pixels | str, list[str]]:
+    def _read(self, path: Path) -> tuple[Path, Pixels | None, list[str]]:
+        """A file's square and the reader's notes; or None and why there is none."""
         with noting() as notes:
             try:
-                return self.prepare(path), notes
+                return path, self.prepare(path), notes
             except DataError as error:
-                return str(error).removeprefix(f"{path}: "), notes
+                return path, None, [str(error).removeprefix(f"{path}: ")]
 
 
 def load_classifier(checkpoint: str | Path, *, device: str = "auto") -> Classifier:
@@ -204,7 +197,7 @@ def load_classifier(checkpoint: str | Path, *, device: str = "auto") -> Classifi
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
 
     Raises:
-        CheckpointError: no checkpoint of ours, or one that needs another version.
+        CheckpointError: not a checkpoint of this package, or one that needs another version.
         ConfigError: an unknown device, or one that is not there.
     """
     loaded = load_checkpoint(checkpoint)
@@ -215,6 +208,7 @@ def load_classifier(checkpoint: str | Path, *, device: str = "auto") -> Classifi
         device=device,
         tta=description.config.get("tta", "none"),  # older checkpoints have no such setting
         split=description.split.get("fingerprint"),
+        checkpoint=Path(checkpoint),
     )
 
 
@@ -265,9 +259,3 @@ def _refused(reason: str) -> InvalidImageError:
         f"{reason}. Give a path, an array (H, W) of uint8 or of floats in [0, 1], an array "
         "(N, H, W), or a list of them"
     )
-
-
-def _positive(count: int) -> int:
-    if count < 1:
-        raise ConfigError(f"batch_size and workers must be at least 1, got {count}")
-    return count

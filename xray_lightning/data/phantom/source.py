@@ -32,7 +32,7 @@ from xray_lightning.data.phantom.findings import (
 )
 from xray_lightning.data.phantom.patients import Stream, Visit, draw_history, is_test_patient
 from xray_lightning.data.source import Pixels
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.records import CHEST_XRAY14, Box, Record, encode
 
 RENDERER = 1  # raise whenever the pixels, boxes or patients of a given seed change
@@ -86,9 +86,9 @@ class Phantom:
         shortcut_label: str = "Nodule",
         shortcut_strength: float = 0.9,
     ) -> None:
-        _require("patients", patients, 2, "one for each subset of the official split")
-        _require("seed", seed, 0, "a non-negative whole number")
-        _require("size", size, 32, "pixels on a side, below which nothing can be seen")
+        require_integer("patients", patients, 2)  # one for each official subset
+        require_integer("seed", seed, 0)
+        require_integer("size", size, 32)  # pixels; on fewer nothing can be seen
         _check_shortcut(shortcut, shortcut_label, shortcut_strength)
         self.patients, self.seed, self.size = patients, seed, size
         self._shortcut, self._label, self._strength = shortcut, shortcut_label, shortcut_strength
@@ -188,13 +188,6 @@ class Phantom:
             sex=visit.sex,
             view=visit.view,
             follow_up=float(visit.follow_up),
-        )
-
-
-def _require(name: str, value: int, least: int, meaning: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(
-            f"{name} must be a whole number of at least {least} ({meaning}), got {value!r}"
         )
 
 
