@@ -203,7 +203,7 @@ def test_8_bits_in_big_endian_words(dicom: Make) -> None:
     data = data.replace(b"\x7f\xe0\0\x10OB", b"\x7f\xe0\0\x10OW")
     np.testing.assert_array_equal(stored(data), [[1, 2, 3]])
     start = data.rindex(b"\x7f\xe0\0\x10OW") + 8
-    refused(data[:start] + b"\0\0\0\3" + data[start + 4 : -1], "its 3 bytes of pixel data")
+    refused(data[:start] + b"\0\0\0\3" + data[start + 4 : -1], "2 bytes, the header says 1 x 3")
 
 
 @pytest.mark.parametrize("codec", [None, "rle", "jpeg 2000"])

@@ -45,8 +45,12 @@ def grey_table(
 ) -> tuple[Greys, list[str]]:
     """The grey of every code, (N,) in [0, 1], and notes.
 
-    ``stored`` (N,) is the value of every code, ``window`` which of several VOI tables or windows,
-    from 0.
+    Args:
+        codes: (H, W).
+        stored: the value of every code, (N,).
+        header: of the frame.
+        layout: of the file.
+        window: which of several VOI tables or windows, from 0.
 
     Raises:
         InvalidImageError: a table, slope or window is invalid, or there is no such window.
@@ -166,15 +170,9 @@ def apply_window(values: Greys, center: float, width: float, function: str) -> G
 
 
 def _read_lut(header: Header, prefix: str, *, signed: bool) -> tuple[int, Greys, int]:
-    """A look-up table, PS3.3 C.11.1.1.
+    """A look-up table, PS3.3 C.11.1.1, whose keywords begin with ``prefix``.
 
-    ``prefix`` begins the keywords of descriptor and data; ``signed``: the input can be negative.
-
-    Returns:
-        The input that maps to the first entry; the entries, (M,); bits of an entry.
-
-    Raises:
-        InvalidImageError: descriptor or data is missing or corrupt.
+    The input that maps to the first entry, negative only if ``signed``; the entries, (M,); bits.
     """
     numbers = header.integers(f"{prefix}Descriptor")
     if len(numbers) != 3 or not 8 <= numbers[2] <= 16:
@@ -201,11 +199,7 @@ def look_up(values: npt.NDArray[Any], first: int, entries: Greys) -> Greys:
 def weighted_percentiles(
     values: Greys, counts: npt.NDArray[np.int64], percents: Sequence[float]
 ) -> list[float]:
-    """For each q the least value with at least q % of the counts at or below it.
-
-    Raises:
-        InvalidImageError: all counts are 0.
-    """
+    """For each q the least value with at least q % of the counts at or below it."""
     order = np.argsort(values, kind="stable")
     total = np.cumsum(counts[order])
     if not total[-1]:
@@ -228,8 +222,7 @@ def luma(
 ) -> npt.NDArray[np.float32]:
     """Grey of a colour frame, (H, W) in [0, 1]; neither VOI nor padding apply to colour.
 
-    Codes are (H, W, 3), (H, W, 1) of YBR_FULL_422, or (H, W) of a palette; ``stored`` (N,) is the
-    value of each.
+    Codes are (H, W, 3), (H, W, 1) of YBR_FULL_422, or (H, W) of a palette.
 
     Raises:
         InvalidImageError: the samples are signed, or the palette is corrupt or segmented.

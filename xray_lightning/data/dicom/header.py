@@ -82,11 +82,7 @@ class Header:
         return next(iter(self.texts(keyword)), "")
 
     def decimals(self, keyword: str) -> list[float]:
-        """The values of a DS or IS attribute.
-
-        Raises:
-            InvalidImageError: a value is not a finite number.
-        """
+        """The values of a DS or IS attribute, all finite."""
         texts = self.texts(keyword)
         numbers = [float(text) if re.fullmatch(NUMBER, text) else math.nan for text in texts]
         if not all(map(math.isfinite, numbers)):
@@ -160,11 +156,7 @@ class Layout:
 
 
 def split_file(data: bytes) -> tuple[Header, PixelData]:
-    """The header of a DICOM file and its pixel data.
-
-    Raises:
-        InvalidImageError: it is not a DICOM file, is damaged or truncated, or has no pixel data.
-    """
+    """The header of a DICOM file, and its pixel data."""
     header, stream = read_header(BytesIO(data))
     data, start = cast(BytesIO, stream).getvalue(), stream.tell()  # inflated, if it was deflated
     head = data[start : start + 12]
@@ -235,12 +227,7 @@ def _guard(what: str) -> Iterator[None]:
 
 
 def read_layout(header: Header) -> Layout:
-    """The checked layout of a file.
-
-    Raises:
-        InvalidImageError: an attribute is missing, out of range, of a kind not read here, or
-            contradicts another.
-    """
+    """The layout of a file, its attributes present, in range and without contradiction."""
     stored = _read_number(header, "BitsStored", 1, 32)
     layout = Layout(
         rows=_read_number(header, "Rows", 1, MAX_SIDE),

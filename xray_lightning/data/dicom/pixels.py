@@ -46,7 +46,7 @@ _NATIVE_IN_ITEMS = f"{_UID}.1.98"  # PS3.5 A.4.11: the native pixels of a frame 
 def read_codes(
     header: Header, pixels: PixelData, layout: Layout, frame: int
 ) -> tuple[Codes, StoredValues]:
-    """The words of one frame as they are stored, and their meaning.
+    """The words of one frame as they are stored, and the value of each.
 
     Returns:
         Codes, (H, W) or (H, W, 3), unsigned, of YBR_FULL_422 perhaps only Y, (H, W, 1); and the
@@ -61,8 +61,10 @@ def read_codes(
         raise refusal(f"its pixel data {how} encapsulated, against its transfer syntax", AGAIN)
     bits, high = layout.stored, layout.high
     if not pixels.encapsulated:
-        swapped = layout.allocated == 8 and header.order == ">" and pixels.vr == b"OW"
-        data = _swap_bytes(pixels.data) if swapped else pixels.data
+        data = pixels.data
+        if layout.allocated == 8 and header.order == ">" and pixels.vr == b"OW":
+            data = data[: len(data) // 2 * 2]  # bytes that were written as big-endian words
+            data = np.frombuffer(data, ">u2").astype("<u2").view(np.uint8).data
         codes = _shape_frame(data, layout, layout.frames, frame, header.order)
     else:
         joined = join_fragments(pixels.data, frame, layout.frames)
@@ -82,11 +84,7 @@ def read_codes(
 
 
 def join_fragments(data: memoryview, frame: int, frames: int) -> bytes:
-    """The compressed bytes of one frame (PS3.5 A.4): an offset table, fragments, a delimiter.
-
-    Raises:
-        InvalidImageError: the items are damaged or truncated, or cannot be told apart by frame.
-    """
+    """The compressed bytes of one frame (PS3.5 A.4): an offset table, fragments, a delimiter."""
     stream = BytesIO(data)
     try:
         parse_basic_offsets(stream)
@@ -124,23 +122,8 @@ def _shape_frame(data: memoryview, layout: Layout, frames: int, frame: int, orde
     return codes.reshape(layout.shape)
 
 
-def _swap_bytes(data: memoryview) -> memoryview:
-    """Bytes that were written as big-endian words, in their own order."""
-    if len(data) % 2:
-        raise refusal(f"its {len(data):,} bytes of pixel data are not 16-bit words", AGAIN)
-    return np.frombuffer(data, ">u2").astype("<u2").view(np.uint8).data
-
-
 def decode_frame(frame: bytes, syntax: str, layout: Layout) -> tuple[Codes, int]:
-    """Decompress one frame.
-
-    Returns:
-        The codes, (H, W) or (H, W, 3), as unsigned words, and how many of their bits count.
-
-    Raises:
-        InvalidImageError: the syntax is not supported, or the frame is damaged, truncated, or not
-            what the header says.
-    """
+    """Decompress one frame: (H, W) or (H, W, 3), and how many of the bits count."""
     decode, name = _DECODERS.get(syntax), UID(syntax).name
     if decode is None:
         reason = f"its transfer syntax, {name}, is not supported"
