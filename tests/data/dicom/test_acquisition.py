@@ -97,17 +97,14 @@ def test_what_is_absent_is_blank_or_nan(tell: Tell, dicom: Make) -> None:
     ("column", "text", "told"),
     [
         ("view", "DOE JANE", ""),
+        ("modality", "JANE DOE", ""),
         ("sex", "JANE", ""),
         ("laterality", "DOE", ""),
-        ("modality", "JANE DOE", ""),
         ("voi_function", "JANE", ""),
         ("photometric", "JANE", ""),
-        ("age", "055Y", "55"),
-        ("age", "55", "55"),  # as RSNA writes it
         ("age", "018M", "1.5"),
+        ("age", "55", "55"),  # as RSNA writes it
         ("age", "094Y", "90"),  # 90 and over
-        ("age", "150Y", ""),
-        ("age", "JANE", ""),
         ("age", "nan", ""),
         ("manufacturer", "Doe, Jane", ""),
         ("manufacturer", "GE Jane", ""),

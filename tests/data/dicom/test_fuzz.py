@@ -28,6 +28,13 @@ UID = "1.2.840.10008.1.2"
 SECONDS = 10.0  # generous for a loaded machine; a mutation takes milliseconds
 GROWTH = 2**30  # bytes; 100 million pixels of 16 bits take 600 MB
 SIZE = (48, 64)
+SETTINGS = settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 
 
 def seeds(dicom: Make) -> dict[str, bytes]:
@@ -35,11 +42,11 @@ def seeds(dicom: Make) -> dict[str, bytes]:
     generator = np.random.default_rng(0)
     wide = np.add.outer(np.arange(48), np.arange(64)) * 30 + generator.integers(0, 99, SIZE)
     words, octets = wide.astype(np.uint16), (wide >> 4).astype(np.uint8)
+    entries = b"\0\0\x80\x80\xff\xff"
     table = Dataset()
     table.add_new("LUTDescriptor", "US", [3, 0, 16])
-    table.add_new("LUTData", "OW", b"\0\0\x80\x80\xff\xff")
+    table.add_new("LUTData", "OW", entries)
     plain = {"WindowCenter": [2000, 1000], "WindowWidth": [3000, 99], "PixelPaddingValue": 3}
-    tables = {"ModalityLUTSequence": [table], "VOILUTSequence": [table]}
     rle = RLELosslessEncoder.encode(
         words.tobytes(), rows=48, columns=64, samples_per_pixel=1, bits_allocated=16,
         bits_stored=16, pixel_representation=0, number_of_frames=1,
@@ -59,50 +66,44 @@ def seeds(dicom: Make) -> dict[str, bytes]:
         ".1.98": words.tobytes(),
     }
     files = {end: dicom(words, syntax=UID + end, **plain) for end in ("", ".1", ".2", ".1.99")}
-    files |= {
-        end: dicom(
-            words, syntax=UID + end, frames=[frame], BitsAllocated=8 if end == ".4.50" else 16
-        )
-        for end, frame in frames.items()
-    }
+    for end, frame in frames.items():
+        bits = 8 if end == ".4.50" else 16
+        files[end] = dicom(words, syntax=UID + end, frames=[frame], BitsAllocated=bits)
     colour = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "BitsAllocated": 8}
     octets = np.stack([octets, octets // 2, octets // 3], 2)
-    palette = {
-        f"{name}PaletteColorLookupTable{part}": value
-        for name in ("Red", "Green", "Blue")
-        for part, value in (("Descriptor", [3, 0, 16]), ("Data", b"\0\0\x80\x80\xff\xff"))
-    }
+    palette: dict[str, object] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for name in ("Red", "Green", "Blue"):
+        palette[f"{name}PaletteColorLookupTableDescriptor"] = [3, 0, 16]
+        palette[f"{name}PaletteColorLookupTableData"] = entries
     movie = {"NumberOfFrames": 2, "syntax": f"{UID}.4.90", "frames": [frames[".4.90"]] * 2}
     return files | {
-        "tables": dicom(words, **tables),
+        "tables": dicom(words, ModalityLUTSequence=[table], VOILUTSequence=[table]),
         "movie": dicom(words, **movie),
         "rgb": dicom(octets, PhotometricInterpretation="RGB", syntax=f"{UID}.2", **colour),
         "pairs": dicom(octets, PhotometricInterpretation="YBR_FULL_422", **colour),
-        "palette": dicom(words, PhotometricInterpretation="PALETTE COLOR", **palette),
+        "palette": dicom(words, **palette),
     }
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
     """Some bytes changed, cut off, repeated or put in; often in the header or the codestream's."""
-    found = bytearray(data)
+    content = bytearray(data)
     start = max(data.rfind(b"\xe0\x7f\x10\0"), data.rfind(b"\x7f\xe0\0\x10"), 0)
     kind = rng.random()
     if kind < 0.15:
-        del found[rng.randrange(len(found)) :]
-    elif kind < 0.25:
-        at = rng.randrange(132, len(found))
-        found[at:at] = rng.randbytes(rng.randrange(1, 9))
+        del content[rng.randrange(len(content)) :]
     elif kind < 0.35:
-        at = rng.randrange(132, len(found))
-        del found[at : at + rng.randrange(1, 40)]
+        at = rng.randrange(132, len(content))
+        gone, new = (0, rng.randbytes(rng.randrange(1, 9))) if kind < 0.25 else (20, b"")
+        content[at : at + rng.randrange(gone * 2 + 1)] = new
     else:
         for _ in range(rng.choice((1, 1, 2, 4, 16))):
-            low, high = rng.choice(((132, start + 12), (start, start + 150), (132, len(found))))
-            at = rng.randrange(low, max(low + 1, min(high, len(found))))
-            found[at] = rng.choice(
-                (0, 1, 255, rng.randrange(256), found[at] ^ 1 << rng.randrange(8))
-            )
-    return bytes(found)
+            places = ((132, start + 12), (start, start + 150), (132, len(content)))
+            low, high = rng.choice(places)
+            at = rng.randrange(low, max(low + 1, min(high, len(content))))
+            flipped = content[at] ^ 1 << rng.randrange(8)
+            content[at] = rng.choice((0, 1, 255, rng.randrange(256), flipped))
+    return bytes(content)
 
 
 def survives(data: bytes) -> bool:
@@ -173,13 +174,7 @@ def test_mutations_of_real_files(real_data: Callable[[str], Path]) -> None:
 
 
 @given(st.binary(max_size=400), st.sampled_from(["", ".1", ".2", ".1.99", ".4.50", ".4.90", ".5"]))
-@settings(
-    max_examples=150,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@SETTINGS
 def test_arbitrary_bytes_after_a_valid_start(rest: bytes, end: str) -> None:
     uid = (UID + end).encode() + b"\0" * (len(UID + end) % 2)
     meta = b"\x02\0\x10\0UI" + len(uid).to_bytes(2, "little") + uid
@@ -208,13 +203,7 @@ def test_arbitrary_bytes_after_a_valid_start(rest: bytes, end: str) -> None:
         },
     )
 )
-@settings(
-    max_examples=150,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
+@SETTINGS
 def test_arbitrary_headers(dicom: Make, attributes: dict[str, object]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom on numbers too long for their attribute
