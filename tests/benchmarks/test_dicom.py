@@ -18,7 +18,6 @@ from typing import Any
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.uid import JPEGBaseline8Bit
 
 from xray_lightning.data.dicom import read_dicom, read_dicom8
 from xray_lightning.data.dicom.header import read_layout, split_file
@@ -29,76 +28,56 @@ pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
 TURNS = 3
 PLUG_INS = {"gdcm": "gdcm", "pylibjpeg": "libjpeg"}  # pydicom's name, module
 
+Read = Callable[[Path], Any]
 Rates = Callable[..., dict[str, list[float]]]
 Over = Callable[[list[float], list[float]], float]
 
 
 @pytest.fixture
-def files() -> list[Path]:
-    folder = Path(__file__).parents[3] / "shared/data/rsna-sample"
-    found = sorted(folder.rglob("*.dcm"))
-    if not found:
-        pytest.skip(f"real data: {folder} is absent")
-    return found
-
-
-@pytest.fixture(autouse=True)
-def _no_flood() -> Iterator[None]:
+def files(shared_data: Path) -> Iterator[list[Path]]:
+    """The files; pydicom's warnings, of each one's PatientAge, are dropped."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's, of each file's PatientAge
-        yield
+        warnings.simplefilter("ignore")
+        yield sorted((shared_data / "rsna-sample").rglob("*.dcm"))
 
 
-@pytest.fixture
-def _pillow_only() -> Iterator[None]:
-    """Where gdcm and pylibjpeg are installed pydicom would take them first, which is slower."""
-    decoder = pydicom.pixels.get_decoder(JPEGBaseline8Bit)
-    others = [name for name in decoder.available_plugins if name != "pillow"]
-    for name in others:
-        decoder.remove_plugin(name)
-    yield
-    for name in others:
-        decoder.add_plugin(name, (f"pydicom.pixels.decoders.{name}", "_decode_frame"))
+def over_all(files: list[Path], reads: dict[str, Read]) -> dict[str, Callable[[], int]]:
+    return {name: lambda read=read: len([*map(read, files)]) for name, read in reads.items()}
 
 
-def over_all(files: list[Path], read: Callable[[Path], Any]) -> Callable[[], int]:
-    def work() -> int:
-        for path in files:
-            read(path)
-        return len(files)
-
-    return work
+def with_pydicom(name: str) -> Read:
+    """By one of its plug-ins: it would take gdcm and pylibjpeg first, which are slower."""
+    return lambda path: pydicom.pixels.pixel_array(pydicom.dcmread(path), decoding_plugin=name)
 
 
 def installed(remark: Any, *modules: str) -> list[str]:
-    found = []
+    present = []
     for module in modules:
         try:
             import_module(module)
-            found.append(module)
+            present.append(module)
         except ImportError:
             remark(f"{module} is not installed: left out")
-    return found
+    return present
 
 
-@pytest.mark.usefixtures("_pillow_only")
 def test_reader(files: list[Path], rates: Rates, over: Over, remark: Any, ratio: Any) -> None:
-    works: dict[str, Callable[[Path], Any]] = {
+    reads: dict[str, Read] = {
         "ours": read_dicom,
-        "ours8": read_dicom8,
-        "pydicom": lambda path: pydicom.dcmread(path).pixel_array,
+        "ours8": lambda path: read_dicom8(path.read_bytes()),
+        "pydicom": with_pydicom("pillow"),
     }
     if installed(remark, "torchxrayvision"):
-        works["torchxrayvision"] = import_module("torchxrayvision").utils.read_xray_dcm
-    found = rates(TURNS, **{name: over_all(files, read) for name, read in works.items()})
-    shown = ", ".join(f"{name} {median(found[name]):.0f}" for name in works)
+        reads["torchxrayvision"] = import_module("torchxrayvision").utils.read_xray_dcm
+    rate = rates(TURNS, **over_all(files, reads))
+    shown = ", ".join(f"{name} {median(rate[name]):.0f}" for name in reads)
     remark(f"images a second of {len(files)} files: {shown}")
-    per_cpu = over(found["ours_cpu"], found["pydicom_cpu"])
+    per_cpu = over(rate["ours_cpu"], rate["pydicom_cpu"])
     ratio("dicom_reader_vs_bare_pydicom_per_cpu_second", per_cpu, ">=0.9")
-    ratio("dicom_reader_vs_bare_pydicom", over(found["ours"], found["pydicom"]), ">=0.9")
-    ratio("dicom_reader8_vs_bare_pydicom", over(found["ours8"], found["pydicom"]), ">=0.9")
-    if "torchxrayvision" in works:
-        value = over(found["ours"], found["torchxrayvision"])
+    ratio("dicom_reader_vs_bare_pydicom", over(rate["ours"], rate["pydicom"]), ">=0.9")
+    ratio("dicom_reader8_vs_bare_pydicom", over(rate["ours8"], rate["pydicom"]), ">=0.9")
+    if "torchxrayvision" in reads:
+        value = over(rate["ours"], rate["torchxrayvision"])
         ratio("dicom_reader_vs_torchxrayvision", value, ">=1.8")
 
 
@@ -107,25 +86,21 @@ def test_plug_ins(files: list[Path], rates: Rates, over: Over, remark: Any, rati
     files = files[:60]
     datasets = {path: pydicom.dcmread(path) for path in files}
     parts = {path: split_file(path.read_bytes()) for path in files}
-    layouts = {path: read_layout(elements) for path, (elements, _) in parts.items()}
+    layouts = {path: read_layout(header) for path, (header, _) in parts.items()}
     frames = {path: join_fragments(pixels.data, 0, 1) for path, (_, pixels) in parts.items()}
 
-    def ours(path: Path) -> Any:
-        return decode_frame(frames[path], parts[path][0].syntax, layouts[path])
-
-    def through_pydicom(name: str) -> Callable[[Path], Any]:
+    def through_pydicom(name: str) -> Read:
         return lambda path: pydicom.pixels.pixel_array(datasets[path], decoding_plugin=name)
 
-    works: dict[str, Callable[[Path], Any]] = {
-        "imagecodecs": ours,
-        "pillow alone": lambda path: Image.open(io.BytesIO(frames[path])).load(),
+    reads: dict[str, Read] = {
+        "imagecodecs": lambda at: decode_frame(frames[at], parts[at][0].syntax, layouts[at]),
+        "pillow_alone": lambda at: Image.open(io.BytesIO(frames[at])).load(),
         "pillow": through_pydicom("pillow"),
     }
-    there = installed(remark, *PLUG_INS.values())
-    works |= {name: through_pydicom(name) for name, module in PLUG_INS.items() if module in there}
-    found = rates(TURNS, **{name: over_all(files, read) for name, read in works.items()})
-    shown = ", ".join(f"{name} {median(found[name]):.0f}" for name in works)
-    remark(f"frames a second: {shown}")
-    for name in list(works)[1:]:
-        value = over(found["imagecodecs"], found[name])
-        ratio(f"dicom_imagecodecs_vs_{name.replace(' ', '_')}", value, ">=0.9")
+    present = installed(remark, *PLUG_INS.values())
+    reads |= {name: through_pydicom(name) for name, mod in PLUG_INS.items() if mod in present}
+    rate = rates(TURNS, **over_all(files, reads))
+    remark("frames a second: " + ", ".join(f"{name} {median(rate[name]):.0f}" for name in reads))
+    for name in list(reads)[1:]:
+        value = over(rate["imagecodecs"], rate[name])
+        ratio(f"dicom_imagecodecs_vs_{name}", value, ">=0.9")
