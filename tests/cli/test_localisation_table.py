@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ def located(count: int) -> Located:
 
 
 def rows_of(text: str) -> dict[str, list[str]]:
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()]
+    cells = [re.split(" {2,}", line.strip()) for line in text.splitlines()]
     return {row[0]: row[1:] for row in cells if row}
 
 
