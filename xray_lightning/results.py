@@ -1,10 +1,11 @@
 """Results as types: frozen dataclasses that become JSON and come back from it."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
+
+from xray_lightning.writing import to_plain
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Result:
         values: dict[str, Any] = {}
         for field in fields(self):
             names = (field.name, field.metadata.get("was", field.name))
-            values |= dict.fromkeys(names, _plain(getattr(self, field.name)))
+            values |= dict.fromkeys(names, to_plain(getattr(self, field.name)))
         return values
 
     @classmethod
@@ -39,16 +40,6 @@ class Result:
             for name, key in names.items()
             if key in values or name not in optional
         })  # fmt: skip
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Result):
-        return value.to_json()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _typed(kind: Any, value: Any) -> Any:

@@ -126,6 +126,8 @@ def to_plain(value: Any) -> Any:
     >>> to_plain({"a": (1.0, float("nan"))})
     {'a': [1.0, None]}
     """
+    if hasattr(value, "to_json"):
+        return value.to_json()
     if is_dataclass(value):
         return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):

@@ -1,17 +1,24 @@
 """A small table with everything in it: leaks, unknown targets, several images a patient."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from xray_lightning.audit.label_table import LabelTable
+from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.records import Record
 
+LABELS = ("Mass", "Nodule", "Hernia")
 
-def random_records(count: int = 240, patients: int = 60, seed: int = 0) -> list[Record]:
-    rng = np.random.default_rng(seed)
-    owners = rng.integers(patients, size=count)
-    seen = dict.fromkeys(range(patients), 0)
+
+@pytest.fixture
+def records() -> list[Record]:
+    """240 images of 60 patients."""
+    rng = np.random.default_rng(0)
+    seen = dict.fromkeys(range(60), 0)
     records = []
-    for number, owner in enumerate(owners.tolist()):
+    for number, owner in enumerate(rng.integers(60, size=240).tolist()):
         targets = (rng.random(3) < (0.2 + 0.5 * (owner % 2), 0.4, 0.3)).astype(float)
         targets[rng.random(3) < 0.1] = np.nan
         records.append(
@@ -26,18 +33,23 @@ def random_records(count: int = 240, patients: int = 60, seed: int = 0) -> list[
             )
         )
         seen[owner] += 1
-    return [records[row] for row in rng.permutation(count)]
-
-
-@pytest.fixture
-def records() -> list[Record]:
-    return random_records()
+    return [records[row] for row in rng.permutation(240)]
 
 
 @pytest.fixture
 def subsets(records: list[Record]) -> dict[str, np.ndarray]:
-    order = np.random.default_rng(1).permutation(len(records))
-    cuts = np.split(order, [140, 170])
-    return {
-        subset: np.sort(rows) for subset, rows in zip(("train", "val", "test"), cuts, strict=True)
-    }
+    rows = np.split(np.random.default_rng(1).permutation(len(records)), [140, 170])
+    return dict(zip(("train", "val", "test"), map(np.sort, rows), strict=True))
+
+
+@pytest.fixture(scope="session")
+def tabled() -> Callable[..., tuple[LabelTable, PatientBootstrap]]:
+    """The table of records and draws of its patients."""
+
+    def make(
+        records: list[Record], labels: tuple[str, ...] = LABELS, draws: int = 40, seed: int = 0
+    ) -> tuple[LabelTable, PatientBootstrap]:
+        table = LabelTable.of(records, labels)
+        return table, PatientBootstrap(table.patients, draws, seed)
+
+    return make

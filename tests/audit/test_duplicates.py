@@ -11,11 +11,13 @@ from scipy.spatial.distance import pdist
 
 from xray_lightning.audit import duplicates as module
 from xray_lightning.audit.duplicates import (
+    Pair,
+    PairCount,
     close_pairs,
-    correlations,
-    duplicates,
-    find_twins,
-    hashes,
+    correlate,
+    count_duplicates,
+    find_pairs,
+    hash_images,
 )
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.data.images import read_record
@@ -42,7 +44,7 @@ def block_means(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def test_the_hash_is_that_of_the_formula() -> None:
-    bits, _, _ = hashes(SCENES)
+    bits, _, _ = hash_images(SCENES)
     place = np.arange(32)
     waves = [np.cos(math.pi * k * (2 * place + 1) / 64) for k in range(1, 9)]
     for image, found in zip(SCENES, bits, strict=True):
@@ -68,15 +70,15 @@ def test_close_pairs_against_scipy(tile: int, monkeypatch: pytest.MonkeyPatch) -
     assert close_pairs(bits[:0]).shape == (0, 2)
 
 
-def test_correlations_against_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_correlate_against_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CHUNK", 3)
     pairs = np.array([[0, 1], [0, 0], [2, 9], [30, 31], [5, 39]])
     small = [block_means(image, 64).ravel() for image in SCENES]
     wanted = [np.corrcoef(small[i], small[j])[0, 1] for i, j in pairs]
-    np.testing.assert_allclose(correlations(SCENES, pairs), wanted, atol=1e-5)
+    np.testing.assert_allclose(correlate(SCENES, pairs), wanted, atol=1e-5)
     speck = np.zeros((2, 640, 640), dtype=np.uint8)
     speck[0, 0, 0] = 1  # gone at 64 px: no structure, no division by zero
-    assert correlations(speck, np.array([[0, 1]])) == [0.0]
+    assert correlate(speck, np.array([[0, 1]])) == [0.0]
 
 
 def altered() -> dict[str, np.ndarray]:
@@ -94,47 +96,39 @@ def altered() -> dict[str, np.ndarray]:
 def test_altered_copies() -> None:
     copies = altered()
     blank = np.full((2, 128, 128), 7, dtype=np.uint8)
-    found = find_twins(np.concatenate([SCENES, np.stack(list(copies.values())), blank]))
-    assert found.blank == 2
+    squares = np.concatenate([SCENES, np.stack(list(copies.values())), blank])
+    pairs, exact, correlation, blanks = find_pairs(squares)
+    assert blanks == 2
     names = [None] * len(SCENES) + [*copies]
-    of_three = [
-        (names[j], bool(e)) for (i, j), e in zip(found.pairs, found.exact, strict=True) if i == 3
-    ]
+    of_three = [(names[j], bool(e)) for (i, j), e in zip(pairs, exact, strict=True) if i == 3]
     assert of_three == [("equal", True), ("jpeg", False), ("gamma", False)]
-    assert [tuple(pair) for pair in found.pairs if pair[0] != 3] == [(40, 41), (40, 42), (41, 42)]
-    assert found.correlation[0] == 1 > found.correlation[1] >= 0.98
+    assert [tuple(pair) for pair in pairs if pair[0] != 3] == [(40, 41), (40, 42), (41, 42)]
+    assert correlation[0] == 1 > correlation[1] >= 0.98
 
 
 def test_one_pixel_makes_a_near_duplicate() -> None:
     other = SCENES[0].copy()
     other[5, 5] ^= 1
-    found = find_twins(np.stack([SCENES[0], other, SCENES[1]]))
-    assert found.pairs.tolist() == [[0, 1]]
-    assert not found.exact[0]
+    pairs, exact, _, _ = find_pairs(np.stack([SCENES[0], other, SCENES[1]]))
+    assert pairs.tolist() == [[0, 1]]
+    assert not exact[0]
 
 
-def test_what_a_split_parts() -> None:
+def test_what_a_split_separates() -> None:
     """Eight images: 0 = 4 (train, test; two patients), 1 ~ 5 (val, test; one), 2 = 3 (train)."""
     near = np.clip(SCENES[1].astype(int) + 3, 0, 255).astype(np.uint8)
     squares = np.stack([*SCENES[:3], SCENES[2], SCENES[0], near, SCENES[6], near])
     owners = "abccxbdy"
     records = [Record(f"i{n}", owner, (0.0,)) for n, owner in enumerate(owners)]
     subsets = {"train": np.array([0, 2, 3]), "val": np.array([1]), "test": np.array([4, 5, 6])}
-    found = duplicates(squares, records, subsets)  # 7, equal to 5, is in no part
+    found = count_duplicates(squares, records, subsets)  # 7, equal to 5, is in no subset
     assert (found.images, found.size, found.blank, found.test_images) == (8, 128, 0, 2)
-    exact, close = found.exact, found.near
-    assert (exact.pairs, exact.other_patients) == (3, 2)
-    assert (exact.learned_and_tested, exact.leaked_unseen) == (1, 1)
-    assert (close.pairs, close.other_patients) == (2, 1)
-    assert (close.learned_and_tested, close.leaked_unseen) == (1, 0)
-    first, second, *rest = found.named
-    assert (first.images, first.parts, first.same_patient) == (
-        ("i0", "i4"),
-        ("train", "test"),
-        False,
-    )
+    assert found.exact == PairCount(3, 2, learned_and_tested=1, leaked_unseen=1)
+    assert found.near == PairCount(2, 1, learned_and_tested=1, leaked_unseen=0)
+    first, second, *rest = found.closest
+    assert first == Pair(("i0", "i4"), ("train", "test"), False, True, 1.0)
     assert (second.images, second.exact, second.same_patient) == (("i1", "i5"), False, True)
-    assert {each.parts for each in rest} == {("train", "train"), ("test", ""), ("val", "")}
+    assert {pair.subsets for pair in rest} == {("train", "train"), ("test", ""), ("val", "")}
 
 
 def test_real_twins(shared_data: Path) -> None:
@@ -149,8 +143,8 @@ def test_real_twins(shared_data: Path) -> None:
     named += [(path.name, SimpleNamespace(path=path, image_id=path.name)) for path in large]
     squares = np.stack([fit_square(read_record(record), 64) for _, record in named])
     names = np.array([name for name, _ in named])
-    found = find_twins(squares)
-    assert (names[found.pairs[:, 0]] == names[found.pairs[:, 1]]).all()
+    pairs, _, correlation, _ = find_pairs(squares)
+    assert (names[pairs[:, 0]] == names[pairs[:, 1]]).all()
     _, counts = np.unique(names, return_counts=True)
-    assert len(found.pairs) == (counts * (counts - 1) // 2).sum() == 389
-    assert found.correlation.min() > 0.999
+    assert len(pairs) == (counts * (counts - 1) // 2).sum() == 389
+    assert correlation.min() > 0.999

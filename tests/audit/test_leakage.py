@@ -1,52 +1,68 @@
-"""Leaks against sets written out by hand, and against pandas on a random table."""
+"""Overlaps against sets written out by hand, and against pandas on a random table."""
+
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pytest
 
-from xray_lightning.audit.leakage import exposure_leak, leak, listed
+from xray_lightning.audit.leakage import count_overlap, match_checkpoint, match_list
+from xray_lightning.data.phantom import Phantom
+from xray_lightning.data.source import patient_keys
+from xray_lightning.data.splits import patient_split
 from xray_lightning.records import Record
 
 SUBSETS = {"train": np.array([0, 1]), "val": np.array([2]), "test": np.array([3, 4, 5])}
 
 
-def record(image: str, patient: str) -> Record:
-    return Record(image_id=image, patient_id=patient, targets=(0.0,))
-
-
 def test_by_hand() -> None:
-    found = leak([record(f"i{n}", p) for n, p in enumerate("abbacb")], SUBSETS)
-    assert found.shared == 2
-    assert found.between == {"train and val": 1, "train and test": 2, "val and test": 1}
-    assert (found.in_train, found.in_train_or_val, found.test_images) == (2, 2, 3)
-    assert found.shares == (2 / 3, 2 / 3)
-
-
-def test_a_patient_of_val_counts_as_learned() -> None:
-    found = leak([record(f"i{n}", p) for n, p in enumerate("abccde")], SUBSETS)
-    assert (found.in_train, found.in_train_or_val) == (0, 1)
+    overlap = count_overlap("abbacb", SUBSETS)
+    assert overlap.between == {"train and val": 1, "train and test": 2, "val and test": 1}
+    assert (overlap.shared, overlap.in_train, overlap.in_train_or_val) == (2, 2, 2)
+    assert overlap.shares == (2 / 3, 2 / 3)
+    assert overlap.to_json()["shares"] == [2 / 3, 2 / 3]
+    of_val = count_overlap("abccde", SUBSETS)  # val chose the checkpoint
+    assert (of_val.in_train, of_val.in_train_or_val, of_val.test_images) == (0, 1, 3)
+    unknown = count_overlap(None, SUBSETS)
+    assert (
+        unknown.shared is unknown.in_train is unknown.shares is unknown.to_json()["shares"] is None
+    )
 
 
 def test_against_pandas(records: list[Record], subsets: dict[str, np.ndarray]) -> None:
     subset_of = {row: subset for subset, rows in subsets.items() for row in rows.tolist()}
-    table = pd.DataFrame(
-        {"patient": r.patient_id, "part": subset_of[i]} for i, r in enumerate(records)
-    )
-    homes = table.groupby("patient")["part"].agg(set)
-    found = leak(records, subsets)
-    assert found.shared == (homes.map(len) > 1).sum()
-    assert found.between["train and test"] == homes.map({"train", "test"}.issubset).sum()
-    test = table[table["part"] == "test"]["patient"]
-    assert found.in_train == test.map(homes).map(lambda home: "train" in home).sum()
-
-
-def test_exposures() -> None:
-    found = exposure_leak(["x", "y", "z", "x", "z", "w"], SUBSETS)
-    assert (found.shared, found.in_train, found.in_train_or_val) == (2, 1, 2)
+    owners = [record.patient_id for record in records]
+    table = pd.DataFrame({"patient": owners, "subset": [subset_of[i] for i in range(len(owners))]})
+    homes = table.groupby("patient")["subset"].agg(set)
+    overlap = count_overlap(owners, subsets)
+    assert overlap.shared == (homes.map(len) > 1).sum()
+    assert overlap.between["train and test"] == homes.map({"train", "test"}.issubset).sum()
+    test = table[table["subset"] == "test"]["patient"]
+    assert overlap.in_train == test.map(homes).map(lambda home: "train" in home).sum()
 
 
 def test_a_known_list_under_either_name() -> None:
     aliases = [(f"i{n}", f"nih{n}") for n in range(6)]
-    found = listed("a list", ["i0", "nih3", "i3", "elsewhere"], aliases, SUBSETS)
-    assert (found.listed, found.found, found.absent) == (4, 2, 1)
-    assert found.first_absent == "elsewhere"
-    assert found.parts == {"train": 1, "val": 0, "test": 1}
+    match = match_list("a list", ["i0", "nih3", "i3", "elsewhere"], aliases, SUBSETS)
+    assert (match.listed, match.present, match.absent) == (4, 2, 1)
+    assert match.first_absent == "elsewhere"
+    assert match.subsets == match.to_json()["parts"] == {"train": 1, "val": 0, "test": 1}
+
+
+def test_what_a_checkpoint_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    phantom = Phantom(patients=60)
+    split = patient_split(phantom.records, None)
+    train = [phantom.records[row] for row in split.subsets["train"]]
+    own = {"parts": dict(split.subset_fingerprints), "population": phantom.population}
+    own["patients"] = {"train": patient_keys(phantom.population, train), "val": []}
+    loaded = SimpleNamespace(description=SimpleNamespace(split=own))
+    monkeypatch.setattr("xray_lightning.checkpoint.load_checkpoint", lambda path: loaded)
+    match = match_checkpoint(Path("best.ckpt"), phantom, split)
+    assert match.comparable
+    assert match.same_training_images
+    assert match.seen == {"train": len(train), "val": 0, "test": 0}
+    own["population"] = "other people"
+    match = match_checkpoint(Path("best.ckpt"), phantom, split)
+    assert not match.comparable
+    assert match.seen is None

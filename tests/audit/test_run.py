@@ -1,17 +1,20 @@
 """The whole audit: what it says of NIH's and RSNA's real tables, and of predictions."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from xray_lightning.audit.baselines import mean_scores, prevalence_of, previous_scores
-from xray_lightning.audit.columns import Columns, discrimination
-from xray_lightning.audit.leakage import leak, listed
-from xray_lightning.audit.run import audit_facts, decomposed, gist
-from xray_lightning.audit.shift import BOTH, metadata, prevalence
+from xray_lightning.audit.baselines import measure_prevalence, score_by_mean, score_by_previous
+from xray_lightning.audit.gist import write_gist
+from xray_lightning.audit.label_table import MeanAuroc
+from xray_lightning.audit.leakage import CheckpointOverlap, count_overlap, match_list
+from xray_lightning.audit.run import Audit, audit_split, decompose_change
+from xray_lightning.audit.shift import BOTH, compare_metadata, compare_prevalence
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.partition import LeakySubsetsWarning
 from xray_lightning.data.phantom import Phantom
@@ -19,7 +22,6 @@ from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.splits import image_split, official_split, patient_split
 from xray_lightning.errors import TableError
 from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.metrics.bootstrap import bootstrap_counts
 from xray_lightning.records import patient_ids, target_matrix
 
 PHANTOM = Phantom(patients=60)
@@ -31,46 +33,41 @@ def nih(shared_data: Path) -> ChestXray14:
     return ChestXray14(shared_data / "nih-metadata")
 
 
-def means(nih: ChestXray14, columns: Columns, scores: np.ndarray, test: np.ndarray) -> float:
-    counts = bootstrap_counts(columns.patient_count, 1, 0)
-    return discrimination(
-        nih.labels, scores, columns.targets[test], columns.patients[test], counts
-    ).mean
-
-
-def test_nih_official(nih: ChestXray14) -> None:
+def test_nih_official(nih: ChestXray14, tabled: Any) -> None:
     split = official_split(nih.records, nih.official)
-    columns = Columns.of(nih.records, nih.labels)
-    counts = bootstrap_counts(columns.patient_count, 3, 0)
-    found = leak(nih.records, split.subsets)
-    assert (found.shared, found.in_train_or_val) == (0, 0)
-    ratios = {row.name: round(row.ratio, 2) for row in prevalence(columns, split.subsets, counts)}
+    table, bootstrap = tabled(nih.records, nih.labels, draws=3)
+    overlap = count_overlap([record.patient_id for record in nih.records], split.subsets)
+    assert (overlap.shared, overlap.in_train_or_val) == (0, 0)
+    ratios = {
+        r.name: round(r.ratio, 2) for r in compare_prevalence(table, split.subsets, bootstrap)
+    }
     assert (ratios["Pneumothorax"], ratios["Hernia"]) == (3.42, 2.06)
-    shift = {row.name: row for row in metadata(columns, split.subsets, counts)}
+    shift = {row.name: row for row in compare_metadata(table, split.subsets, bootstrap)}
     view, images = shift["view AP"].value, shift["images per patient"].value
     assert [round(100 * view[subset], 1) for subset in (BOTH, "test")] == [35.0, 56.6]
     assert [round(images[subset], 2) for subset in (BOTH, "test")] == [3.09, 9.15]
-    test, prior = split.subsets["test"], prevalence_of(columns, split.subsets["train"])
-    previous = previous_scores(columns, test, prior)
-    assert previous is not None
-    assert means(nih, columns, previous, test) == pytest.approx(0.642, abs=0.001)
-    others = mean_scores(columns, test, test, prior)
-    assert means(nih, columns, others, test) == pytest.approx(0.795, abs=0.001)
+    test, prior = split.subsets["test"], measure_prevalence(table, split.subsets["train"])
+    for scores, mean in (
+        (score_by_previous(table, test, prior), 0.642),
+        (score_by_mean(table, test, test, prior), 0.795),
+    ):
+        result = MeanAuroc.of(nih.labels, scores, table.targets[test], bootstrap.subset(test))
+        assert result.mean == pytest.approx(mean, abs=0.001)
 
 
-def test_nih_image_split(nih: ChestXray14) -> None:
+def test_nih_image_split(nih: ChestXray14, tabled: Any) -> None:
     with pytest.warns(LeakySubsetsWarning):
         split = image_split(nih.records, nih.official)
-    columns = Columns.of(nih.records, nih.labels)
-    found = leak(nih.records, split.subsets)
-    trained = set(patient_ids([nih.records[row] for row in split.subsets["train"]]).tolist())
-    test = split.subsets["test"]
-    assert found.in_train == sum(nih.records[row].patient_id in trained for row in test)
-    assert found.shares is not None
-    assert found.shares[1] > 0.8
-    prior = prevalence_of(columns, split.subsets["train"])
-    gained = means(nih, columns, mean_scores(columns, split.subsets["train"], test, prior), test)
-    assert gained > 0.7
+    table, bootstrap = tabled(nih.records, nih.labels, draws=1)
+    train, test = split.subsets["train"], split.subsets["test"]
+    overlap = count_overlap([record.patient_id for record in nih.records], split.subsets)
+    trained = set(patient_ids([nih.records[row] for row in train]).tolist())
+    assert overlap.in_train == sum(nih.records[row].patient_id in trained for row in test)
+    assert overlap.shares is not None
+    assert overlap.shares[1] > 0.8
+    scores = score_by_mean(table, train, test, measure_prevalence(table, train))
+    result = MeanAuroc.of(nih.labels, scores, table.targets[test], bootstrap.subset(test))
+    assert result.mean > 0.7
 
 
 def test_rsna_image_split(shared_data: Path) -> None:
@@ -81,15 +78,14 @@ def test_rsna_image_split(shared_data: Path) -> None:
     )
     with pytest.warns(LeakySubsetsWarning):
         split = image_split(source.records, None)  # 70/10/20: 80 % learn
-    shares = leak(source.records, split.subsets).shares
+    shares = count_overlap([r.patient_id for r in source.records], split.subsets).shares
     assert shares is not None
     assert shares[1] == pytest.approx(0.698, abs=0.01)
-    assert source.official is not None
     ids = [(record.image_id,) for record in source.records]
-    assert listed("NIH", source.official["test"], ids, split.subsets).found == 7193
+    assert match_list("NIH", source.official["test"], ids, split.subsets).present == 7193
 
 
-def scored(subset: str) -> Predictions:
+def predict(subset: str) -> Predictions:
     records = [PHANTOM.records[row] for row in SPLIT.subsets[subset]]
     targets = target_matrix(records)
     scores = np.random.default_rng(0).random(targets.shape, dtype=np.float32)
@@ -97,24 +93,27 @@ def scored(subset: str) -> Predictions:
     return Predictions(PHANTOM.labels, ids, tuple(patient_ids(records)), targets, scores)
 
 
-def test_everything_is_plain() -> None:
+def test_there_and_back() -> None:
     images = {PHANTOM.records[row].image_id for row in SPLIT.subsets["train"][:3]}
     twins = {record.image_id: f"twin{i // 2}" for i, record in enumerate(PHANTOM.records)}
-    facts = audit_facts(
+    audit = audit_split(
         PHANTOM,
         SPLIT,
         lists={"a list": images},
         exposures=twins,
-        predictions=(scored("val"), scored("test")),
+        predictions=(predict("val"), predict("test")),
         draws=5,
     )
-    assert json.loads(json.dumps(facts, allow_nan=False)) == facts
-    assert facts["leakage"]["lists"][-1]["parts"] == {"train": 3, "val": 0, "test": 0}
-    assert facts["leakage"]["exposures"]["shared"] > 0
-    assert facts["decomposition"]["test_images"] == len(SPLIT.subsets["test"])
-    assert any("very radiograph" in sentence for sentence in gist(facts))
-    change = facts["decomposition"]["change"][0]
-    assert f"these predictions changes by {change:+.3f}: " in gist(facts)[-1]
+    values = audit.to_json()
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert Audit.from_json(values).to_json() == values
+    assert values["parts"] == values["subsets"]
+    assert audit.leakage.lists[-1].subsets == {"train": 3, "val": 0, "test": 0}
+    assert audit.leakage.exposures.shared > 0
+    assert audit.decomposition.test_images == len(SPLIT.subsets["test"])
+    assert any("very radiograph" in sentence for sentence in audit.gist)
+    change = audit.decomposition.change[0]
+    assert f"these predictions changes by {change:+.3f}: " in audit.gist[-1]
 
 
 @pytest.mark.parametrize(
@@ -125,41 +124,37 @@ def test_everything_is_plain() -> None:
     ],
 )
 def test_the_gist_names_a_checkpoints_patients(seen: dict | None, said: str) -> None:
-    facts = audit_facts(PHANTOM, SPLIT, draws=2)
-    assert not any("checkpoint" in sentence for sentence in gist(facts))
-    facts["leakage"]["checkpoint"] = {"seen": seen}
-    assert any(said in sentence for sentence in gist(facts))
-
-
-def test_predictions_of_another_split_are_refused() -> None:
-    """The page would show one split's leaks beside another's change."""
-    match = r"predictions of val are of other images .* than the val set of split patient"
-    with pytest.raises(TableError, match=match):
-        decomposed(PHANTOM, SPLIT, scored("test"), scored("test"), draws=2, seed=0)
+    audit = audit_split(PHANTOM, SPLIT, draws=2)
+    assert not any("checkpoint" in sentence for sentence in audit.gist)
+    checkpoint = CheckpointOverlap("best.ckpt", seen is not None, None, False, False, seen)
+    leakage = replace(audit.leakage, checkpoint=checkpoint)
+    gist = write_gist(leakage, audit.shift, audit.baselines, audit.decomposition)
+    assert any(said in sentence for sentence in gist)
 
 
 def test_the_publishers_lists_are_matched() -> None:
     halves = [frozenset(r.image_id for r in PHANTOM.records[i::2]) for i in range(2)]
-    source = SimpleNamespace(
-        records=PHANTOM.records,
-        official={"train_val": halves[0], "test": halves[1]},
-        population="p",
-    )
-    result = decomposed(source, SPLIT, scored("val"), scored("test"), draws=2, seed=0)
-    rows = {row["name"]: row for row in result["matched"]}
-    wanted = sum(image in halves[1] for image in scored("test").image_ids)
-    assert rows["publisher's test list"]["test_images"] == wanted
+    official = {"train_val": halves[0], "test": halves[1]}
+    source = SimpleNamespace(records=PHANTOM.records, official=official, population="p")
+    change = decompose_change(source, SPLIT, predict("val"), predict("test"), draws=2, seed=0)
+    rows = {row.name: row for row in change.matched}
+    wanted = sum(image in halves[1] for image in predict("test").image_ids)
+    assert rows["publisher's test list"].test_images == wanted
 
 
-def test_predictions_on_other_data() -> None:
-    foreign = Predictions(
-        PHANTOM.labels, ("x.png",), ("p",), np.zeros((1, 14), "f4"), np.zeros((1, 14), "f4")
-    )
-    with pytest.raises(TableError, match=r"1 scored images are not in the label table.*x\.png"):
-        decomposed(PHANTOM, SPLIT, scored("val"), foreign, draws=2, seed=0)
+def one_image(*labels: str) -> Predictions:
+    zeros = np.zeros((1, len(labels)), np.float32)
+    return Predictions(labels, ("x.png",), ("p",), zeros, zeros)
 
 
-def test_tables_of_other_labels() -> None:
-    one = Predictions(("Mass",), ("x",), ("p",), np.zeros((1, 1), "f4"), np.zeros((1, 1), "f4"))
-    with pytest.raises(TableError, match="other labels"):
-        decomposed(PHANTOM, SPLIT, scored("val"), one, draws=2, seed=0)
+@pytest.mark.parametrize(
+    ("val", "test", "named"),
+    [
+        ("test", predict("test"), "predictions of val"),  # the page would mix two splits
+        ("val", one_image(*PHANTOM.labels), r"x\.png"),
+        ("val", one_image("Mass"), "other labels"),
+    ],
+)
+def test_predictions_that_are_not_of_the_split(val: str, test: Predictions, named: str) -> None:
+    with pytest.raises(TableError, match=named):
+        decompose_change(PHANTOM, SPLIT, predict(val), test, draws=2, seed=0)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xray_lightning.audit.duplicates import close_pairs, correlations, hashes
+from xray_lightning.audit.duplicates import close_pairs, correlate, hash_images
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.data.images import decode_image
 
@@ -27,10 +27,10 @@ def test_hashing_and_comparing(
     pairs = np.random.default_rng(0).integers(len(many), size=(5000, 2))
 
     def hash_all() -> int:
-        return len(hashes(many)[0])
+        return len(hash_images(many)[0])
 
     def compare() -> int:
-        return len(correlations(many, pairs))
+        return len(correlate(many, pairs))
 
     found = rates(3, hashes=hash_all, pairs=compare)
     remark(f"{median(found['hashes']):,.0f} squares of 224 px a second hashed and digested")

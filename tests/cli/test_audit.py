@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import pandas as pd
@@ -10,10 +9,9 @@ import pytest
 
 from xray_lightning import Phantom
 from xray_lightning.audit.leakage import UNKNOWN
-from xray_lightning.cli.audit import audit, checkpoint_facts
+from xray_lightning.cli.audit import audit
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.rsna import UnknownPatientsWarning
-from xray_lightning.data.source import patient_keys
 from xray_lightning.data.splits import official_split, patient_split
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.evaluation.predictions import Predictions, write_predictions
@@ -45,30 +43,11 @@ def test_terminal(
     monkeypatch.chdir(tmp_path)
     audit(DATA, as_json=False)
     text = capsys.readouterr().out
-    assert "0 patients have images in more than one part" in text
+    assert "0 patients have images in more than one subset" in text
     assert "images per patient" in text
     assert "other images" in text
     folder = tmp_path / f"outputs/audit_phantom_{SPLIT.fingerprint}"
     assert (folder / "audit.html").is_file()
-
-
-def test_what_a_checkpoint_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    train = [PHANTOM.records[row] for row in SPLIT.subsets["train"]]
-    facts = {"parts": dict(SPLIT.subset_fingerprints), "population": PHANTOM.population}
-    facts["patients"] = {"train": patient_keys(PHANTOM.population, train), "val": []}
-    description = SimpleNamespace(split=facts)
-    monkeypatch.setattr(
-        "xray_lightning.checkpoint.load_checkpoint",
-        lambda path: SimpleNamespace(description=description),
-    )
-    found = checkpoint_facts("best.ckpt", PHANTOM, SPLIT)
-    assert found["comparable"]
-    assert found["same_training_images"]
-    assert found["seen"] == {"train": len(train), "val": 0, "test": 0}
-    facts["population"] = "other people"
-    found = checkpoint_facts("best.ckpt", PHANTOM, SPLIT)
-    assert not found["comparable"]
-    assert found["seen"] is None
 
 
 def test_duplicates_by_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +72,7 @@ def test_duplicates_by_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[s
         "leaked_unseen": 2,
     }
     assert found["near"]["pairs"] == 0
-    assert [each["images"] for each in found["named"]] == [["0.png", "5.png"], ["1.png", "6.png"]]
+    assert [each["images"] for each in found["closest"]] == [["0.png", "5.png"], ["1.png", "6.png"]]
     sentence = (
         "Of 6 images, 2 pairs have equal pixels and 0 more are near-duplicates; 2 test images"
     )
@@ -219,7 +198,7 @@ def test_unknown_patients_are_unknown_in_every_sentence(
         assert "gain nothing" not in place
         assert "of other test images alone" not in place
     assert "images of an unknown number of patients" in page
-    assert "Whether patients are in more than one part is not known" in page
+    assert "Whether patients are in more than one subset is not known" in page
     assert "95 % (images)" in text
     assert "images per patient" not in text
     assert facts["patients"] is facts["parts"]["test"]["patients"] is None
@@ -250,9 +229,9 @@ def test_a_split_column_that_leaks_and_an_image_in_two_lists(
     lists = [f"split.{subset}={tmp_path / subset}.txt" for subset in ("train", "val", "test")]
     audit([*data, "split=lists", *lists, f"hydra.run.dir={tmp_path / 'p'}"], as_json=False)
     text = capsys.readouterr().out
-    assert "1 images stand in more than one part; 1 test images are in train or val" in text
+    assert "1 images stand in more than one subset; 1 test images are in train or val" in text
     assert "4 of 9 images are in no list of the split, the first is 2.png" in text
-    assert "1 images are in more than one part" in (tmp_path / "p/audit.html").read_text()
+    assert "1 images are in more than one subset" in (tmp_path / "p/audit.html").read_text()
 
 
 def test_a_known_list_of_other_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from xray_lightning.audit.run import audit_facts, gist
+from xray_lightning.audit.run import audit_split
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.splits import patient_split
 from xray_lightning.report import run_page as run_page_module
@@ -32,8 +32,8 @@ def run(made_run: Path) -> RunFiles:
 def facts(run: RunFiles) -> dict:
     split = patient_split(PHANTOM.records, None, fractions=(0.4, 0.3, 0.3))
     predictions = run.predictions["val"], run.predictions["test"]
-    audit = audit_facts(PHANTOM, split, predictions=predictions, draws=5)
-    return run_facts(run, {**audit, "gist": gist(audit)})
+    audit = audit_split(PHANTOM, split, predictions=predictions, draws=5)
+    return run_facts(run, audit.to_json())
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xray_lightning.audit.columns import Columns, Discrimination, Rows, discrimination
+from xray_lightning.audit.label_table import LabelTable, MeanAuroc, Rows
 from xray_lightning.audit.leakage import UNKNOWN
-from xray_lightning.audit.shift import fitted, probabilities
-from xray_lightning.metrics.bootstrap import Counts, Floats, divided
+from xray_lightning.audit.shift import fit_trees, score_trees
+from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.intervals import Floats, divided
+from xray_lightning.results import Result
 
 PRIOR_IMAGES = 1.0  # the training prevalence counts as much as one image of the patient
 
@@ -20,119 +22,109 @@ TRAINED = "images in training"
 METHODS = {
     METADATA: "gradient-boosted trees on age, sex, view and follow-up number, fitted on train; the "
     "number of the patient's images is not used, since later images count in it",
-    PREVIOUS: "the label of the patient's previous image by follow-up number, in whatever part; a "
+    PREVIOUS: "the label of the patient's previous image by follow-up number, in any subset; a "
     "first image, and one whose previous label is unknown, gets the label's prevalence in train",
     OTHERS: "mean label of the patient's other images in test, the label's prevalence in train "
     "counting as one more image; so a patient's only image gets that prevalence",
     TRAINED: "the same mean over the patient's images in train: what a model can gain by "
-    "recognising patients. 0.5 where no patient is in both parts",
+    "recognising patients. 0.5 where no patient is in both subsets",
 }
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """AUROC of one of :data:`METHODS` on the test set.
-
-    Attributes:
-        name: of the method.
-        method: in words.
-        result: None where it cannot be had.
-        undefined: why not; "" if it can.
-    """
+class Baseline(Result):
+    """AUROC of one of :data:`METHODS` on the test set."""
 
     name: str
-    method: str
-    result: Discrimination | None
-    undefined: str
+    method: str  # in words
+    result: MeanAuroc | None
+    undefined: str  # why there is no result; "" if there is one
 
 
-def baselines(
-    columns: Columns, subsets: Mapping[str, Rows], counts: Counts, seed: int
+def score_baselines(
+    table: LabelTable, subsets: Mapping[str, Rows], bootstrap: PatientBootstrap, seed: int
 ) -> list[Baseline]:
-    """Judge every method on the test set.
-
-    ``counts`` (D, P) are draws of the whole table's patients.
-    """
+    """Score the test set by every method; ``bootstrap`` is over the whole table's patients."""
     train, test = subsets["train"], subsets["test"]
-    prior = prevalence_of(columns, train)
-    scores = {METADATA: metadata_scores(columns, train, test, seed)}
+    prior = measure_prevalence(table, train)
+    scores = {METADATA: score_by_metadata(table, train, test, seed)}
     scores |= dict.fromkeys((PREVIOUS, OTHERS, TRAINED))
     reasons = dict.fromkeys(scores, UNKNOWN)
     reasons[METADATA] = "the label table has no metadata that varies"
-    if columns.patients_known:
-        scores[PREVIOUS] = previous_scores(columns, test, prior)
-        scores[OTHERS] = mean_scores(columns, test, test, prior)
-        scores[TRAINED] = mean_scores(columns, train, test, prior)
+    if table.patients_known:
+        scores[PREVIOUS] = score_by_previous(table, test, prior)
+        scores[OTHERS] = score_by_mean(table, test, test, prior)
+        scores[TRAINED] = score_by_mean(table, train, test, prior)
         reasons[PREVIOUS] = "the label table has no follow-up numbers"
-    found = []
-    for name, values in scores.items():
-        result = None
-        if values is not None:
-            targets, codes = columns.targets[test], columns.patients[test]
-            result = discrimination(columns.labels, values, targets, codes, counts)
-        reason = "" if result else reasons[name]
-        found.append(Baseline(name, METHODS[name], result, reason))
-    return found
+    targets, drawn = table.targets[test], bootstrap.subset(test)
+    results = {
+        name: None if known is None else MeanAuroc.of(table.labels, known, targets, drawn)
+        for name, known in scores.items()
+    }
+    return [
+        Baseline(name, METHODS[name], result, "" if result else reasons[name])
+        for name, result in results.items()
+    ]
 
 
-def prevalence_of(columns: Columns, rows: Rows) -> Floats:
+def measure_prevalence(table: LabelTable, rows: Rows) -> Floats:
     """Share of positives among the known targets of each label, (L,); NaN where none is known."""
-    targets = columns.targets[rows]
+    targets = table.targets[rows]
     return divided((targets == 1).sum(axis=0), (~np.isnan(targets)).sum(axis=0))
 
 
-def metadata_scores(columns: Columns, train: Rows, test: Rows, seed: int) -> Floats | None:
+def score_by_metadata(table: LabelTable, train: Rows, test: Rows, seed: int) -> Floats | None:
     """Scores (n, L) of trees fitted on the metadata of train; None without any metadata.
 
     NaN for a label without a positive or a negative in train.
     """
-    features = columns.features()
+    features = table.features()
     if not features:
         return None
-    table = np.column_stack(list(features.values()))
-    scores = np.full((len(test), len(columns.labels)), np.nan)
-    for index in range(len(columns.labels)):
-        targets = columns.targets[train, index]
+    columns = np.column_stack(list(features.values()))
+    scores = np.full((len(test), len(table.labels)), np.nan)
+    for index in range(len(table.labels)):
+        targets = table.targets[train, index]
         known = train[~np.isnan(targets)]
-        if len(np.unique(columns.targets[known, index])) == 2:
-            model = fitted(table[known], columns.targets[known, index], seed)
-            scores[:, index] = probabilities(model, table[test])
+        if len(np.unique(table.targets[known, index])) == 2:
+            trees = fit_trees(columns[known], table.targets[known, index], seed)
+            scores[:, index] = score_trees(trees, columns[test])
     return scores
 
 
-def previous_scores(columns: Columns, rows: Rows, prior: Floats) -> Floats | None:
+def score_by_previous(table: LabelTable, rows: Rows, prior: Floats) -> Floats | None:
     """Target of the patient's image before each of ``rows``, (n, L); None without an order.
 
     ``rows`` (n,) are the images to score, ``prior`` (L,) is the score of a first image.
     """
-    if np.isnan(columns.follow_up).all():
+    if np.isnan(table.follow_up).all():
         return None
-    order = np.lexsort((columns.follow_up, columns.patients))  # unknown numbers last
-    before = np.full(columns.targets.shape, np.nan)
-    same = columns.patients[order][1:] == columns.patients[order][:-1]
-    same &= ~np.isnan(columns.follow_up[order][1:])
-    before[order[1:][same]] = columns.targets[order[:-1][same]]
+    order = np.lexsort((table.follow_up, table.patients))  # unknown numbers last
+    before = np.full(table.targets.shape, np.nan)
+    same = table.patients[order][1:] == table.patients[order][:-1]
+    same &= ~np.isnan(table.follow_up[order][1:])
+    before[order[1:][same]] = table.targets[order[:-1][same]]
     return np.where(np.isnan(before[rows]), prior, before[rows])
 
 
-def mean_scores(
-    columns: Columns, known_rows: Rows, rows: Rows, prior: Floats, weight: float = PRIOR_IMAGES
+def score_by_mean(
+    table: LabelTable, known_rows: Rows, rows: Rows, prior: Floats, weight: float = PRIOR_IMAGES
 ) -> Floats:
     """Mean target of the patient's other images among ``known_rows``, shrunk to ``prior``, (n, L).
 
     An image of ``known_rows`` never tells its own; ``prior`` (L,) counts as ``weight`` images.
     """
-    use = np.zeros(len(columns.patients))
+    use = np.zeros(len(table.patients))
     use[known_rows] = 1
-    own = columns.targets[rows]
-    codes, count = columns.patients, columns.patient_count
+    own = table.targets[rows]
+    codes, count = table.patients, int(table.patients.max()) + 1
     scores = np.empty(own.shape)
     for index in range(own.shape[1]):
-        targets = columns.targets[:, index]
+        targets = table.targets[:, index]
         known = use * ~np.isnan(targets)
         positives = np.bincount(codes, weights=known * (targets == 1), minlength=count)
         images = np.bincount(codes, weights=known, minlength=count)
-        found = positives[codes[rows]] - known[rows] * (own[:, index] == 1)
+        others = positives[codes[rows]] - known[rows] * (own[:, index] == 1)
         total = images[codes[rows]] - known[rows]
-        scores[:, index] = (found + weight * prior[index]) / (total + weight)
+        scores[:, index] = (others + weight * prior[index]) / (total + weight)
     return scores

@@ -3,43 +3,32 @@
 Two steps. Candidates are pairs whose perceptual hashes differ in at most ``DISTANCE`` of 64 bits:
 the DCT hash of Zauner (2010, section 3.2.1) of the image at 32 px, without his mean filter, the
 coefficients (1, 1) to (8, 8) against their median. Of them those are duplicates whose squares at 64
-px correlate by at least ``CORRELATION`` (Pearson). Measured on NIH's and RSNA's images:
-
-==========================================  ===============  ====================================
-pairs                                       bits that differ  correlation
-==========================================  ===============  ====================================
-338 radiographs as PNG and as RSNA's JPEG,  0 or 2           at least 0.9999
-40 at 512 and at 1024 px
-438,516 of two exposures among NIH's 937    3 pairs: 6;      at most 0.953; of the 26: 0.927
-                                            26: at most 8
-==========================================  ===============  ====================================
-
-Of copies of the 937 were found: all with gamma 0.7, noise (sd 10 of 255) or JPEG of quality 20;
-98.7 % with gamma 1.5; 85 % turned by 1 degree; 57 % cropped by 1 % at each edge, 9 % by 2 %; 46 %
-with the greys cut to 60 to 200. What is mirrored, inverted or cropped by 5 % is not found. A normal
-tail of Fisher's z of the closest pairs extrapolates to 10 to 35 false pairs among the 6.3 billion
-of all NIH images; the phantom's plain anatomy gives 51 among the 483,000 pairs of 983 images.
-
-Every pair of hashes is compared: lists of pieces (the pigeonhole principle) gain nothing at 8 of 64
-bits, where a piece of 16 may differ in 2.
+px correlate by at least ``CORRELATION`` (Pearson). The README of this folder says what was found by
+that, and what was not. Every pair of hashes is compared: lists of pieces (the pigeonhole principle)
+gain nothing at 8 of 64 bits, where a piece of 16 may differ in 2.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from scipy.fft import dctn
 from threadpoolctl import threadpool_limits
 
+from xray_lightning.data.cache import open_cache
 from xray_lightning.data.geometry import fit_square
-from xray_lightning.data.partition import Indices
+from xray_lightning.data.partition import Indices, Split
+from xray_lightning.data.source import Source, readable_records
+from xray_lightning.errors import ConfigError
 from xray_lightning.records import Record, patient_ids, patients_known
+from xray_lightning.results import Result
 
 DISTANCE = 8  # bits of 64
 CORRELATION = 0.98
-NAMED = 20  # pairs that are listed
+LISTED = 20  # pairs
 SIDE = 64  # px, of the squares that are correlated
 
 _HASH_SIDE, _COEFFICIENTS = 32, slice(1, 9)
@@ -52,148 +41,148 @@ Bits = npt.NDArray[np.bool_]  # (N, 64)
 Pairs = npt.NDArray[np.int64]  # (M, 2), the first below the second, in order
 
 
-@dataclass(frozen=True, eq=False)
-class Twins:
-    """Pairs of images that show the same picture.
+@dataclass(frozen=True)
+class PairCount(Result):
+    """Pairs of one kind; None where the label table tells no patients."""
 
-    Attributes:
-        pairs: positions, (M, 2).
-        exact: whether their pixels are equal, (M,).
-        correlation: of the two, (M,); 1 where they are equal.
-        blank: how many images have one grey value alone; they are compared with none.
-    """
-
-    pairs: Pairs
-    exact: Mask
-    correlation: npt.NDArray[np.float64]
-    blank: int
+    pairs: int  # all
+    other_patients: int | None  # of two patients
+    learned_and_tested: int  # one image in train or val, the other in test
+    leaked_unseen: int | None  # of these, of two patients: a split by patient does not prevent them
 
 
 @dataclass(frozen=True)
-class Count:
-    """Pairs of one kind.
+class Pair(Result):
+    """Two images that show one picture."""
 
-    Attributes:
-        pairs: all.
-        other_patients: of two patients, by the label table; None where it tells none.
-        learned_and_tested: one image in train or val, the other in test.
-        leaked_unseen: of these, of two patients: a split by patient does not prevent them.
-    """
-
-    pairs: int
-    other_patients: int | None
-    learned_and_tested: int
-    leaked_unseen: int | None
+    images: tuple[str, str]  # ids
+    subsets: tuple[str, str] = field(metadata={"was": "parts"})  # "" for an image in none
+    same_patient: bool | None  # None where the label table does not tell
+    exact: bool  # whether the pixels are equal
+    correlation: float  # of the squares
 
 
 @dataclass(frozen=True)
-class Named:
-    """One pair.
+class Duplicates(Result):
+    """The duplicates of a data set, and what they do to a split."""
 
-    Attributes:
-        images: both ids.
-        parts: of both, "" for an image in none.
-        same_patient: by the label table; None where it tells none.
-        exact: whether the pixels are equal.
-        correlation: of the squares.
+    images: int  # compared
+    size: int  # px: side of the squares they were compared at
+    blank: int  # images without any structure, which are compared with none
+    exact: PairCount  # pairs of equal pixels
+    near: PairCount  # the other pairs
+    test_images: int  # of the test set, with a duplicate in train or val
+    closest: list[Pair] = field(metadata={"was": "named"})  # those that cross into test first
+    not_on_disk: int = 0
+    distance: int = DISTANCE
+    correlation: float = CORRELATION
+
+
+def compare_images(
+    source: Source,
+    split: Split,
+    *,
+    size: int,
+    cache_dir: str | Path,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Duplicates:
+    """Find the duplicates among the images on disk, by their squares in the image cache.
+
+    Args:
+        source: the data set.
+        split: of its records.
+        size: side of the squares in px, at least 64; the cache is filled where it lacks some.
+        cache_dir: of the cache, see :func:`xray_lightning.open_cache`.
+        report: told how many images are done, and how many there are.
+
+    Raises:
+        ConfigError: the size is too small to compare radiographs.
     """
-
-    images: tuple[str, str]
-    parts: tuple[str, str]
-    same_patient: bool | None
-    exact: bool
-    correlation: float
-
-
-@dataclass(frozen=True)
-class Duplicates:
-    """What duplicates a data set has, and which of them a split parts.
-
-    Attributes:
-        images: how many were compared.
-        size: side in px of the squares they were compared at.
-        blank: without any structure, not compared.
-        exact: pairs of equal pixels.
-        near: the other pairs.
-        test_images: of the test set, with a duplicate in train or val.
-        named: the first pairs, those that cross into test first.
-    """
-
-    images: int
-    size: int
-    blank: int
-    exact: Count
-    near: Count
-    test_images: int
-    named: list[Named]
+    if size < SIDE:
+        raise ConfigError(
+            f"duplicates=true compares at {SIDE} px or more: image_size={size} is too small"
+        )
+    records = readable_records(source)
+    cache = open_cache(source, records, size=size, root=cache_dir)
+    for place in range(len(records)):
+        cache.square(place)
+        report(place + 1, len(records))
+    row = {record.image_id: place for place, record in enumerate(records)}
+    subsets = {}
+    for subset, rows in split.subsets.items():
+        places = [row.get(source.records[place].image_id, -1) for place in rows]
+        subsets[subset] = np.array([place for place in places if place >= 0], dtype=np.int64)
+    duplicates = count_duplicates(cache.images, records, subsets)
+    return replace(duplicates, not_on_disk=len(source.records) - len(records))
 
 
-def duplicates(
+def count_duplicates(
     squares: Squares, records: Sequence[Record], subsets: Mapping[str, Indices]
 ) -> Duplicates:
     """Find the duplicates and sort them by what they do to a split.
 
     ``squares`` (N, S, S) are those of ``data.geometry.fit_square``; a memory map will do.
     """
-    twins = find_twins(squares)
-    subset = _homes(len(records), subsets)
-    owners = patient_ids(records)
-    first, second = twins.pairs.T
-    crossing = (subset[first] == "test") != (subset[second] == "test")
-    crossing &= (subset[first] != "") & (subset[second] != "")
-    known, others = patients_known(records), owners[first] != owners[second]
-    tested = np.where(subset[first] == "test", first, second)[crossing]
+    pairs, exact, correlation, blank = find_pairs(squares)
+    homes = np.full(len(records), "", dtype="<U5")  # the subset of each image, "" for none
+    for name, rows in subsets.items():
+        homes[rows] = name
+    known, owners = patients_known(records), patient_ids(records)
+    first, second = pairs.T
+    crossing = (homes[first] == "test") != (homes[second] == "test")
+    crossing &= (homes[first] != "") & (homes[second] != "")
+    others = owners[first] != owners[second]
+    tested = np.where(homes[first] == "test", first, second)[crossing]
 
-    def count(kind: Mask) -> Count:
+    def count(kind: Mask) -> PairCount:
         masks = kind, kind & others, kind & crossing, kind & crossing & others
-        pairs, of_two, crossed, unseen = (int(mask.sum()) for mask in masks)
-        return Count(pairs, of_two if known else None, crossed, unseen if known else None)
+        total, of_two, crossed, unseen = (int(mask.sum()) for mask in masks)
+        return PairCount(total, of_two if known else None, crossed, unseen if known else None)
 
-    def named(at: int) -> Named:
-        images = records[first[at]].image_id, records[second[at]].image_id
-        places = str(subset[first[at]]), str(subset[second[at]])
-        exact, correlation = bool(twins.exact[at]), float(twins.correlation[at])
-        same = not others[at] if known else None
-        return Named(images, places, same, exact, correlation)
-
-    worst = np.lexsort((-twins.correlation, ~others, ~crossing))[:NAMED].tolist()
+    worst = np.lexsort((-correlation, ~others, ~crossing))[:LISTED].tolist()
     return Duplicates(
         images=len(records),
         size=squares.shape[1],
-        blank=twins.blank,
-        exact=count(twins.exact),
-        near=count(~twins.exact),
+        blank=blank,
+        exact=count(exact),
+        near=count(~exact),
         test_images=len(np.unique(tested)),
-        named=[named(at) for at in worst],
+        closest=[
+            Pair(
+                images=(records[first[at]].image_id, records[second[at]].image_id),
+                subsets=(str(homes[first[at]]), str(homes[second[at]])),
+                same_patient=not others[at] if known else None,
+                exact=bool(exact[at]),
+                correlation=float(correlation[at]),
+            )
+            for at in worst
+        ],
     )
 
 
-def _homes(count: int, subsets: Mapping[str, Indices]) -> npt.NDArray[np.str_]:
-    """The part of each image, "" for none, (N,)."""
-    subset = np.full(count, "", dtype="<U5")
-    for name, rows in subsets.items():
-        subset[rows] = name
-    return subset
+def find_pairs(squares: Squares) -> tuple[Pairs, Mask, npt.NDArray[np.float64], int]:
+    """Pairs of equal or nearly equal images among N, (N, S, S) uint8.
 
-
-def find_twins(squares: Squares) -> Twins:
-    """Pairs of equal or nearly equal images among N, (N, S, S) uint8."""
-    bits, digests, blank = hashes(squares)
+    Returns:
+        Positions (M, 2), whether the pixels of a pair are equal (M,), correlation (M,), and how
+        many images have one grey value alone; they are compared with none.
+    """
+    bits, digests, blank = hash_images(squares)
     (kept,) = np.nonzero(~blank)
     pairs = kept[close_pairs(bits[kept])]
     exact = np.array([digests[i] == digests[j] for i, j in pairs.tolist()], dtype=np.bool_)
-    correlation = np.where(exact, 1.0, correlations(squares, pairs))
-    found = correlation >= CORRELATION
-    return Twins(pairs[found], exact[found], correlation[found], int(blank.sum()))
+    correlation = np.where(exact, 1.0, correlate(squares, pairs))
+    alike = correlation >= CORRELATION
+    return pairs[alike], exact[alike], correlation[alike], int(blank.sum())
 
 
-def hashes(squares: Squares) -> tuple[Bits, list[bytes], Mask]:
+def hash_images(squares: Squares) -> tuple[Bits, list[bytes], Mask]:
     """Perceptual hash of each image, (N, 64), a digest of its pixels, whether it is blank, (N,)."""
     bits, blank = np.empty((len(squares), 64), dtype=np.bool_), np.empty(len(squares), np.bool_)
     digests = []
     for rows in _chunks(len(squares)):
-        digests += [blake2b(each.tobytes(), digest_size=16).digest() for each in squares[rows]]
-        small = _shrunk(squares[rows], _HASH_SIDE).astype(np.float32)
+        digests += [blake2b(square.tobytes(), digest_size=16).digest() for square in squares[rows]]
+        small = _shrink(squares[rows], _HASH_SIDE).astype(np.float32)
         waves = dctn(small, axes=(1, 2))[:, _COEFFICIENTS, _COEFFICIENTS].reshape(-1, 64)
         bits[rows] = waves > np.median(waves, axis=1, keepdims=True)
         blank[rows] = np.ptp(small, axis=(1, 2)) == 0
@@ -206,7 +195,7 @@ def close_pairs(bits: Bits, distance: int = DISTANCE) -> Pairs:
     With bits as +1 and -1, (N, 64), a product is 64 less twice the bits that differ.
     """
     signs = np.where(bits, np.float32(1), np.float32(-1))
-    found = [np.empty((0, 2), dtype=np.int64)]
+    tiles = [np.empty((0, 2), dtype=np.int64)]
     with threadpool_limits(1):  # beside other load, threads that wait for each other take longer
         for top in range(0, len(signs), _TILE):
             for left in range(top, len(signs), _TILE):
@@ -214,25 +203,25 @@ def close_pairs(bits: Bits, distance: int = DISTANCE) -> Pairs:
                 near = np.flatnonzero(products >= bits.shape[1] - 2 * distance)
                 rows, columns = np.divmod(near, products.shape[1])
                 close = np.column_stack([rows + top, columns + left])
-                found.append(close[close[:, 0] < close[:, 1]])
-    pairs = np.concatenate(found)
+                tiles.append(close[close[:, 0] < close[:, 1]])
+    pairs = np.concatenate(tiles)
     return pairs[np.lexsort(pairs.T[::-1])]
 
 
-def correlations(squares: Squares, pairs: Pairs) -> npt.NDArray[np.float64]:
+def correlate(squares: Squares, pairs: Pairs) -> npt.NDArray[np.float64]:
     """Pearson correlation of the two images of each pair at 64 px, (M,)."""
     rows, places = np.unique(pairs, return_inverse=True)
     small = np.empty((len(rows), SIDE, SIDE), dtype=np.uint8)
     for chunk in _chunks(len(rows)):
-        small[chunk] = _shrunk(squares[rows[chunk]], SIDE)
-    found = np.empty(len(pairs))
+        small[chunk] = _shrink(squares[rows[chunk]], SIDE)
+    correlation = np.empty(len(pairs))
     for chunk in _chunks(len(pairs)):
-        first, second = (_standard(small[side]) for side in places.reshape(-1, 2)[chunk].T)
-        found[chunk] = np.einsum("np,np->n", first, second)
-    return found
+        first, second = (_standardise(small[side]) for side in places.reshape(-1, 2)[chunk].T)
+        correlation[chunk] = np.einsum("np,np->n", first, second)
+    return correlation
 
 
-def _standard(images: Squares) -> npt.NDArray[np.float32]:
+def _standardise(images: Squares) -> npt.NDArray[np.float32]:
     """Pixels of mean 0 and length 1, (n, S S); all 0 for an image without structure."""
     flat = images.reshape(len(images), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
@@ -240,9 +229,8 @@ def _standard(images: Squares) -> npt.NDArray[np.float32]:
     return np.asarray(flat / np.maximum(length, np.float32(1e-6)))
 
 
-def _shrunk(squares: Squares, side: int) -> Squares:
-    """(n, side, side)."""
-    return np.stack([fit_square(each, side) for each in squares])
+def _shrink(squares: Squares, side: int) -> Squares:
+    return np.stack([fit_square(square, side) for square in squares])  # (n, side, side)
 
 
 def _chunks(count: int) -> Iterator[slice]:

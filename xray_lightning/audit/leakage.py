@@ -1,36 +1,31 @@
-"""What a model has seen of its test set: patients, exposures, images of somebody's test list."""
+"""What a model has seen of its test set: patients, exposures, images of a known test list."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from xray_lightning.data.partition import Indices, shared_patients
-from xray_lightning.records import Record, patients_known
+from xray_lightning.audit.duplicates import Duplicates
+from xray_lightning.data.partition import SUBSETS, Indices, Split
+from xray_lightning.data.source import Source
+from xray_lightning.results import Result
 
 UNKNOWN = "the label table tells no patients, so every image counts as its own"
-LEARNED = ("train", "val")  # val chooses the checkpoint, so it is not new to a model either
 
 
 @dataclass(frozen=True)
-class Leak:
-    """Patients (or images, or exposures) in more than one part; None where that is not known.
+class Overlap(Result):
+    """Patients (or images, or exposures) in more than one subset; None where that is unknown."""
 
-    Attributes:
-        shared: how many are in more than one part.
-        between: "train and test" and so on: how many are in both.
-        test_images: of the test set.
-        in_train: test images whose patient (exposure) has an image in train.
-        in_train_or_val: in train or val.
-    """
-
-    shared: int | None
-    between: dict[str, int | None]
+    shared: int | None  # how many are in more than one subset
+    between: dict[str, int | None]  # "train and test" and so on: how many are in both
     test_images: int
-    in_train: int | None
-    in_train_or_val: int | None
+    in_train: int | None  # test images whose patient (exposure) has an image in train
+    in_train_or_val: int | None  # val chooses the checkpoint: not new to a model either
 
     @property
     def shares(self) -> tuple[float, float] | None:
@@ -39,78 +34,110 @@ class Leak:
             return None
         return self.in_train / self.test_images, self.in_train_or_val / self.test_images
 
+    def to_json(self) -> dict[str, Any]:
+        """With the shares."""
+        return {**super().to_json(), "shares": self.shares and list(self.shares)}
+
 
 @dataclass(frozen=True)
-class Listed:
-    """Images of a known list in this data.
+class ListMatch(Result):
+    """Images of a known list (a test set) in this data."""
 
-    Attributes:
-        name: of the list.
-        listed: names in it.
-        found: of them in this label table.
-        absent: names in it that are of no image here.
-        first_absent: one of them, "" if there is none.
-        parts: part to how many of its images are in the list.
+    name: str  # of the list
+    listed: int  # names in it
+    present: int = field(metadata={"was": "found"})  # images here that it names
+    absent: int  # names in it that are of no image here
+    first_absent: str  # one of them, "" without any
+    subsets: dict[str, int] = field(metadata={"was": "parts"})  # its images in each subset
+
+
+@dataclass(frozen=True)
+class CheckpointOverlap(Result):
+    """What a checkpoint has learned from of this data."""
+
+    path: str
+    comparable: bool  # whether its patients and those of the data have common names
+    population: str | None  # whose patients it names
+    same_training_images: bool  # as the split's
+    same_test_images: bool
+    seen: dict[str, int] | None  # images of each subset whose patient it was trained or chosen on
+
+
+@dataclass(frozen=True)
+class Leakage(Result):
+    """Everything a model may have seen of the test set."""
+
+    patients: Overlap
+    images: Overlap
+    exposures: Overlap | None  # one radiograph under two ids, by a map; None without one
+    lists: list[ListMatch]
+    checkpoint: CheckpointOverlap | None
+    duplicates: Duplicates | None  # None: the pixels were not compared
+
+
+def count_overlap(owners: Sequence[str] | None, subsets: Mapping[str, Indices]) -> Overlap:
+    """How many owners have images in more than one subset.
+
+    ``owners`` (N,) are the images' patients, their own ids, or the names of their exposures (NIH's
+    of RSNA images); None where they are unknown.
     """
-
-    name: str
-    listed: int
-    found: int
-    absent: int
-    first_absent: str
-    parts: dict[str, int]
-
-
-def leak(records: Sequence[Record], subsets: Mapping[str, Indices]) -> Leak:
-    """Patients that stand in more than one part; unknown where the label table tells none."""
-    if not patients_known(records):
-        between = {f"{first} and {second}": None for first, second in combinations(subsets, 2)}
-        return Leak(None, {**between}, len(subsets["test"]), None, None)
-    shared = shared_patients(records, subsets)
-    owners = [record.patient_id for record in records]
-    return _leak(owners, subsets, list(shared.values()))
-
-
-def exposure_leak(exposures: Sequence[str], subsets: Mapping[str, Indices]) -> Leak:
-    """Images, or exposures under two ids, in more than one part.
-
-    ``exposures`` (N,) are the ids of the records, or names of their exposures, e.g. NIH's of RSNA
-    images.
-    """
-    homes: dict[str, list[str]] = defaultdict(list)
+    pairs = {f"{first} and {second}": {first, second} for first, second in combinations(subsets, 2)}
+    if owners is None:
+        return Overlap(None, dict.fromkeys(pairs), len(subsets["test"]), None, None)
+    homes: dict[str, set[str]] = defaultdict(set)
     for subset, rows in subsets.items():
-        for name in {exposures[row] for row in rows}:
-            homes[name].append(subset)
-    return _leak(exposures, subsets, [each for each in homes.values() if len(each) > 1])
+        for row in rows:
+            homes[owners[row]].add(subset)
+    test = [homes[owners[row]] for row in subsets["test"]]
+    return Overlap(
+        shared=sum(len(home) > 1 for home in homes.values()),
+        between={
+            name: sum(pair <= home for home in homes.values()) for name, pair in pairs.items()
+        },
+        test_images=len(test),
+        in_train=sum("train" in home for home in test),
+        in_train_or_val=sum(len(home) > 1 for home in test),
+    )
 
 
-def listed(
+def match_list(
     name: str,
     names: Collection[str],
     aliases: Sequence[Collection[str]],
     subsets: Mapping[str, Indices],
-) -> Listed:
-    """How much of a list (a known test set) is in each part.
+) -> ListMatch:
+    """How much of a list is in each subset.
 
     ``aliases`` (N,) are all names of each record: its id, and its NIH name where a map tells it.
     """
     wanted = set(names)
-    hit = np.array([not wanted.isdisjoint(each) for each in aliases], dtype=np.bool_)
-    counts = {subset: int(hit[rows].sum()) for subset, rows in subsets.items()}
+    listed = np.array([not wanted.isdisjoint(own) for own in aliases], dtype=np.bool_)
+    counts = {subset: int(listed[rows].sum()) for subset, rows in subsets.items()}
     absent = wanted.difference(*aliases)
     first = min(absent, default="")
-    return Listed(name, len(wanted), int(hit.sum()), len(absent), first, counts)
+    return ListMatch(name, len(wanted), int(listed.sum()), len(absent), first, counts)
 
 
-def _leak(
-    owners: Sequence[str], subsets: Mapping[str, Indices], homes: Sequence[Sequence[str]]
-) -> Leak:
-    between: dict[str, int | None] = {
-        f"{first} and {second}": sum(first in each and second in each for each in homes)
-        for first, second in combinations(subsets, 2)
-    }
-    sets = {subset: {owners[row] for row in subsets[subset]} for subset in LEARNED}
-    test = [owners[row] for row in subsets["test"]]
-    in_train = sum(owner in sets["train"] for owner in test)
-    learned = sets["train"] | sets["val"]
-    return Leak(len(homes), between, len(test), in_train, sum(owner in learned for owner in test))
+def match_checkpoint(path: Path, source: Source, split: Split) -> CheckpointOverlap:
+    """Images of each subset whose patient the checkpoint learned from.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    from xray_lightning.checkpoint import load_checkpoint  # torch takes seconds to import
+    from xray_lightning.evaluation.overlap import seen_before
+
+    description = load_checkpoint(path).description
+    seen = seen_before(description, source.population, source.records)
+    own = description.split.get("parts", {})
+    counts = None
+    if seen is not None:
+        counts = {subset: int(seen[split.subsets[subset]].sum()) for subset in SUBSETS}
+    return CheckpointOverlap(
+        path=str(path),
+        comparable=seen is not None,
+        population=description.split.get("population") or None,
+        same_training_images=own.get("train") == split.subset_fingerprints["train"],
+        same_test_images=own.get("test") == split.subset_fingerprints["test"],
+        seen=counts,
+    )

@@ -1,4 +1,4 @@
-"""Is the test set like what a model learns from? Prevalence and metadata of the parts.
+"""Is the test set like what a model learns from? Prevalence and metadata of the subsets.
 
 And whether a classifier can tell test images from training images without looking at them.
 """
@@ -13,16 +13,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
-from xray_lightning.audit.columns import Columns, Discrimination, Rows, discrimination
-from xray_lightning.metrics.bootstrap import (
-    Counts,
-    Floats,
-    Interval,
-    divided,
-    percentile_interval,
-    sums_over,
-)
+from xray_lightning.audit.label_table import LabelTable, MeanAuroc, Rows
+from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.delong import holm
+from xray_lightning.metrics.intervals import Floats, Interval, divided, percentile_interval
+from xray_lightning.results import Result
 
 Pairs = dict[str, tuple[Floats, Floats]]  # name to numerator and denominator, (N,) each
 
@@ -33,102 +28,107 @@ PER_PATIENT = "images of the patient"
 
 
 @dataclass(frozen=True)
-class Quantity:
-    """A mean or a share in each part; every interval is a 95 % one, patients resampled.
+class Quantity(Result):
+    """A mean or a share in each subset; every interval is a 95 % one, patients resampled."""
 
-    Attributes:
-        name: a label, "age", "view AP", ...
-        count: part to the numerator (positive images, images of the view).
-        known: part to the denominator (images whose target, age, ... is known).
-        value: part to their quotient; NaN where nothing is known.
-        interval: part to the interval of the value.
-        ratio: test over train+val.
-        ratio_interval: of the ratio.
-        ratio_to_train: test over train alone.
-        p_value: two-sided, of test less train+val, normal with the standard deviation of the draws.
-        corrected: the same, corrected for the number of rows of the table (Holm).
-    """
-
-    name: str
-    count: dict[str, float]
-    known: dict[str, float]
-    value: dict[str, float]
-    interval: dict[str, Interval]
-    ratio: float
+    name: str  # a label, "age", "view AP", ...
+    count: dict[str, float]  # subset to the numerator (positive images, images of the view)
+    known: dict[str, float]  # subset to the denominator (images whose target, age, ... is known)
+    value: dict[str, float]  # subset to their quotient; NaN where nothing is known
+    interval: dict[str, Interval]  # subset to the interval of the value
+    ratio: float  # test over train+val
     ratio_interval: Interval
-    ratio_to_train: float
-    p_value: float
-    corrected: float
+    ratio_to_train: float  # test over train alone
+    p_value: float  # two-sided, of test less train+val, normal with the deviation of the draws
+    corrected: float  # the same, corrected for the number of rows of the table (Holm)
 
 
-def with_both(subsets: Mapping[str, Rows]) -> dict[str, Rows]:
-    """The parts, and train and val together."""
+@dataclass(frozen=True)
+class Separation(Result):
+    """How well metadata alone tells the test set from train and val."""
+
+    result: MeanAuroc | None  # of the images' held-out scores; 0.5: the subsets look alike
+    used: dict[str, float]  # AUROC lost when a column is shuffled among the held-out images
+    undefined: str  # why there is no AUROC; "" if there is one
+
+
+@dataclass(frozen=True)
+class Shift(Result):
+    """How the test set differs from what a model learns from."""
+
+    prevalence: list[Quantity]  # of each label
+    metadata: list[Quantity]
+    separation: Separation
+
+
+def add_train_val(subsets: Mapping[str, Rows]) -> dict[str, Rows]:
+    """The subsets, and train and val together."""
     both = np.sort(np.concatenate([subsets["train"], subsets["val"]]))
     return {"train": subsets["train"], "val": subsets["val"], BOTH: both, "test": subsets["test"]}
 
 
-def prevalence(columns: Columns, subsets: Mapping[str, Rows], counts: Counts) -> list[Quantity]:
+def compare_prevalence(
+    table: LabelTable, subsets: Mapping[str, Rows], bootstrap: PatientBootstrap
+) -> list[Quantity]:
     """Share of positive images among those whose target is known, of each label.
 
-    ``counts`` (D, P) are draws of the whole table's patients: one drawn twice counts twice in every
-    part it has images in, so a patient that leaks is resampled as one.
+    ``bootstrap`` is over the patients of the whole table: one drawn twice counts twice in every
+    subset it has images in, so a patient that leaks is resampled as one.
     """
-    known = (~np.isnan(columns.targets)).astype(np.float64)
-    positive = (columns.targets == 1).astype(np.float64)
-    pairs = {label: (positive[:, i], known[:, i]) for i, label in enumerate(columns.labels)}
-    return _quantities(columns, dict.fromkeys(with_both(subsets), pairs), subsets, counts)
+    known = (~np.isnan(table.targets)).astype(np.float64)
+    positive = (table.targets == 1).astype(np.float64)
+    pairs = {label: (positive[:, i], known[:, i]) for i, label in enumerate(table.labels)}
+    return _compare(dict.fromkeys(add_train_val(subsets), pairs), subsets, bootstrap)
 
 
-def metadata(columns: Columns, subsets: Mapping[str, Rows], counts: Counts) -> list[Quantity]:
+def compare_metadata(
+    table: LabelTable, subsets: Mapping[str, Rows], bootstrap: PatientBootstrap
+) -> list[Quantity]:
     """Means of age and follow-up number, shares of each sex and view, images per patient.
 
     A mean or share is one over the images whose value is known; images per patient are counted
-    within the part, where patients are known. The arguments are those of :func:`prevalence`.
+    within the subset, where patients are known. The arguments are as in
+    :func:`compare_prevalence`.
     """
     pairs: Pairs = {}
-    for name, values in (("age", columns.age), ("follow-up number", columns.follow_up)):
-        pairs[name] = (np.nan_to_num(values), (~np.isnan(values)).astype(np.float64))
-    for name, words in (("sex", columns.sex), ("view", columns.view)):
+    for name, column in (("age", table.age), ("follow-up number", table.follow_up)):
+        pairs[name] = (np.nan_to_num(column), (~np.isnan(column)).astype(np.float64))
+    for name, words in (("sex", table.sex), ("view", table.view)):
         known = (words != "").astype(np.float64)
         for word in sorted(set(words.tolist()) - {""}):
             pairs[f"{name} {word}"] = ((words == word).astype(np.float64), known)
     by_subset = {}
-    for subset, rows in with_both(subsets).items():
-        weight = np.zeros(len(columns.patients))
-        codes = columns.patients[rows]
-        weight[rows] = 1 / np.bincount(codes)[codes]  # the images of a patient sum to 1
+    for subset, rows in add_train_val(subsets).items():
         by_subset[subset] = dict(pairs)
-        if columns.patients_known:
+        if table.patients_known:
+            weight = np.zeros(len(table.patients))
+            codes = table.patients[rows]
+            weight[rows] = 1 / np.bincount(codes)[codes]  # the images of a patient sum to 1
             by_subset[subset]["images per patient"] = (np.ones(len(weight)), weight)
-    return _quantities(columns, by_subset, subsets, counts)
+    return _compare(by_subset, subsets, bootstrap)
 
 
-def _quantities(
-    columns: Columns, by_subset: Mapping[str, Pairs], subsets: Mapping[str, Rows], counts: Counts
+def _compare(
+    by_subset: Mapping[str, Pairs], subsets: Mapping[str, Rows], bootstrap: PatientBootstrap
 ) -> list[Quantity]:
     """One row for each numerator and denominator, p values corrected over the rows."""
-    sums, draws = {}, {}  # part to (K, 2), part to (D, K)
-    for subset, rows in with_both(subsets).items():
-        weights = np.column_stack(
-            [each[rows] for pair in by_subset[subset].values() for each in pair]
-        )
-        used, codes = np.unique(columns.patients[rows], return_inverse=True)
-        drawn = sums_over(counts[:, used], codes, weights)  # (D, 2 K)
-        sums[subset], draws[subset] = weights.sum(axis=0).reshape(-1, 2), _ratios(drawn)
-    rows_of = [
+    sums, draws = {}, {}  # subset to (K, 2), subset to (D, K)
+    for subset, rows in add_train_val(subsets).items():
+        columns = [column[rows] for pair in by_subset[subset].values() for column in pair]
+        weights = np.column_stack(columns)  # (n, 2 K)
+        drawn = bootstrap.subset(rows).compact().sums(weights)[1:]
+        sums[subset] = weights.sum(axis=0).reshape(-1, 2)
+        draws[subset] = divided(drawn[:, ::2], drawn[:, 1::2])
+    quantities = [
         _quantity(
             name,
-            {subset: each[index] for subset, each in sums.items()},
-            {subset: each[:, index] for subset, each in draws.items()},
+            {subset: pairs[index] for subset, pairs in sums.items()},
+            {subset: ratios[:, index] for subset, ratios in draws.items()},
         )
         for index, name in enumerate(by_subset[BOTH])
     ]
-    corrected = holm([row.p_value for row in rows_of]).tolist()
-    return [replace(row, corrected=value) for row, value in zip(rows_of, corrected, strict=True)]
-
-
-def _ratios(sums: Floats) -> Floats:
-    return divided(sums[:, ::2], sums[:, 1::2])
+    corrected = holm([row.p_value for row in quantities]).tolist()
+    return [replace(row, corrected=p) for row, p in zip(quantities, corrected, strict=True)]
 
 
 def _quantity(name: str, sums: Mapping[str, Floats], draws: Mapping[str, Floats]) -> Quantity:
@@ -138,7 +138,7 @@ def _quantity(name: str, sums: Mapping[str, Floats], draws: Mapping[str, Floats]
         count={subset: float(pair[0]) for subset, pair in sums.items()},
         known={subset: float(pair[1]) for subset, pair in sums.items()},
         value=value,
-        interval={subset: percentile_interval(each) for subset, each in draws.items()},
+        interval={subset: percentile_interval(drawn) for subset, drawn in draws.items()},
         ratio=float(divided(value["test"], value[BOTH])),
         ratio_interval=percentile_interval(divided(draws["test"], draws[BOTH])),
         ratio_to_train=float(divided(value["test"], value["train"])),
@@ -153,45 +153,29 @@ def _p_value(difference: float, draws: Floats) -> float:
     return float(2 * norm.sf(abs(difference) / spread)) if spread > 0 else float("nan")
 
 
-@dataclass(frozen=True)
-class Separation:
-    """How well metadata alone tells the test set from train and val.
-
-    Attributes:
-        result: AUROC of the images' held-out scores; 0.5: the parts look alike.
-        used: how much AUROC is lost when a column is shuffled among the held-out images.
-        undefined: why there is no figure; "" if there is one.
-    """
-
-    result: Discrimination | None
-    used: dict[str, float]
-    undefined: str
-
-
-def separation(
-    columns: Columns, subsets: Mapping[str, Rows], counts: Counts, seed: int
+def separate_by_metadata(
+    table: LabelTable, subsets: Mapping[str, Rows], bootstrap: PatientBootstrap, seed: int
 ) -> Separation:
     """Gradient-boosted trees on age, sex, view, follow-up number and images of the patient.
 
-    Cross-validated in five folds of patients, so that others taught what judges a patient; the
+    Cross-validated in five folds of patients, so that others taught what scores a patient; the
     images of a patient are counted in the whole label table. Labels are not used: their shift is in
     the table of prevalences. (A classifier two-sample test: Lopez-Paz and Oquab, ICLR 2017.)
-    ``counts`` (D, P) are draws of patients for the interval.
     """
-    per_patient = np.bincount(columns.patients)[columns.patients].astype(np.float64)
-    features = columns.features()
+    per_patient = np.bincount(table.patients)[table.patients].astype(np.float64)
+    features = table.features()
     if (per_patient != per_patient[0]).any():
         features[PER_PATIENT] = per_patient
     rows = np.concatenate([subsets["train"], subsets["val"], subsets["test"]])
     is_test = np.isin(rows, subsets["test"]).astype(np.float64)
-    codes = columns.patients[rows]
+    codes = table.patients[rows]
     if not features:
         return Separation(None, {}, "the label table has no metadata that varies")
     if len(np.unique(codes)) < FOLDS:
         return Separation(None, {}, f"{FOLDS} folds need as many patients")
-    table = np.column_stack([values[rows] for values in features.values()])  # (n, F)
-    scores, shuffled = _held_out(table, is_test, codes, seed)
-    result = discrimination(["test"], scores[:, None], is_test[:, None], codes, counts)
+    columns = np.column_stack([column[rows] for column in features.values()])  # (n, F)
+    scores, shuffled = _held_out_scores(columns, is_test, codes, seed)
+    result = MeanAuroc.of(["test"], scores[:, None], is_test[:, None], bootstrap.subset(rows))
     best = float(roc_auc_score(is_test, scores))
     used = {
         name: best - float(roc_auc_score(is_test, column))
@@ -200,7 +184,7 @@ def separation(
     return Separation(result, used, "")
 
 
-def fitted(table: Floats, targets: Floats, seed: int) -> HistGradientBoostingClassifier:
+def fit_trees(features: Floats, targets: Floats, seed: int) -> HistGradientBoostingClassifier:
     """Small trees that take unknown values as they are; the settings are not tuned.
 
     On one thread: its threads wait for each other by spinning, and beside other load on the same
@@ -210,25 +194,27 @@ def fitted(table: Floats, targets: Floats, seed: int) -> HistGradientBoostingCla
         max_iter=50, max_leaf_nodes=15, early_stopping=False, random_state=seed
     )
     with threadpool_limits(1):
-        return trees.fit(table, targets)
+        return trees.fit(features, targets)
 
 
-def probabilities(trees: HistGradientBoostingClassifier, table: Floats) -> Floats:
+def score_trees(trees: HistGradientBoostingClassifier, features: Floats) -> Floats:
     """Scores of the class 1, (n,); on one thread, as the fit is."""
     with threadpool_limits(1):
-        scores: Floats = trees.predict_proba(table)[:, 1]
+        scores: Floats = trees.predict_proba(features)[:, 1]
     return scores
 
 
-def _held_out(table: Floats, targets: Floats, codes: Floats, seed: int) -> tuple[Floats, Floats]:
+def _held_out_scores(
+    features: Floats, targets: Floats, codes: Floats, seed: int
+) -> tuple[Floats, Floats]:
     """Scores of the images of each fold (n,), and with each column shuffled (n, F)."""
     generator = np.random.default_rng(seed)
-    scores, shuffled = np.zeros(len(table)), np.zeros(table.shape)
-    for learned, held in GroupKFold(FOLDS).split(table, targets, codes):
-        model = fitted(table[learned], targets[learned], seed)
-        scores[held] = probabilities(model, table[held])
-        for column in range(table.shape[1]):
-            changed = table[held].copy()
+    scores, shuffled = np.zeros(len(features)), np.zeros(features.shape)
+    for learned, held in GroupKFold(FOLDS).split(features, targets, codes):
+        trees = fit_trees(features[learned], targets[learned], seed)
+        scores[held] = score_trees(trees, features[held])
+        for column in range(features.shape[1]):
+            changed = features[held].copy()
             changed[:, column] = generator.permutation(changed[:, column])
-            shuffled[held, column] = probabilities(model, changed)
+            shuffled[held, column] = score_trees(trees, changed)
     return scores, shuffled

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xray_lightning.audit.run import audit_facts, gist
-from xray_lightning.cli.audit import exposures_of
+from xray_lightning.audit.run import audit_split
+from xray_lightning.cli.audit import read_exposures
 from xray_lightning.cli.failures import user_message
 from xray_lightning.cli.overrides import make
 from xray_lightning.cli.trust import read_config, require_trusted
@@ -95,14 +95,13 @@ def rebuilt_audit(run: RunFiles, trust: bool = False) -> tuple[dict[str, Any] | 
 
 def audited(config: DictConfig, source: Source, split: Split, run: RunFiles) -> dict[str, Any]:
     """The quick audit of a run's split, with its predictions."""
-    facts = audit_facts(
+    return audit_split(
         _used(source),
         split,
-        exposures=exposures_of(config),
+        exposures=read_exposures(config),
         predictions=(run.predictions["val"], run.predictions["test"]),
         draws=DRAWS,
-    )
-    return {**facts, "gist": gist(facts)}
+    ).to_json()
 
 
 def _used(source: Source) -> Source:

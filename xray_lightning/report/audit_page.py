@@ -2,33 +2,35 @@
 
 from markupsafe import Markup
 
-from xray_lightning.report.page import Facts, dots_figure, number, page
-
-NONE = (None, None)  # no interval
-
-
-def audit_page(facts: Facts) -> str:
-    """The page of :func:`~xray_lightning.audit.run.audit_facts` with its "gist" and "command"."""
-    return page("audit.html.j2", {**facts, "figures": audit_figures(facts)})
+from xray_lightning.audit.run import Audit
+from xray_lightning.report.page import Row, dots_figure, number, page
 
 
-def audit_figures(facts: Facts) -> dict[str, Markup]:
+def audit_page(audit: Audit) -> str:
+    """The page of an audit: what audit.json says, with figures."""
+    return page("audit.html.j2", {**audit.to_json(), "figures": audit_figures(audit)})
+
+
+def audit_figures(audit: Audit) -> dict[str, Markup]:
     """Ratios of prevalence, baselines and, where there are predictions, the decomposition."""
-    ratios = [row for row in facts["shift"]["prevalence"] if row["ratio"]]
-    judged = [row for row in facts["baselines"] if row["result"]]
-    results = [(row["name"], row["result"]["mean"], row["result"]["interval"]) for row in judged]
+    ratios: list[Row] = [
+        (row.name, row.ratio, row.ratio_interval) for row in audit.shift.prevalence if row.ratio > 0
+    ]
+    results: list[Row] = [
+        (row.name, row.result.mean, row.result.interval) for row in audit.baselines if row.result
+    ]
     figures = {
-        "ratios": dots_figure(
-            "ratios",
-            "prevalence in test / in train+val",
-            [(row["name"], row["ratio"], row["ratio_interval"]) for row in ratios],
-            1,
-            log=True,
-        ),
+        "ratios": dots_figure("ratios", "prevalence in test / in train+val", ratios, 1, log=True),
         "baselines": dots_figure("baselines", "mean AUROC on test (0.5: chance)", results, 0.5),
     }
-    if found := facts["decomposition"]:
-        named = {"validation": "val", "test, validation's mix": "reweighted", "test": "test"}
-        rows = [(f"{name}: {number(found[key])}", found[key], NONE) for name, key in named.items()]
+    if change := audit.decomposition:
+        aurocs = {
+            "validation": change.val,
+            "test, validation's mix": change.reweighted,
+            "test": change.test,
+        }
+        rows: list[Row] = [
+            (f"{name}: {number(auroc)}", auroc, (None, None)) for name, auroc in aurocs.items()
+        ]
         figures["decomposition"] = dots_figure("decomposition", "mean AUROC", rows, None)
     return figures

@@ -137,7 +137,7 @@ def number(value: float | None, digits: int = 3) -> str:
     >>> number(1234.5, 1), number(None)
     ('1,234.5', '-')
     """
-    return "-" if value is None else f"{value:,.{digits}f}"
+    return "-" if value is None or value != value else f"{value:,.{digits}f}"  # None or NaN
 
 
 def interval(pair: Sequence[float | None] | None, digits: int = 3, scale: float = 1) -> str:

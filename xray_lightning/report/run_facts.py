@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from xray_lightning.audit.columns import plain
 from xray_lightning.evaluation.published import incomparable
 from xray_lightning.metrics.calibration import reliability
 from xray_lightning.metrics.operating_points import Fitted
 from xray_lightning.metrics.subgroups import MEAN
 from xray_lightning.report.run import RunFiles
 from xray_lightning.report.sentences import published_facts, unknown, verdict, warnings
+from xray_lightning.writing import to_plain
 
 Facts = dict[str, Any]
 TEST = (
@@ -26,7 +26,7 @@ def run_facts(run: RunFiles, audit: Mapping[str, Any] | None, audit_missing: str
 
     Args:
         run: its files.
-        audit: of its split, see :func:`~xray_lightning.audit.run.audit_facts`, with its "gist".
+        audit: of its split, the values of :class:`~xray_lightning.audit.run.Audit`.
         audit_missing: why there is none.
     """
     evaluation = run.evaluation
@@ -56,7 +56,7 @@ def run_facts(run: RunFiles, audit: Mapping[str, Any] | None, audit_missing: str
         "reproduce": reproduce_facts(run),
     }
     facts |= {"verdict": verdict(facts), "warnings": warnings(facts), "unknown": unknown(facts)}
-    values: Facts = plain(facts)
+    values: Facts = to_plain(facts)
     return values
 
 

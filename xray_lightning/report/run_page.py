@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from xray_lightning.audit.run import Audit
 from xray_lightning.report.audit_page import audit_figures
 from xray_lightning.report.page import page
 from xray_lightning.report.run import RunFiles
@@ -49,7 +50,7 @@ SECTIONS = (  # in the order of the page
 def run_page(run: RunFiles, facts: Facts) -> str:
     """The page of :func:`~xray_lightning.report.run_facts.run_facts`."""
     figures = run_figures(run, facts)
-    audited = audit_figures(facts["audit"]) if facts["audit"] else {}
+    audited = audit_figures(Audit.from_json(facts["audit"])) if facts["audit"] else {}
     shown = [each for each in SECTIONS if not each.needs or facts.get(each.needs)]
     return page("run.html.j2", {**facts, "sections": shown, "figures": {**figures, **audited}})
 

@@ -42,7 +42,7 @@ def number(value: float | None, digits: int = 3) -> str:
     >>> number(None), number(0.5)
     ('-', '0.500')
     """
-    return "-" if value is None else f"{value:,.{digits}f}"
+    return "-" if value is None or value != value else f"{value:,.{digits}f}"  # None or NaN
 
 
 def empty_table(title: str, first: str, *columns: str) -> Table:

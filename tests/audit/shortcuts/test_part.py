@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from xray_lightning.audit.baselines import metadata_scores
-from xray_lightning.audit.columns import Columns
+from xray_lightning.audit.baselines import score_by_metadata
+from xray_lightning.audit.label_table import LabelTable
 from xray_lightning.audit.shortcuts import facts as module
 from xray_lightning.audit.shortcuts.facts import known_facts, planted, subset_shortcuts
 from xray_lightning.data.datamodule import XrayDataModule
@@ -59,7 +59,9 @@ def test_what_a_part_gives(data: XrayDataModule, monkeypatch: pytest.MonkeyPatch
     assert np.array_equal(found["targets"][:, :0:-1], data.subset_targets("test"))
     assert found["patients"].tolist() == [record.patient_id for record in records]
     assert found["known"].keys() == {"sex: M", "view: AP", "word: AP or PORT"}
-    floor = metadata_scores(Columns.of(data.records, data.labels), rows["train"], rows["test"], 0)
+    floor = score_by_metadata(
+        LabelTable.of(data.records, data.labels), rows["train"], rows["test"], 0
+    )
     assert floor is not None
     np.testing.assert_array_equal(found["floor"][:, :0:-1], floor)
     assert found["marker"].shape == (count, SIZE, SIZE)

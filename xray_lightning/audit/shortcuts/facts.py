@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from xray_lightning.audit.baselines import metadata_scores
-from xray_lightning.audit.columns import Columns, plain
+from xray_lightning.audit.baselines import score_by_metadata
+from xray_lightning.audit.label_table import LabelTable
 from xray_lightning.audit.shortcuts.energy import Energy, energy_of
 from xray_lightning.audit.shortcuts.occlusion import (
     Loss,
@@ -38,6 +38,7 @@ from xray_lightning.metrics.bootstrap import (
 )
 from xray_lightning.models.network import XrayNet
 from xray_lightning.records import Record, patient_ids
+from xray_lightning.writing import to_plain
 
 Facts = dict[str, Any]
 Maps = Callable[[XrayNet, Tensor, str], Any]  # images (n, 1, H, W), a label -> (n, h, w)
@@ -119,7 +120,7 @@ def shortcut_facts(
     asked = {**(known or {}), **{label: values[:, net.labels.index(label)] for label in labels}}
     asked = {name: each for name, each in asked.items() if not np.isnan(each).all()}
     probes = _probes(net, images, asked, codes, counts, seed)
-    facts: Facts = plain({"labels": labels, "probes": probes})
+    facts: Facts = to_plain({"labels": labels, "probes": probes})
     sizes = {"images": len(images), "patients": int(counts.shape[1])}
     return facts | sizes | {"draws": draws, "seed": seed}
 
@@ -281,10 +282,10 @@ def _aligned(net: XrayNet, data: XrayDataModule, values: Floats) -> Floats:
 def _floor(
     net: XrayNet, data: XrayDataModule, rows: npt.NDArray[np.int64], seed: int
 ) -> Floats | None:
-    columns, train = Columns.of(data.records, data.labels), data.split.subsets["train"]
+    columns, train = LabelTable.of(data.records, data.labels), data.split.subsets["train"]
     if {data.records[row].patient_id for row in train} & {
         data.records[row].patient_id for row in rows
     }:
         return None  # with images=all or a split that leaks it would know the answers
-    scores = metadata_scores(columns, train, rows, seed)
+    scores = score_by_metadata(columns, train, rows, seed)
     return None if scores is None else _aligned(net, data, scores)

@@ -1,0 +1,100 @@
+"""The label table as columns, and the AUROC of scores against its targets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.intervals import (
+    Floats,
+    Interval,
+    mean_of_defined,
+    percentile_interval,
+)
+from xray_lightning.metrics.ranks import Codes
+from xray_lightning.records import Record, patient_ids, patients_known, target_matrix
+from xray_lightning.results import Result
+
+Rows = npt.NDArray[np.int64]  # ascending positions in the label table
+Words = npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTable:
+    """The label table of N images of P patients, as columns."""
+
+    labels: tuple[str, ...]  # L
+    targets: Floats  # (N, L): 1 present, 0 absent, NaN unknown
+    patients: Codes  # (N,): number of each image's patient, 0 to P - 1
+    age: Floats  # (N,): years, NaN if unknown
+    sex: Words  # (N,): "M", "F" or ""
+    view: Words  # (N,): "PA", "AP", ... or ""
+    follow_up: Floats  # (N,): 0 for a patient's first image, NaN if unknown
+    patients_known: bool = True  # if not, each image is a patient of its own
+
+    @classmethod
+    def of(cls, records: Sequence[Record], labels: Sequence[str]) -> "LabelTable":
+        """The columns of some records, in their order."""
+        return cls(
+            tuple(labels),
+            target_matrix(records).astype(np.float64),
+            np.unique(patient_ids(records), return_inverse=True)[1],
+            np.array([record.age for record in records], dtype=np.float64),
+            np.array([record.sex for record in records], dtype=np.str_),
+            np.array([record.view for record in records], dtype=np.str_),
+            np.array([record.follow_up for record in records], dtype=np.float64),
+            patients_known(records),
+        )
+
+    def features(self) -> dict[str, Floats]:
+        """Age, sex, view and follow-up number as numbers, NaN where unknown, (N,) each.
+
+        What is the same for every image (or unknown for all) tells nothing and is left out.
+        """
+        columns = {
+            "age": self.age,
+            "sex": _number_words(self.sex),
+            "view": _number_words(self.view),
+            "follow-up number": self.follow_up,
+        }
+        return {name: column for name, column in columns.items() if _varies(column)}
+
+
+@dataclass(frozen=True)
+class MeanAuroc(Result):
+    """AUROC of scores on some images; NaN where undefined."""
+
+    mean: float  # over the defined labels
+    interval: Interval  # of the mean: 95 % percentile interval, patients resampled
+    defined: int  # how many labels have an AUROC
+    labels: dict[str, float]  # AUROC of each
+
+    @classmethod
+    def of(
+        cls, labels: Sequence[str], scores: Floats, targets: Floats, bootstrap: PatientBootstrap
+    ) -> "MeanAuroc":
+        """Of scores (n, L) against targets (n, L), NaN where unknown.
+
+        A label with a NaN score is undefined. ``bootstrap`` is over the patients of the n images.
+        """
+        draws = np.full((len(labels), len(bootstrap.counts)), np.nan)  # (L, 1 + D)
+        for index in range(len(labels)):
+            if not np.isnan(scores[:, index]).any():
+                draws[index] = bootstrap.auroc(scores[:, index], targets[:, index])
+        mean = mean_of_defined(draws)
+        by_label = dict(zip(labels, draws[:, 0].tolist(), strict=True))
+        defined = int((~np.isnan(draws[:, 0])).sum())
+        return cls(float(mean[0]), percentile_interval(mean[1:]), defined, by_label)
+
+
+def _number_words(words: Words) -> Floats:
+    """A number for each word, NaN for the empty one."""
+    numbers = np.unique(words, return_inverse=True)[1].astype(np.float64)
+    return np.where(words == "", np.nan, numbers)
+
+
+def _varies(column: Floats) -> bool:
+    known = column[~np.isnan(column)]
+    return len(known) > 0 and bool((known != known[0]).any() or len(known) < len(column))
