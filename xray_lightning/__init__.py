@@ -9,6 +9,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES = {  # module: what it offers
+    "audit.duplicates": ["compare_images"],
+    "audit.run": ["Audit", "audit_split"],
     "checkpoint": ["Checkpoint", "Description", "load_checkpoint"],
     "cli.multirun": ["SweepTable"],
     "data.cache": ["ImageCache", "open_cache"],

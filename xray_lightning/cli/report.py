@@ -1,6 +1,5 @@
 """``xray report``: the page of a run, from its files and, if it is at hand, its data set."""
 
-import json
 import logging
 from collections.abc import Mapping
 from copy import copy
@@ -20,6 +19,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.report.run import RunFiles, read_run
 from xray_lightning.report.run_page import write_report
 from xray_lightning.report.terminal import show
+from xray_lightning.writing import json_text
 
 LOG = logging.getLogger(__name__)
 DRAWS = 100  # of the audit, which xray audit does with more
@@ -36,7 +36,7 @@ def report(folder: Path, as_json: bool, trust: bool = False) -> None:
     run = read_run(folder)
     facts = write_report(run, *rebuilt_audit(run, trust))
     if as_json:
-        print(json.dumps(facts, indent=2, allow_nan=False))
+        print(json_text(facts))
         return
     show(*facts["verdict"], *(f"warning: {text}" for text in facts["warnings"]))
     if facts["audit_missing"]:
