@@ -23,7 +23,7 @@ from xray_lightning.checkpoint import (
     Description,
     load_checkpoint,
     require_labels,
-    store_validation,
+    store_operating_points,
     weights_sha256,
 )
 from xray_lightning.data.datamodule import XrayDataModule
@@ -44,7 +44,7 @@ def new_task(data: XrayDataModule, *, described: bool = True) -> XrayTask:
     net = XrayNet(data.labels, "test_resnet", image_size=32, dropout=0.1)
     task = XrayTask(net, optimizer=partial(AdamW, lr=1e-2), head_lr=1e-2, schedule=Cosine())
     if described:
-        split = {"name": data.split.name, "parts": dict(data.split.subset_fingerprints)}
+        split = {"name": data.split.name, "subsets": dict(data.split.subset_fingerprints)}
         split["fingerprint"] = data.split.fingerprint
         task.description = Description(
             net.config, dict(data.preprocessing), split, {"seed": 1, "x": [1.5]}
@@ -108,16 +108,16 @@ def test_round_trip(run: tuple[XrayTask, Path], data: XrayDataModule) -> None:
     assert torch.equal(net(images), task.net.eval()(images))
 
 
-def test_validation_is_stored_and_nothing_else_changes(
+def test_operating_points_are_stored_and_nothing_else_changes(
     run: tuple[XrayTask, Path], altered: Callable[..., Path]
 ) -> None:
     path = altered(lambda raw: None)
     before = torch.load(path, weights_only=True)
-    validation = {"rule": "youden", "labels": {"Mass": {"threshold": 0.25, "note": ""}}}
-    store_validation(path, validation)
+    points = {"rule": "youden", "labels": {"Mass": {"threshold": 0.25, "note": ""}}}
+    store_operating_points(path, points)
     stored = load_checkpoint(path)
-    assert stored.description.validation == validation
-    assert run[0].description == replace(stored.description, validation={})
+    assert stored.description.operating_points == points
+    assert run[0].description == replace(stored.description, operating_points={})
     after = torch.load(path, weights_only=True)
     assert after.keys() == before.keys()
     for name, tensor in before["state_dict"].items():
@@ -128,7 +128,7 @@ def test_validation_is_stored_and_nothing_else_changes(
 def test_the_hash_is_of_the_weights_alone(altered: Callable[..., Path]) -> None:
     path = altered(lambda raw: None)
     weights, file = load_checkpoint(path).weights_sha256, path.read_bytes()
-    store_validation(path, {"rule": "youden"})
+    store_operating_points(path, {"rule": "youden"})
     loaded = load_checkpoint(path)
     assert path.read_bytes() != file
     assert loaded.weights_sha256 == weights == weights_sha256(loaded.build_net().state_dict())
@@ -151,12 +151,7 @@ def test_the_hash_sees_every_name_type_shape_and_value() -> None:
 def test_nothing_is_stored_in_foreign_files(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     with pytest.raises(CheckpointError, match="was not written by xray_lightning"):
-        store_validation(tmp_path / "foreign.ckpt", {})
-
-
-def test_a_checkpoint_from_before_operating_points(altered: Callable[..., Path]) -> None:
-    path = altered(lambda raw: raw[KEY].pop("validation"))
-    assert load_checkpoint(path).description.validation == {}
+        store_operating_points(tmp_path / "foreign.ckpt", {})
 
 
 def test_everything_in_it_is_plain(run: tuple[XrayTask, Path]) -> None:
@@ -232,7 +227,7 @@ def test_the_checkpoint_of_any_trainer_is_a_classifier(
         assert classifier.labels == data.labels
         np.testing.assert_allclose(classifier(images), wanted, atol=1e-6)
     description = load_checkpoint(kept).description
-    assert description.split["parts"] == data.split.subset_fingerprints
+    assert description.split["subsets"] == data.split.subset_fingerprints
     assert description.split["fingerprint"] == data.split.fingerprint
     assert description.preprocessing == {"image_size": 32, "clahe": False}
 
@@ -302,10 +297,10 @@ WRONG: dict[str, tuple[Any, ...]] = {  # values of an entry
     "preprocessing.image_size": ("32", 0),
     "preprocessing.clahe": ("no", 1),
     "split": (None, [], "x", {}),
-    "split.parts": ({"train": "0"}, None, "x"),
+    "split.subsets": ({"train": "0"}, None, "x"),
     "split.fingerprint": (None, 3),
     "split.patients": ({"train": [1], "val": []}, {"val": "a"}, []),
-    "validation": (None, [], 3, {"x": NAN}, {"labels": [1]}),
+    "operating_points": (None, [], 3, {"x": NAN}, {"labels": [1]}),
     "config": (None, [], 3, {"x": ITSELF}, {"x": b"x"}, {"x": torch.ones(1)}, {"x": {1, 2}}),
 }
 ODD = [(name, put(KEY, *name.split("."), to=to)) for name, tos in WRONG.items() for to in tos]
@@ -321,9 +316,9 @@ ODD += [
     ("preprocessing.image_size 64", put(KEY, "preprocessing", "image_size", to=64)),
     (f"{WEIGHT} has values", weight(lambda x: x * NAN)),
     (f"{WEIGHT} has values", weight(lambda x: x / 0)),
-    (f"{WEIGHT} has values that are not there", weight(lambda x: x.to("meta"))),
-    (f"{WEIGHT} is no plain tensor", weight(lambda x: x.tolist())),
-    (f"{WEIGHT} is no plain tensor", weight(lambda x: x.to_sparse())),
+    (f"{WEIGHT} has values that are missing", weight(lambda x: x.to("meta"))),
+    (f"{WEIGHT} is not a plain tensor", weight(lambda x: x.tolist())),
+    (f"{WEIGHT} is not a plain tensor", weight(lambda x: x.to_sparse())),
     (f"{WEIGHT} is torch.float16, the network has torch.float32", weight(lambda x: x.half())),
     (f"{WEIGHT} is torch.bfloat16", weight(lambda x: x.bfloat16())),
     (f"{WEIGHT} is torch.float64", weight(lambda x: x.double())),
@@ -351,7 +346,7 @@ def test_no_weights_are_read_or_fetched_to_build_it(
     weights: str, altered: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("load_backbone", "pretrained_backbone"):
-        monkeypatch.setattr(f"xray_lightning.models.network.{name}", pytest.fail)
+        monkeypatch.setattr(f"xray_lightning.models.backbones.{name}", pytest.fail)
     checkpoint = load_checkpoint(altered(put(KEY, "net", "weights", to=weights)))
     assert set(checkpoint.build_net().state_dict()) == set(checkpoint.state)
 
@@ -389,7 +384,7 @@ def test_folder_and_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", [FORMAT + 1, None])
 def test_another_format(version: int | None, altered: Callable[..., Path]) -> None:
     path = altered(lambda raw: raw[KEY].update(format=version))
-    match = f"has format {version}, this version reads {FORMAT}"
+    match = f"has format {version}, this version reads 1 to {FORMAT}"
     with pytest.raises(CheckpointError, match=match):
         load_checkpoint(path)
 

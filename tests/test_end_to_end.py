@@ -116,8 +116,8 @@ def test_fingerprints_stand_everywhere(trained: Path) -> None:
     assert split.items() <= description.split.items()
     points = json.loads((trained / "operating_points.json").read_text())
     checkpoint = load_checkpoint(trained / "checkpoints/best.ckpt")
-    assert points == {**description.validation, "weights_sha256": checkpoint.weights_sha256}
-    assert description.validation["fingerprint"] == split["parts"]["val"]
+    assert points == {**description.operating_points, "weights_sha256": checkpoint.weights_sha256}
+    assert description.operating_points["fingerprint"] == split["parts"]["val"]
     assert metrics(trained, "test")["fingerprint"] == split["parts"]["test"]
     assert split["fingerprint"] in (trained / "train.log").read_text()
 

@@ -6,38 +6,39 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from torch import Tensor
+from torch import Tensor, nn
 
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import SUBSETS, split_facts
 from xray_lightning.data.source import patient_keys
 from xray_lightning.errors import CheckpointError, OutputError
-from xray_lightning.formats import upgrade_settings
+from xray_lightning.formats import upgrade_description, upgrade_settings
 from xray_lightning.models.backbones import fill, require_whole
 from xray_lightning.models.network import XrayNet
 from xray_lightning.writing import entries_of, open_replacing
 
 KEY = "xray_lightning"
-FORMAT = 1
+FORMAT = 2
 LEARNED = ("train", "val")  # val chose the checkpoint, so its patients are not new to it either
 
 TEXT, WHOLE, NUMBER, NAMES, MAPPING = (str,), (int,), (int, float), (list, tuple), (dict,)
 PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
 TYPES: dict[str, tuple[type, ...]] = {  # of entries that are not just any plain value; *: an index
-    **dict.fromkeys(("net", "preprocessing", "split", "config", "validation"), MAPPING),
+    **dict.fromkeys(("net", "preprocessing", "split", "config", "operating_points"), MAPPING),
     **dict.fromkeys(("net.labels", "net.cbam_after"), NAMES),
     **dict.fromkeys(("net.labels.*", "net.cbam_after.*", "net.backbone", "net.head"), TEXT),
     **dict.fromkeys(("net.cbam", "net.normalise", "split.name", "split.fingerprint"), TEXT),
     **dict.fromkeys(("net.image_size", "net.cbam_reduction", "preprocessing.image_size"), WHOLE),
     **dict.fromkeys(("net.dropout", "net.mean", "net.std"), NUMBER),
-    **dict.fromkeys(("net.head_options", "validation.labels", "split.parts"), MAPPING),
+    **dict.fromkeys(("net.head_options", "operating_points.labels", "split.subsets"), MAPPING),
     **dict.fromkeys(("config.data", "config.split", "config.trainer", "split.patients"), MAPPING),
-    **{f"split.parts.{subset}": TEXT for subset in SUBSETS},
+    **{f"split.subsets.{subset}": TEXT for subset in SUBSETS},
     **{f"split.patients.{subset}": NAMES for subset in LEARNED},
     **{f"split.patients.{subset}.*": TEXT for subset in LEARNED},
     "preprocessing.clahe": (bool,),
@@ -45,7 +46,7 @@ TYPES: dict[str, tuple[type, ...]] = {  # of entries that are not just any plain
     "epoch": WHOLE,
 }
 NEEDED = ("net.labels", "net.image_size", "preprocessing.image_size", "preprocessing.clahe")
-OF_A_RUN = ("split.fingerprint", *(f"split.parts.{subset}" for subset in SUBSETS))
+OF_A_RUN = ("split.fingerprint", *(f"split.subsets.{subset}" for subset in SUBSETS))
 OF_PATIENTS = tuple(f"split.patients.{subset}" for subset in LEARNED)
 
 
@@ -54,20 +55,20 @@ class Description:
     """The part of a checkpoint that rebuilds its model and names its data; plain values only.
 
     Attributes:
-        net: arguments of :class:`XrayNet` (labels, backbone, ...).
+        net: arguments of :class:`XrayNet` (labels, backbone, ...); of another class, also its
+            name, "class".
         preprocessing: image size in pixels and histogram equalisation.
-        split: name, settings, fingerprint of the split and of its parts; if the data names a
+        split: name, settings, fingerprint of the split and of its "subsets"; if the data names a
             population, also keys of the patients in "train" and "val" (see ``patient_keys``).
         config: the run's resolved configuration; empty outside the command line.
-        validation: operating points and calibrations, see :func:`store_validation`; empty until
-            training has ended.
+        operating_points: see :func:`store_operating_points`; empty until training has ended.
     """
 
     net: dict[str, Any]
     preprocessing: dict[str, Any]
     split: dict[str, Any]
     config: dict[str, Any] = field(default_factory=dict)
-    validation: dict[str, Any] = field(default_factory=dict)
+    operating_points: dict[str, Any] = field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -81,31 +82,34 @@ class Description:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read from disk: its bundle and the tensors of its network."""
+    """A checkpoint read from disk: its description and the tensors of its network.
+
+    ``trust`` allows :meth:`build_net` to import a class that is not of this package.
+    """
 
     path: Path
     description: Description
     state: Mapping[str, Tensor]
     epoch: int
+    trust: bool = False
 
     @property
     def weights_sha256(self) -> str:
         """What its results carry."""
         return weights_sha256(self.state)
 
-    def build_net(self) -> XrayNet:
+    def build_net(self, net: nn.Module | None = None) -> Any:
         """The trained network, in evaluation mode.
+
+        Args:
+            net: a network to fill; None: one is made as the description says.
 
         Raises:
             CheckpointError: the tensors do not fit the network the checkpoint describes, or are of
-                another type: they would be rounded without a word.
+                another type: they would be rounded without a word; or its network or head is of a
+                class that is not of this package, and the checkpoint was loaded without trust.
         """
-        try:
-            net = XrayNet(**{**self.description.net, "weights": "none"})  # no file, no hub
-        except Exception as error:  # a description may be wrong in any way
-            raise CheckpointError(
-                f"{self.path} describes no network of this version: {error}"
-            ) from error
+        net = net or self._new_net()
         for name, wanted in net.state_dict().items():
             if name in self.state and self.state[name].dtype != wanted.dtype:
                 raise CheckpointError(
@@ -115,11 +119,39 @@ class Checkpoint:
         fill(net, self.state, str(self.path))
         return net.eval()
 
+    def _new_net(self) -> nn.Module:
+        settings = {**self.description.net}
+        own = [name for name in ("class", "head") if "." in str(settings.get(name, ""))]
+        if own and not self.trust:
+            raise CheckpointError(
+                f"{self.path}: its {own[0]} {settings[own[0]]!r} is not of this package; if you "
+                "know who wrote this file: load_checkpoint(path, trust=True), trust=true on the "
+                "command line"
+            )
+        try:
+            for name in own:
+                settings[name] = get_class(settings[name])
+            if "class" in settings:
+                net: nn.Module = settings.pop("class")(**settings)
+                return net
+            return XrayNet(**{**settings, "weights": "none"})  # no file, no hub
+        except Exception as error:  # a description may be wrong in any way
+            raise CheckpointError(
+                f"{self.path} describes no network of this version: {error}"
+            ) from error
+
+
+def get_class(name: str) -> Any:
+    """The class or function of a dotted name; runs the code of its module."""
+    module, _, leaf = name.rpartition(".")
+    return getattr(import_module(module), leaf)
+
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
     """SHA-256 of a network's tensors, in hex: of their names, types, shapes and values.
 
-    The file's own would not do: :func:`store_validation` writes it again with the same weights.
+    The file's own would not do: :func:`store_operating_points` writes it again
+    with the same weights.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
@@ -128,10 +160,11 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint of ours; nothing but plain values and tensors is ever unpickled.
+def load_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
+    """Read a checkpoint of this package; nothing but plain values and tensors is ever unpickled.
 
     Checksums, types and ranges are checked. The checksums take 0.05 s of 28 MB (DenseNet-121).
+    Files of format 1 are read too. ``trust``: see :class:`Checkpoint`.
 
     Raises:
         CheckpointError: no such file, a damaged file, a foreign one, a newer format, or an entry
@@ -153,20 +186,18 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         ) from error
     if not isinstance(raw, dict) or KEY not in raw:
         raise CheckpointError(f"{path} was not written by xray_lightning: it has no entry {KEY!r}")
-    entries = raw[KEY]
-    if not isinstance(entries, dict) or entries.get("format") != FORMAT:
-        version = entries.get("format") if isinstance(entries, dict) else type(entries).__name__
-        raise CheckpointError(f"{path} has format {version}, this version reads {FORMAT}")
-    plain = {"validation": {}, **entries}  # format 1 did not always have it
-    del plain["format"]
+    plain = upgrade_description(raw[KEY])
+    if plain.pop("format", None) != FORMAT:
+        version = raw[KEY].get("format") if isinstance(raw[KEY], dict) else type(raw[KEY]).__name__
+        raise CheckpointError(f"{path} has format {version}, this version reads 1 to {FORMAT}")
     if set(plain) != {entry.name for entry in fields(Description)} or "state_dict" not in raw:
         raise CheckpointError(f"{path} is incomplete: it has {sorted(map(str, {**raw, **plain}))}")
     for fault in _faults({**plain, "epoch": raw.get("epoch", 0)}, raw["state_dict"]):
         raise CheckpointError(f"{path}: {fault}")
+    plain["config"] = upgrade_settings(plain["config"])
     tensors = raw["state_dict"].items()
     state = {name[4:]: tensor for name, tensor in tensors if str(name).startswith("net.")}
-    plain["config"] = upgrade_settings(plain["config"])
-    return Checkpoint(path, Description(**plain), state, raw.get("epoch", 0))
+    return Checkpoint(path, Description(**plain), state, raw.get("epoch", 0), trust)
 
 
 def _faults(plain: Mapping[str, Any], state: Any) -> Iterator[str]:
@@ -188,28 +219,39 @@ def _faults(plain: Mapping[str, Any], state: Any) -> Iterator[str]:
 
 
 def _odd_tensors(state: Any) -> Iterator[str]:
-    """What of a network's tensors is none, or no number; a loss may hold a NaN."""
+    """What is not a tensor of a network, or not finite; a loss may hold a NaN."""
     entries = state.items() if isinstance(state, dict) else ()
     tensors = {str(name): tensor for name, tensor in entries if str(name).startswith("net.")}
     if not tensors:
         yield "state_dict has no tensors of a network"
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or tensor.is_quantized or tensor.layout != torch.strided:
-            yield f"state_dict.{name} is no plain tensor"
+            yield f"state_dict.{name} is not a plain tensor"
         elif not (tensor.is_cpu and torch.isfinite(tensor).all()):
-            yield f"state_dict.{name} has values that are not there, NaN or infinite"
+            yield f"state_dict.{name} has values that are missing, NaN or infinite"
 
 
 def describe_model(
-    net: XrayNet, data: XrayDataModule, config: Mapping[str, Any] | None = None
+    net: nn.Module,
+    data: XrayDataModule,
+    config: Mapping[str, Any] | None = None,
 ) -> Description:
-    """What a checkpoint of this network, trained on this data, says about itself."""
+    """What a checkpoint of this network, trained on this data, says about itself.
+
+    A network that is not an :class:`XrayNet` is described by its class, its labels and size, and
+    by its ``config``, if it has one: the other arguments of its class, as plain values.
+    """
+    own: dict[str, Any] = dict(getattr(net, "config", {}))
+    if not isinstance(net, XrayNet):
+        name = f"{type(net).__module__}.{type(net).__qualname__}"
+        own = {"labels": list(data.labels), "image_size": data.image_size, **own, "class": name}
     split = split_facts(data.split) | patients_of(data)
-    return Description(net.config, dict(data.preprocessing), split, dict(config or {}))
+    split["subsets"] = split.pop("parts", data.split.subset_fingerprints)
+    return Description(own, dict(data.preprocessing), split, dict(config or {}))
 
 
 def patients_of(data: XrayDataModule) -> dict[str, object]:
-    """What a checkpoint keeps of the patients it learned from: keys of each part, plain values.
+    """What a checkpoint keeps of the patients it learned from: keys of each subset, plain values.
 
     Empty where the data's patient ids must not leave it (see ``Source.population``).
     """
@@ -223,20 +265,20 @@ def patients_of(data: XrayDataModule) -> dict[str, object]:
     return {"population": population, "patients": keys}
 
 
-def store_validation(path: Path, validation: Mapping[str, Any]) -> None:
+def store_operating_points(path: Path, points: Mapping[str, Any]) -> None:
     """Write what was fitted on the validation set into a checkpoint, in one step.
 
     Args:
-        path: a checkpoint of ours.
-        validation: plain values: "rule", "value", "fingerprint" of the validation set, and
-            "labels": label -> :meth:`~xray_lightning.metrics.operating_points.Fitted.to_plain`.
+        path: a checkpoint of this package, of the present format.
+        points: plain values: "rule", "value", "fingerprint" of the validation set, and "labels":
+            label -> threshold, calibration and the like.
 
     Raises:
         CheckpointError: see :func:`load_checkpoint`.
     """
     load_checkpoint(path)
     raw = torch.load(path, map_location="cpu", weights_only=True)
-    raw[KEY]["validation"] = dict(validation)
+    raw[KEY] = {**upgrade_description(raw[KEY]), "operating_points": dict(points)}
     AtomicCheckpointIO().save_checkpoint(raw, path)
 
 

@@ -47,3 +47,20 @@ def upgrade_settings(settings: Any) -> Any:
     if isinstance(settings, list | tuple):
         return type(settings)(upgrade_settings(entry) for entry in settings)
     return settings
+
+
+def upgrade_description(entries: Any) -> dict[str, Any]:
+    """What a checkpoint of format 1 says about itself, as format 2 does.
+
+    It called the operating points "validation" (at first it had none) and a split's subsets
+    "parts". Entries of another format, and damaged ones, come back as they are; what is not a
+    mapping as an empty one. The settings are upgraded apart, once they are known to be plain.
+    """
+    if not isinstance(entries, dict) or entries.get("format") != 1:
+        return dict(entries) if isinstance(entries, dict) else {}
+    plain = {**entries, "format": 2, "operating_points": entries.get("validation", {})}
+    plain.pop("validation", None)
+    if isinstance(split := plain.get("split"), dict) and "parts" in split:
+        subsets = {"subsets": split["parts"]}
+        plain["split"] = {k: v for k, v in split.items() if k != "parts"} | subsets
+    return plain

@@ -54,7 +54,7 @@ def test_what_a_checkpoint_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     phantom = Phantom(patients=60)
     split = patient_split(phantom.records, None)
     train = [phantom.records[row] for row in split.subsets["train"]]
-    own = {"parts": dict(split.subset_fingerprints), "population": phantom.population}
+    own = {"subsets": dict(split.subset_fingerprints), "population": phantom.population}
     own["patients"] = {"train": patient_keys(phantom.population, train), "val": []}
     loaded = SimpleNamespace(description=SimpleNamespace(split=own))
     monkeypatch.setattr("xray_lightning.checkpoint.load_checkpoint", lambda path: loaded)

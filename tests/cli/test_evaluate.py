@@ -100,7 +100,7 @@ def test_a_word_on_what_the_checkpoint_has_met(
 ) -> None:
     data = XrayDataModule(Phantom(20))
     subsets = dict(data.split.subset_fingerprints)
-    description = Description({}, {}, {"parts": subsets, **patients_of(data)})
+    description = Description({}, {}, {"subsets": subsets, **patients_of(data)})
     assert judged(description, data, None) == {"test": data.split}  # its own test images
     assert not capsys.readouterr().out
     assert judged(description, XrayDataModule(Phantom(20, seed=1)), None)["test"]
@@ -123,7 +123,7 @@ def test_unknown_patients_are_said(rsna_folder: Any, tmp_path: Path, mapped: boo
     source = Rsna(rsna_folder.root, nih_map=rsna_folder.nih_map() if mapped else None)
     data = XrayDataModule(source, image_size=32)
     subsets = dict.fromkeys(("train", "val", "test"), "f00d")
-    description = Description({}, {}, {"parts": subsets, "population": "nih"}, CONFIG)
+    description = Description({}, {}, {"subsets": subsets, "population": "nih"}, CONFIG)
     config = configuration(Checkpoint(Path("best.ckpt"), description, {}, 0), ["draws=5"])
     loaded = Checkpoint(Path("best.ckpt"), description, {}, 0)
     found = Opened(loaded, config, data, {"test": data.split}, None, None)

@@ -33,7 +33,7 @@ HOSTILE = """os.system os.popen os.remove os.execv posix.system pty.spawn subpro
     pytorch_lightning.loggers.tensorboard.os.system
     xray_lightning.data.cache.create_folder xray_lightning.cli.multirun.SweepTable
     xray_lightning.cli.provenance.subprocess.run xray_lightning.write_predictions
-    xray_lightning.checkpoint.store_validation xray_lightning.writing.write_json
+    xray_lightning.checkpoint.store_operating_points xray_lightning.writing.write_json
     xray_lightning.training.losses.torch.load xray_lightning.load_checkpoint""".split()  # noqa: SIM905 - a column of quotes reads worse
 PLACES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "augment": lambda call: {"augment": call},

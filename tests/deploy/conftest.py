@@ -32,7 +32,7 @@ def save() -> Callable[..., Path]:
 
     def write(net: XrayNet, path: Path, *, clahe: bool = False, **config: Any) -> Path:
         split = {"name": "patient", "fingerprint": "0123456789abcdef"}
-        split["parts"] = dict.fromkeys(("train", "val", "test"), "0")
+        split["subsets"] = dict.fromkeys(("train", "val", "test"), "0")
         description = Description(net.config, {"image_size": 32, "clahe": clahe}, split, config)
         state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
         torch.save({KEY: description.to_plain(), "state_dict": state, "epoch": 0}, path)

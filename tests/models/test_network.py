@@ -12,6 +12,7 @@ import yaml
 from torch import Tensor
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.models import network
 from xray_lightning.models.heads import HEADS
 from xray_lightning.models.network import XrayNet
 
@@ -177,7 +178,7 @@ def test_every_head_on_maps_and_tokens(
 ) -> None:
     """The backbone is shared: what differs is the head."""
     backbone = built(name).backbone
-    monkeypatch.setattr(XrayNet, "_make_backbone", lambda *arguments: backbone)
+    monkeypatch.setattr(network, "load_network", lambda *arguments: (backbone, None))
     net = XrayNet(LABELS, name, head=head, image_size=64).eval()
     features = net.forward_features(IMAGES)
     logits, maps = net(IMAGES), net.maps(IMAGES)
@@ -267,12 +268,12 @@ def test_normalisation_is_part_of_the_config() -> None:
     assert XrayNet(**net.config).mean == 0.3
 
 
-def test_each_image_standardised_as_tensorflow_does() -> None:
-    from xray_lightning.models.network import standardised
+def test_each_image_standardise_as_tensorflow_does() -> None:
+    from xray_lightning.models.network import standardise
 
     images = torch.rand(3, 1, 5, 7, generator=torch.Generator().manual_seed(0))
     images[2] = 0.25
-    for image, found in zip(images.numpy(), standardised(images).numpy(), strict=True):
+    for image, found in zip(images.numpy(), standardise(images).numpy(), strict=True):
         expected = (image - image.mean()) / max(image.std(), 1 / np.sqrt(image.size))
         np.testing.assert_allclose(found, expected, atol=1e-6)
 

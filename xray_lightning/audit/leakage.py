@@ -129,7 +129,7 @@ def match_checkpoint(path: Path, source: Source, split: Split) -> CheckpointOver
 
     description = load_checkpoint(path).description
     seen = seen_before(description, source.population, source.records)
-    own = description.split.get("parts", {})
+    own = description.split.get("subsets", {})
     counts = None
     if seen is not None:
         counts = {subset: int(seen[split.subsets[subset]].sum()) for subset in SUBSETS}

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from xray_lightning.checkpoint import load_checkpoint, store_validation
+from xray_lightning.checkpoint import load_checkpoint, store_operating_points
 from xray_lightning.cli.judging import Judged, fitted, verdict_of
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.evaluation.predictions import Predictions
@@ -19,7 +19,7 @@ def conclude(
     """Fit operating points and calibrations on validation, keep them, apply them to test."""
     validation = fitted(predictions["val"], data.split.subset_fingerprints["val"], config)
     best = run / "checkpoints" / "best.ckpt"
-    store_validation(best, validation)
+    store_operating_points(best, validation)
     weights = load_checkpoint(best).weights_sha256
     write_json({**validation, "weights_sha256": weights}, run / "operating_points.json")
     found = verdict_of(

@@ -81,7 +81,7 @@ class Opened:
     @property
     def own_images(self) -> bool:
         """Whether these are the test images of its own run."""
-        return bool(self.fingerprint == self.checkpoint.description.split["parts"]["test"])
+        return bool(self.fingerprint == self.checkpoint.description.split["subsets"]["test"])
 
     @property
     def overlap_known(self) -> bool:
@@ -144,7 +144,9 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
             f"{found.run_dir} is the folder of a training run, whose metrics.json this would "
             "replace; name another with hydra.run.dir="
         )
-    wanted_priors(require_prior(config.prior), data.labels, fitted_labels(description.validation))
+    wanted_priors(
+        require_prior(config.prior), data.labels, fitted_labels(description.operating_points)
+    )
     task = XrayTask(found.checkpoint.build_net(), tta=config.tta)
     ending = "" if task.tta == "none" else f"_{task.tta}"
     if found.labels:  # of its own: what other labels gave stays
@@ -169,7 +171,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str]) -> None:
         summaries["test"]["overlap"] = found.overlap
     write_json(summaries, folder / "metrics.json")
     ends = [subsets_line(summaries), mean_line(summaries), f"written to {folder}"]
-    notes = [NO_POINTS] * (not description.validation) + [UNKNOWN_OVERLAP] * (
+    notes = [NO_POINTS] * (not description.operating_points) + [UNKNOWN_OVERLAP] * (
         not found.overlap_known
     )
     show(*lines, *notes, *ends)
@@ -183,7 +185,7 @@ def appraised(evaluation: Opened, predictions: Predictions, place: Path) -> Judg
         predictions,
         data.subset_records("test"),
         subset_facts(data, "test", config.tta, weights, overlap_known=evaluation.overlap_known),
-        validation=evaluation.checkpoint.description.validation,
+        validation=evaluation.checkpoint.description.operating_points,
         draws=config.draws,
         prior=require_prior(config.prior),
     )
@@ -207,7 +209,7 @@ def use_images(data: XrayDataModule, images: str) -> None:
 def judged(description: Description, data: XrayDataModule, overlap: str | None) -> dict[str, Split]:
     """The parts to score, and a word on what of other test images the checkpoint has met."""
     fingerprint = data.split.subset_fingerprints["test"]
-    trained = description.split["parts"]["test"]
+    trained = description.split["subsets"]["test"]
     if fingerprint == trained and not overlap:
         return {"test": data.split}
     splits = separated(description, data, overlap)

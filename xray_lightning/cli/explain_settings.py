@@ -85,7 +85,7 @@ def require_subset(found: Opened, settings: Settings) -> None:
     Raises:
         ConfigError: names the label, says how a network gets gates, or names the validation set.
     """
-    data, trained = found.data, found.checkpoint.description.split["parts"]["val"]
+    data, trained = found.data, found.checkpoint.description.split["subsets"]["val"]
     if GATES in (*settings.methods, *settings.saliency):
         found.checkpoint.build_net().require_gates()
     if settings.label and settings.label not in data.labels:

@@ -60,6 +60,19 @@ def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> 
     return backbone
 
 
+def load_network(name: str, weights: str, image_size: int) -> tuple[Any, LoadReport | None]:
+    """A backbone with weights: "imagenet", "none", or the path of a file; and what was loaded.
+
+    Raises:
+        ConfigError: see :func:`create_backbone`.
+        WeightsError: see :func:`pretrained_backbone` and :func:`load_backbone`.
+    """
+    if weights == "imagenet":
+        return pretrained_backbone(name, image_size=image_size)
+    backbone = create_backbone(name, image_size=image_size)
+    return backbone, None if weights == "none" else load_backbone(backbone, Path(weights))
+
+
 def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, LoadReport]:
     """A backbone with timm's own (ImageNet) weights.
 

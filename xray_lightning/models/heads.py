@@ -5,7 +5,8 @@ Each is a module with ``forward(features)``, logits (B, L) of a feature map (B, 
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -244,7 +245,12 @@ class QueryDecoder(nn.Module):
         return asked
 
 
-HEADS: dict[str, type[nn.Module]] = {
+# Takes (channels, labels, dropout=..., **options); gives a module with forward(features), logits
+# (B, L) of a feature map (B, C, H, W), and, if it is to be asked for maps, maps(features),
+# (B, L, H, W).
+HeadFactory = Callable[..., nn.Module]
+
+HEADS: dict[str, HeadFactory] = {
     "average": AveragePool,
     "max": MaxPool,
     "gem": GeneralisedMean,
@@ -257,35 +263,47 @@ HEADS: dict[str, type[nn.Module]] = {
 
 
 def make_head(
-    name: str,
+    head: str | HeadFactory,
     channels: int,
     labels: int,
     *,
     dropout: float = 0.0,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """A head by its name.
+    """A head by its name, or of a class or function of your own (see :data:`HeadFactory`).
 
-    ``options`` are the head's own keyword arguments, as plain values.
+    ``options`` are its keyword arguments.
 
     Raises:
         ConfigError: unknown head, an option it does not have, or a value it refuses.
     """
-    if name not in HEADS:
-        raise ConfigError(f"model.head must be one of {sorted(HEADS)}, got {name!r}")
+    if isinstance(head, str) and head not in HEADS:
+        raise ConfigError(f"model.head must be one of {sorted(HEADS)}, got {head!r}")
     if not isinstance(options, Mapping | None):
         raise ConfigError(f"model.head_options must be a mapping of options, got {options!r}")
-    known = _options(HEADS[name])
-    unknown = sorted(set(options or {}) - set(known))
-    if unknown:
+    factory = HEADS[head] if isinstance(head, str) else head
+    known = _options(factory)
+    if unknown := sorted(set(options or {}) - set(known)):
         raise ConfigError(
-            f"model.head_options: the head {name!r} has no {unknown}; it takes "
+            f"model.head_options: the head {head!r} has no {unknown}; it takes "
             f"{known or 'no options'}"
         )
-    return HEADS[name](channels, labels, dropout=dropout, **(options or {}))
+    return factory(channels, labels, dropout=dropout, **(options or {}))
 
 
-def _options(head: type[nn.Module]) -> list[str]:
+def describe_head(
+    head: str | HeadFactory, options: Mapping[str, Any] | None
+) -> tuple[str, dict[str, Any]]:
+    """Name and options as plain values; of a class of your own "module.Class"."""
+    given = dict(options or {})
+    if isinstance(head, str):
+        return head, given
+    if isinstance(head, partial):
+        return describe_head(head.func, {**head.keywords, **given})
+    return f"{head.__module__}.{head.__qualname__}", given
+
+
+def _options(head: HeadFactory) -> list[str]:
     """Keyword-only arguments other than the dropout, which all have."""
     parameters = inspect.signature(head).parameters.values()
     return [p.name for p in parameters if p.kind == p.KEYWORD_ONLY and p.name != "dropout"]

@@ -2,23 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.models.backbones import (
-    LoadReport,
-    create_backbone,
-    layout_of,
-    load_backbone,
-    pretrained_backbone,
-    to_map,
-)
+from xray_lightning.models.backbones import layout_of, load_network, to_map
 from xray_lightning.models.cbam import CBAM, insert_cbam
-from xray_lightning.models.heads import make_head
+from xray_lightning.models.heads import HeadFactory, describe_head, make_head
 
 NORMALISATIONS = ("fixed", "image")
 
@@ -34,7 +26,8 @@ class XrayNet(nn.Module):
         labels: the L labels.
         backbone: any timm network that gives a feature map or patch tokens.
         weights: "imagenet", "none", or a path (.safetensors of timm, or our checkpoint).
-        head: how the feature map becomes logits, a key of :data:`~.heads.HEADS`.
+        head: how the feature map becomes logits: a key of :data:`~.heads.HEADS`, or a class or
+            function of your own (see :data:`~.heads.HeadFactory`).
         head_options: keyword arguments of that head.
         cbam_after: modules of a convolutional backbone that get a CBAM block behind them, by
             their names in ``named_modules``; in Xception "block3" and "block12" is xray14-keras'
@@ -63,7 +56,7 @@ class XrayNet(nn.Module):
         backbone: str = "legacy_xception",
         *,
         weights: str = "none",
-        head: str = "average",
+        head: str | HeadFactory = "average",
         head_options: Mapping[str, Any] | None = None,
         cbam_after: Sequence[str] = (),
         cbam: str = "both",
@@ -75,42 +68,31 @@ class XrayNet(nn.Module):
         std: float | None = None,
     ) -> None:
         super().__init__()
-        if not labels or len(set(labels)) < len(labels):
-            raise ConfigError(f"a network needs at least one label, each once, got {list(labels)}")
-        if image_size < 8 or (std is not None and std <= 0):
-            raise ConfigError(
-                f"model: image_size={image_size} is below 8, or std={std} not above 0"
-            )
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"model.dropout must be at least 0 and below 1, got {dropout}")
-        if normalise not in NORMALISATIONS:
-            raise ConfigError(f"model.normalise must be one of {NORMALISATIONS}, got {normalise!r}")
-        self.load_report: LoadReport | None = None
-        self.backbone = self._make_backbone(backbone, weights, image_size)
+        _require_settings(labels, image_size, dropout, normalise, std)
+        self.backbone, self.load_report = load_network(backbone, weights, image_size)
         self.layout, channels = layout_of(self.backbone, image_size)
-        facts = self.backbone.pretrained_cfg
-        self.mean = sum(facts["mean"]) / len(facts["mean"]) if mean is None else mean
-        self.std = sum(facts["std"]) / len(facts["std"]) if std is None else std
+        stated = self.backbone.pretrained_cfg
+        self.mean = sum(stated["mean"]) / len(stated["mean"]) if mean is None else mean
+        self.std = sum(stated["std"]) / len(stated["std"]) if std is None else std
         self.backbone.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU
-        options = {} if head_options is None else head_options
-        self.head: Any = make_head(head, channels, len(labels), dropout=dropout, options=options)
+        self.head: Any = make_head(
+            head, channels, len(labels), dropout=dropout, options=head_options
+        )
         self.attention = insert_cbam(
             self.backbone, cbam_after, image_size, parts=cbam, reduction=cbam_reduction
         )
-        self.config: dict[str, Any] = {"labels": list(labels), "backbone": backbone, "head": head}
-        self.config |= {"head_options": dict(options), "dropout": dropout, "image_size": image_size}
-        self.config |= {"cbam_after": list(cbam_after), "cbam": cbam}
-        self.config |= {"cbam_reduction": cbam_reduction, "normalise": normalise}
-        self.config |= {"mean": self.mean, "std": self.std}  # of this timm
+        self._head = head
+        name, options = describe_head(head, head_options)
+        self.config: dict[str, Any] = {
+            **{"labels": list(labels), "backbone": backbone, "head": name},
+            **{"head_options": options, "dropout": dropout, "image_size": image_size},
+            **{"cbam_after": list(cbam_after), "cbam": cbam, "cbam_reduction": cbam_reduction},
+            **{"normalise": normalise, "mean": self.mean, "std": self.std},  # of this timm
+        }
 
-    def _make_backbone(self, name: str, weights: str, image_size: int) -> Any:
-        if weights == "imagenet":
-            backbone, self.load_report = pretrained_backbone(name, image_size=image_size)
-            return backbone
-        backbone = create_backbone(name, image_size=image_size)
-        if weights != "none":
-            self.load_report = load_backbone(backbone, Path(weights))
-        return backbone
+    def new(self) -> "XrayNet":
+        """The same network with random weights."""
+        return XrayNet(**{**self.config, "head": self._head})
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -120,7 +102,7 @@ class XrayNet(nn.Module):
     def forward_features(self, images: Tensor) -> Tensor:
         """Feature map (B, C, h, w) of images (B, 1, H, W) in [0, 1]."""
         if self.config["normalise"] == "image":
-            images = standardised(images)
+            images = standardise(images)
         else:
             images = (images - self.mean) / self.std
         images = images.contiguous(memory_format=torch.channels_last)
@@ -163,8 +145,21 @@ class XrayNet(nn.Module):
         Raises:
             ConfigError: no block has a spatial gate, or the gates are open.
         """
-        with _evaluating(self), _outputs(self.require_gates()) as maps:
-            self.forward_features(images)
+        maps: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Any:
+            return lambda module, inputs, output: maps.update({name: output})
+
+        gates = self.require_gates().items()
+        hooks = [gate.register_forward_hook(keep(name)) for name, gate in gates]
+        modes = [(module, module.training) for module in self.modules()]  # a frozen norm
+        try:
+            self.eval().forward_features(images)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for hook in hooks:
+                hook.remove()
         return maps
 
     def require_gates(self) -> dict[str, nn.Module]:
@@ -187,20 +182,33 @@ class XrayNet(nn.Module):
     @contextmanager
     def open_gates(self) -> Iterator[None]:
         """Within it every gate of the CBAM blocks is 1: the network is that of its backbone."""
-        before = [block.open for block in self._blocks()]
+        before = [(block, block.open) for block in self._blocks()]
         try:
-            for block in self._blocks():
+            for block, _ in before:
                 block.open = True
             yield
         finally:
-            for block, state in zip(self._blocks(), before, strict=True):
+            for block, state in before:
                 block.open = state
 
     def _blocks(self) -> list[CBAM]:
         return [block for block in self.attention.values() if isinstance(block, CBAM)]
 
 
-def standardised(images: Tensor) -> Tensor:
+def _require_settings(
+    labels: Sequence[str], image_size: int, dropout: float, normalise: str, std: float | None
+) -> None:
+    if not labels or len(set(labels)) < len(labels):
+        raise ConfigError(f"a network needs at least one label, each once, got {list(labels)}")
+    if image_size < 8 or (std is not None and std <= 0):
+        raise ConfigError(f"model: image_size={image_size} is below 8, or std={std} not above 0")
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"model.dropout must be at least 0 and below 1, got {dropout}")
+    if normalise not in NORMALISATIONS:
+        raise ConfigError(f"model.normalise must be one of {NORMALISATIONS}, got {normalise!r}")
+
+
+def standardise(images: Tensor) -> Tensor:
     """Each image (B, 1, H, W) less its mean, over its standard deviation.
 
     As TensorFlow's per_image_standardization: the deviation counts as at least 1 / sqrt(H W), so
@@ -208,31 +216,3 @@ def standardised(images: Tensor) -> Tensor:
     """
     deviation, mean = torch.std_mean(images, dim=(1, 2, 3), correction=0, keepdim=True)
     return (images - mean) / deviation.clamp(min=images[0].numel() ** -0.5)
-
-
-@contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode, then each module's own mode again (a frozen norm has its own)."""
-    modes = [(module, module.training) for module in net.modules()]
-    try:
-        net.eval()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
-def _outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Collects what the modules give while they run."""
-    found: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Any:
-        return lambda module, inputs, output: found.update({name: output})
-
-    hooks = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()

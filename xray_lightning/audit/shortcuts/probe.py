@@ -46,7 +46,7 @@ def untrained(net: XrayNet, seed: int) -> XrayNet:
     """The same architecture with random weights, in evaluation mode, on the same device."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return XrayNet(**net.config).eval().to(next(net.parameters()).device)
+        return net.new().eval().to(next(net.parameters()).device)
 
 
 def held_out(features: Floats, facts: Floats, codes: Codes, seed: int) -> Floats:
