@@ -16,7 +16,9 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+# The one place that says where the real data lies; test files read the variable.
+os.environ.setdefault("XRAY_DATA", str(Path(__file__).parents[2] / "shared" / "data"))
+SHARED = Path(os.environ["XRAY_DATA"])
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ QUICK = ["trainer=cpu", "batch_size=8", "logger=none", "callbacks=none", "report
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy, so that nothing is written beside the original."""
-    place = ROOT.parent / "shared/cases"
+    place = Path(os.environ["XRAY_DATA"]).with_name("cases")
     if not place.is_dir():
         pytest.skip(f"the cases are not at {place}")
     copy = tmp_path_factory.mktemp("cases") / "cases"

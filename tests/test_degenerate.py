@@ -1,13 +1,14 @@
 """Data that leave a figure undefined, trained from the command line."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-CASES = Path(__file__).parents[2] / "shared" / "cases"
+CASES = Path(os.environ["XRAY_DATA"]).with_name("cases")
 TRAIN = [sys.executable, str(Path(__file__).parents[1] / "train.py")]
 TOY = ["trainer=cpu", "threads=1", "image_size=32", "batch_size=8", "epochs=3", "weights=none"]
 TOY += ["model=resnet50", "model.backbone=test_resnet", "callbacks=none", "draws=50"]

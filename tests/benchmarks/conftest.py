@@ -16,7 +16,7 @@ import cv2
 import pytest
 import torch
 
-SHARED = Path(__file__).parents[3] / "shared/data"
+SHARED = Path(os.environ["XRAY_DATA"])
 
 Work = Callable[[], int]  # does some work and returns how many items it did
 Rates = dict[str, list[float]]

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hydra.errors import InstantiationException
 from xray_lightning.cli.datasets import cache, data
 from xray_lightning.errors import DataNotFoundError
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SHARED = Path(os.environ["XRAY_DATA"])
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real data (../shared/data) is not here")

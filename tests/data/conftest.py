@@ -1,6 +1,7 @@
 """Tiny fake data in the real on-disk layouts, and the place of the real data."""
 
 import gzip
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-SHARED = Path(__file__).parents[2] / "../shared/data"
+SHARED = Path(os.environ["XRAY_DATA"])
 
 # The header lines are the real ones: names split over columns, nameless columns at the end.
 NIH_HEADER = (

@@ -296,7 +296,7 @@ def test_an_error_repeats_no_byte_of_the_file(tmp_path: Path) -> None:
     assert "DOE" not in str(caught.value)
 
 
-CASES = Path(__file__).parents[2] / "../shared/cases/tiff"
+CASES = Path(os.environ["XRAY_DATA"]).with_name("cases") / "tiff"
 RAMP = np.add.outer(np.arange(40) * 3, np.arange(64) * 2).astype(np.uint8)
 
 

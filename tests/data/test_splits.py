@@ -1,4 +1,5 @@
 import json
+import os
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ from xray_lightning.data.splits import (
 from xray_lightning.errors import ConfigError, DataNotFoundError, SplitError, TableError
 from xray_lightning.records import Record, target_matrix
 
-NIH = Path(__file__).parents[3] / "shared" / "data" / "nih-metadata"
+NIH = Path(os.environ["XRAY_DATA"]) / "nih-metadata"
 NAN = float("nan")
 
 

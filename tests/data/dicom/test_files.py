@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -39,7 +40,7 @@ REFUSALS = {
     "no valid TransferSyntaxUID": 1,
     "its NumberOfFrames is not a finite number": 1,
 }
-CASES = Path(__file__).parents[3] / "../shared/cases/dicom"
+CASES = Path(os.environ["XRAY_DATA"]).with_name("cases") / "dicom"
 
 
 def test_every_file_is_an_image_or_refused_for_a_known_reason() -> None:
