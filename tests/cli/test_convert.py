@@ -1,5 +1,6 @@
 """``xray convert``: what it prints, and its exit codes."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,10 +35,12 @@ def test_what_is_said(tree: Path, tmp_path: Path) -> None:
     assert "names of files and folders were kept" in text
     code, text = run(tree, out)
     assert "0 images converted, 3 were before" in text
-    code, text = run(tree, tmp_path / "renamed", "--rename", "--bits", "16")
+    counts = {"converted": 0, "before": 3, "others": 1, "failures": {}}
+    assert json.loads(run(tree, out, "--json")[1]).items() >= counts.items()
+    code, text = run(tree, tmp_path / "renamed", "rename=true", "bits=16")
     assert "(and failed.csv) tells the original names: do not pass it on" in text
     assert (tmp_path / "renamed/000003.png").is_file()
-    assert run(tree, out, "--bits", "16")[0] == 2
+    assert run(tree, out, "bits=16")[0] == 2
 
 
 def test_failures_and_exit_codes(tree: Path, tmp_path: Path) -> None:

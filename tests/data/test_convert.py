@@ -317,14 +317,14 @@ def test_frames_and_colour_are_chosen(tmp_path: Path, write_dicom: Write) -> Non
     data = pydicom.dcmread(path)
     data.NumberOfFrames, data.PixelData = 2, pixels.tobytes()
     data.save_as(path)
-    assert "xray convert --frame 0" in convert_folder(source, out).failures["a.dcm"]
+    assert "xray convert frame=0" in convert_folder(source, out).failures["a.dcm"]
     for frame in (1, 0):
         convert_folder(source, out, PngOptions(frame=frame))
         np.testing.assert_array_equal(read(out / "a.png"), pixels[frame])
     data.NumberOfFrames, data.SamplesPerPixel, data.PhotometricInterpretation = 1, 3, "RGB"
     data.PlanarConfiguration, data.PixelData = 0, bytes(64 * 3)
     data.save_as(path)
-    assert "xray convert --colour luma" in convert_folder(source, out).failures["a.dcm"]
+    assert "xray convert colour=luma" in convert_folder(source, out).failures["a.dcm"]
     assert not convert_folder(source, out, PngOptions(colour="luma")).failures
     for options in (PngOptions(colour="red"), PngOptions(bits=12)):
         with pytest.raises(ConfigError, match=r"red|12"):

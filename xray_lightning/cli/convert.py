@@ -7,6 +7,7 @@ from xray_lightning.cli.failures import PartialError
 from xray_lightning.cli.watching import watching
 from xray_lightning.data.convert import NAMES, PngOptions, convert_folder
 from xray_lightning.report.terminal import show
+from xray_lightning.writing import json_text
 
 
 def convert_tree(
@@ -18,8 +19,9 @@ def convert_tree(
     rename: bool,
     frame: int | None = None,
     colour: str | None = None,
+    as_json: bool = False,
 ) -> None:
-    """Convert every DICOM file below ``root``; see ``convert_folder``.
+    """Convert every DICOM file below ``root``, see ``convert_folder``.
 
     Raises:
         PartialError: some files are unreadable; the others are done.
@@ -27,16 +29,19 @@ def convert_tree(
     options = PngOptions(bits, rename, frame, colour)
     with watching("converting", shown=sys.stderr.isatty()) as progress:
         done = convert_folder(root, out, options, workers=workers, progress=progress)
-    show(f"{done.converted:,} images converted, {done.before:,} were before: {out}")
-    if done.notes:
-        show(f"note: {done.notes}")
-    if done.others:
-        show(f"note: {done.others:,} other files are not DICOM and were left alone")
-    show(
-        f"note: {out / NAMES} (and failed.csv) tells the original names: do not pass it on"
-        if rename
-        else "note: names of files and folders were kept; if they tell who it is, use --rename"
-    )
+    if as_json:
+        print(json_text(done.to_json()))
+    else:
+        show(f"{done.converted:,} images converted, {done.before:,} were before: {out}")
+        if done.notes:
+            show(f"note: {done.notes}")
+        if done.others:
+            show(f"note: {done.others:,} other files are not DICOM and were left alone")
+        show(
+            f"note: {out / NAMES} (and failed.csv) tells the original names: do not pass it on"
+            if rename
+            else "note: names of files and folders were kept; if they tell who it is: rename=true"
+        )
     if failed := len(done.failures):
         files, named = done.converted + done.before + failed, ", ".join([*done.failures][:3])
         more = f" and {failed - 3:,} more" if failed > 3 else ""

@@ -27,7 +27,6 @@ from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, Inv
 from xray_lightning.folders import lock_folder
 from xray_lightning.writing import open_replacing, write_table
 
-SCHEMA = 1  # of what ``Conversion.to_json`` gives
 NAMES = "names.csv"
 HEADER = ("file", *COLUMNS, "png_bits")
 FAILED = ("file", "reason")
@@ -57,12 +56,12 @@ class Conversion:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {"schema": SCHEMA, **asdict(self)}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> "Conversion":
         """What ``to_json`` gave."""
-        return cls(**{name: value for name, value in plain.items() if name != "schema"})
+        return cls(**plain)
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,7 @@ def test_frames_are_chosen(dicom: Make, codec: str | None) -> None:
     for index, expected in enumerate(movie):
         np.testing.assert_array_equal(stored(data, index), expected)
     assert read_dicom(data, frame=2).pixels.shape == WORDS.shape
-    refused(data, "it has 3 frames. Choose one, from 0: xray convert --frame 0")
+    refused(data, "it has 3 frames. Choose one, from 0: xray convert frame=0")
     refused(data, "frame 3 is asked for, it has 3", frame=3)
     if not codec:
         refused(dicom([[0, 1]], NumberOfFrames=2), "4 bytes, the header says 2 x 4", frame=0)
@@ -274,7 +274,7 @@ def test_rgb_to_luma(dicom: Make, planar: int, codec: str | None) -> None:
     if codec:
         more = {"syntax": LOSSLESS[codec][0], "frames": [rle(COLOUR)]}
     data = colour(dicom, "RGB", PlanarConfiguration=planar, **more)
-    refused(data, r"in colour \(RGB\)\. If .* --colour luma")
+    refused(data, r"in colour \(RGB\)\. If .* colour=luma")
     image = read_dicom(data, colour="luma")
     np.testing.assert_allclose(image.pixels, LUMA, atol=1e-6)
     assert image.notes == ("colour is turned to luma",)

@@ -110,10 +110,10 @@ def _read(
     header, pixels = split_file(data)
     layout = read_layout(header)
     if layout.photometric not in MONOCHROME and colour is None:
-        remedy = 'If they mean grey: xray convert --colour luma, or read_dicom(colour="luma")'
+        remedy = 'If they mean grey: xray convert colour=luma, or read_dicom(colour="luma")'
         raise refusal(f"it is in colour ({layout.photometric})", remedy)
     if frame is None and layout.frames > 1:
-        remedy = "Choose one, from 0: xray convert --frame 0, or read_dicom(frame=0)"
+        remedy = "Choose one, from 0: xray convert frame=0, or read_dicom(frame=0)"
         raise refusal(f"it has {layout.frames} frames", remedy)
     if frame is not None and frame >= layout.frames:
         raise refusal(f"frame {frame} is asked for, it has {layout.frames}, from 0", "Choose one")
