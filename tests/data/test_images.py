@@ -182,7 +182,7 @@ def test_end_marker_of_a_thumbnail_does_not_hide_truncation() -> None:
     ("data", "match"),
     [
         (b"", "the file is empty. Download"),
-        (b"<html>not found</html>", "no PNG, JPEG, BMP, TIFF or DICOM by its first bytes"),
+        (b"<html>not found</html>", "not a PNG, JPEG, BMP, TIFF or DICOM file by its first bytes"),
         (PNG[:-20], "the PNG is truncated: a chunk ends at byte"),
         (PNG[:60] + b"?" + PNG[61:], "the PNG is damaged: wrong checksum of the chunk at byte 33"),
         (PNG[:8] + chunk(b"IEND", b""), "does not begin with its header"),

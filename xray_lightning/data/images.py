@@ -47,8 +47,6 @@ _JPEG = b"\xff\xd8\xff"
 _TIFF = (b"II*\x00", b"MM\x00*")  # of either byte order
 _JPEG_SIZE = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the start-of-frame markers
 _FLAGS = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR  # as stored, but upright and without alpha
-_AGAIN = "Download or copy the file again"
-
 
 _notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
 
@@ -68,8 +66,8 @@ def read_image(path: Path) -> Pixels:
     """The picture in a file, (H, W) uint8, at its own size.
 
     Raises:
-        InvalidImageError: the file is unreadable or no intact picture; the message names the file,
-            the reason and the remedy.
+        InvalidImageError: the file is not an intact picture; the message names it, the reason and
+            the remedy.
     """
     return decode_image(read_file(Path(path)), str(path))
 
@@ -79,7 +77,7 @@ def read_record(record: Record) -> Pixels:
 
     Raises:
         MissingImagesError: the record has no file.
-        InvalidImageError: the file is no intact picture.
+        InvalidImageError: the file is not an intact picture.
     """
     if record.path is None:
         raise MissingImagesError(
@@ -95,119 +93,107 @@ def decode_image(data: bytes, name: str) -> Pixels:
     ``name`` names the file in messages.
 
     Raises:
-        InvalidImageError: the bytes are no intact picture of up to 20,000 pixels a side, or its
+        InvalidImageError: the bytes are not an intact picture of up to 20,000 pixels a side, or its
             pixels are neither 8 nor 16 bit.
     """
-    notes = [] if (noted := _notes.get()) is None else noted
+    notes = [] if (collected := _notes.get()) is None else collected
     if is_dicom(data, name) and not data.startswith((_PNG, _JPEG)):
         return read_dicom8(data, name=name, notes=notes)
-    if data.startswith(_TIFF):
-        pixels, white, orientation = decode_tiff(data, name)
-    else:
-        _check_frame(data, name)
-        pixels = _decode(data, name)
-        white, orientation = 255 if pixels.dtype == np.uint8 else 65535, 1
-    bits = int(pixels.max()).bit_length() if white == 65535 else 16
-    if 0 < bits <= DARK_BITS:
-        notes.append(f"16-bit picture of {bits}-bit values: dark, for it is not stretched")
-    return _upright(_to_grey8(pixels, white, name), orientation)
+    try:
+        if data.startswith(_TIFF):
+            pixels, white, orientation = decode_tiff(data)
+        else:
+            _check_file(data)
+            pixels = _decode(data)
+            white, orientation = 255 if pixels.dtype == np.uint8 else 65535, 1
+        bits = int(pixels.max()).bit_length() if white == 65535 else 16
+        if 0 < bits <= DARK_BITS:
+            notes.append(f"16-bit picture of {bits}-bit values: dark, for it is not stretched")
+        return _turn_upright(_to_grey8(pixels, white), orientation)
+    except InvalidImageError as error:
+        raise InvalidImageError(f"{name}: {error}") from error.__cause__
 
 
-def _decode(data: bytes, name: str) -> Decoded:
+def _decode(data: bytes) -> Decoded:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
     except cv2.error as error:
-        raise _invalid(name, f"OpenCV cannot decode it ({error.err})", _AGAIN) from error
+        raise _invalid(f"OpenCV cannot decode it ({error.err})") from error
     if pixels is None:
-        raise _invalid(name, "its compressed pixels are damaged", _AGAIN)
+        raise _invalid("its compressed pixels are damaged")
     if pixels.dtype not in (np.uint8, np.uint16):
         remedy = "Convert it to 8-bit or 16-bit grey with a window you choose"
-        raise _invalid(name, f"its pixels are {pixels.dtype}, not 8-bit or 16-bit integers", remedy)
+        raise _invalid(f"its pixels are {pixels.dtype}, not 8-bit or 16-bit integers", remedy)
     return pixels
 
 
-def _to_grey8(pixels: Decoded, white: int, name: str) -> Pixels:
+def _to_grey8(pixels: Decoded, white: int) -> Pixels:
     """Any decoded picture as (H, W) uint8; ``white`` is the code that becomes 255."""
-    _check_size(pixels.shape[1], pixels.shape[0], name)
-    if pixels.ndim == 3:
-        pixels = _luma(np.ascontiguousarray(pixels), name)  # (H, W)
+    _check_size(pixels.shape[1], pixels.shape[0])
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    elif pixels.ndim == 3 and pixels.shape[2] == 3:  # ITU-R 601 luma
+        pixels = np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_BGR2GRAY))
+    elif pixels.ndim == 3:
+        raise _invalid(f"it has {pixels.shape[2]} channels, not 1 or 3", "Convert it to grey")
     if white != 255:  # the nearest of value * 255 / white, 257 = 65535 / 255 by whole numbers
         pixels = (pixels.astype(np.uint32) * 255 + white // 2) // white
     return pixels.astype(np.uint8, copy=False)
 
 
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Turned as EXIF's Orientation says (TIFF 6.0); what is none of 2 to 8 means as it is."""
+def _turn_upright(pixels: Pixels, orientation: int) -> Pixels:
+    """As EXIF's Orientation says (TIFF 6.0); what is none of 2 to 8 means as it is."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.T
     flips = -1 if orientation in (2, 3, 6, 7) else 1, -1 if orientation in (3, 4, 7, 8) else 1
     return np.ascontiguousarray(pixels[:: flips[1], :: flips[0]])
 
 
-def _luma(pixels: Decoded, name: str) -> Decoded:
-    """ITU-R 601 luma of (H, W, C) with C = 1 or 3, (H, W) of the same type."""
-    if pixels.shape[2] == 1:
-        return pixels[:, :, 0]
-    if pixels.shape[2] != 3:
-        raise _invalid(name, f"it has {pixels.shape[2]} channels, not 1 or 3", "Convert it to grey")
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY))
-
-
-def _check_frame(data: bytes, name: str) -> None:
-    """Raise unless the bytes are a complete file of a format that is read here."""
+def _check_file(data: bytes) -> None:
+    """Raise unless the bytes are a complete file of a format that OpenCV reads here."""
     if not data:
-        raise _invalid(name, "the file is empty", _AGAIN)
+        raise _invalid("the file is empty")
     if data.startswith(_PNG):
-        _check_png(data, name)
+        _check_png(data)
     elif data.startswith(_JPEG):
-        _check_jpeg(data, name)
-    elif not data.startswith(b"BM"):
-        reason = "it is no PNG, JPEG, BMP, TIFF or DICOM by its first bytes"  # which may be a name
-        raise _invalid(name, reason, "Convert or download the file again")
+        _check_jpeg(data)
+    elif not data.startswith(b"BM"):  # never say the bytes: they may be a patient's name
+        reason = "it is not a PNG, JPEG, BMP, TIFF or DICOM file by its first bytes"
+        raise _invalid(reason, "Convert or download the file again")
 
 
-def _check_png(data: bytes, name: str) -> None:
+def _check_png(data: bytes) -> None:
     """Walk the chunks (length, type, content, CRC) from the signature to IEND."""
     view = memoryview(data)
     start, kind = len(_PNG), b""
     while kind != b"IEND":
         end = start + 12 + int.from_bytes(view[start : start + 4])
         if end > len(data):
-            reason = f"the PNG is truncated: a chunk ends at byte {end:,} of {len(data):,}"
-            raise _invalid(name, reason, _AGAIN)
-        kind = bytes(view[start + 4 : start + 8])
+            raise _invalid(f"the PNG is truncated: a chunk ends at byte {end:,} of {len(data):,}")
+        kind, content = bytes(view[start + 4 : start + 8]), view[start + 8 : end - 4]
         if zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end]):
-            reason = f"the PNG is damaged: wrong checksum of the chunk at byte {start:,}"
-            raise _invalid(name, reason, _AGAIN)
+            raise _invalid(f"the PNG is damaged: wrong checksum of the chunk at byte {start:,}")
         if start == len(_PNG):
-            _check_png_header(kind, view[start + 8 : end - 4], name)
+            if kind != b"IHDR" or len(content) != 13:
+                raise _invalid("the PNG does not begin with its header (IHDR)")
+            _check_size(int.from_bytes(content[:4]), int.from_bytes(content[4:8]))
         start = end
 
 
-def _check_png_header(kind: bytes, content: memoryview, name: str) -> None:
-    if kind != b"IHDR" or len(content) != 13:
-        raise _invalid(name, "the PNG does not begin with its header (IHDR)", _AGAIN)
-    _check_size(int.from_bytes(content[:4]), int.from_bytes(content[4:8]), name)
-
-
-def _check_jpeg(data: bytes, name: str) -> None:
+def _check_jpeg(data: bytes) -> None:
     """Walk the segments: an end marker in a thumbnail's cannot be taken for the picture's."""
-    try:
-        frames = [start for marker, start in jpeg_segments(data) if marker in _JPEG_SIZE]
-    except InvalidImageError as error:
-        raise InvalidImageError(f"{name}: {error}") from None
+    frames = [start for marker, start in jpeg_segments(data) if marker in _JPEG_SIZE]
     if not frames:
-        raise _invalid(name, "the JPEG has no frame header", _AGAIN)
+        raise _invalid("the JPEG has no frame header")
     for at in frames:
         height, width = data[at + 5 : at + 7], data[at + 7 : at + 9]
-        _check_size(int.from_bytes(width), int.from_bytes(height), name)
+        _check_size(int.from_bytes(width), int.from_bytes(height))
 
 
-def _check_size(width: int, height: int, name: str) -> None:
+def _check_size(width: int, height: int) -> None:
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
-        reason = f"its size is {width} x {height} pixels, sides must be 1 to {MAX_SIDE:,}"
-        raise _invalid(name, reason, _AGAIN)
+        raise _invalid(f"its size is {width} x {height} pixels, sides must be 1 to {MAX_SIDE:,}")
 
 
-def _invalid(name: str | Path, reason: str, remedy: str) -> InvalidImageError:
-    return InvalidImageError(f"{name}: {reason}. {remedy}")
+def _invalid(reason: str, remedy: str = "Download or copy the file again") -> InvalidImageError:
+    return InvalidImageError(f"{reason}. {remedy}")

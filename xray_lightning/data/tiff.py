@@ -28,7 +28,7 @@ _JPEG, _ORIENTATION = 7, 274
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it logs what we raise
 
 
-def decode_tiff(data: bytes, name: str) -> tuple[npt.NDArray[Any], int, int]:
+def decode_tiff(data: bytes) -> tuple[npt.NDArray[Any], int, int]:
     """The first page of a TIFF file.
 
     Returns:
@@ -46,11 +46,11 @@ def decode_tiff(data: bytes, name: str) -> tuple[npt.NDArray[Any], int, int]:
             _check(page, data)
             pixels, white = _pixels(page.asarray(maxworkers=1), page)
             return pixels, white, int(page.tags.valueof(_ORIENTATION, 1))
-    except InvalidImageError as error:
-        raise InvalidImageError(f"{name}: {error}") from None
+    except InvalidImageError:
+        raise
     except Exception as error:  # each codec has its own errors for damaged bytes
         reason = f"its TIFF data is damaged ({type(error).__name__})"
-        raise InvalidImageError(f"{name}: {reason}. Download or copy the file again") from error
+        raise InvalidImageError(f"{reason}. Download or copy the file again") from error
 
 
 def _check(page: "TiffPage", data: bytes) -> None:

@@ -31,21 +31,13 @@ HIDDEN = 0.8  # share of the lung's air that heart and mediastinum take
 
 @dataclass(frozen=True, slots=True)
 class Lung:
-    """One lung, and coordinates inside it.
+    """One lung, and coordinates inside it."""
 
-    Attributes:
-        side: -1 the patient's right, +1 the left.
-        width: from the midline to the lateral wall at the base.
-        apex: y of the top.
-        floor: y of the costophrenic angle.
-        dome: height of the diaphragm's dome.
-    """
-
-    side: int
-    width: float
-    apex: float
-    floor: float
-    dome: float
+    side: int  # -1 the patient's right, +1 the left
+    width: float  # from the midline to the lateral wall at the base
+    apex: float  # y of the top
+    floor: float  # y of the costophrenic angle
+    dome: float  # height of the diaphragm's dome
 
     def at(self, across: npt.ArrayLike, down: npt.ArrayLike) -> Points:
         """Points given in lung coordinates.
@@ -93,29 +85,17 @@ class Lung:
 
 @dataclass(frozen=True, slots=True)
 class Chest:
-    """One patient's chest as it stands on the day of one visit.
-
-    Attributes:
-        visit: whose and when.
-        right: the right lung (on the left of the picture).
-        left: the left lung.
-        heart: transverse width of the heart over that of the thorax, the cardiothoracic ratio.
-        air: how dark the lungs are; 1 is usual.
-        habitus: soft tissue, -1 thin to 1 stout.
-        breast: density of the breast shadows, 0 for none.
-        knob: radius of the aortic knob.
-        vessels: how many times as wide as usual the lung vessels are.
-    """
+    """One patient's chest as it stands on the day of one visit."""
 
     visit: Visit
-    right: Lung
+    right: Lung  # on the left of the picture
     left: Lung
-    heart: float
-    air: float
-    habitus: float
-    breast: float
-    knob: float
-    vessels: float
+    heart: float  # width over that of the thorax, the cardiothoracic ratio
+    air: float  # how dark the lungs are; 1 is usual
+    habitus: float  # soft tissue, -1 thin to 1 stout
+    breast: float  # density of the breast shadows, 0 for none
+    knob: float  # radius of the aortic knob
+    vessels: float  # how many times as wide as usual the lung vessels are
 
     @property
     def lungs(self) -> list[Points]:

@@ -43,17 +43,11 @@ def rounded(corners: Points, rounds: int = 3) -> Points:
 
 
 class Stroke(NamedTuple):
-    """Lines drawn alike.
+    """Lines drawn alike."""
 
-    Attributes:
-        lines: (K, N, 2).
-        width: a share of the image.
-        shade: 0 to 1; a later stroke paints over an earlier one.
-    """
-
-    lines: Points
-    width: float
-    shade: float = 1.0
+    lines: Points  # (K, N, 2)
+    width: float  # a share of the image
+    shade: float = 1.0  # 0 to 1; a later stroke paints over an earlier one
 
 
 class Canvas:

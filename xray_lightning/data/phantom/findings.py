@@ -184,23 +184,14 @@ def hernia(chest: Chest, draw: Draw, growth: float) -> list[Region]:
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """Where a finding lies, and its shadow.
+    """Where a finding lies, and its shadow."""
 
-    Attributes:
-        outlines: its regions in a chest.
-        opacity: share of the lung's air it takes away; 0 if it is drawn in a way of its own.
-        border: blur of its border, a share of the image.
-        cloud: how uneven it is, 0 homogeneous to 1.
-        lines: what is drawn inside: "", "net" (fibrosis) or "bronchi" (air in pneumonia).
-        cut: whether its mask ends at the lungs' border.
-    """
-
-    outlines: Outlines
-    opacity: float = 0.0
-    border: float = 0.0
-    cloud: float = 0.0
-    lines: str = ""
-    cut: bool = True
+    outlines: Outlines  # its regions in a chest
+    opacity: float = 0.0  # share of the lung's air it takes away; 0: drawn in a way of its own
+    border: float = 0.0  # blur of its border, a share of the image
+    cloud: float = 0.0  # how uneven it is, 0 homogeneous to 1
+    lines: str = ""  # drawn inside: "net" (fibrosis) or "bronchi" (air in pneumonia)
+    cut: bool = True  # whether its mask ends at the lungs' border
 
 
 SIGNS = {

@@ -27,17 +27,11 @@ class Stream(IntEnum):
 
 @dataclass(frozen=True)
 class Course:
-    """How a finding comes and stays.
+    """How a finding comes and stays."""
 
-    Attributes:
-        frequency: relative to the others, in NIH's order but with the rare ones raised.
-        stays: chance that it is still there at the next visit.
-        companions: findings that often come with it.
-    """
-
-    frequency: float
-    stays: float = 0.62  # an acute one
-    companions: tuple[str, ...] = ()
+    frequency: float  # relative to the others, in NIH's order but with the rare ones raised
+    stays: float = 0.62  # chance that it is still there at the next visit; of an acute one
+    companions: tuple[str, ...] = ()  # findings that often come with it
 
 
 CHRONIC = 0.88
@@ -62,25 +56,15 @@ FREQUENCIES = np.array([COURSES[label].frequency for label in CHEST_XRAY14])
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One radiograph of one patient, before it is taken.
+    """One radiograph of one patient, before it is taken."""
 
-    Attributes:
-        seed: of the phantom.
-        patient: number of the patient, from 0.
-        follow_up: 0 for the first visit.
-        age: years.
-        sex: "M" or "F".
-        view: "PA" (standing) or "AP" (in bed).
-        findings: what is to be seen, in the order of ``CHEST_XRAY14``.
-    """
-
-    seed: int
-    patient: int
-    follow_up: int
-    age: int
-    sex: str
-    view: str
-    findings: tuple[str, ...]
+    seed: int  # of the phantom
+    patient: int  # from 0
+    follow_up: int  # 0 for the first visit
+    age: int  # years
+    sex: str  # "M" or "F"
+    view: str  # "PA" (standing) or "AP" (in bed)
+    findings: tuple[str, ...]  # what is to be seen, in the order of ``CHEST_XRAY14``
 
     @property
     def image_id(self) -> str:
