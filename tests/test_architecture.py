@@ -10,7 +10,7 @@ PACKAGE = ROOT / "xray_lightning"
 FLOORS = [
     ["errors", "formats", "processes"],
     ["writing"],
-    ["records", "folders", "results"],
+    ["records", "folders", "results", "progress"],
     ["data", "models", "metrics"],
     ["checkpoint"],
     ["training"],

@@ -16,7 +16,13 @@ from pydicom import dcmread
 
 from xray_lightning.data.cache import open_cache
 from xray_lightning.data.csv import CsvTable
-from xray_lightning.data.images import MAX_SIDE, decode_image, noting, read_image, read_record
+from xray_lightning.data.images import (
+    MAX_SIDE,
+    collect_notes,
+    decode_image,
+    read_image,
+    read_record,
+)
 from xray_lightning.errors import InvalidImageError, MissingImagesError
 from xray_lightning.records import Record
 
@@ -358,7 +364,7 @@ def test_tiff_of_other_bits_fills_the_range(bits: int) -> None:
     codes = (RAMP.astype(np.uint16) * 257) >> (16 - bits)
     data = tiff(codes if bits > 8 else codes.astype(np.uint8), bitspersample=bits)
     expected = np.rint(codes * (255 / (2**bits - 1)))
-    with noting() as notes:
+    with collect_notes() as notes:
         np.testing.assert_array_equal(decode_image(data, "x"), expected)
     assert notes == []
 
@@ -414,7 +420,7 @@ def test_the_shared_tiff_cases() -> None:
 @pytest.mark.parametrize(("white", "bits"), [(1023, 10), (4095, 12), (16383, 14), (32767, None)])
 def test_fewer_bits_in_a_16_bit_picture_are_noted(kind: str, white: int, bits: int | None) -> None:
     codes = np.linspace(0, white, 60).astype(np.uint16).reshape(6, 10)
-    with noting() as notes:
+    with collect_notes() as notes:
         pixels = decode_image(encoded(Image.fromarray(codes), kind), "x")
     np.testing.assert_array_equal(pixels, np.rint(codes * (255 / 65535)))
     wanted = f"16-bit picture of {bits}-bit values: dark, for it is not stretched"

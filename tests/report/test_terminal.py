@@ -1,6 +1,6 @@
 import pytest
 
-from xray_lightning.cli.watching import watched
+from xray_lightning.progress import track
 from xray_lightning.report.terminal import auroc_table, counts_table, number, show, subsets_line
 
 SUMMARY = {
@@ -40,7 +40,7 @@ def test_text_from_data_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_a_progress_bar_shows_a_label_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("[/red]", "{task} {0}", "[red]"):
-        assert list(watched([1], name, 1)) == [1]
+        assert list(track([1], name, 1)) == [1]
         assert name in capsys.readouterr().err
 
 

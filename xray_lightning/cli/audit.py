@@ -7,7 +7,6 @@ from pathlib import Path
 from xray_lightning.audit.duplicates import Duplicates, compare_images
 from xray_lightning.audit.run import audit_split
 from xray_lightning.cli.overrides import Settings, boolean, composed, integer, make, taken_out
-from xray_lightning.cli.watching import watching
 from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.nih_map import read_nih_map
 from xray_lightning.data.partition import FaultySplitError
@@ -16,6 +15,7 @@ from xray_lightning.data.splits import Split
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.folders import prepare_folder
+from xray_lightning.progress import show_progress
 from xray_lightning.report.audit_page import audit_page
 from xray_lightning.report.audit_tables import audit_tables
 from xray_lightning.report.terminal import show
@@ -117,7 +117,7 @@ def _read_predictions(run: str) -> tuple[Predictions, Predictions] | None:
 
 
 def _compare_images(config: Settings, source: Source, split: Split) -> Duplicates:
-    with watching("comparing checksums") as report:
+    with show_progress("comparing checksums") as report:
         return compare_images(
             source, split, size=config.image_size, cache_dir=config.cache_dir, report=report
         )

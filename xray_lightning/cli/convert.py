@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from xray_lightning.cli.failures import PartialError
-from xray_lightning.cli.watching import watching
 from xray_lightning.data.convert import NAMES, PngOptions, convert_folder
+from xray_lightning.progress import show_progress
 from xray_lightning.report.terminal import show
 from xray_lightning.writing import json_text
 
@@ -27,7 +27,7 @@ def convert_tree(
         PartialError: some files are unreadable; the others are done.
     """
     options = PngOptions(bits, rename, frame, colour)
-    with watching("converting", shown=sys.stderr.isatty()) as progress:
+    with show_progress("converting", shown=sys.stderr.isatty()) as progress:
         done = convert_folder(root, out, options, workers=workers, progress=progress)
     if as_json:
         print(json_text(done.to_json()))

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from xray_lightning.cli.overrides import composed, make
-from xray_lightning.cli.watching import watched
 from xray_lightning.data.cache import open_cache
 from xray_lightning.data.source import Source, readable_records, usage_notes
 from xray_lightning.data.splits import SUBSETS, Split
 from xray_lightning.folders import prepare_folder
+from xray_lightning.progress import track
 from xray_lightning.records import patient_ids, patients_known, patients_text, target_matrix
 from xray_lightning.report.terminal import counts_table, show
 from xray_lightning.writing import json_text, write_json
@@ -23,7 +23,7 @@ def cache(overrides: Sequence[str], *, as_json: bool = False) -> None:
     source: Source = make(config.data)
     records, notes = readable_records(source), usage_notes(source)
     opened = open_cache(source, records, size=config.image_size, root=config.cache_dir)
-    for row in watched(range(len(records)), "comparing checksums", len(records)):
+    for row in track(range(len(records)), "comparing checksums", len(records)):
         opened.square(row)
     facts = {"path": str(opened.path), "images": len(records), "image_size": config.image_size}
     if as_json:

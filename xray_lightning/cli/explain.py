@@ -21,7 +21,6 @@ from xray_lightning.cli.explain_settings import (
     trained_like,
 )
 from xray_lightning.cli.explain_tables import explain_lines
-from xray_lightning.cli.watching import watching
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.evaluation.predict import predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions
@@ -34,6 +33,7 @@ from xray_lightning.explain.sanity.facts import finding_to_test, subset_saliency
 from xray_lightning.explain.sanity.verdicts import FEWEST
 from xray_lightning.folders import prepare_folder
 from xray_lightning.models.network import XrayNet
+from xray_lightning.progress import show_progress
 from xray_lightning.report.gallery import gallery_figure, hits_and_misses
 from xray_lightning.report.saliency import saliency_figure
 from xray_lightning.report.terminal import show
@@ -160,7 +160,7 @@ def boxed(net: XrayNet, data: XrayDataModule, settings: Settings) -> dict[str, d
     found = {}
     for subset in subsets:
         if boxed_places(data, subset):
-            with watching(f"maps of {subset} images with boxes") as report:
+            with show_progress(f"maps of {subset} images with boxes") as report:
                 found[subset] = located_subset(net, data, subset, settings.methods, report)
     return found
 
@@ -237,7 +237,7 @@ def tested(
         return {}
     facts = {}
     for method in settings.saliency:
-        with watching(f"saliency tests of {method}, {label}") as report:
+        with show_progress(f"saliency tests of {method}, {label}") as report:
             facts[method] = subset_saliency(
                 net,
                 data,

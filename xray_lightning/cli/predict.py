@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xray_lightning.cli.failures import PartialError
-from xray_lightning.cli.watching import watching
 from xray_lightning.data.files import find_images
+from xray_lightning.progress import show_progress
 from xray_lightning.report.terminal import show
 from xray_lightning.writing import json_text
 
@@ -31,7 +31,7 @@ def predict(
     from xray_lightning.deploy.predict import predict_files
 
     classifier = load_classifier(checkpoint, device=device)
-    with watching("scoring images") as report:
+    with show_progress("scoring images") as report:
         done = predict_files(classifier, images, folder, batch_size=batch_size, progress=report)
     notes = []
     if done.links:

@@ -21,11 +21,10 @@ import math
 import os
 import shutil
 import struct
-import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,13 +35,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from xray_lightning.data.decoding import available_cores, decode_all, single_threaded_opencv
 from xray_lightning.data.dicom import tally
 from xray_lightning.data.geometry import RULE, fit_square
-from xray_lightning.data.images import noting
+from xray_lightning.data.images import collect_notes
 from xray_lightning.data.source import Source
 from xray_lightning.errors import (
     CacheError,
@@ -52,12 +49,11 @@ from xray_lightning.errors import (
     OutputError,
     require_integer,
 )
+from xray_lightning.progress import Report, show_progress
 from xray_lightning.records import Record
 from xray_lightning.writing import open_replacing, read_json, write_json
 
 logger = logging.getLogger(__name__)
-
-ProgressHook = Callable[[int, int], None]  # images done, images in all
 
 MANIFEST = "manifest.json"
 REMEDY = "choose another folder with cache_dir=DIR"
@@ -156,7 +152,7 @@ def open_cache(
     size: int,
     root: str | Path,
     workers: int | None = None,
-    progress: bool | ProgressHook = True,
+    progress: bool | Report = True,
 ) -> ImageCache:
     """Build what is missing of the cache of these records, then open it read-only.
 
@@ -342,7 +338,7 @@ def _fill(
     records: Sequence[Record],
     folder: Path,
     workers: int,
-    progress: bool | ProgressHook,
+    progress: bool | Report,
 ) -> None:
     """Decode every image that is not done.
 
@@ -356,7 +352,7 @@ def _fill(
 
     def decode(row: int) -> None:
         record = records[row]
-        with noting() as notes:
+        with collect_notes() as notes:
             try:
                 image = source.read(record)
                 square = fit_square(image, cache.images.shape[1])
@@ -369,9 +365,16 @@ def _fill(
         if notes:
             remarks.append(notes)
 
-    shown = _show_progress(progress, len(records), len(rows))
-    with single_threaded_opencv(), _syncing(cache) as confirm, shown as report:
-        decode_all(decode, rows, workers=workers, report=report)
+    count, before = len(records), len(records) - len(rows)
+    shown = (
+        nullcontext(progress)
+        if callable(progress)
+        else show_progress("decoding images", shown=progress, unit="images")
+    )
+    with single_threaded_opencv(), _sync_regularly(cache) as confirm, shown as report:
+        if before:
+            report(before, count)
+        decode_all(decode, rows, workers=workers, report=lambda n: report(before + n, count))
     if line := tally(remarks):
         logger.warning("how images were read: %s", line)
     if failures:
@@ -386,7 +389,7 @@ def _fill(
 
 
 @contextmanager
-def _syncing(cache: ImageCache) -> Iterator[Callable[[int], None]]:
+def _sync_regularly(cache: ImageCache) -> Iterator[Callable[[int], None]]:
     """Gives a function that sets the flag of a row, always after its pixels reached the disk.
 
     The syncing has a thread of its own: fsync waits for the disk and would hold up the decoding.
@@ -403,7 +406,7 @@ def _syncing(cache: ImageCache) -> Iterator[Callable[[int], None]]:
         _flush(cache.path / "done.bin")
         del decoded[: len(rows)]
 
-    def sync_regularly() -> None:
+    def repeat() -> None:
         while not stop.wait(SYNC_SECONDS):
             sync()
 
@@ -413,7 +416,7 @@ def _syncing(cache: ImageCache) -> Iterator[Callable[[int], None]]:
             regular.result()  # raises what a sync raised
 
     with ThreadPoolExecutor(1, thread_name_prefix="sync") as thread:
-        regular = thread.submit(sync_regularly)
+        regular = thread.submit(repeat)
         try:
             yield confirm
         finally:
@@ -426,22 +429,3 @@ def _flush(path: Path) -> None:
     """Write the file's dirty pages to the disk, those of its memory maps included."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-@contextmanager
-def _show_progress(
-    progress: bool | ProgressHook, count: int, missing: int
-) -> Iterator[Callable[[int], object]]:
-    """A function of the images decoded now that reports those done of ``count``."""
-    before, start = count - missing, time.monotonic()
-    if callable(progress):
-        hook = progress
-        yield lambda decoded: hook(before + decoded, count)
-        return
-    columns = [TextColumn("decoding images"), BarColumn(), MofNCompleteColumn()]
-    columns += [TextColumn("{task.fields[rate]:,.0f} images/s"), TimeRemainingColumn()]
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("", total=count, completed=before, rate=0)
-        yield lambda decoded: bar.update(
-            task, completed=before + decoded, rate=decoded / (time.monotonic() - start)
-        )

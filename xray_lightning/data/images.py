@@ -52,7 +52,7 @@ _notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
 
 
 @contextmanager
-def noting() -> Iterator[list[str]]:
+def collect_notes() -> Iterator[list[str]]:
     """Collects what was decided by a fall-back in the pictures read inside, in this thread."""
     notes: list[str] = []
     token = _notes.set(notes)

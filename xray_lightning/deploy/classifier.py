@@ -15,7 +15,7 @@ from xray_lightning.checkpoint import load_checkpoint
 from xray_lightning.data.decoding import available_cores, decode_ahead
 from xray_lightning.data.dicom import to_uint8
 from xray_lightning.data.geometry import fit_square
-from xray_lightning.data.images import noting, read_image
+from xray_lightning.data.images import collect_notes, read_image
 from xray_lightning.data.transforms import equalise
 from xray_lightning.errors import (
     CheckpointError,
@@ -182,7 +182,7 @@ class Classifier:
 
     def _read(self, path: Path) -> tuple[Path, Pixels | None, list[str]]:
         """A file's square and the reader's notes; or None and why there is none."""
-        with noting() as notes:
+        with collect_notes() as notes:
             try:
                 return path, self.prepare(path), notes
             except DataError as error:

@@ -1,0 +1,50 @@
+"""Progress bars on stderr."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+Item = TypeVar("Item")
+Report = Callable[[int, int], None]  # done, in all
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:,.0f} {self.unit}/s" if self.unit else "")
+
+
+@contextmanager
+def show_progress(text: str, *, shown: bool = True, unit: str = "") -> Iterator[Report]:
+    """A bar, moved by calling what this gives with the number done and the number in all.
+
+    With a ``unit`` such as "images" it says how many of them are done in a second.
+    """
+    name = TextColumn("{task.description}", markup=False)  # a label is neither format nor markup
+    columns = name, BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def track(items: Iterable[Item], text: str, count: int, *, shown: bool = True) -> Iterator[Item]:
+    """The items, behind a bar."""
+    with show_progress(text, shown=shown) as report:
+        for done, item in enumerate(items, 1):
+            yield item
+            report(done, count)
