@@ -126,7 +126,7 @@ def test_bad_loss(overrides: list[str]) -> None:
 def test_samplers_draw(name: str) -> None:
     config, _ = composed([f"sampler={name}", "data.patients=60"])
     data = data_from(config)
-    drawn = data.drawn_targets()
+    drawn = data.draw_targets()
     patients = {record.patient_id for record in data.subset_records("train")}
     expected = len(patients if name == "patient_balanced" else data.subset_records("train"))
     assert drawn.shape == (expected, 14)

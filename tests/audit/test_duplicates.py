@@ -22,8 +22,7 @@ from xray_lightning.audit.duplicates import (
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.data.images import read_record
 from xray_lightning.data.nih import ChestXray14
-from xray_lightning.data.nih_map import read_nih_map
-from xray_lightning.data.rsna import Rsna
+from xray_lightning.data.rsna import Rsna, read_nih_map
 from xray_lightning.records import Record
 
 

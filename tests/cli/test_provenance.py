@@ -29,7 +29,7 @@ def test_what_a_sampler_changes(tmp_path: Path) -> None:
     shares = prevalences(data)
     targets = data.subset_targets("train")
     assert shares["Hernia"][0] == pytest.approx(targets[:, -1].mean())
-    assert shares["Hernia"][1] == pytest.approx(data.drawn_targets(10)[:, -1].mean())
+    assert shares["Hernia"][1] == pytest.approx(data.draw_targets(10)[:, -1].mean())
     assert shares["normal images"][1] == pytest.approx(0.25, abs=0.5 / len(targets))
     line = sampling_line(data)
     assert line is not None

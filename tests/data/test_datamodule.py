@@ -159,19 +159,17 @@ def test_a_sampler_changes_training_alone(plan: Plan, root: Path) -> None:
     batches = list(loader)
     assert len(batches) == len(loader)
     drawn = np.concatenate([batch["targets"] for batch in batches])
-    planned = balanced.drawn_targets()
+    planned = balanced.draw_targets()
     np.testing.assert_array_equal(drawn, planned[: len(drawn)])
     assert len(drawn) >= len(planned) - 1
     assert not np.array_equal(prevalence(planned), prevalence(plain.subset_targets("train")))
     for subset in ("val", "test"):
-        assert same(list(balanced.judging_loader(subset)), list(plain.judging_loader(subset)))
+        assert same(list(balanced.evaluation_loader(subset)), list(plain.evaluation_loader(subset)))
 
 
 def test_a_uniform_sampler_changes_no_prevalence(root: Path) -> None:
     data = module(root)
-    assert np.array_equal(
-        prevalence(data.drawn_targets()), prevalence(data.subset_targets("train"))
-    )
+    assert np.array_equal(prevalence(data.draw_targets()), prevalence(data.subset_targets("train")))
 
 
 # --- validation and test ----------------------------------------------------------------------
@@ -203,7 +201,9 @@ def test_processes_share_what_they_judge(subset: str, world: int, root: Path) ->
         loader: Any = data.val_dataloader() if subset == "val" else data.test_dataloader()
         batches = list(loader)
         assert len(batches) == len(loader)
-        assert same(batches, list(module(root, batch_size=2).judging_loader(subset, rank, world)))
+        assert same(
+            batches, list(module(root, batch_size=2).evaluation_loader(subset, rank, world))
+        )
         names.append([name for batch in batches for name in batch["image_id"]])
     expected = [record.image_id for record in module(root).subset_records(subset)]
     assert names == [expected[rank::world] for rank in range(world)]
@@ -216,7 +216,7 @@ def test_more_processes_than_images(root: Path) -> None:
     with pytest.raises(ConfigError, match=match):
         data.require_images(count + 1)
     with pytest.raises(ConfigError, match=match):
-        data.judging_loader("test", 0, count + 1)
+        data.evaluation_loader("test", 0, count + 1)
     data.trainer = trainer_of(0, count + 1)
     with pytest.raises(ConfigError, match=match):
         data.setup()

@@ -74,6 +74,6 @@ def test_unreadable(tmp_path: Path) -> None:
     path.write_text("\n \n")
     with pytest.raises(TableError, match=r"list\.txt is empty"):
         read_list(path, INDEX)
-    path.write_bytes(b"\xff\xfe\x00x")
-    with pytest.raises(TableError, match=r"list\.txt is no readable list"):
+    path.write_bytes(b"\xff\x00x")
+    with pytest.raises(TableError, match=r"list\.txt is not a readable list"):
         read_list(path, INDEX)

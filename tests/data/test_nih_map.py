@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from xray_lightning.data.nih_map import nih_patient, read_nih_map
+from xray_lightning.data.rsna import nih_patient, read_nih_map
 from xray_lightning.errors import DataNotFoundError, TableError
 
 PAIRS = {"a-1": "00000013_002.png", "b-2": "00030805_000.png"}
@@ -48,7 +48,10 @@ def test_names_without_zeros_or_suffix(tmp_path: Path) -> None:
         ("patientId,Image Index\na,00000001_000.png\na,00000002_000.png", "row 3: a is 00000002_0"),
         ("patientId,Image Index\na,scan7.png", "row 2: 'a' -> 'scan7.png' does not name an NIH"),
         ("patientId,Image Index\n,00000001_000.png", "row 2: '' -> .* does not name an NIH image"),
-        ("patientId,file\na,00000001_000.png", "no map from RSNA to NIH: it has patientId, file"),
+        (
+            "patientId,file\na,00000001_000.png",
+            "not a map from RSNA .*: it has patientId, file",
+        ),
         ("id,image\na,00000001_000.png", "it has id, image. It needs one of patientId, subset"),
     ],
 )
@@ -61,10 +64,10 @@ def test_bad_tables(tmp_path: Path, text: str, match: str) -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("[{", "is no readable JSON"),
-        ('{"a": 1}', "is no list of objects"),
-        ("[1]", "is no list of objects"),
-        ('[{"img_id": "1"}]', "no map from RSNA to NIH: it has img_id"),
+        ("[{", "is not a readable JSON"),
+        ('{"a": 1}', "is not a list of objects"),
+        ("[1]", "is not a list of objects"),
+        ('[{"img_id": "1"}]', "not a map from RSNA to NIH: it has img_id"),
         ('[{"subset_img_id": "a", "img_id": null}]', "object 1: 'a' -> 'None' does not name"),
     ],
 )
@@ -77,7 +80,7 @@ def test_bad_json(tmp_path: Path, text: str, match: str) -> None:
 def test_damaged_gzip(tmp_path: Path) -> None:
     path = as_json(tmp_path / "map.json.gz", PAIRS)
     path.write_bytes(path.read_bytes()[:-12])
-    with pytest.raises(TableError, match="is no readable JSON"):
+    with pytest.raises(TableError, match="is not a readable JSON"):
         read_nih_map(path)
 
 

@@ -9,14 +9,10 @@ import pytest
 
 from xray_lightning.data.convert import convert_folder
 from xray_lightning.data.nih import ChestXray14
+from xray_lightning.data.partition import LeakySubsetsWarning
 from xray_lightning.data.rsna import Rsna, UnknownPatientsWarning
 from xray_lightning.data.source import patient_keys, readable_records
-from xray_lightning.data.splits import (
-    LeakySubsetsWarning,
-    image_split,
-    official_split,
-    patient_split,
-)
+from xray_lightning.data.splits import image_split, official_split, patient_split
 from xray_lightning.errors import (
     ConfigError,
     DataError,

@@ -10,21 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xray_lightning.data.lists import read_split_table
-from xray_lightning.data.partition import FaultySplitError
-from xray_lightning.data.splits import (
+from xray_lightning.data.partition import (
     SUBSETS,
+    FaultySplitError,
     LeakySubsetsWarning,
     Split,
+    fingerprint,
+    make_split,
+    read_split_table,
+)
+from xray_lightning.data.splits import (
     auto_split,
     balanced_assignment,
+    count_groups,
     csv_split,
-    fingerprint,
-    group_counts,
     image_split,
     kfold_split,
     lists_split,
-    make_split,
     official_split,
     patient_split,
 )
@@ -113,13 +115,13 @@ def test_no_part_is_empty(groups: int, seed: int) -> None:
 
 
 def test_too_few_groups() -> None:
-    with pytest.raises(SplitError, match=r"2 patients .* cannot fill 3 parts"):
+    with pytest.raises(SplitError, match=r"2 patients .* cannot fill 3 subsets"):
         balanced_assignment([[1], [1]], (0.7, 0.1, 0.2), np.random.default_rng(0))
 
 
 def test_group_counts() -> None:
     targets = np.array([[1, 0], [0, 0], [NAN, 1], [0, NAN]], dtype=np.float32)
-    counts = group_counts(np.array([0, 0, 1, 1]), targets)
+    counts = count_groups(np.array([0, 0, 1, 1]), targets)
     # images, patient, no finding, positives of both labels, known targets of both labels
     assert counts.tolist() == [[2, 1, 1, 1, 0, 2, 2], [2, 1, 0, 0, 1, 1, 1]]
 
@@ -153,7 +155,7 @@ def test_make_split_keeps_sorted_frozen_parts() -> None:
 @pytest.mark.parametrize(
     ("subsets", "message"),
     [
-        ({"train": [0], "test": [1]}, r"the parts train, val, test, got \['test', 'train'\]"),
+        ({"train": [0], "test": [1]}, r"the subsets train, val, test, got \['test', 'train'\]"),
         ({"train": [0], "val": [], "test": [1]}, "the val set is empty: give it a larger"),
         ({"train": [0], "val": [1], "test": [4]}, "test set has positions 4 to 4, .* 0 to 3"),
         ({"train": [0, 2], "val": [1], "test": [2]}, r"1 images .* first is i2 \(train and test"),
@@ -246,7 +248,7 @@ def test_twelve_equal_patients_split_as_asked() -> None:
 
 
 def test_patient_split_refuses_too_few() -> None:
-    with pytest.raises(SplitError, match=r"2 patients .* cannot fill 3 parts"):
+    with pytest.raises(SplitError, match=r"2 patients .* cannot fill 3 subsets"):
         patient_split(make_records(2), None)
     with pytest.raises(SplitError, match="no images to split: check the label table"):
         patient_split([], None)
@@ -305,7 +307,7 @@ def test_official_split_with_three_lists_uses_them() -> None:
             {"train_val": {"i0", "i1", "i2"}, "test": {"i3", "i1"}},
             r"1 images stand twice .* i1 \(train and test\)",
         ),
-        ({"train_val": {"i0"}, "test": {"i1", "i2", "i3"}}, "cannot fill 2 parts"),
+        ({"train_val": {"i0"}, "test": {"i1", "i2", "i3"}}, "cannot fill 2 subsets"),
         ({"train_val": set(), "test": {"i0", "i1", "i2", "i3"}}, "no images to split"),
         ({"train": {"i0", "i1"}, "test": {"i2", "i3"}}, "got .'test', 'train'"),
     ],
@@ -341,7 +343,7 @@ def test_kfold_refuses(settings: dict[str, int], message: str) -> None:
 
 
 def test_kfold_refuses_too_few_patients() -> None:
-    with pytest.raises(SplitError, match=r"4 patients .* cannot fill 5 parts"):
+    with pytest.raises(SplitError, match=r"4 patients .* cannot fill 5 subsets"):
         kfold_split(make_records(4), None)
 
 
@@ -411,11 +413,11 @@ class Nih:
     def __init__(self) -> None:
         from xray_lightning.data.nih import ChestXray14
 
-        start = time.perf_counter()
+        start = time.process_time()
         source = ChestXray14(NIH)
         self.records = source.records
         self.splits = [patient_split(self.records, None, seed=0)]
-        self.seconds = time.perf_counter() - start
+        self.seconds = time.process_time() - start
         self.splits += [patient_split(self.records, None, seed=seed) for seed in range(1, 10)]
         self.official = source.official
         self.targets = target_matrix(self.records)
@@ -456,7 +458,7 @@ def test_nih_seeds_really_differ(nih: Nih) -> None:
 
 
 def test_nih_table_and_split_are_quick(nih: Nih) -> None:
-    assert nih.seconds < 9  # 3 s on an idle machine; this one may be shared
+    assert nih.seconds < 9  # of this process; 3 s on an idle machine
 
 
 def test_nih_official_split(nih: Nih) -> None:
@@ -479,7 +481,7 @@ def test_csv_split_leaves_out_ids_without_a_record(tmp_path: Path) -> None:
 
 def test_split_table_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "split.csv").write_bytes(b"\x89PNG\xff\xfe")
-    with pytest.raises(TableError, match="is no readable table"):
+    with pytest.raises(TableError, match="is not a readable table"):
         csv_split([], None, path=tmp_path / "split.csv")
 
 
@@ -537,7 +539,11 @@ def test_lists_that_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lists", "message", "counts"),
     [
-        ({"train": "i0\ni1", "val": "i2", "test": "i3"}, "1 patients have images in more", (0, 1)),
+        (
+            {"train": "i0\ni1", "val": "i2", "test": "i3"},
+            "1 patients have images in several",
+            (0, 1),
+        ),
         ({"train": "i0\ni1", "val": "i2", "test": "i3\ni0"}, "1 images stand twice", (1, 1)),
         ({"train": "i0", "val": "i2", "test": "i3"}, "1 of 4 images are in no list .* i1", (0, 0)),
     ],
@@ -559,7 +565,7 @@ def test_a_faulty_split_is_refused_with_what_it_is(
 def test_a_column_that_leaks_is_refused_with_what_it_is() -> None:
     records = [Record(f"i{n}", f"p{n % 3}", (0.0,)) for n in range(4)]
     lists = {"train": {"i0"}, "val": {"i1"}, "test": {"i2", "i3"}}
-    with pytest.raises(FaultySplitError, match="1 patients have images in more") as caught:
+    with pytest.raises(FaultySplitError, match="1 patients have images in several") as caught:
         csv_split(records, {subset: frozenset(ids) for subset, ids in lists.items()})
     assert caught.value.split.name == "csv"
     assert caught.value.split.leaked_patients == 1

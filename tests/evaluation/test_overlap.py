@@ -10,10 +10,9 @@ from xray_lightning.checkpoint import Description, patients_of
 from xray_lightning.data.csv import CsvTable
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.nih import ChestXray14
-from xray_lightning.data.partition import with_test
+from xray_lightning.data.partition import fingerprint, replace_test
 from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.source import patient_keys
-from xray_lightning.data.splits import fingerprint
 from xray_lightning.errors import ConfigError, SplitError
 from xray_lightning.evaluation.overlap import seen_before, separated
 
@@ -50,7 +49,7 @@ def patients(data: XrayDataModule, subset: str) -> set[str]:
 def all_test(source: Any) -> XrayDataModule:
     """Every record is a test image, as with images=all."""
     data = XrayDataModule(source)
-    data.split = with_test(data.split, data.records, np.arange(len(data.records)))
+    data.split = replace_test(data.split, data.records, np.arange(len(data.records)))
     return data
 
 
@@ -107,7 +106,7 @@ def test_nothing_to_leave_out(description: Description, rsna_folder: Folder) -> 
 
 
 def test_nothing_left(nih: XrayDataModule, description: Description) -> None:
-    nih.split = with_test(nih.split, nih.records, nih.split.subsets["train"])
+    nih.split = replace_test(nih.split, nih.records, nih.split.subsets["train"])
     for choice in ("exclude", "report"):
         with pytest.raises(SplitError, match=r"show patients .* nothing to judge it"):
             separated(description, nih, choice)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xray_lightning.errors import DataNotFoundError, TableError
-from xray_lightning.evaluation.scores import read_scores, scored_labels
+from xray_lightning.evaluation.scores import find_scored_labels, read_scores
 
 LABELS = ("Mass", "Pleural_Thickening")
 IMAGES = ("00000001_000.png", "00000001_001.png", "00000002_000.png")
@@ -154,11 +154,11 @@ def test_names_that_match_to_the_letter_come_first(tmp_path: Path) -> None:
 
 def test_labels_that_a_table_has_scores_for(tmp_path: Path) -> None:
     path = write(tmp_path, "image,p_Hernia,p_pleural thickening,Mass\n0.png,1,1,1\n")
-    assert scored_labels(path, ("Mass", "Pleural_Thickening", "Hernia")) == (
+    assert find_scored_labels(path, ("Mass", "Pleural_Thickening", "Hernia")) == (
         "Pleural_Thickening",
         "Hernia",
     )
-    assert scored_labels(path, ("Edema",)) == ()
+    assert find_scored_labels(path, ("Edema",)) == ()
 
 
 def test_our_own_table_that_is_cut(tmp_path: Path) -> None:

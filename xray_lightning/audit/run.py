@@ -24,8 +24,8 @@ from xray_lightning.audit.shift import (
     compare_prevalence,
     separate_by_metadata,
 )
+from xray_lightning.data.partition import Split, fingerprint
 from xray_lightning.data.source import Source
-from xray_lightning.data.splits import Split, fingerprint
 from xray_lightning.errors import TableError
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.bootstrap import PatientBootstrap

@@ -8,10 +8,9 @@ from xray_lightning.audit.duplicates import Duplicates, compare_images
 from xray_lightning.audit.run import audit_split
 from xray_lightning.cli.overrides import Settings, boolean, composed, integer, make, taken_out
 from xray_lightning.data.names import NameIndex, read_list
-from xray_lightning.data.nih_map import read_nih_map
-from xray_lightning.data.partition import FaultySplitError
+from xray_lightning.data.partition import FaultySplitError, Split
+from xray_lightning.data.rsna import read_nih_map
 from xray_lightning.data.source import Source, readable_records
-from xray_lightning.data.splits import Split
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.folders import prepare_folder

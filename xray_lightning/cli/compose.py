@@ -27,8 +27,8 @@ from xray_lightning.cli.provenance import sampling_line, write_config, write_env
 from xray_lightning.cli.report import closing_report
 from xray_lightning.cli.settings import require_settings
 from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.partition import SUBSETS
 from xray_lightning.data.source import Source, usage_notes
-from xray_lightning.data.splits import SUBSETS
 from xray_lightning.errors import ConfigError, SplitError
 from xray_lightning.evaluation.predict import Summary, predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions, write_predictions

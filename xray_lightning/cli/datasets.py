@@ -8,8 +8,8 @@ import numpy as np
 
 from xray_lightning.cli.overrides import composed, make
 from xray_lightning.data.cache import open_cache
+from xray_lightning.data.partition import SUBSETS, Split
 from xray_lightning.data.source import Source, readable_records, usage_notes
-from xray_lightning.data.splits import SUBSETS, Split
 from xray_lightning.folders import prepare_folder
 from xray_lightning.progress import track
 from xray_lightning.records import patient_ids, patients_known, patients_text, target_matrix

@@ -18,9 +18,8 @@ from xray_lightning.cli.priors import require_prior, wanted_priors
 from xray_lightning.cli.settings import require_changes, require_settings
 from xray_lightning.cli.trust import require_trusted
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.partition import Split, with_test
+from xray_lightning.data.partition import Split, fingerprint, replace_test
 from xray_lightning.data.source import usage_notes
-from xray_lightning.data.splits import fingerprint
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.evaluation.overlap import separated
 from xray_lightning.evaluation.predict import Summary
@@ -203,7 +202,7 @@ def use_images(data: XrayDataModule, images: str) -> None:
         raise ConfigError(f"images must be test or all, got {images!r}")
     if images == "all":
         rows = np.arange(len(data.records))
-        data.split = replace(with_test(data.split, data.records, rows), name="all images")
+        data.split = replace(replace_test(data.split, data.records, rows), name="all images")
 
 
 def judged(description: Description, data: XrayDataModule, overlap: str | None) -> dict[str, Split]:

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from xray_lightning.cli.judging import fitted, verdict_of
 from xray_lightning.cli.overrides import boolean, composed, integer, labels_asked, make, taken_out
 from xray_lightning.cli.priors import read_prior
-from xray_lightning.data.source import Source, with_labels
-from xray_lightning.data.splits import SUBSETS, Split, fingerprint
+from xray_lightning.data.partition import SUBSETS, Split, fingerprint
+from xray_lightning.data.source import Source, select_labels
 from xray_lightning.errors import ConfigError, MissingImagesError
 from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.evaluation.scores import read_scores, scored_labels
+from xray_lightning.evaluation.scores import find_scored_labels, read_scores
 from xray_lightning.folders import prepare_folder
 from xray_lightning.records import Record, patient_ids, patients_text, target_matrix
 from xray_lightning.report.terminal import show
@@ -48,8 +48,8 @@ def score(table: Path, overrides: Sequence[str], as_json: bool) -> None:
     if own["subset"]:
         split = make(config.split)(source.records, source.official)
     if own["labels"]:
-        theirs = scored_labels(table, source.labels)
-        source = with_labels(source, labels_asked(own["labels"], source.labels, theirs))
+        theirs = find_scored_labels(table, source.labels)
+        source = select_labels(source, labels_asked(own["labels"], source.labels, theirs))
     ids, scores = read_scores(table, source.labels, images)
     records, note = chosen(source.records, ids, split, own)
     if run_dir is not None:

@@ -22,7 +22,8 @@ from xray_lightning.data.dicom import is_dicom, read_dicom, tally, to_uint8
 from xray_lightning.data.dicom.acquisition import COLUMNS, read_allowed
 from xray_lightning.data.dicom.reader import SUFFIXES
 from xray_lightning.data.files import Journal, file_stamp, read_head, walk_files
-from xray_lightning.data.tables import existing_folder, read_table
+from xray_lightning.data.source import require_directory
+from xray_lightning.data.tables import read_table
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, InvalidImageError
 from xray_lightning.folders import lock_folder
 from xray_lightning.writing import open_replacing, write_table
@@ -112,7 +113,7 @@ def convert_folder(
         ConfigError: an option is out of range, or ``out`` has images of other bits, cannot be
             written to, or is being written to.
     """
-    root = existing_folder(root, "The DICOM files were to be found there").resolve()
+    root = require_directory(root, "The DICOM files were to be found there").resolve()
     files, others = find_dicom(root)
     outcomes: list[Outcome] = []
     with lock_folder(out):

@@ -21,21 +21,11 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from xray_lightning.data.images import READER_VERSION, read_record
-from xray_lightning.data.lists import split_column
-from xray_lightning.data.source import Pixels
-from xray_lightning.data.tables import (
-    Table,
-    binary,
-    counted,
-    existing_folder,
-    names_in,
-    read_boxes,
-    read_table,
-)
+from xray_lightning.data.partition import read_split_column
+from xray_lightning.data.source import Source, list_names, require_directory
+from xray_lightning.data.tables import Table, binary, format_count, read_boxes, read_table
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Record
 
@@ -48,8 +38,8 @@ NO_LABELS = (  # columns, in any case, that tell of the image or the split
 BOX_COLUMNS = ("image", "label", "x", "y", "width", "height")
 
 
-class CsvTable:
-    """A folder of images with a table as a ``Source``; the protocol explains the attributes.
+class CsvTable(Source):
+    """A folder of images with a table.
 
     Args:
         table: the table, as :func:`~.tables.read_table` reads it.
@@ -66,10 +56,10 @@ class CsvTable:
         TableError: a table lacks a column, repeats an image, or has a cell that is not allowed;
             names the row and the cell.
         ConfigError: ``labels`` is empty, repeats a name, or names a reserved column; ``columns``
-            gives a name to none of those.
+            has another key than those of ``RESERVED``.
     """
 
-    population: str = ""  # a hospital's patient numbers, even hashed, stay out of checkpoints
+    population = ""  # a hospital's patient numbers, even hashed, stay out of checkpoints
 
     def __init__(
         self,
@@ -82,57 +72,41 @@ class CsvTable:
         allow_missing: bool = False,
         name: str = "csv",
     ) -> None:
-        entries = _renamed(read_table(Path(table)), {} if columns is None else columns)
+        entries = _rename_columns(read_table(Path(table)), {} if columns is None else columns)
         entries.require("image")
         entries.refuse_repeats("image")
         folder = Path(table).parent if root is None else root
-        self.root = existing_folder(folder, "The images of the table were to be found there")
-        self.name = self.title = name
-        self.allow_missing = allow_missing
+        self.root = require_directory(folder, "The images of the table were to be found there")
+        self.name, self.allow_missing = name, allow_missing
         notes: list[str] = []
-        self.labels: tuple[str, ...] = _labels(entries, labels, notes)
-        self.records: Sequence[Record] = _records(entries, self.labels, self.root, boxes, notes)
-        absent = (record.image_id for record in self.records if record.path is None)
-        self.missing: Sequence[str] = tuple(absent)
-        self.official: Mapping[str, frozenset[str]] | None = _official(entries)
-        if self.official is not None:
+        self.labels = _choose_labels(entries, labels, notes)
+        self.records = _make_records(entries, self.labels, self.root, boxes, notes)
+        if "split" in entries.columns:
+            subsets = read_split_column(entries)
+            self.official = {name: frozenset(ids) for name, ids in subsets.items() if ids}
             notes.append("The table's column 'split' is the split unless split= names another")
         if self.missing:
             notes.append(
                 f"{len(self.missing):,} of the {len(self.records):,} images in the table are not "
                 f"on disk, the first was looked for at {self.root / self.missing[0]}"
             )
-        self.notes: Sequence[str] = tuple(notes)
-
-    def read(self, record: Record) -> Pixels:
-        """The image at its original size, (H, W) uint8. Thread-safe.
-
-        Raises:
-            InvalidImageError: the file is no intact image.
-            MissingImagesError: the record has no file.
-        """
-        return read_record(record)
-
-    def identity(self) -> dict[str, str | int | float | bool]:
-        """The folder and the version of the reader."""
-        return {"source": self.name, "root": str(self.root.resolve()), "reader": READER_VERSION}
+        self.notes = tuple(notes)
 
 
-def _renamed(table: Table, columns: Mapping[str, str]) -> Table:
-    """The table with our names for some of its columns."""
+def _rename_columns(table: Table, columns: Mapping[str, str]) -> Table:
+    """The table with the names of ``RESERVED`` for some of its columns, in their place."""
     if not isinstance(columns, Mapping) or not set(columns) <= set(RESERVED):
         raise ConfigError(
             "data.columns is a mapping such as {patient: subject_id}, of any of "
             f"{', '.join(RESERVED)}; got {columns!r}"
         )
     table.require(*columns.values())
-    taken = {*columns, *columns.values()}
-    ours = {name: table.columns[theirs] for name, theirs in columns.items()}
-    rest = {name: cells for name, cells in table.columns.items() if name not in taken}
-    return replace(table, columns=ours | rest)
+    rest = table.frame.drop(columns=[*set(columns) & set(table.columns), *columns.values()])
+    named = table.frame[list(columns.values())].set_axis(list(columns), axis=1)
+    return Table(table.path, named.join(rest))
 
 
-def _labels(table: Table, chosen: Sequence[str] | None, notes: list[str]) -> tuple[str, ...]:
+def _choose_labels(table: Table, chosen: Sequence[str] | None, notes: list[str]) -> tuple[str, ...]:
     """The label columns, in the order chosen or of the table."""
     if chosen is None:
         others = [name for name in table.columns if name not in RESERVED]
@@ -141,7 +115,8 @@ def _labels(table: Table, chosen: Sequence[str] | None, notes: list[str]) -> tup
         if not labels:
             raise TableError(f"{table.path} has no label column, only {', '.join(table.columns)}")
         no = f"; not taken: {', '.join(known)}" if known else ""
-        notes.append(f"{counted(len(labels), 'label')}: {', '.join(labels)}{no} (or data.labels=)")
+        count = format_count(len(labels), "label")
+        notes.append(f"{count}: {', '.join(labels)}{no} (or data.labels=)")
         return labels
     if isinstance(chosen, str):
         raise ConfigError(f"data.labels is a list of columns such as [{chosen}], got {chosen!r}")
@@ -154,7 +129,7 @@ def _labels(table: Table, chosen: Sequence[str] | None, notes: list[str]) -> tup
     return labels
 
 
-def _records(
+def _make_records(
     table: Table,
     labels: Sequence[str],
     root: Path,
@@ -163,18 +138,18 @@ def _records(
 ) -> tuple[Record, ...]:
     """One record per row of the table."""
     images = table.text("image")
-    paths = _files(root, images)
+    paths = _find_files(root, images)
     _refuse_two_names(table, images, paths)
     boxes = (
         read_boxes(read_table(Path(box_path)), BOX_COLUMNS, labels, set(images)) if box_path else {}
     )
-    targets = list(zip(*(_targets(table, label) for label in labels), strict=True))  # (N, L)
+    targets = list(zip(*(_read_targets(table, label) for label in labels), strict=True))  # (N, L)
     unknown = sum(math.isnan(target) for row in targets for target in row)
     if unknown:
-        notes.append(f"{counted(unknown, 'target')} unknown (blank or -1)")
+        notes.append(f"{format_count(unknown, 'target')} unknown (blank or -1)")
     columns = (
         images,
-        _patients(table, notes),
+        _read_patients(table, notes),
         targets,
         map(paths.get, images),
         [boxes.get(image, ()) for image in images],
@@ -207,7 +182,7 @@ def _refuse_two_names(table: Table, images: Sequence[str], paths: Mapping[str, P
             raise TableError(f"{table.path} names one file twice: {first} and {image}")
 
 
-def _targets(table: Table, label: str) -> list[float]:
+def _read_targets(table: Table, label: str) -> list[float]:
     """Targets of one label, (N,)."""
     wanted = (
         "1, 0, True, False, or blank or -1 for unknown: labels are binary, several an image. A "
@@ -217,7 +192,7 @@ def _targets(table: Table, label: str) -> list[float]:
     return table.convert(label, binary, wanted)
 
 
-def _patients(table: Table, notes: list[str]) -> Sequence[str]:
+def _read_patients(table: Table, notes: list[str]) -> Sequence[str]:
     """Patient of each row, (N,)."""
     if "patient" not in table.columns:
         notes.append(
@@ -233,27 +208,20 @@ def _patients(table: Table, notes: list[str]) -> Sequence[str]:
         alike.setdefault(number[1] if number else patient.casefold(), []).append(patient)
     if pairs := [" and ".join(ids) for ids in alike.values() if len(ids) > 1]:
         notes.append(
-            f"WARNING: {counted(len(pairs), 'patient')} may be written in several ways "
+            f"WARNING: {format_count(len(pairs), 'patient')} may be written in several ways "
             f"({', '.join(pairs[:3])}{', ...' if pairs[3:] else ''}) and count as different "
             "people: a split is only as good as its ids"
         )
     return patients
 
 
-def _files(root: Path, images: Iterable[str]) -> dict[str, Path]:
+def _find_files(root: Path, images: Iterable[str]) -> dict[str, Path]:
     """Image id -> file, for the images on disk, by one scan of each folder."""
     paths = {image: root / image for image in images}
     folders = {path.parent for path in paths.values()}
-    present = {folder: frozenset(names_in(folder)) for folder in folders if folder.is_dir()}
+    present = {folder: frozenset(list_names(folder)) for folder in folders if folder.is_dir()}
     return {
         image: path
         for image, path in paths.items()
         if path.name in present.get(path.parent, frozenset())
     }
-
-
-def _official(table: Table) -> dict[str, frozenset[str]] | None:
-    """Image ids of each part of the ``split`` column; None without one."""
-    if "split" not in table.columns:
-        return None
-    return {subset: frozenset(images) for subset, images in split_column(table).items() if images}

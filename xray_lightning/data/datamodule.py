@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader
 
 from xray_lightning.data.cache import ImageCache, open_cache
 from xray_lightning.data.dataset import Augment, Sample, XrayDataset
+from xray_lightning.data.partition import SUBSETS, Split
 from xray_lightning.data.samplers import EpochSampler, Order, Plan, Shard, uniform_sampler
-from xray_lightning.data.source import Source, readable_records, with_labels
-from xray_lightning.data.splits import SUBSETS, Split, patient_split
+from xray_lightning.data.source import Source, readable_records, select_labels
+from xray_lightning.data.splits import patient_split
 from xray_lightning.errors import ConfigError
 from xray_lightning.records import Record, target_matrix
 
@@ -96,7 +97,7 @@ class XrayDataModule(pl.LightningDataModule):
 
     def keep_labels(self, labels: Sequence[str]) -> None:
         """Go on with some of the labels alone; the split stays."""
-        self.source = with_labels(self.source, labels)
+        self.source = select_labels(self.source, labels)
         self.labels, self.records = self.source.labels, readable_records(self.source)
         self.__dict__.pop("targets", None)
 
@@ -135,7 +136,7 @@ class XrayDataModule(pl.LightningDataModule):
         """What turns a decoded image into the network's input, as plain values."""
         return {"image_size": self.image_size, "clahe": self.clahe}
 
-    def drawn_targets(self, epochs: int = 1) -> npt.NDArray[np.float32]:
+    def draw_targets(self, epochs: int = 1) -> npt.NDArray[np.float32]:
         """Targets of the images of the first epochs as the sampler draws them, (M, L); no pixels.
 
         Raises:
@@ -221,14 +222,14 @@ class XrayDataModule(pl.LightningDataModule):
         self.next_epoch = state_dict["next_epoch"]
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """This process's share of the validation set, see :meth:`judging_loader`."""
-        return self.judging_loader("val", *self._place())
+        """This process's share of the validation set, see :meth:`evaluation_loader`."""
+        return self.evaluation_loader("val", *self._place())
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """This process's share of the test set, see :meth:`judging_loader`."""
-        return self.judging_loader("test", *self._place())
+        """This process's share of the test set, see :meth:`evaluation_loader`."""
+        return self.evaluation_loader("test", *self._place())
 
-    def judging_loader(self, subset: str, rank: int = 0, world: int = 1) -> DataLoader[Sample]:
+    def evaluation_loader(self, subset: str, rank: int = 0, world: int = 1) -> DataLoader[Sample]:
         """Every world-th image of a part in table order, unaugmented: each in one process only.
 
         Raises:

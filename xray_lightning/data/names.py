@@ -1,16 +1,15 @@
 """Lists of image names in the forms people publish, and the images of a data set they name."""
 
 import csv
-import gzip
 import re
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
-from xray_lightning.errors import DataNotFoundError, TableError
+from xray_lightning.data.tables import open_text
+from xray_lightning.errors import TableError
 from xray_lightning.writing import from_spreadsheet
 
 HEADERS = {"image", "imageindex", "imageid", "imagename", "imagepath", "img", "imgid", "id"}
@@ -26,9 +25,6 @@ class NameIndex:
 
     What follows the last dot is an ending only where it is one of an image file: ``1.2.840.1`` and
     ``1.2.840.2`` are two images.
-
-    Args:
-        ids: of the images.
     """
 
     def __init__(self, ids: Iterable[str]) -> None:
@@ -43,9 +39,9 @@ class NameIndex:
         for form in (name, from_spreadsheet(name)):
             if form in self.ids:
                 return form
-        path = _path(name)
+        path = _strip_ending(name)
         alike = self._alike.get(path.rpartition("/")[2], ())
-        images = [image for image in alike if _same_end(path, _path(image))]
+        images = [image for image in alike if _end_alike(path, _strip_ending(image))]
         return images[0] if len(images) == 1 else None
 
     @cached_property
@@ -53,7 +49,7 @@ class NameIndex:
         """File name without folder and ending -> ids."""
         alike = defaultdict(list)
         for image in self.ids:
-            alike[_path(image).rpartition("/")[2]].append(image)
+            alike[_strip_ending(image).rpartition("/")[2]].append(image)
         return dict(alike)
 
 
@@ -65,29 +61,19 @@ def read_list(path: Path, index: NameIndex) -> tuple[str, ...]:
 
     Raises:
         DataNotFoundError: there is no such file.
-        TableError: it is empty or no text.
+        TableError: it is empty or not text.
     """
-    lines = [line.strip() for line in _text(path).splitlines() if line.strip()]
+    with open_text(path, "list") as file:
+        lines = [line.strip() for line in file.read().splitlines() if line.strip()]
     if not lines:
         raise TableError(f"{path} is empty: it was to list images")
-    names = max(_readings(lines), key=lambda names: _hits(names, index))
+    names = max(_read_forms(lines), key=lambda names: _count_hits(names, index))
     if _is_header(names[0], lines[0], index):
         names = names[1:]
     return tuple(dict.fromkeys(index.find(name) or name for name in names))
 
 
-def _text(path: Path) -> str:
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8-sig") as file:
-            return file.read()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise DataNotFoundError(f"there is no list {path}") from error
-    except (OSError, EOFError, zlib.error, UnicodeError) as error:
-        raise TableError(f"{path} is no readable list ({error})") from error
-
-
-def _readings(lines: Sequence[str]) -> Iterator[Sequence[str]]:
+def _read_forms(lines: Sequence[str]) -> Iterator[Sequence[str]]:
     """What may be the names: whole lines, lines without the numbers at their end, each column."""
     yield lines
     yield [_NUMBERS.sub("", line) for line in lines]
@@ -97,7 +83,7 @@ def _readings(lines: Sequence[str]) -> Iterator[Sequence[str]]:
             yield from zip_longest(*rows, fillvalue="")
 
 
-def _hits(names: Sequence[str], index: NameIndex) -> int:
+def _count_hits(names: Sequence[str], index: NameIndex) -> int:
     return sum(index.find(name) is not None for name in names[:: len(names) // _SAMPLE + 1])
 
 
@@ -105,18 +91,18 @@ def _is_header(name: str, line: str, index: NameIndex) -> bool:
     if index.find(name) is not None or _ENDING.search(name):
         return False
     word = "".join(letter for letter in name.lower() if letter.isalnum())
-    return word in HEADERS or (any(each in line for each in ",;\t") and not _NUMBERS.search(line))
+    return word in HEADERS or (any(mark in line for mark in ",;\t") and not _NUMBERS.search(line))
 
 
-def _path(name: str) -> str:
+def _strip_ending(name: str) -> str:
     """With forward slashes, without an ending.
 
-    >>> _path("images/1.2.840.PNG")
+    >>> _strip_ending("images/1.2.840.PNG")
     'images/1.2.840'
     """
     return _ENDING.sub("", name.strip().replace("\\", "/"))
 
 
-def _same_end(first: str, second: str) -> bool:
+def _end_alike(first: str, second: str) -> bool:
     """Whether one is the other with folders in front."""
     return f"/{first}".endswith(f"/{second}") or f"/{second}".endswith(f"/{first}")

@@ -18,23 +18,14 @@ Tables may be gzip-compressed. Traps: the headers split ``OriginalImage[Width,He
 
 import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from xray_lightning.data.images import READER_VERSION, read_record
 from xray_lightning.data.names import NameIndex, read_list
-from xray_lightning.data.source import Pixels
-from xray_lightning.data.tables import (
-    Table,
-    counted,
-    disk_notes,
-    existing_folder,
-    names_in,
-    read_boxes,
-    read_table,
-)
-from xray_lightning.errors import DataError, DataNotFoundError, SplitError
-from xray_lightning.records import CHEST_XRAY14, Box, Record, encode
+from xray_lightning.data.source import Source, disk_notes, index_images, require_directory
+from xray_lightning.data.tables import Table, format_count, read_boxes, read_table
+from xray_lightning.errors import DataNotFoundError, SplitError
+from xray_lightning.records import CHEST_XRAY14, Record, encode
 
 BOX_FRAME = (1024, 1024)  # (width, height) in px of the images the radiologists saw
 
@@ -44,7 +35,7 @@ TABLES = tuple(  # best first
     for suffix in ("", ".gz")
 )
 BOX_TABLES = ("BBox_List_2017.csv", "BBox_List_2017.csv.gz")
-LISTS = {  # part -> names of its list: NIH's own, and Kaggle's
+LISTS = {  # subset -> names of its list: NIH's own, and Kaggle's
     "train_val": ("train_val_list.txt", "train_val_list_NIH.txt"),
     "test": ("test_list.txt", "test_list_NIH.txt"),
 }
@@ -57,11 +48,10 @@ _IMAGE, _PATIENT, _AGE, _VIEW = "Image Index", "Patient ID", "Patient Age", "Vie
 _FINDINGS, _FOLLOW_UP, _SEX = "Finding Labels", "Follow-up #", "Patient Gender"
 _BOX_COLUMNS = (_IMAGE, "Finding Label", "Bbox [x", "y", "w", "h]")
 _IMAGE_FOLDER = re.compile(r"images(_\d+)?")
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
-class ChestXray14:
-    """An NIH folder as a ``Source``; the protocol explains the attributes.
+class ChestXray14(Source):
+    """An NIH folder.
 
     Args:
         root: the folder.
@@ -77,43 +67,27 @@ class ChestXray14:
         DataError: two folders hold a file of the same name.
     """
 
-    name: str = "nih"
-    title: str = "nih"
-    population: str = "nih"
-    labels: tuple[str, ...] = CHEST_XRAY14
+    name = population = "nih"
+    labels = CHEST_XRAY14
 
     def __init__(
         self, root: str | Path, *, allow_missing: bool = False, table: str | Path | None = None
     ) -> None:
-        self.root = existing_folder(root, EXPECTED)
+        self.root = folder = require_directory(root, EXPECTED)
         self.allow_missing = allow_missing
         notes: list[str] = []
-        entries = read_table(self.root / table if table else _find_table(self.root, notes))
-        folders = list(dict.fromkeys([self.root, entries.path.parent]))
-        paths = _index_images(self.root)
-        self.records: Sequence[Record] = _records(entries, folders, paths, notes)
+        entries = read_table(folder / table if table else _find_table(folder, notes))
+        folders = list(dict.fromkeys([folder, entries.path.parent]))
+        suffixes = (".png", ".jpg", ".jpeg")
+        paths = index_images(_image_folders(folder), suffixes, lambda path: path.name)
+        self.records = _make_records(entries, folders, paths, notes)
         ids = [record.image_id for record in self.records]
-        self.missing: Sequence[str] = tuple(image for image in ids if image not in paths)
-        self.official: Mapping[str, frozenset[str]] | None = _official(folders, ids, notes)
+        self.official = _read_lists(folders, ids, notes)
         extra = len(paths) - (len(ids) - len(self.missing))
-        notes += disk_notes(len(ids), len(self.missing), extra)
-        self.notes: Sequence[str] = tuple(notes)
-
-    def read(self, record: Record) -> Pixels:
-        """The image at its original size, (H, W) uint8. Thread-safe.
-
-        Raises:
-            InvalidImageError: the file is no intact image.
-            MissingImagesError: the record has no file.
-        """
-        return read_record(record)
-
-    def identity(self) -> dict[str, str | int | float | bool]:
-        """The folder and the version of the reader."""
-        return {"source": self.name, "root": str(self.root.resolve()), "reader": READER_VERSION}
+        self.notes = (*notes, *disk_notes(len(ids), len(self.missing), extra))
 
 
-def _records(
+def _make_records(
     table: Table, folders: Sequence[Path], paths: Mapping[str, Path], notes: list[str]
 ) -> tuple[Record, ...]:
     """One record per row of the label table."""
@@ -121,11 +95,16 @@ def _records(
     table.require(_IMAGE, _FINDINGS, _FOLLOW_UP, _PATIENT, _AGE, sex, _VIEW)
     table.refuse_repeats(_IMAGE)
     images = table.text(_IMAGE)
-    boxes = _boxes(folders, set(images))
+    box_table = _find_file(folders, BOX_TABLES)
+    boxes = (
+        read_boxes(read_table(box_table), _BOX_COLUMNS, CHEST_XRAY14, set(images))
+        if box_table
+        else {}
+    )
     columns = (
         images,
         table.convert(_PATIENT, lambda cell: str(int(cell)), "a whole number"),
-        _targets(table),
+        _encode_findings(table),
         map(paths.get, images),
         [boxes.get(image, ()) for image in images],
         itertools.repeat(BOX_FRAME),
@@ -137,12 +116,7 @@ def _records(
     return tuple(map(Record, *columns))
 
 
-def _boxes(folders: Sequence[Path], images: Collection[str]) -> Mapping[str, tuple[Box, ...]]:
-    path = _first_file(folders, BOX_TABLES)
-    return read_boxes(read_table(path), _BOX_COLUMNS, CHEST_XRAY14, images) if path else {}
-
-
-def _targets(table: Table) -> list[tuple[float, ...]]:
+def _encode_findings(table: Table) -> list[tuple[float, ...]]:
     """Targets of each row; the table has 836 distinct cells, so each is encoded once, (N, L)."""
     cells, images = table.text(_FINDINGS), table.text(_IMAGE)
     known: dict[str, tuple[float, ...]] = {}
@@ -152,7 +126,7 @@ def _targets(table: Table) -> list[tuple[float, ...]]:
     return [known[cell] for cell in cells]
 
 
-def _first_file(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
+def _find_file(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
     candidates = (folder / name for folder in folders for name in names)
     return next((path for path in candidates if path.is_file()), None)
 
@@ -163,40 +137,27 @@ def _find_table(root: Path, notes: list[str]) -> Path:
     Raises:
         DataNotFoundError: there is none; says so if a sub-folder has one.
     """
-    found = [name for name in TABLES if (root / name).is_file()]
-    if not found:
+    present = [name for name in TABLES if (root / name).is_file()]
+    if not present:
         inside = sorted(path for name in TABLES for path in root.glob(f"*/{name}"))
         hint = f"There is one in {inside[0].parent}: is that the folder meant?" if inside else ""
         raise DataNotFoundError(
             f"there is no label table {root / TABLES[0]} (nor {', '.join(TABLES[1:])}). "
             f"{hint or EXPECTED}"
         )
-    notes += [f"{found[0]} was read; {other} beside it was not" for other in found[1:]]
-    return root / found[0]
+    notes += [f"{present[0]} was read; {other} beside it was not" for other in present[1:]]
+    return root / present[0]
 
 
-def _index_images(root: Path) -> dict[str, Path]:
-    """File name -> file, for the images in the folder and in its folders of images.
-
-    Raises:
-        DataError: two folders hold a file of the same name.
-    """
-    paths: dict[str, Path] = {}
-    folders = [root]
-    while folders:
-        folder = folders.pop()
-        for name in names_in(folder):
-            if name.lower().endswith(_IMAGE_SUFFIXES) and not name.startswith("."):
-                path = folder / name
-                if paths.setdefault(name, path) is not path:
-                    both = " and ".join(sorted(map(str, (path, paths[name]))))
-                    raise DataError(f"{both} have the same name. Remove one of them")
-            elif _IMAGE_FOLDER.fullmatch(name) and (folder / name).is_dir():
-                folders.append(folder / name)
-    return paths
+def _image_folders(root: Path) -> Iterator[Path]:
+    """The folder and its folders of images, images/ and images_001/images/."""
+    yield root
+    for path in root.glob("images*"):
+        if _IMAGE_FOLDER.fullmatch(path.name) and path.is_dir():
+            yield from _image_folders(path)
 
 
-def _official(
+def _read_lists(
     folders: Sequence[Path], images: Sequence[str], notes: list[str]
 ) -> dict[str, frozenset[str]] | None:
     """Ids of the label table in each of the publisher's lists; None if there are no lists.
@@ -205,8 +166,8 @@ def _official(
         DataNotFoundError: only one of the lists is there.
         SplitError: the lists share images.
     """
-    found = {subset: _first_file(folders, names) for subset, names in LISTS.items()}
-    absent = [subset for subset, path in found.items() if path is None]
+    paths = {subset: _find_file(folders, names) for subset, names in LISTS.items()}
+    absent = [subset for subset, path in paths.items() if path is None]
     if len(absent) == len(LISTS):
         return None
     if absent:
@@ -215,32 +176,22 @@ def _official(
             "there. Add it, or remove the other to go without the official split"
         )
     index = NameIndex(images)
-    listed = {subset: frozenset(read_list(path, index)) for subset, path in found.items() if path}
-    shared = sorted(listed["train_val"] & listed["test"])
-    if shared:
+    listed = {subset: frozenset(read_list(path, index)) for subset, path in paths.items() if path}
+    if shared := sorted(listed["train_val"] & listed["test"]):
         raise SplitError(
-            f"{found['train_val']} and {found['test']} share {counted(len(shared), 'image')}, the "
-            f"first is {shared[0]}. Download both again"
+            f"{paths['train_val']} and {paths['test']} share {format_count(len(shared), 'image')}, "
+            f"the first is {shared[0]}. Download both again"
         )
-    _note_list_gaps(listed, images, notes)
-    known = frozenset(images)
-    return {subset: names & known for subset, names in listed.items()}
-
-
-def _note_list_gaps(
-    listed: Mapping[str, frozenset[str]], images: Sequence[str], notes: list[str]
-) -> None:
-    """Note the names that only a list or only the label table has."""
-    known, anywhere = frozenset(images), frozenset().union(*listed.values())
     for subset, names in listed.items():
-        if names - known:
+        if unknown := names - index.ids:
             notes.append(
-                f"{len(names - known):,} of the {len(names):,} images in the official {subset} "
+                f"{len(unknown):,} of the {len(names):,} images in the official {subset} "
                 "list are not in the label table and were left out of the list"
             )
-    unlisted = [image for image in images if image not in anywhere]
-    if unlisted:
+    anywhere = listed["train_val"] | listed["test"]
+    if unlisted := [image for image in images if image not in anywhere]:
         notes.append(
             f"{len(unlisted):,} of the {len(images):,} images in the label table are in neither "
             f"official list, the first is {unlisted[0]}"
         )
+    return {subset: names & index.ids for subset, names in listed.items()}

@@ -1,30 +1,38 @@
-"""A split as data, and the proof that it is one: disjoint parts, disjoint patients, none empty."""
+"""A split as data, the proof that it is one, and the lists of image ids it may come from.
+
+Proven is that no image and no patient stands in two subsets, and that no subset is empty.
+"""
 
 import hashlib
 import json
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from xray_lightning.data.names import NameIndex
+from xray_lightning.data.tables import Table, read_table
 from xray_lightning.errors import SplitError
 from xray_lightning.records import Record, patients_known
 
 Indices = npt.NDArray[np.int64]
+Lists = Mapping[str, Set[str]]  # subset -> image ids
 SUBSETS = ("train", "val", "test")
+SUBSET_ALIASES = {"valid": "val", "validation": "val"}
 LEAKY = "image"  # the one split that may share patients
 
 
 class LeakySubsetsWarning(UserWarning):
-    """Images of one patient stand in more than one part: the test scores will flatter."""
+    """Images of one patient are in several subsets: the test figures will flatter."""
 
 
 class FaultySplitError(SplitError):
-    """The split shares patients or images between its parts, or leaves images out.
+    """The split shares patients or images between its subsets, or leaves images out.
 
     Attributes:
         split: as it is, for who wants to count its faults; no training may use it.
@@ -40,11 +48,11 @@ class Split:
     """Three disjoint sets of records; ``make_split`` makes one.
 
     Attributes:
-        name: "official", "patient", "kfold", "image" or "csv".
-        subsets: ascending positions in the records, one array (n,) for each of ``PARTS``.
-        fingerprint: 16 hex digits; equal exactly if all parts hold the same image ids.
-        subset_fingerprints: the same for each part alone.
-        leaked_patients: patients with images in more than one part; None: patients are unknown.
+        name: "official", "patient", "kfold", "image", "csv", "lists", or that of your own.
+        subsets: ascending positions in the records, one array (n,) for each of ``SUBSETS``.
+        fingerprint: 16 hex digits; equal exactly if all subsets hold the same image ids.
+        subset_fingerprints: the same for each subset alone.
+        leaked_patients: patients with images in several subsets; None: patients are unknown.
         settings: the arguments that made the split, as plain values.
         notes: what a user should know about it, one sentence each.
     """
@@ -59,14 +67,13 @@ class Split:
 
 
 def fingerprint(ids: Mapping[str, Iterable[str]]) -> str:
-    """First 16 hex digits of the SHA-256 of each part's image ids, sorted, as ASCII JSON.
+    """First 16 hex digits of the SHA-256 of each subset's image ids, sorted, as ASCII JSON.
 
     >>> fingerprint({"test": ["b.png", "a.png"]}) == fingerprint({"test": ["a.png", "b.png"]})
     True
     """
-    text = json.dumps(
-        {subset: sorted(ids[subset]) for subset in sorted(ids)}, separators=(",", ":")
-    )
+    names = {subset: sorted(ids[subset]) for subset in sorted(ids)}
+    text = json.dumps(names, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
@@ -91,25 +98,30 @@ def make_split(
     notes: Sequence[str] = (),
     faults: Sequence[str] = (),
 ) -> Split:
-    """A split that has been proven.
+    """A split that has been proven; what a splitter of yours returns.
 
-    ``subsets`` are positions in any order; named "image" they may share patients, which warns;
-    ``faults`` are what is wrong already.
+    Args:
+        name: of the split; one named "image" may share patients, which warns.
+        records: the N records.
+        subsets: their positions, in any order, for each of ``SUBSETS``.
+        settings: the arguments that made the split, as plain values.
+        notes: what a user should know about it, one sentence each.
+        faults: what is wrong with it already.
 
     Raises:
-        SplitError: a part is absent, empty or out of range.
-        FaultySplitError: there are faults, or parts share an image or a patient.
+        SplitError: a subset is absent, empty or out of range.
+        FaultySplitError: there are faults, or subsets share an image or a patient.
     """
     if set(subsets) != set(SUBSETS):
-        raise SplitError(f"a split has the parts {', '.join(SUBSETS)}, got {sorted(subsets)}")
+        raise SplitError(f"a split has the subsets {', '.join(SUBSETS)}, got {sorted(subsets)}")
     arrays = {subset: np.sort(np.asarray(subsets[subset], dtype=np.int64)) for subset in SUBSETS}
     for subset, indices in arrays.items():
         _check_range(subset, indices, len(records))
         indices.flags.writeable = False
-    faults = [*faults, *_images_twice(records, arrays)]
-    known, shared = patients_known(records), shared_patients(records, arrays)
+    faults = [*faults, *_find_repeats(records, arrays)]
+    known, shared = patients_known(records), find_shared_patients(records, arrays)
     if shared and known and name != LEAKY:
-        faults.append(_shared_fault(shared))
+        faults.append(_describe_shared(shared))
     leaked = len(shared) if known else None
     notes = (*notes, *(f"no training may use this split: {fault}" for fault in faults))
     split = Split(
@@ -122,10 +134,10 @@ def make_split(
     return split
 
 
-def with_test(split: Split, records: Sequence[Record], test: Indices) -> Split:
-    """The split with another test set, to judge a model that was trained elsewhere.
+def replace_test(split: Split, records: Sequence[Record], test: Indices) -> Split:
+    """The split with another test set, to evaluate a model that was trained elsewhere.
 
-    ``test`` (n,) are ascending positions in the records; they may lie in the other parts too.
+    ``test`` (n,) are ascending positions in the records; they may lie in the other subsets too.
     """
     subsets = {**split.subsets, "test": test}
     whole, own = _fingerprints(records, subsets)
@@ -135,15 +147,15 @@ def with_test(split: Split, records: Sequence[Record], test: Indices) -> Split:
 def _fingerprints(
     records: Sequence[Record], subsets: Mapping[str, Indices]
 ) -> tuple[str, dict[str, str]]:
-    """Of all parts together, and of each alone."""
+    """Of all subsets together, and of each alone."""
     ids = {subset: [records[i].image_id for i in indices] for subset, indices in subsets.items()}
     return fingerprint(ids), {subset: fingerprint({subset: ids[subset]}) for subset in subsets}
 
 
-def shared_patients(
+def find_shared_patients(
     records: Sequence[Record], subsets: Mapping[str, Indices]
 ) -> dict[str, list[str]]:
-    """The patients with images in more than one part, sorted, and those parts."""
+    """The patients with images in several subsets, sorted, and those subsets."""
     seen: dict[str, list[str]] = defaultdict(list)
     for subset, indices in subsets.items():
         for patient in {records[i].patient_id for i in indices}:
@@ -164,8 +176,8 @@ def _check_range(subset: str, indices: Indices, count: int) -> None:
         )
 
 
-def _images_twice(records: Sequence[Record], subsets: Mapping[str, Indices]) -> list[str]:
-    """A sentence if there are such images."""
+def _find_repeats(records: Sequence[Record], subsets: Mapping[str, Indices]) -> list[str]:
+    """A sentence if an image stands in the split more than once."""
     positions, uses = np.unique(np.concatenate(list(subsets.values())), return_counts=True)
     twice = positions[uses > 1]
     if not len(twice):
@@ -173,15 +185,15 @@ def _images_twice(records: Sequence[Record], subsets: Mapping[str, Indices]) -> 
     where = [subset for subset, indices in subsets.items() if twice[0] in indices]
     return [
         f"{len(twice):,} images stand twice in the split, the first is "
-        f"{records[twice[0]].image_id} ({' and '.join(where)}): every image belongs to one part"
+        f"{records[twice[0]].image_id} ({' and '.join(where)}): every image belongs to one subset"
     ]
 
 
-def _shared_fault(shared: Mapping[str, Sequence[str]]) -> str:
+def _describe_shared(shared: Mapping[str, Sequence[str]]) -> str:
     patient, where = next(iter(shared.items()))
     return (
-        f"{len(shared):,} patients have images in more than one part, the first is {patient} "
-        f"({' and '.join(where)}): mend the lists, or set split=patient"
+        f"{len(shared):,} patients have images in several subsets, the first is {patient} "
+        f"({' and '.join(where)}): correct the lists, or set split=patient"
     )
 
 
@@ -189,8 +201,89 @@ def _warn_of_leak(records: Sequence[Record], subsets: Mapping[str, Indices], sha
     trained = {records[i].patient_id for i in subsets["train"]}
     leaked = sum(records[i].patient_id in trained for i in subsets["test"]) / len(subsets["test"])
     warnings.warn(
-        f"leaky split: {shared:,} patients have images in more than one part, and the patient "
+        f"leaky split: {shared:,} patients have images in several subsets, and the patient "
         f"of {leaked:.1%} of the test images is in train; use it only for comparison",
         LeakySubsetsWarning,
-        stacklevel=4,
+        stacklevel=5,  # of who called the splitter
     )
+
+
+def locate_lists(records: Sequence[Record], lists: Lists) -> tuple[dict[str, Indices], list[str]]:
+    """Positions of the records that each list names, and a fault if a record is in no list.
+
+    Ids without a record are left out.
+    """
+    subsets = {
+        subset: np.array([i for i, r in enumerate(records) if r.image_id in ids], np.int64)
+        for subset, ids in lists.items()
+    }
+    everywhere = frozenset().union(*lists.values())
+    nowhere = [record.image_id for record in records if record.image_id not in everywhere]
+    if not nowhere:
+        return subsets, []
+    return subsets, [
+        f"{len(nowhere):,} of {len(records):,} images are in no list of the split, the first "
+        f"is {nowhere[0]}: complete the lists, or set split=patient"
+    ]
+
+
+def match_names(
+    lists: Mapping[str, tuple[str, Iterable[str]]], index: NameIndex
+) -> tuple[dict[str, set[str]], list[str]]:
+    """The ids of each subset that its names mean, and notes of the names that mean none.
+
+    Args:
+        lists: subset -> what its list is called in messages, and its names.
+        index: of the images.
+
+    Raises:
+        SplitError: no name of a list means an image.
+    """
+    ids: dict[str, set[str]] = {}
+    notes: list[str] = []
+    for subset, (place, names) in lists.items():
+        meant = {name: index.find(name) for name in names}
+        unknown = [name for name, image in meant.items() if image is None]
+        ids[subset] = {image for image in meant.values() if image is not None}
+        if unknown:
+            notes.append(
+                f"{len(unknown):,} of the {len(meant):,} names in {place} mean no image of this "
+                f"data (or more than one), the first is {unknown[0]!r}"
+            )
+        if unknown and not ids[subset]:
+            usual = min(index.ids, default="")
+            raise SplitError(f"{notes[-1]}; here an image is called {usual!r}: is it another list?")
+    return ids, notes
+
+
+def read_split_table(path: Path) -> dict[str, list[str]]:
+    """Names of the images of each subset, from a table with the columns ``image`` and ``split``.
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        TableError: a column is absent, an image stands twice, or see :func:`read_split_column`.
+    """
+    table = read_table(path)
+    table.require("image", "split")
+    table.refuse_repeats("image")
+    return read_split_column(table)
+
+
+def read_split_column(table: Table) -> dict[str, list[str]]:
+    """Names of the images of each subset by the columns ``image`` and ``split``.
+
+    The words train, val, valid, validation and test count in any case.
+
+    Raises:
+        TableError: another word.
+    """
+    words = table.convert("split", _parse_subset, "train, val (or valid, validation) or test")
+    pairs = list(zip(table.text("image"), words, strict=True))
+    return {subset: [image for image, word in pairs if word == subset] for subset in SUBSETS}
+
+
+def _parse_subset(word: str) -> str:
+    name = SUBSET_ALIASES.get(word.lower(), word.lower())
+    if name not in SUBSETS:
+        raise ValueError
+    return name

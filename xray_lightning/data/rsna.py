@@ -19,24 +19,17 @@ challenge, and harder ones. View, age and sex stand in the DICOM headers only, a
 26,684 files would be opened for them by every command.
 """
 
+import json
 import math
+import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from xray_lightning.data.images import READER_VERSION, read_record
 from xray_lightning.data.names import NameIndex, read_list
-from xray_lightning.data.nih_map import nih_patient, read_nih_map
-from xray_lightning.data.source import Pixels
-from xray_lightning.data.tables import (
-    Table,
-    counted,
-    disk_notes,
-    existing_folder,
-    names_in,
-    read_table,
-)
-from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, SplitError, TableError
+from xray_lightning.data.source import Source, disk_notes, index_images, require_directory
+from xray_lightning.data.tables import Table, format_count, open_text, read_table
+from xray_lightning.errors import ConfigError, DataNotFoundError, SplitError, TableError
 from xray_lightning.records import Box, Record
 
 BOX_FRAME = (1024, 1024)  # (width, height) in px of the images the radiologists saw
@@ -46,22 +39,107 @@ EXPECTED = (
     "An RSNA folder holds stage_2_train_labels.csv, optionally stage_2_detailed_class_info.csv, "
     "and the DICOM files in stage_2_train_images/ (or stage_1_... of each)"
 )
-
-_IMAGE, _TARGET, _CLASS = "patientId", "Target", "class"
-_SIDES = ("x", "y", "width", "height")
-
 NEGATIVES = ("all", "normal")
 UNKNOWN_PATIENTS = (
     "patients cannot be told apart: RSNA's ids name images, and every image counts as its own "
     "patient. A random split of the images has been measured to leak: the patient of 69.8 % of the "
     "test images (80/20) was trained on. Set data.nih_map to RSNA's published map to NIH"
 )
+RSNA_KEYS = ("patientId", "subset_img_id")
+NIH_KEYS = ("Image Index", "image", "img_id")
+WANTED = f"It needs one of {', '.join(RSNA_KEYS)} and one of {', '.join(NIH_KEYS)}"
 
-_SUFFIXES = (".dcm", ".png")
+_IMAGE, _TARGET, _CLASS = "patientId", "Target", "class"
+_SIDES = ("x", "y", "width", "height")
+_NIH_IMAGE = re.compile(r"(\d{1,8})_(\d{3})(\.png)?", re.IGNORECASE)
+
+
+class UnknownPatientsWarning(UserWarning):
+    """Images of one patient cannot be recognised, so no split can keep them together."""
+
+
+class Rsna(Source):
+    """An RSNA folder.
+
+    Args:
+        root: the folder.
+        negatives: "all": every image without lung opacity is a negative, as in the challenge;
+            "normal": only those of class "Normal" are, and the abnormal ones are left out. Figures
+            of the two cannot be compared: AUROC moves from about 0.87 to 0.98.
+        label: name of the one label; "Pneumonia" scores a model that was trained on NIH.
+        nih_map: RSNA's published JSON, or a table of RSNA ids and NIH names. With it patients are
+            NIH's; without it an ``UnknownPatientsWarning`` is issued.
+        nih_test_list: NIH's ``test_list.txt``; with it the official split is NIH's.
+        allow_missing: let commands that read pixels leave out the images that are not on disk.
+
+    Raises:
+        ConfigError: ``negatives`` is neither of the two, or there is a test list without a map.
+        DataNotFoundError: no folder, no label table, or no class info for negatives="normal".
+        TableError: a table lacks a column, contradicts itself or the other, has a box outside the
+            image, or the map lacks an image; names the row.
+        SplitError: the test list names none of the images of the map.
+        DataError: two files are the same image.
+    """
+
+    name = "rsna"
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        negatives: str = "all",
+        label: str = OPACITY,
+        nih_map: str | Path | None = None,
+        nih_test_list: str | Path | None = None,
+        allow_missing: bool = False,
+    ) -> None:
+        if negatives not in NEGATIVES:
+            raise ConfigError(f"negatives must be all or normal, got {negatives!r}")
+        if nih_test_list and not nih_map:
+            raise ConfigError("nih_test_list names NIH's images: set nih_map too")
+        self.root = folder = require_directory(root, EXPECTED)
+        self.negatives, self.allow_missing = negatives, allow_missing
+        self.labels = (label,)
+        notes: list[str] = []
+        stage, table = find_table(folder, notes)
+        boxes = read_rows(table, label)
+        classes = read_classes(folder, stage, boxes, required=negatives == "normal")
+        chosen = _choose_images(boxes, classes, negatives, notes)
+        exposures: dict[str, str] = {}
+        if nih_map:
+            self.population = "nih"
+            exposures = _match_exposures(Path(nih_map), boxes, chosen, notes)
+        else:
+            notes.append(UNKNOWN_PATIENTS)
+            warnings.warn(f"{self.title}: {UNKNOWN_PATIENTS}", UnknownPatientsWarning, stacklevel=2)
+        if nih_test_list:
+            self.official = _read_test_list(Path(nih_test_list), exposures)
+        folders = [path for path in (folder, folder / f"{stage}_train_images") if path.is_dir()]
+        paths = index_images(folders, (".dcm", ".png"), lambda path: path.stem)
+        self.records = tuple(
+            _make_record(image, boxes[image], paths.get(image), exposures.get(image))
+            for image in chosen
+        )
+        extra = len(set(paths) - set(boxes))
+        self.notes = (*notes, *disk_notes(len(chosen), len(self.missing), extra))
+
+    @property
+    def title(self) -> str:
+        """The name with what the negatives are."""
+        return f"rsna (negatives: {self.negatives})"
+
+
+def _make_record(
+    image: str, boxes: tuple[Box, ...], path: Path | None, exposure: str | None
+) -> Record:
+    """The record of an image; ``exposure`` is NIH's name of it, where the map tells it."""
+    patient = nih_patient(exposure) if exposure else image
+    targets = (float(bool(boxes)),)
+    return Record(image, patient, targets, path=path, boxes=boxes, box_frame=BOX_FRAME)
 
 
 def _find(root: Path, name: str) -> Path | None:
-    return next((root / each for each in (name, f"{name}.gz") if (root / each).is_file()), None)
+    return next((root / file for file in (name, f"{name}.gz") if (root / file).is_file()), None)
 
 
 def find_table(root: Path, notes: list[str]) -> tuple[str, Table]:
@@ -70,8 +148,8 @@ def find_table(root: Path, notes: list[str]) -> tuple[str, Table]:
     Raises:
         DataNotFoundError: there is none; says so if a sub-folder has one.
     """
-    found = {stage: _find(root, f"{stage}_train_labels.csv") for stage in STAGES}
-    there = [(stage, path) for stage, path in found.items() if path]
+    paths = {stage: _find(root, f"{stage}_train_labels.csv") for stage in STAGES}
+    there = [(stage, path) for stage, path in paths.items() if path]
     if not there:
         inside = sorted(root.glob("*/stage_?_train_labels.csv*"))
         hint = f"There is one in {inside[0].parent}: is that the folder meant?" if inside else ""
@@ -88,10 +166,10 @@ def read_rows(table: Table, label: str) -> dict[str, tuple[Box, ...]]:
 
     Raises:
         TableError: a row without box is positive or one with a box negative, rows of one image
-            contradict or repeat each other, or a box is none.
+            contradict or repeat each other, or a box has no area inside the image.
     """
     table.require(_IMAGE, *_SIDES, _TARGET)
-    positive = table.convert(_TARGET, _target, "0 or 1")
+    positive = table.convert(_TARGET, _parse_target, "0 or 1")
     sides = zip(*(table.numbers(name) for name in _SIDES), strict=True)
     boxes: dict[str, tuple[Box, ...]] = {}
     rows = zip(table.text(_IMAGE), positive, sides, strict=True)
@@ -99,7 +177,7 @@ def read_rows(table: Table, label: str) -> dict[str, tuple[Box, ...]]:
         if not image or (image in boxes and not (opacity and boxes[image])):
             reason = "repeats or contradicts an earlier row" if image else "has no patientId"
             raise TableError(f"{table.place(i)}: {image!r} {reason}. Correct or remove it")
-        own = (_box(label, numbers, table.place(i)),) if opacity else ()
+        own = (_make_box(label, numbers, table.place(i)),) if opacity else ()
         if not opacity and not all(map(math.isnan, numbers)):
             raise TableError(f"{table.place(i)}: {image} has Target 0 and a box. Correct the row")
         if set(own) & set(boxes.get(image, ())):
@@ -108,13 +186,13 @@ def read_rows(table: Table, label: str) -> dict[str, tuple[Box, ...]]:
     return boxes
 
 
-def _target(cell: str) -> bool:
+def _parse_target(cell: str) -> bool:
     if float(cell) not in (0, 1):
         raise ValueError
     return float(cell) == 1
 
 
-def _box(label: str, numbers: tuple[float, ...], place: str) -> Box:
+def _make_box(label: str, numbers: tuple[float, ...], place: str) -> Box:
     x, y, width, height = numbers
     inside = x >= 0 and y >= 0 and x + width <= BOX_FRAME[0] and y + height <= BOX_FRAME[1]
     if not (inside and width > 0 and height > 0):  # NaN fails every comparison
@@ -157,103 +235,13 @@ def read_classes(
             raise TableError(f"{table.place(i)}: {image} is {name!r}, the label table disagrees")
     if absent := [image for image in boxes if image not in classes]:
         raise TableError(
-            f"{path} lacks {counted(len(absent), 'image')} of the label table, the first is "
+            f"{path} lacks {format_count(len(absent), 'image')} of the label table, the first is "
             f"{absent[0]}. Download it again"
         )
     return classes
 
 
-class UnknownPatientsWarning(UserWarning):
-    """Images of one patient cannot be recognised, so no split can keep them together."""
-
-
-class Rsna:
-    """An RSNA folder as a ``Source``; the protocol explains the attributes.
-
-    Args:
-        root: the folder.
-        negatives: "all": every image without lung opacity is a negative, as in the challenge;
-            "normal": only those of class "Normal" are, and the abnormal ones are left out. Figures
-            of the two cannot be compared: AUROC moves from about 0.87 to 0.98.
-        label: name of the one label; "Pneumonia" scores a model that was trained on NIH.
-        nih_map: RSNA's published JSON, or a table of RSNA ids and NIH names. With it patients are
-            NIH's; without it an ``UnknownPatientsWarning`` is issued.
-        nih_test_list: NIH's ``test_list.txt``; with it the official split is NIH's.
-        allow_missing: let commands that read pixels leave out the images that are not on disk.
-
-    Raises:
-        ConfigError: ``negatives`` is none of the two, or there is a test list without a map.
-        DataNotFoundError: no folder, no label table, or no class info for negatives="normal".
-        TableError: a table lacks a column, contradicts itself or the other, has a box that is
-            none, or the map lacks an image; names the row.
-        SplitError: the test list names no image of the map.
-        DataError: two files are the same image.
-    """
-
-    name: str = "rsna"
-
-    def __init__(
-        self,
-        root: str | Path,
-        *,
-        negatives: str = "all",
-        label: str = OPACITY,
-        nih_map: str | Path | None = None,
-        nih_test_list: str | Path | None = None,
-        allow_missing: bool = False,
-    ) -> None:
-        if negatives not in NEGATIVES:
-            raise ConfigError(f"negatives must be all or normal, got {negatives!r}")
-        if nih_test_list and not nih_map:
-            raise ConfigError("nih_test_list names NIH's images: set nih_map too")
-        self.root = existing_folder(root, EXPECTED)
-        self.title = f"rsna (negatives: {negatives})"
-        self.population = "nih" if nih_map else ""
-        self.labels: tuple[str, ...] = (label,)
-        self.allow_missing = allow_missing
-        notes: list[str] = []
-        stage, table = find_table(self.root, notes)
-        boxes = read_rows(table, label)
-        classes = read_classes(self.root, stage, boxes, required=negatives == "normal")
-        chosen = _chosen(boxes, classes, negatives, notes)
-        twins = _twins(Path(nih_map), boxes, chosen, notes) if nih_map else {}
-        if not nih_map:
-            notes.append(UNKNOWN_PATIENTS)
-            warnings.warn(f"{self.title}: {UNKNOWN_PATIENTS}", UnknownPatientsWarning, stacklevel=2)
-        paths = _index_images([self.root, self.root / f"{stage}_train_images"])
-        self.records: Sequence[Record] = tuple(
-            Record(
-                image_id=image,
-                patient_id=nih_patient(twins[image]) if twins else image,
-                targets=(float(bool(boxes[image])),),
-                path=paths.get(image),
-                boxes=boxes[image],
-                box_frame=BOX_FRAME,
-            )
-            for image in chosen
-        )
-        self.missing: Sequence[str] = tuple(image for image in chosen if image not in paths)
-        self.official: Mapping[str, frozenset[str]] | None = (
-            _official(Path(nih_test_list), twins) if nih_test_list else None
-        )
-        notes += disk_notes(len(chosen), len(self.missing), len(set(paths) - set(boxes)))
-        self.notes: Sequence[str] = tuple(notes)
-
-    def read(self, record: Record) -> Pixels:
-        """The image at its original size, (H, W) uint8. Thread-safe.
-
-        Raises:
-            InvalidImageError: the file is no intact image.
-            MissingImagesError: the record has no file.
-        """
-        return read_record(record)
-
-    def identity(self) -> dict[str, str | int | float | bool]:
-        """The folder and the version of the reader."""
-        return {"source": self.name, "root": str(self.root.resolve()), "reader": READER_VERSION}
-
-
-def _chosen(
+def _choose_images(
     boxes: Mapping[str, Sequence[Box]],
     classes: Mapping[str, str],
     negatives: str,
@@ -261,7 +249,7 @@ def _chosen(
 ) -> list[str]:
     """Ids of the images that count, in table order, with a note of what a negative is."""
     abnormal = sum(name == OTHER for name in classes.values())
-    without = sum(not found for found in boxes.values())
+    without = sum(not drawn for drawn in boxes.values())
     tail = (
         "Which of the two it is moves AUROC from about 0.87 (all) to 0.98 (normal): never compare "
         "figures across it"
@@ -271,13 +259,13 @@ def _chosen(
         notes.append(f"negatives=all: {without:,} images without opacity{of_them}. {tail}")
         return list(boxes)
     notes.append(
-        f"negatives=normal: {counted(abnormal, 'abnormal image')} without opacity LEFT OUT, "
+        f"negatives=normal: {format_count(abnormal, 'abnormal image')} without opacity LEFT OUT, "
         f"{without - abnormal:,} normal ones are the negatives. {tail}"
     )
     return [image for image in boxes if classes[image] != OTHER]
 
 
-def _twins(
+def _match_exposures(
     path: Path, boxes: Iterable[str], chosen: Sequence[str], notes: list[str]
 ) -> dict[str, str]:
     """NIH's name of every image of the label table.
@@ -288,39 +276,85 @@ def _twins(
     names = read_nih_map(path)
     if absent := [image for image in boxes if image not in names]:
         raise TableError(
-            f"{path} lacks {counted(len(absent), 'image')} of the label table, the first is "
+            f"{path} lacks {format_count(len(absent), 'image')} of the label table, the first is "
             f"{absent[0]}: complete the map, or go without (data.nih_map=null)"
         )
     twice = len(chosen) - len({names[image] for image in chosen})
     if twice:
-        notes.append(f"{counted(twice, 'image')} the same NIH exposure as another, by the map")
+        notes.append(f"{format_count(twice, 'image')} the same NIH exposure as another, by the map")
     return names
 
 
-def _official(path: Path, twins: Mapping[str, str]) -> dict[str, frozenset[str]]:
+def _read_test_list(path: Path, exposures: Mapping[str, str]) -> dict[str, frozenset[str]]:
     """RSNA ids on either side of NIH's official split.
 
     Raises:
         SplitError: the list names none of the images.
     """
-    listed = frozenset(read_list(path, NameIndex(twins.values())))
-    test = frozenset(image for image, name in twins.items() if name in listed)
+    listed = frozenset(read_list(path, NameIndex(exposures.values())))
+    test = frozenset(image for image, name in exposures.items() if name in listed)
     if not test:
         raise SplitError(f"{path} names none of the images: is it NIH's test_list.txt?")
-    return {"train_val": frozenset(twins) - test, "test": test}
+    return {"train_val": frozenset(exposures) - test, "test": test}
 
 
-def _index_images(folders: Iterable[Path]) -> dict[str, Path]:
-    """Image id -> file, for the images in the folders.
+def read_nih_map(path: Path) -> dict[str, str]:
+    """RSNA id -> NIH file name (``00019124_092.png``), which tells the images of one patient.
+
+    Two forms are read: the JSON that RSNA published (``pneumonia-challenge-dataset-mappings_2018.
+    json``, a list of objects with ``subset_img_id`` and ``img_id``), and a table with a column of
+    each, see ``RSNA_KEYS`` and ``NIH_KEYS``; gzip-compressed or not.
 
     Raises:
-        DataError: two files are the same image.
+        DataNotFoundError: there is no such file.
+        TableError: it has neither form, an id stands twice with two images, or a name is none of
+            NIH's.
     """
-    paths: dict[str, Path] = {}
-    files = (folder / name for folder in folders if folder.is_dir() for name in names_in(folder))
-    for path in files:
-        if path.suffix.lower() not in _SUFFIXES or path.name.startswith("."):
-            continue
-        if paths.setdefault(path.stem, path) is not path:
-            raise DataError(f"{path} and {paths[path.stem]} are one image. Remove one of them")
-    return paths
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    pairs = _json_pairs(path) if ".json" in suffixes else _table_pairs(path)
+    images: dict[str, str] = {}
+    for place, rsna, nih in pairs:
+        match = _NIH_IMAGE.fullmatch(nih)
+        if not rsna or not match:
+            raise TableError(f"{place}: {rsna!r} -> {nih!r} does not name an NIH image (*_000.png)")
+        name = f"{int(match[1]):08d}_{match[2]}.png"
+        if images.setdefault(rsna, name) != name:
+            raise TableError(f"{place}: {rsna} is {name} here and {images[rsna]} before")
+    return images
+
+
+def nih_patient(image: str) -> str:
+    """NIH's patient of an image, written as ``ChestXray14`` writes it.
+
+    >>> nih_patient("00000013_002.png")
+    '13'
+    """
+    return str(int(image.split("_")[0]))
+
+
+def _table_pairs(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Place, RSNA id and NIH name of each row."""
+    table = read_table(path)
+    rsna, nih = (_find_key(path, keys, table.columns) for keys in (RSNA_KEYS, NIH_KEYS))
+    for i, names in enumerate(zip(table.text(rsna), table.text(nih), strict=True)):
+        yield table.place(i), *names
+
+
+def _json_pairs(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Place, RSNA id and NIH name of each object."""
+    with open_text(path, "JSON map (data.nih_map)") as file:
+        entries = json.load(file)
+    if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
+        raise TableError(f"{path} is not a list of objects. {WANTED}")
+    for number, entry in enumerate(entries, start=1):
+        rsna, nih = (_find_key(path, keys, entry) for keys in (RSNA_KEYS, NIH_KEYS))
+        yield f"{path}, object {number}", str(entry[rsna]), str(entry[nih])
+
+
+def _find_key(path: Path, keys: Sequence[str], names: Iterable[str]) -> str:
+    """The first of the known names that is there."""
+    names = list(names)
+    for key in keys:
+        if key in names:
+            return key
+    raise TableError(f"{path} is not a map from RSNA to NIH: it has {', '.join(names)}. {WANTED}")

@@ -1,62 +1,153 @@
-"""What every data set offers: a page of records, and pixels on request."""
+"""What every data set offers: a page of records, and pixels on request. Subclass ``Source``."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Protocol
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.errors import MissingImagesError
+from xray_lightning.data.images import READER_VERSION, read_record
+from xray_lightning.errors import DataError, DataNotFoundError, MissingImagesError
 from xray_lightning.records import Record
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
 Pixels = npt.NDArray[np.uint8]  # (H, W)
+Identity = dict[str, str | int | float | bool]
 
 
-class Source(Protocol):
-    """A data set: NIH's folder, RSNA's, a CSV table, the phantom.
+class Example(TypedDict):
+    """One radiograph at its original size, as a network of this package takes it.
+
+    Attributes:
+        image: (1, H, W) float32 in [0, 1].
+        targets: (L,) float32, 1 present, 0 absent, NaN unknown.
+        image_id: the record's id.
+        patient_id: the patient's.
+    """
+
+    image: "Tensor"
+    targets: "Tensor"
+    image_id: str
+    patient_id: str
+
+
+class Source:
+    """A data set: NIH's folder, RSNA's, a CSV table, the phantom, or a subclass of yours.
+
+    A subclass sets ``labels`` and ``records``, whose ``path`` is the file of each image; all else
+    has a default. One that draws or stores its images otherwise has its own ``read``, ``identity``
+    and ``missing``.
 
     Attributes:
         name: short name used in file names, e.g. "nih".
-        title: the name for tables, with what their figures depend on ("rsna (negatives: all)").
         population: equal for data sets whose patient ids name the same people ("nih" for NIH, and
             for RSNA with the map); "" where ids must not leave the data, or cannot be compared.
         labels: the L labels, in the order of every target vector.
         records: every image of the label table, in table order, on disk or not.
-        missing: ids of the records without a file, in table order.
+        root: the folder of the images, if there is one.
         allow_missing: whether commands that read pixels may leave the missing ones out.
-        official: image ids of each part as the publisher split them: {"train_val", "test"} or
+        official: image ids of each subset as the publisher split them: {"train_val", "test"} or
             {"train", "val", "test"}; None if there is no such split.
         notes: what a user should know about this copy of the data, one sentence each
             ("16 impossible ages became NaN").
     """
 
-    name: str
-    title: str
-    population: str
-    labels: tuple[str, ...]
-    records: Sequence[Record]
-    missing: Sequence[str]
-    allow_missing: bool
-    official: Mapping[str, frozenset[str]] | None
-    notes: Sequence[str]
+    name: str = "source"
+    population: str = ""
+    labels: tuple[str, ...] = ()
+    records: Sequence[Record] = ()
+    root: Path | None = None
+    allow_missing: bool = False
+    official: Mapping[str, frozenset[str]] | None = None
+    notes: Sequence[str] = ()
+
+    @property
+    def title(self) -> str:
+        """The name in tables, with what their figures depend on ("rsna (negatives: all)")."""
+        return self.name
+
+    @cached_property
+    def missing(self) -> Sequence[str]:
+        """Ids of the records without a file, in table order."""
+        return tuple(record.image_id for record in self.records if record.path is None)
 
     def read(self, record: Record) -> Pixels:
         """The image at its original size, (H, W) uint8. Thread-safe.
 
         Raises:
-            InvalidImageError: the file is unreadable; the message names it and the reason.
+            InvalidImageError: the file is not an intact image; names it and the reason.
+            MissingImagesError: the record has no file.
         """
-        ...
+        return read_record(record)
 
-    def identity(self) -> dict[str, str | int | float | bool]:
-        """Plain values that change when the pixels do (folder, seed, reader version)."""
-        ...
+    def identity(self) -> Identity:
+        """Plain values that change when the pixels do: another identity, another cache."""
+        folder = {"root": str(self.root.resolve())} if self.root else {}
+        return {"source": self.name, **folder, "reader": READER_VERSION}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Example:
+        import torch  # here alone: tables are read and split without it
+
+        record = self.records[index]
+        return {
+            "image": torch.from_numpy(self.read(record))[None].float().div_(255),  # (1, H, W)
+            "targets": torch.tensor(record.targets, dtype=torch.float32),  # (L,)
+            "image_id": record.image_id,
+            "patient_id": record.patient_id,
+        }
+
+    def plot(self, index: int) -> "Figure":
+        """The radiograph of a record with its boxes and findings; ``figure.savefig(path)``."""
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Rectangle
+
+        record = self.records[index]
+        pixels = self.read(record)
+        height, width = pixels.shape
+        figure = Figure(figsize=(6, 6 * height / width + 0.5), layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+        axes.set_axis_off()
+        frame_width, frame_height = record.box_frame or (width, height)
+        across, down = width / frame_width, height / frame_height
+        for box in record.boxes:
+            corner = box.x * across, box.y * down
+            axes.add_patch(
+                Rectangle(corner, box.width * across, box.height * down, fill=False, color="yellow")
+            )
+            axes.text(*corner, box.label, color="yellow", va="bottom", parse_math=False)
+        axes.set_title(f"{record.image_id}: {describe_targets(self.labels, record.targets)}")
+        axes.title.set_parse_math(False)  # labels and names are text, whatever they hold
+        return figure
 
 
-def with_labels(source: Source, labels: Sequence[str]) -> Source:
+def describe_targets(labels: Sequence[str], targets: Sequence[float]) -> str:
+    """The findings of an image in words, and the labels of which nothing is known.
+
+    >>> describe_targets(("Mass", "Edema"), (1.0, float("nan")))
+    'Mass; unknown: Edema'
+    """
+    pairs = list(zip(labels, targets, strict=True))
+    present = [label for label, target in pairs if target == 1]
+    unknown = [label for label, target in pairs if target != target]
+    words = [", ".join(present)] if present or unknown else ["no finding"]
+    words += [f"unknown: {', '.join(unknown)}"] if unknown else []
+    return "; ".join(filter(None, words))
+
+
+def select_labels(source: Source, labels: Sequence[str]) -> Source:
     """The data set with some of its labels alone, its images unchanged; a note names the others."""
     columns = [source.labels.index(label) for label in labels]
     narrowed = copy(source)
@@ -81,7 +172,7 @@ def patient_keys(population: str, records: Sequence[Record]) -> list[str]:
     from somebody who tries them all: a population is only named where the ids are public anyway.
     """
     ids = {record.patient_id for record in records}
-    digest = {each: hashlib.sha256(f"{population}/{each}".encode()).hexdigest() for each in ids}
+    digest = {name: hashlib.sha256(f"{population}/{name}".encode()).hexdigest() for name in ids}
     return [digest[record.patient_id][:16] for record in records]
 
 
@@ -98,8 +189,10 @@ def readable_records(source: Source) -> list[Record]:
     """The records whose pixels can be read.
 
     Raises:
+        DataError: a record has not one target per label, or two records have one id.
         MissingImagesError: some are not on disk and ``allow_missing`` is false, or none is.
     """
+    _check_records(source)
     if not source.missing:
         return list(source.records)
     if not source.allow_missing:
@@ -115,3 +208,66 @@ def readable_records(source: Source) -> list[Record]:
         )
     absent = set(source.missing)
     return [record for record in source.records if record.image_id not in absent]
+
+
+def _check_records(source: Source) -> None:
+    """Refuse what a data set of the user's own may get wrong."""
+    ids: set[str] = set()
+    for record in source.records:
+        if len(record.targets) != len(source.labels):
+            raise DataError(
+                f"{source.name}: {record.image_id} has {len(record.targets)} targets, the data "
+                f"set has {len(source.labels)} labels: {', '.join(source.labels)}"
+            )
+        if record.image_id in ids:
+            raise DataError(f"{source.name}: two records have the image_id {record.image_id!r}")
+        ids.add(record.image_id)
+
+
+def require_directory(path: str | Path, wanted: str) -> Path:
+    """The folder as a Path.
+
+    Raises:
+        DataNotFoundError: there is none; the message says what is ``wanted`` there.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        kind = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise DataNotFoundError(f"{folder} {kind}. {wanted}")
+    return folder
+
+
+def list_names(folder: str | Path) -> list[str]:
+    """Names in a folder but for broken links, by one scan without a look at each file."""
+    with os.scandir(folder) as entries:
+        return [e.name for e in entries if not e.is_symlink() or Path(e.path).exists()]
+
+
+def index_images(
+    folders: Iterable[Path], suffixes: Sequence[str], key: Callable[[Path], str]
+) -> dict[str, Path]:
+    """Image id -> file, for the visible files with one of the suffixes (".png") in the folders.
+
+    Raises:
+        DataError: two files are the same image.
+    """
+    paths: dict[str, Path] = {}
+    for folder in folders:
+        for name in list_names(folder):
+            if not name.lower().endswith(tuple(suffixes)) or name.startswith("."):
+                continue
+            path = folder / name
+            if paths.setdefault(key(path), path) is not path:
+                both = " and ".join(sorted(map(str, (path, paths[key(path)]))))
+                raise DataError(f"{both} are one image. Remove one of them")
+    return paths
+
+
+def disk_notes(images: int, missing: int, extra: int) -> list[str]:
+    """What the label table and the disk do not share: images without file, files without row."""
+    notes = []
+    if missing:
+        notes.append(f"{missing:,} of the {images:,} images in the label table are not on disk")
+    if extra:
+        notes.append(f"Image files on disk that are not in the label table: {extra:,}")
+    return notes

@@ -1,13 +1,13 @@
-"""Which images train, which choose the model, which judge it: six ways to split the records.
+"""Which images train, which choose the model, which test it: six ways to split the records.
 
 A splitter is a plain function ``(records, official, *, settings) -> Split``. None depends on the
-order of the records; all but ``image_split`` keep every patient in one part.
+order of the records; all but ``image_split`` keep every patient in one subset.
 
-Groups of images (patients) are dealt so that every part has the same mix of findings. A group is a
-row of counts: its images, its positives of each label. The parts' totals should be the given
-fractions of the table's totals. Exact balance is a knapsack problem; dealing the heavy groups
-first, each to the part that then fits best, leaves the many light groups to even out what remains.
-Everything is exact integer arithmetic, so one seed gives one split on every machine.
+Groups of images (patients) are assigned so that every subset has the same mix of findings. A group
+is a row of counts: its images, its positives of each label. The subsets' totals should be the given
+fractions of the table's totals. Exact balance is a knapsack problem; assigning the heavy groups
+first, each to the subset that then fits best, leaves the many light groups to even out what
+remains. It is all exact integer arithmetic, so one seed gives one split on every machine.
 """
 
 from collections.abc import Sequence
@@ -17,78 +17,55 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.data.lists import Lists, indices_of_lists, matched, read_split_table
 from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.partition import (
     LEAKY,
     SUBSETS,
     Indices,
-    LeakySubsetsWarning,
+    Lists,
     Split,
-    fingerprint,
+    locate_lists,
     make_split,
+    match_names,
+    read_split_table,
 )
 from xray_lightning.errors import ConfigError, SplitError
 from xray_lightning.records import Record, patient_ids, target_matrix
 
-__all__ = [
-    "SUBSETS",
-    "LeakySubsetsWarning",
-    "Split",
-    "auto_split",
-    "csv_split",
-    "fingerprint",
-    "image_split",
-    "kfold_split",
-    "lists_split",
-    "make_split",
-    "official_split",
-    "patient_split",
-]
-
 FRACTIONS = (0.7, 0.1, 0.2)
 VAL_FRACTION = 0.125  # of the images that do not test: 10 % of the whole where 20 % test
 UNIT = 2.0**30  # costs are integers in units of 1 / UNIT: UNIT * counts stays far below 2**63
-BY_LOT = 20  # the first of every 20 groups are dealt by lot, see balanced_assignment
+BY_LOT = 20  # the first of every 20 groups are assigned by lot, see balanced_assignment
 
 Integers = npt.NDArray[np.int64]
-
-
-def dealing_order(weights: Integers, rng: np.random.Generator) -> Integers:
-    """Heaviest first, each weight first multiplied by a random number from 0.5 to 1.5.
-
-    The jitter is what makes two seeds differ. Weights are the images of each group, (P,).
-
-    Returns:
-        A permutation of the groups, (P,).
-    """
-    return np.argsort(-weights * (0.5 + rng.random(len(weights))), kind="stable")
 
 
 def balanced_assignment(
     counts: npt.ArrayLike, fractions: Sequence[float], rng: np.random.Generator
 ) -> Integers:
-    """The part of each group, chosen so that the parts' totals come near their fractions.
+    """The subset of each group, chosen so that the subsets' totals come near their fractions.
 
-    Groups are dealt one by one, heavy ones first. Each goes to the part where it lowers (or least
-    raises) the sum over parts p and columns k of (total_pk - target_pk)^2 / target_pk, Pearson's
-    chi-square with target_pk = fractions[p] * counts[:, k].sum(). Adding v to part p changes it by
-    the sum over k of (2 (total_pk - target_pk) v_k + v_k^2) / target_pk.
+    Groups are assigned one by one, heavy ones first: their images, each number first multiplied by
+    a random one from 0.5 to 1.5, the jitter that makes two seeds differ. Each goes to the subset
+    where it lowers (or least raises) the sum over subsets p and columns k of
+    (total_pk - target_pk)^2 / target_pk, Pearson's chi-square with
+    target_pk = fractions[p] * counts[:, k].sum(). Adding v to subset p changes it by the sum over k
+    of (2 (total_pk - target_pk) v_k + v_k^2) / target_pk.
 
-    The heaviest twentieth of the groups is dealt by lot instead. By cost alone the heaviest go to
-    the largest part whatever the seed (of NIH's ten heaviest patients 86 % would land in a
+    The heaviest twentieth of the groups is assigned by lot instead. By cost alone the heaviest go
+    to the largest subset whatever the seed (of NIH's ten heaviest patients 86 % would land in a
     training set of 70 %), and no test set would ever contain them.
 
     Args:
         counts: non-negative whole numbers, (P, K); column 0 is the images of a group.
-        fractions: share of each part, positive, summing to 1.
+        fractions: share of each subset, positive, summing to 1.
         rng: decides the order among groups of similar weight.
 
     Returns:
-        Index of a part for each group, (P,); no part is empty.
+        Index of a subset for each group, (P,); no subset is empty.
 
     Raises:
-        SplitError: there are fewer groups than parts.
+        SplitError: there are fewer groups than subsets.
 
     >>> balanced_assignment([[1], [1], [1], [1]], (0.5, 0.5), np.random.default_rng(0)).sum()
     np.int64(2)
@@ -96,30 +73,32 @@ def balanced_assignment(
     table = np.asarray(counts, dtype=np.int64)  # (P, K)
     if len(table) < len(fractions):
         raise SplitError(
-            f"{len(table)} patients (or images) cannot fill {len(fractions)} parts, every part "
-            "needs at least one: use more data or fewer parts"
+            f"{len(table)} patients (or images) cannot fill {len(fractions)} subsets, every one "
+            "needs at least one: use more data or fewer subsets"
         )
     shares = np.asarray(fractions, dtype=np.float64)
-    order = dealing_order(table[:, 0], rng)
+    order = np.argsort(-table[:, 0] * (0.5 + rng.random(len(table))), kind="stable")
     by_lot = np.searchsorted(shares.cumsum()[:-1], rng.random(len(table) // BY_LOT), side="right")
     assignment = np.empty(len(table), dtype=np.int64)
-    assignment[order] = _deal(table[order], shares, by_lot.tolist())
+    assignment[order] = _assign_greedily(table[order], shares, by_lot.tolist())
     return assignment
 
 
-def _deal(table: Integers, shares: npt.NDArray[np.float64], by_lot: list[int]) -> list[int]:
-    """Part of each row of ``table`` (P, K), dealt from the first row to the last."""
-    target = shares[:, None] * table.sum(axis=0)  # (parts, K)
+def _assign_greedily(
+    table: Integers, shares: npt.NDArray[np.float64], by_lot: list[int]
+) -> list[int]:
+    """Subset of each row of ``table`` (P, K), assigned from the first row to the last."""
+    target = shares[:, None] * table.sum(axis=0)  # (subsets, K)
     scale = UNIT / np.maximum(target, 1.0)
     price = np.rint(scale).astype(np.int64)  # 1 / target
     slope = -np.rint(2 * scale * target).astype(np.int64)  # 2 (total - target) / target, total = 0
-    own = table**2 @ price.T  # v^2 / target of each group in each part, (P, parts)
+    own = table**2 @ price.T  # v^2 / target of each group in each subset, (P, subsets)
     subsets: list[int] = []
     empty = set(range(len(shares)))
     for place, (row, cost) in enumerate(zip(table, own, strict=True)):
-        change = slope @ row + cost  # (parts,)
+        change = slope @ row + cost  # (subsets,)
         subset = by_lot[place] if place < len(by_lot) else int(change.argmin())
-        if len(table) - place <= len(empty):  # just enough groups left for the empty parts
+        if len(table) - place <= len(empty):  # just enough groups left for the empty subsets
             subset = min(empty, key=lambda choice: change[choice])
         slope[subset] += 2 * price[subset] * row
         empty.discard(subset)
@@ -137,12 +116,12 @@ def official_split(
     """The publisher's lists; validation is carved from "train_val" by patient.
 
     ``official`` has the ids of "train_val" and "test", or of "train", "val" and "test".
-    ``val_fraction`` of the train_val images validate, dealt by ``seed``; unused where "val" is a
+    ``val_fraction`` of the train_val images validate, chosen by ``seed``; unused where "val" is a
     list.
 
     Raises:
         ConfigError: ``val_fraction`` is not between 0 and 1.
-        SplitError: there are no lists, an image is in none or two of them, or a part is empty.
+        SplitError: there are no lists, an image is in none or two of them, or a subset is empty.
     """
     _check_val_fraction(val_fraction)
     if official is None:
@@ -151,9 +130,9 @@ def official_split(
             "folder (RSNA: set data.nih_test_list), or set split=patient"
         )
     settings = {"val_fraction": val_fraction, "seed": seed}
-    subsets, faults = indices_of_lists(records, official)
+    subsets, faults = locate_lists(records, official)
     if "train_val" in subsets:
-        rng = _generator(seed)
+        rng = _make_generator(seed)
         subsets |= _carve(records, subsets.pop("train_val"), val_fraction, rng)
     return make_split("official", records, subsets, settings=settings, faults=faults)
 
@@ -165,21 +144,35 @@ def patient_split(
     fractions: Sequence[float] = FRACTIONS,
     seed: int = 0,
 ) -> Split:
-    """Patients dealt to the parts so that each part has its share of images and of every label.
+    """Patients assigned so that each subset has its share of images and of every label.
 
     ``fractions`` are the shares of the images in train, val and test, positive, summing to 1;
-    another seed deals other patients to each part.
+    another seed assigns other patients to each subset.
 
     Raises:
         ConfigError: the fractions cannot work.
         SplitError: there are fewer than three patients.
     """
-    shares = _checked_fractions(fractions)
-    subsets = _dealt(records, patient_ids(records), shares, _generator(seed))
-    settings = {"fractions": list(shares), "seed": seed}
-    return make_split(
-        "patient", records, dict(zip(SUBSETS, subsets, strict=True)), settings=settings
-    )
+    return _split_groups("patient", records, patient_ids(records), fractions, seed)
+
+
+def image_split(
+    records: Sequence[Record],
+    official: Lists | None,
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    seed: int = 0,
+) -> Split:
+    """Images assigned without regard to patients: leaky, to measure how much the leak flatters.
+
+    The arguments are those of :func:`patient_split`.
+
+    Raises:
+        ConfigError: the fractions cannot work.
+        SplitError: there are fewer than three images.
+    """
+    ids = np.array([record.image_id for record in records], dtype=np.str_)
+    return _split_groups(LEAKY, records, ids, fractions, seed)
 
 
 def auto_split(
@@ -189,7 +182,7 @@ def auto_split(
     fractions: Sequence[float] | None = None,
     seed: int | None = None,
 ) -> Split:
-    """The parts of the table's own split column, if it has one; else :func:`patient_split`.
+    """The subsets of the table's own split column, if it has one; else :func:`patient_split`.
 
     ``fractions`` and ``seed`` are of the latter; None: its own.
 
@@ -204,7 +197,7 @@ def auto_split(
     if settings:
         raise ConfigError(
             f"split.{next(iter(settings))} has no effect on the table's split column: set "
-            "split=patient to deal its patients anew"
+            "split=patient to assign its patients anew"
         )
     return csv_split(records, official)
 
@@ -218,9 +211,9 @@ def kfold_split(
     seed: int = 0,
     val_fraction: float = VAL_FRACTION,
 ) -> Split:
-    """One fold tests, the others train; the test parts of one seed's folds partition the data.
+    """One fold tests, the others train; the test sets of one seed's folds partition the data.
 
-    ``fold`` is the one that tests, from 0 to ``folds - 1``. The seed deals the patients to the
+    ``fold`` is the one that tests, from 0 to ``folds - 1``. The seed assigns the patients to the
     folds; keep it over the folds. ``val_fraction`` of the other folds' images validate, carved by
     patient.
 
@@ -233,66 +226,39 @@ def kfold_split(
         raise ConfigError(f"folds must be an integer of at least 2, got {folds!r}")
     if not isinstance(fold, int) or not 0 <= fold < folds:
         raise ConfigError(f"fold must be from 0 to {folds - 1} (folds={folds}), got {fold}")
-    rng = _generator(seed)
-    dealt = _dealt(records, patient_ids(records), [1 / folds] * folds, rng)
-    rest = np.concatenate([indices for number, indices in enumerate(dealt) if number != fold])
+    rng = _make_generator(seed)
+    tests = _assign_groups(records, patient_ids(records), [1 / folds] * folds, rng)
+    rest = np.concatenate([indices for number, indices in enumerate(tests) if number != fold])
     carved = _carve(records, rest, val_fraction, np.random.default_rng((seed, fold)))
     settings = {"folds": folds, "fold": fold, "seed": seed, "val_fraction": val_fraction}
-    return make_split("kfold", records, {"test": dealt[fold], **carved}, settings=settings)
-
-
-def image_split(
-    records: Sequence[Record],
-    official: Lists | None,
-    *,
-    fractions: Sequence[float] = FRACTIONS,
-    seed: int = 0,
-) -> Split:
-    """Images dealt without regard to patients: leaky, only to measure how much the leak flatters.
-
-    ``fractions`` are the shares of the images in train, val and test, positive, summing to 1;
-    another seed deals other images to each part.
-
-    Raises:
-        ConfigError: the fractions cannot work.
-        SplitError: there are fewer than three images.
-    """
-    shares = _checked_fractions(fractions)
-    ids = np.array([record.image_id for record in records], dtype=np.str_)
-    subsets = _dealt(records, ids, shares, _generator(seed))
-    settings = {"fractions": list(shares), "seed": seed}
-    return make_split(LEAKY, records, dict(zip(SUBSETS, subsets, strict=True)), settings=settings)
+    return make_split("kfold", records, {"test": tests[fold], **carved}, settings=settings)
 
 
 def csv_split(
     records: Sequence[Record], official: Lists | None, *, path: str | Path | None = None
 ) -> Split:
-    """The parts a table names; names without a record are counted in a note.
+    """The subsets a table names; a note counts the names without a record.
 
     ``official`` has the ids of "train", "val" and "test" from the data set's own table; ``path`` is
     a table with the columns ``image,split``, None: use ``official``.
 
     Raises:
         DataNotFoundError, TableError: the table cannot be read.
-        SplitError: no table and no split column, records without a part, or a bad split.
+        SplitError: no table and no split column, records without a subset, or a bad split.
     """
+    notes: list[str] = []
     if path is not None:
-        index = NameIndex(record.image_id for record in records)
-        table = read_split_table(Path(str(path)))
-        lists, notes = matched(
-            {subset: (f"the {subset} set of {path}", names) for subset, names in table.items()},
-            index,
+        names = read_split_table(Path(path))
+        named = {subset: (f"the {subset} set of {path}", ids) for subset, ids in names.items()}
+        official, notes = match_names(named, NameIndex(record.image_id for record in records))
+    elif official is None or set(official) != set(SUBSETS):
+        raise SplitError(
+            "this data set has no split column of its own with train, val and test: name a table "
+            "with the columns image,split in split.path (path= in Python), or set split=patient"
         )
-        subsets, faults = indices_of_lists(records, lists)
-        settings = {"path": str(path)}
-        return make_split("csv", records, subsets, settings=settings, notes=notes, faults=faults)
-    if official is not None and set(official) == set(SUBSETS):
-        subsets, faults = indices_of_lists(records, official)
-        return make_split("csv", records, subsets, settings={"path": None}, faults=faults)
-    raise SplitError(
-        "this data set has no split column of its own with train, val and test: name a table "
-        "with the columns image,split in split.path (path= in Python), or set split=patient"
-    )
+    subsets, faults = locate_lists(records, official)
+    settings = {"path": None if path is None else str(path)}
+    return make_split("csv", records, subsets, settings=settings, notes=notes, faults=faults)
 
 
 def lists_split(
@@ -305,7 +271,7 @@ def lists_split(
     val_fraction: float = VAL_FRACTION,
     seed: int = 0,
 ) -> Split:
-    """The parts of anybody's list files, see :func:`~xray_lightning.data.names.read_list`.
+    """The subsets of anybody's list files, see :func:`~xray_lightning.data.names.read_list`.
 
     Without a list ``val``, ``val_fraction`` of the train images validate, carved by patient with
     ``seed``.
@@ -316,25 +282,25 @@ def lists_split(
         SplitError: a list names none of the images, or the split is faulty.
     """
     _check_val_fraction(val_fraction)
-    paths = {"train": train, "val": val, "test": test}
     if train is None or test is None:
         raise ConfigError("split=lists needs split.train=FILE and split.test=FILE (and split.val=)")
     index = NameIndex(record.image_id for record in records)
-    settings: dict[str, Any] = {
-        subset: None if path is None else str(path) for subset, path in paths.items()
+    paths = {"train": train, "val": val, "test": test}
+    named = {
+        subset: (str(path), read_list(Path(path), index))
+        for subset, path in paths.items()
+        if path is not None
     }
-    named = {subset: place for subset, place in settings.items() if place is not None}
-    lists, notes = matched(
-        {subset: (place, read_list(Path(place), index)) for subset, place in named.items()}, index
-    )
-    subsets, faults = indices_of_lists(records, lists)
+    lists, notes = match_names(named, index)
+    subsets, faults = locate_lists(records, lists)
+    settings: dict[str, Any] = {s: None if path is None else str(path) for s, path in paths.items()}
     if val is None:
-        subsets |= _carve(records, subsets["train"], val_fraction, _generator(seed))
+        subsets |= _carve(records, subsets["train"], val_fraction, _make_generator(seed))
         settings |= {"val_fraction": val_fraction, "seed": seed}
     return make_split("lists", records, subsets, settings=settings, notes=notes, faults=faults)
 
 
-def group_counts(groups: npt.NDArray[np.intp], targets: npt.NDArray[np.float32]) -> Indices:
+def count_groups(groups: npt.NDArray[np.intp], targets: npt.NDArray[np.float32]) -> Indices:
     """What balancing looks at, per group of images.
 
     ``groups`` (N,) is the number of each image's group, from 0 to P - 1; targets (N, L) are NaN
@@ -351,17 +317,31 @@ def group_counts(groups: npt.NDArray[np.intp], targets: npt.NDArray[np.float32])
     return np.column_stack([images, np.ones_like(images), *rest]).astype(np.int64)
 
 
-def _dealt(
+def _split_groups(
+    name: str,
+    records: Sequence[Record],
+    groups: npt.NDArray[np.str_],
+    fractions: Sequence[float],
+    seed: int,
+) -> Split:
+    """A split into ``fractions``, where records of one group (N,) stay together."""
+    shares = _check_fractions(fractions)
+    subsets = _assign_groups(records, groups, shares, _make_generator(seed))
+    settings = {"fractions": list(shares), "seed": seed}
+    return make_split(name, records, dict(zip(SUBSETS, subsets, strict=True)), settings=settings)
+
+
+def _assign_groups(
     records: Sequence[Record],
     groups: npt.NDArray[np.str_],
     shares: Sequence[float],
     rng: np.random.Generator,
 ) -> list[Indices]:
-    """Positions of the records in each part; records of one group (N,) stay together."""
+    """Positions of the records in each subset; records of one group (N,) stay together."""
     if not records:
         raise SplitError("there are no images to split: check the label table and the lists")
     _, numbers = np.unique(groups, return_inverse=True)  # sorted: the records' order is forgotten
-    assignment = balanced_assignment(group_counts(numbers, target_matrix(records)), shares, rng)
+    assignment = balanced_assignment(count_groups(numbers, target_matrix(records)), shares, rng)
     return [np.flatnonzero(assignment[numbers] == subset) for subset in range(len(shares))]
 
 
@@ -370,11 +350,12 @@ def _carve(
 ) -> dict[str, Indices]:
     """The positions ``rest`` divided into "train" and "val" by patient."""
     chosen = [records[i] for i in rest]
-    train, val = _dealt(chosen, patient_ids(chosen), [1 - val_fraction, val_fraction], rng)
+    shares = [1 - val_fraction, val_fraction]
+    train, val = _assign_groups(chosen, patient_ids(chosen), shares, rng)
     return {"train": rest[train], "val": rest[val]}
 
 
-def _checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
+def _check_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
     shares = tuple(fractions) if not isinstance(fractions, str | float | int) else ()
     positive = all(isinstance(share, float | int) and share > 0 for share in shares)
     if not (len(shares) == len(SUBSETS) and positive and abs(sum(shares) - 1) < 1e-6):
@@ -385,12 +366,12 @@ def _checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
     return shares
 
 
-def _generator(seed: int) -> np.random.Generator:
-    if not isinstance(seed, int) or seed < 0:
-        raise ConfigError(f"the split's seed must be an integer of at least 0, got {seed!r}")
-    return np.random.default_rng(seed)
-
-
 def _check_val_fraction(val_fraction: float) -> None:
     if not isinstance(val_fraction, float | int) or not 0 < val_fraction < 1:
         raise ConfigError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
+
+
+def _make_generator(seed: int) -> np.random.Generator:
+    if not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"the split's seed must be an integer of at least 0, got {seed!r}")
+    return np.random.default_rng(seed)

@@ -1,6 +1,7 @@
-"""Label tables as columns of text, checked; every message names the file and the row.
+"""The one reader of tables of text: labels, boxes, splits, scores and maps between names.
 
-Cells stay text: "007" is not 7. Rows are numbered as a spreadsheet shows them, the header is row 1.
+Cells stay text: "007" is not 7. Rows are numbered as a spreadsheet shows them, the header is row 1;
+every message names the file, the row, the column and the cell.
 """
 
 import codecs
@@ -8,13 +9,16 @@ import csv
 import gzip
 import io
 import itertools
+import json
 import math
-import os
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+import pandas as pd
 
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.records import NAN, Box, canonical
@@ -34,17 +38,20 @@ class Table:
 
     Attributes:
         path: the file.
-        columns: name -> one cell per row, without spaces around it; nameless columns are left out.
-        rows: number of each row in the file, (N,).
+        frame: its named columns, cells without spaces around them; indexed by the row in the file.
     """
 
     path: Path
-    columns: Mapping[str, Sequence[str]]
-    rows: Sequence[int]
+    frame: pd.DataFrame
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.frame.columns)
 
     def place(self, index: int) -> str:
         """File and row, for messages."""
-        return f"{self.path}, row {self.rows[index]}"
+        return f"{self.path}, row {self.frame.index[index]}"
 
     def require(self, *names: str) -> None:
         """Check that the columns are there.
@@ -52,19 +59,20 @@ class Table:
         Raises:
             TableError: some are not; names those and the ones that are.
         """
-        absent = [name for name in names if name not in self.columns]
-        if absent:
+        if absent := [name for name in names if name not in self.frame.columns]:
             raise TableError(
-                f"{self.path} lacks {counted(len(absent), 'column')}: {_quoted(absent)}; "
-                f"it has {_quoted(self.columns)}"
+                f"{self.path} lacks {format_count(len(absent), 'column')}: {_quote(absent)}; "
+                f"it has {_quote(self.columns)}"
             )
 
-    def text(self, name: str) -> Sequence[str]:
+    def text(self, name: str) -> list[str]:
         """The cells of a column, blank where there is no such column, (N,).
 
         Names that :func:`~xray_lightning.writing.for_spreadsheet` marked are themselves again.
         """
-        return [from_spreadsheet(cell) for cell in self.columns.get(name) or [""] * len(self.rows)]
+        if name not in self.frame.columns:
+            return [""] * len(self.frame)
+        return [from_spreadsheet(cell) for cell in self.frame[name]]
 
     def convert(self, name: str, parse: Callable[[str], Value], wanted: str) -> list[Value]:
         """A column through ``parse``, which is called once for each distinct cell, (N,).
@@ -73,20 +81,20 @@ class Table:
             TableError: ``parse`` raised a ValueError; the message says what is ``wanted``.
         """
         cells = self.text(name)
-        values: dict[str, Value] = {}
+        parsed: dict[str, Value] = {}
         for cell in dict.fromkeys(cells):
             try:
-                values[cell] = parse(cell)
+                parsed[cell] = parse(cell)
             except ValueError:
                 place = self.place(cells.index(cell))
                 raise TableError(f"{place}: {name!r} is {cell!r}, not {wanted}") from None
-        return [values[cell] for cell in cells]
+        return [parsed[cell] for cell in cells]
 
     def numbers(self, name: str) -> list[float]:
         """A column of numbers, NaN where blank or where there is no such column, (N,).
 
         Raises:
-            TableError: a cell is no number.
+            TableError: a cell is not a number.
         """
         return self.convert(name, lambda cell: float(cell or NAN), "a number")
 
@@ -94,24 +102,20 @@ class Table:
         """A column of ages in years, NaN where unknown or not from 0 to 110, (N,).
 
         Raises:
-            TableError: a cell is no age.
+            TableError: a cell is not an age.
         """
         ages = self.convert(name, age_in_years, "an age such as 58 or 058Y")
-        known = [age for age in ages if not math.isnan(age)]
-        impossible = sum(not 0 <= age <= OLDEST for age in known)
-        if impossible:
-            notes.append(f"{counted(impossible, 'impossible age')} became NaN")
+        if impossible := sum(age < 0 or age > OLDEST for age in ages):
+            notes.append(f"{format_count(impossible, 'impossible age')} became NaN")
         return [age if 0 <= age <= OLDEST else NAN for age in ages]
 
     def sexes(self, name: str, notes: list[str]) -> list[str]:
         """A column of "M", "F", and "" for anything else, (N,)."""
         cells = self.text(name)
-        sexes = self.convert(name, lambda cell: _SEXES.get(cell.upper(), ""), "")
-        strange = sum(cell != "" for cell, sex in zip(cells, sexes, strict=True) if not sex)
-        if strange:
-            notes.append(
-                f"{counted(strange, 'cell')} of {name!r} other than M and F became unknown"
-            )
+        sexes = [_SEXES.get(cell.upper(), "") for cell in cells]
+        if strange := sum(cell != "" and not sex for cell, sex in zip(cells, sexes, strict=True)):
+            other = format_count(strange, "cell")
+            notes.append(f"{other} of {name!r} other than M and F became unknown")
         return sexes
 
     def refuse_blanks(self, name: str) -> None:
@@ -120,9 +124,9 @@ class Table:
         Raises:
             TableError: it has one.
         """
-        if "" in self.columns[name]:
-            place = self.place(self.columns[name].index(""))
-            raise TableError(f"{place}: {name!r} is blank")
+        blank = self.frame[name] == ""
+        if blank.any():
+            raise TableError(f"{self.path}, row {blank.idxmax()}: {name!r} is blank")
 
     def refuse_repeats(self, name: str) -> None:
         """Check that a column names every image once.
@@ -131,16 +135,14 @@ class Table:
             TableError: a cell is blank or repeated; names how many and the first.
         """
         self.refuse_blanks(name)
-        cells = self.columns[name]
-        if len(set(cells)) == len(cells):
-            return
-        first: dict[str, int] = {}
-        repeats = [i for i, cell in enumerate(cells) if first.setdefault(cell, i) != i]
-        cell = cells[repeats[0]]
-        raise TableError(
-            f"{self.path} repeats images in {counted(len(repeats), 'row')}, the first is {cell} in "
-            f"rows {self.rows[first[cell]]} and {self.rows[repeats[0]]}. Keep one row per image"
-        )
+        cells = self.frame[name]
+        repeats = cells[cells.duplicated()]
+        if len(repeats):
+            row, cell = repeats.index[0], repeats.iloc[0]
+            raise TableError(
+                f"{self.path} repeats images in {format_count(len(repeats), 'row')}, the first is "
+                f"{cell} in rows {(cells == cell).idxmax()} and {row}. Keep one row per image"
+            )
 
 
 def read_table(path: Path) -> Table:
@@ -156,30 +158,59 @@ def read_table(path: Path) -> Table:
         TableError: another encoding, no rows, two columns of one name, a row shorter or longer than
             the header, or the file is damaged.
     """
+    with open_text(path, "table") as file:
+        separator = _find_separator(path, file.read(1 << 16))
+        file.seek(0)
+        # Not pandas' own parser: it fills up a row that was cut off.
+        rows = list(csv.reader(file, delimiter=separator))
+    header = [name.strip() for name in rows[0]] if rows else []
+    names = {i: name for i, name in enumerate(header) if name and name[:8] != "Unnamed:"}
+    if len(set(names.values())) < len(names):
+        raise TableError(f"{path} has two columns of one name; its columns are {_quote(header)}")
+    body = {number: row for number, row in enumerate(rows[1:], start=2) if any(row)}
+    if not body:
+        raise TableError(f"{path} is empty: it needs a header and at least one row")
+    needed = max(names, default=-1) + 1
+    for number, row in body.items():
+        if len(row) < needed or any(row[len(header) :]):
+            raise TableError(
+                f"{path}, row {number} has {len(row)} cells, the header names {needed} columns. "
+                "The file may be cut off: download it again"
+            )
+    columns = {name: [row[i].strip() for row in body.values()] for i, name in names.items()}
+    return Table(path, pd.DataFrame(columns, index=list(body), dtype=object))
+
+
+@contextmanager
+def open_text(path: Path, kind: str) -> Iterator[io.TextIOWrapper]:
+    """Open a text file of a data set, gzip if it ends in ``.gz``; ``kind`` names it in messages.
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        TableError: it is damaged, or its text is neither UTF-8 nor UTF-16 with its mark.
+    """
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as raw:
+        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as raw:
             utf16 = raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
             raw.seek(0)
-            file = io.TextIOWrapper(raw, "utf-16" if utf16 else "utf-8-sig", newline="")
-            separator = _separator(path, file.read(1 << 16))
-            file.seek(0)
-            return _parse(path, csv.reader(file, delimiter=separator))
+            yield io.TextIOWrapper(raw, "utf-16" if utf16 else "utf-8-sig", newline="")
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise DataNotFoundError(f"there is no table {path}") from error
+        raise DataNotFoundError(f"there is no {kind} {path}") from error
     except UnicodeError as error:
         raise TableError(
-            f"{path} is no readable table: its text is not UTF-8 ({error}), and which other "
+            f"{path} is not a readable {kind}: its text is not UTF-8 ({error}), and which other "
             "encoding it has cannot be told. Save it as 'CSV UTF-8', or: iconv -f LATIN1 -t UTF-8"
         ) from error
-    except (OSError, EOFError, zlib.error, csv.Error) as error:
-        raise TableError(f"{path} is no readable table ({error}). Download it again") from error
+    except (OSError, EOFError, zlib.error, csv.Error, json.JSONDecodeError) as error:
+        raise TableError(f"{path} is not a readable {kind} ({error}). Download it again") from error
 
 
-def _separator(path: Path, start: str) -> str:
+def _find_separator(path: Path, start: str) -> str:
     """The mark between cells; a comma where no other is certain."""
     if "\0" in start:
         raise TableError(
-            f"{path} is no readable table: no text, or UTF-16 without its mark. Save it as UTF-8"
+            f"{path} is not a readable table: not text, or UTF-16 without its mark. Save it as "
+            "UTF-8"
         )
     for mark in ",;\t|":
         rows = list(itertools.islice(csv.reader(io.StringIO(start, ""), delimiter=mark), 2))
@@ -189,48 +220,13 @@ def _separator(path: Path, start: str) -> str:
 
 
 def require_whole(path: Path) -> None:
-    """Check that a table of ours was written to its end: a number that is cut is another number.
+    """Check that a table of this package was written to its end: a cut number is another number.
 
     Raises:
         TableError: its last line does not end.
     """
     if path.suffix != ".gz" and path.read_bytes()[-1:] != b"\n":
         raise TableError(f"{path} is cut off inside its last row: write or copy it again")
-
-
-def _parse(path: Path, lines: Iterator[list[str]]) -> Table:
-    """The lines of a table, header first, as columns."""
-    header = [name.strip() for name in next(lines, [])]
-    names = {i: name for i, name in enumerate(header) if name and name[:8] != "Unnamed:"}
-    if len(set(names.values())) < len(names):
-        raise TableError(f"{path} has two columns of one name; its columns are {_quoted(header)}")
-    columns: list[list[str]] = [[] for _ in range(max(names, default=-1) + 1)]
-    numbers: list[int] = []
-    rows = _rows(path, lines, len(columns), len(header))
-    # By the thousand: 112,120 lists alive at once would keep the garbage collector busy.
-    while block := list(itertools.islice(rows, 1000)):
-        numbers += [number for number, _ in block]
-        values = zip(*(row for _, row in block), strict=False)
-        for column, cells in zip(columns, values, strict=False):
-            column.extend(map(str.strip, cells))
-    if not numbers:
-        raise TableError(f"{path} is empty: it needs a header and at least one row")
-    return Table(path, {name: columns[i] for i, name in names.items()}, numbers)
-
-
-def _rows(
-    path: Path, lines: Iterator[list[str]], needed: int, allowed: int
-) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells of each row that is not blank, checked to have enough cells."""
-    for number, row in enumerate(lines, start=2):
-        if not any(row):
-            continue
-        if len(row) < needed or any(row[allowed:]):
-            raise TableError(
-                f"{path}, row {number} has {len(row)} cells, the header names {needed} columns. "
-                "The file may be cut off: download it again"
-            )
-        yield number, row
 
 
 def binary(cell: str) -> float:
@@ -250,7 +246,7 @@ def age_in_years(cell: str) -> float:
     """An age as the tables write it; NaN where blank.
 
     Raises:
-        ValueError: it is no number with or without one of the units Y, M, W, D.
+        ValueError: it is not a number with or without one of the units Y, M, W, D.
 
     >>> [age_in_years(cell) for cell in ("58", "058Y", "006M", "")]
     [58.0, 58.0, 0.5, nan]
@@ -275,7 +271,7 @@ def read_boxes(
     """
     table.require(*columns)
     image, label, *sides = columns
-    boxes: dict[str, list[Box]] = {}
+    boxes: dict[str, tuple[Box, ...]] = {}
     rows = zip(table.text(image), table.text(label), *map(table.numbers, sides), strict=True)
     for i, (name, finding, *numbers) in enumerate(rows):
         if name not in images:
@@ -284,47 +280,18 @@ def read_boxes(
         box = Box(known, *numbers)
         if not (all(map(math.isfinite, numbers)) and box.width > 0 and box.height > 0):
             raise TableError(f"{table.place(i)}: {box} has no area. Correct or remove the row")
-        boxes.setdefault(name, []).append(box)
-    return {name: tuple(found) for name, found in boxes.items()}
+        boxes[name] = (*boxes.get(name, ()), box)
+    return boxes
 
 
-def existing_folder(path: str | Path, wanted: str) -> Path:
-    """The folder as a Path.
-
-    Raises:
-        DataNotFoundError: there is none; the message says what is ``wanted`` there.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        kind = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataNotFoundError(f"{folder} {kind}. {wanted}")
-    return folder
-
-
-def names_in(folder: str | Path) -> list[str]:
-    """Names in a folder but for broken links, by one scan without a look at each file."""
-    with os.scandir(folder) as entries:
-        return [e.name for e in entries if not e.is_symlink() or Path(e.path).exists()]
-
-
-def disk_notes(images: int, missing: int, extra: int) -> list[str]:
-    """What the label table and the disk do not share: images without file, files without row."""
-    notes = []
-    if missing:
-        notes.append(f"{missing:,} of the {images:,} images in the label table are not on disk")
-    if extra:
-        notes.append(f"Image files on disk that are not in the label table: {extra:,}")
-    return notes
-
-
-def counted(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     """A number with its noun.
 
-    >>> counted(1, "image"), counted(1200, "image")
+    >>> format_count(1, "image"), format_count(1200, "image")
     ('1 image', '1,200 images')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _quoted(names: Iterable[str]) -> str:
+def _quote(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names))

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from xray_lightning.data.decoding import available_cores
-from xray_lightning.data.splits import fingerprint
+from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.evaluation.folds import find_pooled, read_data_title
 from xray_lightning.evaluation.predictions import Predictions, read_own

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from xray_lightning.checkpoint import LEARNED, Description
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.partition import Split, with_test
+from xray_lightning.data.partition import Split, replace_test
 from xray_lightning.data.source import patient_keys
 from xray_lightning.errors import ConfigError, SplitError
 from xray_lightning.records import Record
@@ -72,7 +72,7 @@ def separated(
             "chosen on: there is nothing to judge it by. Choose another split or other data"
         )
     rows = data.split.subsets["test"]
-    subsets = {"test": with_test(data.split, data.records, rows[~seen])}
+    subsets = {"test": replace_test(data.split, data.records, rows[~seen])}
     if choice == "report":
-        subsets["test_seen"] = with_test(data.split, data.records, rows[seen])
+        subsets["test_seen"] = replace_test(data.split, data.records, rows[seen])
     return subsets

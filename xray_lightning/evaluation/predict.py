@@ -37,7 +37,7 @@ def predict_subset(
     """
     if subset not in ("val", "test"):
         raise ConfigError(f"part must be val or test, got {subset!r}")
-    loader = data.judging_loader(subset, trainer.global_rank, trainer.world_size)
+    loader = data.evaluation_loader(subset, trainer.global_rank, trainer.world_size)
     positions = list(cast(Shard, loader.sampler))
     batches = cast(list[Tensor], trainer.predict(task, dataloaders=loader))
     shard = positions, torch.cat(batches).float().numpy()

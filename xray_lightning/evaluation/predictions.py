@@ -98,7 +98,7 @@ def read_predictions(path: Path) -> Predictions:
     Raises:
         DataNotFoundError: there is no such file.
         TableError: a column is missing, the table is cut off, an image stands twice, or a cell is
-            no score in [0, 1] or no target; names the row and the cell.
+            not a score in [0, 1] or not a target; names the row and the cell.
     """
     table = read_table(path)
     labels = [name.removeprefix(SCORE) for name in table.columns if name.startswith(SCORE)]
@@ -113,7 +113,7 @@ def read_predictions(path: Path) -> Predictions:
         image_ids=tuple(table.text("image")),
         patient_ids=tuple(table.text("patient")),
         targets=np.array(targets, dtype=np.float32).T,
-        scores=np.column_stack([score_column(table, SCORE + label) for label in labels]),
+        scores=np.column_stack([read_score_column(table, SCORE + label) for label in labels]),
     )
 
 
@@ -146,11 +146,11 @@ def read_own(path: Path, metrics: Mapping[str, Any] | None = None) -> Prediction
     return predictions
 
 
-def score_column(table: Table, name: str) -> npt.NDArray[np.float32]:
+def read_score_column(table: Table, name: str) -> npt.NDArray[np.float32]:
     """Scores of one label, (N,).
 
     Raises:
-        TableError: a cell is no number in [0, 1]; names the row and the cell.
+        TableError: a cell is not a number in [0, 1]; names the row and the cell.
     """
     wanted = "a score in [0, 1]. Logits need a sigmoid first; an image without a score has no row"
     return np.array(table.convert(name, _score, wanted), dtype=np.float32)

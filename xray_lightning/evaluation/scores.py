@@ -1,7 +1,7 @@
-"""A table of scores from anywhere: label columns are found by name, the ids by content."""
+"""A table of scores from anywhere: label columns are told by their names, the ids by content."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from xray_lightning.data.names import NameIndex
 from xray_lightning.data.tables import Table, read_table, require_whole
 from xray_lightning.errors import TableError
-from xray_lightning.evaluation.predictions import TARGET, score_column
+from xray_lightning.evaluation.predictions import TARGET, read_score_column
 from xray_lightning.records import ALIASES
 from xray_lightning.writing import from_spreadsheet
 
@@ -41,73 +41,71 @@ def read_scores(
     Raises:
         DataNotFoundError: there is no such file.
         TableError: no id column, or two; unknown or repeated ids, a label without a column, two
-            columns for it, or a cell that is no score in [0, 1].
+            columns for it, or a cell that is not a score in [0, 1].
     """
     table = read_table(path)
-    if any(name.startswith(TARGET) for name in table.columns):
-        require_whole(path)  # ours
-    ids = _ids(table, images)
-    columns = _label_columns(table, labels)
-    return ids, np.column_stack([score_column(table, columns[label]) for label in labels])
+    if any(name.startswith(TARGET) for name in table.columns):  # written by this package
+        require_whole(path)
+    ids = _read_ids(table, images)
+    columns = _find_label_columns(table, labels)
+    return ids, np.column_stack([read_score_column(table, columns[label]) for label in labels])
 
 
-def scored_labels(path: Path, labels: Sequence[str]) -> tuple[str, ...]:
+def find_scored_labels(path: Path, labels: Sequence[str]) -> tuple[str, ...]:
     """The labels that a table has scores for, in their order.
 
     Raises:
         DataNotFoundError, TableError: the table cannot be read.
     """
-    columns = list(read_table(path).columns)
-    choices = (choice for spell in (str, _plain) for choice in _choices(columns, labels, spell))
-    best = max(choices, key=_complete, default={})
+    columns = read_table(path).columns
+    choices = (choice for spell in (str, _simplify) for choice in _choices(columns, labels, spell))
+    best = max(choices, key=_count_labels, default={})
     return tuple(label for label in labels if best.get(label))
 
 
-def _ids(table: Table, images: Collection[str]) -> list[str]:
+def _read_ids(table: Table, images: Collection[str]) -> list[str]:
     """The ids of the rows as the data set writes them."""
     index = NameIndex(images)
-    ids = {name: [index.find(cell) for cell in cells] for name, cells in table.columns.items()}
-    hits = {  # ids to the letter, and in any form
-        name: (
-            sum(cell in index.ids or from_spreadsheet(cell) in index.ids for cell in cells),
-            len(cells) - ids[name].count(None),
-        )
-        for name, cells in table.columns.items()
-    }
+    ids: dict[str, list[str | None]] = {}
+    hits: dict[str, tuple[int, int]] = {}  # ids to the letter, and in any form
+    for name, cells in table.frame.items():
+        ids[str(name)] = matches = [index.find(cell) for cell in cells]
+        exact = sum(cell in index.ids or from_spreadsheet(cell) in index.ids for cell in cells)
+        hits[str(name)] = exact, len(cells) - matches.count(None)
     best = max(hits, key=lambda name: hits[name], default="")
     if not best or not hits[best][1]:
-        first = ", ".join(f"{name} ({cells[0]!r})" for name, cells in table.columns.items())
+        first = ", ".join(f"{name} ({cells.iloc[0]!r})" for name, cells in table.frame.items())
         raise TableError(
             f"{table.path}: no column holds image ids of this data set, such as "
             f"{next(iter(images))!r}; its columns and their first cells are {first}. Is it a table "
             "of another data set?"
         )
-    for name, (whole, some) in hits.items():
-        rival = (whole, some) == hits[best] or some > hits[best][1]
+    for name, (exact, some) in hits.items():
+        rival = (exact, some) == hits[best] or some > hits[best][1]
         if rival and ids[name] != ids[best]:
             raise TableError(
                 f"{table.path}: the columns {best!r} and {name!r} may both be the image ids, and "
                 "they name other images in a row: leave one of them"
             )
-    return _known(table, best, ids[best])
+    return _require_known(table, best, ids[best])
 
 
-def _known(table: Table, column: str, ids: Sequence[str | None]) -> list[str]:
-    cells, known = table.columns[column], [image for image in ids if image is not None]
+def _require_known(table: Table, column: str, ids: Sequence[str | None]) -> list[str]:
+    cells, known = table.frame[column], [image for image in ids if image is not None]
     unknown = [cell for cell, image in zip(cells, ids, strict=True) if image is None]
     if unknown:
         raise TableError(
             f"{table.path}: {len(unknown):,} of {len(ids):,} ids in column {column!r} are not in "
-            f"this data set: {_listed(unknown)}. Take their rows out"
+            f"this data set: {_shorten(unknown)}. Take their rows out"
         )
     twice = [image for image, count in Counter(known).items() if count > 1]
     if twice:
-        raise TableError(f"{table.path} scores {len(twice):,} images twice: {_listed(twice)}")
+        raise TableError(f"{table.path} scores {len(twice):,} images twice: {_shorten(twice)}")
     return known
 
 
 def _choices(
-    columns: Sequence[str], labels: Sequence[str], spell: Callable[[str], str]
+    columns: Iterable[str], labels: Sequence[str], spell: Callable[[str], str]
 ) -> list[Choice]:
     """For each prefix, the columns of each label whose names are spelt alike."""
     spelt = {name: spell(name) for name in columns}
@@ -120,31 +118,35 @@ def _choices(
     }
     return [
         {
-            label: [name for name in columns if spelt[name] == start + ends[label]]
-            for label in labels
+            label: [name for name, text in spelt.items() if text == start + end]
+            for label, end in ends.items()
         }
         for start in sorted(starts - {spell(TARGET)})
     ]
 
 
-def _complete(choice: Choice) -> int:
+def _columns_of(choice: Choice) -> set[str]:
+    return {*chain(*choice.values())}
+
+
+def _count_labels(choice: Choice) -> int:
     return sum(map(bool, choice.values()))
 
 
-def _label_columns(table: Table, labels: Sequence[str]) -> dict[str, str]:
+def _find_label_columns(table: Table, labels: Sequence[str]) -> dict[str, str]:
     """The column of each label; names that match to the letter come first."""
-    path, columns = table.path, list(table.columns)
-    choices = _choices(columns, labels, _plain)
-    exact, plain = (
+    path, columns = table.path, table.columns
+    simple = _choices(columns, labels, _simplify)
+    exact, alike = (
         [
-            each
-            for each in some
-            if min(_complete(each), len({*chain(*each.values())})) >= len(labels)
+            choice
+            for choice in choices
+            if min(_count_labels(choice), len(_columns_of(choice))) >= len(labels)
         ]
-        for some in (_choices(columns, labels, str), choices)
+        for choices in (_choices(columns, labels, str), simple)
     )
-    used = {name for each in exact for name in chain(*each.values())}
-    complete = exact + [each for each in plain if used.isdisjoint(chain(*each.values()))]
+    used = {name for choice in exact for name in _columns_of(choice)}
+    complete = exact + [choice for choice in alike if used.isdisjoint(_columns_of(choice))]
     if len(complete) > 1:
         names = " or ".join(choice[labels[0]][0] for choice in complete)
         raise TableError(f"{path} has several scores for each label ({names}): leave one of them")
@@ -153,16 +155,16 @@ def _label_columns(table: Table, labels: Sequence[str]) -> dict[str, str]:
         if doubled:
             raise TableError(f"{path} has two columns for one label: {', '.join(doubled[0])}")
         return {label: names[0] for label, names in complete[0].items()}
-    best = max(choices, key=_complete, default={})
+    best = max(simple, key=_count_labels, default={})
     lacking = [label for label in labels if not best.get(label)]
     raise TableError(
-        f"{path} has no score for {_listed(lacking)}; its columns are {', '.join(columns)}. One "
+        f"{path} has no score for {_shorten(lacking)}; its columns are {', '.join(columns)}. One "
         "column per label is needed, with one prefix for all of them, if any; labels=shared scores "
         "those that have one"
     )
 
 
-def _plain(name: str) -> str:
+def _simplify(name: str) -> str:
     """Letters and digits in lower case; other spellings of a label become the usual one."""
     for other, usual in ALIASES.items():
         if name.endswith(other):
@@ -170,6 +172,6 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum()) or name
 
 
-def _listed(names: Sequence[str]) -> str:
+def _shorten(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more

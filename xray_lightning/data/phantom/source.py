@@ -5,7 +5,7 @@ takes away air (it is brighter) or adds some (pneumothorax, emphysema), so that 
 denser than the tissue around, and one beside the heart hides the heart's border, as in life.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import cv2
 import numpy as np
@@ -31,7 +31,7 @@ from xray_lightning.data.phantom.findings import (
     draw_shadow,
 )
 from xray_lightning.data.phantom.patients import Stream, Visit, draw_history, is_test_patient
-from xray_lightning.data.source import Pixels
+from xray_lightning.data.source import Identity, Pixels, Source
 from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.records import CHEST_XRAY14, Box, Record, encode
 
@@ -41,7 +41,7 @@ MARKER_SIDE = 0.08  # as a share of the image: 5 pixels of 64
 BRIGHT, DARK = 250, 20  # the marker, and the slit across it
 
 
-class Phantom:
+class Phantom(Source):
     """Seeded, procedural frontal chest radiographs with the 14 findings of ChestX-ray14.
 
     Every image depends on the seed, the size and its image id alone, so a phantom of 100 patients
@@ -65,11 +65,10 @@ class Phantom:
     (64, 64)
     """
 
-    name = title = "phantom"  # the title says so if a shortcut is planted
-    labels: tuple[str, ...] = CHEST_XRAY14
-    missing: Sequence[str] = ()
-    allow_missing = False
-    notes: Sequence[str] = (
+    name = "phantom"
+    labels = CHEST_XRAY14
+    missing = ()
+    notes = (
         "These radiographs are synthetic: drawn from simple shapes, they test code and methods, "
         "and say nothing about patients.",
         "Findings are exaggerated and rare ones raised in frequency; the official split repeats "
@@ -92,15 +91,18 @@ class Phantom:
         _check_shortcut(shortcut, shortcut_label, shortcut_strength)
         self.patients, self.seed, self.size = patients, seed, size
         self._shortcut, self._label, self._strength = shortcut, shortcut_label, shortcut_strength
-        if shortcut:
-            self.title = f"phantom (planted: marker, {shortcut_label}, {shortcut_strength})"
         self.population = f"phantom-{seed}"
         visits = [visit for patient in range(patients) for visit in draw_history(seed, patient)]
         self._visits = {visit.image_id: visit for visit in visits}
-        self.records: Sequence[Record] = tuple(map(self._record, visits))
+        self.records = tuple(map(self._record, visits))
         test = frozenset(v.image_id for v in visits if is_test_patient(v.patient))
-        subsets = {"train_val": frozenset(self._visits) - test, "test": test}
-        self.official: Mapping[str, frozenset[str]] | None = subsets
+        self.official = {"train_val": frozenset(self._visits) - test, "test": test}
+
+    @property
+    def title(self) -> str:
+        """The name, with the shortcut if one is planted."""
+        planted = f" (planted: marker, {self._label}, {self._strength})" if self._shortcut else ""
+        return self.name + planted
 
     def read(self, record: Record) -> Pixels:
         """The radiograph, (size, size) uint8, drawn now. Thread-safe."""
@@ -138,9 +140,9 @@ class Phantom:
             )
         return draw_mask(Canvas(visit, self.size), build_chest(visit, visit.findings), label)
 
-    def identity(self) -> dict[str, str | int | float | bool]:
+    def identity(self) -> Identity:
         """Plain values that change when the pixels do."""
-        identity: dict[str, str | int | float | bool] = {
+        identity: Identity = {
             "name": self.name,
             "renderer": RENDERER,
             "patients": self.patients,
