@@ -212,7 +212,7 @@ def test_processes_share_what_they_judge(subset: str, world: int, root: Path) ->
 def test_more_processes_than_images(root: Path) -> None:
     data = module(root)
     count = len(data.subset_records("val"))
-    match = f"{count + 1} processes cannot share the {count} images of the val part; use .*={count}"
+    match = f"{count + 1} processes cannot share the {count} images of the val set; use .*={count}"
     with pytest.raises(ConfigError, match=match):
         data.require_images(count + 1)
     with pytest.raises(ConfigError, match=match):
