@@ -2,13 +2,13 @@
 
 ::
 
-    XrayError                      every error of this package that the user can mend
+    XrayError                      every error of this package that the user can act on
     ├── ConfigError                a setting has a value that cannot work (also a ValueError)
     ├── DataError                  something is wrong with the data set
     │   ├── DataNotFoundError      a folder, a table or a list file is not where it was looked for
     │   ├── TableError             a table lacks a column, repeats an image, names an unknown label
     │   ├── MissingImagesError     the table names images that are not on disk
-    │   ├── InvalidImageError      a file is no readable image
+    │   ├── InvalidImageError      a file is not a readable image
     │   └── SplitError             a split is empty, shares patients, or does not match its lists
     ├── CacheError                 the image cache cannot be built or belongs to other data
     ├── CheckpointError            a checkpoint is damaged, foreign, or of another label set
@@ -21,7 +21,7 @@ The command line prints the message of an ``XrayError`` without a traceback and 
 
 
 class XrayError(Exception):
-    """Base of every error of this package that the user can mend."""
+    """Base of every error of this package that the user can act on."""
 
 
 class ConfigError(XrayError, ValueError):
@@ -45,11 +45,11 @@ class MissingImagesError(DataError):
 
 
 class InvalidImageError(DataError, ValueError):
-    """A file is no readable image; the message names the file and the reason."""
+    """a file is not a readable image; the message names the file and the reason."""
 
 
 class SplitError(DataError, ValueError):
-    """A split is empty, shares patients between its parts, or does not match its lists."""
+    """A split is empty, shares patients between its subsets, or does not match its lists."""
 
 
 class CacheError(XrayError):

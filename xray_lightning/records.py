@@ -116,7 +116,7 @@ def canonical(finding: str, labels: Sequence[str], place: str) -> str:
         place: where the word stands, for the message.
 
     Raises:
-        TableError: the word is no label and no known alias of one.
+        TableError: the word is neither a label nor a known alias of one.
 
     >>> canonical("Infiltrate", CHEST_XRAY14, "row 2")
     'Infiltration'

@@ -166,9 +166,9 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFi
     file = tmp_path / "file"
     file.touch()
     assert guarded((file / "run").mkdir) == USER_ERROR
-    message = f"error: {file / 'run'}: Not a directory; mend that, or name another folder\n"
+    message = f"error: {file / 'run'}: Not a directory; change that, or name another folder\n"
     assert capsys.readouterr().err == message
     assert user_message(OSError(28, "No space left on device")) == (
-        "a file or folder: No space left on device; mend that, or name another folder"
+        "a file or folder: No space left on device; change that, or name another folder"
     )
     assert user_message(FileNotFoundError(2, "No such file or directory")) is None

@@ -184,7 +184,7 @@ def test_another_run_is_refused(
 
 def test_a_broken_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("- 1\n")
-    with pytest.raises(ConfigError, match=r"config\.yaml is no mapping"):
+    with pytest.raises(ConfigError, match=r"config\.yaml is not a mapping"):
         require_same_settings(settings(tmp_path), tmp_path)
 
 

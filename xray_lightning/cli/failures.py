@@ -13,7 +13,7 @@ from typing import Any
 
 from xray_lightning.errors import XrayError
 
-# What only the owner of the disk can mend: no right, no room, a file where a folder should be.
+# What only the owner of the disk can change: no right, no room, a file where a folder should be.
 OF_THE_DISK = {"EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENOTDIR", "EEXIST"}
 
 USER_ERROR = 2
@@ -37,7 +37,7 @@ def guarded(command: Callable[[], object], hint: str = "; start it again to go o
     Signals are Ctrl-C, SIGTERM and SIGHUP; ``hint`` says what to do then.
 
     A user's error is printed without a traceback unless HYDRA_FULL_ERROR=1. Anything else is a
-    fault of ours and keeps its traceback.
+    fault of this package and keeps its traceback.
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
@@ -45,7 +45,7 @@ def guarded(command: Callable[[], object], hint: str = "; start it again to go o
     try:
         with _stopping():
             command()
-    except BaseException as error:  # re-raised unless the user can mend it
+    except BaseException as error:  # re-raised unless the user can act on it
         if STOPPED_BY or _is_ctrl_c(error):
             number = STOPPED_BY[0] if STOPPED_BY else signal.SIGINT
             how = f"stopped by {signal.Signals(number).name}"
@@ -107,7 +107,7 @@ def _is_ctrl_c(stop: BaseException) -> bool:
 
 
 def user_message(error: BaseException) -> str | None:
-    """The message for an error the user can mend; None for a fault of ours."""
+    """The message for an error the user can act on; None for a fault of this package."""
     from hydra.errors import HydraException, InstantiationException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -117,7 +117,7 @@ def user_message(error: BaseException) -> str | None:
             return str(cause)
         if isinstance(cause, OSError) and errno.errorcode.get(cause.errno or 0) in OF_THE_DISK:
             place = cause.filename or "a file or folder"
-            return f"{place}: {cause.strerror}; mend that, or name another folder"
+            return f"{place}: {cause.strerror}; change that, or name another folder"
         cause = cause.__cause__
     if isinstance(error, InstantiationException):
         reason = error.__cause__

@@ -50,7 +50,7 @@ def unknown_keys(node: Mapping[str, Any], place: str = "") -> Iterator[str]:
 
     Raises:
         ConfigError: a known setting is a number, or true or false, in ``conf/`` and is not here;
-            a callback or logger is no object.
+            a callback or logger is not an object.
     """
     target = node.get("_target_")
     known = known_keys().get(target or place)

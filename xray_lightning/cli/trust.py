@@ -41,7 +41,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path} is damaged or no plain settings: {error}") from error
     if not isinstance(saved, dict):
-        raise ConfigError(f"{path} is no mapping")
+        raise ConfigError(f"{path} is not a mapping")
     settings = {str(key): value for key, value in saved.items() if key != "hydra"}
     return dict(upgrade_settings(settings))
 
@@ -59,12 +59,12 @@ def require_trusted(saved: Mapping[str, Any], place: Path) -> None:
     for key, value in entries_of(saved):
         if key.rpartition(".")[2] == "_target_":
             known = isinstance(value, str) and (value in own_targets() or OF_TORCH.fullmatch(value))
-            reason = "" if known else "is no class of this package or of torch.optim"
+            reason = "" if known else "is not a class of this package or of torch.optim"
         elif isinstance(value, str):
             reason = "would be evaluated" if "${" in value.replace(RUN_DIR, "") else ""
         else:
             plain = value is None or isinstance(value, int | float | Mapping | list | tuple)
-            reason = "" if plain else "is no plain value"
+            reason = "" if plain else "is not a plain value"
         if reason:
             raise ConfigError(
                 f"{place}: {key}={value!r:.200} {reason}, so it could do anything on this machine. "
