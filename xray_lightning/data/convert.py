@@ -215,9 +215,8 @@ def plan_jobs(files: Sequence[Path], root: Path, out: Path, options: PngOptions)
 def _number_images(names: Sequence[str], out: Path) -> list[str]:
     """``000001.png`` and so on; files that ``names.csv`` knows keep their numbers.
 
-    Raises:
-        DataError: a name in it is not a number or given twice, or it lacks a picture of the
-            folder: it was lost or cut, and a number could be given to a second patient.
+    It is refused where it does not fit the folder: it was lost or cut, and a number could be given
+    to a second patient.
     """
     path = out / NAMES
     known: dict[str, str] = {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.data.dicom.header import MAX_SIDE
+from xray_lightning.data.dicom.header import AGAIN, MAX_SIDE, refusal
 from xray_lightning.errors import InvalidImageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _PACKED = (1, 5, 7, 8, 32773, 32946, 34712)
 _PACKINGS = "none, LZW, JPEG, deflate, PackBits, JPEG 2000"  # the same by name
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # PhotometricInterpretation
 _JPEG, _ORIENTATION = 7, 274
+_CONVERT = "Convert it to 8-bit or 16-bit grey"
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it logs what we raise
 
@@ -43,25 +44,27 @@ def decode_tiff(data: bytes) -> tuple[npt.NDArray[Any], int, int]:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             page = file.pages.first
-            _check(page, data)
-            pixels, white = _pixels(page.asarray(maxworkers=1), page)
+            _check_page(page, data)
+            pixels, white = _map_codes(page.asarray(maxworkers=1), page)
             return pixels, white, int(page.tags.valueof(_ORIENTATION, 1))
     except InvalidImageError:
         raise
     except Exception as error:  # each codec has its own errors for damaged bytes
         reason = f"its TIFF data is damaged ({type(error).__name__})"
-        raise InvalidImageError(f"{reason}. Download or copy the file again") from error
+        raise refusal(reason, AGAIN) from error
 
 
-def _check(page: "TiffPage", data: bytes) -> None:
+def _check_page(page: "TiffPage", data: bytes) -> None:
     """Raise unless the page is of a kind that is read, and all its bytes are there."""
     if page.compression not in _PACKED:
-        raise _refused(f"its TIFF compression is {page.compression}, none of {_PACKINGS}")
+        raise refusal(f"its TIFF compression is {page.compression}, none of {_PACKINGS}", _CONVERT)
     wide, high = page.imagewidth, page.imagelength
     if not (0 < wide <= MAX_SIDE and 0 < high <= MAX_SIDE):
-        raise _refused(f"its size is {wide} x {high} pixels, sides must be 1 to {MAX_SIDE:,}")
+        raise refusal(
+            f"its size is {wide} x {high} pixels, sides must be 1 to {MAX_SIDE:,}", _CONVERT
+        )
     if page.sampleformat != 1 or page.bitspersample > 16:
-        raise _refused(f"its pixels are {page.dtype}, not integers of up to 16 bits")
+        raise refusal(f"its pixels are {page.dtype}, not integers of up to 16 bits", _CONVERT)
     strips = list(zip(page.dataoffsets, page.databytecounts, strict=True))
     there = all(start > 0 and size > 0 and start + size <= len(data) for start, size in strips)
     (tags,) = struct.unpack_from("<H" if data.startswith(b"II") else ">H", data, page.offset)
@@ -69,14 +72,14 @@ def _check(page: "TiffPage", data: bytes) -> None:
         raise ValueError("a tag or a strip is missing")
 
 
-def _pixels(codes: npt.NDArray[Any], page: "TiffPage") -> tuple[npt.NDArray[Any], int]:
+def _map_codes(codes: npt.NDArray[Any], page: "TiffPage") -> tuple[npt.NDArray[Any], int]:
     """(H, W) or (H, W, 3) with black 0, and the code of white."""
     white = 2**page.bitspersample - 1
     codes = codes.astype(np.uint8 if white < 256 else np.uint16, copy=False)
     if page.axes == "SYX":
         codes = np.moveaxis(codes, 0, -1)
     elif page.axes not in ("YX", "YXS"):
-        raise _refused(f"its axes are {page.axes}, not one picture")
+        raise refusal(f"its axes are {page.axes}, not one picture", _CONVERT)
     kind, samples = page.photometric, codes.shape[2] if codes.ndim == 3 else 1
     if kind in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
         grey = codes if codes.ndim == 2 else codes[:, :, 0]
@@ -85,8 +88,6 @@ def _pixels(codes: npt.NDArray[Any], page: "TiffPage") -> tuple[npt.NDArray[Any]
         return np.moveaxis(page.colormap[::-1, codes], 0, -1), 2**16 - 1
     if samples >= 3 and (kind == _RGB or (kind == _YCBCR and page.compression == _JPEG)):
         return codes[:, :, 2::-1], white
-    raise _refused(f"its PhotometricInterpretation is {kind} with {samples} samples a pixel")
-
-
-def _refused(reason: str) -> InvalidImageError:
-    return InvalidImageError(f"{reason}. Convert it to 8-bit or 16-bit grey")
+    raise refusal(
+        f"its PhotometricInterpretation is {kind} with {samples} samples a pixel", _CONVERT
+    )

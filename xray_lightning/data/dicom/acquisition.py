@@ -32,15 +32,14 @@ _MAKERS = """
 _MAKER = f"({'|'.join(_MAKERS.split())})"
 _NUMBERS = f"{NUMBER}( {NUMBER})*"
 _SPACINGS = ("ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing")
-_AGE = re.compile(r"(\d{3})([DWMY])|(\d{1,3})")
 _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
-ALLOWED = {  # column: element, and the pattern of what may pass
+ALLOWED = {  # column: element, and the pattern of what may pass; None: a whole number
     "modality": ("Modality", "CR|DX|DR|RG|RF|XA|MG|OT|SC|CT|MR|US|PX|IO"),
     "view": ("ViewPosition", "AP|PA|LL|RL|RLD|LLD|RLO|LLO|LATERAL|LAT"),  # PS3.3 C.8.1.1
     "laterality": ("ImageLaterality", "[RLUB]"),
     "series_laterality": ("Laterality", "[RL]"),
-    "age": ("PatientAge", ""),
+    "age": ("PatientAge", r"\d{3}[DWMY]|\d{1,3}"),
     "sex": ("PatientSex", "[MFO]"),
     "pixel_spacing_mm": ("PixelSpacing", _NUMBERS),
     "imager_pixel_spacing_mm": ("ImagerPixelSpacing", _NUMBERS),
@@ -49,15 +48,13 @@ ALLOWED = {  # column: element, and the pattern of what may pass
     "window_center": ("WindowCenter", _NUMBERS),
     "window_width": ("WindowWidth", _NUMBERS),
     "voi_function": ("VOILUTFunction", "LINEAR|LINEAR_EXACT|SIGMOID"),
+    "rows": ("Rows", None),
+    "columns": ("Columns", None),
+    "bits_allocated": ("BitsAllocated", None),
+    "bits_stored": ("BitsStored", None),
+    "signed": ("PixelRepresentation", None),
 }
-_INTEGERS = {
-    "rows": "Rows",
-    "columns": "Columns",
-    "bits_allocated": "BitsAllocated",
-    "bits_stored": "BitsStored",
-    "signed": "PixelRepresentation",
-}
-COLUMNS = (*ALLOWED, *_INTEGERS, "transfer_syntax")
+COLUMNS = (*ALLOWED, "transfer_syntax")
 
 
 @dataclass(frozen=True)
@@ -106,8 +103,6 @@ def read_allowed(path: Path) -> dict[str, str]:
     told = {column: _read_allowed(header, column) for column in ALLOWED}
     age = _read_age(header, [])
     told["age"] = "" if math.isnan(age) else f"{min(age, OLDEST_TOLD):g}"
-    for column, keyword in _INTEGERS.items():
-        told[column] = "".join(map(str, header.integers(keyword)[:1]))
     syntax = UID(header.syntax)
     known = syntax.is_transfer_syntax and not syntax.is_private
     return told | {"transfer_syntax": str(syntax.name) if known else ""}
@@ -116,21 +111,21 @@ def read_allowed(path: Path) -> dict[str, str]:
 def _read_allowed(header: Header, column: str) -> str:
     """What may pass of an element, its values separated by spaces."""
     keyword, pattern = ALLOWED[column]
+    if pattern is None:
+        return "".join(map(str, header.integers(keyword)[:1]))
     text = " ".join(header.texts(keyword))
     return text if re.fullmatch(pattern, text) else ""
 
 
 def _read_age(header: Header, notes: list[str]) -> float:
     """PatientAge (an AS: three digits and a unit) in years; RSNA's bare numbers are years."""
-    text = header.text("PatientAge")
-    match = _AGE.fullmatch(text)
-    if not match:
-        notes.extend(["invalid PatientAge"] if text else [])
+    text = _read_allowed(header, "age")
+    if not text:
+        notes.extend(["invalid PatientAge"] if header.text("PatientAge") else [])
         return math.nan
-    digits, unit, bare = match.groups()
-    if bare:
+    if text[-1] not in _YEARS:
         notes.append("invalid PatientAge: no unit, read as years")
-    age = int(bare or digits) * _YEARS[unit or "Y"]
+    age = int(text.rstrip("DWMY")) * _YEARS.get(text[-1], 1)
     if age > MAX_AGE:
         notes.append("invalid PatientAge: above 120 years, ignored")
         return math.nan

@@ -28,17 +28,11 @@ SUFFIXES = (".dcm", ".dicom", ".ima")
 
 @dataclass(frozen=True)
 class DicomImage:
-    """A radiograph and what is known about it.
+    """A radiograph and what is known about it."""
 
-    Attributes:
-        pixels: (H, W) float32 in [0, 1], black 0.
-        acquisition: how it was taken.
-        notes: what was ignored or decided by a fall-back, in words without values, for ``tally``.
-    """
-
-    pixels: npt.NDArray[np.float32]
+    pixels: npt.NDArray[np.float32]  # (H, W) in [0, 1], black 0
     acquisition: Acquisition
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what was ignored or decided by a fall-back, without values; for tally
 
 
 def read_dicom(
