@@ -46,11 +46,13 @@ _NAMES = {  # module: what it offers
     "models.network": ["XrayNet"],
     "records": ["Box", "Record"],
     "report.gallery": ["make_heat_maps"],
+    "training.callbacks.epochs": ["WatchMetric"],
     "training.callbacks.weights": ["EMA", "FreezeBackbone"],
     "training.losses": [
         *("BCE", "Asymmetric", "ClassBalanced", "Focal", "PairwiseAUC", "WeightedBCE"),
     ],
     "training.optim": ["Constant", "Cosine", "Plateau", "Step"],
+    "training.run": ["TrainingRun", "train"],
     "training.task": ["XrayTask"],
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}

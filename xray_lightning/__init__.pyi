@@ -70,6 +70,7 @@ from xray_lightning.models.network import XrayNet as XrayNet
 from xray_lightning.records import Box as Box
 from xray_lightning.records import Record as Record
 from xray_lightning.report.gallery import make_heat_maps as make_heat_maps
+from xray_lightning.training.callbacks.epochs import WatchMetric as WatchMetric
 from xray_lightning.training.callbacks.weights import EMA as EMA
 from xray_lightning.training.callbacks.weights import FreezeBackbone as FreezeBackbone
 from xray_lightning.training.losses import BCE as BCE
@@ -82,6 +83,8 @@ from xray_lightning.training.optim import Constant as Constant
 from xray_lightning.training.optim import Cosine as Cosine
 from xray_lightning.training.optim import Plateau as Plateau
 from xray_lightning.training.optim import Step as Step
+from xray_lightning.training.run import TrainingRun as TrainingRun
+from xray_lightning.training.run import train as train
 from xray_lightning.training.task import XrayTask as XrayTask
 
 __version__: Final[str]

@@ -45,7 +45,7 @@ def parameter_groups(
     not, so that a resumed run finds its optimiser state.
 
     Args:
-        net: an :class:`~xray_lightning.models.network.XrayNet`.
+        net: one with a ``backbone``; of another all parameters count as head.
         head_lr: learning rate of the head; None: that of the backbone.
         layer_decay: factor of the learning rate for each layer away from the head; the backbone
             falls into a group a layer, each with its ``lr_scale``. None: one rate for all of it.
@@ -53,7 +53,8 @@ def parameter_groups(
     Raises:
         ConfigError: a layer decay that is no factor, or a backbone that does not say its layers.
     """
-    depths = {} if layer_decay is None else layer_depths(net.backbone, layer_decay)
+    backbone = getattr(net, "backbone", None)
+    depths = {} if layer_decay is None else layer_depths(backbone, layer_decay)
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in net.named_parameters():
         part, _, rest = name.partition(".")
@@ -80,11 +81,11 @@ def layer_depths(backbone: Any, layer_decay: float) -> dict[str, int]:
     """
     if not 0 < layer_decay <= 1:
         raise ConfigError(f"optim.layer_decay must be above 0 and at most 1, got {layer_decay}")
-    facts = getattr(backbone, "pretrained_cfg", {})
-    heads = facts.get("classifier")
+    stated = getattr(backbone, "pretrained_cfg", {})
+    heads = stated.get("classifier")
     if not heads or not hasattr(backbone, "group_matcher"):
         raise ConfigError(
-            f"optim.layer_decay: timm states no layers for {facts.get('architecture')!r}; use "
+            f"optim.layer_decay: timm states no layers for {stated.get('architecture')!r}; use "
             "optim.layer_decay=null or another backbone"
         )
     head = f"{heads if isinstance(heads, str) else heads[0]}.weight"  # the bare backbone lacks it

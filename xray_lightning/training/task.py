@@ -1,4 +1,4 @@
-"""XrayTask: how a network learns from batches and is judged on them."""
+"""XrayTask: how a network learns from batches and is evaluated on them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,6 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.dataset import Batch
 from xray_lightning.errors import ConfigError, NonFiniteLossError
 from xray_lightning.metrics.auroc import PerLabelAUROC, defined_mean
-from xray_lightning.models.network import XrayNet
 from xray_lightning.training.losses import BCE
 from xray_lightning.training.optim import OptimizerFactory, Plateau, Schedule, make_optimizer
 
@@ -25,7 +24,7 @@ TTA = ("none", "flip")
 
 
 class XrayTask(pl.LightningModule):
-    """Trains an :class:`XrayNet` and logs AUROC per label.
+    """Trains a network and logs AUROC per label.
 
     Logs ``train/loss``, and after each validation or test ``val/loss``, ``val/auroc`` (mean over
     the labels where it is defined), ``val/auroc_defined`` (how many) and ``val/auroc/<label>``
@@ -35,8 +34,11 @@ class XrayTask(pl.LightningModule):
     processes share the images, so compare it with the same settings only, or use ``val/auroc``.
 
     Args:
-        net: the network.
-        loss: from logits (B, L) and targets (B, L) to a scalar.
+        net: an :class:`~xray_lightning.models.network.XrayNet`, or any module that gives logits
+            (B, L) of images (B, 1, H, W) in [0, 1]. Freezing and layer decay need its
+            ``backbone``, heat maps an XrayNet.
+        loss: from logits (B, L) and targets (B, L) to a scalar; None: BCE.
+        labels: the L labels; None: ``net.labels``.
         optimizer: makes the optimiser from parameter groups; a partial of a torch optimiser.
         head_lr: learning rate of the head; None: the optimiser's.
         layer_decay: factor of the learning rate for each layer away from the head; None: one rate.
@@ -50,14 +52,15 @@ class XrayTask(pl.LightningModule):
         averaged: tensors of the network that checkpoints hold in place of its own; set by EMA.
 
     Raises:
-        ConfigError: an unknown test-time augmentation.
+        ConfigError: an unknown test-time augmentation, or no labels.
     """
 
     def __init__(
         self,
-        net: XrayNet,
+        net: nn.Module,
         loss: nn.Module | None = None,
         *,
+        labels: Sequence[str] | None = None,
         optimizer: OptimizerFactory = partial(AdamW, lr=3e-4),  # noqa: B008 - a partial is constant
         head_lr: float | None = None,
         layer_decay: float | None = None,
@@ -67,7 +70,13 @@ class XrayTask(pl.LightningModule):
         super().__init__()
         if tta not in TTA:
             raise ConfigError(f"tta must be one of {', '.join(TTA)}, got {tta!r}")
-        self.net = net
+        own: Any = getattr(net, "labels", ())
+        self.labels: tuple[str, ...] = tuple(own if labels is None else labels)
+        if not self.labels:
+            raise ConfigError(
+                f"{type(net).__name__} does not say its labels: XrayTask(net, labels=data.labels)"
+            )
+        self.net: Any = net
         self.loss = loss or BCE()
         self.optimizer = optimizer
         self.head_lr = head_lr
@@ -76,7 +85,7 @@ class XrayTask(pl.LightningModule):
         self.tta = tta
         self.description: Description | None = None
         self.averaged: Mapping[str, Tensor] = {}
-        self.auroc = {subset: PerLabelAUROC(len(net.labels)) for subset in ("val", "test")}
+        self.auroc = {subset: PerLabelAUROC(len(self.labels)) for subset in ("val", "test")}
         self.mean_loss = {subset: MeanMetric("error") for subset in ("val", "test")}
         self.metrics = nn.ModuleList([*self.auroc.values(), *self.mean_loss.values()])  # to device
 
@@ -99,11 +108,11 @@ class XrayTask(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Add one batch to the validation metrics; its scores (B, L) are for callbacks."""
-        return self._judge(batch, "val")
+        return self._evaluate(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Add one batch to the test metrics; its scores (B, L) are for callbacks."""
-        return self._judge(batch, "test")
+        return self._evaluate(batch, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Scores (B, L) in [0, 1]."""
@@ -112,7 +121,7 @@ class XrayTask(pl.LightningModule):
             scores = (scores + torch.sigmoid(self(batch["image"].flip(-1)))) / 2
         return scores
 
-    def _judge(self, batch: Batch, subset: str) -> Tensor:
+    def _evaluate(self, batch: Batch, subset: str) -> Tensor:
         logits = self(batch["image"])
         loss = self.loss(logits, batch["targets"])
         require_finite(loss, batch["image_id"], self.current_epoch)
@@ -140,7 +149,7 @@ class XrayTask(pl.LightningModule):
             "auroc": mean,
             "auroc_defined": float(defined),
         }
-        for label, value in zip(self.net.labels, values, strict=True):
+        for label, value in zip(self.labels, values, strict=True):
             figures[f"auroc/{label}"] = value
         for name, figure in figures.items():  # equal in all processes already
             self.log(f"{subset}/{name}", figure, prog_bar=name == "auroc", sync_dist=True)
@@ -156,15 +165,16 @@ class XrayTask(pl.LightningModule):
             ConfigError: the data's images have another size than the network was built for.
         """
         self.averaged = {}
-        data, size = _module_of(self.trainer), self.net.config["image_size"]
-        if data is not None and data.image_size != size:
+        data = _module_of(self.trainer)
+        size = getattr(self.net, "config", {}).get("image_size")
+        if data is not None and size not in (None, data.image_size):
             raise ConfigError(
                 f"the network was built for {size} px, the data have image_size={data.image_size}: "
                 f"XrayNet(..., image_size={data.image_size})"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the bundle; without it, and without an XrayDataModule, it only resumes its own run.
+        """Add the description; without it and an XrayDataModule the file only resumes its own run.
 
         The averaged weights are put in here and not by their callback, which Lightning does not
         ask when it saves weights only.

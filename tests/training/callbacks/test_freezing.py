@@ -116,7 +116,7 @@ def test_nothing_but_frozen_epochs(
     epochs: int, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer: Any = SimpleNamespace(max_epochs=3)
-    task: Any = SimpleNamespace(net=SimpleNamespace(load_report="122 of 122"))
+    task: Any = SimpleNamespace(net=SimpleNamespace(backbone=None, load_report="122 of 122"))
     FreezeBackbone(epochs=epochs).on_fit_start(trainer, task)
     message = f"freeze_epochs={epochs} of max_epochs=3: the backbone will learn nothing"
     assert caplog.messages == ([message] if warns else [])
@@ -124,7 +124,7 @@ def test_nothing_but_frozen_epochs(
 
 def test_random_weights_are_not_worth_freezing(caplog: pytest.LogCaptureFixture) -> None:
     trainer: Any = SimpleNamespace(max_epochs=3)
-    task: Any = SimpleNamespace(net=SimpleNamespace(load_report=None))
+    task: Any = SimpleNamespace(net=SimpleNamespace(backbone=None, load_report=None))
     FreezeBackbone(epochs=1).on_fit_start(trainer, task)
     assert caplog.messages[0].startswith("freeze_epochs=1 holds random weights still")
 

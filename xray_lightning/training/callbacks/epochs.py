@@ -5,11 +5,12 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from xray_lightning.writing import open_replacing
 
 LOG = logging.getLogger(__name__)
 Row = dict[str, float]
+Floats = npt.NDArray[np.float32]
 
 
 def write_rows(rows: list[Row], path: Path) -> None:
@@ -87,6 +89,46 @@ class MetricsFile(pl.Callback):
         """Take the rows up to the checkpoint; later ones will be made again."""
         self.rows = list(state_dict["rows"])
         self.images_seen, self.seconds = state_dict["images_seen"], state_dict["seconds"]
+
+
+class WatchMetric(pl.Callback):
+    """Logs a metric of your own as ``val/<name>`` after each validation.
+
+    So it stands in metrics.csv, and early stopping can monitor it.
+
+    Args:
+        name: of the metric.
+        function: from scores (N, L) in [0, 1] and targets (N, L), NaN unknown, of all validation
+            images to a number; NumPy float32, in no particular order.
+    """
+
+    def __init__(self, name: str, function: Callable[[Floats, Floats], float]) -> None:
+        self.name, self.function = name, function
+        self._batches: list[tuple[Floats, Floats]] = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the scores."""
+        targets = batch["targets"].float().cpu().numpy()
+        self._batches.append((outputs.float().cpu().numpy(), targets))
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log; several processes put their images together."""
+        shards: list[Any] = [self._batches]
+        if trainer.world_size > 1:
+            shards = [None] * trainer.world_size
+            torch.distributed.all_gather_object(shards, self._batches)
+        scores, targets = zip(*(batch for shard in shards for batch in shard), strict=True)
+        value = float(self.function(np.concatenate(scores), np.concatenate(targets)))
+        pl_module.log(f"val/{self.name}", value, sync_dist=True)
+        self._batches.clear()
 
 
 class EpochLine(pl.Callback):

@@ -47,8 +47,8 @@ class EMA(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the average where the network is; a checkpoint has filled it with its average."""
         task = cast(XrayTask, pl_module)
-        self._network = tensors_of(task.net)
-        self.average = task.averaged = copied(self._network)
+        self._network = get_tensors(task.net)
+        self.average = task.averaged = copy_tensors(self._network)
         self._restore()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -68,10 +68,10 @@ class EMA(pl.Callback):
             self._step = trainer.global_step
             self.updates += 1
             decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-            update(self.average, self._network, decay)
+            average_in(self.average, self._network, decay)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Judge the average."""
+        """Evaluate the average."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._use_average()
 
@@ -100,34 +100,34 @@ class EMA(pl.Callback):
 
     def _use_average(self) -> None:
         if not self.weights:
-            self.weights = copied(self._network)
-            fill(self._network, self.average)
+            self.weights = copy_tensors(self._network)
+            overwrite(self._network, self.average)
 
     def _restore(self) -> None:
         if self.weights:
-            fill(self._network, self.weights)
+            overwrite(self._network, self.weights)
             self.weights = {}
 
 
-def tensors_of(net: nn.Module) -> dict[str, Tensor]:
+def get_tensors(net: nn.Module) -> dict[str, Tensor]:
     """Weights and running statistics of a network by name, themselves and no copies."""
     named = net.state_dict().items()
     return {name: tensor for name, tensor in named if tensor.is_floating_point()}
 
 
-def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def copy_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies."""
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 @torch.no_grad()
-def fill(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+def overwrite(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     """Overwrite each tensor with the value of its name."""
     for name, tensor in tensors.items():
         tensor.copy_(values[name])
 
 
-def update(average: Mapping[str, Tensor], tensors: Mapping[str, Tensor], decay: float) -> None:
+def average_in(average: Mapping[str, Tensor], tensors: Mapping[str, Tensor], decay: float) -> None:
     """``average <- decay * average + (1 - decay) * tensors``, in place."""
     mix = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch gives it no types
     mix(list(average.values()), list(tensors.values()), 0)
@@ -158,8 +158,15 @@ class FreezeBackbone(pl.Callback):
         self.epochs = epochs
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Warn if there is nothing but frozen epochs, or nothing worth freezing."""
-        if cast(XrayTask, pl_module).net.load_report is None:
+        """Warn if there is nothing but frozen epochs, or nothing worth freezing.
+
+        Raises:
+            ConfigError: the network has no backbone.
+        """
+        net = cast(XrayTask, pl_module).net
+        if not hasattr(net, "backbone"):
+            raise ConfigError(f"freeze_epochs: {type(net).__name__} has no attribute backbone")
+        if getattr(net, "load_report", None) is None:
             LOG.warning(
                 "freeze_epochs=%d holds random weights still, and the head learns from noise: use "
                 "model.weights=imagenet or freeze_epochs=0",

@@ -1,0 +1,118 @@
+"""What a run records of its surroundings, and what its sampler does to the prevalence."""
+
+import math
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.partition import split_facts
+from xray_lightning.data.samplers import prevalence
+from xray_lightning.writing import read_json, write_json
+
+PACKAGES = (
+    "torch",
+    "pytorch-lightning",
+    "timm",
+    "torchmetrics",
+    "albumentations",
+    "opencv-python-headless",
+    "numpy",
+    "hydra-core",
+)
+EPOCHS = 10  # one epoch of a small data set says little about a sampler
+
+
+def write_environment(
+    folder: Path,
+    data: XrayDataModule,
+    trainer: pl.Trainer,
+    seed: int,
+    *,
+    command: Sequence[str] | None = None,
+    overrides: Sequence[str] = (),
+    choices: dict[str, str | None] | None = None,
+) -> None:
+    """environment.json: what is needed to understand and repeat the run.
+
+    A resumed run adds an entry to the one it has.
+
+    Args:
+        folder: of the run.
+        data: its data.
+        trainer: tells device and processes.
+        seed: of the run.
+        command: that started it; None: this process's.
+        overrides: settings of the command line.
+        choices: the options of each group of settings.
+    """
+    device = trainer.strategy.root_device
+    values: dict[str, Any] = {
+        "command": list(sys.argv if command is None else command),
+        "overrides": list(overrides),
+        "choices": choices or {},
+        "seed": seed,
+        "split": split_facts(data.split),
+        "prevalence": {
+            label: [None if math.isnan(share) else share for share in pair]
+            for label, pair in compare_prevalence(data).items()
+        },
+        "data": {"name": data.source.name, "title": data.source.title, **data.source.identity()},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "processor": platform.processor() or platform.machine(),
+        "processes": trainer.world_size,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "git_commit": get_commit(),
+    }
+    path = folder / "environment.json"
+    if path.is_file():
+        first = read_json(path)
+        first.setdefault("resumed", []).append(values)
+        values = first
+    write_json(values, path)
+
+
+def compare_prevalence(data: XrayDataModule) -> dict[str, tuple[float, float]]:
+    """Share of positives of each label: in the training set, and as drawn in the first epochs.
+
+    "normal images" is the share of images with all targets known to be 0; NaN: no target is known.
+    """
+    shares = []
+    for targets in (data.subset_targets("train"), data.drawn_targets(EPOCHS)):
+        normal = (targets == 0).all(axis=1).mean()
+        shares.append([*prevalence(targets).tolist(), float(normal)])
+    return dict(zip((*data.labels, "normal images"), zip(*shares, strict=True), strict=True))
+
+
+def describe_sampling(data: XrayDataModule) -> str | None:
+    """What a sampler changes, the three labels it changes most; None if it changes nothing."""
+    shares = {name: pair for name, pair in compare_prevalence(data).items() if all(pair)}
+    change = {name: abs(math.log(drawn / subset)) for name, (subset, drawn) in shares.items()}
+    changed = sorted((name for name in change if change[name] > 0), key=lambda name: -change[name])
+    if not changed:
+        return None
+    shown = ", ".join("{} {:.1%} -> {:.1%}".format(name, *shares[name]) for name in changed[:3])
+    return f"the sampler changes the prevalence in training: {shown} (all: environment.json)"
+
+
+def get_commit() -> str | None:
+    """The commit of the source tree, "+changes" if it was edited; None outside a repository."""
+    here = Path(__file__).resolve().parents[2]
+    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+changes"]
+    if not (here / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,234 @@
+"""A training run: from a task and data to a folder with its best and its last checkpoint."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from signal import SIGKILL
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ProgressBar
+
+from xray_lightning.checkpoint import AtomicCheckpointIO, Checkpoint, load_checkpoint
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.partition import SUBSETS
+from xray_lightning.data.source import usage_notes
+from xray_lightning.errors import ConfigError, SplitError
+from xray_lightning.folders import prepare_folder
+from xray_lightning.results import Result
+from xray_lightning.training.callbacks.checkpoints import RunCheckpoint
+from xray_lightning.training.callbacks.epochs import (
+    EpochLine,
+    EpochSeed,
+    KeepSigterm,
+    MetricsFile,
+    WatchMetric,
+)
+from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone
+from xray_lightning.training.environment import describe_sampling, write_environment
+from xray_lightning.training.task import XrayTask
+
+LOG = logging.getLogger(__name__)
+Kind = TypeVar("Kind", bound=pl.Callback)
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TrainingRun(Result):
+    """What a training run left.
+
+    Attributes:
+        folder: of the run.
+        best_epoch: of the best checkpoint, counted from 1.
+        choice: how it was chosen, such as "best val/auroc".
+        images_seen: in training, all epochs and processes.
+        seconds: of training, without validation.
+        val_auroc: mean validation AUROC of the best checkpoint; NaN where undefined.
+    """
+
+    folder: str
+    best_epoch: int
+    choice: str
+    images_seen: int
+    seconds: float
+    val_auroc: float
+
+    @property
+    def best(self) -> Path:
+        """The best checkpoint: weights and what inference needs."""
+        return Path(self.folder) / "checkpoints" / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        """The last checkpoint, to resume from."""
+        return Path(self.folder) / "checkpoints" / "last.ckpt"
+
+
+def train(
+    task: XrayTask,
+    data: XrayDataModule,
+    folder: str | Path,
+    *,
+    epochs: int = 10,
+    callbacks: Sequence[pl.Callback] = (),
+    metrics: Mapping[str, Callable[[Floats, Floats], float]] | None = None,
+    seed: int = 0,
+    trainer: pl.Trainer | None = None,
+    resume: Checkpoint | None = None,
+) -> TrainingRun:
+    """Train, and keep the best checkpoint by validation AUROC.
+
+    The folder gets checkpoints/best.ckpt and last.ckpt, metrics.csv and environment.json.
+
+    Args:
+        task: network, loss and optimiser.
+        data: its images.
+        folder: of the run.
+        epochs: how many.
+        callbacks: further ones.
+        metrics: figures to watch beside AUROC, by name: see :class:`WatchMetric`.
+        seed: of dropout and the like; that of the images' order is the data's.
+        trainer: one of :func:`make_trainer` with :func:`make_callbacks`, in place of ``epochs``,
+            ``callbacks``, ``metrics`` and ``seed``.
+        resume: the last checkpoint of this run, to go on from.
+
+    Raises:
+        ConfigError: a trainer without the callbacks of a run.
+        MissingImagesError: images of the table are not on disk.
+        NonFiniteLossError: the loss became NaN or infinite.
+        SplitError: the data is not that of the checkpoint to resume from.
+    """
+    folder = prepare_folder(Path(folder))
+    if trainer is None:
+        watched = [WatchMetric(name, function) for name, function in (metrics or {}).items()]
+        own = [*make_callbacks(folder, seed=seed), *watched, *callbacks]
+        trainer = make_trainer(partial(pl.Trainer, max_epochs=epochs), folder, own)
+        write_environment(folder, data, trainer, seed)
+    table, best = _find(trainer, MetricsFile), _find(trainer, RunCheckpoint)  # before "last"
+    if resume is not None:
+        require_same_split(resume, data)
+    data.require_images(trainer.world_size)
+    log_run(data, task, trainer)
+    try:
+        trainer.fit(task, data, ckpt_path=resume.path if resume else None, weights_only=True)
+    except Exception:  # of any kind: the other processes would wait for this one for half an hour
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(SIGKILL)  # they write nothing
+        raise
+    score = math.nan if best.best_model_score is None else float(best.best_model_score)
+    return TrainingRun(
+        folder=str(folder),
+        best_epoch=load_checkpoint(folder / "checkpoints" / "best.ckpt").epoch + 1,
+        choice=best.choice,
+        images_seen=table.images_seen,
+        seconds=table.seconds,
+        val_auroc=score if math.isfinite(score) else math.nan,
+    )
+
+
+def make_callbacks(
+    folder: Path, *, seed: int = 0, freeze_epochs: int = 0, ema_decay: float | None = None
+) -> list[pl.Callback]:
+    """What every run has: seeding, tables, progress, the best and the last checkpoint."""
+    keep = partial(
+        RunCheckpoint,
+        folder / "checkpoints",
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    return [
+        EpochSeed(seed),
+        MetricsFile(folder / "metrics.csv"),
+        EpochLine(),
+        keep("best", monitor="val/auroc", mode="max", save_weights_only=True),
+        keep("last"),
+        *([FreezeBackbone(epochs=freeze_epochs)] if freeze_epochs else []),
+        *([EMA(decay=ema_decay)] if ema_decay is not None else []),
+    ]
+
+
+def make_trainer(
+    factory: Callable[..., pl.Trainer],
+    folder: Path,
+    callbacks: Sequence[pl.Callback] = (),
+    *,
+    loggers: Sequence[pl.loggers.Logger] = (),
+    fit: bool = True,
+) -> pl.Trainer:
+    """A Lightning trainer as a run needs it.
+
+    Args:
+        factory: pl.Trainer, or a partial of it with devices, precision, max_epochs, ...
+        folder: of the run.
+        callbacks: those of :func:`make_callbacks` and further ones.
+        loggers: Lightning's.
+        fit: false: only to predict, without checkpoints.
+    """
+    for path in folder.glob("hpc_ckpt_*.ckpt"):  # Lightning's at a requeue by Slurm: amid an epoch,
+        path.unlink(missing_ok=True)  # and even trainer.predict would load it
+    return factory(
+        callbacks=[KeepSigterm(), *callbacks],
+        logger=list(loggers) or False,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=folder,
+        enable_checkpointing=fit,
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        inference_mode=True,
+    )
+
+
+def require_same_split(checkpoint: Checkpoint, data: XrayDataModule) -> None:
+    """Never go on where a changed data set would assign patients anew.
+
+    Raises:
+        SplitError: the split is not the one the checkpoint was trained on.
+    """
+    before = checkpoint.description.split["fingerprint"]
+    if before != data.split.fingerprint:
+        raise SplitError(
+            f"the data changed since {checkpoint.path} was written: its split was [{before}], now "
+            f"it is [{data.split.fingerprint}], and images it was trained on could land in test. "
+            "Restore the data, or start a new run"
+        )
+
+
+def log_run(data: XrayDataModule, task: XrayTask, trainer: pl.Trainer) -> None:
+    """Log what the run is about to use, and what is undefined in it."""
+    for note in [*usage_notes(data.source), *data.split.notes]:
+        LOG.info("%s: %s", data.source.name, note)
+    sizes = ", ".join(f"{subset} {len(data.split.subsets[subset]):,}" for subset in SUBSETS)
+    LOG.info("split %s [%s]: %s images", data.split.name, data.split.fingerprint, sizes)
+    for subset in SUBSETS:
+        if empty := data.labels_without_positives(subset):
+            LOG.warning("no positive in %s: %s; AUROC there is undefined", subset, ", ".join(empty))
+    if data.permute_labels:
+        LOG.warning("permute_labels: training labels are permuted, so the scores mean nothing")
+    if line := describe_sampling(data):
+        LOG.info(line)
+        if any(buffer.numel() for buffer in task.loss.buffers()):
+            LOG.warning("loss: counted on the training set, not on what the sampler draws of it")
+    parameters = sum(parameter.numel() for parameter in task.net.parameters())
+    report = getattr(task.net, "load_report", None)
+    weights = f"loaded {report}; the head is new" if report else "random weights"
+    config = getattr(task.net, "config", {})
+    name = config.get("backbone", type(task.net).__name__)
+    LOG.info("%s: %.1f M parameters, %s", name, parameters / 1e6, weights)
+    if trainer.world_size > 1:
+        LOG.info("%d processes x %d images a step", trainer.world_size, data.batch_size)
+
+
+def _find(trainer: pl.Trainer, kind: type[Kind]) -> Kind:
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, kind):
+            return callback
+    raise ConfigError(f"the trainer has no {kind.__name__}: make_trainer(..., make_callbacks(...))")
