@@ -88,7 +88,7 @@ def compare_prevalence(data: XrayDataModule) -> dict[str, tuple[float, float]]:
     "normal images" is the share of images with all targets known to be 0; NaN: no target is known.
     """
     shares = []
-    for targets in (data.subset_targets("train"), data.drawn_targets(EPOCHS)):
+    for targets in (data.subset_targets("train"), data.draw_targets(EPOCHS)):
         normal = (targets == 0).all(axis=1).mean()
         shares.append([*prevalence(targets).tolist(), float(normal)])
     return dict(zip((*data.labels, "normal images"), zip(*shares, strict=True), strict=True))
