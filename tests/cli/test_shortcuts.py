@@ -9,7 +9,7 @@ import pytest
 
 from xray_lightning.cli.compose import fit
 from xray_lightning.cli.overrides import composed
-from xray_lightning.cli.shortcuts import gist, sentences, shortcuts
+from xray_lightning.cli.shortcuts import shortcuts
 from xray_lightning.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ def test_files_tables_and_json(run: Path, capsys: pytest.CaptureFixture[str]) ->
     capsys.readouterr()
     shortcuts([checkpoint], [], as_json=True)
     facts = json.loads(capsys.readouterr().out)[str(checkpoint)]
-    assert facts == json.loads((run / "shortcuts.json").read_text())
+    assert {"schema": 2, **facts} == json.loads((run / "shortcuts.json").read_text())
     assert facts["data"] == "phantom (planted: marker, Nodule, 0.9)"
     assert facts["draws"] == 20
     assert list(facts["labels"]["Nodule"]["covered"])[-1] == "planted marker"
@@ -56,17 +56,6 @@ def test_settings_are_an_evaluations(run: Path) -> None:
 def test_patients_it_learned_from_are_refused(run: Path) -> None:
     with pytest.raises(ConfigError, match="overlap=exclude"):
         shortcuts([run / "checkpoints/best.ckpt"], ["split.seed=1"], as_json=False)
-
-
-def test_sentences_say_why() -> None:
-    verdicts = {"Mass": "undecided", "Edema": "not caught", "Nodule": "caught"}
-    labels = {k: {"verdict": verdict, "reason": f"{k}!"} for k, verdict in verdicts.items()}
-    assert sentences({"labels": labels}) == [
-        "Nodule caught: Nodule!",
-        "Mass undecided: Mass!",
-        "caught: Nodule; not caught: 1; undecided: 1",
-    ]
-    assert gist({"labels": {}}) == "caught: none; not caught: 0; undecided: 0"
 
 
 @pytest.mark.slow

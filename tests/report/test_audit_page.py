@@ -11,10 +11,15 @@ from xray_lightning.audit.decomposition import Decomposition, MatchedChange
 from xray_lightning.audit.duplicates import Duplicates, Pair, PairCount
 from xray_lightning.audit.leakage import CheckpointOverlap, ListMatch
 from xray_lightning.audit.run import Audit, audit_split
+from xray_lightning.audit.shortcuts.checks import Check
+from xray_lightning.audit.shortcuts.occlusion import Drop, ScoreDrop
+from xray_lightning.audit.shortcuts.probe import Probe
+from xray_lightning.audit.shortcuts.run import LabelShortcut, Shortcuts
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.splits import patient_split
+from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.report.audit_page import audit_page
-from xray_lightning.report.audit_tables import audit_tables
+from xray_lightning.report.audit_tables import audit_tables, shortcut_lines
 from xray_lightning.report.figures import COLOURS
 from xray_lightning.report.page import p_text
 
@@ -26,6 +31,15 @@ NAN = float("nan")
 def audit() -> Audit:
     result = audit_split(PHANTOM, patient_split(PHANTOM.records, None), draws=5)
     return replace(result, command="xray audit data=<script>")
+
+
+def fit(lines: list) -> str:
+    """The lines at 80 columns, nothing cut off."""
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(*lines, sep="\n")
+    assert "…" not in captured.get()
+    return captured.get()
 
 
 def test_sections_and_addresses(audit: Audit, parsed: Callable) -> None:
@@ -87,11 +101,29 @@ def test_duplicates(audit: Audit, parsed: Callable) -> None:
 
 
 def test_tables_fit_80_columns(audit: Audit) -> None:
-    console = Console(width=80, record=True, file=None)
-    with console.capture() as captured:
-        console.print(*audit_tables(audit), sep="\n")
-    assert "…" not in captured.get()
-    assert all(row.name in captured.get() for row in audit.shift.prevalence)
+    assert all(row.name in fit(audit_tables(audit)) for row in audit.shift.prevalence)
+
+
+def test_shortcut_lines_fit_and_say_why() -> None:
+    check = Check(0.1, (0.05, 0.2), 0.05, "flagged")
+    drop = Drop(check, check, check, "flagged")
+    covered = dict.fromkeys(
+        ("corners", "border", "letters", "planted marker"), ScoreDrop(9, 0.1, drop, drop, "flagged")
+    )
+    labels = {
+        name: LabelShortcut(verdict, f"{name}!", Estimate(0.5), 3, covered, {})
+        for name, verdict in (("Mass", "undecided"), ("Edema", "not caught"), ("Nodule", "caught"))
+    }
+    probes = {"sex: M": Probe(0.5, (0.4, 0.6), NAN, (NAN, NAN), 31, 19)}
+    lines = shortcut_lines(Shortcuts(labels, probes, 31, 30, 50, 0), "a.ckpt")
+    assert lines[-3:] == [
+        "Nodule caught: Nodule!",
+        "Mass undecided: Mass!",
+        "caught: Nodule; not caught: 1; undecided: 1",
+    ]
+    text = fit(lines)
+    assert "0.10 / 0.10" in text
+    assert "0.500 (0.40-0.60)" in text
 
 
 def test_p_values() -> None:

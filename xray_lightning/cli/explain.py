@@ -4,14 +4,14 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.audit.shortcuts.facts import subset_shortcuts
+from xray_lightning.audit.shortcuts.run import find_shortcuts
 from xray_lightning.cli.build import progress, trainer_from
 from xray_lightning.cli.evaluate import Opened, opened
 from xray_lightning.cli.explain_settings import (
@@ -107,9 +107,11 @@ def looked_into(
     facts["shortcuts"] = {}
     if settings.shortcuts:
         show("shortcut tests: covering corners, border and letters; probes")
-        facts["shortcuts"] = subset_shortcuts(
+        result = find_shortcuts(
             net, data, settings.subset, draws=settings.draws, seed=settings.seed
-        ) | {key: facts[key] for key in ("data", "fingerprint", "weights_sha256")}
+        )
+        result = replace(result, weights_sha256=facts["weights_sha256"])
+        facts["shortcuts"] = result.to_json()
     return facts
 
 

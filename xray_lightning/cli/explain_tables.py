@@ -5,11 +5,12 @@ from typing import Any
 
 from rich.table import Table
 
+from xray_lightning.audit.shortcuts.run import Shortcuts
 from xray_lightning.cli.localisation_table import localisation_table, published_lines
-from xray_lightning.cli.shortcuts import shortcut_lines
 from xray_lightning.evaluation.published import PublishedBoxes
 from xray_lightning.explain.located import CONTROLS
 from xray_lightning.explain.sanity.facts import TESTS
+from xray_lightning.report.audit_tables import shortcut_lines
 from xray_lightning.report.terminal import empty_table, number
 
 Facts = Mapping[str, Any]
@@ -29,7 +30,7 @@ def explain_lines(facts: Facts) -> list[Table | str]:
     elif facts["saliency_missing"]:
         lines.append(f"note: no saliency tests: {facts['saliency_missing']}")
     if facts["shortcuts"]:
-        lines += shortcut_lines(facts["shortcuts"], facts["checkpoint"])
+        lines += shortcut_lines(Shortcuts.from_json(facts["shortcuts"]), facts["checkpoint"])
     return lines
 
 

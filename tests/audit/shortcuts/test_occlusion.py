@@ -3,18 +3,18 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from xray_lightning.audit.shortcuts.checks import CLEAR, FLAGGED, UNDECIDED
 from xray_lightning.audit.shortcuts.occlusion import (
     BATCH,
-    Covered,
-    covered_logits,
-    gap_over,
-    logits_of,
-    loss_of,
-    pooled_features,
+    Occlusion,
+    measure_drop,
+    measure_gap,
+    occlude,
+    pool_features,
+    predict_logits,
 )
-from xray_lightning.audit.shortcuts.regions import body_of, corners, covered, elsewhere
-from xray_lightning.audit.shortcuts.verdicts import CLEAR, FLAGGED, UNDECIDED
-from xray_lightning.metrics.bootstrap import patient_draws
+from xray_lightning.audit.shortcuts.regions import cover, find_body, mask_corners, mask_elsewhere
+from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.models.network import XrayNet
 
 SIZE = 48
@@ -30,8 +30,8 @@ def test_answers_come_in_batches() -> None:
     images = torch.rand(BATCH + 3, 1, SIZE, SIZE)
     with torch.no_grad():
         logits, features = net()(images), net().forward_features(images)
-    np.testing.assert_allclose(logits_of(net(), images), logits, atol=1e-5)
-    np.testing.assert_allclose(pooled_features(net(), images), features.mean((2, 3)), atol=1e-5)
+    np.testing.assert_allclose(predict_logits(net(), images), logits, atol=1e-5)
+    np.testing.assert_allclose(pool_features(net(), images), features.mean((2, 3)), atol=1e-5)
 
 
 def test_what_the_network_is_shown() -> None:
@@ -40,29 +40,29 @@ def test_what_the_network_is_shown() -> None:
     images = torch.from_numpy(pixels).unsqueeze(1) / 255
     exact = np.zeros(pixels.shape, np.bool_)
     exact[1, 40:44, 2:6] = True
-    found = covered_logits(net(), images, exact, seed=5)
+    found = occlude(net(), images, exact, seed=5)
     assert list(found) == ["corners", "border", "letters", "planted marker"]
-    assert list(covered_logits(net(), images[:2], None, seed=5)) == list(found)[:3]
-    row, mask = BATCH + 1, corners((SIZE, SIZE))
-    other = elsewhere(mask, body_of(pixels[row]).inside, np.random.default_rng((5, row)))
+    assert list(occlude(net(), images[:2], None, seed=5)) == list(found)[:3]
+    row, mask = BATCH + 1, mask_corners((SIZE, SIZE))
+    other = mask_elsewhere(mask, find_body(pixels[row]).inside, np.random.default_rng((5, row)))
     for values, region in ((found["corners"].logits, mask), (found["corners"].control, other)):
-        shown = torch.from_numpy(covered(pixels[row], region))[None, None] / 255
-        np.testing.assert_allclose(values[row], logits_of(net(), shown)[0], atol=1e-5)
+        shown = torch.from_numpy(cover(pixels[row], region))[None, None] / 255
+        np.testing.assert_allclose(values[row], predict_logits(net(), shown)[0], atol=1e-5)
     np.testing.assert_allclose(found["corners"].area, mask.mean())
-    marker, plain = found["planted marker"], logits_of(net(), images)
+    marker, plain = found["planted marker"], predict_logits(net(), images)
     assert np.flatnonzero(marker.area).tolist() == [1]
     changed = np.abs(marker.logits - plain).max(axis=1) > 1e-5
     assert np.flatnonzero(changed).tolist() == [1]
 
 
-def sample(gain: float, other: float) -> tuple[np.ndarray, Covered, np.ndarray, np.ndarray]:
-    """Logits that a region gives ``gain`` to positives and the body ``other``; targets, patients.
+def sample(gain: float, other: float) -> tuple[np.ndarray, Occlusion, np.ndarray]:
+    """Logits that a region gives ``gain`` to positives and the body ``other``; targets.
 
     Half of the positives get double the gain. What the logits keep when both are covered tells the
     label too, by 1 standard deviation.
     """
     draw = np.random.default_rng(1)
-    codes = draw.integers(0, PATIENTS, N)
+    draw.integers(0, PATIENTS, N)  # CODES
     targets = (draw.random(N) < 0.2).astype(float)
     rest = targets + draw.normal(size=N)
     given = 2 * gain * (draw.random(N) < 0.5)
@@ -74,36 +74,38 @@ def sample(gain: float, other: float) -> tuple[np.ndarray, Covered, np.ndarray, 
             rest + given * targets,
         )
     )
-    return logits, Covered(region, control, np.full(N, 0.1)), targets, codes
+    return logits, Occlusion(region, control, np.full(N, 0.1)), targets
 
 
-COUNTS = patient_draws(np.arange(PATIENTS), 300, 0)
+CODES = np.random.default_rng(1).integers(0, PATIENTS, N)  # as sample draws them
+BOOTSTRAP = PatientBootstrap.of(CODES, PatientBootstrap(np.arange(PATIENTS), 300).counts)
 
 
 def test_falls_are_what_scikit_learn_says() -> None:
-    logits, hidden, targets, codes = sample(1.0, 0.5)
+    logits, hidden, targets = sample(1.0, 0.5)
     targets[::9] = np.nan
     known = ~np.isnan(targets)
-    loss = loss_of(logits, hidden, 0, targets, codes, COUNTS)
+    drop = measure_drop(logits, hidden, 0, targets, BOOTSTRAP)
     whole, region, control = (
         roc_auc_score(targets[known], values[known, 0])
         for values in (logits, hidden.logits, hidden.control)
     )
-    assert loss.auroc.region.value == pytest.approx(whole - region)
-    assert loss.auroc.control.value == pytest.approx(whole - control)
-    assert loss.auroc.excess.value == pytest.approx(control - region)
+    assert drop.auroc.region.value == pytest.approx(whole - region)
+    assert drop.auroc.control.value == pytest.approx(whole - control)
+    assert drop.auroc.excess.value == pytest.approx(control - region)
     lost = (logits - hidden.logits)[:, 0] / logits[:, 0].std()
     wanted = lost[targets == 1].mean() - lost[targets == 0].mean()
-    assert loss.logit.region.value == pytest.approx(wanted)
-    assert loss.logit.control.value == pytest.approx(0.5 / logits[:, 0].std())
-    assert (loss.images, loss.area) == (N, pytest.approx(0.1))
+    assert drop.logit.region.value == pytest.approx(wanted)
+    assert drop.logit.control.value == pytest.approx(0.5 / logits[:, 0].std())
+    assert (drop.images, drop.area) == (N, pytest.approx(0.1))
 
 
 def test_gaps_of_draws() -> None:
-    _, _, targets, codes = sample(1.0, 0.5)
+    _, _, targets = sample(1.0, 0.5)
     values = np.random.default_rng(2).normal(size=N)
-    for gap, row in zip(gap_over(values, targets, codes, COUNTS[:4]), COUNTS, strict=False):
-        rows = np.repeat(np.arange(N), row[codes].astype(int))
+    gaps = measure_gap(values, targets, BOOTSTRAP)
+    for gap, row in zip(gaps, BOOTSTRAP.counts[:4], strict=False):
+        rows = np.repeat(np.arange(N), row[CODES].astype(int))
         positive = targets[rows] == 1
         assert gap == pytest.approx(values[rows][positive].mean() - values[rows][~positive].mean())
 
@@ -119,27 +121,27 @@ def test_gaps_of_draws() -> None:
     ],
 )
 def test_verdicts(gain: float, other: float, verdict: str) -> None:
-    logits, hidden, targets, codes = sample(gain, other)
-    assert loss_of(logits, hidden, 1, targets, codes, COUNTS).verdict == verdict
+    logits, hidden, targets = sample(gain, other)
+    assert measure_drop(logits, hidden, 1, targets, BOOTSTRAP).verdict == verdict
 
 
 def test_logits_see_what_a_saturated_auroc_hides() -> None:
-    logits, hidden, targets, codes = sample(8.0, 0.0)
+    logits, hidden, targets = sample(8.0, 0.0)
     for values in (logits, hidden.logits, hidden.control):
         values[targets == 1] += 9
-    loss = loss_of(logits, hidden, 0, targets, codes, COUNTS)
-    assert loss.auroc.region.value == 0
-    assert loss.auroc.verdict == CLEAR
-    assert loss.logit.verdict == loss.verdict == FLAGGED
+    drop = measure_drop(logits, hidden, 0, targets, BOOTSTRAP)
+    assert drop.auroc.region.value == 0
+    assert drop.auroc.verdict == CLEAR
+    assert drop.logit.verdict == drop.verdict == FLAGGED
 
 
 def test_undefined_is_undecided() -> None:
-    logits, hidden, _, codes = sample(1.0, 0.0)
-    loss = loss_of(logits, hidden, 0, np.zeros(N), codes, COUNTS)
-    assert np.isnan(loss.auroc.region.value)
-    assert loss.verdict == UNDECIDED
-    nowhere = Covered(logits, logits, np.zeros(N))
-    loss = loss_of(logits, nowhere, 0, (np.arange(N) % 2).astype(float), codes, COUNTS)
-    assert loss.images == 0
-    assert np.isnan(loss.area)
-    assert loss.verdict == CLEAR
+    logits, hidden, _ = sample(1.0, 0.0)
+    drop = measure_drop(logits, hidden, 0, np.zeros(N), BOOTSTRAP)
+    assert np.isnan(drop.auroc.region.value)
+    assert drop.verdict == UNDECIDED
+    nowhere = Occlusion(logits, logits, np.zeros(N))
+    drop = measure_drop(logits, nowhere, 0, (np.arange(N) % 2).astype(float), BOOTSTRAP)
+    assert drop.images == 0
+    assert np.isnan(drop.area)
+    assert drop.verdict == CLEAR

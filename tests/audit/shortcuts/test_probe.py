@@ -7,58 +7,56 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from xray_lightning.audit.shortcuts.probe import PENALTY, probe, untrained
-from xray_lightning.metrics.bootstrap import patient_draws
+from xray_lightning.audit.shortcuts.probe import PENALTY, build_untrained, probe
+from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.models.network import XrayNet
 
 N, PATIENTS = 300, 100
 DRAW = np.random.default_rng(0)
 CODES = np.sort(DRAW.integers(0, PATIENTS, N))
-FACTS = (CODES % 3 == 0).astype(float)  # of patients, as sex is
+ATTRIBUTE = (CODES % 3 == 0).astype(float)  # of patients, as sex is
 NOISE = DRAW.normal(size=(N, 12))
-TOLD = NOISE + np.outer(FACTS, np.eye(12)[2] * 2)
-COUNTS = patient_draws(np.arange(PATIENTS), 100, 0)
+TOLD = NOISE + np.outer(ATTRIBUTE, np.eye(12)[2] * 2)
+BOOTSTRAP = PatientBootstrap(CODES, 100)
 
 
 def test_against_scikit_learn() -> None:
-    found = probe(TOLD, NOISE, FACTS, CODES, COUNTS, seed=4)
+    found = probe(TOLD, NOISE, ATTRIBUTE, BOOTSTRAP, seed=4)
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=4)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=PENALTY, max_iter=1000))
     scores = cross_val_predict(
-        model, TOLD, FACTS, groups=CODES, cv=folds, method="decision_function"
+        model, TOLD, ATTRIBUTE, groups=CODES, cv=folds, method="decision_function"
     )
-    assert found.trained == pytest.approx(roc_auc_score(FACTS, scores))
+    assert found.trained == pytest.approx(roc_auc_score(ATTRIBUTE, scores))
     assert found.interval[0] < found.trained < found.interval[1]
     assert found.trained > 0.85
     assert found.random_interval[0] < 0.5 < found.random_interval[1]
-    assert (found.known, found.positive) == (N, int(FACTS.sum()))
+    assert (found.known, found.positive) == (N, int(ATTRIBUTE.sum()))
 
 
 def test_patients_are_not_recognised() -> None:
-    """Features that name the patient tell a fact of patients only if their images are split up."""
+    """Features that name the patient tell of patients only if their images are split up."""
     features = np.eye(PATIENTS)[CODES] + 0.01 * DRAW.normal(size=(N, PATIENTS))
-    found = probe(features, features, FACTS, CODES, COUNTS, seed=0)
+    found = probe(features, features, ATTRIBUTE, BOOTSTRAP, seed=0)
     assert found.trained < 0.65
-    everybody = probe(
-        features, features, FACTS, np.arange(N), patient_draws(np.arange(N), 20, 0), 0
-    )
+    everybody = probe(features, features, ATTRIBUTE, PatientBootstrap(np.arange(N), 20), 0)
     assert everybody.trained > 0.9
 
 
-def test_unknown_facts_are_left_out() -> None:
-    facts = np.where(CODES % 5 == 0, np.nan, FACTS)
-    known = ~np.isnan(facts)
-    found = probe(TOLD, NOISE, facts, CODES, COUNTS, seed=0)
-    alone = probe(TOLD[known], NOISE[known], facts[known], CODES[known], COUNTS, seed=0)
+def test_unknown_attribute_are_left_out() -> None:
+    attribute = np.where(CODES % 5 == 0, np.nan, ATTRIBUTE)
+    known = ~np.isnan(attribute)
+    found = probe(TOLD, NOISE, attribute, BOOTSTRAP, seed=0)
+    alone = probe(TOLD[known], NOISE[known], attribute[known], BOOTSTRAP.subset(known), seed=0)
     assert found.trained == pytest.approx(alone.trained)
-    assert (found.known, found.positive) == (known.sum(), (facts == 1).sum())
+    assert (found.known, found.positive) == (known.sum(), (attribute == 1).sum())
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, np.nan])
 def test_too_few_patients(value: float) -> None:
-    facts = np.full(N, value)
-    facts[CODES < 9] = 1 - value  # nine patients of the other kind
-    found = probe(TOLD, NOISE, facts, CODES, COUNTS, seed=0)
+    attribute = np.full(N, value)
+    attribute[CODES < 9] = 1 - value  # nine patients of the other kind
+    found = probe(TOLD, NOISE, attribute, BOOTSTRAP, seed=0)
     assert np.isnan([found.trained, *found.interval, found.random, *found.random_interval]).all()
 
 
@@ -66,7 +64,7 @@ def test_the_same_architecture_with_random_weights() -> None:
     torch.manual_seed(1)
     net = XrayNet(("Mass",), "test_resnet", head="pcam", image_size=32).eval()
     state = torch.get_rng_state()
-    found, again = untrained(net, 0), untrained(net, 0)
+    found, again = build_untrained(net, 0), build_untrained(net, 0)
     assert torch.equal(torch.get_rng_state(), state)
     assert found.config == net.config
     assert not found.training

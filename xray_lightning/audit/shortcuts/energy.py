@@ -2,7 +2,7 @@
 
 A blunt test: on networks that had learned the phantom's planted marker, input gradients put 4 to
 5 % of their energy into the corners, twice as much as on one that had not, but half of what the
-area alone would give. So a map that is clear clears nobody.
+area alone would give. So a map that is clear proves nothing.
 """
 
 from dataclasses import dataclass
@@ -10,37 +10,37 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from xray_lightning.audit.shortcuts.regions import BORDER, CORNER, Mask, body_of, corners, frame
-from xray_lightning.audit.shortcuts.verdicts import UNDECIDED, Check
+from xray_lightning.audit.shortcuts.checks import UNDECIDED, Check
+from xray_lightning.audit.shortcuts.regions import (
+    BORDER,
+    CORNER,
+    Mask,
+    find_body,
+    mask_border,
+    mask_corners,
+    to_grey,
+)
 from xray_lightning.explain.grid import EVEN, Grids, enlarge
-from xray_lightning.metrics.bootstrap import Codes, Counts, Floats, divided, ratio_over
+from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.intervals import Floats, divided
+from xray_lightning.results import Result
 
 DEPTHS = {"outside": BORDER, "border": BORDER, "corners": CORNER}  # of the thinnest part
 
 
 @dataclass(frozen=True)
-class Energy:
-    """Where the maps of a label's positives lie.
+class Energy(Result):
+    """Where the maps of a label's positives lie."""
 
-    Attributes:
-        share: mean share of a map's energy in the region.
-        area: mean share of the image that the region is: what an even map would give.
-        density: of the energy an area there and in the rest of the body, the share there: 0.5 where
-            they are alike, 1 where the body has none; flagged above 0.5.
-        undefined: maps without any energy, which are left out.
-        grid: places of the map, height and width.
-        verdict: that of ``density``; undecided where a place of the map is larger than the region.
-    """
-
-    share: float
-    area: float
-    density: Check
-    undefined: int
-    grid: tuple[int, int]
-    verdict: str
+    share: float  # mean share of a map's energy in the region
+    area: float  # mean share of the image that the region is: what an even map would give
+    density: Check  # energy an area there, of that and the rest of the body's: 0.5 where alike
+    undefined: int  # maps without any energy, which are left out
+    grid: tuple[int, int]  # places of the map, height and width
+    verdict: str  # of the density; undecided where a place of the map is larger than the region
 
 
-def energy(values: Floats, shape: tuple[int, int], grids: Grids = EVEN) -> Floats:
+def normalise_map(values: Floats, shape: tuple[int, int], grids: Grids = EVEN) -> Floats:
     """A map (h, w) as energy on the image, (H, W), summing to 1; NaN for an even map.
 
     Enlarged bilinearly; what lies above the map's own median counts, so that a constant added to
@@ -52,49 +52,43 @@ def energy(values: Floats, shape: tuple[int, int], grids: Grids = EVEN) -> Float
     return np.asarray(above / total if total > 0 else np.full(shape, np.nan))
 
 
-def zones(inside: Mask) -> dict[str, Mask]:
-    """The regions of an image whose body is known, (H, W) each."""
-    return {"outside": ~inside, "border": frame(inside.shape), "corners": corners(inside.shape)}
-
-
-def energy_of(
-    maps: Floats, images: Tensor, codes: Codes, counts: Counts, grids: Grids = EVEN
+def measure_energy(
+    maps: Floats, images: Tensor, bootstrap: PatientBootstrap, grids: Grids = EVEN
 ) -> dict[str, Energy]:
     """Energy of maps (n, h, w) of images (n, 1, H, W) in each region.
 
-    The images, in [0, 1], are those that have the label of the maps; ``codes`` (n,) are their
-    patients, ``counts`` (1 + D, P) the sample, then bootstrap draws.
+    The images, in [0, 1], are those that have the label of the maps; the bootstrap is over theirs.
     """
-    rows: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in DEPTHS}
-    for values, image in zip(maps, images[:, 0].mul(255).round().byte().numpy(), strict=True):
-        inside = body_of(image).inside
-        lit = energy(values, image.shape, grids)
-        for name, mask in zones(inside).items():
+    rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in DEPTHS}
+    for values, pixels in zip(maps, to_grey(images), strict=True):
+        inside = find_body(pixels).inside
+        energy = normalise_map(values, pixels.shape, grids)
+        for name, mask in _find_zones(inside).items():
             rest = inside & ~mask
-            rows[name].append((lit[mask].sum(), mask.mean(), lit[rest].sum(), rest.mean()))
+            rows[name].append((energy[mask].sum(), mask.mean(), energy[rest].sum(), rest.mean()))
     grid = maps.shape[1], maps.shape[2]
-    return {
-        name: _judged(np.array(each), grid, DEPTHS[name], codes, counts)
-        for name, each in rows.items()
-    }
+    return {name: _summarise(np.array(rows[name]), grid, DEPTHS[name], bootstrap) for name in rows}
 
 
-def _judged(
-    rows: Floats, grid: tuple[int, int], depth: float, codes: Codes, counts: Counts
+def _find_zones(inside: Mask) -> dict[str, Mask]:
+    """The regions of an image whose body is known, (H, W) each."""
+    shape = inside.shape
+    return {"outside": ~inside, "border": mask_border(shape), "corners": mask_corners(shape)}
+
+
+def _summarise(
+    rows: Floats, grid: tuple[int, int], depth: float, bootstrap: PatientBootstrap
 ) -> Energy:
     defined = ~np.isnan(rows[:, 0])
     share, area, rest_share, rest_area = rows[defined].T
-    there, body = (
-        ratio_over(counts, codes[defined], *pair)
-        for pair in ((share, area), (rest_share, rest_area))
-    )
+    drawn = bootstrap.subset(defined)
+    there, body = drawn.ratio(share, area), drawn.ratio(rest_share, rest_area)
     density = Check.of(divided(there, there + body), 0.5)
-    resolved = 1 / min(grid) <= depth
     return Energy(
         share=float(share.mean()) if defined.any() else np.nan,
         area=float(area.mean()) if defined.any() else np.nan,
         density=density,
         undefined=int((~defined).sum()),
         grid=grid,
-        verdict=density.verdict if resolved else UNDECIDED,
+        verdict=density.verdict if 1 / min(grid) <= depth else UNDECIDED,
     )

@@ -1,27 +1,31 @@
 """What a score loses when a region without findings is covered, against covering the chest."""
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from xray_lightning.audit.shortcuts.checks import Check, all_flagged, any_flagged
 from xray_lightning.audit.shortcuts.regions import (
     Mask,
-    body_of,
-    corners,
-    covered,
-    elsewhere,
-    frame,
-    letters,
+    cover,
+    find_body,
+    mask_border,
+    mask_corners,
+    mask_elsewhere,
+    mask_letters,
+    to_grey,
 )
-from xray_lightning.audit.shortcuts.verdicts import Check, all_flagged, any_flagged, auroc_over
 from xray_lightning.data.source import Pixels
-from xray_lightning.metrics.bootstrap import Codes, Counts, Floats, ratio_over
+from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.intervals import Floats
+from xray_lightning.models.batches import run_batches
 from xray_lightning.models.network import XrayNet
+from xray_lightning.results import Result
 
 BATCH = 64
 
@@ -29,165 +33,138 @@ BATCH = 64
 # (phantom 1, seeds 10 and 11).
 AUROC_MARGIN = 0.05
 LOGIT_MARGIN = 0.25  # standard deviations
-EXACT = "planted marker"
-
-
-def answers(net: XrayNet, ask: Callable[[Tensor], Any], images: Tensor) -> Floats:
-    """What ``ask`` gives for images (N, 1, H, W) on the network's device, (N, ...)."""
-    device = next(net.parameters()).device
-    starts = range(0, len(images), BATCH)
-    subsets = [torch.as_tensor(ask(images[start : start + BATCH].to(device))) for start in starts]
-    return np.asarray(torch.cat(subsets).detach().cpu().double().numpy())
-
-
-@torch.no_grad()
-def logits_of(net: XrayNet, images: Tensor) -> Floats:
-    """Logits (N, L); the network is in evaluation mode."""
-    return answers(net, net, images)
-
-
-@torch.no_grad()
-def pooled_features(net: XrayNet, images: Tensor) -> Floats:
-    """Mean over the feature map, (N, C); the network is in evaluation mode."""
-    return answers(net, lambda batch: net.forward_features(batch).mean(dim=(2, 3)), images)
+MARKER = "planted marker"
 
 
 @dataclass(frozen=True)
-class Covered:
-    """Logits of N images with a region covered, and with as much of the body covered instead.
+class Occlusion:
+    """Logits of N images with a region covered, and with as much of the body covered instead."""
 
-    Attributes:
-        logits: (N, L).
-        control: (N, L).
-        area: share of each image that is covered, (N,).
-    """
-
-    logits: Floats
-    control: Floats
-    area: Floats
+    logits: Floats  # (N, L)
+    control: Floats  # (N, L)
+    area: Floats  # (N,): share of each image that is covered
 
 
 @dataclass(frozen=True)
-class Fall:
-    """How far a figure falls when a region is covered.
+class Drop(Result):
+    """How far a metric falls when a region is covered."""
 
-    Attributes:
-        region: the fall; flagged above the figure's margin.
-        control: the same with as much of the body covered.
-        excess: fall less that of the control; flagged above 0.
-        verdict: flagged if both the fall and the excess are, not flagged if one of them is not.
-    """
-
-    region: Check
-    control: Check
-    excess: Check
-    verdict: str
+    region: Check  # flagged above the metric's margin
+    control: Check  # the same with as much of the body covered
+    excess: Check  # drop less that of the control; flagged above 0
+    verdict: str  # flagged if both drop and excess are, not flagged if one of them is not
 
     @classmethod
-    def of(cls, region: Floats, control: Floats, margin: float) -> "Fall":
-        """From the falls of the sample and of each draw, (1 + D,) each; draws are paired."""
-        fall, excess = Check.of(region, margin), Check.of(region - control, 0.0)
-        verdict = all_flagged([fall.verdict, excess.verdict])
-        return cls(fall, Check.of(control, margin), excess, verdict)
+    def of(cls, region: Floats, control: Floats, margin: float) -> "Drop":
+        """From the drops of the sample and of each draw, (1 + D,) each; draws are paired."""
+        drop, excess = Check.of(region, margin), Check.of(region - control, 0.0)
+        verdict = all_flagged([drop.verdict, excess.verdict])
+        return cls(drop, Check.of(control, margin), excess, verdict)
 
 
 @dataclass(frozen=True)
-class Loss:
+class ScoreDrop(Result):
     """What covering a region costs one label.
 
-    Attributes:
-        images: how many have the region at all.
-        area: mean share of those images that was covered.
-        auroc: fall of AUROC, what the score is worth.
-        logit: how much closer the mean logits of positives and negatives come, in standard
-            deviations of the label's logits; it sees a shortcut beside which the label is read
-            well enough without.
-        verdict: flagged if one of the two is; not flagged if neither is.
+    ``logit`` is how much closer the mean logits of positives and negatives come, in standard
+    deviations of the label's logits; it sees a shortcut beside which the label is read well enough
+    without.
     """
 
-    images: int
-    area: float
-    auroc: Fall
-    logit: Fall
-    verdict: str
+    images: int  # that have the region at all
+    area: float  # mean share of those images that was covered
+    auroc: Drop
+    logit: Drop
+    verdict: str  # flagged if one of the two is; not flagged if neither is
 
 
-def regions_of(pixels: Pixels, exact: Mask | None) -> tuple[dict[str, Mask], Mask]:
-    """Every region that is covered in an image, and its body, (H, W) each."""
-    inside, lungs = body_of(pixels)
-    found = {"corners": corners(pixels.shape), "border": frame(pixels.shape)}
-    found["letters"] = letters(pixels, lungs)
-    return found | ({} if exact is None else {EXACT: exact}), inside
+def predict_logits(net: XrayNet, images: Tensor) -> Floats:
+    """Logits (N, L); the network is in evaluation mode."""
+    return np.asarray(run_batches(net, images, batch_size=BATCH).double().numpy())
 
 
-def covered_logits(
-    net: XrayNet, images: Tensor, exact: npt.NDArray[np.bool_] | None, seed: int
-) -> dict[str, Covered]:
-    """The network's answers to covered images, by region.
+def pool_features(net: XrayNet, images: Tensor) -> Floats:
+    """Mean over the feature map, (N, C); the network is in evaluation mode."""
+
+    def pool(batch: Tensor) -> Tensor:
+        return net.forward_features(batch).mean(dim=(2, 3))
+
+    return np.asarray(run_batches(net, images, pool, batch_size=BATCH).double().numpy())
+
+
+def occlude(
+    net: XrayNet, images: Tensor, marker: npt.NDArray[np.bool_] | None, seed: int
+) -> dict[str, Occlusion]:
+    """The network's answers to images with a region covered, by region.
 
     Args:
         net: in evaluation mode.
         images: (N, 1, H, W) in [0, 1]; covered in 256 grey values, which is what files hold.
-        exact: where a marker is known to be, (N, H, W); None where nothing is known.
+        marker: where one is known to be, (N, H, W); None where nothing is known.
         seed: of the patches inside the body.
     """
-    found: dict[str, list[tuple[Floats, Floats, Floats]]] = {}
+    batches: dict[str, list[tuple[Floats, Floats, Floats]]] = defaultdict(list)
     for start in range(0, len(images), BATCH):
-        grey = images[start : start + BATCH, 0].mul(255).round().to(torch.uint8).numpy()
-        masks = [None] * len(grey) if exact is None else exact[start : start + BATCH]
-        batch: dict[str, list[tuple[Pixels, Pixels, float]]] = {}
-        for row, (pixels, known) in enumerate(zip(grey, masks, strict=True)):
-            regions, inside = regions_of(pixels, known)
+        grey = to_grey(images[start : start + BATCH])
+        masks = [None] * len(grey) if marker is None else marker[start : start + BATCH]
+        pictures: dict[str, list[tuple[Pixels, Pixels, float]]] = defaultdict(list)
+        for row, (pixels, known) in enumerate(zip(grey, masks, strict=True), start):
+            regions, inside = find_regions(pixels, known)
             for name, mask in regions.items():
-                draw = np.random.default_rng((seed, start + row))
-                other = elsewhere(mask, inside, draw)
-                both = covered(pixels, mask), covered(pixels, other)
-                batch.setdefault(name, []).append((*both, float(mask.mean())))
-        for name, rows in batch.items():
+                patches = mask_elsewhere(mask, inside, np.random.default_rng((seed, row)))
+                both = cover(pixels, mask), cover(pixels, patches)
+                pictures[name].append((*both, float(mask.mean())))
+        for name, rows in pictures.items():
             region, control, area = zip(*rows, strict=True)
-            logits = [logits_of(net, _to_tensor(each)) for each in (region, control)]
-            found.setdefault(name, []).append((logits[0], logits[1], np.array(area)))
+            logits = [predict_logits(net, _to_tensor(covered)) for covered in (region, control)]
+            batches[name].append((logits[0], logits[1], np.array(area)))
     return {
-        name: Covered(*(np.concatenate(each) for each in zip(*subsets, strict=True)))
-        for name, subsets in found.items()
+        name: Occlusion(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+        for name, rows in batches.items()
     }
 
 
-def loss_of(
-    logits: Floats, each: Covered, index: int, targets: Floats, codes: Codes, counts: Counts
-) -> Loss:
+def find_regions(pixels: Pixels, marker: Mask | None) -> tuple[dict[str, Mask], Mask]:
+    """Every region that is covered in an image, and its body, (H, W) each."""
+    inside, lungs = find_body(pixels)
+    regions = {"corners": mask_corners(pixels.shape), "border": mask_border(pixels.shape)}
+    regions["letters"] = mask_letters(pixels, lungs)
+    return regions | ({} if marker is None else {MARKER: marker}), inside
+
+
+def measure_drop(
+    logits: Floats, occlusion: Occlusion, index: int, targets: Floats, bootstrap: PatientBootstrap
+) -> ScoreDrop:
     """What covering a region costs the label at ``index``.
 
-    ``logits`` (N, L) are of the images as they are, ``each`` of the covered ones; targets (N,) are
-    NaN where unknown. ``counts`` (1 + D, P): the sample, then bootstrap draws, each of which judges
-    all the same images.
+    ``logits`` (N, L) are of the images as they are; targets (N,) are NaN where unknown. Every draw
+    of the patients takes all three sets of logits.
     """
-    plain, region, control = (
-        auroc_over(values[:, index], targets, codes, counts)
-        for values in (logits, each.logits, each.control)
+    whole, region, control = (
+        bootstrap.auroc(values[:, index], targets)
+        for values in (logits, occlusion.logits, occlusion.control)
     )
-    auroc = Fall.of(plain - region, plain - control, AUROC_MARGIN)
+    auroc = Drop.of(whole - region, whole - control, AUROC_MARGIN)
     spread = float(logits[:, index].std()) or np.nan
     gaps = [
-        gap_over((logits - values)[:, index] / spread, targets, codes, counts)
-        for values in (each.logits, each.control)
+        measure_gap((logits - values)[:, index] / spread, targets, bootstrap)
+        for values in (occlusion.logits, occlusion.control)
     ]
-    logit = Fall.of(gaps[0], gaps[1], LOGIT_MARGIN)
-    there = each.area > 0
-    return Loss(
+    logit = Drop.of(gaps[0], gaps[1], LOGIT_MARGIN)
+    there = occlusion.area > 0
+    return ScoreDrop(
         images=int(there.sum()),
-        area=float(each.area[there].mean()) if there.any() else np.nan,
+        area=float(occlusion.area[there].mean()) if there.any() else np.nan,
         auroc=auroc,
         logit=logit,
         verdict=any_flagged([auroc.verdict, logit.verdict]),
     )
 
 
-def gap_over(values: Floats, targets: Floats, codes: Codes, counts: Counts) -> Floats:
-    """Mean value (N,) of the positives less that of the negatives in each draw, (D,)."""
+def measure_gap(values: Floats, targets: Floats, bootstrap: PatientBootstrap) -> Floats:
+    """Mean value (N,) of the positives less that of the negatives in each draw, (1 + D,)."""
     positive, negative = (
-        ratio_over(counts, codes, np.where(targets == sign, values, 0), targets == sign)
-        for sign in (1, 0)
+        bootstrap.ratio(np.where(targets == sign, values, 0), targets == sign) for sign in (1, 0)
     )
     return np.asarray(positive - negative)
 

@@ -10,9 +10,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from xray_lightning.audit.shortcuts.verdicts import auroc_over
-from xray_lightning.metrics.bootstrap import Codes, Counts, Floats, Interval, percentile_interval
+from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.intervals import Floats, Interval, percentile_interval
+from xray_lightning.metrics.ranks import Codes
 from xray_lightning.models.network import XrayNet
+from xray_lightning.results import Result
 
 FOLDS = 5
 LEAST = 10  # patients with and without, below which there is no probe
@@ -20,68 +22,61 @@ PENALTY = 0.1  # scikit-learn's C, on standardised features; not tuned
 
 
 @dataclass(frozen=True)
-class Probe:
+class Probe(Result):
     """AUROC of a linear probe; NaN where undefined.
 
     A probe says what can be read from the features, not that the scores use it: it flags nothing.
-
-    Attributes:
-        trained: on the features of the network.
-        interval: 95 % percentile interval, patients resampled.
-        random: on those of the same architecture with random weights.
-        random_interval: likewise.
-        known: images where the fact is known.
-        positive: of them, those that have it.
+    Intervals are 95 % percentile intervals, patients resampled.
     """
 
-    trained: float
+    trained: float  # on the features of the network
     interval: Interval
-    random: float
+    random: float  # on those of the same architecture with random weights
     random_interval: Interval
-    known: int
-    positive: int
+    known: int  # images where the attribute is known
+    positive: int  # of them, those that have it
 
 
-def untrained(net: XrayNet, seed: int) -> XrayNet:
+def build_untrained(net: XrayNet, seed: int) -> XrayNet:
     """The same architecture with random weights, in evaluation mode, on the same device."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return net.new().eval().to(next(net.parameters()).device)
 
 
-def held_out(features: Floats, facts: Floats, codes: Codes, seed: int) -> Floats:
+def score_held_out(features: Floats, attribute: Floats, codes: Codes, seed: int) -> Floats:
     """Scores (n,) of a logistic regression, each image by one fitted on other patients.
 
-    Features are (n, C), facts (n,) 0 or 1, ``codes`` (n,) the patients. The five folds share no
-    patient and have alike shares of positives.
+    Features are (n, C), the attribute (n,) 0 or 1, ``codes`` (n,) the patients. The five folds
+    share no patient and have alike shares of positives.
     """
-    scores = np.zeros(len(facts))
+    scores = np.zeros(len(attribute))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     with threadpool_limits(1):
-        for learned, held in folds.split(features, facts, codes):
+        for learned, held in folds.split(features, attribute, codes):
             model = make_pipeline(
                 StandardScaler(), LogisticRegression(C=PENALTY, max_iter=1000, random_state=seed)
             )
-            model.fit(features[learned], facts[learned])
+            model.fit(features[learned], attribute[learned])
             scores[held] = model.decision_function(features[held])
     return scores
 
 
 def probe(
-    trained: Floats, random: Floats, facts: Floats, codes: Codes, counts: Counts, seed: int
+    trained: Floats, random: Floats, attribute: Floats, bootstrap: PatientBootstrap, seed: int
 ) -> Probe:
-    """Probe two sets of features (N, C) for a fact (N,), 0, 1 or NaN.
+    """Probe two sets of features (N, C) for an attribute (N,), 0, 1 or NaN.
 
-    ``codes`` (N,) are the patients, ``counts`` (1 + D, P) the sample, then bootstrap draws;
     ``seed`` is that of the folds.
     """
-    known = ~np.isnan(facts)
-    patients = [len(np.unique(codes[facts == value])) for value in (0, 1)]
+    known = ~np.isnan(attribute)
+    codes = bootstrap.codes
+    patients = [len(np.unique(codes[attribute == value])) for value in (0, 1)]
     ends = [(np.nan, (np.nan, np.nan))] * 2
     if min(patients) >= LEAST:
         for side, features in enumerate((trained, random)):
-            scores = np.full(len(facts), np.nan)
-            scores[known] = held_out(features[known], facts[known], codes[known], seed)
-            draws = auroc_over(scores, facts, codes, counts)
+            scores = np.full(len(attribute), np.nan)
+            scores[known] = score_held_out(features[known], attribute[known], codes[known], seed)
+            draws = bootstrap.auroc(scores, attribute)
             ends[side] = float(draws[0]), percentile_interval(draws[1:])
-    return Probe(*ends[0], *ends[1], known=int(known.sum()), positive=int((facts == 1).sum()))
+    return Probe(*ends[0], *ends[1], known=int(known.sum()), positive=int((attribute == 1).sum()))

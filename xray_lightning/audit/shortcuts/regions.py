@@ -5,6 +5,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from xray_lightning.data.source import Pixels
 
@@ -19,6 +21,11 @@ CONTRAST, LETTER, WORD, NEAR = 0.2, 0.13, 0.22, 0.2
 GROW = 0.02  # of the side, around the letters: their soft edges
 
 
+def to_grey(images: Tensor) -> npt.NDArray[np.uint8]:
+    """Images (N, 1, H, W) in [0, 1] as grey values, (N, H, W)."""
+    return np.asarray(images[:, 0].mul(255).round().to(torch.uint8).numpy())
+
+
 class Body(NamedTuple):
     """The body with everything in it, and the dark parts in it, (H, W) bool each."""
 
@@ -26,18 +33,18 @@ class Body(NamedTuple):
     lungs: Mask
 
 
-def body_of(pixels: Pixels) -> Body:
-    """The body: the largest part above Otsu's threshold of the blurred image, rows filled.
+def find_body(pixels: Pixels) -> Body:
+    """The body: the largest piece above Otsu's threshold of the blurred image, rows filled.
 
     In each row everything between its outermost pixels is filled; what was filled is the lungs,
     and a gap between trunk and arm. Where nothing can be told apart, all is body.
     """
     smooth = cv2.GaussianBlur(pixels, (0, 0), 0.015 * min(pixels.shape))
     _, bright = cv2.threshold(smooth, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    count, subsets, facts, _ = cv2.connectedComponentsWithStats(bright)
+    count, pieces, sizes, _ = cv2.connectedComponentsWithStats(bright)
     if count < 2:
         return Body(np.ones(pixels.shape, np.bool_), np.zeros(pixels.shape, np.bool_))
-    largest = subsets == 1 + facts[1:, cv2.CC_STAT_AREA].argmax()
+    largest = pieces == 1 + sizes[1:, cv2.CC_STAT_AREA].argmax()
     from_left, from_right = (
         np.logical_or.accumulate(largest[:, ::step], axis=1)[:, ::step] for step in (1, -1)
     )
@@ -45,7 +52,7 @@ def body_of(pixels: Pixels) -> Body:
     return Body(inside, inside & ~largest)
 
 
-def frame(shape: tuple[int, int], depth: float = BORDER) -> Mask:
+def mask_border(shape: tuple[int, int], depth: float = BORDER) -> Mask:
     """The border all round, (H, W)."""
     rows, columns = (round(depth * side) for side in shape)
     mask = np.ones(shape, np.bool_)
@@ -53,32 +60,32 @@ def frame(shape: tuple[int, int], depth: float = BORDER) -> Mask:
     return mask
 
 
-def corners(shape: tuple[int, int]) -> Mask:
+def mask_corners(shape: tuple[int, int]) -> Mask:
     """The four corners, (H, W)."""
     rows, columns = (np.arange(side) for side in shape)
     far = [
-        np.minimum(each, len(each) - 1 - each) < round(CORNER * len(each))
-        for each in (rows, columns)
+        np.minimum(place, len(place) - 1 - place) < round(CORNER * len(place))
+        for place in (rows, columns)
     ]
     return np.asarray(far[0][:, None] & far[1])
 
 
-def letters(pixels: Pixels, lungs: Mask) -> Mask:
+def mask_letters(pixels: Pixels, lungs: Mask) -> Mask:
     """Letters and plates burned into the film, by the rule above, (H, W)."""
     side = min(pixels.shape)
     square = np.ones((round(LETTER * side) | 1,) * 2, np.uint8)
     raised = cv2.morphologyEx(pixels, cv2.MORPH_TOPHAT, square) > 255 * CONTRAST
-    _, subsets, facts, middles = cv2.connectedComponentsWithStats(raised.astype(np.uint8))
-    near = frame(pixels.shape, NEAR) & ~lungs
+    _, pieces, sizes, middles = cv2.connectedComponentsWithStats(raised.astype(np.uint8))
+    near = mask_border(pixels.shape, NEAR) & ~lungs
     columns, rows = np.rint(middles).astype(int).T
-    high, wide = facts[:, cv2.CC_STAT_HEIGHT], facts[:, cv2.CC_STAT_WIDTH]
+    high, wide = sizes[:, cv2.CC_STAT_HEIGHT], sizes[:, cv2.CC_STAT_WIDTH]
     kept = near[rows, columns] & (high <= LETTER * side) & (wide <= WORD * side)
     kept[0] = False  # the background
     grown = np.ones((2 * max(1, round(GROW * side)) + 1,) * 2, np.uint8)
-    return np.asarray(cv2.dilate(kept[subsets].astype(np.uint8), grown) > 0)
+    return np.asarray(cv2.dilate(kept[pieces].astype(np.uint8), grown) > 0)
 
 
-def elsewhere(mask: Mask, inside: Mask, draw: np.random.Generator) -> Mask:
+def mask_elsewhere(mask: Mask, inside: Mask, draw: np.random.Generator) -> Mask:
     """A region as large as ``mask``, in random patches inside the body and off the mask, (H, W).
 
     Smaller where the body has not that much room.
@@ -86,12 +93,12 @@ def elsewhere(mask: Mask, inside: Mask, draw: np.random.Generator) -> Mask:
     noise = cv2.GaussianBlur(draw.standard_normal(mask.shape), (0, 0), LETTER / 3 * min(mask.shape))
     allowed = inside & ~mask
     order = np.argsort(np.where(allowed, -noise, np.inf), axis=None)
-    found = np.zeros(mask.size, np.bool_)
-    found[order[: min(int(mask.sum()), int(allowed.sum()))]] = True
-    return found.reshape(mask.shape)
+    patches = np.zeros(mask.size, np.bool_)
+    patches[order[: min(int(mask.sum()), int(allowed.sum()))]] = True
+    return patches.reshape(mask.shape)
 
 
-def covered(pixels: Pixels, mask: Mask) -> Pixels:
+def cover(pixels: Pixels, mask: Mask) -> Pixels:
     """The image with the region filled by the local median, (H, W)."""
     fill = cv2.medianBlur(pixels, round(WINDOW * min(pixels.shape)) | 1)
     return np.where(mask, fill, pixels)

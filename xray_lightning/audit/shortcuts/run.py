@@ -1,0 +1,214 @@
+"""All shortcut tests of a network, with a verdict and its reason for each label."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xray_lightning.audit.shortcuts.checks import FLAGGED, UNDECIDED
+from xray_lightning.audit.shortcuts.energy import Energy, measure_energy
+from xray_lightning.audit.shortcuts.occlusion import (
+    BATCH,
+    ScoreDrop,
+    measure_drop,
+    occlude,
+    pool_features,
+    predict_logits,
+)
+from xray_lightning.audit.shortcuts.probe import Probe, build_untrained, probe
+from xray_lightning.audit.shortcuts.sample import LIMIT, Sample, draw_sample
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.explain.maps import cell_grids, class_map
+from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.intervals import Estimate, Floats
+from xray_lightning.models.batches import iterate_batches
+from xray_lightning.models.network import XrayNet
+from xray_lightning.results import Result
+
+Maps = Callable[[XrayNet, Tensor, str], Any]  # images (n, 1, H, W), a label -> (n, h, w)
+
+CAUGHT, NOT_CAUGHT = "caught", "not caught"
+
+
+@dataclass(frozen=True)
+class LabelShortcut(Result):
+    """What the tests say of one label."""
+
+    verdict: str  # caught, not caught or undecided, see :func:`examine`
+    reason: str  # in a sentence
+    auroc: Estimate
+    positives: int
+    covered: dict[str, ScoreDrop]  # by region
+    maps: dict[str, Energy]  # by region; {} without positives
+    floor: Estimate | None = None  # AUROC of the scores that needed no image
+
+
+@dataclass(frozen=True)
+class Shortcuts(Result):
+    """Which labels a network reads off the film instead of the chest; shortcuts.json."""
+
+    labels: dict[str, LabelShortcut]  # those with a known target
+    probes: dict[str, Probe]  # by attribute or label
+    images: int
+    patients: int
+    draws: int
+    seed: int
+    data: str = ""
+    fingerprint: str = ""  # of the images they were drawn from
+    weights_sha256: str = ""
+
+
+def find_shortcuts(
+    net: XrayNet,
+    data: XrayDataModule,
+    subset: str = "test",
+    *,
+    maps: Maps = class_map,
+    limit: int = LIMIT,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Shortcuts:
+    """Test a network on images of a subset, see :func:`examine`.
+
+    Args:
+        net: in evaluation mode.
+        data: whose subset it has not learned from.
+        subset: of the data; at most ``limit`` images are drawn.
+        maps: gives the maps whose energy is measured.
+        limit: of images.
+        draws: of the bootstrap over patients.
+        seed: of images, draws, patches, folds and random weights.
+    """
+    sample = draw_sample(data, subset, net.labels, limit=limit, seed=seed)
+    shortcuts = examine(net, sample, maps=maps, draws=draws, seed=seed)
+    fingerprint = data.split.subset_fingerprints[subset]
+    return replace(shortcuts, data=data.source.title, fingerprint=fingerprint)
+
+
+def examine(
+    net: XrayNet, sample: Sample, *, maps: Maps = class_map, draws: int = 1000, seed: int = 0
+) -> Shortcuts:
+    """Test a network for shortcuts on images it has not learned from.
+
+    A label is *caught* if covering the corners, the border, the letters or the known marker is
+    flagged: AUROC falls by more than 0.05, or the mean logits of positives and negatives come
+    closer by more than 0.25 standard deviations, and by more than when as much of the body is
+    covered; all by the 95 % intervals of a paired bootstrap over patients (see
+    :class:`~.occlusion.ScoreDrop`). It is *not caught* if no region is flagged and none undecided,
+    and *undecided* otherwise. Maps, probes and the floor are evidence beside that and decide
+    nothing: a map may point where the score does not come from, and a probe reads what no score
+    need use.
+
+    Raises:
+        ConfigError: there are no images or draws.
+    """
+    bootstrap = PatientBootstrap(sample.patients, draws, seed)
+    logits = predict_logits(net, sample.images)
+    occlusions = occlude(net, sample.images, sample.marker, seed)
+    targets = np.asarray(sample.targets, np.float64)
+    columns = {
+        label: column
+        for label, column in zip(net.labels, targets.T, strict=True)
+        if not np.isnan(column).all()
+    }
+    grids = cell_grids(net, sample.images.shape[-1])
+    labels = {}
+    for label, column in columns.items():
+        index = net.labels.index(label)
+        drops = {
+            region: measure_drop(logits, occlusion, index, column, bootstrap)
+            for region, occlusion in occlusions.items()
+        }
+        energy: dict[str, Energy] = {}
+        if (positive := column == 1).any():
+            images = sample.images[torch.from_numpy(positive)]
+            batches = iterate_batches(net, images, BATCH)
+            evidence = torch.cat(
+                [torch.as_tensor(maps(net, batch, label)).cpu() for batch in batches]
+            )
+            energy = measure_energy(
+                evidence.double().numpy(), images, bootstrap.subset(positive), grids
+            )
+        auroc = _estimate_auroc(logits[:, index], column, bootstrap)
+        floor = sample.floor
+        labels[label] = LabelShortcut(
+            *decide(drops, energy, auroc.value),
+            auroc=auroc,
+            positives=int(positive.sum()),
+            covered=drops,
+            maps=energy,
+            floor=None if floor is None else _estimate_auroc(floor[:, index], column, bootstrap),
+        )
+    probes = _probe_features(net, sample, columns, bootstrap, seed)
+    return Shortcuts(labels, probes, len(sample.images), bootstrap.patients, draws, seed)
+
+
+def decide(
+    drops: Mapping[str, ScoreDrop], energy: Mapping[str, Energy], auroc: float
+) -> tuple[str, str]:
+    """Verdict of a label by the rule of :func:`examine`, and the reason in a sentence."""
+    flagged = [name for name, drop in drops.items() if drop.verdict == FLAGGED]
+    undecided = [name for name, drop in drops.items() if drop.verdict == UNDECIDED]
+    if flagged:
+        worst = max(flagged, key=lambda name: drops[name].logit.region.value)
+        reason = _tell_cost(worst, drops[worst], auroc)
+    elif undecided:
+        reason = _tell_cost(undecided[0], drops[undecided[0]], auroc)
+    else:
+        most = max(drop.auroc.region.value for drop in drops.values())
+        reason = f"covering any of the regions takes at most {max(most, 0):.3f} of its AUROC"
+    if dense := [name for name, region in energy.items() if region.verdict == FLAGGED]:
+        reason += f"; its maps are denser than in the body in: {', '.join(dense)}"
+    return CAUGHT if flagged else UNDECIDED if undecided else NOT_CAUGHT, f"{reason}."
+
+
+def write_gist(shortcuts: Shortcuts) -> str:
+    """Which labels were caught, and how many not, in a line."""
+    verdicts = [label.verdict for label in shortcuts.labels.values()]
+    caught = [name for name, label in shortcuts.labels.items() if label.verdict == CAUGHT]
+    return (
+        f"caught: {', '.join(caught) or 'none'}; not caught: {verdicts.count(NOT_CAUGHT)}; "
+        f"undecided: {verdicts.count(UNDECIDED)}"
+    )
+
+
+def _tell_cost(region: str, drop: ScoreDrop, auroc: float) -> str:
+    if np.isnan(drop.auroc.region.interval[0]):
+        return "no interval: too few positives or negatives"
+    by_auroc, by_logit = (
+        f"{metric.region.value:.3f} ({metric.region.interval[0]:.3f} to "
+        f"{metric.region.interval[1]:.3f}; as much of the body: {metric.control.value:.3f})"
+        for metric in (drop.auroc, drop.logit)
+    )
+    return (
+        f"covering the {region} takes {by_auroc} of its AUROC of {auroc:.3f}, and brings positives "
+        f"and negatives closer by {by_logit} standard deviations"
+    )
+
+
+def _estimate_auroc(scores: Floats, targets: Floats, bootstrap: PatientBootstrap) -> Estimate:
+    """NaN where a score is."""
+    if np.isnan(scores).any():
+        return Estimate(np.nan)
+    return Estimate.of_draws(bootstrap.auroc(scores, targets))
+
+
+def _probe_features(
+    net: XrayNet,
+    sample: Sample,
+    columns: Mapping[str, Floats],
+    bootstrap: PatientBootstrap,
+    seed: int,
+) -> dict[str, Probe]:
+    """Attributes of the images and labels, in the features of the network and of random weights."""
+    trained, random = (
+        pool_features(model, sample.images) for model in (net, build_untrained(net, seed))
+    )
+    return {
+        name: probe(trained, random, np.asarray(attribute, np.float64), bootstrap, seed)
+        for name, attribute in {**sample.attributes, **columns}.items()
+        if not np.isnan(attribute).all()
+    }
