@@ -3,6 +3,8 @@ from typing import Final
 from xray_lightning.audit.duplicates import compare_images as compare_images
 from xray_lightning.audit.run import Audit as Audit
 from xray_lightning.audit.run import audit_split as audit_split
+from xray_lightning.audit.shortcuts.run import Shortcuts as Shortcuts
+from xray_lightning.audit.shortcuts.run import find_shortcuts as find_shortcuts
 from xray_lightning.checkpoint import Checkpoint as Checkpoint
 from xray_lightning.checkpoint import Description as Description
 from xray_lightning.checkpoint import load_checkpoint as load_checkpoint
