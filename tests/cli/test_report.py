@@ -34,7 +34,7 @@ def test_json_with_the_audit_of_the_split(
     assert facts["audit"]["draws"] == DRAWS
     assert facts["audit"]["decomposition"]["test_images"] == facts["test"]["images"]
     page = (run_folder / "report.html").read_text()
-    assert "0 patients have images in several than one part" in page
+    assert "0 patients have images in more than one subset" in page
     assert "prevalence in test / in train+val" in page
 
 
