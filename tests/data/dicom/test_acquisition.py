@@ -14,6 +14,7 @@ from pydicom.uid import UID
 
 from xray_lightning.data.dicom import Acquisition, DicomImage, read_dicom, tally
 from xray_lightning.data.dicom.acquisition import ALLOWED, COLUMNS, read_allowed
+from xray_lightning.errors import InvalidImageError
 
 Make = Callable[..., bytes]
 Tell = Callable[..., dict[str, str]]
@@ -131,6 +132,9 @@ def test_damaged_numbers_and_a_private_syntax_are_blank(tmp_path: Path, dicom: M
     data.file_meta.TransferSyntaxUID = UID("1.2.34567.89")
     data.save_as(path, implicit_vr=False, little_endian=True)
     assert read_allowed(path)["transfer_syntax"] == ""
+    path.write_bytes(dicom([[0]]).replace(b"\x28\0\x10\0US\2\0\1\0", b"\x28\0\x10\0US\1\0\1"))
+    with pytest.raises(InvalidImageError, match=r"a\.dcm: "):
+        read_allowed(path)
 
 
 @pytest.mark.parametrize(

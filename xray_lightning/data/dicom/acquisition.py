@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydicom.uid import UID
 
-from xray_lightning.data.dicom.header import NUMBER, Header, read_header
+from xray_lightning.data.dicom.header import NUMBER, Header, name_errors, read_header
 from xray_lightning.errors import InvalidImageError
 
 MAX_AGE = 120  # years; older is a mistake, NIH's table has some above 400
@@ -98,9 +98,9 @@ def read_allowed(path: Path) -> dict[str, str]:
     Raises:
         InvalidImageError: an element is damaged; its value is not repeated.
     """
-    with path.open("rb") as file:
+    with path.open("rb") as file, name_errors(str(path)):
         header, _ = read_header(file)
-    told = {column: _read_allowed(header, column) for column in ALLOWED}
+        told = {column: _read_allowed(header, column) for column in ALLOWED}
     age = _read_age(header, [])
     told["age"] = "" if math.isnan(age) else f"{min(age, OLDEST_TOLD):g}"
     syntax = UID(header.syntax)

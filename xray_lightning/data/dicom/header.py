@@ -52,6 +52,15 @@ def refusal(reason: str, remedy: str) -> InvalidImageError:
     return InvalidImageError(f"{reason}. {remedy}")
 
 
+@contextmanager
+def name_errors(name: str) -> Iterator[None]:
+    """Put the file's name in front of the message of an error."""
+    try:
+        yield
+    except InvalidImageError as error:
+        raise InvalidImageError(f"{name}: {error}") from error.__cause__
+
+
 class Header:
     """Attributes of a data set or of a sequence item, by keyword.
 

@@ -1,7 +1,5 @@
 """DICOM file in, grey image and its acquisition out. The rules of the grey scale: ``grey.py``."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +13,14 @@ from xray_lightning.data.dicom.header import (
     MONOCHROME,
     Header,
     Layout,
+    name_errors,
     read_layout,
     refusal,
     split_file,
 )
 from xray_lightning.data.dicom.pixels import Codes, StoredValues, read_codes
 from xray_lightning.data.files import read_file
-from xray_lightning.errors import ConfigError, InvalidImageError
+from xray_lightning.errors import ConfigError
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
@@ -62,7 +61,7 @@ def read_dicom(
     if window < 0 or (frame is not None and frame < 0):
         raise ConfigError(f"window and frame count from 0, got {window} and {frame}")
     data = source if isinstance(source, bytes) else read_file(Path(source))
-    with _name_errors(name or ("DICOM data" if isinstance(source, bytes) else str(source))):
+    with name_errors(name or ("DICOM data" if isinstance(source, bytes) else str(source))):
         header, layout, codes, stored = _read(data, frame, colour)
         acquisition, notes = read_acquisition(header)
         if layout.photometric not in MONOCHROME:
@@ -79,7 +78,7 @@ def read_dicom8(
 
     ``notes`` takes those on the grey scale.
     """
-    with _name_errors(name or "DICOM data"):
+    with name_errors(name or "DICOM data"):
         header, layout, codes, stored = _read(data, None, None)
         table, more = grey_table(codes, stored, header.in_frame(0), layout, 0)
         (notes if notes is not None else []).extend(more)
@@ -112,12 +111,3 @@ def _read(
     if frame is not None and frame >= layout.frames:
         raise refusal(f"frame {frame} is asked for, it has {layout.frames}, from 0", "Choose one")
     return header, layout, *read_codes(header, pixels, layout, frame or 0)
-
-
-@contextmanager
-def _name_errors(name: str) -> Iterator[None]:
-    """Put the file's name in front of the message of an error."""
-    try:
-        yield
-    except InvalidImageError as error:
-        raise InvalidImageError(f"{name}: {error}") from error.__cause__
