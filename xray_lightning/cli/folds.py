@@ -73,7 +73,13 @@ def pooled(each: CrossValidation, folder: Path, ending: str) -> Facts:
     of_folds = {label: [fold["labels"][label] for fold in metrics] for label in predictions.labels}
     facts |= {"fold_auroc": of_folds, "fold_mean": [fold["mean"] for fold in metrics]}
     write_predictions(predictions, folder / f"predictions{ending}.csv")
-    folds_figure(facts, each.title, folder / f"pooled{ending}.png")
+    rows = [*facts["labels"].items(), ("mean", facts["mean"])]
+    folds = [*of_folds.values(), facts["fold_mean"]]
+    dots = [
+        (label, row["auroc"]["value"], row["auroc"]["patient_interval"], single)
+        for (label, row), single in zip(rows, folds, strict=True)
+    ]
+    folds_figure(dots, each.title, folder / f"pooled{ending}.png")
     return facts
 
 

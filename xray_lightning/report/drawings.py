@@ -1,0 +1,275 @@
+"""The drawings of a page: small SVG elements, and pictures made small enough to embed."""
+
+import io
+import re
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.metrics.intervals import Floats
+from xray_lightning.report.figures import COLOURS, draw_curves
+from xray_lightning.report.run import Run
+
+Values = Mapping[str, Any]
+Row = tuple[str, float | None, Sequence[float | None]]  # name, value, ends of its interval
+NONE = (None, None)
+INK = "#1a1a1a"  # in a drawing: the colour of the page's text, whatever that is
+RAW, CALIBRATED = (COLOURS[0], "o"), (COLOURS[4], "s")
+WIDEST = 1600  # pixels of an embedded picture
+
+
+def svg(
+    name: str,
+    title: str,
+    size: tuple[float, float],
+    draw: Callable[..., None],
+    *,
+    columns: int = 1,
+    margins: tuple[float, float] | None = None,
+) -> Markup:
+    """A drawing as an SVG element, called ``figure-<name>``.
+
+    Args:
+        name: unique on the page; all ids in the drawing start with it.
+        title: what a screen reader says of it.
+        size: width and height in inches.
+        draw: called with so many axes, side by side.
+        columns: how many.
+        margins: left and below, in inches; None: fitted to the words, which takes three times as
+            long.
+    """
+    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "text.parse_math": False,
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with mpl.rc_context(settings | dict.fromkeys(inked, INK)):
+        figure = Figure(figsize=size, layout=None if margins else "constrained")
+        if margins:
+            (width, height), (left, low), end = size, margins, 0.1
+            gap = columns * left / (width - columns * left - end)  # in widths of the axes
+            figure.subplots_adjust(
+                left / width, low / height, 1 - end / width, 1 - end / height, gap
+            )
+        draw(*figure.subplots(1, columns, squeeze=False)[0])
+        buffer = io.StringIO()
+        unsaid = dict.fromkeys(("Date", "Creator", "Type", "Format"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=unsaid)
+    text = buffer.getvalue()
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", text[text.index("<svg") :])
+    opening = f'<svg role="img" aria-label="{escape(title)}" id="figure-{name}" '
+    return Markup(text.replace("<svg ", opening, 1).replace(INK, "currentColor"))
+
+
+def dots_figure(
+    name: str, title: str, rows: Sequence[Row], line: float | None, *, log: bool = False
+) -> Markup:
+    """A point and its interval for each row, from the top down; nothing where there is no row.
+
+    Args:
+        name: see :func:`svg`.
+        title: under the axis.
+        rows: what is drawn.
+        line: a value to compare with, None: none.
+        log: whether the axis is logarithmic.
+    """
+    if not rows:
+        return Markup("")
+
+    def draw(axes: Axes) -> None:
+        if line is not None:
+            axes.axvline(line, color=INK, alpha=0.6, linewidth=0.8)
+        for place, (_, value, (low, high)) in enumerate(rows):
+            if value is not None:
+                axes.plot(value, place, "o", color=COLOURS[0], markersize=5)
+            if low is not None and high is not None:
+                axes.plot([low, high], [place, place], color=COLOURS[0], linewidth=1.6)
+        _name_rows(axes, [row[0] for row in rows])
+        axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.6)
+        axes.spines["left"].set_visible(False)
+        if log:
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_xlabel(title)
+
+    return svg(name, title, (4.6, 0.27 * len(rows) + 0.8), draw)
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+def run_figures(run: Run, values: Values) -> dict[str, Any]:
+    """Every drawing of the page: name to an element, or label to an element."""
+    labels = values["test"]["labels"]
+    defined = {k: row["auroc"] for k, row in labels.items() if row["auroc"]["value"] is not None}
+    order = sorted(defined, key=lambda label: -defined[label]["value"])
+    aurocs = [(k, defined[k]["value"], defined[k]["patient_interval"] or NONE) for k in order]
+    groups = [
+        (f"{row['dimension']}: {row['group']}", row["difference"], row["difference_interval"])
+        for row in values["subgroups"]["rows"]
+        if row["difference_interval"]
+    ]
+    test = run.predictions["test"]
+    places = {label: index for index, label in enumerate(test.labels)}
+    pictures = [run.folder / name for name in ("montage.png", "panel_test.png")]
+    return {
+        "aurocs": dots_figure("aurocs", "test AUROC (0.5: guessing)", aurocs, 0.5),
+        "groups": dots_figure("groups", "mean AUROC, difference", groups, 0),
+        "curves": {k: curve_figure(test, places[k]) for k in places if k in defined},
+        "reliability": {
+            label: reliability_figure(f"reliability-{places[label]}", label, bins)
+            for label, bins in values["reliability"].items()
+            if bins["raw"] and label in defined
+        },
+        "training": training_figure(run),
+        "pictures": {path.name: embed_picture(path) for path in pictures if path.is_file()},
+        **explain_figures(run),
+    }
+
+
+def explain_figures(run: Run) -> dict[str, Any]:
+    """Pointing game of each label beside its controls, galleries, and the saliency tests."""
+    folder, explain = run.folder / "explain", run.explain or {}
+    files = {**explain.get("gallery", {}), "saliency": "saliency.png"}
+    pictures = {k: embed_picture(folder / v) for k, v in files.items() if (folder / v).is_file()}
+    saliency = pictures.pop("saliency", None)
+    localisation = explain.get("localisation")
+    pointing = localisation and pointing_figure(localisation["labels"], explain["methods"][0])
+    return {"gallery": pictures, "saliency": saliency, "pointing": pointing}
+
+
+def pointing_figure(labels: Values, method: str) -> Markup:
+    """Pointing game of one method and of the controls, a row a label."""
+    colours, marks = (*COLOURS[:3], INK), "oXs|"
+
+    def draw(axes: Axes) -> None:
+        names = (method, "random", "mean box", "ceiling")
+        for name, colour, mark in zip(names, colours, marks, strict=True):
+            games = [row["methods"].get(name, {}).get("pointing_game") or {} for row in labels.values()]
+            xs = [np.nan if game.get("value") is None else game["value"] for game in games]
+            size = 9 if mark == "|" else 5
+            axes.plot(xs, range(len(xs)), mark, color=colour, label=name, markersize=size)
+        for place, row in enumerate(labels.values()):
+            if ends := row["methods"][method]["pointing_game"]["interval"]:
+                axes.plot(ends, [place, place], color=COLOURS[0], linewidth=1.6)
+        _name_rows(axes, list(labels))
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_xlabel("pointing game: share of maps with their maximum in the finding")
+        axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
+
+    size = 6.4, 0.26 * len(labels) + 1.1
+    return svg("pointing", "pointing game by finding, with controls", size, draw)
+
+
+def curve_figure(predictions: Predictions, index: int) -> Markup:
+    """ROC and precision-recall curve of one label that has both classes."""
+    known = ~np.isnan(predictions.targets[:, index])
+    targets, scores = predictions.targets[known, index], predictions.scores[known, index]
+    false, true, _ = roc_curve(targets, scores)
+    recall, precision = precision_steps(targets, scores)
+
+    def draw(roc: Axes, pr: Axes) -> None:
+        roc.plot([0, 1], [0, 1], color=INK, alpha=0.4, linewidth=0.8)
+        roc.plot(*thin_curve(false, true), color=COLOURS[0], linewidth=1.6)
+        pr.axhline(float(targets.mean()), color=INK, alpha=0.4, linewidth=0.8)
+        steps = thin_curve(recall, precision)
+        pr.plot(*steps, color=COLOURS[4], linewidth=1.6, drawstyle="steps-pre")
+        _make_square(roc, "1 - specificity", "sensitivity")
+        _make_square(pr, "recall", "precision")
+
+    title = f"ROC and precision-recall curve of {predictions.labels[index]}"
+    return svg(f"curves-{index}", title, (4.4, 2.2), draw, columns=2, margins=(0.5, 0.45))
+
+
+def precision_steps(targets: Floats, scores: Floats) -> tuple[Floats, Floats]:
+    """Recall, rising from 0, and the precision that holds up to it.
+
+    The area under the steps is the average precision: of several thresholds of one recall the
+    highest counts, which scikit-learn puts last.
+    """
+    precision, recall, _ = precision_recall_curve(targets, scores)
+    recall, first = np.unique(recall[-2::-1], return_index=True)
+    precision = precision[-2::-1][first]
+    return np.append(0.0, recall), np.append(precision[0], precision)
+
+
+def thin_curve(across: Floats, up: Floats, cells: int = 300) -> tuple[Floats, Floats]:
+    """The points of a curve in the unit square where it enters another cell of a grid.
+
+    No eye sees the rest, and the curve of 25,000 images would be a megabyte.
+    """
+    place = np.stack([across * cells, up * cells]).astype(np.int64)
+    kept = np.append(True, (np.diff(place) != 0).any(axis=0))
+    kept[-1] = True
+    return across[kept], up[kept]
+
+
+def _make_square(axes: Axes, across: str, up: str, limit: float = 1.0) -> None:
+    axes.set(xlabel=across, ylabel=up, xlim=(0, limit), ylim=(0, 1.02 * limit), box_aspect=1)
+    if limit == 1:
+        axes.set_xticks([0, 0.5, 1])
+        axes.set_yticks([0, 0.5, 1])
+    else:
+        axes.locator_params(nbins=3)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def reliability_figure(name: str, label: str, bins: Values) -> Markup:
+    """Share of positives against the mean score of each bin, the diagonal in grey."""
+    styles = {"raw": RAW, "calibrated": CALIBRATED}
+    drawn = {kind: bins[kind] for kind in styles if bins[kind]}
+    limit = min(1.0, 1.08 * max(max(kind["score"] + kind["share"]) for kind in drawn.values()))
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, limit], [0, limit], color=INK, alpha=0.4, linewidth=0.8)
+        for kind, points in drawn.items():
+            colour, mark = styles[kind]
+            style = {"color": colour, "markersize": 4, "alpha": 0.8, "clip_on": False}
+            axes.plot(points["score"], points["share"], mark, **style)
+        _make_square(axes, "mean score", "positive", limit or 1.0)
+
+    return svg(name, f"reliability diagram of {label}", (2.3, 2.2), draw, margins=(0.6, 0.45))
+
+
+def training_figure(run: Run) -> Markup | None:
+    """Losses and validation AUROC by epoch; None without metrics.csv."""
+    if (table := run.history) is None:
+        return None
+    title = "loss and validation AUROC by epoch"
+    return svg("training", title, (6.0, 2.6), lambda *axes: draw_curves(table, *axes), columns=2)
+
+
+def embed_picture(path: Path) -> str:
+    """A picture as a data: address, at most ``WIDEST`` pixels wide, WebP.
+
+    Raises:
+        ConfigError: the file is not a readable picture.
+    """
+    data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    if pixels is None:
+        raise ConfigError(f"{path} is not a readable picture: remove it, or make it again")
+    height, width = pixels.shape[:2]
+    if width > WIDEST:
+        size = WIDEST, round(height * WIDEST / width)
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    _, encoded = cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, 80])
+    return f"data:image/webp;base64,{b64encode(encoded.tobytes()).decode('ascii')}"
