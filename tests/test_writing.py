@@ -141,7 +141,7 @@ PACKAGE = Path(__file__).parents[1] / "xray_lightning"
 # Everything else goes through xray_lightning/writing.py: whole under its final name, or not there.
 WRITERS = {
     "writing.py": {"open", "savefig"},
-    "report/page.py": {"savefig"},  # into memory
+    "report/drawings.py": {"savefig"},  # into memory
     "explain/heatmaps.py": {"savez"},  # these three into a file of writing.py
     "checkpoint.py": {"torch.save"},
     "cli/provenance.py": {"OmegaConf.save"},

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from xray_lightning import Phantom
 from xray_lightning.cli import report as module
 from xray_lightning.cli.app import APP
-from xray_lightning.cli.report import DRAWS, closing_report, rebuilt_audit, report
+from xray_lightning.cli.report import DRAWS, audit_again, closing_report, report, used_records
 from xray_lightning.data.splits import patient_split
 from xray_lightning.errors import ConfigError
 from xray_lightning.report.run import read_run
@@ -53,7 +53,7 @@ def test_terminal_without_the_data(run_folder: Path, capsys: pytest.CaptureFixtu
 
 def test_changed_data_are_not_audited(run_folder: Path) -> None:
     settings(run_folder, data={"_target_": "xray_lightning.Phantom", "patients": 151})
-    audit, missing = rebuilt_audit(read_run(run_folder))
+    audit, missing = audit_again(read_run(run_folder))
     assert audit is None
     assert missing.startswith("the data set changed: its split was [")
 
@@ -99,14 +99,14 @@ def test_end_of_training(run_folder: Path, caplog: pytest.LogCaptureFixture) -> 
     (run_folder / "report.html").unlink()
     (run_folder / "environment.json").unlink()
     closing_report(config, *objects)
-    assert "no report.html; once this is mended: xray report" in caplog.text
+    assert "no report.html; once this is repaired: xray report" in caplog.text
     assert not (run_folder / "report.html").exists()
 
 
 def test_images_that_were_left_out_are_no_part_of_the_split() -> None:
-    records = [SimpleNamespace(image_id=name) for name in "abc"]
-    source = SimpleNamespace(records=records, missing=["b"], allow_missing=True)
-    assert [each.image_id for each in module._used(source).records] == ["a", "c"]
+    records = [SimpleNamespace(image_id=name, targets=()) for name in "abc"]
+    source = SimpleNamespace(records=records, labels=(), missing=["b"], allow_missing=True)
+    assert [each.image_id for each in used_records(source).records] == ["a", "c"]
     assert source.records == records
     source.allow_missing = False
-    assert module._used(source) is source
+    assert used_records(source) is source

@@ -21,7 +21,7 @@ from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.report.audit_page import audit_page
 from xray_lightning.report.audit_tables import audit_tables, shortcut_lines
 from xray_lightning.report.figures import COLOURS
-from xray_lightning.report.page import p_text
+from xray_lightning.report.terminal import p_text
 
 PHANTOM = Phantom(patients=60)
 NAN = float("nan")

@@ -22,14 +22,16 @@ from xray_lightning.explain.overlays import Overlay
 from xray_lightning.metrics.operating_points import choose_threshold
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report import panel as module
-from xray_lightning.report.calls import Panel, chosen, outcomes
 from xray_lightning.report.gallery import gallery_figure
 from xray_lightning.report.heat import BLUE, OPAQUE, common_scale, painted
 from xray_lightning.report.panel import (
     PLACES,
     RED,
+    Panel,
+    choose_examples,
     panel_figure,
     results_panel,
+    split_by_outcome,
 )
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -40,14 +42,14 @@ TARGETS = np.array([1, 1, 1, 0, 0, 0, np.nan, 1], np.float32)
 
 
 def test_outcomes_and_the_most_confident() -> None:
-    found = outcomes(SCORES, TARGETS, 0.5)
+    found = split_by_outcome(SCORES, TARGETS, 0.5)
     assert {kind: rows.tolist() for kind, rows in found.items()} == {
         "true positives": [0, 2, 7],  # a score equal to the threshold is positive
         "true negatives": [3, 5],
         "false negatives": [1],
         "false positives": [4],
     }
-    picked = chosen(found, SCORES, Panel(columns=2))
+    picked = choose_examples(found, SCORES, Panel(columns=2))
     assert {kind: rows.tolist() for kind, rows in picked.items()} == {
         "true positives": [0, 7],
         "true negatives": [5, 3],
@@ -58,9 +60,9 @@ def test_outcomes_and_the_most_confident() -> None:
 
 def test_drawn_at_random() -> None:
     scores = np.linspace(0, 1, 200, dtype=np.float32)
-    found = outcomes(scores, np.tile([0, 1], 100).astype(np.float32), 0.5)
+    found = split_by_outcome(scores, np.tile([0, 1], 100).astype(np.float32), 0.5)
     first, again, other = (
-        chosen(found, scores, Panel(rule="random", seed=seed)) for seed in (0, 0, 1)
+        choose_examples(found, scores, Panel(rule="random", seed=seed)) for seed in (0, 0, 1)
     )
     for kind in PLACES:
         assert first[kind].tolist() == again[kind].tolist() != other[kind].tolist()
@@ -72,9 +74,9 @@ def test_drawn_at_random() -> None:
     ("settings", "message"),
     [
         ({"rule": "best"}, "panel.rule must be one of confident, random, got 'best'"),
-        ({"columns": 0}, "panel.columns must be an integer of at least 1: 0"),
-        ({"seed": -1}, "panel.seed must be an integer of at least 0: -1"),
-        ({"seed": "x"}, "panel.seed must be an integer of at least 0: 'x'"),
+        ({"columns": 0}, "panel.columns must be an integer of at least 1, got 0"),
+        ({"seed": -1}, "panel.seed must be an integer of at least 0, got -1"),
+        ({"seed": "x"}, "panel.seed must be an integer of at least 0, got 'x'"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.report.run import NEEDED, read_run
-from xray_lightning.report.run_facts import run_facts
+from xray_lightning.report.run_page import report_values
 
 Spoil = Callable[[Path], object]
 
@@ -91,7 +91,7 @@ def test_maps_of_another_checkpoint(run_folder: Path, run: str, maps: str, shown
     read = read_run(run_folder)
     assert (read.explain is not None) == (not read.explain_missing) == shown
     if not shown:
-        (said,) = [text for text in run_facts(read, None)["warnings"] if "looks" in text]
+        (said,) = [text for text in report_values(read, None)["warnings"] if "looks" in text]
         assert "explain.json is of another checkpoint; xray explain" in said
 
 

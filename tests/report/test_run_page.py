@@ -14,30 +14,29 @@ from xray_lightning.audit.run import audit_split
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.splits import patient_split
 from xray_lightning.report import run_page as run_page_module
-from xray_lightning.report.run import RunFiles, read_run
-from xray_lightning.report.run_facts import run_facts
-from xray_lightning.report.run_figures import embedded
-from xray_lightning.report.run_page import SECTIONS, Section, run_page, write_report
+from xray_lightning.report.drawings import embed_picture
+from xray_lightning.report.run import Run, read_run
+from xray_lightning.report.run_page import SECTIONS, Section, report_values, run_page, write_report
 from xray_lightning.writing import read_json
 
 PHANTOM = Phantom(patients=150)
 
 
 @pytest.fixture(scope="module")
-def run(made_run: Path) -> RunFiles:
+def run(made_run: Path) -> Run:
     return read_run(made_run)
 
 
 @pytest.fixture(scope="module")
-def facts(run: RunFiles) -> dict:
+def facts(run: Run) -> dict:
     split = patient_split(PHANTOM.records, None, fractions=(0.4, 0.3, 0.3))
     predictions = run.predictions["val"], run.predictions["test"]
     audit = audit_split(PHANTOM, split, predictions=predictions, draws=5)
-    return run_facts(run, audit.to_json())
+    return report_values(run, audit)
 
 
 @pytest.fixture(scope="module")
-def text(run: RunFiles, facts: dict) -> str:
+def text(run: Run, facts: dict) -> str:
     return run_page(run, facts)
 
 
@@ -62,7 +61,7 @@ def test_nothing_is_fetched(text: str, parsed: Callable) -> None:
 
 
 def test_the_table_says_what_the_files_say(
-    run: RunFiles, facts: dict, text: str, parsed: Callable
+    run: Run, facts: dict, text: str, parsed: Callable
 ) -> None:
     page = parsed(text)
     assert facts["test"]["labels"] == run.evaluation["labels"]
@@ -80,7 +79,7 @@ def test_the_table_says_what_the_files_say(
     assert page.row("mean")[:2] == ["13/14 defined", f"{mean:.3f}"]
     assert "Hernia: AUROC is undefined, no positive image." in text
     assert "Test images whose target is unknown and left out: Mass (1)." in text
-    for label, point in facts["points"]["labels"].items():
+    for label, point in facts["operating_points"]["labels"].items():
         found = run.evaluation["labels"][label]["sensitivity"]["value"]
         row = page.row(label, 1)
         assert row[0] == f"{point['threshold']:.3f}"
@@ -88,12 +87,12 @@ def test_the_table_says_what_the_files_say(
         calls = run.evaluation["calls"]["labels"][label]
         assert row[6:8] == ["{} of {}".format(*calls[kind]) for kind in ("missed", "false_alarms")]
     assert "{} are called abnormal".format(run.evaluation["calls"]["false_alarms"][0]) in text
-    assert facts["points"]["labels"]
-    assert "Hernia" in facts["points"]["without"]
+    assert facts["operating_points"]["labels"]
+    assert "Hernia" in facts["operating_points"]["without"]
 
 
-def test_verdict_and_what_is_not_known(run: RunFiles, facts: dict, text: str) -> None:
-    first, second, third = facts["verdict"]
+def test_verdict_and_what_is_not_known(run: Run, facts: dict, text: str) -> None:
+    first, second, third = facts["summary"]
     for subset in (facts["split"]["fingerprint"], run.evaluation["fingerprint"], "13 of 14 labels"):
         assert subset in first
     aurocs = {k: v["auroc"]["value"] for k, v in run.evaluation["labels"].items()}
@@ -104,13 +103,13 @@ def test_verdict_and_what_is_not_known(run: RunFiles, facts: dict, text: str) ->
     assert facts["warnings"] == [
         "The images are synthetic: these figures say nothing about patients."
     ]
-    assert all(sentence in text.replace("&#39;", "'") for sentence in facts["verdict"])
+    assert all(sentence in text.replace("&#39;", "'") for sentence in facts["summary"])
     assert "The checkpoint, epoch 2 of 3, was chosen on validation." in text
     assert "c0ffee" in text
     assert "python train.py data.patients=150" in text
 
 
-def test_reliability_bins_are_those_of_the_error(run: RunFiles, facts: dict) -> None:
+def test_reliability_bins_are_those_of_the_error(run: Run, facts: dict) -> None:
     for label, kinds in facts["reliability"].items():
         each = run.evaluation["labels"][label]
         for kind, name in (("raw", "calibration_error"), ("calibrated", "calibrated_error")):
@@ -132,7 +131,7 @@ def test_labels_are_escaped(run_folder: Path, parsed: Callable) -> None:
             words = words.replace(column, f'"{column[:-4]}{inside}"')
         path.write_text(words.replace('"Mass"', f'"{inside}"'))
     run = read_run(run_folder)
-    text = run_page(run, run_facts(run, None, "no <data>"))
+    text = run_page(run, report_values(run, None, "no <data>"))
     page = parsed(text)
     assert "<b>" not in text
     assert not page.open
@@ -149,12 +148,12 @@ def test_files_are_written_and_agree(run_folder: Path, parsed: Callable) -> None
     text = (run_folder / "report.html").read_text()
     assert any(each.startswith("data:image/webp;base64,") for each in parsed(text).addresses)
     assert "No training curves" in text
-    assert "found no patient in more than one part" in text
+    assert "found no patient in more than one subset" in text
     run = read_run(run_folder)
     run.environment["split"]["leaked_patients"] = None
     write_report(run, None, "gone")
     text = (run_folder / "report.html").read_text()
-    assert "Whether patients are in more than one part is not known" in text
+    assert "Whether patients are in more than one subset is not known" in text
     assert "found no patient" not in text
     assert not list(run_folder.glob("*.partial"))
 
@@ -164,7 +163,7 @@ def test_pictures_are_made_smaller(tmp_path: Path) -> None:
     pixels = cv2.resize(rng.integers(0, 255, (4, 20, 3), dtype=np.uint8), (2000, 400))
     path = tmp_path / "picture.png"
     cv2.imwrite(str(path), pixels)
-    kind, _, code = embedded(path).partition(",")
+    kind, _, code = embed_picture(path).partition(",")
     assert kind == "data:image/webp;base64"
     data = np.frombuffer(b64decode(code), dtype=np.uint8)
     found = cv2.imdecode(data, cv2.IMREAD_COLOR)
@@ -173,12 +172,12 @@ def test_pictures_are_made_smaller(tmp_path: Path) -> None:
     assert abs(found.astype(int) - expected).mean() < 6
     for damaged in (b"no picture", b""):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"picture.png is no readable picture"):
-            embedded(path)
+        with pytest.raises(ValueError, match=r"picture.png is not a readable picture"):
+            embed_picture(path)
 
 
 def test_a_section_without_its_facts_is_left_out(
-    run: RunFiles, facts: dict, monkeypatch: pytest.MonkeyPatch
+    run: Run, facts: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     optional = (SECTIONS[0], Section("training", "Learning", needs="extra"))
     monkeypatch.setattr(run_page_module, "SECTIONS", optional)

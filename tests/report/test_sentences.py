@@ -9,31 +9,36 @@ from xray_lightning import Phantom
 from xray_lightning.evaluation.published import IMAGES, TEST_IMAGES, comparable, incomparable
 from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.report.run import read_run
-from xray_lightning.report.run_facts import run_facts
-from xray_lightning.report.run_page import run_page
-from xray_lightning.report.sentences import published_facts, unknown, verdict, warnings
+from xray_lightning.report.run_page import report_values, run_page
+from xray_lightning.report.sentences import (
+    list_limitations,
+    list_warnings,
+    published_rows,
+    summarise_run,
+)
 
 
 @pytest.fixture
 def facts(made_run: Path) -> dict:
-    return deepcopy(run_facts(read_run(made_run), None, "its data set is gone"))
+    return deepcopy(report_values(read_run(made_run), None, "its data set is gone"))
 
 
 def on_nih(evaluation: dict, split: str) -> dict:
     """The evaluation as if it were one on all of NIH."""
     sizes = {"known": IMAGES, "scored": TEST_IMAGES}
     rows = comparable("nih", CHEST_XRAY14, split, "test", **sizes)
-    return {**evaluation, "data": "nih", "published": [vars(row) for row in rows]}
+    nih = {"data": "nih", "published": [vars(row) for row in rows], "split": {"name": split}}
+    return {**evaluation, **nih, "data_images": IMAGES, "images": TEST_IMAGES}
 
 
 @pytest.mark.parametrize(("split", "ranked"), [("official", True), ("patient", False)])
 def test_published_rows_of_the_own_split_only(made_run: Path, split: str, ranked: bool) -> None:
     run = read_run(made_run)
-    found = published_facts(on_nih(dict(run.evaluation), split), "")
+    found = published_rows(on_nih(dict(run.evaluation), split))
     kinds = {row["split"] for row in found["rows"]}, {row["split"] for row in found["elsewhere"]}
     assert kinds == (({"official"}, {"own"}) if ranked else ({"own"}, {"official"}))
     assert found["ranked"] is ranked
-    page = run_page(run, {**run_facts(run, None, "gone"), "published": found})
+    page = run_page(run, {**report_values(run, None, "gone"), "published": found})
     own = page[page.index('id="published"') : page.index('id="curves"')]
     assert ("this run" in own[: own.index("For orientation")]) is ranked
     assert "this run" not in own[own.index("<h3>") :].replace("other images than this run", "")
@@ -43,9 +48,8 @@ def test_published_rows_of_the_own_split_only(made_run: Path, split: str, ranked
 
 
 def test_none_beside_a_part_of_the_images(made_run: Path) -> None:
-    reason = incomparable("nih", CHEST_XRAY14, "patient", "test", known=937, scored=125)
     evaluation = {**read_run(made_run).evaluation, "data": "nih", "published": []}
-    found = published_facts(evaluation, reason)
+    found = published_rows({**evaluation, "data_images": 937, "images": 125})
     assert found["sentence"].endswith("the label table has 937 images, NIH's has 112,120.")
     assert not found["ranked"]
     assert {row["split"] for row in found["elsewhere"]} == {"official", "own"}
@@ -71,36 +75,39 @@ def test_why_not_comparable(changes: dict, reason: str) -> None:
 
 
 def test_guessing_and_no_figure_at_all(facts: dict) -> None:
-    assert "guessing" not in verdict(facts)[0]
+    assert "guessing" not in summarise_run(facts)[0]
     facts["test"]["mean"]["auroc"]["patient_interval"] = [0.4, 0.6]
-    assert verdict(facts)[0].endswith("it cannot be told from guessing (0.5).")
+    assert summarise_run(facts)[0].endswith("it cannot be told from guessing (0.5).")
     facts["test"]["mean"]["auroc"] |= {"value": None, "patient_interval": None}
-    assert verdict(facts)[0].endswith("no label has an AUROC.")
+    assert summarise_run(facts)[0].endswith("no label has an AUROC.")
 
 
 def test_a_single_label_is_not_the_best_of_several(facts: dict) -> None:
     labels = facts["test"]["labels"]
     facts["test"]["labels"] = {"Mass": labels["Mass"], "Hernia": labels["Hernia"]}
     labels["Mass"]["auroc"]["patient_interval"] = None
-    assert "(no interval; positive images: " in verdict(facts)[1]
-    assert "Best" not in verdict(facts)[1]
+    assert "(no interval; positive images: " in summarise_run(facts)[1]
+    assert "Best" not in summarise_run(facts)[1]
     patients = labels["Mass"]["positive_patients"]
     rough = f"No interval, since the positives are of too few patients: Mass ({patients})."
-    assert rough in unknown(facts)
+    assert rough in list_limitations(facts)
     labels["Mass"]["positive_patients"], labels["Hernia"]["positive_patients"] = 19, 20
-    assert "Fewer than 20 positive patients, so intervals are rough: Mass (19)." in unknown(facts)
+    assert (
+        "Fewer than 20 positive patients, so intervals are rough: Mass (19)."
+        in list_limitations(facts)
+    )
     labels["Mass"]["auroc"] |= {"patient_interval": [0.4, 1.0], "value": 1.0, "exact": True}
-    assert "1.000 (95 % 0.400 to 1.000, exact by the number of patients" in verdict(facts)[1]
+    assert "1.000 (95 % 0.400 to 1.000, exact by the number of patients" in summarise_run(facts)[1]
 
 
 def test_leaks_are_warned_of(facts: dict) -> None:
     facts["split"]["leaked_patients"] = 1234
     facts["test"]["patients"] = None
     facts["reproduce"]["data"] = {"name": "rsna", "title": "rsna (negatives: all)"}
-    found = warnings(facts)
+    found = list_warnings(facts)
     assert found[0].startswith("The split leaks: 1,234 patients")
     assert found[1].startswith("Patients are not known, so each image counts as its own")
-    assert "test images of an unknown number of patients of" in verdict(facts)[0]
+    assert "test images of an unknown number of patients of" in summarise_run(facts)[0]
     assert len(found) == 2
 
 
@@ -109,28 +116,28 @@ def test_a_phantom_is_synthetic_whatever_its_title(facts: dict) -> None:
     facts["data"] = shortcut.title
     facts["reproduce"]["data"] = {"title": shortcut.title, **shortcut.identity()}
     assert shortcut.title != "phantom"
-    assert any("synthetic" in sentence for sentence in warnings(facts))
-    assert not any("how many are wrong" in sentence for sentence in unknown(facts))
+    assert any("synthetic" in sentence for sentence in list_warnings(facts))
+    assert not any("how many are wrong" in sentence for sentence in list_limitations(facts))
 
 
 def test_unknown_metadata_and_reasons(facts: dict) -> None:
     rows = facts["subgroups"]["rows"]
     facts["subgroups"]["rows"] = [row for row in rows if row["dimension"] != "view"]
     images = facts["test"]["images"]
-    facts["points"]["without"] = {"Mass": "too few", "Edema": "none reaches it"}
-    facts["points"]["doubts"] = {"Hernia": "too steep"}
-    found = unknown(facts)
+    facts["operating_points"]["without"] = {"Mass": "too few", "Edema": "none reaches it"}
+    facts["operating_points"]["doubts"] = {"Hernia": "too steep"}
+    found = list_limitations(facts)
     assert f"Test images (of {images:,}) whose group is unknown: view ({images})." in found
     assert "No operating point: Mass (too few), Edema (none reaches it)." in found
     assert "Calibration: Hernia (too steep)." in found
     assert "The split was not audited: its data set is gone." in found
-    facts["points"] |= {
+    facts["operating_points"] |= {
         "without": {"Mass": "few", "Edema": "few"},
         "calibration": None,
         "doubts": {},
     }
     facts["reproduce"]["data"] = {"name": "nih"}
-    found = unknown({**facts, "audit": {"notes": ["16 impossible ages became NaN"]}})
+    found = list_limitations({**facts, "audit": {"notes": ["16 impossible ages became NaN"]}})
     assert "No operating point (few): Mass, Edema." in found
     assert "16 impossible ages became NaN" in found
     assert any("how many are wrong is not known" in sentence for sentence in found)

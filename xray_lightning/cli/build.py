@@ -24,7 +24,7 @@ from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.backbones import traced_sizes
 from xray_lightning.models.network import XrayNet
-from xray_lightning.report.calls import Panel
+from xray_lightning.report.panel import Panel
 from xray_lightning.training.callbacks.checkpoints import RunCheckpoint
 from xray_lightning.training.callbacks.epochs import EpochLine, EpochSeed, KeepSigterm, MetricsFile
 from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone

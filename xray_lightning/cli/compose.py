@@ -35,14 +35,13 @@ from xray_lightning.evaluation.predictions import Predictions, write_predictions
 from xray_lightning.explain.heatmaps import HeatMaps
 from xray_lightning.folders import prepare_folder
 from xray_lightning.processes import quieten, started_outside
-from xray_lightning.report.calls import Panel
 from xray_lightning.report.figures import (
     curves_figure,
     distribution_figure,
     montage_figure,
     roc_figure,
 )
-from xray_lightning.report.panel import results_panel
+from xray_lightning.report.panel import Panel, results_panel
 from xray_lightning.report.terminal import auroc_table, show, subsets_line
 from xray_lightning.training.callbacks.checkpoints import RunCheckpoint
 from xray_lightning.training.callbacks.epochs import MetricsFile

@@ -6,46 +6,43 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from xray_lightning.audit.run import audit_split
+from xray_lightning.audit.run import Audit, audit_split
 from xray_lightning.cli.audit import read_exposures
 from xray_lightning.cli.failures import user_message
-from xray_lightning.cli.overrides import make
+from xray_lightning.cli.overrides import Settings, make
 from xray_lightning.cli.trust import read_config, require_trusted
 from xray_lightning.data.partition import Split
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.errors import ConfigError
-from xray_lightning.report.run import RunFiles, read_run
+from xray_lightning.report.run import Run, read_run
 from xray_lightning.report.run_page import write_report
 from xray_lightning.report.terminal import show
 from xray_lightning.writing import json_text
 
 LOG = logging.getLogger(__name__)
 DRAWS = 100  # of the audit, which xray audit does with more
-Facts = Mapping[str, Any]
 
 
-def report(folder: Path, as_json: bool, trust: bool = False) -> None:
+def report(folder: Path, as_json: bool = False, trust: bool = False) -> None:
     """Write report.html and report.json of a finished run; see ``xray report --help``.
 
     Raises:
         ConfigError: the folder holds no finished run, a damaged one, or one whose settings only
-            ``--trust`` lets it build.
+            ``trust`` lets it build.
     """
     run = read_run(folder)
-    facts = write_report(run, *rebuilt_audit(run, trust))
+    values = write_report(run, *audit_again(run, trust))
     if as_json:
-        print(json_text(facts))
+        print(json_text(values))
         return
-    show(*facts["verdict"], *(f"warning: {text}" for text in facts["warnings"]))
-    if facts["audit_missing"]:
-        show(f"note: the split was not audited: {facts['audit_missing']}")
+    show(*values["summary"], *(f"warning: {text}" for text in values["warnings"]))
+    if values["audit_missing"]:
+        show(f"note: the split was not audited: {values['audit_missing']}")
     show(f"written: {folder / 'report.html'} and report.json")
 
 
 def closing_report(
-    config: DictConfig, source: Source, split: Split, metrics: Facts, folder: Path
+    config: Settings, source: Source, split: Split, metrics: Mapping[str, Any], folder: Path
 ) -> None:
     """The report at the end of training; whatever fails here, the run is kept.
 
@@ -58,12 +55,12 @@ def closing_report(
     """
     try:
         run = read_run(folder, metrics)
-        write_report(run, audited(config, source, split, run))
+        write_report(run, audit_run(config, source, split, run))
     except Exception:  # whatever it is: the page can be made again, the run's figures must stay
-        LOG.exception("no report.html; once this is mended: xray report %s", folder)
+        LOG.exception("no report.html; once this is repaired: xray report %s", folder)
 
 
-def rebuilt_audit(run: RunFiles, trust: bool = False) -> tuple[dict[str, Any] | None, str]:
+def audit_again(run: Run, trust: bool = False) -> tuple[Audit | None, str]:
     """The audit of the run's split, made again from its settings; None, and why there is none.
 
     Raises:
@@ -75,11 +72,11 @@ def rebuilt_audit(run: RunFiles, trust: bool = False) -> tuple[dict[str, Any] | 
         raise ConfigError(f"{place} is damaged: it has no data and split")
     if not trust:
         require_trusted(saved, place)
-    config = OmegaConf.create(saved)
+    config = Settings(saved)
     try:
         source: Source = make(config.data)
-        split: Split = make(config.split)(_used(source).records, source.official)
-    except Exception as error:  # re-raised unless the user can mend it
+        split: Split = make(config.split)(used_records(source).records, source.official)
+    except Exception as error:  # re-raised unless the user can repair it
         message = user_message(error)
         if message is None:
             raise
@@ -90,23 +87,24 @@ def rebuilt_audit(run: RunFiles, trust: bool = False) -> tuple[dict[str, Any] | 
             f"the data set changed: its split was [{before}], the settings now give "
             f"[{split.fingerprint}]"
         )
-    return audited(config, source, split, run), ""
+    return audit_run(config, source, split, run), ""
 
 
-def audited(config: DictConfig, source: Source, split: Split, run: RunFiles) -> dict[str, Any]:
+def audit_run(config: Settings, source: Source, split: Split, run: Run) -> Audit:
     """The quick audit of a run's split, with its predictions."""
     return audit_split(
-        _used(source),
+        used_records(source),
         split,
         exposures=read_exposures(config),
         predictions=(run.predictions["val"], run.predictions["test"]),
         draws=DRAWS,
-    ).to_json()
+    )
 
 
-def _used(source: Source) -> Source:
+def used_records(source: Source) -> Source:
     """The source with the records a run can use, of which its split is one."""
-    used = source if not (source.missing and source.allow_missing) else copy(source)
-    if used is not source:
-        used.records = readable_records(source)
+    if not (source.missing and source.allow_missing):
+        return source
+    used = copy(source)
+    used.records = readable_records(source)
     return used

@@ -3,7 +3,9 @@
 from markupsafe import Markup
 
 from xray_lightning.audit.run import Audit
-from xray_lightning.report.page import Row, dots_figure, number, page
+from xray_lightning.report.drawings import Row, dots_figure
+from xray_lightning.report.page import page
+from xray_lightning.report.terminal import number
 
 
 def audit_page(audit: Audit) -> str:

@@ -10,8 +10,7 @@ from xray_lightning.audit.shortcuts.checks import UNDECIDED
 from xray_lightning.audit.shortcuts.occlusion import ScoreDrop
 from xray_lightning.audit.shortcuts.run import CAUGHT, Shortcuts, write_gist
 from xray_lightning.metrics.intervals import Interval
-from xray_lightning.report.page import p_text
-from xray_lightning.report.terminal import empty_table, number
+from xray_lightning.report.terminal import empty_table, number, p_text
 
 
 def audit_tables(audit: Audit) -> list[Table | str]:

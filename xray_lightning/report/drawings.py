@@ -162,7 +162,9 @@ def pointing_figure(labels: Values, method: str) -> Markup:
     def draw(axes: Axes) -> None:
         names = (method, "random", "mean box", "ceiling")
         for name, colour, mark in zip(names, colours, marks, strict=True):
-            games = [row["methods"].get(name, {}).get("pointing_game") or {} for row in labels.values()]
+            games = [
+                row["methods"].get(name, {}).get("pointing_game") or {} for row in labels.values()
+            ]
             xs = [np.nan if game.get("value") is None else game["value"] for game in games]
             size = 9 if mark == "|" else 5
             axes.plot(xs, range(len(xs)), mark, color=colour, label=name, markersize=size)
@@ -242,8 +244,8 @@ def reliability_figure(name: str, label: str, bins: Values) -> Markup:
         axes.plot([0, limit], [0, limit], color=INK, alpha=0.4, linewidth=0.8)
         for kind, points in drawn.items():
             colour, mark = styles[kind]
-            style = {"color": colour, "markersize": 4, "alpha": 0.8, "clip_on": False}
-            axes.plot(points["score"], points["share"], mark, **style)
+            (line,) = axes.plot(points["score"], points["share"], mark, color=colour)
+            line.set(markersize=4, alpha=0.8, clip_on=False)
         _make_square(axes, "mean score", "positive", limit or 1.0)
 
     return svg(name, f"reliability diagram of {label}", (2.3, 2.2), draw, margins=(0.6, 0.45))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -29,10 +30,10 @@ Bar = float | list[list[float]] | None  # of an error bar: a deviation, or both 
 
 
 def new_figure(
-    width: float, height: float, rows: int = 1, columns: int = 1, **grid: object
+    width: float, height: float, rows: int = 1, columns: int = 1, *, dpi: int = 120, **grid: Any
 ) -> tuple[Figure, list[Axes]]:
     """A figure of so many inches and its axes, row by row, without upper and right spines."""
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, **grid).ravel().tolist()
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
@@ -47,7 +48,7 @@ def roc_figure(
     figure, (axes,) = new_figure(9.5, 6)
     for index, label in enumerate(predictions.labels):
         targets, auroc = predictions.targets[:, index], aurocs[label]
-        style = {
+        style: dict[str, Any] = {
             "color": COLOURS[index % len(COLOURS)],
             "linestyle": STYLES[index // len(COLOURS) % len(STYLES)],
             "linewidth": 1.6,
@@ -84,13 +85,13 @@ def curves_figure(metrics: Path, path: Path) -> None:
 def draw_curves(table: pd.DataFrame, loss: Axes, auroc: Axes) -> None:
     """The rows of metrics.csv: losses; validation AUROC, the mean blue, each label grey."""
     labels = [name for name in table.columns if name.startswith("val/auroc/")]
-    curves = [(loss, "train/loss", "-o", COLOURS[0], 1.5), (loss, "val/loss", "--s", COLOURS[4], 1.5)]
-    curves += [(auroc, name, "-", "#BBBBBB", 0.8) for name in labels]
-    curves += [(auroc, "val/auroc", "-o", COLOURS[0], 1.5)]
-    for axes, column, style, colour, width in curves:
+    curves = [(loss, "train/loss", "-o", COLOURS[0]), (loss, "val/loss", "--s", COLOURS[4])]
+    curves += [(auroc, name, "-", "#BBBBBB") for name in labels]
+    curves += [(auroc, "val/auroc", "-o", COLOURS[0])]
+    for axes, column, style, colour in curves:
         if column in table:
-            line = {"color": colour, "linewidth": width, "markersize": 4, "label": column}
-            axes.plot(table["epoch"] + 1, table[column], style, **line)
+            (line,) = axes.plot(table["epoch"] + 1, table[column], style, color=colour)
+            line.set(label=column, markersize=4, linewidth=0.8 if column in labels else 1.5)
     loss.set(xlabel="epoch", ylabel="loss")
     loss.legend(frameon=False)
     auroc.set(xlabel="epoch", ylabel="validation AUROC")
@@ -112,7 +113,8 @@ def distribution_figure(targets: Mapping[str, Floats], labels: Sequence[str], pa
     height = 0.8 / len(targets)
     for number, (subset, truth) in enumerate(targets.items()):
         counts, known = (truth == 1).sum(axis=0), (~np.isnan(truth)).sum(axis=0)
-        places, shares = np.arange(len(labels)) + number * height, 100 * counts / np.maximum(known, 1)
+        shares = 100 * counts / np.maximum(known, 1)
+        places = np.arange(len(labels)) + number * height
         name = f"{subset} ({len(truth):,} images)"
         bars = axes.barh(places, shares, height * 0.92, color=COLOURS[number], label=name)
         axes.bar_label(bars, [f"{count:,}" for count in counts], padding=2, fontsize=7)
@@ -140,8 +142,7 @@ def montage_figure(
     shown = min(len(images), 32)
     columns = min(shown, 8)
     rows = -(-shown // columns)
-    figure, panels = new_figure(1.7 * columns, 2.15 * rows, rows, columns)
-    figure.set_dpi(110)
+    figure, panels = new_figure(1.7 * columns, 2.15 * rows, rows, columns, dpi=110)
     for axes in panels:
         axes.set_axis_off()
     for index, axes in enumerate(panels[:shown]):
@@ -211,10 +212,12 @@ def folds_figure(
         path: the file.
     """
     figure, (axes,) = new_figure(9, 0.32 * len(rows) + 1.6)
-    dots = [
-        (folds, auroc, [[max(0.0, auroc - ends[0])], [max(0.0, ends[1] - auroc)]] if auroc is not None and ends else None)
-        for _, auroc, ends, folds in rows
-    ]
+    dots: list[tuple[Sequence[float | None], float | None, Bar]] = []
+    for _, auroc, ends, folds in rows:
+        bar = None
+        if auroc is not None and ends:
+            bar = [[max(0.0, auroc - ends[0])], [max(0.0, ends[1] - auroc)]]
+        dots.append((folds, auroc, bar))
     _draw_dots(axes, [label for label, *_ in rows], dots)
     axes.plot([], [], "o", color=COLOURS[0], label="all folds pooled, 95 % (patients)")
     axes.plot([], [], ".", color=GREY, label="single folds")

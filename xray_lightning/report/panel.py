@@ -1,22 +1,30 @@
-"""The results figure: right and wrong calls of a finding, each with its own heat map and boxes."""
+"""The results figure: right and wrong calls of a finding at its operating point, with heat maps."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.explain.overlays import Overlay, overlays
 from xray_lightning.metrics.operating_points import choose_threshold
 from xray_lightning.models.network import XrayNet
-from xray_lightning.report.calls import RULES, Panel, chosen, outcomes
 from xray_lightning.report.heat import BAR, common_scale, draw_overlay, empty_place, shortened
 from xray_lightning.writing import save_figure
 
+Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+RULES = {
+    "confident": "the most confident calls of each kind",
+    "random": "drawn at random, seed {seed}",
+}
 # Where each kind stands: (row, block); the line lies between the blocks.
 PLACES = {
     "true positives": (0, 0),
@@ -30,6 +38,67 @@ KEY = (
     "the network's map of the finding, one scale for all, strongest from the 99th percentile; "
     "purple: against it, orange: for it, clear: 0 (of maps without a sign: the median); blue: boxes"
 )
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What the results figure shows.
+
+    Args:
+        label: the finding; None: the data's only label, no figure if it has several.
+        rule: "confident" (furthest from the threshold) or "random".
+        columns: images of each kind.
+        seed: of the random rule.
+
+    Raises:
+        ConfigError: an unknown rule, or a number out of range.
+    """
+
+    label: str | None = None
+    rule: str = "confident"
+    columns: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ConfigError(f"panel.rule must be one of {', '.join(RULES)}, got {self.rule!r}")
+        require_integer("panel.columns", self.columns, 1)
+        require_integer("panel.seed", self.seed, 0)
+
+    def finding(self, labels: Sequence[str]) -> str | None:
+        """The label to draw, None for no figure.
+
+        Raises:
+            ConfigError: the data has no such label.
+        """
+        if self.label is not None and self.label not in labels:
+            raise ConfigError(f"panel.label must be one of {', '.join(labels)}: {self.label!r}")
+        return labels[0] if self.label is None and len(labels) == 1 else self.label
+
+
+def split_by_outcome(scores: Floats, targets: Floats, threshold: float) -> dict[str, Rows]:
+    """The images of each kind of ``PLACES``, in table order; unknown targets are of no kind."""
+    called, present, absent = scores >= threshold, targets == 1, targets == 0
+    return {
+        "true positives": np.flatnonzero(called & present),
+        "true negatives": np.flatnonzero(~called & absent),
+        "false negatives": np.flatnonzero(~called & present),
+        "false positives": np.flatnonzero(called & absent),
+    }
+
+
+def choose_examples(outcomes: Mapping[str, Rows], scores: Floats, panel: Panel) -> dict[str, Rows]:
+    """At most ``panel.columns`` images of each kind by the panel's rule, never by hand."""
+    generator = np.random.default_rng(panel.seed)
+    examples = {}
+    for kind, rows in outcomes.items():
+        if panel.rule == "random":
+            rows = generator.permutation(rows)
+        else:
+            sign = -1 if kind in ("true positives", "false positives") else 1  # high scores first
+            rows = rows[np.argsort(sign * scores[rows], kind="stable")]
+        examples[kind] = rows[: panel.columns]
+    return examples
 
 
 def results_panel(
@@ -65,20 +134,19 @@ def results_panel(
     if np.isnan(threshold):
         return False
     scores = test.scores[:, column]
-    found = outcomes(scores, test.targets[:, column], threshold)
-    picked = chosen(found, scores, panel)
-    rows = [int(row) for rows in picked.values() for row in rows]
-    found_maps = overlays(net, data, "test", [(row, label) for row in rows], test.scores)
-    by_row = dict(zip(rows, found_maps, strict=True))
-    drawn = {kind: [by_row[int(row)] for row in picked[kind]] for kind in picked}
-    counts = {kind: len(found[kind]) for kind in found}
-    rule = RULES[panel.rule].format(seed=panel.seed)
+    outcomes = split_by_outcome(scores, test.targets[:, column], threshold)
+    examples = choose_examples(outcomes, scores, panel)
+    rows = [int(row) for kind in examples.values() for row in kind]
+    drawn = iter(overlays(net, data, "test", [(row, label) for row in rows], test.scores))
+    cells = {kind: [next(drawn) for _ in examples[kind]] for kind in examples}
+    counts = {kind: len(outcomes[kind]) for kind in outcomes}
     title = (
         f"{label}, test set of {data.source.title}, split {data.split.name} "
         f"[{data.split.subset_fingerprints['test']}]\ncalled positive at a score of "
-        f"{threshold:.3g} or more (Youden's J on validation); images: {rule}"
+        f"{threshold:.3g} or more (Youden's J on validation); images: "
+        f"{RULES[panel.rule].format(seed=panel.seed)}"
     )
-    save_figure(panel_figure(drawn, counts, panel.columns, title), path)
+    save_figure(panel_figure(cells, counts, panel.columns, title), path)
     return True
 
 

@@ -1,4 +1,4 @@
-"""The files of a finished run, read and checked against each other."""
+"""A finished run from its folder: its files, read and checked against each other."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import ConfigError, DataError
 from xray_lightning.evaluation.predictions import Predictions, read_own
 
-Facts = Mapping[str, Any]
+Values = Mapping[str, Any]
 HASH = "weights_sha256"  # of the checkpoint that a file is about
 NEEDED = {  # what a page could not do without
     "environment.json": ("command", "seed", "split", "data", "device", "versions"),
@@ -29,7 +29,7 @@ NEEDED = {  # what a page could not do without
 
 
 @dataclass(frozen=True, eq=False)
-class RunFiles:
+class Run:
     """What a run left.
 
     Attributes:
@@ -40,22 +40,22 @@ class RunFiles:
         evaluation: evaluation.json.
         predictions: of "val" and "test".
         history: metrics.csv, None without one.
-        explain: what ``xray explain`` found, None before it was run.
-        explain_missing: why what it found is not of this model.
+        explain: what ``xray explain`` wrote, None before it was run.
+        explain_missing: why what it wrote is not of this model.
     """
 
     folder: Path
     config: str
-    environment: Facts
-    metrics: Facts
-    evaluation: Facts
+    environment: Values
+    metrics: Values
+    evaluation: Values
     predictions: Mapping[str, Predictions]
     history: pd.DataFrame | None
-    explain: Facts | None
+    explain: Values | None
     explain_missing: str
 
 
-def read_run(folder: Path, metrics: Facts | None = None) -> RunFiles:
+def read_run(folder: Path, metrics: Values | None = None) -> Run:
     """Read a run's folder.
 
     Args:
@@ -76,101 +76,101 @@ def read_run(folder: Path, metrics: Facts | None = None) -> RunFiles:
             f"{folder} is not finished: it has no metrics.json; continue it with python train.py "
             f"resume={folder}"
         )
-    metrics = _facts(folder / "metrics.json") if metrics is None else metrics
-    tables = {
-        subset: _table(folder / f"predictions_{subset}.csv", metrics) for subset in ("val", "test")
-    }
-    evaluation = _facts(folder / "evaluation.json")
-    looked = folder / "explain" / "explain.json"
-    explain = _facts(looked) if looked.is_file() else None
-    # A run that was taken further is another model than the one that was explained.
-    weights = metrics["test"].get(HASH)  # None: the run is of a version that kept none
-    stale = explain is not None and weights not in (None, explain.get(HASH))
-    run = RunFiles(
+    metrics = _read_values(folder / "metrics.json") if metrics is None else metrics
+    evaluation = _read_values(folder / "evaluation.json")
+    explain, explain_missing = _read_explain(folder / "explain" / "explain.json", metrics)
+    run = Run(
         folder,
-        _text(folder / "config.yaml"),
-        _facts(folder / "environment.json"),
+        _read_text(folder / "config.yaml"),
+        _read_values(folder / "environment.json"),
         metrics,
         evaluation,
-        tables,
-        _history(folder / "metrics.csv"),
-        None if stale else explain,
-        f"explain.json is of another checkpoint; {_remedy(looked.parent)}" if stale else "",
+        {subset: _read_table(folder, subset, metrics) for subset in ("val", "test")},
+        _read_history(folder / "metrics.csv"),
+        explain,
+        explain_missing,
     )
-    if {metrics["val"].get(HASH), evaluation.get(HASH)} != {weights}:
-        raise ConfigError(
-            f"{folder} holds results of different checkpoints: val and test of metrics.json and "
-            f"evaluation.json name other weights. {_remedy(folder)}"
-        )
-    for subset, table in tables.items():
-        _require_same(run, subset, table)
-    if run.explain and run.explain["fingerprint"] != evaluation["fingerprint"]:
-        raise ConfigError(
-            f"{looked} is of other images [{run.explain['fingerprint']}] than the run's test set "
-            f"[{evaluation['fingerprint']}]: remove it, or run xray explain again"
-        )
+    require_one_run(run)
     return run
 
 
-def _require_same(run: RunFiles, subset: str, table: Predictions) -> None:
+def require_one_run(run: Run) -> None:
     """Files of two runs in one folder would make a page about neither.
 
     Raises:
-        ConfigError: a table has other images or labels than the figures are of.
+        ConfigError: files are of different checkpoints, images or labels.
     """
-    found = fingerprint({subset: table.image_ids})
-    told = {run.environment["split"]["parts"][subset], run.metrics[subset]["fingerprint"]}
-    if subset == "test":
-        told.add(run.evaluation["fingerprint"])
-    if told != {found} or table.labels != tuple(run.evaluation["labels"]):
+    folder, evaluation, remedy = run.folder, run.evaluation, _remedy(run.folder)
+    hashes = {run.metrics["val"].get(HASH), run.metrics["test"].get(HASH), evaluation.get(HASH)}
+    if len(hashes) > 1:
         raise ConfigError(
-            f"{run.folder} holds files of different runs: predictions_{subset}.csv is of the "
-            f"images [{found}] and {len(table.labels)} labels, the other files are of "
-            f"{sorted(told)} and "
-            f"{len(run.evaluation['labels'])}. {_remedy(run.folder)}"
+            f"{folder} holds results of different checkpoints: val and test of metrics.json and "
+            f"evaluation.json name other weights. {remedy}"
+        )
+    for subset, table in run.predictions.items():
+        images = fingerprint({subset: table.image_ids})
+        told = {run.environment["split"]["parts"][subset], run.metrics[subset]["fingerprint"]}
+        told |= {evaluation["fingerprint"]} if subset == "test" else set()
+        if told != {images} or table.labels != tuple(evaluation["labels"]):
+            raise ConfigError(
+                f"{folder} holds files of different runs: predictions_{subset}.csv is of the "
+                f"images [{images}] and {len(table.labels)} labels, the other files are of "
+                f"{sorted(told)} and {len(evaluation['labels'])}. {remedy}"
+            )
+    if run.explain and run.explain["fingerprint"] != evaluation["fingerprint"]:
+        raise ConfigError(
+            f"{folder / 'explain/explain.json'} is of other images "
+            f"[{run.explain['fingerprint']}] than the run's test set "
+            f"[{evaluation['fingerprint']}]: remove it, or run xray explain again"
         )
 
 
-def _facts(path: Path) -> Facts:
-    text = _text(path)
+def _read_explain(path: Path, metrics: Values) -> tuple[Values | None, str]:
+    """explain.json; None where a run that was taken further is another model than it explains."""
+    explain = _read_values(path) if path.is_file() else None
+    weights = metrics["test"].get(HASH)  # None: the run is of a version that kept none
+    if explain is not None and weights not in (None, explain.get(HASH)):
+        return None, f"explain.json is of another checkpoint; {_remedy(path.parent)}"
+    return explain, ""
+
+
+def _read_values(path: Path) -> Values:
     try:
-        values = json.loads(text)
+        values = json.loads(_read_text(path))
     except ValueError as error:
-        raise _damaged(path, str(error)) from error
+        raise _damaged(path, error) from error
     known = values if isinstance(values, dict) else {}
-    known.pop("schema", None)
     if lacking := [key for key in NEEDED[path.name] if key not in known]:
         raise _damaged(path, f"it lacks {', '.join(lacking)}")
     return known
 
 
-def _table(path: Path, metrics: Facts) -> Predictions:
+def _read_table(folder: Path, subset: str, metrics: Values) -> Predictions:
+    path = folder / f"predictions_{subset}.csv"
     try:
         return read_own(path, metrics)
     except (DataError, ValueError) as error:  # pandas raises kinds of ValueError
-        raise _damaged(path, str(error)) from error
+        raise _damaged(path, error) from error
 
 
-def _history(path: Path) -> pd.DataFrame | None:
-    if not path.is_file():
-        return None
+def _read_history(path: Path) -> pd.DataFrame | None:
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path) if path.is_file() else None
     except ValueError as error:
-        raise _damaged(path, str(error)) from error
-    if "epoch" not in table:
+        raise _damaged(path, error) from error
+    if table is not None and "epoch" not in table:
         raise _damaged(path, "it has no column epoch")
     return table
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
-        raise _damaged(path, str(error)) from error
+        raise _damaged(path, error) from error
 
 
-def _damaged(path: Path, reason: str) -> ConfigError:
+def _damaged(path: Path, reason: object) -> ConfigError:
     return ConfigError(f"{path} is damaged or not there: {reason}. {_remedy(path.parent)}")
 
 

@@ -37,12 +37,21 @@ def show(*things: Any) -> None:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A figure, or "-" where it is undefined.
+    """A number, or "-" where it is undefined.
 
-    >>> number(None), number(0.5)
-    ('-', '0.500')
+    >>> number(None), number(1234.5, 1)
+    ('-', '1,234.5')
     """
     return "-" if value is None or value != value else f"{value:,.{digits}f}"  # None or NaN
+
+
+def p_text(value: float | None) -> str:
+    """A p value, never as 0.
+
+    >>> p_text(1e-9), p_text(0.25)
+    ('< 0.001', '0.250')
+    """
+    return "< 0.001" if value is not None and value < 0.001 else number(value)
 
 
 def empty_table(title: str, first: str, *columns: str) -> Table:
