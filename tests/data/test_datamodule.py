@@ -368,7 +368,7 @@ def test_settings_that_cannot_work(settings: dict[str, Any], match: str, root: P
 
 
 def test_unknown_part(root: Path) -> None:
-    with pytest.raises(ConfigError, match="part must be one of train, val, test, got 'all'"):
+    with pytest.raises(ConfigError, match="subset must be one of train, val, test, got 'all'"):
         module(root).dataset("all")
 
 

@@ -1,4 +1,4 @@
-"""From a data set to the batches of its training, validation and test parts."""
+"""From a data set to the batches of its training, validation and test sets."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from xray_lightning.data.partition import SUBSETS, Split
 from xray_lightning.data.samplers import EpochSampler, Order, Plan, Shard, uniform_sampler
 from xray_lightning.data.source import Source, readable_records, select_labels
 from xray_lightning.data.splits import patient_split
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.records import Record, target_matrix
 
 Splitter = Callable[[Sequence[Record], Mapping[str, frozenset[str]] | None], Split]
@@ -32,30 +32,25 @@ def default_workers(cores: int, on_gpu: bool) -> int:
     return min(8, max(1, cores - 1)) if on_gpu else 0
 
 
-def _require_integer(name: str, value: object, low: int) -> None:
-    if not isinstance(value, int) or value < low:
-        raise ConfigError(f"{name} must be an integer of at least {low}, got {value!r}")
-
-
 class XrayDataModule(pl.LightningDataModule):
     """Batches of a data set.
 
     Args:
         source: the data set.
-        split: makes the parts from (records, official lists); default: by patient, 70/10/20.
+        split: makes the split from (records, official lists); default: by patient, 70/10/20 %.
         sampler: plan of the training images of an epoch, see :mod:`.samplers`.
         image_size: side of the square images the network sees, in pixels.
         batch_size: images a batch, in each process.
         augment: random change of training images, called with (image, seed).
-        clahe: equalise the histogram of every image, in every part.
+        clahe: equalise the histogram of every image, in every subset.
         workers: loader processes; None: 0 on a CPU, up to 8 beside a GPU.
         cache_dir: folder of the decoded images.
         seed: order of the training images and their augmentation.
-        permute_labels: deal the training images' targets anew among them, by the seed: a control
-            for heat maps, which must then look otherwise (Adebayo et al. 2018, section 4.2).
+        permute_labels: permute the targets among the training images, by the seed: a control for
+            heat maps, which must then look otherwise (Adebayo et al. 2018, section 4.2).
 
     Raises:
-        ConfigError: a number is none or out of range.
+        ConfigError: a setting is not a whole number, or too small.
         MissingImagesError: images are not on disk and the source does not allow that.
         SplitError: the split is empty or shares patients.
     """
@@ -76,9 +71,9 @@ class XrayDataModule(pl.LightningDataModule):
         permute_labels: bool = False,
     ) -> None:
         super().__init__()
-        _require_integer("image_size", image_size, 8)
-        _require_integer("batch_size", batch_size, 1)
-        _require_integer("workers", 0 if workers is None else workers, 0)
+        require_integer("image_size", image_size, 8)
+        require_integer("batch_size", batch_size, 1)
+        require_integer("workers", 0 if workers is None else workers, 0)
         self.source = source
         self.image_size, self.batch_size, self.seed = image_size, batch_size, seed
         self.augment, self.clahe = augment, clahe
@@ -106,7 +101,7 @@ class XrayDataModule(pl.LightningDataModule):
         return [self.records[index] for index in self.split.subsets[subset]]
 
     def subset_targets(self, subset: str) -> npt.NDArray[np.float32]:
-        """Targets of one part, (n, L), as its images carry them in training and judging."""
+        """Targets of one subset, (n, L), as its images carry them in training and evaluation."""
         targets = self.targets[self.split.subsets[subset]]
         if subset == "train" and self.permute_labels:
             return np.random.default_rng(self.seed).permutation(targets)
@@ -127,7 +122,7 @@ class XrayDataModule(pl.LightningDataModule):
         return torch.stack([(targets == 0).sum(dim=0), (targets == 1).sum(dim=0)])
 
     def labels_without_positives(self, subset: str) -> list[str]:
-        """Labels that no image of a part carries; their AUROC is undefined."""
+        """Labels that no image of a subset carries; their AUROC is undefined."""
         counts = (self.subset_targets(subset) == 1).sum(axis=0)
         return [label for label, count in zip(self.labels, counts, strict=True) if count == 0]
 
@@ -152,13 +147,13 @@ class XrayDataModule(pl.LightningDataModule):
         return partial(self.sampler, self.subset_targets("train"), patients)
 
     def require_images(self, world: int) -> None:
-        """Refuse to share a part among more processes than it has images.
+        """Refuse to share a subset among more processes than it has images.
 
         Each needs a batch: with the first one DDP takes over the first process's running statistics
         of batch norm, which differ between processes while they train.
 
         Raises:
-            ConfigError: names the part and both numbers.
+            ConfigError: names the subset and both numbers.
         """
         for subset in SUBSETS:
             if (count := len(self.split.subsets[subset])) < world:
@@ -175,7 +170,7 @@ class XrayDataModule(pl.LightningDataModule):
         """Open the cache.
 
         Raises:
-            ConfigError: a part has fewer images than the trainer has processes.
+            ConfigError: a subset has fewer images than the trainer has processes.
         """
         self.require_images(self._place()[1])
         self._cache = self._cache or self._open()
@@ -190,15 +185,15 @@ class XrayDataModule(pl.LightningDataModule):
     def dataset(self, subset: str) -> XrayDataset:
         """The samples of "train", "val" or "test"; only training samples can be augmented."""
         if subset not in SUBSETS:
-            raise ConfigError(f"part must be one of {', '.join(SUBSETS)}, got {subset!r}")
+            raise ConfigError(f"subset must be one of {', '.join(SUBSETS)}, got {subset!r}")
         self.setup()
         cache = self._cache or self._open()
         augment = self.augment if subset == "train" else None
         rows = self.split.subsets[subset]
         records = self.subset_records(subset)
-        found = XrayDataset(records, cache, rows, augment=augment, clahe=self.clahe)
-        found.targets = torch.from_numpy(self.subset_targets(subset))
-        return found
+        dataset = XrayDataset(records, cache, rows, augment=augment, clahe=self.clahe)
+        dataset.targets = torch.from_numpy(self.subset_targets(subset))
+        return dataset
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled, augmented batches; the order depends on (seed, epoch) alone.
@@ -230,10 +225,10 @@ class XrayDataModule(pl.LightningDataModule):
         return self.evaluation_loader("test", *self._place())
 
     def evaluation_loader(self, subset: str, rank: int = 0, world: int = 1) -> DataLoader[Sample]:
-        """Every world-th image of a part in table order, unaugmented: each in one process only.
+        """Every world-th image of a subset in table order, unaugmented: each in one process only.
 
         Raises:
-            ConfigError: a part has fewer images than there are processes.
+            ConfigError: a subset has fewer images than there are processes.
         """
         self.require_images(world)
         dataset = self.dataset(subset)

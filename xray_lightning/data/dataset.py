@@ -24,7 +24,7 @@ class Sample(TypedDict):
     Attributes:
         image: (1, H, W) float32 in [0, 1].
         targets: (L,) float32, NaN where unknown.
-        index: position in the data set's part.
+        index: position in the subset.
         image_id: the record's id.
     """
 
