@@ -20,16 +20,19 @@ _NAMES = {  # module: what it offers
     "data.datamodule": ["XrayDataModule"],
     "data.dicom": ["Acquisition", "DicomImage", "read_dicom"],
     "data.nih": ["ChestXray14"],
-    "data.partition": ["Split", "make_split"],
+    "data.partition": ["LeakySubsetsWarning", "Split", "make_split"],
     "data.phantom": ["Phantom"],
-    "data.rsna": ["Rsna"],
+    "data.rsna": ["Rsna", "UnknownPatientsWarning"],
     "data.samplers": ["disease_balanced_sampler", "patient_balanced_sampler", "uniform_sampler"],
     "data.source": ["Source"],
     "data.splits": [
         *("auto_split", "csv_split", "image_split", "kfold_split", "lists_split"),
         *("official_split", "patient_split"),
     ],
-    "data.transforms": ["augment_light", "augment_none", "augment_rsna", "augment_xray14"],
+    "data.summary": ["DataSummary", "summarise_data"],
+    "data.transforms": [
+        *("Augmentation", "augment_light", "augment_none", "augment_rsna", "augment_xray14"),
+    ],
     "deploy.classifier": ["Classifier", "load_classifier"],
     "deploy.predict": ["PredictedFiles", "predict_files"],
     "errors": [

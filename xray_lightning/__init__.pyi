@@ -92,3 +92,8 @@ from xray_lightning.training.task import XrayTask as XrayTask
 __version__: Final[str]
 _NAMES: Final[dict[str, list[str]]]
 _HOMES: Final[dict[str, str]]
+from xray_lightning.data.partition import LeakySubsetsWarning as LeakySubsetsWarning
+from xray_lightning.data.rsna import UnknownPatientsWarning as UnknownPatientsWarning
+from xray_lightning.data.summary import DataSummary as DataSummary
+from xray_lightning.data.summary import summarise_data as summarise_data
+from xray_lightning.data.transforms import Augmentation as Augmentation

@@ -1,5 +1,6 @@
 import pytest
 
+from xray_lightning.data.summary import DataSummary, SubsetCounts
 from xray_lightning.progress import track
 from xray_lightning.report.terminal import auroc_table, counts_table, number, show, subsets_line
 
@@ -44,18 +45,21 @@ def test_a_progress_bar_shows_a_label_as_it_is(capsys: pytest.CaptureFixture[str
         assert name in capsys.readouterr().err
 
 
+def summary(counts: SubsetCounts) -> DataSummary:
+    totals = (counts.images, counts.patients, 0, counts.positives)
+    return DataSummary("t", *totals, "abc", {"train": counts}, "patient", 0, 0, None, [])
+
+
 def test_counts_table(capsys: pytest.CaptureFixture[str]) -> None:
-    subset = {"images": 50, "patients": 9, "positives": {"Mass": 5, "Hernia": 0}}
-    subset["known"] = {"Mass": 50, "Hernia": 0}
-    show(counts_table({"title": "t", "parts": {"train": subset}}, ["Mass", "Hernia"]))
+    counts = SubsetCounts(50, 9, {"Mass": 5, "Hernia": 0}, {"Mass": 50, "Hernia": 0})
+    show(counts_table(summary(counts)))
     assert "5 (10.0 %)" in capsys.readouterr().out
 
 
 def test_unknown_patients(capsys: pytest.CaptureFixture[str]) -> None:
     line = subsets_line({"test": SUMMARY | {"patients": None}})
     assert line == "test: 4,000 images of an unknown number of patients [[abc]]"
-    subset = {"images": 5000, "patients": None, "positives": {"Mass": 5}, "known": {"Mass": 50}}
-    show(counts_table({"title": "t", "parts": {"train": subset}}, ["Mass"]))
+    show(counts_table(summary(SubsetCounts(5000, None, {"Mass": 5}, {"Mass": 50}))))
     text = capsys.readouterr().out
     assert "5,000" in text
     (row,) = [line for line in text.splitlines() if "patients" in line]

@@ -171,7 +171,7 @@ def cache(request: Request) -> None:
 @verb()
 def data(request: Request) -> None:
     """What is in a folder: counts per label and subset, images on disk, problems."""
-    call("datasets.data", request.overrides, request.as_json)
+    call("datasets.data", request.overrides, **request.json_option)
 
 
 @verb("TABLE")

@@ -16,13 +16,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-import pandas as pd
+from typing import TYPE_CHECKING, TypeVar
 
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.records import NAN, Box, canonical
 from xray_lightning.writing import from_spreadsheet
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 OLDEST = 110.0  # years; the first release of ChestX-ray14 has some above 400
 
@@ -42,7 +43,7 @@ class Table:
     """
 
     path: Path
-    frame: pd.DataFrame
+    frame: "pd.DataFrame"
 
     @property
     def columns(self) -> list[str]:
@@ -177,6 +178,8 @@ def read_table(path: Path) -> Table:
                 f"{path}, row {number} has {len(row)} cells, the header names {needed} columns. "
                 "The file may be cut off: download it again"
             )
+    import pandas as pd  # here alone: a file that is not there is said before its third of a second
+
     columns = {name: [row[i].strip() for row in body.values()] for i, name in names.items()}
     return Table(path, pd.DataFrame(columns, index=list(body), dtype=object))
 

@@ -12,7 +12,8 @@ from rich.text import Text
 from xray_lightning.processes import first_process
 from xray_lightning.records import patients_text
 
-if TYPE_CHECKING:  # need SciPy, which most verbs do not
+if TYPE_CHECKING:  # need SciPy or pandas, which most verbs do not
+    from xray_lightning.data.summary import DataSummary
     from xray_lightning.evaluation.compare import Comparison
     from xray_lightning.evaluation.sweep import Leaderboard, SweepComparison
 
@@ -97,18 +98,18 @@ def subsets_line(metrics: Mapping[str, Any]) -> str:
     )
 
 
-def counts_table(facts: Mapping[str, Any], labels: Sequence[str]) -> Table:
-    """Images, patients and positives (their share of the known targets) of each part."""
-    subsets: Mapping[str, Any] = facts["parts"]
-    table = empty_table(facts["title"], "", *subsets)
-    for name in ("images", "patients"):
-        table.add_row(name, *(number(subsets[subset][name], 0) for subset in subsets))
+def counts_table(summary: "DataSummary") -> Table:
+    """Images, patients and positives (their share of the known targets) of each subset."""
+    subsets = summary.subsets
+    table = empty_table(f"{summary.data}, split {summary.split}", "", *subsets)
+    table.add_row("images", *(number(counts.images, 0) for counts in subsets.values()))
+    table.add_row("patients", *(number(counts.patients, 0) for counts in subsets.values()))
     table.add_section()
-    for label in labels:
+    for label in summary.positives:
         cells = []
-        for subset in subsets:
-            count, known = subsets[subset]["positives"][label], subsets[subset]["known"][label]
-            cells.append(f"{count:,} ({100 * count / known:.1f} %)" if known else "-")
+        for counts in subsets.values():
+            positive, known = counts.positives[label], counts.known[label]
+            cells.append(f"{positive:,} ({100 * positive / known:.1f} %)" if known else "-")
         table.add_row(label, *cells)
     return table
 

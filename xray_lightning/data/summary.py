@@ -1,0 +1,90 @@
+"""What is in a data set under a split, counted from its label table alone."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from xray_lightning.data.partition import SUBSETS, Split
+from xray_lightning.data.source import Source
+from xray_lightning.records import patient_ids, patients_known, target_matrix
+from xray_lightning.results import Result
+
+
+@dataclass(frozen=True)
+class SubsetCounts(Result):
+    """Counts of one subset.
+
+    Attributes:
+        images: how many.
+        patients: how many; None where the label table does not tell them.
+        positives: images with each label.
+        known: images whose target of each label is known.
+    """
+
+    images: int
+    patients: int | None
+    positives: dict[str, int]
+    known: dict[str, int]
+
+
+@dataclass(frozen=True)
+class DataSummary(Result):
+    """Counts of a data set, over all and by subset.
+
+    Attributes:
+        data: the source's title.
+        images: records in the label table.
+        patients: how many; None where the label table does not tell them.
+        boxes: how many, on ``images_with_boxes``.
+        positives: images with each label.
+        fingerprint: of the split named ``split``.
+        subsets: counts of each.
+        missing: images that are not on disk.
+        leaked_patients: patients with images in several subsets; None where patients are unknown.
+        notes: what a user should know about the data and the split, one sentence each.
+    """
+
+    data: str
+    images: int
+    patients: int | None
+    boxes: int
+    positives: dict[str, int]
+    fingerprint: str
+    subsets: dict[str, SubsetCounts] = field(metadata={"was": "parts"})
+    split: str
+    images_with_boxes: int
+    missing: int
+    leaked_patients: int | None
+    notes: list[str]
+
+
+def summarise_data(source: Source, split: Split) -> DataSummary:
+    """Counts of a label table under a split of all its records; reads no pixels."""
+    patients, targets = patient_ids(source.records), target_matrix(source.records)
+    known = patients_known(source.records)
+
+    def count(rows: np.ndarray | slice) -> SubsetCounts:
+        positives = (targets[rows] == 1).sum(axis=0).tolist()
+        told = (~np.isnan(targets[rows])).sum(axis=0).tolist()
+        return SubsetCounts(
+            images=len(targets[rows]),
+            patients=len(np.unique(patients[rows])) if known else None,
+            positives=dict(zip(source.labels, positives, strict=True)),
+            known=dict(zip(source.labels, told, strict=True)),
+        )
+
+    whole = count(slice(None))
+    return DataSummary(
+        data=source.title,
+        images=whole.images,
+        patients=whole.patients,
+        boxes=sum(len(record.boxes) for record in source.records),
+        positives=whole.positives,
+        fingerprint=split.fingerprint,
+        subsets={subset: count(split.subsets[subset]) for subset in SUBSETS},
+        split=split.name,
+        images_with_boxes=sum(bool(record.boxes) for record in source.records),
+        missing=len(source.missing),
+        leaked_patients=split.leaked_patients,
+        notes=[*source.notes, *split.notes],
+    )
