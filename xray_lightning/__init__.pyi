@@ -20,10 +20,12 @@ from xray_lightning.data.dicom import Acquisition as Acquisition
 from xray_lightning.data.dicom import DicomImage as DicomImage
 from xray_lightning.data.dicom import read_dicom as read_dicom
 from xray_lightning.data.nih import ChestXray14 as ChestXray14
+from xray_lightning.data.partition import LeakySubsetsWarning as LeakySubsetsWarning
 from xray_lightning.data.partition import Split as Split
 from xray_lightning.data.partition import make_split as make_split
 from xray_lightning.data.phantom import Phantom as Phantom
 from xray_lightning.data.rsna import Rsna as Rsna
+from xray_lightning.data.rsna import UnknownPatientsWarning as UnknownPatientsWarning
 from xray_lightning.data.samplers import disease_balanced_sampler as disease_balanced_sampler
 from xray_lightning.data.samplers import patient_balanced_sampler as patient_balanced_sampler
 from xray_lightning.data.samplers import uniform_sampler as uniform_sampler
@@ -35,6 +37,9 @@ from xray_lightning.data.splits import kfold_split as kfold_split
 from xray_lightning.data.splits import lists_split as lists_split
 from xray_lightning.data.splits import official_split as official_split
 from xray_lightning.data.splits import patient_split as patient_split
+from xray_lightning.data.summary import DataSummary as DataSummary
+from xray_lightning.data.summary import summarise_data as summarise_data
+from xray_lightning.data.transforms import Augmentation as Augmentation
 from xray_lightning.data.transforms import augment_light as augment_light
 from xray_lightning.data.transforms import augment_none as augment_none
 from xray_lightning.data.transforms import augment_rsna as augment_rsna
@@ -92,8 +97,3 @@ from xray_lightning.training.task import XrayTask as XrayTask
 __version__: Final[str]
 _NAMES: Final[dict[str, list[str]]]
 _HOMES: Final[dict[str, str]]
-from xray_lightning.data.partition import LeakySubsetsWarning as LeakySubsetsWarning
-from xray_lightning.data.rsna import UnknownPatientsWarning as UnknownPatientsWarning
-from xray_lightning.data.summary import DataSummary as DataSummary
-from xray_lightning.data.summary import summarise_data as summarise_data
-from xray_lightning.data.transforms import Augmentation as Augmentation
