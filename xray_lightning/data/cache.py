@@ -113,21 +113,13 @@ class Manifest:
 
 @dataclass(frozen=True, eq=False)
 class ImageCache:
-    """The images of a data set at their working size, memory-mapped.
+    """The images of a data set at their working size, memory-mapped, in its records' order."""
 
-    Attributes:
-        path: the cache folder.
-        images: in the order of the records, (N, S, S) uint8.
-        sizes: height and width of each original, (N, 2) int32.
-        sums: checksum of each row, (N,) uint32, see :func:`checksum`.
-        done: 1 where the row is on disk, (N,) uint8.
-    """
-
-    path: Path
-    images: np.memmap[Any, np.dtype[np.uint8]]
-    sizes: np.memmap[Any, np.dtype[np.int32]]
-    sums: np.memmap[Any, np.dtype[np.uint32]]
-    done: np.memmap[Any, np.dtype[np.uint8]]
+    path: Path  # the cache folder
+    images: np.memmap[Any, np.dtype[np.uint8]]  # (N, S, S)
+    sizes: np.memmap[Any, np.dtype[np.int32]]  # (N, 2), height and width of each original
+    sums: np.memmap[Any, np.dtype[np.uint32]]  # (N,), see ``checksum``
+    done: np.memmap[Any, np.dtype[np.uint8]]  # (N,), 1 where the row is on disk
 
     def __reduce__(self) -> tuple[Callable[[Path], "ImageCache"], tuple[Path]]:
         """Pickle the path alone: NumPy would copy all images into every spawned worker."""
@@ -197,11 +189,7 @@ def open_cache(
 
 
 def load_cache(folder: Path, mode: Literal["r", "r+"] = "r") -> ImageCache:
-    """Open a cache folder, unchecked; read-only, or "r+" to fill it.
-
-    Raises:
-        CacheError: there is no cache.
-    """
+    """Open a cache folder, unchecked; CacheError if there is none. "r+" is for filling it."""
     stored = read_manifest(folder)
     if stored is None:
         raise CacheError(f"there is no image cache at {folder}; {REMEDY}")
@@ -216,10 +204,6 @@ def spot_check(cache: ImageCache, source: Source, records: Sequence[Record]) -> 
     """Read a few images, drawn anew each time, from the source and compare them byte for byte.
 
     This finds a replaced folder, and a single edited file only by luck: delete the cache then.
-    Damage to the cache itself is found by its checksums, row by row as it is read.
-
-    Raises:
-        CacheError: an image is no longer what was cached.
     """
     rng = np.random.default_rng()  # other images each time, so that a change is found in the end
     for row in rng.choice(len(records), min(SPOT_CHECKS, len(records)), replace=False):
@@ -292,11 +276,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _create(folder: Path, manifest: Manifest, records: Sequence[Record]) -> None:
-    """Reserve all disk space, then write the manifest.
-
-    Raises:
-        CacheError: the space is not there, or an earlier cache lost its manifest.
-    """
+    """Reserve all disk space, then write the manifest."""
     done = folder / "done.bin"
     if done.is_file() and any(done.read_bytes()):
         raise mismatch(folder, f"{MANIFEST} is gone")
@@ -340,11 +320,7 @@ def _fill(
     workers: int,
     progress: bool | Report,
 ) -> None:
-    """Decode every image that is not done.
-
-    Raises:
-        InvalidImageError: names the first that are unreadable; all others are on disk.
-    """
+    """Decode every image that is not done; unreadable ones are named when all others are."""
     cache = load_cache(folder, "r+")
     rows = np.flatnonzero(cache.done == 0).tolist()
     failures: dict[int, str] = {}

@@ -20,29 +20,19 @@ HEAD = 4096  # bytes: the header of a DICOM file, the first rows of a picture
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Files, each once, absolute.
+    """Files, each once, absolute."""
 
-    Attributes:
-        images: in the order they were named, those of a folder sorted.
-        skipped: files in the folders that are not images.
-        links: symbolic links to images of the list; each is that image, and is not in it again.
-    """
-
-    images: list[Path]
-    skipped: list[Path]
-    links: list[Path]
+    images: list[Path]  # in the order they were named, those of a folder sorted
+    skipped: list[Path]  # files in the folders that are not images
+    links: list[Path]  # symbolic links to files in ``images``, which are not in it again
 
 
 class Journal:
-    """Which files are done, and what they were then, in a file that a kill cannot spoil.
-
-    Attributes:
-        stamps: name to stamp, see ``file_stamp``.
-    """
+    """Which files are done, and what they were then, in a file that a kill cannot spoil."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.stamps: dict[str, str] = {}
+        self.stamps: dict[str, str] = {}  # by name, see ``file_stamp``
         for line in path.read_bytes().splitlines() if path.is_file() else ():
             with suppress(ValueError, TypeError):  # cut off by a kill: done again
                 self.stamps |= dict([json.loads(line)])
@@ -55,11 +45,7 @@ class Journal:
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a regular file: a pipe or /dev/zero under an image's name has no end.
-
-    Raises:
-        InvalidImageError: it cannot be opened, is not a regular file, or has more than 1 GiB.
-    """
+    """The content of a file; InvalidImageError for pipes and devices, and above 1 GiB."""
     try:
         facts = path.stat()
         if facts.st_size > MAX_FILE:
@@ -108,7 +94,7 @@ def find_images(names: Sequence[str | Path]) -> ImageFiles:
     """
     images: dict[Path, None] = {}  # ordered
     skipped: dict[Path, None] = {}
-    for place in _existing(names):
+    for place in _expand(names):
         if not place.is_dir():
             images[place] = None
             continue
@@ -140,7 +126,7 @@ def looks_like_image(path: Path) -> bool:
     return head.startswith(STARTS) or head[128:132] == b"DICM" or bitmap or bare
 
 
-def _existing(names: Iterable[str | Path]) -> Iterator[Path]:
+def _expand(names: Iterable[str | Path]) -> Iterator[Path]:
     """What names and patterns lead to, each path spelt one way; a link to a file keeps its name."""
     for name in names:
         exists = os.path.lexists(name)  # also a file whose name holds a bracket
@@ -153,11 +139,7 @@ def _existing(names: Iterable[str | Path]) -> Iterator[Path]:
 
 
 def walk_files(folder: Path, *, follow: bool) -> Iterator[Path]:
-    """Every file below a folder, sorted; links to folders are followed or not, circles never.
-
-    Raises:
-        DataNotFoundError: a folder cannot be listed.
-    """
+    """Every file below a folder, sorted; links to folders are followed or not, circles never."""
 
     def refuse(error: OSError) -> None:
         raise DataNotFoundError(f"{error.filename}: cannot list this folder ({error.strerror})")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,19 +37,12 @@ STEPS = {"image_size", "clahe"}  # of the preprocessing that this version can re
 
 @dataclass(frozen=True, eq=False)
 class FileScores:
-    """What became of one file.
-
-    Attributes:
-        path: the file.
-        scores: (L,) float32 in [0, 1]; None if it is not a readable image.
-        failure: why there are no scores, else "".
-        notes: what its reader decided by a fall-back, in words without values.
-    """
+    """What became of one file."""
 
     path: Path
-    scores: Scores | None
-    failure: str = ""
-    notes: tuple[str, ...] = ()
+    scores: Scores | None  # (L,) float32 in [0, 1]; None if it is not a readable image
+    failure: str = ""  # why there are no scores
+    notes: tuple[str, ...] = ()  # what its reader decided by a fall-back, without values
 
 
 class Classifier:
@@ -99,26 +92,18 @@ class Classifier:
         """The L labels, in the order of the scores."""
         return self.net.labels
 
-    def __call__(
-        self, images: Image | Sequence[Image], *, batch_size: int = 32
-    ) -> npt.NDArray[np.float32]:
-        """Scores of some images.
+    def __call__(self, images: Image | Sequence[Image], *, batch_size: int = 32) -> Scores:
+        """Scores of some images, (N, L) float32 in [0, 1].
 
-        Args:
-            images: a path, an array (H, W) of uint8 or of floats in [0, 1], an array (N, H, W), or
-                a sequence of paths and such arrays.
-            batch_size: images a batch.
-
-        Returns:
-            (N, L) float32 in [0, 1]; N is 1 for a path or an array (H, W).
+        ``images`` are a path, an array (H, W) of uint8 or of floats in [0, 1], an array (N, H, W),
+        or a sequence of paths and arrays (H, W).
 
         Raises:
             InvalidImageError: a file is unreadable, or an array is not a radiograph.
             CheckpointError: a score is NaN.
-            ConfigError: the batch size is below 1.
         """
         require_integer("batch_size", batch_size, 1)
-        listed = _listed(images)
+        listed = _as_sequence(images)
         starts = range(0, len(listed), batch_size)
         batches = [[self.prepare(x) for x in listed[i : i + batch_size]] for i in starts]
         empty = np.empty((0, len(self.labels)), np.float32)
@@ -131,16 +116,11 @@ class Classifier:
     ) -> Iterator[FileScores]:
         """Scores of many files, in their order; the next ones are decoded while the network runs.
 
-        An unreadable file does not stop the others: it comes back with the reason.
-
-        Args:
-            paths: the files.
-            batch_size: files a batch.
-            workers: decoding threads; None: one for each available core.
+        An unreadable file does not stop the others: it comes back with the reason. ``workers`` are
+        decoding threads; None: one for each available core.
 
         Raises:
             CheckpointError: a score is NaN.
-            ConfigError: the batch size or the number of workers is below 1.
         """
         workers = available_cores() if workers is None else workers
         require_integer("batch_size", batch_size, 1)
@@ -148,23 +128,16 @@ class Classifier:
         files, ahead = map(Path, paths), 2 * batch_size
         with closing(decode_ahead(self._read, files, workers=workers, ahead=ahead)) as decoded:
             while batch := [file for _, file in islice(decoded, batch_size)]:
-                readable = [(path, square) for path, square, _ in batch if square is not None]
+                readable = [(square, file) for square, file in batch if square is not None]
                 if readable:
-                    scores = self.score(np.stack([square for _, square in readable]))
-                    require_scores(scores, [str(path) for path, _ in readable])
+                    scores = self.score(np.stack([square for square, _ in readable]))
+                    require_scores(scores, [str(file.path) for _, file in readable])
                     rows = iter(scores)
-                for path, square, notes in batch:
-                    if square is None:
-                        yield FileScores(path, None, notes[0])
-                    else:
-                        yield FileScores(path, next(rows), notes=tuple(notes))
+                for square, file in batch:
+                    yield file if square is None else replace(file, scores=next(rows))
 
     def prepare(self, image: Image) -> Pixels:
-        """A file or an array as the square the network sees, (S, S) uint8.
-
-        Raises:
-            InvalidImageError: the file is unreadable, or the array is not a radiograph.
-        """
+        """A file or an array as the square the network sees, (S, S) uint8."""
         pixels = read_image(Path(image)) if isinstance(image, str | Path) else _to_grey8(image)
         square = fit_square(pixels, self.preprocessing["image_size"])
         return equalise(square) if self.preprocessing["clahe"] else square
@@ -180,21 +153,18 @@ class Classifier:
                 scores = (scores + torch.sigmoid(self.net(images.flip(3)))) / 2
         return scores.cpu().numpy()
 
-    def _read(self, path: Path) -> tuple[Path, Pixels | None, list[str]]:
-        """A file's square and the reader's notes; or None and why there is none."""
+    def _read(self, path: Path) -> tuple[Pixels | None, FileScores]:
+        """A file's square, if it is readable, and what is known of it before it has scores."""
         with collect_notes() as notes:
             try:
-                return path, self.prepare(path), notes
+                square = self.prepare(path)
             except DataError as error:
-                return path, None, [str(error).removeprefix(f"{path}: ")]
+                return None, FileScores(path, None, str(error).removeprefix(f"{path}: "))
+        return square, FileScores(path, None, notes=tuple(notes))
 
 
 def load_classifier(checkpoint: str | Path, *, device: str = "auto") -> Classifier:
-    """A classifier from a checkpoint alone.
-
-    Args:
-        checkpoint: e.g. RUN/checkpoints/best.ckpt.
-        device: "auto" (a GPU if there is one), "cpu" or "cuda".
+    """A classifier from a checkpoint alone, such as RUN/checkpoints/best.ckpt.
 
     Raises:
         CheckpointError: not a checkpoint of this package, or one that needs another version.
@@ -213,11 +183,7 @@ def load_classifier(checkpoint: str | Path, *, device: str = "auto") -> Classifi
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        ConfigError: an unknown name, or "cuda" where torch sees no GPU.
-    """
+    """The device of that name; ConfigError for an unknown one, or cuda without a GPU."""
     if name not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device must be auto, cpu or cuda, got {name!r}")
     available = torch.cuda.is_available()
@@ -226,35 +192,33 @@ def find_device(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
-def _listed(images: Image | Sequence[Image]) -> Sequence[Image]:
+def _as_sequence(images: Image | Sequence[Image]) -> Sequence[Image]:
     if isinstance(images, str | Path):
         return [images]
-    if isinstance(images, np.ndarray):
-        if images.ndim == 3 and images.shape[2] > 4:
-            return list(images)
-        return [images]  # (H, W), or refused by its shape
+    if isinstance(images, np.ndarray):  # (N, H, W); (H, W), or refused by its shape
+        return list(images) if images.ndim == 3 and images.shape[2] > 4 else [images]
     if isinstance(images, Sequence):
         return images
-    raise _refused(f"expected paths or arrays, got {type(images).__name__}")
+    raise _invalid(f"expected paths or arrays, got {type(images).__name__}")
 
 
 def _to_grey8(image: object) -> Pixels:
     """An array as (H, W) uint8; floats are rounded as the reader of files does."""
     if not isinstance(image, np.ndarray):
-        raise _refused(f"expected a path or an array, got {type(image).__name__}")
+        raise _invalid(f"expected a path or an array, got {type(image).__name__}")
     if image.ndim != 2 or not image.size:
-        raise _refused(f"expected a grey image (H, W), got an array of shape {image.shape}")
+        raise _invalid(f"expected a grey image (H, W), got an array of shape {image.shape}")
     if image.dtype == np.uint8:
         return image
     if not np.issubdtype(image.dtype, np.floating):
-        raise _refused(f"expected uint8, or floats from 0 to 1, got {image.dtype}")
+        raise _invalid(f"expected uint8, or floats from 0 to 1, got {image.dtype}")
     low, high = image.min(), image.max()
     if not (low >= 0 and high <= 1):  # also NaN
-        raise _refused(f"expected floats from 0 to 1, got {low} to {high}")
+        raise _invalid(f"expected floats from 0 to 1, got {low} to {high}")
     return to_uint8(image)
 
 
-def _refused(reason: str) -> InvalidImageError:
+def _invalid(reason: str) -> InvalidImageError:
     return InvalidImageError(
         f"{reason}. Give a path, an array (H, W) of uint8 or of floats in [0, 1], an array "
         "(N, H, W), or a list of them"

@@ -34,27 +34,16 @@ FAILED = ("file", "reason")
 
 @dataclass(frozen=True)
 class PredictedFiles(Result):
-    """What :func:`predict_files` did; the scores stand in the folder's predictions.csv.
-
-    Attributes:
-        folder: where the tables lie.
-        scored: images scored now.
-        kept: images that had their scores already, unchanged since.
-        changed: rows taken out because the file had changed.
-        failures: unreadable file to reason, of the files asked for.
-        skipped: files in the folders that are not images.
-        links: symbolic links to images that were listed anyway.
-        notes: how often the reader decided by a fall-back, in one line; "" if never.
-    """
+    """What :func:`predict_files` did; the scores stand in the folder's predictions.csv."""
 
     folder: str
-    scored: int
-    kept: int
-    changed: int
-    failures: dict[str, str]
-    skipped: list[str]
-    links: list[str]
-    notes: str = ""
+    scored: int  # images scored now
+    kept: int  # images that had their scores already, unchanged since
+    changed: int  # rows taken out because the file had changed
+    failures: dict[str, str]  # unreadable file to reason, of the files asked for
+    skipped: list[str]  # files in the folders that are not images
+    links: list[str]  # symbolic links to images that were listed anyway
+    notes: str = ""  # how often the reader decided by a fall-back, in one line
 
     @property
     def table(self) -> Path:
@@ -133,18 +122,7 @@ class ScoreTable:
 
     A row that a kill left unfinished is dropped. failed.csv is there only if something failed.
 
-    Args:
-        folder: where the two lie.
-        labels: the L labels.
-        stamps: what the files are now; rows of files that were others then are taken out.
-
-    Attributes:
-        done: files with a row in predictions.csv.
-        changed: how many rows were taken out.
-        failures: file to reason.
-
-    Raises:
-        TableError: predictions.csv has other columns, or a damaged row before its last.
+    ``stamps`` are what the files are now: rows of files that were others then are taken out.
     """
 
     def __init__(
@@ -177,11 +155,7 @@ class ScoreTable:
             write_table(self._failed, [FAILED, *self.failures.items()])
 
     def add(self, scores: FileScores) -> None:
-        """Write one row, to the one table or the other.
-
-        Raises:
-            OutputError: the folder, or the table in it, is gone.
-        """
+        """Write one row, to the one table or the other; OutputError if it is gone."""
         require_folder(self._path)
         if os.fstat(self._scores.fileno()).st_nlink == 0:
             raise OutputError(f"{self._path} is gone: something removed it while it was written")
@@ -212,11 +186,7 @@ def _append(file: TextIO, row: Sequence[str]) -> None:
 
 
 def _read_repaired(path: Path, header: Sequence[str]) -> list[list[str]]:
-    """The rows below the header; an unfinished last one is cut off the file.
-
-    Raises:
-        TableError: another header, a row before the last that is damaged, or a folder.
-    """
+    """The rows below the header; an unfinished last one is cut off the file."""
     if path.is_dir():
         raise TableError(f"{path} is a folder, where a table is to stand: name another folder")
     if not path.is_file():
@@ -254,11 +224,7 @@ def _identity(classifier: Classifier) -> dict[str, Any]:
 
 
 def _require_same(folder: Path, identity: dict[str, Any]) -> None:
-    """Write predict.json, or refuse a folder with scores of something else.
-
-    Raises:
-        ConfigError: another checkpoint, other rules of reading, or a table of another maker.
-    """
+    """Write predict.json, or refuse a folder with scores of another checkpoint or reader."""
     path = folder / "predict.json"
     if not path.is_file():
         if (folder / "predictions.csv").exists():

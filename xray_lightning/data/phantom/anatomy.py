@@ -18,7 +18,7 @@ from xray_lightning.data.phantom.film import (
     add_layers,
     ellipse,
     points,
-    rounded,
+    round_corners,
 )
 from xray_lightning.data.phantom.patients import Stream, Visit
 
@@ -113,7 +113,7 @@ class Chest:
         top = base - 0.235 - 0.25 * (total - 0.3)
         x = [0.05, 0.35, 0.62, 0.95, 1.02, 0.8, 0.3, -0.3, -0.52, -0.56, -0.4, -0.15]
         y = [0.0, 0.13, 0.38, 0.68, 0.93, 1.06, 1.1, 1.04, 0.9, 0.6, 0.25, 0.02]
-        shape = rounded(points(x, top + (base - top) * np.array(y)))
+        shape = round_corners(points(x, top + (base - top) * np.array(y)))
         low, high = shape[:, 0].min(), shape[:, 0].max()
         shape[:, 0] = total * ((shape[:, 0] - low) / (high - low) - 0.35)
         return shape
@@ -159,7 +159,7 @@ def trunk(chest: Chest) -> list[Points]:
     half = 0.425 + 0.035 * chest.habitus + 0.3 * (chest.left.width - 0.352)
     x = np.array([0.085, 0.095, 0.14, 0.3, 0.43, 0.6, 0.6, half + 0.02, half - 0.01, half])
     y = np.array([-0.62, -0.44, -0.415, -0.37, -0.33, -0.2, 0.02, 0.0, 0.15, 0.62])
-    return [rounded(np.concatenate([points(x, y), points(-x[::-1], y[::-1])]))]
+    return [round_corners(np.concatenate([points(x, y), points(-x[::-1], y[::-1])]))]
 
 
 def abdomen(chest: Chest) -> list[Points]:
@@ -262,7 +262,7 @@ def lens(top: Points, half: float, depth: float) -> Points:
 
 def draw_vessels(canvas: Canvas, chest: Chest) -> Density:
     """Hila and lung vessels, 0 to about 1, (H, W)."""
-    lines = canvas.blur(canvas.lines(vessel_strokes(chest)), 0.002)
+    lines = canvas.blur_lines(vessel_strokes(chest), 0.002)
     oval = ellipse((0.028, 0.05), 20)
     hila = (oval + points(s * HILUM[0], HILUM[1] + 0.012 * s) for s in SIDES)
     return np.float32(0.75) * lines + np.float32(0.6) * canvas.blur_filled(hila, 0.014)
@@ -272,8 +272,8 @@ def draw_tissue(canvas: Canvas, chest: Chest) -> Density:
     """Everything but heart, lungs and belly: flesh, bones, breasts, less the airways, (H, W)."""
     shape = canvas.fill(trunk(chest))
     flesh = add_layers((canvas.blur(shape, 0.006), 0.3), (canvas.blur(shape, 0.03), 0.7))
-    bones = np.float32(0.125) * canvas.blur(canvas.lines(bone_strokes(chest)), 0.003)
-    layers = [(bones, 1.0), (canvas.blur(canvas.lines(airway_strokes()), 0.006), -0.1)]
+    bones = np.float32(0.125) * canvas.blur_lines(bone_strokes(chest), 0.003)
+    layers = [(bones, 1.0), (canvas.blur_lines(airway_strokes(), 0.006), -0.1)]
     if chest.breast:
         oval, low = ellipse((0.135, 0.15), 30), chest.right.floor - 0.1
         shadows = canvas.blur_filled((oval + points(side * 0.23, low) for side in SIDES), 0.02)

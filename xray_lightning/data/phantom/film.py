@@ -33,7 +33,7 @@ def ellipse(radii: tuple[float, float], count: int) -> Points:
     return points(radii[0] * np.cos(angle), radii[1] * np.sin(angle))
 
 
-def rounded(corners: Points, rounds: int = 3) -> Points:
+def round_corners(corners: Points, rounds: int = 3) -> Points:
     """A closed outline with its corners cut (Chaikin), (N, 2) to (N * 2**rounds, 2)."""
     for _ in range(rounds):
         following = np.roll(corners, -1, axis=0)
@@ -76,19 +76,19 @@ class Canvas:
             cv2.fillPoly(image, [self.pixels(outline)], 1.0, cv2.LINE_8, FRACTION_BITS)
         return image
 
-    def lines(self, strokes: Iterable[Stroke]) -> Density:
-        """Open lines, 0 to 1, (H, W); lines thinner than a pixel are faint instead."""
-        image = np.zeros((self.size, self.size), np.uint8)
-        for lines, width, shade in strokes:
-            thickness = max(1, round(width * self.size))
-            grey = 255.0 * shade * min(1.0, width * self.size)
-            ends = list(self.pixels(lines))
-            cv2.polylines(image, ends, False, grey, thickness, cv2.LINE_AA, FRACTION_BITS)
-        return np.multiply(image, np.float32(1 / 255), dtype=np.float32)
-
     def blur(self, image: npt.NDArray[np.generic], width: float) -> Density:
         """A Gaussian blur whose sigma is a share of the image, (H, W)."""
         return blur(np.asarray(image, np.float32), width * self.size)
+
+    def blur_lines(self, strokes: Iterable[Stroke], width: float) -> Density:
+        """Lines with soft borders, 0 to 1, (H, W); those thinner than a pixel are faint instead."""
+        image = np.zeros((self.size, self.size), np.uint8)
+        for lines, line_width, shade in strokes:
+            thickness = max(1, round(line_width * self.size))
+            grey = 255.0 * shade * min(1.0, line_width * self.size)
+            ends = list(self.pixels(lines))
+            cv2.polylines(image, ends, False, grey, thickness, cv2.LINE_AA, FRACTION_BITS)
+        return self.blur(np.multiply(image, np.float32(1 / 255), dtype=np.float32), width)
 
     def blur_filled(self, outlines: Iterable[Points], width: float) -> Density:
         """The union of outlines with a soft border, 0 to 1, (H, W)."""

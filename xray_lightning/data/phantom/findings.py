@@ -13,7 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.phantom.anatomy import SIDES, Chest, Lung, lens
-from xray_lightning.data.phantom.film import Canvas, Density, Mask, Points, Stroke, points, rounded
+from xray_lightning.data.phantom.film import (
+    Canvas,
+    Density,
+    Mask,
+    Points,
+    Stroke,
+    points,
+    round_corners,
+)
 from xray_lightning.data.phantom.patients import Stream
 from xray_lightning.records import CHEST_XRAY14
 
@@ -155,7 +163,7 @@ def edema(chest: Chest, draw: Draw, growth: float) -> list[Region]:
 
 
 def fibrosis(chest: Chest, draw: Draw, growth: float) -> list[Region]:
-    """A crescent at the periphery of both bases, wherein ``signs`` draws a net of lines."""
+    """A crescent at the periphery of both bases, with a net of lines in it."""
     depth, upper = growth * draw.uniform(0.4, 0.55), draw.uniform(0.4, 0.55)
     inner = 1 - depth * np.linspace(0.25, 1, 24) ** 0.8
     return [[chest.lung(side).strip(inner, 0.995, (upper, 0.97))] for side in SIDES]
@@ -179,7 +187,7 @@ def hernia(chest: Chest, draw: Draw, growth: float) -> list[Region]:
     """A round shadow behind the heart, above the diaphragm."""
     bottom = chest.heart_outline()[:, 1].max()
     radius = growth * draw.uniform(0.06, 0.085)
-    return [[rounded(disc((draw.uniform(0.0, 0.06), bottom - 0.85 * radius), radius), 1)]]
+    return [[round_corners(disc((draw.uniform(0.0, 0.06), bottom - 0.85 * radius), radius), 1)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,10 +255,10 @@ def draw_shadow(canvas: Canvas, chest: Chest, label: str, mask: Mask) -> Density
     if sign.cloud:
         strength *= 1 - np.float32(sign.cloud) * canvas.cloud(draw, 24)
     if sign.lines == "net":
-        net = canvas.blur(canvas.lines([net_stroke(draw)]), 0.001)
+        net = canvas.blur_lines([net_stroke(draw)], 0.001)
         strength = np.maximum(strength, np.float32(NET_OPACITY) * net * alpha)
     if sign.lines == "bronchi":
-        tubes = canvas.blur(canvas.lines([bronchi_stroke(draw)]), 0.002)
+        tubes = canvas.blur_lines([bronchi_stroke(draw)], 0.002)
         strength *= 1 - np.float32(BRONCHUS_AIR) * tubes
     return np.asarray(1 - strength)
 

@@ -10,26 +10,10 @@ from collections.abc import Collection, Mapping
 import cv2
 import numpy as np
 
-from xray_lightning.data.phantom.anatomy import (
-    Chest,
-    abdomen,
-    build_chest,
-    draw_air,
-    draw_stomach_gas,
-    draw_tissue,
-    draw_vessels,
-    mediastinum,
-    trunk,
-)
+from xray_lightning.data.phantom import anatomy, findings
+from xray_lightning.data.phantom.anatomy import Chest, build_chest
 from xray_lightning.data.phantom.film import Canvas, Density, Mask, add_layers, expose
-from xray_lightning.data.phantom.findings import (
-    FREE_AIR,
-    SIGNS,
-    draw_components,
-    draw_hernia,
-    draw_mask,
-    draw_shadow,
-)
+from xray_lightning.data.phantom.findings import SIGNS, draw_components, draw_mask
 from xray_lightning.data.phantom.patients import Stream, Visit, draw_history, is_test_patient
 from xray_lightning.data.source import Identity, Pixels, Source
 from xray_lightning.errors import ConfigError, require_integer
@@ -204,37 +188,37 @@ def _check_shortcut(shortcut: str | None, label: str, strength: float) -> None:
         )
 
 
-def render(visit: Visit, size: int, findings: Collection[str]) -> Pixels:
+def render(visit: Visit, size: int, labels: Collection[str]) -> Pixels:
     """The film of a visit with the given findings, (size, size) uint8."""
-    chest, canvas = build_chest(visit, findings), Canvas(visit, size)
-    masks = {label: draw_mask(canvas, chest, label) for label in findings}
+    chest, canvas = build_chest(visit, labels), Canvas(visit, size)
+    masks = {label: draw_mask(canvas, chest, label) for label in labels}
     return expose(draw_density(canvas, chest, masks), visit)[0]
 
 
 def draw_density(canvas: Canvas, chest: Chest, masks: Mapping[str, Mask]) -> Density:
     """Everything the beam meets, about 0 to 1, (H, W)."""
     heart = canvas.blur_filled([chest.heart_outline()], 0.006)
-    centre = canvas.blur_filled(mediastinum(chest), 0.008)
-    belly = canvas.blur(canvas.fill(abdomen(chest)) * canvas.fill(trunk(chest)), 0.005)
+    centre = canvas.blur_filled(anatomy.mediastinum(chest), 0.008)
+    below = canvas.fill(anatomy.abdomen(chest)) * canvas.fill(anatomy.trunk(chest))
+    belly = canvas.blur(below, 0.005)
     total = add_layers((belly, 0.11), (centre, 0.06), (heart, 0.1))
-    total += draw_tissue(canvas, chest)
-    air = draw_air(canvas, chest, np.maximum(heart, centre, out=centre))
-    vessels = draw_vessels(canvas, chest)
-    for label in [name for name, sign in SIGNS.items() if sign.opacity and name in masks]:
-        air *= draw_shadow(canvas, chest, label, masks[label])  # in a fixed order: floats round
+    total += anatomy.draw_tissue(canvas, chest)
+    air = anatomy.draw_air(canvas, chest, np.maximum(heart, centre, out=centre))
+    vessels = anatomy.draw_vessels(canvas, chest)
+    for label, sign in SIGNS.items():  # in a fixed order: floats round
+        if sign.opacity and label in masks:
+            air *= findings.draw_shadow(canvas, chest, label, masks[label])
     if "Pneumothorax" in masks:
         free = canvas.blur(masks["Pneumothorax"], 0.002)
         vessels *= 1 - free
-        edge = canvas.blur(
-            masks["Pneumothorax"], 0.005
-        )  # of the retracted lung: a thin bright line
+        edge = canvas.blur(masks["Pneumothorax"], 0.005)  # of the retracted lung: bright
         total += 0.12 * (np.float32(4) * edge * (1 - edge)) * air
-        air *= 1 + (FREE_AIR - 1) * free
+        air *= 1 + (findings.FREE_AIR - 1) * free
     vessels *= 0.25
     vessels -= 0.5 * chest.air
     total += np.multiply(air, vessels, out=vessels)
-    if (gas := draw_stomach_gas(canvas, chest)) is not None:
+    if (gas := anatomy.draw_stomach_gas(canvas, chest)) is not None:
         total -= 0.3 * gas
     if "Hernia" in masks:
-        total += draw_hernia(canvas, chest)
+        total += findings.draw_hernia(canvas, chest)
     return total
