@@ -138,10 +138,15 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from omegaconf import OmegaConf
 
     from xray_lightning import Phantom
-    from xray_lightning.cli.judging import fitted, verdict_of
     from xray_lightning.cli.overrides import composed
     from xray_lightning.data.partition import split_facts
     from xray_lightning.data.splits import patient_split
+    from xray_lightning.evaluation.evaluate import (
+        Origin,
+        SplitName,
+        evaluate,
+        fit_operating_points,
+    )
     from xray_lightning.evaluation.predict import summarise
     from xray_lightning.evaluation.predictions import Predictions, write_predictions
     from xray_lightning.records import patient_ids, target_matrix
@@ -168,16 +173,15 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         found[subset] = Predictions(source.labels, images, patients, targets, scores)
         metrics[subset] = summarise(found[subset], split.subset_fingerprints[subset])
         write_predictions(found[subset], folder / f"predictions_{subset}.csv")
-    named = {"name": split.name, "fingerprint": split.fingerprint}
-    facts = {"fingerprint": split.subset_fingerprints["test"], "data": "phantom", "split": named}
-    facts |= {"data_images": len(source.records), "subset": "test", "tta": "none"}
-    points = fitted(found["val"], split.subset_fingerprints["val"], settings)
-    judged = verdict_of(found["test"], records, facts, validation=points, draws=40)
+    named = SplitName(split.name, split.fingerprint)
+    origin = Origin("phantom", len(source.records), named, "test", tta="none")
+    points = fit_operating_points(found["val"], draws=40)
+    evaluation = evaluate(found["test"], records, origin, operating_points=points, draws=40)
     environment = {"command": ["train.py", "data.patients=150"], "seed": 0, "device": "cpu"}
     environment |= {"data": {"name": "phantom", "title": "phantom"}, "split": split_facts(split)}
     environment |= {"versions": {"torch": "2.0"}, "git_commit": "c0ffee", "threads": 2}
     write_json(environment, folder / "environment.json")
-    write_json(judged.facts, folder / "evaluation.json")
+    write_json(evaluation.to_json(), folder / "evaluation.json")
     write_json(metrics, folder / "metrics.json")
     rows = ["epoch,train/loss,val/loss,val/auroc", "0,0.5,0.4,0.6", "1,0.3,0.35,0.7", "2,0.2,0.4,"]
     (folder / "metrics.csv").write_text("\n".join(rows))

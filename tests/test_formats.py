@@ -66,8 +66,8 @@ def test_at_first_it_had_no_operating_points(checkpoint: Path) -> None:
 def test_it_evaluates_to_the_number_of_its_time(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from xray_lightning.cli.evaluate import evaluate
+    from xray_lightning.cli.evaluate import evaluate_checkpoint
 
     monkeypatch.chdir(checkpoint.parent)
-    evaluate(checkpoint, ["draws=20", "hydra.run.dir=out"])
+    evaluate_checkpoint(checkpoint, ["draws=20", "hydra.run.dir=out"])
     assert "mean test AUROC 0.5898148169120153 over 6 labels" in capsys.readouterr().out

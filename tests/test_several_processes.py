@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 from xray_lightning import XrayTask, load_checkpoint, predict_subset, read_predictions, summarise
 from xray_lightning.cli.build import data_from
-from xray_lightning.cli.evaluate import configuration
+from xray_lightning.cli.opening import read_settings
 
 pytestmark = [
     pytest.mark.slow,
@@ -156,7 +156,7 @@ def test_one_process_validates_alike(folder: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(folder / "two/checkpoints/best.ckpt")
     logged = rows_of(folder / "two")[checkpoint.epoch]
     cache = folder / "outputs/cache"
-    data = data_from(configuration(checkpoint, [f"cache_dir={cache}"]))
+    data = data_from(read_settings(checkpoint, [f"cache_dir={cache}"]))
     task = XrayTask(checkpoint.build_net())
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path

@@ -61,6 +61,10 @@ from xray_lightning.errors import SplitError as SplitError
 from xray_lightning.errors import TableError as TableError
 from xray_lightning.errors import WeightsError as WeightsError
 from xray_lightning.errors import XrayError as XrayError
+from xray_lightning.evaluation.evaluate import Evaluation as Evaluation
+from xray_lightning.evaluation.evaluate import Origin as Origin
+from xray_lightning.evaluation.evaluate import evaluate as evaluate
+from xray_lightning.evaluation.evaluate import fit_operating_points as fit_operating_points
 from xray_lightning.evaluation.predict import predict_subset as predict_subset
 from xray_lightning.evaluation.predict import summarise as summarise
 from xray_lightning.evaluation.predictions import Predictions as Predictions
@@ -72,6 +76,10 @@ from xray_lightning.explain.heatmaps import HeatMaps as HeatMaps
 from xray_lightning.explain.maps import cell_grids as cell_grids
 from xray_lightning.explain.maps import class_map as class_map
 from xray_lightning.explain.maps import class_maps as class_maps
+from xray_lightning.metrics.bootstrap import PatientBootstrap as PatientBootstrap
+from xray_lightning.metrics.intervals import Estimate as Estimate
+from xray_lightning.metrics.operating_points import OperatingPoint as OperatingPoint
+from xray_lightning.metrics.operating_points import OperatingPoints as OperatingPoints
 from xray_lightning.models.cbam import CBAM as CBAM
 from xray_lightning.models.network import XrayNet as XrayNet
 from xray_lightning.records import Box as Box

@@ -45,6 +45,8 @@ class Result:
 def _typed(kind: Any, value: Any) -> Any:
     """A JSON value as the type of its field says: None as NaN for a float, a list as a tuple."""
     origin, inner = get_origin(kind), get_args(kind)
+    if value is None and origin is tuple:  # an interval
+        return tuple(_typed(one, None) for one in inner)
     if value is None:
         return float("nan") if kind is float else None
     if origin is UnionType:  # X | None

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.metrics.bootstrap import bootstrap_counts, patient_codes
-from xray_lightning.metrics.estimates import judge
+from xray_lightning.metrics.estimates import estimate_metrics
 from xray_lightning.metrics.ranks import Ranking, curves_over
 from xray_lightning.records import patient_ids, target_matrix
 
@@ -46,7 +46,7 @@ def test_auroc_draws_vs_scikit_learn(test_list: Any, remark: Any, ratio: Any) ->
     def of_label(label: int) -> np.ndarray:
         return curves_over(Ranking.of(scores[:, label], targets[:, label], codes), counts)[0]
 
-    with ThreadPoolExecutor(available_cores()) as pool:  # as judge does
+    with ThreadPoolExecutor(available_cores()) as pool:  # as estimate_metrics does
         ours = np.stack(list(pool.map(of_label, range(targets.shape[1]))))  # (L, D)
     memory = tracemalloc.get_traced_memory()[1] / 1e9
     tracemalloc.stop()
@@ -69,7 +69,7 @@ def test_whole_verdict(test_list: Any, remark: Any, ratio: Any) -> None:
     scores, targets, patients = test_list
     labels = tuple(map(str, range(targets.shape[1])))
     start = perf_counter()
-    judge(labels, scores, targets, patients, thresholds=dict.fromkeys(labels, 0.5))
+    estimate_metrics(labels, scores, targets, patients, thresholds=dict.fromkeys(labels, 0.5))
     seconds = perf_counter() - start
     remark(f"all figures and intervals of {targets.shape[0]:,} x 14, 2,000 draws: {seconds:.1f} s")
     ratio("verdict_seconds", seconds, "<=60")

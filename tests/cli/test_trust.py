@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from xray_lightning.checkpoint import KEY
 from xray_lightning.cli.app import APP
-from xray_lightning.cli.evaluate import opened
+from xray_lightning.cli.opening import open_checkpoint
 from xray_lightning.cli.overrides import composed
 from xray_lightning.cli.report import report
 from xray_lightning.cli.restart import resumed
@@ -138,7 +138,7 @@ def test_no_verb_builds_it(foreign: Callable[..., Path], tmp_path: Path, key: st
         assert result.exit_code == 2, result.output
     for overrides in ([], ["trust=false"]):
         with pytest.raises(ConfigError, match=f"best.ckpt: {key}.*pathlib"):
-            opened(best, overrides)
+            open_checkpoint(best, overrides)
         with pytest.raises(ConfigError, match=f"config.yaml: {key}.*pathlib"):
             resumed(run, overrides)
     assert not victim.exists()
@@ -150,7 +150,7 @@ def test_no_verb_builds_it(foreign: Callable[..., Path], tmp_path: Path, key: st
     ):  # the file cannot say so itself
         resumed(run, [])
     with pytest.raises(ConfigError, match=r"best.ckpt: .*pathlib"):
-        opened(best, [])
+        open_checkpoint(best, [])
     config, _ = resumed(run, ["trust=true"])  # the user's own
     assert config[key] == ({"x": call} if key == "logger" else call)
 

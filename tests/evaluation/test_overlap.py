@@ -11,10 +11,16 @@ from xray_lightning.data.csv import CsvTable
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.partition import fingerprint, replace_test
+from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.source import patient_keys
 from xray_lightning.errors import ConfigError, SplitError
-from xray_lightning.evaluation.overlap import seen_before, separated
+from xray_lightning.evaluation.overlap import (
+    choose_test_images,
+    seen_before,
+    separate_patients,
+    take_images,
+)
 
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
@@ -81,8 +87,8 @@ def test_rsna_images_of_nih_patients(
     learned = patients(nih, "train") | patients(nih, "val")
     expected = {record.image_id for record in data.records if record.patient_id in learned}
     with pytest.raises(ConfigError, match=rf"{len(expected)} of the 27 test images show patients"):
-        separated(description, data, None)
-    subsets = separated(description, data, "report")
+        separate_patients(description, data, None)
+    subsets = separate_patients(description, data, "report")
     assert subsets is not None
     ids = {
         name: [data.records[row].image_id for row in split.subsets["test"]]
@@ -93,7 +99,7 @@ def test_rsna_images_of_nih_patients(
     assert sorted(ids["test"] + ids["test_seen"]) == rsna_folder.ids
     own = subsets["test"].subset_fingerprints["test"]
     assert own == fingerprint({"test": ids["test"]})
-    excluded = separated(description, data, "exclude")
+    excluded = separate_patients(description, data, "exclude")
     assert excluded is not None
     assert list(excluded) == ["test"]
     assert excluded["test"].subset_fingerprints["test"] == own
@@ -101,15 +107,15 @@ def test_rsna_images_of_nih_patients(
 
 def test_nothing_to_leave_out(description: Description, rsna_folder: Folder) -> None:
     data = all_test(Rsna(rsna_folder.root, nih_map=rsna_folder.nih_map(first_patient=20)))
-    assert separated(description, data, None) == {"test": data.split}
-    assert separated(description, data, "exclude") == {"test": data.split}
+    assert separate_patients(description, data, None) == {"test": data.split}
+    assert separate_patients(description, data, "exclude") == {"test": data.split}
 
 
 def test_nothing_left(nih: XrayDataModule, description: Description) -> None:
     nih.split = replace_test(nih.split, nih.records, nih.split.subsets["train"])
     for choice in ("exclude", "report"):
-        with pytest.raises(SplitError, match=r"show patients .* nothing to judge it"):
-            separated(description, nih, choice)
+        with pytest.raises(SplitError, match=r"show patients"):
+            separate_patients(description, nih, choice)
 
 
 @pytest.mark.filterwarnings("ignore::xray_lightning.data.rsna.UnknownPatientsWarning")
@@ -117,11 +123,11 @@ def test_what_cannot_be_compared_is_not_promised(
     description: Description, rsna_folder: Folder
 ) -> None:
     data = all_test(Rsna(rsna_folder.root))
-    assert separated(description, data, None) is None
+    assert separate_patients(description, data, None) is None
     with pytest.raises(ConfigError, match=r"\(nih\) and of this data \(unknown\) cannot be comp"):
-        separated(description, data, "exclude")
+        separate_patients(description, data, "exclude")
     with pytest.raises(ConfigError, match="overlap must be one of exclude, report, got 'drop'"):
-        separated(description, data, "drop")
+        separate_patients(description, data, "drop")
 
 
 def test_a_hospitals_numbers_stay_out(tmp_path: Path) -> None:
@@ -147,3 +153,37 @@ def test_the_real_overlap(shared_data: Path) -> None:
     seen = seen_before(description, source.population, source.records)
     assert seen is not None
     assert seen.sum() == sum(name[:8] in trained for name in names)
+
+
+def test_every_image_can_be_a_test_image() -> None:
+    data = XrayDataModule(Phantom(12))
+    split = data.split
+    take_images(data, "test")
+    assert data.split is split
+    take_images(data, "all")
+    np.testing.assert_array_equal(data.split.subsets["test"], np.arange(len(data.records)))
+    np.testing.assert_array_equal(data.split.subsets["train"], split.subsets["train"])
+    assert data.split.subset_fingerprints["test"] != split.subset_fingerprints["test"]
+    assert data.split.subset_fingerprints["train"] == split.subset_fingerprints["train"]
+    assert data.split.fingerprint != split.fingerprint
+    with pytest.raises(ConfigError, match="'some'"):
+        take_images(data, "some")
+
+
+def test_a_note_on_what_the_checkpoint_has_met() -> None:
+    data = XrayDataModule(Phantom(20))
+    subsets = dict(data.split.subset_fingerprints)
+    description = Description({}, {}, {"subsets": subsets, **patients_of(data)})
+    assert choose_test_images(description, data, None) == ({"test": data.split}, "")
+    splits, note = choose_test_images(description, XrayDataModule(Phantom(20, seed=1)), None)
+    assert list(splits) == ["test"]
+    assert "some of them, or of their patients, may have been trained on" in note
+    take_images(data, "all")
+    with pytest.raises(ConfigError, match="overlap=exclude"):
+        choose_test_images(description, data, None)
+    splits, note = choose_test_images(description, data, "exclude")
+    assert "that show patients it learned from are left out" in note
+    data.split = splits["test"]
+    subsets["test"] = "another run's"
+    _, note = choose_test_images(description, data, None)
+    assert "no patient of them is one it learned from" in note

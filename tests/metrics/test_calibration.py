@@ -7,10 +7,10 @@ from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.bootstrap import bootstrap_counts
+from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import (
     METHODS,
-    calibration_error_over,
+    calibration_errors,
     estimate_prior,
     fit_calibration,
     mass_bins,
@@ -39,10 +39,10 @@ def test_equal_mass_bins() -> None:
 def test_calibration_error_of_draws_by_hand() -> None:
     scores, positive = sample(200)
     codes = np.random.default_rng(1).integers(30, size=200)
-    counts = bootstrap_counts(30, 5, seed=0)
-    found = calibration_error_over(counts, codes, scores, positive, bins=10)
+    bootstrap = PatientBootstrap(codes, 5, 0)
+    found = calibration_errors(bootstrap, scores, positive, bins=10)
     bins = mass_bins(scores, 10)
-    for draw, row in enumerate(counts):
+    for draw, row in enumerate(bootstrap.counts):
         rows = np.repeat(np.arange(200), row[codes].astype(int))
         expected = 0.0
         for number in range(10):
@@ -60,7 +60,7 @@ def test_reliability_diagram() -> None:
     expected = calibration_curve(positive, scores, n_bins=15, strategy="quantile")
     np.testing.assert_allclose(share, expected[0])
     np.testing.assert_allclose(score, expected[1])
-    error = calibration_error_over(np.ones((1, 300)), np.arange(300), scores, positive)
+    error = calibration_errors(PatientBootstrap(np.arange(300), 1), scores, positive)
     assert (images * abs(score - share)).sum() / 300 == pytest.approx(error[0], abs=1e-12)
     tied = reliability(np.full(4, 0.5), np.array([True, False, False, False]))
     assert [values.tolist() for values in tied] == [[0.5], [0.25], [4]]

@@ -6,7 +6,7 @@ from scipy.stats import kurtosis
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
-from xray_lightning.metrics.bootstrap import bootstrap_counts
+from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.compare import compare_aurocs
 from xray_lightning.metrics.delong import compare_auroc, holm
 
@@ -27,7 +27,7 @@ def sample(images: int = 400, seed: int = 0) -> tuple[np.ndarray, ...]:
 def test_draws_are_paired_and_equal_scikit_learn(seed: int) -> None:
     targets, patients, strong, weak, _ = sample()
     found = compare_aurocs(LABELS, targets, patients, [strong], [weak], draws=60, seed=seed)
-    counts = bootstrap_counts(200, 60, seed=seed)
+    counts = PatientBootstrap(patients, 60, seed).counts[1:]
     differences = []
     for row in counts:
         rows = np.repeat(np.arange(400), row[patients].astype(int))

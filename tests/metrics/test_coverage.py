@@ -1,7 +1,7 @@
 """What the intervals promise, by simulation: the table of xray_lightning/metrics/README.md.
 
 170 patients of 1 to 60 images (log-uniform), findings that run in patients (latent correlation
-0.5), scores with a patient's own error; the truth is that of 20,000 patients. The verdict of
+0.5), scores with a patient's own error; the truth is that of 20,000 patients. The metrics of
 ``compare``: two equally good models whose errors are partly shared, 150 such patients.
 """
 
@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import norm
 
 from xray_lightning.metrics.compare import compare_aurocs
-from xray_lightning.metrics.estimates import FEW_PATIENTS, judge
+from xray_lightning.metrics.estimates import FEW_PATIENTS, estimate_metrics
 from xray_lightning.metrics.ranks import Ranking, curves_over
 
 pytestmark = pytest.mark.slow
@@ -53,13 +53,15 @@ def coverage(positives: float, samples: int) -> tuple[dict[str, float], float]:
     patients = []
     for seed in range(samples):
         targets, errors, codes = cohort(rng, 170, len(LABELS), positives)
-        found = judge(LABELS, scored(errors, targets), targets, codes, draws=200, seed=seed)
-        patients += list(found.positive_patients.values())
+        found = estimate_metrics(
+            LABELS, scored(errors, targets), targets, codes, draws=200, seed=seed
+        )
+        patients += [label.positive_patients for label in found.labels.values()]
         for (name, right), column in zip(names.items(), COLUMNS[:2], strict=True):
-            each = [found.labels[label][name].patient_interval for label in LABELS]
+            each = [found.labels[label][name].interval for label in LABELS]
             for low, high in each:
                 held[column] += [] if np.isnan(low) else [low <= right <= high]
-            low, high = found.mean[name].patient_interval
+            low, high = found.mean[name].interval
             held[f"mean {column}"] += [] if np.isnan(low) else [low <= right <= high]
     return {name: float(np.mean(each)) for name, each in held.items()}, float(np.mean(patients))
 

@@ -13,7 +13,7 @@ from sklearn.metrics import (
 )
 
 from xray_lightning.metrics.calibration import Calibration
-from xray_lightning.metrics.estimates import CURVES, POINT, Verdict, judge
+from xray_lightning.metrics.estimates import CURVES, POINT, Metrics, estimate_metrics
 
 LABELS = ("Mass", "Nodule", "Hernia", "Unread")
 
@@ -31,29 +31,29 @@ def sample() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def verdict() -> Verdict:
+def metrics() -> Metrics:
     thresholds = {"Mass": 0.5, "Nodule": float("nan")}
-    return judge(LABELS, *sample(), thresholds=thresholds, draws=300)
+    return estimate_metrics(LABELS, *sample(), thresholds=thresholds, draws=300)
 
 
-def test_values_equal_scikit_learn(verdict: Verdict) -> None:
+def test_values_equal_scikit_learn(metrics: Metrics) -> None:
     scores, targets, _ = sample()
     aurocs = []
     for index, label in enumerate(LABELS[:2]):
         known = ~np.isnan(targets[:, index])
         truth, given = targets[known, index], scores[known, index].astype(np.float64)
-        found = {name: estimate.value for name, estimate in verdict.labels[label].items()}
+        found = {name: estimate.value for name, estimate in metrics.labels[label].estimates.items()}
         aurocs.append(roc_auc_score(truth, given))
         assert found["auroc"] == pytest.approx(aurocs[-1], abs=1e-12)
         expected = average_precision_score(truth, given)
         assert found["average_precision"] == pytest.approx(expected, abs=1e-12)
         assert found["brier"] == pytest.approx(brier_score_loss(truth, given), abs=1e-12)
-    assert verdict.mean["auroc"].value == pytest.approx(np.mean(aurocs), abs=1e-12)
-    assert verdict.defined["auroc"] == 2
-    assert verdict.defined["brier"] == 3, "Brier's score needs no positive"
+    assert metrics.mean["auroc"].value == pytest.approx(np.mean(aurocs), abs=1e-12)
+    assert metrics.defined["auroc"] == 2
+    assert metrics.defined["brier"] == 3, "Brier's score needs no positive"
 
 
-def test_operating_point_equals_scikit_learn(verdict: Verdict) -> None:
+def test_operating_point_equals_scikit_learn(metrics: Metrics) -> None:
     scores, targets, _ = sample()
     known = ~np.isnan(targets[:, 0])
     truth, called = targets[known, 0], scores[known, 0] >= 0.5
@@ -64,34 +64,34 @@ def test_operating_point_equals_scikit_learn(verdict: Verdict) -> None:
         "npv": precision_score(truth, called, pos_label=0),
         "f1": f1_score(truth, called),
     }
-    found = {name: verdict.labels["Mass"][name].value for name in POINT}
+    found = {name: metrics.labels["Mass"][name].value for name in POINT}
     assert found == pytest.approx(expected)
-    assert all(np.isnan(verdict.labels["Nodule"][name].value) for name in POINT)
-    assert verdict.defined["f1"] == 1
+    assert all(np.isnan(metrics.labels["Nodule"][name].value) for name in POINT)
+    assert metrics.defined["f1"] == 1
 
 
-def test_intervals_hold_the_value(verdict: Verdict) -> None:
+def test_intervals_hold_the_value(metrics: Metrics) -> None:
     for name in ("auroc", "average_precision", "brier"):
-        for estimate in (verdict.labels["Mass"][name], verdict.mean[name]):
-            for low, high in (estimate.patient_interval, estimate.image_interval):
+        for estimate in (metrics.labels["Mass"][name], metrics.mean[name]):
+            for low, high in (estimate.interval, estimate.image_interval):
                 assert low < estimate.value < high
             assert estimate.width_ratio > 0
 
 
-def test_what_is_undefined(verdict: Verdict) -> None:
-    assert np.isnan(verdict.labels["Hernia"]["auroc"].value)
-    assert np.isfinite(verdict.labels["Hernia"]["brier"].value)
+def test_what_is_undefined(metrics: Metrics) -> None:
+    assert np.isnan(metrics.labels["Hernia"]["auroc"].value)
+    assert np.isfinite(metrics.labels["Hernia"]["brier"].value)
     for name in CURVES:
-        estimate = verdict.labels["Unread"][name]
-        assert np.isnan([estimate.value, *estimate.patient_interval]).all()
+        estimate = metrics.labels["Unread"][name]
+        assert np.isnan([estimate.value, *estimate.interval]).all()
         assert np.isnan(estimate.width_ratio)
-    assert verdict.positives["Hernia"] == verdict.known["Unread"] == 0
+    assert metrics.labels["Hernia"].positives == metrics.labels["Unread"].known == 0
 
 
 def test_no_f1_without_positives_and_no_ap_without_negatives() -> None:
     scores = np.random.default_rng(0).random((40, 2))
     targets = np.column_stack([np.zeros(40), np.ones(40)])
-    found = judge(
+    found = estimate_metrics(
         LABELS[:2], scores, targets, np.arange(40), thresholds={"Mass": 0.5, "Nodule": 0.5}, draws=9
     )
     assert np.isnan(found.labels["Mass"]["f1"].value)
@@ -106,48 +106,54 @@ def test_an_interval_of_no_width_is_an_exact_bound() -> None:
     targets = np.zeros((60, 1))
     targets[[0, 1, 2, 10, 11, 20, 21, 30, 31, 40, 41]] = 1
     scores, patients = 0.2 + 0.6 * targets, np.arange(60) // 10
-    found = judge(("Mass",), scores, targets, patients, thresholds={"Mass": 0.5}, draws=50)
+    found = estimate_metrics(
+        ("Mass",), scores, targets, patients, thresholds={"Mass": 0.5}, draws=50
+    )
     theirs = binomtest(5, 5).proportion_ci(0.95, method="exact")
     for name in ("auroc", "sensitivity", "f1"):
         for estimate in (found.labels["Mass"][name], found.mean[name]):
             assert estimate.exact
-            assert estimate.patient_interval == pytest.approx((theirs.low, 1.0))
+            assert estimate.interval == pytest.approx((theirs.low, 1.0))
             assert np.isnan(estimate.width_ratio)
     brier = found.labels["Mass"]["brier"]
-    assert np.isnan(brier.patient_interval).all(), "0.04 in all draws: nothing is known"
+    assert np.isnan(brier.interval).all(), "0.04 in all draws: nothing is known"
 
 
-def test_the_ratio_is_of_what_is_printed(verdict: Verdict) -> None:
-    each = verdict.labels["Mass"]["auroc"]
-    wide, narrow = (high - low for low, high in (each.patient_interval, each.image_interval))
+def test_the_ratio_is_of_what_is_printed(metrics: Metrics) -> None:
+    each = metrics.labels["Mass"]["auroc"]
+    wide, narrow = (high - low for low, high in (each.interval, each.image_interval))
     assert each.width_ratio == wide / narrow
 
 
-def test_counts(verdict: Verdict) -> None:
+def test_counts(metrics: Metrics) -> None:
     _, targets, patients = sample()
     positive = targets[:, 0] == 1
-    assert verdict.positives["Mass"] == positive.sum()
-    assert verdict.positive_patients["Mass"] == len(set(patients[positive]))
+    assert metrics.labels["Mass"].positives == positive.sum()
+    assert metrics.labels["Mass"].positive_patients == len(set(patients[positive]))
 
 
 def test_a_patient_with_equal_images_counts_once() -> None:
     """Every image five times: the image interval shrinks by about the root of 5, ours stays."""
     scores, targets, patients = sample()
     patients = np.arange(len(scores))
-    once = judge(LABELS, scores, targets, patients, draws=400)
-    again = judge(LABELS, *(np.repeat(each, 5, axis=0) for each in (scores, targets, patients)))
+    once = estimate_metrics(LABELS, scores, targets, patients, draws=400)
+    again = estimate_metrics(
+        LABELS, *(np.repeat(each, 5, axis=0) for each in (scores, targets, patients))
+    )
     one, five = once.mean["auroc"], again.mean["auroc"]
     assert five.value == pytest.approx(one.value)
-    np.testing.assert_allclose(five.patient_interval, one.patient_interval, atol=0.01)
+    np.testing.assert_allclose(five.interval, one.interval, atol=0.01)
     assert one.width_ratio == pytest.approx(1, abs=0.15)
     assert five.width_ratio == pytest.approx(5**0.5, abs=0.35)
 
 
 def test_the_seed_decides() -> None:
-    first, same = (judge(LABELS, *sample(), draws=50, seed=1).mean["auroc"] for _ in range(2))
+    first, same = (
+        estimate_metrics(LABELS, *sample(), draws=50, seed=1).mean["auroc"] for _ in range(2)
+    )
     assert first == same
-    other = judge(LABELS, *sample(), draws=50, seed=2).mean["auroc"]
-    assert other.patient_interval != first.patient_interval
+    other = estimate_metrics(LABELS, *sample(), draws=50, seed=2).mean["auroc"]
+    assert other.interval != first.interval
 
 
 def test_calibrated_figures_stand_beside_the_raw_ones() -> None:
@@ -156,7 +162,7 @@ def test_calibrated_figures_stand_beside_the_raw_ones() -> None:
     targets[::5, 0] = np.nan
     scores = 0.5 * rng.random((300, 2)) + 0.4 * np.nan_to_num(targets)
     flat = Calibration("platt", slope=0.5, intercept=0.1)
-    found = judge(
+    found = estimate_metrics(
         ("a", "b"), scores, targets, np.arange(300) // 2, calibrations={"a": flat}, draws=50
     )
     known = ~np.isnan(targets[:, 0])
@@ -167,6 +173,6 @@ def test_calibrated_figures_stand_beside_the_raw_ones() -> None:
     assert np.isnan(found.labels["b"]["calibrated_brier"].value)
     assert found.mean["calibrated_brier"].value == pytest.approx(value)
     assert found.defined["calibrated_error"] == 1
-    same = judge(("a", "b"), scores, targets, np.arange(300) // 2, draws=50)
-    assert "calibrated_brier" not in same.labels["a"]
+    same = estimate_metrics(("a", "b"), scores, targets, np.arange(300) // 2, draws=50)
+    assert "calibrated_brier" not in same.labels["a"].estimates
     assert found.labels["a"]["brier"] == same.labels["a"]["brier"]

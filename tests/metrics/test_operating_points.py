@@ -1,103 +1,175 @@
+"""Operating points of validation against scikit-learn, and their way into a checkpoint."""
+
 import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import recall_score
+from sklearn.metrics import confusion_matrix, f1_score, recall_score, roc_curve
 
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import METHODS, fit_calibration
 from xray_lightning.metrics.operating_points import (
     RULES,
     SEPARATED,
-    Fitted,
+    OperatingPoint,
+    OperatingPoints,
     choose_threshold,
-    fit_on_validation,
+    confusion,
+    count_wrong_calls,
+    fit_operating_point,
 )
 
-LABELS = ("common", "rare", "gaps")
 
-
-def sample() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores, targets and patients of 400 images: a common label, a rare one, one with gaps."""
+def sample(images: int = 300) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    targets = (rng.random((400, 3)) < [0.3, 0.01, 0.3]).astype(np.float64)
-    scores = (0.5 * rng.random((400, 3)) + 0.3 * targets).astype(np.float32)
-    targets[::4, 2] = np.nan
-    return scores, targets, np.arange(400) // 3
+    scores = np.round(rng.random(images), 2)
+    return scores, (rng.random(images) < scores).astype(float)
 
 
+def fit(scores: np.ndarray, targets: np.ndarray, draws: int = 20, **settings) -> OperatingPoint:  # type: ignore[no-untyped-def]
+    bootstrap = PatientBootstrap(np.arange(len(scores)) // 3, draws)
+    return fit_operating_point(scores, targets, bootstrap, **settings)
+
+
+def test_counts_equal_scikit_learn() -> None:
+    scores, targets = sample()
+    thresholds = [0.0, 0.3, 0.305, 1.1]
+    counts = confusion(scores, targets == 1, thresholds)
+    for index, threshold in enumerate(thresholds):
+        tn, fp, fn, tp = confusion_matrix(targets == 1, scores >= threshold).ravel()
+        assert counts.true_positive[index] == tp
+        assert counts.false_positive[index] == fp
+        assert counts.sensitivity[index] == tp / (tp + fn)
+        assert counts.specificity[index] == tn / (tn + fp)
+        assert counts.f1[index] == pytest.approx(f1_score(targets == 1, scores >= threshold))
+
+
+def test_rules_against_scikit_learn() -> None:
+    scores, targets = sample()
+    false, true, thresholds = roc_curve(targets, scores, drop_intermediate=False)
+    at = choose_threshold(scores, targets, "sensitivity", value=0.9)
+    assert at == thresholds[np.argmax(true >= 0.9)]
+    at = choose_threshold(scores, targets, "specificity", value=0.9)
+    assert true[thresholds == at] == true[false <= 0.1].max()
+    at = choose_threshold(scores, targets, "f1")
+    best = max(f1_score(targets, scores >= score) for score in np.unique(scores))
+    assert f1_score(targets, scores >= at) == best
+    more = np.append(scores, 0.99), np.append(targets, np.nan)  # an unknown target
+    assert choose_threshold(*more) == choose_threshold(scores, targets)
+
+
+@pytest.mark.parametrize("levels", [2, 7, 1000])
+@pytest.mark.parametrize("seed", range(5))
+def test_youden_against_scikit_learn(seed: int, levels: int) -> None:
+    """The first point of scikit-learn's curve, whose thresholds fall, with the largest J."""
+    rng = np.random.default_rng(seed)
+    scores = (rng.integers(0, levels, 90) / levels).astype(np.float32)
+    targets = (rng.random(90) < 0.3).astype(np.float32)
+    targets[:9] = np.nan
+    known = ~np.isnan(targets)
+    false, true, thresholds = roc_curve(targets[known], scores[known], drop_intermediate=False)
+    gains = np.round((true - false)[1:], 12)  # scikit-learn's first point calls nothing positive
+    threshold = choose_threshold(scores, targets, minimum_positives=1)
+    assert threshold == thresholds[1:][np.argmax(gains)]
+
+
+def test_of_equal_points_the_highest() -> None:
+    scores = np.array([0.1, 0.2, 0.8, 0.9], np.float32)
+    threshold = choose_threshold(scores, np.array([0, 1, 0, 1.0]), minimum_positives=1)
+    assert threshold == np.float32(0.9)
+
+
+@pytest.mark.parametrize("positives", [0, 9, 10, 100])
+def test_where_there_is_no_threshold(positives: int) -> None:
+    """Too few positives, or only one class."""
+    targets = (np.arange(100) < positives).astype(float)
+    threshold = choose_threshold(np.linspace(0, 1, 100), targets)
+    assert np.isnan(threshold) == (positives != 10)
+    assert np.isnan(choose_threshold(np.ones(3), np.full(3, np.nan), minimum_positives=1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "value"),
+    [({"rule": "best"}, "'best'"), ({"value": 0}, "got 0"), ({"calibration": "beta"}, "'beta'")],
+)
+def test_bad_settings(settings: dict[str, object], value: str) -> None:
+    with pytest.raises(ConfigError, match=value):
+        fit(*sample(), **settings)
+
+
+def labelled(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """400 images of a common label, a rare one, or one with gaps."""
+    rng = np.random.default_rng(0)
+    targets = (rng.random(400) < (0.01 if kind == "rare" else 0.3)).astype(np.float64)
+    scores = (0.5 * rng.random(400) + 0.3 * targets).astype(np.float32)
+    if kind == "gaps":
+        targets[::4] = np.nan
+    return scores, targets
+
+
+@pytest.mark.parametrize("kind", ["common", "gaps"])
 @pytest.mark.parametrize("rule", RULES)
-def test_points_of_labels(rule: str) -> None:
-    scores, targets, patients = sample()
-    found = fit_on_validation(LABELS, scores, targets, patients, rule=rule, value=0.8, draws=200)
-    for index, label in ((0, "common"), (2, "gaps")):
-        known = ~np.isnan(targets[:, index])
-        truth, kept = targets[known, index], scores[known, index]
-        each = found[label]
-        assert each.threshold == choose_threshold(kept, truth, rule, value=0.8)
-        called = kept >= each.threshold
-        assert each.sensitivity == pytest.approx(recall_score(truth, called))
-        assert each.specificity == pytest.approx(recall_score(truth, called, pos_label=0))
-        low, high = each.sensitivity_interval
-        assert low < each.sensitivity < high or (each.sensitivity == 1 and np.isnan(low))
-        assert each.specificity_interval[0] < each.specificity <= each.specificity_interval[1]
-        assert (each.positives, each.prevalence) == (truth.sum(), truth.mean())
-        assert each.note == ""
-        assert each.calibration == fit_calibration(kept, truth == 1, "platt")
+def test_the_point_of_a_label(rule: str, kind: str) -> None:
+    scores, targets = labelled(kind)
+    point = fit(scores, targets, 200, rule=rule, value=0.8)
+    known = ~np.isnan(targets)
+    truth, kept = targets[known], scores[known]
+    assert point.threshold == choose_threshold(kept, truth, rule, value=0.8)
+    called = kept >= point.threshold
+    assert point.sensitivity.value == pytest.approx(recall_score(truth, called))
+    assert point.specificity.value == pytest.approx(recall_score(truth, called, pos_label=0))
+    for estimate in (point.sensitivity, point.specificity):
+        assert estimate.low < estimate.value <= estimate.high or estimate.value == 1
+    assert (point.positives, point.prevalence) == (truth.sum(), truth.mean())
+    assert point.note == ""
+    assert point.calibration == fit_calibration(kept, truth == 1, "platt")
 
 
-def test_a_label_with_too_few_positives_gets_nothing() -> None:
-    each = fit_on_validation(LABELS, *sample(), draws=20)["rare"]
-    assert 0 < each.positives < 10
-    assert np.isnan([each.threshold, each.sensitivity, *each.specificity_interval]).all()
-    assert each.calibration is None
-    assert each.note == "fewer than 10 positives or negatives"
-    few = fit_on_validation(LABELS, *sample(), minimum_positives=1, draws=20)["rare"]
-    assert np.isfinite(few.threshold)
+def test_too_few_positives_give_nothing() -> None:
+    point = fit(*labelled("rare"))
+    assert 0 < point.positives < 10
+    assert np.isnan([point.threshold, point.sensitivity.value, *point.specificity.interval]).all()
+    assert point.calibration is None
+    assert point.note == "fewer than 10 positives or negatives"
+    assert np.isfinite(fit(*labelled("rare"), minimum_positives=1).threshold)
 
 
 def test_no_score_will_do() -> None:
-    scores, targets = np.array([[0.1], [0.2], [0.9]]), np.array([[1], [1], [0.0]])
-    settings = {"rule": "specificity", "value": 1.0, "minimum_positives": 1, "draws": 9}
-    each = fit_on_validation(("a",), scores, targets, [0, 1, 2], **settings)["a"]
-    assert np.isnan(each.threshold)
-    assert each.note == "no score has a specificity of 1.0"
-    assert each.calibration is not None
-
-
-@pytest.mark.parametrize("method", [*METHODS, None])
-def test_plain_values_come_back(method: str | None) -> None:
-    found = fit_on_validation(LABELS, *sample(), calibration=method, draws=20)
-    for each in found.values():
-        plain = each.to_plain()
-        assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-        again = Fitted.from_plain(plain)
-        assert repr(again) == repr(each)  # NaN is not equal to itself
-        if each.calibration is not None and again.calibration is not None:
-            scores = np.linspace(0, 1, 9)
-            np.testing.assert_array_equal(again.calibration(scores), each.calibration(scores))
+    """The highest score is a negative's: no threshold with a specificity of 1."""
+    scores, targets = np.array([0.1, 0.2, 0.9]), np.array([1, 1, 0.0])
+    point = fit(scores, targets, rule="specificity", value=1.0, minimum_positives=1)
+    assert np.isnan(point.threshold)
+    assert point.note == "no score has a specificity of 1.0"
+    assert point.calibration is not None
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_perfect_model_is_calibrated_without_complaint(method: str) -> None:
-    scores = np.linspace(0, 1, 60)[:, None]
-    found = fit_on_validation(
-        ("a",), scores, (scores > 0.5).astype(float), np.arange(60), calibration=method, draws=20
-    )
-    assert found["a"].calibration is not None
-    assert found["a"].note == SEPARATED
-    values = found["a"].calibration(scores[:, 0])
+    scores = np.linspace(0, 1, 60)
+    point = fit(scores, (scores > 0.5).astype(float), calibration=method)
+    assert point.calibration is not None
+    assert point.note == SEPARATED
+    values = point.calibration(scores)
     assert np.isfinite(values).all()
     assert (np.diff(values) >= 0).all()
 
 
-def test_bad_settings() -> None:
-    with pytest.raises(ConfigError, match=r"rule must be one of youden, f1, .*, got 'best'"):
-        fit_on_validation(LABELS, *sample(), rule="best")
-    with pytest.raises(
-        ConfigError, match=r"calibration must be one of temperature, platt, .*'sigm"
-    ):
-        fit_on_validation(LABELS, *sample(), calibration="sigmoid")
+@pytest.mark.parametrize("method", [*METHODS, None])
+def test_there_and_back(method: str | None) -> None:
+    labels = {kind: fit(*labelled(kind), calibration=method) for kind in ("common", "rare", "gaps")}
+    points = OperatingPoints("youden", 0.9, "train", "f00d", labels)
+    values = json.loads(json.dumps(points.to_json(), allow_nan=False))
+    again = OperatingPoints.from_json(values)
+    assert repr(again) == repr(points)  # NaN is not equal to itself
+    assert again.thresholds == points.thresholds != {}
+    assert "rare" not in points.thresholds
+    if (fitted := labels["gaps"].calibration) is not None:
+        mapped, scores = again.labels["gaps"].calibration, np.linspace(0, 1, 9)
+        assert mapped is not None
+        np.testing.assert_array_equal(mapped(scores), fitted(scores))
+    del values["part"], values["subset"]  # of a checkpoint from before it was named
+    assert OperatingPoints.from_json(values).subset == "val"
 
 
 @pytest.mark.parametrize(
@@ -114,9 +186,26 @@ def test_bad_settings() -> None:
     ],
 )
 def test_an_odd_point_is_refused(key: str, odd: object) -> None:
-    plain = {"threshold": 0.5, "sensitivity": None, "sensitivity_interval": None}
-    plain |= {"specificity": None, "specificity_interval": None, "positives": 3, "note": ""}
-    plain |= {"prevalence": 0.1, "calibration": None}
-    assert Fitted.from_plain(plain).threshold == 0.5
-    with pytest.raises((KeyError, TypeError, ValueError)):
-        Fitted.from_plain(plain | {key: odd})
+    values = {"threshold": 0.5, "sensitivity": None, "sensitivity_interval": None}
+    values |= {"specificity": None, "specificity_interval": None, "positives": 3, "note": ""}
+    values |= {"prevalence": 0.1, "calibration": None}
+    points = {"rule": "f1", "value": 0.9, "fingerprint": "", "labels": {"a": values}}
+    assert OperatingPoints.from_json(points).labels["a"].threshold == 0.5
+    with pytest.raises(CheckpointError):
+        OperatingPoints.from_json(points | {"labels": {"a": values | {key: odd}}})
+
+
+def test_misses_and_false_alarms_by_hand() -> None:
+    """The third label has no point and calls nothing; an unknown target is neither."""
+    targets = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0], [0, np.nan, 0]])
+    scores = np.array(
+        [[0.2, 0.9, 0.9], [0.2, 0.1, 0.9], [0.1, 0.1, 0.9], [0.5, 0, 0], [0, 0, 0.9], [0.9, 0, 0]]
+    )
+    calls = count_wrong_calls(("a", "b", "c"), scores, targets, {"a": 0.5, "b": 0.8})
+    assert calls.missed == (2, 3)  # the first is found by the wrong label: a miss of "a" below
+    assert calls.false_alarms == (1, 2)
+    assert {label: single.to_json() for label, single in calls.labels.items()} == {
+        "a": {"missed": [2, 2], "false_alarms": [2, 4]},
+        "b": {"missed": [1, 1], "false_alarms": [1, 4]},
+    }
+    assert type(calls).from_json(calls.to_json()) == calls

@@ -6,7 +6,14 @@ from scipy.stats import false_discovery_control
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
-from xray_lightning.metrics.subgroups import MEAN, Subgroup, groupings, subgroups, underdiagnosis
+from xray_lightning.metrics.subgroups import (
+    MEAN,
+    Subgroup,
+    Underdiagnosis,
+    group_records,
+    measure_subgroups,
+    measure_underdiagnosis,
+)
 from xray_lightning.records import NAN, Record
 
 LABELS = ("Mass", "Nodule")
@@ -35,12 +42,12 @@ def record(number: int, **facts: object) -> Record:
     ],
 )
 def test_groups(facts: dict[str, object], dimension: str, group: str) -> None:
-    assert groupings([record(0, **facts)])[dimension].tolist() == [group]
+    assert group_records([record(0, **facts)])[dimension].tolist() == [group]
 
 
 def test_images_of_the_patient() -> None:
     records = [Record(f"{i}.png", "a" if i < 5 else "b", (0.0,)) for i in range(6)]
-    assert groupings(records)["images of the patient"].tolist() == ["5-9"] * 5 + ["1"]
+    assert group_records(records)["images of the patient"].tolist() == ["5-9"] * 5 + ["1"]
 
 
 def sample() -> tuple[np.ndarray, np.ndarray, list[Record]]:
@@ -61,7 +68,7 @@ def find(rows: list[Subgroup], group: str, label: str) -> Subgroup:
 
 def test_figures_equal_scikit_learn_and_the_worse_group_is_found() -> None:
     scores, targets, records = sample()
-    rows = subgroups(LABELS, scores, targets, records)
+    rows = measure_subgroups(LABELS, scores, targets, records)
     women = np.array([record.sex == "F" for record in records])
     row = find(rows, "F", "Mass")
     here, rest = (roc_auc_score(targets[side, 0], scores[side, 0]) for side in (women, ~women))
@@ -80,7 +87,7 @@ def test_figures_equal_scikit_learn_and_the_worse_group_is_found() -> None:
 def test_p_values_are_those_of_the_left_out_patients() -> None:
     """The jackknife by hand, and one family of corrections for the means, one for the labels."""
     scores, targets, records = sample()
-    rows = subgroups(LABELS, scores, targets, records)
+    rows = measure_subgroups(LABELS, scores, targets, records)
     women = np.array([record.sex == "F" for record in records])
     codes = np.arange(600) // 2
     left_out = []
@@ -104,36 +111,39 @@ def test_p_values_are_those_of_the_left_out_patients() -> None:
 
 def test_too_few_is_a_word() -> None:
     scores, targets, records = sample()
-    row = find(subgroups(LABELS, scores, targets, records), "F", "Nodule")
+    row = find(measure_subgroups(LABELS, scores, targets, records), "F", "Nodule")
     assert np.isnan([row.auroc, row.difference, row.p_value, row.corrected]).all()
     assert row.note == "fewer than 10 positives or negatives"
+    assert row.to_json()["interval"] is None
+    assert repr(Subgroup.from_json(row.to_json())) == repr(row)
 
 
-def test_underdiagnosis_by_hand() -> None:
+def missed(
+    records: list[Record], thresholds: dict[str, float], place: tuple[str, str]
+) -> Underdiagnosis:
+    scores, targets, _ = sample()
+    rows = measure_underdiagnosis(LABELS, scores, targets, records, thresholds, draws=200)
+    return next(row for row in rows if (row.dimension, row.group) == place)
+
+
+def test_misses_and_false_alarms_of_a_group_by_hand() -> None:
     scores, targets, records = sample()
-    thresholds = {"Mass": 1.0, "Nodule": float("nan")}
-    found = underdiagnosis(LABELS, scores, targets, records, thresholds, draws=200)
-    rate, (low, high), count = found["sex", "F"]
-    chosen = (targets == 1).any(axis=1) & np.array([record.sex == "F" for record in records])
-    assert count == chosen.sum()
-    assert rate == pytest.approx((scores[chosen, 0] < 1).mean())
-    assert low < rate < high
-    assert rate > found["sex", "M"][0]
-
-
-def test_false_alarms_by_hand() -> None:
-    scores, targets, records = sample()
-    found = underdiagnosis(LABELS, scores, targets, records, {"Mass": 0.6}, false_alarms=True)
+    row = missed(records, {"Mass": 1.0, "Nodule": float("nan")}, ("sex", "F"))
     women = np.array([record.sex == "F" for record in records])
-    normal = (targets == 0).all(axis=1) & women
-    rate, (low, high), count = found["sex", "F"]
-    assert (rate, count) == (pytest.approx((scores[normal, 0] >= 0.6).mean()), normal.sum())
-    assert low < rate < high
+    sick, normal = (targets == 1).any(axis=1) & women, (targets == 0).all(axis=1) & women
+    assert (row.images, row.normal_images) == (sick.sum(), normal.sum())
+    assert row.rate.value == pytest.approx((scores[sick, 0] < 1).mean())
+    assert row.false_rate.value == pytest.approx((scores[normal, 0] >= 1).mean())
+    for rate in (row.rate, row.false_rate):
+        assert rate.low < rate.value < rate.high
+    men = missed(records, {"Mass": 1.0}, ("sex", "M"))
+    assert row.rate.value > men.rate.value
+    assert Underdiagnosis.from_json(row.to_json()) == row
+    assert row.to_json()["false_alarms"]["images"] == row.normal_images
 
 
 def test_underdiagnosis_of_few_images() -> None:
-    scores, targets, records = sample()
-    few = [r if i else record(0, view="LL") for i, r in enumerate(records)]
-    rate, _, count = underdiagnosis(LABELS, scores, targets, few, {})["view", "LL"]
-    assert np.isnan(rate)
-    assert count <= 1
+    records = [r if i else record(0, view="LL") for i, r in enumerate(sample()[2])]
+    row = missed(records, {}, ("view", "LL"))
+    assert np.isnan(row.rate.value)
+    assert row.images <= 1

@@ -99,9 +99,9 @@ def require_files(
     request: Request, checkpoints: Sequence[str], images: Sequence[str] = ()
 ) -> list[Path]:
     """The checkpoints, once they, the settings and the images were found sound without torch."""
-    from xray_lightning.cli.settings import require_openable
+    from xray_lightning.cli.settings import find_checkpoint, require_openable
 
-    paths = [Path(name) for name in checkpoints]
+    paths = [find_checkpoint(Path(name)) for name in checkpoints]
     require_openable(paths, [] if images else request.overrides, images)
     return paths
 
@@ -127,7 +127,7 @@ def evaluate(request: Request) -> None:
     of this package.
     """
     (checkpoint,) = require_files(request, request.files)
-    call("evaluate.evaluate", checkpoint, request.overrides, **request.json_option)
+    call("evaluate.evaluate_checkpoint", checkpoint, request.overrides, **request.json_option)
 
 
 @verb("CHECKPOINT PATH...")

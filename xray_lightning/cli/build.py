@@ -130,7 +130,11 @@ def describe_run(config: DictConfig, data: XrayDataModule, net: XrayNet) -> Desc
 
 
 def trainer_from(
-    config: DictConfig, callbacks: list[pl.Callback], *, fit: bool = True
+    config: DictConfig,
+    callbacks: list[pl.Callback],
+    *,
+    fit: bool = True,
+    folder: Path | None = None,
 ) -> pl.Trainer:
     """The Lightning trainer of a configuration, on a GPU if it asks for one and there is one.
 
@@ -146,7 +150,8 @@ def trainer_from(
     if node["precision"] == "auto":
         node["precision"] = "bf16-mixed" if on_gpu else "32-true"
     torch.backends.cudnn.allow_tf32 = node["precision"] != "32-true"  # float32 is float32
-    for path in Path(config.run_dir).glob("hpc_ckpt_*.ckpt"):  # Lightning's at a requeue by Slurm:
+    run = folder or Path(config.run_dir)
+    for path in run.glob("hpc_ckpt_*.ckpt"):  # Lightning's at a requeue by Slurm:
         path.unlink(missing_ok=True)  # amid an epoch, and even trainer.predict would load it
     loggers = list(make(config.logger).values()) if fit else []
     trainer: pl.Trainer = make(
@@ -154,7 +159,7 @@ def trainer_from(
         callbacks=[KeepSigterm(), *callbacks, *(extras(config) if fit else [])],
         logger=loggers or False,
         plugins=[AtomicCheckpointIO()],
-        default_root_dir=config.run_dir,
+        default_root_dir=run,
         enable_checkpointing=fit,
         enable_progress_bar=any(isinstance(callback, RichProgressBar) for callback in callbacks),
         enable_model_summary=False,

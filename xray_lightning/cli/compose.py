@@ -20,21 +20,21 @@ from xray_lightning.cli.build import (
     task_from,
     trainer_from,
 )
-from xray_lightning.cli.conclusion import conclude
-from xray_lightning.cli.judging import Judged
 from xray_lightning.cli.overrides import in_sweep
 from xray_lightning.cli.provenance import sampling_line, write_config, write_environment
 from xray_lightning.cli.report import closing_report
-from xray_lightning.cli.settings import require_settings
+from xray_lightning.cli.settings import point_settings, require_settings
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import SUBSETS
 from xray_lightning.data.source import Source, usage_notes
 from xray_lightning.errors import ConfigError, SplitError
-from xray_lightning.evaluation.predict import Summary, predict_subset, summarise
+from xray_lightning.evaluation.evaluate import Evaluation
+from xray_lightning.evaluation.predict import Summary, evaluate_run, predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions, write_predictions
 from xray_lightning.explain.heatmaps import HeatMaps
 from xray_lightning.folders import prepare_folder
 from xray_lightning.processes import quieten, started_outside
+from xray_lightning.report.evaluation_table import evaluation_lines
 from xray_lightning.report.figures import (
     curves_figure,
     distribution_figure,
@@ -89,12 +89,13 @@ def fit(
     kept = next(each for each in callbacks if isinstance(each, RunCheckpoint))  # the best
     summaries, predictions = finish(config, data, task, run, kept.choice)
     if trainer.is_global_zero:
-        found = conclude(config, data, predictions, run)
+        points = point_settings(config)
+        evaluation = evaluate_run(data, predictions, run, tta=config.tta, **points)
         draw_maps(trainer, panel, data, predictions, run)
         if config.report:
             closing_report(config, data.source, data.split, summaries, run)
         write_json(summaries, run / "metrics.json")  # last: it says that the run is finished
-        closing(summaries, found, metrics, data, run)
+        closing(summaries, evaluation, metrics, data, run)
     mean: float | None = summaries["val"]["auroc"]["mean"]
     return mean
 
@@ -215,7 +216,7 @@ def score(
     config: DictConfig, data: XrayDataModule, task: XrayTask, folder: Path, subsets: Sequence[str]
 ) -> tuple[dict[str, Summary], Scored]:
     """Predict each part; write predictions and figures: the one path to a score."""
-    trainer = trainer_from(config, progress(), fit=False)
+    trainer = trainer_from(config, progress(), fit=False, folder=folder)
     summaries, found = {}, {}
     for subset in subsets:
         predictions = predict_subset(trainer, task, data, subset)
@@ -234,7 +235,7 @@ def score(
 
 def closing(
     summaries: dict[str, Summary],
-    found: Judged,
+    evaluation: Evaluation,
     metrics: MetricsFile,
     data: XrayDataModule,
     run: Path,
@@ -245,7 +246,7 @@ def closing(
         auroc_table(
             summaries, f"{data.source.title}, split {data.split.name} [{data.split.fingerprint}]"
         ),
-        *found.shown(f"test of {data.source.title}", groups=False),
+        *evaluation_lines(evaluation, f"test of {data.source.title}", subgroups=False),
         subsets_line(summaries),
         mean_line(summaries),
         f"training saw {metrics.images_seen:,} images at {rate:.1f} images per second",

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from xray_lightning.audit.shortcuts.run import find_shortcuts
 from xray_lightning.cli.build import progress, trainer_from
-from xray_lightning.cli.evaluate import Opened, opened
 from xray_lightning.cli.explain_settings import (
     Settings,
     own_settings,
@@ -21,6 +20,7 @@ from xray_lightning.cli.explain_settings import (
     trained_like,
 )
 from xray_lightning.cli.explain_tables import explain_lines
+from xray_lightning.cli.opening import Opened, open_checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.evaluation.predict import predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions
@@ -49,7 +49,7 @@ def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
     """Localisation, saliency tests, shortcut tests and a gallery; see ``xray explain --help``.
 
     Raises:
-        XrayError: a setting that cannot work, or see :func:`~.evaluate.opened`.
+        XrayError: a setting that cannot work, or see :func:`~.opening.open_checkpoint`.
     """
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         every = explained(checkpoint, overrides)
@@ -69,7 +69,7 @@ def explained(checkpoint: Path, overrides: Sequence[str]) -> dict[Path, Facts]:
     Images of patients that the checkpoint learned from are looked at apart (overlap=report).
     """
     settings, values = own_settings(overrides)
-    found = opened(checkpoint, values)
+    found = open_checkpoint(checkpoint, values)
     found.data.split = found.splits["test"]
     require_subset(found, settings)
     others = trained_like(settings.seeds, found, permuted=False)

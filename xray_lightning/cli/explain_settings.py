@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xray_lightning.checkpoint import load_checkpoint, require_labels
-from xray_lightning.cli.evaluate import Opened
+from xray_lightning.cli.opening import Opened
 from xray_lightning.cli.overrides import integer, listed, taken_out
 from xray_lightning.cli.settings import EXPLAIN
 from xray_lightning.errors import ConfigError

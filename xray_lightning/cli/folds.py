@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from xray_lightning.cli.judgement import interval, verdict_facts
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.evaluation.folds import (
     POOLED,
@@ -17,8 +16,9 @@ from xray_lightning.evaluation.folds import (
 )
 from xray_lightning.evaluation.predictions import write_predictions
 from xray_lightning.evaluation.sweep import SweepRun, average_seeds
-from xray_lightning.metrics.estimates import judge
+from xray_lightning.metrics.estimates import estimate_metrics
 from xray_lightning.records import patients_text
+from xray_lightning.report.evaluation_table import interval_text
 from xray_lightning.report.terminal import empty_table, number
 from xray_lightning.writing import read_json, write_json
 
@@ -65,13 +65,13 @@ def pooled(each: CrossValidation, folder: Path, ending: str) -> Facts:
     runs = [each.runs[fold] for fold in range(each.folds)]
     predictions = join_folds([folder / run.folder / "predictions_test.csv" for run in runs])
     columns = predictions.labels, predictions.scores, predictions.targets
-    verdict = judge(*columns, predictions.patient_ids, threads=available_cores())
+    metrics = estimate_metrics(*columns, predictions.patient_ids, threads=available_cores())
     known = {"images": len(predictions.image_ids), "patients": predictions.patients}
-    facts = verdict_facts(verdict, {**known, "data": runs[0].data})
+    facts = {**metrics.to_json(), **known, "data": runs[0].data}
     places = [folder / run.folder / "metrics.json" for run in runs]
-    metrics = [read_json(place)["test"]["auroc"] for place in places]
-    of_folds = {label: [fold["labels"][label] for fold in metrics] for label in predictions.labels}
-    facts |= {"fold_auroc": of_folds, "fold_mean": [fold["mean"] for fold in metrics]}
+    folds = [read_json(place)["test"]["auroc"] for place in places]
+    of_folds = {label: [fold["labels"][label] for fold in folds] for label in predictions.labels}
+    facts |= {"fold_auroc": of_folds, "fold_mean": [fold["mean"] for fold in folds]}
     write_predictions(predictions, folder / f"predictions{ending}.csv")
     rows = [*facts["labels"].items(), ("mean", facts["mean"])]
     folds = [*of_folds.values(), facts["fold_mean"]]
@@ -111,7 +111,7 @@ def fold_table(facts: Mapping[str, Any]) -> Table:
             label,
             f"{each['positives']:,}" if "positives" in each else "",
             number(each["auroc"]["value"]),
-            interval(tuple(ends)),
+            interval_text(tuple(ends)),
             number(folds.mean),
             number(folds.deviation),
             str(folds.count),

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, InstantiationException
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -154,6 +154,22 @@ def boolean(name: str, text: str) -> bool:
     if text not in ("true", "false"):
         raise ConfigError(f"{name} must be true or false, got {text!r}")
     return text == "true"
+
+
+def read_value(name: str, text: str) -> Any:
+    """The value of a setting, written as for Hydra.
+
+    Raises:
+        ConfigError: it cannot be read.
+
+    >>> read_value("prior", "{Mass: 0.05}")
+    {'Mass': 0.05}
+    """
+    try:
+        (change,) = OverridesParser.create().parse_overrides([f"{name}={text}"])
+    except HydraException as error:
+        raise ConfigError(f"{name} cannot be read: {text!r}") from error
+    return change.value()
 
 
 def overridden(saved: dict[str, Any], overrides: Sequence[str]) -> DictConfig:

@@ -98,6 +98,17 @@ def require_openable(
             require_integer(key, value, LEAST[key])
 
 
+def point_settings(config: DictConfig) -> dict[str, Any]:
+    """How operating points are fitted, see :func:`~.evaluation.evaluate.fit_operating_points`."""
+    point = {"rule": config.operating_point.rule, "value": config.operating_point.value}
+    return point | {"calibration": config.calibration, "draws": config.draws}
+
+
+def find_checkpoint(place: Path) -> Path:
+    """The best checkpoint of a run folder; a file as it is."""
+    return place / "checkpoints" / "best.ckpt" if place.is_dir() else place
+
+
 def require_changes(overrides: Sequence[str]) -> None:
     """Refuse what would not change an evaluation.
 

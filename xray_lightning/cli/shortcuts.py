@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from xray_lightning.audit.shortcuts.run import Shortcuts, find_shortcuts, write_gist
-from xray_lightning.cli.evaluate import home, opened
+from xray_lightning.cli.opening import home, open_checkpoint
 from xray_lightning.deploy.classifier import find_device
 from xray_lightning.folders import prepare_folder
 from xray_lightning.report.audit_tables import shortcut_lines
@@ -19,12 +19,12 @@ def shortcuts(checkpoints: Sequence[Path], overrides: Sequence[str], as_json: bo
     """Test checkpoints on the test set of their own data, or of other data by overrides.
 
     Raises:
-        XrayError: see :func:`~xray_lightning.cli.evaluate.opened`.
+        XrayError: see :func:`~xray_lightning.cli.opening.open_checkpoint`.
     """
     results: dict[str, Shortcuts] = {}
     for path in checkpoints:
         with redirect_stdout(sys.stderr if as_json else sys.stdout):  # its notes are not JSON
-            at_hand = opened(path, overrides)
+            at_hand = open_checkpoint(path, overrides)
         data = at_hand.data
         data.split = at_hand.splits["test"]
         net = at_hand.checkpoint.build_net().to(find_device("auto"))

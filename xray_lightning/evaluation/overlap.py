@@ -1,6 +1,7 @@
-"""Patients a checkpoint was trained on, met again in other data: found, left out, or set apart."""
+"""Patients a checkpoint was trained on, met again in other data: left out, or set apart."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,15 +29,15 @@ def seen_before(
     return np.array([key in learned for key in patient_keys(population, records)], dtype=np.bool_)
 
 
-def separated(
+def separate_patients(
     description: Description, data: XrayDataModule, choice: str | None
 ) -> dict[str, Split] | None:
     """The test set without the patients the checkpoint learned from.
 
     Args:
         description: of the checkpoint.
-        data: the data to judge it on.
-        choice: "exclude": leave their images out; "report": put them into a part of their own.
+        data: the data to evaluate it on.
+        choice: "exclude": leave their images out; "report": put them into a subset of their own.
 
     Returns:
         "test", and for "report" also "test_seen", each as the test set of a split; None if the
@@ -69,10 +70,46 @@ def separated(
     if seen.all():
         raise SplitError(
             f"all {len(seen):,} test images show patients that the checkpoint was trained or "
-            "chosen on: there is nothing to judge it by. Choose another split or other data"
+            "chosen on: nothing is left to evaluate it on. Choose another split or other data"
         )
     rows = data.split.subsets["test"]
     subsets = {"test": replace_test(data.split, data.records, rows[~seen])}
     if choice == "report":
         subsets["test_seen"] = replace_test(data.split, data.records, rows[seen])
     return subsets
+
+
+def choose_test_images(
+    description: Description, data: XrayDataModule, choice: str | None
+) -> tuple[dict[str, Split], str]:
+    """The subsets to evaluate, as :func:`separate_patients` gives them, and a note.
+
+    The note says what the checkpoint has met of these images; "" for its own test images.
+    """
+    fingerprint = data.split.subset_fingerprints["test"]
+    trained = description.split["subsets"]["test"]
+    if fingerprint == trained and not choice:
+        return {"test": data.split}, ""
+    splits = separate_patients(description, data, choice)
+    note = f"these test images [{fingerprint}] are not those of the training run [{trained}]; "
+    if splits is None:
+        splits = {"test": data.split}
+        return splits, f"{note}some of them, or of their patients, may have been trained on"
+    seen = len(data.split.subsets["test"]) - len(splits["test"].subsets["test"])
+    if not seen:
+        return splits, f"{note}no patient of them is one it learned from"
+    what = "left out" if choice == "exclude" else "scored apart, as test_seen"
+    return splits, f"{note}{seen:,} that show patients it learned from are {what}"
+
+
+def take_images(data: XrayDataModule, images: str) -> None:
+    """With "all" every image becomes a test image: the split does not matter to another's model.
+
+    Raises:
+        ConfigError: ``images`` is neither test nor all.
+    """
+    if images not in ("test", "all"):
+        raise ConfigError(f"images must be test or all, got {images!r}")
+    if images == "all":
+        rows = np.arange(len(data.records))
+        data.split = replace(replace_test(data.split, data.records, rows), name="all images")

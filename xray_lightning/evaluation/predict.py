@@ -1,7 +1,7 @@
-"""Scores of a trained network on a part of a data set, and their summary."""
+"""Scores of a trained network on a subset of a data set, their summary, and a run's last step."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -10,12 +10,21 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from xray_lightning.checkpoint import load_checkpoint, store_operating_points
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.samplers import Shard
 from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation.evaluate import (
+    Evaluation,
+    Origin,
+    SplitName,
+    evaluate,
+    fit_operating_points,
+)
 from xray_lightning.evaluation.predictions import Predictions, require_scores
 from xray_lightning.metrics.auroc import auroc_per_label, defined_mean
 from xray_lightning.training.task import XrayTask
+from xray_lightning.writing import to_plain, write_json
 
 Summary = dict[str, Any]
 Scores = npt.NDArray[np.float32]
@@ -94,13 +103,9 @@ def summarise(predictions: Predictions, fingerprint: str, *, tta: str = "none") 
     values = auroc_per_label(scores, targets)
     mean, defined = defined_mean(values)
     positives = np.nansum(predictions.targets == 1, axis=0).tolist()
-    by_label = zip(predictions.labels, values.tolist(), strict=True)
+    by_label = dict(zip(predictions.labels, values.tolist(), strict=True))
     return {
-        "auroc": {
-            "mean": _plain(mean),
-            "defined": defined,
-            "labels": {label: _plain(value) for label, value in by_label},
-        },
+        "auroc": to_plain({"mean": mean, "defined": defined, "labels": by_label}),
         "positives": dict(zip(predictions.labels, positives, strict=True)),
         "images": len(predictions.image_ids),
         "patients": predictions.patients,
@@ -109,5 +114,49 @@ def summarise(predictions: Predictions, fingerprint: str, *, tta: str = "none") 
     }
 
 
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def origin_of(
+    data: XrayDataModule, subset: str, tta: str, weights: str, *, overlap_known: bool = True
+) -> Origin:
+    """Where predictions on a subset come from; ``weights``: their SHA-256."""
+    return Origin(
+        data=data.source.title,
+        data_images=len(data.source.records),
+        split=SplitName(data.split.name, data.split.fingerprint),
+        subset=subset,
+        tta=tta,
+        weights_sha256=weights,
+        overlap_known=overlap_known,
+    )
+
+
+def evaluate_run(
+    data: XrayDataModule,
+    predictions: Mapping[str, Predictions],
+    run: Path,
+    *,
+    tta: str = "none",
+    rule: str = "youden",
+    value: float = 0.9,
+    calibration: str | None = "platt",
+    draws: int = 2000,
+) -> Evaluation:
+    """Fit operating points on validation, keep them in the best checkpoint, apply them to test.
+
+    Writes operating_points.json and evaluation.json into the run folder.
+    """
+    points = fit_operating_points(
+        predictions["val"], rule=rule, value=value, calibration=calibration, draws=draws
+    )
+    best = run / "checkpoints" / "best.ckpt"
+    store_operating_points(best, points.to_json())
+    weights = load_checkpoint(best).weights_sha256
+    write_json({**points.to_json(), "weights_sha256": weights}, run / "operating_points.json")
+    evaluation = evaluate(
+        predictions["test"],
+        data.subset_records("test"),
+        origin_of(data, "test", tta, weights),
+        operating_points=points,
+        draws=draws,
+    )
+    write_json(evaluation.to_json(), run / "evaluation.json")
+    return evaluation

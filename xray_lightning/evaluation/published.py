@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from xray_lightning.records import CHEST_XRAY14
+from xray_lightning.results import Result
 
 OFFICIAL, OWN = "official", "own"
 IMAGES, TEST_IMAGES = 112_120, 25_596  # of ChestX-ray14, and of its official test list
 
 
 @dataclass(frozen=True)
-class Published:
+class Published(Result):
     """A published result.
 
     Attributes:

@@ -1,6 +1,8 @@
-"""Do scores mean probabilities? Errors of calibration, maps that mend it, and priors."""
+"""Do scores mean probabilities? Errors of calibration, maps that correct them, and priors."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +12,10 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.bootstrap import Codes, Counts, Floats, divided, sums_over
+from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.intervals import Floats, divided
+from xray_lightning.metrics.ranks import Codes
+from xray_lightning.results import Result
 
 METHODS = ("temperature", "platt", "isotonic")
 TINY = 1e-7  # scores are kept this far from 0 and 1 before the logarithm
@@ -42,14 +47,13 @@ def mass_bins(scores: npt.NDArray[np.floating], bins: int = 15) -> Codes:
     return first[groups].astype(np.intp)
 
 
-def calibration_error_over(
-    counts: Counts,
-    codes: Codes,
+def calibration_errors(
+    bootstrap: PatientBootstrap,
     scores: npt.NDArray[np.floating],
     positive: npt.NDArray[np.bool_],
     bins: int = 15,
 ) -> Floats:
-    """Expected calibration error of each draw, (D,) (Naeini 2015; equal-mass bins, Nixon 2019).
+    """Expected calibration error, (1 + D,) (Naeini 2015; equal-mass bins, Nixon 2019).
 
     Sum over the bins of their share of images times |mean score - share of positives|. The bins
     are those of the sample, the same in every draw. Small bins bias it upwards.
@@ -57,8 +61,8 @@ def calibration_error_over(
     bin_of = mass_bins(scores, bins)
     inside = bin_of[:, None] == np.arange(bins)  # (n, K)
     gap = scores.astype(np.float64) - positive
-    gaps = np.abs(sums_over(counts, codes, inside * gap[:, None])).sum(axis=1)
-    return divided(gaps, sums_over(counts, codes, np.ones((len(gap), 1)))[:, 0])
+    gaps = np.abs(bootstrap.sums(inside * gap[:, None])).sum(axis=1)
+    return divided(gaps, bootstrap.sums(np.ones((len(gap), 1)))[:, 0])
 
 
 def reliability(
@@ -66,21 +70,21 @@ def reliability(
 ) -> tuple[Floats, Floats, Codes]:
     """Mean score, share of positives and number of images of each bin, (K,) each, no bin empty.
 
-    The bins are those of :func:`calibration_error_over`: the mean of |score - share|, weighted by
+    The bins are those of :func:`calibration_errors`: the mean of |score - share|, weighted by
     images, is its error.
     """
     used, place, images = np.unique(
         mass_bins(scores, bins), return_inverse=True, return_counts=True
     )
-    sums = (
-        np.bincount(place, weights=values, minlength=len(used)) for values in (scores, positive)
+    score, share = (
+        np.bincount(place, weights=column, minlength=len(used)) / images
+        for column in (scores, positive)
     )
-    score, share = (each / images for each in sums)
     return score, share, images
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Result):
     """A rising map from scores to probabilities, as plain values.
 
     Attributes:
@@ -105,6 +109,14 @@ class Calibration:
             steps = np.asarray(np.interp(scores, self.knots, self.values))
             return steps if self.shift == 0 else expit(logit(steps) + self.shift)
         return expit(self.slope * logit(scores) + self.intercept + self.shift)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """What ``to_json`` gave; a KeyError, TypeError or ValueError for anything else."""
+        require_method(values["method"])
+        numbers = {name: float(values[name]) for name in ("slope", "intercept", "shift")}
+        steps = {name: tuple(map(float, values[name])) for name in ("knots", "values")}
+        return cls(values["method"], **numbers, **steps)  # type: ignore[arg-type]
 
     def at_prior(self, prior: float, new_prior: float) -> "Calibration":
         """The map at another prevalence, see :func:`shift_prior`."""

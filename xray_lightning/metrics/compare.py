@@ -8,20 +8,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t
 
-from xray_lightning.metrics.bootstrap import (
-    Codes,
-    Counts,
+from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.delong import compare_auroc, holm
+from xray_lightning.metrics.intervals import (
+    NAN,
     Floats,
     Interval,
     Spread,
-    counted,
     effective_patients,
     mean_of_defined,
-    patient_codes,
-    patient_draws,
 )
-from xray_lightning.metrics.delong import compare_auroc, holm
-from xray_lightning.metrics.ranks import Ranking, auroc_left_out, curves_over
+from xray_lightning.metrics.ranks import auroc_left_out, counted, curves_over
 from xray_lightning.results import Result
 
 LEVEL, POWER = 0.975, 0.8  # of the two-sided test at 5 %, and of what is called detectable
@@ -64,10 +61,12 @@ class Difference(Result):
 
 
 @dataclass(frozen=True)
-class AurocDifferences:
+class AurocDifferences(Result):
     """All labels and the mean over the labels defined in a draw.
 
     Attributes:
+        labels: label -> its difference.
+        mean: of the mean AUROC.
         identical: whether both models gave every image the same scores.
     """
 
@@ -87,7 +86,7 @@ def compare_aurocs(
     seed: int = 0,
     threads: int = 2,
 ) -> AurocDifferences:
-    """Compare two models by AUROC, each draw of patients judging both.
+    """Compare two models by AUROC, each draw of patients evaluating both.
 
     Targets (N, L) are NaN where unknown; the scores of either model are arrays (N, L), one a seed;
     ``threads`` labels go at a time.
@@ -95,64 +94,62 @@ def compare_aurocs(
     Raises:
         ConfigError: no draws or no images.
     """
-    codes = patient_codes(patients)
-    counts = patient_draws(codes, draws, seed)
+    bootstrap = PatientBootstrap(patients, draws, seed)
     columns = [
-        ([each[:, index] for each in first], [each[:, index] for each in second], targets[:, index])
+        ([run[:, index] for run in first], [run[:, index] for run in second], targets[:, index])
         for index in range(len(labels))
     ]
     with ThreadPoolExecutor(threads) as pool:
-        values = list(pool.map(lambda column: _label_draws(column, codes, counts), columns))
+        drawn = list(pool.map(lambda column: _draw_label(bootstrap, *column), columns))
     generator = np.random.default_rng(seed)
-    choices = tuple(_seed_choices(len(runs), draws, generator) for runs in (first, second))
-    found = [
+    choices = tuple(_choose_seeds(len(runs), draws, generator) for runs in (first, second))
+    differences = [
         _difference(
-            *_over_seeds(pair, choices), left_out, effective_patients(behind), _delong(*column)
+            *_over_seeds(pair, choices), left_out, effective_patients(rarer), _delong(*column)
         )
-        for column, (*pair, left_out, behind) in zip(columns, values, strict=True)
+        for column, (*pair, left_out, rarer) in zip(columns, drawn, strict=True)
     ]
-    corrected = holm([each.p_value for each in found])
+    corrected = holm([difference.p_value for difference in differences])
     *means, left_out = (
-        mean_of_defined(np.stack([each[place] for each in values])) for place in (0, 1, 2)
+        mean_of_defined(np.stack([label[place] for label in drawn])) for place in range(3)
     )
-    effective = effective_patients(np.sum([behind for *_, behind in values], axis=0))
+    effective = effective_patients(np.sum([rarer for *_, rarer in drawn], axis=0))
     return AurocDifferences(
         {
-            label: replace(each, corrected=float(p))
-            for label, each, p in zip(labels, found, corrected, strict=True)
+            label: replace(difference, corrected=float(p_value))
+            for label, difference, p_value in zip(labels, differences, corrected, strict=True)
         },
-        _difference(*_over_seeds(means, choices), left_out, effective, float("nan")),
-        identical=all(np.array_equal(one, first[0]) for one in (*first, *second)),
+        _difference(*_over_seeds(means, choices), left_out, effective, NAN),
+        identical=all(np.array_equal(run, first[0]) for run in (*first, *second)),
     )
 
 
-def _label_draws(
-    column: tuple[Runs, Runs, npt.NDArray[np.floating]], codes: Codes, counts: Counts
+def _draw_label(
+    bootstrap: PatientBootstrap, first: Runs, second: Runs, targets: npt.NDArray[np.floating]
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """AUROC of both models in each draw, (seeds, 1 + D); their difference without each patient.
 
     The scores of a seed are (N,). Last, the images of the rarer class of each patient, (P,).
     """
-    targets = column[2]
-    clusters = counts.shape[1]
-    sides = [[Ranking.of(scores, targets, codes) for scores in runs] for runs in column[:2]]
-    one, two = (np.stack([curves_over(each, counts)[0] for each in side]) for side in sides)
+    sides = [[bootstrap.ranking(scores, targets) for scores in runs] for runs in (first, second)]
+    one, two = (np.stack([curves_over(r, bootstrap.counts)[0] for r in side]) for side in sides)
     left_out = [
-        np.mean([auroc_left_out(each, clusters)[1:] for each in side], axis=0) for side in sides
+        np.mean([auroc_left_out(r, bootstrap.patients)[1:] for r in side], axis=0) for side in sides
     ]
-    rarer = counted(sides[0][0].codes, sides[0][0].rarer, clusters)
+    some = sides[0][0]
+    rarer = counted(some.codes, some.rarer, bootstrap.patients)
     return one, two, left_out[0] - left_out[1], rarer
 
 
 def _delong(first: Runs, second: Runs, targets: npt.NDArray[np.floating]) -> float:
     """DeLong's p value of one label's scores (N,); NaN for several seeds."""
     if not len(first) == len(second) == 1:
-        return float("nan")
+        return NAN
     known = ~np.isnan(targets)
     return compare_auroc(first[0][known], second[0][known], targets[known] == 1).p_value
 
 
-def _seed_choices(runs: int, draws: int, generator: np.random.Generator) -> Floats:
+def _choose_seeds(runs: int, draws: int, generator: np.random.Generator) -> Floats:
     """Share of each seed in each draw, (seeds, 1 + D); the first is the sample, all alike."""
     if runs == 1:
         return np.ones((1, 1 + draws))

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm, rankdata
+from scipy.stats import false_discovery_control, norm, rankdata
 
-from xray_lightning.metrics.bootstrap import Floats
+from xray_lightning.metrics.intervals import Floats
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,7 @@ def benjamini_hochberg(p_values: npt.ArrayLike) -> Floats:
     >>> benjamini_hochberg([0.01, 0.04, 0.03]).round(6).tolist()
     [0.03, 0.04, 0.04]
     """
-    values = np.asarray(p_values, dtype=np.float64)
-    known = np.flatnonzero(~np.isnan(values))
-    order = known[np.argsort(values[known])][::-1]
-    factors = len(known) / np.arange(len(known), 0, -1)
-    corrected = np.full(len(values), np.nan)
-    corrected[order] = np.minimum(np.minimum.accumulate(values[order] * factors), 1)
-    return corrected
+    values = np.array(p_values, dtype=np.float64)
+    known = ~np.isnan(values)
+    values[known] = false_discovery_control(values[known]) if known.any() else np.nan
+    return values

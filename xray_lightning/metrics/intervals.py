@@ -1,15 +1,15 @@
 """Intervals of a figure: of draws, of patients left out, and exact ones."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logit
 from scipy.stats import t
 
-from xray_lightning.writing import to_plain
+from xray_lightning.results import Result
 
 Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float]
@@ -20,7 +20,7 @@ ROUNDING = 1e-12  # draws that differ by less are equal
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Result):
     """A figure and its 95 % interval; NaN where undefined.
 
     Attributes:
@@ -39,7 +39,7 @@ class Estimate:
     image_interval: Interval | None = None
 
     @classmethod
-    def of_draws(cls, draws: Floats) -> "Estimate":
+    def of_draws(cls, draws: Floats) -> Self:
         """Value and percentile interval of a figure of the sample and of each draw, (1 + D,)."""
         return cls(float(draws[0]), *percentile_interval(draws[1:]))
 
@@ -54,29 +54,34 @@ class Estimate:
         low, high = self.image_interval or NONE
         return (self.high - self.low) / (high - low) if high > low and not self.exact else NAN
 
+    def beside(self, by_image: "Estimate") -> "Estimate":
+        """This estimate with the interval of the other, of resampled images."""
+        return replace(self, image_interval=by_image.interval)
+
     def to_json(self) -> dict[str, Any]:
         """``{"value", "interval": [low, high]}``, null where undefined, and what else is known."""
-        both = {"value": self.value, "interval": _listed(self.interval)}
-        if self.image_interval is None:
-            return dict(to_plain(both | ({"exact": True} if self.exact else {})))
-        old = {"patient_interval": both["interval"]}  # its name in schema 1
-        of_images = {
-            "image_interval": _listed(self.image_interval),
-            "width_ratio": self.width_ratio,
-        }
-        return dict(to_plain(both | old | {"exact": self.exact} | of_images))
+        ends = interval_json(self.interval)
+        values = {"value": None if np.isnan(self.value) else self.value, "interval": ends}
+        if self.exact or self.image_interval:
+            values["exact"] = self.exact
+        if self.image_interval:
+            values["patient_interval"] = ends  # its name in schema 1
+            values["image_interval"] = interval_json(self.image_interval)
+            values["width_ratio"] = None if np.isnan(self.width_ratio) else self.width_ratio
+        return values
 
     @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> "Estimate":
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
         """What :meth:`to_json` gave, of this schema or the one before."""
-        ends = facts["interval"] if "interval" in facts else facts["patient_interval"]
-        value = NAN if facts["value"] is None else float(facts["value"])
+        ends = values["interval"] if "interval" in values else values["patient_interval"]
+        value = NAN if values["value"] is None else float(values["value"])
+        images = tuple(values["image_interval"] or NONE) if "image_interval" in values else None
         low, high = ends or NONE
-        images = tuple(facts["image_interval"] or NONE) if "image_interval" in facts else None
-        return cls(value, low, high, bool(facts.get("exact", False)), images)
+        return cls(value, low, high, values.get("exact", False), images)
 
 
-def _listed(ends: Interval) -> list[float] | None:
+def interval_json(ends: Interval) -> list[float] | None:
+    """Both ends for JSON, None where undefined."""
     return None if np.isnan(ends).any() else list(ends)
 
 

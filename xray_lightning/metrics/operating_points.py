@@ -1,28 +1,20 @@
 """What is fitted on validation and applied elsewhere: operating points and calibrations."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.bootstrap import (
-    Counts,
-    Floats,
-    Interval,
-    bootstrap_counts,
-    divided,
-    patient_codes,
-    percentile_interval,
-    ratio_over,
-)
+from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import Calibration, fit_calibration, require_method
+from xray_lightning.metrics.intervals import NAN, Estimate, Floats, divided
+from xray_lightning.results import Result
 
+RULES = ("youden", "f1", "sensitivity", "specificity")
 MINIMUM_POSITIVES = 10  # below, a threshold would follow single images, and none is given
-
-NAN = float("nan")
 SEPARATED = (
     "a threshold separates validation's positives from its negatives: how steep the calibration "
     "is, their number decides, not their scores"
@@ -60,38 +52,25 @@ def confusion(
 ) -> Confusion:
     """Counts at each of K thresholds, in O((n + K) log n)."""
     wanted = np.atleast_1d(np.asarray(thresholds))
-    called = [
-        (len(part) - np.searchsorted(np.sort(part), wanted, side="left")).astype(np.float64)
-        for part in (scores[positive], scores[~positive])
-    ]
-    missed = float(positive.sum()) - called[0]
-    return Confusion(called[0], called[1], missed, float((~positive).sum()) - called[1])
+    true, false = (
+        (len(some) - np.searchsorted(np.sort(some), wanted, side="left")).astype(np.float64)
+        for some in (scores[positive], scores[~positive])
+    )
+    return Confusion(true, false, float(positive.sum()) - true, float((~positive).sum()) - false)
 
 
-def _youden(counts: Confusion, _: float) -> Floats:
-    negatives = counts.false_positive + counts.true_negative  # in whole numbers: equals are equal
-    positives = counts.true_positive + counts.false_negative
-    return counts.true_positive * negatives - counts.false_positive * positives
-
-
-def _f1(counts: Confusion, _: float) -> Floats:
-    return counts.f1
-
-
-def _sensitivity(counts: Confusion, wanted: float) -> Floats:
-    return np.where(counts.sensitivity >= wanted, counts.specificity, -np.inf)
-
-
-def _specificity(counts: Confusion, wanted: float) -> Floats:
-    return np.where(counts.specificity >= wanted, counts.sensitivity, -np.inf)
-
-
-RULES: dict[str, Callable[[Confusion, float], Floats]] = {
-    "youden": _youden,  # Youden 1950: sensitivity + specificity - 1
-    "f1": _f1,
-    "sensitivity": _sensitivity,  # the most specific point of at least this sensitivity
-    "specificity": _specificity,  # the most sensitive point of at least this specificity
-}
+def _gains(counts: Confusion, rule: str, value: float) -> Floats:
+    """What a rule prefers at each threshold: the largest; -inf where it will not do, (K,)."""
+    if rule == "youden":  # Youden 1950: sensitivity + specificity - 1, in whole numbers, so that
+        negatives = counts.false_positive + counts.true_negative  # equal points are equal
+        positives = counts.true_positive + counts.false_negative
+        return counts.true_positive * negatives - counts.false_positive * positives
+    if rule == "f1":
+        return counts.f1
+    wanted, other = counts.sensitivity, counts.specificity
+    if rule == "specificity":
+        wanted, other = other, wanted
+    return np.where(wanted >= value, other, -np.inf)
 
 
 def require_rule(rule: str, value: float) -> None:
@@ -116,6 +95,8 @@ def choose_threshold(
 ) -> float:
     """The threshold that a rule prefers, out of the scores; of equal ones the highest.
 
+    "youden" takes the largest sensitivity + specificity - 1, "f1" the largest F1, "sensitivity" the
+    most specific threshold of at least that sensitivity, "specificity" the most sensitive one.
     Scores and targets are (n,), NaN where unknown (left out). ``value`` is the wanted sensitivity
     or specificity, not used by the other rules; below ``minimum_positives`` the answer is NaN.
 
@@ -129,113 +110,159 @@ def choose_threshold(
     known = ~np.isnan(targets)
     positive, kept = targets[known] == 1, scores[known]
     if positive.sum() < minimum_positives or positive.all():
-        return float("nan")
+        return NAN
     thresholds = np.unique(kept)[::-1]  # falling
-    gains = RULES[rule](confusion(kept, positive, thresholds), value)
+    gains = _gains(confusion(kept, positive, thresholds), rule, value)
     best = int(np.nanargmax(gains))
-    return float(thresholds[best]) if np.isfinite(gains[best]) else float("nan")
+    return float(thresholds[best]) if np.isfinite(gains[best]) else NAN
 
 
-def wrong_calls(
+@dataclass(frozen=True)
+class WrongCalls(Result):
+    """Errors of operating points, each as how many of how many images.
+
+    Attributes:
+        missed: images with a finding that are not called.
+        false_alarms: images without a finding that are called.
+    """
+
+    missed: tuple[int, int]
+    false_alarms: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Calls(WrongCalls):
+    """Those of any label; ``labels`` are those of each label that has an operating point."""
+
+    labels: dict[str, WrongCalls]
+
+
+def count_wrong_calls(
     labels: Sequence[str],
     scores: npt.NDArray[np.floating],
     targets: npt.NDArray[np.floating],
     thresholds: Mapping[str, float],
-) -> dict[str, Any]:
-    """Misses and false alarms of the operating points, in images: of any label, and of each.
+) -> Calls:
+    """Misses and false alarms of the operating points: of any label, and of each.
 
-    An image is called abnormal if any score reaches its label's point (a label without one calls
-    nothing). Missed: images with a finding that are not called. False alarms: called images without
-    any: every label, (N, L), is known to be absent.
-
-    Returns:
-        ``{"missed": [wrong, of], "false_alarms": [wrong, of], "labels": {label: the same two}}``.
+    An image is called abnormal if any score reaches its label's threshold (a label without one
+    calls nothing). Missed: images with a finding that are not called. False alarms: called images
+    without any: every label, (N, L), is known to be absent.
     """
     called = scores >= np.array([thresholds.get(label, np.nan) for label in labels])
     present, absent = targets == 1, targets == 0
 
-    def pairs(called: Any, present: Any, absent: Any) -> dict[str, Any]:
-        wrong = {"missed": (present, ~called), "false_alarms": (absent, called)}
-        return {k: [int((of & fault).sum()), int(of.sum())] for k, (of, fault) in wrong.items()}
+    def count(called: Any, present: Any, absent: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+        missed = int((present & ~called).sum()), int(present.sum())
+        return missed, (int((absent & called).sum()), int(absent.sum()))
 
     single = {
-        label: pairs(called[:, index], present[:, index], absent[:, index])
+        label: WrongCalls(*count(called[:, index], present[:, index], absent[:, index]))
         for index, label in enumerate(labels)
         if label in thresholds
     }
-    return pairs(called.any(axis=1), present.any(axis=1), absent.all(axis=1)) | {"labels": single}
+    return Calls(*count(called.any(axis=1), present.any(axis=1), absent.all(axis=1)), single)
 
 
 @dataclass(frozen=True)
-class Fitted:
+class OperatingPoint(Result):
     """What validation says about one label; NaN or None where it says too little.
 
     Attributes:
-        threshold: the operating point: positive means score >= threshold.
-        sensitivity: of validation at the threshold. A little too good, like the specificity and
-            both intervals: the threshold was chosen on the same images.
-        sensitivity_interval: 95 % percentile interval, patients resampled, the threshold fixed; NaN
-            where all draws are equal.
+        threshold: positive means score >= threshold.
+        sensitivity: of validation at the threshold, with its 95 % percentile interval, patients
+            resampled, the threshold fixed. A little too good, like the specificity: the threshold
+            was chosen on the same images.
         specificity: likewise.
-        specificity_interval: likewise.
         positives: of validation.
         prevalence: of validation: the prior at which the calibration holds.
         calibration: map from scores to probabilities.
-        note: why there is no operating point or no calibration, or why the calibration is not to
-            be trusted; "" if there is nothing to say.
+        note: why there is no threshold or no calibration, or why the calibration is not to be
+            trusted; "" if there is nothing to say.
     """
 
     threshold: float
-    sensitivity: float
-    sensitivity_interval: Interval
-    specificity: float
-    specificity_interval: Interval
+    sensitivity: Estimate
+    specificity: Estimate
     positives: int
     prevalence: float
     calibration: Calibration | None
     note: str
 
-    def to_plain(self) -> dict[str, Any]:
-        """For JSON and checkpoints: None where undefined, lists for tuples."""
-        facts = asdict(self)
-        if self.calibration is not None:
-            facts["calibration"] = {k: _listed(v) for k, v in facts["calibration"].items()}
-        return {name: _listed(value) for name, value in facts.items()}
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; "sensitivity" and "sensitivity_interval" stand side by side."""
+        values = super().to_json()
+        for name in ("sensitivity", "specificity"):
+            estimate = values[name]
+            values |= {name: estimate["value"], f"{name}_interval": estimate["interval"]}
+        return values
 
     @classmethod
-    def from_plain(cls, facts: Mapping[str, Any]) -> "Fitted":
-        """What :meth:`to_plain` wrote; a KeyError, TypeError or ValueError for anything else."""
-        values = dict(facts)
-        for name in ("threshold", "sensitivity", "specificity", "prevalence"):
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """What :meth:`to_json` gave; a KeyError, TypeError or ValueError for anything else."""
+        values = dict(values)
+        for name in ("sensitivity", "specificity"):
+            low, high = values.pop(f"{name}_interval") or (NAN, NAN)
+            value = NAN if values[name] is None else float(values[name])
+            values[name] = Estimate(value, float(low), float(high))
+        for name in ("threshold", "prevalence"):
             values[name] = NAN if values[name] is None else float(values[name])
-        for name in ("sensitivity_interval", "specificity_interval"):
-            low, high = (NAN, NAN) if values[name] is None else values[name]
-            values[name] = float(low), float(high)
         if (chosen := values["calibration"]) is not None:
-            lists = {name: tuple(map(float, chosen[name])) for name in ("knots", "values")}
-            numbers = {name: float(chosen[name]) for name in ("slope", "intercept", "shift")}
-            require_method(chosen["method"])
-            values["calibration"] = Calibration(**{**chosen, **lists, **numbers})
+            values["calibration"] = Calibration.from_json(chosen)
         return cls(**values)
 
 
-def fit_on_validation(
-    labels: tuple[str, ...],
+@dataclass(frozen=True)
+class OperatingPoints(Result):
+    """The operating points of all labels, as a checkpoint keeps them.
+
+    Attributes:
+        rule: that chose them, of ``RULES``.
+        value: the wanted sensitivity or specificity.
+        subset: that they were chosen on.
+        fingerprint: of its images.
+        labels: label -> its operating point.
+    """
+
+    rule: str
+    value: float
+    subset: str = field(metadata={"was": "part"})
+    fingerprint: str
+    labels: dict[str, OperatingPoint]
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Of the labels that have one."""
+        points = {label: point.threshold for label, point in self.labels.items()}
+        return {label: threshold for label, threshold in points.items() if not np.isnan(threshold)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """What :meth:`to_json` gave, or an earlier version.
+
+        Raises:
+            CheckpointError: it is something else.
+        """
+        try:
+            return super().from_json({"part": "val", **values})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"these are not operating points: {error!r}") from error
+
+
+def fit_operating_point(
     scores: npt.NDArray[np.floating],
     targets: npt.NDArray[np.floating],
-    patients: npt.ArrayLike,
+    bootstrap: PatientBootstrap,
     *,
     rule: str = "youden",
     value: float = 0.9,
     calibration: str | None = "platt",
     minimum_positives: int = MINIMUM_POSITIVES,
-    draws: int = 2000,
-    seed: int = 0,
-) -> dict[str, Fitted]:
-    """An operating point and a calibration for each label.
+) -> OperatingPoint:
+    """Operating point and calibration of one label.
 
-    Scores (N, L) lie in [0, 1], targets (N, L) are NaN where unknown; ``rule`` and ``value`` are
-    those of :func:`choose_threshold`, ``calibration`` is of
+    Scores (N,) lie in [0, 1], targets (N,) are NaN where unknown; ``rule`` and ``value`` are those
+    of :func:`choose_threshold`, ``calibration`` is of
     :data:`~xray_lightning.metrics.calibration.METHODS`, None: none. With fewer than
     ``minimum_positives`` positives (or negatives) nothing is fitted.
 
@@ -244,56 +271,28 @@ def fit_on_validation(
     """
     require_rule(rule, value)
     require_method(calibration)
-    codes = patient_codes(patients)
-    counts = bootstrap_counts(int(codes.max(initial=-1)) + 1, draws, seed)
-    found = {}
-    for index, label in enumerate(labels):
-        known = ~np.isnan(targets[:, index])
-        positive, kept = targets[known, index] == 1, scores[known, index]
-        few = min(positive.sum(), (~positive).sum()) < minimum_positives
-        note = f"fewer than {minimum_positives} positives or negatives"
-        threshold = NAN
-        if not few:
-            truth = positive.astype(np.float64)
-            threshold = choose_threshold(kept, truth, rule, value=value, minimum_positives=1)
-            note = f"no score has a {rule} of {value}" if np.isnan(threshold) else ""
-        chosen = (
-            None if few or calibration is None else fit_calibration(kept, positive, calibration)
-        )
-        if chosen is not None and not note and separated(kept, positive):
-            note = SEPARATED
-        figures = _at(threshold, kept, positive, codes[known], counts)
-        share = float(positive.mean()) if len(positive) else NAN
-        found[label] = Fitted(threshold, *figures, int(positive.sum()), share, chosen, note)
-    return found
+    known = ~np.isnan(targets)
+    positive, kept = targets[known] == 1, scores[known]
+    few = min(positive.sum(), (~positive).sum()) < minimum_positives
+    threshold, note = NAN, f"fewer than {minimum_positives} positives or negatives"
+    if not few:
+        truth = positive.astype(np.float64)
+        threshold = choose_threshold(kept, truth, rule, value=value, minimum_positives=1)
+        note = f"no score has a {rule} of {value}" if np.isnan(threshold) else ""
+    chosen = None if few or calibration is None else fit_calibration(kept, positive, calibration)
+    if chosen is not None and not note and is_separated(kept, positive):
+        note = SEPARATED
+    sensitivity = specificity = Estimate(NAN)
+    if not np.isnan(threshold):
+        called, drawn = kept >= threshold, bootstrap.subset(known)
+        sensitivity = Estimate.of_draws(drawn.ratio(positive & called, positive))
+        specificity = Estimate.of_draws(drawn.ratio(~positive & ~called, ~positive))
+    share = float(positive.mean()) if len(positive) else NAN
+    count = int(positive.sum())
+    return OperatingPoint(threshold, sensitivity, specificity, count, share, chosen, note)
 
 
-def separated(scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_]) -> bool:
+def is_separated(scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_]) -> bool:
     """Whether all positives score higher (or all lower) than every negative; both must occur."""
-    ours, others = scores[positive], scores[~positive]
-    return bool(ours.min() > others.max() or ours.max() < others.min())
-
-
-def _at(
-    threshold: float,
-    scores: npt.NDArray[np.floating],
-    positive: npt.NDArray[np.bool_],
-    codes: npt.NDArray[np.intp],
-    counts: Counts,
-) -> tuple[float, Interval, float, Interval]:
-    """Sensitivity and specificity of a threshold with their intervals."""
-    if np.isnan(threshold):
-        return NAN, (NAN, NAN), NAN, (NAN, NAN)
-    called = scores >= threshold
-    return (
-        float(called[positive].mean()),
-        percentile_interval(ratio_over(counts, codes, positive & called, positive)),
-        float((~called[~positive]).mean()),
-        percentile_interval(ratio_over(counts, codes, ~positive & ~called, ~positive)),
-    )
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return None if np.isnan(value).any() else list(value)
-    return None if isinstance(value, float) and np.isnan(value) else value
+    high, low = scores[positive], scores[~positive]
+    return bool(high.min() > low.max() or high.max() < low.min())

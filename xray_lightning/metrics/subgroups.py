@@ -4,29 +4,28 @@ Every patient is left out once (the jackknife: Efron and Stein 1981; for AUROC a
 clustered variance of Obuchowski 1997), so that no p value hangs on a number of draws.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.metrics.bootstrap import (
-    NONE,
-    Codes,
+from xray_lightning.metrics.bootstrap import PatientBootstrap, patient_codes
+from xray_lightning.metrics.delong import benjamini_hochberg
+from xray_lightning.metrics.intervals import (
+    NAN,
+    Estimate,
     Floats,
     Interval,
     Spread,
-    bootstrap_counts,
-    counted,
     effective_patients,
-    patient_codes,
-    percentile_interval,
-    ratio_over,
+    interval_json,
     share_interval,
 )
-from xray_lightning.metrics.delong import benjamini_hochberg
-from xray_lightning.metrics.ranks import Ranking, auroc_left_out
-from xray_lightning.records import Record
+from xray_lightning.metrics.ranks import Codes, Ranking, auroc_left_out, counted
+from xray_lightning.records import Record, patient_ids, patients_known
+from xray_lightning.results import Result
 
 MINIMUM = 10  # positives and negatives of a group, below which there is a word and no number
 UNKNOWN = "unknown"
@@ -41,7 +40,7 @@ Side = tuple[Floats, Floats]  # AUROC, then with each patient left out, (L, 1 + 
 
 
 @dataclass(frozen=True)
-class Subgroup:
+class Subgroup(Result):
     """AUROC of one label (or the mean) in one group of images; NaN where undefined.
 
     Attributes:
@@ -49,7 +48,7 @@ class Subgroup:
         group: "F", "60-79", ...
         label: a label, or "mean".
         images: of the group.
-        patients: of the group.
+        patients: of the group; None where they are not known.
         positives: of the label in the group; of the mean, images with any finding.
         auroc: in the group.
         interval: 95 %, see :func:`~xray_lightning.metrics.bootstrap.share_interval`.
@@ -65,7 +64,7 @@ class Subgroup:
     group: str
     label: str
     images: int
-    patients: int
+    patients: int | None
     positives: int
     auroc: float
     interval: Interval
@@ -75,30 +74,41 @@ class Subgroup:
     corrected: float
     note: str
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; an undefined interval is null."""
+        ends = {"interval": self.interval, "difference_interval": self.difference_interval}
+        return super().to_json() | {name: interval_json(pair) for name, pair in ends.items()}
 
-def groupings(records: Sequence[Record]) -> dict[str, Groups]:
+
+def group_records(records: Sequence[Record]) -> dict[str, Groups]:
     """The group of each image in each dimension, (N,); "unknown" where the record does not say.
 
     Images per patient are counted among these records.
     """
-    codes = patient_codes([record.patient_id for record in records])
+    codes = patient_codes(patient_ids(records))
     per_patient = np.bincount(codes)[codes].astype(np.float64)
     sex = np.array([record.sex or UNKNOWN for record in records])
     view = np.array([record.view or UNKNOWN for record in records])
-    age = _banded([record.age for record in records], _AGES)
-    found = {
+    age = _band([record.age for record in records], _AGES)
+    return {
         "sex": sex,
         "age": age,
         "view": view,
-        "follow-up": _banded([record.follow_up for record in records], _FOLLOW_UPS),
-        "images of the patient": _banded(per_patient, _COUNTS),
+        "follow-up": _band([record.follow_up for record in records], _FOLLOW_UPS),
+        "images of the patient": _band(per_patient, _COUNTS),
+        "sex and age": _cross(sex, age),
+        "sex and view": _cross(sex, view),
     }
-    found["sex and age"] = _crossed(sex, age)
-    found["sex and view"] = _crossed(sex, view)
-    return found
 
 
-def _banded(values: npt.ArrayLike, bands: Sequence[tuple[str, float]]) -> Groups:
+def _known_groups(records: Sequence[Record]) -> Iterator[tuple[str, str, Groups]]:
+    """Every dimension and known group with the groups of the images."""
+    for dimension, groups in group_records(records).items():
+        for group in np.unique(groups[groups != UNKNOWN]).tolist():
+            yield dimension, group, groups
+
+
+def _band(values: npt.ArrayLike, bands: Sequence[tuple[str, float]]) -> Groups:
     """The first band whose end lies above the value."""
     numbers = np.asarray(values, dtype=np.float64)
     place = np.searchsorted([end for _, end in bands[:-1]], numbers, side="right")
@@ -106,13 +116,13 @@ def _banded(values: npt.ArrayLike, bands: Sequence[tuple[str, float]]) -> Groups
     return np.where(np.isnan(numbers), UNKNOWN, names)
 
 
-def _crossed(first: Groups, second: Groups) -> Groups:
+def _cross(first: Groups, second: Groups) -> Groups:
     known = (first != UNKNOWN) & (second != UNKNOWN)
     both = np.char.add(np.char.add(first, " "), second)
     return np.where(known, both, UNKNOWN)
 
 
-def subgroups(
+def measure_subgroups(
     labels: Sequence[str],
     scores: npt.NDArray[np.floating],
     targets: npt.NDArray[np.floating],
@@ -122,14 +132,13 @@ def subgroups(
 
     Scores and targets of the N records are (N, L), targets NaN where unknown.
     """
-    codes = patient_codes([record.patient_id for record in records])
+    codes, known = patient_codes(patient_ids(records)), patients_known(records)
     rows = []
-    for dimension, groups in groupings(records).items():
-        for group in [str(name) for name in np.unique(groups) if name != UNKNOWN]:
-            inside, outside = groups == group, (groups != group) & (groups != UNKNOWN)
-            sides = [_aurocs(scores, targets, codes, side) for side in (inside, outside)]
-            place = (dimension, group)
-            rows += _rows(place, labels, targets[inside], len(np.unique(codes[inside])), sides)
+    for dimension, group, groups in _known_groups(records):
+        inside, outside = groups == group, (groups != group) & (groups != UNKNOWN)
+        sides = [_aurocs(scores, targets, codes, side) for side in (inside, outside)]
+        patients = len(np.unique(codes[inside])) if known else None
+        rows += _rows((dimension, group), labels, targets[inside], patients, sides)
     for of_mean in (True, False):
         family = [k for k, row in enumerate(rows) if (row.label == MEAN) == of_mean]
         corrected = benjamini_hochberg([rows[k].p_value for k in family])
@@ -159,16 +168,16 @@ def _rows(
     place: tuple[str, str],
     labels: Sequence[str],
     targets: npt.NDArray[np.floating],
-    patients: int,
+    patients: int | None,
     sides: Sequence[Side],
 ) -> list[Subgroup]:
     both = ~np.isnan([aurocs[:, 0] for aurocs, _ in sides]).any(axis=0)  # the mean: of the same
     positive = targets == 1
-    counted = [*positive.sum(axis=0).tolist(), int(positive.any(axis=1).sum())]
+    counts = [*positive.sum(axis=0).tolist(), int(positive.any(axis=1).sum())]
     chosen = [*np.eye(len(labels), dtype=np.bool_), both]
     return [
         _row(place, name, (len(targets), patients, count), [_over(side, mask) for side in sides])
-        for name, count, mask in zip((*labels, MEAN), counted, chosen, strict=True)
+        for name, count, mask in zip((*labels, MEAN), counts, chosen, strict=True)
     ]
 
 
@@ -182,64 +191,98 @@ def _over(side: Side, chosen: npt.NDArray[np.bool_]) -> tuple[Floats, float]:
 def _row(
     place: tuple[str, str],
     label: str,
-    sizes: tuple[int, int, int],
+    sizes: tuple[int, int | None, int],
     sides: Sequence[tuple[Floats, float]],
 ) -> Subgroup:
     (inside, here), (outside, there) = sides
+    images, patients, positives = sizes
     value, difference = float(inside[0]), float(inside[0] - outside[0])
     spread = Spread.left_out(inside[1:], here)
     apart = Spread.left_out(inside[1:] - outside[1:], min(here, there))
     return Subgroup(
         *place,
         label,
-        *sizes,
+        images,
+        patients,
+        positives,
         auroc=value,
         interval=share_interval(value, spread),
         difference=difference,
         difference_interval=apart.around(difference),
         p_value=apart.p_value(difference),
-        corrected=float("nan"),
+        corrected=NAN,
         note="" if not np.isnan(value) else f"fewer than {MINIMUM} positives or negatives",
     )
 
 
-def underdiagnosis(
+@dataclass(frozen=True)
+class Underdiagnosis(Result):
+    """What the operating points miss and call wrongly in one group of images.
+
+    Attributes:
+        dimension: as of a :class:`Subgroup`.
+        group: likewise.
+        rate: share of the images with a finding that are called free of findings.
+        images: with a finding.
+        false_rate: share of the images without any finding that are called abnormal.
+        normal_images: without any finding: every label is known to be absent.
+    """
+
+    dimension: str
+    group: str
+    rate: Estimate
+    images: int
+    false_rate: Estimate
+    normal_images: int
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"dimension", "group", "rate", "interval", "images", "false_alarms": {...}}``."""
+        missed, alarms = (
+            {"rate": sides["value"], "interval": sides["interval"], "images": images}
+            for sides, images in (
+                (self.rate.to_json(), self.images),
+                (self.false_rate.to_json(), self.normal_images),
+            )
+        )
+        place = {"dimension": self.dimension, "group": self.group}
+        return place | missed | {"false_alarms": alarms}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """What :meth:`to_json` gave."""
+        sides = []
+        for side in (values, values["false_alarms"]):
+            rate = Estimate.from_json({"value": side["rate"], "interval": side["interval"]})
+            sides += [rate, side["images"]]
+        return cls(values["dimension"], values["group"], *sides)
+
+
+def measure_underdiagnosis(
     labels: Sequence[str],
     scores: npt.NDArray[np.floating],
     targets: npt.NDArray[np.floating],
     records: Sequence[Record],
     thresholds: Mapping[str, float],
     *,
-    false_alarms: bool = False,
     draws: int = 500,
     seed: int = 0,
-) -> dict[tuple[str, str], tuple[float, Interval, int]]:
-    """Share of the images with a finding that the model calls free of findings, in each group.
-
-    With ``false_alarms`` the other side of the same operating points: the share of the images
-    without any finding (every label is known to be absent) that it calls abnormal.
+) -> list[Underdiagnosis]:
+    """Findings missed and false alarms of the same operating points in each group.
 
     Seyyed-Kalantari 2021 takes the false positive rate of a "No Finding" output; a model without
     one calls an image free of findings when every score lies below its operating point. Labels
-    without an operating point call nothing.
-
-    Returns:
-        (dimension, group) -> rate, its patient interval, images it is a share of; NaN below 10.
+    without an operating point call nothing. A rate of fewer than 10 images is NaN.
     """
-    points = np.array([thresholds.get(label, np.nan) for label in labels])
-    called = (scores >= np.where(np.isnan(points), np.inf, points)).any(axis=1)
-    judged = (targets == 0).all(axis=1) if false_alarms else (targets == 1).any(axis=1)
-    wrong = called if false_alarms else ~called
-    codes = patient_codes([record.patient_id for record in records])
-    counts = bootstrap_counts(int(codes.max(initial=-1)) + 1, draws, seed)
-    found = {}
-    for dimension, groups in groupings(records).items():
-        for group in [str(name) for name in np.unique(groups) if name != UNKNOWN]:
-            chosen = judged & (groups == group)
-            if chosen.sum() < MINIMUM:
-                found[dimension, group] = (np.nan, NONE, int(chosen.sum()))
-                continue
-            values = ratio_over(counts, codes, chosen & wrong, chosen)
-            rate = float((chosen & wrong).sum() / chosen.sum())
-            found[dimension, group] = (rate, percentile_interval(values), int(chosen.sum()))
-    return found
+    least = np.array([thresholds.get(label, np.inf) for label in labels])
+    called = (scores >= least).any(axis=1)
+    sides = ((targets == 1).any(axis=1), ~called), ((targets == 0).all(axis=1), called)
+    bootstrap = PatientBootstrap(patient_ids(records), draws, seed)
+    rows = []
+    for dimension, group, groups in _known_groups(records):
+        rates: list[Any] = []
+        for of, wrong in sides:
+            inside = of & (groups == group)
+            draw = bootstrap.ratio(inside & wrong, inside) if inside.sum() >= MINIMUM else None
+            rates += [Estimate(NAN) if draw is None else Estimate.of_draws(draw), int(inside.sum())]
+        rows.append(Underdiagnosis(dimension, group, *rates))
+    return rows

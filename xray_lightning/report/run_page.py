@@ -9,7 +9,7 @@ import numpy as np
 
 from xray_lightning.audit.run import Audit
 from xray_lightning.metrics.calibration import reliability
-from xray_lightning.metrics.operating_points import Fitted
+from xray_lightning.metrics.operating_points import OperatingPoint
 from xray_lightning.metrics.subgroups import MEAN
 from xray_lightning.report.audit_page import audit_figures
 from xray_lightning.report.drawings import run_figures
@@ -122,7 +122,9 @@ def _reliability(run: Run) -> Values:
     points = run.evaluation["validation"].get("labels", {})
     for label, scores, targets in zip(table.labels, table.scores.T, table.targets.T, strict=True):
         known = ~np.isnan(targets)
-        calibration = Fitted.from_plain(points[label]).calibration if label in points else None
+        calibration = (
+            OperatingPoint.from_json(points[label]).calibration if label in points else None
+        )
         kinds = {"raw": scores[known], "calibrated": calibration and calibration(scores[known])}
         bins[label] = {
             kind: dict(zip(("score", "share", "images"), reliability(kept, targets[known] == 1),

@@ -5,19 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from sklearn.metrics import brier_score_loss
 
-from xray_lightning.cli.priors import (
-    corrections,
-    prior_warnings,
-    priors_line,
-    read_prior,
-    require_prior,
-)
+from xray_lightning.cli.overrides import read_value
 from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation.evaluate import fit_operating_points
 from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.metrics.operating_points import Fitted, fit_on_validation
+from xray_lightning.evaluation.priors import correct_priors, require_prior
+from xray_lightning.metrics.operating_points import OperatingPoints
+from xray_lightning.report.evaluation_table import prior_warnings, priors_line
 
 LABELS = ("Mass", "Nodule", "Hernia")
 
@@ -35,11 +31,9 @@ def predictions(shares: tuple[float, ...], seed: int, images: int = 4000) -> Pre
 
 
 @pytest.fixture(scope="module")
-def fitted() -> dict[str, Fitted]:
+def points() -> OperatingPoints:
     """Mass and Nodule calibrated at 0.3; Hernia has too few positives."""
-    found = predictions((0.3, 0.3, 0.001), 0)
-    columns = found.scores, found.targets, found.patient_ids
-    return fit_on_validation(LABELS, *columns, draws=2)
+    return fit_operating_points(predictions((0.3, 0.3, 0.001), 0), draws=2)
 
 
 @pytest.mark.parametrize(
@@ -53,9 +47,7 @@ def fitted() -> dict[str, Fitted]:
     ],
 )
 def test_what_can_be_asked_for(text: str, value: Any) -> None:
-    assert read_prior(text) == require_prior(value) == value
-    config = OmegaConf.create({"prior": value})
-    assert require_prior(config.prior) == value
+    assert require_prior(read_value("prior", text)) == require_prior(value) == value
 
 
 @pytest.mark.parametrize(
@@ -63,29 +55,27 @@ def test_what_can_be_asked_for(text: str, value: Any) -> None:
     ["often", "0", "1", "1.0", "-0.1", "true", "{}", "{Mass: often}", "[0.1]", "{Mass", "nan"],
 )
 def test_what_cannot(text: str) -> None:
-    with pytest.raises(
-        ConfigError, match="prior must be validation, estimate, force_estimate, a pr"
-    ):
-        read_prior(text)
+    with pytest.raises(ConfigError, match="prior"):
+        require_prior(read_value("prior", text))
 
 
-def test_pairs(fitted: dict[str, Fitted]) -> None:
+def test_pairs(points: OperatingPoints) -> None:
     here = predictions((0.05, 0.6, 0.001), 1)
-    before = {label: fitted[label].prevalence for label in LABELS}
-    assert corrections("validation", here, fitted)[0] == {}
+    before = {label: points.labels[label].prevalence for label in LABELS}
+    assert correct_priors("validation", here, points)[0] == {}
     wanted = {label: (before[label], 0.1) for label in ("Mass", "Nodule")}
-    assert corrections(0.1, here, fitted)[0] == wanted
-    assert corrections({"Nodule": 0.2}, here, fitted)[0] == {"Nodule": (before["Nodule"], 0.2)}
-    told = corrections("estimate", here, fitted)[0]
+    assert correct_priors(0.1, here, points)[0] == wanted
+    assert correct_priors({"Nodule": 0.2}, here, points)[0] == {"Nodule": (before["Nodule"], 0.2)}
+    told = correct_priors("estimate", here, points)[0]
     for label, share in (("Mass", 0.05), ("Nodule", 0.6)):
         assert told[label][0] == before[label]
         assert told[label][1] == pytest.approx(share, abs=0.03)
 
 
-def test_corrected_scores_mean_the_true_prevalence(fitted: dict[str, Fitted]) -> None:
+def test_corrected_scores_mean_the_true_prevalence(points: OperatingPoints) -> None:
     here = predictions((0.05, 0.6, 0.001), 2)
-    for label, pair in corrections({"Mass": 0.05, "Nodule": 0.6}, here, fitted)[0].items():
-        chosen = fitted[label].calibration
+    for label, pair in correct_priors({"Mass": 0.05, "Nodule": 0.6}, here, points)[0].items():
+        chosen = points.labels[label].calibration
         assert chosen is not None
         column = LABELS.index(label)
         mean = chosen.at_prior(*pair)(here.scores[:, column]).mean()
@@ -93,17 +83,18 @@ def test_corrected_scores_mean_the_true_prevalence(fitted: dict[str, Fitted]) ->
         assert abs(chosen(here.scores[:, column]).mean() - mean) > 0.05
 
 
-def test_what_has_no_calibration(fitted: dict[str, Fitted]) -> None:
+def test_what_has_no_calibration(points: OperatingPoints) -> None:
     here = predictions((0.3, 0.3, 0.001), 1, 20)
     with pytest.raises(ConfigError, match=r"is there for Hernia \(fewer than 10 positives"):
-        corrections({"Hernia": 0.01}, here, fitted)
+        correct_priors({"Hernia": 0.01}, here, points)
     with pytest.raises(ConfigError, match="prior=estimate corrects calibrated scores, and no cal"):
-        corrections("estimate", here, {})
-    bare = {label: replace(each, calibration=None) for label, each in fitted.items()}
+        correct_priors("estimate", here, None)
+    labels = {k: replace(v, calibration=None) for k, v in points.labels.items()}
+    bare = replace(points, labels=labels)
     with pytest.raises(ConfigError, match="is there for all: xray score fits one with points=val"):
-        corrections(0.1, here, bare)
-    with pytest.raises(ConfigError, match="'Edema' is no label here; there are Mass, Nodule, Hern"):
-        corrections({"Edema": 0.1}, here, fitted)
+        correct_priors(0.1, here, bare)
+    with pytest.raises(ConfigError, match="'Edema' is not a label here"):
+        correct_priors({"Edema": 0.1}, here, points)
 
 
 def test_the_line() -> None:
@@ -111,39 +102,39 @@ def test_the_line() -> None:
     assert line.endswith("corrected to another prevalence: Mass 0.300 to 0.050")
 
 
-def test_an_estimate_that_known_targets_refute_is_not_applied(fitted: dict[str, Fitted]) -> None:
+def test_an_estimate_that_known_targets_refute_is_not_applied(points: OperatingPoints) -> None:
     """Mass: the images changed, not the prevalence. Nodule: the prevalence alone did."""
     other = predictions((0.1, 0.05, 0.5), 1)
     scores = other.scores.copy()
     scores[:, 0] = 1 / (1 + np.exp(-(np.log(scores[:, 0] / (1 - scores[:, 0])) + 3)))
     moved = replace(other, scores=scores.astype(np.float32))
-    pairs, tests = corrections("estimate", moved, fitted)
+    pairs, tests = correct_priors("estimate", moved, points)
     assert list(pairs) == ["Nodule"]
-    assert [test["applied"] for test in tests.values()] == [False, True]
+    assert [test.applied for test in tests.values()] == [False, True]
     for column, label in enumerate(("Mass", "Nodule")):
-        calibration, truth = fitted[label].calibration, moved.targets[:, column]
+        calibration, truth = points.labels[label].calibration, moved.targets[:, column]
         assert calibration is not None
         plain = calibration(scores[:, column].astype(np.float32))
-        before, now = corrections("force_estimate", moved, fitted)[0][label]
+        before, now = correct_priors("force_estimate", moved, points)[0][label]
         odds = plain / (1 - plain) * now / (1 - now) / before * (1 - before)  # eq. 4 as odds
         test = tests[label]
-        assert test["brier"] == pytest.approx(brier_score_loss(truth, plain))
-        assert test["corrected"] == pytest.approx(brier_score_loss(truth, odds / (1 + odds)))
-        assert test["prevalence"] == pytest.approx(truth.mean())
+        assert test.brier == pytest.approx(brier_score_loss(truth, plain))
+        assert test.corrected == pytest.approx(brier_score_loss(truth, odds / (1 + odds)))
+        assert test.prevalence == pytest.approx(truth.mean())
     head, line = prior_warnings(tests)
     assert "NOT applied for 1 of 2 labels" in head
-    assert f"Mass: prevalence {tests['Mass']['estimate']:.3f} (known: 0.1" in line
-    assert f"Brier {tests['Mass']['brier']:.3f} to {tests['Mass']['corrected']:.3f}" in line
+    assert f"Mass: prevalence {tests['Mass'].estimate:.3f} (known: 0.1" in line
+    assert f"Brier {tests['Mass'].brier:.3f} to {tests['Mass'].corrected:.3f}" in line
 
-    forced, tests = corrections("force_estimate", moved, fitted)
-    assert forced == corrections("force_estimate", moved, fitted)[0]
+    forced, tests = correct_priors("force_estimate", moved, points)
+    assert forced == correct_priors("force_estimate", moved, points)[0]
     assert "applied all the same for 1 of 2" in prior_warnings(tests)[0]
 
 
-def test_unknown_targets_refute_nothing(fitted: dict[str, Fitted]) -> None:
+def test_unknown_targets_refute_nothing(points: OperatingPoints) -> None:
     blind = predictions((0.1, 0.05, 0.5), 1)
     blind = replace(blind, targets=np.full_like(blind.targets, np.nan))
-    pairs, tests = corrections("estimate", blind, fitted)
-    assert pairs == corrections("force_estimate", blind, fitted)[0]
+    pairs, tests = correct_priors("estimate", blind, points)
+    assert pairs == correct_priors("force_estimate", blind, points)[0]
     assert tests == {}
     assert prior_warnings(tests) == []

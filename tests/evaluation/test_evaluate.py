@@ -1,0 +1,242 @@
+"""Operating points of validation, applied to test: the evaluation, its JSON and its tables."""
+
+import json
+import re
+from dataclasses import replace
+from io import StringIO
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from rich.table import Table
+from sklearn.metrics import brier_score_loss, recall_score
+
+from xray_lightning import Phantom
+from xray_lightning.cli.overrides import composed
+from xray_lightning.cli.settings import require_settings
+from xray_lightning.data.partition import fingerprint
+from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation.evaluate import (
+    Evaluation,
+    Origin,
+    SplitName,
+    evaluate,
+    fit_operating_points,
+)
+from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.evaluation.published import published
+from xray_lightning.metrics.calibration import shift_prior
+from xray_lightning.records import Record, patient_ids, target_matrix
+from xray_lightning.report.evaluation_table import evaluation_lines, published_lines
+from xray_lightning.report.terminal import show
+
+PHANTOM = Phantom(patients=150)
+HALF = len(PHANTOM.records) // 2
+VAL, TEST = PHANTOM.records[:HALF], PHANTOM.records[HALF:]
+ORIGIN = Origin("phantom", 2 * HALF, SplitName("patient", "beef"), "test", tta="none")
+
+
+def predictions(records: list[Record], seed: int = 0) -> Predictions:
+    """Scores that know a good deal about the truth."""
+    targets = target_matrix(records)
+    rng = np.random.default_rng(seed)
+    scores = (0.5 * rng.random(targets.shape) + 0.4 * targets).astype(np.float32)
+    images = tuple(record.image_id for record in records)
+    return Predictions(PHANTOM.labels, images, patient_ids(records), targets, scores)
+
+
+POINTS = fit_operating_points(predictions(VAL), rule="sensitivity", draws=60)
+
+
+@pytest.fixture(scope="module")
+def evaluation() -> Evaluation:
+    return evaluate(predictions(TEST, 1), TEST, ORIGIN, operating_points=POINTS, draws=60)
+
+
+def quick(records: list[Record] = TEST, seed: int = 0, **settings: Any) -> Evaluation:
+    return evaluate(predictions(records, seed), records, ORIGIN, draws=20, **settings)
+
+
+def test_there_and_back(evaluation: Evaluation) -> None:
+    values = evaluation.to_json()
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert repr(Evaluation.from_json(values)) == repr(evaluation)  # NaN is not equal to itself
+    older = {k: v for k, v in values.items() if k != "operating_points"}
+    assert Evaluation.from_json(older).to_json() == values
+    bare = quick(subgroups=False)
+    assert repr(Evaluation.from_json(bare.to_json())) == repr(bare)
+
+
+def test_the_json_says_what_was_evaluated(evaluation: Evaluation) -> None:
+    values = evaluation.to_json()
+    assert values.items() >= ORIGIN.to_json().items()
+    assert values["split"] == {"name": "patient", "fingerprint": "beef"}
+    assert values["images"] == len(TEST)
+    assert values["patients"] == len({record.patient_id for record in TEST})
+    assert values["fingerprint"] == fingerprint({"test": [r.image_id for r in TEST]})
+    images = [record.image_id for record in VAL]
+    assert values["validation"] == values["operating_points"] == POINTS.to_json()
+    assert values["validation"]["fingerprint"] == fingerprint({"val": images})
+    assert values["validation"]["part"] == values["validation"]["subset"] == "val"
+    assert "table" not in values
+    mass = values["labels"]["Mass"]
+    assert mass["auroc"]["interval"] == mass["auroc"]["patient_interval"]
+    assert mass["prevalence"] == mass["positives"] / mass["known"]
+
+
+def test_points_of_validation_are_applied_to_test(evaluation: Evaluation) -> None:
+    table = predictions(TEST, 1)
+    assert 0 < len(POINTS.thresholds) < len(PHANTOM.labels)
+    for index, (label, point) in enumerate(POINTS.labels.items()):
+        metrics = evaluation.metrics.labels[label]
+        if np.isnan(point.threshold):
+            assert np.isnan([metrics["sensitivity"].value, metrics["calibrated_brier"].value]).all()
+            assert "fewer than 10 positives" in point.note
+            continue
+        truth, scores = table.targets[:, index], table.scores[:, index]
+        sensitivity = recall_score(truth, scores >= point.threshold)
+        assert metrics["sensitivity"].value == pytest.approx(sensitivity)
+        assert point.sensitivity.value >= 0.9
+        assert point.calibration is not None
+        brier = brier_score_loss(truth, point.calibration(scores))
+        assert metrics["calibrated_brier"].value == pytest.approx(brier)
+        assert brier < metrics["brier"].value
+
+
+def test_subgroups_and_missed_disease(evaluation: Evaluation) -> None:
+    rows = evaluation.subgroups
+    assert {row.dimension for row in rows} >= {"sex", "age", "view", "sex and view"}
+    women = [record for record in TEST if record.sex == "F"]
+    (row,) = [row for row in rows if (row.group, row.label) == ("F", "mean")]
+    assert row.images == len(women)
+    (missed,) = [row for row in evaluation.underdiagnosis if row.group == "F"]
+    assert 0 <= missed.rate.low <= missed.rate.value <= missed.rate.high <= 1
+    assert missed.images + missed.normal_images == len(women)
+    assert 0 <= missed.false_rate.value <= 1
+
+
+def test_the_terminal(evaluation: Evaluation, capsys: pytest.CaptureFixture[str]) -> None:
+    show(*evaluation_lines(evaluation, "phantom [beef]"))
+    text = capsys.readouterr().out
+    for words in ("phantom [beef]", "of at least 0.9 on validation", "60 bootstrap draws"):
+        assert words in text
+    calls = evaluation.calls
+    assert calls is not None
+    (alarms, normal), (missed, sick) = calls.false_alarms, calls.missed
+    assert f"{alarms} of {normal} images without any finding are called abnormal" in text
+    assert f"{missed} of {sick} with one reach no label's point" in text
+    assert normal + sick == len(TEST)
+    assert "{}/{}".format(*calls.labels["Effusion"].missed) in text
+    assert re.search(r"note: .*Hernia.*: no operating point, fewer than 10 positives", text)
+    mean, few = evaluation.metrics.mean, f"of {len(POINTS.thresholds)}"
+    errors = [mean[f"calibrated_{name}"].value for name in ("brier", "error")]
+    assert re.search(rf"mean .*{errors[0]:.3f} {few} .*{errors[1]:.3f} {few}", text)
+    show(*evaluation_lines(evaluation, "phantom", subgroups=False))
+    short = capsys.readouterr().out
+    assert "have enough positives; mean AUROC differs" in short
+    assert "images of the patient" in text
+    assert "images of the patient" not in short.replace("images of the patient:", "")
+
+
+def test_tables_fit_80_columns(evaluation: Evaluation) -> None:
+    console = Console(width=80, record=True, file=StringIO())
+    tables = [line for line in evaluation_lines(evaluation, "") if isinstance(line, Table)]
+    assert len(tables) >= 5
+    for table in tables:
+        console.print(table)
+    text = console.export_text()
+    assert "…" not in text
+    for words in ("Pleural_Thickening", "Infiltration", "prevalence", "specificity", "missed"):
+        assert words in text, "no word is broken"
+
+
+def test_where_no_label_can_be_calibrated(capsys: pytest.CaptureFixture[str]) -> None:
+    few = fit_operating_points(predictions(VAL[:12]), draws=20)
+    show(*evaluation_lines(quick(operating_points=few, subgroups=False), ""))
+    text = capsys.readouterr().out
+    assert " of 0" not in text, "a mean over no label is not a number"
+    assert f"note: {', '.join(PHANTOM.labels)}: no operating point, fewer than 10" in text
+
+
+def test_calibration_at_the_estimated_prior() -> None:
+    """Half of the healthy images taken away: the prevalence rises, and the scores show it."""
+    sick = [record for row, record in enumerate(TEST) if any(record.targets) or row % 2]
+    table = predictions(sick, 1)
+    moved, fixed = (
+        quick(sick, 1, operating_points=POINTS, subgroups=False, prior=prior)
+        for prior in ("estimate", "validation")
+    )
+    assert fixed.priors == {}
+    assert moved.prior_tests.keys() == POINTS.thresholds.keys()
+    assert moved.priors.keys() == {k for k, test in moved.prior_tests.items() if test.applied}
+    for label, test in moved.prior_tests.items():  # what is applied never makes Brier's score worse
+        reached = moved.metrics.labels[label]["calibrated_brier"].value
+        assert reached == pytest.approx(min(test.brier, test.corrected))
+    index = PHANTOM.labels.index("Infiltration")
+    before, now = moved.priors["Infiltration"]
+    true = table.targets[:, index].mean()
+    assert abs(now - true) < abs(before - true)
+    calibration = POINTS.labels["Infiltration"].calibration
+    assert calibration is not None
+    scores = shift_prior(calibration(table.scores[:, index]), before, now)
+    value = moved.metrics.labels["Infiltration"]["calibrated_brier"].value
+    assert value == pytest.approx(brier_score_loss(table.targets[:, index], scores))
+    assert value < fixed.metrics.labels["Infiltration"]["calibrated_brier"].value
+
+
+def test_without_operating_points() -> None:
+    bare = quick(subgroups=False)
+    values = bare.to_json()
+    assert values["validation"] == values["operating_points"] == {}
+    assert bare.subgroups == bare.underdiagnosis == []
+    assert bare.calls is None
+    assert np.isnan(bare.metrics.labels["Mass"]["sensitivity"].value)
+    assert "calibrated_brier" not in values["labels"]["Mass"]
+    notes = [line for line in evaluation_lines(bare, "") if str(line).startswith("note: ")]
+    undefined = [k for k, label in bare.metrics.labels.items() if not label.positives]
+    assert [str(note).split(":")[1].strip() for note in notes[: len(undefined)]] == undefined
+
+
+def test_few_patients_and_exact_intervals_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 30 patients 4 have a Mass and 25 a Nodule; both are read without a mistake."""
+    targets = np.zeros((60, 2), dtype=np.float32)
+    targets[:8, 0] = targets[10:, 1] = 1
+    images, patients = tuple(map(str, range(60))), tuple(str(i // 2) for i in range(60))
+    table = Predictions(("Mass", "Nodule"), images, patients, targets, 0.2 + 0.6 * targets)
+    records = [Record(i, p, (0.0, 0.0)) for i, p in zip(images, patients, strict=True)]
+    evaluation = evaluate(table, records, draws=40)
+    assert evaluation.to_json()["few_positive_patients"] == {"Mass": 4}
+    assert evaluation.metrics.labels["Mass"]["auroc"].exact
+    show(*evaluation_lines(evaluation, "", subgroups=False))
+    text = capsys.readouterr().out
+    assert "note: intervals are rough below 20 positive patients: Mass (4)\n" in text
+    assert "0.398-1.000*" in text, "0.025 ** (1 / 4)"
+    assert "note: * no patient differs: exact bound over the number of patients" in text
+    assert "subgroups: none of" in text, "not: differs in none"
+
+
+def test_published_rows_stand_below(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row for row in published() if row.split == "official"]
+    show(*published_lines(rows, 0.8))
+    text = capsys.readouterr().out
+    assert "published results on the official test set are higher" in text
+    assert f"{rows[0].work} *" in text or rows[0].primary
+    show(*published_lines([replace(rows[0], primary=False)], 0.8))
+    assert f"{rows[0].work} *" in capsys.readouterr().out
+    assert published_lines([], 0.8) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("operating_point.rule=best", "'best'"),
+        ("operating_point.value=1.5", "1.5"),
+        ("calibration=sigmoid", "'sigmoid'"),
+        ("draws=0", "draws .*0"),
+    ],
+)
+def test_settings_are_refused_before_training(setting: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=value):
+        require_settings(composed([setting])[0])
+    require_settings(composed(["calibration=null"])[0])

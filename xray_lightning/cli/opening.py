@@ -1,0 +1,157 @@
+"""A checkpoint with the images it is to be evaluated or explained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xray_lightning.checkpoint import Checkpoint, load_checkpoint, require_labels
+from xray_lightning.cli.build import data_from, prepare_process
+from xray_lightning.cli.overrides import (
+    Settings,
+    boolean,
+    labels_asked,
+    overridden,
+    split_run_dir,
+    taken_out,
+)
+from xray_lightning.cli.settings import find_checkpoint, require_changes, require_settings
+from xray_lightning.cli.trust import require_trusted
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.partition import Split
+from xray_lightning.data.source import usage_notes
+from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.evaluation.overlap import choose_test_images, take_images
+from xray_lightning.evaluation.priors import require_prior
+from xray_lightning.processes import quieten
+from xray_lightning.report.terminal import show
+
+ADDED = {  # settings that older checkpoints do not name
+    "tta": "none",
+    "draws": 2000,
+    "prior": "validation",  # of calibrated scores; estimate; 0.05; {Mass: 0.05}
+    "operating_point": {"rule": "youden", "value": 0.9},
+    "calibration": "platt",
+    "permute_labels": False,
+    "sampler": {"_target_": "xray_lightning.uniform_sampler", "_partial_": True},
+}
+NEEDED = (  # of the settings, to read the data as it was read
+    *("data", "split", "trainer", "image_size", "clahe", "batch_size", "augment", "seed"),
+    *("workers", "threads", "cache_dir"),
+)
+ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # whatever it was trained with
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint and the images it is to be looked at on.
+
+    Attributes:
+        checkpoint: with its description.
+        config: its own, with overrides.
+        data: of that configuration.
+        splits: of the images to score ("test"), and of those kept apart ("test_seen").
+        overlap: what the user chose for patients it learned from.
+        run_dir: the folder the user named.
+        labels: those the user chose: "shared", or a list.
+    """
+
+    checkpoint: Checkpoint
+    config: Settings
+    data: XrayDataModule
+    splits: dict[str, Split]
+    overlap: str | None
+    run_dir: Path | None
+    labels: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the images to score."""
+        return self.splits["test"].subset_fingerprints["test"]
+
+    @property
+    def own_images(self) -> bool:
+        """Whether these are the test images of its own run."""
+        return bool(self.fingerprint == self.checkpoint.description.split["subsets"]["test"])
+
+    @property
+    def overlap_known(self) -> bool:
+        """Whether it can be told if the checkpoint has learned from these patients."""
+        population = self.checkpoint.description.split.get("population")
+        return self.own_images or bool(population and population == self.data.source.population)
+
+    def folder(self, name: str, ending: str = "") -> Path:
+        """Where results go unless the user named a folder."""
+        return self.run_dir or home(self.checkpoint.path) / f"{name}{ending}"
+
+
+def open_checkpoint(place: Path, overrides: Sequence[str]) -> Opened:
+    """A checkpoint with the data of its run, or other data by overrides; says what is unlike.
+
+    Args:
+        place: a checkpoint, or a run folder: its best.
+        overrides: settings of the evaluation.
+
+    Raises:
+        CheckpointError: no checkpoint, one without a configuration, or of other labels.
+        ConfigError: an override that would not change the evaluation, or its preprocessing; labels
+            that data and checkpoint do not share; its configuration names what only ``trust=true``
+            lets it build; the test images show patients it learned from, and overlap= does not say
+            what to do.
+        SplitError: they all do.
+    """
+    quieten()
+    loaded = load_checkpoint(find_checkpoint(place))
+    values, run_dir = split_run_dir(overrides)
+    names = {"overlap": "", "images": "test", "labels": "", "trust": "false"}
+    own, values = taken_out(values, names)
+    description = loaded.description
+    if not boolean("trust", own["trust"]):
+        require_trusted(description.config, loaded.path)
+    config = read_settings(loaded, values)
+    require_settings(config)
+    prepare_process(config)
+    require_prior(config.prior)
+    data = data_from(config)
+    if own["labels"]:
+        data.keep_labels(labels_asked(own["labels"], data.labels, description.labels))
+    require_labels(description, data.labels, str(loaded.path))
+    notes = [*usage_notes(data.source), *data.split.notes]
+    if len(data.labels) < len(description.labels):
+        scored = ", ".join(data.labels)
+        notes.append(
+            f"data has {len(data.labels)} of the {len(description.labels)} labels: {scored}"
+        )
+    take_images(data, own["images"])
+    overlap = own["overlap"] or None
+    splits, note = choose_test_images(description, data, overlap)
+    show(*(f"note: {text}" for text in (*notes, note) if text))
+    return Opened(loaded, config, data, splits, overlap, run_dir, own["labels"])
+
+
+def read_settings(checkpoint: Checkpoint, overrides: Sequence[str]) -> Settings:
+    """The checkpoint's configuration with overrides.
+
+    Raises:
+        CheckpointError: it has none.
+        ConfigError: an override that would not change the evaluation, or its preprocessing.
+    """
+    description = checkpoint.description
+    if not description.config:
+        raise CheckpointError(f"{checkpoint.path} holds no configuration: train.py did not make it")
+    if missing := [key for key in NEEDED if key not in description.config]:
+        raise CheckpointError(f"{checkpoint.path}: config.{missing[0]} is missing")
+    require_changes(overrides)
+    trainer = {**description.config["trainer"], **ALONE}
+    config = overridden({**ADDED, **description.config, "trainer": trainer}, overrides)
+    for name, value in description.preprocessing.items():
+        if config[name] != value:
+            raise ConfigError(
+                f"{name}={config[name]}: the checkpoint was trained with {name}={value}"
+            )
+    return config
+
+
+def home(checkpoint: Path) -> Path:
+    """The run a checkpoint lies in; ``outputs`` for one that lies elsewhere."""
+    place = checkpoint.resolve().parent
+    return place.parent if place.name == "checkpoints" else Path("outputs")

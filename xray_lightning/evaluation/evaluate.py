@@ -1,0 +1,237 @@
+"""What a set of predictions is worth: metrics, operating points, subgroups; without torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from xray_lightning.data.decoding import available_cores
+from xray_lightning.data.partition import fingerprint
+from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.evaluation.priors import VALIDATION, Pairs, Prior, PriorTest, correct_priors
+from xray_lightning.evaluation.published import Published, comparable
+from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.calibration import require_method
+from xray_lightning.metrics.estimates import Metrics, estimate_metrics
+from xray_lightning.metrics.operating_points import (
+    Calls,
+    OperatingPoints,
+    count_wrong_calls,
+    fit_operating_point,
+    require_rule,
+)
+from xray_lightning.metrics.subgroups import (
+    Subgroup,
+    Underdiagnosis,
+    measure_subgroups,
+    measure_underdiagnosis,
+)
+from xray_lightning.records import Record, patients_known
+from xray_lightning.results import Result
+
+MISSED_DRAWS = 500  # of missed disease, in each of 31 groups
+
+
+@dataclass(frozen=True)
+class SplitName(Result):
+    """A split by its name and fingerprint."""
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Origin(Result):
+    """Where predictions come from; None and "" where that is not known.
+
+    Attributes:
+        data: title of the data set; beside published results only if it is NIH's.
+        data_images: images of its label table.
+        split: of which they are a subset.
+        subset: "train", "val" or "test".
+        tta: test-time augmentation, "none" or "flip".
+        weights_sha256: of the network.
+        overlap_known: whether its training patients were looked for among these.
+        table: the file of the scores.
+        notes: of the data set and the split.
+    """
+
+    data: str = ""
+    data_images: int = 0
+    split: SplitName | None = None
+    subset: str | None = None
+    tta: str | None = None
+    weights_sha256: str | None = None
+    overlap_known: bool | None = None
+    table: str | None = None
+    notes: tuple[str, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what belongs to a network or a table only where it is known."""
+        values = super().to_json()
+        optional = ("tta", "weights_sha256", "overlap_known", "table", "notes")
+        return {k: v for k, v in values.items() if k not in optional or v is not None}
+
+
+@dataclass(frozen=True)
+class Evaluation(Result):
+    """Every metric of some predictions; evaluation.json holds it.
+
+    Attributes:
+        metrics: of every label, and their means.
+        origin: where the predictions come from.
+        fingerprint: of their images.
+        images: how many.
+        patients: how many; None where they are not known.
+        patients_known: where they are not, every image counts as its own.
+        draws: of the bootstrap.
+        seed: of the bootstrap.
+        operating_points: that were applied; None: none.
+        priors: label -> the prevalence that its calibration was corrected from, and to.
+        prior_tests: label -> what such a correction does on the known targets.
+        calls: misses and false alarms of the operating points; None without any.
+        subgroups: a row for each label and the mean in each group; empty if not asked for.
+        underdiagnosis: misses and false alarms in each group; empty without operating points.
+        published: results that these may stand beside.
+    """
+
+    metrics: Metrics
+    origin: Origin
+    fingerprint: str
+    images: int
+    patients: int | None
+    patients_known: bool
+    draws: int
+    seed: int
+    operating_points: OperatingPoints | None
+    priors: Pairs
+    prior_tests: dict[str, PriorTest]
+    calls: Calls | None
+    subgroups: list[Subgroup]
+    underdiagnosis: list[Underdiagnosis]
+    published: list[Published]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values of evaluation.json: metrics and origin are not nested."""
+        values = super().to_json()
+        metrics, origin = values.pop("metrics"), values.pop("origin")
+        values["operating_points"] = values["operating_points"] or {}
+        values["validation"] = values["operating_points"]  # its name in schema 1
+        return {**metrics, **origin, **values}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """What :meth:`to_json` gave, of this schema or the one before."""
+        points = values.get("operating_points", values.get("validation")) or None
+        parts = {"metrics": values, "origin": values, "operating_points": points}
+        return super().from_json({**values, **parts})
+
+
+def evaluate(
+    predictions: Predictions,
+    records: Sequence[Record],
+    origin: Origin | None = None,
+    *,
+    operating_points: OperatingPoints | None = None,
+    prior: Prior = VALIDATION,
+    draws: int = 2000,
+    seed: int = 0,
+    subgroups: bool = True,
+) -> Evaluation:
+    """Every metric of some predictions, operating points and calibrations of validation applied.
+
+    Args:
+        predictions: of N images.
+        records: the N images.
+        origin: where the predictions come from.
+        operating_points: see :func:`fit_operating_points`; None: none, and no calibration.
+        prior: the prevalence that calibrated scores hold for, see :mod:`.priors`.
+        draws: of the bootstrap; subgroups need none, missed disease gets at most 500.
+        seed: of the bootstrap.
+        subgroups: whether subgroups are evaluated.
+
+    Raises:
+        ConfigError: no draws or no images, or a prior that there is no calibration for.
+    """
+    origin = origin or Origin()
+    points = operating_points.labels if operating_points else {}
+    calibrations = {label: point.calibration for label, point in points.items()}
+    priors, prior_tests = correct_priors(prior, predictions, operating_points)
+    for label, (before, now) in priors.items():
+        if (calibration := calibrations[label]) is not None:
+            calibrations[label] = calibration.at_prior(before, now)
+    thresholds = operating_points.thresholds if operating_points else {}
+    columns = predictions.labels, predictions.scores, predictions.targets
+    few = min(draws, MISSED_DRAWS)
+    return Evaluation(
+        estimate_metrics(
+            *columns,
+            predictions.patient_ids,
+            thresholds=thresholds,
+            calibrations=calibrations or None,
+            draws=draws,
+            seed=seed,
+            threads=available_cores(),
+        ),
+        origin,
+        fingerprint({origin.subset or "scored": predictions.image_ids}),
+        images=len(records),
+        patients=predictions.patients,
+        patients_known=patients_known(records),
+        draws=draws,
+        seed=seed,
+        operating_points=operating_points,
+        priors=priors,
+        prior_tests=prior_tests,
+        calls=count_wrong_calls(*columns, thresholds) if thresholds else None,
+        subgroups=measure_subgroups(*columns, records) if subgroups else [],
+        underdiagnosis=measure_underdiagnosis(*columns, records, thresholds, draws=few, seed=seed)
+        if subgroups and thresholds
+        else [],
+        published=comparable(
+            origin.data,
+            predictions.labels,
+            origin.split.name if origin.split else "",
+            origin.subset or "",
+            known=origin.data_images,
+            scored=len(records),
+        ),
+    )
+
+
+def fit_operating_points(
+    predictions: Predictions,
+    *,
+    rule: str = "youden",
+    value: float = 0.9,
+    calibration: str | None = "platt",
+    draws: int = 2000,
+    seed: int = 0,
+    subset: str = "val",
+) -> OperatingPoints:
+    """Operating point and calibration of each label, chosen on the predictions of ``subset``.
+
+    Args:
+        predictions: of images that the figures are not of, as a rule the validation set.
+        rule: "youden", "f1", "sensitivity" or "specificity", see
+            :func:`~xray_lightning.metrics.operating_points.choose_threshold`.
+        value: the wanted sensitivity or specificity.
+        calibration: "temperature", "platt", "isotonic" or None.
+        draws: of the bootstrap.
+        seed: of the bootstrap.
+        subset: name of the images, for what is written.
+
+    Raises:
+        ConfigError: an unknown rule or method, a value outside (0, 1], or no images.
+    """
+    require_rule(rule, value)
+    require_method(calibration)
+    bootstrap = PatientBootstrap(predictions.patient_ids, draws, seed)
+    columns = zip(predictions.scores.T, predictions.targets.T, strict=True)
+    points = [
+        fit_operating_point(*column, bootstrap, rule=rule, value=value, calibration=calibration)
+        for column in columns
+    ]
+    images = fingerprint({subset: predictions.image_ids})
+    return OperatingPoints(
+        rule, value, subset, images, dict(zip(predictions.labels, points, strict=True))
+    )

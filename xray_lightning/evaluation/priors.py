@@ -1,0 +1,127 @@
+"""``prior=``: the prevalence that calibrated scores are to hold for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.metrics.calibration import estimate_prior
+from xray_lightning.metrics.operating_points import OperatingPoints
+from xray_lightning.results import Result
+
+Prior = str | float | dict[str, float]
+Pairs = dict[str, tuple[float, float]]  # label to the prevalence before and the wanted one
+
+VALIDATION, ESTIMATE, FORCED = WORDS = "validation", "estimate", "force_estimate"
+
+
+@dataclass(frozen=True)
+class PriorTest(Result):
+    """What a correction to another prevalence does on known targets.
+
+    Attributes:
+        estimate: the prevalence it corrects to.
+        prevalence: of the targets.
+        brier: Brier's score without the correction.
+        corrected: with it.
+        applied: whether it was applied.
+    """
+
+    estimate: float
+    prevalence: float
+    brier: float
+    corrected: float
+    applied: bool
+
+
+def require_prior(prior: object) -> Prior:
+    """Refuse what works in no case, before anything is computed.
+
+    Raises:
+        ConfigError: it is neither a word, a prevalence, nor a prevalence for each of some labels.
+    """
+    if isinstance(prior, str) and prior in WORDS:
+        return prior
+    shares: list[Any] = list(prior.values()) if isinstance(prior, Mapping) else [prior]
+    if not shares or not all(isinstance(share, float) and 0 < share < 1 for share in shares):
+        raise ConfigError(
+            "prior must be validation, estimate, force_estimate, a prevalence between 0 and 1 for "
+            f"all labels, or one for each of some ({{Mass: 0.05}}), got {prior!r}"
+        )
+    return {str(k): v for k, v in prior.items()} if isinstance(prior, Mapping) else float(shares[0])
+
+
+def resolve_prior(
+    prior: Prior, labels: tuple[str, ...], points: OperatingPoints | None
+) -> dict[str, str | float]:
+    """What is wanted for each label whose calibration is to be corrected.
+
+    Args:
+        prior: "validation": none; "estimate" or "force_estimate": as the scores alone tell it
+            (Saerens 2002); a number: that, for every calibrated label; or one for each of some.
+        labels: of the data.
+        points: with the calibrations.
+
+    Raises:
+        ConfigError: a label is unknown or has no calibration, or none has one.
+    """
+    if require_prior(prior) == VALIDATION:
+        return {}
+    known = points.labels if points else {}
+    able = [label for label in labels if label in known and known[label].calibration]
+    wanted = prior if isinstance(prior, dict) else dict.fromkeys(able, prior)
+    for label in wanted:
+        if label not in labels:
+            raise ConfigError(
+                f"prior={prior}: {label!r} is not a label here; there are {', '.join(labels)}"
+            )
+    if absent := [label for label in wanted if label not in able] or ([] if able else ["all"]):
+        notes = {known[label].note for label in absent if label in known} - {""}
+        why = f" ({'; '.join(sorted(notes))})" if notes else ""
+        raise ConfigError(
+            f"prior={prior} corrects calibrated scores, and no calibration is there for "
+            f"{', '.join(absent)}{why}: xray score fits one with points=val, and best.ckpt of a "
+            "finished run holds one unless calibration=null"
+        )
+    return dict(wanted)
+
+
+def correct_priors(
+    prior: Prior, predictions: Predictions, points: OperatingPoints | None
+) -> tuple[Pairs, dict[str, PriorTest]]:
+    """Prevalences that calibrations are to be corrected from and to, and how each does.
+
+    An estimate is right if nothing but the prevalence changed, which known targets can refute: one
+    that makes Brier's score worse is left out, unless ``prior`` is "force_estimate".
+
+    Returns:
+        The pairs to apply, and a test for each label with known targets.
+
+    Raises:
+        ConfigError: see :func:`resolve_prior`.
+    """
+    pairs, tests = {}, {}
+    known_points = points.labels if points else {}
+    for label, value in resolve_prior(prior, predictions.labels, points).items():
+        calibration, before = known_points[label].calibration, known_points[label].prevalence
+        if calibration is None:  # not of those wanted
+            continue
+        column = predictions.labels.index(label)
+        scores, targets = predictions.scores[:, column], predictions.targets[:, column]
+        plain = calibration(scores)
+        now = estimate_prior(plain, before) if isinstance(value, str) else float(value)
+        known = ~np.isnan(targets)
+        brier, corrected = (
+            float(((probabilities - targets) ** 2)[known].mean()) if known.any() else 0.0
+            for probabilities in (plain, calibration.at_prior(before, now)(scores))
+        )
+        applied = prior != ESTIMATE or corrected <= brier
+        if applied:
+            pairs[label] = before, now
+        if known.any():
+            prevalence = float(targets[known].mean())
+            tests[label] = PriorTest(now, prevalence, brier, corrected, applied)
+    return pairs, tests

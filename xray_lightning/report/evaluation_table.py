@@ -1,0 +1,228 @@
+"""An evaluation in the terminal: tables of at most 80 columns, and what to know about them."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+from rich.table import Table
+
+from xray_lightning.evaluation.evaluate import Evaluation
+from xray_lightning.evaluation.priors import Pairs, PriorTest
+from xray_lightning.evaluation.published import Published, place_among
+from xray_lightning.metrics.estimates import CALIBRATED, FEW_PATIENTS, POINT, Metrics
+from xray_lightning.metrics.intervals import Estimate, Interval
+from xray_lightning.metrics.operating_points import Calls, OperatingPoint, OperatingPoints
+from xray_lightning.metrics.subgroups import MEAN, Subgroup
+from xray_lightning.report.terminal import empty_table, number
+
+EXACT = "* no patient differs: exact bound over the number of patients (Clopper and Pearson)"
+UNKNOWN_PATIENTS = (
+    "note: patients are not known: every image counts as its own, and the intervals are too narrow "
+    "where a patient has several"
+)
+
+
+def evaluation_lines(
+    evaluation: Evaluation, title: str, *, subgroups: bool = True
+) -> list[Table | str]:
+    """Tables and lines for the terminal; without ``subgroups`` only those that differ."""
+    metrics, points = evaluation.metrics, evaluation.operating_points
+    lines: list[Table | str] = [auroc_table(metrics, title), error_table(metrics)]
+    thresholds = points.thresholds if points else {}
+    if points and evaluation.calls and thresholds:
+        lines += point_tables(metrics, points, evaluation.calls)
+        lines.append(calls_line(evaluation.calls))
+    if rows := [row for row in evaluation.subgroups if row.label == MEAN]:
+        lines.append(subgroup_table(rows) if subgroups else subgroup_line(rows))
+    lines.append(
+        f"intervals: {evaluation.draws:,} bootstrap draws of patients, Student's t of the logit; "
+        "ratio: their width over that of intervals that take images for independent"
+    )
+    if evaluation.priors:
+        lines.append(priors_line(evaluation.priors))
+    lines += prior_warnings(evaluation.prior_tests)
+    if not evaluation.patients_known:
+        lines.append(UNKNOWN_PATIENTS)
+    lines += published_lines(evaluation.published, metrics.mean["auroc"].value)
+    notes = undefined_notes(metrics, points=bool(thresholds))
+    notes += fit_notes(points.labels if points else {})
+    return [*lines, *(f"note: {text}" for text in notes)]
+
+
+def auroc_table(metrics: Metrics, title: str) -> Table:
+    """A row a label: AUROC, its interval, AP beside the prevalence."""
+    columns = ("positive", "AUROC", "95 % (patients)", "ratio", "AP", "prevalence")
+    table = empty_table(title, "label", *columns)
+    for name, label in metrics.labels.items():
+        cells = _auroc_cells(label.estimates)
+        table.add_row(name, f"{label.positives:,}", *cells, _text(label.prevalence))
+    table.add_section()
+    name = f"mean of {metrics.defined['auroc']}/{len(metrics.labels)}"
+    table.add_row(name, "", *_auroc_cells(metrics.mean), "", style="bold")
+    return table
+
+
+def _auroc_cells(estimates: dict[str, Estimate]) -> list[str]:
+    auroc = estimates["auroc"]
+    precision = _text(estimates["average_precision"].value)
+    return [_text(auroc.value), _ends(auroc), _text(auroc.width_ratio, 2), precision]
+
+
+def error_table(metrics: Metrics) -> Table:
+    """A row a label: Brier's score and the calibration error, raw and calibrated."""
+    names = [name for name in ("brier", "calibration_error", *CALIBRATED) if name in metrics.mean]
+    columns = ("Brier", "ECE", "Brier calibrated", "ECE calibrated")[: len(names)]
+    table = empty_table("errors of the scores as probabilities", "label", *columns)
+    for name, label in metrics.labels.items():
+        table.add_row(name, *(_text(label[metric].value) for metric in names))
+    table.add_section()
+    cells = [_text(metrics.mean[metric].value) for metric in names]
+    for place, metric in enumerate(names):  # a mean over fewer labels
+        if 0 < (count := metrics.defined[metric]) < metrics.defined["brier"]:
+            cells[place] += f" of {count}"
+    table.add_row("mean", *cells, style="bold")
+    return table
+
+
+def point_tables(metrics: Metrics, points: OperatingPoints, calls: Calls) -> list[Table]:
+    """A row a label: threshold, sensitivity, specificity, positives missed; PPV, NPV, F1."""
+    rule = points.rule
+    if rule in ("sensitivity", "specificity"):
+        rule += f" of at least {points.value}"
+    subset = "validation" if points.subset == "val" else points.subset
+    title = f"operating points: {rule} on {subset}"
+    one = empty_table(title, "label", "threshold", *POINT[:2], "missed")
+    two = empty_table("at these points", "label", "PPV", "NPV", "F1")
+    for name, label in metrics.labels.items():
+        cells = [f"{_text(label[metric].value)} {_ends(label[metric])}".strip() for metric in POINT]
+        missed = "{}/{}".format(*calls.labels[name].missed) if name in calls.labels else "-"
+        one.add_row(name, _text(points.thresholds.get(name, np.nan)), *cells[:2], missed)
+        two.add_row(name, *cells[2:])
+    return [one, two]
+
+
+def calls_line(calls: Calls) -> str:
+    """Misses and false alarms of all labels together."""
+    (missed, sick), (false, healthy) = calls.missed, calls.false_alarms
+    return (
+        f"at these points {false:,} of {healthy:,} images without any finding are called abnormal "
+        f"(false alarms), and {missed:,} of {sick:,} with one reach no label's point (missed)"
+    )
+
+
+def subgroup_table(rows: Sequence[Subgroup]) -> Table:
+    """The mean AUROC in each group, and what sets it apart from all other images.
+
+    "too few": fewer than ten positives or negatives of every label.
+    """
+    columns = ("images", "patients", "AUROC", "95 %", "diff.", "p corr.")
+    table = empty_table("subgroups, mean AUROC; difference from all other images", "", *columns)
+    for dimension, groups in groupby(rows, key=lambda row: row.dimension):
+        table.add_row(dimension, style="bold")
+        for row in groups:
+            sizes = [number(size, 0) for size in (row.images, row.patients)]
+            p_value = _text(row.corrected).replace("0.000", "< 0.001")
+            cells = [_text(row.auroc), interval_text(row.interval), _signed(row), p_value]
+            table.add_row(f"  {row.group}", *sizes, *(["too few"] if row.note else cells))
+    return table
+
+
+def subgroup_line(rows: Sequence[Subgroup]) -> str:
+    """The groups that differ from all other images, and how many could be tested."""
+    sure = [row for row in rows if row.corrected < 0.05]
+    named = [f"{row.dimension}: {row.group} {_signed(row)}" for row in sure]
+    able = sum(not np.isnan(row.corrected) for row in rows)
+    if not able:
+        return f"subgroups: none of {len(rows)} has enough positives to be tested"
+    return (
+        f"subgroups: {able} of {len(rows)} have enough positives; mean AUROC differs from that of "
+        f"all other images in: {', '.join(named) or 'none'} (all: evaluation.json)"
+    )
+
+
+def priors_line(pairs: Pairs) -> str:
+    """What calibrated scores were corrected from and to."""
+    shown = ", ".join(f"{label} {a:.3f} to {b:.3f}" for label, (a, b) in pairs.items())
+    return f"calibrated scores are corrected to another prevalence: {shown}"
+
+
+def prior_warnings(tests: dict[str, PriorTest]) -> list[str]:
+    """A warning with both figures for the corrections that known targets refute; [] if none."""
+    worse = {label: test for label, test in tests.items() if test.corrected > test.brier}
+    if not worse:
+        return []
+    shown = [
+        f"  {label}: prevalence {test.estimate:.3f} (known: {test.prevalence:.3f}), Brier "
+        f"{test.brier:.3f} to {test.corrected:.3f}"
+        for label, test in worse.items()
+    ]
+    before = np.mean([test.brier for test in tests.values()])
+    after = np.mean([test.corrected for test in tests.values()])
+    fate = "applied all the same" if next(iter(worse.values())).applied else "NOT applied"
+    return [
+        "warning: more than the prevalence changed: on the known targets the correction makes "
+        f"Brier's score worse, and is {fate} for {len(worse)} of {len(tests)} labels (mean Brier "
+        f"of all, corrected: {before:.3f} to {after:.3f}; prior=force_estimate applies all)",
+        *shown,
+    ]
+
+
+def published_lines(rows: Sequence[Published], mean: float) -> list[Table | str]:
+    """The published means, and the place of this one among those of the same images."""
+    if not rows:
+        return []
+    table = empty_table(f"published, {rows[0].split} split", "work", "year", "mean AUROC")
+    for row in rows:
+        table.add_row(row.work + " *" * (not row.primary), str(row.year), number(row.mean))
+    return [table, place_among(mean, rows)]
+
+
+def undefined_notes(metrics: Metrics, *, points: bool = False) -> list[str]:
+    """What is undefined and why, which intervals are exact, and which are rough.
+
+    ``points``: whether the table of operating points is shown too.
+    """
+    labels = metrics.labels.items()
+    notes = [f"{k}: AUROC is undefined, {v.undefined}" for k, v in labels if v.undefined]
+    bare = [k for k, v in labels if np.isnan(v["auroc"].interval).any() and not v.undefined]
+    if bare:
+        notes.append(f"no interval, the positives are of too few patients: {', '.join(bare)}")
+    if counts := metrics.few_positive_patients:
+        named = ", ".join(f"{label} ({count})" for label, count in counts.items())
+        notes.append(f"intervals are rough below {FEW_PATIENTS} positive patients: {named}")
+    names = ("auroc", *POINT) if points else ("auroc",)
+    rows = [*(label.estimates for _, label in labels), metrics.mean]
+    if any(row[name].exact for row in rows for name in names):
+        notes.append(EXACT)
+    return notes
+
+
+def fit_notes(points: dict[str, OperatingPoint]) -> list[str]:
+    """Labels without an operating point, and calibrations not to be trusted, with the reason."""
+    labels: dict[str, list[str]] = {}
+    for label, point in points.items():
+        if point.note:
+            what = "no operating point, " if np.isnan(point.threshold) else ""
+            labels.setdefault(what + point.note, []).append(label)
+    return [f"{', '.join(names)}: {text}" for text, names in labels.items()]
+
+
+def interval_text(ends: Interval) -> str:
+    """Both ends, or "-".
+
+    >>> interval_text((0.5, 0.75))
+    '0.500-0.750'
+    """
+    return "-" if np.isnan(ends).any() else f"{ends[0]:.3f}-{ends[1]:.3f}"
+
+
+def _ends(estimate: Estimate) -> str:
+    return interval_text(estimate.interval) + "*" * estimate.exact
+
+
+def _signed(row: Subgroup) -> str:
+    return "-" if np.isnan(row.difference) else f"{row.difference:+.3f}"
+
+
+def _text(value: float, digits: int = 3) -> str:
+    return number(None if np.isnan(value) else value, digits)
