@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from xray_lightning.data.cache import ImageCache, Manifest, load_cache, open_cache, reserve
 from xray_lightning.data.decoding import available_cores
-from xray_lightning.data.geometry import box_to_square, fit_square, padding
+from xray_lightning.data.geometry import box_to_square, fit_square
 from xray_lightning.errors import CacheError, ConfigError, InvalidImageError
 from xray_lightning.records import Record
 
@@ -153,12 +153,6 @@ def test_box_lies_where_its_pixels_went(frame: tuple[int, int], size: int) -> No
     assert (rows.min(), rows.max() + 1) == pytest.approx((y, y + depth), abs=1)
 
 
-def test_padding_is_centred() -> None:
-    assert padding(10, 7) == (0, 1)
-    assert padding(7, 10) == (1, 0)
-    assert padding(8, 8) == (0, 0)
-
-
 # --- build and open -----------------------------------------------------------------------------
 
 
@@ -207,21 +201,17 @@ def test_other_facts_other_folder(tmp_path: Path) -> None:
     assert len(names) == 5
 
 
-def test_threads_are_bounded_and_opencv_is_left_as_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("workers", "threads"), [(3, 3), (None, available_cores())])
+def test_threads_are_bounded_and_opencv_is_left_as_it_was(
+    workers: int | None, threads: int, tmp_path: Path
+) -> None:
     before = cv2.getNumThreads()
     source = Noise(40, delay=0.002)
-    build(source, tmp_path, workers=3)
+    build(source, tmp_path, workers=workers)
     decoding = {name for name in source.threads if name.startswith("decode")}
-    assert len(decoding) == 3
+    assert len(decoding) == threads
     assert 1 in source.opencv_threads
     assert cv2.getNumThreads() == before
-
-
-def test_default_workers_are_the_available_cores(tmp_path: Path) -> None:
-    source = Noise(40, delay=0.002)
-    build(source, tmp_path, workers=None)
-    decoding = {name for name in source.threads if name.startswith("decode")}
-    assert len(decoding) == available_cores() <= (os.cpu_count() or 1)
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
