@@ -61,6 +61,8 @@ from xray_lightning.errors import SplitError as SplitError
 from xray_lightning.errors import TableError as TableError
 from xray_lightning.errors import WeightsError as WeightsError
 from xray_lightning.errors import XrayError as XrayError
+from xray_lightning.evaluation.compare import Comparison as Comparison
+from xray_lightning.evaluation.compare import compare as compare
 from xray_lightning.evaluation.evaluate import Evaluation as Evaluation
 from xray_lightning.evaluation.evaluate import Origin as Origin
 from xray_lightning.evaluation.evaluate import evaluate as evaluate
@@ -71,6 +73,8 @@ from xray_lightning.evaluation.predictions import Predictions as Predictions
 from xray_lightning.evaluation.predictions import read_predictions as read_predictions
 from xray_lightning.evaluation.predictions import write_predictions as write_predictions
 from xray_lightning.evaluation.scores import read_scores as read_scores
+from xray_lightning.evaluation.sweep import SweepComparison as SweepComparison
+from xray_lightning.evaluation.sweep import compare_runs as compare_runs
 from xray_lightning.explain.grid import enlarge as enlarge
 from xray_lightning.explain.heatmaps import HeatMaps as HeatMaps
 from xray_lightning.explain.maps import cell_grids as cell_grids
