@@ -49,6 +49,7 @@ _NAMES = {  # module: what it offers
     "explain.grid": ["enlarge"],
     "explain.heatmaps": ["HeatMaps"],
     "explain.maps": ["cell_grids", "class_map", "class_maps"],
+    "explain.run": ["Explanation", "explain_checkpoint"],
     "metrics.bootstrap": ["PatientBootstrap"],
     "metrics.intervals": ["Estimate"],
     "metrics.operating_points": ["OperatingPoint", "OperatingPoints"],

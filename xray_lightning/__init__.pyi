@@ -80,6 +80,8 @@ from xray_lightning.explain.heatmaps import HeatMaps as HeatMaps
 from xray_lightning.explain.maps import cell_grids as cell_grids
 from xray_lightning.explain.maps import class_map as class_map
 from xray_lightning.explain.maps import class_maps as class_maps
+from xray_lightning.explain.run import Explanation as Explanation
+from xray_lightning.explain.run import explain_checkpoint as explain_checkpoint
 from xray_lightning.metrics.bootstrap import PatientBootstrap as PatientBootstrap
 from xray_lightning.metrics.intervals import Estimate as Estimate
 from xray_lightning.metrics.operating_points import OperatingPoint as OperatingPoint

@@ -1,7 +1,7 @@
 """Results as types: frozen dataclasses that become JSON and come back from it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
@@ -34,11 +34,15 @@ class Result:
         kinds = get_type_hints(cls)
         own = {field.name: field.metadata.get("was", field.name) for field in fields(cls)}
         names = {name: name if name in values else old for name, old in own.items()}
-        optional = {field.name for field in fields(cls) if field.name in vars(cls)}
+        required = {
+            field.name
+            for field in fields(cls)
+            if field.default is MISSING and field.default_factory is MISSING
+        }
         return cls(**{
             name: _typed(kinds[name], values[key])
             for name, key in names.items()
-            if key in values or name not in optional
+            if key in values or name in required
         })  # fmt: skip
 
 

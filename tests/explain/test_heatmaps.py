@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from xray_lightning import Phantom, XrayDataModule, XrayNet, XrayTask
 from xray_lightning.errors import ConfigError
+from xray_lightning.explain.choice import Choice
 from xray_lightning.explain.maps import class_map
-from xray_lightning.explain.overlays import Choice
 from xray_lightning.report.gallery import make_heat_maps
 
 QUIET = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -131,7 +131,7 @@ def test_a_choice_without_images_is_drawn_as_such(
     maps = make_heat_maps(tmp_path, rule="confident", labels="Hernia")
     assert maps.choice == Choice("confident", 2, ("Hernia",))
     scores = np.full((len(data.split.subsets["val"]), 14), np.nan, np.float32)
-    figure = maps.look(task.net.eval(), data, "val", scores, "none")
+    figure = maps.draw_subset(task.net.eval(), data, "val", scores, "none")
     assert "no image of this choice" in [text.get_text() for text in figure.axes[0].texts]
     with np.load(tmp_path / "none.npz") as kept:
         assert kept["maps"].shape == (0, 0, 0)

@@ -9,8 +9,9 @@ import torch
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.errors import ConfigError
+from xray_lightning.explain.choice import Choice, order_rows
 from xray_lightning.explain.maps import class_map
-from xray_lightning.explain.overlays import BATCH, Choice, chosen_rows, overlays
+from xray_lightning.explain.overlays import BATCH, make_overlays
 from xray_lightning.models.network import XrayNet
 
 SCORES = np.array([0.9, 0.1, 0.5, 0.4, 0.7, 0.2, np.nan], np.float32)
@@ -28,7 +29,7 @@ BOXED = np.array([0, 1, 0, 0, 0, 1, 0], bool)
     ],
 )
 def test_rows_of_a_rule(rule: str, rows: list[int]) -> None:
-    assert chosen_rows(rule, SCORES, TARGETS, BOXED).tolist() == rows
+    assert order_rows(rule, SCORES, TARGETS, BOXED).tolist() == rows
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_each_image_has_its_own_map(data: XrayDataModule, net: XrayNet, method: 
     places = Choice("boxes", images=2).places(data, "test", scores)
     assert len(places) > BATCH
     for (row, label), each in zip(
-        places, overlays(net, data, "test", places, scores, method=method), strict=True
+        places, make_overlays(net, data, "test", places, scores, method=method), strict=True
     ):
         record = data.subset_records("test")[row]
         column = data.labels.index(label)
@@ -91,4 +92,4 @@ def test_each_image_has_its_own_map(data: XrayDataModule, net: XrayNet, method: 
 
 
 def test_no_image_at_all(data: XrayDataModule, net: XrayNet, tmp_path: Path) -> None:
-    assert overlays(net, data, "test", [], np.empty((0, 14), np.float32)) == []
+    assert make_overlays(net, data, "test", [], np.empty((0, 14), np.float32)) == []

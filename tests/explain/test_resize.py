@@ -11,9 +11,9 @@ from xray_lightning.data.cache import open_cache
 from xray_lightning.data.dataset import XrayDataset
 from xray_lightning.data.geometry import box_to_square
 from xray_lightning.data.images import read_record
+from xray_lightning.explain.annotated import AnnotatedMaps
 from xray_lightning.explain.grid import enlarge, shrink
-from xray_lightning.explain.localisation import localisation
-from xray_lightning.explain.located import Located
+from xray_lightning.explain.localisation import evaluate_localisation
 from xray_lightning.metrics.localisation import detect_boxes, overlaps, region_of
 from xray_lightning.records import Box, Record
 
@@ -60,12 +60,14 @@ def test_a_box_is_found_again_to_one_pixel(tmp_path: Path, size: int) -> None:
         x, y, across, down = boxes[-1][0]
         assert ends == pytest.approx(np.array([[x, y], [x + across, y + down]]), abs=1)
     # The picture itself, taken as a map, must score as a map that is right.
-    located = Located({"image": np.stack(images)}, boxes, [record.patient_id for record in records])
-    facts = localisation({"Mass": located}, size=size, threshold=[0.5], draws=9)
-    found = facts["labels"]["Mass"]["methods"]["image"]
-    assert found["pointing_game"]["value"] > 0.97
-    assert found["centre"]["value"] == found["t_iou"]["0.8"]["value"] == 1
-    assert found["energy"]["value"] > 0.9
+    annotated = AnnotatedMaps(
+        {"image": np.stack(images)}, boxes, [record.patient_id for record in records]
+    )
+    facts = evaluate_localisation({"Mass": annotated}, size=size, threshold=[0.5], draws=9)
+    found = facts.labels["Mass"].methods["image"]
+    assert found.pointing_game.value > 0.97
+    assert found.centre.value == found.t_iou["0.8"].value == 1
+    assert found.energy.value > 0.9
 
 
 @pytest.mark.parametrize("cells", [(14, 14), (7, 9), (28, 28)])

@@ -17,18 +17,18 @@ from xray_lightning.data.geometry import box_to_square
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.explain.choice import choose
 from xray_lightning.explain.maps import class_map
 from xray_lightning.explain.overlays import Overlay
 from xray_lightning.metrics.operating_points import choose_threshold
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report import panel as module
 from xray_lightning.report.gallery import gallery_figure
-from xray_lightning.report.heat import BLUE, OPAQUE, common_scale, painted
+from xray_lightning.report.heat import BLUE, OPAQUE, common_scale, paint
 from xray_lightning.report.panel import (
     PLACES,
     RED,
     Panel,
-    choose_examples,
     panel_figure,
     results_panel,
     split_by_outcome,
@@ -49,7 +49,7 @@ def test_outcomes_and_the_most_confident() -> None:
         "false negatives": [1],
         "false positives": [4],
     }
-    picked = choose_examples(found, SCORES, Panel(columns=2))
+    picked = choose(found, "confident", count=2, scores=SCORES)
     assert {kind: rows.tolist() for kind, rows in picked.items()} == {
         "true positives": [0, 7],
         "true negatives": [5, 3],
@@ -62,7 +62,7 @@ def test_drawn_at_random() -> None:
     scores = np.linspace(0, 1, 200, dtype=np.float32)
     found = split_by_outcome(scores, np.tile([0, 1], 100).astype(np.float32), 0.5)
     first, again, other = (
-        choose_examples(found, scores, Panel(rule="random", seed=seed)) for seed in (0, 0, 1)
+        choose(found, "random", count=4, seed=seed) for seed in (0, 0, 1)
     )
     for kind in PLACES:
         assert first[kind].tolist() == again[kind].tolist() != other[kind].tolist()
@@ -198,7 +198,7 @@ def test_evidence_against_a_finding_is_not_painted_hot() -> None:
     """Zero is clear whatever the values are; orange is for the finding, purple against it."""
     scale = common_scale([np.linspace(-8, 2, 1001, dtype=np.float32)])
     assert scale == pytest.approx((-7.9, 7.9))
-    against, nothing, evidence = painted(np.array([[-4, 0, 4]], np.float32), scale)[0]
+    against, nothing, evidence = paint(np.array([[-4, 0, 4]], np.float32), scale)[0]
     assert nothing[3] == 0
     assert [against[3], evidence[3]] == pytest.approx([OPAQUE * 4 / 7.9] * 2)
     assert against[2] > against[0], "purple"

@@ -203,7 +203,7 @@ def draw_maps(
     net = load_checkpoint(run / "checkpoints" / "best.ckpt").build_net()
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, HeatMaps):
-            callback.look(net, data, "test", scores["test"].scores, "test")
+            callback.draw_subset(net, data, "test", scores["test"].scores, "test")
     if panel and not results_panel(net, data, scores, panel, run / "panel_test.png"):
         LOG.warning(
             "no panel_test.png: validation has no positive or no negative of %s, which leaves its "

@@ -118,7 +118,7 @@ def place_among(mean: float, rows: Sequence[Published]) -> str:
 
 
 @dataclass(frozen=True)
-class PublishedBoxes:
+class PublishedBoxes(Result):
     """A published figure of localisation against NIH's boxes.
 
     All boxes that NIH published (984 on 880 images) are of images on the official test list. A

@@ -1,24 +1,16 @@
-"""The table of localisation: every method and control, every figure, with patient intervals."""
+"""Maps against boxes: every method and control, every metric, with patient intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.explain.annotated import SIGMA, AnnotatedMaps, Boxes, control_maps
 from xray_lightning.explain.grid import enlarge
-from xray_lightning.explain.located import SIGMA, Boxes, Located, control_maps
-from xray_lightning.metrics.bootstrap import (
-    Codes,
-    Counts,
-    Floats,
-    divided,
-    patient_codes,
-    patient_draws,
-    percentile_interval,
-    sums_over,
-)
+from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.intervals import Estimate, Floats, divided
 from xray_lightning.metrics.localisation import (
     METRICS,
     WANG,
@@ -27,11 +19,106 @@ from xray_lightning.metrics.localisation import (
     tune_threshold,
     widen,
 )
+from xray_lightning.results import Result
 
 MINIMUM = 10  # images and patients with boxes: with fewer no interval is given, and nothing tuned
 TOO_FEW = f"too few: fewer than {MINIMUM} images or patients, no interval"
 
-Facts = dict[str, Any]
+
+@dataclass(frozen=True)
+class MapMetrics(Result):
+    """Metrics of one method or control, see :func:`~xray_lightning.metrics.localisation.score_map`.
+
+    ``t_iou``, ``t_iobb`` and ``afp`` have one for each overlap, "0.1" to "0.9". Intervals are 95 %
+    percentile intervals over patients, NaN where all draws are equal or fewer than 39.
+    """
+
+    pointing_game: Estimate
+    energy: Estimate
+    average_precision: Estimate
+    centre: Estimate
+    iou: Estimate
+    iobb: Estimate
+    t_iou: dict[str, Estimate]
+    t_iobb: dict[str, Estimate]
+    afp: dict[str, Estimate]
+
+    @classmethod
+    def of(cls, drawn: Floats, *, intervals: bool, **more: Any) -> Self:
+        """Of the sample's row and those of the draws, (1 + D, F) in the order of ``METRICS``."""
+        metrics: dict[str, Any] = {}
+        for (name, *overlap), column in zip(METRICS, drawn.T, strict=True):
+            estimate = Estimate.of_draws(column) if intervals else Estimate(float(column[0]))
+            if overlap:
+                metrics.setdefault(name, {})[overlap[0]] = estimate
+            else:
+                metrics[name] = estimate
+        return cls(**metrics, **more)
+
+
+@dataclass(frozen=True)
+class LabelMapMetrics(MapMetrics):
+    """Of one label; ``without_energy``: maps without a positive value, no part of the energy."""
+
+    without_energy: int
+
+
+@dataclass(frozen=True)
+class MeanMapMetrics(MapMetrics):
+    """Means over ``labels`` labels: those where the method is defined."""
+
+    labels: int
+
+
+@dataclass(frozen=True)
+class LabelLocalisation(Result):
+    """One label; ``area`` is the place's mean share of the image: what chance would get."""
+
+    images: int
+    patients: int
+    boxes: int
+    area: float
+    note: str
+    methods: dict[str, LabelMapMetrics]
+
+
+@dataclass(frozen=True)
+class MeanLocalisation(Result):
+    """Means over the labels."""
+
+    labels: int
+    note: str
+    methods: dict[str, MeanMapMetrics]
+
+
+@dataclass(frozen=True)
+class Threshold(Result):
+    """Shares of a map's range that its boxes reach, and where they come from."""
+
+    shares: list[float]
+    source: str
+
+
+@dataclass(frozen=True)
+class LocalisationSettings(Result):
+    """What the metrics were taken with; ``mean_box``: whose boxes each label's control is of."""
+
+    size: int
+    tolerance: float
+    sigma: float
+    draws: int
+    seed: int
+    mean_box: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Localisation(Result):
+    """Metrics of every method beside the controls; thresholds by label and method."""
+
+    labels: dict[str, LabelLocalisation]
+    mean: MeanLocalisation
+    thresholds: dict[str, dict[str, Threshold]]
+    settings: LocalisationSettings
 
 
 @dataclass(frozen=True)
@@ -41,7 +128,7 @@ class Reference:
     Attributes:
         shares: threshold of each (label, method); not there where the boxes were too few.
         boxes: of each image, likewise: the mean of a few boxes would be a weak control.
-        patients: whose images these were; :func:`localisation` refuses to score any of them.
+        patients: whose images these were; :func:`evaluate_localisation` refuses to score any.
     """
 
     shares: Mapping[tuple[str, str], float]
@@ -49,8 +136,8 @@ class Reference:
     patients: frozenset[str]
 
 
-def reference_of(
-    validation: Mapping[str, Located], *, size: int, sigma: float = SIGMA, seed: int = 0
+def tune_reference(
+    validation: Mapping[str, AnnotatedMaps], *, size: int, sigma: float = SIGMA, seed: int = 0
 ) -> Reference:
     """Tune the threshold of every method and control of each label on validation images.
 
@@ -58,20 +145,20 @@ def reference_of(
     pixels, ``sigma`` of the centre Gaussian, ``seed`` of the random map.
     """
     shares, boxes = {}, {}
-    for label, located in validation.items():
-        if min(len(located.boxes), len(set(located.patients))) < MINIMUM:
+    for label, annotated in validation.items():
+        if min(len(annotated.boxes), len(set(annotated.patients))) < MINIMUM:
             continue
-        boxes[label] = located.boxes
-        controls = control_maps(located, size, _seeds(seed, label), sigma, None)
-        for method, maps in {**located.maps, **controls}.items():
-            large = (enlarge(heat, size, located.grids) for heat in maps)
-            shares[label, method] = tune_threshold(large, located.boxes)
-    patients = frozenset(each for located in validation.values() for each in located.patients)
-    return Reference(shares, boxes, patients)
+        boxes[label] = annotated.boxes
+        controls = control_maps(annotated, size, _seeds(seed, label), sigma, None)
+        for method, maps in {**annotated.maps, **controls}.items():
+            large = (enlarge(heat, size, annotated.grids) for heat in maps)
+            shares[label, method] = tune_threshold(large, annotated.boxes)
+    patients = (patient for annotated in validation.values() for patient in annotated.patients)
+    return Reference(shares, boxes, frozenset(patients))
 
 
-def localisation(
-    scored: Mapping[str, Located],
+def evaluate_localisation(
+    scored: Mapping[str, AnnotatedMaps],
     *,
     size: int,
     threshold: Sequence[float] = WANG,
@@ -80,8 +167,8 @@ def localisation(
     sigma: float = SIGMA,
     draws: int = 1000,
     seed: int = 0,
-) -> Facts:
-    """Figures of every method beside the controls, per label and as the mean over the labels.
+) -> Localisation:
+    """Metrics of every method beside the controls, per label and as the mean over the labels.
 
     Args:
         scored: images of each label that have boxes of it; all labels have the same methods.
@@ -93,60 +180,43 @@ def localisation(
         draws: of the bootstrap over patients.
         seed: of the bootstrap and the random map.
 
-    Returns:
-        ``{"labels": {label: {"images", "patients", "boxes", "area", "note", "methods"}},
-        "mean": {"labels", "note", "methods"}, "thresholds": {label: {method: {"shares",
-        "source"}}}, "settings"}``, plain values. "area" is the place's mean share of the image:
-        what chance would get. "methods" holds the figures of each method and control, each
-        ``{"value", "interval"}``, None where undefined; "t_iou", "t_iobb" and "afp" hold one for
-        each overlap, "0.1" to "0.9", see
-        :func:`~xray_lightning.metrics.localisation.score_map`. Intervals are 95 % percentile
-        intervals, None where all draws are equal or fewer than 39.
-
     Raises:
         ConfigError: nothing to score, labels with different methods, or a patient that the
             reference was tuned on.
     """
     _require_scorable(scored, reference)
     boxes = {} if reference is None else reference.boxes
-    codes, counts = _draws(scored, draws, seed)
-    labels, thresholds, values = {}, {}, {}
-    for label, located in scored.items():
-        maps = control_maps(located, size, _seeds(seed, label), sigma, boxes.get(label))
-        maps = {**located.maps, **maps}
-        chosen = {name: _chosen(reference, (label, name), threshold) for name in maps}
-        shares = {name: each["shares"] for name, each in chosen.items()}
-        sums = _sums(located, maps, shares, size, tolerance)
-        values[label] = {name: _over(counts, codes[label], *pair) for name, pair in sums.items()}
-        labels[label] = _label_facts(located, size, values[label], sums)
-        thresholds[label] = chosen
-    return {
-        "labels": labels,
-        "mean": _mean_facts(labels, values),
-        "thresholds": thresholds,
-        "settings": {
-            "size": size,
-            "tolerance": tolerance,
-            "sigma": sigma,
-            "draws": draws,
-            "seed": seed,
-            "mean_box": {label: _prior(label in boxes) for label in scored},
-        },
-    }
+    bootstraps = _bootstraps(scored, draws, seed)
+    labels, thresholds, drawn = {}, {}, {}
+    for label, annotated in scored.items():
+        controls = control_maps(annotated, size, _seeds(seed, label), sigma, boxes.get(label))
+        maps = {**annotated.maps, **controls}
+        thresholds[label] = {name: _threshold(reference, (label, name), threshold) for name in maps}
+        sums = _sum_metrics(annotated, maps, thresholds[label], size, tolerance)
+        drawn[label] = {name: _draw(bootstraps[label], *pair) for name, pair in sums.items()}
+        labels[label] = _of_label(annotated, size, drawn[label], sums)
+    whose = ("scored images of other patients", "reference images")
+    mean_box = {label: whose[label in boxes] for label in scored}
+    settings = LocalisationSettings(size, tolerance, sigma, draws, seed, mean_box)
+    return Localisation(labels, _mean(labels, drawn), thresholds, settings)
 
 
-def _require_scorable(scored: Mapping[str, Located], reference: Reference | None) -> None:
-    if not scored or not all(len(located.boxes) for located in scored.values()):
+def _require_scorable(scored: Mapping[str, AnnotatedMaps], reference: Reference | None) -> None:
+    if not scored or not all(len(annotated.boxes) for annotated in scored.values()):
         raise ConfigError("there is nothing to score: leave out labels without boxes")
-    methods = {label: tuple(located.maps) for label, located in scored.items()}
+    methods = {label: tuple(annotated.maps) for label, annotated in scored.items()}
     if len(set(methods.values())) > 1 or () in methods.values():
         raise ConfigError(f"every label needs maps of the same methods, got {methods}")
     known = frozenset() if reference is None else reference.patients
-    if shared := known & {each for located in scored.values() for each in located.patients}:
+    if shared := known.intersection(_patients(scored)):
         raise ConfigError(
             f"thresholds were tuned on {len(shared)} of the patients to be scored, the first is "
-            f"{min(shared)}: tune on a part that shares no patient with this one"
+            f"{min(shared)}: tune on a subset that shares no patient with this one"
         )
+
+
+def _patients(scored: Mapping[str, AnnotatedMaps]) -> list[str]:
+    return [patient for annotated in scored.values() for patient in annotated.patients]
 
 
 def _seeds(seed: int, label: str) -> list[int]:
@@ -154,109 +224,87 @@ def _seeds(seed: int, label: str) -> list[int]:
     return [seed, *label.encode()]
 
 
-def _prior(given: bool) -> str:
-    return "reference images" if given else "scored images of other patients"
+def _bootstraps(
+    scored: Mapping[str, AnnotatedMaps], draws: int, seed: int
+) -> dict[str, PatientBootstrap]:
+    """The draws of all patients, for the images of each label."""
+    bootstrap = PatientBootstrap(_patients(scored), draws, seed)
+    ends = np.cumsum([len(annotated.boxes) for annotated in scored.values()])
+    rows = np.split(np.arange(ends[-1]), ends[:-1])
+    return {label: bootstrap.subset(own).compact() for label, own in zip(scored, rows, strict=True)}
 
 
-def _draws(scored: Mapping[str, Located], draws: int, seed: int) -> tuple[dict[str, Codes], Counts]:
-    """Numbers of each label's patients, among all, and all patients once before the draws."""
-    codes = patient_codes([each for located in scored.values() for each in located.patients])
-    ends = np.cumsum([len(located.boxes) for located in scored.values()])
-    own = dict(zip(scored, np.split(codes, ends[:-1]), strict=True))
-    return own, patient_draws(codes, draws, seed)
+def _threshold(
+    reference: Reference | None, key: tuple[str, str], stated: Sequence[float]
+) -> Threshold:
+    """Of one label and method."""
+    if reference is None or key not in reference.shares:
+        return Threshold(list(stated), "stated")
+    images = len(reference.boxes[key[0]])
+    return Threshold([reference.shares[key]], f"tuned on {images} reference images")
 
 
-def _chosen(
-    reference: Reference | None, place: tuple[str, str], stated: Sequence[float]
-) -> dict[str, Any]:
-    """The shares of the range for one label and method, and where they come from."""
-    if reference is None or place not in reference.shares:
-        return {"shares": list(stated), "source": "stated"}
-    images = len(reference.boxes[place[0]])
-    return {"shares": [reference.shares[place]], "source": f"tuned on {images} reference images"}
-
-
-def _sums(
-    located: Located,
+def _sum_metrics(
+    annotated: AnnotatedMaps,
     maps: Mapping[str, Heat],
-    shares: Mapping[str, Sequence[float]],
+    thresholds: Mapping[str, Threshold],
     size: int,
     tolerance: float,
 ) -> dict[str, tuple[Floats, Floats]]:
-    """Sums and weights of each method's figures in each image, (N, F) each."""
-    regions = located.regions(size)
+    """Sums and weights of each method's metrics in each image, (N, F) each."""
+    regions, sums = annotated.regions(size), {}
     near = [widen(region, tolerance) for region in regions]
-    found = {}
     for name, heats in maps.items():
+        large = (enlarge(heat, size, annotated.grids) for heat in heats)
         rows = [
-            score_map(
-                enlarge(heat, size, located.grids),
-                region,
-                boxes,
-                shares=shares[name],
-                near=around,
+            score_map(heat, region, boxes, shares=thresholds[name].shares, near=around)
+            for heat, region, boxes, around in zip(
+                large, regions, annotated.boxes, near, strict=True
             )
-            for heat, region, boxes, around in zip(heats, regions, located.boxes, near, strict=True)
         ]
-        found[name] = np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
-    return found
+        sums[name] = np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
+    return sums
 
 
-def _over(counts: Counts, codes: Codes, sums: Floats, weights: Floats) -> Floats:
-    """Every figure in every draw, (D, F); NaN where undefined."""
-    present, own = np.unique(codes, return_inverse=True)
-    both = sums_over(counts[:, present], own, np.column_stack([sums, weights]))
-    return divided(both[:, : sums.shape[1]], both[:, sums.shape[1] :])
+def _draw(bootstrap: PatientBootstrap, sums: Floats, weights: Floats) -> Floats:
+    """Every metric in the sample and in every draw, (1 + D, F); NaN where undefined."""
+    totals, counts = np.split(bootstrap.sums(np.column_stack([sums, weights])), 2, axis=1)
+    return divided(totals, counts)
 
 
-def _label_facts(
-    located: Located,
+def _of_label(
+    annotated: AnnotatedMaps,
     size: int,
-    values: Mapping[str, Floats],
+    drawn: Mapping[str, Floats],
     sums: Mapping[str, tuple[Floats, Floats]],
-) -> Facts:
-    images, patients = len(located.boxes), len(set(located.patients))
+) -> LabelLocalisation:
+    images, patients = len(annotated.boxes), len(set(annotated.patients))
     few = min(images, patients) < MINIMUM
     energy = METRICS.index(("energy",))
-    return {
-        "images": images,
-        "patients": patients,
-        "boxes": sum(len(boxes) for boxes in located.boxes),
-        "area": float(located.regions(size).mean()),
-        "note": TOO_FEW if few else "",
-        "methods": {
-            name: _figures(found, intervals=not few)
-            | {"without_energy": int((sums[name][1][:, energy] == 0).sum())}
-            for name, found in values.items()
+    dark = {name: int((weights[:, energy] == 0).sum()) for name, (_, weights) in sums.items()}
+    return LabelLocalisation(
+        images=images,
+        patients=patients,
+        boxes=sum(len(boxes) for boxes in annotated.boxes),
+        area=float(annotated.regions(size).mean()),
+        note=TOO_FEW if few else "",
+        methods={
+            name: LabelMapMetrics.of(metrics, intervals=not few, without_energy=dark[name])
+            for name, metrics in drawn.items()
         },
-    }
+    )
 
 
-def _mean_facts(labels: Mapping[str, Facts], values: Mapping[str, Mapping[str, Floats]]) -> Facts:
+def _mean(
+    labels: Mapping[str, LabelLocalisation], drawn: Mapping[str, Mapping[str, Floats]]
+) -> MeanLocalisation:
     """Over the labels; a draw counts only if every label is defined in it."""
-    few = [label for label, facts in labels.items() if facts["note"]]
+    few = [label for label, localisation in labels.items() if localisation.note]
     methods = {}
-    for name in max(values.values(), key=len):  # a label of one patient has no mean box
-        found = np.stack([each[name] for each in values.values() if name in each])  # (L, D, F)
-        known = np.broadcast_to(~np.isnan(found[:, :1]), found.shape)
-        means = divided(np.where(known, found, 0).sum(axis=0), known.sum(axis=0))
-        methods[name] = _figures(means, intervals=not few) | {"labels": len(found)}
+    for name in max(drawn.values(), key=len):  # a label of one patient has no mean box
+        of_labels = np.stack([own[name] for own in drawn.values() if name in own])  # (L, 1 + D, F)
+        known = np.broadcast_to(~np.isnan(of_labels[:, :1]), of_labels.shape)
+        means = divided(np.where(known, of_labels, 0).sum(axis=0), known.sum(axis=0))
+        methods[name] = MeanMapMetrics.of(means, intervals=not few, labels=len(of_labels))
     note = f"no interval: too few images or patients of {', '.join(few)}" if few else ""
-    return {"labels": len(labels), "note": note, "methods": methods}
-
-
-def _figures(values: Floats, *, intervals: bool) -> Facts:
-    """Figures of one method as plain values, from the sample's row and the draws'."""
-    facts: Facts = {}
-    for column, (name, *over) in enumerate(METRICS):
-        sample, *_ = values[:, column].tolist()
-        ends = percentile_interval(values[1:, column]) if intervals else (np.nan, np.nan)
-        figure = {
-            "value": None if np.isnan(sample) else sample,
-            "interval": None if np.isnan(ends).any() else list(ends),
-        }
-        if over:
-            facts.setdefault(name, {})[over[0]] = figure
-        else:
-            facts[name] = figure
-    return facts
+    return MeanLocalisation(len(labels), note, methods)

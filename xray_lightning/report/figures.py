@@ -17,7 +17,7 @@ from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.sweep import Leaderboard
 from xray_lightning.metrics.intervals import Interval
 from xray_lightning.records import CHEST_XRAY14, NO_FINDING
-from xray_lightning.report.heat import shortened
+from xray_lightning.report.heat import shorten
 from xray_lightning.writing import save_figure
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
@@ -147,7 +147,7 @@ def montage_figure(
         axes.set_axis_off()
     for index, axes in enumerate(panels[:shown]):
         axes.imshow(images[index], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        name = shortened(image_ids[index], 26)  # RSNA's have 36 characters
+        name = shorten(image_ids[index], 26)  # RSNA's have 36 characters
         axes.set_title(f"{name}\n{findings_text(targets[index], labels)}", fontsize=6)
     save_figure(figure, path)
 

@@ -45,7 +45,7 @@ def common_scale(heats: Sequence[Floats], *, signed: bool | None = None) -> Scal
     return low, high
 
 
-def painted(heat: Floats, scale: Scale) -> npt.NDArray[np.float64]:
+def paint(heat: Floats, scale: Scale) -> npt.NDArray[np.float64]:
     """Colours of a map (H, W), (H, W, 4); the further from where its scale is clear, the denser."""
     low, high = scale
     place = ((heat - low) / max(high - low, 1e-12)).clip(0, 1)
@@ -58,7 +58,7 @@ def draw_overlay(axes: Axes, overlay: "Overlay", scale: Scale, caption: str) -> 
     """One image under its map, its caption above, the colours of the scale below (``BAR``)."""
     _plain(axes)
     axes.imshow(overlay.image, cmap="gray", vmin=0, vmax=1)
-    axes.imshow(painted(enlarge(overlay.heat, len(overlay.image), overlay.grids), scale))
+    axes.imshow(paint(enlarge(overlay.heat, len(overlay.image), overlay.grids), scale))
     for x, y, width, height in overlay.boxes:  # a pixel's centre has the whole number
         outline = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=BLUE)
         axes.add_patch(outline).set_linewidth(1.5)
@@ -72,7 +72,7 @@ def draw_overlay(axes: Axes, overlay: "Overlay", scale: Scale, caption: str) -> 
     bar.set_axis_off()
     ramp = np.linspace(*scale, 200, dtype=np.float32)[None]
     bar.imshow(np.zeros_like(ramp), cmap="gray", vmin=0, vmax=1, aspect="auto")
-    bar.imshow(painted(ramp, scale), aspect="auto")
+    bar.imshow(paint(ramp, scale), aspect="auto")
     for end, place, side in zip(scale, (0.18, 0.82), ("right", "left"), strict=True):
         axes.text(place, -0.0425, f"{end:.2g}", transform=axes.transAxes, fontsize=5, ha=side,
                   va="center")  # fmt: skip
@@ -90,7 +90,7 @@ def _plain(axes: Axes) -> None:
     axes.set_yticks([])
 
 
-def shortened(name: str, length: int = 38) -> str:
+def shorten(name: str, length: int = 38) -> str:
     """The name, its middle left out where it is long."""
     half = length // 2 - 1
     return name if len(name) <= length else f"{name[:half]}…{name[-half:]}"

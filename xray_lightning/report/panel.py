@@ -12,14 +12,14 @@ from matplotlib.lines import Line2D
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.explain.overlays import Overlay, overlays
+from xray_lightning.explain.choice import Rows, choose
+from xray_lightning.explain.overlays import Overlay, make_overlays
 from xray_lightning.metrics.operating_points import choose_threshold
 from xray_lightning.models.network import XrayNet
-from xray_lightning.report.heat import BAR, common_scale, draw_overlay, empty_place, shortened
+from xray_lightning.report.heat import BAR, common_scale, draw_overlay, empty_place, shorten
 from xray_lightning.writing import save_figure
 
 Floats = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
 
 RULES = {
     "confident": "the most confident calls of each kind",
@@ -87,20 +87,6 @@ def split_by_outcome(scores: Floats, targets: Floats, threshold: float) -> dict[
     }
 
 
-def choose_examples(outcomes: Mapping[str, Rows], scores: Floats, panel: Panel) -> dict[str, Rows]:
-    """At most ``panel.columns`` images of each kind by the panel's rule, never by hand."""
-    generator = np.random.default_rng(panel.seed)
-    examples = {}
-    for kind, rows in outcomes.items():
-        if panel.rule == "random":
-            rows = generator.permutation(rows)
-        else:
-            sign = -1 if kind in ("true positives", "false positives") else 1  # high scores first
-            rows = rows[np.argsort(sign * scores[rows], kind="stable")]
-        examples[kind] = rows[: panel.columns]
-    return examples
-
-
 def results_panel(
     net: XrayNet,
     data: XrayDataModule,
@@ -135,9 +121,9 @@ def results_panel(
         return False
     scores = test.scores[:, column]
     outcomes = split_by_outcome(scores, test.targets[:, column], threshold)
-    examples = choose_examples(outcomes, scores, panel)
+    examples = choose(outcomes, panel.rule, count=panel.columns, scores=scores, seed=panel.seed)
     rows = [int(row) for kind in examples.values() for row in kind]
-    drawn = iter(overlays(net, data, "test", [(row, label) for row in rows], test.scores))
+    drawn = iter(make_overlays(net, data, "test", [(row, label) for row in rows], test.scores))
     cells = {kind: [next(drawn) for _ in examples[kind]] for kind in examples}
     counts = {kind: len(outcomes[kind]) for kind in outcomes}
     title = (
@@ -179,7 +165,7 @@ def panel_figure(
             if cell is None:
                 empty_place(axes, f"no more\n{kind}")
             else:
-                caption = f"{shortened(cell.image_id)}\nscore {cell.score:.3g}"
+                caption = f"{shorten(cell.image_id)}\nscore {cell.score:.3g}"
                 draw_overlay(axes, cell, scale, caption)
     figure.text(MARGIN / width, 1 - 0.12 / height, title, fontsize=9, va="top", parse_math=False)
     ends = BOTTOM / height, 1 - TOP / height

@@ -1,4 +1,4 @@
-"""A map that ignores the network fails, one that shows its weights passes; the cascade by hand."""
+"""Every layer is reached, from the head down; what depends on no weight fails."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,23 +12,131 @@ from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.maps import class_map
-from xray_lightning.explain.sanity.layers import stages
-from xray_lightning.explain.sanity.similarity import prepared, randomisation_facts, randomised_maps
+from xray_lightning.explain.sanity.randomisation import (
+    Randomisation,
+    calibrate,
+    find_stages,
+    map_randomised,
+    randomise,
+    reset,
+)
+from xray_lightning.explain.sanity.similarity import prepare
 from xray_lightning.explain.sanity.study import Explain, Study
 from xray_lightning.models.network import XrayNet
 
 StudyOf = Callable[[Explain], Study]
+BACKBONES = ["test_resnet", "test_vit", "test_convnext", "resnet18"]
 
 
-def judged(net: nn.Module, study: Study, networks: int = 8) -> dict[str, Any]:
-    return randomisation_facts(net, study, prepared(study.maps(net)), networks)
+def network(backbone: str = "test_resnet", **settings: object) -> XrayNet:
+    torch.manual_seed(0)
+    return XrayNet(("a", "b"), backbone, image_size=64, **settings).eval()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("head", ["average", "query"])
+def test_stages_hold_every_parameter_once(backbone: str, head: str) -> None:
+    net = network(backbone, head=head)
+    stages = find_stages(net)
+    layers = [layer for stage in stages for layer in stage.layers]
+    owned = [p for layer in layers for p in net.get_submodule(layer).parameters(recurse=False)]
+    assert sorted(map(id, owned)) == sorted(map(id, net.parameters()))
+    assert all(layer.startswith("head") for layer in stages[0].layers)
+    assert (
+        "stem" in stages[-1].name or "conv1" in stages[-1].name or "patch" in str(stages[-1].layers)
+    )
+
+
+def test_stages_of_a_resnet() -> None:
+    names = [stage.name for stage in find_stages(network("resnet18"))]
+    blocks = [f"backbone.layer{number}" for number in (4, 3, 2, 1)]
+    assert names == ["head", *blocks, "backbone.conv1 to backbone.bn1"]
+
+
+def test_a_cbam_block_belongs_to_the_module_before_it() -> None:
+    net = network("resnet18", cbam_after=["layer2.0", "layer4"])
+    found = {stage.name: stage.layers for stage in find_stages(net)}
+    assert [any("attention.layer2-0." in each for each in found["backbone.layer2"])] == [True]
+    assert [any("attention.layer4." in each for each in found["backbone.layer4"])] == [True]
+    assert not any(name.startswith("attention") for name in found)
+
+
+def test_parameters_of_the_network_itself_come_last() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.arange(64.0))
+            self.head = nn.Linear(3, 2)
+
+    net = Scaled()
+    assert [stage.name for stage in find_stages(net)] == ["head", "network"]
+    reset(net, [""], np.random.default_rng(0))
+    assert not torch.equal(net.scale, torch.arange(64.0))
+    assert torch.equal(net.scale.sort().values, torch.arange(64.0))  # shuffled
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_reset_leaves_nothing_learned(backbone: str) -> None:
+    """Weights that say where they come from are all gone; so are the statistics of norms."""
+    net = network(backbone, head="query")
+    with torch.no_grad():
+        for number, tensor in enumerate([*net.parameters(), *net.buffers()]):
+            if tensor.is_floating_point():
+                tensor.copy_(10 + number + torch.linspace(0, 1, tensor.numel()).view_as(tensor))
+    before = {name: tensor.clone() for name, tensor in net.named_parameters()}
+    layers = [layer for stage in find_stages(net) for layer in stage.layers]
+    reset(net, layers, np.random.default_rng(0))
+    for name, tensor in net.named_parameters():
+        same = (tensor == before[name]).float().mean()
+        assert same < 0.2, name  # a shuffle leaves some values of a short one in place
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            fresh = type(module)(module.num_features)
+            for name, tensor in fresh.state_dict().items():
+                assert torch.equal(getattr(module, name), tensor)
+
+
+def test_reset_follows_its_generator_alone() -> None:
+    def weights(seed: int, around: int) -> torch.Tensor:
+        net = network()
+        torch.manual_seed(around)
+        before = torch.get_rng_state()
+        reset(net, ["head.classifier"], np.random.default_rng(seed))
+        assert torch.equal(torch.get_rng_state(), before)
+        return net.head.classifier.weight.detach()
+
+    assert torch.equal(weights(1, 5), weights(1, 6))
+    assert not torch.equal(weights(1, 5), weights(2, 5))
+
+
+def test_calibrated_norms_have_the_statistics_of_the_images() -> None:
+    """Against means and variances written out."""
+    net = network("resnet18")
+    images = torch.rand(6, 1, 64, 64)
+    modes = [module.training for module in net.modules()]
+    momentum = net.backbone.bn1.momentum
+    calibrate(net, ["backbone.bn1"], images.split(3))
+    maps = net.backbone.conv1((images - net.mean) / net.std)
+    parts = maps.split(3)
+    mean = torch.stack([part.mean(dim=(0, 2, 3)) for part in parts]).mean(dim=0)
+    variance = torch.stack([part.var(dim=(0, 2, 3)) for part in parts]).mean(dim=0)
+    torch.testing.assert_close(net.backbone.bn1.running_mean, mean)
+    torch.testing.assert_close(net.backbone.bn1.running_var, variance)
+    assert net.backbone.bn1.momentum == momentum
+    assert [module.training for module in net.modules()] == modes
+    other = net.backbone.layer1[0].bn1
+    assert torch.equal(other.running_mean, torch.zeros_like(other.running_mean))
+
+
+def run(net: nn.Module, study: Study, networks: int = 8) -> Randomisation:
+    return randomise(net, study, prepare(study.maps(net)), networks)
 
 
 def test_a_map_of_weights_passes(plane: nn.Module, study_of: StudyOf, evidence: Explain) -> None:
-    found = judged(plane, study_of(evidence))
-    assert found["verdict"] == "passes"
-    assert found["measures"]["spearman"]["value"] == pytest.approx(0, abs=0.2)
-    assert [stage["name"] for stage in found["stages"]] == ["head"]
+    found = run(plane, study_of(evidence))
+    assert found.verdict == "passes"
+    assert found.measures["spearman"].value == pytest.approx(0, abs=0.2)
+    assert [stage.name for stage in found.stages] == ["head"]
 
 
 def edges(net: nn.Module, images: Tensor) -> Tensor:
@@ -42,40 +150,35 @@ def turned(net: Any, images: Tensor) -> Tensor:
 
 
 def test_the_image_fails(plane: nn.Module, study_of: StudyOf, pixels: Explain) -> None:
-    found = judged(plane, study_of(pixels), 4)
-    for measure in found["measures"].values():
-        assert measure["verdict"] == "fails"
-        assert measure["value"] == measure["control"]["value"] == pytest.approx(1)
+    found = run(plane, study_of(pixels), 4)
+    for measure in found.measures.values():
+        assert measure.verdict == "fails"
+        assert measure.value == measure.control.value == pytest.approx(1)
 
 
 def test_an_edge_detector_fails(plane: nn.Module, study_of: StudyOf) -> None:
-    assert judged(plane, study_of(edges), 4)["verdict"] == "fails"
+    assert run(plane, study_of(edges), 4).verdict == "fails"
 
 
 def test_a_map_that_only_changes_its_sign_fails(plane: nn.Module, study_of: StudyOf) -> None:
-    measures = judged(plane, study_of(turned))["measures"]
-    assert measures["spearman"]["verdict"] != "fails"
-    assert measures["absolute"]["verdict"] == "fails"
+    measures = run(plane, study_of(turned)).measures
+    assert measures["spearman"].verdict != "fails"
+    assert measures["absolute"].verdict == "fails"
 
 
 def test_flat_maps_cannot_be_compared(plane: nn.Module, study_of: StudyOf) -> None:
     def flat(net: nn.Module, images: Tensor) -> Tensor:
         return torch.zeros_like(images[:, 0])
 
-    found = judged(plane, study_of(flat), 4)
-    assert found["verdict"] == "not run"
-    assert found["reason"] == "the maps are flat, too small or not finite for every image"
-    assert {each["verdict"] for each in found["measures"].values()} == {"not run"}
-
-
-def network() -> XrayNet:
-    torch.manual_seed(0)
-    return XrayNet(("a", "b"), "test_resnet", image_size=48, dropout=0.5).train()
+    found = run(plane, study_of(flat), 4)
+    assert found.verdict == "not run"
+    assert found.reason == "the maps are flat, too small or not finite for every image"
+    assert {each.verdict for each in found.measures.values()} == {"not run"}
 
 
 def test_cascade_keeps_what_lies_below(images: Tensor, study_of: StudyOf) -> None:
     """After each step the maps are those of a network whose lower stages are the trained ones."""
-    net, seen = network(), []
+    net, seen = network(dropout=0.5).train(), []
 
     def watched(given: Any, batch: Tensor) -> Tensor:
         seen.append({name: value.clone() for name, value in given.state_dict().items()})
@@ -83,9 +186,9 @@ def test_cascade_keeps_what_lies_below(images: Tensor, study_of: StudyOf) -> Non
         return class_map(given, batch, 1)
 
     study = study_of(watched)
-    study.batch, study.images = 24, torch.nn.functional.interpolate(images, (48, 48))
-    parts, trained = stages(net), net.state_dict()
-    maps = randomised_maps(net, study, [(part,) for part in parts], np.random.default_rng(0))
+    study.batch, study.images = 24, torch.nn.functional.interpolate(images, (64, 64))
+    parts, trained = find_stages(net), net.state_dict()
+    maps = map_randomised(net, study, [(part,) for part in parts], np.random.default_rng(0))
     assert len(maps) == len(seen) == len(parts) > 3
     steps = {layer: step for step, part in enumerate(parts) for layer in part.layers}
     for name, value in trained.items():
@@ -102,12 +205,12 @@ def test_cascade_keeps_what_lies_below(images: Tensor, study_of: StudyOf) -> Non
 
 
 def test_numbers_against_scipy(images: Tensor, study_of: StudyOf) -> None:
-    net = network().eval()
+    net = network(dropout=0.5)
     study = study_of(partial(class_map, label=1))
-    study.images = torch.nn.functional.interpolate(images, (48, 48))
+    study.images = torch.nn.functional.interpolate(images, (64, 64))
     original = study.maps(net)
-    found = randomisation_facts(net, study, prepared(original), 4)
-    parts, generator = stages(net), np.random.default_rng(0)
+    found = randomise(net, study, prepare(original), 4)
+    parts, generator = find_stages(net), np.random.default_rng(0)
     kept: list[np.ndarray] = []
     explain = study.explain
 
@@ -117,27 +220,27 @@ def test_numbers_against_scipy(images: Tensor, study_of: StudyOf) -> None:
         return made
 
     study.explain = keeping
-    randomised_maps(net, study, [(part,) for part in parts], generator)
+    map_randomised(net, study, [(part,) for part in parts], generator)
     for _ in range(3):
-        randomised_maps(net, study, [parts], generator)
+        map_randomised(net, study, [parts], generator)
     maps = np.concatenate(kept).reshape(-1, *original.shape)  # (S + 3, N, h, w)
 
     def correlation(first: np.ndarray, second: np.ndarray) -> float:
         pairs = zip(first, second, strict=True)
         return float(np.mean([spearmanr(one.ravel(), two.ravel()).statistic for one, two in pairs]))
 
-    for stage, made in zip(found["stages"], maps, strict=False):
-        assert stage["spearman"]["value"] == pytest.approx(correlation(original, made))
-    random, spearman = maps[-4:], found["measures"]["spearman"]
+    for stage, made in zip(found.stages, maps, strict=False):
+        assert stage.spearman.value == pytest.approx(correlation(original, made))
+    random, spearman = maps[-4:], found.measures["spearman"]
     wanted = np.mean([correlation(original, each) for each in random])
-    assert spearman["value"] == pytest.approx(wanted)
+    assert spearman.value == pytest.approx(wanted)
     partners = study.sample.partners
     wanted = np.mean([correlation(original, each[partners]) for each in random])
-    assert spearman["chance"]["value"] == pytest.approx(wanted)
+    assert spearman.chance.value == pytest.approx(wanted)
     pairs = [correlation(random[one], random[two]) for one in range(4) for two in range(one)]
-    assert spearman["control"]["value"] == pytest.approx(np.mean(pairs))
+    assert spearman.control.value == pytest.approx(np.mean(pairs))
 
 
 def test_too_few_networks(plane: nn.Module, study_of: StudyOf, evidence: Explain) -> None:
-    with pytest.raises(ConfigError, match="networks must be at least 4, got 3"):
-        judged(plane, study_of(evidence), 3)
+    with pytest.raises(ConfigError, match=r"networks .* 4, got 3"):
+        run(plane, study_of(evidence), 3)

@@ -5,33 +5,56 @@ which is closer to a radiograph than black or grey.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import require_integer
 from xray_lightning.explain.grid import enlarge
-from xray_lightning.explain.sanity.study import Study
-from xray_lightning.explain.sanity.verdicts import (
+from xray_lightning.explain.sanity.study import (
     FAILS,
     UNDECIDED,
-    Facts,
-    better_or_worse,
-    number,
-    together,
+    Mean,
+    Study,
+    combine_verdicts,
+    rate_advantage,
 )
-from xray_lightning.metrics.bootstrap import Codes, Floats, mean_of_defined
+from xray_lightning.metrics.intervals import Floats, mean_of_defined
+from xray_lightning.metrics.ranks import Codes
+from xray_lightning.results import Result
 
 BLUR = 1 / 16  # standard deviation of the baseline's Gaussian, as a share of the side
 CONTROLS = ("random", "centre")
 
 
-def evidence_facts(net: nn.Module, study: Study, maps: Floats, label: int, steps: int) -> Facts:
+@dataclass(frozen=True)
+class ControlOrder(Result):
+    """Area under the curve of a control's order, and the map's advantage over it."""
+
+    area: Mean
+    advantage: Mean
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Perturbation(Result):
+    """Deletion or insertion: area under the map's curve, the controls, and all curves."""
+
+    verdict: str
+    area: Mean
+    controls: dict[str, ControlOrder]
+    curves: dict[str, list[float]]
+
+
+def perturb(
+    net: nn.Module, study: Study, maps: Floats, label: int, steps: int
+) -> dict[str, Perturbation]:
     """Deletion and insertion, each against a random order and an order from the centre outwards.
 
-    The random order is that of noise of the map's own resolution, enlarge like the map: the grain
+    The random order is that of noise of the map's own resolution, enlarged like the map: the grain
     of an order alone moves the areas, as single pixels in random order hide less than patches do.
     Where a map has one value, the same noise decides, so that a flat map is exactly random. An
     area lies under the curve of the score (after the sigmoid) against the share of pixels changed.
@@ -39,7 +62,7 @@ def evidence_facts(net: nn.Module, study: Study, maps: Floats, label: int, steps
     less its own.
 
     Rule, for each of the two: "passes" if the map is better than both controls by
-    :mod:`~.verdicts`, "fails" if it is worse than the random order, else "undecided". Worse than
+    :mod:`~.study`, "fails" if it is worse than the random order, else "undecided". Worse than
     the order from the centre does not fail, for that may be the grain.
 
     Args:
@@ -52,41 +75,40 @@ def evidence_facts(net: nn.Module, study: Study, maps: Floats, label: int, steps
     Raises:
         ConfigError: fewer than two steps.
     """
-    if steps < 2:
-        raise ConfigError(f"steps must be at least 2, got {steps}")
-    blurred = blurred_images(study.images)
+    require_integer("steps", steps, 2)
+    blurred = blur(study.images)
     ends = study.scores(net, label), study.scores(net, label, blurred)
-    places = _orders(maps, study)
-    found = {}
+    orders = _orders(maps, study)
+    tests = {}
     for name, (first, last), scores in (
         ("deletion", (study.images, blurred), ends),
         ("insertion", (blurred, study.images), ends[::-1]),
     ):
         curves = {}
-        for order, ranks in places.items():
+        for order, ranks in orders.items():
             middle = [
-                study.scores(net, label, mixed(first, last, ranks, step / steps))
+                study.scores(net, label, mix(first, last, ranks, step / steps))
                 for step in range(1, steps)
             ]
             curves[order] = np.stack([scores[0], *middle, scores[1]])  # (1 + steps, N)
         curves["map"][:, np.isnan(maps).any(axis=(1, 2))] = np.nan
-        found[name] = judged(curves, study, 1 if name == "insertion" else -1)
-    return found
+        tests[name] = compare_curves(curves, study, 1 if name == "insertion" else -1)
+    return tests
 
 
-def blurred_images(images: Tensor) -> Tensor:
+def blur(images: Tensor) -> Tensor:
     """The baseline: images (N, 1, S, S) under a Gaussian of ``BLUR`` of their side."""
     sigma = BLUR * images.shape[-1]
     return torch.from_numpy(gaussian_filter(images.numpy(), (0, 0, sigma, sigma), mode="nearest"))
 
 
-def mixed(first: Tensor, last: Tensor, ranks: Codes, share: float) -> Tensor:
+def mix(first: Tensor, last: Tensor, ranks: Codes, share: float) -> Tensor:
     """The first images (N, 1, S, S), with a share of the pixels, by rank, of the last ones."""
     changed = torch.from_numpy(ranks < round(share * ranks.shape[1]))
     return torch.where(changed.view_as(first), last, first)
 
 
-def ranks_of(maps: Floats, ties: Floats) -> Codes:
+def rank_pixels(maps: Floats, ties: Floats) -> Codes:
     """Rank of each place in its map, 0 the greatest, (N, S * S).
 
     Maps and ``ties`` are (N, S, S); between places of one value the greatest of ``ties`` comes
@@ -108,29 +130,18 @@ def _orders(maps: Floats, study: Study) -> dict[str, Codes]:
         "random": noise,
         "centre": np.broadcast_to(centre, noise.shape),
     }
-    return {name: ranks_of(values, noise) for name, values in orders.items()}
+    return {name: rank_pixels(order, noise) for name, order in orders.items()}
 
 
-def judged(curves: Mapping[str, Floats], study: Study, sign: int) -> Facts:
+def compare_curves(curves: Mapping[str, Floats], study: Study, sign: int) -> Perturbation:
     """Verdict on curves (1 + steps, N) of each order; sign: 1 if a large area is good, else -1."""
     areas = {name: (curve[1:] + curve[:-1]).mean(axis=0) / 2 for name, curve in curves.items()}
-    controls = {}
+    mean, controls = study.sample.mean, {}
     for name in CONTROLS:
-        advantage = study.sample.estimate(sign * (areas["map"] - areas[name]))
-        controls[name] = {
-            "area": study.sample.estimate(areas[name]).facts(),
-            "advantage": advantage.facts(),
-            "verdict": better_or_worse(advantage),
-        }
-    verdict = together(str(each["verdict"]) for each in controls.values())
-    if verdict == FAILS != controls["random"]["verdict"]:
+        advantage = mean(sign * (areas["map"] - areas[name]))
+        controls[name] = ControlOrder(mean(areas[name]), advantage, rate_advantage(advantage))
+    verdict = combine_verdicts(control.verdict for control in controls.values())
+    if verdict == FAILS != controls["random"].verdict:
         verdict = UNDECIDED
-    return {
-        "verdict": verdict,
-        "area": study.sample.estimate(areas["map"]).facts(),
-        "controls": controls,
-        "curves": {
-            name: [number(value) for value in mean_of_defined(curve.T)]
-            for name, curve in curves.items()
-        },
-    }
+    drawn = {name: mean_of_defined(curve.T).tolist() for name, curve in curves.items()}
+    return Perturbation(verdict, mean(areas["map"]), controls, drawn)

@@ -1,21 +1,226 @@
-"""The images of a study, and maps and scores of a network on them, in batches."""
+"""The images of a study, a network's maps and scores of them, and the rules that give verdicts.
+
+Chance is the similarity of maps of different patients' images: what maps share because all chests
+are built alike, or all maps of a method. Halfway was set before anything was measured. Later came,
+after noise images, ``LEAST`` and that an excess must be shown to count; after the phantom's
+effusions, that a flat map is the random order and that the centre alone fails none.
+
+- A similarity is high if the 95 % interval of its distance to halfway, the middle between chance
+  and 1 (equal maps), lies entirely above 0, low if it lies entirely below; else it is neither.
+- A map is better than a control if the interval of its paired advantage, in units of the score,
+  lies entirely above ``LEAST``, worse if it lies entirely below -``LEAST``.
+- With fewer than ``FEWEST`` patients whose value is defined, or with values for fewer than half of
+  the images, there is no interval, and the verdict is "undecided".
+- Of several measures or tests together: "fails" if one fails, "passes" if all pass, else
+  "undecided". One that is defined for no image is "not run" and left out; so are all, if all are.
+"""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.grid import Grids
-from xray_lightning.explain.sanity.verdicts import Sample
-from xray_lightning.metrics.bootstrap import Floats
+from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.intervals import (
+    NAN,
+    NONE,
+    ROUNDING,
+    Floats,
+    divided,
+    percentile_interval,
+)
+from xray_lightning.metrics.ranks import Codes
+from xray_lightning.models.batches import iterate_batches, run_batches
+from xray_lightning.results import Result
+
+PASSES, FAILS, UNDECIDED, NOT_RUN = "passes", "fails", "undecided", "not run"
+FEWEST = 10
+MARGIN = 0.1  # of similarity: an excess over two random networks up to this does not count
+LEAST = 0.01  # of the score: a smaller advantage does not count
+UNDEFINED = "the maps are flat, too small or not finite for every image"
 
 # Map (B, h, w) of one label, from a network and images (B, 1, S, S) on its device.
 Explain = Callable[[Any, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Mean(Result):
+    """A mean over images and its 95 % interval; NaN where undefined.
+
+    Attributes:
+        value: on the sample.
+        low: percentile of the draws of patients, and of networks where there are several.
+        high: the other end. Equal ends decide a verdict, but JSON leaves them out: an interval of
+            no width says nothing of other images.
+        undefined: share of the values that are NaN.
+    """
+
+    value: float = NAN
+    low: float = NAN
+    high: float = NAN
+    undefined: float = 1.0
+
+    def side(self, threshold: float = 0.0) -> int:
+        """1 if the interval lies entirely above the threshold, -1 entirely below, else 0."""
+        return int(self.low > threshold) - int(self.high < threshold)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; ``interval`` in place of its ends, None where there is no width."""
+        values = super().to_json()
+        ends = [values.pop("low"), values.pop("high")]
+        interval = ends if self.high - self.low > ROUNDING else None
+        return {"value": values.pop("value"), "interval": interval, **values}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """What :meth:`to_json` gave."""
+        low, high = values["interval"] or NONE
+        return super().from_json({**values, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Similarity(Mean):
+    """How alike maps are, the same of maps of different patients' images, and a verdict.
+
+    Attributes:
+        verdict: by the rules of this module.
+        reason: why it was not run.
+        chance: similarity of maps of different patients' images.
+        from_halfway: distance to the middle between chance and 1.
+        control: similarity of two random networks' maps, where that is compared with.
+        excess: over the control.
+        networks: how many were compared.
+        shifts: rows and columns, in pixels, that the image was moved by.
+    """
+
+    verdict: str = NOT_RUN
+    reason: str = ""
+    chance: Mean = Mean()
+    from_halfway: Mean = Mean()
+    control: Mean | None = None
+    excess: Mean | None = None
+    networks: int | None = None
+    shifts: list[tuple[int, int]] | None = None
+
+
+@dataclass(frozen=True)
+class MeasuredTest(Result):
+    """A test by several measures of similarity, and their verdict together."""
+
+    verdict: str = NOT_RUN
+    reason: str = ""
+    measures: dict[str, Similarity] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, measures: dict[str, Similarity], **more: Any) -> Self:
+        """With the verdict of the measures together."""
+        verdict = combine_verdicts(measure.verdict for measure in measures.values())
+        reason = UNDEFINED if verdict == NOT_RUN else ""
+        return cls(verdict=verdict, reason=reason, measures=measures, **more)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The patients of N images and the draws of them.
+
+    Attributes:
+        bootstrap: the draws.
+        partners: for each image one of another patient, (N,).
+        seed: of the draws.
+    """
+
+    bootstrap: PatientBootstrap
+    partners: Codes
+    seed: int
+
+    @classmethod
+    def of(cls, patients: npt.ArrayLike, draws: int, seed: int) -> "Sample":
+        """Draws, and a random partner for each image.
+
+        Raises:
+            ConfigError: fewer than two patients or one draw.
+        """
+        if (count := len(np.unique(np.asarray(patients)))) < 2:
+            raise ConfigError(f"maps are compared between patients: give two, got {count}")
+        bootstrap = PatientBootstrap(patients, draws, seed)
+        generator, codes = np.random.default_rng(seed), bootstrap.codes
+        partners = [generator.choice(np.flatnonzero(codes != code)) for code in codes]
+        return cls(bootstrap, np.asarray(partners, dtype=np.intp), seed)
+
+    def mean(self, values: Floats) -> Mean:
+        """Mean of values (N,), or (R, N) of R networks drawn like the patients, over the known."""
+        values = np.atleast_2d(values)
+        known = ~np.isnan(values)
+        sums = self.bootstrap.sums(np.vstack([np.where(known, values, 0), known]).T)
+        shares = self._shares(len(values))
+        total, count = ((shares * half).sum(axis=1) for half in np.split(sums, 2, axis=1))
+        drawn = divided(total, count)
+        patients = len(np.unique(self.bootstrap.codes[known.any(axis=0)]))
+        enough = patients >= FEWEST and known.mean() >= 0.5
+        ends = percentile_interval(drawn[1:], constant=True) if enough else NONE
+        return Mean(float(drawn[0]), *ends, float(1 - known.mean()))
+
+    def _shares(self, networks: int) -> Floats:
+        """Share of each network in the sample and in each draw, (1 + D, R)."""
+        even = np.full(networks, 1 / networks)
+        draws = len(self.bootstrap.counts) - 1
+        drawn = np.random.default_rng(self.seed).multinomial(networks, even, size=draws) / networks
+        return np.vstack([even, drawn])
+
+    def rate_similarity(
+        self, similarity: Floats, chance: Floats, *, high: bool, control: Floats | None = None
+    ) -> Similarity:
+        """Verdict on a similarity, (N,) or (R, N).
+
+        Args:
+            similarity: of maps of one image.
+            chance: of maps of different patients' images.
+            high: if true a high similarity passes and a low one fails; else the other way round.
+            control: if the interval of the similarity's excess over it lies entirely above
+                ``MARGIN``, the similarity does not pass.
+        """
+        value, halfway = self.mean(similarity), self.mean(similarity - (1 + chance) / 2)
+        verdict = {1: PASSES, 0: UNDECIDED, -1: FAILS}[halfway.side() if high else -halfway.side()]
+        excess = None if control is None else self.mean(similarity - control)
+        if excess is not None and verdict == PASSES and excess.side(MARGIN) > 0:
+            verdict = UNDECIDED
+        undefined = bool(np.isnan(similarity).all())
+        return Similarity(
+            *(value.value, value.low, value.high, value.undefined),
+            verdict=NOT_RUN if undefined else verdict,
+            reason=UNDEFINED if undefined else "",
+            chance=self.mean(chance),
+            from_halfway=halfway,
+            control=None if control is None else self.mean(control),
+            excess=excess,
+        )
+
+
+def rate_advantage(advantage: Mean) -> str:
+    """Verdict on an advantage over a control."""
+    if advantage.side(LEAST) > 0:
+        return PASSES
+    return FAILS if advantage.side(-LEAST) < 0 else UNDECIDED
+
+
+def combine_verdicts(verdicts: Iterable[str]) -> str:
+    """One verdict of several.
+
+    >>> combine_verdicts(["passes", "not run", "passes"]), combine_verdicts(["passes", "fails"])
+    ('passes', 'fails')
+    """
+    run = {verdict for verdict in verdicts if verdict != NOT_RUN}
+    if not run:
+        return NOT_RUN
+    if FAILS in run:
+        return FAILS
+    return PASSES if run == {PASSES} else UNDECIDED
 
 
 @dataclass
@@ -45,11 +250,11 @@ class Study:
     shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        shape = tuple(self.images.shape)
+        shape, patients = tuple(self.images.shape), len(self.sample.partners)
         if self.images.ndim != 4 or shape[1] != 1 or shape[2] != shape[3]:
             raise ConfigError(f"expected images of shape (N, 1, S, S), got {shape}")
-        if shape[0] != len(self.sample.codes):
-            raise ConfigError(f"{shape[0]} images, but {len(self.sample.codes)} patients' ids")
+        if shape[0] != patients:
+            raise ConfigError(f"{shape[0]} images, but {patients} patients' ids")
         if self.batch < 2:
             raise ConfigError(f"batch must be at least 2, got {self.batch}")
 
@@ -60,8 +265,9 @@ class Study:
             ConfigError: the method gives no map for each image, or maps of another size than
                 before (all networks must be of one architecture).
         """
-        found = []
-        for batch in self.batches(net, images):
+        images = self.images if images is None else images
+        maps = []
+        for batch in iterate_batches(net, images, self.batch, full=True):
             made = self.explain(net, batch).detach()
             self.shape = self.shape or made.shape[1:]
             if made.ndim != 3 or made.shape != (len(batch), *self.shape):
@@ -69,36 +275,31 @@ class Study:
                     f"a map method must give (B, h, w), in one study of one size; of {len(batch)} "
                     f"images it gave {tuple(made.shape)}, first {tuple(self.shape)}"
                 )
-            found.append(made.double().cpu().numpy())
+            maps.append(made.double().cpu().numpy())
             self.maps_made += len(batch)
             self.advance(len(batch))
-        return np.concatenate(found)
+        return np.concatenate(maps)
 
-    @torch.no_grad()
     def scores(self, net: nn.Module, label: int, images: Tensor | None = None) -> Floats:
         """Scores (N,) of one label, after the sigmoid.
 
         Raises:
             ConfigError: a label the network does not have.
         """
-        found = []
-        for batch in self.batches(net, images):
-            logits = net(batch)
+
+        def score(batch: Tensor) -> Tensor:
+            logits: Tensor = net(batch)
             if not 0 <= label < logits.shape[1]:
                 raise ConfigError(f"label must be 0 to {logits.shape[1] - 1}, got {label}")
-            found.append(logits[:, label].double().sigmoid().cpu().numpy())
-            self.scores_made += len(batch)
-            self.advance(len(batch))
-        return np.concatenate(found)
+            return logits[:, label].double().sigmoid()
 
-    def batches(self, net: nn.Module, images: Tensor | None = None) -> Iterator[Tensor]:
-        """The images on the network's device; no batch has fewer than ``batch`` if all have."""
         images = self.images if images is None else images
-        device = next(net.parameters()).device
-        for part in images.tensor_split(max(1, len(images) // self.batch)):
-            yield part.to(device)
+        scores = run_batches(net, images, score, batch_size=self.batch, full=True)
+        self.scores_made += len(images)
+        self.advance(len(images))
+        return scores.numpy()
 
 
-def copied(net: nn.Module) -> nn.Module:
+def copy_network(net: nn.Module) -> nn.Module:
     """A copy in evaluation mode: whatever a method does to it, the network is left alone."""
     return copy.deepcopy(net).eval()

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain.grid import shrink
-from xray_lightning.explain.located import (
-    Located,
+from xray_lightning.explain.annotated import (
+    AnnotatedMaps,
     centre_gaussian,
     control_maps,
     mean_of_others,
 )
+from xray_lightning.explain.grid import shrink
 from xray_lightning.metrics.localisation import region_of
 
 SIZE = 48
@@ -38,13 +38,13 @@ BOXES = [[(0, 0, 4, 4)], [(1, 1, 4, 4)]]
     ],
 )
 def test_what_cannot_be_scored(change: dict[str, object], message: str) -> None:
-    good = Located({"cam": MAPS}, BOXES, ["a", "b"])
+    good = AnnotatedMaps({"cam": MAPS}, BOXES, ["a", "b"])
     with pytest.raises(ConfigError, match=message):
         replace(good, **change)
 
 
 def test_the_place_is_the_mask_where_there_is_one() -> None:
-    plain = Located({"cam": MAPS}, BOXES, ["a", "b"])
+    plain = AnnotatedMaps({"cam": MAPS}, BOXES, ["a", "b"])
     assert (plain.regions(8)[1] == region_of(BOXES[1], 8)).all()
     masks = np.random.default_rng(0).random((2, 8, 8)) > 0.5
     assert replace(plain, masks=masks).regions(8) is masks
@@ -52,8 +52,8 @@ def test_the_place_is_the_mask_where_there_is_one() -> None:
         replace(plain, masks=masks).regions(16)
 
 
-def test_controls(located: Callable[..., Located]) -> None:
-    chosen = located(6)
+def test_controls(annotated: Callable[..., AnnotatedMaps]) -> None:
+    chosen = annotated(6)
     controls = control_maps(chosen, SIZE, [1, 2], 0.2, None)
     again = control_maps(chosen, SIZE, [1, 2], 0.2, None)
     other = control_maps(chosen, SIZE, [1, 3], 0.2, None)
@@ -65,8 +65,8 @@ def test_controls(located: Callable[..., Located]) -> None:
         assert (controls["ceiling"][row] == shrink(region_of(boxes, SIZE), (16, 16))).all()
 
 
-def test_each_resolution_has_its_ceiling(located: Callable[..., Located]) -> None:
-    chosen = located(4)
+def test_each_resolution_has_its_ceiling(annotated: Callable[..., AnnotatedMaps]) -> None:
+    chosen = annotated(4)
     fine = np.zeros((4, 24, 16), np.float32)
     both = replace(chosen, maps={**chosen.maps, "gradient": fine})
     controls = control_maps(both, SIZE, [0], 0.25, None)
@@ -84,8 +84,10 @@ def test_mean_box_leaves_the_own_patient_out() -> None:
         assert found[row] == pytest.approx(others.mean(axis=0))
 
 
-def test_mean_box_of_given_boxes_and_of_one_patient(located: Callable[..., Located]) -> None:
-    alone = located(2)
+def test_mean_box_of_given_boxes_and_of_one_patient(
+    annotated: Callable[..., AnnotatedMaps],
+) -> None:
+    alone = annotated(2)
     assert "mean box" not in control_maps(alone, SIZE, [0], 0.25, None)
     others = [[(0.0, 0.0, 48.0, 24.0)], [(0.0, 0.0, 24.0, 48.0)]]
     found = control_maps(alone, SIZE, [0], 0.25, others)["mean box"]

@@ -1,4 +1,4 @@
-"""Images with boxes of a finding and maps of it, and maps that need no network."""
+"""Maps of a finding on images with boxes of it, and maps that need no network."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ from xray_lightning.data.geometry import Rectangle
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain.grid import EVEN, Grids, grid_of, shrink
+from xray_lightning.explain.choice import Place, choose
+from xray_lightning.explain.grid import EVEN, Grids, enlarge, grid_of, shrink
 from xray_lightning.explain.maps import cell_grids
-from xray_lightning.explain.overlays import Place, looked_at, square_boxes
-from xray_lightning.metrics.bootstrap import patient_codes
-from xray_lightning.metrics.localisation import Heat, Region, region_of
+from xray_lightning.explain.overlays import iterate_maps, square_boxes
+from xray_lightning.metrics.localisation import Heat, Region, pointing_game, region_of
 from xray_lightning.models.network import XrayNet
 from xray_lightning.records import Record
 
@@ -26,7 +26,7 @@ Boxes = Sequence[Sequence[Rectangle]]  # of each image: x, y, width, height on t
 
 
 @dataclass(frozen=True, eq=False)
-class Located:
+class AnnotatedMaps:
     """The N images that have boxes of one finding.
 
     Args:
@@ -87,7 +87,7 @@ def _require_map(name: str, maps: Heat) -> None:
 
 
 def control_maps(
-    located: Located, size: int, seed: Sequence[int], sigma: float, others: Boxes | None
+    annotated: AnnotatedMaps, size: int, seed: Sequence[int], sigma: float, others: Boxes | None
 ) -> dict[str, Heat]:
     """What needs no network, at the resolution of the first method's maps, (N, h, w) each.
 
@@ -101,28 +101,28 @@ def control_maps(
       is "ceiling 28x28" too.
 
     Args:
-        located: the images.
+        annotated: the images.
         size: side of the square.
         seed: of the random map.
         sigma: of the Gaussian, as a share of the side.
         others: boxes of images of other patients for the mean box; None: those of the other
-            patients in ``located``; with one patient there is no mean box.
+            patients in ``annotated``; with one patient there is no mean box.
     """
-    shapes = list(dict.fromkeys(maps.shape[1:] for maps in located.maps.values()))
-    shape, grids, regions = shapes[0], located.grids, located.regions(size)
+    shapes = list(dict.fromkeys(maps.shape[1:] for maps in annotated.maps.values()))
+    shape, grids, regions = shapes[0], annotated.grids, annotated.regions(size)
     drawn = np.random.default_rng(seed).random((len(regions), *shape), dtype=np.float32)
     middle = centre_gaussian(shape, size, sigma, grids)
-    found = {"random": drawn, "centre": np.broadcast_to(middle, drawn.shape)}
-    boxes = located.boxes if others is None else others
-    cells = np.stack([shrink(region_of(each, size), shape, grids) for each in boxes])
+    controls = {"random": drawn, "centre": np.broadcast_to(middle, drawn.shape)}
+    boxes = annotated.boxes if others is None else others
+    cells = np.stack([shrink(region_of(own, size), shape, grids) for own in boxes])
     if others is not None:
-        found["mean box"] = np.broadcast_to(cells.mean(axis=0), drawn.shape)
-    elif len(set(located.patients)) > 1:
-        found["mean box"] = mean_of_others(cells, located.patients)
-    for each in shapes:
-        name = "ceiling" if each == shape else f"ceiling {each[0]}x{each[1]}"
-        found[name] = np.stack([shrink(region, each, grids) for region in regions])
-    return found
+        controls["mean box"] = np.broadcast_to(cells.mean(axis=0), drawn.shape)
+    elif len(set(annotated.patients)) > 1:
+        controls["mean box"] = mean_of_others(cells, annotated.patients)
+    for sides in shapes:
+        name = "ceiling" if sides == shape else "ceiling {}x{}".format(*sides)
+        controls[name] = np.stack([shrink(region, sides, grids) for region in regions])
+    return controls
 
 
 def centre_gaussian(shape: tuple[int, int], size: int, sigma: float, grids: Grids = EVEN) -> Heat:
@@ -146,7 +146,7 @@ def centre_gaussian(shape: tuple[int, int], size: int, sigma: float, grids: Grid
 
 def mean_of_others(maps: Heat, patients: npt.ArrayLike) -> Heat:
     """Mean of the maps of all other patients, (N, h, w)."""
-    codes = patient_codes(patients)
+    codes = np.unique(np.asarray(patients), return_inverse=True)[1]
     sums = np.zeros((codes.max() + 1, *maps.shape[1:]))
     np.add.at(sums, codes, maps)
     rest = len(codes) - np.bincount(codes)
@@ -154,44 +154,69 @@ def mean_of_others(maps: Heat, patients: npt.ArrayLike) -> Heat:
     return np.asarray(means[codes].clip(0), dtype=np.float32)
 
 
-def boxed_places(data: XrayDataModule, subset: str) -> list[Place]:
+def find_boxed(data: XrayDataModule, subset: str) -> list[Place]:
     """Row and finding of every image and finding with a box, finding by finding."""
     boxed = [{box.label for box in record.boxes} for record in data.subset_records(subset)]
     return [(row, label) for label in data.labels for row, names in enumerate(boxed)
             if label in names]  # fmt: skip
 
 
-def located_subset(
+def map_annotated(
     net: XrayNet,
     data: XrayDataModule,
     subset: str,
     methods: Sequence[str],
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Located]:
-    """Maps, boxes and, of a phantom, masks of each finding that has boxes in a part.
+) -> dict[str, AnnotatedMaps]:
+    """Maps, boxes and, of a phantom, masks of each finding that has boxes in a subset.
 
-    The methods are those of :func:`~xray_lightning.explain.class_maps`; ``progress`` is told the
-    maps made, and how many there will be.
+    The methods are those of :func:`~xray_lightning.explain.maps.class_maps`; ``progress`` is told
+    the maps made, and how many there will be.
     """
-    places = boxed_places(data, subset)
+    places = find_boxed(data, subset)
     maps: dict[str, dict[str, list[Heat]]] = {label: {} for _, label in places}
     for number, method in enumerate(methods):
-        seen = looked_at(net, data, subset, places, method=method)
-        for done, ((_, label), _, heat) in enumerate(seen, 1):
+        made = iterate_maps(net, data, subset, places, method=method)
+        for done, ((_, label), _, heat) in enumerate(made, 1):
             maps[label].setdefault(method, []).append(heat)
             progress(number * len(places) + done, len(methods) * len(places))
-    found, grids = {}, cell_grids(net, data.image_size)
+    annotated, grids = {}, cell_grids(net, data.image_size)
     for label, by_method in maps.items():
         rows = [row for row, name in places if name == label]
         records = [data.subset_records(subset)[row] for row in rows]
-        found[label] = Located(
+        annotated[label] = AnnotatedMaps(
             {method: np.stack(heats) for method, heats in by_method.items()},
             [square_boxes(data, subset, row, label) for row in rows],
             [record.patient_id for record in records],
             exact_masks(data.source, records, label, data.image_size),
             grids,
         )
-    return found
+    return annotated
+
+
+def choose_hits(
+    places: Sequence[Place], annotated: AnnotatedMaps, method: str, size: int, count: int = 4
+) -> tuple[list[Place], list[str]]:
+    """The first images whose map has its maximum in the finding, and the first where it has not.
+
+    Args:
+        places: the N images of ``annotated``.
+        annotated: maps of one finding.
+        method: one of its methods.
+        size: side of the square.
+        count: how many of either.
+
+    Returns:
+        Hits, then misses; and "hit" or "miss" for each. A maximum of tied pixels is a hit if most
+        of them lie in the finding.
+    """
+    pairs = zip(annotated.maps[method], annotated.regions(size), strict=True)
+    large = ((enlarge(heat, size, annotated.grids), region) for heat, region in pairs)
+    hit = np.array([pointing_game(heat, region) > 0.5 for heat, region in large])
+    kinds = {"hit": np.flatnonzero(hit), "miss": np.flatnonzero(~hit)}
+    chosen = [(places[row], mark) for mark, rows in choose(kinds, count=count).items()
+              for row in rows]  # fmt: skip
+    return [place for place, _ in chosen], [mark for _, mark in chosen]
 
 
 def exact_masks(

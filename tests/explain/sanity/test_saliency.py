@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.maps import class_map
-from xray_lightning.explain.sanity.facts import TESTS, saliency_facts
+from xray_lightning.explain.saliency import TESTS, SaliencyTests, run_saliency_tests
 from xray_lightning.explain.sanity.study import Explain
 from xray_lightning.models.network import XrayNet
 
@@ -34,14 +34,15 @@ CAM: Explain = partial(class_map, label=1)
 
 
 def test_without_other_networks(plane: nn.Module, images: Tensor, evidence: Explain) -> None:
-    found = saliency_facts(plane, evidence, images, PATIENTS, **{**QUICK, "networks": 8})
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    verdicts = {name: found[name]["verdict"] for name in TESTS}
+    found = run_saliency_tests(plane, evidence, images, PATIENTS, **{**QUICK, "networks": 8})
+    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert SaliencyTests.from_json(plain).to_json() == plain == found.to_json()
+    verdicts = {name: found.verdict_of(name) for name in TESTS}
     assert verdicts["randomisation"] == "passes"
     assert verdicts["permutation"] == verdicts["seeds"] == "not run"
-    assert found["permutation"]["reason"] == "no network trained on permuted labels was given"
-    assert found["seeds"]["reason"] == "no network of another seed was given"
-    assert (found["images"], found["patients"], found["map"]) == (24, 12, [16, 16])
+    assert found.permutation.reason == "no network trained on permuted labels was given"
+    assert found.seeds.reason == "no network of another seed was given"
+    assert (found.images, found.patients, found.map) == (24, 12, (16, 16))
 
 
 def test_too_few_patients_are_said_to_be(
@@ -52,24 +53,23 @@ def test_too_few_patients_are_said_to_be(
         (10, ""),
     ):
         ids = [number % patients for number in range(24)]
-        found = saliency_facts(plane, evidence, images, ids, **QUICK)
-        assert found["note"] == note
-        low = found["insertion"]["area"]["interval"][0]
-        assert (low is None) == bool(note)
-        verdicts = {found[name]["verdict"] for name in TESTS}
+        found = run_saliency_tests(plane, evidence, images, ids, **QUICK)
+        assert found.note == note
+        assert np.isnan(found.insertion.area.low) == bool(note)
+        verdicts = {found.verdict_of(name) for name in TESTS}
         assert (verdicts == {"undecided", "not run"}) == bool(note)
 
 
 def test_with_other_networks(
     plane: nn.Module, other_plane: nn.Module, images: Tensor, evidence: Explain
 ) -> None:
-    found = saliency_facts(
+    found = run_saliency_tests(
         plane, evidence, images, PATIENTS, others=[other_plane], permuted=other_plane, **QUICK
     )
-    assert (found["seeds"]["verdict"], found["seeds"]["networks"]) == ("fails", 2)
-    assert found["permutation"]["verdict"] == "passes"
-    same = saliency_facts(plane, evidence, images, PATIENTS, others=[plane] * 2, **QUICK)
-    assert (same["seeds"]["verdict"], same["seeds"]["networks"]) == ("passes", 3)
+    assert (found.seeds.verdict, found.seeds.networks) == ("fails", 2)
+    assert found.permutation.verdict == "passes"
+    same = run_saliency_tests(plane, evidence, images, PATIENTS, others=[plane] * 2, **QUICK)
+    assert (same.seeds.verdict, same.seeds.networks) == ("passes", 3)
 
 
 @pytest.mark.parametrize("mode", [True, False])
@@ -94,7 +94,9 @@ def test_nothing_is_left_behind(large: Tensor, mode: bool) -> None:
     pixels = large.clone()
     np.random.seed(3)
     random = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    saliency_facts(nets[0], careless, large, PATIENTS, others=[nets[1]], permuted=nets[2], **QUICK)
+    run_saliency_tests(
+        nets[0], careless, large, PATIENTS, others=[nets[1]], permuted=nets[2], **QUICK
+    )
     assert torch.equal(torch.get_rng_state(), random[0])
     assert np.random.get_state()[1].tolist() == random[1]
     assert torch.equal(large, pixels)
@@ -107,22 +109,24 @@ def test_nothing_is_left_behind(large: Tensor, mode: bool) -> None:
 
 def test_one_seed_gives_one_result(large: Tensor) -> None:
     found = [
-        saliency_facts(network(), CAM, large, PATIENTS, seed=seed, **QUICK) for seed in (0, 0, 1)
+        run_saliency_tests(network(), CAM, large, PATIENTS, seed=seed, **QUICK)
+        for seed in (0, 0, 1)
     ]
     torch.manual_seed(5)
-    found.append(saliency_facts(network(), CAM, large, PATIENTS, **QUICK))
-    assert found[0] == found[1] == found[3]
-    assert found[0]["randomisation"]["stages"] != found[2]["randomisation"]["stages"]
+    found.append(run_saliency_tests(network(), CAM, large, PATIENTS, **QUICK))
+    plain = [tests.to_json() for tests in found]
+    assert plain[0] == plain[1] == plain[3]
+    assert found[0].randomisation.stages != found[2].randomisation.stages
 
 
 def test_batches_do_not_matter_without_batch_norms(large: Tensor) -> None:
     found = [
-        saliency_facts(network(0, "test_vit"), CAM, large, PATIENTS, batch=batch, **QUICK)
+        run_saliency_tests(network(0, "test_vit"), CAM, large, PATIENTS, batch=batch, **QUICK)
         for batch in (5, 24)
     ]
-    values = [each["randomisation"]["measures"]["spearman"]["value"] for each in found]
+    values = [each.randomisation.measures["spearman"].value for each in found]
     assert values[0] == pytest.approx(values[1], abs=0.02)
-    areas = [each["insertion"]["area"]["value"] for each in found]
+    areas = [each.insertion.area.value for each in found]
     assert areas[0] == pytest.approx(areas[1], abs=1e-5)
 
 
@@ -135,7 +139,7 @@ def test_passes_are_as_many_as_announced(large: Tensor, backbone: str) -> None:
         return class_map(net, batch, 1)
 
     net = network(0, backbone)
-    found = saliency_facts(
+    found = run_saliency_tests(
         net,
         counted,
         large,
@@ -145,14 +149,14 @@ def test_passes_are_as_many_as_announced(large: Tensor, backbone: str) -> None:
         progress=lambda *numbers: said.append(numbers),
         **QUICK,
     )
-    stages = len(found["randomisation"]["stages"])
-    assert found["maps"] == seen[0] == 24 * (1 + stages + 3 + 1 + 1 + 4)
-    assert found["scores"] == 24 * (6 * 3 + 2)
+    stages = len(found.randomisation.stages)
+    assert found.maps == seen[0] == 24 * (1 + stages + 3 + 1 + 1 + 4)
+    assert found.scores == 24 * (6 * 3 + 2)
     done, total = zip(*said, strict=True)
     assert done[-1] == total[0] == total[-1]
     assert list(done) == sorted(done)
     norms = backbone == "test_resnet"
-    assert total[0] - found["maps"] - found["scores"] == norms * 24 * (stages - 1 + 3)
+    assert total[0] - found.maps - found.scores == norms * 24 * (stages - 1 + 3)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +170,7 @@ def test_a_method_that_gives_no_maps(
     plane: nn.Module, images: Tensor, made: tuple[int, ...], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        saliency_facts(
+        run_saliency_tests(
             plane, lambda net, batch: torch.zeros(made), images, PATIENTS, batch=24, **QUICK
         )
 
@@ -179,7 +183,7 @@ def test_networks_with_maps_of_two_sizes(
 
     plane.other, other_plane.other = 0, 1
     with pytest.raises(ConfigError, match=r"one size; .* gave \(12, 8, 8\), first \(16, 16\)"):
-        saliency_facts(plane, odd, images, PATIENTS, others=[other_plane], batch=12, **QUICK)
+        run_saliency_tests(plane, odd, images, PATIENTS, others=[other_plane], batch=12, **QUICK)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +199,7 @@ def test_images_that_do_not_fit(
     plane: nn.Module, evidence: Explain, shape: tuple[int, ...], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        saliency_facts(plane, evidence, torch.zeros(shape), PATIENTS, **QUICK)
+        run_saliency_tests(plane, evidence, torch.zeros(shape), PATIENTS, **QUICK)
 
 
 @pytest.mark.parametrize(
@@ -210,4 +214,4 @@ def test_settings_out_of_range(
     plane: nn.Module, images: Tensor, evidence: Explain, setting: dict[str, int], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        saliency_facts(plane, evidence, images, PATIENTS, **{**QUICK, **setting})
+        run_saliency_tests(plane, evidence, images, PATIENTS, **{**QUICK, **setting})

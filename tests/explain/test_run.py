@@ -1,0 +1,195 @@
+"""``explain_checkpoint`` from Python, on a random network and the phantom."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from xray_lightning import XrayDataModule, XrayNet, explain_checkpoint
+from xray_lightning.checkpoint import Checkpoint, Description
+from xray_lightning.data.phantom import Phantom
+from xray_lightning.errors import ConfigError
+from xray_lightning.explain import run
+from xray_lightning.explain.run import Explanation, predict_subsets, require_explainable
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),  # inside Lightning
+]
+QUICK: dict[str, Any] = {"draws": 50, "positives": 12, "saliency": ()}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
+    cache = tmp_path_factory.mktemp("cache")
+    return XrayDataModule(Phantom(120, size=32), image_size=32, batch_size=16, cache_dir=cache)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(data: XrayDataModule) -> Checkpoint:
+    torch.manual_seed(0)
+    net = XrayNet(data.labels, "test_resnet", image_size=32)
+    split = {"subsets": data.split.subset_fingerprints}
+    description = Description(net.config, dict(data.preprocessing), split, {"seed": 0})
+    return Checkpoint(Path("run/best.ckpt"), description, net.state_dict(), 0)
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> pl.Trainer:
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    return pl.Trainer(accelerator="cpu", default_root_dir=tmp_path, **cast(Any, quiet))
+
+
+def other(checkpoint: Checkpoint, **config: Any) -> Checkpoint:
+    description = replace(checkpoint.description, config=config)
+    state = {name: (tensor * 1.01).to(tensor.dtype) for name, tensor in checkpoint.state.items()}
+    return replace(checkpoint, description=description, state=state)
+
+
+def test_everything(
+    checkpoint: Checkpoint,
+    data: XrayDataModule,
+    trainer: pl.Trainer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    others = {"a": other(checkpoint, seed=1), "b": other(checkpoint, seed=0, permute_labels=True)}
+    monkeypatch.setattr(run, "load_checkpoint", lambda path: others[path.name])
+    explanation = explain_checkpoint(
+        checkpoint, data, trainer=trainer, methods=("gradcam", "gradient"), label="Infiltration",
+        seeds=["a"], permuted="b", **QUICK | {"saliency": ("gradient",)},
+    )  # fmt: skip
+    plain = json.loads(json.dumps(explanation.to_json(), allow_nan=False))
+    assert "overlays" not in plain
+    assert Explanation.from_json(plain).to_json() == plain
+    places = explanation.localisation
+    assert places is not None
+    assert list(places.labels) == list(explanation.gallery) == list(explanation.overlays)
+    for label, of_label in places.labels.items():
+        wanted = {"gradcam", "gradient", "random", "centre", "ceiling", "ceiling 32x32"}
+        assert set(of_label.methods) - {"mean box"} == wanted
+        overlays = explanation.overlays[label]
+        assert {overlay.label for overlay in overlays} == {label}
+        assert [overlay.mark for overlay in overlays] == sorted(o.mark for o in overlays)
+    tests = explanation.saliency["gradient"]
+    assert tests.finding == "Infiltration"
+    for name in ("seeds", "permutation", "deletion", "insertion", "randomisation"):
+        assert "given" not in getattr(getattr(tests, name), "reason", "")
+    assert tests.images <= 12
+
+
+def test_validation_without_saliency(
+    checkpoint: Checkpoint, data: XrayDataModule, trainer: pl.Trainer
+) -> None:
+    explanation = explain_checkpoint(
+        checkpoint, data, trainer=trainer, subset="val", methods=["cam"], **QUICK
+    )
+    assert explanation.subset == "val"
+    assert (explanation.saliency, explanation.saliency_missing) == ({}, "")
+    assert explanation.localisation is not None
+    assert explanation.localisation.labels
+
+
+def test_nothing_to_localise_and_nobody_to_test(
+    checkpoint: Checkpoint, trainer: pl.Trainer, tmp_path: Path
+) -> None:
+    few = XrayDataModule(
+        Phantom(12, size=32), image_size=32, batch_size=8, cache_dir=tmp_path / "cache"
+    )
+    explanation = explain_checkpoint(
+        checkpoint, few, trainer=trainer, methods=(), **QUICK | {"saliency": ("cam",)}
+    )
+    assert explanation.localisation is None
+    assert explanation.localisation_missing == "no method was asked for"
+    assert explanation.gallery == {}
+    assert "no finding with an AUROC on validation" in explanation.saliency_missing
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [
+        ({"subset": "train"}, "'train'"),
+        ({"methods": ["guess"]}, "'guess'"),
+        ({"methods": ["cbam"]}, "no spatial gates"),
+        ({"label": "Cough"}, "'Cough'"),
+        ({"positives": 1}, "positives"),
+        ({"draws": 0}, "draws"),
+    ],
+)
+def test_settings_that_cannot_work(
+    setting: dict[str, Any], name: str, checkpoint: Checkpoint, data: XrayDataModule
+) -> None:
+    with pytest.raises(ConfigError, match=name):
+        explain_checkpoint(checkpoint, data, **QUICK | setting)
+
+
+def test_validation_images_of_another_run(checkpoint: Checkpoint, data: XrayDataModule) -> None:
+    split = {"subsets": {"val": "0"}}
+    stranger = replace(checkpoint, description=replace(checkpoint.description, split=split))
+    with pytest.raises(ConfigError, match="not that of the training run"):
+        require_explainable(stranger, data, "val", ["cam"])
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "message"),
+    [
+        ({"net": {"labels": ()}}, "seeds", "has another network or preprocessing than"),
+        ({"config": {"seed": 0}}, "seeds", "has seed=0, as another one"),
+        ({"config": {"seed": 1, "permute_labels": True}}, "seeds", "seeds= needs the opposite"),
+        ({"config": {"seed": 0}}, "permuted", "permuted= needs the opposite"),
+    ],
+)
+def test_networks_that_cannot_be_compared(
+    change: dict[str, Any],
+    key: str,
+    message: str,
+    checkpoint: Checkpoint,
+    data: XrayDataModule,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = checkpoint.description.net | change.get("net", {}) | {"labels": list(data.labels)}
+    changed = {**change, "net": net | {"dropout": 0.9} if "net" in change else net}
+    loaded = replace(checkpoint, description=replace(checkpoint.description, **changed))
+    monkeypatch.setattr(run, "load_checkpoint", lambda path: loaded)
+    base = replace(
+        checkpoint.description, net=checkpoint.description.net | {"labels": list(data.labels)}
+    )
+    with pytest.raises(ConfigError, match=message):
+        require_explainable(
+            replace(checkpoint, description=base), data, "test", ["cam"],
+            **{key: ["x"] if key == "seeds" else "x"},
+        )  # fmt: skip
+
+
+def test_the_network_goes_where_the_trainer_was(
+    data: XrayDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning moves it back to the CPU."""
+    device = torch.device("meta")
+    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=device))
+    monkeypatch.setattr(run, "predict_subset", lambda *_: "scores")
+    net = XrayNet(data.labels, "test_resnet", image_size=32)
+    assert predict_subsets(net, data, trainer) == {"val": "scores", "test": "scores"}
+    assert {parameter.device for parameter in net.parameters()} == {device}
+
+
+@pytest.mark.parametrize("subset", ["test", "all", "val"])
+def test_images_tune_nothing_for_themselves(
+    subset: str, checkpoint: Checkpoint, data: XrayDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of images=all the validation images are scored too: no threshold comes from them."""
+    tuned: list[int] = []
+    monkeypatch.setattr(run, "tune_reference", lambda *_, size, seed: tuned.append(size))
+    if subset == "all":
+        every = {**data.split.subsets, "test": np.arange(len(data.records))}
+        monkeypatch.setattr(data, "split", replace(data.split, subsets=every))
+    name = "val" if subset == "val" else "test"
+    annotated = run._map_boxes(checkpoint.build_net(), data, name, ["cam"], False)
+    places = run._localise(annotated, data, name, 9, 0)
+    assert places is not None
+    assert tuned == [32] * (subset == "test")

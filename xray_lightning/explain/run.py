@@ -1,0 +1,326 @@
+"""Where a checkpoint looks, and whether its maps can be believed: all of it, for one subset."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytorch_lightning as pl
+import torch
+
+from xray_lightning.checkpoint import Checkpoint, load_checkpoint, require_labels
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.errors import ConfigError, require_integer
+from xray_lightning.evaluation.predict import predict_subset, summarise
+from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.evaluation.published import PublishedBoxes, published_boxes
+from xray_lightning.explain.annotated import AnnotatedMaps, choose_hits, find_boxed, map_annotated
+from xray_lightning.explain.localisation import (
+    Localisation,
+    evaluate_localisation,
+    tune_reference,
+)
+from xray_lightning.explain.maps import GATES, require_method
+from xray_lightning.explain.overlays import Overlay, make_overlays
+from xray_lightning.explain.saliency import (
+    SaliencyTests,
+    choose_finding,
+    run_subset_tests,
+)
+from xray_lightning.explain.sanity.study import FEWEST
+from xray_lightning.metrics.auroc import auroc_per_label
+from xray_lightning.metrics.intervals import Floats
+from xray_lightning.models.network import XrayNet
+from xray_lightning.progress import show_progress
+from xray_lightning.results import Result
+from xray_lightning.training.task import XrayTask
+
+NO_FINDING = f"no finding with an AUROC on validation is on {FEWEST} patients; label= names one"
+SCORED = ("cam", "gradcam", "gradcam++", "layercam", "gradient")
+TESTED = ("cam", "gradient")
+
+
+@dataclass(frozen=True)
+class SplitName(Result):
+    """A split and its fingerprint."""
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Explanation(Result):
+    """What ``explain.json`` holds.
+
+    Attributes:
+        checkpoint: its path.
+        weights_sha256: of its weights.
+        data: title of the data set.
+        split: of the data.
+        subset: "val" or "test".
+        fingerprint: of the subset.
+        images: of the subset.
+        patients: of the subset; None where they are not known.
+        auroc: of the subset, as in metrics.json.
+        methods: of the maps that were scored.
+        localisation: the maps against boxes.
+        localisation_missing: why there is none.
+        published: what was published for the same boxes.
+        gallery: file name of each finding's figure.
+        saliency: the tests of each method.
+        saliency_missing: why there are none.
+        overlays: of each finding with boxes, hits and misses; not in JSON.
+    """
+
+    checkpoint: str
+    weights_sha256: str
+    data: str
+    split: SplitName
+    subset: str
+    fingerprint: str
+    images: int
+    patients: int | None
+    auroc: dict[str, Any]
+    methods: list[str]
+    localisation: Localisation | None = None
+    localisation_missing: str = ""
+    published: list[PublishedBoxes] = field(default_factory=list)
+    gallery: dict[str, str] = field(default_factory=dict)
+    saliency: dict[str, SaliencyTests] = field(default_factory=dict)
+    saliency_missing: str = ""
+    overlays: dict[str, list[Overlay]] = field(default_factory=dict, compare=False, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        values = Result.to_json(replace(self, overlays={}))
+        del values["overlays"]
+        return values
+
+
+def explain_checkpoint(
+    checkpoint: Checkpoint | str | Path,
+    data: XrayDataModule,
+    *,
+    subset: str = "test",
+    methods: Sequence[str] = SCORED,
+    saliency: Sequence[str] = TESTED,
+    label: str = "",
+    positives: int = 48,
+    seeds: Sequence[str | Path] = (),
+    permuted: str | Path | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    trainer: pl.Trainer | None = None,
+    progress: bool = False,
+) -> Explanation:
+    """Maps against boxes beside controls, hits and misses to draw, and saliency tests.
+
+    Args:
+        checkpoint: of a run, or its path.
+        data: with the labels of the checkpoint, and its preprocessing.
+        subset: "val" or "test".
+        methods: scored against boxes, see :func:`~xray_lightning.explain.maps.class_maps`.
+        saliency: methods that are put to the saliency tests.
+        label: the finding of these; "" is the one that the network knows best on validation.
+        positives: images of these, at most.
+        seeds: checkpoints trained alike from other seeds.
+        permuted: a checkpoint trained alike with ``permute_labels=true``.
+        draws: of the bootstrap over patients.
+        seed: of everything random.
+        trainer: scores the images; None: one on this machine's accelerator.
+        progress: whether bars are shown.
+
+    Raises:
+        CheckpointError, ConfigError: see :func:`require_explainable`.
+    """
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = load_checkpoint(Path(checkpoint))
+    tried = (*methods, *saliency)
+    others, shuffled = require_explainable(checkpoint, data, subset, tried, label, seeds, permuted)
+    for name, value, least in (("positives", positives, 2), ("draws", draws, 1), ("seed", seed, 0)):
+        require_integer(name, value, least)
+    net = checkpoint.build_net()
+    predictions = predict_subsets(net, data, trainer)
+    annotated = _map_boxes(net, data, subset, methods, progress)
+    localisation = _localise(annotated, data, subset, draws, seed)
+    why = "no image has a box" if methods else "no method was asked for"
+    shown = predictions[subset]
+    overlays = {
+        name: _draw_hits(net, data, subset, maps, shown.scores, name)
+        for name, maps in annotated.get(subset, {}).items()
+    }
+    finding = label or choose_finding(data, subset, _aurocs(predictions.get("val"), data))
+    run = partial(
+        run_subset_tests, net, data, subset, finding or "",
+        images=positives, draws=draws, seed=seed,
+        others=[other.build_net() for other in others],
+        permuted=shuffled[0].build_net() if shuffled else None,
+    )  # fmt: skip
+    tests = {}
+    for method in saliency if finding else ():
+        with show_progress(f"saliency tests of {method}, {finding}", shown=progress) as report:
+            tests[method] = run(method, progress=report)
+    return Explanation(
+        *(str(checkpoint.path), checkpoint.weights_sha256, data.source.title),
+        SplitName(data.split.name, data.split.fingerprint),
+        *(subset, data.split.subset_fingerprints[subset]),
+        len(shown.image_ids),
+        shown.patients,
+        summarise(shown, "")["auroc"],
+        list(methods),
+        localisation=localisation,
+        localisation_missing="" if localisation else why,
+        published=published_boxes(data.source.name) if localisation else [],
+        gallery={name: f"gallery_{re.sub('[ /]', '_', name)}.png" for name in overlays},
+        saliency=tests,
+        saliency_missing=NO_FINDING if saliency and not tests else "",
+        overlays=overlays,
+    )
+
+
+def require_explainable(
+    checkpoint: Checkpoint,
+    data: XrayDataModule,
+    subset: str,
+    methods: Sequence[str],
+    label: str = "",
+    seeds: Sequence[str | Path] = (),
+    permuted: str | Path | None = None,
+) -> tuple[list[Checkpoint], list[Checkpoint]]:
+    """Refuse what is not there, and images that may have been trained on.
+
+    Returns:
+        The checkpoints of other seeds, and that of permuted labels.
+
+    Raises:
+        CheckpointError: not a checkpoint, or one of other labels.
+        ConfigError: an unknown subset, method or label, gates of a network without, validation
+            images that are not those of the training run, or a checkpoint whose maps cannot be
+            compared.
+    """
+    if subset not in ("val", "test"):
+        raise ConfigError(f"subset must be val or test, got {subset!r}")
+    for method in methods:
+        require_method(method)
+    if GATES in methods:
+        checkpoint.build_net().require_gates()
+    if label and label not in data.labels:
+        raise ConfigError(f"label must be one of {', '.join(data.labels)}, got {label!r}")
+    trained = checkpoint.description.split["subsets"]["val"]
+    if subset == "val" and data.split.subset_fingerprints["val"] != trained:
+        raise ConfigError(
+            "subset=val: this split's validation set is not that of the training run, and only "
+            "test images are checked for patients it learned from; use subset=test"
+        )
+    shuffled = [] if permuted is None else [permuted]
+    return (
+        _load_comparable(seeds, checkpoint, data.labels, permuted=False),
+        _load_comparable(shuffled, checkpoint, data.labels, permuted=True),
+    )
+
+
+def _load_comparable(
+    paths: Sequence[str | Path], checkpoint: Checkpoint, labels: tuple[str, ...], *, permuted: bool
+) -> list[Checkpoint]:
+    """Checkpoints of the same architecture, to compare maps with."""
+    own = checkpoint.description
+    seeds = set() if permuted else {own.config.get("seed")}
+    others = []
+    for path in paths:
+        other = load_checkpoint(Path(path))
+        theirs = other.description
+        require_labels(theirs, labels, str(path))
+        if (theirs.net, theirs.preprocessing) != (own.net, own.preprocessing):
+            raise ConfigError(
+                f"{path} has another network or preprocessing than {checkpoint.path}: their maps "
+                "cannot be compared; train it with the same settings but the seed"
+            )
+        if theirs.config.get("permute_labels", False) != permuted:
+            raise ConfigError(
+                f"{path} was trained with permute_labels={str(not permuted).lower()}: "
+                f"{'permuted' if permuted else 'seeds'}= needs the opposite"
+            )
+        if (seed := theirs.config.get("seed", path)) in seeds:
+            raise ConfigError(f"{path} has seed={seed}, as another one: maps of it agree anyway")
+        seeds.add(seed)
+        others.append(other)
+    return others
+
+
+def predict_subsets(
+    net: XrayNet, data: XrayDataModule, trainer: pl.Trainer | None
+) -> dict[str, Predictions]:
+    """Scores of validation and test; the network stays on the trainer's device."""
+    if trainer is None:
+        trainer = pl.Trainer(
+            devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False,
+        )  # fmt: skip
+    task = XrayTask(net)
+    predictions = {name: predict_subset(trainer, task, data, name) for name in ("val", "test")
+                   if len(data.split.subsets[name])}  # fmt: skip
+    net.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
+    return predictions
+
+
+def _aurocs(validation: Predictions | None, data: XrayDataModule) -> Floats:
+    """(L,), NaN where undefined."""
+    if validation is None:
+        return np.full(len(data.labels), np.nan)
+    pair = torch.from_numpy(validation.scores), torch.from_numpy(validation.targets)
+    return np.asarray(auroc_per_label(*pair), dtype=np.float64)
+
+
+def _map_boxes(
+    net: XrayNet, data: XrayDataModule, subset: str, methods: Sequence[str], progress: bool
+) -> dict[str, dict[str, AnnotatedMaps]]:
+    """Maps of the images with boxes by label, of the subset and of validation."""
+    annotated = {}
+    for name in dict.fromkeys(("val", subset)) if methods else ():
+        if find_boxed(data, name):
+            with show_progress(f"maps of {name} images with boxes", shown=progress) as report:
+                annotated[name] = map_annotated(net, data, name, methods, report)
+    return annotated
+
+
+def _localise(
+    annotated: Mapping[str, Mapping[str, AnnotatedMaps]],
+    data: XrayDataModule,
+    subset: str,
+    draws: int,
+    seed: int,
+) -> Localisation | None:
+    """Against boxes, with thresholds of validation if that shares no patient with the subset.
+
+    The subsets of split=image and of images=all do.
+    """
+    if not annotated.get(subset):
+        return None
+    patients = [{record.patient_id for record in data.subset_records(name)}
+                for name in ("val", subset)]  # fmt: skip
+    size, reference = data.image_size, None
+    if annotated.get("val") and not patients[0] & patients[1]:
+        reference = tune_reference(annotated["val"], size=size, seed=seed)
+    return evaluate_localisation(
+        annotated[subset], size=size, reference=reference, draws=draws, seed=seed
+    )
+
+
+def _draw_hits(
+    net: XrayNet,
+    data: XrayDataModule,
+    subset: str,
+    annotated: AnnotatedMaps,
+    scores: npt.NDArray[np.float32],
+    label: str,
+) -> list[Overlay]:
+    """Hits and misses of the first method."""
+    method, *_ = annotated.maps
+    places = [place for place in find_boxed(data, subset) if place[1] == label]
+    chosen, marks = choose_hits(places, annotated, method, data.image_size)
+    made = make_overlays(net, data, subset, chosen, scores, method=method)
+    return [replace(overlay, mark=mark) for overlay, mark in zip(made, marks, strict=True)]

@@ -1,0 +1,258 @@
+"""All tests of one map method on one network."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.explain.grid import EVEN, Grids
+from xray_lightning.explain.maps import cell_grids, class_map
+from xray_lightning.explain.sanity.evidence import Perturbation, perturb
+from xray_lightning.explain.sanity.randomisation import (
+    Randomisation,
+    batch_norms,
+    find_stages,
+    randomise,
+)
+from xray_lightning.explain.sanity.similarity import (
+    SHIFTS,
+    compare_permuted,
+    compare_seeds,
+    compare_shifted,
+    prepare,
+)
+from xray_lightning.explain.sanity.study import (
+    FEWEST,
+    NOT_RUN,
+    Explain,
+    MeasuredTest,
+    Sample,
+    Similarity,
+    Study,
+    combine_verdicts,
+    copy_network,
+)
+from xray_lightning.metrics.intervals import Floats
+from xray_lightning.models.network import XrayNet
+from xray_lightning.progress import Report
+from xray_lightning.records import Record
+from xray_lightning.results import Result
+
+TESTS = ("randomisation", "permutation", "deletion", "insertion", "seeds", "shifts")
+DRAWS = 1000
+NETWORKS = 5
+STEPS = 8
+
+
+@dataclass(frozen=True)
+class SaliencyTests(Result):
+    """Every test of a map method: numbers, intervals and verdicts.
+
+    Attributes:
+        verdict: of all that ran: "passes", "fails", "undecided" or "not run".
+        reason: why none was run; the tests are None then.
+        note: that there are too few patients.
+        finding: whose maps were tested.
+        map: its shape.
+        flat: share of maps with one value everywhere, as Grad-CAM's where all evidence is negative.
+        maps: how many were made.
+        scores: how many were made.
+        label: position of the finding.
+    """
+
+    verdict: str = NOT_RUN
+    reason: str = ""
+    note: str = ""
+    finding: str = ""
+    randomisation: Randomisation | None = None
+    permutation: MeasuredTest | None = None
+    deletion: Perturbation | None = None
+    insertion: Perturbation | None = None
+    seeds: Similarity | None = None
+    shifts: Similarity | None = None
+    images: int = 0
+    patients: int = 0
+    map: tuple[int, ...] = ()
+    flat: float = float("nan")
+    maps: int = 0
+    scores: int = 0
+    label: int = 0
+    draws: int = DRAWS
+    seed: int = 0
+
+    def verdict_of(self, test: str) -> str:
+        """Of one of ``TESTS``."""
+        result = getattr(self, test)
+        return self.verdict if result is None else str(result.verdict)
+
+
+def run_saliency_tests(
+    net: nn.Module,
+    explain: Explain,
+    images: Tensor,
+    patients: npt.ArrayLike,
+    *,
+    label: int,
+    grids: Grids = EVEN,
+    others: Sequence[nn.Module] = (),
+    permuted: nn.Module | None = None,
+    networks: int = NETWORKS,
+    steps: int = STEPS,
+    draws: int = DRAWS,
+    seed: int = 0,
+    batch: int = 16,
+    progress: Report = lambda done, total: None,
+) -> SaliencyTests:
+    """Every test of a map method that can be run.
+
+    The rules stand in :mod:`~.sanity.study` and at each test. The networks given are copied:
+    neither they nor the random state of torch or NumPy change.
+
+    Args:
+        net: gives logits (B, L) of images (B, 1, S, S).
+        explain: the method, ``explain(net, images)``: maps (B, h, w) of one label.
+        images: (N, 1, S, S) in [0, 1], on the CPU; best with the finding.
+        patients: N ids.
+        label: position of that label.
+        grids: where the cells of the maps see the image.
+        others: networks trained like ``net`` from other seeds.
+        permuted: a network trained like ``net`` on labels permuted among the training images.
+        networks: wholly random ones that the verdict on randomisation rests on.
+        steps: of deletion and insertion.
+        draws: of the bootstrap over patients.
+        seed: of everything random.
+        batch: images at a time, at least 2.
+        progress: told the images passed through a network, and how many there will be.
+
+    Raises:
+        ConfigError: shapes that do not fit, one patient, or a setting out of range.
+    """
+    passes = _count_passes(net, len(others), permuted is not None, networks, steps)
+    advance = _adder(passes * len(images), progress)
+    study = Study(images, Sample.of(patients, draws, seed), explain, batch, advance, grids)
+    tested = copy_network(net)
+    maps = study.maps(tested)
+    tests = {
+        "randomisation": randomise(net, study, prepare(maps), networks),
+        "permutation": _permutation(study, maps, permuted),
+        **perturb(tested, study, maps, label, steps),
+        "seeds": _seeds(study, maps, others),
+        "shifts": compare_shifted(tested, study, maps),
+    }
+    count = study.sample.bootstrap.patients
+    too_few = f"{count} patients are too few for an interval, which needs {FEWEST}"
+    return SaliencyTests(
+        **tests,  # type: ignore[arg-type]
+        verdict=combine_verdicts(test.verdict for test in tests.values()),  # type: ignore[attr-defined]
+        note=too_few if count < FEWEST else "",
+        images=len(images),
+        patients=count,
+        map=maps.shape[1:],
+        flat=float(np.mean(np.ptp(maps, axis=(1, 2)) == 0)),
+        maps=study.maps_made,
+        scores=study.scores_made,
+        label=label,
+        draws=draws,
+        seed=seed,
+    )
+
+
+def _adder(total: int, progress: Report) -> Callable[[int], None]:
+    """Reports the sum of what it was told, and the total."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    return advance
+
+
+def _permutation(study: Study, maps: Floats, permuted: nn.Module | None) -> MeasuredTest:
+    if permuted is None:
+        return MeasuredTest(reason="no network trained on permuted labels was given")
+    shuffled = prepare(study.maps(copy_network(permuted)))
+    return compare_permuted(shuffled, prepare(maps), study.sample)
+
+
+def _seeds(study: Study, maps: Floats, others: Sequence[nn.Module]) -> Similarity:
+    if not others:
+        return Similarity(reason="no network of another seed was given")
+    theirs = [study.maps(copy_network(other)) for other in others]
+    return compare_seeds(np.stack([maps, *theirs]), study.sample)
+
+
+def _count_passes(net: nn.Module, others: int, permuted: bool, networks: int, steps: int) -> int:
+    """How often each image passes through a network."""
+    stages = find_stages(net)
+    norms = [bool(batch_norms(net, stage.layers)) for stage in stages]
+    random = len(stages) + networks - 1
+    first = norms.index(True) if True in norms else random  # stages before it need no calibration
+    return random + (random - first) + 1 + permuted + others + len(SHIFTS) + 2 + 6 * (steps - 1)
+
+
+def choose_finding(data: XrayDataModule, subset: str, auroc: Floats) -> str | None:
+    """The finding that the network knows best, of those on enough patients of a subset.
+
+    ``auroc`` (L,) is that on validation, NaN where undefined.
+
+    Returns:
+        None if no finding with a defined AUROC is on at least 10 patients.
+    """
+    targets, records = data.subset_targets(subset), data.subset_records(subset)
+    known = [
+        (area, label)
+        for column, (area, label) in enumerate(zip(auroc, data.labels, strict=True))
+        if not np.isnan(area) and _count_patients(targets[:, column], records) >= FEWEST
+    ]
+    return max(known)[1] if known else None
+
+
+def _count_patients(targets: npt.NDArray[np.float32], records: Sequence[Record]) -> int:
+    return len({records[row].patient_id for row in np.flatnonzero(targets == 1).tolist()})
+
+
+def run_subset_tests(
+    net: XrayNet,
+    data: XrayDataModule,
+    subset: str,
+    label: str,
+    method: str,
+    *,
+    images: int = 48,
+    others: Sequence[XrayNet] = (),
+    permuted: XrayNet | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+    progress: Report = lambda done, total: None,
+) -> SaliencyTests:
+    """:func:`run_saliency_tests` on images of a subset that have the finding.
+
+    At most ``images`` of them, drawn with ``seed``; the methods are those of
+    :func:`~xray_lightning.explain.maps.class_maps`.
+    """
+    dataset, records = data.dataset(subset), data.subset_records(subset)
+    present = data.subset_targets(subset)[:, data.labels.index(label)]
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(present == 1)).tolist()[:images]
+    patients = [records[row].patient_id for row in rows]
+    if (count := len(set(patients))) < 2:
+        return SaliencyTests(reason=f"{label} is on {count} patients only", finding=label)
+    tests = run_saliency_tests(
+        net,
+        lambda network, batch: class_map(network, batch, label, method=method),
+        torch.stack([dataset[row]["image"] for row in rows]),
+        patients,
+        label=net.labels.index(label),
+        grids=cell_grids(net, data.image_size),
+        others=others,
+        permuted=permuted,
+        draws=draws,
+        seed=seed,
+        progress=progress,
+    )
+    return replace(tests, finding=label)

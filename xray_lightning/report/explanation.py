@@ -1,0 +1,270 @@
+"""What ``xray explain`` shows: tables for the terminal, galleries, curves of the saliency tests."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from xray_lightning.evaluation.published import PublishedBoxes
+from xray_lightning.explain.annotated import CONTROLS
+from xray_lightning.explain.localisation import LabelLocalisation, Localisation, MeanLocalisation
+from xray_lightning.explain.overlays import write_maps
+from xray_lightning.explain.run import Explanation
+from xray_lightning.explain.saliency import TESTS, SaliencyTests
+from xray_lightning.explain.sanity.evidence import Perturbation
+from xray_lightning.explain.sanity.randomisation import Randomisation
+from xray_lightning.metrics.intervals import Estimate
+from xray_lightning.report.figures import COLOURS
+from xray_lightning.report.gallery import gallery_figure
+from xray_lightning.report.heat import shorten
+from xray_lightning.report.terminal import empty_table, number
+from xray_lightning.writing import save_figure
+
+SHOWN = (  # three metrics a table: it fits 80 columns
+    {"pointing game": "pointing_game", "energy inside": "energy", "AP": "average_precision"},
+    {"centre": "centre", "IoU": "iou", "IoBB": "iobb"},
+    {"T(IoU) 0.1": "t_iou", "T(IoBB) 0.1": "t_iobb", "AFP 0.1": "afp"},
+)
+OVERLAP = "0.1"  # the one that Wang 2017 is quoted for
+PAIR = ("t_iobb", "afp")
+ACROSS = 5  # methods of a table of verdicts
+
+MEASURES = {"spearman": "rank correlation", "absolute": "the same of |map|", "ssim": "SSIM"}
+ORDERS = {"map": "the map's order", "random": "random order", "centre": "centre first"}
+STYLES = ("-o", "--s", ":^")
+
+
+def explanation_lines(explanation: Explanation) -> list[Table | str]:
+    """Tables and lines for the terminal."""
+    lines: list[Table | str] = []
+    if explanation.localisation is None:
+        lines.append(f"note: nothing to localise: {explanation.localisation_missing}")
+    else:
+        lines += localisation_lines(explanation, explanation.localisation)
+    if explanation.saliency:
+        lines += saliency_lines(explanation.saliency)
+    elif explanation.saliency_missing:
+        lines.append(f"note: no saliency tests: {explanation.saliency_missing}")
+    return lines
+
+
+def localisation_lines(explanation: Explanation, places: Localisation) -> list[Table | str]:
+    """Per label for the first method, the mean for all of them."""
+    method, published = explanation.methods[0], explanation.published
+    title = f"{explanation.subset} set of {explanation.data}, split {explanation.split.name} "
+    title += f"[{explanation.fingerprint}]"
+    return [
+        pointing_table(places, method, title),
+        overlap_table(places, method, published),
+        *(methods_table(places, names) for names in SHOWN),
+        f"boxes of maps: {threshold_line(places)}; intervals: {places.settings.draws:,} bootstrap "
+        "draws of patients; random, centre Gaussian and mean box need no network, the ceiling is "
+        "the finding itself at the map's resolution",
+        *energy_lines(places, explanation.methods),
+        *(
+            f"published {row.measure.replace('_', ' ')} of {row.method}: {number(row.mean)} "
+            f"({row.work}; {row.note})"
+            for row in published
+            if row.mean is not None
+        ),
+    ]
+
+
+def _rows(places: Localisation) -> list[tuple[str, int, LabelLocalisation | MeanLocalisation]]:
+    labels = places.labels.items()
+    boxes = sum(of_label.boxes for _, of_label in labels)
+    return [*((name, one.boxes, one) for name, one in labels), ("mean", boxes, places.mean)]
+
+
+def pointing_table(places: Localisation, method: str, title: str) -> Table:
+    """Pointing game of one method, a row a label, with its interval and the controls'.
+
+    A control over fewer labels than the method stands beside nothing: it is left out.
+    """
+    columns = ["boxes", method, "95 %", *(name.replace(" ", "\n") for name in CONTROLS)]
+    table = empty_table(f"{title}: pointing game", "label", *columns)
+    for name, boxes, row in _rows(places):
+        shown = row.methods[method]
+        game, labels = shown.pointing_game, getattr(shown, "labels", None)
+        none = "too few" if row.note else "equal"
+        interval = none if np.isnan(game.low) else f"{game.low:.3f}-{game.high:.3f}"
+        controls = [row.methods.get(control) for control in CONTROLS]
+        cells = [
+            number(c.pointing_game.value) if c and getattr(c, "labels", None) == labels else "-"
+            for c in controls
+        ]
+        table.add_row(name, f"{boxes:,}", number(game.value), interval, *cells)
+    return table
+
+
+def overlap_table(
+    places: Localisation, method: str, published: Sequence[PublishedBoxes] = ()
+) -> Table:
+    """T(IoBB) at an overlap of 0.1, a row a label.
+
+    It says little without the false positives an image, in brackets, and without what a random map
+    gets.
+    """
+    beside = {row.measure: row for row in published if row.measure in PAIR}
+    works = [f"{beside[PAIR[0]].work} {beside[PAIR[0]].year}"] if beside else []
+    title = "T(IoBB) 0.1 (false boxes an image)"
+    table = empty_table(title, "label", method, "random", *works)
+    for name, _, row in _rows(places):
+        cells = [
+            _pair(*(getattr(row.methods[kind], metric)[OVERLAP].value for metric in PAIR))
+            for kind in (method, "random")
+        ]
+        if beside:
+            theirs = [beside[metric].labels.get(name) for metric in PAIR]
+            cells.append("-" if name == "mean" else _pair(*theirs))
+        table.add_row(name, *cells)
+    return table
+
+
+def _pair(share: float | None, false: float | None) -> str:
+    return "-" if share is None else f"{share:.3f} ({number(false, 1)})"
+
+
+def methods_table(places: Localisation, names: Mapping[str, str]) -> Table:
+    """Every method and control, the mean over the labels."""
+    table = empty_table(f"mean over {places.mean.labels} labels", "map", *names)
+    for method, metrics in places.mean.methods.items():
+        estimates = [getattr(metrics, name) for name in names.values()]
+        cells = [_with_interval(e if isinstance(e, Estimate) else e[OVERLAP]) for e in estimates]
+        fewer = metrics.labels < places.mean.labels
+        table.add_row(f"{method}, {metrics.labels} labels" if fewer else method, *cells)
+    return table
+
+
+def _with_interval(estimate: Estimate) -> str:
+    if np.isnan(estimate.low):
+        return number(estimate.value)
+    return f"{number(estimate.value)} ({estimate.low:.2f}-{estimate.high:.2f})"
+
+
+def energy_lines(places: Localisation, methods: Sequence[str]) -> list[str]:
+    """How many maps the energy inside could not be taken of."""
+    labels = places.labels.values()
+    maps = sum(of_label.images for of_label in labels)
+    lost = {name: sum(one.methods[name].without_energy for one in labels) for name in methods}
+    shares = [f"{name} {count:,}" for name, count in lost.items() if count]
+    line = f"note: maps without a positive value, no energy, of {maps:,}: {', '.join(shares)}"
+    return [line] if shares else []
+
+
+def threshold_line(places: Localisation) -> str:
+    """Where the thresholds came from."""
+    every = [one for methods in places.thresholds.values() for one in methods.values()]
+    stated = [one.shares for one in every if one.source == "stated"]
+    words = []
+    if tuned := len(every) - len(stated):
+        words.append(f"threshold tuned on validation for {tuned} of {len(every)} (label, map)")
+    if stated:
+        shares = ", ".join(f"{share:.3f}" for share in stated[0])
+        words.append(f"stated thresholds of {shares} of a map's range (Wang 2017)")
+    return ", else ".join(words)
+
+
+def saliency_lines(saliency: Mapping[str, SaliencyTests]) -> list[Table | str]:
+    """Verdict of each test, a column a method."""
+    first, names, lines = next(iter(saliency.values())), list(saliency), []
+    title = f"saliency tests, {first.finding}"
+    if first.images:
+        title += f": {first.images} images of {first.patients} patients"
+    for start in range(0, len(names), ACROSS):
+        methods = names[start : start + ACROSS]
+        table = empty_table(title, "test", *methods)
+        for test in TESTS:
+            table.add_row(test, *(saliency[method].verdict_of(test) for method in methods))
+        table.add_row("all", *(saliency[method].verdict for method in methods), style="bold")
+        lines.append(table)
+    notes = {
+        f"note: {test} was not run: {getattr(tests, test).reason}"
+        for tests in saliency.values()
+        for test in TESTS
+        if getattr(getattr(tests, test), "reason", "")
+    }
+    notes |= {f"note: {word}" for t in saliency.values() for word in (t.reason, t.note) if word}
+    return [*lines, *sorted(notes)]
+
+
+def draw_explanation(explanation: Explanation, folder: Path) -> None:
+    """Galleries with raw maps beside them, and the curves of the saliency tests.
+
+    No ``saliency.png`` is left where no method was tested.
+    """
+    for label, overlays in explanation.overlays.items():
+        name = folder / explanation.gallery[label]
+        title = f"{label}, {explanation.subset} set of {explanation.data}: {explanation.methods[0]}"
+        save_figure(gallery_figure(overlays, title, columns=4), name)
+        write_maps(overlays, name.with_suffix(".npz"))
+    path = folder / "saliency.png"
+    path.unlink(missing_ok=True)
+    if run := {name: tests for name, tests in explanation.saliency.items() if tests.deletion}:
+        save_figure(saliency_figure(run), path)
+
+
+def saliency_figure(saliency: Mapping[str, SaliencyTests]) -> Figure:
+    """A row for each method: similarity as the network becomes random, score as pixels change.
+
+    Thin bars are 95 % intervals over patients; thick ones at the right edge of the cascade show
+    chance, the similarity of maps of different patients' images.
+    """
+    figure = Figure(figsize=(11, 2.5 * len(saliency) + 1.0), dpi=120, layout="constrained")
+    rows = figure.subplots(len(saliency), 3, squeeze=False, width_ratios=(1.5, 1, 1), sharex="col")
+    for panels, (method, tests) in zip(rows, saliency.items(), strict=True):
+        if tests.randomisation and tests.deletion and tests.insertion:
+            _draw_cascade(panels[0], tests.randomisation)
+            _draw_curves(panels[1], tests.deletion, "deletion")
+            _draw_curves(panels[2], tests.insertion, "insertion")
+        panels[2].sharey(panels[1])
+        panels[0].set_ylabel(method, fontsize=11, fontweight="bold")
+        for axes in panels:
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    rows[0][0].legend(frameon=False, fontsize=8, ncols=3, loc="upper right")
+    handles, names = rows[0][1].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, fontsize=8, ncols=3, loc="outside upper right")
+    rows[-1][0].set_xlabel("made random, with all before it (right edge: chance)")
+    rows[-1][1].set_xlabel("share of pixels blurred")
+    rows[-1][2].set_xlabel("share of pixels unblurred")
+    return figure
+
+
+def _draw_cascade(axes: Axes, cascade: Randomisation) -> None:
+    places = range(1, len(cascade.stages) + 1)
+    for (name, title), colour, style in zip(MEASURES.items(), COLOURS, STYLES, strict=False):
+        means = [getattr(stage, name) for stage in cascade.stages]
+        similarities = [1.0, *(mean.value for mean in means)]
+        axes.plot([0, *places], similarities, style, color=colour, markersize=4, label=title)
+        for place, mean in zip(places, means, strict=True):
+            axes.plot([place, place], [mean.low, mean.high], color=colour, linewidth=1)
+        chance = cascade.measures[name].chance.value
+        axes.plot([len(places) + 0.3, len(places) + 0.6], [chance] * 2, color=colour, linewidth=3)
+    names = [_short(stage.name) for stage in cascade.stages]
+    axes.set_xticks([0, *places], ["nothing", *names], rotation=40, ha="right", fontsize=7)
+    axes.axhline(0, color="#999999", linewidth=0.8)
+    axes.set_ylim(-0.75, 1.35)
+    axes.set_title(f"randomisation: {cascade.verdict}", loc="left", fontsize=8)
+
+
+def _draw_curves(axes: Axes, test: Perturbation, name: str) -> None:
+    for (order, title), colour, style in zip(ORDERS.items(), COLOURS, STYLES, strict=False):
+        scores = test.curves[order]
+        shares = np.linspace(0, 1, len(scores))
+        axes.plot(shares, scores, style, color=colour, markersize=3, label=title)
+    axes.set_title(f"{name}: {test.verdict}", loc="left", fontsize=8)
+    axes.set_ylabel("mean score", fontsize=8)
+
+
+def _short(name: str) -> str:
+    """Of a stage: its modules without the path they have in common, cut where that is long.
+
+    >>> _short("backbone.layer4"), _short("backbone.conv1 to backbone.bn1"), _short("head")
+    ('layer4', 'conv1-bn1', 'head')
+    """
+    ends = [end.removeprefix("backbone.").removeprefix("features.") for end in name.split(" to ")]
+    return shorten("-".join(ends), 24)
