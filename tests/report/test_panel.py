@@ -61,9 +61,7 @@ def test_outcomes_and_the_most_confident() -> None:
 def test_drawn_at_random() -> None:
     scores = np.linspace(0, 1, 200, dtype=np.float32)
     found = split_by_outcome(scores, np.tile([0, 1], 100).astype(np.float32), 0.5)
-    first, again, other = (
-        choose(found, "random", count=4, seed=seed) for seed in (0, 0, 1)
-    )
+    first, again, other = (choose(found, "random", count=4, seed=seed) for seed in (0, 0, 1))
     for kind in PLACES:
         assert first[kind].tolist() == again[kind].tolist() != other[kind].tolist()
         assert len(set(first[kind])) == 4
