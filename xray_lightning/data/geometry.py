@@ -25,14 +25,7 @@ def padding(height: int, width: int) -> tuple[int, int]:
 
 
 def fit_square(image: Pixels, size: int) -> Pixels:
-    """The whole image in a square of ``size`` pixels, its aspect preserved.
-
-    Args:
-        image: (H, W) uint8.
-        size: side of the result in pixels.
-
-    Returns:
-        (size, size) uint8.
+    """The whole image (H, W) in a square (size, size), uint8, its aspect preserved.
 
     Raises:
         InvalidImageError: the image is not a non-empty (H, W) array of uint8.
@@ -58,11 +51,7 @@ def fit_square(image: Pixels, size: int) -> Pixels:
 def box_to_square(box: Rectangle, frame: tuple[int, int], size: int) -> Rectangle:
     """A rectangle on the original image as it lies on the square of ``fit_square``.
 
-    A box is x, y, width, height in pixels of ``frame``, (width, height) of the image it was drawn
-    on.
-
-    Returns:
-        x, y, width, height in pixels of the square.
+    In pixels of ``frame``, (width, height) of the image it was drawn on, to pixels of the square.
 
     >>> box_to_square((0, 0, 50, 100), (50, 100), 200)
     (50.0, 0.0, 100.0, 200.0)

@@ -72,7 +72,7 @@ def predict_files(
 
     Args:
         classifier: see :func:`~xray_lightning.load_classifier`.
-        paths: see :func:`~xray_lightning.data.files.find_images`; or what it found.
+        paths: see :func:`~xray_lightning.data.files.find_images`; or what it returned.
         out: the folder; made if it is not there, locked for other processes meanwhile.
         batch_size: images per batch.
         workers: decoding threads; None: one for each available core.
