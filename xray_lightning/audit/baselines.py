@@ -12,8 +12,6 @@ from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import Floats, divided
 from xray_lightning.results import Result
 
-PRIOR_IMAGES = 1.0  # the training prevalence counts as much as one image of the patient
-
 METADATA = "metadata"
 PREVIOUS = "previous label"
 OTHERS = "other images"
@@ -44,7 +42,7 @@ class Baseline(Result):
 def score_baselines(
     table: LabelTable, subsets: Mapping[str, Rows], bootstrap: PatientBootstrap, seed: int
 ) -> list[Baseline]:
-    """Score the test set by every method; ``bootstrap`` is over the whole table's patients."""
+    """Every method on the test set; ``bootstrap`` is over the whole table's patients."""
     train, test = subsets["train"], subsets["test"]
     prior = measure_prevalence(table, train)
     scores = {METADATA: score_by_metadata(table, train, test, seed)}
@@ -74,10 +72,7 @@ def measure_prevalence(table: LabelTable, rows: Rows) -> Floats:
 
 
 def score_by_metadata(table: LabelTable, train: Rows, test: Rows, seed: int) -> Floats | None:
-    """Scores (n, L) of trees fitted on the metadata of train; None without any metadata.
-
-    NaN for a label without a positive or a negative in train.
-    """
+    """Scores (n, L) of trees; NaN for a label of one class in train; None without metadata."""
     features = table.features()
     if not features:
         return None
@@ -93,10 +88,7 @@ def score_by_metadata(table: LabelTable, train: Rows, test: Rows, seed: int) -> 
 
 
 def score_by_previous(table: LabelTable, rows: Rows, prior: Floats) -> Floats | None:
-    """Target of the patient's image before each of ``rows``, (n, L); None without an order.
-
-    ``rows`` (n,) are the images to score, ``prior`` (L,) is the score of a first image.
-    """
+    """Target of the image before each of ``rows`` (n,), (n, L); None without an order."""
     if np.isnan(table.follow_up).all():
         return None
     order = np.lexsort((table.follow_up, table.patients))  # unknown numbers last
@@ -107,13 +99,8 @@ def score_by_previous(table: LabelTable, rows: Rows, prior: Floats) -> Floats | 
     return np.where(np.isnan(before[rows]), prior, before[rows])
 
 
-def score_by_mean(
-    table: LabelTable, known_rows: Rows, rows: Rows, prior: Floats, weight: float = PRIOR_IMAGES
-) -> Floats:
-    """Mean target of the patient's other images among ``known_rows``, shrunk to ``prior``, (n, L).
-
-    An image of ``known_rows`` never tells its own; ``prior`` (L,) counts as ``weight`` images.
-    """
+def score_by_mean(table: LabelTable, known_rows: Rows, rows: Rows, prior: Floats) -> Floats:
+    """Mean target of the patient's other images in ``known_rows``, shrunk to ``prior``, (n, L)."""
     use = np.zeros(len(table.patients))
     use[known_rows] = 1
     own = table.targets[rows]
@@ -126,5 +113,5 @@ def score_by_mean(
         images = np.bincount(codes, weights=known, minlength=count)
         others = positives[codes[rows]] - known[rows] * (own[:, index] == 1)
         total = images[codes[rows]] - known[rows]
-        scores[:, index] = (others + weight * prior[index]) / (total + weight)
+        scores[:, index] = (others + prior[index]) / (total + 1)
     return scores

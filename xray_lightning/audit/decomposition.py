@@ -6,17 +6,12 @@ The change of AUROC from validation to test is written as the sum of two::
                           case mix                    the rest
 
 The re-weighted test counts each test image by the share of its cell (view x follow-up band x number
-of findings) in validation over that in test, so that it has validation's mix: direct
-standardisation, the importance weighting of Shimodaira (J. Stat. Plan. Inference 2000, eq. 2.3)
-with cells for densities.
-
-Assumptions: within a cell, validation and test images are alike but for what the rest stands for
-(chance, over-fitting to validation, another scanner, label noise). Limits: only what is in the
-table is standardised, so unseen differences count in the rest; findings are the labels themselves,
-with their errors; images of validation in cells without a test image have no counterpart (their
-share is given), and a few heavy weights make the figure uncertain (see the effective sample size;
-below about a tenth of the images, take it as a hint). The mean is over the labels with an AUROC in
-all three places.
+of findings) in validation over that in test: direct standardisation, the importance weighting of
+Shimodaira (J. Stat. Plan. Inference 2000, eq. 2.3) with cells for densities. Within a cell,
+validation and test must be alike but for what the rest stands for (chance, over-fitting to
+validation, another scanner, label noise); differences that are not in the table count in the rest.
+A few heavy weights make the figure uncertain: see the effective sample size. The mean is over the
+labels with an AUROC in all three places.
 """
 
 from collections.abc import Mapping, Sequence
@@ -114,7 +109,11 @@ def decompose(
     on_val, on_test, on_mix = (mean_of_defined(aurocs) for aurocs in curves)  # (1 + D,)
     by_patient = np.bincount(test.table.patients, weights=weights[0])
     known = test.table.patients_known
-    matched = {**_always_matched(val.table, test.table), **groups}
+    on = [subset.table for subset in pair]
+    views = sorted(set(on[0].view.tolist()) & set(on[1].view.tolist()) - {""})
+    masks = {f"view {view}": [table.view == view for table in on] for view in views}
+    if not np.isnan(on[1].follow_up).all():
+        masks["first images"] = [table.follow_up == 0 for table in on]
     return Decomposition(
         labels=int((~np.isnan(curves[0, :, 0])).sum()),
         val=float(on_val[0]),
@@ -131,7 +130,7 @@ def decompose(
             label: (float(row[0]), float(row[1]), float(row[2]))
             for label, row in zip(val.table.labels, curves[:, :, 0].T, strict=True)
         },
-        matched=[_compare(name, pair, drawn, masks) for name, masks in matched.items()],
+        matched=[_compare(name, pair, drawn, of) for name, of in {**masks, **groups}.items()],
         severity=[_compare_severity(level, pair, drawn) for level in range(len(_FINDINGS))],
     )
 
@@ -183,11 +182,6 @@ def _draw(table: LabelTable, draws: int, seed: int) -> Floats:
     return bootstrap.counts[:, bootstrap.codes].astype(np.float64)
 
 
-def _count_findings(table: LabelTable) -> Floats:
-    """How many findings each image has, (n,); an unknown one is not counted."""
-    return np.asarray((table.targets == 1).sum(axis=1), dtype=np.float64)
-
-
 def _number_cells(val: LabelTable, test: LabelTable) -> tuple[Codes, Codes]:
     """View x follow-up band x number of findings as one number for both, (n,) and (m,)."""
     views = np.unique(np.concatenate([val.view, test.view]))
@@ -195,20 +189,11 @@ def _number_cells(val: LabelTable, test: LabelTable) -> tuple[Codes, Codes]:
     for table in (val, test):
         band = np.searchsorted(_FOLLOW_UPS, table.follow_up, side="right")
         band = np.where(np.isnan(table.follow_up), len(_FOLLOW_UPS) + 1, band)
-        severity = np.minimum(_count_findings(table), len(_FINDINGS) - 1)
+        severity = np.minimum((table.targets == 1).sum(axis=1), len(_FINDINGS) - 1)
         place = np.searchsorted(views, table.view)
         cell = (place * (len(_FOLLOW_UPS) + 2) + band) * len(_FINDINGS) + severity
         cells.append(cell.astype(np.intp))
     return cells[0], cells[1]
-
-
-def _always_matched(val: LabelTable, test: LabelTable) -> dict[str, tuple[Mask, Mask]]:
-    """Each view, and the patients' first images."""
-    views = sorted(set(val.view.tolist()) & set(test.view.tolist()) - {""})
-    matched = {f"view {view}": (val.view == view, test.view == view) for view in views}
-    if not np.isnan(test.follow_up).all():
-        matched["first images"] = (val.follow_up == 0, test.follow_up == 0)
-    return matched
 
 
 def _aurocs(subset: ScoredSubset, weights: Floats, use: Mask | None = None) -> Floats:
@@ -250,7 +235,9 @@ def _compare_severity(
     """Images with so many findings besides the label in question: others for each label."""
     masks = []
     for subset in pair:
-        others = _count_findings(subset.table)[:, None] - (subset.table.targets == 1)  # (n, L)
+        others = (subset.table.targets == 1).sum(axis=1)[:, None] - (
+            subset.table.targets == 1
+        )  # (n, L)
         masks.append(np.minimum(others, len(_FINDINGS) - 1) == level)
     return _compare(f"{_FINDINGS[level]} other findings", pair, drawn, masks)
 

@@ -1,11 +1,9 @@
 """Images that are one picture under two ids: equal pixels, or nearly equal ones.
 
-Two steps. Candidates are pairs whose perceptual hashes differ in at most ``DISTANCE`` of 64 bits:
-the DCT hash of Zauner (2010, section 3.2.1) of the image at 32 px, without his mean filter, the
-coefficients (1, 1) to (8, 8) against their median. Of them those are duplicates whose squares at 64
-px correlate by at least ``CORRELATION`` (Pearson). The README of this folder says what was found by
-that, and what was not. Every pair of hashes is compared: lists of pieces (the pigeonhole principle)
-gain nothing at 8 of 64 bits, where a piece of 16 may differ in 2.
+Candidates are pairs whose perceptual hashes differ in at most ``DISTANCE`` of 64 bits: the DCT hash
+of Zauner (2010, section 3.2.1) of the image at 32 px, without his mean filter, the coefficients
+(1, 1) to (8, 8) against their median. Of them those are duplicates whose squares at 64 px correlate
+by at least ``CORRELATION`` (Pearson). The README of this folder says what that finds, and what not.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,15 +86,10 @@ def compare_images(
 ) -> Duplicates:
     """Find the duplicates among the images on disk, by their squares in the image cache.
 
-    Args:
-        source: the data set.
-        split: of its records.
-        size: side of the squares in px, at least 64; the cache is filled where it lacks some.
-        cache_dir: of the cache, see :func:`xray_lightning.open_cache`.
-        report: told how many images are done, and how many there are.
+    ``size`` is the side of the squares in px, ``report`` is told how many are done.
 
     Raises:
-        ConfigError: the size is too small to compare radiographs.
+        ConfigError: the size is below 64, too small to compare radiographs.
     """
     if size < SIDE:
         raise ConfigError(
@@ -119,10 +112,7 @@ def compare_images(
 def count_duplicates(
     squares: Squares, records: Sequence[Record], subsets: Mapping[str, Indices]
 ) -> Duplicates:
-    """Find the duplicates and sort them by what they do to a split.
-
-    ``squares`` (N, S, S) are those of ``data.geometry.fit_square``; a memory map will do.
-    """
+    """Find the duplicates among squares (N, S, S) of ``fit_square``, by what they do to a split."""
     pairs, exact, correlation, blank = find_pairs(squares)
     homes = np.full(len(records), "", dtype="<U5")  # the subset of each image, "" for none
     for name, rows in subsets.items():
@@ -161,12 +151,7 @@ def count_duplicates(
 
 
 def find_pairs(squares: Squares) -> tuple[Pairs, Mask, npt.NDArray[np.float64], int]:
-    """Pairs of equal or nearly equal images among N, (N, S, S) uint8.
-
-    Returns:
-        Positions (M, 2), whether the pixels of a pair are equal (M,), correlation (M,), and how
-        many images have one grey value alone; they are compared with none.
-    """
+    """Pairs of alike squares (M, 2), whether equal (M,), correlation (M,); how many are blank."""
     bits, digests, blank = hash_images(squares)
     (kept,) = np.nonzero(~blank)
     pairs = kept[close_pairs(bits[kept])]
@@ -190,11 +175,8 @@ def hash_images(squares: Squares) -> tuple[Bits, list[bytes], Mask]:
 
 
 def close_pairs(bits: Bits, distance: int = DISTANCE) -> Pairs:
-    """Pairs of hashes that differ in at most ``distance`` bits.
-
-    With bits as +1 and -1, (N, 64), a product is 64 less twice the bits that differ.
-    """
-    signs = np.where(bits, np.float32(1), np.float32(-1))
+    """Pairs of hashes (N, 64) that differ in at most ``distance`` bits: all are compared."""
+    signs = np.where(bits, np.float32(1), np.float32(-1))  # a product: 64 less twice the different
     tiles = [np.empty((0, 2), dtype=np.int64)]
     with threadpool_limits(1):  # beside other load, threads that wait for each other take longer
         for top in range(0, len(signs), _TILE):

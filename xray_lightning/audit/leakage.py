@@ -76,11 +76,7 @@ class Leakage(Result):
 
 
 def count_overlap(owners: Sequence[str] | None, subsets: Mapping[str, Indices]) -> Overlap:
-    """How many owners have images in more than one subset.
-
-    ``owners`` (N,) are the images' patients, their own ids, or the names of their exposures (NIH's
-    of RSNA images); None where they are unknown.
-    """
+    """How many owners (N,), patients, ids or exposures, have images in more than one subset."""
     pairs = {f"{first} and {second}": {first, second} for first, second in combinations(subsets, 2)}
     if owners is None:
         return Overlap(None, dict.fromkeys(pairs), len(subsets["test"]), None, None)
@@ -106,10 +102,7 @@ def match_list(
     aliases: Sequence[Collection[str]],
     subsets: Mapping[str, Indices],
 ) -> ListMatch:
-    """How much of a list is in each subset.
-
-    ``aliases`` (N,) are all names of each record: its id, and its NIH name where a map tells it.
-    """
+    """How much of a list is in each subset; ``aliases`` (N,) are all names of each record."""
     wanted = set(names)
     listed = np.array([not wanted.isdisjoint(own) for own in aliases], dtype=np.bool_)
     counts = {subset: int(listed[rows].sum()) for subset, rows in subsets.items()}
@@ -119,11 +112,7 @@ def match_list(
 
 
 def match_checkpoint(path: Path, source: Source, split: Split) -> CheckpointOverlap:
-    """Images of each subset whose patient the checkpoint learned from.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
+    """Images of each subset whose patient the checkpoint learned from."""
     from xray_lightning.checkpoint import load_checkpoint  # torch takes seconds to import
     from xray_lightning.evaluation.overlap import seen_before
 

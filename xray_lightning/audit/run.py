@@ -95,11 +95,7 @@ def audit_split(
     """
     table = LabelTable.of(source.records, source.labels)
     bootstrap = PatientBootstrap(table.patients, draws, seed)
-    leakage = replace(
-        find_leaks(source, split, lists or {}, exposures or {}),
-        checkpoint=match_checkpoint(Path(checkpoint), source, split) if checkpoint else None,
-        duplicates=duplicates,
-    )
+    leakage = _find_leaks(source, split, lists or {}, exposures or {}, checkpoint, duplicates)
     shift = Shift(
         compare_prevalence(table, split.subsets, bootstrap),
         compare_metadata(table, split.subsets, bootstrap),
@@ -128,13 +124,14 @@ def audit_split(
     )
 
 
-def find_leaks(
+def _find_leaks(
     source: Source,
     split: Split,
     lists: Mapping[str, Collection[str]],
     exposures: Mapping[str, str],
+    checkpoint: Path | str | None,
+    duplicates: Duplicates | None,
 ) -> Leakage:
-    """Patients, images and exposures in several subsets, and images of known lists."""
     ids = [record.image_id for record in source.records]
     shown = [exposures.get(image, image) for image in ids]
     own = {_name_list(source, subset): images for subset, images in (source.official or {}).items()}
@@ -148,19 +145,15 @@ def find_leaks(
             match_list(name, names, aliases, split.subsets)
             for name, names in {**own, **lists}.items()
         ],
-        checkpoint=None,
-        duplicates=None,
+        checkpoint=match_checkpoint(Path(checkpoint), source, split) if checkpoint else None,
+        duplicates=duplicates,
     )
 
 
 def decompose_change(
     source: Source, split: Split, val: Predictions, test: Predictions, *, draws: int, seed: int
 ) -> Decomposition:
-    """The change from validation to test.
-
-    Raises:
-        TableError: the tables have other labels, or are of another split.
-    """
+    """The change from validation to test; refuses tables of other labels or another split."""
     if val.labels != test.labels:
         raise TableError(f"the two tables have other labels: {val.labels} and {test.labels}")
     by_id = {record.image_id: record for record in source.records}
@@ -178,11 +171,7 @@ def decompose_change(
 def _require_subset(
     predictions: Predictions, by_id: Mapping[str, Record], subset: str, split: Split
 ) -> None:
-    """Refuse the scores of other images: the page would mix two splits.
-
-    Raises:
-        TableError: the table has images of another subset or split, or of other data.
-    """
+    """Refuse the scores of other images: the page would mix two splits."""
     unknown = [image for image in predictions.image_ids if image not in by_id]
     if unknown:
         raise TableError(

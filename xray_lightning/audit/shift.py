@@ -72,8 +72,7 @@ def compare_prevalence(
 ) -> list[Quantity]:
     """Share of positive images among those whose target is known, of each label.
 
-    ``bootstrap`` is over the patients of the whole table: one drawn twice counts twice in every
-    subset it has images in, so a patient that leaks is resampled as one.
+    ``bootstrap`` is over the whole table, so that a patient that leaks is resampled as one.
     """
     known = (~np.isnan(table.targets)).astype(np.float64)
     positive = (table.targets == 1).astype(np.float64)
@@ -84,12 +83,7 @@ def compare_prevalence(
 def compare_metadata(
     table: LabelTable, subsets: Mapping[str, Rows], bootstrap: PatientBootstrap
 ) -> list[Quantity]:
-    """Means of age and follow-up number, shares of each sex and view, images per patient.
-
-    A mean or share is one over the images whose value is known; images per patient are counted
-    within the subset, where patients are known. The arguments are as in
-    :func:`compare_prevalence`.
-    """
+    """Means of age and follow-up number, shares of each sex and view, images per patient."""
     pairs: Pairs = {}
     for name, column in (("age", table.age), ("follow-up number", table.follow_up)):
         pairs[name] = (np.nan_to_num(column), (~np.isnan(column)).astype(np.float64))
@@ -156,11 +150,10 @@ def _p_value(difference: float, draws: Floats) -> float:
 def separate_by_metadata(
     table: LabelTable, subsets: Mapping[str, Rows], bootstrap: PatientBootstrap, seed: int
 ) -> Separation:
-    """Gradient-boosted trees on age, sex, view, follow-up number and images of the patient.
+    """A classifier two-sample test (Lopez-Paz and Oquab, ICLR 2017) without labels.
 
-    Cross-validated in five folds of patients, so that others taught what scores a patient; the
-    images of a patient are counted in the whole label table. Labels are not used: their shift is in
-    the table of prevalences. (A classifier two-sample test: Lopez-Paz and Oquab, ICLR 2017.)
+    Trees on age, sex, view, follow-up number and images of the patient in the whole table, in five
+    folds of patients.
     """
     per_patient = np.bincount(table.patients)[table.patients].astype(np.float64)
     features = table.features()
@@ -185,20 +178,16 @@ def separate_by_metadata(
 
 
 def fit_trees(features: Floats, targets: Floats, seed: int) -> HistGradientBoostingClassifier:
-    """Small trees that take unknown values as they are; the settings are not tuned.
-
-    On one thread: its threads wait for each other by spinning, and beside other load on the same
-    cores a fit of 0.2 s was seen to take 10.
-    """
+    """Small trees that take unknown values as they are; the settings are not tuned."""
     trees = HistGradientBoostingClassifier(
         max_iter=50, max_leaf_nodes=15, early_stopping=False, random_state=seed
     )
-    with threadpool_limits(1):
+    with threadpool_limits(1):  # its threads spin: beside other load 0.2 s were seen to take 10
         return trees.fit(features, targets)
 
 
 def score_trees(trees: HistGradientBoostingClassifier, features: Floats) -> Floats:
-    """Scores of the class 1, (n,); on one thread, as the fit is."""
+    """Scores of the class 1, (n,)."""
     with threadpool_limits(1):
         scores: Floats = trees.predict_proba(features)[:, 1]
     return scores

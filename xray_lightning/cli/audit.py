@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from xray_lightning.audit.duplicates import Duplicates, compare_images
+from xray_lightning.audit.duplicates import compare_images
 from xray_lightning.audit.run import audit_split
 from xray_lightning.cli.overrides import Settings, boolean, composed, integer, make, taken_out
 from xray_lightning.data.names import NameIndex, read_list
@@ -32,11 +32,7 @@ OWN = {
 
 
 def audit(overrides: Sequence[str], as_json: bool = False) -> None:
-    """Audit a split; see ``xray audit --help``.
-
-    Raises:
-        ConfigError: a setting of this verb has a value that cannot work.
-    """
+    """Audit a split; see ``xray audit --help``."""
     own, values = taken_out(overrides, OWN)
     draws, seed = (
         integer("draws", own["draws"], 1),
@@ -51,6 +47,11 @@ def audit(overrides: Sequence[str], as_json: bool = False) -> None:
     split = _any_split(config, source)
     folder = prepare_folder(run_dir or Path("outputs") / f"audit_{source.name}_{split.fingerprint}")
     exposures = read_exposures(config)
+    duplicates = None
+    if compare:
+        size, root = config.image_size, config.cache_dir
+        with show_progress("comparing checksums") as report:
+            duplicates = compare_images(source, split, size=size, cache_dir=root, report=report)
     result = audit_split(
         source,
         split,
@@ -58,7 +59,7 @@ def audit(overrides: Sequence[str], as_json: bool = False) -> None:
         exposures=exposures,
         predictions=predictions,
         checkpoint=own["checkpoint"],
-        duplicates=_compare_images(config, source, split) if compare else None,
+        duplicates=duplicates,
         draws=draws,
         seed=seed,
     )
@@ -91,11 +92,7 @@ def _any_split(config: Settings, source: Source) -> Split:
 def _read_lists(
     own: Mapping[str, str], source: Source, exposures: Mapping[str, str]
 ) -> dict[str, Collection[str]]:
-    """Known image names by what they are: the files of lists=, and NIH's names in RSNA's map.
-
-    Raises:
-        ConfigError: a map to NIH's names is no help with this data.
-    """
+    """Known image names by what they are: the files of lists=, and NIH's names in RSNA's map."""
     paths = [Path(name) for name in own["lists"].strip("[]").split(",") if name]
     index = NameIndex([*(record.image_id for record in source.records), *exposures.values()])
     lists: dict[str, Collection[str]] = {f"list {path}": read_list(path, index) for path in paths}
@@ -113,10 +110,3 @@ def _read_predictions(run: str) -> tuple[Predictions, Predictions] | None:
         return None
     val, test = (read_own(Path(run) / f"predictions_{subset}.csv") for subset in ("val", "test"))
     return val, test
-
-
-def _compare_images(config: Settings, source: Source, split: Split) -> Duplicates:
-    with show_progress("comparing checksums") as report:
-        return compare_images(
-            source, split, size=config.image_size, cache_dir=config.cache_dir, report=report
-        )

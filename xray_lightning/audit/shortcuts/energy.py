@@ -14,7 +14,6 @@ from xray_lightning.audit.shortcuts.checks import UNDECIDED, Check
 from xray_lightning.audit.shortcuts.regions import (
     BORDER,
     CORNER,
-    Mask,
     find_body,
     mask_border,
     mask_corners,
@@ -55,25 +54,17 @@ def normalise_map(values: Floats, shape: tuple[int, int], grids: Grids = EVEN) -
 def measure_energy(
     maps: Floats, images: Tensor, bootstrap: PatientBootstrap, grids: Grids = EVEN
 ) -> dict[str, Energy]:
-    """Energy of maps (n, h, w) of images (n, 1, H, W) in each region.
-
-    The images, in [0, 1], are those that have the label of the maps; the bootstrap is over theirs.
-    """
+    """Energy of maps (n, h, w) of images (n, 1, H, W) in [0, 1] with their label, by region."""
     rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in DEPTHS}
     for values, pixels in zip(maps, to_grey(images), strict=True):
         inside = find_body(pixels).inside
         energy = normalise_map(values, pixels.shape, grids)
-        for name, mask in _find_zones(inside).items():
+        frame, squares = mask_border(inside.shape), mask_corners(inside.shape)
+        for name, mask in zip(DEPTHS, (~inside, frame, squares), strict=True):
             rest = inside & ~mask
             rows[name].append((energy[mask].sum(), mask.mean(), energy[rest].sum(), rest.mean()))
     grid = maps.shape[1], maps.shape[2]
     return {name: _summarise(np.array(rows[name]), grid, DEPTHS[name], bootstrap) for name in rows}
-
-
-def _find_zones(inside: Mask) -> dict[str, Mask]:
-    """The regions of an image whose body is known, (H, W) each."""
-    shape = inside.shape
-    return {"outside": ~inside, "border": mask_border(shape), "corners": mask_corners(shape)}
 
 
 def _summarise(

@@ -64,17 +64,13 @@ class Drop(Result):
 
 @dataclass(frozen=True)
 class ScoreDrop(Result):
-    """What covering a region costs one label.
-
-    ``logit`` is how much closer the mean logits of positives and negatives come, in standard
-    deviations of the label's logits; it sees a shortcut beside which the label is read well enough
-    without.
-    """
+    """What covering a region costs one label."""
 
     images: int  # that have the region at all
     area: float  # mean share of those images that was covered
     auroc: Drop
-    logit: Drop
+    logit: Drop  # of the gap between positives and negatives, in standard deviations: it sees a
+    # shortcut beside which the label is read well enough without
     verdict: str  # flagged if one of the two is; not flagged if neither is
 
 
@@ -95,13 +91,10 @@ def pool_features(net: XrayNet, images: Tensor) -> Floats:
 def occlude(
     net: XrayNet, images: Tensor, marker: npt.NDArray[np.bool_] | None, seed: int
 ) -> dict[str, Occlusion]:
-    """The network's answers to images with a region covered, by region.
+    """Logits of images (N, 1, H, W) in [0, 1] with a region covered, by region.
 
-    Args:
-        net: in evaluation mode.
-        images: (N, 1, H, W) in [0, 1]; covered in 256 grey values, which is what files hold.
-        marker: where one is known to be, (N, H, W); None where nothing is known.
-        seed: of the patches inside the body.
+    They are covered in 256 grey values, which is what files hold; ``marker`` (N, H, W) is a further
+    region, ``seed`` that of the patches inside the body.
     """
     batches: dict[str, list[tuple[Floats, Floats, Floats]]] = defaultdict(list)
     for start in range(0, len(images), BATCH):
@@ -135,11 +128,7 @@ def find_regions(pixels: Pixels, marker: Mask | None) -> tuple[dict[str, Mask], 
 def measure_drop(
     logits: Floats, occlusion: Occlusion, index: int, targets: Floats, bootstrap: PatientBootstrap
 ) -> ScoreDrop:
-    """What covering a region costs the label at ``index``.
-
-    ``logits`` (N, L) are of the images as they are; targets (N,) are NaN where unknown. Every draw
-    of the patients takes all three sets of logits.
-    """
+    """What covering a region costs the label at ``index``; logits (N, L) of the whole images."""
     whole, region, control = (
         bootstrap.auroc(values[:, index], targets)
         for values in (logits, occlusion.logits, occlusion.control)

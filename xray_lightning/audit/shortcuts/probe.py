@@ -45,11 +45,7 @@ def build_untrained(net: XrayNet, seed: int) -> XrayNet:
 
 
 def score_held_out(features: Floats, attribute: Floats, codes: Codes, seed: int) -> Floats:
-    """Scores (n,) of a logistic regression, each image by one fitted on other patients.
-
-    Features are (n, C), the attribute (n,) 0 or 1, ``codes`` (n,) the patients. The five folds
-    share no patient and have alike shares of positives.
-    """
+    """Scores (n,) of a logistic regression of features (n, C), fitted on other patients."""
     scores = np.zeros(len(attribute))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     with threadpool_limits(1):
@@ -65,10 +61,7 @@ def score_held_out(features: Floats, attribute: Floats, codes: Codes, seed: int)
 def probe(
     trained: Floats, random: Floats, attribute: Floats, bootstrap: PatientBootstrap, seed: int
 ) -> Probe:
-    """Probe two sets of features (N, C) for an attribute (N,), 0, 1 or NaN.
-
-    ``seed`` is that of the folds.
-    """
+    """Probe two sets of features (N, C) for an attribute (N,), 0, 1 or NaN."""
     known = ~np.isnan(attribute)
     codes = bootstrap.codes
     patients = [len(np.unique(codes[attribute == value])) for value in (0, 1)]

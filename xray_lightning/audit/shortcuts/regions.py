@@ -36,8 +36,7 @@ class Body(NamedTuple):
 def find_body(pixels: Pixels) -> Body:
     """The body: the largest piece above Otsu's threshold of the blurred image, rows filled.
 
-    In each row everything between its outermost pixels is filled; what was filled is the lungs,
-    and a gap between trunk and arm. Where nothing can be told apart, all is body.
+    What was filled is the lungs, and a gap between trunk and arm. All, where nothing stands out.
     """
     smooth = cv2.GaussianBlur(pixels, (0, 0), 0.015 * min(pixels.shape))
     _, bright = cv2.threshold(smooth, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)

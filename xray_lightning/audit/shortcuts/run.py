@@ -71,16 +71,10 @@ def find_shortcuts(
     draws: int = 1000,
     seed: int = 0,
 ) -> Shortcuts:
-    """Test a network on images of a subset, see :func:`examine`.
+    """Test a network in evaluation mode on a subset it has not learned from, see :func:`examine`.
 
-    Args:
-        net: in evaluation mode.
-        data: whose subset it has not learned from.
-        subset: of the data; at most ``limit`` images are drawn.
-        maps: gives the maps whose energy is measured.
-        limit: of images.
-        draws: of the bootstrap over patients.
-        seed: of images, draws, patches, folds and random weights.
+    At most ``limit`` images are drawn; ``maps`` gives the maps whose energy is measured, ``seed``
+    is that of images, draws over patients, patches, folds and random weights.
     """
     sample = draw_sample(data, subset, net.labels, limit=limit, seed=seed)
     shortcuts = examine(net, sample, maps=maps, draws=draws, seed=seed)
