@@ -9,7 +9,7 @@ from xray_lightning.audit.decomposition import (
     ScoredSubset,
     decompose,
     reweight,
-    weighted_auroc,
+    measure_auroc,
 )
 from xray_lightning.audit.label_table import LabelTable
 from xray_lightning.metrics.intervals import effective_patients
@@ -19,10 +19,10 @@ def test_weighted_auroc_against_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     scores, positive = rng.random(200).round(1), rng.random(200) < 0.3  # with ties
     weights = rng.random((40, 200)) * (rng.random((40, 200)) < 0.7)
-    aurocs = weighted_auroc(scores, positive, weights)
+    aurocs = measure_auroc(scores, positive, weights)
     wanted = [roc_auc_score(positive, scores, sample_weight=row) for row in weights]
     np.testing.assert_allclose(aurocs, wanted, atol=1e-12)
-    assert np.isnan(weighted_auroc(scores, positive, np.where(positive, 0.0, weights))).all()
+    assert np.isnan(measure_auroc(scores, positive, np.where(positive, 0.0, weights))).all()
 
 
 def test_weights_give_the_other_mix() -> None:

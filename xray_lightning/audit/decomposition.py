@@ -153,7 +153,7 @@ def reweight(
     return weights
 
 
-def weighted_auroc(scores: Floats, positive: Mask, weights: Floats) -> Floats:
+def measure_auroc(scores: Floats, positive: Mask, weights: Floats) -> Floats:
     """Weighted share of pairs of a positive and a negative in the right order, ties half, (D,).
 
     Scores and ``positive`` are (n,), the weights of each draw (D, n): any numbers, where those of
@@ -210,7 +210,7 @@ def _aurocs(subset: ScoredSubset, weights: Floats, use: Mask | None = None) -> F
         positive = targets[known, index] == 1
         least = 1 if use is None else MINIMUM
         if min(positive.sum(), (~positive).sum()) >= least:
-            aurocs[index] = weighted_auroc(subset.scores[known, index], positive, weights[:, known])
+            aurocs[index] = measure_auroc(subset.scores[known, index], positive, weights[:, known])
     return aurocs
 
 

@@ -164,7 +164,7 @@ def decompose_change(
         on_val, on_test = (np.isin(table.image_ids, list(images)) for table in (val, test))
         if on_val.any() and on_test.any() and not (on_val.all() and on_test.all()):
             groups[_name_list(source, name)] = (on_val, on_test)
-    scored = [_scored_subset(table, by_id) for table in (val, test)]
+    scored = [_join_scores(table, by_id) for table in (val, test)]
     return decompose(scored[0], scored[1], groups, draws=draws, seed=seed)
 
 
@@ -196,7 +196,7 @@ def _name_list(source: Source, subset: str) -> str:
     )
 
 
-def _scored_subset(predictions: Predictions, by_id: Mapping[str, Record]) -> ScoredSubset:
+def _join_scores(predictions: Predictions, by_id: Mapping[str, Record]) -> ScoredSubset:
     records = [by_id[image] for image in predictions.image_ids]
     targets = predictions.targets.astype(np.float64)
     table = replace(LabelTable.of(records, predictions.labels), targets=targets)

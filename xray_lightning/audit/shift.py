@@ -167,7 +167,7 @@ def separate_by_metadata(
     if len(np.unique(codes)) < FOLDS:
         return Separation(None, {}, f"{FOLDS} folds need as many patients")
     columns = np.column_stack([column[rows] for column in features.values()])  # (n, F)
-    scores, shuffled = _held_out_scores(columns, is_test, codes, seed)
+    scores, shuffled = _score_held_out(columns, is_test, codes, seed)
     result = MeanAuroc.of(["test"], scores[:, None], is_test[:, None], bootstrap.subset(rows))
     best = float(roc_auc_score(is_test, scores))
     used = {
@@ -193,7 +193,7 @@ def score_trees(trees: HistGradientBoostingClassifier, features: Floats) -> Floa
     return scores
 
 
-def _held_out_scores(
+def _score_held_out(
     features: Floats, targets: Floats, codes: Floats, seed: int
 ) -> tuple[Floats, Floats]:
     """Scores of the images of each fold (n,), and with each column shuffled (n, F)."""
