@@ -8,8 +8,8 @@ from xray_lightning.audit.decomposition import (
     Decomposition,
     ScoredSubset,
     decompose,
-    reweight,
     measure_auroc,
+    reweight,
 )
 from xray_lightning.audit.label_table import LabelTable
 from xray_lightning.metrics.intervals import effective_patients
