@@ -2,7 +2,7 @@
 
 import sys
 
-from xray_lightning.cli.launch import train
+from xray_lightning.cli.train import train
 
 if __name__ == "__main__":
     sys.exit(train())

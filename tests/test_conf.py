@@ -1,6 +1,7 @@
 """Every option of every group composes, and builds what it says."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +11,13 @@ from torch import nn
 
 from xray_lightning.cli.build import (
     data_from,
-    fit_callbacks,
     loss_from,
     panel_from,
+    run_callbacks,
     task_from,
 )
 from xray_lightning.cli.failures import user_message
-from xray_lightning.cli.overrides import composed, make
+from xray_lightning.cli.overrides import Settings, composed, make
 from xray_lightning.cli.settings import require_settings
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError
@@ -176,11 +177,14 @@ def test_bad_optimiser() -> None:
         task_from(config, data_from(config))
 
 
-def test_callbacks_of_a_configuration() -> None:
+def test_callbacks_of_a_configuration(tmp_path: Path) -> None:
+    def of(config: Settings) -> list[Any]:
+        return run_callbacks(config, tmp_path, nn.Identity())
+
     plain, _ = composed([])
-    assert not {"EMA", "FreezeBackbone"} & {type(each).__name__ for each in fit_callbacks(plain)[1]}
+    assert not {"EMA", "FreezeBackbone"} & {type(each).__name__ for each in of(plain)}
     config, _ = composed(["freeze_epochs=2", "ema_decay=0.99"])
-    found = {type(callback): callback for callback in fit_callbacks(config)[1]}
+    found = {type(callback): callback for callback in of(config)}
     assert found[FreezeBackbone].epochs == 2  # type: ignore[attr-defined]
     assert found[EMA].decay == 0.99  # type: ignore[attr-defined]
 

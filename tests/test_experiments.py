@@ -7,7 +7,7 @@ import pytest
 from omegaconf import DictConfig
 
 from xray_lightning.cli.build import data_from, task_from
-from xray_lightning.cli.compose import fit
+from xray_lightning.cli.fit import fit
 from xray_lightning.cli.overrides import composed
 from xray_lightning.training.losses import Focal, PairwiseAUC
 from xray_lightning.training.optim import Plateau, Step

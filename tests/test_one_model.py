@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 MAIN = "from xray_lightning.cli.app import main; main()"
 KILLED = (  # once the new predictions are written
-    "import os; from xray_lightning.cli import compose; "
-    f"compose.conclude = lambda *all: os._exit(137); {MAIN}"
+    "import os; from xray_lightning.report import finish; "
+    f"finish.evaluate_run = lambda *all, **more: os._exit(137); {MAIN}"
 )
 TOY = ["data.patients=60", "image_size=32", "batch_size=8", "callbacks=none", "logger=none"]
 TOY += ["model=resnet50", "model.backbone=resnet10t", "trainer=cpu", "threads=1", "draws=40"]

@@ -8,10 +8,11 @@ import torch
 from hydra.types import RunMode
 
 from xray_lightning import processes
-from xray_lightning.cli import build, compose, overrides
+from xray_lightning.cli import build, fit, overrides
 from xray_lightning.cli.overrides import composed
 from xray_lightning.errors import ConfigError
 from xray_lightning.report.terminal import show
+from xray_lightning.training.run import stop_processes
 
 
 @pytest.fixture(autouse=True)
@@ -69,21 +70,21 @@ def test_a_sweep_starts_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     sweep(monkeypatch, RunMode.MULTIRUN)
     two: Any = SimpleNamespace(world_size=2)
     with pytest.raises(ConfigError, match=r"a sweep \(-m\) cannot start 2 processes for each run"):
-        compose.require_own_processes(two)
+        fit.require_own_processes(two)
     one: Any = SimpleNamespace(world_size=1)
-    compose.require_own_processes(one)
+    fit.require_own_processes(one)
     monkeypatch.setenv("SLURM_PROCID", "0")
-    compose.require_own_processes(two)
+    fit.require_own_processes(two)
     monkeypatch.delenv("SLURM_PROCID")
     sweep(monkeypatch, RunMode.RUN)
-    compose.require_own_processes(two)
+    fit.require_own_processes(two)
 
 
 def test_a_failure_ends_the_processes_it_started() -> None:
     stopped: list[int] = []
     launcher = SimpleNamespace(kill=stopped.append)
     trainer: Any = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
-    compose.stop_others(trainer)
+    stop_processes(trainer)
     assert stopped == [9]
     trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=None))
-    compose.stop_others(trainer)
+    stop_processes(trainer)

@@ -144,7 +144,7 @@ WRITERS = {
     "report/drawings.py": {"savefig"},  # into memory
     "explain/heatmaps.py": {"savez"},  # these three into a file of writing.py
     "checkpoint.py": {"torch.save"},
-    "cli/provenance.py": {"OmegaConf.save"},
+    "cli/build.py": {"OmegaConf.save"},
     "deploy/predict.py": {"open"},  # rows added one by one; the next run cuts off a half one
     "data/files.py": {"open"},  # what was done, line by line; a half line means: do it again
     "data/cache.py": {"open"},  # what counts stands in done.bin

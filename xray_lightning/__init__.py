@@ -56,6 +56,7 @@ _NAMES = {  # module: what it offers
     "models.cbam": ["CBAM"],
     "models.network": ["XrayNet"],
     "records": ["Box", "Record"],
+    "report.finish": ["FinishedRun", "finish_run"],
     "report.gallery": ["make_heat_maps"],
     "training.callbacks.epochs": ["WatchMetric"],
     "training.callbacks.weights": ["EMA", "FreezeBackbone"],
@@ -63,7 +64,7 @@ _NAMES = {  # module: what it offers
         *("BCE", "Asymmetric", "ClassBalanced", "Focal", "PairwiseAUC", "WeightedBCE"),
     ],
     "training.optim": ["Constant", "Cosine", "Plateau", "Step"],
-    "training.run": ["TrainingRun", "train"],
+    "training.run": ["TrainingRun", "make_trainer", "train"],
     "training.task": ["XrayTask"],
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}

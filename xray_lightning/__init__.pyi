@@ -90,6 +90,8 @@ from xray_lightning.models.cbam import CBAM as CBAM
 from xray_lightning.models.network import XrayNet as XrayNet
 from xray_lightning.records import Box as Box
 from xray_lightning.records import Record as Record
+from xray_lightning.report.finish import FinishedRun as FinishedRun
+from xray_lightning.report.finish import finish_run as finish_run
 from xray_lightning.report.gallery import make_heat_maps as make_heat_maps
 from xray_lightning.training.callbacks.epochs import WatchMetric as WatchMetric
 from xray_lightning.training.callbacks.weights import EMA as EMA
@@ -105,6 +107,7 @@ from xray_lightning.training.optim import Cosine as Cosine
 from xray_lightning.training.optim import Plateau as Plateau
 from xray_lightning.training.optim import Step as Step
 from xray_lightning.training.run import TrainingRun as TrainingRun
+from xray_lightning.training.run import make_trainer as make_trainer
 from xray_lightning.training.run import train as train
 from xray_lightning.training.task import XrayTask as XrayTask
 

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 import xray_lightning
 from xray_lightning.cli.app import APP, LISTS, complete
 from xray_lightning.cli.info import METHODS, METRICS, is_installed, list_choices
-from xray_lightning.cli.launch import train
 from xray_lightning.cli.request import Request, as_settings, read_request
+from xray_lightning.cli.train import train
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.maps import GATES
 from xray_lightning.explain.maps import METHODS as MAP_METHODS

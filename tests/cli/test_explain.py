@@ -14,8 +14,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from xray_lightning.cli.app import APP
-from xray_lightning.cli.compose import fit
 from xray_lightning.cli.explain import own_settings
+from xray_lightning.cli.fit import fit
 from xray_lightning.cli.overrides import composed
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.maps import METHODS

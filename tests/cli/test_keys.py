@@ -6,8 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from xray_lightning.cli.keys import known_keys, require_known_keys
-from xray_lightning.cli.launch import train
 from xray_lightning.cli.overrides import composed
+from xray_lightning.cli.train import train
 from xray_lightning.errors import ConfigError
 
 UNKNOWN = [

@@ -14,7 +14,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from xray_lightning.cli.app import APP
-from xray_lightning.cli.compose import fit
+from xray_lightning.cli.fit import fit
 from xray_lightning.cli.overrides import composed
 from xray_lightning.cli.predict import predict as predict_verb
 from xray_lightning.deploy.classifier import Classifier, load_classifier

@@ -14,10 +14,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from xray_lightning.cli import restart
-from xray_lightning.cli.build import own_cores
+from xray_lightning.cli.build import own_cores, write_config
 from xray_lightning.cli.failures import STOPPED_BY
 from xray_lightning.cli.overrides import composed, in_sweep
-from xray_lightning.cli.provenance import write_config
 from xray_lightning.cli.restart import clear, require_same_settings, sweep_run
 from xray_lightning.errors import ConfigError
 from xray_lightning.folders import lock_folder
@@ -44,7 +43,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return 0.75
 
     monkeypatch.setattr(restart, "fit", fit)
-    monkeypatch.setattr(restart, "resumed", lambda run, changes: (f"{run.name}'s own", changes))
+    monkeypatch.setattr(restart, "resume_run", lambda run, changes: (f"{run.name}'s own", changes))
     return calls
 
 
@@ -108,7 +107,7 @@ def test_a_run_without_an_epoch_starts_anew(
     if how == "resume":
         hydra.overrides.task = [f"resume={tmp_path}", "workers=1"]
         config.resume, config.run_dir = str(tmp_path), "elsewhere"
-    (sweep_run if how == "sweep" else restart.started)(config)
+    (sweep_run if how == "sweep" else restart.start_run)(config)
     ((settings, last),) = calls
     assert last is None
     assert settings.run_dir == str(tmp_path)
@@ -124,10 +123,10 @@ def test_a_single_run_is_not_repeated_in_a_folder(
     hydra.mode = RunMode.RUN
     config = started(tmp_path)
     with pytest.raises(ConfigError, match=r"holds a run with other settings: seed=0 \(now 1\)"):
-        restart.started(settings(tmp_path, "seed=1"))
+        restart.start_run(settings(tmp_path, "seed=1"))
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(ConfigError, match=f"{tmp_path} holds a run already: resume="):
-        restart.started(config)
+        restart.start_run(config)
     assert trained == []
 
 

@@ -14,7 +14,7 @@ import sys
 code = 0
 try:
     if sys.argv[1] == "train.py":
-        from xray_lightning.cli.launch import train
+        from xray_lightning.cli.train import train
         sys.argv = sys.argv[1:]
         code = train(sys.argv[1:])
     else:

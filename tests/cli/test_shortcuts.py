@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xray_lightning.cli.compose import fit
+from xray_lightning.cli.fit import fit
 from xray_lightning.cli.overrides import composed
 from xray_lightning.cli.shortcuts import shortcuts
 from xray_lightning.errors import ConfigError

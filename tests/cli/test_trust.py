@@ -14,7 +14,7 @@ from xray_lightning.cli.app import APP
 from xray_lightning.cli.opening import open_checkpoint
 from xray_lightning.cli.overrides import composed
 from xray_lightning.cli.report import report
-from xray_lightning.cli.restart import resumed
+from xray_lightning.cli.restart import resume_run
 from xray_lightning.cli.trust import own_targets, read_config, require_trusted
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.models.network import XrayNet
@@ -32,7 +32,7 @@ HOSTILE = """os.system os.popen os.remove os.execv posix.system pty.spawn subpro
     torch.optim.lr_scheduler.types.FunctionType torch.serialization.load
     pytorch_lightning.loggers.tensorboard.os.system
     xray_lightning.data.cache.create_folder xray_lightning.cli.multirun.SweepTable
-    xray_lightning.cli.provenance.subprocess.run xray_lightning.write_predictions
+    xray_lightning.training.environment.subprocess.run xray_lightning.write_predictions
     xray_lightning.checkpoint.store_operating_points xray_lightning.writing.write_json
     xray_lightning.training.losses.torch.load xray_lightning.load_checkpoint""".split()  # noqa: SIM905 - a column of quotes reads worse
 PLACES: dict[str, Callable[[Any], dict[str, Any]]] = {
@@ -140,18 +140,18 @@ def test_no_verb_builds_it(foreign: Callable[..., Path], tmp_path: Path, key: st
         with pytest.raises(ConfigError, match=f"best.ckpt: {key}.*pathlib"):
             open_checkpoint(best, overrides)
         with pytest.raises(ConfigError, match=f"config.yaml: {key}.*pathlib"):
-            resumed(run, overrides)
+            resume_run(run, overrides)
     assert not victim.exists()
     with pytest.raises(ConfigError, match=r"trust must be true or false, got 'yes'"):
-        resumed(run, ["trust=yes"])
+        resume_run(run, ["trust=yes"])
     best = foreign({key: {"x": call} if key == "logger" else call, "trust": True})
     with pytest.raises(
         ConfigError, match=r"config.yaml: .*pathlib"
     ):  # the file cannot say so itself
-        resumed(run, [])
+        resume_run(run, [])
     with pytest.raises(ConfigError, match=r"best.ckpt: .*pathlib"):
         open_checkpoint(best, [])
-    config, _ = resumed(run, ["trust=true"])  # the user's own
+    config, _ = resume_run(run, ["trust=true"])  # the user's own
     assert config[key] == ({"x": call} if key == "logger" else call)
 
 
@@ -159,13 +159,13 @@ def test_where_things_lie_may_change_on_the_way(foreign: Callable[..., Path]) ->
     data = {"_target_": "xray_lightning.data.csv.CsvTable", "table": "old/t.csv", "root": "old"}
     run = foreign({"data": data | {"boxes": None, "labels": None}}).parents[1]
     moved = ["data.root=/new", "data.table=/new/t.csv", "cache_dir=/new/cache"]
-    config, last = resumed(run, [f"resume={run}", *moved])
+    config, last = resume_run(run, [f"resume={run}", *moved])
     assert (config.data.root, config.data.table) == ("/new", "/new/t.csv")
     assert (config.cache_dir, config.run_dir) == ("/new/cache", str(run))
     assert last.path == run / "checkpoints" / "last.ckpt"
     for change in ("seed=1", "data.labels=[Mass]", "model.dropout=0.5"):
         with pytest.raises(ConfigError, match="a resumed run keeps its settings"):
-            resumed(run, [change])
+            resume_run(run, [change])
 
 
 @pytest.mark.parametrize("name", ["best.ckpt", "last.ckpt"])
@@ -175,11 +175,11 @@ def test_damage_is_said_before_a_run_goes_on(foreign: Callable[..., Path], name:
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=f"{name} is damaged"):
-        resumed(path.parents[1], [])
+        resume_run(path.parents[1], [])
     path.unlink()
     (path.parents[1] / "metrics.csv").write_text("epoch\n0\n1\n")  # so it was there once
     with pytest.raises(CheckpointError, match="no checkpoint at"):
-        resumed(path.parents[1], [])
+        resume_run(path.parents[1], [])
 
 
 def test_report_builds_nothing(run_folder: Path, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def require_files(
 @APP.command(context_settings=PASS_ON)
 def train(context: typer.Context) -> None:
     """Train and evaluate; the same as python train.py, all of Hydra's options included."""
-    from xray_lightning.cli.launch import train as command
+    from xray_lightning.cli.train import train as command
 
     raise typer.Exit(command(context.args))
 

@@ -1,36 +1,46 @@
 """From a composed configuration to objects; beyond this file nothing knows Hydra."""
 
 import inspect
+import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import RichProgressBar
 from torch import nn
 
-from xray_lightning.checkpoint import AtomicCheckpointIO, Description, describe_model
-from xray_lightning.cli.overrides import in_sweep, make
+from xray_lightning.checkpoint import Description, describe_model
+from xray_lightning.cli.overrides import Settings, in_sweep, make, to_container
 from xray_lightning.data.datamodule import XrayDataModule, default_workers
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
+from xray_lightning.explain.heatmaps import HeatMaps
 from xray_lightning.models.backbones import traced_sizes
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report.panel import Panel
-from xray_lightning.training.callbacks.checkpoints import RunCheckpoint
-from xray_lightning.training.callbacks.epochs import EpochLine, EpochSeed, KeepSigterm, MetricsFile
-from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone
+from xray_lightning.training.environment import write_environment
 from xray_lightning.training.optim import make_optimizer
+from xray_lightning.training.run import make_callbacks, make_trainer
 from xray_lightning.training.task import XrayTask
+from xray_lightning.writing import open_replacing
 
+LOG = logging.getLogger(__name__)
+HYDRA = {
+    "run": {"dir": "${run_folder:${resume},again}"},
+    "output_subdir": None,
+    "job": {"name": "train"},
+}
 # What a partial loss can ask for by a parameter's name, counted on the training set.
 STATISTICS = {
     "positive_weight": XrayDataModule.positive_weight,  # (L,)
@@ -38,12 +48,15 @@ STATISTICS = {
 }
 
 
-def data_from(config: DictConfig, source: Source | None = None) -> XrayDataModule:
+def data_from(
+    config: Settings, source: Source | None = None, *, workers: int = 0
+) -> XrayDataModule:
     """The data module of a configuration: reads the tables and makes the split, no pixels.
 
     Args:
         config: all settings.
         source: the data set, if its tables were read already.
+        workers: loader processes, see :func:`prepare_process`.
     """
     return XrayDataModule(
         source or make(config.data),
@@ -53,25 +66,25 @@ def data_from(config: DictConfig, source: Source | None = None) -> XrayDataModul
         batch_size=config.batch_size,
         augment=make(config.augment),
         clahe=config.clahe,
-        workers=config.workers,
+        workers=workers,
         cache_dir=config.cache_dir,
         seed=config.seed,
         permute_labels=config.permute_labels,
     )
 
 
-def task_from(config: DictConfig, data: XrayDataModule) -> XrayTask:
+def task_from(config: Settings, data: XrayDataModule) -> XrayTask:
     """Network, loss and optimiser of a configuration.
 
     Raises:
         ConfigError: the optimiser refuses its settings, or see :func:`require_sizes`.
     """
-    net: XrayNet = make(config.model, labels=data.labels)
+    net: nn.Module = make(config.model, labels=data.labels)
     require_sizes(net, config.image_size, config.batch_size)
     if config.compile:
         net.compile()
     settings = {"schedule": make(config.schedule), "tta": config.tta, **make(config.optim)}
-    task = XrayTask(net, loss_from(config, data), **settings)
+    task = XrayTask(net, loss_from(config, data), labels=data.labels, **settings)
     try:
         make_optimizer(task.optimizer, net, task.head_lr, task.layer_decay)
     except ConfigError:
@@ -81,27 +94,28 @@ def task_from(config: DictConfig, data: XrayDataModule) -> XrayTask:
     return task
 
 
-def require_sizes(net: XrayNet, image_size: int, batch_size: int) -> None:
+def require_sizes(net: nn.Module, image_size: int, batch_size: int) -> None:
     """Refuse an image whose margin is never read, and a batch that batch norm cannot train on.
 
     Raises:
         ConfigError: image_size or batch_size, with those that work.
     """
     share, side, single = traced_sizes(net, image_size)
+    name = getattr(net, "config", {}).get("backbone", type(net).__name__)
     if share < 1:
         low = image_size // side * side
         raise ConfigError(
-            f"image_size={image_size}: {net.config['backbone']} reads patches, and {1 - share:.1%} "
+            f"image_size={image_size}: {name} reads patches, and {1 - share:.1%} "
             f"of the image never; use {f'{low} or ' if low else ''}{low + side}"
         )
     if single and batch_size == 1:
         raise ConfigError(
-            f"batch_size=1: at image_size={image_size} a batch norm of {net.config['backbone']} "
+            f"batch_size=1: at image_size={image_size} a batch norm of {name} "
             "sees a single value, on which it cannot train; use batch_size=2 or larger images"
         )
 
 
-def panel_from(config: DictConfig, labels: Sequence[str]) -> Panel | None:
+def panel_from(config: Settings, labels: Sequence[str]) -> Panel | None:
     """The settings of the results figure; None if the data leaves open which finding to show.
 
     Raises:
@@ -111,7 +125,7 @@ def panel_from(config: DictConfig, labels: Sequence[str]) -> Panel | None:
     return panel if panel.finding(labels) else None
 
 
-def loss_from(config: DictConfig, data: XrayDataModule) -> nn.Module:
+def loss_from(config: Settings, data: XrayDataModule) -> nn.Module:
     """The loss of a configuration; a partial one gets the statistics that it has parameters for."""
     loss: nn.Module | partial[nn.Module] = make(config.loss)
     if not isinstance(loss, partial):
@@ -120,17 +134,66 @@ def loss_from(config: DictConfig, data: XrayDataModule) -> nn.Module:
     return loss(**{name: STATISTICS[name](data) for name in wanted})
 
 
-def describe_run(config: DictConfig, data: XrayDataModule, net: XrayNet) -> Description:
+@dataclass(frozen=True)
+class Resources:
+    """What a process may use: loader processes, and compute threads."""
+
+    workers: int
+    threads: int
+
+
+def describe_run(
+    config: Settings, data: XrayDataModule, net: nn.Module, resources: Resources
+) -> Description:
     """What a checkpoint of this run says about itself."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    if not isinstance(plain, dict):
-        raise ConfigError("the configuration must be a mapping")
-    settings = {str(key): value for key, value in plain.items()}
-    return describe_model(net, data, settings)
+    plain = to_container(config) | asdict(resources)
+    return describe_model(net, data, plain)
+
+
+def record_run(
+    settings: Mapping[str, Any], data: XrayDataModule, trainer: pl.Trainer, run: Path
+) -> None:
+    """config.yaml and environment.json of a run that starts."""
+    write_config(settings, run)
+    on_hydra = HydraConfig.initialized()
+    overrides = list(HydraConfig.get().overrides.task) if on_hydra else []
+    chosen = HydraConfig.get().runtime.choices if on_hydra else {}
+    alone = ["train.py", *(text for text in overrides if not text.startswith("sweep="))]
+    write_environment(
+        run,
+        data,
+        trainer,
+        settings["seed"],
+        command=alone if in_sweep() else None,  # a launcher's is not what the user typed
+        overrides=overrides,
+        choices={str(k): v for k, v in chosen.items() if "/" not in str(k)},  # without Hydra's
+    )
+
+
+def write_config(config: Mapping[str, Any], run: Path) -> None:
+    """config.yaml: everything resolved but the folder, so that it starts a new run elsewhere."""
+    if (run / "config.yaml").exists():  # a resumed run keeps its own
+        return
+    with open_replacing(run / "config.yaml") as file:
+        OmegaConf.save(reusable(config), file)
+
+
+def reusable(config: Mapping[str, Any]) -> Settings:
+    """A run's settings without its folder."""
+    settings = OmegaConf.create({**config, "hydra": HYDRA})
+    before = str(settings.run_dir)
+    settings.run_dir = "${hydra:runtime.output_dir}"
+    for logger in settings.logger.values():
+        if "save_dir" in logger:
+            logger.save_dir = "${run_dir}"
+    for callback in settings.callbacks.values():
+        if callback and str(callback.get("folder", "")).startswith(before):
+            callback.folder = "${run_dir}" + callback.folder[len(before) :]
+    return settings
 
 
 def trainer_from(
-    config: DictConfig,
+    config: Settings,
     callbacks: list[pl.Callback],
     *,
     fit: bool = True,
@@ -150,54 +213,26 @@ def trainer_from(
     if node["precision"] == "auto":
         node["precision"] = "bf16-mixed" if on_gpu else "32-true"
     torch.backends.cudnn.allow_tf32 = node["precision"] != "32-true"  # float32 is float32
-    run = folder or Path(config.run_dir)
-    for path in run.glob("hpc_ckpt_*.ckpt"):  # Lightning's at a requeue by Slurm:
-        path.unlink(missing_ok=True)  # amid an epoch, and even trainer.predict would load it
+    factory = make(OmegaConf.create({**node, "_partial_": True}))
     loggers = list(make(config.logger).values()) if fit else []
-    trainer: pl.Trainer = make(
-        OmegaConf.create(node),
-        callbacks=[KeepSigterm(), *callbacks, *(extras(config) if fit else [])],
-        logger=loggers or False,
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=run,
-        enable_checkpointing=fit,
-        enable_progress_bar=any(isinstance(callback, RichProgressBar) for callback in callbacks),
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=10,
-        inference_mode=True,
+    run = folder or Path(config.run_dir)
+    return make_trainer(factory, run, callbacks, loggers=loggers, fit=fit)
+
+
+def run_callbacks(config: Settings, run: Path, net: nn.Module) -> list[pl.Callback]:
+    """What every training run has, and the callbacks of the configuration; null switches one off.
+
+    Heat maps are left out for a network that is not an XrayNet: it has none.
+    """
+    own = make_callbacks(
+        run, seed=config.seed, freeze_epochs=config.freeze_epochs, ema_decay=config.ema_decay
     )
-    return trainer
-
-
-def extras(config: DictConfig) -> list[pl.Callback]:
-    """The callbacks of the configuration; one that is null is switched off."""
-    return [callback for callback in make(config.callbacks).values() if callback is not None]
-
-
-def fit_callbacks(config: DictConfig) -> tuple[MetricsFile, list[pl.Callback]]:
-    """What every training run has: seeding, tables, progress, the best and the last checkpoint."""
-    run = Path(config.run_dir)
-    metrics = MetricsFile(run / "metrics.csv")
-    best = RunCheckpoint(
-        run / "checkpoints",
-        "best",
-        monitor="val/auroc",
-        mode="max",
-        save_weights_only=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    last = RunCheckpoint(
-        run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    callbacks = [EpochSeed(config.seed), metrics, EpochLine(), best, last]
-    if config.freeze_epochs:
-        callbacks.append(FreezeBackbone(epochs=config.freeze_epochs))
-    if config.ema_decay is not None:
-        callbacks.append(EMA(decay=config.ema_decay))
-    return metrics, callbacks + progress()
+    extra = [callback for callback in make(config.callbacks).values() if callback is not None]
+    drawn = [callback for callback in extra if isinstance(callback, HeatMaps)]
+    if drawn and not isinstance(net, XrayNet):
+        LOG.warning("no heat maps: %s is not an XrayNet", type(net).__name__)
+        extra = [callback for callback in extra if callback not in drawn]
+    return [*own, *progress(), *extra]
 
 
 def progress() -> list[pl.Callback]:
@@ -206,21 +241,21 @@ def progress() -> list[pl.Callback]:
     return [RichProgressBar()] if sys.stdout.isatty() and alone else []
 
 
-def prepare_process(config: DictConfig) -> None:
-    """Seed; decide the loader's workers and the compute threads, and write both into the settings.
+def prepare_process(config: Settings) -> Resources:
+    """Seed; decide the loader's workers and the compute threads.
 
     A resumed run keeps its thread count, on which the last bits of its sums depend. OpenCV's own
     threads are switched off: images are small and the loader is parallel already.
     """
     cores = own_cores(cores_each(local_processes(config)))
-    if config.workers is None:
-        config.workers = default_workers(cores, wants_gpu(config))
-    if config.threads is None:
-        config.threads = max(1, cores - config.workers)
-    torch.set_num_threads(config.threads)
-    os.environ["OMP_NUM_THREADS"] = str(config.threads)  # or Lightning sets another for processes
+    workers, threads = config.workers, config.threads
+    workers = default_workers(cores, wants_gpu(config)) if workers is None else workers
+    threads = max(1, cores - workers) if threads is None else threads
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # or Lightning sets another for processes
     cv2.setNumThreads(1)
     pl.seed_everything(config.seed, verbose=False)
+    return Resources(workers, threads)
 
 
 def cores_each(processes: int) -> int:
@@ -229,7 +264,7 @@ def cores_each(processes: int) -> int:
     return int(granted) if granted else max(1, available_cores() // processes)
 
 
-def local_processes(config: DictConfig) -> int:
+def local_processes(config: Settings) -> int:
     """Number of processes that ``trainer.devices`` asks for on this machine."""
     devices = config.trainer.devices
     if devices in (-1, "-1", "auto"):
@@ -255,6 +290,6 @@ def own_cores(cores: int) -> int:
     return max(1, cores // max(1, at_once))
 
 
-def wants_gpu(config: DictConfig) -> bool:
+def wants_gpu(config: Settings) -> bool:
     """Whether the trainer will use a GPU."""
     return torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu", "cuda")

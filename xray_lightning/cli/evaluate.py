@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from xray_lightning.cli.compose import mean_line, score
+from xray_lightning.cli.build import progress, trainer_from
+from xray_lightning.cli.fit import mean_line
 from xray_lightning.cli.opening import Opened, open_checkpoint
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import ConfigError
@@ -20,6 +21,7 @@ from xray_lightning.folders import prepare_folder
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.processes import first_process
 from xray_lightning.report.evaluation_table import evaluation_lines
+from xray_lightning.report.finish import score_subsets
 from xray_lightning.report.terminal import show, subsets_line
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import json_text, write_json
@@ -73,7 +75,9 @@ def evaluate_subsets(opened: Opened) -> tuple[Path, dict[str, Summary], dict[str
             "replace; name another with hydra.run.dir="
         )
     resolve_prior(require_prior(config.prior), data.labels, read_points(opened))
-    task = XrayTask(opened.checkpoint.build_net(), tta=config.tta)
+    task = XrayTask(
+        opened.checkpoint.build_net(), labels=opened.checkpoint.description.labels, tta=config.tta
+    )
     ending = "" if task.tta == "none" else f"_{task.tta}"
     if opened.labels:  # of its own: what other labels gave stays
         ending += f"_labels_{fingerprint({'labels': data.labels})[:6]}"
@@ -83,7 +87,8 @@ def evaluate_subsets(opened: Opened) -> tuple[Path, dict[str, Summary], dict[str
     for subset, split in opened.splits.items():
         data.split = split
         place = prepare_folder(folder if subset == "test" else folder / subset)
-        summary, predictions = score(config, data, task, place, ("test",))
+        predictor = trainer_from(config, progress(), fit=False, folder=place)
+        summary, predictions = score_subsets(predictor, task, data, place, ("test",))
         summaries[subset] = summary["test"]
         if first_process():
             write_json(summary, place / "metrics.json")

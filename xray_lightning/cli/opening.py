@@ -1,7 +1,7 @@
 """A checkpoint with the images it is to be evaluated or explained on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, require_labels
@@ -105,13 +105,14 @@ def open_checkpoint(place: Path, overrides: Sequence[str]) -> Opened:
     names = {"overlap": "", "images": "test", "labels": "", "trust": "false"}
     own, values = taken_out(values, names)
     description = loaded.description
-    if not boolean("trust", own["trust"]):
+    loaded = replace(loaded, trust=boolean("trust", own["trust"]))
+    if not loaded.trust:
         require_trusted(description.config, loaded.path)
     config = read_settings(loaded, values)
     require_settings(config)
-    prepare_process(config)
+    workers = prepare_process(config).workers
     require_prior(config.prior)
-    data = data_from(config)
+    data = data_from(config, workers=workers)
     if own["labels"]:
         data.keep_labels(labels_asked(own["labels"], data.labels, description.labels))
     require_labels(description, data.labels, str(loaded.path))

@@ -47,6 +47,14 @@ def make(node: Any, **extra: Any) -> Any:
         raise InstantiationException(f"Error in call to {node['_target_']}") from error
 
 
+def to_container(config: Settings) -> dict[str, Any]:
+    """Resolved settings as plain values."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    if not isinstance(plain, dict):
+        raise ConfigError("the configuration must be a mapping")
+    return {str(key): value for key, value in plain.items()}
+
+
 def composed(overrides: Sequence[str], own: Iterable[str] = ()) -> tuple[DictConfig, Path | None]:
     """``conf/train.yaml`` with overrides, and the folder of ``hydra.run.dir=`` if one was given.
 

@@ -10,11 +10,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint
-from xray_lightning.cli.compose import fit
+from xray_lightning.cli.build import reusable
 from xray_lightning.cli.failures import STOPPED_BY, user_message
+from xray_lightning.cli.fit import fit
 from xray_lightning.cli.keys import require_known_keys
-from xray_lightning.cli.overrides import boolean, in_sweep, overridden, taken_out
-from xray_lightning.cli.provenance import reusable
+from xray_lightning.cli.overrides import boolean, in_sweep, overridden, taken_out, to_container
 from xray_lightning.cli.trust import read_config, require_trusted
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
@@ -51,7 +51,7 @@ def sweep_run(config: DictConfig) -> float | None:
     if (run / "config.yaml").is_file() and not config.resume:
         require_same_settings(config, run)
     try:
-        return started(config)
+        return start_run(config)
     except LockedError as error:
         LOG.warning("left to the process that trains it: %s", error)
         return None
@@ -75,7 +75,7 @@ def prepare_log(number_of_run: int) -> None:
     logging.getLogger("submitit").propagate = False  # has a log of its own; train.log is the run's
 
 
-def started(config: DictConfig, source: Source | None = None) -> float | None:
+def start_run(config: DictConfig, source: Source | None = None) -> float | None:
     """Train in a folder that is this run's alone: anew, or what an earlier start left undone.
 
     Args:
@@ -91,18 +91,18 @@ def started(config: DictConfig, source: Source | None = None) -> float | None:
     run = Path(config.resume or config.run_dir)
     with lock_folder(run) if first_process() else nullcontext():
         if not (run / "config.yaml").is_file():
-            return stopped_with_hint(run, lambda: fit(config, source=source))
+            return hint_at_stop(run, lambda: fit(config, source=source))
         if not config.resume:
             if (run / "metrics.json").is_file():
-                return finished(run)
+                return read_finished(run)
             require_same_settings(config, run)
         (run / "failure.json").unlink(missing_ok=True)
         own = HydraConfig.get().overrides.task if config.resume else ["trust=true"]
-        settings, last = resumed(run, own)  # trusted: they are this command's own
-        return stopped_with_hint(run, lambda: fit(settings, last))
+        settings, last = resume_run(run, own)  # trusted: they are this command's own
+        return hint_at_stop(run, lambda: fit(settings, last))
 
 
-def stopped_with_hint(run: Path, training: Callable[[], float | None]) -> float | None:
+def hint_at_stop(run: Path, training: Callable[[], float | None]) -> float | None:
     """Train, and say how to go on if that is stopped."""
     try:
         return training()
@@ -112,7 +112,7 @@ def stopped_with_hint(run: Path, training: Callable[[], float | None]) -> float 
         raise
 
 
-def finished(run: Path) -> float | None:
+def read_finished(run: Path) -> float | None:
     """The score of a finished run in a sweep; its log stays as it is.
 
     Raises:
@@ -126,7 +126,7 @@ def finished(run: Path) -> float | None:
     return mean
 
 
-def resumed(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpoint | None]:
+def resume_run(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpoint | None]:
     """The configuration of an interrupted run with overrides, and its last checkpoint.
 
     Without one, stopped in its first epoch, it starts anew: what it left is removed.
@@ -171,10 +171,7 @@ def require_same_settings(config: DictConfig, run: Path) -> None:
     Raises:
         ConfigError: the run in the folder has other settings; the message names them.
     """
-    plain = OmegaConf.to_container(config, resolve=True)
-    if not isinstance(plain, dict):
-        raise ConfigError("the configuration must be a mapping")
-    ours = OmegaConf.to_container(reusable({str(key): value for key, value in plain.items()}))
+    ours = OmegaConf.to_container(reusable(to_container(config)))
     both = [dict(entries_of(values)) for values in (ours, read_config(run / "config.yaml"))]
     now, then = ({k: v for k, v in each.items() if not isinstance(v, dict)} for each in both)
     keys = [

@@ -54,7 +54,7 @@ def predict_subset(
     scores = assembled(gathered(shard, trainer.world_size), len(records))
     image_ids = tuple(record.image_id for record in records)
     require_scores(scores, image_ids)
-    columns = [task.net.labels.index(label) for label in data.labels]  # of a larger label set
+    columns = [task.labels.index(label) for label in data.labels]  # of a larger label set
     return Predictions(
         labels=data.labels,
         image_ids=image_ids,

@@ -117,8 +117,7 @@ def train(
     try:
         trainer.fit(task, data, ckpt_path=resume.path if resume else None, weights_only=True)
     except Exception:  # of any kind: the other processes would wait for this one for half an hour
-        if trainer.strategy.launcher is not None:
-            trainer.strategy.launcher.kill(SIGKILL)  # they write nothing
+        stop_processes(trainer)
         raise
     score = math.nan if best.best_model_score is None else float(best.best_model_score)
     return TrainingRun(
@@ -129,6 +128,12 @@ def train(
         seconds=table.seconds,
         val_auroc=score if math.isfinite(score) else math.nan,
     )
+
+
+def stop_processes(trainer: pl.Trainer) -> None:
+    """End the processes that this one started; they write nothing."""
+    if trainer.strategy.launcher is not None:
+        trainer.strategy.launcher.kill(SIGKILL)
 
 
 def make_callbacks(

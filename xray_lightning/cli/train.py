@@ -80,9 +80,9 @@ def _fit(config: DictConfig) -> float | None:
     require_known_keys(config)
     require_settings(config)
     source = None if config.resume else make(config.data)  # a missing table: known without torch
-    from xray_lightning.cli.restart import started
+    from xray_lightning.cli.restart import start_run
 
-    return started(config, source)
+    return start_run(config, source)
 
 
 if __name__ == "__main__":

@@ -10,33 +10,37 @@ import pytest
 import pytorch_lightning as pl
 
 from xray_lightning.cli.build import data_from, task_from
-from xray_lightning.cli.compose import describe
 from xray_lightning.cli.overrides import composed
-from xray_lightning.cli.provenance import prevalences, sampling_line, write_environment
+from xray_lightning.training.environment import (
+    compare_prevalence,
+    describe_sampling,
+    write_environment,
+)
+from xray_lightning.training.run import log_run
 
 SMALL = ["data.patients=60", "image_size=32", "model=resnet50", "model.backbone=resnet10t"]
 
 
 def test_uniform_changes_nothing() -> None:
     data = data_from(composed(SMALL)[0])
-    assert sampling_line(data) is None
-    assert all(subset == drawn for subset, drawn in prevalences(data).values())
+    assert describe_sampling(data) is None
+    assert all(subset == drawn for subset, drawn in compare_prevalence(data).values())
 
 
 def test_what_a_sampler_changes(tmp_path: Path) -> None:
     config, _ = composed([*SMALL, "sampler=disease_balanced", "sampler.normal_share=0.25"])
     data = data_from(config)
-    shares = prevalences(data)
+    shares = compare_prevalence(data)
     targets = data.subset_targets("train")
     assert shares["Hernia"][0] == pytest.approx(targets[:, -1].mean())
     assert shares["Hernia"][1] == pytest.approx(data.draw_targets(10)[:, -1].mean())
     assert shares["normal images"][1] == pytest.approx(0.25, abs=0.5 / len(targets))
-    line = sampling_line(data)
+    line = describe_sampling(data)
     assert line is not None
     name = max(shares, key=lambda name: shares[name][1] / shares[name][0])
     subset, drawn = shares[name]
     assert f"{name} {100 * subset:.1f}% -> {100 * drawn:.1f}%" in line
-    write_environment(config, data, pl.Trainer(accelerator="cpu", logger=False), tmp_path)
+    write_environment(tmp_path, data, pl.Trainer(accelerator="cpu", logger=False), seed=0)
     facts = json.loads((tmp_path / "environment.json").read_text())
     assert facts["prevalence"] == {name: list(pair) for name, pair in shares.items()}
     assert facts["processes"] == 1
@@ -57,7 +61,7 @@ def test_the_log(
     data = data_from(config)
     two: Any = SimpleNamespace(world_size=2)
     with caplog.at_level(logging.INFO):
-        describe(config, data, task_from(config, data), two)
+        log_run(data, task_from(config, data), two)
     assert caplog.text.count("the sampler changes the prevalence in training: ") == lines
     assert ("loss: counted on the training set, not on what" in caplog.text) == warned
     assert f"2 processes x {config.batch_size} images a step" in caplog.text

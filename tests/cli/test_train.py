@@ -6,9 +6,9 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from xray_lightning.cli.launch import with_sweep_folder
 from xray_lightning.cli.locate import conf_dir
 from xray_lightning.cli.overrides import composed, register_resolvers
+from xray_lightning.cli.train import with_sweep_folder
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.heads import HEADS
 

@@ -1,0 +1,147 @@
+"""The end of a run: its best checkpoint scored and evaluated; tables, figures, maps, the page."""
+
+import copy
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from xray_lightning.checkpoint import Checkpoint, load_checkpoint, weights_sha256
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.partition import SUBSETS
+from xray_lightning.evaluation.evaluate import Evaluation
+from xray_lightning.evaluation.predict import Summary, evaluate_run, predict_subset, summarise
+from xray_lightning.evaluation.predictions import Predictions, write_predictions
+from xray_lightning.explain.heatmaps import HeatMaps
+from xray_lightning.models.network import XrayNet
+from xray_lightning.report.figures import (
+    curves_figure,
+    distribution_figure,
+    montage_figure,
+    roc_figure,
+)
+from xray_lightning.report.panel import Panel, results_panel
+from xray_lightning.training.run import TrainingRun
+from xray_lightning.training.task import XrayTask
+from xray_lightning.writing import write_json
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What became of a run: AUROC by subset, and the evaluation of test (in the first process)."""
+
+    run: TrainingRun
+    summaries: dict[str, Summary]
+    evaluation: Evaluation | None
+
+
+def finish_run(
+    run: TrainingRun,
+    task: XrayTask,
+    data: XrayDataModule,
+    trainer: pl.Trainer,
+    *,
+    heat_maps: Sequence[HeatMaps] = (),
+    panel: Panel | None = None,
+    write_page: Callable[[Mapping[str, Summary]], object] | None = None,
+    **points: Any,
+) -> FinishedRun:
+    """Score the best checkpoint on validation and test, evaluate it, draw its figures.
+
+    The folder gets predictions_val.csv and predictions_test.csv, operating_points.json,
+    evaluation.json, figures, and metrics.json last: it says that the run is finished.
+
+    Args:
+        run: of :func:`~xray_lightning.train`.
+        task: that was trained.
+        data: it was trained on.
+        trainer: to predict with, see :func:`~xray_lightning.training.run.make_trainer`.
+        heat_maps: callbacks that draw maps of test images too; they need an XrayNet.
+        panel: of the results figure, which needs an XrayNet; None: no such figure.
+        write_page: writes the report from what metrics.json will say; None: no report.
+        points: how operating points are fitted (rule, value, calibration, draws).
+    """
+    folder, best = Path(run.folder), load_checkpoint(run.best, trust=True)  # just written here
+    net = restore_net(best, task)
+    scorer = XrayTask(net, task.loss, labels=task.labels, tta=task.tta)
+    summaries, predictions = score_subsets(trainer, scorer, data, folder, ("val", "test"))
+    if run.choice.startswith("best"):
+        LOG.info("best checkpoint: epoch %d", run.best_epoch)
+    else:
+        LOG.warning("best checkpoint unknown: epoch %d, the %s", run.best_epoch, run.choice)
+    summaries["val"]["checkpoint"] = {"epoch": run.best_epoch, "choice": run.choice}
+    if not trainer.is_global_zero:
+        return FinishedRun(run, summaries, None)
+    if (folder / "metrics.csv").is_file():
+        curves_figure(folder / "metrics.csv", folder / "curves.png")
+    evaluation = evaluate_run(data, predictions, folder, tta=task.tta, **points)
+    if isinstance(net, XrayNet):
+        draw_maps(restore_net(best, task), data, predictions, folder, heat_maps, panel)
+    if write_page is not None:
+        write_page(summaries)
+    write_json(summaries, folder / "metrics.json")
+    return FinishedRun(run, summaries, evaluation)
+
+
+def restore_net(checkpoint: Checkpoint, task: XrayTask) -> Any:
+    """The checkpoint's network; with parts of the user's own, a copy of the task's, filled."""
+    rebuilt = isinstance(task.net, XrayNet) and "." not in task.net.config["head"]
+    return checkpoint.build_net(None if rebuilt else copy.deepcopy(task.net).cpu())
+
+
+def score_subsets(
+    trainer: pl.Trainer,
+    task: XrayTask,
+    data: XrayDataModule,
+    folder: Path,
+    subsets: Sequence[str],
+) -> tuple[dict[str, Summary], dict[str, Predictions]]:
+    """Predict each subset; write predictions and ROC curves: the one path to a score."""
+    summaries, scored = {}, {}
+    for subset in subsets:
+        predictions = predict_subset(trainer, task, data, subset)
+        summary = summarise(predictions, data.split.subset_fingerprints[subset], tta=task.tta)
+        summary["data"] = data.source.title
+        summary["weights_sha256"] = weights_sha256(task.net.state_dict())
+        summaries[subset], scored[subset] = summary, predictions
+        if trainer.is_global_zero:
+            digest = write_predictions(predictions, folder / f"predictions_{subset}.csv")
+            summary["predictions_sha256"] = digest
+            title = f"{subset}: {data.source.title}, split {data.split.name} "
+            title += f"[{summary['fingerprint']}]"
+            roc_figure(predictions, summary["auroc"]["labels"], title, folder / f"roc_{subset}.png")
+    return summaries, scored
+
+
+def draw_data(data: XrayDataModule, folder: Path) -> None:
+    """Class distribution of each subset, and one training batch as the network sees it."""
+    targets = {subset: data.subset_targets(subset) for subset in SUBSETS}
+    distribution_figure(targets, data.labels, folder / "class_distribution.png")
+    data.prepare_data()
+    batch: Any = next(iter(data.train_dataloader()))
+    pixels, truth = batch["image"].squeeze(1).numpy(), batch["targets"].numpy()
+    montage_figure(pixels, truth, batch["image_id"], data.labels, folder / "montage.png")
+
+
+def draw_maps(
+    net: XrayNet,
+    data: XrayDataModule,
+    predictions: Mapping[str, Predictions],
+    folder: Path,
+    heat_maps: Sequence[HeatMaps],
+    panel: Panel | None,
+) -> None:
+    """Maps of a network on the test set: the chosen images, and the results figure."""
+    for callback in heat_maps:
+        callback.look(net, data, "test", predictions["test"].scores, "test")
+    if panel and not results_panel(net, data, predictions, panel, folder / "panel_test.png"):
+        LOG.warning(
+            "no panel_test.png: validation has no positive or no negative of %s, which leaves its "
+            "threshold undefined",
+            panel.finding(data.labels),
+        )
