@@ -208,6 +208,7 @@ def test_a_failure_is_written_down_and_the_sweep_goes_on(
     monkeypatch.setattr(restart, "fit", fit)
     assert sweep_run(settings(tmp_path)) is None
     facts = json.loads((tmp_path / "failure.json").read_text())
+    assert facts.pop("schema") == 2
     assert facts == {"overrides": ["loss=bce", "seed=0"], "seed": 0, "message": message}
     (record,) = caplog.records
     assert str(error) in record.getMessage()
