@@ -14,7 +14,7 @@ from xray_lightning.errors import CheckpointError, ConfigError
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*(LeafSpec|does not have many workers|exists and is not empty|logging interval)"
 )
-MODULE = '''
+MODULE = """
 import pytorch_lightning as pl
 import torch
 from torch import nn
@@ -54,7 +54,7 @@ class Shout(pl.Callback):
 
 def brier(scores, targets):
     return ((scores - targets) ** 2).mean()
-'''
+"""
 HEAD = "{_target_: my_parts.Head, _partial_: true, k: 1}"
 SETTINGS = {
     "model/own_head.yaml": "_target_: xray_lightning.XrayNet\nbackbone: test_resnet\n"

@@ -56,8 +56,7 @@ def explain_split(
 ) -> tuple[Explanation, dict[str, Any]]:
     """One set of images, files into the folder; what explain.json holds beside the explanation."""
     images.data.split = images.splits[name]
-    images.config.run_dir = str(folder)
-    trainer = trainer_from(images.config, progress(), fit=False)
+    trainer = trainer_from(images.config, progress(), fit=False, folder=folder)
     explanation = explain_checkpoint(
         images.checkpoint, images.data, trainer=trainer, progress=True, **settings
     )

@@ -138,7 +138,7 @@ def draw_maps(
 ) -> None:
     """Maps of a network on the test set: the chosen images, and the results figure."""
     for callback in heat_maps:
-        callback.look(net, data, "test", predictions["test"].scores, "test")
+        callback.draw_subset(net, data, "test", predictions["test"].scores, "test")
     if panel and not results_panel(net, data, predictions, panel, folder / "panel_test.png"):
         LOG.warning(
             "no panel_test.png: validation has no positive or no negative of %s, which leaves its "
