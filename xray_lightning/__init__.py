@@ -42,6 +42,7 @@ _NAMES = {  # module: what it offers
     ],
     "evaluation.compare": ["Comparison", "compare"],
     "evaluation.evaluate": ["Evaluation", "Origin", "evaluate", "fit_operating_points"],
+    "evaluation.folds": ["CrossValidation", "pool_folds"],
     "evaluation.predict": ["predict_subset", "summarise"],
     "evaluation.predictions": ["Predictions", "read_predictions", "write_predictions"],
     "evaluation.scores": ["read_scores"],

@@ -67,6 +67,8 @@ from xray_lightning.evaluation.evaluate import Evaluation as Evaluation
 from xray_lightning.evaluation.evaluate import Origin as Origin
 from xray_lightning.evaluation.evaluate import evaluate as evaluate
 from xray_lightning.evaluation.evaluate import fit_operating_points as fit_operating_points
+from xray_lightning.evaluation.folds import CrossValidation as CrossValidation
+from xray_lightning.evaluation.folds import pool_folds as pool_folds
 from xray_lightning.evaluation.predict import predict_subset as predict_subset
 from xray_lightning.evaluation.predict import summarise as summarise
 from xray_lightning.evaluation.predictions import Predictions as Predictions

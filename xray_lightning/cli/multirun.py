@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
@@ -14,8 +14,11 @@ from xray_lightning.cli.keys import require_known_keys
 from xray_lightning.cli.settings import require_settings
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.sweep import FAILED, SweepComparison, compare_runs, read_sweep
-from xray_lightning.report.terminal import show, sweep_lines
+from xray_lightning.report.terminal import fold_lines, show, sweep_lines
 from xray_lightning.writing import json_text
+
+if TYPE_CHECKING:
+    from xray_lightning.evaluation.folds import CrossValidation
 
 
 class SweepTable(Callback):
@@ -53,11 +56,9 @@ class SweepTable(Callback):
             SystemExit: a run failed.
         """
         folder = Path(config.hydra.sweep.dir)
-        from xray_lightning.cli.folds import fold_lines, pool  # SciPy: not before the end
-
         comparison = read_sweep(folder)
         write(comparison, folder)
-        display(comparison, folder, fold_lines(pool(comparison.runs, folder)))
+        display(comparison, folder, write_folds(comparison, folder))
         if any(run.state == FAILED for run in comparison.runs):
             raise SystemExit(1)
 
@@ -70,13 +71,13 @@ def sweep(folder: Path, all_tests: bool = False, as_json: bool = False) -> None:
     """
     comparison = compare_runs(folder)
     write(comparison, folder)
-    from xray_lightning.cli.folds import fold_lines, pool
-
-    pooled = pool(comparison.runs, folder)
+    validations = write_folds(comparison, folder)
     if as_json:
-        print(json_text(comparison.to_json(all_tests=all_tests) | {"cross_validations": pooled}))
+        values = comparison.to_json(all_tests=all_tests)
+        pooled = [validation.to_json() for validation in validations]
+        print(json_text(values | {"cross_validations": pooled}))
     else:
-        display(comparison, folder, fold_lines(pooled), all_tests=all_tests)
+        display(comparison, folder, validations, all_tests=all_tests)
 
 
 def write(comparison: SweepComparison, folder: Path) -> None:
@@ -88,15 +89,30 @@ def write(comparison: SweepComparison, folder: Path) -> None:
         sweep_figure(comparison.leaderboards, folder / "comparison.png")
 
 
+def write_folds(comparison: SweepComparison, folder: Path) -> "list[CrossValidation]":
+    """Pool the folds of a cross-validation: predictions.csv, pooled.json and pooled.png."""
+    if all(run.fold is None for run in comparison.runs):
+        return []
+    from xray_lightning.evaluation.folds import pool_folds  # SciPy, Matplotlib: not before the end
+    from xray_lightning.report.figures import folds_figure
+
+    validations = pool_folds(comparison.runs, folder)
+    for validation in validations:
+        if validation.predictions:
+            name = Path(validation.predictions.replace("predictions", "pooled"))
+            folds_figure(validation, folder / name.with_suffix(".png"))
+    return validations
+
+
 def display(
     comparison: SweepComparison,
     folder: Path,
-    more: Sequence[Any] = (),
+    validations: "Sequence[CrossValidation]" = (),
     *,
     all_tests: bool = False,
 ) -> None:
-    """Print a table for each split, what to keep in mind, more, and the runs without a result."""
-    show(*sweep_lines(comparison, all_tests=all_tests), *more)
+    """Print a table for each split, remarks, the folds, and the runs without a result."""
+    show(*sweep_lines(comparison, all_tests=all_tests), *fold_lines(validations))
     for run in comparison.not_finished:
         what = f"{run.settings} seed={run.seed}".strip() if run.seed is not None else ""
         show(f"{run.state}: {' '.join(filter(None, (f'#{run.folder}', what, run.message)))}")

@@ -1,60 +1,144 @@
 """Cross-validation: the folds of a sweep pooled, each image scored by a run that never saw it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
+from xray_lightning.data.decoding import available_cores
 from xray_lightning.errors import DataNotFoundError, TableError
-from xray_lightning.evaluation.predictions import Predictions, read_own
+from xray_lightning.evaluation.predictions import Predictions, read_own, write_predictions
 from xray_lightning.evaluation.sweep import SweepRun
-from xray_lightning.writing import read_json
+from xray_lightning.metrics.estimates import Metrics, estimate_metrics
+from xray_lightning.metrics.intervals import Estimate
+from xray_lightning.results import Result
+from xray_lightning.writing import read_json, write_json
 
 POOLED = "pooled.json"
 
 
 @dataclass(frozen=True)
-class CrossValidation:
-    """The finished folds of one model with one seed.
+class CrossValidation(Result):
+    """The folds of one model with one seed, pooled once all are finished.
 
     Attributes:
         settings: what sets it apart in its sweep, "" for nothing.
         seed: of the trainings.
+        title: for people.
         folds: into how many the patients were divided.
-        runs: fold -> its finished run.
+        fingerprint: of the data and how the patients were divided.
+        missing: folds without a finished run; the rest is empty while there is one.
+        predictions: name of the table of all images.
+        metrics: of all images, ranked at once.
+        images: how many.
+        patients: how many; None where unknown.
+        data: title of the data set.
+        fold_auroc: label -> AUROC of each fold on its own.
+        fold_mean: mean AUROC of each fold.
     """
 
     settings: str
     seed: int | None
+    title: str
     folds: int
-    runs: dict[int, SweepRun]
+    fingerprint: str
+    missing: list[int]
+    predictions: str | None = None
+    metrics: Metrics | None = None
+    images: int = 0
+    patients: int | None = None
+    data: str = ""
+    fold_auroc: dict[str, list[float | None]] | None = None
+    fold_mean: list[float | None] | None = None
 
     @property
-    def missing(self) -> list[int]:
-        """Folds without a finished run."""
-        return [fold for fold in range(self.folds) if fold not in self.runs]
+    def rows(self) -> list[tuple[str, int | None, Estimate, list[float | None]]]:
+        """Label, positives, AUROC of all images and of each fold; last the mean, no positives."""
+        if self.metrics is None or self.fold_auroc is None or self.fold_mean is None:
+            return []
+        labels = self.metrics.labels.items()
+        rows = [(k, row.positives, row["auroc"], self.fold_auroc[k]) for k, row in labels]
+        return [*rows, ("mean", None, self.metrics.mean["auroc"], self.fold_mean)]
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the data and how the patients were divided into folds."""
-        return next(iter(self.runs.values())).fingerprint
+    def to_json(self) -> dict[str, Any]:
+        """Plain values of pooled.json: the metrics are not nested."""
+        values = super().to_json()
+        metrics = values.pop("metrics")
+        if metrics is None:
+            return {key: values[key] for key in list(values)[:7]}
+        values |= metrics
+        return values
 
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"cross-validation of {self.settings or 'all runs'}, seed {self.seed}"
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """What :meth:`to_json` gave, of this schema or the one before."""
+        metrics = {"metrics": values} if "labels" in values else {}
+        return super().from_json({**values, **metrics})
 
 
-def find_cross_validations(runs: Sequence[SweepRun]) -> list[CrossValidation]:
-    """Those of a sweep, in the order of their first runs."""
-    found: dict[tuple[str, str, int | None], CrossValidation] = {}
+def pool_folds(runs: Sequence[SweepRun], folder: Path) -> list[CrossValidation]:
+    """Pool the complete cross-validations of a sweep into predictions.csv and pooled.json.
+
+    The names of the tables get a number where there are several.
+
+    Args:
+        runs: of the sweep.
+        folder: of the sweep.
+
+    Raises:
+        DataNotFoundError, TableError: a run's predictions are not there, or do not fit together.
+    """
+    models = group_folds(runs)
+    for stale in (*folder.glob("predictions*.csv"), *folder.glob("pooled*.*")) if models else ():
+        stale.unlink()
+    pooled = []
+    for number, folds in enumerate(models):
+        name = f"predictions_{number}.csv" if models[1:] else "predictions.csv"
+        pooled.append(_pool(folds, folder, name))
+    if pooled:
+        values = {"cross_validations": [validation.to_json() for validation in pooled]}
+        write_json(values, folder / POOLED)
+    return pooled
+
+
+def group_folds(runs: Sequence[SweepRun]) -> list[dict[int, SweepRun]]:
+    """The finished folds of each model and seed, in the order of their first runs."""
+    models: dict[tuple[str, str, int | None], dict[int, SweepRun]] = {}
     for run in runs:
         if run.fold is not None:
-            key = run.fingerprint, run.settings, run.seed
-            new = CrossValidation(run.settings, run.seed, run.folds, {})
-            found.setdefault(key, new).runs[run.fold] = run
-    return list(found.values())
+            models.setdefault((run.fingerprint, run.settings, run.seed), {})[run.fold] = run
+    return list(models.values())
+
+
+def _pool(runs: dict[int, SweepRun], folder: Path, name: str) -> CrossValidation:
+    first = next(iter(runs.values()))
+    validation = CrossValidation(
+        first.settings,
+        first.seed,
+        f"cross-validation of {first.settings or 'all runs'}, seed {first.seed}",
+        first.folds,
+        first.fingerprint,
+        [fold for fold in range(first.folds) if fold not in runs],
+    )
+    if validation.missing:
+        return validation
+    places = [folder / runs[fold].folder for fold in range(first.folds)]
+    predictions = join_folds([place / "predictions_test.csv" for place in places])
+    columns = predictions.labels, predictions.scores, predictions.targets
+    folds = [read_json(place / "metrics.json")["test"]["auroc"] for place in places]
+    write_predictions(predictions, folder / name)
+    return replace(
+        validation,
+        predictions=name,
+        metrics=estimate_metrics(*columns, predictions.patient_ids, threads=available_cores()),
+        images=len(predictions.image_ids),
+        patients=predictions.patients,
+        data=runs[0].data,
+        fold_auroc={k: [fold["labels"][k] for fold in folds] for k in predictions.labels},
+        fold_mean=[fold["mean"] for fold in folds],
+    )
 
 
 def join_folds(tables: Sequence[Path]) -> Predictions:

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
+from xray_lightning.evaluation.folds import CrossValidation
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.sweep import Leaderboard
-from xray_lightning.metrics.intervals import Interval
 from xray_lightning.records import CHEST_XRAY14, NO_FINDING
 from xray_lightning.report.heat import shorten
 from xray_lightning.writing import save_figure
@@ -199,30 +199,19 @@ def sweep_figure(boards: Sequence[Leaderboard], path: Path) -> None:
 
 
 @AS_WRITTEN
-def folds_figure(
-    rows: Sequence[tuple[str, float | None, Interval | None, Sequence[float | None]]],
-    title: str,
-    path: Path,
-) -> None:
-    """AUROC of a cross-validation: a row a label, pooled with its interval, the folds as dots.
-
-    Args:
-        rows: label, pooled AUROC (None: undefined) and its interval, AUROC of each fold.
-        title: over the figure.
-        path: the file.
-    """
+def folds_figure(validation: CrossValidation, path: Path) -> None:
+    """AUROC of a cross-validation: a row a label, pooled with its interval, the folds as dots."""
+    rows = validation.rows
     figure, (axes,) = new_figure(9, 0.32 * len(rows) + 1.6)
     dots: list[tuple[Sequence[float | None], float | None, Bar]] = []
-    for _, auroc, ends, folds in rows:
-        bar = None
-        if auroc is not None and ends:
-            bar = [[max(0.0, auroc - ends[0])], [max(0.0, ends[1] - auroc)]]
-        dots.append((folds, auroc, bar))
+    for _, _, auroc, folds in rows:
+        ends = [[max(0.0, auroc.value - auroc.low)], [max(0.0, auroc.high - auroc.value)]]
+        dots.append((folds, auroc.value, None if np.isnan(ends).any() else ends))
     _draw_dots(axes, [label for label, *_ in rows], dots)
     axes.plot([], [], "o", color=COLOURS[0], label="all folds pooled, 95 % (patients)")
     axes.plot([], [], ".", color=GREY, label="single folds")
     axes.set_xlabel("AUROC")
-    axes.set_title(fill(title, 90), loc="left", fontsize=10)
+    axes.set_title(fill(validation.title, 90), loc="left", fontsize=10)
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
     save_figure(figure, path)
 

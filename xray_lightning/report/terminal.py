@@ -15,9 +15,14 @@ from xray_lightning.records import patients_text
 if TYPE_CHECKING:  # need SciPy or pandas, which most verbs do not
     from xray_lightning.data.summary import DataSummary
     from xray_lightning.evaluation.compare import Comparison
+    from xray_lightning.evaluation.folds import CrossValidation
     from xray_lightning.evaluation.sweep import Leaderboard, SweepComparison
 
 WIDE = 160  # characters of a line in a file or a pipe
+FOLDS_LEGEND = (
+    "pooled: all images ranked at once, though several networks scored them, each patients it had "
+    "not seen; mean and sd: of the folds' own AUROCs, whose training images overlap"
+)
 
 
 def show(*things: Any) -> None:
@@ -199,3 +204,42 @@ def sweep_remarks(boards: "Sequence[Leaderboard]", *, all_tests: bool) -> list[s
         "Test is shown for the first by validation only; all: xray sweep DIR test=true": hidden,
     }
     return [text for text, applies in remarks.items() if applies]
+
+
+def fold_lines(validations: "Sequence[CrossValidation]") -> list[Table | str]:
+    """A table for each complete cross-validation, and a word on the others."""
+    lines: list[Table | str] = [
+        f"{validation.title}: not finished of its {validation.folds} folds: "
+        f"{', '.join(map(str, validation.missing))}; nothing is pooled before they are"
+        if validation.metrics is None
+        else _fold_table(validation)
+        for validation in validations
+    ]
+    complete = any(validation.metrics for validation in validations)
+    return [*lines, FOLDS_LEGEND] if complete else lines
+
+
+def _fold_table(validation: "CrossValidation") -> Table:
+    """A row a label: pooled AUROC with its interval, mean and deviation of the folds."""
+    from xray_lightning.evaluation.sweep import average_seeds
+
+    title = f"{validation.title}: {validation.images:,} images of "
+    title += f"{patients_text(validation.patients)}, each in the test set of one of "
+    title += f"{validation.folds} folds"
+    names = ("positive", "pooled\nAUROC", "95 %\n(patients)", "mean of\nfolds", "sd", "folds")
+    table = empty_table(title, "label", *names)
+    for label, positives, auroc, folds in validation.rows:
+        if positives is None:
+            table.add_section()
+        single = average_seeds(folds)
+        undefined = auroc.low != auroc.low  # NaN
+        table.add_row(
+            label,
+            "" if positives is None else f"{positives:,}",
+            number(auroc.value),
+            "-" if undefined else f"{auroc.low:.3f}-{auroc.high:.3f}",
+            *(number(value) for value in (single.mean, single.deviation)),
+            str(single.count),
+            style="bold" if positives is None else None,
+        )
+    return table

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from xray_lightning.cli.folds import fold_lines, pool
 from xray_lightning.cli.multirun import sweep
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.evaluation.compare import compare, find_tables
-from xray_lightning.evaluation.folds import find_cross_validations, join_folds
+from xray_lightning.evaluation.folds import CrossValidation, group_folds, join_folds, pool_folds
 from xray_lightning.evaluation.predictions import Predictions, read_predictions, write_predictions
 from xray_lightning.evaluation.sweep import compare_runs, read_runs
-from xray_lightning.report.terminal import sweep_remarks
+from xray_lightning.report.terminal import fold_lines, sweep_remarks
 
 LABELS = ("Mass", "mean")  # a label may be called anything
 FOLDS, IMAGES = 3, 40
@@ -67,7 +66,8 @@ def two_models(tmp_path: Path) -> Path:
 
 
 def test_pooled_and_mean_of_folds_are_two_things(one_model: Path) -> None:
-    (facts,) = pool(read_runs(one_model), one_model)
+    (validation,) = pool_folds(read_runs(one_model), one_model)
+    facts = validation.to_json()
     folds = [fold_of(fold, 0) for fold in range(FOLDS)]
     truth = np.concatenate([fold.targets for fold in folds])
     scores = np.concatenate([fold.scores for fold in folds])
@@ -81,19 +81,22 @@ def test_pooled_and_mean_of_folds_are_two_things(one_model: Path) -> None:
     assert (facts["images"], facts["patients"]) == (120, 60)
     read = read_predictions(one_model / "predictions.csv")
     np.testing.assert_array_equal(read.scores, scores)
-    assert (one_model / "pooled.png").stat().st_size > 5000
     (saved,) = json.loads((one_model / "pooled.json").read_text())["cross_validations"]
     assert saved == facts
+    assert CrossValidation.from_json(saved).to_json() == saved
 
 
 def test_the_command_shows_both(one_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep(one_model, all_tests=False, as_json=False)
     text = capsys.readouterr().out
     assert "cross-validation of all runs, seed 0: 120 images of 60 patients" in text
-    assert "pooled AUROC" in text
+    assert "pooled" in text
+    assert (one_model / "pooled.png").stat().st_size > 5000
+    assert max(map(len, text.split("one of 3 folds")[1].split("pooled: all")[0].splitlines())) <= 80
     assert "pooled: all images ranked at once" in text
     assert text.count("ranked by validation AUROC") == 1, "one table, not one a fold"
-    (facts,) = pool(read_runs(one_model), one_model)
+    (validation,) = pool_folds(read_runs(one_model), one_model)
+    facts = validation.to_json()
     assert f"{np.mean(facts['fold_mean']):.3f}" in text
     assert f"{np.std(facts['fold_mean'], ddof=1):.3f}" in text
     sweep(one_model, all_tests=False, as_json=True)
@@ -101,13 +104,14 @@ def test_the_command_shows_both(one_model: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_missing_fold_is_named_and_nothing_pooled(two_models: Path) -> None:
-    pool(read_runs(two_models), two_models)
+    pool_folds(read_runs(two_models), two_models)
     assert len(list(two_models.glob("predictions_*.csv"))) == 2
     (two_models / "4/metrics.json").unlink()
     runs = read_runs(two_models)
-    first, second = pool(runs, two_models)
-    assert (first["missing"], second["missing"]) == ([], [1])
-    assert second["predictions"] is None
+    first, second = pool_folds(runs, two_models)
+    assert (first.missing, second.missing) == ([], [1])
+    assert second.predictions is None
+    assert CrossValidation.from_json(second.to_json()) == second
     assert [path.name for path in two_models.glob("predictions_*.csv")] == ["predictions_0.csv"]
     assert any("not finished of its 3 folds: 1;" in str(line) for line in fold_lines([second]))
     remarks = sweep_remarks(compare_runs(two_models).leaderboards, all_tests=False)
@@ -118,13 +122,9 @@ def test_a_missing_fold_is_named_and_nothing_pooled(two_models: Path) -> None:
 
 def test_two_models_over_the_same_folds(one_model: Path, two_models: Path) -> None:
     for folder in (one_model, two_models):
-        pool(read_runs(folder), folder)
-    assert [
-        (each.settings, each.folds) for each in find_cross_validations(read_runs(two_models))
-    ] == [
-        ("model=a", 3),
-        ("model=b", 3),
-    ]
+        pool_folds(read_runs(folder), folder)
+    models = group_folds(read_runs(two_models))
+    assert [(runs[0].settings, len(runs)) for runs in models] == [("model=a", 3), ("model=b", 3)]
     rows = [f"{two_models}/model={name}" for name in "ab"]
     found = compare(*rows, draws=50)
     assert found.images == 120
@@ -141,13 +141,10 @@ def test_seeds_are_cross_validations_of_their_own(tmp_path: Path) -> None:
         overrides = ["split=kfold", f"split.fold={fold}", f"seed={seed}"]
         write_fold(tmp_path / str(number), overrides, fold, seed)
     runs = read_runs(tmp_path)
-    assert [(each.seed, each.missing) for each in find_cross_validations(runs)] == [
-        (0, []),
-        (1, []),
-    ]
+    assert [(folds[0].seed, len(folds)) for folds in group_folds(runs)] == [(0, 3), (1, 3)]
     (board,) = compare_runs(tmp_path).leaderboards
     assert board.groups[0].val.count == 6
-    pool(runs, tmp_path)
+    pool_folds(runs, tmp_path)
     assert [path.name for path in find_tables(str(tmp_path))] == [
         "predictions_0.csv",
         "predictions_1.csv",
