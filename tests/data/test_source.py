@@ -1,0 +1,198 @@
+"""A data set, a splitter and a sampler of the user's own, handed in from Python and by a folder."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from matplotlib.patches import Rectangle
+
+from xray_lightning import Phantom, Record, Source, XrayDataModule
+from xray_lightning.data.source import readable_records
+from xray_lightning.errors import DataError
+
+ROOT = Path(__file__).parents[2]
+MODULE = '''
+"""What a user writes: a data set of six patients, a splitter, a sampler."""
+
+from pathlib import Path
+
+import numpy as np
+
+from xray_lightning import Box, Record, Source, make_split
+
+
+class Clinic(Source):
+    """A folder of PNG files that are named patient_visit_finding."""
+
+    name = "clinic"
+    labels = ("Mass", "Edema")
+
+    def __init__(self, root):
+        self.root = Path(root)
+        self.records = [
+            Record(path.name, path.stem.split("_")[0], targets(path), path, boxes=boxes(path))
+            for path in sorted(self.root.glob("*.png"))
+        ]
+
+
+def targets(path):
+    return tuple(float(label in path.stem) for label in Clinic.labels)
+
+
+def boxes(path):
+    return (Box("Mass", 4, 2, 8, 6),) if "Mass" in path.stem else ()
+
+
+def split_by_digit(records, official, *, test="5"):
+    """Patient p5 tests, p4 validates."""
+    homes = {test: "test", "4": "val"}
+    subsets = {"train": [], "val": [], "test": []}
+    for position, record in enumerate(records):
+        subsets[homes.get(record.patient_id[1:], "train")].append(position)
+    return make_split("digit", records, subsets, settings={"test": test})
+
+
+def positives_twice(targets, patients, generator):
+    """Every image once, those with a finding twice."""
+    ill = np.flatnonzero((targets == 1).any(axis=1))
+    return generator.permutation(np.concatenate([np.arange(len(targets)), ill]))
+'''
+DATA = """# @package _global_
+data:
+  _target_: clinic_of_mine.Clinic
+  root: ???
+image_size: 32
+batch_size: 8
+epochs: 1
+weights: none
+"""
+CONFIGS = {
+    "data/mine.yaml": DATA,
+    "split/mine.yaml": '_target_: clinic_of_mine.split_by_digit\n_partial_: true\ntest: "5"\n',
+    "sampler/mine.yaml": "_target_: clinic_of_mine.positives_twice\n_partial_: true\n",
+}
+
+
+@pytest.fixture
+def clinic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The user's module on the path, with images of six patients and a folder of configurations."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "clinic_of_mine.py").write_text(MODULE)
+    for name, text in CONFIGS.items():
+        (tmp_path / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "conf" / name).write_text(text)
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for patient in range(6):
+        for visit, finding in enumerate(("none", "Mass", "Edema", "MassEdema")):
+            pixels = rng.integers(0, 255, (40, 32), np.uint8)
+            cv2.imwrite(str(tmp_path / f"images/p{patient}_{visit}_{finding}.png"), pixels)
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    monkeypatch.delitem(sys.modules, "clinic_of_mine", raising=False)
+    return __import__("clinic_of_mine")
+
+
+def test_an_example_and_its_figure(clinic: ModuleType, tmp_path: Path) -> None:
+    source = clinic.Clinic(tmp_path / "images")
+    example = source[1]
+    pixels = cv2.imread(str(tmp_path / "images/p0_1_Mass.png"), cv2.IMREAD_GRAYSCALE)
+    assert (len(source), len(list(source))) == (24, 24)
+    assert (example["image"].shape, example["image"].dtype) == ((1, 40, 32), torch.float32)
+    np.testing.assert_array_equal(example["image"][0].numpy(), pixels / np.float32(255))
+    assert example["targets"].tolist() == [1.0, 0.0]
+    assert (example["image_id"], example["patient_id"]) == ("p0_1_Mass.png", "p0")
+    figure = source.plot(1)
+    (axes,) = figure.axes
+    (box,) = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert (*box.get_xy(), box.get_width(), box.get_height()) == (4, 2, 8, 6)
+    assert axes.get_title() == "p0_1_Mass.png: Mass"
+    figure.savefig(tmp_path / "plot.png")
+
+
+def test_boxes_are_drawn_at_the_size_of_the_file() -> None:
+    source = Phantom(patients=8, size=64)
+    index = next(i for i, record in enumerate(source.records) if record.boxes)
+    drawn = source.plot(index).axes[0].patches
+    assert [p.get_width() for p in drawn] == [box.width for box in source.records[index].boxes]
+    assert source[index]["image"].shape == (1, 64, 64)
+
+
+def test_what_a_source_has_by_default(tmp_path: Path) -> None:
+    source = Source()
+    source.records = [Record("a", "p", ()), Record("b", "p", (), tmp_path / "b.png")]
+    assert (source.title, source.population, source.official) == ("source", "", None)
+    assert source.missing == ("a",)
+    assert source.identity() == {"source": "source", "reader": 2}
+
+
+@pytest.mark.parametrize(
+    ("records", "named"),
+    [
+        ([Record("a", "p", (1.0,))], "a has 1 targets, the data set has 2 labels: Mass, Edema"),
+        ([Record("a", "p", (1.0, 0.0)), Record("a", "q", (1.0, 0.0))], "image_id 'a'"),
+    ],
+)
+def test_records_that_cannot_be(records: list[Record], named: str) -> None:
+    source = Source()
+    source.labels, source.records, source.missing = ("Mass", "Edema"), records, ()
+    with pytest.raises(DataError, match=named):
+        readable_records(source)
+
+
+def test_handed_in_from_python(clinic: ModuleType, tmp_path: Path) -> None:
+    source = clinic.Clinic(tmp_path / "images")
+    settings = {"split": clinic.split_by_digit, "sampler": clinic.positives_twice}
+    data = XrayDataModule(source, image_size=32, cache_dir=tmp_path / "cache", **settings)
+    assert {name: len(rows) for name, rows in data.split.subsets.items()} == {
+        "train": 16,
+        "val": 4,
+        "test": 4,
+    }
+    assert len(data.draw_targets()) == 16 + 12
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape == (28, 1, 32, 32)
+
+
+@pytest.fixture
+def command(clinic: ModuleType, tmp_path: Path) -> Callable[..., str]:
+    """Runs a program of the package with the user's module on the path."""
+
+    def run(*words: str) -> str:
+        path = os.pathsep.join([str(tmp_path / "code"), str(ROOT)])
+        options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": path}}
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, **options)
+        assert not done.returncode, done.stderr
+        return done.stdout
+
+    return run
+
+
+MINE = ("data=mine", "split=mine", "sampler=mine")
+
+
+def test_counted_by_the_command(command: Callable[..., str], tmp_path: Path) -> None:
+    xray = "from xray_lightning.cli.app import main; main()"
+    search = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+    text = command("-c", xray, "data", search, *MINE[:2], f"data.root={tmp_path / 'images'}")
+    assert "24 images of 6 patients, 12 boxes on 12 images; 24 images on disk" in text
+
+
+@pytest.mark.slow
+def test_trained_from_a_folder_of_configurations(
+    command: Callable[..., str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    command(
+        *(str(ROOT / "train.py"), f"--config-dir={tmp_path / 'conf'}", "trainer=debug", *MINE),
+        *(f"data.root={tmp_path / 'images'}", "threads=1", "workers=0", "logger=none"),
+        *("report=false", f"hydra.run.dir={run}"),
+    )
+    assert (run / "metrics.json").is_file()
+    assert "clinic_of_mine.split_by_digit" in (run / "config.yaml").read_text()
