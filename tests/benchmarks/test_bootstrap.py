@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.nih import ChestXray14
-from xray_lightning.metrics.bootstrap import bootstrap_counts, patient_codes
+from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.estimates import estimate_metrics
 from xray_lightning.metrics.ranks import Ranking, curves_over
 from xray_lightning.records import patient_ids, target_matrix
@@ -38,8 +38,8 @@ def test_list(metadata: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_auroc_draws_vs_scikit_learn(test_list: Any, remark: Any, ratio: Any) -> None:
     scores, targets, patients = test_list
-    codes = patient_codes(patients)
-    counts = bootstrap_counts(int(codes.max()) + 1, DRAWS, seed=0)
+    bootstrap = PatientBootstrap(patients, DRAWS)
+    codes, counts = bootstrap.codes, bootstrap.counts[1:]
     start = perf_counter()
     tracemalloc.start()
 

@@ -4,43 +4,80 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap, ttest_1samp
 from scipy.stats import t as student
+from sklearn.metrics import roc_auc_score
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.bootstrap import (
+from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.intervals import (
+    Estimate,
     Spread,
-    bootstrap_counts,
     divided,
     effective_patients,
     exact_interval,
-    patient_codes,
     percentile_interval,
-    ratio_over,
     share_interval,
 )
 
 
 def test_draws() -> None:
-    counts = bootstrap_counts(50, 2000, seed=1)
+    bootstrap = PatientBootstrap(np.arange(50), 2000, seed=1)
+    assert (bootstrap.counts[0] == 1).all(), "the sample itself"
+    counts = bootstrap.counts[1:]
     assert (counts.sum(axis=1) == 50).all()
     np.testing.assert_allclose(counts.mean(axis=0), 1, atol=0.12)
     np.testing.assert_allclose(counts.var(), 49 / 50, atol=0.02)  # of a binomial (50, 1/50)
-    np.testing.assert_array_equal(counts, bootstrap_counts(50, 2000, seed=1))
-    assert (counts != bootstrap_counts(50, 2000, seed=2)).any()
+    again, other = (PatientBootstrap(np.arange(50), 2000, seed).counts for seed in (1, 2))
+    np.testing.assert_array_equal(bootstrap.counts, again)
+    assert (counts != other[1:]).any()
 
 
-@pytest.mark.parametrize(("clusters", "draws"), [(0, 10), (10, 0)])
-def test_nothing_to_draw(clusters: int, draws: int) -> None:
-    with pytest.raises(ConfigError, match=f"needs patients and draws, got {clusters} and {draws}"):
-        bootstrap_counts(clusters, draws, seed=0)
+@pytest.mark.parametrize(("patients", "draws"), [(0, 10), (10, 0)])
+def test_nothing_to_draw(patients: int, draws: int) -> None:
+    with pytest.raises(ConfigError, match=f"{patients} and {draws}"):
+        PatientBootstrap(np.arange(patients), draws)
 
 
-def test_patients() -> None:
-    assert patient_codes(["b", "a", "b"]).tolist() == [1, 0, 1]
+def test_sums_means_and_aurocs_of_repeated_images() -> None:
+    rng = np.random.default_rng(0)
+    patients, values = rng.choice(list("abcdefgh"), 90), rng.random(90)
+    targets = (rng.random(90) < 0.4).astype(float)
+    targets[:9] = np.nan
+    bootstrap = PatientBootstrap(patients, 5)
+    assert [chr(97 + code) for code in bootstrap.codes] == patients.tolist()
+    means, aurocs = bootstrap.mean(np.where(np.isnan(targets), np.nan, values)), []
+    known = ~np.isnan(targets)
+    for draw, row in enumerate(bootstrap.counts):
+        rows = np.repeat(np.arange(90), row[bootstrap.codes].astype(int))
+        rows = rows[known[rows]]
+        assert means[draw] == pytest.approx(values[rows].mean())
+        aurocs.append(roc_auc_score(targets[rows], values[rows]))
+    np.testing.assert_allclose(bootstrap.auroc(values, targets), aurocs)
+    some = bootstrap.subset(np.isin(patients, ["a", "b"]))
+    assert (some.patients, some.compact().patients) == (8, 2)
+    weights = values[np.isin(patients, ["a", "b"])][:, None]
+    np.testing.assert_allclose(some.compact().sums(weights), some.sums(weights))
+
+
+def test_an_estimate_there_and_back() -> None:
+    for estimate in (
+        Estimate(0.5, 0.4, 0.6),
+        Estimate(1.0, 0.7, 1.0, exact=True),
+        Estimate(0.5, 0.4, 0.6).beside(Estimate(0.5, 0.45, 0.55)),
+        Estimate(np.nan).beside(Estimate(np.nan)),
+    ):
+        values = estimate.to_json()
+        assert repr(Estimate.from_json(values)) == repr(estimate)
+        if (old := values.pop("patient_interval", None)) is not None:  # schema 1
+            assert values.pop("interval") == old
+            assert Estimate.from_json({**values, "patient_interval": old}) == estimate
+    assert Estimate(0.5).to_json() == {"value": 0.5, "interval": None}
+    draws = np.concatenate([[0.3], np.linspace(0, 1, 39)])
+    assert Estimate.of_draws(draws) == Estimate(0.3, *percentile_interval(draws[1:]))
 
 
 def test_percentiles_equal_scipy() -> None:
     values = np.random.default_rng(0).gamma(2.0, size=40)
-    draws = ratio_over(bootstrap_counts(40, 4000, seed=5), np.arange(40), values, np.ones(40))
+    draws = PatientBootstrap(np.arange(40), 4000, 5).ratio(values, np.ones(40))[1:]
     theirs = bootstrap(
         (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
     ).confidence_interval
@@ -50,8 +87,8 @@ def test_percentiles_equal_scipy() -> None:
 def test_of_a_mean_it_is_students_interval() -> None:
     """Patients of one image each: bootstrap and jackknife give what SciPy's t test gives."""
     values = np.random.default_rng(0).normal(0.3, 1.0, size=12)
-    codes, theirs = np.arange(12), ttest_1samp(values, 0.0)
-    draws = ratio_over(bootstrap_counts(12, 40_000, seed=1), codes, values, np.ones(12))
+    theirs = ttest_1samp(values, 0.0)
+    draws = PatientBootstrap(np.arange(12), 40_000, 1).ratio(values, np.ones(12))[1:]
     exact = Spread.left_out((values.sum() - values) / 11, effective_patients(np.ones(12)))
     for spread, rough in ((exact, 1e-9), (Spread.of(draws, 12.0), 0.02)):
         assert spread.p_value(values.mean()) == pytest.approx(theirs.pvalue, rel=10 * rough)

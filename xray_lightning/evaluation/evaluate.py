@@ -65,12 +65,6 @@ class Origin(Result):
     table: str | None = None
     notes: tuple[str, ...] | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; what belongs to a network or a table only where it is known."""
-        values = super().to_json()
-        optional = ("tta", "weights_sha256", "overlap_known", "table", "notes")
-        return {k: v for k, v in values.items() if k not in optional or v is not None}
-
 
 @dataclass(frozen=True)
 class Evaluation(Result):

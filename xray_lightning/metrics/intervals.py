@@ -10,6 +10,7 @@ from scipy.special import expit, logit
 from scipy.stats import t
 
 from xray_lightning.results import Result
+from xray_lightning.writing import to_plain
 
 Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float]
@@ -60,13 +61,13 @@ class Estimate(Result):
 
     def to_json(self) -> dict[str, Any]:
         """``{"value", "interval": [low, high]}``, null where undefined, and what else is known."""
-        ends = interval_json(self.interval)
+        ends = to_plain(known(self.interval))
         values = {"value": None if np.isnan(self.value) else self.value, "interval": ends}
         if self.exact or self.image_interval:
             values["exact"] = self.exact
         if self.image_interval:
             values["patient_interval"] = ends  # its name in schema 1
-            values["image_interval"] = interval_json(self.image_interval)
+            values["image_interval"] = to_plain(known(self.image_interval))
             values["width_ratio"] = None if np.isnan(self.width_ratio) else self.width_ratio
         return values
 
@@ -80,9 +81,9 @@ class Estimate(Result):
         return cls(value, low, high, values.get("exact", False), images)
 
 
-def interval_json(ends: Interval) -> list[float] | None:
-    """Both ends for JSON, None where undefined."""
-    return None if np.isnan(ends).any() else list(ends)
+def known(ends: Interval) -> Interval | None:
+    """Both ends, None where undefined."""
+    return None if np.isnan(ends).any() else ends
 
 
 def percentile_interval(values: Floats, level: float = 0.95, *, constant: bool = False) -> Interval:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.bootstrap import Floats, divided
+from xray_lightning.metrics.intervals import Floats, divided
 
 Heat = npt.NDArray[np.float32]  # (h, w), or (S, S) once enlarge
 Region = npt.NDArray[np.bool_]  # (S, S)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import Calibration, fit_calibration, require_method
-from xray_lightning.metrics.intervals import NAN, Estimate, Floats, divided
+from xray_lightning.metrics.intervals import NAN, Estimate, Floats, Interval, divided, known
 from xray_lightning.results import Result
 
 RULES = ("youden", "f1", "sensitivity", "specificity")
@@ -170,10 +170,12 @@ class OperatingPoint(Result):
 
     Attributes:
         threshold: positive means score >= threshold.
-        sensitivity: of validation at the threshold, with its 95 % percentile interval, patients
-            resampled, the threshold fixed. A little too good, like the specificity: the threshold
-            was chosen on the same images.
+        sensitivity: of validation at the threshold. A little too good, like the specificity and
+            both intervals: the threshold was chosen on the same images.
+        sensitivity_interval: 95 % percentile interval, patients resampled, the threshold fixed;
+            None where all draws are equal.
         specificity: likewise.
+        specificity_interval: likewise.
         positives: of validation.
         prevalence: of validation: the prior at which the calibration holds.
         calibration: map from scores to probabilities.
@@ -182,34 +184,14 @@ class OperatingPoint(Result):
     """
 
     threshold: float
-    sensitivity: Estimate
-    specificity: Estimate
+    sensitivity: float
+    sensitivity_interval: Interval | None
+    specificity: float
+    specificity_interval: Interval | None
     positives: int
     prevalence: float
     calibration: Calibration | None
     note: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; "sensitivity" and "sensitivity_interval" stand side by side."""
-        values = super().to_json()
-        for name in ("sensitivity", "specificity"):
-            estimate = values[name]
-            values |= {name: estimate["value"], f"{name}_interval": estimate["interval"]}
-        return values
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """What :meth:`to_json` gave; a KeyError, TypeError or ValueError for anything else."""
-        values = dict(values)
-        for name in ("sensitivity", "specificity"):
-            low, high = values.pop(f"{name}_interval") or (NAN, NAN)
-            value = NAN if values[name] is None else float(values[name])
-            values[name] = Estimate(value, float(low), float(high))
-        for name in ("threshold", "prevalence"):
-            values[name] = NAN if values[name] is None else float(values[name])
-        if (chosen := values["calibration"]) is not None:
-            values["calibration"] = Calibration.from_json(chosen)
-        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -271,8 +253,8 @@ def fit_operating_point(
     """
     require_rule(rule, value)
     require_method(calibration)
-    known = ~np.isnan(targets)
-    positive, kept = targets[known] == 1, scores[known]
+    targets_known = ~np.isnan(targets)
+    positive, kept = targets[targets_known] == 1, scores[targets_known]
     few = min(positive.sum(), (~positive).sum()) < minimum_positives
     threshold, note = NAN, f"fewer than {minimum_positives} positives or negatives"
     if not few:
@@ -282,14 +264,20 @@ def fit_operating_point(
     chosen = None if few or calibration is None else fit_calibration(kept, positive, calibration)
     if chosen is not None and not note and is_separated(kept, positive):
         note = SEPARATED
-    sensitivity = specificity = Estimate(NAN)
+    rates = [Estimate(NAN), Estimate(NAN)]
     if not np.isnan(threshold):
-        called, drawn = kept >= threshold, bootstrap.subset(known)
-        sensitivity = Estimate.of_draws(drawn.ratio(positive & called, positive))
-        specificity = Estimate.of_draws(drawn.ratio(~positive & ~called, ~positive))
-    share = float(positive.mean()) if len(positive) else NAN
-    count = int(positive.sum())
-    return OperatingPoint(threshold, sensitivity, specificity, count, share, chosen, note)
+        called, drawn = kept >= threshold, bootstrap.subset(targets_known)
+        sides = (positive & called, positive), (~positive & ~called, ~positive)
+        rates = [Estimate.of_draws(drawn.ratio(*side)) for side in sides]
+    return OperatingPoint(
+        threshold,
+        *(rates[0].value, known(rates[0].interval)),
+        *(rates[1].value, known(rates[1].interval)),
+        int(positive.sum()),
+        float(positive.mean()) if len(positive) else NAN,
+        chosen,
+        note,
+    )
 
 
 def is_separated(scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_]) -> bool:

@@ -6,12 +6,11 @@ clustered variance of Obuchowski 1997), so that no p value hangs on a number of 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.metrics.bootstrap import PatientBootstrap, patient_codes
+from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
 from xray_lightning.metrics.delong import benjamini_hochberg
 from xray_lightning.metrics.intervals import (
     NAN,
@@ -20,7 +19,7 @@ from xray_lightning.metrics.intervals import (
     Interval,
     Spread,
     effective_patients,
-    interval_json,
+    known,
     share_interval,
 )
 from xray_lightning.metrics.ranks import Codes, Ranking, auroc_left_out, counted
@@ -41,7 +40,7 @@ Side = tuple[Floats, Floats]  # AUROC, then with each patient left out, (L, 1 + 
 
 @dataclass(frozen=True)
 class Subgroup(Result):
-    """AUROC of one label (or the mean) in one group of images; NaN where undefined.
+    """AUROC of one label (or the mean) in one group of images; NaN, None where undefined.
 
     Attributes:
         dimension: "sex", "age", ...
@@ -51,7 +50,7 @@ class Subgroup(Result):
         patients: of the group; None where they are not known.
         positives: of the label in the group; of the mean, images with any finding.
         auroc: in the group.
-        interval: 95 %, see :func:`~xray_lightning.metrics.bootstrap.share_interval`.
+        interval: 95 %, see :func:`~xray_lightning.metrics.intervals.share_interval`.
         difference: AUROC of the group less that of all other images of known group.
         difference_interval: 95 %, Student's t.
         p_value: two-sided, of the difference; NaN where all positives are one patient's.
@@ -67,17 +66,12 @@ class Subgroup(Result):
     patients: int | None
     positives: int
     auroc: float
-    interval: Interval
+    interval: Interval | None
     difference: float
-    difference_interval: Interval
+    difference_interval: Interval | None
     p_value: float
     corrected: float
     note: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; an undefined interval is null."""
-        ends = {"interval": self.interval, "difference_interval": self.difference_interval}
-        return super().to_json() | {name: interval_json(pair) for name, pair in ends.items()}
 
 
 def group_records(records: Sequence[Record]) -> dict[str, Groups]:
@@ -85,7 +79,7 @@ def group_records(records: Sequence[Record]) -> dict[str, Groups]:
 
     Images per patient are counted among these records.
     """
-    codes = patient_codes(patient_ids(records))
+    codes = number_patients(patient_ids(records))
     per_patient = np.bincount(codes)[codes].astype(np.float64)
     sex = np.array([record.sex or UNKNOWN for record in records])
     view = np.array([record.view or UNKNOWN for record in records])
@@ -117,9 +111,8 @@ def _band(values: npt.ArrayLike, bands: Sequence[tuple[str, float]]) -> Groups:
 
 
 def _cross(first: Groups, second: Groups) -> Groups:
-    known = (first != UNKNOWN) & (second != UNKNOWN)
     both = np.char.add(np.char.add(first, " "), second)
-    return np.where(known, both, UNKNOWN)
+    return np.where((first != UNKNOWN) & (second != UNKNOWN), both, UNKNOWN)
 
 
 def measure_subgroups(
@@ -132,12 +125,12 @@ def measure_subgroups(
 
     Scores and targets of the N records are (N, L), targets NaN where unknown.
     """
-    codes, known = patient_codes(patient_ids(records)), patients_known(records)
+    codes = number_patients(patient_ids(records))
     rows = []
     for dimension, group, groups in _known_groups(records):
         inside, outside = groups == group, (groups != group) & (groups != UNKNOWN)
         sides = [_aurocs(scores, targets, codes, side) for side in (inside, outside)]
-        patients = len(np.unique(codes[inside])) if known else None
+        patients = len(np.unique(codes[inside])) if patients_known(records) else None
         rows += _rows((dimension, group), labels, targets[inside], patients, sides)
     for of_mean in (True, False):
         family = [k for k, row in enumerate(rows) if (row.label == MEAN) == of_mean]
@@ -206,9 +199,9 @@ def _row(
         patients,
         positives,
         auroc=value,
-        interval=share_interval(value, spread),
+        interval=known(share_interval(value, spread)),
         difference=difference,
-        difference_interval=apart.around(difference),
+        difference_interval=known(apart.around(difference)),
         p_value=apart.p_value(difference),
         corrected=NAN,
         note="" if not np.isnan(value) else f"fewer than {MINIMUM} positives or negatives",
@@ -216,45 +209,25 @@ def _row(
 
 
 @dataclass(frozen=True)
-class Underdiagnosis(Result):
-    """What the operating points miss and call wrongly in one group of images.
+class WrongShare(Result):
+    """Share of some images that is called wrongly: its rate, 95 % interval and those images."""
 
-    Attributes:
-        dimension: as of a :class:`Subgroup`.
-        group: likewise.
-        rate: share of the images with a finding that are called free of findings.
-        images: with a finding.
-        false_rate: share of the images without any finding that are called abnormal.
-        normal_images: without any finding: every label is known to be absent.
+    rate: float
+    interval: Interval | None
+    images: int
+
+
+@dataclass(frozen=True)
+class Underdiagnosis(WrongShare):
+    """What the operating points miss in one group of images, and their false alarms there.
+
+    The share is of the images with a finding, called free of findings; false alarms are a share of
+    those without any finding (every label is known to be absent), called abnormal.
     """
 
     dimension: str
     group: str
-    rate: Estimate
-    images: int
-    false_rate: Estimate
-    normal_images: int
-
-    def to_json(self) -> dict[str, Any]:
-        """``{"dimension", "group", "rate", "interval", "images", "false_alarms": {...}}``."""
-        missed, alarms = (
-            {"rate": sides["value"], "interval": sides["interval"], "images": images}
-            for sides, images in (
-                (self.rate.to_json(), self.images),
-                (self.false_rate.to_json(), self.normal_images),
-            )
-        )
-        place = {"dimension": self.dimension, "group": self.group}
-        return place | missed | {"false_alarms": alarms}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """What :meth:`to_json` gave."""
-        sides = []
-        for side in (values, values["false_alarms"]):
-            rate = Estimate.from_json({"value": side["rate"], "interval": side["interval"]})
-            sides += [rate, side["images"]]
-        return cls(values["dimension"], values["group"], *sides)
+    false_alarms: WrongShare
 
 
 def measure_underdiagnosis(
@@ -274,15 +247,23 @@ def measure_underdiagnosis(
     without an operating point call nothing. A rate of fewer than 10 images is NaN.
     """
     least = np.array([thresholds.get(label, np.inf) for label in labels])
-    called = (scores >= least).any(axis=1)
-    sides = ((targets == 1).any(axis=1), ~called), ((targets == 0).all(axis=1), called)
+    called = np.asarray((scores >= least).any(axis=1))
+    present, absent = np.any(targets == 1, axis=1), np.all(targets == 0, axis=1)
+    sides = (present, ~called), (absent, called)
     bootstrap = PatientBootstrap(patient_ids(records), draws, seed)
     rows = []
     for dimension, group, groups in _known_groups(records):
-        rates: list[Any] = []
-        for of, wrong in sides:
-            inside = of & (groups == group)
-            draw = bootstrap.ratio(inside & wrong, inside) if inside.sum() >= MINIMUM else None
-            rates += [Estimate(NAN) if draw is None else Estimate.of_draws(draw), int(inside.sum())]
-        rows.append(Underdiagnosis(dimension, group, *rates))
+        shares = [_share(bootstrap, of & (groups == group), wrong) for of, wrong in sides]
+        rows.append(Underdiagnosis(*shares[0], dimension, group, WrongShare(*shares[1])))
     return rows
+
+
+def _share(
+    bootstrap: PatientBootstrap, inside: npt.NDArray[np.bool_], wrong: npt.NDArray[np.bool_]
+) -> tuple[float, Interval | None, int]:
+    """Rate, interval and images of a :class:`WrongShare`."""
+    count = int(inside.sum())
+    if count < MINIMUM:
+        return NAN, None, count
+    rate = Estimate.of_draws(bootstrap.ratio(inside & wrong, inside))
+    return rate.value, known(rate.interval), count

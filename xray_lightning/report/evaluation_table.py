@@ -207,13 +207,13 @@ def fit_notes(points: dict[str, OperatingPoint]) -> list[str]:
     return [f"{', '.join(names)}: {text}" for text, names in labels.items()]
 
 
-def interval_text(ends: Interval) -> str:
+def interval_text(ends: Interval | None) -> str:
     """Both ends, or "-".
 
     >>> interval_text((0.5, 0.75))
     '0.500-0.750'
     """
-    return "-" if np.isnan(ends).any() else f"{ends[0]:.3f}-{ends[1]:.3f}"
+    return "-" if ends is None or np.isnan(ends).any() else f"{ends[0]:.3f}-{ends[1]:.3f}"
 
 
 def _ends(estimate: Estimate) -> str:
