@@ -100,13 +100,8 @@ def control_maps(
       only the middle of a place can get more. Where another method has another resolution, there
       is "ceiling 28x28" too.
 
-    Args:
-        annotated: the images.
-        size: side of the square.
-        seed: of the random map.
-        sigma: of the Gaussian, as a share of the side.
-        others: boxes of images of other patients for the mean box; None: those of the other
-            patients in ``annotated``; with one patient there is no mean box.
+    The mean box is of ``others``, boxes of images of other patients; None: of the other patients in
+    ``annotated``; with one patient there is none. ``sigma`` is a share of the square's side.
     """
     shapes = list(dict.fromkeys(maps.shape[1:] for maps in annotated.maps.values()))
     shape, grids, regions = shapes[0], annotated.grids, annotated.regions(size)
@@ -170,8 +165,7 @@ def map_annotated(
 ) -> dict[str, AnnotatedMaps]:
     """Maps, boxes and, of a phantom, masks of each finding that has boxes in a subset.
 
-    The methods are those of :func:`~xray_lightning.explain.maps.class_maps`; ``progress`` is told
-    the maps made, and how many there will be.
+    ``progress`` is told the maps made, and how many there will be.
     """
     places = find_boxed(data, subset)
     maps: dict[str, dict[str, list[Heat]]] = {label: {} for _, label in places}
@@ -199,16 +193,8 @@ def choose_hits(
 ) -> tuple[list[Place], list[str]]:
     """The first images whose map has its maximum in the finding, and the first where it has not.
 
-    Args:
-        places: the N images of ``annotated``.
-        annotated: maps of one finding.
-        method: one of its methods.
-        size: side of the square.
-        count: how many of either.
-
-    Returns:
-        Hits, then misses; and "hit" or "miss" for each. A maximum of tied pixels is a hit if most
-        of them lie in the finding.
+    Hits, then misses, at most ``count`` of either of the N places; and "hit" or "miss" for each. A
+    maximum of tied pixels is a hit if most of them lie in the finding.
     """
     pairs = zip(annotated.maps[method], annotated.regions(size), strict=True)
     large = ((enlarge(heat, size, annotated.grids), region) for heat, region in pairs)

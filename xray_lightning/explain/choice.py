@@ -32,13 +32,8 @@ def choose(
 ) -> dict[str, Rows]:
     """At most ``count`` rows of each kind.
 
-    Args:
-        kinds: the rows of each kind, in table order.
-        rule: "fixed" keeps the table's order; "confident" takes the highest of the scores (n,)
-            first, of ``LOWEST_FIRST`` the lowest, equal scores in table order; "random" draws.
-        count: None: all of them, ordered.
-        scores: of the finding.
-        seed: of "random".
+    Rule "fixed" keeps the table's order; "confident" takes the highest of the scores (n,) first, of
+    ``LOWEST_FIRST`` the lowest, equal ones in table order; "random" draws with ``seed``.
     """
     generator = np.random.default_rng(seed)
     chosen = {}
@@ -101,11 +96,7 @@ class Choice:
         require_integer("images", self.images, 1)
 
     def require_labels(self, known: Sequence[str]) -> None:
-        """Refuse findings the data does not have.
-
-        Raises:
-            ConfigError: names them.
-        """
+        """Refuse findings the data does not have with a ConfigError."""
         if unknown := sorted(set(self.labels or ()) - set(known)):
             raise ConfigError(f"labels must be of {', '.join(known)}, got {', '.join(unknown)}")
 
@@ -113,9 +104,6 @@ class Choice:
         """The images of a subset by the rule, finding by finding; fewer where there are no more.
 
         An image whose scores, (n, L) of the subset, are NaN is not chosen by them.
-
-        Raises:
-            ConfigError: the data has no such label.
         """
         self.require_labels(data.labels)
         targets, places = data.subset_targets(subset), []

@@ -112,9 +112,6 @@ class HeatMaps(pl.Callback):
         """Draw the chosen images of a subset; the figure and the raw maps go to the folder.
 
         ``scores`` (n, L) are those of the subset, ``name`` is that of both files.
-
-        Raises:
-            ConfigError: an unknown label or method.
         """
         places = self.choice.places(data, subset, scores)
         overlays = make_overlays(net, data, subset, places, scores, method=self.method)
@@ -129,11 +126,7 @@ class HeatMaps(pl.Callback):
 
 
 def require_xray(trainer: pl.Trainer, module: pl.LightningModule) -> tuple[XrayNet, XrayDataModule]:
-    """The network and the data of a run.
-
-    Raises:
-        ConfigError: they are of other classes.
-    """
+    """The network and the data of a run; a ConfigError if they are of other classes."""
     net, data = getattr(module, "net", None), getattr(trainer, "datamodule", None)
     if not isinstance(net, XrayNet) or not isinstance(data, XrayDataModule):
         raise ConfigError(

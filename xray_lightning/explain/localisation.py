@@ -30,7 +30,8 @@ class MapMetrics(Result):
     """Metrics of one method or control, see :func:`~xray_lightning.metrics.localisation.score_map`.
 
     ``t_iou``, ``t_iobb`` and ``afp`` have one for each overlap, "0.1" to "0.9". Intervals are 95 %
-    percentile intervals over patients, NaN where all draws are equal or fewer than 39.
+    percentile intervals over patients, NaN where all draws are equal or fewer than 39. Of one label
+    ``without_energy`` counts maps without a positive value; a mean is over ``labels`` labels.
     """
 
     pointing_game: Estimate
@@ -42,6 +43,8 @@ class MapMetrics(Result):
     t_iou: dict[str, Estimate]
     t_iobb: dict[str, Estimate]
     afp: dict[str, Estimate]
+    without_energy: int = 0
+    labels: int = 0
 
     @classmethod
     def of(cls, drawn: Floats, *, intervals: bool, **more: Any) -> Self:
@@ -57,20 +60,6 @@ class MapMetrics(Result):
 
 
 @dataclass(frozen=True)
-class LabelMapMetrics(MapMetrics):
-    """Of one label; ``without_energy``: maps without a positive value, no part of the energy."""
-
-    without_energy: int
-
-
-@dataclass(frozen=True)
-class MeanMapMetrics(MapMetrics):
-    """Means over ``labels`` labels: those where the method is defined."""
-
-    labels: int
-
-
-@dataclass(frozen=True)
 class LabelLocalisation(Result):
     """One label; ``area`` is the place's mean share of the image: what chance would get."""
 
@@ -79,7 +68,7 @@ class LabelLocalisation(Result):
     boxes: int
     area: float
     note: str
-    methods: dict[str, LabelMapMetrics]
+    methods: dict[str, MapMetrics]
 
 
 @dataclass(frozen=True)
@@ -88,7 +77,7 @@ class MeanLocalisation(Result):
 
     labels: int
     note: str
-    methods: dict[str, MeanMapMetrics]
+    methods: dict[str, MapMetrics]
 
 
 @dataclass(frozen=True)
@@ -123,12 +112,9 @@ class Localisation(Result):
 
 @dataclass(frozen=True)
 class Reference:
-    """What images of other patients say: thresholds, and where boxes lie.
+    """Of images of other patients: thresholds by (label, method), boxes, and whose these were.
 
-    Attributes:
-        shares: threshold of each (label, method); not there where the boxes were too few.
-        boxes: of each image, likewise: the mean of a few boxes would be a weak control.
-        patients: whose images these were; :func:`evaluate_localisation` refuses to score any.
+    A label with too few boxes is not there: their mean would be a weak control.
     """
 
     shares: Mapping[tuple[str, str], float]
@@ -139,11 +125,7 @@ class Reference:
 def tune_reference(
     validation: Mapping[str, AnnotatedMaps], *, size: int, sigma: float = SIGMA, seed: int = 0
 ) -> Reference:
-    """Tune the threshold of every method and control of each label on validation images.
-
-    The validation images are never those to be scored. ``size`` is the side of the square in
-    pixels, ``sigma`` of the centre Gaussian, ``seed`` of the random map.
-    """
+    """Tune the threshold of every method and control of each label on images not to be scored."""
     shares, boxes = {}, {}
     for label, annotated in validation.items():
         if min(len(annotated.boxes), len(set(annotated.patients))) < MINIMUM:
@@ -289,7 +271,7 @@ def _of_label(
         area=float(annotated.regions(size).mean()),
         note=TOO_FEW if few else "",
         methods={
-            name: LabelMapMetrics.of(metrics, intervals=not few, without_energy=dark[name])
+            name: MapMetrics.of(metrics, intervals=not few, without_energy=dark[name])
             for name, metrics in drawn.items()
         },
     )
@@ -305,6 +287,6 @@ def _mean(
         of_labels = np.stack([own[name] for own in drawn.values() if name in own])  # (L, 1 + D, F)
         known = np.broadcast_to(~np.isnan(of_labels[:, :1]), of_labels.shape)
         means = divided(np.where(known, of_labels, 0).sum(axis=0), known.sum(axis=0))
-        methods[name] = MeanMapMetrics.of(means, intervals=not few, labels=len(of_labels))
+        methods[name] = MapMetrics.of(means, intervals=not few, labels=len(of_labels))
     note = f"no interval: too few images or patients of {', '.join(few)}" if few else ""
     return MeanLocalisation(len(labels), note, methods)

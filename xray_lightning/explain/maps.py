@@ -5,7 +5,7 @@ Each rule of the Grad-CAM family takes features and gradients, (B, C, h, w), and
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.grid import Grid, Grids
 from xray_lightning.explain.pixels import PIXELS, head_gradients
+from xray_lightning.models.network import XrayNet
 
 aten = torch.ops.aten
 PADS = (aten.constant_pad_nd, aten.reflection_pad2d, aten.replication_pad2d)
@@ -24,7 +25,7 @@ POOLS = (aten.max_pool2d_with_indices, aten.max_pool2d, aten.avg_pool2d)
 
 def grad_cam(features: Tensor, gradients: Tensor) -> Tensor:
     """Selvaraju et al., Grad-CAM (ICCV 2017), eq. 1 and 2: relu(sum_k mean(g_k) f_k)."""
-    return _weighted(gradients.mean(dim=(2, 3)), features).relu()
+    return _weigh(gradients.mean(dim=(2, 3)), features).relu()
 
 
 def grad_cam_plus_plus(features: Tensor, gradients: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ def grad_cam_plus_plus(features: Tensor, gradients: Tensor) -> Tensor:
     """
     total = features.relu().sum(dim=(2, 3), keepdim=True)
     rising = gradients.relu()
-    return _weighted((rising / (2 + total * rising)).sum(dim=(2, 3)), features).relu()
+    return _weigh((rising / (2 + total * rising)).sum(dim=(2, 3)), features).relu()
 
 
 def hires_cam(features: Tensor, gradients: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ def layer_cam(features: Tensor, gradients: Tensor) -> Tensor:
     return hires_cam(features, gradients.relu()).relu()
 
 
-def _weighted(weights: Tensor, features: Tensor) -> Tensor:
+def _weigh(weights: Tensor, features: Tensor) -> Tensor:
     """(B, h, w) of weights (B, C)."""
     return torch.einsum("bc,bchw->bhw", weights, features)
 
@@ -65,57 +66,13 @@ METHODS = ("cam", *RULES, *PIXELS)  # of every network
 GATES = "cbam"  # of one with CBAM blocks
 
 
-class Mapped(Protocol):
-    """What is asked of a network: its L labels, and its two halves."""
-
-    head: Any
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels, in the order of the maps."""
-        ...
-
-    def maps(self, images: Tensor) -> Tensor:
-        """(B, L, h, w) of images (B, 1, H, W) in [0, 1]."""
-        ...
-
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Feature map (B, C, h, w) of images (B, 1, H, W) in [0, 1]."""
-        ...
-
-    def forward_head(self, features: Tensor) -> Tensor:
-        """Logits (B, L) of a feature map (B, C, h, w)."""
-        ...
-
-    def attention_maps(self, images: Tensor) -> dict[str, Tensor]:
-        """Spatial gates (B, 1, h, w) of each CBAM block, the last one last."""
-        ...
-
-    def modules(self) -> Iterator[Any]:
-        """The network and all its parts."""
-        ...
-
-
-def class_map(net: Mapped, images: Tensor, label: str | int, *, method: str = "cam") -> Tensor:
-    """Evidence for one finding at each place: its map of :func:`class_maps`.
-
-    Args:
-        net: an :class:`~xray_lightning.models.network.XrayNet`.
-        images: (B, 1, H, W) float in [0, 1], on the network's device.
-        label: name or position of the finding.
-        method: one of ``METHODS``.
-
-    Returns:
-        (B, h, w), float32 without gradient.
-
-    Raises:
-        ConfigError: as :func:`class_maps`.
-    """
+def class_map(net: XrayNet, images: Tensor, label: str | int, *, method: str = "cam") -> Tensor:
+    """The map of one finding, (B, h, w), of :func:`class_maps`; ``label``: its name or position."""
     return class_maps(net, images, method=method, labels=[label])[:, 0]
 
 
 def class_maps(
-    net: Mapped,
+    net: XrayNet,
     images: Tensor,
     *,
     method: str = "cam",
@@ -133,41 +90,34 @@ def class_maps(
     cam        what the head itself finds, signed. Head "average": the class activation map of
                Zhou et al., Learning Deep Features for Discriminative Localization (CVPR 2016),
                eq. 2, sum_k w_k f_k(x, y), plus its bias: the mean over the map is the logit.
-               "max": the same, the maximum is the logit. "lse": the same, the logit is no function
-               of it. "pcam": the same, the logit is its mean weighted by its sigmoid. "gem": what
-               each place adds, the mean is the logit. "csra": scores, without bias. "attention"
-               and "query": attention weights, which sum to 1: where the head looks, not what it
-               finds.
-    gradcam    Grad-CAM, at least 0. With head "average" relu(CAM without its bias) / (h w).
-    gradcam++  Grad-CAM++, at least 0.
-    hirescam   gradient times feature, signed. With head "average" Grad-CAM without the relu.
-    layercam   LayerCAM, at least 0.
+               "max": the maximum is the logit. "lse": no function of it. "pcam": its mean weighted
+               by its sigmoid. "gem": what each place adds, the mean is the logit. "csra": scores,
+               without bias. "attention" and "query": attention weights, which sum to 1: where the
+               head looks, not what it finds.
+    gradcam    at least 0. With head "average" relu(CAM without its bias) / (h w).
+    gradcam++  at least 0.
+    hirescam   signed. With head "average" Grad-CAM without the relu.
+    layercam   at least 0.
     gradient   absolute gradient on each pixel.
-    integrated integrated gradients from a black image (0) in 50 steps, signed; one pass forward
-               and back for each step and label.
-    occlusion  fall of the logit under a patch of the image's mean, an eighth of the side wide,
-               moved by half of that, signed; one pass forward for each of about 225 places.
+    integrated integrated gradients from black, signed.
+    occlusion  fall of the logit under a grey patch, signed.
     cbam       spatial gates of the last CBAM block, in [0, 1], the same for every finding: what the
-               network lets through, not what it finds. Of a network that has such a block; those
-               of all blocks are ``net.attention_maps``.
+               network lets through. Those of all blocks are ``net.attention_maps``.
     ========== ==================================================================================
 
-    The cells of a feature map need not lie evenly on the image: :func:`~.cell_grids` says
-    where they do, for :func:`~xray_lightning.explain.grid.enlarge`.
-
-    Everything is computed in evaluation mode and in
-    float32, also within ``torch.inference_mode`` and autocast: in bfloat16 the maps of pixels were
-    off by up to 17 % of their largest value (random DenseNet-121). Modes, hooks and ``.grad`` stay
-    as they are.
+    Everything is computed in evaluation mode and in float32, also within ``torch.inference_mode``
+    and autocast: in bfloat16 the maps of pixels were off by up to 17 % of their largest value
+    (random DenseNet-121). Modes, hooks and ``.grad`` stay as they are.
 
     Args:
-        net: an :class:`~xray_lightning.models.network.XrayNet`.
+        net: the network.
         images: (B, 1, H, W) float in [0, 1], on the network's device.
         method: one of ``METHODS``, or ``GATES``.
         labels: names or positions of K findings; None: all L.
 
     Returns:
-        (B, K, h, w) or (B, K, H, W), float32 without gradient.
+        (B, K, h, w) or (B, K, H, W), float32 without gradient. Where the cells see the image is
+        said by :func:`cell_grids`, for :func:`~xray_lightning.explain.grid.enlarge`.
 
     Raises:
         ConfigError: an unknown method, one the network cannot give, a label it does not know, or
@@ -175,16 +125,20 @@ def class_maps(
     """
     _check(net, images, method)
     columns = _columns(net.labels, range(len(net.labels)) if labels is None else labels)
-    with undisturbed(net, images.device.type):
+
+    def score(batch: Tensor) -> Tensor:
+        return net.forward_head(net.forward_features(batch))
+
+    with keep_modes(net, images.device.type):
         images = images.detach().clone()  # no longer an inference tensor
         if method in PIXELS:
-            found = PIXELS[method](_score(net), images, columns)
+            maps = PIXELS[method](score, images, columns)
         else:
-            found = _feature_maps(net, images, columns, method)
-    return found.detach()
+            maps = _feature_maps(net, images, columns, method)
+    return maps.detach()
 
 
-def _feature_maps(net: Mapped, images: Tensor, columns: Sequence[int], method: str) -> Tensor:
+def _feature_maps(net: XrayNet, images: Tensor, columns: Sequence[int], method: str) -> Tensor:
     with torch.no_grad():
         if method == GATES:
             *_, gates = net.attention_maps(images).values()  # (B, 1, h, w)
@@ -196,21 +150,13 @@ def _feature_maps(net: Mapped, images: Tensor, columns: Sequence[int], method: s
     return torch.stack([RULES[method](features, gradient) for gradient in gradients], dim=1)
 
 
-def _score(net: Mapped) -> Any:
-    return lambda images: net.forward_head(net.forward_features(images))
-
-
 def require_method(method: str) -> None:
-    """Refuse an unknown method.
-
-    Raises:
-        ConfigError: names those there are.
-    """
+    """Refuse an unknown method with a ConfigError."""
     if method not in (*METHODS, GATES):
         raise ConfigError(f"method must be one of {', '.join((*METHODS, GATES))}, got {method!r}")
 
 
-def _check(net: Mapped, images: Tensor, method: str) -> None:
+def _check(net: XrayNet, images: Tensor, method: str) -> None:
     require_method(method)
     own = {"cam": ("maps",), GATES: ("attention_maps",)}
     needed = own.get(method, ("forward_features", "forward_head"))
@@ -241,7 +187,7 @@ def _position(labels: tuple[str, ...], label: str | int) -> int:
 
 
 @contextmanager
-def undisturbed(net: Mapped, device: str) -> Iterator[None]:
+def keep_modes(net: XrayNet, device: str) -> Iterator[None]:
     """Evaluation mode, gradients and float32 within, then each module's own mode again."""
     modes: list[tuple[nn.Module, bool]] = [(module, module.training) for module in net.modules()]
     try:
@@ -268,7 +214,7 @@ def cell_grids(net: Any, size: int) -> Grids:
     device = next(net.parameters()).device
     images = torch.zeros(1, 1, size, size, device=device)
     tracing = _Tracing(images)
-    with undisturbed(net, device.type), torch.no_grad(), tracing:
+    with keep_modes(net, device.type), torch.no_grad(), tracing:
         net.forward_features(images)
     return tracing.last
 
@@ -289,7 +235,7 @@ class _Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        moved = _moved(func.overloadpacket, args)
+        moved = _place_outputs(func.overloadpacket, args)
         for output in tree_leaves(result):  # a batch norm gives several
             if isinstance(output, Tensor) and output.ndim == 4:
                 grid = self._alike(output, args) if moved is None else self._after(args[0], *moved)
@@ -310,7 +256,7 @@ class _Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return _mean(grids) if grids else None
 
 
-def _moved(operation: Any, args: tuple[Any, ...]) -> tuple[float, int] | None:
+def _place_outputs(operation: Any, args: tuple[Any, ...]) -> tuple[float, int] | None:
     """Place of the first output, and from one output to the next, in places of the input."""
     if operation is aten.convolution:
         _, weight, _, stride, padding, dilation, transposed, *_ = args

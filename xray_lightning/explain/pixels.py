@@ -17,15 +17,10 @@ Score = Callable[[Tensor], Tensor]  # images (B, 1, H, W) -> logits (B, L)
 
 
 def label_gradients(logits: Tensor, inputs: Tensor, columns: Sequence[int]) -> Iterator[Tensor]:
-    """Gradients of some logits on what they were computed from; ``.grad`` of no tensor changes.
+    """Gradients (B, ...) of some logits (B, L) on the leaf they come from, a column at a time.
 
-    One label after another: for DenseNet-121's features and 14 labels as fast, within 15 %, as one
-    batched backward pass (``is_grads_batched``) for most heads, with the memory of one label.
-    Logits are (B, L), those of an image depend on that image alone; ``inputs`` (B, ...) is a leaf
-    that requires a gradient.
-
-    Yields:
-        (B, ...) for each column.
+    For DenseNet-121's features and 14 labels that is as fast, within 15 %, as one batched backward
+    pass (``is_grads_batched``) for most heads, with the memory of one label.
     """
     for number, column in enumerate(columns, start=1):
         keep = number < len(columns)
@@ -33,12 +28,9 @@ def label_gradients(logits: Tensor, inputs: Tensor, columns: Sequence[int]) -> I
 
 
 def head_gradients(net: Any, features: Tensor, columns: Sequence[int]) -> Iterator[Tensor]:
-    """Gradients of some logits on the feature map (B, C, h, w).
+    """Gradients (B, C, h, w) of some logits on the feature map, a column at a time.
 
     A head that says ``linear``, the average pool, needs no backward pass: w / (h w) at each place.
-
-    Yields:
-        (B, C, h, w) for each column.
     """
     if getattr(net.head, "linear", False):
         weight = net.head.classifier.weight / (features.shape[2] * features.shape[3])  # (L, C)
@@ -95,12 +87,8 @@ def occlusion(
     4.2. The patch has the mean of its image; a pixel gets the mean fall over the patches that
     cover it. One forward pass for each place serves all labels.
 
-    Args:
-        score: the network.
-        images: (B, 1, H, W).
-        columns: the labels.
-        patch: side of the patch in pixels; None: an eighth of the image's shorter side.
-        stride: pixels from patch to patch; None: half a patch.
+    ``patch`` is its side in pixels, an eighth of the image's shorter side unless given; ``stride``
+    from patch to patch, half a patch.
 
     Raises:
         ConfigError: a patch larger than the image, or a stride that leaves gaps.

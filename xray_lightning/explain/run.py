@@ -54,26 +54,10 @@ class SplitName(Result):
 
 @dataclass(frozen=True)
 class Explanation(Result):
-    """What ``explain.json`` holds.
+    """What ``explain.json`` holds; ``localisation_missing`` and ``saliency_missing`` say why not.
 
-    Attributes:
-        checkpoint: its path.
-        weights_sha256: of its weights.
-        data: title of the data set.
-        split: of the data.
-        subset: "val" or "test".
-        fingerprint: of the subset.
-        images: of the subset.
-        patients: of the subset; None where they are not known.
-        auroc: of the subset, as in metrics.json.
-        methods: of the maps that were scored.
-        localisation: the maps against boxes.
-        localisation_missing: why there is none.
-        published: what was published for the same boxes.
-        gallery: file name of each finding's figure.
-        saliency: the tests of each method.
-        saliency_missing: why there are none.
-        overlays: of each finding with boxes, hits and misses; not in JSON.
+    ``auroc`` is that of the subset, as in metrics.json; ``gallery`` names each finding's figure;
+    ``overlays``, hits and misses of each finding with boxes, are not in JSON.
     """
 
     checkpoint: str
@@ -294,10 +278,7 @@ def _localise(
     draws: int,
     seed: int,
 ) -> Localisation | None:
-    """Against boxes, with thresholds of validation if that shares no patient with the subset.
-
-    The subsets of split=image and of images=all do.
-    """
+    """With thresholds of validation if that shares no patient (split=image, images=all do)."""
     if not annotated.get(subset):
         return None
     patients = [{record.patient_id for record in data.subset_records(name)}

@@ -52,16 +52,9 @@ STEPS = 8
 class SaliencyTests(Result):
     """Every test of a map method: numbers, intervals and verdicts.
 
-    Attributes:
-        verdict: of all that ran: "passes", "fails", "undecided" or "not run".
-        reason: why none was run; the tests are None then.
-        note: that there are too few patients.
-        finding: whose maps were tested.
-        map: its shape.
-        flat: share of maps with one value everywhere, as Grad-CAM's where all evidence is negative.
-        maps: how many were made.
-        scores: how many were made.
-        label: position of the finding.
+    The verdict is of all that ran; where nothing did, ``reason`` says why and the tests are None.
+    ``map`` is a map's shape, ``flat`` the share of maps with one value everywhere, as Grad-CAM's
+    where all evidence is negative, ``maps`` and ``scores`` how many were made.
     """
 
     verdict: str = NOT_RUN
@@ -231,11 +224,7 @@ def run_subset_tests(
     seed: int = 0,
     progress: Report = lambda done, total: None,
 ) -> SaliencyTests:
-    """:func:`run_saliency_tests` on images of a subset that have the finding.
-
-    At most ``images`` of them, drawn with ``seed``; the methods are those of
-    :func:`~xray_lightning.explain.maps.class_maps`.
-    """
+    """:func:`run_saliency_tests` on at most ``images`` images of a subset that have the finding."""
     dataset, records = data.dataset(subset), data.subset_records(subset)
     present = data.subset_targets(subset)[:, data.labels.index(label)]
     rows = np.random.default_rng(seed).permutation(np.flatnonzero(present == 1)).tolist()[:images]

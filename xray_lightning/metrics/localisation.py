@@ -160,12 +160,9 @@ def detect_boxes(heat: Heat, shares: Sequence[float]) -> Floats:
 
 
 def overlaps(detected: npt.ArrayLike, annotated: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Intersection over union, and over the DETECTED box's area (IoBB of Wang 2017, section 4).
+    """IoU, and intersection over the DETECTED box's area (IoBB of Wang 2017, section 4), (K, G).
 
     Boxes are rows of x, y, width, height, (K, 4) and (G, 4).
-
-    Returns:
-        IoU and IoBB, (K, G) each.
     """
     one = np.asarray(detected, dtype=np.float64).reshape(-1, 1, 4)
     other = np.asarray(annotated, dtype=np.float64).reshape(1, -1, 4)
@@ -179,22 +176,18 @@ def overlaps(detected: npt.ArrayLike, annotated: npt.ArrayLike) -> tuple[Floats,
 def score_map(
     heat: Heat, region: Region, annotated: npt.ArrayLike, *, shares: Sequence[float], near: Region
 ) -> tuple[Floats, Floats]:
-    """All figures of one map, as sums and what they are sums over.
+    """All metrics of one map, as sums and what they are sums over, in the order of ``METRICS``.
 
     Over 1 image: pointing game, energy inside (over 0 where the map has no positive value) and
     average precision of the place; "centre", whether the centre of the smallest detected box around
     the map's maximum (the first of equal ones) lies in an annotated box, 0 without a box; and
-    "afp", detected boxes whose IoBB with every annotated box is at most each of :data:`OVERLAPS`.
+    "afp", detected boxes whose IoBB with every annotated box is at most each of ``OVERLAPS``.
 
     Over the annotated boxes: for each the highest IoU and the highest IoBB of any detected box
-    ("iou", "iobb"), and whether they exceed each of :data:`OVERLAPS`: Wang 2017 calls a
-    localisation correct if IoU > T(IoU), or IoBB > T(IoBB). Many small boxes have a high T(IoBB) by
-    chance: read it beside "afp". ``heat``, the place ``region`` and ``near``, where the maximum
-    counts as a hit, are (S, S), the annotated boxes (G, 4); the shares are thresholds of
-    :func:`detect_boxes`.
-
-    Returns:
-        Sums and weights, in the order of :data:`METRICS`.
+    ("iou", "iobb"), and whether they exceed each of ``OVERLAPS``: Wang 2017 calls a localisation
+    correct if IoU > T(IoU), or IoBB > T(IoBB). Many small boxes have a high T(IoBB) by chance: read
+    it beside "afp". ``heat``, the place ``region`` and ``near``, where the maximum counts as a hit,
+    are (S, S), the annotated boxes (G, 4); the shares are those of :func:`detect_boxes`.
     """
     theirs = np.asarray(annotated, dtype=np.float64).reshape(-1, 4)
     detected = detect_boxes(heat, shares)

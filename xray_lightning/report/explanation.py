@@ -88,13 +88,12 @@ def pointing_table(places: Localisation, method: str, title: str) -> Table:
     table = empty_table(f"{title}: pointing game", "label", *columns)
     for name, boxes, row in _rows(places):
         shown = row.methods[method]
-        game, labels = shown.pointing_game, getattr(shown, "labels", None)
+        game, labels = shown.pointing_game, shown.labels
         none = "too few" if row.note else "equal"
         interval = none if np.isnan(game.low) else f"{game.low:.3f}-{game.high:.3f}"
         controls = [row.methods.get(control) for control in CONTROLS]
         cells = [
-            number(c.pointing_game.value) if c and getattr(c, "labels", None) == labels else "-"
-            for c in controls
+            number(c.pointing_game.value) if c and c.labels == labels else "-" for c in controls
         ]
         table.add_row(name, f"{boxes:,}", number(game.value), interval, *cells)
     return table

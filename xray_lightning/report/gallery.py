@@ -58,18 +58,10 @@ def make_heat_maps(
     method: str = "cam",
     every: int = 1,
 ) -> HeatMaps:
-    """The callback of a configuration; see :class:`~xray_lightning.explain.heatmaps.HeatMaps`.
+    """The callback of a configuration: :class:`~xray_lightning.explain.heatmaps.HeatMaps`.
 
-    Args:
-        folder: for the pictures and raw maps.
-        rule: which images, see :class:`~xray_lightning.explain.choice.Choice`.
-        images: how many of each finding.
-        labels: the findings; None: all.
-        method: of :func:`~xray_lightning.explain.maps.class_maps`.
-        every: epochs from one figure to the next.
-
-    Raises:
-        ConfigError: an unknown rule, or a number out of range.
+    ``rule``, ``images`` of each finding and ``labels`` (None: all) are those of
+    :class:`~xray_lightning.explain.choice.Choice`.
     """
     if isinstance(labels, str):  # heat_maps.labels=Mass
         labels = [labels]

@@ -29,13 +29,9 @@ BAR = 0.12  # inches below a picture for its colour bar
 def common_scale(heats: Sequence[Floats], *, signed: bool | None = None) -> Scale:
     """One scale for all maps, so that one without evidence stays clear.
 
-    Signed maps: -m to m, the 99th percentile m of their sizes; 0 is clear. Others: clear up to
-    their median, since one far low value would else light up all the rest; strongest from their
-    99th percentile.
-
-    Args:
-        heats: the maps.
-        signed: whether they tell evidence against from evidence for; None: if any is below 0.
+    Signed maps (None: if any is below 0): -m to m, the 99th percentile m of their sizes; 0 is
+    clear. Others: clear up to their median, since one far low value would else light up all the
+    rest; strongest from their 99th percentile.
     """
     values = np.concatenate([heat.ravel() for heat in heats] or [np.zeros(1, np.float32)])
     if signed or (signed is None and values.min() < 0):

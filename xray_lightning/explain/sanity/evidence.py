@@ -65,15 +65,8 @@ def perturb(
     :mod:`~.study`, "fails" if it is worse than the random order, else "undecided". Worse than
     the order from the centre does not fail, for that may be the grain.
 
-    Args:
-        net: in evaluation mode.
-        study: N images, best with the finding; takes 6 (steps - 1) + 2 scores of each.
-        maps: (N, h, w); where one has a NaN, its areas are undefined.
-        label: position of the map's label.
-        steps: in which the pixels change.
-
-    Raises:
-        ConfigError: fewer than two steps.
+    ``net`` is in evaluation mode and scores each image 6 (steps - 1) + 2 times; maps are (N, h, w);
+    where one has a NaN, its areas are undefined.
     """
     require_integer("steps", steps, 2)
     blurred = blur(study.images)

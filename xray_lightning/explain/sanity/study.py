@@ -88,15 +88,8 @@ class Mean(Result):
 class Similarity(Mean):
     """How alike maps are, the same of maps of different patients' images, and a verdict.
 
-    Attributes:
-        verdict: by the rules of this module.
-        reason: why it was not run.
-        chance: similarity of maps of different patients' images.
-        from_halfway: distance to the middle between chance and 1.
-        control: similarity of two random networks' maps, where that is compared with.
-        excess: over the control.
-        networks: how many were compared.
-        shifts: rows and columns, in pixels, that the image was moved by.
+    ``from_halfway`` is the distance to the middle between chance and 1; ``control`` the similarity
+    of two random networks' maps and ``excess`` what is above it, where these are compared.
     """
 
     verdict: str = NOT_RUN
@@ -127,13 +120,7 @@ class MeasuredTest(Result):
 
 @dataclass(frozen=True)
 class Sample:
-    """The patients of N images and the draws of them.
-
-    Attributes:
-        bootstrap: the draws.
-        partners: for each image one of another patient, (N,).
-        seed: of the draws.
-    """
+    """The patients of N images and draws of them; ``partners`` (N,): for each one of another."""
 
     bootstrap: PatientBootstrap
     partners: Codes
@@ -227,16 +214,9 @@ def combine_verdicts(verdicts: Iterable[str]) -> str:
 class Study:
     """N images, and what is done with them; each method goes through them once.
 
-    Attributes:
-        images: (N, 1, S, S) in [0, 1], on the CPU.
-        sample: their patients.
-        explain: the method under test.
-        batch: images at a time, at least 2 (a batch norm learns nothing from one).
-        advance: told how many images were done.
-        grids: where the cells of the maps see the image.
-        maps_made: images explained so far.
-        scores_made: images scored so far.
-        shape: of the maps, once there is one.
+    Images are (N, 1, S, S) in [0, 1], on the CPU; ``batch`` of them at a time, at least 2, as a
+    batch norm learns nothing from one. ``advance`` is told how many were done, ``shape`` is that of
+    the maps once there is one.
     """
 
     images: Tensor
