@@ -67,7 +67,7 @@ def tell(path: Path, weights: str, *subsets: str) -> None:
 def test_results_of_two_checkpoints(run_folder: Path, old: str) -> None:
     tell(run_folder / "metrics.json", "new", "val", "test")
     tell(run_folder / "evaluation.json", "new")
-    assert read_run(run_folder).evaluation["weights_sha256"] == "new"
+    assert read_run(run_folder).evaluation.origin.weights_sha256 == "new"
     subsets = () if old == "evaluation" else (old,)
     tell(run_folder / ("metrics.json" if subsets else "evaluation.json"), "old", *subsets)
     with pytest.raises(ConfigError, match=r"results of different checkpoints.*resume="):

@@ -63,9 +63,9 @@ def test_nothing_is_fetched(text: str, parsed: Callable) -> None:
 def test_the_table_says_what_the_files_say(
     run: Run, facts: dict, text: str, parsed: Callable
 ) -> None:
-    page = parsed(text)
-    assert facts["test"]["labels"] == run.evaluation["labels"]
-    for label, each in run.evaluation["labels"].items():
+    page, evaluation = parsed(text), run.evaluation.to_json()
+    assert facts["test"]["labels"] == evaluation["labels"]
+    for label, each in evaluation["labels"].items():
         auroc = each["auroc"]
         cells = page.row(label)
         assert cells[0] == f"{each['positives']:,}"
@@ -75,27 +75,28 @@ def test_the_table_says_what_the_files_say(
         assert cells[1:3] == [value, shown]
         assert cells[8] == f"{each['brier']['value']:.3f}"
     assert page.row("Hernia")[1:7] == ["-"] * 6
-    mean = run.evaluation["mean"]["auroc"]["value"]
+    mean = evaluation["mean"]["auroc"]["value"]
     assert page.row("mean")[:2] == ["13/14 defined", f"{mean:.3f}"]
     assert "Hernia: AUROC is undefined, no positive image." in text
     assert "Test images whose target is unknown and left out: Mass (1)." in text
     for label, point in facts["operating_points"]["labels"].items():
-        found = run.evaluation["labels"][label]["sensitivity"]["value"]
+        found = evaluation["labels"][label]["sensitivity"]["value"]
         row = page.row(label, 1)
         assert row[0] == f"{point['threshold']:.3f}"
         assert row[1].startswith(f"{found:.3f} (")
-        calls = run.evaluation["calls"]["labels"][label]
+        calls = evaluation["calls"]["labels"][label]
         assert row[6:8] == ["{} of {}".format(*calls[kind]) for kind in ("missed", "false_alarms")]
-    assert "{} are called abnormal".format(run.evaluation["calls"]["false_alarms"][0]) in text
+    assert "{} are called abnormal".format(evaluation["calls"]["false_alarms"][0]) in text
     assert facts["operating_points"]["labels"]
     assert "Hernia" in facts["operating_points"]["without"]
 
 
 def test_verdict_and_what_is_not_known(run: Run, facts: dict, text: str) -> None:
+    evaluation = run.evaluation.to_json()
     first, second, third = facts["summary"]
-    for subset in (facts["split"]["fingerprint"], run.evaluation["fingerprint"], "13 of 14 labels"):
+    for subset in (facts["split"]["fingerprint"], evaluation["fingerprint"], "13 of 14 labels"):
         assert subset in first
-    aurocs = {k: v["auroc"]["value"] for k, v in run.evaluation["labels"].items()}
+    aurocs = {k: v["auroc"]["value"] for k, v in evaluation["labels"].items()}
     known = {label: value for label, value in aurocs.items() if value is not None}
     weakest = min(known, key=known.get)
     assert second.startswith(f"Weakest is {weakest}, {known[weakest]:.3f}")
@@ -110,8 +111,9 @@ def test_verdict_and_what_is_not_known(run: Run, facts: dict, text: str) -> None
 
 
 def test_reliability_bins_are_those_of_the_error(run: Run, facts: dict) -> None:
+    evaluation = run.evaluation.to_json()
     for label, kinds in facts["reliability"].items():
-        each = run.evaluation["labels"][label]
+        each = evaluation["labels"][label]
         for kind, name in (("raw", "calibration_error"), ("calibrated", "calibrated_error")):
             if kinds[kind] is None:
                 assert each[name]["value"] is None
@@ -135,7 +137,7 @@ def test_labels_are_escaped(run_folder: Path, parsed: Callable) -> None:
     page = parsed(text)
     assert "<b>" not in text
     assert not page.open
-    assert page.row(name)[0] == str(run.evaluation["labels"][name]["positives"])
+    assert page.row(name)[0] == str(run.evaluation.metrics.labels[name].positives)
     assert "The split was not audited: no &lt;data&gt;." in text
 
 

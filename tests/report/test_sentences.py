@@ -1,19 +1,21 @@
 """Sentences for runs that the phantom's is not."""
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from xray_lightning import Phantom
+from xray_lightning.evaluation.evaluate import Evaluation, SplitName
 from xray_lightning.evaluation.published import IMAGES, TEST_IMAGES, comparable, incomparable
 from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.report.run import read_run
 from xray_lightning.report.run_page import report_values, run_page
 from xray_lightning.report.sentences import (
+    compare_published,
     list_limitations,
     list_warnings,
-    published_rows,
     summarise_run,
 )
 
@@ -23,18 +25,18 @@ def facts(made_run: Path) -> dict:
     return deepcopy(report_values(read_run(made_run), None, "its data set is gone"))
 
 
-def on_nih(evaluation: dict, split: str) -> dict:
+def on_nih(evaluation: Evaluation, split: str) -> Evaluation:
     """The evaluation as if it were one on all of NIH."""
-    sizes = {"known": IMAGES, "scored": TEST_IMAGES}
-    rows = comparable("nih", CHEST_XRAY14, split, "test", **sizes)
-    nih = {"data": "nih", "published": [vars(row) for row in rows], "split": {"name": split}}
-    return {**evaluation, **nih, "data_images": IMAGES, "images": TEST_IMAGES}
+    rows = comparable("nih", CHEST_XRAY14, split, "test", known=IMAGES, scored=TEST_IMAGES)
+    name = SplitName(split, "f00d")
+    origin = replace(evaluation.origin, data="nih", data_images=IMAGES, split=name)
+    return replace(evaluation, origin=origin, images=TEST_IMAGES, published=rows)
 
 
 @pytest.mark.parametrize(("split", "ranked"), [("official", True), ("patient", False)])
 def test_published_rows_of_the_own_split_only(made_run: Path, split: str, ranked: bool) -> None:
     run = read_run(made_run)
-    found = published_rows(on_nih(dict(run.evaluation), split))
+    found = compare_published(on_nih(run.evaluation, split))
     kinds = {row["split"] for row in found["rows"]}, {row["split"] for row in found["elsewhere"]}
     assert kinds == (({"official"}, {"own"}) if ranked else ({"own"}, {"official"}))
     assert found["ranked"] is ranked
@@ -48,8 +50,9 @@ def test_published_rows_of_the_own_split_only(made_run: Path, split: str, ranked
 
 
 def test_none_beside_a_part_of_the_images(made_run: Path) -> None:
-    evaluation = {**read_run(made_run).evaluation, "data": "nih", "published": []}
-    found = published_rows({**evaluation, "data_images": 937, "images": 125})
+    evaluation = on_nih(read_run(made_run).evaluation, "patient")
+    origin = replace(evaluation.origin, data_images=937)
+    found = compare_published(replace(evaluation, origin=origin, images=125, published=[]))
     assert found["sentence"].endswith("the label table has 937 images, NIH's has 112,120.")
     assert not found["ranked"]
     assert {row["split"] for row in found["elsewhere"]} == {"official", "own"}

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from xray_lightning.data.partition import fingerprint
-from xray_lightning.errors import ConfigError, DataError
+from xray_lightning.errors import CheckpointError, ConfigError, DataError
+from xray_lightning.evaluation.evaluate import Evaluation
 from xray_lightning.evaluation.predictions import Predictions, read_own
 
 Values = Mapping[str, Any]
@@ -48,7 +49,7 @@ class Run:
     config: str
     environment: Values
     metrics: Values
-    evaluation: Values
+    evaluation: Evaluation
     predictions: Mapping[str, Predictions]
     history: pd.DataFrame | None
     explain: Values | None
@@ -77,7 +78,7 @@ def read_run(folder: Path, metrics: Values | None = None) -> Run:
             f"resume={folder}"
         )
     metrics = _read_values(folder / "metrics.json") if metrics is None else metrics
-    evaluation = _read_values(folder / "evaluation.json")
+    evaluation = _read_evaluation(folder / "evaluation.json")
     explain, explain_missing = _read_explain(folder / "explain" / "explain.json", metrics)
     run = Run(
         folder,
@@ -101,7 +102,8 @@ def require_one_run(run: Run) -> None:
         ConfigError: files are of different checkpoints, images or labels.
     """
     folder, evaluation, remedy = run.folder, run.evaluation, _remedy(run.folder)
-    hashes = {run.metrics["val"].get(HASH), run.metrics["test"].get(HASH), evaluation.get(HASH)}
+    hashes = {run.metrics["val"].get(HASH), run.metrics["test"].get(HASH)}
+    hashes.add(evaluation.origin.weights_sha256)
     if len(hashes) > 1:
         raise ConfigError(
             f"{folder} holds results of different checkpoints: val and test of metrics.json and "
@@ -110,18 +112,18 @@ def require_one_run(run: Run) -> None:
     for subset, table in run.predictions.items():
         images = fingerprint({subset: table.image_ids})
         told = {run.environment["split"]["parts"][subset], run.metrics[subset]["fingerprint"]}
-        told |= {evaluation["fingerprint"]} if subset == "test" else set()
-        if told != {images} or table.labels != tuple(evaluation["labels"]):
+        told |= {evaluation.fingerprint} if subset == "test" else set()
+        if told != {images} or table.labels != tuple(evaluation.metrics.labels):
             raise ConfigError(
                 f"{folder} holds files of different runs: predictions_{subset}.csv is of the "
                 f"images [{images}] and {len(table.labels)} labels, the other files are of "
-                f"{sorted(told)} and {len(evaluation['labels'])}. {remedy}"
+                f"{sorted(told)} and {len(evaluation.metrics.labels)}. {remedy}"
             )
-    if run.explain and run.explain["fingerprint"] != evaluation["fingerprint"]:
+    if run.explain and run.explain["fingerprint"] != evaluation.fingerprint:
         raise ConfigError(
             f"{folder / 'explain/explain.json'} is of other images "
             f"[{run.explain['fingerprint']}] than the run's test set "
-            f"[{evaluation['fingerprint']}]: remove it, or run xray explain again"
+            f"[{evaluation.fingerprint}]: remove it, or run xray explain again"
         )
 
 
@@ -143,6 +145,14 @@ def _read_values(path: Path) -> Values:
     if lacking := [key for key in NEEDED[path.name] if key not in known]:
         raise _damaged(path, f"it lacks {', '.join(lacking)}")
     return known
+
+
+def _read_evaluation(path: Path) -> Evaluation:
+    values = _read_values(path)
+    try:
+        return Evaluation.from_json(values)
+    except (AttributeError, KeyError, TypeError, ValueError, CheckpointError) as error:
+        raise _damaged(path, repr(error)) from error
 
 
 def _read_table(folder: Path, subset: str, metrics: Values) -> Predictions:

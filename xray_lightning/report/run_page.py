@@ -9,16 +9,16 @@ import numpy as np
 
 from xray_lightning.audit.run import Audit
 from xray_lightning.metrics.calibration import reliability
-from xray_lightning.metrics.operating_points import OperatingPoint
+from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.metrics.subgroups import MEAN
 from xray_lightning.report.audit_page import audit_figures
 from xray_lightning.report.drawings import run_figures
 from xray_lightning.report.page import page
 from xray_lightning.report.run import Run
 from xray_lightning.report.sentences import (
+    compare_published,
     list_limitations,
     list_warnings,
-    published_rows,
     summarise_run,
 )
 from xray_lightning.writing import open_replacing, to_plain, write_json
@@ -92,23 +92,23 @@ def run_page(run: Run, values: Values) -> str:
 
 def report_values(run: Run, audit: Audit | None, audit_missing: str = "") -> Values:
     """Everything the page of a run shows, as plain values."""
-    evaluation = run.evaluation
+    evaluation = run.evaluation.to_json()
     values: Values = {
         "run": run.folder.resolve().name,
         "data": evaluation["data"],
         "split": run.environment["split"],
         "test": {key: evaluation[key] for key in TEST if key in evaluation},
         "val": run.metrics["val"],
-        "published": published_rows(evaluation),
-        "reliability": _reliability(run),
-        "operating_points": _operating_points(evaluation["validation"]),
-        "subgroups": _subgroups(evaluation),
+        "published": compare_published(run.evaluation),
+        "reliability": _bin_scores(run),
+        "operating_points": _describe_points(run.evaluation.operating_points),
+        "subgroups": _choose_subgroups(evaluation),
         "audit": audit and audit.to_json(),
         "audit_missing": audit_missing,
-        "training": _training(run),
+        "training": _describe_training(run),
         "explain": run.explain,
         "explain_missing": run.explain_missing,
-        "reproduce": _reproduction(run),
+        "reproduce": _describe_surroundings(run),
     }
     values |= {"summary": summarise_run(values), "warnings": list_warnings(values)}
     values["limitations"] = list_limitations(values)
@@ -116,15 +116,14 @@ def report_values(run: Run, audit: Audit | None, audit_missing: str = "") -> Val
     return plain | {former: plain[name] for former, name in FORMER.items()}
 
 
-def _reliability(run: Run) -> Values:
+def _bin_scores(run: Run) -> Values:
     """Mean score and share of positives of each bin of a label, raw and calibrated."""
     table, bins = run.predictions["test"], {}
-    points = run.evaluation["validation"].get("labels", {})
+    points = run.evaluation.operating_points
+    calibrations = {k: point.calibration for k, point in points.labels.items()} if points else {}
     for label, scores, targets in zip(table.labels, table.scores.T, table.targets.T, strict=True):
         known = ~np.isnan(targets)
-        calibration = (
-            OperatingPoint.from_json(points[label]).calibration if label in points else None
-        )
+        calibration = calibrations.get(label)
         kinds = {"raw": scores[known], "calibrated": calibration and calibration(scores[known])}
         bins[label] = {
             kind: dict(zip(("score", "share", "images"), reliability(kept, targets[known] == 1),
@@ -134,21 +133,21 @@ def _reliability(run: Run) -> Values:
     return bins
 
 
-def _operating_points(chosen: Values) -> Values:
+def _describe_points(points: OperatingPoints | None) -> Values:
     """Thresholds of validation and what they do there; labels without one, and why."""
-    labels = chosen.get("labels", {})
-    maps = [point["calibration"]["method"] for point in labels.values() if point["calibration"]]
-    defined = {label: point for label, point in labels.items() if point["threshold"] is not None}
+    labels = points.labels if points else {}
+    defined = points.thresholds if points else {}
+    methods = [point.calibration.method for point in labels.values() if point.calibration]
     return {
-        **{key: chosen.get(key) for key in ("rule", "value", "fingerprint")},
-        "labels": defined,
-        "without": {k: point["note"] for k, point in labels.items() if k not in defined},
-        "doubts": {k: point["note"] for k, point in defined.items() if point["note"]},
-        "calibration": maps[0] if maps else None,
+        **{key: getattr(points, key, None) for key in ("rule", "value", "fingerprint")},
+        "labels": {label: labels[label].to_json() for label in defined},
+        "without": {k: point.note for k, point in labels.items() if k not in defined},
+        "doubts": {k: labels[k].note for k in defined if labels[k].note},
+        "calibration": methods[0] if methods else None,
     }
 
 
-def _subgroups(evaluation: Mapping[str, Any]) -> Values:
+def _choose_subgroups(evaluation: Mapping[str, Any]) -> Values:
     """Mean AUROC of every group, single labels that differ, missed disease."""
     single = [row for row in evaluation["subgroups"] if row["label"] != MEAN]
     tested = [row for row in single if row["corrected"] is not None]
@@ -160,7 +159,7 @@ def _subgroups(evaluation: Mapping[str, Any]) -> Values:
     }
 
 
-def _training(run: Run) -> Values:
+def _describe_training(run: Run) -> Values:
     """The rows of metrics.csv and which of them the checkpoint is."""
     if (table := run.history) is None:
         return {"epochs": 0, "best_epoch": None, "rows": []}
@@ -170,7 +169,7 @@ def _training(run: Run) -> Values:
     return {"epochs": len(table), "best_epoch": best, "rows": table.to_dict("records")}
 
 
-def _reproduction(run: Run) -> Values:
+def _describe_surroundings(run: Run) -> Values:
     """Command, settings, surroundings."""
     environment: Mapping[str, Any] = run.environment
     command = [str(word) for word in environment["command"]]

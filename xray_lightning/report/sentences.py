@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from xray_lightning.evaluation.evaluate import Evaluation
 from xray_lightning.evaluation.published import incomparable, place_among, published
 from xray_lightning.metrics.estimates import FEW_PATIENTS
 from xray_lightning.records import patients_text
+from xray_lightning.writing import to_plain
 
 Values = Mapping[str, Any]  # of report.json, as far as they are there
 
@@ -65,33 +67,33 @@ def _synthetic(values: Values) -> bool:
     return bool(values["reproduce"]["data"]["name"] == "phantom")  # the title may say more
 
 
-def published_rows(evaluation: Values) -> dict[str, Any]:
+def compare_published(evaluation: Evaluation) -> dict[str, Any]:
     """Published results that may stand beside an evaluation, and those that may not."""
+    origin, mean = evaluation.origin, evaluation.metrics.mean["auroc"].value
     reason = incomparable(
-        evaluation["data"],
-        list(evaluation["labels"]),
-        evaluation["split"]["name"],
-        evaluation["subset"],
-        known=evaluation["data_images"],
-        scored=evaluation["images"],
+        origin.data,
+        list(evaluation.metrics.labels),
+        origin.split.name if origin.split else "",
+        origin.subset or "",
+        known=origin.data_images,
+        scored=evaluation.images,
     )
-    mean = evaluation["mean"]["auroc"]["value"]
-    works = {row["work"] for row in evaluation["published"]}
-    beside = [row for row in published() if row.work in works]
-    if reason or mean is None:
+    beside = evaluation.published
+    if reason or mean != mean:  # NaN
         sentence = f"No published result can stand beside it: {reason or 'it has no mean'}."
     else:
         text = place_among(mean, beside)
         sentence = f"{text[0].upper()}{text[1:]}."
+    works = {row.work for row in beside}
     kept = ("work", "year", "split", "mean", "primary", "note")
     return {
         "sentence": sentence,
         "ranked": bool(beside) and beside[0].split == "official",
-        "rows": evaluation["published"],
+        "rows": to_plain(beside),
         "elsewhere": [
             {key: getattr(row, key) for key in kept}
             for row in published()
-            if evaluation["data"] == "nih" and row.work not in works
+            if origin.data == "nih" and row.work not in works
         ],
     }
 
