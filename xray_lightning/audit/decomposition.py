@@ -109,11 +109,7 @@ def decompose(
     on_val, on_test, on_mix = (mean_of_defined(aurocs) for aurocs in curves)  # (1 + D,)
     by_patient = np.bincount(test.table.patients, weights=weights[0])
     known = test.table.patients_known
-    on = [subset.table for subset in pair]
-    views = sorted(set(on[0].view.tolist()) & set(on[1].view.tolist()) - {""})
-    masks = {f"view {view}": [table.view == view for table in on] for view in views}
-    if not np.isnan(on[1].follow_up).all():
-        masks["first images"] = [table.follow_up == 0 for table in on]
+    matched = {**_match(val.table, test.table), **groups}
     return Decomposition(
         labels=int((~np.isnan(curves[0, :, 0])).sum()),
         val=float(on_val[0]),
@@ -130,7 +126,7 @@ def decompose(
             label: (float(row[0]), float(row[1]), float(row[2]))
             for label, row in zip(val.table.labels, curves[:, :, 0].T, strict=True)
         },
-        matched=[_compare(name, pair, drawn, of) for name, of in {**masks, **groups}.items()],
+        matched=[_compare(name, pair, drawn, masks) for name, masks in matched.items()],
         severity=[_compare_severity(level, pair, drawn) for level in range(len(_FINDINGS))],
     )
 
@@ -194,6 +190,17 @@ def _number_cells(val: LabelTable, test: LabelTable) -> tuple[Codes, Codes]:
         cell = (place * (len(_FOLLOW_UPS) + 2) + band) * len(_FINDINGS) + severity
         cells.append(cell.astype(np.intp))
     return cells[0], cells[1]
+
+
+def _match(*tables: LabelTable) -> dict[str, Sequence[Mask]]:
+    """Each view that both have, and the patients' first images."""
+    views = set.intersection(*(set(table.view.tolist()) for table in tables)) - {""}
+    masks: dict[str, Sequence[Mask]] = {
+        f"view {view}": [table.view == view for table in tables] for view in sorted(views)
+    }
+    if not np.isnan(tables[-1].follow_up).all():
+        masks["first images"] = [table.follow_up == 0 for table in tables]
+    return masks
 
 
 def _aurocs(subset: ScoredSubset, weights: Floats, use: Mask | None = None) -> Floats:

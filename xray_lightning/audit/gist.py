@@ -8,7 +8,7 @@ from xray_lightning.audit.baselines import OTHERS, TRAINED, Baseline
 from xray_lightning.audit.decomposition import Decomposition
 from xray_lightning.audit.duplicates import Duplicates
 from xray_lightning.audit.leakage import UNKNOWN, CheckpointOverlap, Leakage, ListMatch, Overlap
-from xray_lightning.audit.shift import Separation, Shift
+from xray_lightning.audit.shift import Shift
 from xray_lightning.data.partition import SUBSETS
 
 
@@ -36,7 +36,7 @@ def write_gist(
         sentences.append(_tell_duplicates(leakage.duplicates))
     if leakage.checkpoint:
         sentences.append(_tell_checkpoint(leakage.checkpoint, patients.test_images))
-    sentences += _tell_shift(shift) + _tell_separation(shift.separation)
+    sentences += _tell_shift(shift)
     return sentences + _tell_baselines(baselines, patients.in_train) + _tell_change(decomposition)
 
 
@@ -86,26 +86,22 @@ def _tell_checkpoint(checkpoint: CheckpointOverlap, count: int) -> str:
 
 
 def _tell_shift(shift: Shift) -> list[str]:
-    rows = [row for row in shift.prevalence if not np.isnan(row.ratio)]
-    if not rows:
-        return []
-    most = max(rows, key=lambda row: abs(np.log(max(row.ratio, 1e-9))))
-    return [
-        f"Prevalence differs most for {most.name}: {most.ratio:.2f} times as high in "
-        f"test as in train and val ({most.ratio_to_train:.2f} times train alone)."
-    ]
-
-
-def _tell_separation(separation: Separation) -> list[str]:
-    if separation.result is None:
-        return []
-    auroc, used = separation.result.mean, separation.used
-    return [
-        f"Metadata alone tells test from training images with AUROC {auroc:.3f}, mostly by "
-        f"{max(used, key=used.__getitem__)}."
-        if auroc > 0.55
-        else f"Metadata alone cannot tell test from training images: AUROC {auroc:.3f}."
-    ]
+    sentences = []
+    if rows := [row for row in shift.prevalence if not np.isnan(row.ratio)]:
+        most = max(rows, key=lambda row: abs(np.log(max(row.ratio, 1e-9))))
+        sentences.append(
+            f"Prevalence differs most for {most.name}: {most.ratio:.2f} times as high in "
+            f"test as in train and val ({most.ratio_to_train:.2f} times train alone)."
+        )
+    if shift.separation.result:
+        auroc, used = shift.separation.result.mean, shift.separation.used
+        sentences.append(
+            f"Metadata alone tells test from training images with AUROC {auroc:.3f}, mostly by "
+            f"{max(used, key=used.__getitem__)}."
+            if auroc > 0.55
+            else f"Metadata alone cannot tell test from training images: AUROC {auroc:.3f}."
+        )
+    return sentences
 
 
 def _tell_baselines(baselines: Sequence[Baseline], in_train: int | None) -> list[str]:

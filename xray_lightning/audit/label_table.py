@@ -7,12 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.intervals import (
-    Floats,
-    Interval,
-    mean_of_defined,
-    percentile_interval,
-)
+from xray_lightning.metrics.intervals import Floats, Interval, mean_of_defined, percentile_interval
 from xray_lightning.metrics.ranks import Codes
 from xray_lightning.records import Record, patient_ids, patients_known, target_matrix
 from xray_lightning.results import Result

@@ -11,19 +11,8 @@ from xray_lightning.audit.decomposition import Decomposition, ScoredSubset, deco
 from xray_lightning.audit.duplicates import Duplicates
 from xray_lightning.audit.gist import write_gist
 from xray_lightning.audit.label_table import LabelTable
-from xray_lightning.audit.leakage import (
-    Leakage,
-    count_overlap,
-    match_checkpoint,
-    match_list,
-)
-from xray_lightning.audit.shift import (
-    Shift,
-    add_train_val,
-    compare_metadata,
-    compare_prevalence,
-    separate_by_metadata,
-)
+from xray_lightning.audit.leakage import Leakage, count_overlap, match_checkpoint, match_list
+from xray_lightning.audit.shift import Shift, add_train_val, measure_shift
 from xray_lightning.data.partition import Split, fingerprint
 from xray_lightning.data.source import Source
 from xray_lightning.errors import TableError
@@ -96,19 +85,18 @@ def audit_split(
     table = LabelTable.of(source.records, source.labels)
     bootstrap = PatientBootstrap(table.patients, draws, seed)
     leakage = _find_leaks(source, split, lists or {}, exposures or {}, checkpoint, duplicates)
-    shift = Shift(
-        compare_prevalence(table, split.subsets, bootstrap),
-        compare_metadata(table, split.subsets, bootstrap),
-        separate_by_metadata(table, split.subsets, bootstrap, seed),
-    )
+    shift = measure_shift(table, split.subsets, bootstrap, seed)
     baselines = score_baselines(table, split.subsets, bootstrap, seed)
     change = None
     if predictions:
         change = decompose_change(source, split, *predictions, draws=draws, seed=seed)
-    settings = {"settings": dict(split.settings)}
     return Audit(
         data=source.name,
-        split={"name": split.name, "fingerprint": split.fingerprint, **settings},
+        split={
+            "name": split.name,
+            "fingerprint": split.fingerprint,
+            "settings": dict(split.settings),
+        },
         images=len(source.records),
         patients=bootstrap.patients if table.patients_known else None,
         labels=list(source.labels),

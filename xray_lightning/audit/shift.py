@@ -61,6 +61,17 @@ class Shift(Result):
     separation: Separation
 
 
+def measure_shift(
+    table: LabelTable, subsets: Mapping[str, Rows], bootstrap: PatientBootstrap, seed: int
+) -> Shift:
+    """All of it; ``bootstrap`` is over the whole table, so that a patient that leaks is one."""
+    return Shift(
+        compare_prevalence(table, subsets, bootstrap),
+        compare_metadata(table, subsets, bootstrap),
+        separate_by_metadata(table, subsets, bootstrap, seed),
+    )
+
+
 def add_train_val(subsets: Mapping[str, Rows]) -> dict[str, Rows]:
     """The subsets, and train and val together."""
     both = np.sort(np.concatenate([subsets["train"], subsets["val"]]))
@@ -70,10 +81,7 @@ def add_train_val(subsets: Mapping[str, Rows]) -> dict[str, Rows]:
 def compare_prevalence(
     table: LabelTable, subsets: Mapping[str, Rows], bootstrap: PatientBootstrap
 ) -> list[Quantity]:
-    """Share of positive images among those whose target is known, of each label.
-
-    ``bootstrap`` is over the whole table, so that a patient that leaks is resampled as one.
-    """
+    """Share of positive images among those whose target is known, of each label."""
     known = (~np.isnan(table.targets)).astype(np.float64)
     positive = (table.targets == 1).astype(np.float64)
     pairs = {label: (positive[:, i], known[:, i]) for i, label in enumerate(table.labels)}

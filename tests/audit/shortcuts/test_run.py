@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from xray_lightning.audit.shortcuts.run import (
-    CAUGHT,
-    NOT_CAUGHT,
-    Shortcuts,
-    examine,
-    write_gist,
-)
+from xray_lightning.audit.shortcuts.run import CAUGHT, NOT_CAUGHT, Shortcuts, examine, write_gist
 from xray_lightning.audit.shortcuts.sample import Sample
 from xray_lightning.errors import ConfigError
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -108,24 +109,14 @@ def examine(
         for label, column in zip(net.labels, targets.T, strict=True)
         if not np.isnan(column).all()
     }
-    grids = cell_grids(net, sample.images.shape[-1])
     labels = {}
     for label, column in columns.items():
-        index = net.labels.index(label)
+        index, positive = net.labels.index(label), column == 1
         drops = {
             region: measure_drop(logits, occlusion, index, column, bootstrap)
             for region, occlusion in occlusions.items()
         }
-        energy: dict[str, Energy] = {}
-        if (positive := column == 1).any():
-            images = sample.images[torch.from_numpy(positive)]
-            batches = iterate_batches(net, images, BATCH)
-            evidence = torch.cat(
-                [torch.as_tensor(maps(net, batch, label)).cpu() for batch in batches]
-            )
-            energy = measure_energy(
-                evidence.double().numpy(), images, bootstrap.subset(positive), grids
-            )
+        energy = _measure_maps(net, sample.images, label, positive, bootstrap, maps)
         auroc = _estimate_auroc(logits[:, index], column, bootstrap)
         floor = sample.floor
         labels[label] = LabelShortcut(
@@ -136,7 +127,14 @@ def examine(
             maps=energy,
             floor=None if floor is None else _estimate_auroc(floor[:, index], column, bootstrap),
         )
-    probes = _probe_features(net, sample, columns, bootstrap, seed)
+    trained, random = (
+        pool_features(model, sample.images) for model in (net, build_untrained(net, seed))
+    )
+    probes = {
+        name: probe(trained, random, np.asarray(attribute, np.float64), bootstrap, seed)
+        for name, attribute in {**sample.attributes, **columns}.items()
+        if not np.isnan(attribute).all()
+    }
     return Shortcuts(labels, probes, len(sample.images), bootstrap.patients, draws, seed)
 
 
@@ -190,19 +188,18 @@ def _estimate_auroc(scores: Floats, targets: Floats, bootstrap: PatientBootstrap
     return Estimate.of_draws(bootstrap.auroc(scores, targets))
 
 
-def _probe_features(
+def _measure_maps(
     net: XrayNet,
-    sample: Sample,
-    columns: Mapping[str, Floats],
+    images: Tensor,
+    label: str,
+    positive: npt.NDArray[np.bool_],
     bootstrap: PatientBootstrap,
-    seed: int,
-) -> dict[str, Probe]:
-    """Attributes of the images and labels, in the features of the network and of random weights."""
-    trained, random = (
-        pool_features(model, sample.images) for model in (net, build_untrained(net, seed))
-    )
-    return {
-        name: probe(trained, random, np.asarray(attribute, np.float64), bootstrap, seed)
-        for name, attribute in {**sample.attributes, **columns}.items()
-        if not np.isnan(attribute).all()
-    }
+    maps: Maps,
+) -> dict[str, Energy]:
+    if not positive.any():
+        return {}
+    shown = images[torch.from_numpy(positive)]
+    batches = [maps(net, batch, label) for batch in iterate_batches(net, shown, BATCH)]
+    evidence = torch.cat([torch.as_tensor(batch).cpu() for batch in batches]).double().numpy()
+    grids = cell_grids(net, images.shape[-1])
+    return measure_energy(evidence, shown, bootstrap.subset(positive), grids)
