@@ -96,10 +96,6 @@ def test_matched_and_severity_against_loops() -> None:
     empty = rows["2 other findings"]  # there are two labels
     assert (empty.labels, empty.test_images) == (0, 0)
     assert np.isnan(empty.change)
-
-
-def test_first_images_are_matched_where_known() -> None:
-    val, test = subset(0.2, 0), subset(0.7, 1)
     for scored in (val, test):
         scored.table.follow_up[:] = np.arange(6000) % 2
     assert "first images" in [row.name for row in change(val, test).matched]

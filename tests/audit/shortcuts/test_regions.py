@@ -52,12 +52,9 @@ def test_the_body_of_a_phantom() -> None:
     assert np.mean(overlaps) > 0.93
     assert min(overlaps) > 0.8
     assert np.mean(found) > 0.85
-
-
-def test_no_body_in_a_flat_image() -> None:
-    body = find_body(FLAT)
-    assert body.inside.all()
-    assert not body.lungs.any()
+    flat = find_body(FLAT)
+    assert flat.inside.all()
+    assert not flat.lungs.any()
 
 
 @pytest.mark.parametrize("size", [64, 224])
