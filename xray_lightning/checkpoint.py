@@ -283,11 +283,7 @@ def store_operating_points(path: Path, points: Mapping[str, Any]) -> None:
 
 
 def require_labels(description: Description, labels: tuple[str, ...], place: str) -> None:
-    """Refuse to score data with a label the checkpoint does not know; fewer ones can be scored.
-
-    Raises:
-        CheckpointError: a label is not one of the checkpoint's, or there is none.
-    """
+    """Refuse to score data with a label the checkpoint does not know; fewer ones can be scored."""
     if not labels or not set(labels) <= set(description.labels):
         raise CheckpointError(
             f"{place} was trained on the {len(description.labels)} labels "

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from xray_lightning.errors import WeightsError
 from xray_lightning.models import backbones
-from xray_lightning.models.backbones import create_backbone, load_backbone, traced_sizes
+from xray_lightning.models.backbones import create_backbone, load_backbone, trace_sizes
 from xray_lightning.models.network import XrayNet
 
 CONFIGS = sorted((Path(__file__).parents[2] / "conf/model").glob("*.yaml"))
@@ -273,7 +273,7 @@ def test_unknown_names_are_no_question_of_weights(how: str) -> None:
 )
 def test_what_patches_read(backbone: str, size: int, read: int, side: int) -> None:
     net = XrayNet(["Mass"], backbone, image_size=size)
-    share, divisor, _ = traced_sizes(net, size)
+    share, divisor, _ = trace_sizes(net, size)
     assert share == pytest.approx((read / size) ** 2)
     assert divisor == side
     assert net.training
@@ -282,4 +282,4 @@ def test_what_patches_read(backbone: str, size: int, read: int, side: int) -> No
 @pytest.mark.parametrize(("size", "single"), [(32, True), (64, False)])
 def test_a_batch_norm_of_one_value(size: int, single: bool) -> None:
     net = XrayNet(["Mass"], "resnet10t", image_size=size)
-    assert traced_sizes(net, size)[2] is single
+    assert trace_sizes(net, size)[2] is single

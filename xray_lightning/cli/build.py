@@ -26,7 +26,7 @@ from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.heatmaps import HeatMaps
-from xray_lightning.models.backbones import traced_sizes
+from xray_lightning.models.backbones import trace_sizes
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report.panel import Panel
 from xray_lightning.training.environment import write_environment
@@ -51,13 +51,7 @@ STATISTICS = {
 def data_from(
     config: Settings, source: Source | None = None, *, workers: int = 0
 ) -> XrayDataModule:
-    """The data module of a configuration: reads the tables and makes the split, no pixels.
-
-    Args:
-        config: all settings.
-        source: the data set, if its tables were read already.
-        workers: loader processes, see :func:`prepare_process`.
-    """
+    """The data module of a configuration: reads the tables and makes the split, no pixels."""
     return XrayDataModule(
         source or make(config.data),
         split=make(config.split),
@@ -74,11 +68,7 @@ def data_from(
 
 
 def task_from(config: Settings, data: XrayDataModule) -> XrayTask:
-    """Network, loss and optimiser of a configuration.
-
-    Raises:
-        ConfigError: the optimiser refuses its settings, or see :func:`require_sizes`.
-    """
+    """Network, loss and optimiser of a configuration."""
     net: nn.Module = make(config.model, labels=data.labels)
     require_sizes(net, config.image_size, config.batch_size)
     if config.compile:
@@ -95,12 +85,8 @@ def task_from(config: Settings, data: XrayDataModule) -> XrayTask:
 
 
 def require_sizes(net: nn.Module, image_size: int, batch_size: int) -> None:
-    """Refuse an image whose margin is never read, and a batch that batch norm cannot train on.
-
-    Raises:
-        ConfigError: image_size or batch_size, with those that work.
-    """
-    share, side, single = traced_sizes(net, image_size)
+    """Refuse an image whose margin is never read, and a batch that batch norm cannot train on."""
+    share, side, single = trace_sizes(net, image_size)
     name = getattr(net, "config", {}).get("backbone", type(net).__name__)
     if share < 1:
         low = image_size // side * side
@@ -116,11 +102,7 @@ def require_sizes(net: nn.Module, image_size: int, batch_size: int) -> None:
 
 
 def panel_from(config: Settings, labels: Sequence[str]) -> Panel | None:
-    """The settings of the results figure; None if the data leaves open which finding to show.
-
-    Raises:
-        ConfigError: an unknown label or rule, or a number out of range.
-    """
+    """The settings of the results figure; None if the data leaves open which finding to show."""
     panel = Panel(config.panel.label, config.panel.rule, config.panel.columns, config.panel.seed)
     return panel if panel.finding(labels) else None
 
@@ -199,11 +181,7 @@ def trainer_from(
     fit: bool = True,
     folder: Path | None = None,
 ) -> pl.Trainer:
-    """The Lightning trainer of a configuration, on a GPU if it asks for one and there is one.
-
-    Raises:
-        ConfigError: a GPU is demanded and there is none.
-    """
+    """The Lightning trainer of a configuration, on a GPU if it asks for one and there is one."""
     node = {str(key): value for key, value in config.trainer.items()}
     on_gpu = wants_gpu(config)
     if node["accelerator"] == "gpu" and not on_gpu:

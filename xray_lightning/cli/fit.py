@@ -35,16 +35,7 @@ from xray_lightning.training.run import require_same_split, train
 def fit(
     config: Settings, last: Checkpoint | None = None, *, source: Source | None = None
 ) -> float | None:
-    """Train, keep the best checkpoint by validation AUROC, evaluate it on validation and test.
-
-    Args:
-        config: all settings.
-        last: where to go on, if ``config`` is that run's own already.
-        source: the data set, if its tables were read already.
-
-    Returns:
-        The best checkpoint's validation AUROC, for Hydra's sweepers; None if undefined.
-    """
+    """Train, keep the best checkpoint by validation AUROC, evaluate it on validation and test."""
     quieten()
     require_settings(config)
     resources = prepare_process(config)
@@ -83,11 +74,7 @@ def fit(
 
 
 def require_own_processes(trainer: pl.Trainer) -> None:
-    """Never start processes that would each run the whole sweep.
-
-    Raises:
-        ConfigError: a sweep's run that is to start processes itself.
-    """
+    """Never start processes that would each run the whole sweep."""
     if in_sweep() and trainer.world_size > 1 and not started_outside():
         raise ConfigError(
             f"a sweep (-m) cannot start {trainer.world_size} processes for each run: set "

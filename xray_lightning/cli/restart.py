@@ -39,12 +39,6 @@ def sweep_run(config: DictConfig) -> float | None:
 
     The other runs go on: Hydra would give up at the end of the batch and print no table. The sweep
     then leaves with an exit code.
-
-    Returns:
-        The best checkpoint's validation AUROC; None if undefined or if the run failed.
-
-    Raises:
-        ConfigError: the folder holds a run with other settings.
     """
     run = Path(config.run_dir)
     prepare_log(HydraConfig.get().job.num)
@@ -76,16 +70,7 @@ def prepare_log(number_of_run: int) -> None:
 
 
 def start_run(config: DictConfig, source: Source | None = None) -> float | None:
-    """Train in a folder that is this run's alone: anew, or what an earlier start left undone.
-
-    Args:
-        config: all settings; ``config.resume`` names a run to continue with a few of them.
-        source: the data set, if its tables were read already.
-
-    Raises:
-        ConfigError: the folder holds a run that is finished, or has other settings.
-        LockedError: another process trains there.
-    """
+    """Train in a folder that is this run's alone: anew, or what an earlier start left undone."""
     quieten()  # before the first line of the log
     require_known_keys(config)
     run = Path(config.resume or config.run_dir)
@@ -113,11 +98,7 @@ def hint_at_stop(run: Path, training: Callable[[], float | None]) -> float | Non
 
 
 def read_finished(run: Path) -> float | None:
-    """The score of a finished run in a sweep; its log stays as it is.
-
-    Raises:
-        ConfigError: this is no sweep.
-    """
+    """The score of a finished run in a sweep; its log stays as it is."""
     if not in_sweep():
         raise ConfigError(f"{run} holds a run already: resume={run} continues it, or name another")
     metrics = read_json(run / "metrics.json")
@@ -130,11 +111,6 @@ def resume_run(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpo
     """The configuration of an interrupted run with overrides, and its last checkpoint.
 
     Without one, stopped in its first epoch, it starts anew: what it left is removed.
-
-    Raises:
-        ConfigError: a setting is to change that would make it another run; its config.yaml is
-            damaged, or names what only ``trust=true`` lets it build.
-        CheckpointError: a checkpoint is damaged, or gone after the first epoch.
     """
     last, history = run / "checkpoints" / "last.ckpt", run / "metrics.csv"
     later = history.is_file() and len(history.read_text(encoding="utf-8").splitlines()) > 2
@@ -166,11 +142,7 @@ def clear(run: Path) -> None:
 
 
 def require_same_settings(config: DictConfig, run: Path) -> None:
-    """Never take another run's result, or go on with another run's weights.
-
-    Raises:
-        ConfigError: the run in the folder has other settings; the message names them.
-    """
+    """Never take another run's result, or go on with another run's weights."""
     ours = OmegaConf.to_container(reusable(to_container(config)))
     both = [dict(entries_of(values)) for values in (ours, read_config(run / "config.yaml"))]
     now, then = ({k: v for k, v in each.items() if not isinstance(v, dict)} for each in both)

@@ -37,9 +37,6 @@ def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> 
 
     The name may have a weights tag ("densenet121.tv_in1k"); networks of fixed input size (ViT) need
     ``image_size``.
-
-    Raises:
-        ConfigError: timm knows no such name, or cannot build that network for our use.
     """
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
@@ -61,12 +58,7 @@ def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> 
 
 
 def load_network(name: str, weights: str, image_size: int) -> tuple[Any, LoadReport | None]:
-    """A backbone with weights: "imagenet", "none", or the path of a file; and what was loaded.
-
-    Raises:
-        ConfigError: see :func:`create_backbone`.
-        WeightsError: see :func:`pretrained_backbone` and :func:`load_backbone`.
-    """
+    """A backbone with weights: "imagenet", "none", or the path of a file; and what was loaded."""
     if weights == "imagenet":
         return pretrained_backbone(name, image_size=image_size)
     backbone = create_backbone(name, image_size=image_size)
@@ -78,10 +70,6 @@ def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, LoadR
 
     timm loads them leniently. To prove that nothing was left random, the network is made twice
     from one random state, and every floating-point tensor must differ from its initial value.
-
-    Raises:
-        ConfigError: timm knows no such network.
-        WeightsError: there are no such weights, they cannot be fetched, or they fit only in part.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -101,7 +89,7 @@ def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, LoadR
                 "weights, model.weights=/path/to/file.safetensors loads a file fetched elsewhere"
             ) from error
     state = backbone.state_dict()
-    random = [key for key, value in state.items() if _untouched(value, initial[key])]
+    random = [key for key, value in state.items() if _is_initial(value, initial[key])]
     if random:
         raise WeightsError(_partial(f"timm's weights for {name!r}", missing=random, extra=[]))
     return backbone, LoadReport(f"timm's {name}.{facts.tag}", len(state))
@@ -112,9 +100,6 @@ def load_backbone(backbone: Any, path: Path) -> LoadReport:
 
     The first convolution of a three-channel file is summed over its input channels, timm's way
     for one-channel images; the file's classifier is dropped; everything else must match.
-
-    Raises:
-        WeightsError: the file is missing, unreadable, or fits only in part (lists the keys).
     """
     state = read_state(path)
     ours = {key.removeprefix("net."): value for key, value in state.items()}
@@ -128,11 +113,7 @@ def load_backbone(backbone: Any, path: Path) -> LoadReport:
 
 
 def read_state(path: Path) -> State:
-    """The tensors of a ``.safetensors`` file or a checkpoint.
-
-    Raises:
-        WeightsError: there is no such file, or it is neither.
-    """
+    """The tensors of a ``.safetensors`` file or a checkpoint."""
     if not path.is_file():
         raise WeightsError(
             f"model.weights: no file at {str(path)!r}; it must be 'imagenet', 'none', or the path "
@@ -158,22 +139,14 @@ def read_state(path: Path) -> State:
 
 
 def require_whole(path: Path) -> None:
-    """Compare every entry of a zip, as torch writes checkpoints, with its CRC-32; torch does not.
-
-    Raises:
-        BadZipFile: an entry is not as it was written, or the file is no zip.
-    """
+    """Compare every entry of a zip, torch's checkpoints, with its CRC-32; torch does not."""
     with ZipFile(path) as archive:
         if name := archive.testzip():
             raise BadZipFile(f"{name} is not as it was written")
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
-    """Load a state strictly.
-
-    Raises:
-        WeightsError: names or shapes differ; the message lists the keys.
-    """
+    """Load a state strictly."""
     wanted = module.state_dict()
     fits = {key for key, v in state.items() if key in wanted and v.shape == wanted[key].shape}
     missing = [key for key in wanted if key not in fits]
@@ -194,19 +167,19 @@ def _adapt(state: State, facts: Mapping[str, Any]) -> State:
     return state
 
 
-def _untouched(value: Tensor, initial: Tensor) -> bool:
+def _is_initial(value: Tensor, initial: Tensor) -> bool:
     return value.is_floating_point() and torch.equal(value, initial)
 
 
 def _partial(origin: str, *, missing: list[str], extra: list[str]) -> str:
-    def listed(keys: list[str]) -> str:
+    def join(keys: list[str]) -> str:
         return ", ".join(keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
 
     text = f"{origin} fits the network only in part, so nothing was loaded."
     if missing:
-        text += f" Not in the file, or of another shape ({len(missing)}): {listed(missing)}."
+        text += f" Not in the file, or of another shape ({len(missing)}): {join(missing)}."
     if extra:
-        text += f" In the file only, or of another shape ({len(extra)}): {listed(extra)}."
+        text += f" In the file only, or of another shape ({len(extra)}): {join(extra)}."
     return text
 
 
@@ -216,11 +189,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def trial_features(backbone: Any, image_size: int) -> Tensor:
-    """Raw features of one black image, found in evaluation mode.
-
-    Raises:
-        ConfigError: the backbone cannot take images of that size.
-    """
+    """Raw features of one black image, found in evaluation mode."""
     training = backbone.training
     backbone.eval()
     try:
@@ -236,7 +205,7 @@ def trial_features(backbone: Any, image_size: int) -> Tensor:
     return raw
 
 
-def traced_sizes(net: nn.Module, image_size: int) -> tuple[float, int, bool]:
+def trace_sizes(net: nn.Module, image_size: int) -> tuple[float, int, bool]:
     """What a network makes of the size of its images, from one black image in evaluation mode.
 
     Returns:
@@ -264,11 +233,7 @@ def traced_sizes(net: nn.Module, image_size: int) -> tuple[float, int, bool]:
 
 
 def layout_of(backbone: Any, image_size: int) -> tuple[str, int]:
-    """How the features lie, "NCHW", "NHWC" or "NLC" (tokens), and their channels.
-
-    Raises:
-        ConfigError: the features are neither a map nor patch tokens with a stated grid.
-    """
+    """How the features lie, "NCHW", "NHWC" or "NLC" (tokens), and their channels."""
     features = trial_features(backbone, image_size)
     if features.shape[1:-1] == (_token_count(backbone),):
         return "NLC", features.shape[2]

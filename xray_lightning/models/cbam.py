@@ -122,13 +122,6 @@ def insert_cbam(
 
     The names are as ``named_modules`` has them, such as "block3" or "layer2.0"; a trial image of
     ``image_size`` px shows how many channels they give.
-
-    Returns:
-        The blocks in the order of the names; a dot in a name, which torch forbids here, is "-".
-
-    Raises:
-        ConfigError: a name is unknown or given twice, its module does not run exactly once, or
-            gives no map (B, C, H, W).
     """
     if isinstance(names, str):
         raise ConfigError(f"model.cbam_after must be a list such as [{names}], got {names!r}")
@@ -145,7 +138,7 @@ def insert_cbam(
 def _output_channels(backbone: Any, names: Sequence[str], image_size: int) -> dict[str, int]:
     """Channels of the map that each named module gives."""
     shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in names}
-    modules = [_named(backbone, name) for name in names]
+    modules = [_get_module(backbone, name) for name in names]
     if len(shapes) < len(names):
         raise ConfigError(f"model.cbam_after names a module twice: {list(names)}")
     if not names:
@@ -167,7 +160,7 @@ def _output_channels(backbone: Any, names: Sequence[str], image_size: int) -> di
     return {name: _channels(name, shapes[name], channels_first=square) for name in names}
 
 
-def _named(backbone: Any, name: str) -> nn.Module:
+def _get_module(backbone: Any, name: str) -> nn.Module:
     modules = dict(backbone.named_modules())
     modules.pop("")  # the backbone itself
     if name in modules:

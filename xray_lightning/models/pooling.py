@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, require_integer
 
 
 def generalised_mean(features: Tensor, power: Tensor) -> Tensor:
@@ -153,11 +153,7 @@ class LogSumExp(PoolingHead):
 
 
 def require_positive(option: str, value: Any, *, or_zero: bool = False) -> float:
-    """An option that must be a finite number above 0, or also 0.
-
-    Raises:
-        ConfigError: it is not.
-    """
+    """An option that must be a finite number above 0, or also 0."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if number and (0 < value < math.inf or (or_zero and value == 0)):
         return float(value)
@@ -165,14 +161,7 @@ def require_positive(option: str, value: Any, *, or_zero: bool = False) -> float
     raise ConfigError(f"model.head_options.{option} must be a number {bound}, got {value!r}")
 
 
-def require_count(option: str, value: Any) -> int:
-    """An option that must be an integer of at least 1.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(
-            f"model.head_options.{option} must be an integer of at least 1, got {value!r}"
-        )
+def require_count(option: str, value: int) -> int:
+    """An option that must be an integer of at least 1."""
+    require_integer(f"model.head_options.{option}", value, 1)
     return value

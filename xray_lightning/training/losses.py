@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, require_integer
 
 
 def binary_cross_entropy(
@@ -310,8 +310,7 @@ class PairwiseAUC(nn.Module):
     def __init__(self, *, margin: float = 0.2, power: int = 3) -> None:
         super().__init__()
         self.margin = _in_range("margin", margin, 1, closed=True)
-        if not isinstance(power, int) or power < 1:
-            raise ConfigError(f"loss.power must be an integer of at least 1, got {power!r}")
+        require_integer("loss.power", power, 1)
         self.power = power
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -21,11 +21,7 @@ def make_optimizer(
     head_lr: float | None = None,
     layer_decay: float | None = None,
 ) -> Optimizer:
-    """The optimiser over :func:`parameter_groups`, each at its share of the learning rate.
-
-    Raises:
-        ConfigError: a learning rate that is negative, infinite or NaN.
-    """
+    """The optimiser over :func:`parameter_groups`, each at its share of the learning rate."""
     optimizer = factory(parameter_groups(net, head_lr, layer_decay))
     for group in optimizer.param_groups:
         if "lr_scale" in group:
@@ -75,9 +71,6 @@ def layer_depths(backbone: Any, layer_decay: float) -> dict[str, int]:
 
     timm's own count (``timm.optim.param_groups_layer_decay``, after BEiT, Bao 2021): the head and
     a norm before it are layer 0, the last block is layer 1.
-
-    Raises:
-        ConfigError: see :func:`parameter_groups`.
     """
     if not 0 < layer_decay <= 1:
         raise ConfigError(f"optim.layer_decay must be above 0 and at most 1, got {layer_decay}")

@@ -192,11 +192,7 @@ def make_trainer(
 
 
 def require_same_split(checkpoint: Checkpoint, data: XrayDataModule) -> None:
-    """Never go on where a changed data set would assign patients anew.
-
-    Raises:
-        SplitError: the split is not the one the checkpoint was trained on.
-    """
+    """Never go on where a changed data set would assign patients anew."""
     before = checkpoint.description.split["fingerprint"]
     if before != data.split.fingerprint:
         raise SplitError(

@@ -95,11 +95,7 @@ class XrayTask(pl.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one batch.
-
-        Raises:
-            NonFiniteLossError: the loss is NaN or infinite.
-        """
+        """Loss of one batch."""
         loss: Tensor = self.loss(self(batch["image"]), batch["targets"])
         require_finite(loss.detach(), batch["image_id"], self.current_epoch)
         size = len(batch["targets"])
@@ -159,11 +155,7 @@ class XrayTask(pl.LightningModule):
         return mean
 
     def setup(self, stage: str) -> None:
-        """Forget the averages of an earlier run.
-
-        Raises:
-            ConfigError: the data's images have another size than the network was built for.
-        """
+        """Forget the averages of an earlier run."""
         self.averaged = {}
         data = _module_of(self.trainer)
         size = getattr(self.net, "config", {}).get("image_size")
@@ -193,11 +185,7 @@ class XrayTask(pl.LightningModule):
             self._start_schedule(self.schedule)
 
     def configure_optimizers(self) -> Any:
-        """Optimiser over backbone and head; the schedule moves every step.
-
-        Raises:
-            ConfigError: there is a schedule, but the Trainer knows no end of the run.
-        """
+        """Optimiser over backbone and head; the schedule moves every step."""
         optimizer = make_optimizer(self.optimizer, self.net, self.head_lr, self.layer_decay)
         if self.schedule is None:
             return optimizer

@@ -20,16 +20,16 @@ class RunCheckpoint(ModelCheckpoint):
     @property
     def choice(self) -> str:
         """By what the kept epoch was chosen."""
-        if self._unscored():
+        if self._lacks_score():
             return f"last epoch: {self.monitor} was undefined in every one"
         return f"best {self.monitor}"
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         """Whether to keep this epoch."""
-        again = current is not None and bool(current.isnan()) and self._unscored()
+        again = current is not None and bool(current.isnan()) and self._lacks_score()
         return again or super().check_monitor_top_k(trainer, current)
 
-    def _unscored(self) -> bool:
+    def _lacks_score(self) -> bool:
         score = self.best_model_score  # infinite: Lightning's word for undefined
         return score is not None and not bool(torch.as_tensor(score).isfinite())
 

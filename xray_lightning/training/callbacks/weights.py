@@ -158,11 +158,7 @@ class FreezeBackbone(pl.Callback):
         self.epochs = epochs
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Warn if there is nothing but frozen epochs, or nothing worth freezing.
-
-        Raises:
-            ConfigError: the network has no backbone.
-        """
+        """Warn if there is nothing but frozen epochs, or nothing worth freezing."""
         net = cast(XrayTask, pl_module).net
         if not hasattr(net, "backbone"):
             raise ConfigError(f"freeze_epochs: {type(net).__name__} has no attribute backbone")
