@@ -13,9 +13,11 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.transforms import augment_light
 from xray_lightning.errors import CheckpointError, ConfigError
-from xray_lightning.evaluation.predict import assembled, predict_subset, summarise
+from xray_lightning.evaluation.evaluate import evaluate
+from xray_lightning.evaluation.predict import assemble_scores, predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.models.network import XrayNet
+from xray_lightning.records import Record
 from xray_lightning.training.task import XrayTask
 
 pytestmark = [
@@ -105,15 +107,15 @@ def test_mean_over_image_and_mirror_image(
 def test_other_parts(
     subset: str, data: XrayDataModule, task: XrayTask, trainer: pl.Trainer
 ) -> None:
-    with pytest.raises(ConfigError, match=f"part must be val or test, got '{subset}'"):
+    with pytest.raises(ConfigError, match=f"subset must be val or test, got '{subset}'"):
         predict_subset(trainer, task, data, subset)
 
 
 def test_shards_become_one_table() -> None:
     scores = np.arange(14, dtype=np.float32).reshape(7, 2)
     shards = [(list(range(rank, 7, 3)), scores[rank::3]) for rank in range(3)]
-    np.testing.assert_array_equal(assembled(shards, 7), scores)
-    np.testing.assert_array_equal(assembled(shards[::-1], 7), scores)
+    np.testing.assert_array_equal(assemble_scores(shards, 7), scores)
+    np.testing.assert_array_equal(assemble_scores(shards[::-1], 7), scores)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_an_image_that_is_not_scored_once(positions: list[int], rows: int) -> No
     shards = [(positions, np.zeros((rows, 1), np.float32))]
     match = rf"each of 3 images must be scored once, got {rows} scores for {len(positions)} pos"
     with pytest.raises(ValueError, match=match):
-        assembled(shards, 3)
+        assemble_scores(shards, 3)
 
 
 def test_summary() -> None:
@@ -150,6 +152,9 @@ def test_summary() -> None:
     }
     assert summary["auroc"]["mean"] == pytest.approx(np.mean(values), abs=1e-6)
     assert summary["auroc"]["defined"] == 2
+    records = [Record(i, p, (0.0,) * 4) for i, p in zip(images, patients, strict=True)]
+    metrics = evaluate(predictions, records, draws=2).metrics  # float64, of the ranking
+    assert summary["auroc"]["mean"] == pytest.approx(metrics.mean["auroc"].value, abs=1e-6)
     positives = [int(np.nansum(column)) for column in targets.T]
     assert summary["positives"] == dict(zip("abcd", positives, strict=True))
     assert (summary["images"], summary["patients"]) == (50, 13)

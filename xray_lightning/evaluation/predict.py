@@ -28,7 +28,7 @@ from xray_lightning.writing import to_plain, write_json
 
 Summary = dict[str, Any]
 Scores = npt.NDArray[np.float32]
-ScoredShard = tuple[list[int], Scores]  # positions in the part, and their scores (n, L)
+ScoredShard = tuple[list[int], Scores]  # positions in the subset, and their scores (n, L)
 
 
 def predict_subset(
@@ -45,13 +45,13 @@ def predict_subset(
         ValueError: the network does not know one of the data's labels.
     """
     if subset not in ("val", "test"):
-        raise ConfigError(f"part must be val or test, got {subset!r}")
+        raise ConfigError(f"subset must be val or test, got {subset!r}")
     loader = data.evaluation_loader(subset, trainer.global_rank, trainer.world_size)
     positions = list(cast(Shard, loader.sampler))
     batches = cast(list[Tensor], trainer.predict(task, dataloaders=loader))
     shard = positions, torch.cat(batches).float().numpy()
     records = data.subset_records(subset)
-    scores = assembled(gathered(shard, trainer.world_size), len(records))
+    scores = assemble_scores(gather_shards(shard, trainer.world_size), len(records))
     image_ids = tuple(record.image_id for record in records)
     require_scores(scores, image_ids)
     columns = [task.labels.index(label) for label in data.labels]  # of a larger label set
@@ -64,7 +64,7 @@ def predict_subset(
     )
 
 
-def gathered(shard: ScoredShard, world: int) -> list[ScoredShard]:
+def gather_shards(shard: ScoredShard, world: int) -> list[ScoredShard]:
     """The shards of all processes, in each of them."""
     if world == 1:
         return [shard]
@@ -73,7 +73,7 @@ def gathered(shard: ScoredShard, world: int) -> list[ScoredShard]:
     return shards
 
 
-def assembled(shards: Sequence[ScoredShard], count: int) -> Scores:
+def assemble_scores(shards: Sequence[ScoredShard], count: int) -> Scores:
     """Scores in table order, (count, L), from the positions and scores of each process.
 
     Raises:

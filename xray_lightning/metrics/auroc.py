@@ -58,7 +58,7 @@ class PerLabelAUROC(MultilabelAUROC):
 
 def _check_scores(scores: Tensor) -> None:
     if not bool(((scores >= 0) & (scores <= 1)).all()):
-        raise ValueError("scores must lie in [0, 1]: apply the sigmoid before, and mend NaN")
+        raise ValueError("scores must lie in [0, 1]: apply the sigmoid before, and remove NaN")
 
 
 def _known(targets: Tensor) -> Tensor:

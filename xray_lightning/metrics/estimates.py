@@ -173,7 +173,7 @@ def estimate_metrics(
         first, second = (_draw(side, *column, threshold) for side in (by_patient, by_image))
         if calibrations is not None:
             for side, drawn in ((by_patient, first), (by_image, second)):
-                drawn.values.update(_calibrated(side, *column, calibrations.get(label)))
+                drawn.values.update(_draw_calibrated(side, *column, calibrations.get(label)))
         return first, second
 
     with ThreadPoolExecutor(threads) as pool:  # NumPy lets go of the lock while it sums
@@ -261,7 +261,7 @@ def _images(ranking: Ranking, called: npt.NDArray[np.bool_], patients: int) -> D
     return {metric: counted(ranking.codes, mask, patients)[None] for metric, mask in masks.items()}
 
 
-def _calibrated(
+def _draw_calibrated(
     bootstrap: PatientBootstrap,
     scores: npt.NDArray[np.floating],
     targets: npt.NDArray[np.floating],

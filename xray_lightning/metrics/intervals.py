@@ -95,14 +95,14 @@ def percentile_interval(values: Floats, level: float = 0.95, *, constant: bool =
     ``constant`` there is, for a verdict's rule, not to be printed. Fewer than 39 draws have no end
     that 2.5 % lie beyond.
     """
-    defined = _varied(values, -1.0 if constant else ROUNDING)
+    defined = _keep_varied(values, -1.0 if constant else ROUNDING)
     if defined is None or len(defined) < 2 / (1 - level) - 1:
         return NONE
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def _varied(draws: Floats, least: float = ROUNDING) -> Floats | None:
+def _keep_varied(draws: Floats, least: float = ROUNDING) -> Floats | None:
     """The defined draws; None where they are too few or all equal."""
     defined = draws[~np.isnan(draws)]
     if not len(defined) or len(defined) < 0.95 * len(draws) or np.ptp(defined) <= least:
@@ -139,7 +139,7 @@ class Spread:
         A bootstrap of K patients gives (K - 1) / K of the variance (Davison and Hinkley 1997,
         section 2.3); K is their effective number. Its resolution does not hang on the draws.
         """
-        defined = _varied(draws)
+        defined = _keep_varied(draws)
         if defined is None or len(defined) < 2 or not effective > 1:
             return cls(float("nan"), float("nan"))
         factor = np.sqrt(effective / (effective - 1))

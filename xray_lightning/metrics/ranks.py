@@ -23,7 +23,7 @@ EXACT = 2**24  # float32 counts in whole numbers up to here
 
 @dataclass(frozen=True)
 class Ranking:
-    """The images of one label whose target is known, ready to be judged in many draws.
+    """The images of one label whose target is known, sorted once for many draws.
 
     Attributes:
         codes: number of each image's patient, (n,).

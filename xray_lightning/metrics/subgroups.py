@@ -95,7 +95,7 @@ def group_records(records: Sequence[Record]) -> dict[str, Groups]:
     }
 
 
-def _known_groups(records: Sequence[Record]) -> Iterator[tuple[str, str, Groups]]:
+def _iterate_groups(records: Sequence[Record]) -> Iterator[tuple[str, str, Groups]]:
     """Every dimension and known group with the groups of the images."""
     for dimension, groups in group_records(records).items():
         for group in np.unique(groups[groups != UNKNOWN]).tolist():
@@ -127,7 +127,7 @@ def measure_subgroups(
     """
     codes = number_patients(patient_ids(records))
     rows = []
-    for dimension, group, groups in _known_groups(records):
+    for dimension, group, groups in _iterate_groups(records):
         inside, outside = groups == group, (groups != group) & (groups != UNKNOWN)
         sides = [_aurocs(scores, targets, codes, side) for side in (inside, outside)]
         patients = len(np.unique(codes[inside])) if patients_known(records) else None
@@ -252,7 +252,7 @@ def measure_underdiagnosis(
     sides = (present, ~called), (absent, called)
     bootstrap = PatientBootstrap(patient_ids(records), draws, seed)
     rows = []
-    for dimension, group, groups in _known_groups(records):
+    for dimension, group, groups in _iterate_groups(records):
         shares = [_share(bootstrap, of & (groups == group), wrong) for of, wrong in sides]
         rows.append(Underdiagnosis(*shares[0], dimension, group, WrongShare(*shares[1])))
     return rows

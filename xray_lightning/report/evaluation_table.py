@@ -44,8 +44,8 @@ def evaluation_lines(
     if not evaluation.patients_known:
         lines.append(UNKNOWN_PATIENTS)
     lines += published_lines(evaluation.published, metrics.mean["auroc"].value)
-    notes = undefined_notes(metrics, points=bool(thresholds))
-    notes += fit_notes(points.labels if points else {})
+    notes = note_undefined(metrics, points=bool(thresholds))
+    notes += note_fits(points.labels if points else {})
     return [*lines, *(f"note: {text}" for text in notes)]
 
 
@@ -94,7 +94,8 @@ def point_tables(metrics: Metrics, points: OperatingPoints, calls: Calls) -> lis
     one = empty_table(title, "label", "threshold", *POINT[:2], "missed")
     two = empty_table("at these points", "label", "PPV", "NPV", "F1")
     for name, label in metrics.labels.items():
-        cells = [f"{_text(label[metric].value)} {_ends(label[metric])}".strip() for metric in POINT]
+        cells = [f"{_text(label[metric].value)} {_ends(label[metric])}" for metric in POINT]
+        cells = ["-" if cell == "- -" else cell for cell in cells]
         missed = "{}/{}".format(*calls.labels[name].missed) if name in calls.labels else "-"
         one.add_row(name, _text(points.thresholds.get(name, np.nan)), *cells[:2], missed)
         two.add_row(name, *cells[2:])
@@ -177,7 +178,7 @@ def published_lines(rows: Sequence[Published], mean: float) -> list[Table | str]
     return [table, place_among(mean, rows)]
 
 
-def undefined_notes(metrics: Metrics, *, points: bool = False) -> list[str]:
+def note_undefined(metrics: Metrics, *, points: bool = False) -> list[str]:
     """What is undefined and why, which intervals are exact, and which are rough.
 
     ``points``: whether the table of operating points is shown too.
@@ -197,7 +198,7 @@ def undefined_notes(metrics: Metrics, *, points: bool = False) -> list[str]:
     return notes
 
 
-def fit_notes(points: dict[str, OperatingPoint]) -> list[str]:
+def note_fits(points: dict[str, OperatingPoint]) -> list[str]:
     """Labels without an operating point, and calibrations not to be trusted, with the reason."""
     labels: dict[str, list[str]] = {}
     for label, point in points.items():
