@@ -67,6 +67,11 @@ def test_none_beside_a_part_of_the_images(made_run: Path) -> None:
         ({"split": "image"}, "shares patients"),
         ({"known": 10}, "label table has 10"),
         ({"scored": 10}, "10 images were scored"),
+        ({"known": 640, "scored": 125}, "label table has 640"),
+        ({"labels": CHEST_XRAY14[:3]}, "14 findings"),
+        ({"data": "phantom"}, "on phantom"),
+        ({"split": "patient", "known": 640, "scored": 125}, "label table has 640"),
+        ({"scored": 25595}, "25,595 images were scored"),
     ],
 )
 def test_why_not_comparable(changes: dict, reason: str) -> None:

@@ -42,20 +42,19 @@ class Published(Result):
 
 def published() -> list[Published]:
     """All results of the package's table, best first within each split, the official one first."""
-    rows = [_row(cells) for cells in _cells("published.csv")]
+    rows = [
+        Published(
+            work=cells["work"],
+            year=int(cells["year"]),
+            split=cells["split"],
+            mean=float(cells["mean_auroc"]),
+            primary=cells["source"] == "primary",
+            note=cells["note"] or "",
+            labels=_of_labels(cells),
+        )
+        for cells in _read("published.csv")
+    ]
     return sorted(rows, key=lambda row: (row.split != OFFICIAL, -row.mean))
-
-
-def _row(cells: Mapping[str, str]) -> Published:
-    return Published(
-        work=cells["work"],
-        year=int(cells["year"]),
-        split=cells["split"],
-        mean=float(cells["mean_auroc"]),
-        primary=cells["source"] == "primary",
-        note=cells["note"] or "",
-        labels={label: float(cells[label]) for label in CHEST_XRAY14 if cells[label]},
-    )
 
 
 def comparable(
@@ -148,22 +147,25 @@ class PublishedBoxes(Result):
 
 def published_boxes(data: str) -> list[PublishedBoxes]:
     """The published rows that figures on a data set's boxes may stand beside: NIH's own only."""
-    return [_boxes_row(cells) for cells in _cells("published_boxes.csv")] if data == "nih" else []
+    return [
+        PublishedBoxes(
+            measure=cells["measure"],
+            method=cells["method"],
+            work=cells["work"],
+            year=int(cells["year"]) if cells["year"] else None,
+            primary=cells["source"] == "primary",
+            note=cells["note"],
+            mean=float(cells["mean"]) if cells["mean"] else None,
+            labels=_of_labels(cells),
+        )
+        for cells in (_read("published_boxes.csv") if data == "nih" else [])
+    ]
 
 
-def _boxes_row(cells: Mapping[str, str]) -> PublishedBoxes:
-    return PublishedBoxes(
-        measure=cells["measure"],
-        method=cells["method"],
-        work=cells["work"],
-        year=int(cells["year"]) if cells["year"] else None,
-        primary=cells["source"] == "primary",
-        note=cells["note"],
-        mean=float(cells["mean"]) if cells["mean"] else None,
-        labels={label: float(cells[label]) for label in CHEST_XRAY14 if cells.get(label)},
-    )
+def _of_labels(cells: Mapping[str, str]) -> dict[str, float]:
+    return {label: float(cells[label]) for label in CHEST_XRAY14 if cells.get(label)}
 
 
-def _cells(name: str) -> list[dict[str, str]]:
+def _read(name: str) -> list[dict[str, str]]:
     text = (files("xray_lightning.evaluation") / name).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
