@@ -34,10 +34,8 @@ OWN = {
 def audit(overrides: Sequence[str], as_json: bool = False) -> None:
     """Audit a split; see ``xray audit --help``."""
     own, values = taken_out(overrides, OWN)
-    draws, seed = (
-        integer("draws", own["draws"], 1),
-        integer("bootstrap_seed", own["bootstrap_seed"], 0),
-    )
+    least = {"draws": 1, "bootstrap_seed": 0}
+    draws, seed = (integer(name, own[name], low) for name, low in least.items())
     compare = boolean("duplicates", own["duplicates"])
     config, run_dir = composed(values, OWN)
     source: Source = make(config.data)

@@ -106,7 +106,7 @@ def _score_floor(
     data: XrayDataModule, rows: npt.NDArray[np.int64], labels: Sequence[str], seed: int
 ) -> Floats | None:
     train = data.split.subsets["train"]
-    learned, shown = ({data.records[row].patient_id for row in part} for part in (train, rows))
+    learned, shown = ({data.records[row].patient_id for row in places} for places in (train, rows))
     if learned & shown:
         return None  # with images=all or a split that leaks it would know the answers
     scores = score_by_metadata(LabelTable.of(data.records, data.labels), train, rows, seed)
