@@ -44,15 +44,7 @@ def report(folder: Path, as_json: bool = False, trust: bool = False) -> None:
 def closing_report(
     config: Settings, source: Source, split: Split, metrics: Mapping[str, Any], folder: Path
 ) -> None:
-    """The report at the end of training; whatever fails here, the run is kept.
-
-    Args:
-        config: the run's settings.
-        source: its data.
-        split: of its data.
-        metrics: what metrics.json will say.
-        folder: of the run.
-    """
+    """The report at the end of training, ``metrics`` not yet written; a failure is only logged."""
     try:
         run = read_run(folder, metrics)
         write_report(run, audit_run(config, source, split, run))
