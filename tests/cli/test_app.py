@@ -101,7 +101,8 @@ def test_info() -> None:
     assert {"torch", "timm", "pydicom"} <= set(facts["packages"])
     assert facts["extras"]["dev"] == "installed"
     assert is_installed("torch>=2") and not is_installed("no-such-thing>=1")  # noqa: PT018
-    assert max(map(len, run("info").splitlines())) <= 80
+    assert max(map(len, (lines := run("info").splitlines()))) <= 80
+    assert all(line[14] == " " and line[15] != " " for line in lines)  # in one column
 
 
 @pytest.mark.parametrize("what", LISTS)

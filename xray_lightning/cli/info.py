@@ -49,9 +49,8 @@ def show_info(as_json: bool = False) -> None:
     if as_json:
         print(json.dumps(facts, indent=2))
         return
-    for name, entry in facts.items():
-        pairs = entry.items() if isinstance(entry, dict) else ()
-        print_pairs({name: ", ".join(f"{key} {text}" for key, text in pairs) or entry})
+    pairs = {k: v.items() if isinstance(v, dict) else () for k, v in facts.items()}
+    print_pairs({k: ", ".join(map(" ".join, v)) or facts[k] for k, v in pairs.items()})
 
 
 def describe_installation() -> dict[str, object]:

@@ -68,5 +68,5 @@ def require_trusted(saved: Mapping[str, Any], place: Path) -> None:
         if reason:
             raise ConfigError(
                 f"{place}: {key}={value!r:.200} {reason}, so it could do anything on this machine. "
-                "If you know who wrote this file: trust=true (xray report: --trust)"
+                "If you know who wrote this file: trust=true"
             )
