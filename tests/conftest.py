@@ -138,7 +138,7 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from omegaconf import OmegaConf
 
     from xray_lightning import Phantom
-    from xray_lightning.cli.overrides import composed
+    from xray_lightning.cli.config import compose_settings
     from xray_lightning.data.partition import split_facts
     from xray_lightning.data.splits import patient_split
     from xray_lightning.evaluation.evaluate import (
@@ -154,7 +154,9 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("runs") / "a_run"
     folder.mkdir()
-    settings, _ = composed(["data.patients=150", "draws=40", "split.fractions=[0.4,0.3,0.3]"])
+    settings, _ = compose_settings(
+        ["data.patients=150", "draws=40", "split.fractions=[0.4,0.3,0.3]"]
+    )
     OmegaConf.resolve(settings)  # as every run saves them
     OmegaConf.save(settings, folder / "config.yaml")
     source = Phantom(patients=150)

@@ -16,8 +16,7 @@ from xray_lightning.cli.build import (
     run_callbacks,
     task_from,
 )
-from xray_lightning.cli.failures import user_message
-from xray_lightning.cli.overrides import Settings, composed, make
+from xray_lightning.cli.config import Settings, compose_settings, explain_error, make
 from xray_lightning.cli.settings import require_settings
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError
@@ -39,7 +38,7 @@ EXTRA = {
 def test_every_option_composes_and_resolves(option: str) -> None:
     extra = list(EXTRA.get(option, []))
     extra += ["data=phantom"] if option.startswith("experiment=") else []
-    config, _ = composed([option, *extra])
+    config, _ = compose_settings([option, *extra])
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
@@ -60,7 +59,7 @@ def test_the_table_of_contents_is_complete() -> None:
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "augment").glob("*.yaml")))
 def test_augmentations_build(name: str) -> None:
-    config, _ = composed([f"augment={name}"])
+    config, _ = compose_settings([f"augment={name}"])
     assert callable(make(config.augment))
 
 
@@ -75,7 +74,7 @@ def test_augmentations_build(name: str) -> None:
 )
 def test_task_of_a_configuration(overrides: list[str], loss: str, schedule: type) -> None:
     small = ["data.patients=60", "model=resnet50", "model.backbone=resnet10t", "image_size=32"]
-    config, _ = composed([*small, *overrides])
+    config, _ = compose_settings([*small, *overrides])
     task = task_from(config, data_from(config))
     assert type(task.loss).__name__ == loss
     assert type(task.schedule) is schedule
@@ -83,7 +82,7 @@ def test_task_of_a_configuration(overrides: list[str], loss: str, schedule: type
 
 def loss_of(*overrides: str) -> tuple[nn.Module, XrayDataModule]:
     """The loss of a configuration, and data that has a label without positives."""
-    config, _ = composed(["data.patients=12", "image_size=32", *overrides])
+    config, _ = compose_settings(["data.patients=12", "image_size=32", *overrides])
     data = data_from(config)
     assert data.labels_without_positives("train")
     return loss_from(config, data), data
@@ -118,14 +117,14 @@ def test_a_partial_loss_gets_what_it_asks_for() -> None:
 def test_bad_loss(overrides: list[str]) -> None:
     with pytest.raises((ConfigError, InstantiationException)) as caught:
         loss_of(*overrides)
-    message = user_message(caught.value)
+    message = explain_error(caught.value)
     assert message is not None
     assert message.startswith("loss.")
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "sampler").glob("*.yaml")))
 def test_samplers_draw(name: str) -> None:
-    config, _ = composed([f"sampler={name}", "data.patients=60"])
+    config, _ = compose_settings([f"sampler={name}", "data.patients=60"])
     data = data_from(config)
     drawn = data.draw_targets()
     patients = {record.patient_id for record in data.subset_records("train")}
@@ -138,7 +137,7 @@ def test_head_and_blocks_of_a_configuration(sign: str) -> None:
     small = ["data.patients=60", "model=resnet50", "model.backbone=test_resnet", "image_size=32"]
     blocks = ["model.cbam_after=[layer2.0,layer4]", "model.cbam=spatial"]
     head = ["model.head=csra", f"{sign}model.head_options={{temperatures:[1,99],residual:0.2}}"]
-    config, _ = composed([*small, *blocks, *head])
+    config, _ = compose_settings([*small, *blocks, *head])
     net = task_from(config, data_from(config)).net
     assert net.head.temperatures == [1, 99]
     assert net.head.residual == 0.2
@@ -161,13 +160,13 @@ def test_head_and_blocks_of_a_configuration(sign: str) -> None:
     ],
 )
 def test_bad_numbers(override: str, message: str) -> None:
-    config, _ = composed([override])
+    config, _ = compose_settings([override])
     with pytest.raises(ConfigError, match=message):
         require_settings(config)
 
 
 def test_bad_optimiser() -> None:
-    config, _ = composed(
+    config, _ = compose_settings(
         ["data.patients=60", "model.backbone=resnet10t", "optim.optimizer.lr=-1", "image_size=32"]
     )
     with pytest.raises(ConfigError, match=r"^optim\.optimizer: Invalid learning rate"):
@@ -181,21 +180,21 @@ def test_callbacks_of_a_configuration(tmp_path: Path) -> None:
     def of(config: Settings) -> list[Any]:
         return run_callbacks(config, tmp_path, nn.Identity())
 
-    plain, _ = composed([])
+    plain, _ = compose_settings([])
     assert not {"EMA", "FreezeBackbone"} & {type(each).__name__ for each in of(plain)}
-    config, _ = composed(["freeze_epochs=2", "ema_decay=0.99"])
+    config, _ = compose_settings(["freeze_epochs=2", "ema_decay=0.99"])
     found = {type(callback): callback for callback in of(config)}
     assert found[FreezeBackbone].epochs == 2  # type: ignore[attr-defined]
     assert found[EMA].decay == 0.99  # type: ignore[attr-defined]
 
 
 def test_results_figure() -> None:
-    config, _ = composed([])
+    config, _ = compose_settings([])
     assert panel_from(config, ("Mass", "Hernia")) is None
     panel = panel_from(config, ("Mass",))
     assert panel is not None
     assert (panel.label, panel.rule, panel.columns, panel.seed) == (None, "confident", 4, 0)
-    config, _ = composed(["panel.label=Edema", "panel.rule=random", "panel.seed=3"])
+    config, _ = compose_settings(["panel.label=Edema", "panel.rule=random", "panel.seed=3"])
     with pytest.raises(ConfigError, match=r"panel\.label must be one of Mass, Hernia: 'Edema'"):
         panel_from(config, ("Mass", "Hernia"))
     panel = panel_from(config, ("Mass", "Edema"))
@@ -207,7 +206,7 @@ def test_gpu_demanded_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> No
     from xray_lightning.cli import build
 
     monkeypatch.setattr(build.torch.cuda, "is_available", lambda: False)
-    config, _ = composed(["trainer=gpu", "logger=none"])
+    config, _ = compose_settings(["trainer=gpu", "logger=none"])
     with pytest.raises(ConfigError, match="torch sees no GPU"):
         build.trainer_from(config, [], fit=False)
 
@@ -224,6 +223,6 @@ def test_gpu_demanded_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_sizes_that_cannot_work(overrides: list[str], message: str) -> None:
     small = ["data.patients=60", "model.backbone=resnet10t", "image_size=32"]
-    config, _ = composed([*small, *overrides])
+    config, _ = compose_settings([*small, *overrides])
     with pytest.raises(ConfigError, match=message):
         task_from(config, data_from(config))

@@ -9,7 +9,7 @@ from hydra.types import RunMode
 
 from xray_lightning import processes
 from xray_lightning.cli import build, fit, overrides
-from xray_lightning.cli.overrides import composed
+from xray_lightning.cli.config import compose_settings
 from xray_lightning.errors import ConfigError
 from xray_lightning.report.terminal import show
 from xray_lightning.training.run import stop_processes
@@ -57,7 +57,7 @@ def test_processes_of_a_machine(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    config, _ = composed(["trainer=ddp", f"trainer.devices={devices}"])
+    config, _ = compose_settings(["trainer=ddp", f"trainer.devices={devices}"])
     assert build.local_processes(config) == expected
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from xray_lightning.checkpoint import Checkpoint, Description
+from xray_lightning.cli.config import make
 from xray_lightning.cli.evaluate import evaluate_predictions
 from xray_lightning.cli.opening import Opened, home, read_settings
-from xray_lightning.cli.overrides import make
 from xray_lightning.cli.settings import find_checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.rsna import Rsna

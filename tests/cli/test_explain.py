@@ -14,9 +14,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from xray_lightning.cli.app import APP
+from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.explain import own_settings
 from xray_lightning.cli.fit import fit
-from xray_lightning.cli.overrides import composed
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.maps import METHODS
 
@@ -34,7 +34,7 @@ def explain(checkpoint: Path, *overrides: str) -> Result:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     cache = f"cache_dir={folder.parent / 'cache'}"
-    fit(composed([*TOY, "draws=50", cache, f"hydra.run.dir={folder}"])[0])
+    fit(compose_settings([*TOY, "draws=50", cache, f"hydra.run.dir={folder}"])[0])
     return folder / "checkpoints" / "best.ckpt"
 
 

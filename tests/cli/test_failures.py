@@ -10,12 +10,12 @@ from hydra.errors import ConfigCompositionException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from xray_lightning.cli.config import explain_error
 from xray_lightning.cli.failures import (
     PARTIAL,
     USER_ERROR,
     PartialError,
-    guarded,
-    user_message,
+    run_guarded,
 )
 from xray_lightning.errors import ConfigError, DataNotFoundError
 
@@ -33,11 +33,11 @@ def no_full_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_success() -> None:
-    assert guarded(lambda: None) == 0
+    assert run_guarded(lambda: None) == 0
 
 
 def test_user_error_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert guarded(raiser(DataNotFoundError("no table at x"))) == USER_ERROR
+    assert run_guarded(raiser(DataNotFoundError("no table at x"))) == USER_ERROR
     assert capsys.readouterr().err == "error: no table at x\n"
     assert "HYDRA_FULL_ERROR" not in os.environ
 
@@ -46,18 +46,18 @@ def test_user_error_with_traceback_on_demand(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    assert guarded(raiser(ConfigError("bad"))) == USER_ERROR
+    assert run_guarded(raiser(ConfigError("bad"))) == USER_ERROR
     assert "Traceback" in capsys.readouterr().err
     assert os.environ["HYDRA_FULL_ERROR"] == "1"
 
 
 def test_our_own_fault_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
-        guarded(lambda: 1 / 0)
+        run_guarded(lambda: 1 / 0)
 
 
 def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
-    assert guarded(raiser(KeyboardInterrupt())) == 130
+    assert run_guarded(raiser(KeyboardInterrupt())) == 130
     assert "what was written is kept" in capsys.readouterr().err
 
 
@@ -68,7 +68,7 @@ def test_exit_that_lightning_makes_of_an_interrupt() -> None:
         except KeyboardInterrupt:
             sys.exit(1)
 
-    assert guarded(command) == 130
+    assert run_guarded(command) == 130
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
@@ -85,17 +85,17 @@ def test_a_signal_stops_like_ctrl_c(
             os.kill(os.getpid(), number)  # schedulers repeat it
             raise RuntimeError("a loader process died of it") from None
 
-    assert guarded(command, "; go on") == code
+    assert run_guarded(command, "; go on") == code
     name = signal.Signals(number).name
     assert capsys.readouterr().err == f"\nstopped by {name}; what was written is kept; go on\n"
     assert signal.getsignal(number) is before
-    assert guarded(raiser(KeyboardInterrupt())) == 130, "an earlier signal is forgotten"
+    assert run_guarded(raiser(KeyboardInterrupt())) == 130, "an earlier signal is forgotten"
 
 
 def test_nohup_is_respected() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        assert guarded(lambda: os.kill(os.getpid(), signal.SIGHUP)) == 0
+        assert run_guarded(lambda: os.kill(os.getpid(), signal.SIGHUP)) == 0
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -111,7 +111,7 @@ def stuck():
             time.sleep(30)
         except KeyboardInterrupt:
             pass  # as a library that waits for its threads
-failures.guarded(stuck)
+failures.run_guarded(stuck)
 """
 
 
@@ -131,44 +131,44 @@ def test_what_does_not_stop_is_ended() -> None:
 
 def test_other_exits_pass() -> None:
     with pytest.raises(SystemExit):
-        guarded(lambda: sys.exit(7))
+        run_guarded(lambda: sys.exit(7))
 
 
 def test_cause_inside_a_hydra_error() -> None:
     outer = InstantiationException("Error in call to target 'X'\nfull_key: data")
     outer.__cause__ = ConfigError("patients must be 2 or more")
-    assert user_message(outer) == "patients must be 2 or more"
+    assert explain_error(outer) == "patients must be 2 or more"
 
 
 def test_instantiation_with_a_wrong_type() -> None:
     outer = InstantiationException("Error in call to target 'X'\nfull_key: augment")
     outer.__cause__ = TypeError("unexpected keyword 'flop'")
-    assert user_message(outer) == "full_key: augment: TypeError: unexpected keyword 'flop'"
-    assert "Error in call" in str(user_message(InstantiationException("Error in call")))
+    assert explain_error(outer) == "full_key: augment: TypeError: unexpected keyword 'flop'"
+    assert "Error in call" in str(explain_error(InstantiationException("Error in call")))
 
 
 def test_internals_are_trimmed() -> None:
     error = ConfigCompositionException("Could not find 'model/foo'\n\nConfig search path:\n\tx")
-    assert user_message(error) == "Could not find 'model/foo'"
+    assert explain_error(error) == "Could not find 'model/foo'"
     with pytest.raises(OmegaConfBaseException) as caught:
         OmegaConf.create({"a": "???"}).a  # noqa: B018
-    assert user_message(caught.value) == "Missing mandatory value: a"
+    assert explain_error(caught.value) == "Missing mandatory value: a"
     error.__cause__ = caught.value
-    assert str(user_message(error)).endswith("Missing mandatory value: a")
+    assert str(explain_error(error)).endswith("Missing mandatory value: a")
 
 
 def test_a_part_has_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
-    assert guarded(raiser(PartialError("2 of 9 files"))) == PARTIAL == 3
+    assert run_guarded(raiser(PartialError("2 of 9 files"))) == PARTIAL == 3
     assert capsys.readouterr().err == "error: 2 of 9 files\n"
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "file"
     file.touch()
-    assert guarded((file / "run").mkdir) == USER_ERROR
+    assert run_guarded((file / "run").mkdir) == USER_ERROR
     message = f"error: {file / 'run'}: Not a directory; change that, or name another folder\n"
     assert capsys.readouterr().err == message
-    assert user_message(OSError(28, "No space left on device")) == (
+    assert explain_error(OSError(28, "No space left on device")) == (
         "a file or folder: No space left on device; change that, or name another folder"
     )
-    assert user_message(FileNotFoundError(2, "No such file or directory")) is None
+    assert explain_error(FileNotFoundError(2, "No such file or directory")) is None

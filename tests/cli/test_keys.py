@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from xray_lightning.cli.keys import known_keys, require_known_keys
-from xray_lightning.cli.overrides import composed
+from xray_lightning.cli.config import compose_settings
+from xray_lightning.cli.settings import read_known_keys, require_known_keys
 from xray_lightning.cli.train import train
 from xray_lightning.errors import ConfigError
 
@@ -32,7 +32,7 @@ UNKNOWN = [
 @pytest.mark.parametrize(("override", "message"), UNKNOWN)
 def test_unknown(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        composed([override])
+        compose_settings([override])
 
 
 @pytest.mark.parametrize(
@@ -50,13 +50,13 @@ def test_unknown(override: str, message: str) -> None:
     ],
 )
 def test_what_may_be_added_or_left_out(override: str) -> None:
-    composed([override])
+    compose_settings([override])
 
 
 @pytest.mark.parametrize("name", ["seed", "sampler", "batch_size"])
 def test_a_deleted_setting_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match=f"the setting {name} is missing"):
-        composed([f"~{name}"])
+        compose_settings([f"~{name}"])
 
 
 @pytest.mark.parametrize(
@@ -75,23 +75,23 @@ def test_a_deleted_setting_is_named(name: str) -> None:
 )
 def test_wrong_types(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        composed([override])
+        compose_settings([override])
 
 
 def test_the_verbs_own_settings_are_near_too() -> None:
     with pytest.raises(ConfigError, match="unknown setting subst: subset"):
-        composed(["subst=test"], own=("subset",))
+        compose_settings(["subst=test"], own=("subset",))
 
 
 def test_known_keys_are_those_of_the_files() -> None:
-    known = known_keys()
+    known = read_known_keys()
     assert {"seed", "model", "run_dir", "batch_size"} <= set(known[""])
     assert not {"defaults", "hydra", "experiment", "sweep"} & set(known[""])
     assert set(known["optim"]) == {"optimizer", "head_lr", "layer_decay"}
 
 
 def test_a_saved_configuration_is_looked_at_as_well() -> None:
-    config, _ = composed([])
+    config, _ = compose_settings([])
     OmegaConf.set_struct(config, False)
     del config["trust"]  # which no run keeps
     require_known_keys(config)
@@ -128,4 +128,4 @@ def test_nothing_is_trained(
 
 def test_a_value_that_must_be_given_does_not_hide_the_key() -> None:
     with pytest.raises(ConfigError, match=r"unknown setting audit: .*--help"):
-        composed(["data=csv", "data.table=labels.csv", "audit=false"])
+        compose_settings(["data=csv", "data.table=labels.csv", "audit=false"])

@@ -14,8 +14,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from xray_lightning.cli.app import APP
+from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.fit import fit
-from xray_lightning.cli.overrides import composed
 from xray_lightning.cli.predict import predict as predict_verb
 from xray_lightning.deploy.classifier import Classifier, load_classifier
 from xray_lightning.deploy.predict import PredictedFiles
@@ -54,7 +54,7 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "report=false",
         "panel.label=Mass",
     ]
-    config, _ = composed([*options, f"hydra.run.dir={folder}"])
+    config, _ = compose_settings([*options, f"hydra.run.dir={folder}"])
     fit(config)
     logging.captureWarnings(False)  # the job sends them to its log
     return folder

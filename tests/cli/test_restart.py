@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from xray_lightning.cli import restart
 from xray_lightning.cli.build import own_cores, write_config
+from xray_lightning.cli.config import compose_settings, in_sweep
 from xray_lightning.cli.failures import STOPPED_BY
-from xray_lightning.cli.overrides import composed, in_sweep
 from xray_lightning.cli.restart import clear, require_same_settings, sweep_run
 from xray_lightning.errors import ConfigError
 from xray_lightning.folders import lock_folder
@@ -49,7 +49,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 @cache
 def composition(*overrides: str) -> DictConfig:
-    return composed(overrides)[0]
+    return compose_settings(overrides)[0]
 
 
 def settings(run: Path, *overrides: str) -> DictConfig:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.fit import fit
-from xray_lightning.cli.overrides import composed
 from xray_lightning.cli.shortcuts import shortcuts
 from xray_lightning.errors import ConfigError
 
@@ -21,7 +21,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     tiny = ["experiment=phantom/shortcut", "data.patients=40", "image_size=32", "batch_size=8"]
     tiny += ["trainer=debug", "logger=none", "trainer.max_epochs=1", "threads=1", "workers=0"]
-    config, _ = composed([*tiny, f"cache_dir={folder / 'cache'}", "draws=20", "report=false"])
+    config, _ = compose_settings(
+        [*tiny, f"cache_dir={folder / 'cache'}", "draws=20", "report=false"]
+    )
     config.run_dir = str(folder / "run")
     fit(config)
     return folder / "run"

@@ -6,8 +6,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from xray_lightning.cli.locate import conf_dir
-from xray_lightning.cli.overrides import composed, register_resolvers
+from xray_lightning.cli.config import compose_settings, register_resolvers
+from xray_lightning.cli.settings import find_conf
 from xray_lightning.cli.train import with_sweep_folder
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.heads import HEADS
@@ -62,7 +62,7 @@ def jobs(*arguments: str) -> list[list[str]]:
     """What Hydra's own sweeper makes of a command."""
     register_resolvers()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(find_conf()), version_base="1.3"):
         chosen = [text for text in arguments if text.startswith("sweep=")]
         hydra = compose("train", chosen, return_hydra_config=True).hydra
         assert hydra.mode.name == "MULTIRUN", "sweep= needs no -m"
@@ -75,12 +75,12 @@ def jobs(*arguments: str) -> list[list[str]]:
 
 
 def options(group: str) -> set[str]:
-    return {path.stem for path in (conf_dir() / group).glob("*.yaml")}
+    return {path.stem for path in (find_conf() / group).glob("*.yaml")}
 
 
 PHANTOM = {
     f"phantom/{path.stem}"
-    for path in (conf_dir() / "experiment/phantom").glob("*.yaml")
+    for path in (find_conf() / "experiment/phantom").glob("*.yaml")
     if not path.stem.startswith("shortcut")  # compared with each other, not with these
 }
 
@@ -100,7 +100,7 @@ def test_grids_are_complete_and_compose(name: str, key: str, values: set[str]) -
     found = jobs(f"sweep={name}")
     assert {job[0] for job in found} == {f"{key}={value}" for value in values}
     assert len(found) == len(values)
-    composed(found[-1])  # tests/test_conf.py composes every option
+    compose_settings(found[-1])  # tests/test_conf.py composes every option
 
 
 def test_every_grid_is_tested() -> None:

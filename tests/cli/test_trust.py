@@ -11,11 +11,10 @@ from typer.testing import CliRunner
 
 from xray_lightning.checkpoint import KEY
 from xray_lightning.cli.app import APP
+from xray_lightning.cli.config import compose_settings, list_targets, read_config, require_trusted
 from xray_lightning.cli.opening import open_checkpoint
-from xray_lightning.cli.overrides import composed
 from xray_lightning.cli.report import report
 from xray_lightning.cli.restart import resume_run
-from xray_lightning.cli.trust import own_targets, read_config, require_trusted
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.models.network import XrayNet
 
@@ -49,7 +48,9 @@ PLACES: dict[str, Callable[[Any], dict[str, Any]]] = {
 @pytest.fixture
 def foreign(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
     """Writes a run of somebody else, config.yaml and both checkpoints; gives the checkpoint."""
-    settings, _ = composed(["data.patients=30", "image_size=32", "model.backbone=test_resnet"])
+    settings, _ = compose_settings(
+        ["data.patients=30", "image_size=32", "model.backbone=test_resnet"]
+    )
     settings.cache_dir, settings.run_dir = str(tmp_path / "cache"), str(tmp_path / "run")
     plain: Any = OmegaConf.to_container(settings, resolve=True)
     net = XrayNet(["Mass"], "test_resnet", image_size=32)
@@ -116,12 +117,12 @@ def test_our_own_are_built(target: str) -> None:
 
 
 def test_nothing_of_the_command_line_is_built() -> None:
-    assert not [name for name in own_targets() if ".cli." in name]
+    assert not [name for name in list_targets() if ".cli." in name]
 
 
 def test_a_run_of_ours_is_trusted() -> None:
     for overrides in ([], ["data=nih", "data.root=x", "experiment=xray14_xception_cbam_wce"]):
-        settings = composed(overrides)[0]
+        settings = compose_settings(overrides)[0]
         plain: Any = OmegaConf.to_container(settings, resolve=True)
         require_trusted(plain, Path("config.yaml"))
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from sklearn.metrics import brier_score_loss, recall_score
 
 from xray_lightning import Phantom
-from xray_lightning.cli.overrides import composed
+from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.settings import require_settings
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import ConfigError
@@ -238,5 +238,5 @@ def test_published_rows_stand_below(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_settings_are_refused_before_training(setting: str, value: str) -> None:
     with pytest.raises(ConfigError, match=value):
-        require_settings(composed([setting])[0])
-    require_settings(composed(["calibration=null"])[0])
+        require_settings(compose_settings([setting])[0])
+    require_settings(compose_settings(["calibration=null"])[0])

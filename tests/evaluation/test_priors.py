@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
 
-from xray_lightning.cli.overrides import read_value
+from xray_lightning.cli.config import read_value
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.evaluate import fit_operating_points
 from xray_lightning.evaluation.predictions import Predictions

@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 
 from xray_lightning.cli.build import data_from, task_from
-from xray_lightning.cli.overrides import composed
+from xray_lightning.cli.config import compose_settings
 from xray_lightning.training.environment import (
     compare_prevalence,
     describe_sampling,
@@ -22,13 +22,13 @@ SMALL = ["data.patients=60", "image_size=32", "model=resnet50", "model.backbone=
 
 
 def test_uniform_changes_nothing() -> None:
-    data = data_from(composed(SMALL)[0])
+    data = data_from(compose_settings(SMALL)[0])
     assert describe_sampling(data) is None
     assert all(subset == drawn for subset, drawn in compare_prevalence(data).values())
 
 
 def test_what_a_sampler_changes(tmp_path: Path) -> None:
-    config, _ = composed([*SMALL, "sampler=disease_balanced", "sampler.normal_share=0.25"])
+    config, _ = compose_settings([*SMALL, "sampler=disease_balanced", "sampler.normal_share=0.25"])
     data = data_from(config)
     shares = compare_prevalence(data)
     targets = data.subset_targets("train")
@@ -57,7 +57,7 @@ def test_what_a_sampler_changes(tmp_path: Path) -> None:
 def test_the_log(
     overrides: list[str], lines: int, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config, _ = composed([*SMALL, *overrides])
+    config, _ = compose_settings([*SMALL, *overrides])
     data = data_from(config)
     two: Any = SimpleNamespace(world_size=2)
     with caplog.at_level(logging.INFO):

@@ -46,10 +46,10 @@ def take_options(
 
 def complete(incomplete: str) -> Iterator[str]:
     """Settings that begin so: the groups of ``conf/``, and the names of one."""
-    from xray_lightning.cli.locate import conf_dir
+    from xray_lightning.cli.settings import find_conf
 
     group, chosen, _ = incomplete.partition("=")
-    for folder in sorted(path for path in conf_dir().iterdir() if path.is_dir()):
+    for folder in sorted(path for path in find_conf().iterdir() if path.is_dir()):
         if chosen and folder.name == group:
             yield from (f"{group}={path.stem}" for path in sorted(folder.glob("*.yaml")))
         elif not chosen and folder.name.startswith(group):
@@ -73,10 +73,10 @@ def verb(files: str = "") -> Callable[[Callable[[Request], None]], Callable[[Req
             json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
             out: Annotated[Path | None, typer.Option(help=OUT)] = None,
         ) -> None:
-            from xray_lightning.cli.failures import guarded
+            from xray_lightning.cli.failures import run_guarded
 
             given = arguments or []
-            raise typer.Exit(guarded(lambda: function(read_request(files, given, out, json))))
+            raise typer.Exit(run_guarded(lambda: function(read_request(files, given, out, json))))
 
         APP.command(
             function.__name__.removesuffix("_"),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from xray_lightning.audit.duplicates import compare_images
 from xray_lightning.audit.run import audit_split
-from xray_lightning.cli.overrides import Settings, boolean, composed, integer, make, taken_out
+from xray_lightning.cli.config import compose_settings, make, read_boolean, read_integer, take_own
+from xray_lightning.cli.settings import Settings
 from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.partition import FaultySplitError, Split
 from xray_lightning.data.rsna import read_nih_map
@@ -33,11 +34,11 @@ OWN = {
 
 def audit(overrides: Sequence[str], as_json: bool = False) -> None:
     """Audit a split; see ``xray audit --help``."""
-    own, values = taken_out(overrides, OWN)
+    own, values = take_own(overrides, OWN)
     least = {"draws": 1, "bootstrap_seed": 0}
-    draws, seed = (integer(name, own[name], low) for name, low in least.items())
-    compare = boolean("duplicates", own["duplicates"])
-    config, run_dir = composed(values, OWN)
+    draws, seed = (read_integer(name, own[name], low) for name, low in least.items())
+    compare = read_boolean("duplicates", own["duplicates"])
+    config, run_dir = compose_settings(values, OWN)
     source: Source = make(config.data)
     predictions = _read_predictions(own["predictions"])
     if predictions and source.missing and source.allow_missing:

@@ -20,7 +20,8 @@ from pytorch_lightning.callbacks import RichProgressBar
 from torch import nn
 
 from xray_lightning.checkpoint import Description, describe_model
-from xray_lightning.cli.overrides import Settings, in_sweep, make, to_container
+from xray_lightning.cli.config import in_sweep, make, to_container
+from xray_lightning.cli.settings import Settings
 from xray_lightning.data.datamodule import XrayDataModule, default_workers
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.source import Source

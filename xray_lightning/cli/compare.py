@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from xray_lightning.cli.overrides import listed
+from xray_lightning.cli.config import read_names
 from xray_lightning.evaluation.compare import compare
 from xray_lightning.folders import prepare_folder
 from xray_lightning.report.terminal import comparison_lines, show
@@ -27,7 +27,7 @@ def compare_models(
     """
     if out is not None:
         prepare_folder(out)
-    chosen = labels if labels == "shared" else listed(labels)
+    chosen = labels if labels == "shared" else read_names(labels)
     comparison = compare(first, second, labels=chosen, draws=draws, seed=seed)
     if out is not None:
         write_json(comparison.to_json(), out / "compare.json")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from xray_lightning.cli.overrides import composed, make
+from xray_lightning.cli.config import compose_settings, make
 from xray_lightning.data.cache import open_cache
 from xray_lightning.data.partition import Split
 from xray_lightning.data.source import Source, readable_records, usage_notes
@@ -16,7 +16,7 @@ from xray_lightning.writing import json_text, write_json
 
 def cache(overrides: Sequence[str], *, as_json: bool = False) -> None:
     """Decode a data set's images at the working size, and compare all with their checksums."""
-    config, _ = composed(overrides)
+    config, _ = compose_settings(overrides)
     source: Source = make(config.data)
     records, notes = readable_records(source), usage_notes(source)
     opened = open_cache(source, records, size=config.image_size, root=config.cache_dir)
@@ -33,7 +33,7 @@ def cache(overrides: Sequence[str], *, as_json: bool = False) -> None:
 
 def data(overrides: Sequence[str], *, as_json: bool = False) -> None:
     """What is in a folder: counts by label and subset, images on disk, problems; no pixels."""
-    config, run_dir = composed(overrides)
+    config, run_dir = compose_settings(overrides)
     source: Source = make(config.data)
     split: Split = make(config.split)(source.records, source.official)
     summary = summarise_data(source, split)

@@ -9,8 +9,8 @@ from typing import Any
 
 from xray_lightning.audit.shortcuts.run import Shortcuts, find_shortcuts
 from xray_lightning.cli.build import progress, trainer_from
+from xray_lightning.cli.config import read_integer, read_names, take_own
 from xray_lightning.cli.opening import Opened, open_checkpoint
-from xray_lightning.cli.overrides import integer, listed, taken_out
 from xray_lightning.cli.settings import EXPLAIN
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.maps import GATES, METHODS
@@ -88,13 +88,13 @@ def own_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], bool, list[s
     Raises:
         ConfigError: a value that cannot work.
     """
-    values, rest = taken_out(overrides, EXPLAIN)
+    values, rest = take_own(overrides, EXPLAIN)
     if idle := [text for text in rest if text.startswith(("tta=", "prior="))]:
         raise ConfigError(f"{idle[0]}: nothing here depends on it; xray evaluate takes it")
     for name, allowed in (("subset", ("val", "test")), ("shortcuts", ("true", "false"))):
         if values[name] not in allowed:
             raise ConfigError(f"{name} must be {' or '.join(allowed)}, got {values[name]!r}")
-    permuted = listed(values["permuted"])
+    permuted = read_names(values["permuted"])
     if len(permuted) > 1:
         raise ConfigError(f"permuted takes one checkpoint, got {', '.join(permuted)}")
     settings = {
@@ -102,11 +102,11 @@ def own_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], bool, list[s
         "methods": methods_of("methods", values["methods"]),
         "saliency": methods_of("saliency", values["saliency"]),
         "label": values["label"],
-        "positives": integer("positives", values["positives"], 2),
-        "seeds": listed(values["seeds"]),
+        "positives": read_integer("positives", values["positives"], 2),
+        "seeds": read_names(values["seeds"]),
         "permuted": permuted[0] if permuted else None,
-        "draws": integer("draws", values["draws"], 1),
-        "seed": integer("bootstrap_seed", values["bootstrap_seed"], 0),
+        "draws": read_integer("draws", values["draws"], 1),
+        "seed": read_integer("bootstrap_seed", values["bootstrap_seed"], 0),
     }
     return settings, values["shortcuts"] == "true", rest
 
@@ -119,7 +119,7 @@ def methods_of(name: str, text: str) -> tuple[str, ...]:
     """
     if text in ("none", "all"):
         return METHODS if text == "all" else ()
-    methods, known = listed(text), (*METHODS, GATES)
+    methods, known = read_names(text), (*METHODS, GATES)
     unknown = ", ".join(method for method in methods if method not in known)
     if unknown or not methods:
         every = ", ".join(known)

@@ -1,6 +1,5 @@
 """What a user sees when something goes wrong, and the exit code."""
 
-import errno
 import os
 import signal
 import sys
@@ -12,9 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from xray_lightning.errors import XrayError
-
-# What only the owner of the disk can change: no right, no room, a file where a folder should be.
-OF_THE_DISK = {"EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENOTDIR", "EEXIST"}
 
 USER_ERROR = 2
 PARTIAL = 3
@@ -31,7 +27,7 @@ class PartialError(XrayError):
     """
 
 
-def guarded(command: Callable[[], object], hint: str = "; start it again to go on") -> int:
+def run_guarded(command: Callable[[], object], hint: str = "; start it again to go on") -> int:
     """Run a command; its exit code is 0, 2 for a user's error, 3 for a part, 128 + N for a signal.
 
     Signals are Ctrl-C, SIGTERM and SIGHUP; ``hint`` says what to do then.
@@ -43,7 +39,7 @@ def guarded(command: Callable[[], object], hint: str = "; start it again to go o
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     try:
-        with _stopping():
+        with _stop_on_signals():
             command()
     except BaseException as error:  # re-raised unless the user can act on it
         if STOPPED_BY or _is_ctrl_c(error):
@@ -51,7 +47,9 @@ def guarded(command: Callable[[], object], hint: str = "; start it again to go o
             how = f"stopped by {signal.Signals(number).name}"
             print(f"\n{how}; what was written is kept{hint}", file=sys.stderr)
             return STOPPED + number
-        message = user_message(error) if isinstance(error, Exception) else None
+        from xray_lightning.cli.config import explain_error
+
+        message = explain_error(error) if isinstance(error, Exception) else None
         if message is None:
             raise
         if wants_traceback:
@@ -65,7 +63,7 @@ def guarded(command: Callable[[], object], hint: str = "; start it again to go o
 
 
 @contextmanager
-def _stopping() -> Iterator[None]:
+def _stop_on_signals() -> Iterator[None]:
     """Within it SIGTERM and SIGHUP stop as Ctrl-C does; what does not stop in time is ended."""
     STOPPED_BY.clear()
     before = {each: signal.getsignal(each) for each in STOPS}
@@ -104,37 +102,3 @@ def _end_in_time(reader: int, over: threading.Event) -> None:
 def _is_ctrl_c(stop: BaseException) -> bool:
     """Whether a stop is Ctrl-C; Lightning turns it into an exit while it handles it."""
     return isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
-
-
-def user_message(error: BaseException) -> str | None:
-    """The message for an error the user can act on; None for a fault of this package."""
-    from hydra.errors import HydraException, InstantiationException
-    from omegaconf.errors import OmegaConfBaseException
-
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, XrayError):
-            return str(cause)
-        if isinstance(cause, OSError) and errno.errorcode.get(cause.errno or 0) in OF_THE_DISK:
-            place = cause.filename or "a file or folder"
-            return f"{place}: {cause.strerror}; change that, or name another folder"
-        cause = cause.__cause__
-    if isinstance(error, InstantiationException):
-        reason = error.__cause__
-        detail = f"{type(reason).__name__}: {reason}" if reason else str(error)
-        return f"{str(error).splitlines()[-1]}: {detail}"
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        deeper = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-        return "\n".join(_trimmed(str(each)) for each in (error, deeper) if each is not None)
-    return None
-
-
-def _trimmed(text: str) -> str:
-    """Without the internals that Hydra and OmegaConf add below the message."""
-    kept = []
-    for line in text.splitlines():
-        if line.startswith("Config search path"):
-            break
-        if not line.lstrip().startswith(("full_key:", "object_type=", "reference_type=")):
-            kept.append(line)
-    return "\n".join(kept).rstrip()

@@ -17,9 +17,9 @@ from xray_lightning.cli.build import (
     task_from,
     trainer_from,
 )
-from xray_lightning.cli.overrides import Settings, in_sweep
+from xray_lightning.cli.config import in_sweep
 from xray_lightning.cli.report import closing_report
-from xray_lightning.cli.settings import point_settings, require_settings
+from xray_lightning.cli.settings import Settings, point_settings, require_settings
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predict import Summary

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import xray_lightning
-from xray_lightning.cli.locate import conf_dir
+from xray_lightning.cli.settings import find_conf
 
 PACKAGES = (
     *("torch", "torchvision", "pytorch-lightning", "timm", "torchmetrics", "albumentations"),
@@ -66,7 +66,7 @@ def describe_installation() -> dict[str, object]:
         "packages": {name: version(name) for name in PACKAGES},
         "processors": os.cpu_count(),
         "gpu": ", ".join(gpus) or "torch sees none",
-        "configuration": str(conf_dir()),
+        "configuration": str(find_conf()),
         "cache": f"{cache}: {sum(sizes) / 1e6:,.0f} MB" if sizes else f"{cache}: not there yet",
         "extras": describe_extras(),
     }
@@ -117,7 +117,7 @@ def print_pairs(pairs: Mapping[str, object]) -> None:
 def list_choices(what: str) -> dict[str, str]:
     """Names and what each is; of a group of ``conf/`` the first comment of its files."""
     if what in GROUPS:
-        files = sorted((conf_dir() / GROUPS[what]).glob("*.yaml"))
+        files = sorted((find_conf() / GROUPS[what]).glob("*.yaml"))
         return {path.stem: read_comment(path) for path in files}
     if what == "heads":
         from xray_lightning.models.heads import HEADS
@@ -135,7 +135,7 @@ def read_comment(path: Path) -> str:
 
 def show_settings() -> None:
     """``train.py --help``: every setting with its comment, and what Hydra's options do."""
-    text = (conf_dir() / "train.yaml").read_text(encoding="utf-8")
+    text = (find_conf() / "train.yaml").read_text(encoding="utf-8")
     settings = text.split("\nrun_dir:")[0]
     print(
         "python train.py [KEY=VALUE]...   such as model=xception split=patient\n\n"

@@ -10,8 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from xray_lightning.cli.failures import USER_ERROR
-from xray_lightning.cli.keys import require_known_keys
-from xray_lightning.cli.settings import require_settings
+from xray_lightning.cli.settings import require_known_keys, require_settings
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.sweep import FAILED, SweepComparison, compare_runs, read_sweep
 from xray_lightning.report.terminal import fold_lines, show, sweep_lines

@@ -6,16 +6,15 @@ from pathlib import Path
 
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, require_labels
 from xray_lightning.cli.build import data_from, prepare_process
-from xray_lightning.cli.overrides import (
-    Settings,
-    boolean,
-    labels_asked,
-    overridden,
+from xray_lightning.cli.config import (
+    change_settings,
+    choose_labels,
+    read_boolean,
+    require_trusted,
     split_run_dir,
-    taken_out,
+    take_own,
 )
-from xray_lightning.cli.settings import find_checkpoint, require_changes, require_settings
-from xray_lightning.cli.trust import require_trusted
+from xray_lightning.cli.settings import Settings, find_checkpoint, require_changes, require_settings
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split
 from xray_lightning.data.source import usage_notes
@@ -103,9 +102,9 @@ def open_checkpoint(place: Path, overrides: Sequence[str]) -> Opened:
     loaded = load_checkpoint(find_checkpoint(place))
     values, run_dir = split_run_dir(overrides)
     names = {"overlap": "", "images": "test", "labels": "", "trust": "false"}
-    own, values = taken_out(values, names)
+    own, values = take_own(values, names)
     description = loaded.description
-    loaded = replace(loaded, trust=boolean("trust", own["trust"]))
+    loaded = replace(loaded, trust=read_boolean("trust", own["trust"]))
     if not loaded.trust:
         require_trusted(description.config, loaded.path)
     config = read_settings(loaded, values)
@@ -114,7 +113,7 @@ def open_checkpoint(place: Path, overrides: Sequence[str]) -> Opened:
     require_prior(config.prior)
     data = data_from(config, workers=workers)
     if own["labels"]:
-        data.keep_labels(labels_asked(own["labels"], data.labels, description.labels))
+        data.keep_labels(choose_labels(own["labels"], data.labels, description.labels))
     require_labels(description, data.labels, str(loaded.path))
     notes = [*usage_notes(data.source), *data.split.notes]
     if len(data.labels) < len(description.labels):
@@ -143,7 +142,7 @@ def read_settings(checkpoint: Checkpoint, overrides: Sequence[str]) -> Settings:
         raise CheckpointError(f"{checkpoint.path}: config.{missing[0]} is missing")
     require_changes(overrides)
     trainer = {**description.config["trainer"], **ALONE}
-    config = overridden({**ADDED, **description.config, "trainer": trainer}, overrides)
+    config = change_settings({**ADDED, **description.config, "trainer": trainer}, overrides)
     for name, value in description.preprocessing.items():
         if config[name] != value:
             raise ConfigError(

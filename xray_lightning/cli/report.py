@@ -8,9 +8,8 @@ from typing import Any
 
 from xray_lightning.audit.run import Audit, audit_split
 from xray_lightning.cli.audit import read_exposures
-from xray_lightning.cli.failures import user_message
-from xray_lightning.cli.overrides import Settings, make
-from xray_lightning.cli.trust import read_config, require_trusted
+from xray_lightning.cli.config import explain_error, make, read_config, require_trusted
+from xray_lightning.cli.settings import Settings
 from xray_lightning.data.partition import Split
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.errors import ConfigError
@@ -69,7 +68,7 @@ def audit_again(run: Run, trust: bool = False) -> tuple[Audit | None, str]:
         source: Source = make(config.data)
         split: Split = make(config.split)(used_records(source).records, source.official)
     except Exception as error:  # re-raised unless the user can repair it
-        message = user_message(error)
+        message = explain_error(error)
         if message is None:
             raise
         return None, f"its data set is not at hand ({message})"

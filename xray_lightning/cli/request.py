@@ -62,24 +62,28 @@ class Request:
         for text in self.settings:
             key, _, given = text.partition("=")
             if key not in defaults:
-                from xray_lightning.cli.keys import unknown
+                from xray_lightning.cli.settings import describe_unknown
 
-                raise unknown(key, defaults) if defaults else ConfigError(f"no setting {key} here")
+                raise (
+                    describe_unknown(key, defaults)
+                    if defaults
+                    else ConfigError(f"no setting {key} here")
+                )
             chosen[key] = read_value(key, given, defaults[key])
         return chosen
 
 
 def read_value(name: str, text: str, default: Any) -> Any:
     """A setting as its default is: true or false, a whole number, or text."""
-    from xray_lightning.cli.overrides import boolean, integer
+    from xray_lightning.cli.config import read_boolean, read_integer
 
     if isinstance(default, str):
         return text
     if isinstance(default, bool):
-        return boolean(name, text)
+        return read_boolean(name, text)
     if default is None and text == "null":
         return None
-    return integer(name, text, LEAST.get(name, 1))
+    return read_integer(name, text, LEAST.get(name, 1))
 
 
 def read_request(

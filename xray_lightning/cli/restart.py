@@ -11,11 +11,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint
 from xray_lightning.cli.build import reusable
-from xray_lightning.cli.failures import STOPPED_BY, user_message
+from xray_lightning.cli.config import (
+    change_settings,
+    explain_error,
+    in_sweep,
+    read_boolean,
+    read_config,
+    require_trusted,
+    take_own,
+    to_container,
+)
+from xray_lightning.cli.failures import STOPPED_BY
 from xray_lightning.cli.fit import fit
-from xray_lightning.cli.keys import require_known_keys
-from xray_lightning.cli.overrides import boolean, in_sweep, overridden, taken_out, to_container
-from xray_lightning.cli.trust import read_config, require_trusted
+from xray_lightning.cli.settings import require_known_keys
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.folders import LockedError, lock_folder
@@ -52,7 +60,7 @@ def sweep_run(config: DictConfig) -> float | None:
     except Exception as error:  # whatever it is, the other runs go on
         if STOPPED_BY:
             raise
-        message = user_message(error)
+        message = explain_error(error)
         LOG.error("failed: %s", message or error, exc_info=message is None)
         facts = {"overrides": list(HydraConfig.get().overrides.task), "seed": config.seed}
         text = message or f"{type(error).__name__}: {error}"
@@ -117,7 +125,7 @@ def resume_run(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpo
     checkpoint = load_checkpoint(last) if later or last.is_file() else None
     if checkpoint:
         load_checkpoint(run / "checkpoints" / "best.ckpt")  # now, not at the end of the training
-    own, changes = taken_out(overrides, {"resume": "", "trust": "false"})
+    own, changes = take_own(overrides, {"resume": "", "trust": "false"})
     for change in changes:
         if not change.startswith(("trainer.", *(f"{key}=" for key in MOVABLE))):
             raise ConfigError(
@@ -125,9 +133,9 @@ def resume_run(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpo
                 f"epochs) and {', '.join(MOVABLE)} may change"
             )
     plain = {**read_config(run / "config.yaml"), "run_dir": str(run)}
-    if not boolean("trust", own["trust"]):
+    if not read_boolean("trust", own["trust"]):
         require_trusted(plain, run / "config.yaml")
-    merged = overridden(plain, changes)
+    merged = change_settings(plain, changes)
     if checkpoint is None and first_process():  # the others find what this one writes
         clear(run)
     LOG.info("resuming %s%s", run, "" if checkpoint else ": no epoch was finished, it starts anew")

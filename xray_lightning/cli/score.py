@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.cli.overrides import (
-    boolean,
-    composed,
-    integer,
-    labels_asked,
+from xray_lightning.cli.config import (
+    choose_labels,
+    compose_settings,
     make,
+    read_boolean,
+    read_integer,
     read_value,
-    taken_out,
+    take_own,
 )
 from xray_lightning.cli.settings import point_settings
 from xray_lightning.data.partition import SUBSETS, Split
@@ -64,13 +64,13 @@ def score(table: Path, overrides: Sequence[str], as_json: bool = False) -> None:
         MissingImagesError: an image of the subset has no score.
     """
     own, values = own_settings(overrides)
-    config, run_dir = composed(values, OWN)
+    config, run_dir = compose_settings(values, OWN)
     source: Source = make(config.data)
     split = make(config.split)(source.records, source.official) if own.subset else None
     images = [record.image_id for record in source.records]
     if own.labels:
         theirs = find_scored_labels(table, source.labels)
-        source = select_labels(source, labels_asked(own.labels, source.labels, theirs))
+        source = select_labels(source, choose_labels(own.labels, source.labels, theirs))
     scores = dict(zip(*read_scores(table, source.labels, images), strict=True))
     records, note = choose_records(source.records, scores, split, own.subset, own.allow_missing)
     if run_dir is not None:
@@ -120,17 +120,17 @@ def own_settings(overrides: Sequence[str]) -> tuple[Settings, list[str]]:
     Raises:
         ConfigError: a value that cannot work.
     """
-    values, rest = taken_out(overrides, OWN)
+    values, rest = take_own(overrides, OWN)
     if values["subset"] not in ("", *SUBSETS):
         raise ConfigError(f"subset must be one of {', '.join(SUBSETS)}, got {values['subset']!r}")
     require_points(values["points"], values["subset"])
     return Settings(
         **{key: values[key] for key in ("subset", "points", "labels")},
         prior=require_prior(read_value("prior", values["prior"])),
-        allow_missing=boolean("allow_missing", values["allow_missing"]),
-        subgroups=boolean("subgroups", values["subgroups"]),
-        draws=integer("draws", values["draws"], 1),
-        bootstrap_seed=integer("bootstrap_seed", values["bootstrap_seed"], 0),
+        allow_missing=read_boolean("allow_missing", values["allow_missing"]),
+        subgroups=read_boolean("subgroups", values["subgroups"]),
+        draws=read_integer("draws", values["draws"], 1),
+        bootstrap_seed=read_integer("bootstrap_seed", values["bootstrap_seed"], 0),
     ), rest
 
 

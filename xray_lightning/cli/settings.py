@@ -1,14 +1,31 @@
-"""Settings that cannot work, refused within a second: before torch is loaded, before the work."""
+"""Settings: where they lie, which there are, and which cannot work, refused before torch."""
 
-from collections.abc import Sequence
+import inspect
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
+from difflib import get_close_matches
+from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from xray_lightning.cli.keys import known_keys
-from xray_lightning.errors import CheckpointError, ConfigError, DataNotFoundError
+from xray_lightning.errors import (
+    CheckpointError,
+    ConfigError,
+    DataNotFoundError,
+    require_integer,
+)
+from xray_lightning.processes import slurm_step
 
+Settings = DictConfig  # what the verbs call it: Hydra and OmegaConf stay in few files
+
+OWN_NAMES = ("callbacks", "logger")  # places where a name of the user's own is a new object
+OF_HYDRA = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
+OVERLAYS = ("experiment", "sweep")  # groups that set what other groups define
 LEAST = {  # of whole numbers; null is a number still to be chosen
     **{"batch_size": 1, "image_size": 1, "epochs": 1, "trainer.max_epochs": 1, "draws": 1},
     **{"workers": 0, "threads": 1, "freeze_epochs": 0, "trainer.accumulate_grad_batches": 1},
@@ -41,7 +58,44 @@ OPENING = {  # of every verb that opens a checkpoint, and what they may be
 }
 
 
-def require_settings(config: DictConfig) -> None:
+def find_conf() -> Path:
+    """``conf/`` inside an installed package, else at the root of the repository.
+
+    Raises:
+        DataNotFoundError: neither is there: a broken installation.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for place in (package / "conf", package.parent / "conf"):
+        if (place / "train.yaml").is_file():
+            return place
+    raise DataNotFoundError(
+        f"no conf/train.yaml in {package} or beside it: install the package again"
+    )
+
+
+def name_run(resume: str | None, *names: str, now: datetime | None = None) -> str:
+    """The folder of a run: that of the resumed one, or ``outputs/<date>_<time>_<model>_<split>``.
+
+    Slurm's tasks each work it out, at their own time: there ``slurm-<job>.<step>`` replaces it.
+
+    Raises:
+        ConfigError: there is no run to resume.
+
+    >>> name_run(None, "xception", "patient", now=datetime(2026, 1, 2, 3, 4, 5))
+    'outputs/2026-01-02_03-04-05_xception_patient'
+    """
+    if resume:
+        if not (Path(resume) / "config.yaml").is_file():  # before Hydra makes the folder
+            raise ConfigError(f"resume={resume}: no config.yaml there; name the folder of a run")
+        return resume
+    name = re.sub(r"[^\w.-]+", "_", "_".join(names))
+    return f"outputs/{slurm_step() or f'{now or datetime.now():%Y-%m-%d_%H-%M-%S}'}_{name}"
+
+
+# --- values that cannot work ----------------------------------------------------------------
+
+
+def require_settings(config: Settings) -> None:
     """Refuse what cannot work before hours of training.
 
     Raises:
@@ -59,17 +113,15 @@ def require_settings(config: DictConfig) -> None:
         raise ConfigError(
             f"trainer.devices must be at least 1, or -1 for every GPU, got {devices!r}"
         )
-    usual = known_keys()
-    if (config.operating_point, config.calibration) == (
-        usual["operating_point"],
-        usual[""]["calibration"],
-    ):
+    usual = read_known_keys()
+    point, method = config.operating_point, config.calibration
+    if (point, method) == (usual["operating_point"], usual[""]["calibration"]):
         return
     from xray_lightning.metrics.calibration import require_method  # SciPy and scikit-learn: 0.5 s
     from xray_lightning.metrics.operating_points import require_rule
 
-    require_rule(config.operating_point.rule, config.operating_point.value)
-    require_method(config.calibration)
+    require_rule(point.rule, point.value)
+    require_method(method)
 
 
 def require_openable(
@@ -98,7 +150,7 @@ def require_openable(
             require_integer(key, value, LEAST[key])
 
 
-def point_settings(config: DictConfig) -> dict[str, Any]:
+def point_settings(config: Settings) -> dict[str, Any]:
     """How operating points are fitted, see :func:`~.evaluation.evaluate.fit_operating_points`."""
     point = {"rule": config.operating_point.rule, "value": config.operating_point.value}
     return point | {"calibration": config.calibration, "draws": config.draws}
@@ -110,21 +162,143 @@ def find_checkpoint(place: Path) -> Path:
 
 
 def require_changes(overrides: Sequence[str]) -> None:
-    """Refuse what would not change an evaluation.
-
-    Raises:
-        ConfigError: names the override.
-    """
+    """Refuse, by a ConfigError, what would not change an evaluation."""
     for text in overrides:
         if text.partition("=")[0].split(".")[0] not in CHANGEABLE:
             raise ConfigError(f"{text}: an evaluation can change only {', '.join(CHANGEABLE)}")
 
 
-def require_integer(name: str, value: Any, low: int) -> None:
-    """Refuse what is no whole number, or too small.
+# --- keys that no setting has ---------------------------------------------------------------
+
+
+def require_known_keys(config: Settings, *, below: bool = True) -> None:
+    """Refuse a key that nothing reads, wherever it comes from, a deleted one, and a wrong type.
+
+    An object may get any argument of its constructor; callbacks and loggers of any name may be
+    added; a setting whose value is itself a mapping (``model.head_options``) may hold anything.
+
+    Args:
+        config: all settings.
+        below: whether keys below the top are looked at too.
 
     Raises:
-        ConfigError: names the setting.
+        ConfigError: names the key, and the nearest ones or the usual value.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise ConfigError(f"{name} must be an integer of at least {low}, got {value!r}")
+    plain = {str(k): v for k, v in OmegaConf.to_container(config).items() if k != "hydra"}  # type: ignore[union-attr]
+    if strange := list(_find_unknown_keys(plain if below else dict.fromkeys(plain))):
+        place = strange[0].rpartition(".")[0]
+        target = OmegaConf.select(config, f"{place}._target_") if place else None
+        more = _list_parameters(target, set()) if target else ()
+        raise describe_unknown(
+            strange[0], {*list_keys(plain), *(f"{place}.{name}" for name in more)}
+        )
+    optional = {"epochs", "weights", "trust"}  # other keys refer to two, the third is not saved
+    if missing := sorted(set(read_known_keys()[""]) - optional - set(plain)):
+        raise ConfigError(
+            f"the setting {missing[0]} is missing: it was deleted, or the configuration is of an "
+            f"older version; give {missing[0]}=, as conf/train.yaml does"
+        )
+
+
+def _find_unknown_keys(node: Mapping[str, Any], place: str = "") -> Iterator[str]:
+    """Dotted keys below ``place`` that neither ``conf/`` nor a constructor knows."""
+    target = node.get("_target_")
+    known = read_known_keys().get(target or place)
+    if target is None and known is None:
+        return
+    strange = set(node) - set(known or ()) - OF_HYDRA
+    if target is not None and strange:
+        strange -= _list_parameters(str(target), strange)
+    elif place in OWN_NAMES:
+        _require_objects(node, place)
+        strange = {name for name in strange if node[name] is None}
+    for name, value in node.items():
+        key = f"{place}.{name}".lstrip(".")
+        if name in strange:
+            yield key
+        elif isinstance(value, Mapping):
+            yield from _find_unknown_keys(value, key)
+        elif place != "trainer":  # devices=auto; Lightning looks at its own
+            _require_type(key, value, (known or {}).get(name))
+
+
+def _require_objects(node: Mapping[str, Any], place: str) -> None:
+    """Refuse a callback or logger that is neither null nor says its class."""
+    for name, value in node.items():
+        if value is not None and not (isinstance(value, Mapping) and "_target_" in value):
+            raise ConfigError(f"{place}.{name} must be null or have a _target_, got {value!r}")
+
+
+def _require_type(key: str, value: Any, usual: Any) -> None:
+    """Refuse a word where a number is usual, an infinite number, and what is not true or false."""
+    if isinstance(usual, bool):
+        wrong, kind = not isinstance(value, bool), "true or false"
+    else:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        wrong = not isfinite(value) if number else isinstance(usual, int | float)
+        kind = "a finite number" if usual is None else f"a number, such as {usual}"
+    reference = isinstance(value, str) and "${" in value
+    if wrong and value is not None and not reference:
+        raise ConfigError(f"{key} must be {kind}, got {value!r}")
+
+
+def _list_parameters(target: str, wanted: set[str]) -> set[str]:
+    """Names that a class or function takes; all that are wanted where that cannot be told."""
+    try:
+        taken = inspect.signature(get_object(target)).parameters
+    except (ImportError, TypeError, ValueError):  # instantiation will say what is wrong with it
+        return wanted
+    return wanted if any(p.kind == p.VAR_KEYWORD for p in taken.values()) else set(taken)
+
+
+@cache
+def read_known_keys() -> dict[str, dict[str, Any]]:
+    """Keys and values of each node of ``conf/``, by its target or its place; "" is the top."""
+    known: dict[str, dict[str, Any]] = {}
+
+    def collect(node: Mapping[str, Any], place: str) -> None:
+        here = known.setdefault(str(node.get("_target_", place)), {})
+        for name, value in node.items():
+            if here.get(name) is None:  # a usual value says more than null
+                here[name] = value
+            if isinstance(value, Mapping):
+                collect(value, f"{place}.{name}".lstrip("."))
+
+    for path in find_conf().rglob("*.yaml"):
+        values: Any = OmegaConf.to_container(OmegaConf.load(path))
+        group = path.relative_to(find_conf()).parts[0].removesuffix(".yaml")
+        if group not in OVERLAYS:
+            collect(values if group in ("train", "data") else {group: values}, "")
+    for name in ("defaults", "hydra"):
+        known[""].pop(name)
+    return known
+
+
+def list_keys(node: Mapping[str, Any], place: str = "") -> Iterator[str]:
+    """Every key of nested mappings, those of mappings too.
+
+    >>> list(list_keys({"optim": {"head_lr": 1}}))
+    ['optim', 'optim.head_lr']
+    """
+    for name, value in node.items():
+        yield f"{place}{name}"
+        if isinstance(value, Mapping):
+            yield from list_keys(value, f"{place}{name}.")
+
+
+def describe_unknown(key: str, known: Collection[str]) -> ConfigError:
+    """The error for a key that is none; beside it is looked first.
+
+    >>> str(describe_unknown("lr", ["seed", "optim.optimizer.lr"]))
+    'unknown setting lr: optim.optimizer.lr?'
+    """
+    place, _, leaf = key.rpartition(".")
+    names: dict[str, list[str]] = {}  # last word -> whole keys
+    for whole in sorted({*known} - {key}, key=lambda k: (k.rpartition(".")[0] != place, k)):
+        names.setdefault(whole.rpartition(".")[2], []).append(whole)
+    alike = [leaf] if leaf in names else get_close_matches(leaf, names, 2, cutoff=0.7)
+    near = [whole for name in alike for whole in names[name]][:3]
+    if place and not near:
+        near = sorted(k for k in known if k.startswith(f"{place}.") and "._" not in k)[:8]
+    advice = f"{' or '.join(near)}?" if near else "python train.py --help lists the settings"
+    return ConfigError(f"unknown setting {key}: {advice}")

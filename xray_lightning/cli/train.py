@@ -7,12 +7,10 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig
 
-from xray_lightning.cli.failures import STOPPED, guarded
+from xray_lightning.cli.config import in_sweep, make, name_unknown_keys, register_resolvers
+from xray_lightning.cli.failures import STOPPED, run_guarded
 from xray_lightning.cli.info import show_settings
-from xray_lightning.cli.keys import require_known_keys
-from xray_lightning.cli.locate import conf_dir
-from xray_lightning.cli.overrides import in_sweep, make, register_resolvers, unknown_named
-from xray_lightning.cli.settings import require_settings
+from xray_lightning.cli.settings import find_conf, require_known_keys, require_settings
 from xray_lightning.errors import ConfigError
 
 
@@ -28,17 +26,17 @@ def train(arguments: Sequence[str] | None = None) -> int:
         show_settings()
         return 0
     register_resolvers()
-    main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(_fit)
+    main = hydra.main(version_base="1.3", config_path=str(find_conf()), config_name="train")(_fit)
 
     def command() -> None:
         sys.argv[1:] = with_sweep_folder(sys.argv[1:])
         try:
-            with unknown_named(sys.argv[1:]):
+            with name_unknown_keys(sys.argv[1:]):
                 main()
         except SystemExit as stop:
             raise stop.__cause__ if isinstance(stop.__cause__, ConfigError) else stop from None
 
-    code = guarded(command, "")
+    code = run_guarded(command, "")
     if code > STOPPED and {"-m", "--multirun"} & set(sys.argv):
         named = any(text.startswith("hydra.sweep.dir=") for text in sys.argv)
         again = "" if named else " with hydra.sweep.dir= and the folder of this one"

@@ -5,11 +5,11 @@ import pytest
 from hydra.errors import InstantiationException, OverrideParseException
 from omegaconf import OmegaConf
 
-from xray_lightning.cli.overrides import (
-    composed,
-    labels_asked,
+from xray_lightning.cli.config import (
+    change_settings,
+    choose_labels,
+    compose_settings,
     make,
-    overridden,
     split_run_dir,
 )
 from xray_lightning.errors import ConfigError
@@ -23,20 +23,20 @@ SAVED = {
 
 
 def test_composed_with_the_folder_for_results() -> None:
-    config, folder = composed(["data.patients=7", "hydra.run.dir=a/b"])
+    config, folder = compose_settings(["data.patients=7", "hydra.run.dir=a/b"])
     assert config.data.patients == 7
     assert folder == Path("a/b")
     assert config.model.weights == "none"
-    assert composed([])[1] is None
+    assert compose_settings([])[1] is None
 
 
 def test_make_gives_plain_containers() -> None:
-    config, _ = composed([])
+    config, _ = compose_settings([])
     assert type(make(config.split).keywords["fractions"]) is list
 
 
 def test_value_and_group_overrides() -> None:
-    config = overridden(SAVED, ["seed=3", "split=official", "split.val_fraction=0.2"])
+    config = change_settings(SAVED, ["seed=3", "split=official", "split.val_fraction=0.2"])
     assert config.seed == 3
     assert config.split._target_ == "xray_lightning.official_split"
     assert config.split.val_fraction == 0.2
@@ -44,7 +44,7 @@ def test_value_and_group_overrides() -> None:
 
 
 def test_another_data_set() -> None:
-    config = overridden(SAVED, ["data=nih", "data.root=/x"])
+    config = change_settings(SAVED, ["data=nih", "data.root=/x"])
     assert config.data.root == "/x"
     assert "patients" not in config.data
     assert config.image_size == 32, "the data group's image_size must not leak into a saved run"
@@ -53,18 +53,18 @@ def test_another_data_set() -> None:
 @pytest.mark.parametrize("text", ["+a=1", "~seed", "seed=1,2"])
 def test_only_plain_changes(text: str) -> None:
     with pytest.raises(ConfigError, match="only KEY=VALUE"):
-        overridden(SAVED, [text])
+        change_settings(SAVED, [text])
 
 
 @pytest.mark.parametrize("text", ["sed=1", "data.root=x", "nothing.at.all=1"])
 def test_unknown_setting(text: str) -> None:
     with pytest.raises(ConfigError, match=f"unknown setting {text.partition(chr(61))[0]}"):
-        overridden(SAVED, [text])
+        change_settings(SAVED, [text])
 
 
 def test_malformed() -> None:
     with pytest.raises(OverrideParseException):
-        overridden(SAVED, ["seed"])
+        change_settings(SAVED, ["seed"])
 
 
 def test_last_folder_wins() -> None:
@@ -93,23 +93,23 @@ def test_what_a_constructor_raises_keeps_its_place() -> None:
 
 
 def test_a_table_of_its_own_brings_its_split(tmp_path: Path) -> None:
-    saved, _ = composed([])
+    saved, _ = compose_settings([])
     plain: Any = OmegaConf.to_container(saved)
     table = ["data=csv", f"data.table={tmp_path}/t.csv"]
-    assert overridden(plain, table).split._target_.endswith("auto_split")
-    assert overridden(plain, [*table, "split=kfold"]).split._target_.endswith("kfold_split")
-    assert overridden(plain, [*table, "split.seed=3"]).split._target_.endswith("patient_split")
-    assert overridden(plain, ["data=nih"]).split == saved.split
-    assert composed(table)[0].split._target_.endswith("auto_split")
-    assert composed([*table, "split=patient"])[0].split._target_.endswith("patient_split")
+    assert change_settings(plain, table).split._target_.endswith("auto_split")
+    assert change_settings(plain, [*table, "split=kfold"]).split._target_.endswith("kfold_split")
+    assert change_settings(plain, [*table, "split.seed=3"]).split._target_.endswith("patient_split")
+    assert change_settings(plain, ["data=nih"]).split == saved.split
+    assert compose_settings(table)[0].split._target_.endswith("auto_split")
+    assert compose_settings([*table, "split=patient"])[0].split._target_.endswith("patient_split")
 
 
 def test_labels_asked() -> None:
-    assert labels_asked("shared", ["Mass", "Edema"], ["Edema", "Hernia", "Mass"]) == (
+    assert choose_labels("shared", ["Mass", "Edema"], ["Edema", "Hernia", "Mass"]) == (
         "Mass",
         "Edema",
     )
-    assert labels_asked("[Edema, Mass]", ["Mass", "Edema"]) == ("Edema", "Mass")
+    assert choose_labels("[Edema, Mass]", ["Mass", "Edema"]) == ("Edema", "Mass")
     for text, known in (("Hernia", "Mass"), ("shared", "Edema"), ("[]", "Mass")):
         with pytest.raises(ConfigError, match=r"these are shared: (Mass|none)"):
-            labels_asked(text, ["Mass"], [known])
+            choose_labels(text, ["Mass"], [known])

@@ -1,11 +1,14 @@
-"""Composing a configuration without @hydra.main, and laying overrides over a saved one."""
+"""Configurations: composed, changed, trusted; and what the errors of Hydra mean to a user."""
 
+import errno
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -14,18 +17,33 @@ from hydra.errors import ConfigCompositionException, HydraException, Instantiati
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from xray_lightning.cli.keys import dotted, require_known_keys, unknown
-from xray_lightning.cli.locate import conf_dir, run_folder
-from xray_lightning.errors import ConfigError
+import xray_lightning
+from xray_lightning.cli.settings import (
+    Settings,
+    describe_unknown,
+    find_conf,
+    list_keys,
+    name_run,
+    require_known_keys,
+)
+from xray_lightning.errors import ConfigError, XrayError
+from xray_lightning.formats import upgrade_settings
+from xray_lightning.writing import entries_of
 
+# What only the owner of the disk can change: no right, no room, a file where a folder should be.
+OF_THE_DISK = {"EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENOTDIR", "EEXIST"}
+TARGET = re.compile(r"^\s*_target_:\s*([\w.]+)", re.MULTILINE)
+OF_TORCH = re.compile(r"torch\.optim\.(lr_scheduler\.)?[A-Z][A-Za-z]*")
+OWN = "xray_lightning."
+KEPT = "${run_dir}"  # the one interpolation that config.yaml keeps
 RUN_DIR = "hydra.run.dir"
-Settings = DictConfig  # what the verbs call it: Hydra and OmegaConf stay in few files
 
 
 def register_resolvers() -> None:
     """Make ``${run_folder:...}`` known to OmegaConf."""
-    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+    OmegaConf.register_new_resolver("run_folder", name_run, replace=True)
 
 
 def in_sweep() -> bool:
@@ -55,7 +73,9 @@ def to_container(config: Settings) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def composed(overrides: Sequence[str], own: Iterable[str] = ()) -> tuple[DictConfig, Path | None]:
+def compose_settings(
+    overrides: Sequence[str], own: Iterable[str] = ()
+) -> tuple[DictConfig, Path | None]:
     """``conf/train.yaml`` with overrides, and the folder of ``hydra.run.dir=`` if one was given.
 
     Args:
@@ -68,14 +88,17 @@ def composed(overrides: Sequence[str], own: Iterable[str] = ()) -> tuple[DictCon
     values, run_dir = split_run_dir(overrides)
     register_resolvers()
     GlobalHydra.instance().clear()
-    with unknown_named(values, own), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with (
+        name_unknown_keys(values, own),
+        initialize_config_dir(str(find_conf()), version_base="1.3"),
+    ):
         config = compose("train", overrides=[*values, f"run_dir={run_dir or 'outputs'}"])
     require_known_keys(config)
     return config, run_dir
 
 
 @contextmanager
-def unknown_named(overrides: Sequence[str], own: Iterable[str] = ()) -> Iterator[None]:
+def name_unknown_keys(overrides: Sequence[str], own: Iterable[str] = ()) -> Iterator[None]:
     """Name the nearest settings where Hydra would advise to add an unknown key with a plus.
 
     Raises:
@@ -88,9 +111,11 @@ def unknown_named(overrides: Sequence[str], own: Iterable[str] = ()) -> Iterator
         if found is None:
             raise
         pairs = [text.partition("=") for text in overrides]
-        groups = [f"{k}={v}" for k, _, v in pairs if (conf_dir() / k / f"{v}.yaml").is_file()]
-        plain: Any = OmegaConf.to_container(composed(groups)[0])  # a value of ??? is no obstacle
-        raise unknown(found[1], {*own, *dotted(plain)}) from None
+        groups = [f"{k}={v}" for k, _, v in pairs if (find_conf() / k / f"{v}.yaml").is_file()]
+        plain: Any = OmegaConf.to_container(
+            compose_settings(groups)[0]
+        )  # a value of ??? is no obstacle
+        raise describe_unknown(found[1], {*own, *list_keys(plain)}) from None
     except ValueError as error:  # Hydra's own, for a group that is set to null
         if not str(error).startswith("Config group override"):
             raise
@@ -108,10 +133,10 @@ def split_run_dir(overrides: Iterable[str]) -> tuple[list[str], Path | None]:
     return values, Path(folders[-1]) if folders else None
 
 
-def taken_out(overrides: Iterable[str], own: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+def take_own(overrides: Iterable[str], own: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """A verb's own settings with their defaults, and what is left for the configuration.
 
-    >>> taken_out(["draws=50", "data=nih"], {"draws": "2000"})
+    >>> take_own(["draws=50", "data=nih"], {"draws": "2000"})
     ({'draws': '50'}, ['data=nih'])
     """
     pairs = [(text.partition("=")[0], text) for text in overrides]
@@ -119,30 +144,30 @@ def taken_out(overrides: Iterable[str], own: Mapping[str, str]) -> tuple[dict[st
     return {**own, **given}, [text for key, text in pairs if key not in own]
 
 
-def listed(text: str) -> tuple[str, ...]:
+def read_names(text: str) -> tuple[str, ...]:
     """The items of a list, ``a,b`` or ``[a,b]``, each once.
 
-    >>> listed("[cam, gradcam]")
+    >>> read_names("[cam, gradcam]")
     ('cam', 'gradcam')
     """
     items = (item.strip() for item in text.strip("[]").split(","))
     return tuple(dict.fromkeys(item for item in items if item))
 
 
-def labels_asked(text: str, *sides: Sequence[str]) -> tuple[str, ...]:
+def choose_labels(text: str, *sides: Sequence[str]) -> tuple[str, ...]:
     """The labels that ``labels=`` names: a list, or ``shared`` for those that all sides have.
 
     Raises:
         ConfigError: one that a side lacks, or none at all.
     """
     shared = [label for label in sides[0] if all(label in side for side in sides)]
-    labels = shared if text == "shared" else listed(text)
+    labels = shared if text == "shared" else read_names(text)
     if not labels or not set(labels) <= set(shared):
         raise ConfigError(f"labels={text}: these are shared: {', '.join(shared) or 'none'}")
     return tuple(labels)
 
 
-def integer(name: str, text: str, low: int) -> int:
+def read_integer(name: str, text: str, low: int) -> int:
     """A setting that must be a whole number.
 
     Raises:
@@ -153,7 +178,7 @@ def integer(name: str, text: str, low: int) -> int:
     return int(text)
 
 
-def boolean(name: str, text: str) -> bool:
+def read_boolean(name: str, text: str) -> bool:
     """A setting that must be true or false.
 
     Raises:
@@ -180,7 +205,7 @@ def read_value(name: str, text: str) -> Any:
     return change.value()
 
 
-def overridden(saved: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
+def change_settings(saved: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
     """A saved configuration with overrides; ``split=official`` swaps a group, ``seed=1`` a value.
 
     Raises:
@@ -192,10 +217,10 @@ def overridden(saved: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
     for change in parsed:
         if change.is_add() or change.is_delete() or change.is_sweep_override():
             raise ConfigError(f"{change.input_line!r}: only KEY=VALUE can be laid over a saved run")
-    groups = [change for change in parsed if (conf_dir() / change.key_or_group).is_dir()]
+    groups = [change for change in parsed if (find_conf() / change.key_or_group).is_dir()]
     named = {change.key_or_group.partition(".")[0] for change in parsed}
     for change in groups:
-        choice, _ = composed([str(change.input_line)])
+        choice, _ = compose_settings([str(change.input_line)])
         OmegaConf.set_struct(choice, False)
         own_split = change.value() == "csv" and "split" not in named  # its split column comes first
         for group in (change.key_or_group, *(["split"] if own_split else [])):
@@ -210,5 +235,94 @@ def _set(config: DictConfig, key: str, value: Any) -> None:
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
     if not isinstance(node, DictConfig) or leaf not in list(node.keys()):
-        raise unknown(key, set(dotted(config)))
+        raise describe_unknown(key, set(list_keys(config)))
     OmegaConf.update(config, key, value)
+
+
+# --- saved configurations of somebody else ----------------------------------------------------
+
+
+@cache
+def list_targets() -> frozenset[str]:
+    """What conf/ names, without the command line's own callback."""
+    texts = [path.read_text(encoding="utf-8") for path in find_conf().rglob("*.yaml")]
+    named = {name for text in texts for name in TARGET.findall(text)}
+    return frozenset(named - {f"{OWN}{name}" for name in xray_lightning._NAMES["cli.multirun"]})
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings in a run's config.yaml, nothing evaluated, without Hydra's own.
+
+    Raises:
+        ConfigError: it is not there, damaged, or holds Python objects.
+    """
+    try:
+        saved = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} is damaged or no plain settings: {error}") from error
+    if not isinstance(saved, dict):
+        raise ConfigError(f"{path} is not a mapping")
+    settings = {str(key): value for key, value in saved.items() if key != "hydra"}
+    return dict(upgrade_settings(settings))
+
+
+def require_trusted(saved: Mapping[str, Any], place: Path) -> None:
+    """Refuse settings that could run code when they are built, or read the environment.
+
+    Args:
+        saved: plain values, before anything is resolved.
+        place: the file they are from.
+
+    Raises:
+        ConfigError: names the setting and what stands there.
+    """
+    for key, value in entries_of(saved):
+        if key.rpartition(".")[2] == "_target_":
+            known = isinstance(value, str) and (
+                value in list_targets() or OF_TORCH.fullmatch(value)
+            )
+            reason = "" if known else "is not a class of this package or of torch.optim"
+        elif isinstance(value, str):
+            reason = "would be evaluated" if "${" in value.replace(KEPT, "") else ""
+        else:
+            plain = value is None or isinstance(value, int | float | Mapping | list | tuple)
+            reason = "" if plain else "is not a plain value"
+        if reason:
+            raise ConfigError(
+                f"{place}: {key}={value!r:.200} {reason}, so it could do anything on this machine. "
+                "If you know who wrote this file: trust=true"
+            )
+
+
+# --- errors -----------------------------------------------------------------------------------
+
+
+def explain_error(error: BaseException) -> str | None:
+    """The message for an error the user can act on; None for a fault of this package."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, XrayError):
+            return str(cause)
+        if isinstance(cause, OSError) and errno.errorcode.get(cause.errno or 0) in OF_THE_DISK:
+            place = cause.filename or "a file or folder"
+            return f"{place}: {cause.strerror}; change that, or name another folder"
+        cause = cause.__cause__
+    if isinstance(error, InstantiationException):
+        reason = error.__cause__
+        detail = f"{type(reason).__name__}: {reason}" if reason else str(error)
+        return f"{str(error).splitlines()[-1]}: {detail}"
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        deeper = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+        return "\n".join(_trim(str(each)) for each in (error, deeper) if each is not None)
+    return None
+
+
+def _trim(text: str) -> str:
+    """Without the internals that Hydra and OmegaConf add below the message."""
+    kept = []
+    for line in text.splitlines():
+        if line.startswith("Config search path"):
+            break
+        if not line.lstrip().startswith(("full_key:", "object_type=", "reference_type=")):
+            kept.append(line)
+    return "\n".join(kept).rstrip()
