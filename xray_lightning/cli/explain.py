@@ -16,8 +16,8 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.explain.maps import GATES, METHODS
 from xray_lightning.explain.run import Explanation, explain_checkpoint, require_explainable
 from xray_lightning.folders import prepare_folder
-from xray_lightning.report.audit_tables import shortcut_lines
 from xray_lightning.report.explanation import draw_explanation, explanation_lines
+from xray_lightning.report.shortcut_tables import shortcut_lines
 from xray_lightning.report.terminal import show
 from xray_lightning.writing import json_text, write_json
 

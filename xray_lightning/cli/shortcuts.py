@@ -10,7 +10,7 @@ from xray_lightning.audit.shortcuts.run import Shortcuts, find_shortcuts, write_
 from xray_lightning.cli.opening import home, open_checkpoint
 from xray_lightning.deploy.classifier import find_device
 from xray_lightning.folders import prepare_folder
-from xray_lightning.report.audit_tables import shortcut_lines
+from xray_lightning.report.shortcut_tables import shortcut_lines
 from xray_lightning.report.terminal import show
 from xray_lightning.writing import json_text, write_json
 
