@@ -6,6 +6,7 @@ import pytest
 from hydra.errors import InstantiationException
 
 from xray_lightning.cli.datasets import cache, data
+from xray_lightning.data.summary import DataSummary
 from xray_lightning.errors import DataNotFoundError
 
 SHARED = Path(os.environ["XRAY_DATA"])
@@ -23,6 +24,8 @@ def test_figures_of_the_full_nih_table(capsys: pytest.CaptureFixture[str]) -> No
         assert (counted, subsets["test"]["positives"][label]) == (train_val, test)
     assert subsets["train"]["images"] + subsets["val"]["images"] == 86_524
     assert facts["missing"] == 112_120
+    assert facts["subsets"] == facts["parts"]
+    assert DataSummary.from_json(facts).to_json() | {"schema": 2} == facts
 
 
 def test_table_for_people_and_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
