@@ -59,5 +59,6 @@ def _baseline_table(audit: Audit) -> Table:
 
 
 def format_interval(interval: Interval, digits: int) -> str:
+    """Both ends, or "-"."""
     low, high = interval
     return "-" if low != low else f"{low:.{digits}f}-{high:.{digits}f}"
