@@ -139,7 +139,7 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from xray_lightning import Phantom
     from xray_lightning.cli.config import compose_settings
-    from xray_lightning.data.partition import split_facts
+    from xray_lightning.data.partition import describe_split
     from xray_lightning.data.splits import patient_split
     from xray_lightning.evaluation.evaluate import (
         Origin,
@@ -180,7 +180,7 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     points = fit_operating_points(found["val"], draws=40)
     evaluation = evaluate(found["test"], records, origin, operating_points=points, draws=40)
     environment = {"command": ["train.py", "data.patients=150"], "seed": 0, "device": "cpu"}
-    environment |= {"data": {"name": "phantom", "title": "phantom"}, "split": split_facts(split)}
+    environment |= {"data": {"name": "phantom", "title": "phantom"}, "split": describe_split(split)}
     environment |= {"versions": {"torch": "2.0"}, "git_commit": "c0ffee", "threads": 2}
     write_json(environment, folder / "environment.json")
     write_json(evaluation.to_json(), folder / "evaluation.json")

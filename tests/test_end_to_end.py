@@ -113,9 +113,12 @@ def test_metrics_csv_holds_the_best_validation_score(trained: Path) -> None:
 def test_fingerprints_stand_everywhere(trained: Path) -> None:
     split = json.loads((trained / "environment.json").read_text())["split"]
     description = load_checkpoint(trained / "checkpoints/best.ckpt").description
-    assert split.items() <= description.split.items()
+    assert split == {"parts": split["subsets"]} | {
+        k: description.split[k] for k in split if k != "parts"
+    }
     points = json.loads((trained / "operating_points.json").read_text())
     checkpoint = load_checkpoint(trained / "checkpoints/best.ckpt")
+    assert points.pop("schema") == 2
     assert points == {**description.operating_points, "weights_sha256": checkpoint.weights_sha256}
     assert description.operating_points["fingerprint"] == split["parts"]["val"]
     assert metrics(trained, "test")["fingerprint"] == split["parts"]["test"]

@@ -8,7 +8,7 @@ import torch
 from hydra.types import RunMode
 
 from xray_lightning import processes
-from xray_lightning.cli import build, fit, overrides
+from xray_lightning.cli import build, config, fit
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.errors import ConfigError
 from xray_lightning.report.terminal import show
@@ -63,7 +63,7 @@ def test_processes_of_a_machine(
 
 def sweep(monkeypatch: pytest.MonkeyPatch, mode: RunMode) -> None:
     hydra: Any = SimpleNamespace(initialized=lambda: True, get=lambda: SimpleNamespace(mode=mode))
-    monkeypatch.setattr(overrides, "HydraConfig", hydra)
+    monkeypatch.setattr(config, "HydraConfig", hydra)
 
 
 def test_a_sweep_starts_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,7 +142,7 @@ PACKAGE = Path(__file__).parents[1] / "xray_lightning"
 WRITERS = {
     "writing.py": {"open", "savefig"},
     "report/drawings.py": {"savefig"},  # into memory
-    "explain/heatmaps.py": {"savez"},  # these three into a file of writing.py
+    "explain/overlays.py": {"savez"},  # these three into a file of writing.py
     "checkpoint.py": {"torch.save"},
     "cli/build.py": {"OmegaConf.save"},
     "deploy/predict.py": {"open"},  # rows added one by one; the next run cuts off a half one
@@ -150,7 +150,7 @@ WRITERS = {
     "data/cache.py": {"open"},  # what counts stands in done.bin
 }
 WRITING = {"write_text", "write_bytes", "savez", "savez_compressed", "to_csv", "imwrite", "savefig"}
-WRITING |= {"to_json", "to_pickle", "tofile", "savetxt", "TemporaryDirectory", "mkstemp", "dump"}
+WRITING |= {"to_pickle", "tofile", "savetxt", "TemporaryDirectory", "mkstemp", "dump"}
 
 
 def writes(call: ast.Call) -> str | None:

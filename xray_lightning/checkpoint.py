@@ -15,7 +15,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.partition import SUBSETS, split_facts
+from xray_lightning.data.partition import SUBSETS, describe_split
 from xray_lightning.data.source import patient_keys
 from xray_lightning.errors import CheckpointError, OutputError
 from xray_lightning.formats import upgrade_description, upgrade_settings
@@ -245,8 +245,8 @@ def describe_model(
     if not isinstance(net, XrayNet):
         name = f"{type(net).__module__}.{type(net).__qualname__}"
         own = {"labels": list(data.labels), "image_size": data.image_size, **own, "class": name}
-    split = split_facts(data.split) | patients_of(data)
-    split["subsets"] = split.pop("parts", data.split.subset_fingerprints)
+    split = describe_split(data.split) | patients_of(data)
+    del split["parts"]  # of the files of schema 1
     return Description(own, dict(data.preprocessing), split, dict(config or {}))
 
 

@@ -89,7 +89,6 @@ def test_the_report_of_the_run_shows_it(done: Result, checkpoint: Path) -> None:
     assert "Where does it look?" not in before
     assert CliRunner().invoke(APP, ["report", str(run)]).exit_code == 0
     values = json.loads((run / "explain" / "explain.json").read_text())
-    del values["schema"]
     assert json.loads((run / "report.json").read_text())["explain"] == values
     text = (run / "report.html").read_text()
     section = text[text.index('<section id="explain">') : text.index('<section id="training">')]

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.models import network
@@ -291,3 +291,23 @@ def test_the_normalisation_is_part_of_the_network() -> None:
     assert XrayNet(**nets[1].config).config == nets[1].config
     with pytest.raises(ConfigError, match=r"model\.normalise must be one of .*, got 'none'"):
         XrayNet(LABELS, "test_resnet", image_size=32, normalise="none")
+
+
+def test_a_head_without_maps_says_so() -> None:
+    class Plain(nn.Module):
+        def __init__(self, channels: int, labels: int, *, dropout: float = 0.0) -> None:
+            super().__init__()
+            self.linear = nn.Linear(channels, labels)
+
+        def forward(self, features: Tensor) -> Tensor:
+            logits: Tensor = self.linear(features.mean(dim=(2, 3)))
+            return logits
+
+    net = XrayNet(("Mass",), "test_resnet", image_size=32, head=Plain)
+    with pytest.raises(ConfigError, match="Plain"):
+        net.maps(torch.zeros(1, 1, 32, 32))
+
+
+def test_weights_are_named() -> None:
+    with pytest.raises(ConfigError, match="weights must be imagenet, none or a file, got None"):
+        XrayNet(("Mass",), "test_resnet", image_size=32, weights=None)  # type: ignore[arg-type]

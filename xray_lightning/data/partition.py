@@ -77,13 +77,14 @@ def fingerprint(ids: Mapping[str, Iterable[str]]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
-def split_facts(split: Split) -> dict[str, Any]:
+def describe_split(split: Split) -> dict[str, Any]:
     """Name and fingerprints of a split as plain values."""
     return {
         "name": split.name,
         "settings": dict(split.settings),
         "fingerprint": split.fingerprint,
-        "parts": dict(split.subset_fingerprints),
+        "subsets": dict(split.subset_fingerprints),
+        "parts": dict(split.subset_fingerprints),  # the name of schema 1
         "images": {subset: len(rows) for subset, rows in split.subsets.items()},
         "leaked_patients": split.leaked_patients,
     }

@@ -181,15 +181,15 @@ def evaluate(
         underdiagnosis=measure_underdiagnosis(*columns, records, thresholds, draws=few, seed=seed)
         if subgroups and thresholds
         else [],
-        published=comparable(
-            origin.data,
-            predictions.labels,
-            origin.split.name if origin.split else "",
-            origin.subset or "",
-            known=origin.data_images,
-            scored=len(records),
-        ),
+        published=_find_published(origin, predictions.labels, len(records)),
     )
+
+
+def _find_published(origin: Origin, labels: tuple[str, ...], scored: int) -> list[Published]:
+    """Published results on the same images."""
+    split = origin.split.name if origin.split else ""
+    known = origin.data_images
+    return comparable(origin.data, labels, split, origin.subset or "", known=known, scored=scored)
 
 
 def fit_operating_points(

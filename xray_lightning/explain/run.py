@@ -1,7 +1,7 @@
 """Where a checkpoint looks, and whether its maps can be believed: all of it, for one subset."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -144,10 +144,7 @@ def explain_checkpoint(
         others=[other.build_net() for other in others],
         permuted=shuffled[0].build_net() if shuffled else None,
     )  # fmt: skip
-    tests = {}
-    for method in saliency if finding else ():
-        with show_progress(f"saliency tests of {method}, {finding}", shown=progress) as report:
-            tests[method] = run(method, progress=report)
+    tests = _run_tests(run, saliency if finding else (), finding or "", progress)
     return Explanation(
         *(str(checkpoint.path), checkpoint.weights_sha256, data.source.title),
         SplitName(data.split.name, data.split.fingerprint),
@@ -164,6 +161,17 @@ def explain_checkpoint(
         saliency_missing=NO_FINDING if saliency and not tests else "",
         overlays=overlays,
     )
+
+
+def _run_tests(
+    run: Callable[..., SaliencyTests], methods: Sequence[str], finding: str, progress: bool
+) -> dict[str, SaliencyTests]:
+    """The saliency tests of each method, behind bars."""
+    tests = {}
+    for method in methods:
+        with show_progress(f"saliency tests of {method}, {finding}", shown=progress) as report:
+            tests[method] = run(method, progress=report)
+    return tests
 
 
 def require_explainable(

@@ -59,6 +59,8 @@ def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> 
 
 def load_network(name: str, weights: str, image_size: int) -> tuple[Any, LoadReport | None]:
     """A backbone with weights: "imagenet", "none", or the path of a file; and what was loaded."""
+    if not isinstance(weights, str | Path):
+        raise ConfigError(f"weights must be imagenet, none or a file, got {weights!r}")
     if weights == "imagenet":
         return pretrained_backbone(name, image_size=image_size)
     backbone = create_backbone(name, image_size=image_size)

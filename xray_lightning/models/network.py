@@ -127,7 +127,15 @@ class XrayNet(nn.Module):
         """What the head finds where, (B, L, h, w), of images (B, 1, H, W) in [0, 1].
 
         The head's class says what the values are, such as logits or attention weights.
+
+        Raises:
+            ConfigError: the head has no ``maps``.
         """
+        if not hasattr(self.head, "maps"):
+            raise ConfigError(
+                f"the head {self.config['head']} gives no maps: give it maps(features), or take a "
+                "method that needs none, such as gradcam or gradient"
+            )
         features = self.forward_features(images)
         with torch.autocast(features.device.type, enabled=False):
             maps: Tensor = self.head.maps(features.float())

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.partition import split_facts
+from xray_lightning.data.partition import describe_split
 from xray_lightning.data.samplers import prevalence
 from xray_lightning.writing import read_json, write_json
 
@@ -59,7 +59,7 @@ def write_environment(
         "overrides": list(overrides),
         "choices": choices or {},
         "seed": seed,
-        "split": split_facts(data.split),
+        "split": describe_split(data.split),
         "prevalence": {
             label: [None if math.isnan(share) else share for share in pair]
             for label, pair in compare_prevalence(data).items()
