@@ -15,7 +15,7 @@ from xray_lightning.folders import lock_folder
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TRAIN = [sys.executable, str(ROOT / "train.py")]
 XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
 TOY = ["data.patients=60", "image_size=32", "batch_size=8", "callbacks=none", "logger=none"]

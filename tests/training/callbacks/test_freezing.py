@@ -173,7 +173,7 @@ if __name__ == "__main__":
 def test_distributed_data_parallel(devices: int, tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, str(script), str(devices), str(tmp_path / "cache")],
         **{"capture_output": True, "text": True, "check": False, "timeout": 300},
