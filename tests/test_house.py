@@ -7,11 +7,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xray_lightning"
 LIMITS = {
-    "lines of the package": 25_500,
+    "lines of the package": 25_299,
     "lines of cli/": 3_150,
     "lines of tests": 26_900,
     "longest file": 450,
-    "longest function": 56,
+    "longest function": 51,
     "modules imported by one other": 31,
     "dict[str, Any]": 65,
     "deep _target_s": 0,
@@ -58,7 +58,7 @@ def measure() -> dict[str, int]:
     conf = "".join(path.read_text() for path in (ROOT / "conf").rglob("*.yaml"))
     targets = [line.split(":")[1].strip() for line in conf.splitlines() if "_target_:" in line]
     return {
-        "lines of the package": lines(*TREES, *PACKAGE.glob("*.pyi")),
+        "lines of the package": lines(*TREES),
         "lines of cli/": lines(*(PACKAGE / "cli").rglob("*.py")),
         "lines of tests": lines(*(ROOT / "tests").rglob("*.py")),
         "longest file": max(map(lines, TREES)),

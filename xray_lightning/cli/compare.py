@@ -19,12 +19,7 @@ def compare_models(
     as_json: bool = False,
     out: Path | None = None,
 ) -> None:
-    """Compare two models on the test images of their runs; ``labels`` may be a list or "shared".
-
-    Raises:
-        ConfigError, DataNotFoundError, TableError: see
-            :func:`~xray_lightning.evaluation.compare.compare`.
-    """
+    """Compare two models on the test images of their runs; ``labels`` may be a list or "shared"."""
     if out is not None:
         prepare_folder(out)
     chosen = labels if labels == "shared" else read_names(labels)

@@ -99,11 +99,7 @@ def compose_settings(
 
 @contextmanager
 def name_unknown_keys(overrides: Sequence[str], own: Iterable[str] = ()) -> Iterator[None]:
-    """Name the nearest settings where Hydra would advise to add an unknown key with a plus.
-
-    Raises:
-        ConfigError: in place of Hydra's error.
-    """
+    """Name the nearest settings where Hydra would advise to add an unknown key with a plus."""
     try:
         yield
     except ConfigCompositionException as error:
@@ -155,11 +151,7 @@ def read_names(text: str) -> tuple[str, ...]:
 
 
 def choose_labels(text: str, *sides: Sequence[str]) -> tuple[str, ...]:
-    """The labels that ``labels=`` names: a list, or ``shared`` for those that all sides have.
-
-    Raises:
-        ConfigError: one that a side lacks, or none at all.
-    """
+    """The labels that ``labels=`` names: a list, or ``shared`` for those that all sides have."""
     shared = [label for label in sides[0] if all(label in side for side in sides)]
     labels = shared if text == "shared" else read_names(text)
     if not labels or not set(labels) <= set(shared):
@@ -168,22 +160,14 @@ def choose_labels(text: str, *sides: Sequence[str]) -> tuple[str, ...]:
 
 
 def read_integer(name: str, text: str, low: int) -> int:
-    """A setting that must be a whole number.
-
-    Raises:
-        ConfigError: it is none, or too small.
-    """
+    """A setting that must be a whole number."""
     if not text.isdecimal() or int(text) < low:
         raise ConfigError(f"{name} must be an integer of at least {low}, got {text!r}")
     return int(text)
 
 
 def read_boolean(name: str, text: str) -> bool:
-    """A setting that must be true or false.
-
-    Raises:
-        ConfigError: it is neither.
-    """
+    """A setting that must be true or false."""
     if text not in ("true", "false"):
         raise ConfigError(f"{name} must be true or false, got {text!r}")
     return text == "true"
@@ -206,11 +190,7 @@ def read_value(name: str, text: str) -> Any:
 
 
 def change_settings(saved: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """A saved configuration with overrides; ``split=official`` swaps a group, ``seed=1`` a value.
-
-    Raises:
-        ConfigError: a key that the configuration lacks, or an override that adds or deletes one.
-    """
+    """A saved configuration with overrides; ``split=official`` swaps a group, ``seed=1`` a key."""
     config = OmegaConf.create(saved)
     OmegaConf.set_struct(config, True)
     parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -251,11 +231,7 @@ def list_targets() -> frozenset[str]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The settings in a run's config.yaml, nothing evaluated, without Hydra's own.
-
-    Raises:
-        ConfigError: it is not there, damaged, or holds Python objects.
-    """
+    """The settings in a run's config.yaml, nothing evaluated, without Hydra's own."""
     try:
         saved = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:

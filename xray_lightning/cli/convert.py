@@ -21,11 +21,7 @@ def convert_tree(
     colour: str | None = None,
     as_json: bool = False,
 ) -> None:
-    """Convert every DICOM file below ``root``, see ``convert_folder``.
-
-    Raises:
-        PartialError: some files are unreadable; the others are done.
-    """
+    """Convert every DICOM file below ``root``, see ``convert_folder``."""
     options = PngOptions(bits, rename, frame, colour)
     with show_progress("converting", shown=sys.stderr.isatty()) as progress:
         done = convert_folder(root, out, options, workers=workers, progress=progress)

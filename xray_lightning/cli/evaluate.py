@@ -63,11 +63,7 @@ def evaluate_checkpoint(place: Path, overrides: Sequence[str], *, as_json: bool 
 
 
 def evaluate_subsets(opened: Opened) -> tuple[Path, dict[str, Summary], dict[str, Evaluation]]:
-    """Scores and evaluations of "test", and of "test_seen" where overlap=report asks for it.
-
-    Raises:
-        ConfigError: a prior without a calibration, or a folder that holds a training run.
-    """
+    """Scores and evaluations of "test", and of "test_seen" where overlap=report asks for it."""
     config, data = opened.config, opened.data
     if opened.run_dir and (opened.run_dir / "config.yaml").is_file():
         raise ConfigError(

@@ -26,9 +26,6 @@ def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
     """Localisation, saliency tests, shortcut tests and a gallery; see ``xray explain --help``.
 
     Images of patients that the checkpoint learned from are explained apart (overlap=report).
-
-    Raises:
-        XrayError: a setting that cannot work, or see :func:`~.opening.open_checkpoint`.
     """
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         settings, shortcuts, values = own_settings(overrides)
@@ -83,11 +80,7 @@ def folder_of(images: Opened, subset: str) -> Path:
 
 
 def own_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], bool, list[str]]:
-    """The settings of the library, whether shortcuts are tested, and what is left.
-
-    Raises:
-        ConfigError: a value that cannot work.
-    """
+    """The settings of the library, whether shortcuts are tested, and what is left."""
     values, rest = take_own(overrides, EXPLAIN)
     if idle := [text for text in rest if text.startswith(("tta=", "prior="))]:
         raise ConfigError(f"{idle[0]}: nothing here depends on it; xray evaluate takes it")
@@ -112,11 +105,7 @@ def own_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], bool, list[s
 
 
 def methods_of(name: str, text: str) -> tuple[str, ...]:
-    """Names of map methods; "none" and "all", those of every network, are lists too.
-
-    Raises:
-        ConfigError: an unknown one.
-    """
+    """Names of map methods; "none" and "all", those of every network, are lists too."""
     if text in ("none", "all"):
         return METHODS if text == "all" else ()
     methods, known = read_names(text), (*METHODS, GATES)

@@ -49,11 +49,7 @@ class SweepTable(Callback):
             write(read_sweep(folder), folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Compare.
-
-        Raises:
-            SystemExit: a run failed.
-        """
+        """Compare."""
         folder = Path(config.hydra.sweep.dir)
         comparison = read_sweep(folder)
         write(comparison, folder)
@@ -63,11 +59,7 @@ class SweepTable(Callback):
 
 
 def sweep(folder: Path, all_tests: bool = False, as_json: bool = False) -> None:
-    """Compare the runs of a finished, killed or running sweep; its files are written anew.
-
-    Raises:
-        DataNotFoundError: no run lies in the folder.
-    """
+    """Compare the runs of a finished, killed or running sweep; its files are written anew."""
     comparison = compare_runs(folder)
     write(comparison, folder)
     validations = write_folds(comparison, folder)

@@ -129,12 +129,7 @@ def open_checkpoint(place: Path, overrides: Sequence[str]) -> Opened:
 
 
 def read_settings(checkpoint: Checkpoint, overrides: Sequence[str]) -> Settings:
-    """The checkpoint's configuration with overrides.
-
-    Raises:
-        CheckpointError: it has none.
-        ConfigError: an override that would not change the evaluation, or its preprocessing.
-    """
+    """The checkpoint's configuration with overrides."""
     description = checkpoint.description
     if not description.config:
         raise CheckpointError(f"{checkpoint.path} holds no configuration: train.py did not make it")

@@ -21,11 +21,7 @@ def predict(
     *,
     as_json: bool = False,
 ) -> None:
-    """Score every image that ``names`` lead to, see :func:`~xray_lightning.predict_files`.
-
-    Raises:
-        PartialError: some files are unreadable; the others are done.
-    """
+    """Score every image that ``names`` lead to, see :func:`~xray_lightning.predict_files`."""
     images = find_images(names)
     from xray_lightning.deploy.classifier import load_classifier  # torch, after the paths
     from xray_lightning.deploy.predict import predict_files

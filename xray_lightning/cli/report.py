@@ -23,12 +23,7 @@ DRAWS = 100  # of the audit, which xray audit does with more
 
 
 def report(folder: Path, as_json: bool = False, trust: bool = False) -> None:
-    """Write report.html and report.json of a finished run; see ``xray report --help``.
-
-    Raises:
-        ConfigError: the folder holds no finished run, a damaged one, or one whose settings only
-            ``trust`` lets it build.
-    """
+    """Write report.html and report.json of a finished run; see ``xray report --help``."""
     run = read_run(folder)
     values = write_report(run, *audit_again(run, trust))
     if as_json:
@@ -52,11 +47,7 @@ def closing_report(
 
 
 def audit_again(run: Run, trust: bool = False) -> tuple[Audit | None, str]:
-    """The audit of the run's split, made again from its settings; None, and why there is none.
-
-    Raises:
-        ConfigError: config.yaml is damaged, or names what only ``trust`` lets it build.
-    """
+    """The audit of the run's split, made again from its settings; None, and why there is none."""
     place = run.folder / "config.yaml"
     saved = {**read_config(place), "run_dir": str(run.folder)}
     if not {"data", "split"} <= set(saved):

@@ -40,11 +40,7 @@ class Request:
         return {"as_json": True} if self.as_json else {}
 
     def require_out(self) -> Path:
-        """The folder for results.
-
-        Raises:
-            ConfigError: there is no ``--out``.
-        """
+        """The folder for results."""
         if self.out is None:
             raise ConfigError("name the folder for the results: --out DIR")
         return self.out

@@ -57,12 +57,7 @@ class Settings:
 
 
 def score(table: Path, overrides: Sequence[str], as_json: bool = False) -> None:
-    """Score a table; see ``xray score --help``.
-
-    Raises:
-        ConfigError: a setting of this verb has a value that cannot work.
-        MissingImagesError: an image of the subset has no score.
-    """
+    """Score a table; see ``xray score --help``."""
     own, values = own_settings(overrides)
     config, run_dir = compose_settings(values, OWN)
     source: Source = make(config.data)
@@ -115,11 +110,7 @@ def beside_truth(
 
 
 def own_settings(overrides: Sequence[str]) -> tuple[Settings, list[str]]:
-    """The settings of this verb, and what is left for the configuration.
-
-    Raises:
-        ConfigError: a value that cannot work.
-    """
+    """The settings of this verb, and what is left for the configuration."""
     values, rest = take_own(overrides, OWN)
     if values["subset"] not in ("", *SUBSETS):
         raise ConfigError(f"subset must be one of {', '.join(SUBSETS)}, got {values['subset']!r}")
@@ -135,11 +126,7 @@ def own_settings(overrides: Sequence[str]) -> tuple[Settings, list[str]]:
 
 
 def require_points(points: str, subset: str) -> None:
-    """Operating points chosen on the images they are applied to would flatter.
-
-    Raises:
-        ConfigError: unknown, the scored subset itself, or no subset is scored.
-    """
+    """Operating points chosen on the images they are applied to would flatter."""
     if points and (not subset or points not in set(SUBSETS) - {subset}):
         raise ConfigError(
             f"points={points!r}: operating points are chosen on one of {', '.join(SUBSETS)}, and "
@@ -154,11 +141,7 @@ def choose_records(
     subset: str,
     allow_missing: bool,
 ) -> tuple[list[Record], str]:
-    """The records to score, and a sentence about those that are not.
-
-    Raises:
-        MissingImagesError: an image of the subset has no score, and that is not allowed.
-    """
+    """The records to score, and a sentence about those that are not."""
     rows = range(len(records)) if split is None else split.subsets[subset].tolist()
     scored = [records[row] for row in rows if records[row].image_id in scores]
     missing = [records[row].image_id for row in rows if records[row].image_id not in scores]

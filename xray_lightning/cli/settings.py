@@ -59,11 +59,7 @@ OPENING = {  # of every verb that opens a checkpoint, and what they may be
 
 
 def find_conf() -> Path:
-    """``conf/`` inside an installed package, else at the root of the repository.
-
-    Raises:
-        DataNotFoundError: neither is there: a broken installation.
-    """
+    """``conf/`` inside an installed package, else at the root of the repository."""
     package = Path(__file__).resolve().parents[1]
     for place in (package / "conf", package.parent / "conf"):
         if (place / "train.yaml").is_file():
@@ -96,11 +92,7 @@ def name_run(resume: str | None, *names: str, now: datetime | None = None) -> st
 
 
 def require_settings(config: Settings) -> None:
-    """Refuse what cannot work before hours of training.
-
-    Raises:
-        ConfigError: a whole number, the devices, a rule, value or method out of range.
-    """
+    """Refuse what cannot work before hours of training."""
     seed = config.seed
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ConfigError(f"seed must be an integer from 0 to 2**32 - 1, got {seed!r}")
@@ -127,12 +119,7 @@ def require_settings(config: Settings) -> None:
 def require_openable(
     checkpoints: Sequence[Path], overrides: Sequence[str], names: Sequence[str] = ()
 ) -> None:
-    """Refuse checkpoints and images that are not there, overrides that no verb can lay over one.
-
-    Raises:
-        CheckpointError, DataNotFoundError: names the file.
-        ConfigError: names the override, and what may stand there.
-    """
+    """Refuse checkpoints and images that are not there, overrides that no verb can lay over one."""
     for path in checkpoints:
         if not path.exists():
             raise CheckpointError(f"no checkpoint at {path}")

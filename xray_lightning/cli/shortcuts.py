@@ -16,11 +16,7 @@ from xray_lightning.writing import json_text, write_json
 
 
 def shortcuts(checkpoints: Sequence[Path], overrides: Sequence[str], as_json: bool = False) -> None:
-    """Test checkpoints on the test set of their own data, or of other data by overrides.
-
-    Raises:
-        XrayError: see :func:`~xray_lightning.cli.opening.open_checkpoint`.
-    """
+    """Test checkpoints on the test set of their own data, or of other data by overrides."""
     results: dict[str, Shortcuts] = {}
     for path in checkpoints:
         with redirect_stdout(sys.stderr if as_json else sys.stdout):  # its notes are not JSON

@@ -132,11 +132,7 @@ def _find_file(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
 
 
 def _find_table(root: Path, notes: list[str]) -> Path:
-    """The best label table in the folder.
-
-    Raises:
-        DataNotFoundError: there is none; says so if a sub-folder has one.
-    """
+    """The best label table in the folder."""
     present = [name for name in TABLES if (root / name).is_file()]
     if not present:
         inside = sorted(path for name in TABLES for path in root.glob(f"*/{name}"))
@@ -160,12 +156,7 @@ def _image_folders(root: Path) -> Iterator[Path]:
 def _read_lists(
     folders: Sequence[Path], images: Sequence[str], notes: list[str]
 ) -> dict[str, frozenset[str]] | None:
-    """Ids of the label table in each of the publisher's lists; None if there are no lists.
-
-    Raises:
-        DataNotFoundError: only one of the lists is there.
-        SplitError: the lists share images.
-    """
+    """Ids of the label table in each of the publisher's lists; None if there are no lists."""
     paths = {subset: _find_file(folders, names) for subset, names in LISTS.items()}
     absent = [subset for subset, path in paths.items() if path is None]
     if len(absent) == len(LISTS):

@@ -268,11 +268,7 @@ def _choose_images(
 def _match_exposures(
     path: Path, boxes: Iterable[str], chosen: Sequence[str], notes: list[str]
 ) -> dict[str, str]:
-    """NIH's name of every image of the label table.
-
-    Raises:
-        TableError: the map lacks some: an image of unknown patient could leak.
-    """
+    """NIH's name of every image of the label table."""
     names = read_nih_map(path)
     if absent := [image for image in boxes if image not in names]:
         raise TableError(
@@ -286,11 +282,7 @@ def _match_exposures(
 
 
 def _read_test_list(path: Path, exposures: Mapping[str, str]) -> dict[str, frozenset[str]]:
-    """RSNA ids on either side of NIH's official split.
-
-    Raises:
-        SplitError: the list names none of the images.
-    """
+    """RSNA ids on either side of NIH's official split."""
     listed = frozenset(read_list(path, NameIndex(exposures.values())))
     test = frozenset(image for image, name in exposures.items() if name in listed)
     if not test:

@@ -123,10 +123,10 @@ def explain_checkpoint(
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(Path(checkpoint))
-    tried = (*methods, *saliency)
-    others, shuffled = require_explainable(checkpoint, data, subset, tried, label, seeds, permuted)
-    for name, value, least in (("positives", positives, 2), ("draws", draws, 1), ("seed", seed, 0)):
-        require_integer(name, value, least)
+    others, shuffled = require_explainable(
+        checkpoint, data, subset, (*methods, *saliency), label, seeds, permuted
+    )
+    _require_numbers(positives=(positives, 2), draws=(draws, 1), seed=(seed, 0))
     net = checkpoint.build_net()
     predictions = predict_subsets(net, data, trainer)
     annotated = _map_boxes(net, data, subset, methods, progress)
@@ -138,12 +138,9 @@ def explain_checkpoint(
         for name, maps in annotated.get(subset, {}).items()
     }
     finding = label or choose_finding(data, subset, _aurocs(predictions.get("val"), data))
-    run = partial(
-        run_subset_tests, net, data, subset, finding or "",
-        images=positives, draws=draws, seed=seed,
-        others=[other.build_net() for other in others],
-        permuted=shuffled[0].build_net() if shuffled else None,
-    )  # fmt: skip
+    sizes = {"images": positives, "draws": draws, "seed": seed}
+    run = partial(run_subset_tests, net, data, subset, finding or "", **sizes)  # type: ignore[arg-type]
+    run = partial(run, others=_build_nets(others), permuted=next(iter(_build_nets(shuffled)), None))
     tests = _run_tests(run, saliency if finding else (), finding or "", progress)
     return Explanation(
         *(str(checkpoint.path), checkpoint.weights_sha256, data.source.title),
@@ -161,6 +158,15 @@ def explain_checkpoint(
         saliency_missing=NO_FINDING if saliency and not tests else "",
         overlays=overlays,
     )
+
+
+def _require_numbers(**numbers: tuple[int, int]) -> None:
+    for name, (number, least) in numbers.items():
+        require_integer(name, number, least)
+
+
+def _build_nets(checkpoints: Sequence[Checkpoint]) -> list[XrayNet]:
+    return [checkpoint.build_net() for checkpoint in checkpoints]
 
 
 def _run_tests(
