@@ -39,6 +39,7 @@ from xray_lightning.progress import show_progress
 from xray_lightning.results import Result
 from xray_lightning.training.task import XrayTask
 
+NO_BOX, NO_METHOD = "no image has a box", "no method was asked for"
 NO_FINDING = f"no finding with an AUROC on validation is on {FEWEST} patients; label= names one"
 SCORED = ("cam", "gradcam", "gradcam++", "layercam", "gradient")
 TESTED = ("cam", "gradient")
@@ -121,8 +122,7 @@ def explain_checkpoint(
     Raises:
         CheckpointError, ConfigError: see :func:`require_explainable`.
     """
-    if not isinstance(checkpoint, Checkpoint):
-        checkpoint = load_checkpoint(Path(checkpoint))
+    checkpoint = _open_checkpoint(checkpoint)
     others, shuffled = require_explainable(
         checkpoint, data, subset, (*methods, *saliency), label, seeds, permuted
     )
@@ -131,7 +131,6 @@ def explain_checkpoint(
     predictions = predict_subsets(net, data, trainer)
     annotated = _map_boxes(net, data, subset, methods, progress)
     localisation = _localise(annotated, data, subset, draws, seed)
-    why = "no image has a box" if methods else "no method was asked for"
     shown = predictions[subset]
     overlays = {
         name: _draw_hits(net, data, subset, maps, shown.scores, name)
@@ -151,13 +150,19 @@ def explain_checkpoint(
         summarise(shown, "")["auroc"],
         list(methods),
         localisation=localisation,
-        localisation_missing="" if localisation else why,
+        localisation_missing="" if localisation else NO_BOX if methods else NO_METHOD,
         published=published_boxes(data.source.name) if localisation else [],
         gallery={name: f"gallery_{re.sub('[ /]', '_', name)}.png" for name in overlays},
         saliency=tests,
         saliency_missing=NO_FINDING if saliency and not tests else "",
         overlays=overlays,
     )
+
+
+def _open_checkpoint(checkpoint: Checkpoint | str | Path) -> Checkpoint:
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    return load_checkpoint(Path(checkpoint))
 
 
 def _require_numbers(**numbers: tuple[int, int]) -> None:
