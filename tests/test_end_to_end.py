@@ -319,7 +319,7 @@ def test_wheel_works_without_the_repository(folder: Path) -> None:
     run([sys.executable, *install], folder)
     alone = folder / "alone"
     alone.mkdir()
-    place = "import xray_lightning.cli.settings as l; print(l.conf_dir())"
+    place = "import xray_lightning.cli.settings as l; print(l.find_conf())"
     paths = f"import sys; sys.path.insert(0, {str(folder / 'site')!r}); "
     text = run([sys.executable, "-c", paths + place], alone)
     assert text.strip() == str(folder / "site/xray_lightning/conf")
