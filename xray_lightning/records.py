@@ -45,6 +45,7 @@ class Box:
         y: upper edge.
         width: extent to the right.
         height: extent downwards.
+        reader: who drew it; "" where the table does not say.
     """
 
     label: str
@@ -52,6 +53,7 @@ class Box:
     y: float
     width: float
     height: float
+    reader: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ class Record:
     Attributes:
         image_id: unique within the data set; for files the file name.
         patient_id: equal for all images of one patient.
-        targets: one number per label: 1 present, 0 absent, NaN unknown, (L,).
+        targets: one number per label: 1 present, 0 absent, NaN unknown, (L,); a number between is a
+            share that a loss may train on and that every metric takes as unknown.
         path: the file, or None where there is none (missing on disk, or procedural).
         boxes: rectangles in pixels of ``box_frame``.
         box_frame: (width, height) of the image the boxes were drawn on; None: the file's own size.
@@ -69,6 +72,8 @@ class Record:
         sex: "M", "F" or "" if unknown.
         view: "PA", "AP", "LL", ... or "" if unknown.
         follow_up: 0 for a patient's first image; NaN if unknown.
+        study_id: equal for all images of one examination; "" if unknown.
+        hospital: name of the data set, where several are read together; else "".
     """
 
     image_id: str
@@ -81,6 +86,8 @@ class Record:
     sex: str = ""
     view: str = ""
     follow_up: float = NAN
+    study_id: str = ""
+    hospital: str = ""
 
 
 def target_matrix(records: Sequence[Record]) -> npt.NDArray[np.float32]:

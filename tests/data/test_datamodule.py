@@ -1,7 +1,6 @@
 """Batches: the same from any number of workers, nothing random where a model is judged."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +19,7 @@ from xray_lightning.data.samplers import (
     patient_balanced_sampler,
     prevalence,
 )
+from xray_lightning.data.source import Source
 from xray_lightning.data.splits import official_split
 from xray_lightning.data.transforms import augment_light, equalise
 from xray_lightning.errors import ConfigError, MissingImagesError
@@ -236,31 +236,15 @@ def test_equalisation_in_every_part(subset: str, root: Path) -> None:
 # --- facts of the training set -----------------------------------------------------------------
 
 
-@dataclass
-class Facts:
+class Facts(Source):
     """Images that nobody looks at, with chosen targets."""
 
-    targets: np.ndarray
-    name: str = "facts"
-    missing: Sequence[str] = ()
-    allow_missing: bool = False
-    official: None = None
-    notes: Sequence[str] = ()
-    labels: tuple[str, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.labels = tuple(f"label {number}" for number in range(self.targets.shape[1]))
-
-    @property
-    def records(self) -> list[Record]:
-        rows = self.targets.tolist()
-        return [Record(f"{i}.png", f"p{i}", tuple(row)) for i, row in enumerate(rows)]
-
-    def read(self, record: Record) -> np.ndarray:
-        raise AssertionError("facts need no pixels")
-
-    def identity(self) -> dict[str, str | int | float | bool]:
-        return {}
+    def __init__(self, targets: np.ndarray) -> None:
+        self.labels = tuple(f"label {number}" for number in range(targets.shape[1]))
+        rows = enumerate(targets.tolist())
+        self.records = [
+            Record(f"{i}.png", f"p{i}", tuple(row), Path(f"{i}.png")) for i, row in rows
+        ]
 
 
 TARGETS = np.array(

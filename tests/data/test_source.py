@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -13,9 +13,10 @@ import pytest
 import torch
 from matplotlib.patches import Rectangle
 
-from xray_lightning import Phantom, Record, Source, XrayDataModule
-from xray_lightning.data.source import readable_records
-from xray_lightning.errors import DataError
+from xray_lightning import Phantom, Record, Source, XrayDataModule, make_split
+from xray_lightning.data.partition import Split, replace_test, split_source
+from xray_lightning.data.source import readable_records, select_views
+from xray_lightning.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[2]
 MODULE = '''
@@ -182,6 +183,40 @@ def test_counted_by_the_command(command: Callable[..., str], tmp_path: Path) -> 
     search = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
     text = command("-c", xray, "data", search, *MINE[:2], f"data.root={tmp_path / 'images'}")
     assert "24 images of 6 patients, 12 boxes on 12 images; 24 images on disk" in text
+
+
+class Choice(Source):
+    """Two patients whose labels were read by choice."""
+
+    name = "choice"
+
+    def __init__(self, **choices: str) -> None:
+        self.choices = choices
+        views = ("PA", "AP", "LL", "")
+        self.records = [Record(f"{i}.png", f"p{i}", (1.0,), view=v) for i, v in enumerate(views)]
+
+
+def test_choices_are_in_title_and_fingerprints() -> None:
+    def split(records: Sequence[Record], _: object) -> Split:
+        return make_split("mine", records, {"train": [0, 1], "val": [2], "test": [3]})
+
+    sources = Choice(), Choice(blank="negative"), Choice(blank="unknown")
+    splits = [split_source(source, split, source.records) for source in sources]
+    assert Choice(blank="unknown").title == "choice (blank: unknown)"
+    prints = [{s.fingerprint, *s.subset_fingerprints.values()} for s in splits]
+    assert len(set.union(*prints)) == 12  # none is another's
+    moved = replace_test(splits[1], Choice().records, np.array([0]))
+    assert moved.subset_fingerprints["train"] == splits[1].subset_fingerprints["train"]
+
+
+def test_views() -> None:
+    records, notes = Choice().records, []
+    assert [r.view for r in select_views(records, ["PA", "AP"], notes)] == ["PA", "AP"]
+    assert notes == ["LEFT OUT: views LL 1, unknown 1 (data.views=[PA, AP])"]
+    assert len(select_views(records, None, notes)) == 4
+    for wrong in (["pa"], "PA"):
+        with pytest.raises(ConfigError, match="AP, LL, PA, unknown; got"):
+            select_views(records, wrong, notes)
 
 
 @pytest.mark.slow

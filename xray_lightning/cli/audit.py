@@ -9,7 +9,7 @@ from xray_lightning.audit.run import audit_split
 from xray_lightning.cli.config import compose_settings, make, read_boolean, read_integer, take_own
 from xray_lightning.cli.settings import Settings
 from xray_lightning.data.names import NameIndex, read_list
-from xray_lightning.data.partition import FaultySplitError, Split
+from xray_lightning.data.partition import FaultySplitError, Split, split_source
 from xray_lightning.data.rsna import read_nih_map
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.errors import ConfigError
@@ -82,10 +82,9 @@ def read_exposures(config: Settings) -> dict[str, str]:
 def _any_split(config: Settings, source: Source) -> Split:
     """The split, also one that no training may use: to count what is wrong with it."""
     try:
-        split: Split = make(config.split)(source.records, source.official)
+        return split_source(source, make(config.split), source.records)
     except FaultySplitError as error:
         return error.split
-    return split
 
 
 def _read_lists(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from xray_lightning.cli.config import compose_settings, make
 from xray_lightning.data.cache import open_cache
-from xray_lightning.data.partition import Split
+from xray_lightning.data.partition import split_source
 from xray_lightning.data.source import Source, readable_records, usage_notes
 from xray_lightning.data.summary import summarise_data
 from xray_lightning.folders import prepare_folder
@@ -35,7 +35,7 @@ def data(overrides: Sequence[str], *, as_json: bool = False) -> None:
     """What is in a folder: counts by label and subset, images on disk, problems; no pixels."""
     config, run_dir = compose_settings(overrides)
     source: Source = make(config.data)
-    split: Split = make(config.split)(source.records, source.official)
+    split = split_source(source, make(config.split), source.records)
     summary = summarise_data(source, split)
     if run_dir is not None:
         write_json(summary.to_json(), prepare_folder(run_dir) / "data.json")
@@ -47,6 +47,10 @@ def data(overrides: Sequence[str], *, as_json: bool = False) -> None:
         f"{summary.images:,} images of {patients_text(summary.patients)}, "
         f"{summary.boxes:,} boxes on {summary.images_with_boxes:,} images; "
         f"{summary.images - summary.missing:,} images on disk",
+        *(
+            f"{table}: " + ", ".join(f"{row} {number:,}" for row, number in rows.items())
+            for table, rows in summary.counts.items()
+        ),
         f"split fingerprint {summary.fingerprint}",
         *(f"note: {note}" for note in summary.notes),
     )

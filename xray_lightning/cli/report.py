@@ -10,7 +10,7 @@ from xray_lightning.audit.run import Audit, audit_split
 from xray_lightning.cli.audit import read_exposures
 from xray_lightning.cli.config import explain_error, make, read_config, require_trusted
 from xray_lightning.cli.settings import Settings
-from xray_lightning.data.partition import Split
+from xray_lightning.data.partition import Split, split_source
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.errors import ConfigError
 from xray_lightning.report.run import Run, read_run
@@ -57,7 +57,7 @@ def audit_again(run: Run, trust: bool = False) -> tuple[Audit | None, str]:
     config = Settings(saved)
     try:
         source: Source = make(config.data)
-        split: Split = make(config.split)(used_records(source).records, source.official)
+        split = split_source(source, make(config.split), used_records(source).records)
     except Exception as error:  # re-raised unless the user can repair it
         message = explain_error(error)
         if message is None:

@@ -17,7 +17,7 @@ from xray_lightning.cli.config import (
     take_own,
 )
 from xray_lightning.cli.settings import point_settings
-from xray_lightning.data.partition import SUBSETS, Split
+from xray_lightning.data.partition import SUBSETS, Split, split_source
 from xray_lightning.data.source import Source, select_labels
 from xray_lightning.errors import ConfigError, MissingImagesError
 from xray_lightning.evaluation.evaluate import Origin, SplitName, evaluate, fit_operating_points
@@ -61,7 +61,8 @@ def score(table: Path, overrides: Sequence[str], as_json: bool = False) -> None:
     own, values = own_settings(overrides)
     config, run_dir = compose_settings(values, OWN)
     source: Source = make(config.data)
-    split = make(config.split)(source.records, source.official) if own.subset else None
+    splitter = make(config.split) if own.subset else None
+    split = splitter and split_source(source, splitter, source.records)
     images = [record.image_id for record in source.records]
     if own.labels:
         theirs = find_scored_labels(table, source.labels)

@@ -1,7 +1,7 @@
 """From a data set to the batches of its training, validation and test sets."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -13,14 +13,12 @@ from torch.utils.data import DataLoader
 
 from xray_lightning.data.cache import ImageCache, open_cache
 from xray_lightning.data.dataset import Augment, Sample, XrayDataset
-from xray_lightning.data.partition import SUBSETS, Split
+from xray_lightning.data.partition import SUBSETS, Splitter, split_source
 from xray_lightning.data.samplers import EpochSampler, Order, Plan, Shard, uniform_sampler
 from xray_lightning.data.source import Source, readable_records, select_labels
 from xray_lightning.data.splits import patient_split
 from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.records import Record, target_matrix
-
-Splitter = Callable[[Sequence[Record], Mapping[str, frozenset[str]] | None], Split]
 
 
 def default_workers(cores: int, on_gpu: bool) -> int:
@@ -81,7 +79,7 @@ class XrayDataModule(pl.LightningDataModule):
         self.cache_dir, self.permute_labels = cache_dir, permute_labels
         self.labels = source.labels
         self.records = readable_records(source)
-        self.split = split(self.records, source.official)
+        self.split = split_source(source, split, self.records)
         self.next_epoch = 0
         self._cache: ImageCache | None = None
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.names import NameIndex
+from xray_lightning.data.source import Source
 from xray_lightning.data.tables import Table, read_table
 from xray_lightning.errors import SplitError
 from xray_lightning.records import Record, patients_known
@@ -55,6 +56,8 @@ class Split:
         leaked_patients: patients with images in several subsets; None: patients are unknown.
         settings: the arguments that made the split, as plain values.
         notes: what a user should know about it, one sentence each.
+        definition: the title of a data set whose labels were read by choice; fingerprints of
+            different ones differ.
     """
 
     name: str
@@ -64,6 +67,10 @@ class Split:
     leaked_patients: int | None
     settings: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    definition: str = ""
+
+
+Splitter = Callable[[Sequence[Record], Mapping[str, frozenset[str]] | None], Split]
 
 
 def fingerprint(ids: Mapping[str, Iterable[str]]) -> str:
@@ -141,16 +148,31 @@ def replace_test(split: Split, records: Sequence[Record], test: Indices) -> Spli
     ``test`` (n,) are ascending positions in the records; they may lie in the other subsets too.
     """
     subsets = {**split.subsets, "test": test}
-    whole, own = _fingerprints(records, subsets)
+    whole, own = _fingerprints(records, subsets, split.definition)
     return replace(split, subsets=subsets, fingerprint=whole, subset_fingerprints=own)
 
 
+def split_source(source: Source, splitter: Splitter, records: Sequence[Record]) -> Split:
+    """Split records of a data set; how its labels were read is part of the fingerprints.
+
+    Raises:
+        SplitError: see :func:`make_split`.
+    """
+    split = splitter(records, source.official)
+    if not source.choices:
+        return split
+    whole, own = _fingerprints(records, split.subsets, source.title)
+    return replace(split, fingerprint=whole, subset_fingerprints=own, definition=source.title)
+
+
 def _fingerprints(
-    records: Sequence[Record], subsets: Mapping[str, Indices]
+    records: Sequence[Record], subsets: Mapping[str, Indices], definition: str = ""
 ) -> tuple[str, dict[str, str]]:
     """Of all subsets together, and of each alone."""
     ids = {subset: [records[i].image_id for i in indices] for subset, indices in subsets.items()}
-    return fingerprint(ids), {subset: fingerprint({subset: ids[subset]}) for subset in subsets}
+    told = {"definition": [definition]} if definition else {}
+    own = {subset: fingerprint({subset: names} | told) for subset, names in ids.items()}
+    return fingerprint(ids | told), own
 
 
 def find_shared_patients(

@@ -2,18 +2,20 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.images import READER_VERSION, read_record
-from xray_lightning.errors import DataError, DataNotFoundError, MissingImagesError
+from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, MissingImagesError
 from xray_lightning.records import Record
 
 if TYPE_CHECKING:
@@ -59,6 +61,10 @@ class Source:
             {"train", "val", "test"}; None if there is no such split.
         notes: what a user should know about this copy of the data, one sentence each
             ("16 impossible ages became NaN").
+        choices: how labels were read where there is a choice ({"uncertain": "zeros"}); part of the
+            title and of every split's fingerprint.
+        counts: what stands in the table as it was published, before anything is left out:
+            {"views": {"AP": 161_590, "PA": 29_420}}.
     """
 
     name: str = "source"
@@ -69,11 +75,14 @@ class Source:
     allow_missing: bool = False
     official: Mapping[str, frozenset[str]] | None = None
     notes: Sequence[str] = ()
+    choices: Mapping[str, str] = MappingProxyType({})
+    counts: Mapping[str, Mapping[str, int]] = MappingProxyType({})
 
     @property
     def title(self) -> str:
         """The name in tables, with what their figures depend on ("rsna (negatives: all)")."""
-        return self.name
+        chosen = ", ".join(f"{name}: {choice}" for name, choice in self.choices.items())
+        return f"{self.name} ({chosen})" if chosen else self.name
 
     @cached_property
     def missing(self) -> Sequence[str]:
@@ -261,6 +270,45 @@ def index_images(
                 both = " and ".join(sorted(map(str, (path, paths[key(path)]))))
                 raise DataError(f"{both} are one image. Remove one of them")
     return paths
+
+
+def select_views(
+    records: Sequence[Record], views: Sequence[str] | None, notes: list[str]
+) -> tuple[Record, ...]:
+    """The records of some views, with a note of how many of which others are left out.
+
+    Args:
+        records: of all views.
+        views: those wanted ("PA", "AP", "LL", ...); None: all.
+        notes: the note is added here.
+
+    Raises:
+        ConfigError: no record has one of the views; names those there are.
+    """
+    if views is None:
+        return tuple(records)
+    there = Counter(record.view or "unknown" for record in records)
+    if isinstance(views, str) or not there.keys() & set(views):
+        raise ConfigError(f"data.views is a list of {', '.join(sorted(there))}; got {views!r}")
+    if others := [f"{view} {there[view]:,}" for view in sorted(there.keys() - set(views))]:
+        notes.append(f"LEFT OUT: views {', '.join(others)} (data.views=[{', '.join(views)}])")
+    return tuple(record for record in records if (record.view or "unknown") in views)
+
+
+def compare_counts(
+    counts: Mapping[str, Mapping[str, int]], published: Mapping[str, Mapping[str, int]]
+) -> list[str]:
+    """What of a table is not as it was published, a sentence each.
+
+    >>> compare_counts({"table": {"images": 223_410}}, {"table": {"images": 223_414}})
+    ['table: 223,414 images expected, 223,410 here']
+    """
+    return [
+        f"{table}: {number:,} {row} expected, {counts.get(table, {}).get(row, 0):,} here"
+        for table, rows in published.items()
+        for row, number in rows.items()
+        if counts.get(table, {}).get(row, 0) != number
+    ]
 
 
 def disk_notes(images: int, missing: int, extra: int) -> list[str]:

@@ -42,6 +42,7 @@ class DataSummary(Result):
         missing: images that are not on disk.
         leaked_patients: patients with images in several subsets; None where patients are unknown.
         notes: what a user should know about the data and the split, one sentence each.
+        counts: of the label table before anything is left out, see ``Source``.
     """
 
     data: str
@@ -56,6 +57,7 @@ class DataSummary(Result):
     missing: int
     leaked_patients: int | None
     notes: list[str]
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def summarise_data(source: Source, split: Split) -> DataSummary:
@@ -87,4 +89,5 @@ def summarise_data(source: Source, split: Split) -> DataSummary:
         missing=len(source.missing),
         leaked_patients=split.leaked_patients,
         notes=[*source.notes, *split.notes],
+        counts={table: dict(rows) for table, rows in source.counts.items()},
     )

@@ -160,9 +160,10 @@ class Phantom(Source):
     def _record(self, visit: Visit) -> Record:
         chest, canvas = build_chest(visit, visit.findings), Canvas(visit, self.size)
         boxes = (
-            Box(label, *map(float, cv2.boundingRect(mask.astype(np.uint8))))
+            Box(label, float(x), float(y), float(width), float(height))
             for label in visit.findings
             for mask in draw_components(canvas, chest, label)
+            for x, y, width, height in [cv2.boundingRect(mask.astype(np.uint8))]
         )
         return Record(
             image_id=visit.image_id,
