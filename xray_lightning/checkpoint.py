@@ -52,22 +52,17 @@ OF_PATIENTS = tuple(f"split.patients.{subset}" for subset in LEARNED)
 
 @dataclass(frozen=True)
 class Description:
-    """The part of a checkpoint that rebuilds its model and names its data; plain values only.
+    """The part of a checkpoint that rebuilds its model and names its data; plain values only."""
 
-    Attributes:
-        net: arguments of :class:`XrayNet` (labels, backbone, ...); of another class, also its
-            name, "class".
-        preprocessing: image size in pixels and histogram equalisation.
-        split: name, settings, fingerprint of the split and of its "subsets"; if the data names a
-            population, also keys of the patients in "train" and "val" (see ``patient_keys``).
-        config: the run's resolved configuration; empty outside the command line.
-        operating_points: see :func:`store_operating_points`; empty until training has ended.
-    """
-
+    # arguments of ``XrayNet`` (labels, backbone, ...); of another class, also its name, "class"
     net: dict[str, Any]
-    preprocessing: dict[str, Any]
+    preprocessing: dict[str, Any]  # image size in pixels and histogram equalisation
+    # name, settings, fingerprint of the split and of its "subsets"; if the data names a population,
+    # also keys of the patients in "train" and "val" (see ``patient_keys``)
     split: dict[str, Any]
+    # the run's resolved configuration; empty outside the command line
     config: dict[str, Any] = field(default_factory=dict)
+    # see ``store_operating_points``; empty until training has ended
     operating_points: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -37,57 +37,36 @@ ALIASES = {"Infiltrate": "Infiltration", "Pleural Thickening": "Pleural_Thickeni
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle drawn around a finding, in pixels of the original image.
+    """A rectangle drawn around a finding, in pixels of the original image."""
 
-    Attributes:
-        label: the finding.
-        x: left edge.
-        y: upper edge.
-        width: extent to the right.
-        height: extent downwards.
-        reader: who drew it; "" where the table does not say.
-    """
-
-    label: str
-    x: float
-    y: float
-    width: float
-    height: float
-    reader: str = ""
+    label: str  # the finding
+    x: float  # left edge
+    y: float  # upper edge
+    width: float  # extent to the right
+    height: float  # extent downwards
+    reader: str = ""  # who drew it; "" where the table does not say
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One radiograph.
+    """One radiograph."""
 
-    Attributes:
-        image_id: unique within the data set; for files the file name.
-        patient_id: equal for all images of one patient.
-        targets: one number per label: 1 present, 0 absent, NaN unknown, (L,); a number between is a
-            share that a loss may train on and that every metric takes as unknown.
-        path: the file, or None where there is none (missing on disk, or procedural).
-        boxes: rectangles in pixels of ``box_frame``.
-        box_frame: (width, height) of the image the boxes were drawn on; None: the file's own size.
-        age: years, NaN if unknown or impossible.
-        sex: "M", "F" or "" if unknown.
-        view: "PA", "AP", "LL", ... or "" if unknown.
-        follow_up: 0 for a patient's first image; NaN if unknown.
-        study_id: equal for all images of one examination; "" if unknown.
-        hospital: name of the data set, where several are read together; else "".
-    """
-
-    image_id: str
-    patient_id: str
+    image_id: str  # unique within the data set; for files the file name
+    patient_id: str  # equal for all images of one patient
+    # one number per label: 1 present, 0 absent, NaN unknown, (L,); a number between is a share that
+    # a loss may train on and that every metric takes as unknown
     targets: tuple[float, ...]
+    # the file, or None where there is none (missing on disk, or procedural)
     path: Path | None = None
-    boxes: tuple[Box, ...] = ()
+    boxes: tuple[Box, ...] = ()  # rectangles in pixels of ``box_frame``
+    # (width, height) of the image the boxes were drawn on; None: the file's own size
     box_frame: tuple[int, int] | None = None
-    age: float = NAN
-    sex: str = ""
-    view: str = ""
-    follow_up: float = NAN
-    study_id: str = ""
-    hospital: str = ""
+    age: float = NAN  # years, NaN if unknown or impossible
+    sex: str = ""  # "M", "F" or "" if unknown
+    view: str = ""  # "PA", "AP", "LL", ... or "" if unknown
+    follow_up: float = NAN  # 0 for a patient's first image; NaN if unknown
+    study_id: str = ""  # equal for all images of one examination; "" if unknown
+    hospital: str = ""  # name of the data set, where several are read together; else ""
 
 
 def target_matrix(records: Sequence[Record]) -> npt.NDArray[np.float32]:

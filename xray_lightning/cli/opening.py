@@ -42,25 +42,16 @@ ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # whatever it was tr
 
 @dataclass(frozen=True)
 class Opened:
-    """A checkpoint and the images it is to be looked at on.
+    """A checkpoint and the images it is to be looked at on."""
 
-    Attributes:
-        checkpoint: with its description.
-        config: its own, with overrides.
-        data: of that configuration.
-        splits: of the images to score ("test"), and of those kept apart ("test_seen").
-        overlap: what the user chose for patients it learned from.
-        run_dir: the folder the user named.
-        labels: those the user chose: "shared", or a list.
-    """
-
-    checkpoint: Checkpoint
-    config: Settings
-    data: XrayDataModule
+    checkpoint: Checkpoint  # with its description
+    config: Settings  # its own, with overrides
+    data: XrayDataModule  # of that configuration
+    # of the images to score ("test"), and of those kept apart ("test_seen")
     splits: dict[str, Split]
-    overlap: str | None
-    run_dir: Path | None
-    labels: str = ""
+    overlap: str | None  # what the user chose for patients it learned from
+    run_dir: Path | None  # the folder the user named
+    labels: str = ""  # those the user chose: "shared", or a list
 
     @property
     def fingerprint(self) -> str:

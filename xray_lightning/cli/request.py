@@ -15,19 +15,12 @@ LEAST = {"frame": 0, "seed": 0}  # of whole numbers; 1 of the others
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of a verb.
+    """The arguments of a verb."""
 
-    Attributes:
-        files: those its usage names, as given.
-        settings: ``key=value``, in their order.
-        out: the folder of ``--out``.
-        as_json: whether to print JSON only.
-    """
-
-    files: tuple[str, ...]
-    settings: tuple[str, ...] = ()
-    out: Path | None = None
-    as_json: bool = False
+    files: tuple[str, ...]  # those its usage names, as given
+    settings: tuple[str, ...] = ()  # ``key=value``, in their order
+    out: Path | None = None  # the folder of ``--out``
+    as_json: bool = False  # whether to print JSON only
 
     @property
     def overrides(self) -> list[str]:

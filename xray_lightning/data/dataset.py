@@ -19,19 +19,12 @@ Augment = Callable[[Image, int], Image]
 
 
 class Sample(TypedDict):
-    """One image; in a batch every entry has a leading dimension B.
+    """One image; in a batch every entry has a leading dimension B."""
 
-    Attributes:
-        image: (1, H, W) float32 in [0, 1].
-        targets: (L,) float32, NaN where unknown.
-        index: position in the subset.
-        image_id: the record's id.
-    """
-
-    image: Tensor
-    targets: Tensor
-    index: int
-    image_id: str
+    image: Tensor  # (1, H, W) float32 in [0, 1]
+    targets: Tensor  # (L,) float32, NaN where unknown
+    index: int  # position in the subset
+    image_id: str  # the record's id
 
 
 class Batch(TypedDict):

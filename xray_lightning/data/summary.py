@@ -12,51 +12,32 @@ from xray_lightning.results import Result
 
 @dataclass(frozen=True)
 class SubsetCounts(Result):
-    """Counts of one subset.
-
-    Attributes:
-        images: how many.
-        patients: how many; None where the label table does not tell them.
-        positives: images with each label.
-        known: images whose target of each label is known.
-    """
+    """Counts of one subset."""
 
     images: int
-    patients: int | None
-    positives: dict[str, int]
-    known: dict[str, int]
+    patients: int | None  # how many; None where the label table does not tell them
+    positives: dict[str, int]  # images with each label
+    known: dict[str, int]  # images whose target of each label is known
 
 
 @dataclass(frozen=True)
 class DataSummary(Result):
-    """Counts of a data set, over all and by subset.
+    """Counts of a data set, over all and by subset."""
 
-    Attributes:
-        data: the source's title.
-        images: records in the label table.
-        patients: how many; None where the label table does not tell them.
-        boxes: how many, on ``images_with_boxes``.
-        positives: images with each label.
-        fingerprint: of the split named ``split``.
-        subsets: counts of each.
-        missing: images that are not on disk.
-        leaked_patients: patients with images in several subsets; None where patients are unknown.
-        notes: what a user should know about the data and the split, one sentence each.
-        counts: of the label table before anything is left out, see ``Source``.
-    """
-
-    data: str
-    images: int
-    patients: int | None
-    boxes: int
-    positives: dict[str, int]
-    fingerprint: str
-    subsets: dict[str, SubsetCounts] = field(metadata={"was": "parts"})
+    data: str  # the source's title
+    images: int  # records in the label table
+    patients: int | None  # how many; None where the label table does not tell them
+    boxes: int  # how many, on ``images_with_boxes``
+    positives: dict[str, int]  # images with each label
+    fingerprint: str  # of the split named ``split``
+    subsets: dict[str, SubsetCounts] = field(metadata={"was": "parts"})  # counts of each
     split: str
     images_with_boxes: int
-    missing: int
+    missing: int  # images that are not on disk
+    # patients with images in several subsets; None where patients are unknown
     leaked_patients: int | None
-    notes: list[str]
+    notes: list[str]  # what a user should know about the data and the split, one sentence each
+    # of the label table before anything is left out, see ``Source``
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
 

@@ -35,14 +35,10 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with a header, as text.
-
-    Attributes:
-        path: the file.
-        frame: its named columns, cells without spaces around them; indexed by the row in the file.
-    """
+    """A table with a header, as text."""
 
     path: Path
+    # its named columns, cells without spaces around them; indexed by the row in the file
     frame: "pd.DataFrame"
 
     @property

@@ -24,31 +24,18 @@ Model = str | Path | Predictions | Sequence[Predictions]
 
 @dataclass(frozen=True)
 class Comparison(Result):
-    """Test AUROC of two models, A and B, on the same images.
+    """Test AUROC of two models, A and B, on the same images."""
 
-    Attributes:
-        labels: label -> difference.
-        mean: of the mean over the labels that are defined in a draw.
-        identical: whether both models gave every image the same scores.
-        first: tables of A, one a seed.
-        second: tables of B.
-        fingerprint: of the images.
-        images: how many.
-        patients: how many; None where unknown.
-        data: title of the data set, "" where the tables are of no run.
-        draws: of the bootstrap of patients (and seeds).
-    """
-
-    labels: dict[str, Difference]
-    mean: Difference
-    identical: bool
-    first: tuple[str, ...]
-    second: tuple[str, ...]
-    fingerprint: str
+    labels: dict[str, Difference]  # label -> difference
+    mean: Difference  # of the mean over the labels that are defined in a draw
+    identical: bool  # whether both models gave every image the same scores
+    first: tuple[str, ...]  # tables of A, one a seed
+    second: tuple[str, ...]  # tables of B
+    fingerprint: str  # of the images
     images: int
-    patients: int | None
-    data: str
-    draws: int = 2000
+    patients: int | None  # how many; None where unknown
+    data: str  # title of the data set, "" where the tables are of no run
+    draws: int = 2000  # of the bootstrap of patients (and seeds)
 
     @property
     def tested(self) -> list[str]:

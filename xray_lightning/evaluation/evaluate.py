@@ -41,68 +41,40 @@ class SplitName(Result):
 
 @dataclass(frozen=True)
 class Origin(Result):
-    """Where predictions come from; None and "" where that is not known.
+    """Where predictions come from; None and "" where that is not known."""
 
-    Attributes:
-        data: title of the data set; beside published results only if it is NIH's.
-        data_images: images of its label table.
-        split: of which they are a subset.
-        subset: "train", "val" or "test".
-        tta: test-time augmentation, "none" or "flip".
-        weights_sha256: of the network.
-        overlap_known: whether its training patients were looked for among these.
-        table: the file of the scores.
-        notes: of the data set and the split.
-    """
-
-    data: str = ""
-    data_images: int = 0
-    split: SplitName | None = None
-    subset: str | None = None
-    tta: str | None = None
-    weights_sha256: str | None = None
-    overlap_known: bool | None = None
-    table: str | None = None
-    notes: tuple[str, ...] | None = None
+    data: str = ""  # title of the data set; beside published results only if it is NIH's
+    data_images: int = 0  # images of its label table
+    split: SplitName | None = None  # of which they are a subset
+    subset: str | None = None  # "train", "val" or "test"
+    tta: str | None = None  # test-time augmentation, "none" or "flip"
+    weights_sha256: str | None = None  # of the network
+    overlap_known: bool | None = None  # whether its training patients were looked for among these
+    table: str | None = None  # the file of the scores
+    notes: tuple[str, ...] | None = None  # of the data set and the split
 
 
 @dataclass(frozen=True)
 class Evaluation(Result):
-    """Every metric of some predictions; evaluation.json holds it.
+    """Every metric of some predictions; evaluation.json holds it."""
 
-    Attributes:
-        metrics: of every label, and their means.
-        origin: where the predictions come from.
-        fingerprint: of their images.
-        images: how many.
-        patients: how many; None where they are not known.
-        patients_known: where they are not, every image counts as its own.
-        draws: of the bootstrap.
-        seed: of the bootstrap.
-        operating_points: that were applied; None: none.
-        priors: label -> the prevalence that its calibration was corrected from, and to.
-        prior_tests: label -> what such a correction does on the known targets.
-        calls: misses and false alarms of the operating points; None without any.
-        subgroups: a row for each label and the mean in each group; empty if not asked for.
-        underdiagnosis: misses and false alarms in each group; empty without operating points.
-        published: results that these may stand beside.
-    """
-
-    metrics: Metrics
-    origin: Origin
-    fingerprint: str
+    metrics: Metrics  # of every label, and their means
+    origin: Origin  # where the predictions come from
+    fingerprint: str  # of their images
     images: int
-    patients: int | None
-    patients_known: bool
-    draws: int
-    seed: int
-    operating_points: OperatingPoints | None
-    priors: Pairs
-    prior_tests: dict[str, PriorTest]
-    calls: Calls | None
+    patients: int | None  # how many; None where they are not known
+    patients_known: bool  # where they are not, every image counts as its own
+    draws: int  # of the bootstrap
+    seed: int  # of the bootstrap
+    operating_points: OperatingPoints | None  # that were applied; None: none
+    priors: Pairs  # label -> the prevalence that its calibration was corrected from, and to
+    prior_tests: dict[str, PriorTest]  # label -> what such a correction does on the known targets
+    calls: Calls | None  # misses and false alarms of the operating points; None without any
+    # a row for each label and the mean in each group; empty if not asked for
     subgroups: list[Subgroup]
+    # misses and false alarms in each group; empty without operating points
     underdiagnosis: list[Underdiagnosis]
-    published: list[Published]
+    published: list[Published]  # results that these may stand beside
 
     def to_json(self) -> dict[str, Any]:
         """Plain values of evaluation.json: metrics and origin are not nested."""

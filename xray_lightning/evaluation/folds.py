@@ -21,37 +21,22 @@ POOLED = "pooled.json"
 
 @dataclass(frozen=True)
 class CrossValidation(Result):
-    """The folds of one model with one seed, pooled once all are finished.
+    """The folds of one model with one seed, pooled once all are finished."""
 
-    Attributes:
-        settings: what sets it apart in its sweep, "" for nothing.
-        seed: of the trainings.
-        title: for people.
-        folds: into how many the patients were divided.
-        fingerprint: of the data and how the patients were divided.
-        missing: folds without a finished run; the rest is empty while there is one.
-        predictions: name of the table of all images.
-        metrics: of all images, ranked at once.
-        images: how many.
-        patients: how many; None where unknown.
-        data: title of the data set.
-        fold_auroc: label -> AUROC of each fold on its own.
-        fold_mean: mean AUROC of each fold.
-    """
-
-    settings: str
-    seed: int | None
-    title: str
-    folds: int
-    fingerprint: str
-    missing: list[int]
-    predictions: str | None = None
-    metrics: Metrics | None = None
-    images: int = 0
-    patients: int | None = None
-    data: str = ""
+    settings: str  # what sets it apart in its sweep, "" for nothing
+    seed: int | None  # of the trainings
+    title: str  # for people
+    folds: int  # into how many the patients were divided
+    fingerprint: str  # of the data and how the patients were divided
+    missing: list[int]  # folds without a finished run; the rest is empty while there is one
+    predictions: str | None = None  # name of the table of all images
+    metrics: Metrics | None = None  # of all images, ranked at once
+    images: int = 0  # how many
+    patients: int | None = None  # how many; None where unknown
+    data: str = ""  # title of the data set
+    # label -> AUROC of each fold on its own
     fold_auroc: dict[str, list[float | None]] | None = None
-    fold_mean: list[float | None] | None = None
+    fold_mean: list[float | None] | None = None  # mean AUROC of each fold
 
     @property
     def rows(self) -> list[tuple[str, int | None, Estimate, list[float | None]]]:

@@ -22,22 +22,15 @@ SCORE = "score_"
 class Predictions:
     """Scores of one model on one part of a data set.
 
-    Attributes:
-        labels: the L labels.
-        image_ids: N ids.
-        patient_ids: N ids.
-        targets: (N, L) float32, NaN where unknown.
-        scores: (N, L) float32 in [0, 1].
-
     Raises:
         ValueError: the shapes do not belong together.
     """
 
-    labels: tuple[str, ...]
-    image_ids: tuple[str, ...]
-    patient_ids: tuple[str, ...]
-    targets: npt.NDArray[np.float32]
-    scores: npt.NDArray[np.float32]
+    labels: tuple[str, ...]  # the L labels
+    image_ids: tuple[str, ...]  # N ids
+    patient_ids: tuple[str, ...]  # N ids
+    targets: npt.NDArray[np.float32]  # (N, L) float32, NaN where unknown
+    scores: npt.NDArray[np.float32]  # (N, L) float32 in [0, 1]
 
     def __post_init__(self) -> None:
         shape = (len(self.image_ids), len(self.labels))

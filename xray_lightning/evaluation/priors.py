@@ -20,21 +20,13 @@ VALIDATION, ESTIMATE, FORCED = WORDS = "validation", "estimate", "force_estimate
 
 @dataclass(frozen=True)
 class PriorTest(Result):
-    """What a correction to another prevalence does on known targets.
+    """What a correction to another prevalence does on known targets."""
 
-    Attributes:
-        estimate: the prevalence it corrects to.
-        prevalence: of the targets.
-        brier: Brier's score without the correction.
-        corrected: with it.
-        applied: whether it was applied.
-    """
-
-    estimate: float
-    prevalence: float
-    brier: float
-    corrected: float
-    applied: bool
+    estimate: float  # the prevalence it corrects to
+    prevalence: float  # of the targets
+    brier: float  # Brier's score without the correction
+    corrected: float  # with it
+    applied: bool  # whether it was applied
 
 
 def require_prior(prior: object) -> Prior:

@@ -19,25 +19,15 @@ IMAGES, TEST_IMAGES = 112_120, 25_596  # of ChestX-ray14, and of its official te
 
 @dataclass(frozen=True)
 class Published(Result):
-    """A published result.
+    """A published result."""
 
-    Attributes:
-        work: authors and network.
-        year: of publication.
-        split: "official", or "own": a split that only its authors know.
-        mean: mean AUROC over the 14 findings.
-        primary: read in the work itself; otherwise quoted from another one.
-        note: what to know about it.
-        labels: AUROC of each finding, where published.
-    """
-
-    work: str
-    year: int
-    split: str
-    mean: float
-    primary: bool
-    note: str
-    labels: dict[str, float]
+    work: str  # authors and network
+    year: int  # of publication
+    split: str  # "official", or "own": a split that only its authors know
+    mean: float  # mean AUROC over the 14 findings
+    primary: bool  # read in the work itself; otherwise quoted from another one
+    note: str  # what to know about it
+    labels: dict[str, float]  # AUROC of each finding, where published
 
 
 def published() -> list[Published]:
@@ -123,26 +113,16 @@ class PublishedBoxes(Result):
     All boxes that NIH published (984 on 880 images) are of images on the official test list. A
     figure from some of them, or from other boxes, may stand beside these rows only with its number
     of boxes.
-
-    Attributes:
-        measure: "t_iobb" or "afp" (both at an overlap of 0.1), or "pointing_game".
-        method: of the maps.
-        work: authors and network.
-        year: of publication, None if unknown.
-        primary: read in the work itself; otherwise quoted.
-        note: what to know about it.
-        mean: over the findings, None where not published.
-        labels: of each finding, where published.
     """
 
-    measure: str
-    method: str
-    work: str
-    year: int | None
-    primary: bool
-    note: str
-    mean: float | None
-    labels: dict[str, float]
+    measure: str  # "t_iobb" or "afp" (both at an overlap of 0.1), or "pointing_game"
+    method: str  # of the maps
+    work: str  # authors and network
+    year: int | None  # of publication, None if unknown
+    primary: bool  # read in the work itself; otherwise quoted
+    note: str  # what to know about it
+    mean: float | None  # over the findings, None where not published
+    labels: dict[str, float]  # of each finding, where published
 
 
 def published_boxes(data: str) -> list[PublishedBoxes]:

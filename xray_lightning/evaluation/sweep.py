@@ -19,44 +19,26 @@ FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
 
 @dataclass(frozen=True)
 class SweepRun(Result):
-    """One run of a sweep; what it did not come to is empty, 0 or None.
+    """One run of a sweep; what it did not come to is empty, 0 or None."""
 
-    Attributes:
-        folder: name inside the sweep's folder.
-        settings: the overrides that not all runs share, without the seed and the fold.
-        seed: seed of the training.
-        state: "finished", "failed" or "unfinished".
-        split: name of the split.
-        fingerprint: of the whole split, or of a cross-validation without regard to the fold; runs
-            of different ones are never ranked together.
-        val_fingerprint: of the validation images.
-        test_fingerprint: of the test images.
-        val: mean validation AUROC of the best checkpoint, None if undefined.
-        test: the same of the test images.
-        val_labels: labels with a defined AUROC, over which ``val`` is the mean.
-        test_labels: the same of ``test``.
-        message: why it failed.
-        data: title of the data set, such as "rsna (negatives: all)".
-        fold: of a cross-validation, otherwise None.
-        folds: of how many.
-    """
-
-    folder: str
-    settings: str
-    seed: int | None
-    state: str
-    split: str = ""
+    folder: str  # name inside the sweep's folder
+    settings: str  # the overrides that not all runs share, without the seed and the fold
+    seed: int | None  # seed of the training
+    state: str  # "finished", "failed" or "unfinished"
+    split: str = ""  # name of the split
+    # of the whole split, or of a cross-validation without regard to the fold; runs of different
+    # ones are never ranked together
     fingerprint: str = ""
-    val_fingerprint: str = ""
-    test_fingerprint: str = ""
-    val: float | None = None
-    test: float | None = None
-    val_labels: int = 0
-    test_labels: int = 0
-    message: str = ""
-    data: str = ""
-    fold: int | None = None
-    folds: int = 0
+    val_fingerprint: str = ""  # of the validation images
+    test_fingerprint: str = ""  # of the test images
+    val: float | None = None  # mean validation AUROC of the best checkpoint, None if undefined
+    test: float | None = None  # the same of the test images
+    val_labels: int = 0  # labels with a defined AUROC, over which ``val`` is the mean
+    test_labels: int = 0  # the same of ``test``
+    message: str = ""  # why it failed
+    data: str = ""  # title of the data set, such as "rsna (negatives: all)"
+    fold: int | None = None  # of a cross-validation, otherwise None
+    folds: int = 0  # of how many
 
 
 @dataclass(frozen=True)

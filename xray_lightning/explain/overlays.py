@@ -20,29 +20,17 @@ BATCH = 16  # images a pass
 
 @dataclass(frozen=True, eq=False)
 class Overlay:
-    """One image, and the map of one finding over this very image.
+    """One image, and the map of one finding over this very image."""
 
-    Attributes:
-        image_id: its id.
-        label: the finding.
-        image: (S, S) in [0, 1].
-        heat: the finding's map, (h, w).
-        boxes: of the finding, x, y, width, height in pixels of the image.
-        score: of the finding.
-        target: 1 present, 0 absent, NaN unknown.
-        grids: where the cells of the map see the image.
-        mark: a word in its caption.
-    """
-
-    image_id: str
-    label: str
-    image: Floats
-    heat: Floats
-    boxes: tuple[Rectangle, ...]
-    score: float
-    target: float
-    grids: Grids = field(default_factory=dict)
-    mark: str = ""
+    image_id: str  # its id
+    label: str  # the finding
+    image: Floats  # (S, S) in [0, 1]
+    heat: Floats  # the finding's map, (h, w)
+    boxes: tuple[Rectangle, ...]  # of the finding, x, y, width, height in pixels of the image
+    score: float  # of the finding
+    target: float  # 1 present, 0 absent, NaN unknown
+    grids: Grids = field(default_factory=dict)  # where the cells of the map see the image
+    mark: str = ""  # a word in its caption
 
 
 def make_overlays(

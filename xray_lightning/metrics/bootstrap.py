@@ -30,16 +30,12 @@ class PatientBootstrap:
         draws: number of draws D.
         seed: equal seeds give equal draws, so that two models are compared on the same ones.
 
-    Attributes:
-        codes: number of each image's patient, 0 to P - 1, (N,).
-        counts: how often each patient is in the sample (once) and in each draw, (1 + D, P).
-
     Raises:
         ConfigError: fewer than one patient or draw.
     """
 
-    codes: Codes
-    counts: Counts
+    codes: Codes  # number of each image's patient, 0 to P - 1, (N,)
+    counts: Counts  # how often each patient is in the sample (once) and in each draw, (1 + D, P)
 
     def __init__(self, patients: npt.ArrayLike, draws: int = 2000, seed: int = 0) -> None:
         self.codes = number_patients(patients)

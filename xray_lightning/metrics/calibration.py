@@ -85,23 +85,14 @@ def reliability(
 
 @dataclass(frozen=True)
 class Calibration(Result):
-    """A rising map from scores to probabilities, as plain values.
+    """A rising map from scores to probabilities, as plain values."""
 
-    Attributes:
-        method: one of ``METHODS``.
-        slope: of the log odds; 1 for isotonic.
-        intercept: of the log odds; 0 for temperature and isotonic.
-        knots: scores of the isotonic steps.
-        values: probabilities at the knots.
-        shift: added to the log odds of the result, see :meth:`at_prior`.
-    """
-
-    method: str
-    slope: float = 1.0
-    intercept: float = 0.0
-    knots: tuple[float, ...] = ()
-    values: tuple[float, ...] = ()
-    shift: float = 0.0
+    method: str  # one of ``METHODS``
+    slope: float = 1.0  # of the log odds; 1 for isotonic
+    intercept: float = 0.0  # of the log odds; 0 for temperature and isotonic
+    knots: tuple[float, ...] = ()  # scores of the isotonic steps
+    values: tuple[float, ...] = ()  # probabilities at the knots
+    shift: float = 0.0  # added to the log odds of the result, see ``at_prior``
 
     def __call__(self, scores: npt.NDArray[np.floating]) -> Floats:
         """Probabilities of scores, any shape."""

@@ -28,30 +28,22 @@ Runs = Sequence[npt.NDArray[np.floating]]  # scores (N, L) of each seed
 
 @dataclass(frozen=True)
 class Difference(Result):
-    """AUROC of two models on the same images; with several seeds their means.
+    """AUROC of two models on the same images; with several seeds their means."""
 
-    Attributes:
-        first: of the first model.
-        second: of the second.
-        difference: first less second.
-        interval: 95 % interval of the difference, Student's t with the standard deviation of the
-            draws or of the jackknife, whichever is more, and the effective number of patients, by
-            their images of the rarer class or by their influence, whichever is less; None where
-            all draws are equal.
-        p_value: two-sided, likewise; leaves out 0.05 where the interval leaves out 0.
-        corrected: the same, corrected for the number of labels (Holm); of the mean: uncorrected.
-        delong: DeLong's two-sided p value, images taken for independent; NaN for several seeds
-            and for the mean.
-        detectable: smallest true difference that a test set like this one shows in 80 % of cases.
-    """
-
-    first: float
-    second: float
-    difference: float
+    first: float  # of the first model
+    second: float  # of the second
+    difference: float  # first less second
+    # 95 % interval of the difference, Student's t with the standard deviation of the draws or of
+    # the jackknife, whichever is more, and the effective number of patients, by their images of the
+    # rarer class or by their influence, whichever is less; None where all draws are equal
     interval: Interval | None
-    p_value: float
+    p_value: float  # two-sided, likewise; leaves out 0.05 where the interval leaves out 0
+    # the same, corrected for the number of labels (Holm); of the mean: uncorrected
     corrected: float
+    # DeLong's two-sided p value, images taken for independent; NaN for several seeds and for the
+    # mean
     delong: float
+    # smallest true difference that a test set like this one shows in 80 % of cases
     detectable: float
 
     @property
@@ -62,17 +54,11 @@ class Difference(Result):
 
 @dataclass(frozen=True)
 class AurocDifferences(Result):
-    """All labels and the mean over the labels defined in a draw.
+    """All labels and the mean over the labels defined in a draw."""
 
-    Attributes:
-        labels: label -> its difference.
-        mean: of the mean AUROC.
-        identical: whether both models gave every image the same scores.
-    """
-
-    labels: dict[str, Difference]
-    mean: Difference
-    identical: bool
+    labels: dict[str, Difference]  # label -> its difference
+    mean: Difference  # of the mean AUROC
+    identical: bool  # whether both models gave every image the same scores
 
 
 def compare_aurocs(

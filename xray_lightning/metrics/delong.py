@@ -11,18 +11,12 @@ from xray_lightning.metrics.intervals import Floats
 
 @dataclass(frozen=True)
 class DeLongTest:
-    """Two AUROCs on the same images.
+    """Two AUROCs on the same images."""
 
-    Attributes:
-        first: AUROC of the first model.
-        second: AUROC of the second model.
-        deviation: standard deviation of their difference.
-        p_value: two-sided; 1 where the difference is 0, NaN where it has no deviation but is not 0.
-    """
-
-    first: float
-    second: float
-    deviation: float
+    first: float  # AUROC of the first model
+    second: float  # AUROC of the second model
+    deviation: float  # standard deviation of their difference
+    # two-sided; 1 where the difference is 0, NaN where it has no deviation but is not 0
     p_value: float
 
 

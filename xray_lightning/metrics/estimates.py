@@ -37,19 +37,12 @@ Draws = dict[str, Floats]  # metric -> of the sample and each draw, or images of
 
 @dataclass(frozen=True)
 class LabelMetrics(Result):
-    """Metrics of one label.
+    """Metrics of one label."""
 
-    Attributes:
-        positives: positive images.
-        known: images whose target is known.
-        positive_patients: patients with a positive image.
-        estimates: metric -> estimate.
-    """
-
-    positives: int
-    known: int
-    positive_patients: int
-    estimates: dict[str, Estimate]
+    positives: int  # positive images
+    known: int  # images whose target is known
+    positive_patients: int  # patients with a positive image
+    estimates: dict[str, Estimate]  # metric -> estimate
 
     def __getitem__(self, metric: str) -> Estimate:
         return self.estimates[metric]
@@ -84,17 +77,11 @@ class LabelMetrics(Result):
 
 @dataclass(frozen=True)
 class Metrics(Result):
-    """Metrics of every label and their means.
+    """Metrics of every label and their means."""
 
-    Attributes:
-        labels: label -> its metrics.
-        mean: metric -> estimate of the mean over the labels where it is defined.
-        defined: metric -> over how many labels that is.
-    """
-
-    labels: dict[str, LabelMetrics]
-    mean: dict[str, Estimate]
-    defined: dict[str, int]
+    labels: dict[str, LabelMetrics]  # label -> its metrics
+    mean: dict[str, Estimate]  # metric -> estimate of the mean over the labels where it is defined
+    defined: dict[str, int]  # metric -> over how many labels that is
 
     @property
     def few_positive_patients(self) -> dict[str, int]:
@@ -109,15 +96,10 @@ class Metrics(Result):
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Every metric of a label, or of the mean, and what it rests on.
+    """Every metric of a label, or of the mean, and what it rests on."""
 
-    Attributes:
-        values: metric -> of the sample and each draw, (1 + D,).
-        images: metric -> images of each patient that it rests on, of each label, (L, P).
-    """
-
-    values: Draws
-    images: Draws
+    values: Draws  # metric -> of the sample and each draw, (1 + D,)
+    images: Draws  # metric -> images of each patient that it rests on, of each label, (L, P)
 
     def estimate(self, metric: str) -> Estimate:
         value, draws = float(self.values[metric][0]), self.values[metric][1:]

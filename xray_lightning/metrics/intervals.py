@@ -22,21 +22,15 @@ ROUNDING = 1e-12  # draws that differ by less are equal
 
 @dataclass(frozen=True)
 class Estimate(Result):
-    """A figure and its 95 % interval; NaN where undefined.
+    """A figure and its 95 % interval; NaN where undefined."""
 
-    Attributes:
-        value: on the sample.
-        low: lower end, patients resampled.
-        high: upper end.
-        exact: whether the interval is Clopper and Pearson's bound, since all patients agree.
-        image_interval: the same with images resampled as if they were independent: too narrow;
-            None where that was not asked for.
-    """
-
-    value: float
-    low: float = NAN
-    high: float = NAN
+    value: float  # on the sample
+    low: float = NAN  # lower end, patients resampled
+    high: float = NAN  # upper end
+    # whether the interval is Clopper and Pearson's bound, since all patients agree
     exact: bool = False
+    # the same with images resampled as if they were independent: too narrow; None where that was
+    # not asked for
     image_interval: Interval | None = None
 
     @classmethod
@@ -122,15 +116,10 @@ def effective_patients(images: npt.ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class Spread:
-    """How far a figure strays from sample to sample; NaN where that cannot be told.
+    """How far a figure strays from sample to sample; NaN where that cannot be told."""
 
-    Attributes:
-        deviation: standard deviation.
-        freedom: degrees of freedom of Student's t.
-    """
-
-    deviation: float
-    freedom: float
+    deviation: float  # standard deviation
+    freedom: float  # degrees of freedom of Student's t
 
     @classmethod
     def of(cls, draws: Floats, effective: float) -> "Spread":

@@ -119,15 +119,10 @@ def choose_threshold(
 
 @dataclass(frozen=True)
 class WrongCalls(Result):
-    """Errors of operating points, each as how many of how many images.
+    """Errors of operating points, each as how many of how many images."""
 
-    Attributes:
-        missed: images with a finding that are not called.
-        false_alarms: images without a finding that are called.
-    """
-
-    missed: tuple[int, int]
-    false_alarms: tuple[int, int]
+    missed: tuple[int, int]  # images with a finding that are not called
+    false_alarms: tuple[int, int]  # images without a finding that are called
 
 
 @dataclass(frozen=True)
@@ -166,51 +161,34 @@ def count_wrong_calls(
 
 @dataclass(frozen=True)
 class OperatingPoint(Result):
-    """What validation says about one label; NaN or None where it says too little.
+    """What validation says about one label; NaN or None where it says too little."""
 
-    Attributes:
-        threshold: positive means score >= threshold.
-        sensitivity: of validation at the threshold. A little too good, like the specificity and
-            both intervals: the threshold was chosen on the same images.
-        sensitivity_interval: 95 % percentile interval, patients resampled, the threshold fixed;
-            None where all draws are equal.
-        specificity: likewise.
-        specificity_interval: likewise.
-        positives: of validation.
-        prevalence: of validation: the prior at which the calibration holds.
-        calibration: map from scores to probabilities.
-        note: why there is no threshold or no calibration, or why the calibration is not to be
-            trusted; "" if there is nothing to say.
-    """
-
-    threshold: float
+    threshold: float  # positive means score >= threshold
+    # of validation at the threshold. A little too good, like the specificity and both intervals:
+    # the threshold was chosen on the same images
     sensitivity: float
+    # 95 % percentile interval, patients resampled, the threshold fixed; None where all draws are
+    # equal
     sensitivity_interval: Interval | None
-    specificity: float
-    specificity_interval: Interval | None
-    positives: int
-    prevalence: float
-    calibration: Calibration | None
+    specificity: float  # likewise
+    specificity_interval: Interval | None  # likewise
+    positives: int  # of validation
+    prevalence: float  # of validation: the prior at which the calibration holds
+    calibration: Calibration | None  # map from scores to probabilities
+    # why there is no threshold or no calibration, or why the calibration is not to be trusted; ""
+    # if there is nothing to say
     note: str
 
 
 @dataclass(frozen=True)
 class OperatingPoints(Result):
-    """The operating points of all labels, as a checkpoint keeps them.
+    """The operating points of all labels, as a checkpoint keeps them."""
 
-    Attributes:
-        rule: that chose them, of ``RULES``.
-        value: the wanted sensitivity or specificity.
-        subset: that they were chosen on.
-        fingerprint: of its images.
-        labels: label -> its operating point.
-    """
-
-    rule: str
-    value: float
-    subset: str = field(metadata={"was": "part"})
-    fingerprint: str
-    labels: dict[str, OperatingPoint]
+    rule: str  # that chose them, of ``RULES``
+    value: float  # the wanted sensitivity or specificity
+    subset: str = field(metadata={"was": "part"})  # that they were chosen on
+    fingerprint: str  # of its images
+    labels: dict[str, OperatingPoint]  # label -> its operating point
 
     @property
     def thresholds(self) -> dict[str, float]:

@@ -23,17 +23,11 @@ EXACT = 2**24  # float32 counts in whole numbers up to here
 
 @dataclass(frozen=True)
 class Ranking:
-    """The images of one label whose target is known, sorted once for many draws.
+    """The images of one label whose target is known, sorted once for many draws."""
 
-    Attributes:
-        codes: number of each image's patient, (n,).
-        scores: (n,).
-        positive: (n,) bool.
-    """
-
-    codes: Codes
-    scores: npt.NDArray[np.floating]
-    positive: npt.NDArray[np.bool_]
+    codes: Codes  # number of each image's patient, (n,)
+    scores: npt.NDArray[np.floating]  # (n,)
+    positive: npt.NDArray[np.bool_]  # (n,) bool
 
     @classmethod
     def of(
@@ -71,21 +65,13 @@ class Ranking:
 
 @dataclass(frozen=True)
 class _Places:
-    """Of each of the m positive images, how many images lie above it, and at or above it.
+    """Of each of the m positive images, how many images lie above it, and at or above it."""
 
-    Attributes:
-        bounds: the numbers of images that occur, rising, 0 and n included, (K,).
-        above: position in ``bounds`` of the images above, (m,).
-        here: of the images at or above, (m,).
-        own_above: positive images above, (m,).
-        own_here: positive images at or above, (m,).
-    """
-
-    bounds: Codes
-    above: Codes
-    here: Codes
-    own_above: Codes
-    own_here: Codes
+    bounds: Codes  # the numbers of images that occur, rising, 0 and n included, (K,)
+    above: Codes  # position in ``bounds`` of the images above, (m,)
+    here: Codes  # of the images at or above, (m,)
+    own_above: Codes  # positive images above, (m,)
+    own_here: Codes  # positive images at or above, (m,)
 
 
 def curves_over(ranking: Ranking, counts: Counts) -> tuple[Floats, Floats]:

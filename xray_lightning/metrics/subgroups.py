@@ -40,38 +40,23 @@ Side = tuple[Floats, Floats]  # AUROC, then with each patient left out, (L, 1 + 
 
 @dataclass(frozen=True)
 class Subgroup(Result):
-    """AUROC of one label (or the mean) in one group of images; NaN, None where undefined.
+    """AUROC of one label (or the mean) in one group of images; NaN, None where undefined."""
 
-    Attributes:
-        dimension: "sex", "age", ...
-        group: "F", "60-79", ...
-        label: a label, or "mean".
-        images: of the group.
-        patients: of the group; None where they are not known.
-        positives: of the label in the group; of the mean, images with any finding.
-        auroc: in the group.
-        interval: 95 %, see :func:`~xray_lightning.metrics.intervals.share_interval`.
-        difference: AUROC of the group less that of all other images of known group.
-        difference_interval: 95 %, Student's t.
-        p_value: two-sided, of the difference; NaN where all positives are one patient's.
-        corrected: for the rate of false discoveries; the rows of the mean are one family, those of
-            single labels another.
-        note: why there is no number; "" if there is one.
-    """
-
-    dimension: str
-    group: str
-    label: str
-    images: int
-    patients: int | None
-    positives: int
-    auroc: float
-    interval: Interval | None
-    difference: float
-    difference_interval: Interval | None
-    p_value: float
+    dimension: str  # "sex", "age", ..
+    group: str  # "F", "60-79", ..
+    label: str  # a label, or "mean"
+    images: int  # of the group
+    patients: int | None  # of the group; None where they are not known
+    positives: int  # of the label in the group; of the mean, images with any finding
+    auroc: float  # in the group
+    interval: Interval | None  # 95 %, see ``share_interval``
+    difference: float  # AUROC of the group less that of all other images of known group
+    difference_interval: Interval | None  # 95 %, Student's t
+    p_value: float  # two-sided, of the difference; NaN where all positives are one patient's
+    # for the rate of false discoveries; the rows of the mean are one family, those of single labels
+    # another
     corrected: float
-    note: str
+    note: str  # why there is no number; "" if there is one
 
 
 def group_records(records: Sequence[Record]) -> dict[str, Groups]:

@@ -31,29 +31,17 @@ NEEDED = {  # what a page could not do without
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a run left.
+    """What a run left."""
 
-    Attributes:
-        folder: of the run.
-        config: config.yaml as text.
-        environment: environment.json.
-        metrics: metrics.json.
-        evaluation: evaluation.json.
-        predictions: of "val" and "test".
-        history: metrics.csv, None without one.
-        explain: what ``xray explain`` wrote, None before it was run.
-        explain_missing: why what it wrote is not of this model.
-    """
-
-    folder: Path
-    config: str
-    environment: Values
-    metrics: Values
-    evaluation: Evaluation
-    predictions: Mapping[str, Predictions]
-    history: pd.DataFrame | None
-    explain: Values | None
-    explain_missing: str
+    folder: Path  # of the run
+    config: str  # config.yaml as text
+    environment: Values  # environment.json
+    metrics: Values  # metrics.json
+    evaluation: Evaluation  # evaluation.json
+    predictions: Mapping[str, Predictions]  # of "val" and "test"
+    history: pd.DataFrame | None  # metrics.csv, None without one
+    explain: Values | None  # what ``xray explain`` wrote, None before it was run
+    explain_missing: str  # why what it wrote is not of this model
 
 
 def read_run(folder: Path, metrics: Values | None = None) -> Run:

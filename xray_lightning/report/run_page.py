@@ -33,17 +33,11 @@ FORMER = {"verdict": "summary", "unknown": "limitations", "points": "operating_p
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page, drawn by ``sections/<name>.html.j2`` from the values and figures.
+    """A part of the page, drawn by ``sections/<name>.html.j2`` from the values and figures."""
 
-    Attributes:
-        name: its id on the page.
-        title: its heading.
-        needs: the value without which it is left out; "": always there.
-    """
-
-    name: str
-    title: str
-    needs: str = ""
+    name: str  # its id on the page
+    title: str  # its heading
+    needs: str = ""  # the value without which it is left out; "": always there
 
 
 SECTIONS = (  # in the order of the page

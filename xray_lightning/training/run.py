@@ -40,23 +40,14 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class TrainingRun(Result):
-    """What a training run left.
+    """What a training run left."""
 
-    Attributes:
-        folder: of the run.
-        best_epoch: of the best checkpoint, counted from 1.
-        choice: how it was chosen, such as "best val/auroc".
-        images_seen: in training, all epochs and processes.
-        seconds: of training, without validation.
-        val_auroc: mean validation AUROC of the best checkpoint; NaN where undefined.
-    """
-
-    folder: str
-    best_epoch: int
-    choice: str
-    images_seen: int
-    seconds: float
-    val_auroc: float
+    folder: str  # of the run
+    best_epoch: int  # of the best checkpoint, counted from 1
+    choice: str  # how it was chosen, such as "best val/auroc"
+    images_seen: int  # in training, all epochs and processes
+    seconds: float  # of training, without validation
+    val_auroc: float  # mean validation AUROC of the best checkpoint; NaN where undefined
 
     @property
     def best(self) -> Path:

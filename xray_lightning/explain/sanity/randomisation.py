@@ -27,15 +27,10 @@ FEWEST_NETWORKS = 4  # of which a bootstrap draws the same one only in 2 % of ca
 
 @dataclass(frozen=True)
 class Stage:
-    """Layers that become random together.
+    """Layers that become random together."""
 
-    Attributes:
-        name: of the module they are, or of the first and the last.
-        layers: names of the modules that own parameters.
-    """
-
-    name: str
-    layers: tuple[str, ...]
+    name: str  # of the module they are, or of the first and the last
+    layers: tuple[str, ...]  # names of the modules that own parameters
 
 
 def find_stages(net: nn.Module) -> list[Stage]:

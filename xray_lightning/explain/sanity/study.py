@@ -51,20 +51,14 @@ Explain = Callable[[Any, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Mean(Result):
-    """A mean over images and its 95 % interval; NaN where undefined.
+    """A mean over images and its 95 % interval; NaN where undefined."""
 
-    Attributes:
-        value: on the sample.
-        low: percentile of the draws of patients, and of networks where there are several.
-        high: the other end. Equal ends decide a verdict, but JSON leaves them out: an interval of
-            no width says nothing of other images.
-        undefined: share of the values that are NaN.
-    """
-
-    value: float = NAN
-    low: float = NAN
+    value: float = NAN  # on the sample
+    low: float = NAN  # percentile of the draws of patients, and of networks where there are several
+    # the other end. Equal ends decide a verdict, but JSON leaves them out: an interval of no width
+    # says nothing of other images
     high: float = NAN
-    undefined: float = 1.0
+    undefined: float = 1.0  # share of the values that are NaN
 
     def side(self, threshold: float = 0.0) -> int:
         """1 if the interval lies entirely above the threshold, -1 entirely below, else 0."""
