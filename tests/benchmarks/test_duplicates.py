@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xray_lightning.audit.duplicates import close_pairs, correlate, hash_images
+from xray_lightning.data.copies import close_pairs, correlate, hash_images
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.data.images import decode_image
 
