@@ -67,6 +67,7 @@ def test_everything_is_written_and_shown(done: Result, checkpoint: Path) -> None
     values = json.loads((place / "explain.json").read_text())
     assert values["schema"] == 2
     assert values["fingerprint"] in done.stdout
+    assert {one["place"] for one in values["localisation"]["labels"].values()} == {"its exact mask"}
     for label, name in values["gallery"].items():
         assert label in done.stdout
         assert cv2.imread(str(place / name)) is not None

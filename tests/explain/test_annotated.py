@@ -1,18 +1,26 @@
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from xray_lightning.data.geometry import fit_square
+from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.annotated import (
     AnnotatedMaps,
     centre_gaussian,
     control_maps,
+    exact_masks,
+    find_boxed,
     mean_of_others,
+    square_mask,
 )
 from xray_lightning.explain.grid import shrink
 from xray_lightning.metrics.localisation import region_of
+from xray_lightning.records import Box, Record
 
 SIZE = 48
 MAPS = np.zeros((2, 3, 3), np.float32)
@@ -102,3 +110,58 @@ def test_centre_gaussian() -> None:
     assert np.allclose(heat, heat[::-1, ::-1])
     with pytest.raises(ConfigError, match="sigma must be a positive share of the image's side"):
         centre_gaussian((4, 4), 40, 0)
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (96, 96), (90, 61), (41, 96)])
+def test_a_mask_lies_on_the_square_where_its_image_does(shape: tuple[int, int]) -> None:
+    mask = np.zeros(shape, np.bool_)
+    mask[10:30, 5:36] = True
+    wanted = fit_square(mask.astype(np.uint8) * 255, SIZE)
+    square = square_mask(mask, SIZE)
+    assert square is not None
+    assert np.abs(wanted[square != (wanted > 127)].astype(int) - 128).max(initial=0) < 2  # halves
+
+
+def test_masks_that_are_small_empty_or_not_there() -> None:
+    point = np.zeros((960, 960), np.bool_)
+    point[481, 13] = True
+    small = square_mask(point, SIZE)
+    assert small is not None
+    assert np.argwhere(small).tolist() == [[24, 0]]
+    told_absent = square_mask(np.zeros((9, 5), np.bool_), SIZE)
+    assert told_absent is not None
+    assert not told_absent.any()
+    assert square_mask(None, SIZE) is None
+
+
+def test_places_of_sets_with_masks_some_masks_and_boxes_of_readers() -> None:
+    class Halves(Source):
+        def mask(self, record: Record, label: str) -> Any:
+            return np.eye(SIZE) > 0 if record.image_id in self.name else None
+
+    boxes = (Box("Mass", 0, 0, 4, 4, "R1"), Box("Mass", 0, 0, 5, 4, "R2"), Box("Edema", 1, 1, 2, 2))
+    records = [Record(name, name, (1.0, 0.0), boxes=boxes) for name in "ab"]
+    places = [[(0.0, 0.0, 4.0, 4.0)], [(1.0, 1.0, 4.0, 4.0)]]
+    source = Halves()
+    source.name = "ab"
+    masks, place = exact_masks(source, records, "Mass", places, SIZE)
+    assert masks is not None
+    assert (masks == np.eye(SIZE)).all()
+    assert place == "its exact mask"
+    source.name = "b"
+    masks, place = exact_masks(source, records, "Mass", places, SIZE)
+    assert masks is not None
+    assert (masks == [region_of(places[0], SIZE), np.eye(SIZE)]).all()
+    assert place == "its exact mask in 1 of 2 images, else the union of its boxes"
+    masks, place = exact_masks(Source(), records, "Mass", places, SIZE)
+    assert masks is None
+    assert place.startswith("the union of its boxes by up to 2 readers an image, each box")
+    assert exact_masks(Source(), records, "Edema", places, SIZE) == (None, "the union of its boxes")
+
+
+def test_a_readers_box_counts_where_the_target_is_not_0() -> None:
+    drawn, own = Box("Mass", 0, 0, 4, 4, "R1"), Box("Mass", 0, 0, 4, 4)
+    cases = [(1.0, drawn), (0.0, drawn), (1 / 3, drawn), (np.nan, drawn), (0.0, own)]
+    records = [Record(str(i), str(i), (0.0, t), boxes=(b,)) for i, (t, b) in enumerate(cases)]
+    data: Any = SimpleNamespace(labels=("Edema", "Mass"), subset_records=lambda _: records)
+    assert find_boxed(data, "test") == [(0, "Mass"), (2, "Mass"), (3, "Mass"), (4, "Mass")]

@@ -22,6 +22,7 @@ from xray_lightning.report.explanation import (
     explanation_lines,
     methods_table,
     overlap_table,
+    place_lines,
     pointing_table,
     saliency_figure,
 )
@@ -78,6 +79,7 @@ def test_means_over_fewer_labels_and_maps_are_said_to_be() -> None:
     assert {"cam", "random", "ceiling"} < set(rows)
     assert energy_lines(places, ["cam"])[0].endswith("no energy, of 13: cam 5")
     assert energy_lines(places, ["random"]) == []
+    assert place_lines(places) == ["place of Hernia, Mass: the union of its boxes"]
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Pixels = npt.NDArray[np.uint8]  # (H, W)
+Mask = npt.NDArray[np.bool_]  # (H, W)
 Identity = dict[str, str | int | float | bool]
 
 
@@ -97,6 +98,14 @@ class Source:
             MissingImagesError: the record has no file.
         """
         return read_record(record)
+
+    def mask(self, record: Record, label: str) -> Mask | None:
+        """Exactly where a finding is, (H, W) bool in the frame of the image, at any scale.
+
+        None: the set has no mask of it; all False: the set tells that it is absent. Maps are scored
+        on images with boxes: an image with a mask has a box around it too.
+        """
+        return None
 
     def identity(self) -> Identity:
         """Plain values that change when the pixels do: another identity, another cache."""

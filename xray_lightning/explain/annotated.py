@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.geometry import Rectangle
-from xray_lightning.data.phantom import Phantom
+from xray_lightning.data.geometry import Rectangle, padding
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.choice import Place, choose
@@ -20,6 +19,7 @@ from xray_lightning.models.network import XrayNet
 from xray_lightning.records import Record
 
 CONTROLS = ("random", "centre", "mean box", "ceiling")
+BOXES, MASKS = "the union of its boxes", "its exact mask"
 SIGMA = 0.25  # of the centre Gaussian, as a share of the image's side
 
 Boxes = Sequence[Sequence[Rectangle]]  # of each image: x, y, width, height on the square
@@ -35,8 +35,10 @@ class AnnotatedMaps:
             (:func:`~xray_lightning.data.geometry.box_to_square`).
         patients: N ids.
         masks: exact places, (N, S, S) bool; then pointing game, energy and average precision are of
-            the mask, all figures of boxes still of the boxes.
+            the mask, all figures of boxes still of the boxes. None: of the union of the boxes,
+            whoever drew them; in figures of boxes the box of each reader counts on its own.
         grids: where the cells of the maps see the square.
+        place: what these figures take for the place of the finding, in words.
 
     Raises:
         ConfigError: the numbers of images differ, an image has no box or an empty mask, a map holds
@@ -48,6 +50,7 @@ class AnnotatedMaps:
     patients: Sequence[str]
     masks: Region | None = None
     grids: Grids = field(default_factory=dict)
+    place: str = BOXES
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -150,10 +153,18 @@ def mean_of_others(maps: Heat, patients: npt.ArrayLike) -> Heat:
 
 
 def find_boxed(data: XrayDataModule, subset: str) -> list[Place]:
-    """Row and finding of every image and finding with a box, finding by finding."""
-    boxed = [{box.label for box in record.boxes} for record in data.subset_records(subset)]
-    return [(row, label) for label in data.labels for row, names in enumerate(boxed)
-            if label in names]  # fmt: skip
+    """Row and finding of every image and finding with a box, finding by finding.
+
+    A reader's box counts where the target is not 0: most readers may have called it absent.
+    """
+    places = []
+    records = data.subset_records(subset)
+    for column, label in enumerate(data.labels):
+        for row, record in enumerate(records):
+            drawn = [box for box in record.boxes if box.label == label]
+            if any(not box.reader or record.targets[column] != 0 for box in drawn):
+                places.append((row, label))
+    return places
 
 
 def map_annotated(
@@ -163,7 +174,7 @@ def map_annotated(
     methods: Sequence[str],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, AnnotatedMaps]:
-    """Maps, boxes and, of a phantom, masks of each finding that has boxes in a subset.
+    """Maps, boxes and, where the set has them, masks of each finding with boxes in a subset.
 
     ``progress`` is told the maps made, and how many there will be.
     """
@@ -178,12 +189,15 @@ def map_annotated(
     for label, by_method in maps.items():
         rows = [row for row, name in places if name == label]
         records = [data.subset_records(subset)[row] for row in rows]
+        boxes = [square_boxes(data, subset, row, label) for row in rows]
+        masks, place = exact_masks(data.source, records, label, boxes, data.image_size)
         annotated[label] = AnnotatedMaps(
             {method: np.stack(heats) for method, heats in by_method.items()},
-            [square_boxes(data, subset, row, label) for row in rows],
+            boxes,
             [record.patient_id for record in records],
-            exact_masks(data.source, records, label, data.image_size),
+            masks,
             grids,
+            place,
         )
     return annotated
 
@@ -206,14 +220,35 @@ def choose_hits(
 
 
 def exact_masks(
-    source: Source, records: Sequence[Record], label: str, size: int
-) -> npt.NDArray[np.bool_] | None:
-    """Where a phantom drew a finding, (N, size, size); None for other data.
+    source: Source, records: Sequence[Record], label: str, boxes: Boxes, size: int
+) -> tuple[Region | None, str]:
+    """Where a finding is, (N, size, size), None if the set has no masks; and what this place is.
 
-    A pixel counts if the finding covers half of it; of a finding that covers no pixel by half,
-    those it covers most.
+    Where the set has masks of some of the images alone, the place in the others is the union of the
+    ``boxes``, which are in pixels of the square.
     """
-    if not isinstance(source, Phantom):
+    masks = [square_mask(source.mask(record, label), size) for record in records]
+    if exact := sum(mask is not None for mask in masks):
+        pairs = zip(masks, boxes, strict=True)
+        regions = [region_of(own, size) if mask is None else mask for mask, own in pairs]
+        some = f"{MASKS} in {exact:,} of {len(masks):,} images, else {BOXES}"
+        return np.stack(regions), MASKS if exact == len(masks) else some
+    readers = max(len({b.reader for b in one.boxes if b.label == label}) for one in records)
+    drawn = f"{BOXES} by up to {readers} readers an image, each box counting on its own in IoU"
+    return None, drawn if readers > 1 else BOXES
+
+
+def square_mask(mask: Region | None, size: int) -> Region | None:
+    """A mask (H, W) on the square of ``fit_square``, (size, size).
+
+    A pixel counts if the mask covers half of it; of a mask that covers no pixel by half, those it
+    covers most.
+    """
+    if mask is None:
         return None
-    covered = [shrink(source.mask(record, label), (size, size)) for record in records]
-    return np.stack([share >= min(0.5, share.max()) for share in covered])
+    height, width = mask.shape
+    (top, left), side = padding(height, width), max(height, width)
+    square = np.zeros((side, side), dtype=np.bool_)
+    square[top : top + height, left : left + width] = mask
+    covered = shrink(square, (size, size))
+    return np.asarray((covered > 0) & (covered >= min(0.5, covered.max())))

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain.annotated import SIGMA, AnnotatedMaps, Boxes, control_maps
+from xray_lightning.explain.annotated import BOXES, SIGMA, AnnotatedMaps, Boxes, control_maps
 from xray_lightning.explain.grid import enlarge
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import Estimate, Floats, divided
@@ -61,7 +61,7 @@ class MapMetrics(Result):
 
 @dataclass(frozen=True)
 class LabelLocalisation(Result):
-    """One label; ``area`` is the place's mean share of the image: what chance would get."""
+    """One label; ``area`` is the mean share of the image of its place: what chance would get."""
 
     images: int
     patients: int
@@ -69,6 +69,7 @@ class LabelLocalisation(Result):
     area: float
     note: str
     methods: dict[str, MapMetrics]
+    place: str = BOXES
 
 
 @dataclass(frozen=True)
@@ -274,6 +275,7 @@ def _of_label(
             name: MapMetrics.of(metrics, intervals=not few, without_energy=dark[name])
             for name, metrics in drawn.items()
         },
+        place=annotated.place,
     )
 
 

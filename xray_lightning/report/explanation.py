@@ -63,6 +63,7 @@ def localisation_lines(explanation: Explanation, places: Localisation) -> list[T
         f"boxes of maps: {threshold_line(places)}; intervals: {places.settings.draws:,} bootstrap "
         "draws of patients; random, centre Gaussian and mean box need no network, the ceiling is "
         "the finding itself at the map's resolution",
+        *place_lines(places),
         *energy_lines(places, explanation.methods),
         *(
             f"published {row.measure.replace('_', ' ')} of {row.method}: {number(row.mean)} "
@@ -142,6 +143,14 @@ def _with_interval(estimate: Estimate) -> str:
     if np.isnan(estimate.low):
         return number(estimate.value)
     return f"{number(estimate.value)} ({estimate.low:.2f}-{estimate.high:.2f})"
+
+
+def place_lines(places: Localisation) -> list[str]:
+    """What the place of a finding is, a line for all labels of which it is the same."""
+    labels: dict[str, list[str]] = {}
+    for label, one in places.labels.items():
+        labels.setdefault(one.place, []).append(label)
+    return [f"place of {', '.join(names)}: {place}" for place, names in labels.items()]
 
 
 def energy_lines(places: Localisation, methods: Sequence[str]) -> list[str]:
