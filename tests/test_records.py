@@ -18,10 +18,7 @@ from xray_lightning.records import (
     target_matrix,
 )
 
-RECORDS = [
-    Record("a.png", "007", (1.0, 0.0, math.nan)),
-    Record("b.png", "7", (0.0, math.nan, 1.0)),
-]
+RECORDS = [Record("a.png", "007", (1.0, 0.0, math.nan)), Record("b.png", "7", (0.0, math.nan, 1.0))]
 
 
 def test_unknown_targets_stay_unknown_and_patients_text() -> None:

@@ -31,7 +31,7 @@ _NAMES = {  # module: what it offers
     ],
     "data.summary": ["DataSummary", "summarise_data"],
     "data.transforms": [
-        *("Augmentation", "augment_light", "augment_none", "augment_rsna", "augment_xray14"),
+        *("Augmentation", "augment_light", "augment_none", "augment_rsna", "augment_xray14")
     ],
     "deploy.classifier": ["Classifier", "load_classifier"],
     "deploy.predict": ["PredictedFiles", "predict_files"],
@@ -62,7 +62,7 @@ _NAMES = {  # module: what it offers
     "training.callbacks.epochs": ["WatchMetric"],
     "training.callbacks.weights": ["EMA", "FreezeBackbone"],
     "training.losses": [
-        *("BCE", "Asymmetric", "ClassBalanced", "Focal", "PairwiseAUC", "WeightedBCE"),
+        *("BCE", "Asymmetric", "ClassBalanced", "Focal", "PairwiseAUC", "WeightedBCE")
     ],
     "training.optim": ["Constant", "Cosine", "Plateau", "Step"],
     "training.run": ["TrainingRun", "make_trainer", "train"],

@@ -227,9 +227,7 @@ def _odd_tensors(state: Any) -> Iterator[str]:
 
 
 def describe_model(
-    net: nn.Module,
-    data: XrayDataModule,
-    config: Mapping[str, Any] | None = None,
+    net: nn.Module, data: XrayDataModule, config: Mapping[str, Any] | None = None
 ) -> Description:
     """What a checkpoint of this network, trained on this data, says about itself.
 

@@ -11,12 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xray_lightning.cli.config import explain_error
-from xray_lightning.cli.failures import (
-    PARTIAL,
-    USER_ERROR,
-    PartialError,
-    run_guarded,
-)
+from xray_lightning.cli.failures import PARTIAL, USER_ERROR, PartialError, run_guarded
 from xray_lightning.errors import ConfigError, DataNotFoundError
 
 

@@ -34,13 +34,7 @@ def test_the_same_command_has_the_same_folder() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        ["-m", "seed=0,1"],
-        ["sweep=null"],
-        ["sweep="],
-        ["sweep=losses", "hydra.sweep.dir=mine"],
-        [],
-    ],
+    [["-m", "seed=0,1"], ["sweep=null"], ["sweep="], ["sweep=losses", "hydra.sweep.dir=mine"], []],
 )
 def test_other_commands_stay_as_they_are(arguments: list[str]) -> None:
     assert with_sweep_folder(arguments) == arguments

@@ -129,11 +129,7 @@ def test_equal_size_is_untouched() -> None:
 
 @pytest.mark.parametrize(
     "image",
-    [
-        np.zeros((4, 4, 3), np.uint8),
-        np.zeros((4, 4), np.uint16),
-        np.zeros((0, 4), np.uint8),
-    ],
+    [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16), np.zeros((0, 4), np.uint8)],
 )
 def test_fit_square_refuses(image: np.ndarray) -> None:
     with pytest.raises(InvalidImageError, match=r"expected a grey image, \(H, W\) uint8, got"):

@@ -8,12 +8,7 @@ import pytest
 
 from xray_lightning.data.csv import CsvTable
 from xray_lightning.data.source import Source, readable_records
-from xray_lightning.errors import (
-    ConfigError,
-    DataNotFoundError,
-    MissingImagesError,
-    TableError,
-)
+from xray_lightning.errors import ConfigError, DataNotFoundError, MissingImagesError, TableError
 from xray_lightning.records import Box
 
 Write = Callable[..., Path]

@@ -48,10 +48,7 @@ def test_names_without_zeros_or_suffix(tmp_path: Path) -> None:
         ("patientId,Image Index\na,00000001_000.png\na,00000002_000.png", "row 3: a is 00000002_0"),
         ("patientId,Image Index\na,scan7.png", "row 2: 'a' -> 'scan7.png' does not name an NIH"),
         ("patientId,Image Index\n,00000001_000.png", "row 2: '' -> .* does not name an NIH image"),
-        (
-            "patientId,file\na,00000001_000.png",
-            "not a map from RSNA .*: it has patientId, file",
-        ),
+        ("patientId,file\na,00000001_000.png", "not a map from RSNA .*: it has patientId, file"),
         ("id,image\na,00000001_000.png", "it has id, image. It needs one of patientId, subset"),
     ],
 )

@@ -119,8 +119,7 @@ def extent(figure: Figure, axes: int) -> tuple[float, float, float, float]:
 
 
 @pytest.mark.parametrize(
-    ("box", "frame"),
-    [((100, 300, 200, 150), (512, 1024)), ((700, 40, 120, 400), (1024, 1024))],
+    ("box", "frame"), [((100, 300, 200, 150), (512, 1024)), ((700, 40, 120, 400), (1024, 1024))]
 )
 def test_a_box_lies_where_it_was_drawn(
     box: tuple[float, float, float, float], frame: tuple[int, int]

@@ -372,10 +372,7 @@ def test_modules_call_the_functions() -> None:
             WeightedBCE(WEIGHT, label_smoothing=0.2),
             binary_cross_entropy(logits, targets, WEIGHT, label_smoothing=0.2),
         ),
-        (
-            Focal(gamma=1.5, alpha=0.3, scale=2.0),
-            2 * focal(logits, targets, gamma=1.5, alpha=0.3),
-        ),
+        (Focal(gamma=1.5, alpha=0.3, scale=2.0), 2 * focal(logits, targets, gamma=1.5, alpha=0.3)),
         (
             Asymmetric(gamma_positive=1, gamma_negative=3, clip=0.1),
             asymmetric(logits, targets, gamma_positive=1, gamma_negative=3, clip=0.1),

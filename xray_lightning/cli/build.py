@@ -176,11 +176,7 @@ def reusable(config: Mapping[str, Any]) -> Settings:
 
 
 def trainer_from(
-    config: Settings,
-    callbacks: list[pl.Callback],
-    *,
-    fit: bool = True,
-    folder: Path | None = None,
+    config: Settings, callbacks: list[pl.Callback], *, fit: bool = True, folder: Path | None = None
 ) -> pl.Trainer:
     """The Lightning trainer of a configuration, on a GPU if it asks for one and there is one."""
     node = {str(key): value for key, value in config.trainer.items()}

@@ -13,12 +13,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from xray_lightning.errors import (
-    CheckpointError,
-    ConfigError,
-    DataNotFoundError,
-    require_integer,
-)
+from xray_lightning.errors import CheckpointError, ConfigError, DataNotFoundError, require_integer
 from xray_lightning.processes import slurm_step
 
 Settings = DictConfig  # what the verbs call it: Hydra and OmegaConf stay in few files

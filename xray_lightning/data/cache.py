@@ -314,11 +314,7 @@ def reserve(path: Path, size: int) -> None:
 
 
 def _fill(
-    source: Source,
-    records: Sequence[Record],
-    folder: Path,
-    workers: int,
-    progress: bool | Report,
+    source: Source, records: Sequence[Record], folder: Path, workers: int, progress: bool | Report
 ) -> None:
     """Decode every image that is not done; unreadable ones are named when all others are."""
     cache = load_cache(folder, "r+")

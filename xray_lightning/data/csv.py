@@ -130,11 +130,7 @@ def _choose_labels(table: Table, chosen: Sequence[str] | None, notes: list[str])
 
 
 def _make_records(
-    table: Table,
-    labels: Sequence[str],
-    root: Path,
-    box_path: str | Path | None,
-    notes: list[str],
+    table: Table, labels: Sequence[str], root: Path, box_path: str | Path | None, notes: list[str]
 ) -> tuple[Record, ...]:
     """One record per row of the table."""
     images = table.text("image")

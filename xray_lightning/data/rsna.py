@@ -242,10 +242,7 @@ def read_classes(
 
 
 def _choose_images(
-    boxes: Mapping[str, Sequence[Box]],
-    classes: Mapping[str, str],
-    negatives: str,
-    notes: list[str],
+    boxes: Mapping[str, Sequence[Box]], classes: Mapping[str, str], negatives: str, notes: list[str]
 ) -> list[str]:
     """Ids of the images that count, in table order, with a note of what a negative is."""
     abnormal = sum(name == OTHER for name in classes.values())

@@ -72,11 +72,7 @@ def class_map(net: XrayNet, images: Tensor, label: str | int, *, method: str = "
 
 
 def class_maps(
-    net: XrayNet,
-    images: Tensor,
-    *,
-    method: str = "cam",
-    labels: Sequence[str | int] | None = None,
+    net: XrayNet, images: Tensor, *, method: str = "cam", labels: Sequence[str | int] | None = None
 ) -> Tensor:
     """Evidence for findings at each place, by one of eight methods, or the gates of CBAM.
 

@@ -203,9 +203,7 @@ def _draw(
 
 
 def _errors(
-    bootstrap: PatientBootstrap,
-    scores: npt.NDArray[np.floating],
-    positive: npt.NDArray[np.bool_],
+    bootstrap: PatientBootstrap, scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_]
 ) -> tuple[Floats, Floats]:
     """Brier's score and the calibration error, (1 + D,) each."""
     brier = bootstrap.ratio((scores - positive) ** 2, np.ones(len(scores)))

@@ -31,10 +31,7 @@ class Ranking:
 
     @classmethod
     def of(
-        cls,
-        scores: npt.NDArray[np.floating],
-        targets: npt.NDArray[np.floating],
-        codes: Codes,
+        cls, scores: npt.NDArray[np.floating], targets: npt.NDArray[np.floating], codes: Codes
     ) -> "Ranking":
         """Leave out the images whose target is unknown (NaN), and sort by falling score."""
         known = np.flatnonzero(~np.isnan(targets))

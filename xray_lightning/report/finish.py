@@ -95,11 +95,7 @@ def restore_net(checkpoint: Checkpoint, task: XrayTask) -> Any:
 
 
 def score_subsets(
-    trainer: pl.Trainer,
-    task: XrayTask,
-    data: XrayDataModule,
-    folder: Path,
-    subsets: Sequence[str],
+    trainer: pl.Trainer, task: XrayTask, data: XrayDataModule, folder: Path, subsets: Sequence[str]
 ) -> tuple[dict[str, Summary], dict[str, Predictions]]:
     """Predict each subset; write predictions and ROC curves: the one path to a score."""
     summaries, scored = {}, {}

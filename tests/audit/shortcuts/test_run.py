@@ -42,10 +42,7 @@ def test_a_reader_of_corners_is_caught(dishonest: Shortcuts, sample: Sample) -> 
     assert emphysema.covered["corners"].auroc.region.value == pytest.approx(0, abs=1e-9)
     assert "takes at most" in emphysema.reason
     assert write_gist(dishonest) == "caught: Nodule; not caught: 1; undecided: 0"
-    assert (dishonest.images, dishonest.patients) == (
-        len(sample.images),
-        len(set(sample.patients)),
-    )
+    assert (dishonest.images, dishonest.patients) == (len(sample.images), len(set(sample.patients)))
     assert list(dishonest.probes) == ["view: AP", "Emphysema", "Nodule"]
     assert 0.5 < dishonest.probes["view: AP"].trained <= 1
     assert nodule.positives == (sample.targets[:, 1] == 1).sum()

@@ -10,13 +10,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain.sanity.evidence import (
-    blur,
-    compare_curves,
-    mix,
-    perturb,
-    rank_pixels,
-)
+from xray_lightning.explain.sanity.evidence import blur, compare_curves, mix, perturb, rank_pixels
 from xray_lightning.explain.sanity.study import Explain, Study
 
 StudyOf = Callable[[Explain], Study]
@@ -47,10 +41,7 @@ def test_curves_equal_a_loop(plane: nn.Module, study: Study) -> None:
     np.testing.assert_allclose(blur(study.images).numpy(), blurred, atol=1e-6)
     originals = study.images.numpy()
     weight, bias = plane.head.weight[1].detach().numpy(), plane.head.bias[1].item()
-    for name, first, last in (
-        ("deletion", originals, blurred),
-        ("insertion", blurred, originals),
-    ):
+    for name, first, last in (("deletion", originals, blurred), ("insertion", blurred, originals)):
         curves = np.zeros((24, STEPS + 1))
         for row in range(24):
             order = np.argsort(-maps[row].ravel(), kind="stable")

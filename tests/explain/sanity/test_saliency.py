@@ -48,10 +48,7 @@ def test_without_other_networks(plane: nn.Module, images: Tensor, evidence: Expl
 def test_too_few_patients_are_said_to_be(
     plane: nn.Module, images: Tensor, evidence: Explain
 ) -> None:
-    for patients, note in (
-        (9, "9 patients are too few for an interval, which needs 10"),
-        (10, ""),
-    ):
+    for patients, note in ((9, "9 patients are too few for an interval, which needs 10"), (10, "")):
         ids = [number % patients for number in range(24)]
         found = run_saliency_tests(plane, evidence, images, ids, **QUICK)
         assert found.note == note
