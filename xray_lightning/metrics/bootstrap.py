@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.intervals import Floats, divided
+from xray_lightning.metrics.intervals import Array, Floats, Mask, divided
 from xray_lightning.metrics.ranks import Codes, Counts, Ranking, counted, curves_over
 
-Rows = npt.NDArray[np.intp] | npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.intp] | Mask
 
 
 class PatientBootstrap:
@@ -87,13 +87,11 @@ class PatientBootstrap:
         known = ~np.isnan(np.asarray(quantity, dtype=np.float64))
         return self.ratio(np.where(known, quantity, 0), known)
 
-    def ranking(
-        self, scores: npt.NDArray[np.floating], targets: npt.NDArray[np.floating]
-    ) -> Ranking:
+    def ranking(self, scores: Array, targets: Array) -> Ranking:
         """Images sorted by score (N,); those whose target (N,) is NaN are left out."""
         return Ranking.of(scores, targets, self.codes)
 
-    def auroc(self, scores: npt.NDArray[np.floating], targets: npt.NDArray[np.floating]) -> Floats:
+    def auroc(self, scores: Array, targets: Array) -> Floats:
         """AUROC of scores (N,), targets 0, 1 or NaN (N,), (1 + D,); NaN without both classes."""
         return curves_over(self.ranking(scores, targets), self.counts)[0]
 

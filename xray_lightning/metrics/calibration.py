@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.intervals import Floats, divided
+from xray_lightning.metrics.intervals import Array, Floats, Mask, divided
 from xray_lightning.metrics.ranks import Codes
 from xray_lightning.results import Result
 
@@ -32,7 +32,7 @@ def expit(odds: npt.ArrayLike) -> Floats:
     return np.asarray(special.expit(odds), dtype=np.float64)
 
 
-def mass_bins(scores: npt.NDArray[np.floating], bins: int = 15) -> Codes:
+def mass_bins(scores: Array, bins: int = 15) -> Codes:
     """Number of each score's bin; bins hold equal numbers of images, equal scores one bin.
 
     Returns:
@@ -48,10 +48,7 @@ def mass_bins(scores: npt.NDArray[np.floating], bins: int = 15) -> Codes:
 
 
 def calibration_errors(
-    bootstrap: PatientBootstrap,
-    scores: npt.NDArray[np.floating],
-    positive: npt.NDArray[np.bool_],
-    bins: int = 15,
+    bootstrap: PatientBootstrap, scores: Array, positive: Mask, bins: int = 15
 ) -> Floats:
     """Expected calibration error, (1 + D,) (Naeini 2015; equal-mass bins, Nixon 2019).
 
@@ -65,9 +62,7 @@ def calibration_errors(
     return divided(gaps, bootstrap.sums(np.ones((len(gap), 1)))[:, 0])
 
 
-def reliability(
-    scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_], bins: int = 15
-) -> tuple[Floats, Floats, Codes]:
+def reliability(scores: Array, positive: Mask, bins: int = 15) -> tuple[Floats, Floats, Codes]:
     """Mean score, share of positives and number of images of each bin, (K,) each, no bin empty.
 
     The bins are those of :func:`calibration_errors`: the mean of |score - share|, weighted by
@@ -94,7 +89,7 @@ class Calibration(Result):
     values: tuple[float, ...] = ()  # probabilities at the knots
     shift: float = 0.0  # added to the log odds of the result, see ``at_prior``
 
-    def __call__(self, scores: npt.NDArray[np.floating]) -> Floats:
+    def __call__(self, scores: Array) -> Floats:
         """Probabilities of scores, any shape."""
         if self.method == "isotonic":
             steps = np.asarray(np.interp(scores, self.knots, self.values))
@@ -124,9 +119,7 @@ def require_method(method: str | None) -> None:
         raise ConfigError(f"calibration must be one of {', '.join(METHODS)}, got {method!r}")
 
 
-def fit_calibration(
-    scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_], method: str = "platt"
-) -> Calibration:
+def fit_calibration(scores: Array, positive: Mask, method: str = "platt") -> Calibration:
     """Fit on validation scores (n,), with at least one positive and one negative.
 
     Temperature: Guo 2017, eq. 9, for one label; Platt 1999, section 2.2, with its targets (N+ + 1)
@@ -161,17 +154,13 @@ def fit_calibration(
     return Calibration(method, float(np.exp(minimize_scalar(loss, bounds=(-5, 5)).x)))
 
 
-def shift_prior(probabilities: npt.NDArray[np.floating], prior: float, new_prior: float) -> Floats:
+def shift_prior(probabilities: Array, prior: float, new_prior: float) -> Floats:
     """Probabilities at another prevalence, if only the prevalence changed (Saerens 2002, eq. 4)."""
     return expit(logit(probabilities) + logit(new_prior) - logit(prior))
 
 
 def estimate_prior(
-    probabilities: npt.NDArray[np.floating],
-    prior: float,
-    *,
-    tolerance: float = 1e-8,
-    steps: int = 1000,
+    probabilities: Array, prior: float, *, tolerance: float = 1e-8, steps: int = 1000
 ) -> float:
     """Prevalence of unlabelled images by expectation maximisation (Saerens 2002, eqs. 9 and 10).
 

@@ -12,6 +12,7 @@ from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.delong import compare_auroc, holm
 from xray_lightning.metrics.intervals import (
     NAN,
+    Array,
     Floats,
     Interval,
     Spread,
@@ -23,7 +24,7 @@ from xray_lightning.results import Result
 
 LEVEL, POWER = 0.975, 0.8  # of the two-sided test at 5 %, and of what is called detectable
 
-Runs = Sequence[npt.NDArray[np.floating]]  # scores (N, L) of each seed
+Runs = Sequence[Array]  # scores (N, L) of each seed
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class AurocDifferences(Result):
 
 def compare_aurocs(
     labels: Sequence[str],
-    targets: npt.NDArray[np.floating],
+    targets: Array,
     patients: npt.ArrayLike,
     first: Runs,
     second: Runs,
@@ -111,7 +112,7 @@ def compare_aurocs(
 
 
 def _draw_label(
-    bootstrap: PatientBootstrap, first: Runs, second: Runs, targets: npt.NDArray[np.floating]
+    bootstrap: PatientBootstrap, first: Runs, second: Runs, targets: Array
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """AUROC of both models in each draw, (seeds, 1 + D); their difference without each patient.
 
@@ -127,7 +128,7 @@ def _draw_label(
     return one, two, left_out[0] - left_out[1], rarer
 
 
-def _delong(first: Runs, second: Runs, targets: npt.NDArray[np.floating]) -> float:
+def _delong(first: Runs, second: Runs, targets: Array) -> float:
     """DeLong's p value of one label's scores (N,); NaN for several seeds."""
     if not len(first) == len(second) == 1:
         return NAN

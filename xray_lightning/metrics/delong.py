@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import false_discovery_control, norm, rankdata
 
-from xray_lightning.metrics.intervals import Floats
+from xray_lightning.metrics.intervals import Array, Floats, Mask
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class DeLongTest:
     p_value: float
 
 
-def delong(scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_]) -> Floats:
+def delong(scores: Array, positive: Mask) -> Floats:
     """AUROCs and their covariance (DeLong 1988, eqs. 3 to 8; ranks as Sun and Xu 2014).
 
     Images count as independent, which images of one patient are not: read the patient bootstrap
@@ -43,11 +43,7 @@ def delong(scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_]) ->
     return np.vstack([beaten.mean(axis=1), covariance])
 
 
-def compare_auroc(
-    first: npt.NDArray[np.floating],
-    second: npt.NDArray[np.floating],
-    positive: npt.NDArray[np.bool_],
-) -> DeLongTest:
+def compare_auroc(first: Array, second: Array, positive: Mask) -> DeLongTest:
     """Whether two models' AUROCs differ on the same images, scores (n,) each."""
     one, two, *covariance = delong(np.stack([first, second]), positive).ravel().tolist()
     variance = covariance[0] + covariance[3] - 2 * covariance[1]

@@ -12,8 +12,10 @@ from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import Calibration, calibration_errors
 from xray_lightning.metrics.intervals import (
     NAN,
+    Array,
     Estimate,
     Floats,
+    Mask,
     Spread,
     divided,
     effective_patients,
@@ -116,8 +118,8 @@ class _Drawn:
 
 def estimate_metrics(
     labels: Sequence[str],
-    scores: npt.NDArray[np.floating],
-    targets: npt.NDArray[np.floating],
+    scores: Array,
+    targets: Array,
     patients: npt.ArrayLike,
     *,
     thresholds: Mapping[str, float] | None = None,
@@ -185,12 +187,7 @@ def _estimates(by_patient: _Drawn, by_image: _Drawn) -> dict[str, Estimate]:
     }
 
 
-def _draw(
-    bootstrap: PatientBootstrap,
-    scores: npt.NDArray[np.floating],
-    targets: npt.NDArray[np.floating],
-    threshold: float,
-) -> _Drawn:
+def _draw(bootstrap: PatientBootstrap, scores: Array, targets: Array, threshold: float) -> _Drawn:
     """Every metric of one label; a score is called from ``threshold`` on, NaN: undefined."""
     ranking = bootstrap.ranking(scores, targets)
     ranked = PatientBootstrap.of(ranking.codes, bootstrap.counts)
@@ -202,19 +199,14 @@ def _draw(
     return _Drawn(values | _at_threshold(ranked, ranking.positive, called, threshold), images)
 
 
-def _errors(
-    bootstrap: PatientBootstrap, scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_]
-) -> tuple[Floats, Floats]:
+def _errors(bootstrap: PatientBootstrap, scores: Array, positive: Mask) -> tuple[Floats, Floats]:
     """Brier's score and the calibration error, (1 + D,) each."""
     brier = bootstrap.ratio((scores - positive) ** 2, np.ones(len(scores)))
     return brier, calibration_errors(bootstrap, scores, positive)
 
 
 def _at_threshold(
-    bootstrap: PatientBootstrap,
-    positive: npt.NDArray[np.bool_],
-    called: npt.NDArray[np.bool_],
-    threshold: float,
+    bootstrap: PatientBootstrap, positive: Mask, called: Mask, threshold: float
 ) -> Draws:
     """Sensitivity, specificity, predictive values and F1, (1 + D,) each."""
     if np.isnan(threshold):
@@ -232,7 +224,7 @@ def _at_threshold(
     return values
 
 
-def _images(ranking: Ranking, called: npt.NDArray[np.bool_], patients: int) -> Draws:
+def _images(ranking: Ranking, called: Mask, patients: int) -> Draws:
     """Images of each patient behind a metric, (1, P): its denominator, or the rarer class."""
     positive = ranking.positive
     masks = dict(zip(POINT, (positive, ~positive, called, ~called, positive), strict=True))
@@ -242,10 +234,7 @@ def _images(ranking: Ranking, called: npt.NDArray[np.bool_], patients: int) -> D
 
 
 def _draw_calibrated(
-    bootstrap: PatientBootstrap,
-    scores: npt.NDArray[np.floating],
-    targets: npt.NDArray[np.floating],
-    calibration: Calibration | None,
+    bootstrap: PatientBootstrap, scores: Array, targets: Array, calibration: Calibration | None
 ) -> Draws:
     """Brier's score and calibration error after a map, (1 + D,) each."""
     if calibration is None:

@@ -13,6 +13,8 @@ from xray_lightning.results import Result
 from xray_lightning.writing import to_plain
 
 Floats = npt.NDArray[np.float64]
+Array = npt.NDArray[np.floating]  # of scores, or of targets: NaN where unknown
+Mask = npt.NDArray[np.bool_]
 Interval = tuple[float, float]
 
 NAN = float("nan")

@@ -10,7 +10,16 @@ import numpy.typing as npt
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import Calibration, fit_calibration, require_method
-from xray_lightning.metrics.intervals import NAN, Estimate, Floats, Interval, divided, known
+from xray_lightning.metrics.intervals import (
+    NAN,
+    Array,
+    Estimate,
+    Floats,
+    Interval,
+    Mask,
+    divided,
+    known,
+)
 from xray_lightning.results import Result
 
 RULES = ("youden", "f1", "sensitivity", "specificity")
@@ -47,9 +56,7 @@ class Confusion:
         return divided(2 * self.true_positive, 2 * self.true_positive + errors)
 
 
-def confusion(
-    scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_], thresholds: npt.ArrayLike
-) -> Confusion:
+def confusion(scores: Array, positive: Mask, thresholds: npt.ArrayLike) -> Confusion:
     """Counts at each of K thresholds, in O((n + K) log n)."""
     wanted = np.atleast_1d(np.asarray(thresholds))
     true, false = (
@@ -86,8 +93,8 @@ def require_rule(rule: str, value: float) -> None:
 
 
 def choose_threshold(
-    scores: npt.NDArray[np.floating],
-    targets: npt.NDArray[np.floating],
+    scores: Array,
+    targets: Array,
     rule: str = "youden",
     *,
     value: float = 0.9,
@@ -133,10 +140,7 @@ class Calls(WrongCalls):
 
 
 def count_wrong_calls(
-    labels: Sequence[str],
-    scores: npt.NDArray[np.floating],
-    targets: npt.NDArray[np.floating],
-    thresholds: Mapping[str, float],
+    labels: Sequence[str], scores: Array, targets: Array, thresholds: Mapping[str, float]
 ) -> Calls:
     """Misses and false alarms of the operating points: of any label, and of each.
 
@@ -210,8 +214,8 @@ class OperatingPoints(Result):
 
 
 def fit_operating_point(
-    scores: npt.NDArray[np.floating],
-    targets: npt.NDArray[np.floating],
+    scores: Array,
+    targets: Array,
     bootstrap: PatientBootstrap,
     *,
     rule: str = "youden",
@@ -258,7 +262,7 @@ def fit_operating_point(
     )
 
 
-def is_separated(scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_]) -> bool:
+def is_separated(scores: Array, positive: Mask) -> bool:
     """Whether all positives score higher (or all lower) than every negative; both must occur."""
     high, low = scores[positive], scores[~positive]
     return bool(high.min() > low.max() or high.max() < low.min())

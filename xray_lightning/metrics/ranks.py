@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from xray_lightning.metrics.intervals import Floats, divided
+from xray_lightning.metrics.intervals import Array, Floats, Mask, divided
 
 Counts = npt.NDArray[np.float32]  # (D, P): how often draw d took patient p
 Codes = npt.NDArray[np.intp]  # (N,): number of each image's patient, 0 to P - 1
@@ -26,20 +26,18 @@ class Ranking:
     """The images of one label whose target is known, sorted once for many draws."""
 
     codes: Codes  # number of each image's patient, (n,)
-    scores: npt.NDArray[np.floating]  # (n,)
-    positive: npt.NDArray[np.bool_]  # (n,) bool
+    scores: Array  # (n,)
+    positive: Mask  # (n,) bool
 
     @classmethod
-    def of(
-        cls, scores: npt.NDArray[np.floating], targets: npt.NDArray[np.floating], codes: Codes
-    ) -> "Ranking":
+    def of(cls, scores: Array, targets: Array, codes: Codes) -> "Ranking":
         """Leave out the images whose target is unknown (NaN), and sort by falling score."""
         known = np.flatnonzero(~np.isnan(targets))
         order = known[np.argsort(-scores[known], kind="stable")]
         return cls(codes[order], scores[order], targets[order] == 1)
 
     @property
-    def rarer(self) -> npt.NDArray[np.bool_]:
+    def rarer(self) -> Mask:
         """The images of the rarer class, on which an AUROC rests, (n,)."""
         return self.positive if 2 * self.positive.sum() <= len(self.positive) else ~self.positive
 
@@ -140,7 +138,7 @@ def auroc_left_out(ranking: Ranking, patients: int) -> Floats:
     return divided(np.append(total, total - gone), np.append(m.sum() * n.sum(), pairs))
 
 
-def _below(order: Codes, chosen: npt.NDArray[np.bool_]) -> Floats:
+def _below(order: Codes, chosen: Mask) -> Floats:
     """How many of the others lie below each chosen image, ties one half, (n,)."""
     below: Floats = rankdata(order)
     below[chosen] -= rankdata(order[chosen])

@@ -14,9 +14,11 @@ from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
 from xray_lightning.metrics.delong import benjamini_hochberg
 from xray_lightning.metrics.intervals import (
     NAN,
+    Array,
     Estimate,
     Floats,
     Interval,
+    Mask,
     Spread,
     effective_patients,
     known,
@@ -101,10 +103,7 @@ def _cross(first: Groups, second: Groups) -> Groups:
 
 
 def measure_subgroups(
-    labels: Sequence[str],
-    scores: npt.NDArray[np.floating],
-    targets: npt.NDArray[np.floating],
-    records: Sequence[Record],
+    labels: Sequence[str], scores: Array, targets: Array, records: Sequence[Record]
 ) -> list[Subgroup]:
     """A row for each label and the mean in each group.
 
@@ -125,12 +124,7 @@ def measure_subgroups(
     return rows
 
 
-def _aurocs(
-    scores: npt.NDArray[np.floating],
-    targets: npt.NDArray[np.floating],
-    codes: Codes,
-    side: npt.NDArray[np.bool_],
-) -> Side:
+def _aurocs(scores: Array, targets: Array, codes: Codes, side: Mask) -> Side:
     """AUROC among some images, each patient left out; images of the rarer class."""
     labels, patients = targets.shape[1], int(codes.max(initial=-1)) + 1
     aurocs, rarer = np.full((labels, 1 + patients), np.nan), np.zeros((labels, patients))
@@ -145,7 +139,7 @@ def _aurocs(
 def _rows(
     place: tuple[str, str],
     labels: Sequence[str],
-    targets: npt.NDArray[np.floating],
+    targets: Array,
     patients: int | None,
     sides: Sequence[Side],
 ) -> list[Subgroup]:
@@ -159,7 +153,7 @@ def _rows(
     ]
 
 
-def _over(side: Side, chosen: npt.NDArray[np.bool_]) -> tuple[Floats, float]:
+def _over(side: Side, chosen: Mask) -> tuple[Floats, float]:
     """Mean over some labels, (1 + P,), and the effective number of patients behind it."""
     aurocs, rarer = (part[chosen] for part in side)
     mean = aurocs.sum(axis=0) / len(aurocs) if len(aurocs) else np.full(aurocs.shape[1], np.nan)
@@ -217,8 +211,8 @@ class Underdiagnosis(WrongShare):
 
 def measure_underdiagnosis(
     labels: Sequence[str],
-    scores: npt.NDArray[np.floating],
-    targets: npt.NDArray[np.floating],
+    scores: Array,
+    targets: Array,
     records: Sequence[Record],
     thresholds: Mapping[str, float],
     *,
@@ -244,7 +238,7 @@ def measure_underdiagnosis(
 
 
 def _share(
-    bootstrap: PatientBootstrap, inside: npt.NDArray[np.bool_], wrong: npt.NDArray[np.bool_]
+    bootstrap: PatientBootstrap, inside: Mask, wrong: Mask
 ) -> tuple[float, Interval | None, int]:
     """Rate, interval and images of a :class:`WrongShare`."""
     count = int(inside.sum())
