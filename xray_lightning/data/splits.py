@@ -41,7 +41,9 @@ Integers = npt.NDArray[np.int64]
 
 
 def balanced_assignment(
-    counts: npt.ArrayLike, fractions: Sequence[float], rng: np.random.Generator
+    counts: npt.ArrayLike,  # non-negative whole numbers, (P, K); column 0 is the images of a group
+    fractions: Sequence[float],  # share of each subset, positive, summing to 1
+    rng: np.random.Generator,  # decides the order among groups of similar weight
 ) -> Integers:
     """The subset of each group, chosen so that the subsets' totals come near their fractions.
 
@@ -55,11 +57,6 @@ def balanced_assignment(
     The heaviest twentieth of the groups is assigned by lot instead. By cost alone the heaviest go
     to the largest subset whatever the seed (of NIH's ten heaviest patients 86 % would land in a
     training set of 70 %), and no test set would ever contain them.
-
-    Args:
-        counts: non-negative whole numbers, (P, K); column 0 is the images of a group.
-        fractions: share of each subset, positive, summing to 1.
-        rng: decides the order among groups of similar weight.
 
     Returns:
         Index of a subset for each group, (P,); no subset is empty.

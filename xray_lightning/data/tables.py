@@ -255,15 +255,12 @@ def age_in_years(cell: str) -> float:
 
 
 def read_boxes(
-    table: Table, columns: Sequence[str], labels: Sequence[str], images: Collection[str]
+    table: Table,  # one row per box
+    columns: Sequence[str],  # its columns of image, label, x, y, width and height, in pixels
+    labels: Sequence[str],  # the known labels
+    images: Collection[str],  # the known image ids
 ) -> dict[str, tuple[Box, ...]]:
     """Boxes of each image that has some, in table order.
-
-    Args:
-        table: one row per box.
-        columns: its columns of image, label, x, y, width and height, in pixels.
-        labels: the known labels.
-        images: the known image ids.
 
     Raises:
         TableError: an unknown image or label, a malformed number, or a box without an area.

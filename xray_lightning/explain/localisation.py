@@ -141,27 +141,20 @@ def tune_reference(
 
 
 def evaluate_localisation(
+    # images of each label that have boxes of it; all labels have the same methods
     scored: Mapping[str, AnnotatedMaps],
     *,
-    size: int,
+    size: int,  # side of the square in pixels
+    # stated shares of a map's range for its boxes, used where none was tuned
     threshold: Sequence[float] = WANG,
+    # thresholds tuned on other patients, and their boxes for the mean box
     reference: Reference | None = None,
-    tolerance: float = 0.0,
-    sigma: float = SIGMA,
-    draws: int = 1000,
-    seed: int = 0,
+    tolerance: float = 0.0,  # pixels beside the place that the pointing game still counts as a hit
+    sigma: float = SIGMA,  # of the centre Gaussian, as a share of the side
+    draws: int = 1000,  # of the bootstrap over patients
+    seed: int = 0,  # of the bootstrap and the random map
 ) -> Localisation:
     """Metrics of every method beside the controls, per label and as the mean over the labels.
-
-    Args:
-        scored: images of each label that have boxes of it; all labels have the same methods.
-        size: side of the square in pixels.
-        threshold: stated shares of a map's range for its boxes, used where none was tuned.
-        reference: thresholds tuned on other patients, and their boxes for the mean box.
-        tolerance: pixels beside the place that the pointing game still counts as a hit.
-        sigma: of the centre Gaussian, as a share of the side.
-        draws: of the bootstrap over patients.
-        seed: of the bootstrap and the random map.
 
     Raises:
         ConfigError: nothing to score, labels with different methods, or a patient that the

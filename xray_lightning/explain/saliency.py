@@ -84,42 +84,28 @@ class SaliencyTests(Result):
 
 
 def run_saliency_tests(
-    net: nn.Module,
-    explain: Explain,
-    images: Tensor,
-    patients: npt.ArrayLike,
+    net: nn.Module,  # gives logits (B, L) of images (B, 1, S, S)
+    explain: Explain,  # the method, ``explain(net, images)``: maps (B, h, w) of one label
+    images: Tensor,  # (N, 1, S, S) in [0, 1], on the CPU; best with the finding
+    patients: npt.ArrayLike,  # N ids
     *,
-    label: int,
-    grids: Grids = EVEN,
-    others: Sequence[nn.Module] = (),
+    label: int,  # position of that label
+    grids: Grids = EVEN,  # where the cells of the maps see the image
+    others: Sequence[nn.Module] = (),  # networks trained like ``net`` from other seeds
+    # a network trained like ``net`` on labels permuted among the training images
     permuted: nn.Module | None = None,
-    networks: int = NETWORKS,
-    steps: int = STEPS,
-    draws: int = DRAWS,
-    seed: int = 0,
-    batch: int = 16,
+    networks: int = NETWORKS,  # wholly random ones that the verdict on randomisation rests on
+    steps: int = STEPS,  # of deletion and insertion
+    draws: int = DRAWS,  # of the bootstrap over patients
+    seed: int = 0,  # of everything random
+    batch: int = 16,  # images at a time, at least 2
+    # told the images passed through a network, and how many there will be
     progress: Report = lambda done, total: None,
 ) -> SaliencyTests:
     """Every test of a map method that can be run.
 
     The rules stand in :mod:`~.sanity.study` and at each test. The networks given are copied:
     neither they nor the random state of torch or NumPy change.
-
-    Args:
-        net: gives logits (B, L) of images (B, 1, S, S).
-        explain: the method, ``explain(net, images)``: maps (B, h, w) of one label.
-        images: (N, 1, S, S) in [0, 1], on the CPU; best with the finding.
-        patients: N ids.
-        label: position of that label.
-        grids: where the cells of the maps see the image.
-        others: networks trained like ``net`` from other seeds.
-        permuted: a network trained like ``net`` on labels permuted among the training images.
-        networks: wholly random ones that the verdict on randomisation rests on.
-        steps: of deletion and insertion.
-        draws: of the bootstrap over patients.
-        seed: of everything random.
-        batch: images at a time, at least 2.
-        progress: told the images passed through a network, and how many there will be.
 
     Raises:
         ConfigError: shapes that do not fit, one patient, or a setting out of range.

@@ -117,33 +117,23 @@ class _Drawn:
 
 
 def estimate_metrics(
-    labels: Sequence[str],
-    scores: Array,
-    targets: Array,
-    patients: npt.ArrayLike,
+    labels: Sequence[str],  # the L labels
+    scores: Array,  # (N, L) in [0, 1]
+    targets: Array,  # (N, L), NaN where unknown
+    patients: npt.ArrayLike,  # N ids
     *,
+    # operating point of each label, chosen elsewhere (validation), NaN or absent: none
     thresholds: Mapping[str, float] | None = None,
+    # map of each label, fitted elsewhere (validation); if given, Brier's score and the calibration
+    # error after it stand beside the raw ones, NaN for a label without one
     calibrations: Mapping[str, Calibration | None] | None = None,
-    draws: int = 2000,
-    seed: int = 0,
-    threads: int = 2,
+    draws: int = 2000,  # of the bootstrap
+    seed: int = 0,  # of the bootstrap
+    threads: int = 2,  # labels at a time
 ) -> Metrics:
     """Metrics of every label and their means, with 95 % intervals.
 
     A draw of a mean is the mean over the labels that are defined in that draw.
-
-    Args:
-        labels: the L labels.
-        scores: (N, L) in [0, 1].
-        targets: (N, L), NaN where unknown.
-        patients: N ids.
-        thresholds: operating point of each label, chosen elsewhere (validation), NaN or absent:
-            none.
-        calibrations: map of each label, fitted elsewhere (validation); if given, Brier's score and
-            the calibration error after it stand beside the raw ones, NaN for a label without one.
-        draws: of the bootstrap.
-        seed: of the bootstrap.
-        threads: labels at a time.
 
     Raises:
         ConfigError: no draws or no images.

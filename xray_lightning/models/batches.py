@@ -21,23 +21,17 @@ def iterate_batches(
 
 
 def run_batches(
-    net: nn.Module,
-    images: Tensor,
+    net: nn.Module,  # tells the device; the function, if none is given
+    images: Tensor,  # (N, ...) on any device
+    # of a batch (B, ...) on the network's device, to (B, ...)
     function: Callable[[Tensor], Tensor] | None = None,
     *,
-    batch_size: int = 64,
-    full: bool = False,
+    batch_size: int = 64,  # images per batch
+    full: bool = False,  # see ``iterate_batches``
 ) -> Tensor:
     """What a function of the network gives for images, without gradients.
 
     The network stays in the mode it is in; set ``net.eval()`` before.
-
-    Args:
-        net: tells the device; the function, if none is given.
-        images: (N, ...) on any device.
-        function: of a batch (B, ...) on the network's device, to (B, ...).
-        batch_size: images per batch.
-        full: see :func:`iterate_batches`.
 
     Returns:
         (N, ...) on the CPU, in the function's own type. N must be at least 1.

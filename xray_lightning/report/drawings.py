@@ -30,25 +30,16 @@ WIDEST = 1600  # pixels of an embedded picture
 
 
 def svg(
-    name: str,
-    title: str,
-    size: tuple[float, float],
-    draw: Callable[..., None],
+    name: str,  # unique on the page; all ids in the drawing start with it
+    title: str,  # what a screen reader says of it
+    size: tuple[float, float],  # width and height in inches
+    draw: Callable[..., None],  # called with so many axes, side by side
     *,
-    columns: int = 1,
+    columns: int = 1,  # how many
+    # left and below, in inches; None: fitted to the words, which takes three times as long
     margins: tuple[float, float] | None = None,
 ) -> Markup:
-    """A drawing as an SVG element, called ``figure-<name>``.
-
-    Args:
-        name: unique on the page; all ids in the drawing start with it.
-        title: what a screen reader says of it.
-        size: width and height in inches.
-        draw: called with so many axes, side by side.
-        columns: how many.
-        margins: left and below, in inches; None: fitted to the words, which takes three times as
-            long.
-    """
+    """A drawing as an SVG element, called ``figure-<name>``."""
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
@@ -77,17 +68,14 @@ def svg(
 
 
 def dots_figure(
-    name: str, title: str, rows: Sequence[Row], line: float | None, *, log: bool = False
+    name: str,  # see ``svg``
+    title: str,  # under the axis
+    rows: Sequence[Row],  # what is drawn
+    line: float | None,  # a value to compare with, None: none
+    *,
+    log: bool = False,  # whether the axis is logarithmic
 ) -> Markup:
-    """A point and its interval for each row, from the top down; nothing where there is no row.
-
-    Args:
-        name: see :func:`svg`.
-        title: under the axis.
-        rows: what is drawn.
-        line: a value to compare with, None: none.
-        log: whether the axis is logarithmic.
-    """
+    """A point and its interval for each row, from the top down; nothing where there is no row."""
     if not rows:
         return Markup("")
 

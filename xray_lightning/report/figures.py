@@ -128,17 +128,13 @@ def distribution_figure(targets: Mapping[str, Floats], labels: Sequence[str], pa
 
 @AS_WRITTEN
 def montage_figure(
-    images: Floats, targets: Floats, image_ids: Sequence[str], labels: Sequence[str], path: Path
+    images: Floats,  # (B, H, W) in [0, 1]
+    targets: Floats,  # (B, L)
+    image_ids: Sequence[str],  # B ids
+    labels: Sequence[str],  # L labels
+    path: Path,  # the file
 ) -> None:
-    """One batch as the network sees it, with ids and findings.
-
-    Args:
-        images: (B, H, W) in [0, 1].
-        targets: (B, L).
-        image_ids: B ids.
-        labels: L labels.
-        path: the file.
-    """
+    """One batch as the network sees it, with ids and findings."""
     shown = min(len(images), 32)
     columns = min(shown, 8)
     rows = -(-shown // columns)

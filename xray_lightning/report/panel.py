@@ -88,20 +88,13 @@ def split_by_outcome(scores: Floats, targets: Floats, threshold: float) -> dict[
 
 
 def results_panel(
-    net: XrayNet,
-    data: XrayDataModule,
-    predictions: Mapping[str, Predictions],
-    panel: Panel,
-    path: Path,
+    net: XrayNet,  # the network that made the predictions
+    data: XrayDataModule,  # its data
+    predictions: Mapping[str, Predictions],  # of "val" and "test", in table order
+    panel: Panel,  # what to draw
+    path: Path,  # the file
 ) -> bool:
     """Draw the figure of the test set; the threshold comes from validation.
-
-    Args:
-        net: the network that made the predictions.
-        data: its data.
-        predictions: of "val" and "test", in table order.
-        panel: what to draw.
-        path: the file.
 
     Returns:
         Whether there is a figure: not if validation lacks positives or negatives of the finding.
@@ -137,16 +130,12 @@ def results_panel(
 
 
 def panel_figure(
-    drawn: Mapping[str, Sequence[Overlay]], counts: Mapping[str, int], columns: int, title: str
+    drawn: Mapping[str, Sequence[Overlay]],  # the cells of each kind, at most ``columns``
+    counts: Mapping[str, int],  # images of each kind in all
+    columns: int,  # cells of a kind
+    title: str,  # over everything
 ) -> Figure:
-    """The figure: right calls, a red line, wrong calls; an empty cell says what there is no more.
-
-    Args:
-        drawn: the cells of each kind, at most ``columns``.
-        counts: images of each kind in all.
-        columns: cells of a kind.
-        title: over everything.
-    """
+    """The figure: right calls, a red line, wrong calls; an empty cell says what is lacking."""
     block = columns * CELL + MARGIN
     width, height = 2 * block + 2 * MARGIN, 2 * (CELL + TEXT) + TOP + BOTTOM
     figure = Figure(figsize=(width, height), dpi=130)

@@ -31,27 +31,18 @@ EPOCHS = 10  # one epoch of a small data set says little about a sampler
 
 
 def write_environment(
-    folder: Path,
-    data: XrayDataModule,
-    trainer: pl.Trainer,
-    seed: int,
+    folder: Path,  # of the run
+    data: XrayDataModule,  # its data
+    trainer: pl.Trainer,  # tells device and processes
+    seed: int,  # of the run
     *,
-    command: Sequence[str] | None = None,
-    overrides: Sequence[str] = (),
-    choices: dict[str, str | None] | None = None,
+    command: Sequence[str] | None = None,  # that started it; None: this process's
+    overrides: Sequence[str] = (),  # settings of the command line
+    choices: dict[str, str | None] | None = None,  # the options of each group of settings
 ) -> None:
     """environment.json: what is needed to understand and repeat the run.
 
     A resumed run adds an entry to the one it has.
-
-    Args:
-        folder: of the run.
-        data: its data.
-        trainer: tells device and processes.
-        seed: of the run.
-        command: that started it; None: this process's.
-        overrides: settings of the command line.
-        choices: the options of each group of settings.
     """
     device = trainer.strategy.root_device
     values: dict[str, Any] = {

@@ -15,23 +15,18 @@ from xray_lightning.errors import ConfigError, require_integer
 
 
 def binary_cross_entropy(
-    logits: Tensor,
-    targets: Tensor,
+    logits: Tensor,  # (B, L)
+    targets: Tensor,  # y, (B, L), 1 present, 0 absent, NaN unknown
+    # w, (L,); NaN, which counts as 1, where a label has no positive in training
     positive_weight: Tensor | None = None,
     *,
-    label_smoothing: float = 0.0,
+    label_smoothing: float = 0.0,  # e, from 0 to below 1
 ) -> Tensor:
     """Mean over the known targets of -w t log p - (1 - t) log(1 - p), p = sigmoid(logit).
 
     Computed from logits as w t softplus(-z) + (1 - t) softplus(z), which is finite for any
     logit, also with Hernia's weight of 613. Label smoothing e (Szegedy 2016, "Rethinking the
     Inception Architecture", Sect. 7, with two classes) makes t = y (1 - e) + e / 2.
-
-    Args:
-        logits: (B, L).
-        targets: y, (B, L), 1 present, 0 absent, NaN unknown.
-        positive_weight: w, (L,); NaN, which counts as 1, where a label has no positive in training.
-        label_smoothing: e, from 0 to below 1.
 
     >>> float(binary_cross_entropy(torch.tensor([[0.0, 9.0]]), torch.tensor([[1.0, torch.nan]])))
     0.6931471824645996
@@ -65,12 +60,13 @@ def focal(
 
 
 def asymmetric(
-    logits: Tensor,
-    targets: Tensor,
+    logits: Tensor,  # (B, L)
+    targets: Tensor,  # (B, L), 1 present, 0 absent, NaN unknown
     *,
-    gamma_positive: float = 0.0,
-    gamma_negative: float = 4.0,
-    clip: float = 0.05,
+    gamma_positive: float = 0.0,  # focusing of the present labels
+    gamma_negative: float = 4.0,  # focusing of the absent ones
+    clip: float = 0.05,  # probability below which an absent label costs nothing; 0: none
+    # the powers count as constants in the gradient (not so by timm's default)
     constant_focus: bool = False,
 ) -> Tensor:
     """Mean over the known targets of the asymmetric loss.
@@ -78,14 +74,6 @@ def asymmetric(
     Ridnik 2021, "Asymmetric Loss for Multi-Label Classification", eq. 4 to 7: a present label costs
     -(1 - p)^gamma_positive log p, an absent one -q^gamma_negative log(1 - q), q = max(p - clip, 0).
     The paper sums over the labels, which only scales the loss.
-
-    Args:
-        logits: (B, L).
-        targets: (B, L), 1 present, 0 absent, NaN unknown.
-        gamma_positive: focusing of the present labels.
-        gamma_negative: focusing of the absent ones.
-        clip: probability below which an absent label costs nothing; 0: none.
-        constant_focus: the powers count as constants in the gradient (not so by timm's default).
     """
     logits, positive = _precise(logits), targets == 1
     # log(1 - q) = min(0, log(1 - p + clip)), finite also where 1 - p underflows and clip = 0.
@@ -156,16 +144,13 @@ def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
 
 
 def class_balanced(
-    logits: Tensor, targets: Tensor, weights: Tensor, *, gamma: float = 0.0
+    logits: Tensor,  # (B, L)
+    targets: Tensor,  # y, (B, L), 1 present, 0 absent, NaN unknown
+    weights: Tensor,  # of absence and of presence, (2, L), see ``effective_number_weights``
+    *,
+    gamma: float = 0.0,  # of the focal loss; 0: binary cross-entropy
 ) -> Tensor:
-    """Mean over the known targets of w_y times their focal loss (Cui 2019, Sect. 4.2 and 4.3).
-
-    Args:
-        logits: (B, L).
-        targets: y, (B, L), 1 present, 0 absent, NaN unknown.
-        weights: of absence and of presence, (2, L), see :func:`effective_number_weights`.
-        gamma: of the focal loss; 0: binary cross-entropy.
-    """
+    """Mean over the known targets of w_y times their focal loss (Cui 2019, Sect. 4.2 and 4.3)."""
     positive = targets == 1
     losses = _focal_of_each(logits, positive, gamma)
     return _mean_of_known(losses * torch.where(positive, weights[1], weights[0]), targets)

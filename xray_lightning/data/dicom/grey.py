@@ -41,16 +41,13 @@ WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def grey_table(
-    codes: Codes, stored: StoredValues, header: Header, layout: Layout, window: int
+    codes: Codes,  # (H, W)
+    stored: StoredValues,  # the value of every code, (N,)
+    header: Header,  # of the frame
+    layout: Layout,  # of the file
+    window: int,  # which of several VOI tables or windows, from 0
 ) -> tuple[Greys, list[str]]:
     """The grey of every code, (N,) in [0, 1], and notes.
-
-    Args:
-        codes: (H, W).
-        stored: the value of every code, (N,).
-        header: of the frame.
-        layout: of the file.
-        window: which of several VOI tables or windows, from 0.
 
     Raises:
         InvalidImageError: a table, slope or window is invalid, or there is no such window.
