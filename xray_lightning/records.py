@@ -69,9 +69,19 @@ class Record:
     hospital: str = ""  # name of the data set, where several are read together; else ""
 
 
-def target_matrix(records: Sequence[Record]) -> npt.NDArray[np.float32]:
-    """Targets of all records, (N, L), NaN where unknown."""
-    return np.array([record.targets for record in records], dtype=np.float32)
+def is_known(targets: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+    """Where a target is 1 or 0; a share between the two tells a metric as little as NaN."""
+    return np.isin(targets, (0, 1))
+
+
+def target_matrix(records: Sequence[Record], *, shares: bool = False) -> npt.NDArray[np.float32]:
+    """Targets of all records, (N, L), NaN where unknown; shares stay only where they are asked for.
+
+    >>> target_matrix([Record("a.png", "1", (1.0, 0.7))]).tolist()
+    [[1.0, nan]]
+    """
+    targets = np.array([record.targets for record in records], dtype=np.float32)
+    return targets if shares else np.where(is_known(targets), targets, np.float32(np.nan))
 
 
 def patient_ids(records: Iterable[Record]) -> npt.NDArray[np.str_]:

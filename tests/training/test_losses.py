@@ -86,6 +86,17 @@ def test_unknown_targets_add_nothing(loss: nn.Module) -> None:
 
 
 @every_loss
+def test_a_share_costs_its_parts(loss: nn.Module) -> None:
+    """Shares y are y present and 1 - y absent ones; in no pair of the pairwise loss."""
+    logits, targets = batch()
+    column, unknown = holes(targets), torch.full_like(targets, NAN)
+    share, absent, present = (
+        loss(logits, torch.where(column, value, unknown)) for value in (0.7, 0.0, 1.0)
+    )
+    torch.testing.assert_close(share, 0.7 * present + 0.3 * absent)
+
+
+@every_loss
 def test_unknown_only(loss: nn.Module) -> None:
     logits, targets = batch()
     found = loss(logits, torch.full_like(targets, NAN))

@@ -98,9 +98,10 @@ class XrayDataModule(pl.LightningDataModule):
         """The records of "train", "val" or "test"."""
         return [self.records[index] for index in self.split.subsets[subset]]
 
-    def subset_targets(self, subset: str) -> npt.NDArray[np.float32]:
-        """Targets of one subset, (n, L), as its images carry them in training and evaluation."""
-        targets = self.targets[self.split.subsets[subset]]
+    def subset_targets(self, subset: str, *, shares: bool = False) -> npt.NDArray[np.float32]:
+        """Targets of one subset, (n, L), NaN where unknown; ``shares``: as training sees them."""
+        targets = target_matrix(self.records, shares=True) if shares else self.targets
+        targets = targets[self.split.subsets[subset]]
         if subset == "train" and self.permute_labels:
             return np.random.default_rng(self.seed).permutation(targets)
         return targets
@@ -190,7 +191,7 @@ class XrayDataModule(pl.LightningDataModule):
         rows = self.split.subsets[subset]
         records = self.subset_records(subset)
         dataset = XrayDataset(records, cache, rows, augment=augment, clahe=self.clahe)
-        dataset.targets = torch.from_numpy(self.subset_targets(subset))
+        dataset.targets = torch.from_numpy(self.subset_targets(subset, shares=subset == "train"))
         return dataset
 
     def train_dataloader(self) -> DataLoader[Sample]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torch.utils.data import Dataset, DistributedSampler
 
 from xray_lightning.errors import ConfigError, DataError
+from xray_lightning.records import is_known
 
 Targets = npt.NDArray[np.float32]
 Order = npt.NDArray[np.int64]
@@ -86,7 +87,7 @@ def prevalence(targets: Targets) -> npt.NDArray[np.float64]:
     >>> prevalence(np.array([[1, 0, np.nan], [0, np.nan, np.nan]], np.float32)).tolist()
     [0.5, 0.0, nan]
     """
-    known = (~np.isnan(targets)).sum(axis=0).astype(np.float64)
+    known = is_known(targets).sum(axis=0).astype(np.float64)
     known[known == 0] = np.nan
     shares: npt.NDArray[np.float64] = (targets == 1).sum(axis=0) / known
     return shares

@@ -32,7 +32,7 @@ class Example(TypedDict):
 
     Attributes:
         image: (1, H, W) float32 in [0, 1].
-        targets: (L,) float32, 1 present, 0 absent, NaN unknown.
+        targets: (L,) float32, 1 present, 0 absent, NaN unknown; a share between trains a loss.
         image_id: the record's id.
         patient_id: the patient's.
     """
@@ -159,7 +159,7 @@ def describe_targets(labels: Sequence[str], targets: Sequence[float]) -> str:
     """
     pairs = list(zip(labels, targets, strict=True))
     present = [label for label, target in pairs if target == 1]
-    unknown = [label for label, target in pairs if target != target]
+    unknown = [label for label, target in pairs if target not in (0, 1)]
     words = [", ".join(present)] if present or unknown else ["no finding"]
     words += [f"unknown: {', '.join(unknown)}"] if unknown else []
     return "; ".join(filter(None, words))

@@ -30,7 +30,7 @@ from xray_lightning.data.partition import (
     read_split_table,
 )
 from xray_lightning.errors import ConfigError, SplitError
-from xray_lightning.records import Record, patient_ids, target_matrix
+from xray_lightning.records import Record, is_known, patient_ids, target_matrix
 
 FRACTIONS = (0.7, 0.1, 0.2)
 VAL_FRACTION = 0.125  # of the images that do not test: 10 % of the whole where 20 % test
@@ -307,7 +307,7 @@ def count_groups(groups: npt.NDArray[np.intp], targets: npt.NDArray[np.float32])
         Images, 1, images without finding, positives of each label and, for the labels with
         unknowns, images whose target is known, (P, 3 + L + labels with unknowns).
     """
-    known = ~np.isnan(targets)
+    known = is_known(targets)
     columns = [np.ones(len(groups)), (targets == 0).all(axis=1), *(targets == 1).T]
     columns += [known[:, label] for label in np.flatnonzero(~known.all(axis=0))]
     images, *rest = (np.bincount(groups, weights=column) for column in columns)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from xray_lightning.data.tables import Table, binary, read_table, require_whole
 from xray_lightning.errors import CheckpointError, TableError
+from xray_lightning.records import is_known
 from xray_lightning.writing import for_spreadsheet, open_replacing, read_json
 
 TARGET = "target_"
@@ -29,7 +30,7 @@ class Predictions:
     labels: tuple[str, ...]  # the L labels
     image_ids: tuple[str, ...]  # N ids
     patient_ids: tuple[str, ...]  # N ids
-    targets: npt.NDArray[np.float32]  # (N, L) float32, NaN where unknown
+    targets: npt.NDArray[np.float32]  # (N, L) float32, NaN where unknown, and for a share between
     scores: npt.NDArray[np.float32]  # (N, L) float32 in [0, 1]
 
     def __post_init__(self) -> None:
@@ -41,6 +42,8 @@ class Predictions:
             )
         if len(self.patient_ids) != shape[0]:
             raise ValueError(f"{shape[0]} images but {len(self.patient_ids)} patient ids")
+        decided = np.where(is_known(self.targets), self.targets, np.float32(np.nan))
+        object.__setattr__(self, "targets", decided)
 
     @property
     def patients(self) -> int | None:

@@ -62,8 +62,8 @@ def _check_scores(scores: Tensor) -> None:
 
 
 def _known(targets: Tensor) -> Tensor:
-    """Whole numbers for torchmetrics, -1 where unknown."""
-    return torch.where(torch.isnan(targets), -1, targets).long()
+    """Whole numbers for torchmetrics, -1 where unknown: NaN, or a share between 0 and 1."""
+    return torch.where((targets == 0) | (targets == 1), targets, -1).long()
 
 
 def _auroc(scores: Tensor, known: Tensor) -> Tensor:

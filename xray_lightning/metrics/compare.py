@@ -20,6 +20,7 @@ from xray_lightning.metrics.intervals import (
     mean_of_defined,
 )
 from xray_lightning.metrics.ranks import auroc_left_out, counted, curves_over
+from xray_lightning.records import is_known
 from xray_lightning.results import Result
 
 LEVEL, POWER = 0.975, 0.8  # of the two-sided test at 5 %, and of what is called detectable
@@ -132,7 +133,7 @@ def _delong(first: Runs, second: Runs, targets: Array) -> float:
     """DeLong's p value of one label's scores (N,); NaN for several seeds."""
     if not len(first) == len(second) == 1:
         return NAN
-    known = ~np.isnan(targets)
+    known = is_known(targets)
     return compare_auroc(first[0][known], second[0][known], targets[known] == 1).p_value
 
 

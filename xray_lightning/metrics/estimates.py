@@ -24,6 +24,7 @@ from xray_lightning.metrics.intervals import (
     share_interval,
 )
 from xray_lightning.metrics.ranks import Ranking, counted, curves_over
+from xray_lightning.records import is_known
 from xray_lightning.results import Result
 
 CURVES = ("auroc", "average_precision", "brier", "calibration_error")
@@ -158,7 +159,7 @@ def estimate_metrics(
         positive = targets[:, index] == 1
         metrics[label] = LabelMetrics(
             int(positive.sum()),
-            int((~np.isnan(targets[:, index])).sum()),
+            int(is_known(targets[:, index]).sum()),
             len(np.unique(by_patient.codes[positive])),
             _estimates(*drawn[index]),
         )
@@ -229,7 +230,7 @@ def _draw_calibrated(
     """Brier's score and calibration error after a map, (1 + D,) each."""
     if calibration is None:
         return {metric: np.full(len(bootstrap.counts), np.nan) for metric in CALIBRATED}
-    known = ~np.isnan(targets)
+    known = is_known(targets)
     errors = _errors(bootstrap.subset(known), calibration(scores[known]), targets[known] == 1)
     return dict(zip(CALIBRATED, errors, strict=True))
 

@@ -20,6 +20,7 @@ from xray_lightning.metrics.intervals import (
     divided,
     known,
 )
+from xray_lightning.records import is_known
 from xray_lightning.results import Result
 
 RULES = ("youden", "f1", "sensitivity", "specificity")
@@ -114,7 +115,7 @@ def choose_threshold(
         ConfigError: an unknown rule, or a value outside (0, 1].
     """
     require_rule(rule, value)
-    known = ~np.isnan(targets)
+    known = is_known(targets)
     positive, kept = targets[known] == 1, scores[known]
     if positive.sum() < minimum_positives or positive.all():
         return NAN
@@ -235,7 +236,7 @@ def fit_operating_point(
     """
     require_rule(rule, value)
     require_method(calibration)
-    targets_known = ~np.isnan(targets)
+    targets_known = is_known(targets)
     positive, kept = targets[targets_known] == 1, scores[targets_known]
     few = min(positive.sum(), (~positive).sum()) < minimum_positives
     threshold, note = NAN, f"fewer than {minimum_positives} positives or negatives"

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from xray_lightning.metrics.intervals import Array, Floats, Mask, divided
+from xray_lightning.records import is_known
 
 Counts = npt.NDArray[np.float32]  # (D, P): how often draw d took patient p
 Codes = npt.NDArray[np.intp]  # (N,): number of each image's patient, 0 to P - 1
@@ -31,8 +32,8 @@ class Ranking:
 
     @classmethod
     def of(cls, scores: Array, targets: Array, codes: Codes) -> "Ranking":
-        """Leave out the images whose target is unknown (NaN), and sort by falling score."""
-        known = np.flatnonzero(~np.isnan(targets))
+        """Leave out the images whose target is unknown, and sort by falling score."""
+        known = np.flatnonzero(is_known(targets))
         order = known[np.argsort(-scores[known], kind="stable")]
         return cls(codes[order], scores[order], targets[order] == 1)
 

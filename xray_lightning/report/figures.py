@@ -16,7 +16,7 @@ from sklearn.metrics import roc_curve
 from xray_lightning.evaluation.folds import CrossValidation
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.sweep import Leaderboard
-from xray_lightning.records import CHEST_XRAY14, NO_FINDING
+from xray_lightning.records import CHEST_XRAY14, NO_FINDING, is_known
 from xray_lightning.report.heat import shorten
 from xray_lightning.writing import save_figure
 
@@ -157,7 +157,7 @@ def findings_text(targets: Floats, labels: Sequence[str]) -> str:
     known = len(labels) == 1 and f"no {labels[0]}"
     none = NO_FINDING if tuple(labels) == CHEST_XRAY14 else known or f"none of {len(labels)} labels"
     present = [label for label, target in zip(labels, targets, strict=True) if target == 1]
-    text = ", ".join(present) or ("unknown" if np.isnan(targets).any() else none)
+    text = ", ".join(present) or ("unknown" if not is_known(targets).all() else none)
     return text if len(text) <= 30 else f"{text[:28]}…"
 
 

@@ -1,8 +1,9 @@
 """Losses from logits, label by label; an unknown target (NaN) adds no loss and no gradient.
 
-Every function returns a mean over the known targets, a scalar; 0 if there are none. Logarithms of
-p = sigmoid(logit) are taken from the logit, in float32 at least, so that value and gradient are
-finite for any logit.
+Every function returns a mean over the known targets, a scalar; 0 if there are none. A share y,
+between 0 and 1, costs y times what a present label costs, plus 1 - y times what an absent one does.
+Logarithms of p = sigmoid(logit) are taken from the logit, in float32 at least, so that value and
+gradient are finite for any logit.
 """
 
 import math
@@ -16,7 +17,7 @@ from xray_lightning.errors import ConfigError, require_integer
 
 def binary_cross_entropy(
     logits: Tensor,  # (B, L)
-    targets: Tensor,  # y, (B, L), 1 present, 0 absent, NaN unknown
+    targets: Tensor,  # y, (B, L), 1 present, 0 absent, a share between, NaN unknown
     # w, (L,); NaN, which counts as 1, where a label has no positive in training
     positive_weight: Tensor | None = None,
     *,
@@ -32,7 +33,7 @@ def binary_cross_entropy(
     0.6931471824645996
     """
     logits = _precise(logits)
-    present = (targets == 1).to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2  # t
+    present = _share(logits, targets) * (1 - label_smoothing) + label_smoothing / 2  # t
     weight = 1.0 if positive_weight is None else positive_weight.nan_to_num(1.0)
     losses = weight * present * F.softplus(-logits) + (1 - present) * F.softplus(logits)
     return _mean_of_known(losses, targets)
@@ -52,11 +53,8 @@ def focal(
         gamma: how much an easy target loses; 0 is binary cross-entropy.
         alpha: a_t = alpha for a present label, 1 - alpha for an absent one; None: 1 for both.
     """
-    positive = targets == 1
-    losses = _focal_of_each(logits, positive, gamma)
-    if alpha is not None:
-        losses = torch.where(positive, alpha * losses, (1 - alpha) * losses)
-    return _mean_of_known(losses, targets)
+    present, absent = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    return _mean_of_known(_focal_of_each(logits, targets, gamma, present, absent), targets)
 
 
 def asymmetric(
@@ -75,17 +73,18 @@ def asymmetric(
     -(1 - p)^gamma_positive log p, an absent one -q^gamma_negative log(1 - q), q = max(p - clip, 0).
     The paper sums over the labels, which only scales the loss.
     """
-    logits, positive = _precise(logits), targets == 1
+    logits = _precise(logits)
     # log(1 - q) = min(0, log(1 - p + clip)), finite also where 1 - p underflows and clip = 0.
     margin = torch.full_like(logits, clip).log()
     log_rest = -F.relu(-torch.logaddexp(F.logsigmoid(-logits), margin))
     shifted = -torch.expm1(log_rest)  # q, (B, L)
     # q ** (gamma - 1), which overflows in the gradient for a tiny q, is kept out by the clamp
     easy = shifted.clamp(min=torch.finfo(logits.dtype).tiny) ** gamma_negative
-    focus = torch.where(positive, torch.exp(gamma_positive * F.logsigmoid(-logits)), easy)
+    hard = torch.exp(gamma_positive * F.logsigmoid(-logits))
     if constant_focus:
-        focus = focus.detach()
-    losses = -focus * torch.where(positive, F.logsigmoid(logits), log_rest)
+        easy, hard = easy.detach(), hard.detach()
+    share = _share(logits, targets)
+    losses = share * -hard * F.logsigmoid(logits) + (1 - share) * -easy * log_rest
     return _mean_of_known(losses, targets)
 
 
@@ -96,7 +95,7 @@ def pairwise_auc(logits: Tensor, targets: Tensor, *, margin: float = 0.2, power:
     Yan 2003, "Optimizing Classifier Performance via an Approximation to the Wilcoxon-Mann-Whitney
     Statistic", replaces the step by R(x, y) = (margin - (x - y))^power where x - y < margin, else
     0, for the scores x of a positive and y of a negative. Pairs are those within a batch (of one
-    process): a rare finding needs large batches, or a sampler that shows it.
+    process): a rare finding needs large batches, or a sampler that shows it. Shares are in no pair.
 
     Args:
         logits: (B, L).
@@ -151,9 +150,8 @@ def class_balanced(
     gamma: float = 0.0,  # of the focal loss; 0: binary cross-entropy
 ) -> Tensor:
     """Mean over the known targets of w_y times their focal loss (Cui 2019, Sect. 4.2 and 4.3)."""
-    positive = targets == 1
-    losses = _focal_of_each(logits, positive, gamma)
-    return _mean_of_known(losses * torch.where(positive, weights[1], weights[0]), targets)
+    absent, present = weights
+    return _mean_of_known(_focal_of_each(logits, targets, gamma, present, absent), targets)
 
 
 class BCE(nn.Module):
@@ -303,11 +301,26 @@ class PairwiseAUC(nn.Module):
         return pairwise_auc(logits, targets, margin=self.margin, power=self.power)
 
 
-def _focal_of_each(logits: Tensor, positive: Tensor, gamma: float) -> Tensor:
-    """-(1 - p_t)^gamma log p_t, (B, L); the power by its logarithm, whose gradient stays finite."""
+def _focal_of_each(
+    logits: Tensor,
+    targets: Tensor,
+    gamma: float,
+    present: Tensor | float,
+    absent: Tensor | float,
+) -> Tensor:
+    """-w_t (1 - p_t)^gamma log p_t, (B, L), with the weights w_t of ``present`` and ``absent``.
+
+    The power is taken by its logarithm, whose gradient stays finite.
+    """
     logits = _precise(logits)
-    signed = torch.where(positive, logits, -logits)  # p_t = sigmoid(signed)
-    return -torch.exp(gamma * F.logsigmoid(-signed)) * F.logsigmoid(signed)
+    share, log_p, log_rest = _share(logits, targets), F.logsigmoid(logits), F.logsigmoid(-logits)
+    shown = share * (present * (torch.exp(gamma * log_rest) * log_p))
+    return -(shown + (1 - share) * (absent * (torch.exp(gamma * log_p) * log_rest)))
+
+
+def _share(logits: Tensor, targets: Tensor) -> Tensor:
+    """The targets, 0 where unknown, in the logits' precision."""
+    return targets.nan_to_num(0.0).to(logits.dtype)
 
 
 def _mean_of_known(losses: Tensor, targets: Tensor) -> Tensor:

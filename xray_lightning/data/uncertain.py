@@ -1,0 +1,156 @@
+"""What a report is unsure of, and what it does not mention: from codes of a labeler to targets.
+
+CheXpert's labeler and NegBio write 1 present, 0 absent, -1 uncertain, blank not mentioned.
+
+=========  =========================================================================================
+uncertain  ``zeros`` absent, ``ones`` present, ``ignore`` unknown (U-Zeros, U-Ones and U-Ignore of
+           Irvin 2019, "CheXpert", section 3.1); ``smooth`` a share drawn from a range, by default
+           0.55 to 0.85 (U-Ones + LSR of Pham 2019, "Interpreting chest X-rays via CNNs that exploit
+           hierarchical disease dependencies and uncertainty labels", section 3.3; its U-Zeros + LSR
+           is 0 to 0.3)
+blank      ``negative`` absent, as the labeler's authors train; ``unknown``
+=========  =========================================================================================
+
+Either is a word, or a word for each label: ``{default: ignore, Edema: ones}``. A share trains the
+losses and is unknown to every metric.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.records import NAN
+
+WORDS = {"uncertain": ("zeros", "ones", "ignore", "smooth"), "blank": ("negative", "unknown")}
+TARGETS = {"zeros": 0.0, "ones": 1.0, "ignore": NAN, "negative": 0.0, "unknown": NAN}
+SMOOTH = (0.55, 0.85)
+LEVELS = 1 << 16  # of a draw: fewer than float32 tells apart, so that no share becomes 0 or 1
+
+Choice = str | Mapping[str, str]
+Codes = npt.NDArray[np.float64]  # 1, 0, -1, NaN where blank
+
+
+def parse_code(cell: str) -> float:
+    """A labeler's code: 1, 0, -1, or NaN where blank.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    code = float(cell or NAN)
+    if cell and code not in (1, 0, -1):
+        raise ValueError
+    return code
+
+
+def choose_words(name: str, choice: Choice, labels: Sequence[str]) -> tuple[str, ...]:
+    """The word of each label, (L,); ``name`` is that of the choice, "uncertain" or "blank".
+
+    Raises:
+        ConfigError: an unknown word or label, or a label with neither a word nor a default.
+
+    >>> choose_words("uncertain", {"default": "ignore", "Edema": "ones"}, ("Edema", "Fracture"))
+    ('ones', 'ignore')
+    """
+    words = choice if isinstance(choice, Mapping) else {"default": choice}
+    if unknown := [label for label in words if label not in (*labels, "default")]:
+        raise ConfigError(
+            f"data.{name} names {', '.join(map(repr, unknown))}; the labels are {', '.join(labels)}"
+        )
+    chosen = tuple(str(words.get(label, words.get("default"))) for label in labels)
+    if wrong := sorted(set(chosen) - set(WORDS[name])):
+        raise ConfigError(
+            f"data.{name} is one of {', '.join(WORDS[name])}, or such a word for each label and "
+            f"'default' for the rest; got {wrong[0]!r} in {choice!r}"
+        )
+    return chosen
+
+
+def describe_words(words: Sequence[str], labels: Sequence[str]) -> str:
+    """The commonest word, and the labels that have another.
+
+    >>> describe_words(("ones", "ignore", "ignore"), ("Edema", "Fracture", "Pneumonia"))
+    'ignore but Edema ones'
+    """
+    usual = Counter(words).most_common(1)[0][0]
+    others = [f"{label} {word}" for label, word in zip(labels, words, strict=True) if word != usual]
+    return usual + (f" but {' and '.join(others)}" if others else "")
+
+
+def describe_choices(
+    labels: Sequence[str],
+    uncertain: Choice,
+    blank: Choice,
+    *,
+    smooth: Sequence[float] = SMOOTH,
+    seed: int = 0,
+) -> dict[str, str]:
+    """A source's ``choices``: every setting of :func:`read_codes` that its targets depend on."""
+    words = {"uncertain": choose_words("uncertain", uncertain, labels)}
+    words["blank"] = choose_words("blank", blank, labels)
+    choices = {name: describe_words(chosen, labels) for name, chosen in words.items()}
+    if "smooth" in words["uncertain"]:
+        choices |= {"smooth": f"{smooth[0]} to {smooth[1]}", "seed": str(seed)}
+    return choices
+
+
+def read_codes(
+    codes: Codes,
+    image_ids: Sequence[str],
+    labels: Sequence[str],
+    uncertain: Choice = "ignore",
+    blank: Choice = "negative",
+    *,
+    smooth: Sequence[float] = SMOOTH,
+    seed: int = 0,
+) -> npt.NDArray[np.float64]:
+    """Targets of N images: 1 present, 0 absent, NaN unknown, or a share between.
+
+    Args:
+        codes: of the labeler, (N, L).
+        image_ids: N ids; a share depends on seed, label and id alone.
+        labels: the L labels.
+        uncertain: what -1 means.
+        blank: what NaN means.
+        smooth: the range of a share, 0 <= low < high <= 1.
+        seed: of the shares.
+
+    Returns:
+        (N, L).
+
+    Raises:
+        ConfigError: see :func:`choose_words`; or ``smooth`` is no such range.
+
+    >>> read_codes(np.array([[-1.0, np.nan]]), ["a"], ("Edema", "Fracture"), "ones").tolist()
+    [[1.0, 0.0]]
+    """
+    low, high = _check_range(smooth)
+    targets = codes.copy()
+    words = (choose_words("uncertain", uncertain, labels), choose_words("blank", blank, labels))
+    for index, (unsure, absent) in enumerate(zip(*words, strict=True)):
+        column = targets[:, index]
+        column[np.isnan(column)] = TARGETS[absent]
+        rows = np.flatnonzero(column == -1)
+        if unsure == "smooth":
+            draws = [_draw(f"{seed}/{labels[index]}/{image_ids[row]}") for row in rows.tolist()]
+            column[rows] = low + (high - low) * np.array(draws)
+        else:
+            column[rows] = TARGETS[unsure]
+    return targets
+
+
+def _draw(text: str) -> float:
+    """A number between 0 and 1, neither of them, that depends on the text alone."""
+    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=2).digest(), "big")
+    return (number + 0.5) / LEVELS
+
+
+def _check_range(smooth: Any) -> tuple[float, float]:
+    numbers = [end for end in smooth if isinstance(end, int | float)] if smooth else []
+    if len(numbers) != 2 or not 0 <= numbers[0] < numbers[1] <= 1:
+        raise ConfigError(f"data.smooth is a range [low, high] between 0 and 1, got {smooth!r}")
+    return float(numbers[0]), float(numbers[1])
