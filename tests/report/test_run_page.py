@@ -13,10 +13,9 @@ import pytest
 from xray_lightning.audit.run import audit_split
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.splits import patient_split
-from xray_lightning.report import run_page as run_page_module
 from xray_lightning.report.drawings import embed_picture
 from xray_lightning.report.run import Run, read_run
-from xray_lightning.report.run_page import SECTIONS, Section, report_values, run_page, write_report
+from xray_lightning.report.run_page import OPTIONAL, SECTIONS, report_values, run_page, write_report
 from xray_lightning.writing import read_json
 
 PHANTOM = Phantom(patients=150)
@@ -43,8 +42,8 @@ def text(run: Run, facts: dict) -> str:
 def test_every_section_in_order(text: str, parsed: Callable) -> None:
     page = parsed(text)
     assert not page.open
-    names = [section.name for section in SECTIONS if not section.needs]
-    assert [each for each in page.ids if each in names] == names
+    names = [name for name in SECTIONS if name not in OPTIONAL]
+    assert [each for each in page.ids if each in SECTIONS] == names, "no xray explain, no section"
     assert len(page.ids) == len(set(page.ids))
     drawn = ["aurocs", "curves-0", "reliability-0", "training", "ratios", "baselines"]
     assert {f"figure-{name}" for name in (*drawn, "decomposition")} <= set(page.ids)
@@ -176,14 +175,3 @@ def test_pictures_are_made_smaller(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"picture.png is not a readable picture"):
             embed_picture(path)
-
-
-def test_a_section_without_its_facts_is_left_out(
-    run: Run, facts: dict, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    optional = (SECTIONS[0], Section("training", "Learning", needs="extra"))
-    monkeypatch.setattr(run_page_module, "SECTIONS", optional)
-    monkeypatch.setattr(run_page_module, "run_figures", lambda *_: {"training": None})
-    known = {**facts, "audit": None}
-    assert "Learning" not in run_page(run, known)
-    assert "Learning" in run_page(run, {**known, "extra": {"there": 1}})

@@ -16,8 +16,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.folders import prepare_folder
 from xray_lightning.progress import show_progress
-from xray_lightning.report.audit_page import audit_page
-from xray_lightning.report.audit_tables import audit_tables
+from xray_lightning.report.audit import audit_page, audit_tables
 from xray_lightning.report.terminal import show
 from xray_lightning.writing import json_text, open_replacing, write_json
 

@@ -10,10 +10,10 @@ from xray_lightning.evaluation.evaluate import Evaluation
 from xray_lightning.evaluation.priors import Pairs, PriorTest
 from xray_lightning.evaluation.published import Published, place_among
 from xray_lightning.metrics.estimates import CALIBRATED, FEW_PATIENTS, POINT, Metrics
-from xray_lightning.metrics.intervals import Estimate, Interval
+from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.metrics.operating_points import Calls, OperatingPoint, OperatingPoints
 from xray_lightning.metrics.subgroups import MEAN, Subgroup
-from xray_lightning.report.terminal import empty_table, number
+from xray_lightning.report.terminal import empty_table, interval_text, number
 
 EXACT = "* no patient differs: exact bound over the number of patients (Clopper and Pearson)"
 UNKNOWN_PATIENTS = (
@@ -55,7 +55,7 @@ def auroc_table(metrics: Metrics, title: str) -> Table:
     table = empty_table(title, "label", *columns)
     for name, label in metrics.labels.items():
         cells = _auroc_cells(label.estimates)
-        table.add_row(name, f"{label.positives:,}", *cells, _text(label.prevalence))
+        table.add_row(name, f"{label.positives:,}", *cells, number(label.prevalence))
     table.add_section()
     name = f"mean of {metrics.defined['auroc']}/{len(metrics.labels)}"
     table.add_row(name, "", *_auroc_cells(metrics.mean), "", style="bold")
@@ -63,9 +63,9 @@ def auroc_table(metrics: Metrics, title: str) -> Table:
 
 
 def _auroc_cells(estimates: dict[str, Estimate]) -> list[str]:
-    auroc = estimates["auroc"]
-    precision = _text(estimates["average_precision"].value)
-    return [_text(auroc.value), _ends(auroc), _text(auroc.width_ratio, 2), precision]
+    auroc, precision = estimates["auroc"], estimates["average_precision"]
+    shown = number(auroc.width_ratio, 2), number(precision.value)
+    return [number(auroc.value), _ends(auroc), *shown]
 
 
 def error_table(metrics: Metrics) -> Table:
@@ -74,9 +74,9 @@ def error_table(metrics: Metrics) -> Table:
     columns = ("Brier", "ECE", "Brier calibrated", "ECE calibrated")[: len(names)]
     table = empty_table("errors of the scores as probabilities", "label", *columns)
     for name, label in metrics.labels.items():
-        table.add_row(name, *(_text(label[metric].value) for metric in names))
+        table.add_row(name, *(number(label[metric].value) for metric in names))
     table.add_section()
-    cells = [_text(metrics.mean[metric].value) for metric in names]
+    cells = [number(metrics.mean[metric].value) for metric in names]
     for place, metric in enumerate(names):  # a mean over fewer labels
         if 0 < (count := metrics.defined[metric]) < metrics.defined["brier"]:
             cells[place] += f" of {count}"
@@ -94,10 +94,10 @@ def point_tables(metrics: Metrics, points: OperatingPoints, calls: Calls) -> lis
     one = empty_table(title, "label", "threshold", *POINT[:2], "missed")
     two = empty_table("at these points", "label", "PPV", "NPV", "F1")
     for name, label in metrics.labels.items():
-        cells = [f"{_text(label[metric].value)} {_ends(label[metric])}" for metric in POINT]
+        cells = [f"{number(label[metric].value)} {_ends(label[metric])}" for metric in POINT]
         cells = ["-" if cell == "- -" else cell for cell in cells]
         missed = "{}/{}".format(*calls.labels[name].missed) if name in calls.labels else "-"
-        one.add_row(name, _text(points.thresholds.get(name, np.nan)), *cells[:2], missed)
+        one.add_row(name, number(points.thresholds.get(name, np.nan)), *cells[:2], missed)
         two.add_row(name, *cells[2:])
     return [one, two]
 
@@ -122,8 +122,8 @@ def subgroup_table(rows: Sequence[Subgroup]) -> Table:
         table.add_row(dimension, style="bold")
         for row in groups:
             sizes = [number(size, 0) for size in (row.images, row.patients)]
-            p_value = _text(row.corrected).replace("0.000", "< 0.001")
-            cells = [_text(row.auroc), interval_text(row.interval), _signed(row), p_value]
+            p_value = number(row.corrected).replace("0.000", "< 0.001")
+            cells = [number(row.auroc), interval_text(row.interval), _signed(row), p_value]
             table.add_row(f"  {row.group}", *sizes, *(["too few"] if row.note else cells))
     return table
 
@@ -208,22 +208,9 @@ def note_fits(points: dict[str, OperatingPoint]) -> list[str]:
     return [f"{', '.join(names)}: {text}" for text, names in labels.items()]
 
 
-def interval_text(ends: Interval | None) -> str:
-    """Both ends, or "-".
-
-    >>> interval_text((0.5, 0.75))
-    '0.500-0.750'
-    """
-    return "-" if ends is None or np.isnan(ends).any() else f"{ends[0]:.3f}-{ends[1]:.3f}"
-
-
 def _ends(estimate: Estimate) -> str:
     return interval_text(estimate.interval) + "*" * estimate.exact
 
 
 def _signed(row: Subgroup) -> str:
     return "-" if np.isnan(row.difference) else f"{row.difference:+.3f}"
-
-
-def _text(value: float, digits: int = 3) -> str:
-    return number(None if np.isnan(value) else value, digits)

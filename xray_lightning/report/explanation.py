@@ -20,7 +20,7 @@ from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.report.figures import COLOURS
 from xray_lightning.report.gallery import gallery_figure
 from xray_lightning.report.heat import shorten
-from xray_lightning.report.terminal import empty_table, number
+from xray_lightning.report.terminal import empty_table, interval_text, number
 from xray_lightning.writing import save_figure
 
 SHOWN = (  # three metrics a table: it fits 80 columns
@@ -91,7 +91,7 @@ def pointing_table(places: Localisation, method: str, title: str) -> Table:
         shown = row.methods[method]
         game, labels = shown.pointing_game, shown.labels
         none = "too few" if row.note else "equal"
-        interval = none if np.isnan(game.low) else f"{game.low:.3f}-{game.high:.3f}"
+        interval = none if np.isnan(game.low) else interval_text(game.interval)
         controls = [row.methods.get(control) for control in CONTROLS]
         cells = [
             number(c.pointing_game.value) if c and c.labels == labels else "-" for c in controls
@@ -140,9 +140,8 @@ def methods_table(places: Localisation, names: Mapping[str, str]) -> Table:
 
 
 def _with_interval(estimate: Estimate) -> str:
-    if np.isnan(estimate.low):
-        return number(estimate.value)
-    return f"{number(estimate.value)} ({estimate.low:.2f}-{estimate.high:.2f})"
+    ends = "" if np.isnan(estimate.low) else f" ({interval_text(estimate.interval, 2)})"
+    return number(estimate.value) + ends
 
 
 def place_lines(places: Localisation) -> list[str]:

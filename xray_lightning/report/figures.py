@@ -102,13 +102,7 @@ def draw_curves(table: pd.DataFrame, loss: Axes, auroc: Axes) -> None:
 
 @AS_WRITTEN
 def distribution_figure(targets: Mapping[str, Floats], labels: Sequence[str], path: Path) -> None:
-    """Share of positives among the known targets of each label and subset, with the counts.
-
-    Args:
-        targets: subset to targets (N, L), NaN where unknown.
-        labels: the labels.
-        path: the file.
-    """
+    """Share of positives among the known targets (N, L) of each subset, with the counts."""
     figure, (axes,) = new_figure(9.5, 0.42 * len(labels) + 1.6)
     height = 0.8 / len(targets)
     for number, (subset, truth) in enumerate(targets.items()):
@@ -165,9 +159,7 @@ def findings_text(targets: Floats, labels: Sequence[str]) -> str:
 def sweep_figure(boards: Sequence[Leaderboard], path: Path) -> None:
     """Validation AUROC of a sweep: a panel for each split, the best first, test of the chosen one.
 
-    Args:
-        boards: one or more; bars are standard deviations, dots are single seeds.
-        path: the file.
+    Bars are standard deviations, dots are single seeds.
     """
     sizes = [len(board.groups) for board in boards]
     height = sum(0.5 * size + 1.2 for size in sizes) + 0.3

@@ -17,12 +17,7 @@ from xray_lightning.evaluation.predict import Summary, evaluate_run, predict_sub
 from xray_lightning.evaluation.predictions import Predictions, write_predictions
 from xray_lightning.explain.heatmaps import HeatMaps
 from xray_lightning.models.network import XrayNet
-from xray_lightning.report.figures import (
-    curves_figure,
-    distribution_figure,
-    montage_figure,
-    roc_figure,
-)
+from xray_lightning.report import figures
 from xray_lightning.report.panel import Panel, results_panel
 from xray_lightning.training.run import TrainingRun
 from xray_lightning.training.task import XrayTask
@@ -56,15 +51,9 @@ def finish_run(
     The folder gets predictions_val.csv and predictions_test.csv, operating_points.json,
     evaluation.json, figures, and metrics.json last: it says that the run is finished.
 
-    Args:
-        run: of :func:`~xray_lightning.train`.
-        task: that was trained.
-        data: it was trained on.
-        trainer: to predict with, see :func:`~xray_lightning.training.run.make_trainer`.
-        heat_maps: callbacks that draw maps of test images too; they need an XrayNet.
-        panel: of the results figure, which needs an XrayNet; None: no such figure.
-        write_page: writes the report from what metrics.json will say; None: no report.
-        points: how operating points are fitted (rule, value, calibration, draws).
+    ``heat_maps`` draw maps of test images too, ``panel`` the results figure; both need an XrayNet.
+    ``write_page`` writes the report from what metrics.json will say; ``points`` says how operating
+    points are fitted (rule, value, calibration, draws).
     """
     folder, best = Path(run.folder), load_checkpoint(run.best, trust=True)  # just written here
     net = restore_net(best, task)
@@ -78,7 +67,7 @@ def finish_run(
     if not trainer.is_global_zero:
         return FinishedRun(run, summaries, None)
     if (folder / "metrics.csv").is_file():
-        curves_figure(folder / "metrics.csv", folder / "curves.png")
+        figures.curves_figure(folder / "metrics.csv", folder / "curves.png")
     evaluation = evaluate_run(data, predictions, folder, tta=task.tta, **points)
     if isinstance(net, XrayNet):
         draw_maps(restore_net(best, task), data, predictions, folder, heat_maps, panel)
@@ -110,18 +99,19 @@ def score_subsets(
             summary["predictions_sha256"] = digest
             title = f"{subset}: {data.source.title}, split {data.split.name} "
             title += f"[{summary['fingerprint']}]"
-            roc_figure(predictions, summary["auroc"]["labels"], title, folder / f"roc_{subset}.png")
+            path = folder / f"roc_{subset}.png"
+            figures.roc_figure(predictions, summary["auroc"]["labels"], title, path)
     return summaries, scored
 
 
 def draw_data(data: XrayDataModule, folder: Path) -> None:
     """Class distribution of each subset, and one training batch as the network sees it."""
     targets = {subset: data.subset_targets(subset) for subset in SUBSETS}
-    distribution_figure(targets, data.labels, folder / "class_distribution.png")
+    figures.distribution_figure(targets, data.labels, folder / "class_distribution.png")
     data.prepare_data()
     batch: Any = next(iter(data.train_dataloader()))
     pixels, truth = batch["image"].squeeze(1).numpy(), batch["targets"].numpy()
-    montage_figure(pixels, truth, batch["image_id"], data.labels, folder / "montage.png")
+    figures.montage_figure(pixels, truth, batch["image_id"], data.labels, folder / "montage.png")
 
 
 def draw_maps(

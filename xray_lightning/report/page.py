@@ -1,12 +1,13 @@
 """What the HTML pages share: templates and words for numbers; no network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from xray_lightning.records import patients_text
-from xray_lightning.report.terminal import number, p_text
+from xray_lightning.report.terminal import interval_text, number, p_text
 
 
 def page(template: str, values: Mapping[str, Any]) -> str:
@@ -21,21 +22,9 @@ def page(template: str, values: Mapping[str, Any]) -> str:
     environment.filters |= {
         "number": number,
         "percent": lambda share: "-" if share is None else f"{100 * share:.1f} %",
-        "interval": interval,
+        "interval": partial(interval_text, between=" to "),
         "p_value": p_text,
         "whole": lambda count: "-" if count is None else f"{count:,}",
         "patients": patients_text,
     }
     return environment.get_template(template).render(**values)
-
-
-def interval(pair: Sequence[float | None] | None, digits: int = 3, scale: float = 1) -> str:
-    """Both ends, "-" where they are undefined.
-
-    >>> interval([0.5, 0.75]), interval(None)
-    ('0.500 to 0.750', '-')
-    """
-    low, high = pair or (None, None)
-    if low is None or high is None:
-        return "-"
-    return f"{scale * low:.{digits}f} to {scale * high:.{digits}f}"

@@ -44,20 +44,14 @@ KEY = (
 class Panel:
     """What the results figure shows.
 
-    Args:
-        label: the finding; None: the data's only label, no figure if it has several.
-        rule: "confident" (furthest from the threshold) or "random".
-        columns: images of each kind.
-        seed: of the random rule.
-
     Raises:
         ConfigError: an unknown rule, or a number out of range.
     """
 
-    label: str | None = None
-    rule: str = "confident"
-    columns: int = 4
-    seed: int = 0
+    label: str | None = None  # the finding; None: the only one, no figure if there are several
+    rule: str = "confident"  # furthest from the threshold; or "random"
+    columns: int = 4  # images of each kind
+    seed: int = 0  # of the random rule
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -150,12 +144,12 @@ def panel_figure(
         for number in range(columns):
             place = (left + number * CELL) / width, bottom / height
             axes = figure.add_axes((*place, (CELL - 0.06) / width, CELL / height))
-            cell = drawn[kind][number] if number < len(drawn[kind]) else None
-            if cell is None:
-                empty_place(axes, f"no more\n{kind}")
-            else:
+            if number < len(drawn[kind]):
+                cell = drawn[kind][number]
                 caption = f"{shorten(cell.image_id)}\nscore {cell.score:.3g}"
                 draw_overlay(axes, cell, scale, caption)
+            else:
+                empty_place(axes, f"no more\n{kind}")
     figure.text(MARGIN / width, 1 - 0.12 / height, title, fontsize=9, va="top", parse_math=False)
     ends = BOTTOM / height, 1 - TOP / height
     figure.add_artist(Line2D([0.5, 0.5], ends, color=RED, linewidth=2))

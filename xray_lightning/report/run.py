@@ -1,10 +1,10 @@
 """A finished run from its folder: its files, read and checked against each other."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -14,6 +14,7 @@ from xray_lightning.evaluation.evaluate import Evaluation
 from xray_lightning.evaluation.predictions import Predictions, read_own
 
 Values = Mapping[str, Any]
+T = TypeVar("T")
 HASH = "weights_sha256"  # of the checkpoint that a file is about
 NEEDED = {  # what a page could not do without
     "environment.json": ("command", "seed", "split", "data", "device", "versions"),
@@ -45,11 +46,7 @@ class Run:
 
 
 def read_run(folder: Path, metrics: Values | None = None) -> Run:
-    """Read a run's folder.
-
-    Args:
-        folder: of the run.
-        metrics: what metrics.json will say of a run that is about to finish; None: read it.
+    """Read a run's folder; ``metrics`` is what metrics.json will say of a run about to finish.
 
     Raises:
         ConfigError: the folder holds no run or an unfinished one, a file is damaged, or its files
@@ -65,19 +62,20 @@ def read_run(folder: Path, metrics: Values | None = None) -> Run:
             f"{folder} is not finished: it has no metrics.json; continue it with python train.py "
             f"resume={folder}"
         )
-    metrics = _read_values(folder / "metrics.json") if metrics is None else metrics
-    evaluation = _read_evaluation(folder / "evaluation.json")
-    explain, explain_missing = _read_explain(folder / "explain" / "explain.json", metrics)
+    metrics = _read(folder / "metrics.json", _load) if metrics is None else metrics
+    tables = [
+        _read(folder / f"predictions_{subset}.csv", lambda path: read_own(path, metrics))
+        for subset in ("val", "test")
+    ]
     run = Run(
         folder,
-        _read_text(folder / "config.yaml"),
-        _read_values(folder / "environment.json"),
+        _read(folder / "config.yaml", lambda path: path.read_text(encoding="utf-8")),
+        _read(folder / "environment.json", _load),
         metrics,
-        evaluation,
-        {subset: _read_table(folder, subset, metrics) for subset in ("val", "test")},
-        _read_history(folder / "metrics.csv"),
-        explain,
-        explain_missing,
+        _read(folder / "evaluation.json", lambda path: Evaluation.from_json(_load(path))),
+        dict(zip(("val", "test"), tables, strict=True)),
+        _read(folder / "metrics.csv", _load_history),
+        *_read_explain(folder / "explain" / "explain.json", metrics),
     )
     require_one_run(run)
     return run
@@ -117,59 +115,41 @@ def require_one_run(run: Run) -> None:
 
 def _read_explain(path: Path, metrics: Values) -> tuple[Values | None, str]:
     """explain.json; None where a run that was taken further is another model than it explains."""
-    explain = _read_values(path) if path.is_file() else None
+    explain = _read(path, _load) if path.is_file() else None
     weights = metrics["test"].get(HASH)  # None: the run is of a version that kept none
     if explain is not None and weights not in (None, explain.get(HASH)):
         return None, f"explain.json is of another checkpoint; {_remedy(path.parent)}"
     return explain, ""
 
 
-def _read_values(path: Path) -> Values:
-    try:
-        values = json.loads(_read_text(path))
-    except ValueError as error:
-        raise _damaged(path, error) from error
+def _load(path: Path) -> Values:
+    values = json.loads(path.read_text(encoding="utf-8"))
     known = values if isinstance(values, dict) else {}
     if lacking := [key for key in NEEDED[path.name] if key not in known]:
-        raise _damaged(path, f"it lacks {', '.join(lacking)}")
+        raise ValueError(f"it lacks {', '.join(lacking)}")
     return known
 
 
-def _read_evaluation(path: Path) -> Evaluation:
-    values = _read_values(path)
-    try:
-        return Evaluation.from_json(values)
-    except (AttributeError, KeyError, TypeError, ValueError, CheckpointError) as error:
-        raise _damaged(path, repr(error)) from error
-
-
-def _read_table(folder: Path, subset: str, metrics: Values) -> Predictions:
-    path = folder / f"predictions_{subset}.csv"
-    try:
-        return read_own(path, metrics)
-    except (DataError, ValueError) as error:  # pandas raises kinds of ValueError
-        raise _damaged(path, error) from error
-
-
-def _read_history(path: Path) -> pd.DataFrame | None:
-    try:
-        table = pd.read_csv(path) if path.is_file() else None
-    except ValueError as error:
-        raise _damaged(path, error) from error
+def _load_history(path: Path) -> pd.DataFrame | None:
+    table = pd.read_csv(path) if path.is_file() else None
     if table is not None and "epoch" not in table:
-        raise _damaged(path, "it has no column epoch")
+        raise ValueError("it has no column epoch")
     return table
 
 
-def _read_text(path: Path) -> str:
+def _read(path: Path, load: Callable[[Path], T]) -> T:
+    """What ``load`` makes of a file.
+
+    Raises:
+        ConfigError: the file is damaged or not there.
+    """
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, reason: object) -> ConfigError:
-    return ConfigError(f"{path} is damaged or not there: {reason}. {_remedy(path.parent)}")
+        return load(path)
+    except (AttributeError, KeyError, TypeError) as error:
+        reason = repr(error)
+    except (OSError, ValueError, DataError, CheckpointError) as error:
+        reason = str(error)
+    raise ConfigError(f"{path} is damaged or not there: {reason}. {_remedy(path.parent)}")
 
 
 def _remedy(folder: Path) -> str:

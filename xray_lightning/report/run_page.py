@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from xray_lightning.audit.run import Audit
 from xray_lightning.metrics.calibration import reliability
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.metrics.subgroups import MEAN
-from xray_lightning.report.audit_page import audit_figures
+from xray_lightning.report.audit import audit_figures
 from xray_lightning.report.drawings import run_figures
 from xray_lightning.report.page import page
 from xray_lightning.report.run import Run
@@ -31,42 +30,28 @@ TEST = (  # of evaluation.json
 FORMER = {"verdict": "summary", "unknown": "limitations", "points": "operating_points"}  # schema 1
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of the page, drawn by ``sections/<name>.html.j2`` from the values and figures."""
-
-    name: str  # its id on the page
-    title: str  # its heading
-    needs: str = ""  # the value without which it is left out; "": always there
-
-
-SECTIONS = (  # in the order of the page
-    Section("summary", "Summary"),
-    Section("results", "Results on the test set"),
-    Section("published", "Published results"),
-    Section("curves", "ROC and precision-recall curves"),
-    Section("calibration", "Calibration"),
-    Section("operating_points", "Operating points"),
-    Section("subgroups", "Subgroups"),
-    Section("audit", "Audit of the split"),
-    Section("explain", "Where does it look?", "explain"),
-    Section("training", "Training"),
-    Section("pictures", "Pictures"),
-    Section("reproduce", "How to reproduce"),
-    Section("limitations", "Limitations"),
-)
+SECTIONS = {  # in the order of the page; each is drawn by sections/<name>.html.j2
+    "summary": "Summary",
+    "results": "Results on the test set",
+    "published": "Published results",
+    "curves": "ROC and precision-recall curves",
+    "calibration": "Calibration",
+    "operating_points": "Operating points",
+    "subgroups": "Subgroups",
+    "audit": "Audit of the split",
+    "explain": "Where does it look?",
+    "training": "Training",
+    "pictures": "Pictures",
+    "reproduce": "How to reproduce",
+    "limitations": "Limitations",
+}
+OPTIONAL = {"explain"}  # left out where the run has no such value
 
 
 def write_report(run: Run, audit: Audit | None, audit_missing: str = "") -> Values:
-    """Write report.html and report.json into the run's folder, each in one step.
+    """Write report.html and report.json into the run's folder; what stands in report.json.
 
-    Args:
-        run: its files.
-        audit: of its split; None: there is none.
-        audit_missing: why.
-
-    Returns:
-        What stands in report.json.
+    ``audit_missing``: why there is no audit of its split.
     """
     values = report_values(run, audit, audit_missing)
     with open_replacing(run.folder / "report.html") as file:
@@ -80,7 +65,7 @@ def run_page(run: Run, values: Values) -> str:
     figures = run_figures(run, values)
     if values["audit"]:
         figures |= audit_figures(Audit.from_json(values["audit"]))
-    shown = [section for section in SECTIONS if not section.needs or values.get(section.needs)]
+    shown = {k: title for k, title in SECTIONS.items() if k not in OPTIONAL or values.get(k)}
     return page("run.html.j2", {**values, "sections": shown, "figures": figures})
 
 

@@ -51,6 +51,20 @@ def number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None or value != value else f"{value:,.{digits}f}"  # None or NaN
 
 
+def interval_text(
+    ends: Sequence[float | None] | None, digits: int = 3, scale: float = 1, between: str = "-"
+) -> str:
+    """Both ends, "-" where they are undefined.
+
+    >>> interval_text([0.5, 0.75], between=" to "), interval_text(None)
+    ('0.500 to 0.750', '-')
+    """
+    low, high = ends or (None, None)
+    if low is None or high is None or low != low or high != high:  # NaN
+        return "-"
+    return f"{scale * low:.{digits}f}{between}{scale * high:.{digits}f}"
+
+
 def p_text(value: float | None) -> str:
     """A p value, never as 0.
 
@@ -87,9 +101,8 @@ def auroc_table(metrics: Mapping[str, Any], title: str) -> Table:
         table.add_row(label, *cells)
     table.add_section()
     ends = []
-    for summary in metrics.values():
-        defined, count = summary["auroc"]["defined"], len(summary["auroc"]["labels"])
-        ends += [number(summary["auroc"]["mean"]), f"{defined}/{count} defined"]
+    for auroc in (summary["auroc"] for summary in metrics.values()):
+        ends += [number(auroc["mean"]), f"{auroc['defined']}/{len(auroc['labels'])} defined"]
     table.add_row("mean", *ends, style="bold")
     return table
 
@@ -120,13 +133,7 @@ def counts_table(summary: "DataSummary") -> Table:
 
 
 def comparison_lines(comparison: "Comparison", first: str, second: str) -> list[Table | str]:
-    """Differences of two models in a row a label, their tests, and the verdict.
-
-    Args:
-        comparison: what is shown.
-        first: name of A.
-        second: name of B.
-    """
+    """Differences of two models A and B by name, their tests, and the verdict."""
     title = f"A: {first}    B: {second}    {comparison.data}".rstrip()
     differences = empty_table(title, "label", "A", "B", "A - B", "95 % (patients)")
     names = ("p", "p corrected", "p DeLong", "detectable difference")
@@ -162,26 +169,20 @@ def comparison_lines(comparison: "Comparison", first: str, second: str) -> list[
 
 def sweep_lines(comparison: "SweepComparison", *, all_tests: bool = False) -> list[Table | str]:
     """A table for each split, and what must not be read into them."""
-    boards = comparison.leaderboards
-    tables = [leaderboard_table(board, all_tests=all_tests) for board in boards]
+    boards, tables = comparison.leaderboards, []
+    for board in boards:
+        title = f"{board.data}, split {board.split} [{board.fingerprint}], ranked by validation"
+        columns = ("n", "val AUROC", "sd", "labels", "test AUROC", "sd")
+        table = empty_table(f"{title} AUROC", "settings", *columns)
+        for row in board.rows(all_tests=all_tests):
+            val, test = (
+                [number(row[f"{s}_{k}"], 4) for k in ("mean", "sd")] for s in ("val", "test")
+            )
+            labels, style = "/".join(map(str, row["val_labels"])), "bold" if row["chosen"] else None
+            cells = [row["settings"] or "all runs", str(row["n"]), *val, labels, *test]
+            table.add_row(*cells, style=style)
+        tables.append(table)
     return [*tables, *sweep_remarks(boards, all_tests=all_tests)]
-
-
-def leaderboard_table(board: "Leaderboard", *, all_tests: bool) -> Table:
-    """Mean, standard deviation and n of each group; the chosen one in bold."""
-    title = f"{board.data}, split {board.split} [{board.fingerprint}], ranked by validation AUROC"
-    columns = ("n", "val AUROC", "sd", "labels", "test AUROC", "sd")
-    table = empty_table(title, "settings", *columns)
-    for row in board.rows(all_tests=all_tests):
-        table.add_row(
-            row["settings"] or "all runs",
-            str(row["n"]),
-            *(number(row[name], 4) for name in ("val_mean", "val_sd")),
-            "/".join(map(str, row["val_labels"])),
-            *(number(row[name], 4) for name in ("test_mean", "test_sd")),
-            style="bold" if row["chosen"] else None,
-        )
-    return table
 
 
 def sweep_remarks(boards: "Sequence[Leaderboard]", *, all_tests: bool) -> list[str]:
@@ -223,23 +224,18 @@ def _fold_table(validation: "CrossValidation") -> Table:
     """A row a label: pooled AUROC with its interval, mean and deviation of the folds."""
     from xray_lightning.evaluation.sweep import average_seeds
 
-    title = f"{validation.title}: {validation.images:,} images of "
-    title += f"{patients_text(validation.patients)}, each in the test set of one of "
-    title += f"{validation.folds} folds"
+    title = (
+        f"{validation.title}: {validation.images:,} images of {patients_text(validation.patients)},"
+        f" each in the test set of one of {validation.folds} folds"
+    )
     names = ("positive", "pooled\nAUROC", "95 %\n(patients)", "mean of\nfolds", "sd", "folds")
     table = empty_table(title, "label", *names)
     for label, positives, auroc, folds in validation.rows:
         if positives is None:
             table.add_section()
-        single = average_seeds(folds)
-        undefined = auroc.low != auroc.low  # NaN
-        table.add_row(
-            label,
-            "" if positives is None else f"{positives:,}",
-            number(auroc.value),
-            "-" if undefined else f"{auroc.low:.3f}-{auroc.high:.3f}",
-            *(number(value) for value in (single.mean, single.deviation)),
-            str(single.count),
-            style="bold" if positives is None else None,
-        )
+        single, style = average_seeds(folds), "bold" if positives is None else None
+        count = "" if positives is None else f"{positives:,}"
+        cells = [count, number(auroc.value), interval_text(auroc.interval)]
+        cells += [number(single.mean), number(single.deviation), str(single.count)]
+        table.add_row(label, *cells, style=style)
     return table

@@ -18,8 +18,7 @@ from xray_lightning.audit.shortcuts.run import LabelShortcut, Shortcuts
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.splits import patient_split
 from xray_lightning.metrics.intervals import Estimate
-from xray_lightning.report.audit_page import audit_page
-from xray_lightning.report.audit_tables import audit_tables
+from xray_lightning.report.audit import audit_page, audit_tables
 from xray_lightning.report.figures import COLOURS
 from xray_lightning.report.shortcut_tables import shortcut_lines
 from xray_lightning.report.terminal import p_text
