@@ -24,6 +24,7 @@ _NAMES = {  # module: what it offers
     "data.phantom": ["Phantom"],
     "data.rsna": ["Rsna", "UnknownPatientsWarning"],
     "data.samplers": ["disease_balanced_sampler", "patient_balanced_sampler", "uniform_sampler"],
+    "data.several": ["Several"],
     "data.source": ["Source"],
     "data.splits": [
         *("auto_split", "csv_split", "image_split", "kfold_split", "lists_split"),
@@ -33,6 +34,7 @@ _NAMES = {  # module: what it offers
     "data.transforms": [
         *("Augmentation", "augment_light", "augment_none", "augment_rsna", "augment_xray14")
     ],
+    "data.vocabulary": ["relabel", "shared_labels", "union_labels"],
     "deploy.classifier": ["Classifier", "load_classifier"],
     "deploy.predict": ["PredictedFiles", "predict_files"],
     "errors": [

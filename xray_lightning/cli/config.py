@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import xray_lightning
+from xray_lightning.cli.sets import SEVERAL, search_path, split_sets, write_sources
 from xray_lightning.cli.settings import (
     Settings,
     describe_unknown,
@@ -65,9 +66,9 @@ def make(node: Any, **extra: Any) -> Any:
         raise InstantiationException(f"Error in call to {node['_target_']}") from error
 
 
-def to_container(config: Settings) -> dict[str, Any]:
-    """Resolved settings as plain values."""
-    plain = OmegaConf.to_container(config, resolve=True)
+def to_container(config: Settings, *, resolve: bool = True) -> dict[str, Any]:
+    """Settings as plain values."""
+    plain = OmegaConf.to_container(config, resolve=resolve)
     if not isinstance(plain, dict):
         raise ConfigError("the configuration must be a mapping")
     return {str(key): value for key, value in plain.items()}
@@ -85,7 +86,7 @@ def compose_settings(
     Raises:
         ConfigError: a key that no setting has.
     """
-    values, run_dir = split_run_dir(overrides)
+    values, run_dir = split_run_dir(join_sets(overrides))
     register_resolvers()
     GlobalHydra.instance().clear()
     with (
@@ -95,6 +96,28 @@ def compose_settings(
         config = compose("train", overrides=[*values, f"run_dir={run_dir or 'outputs'}"])
     require_known_keys(config)
     return config, run_dir
+
+
+def join_sets(overrides: Sequence[str]) -> list[str]:
+    """Overrides with several data sets written out as the one configuration of ``Several``.
+
+    Others are left as they are. The settings of each set are composed as for that one alone, so
+    that a key it does not have is found here.
+
+    Raises:
+        ConfigError: see :func:`~.sets.split_sets`; an unknown setting, or one that is missing.
+    """
+    settings, rest = split_sets(overrides)
+    if not any(text.startswith(("data=[", "data.sets=")) for text in overrides):
+        return list(overrides)
+    nodes = {}
+    for name, own in settings.items():
+        try:
+            config, _ = compose_settings([*search_path(overrides), *own])
+        except ConfigError as error:
+            raise ConfigError(f"of {name}, where data.KEY is data.{name}.KEY: {error}") from error
+        nodes[name] = to_container(config.data, resolve=False)
+    return [f"data={SEVERAL}", *rest, write_sources(nodes)]
 
 
 @contextmanager
@@ -193,7 +216,7 @@ def change_settings(saved: dict[str, Any], overrides: Sequence[str]) -> DictConf
     """A saved configuration with overrides; ``split=official`` swaps a group, ``seed=1`` a key."""
     config = OmegaConf.create(saved)
     OmegaConf.set_struct(config, True)
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    parsed = OverridesParser.create().parse_overrides(join_sets(overrides))
     for change in parsed:
         if change.is_add() or change.is_delete() or change.is_sweep_override():
             raise ConfigError(f"{change.input_line!r}: only KEY=VALUE can be laid over a saved run")

@@ -19,7 +19,7 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split
 from xray_lightning.data.source import usage_notes
 from xray_lightning.errors import CheckpointError, ConfigError
-from xray_lightning.evaluation.overlap import choose_test_images, take_images
+from xray_lightning.evaluation.overlap import choose_test_images, comparable, take_images
 from xray_lightning.evaluation.priors import require_prior
 from xray_lightning.processes import quieten
 from xray_lightning.report.terminal import show
@@ -66,8 +66,8 @@ class Opened:
     @property
     def overlap_known(self) -> bool:
         """Whether it can be told if the checkpoint has learned from these patients."""
-        population = self.checkpoint.description.split.get("population")
-        return self.own_images or bool(population and population == self.data.source.population)
+        known = comparable(self.checkpoint.description, self.data.source.population)
+        return self.own_images or known
 
     def folder(self, name: str, ending: str = "") -> Path:
         """Where results go unless the user named a folder."""

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig
 
-from xray_lightning.cli.config import in_sweep, make, name_unknown_keys, register_resolvers
+from xray_lightning.cli.config import (
+    in_sweep,
+    join_sets,
+    make,
+    name_unknown_keys,
+    register_resolvers,
+)
 from xray_lightning.cli.failures import STOPPED, run_guarded
 from xray_lightning.cli.info import show_settings
 from xray_lightning.cli.settings import find_conf, require_known_keys, require_settings
@@ -29,7 +35,7 @@ def train(arguments: Sequence[str] | None = None) -> int:
     main = hydra.main(version_base="1.3", config_path=str(find_conf()), config_name="train")(_fit)
 
     def command() -> None:
-        sys.argv[1:] = with_sweep_folder(sys.argv[1:])
+        sys.argv[1:] = join_sets(with_sweep_folder(sys.argv[1:]))
         try:
             with name_unknown_keys(sys.argv[1:]):
                 main()

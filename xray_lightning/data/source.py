@@ -53,7 +53,8 @@ class Source:
     Attributes:
         name: short name used in file names, e.g. "nih".
         population: equal for data sets whose patient ids name the same people ("nih" for NIH, and
-            for RSNA with the map); "" where ids must not leave the data, or cannot be compared.
+            for RSNA with the map); "" where ids must not leave the data, or cannot be compared; of
+            several data sets the names between commas.
         labels: the L labels, in the order of every target vector.
         records: every image of the label table, in table order, on disk or not.
         root: the folder of the images, if there is one.
@@ -186,12 +187,13 @@ def select_labels(source: Source, labels: Sequence[str]) -> Source:
 def patient_keys(population: str, records: Sequence[Record]) -> list[str]:
     """A name for the patient of each record that a checkpoint may carry, (N,).
 
+    Records of several data sets have the population in their patient ids already.
     16 hex digits of SHA-256 over population and patient id. Ids are few, so a hash hides nothing
     from somebody who tries them all: a population is only named where the ids are public anyway.
     """
-    ids = {record.patient_id for record in records}
-    digest = {name: hashlib.sha256(f"{population}/{name}".encode()).hexdigest() for name in ids}
-    return [digest[record.patient_id][:16] for record in records]
+    ids = [r.patient_id if r.hospital else f"{population}/{r.patient_id}" for r in records]
+    digest = {name: hashlib.sha256(name.encode()).hexdigest()[:16] for name in set(ids)}
+    return [digest[name] for name in ids]
 
 
 def usage_notes(source: Source) -> list[str]:

@@ -16,6 +16,15 @@ from xray_lightning.records import Record
 CHOICES = ("exclude", "report")
 
 
+def comparable(description: Description, population: str) -> bool:
+    """Whether patients of a population can be told among those the checkpoint learned from.
+
+    Of several data sets, whose populations stand between commas, one in common is enough.
+    """
+    known = description.split.get("population") or ""
+    return not {""}.issuperset(set(known.split(",")) & set(population.split(",")))
+
+
 def seen_before(
     description: Description, population: str, records: Sequence[Record]
 ) -> npt.NDArray[np.bool_] | None:
@@ -23,7 +32,7 @@ def seen_before(
 
     None where that cannot be known: the checkpoint names no patients, or other people's.
     """
-    if not population or description.split.get("population") != population:
+    if not comparable(description, population):
         return None
     learned = {key for subset in LEARNED for key in description.split["patients"][subset]}
     return np.array([key in learned for key in patient_keys(population, records)], dtype=np.bool_)

@@ -1,0 +1,254 @@
+"""One vocabulary for the labels of several data sets: ``labels.yaml``, and data sets read by it."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+import yaml  # type: ignore[import-untyped]
+
+from xray_lightning.data.source import Identity, Mask, Pixels, Source
+from xray_lightning.errors import ConfigError
+from xray_lightning.records import Record
+
+MAP = Path(__file__).with_name("labels.yaml")
+OF_THE_FINDING = ("snomed", "wider", "union")  # keys of labels.yaml that are no data sets
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A finding of ``labels.yaml``.
+
+    Attributes:
+        name: of the finding, the label of a data set read by this vocabulary.
+        snomed: SNOMED CT code; None where none was looked up.
+        wider: names of the findings of which it is one kind.
+        union: names of findings that together are exactly this one.
+        words: the label of each data set; several where only their union is the finding.
+    """
+
+    name: str
+    snomed: int | None
+    wider: tuple[str, ...]
+    union: tuple[str, ...]
+    words: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Wording:
+    """Which labels of a data set tell a finding: the one of them, or the union of several."""
+
+    words: tuple[str, ...]
+    derived: bool = False  # from other findings, none of which is this one
+
+
+@cache
+def read_vocabulary() -> Mapping[str, Finding]:
+    """The findings of ``labels.yaml`` by name, in its order."""
+    with MAP.open(encoding="utf-8") as file:
+        entries = yaml.safe_load(file)
+    return {name: _read_finding(name, entry) for name, entry in entries.items()}
+
+
+def _read_finding(name: str, entry: Mapping[str, str | list[str]]) -> Finding:
+    lists = {key: (value,) if isinstance(value, str) else value for key, value in entry.items()}
+    words = {key: tuple(lists[key]) for key in entry if key not in OF_THE_FINDING}
+    wider, union = tuple(lists.get("wider", ())), tuple(lists.get("union", ()))
+    code = entry.get("snomed")
+    return Finding(name, code if isinstance(code, int) else None, wider, union, words)
+
+
+def list_narrower(name: str) -> tuple[str, ...]:
+    """The findings that are one kind of this one.
+
+    >>> list_narrower("Pleural Other")
+    ('Pleural_Thickening',)
+    """
+    return tuple(finding.name for finding in read_vocabulary().values() if name in finding.wider)
+
+
+def find_wording(data_set: str, labels: Sequence[str], label: str) -> Wording | None:
+    """The labels of a data set that tell a finding; None where it does not tell.
+
+    Args:
+        data_set: its name, such as "nih".
+        labels: those it has.
+        label: the finding.
+
+    >>> find_wording("rsna", ["Lung Opacity"], "Pneumonia")
+    Wording(words=('Lung Opacity',), derived=False)
+    >>> find_wording("nih", ["Mass", "Nodule"], "Nodule/Mass")
+    Wording(words=('Nodule', 'Mass'), derived=True)
+    """
+    findings = read_vocabulary()
+    finding = findings.get(label)
+    words = finding.words.get(data_set, ()) if finding else ()
+    if words and set(words) <= set(labels):
+        return Wording(words)
+    if label in labels and not _claimed(data_set, label):
+        return Wording((label,))
+    parts = [find_wording(data_set, labels, name) for name in finding.union] if finding else []
+    if not parts or None in parts:
+        return None
+    return Wording(tuple(word for part in parts if part for word in part.words), derived=True)
+
+
+def _claimed(data_set: str, word: str) -> bool:
+    """Whether a data set's label is a finding, perhaps one of another name."""
+    return any(word in finding.words.get(data_set, ()) for finding in read_vocabulary().values())
+
+
+def tells(source: Source, label: str) -> bool:
+    """Whether a data set tells a finding, of itself or by an exact union."""
+    return find_wording(source.name, source.labels, label) is not None
+
+
+def list_findings(data_set: str, labels: Sequence[str]) -> list[str]:
+    """What a data set tells by its own labels, nothing derived, in the order of ``labels.yaml``.
+
+    Labels that the vocabulary does not know follow by their own names.
+    """
+    candidates = dict.fromkeys([*read_vocabulary(), *labels])
+    wordings = {name: find_wording(data_set, labels, name) for name in candidates}
+    return [name for name, wording in wordings.items() if wording and not wording.derived]
+
+
+def shared_labels(sources: Sequence[Source]) -> list[str]:
+    """The findings that every data set tells, those of an exact union too if one names it itself.
+
+    >>> from xray_lightning import Phantom
+    >>> shared_labels([Phantom(patients=20)])[:2]
+    ['Atelectasis', 'Cardiomegaly']
+    """
+    return [name for name in union_labels(sources) if all(tells(s, name) for s in sources)]
+
+
+def union_labels(sources: Sequence[Source]) -> list[str]:
+    """The findings that at least one data set tells by its own labels, by ``labels.yaml``."""
+    known = {name for source in sources for name in list_findings(source.name, source.labels)}
+    order = [*read_vocabulary(), *(label for source in sources for label in source.labels)]
+    return [name for name in dict.fromkeys(order) if name in known]
+
+
+def require_findings(labels: Sequence[str], sources: Sequence[Source]) -> tuple[str, ...]:
+    """The labels, each a finding of the vocabulary or a data set's own label that has its name.
+
+    Raises:
+        ConfigError: there are none, one stands twice, or nobody knows it; names the nearest.
+    """
+    known = [*read_vocabulary(), *union_labels(sources)]
+    if isinstance(labels, str) or not labels or len(set(labels)) < len(labels):
+        raise ConfigError(f"labels is a list of different findings such as Mass, got {labels!r}")
+    called = {
+        word: finding.name
+        for finding in read_vocabulary().values()
+        for words in finding.words.values()
+        for word in words
+    }
+    for label in labels:
+        if label not in known:
+            near = get_close_matches(label, [*known, *called], 1)
+            advice = called.get(near[0], near[0]) if near else f"one of {', '.join(known)}"
+            raise ConfigError(f"no data set here tells the label {label!r}: {advice}?")
+    return tuple(labels)
+
+
+def relabel(source: Source, labels: Sequence[str]) -> Source:
+    """The data set with the labels of the common vocabulary, its images unchanged.
+
+    Args:
+        source: the data set, whose ``name`` says which words of ``labels.yaml`` are its own.
+        labels: L findings, in the order of the targets; NaN where the data set does not tell.
+
+    Raises:
+        ConfigError: neither the vocabulary nor the data set knows a label; names the nearest.
+    """
+    own = source.source if isinstance(source, Relabelled) else source
+    return Relabelled(own, require_findings(labels, [own]))
+
+
+class Relabelled(Source):
+    """A data set with labels of the common vocabulary; :func:`relabel` makes one.
+
+    Attributes:
+        source: the data set as it was published.
+        wordings: the data set's own labels behind each label that it tells.
+    """
+
+    def __init__(self, source: Source, labels: tuple[str, ...]) -> None:
+        self.source, self.labels = source, labels
+        self.name, self.population, self.root = source.name, source.population, source.root
+        self.allow_missing, self.official = source.allow_missing, source.official
+        self.choices, self.counts = source.choices, source.counts
+        wordings = {label: find_wording(source.name, source.labels, label) for label in labels}
+        self.wordings = {label: wording for label, wording in wordings.items() if wording}
+        self.notes = (*source.notes, *_describe(labels, self.wordings))
+        self.records = tuple(self._relabel(source.records))
+
+    def _relabel(self, records: Iterable[Record]) -> Iterator[Record]:
+        place = {label: column for column, label in enumerate(self.source.labels)}
+        wordings = [self.wordings.get(label) for label in self.labels]
+        places = [[place[word] for word in w.words] if w else [] for w in wordings]
+        for record in records:
+            own = record.targets
+            targets = tuple(unite([own[column] for column in columns]) for columns in places)
+            boxes = tuple(
+                replace(box, label=label)
+                for box in record.boxes
+                for label, wording in self.wordings.items()
+                if box.label in wording.words
+            )
+            yield replace(record, targets=targets, boxes=boxes)
+
+    @property
+    def title(self) -> str:
+        """That of the data set."""
+        return self.source.title
+
+    @cached_property
+    def missing(self) -> Sequence[str]:
+        """As the data set says."""
+        return self.source.missing
+
+    def read(self, record: Record) -> Pixels:
+        """As the data set does."""
+        return self.source.read(record)
+
+    def mask(self, record: Record, label: str) -> Mask | None:
+        """Exactly where a finding is: where any of the data set's own labels of it is."""
+        wording = self.wordings.get(label)
+        masks = [self.source.mask(record, word) for word in wording.words] if wording else []
+        known = [mask for mask in masks if mask is not None]
+        return np.any(known, axis=0) if known and len(known) == len(masks) else None
+
+    def identity(self) -> Identity:
+        """That of the data set: the pixels are its own."""
+        return self.source.identity()
+
+
+def unite(targets: Sequence[float]) -> float:
+    """The target of a union: 1 if any is 1, 0 if all are 0, else unknown; of one, itself.
+
+    >>> unite([0.0, 1.0]), unite([0.0, 0.0]), unite([0.0, math.nan]), unite([0.3]), unite([])
+    (1.0, 0.0, nan, 0.3, nan)
+    """
+    if len(targets) == 1:
+        return targets[0]
+    if 1.0 in targets:
+        return 1.0
+    return 0.0 if targets and not any(targets) else math.nan
+
+
+def _describe(labels: Sequence[str], wordings: Mapping[str, Wording]) -> list[str]:
+    """Sentences: labels of another name, derived ones, and those the data set does not tell."""
+    renamed = [
+        f"{label} is {' or '.join(wording.words)}{' (derived)' if wording.derived else ''}"
+        for label, wording in wordings.items()
+        if wording.words != (label,)
+    ]
+    unknown = [label for label in labels if label not in wordings]
+    notes = [f"labels by another name: {'; '.join(renamed)}"] if renamed else []
+    return [*notes, *([f"labels it does not tell: {', '.join(unknown)}"] if unknown else [])]
