@@ -30,6 +30,14 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tables() -> Path:
+    """Label tables of other hospitals, each laid out as a data root; never committed."""
+    if not (place := os.environ.get("XRAY_TABLES")):
+        pytest.skip("XRAY_TABLES does not name the folder of other hospitals' label tables")
+    return Path(place)
+
+
+@pytest.fixture(scope="session")
 def write_dicom() -> Callable[..., Path]:
     """Writes a DICOM file of (H, W) uint8 or uint16 pixels, with attributes by keyword."""
 

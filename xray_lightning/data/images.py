@@ -4,7 +4,8 @@ The rules, so that a number computed from pixels can be traced back to the file:
 
 - 8-bit grey: as it is.
 - 16-bit grey: the full range, ``round(value * 255 / 65535)``; never stretched per image. Values
-  that need at most 14 bits, as of a 12-bit detector, give a dark picture and a note.
+  that need at most 14 bits, as of a 12-bit detector, give a dark picture and a note, unless the
+  data set says how many bits are stored: then ``round(value * 255 / (2**bits - 1))``.
 - Fewer bits and palette: expanded, black 0 and white 255; of TIFF also 10 to 15 bits. WhiteIsZero
   of TIFF is inverted.
 - Colour: ITU-R 601 luma, 0.299 R + 0.587 G + 0.114 B; alpha is ignored.
@@ -62,17 +63,17 @@ def collect_notes() -> Iterator[list[str]]:
         _notes.reset(token)
 
 
-def read_image(path: Path) -> Pixels:
-    """The picture in a file, (H, W) uint8, at its own size.
+def read_image(path: Path, bits: int = 16) -> Pixels:
+    """The picture in a file, (H, W) uint8, at its own size; ``bits`` as in :func:`decode_image`.
 
     Raises:
         InvalidImageError: the file is not an intact picture; the message names it, the reason and
             the remedy.
     """
-    return decode_image(read_file(Path(path)), str(path))
+    return decode_image(read_file(Path(path)), str(path), bits)
 
 
-def read_record(record: Record) -> Pixels:
+def read_record(record: Record, bits: int = 16) -> Pixels:
     """The picture of a record that is a file, (H, W) uint8.
 
     Raises:
@@ -84,13 +85,13 @@ def read_record(record: Record) -> Pixels:
             f"image {record.image_id} of the label table is not on disk. Complete the download, or "
             "leave out the records named in `missing`"
         )
-    return read_image(record.path)
+    return read_image(record.path, bits)
 
 
-def decode_image(data: bytes, name: str) -> Pixels:
+def decode_image(data: bytes, name: str, bits: int = 16) -> Pixels:
     """The picture in the bytes of a PNG, JPEG, BMP, TIFF or DICOM file, (H, W) uint8.
 
-    ``name`` names the file in messages.
+    ``name`` names the file in messages; ``bits`` are those stored in a 16-bit PNG.
 
     Raises:
         InvalidImageError: the bytes are not an intact picture of up to 20,000 pixels a side, or its
@@ -105,10 +106,12 @@ def decode_image(data: bytes, name: str) -> Pixels:
         else:
             _check_file(data)
             pixels = _decode(data)
-            white, orientation = 255 if pixels.dtype == np.uint8 else 65535, 1
-        bits = int(pixels.max()).bit_length() if white == 65535 else 16
-        if 0 < bits <= DARK_BITS:
-            notes.append(f"16-bit picture of {bits}-bit values: dark, for it is not stretched")
+            white, orientation = 255 if pixels.dtype == np.uint8 else 2**bits - 1, 1
+        most = int(pixels.max()) if white > 255 else 0
+        if most > white:
+            raise _invalid(f"it holds the value {most:,}, more than its {bits} bits can")
+        if white == 65535 and 0 < (used := most.bit_length()) <= DARK_BITS:
+            notes.append(f"16-bit picture of {used}-bit values: dark, for it is not stretched")
         return _turn_upright(_to_grey8(pixels, white), orientation)
     except InvalidImageError as error:
         raise InvalidImageError(f"{name}: {error}") from error.__cause__
@@ -136,8 +139,8 @@ def _to_grey8(pixels: Decoded, white: int) -> Pixels:
         pixels = np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_BGR2GRAY))
     elif pixels.ndim == 3:
         raise _invalid(f"it has {pixels.shape[2]} channels, not 1 or 3", "Convert it to grey")
-    if white != 255:  # the nearest of value * 255 / white, 257 = 65535 / 255 by whole numbers
-        pixels = (pixels.astype(np.uint32) * 255 + white // 2) // white
+    if white != 255:  # the nearest of value * 255 / white, for every value of 8 to 16 bits
+        pixels = np.asarray(cv2.convertScaleAbs(pixels, alpha=255 / white))
     return pixels.astype(np.uint8, copy=False)
 
 

@@ -1,0 +1,228 @@
+"""PadChest on phantom folders with every odd row of the table, and the counts of the real one."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from xray_lightning.data.cache import Manifest
+from xray_lightning.data.images import READER_VERSION
+from xray_lightning.data.label_map import read_label_map
+from xray_lightning.data.padchest import LABEL_MAP, PUBLISHED, TABLE, PadChest, parse_labels
+from xray_lightning.data.partition import split_source
+from xray_lightning.data.source import compare_counts
+from xray_lightning.data.splits import patient_split
+from xray_lightning.errors import (
+    ConfigError,
+    DataError,
+    DataNotFoundError,
+    InvalidImageError,
+    TableError,
+)
+
+HEADER = (
+    ",ImageID,ImageDir,StudyDate_DICOM,StudyID,PatientID,PatientBirth,PatientSex_DICOM,"
+    "ViewPosition_DICOM,Projection,Pediatric,PhotometricInterpretation_DICOM,BitsStored_DICOM,"
+    "Report,MethodLabel,Labels,labelCUIS"
+)
+LONG = "839860488694292331637988235681460987123"  # 39 digits: as a float it is another patient's
+ROWS: dict[str, dict[str, str]] = {
+    "a.png": {"Labels": "['normal']"},
+    "b.png": {"Labels": "\"[' pneumonia', 'pleural effusion']\"", "BitsStored_DICOM": "10"},
+    "c.png": {"Labels": "\"['pneumonia', 'pseudonodule', '']\"", "PatientID": LONG},
+    "d.png": {"Labels": "\"['subcutaneous emphysema', 'hydropneumothorax']\"", "ImageDir": "54"},
+    "e.png": {"Labels": "nan"},
+    "f.png": {"Labels": "\"['exclude', 'nodule']\""},
+    "g.png": {"Labels": "\"['suboptimal study', 'mass']\""},
+    "h.png": {"Labels": "['unchanged']"},
+    "i.png": {"Projection": "EXCLUDE"},
+    "j.png": {"Projection": "L"},
+    "k.png": {"Projection": "AP_horizontal", "Pediatric": "PED", "PatientSex_DICOM": "O"},
+    "l.png": {"Projection": "UNK", "MethodLabel": "RNN_model"},
+    "m.png": {"PatientBirth": "nan", "MethodLabel": "RNN_model"},
+    "n.png": {"Labels": "['']"},
+}
+
+
+def write_table(root: Path, rows: Mapping[str, Mapping[str, str]] = ROWS) -> Path:
+    lines = [HEADER]
+    for number, (image, changes) in enumerate(rows.items()):
+        cells = dict.fromkeys(HEADER.split(","), "")
+        cells |= {"": str(number), "ImageID": image, "ImageDir": "0", "StudyDate_DICOM": "20140915"}
+        cells |= {"StudyID": f"s{image}", "PatientID": f"{number}", "PatientBirth": "1930.0"}
+        cells |= {"PatientSex_DICOM": "F", "Projection": "PA", "Pediatric": "No"}
+        cells |= {"PhotometricInterpretation_DICOM": "MONOCHROME2", "BitsStored_DICOM": "12"}
+        cells |= {"MethodLabel": "Physician", "Labels": "['normal']", "Report": '"a, b"'}
+        lines.append(",".join((cells | dict(changes)).values()))
+    (root / TABLE).write_text("\n".join(lines) + "\n")
+    return root
+
+
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels)
+
+
+def present(source: PadChest, image: str) -> set[str]:
+    targets = next(record.targets for record in source.records if record.image_id == image)
+    return {label for label, target in zip(source.labels, targets, strict=True) if target}
+
+
+def test_odd_rows(tmp_path: Path) -> None:
+    source = PadChest(write_table(tmp_path), views=None)
+    assert [record.image_id[0] for record in source.records] == list("abcdjklm")
+    assert present(source, "a.png") == set()
+    assert present(source, "b.png") == {"Pneumonia", "Effusion"}
+    assert present(source, "c.png") == {"Pneumonia"}  # a pseudonodule is no nodule
+    assert present(source, "d.png") == {"Pneumothorax", "Effusion"}  # nor that an emphysema
+    records = {record.image_id[0]: record for record in source.records}
+    assert records["c"].patient_id == LONG
+    assert records["a"].study_id == "sa.png"
+    assert (records["a"].age, records["a"].sex) == (84, "F")
+    assert math.isnan(records["m"].age)
+    assert records["k"].sex == ""
+    assert {key: records[key].view for key in "ajkl"} == {
+        **{"a": "PA", "j": "LL", "k": "AP_horizontal", "l": ""}
+    }
+    reasons = next(note for note in source.notes if note.startswith("LEFT OUT"))
+    for reason in ("no labels 2", "'exclude' 1", "'suboptimal study' 1", "'unchanged' 1"):
+        assert reason in reasons
+    assert "projection EXCLUDE 1" in reasons
+    assert source.counts["table"] == {"images": 14, "patients": 14, "studies": 14, "folders": 2}
+    assert source.counts["Labels"]["' pneumonia'"] == source.counts["Labels"]["'pneumonia'"] == 1
+    assert "table: 160,861 images expected, 14 here" in source.notes
+
+
+def test_choices_change_images_title_and_fingerprint(tmp_path: Path) -> None:
+    usual = PadChest(write_table(tmp_path))
+    assert [record.image_id[0] for record in usual.records] == list("abcdkm")
+    assert usual.title == "padchest"
+    physicians = PadChest(tmp_path, labelled_by="physician", pediatric=False)
+    assert [record.image_id[0] for record in physicians.records] == list("abcd")
+    assert physicians.title == "padchest (labelled_by: physician, pediatric: false)"
+    assert any("children 1" in note for note in physicians.notes)
+    other = tmp_path / "map.yaml"
+    other.write_text("Nodule: [pseudonodule]\nMass: [mass, unheard of]\n")
+    own = PadChest(tmp_path, label_map=other)
+    assert own.labels == ("Nodule", "Mass")
+    assert present(own, "c.png") == {"Nodule"}
+    assert "words of the label map that are not in the table: unheard of" in own.notes
+    splits = [split_source(source, patient_split, source.records) for source in (usual, own)]
+    assert splits[0].fingerprint != splits[1].fingerprint
+
+
+@pytest.mark.parametrize("folder", ["0", ""])
+@pytest.mark.parametrize(("image", "bits"), [("a.png", 12), ("b.png", 10)])
+def test_pixels_by_stored_bits(tmp_path: Path, folder: str, image: str, bits: int) -> None:
+    pixels = np.arange(2**bits, dtype=np.uint16).reshape(32, -1)
+    write_image(write_table(tmp_path) / folder / image, pixels)
+    source = PadChest(tmp_path, allow_missing=True)
+    record = next(record for record in source.records if record.image_id == image)
+    expected = np.floor(pixels.astype(float) / (2**bits - 1) * 255 + 0.5)
+    np.testing.assert_array_equal(source.read(record), expected)
+    assert len(source.missing) == len(source.records) - 1
+
+
+def test_more_bits_than_stored_and_damage_are_errors(tmp_path: Path) -> None:
+    write_image(write_table(tmp_path) / "0" / "b.png", np.full((4, 4), 1024, np.uint16))
+    write_image(tmp_path / "0" / "a.png", np.full((64, 64), 9, np.uint16))
+    whole = (tmp_path / "0" / "a.png").read_bytes()
+    (tmp_path / "0" / "a.png").write_bytes(whole[:-30])
+    source = PadChest(tmp_path)
+    a, b = source.records[:2]
+    with pytest.raises(InvalidImageError, match=r"b\.png.*1,024.*10 bits"):
+        source.read(b)
+    with pytest.raises(InvalidImageError, match=r"a\.png.*truncated"):
+        source.read(a)
+    damaged = tmp_path / "damaged.txt"
+    damaged.write_text("a.png\nb.png")
+    rest = PadChest(tmp_path, exclude=damaged)
+    assert [record.image_id[0] for record in rest.records] == list("cdkm")
+    assert any("in data.exclude 2" in note for note in rest.notes)
+
+
+def test_identity_tells_stored_bits(tmp_path: Path) -> None:
+    before = PadChest(write_table(tmp_path))
+    write_table(tmp_path, ROWS | {"a.png": {"BitsStored_DICOM": "10"}})
+    after = PadChest(tmp_path)
+    assert before.identity()["reader"] == READER_VERSION
+    names = [Manifest.of(source, source.records, 32).folder_name for source in (before, after)]
+    assert names[0] != names[1]
+
+
+@pytest.mark.parametrize(
+    ("cells", "place"),
+    [
+        ({"Labels": "mass"}, "mass"),
+        ({"Labels": "[3]"}, "3"),
+        ({"BitsStored_DICOM": "17"}, "17"),
+        ({"PhotometricInterpretation_DICOM": "MONOCHROME1"}, "MONOCHROME1"),
+        ({"StudyDate_DICOM": "n/a"}, "n/a"),
+        ({"PatientID": ""}, "PatientID"),
+    ],
+)
+def test_bad_cells(tmp_path: Path, cells: Mapping[str, str], place: str) -> None:
+    with pytest.raises(TableError, match=rf"row 2.*{place}"):
+        PadChest(write_table(tmp_path, {"a.png": cells}))
+
+
+def test_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match="PADCHEST"):
+        PadChest(tmp_path)
+    write_table(tmp_path)
+    with pytest.raises(ConfigError, match="nurse"):
+        PadChest(tmp_path, labelled_by="nurse")
+    with pytest.raises(ConfigError, match="oblique"):
+        PadChest(tmp_path, views=["oblique"])
+    (tmp_path / "list.txt").write_text("z.png")
+    with pytest.raises(TableError, match=r"z\.png"):
+        PadChest(tmp_path, exclude=tmp_path / "list.txt")
+    write_table(tmp_path, {"h.png": ROWS["h.png"]})
+    with pytest.raises(ConfigError, match="unchanged"):
+        PadChest(tmp_path)
+    for folder in ("", "0"):
+        write_image(tmp_path / folder / "a.png", np.zeros((2, 2), np.uint16))
+    with pytest.raises(DataError, match=r"a\.png"):
+        PadChest(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["- mass", "Mass: mass", "Mass: []", "Mass: [1]", "a: [b", ""])
+def test_bad_maps(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "map.yaml"
+    path.write_text(text)
+    with pytest.raises(TableError, match=r"map\.yaml"):
+        read_label_map(path)
+
+
+@pytest.mark.parametrize("cell", ["['a', \"b'c\"]", "['a\\'b']", "['', ' a']", "[]"])
+def test_labels_are_a_python_list(cell: str) -> None:
+    assert parse_labels(cell) == tuple(eval(cell))
+
+
+@pytest.fixture(scope="module")
+def real(tables: Path) -> PadChest:
+    return PadChest(tables / "padchest")
+
+
+def test_real_counts(real: PadChest) -> None:
+    assert compare_counts(real.counts, PUBLISHED) == []
+    assert not any("expected" in note or "label map" in note for note in real.notes)
+    assert len({record.patient_id for record in real.records}) > 60_000
+    reasons = next(note for note in real.notes if note.startswith("LEFT OUT: no label"))
+    assert "labelled 'suboptimal study' 1,839, labelled 'exclude' 1,312" in reasons
+
+
+def test_real_labels_by_a_plain_count(real: PadChest, tables: Path) -> None:
+    import ast
+
+    import pandas as pd
+
+    frame = pd.read_csv(tables / "padchest" / f"{TABLE}.gz", dtype=str, keep_default_na=False)
+    frame = frame[frame["ImageID"].isin({record.image_id for record in real.records})]
+    words = [{word.strip() for word in ast.literal_eval(cell)} for cell in frame["Labels"]]
+    for index, (label, own) in enumerate(read_label_map(LABEL_MAP).items()):
+        positive = sum(record.targets[index] for record in real.records)
+        assert positive == sum(bool(own & row) for row in words), label

@@ -1,0 +1,41 @@
+"""Label maps: which words of a data set's table say that a finding is there; plain YAML."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from xray_lightning.data.tables import open_text
+from xray_lightning.errors import TableError
+
+LabelMap = Mapping[str, frozenset[str]]  # label -> words
+
+
+def read_label_map(path: Path) -> dict[str, frozenset[str]]:
+    """Words of each label, ``Effusion: [pleural effusion, empyema]`` a line; any word may repeat.
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        TableError: it is not a mapping of labels to lists of words, or a list is empty.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    with open_text(path, "label map") as file:
+        try:
+            entries = yaml.safe_load(file.read())
+        except yaml.YAMLError as error:
+            raise TableError(f"{path} is not YAML: {error}") from error
+    if not isinstance(entries, dict) or not entries:
+        raise TableError(f"{path} is not a label map: it needs lines such as 'Mass: [mass]'")
+    for label, words in entries.items():
+        if not (isinstance(words, list) and words and all(isinstance(word, str) for word in words)):
+            raise TableError(f"{path}: {label} needs a list of words such as [mass], got {words!r}")
+    return {str(label): frozenset(word.strip() for word in entries[label]) for label in entries}
+
+
+def encode_words(words: Iterable[str], label_map: LabelMap) -> tuple[float, ...]:
+    """1.0 for each label that one of the words says by its whole name, else 0.0, (L,).
+
+    >>> encode_words(["pseudonodule", "mass"], {"Mass": {"mass"}, "Nodule": {"nodule"}})
+    (1.0, 0.0)
+    """
+    there = frozenset(words)
+    return tuple(float(not there.isdisjoint(own)) for own in label_map.values())

@@ -1,0 +1,323 @@
+"""PadChest of the Hospital San Juan, Alicante (BIMCV; Bustos et al., MedIA 2020), as downloaded.
+
+=========  =========================================================================================
+images     160,861 of 67,625 patients in 109,931 studies; PNG in folders named by ``ImageDir`` (0 to
+           50, and 54), or flat; 16 bits a pixel that hold 12 (144,051) or 10 (16,810)
+labels     193 words, Spanish reports translated; read by physicians (39,053) or a network (121,808)
+table      ``PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv``, gzip-compressed or not
+views      PA 91,728, L 49,579 (here LL), AP_horizontal 14,346 (supine), AP 4,559, COSTAL 630,
+           EXCLUDE 11, UNK 8
+split      none
+=========  =========================================================================================
+
+Counted in the table. Traps: how many bits are stored stands in the table alone, so pixels are
+``value / (2**bits - 1)``; 8-bit copies are read as they are. ``Labels`` is a Python list as text,
+its entries with or without a blank in front, and blank ones; 103 cells are ``nan``. Patients have
+up to 39 digits. Age is the year of the study less that of birth. Every row says MONOCHROME2; a row
+that did not is refused, for whether such a file is stored inverted was never seen. Others found
+some 20 files damaged: they are errors here, until ``exclude`` lists them.
+
+Not checked, for no image was at hand: that the files hold the stored bits without a shift (a value
+above them is an error), and that none is inverted.
+"""
+
+import ast
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress, repeat, starmap
+from pathlib import Path
+
+from xray_lightning.data.images import read_record
+from xray_lightning.data.label_map import LabelMap, encode_words, read_label_map
+from xray_lightning.data.names import NameIndex, read_list
+from xray_lightning.data.source import (
+    Identity,
+    Pixels,
+    Source,
+    compare_counts,
+    disk_notes,
+    index_images,
+    require_directory,
+    select_views,
+)
+from xray_lightning.data.tables import OLDEST, Table, format_count, read_table
+from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
+from xray_lightning.records import NAN, Record
+
+TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
+EXPECTED = (
+    f"A PadChest folder holds {TABLE} (.gz too) and the images in 0/ ... 50/ and 54/, or flat"
+)
+LABEL_MAP = Path(__file__).with_suffix(".yaml")
+FRONTAL = ("PA", "AP", "AP_horizontal")
+VIEWS = {"L": "LL", "UNK": ""}  # its words for ours
+LABELLED_BY = {"all": "", "physician": "Physician"}
+REASONS = ("exclude", "suboptimal study")  # labels of images that are no use
+SILENT = frozenset({"", "unchanged"})  # labels that tell nothing
+PUBLISHED: Mapping[str, Mapping[str, int]] = {
+    "table": {"images": 160_861, "patients": 67_625, "studies": 109_931, "folders": 52},
+    "Projection": {
+        **{"PA": 91_728, "L": 49_579, "AP_horizontal": 14_346, "AP": 4_559},
+        **{"COSTAL": 630, "EXCLUDE": 11, "UNK": 8},
+    },
+    "MethodLabel": {"RNN_model": 121_808, "Physician": 39_053},
+    "BitsStored_DICOM": {"12": 144_051, "10": 16_810},
+    "PatientSex_DICOM": {"O": 18},
+    "Pediatric": {"PED": 274},
+    "Labels": {
+        **{"different": 193, "none": 103, "'pneumonia'": 3_474, "' pneumonia'": 4_563},
+        **{"exclude": 1_312, "suboptimal study": 1_839},
+        **{"pseudonodule": 2_241, "subcutaneous emphysema": 213},
+    },
+}
+
+_IMAGE, _FOLDER, _STUDY, _PATIENT = "ImageID", "ImageDir", "StudyID", "PatientID"
+_DATE, _BIRTH, _SEX, _VIEW = "StudyDate_DICOM", "PatientBirth", "PatientSex_DICOM", "Projection"
+_AGE_GROUP, _METHOD, _LABELS = "Pediatric", "MethodLabel", "Labels"
+_BITS, _GREY = "BitsStored_DICOM", "PhotometricInterpretation_DICOM"
+Entries = Mapping[str, tuple[str, ...]]  # a cell of Labels -> its entries
+_COLUMNS = (
+    *(_IMAGE, _FOLDER, _STUDY, _PATIENT, _DATE, _BIRTH, _SEX, _VIEW, _AGE_GROUP, _METHOD, _LABELS),
+    *(_BITS, _GREY),
+)
+
+
+class PadChest(Source):
+    """A PadChest folder.
+
+    Args:
+        root: the folder.
+        label_map: words of each label, see ``padchest.yaml``, which is taken unless named.
+        views: of the images wanted, PA, AP, AP_horizontal, LL, COSTAL, unknown; None: all.
+        pediatric: whether the images that the table marks as children's are wanted.
+        labelled_by: "physician": only the reports that physicians labelled; or "all".
+        exclude: a list of images to go without, one a line, such as damaged files.
+        allow_missing: let commands that read pixels leave out the images that are not on disk.
+
+    Raises:
+        ConfigError: ``labelled_by`` or ``views`` is none of those, or nothing is left.
+        DataNotFoundError: no folder, table, map or list.
+        TableError: a table lacks a column, repeats an image, has a cell that is not allowed, is
+            not MONOCHROME2, or ``exclude`` names an image that it lacks.
+        DataError: two files are the same image.
+    """
+
+    name = "padchest"
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        label_map: str | Path | None = None,
+        views: Sequence[str] | None = FRONTAL,
+        pediatric: bool = True,
+        labelled_by: str = "all",
+        exclude: str | Path | None = None,
+        allow_missing: bool = False,
+    ) -> None:
+        if labelled_by not in LABELLED_BY:
+            raise ConfigError(f"labelled_by must be all or physician, got {labelled_by!r}")
+        self.root = folder = require_directory(root, EXPECTED)
+        self.allow_missing = allow_missing
+        words = read_label_map(Path(label_map or LABEL_MAP))
+        self.labels = tuple(words)
+        self.choices = _name_choices(words, pediatric, labelled_by)
+        table = _read_table(folder)
+        wanted = "a list of words such as ['mass']"
+        labels = table.convert(_LABELS, parse_labels, wanted)
+        entries = dict(zip(table.text(_LABELS), labels, strict=True))
+        notes: list[str] = []
+        self.counts = _count_table(table, entries, words, notes)
+        reasons = _find_reasons(table, entries, exclude)
+        if not pediatric:
+            _add_reason(reasons, "children", (cell == "PED" for cell in table.text(_AGE_GROUP)))
+        if method := LABELLED_BY[labelled_by]:
+            others = (cell != method for cell in table.text(_METHOD))
+            _add_reason(reasons, f"not labelled by a {labelled_by}", others)
+        folders = [folder, *(folder / name for name in set(table.text(_FOLDER)))]
+        paths = index_images(filter(Path.is_dir, folders), (".png",), lambda path: path.name)
+        records = _make_records(table, entries, words, reasons, paths, notes)
+        if not records:
+            raise ConfigError(f"no image is left of the table: {_list_reasons(reasons)}")
+        self.records = select_views(records, views, notes)
+        images = table.text(_IMAGE)
+        self._bits = dict(zip(images, table.convert(_BITS, _parse_bits, "8 to 16"), strict=True))
+        extra = len(paths.keys() - self._bits.keys())
+        self.notes = (*notes, *disk_notes(len(self.records), len(self.missing), extra))
+
+    def read(self, record: Record) -> Pixels:
+        """The image by its stored bits, (H, W) uint8: ``round(255 value / (2**bits - 1))``."""
+        return read_record(record, self._bits[record.path.name] if record.path else 16)
+
+    def identity(self) -> Identity:
+        """Of all sources, and a checksum of the stored bits."""
+        bits = zlib.crc32(repr(sorted(self._bits.items())).encode())
+        return {**super().identity(), "stored_bits": f"{bits:08x}"}
+
+
+def _read_table(root: Path) -> Table:
+    there = [path for end in ("", ".gz") if (path := root / f"{TABLE}{end}").is_file()]
+    if not there:
+        raise DataNotFoundError(f"there is no label table {root / TABLE} (nor .gz). {EXPECTED}")
+    table = read_table(there[0], _COLUMNS)
+    table.require(*_COLUMNS)
+    table.refuse_repeats(_IMAGE)
+    table.refuse_blanks(_PATIENT)
+    table.convert(_GREY, _require_grey, "MONOCHROME2: whether such a file is inverted is not known")
+    return table
+
+
+def parse_labels(cell: str) -> tuple[str, ...]:
+    """The entries of a cell of ``Labels`` as they stand there; none for a blank or ``nan``.
+
+    Raises:
+        ValueError: the cell is not a list of words.
+
+    >>> parse_labels("['normal', ' pneumonia']")
+    ('normal', ' pneumonia')
+    """
+    if cell in ("", "nan"):
+        return ()
+    try:  # a list in single quotes alone is JSON in double ones, which is read ten times as fast
+        plain = '"' not in cell and "\\" not in cell
+        words = json.loads(cell.replace("'", '"')) if plain else ast.literal_eval(cell)
+    except SyntaxError as error:
+        raise ValueError from error
+    if not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
+        raise ValueError
+    return tuple(words)
+
+
+def _parse_bits(cell: str) -> int:
+    if not 8 <= (bits := int(cell)) <= 16:
+        raise ValueError
+    return bits
+
+
+def _require_grey(cell: str) -> None:
+    if cell != "MONOCHROME2":
+        raise ValueError
+
+
+def _parse_year(cell: str) -> float:
+    return float(cell or NAN)  # 1930.0
+
+
+def _name_choices(words: LabelMap, pediatric: bool, labelled_by: str) -> dict[str, str]:
+    """What of the settings changes targets or images, where it is not as usual."""
+    chosen = {} if labelled_by == "all" else {"labelled_by": labelled_by}
+    chosen |= {} if pediatric else {"pediatric": "false"}
+    if words != read_label_map(LABEL_MAP):
+        text = repr([(label, sorted(own)) for label, own in words.items()])
+        chosen["label_map"] = f"{zlib.crc32(text.encode()):08x}"
+    return chosen
+
+
+def _count_table(
+    table: Table, entries: Entries, words: LabelMap, notes: list[str]
+) -> dict[str, dict[str, int]]:
+    """What stands in the table; notes of what is not as published, and of words nobody uses."""
+    as_written: Counter[str] = Counter()
+    rows: Counter[str] = Counter()
+    cells = Counter(table.text(_LABELS))
+    for cell, number in cells.items():
+        labels = entries[cell]
+        as_written.update({word: labels.count(word) * number for word in set(labels)})
+        rows.update(dict.fromkeys({word.strip() for word in labels}, number))
+    named = {
+        name: dict(Counter(table.text(name)).most_common())
+        for name in PUBLISHED
+        if name in _COLUMNS
+    }
+    named[_LABELS] = {
+        "different": len(rows.keys() - {""}),
+        "none": sum(number for cell, number in cells.items() if not entries[cell]),
+        **{repr(word): as_written[word] for word in ("pneumonia", " pneumonia")},
+        **{word: rows[word] for word in PUBLISHED[_LABELS] if word in rows},
+    }
+    columns = {"patients": _PATIENT, "studies": _STUDY, "folders": _FOLDER}
+    sizes = {"images": len(table.frame)} | {
+        key: len(set(table.text(name))) for key, name in columns.items()
+    }
+    counts = {"table": sizes, **named}
+    notes += compare_counts(counts, PUBLISHED)
+    if unused := sorted(word for own in words.values() for word in own if word not in rows):
+        notes.append(f"words of the label map that are not in the table: {', '.join(unused)}")
+    return counts
+
+
+def _add_reason(reasons: list[str], reason: str, applies: Iterable[bool]) -> None:
+    """Say why a row is left out, unless another reason stands there already."""
+    for i, left_out in enumerate(applies):
+        if left_out and not reasons[i]:
+            reasons[i] = reason
+
+
+def _find_reasons(table: Table, entries: Entries, exclude: str | Path | None) -> list[str]:
+    """Why each row is left out; "" where it is not."""
+    known: dict[str, str] = {}
+    for cell, labels in entries.items():
+        told = {word.strip() for word in labels}
+        use = next((f"labelled {word!r}" for word in REASONS if word in told), "")
+        silent = "no labels" if not told - {""} else "no label but 'unchanged'"
+        known[cell] = silent if told <= SILENT else use
+    reasons = [known[cell] for cell in table.text(_LABELS)]
+    _add_reason(reasons, "projection EXCLUDE", (cell == "EXCLUDE" for cell in table.text(_VIEW)))
+    if exclude:
+        images = table.text(_IMAGE)
+        index = NameIndex(images)
+        listed = set(read_list(Path(exclude), index))
+        if unknown := sorted(listed - index.ids):
+            raise TableError(
+                f"{exclude} names {format_count(len(unknown), 'image')} that the table lacks, the "
+                f"first is {unknown[0]}: correct the list (data.exclude)"
+            )
+        _add_reason(reasons, "in data.exclude", (image in listed for image in images))
+    return reasons
+
+
+def _list_reasons(reasons: Iterable[str]) -> str:
+    return ", ".join(
+        f"{reason} {n:,}" for reason, n in Counter(filter(None, reasons)).most_common()
+    )
+
+
+def _make_records(
+    table: Table,
+    entries: Entries,
+    words: LabelMap,
+    reasons: Sequence[str],
+    paths: Mapping[str, Path],
+    notes: list[str],
+) -> list[Record]:
+    """The records of the rows that are not left out."""
+    if left_out := _list_reasons(reasons):
+        notes.append(f"LEFT OUT: {left_out} (each row by its first reason)")
+    targets = {
+        cell: encode_words(map(str.strip, labels), words) for cell, labels in entries.items()
+    }
+    images, views = table.text(_IMAGE), table.text(_VIEW)
+    columns = zip(
+        *(
+            images,
+            table.text(_PATIENT),
+            map(targets.get, table.text(_LABELS)),
+            map(paths.get, images),
+        ),
+        *(repeat(()), repeat(None), _read_ages(table, notes), table.sexes(_SEX, notes)),
+        *((VIEWS.get(view, view) for view in views), repeat(NAN), table.text(_STUDY)),
+        strict=False,
+    )
+    return list(starmap(Record, compress(columns, (not reason for reason in reasons))))
+
+
+def _read_ages(table: Table, notes: list[str]) -> list[float]:
+    """Year of the study less year of birth, NaN where unknown or not from 0 to 110, (N,)."""
+    births = table.convert(_BIRTH, _parse_year, "a year")
+    years = table.convert(_DATE, lambda cell: int(cell[:4]), "a date such as 20140915")
+    ages = [year - birth for year, birth in zip(years, births, strict=True)]
+    if impossible := sum(age < 0 or age > OLDEST for age in ages):
+        notes.append(f"{format_count(impossible, 'impossible age')} became NaN")
+    return [age if 0 <= age <= OLDEST else NAN for age in ages]
