@@ -23,10 +23,10 @@ _NAMES = {  # module: what it offers
     "data.padchest": ["PadChest"],
     "data.partition": ["LeakySubsetsWarning", "Split", "make_split"],
     "data.phantom": ["Phantom"],
-    "data.rsna": ["Rsna", "UnknownPatientsWarning"],
+    "data.rsna": ["Rsna"],
     "data.samplers": ["disease_balanced_sampler", "patient_balanced_sampler", "uniform_sampler"],
     "data.several": ["Several"],
-    "data.source": ["Source"],
+    "data.source": ["Source", "UnknownPatientsWarning"],
     "data.splits": [
         *("auto_split", "csv_split", "image_split", "kfold_split", "lists_split"),
         *("official_split", "patient_split"),
@@ -35,6 +35,7 @@ _NAMES = {  # module: what it offers
     "data.transforms": [
         *("Augmentation", "augment_light", "augment_none", "augment_rsna", "augment_xray14")
     ],
+    "data.vindr": ["Vindr"],
     "data.vocabulary": ["relabel", "shared_labels", "union_labels"],
     "deploy.classifier": ["Classifier", "load_classifier"],
     "deploy.predict": ["PredictedFiles", "predict_files"],

@@ -26,12 +26,12 @@ from xray_lightning.data.partition import Split as Split
 from xray_lightning.data.partition import make_split as make_split
 from xray_lightning.data.phantom import Phantom as Phantom
 from xray_lightning.data.rsna import Rsna as Rsna
-from xray_lightning.data.rsna import UnknownPatientsWarning as UnknownPatientsWarning
 from xray_lightning.data.samplers import disease_balanced_sampler as disease_balanced_sampler
 from xray_lightning.data.samplers import patient_balanced_sampler as patient_balanced_sampler
 from xray_lightning.data.samplers import uniform_sampler as uniform_sampler
 from xray_lightning.data.several import Several as Several
 from xray_lightning.data.source import Source as Source
+from xray_lightning.data.source import UnknownPatientsWarning as UnknownPatientsWarning
 from xray_lightning.data.splits import auto_split as auto_split
 from xray_lightning.data.splits import csv_split as csv_split
 from xray_lightning.data.splits import image_split as image_split
@@ -46,6 +46,7 @@ from xray_lightning.data.transforms import augment_light as augment_light
 from xray_lightning.data.transforms import augment_none as augment_none
 from xray_lightning.data.transforms import augment_rsna as augment_rsna
 from xray_lightning.data.transforms import augment_xray14 as augment_xray14
+from xray_lightning.data.vindr import Vindr as Vindr
 from xray_lightning.data.vocabulary import relabel as relabel
 from xray_lightning.data.vocabulary import shared_labels as shared_labels
 from xray_lightning.data.vocabulary import union_labels as union_labels

@@ -11,7 +11,7 @@ from xray_lightning import Phantom
 from xray_lightning.audit.leakage import UNKNOWN
 from xray_lightning.cli.audit import audit
 from xray_lightning.data.nih import ChestXray14
-from xray_lightning.data.rsna import UnknownPatientsWarning
+from xray_lightning.data.source import UnknownPatientsWarning
 from xray_lightning.data.splits import official_split, patient_split
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.evaluation.predictions import Predictions, write_predictions

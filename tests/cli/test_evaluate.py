@@ -78,7 +78,7 @@ def test_where_the_results_go(tmp_path: Path) -> None:
     assert home(tmp_path / "best.ckpt") == Path("outputs")
 
 
-@pytest.mark.filterwarnings("ignore::xray_lightning.data.rsna.UnknownPatientsWarning")
+@pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")
 @pytest.mark.parametrize("mapped", [False, True])
 def test_unknown_patients_are_said(rsna_folder: Any, tmp_path: Path, mapped: bool) -> None:
     """RSNA without the map: neither its patients nor their overlap with training are known."""

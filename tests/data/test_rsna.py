@@ -10,8 +10,8 @@ import pytest
 from xray_lightning.data.convert import convert_folder
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.partition import LeakySubsetsWarning
-from xray_lightning.data.rsna import Rsna, UnknownPatientsWarning
-from xray_lightning.data.source import patient_keys, readable_records
+from xray_lightning.data.rsna import Rsna
+from xray_lightning.data.source import UnknownPatientsWarning, patient_keys, readable_records
 from xray_lightning.data.splits import image_split, official_split, patient_split
 from xray_lightning.errors import (
     ConfigError,
@@ -24,7 +24,7 @@ from xray_lightning.errors import (
 from xray_lightning.records import Box
 
 Folder = Any  # RsnaFolder of tests/conftest.py
-quiet = pytest.mark.filterwarnings("ignore::xray_lightning.data.rsna.UnknownPatientsWarning")
+quiet = pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")
 
 
 def mapped(folder: Folder, **settings: Any) -> Rsna:

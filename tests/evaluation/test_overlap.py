@@ -118,7 +118,7 @@ def test_nothing_left(nih: XrayDataModule, description: Description) -> None:
             separate_patients(description, nih, choice)
 
 
-@pytest.mark.filterwarnings("ignore::xray_lightning.data.rsna.UnknownPatientsWarning")
+@pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")
 def test_what_cannot_be_compared_is_not_promised(
     description: Description, rsna_folder: Folder
 ) -> None:

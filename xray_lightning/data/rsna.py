@@ -22,12 +22,17 @@ challenge, and harder ones. View, age and sex stand in the DICOM headers only, a
 import json
 import math
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from xray_lightning.data.names import NameIndex, read_list
-from xray_lightning.data.source import Source, disk_notes, index_images, require_directory
+from xray_lightning.data.source import (
+    Source,
+    disk_notes,
+    index_images,
+    require_directory,
+    warn_unknown_patients,
+)
 from xray_lightning.data.tables import Table, format_count, open_text, read_table
 from xray_lightning.errors import ConfigError, DataNotFoundError, SplitError, TableError
 from xray_lightning.records import Box, Record
@@ -52,10 +57,6 @@ WANTED = f"It needs one of {', '.join(RSNA_KEYS)} and one of {', '.join(NIH_KEYS
 _IMAGE, _TARGET, _CLASS = "patientId", "Target", "class"
 _SIDES = ("x", "y", "width", "height")
 _NIH_IMAGE = re.compile(r"(\d{1,8})_(\d{3})(\.png)?", re.IGNORECASE)
-
-
-class UnknownPatientsWarning(UserWarning):
-    """Images of one patient cannot be recognised, so no split can keep them together."""
 
 
 class Rsna(Source):
@@ -110,8 +111,7 @@ class Rsna(Source):
             self.population = "nih"
             exposures = _match_exposures(Path(nih_map), boxes, chosen, notes)
         else:
-            notes.append(UNKNOWN_PATIENTS)
-            warnings.warn(f"{self.title}: {UNKNOWN_PATIENTS}", UnknownPatientsWarning, stacklevel=2)
+            warn_unknown_patients(self.title, UNKNOWN_PATIENTS, notes)
         if nih_test_list:
             self.official = _read_test_list(Path(nih_test_list), exposures)
         folders = [path for path in (folder, folder / f"{stage}_train_images") if path.is_dir()]

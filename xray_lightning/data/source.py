@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]  # (H, W)
 Mask = npt.NDArray[np.bool_]  # (H, W)
 Identity = dict[str, str | int | float | bool]
+
+
+class UnknownPatientsWarning(UserWarning):
+    """Images of one patient cannot be recognised, so no split can keep them together."""
 
 
 class Example(TypedDict):
@@ -320,6 +325,12 @@ def compare_counts(
         for row, number in rows.items()
         if counts.get(table, {}).get(row, 0) != number
     ]
+
+
+def warn_unknown_patients(title: str, reason: str, notes: list[str]) -> None:
+    """Add to the notes, and warn the caller of a source, that its patients cannot be told apart."""
+    notes.append(reason)
+    warnings.warn(f"{title}: {reason}", UnknownPatientsWarning, stacklevel=3)
 
 
 def disk_notes(images: int, missing: int, extra: int) -> list[str]:
