@@ -174,6 +174,15 @@ def data(request: Request) -> None:
     call("datasets.data", request.overrides, **request.json_option)
 
 
+@verb()
+def labels(request: Request) -> None:
+    """How each data set calls a finding: xray labels data.sets=[nih,chexpert]; none: all.
+
+    Images are counted where a folder is given: data.nih.root=DIR.
+    """
+    call("labels.labels", request.overrides, **request.json_option)
+
+
 @verb("TABLE")
 def score(request: Request) -> None:
     """Score anybody's predictions: xray score TABLE.csv data=nih data.root=DIR subset=test.

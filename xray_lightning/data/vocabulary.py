@@ -61,6 +61,11 @@ def _read_finding(name: str, entry: Mapping[str, str | list[str]]) -> Finding:
     return Finding(name, code if isinstance(code, int) else None, wider, union, words)
 
 
+def list_sets() -> tuple[str, ...]:
+    """The data sets of which ``labels.yaml`` knows the words, by first mention."""
+    return tuple(dict.fromkeys(name for f in read_vocabulary().values() for name in f.words))
+
+
 def list_narrower(name: str) -> tuple[str, ...]:
     """The findings that are one kind of this one.
 

@@ -13,12 +13,19 @@ from xray_lightning.processes import first_process
 from xray_lightning.records import patients_text
 
 if TYPE_CHECKING:  # need SciPy or pandas, which most verbs do not
+    from xray_lightning.data.labels import LabelTable, LabelUse
     from xray_lightning.data.summary import DataSummary
     from xray_lightning.evaluation.compare import Comparison
     from xray_lightning.evaluation.folds import CrossValidation
     from xray_lightning.evaluation.sweep import Leaderboard, SweepComparison
 
 WIDE = 160  # characters of a line in a file or a pipe
+SETS = 4  # data sets in a table of 80 columns
+LABELS_LEGEND = (
+    "=: the same word; its images with/without the finding, ?: unknown",
+    "-: not told, so unknown (NaN); in brackets a wider finding it tells, which is not used",
+    "*: derived from an exact union: 1 if any is 1, 0 if all are 0, else unknown",
+)
 FOLDS_LEGEND = (
     "pooled: all images ranked at once, though several networks scored them, each patients it had "
     "not seen; mean and sd: of the folds' own AUROCs, whose training images overlap"
@@ -114,6 +121,34 @@ def subsets_line(metrics: Mapping[str, Any]) -> str:
         + (", each with its mirror image (tta=flip)" if s.get("tta") == "flip" else "")
         for subset, s in metrics.items()
     )
+
+
+def labels_tables(table: "LabelTable") -> list[Table | str]:
+    """The map of labels, up to ``SETS`` data sets in a table of at most 80 columns."""
+    names = list(table.images)
+    tables: list[Table | str] = []
+    for start in range(0, len(names), SETS):
+        chosen = names[start : start + SETS]
+        drawn = empty_table("labels of the data sets", "finding", *chosen)
+        for column in drawn.columns:
+            column.justify, column.vertical, column.overflow = "left", "top", "fold"
+            column.max_width = 18 if column is drawn.columns[0] else 13
+        for row in table.rows:
+            cells = [_label_cell(row.label, row.sets[name]) for name in chosen]
+            if any(row.sets[name].words or row.sets[name].wider for name in chosen):
+                drawn.add_row(row.label, *cells)
+        tables.append(drawn)
+    return [*tables, *LABELS_LEGEND]
+
+
+def _label_cell(label: str, use: "LabelUse") -> str:
+    """The data set's own words, and its images with / without the finding, and unknown."""
+    if not use.words:
+        return f"- ({use.wider[0]})" if use.wider else "-"
+    lines = ["=" if use.words == (label,) else " or ".join(use.words) + " *" * use.derived]
+    if use.positives is not None:
+        lines.append(f"{use.positives:,}/{use.negatives:,}")
+    return "\n".join([*lines, *([f"? {use.unknown:,}"] if use.unknown else [])])
 
 
 def counts_table(summary: "DataSummary") -> Table:
