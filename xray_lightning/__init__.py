@@ -26,6 +26,7 @@ _NAMES = {  # module: what it offers
     "data.rsna": ["Rsna"],
     "data.samplers": ["disease_balanced_sampler", "patient_balanced_sampler", "uniform_sampler"],
     "data.several": ["Several"],
+    "data.siim": ["Siim"],
     "data.source": ["Source", "UnknownPatientsWarning"],
     "data.splits": [
         *("auto_split", "csv_split", "image_split", "kfold_split", "lists_split"),

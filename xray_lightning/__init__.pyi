@@ -30,6 +30,7 @@ from xray_lightning.data.samplers import disease_balanced_sampler as disease_bal
 from xray_lightning.data.samplers import patient_balanced_sampler as patient_balanced_sampler
 from xray_lightning.data.samplers import uniform_sampler as uniform_sampler
 from xray_lightning.data.several import Several as Several
+from xray_lightning.data.siim import Siim as Siim
 from xray_lightning.data.source import Source as Source
 from xray_lightning.data.source import UnknownPatientsWarning as UnknownPatientsWarning
 from xray_lightning.data.splits import auto_split as auto_split
