@@ -265,9 +265,6 @@ def store_operating_points(path: Path, points: Mapping[str, Any]) -> None:
         path: a checkpoint of this package, of the present format.
         points: plain values: "rule", "value", "fingerprint" of the validation set, and "labels":
             label -> threshold, calibration and the like.
-
-    Raises:
-        CheckpointError: see :func:`load_checkpoint`.
     """
     load_checkpoint(path)
     raw = torch.load(path, map_location="cpu", weights_only=True)

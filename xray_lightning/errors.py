@@ -73,10 +73,6 @@ class NonFiniteLossError(XrayError):
 
 
 def require_integer(name: str, value: object, least: int) -> None:
-    """Refuse what is not a whole number of at least ``least``.
-
-    Raises:
-        ConfigError: names the setting and its value.
-    """
+    """Refuse what is not a whole number of at least ``least``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")

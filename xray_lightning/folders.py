@@ -20,11 +20,7 @@ class LockedError(ConfigError):
 
 
 def prepare_folder(folder: Path) -> Path:
-    """The folder, made if need be, without what dead processes left half written.
-
-    Raises:
-        ConfigError: it cannot be made, or nothing can be written to it.
-    """
+    """The folder, made if need be, without what dead processes left half written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
@@ -40,13 +36,7 @@ def prepare_folder(folder: Path) -> Path:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """The folder, made if need be, for this process alone; the system frees it when that dies.
-
-    Raises:
-        ConfigError: it cannot be made, or nothing can be written to it.
-        LockedError: another process has it.
-        OutputError: it was removed or renamed in the meantime.
-    """
+    """The folder, made if need be, for this process alone; the system frees it when that dies."""
     lock = FileLock(prepare_folder(folder) / LOCK)
     try:
         try:

@@ -111,9 +111,6 @@ def canonical(finding: str, labels: Sequence[str], place: str) -> str:
         labels: the known labels.
         place: where the word stands, for the message.
 
-    Raises:
-        TableError: the word is neither a label nor a known alias of one.
-
     >>> canonical("Infiltrate", CHEST_XRAY14, "row 2")
     'Infiltration'
     """
@@ -132,9 +129,6 @@ def encode(findings: Iterable[str], labels: Sequence[str], place: str = "") -> t
 
     Returns:
         One number per label, (L,).
-
-    Raises:
-        TableError: an unknown finding, or ``No Finding`` beside a finding.
 
     >>> encode(["Mass"], ("Mass", "Nodule"))
     (1.0, 0.0)

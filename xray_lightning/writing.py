@@ -53,10 +53,6 @@ def open_replacing(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[A
         path: final name; its folder must be there: one that vanished is never made anew.
         mode: "w" for text (UTF-8 unless ``encoding=`` says otherwise) or "wb".
         options: of :meth:`pathlib.Path.open`.
-
-    Raises:
-        OutputError: the folder is not there.
-        OSError: with the final name as its file name.
     """
     require_folder(path)
     partial = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.partial")
@@ -77,11 +73,7 @@ def open_replacing(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[A
 
 
 def require_folder(path: Path) -> None:
-    """Never write what is left of a result into a folder made anew.
-
-    Raises:
-        OutputError: the folder of a file is not there (any more).
-    """
+    """Never write what is left of a result into a folder made anew."""
     if not path.parent.is_dir():
         raise OutputError(
             f"the folder {path.parent} is gone, {path.name} cannot be written: something removed "
@@ -140,11 +132,7 @@ def to_plain(value: Any) -> Any:
 
 
 def json_text(values: Mapping[str, Any]) -> str:
-    """Plain values as JSON, the number of their schema first: what files and ``--json`` say.
-
-    Raises:
-        ValueError: a number is NaN or infinite.
-    """
+    """Plain values as JSON, the number of their schema first: what files and ``--json`` say."""
     return json.dumps({"schema": SCHEMA, **values}, indent=2, allow_nan=False)
 
 
@@ -173,11 +161,7 @@ def entries_of(values: Any, name: str = "", depth: int = 0) -> Iterator[tuple[st
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a file of :func:`write_json`, without the number of its schema.
-
-    Raises:
-        OutputError: the file is damaged, or of a later version of this package.
-    """
+    """The mapping in a file of :func:`write_json`, without the number of its schema."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -82,9 +82,6 @@ def compose_settings(
     Args:
         overrides: of the configuration.
         own: the verb's own settings, which a mistyped key may have meant.
-
-    Raises:
-        ConfigError: a key that no setting has.
     """
     values, run_dir = split_run_dir(join_sets(overrides))
     register_resolvers()
@@ -199,9 +196,6 @@ def read_boolean(name: str, text: str) -> bool:
 def read_value(name: str, text: str) -> Any:
     """The value of a setting, written as for Hydra.
 
-    Raises:
-        ConfigError: it cannot be read.
-
     >>> read_value("prior", "{Mass: 0.05}")
     {'Mass': 0.05}
     """
@@ -271,9 +265,6 @@ def require_trusted(saved: Mapping[str, Any], place: Path) -> None:
     Args:
         saved: plain values, before anything is resolved.
         place: the file they are from.
-
-    Raises:
-        ConfigError: names the setting and what stands there.
     """
     for key, value in entries_of(saved):
         if key.rpartition(".")[2] == "_target_":

@@ -39,9 +39,6 @@ def evaluate_checkpoint(place: Path, overrides: Sequence[str], *, as_json: bool 
         place: a checkpoint, or a run folder: its best.
         overrides: settings of the evaluation.
         as_json: print evaluation.json instead of tables.
-
-    Raises:
-        XrayError: see :func:`~xray_lightning.cli.opening.open_checkpoint`.
     """
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         opened = open_checkpoint(place, overrides)

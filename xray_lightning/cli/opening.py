@@ -80,14 +80,6 @@ def open_checkpoint(place: Path, overrides: Sequence[str]) -> Opened:
     Args:
         place: a checkpoint, or a run folder: its best.
         overrides: settings of the evaluation.
-
-    Raises:
-        CheckpointError: no checkpoint, one without a configuration, or of other labels.
-        ConfigError: an override that would not change the evaluation, or its preprocessing; labels
-            that data and checkpoint do not share; its configuration names what only ``trust=true``
-            lets it build; the test images show patients it learned from, and overlap= does not say
-            what to do.
-        SplitError: they all do.
     """
     quieten()
     loaded = load_checkpoint(find_checkpoint(place))

@@ -86,9 +86,6 @@ def read_request(
         out: the folder of ``--out``.
         as_json: whether to print JSON only.
 
-    Raises:
-        ConfigError: a file is missing, or an argument is neither.
-
     >>> read_request("FIRST SECOND", ["a/loss=bce", "b", "--draws", "50"])
     Request(files=('a/loss=bce', 'b'), settings=('draws=50',), out=None, as_json=False)
     """
@@ -113,9 +110,6 @@ def read_request(
 
 def as_settings(arguments: Sequence[str]) -> list[str]:
     """Arguments with flags of earlier versions as settings.
-
-    Raises:
-        ConfigError: a flag without its value.
 
     >>> as_settings(["x", "--batch-size", "4", "--rename"])
     ['x', 'batch_size=4', 'rename=true']

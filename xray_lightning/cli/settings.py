@@ -69,9 +69,6 @@ def name_run(resume: str | None, *names: str, now: datetime | None = None) -> st
 
     Slurm's tasks each work it out, at their own time: there ``slurm-<job>.<step>`` replaces it.
 
-    Raises:
-        ConfigError: there is no run to resume.
-
     >>> name_run(None, "xception", "patient", now=datetime(2026, 1, 2, 3, 4, 5))
     'outputs/2026-01-02_03-04-05_xception_patient'
     """
@@ -162,9 +159,6 @@ def require_known_keys(config: Settings, *, below: bool = True) -> None:
     Args:
         config: all settings.
         below: whether keys below the top are looked at too.
-
-    Raises:
-        ConfigError: names the key, and the nearest ones or the usual value.
     """
     plain = {str(k): v for k, v in OmegaConf.to_container(config).items() if k != "hydra"}  # type: ignore[union-attr]
     if strange := list(_find_unknown_keys(plain if below else dict.fromkeys(plain))):

@@ -55,9 +55,6 @@ def with_sweep_folder(arguments: Sequence[str]) -> list[str]:
 
     Hydra's own settings and -m do not count: another launcher goes on in the same folder.
 
-    Raises:
-        ConfigError: several sweeps at once.
-
     >>> with_sweep_folder(["-m", "sweep=losses", "seed=0,1"])
     ['-m', 'sweep=losses', 'hydra.sweep.dir=outputs/sweep_losses_05f7f191', 'seed=0,1']
     """

@@ -145,9 +145,6 @@ def find_dicom(root: Path) -> tuple[list[Path], int]:
     """DICOM files below a folder, sorted, and the number of other files.
 
     A file counts by its ending or by the mark at byte 128; links to folders are not followed.
-
-    Raises:
-        DataNotFoundError: there is none, or a folder cannot be listed.
     """
     below = sorted(walk_files(root, follow=False))
     files = [path for path in below if _looks_like_dicom(path)]
@@ -191,12 +188,7 @@ def _read_earlier(path: Path, header: Sequence[str], without: Collection[str]) -
 
 
 def plan_jobs(files: Sequence[Path], root: Path, out: Path, options: PngOptions) -> list[Job]:
-    """A job for each file, sorted, below ``root``: the same tree of names, or numbers.
-
-    Raises:
-        ConfigError: ``bits`` is another number.
-        DataError: two files would become one, or ``names.csv`` does not fit the folder.
-    """
+    """A job for each file, sorted, below ``root``: the same tree of names, or numbers."""
     if options.bits not in (8, 16):
         raise ConfigError(f"bits must be 8 or 16, got {options.bits}")
     names = [path.relative_to(root).as_posix() for path in files]
@@ -242,11 +234,7 @@ def _number_images(names: Sequence[str], out: Path) -> list[str]:
 
 
 def convert_file(job: Job, done: str = "") -> Outcome:
-    """Do one job, unless it is done: ``done`` is the stamp that an earlier run gave it.
-
-    Raises:
-        ConfigError: the PNG is there with another depth, or an option is out of range.
-    """
+    """Do one job, unless it is done: ``done`` is the stamp that an earlier run gave it."""
     source = file_stamp(job.source)  # before it is read: a change from here on shows
     bits, frame, colour = job.options.bits, job.options.frame, job.options.colour
 

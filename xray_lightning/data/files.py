@@ -88,9 +88,6 @@ def find_images(names: Sequence[str | Path]) -> ImageFiles:
     the content decides, and the ending: a damaged ``.png`` is an image that cannot be read.
     Two ways to write a path give one file; a link to a file keeps its own name, unless the file
     itself is among the images.
-
-    Raises:
-        DataNotFoundError: a name leads nowhere, a folder cannot be listed, or there is no image.
     """
     images: dict[Path, None] = {}  # ordered
     skipped: dict[Path, None] = {}

@@ -25,11 +25,7 @@ def padding(height: int, width: int) -> tuple[int, int]:
 
 
 def fit_square(image: Pixels, size: int) -> Pixels:
-    """The whole image (H, W) in a square (size, size), uint8, its aspect preserved.
-
-    Raises:
-        InvalidImageError: the image is not a non-empty (H, W) array of uint8.
-    """
+    """The whole image (H, W) in a square (size, size), uint8, its aspect preserved."""
     if image.ndim != 2 or image.dtype != np.uint8 or not image.size:
         raise InvalidImageError(
             f"expected a grey image, (H, W) uint8, got {image.shape} {image.dtype}"

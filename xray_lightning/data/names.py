@@ -58,10 +58,6 @@ def read_list(path: Path, index: NameIndex) -> tuple[str, ...]:
 
     One name a line, perhaps with numbers behind it (``name 0 0 1``), or a table with or without a
     header, whose column of names is the one that names most images.
-
-    Raises:
-        DataNotFoundError: there is no such file.
-        TableError: it is empty or not text.
     """
     with open_text(path, "list") as file:
         lines = [line.strip() for line in file.read().splitlines() if line.strip()]

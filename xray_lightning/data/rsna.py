@@ -143,11 +143,7 @@ def _find(root: Path, name: str) -> Path | None:
 
 
 def find_table(root: Path, notes: list[str]) -> tuple[str, Table]:
-    """The better stage that is there, and its label table.
-
-    Raises:
-        DataNotFoundError: there is none; says so if a sub-folder has one.
-    """
+    """The better stage that is there, and its label table."""
     paths = {stage: _find(root, f"{stage}_train_labels.csv") for stage in STAGES}
     there = [(stage, path) for stage, path in paths.items() if path]
     if not there:
@@ -162,12 +158,7 @@ def find_table(root: Path, notes: list[str]) -> tuple[str, Table]:
 
 
 def read_rows(table: Table, label: str) -> dict[str, tuple[Box, ...]]:
-    """Boxes of every image in table order, none for a negative.
-
-    Raises:
-        TableError: a row without box is positive or one with a box negative, rows of one image
-            contradict or repeat each other, or a box has no area inside the image.
-    """
+    """Boxes of every image in table order, none for a negative."""
     table.require(_IMAGE, *_SIDES, _TARGET)
     positive = table.convert(_TARGET, _parse_target, "0 or 1")
     sides = zip(*(table.numbers(name) for name in _SIDES), strict=True)
@@ -206,13 +197,7 @@ def _make_box(label: str, numbers: tuple[float, ...], place: str) -> Box:
 def read_classes(
     root: Path, stage: str, boxes: Mapping[str, Sequence[Box]], *, required: bool
 ) -> dict[str, str]:
-    """Class of every image; empty where no class info is there and none is needed.
-
-    Raises:
-        DataNotFoundError: it is needed and not there.
-        TableError: a class is unknown, contradicts another row or the label table, or the images
-            are not those of the label table.
-    """
+    """Class of every image; empty where no class info is there and none is needed."""
     path = _find(root, f"{stage}_detailed_class_info.csv")
     if path is None:
         if not required:
@@ -293,11 +278,6 @@ def read_nih_map(path: Path) -> dict[str, str]:
     Two forms are read: the JSON that RSNA published (``pneumonia-challenge-dataset-mappings_2018.
     json``, a list of objects with ``subset_img_id`` and ``img_id``), and a table with a column of
     each, see ``RSNA_KEYS`` and ``NIH_KEYS``; gzip-compressed or not.
-
-    Raises:
-        DataNotFoundError: there is no such file.
-        TableError: it has neither form, an id stands twice with two images, or a name is none of
-            NIH's.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     pairs = _json_pairs(path) if ".json" in suffixes else _table_pairs(path)

@@ -61,9 +61,6 @@ def balanced_assignment(
     Returns:
         Index of a subset for each group, (P,); no subset is empty.
 
-    Raises:
-        SplitError: there are fewer groups than subsets.
-
     >>> balanced_assignment([[1], [1], [1], [1]], (0.5, 0.5), np.random.default_rng(0)).sum()
     np.int64(2)
     """

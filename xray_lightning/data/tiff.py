@@ -35,9 +35,6 @@ def decode_tiff(data: bytes) -> tuple[npt.NDArray[Any], int, int]:
     Returns:
         Codes, (H, W) or (H, W, 3) in OpenCV's order BGR, black 0; the code of white; and the
         orientation, 1 to 8 as EXIF counts.
-
-    Raises:
-        InvalidImageError: the file is damaged, or packed or coloured in a way that is not read.
     """
     import tifffile  # 0.1 s that only TIFF needs
 

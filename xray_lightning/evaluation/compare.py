@@ -164,9 +164,6 @@ def find_tables(pattern: str) -> list[Path]:
 
     SWEEP/SETTINGS names the finished runs of one row of the sweep's leaderboard, all seeds; SWEEP,
     or that, the pooled folds of a cross-validation.
-
-    Raises:
-        DataNotFoundError: there are none.
     """
     tables = []
     named = map(Path, sorted(glob(pattern)))  # noqa: PTH207 - Path.glob takes no absolute pattern
@@ -197,11 +194,7 @@ def _find_group(path: Path) -> list[Path]:
 def require_same_images(
     place: str, reference: Predictions, other_place: str, other: Predictions
 ) -> None:
-    """Refuse to compare scores of different images.
-
-    Raises:
-        TableError: the images, their patients, their truth or the labels differ.
-    """
+    """Refuse to compare scores of different images."""
     prints = [fingerprint({"test": table.image_ids}) for table in (reference, other)]
     if prints[0] != prints[1]:
         raise TableError(

@@ -127,11 +127,7 @@ def _pool(runs: dict[int, SweepRun], folder: Path, name: str) -> CrossValidation
 
 
 def join_folds(tables: Sequence[Path]) -> Predictions:
-    """The predictions of all folds as one table.
-
-    Raises:
-        TableError: other labels, or an image that several folds tested.
-    """
+    """The predictions of all folds as one table."""
     folds = [read_own(table) for table in tables]
     for table, fold in zip(tables, folds, strict=True):
         if fold.labels != folds[0].labels:
@@ -162,11 +158,7 @@ def read_data_title(table: Path) -> str:
 
 
 def find_pooled(folder: Path, settings: str | None = None) -> list[Path]:
-    """The pooled predictions in a sweep's folder, all seeds of one model; none where none are.
-
-    Raises:
-        DataNotFoundError: folds are missing, or several models stand there and none is named.
-    """
+    """The pooled predictions in a sweep's folder, all seeds of one model; none where none are."""
     if not (folder / POOLED).is_file():
         return []
     entries = read_json(folder / POOLED)["cross_validations"]

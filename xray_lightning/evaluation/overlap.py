@@ -51,10 +51,6 @@ def separate_patients(
     Returns:
         "test", and for "report" also "test_seen", each as the test set of a split; None if the
         patients cannot be compared and no choice asks for it.
-
-    Raises:
-        ConfigError: there are such images and no choice, or a choice that cannot be carried out.
-        SplitError: no image is left.
     """
     if choice not in (None, *CHOICES):
         raise ConfigError(f"overlap must be one of {', '.join(CHOICES)}, got {choice!r}")
@@ -112,11 +108,7 @@ def choose_test_images(
 
 
 def take_images(data: XrayDataModule, images: str) -> None:
-    """With "all" every image becomes a test image: the split does not matter to another's model.
-
-    Raises:
-        ConfigError: ``images`` is neither test nor all.
-    """
+    """With "all" every image becomes a test image: the split does not matter to another's model."""
     if images not in ("test", "all"):
         raise ConfigError(f"images must be test or all, got {images!r}")
     if images == "all":

@@ -74,11 +74,7 @@ def gather_shards(shard: ScoredShard, world: int) -> list[ScoredShard]:
 
 
 def assemble_scores(shards: Sequence[ScoredShard], count: int) -> Scores:
-    """Scores in table order, (count, L), from the positions and scores of each process.
-
-    Raises:
-        ValueError: a position is missing or came more than once, or has no scores.
-    """
+    """Scores in table order, (count, L), from the positions and scores of each process."""
     positions = np.concatenate([np.asarray(each, dtype=np.int64) for each, _ in shards])
     scores = np.concatenate([each for _, each in shards])
     if not np.array_equal(np.sort(positions), np.arange(count)) or len(scores) != count:

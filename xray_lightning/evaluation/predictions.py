@@ -119,10 +119,6 @@ def read_own(path: Path, metrics: Mapping[str, Any] | None = None) -> Prediction
     Args:
         path: of the table; without metrics.json and environment.json beside it, it is no run's.
         metrics: what metrics.json will say of a run that is about to finish; None: read it.
-
-    Raises:
-        TableError: the run is not finished, the table is not that of its figures, or see
-            :func:`read_predictions`.
     """
     beside, resume = path.with_name("metrics.json"), f"python train.py resume={path.parent}"
     if metrics is None and beside.is_file():
@@ -143,11 +139,7 @@ def read_own(path: Path, metrics: Mapping[str, Any] | None = None) -> Prediction
 
 
 def read_score_column(table: Table, name: str) -> npt.NDArray[np.float32]:
-    """Scores of one label, (N,).
-
-    Raises:
-        TableError: a cell is not a number in [0, 1]; names the row and the cell.
-    """
+    """Scores of one label, (N,)."""
     wanted = "a score in [0, 1]. Logits need a sigmoid first; an image without a score has no row"
     return np.array(table.convert(name, _score, wanted), dtype=np.float32)
 
@@ -158,9 +150,6 @@ def require_scores(scores: npt.NDArray[np.float32], images: Sequence[str]) -> No
     Args:
         scores: (N, L).
         images: names of the N images, for the message.
-
-    Raises:
-        CheckpointError: a score is NaN; names how many images and the first.
     """
     bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
     if len(bad):

@@ -30,11 +30,7 @@ class PriorTest(Result):
 
 
 def require_prior(prior: object) -> Prior:
-    """Refuse what works in no case, before anything is computed.
-
-    Raises:
-        ConfigError: it is neither a word, a prevalence, nor a prevalence for each of some labels.
-    """
+    """Refuse what works in no case, before anything is computed."""
     if isinstance(prior, str) and prior in WORDS:
         return prior
     shares: list[Any] = list(prior.values()) if isinstance(prior, Mapping) else [prior]
@@ -56,9 +52,6 @@ def resolve_prior(
             (Saerens 2002); a number: that, for every calibrated label; or one for each of some.
         labels: of the data.
         points: with the calibrations.
-
-    Raises:
-        ConfigError: a label is unknown or has no calibration, or none has one.
     """
     if require_prior(prior) == VALIDATION:
         return {}
@@ -91,9 +84,6 @@ def correct_priors(
 
     Returns:
         The pairs to apply, and a test for each label with known targets.
-
-    Raises:
-        ConfigError: see :func:`resolve_prior`.
     """
     pairs, tests = {}, {}
     known_points = points.labels if points else {}

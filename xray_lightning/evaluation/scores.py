@@ -52,11 +52,7 @@ def read_scores(
 
 
 def find_scored_labels(path: Path, labels: Sequence[str]) -> tuple[str, ...]:
-    """The labels that a table has scores for, in their order.
-
-    Raises:
-        DataNotFoundError, TableError: the table cannot be read.
-    """
+    """The labels that a table has scores for, in their order."""
     columns = read_table(path).columns
     choices = (choice for spell in (str, _simplify) for choice in _choices(columns, labels, spell))
     best = max(choices, key=_count_labels, default={})

@@ -128,9 +128,6 @@ def centre_gaussian(shape: tuple[int, int], size: int, sigma: float, grids: Grid
 
     ``sigma`` is a share of the side of the square, ``size`` pixels; ``grids``: where the cells see
     it.
-
-    Raises:
-        ConfigError: ``sigma`` is not positive.
     """
     if not sigma > 0:
         raise ConfigError(f"sigma must be a positive share of the image's side, got {sigma}")

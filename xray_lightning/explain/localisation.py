@@ -154,12 +154,7 @@ def evaluate_localisation(
     draws: int = 1000,  # of the bootstrap over patients
     seed: int = 0,  # of the bootstrap and the random map
 ) -> Localisation:
-    """Metrics of every method beside the controls, per label and as the mean over the labels.
-
-    Raises:
-        ConfigError: nothing to score, labels with different methods, or a patient that the
-            reference was tuned on.
-    """
+    """Metrics of every method beside the controls, per label and as the mean over the labels."""
     _require_scorable(scored, reference)
     boxes = {} if reference is None else reference.boxes
     bootstraps = _bootstraps(scored, draws, seed)

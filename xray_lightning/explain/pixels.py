@@ -89,9 +89,6 @@ def occlusion(
 
     ``patch`` is its side in pixels, an eighth of the image's shorter side unless given; ``stride``
     from patch to patch, half a patch.
-
-    Raises:
-        ConfigError: a patch larger than the image, or a stride that leaves gaps.
     """
     shorter = min(images.shape[2:])
     patch = max(shorter // 8, 1) if patch is None else patch

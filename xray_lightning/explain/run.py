@@ -190,12 +190,6 @@ def require_explainable(
 
     Returns:
         The checkpoints of other seeds, and that of permuted labels.
-
-    Raises:
-        CheckpointError: not a checkpoint, or one of other labels.
-        ConfigError: an unknown subset, method or label, gates of a network without, validation
-            images that are not those of the training run, or a checkpoint whose maps cannot be
-            compared.
     """
     if subset not in ("val", "test"):
         raise ConfigError(f"subset must be val or test, got {subset!r}")

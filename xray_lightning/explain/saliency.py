@@ -106,9 +106,6 @@ def run_saliency_tests(
 
     The rules stand in :mod:`~.sanity.study` and at each test. The networks given are copied:
     neither they nor the random state of torch or NumPy change.
-
-    Raises:
-        ConfigError: shapes that do not fit, one patient, or a setting out of range.
     """
     passes = _count_passes(net, len(others), permuted is not None, networks, steps)
     advance = _adder(passes * len(images), progress)

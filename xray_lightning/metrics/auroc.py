@@ -17,9 +17,6 @@ def auroc_per_label(scores: Tensor, targets: Tensor) -> Tensor:
     Returns:
         (L,) float.
 
-    Raises:
-        ValueError: a score is not in [0, 1].
-
     >>> scores = torch.tensor([[0.1, 0.5], [0.9, 0.5]])
     >>> auroc_per_label(scores, torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
     tensor([1., nan])

@@ -110,11 +110,7 @@ class Calibration(Result):
 
 
 def require_method(method: str | None) -> None:
-    """Refuse an unknown method, before hours of training; None is none at all.
-
-    Raises:
-        ConfigError: it is unknown.
-    """
+    """Refuse an unknown method, before hours of training; None is none at all."""
     if method is not None and method not in METHODS:
         raise ConfigError(f"calibration must be one of {', '.join(METHODS)}, got {method!r}")
 
@@ -125,9 +121,6 @@ def fit_calibration(scores: Array, positive: Mask, method: str = "platt") -> Cal
     Temperature: Guo 2017, eq. 9, for one label; Platt 1999, section 2.2, with its targets (N+ + 1)
     / (N+ + 2) and 1 / (N- + 2), which keep the slope finite where a threshold separates the
     classes; isotonic: Zadrozny and Elkan 2002, needs hundreds of positives.
-
-    Raises:
-        ConfigError: an unknown method, or only one class.
     """
     require_method(method)
     if positive.all() or not positive.any():

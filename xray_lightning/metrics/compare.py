@@ -78,9 +78,6 @@ def compare_aurocs(
 
     Targets (N, L) are NaN where unknown; the scores of either model are arrays (N, L), one a seed;
     ``threads`` labels go at a time.
-
-    Raises:
-        ConfigError: no draws or no images.
     """
     bootstrap = PatientBootstrap(patients, draws, seed)
     columns = [

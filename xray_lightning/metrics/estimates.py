@@ -135,9 +135,6 @@ def estimate_metrics(
     """Metrics of every label and their means, with 95 % intervals.
 
     A draw of a mean is the mean over the labels that are defined in that draw.
-
-    Raises:
-        ConfigError: no draws or no images.
     """
     by_patient = PatientBootstrap(patients, draws, seed)
     by_image = PatientBootstrap(np.arange(len(scores)), min(draws, IMAGE_DRAWS), seed)

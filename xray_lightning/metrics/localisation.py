@@ -41,9 +41,6 @@ def region_of(boxes: npt.ArrayLike, size: int) -> Region:
 
     Boxes (K, 4) are x, y, width, height in pixels of the square, from the edges of its pixels.
 
-    Raises:
-        ConfigError: a box without area, or outside the square.
-
     >>> region_of([(1, 0, 2, 1)], 3).astype(int)
     array([[0, 1, 1],
            [0, 0, 0],
@@ -72,11 +69,7 @@ def _pixels(low: float, extent: float, size: int) -> slice:
 
 
 def widen(region: Region, tolerance: float) -> Region:
-    """All pixels at most ``tolerance`` pixels from a place, (S, S).
-
-    Raises:
-        ConfigError: a negative tolerance.
-    """
+    """All pixels at most ``tolerance`` pixels from a place, (S, S)."""
     if not tolerance >= 0:
         raise ConfigError(f"tolerance must be a number of pixels of at least 0, got {tolerance}")
     if not tolerance:
@@ -140,9 +133,6 @@ def detect_boxes(heat: Heat, shares: Sequence[float]) -> Floats:
 
     Returns:
         (K, 4): x, y, width, height in pixels, from the edges of the pixels.
-
-    Raises:
-        ConfigError: no share, or one outside (0, 1].
     """
     low, high = float(heat.min()), float(heat.max())
     span = high - low

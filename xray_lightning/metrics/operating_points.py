@@ -82,11 +82,7 @@ def _gains(counts: Confusion, rule: str, value: float) -> Floats:
 
 
 def require_rule(rule: str, value: float) -> None:
-    """Refuse what cannot work, before hours of training.
-
-    Raises:
-        ConfigError: an unknown rule, or a value outside (0, 1].
-    """
+    """Refuse what cannot work, before hours of training."""
     if rule not in RULES:
         raise ConfigError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     if not 0 < value <= 1:
@@ -110,9 +106,6 @@ def choose_threshold(
 
     Returns:
         The threshold; NaN with too few positives, without a negative, or where no score will do.
-
-    Raises:
-        ConfigError: an unknown rule, or a value outside (0, 1].
     """
     require_rule(rule, value)
     known = is_known(targets)
@@ -230,9 +223,6 @@ def fit_operating_point(
     of :func:`choose_threshold`, ``calibration`` is of
     :data:`~xray_lightning.metrics.calibration.METHODS`, None: none. With fewer than
     ``minimum_positives`` positives (or negatives) nothing is fitted.
-
-    Raises:
-        ConfigError: an unknown rule or method, or a value outside (0, 1].
     """
     require_rule(rule, value)
     require_method(calibration)

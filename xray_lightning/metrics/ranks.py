@@ -79,9 +79,6 @@ def curves_over(ranking: Ranking, counts: Counts) -> tuple[Floats, Floats]:
 
     Returns:
         NaN where a draw lacks a positive or a negative.
-
-    Raises:
-        ValueError: a draw holds more than 2**24 images.
     """
     _require_exact(ranking, counts)
     if not len(ranking.codes):

@@ -273,9 +273,6 @@ def make_head(
     """A head by its name, or of a class or function of your own (see :data:`HeadFactory`).
 
     ``options`` are its keyword arguments.
-
-    Raises:
-        ConfigError: unknown head, an option it does not have, or a value it refuses.
     """
     if isinstance(head, str) and head not in HEADS:
         raise ConfigError(f"model.head must be one of {sorted(HEADS)}, got {head!r}")

@@ -248,11 +248,7 @@ def training_figure(run: Run) -> Markup | None:
 
 
 def embed_picture(path: Path) -> str:
-    """A picture as a data: address, at most ``WIDEST`` pixels wide, WebP.
-
-    Raises:
-        ConfigError: the file is not a readable picture.
-    """
+    """A picture as a data: address, at most ``WIDEST`` pixels wide, WebP."""
     data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if pixels is None:

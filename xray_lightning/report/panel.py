@@ -92,9 +92,6 @@ def results_panel(
 
     Returns:
         Whether there is a figure: not if validation lacks positives or negatives of the finding.
-
-    Raises:
-        ConfigError: the data has several labels and the panel names none, or an unknown one.
     """
     label = panel.finding(data.labels)
     if label is None:

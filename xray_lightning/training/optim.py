@@ -45,9 +45,6 @@ def parameter_groups(
         head_lr: learning rate of the head; None: that of the backbone.
         layer_decay: factor of the learning rate for each layer away from the head; the backbone
             falls into a group a layer, each with its ``lr_scale``. None: one rate for all of it.
-
-    Raises:
-        ConfigError: a layer decay that is no factor, or a backbone that does not say its layers.
     """
     backbone = getattr(net, "backbone", None)
     depths = {} if layer_decay is None else layer_depths(backbone, layer_decay)

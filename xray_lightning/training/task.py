@@ -211,11 +211,7 @@ def _module_of(trainer: pl.Trainer) -> XrayDataModule | None:
 
 
 def require_finite(loss: Tensor, image_ids: Sequence[str], epoch: int) -> None:
-    """Stop at the first loss that is NaN or infinite.
-
-    Raises:
-        NonFiniteLossError: names the epoch and the images of the batch.
-    """
+    """Stop at the first loss that is NaN or infinite."""
     if bool(torch.isfinite(loss)):
         return
     raise NonFiniteLossError(

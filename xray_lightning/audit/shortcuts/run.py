@@ -96,9 +96,6 @@ def examine(
     and *undecided* otherwise. Maps, probes and the floor are evidence beside that and decide
     nothing: a map may point where the score does not come from, and a probe reads what no score
     need use.
-
-    Raises:
-        ConfigError: there are no images or draws.
     """
     bootstrap = PatientBootstrap(sample.patients, draws, seed)
     logits = predict_logits(net, sample.images)

@@ -93,11 +93,7 @@ def read_acquisition(header: Header) -> tuple[Acquisition, list[str]]:
 
 
 def read_allowed(path: Path) -> dict[str, str]:
-    """What a table may tell of a DICOM file that is known to be readable: a text per column.
-
-    Raises:
-        InvalidImageError: an element is damaged; its value is not repeated.
-    """
+    """What a table may tell of a DICOM file that is known to be readable: a text per column."""
     with path.open("rb") as file, name_errors(str(path)):
         header, _ = read_header(file)
         told = {column: _read_allowed(header, column) for column in ALLOWED}

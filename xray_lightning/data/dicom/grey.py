@@ -47,11 +47,7 @@ def grey_table(
     layout: Layout,  # of the file
     window: int,  # which of several VOI tables or windows, from 0
 ) -> tuple[Greys, list[str]]:
-    """The grey of every code, (N,) in [0, 1], and notes.
-
-    Raises:
-        InvalidImageError: a table, slope or window is invalid, or there is no such window.
-    """
+    """The grey of every code, (N,) in [0, 1], and notes."""
     values = _apply_modality(stored, header, signed=layout.signed)
     padding = _find_padding(stored, header, signed=layout.signed)
     notes = ["pixel padding is black"] if padding.any() else []
@@ -149,9 +145,6 @@ def apply_window(values: Greys, center: float, width: float, function: str) -> G
         width: its width w; positive, and at least 1 for LINEAR.
         function: LINEAR, (x - (c - 0.5)) / (w - 1) + 0.5; LINEAR_EXACT, (x - c) / w + 0.5;
             SIGMOID, 1 / (1 + exp(-4 (x - c) / w)).
-
-    Raises:
-        InvalidImageError: the function is invalid.
     """
     with np.errstate(over="ignore"):  # e ** 1000 is infinite: black; a very narrow window
         if function == "SIGMOID":
@@ -220,9 +213,6 @@ def luma(
     """Grey of a colour frame, (H, W) in [0, 1]; neither VOI nor padding apply to colour.
 
     Codes are (H, W, 3), (H, W, 1) of YBR_FULL_422, or (H, W) of a palette.
-
-    Raises:
-        InvalidImageError: the samples are signed, or the palette is corrupt or segmented.
     """
     if layout.signed:
         raise refusal("its colour samples are signed", CORRECT)

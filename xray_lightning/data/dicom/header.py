@@ -184,11 +184,7 @@ def split_file(data: bytes) -> tuple[Header, PixelData]:
 
 
 def read_header(file: BinaryIO) -> tuple[Header, BinaryIO]:
-    """The header of a file, and a stream that stands at its pixel data.
-
-    Raises:
-        InvalidImageError: it is not a DICOM file, or its header is damaged.
-    """
+    """The header of a file, and a stream that stands at its pixel data."""
     start = file.read(132)
     file.seek(132 if start[128:] == b"DICM" else 0)
     if start[128:] != b"DICM" and not start.startswith(BARE):

@@ -52,9 +52,6 @@ def read_codes(
         Codes, (H, W) or (H, W, 3), unsigned, of YBR_FULL_422 perhaps only Y, (H, W, 1); and the
         stored value of each possible code, (N,) with N = 256 or 65,536: bits above the stored ones
         cut off, the sign extended (PS3.5 8.1.1).
-
-    Raises:
-        InvalidImageError: the pixels are damaged, truncated or of an unsupported syntax.
     """
     if pixels.encapsulated == (header.syntax in _NATIVE):
         how = "is" if pixels.encapsulated else "is not"
@@ -208,11 +205,7 @@ def gives_rgb(syntax: str) -> bool:
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Marker and position of the segments of a JPEG up to its first scan, in which no marker is.
-
-    Raises:
-        InvalidImageError: a segment begins with no marker, or the end marker (EOI) is missing.
-    """
+    """Marker and position of the segments of a JPEG up to its first scan, in which no marker is."""
     start, marker = 2, 0
     while marker != _SCAN:
         if start + 10 > len(data) or data[start] != 0xFF:  # a scan header has 8 bytes or more

@@ -181,9 +181,6 @@ def randomise(net: nn.Module, study: Study, original: Prepared, networks: int) -
     Takes S + R - 1 maps of each image of the study for S stages and R ``networks``, and as many
     scoreless passes where there are batch norms; ``original`` are the maps of ``net``, which is
     left alone.
-
-    Raises:
-        ConfigError: fewer than four networks.
     """
     require_integer("networks", networks, FEWEST_NETWORKS)
     stages, sample = find_stages(net), study.sample

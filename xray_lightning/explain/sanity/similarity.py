@@ -118,9 +118,6 @@ def compare_seeds(maps: Floats, sample: Sample) -> Similarity:
 
     Rule: "passes" if the rank correlation is high by :mod:`~.study`, "fails" if it is low. These
     networks are taken as given: the interval is over patients. ``maps`` are (K, N, h, w).
-
-    Raises:
-        ConfigError: fewer than two networks.
     """
     if len(maps) < 2:
         raise ConfigError(f"agreement needs maps of two networks, got {len(maps)}")
