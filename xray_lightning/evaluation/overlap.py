@@ -43,14 +43,8 @@ def separate_patients(
 ) -> dict[str, Split] | None:
     """The test set without the patients the checkpoint learned from.
 
-    Args:
-        description: of the checkpoint.
-        data: the data to evaluate it on.
-        choice: "exclude": leave their images out; "report": put them into a subset of their own.
-
-    Returns:
-        "test", and for "report" also "test_seen", each as the test set of a split; None if the
-        patients cannot be compared and no choice asks for it.
+    Choice "exclude" leaves their images out, "report" puts them into "test_seen", each the test set
+    of a split; None if the patients cannot be compared and no choice asks for it.
     """
     if choice not in (None, *CHOICES):
         raise ConfigError(f"overlap must be one of {', '.join(CHOICES)}, got {choice!r}")

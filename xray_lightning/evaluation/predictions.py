@@ -68,23 +68,17 @@ def write_predictions(predictions: Predictions, path: Path) -> str:
     Returns:
         SHA-256 of the table, in hex.
     """
-    header = ["image", "patient"]
-    header += [TARGET + label for label in predictions.labels]
-    header += [SCORE + label for label in predictions.labels]
-    rows = zip(
-        predictions.image_ids,
-        predictions.patient_ids,
-        predictions.targets.tolist(),
-        predictions.scores,
-        strict=True,
-    )
+    columns = [prefix + label for prefix in (TARGET, SCORE) for label in predictions.labels]
+    ids = zip(predictions.image_ids, predictions.patient_ids, strict=True)
+    rows = zip(ids, predictions.targets.tolist(), predictions.scores, strict=True)
     with open_replacing(path, newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(header)
-        for image, patient, targets, scores in rows:
+        writer.writerow(["image", "patient", *columns])
+        for names, targets, scores in rows:
             known = ["" if value != value else str(int(value)) for value in targets]
-            ids = for_spreadsheet(image), for_spreadsheet(patient)
-            writer.writerow([*ids, *known, *(f"{score:.9g}" for score in scores)])
+            writer.writerow(
+                [*map(for_spreadsheet, names), *known, *(f"{score:.9g}" for score in scores)]
+            )
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -116,9 +110,8 @@ def read_predictions(path: Path) -> Predictions:
 def read_own(path: Path, metrics: Mapping[str, Any] | None = None) -> Predictions:
     """Read a table which, where figures lie beside it, must be the one they are of.
 
-    Args:
-        path: of the table; without metrics.json and environment.json beside it, it is no run's.
-        metrics: what metrics.json will say of a run that is about to finish; None: read it.
+    Without metrics.json and environment.json beside it, it is no run's; ``metrics`` is what
+    metrics.json will say of a run that is about to finish.
     """
     beside, resume = path.with_name("metrics.json"), f"python train.py resume={path.parent}"
     if metrics is None and beside.is_file():
@@ -145,12 +138,7 @@ def read_score_column(table: Table, name: str) -> npt.NDArray[np.float32]:
 
 
 def require_scores(scores: npt.NDArray[np.float32], images: Sequence[str]) -> None:
-    """Check that a network gave numbers.
-
-    Args:
-        scores: (N, L).
-        images: names of the N images, for the message.
-    """
+    """Check that a network gave numbers, (N, L); ``images`` names them in the message."""
     bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
     if len(bad):
         raise CheckpointError(

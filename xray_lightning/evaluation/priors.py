@@ -47,11 +47,8 @@ def resolve_prior(
 ) -> dict[str, str | float]:
     """What is wanted for each label whose calibration is to be corrected.
 
-    Args:
-        prior: "validation": none; "estimate" or "force_estimate": as the scores alone tell it
-            (Saerens 2002); a number: that, for every calibrated label; or one for each of some.
-        labels: of the data.
-        points: with the calibrations.
+    "validation": none; "estimate" or "force_estimate": as the scores alone tell it (Saerens 2002);
+    a number: that, for every calibrated label; or one for each of some.
     """
     if require_prior(prior) == VALIDATION:
         return {}

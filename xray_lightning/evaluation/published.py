@@ -6,7 +6,7 @@ published. A rank across the two, or a rank of our run among own splits, would m
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -32,18 +32,7 @@ class Published(Result):
 
 def published() -> list[Published]:
     """All results of the package's table, best first within each split, the official one first."""
-    rows = [
-        Published(
-            work=cells["work"],
-            year=int(cells["year"]),
-            split=cells["split"],
-            mean=float(cells["mean_auroc"]),
-            primary=cells["source"] == "primary",
-            note=cells["note"] or "",
-            labels=_of_labels(cells),
-        )
-        for cells in _read("published.csv")
-    ]
+    rows = [Published.from_json(row) for row in _read("published.csv")]
     return sorted(rows, key=lambda row: (row.split != OFFICIAL, -row.mean))
 
 
@@ -127,25 +116,19 @@ class PublishedBoxes(Result):
 
 def published_boxes(data: str) -> list[PublishedBoxes]:
     """The published rows that figures on a data set's boxes may stand beside: NIH's own only."""
-    return [
-        PublishedBoxes(
-            measure=cells["measure"],
-            method=cells["method"],
-            work=cells["work"],
-            year=int(cells["year"]) if cells["year"] else None,
-            primary=cells["source"] == "primary",
-            note=cells["note"],
-            mean=float(cells["mean"]) if cells["mean"] else None,
-            labels=_of_labels(cells),
-        )
-        for cells in (_read("published_boxes.csv") if data == "nih" else [])
-    ]
+    rows = _read("published_boxes.csv") if data == "nih" else []
+    return [PublishedBoxes.from_json(row) for row in rows]
 
 
-def _of_labels(cells: Mapping[str, str]) -> dict[str, float]:
-    return {label: float(cells[label]) for label in CHEST_XRAY14 if cells.get(label)}
-
-
-def _read(name: str) -> list[dict[str, str]]:
+def _read(name: str) -> Iterator[dict[str, object]]:
+    """The rows of a table of the package."""
     text = (files("xray_lightning.evaluation") / name).read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines()))
+    for cells in csv.DictReader(text.splitlines()):
+        mean = cells.get("mean") or cells.get("mean_auroc")
+        yield {
+            **cells,
+            "year": int(cells["year"]) if cells["year"] else None,
+            "mean": float(mean) if mean else None,
+            "primary": cells["source"] == "primary",
+            "labels": {name: float(cells[name]) for name in CHEST_XRAY14 if cells.get(name)},
+        }

@@ -55,7 +55,7 @@ def find_scored_labels(path: Path, labels: Sequence[str]) -> tuple[str, ...]:
     """The labels that a table has scores for, in their order."""
     columns = read_table(path).columns
     choices = (choice for spell in (str, _simplify) for choice in _choices(columns, labels, spell))
-    best = max(choices, key=_count_labels, default={})
+    best = max(choices, key=_count, default={})
     return tuple(label for label in labels if best.get(label))
 
 
@@ -125,7 +125,7 @@ def _columns_of(choice: Choice) -> set[str]:
     return {*chain(*choice.values())}
 
 
-def _count_labels(choice: Choice) -> int:
+def _count(choice: Choice) -> int:
     return sum(map(bool, choice.values()))
 
 
@@ -134,12 +134,8 @@ def _find_label_columns(table: Table, labels: Sequence[str]) -> dict[str, str]:
     path, columns = table.path, table.columns
     simple = _choices(columns, labels, _simplify)
     exact, alike = (
-        [
-            choice
-            for choice in choices
-            if min(_count_labels(choice), len(_columns_of(choice))) >= len(labels)
-        ]
-        for choices in (_choices(columns, labels, str), simple)
+        [choice for choice in some if min(_count(choice), len(_columns_of(choice))) >= len(labels)]
+        for some in (_choices(columns, labels, str), simple)
     )
     used = {name for choice in exact for name in _columns_of(choice)}
     complete = exact + [choice for choice in alike if used.isdisjoint(_columns_of(choice))]
@@ -151,7 +147,7 @@ def _find_label_columns(table: Table, labels: Sequence[str]) -> dict[str, str]:
         if doubled:
             raise TableError(f"{path} has two columns for one label: {', '.join(doubled[0])}")
         return {label: names[0] for label, names in complete[0].items()}
-    best = max(simple, key=_count_labels, default={})
+    best = max(simple, key=_count, default={})
     lacking = [label for label in labels if not best.get(label)]
     raise TableError(
         f"{path} has no score for {_shorten(lacking)}; its columns are {', '.join(columns)}. One "

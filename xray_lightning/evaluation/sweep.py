@@ -80,25 +80,14 @@ class Leaderboard:
         for rank, group in enumerate(self.groups, start=1):
             chosen = group is self.chosen
             test = group.test if all_tests or chosen else SeedMean(None, None, 0)
-            rows.append(
-                {
-                    "data": self.data,
-                    "split": self.split,
-                    "fingerprint": self.fingerprint,
-                    "rank": rank,
-                    "chosen": chosen,
-                    "settings": group.settings,
-                    "seeds": [run.seed for run in group.runs],
-                    "n": group.val.count,
-                    "val_mean": group.val.mean,
-                    "val_sd": group.val.deviation,
-                    "val_labels": sorted({run.val_labels for run in group.runs}),
-                    "test_n": test.count,
-                    "test_mean": test.mean,
-                    "test_sd": test.deviation,
-                    "folders": [run.folder for run in group.runs],
-                }
-            )
+            row: dict[str, Any] = {"data": self.data, "split": self.split}
+            row |= {"fingerprint": self.fingerprint, "rank": rank, "chosen": chosen}
+            row |= {"settings": group.settings, "seeds": [run.seed for run in group.runs]}
+            row |= {"n": group.val.count, "val_mean": group.val.mean}
+            row |= {"val_sd": group.val.deviation}
+            row |= {"val_labels": sorted({run.val_labels for run in group.runs})}
+            row |= {"test_n": test.count, "test_mean": test.mean, "test_sd": test.deviation}
+            rows.append(row | {"folders": [run.folder for run in group.runs]})
         return rows
 
 
