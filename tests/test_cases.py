@@ -5,11 +5,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import running
 
 from xray_lightning.data.dicom import read_dicom
 from xray_lightning.data.images import read_image
@@ -17,9 +17,7 @@ from xray_lightning.errors import InvalidImageError
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
-XRAY = "from xray_lightning.cli.app import main; main()"
-SMALL = ["model=resnet50", "model.backbone=resnet18", "weights=none", "image_size=32"]
+SMALL = ["model=resnet50", "model.backbone=test_resnet", "weights=none", "image_size=32"]
 QUICK = ["trainer=cpu", "batch_size=8", "logger=none", "callbacks=none", "report=false"]
 
 
@@ -38,18 +36,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(*arguments: str | Path, expected: int = 0, **environment: str) -> str:
     """What a command prints, both streams; "train" stands for train.py."""
     first, *rest = map(str, arguments)
-    start = ["train.py"] if first == "train" else ["-c", XRAY, first]
-    search = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, *start, *rest],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": search, "COLUMNS": "200", **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    printed = done.stdout + done.stderr
-    assert done.returncode == expected, printed
+    start = running.TRAIN if first == "train" else [*running.XRAY, first]
+    printed = running.run([*start, *rest], running.ROOT, expected, COLUMNS="200", **environment)
     assert "Traceback" not in printed, printed
     return printed
 
@@ -216,10 +204,15 @@ def test_no_positive_in_validation(cases: Path, tmp_path: Path) -> None:
     place = tmp_path / "run"
     settings = [f"hydra.run.dir={place}", f"cache_dir={tmp_path / 'cache'}", "draws=20"]
     data = [*table(cases, "degenerate/val_none.csv"), "split=csv", "epochs=3"]
-    printed = run("train", *data, *SMALL, *QUICK, *settings)
-    assert "best checkpoint unknown: epoch 3, the last epoch" in printed
-    choice = json.loads((place / "metrics.json").read_text())["val"]["checkpoint"]
-    assert choice["epoch"] == 3
+    printed = run("train", *data, *SMALL, *QUICK[:-1], *settings)
+    said = "best checkpoint unknown: epoch 3, the last epoch: val/auroc was undefined in every one"
+    assert said in printed
+    val = json.loads((place / "metrics.json").read_text())["val"]
+    assert val["auroc"]["mean"] is None
+    assert val["checkpoint"]["epoch"] == 3
+    assert "undefined in every one" in val["checkpoint"]["choice"]
+    page = (place / "report.html").read_text()
+    assert "Validation AUROC was undefined in every epoch: the checkpoint is of the last" in page
 
 
 def counts(cases: Path, name: str, expected: int = 0) -> str:
@@ -240,15 +233,7 @@ def test_certain_forms_are_read(cases: Path, name: str) -> None:
 
 
 def test_latin1_is_read_or_named(cases: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", XRAY, "data", *table(cases, "csv/latin1.csv")],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    printed = done.stdout + done.stderr
-    assert "Ödem" in printed if done.returncode == 0 else "UTF-8" in printed
+    assert "UTF-8" in counts(cases, "csv/latin1.csv", 2)
 
 
 @pytest.mark.parametrize(("name", "column"), [("fold.csv", "fold"), ("is_train.csv", "Gender")])

@@ -13,14 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from running import ROOT, TRAIN, XRAY, run
 from sklearn.metrics import roc_auc_score
 
 from xray_lightning.checkpoint import load_checkpoint
 from xray_lightning.evaluation.predictions import read_predictions
 
-ROOT = Path(__file__).parents[1]
-XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
-TRAIN = [sys.executable, str(ROOT / "train.py")]
 # A ResNet of 5 M parameters with dropout; 150 images; two cores.
 COMPLETE = ["data.patients=60", "image_size=32", "batch_size=8", "epochs=3", "augment=light"]
 COMPLETE += ["model=resnet50", "model.backbone=resnet10t", "model.dropout=0.2"]
@@ -48,14 +46,6 @@ FILES = [
     "checkpoints/best.ckpt",
     "checkpoints/last.ckpt",
 ]
-
-
-def run(command: list[str], folder: Path, code: int = 0) -> str:
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=540, check=False
-    )
-    assert done.returncode == code, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -313,16 +303,19 @@ def test_real_sample(shared_data: Path, folder: Path) -> None:
 @pytest.mark.slow
 def test_wheel_works_without_the_repository(folder: Path) -> None:
     build = ["-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder / "dist")]
-    run([sys.executable, *build, str(ROOT)], folder)
+    quiet = {"check": True, "stdout": subprocess.DEVNULL}
+    subprocess.run([sys.executable, *build, ROOT], cwd=folder, **quiet)
     (wheel,) = (folder / "dist").glob("*.whl")
     install = ["-m", "pip", "install", "--no-deps", "--target", "site", str(wheel)]
-    run([sys.executable, *install], folder)
+    subprocess.run([sys.executable, *install], cwd=folder, **quiet)
     alone = folder / "alone"
     alone.mkdir()
     place = "import xray_lightning.cli.settings as l; print(l.find_conf())"
     paths = f"import sys; sys.path.insert(0, {str(folder / 'site')!r}); "
-    text = run([sys.executable, "-c", paths + place], alone)
-    assert text.strip() == str(folder / "site/xray_lightning/conf")
+    python = [sys.executable, "-c"]
+    text = subprocess.run([*python, paths + place], cwd=alone, capture_output=True, text=True)
+    assert text.stdout.strip() == str(folder / "site/xray_lightning/conf")
     call = paths + "from xray_lightning.cli.app import main; main()"
-    run([sys.executable, "-c", call, "train", "experiment=smoke", "logger=none"], alone)
+    train = [*python, call, "train", "experiment=smoke", "logger=none"]
+    subprocess.run(train, cwd=alone, **quiet)
     assert (alone / "outputs").is_dir()

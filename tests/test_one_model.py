@@ -2,18 +2,16 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from running import MAIN, run
 
 from xray_lightning.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
-MAIN = "from xray_lightning.cli.app import main; main()"
 KILLED = (  # once the new predictions are written
     "import os; from xray_lightning.report import finish; "
     f"finish.evaluate_run = lambda *all, **more: os._exit(137); {MAIN}"
@@ -23,13 +21,7 @@ TOY += ["model=resnet50", "model.backbone=resnet10t", "trainer=cpu", "threads=1"
 
 
 def xray(folder: Path, *arguments: str, code: int = 0, program: str = MAIN) -> str:
-    command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
-    )
-    text = done.stdout + done.stderr
-    assert done.returncode == code, text[-4000:]
-    return " ".join(text.split())
+    return " ".join(run([sys.executable, "-c", program, *arguments], folder, code).split())
 
 
 def read(path: Path) -> dict[str, dict[str, str]]:

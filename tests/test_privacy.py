@@ -6,7 +6,6 @@ private elements, an overlay, the preamble and the file meta information.
 """
 
 import csv
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,13 +19,13 @@ import torch
 from pydicom.config import disable_value_validation
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
+from running import XRAY, run
 from typer.testing import CliRunner
 
 from xray_lightning.checkpoint import KEY, Description
 from xray_lightning.cli.app import APP
 from xray_lightning.models.network import XrayNet
 
-XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
 GROUPS = {0x0008, 0x0010, 0x0012, 0x0014, 0x0018, 0x0020, 0x0032, 0x0038, 0x0040, 0x0088, 0x4008}
 NEEDED = {  # to read the image, or allowed by data/dicom/acquisition.py
     *("SpecificCharacterSet", "SOPClassUID", "Modality", "ViewPosition", "ImageLaterality"),
@@ -101,15 +100,6 @@ def folder(empty_rsna: Any) -> Any:
     for path in empty_rsna.root.rglob("*.dcm"):
         full_of_identities(path)
     return empty_rsna
-
-
-def run(command: list[str], folder: Path, code: int = 0) -> str:
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
-    )
-    text = done.stdout + done.stderr
-    assert done.returncode == code, text[-4000:]
-    return text
 
 
 def leaks(text: bytes, place: str) -> Iterator[str]:

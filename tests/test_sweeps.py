@@ -5,25 +5,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from running import TRAIN, run
 
 pytestmark = pytest.mark.slow
 
-TRAIN = [sys.executable, str(Path(__file__).parents[1] / "train.py")]
 TOY = ["data.patients=60", "image_size=32", "batch_size=8", "epochs=2", "callbacks=none"]
 TOY += ["model=resnet50", "model.backbone=resnet10t", "trainer=cpu", "logger=none", "report=false"]
-
-
-def run(command: list[str], folder: Path, code: int = 0) -> str:
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=540, check=False
-    )
-    assert done.returncode == code, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    return done.stdout + done.stderr
 
 
 def state(run_folder: Path) -> dict[str, tuple[bytes, int]]:

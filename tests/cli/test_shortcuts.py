@@ -1,18 +1,16 @@
 """``xray shortcuts`` on checkpoints of the phantom."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import running
+from running import TRAIN, XRAY
 
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.fit import fit
 from xray_lightning.cli.shortcuts import shortcuts
 from xray_lightning.errors import ConfigError
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +62,9 @@ def test_patients_it_learned_from_are_refused(run: Path) -> None:
 @pytest.mark.parametrize("name", ["shortcut", "shortcut_clean"])
 def test_a_trained_network(name: str, tmp_path: Path) -> None:
     """What the README shows, one seed of each: the planted marker is caught, nothing else is."""
-    xray = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
-    train = [sys.executable, str(ROOT / "train.py"), f"experiment=phantom/{name}", "seed=3"]
-    checkpoint = "run/checkpoints/best.ckpt"
-    for command in ([*train, "hydra.run.dir=run", "logger=none"], [*xray, "shortcuts", checkpoint]):
-        done = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
+    train = [f"experiment=phantom/{name}", "seed=3", "hydra.run.dir=run", "logger=none"]
+    running.run([*TRAIN, *train], tmp_path)
+    running.run([*XRAY, "shortcuts", "run/checkpoints/best.ckpt"], tmp_path)
     labels = json.loads((tmp_path / "run/shortcuts.json").read_text())["labels"]
     caught = [label for label, each in labels.items() if each["verdict"] == "caught"]
     assert caught == (["Nodule"] if name == "shortcut" else [])

@@ -4,20 +4,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from running import TRAIN, XRAY, run
 
 from xray_lightning.folders import lock_folder
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
-TRAIN = [sys.executable, str(ROOT / "train.py")]
-XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
 TOY = ["data.patients=60", "image_size=32", "batch_size=8", "callbacks=none", "logger=none"]
 TOY += ["model=resnet50", "model.backbone=resnet10t", "trainer=cpu", "threads=1", "report=false"]
 LONG = [*TOY, "epochs=500"]
@@ -75,8 +72,7 @@ def there(path: Path) -> Callable[[object], bool]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stopping")
-    command = [*TRAIN, *TOY, "epochs=1", "hydra.run.dir=done"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
+    run([*TRAIN, *TOY, "epochs=1", "hydra.run.dir=done"], folder)
     return folder
 
 
@@ -95,12 +91,11 @@ def test_the_first_epoch(tmp_path: Path) -> None:
     command = [*TRAIN, *TOY, "epochs=1", "hydra.run.dir=run"]
     stopped(command, tmp_path, there(tmp_path / "run/montage.png"))
     assert not (tmp_path / "run/checkpoints/last.ckpt").exists()
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    run(command, tmp_path)
     first = json.loads((tmp_path / "run/metrics.json").read_text())
     command[-1] = "hydra.run.dir=again"
     stopped(command, tmp_path, there(tmp_path / "again/montage.png"))
-    command = [*TRAIN, "resume=again"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    run([*TRAIN, "resume=again"], tmp_path)
     assert json.loads((tmp_path / "again/metrics.json").read_text()) == first
 
 
@@ -142,9 +137,9 @@ def test_a_sweep_stops_as_a_whole(launcher: list[str], tmp_path: Path) -> None:
     assert not list(tmp_path.glob("sweep/*/failure.json"))
     assert not (tmp_path / "sweep/2").exists()
     assert not [path for path in tmp_path.rglob(".*") if path.is_dir()]
-    for run in (tmp_path / "sweep").glob("[01]"):  # joblib kills its processes while they write
-        with lock_folder(run):  # as the next start does
-            assert not list(run.rglob(".*.partial"))
+    for place in (tmp_path / "sweep").glob("[01]"):  # joblib kills its processes while they write
+        with lock_folder(place):  # as the next start does
+            assert not list(place.rglob(".*.partial"))
 
 
 def test_slurm_requeues(tmp_path: Path) -> None:
@@ -166,9 +161,9 @@ def test_slurm_requeues(tmp_path: Path) -> None:
 
     stopped(command, tmp_path, ready, **job)
     assert (tmp_path / "asked").read_text() == "requeue 4321\n"
-    subprocess.run(command, cwd=tmp_path, check=True, timeout=300, env=os.environ | job)
+    run(command, tmp_path, **job)
     command[-1] = "hydra.run.dir=uninterrupted"
-    subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
+    run(command, tmp_path)
     ours, theirs = (tmp_path / name / "metrics.json" for name in ("run", "uninterrupted"))
     assert ours.read_text() == theirs.read_text()
     assert not list(tmp_path.glob("run/hpc_ckpt*"))

@@ -1,0 +1,60 @@
+"""Commands as a user gives them, each in a process of its own, forked after torch is imported.
+
+The imports take longer than most commands at toy size. They are done once, by a server that reads
+orders line by line, computes nothing itself (OpenMP's threads do not outlive a fork) and forks.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MAIN = "from xray_lightning.cli.app import main; main()"
+XRAY = [sys.executable, "-c", MAIN]
+TRAIN = [sys.executable, str(ROOT / "train.py")]
+SECONDS = 540  # a command that takes longer is killed
+SERVER = """
+import json, os, runpy, signal, sys
+import xray_lightning.audit.shortcuts.run, xray_lightning.cli.fit, xray_lightning.explain.run
+import xray_lightning.evaluation.compare, xray_lightning.deploy.predict, xray_lightning.report.panel
+for line in sys.stdin:
+    words, folder, variables, place, seconds = json.loads(line)
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    signal.alarm(seconds)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for number, source in enumerate((nothing, os.open(place, os.O_WRONLY))):
+        os.dup2(source, number)
+    os.dup2(1, 2)
+    code = words.pop(1) if words[0] == "-c" else None
+    sys.argv = words
+    exec(code, {"__name__": "__main__"}) if code else runpy.run_path(words[0], run_name="__main__")
+    sys.exit()
+"""
+
+
+@cache
+def _server() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def run(command: list[str], folder: Path, code: int = 0, **variables: str) -> str:
+    """What a command of Python says, both streams; it must end with this exit code."""
+    with tempfile.NamedTemporaryFile() as file:
+        server = _server()
+        order = [command[1:], str(folder), os.environ | variables, file.name, SECONDS]
+        print(json.dumps(order), file=server.stdin, flush=True)
+        ended = int(server.stdout.readline())
+        text = Path(file.name).read_text(errors="replace")
+    assert ended == code, text[-6000:]
+    return text
