@@ -100,9 +100,6 @@ def join_sets(overrides: Sequence[str]) -> list[str]:
 
     Others are left as they are. The settings of each set are composed as for that one alone, so
     that a key it does not have is found here.
-
-    Raises:
-        ConfigError: see :func:`~.sets.split_sets`; an unknown setting, or one that is missing.
     """
     settings, rest = split_sets(overrides)
     if not any(text.startswith(("data=[", "data.sets=")) for text in overrides):

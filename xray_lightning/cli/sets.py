@@ -21,9 +21,6 @@ def split_sets(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str
     The data sets are named by ``data=[nih,rsna]``, by ``data=several data.sets=[nih,rsna]`` or,
     if it is one, by ``data=nih``; without ``data=`` there are none, and nothing is taken out.
 
-    Raises:
-        ConfigError: a set that is not in ``conf/data/``, or a setting that says not of which set.
-
     >>> split_sets(["data=[nih,rsna]", "data.rsna.root=r", "seed=1"])
     ({'nih': ['data=nih'], 'rsna': ['data=rsna', 'data.root=r']}, ['seed=1'])
     """
@@ -77,11 +74,7 @@ def search_path(overrides: Sequence[str]) -> list[str]:
 
 
 def write_sources(nodes: Mapping[str, Mapping[str, Any]]) -> str:
-    """The configurations of the data sets as one override.
-
-    Raises:
-        ConfigError: one lacks a setting that must be given.
-    """
+    """The configurations of the data sets as one override."""
     for name, node in nodes.items():
         if missing := [key for key, value in node.items() if value == "???"]:
             raise ConfigError(f"{name} needs more: data.{name}.{missing[0]}=")

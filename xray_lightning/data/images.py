@@ -64,22 +64,12 @@ def collect_notes() -> Iterator[list[str]]:
 
 
 def read_image(path: Path, bits: int = 16) -> Pixels:
-    """The picture in a file, (H, W) uint8, at its own size; ``bits`` as in :func:`decode_image`.
-
-    Raises:
-        InvalidImageError: the file is not an intact picture; the message names it, the reason and
-            the remedy.
-    """
+    """The picture in a file, (H, W) uint8, at its own size; ``bits`` as in :func:`decode_image`."""
     return decode_image(read_file(Path(path)), str(path), bits)
 
 
 def read_record(record: Record, bits: int = 16) -> Pixels:
-    """The picture of a record that is a file, (H, W) uint8.
-
-    Raises:
-        MissingImagesError: the record has no file.
-        InvalidImageError: the file is not an intact picture.
-    """
+    """The picture of a record that is a file, (H, W) uint8."""
     if record.path is None:
         raise MissingImagesError(
             f"image {record.image_id} of the label table is not on disk. Complete the download, or "
@@ -92,10 +82,6 @@ def decode_image(data: bytes, name: str, bits: int = 16) -> Pixels:
     """The picture in the bytes of a PNG, JPEG, BMP, TIFF or DICOM file, (H, W) uint8.
 
     ``name`` names the file in messages; ``bits`` are those stored in a 16-bit PNG.
-
-    Raises:
-        InvalidImageError: the bytes are not an intact picture of up to 20,000 pixels a side, or its
-            pixels are neither 8 nor 16 bit.
     """
     notes = [] if (collected := _notes.get()) is None else collected
     if is_dicom(data, name) and not data.startswith((_PNG, _JPEG)):

@@ -172,9 +172,6 @@ def _read_table(root: Path) -> Table:
 def parse_labels(cell: str) -> tuple[str, ...]:
     """The entries of a cell of ``Labels`` as they stand there; none for a blank or ``nan``.
 
-    Raises:
-        ValueError: the cell is not a list of words.
-
     >>> parse_labels("['normal', ' pneumonia']")
     ('normal', ' pneumonia')
     """

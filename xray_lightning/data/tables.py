@@ -152,11 +152,6 @@ def read_table(path: Path, columns: Collection[str] | None = None) -> Table:
     blank cells beyond the header (NIH's older tables end each row in a comma), and a header may
     have nameless columns beyond the cells (NIH's box list does). Of ``columns``, where they are
     named, those that are there are kept, and no other: it saves half the time of a wide table.
-
-    Raises:
-        DataNotFoundError: there is no such file.
-        TableError: another encoding, no rows, two columns of one name, a row shorter or longer than
-            the header, or the file is damaged.
     """
     with open_text(path, "table") as file:
         separator = _find_separator(path, file.read(1 << 16))
@@ -209,12 +204,7 @@ def _read_cells(
 
 @contextmanager
 def open_text(path: Path, kind: str) -> Iterator[io.TextIOWrapper]:
-    """Open a text file of a data set, gzip if it ends in ``.gz``; ``kind`` names it in messages.
-
-    Raises:
-        DataNotFoundError: there is no such file.
-        TableError: it is damaged, or its text is neither UTF-8 nor UTF-16 with its mark.
-    """
+    """Open a text file of a data set, gzip if it ends in ``.gz``; ``kind`` names it in messages."""
     try:
         with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as raw:
             utf16 = raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -247,21 +237,13 @@ def _find_separator(path: Path, start: str) -> str:
 
 
 def require_whole(path: Path) -> None:
-    """Check that a table of this package was written to its end: a cut number is another number.
-
-    Raises:
-        TableError: its last line does not end.
-    """
+    """Check that a table of this package was written to its end: a cut number is another number."""
     if path.suffix != ".gz" and path.read_bytes()[-1:] != b"\n":
         raise TableError(f"{path} is cut off inside its last row: write or copy it again")
 
 
 def binary(cell: str) -> float:
-    """A target: 1.0, 0.0, or NaN where it is unknown, blank or -1.
-
-    Raises:
-        ValueError: it is none of these, nor True or False.
-    """
+    """A target: 1.0, 0.0, or NaN where it is unknown, blank or -1."""
     words = {"": -1.0, "true": 1.0, "false": 0.0}
     value = words[cell.lower()] if cell.lower() in words else float(cell)
     if value not in (0, 1, -1):
@@ -271,9 +253,6 @@ def binary(cell: str) -> float:
 
 def age_in_years(cell: str) -> float:
     """An age as the tables write it; NaN where blank.
-
-    Raises:
-        ValueError: it is not a number with or without one of the units Y, M, W, D.
 
     >>> [age_in_years(cell) for cell in ("58", "058Y", "006M", "")]
     [58.0, 58.0, 0.5, nan]
@@ -288,11 +267,7 @@ def read_boxes(
     labels: Sequence[str],  # the known labels
     images: Collection[str],  # the known image ids
 ) -> dict[str, tuple[Box, ...]]:
-    """Boxes of each image that has some, in table order.
-
-    Raises:
-        TableError: an unknown image or label, a malformed number, or a box without an area.
-    """
+    """Boxes of each image that has some, in table order."""
     table.require(*columns)
     image, label, *sides = columns
     boxes: dict[str, tuple[Box, ...]] = {}

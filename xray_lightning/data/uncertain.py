@@ -36,11 +36,7 @@ Codes = npt.NDArray[np.float64]  # 1, 0, -1, NaN where blank
 
 
 def parse_code(cell: str) -> float:
-    """A labeler's code: 1, 0, -1, or NaN where blank.
-
-    Raises:
-        ValueError: it is none of these.
-    """
+    """A labeler's code: 1, 0, -1, or NaN where blank."""
     code = float(cell or NAN)
     if cell and code not in (1, 0, -1):
         raise ValueError
@@ -49,9 +45,6 @@ def parse_code(cell: str) -> float:
 
 def choose_words(name: str, choice: Choice, labels: Sequence[str]) -> tuple[str, ...]:
     """The word of each label, (L,); ``name`` is that of the choice, "uncertain" or "blank".
-
-    Raises:
-        ConfigError: an unknown word or label, or a label with neither a word nor a default.
 
     >>> choose_words("uncertain", {"default": "ignore", "Edema": "ones"}, ("Edema", "Fracture"))
     ('ones', 'ignore')
@@ -99,31 +92,19 @@ def describe_choices(
 
 
 def read_codes(
-    codes: Codes,
-    image_ids: Sequence[str],
-    labels: Sequence[str],
-    uncertain: Choice = "ignore",
-    blank: Choice = "negative",
+    codes: Codes,  # of the labeler, (N, L)
+    image_ids: Sequence[str],  # N ids; a share depends on seed, label and id alone
+    labels: Sequence[str],  # the L labels
+    uncertain: Choice = "ignore",  # what -1 means
+    blank: Choice = "negative",  # what NaN means
     *,
-    smooth: Sequence[float] = SMOOTH,
-    seed: int = 0,
+    smooth: Sequence[float] = SMOOTH,  # the range of a share, 0 <= low < high <= 1
+    seed: int = 0,  # of the shares
 ) -> npt.NDArray[np.float64]:
     """Targets of N images: 1 present, 0 absent, NaN unknown, or a share between.
 
-    Args:
-        codes: of the labeler, (N, L).
-        image_ids: N ids; a share depends on seed, label and id alone.
-        labels: the L labels.
-        uncertain: what -1 means.
-        blank: what NaN means.
-        smooth: the range of a share, 0 <= low < high <= 1.
-        seed: of the shares.
-
     Returns:
         (N, L).
-
-    Raises:
-        ConfigError: see :func:`choose_words`; or ``smooth`` is no such range.
 
     >>> read_codes(np.array([[-1.0, np.nan]]), ["a"], ("Edema", "Fracture"), "ones").tolist()
     [[1.0, 0.0]]

@@ -20,20 +20,13 @@ OF_THE_FINDING = ("snomed", "wider", "union")  # keys of labels.yaml that are no
 
 @dataclass(frozen=True)
 class Finding:
-    """A finding of ``labels.yaml``.
+    """A finding of ``labels.yaml``."""
 
-    Attributes:
-        name: of the finding, the label of a data set read by this vocabulary.
-        snomed: SNOMED CT code; None where none was looked up.
-        wider: names of the findings of which it is one kind.
-        union: names of findings that together are exactly this one.
-        words: the label of each data set; several where only their union is the finding.
-    """
-
-    name: str
-    snomed: int | None
-    wider: tuple[str, ...]
-    union: tuple[str, ...]
+    name: str  # of the finding, the label of a data set read by this vocabulary
+    snomed: int | None  # SNOMED CT code; None where none was looked up
+    wider: tuple[str, ...]  # names of the findings of which it is one kind
+    union: tuple[str, ...]  # names of findings that together are exactly this one
+    # the label of each data set; several where only their union is the finding
     words: Mapping[str, tuple[str, ...]]
 
 
@@ -139,11 +132,7 @@ def union_labels(sources: Sequence[Source]) -> list[str]:
 
 
 def require_findings(labels: Sequence[str], sources: Sequence[Source]) -> tuple[str, ...]:
-    """The labels, each a finding of the vocabulary or a data set's own label that has its name.
-
-    Raises:
-        ConfigError: there are none, one stands twice, or nobody knows it; names the nearest.
-    """
+    """The labels, each a finding of the vocabulary or a data set's own label that has its name."""
     known = [*read_vocabulary(), *union_labels(sources)]
     if isinstance(labels, str) or not labels or len(set(labels)) < len(labels):
         raise ConfigError(f"labels is a list of different findings such as Mass, got {labels!r}")

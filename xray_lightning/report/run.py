@@ -46,12 +46,7 @@ class Run:
 
 
 def read_run(folder: Path, metrics: Values | None = None) -> Run:
-    """Read a run's folder; ``metrics`` is what metrics.json will say of a run about to finish.
-
-    Raises:
-        ConfigError: the folder holds no run or an unfinished one, a file is damaged, or its files
-            are of different runs.
-    """
+    """Read a run's folder; ``metrics`` is what metrics.json will say of a run about to finish."""
     if not (folder / "config.yaml").is_file():
         raise ConfigError(
             f"{folder} holds no run: it has no config.yaml; name the folder of a training run, "
@@ -82,11 +77,7 @@ def read_run(folder: Path, metrics: Values | None = None) -> Run:
 
 
 def require_one_run(run: Run) -> None:
-    """Files of two runs in one folder would make a page about neither.
-
-    Raises:
-        ConfigError: files are of different checkpoints, images or labels.
-    """
+    """Files of two runs in one folder would make a page about neither."""
     folder, evaluation, remedy = run.folder, run.evaluation, _remedy(run.folder)
     hashes = {run.metrics["val"].get(HASH), run.metrics["test"].get(HASH)}
     hashes.add(evaluation.origin.weights_sha256)
@@ -138,11 +129,7 @@ def _load_history(path: Path) -> pd.DataFrame | None:
 
 
 def _read(path: Path, load: Callable[[Path], T]) -> T:
-    """What ``load`` makes of a file.
-
-    Raises:
-        ConfigError: the file is damaged or not there.
-    """
+    """What ``load`` makes of a file."""
     try:
         return load(path)
     except (AttributeError, KeyError, TypeError) as error:
