@@ -20,6 +20,7 @@ _NAMES = {  # module: what it offers
     "data.datamodule": ["XrayDataModule"],
     "data.dicom": ["Acquisition", "DicomImage", "read_dicom"],
     "data.nih": ["ChestXray14"],
+    "data.openi": ["OpenI"],
     "data.padchest": ["PadChest"],
     "data.partition": ["LeakySubsetsWarning", "Split", "make_split"],
     "data.phantom": ["Phantom"],

@@ -20,6 +20,7 @@ from xray_lightning.data.dicom import Acquisition as Acquisition
 from xray_lightning.data.dicom import DicomImage as DicomImage
 from xray_lightning.data.dicom import read_dicom as read_dicom
 from xray_lightning.data.nih import ChestXray14 as ChestXray14
+from xray_lightning.data.openi import OpenI as OpenI
 from xray_lightning.data.padchest import PadChest as PadChest
 from xray_lightning.data.partition import LeakySubsetsWarning as LeakySubsetsWarning
 from xray_lightning.data.partition import Split as Split

@@ -1,5 +1,6 @@
 """Label maps: which words of a data set's table say that a finding is there; plain YAML."""
 
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -39,3 +40,11 @@ def encode_words(words: Iterable[str], label_map: LabelMap) -> tuple[float, ...]
     """
     there = frozenset(words)
     return tuple(float(not there.isdisjoint(own)) for own in label_map.values())
+
+
+def name_map(label_map: LabelMap, usual: Path) -> dict[str, str]:
+    """For a source's ``choices``: a checksum of a map that says other than the ``usual`` one."""
+    if label_map == read_label_map(usual):
+        return {}
+    text = repr([(label, sorted(words)) for label, words in label_map.items()])
+    return {"label_map": f"{zlib.crc32(text.encode()):08x}"}

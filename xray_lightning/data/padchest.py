@@ -30,7 +30,7 @@ from itertools import compress, repeat, starmap
 from pathlib import Path
 
 from xray_lightning.data.images import read_record
-from xray_lightning.data.label_map import LabelMap, encode_words, read_label_map
+from xray_lightning.data.label_map import LabelMap, encode_words, name_map, read_label_map
 from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.source import (
     Identity,
@@ -206,10 +206,7 @@ def _name_choices(words: LabelMap, pediatric: bool, labelled_by: str) -> dict[st
     """What of the settings changes targets or images, where it is not as usual."""
     chosen = {} if labelled_by == "all" else {"labelled_by": labelled_by}
     chosen |= {} if pediatric else {"pediatric": "false"}
-    if words != read_label_map(LABEL_MAP):
-        text = repr([(label, sorted(own)) for label, own in words.items()])
-        chosen["label_map"] = f"{zlib.crc32(text.encode()):08x}"
-    return chosen
+    return chosen | name_map(words, LABEL_MAP)
 
 
 def _count_table(

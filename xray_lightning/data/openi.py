@@ -1,0 +1,203 @@
+"""Open-I, the chest radiographs of Indiana University (Demner-Fushman et al., JAMIA 2016).
+
+=========  =========================================================================================
+images     7,470 of 3,851 reports (3,955 in all, 104 without an image); PNG stored as RGB,
+           ``CXR1_1_IM-0001-3001.png``, in the folder, ``NLMCXR_png/`` or ``images/``
+labels     MeSH major terms that readers gave the reports, such as ``Pulmonary Atelectasis/base``
+reports    ``ecgen-radiology/N.xml``: uId, terms, and the ``parentImage`` of each image
+headers    ``nlmcxr_dicom_metadata.csv``, gzip-compressed or not: 7,469 DICOM headers as others read
+           them, the only place of views (PA 3,593, AP 423, lateral 867 in four words, blank 2,586)
+split      none
+=========  =========================================================================================
+
+Counted in the files. Traps: a report is the nearest to a patient that is told, and nobody knows who
+came twice; 95 reports were never indexed (``No Indexing``) and tell nothing; a term's first word is
+the finding, the others are where and how; the captions name every image "PA and lateral".
+
+Not checked: ages, which a header's shifted dates might tell, and are left unknown here; that the
+PNG files are not inverted (3,584 headers say MONOCHROME1).
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from xray_lightning.data.label_map import LabelMap, encode_words, name_map, read_label_map
+from xray_lightning.data.rsna import UnknownPatientsWarning
+from xray_lightning.data.source import (
+    Source,
+    compare_counts,
+    disk_notes,
+    index_images,
+    require_directory,
+    select_views,
+)
+from xray_lightning.data.tables import format_count, read_table
+from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
+from xray_lightning.records import Record
+
+REPORTS, HEADERS = "ecgen-radiology", "nlmcxr_dicom_metadata.csv"
+EXPECTED = f"An Open-I folder holds {REPORTS}/*.xml, the PNG files, and optionally {HEADERS}(.gz)"
+IMAGE_FOLDERS = ("", "NLMCXR_png", "images")
+LABEL_MAP = Path(__file__).with_suffix(".yaml")
+LATERAL = frozenset({"LL", "RL", "LATERAL", "LARGE LATERAL"})  # here LL
+NOT_INDEXED = "No Indexing"
+UNKNOWN_PATIENTS = (
+    "a report counts as a patient: Open-I does not tell whose it is, so a patient who came twice "
+    "may be trained on and tested on"
+)
+PUBLISHED = {
+    "files": {"reports": 3_955, "images": 7_470, "headers": 7_469, "reports without image": 104},
+    "View Position": {"PA": 3_593, "AP": 423, "LL": 717, "blank": 2_586},
+    "MeSH": {NOT_INDEXED: 95, "normal": 1_391},
+}
+
+Report = tuple[str, tuple[str, ...], tuple[str, ...]]  # uId, terms, images
+
+
+class OpenI(Source):
+    """An Open-I folder.
+
+    Args:
+        root: the folder.
+        label_map: terms of each label, see ``openi.yaml``, which is taken unless named.
+        views: of the images wanted, PA, AP, LL, unknown; None: all.
+        allow_missing: let commands that read pixels leave out the images that are not on disk.
+
+    Warns:
+        UnknownPatientsWarning: always, see ``UNKNOWN_PATIENTS``.
+
+    Raises:
+        ConfigError: no image has one of the views, or views are asked for without the headers.
+        DataNotFoundError: no folder, no reports or no map.
+        TableError: a report is not XML, has no uId, or shares an image with another.
+        DataError: two files are the same image.
+    """
+
+    name = "openi"
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        label_map: str | Path | None = None,
+        views: Sequence[str] | None = ("PA", "AP"),
+        allow_missing: bool = False,
+    ) -> None:
+        self.root = folder = require_directory(root, EXPECTED)
+        self.allow_missing = allow_missing
+        words = read_label_map(Path(label_map or LABEL_MAP))
+        self.labels = tuple(words)
+        self.choices = name_map(words, LABEL_MAP)
+        reports = read_reports(folder)
+        headers = read_views(folder)
+        if views is not None and not headers:
+            raise ConfigError(
+                f"there is no {folder / HEADERS} (nor .gz), the only place that tells views: add "
+                "it, or take all images, lateral ones too (data.views=null)"
+            )
+        self.counts = _count_files(reports, headers)
+        notes = compare_counts(self.counts, PUBLISHED)
+        folders = (folder / name for name in IMAGE_FOLDERS)
+        paths = index_images(filter(Path.is_dir, folders), (".png",), lambda path: path.stem)
+        records = _make_records(reports, headers, words, paths, notes)
+        self.records = select_views(records, views, notes)
+        extra = len(paths.keys() - {image for *_, images in reports for image in images})
+        notes += [UNKNOWN_PATIENTS, *disk_notes(len(self.records), len(self.missing), extra)]
+        self.notes = tuple(notes)
+        warnings.warn(f"{self.title}: {UNKNOWN_PATIENTS}", UnknownPatientsWarning, stacklevel=2)
+
+
+def read_reports(root: Path) -> list[Report]:
+    """Every report in the order of its number.
+
+    Raises:
+        DataNotFoundError: there are none.
+        TableError: one is not XML or has no uId, or an image stands in two.
+    """
+    files = sorted((root / REPORTS).glob("*.xml"), key=lambda path: (len(path.stem), path.stem))
+    if not files:
+        raise DataNotFoundError(f"there is no report {root / REPORTS}/1.xml. {EXPECTED}")
+    reports, owners = [], dict[str, Path]()
+    for path in files:
+        reports.append(report := _read_report(path))
+        for image in report[2]:
+            if owners.setdefault(image, path) is not path:
+                raise TableError(f"{path}: {image} is an image of {owners[image]} too")
+    return reports
+
+
+def _read_report(path: Path) -> Report:
+    try:
+        tree = ElementTree.parse(path)
+    except ElementTree.ParseError as error:
+        raise TableError(f"{path} is not XML ({error}). Download it again") from error
+    report = tree.find("uId")
+    if report is None or not report.get("id"):
+        raise TableError(f"{path} has no uId with an id: it is not a report of Open-I")
+    terms = tuple((term.text or "").strip() for term in tree.iterfind("MeSH/major"))
+    images = (image.get("id", "") for image in tree.iterfind("parentImage"))
+    return report.get("id", ""), terms, tuple(dict.fromkeys(images))
+
+
+def read_views(root: Path) -> dict[str, str]:
+    """View of each image as its header writes it; empty where the table is not there."""
+    for path in (root / HEADERS, root / f"{HEADERS}.gz"):
+        if path.is_file():
+            table = read_table(path, ("imageid", "View Position"))
+            table.require("imageid", "View Position")
+            table.refuse_repeats("imageid")
+            return dict(zip(table.text("imageid"), table.text("View Position"), strict=True))
+    return {}
+
+
+def shorten_terms(terms: Iterable[str]) -> set[str]:
+    """The first word of each term, and its first two.
+
+    >>> sorted(shorten_terms(["Nodule/lung/base"]))
+    ['Nodule', 'Nodule/lung']
+    """
+    parts = [term.split("/") for term in terms]
+    return {"/".join(words[:number]).strip() for words in parts for number in (1, 2)}
+
+
+def _count_files(reports: Sequence[Report], views: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    return {
+        "files": {
+            "reports": len(reports),
+            "images": sum(len(images) for *_, images in reports),
+            "headers": len(views),
+            "reports without image": sum(not images for *_, images in reports),
+        },
+        "View Position": dict(Counter(view or "blank" for view in views.values()).most_common()),
+        "MeSH": {
+            term: sum(term in terms for _, terms, _ in reports) for term in (NOT_INDEXED, "normal")
+        },
+    }
+
+
+def _make_records(
+    reports: Iterable[Report],
+    views: Mapping[str, str],
+    words: LabelMap,
+    paths: Mapping[str, Path],
+    notes: list[str],
+) -> list[Record]:
+    """One record per image of a report that was indexed."""
+    records, untold = [], 0
+    for report, terms, images in reports:
+        if not terms or NOT_INDEXED in terms:
+            untold += len(images)
+            continue
+        targets = encode_words(shorten_terms(terms), words)
+        for image in images:
+            view = views.get(image, "")
+            view = "LL" if view in LATERAL else view
+            records.append(
+                Record(image, report, targets, paths.get(image), view=view, study_id=report)
+            )
+    if untold:
+        notes.append(f"LEFT OUT: {format_count(untold, 'image')} of reports that were not indexed")
+    return records
