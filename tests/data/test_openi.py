@@ -23,7 +23,8 @@ def write_report(root: Path, number: int, terms: Sequence[str], images: Sequence
     parents = "".join(
         f'<parentImage id="{image}"><caption>PA</caption></parentImage>' for image in images
     )
-    text = f'<eCitation><uId id="CXR{number}"/><MeSH>{major}<automatic>Mass</automatic></MeSH>{parents}'
+    mesh = f"<MeSH>{major}<automatic>Mass</automatic></MeSH>"
+    text = f'<eCitation><uId id="CXR{number}"/>{mesh}{parents}'
     (folder / f"{number}.xml").write_text(f"<?xml version='1.0'?>{text}</eCitation>")
 
 
