@@ -20,6 +20,7 @@ from xray_lightning.data.dicom import Acquisition as Acquisition
 from xray_lightning.data.dicom import DicomImage as DicomImage
 from xray_lightning.data.dicom import read_dicom as read_dicom
 from xray_lightning.data.nih import ChestXray14 as ChestXray14
+from xray_lightning.data.nih_expert import NihExperts as NihExperts
 from xray_lightning.data.openi import OpenI as OpenI
 from xray_lightning.data.padchest import PadChest as PadChest
 from xray_lightning.data.partition import LeakySubsetsWarning as LeakySubsetsWarning
@@ -85,6 +86,8 @@ from xray_lightning.evaluation.predictions import write_predictions as write_pre
 from xray_lightning.evaluation.scores import read_scores as read_scores
 from xray_lightning.evaluation.sweep import SweepComparison as SweepComparison
 from xray_lightning.evaluation.sweep import compare_runs as compare_runs
+from xray_lightning.evaluation.truths import ExpertTruth as ExpertTruth
+from xray_lightning.evaluation.truths import score_truths as score_truths
 from xray_lightning.explain.grid import enlarge as enlarge
 from xray_lightning.explain.heatmaps import HeatMaps as HeatMaps
 from xray_lightning.explain.maps import cell_grids as cell_grids

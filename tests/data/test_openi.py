@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from xray_lightning.data.openi import HEADERS, OpenI
-from xray_lightning.data.rsna import UnknownPatientsWarning
+from xray_lightning.data.source import UnknownPatientsWarning
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 
-pytestmark = pytest.mark.filterwarnings("ignore::xray_lightning.data.rsna.UnknownPatientsWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::xray_lightning.data.source.UnknownPatientsWarning")
 
 VIEWS = {"CXR1_1": "PA", "CXR1_2": "LARGE LATERAL", "CXR2_1": "AP", "CXR3_1": "", "CXR4_1": "PA"}
 

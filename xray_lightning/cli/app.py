@@ -192,7 +192,8 @@ def score(request: Request) -> None:
     the data that the table has), allow_missing=true, subgroups=true, points=val (operating points
     and calibrations fitted on that subset's scores; operating_point.rule=, calibration=),
     prior=[force_]estimate|0.05|... (the prevalence that calibrated scores are to hold for; else
-    that of points=), draws=2000, bootstrap_seed=0.
+    that of points=), draws=2000, bootstrap_seed=0. truth=experts with data=nih_expert: how much of
+    the score of a network trained on NIH is agreement with NIH's text miner?
     """
     call("score.score", Path(request.files[0]), request.overrides, request.as_json)
 

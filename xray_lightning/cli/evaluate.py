@@ -11,18 +11,20 @@ from rich.table import Table
 from xray_lightning.cli.build import progress, trainer_from
 from xray_lightning.cli.fit import mean_line
 from xray_lightning.cli.opening import Opened, open_checkpoint
+from xray_lightning.data.nih_expert import NihExperts
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.evaluate import Evaluation, evaluate
 from xray_lightning.evaluation.predict import Summary, origin_of
-from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.evaluation.predictions import Predictions, read_predictions
 from xray_lightning.evaluation.priors import require_prior, resolve_prior
+from xray_lightning.evaluation.truths import FINDINGS, ExpertTruth, score_truths
 from xray_lightning.folders import prepare_folder
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.processes import first_process
 from xray_lightning.report.evaluation_table import evaluation_lines
 from xray_lightning.report.finish import score_subsets
-from xray_lightning.report.terminal import show, subsets_line
+from xray_lightning.report.terminal import show, subsets_line, truth_lines
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import json_text, write_json
 
@@ -45,8 +47,10 @@ def evaluate_checkpoint(place: Path, overrides: Sequence[str], *, as_json: bool 
         folder, summaries, evaluations = evaluate_subsets(opened)
     if not first_process():
         return
+    truths = compare_with_readers(opened, folder)
     if as_json:
         results = {subset: each.to_json() for subset, each in evaluations.items()}
+        results |= {"truths": truths.to_json()} if truths else {}
         print(json_text(results.pop("test") | results))
         return
     lines: list[Table | str] = []
@@ -54,9 +58,22 @@ def evaluate_checkpoint(place: Path, overrides: Sequence[str], *, as_json: bool 
         split = opened.splits[subset]
         title = f"{place} on {evaluation.origin.data}, split {split.name} [{split.fingerprint}]"
         lines += evaluation_lines(evaluation, f"{title}, {subset}")
+    lines += truth_lines(truths, f"{place} on {opened.data.source.name}") if truths else []
     notes = [NO_POINTS] * (evaluations["test"].operating_points is None)
     notes += [UNKNOWN_OVERLAP] * (not opened.overlap_known)
     show(*lines, *notes, subsets_line(summaries), mean_line(summaries), f"written to {folder}")
+
+
+def compare_with_readers(opened: Opened, folder: Path) -> ExpertTruth | None:
+    """The scores against radiologists and text miner (data=nih_expert data.truth=text), if any."""
+    source, labels = opened.data.source, set(opened.data.labels)
+    scored = any(labels.issuperset(words) for words in FINDINGS.values())
+    if not isinstance(source, NihExperts) or not scored:
+        return None
+    predictions = read_predictions(folder / "predictions_test.csv")
+    truths = score_truths(predictions, source, draws=opened.config.draws)
+    write_json(truths.to_json(), folder / "truths.json")
+    return truths
 
 
 def evaluate_subsets(opened: Opened) -> tuple[Path, dict[str, Summary], dict[str, Evaluation]]:

@@ -17,6 +17,7 @@ from xray_lightning.cli.config import (
     take_own,
 )
 from xray_lightning.cli.settings import point_settings
+from xray_lightning.data.nih_expert import NihExperts
 from xray_lightning.data.partition import SUBSETS, Split, split_source
 from xray_lightning.data.source import Source, select_labels
 from xray_lightning.errors import ConfigError, MissingImagesError
@@ -24,10 +25,11 @@ from xray_lightning.evaluation.evaluate import Origin, SplitName, evaluate, fit_
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.priors import Prior, require_prior
 from xray_lightning.evaluation.scores import find_scored_labels, read_scores
+from xray_lightning.evaluation.truths import NEEDED, score_truths
 from xray_lightning.folders import prepare_folder
 from xray_lightning.records import Record, patient_ids, patients_text, target_matrix
 from xray_lightning.report.evaluation_table import evaluation_lines
-from xray_lightning.report.terminal import show
+from xray_lightning.report.terminal import show, truth_lines
 from xray_lightning.writing import json_text, write_json
 
 OWN = {
@@ -39,6 +41,7 @@ OWN = {
     "subgroups": "false",
     "draws": "2000",
     "bootstrap_seed": "0",
+    "truth": "",  # experts: against radiologists and text miner on the same images
 }
 
 
@@ -54,6 +57,7 @@ class Settings:
     subgroups: bool
     draws: int
     bootstrap_seed: int
+    truth: str
 
 
 def score(table: Path, overrides: Sequence[str], as_json: bool = False) -> None:
@@ -64,6 +68,9 @@ def score(table: Path, overrides: Sequence[str], as_json: bool = False) -> None:
     splitter = make(config.split) if own.subset else None
     split = splitter and split_source(source, splitter, source.records)
     images = [record.image_id for record in source.records]
+    if own.truth:
+        show_truths(table, source, split, own, run_dir, as_json)
+        return
     if own.labels:
         theirs = find_scored_labels(table, source.labels)
         source = select_labels(source, choose_labels(own.labels, source.labels, theirs))
@@ -100,6 +107,37 @@ def score(table: Path, overrides: Sequence[str], as_json: bool = False) -> None:
     )
 
 
+def show_truths(
+    table: Path,
+    source: Source,
+    split: Split | None,
+    own: Settings,
+    run_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """The scores against radiologists and against the text miner on the same images."""
+    if not isinstance(source, NihExperts):
+        raise ConfigError(f"truth=experts needs data=nih_expert, got data={source.name}")
+    labels = find_scored_labels(table, NEEDED)
+    if not labels:
+        raise ConfigError(f"truth=experts: {table} has no scores of {', '.join(NEEDED)}")
+    images = [record.image_id for record in source.records]
+    scores = dict(zip(*read_scores(table, labels, images, others=True), strict=True))
+    records, note = choose_records(source.records, scores, split, own.subset, own.allow_missing)
+    ids, patients = (record.image_id for record in records), tuple(patient_ids(records))
+    columns = np.stack([scores[record.image_id] for record in records])
+    unknown = np.full_like(columns, np.nan)  # each row has truths of its own
+    predictions = Predictions(labels, tuple(ids), patients, unknown, columns)
+    truths = score_truths(predictions, source, draws=own.draws, seed=own.bootstrap_seed)
+    if run_dir is not None:
+        write_json(truths.to_json(), prepare_folder(run_dir) / "truths.json")
+    if as_json:
+        print(json_text(truths.to_json()))
+        return
+    notes = (f"note: {text}" for text in (*source.notes, note) if text)
+    show(*truth_lines(truths, f"{table} on {source.name}"), *notes)
+
+
 def beside_truth(
     source: Source, records: Sequence[Record], scores: Mapping[str, npt.NDArray[np.float32]]
 ) -> Predictions:
@@ -116,8 +154,10 @@ def own_settings(overrides: Sequence[str]) -> tuple[Settings, list[str]]:
     if values["subset"] not in ("", *SUBSETS):
         raise ConfigError(f"subset must be one of {', '.join(SUBSETS)}, got {values['subset']!r}")
     require_points(values["points"], values["subset"])
+    if values["truth"] not in ("", "experts"):
+        raise ConfigError(f"truth must be experts, got {values['truth']!r}")
     return Settings(
-        **{key: values[key] for key in ("subset", "points", "labels")},
+        **{key: values[key] for key in ("subset", "points", "labels", "truth")},
         prior=require_prior(read_value("prior", values["prior"])),
         allow_missing=read_boolean("allow_missing", values["allow_missing"]),
         subgroups=read_boolean("subgroups", values["subgroups"]),

@@ -79,15 +79,15 @@ class ChestXray14(Source):
         entries = read_table(folder / table if table else _find_table(folder, notes))
         folders = list(dict.fromkeys([folder, entries.path.parent]))
         suffixes = (".png", ".jpg", ".jpeg")
-        paths = index_images(_image_folders(folder), suffixes, lambda path: path.name)
-        self.records = _make_records(entries, folders, paths, notes)
+        paths = index_images(find_image_folders(folder), suffixes, lambda path: path.name)
+        self.records = make_records(entries, folders, paths, notes)
         ids = [record.image_id for record in self.records]
         self.official = _read_lists(folders, ids, notes)
         extra = len(paths) - (len(ids) - len(self.missing))
         self.notes = (*notes, *disk_notes(len(ids), len(self.missing), extra))
 
 
-def _make_records(
+def make_records(
     table: Table, folders: Sequence[Path], paths: Mapping[str, Path], notes: list[str]
 ) -> tuple[Record, ...]:
     """One record per row of the label table."""
@@ -145,12 +145,12 @@ def _find_table(root: Path, notes: list[str]) -> Path:
     return root / present[0]
 
 
-def _image_folders(root: Path) -> Iterator[Path]:
+def find_image_folders(root: Path) -> Iterator[Path]:
     """The folder and its folders of images, images/ and images_001/images/."""
     yield root
     for path in root.glob("images*"):
         if _IMAGE_FOLDER.fullmatch(path.name) and path.is_dir():
-            yield from _image_folders(path)
+            yield from find_image_folders(path)
 
 
 def _read_lists(

@@ -25,9 +25,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from xray_lightning.data.label_map import LabelMap, encode_words, name_map, read_label_map
-from xray_lightning.data.rsna import UnknownPatientsWarning
 from xray_lightning.data.source import (
     Source,
+    UnknownPatientsWarning,
     compare_counts,
     disk_notes,
     index_images,

@@ -21,7 +21,7 @@ Choice = dict[str, list[str]]  # label -> columns that may hold its scores
 
 
 def read_scores(
-    path: Path, labels: Sequence[str], images: Collection[str]
+    path: Path, labels: Sequence[str], images: Collection[str], *, others: bool = False
 ) -> tuple[list[str], npt.NDArray[np.float32]]:
     """Image ids and scores of a table ``image id, one score per label``.
 
@@ -34,6 +34,7 @@ def read_scores(
         path: a table as :func:`~xray_lightning.data.tables.read_table` reads it.
         labels: the L labels.
         images: the known image ids.
+        others: whether rows of other images are left out instead of refused.
 
     Returns:
         N ids as the data set writes them, and scores (N, L).
@@ -46,7 +47,11 @@ def read_scores(
     table = read_table(path)
     if any(name.startswith(TARGET) for name in table.columns):  # written by this package
         require_whole(path)
-    ids = _read_ids(table, images)
+    column, matches = _find_ids(table, images)
+    if others:
+        known = [image is not None for image in matches]
+        table, matches = Table(path, table.frame[known]), list(filter(None, matches))
+    ids = _require_known(table, column, matches)
     columns = _find_label_columns(table, labels)
     return ids, np.column_stack([read_score_column(table, columns[label]) for label in labels])
 
@@ -59,8 +64,8 @@ def find_scored_labels(path: Path, labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(label for label in labels if best.get(label))
 
 
-def _read_ids(table: Table, images: Collection[str]) -> list[str]:
-    """The ids of the rows as the data set writes them."""
+def _find_ids(table: Table, images: Collection[str]) -> tuple[str, list[str | None]]:
+    """The column of ids, and the ids of its rows as the data set writes them."""
     index = NameIndex(images)
     ids: dict[str, list[str | None]] = {}
     hits: dict[str, tuple[int, int]] = {}  # ids to the letter, and in any form
@@ -83,7 +88,7 @@ def _read_ids(table: Table, images: Collection[str]) -> list[str]:
                 f"{table.path}: the columns {best!r} and {name!r} may both be the image ids, and "
                 "they name other images in a row: leave one of them"
             )
-    return _require_known(table, best, ids[best])
+    return best, ids[best]
 
 
 def _require_known(table: Table, column: str, ids: Sequence[str | None]) -> list[str]:

@@ -19,7 +19,7 @@ from xray_lightning.metrics.intervals import (
     effective_patients,
     mean_of_defined,
 )
-from xray_lightning.metrics.ranks import auroc_left_out, counted, curves_over
+from xray_lightning.metrics.ranks import Ranking, auroc_left_out, counted, curves_over
 from xray_lightning.records import is_known
 from xray_lightning.results import Result
 
@@ -109,20 +109,52 @@ def compare_aurocs(
     )
 
 
+def compare_truths(
+    scores: Array,
+    first: Array,
+    second: Array,
+    patients: npt.ArrayLike,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Difference:
+    """AUROC of the same scores against two truths, on the images that both tell of.
+
+    Scores and targets (N,), NaN where unknown; the difference is ``first`` less ``second``, each
+    draw of patients evaluating both, by the truth that rests on fewer patients. No DeLong.
+
+    Raises:
+        ConfigError: no draws, or no image that both tell of.
+    """
+    both = is_known(first) & is_known(second)
+    bootstrap = PatientBootstrap(np.asarray(patients)[both], draws, seed)
+    sides = [[bootstrap.ranking(scores[both], targets[both])] for targets in (first, second)]
+    one, two, left_out, rarer = _draw_sides(bootstrap, sides)
+    effective = min(map(effective_patients, rarer))
+    return _difference(one[0], two[0], left_out, effective, NAN)
+
+
 def _draw_label(
     bootstrap: PatientBootstrap, first: Runs, second: Runs, targets: Array
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """AUROC of both models in each draw, (seeds, 1 + D); their difference without each patient.
-
-    The scores of a seed are (N,). Last, the images of the rarer class of each patient, (P,).
-    """
+    """What :func:`_draw_sides` gives for two models and one label."""
     sides = [[bootstrap.ranking(scores, targets) for scores in runs] for runs in (first, second)]
+    one, two, left_out, rarer = _draw_sides(bootstrap, sides)
+    return one, two, left_out, rarer[0]
+
+
+def _draw_sides(
+    bootstrap: PatientBootstrap, sides: Sequence[Sequence[Ranking]]
+) -> tuple[Floats, Floats, Floats, list[Floats]]:
+    """AUROC of both sides in each draw, (seeds, 1 + D); their difference without each patient.
+
+    Last, of each side, the images of the rarer class of each patient, (P,).
+    """
     one, two = (np.stack([curves_over(r, bootstrap.counts)[0] for r in side]) for side in sides)
     left_out = [
         np.mean([auroc_left_out(r, bootstrap.patients)[1:] for r in side], axis=0) for side in sides
     ]
-    some = sides[0][0]
-    rarer = counted(some.codes, some.rarer, bootstrap.patients)
+    rarer = [counted(side[0].codes, side[0].rarer, bootstrap.patients) for side in sides]
     return one, two, left_out[0] - left_out[1], rarer
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # need SciPy or pandas, which most verbs do not
     from xray_lightning.evaluation.compare import Comparison
     from xray_lightning.evaluation.folds import CrossValidation
     from xray_lightning.evaluation.sweep import Leaderboard, SweepComparison
+    from xray_lightning.evaluation.truths import ExpertTruth
 
 WIDE = 160  # characters of a line in a file or a pipe
 SETS = 4  # data sets in a table of 80 columns
@@ -200,6 +201,31 @@ def comparison_lines(comparison: "Comparison", first: str, second: str) -> list[
             "resample seeds too"
         )
     return [*lines, f"verdict: {comparison.verdict}"]
+
+
+def truth_lines(truths: "ExpertTruth", title: str) -> list[Table | str]:
+    """The same scores against readers and against the text miner, and a sentence a row."""
+    names = ["AUROC\nreaders", "AUROC\nminer", "difference", "95 %\n(patients)", "p (Holm)"]
+    table = empty_table(title, "finding", *names)
+    names = ["images", "patients", "positive:\nreaders", "miner", "both"]
+    positives = empty_table("the images of each row", "finding", *names)
+    for row in truths.rows:
+        name = f"{row.finding}\n{row.readers}"
+        ends = "{:+.3f} to {:+.3f}".format(*row.auroc.interval) if row.auroc.interval else "-"
+        aurocs = (number(value) for value in (row.auroc.first, row.auroc.second))
+        difference = f"{row.auroc.difference:+.3f}".replace("+nan", "-")
+        table.add_row(name, *aurocs, difference, ends, p_text(row.auroc.corrected))
+        counts = (row.images, row.patients, row.positives, row.text_positives, row.both)
+        positives.add_row(name, *(f"{count:,}" for count in counts))
+    unions = [row for row in truths.rows if len(row.scores) > 1]
+    return [
+        table,
+        positives,
+        *dict.fromkeys(f"{r.finding}: the largest score of {', '.join(r.scores)}" for r in unions),
+        *(f"not compared: {finding}: {why}" for finding, why in truths.left_out.items()),
+        f"miner: NIH's text miner; {truths.draws:,} draws of patients, both truths in each",
+        *(row.sentence for row in truths.rows),
+    ]
 
 
 def sweep_lines(comparison: "SweepComparison", *, all_tests: bool = False) -> list[Table | str]:

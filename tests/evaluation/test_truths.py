@@ -1,0 +1,137 @@
+"""The same scores against several truths, beside a plain bootstrap and scikit-learn."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from xray_lightning.cli.score import score
+from xray_lightning.data.nih_expert import NihExperts
+from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.evaluation.truths import ExpertTruth, score_truths
+from xray_lightning.metrics.compare import compare_truths
+from xray_lightning.records import CHEST_XRAY14
+
+PATIENTS, IMAGES = 150, 2  # images of each
+NIH = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The text miner misses half of what the readers see; the scores follow the miner."""
+    root = tmp_path_factory.mktemp("nih")
+    random = np.random.default_rng(0)
+    lines = [f"{NIH},Fracture,Pneumothorax,Airspace opacity,Nodule or mass,Set Id"]
+    scores = ["image," + ",".join(f"prob_{label}" for label in CHEST_XRAY14)]
+    for patient in range(PATIENTS):
+        for number in range(IMAGES):
+            image = f"{patient:08d}_{number:03d}.png"
+            readers, mined, mass = (random.random(3) < (0.4, 0.5, 0.3)).tolist()
+            text = (
+                "|".join(["Pneumothorax"] * (readers and mined) + ["Mass"] * mass) or "No Finding"
+            )
+            answers = ("NO", "YES" if readers else "NO", "NO", "YES" if mass else "NO")
+            lines.append(
+                f"{image},{text},{number},{patient},50,M,PA,9,9,1,1,{','.join(answers)},"
+                f"{'test' if patient % 2 else 'val'}"
+            )
+            values = dict.fromkeys(CHEST_XRAY14, 0.5)
+            values["Pneumothorax"] = 0.5 * random.random() + 0.3 * (readers and mined)
+            values["Mass"] = 0.6 * random.random() + 0.1 * mass
+            scores.append(",".join([image, *map(str, values.values())]))
+    scores.append(",".join(["00099999_000.png", *["0.1"] * 14]))  # not among these images
+    (root / "google2019_nih-chest-xray-labels.csv").write_text("\n".join(lines))
+    (root / "scores.csv").write_text("\n".join(scores))
+    return root
+
+
+def test_beside_a_plain_bootstrap() -> None:
+    random = np.random.default_rng(1)
+    patients = np.repeat(np.arange(200), 2)
+    first = (random.random(400) < 0.4).astype(float)
+    second = np.where(random.random(400) < 0.2, 1 - first, first)
+    scores = random.random(400) + 0.5 * second
+    second[::20] = np.nan
+    row = compare_truths(scores, first, second, patients)
+    known = np.flatnonzero(~np.isnan(second))
+    aurocs = [roc_auc_score(truth[known], scores[known]) for truth in (first, second)]
+    assert (row.first, row.second) == pytest.approx(aurocs)
+    draws = []
+    for _ in range(500):
+        drawn = random.integers(200, size=200)
+        rows = np.concatenate([2 * drawn, 2 * drawn + 1])
+        rows = rows[~np.isnan(second[rows])]
+        draws.append(np.subtract(*(roc_auc_score(t[rows], scores[rows]) for t in (first, second))))
+    assert row.interval is not None
+    half = (row.interval[1] - row.interval[0]) / 2
+    assert half == pytest.approx(1.96 * np.std(draws), rel=0.15)
+    assert row.distinguishable
+    assert row.difference < 0
+
+
+def test_equal_truths_differ_by_nothing() -> None:
+    truth = np.arange(40) % 2.0
+    row = compare_truths(np.random.default_rng(2).random(40), truth, truth, np.arange(40))
+    assert (row.difference, row.interval) == (0, None)
+
+
+def test_command(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    overrides = ["data=nih_expert", f"data.root={folder}", "truth=experts", "draws=200"]
+    score(folder / "scores.csv", [*overrides, f"hydra.run.dir={tmp_path}"], as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    truths = ExpertTruth.from_json(printed)
+    pneumothorax, mass = truths.rows
+    assert (pneumothorax.images, pneumothorax.patients) == (300, 150)
+    assert pneumothorax.both == pneumothorax.text_positives < pneumothorax.positives
+    assert pneumothorax.auroc.distinguishable
+    assert "by so much the score is agreement with it" in printed["sentences"][0]
+    assert mass.scores == ("Nodule", "Mass")
+    assert mass.auroc.difference == 0  # the same truth: nothing to test
+    assert "untested" in printed["sentences"][1]
+    assert "data.rsna" in truths.left_out["Pneumonia"]
+    assert json.loads((tmp_path / "truths.json").read_text()) == printed
+    score(folder / "scores.csv", [*overrides, "split=official", "subset=test"])
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.split("the images of each row")[0].splitlines())) <= 80
+    assert "150" in shown
+
+
+def test_scores_are_in_the_order_of_their_images(folder: Path) -> None:
+    source = NihExperts(folder)
+    ids = [record.image_id for record in source.records]
+    patients = [record.patient_id for record in source.records]
+    scores = np.random.default_rng(3).random((len(ids), 1), dtype=np.float32)
+    rows = []
+    for order in (slice(None), slice(None, None, -1)):
+        table = Predictions(
+            ("Pneumothorax",),
+            tuple(ids[order]),
+            tuple(patients[order]),
+            scores[order],
+            scores[order],
+        )
+        rows.append(score_truths(table, source, draws=20).rows[0].auroc.difference)
+    assert rows[0] == pytest.approx(rows[1], abs=1e-12)
+
+
+def test_errors(folder: Path, tmp_path: Path) -> None:
+    overrides = ["data=nih_expert", f"data.root={folder}"]
+    with pytest.raises(ConfigError, match="panel"):
+        score(folder / "scores.csv", [*overrides, "truth=panel"])
+    with pytest.raises(ConfigError, match="phantom"):
+        score(folder / "scores.csv", ["data=phantom", "truth=experts"])
+    other = tmp_path / "other.csv"
+    other.write_text("image,Hernia\n00000000_000.png,0.5")
+    with pytest.raises(ConfigError, match="Pneumothorax"):
+        score(other, [*overrides, "truth=experts"])
+    source = NihExperts(folder)
+    one = np.full((1, 1), 0.5, np.float32)
+    for labels, image in ((("Pneumonia",), "00000000_000.png"), (("Pneumothorax",), "x.png")):
+        with pytest.raises(ConfigError, match="nothing to compare"):
+            score_truths(Predictions(labels, (image,), ("0",), one, one), source)

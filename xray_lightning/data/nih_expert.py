@@ -1,0 +1,224 @@
+"""Google's labels of NIH images by radiologists (Majkowska et al., Radiology 2020).
+
+=========  =========================================================================================
+images     4,376 of ChestX-ray14's, of 1,695 patients: 1,962 of the official test list (860
+           patients), 2,414 of train_val (835), no patient in both; Google's page says 4,374
+labels     Fracture, Pneumothorax, Airspace opacity, Nodule or mass: YES or NO by three radiologists
+           each, until they agreed; blank where an image was not put to them
+tables     ``google2019_nih-chest-xray-labels.csv`` (both in one, with ``Set Id``), or Google's own
+           ``four_findings_expert_labels/validation_labels.csv`` and ``test_labels.csv``, also flat;
+           gzip-compressed or not; each row also has NIH's columns and its text-mined labels
+=========  =========================================================================================
+
+Counted in the first table. Positive by NIH's text miner, by the radiologists, by both: Pneumothorax
+238, 238, 109; Nodule or mass (Nodule, Mass or both) 455, 605, 256. The images are a selection rich
+in findings, so agreement is no estimate of prevalence. Of Google's own files the names of the
+columns are known from others' code; none was at hand.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from xray_lightning.data.nih import find_image_folders, make_records
+from xray_lightning.data.rsna import Rsna, read_nih_map
+from xray_lightning.data.source import (
+    Source,
+    compare_counts,
+    disk_notes,
+    index_images,
+    require_directory,
+)
+from xray_lightning.data.tables import Table, format_count, read_table
+from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
+from xray_lightning.records import CHEST_XRAY14, NAN, Record
+
+EXPERT_LABELS = ("Fracture", "Pneumothorax", "Airspace opacity", "Nodule or mass")
+UNIONS = {"Nodule or mass": ("Nodule", "Mass")}  # exact: what the text miner says in two labels
+TABLE, FOLDER = "google2019_nih-chest-xray-labels.csv", "four_findings_expert_labels"
+OWN = {"validation_labels.csv": "train_val", "test_labels.csv": "test"}  # Google's two tables
+SETS = {"val": "train_val", "test": "test"}  # Set Id -> the official subset
+EXPECTED = (
+    f"An NIH folder with {TABLE}, or {FOLDER}/validation_labels.csv and test_labels.csv (.gz too), "
+    "and the images in images/ or images_001/images/ ..."
+)
+TEXT_MINER, GOOGLE, RSNA = "NIH's text miner", "Google's radiologists", "RSNA's readers"
+PUBLISHED = {
+    "table": {"images": 4_376, "patients": 1_695, "train_val": 2_414, "test": 1_962},
+    "Pneumothorax": {TEXT_MINER: 238, GOOGLE: 238, "both": 109},
+    "Nodule or mass": {TEXT_MINER: 455, GOOGLE: 605, "both": 256},
+}
+
+_IMAGE, _SET = "Image Index", "Set Id"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What somebody says of images.
+
+    Attributes:
+        name: who.
+        labels: the L labels.
+        targets: image id -> 1 present, 0 absent, NaN unknown, (L,).
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    targets: Mapping[str, tuple[float, ...]]
+
+    def tell(self, label: str, image: str) -> float:
+        """The target of an image, also of a union of labels; NaN where nothing is said of it."""
+        targets = self.targets.get(image, (NAN,) * len(self.labels))
+        words = (label,) if label in self.labels else UNIONS.get(label, (label,))
+        if not set(words) <= set(self.labels):
+            return NAN
+        told = [targets[self.labels.index(word)] for word in words]
+        return 1.0 if 1.0 in told else sum(told)  # 0 where all are, NaN where one is
+
+
+class NihExperts(Source):
+    """An NIH folder with Google's labels.
+
+    Args:
+        root: the folder of tables and images.
+        truth: whose labels are the targets: "experts", Google's four; or "text", NIH's 14 of the
+            same images, which a network trained on NIH can be evaluated on.
+        rsna: RSNA's folder, whose readers saw 1,140 of these images too; with ``nih_map``.
+        nih_map: RSNA's published map to NIH.
+        allow_missing: let commands that read pixels leave out the images that are not on disk.
+
+    Attributes:
+        truths: NIH's text miner, Google's radiologists, and RSNA's readers where they are named.
+
+    Raises:
+        ConfigError: ``truth`` is neither of the two, or one of ``rsna`` and ``nih_map`` is missing.
+        DataNotFoundError: no folder, no table, or one of Google's two tables alone.
+        TableError: a table lacks a column, repeats an image, or has another cell than YES, NO or
+            blank.
+        DataError: two files are the same image.
+    """
+
+    name, population = "nih_expert", "nih"
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        truth: str = "experts",
+        rsna: str | Path | None = None,
+        nih_map: str | Path | None = None,
+        allow_missing: bool = False,
+    ) -> None:
+        if truth not in ("experts", "text"):
+            raise ConfigError(f"truth must be experts or text, got {truth!r}")
+        if (rsna is None) != (nih_map is None):
+            raise ConfigError(f"rsna and nih_map go together, got {rsna!r} and {nih_map!r}")
+        self.root = folder = require_directory(root, EXPECTED)
+        self.allow_missing, self.choices = allow_missing, {"truth": truth}
+        paths = index_images(find_image_folders(folder), (".png", ".jpg"), lambda path: path.name)
+        notes: list[str] = []
+        subsets: dict[str, str] = {}
+        experts: dict[str, tuple[float, ...]] = {}
+        records: list[Record] = []
+        for table, own in read_tables(folder):
+            if shared := sorted(subsets.keys() & own.keys()):
+                raise TableError(f"{table.path}: {shared[0]} is in the other table too")
+            subsets |= own
+            experts |= read_experts(table)
+            records += make_records(table, (), paths, notes)  # with the text miner's 14 labels
+        text = Truth(TEXT_MINER, CHEST_XRAY14, {r.image_id: r.targets for r in records})
+        third = [] if rsna is None or nih_map is None else [read_rsna(rsna, nih_map, subsets)]
+        self.truths = (text, Truth(GOOGLE, EXPERT_LABELS, experts), *third)
+        own_truth = self.truths[truth == "experts"]
+        self.labels = own_truth.labels
+        self.records = [replace(r, targets=own_truth.targets[r.image_id]) for r in records]
+        self.official = {
+            name: frozenset(image for image, subset in subsets.items() if subset == name)
+            for name in ("train_val", "test")
+        }
+        self.counts = _count_truths(self)
+        train_val = format_count(len(self.official["train_val"]), "image")
+        self.notes = (
+            *notes,
+            *compare_counts(self.counts, PUBLISHED),
+            "a selection rich in findings: its prevalences are no hospital's",
+            f"{train_val} of NIH's train_val list: a network trained on it has learned the text "
+            "miner's labels of these (split=official subset=test leaves them out)",
+            *disk_notes(len(records), len(self.missing), 0),
+        )
+
+
+def read_tables(root: Path) -> list[tuple[Table, dict[str, str]]]:
+    """The tables in the folder, each with the official subset of its images.
+
+    Raises:
+        DataNotFoundError: there are none, or one of Google's two alone.
+        TableError: a column is missing, or a ``Set Id`` is neither val nor test.
+    """
+    if path := _find(root, [TABLE]):
+        table = _read(path)
+        subsets = table.convert(_SET, _parse_set, "val or test")
+        return [(table, dict(zip(table.text(_IMAGE), subsets, strict=True)))]
+    paths = {name: _find(root, [f"{FOLDER}/{name}", f"{FOLDER}_{name}"]) for name in OWN}
+    if absent := [name for name, path in paths.items() if path is None]:
+        raise DataNotFoundError(f"there is no {root / FOLDER / absent[0]}. {EXPECTED}")
+    tables = [(_read(path), OWN[name]) for name, path in paths.items() if path]
+    return [(table, dict.fromkeys(table.text(_IMAGE), subset)) for table, subset in tables]
+
+
+def _find(root: Path, names: list[str]) -> Path | None:
+    places = (root / f"{name}{end}" for name in names for end in ("", ".gz"))
+    return next((place for place in places if place.is_file()), None)
+
+
+def _read(path: Path) -> Table:
+    table = read_table(path)
+    table.require(_IMAGE, *EXPERT_LABELS)
+    table.refuse_repeats(_IMAGE)
+    return table
+
+
+def _parse_set(cell: str) -> str:
+    if cell not in SETS:
+        raise ValueError
+    return SETS[cell]
+
+
+def _parse_answer(cell: str) -> float:
+    answers = {"YES": 1.0, "NO": 0.0, "": NAN}
+    if cell not in answers:
+        raise ValueError
+    return answers[cell]
+
+
+def read_experts(table: Table) -> dict[str, tuple[float, ...]]:
+    """Google's labels of each image, (4,)."""
+    columns = (table.convert(label, _parse_answer, "YES or NO") for label in EXPERT_LABELS)
+    return dict(zip(table.text(_IMAGE), zip(*columns, strict=True), strict=True))
+
+
+def read_rsna(root: str | Path, nih_map: str | Path, images: Mapping[str, str]) -> Truth:
+    """What RSNA's readers say of some NIH images: whether an opacity suspicious for pneumonia."""
+    names = read_nih_map(Path(nih_map))
+    source = Rsna(root, nih_map=nih_map)
+    told = {names[record.image_id]: record.targets for record in source.records}
+    return Truth(RSNA, ("Pneumonia",), {image: told[image] for image in images if image in told})
+
+
+def _count_truths(source: NihExperts) -> dict[str, dict[str, int]]:
+    """Images, and for the findings that two truths name the positives of each and of both."""
+    text, experts = source.truths[:2]
+    images = [record.image_id for record in source.records]
+    counts = {
+        "table": {"images": len(images), "patients": len({r.patient_id for r in source.records})}
+        | {name: len(ids) for name, ids in (source.official or {}).items()}
+    }
+    for finding in ("Pneumothorax", "Nodule or mass"):
+        pairs = Counter((text.tell(finding, i), experts.tell(finding, i)) for i in images)
+        counts[finding] = {
+            TEXT_MINER: sum(n for (one, _), n in pairs.items() if one == 1),
+            GOOGLE: sum(n for (_, two), n in pairs.items() if two == 1),
+            "both": pairs[1.0, 1.0],
+        }
+    return counts

@@ -1,0 +1,154 @@
+"""How much of a score is agreement with a text miner? The same scores against several truths."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from xray_lightning.data.nih_expert import NihExperts, Truth
+from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.metrics.compare import Difference, compare_truths
+from xray_lightning.metrics.delong import holm
+from xray_lightning.metrics.intervals import Floats
+from xray_lightning.results import Result
+
+FINDINGS = {  # finding -> labels of a network whose largest score is that of the finding
+    "Pneumothorax": ("Pneumothorax",),
+    "Nodule or mass": ("Nodule", "Mass"),
+    "Pneumonia": ("Pneumonia",),
+}
+NEEDED = tuple(label for labels in FINDINGS.values() for label in labels)
+
+
+@dataclass(frozen=True)
+class TruthRow(Result):
+    """One finding by two truths, on the images that both tell of."""
+
+    finding: str
+    scores: tuple[str, ...]  # labels whose largest score is the finding's
+    readers: str  # whose truth is compared with the text miner's
+    images: int
+    patients: int
+    positives: int  # by the readers
+    text_positives: int
+    both: int
+    auroc: Difference  # against the readers, against the text miner, and the first less the second
+
+    @property
+    def sentence(self) -> str:
+        """What the difference says, and what it does not."""
+        row, name = self.auroc, f"{self.finding} by {self.readers}"
+        if np.isnan(row.difference):
+            return f"{name}: undefined, for a truth here has no positive or no negative image"
+        if row.interval is None:
+            return f"{name}: untested, for no two draws of patients differ"
+        shown = f"{row.difference:+.3f}, 95 % {{:+.3f}} to {{:+.3f}}".format(*row.interval)
+        both = f"AUROC {row.first:.3f} against the readers, {row.second:.3f} against the miner"
+        if row.distinguishable and row.difference > 0:
+            return f"{name}: {both} ({shown}): here it agrees better with the readers"
+        if row.distinguishable:
+            return (
+                f"{name}: {both} ({shown}): here it agrees better with the text miner, and by so "
+                "much the score is agreement with it"
+            )
+        return (
+            f"{name}: {both} ({shown}): no difference can be told; these images would show a true "
+            f"one of {row.detectable:.3f} or more in 80 % of cases"
+        )
+
+
+@dataclass(frozen=True)
+class ExpertTruth(Result):
+    """Scores against readers and against the text miner.
+
+    Attributes:
+        rows: of each finding and readers that can be compared.
+        left_out: finding -> why it was not.
+        images: that have a score.
+        draws: of the bootstrap of patients.
+    """
+
+    rows: tuple[TruthRow, ...]
+    left_out: dict[str, str]
+    images: int
+    draws: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, and the sentences."""
+        return {**super().to_json(), "sentences": [row.sentence for row in self.rows]}
+
+
+def score_truths(
+    predictions: Predictions, source: NihExperts, *, draws: int = 2000, seed: int = 0
+) -> ExpertTruth:
+    """Score a model against every truth of the images, paired with the text miner's.
+
+    Args:
+        predictions: scores of some of the images; their targets are not used.
+        source: the images and their truths.
+        draws: of the bootstrap of patients.
+        seed: of the draws.
+
+    Raises:
+        ConfigError: there is no score of a finding that two truths tell of.
+    """
+    text, *others = source.truths
+    rows, left_out = [], {}
+    for finding, labels in FINDINGS.items():
+        if not set(labels) <= set(predictions.labels):
+            left_out[finding] = f"no scores of {' and '.join(labels)}"
+            continue
+        told = [truth for truth in others if finding in truth.labels]
+        if not told:
+            left_out[finding] = "only the text miner tells it here (data.rsna= and data.nih_map=)"
+        rows += [
+            row
+            for truth in told
+            if (row := _compare(predictions, finding, labels, truth, text, draws, seed))
+        ]
+    if not rows:
+        why = "; ".join(f"{finding}: {reason}" for finding, reason in left_out.items())
+        raise ConfigError(f"nothing to compare: {why or 'no scored image has two truths'}")
+    corrected = holm([row.auroc.p_value for row in rows])
+    rows = [
+        replace(row, auroc=replace(row.auroc, corrected=float(p_value)))
+        for row, p_value in zip(rows, corrected, strict=True)
+    ]
+    return ExpertTruth(tuple(rows), left_out, len(predictions.image_ids), draws)
+
+
+def _compare(
+    predictions: Predictions,
+    finding: str,
+    labels: Sequence[str],
+    truth: Truth,
+    text: Truth,
+    draws: int,
+    seed: int,
+) -> TruthRow | None:
+    """One row; None where no scored image has both truths."""
+    images = predictions.image_ids
+    columns = [predictions.labels.index(label) for label in labels]
+    scores = predictions.scores[:, columns].max(axis=1)  # (N,)
+    first, second = (_targets(one, finding, images) for one in (truth, text))
+    both = ~np.isnan(first) & ~np.isnan(second)
+    if not both.any():
+        return None
+    patients = np.asarray(predictions.patient_ids)
+    return TruthRow(
+        finding,
+        tuple(labels),
+        truth.name,
+        int(both.sum()),
+        len(set(patients[both])),
+        int((first[both] == 1).sum()),
+        int((second[both] == 1).sum()),
+        int(((first == 1) & (second == 1)).sum()),
+        compare_truths(scores, first, second, patients, draws=draws, seed=seed),
+    )
+
+
+def _targets(truth: Truth, finding: str, images: Sequence[str]) -> Floats:
+    return np.array([truth.tell(finding, image) for image in images])
