@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from xray_lightning.data.tables import Table
 from xray_lightning.errors import ConfigError
 from xray_lightning.records import NAN
 
@@ -41,6 +42,27 @@ def parse_code(cell: str) -> float:
     if cell and code not in (1, 0, -1):
         raise ValueError
     return code
+
+
+def code_matrix(table: Table, labels: Sequence[str]) -> Codes:
+    """The codes of a table, (N, L); NaN where a label has no column.
+
+    Raises:
+        TableError: a cell is no code; names it.
+    """
+    wanted = "1 (present), 0 (absent), -1 (uncertain) or blank"
+    columns = [table.parse_distinct(label, parse_code, wanted) for label in labels]
+    return np.array([np.array(parsed)[rows] for rows, parsed in columns]).T
+
+
+def count_codes(codes: Codes, labels: Sequence[str]) -> dict[str, dict[str, int]]:
+    """How often each label has each code: {"uncertain": {"Edema": 12_984, ...}, ...}."""
+    told = {"uncertain": codes == -1, "absent": codes == 0, "present": codes == 1}
+    told["blank"] = np.isnan(codes)
+    return {
+        name: dict(zip(labels, where.sum(axis=0).tolist(), strict=True))
+        for name, where in told.items()
+    }
 
 
 def choose_words(name: str, choice: Choice, labels: Sequence[str]) -> tuple[str, ...]:

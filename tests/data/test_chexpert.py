@@ -1,0 +1,319 @@
+"""CheXpert: phantom folders in its layout, CheXlocalize's masks, and the real table where it is."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from xray_lightning import CheXpert
+from xray_lightning.cli.datasets import data
+from xray_lightning.data.chexpert import LABELS, MASKED
+from xray_lightning.data.masks import PackedMask
+from xray_lightning.data.partition import split_source
+from xray_lightning.data.source import readable_records
+from xray_lightning.data.splits import official_split
+from xray_lightning.errors import (
+    ConfigError,
+    DataNotFoundError,
+    MissingImagesError,
+    TableError,
+)
+
+NAN = math.nan
+HEADER = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *LABELS]
+EDEMA, FRACTURE, NONE = map(LABELS.index, ("Edema", "Fracture", "No Finding"))
+SMALL = "CheXpert-v1.0-small"
+
+
+def row(path: str, *about: str, **codes: str) -> str:
+    """A row with some codes; ``Edema="1.0"``, the other labels blank."""
+    return ",".join([path, *about, *(codes.get(label.replace(" ", "_"), "") for label in LABELS)])
+
+
+TRAIN = (
+    row(f"{SMALL}/train/patient00001/study1/view1_frontal.jpg",
+        "Female", "68", "Frontal", "AP", No_Finding="1.0", Support_Devices="1.0"),
+    row(f"{SMALL}/train/patient00002/study2/view1_frontal.jpg",
+        "Male", "87", "Frontal", "PA", Edema="-1.0", Fracture="1.0"),
+    row(f"{SMALL}/train/patient00002/study2/view2_lateral.jpg",
+        "Male", "87", "Lateral", "", Edema="-1.0", Fracture="1.0"),
+    row(f"{SMALL}/train/patient00002/study1/view1_frontal.jpg", "Unknown", "0", "Frontal", "AP"),
+    row(f"{SMALL}/train/patient00003/study1/view1_frontal.jpg",
+        "Male", "90", "Frontal", "LL", Edema="0.0"),
+    row(f"{SMALL}/train/patient00004/study1/view1_frontal.jpg",
+        "Male", "90", "Frontal", "AP", Edema="0.0"),
+)  # fmt: skip
+ALL = {label.replace(" ", "_"): "0.0" for label in LABELS}
+VALID = (
+    row(f"{SMALL}/valid/patient64541/study1/view1_frontal.jpg",
+        "Male", "73", "Frontal", "AP", **ALL | {"Edema": "1.0"}),
+    row(f"{SMALL}/valid/patient64542/study1/view1_frontal.jpg",
+        "Female", "70", "Frontal", "PA", **ALL),
+    row(f"{SMALL}/valid/patient64543/study1/view1_frontal.jpg",
+        "Female", "70", "Frontal", "PA", **ALL | {"Lung_Opacity": "1.0"}),
+)  # fmt: skip
+TEST = (
+    row("test/patient64741/study1/view1_frontal.jpg", **ALL),
+    row("test/patient64741/study1/view2_lateral.jpg", **ALL),
+)
+KEY = "patient64541_study1_view1_frontal"
+
+
+def write(folder: Path, name: str, rows: Sequence[str], header: Sequence[str] = HEADER) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("\n".join([",".join(header), *rows]) + "\n")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """All three parts, in a folder of another name than the archive's."""
+    write(tmp_path / "mine", "train.csv", TRAIN)
+    write(tmp_path / "mine", "valid.csv", VALID)
+    write(tmp_path / "mine", "test_labels.csv", TEST, ["Path", *LABELS])
+    return tmp_path / "mine"
+
+
+def test_records_of_a_folder_with_another_name(folder: Path) -> None:
+    image = folder / "train/patient00001/study1/view1_frontal.jpg"
+    image.parent.mkdir(parents=True)
+    cv2.imwrite(str(image), np.full((20, 16), 90, np.uint8))
+    source = CheXpert(folder)
+    first, second, *_ = source.records
+    assert (first.image_id, first.patient_id, first.study_id) == (
+        "train/patient00001/study1/view1_frontal.jpg", "patient00001", "patient00001/study1",
+    )  # fmt: skip
+    assert (first.age, first.sex, first.view, first.path) == (68, "F", "AP", image)
+    assert [first.targets[i] for i in (NONE, EDEMA)] == [1, 0]  # not mentioned: negative
+    assert math.isnan(second.targets[EDEMA])  # uncertain: ignored
+    assert source.read(first).shape == (20, 16)
+    assert len(source.missing) == len(source.records) - 1 == 7
+    assert [r.view for r in source.records if r.image_id.startswith("test")] == ["frontal"]
+    assert source.title == "chexpert (uncertain: ignore, blank: negative)"
+
+
+def test_odd_rows_are_counted(folder: Path) -> None:
+    source = CheXpert(folder)
+    assert source.counts["train"] == {
+        "images": 6, "patients": 4, "studies": 5, "frontal": 5, "lateral": 1,
+    }  # fmt: skip
+    assert source.counts["train views"] == {"AP": 3, "PA": 1, "LL": 1}
+    assert source.counts["train odd"] == {"sex unknown": 1, "age 0": 1, "no label": 1}
+    codes = ("uncertain", "absent", "present", "blank")
+    assert [source.counts[f"train {code}"]["Edema"] for code in codes] == [2, 2, 0, 2]
+    notes = "\n".join(source.notes)
+    for sentence in (
+        "1 age of 0 became NaN", "1 image without a label", "1 film called frontal, and LL or RL",
+        "1 cell of 'Sex'", "LEFT OUT: views LL 3", "train: 223,414 images expected, 6 here",
+        "test present: 178 Atelectasis expected, 0 here", "8 of the 8 images",
+    ):  # fmt: skip
+        assert sentence in notes
+    unknown = next(r for r in source.records if r.study_id == "patient00002/study1")
+    assert math.isnan(unknown.age)
+    assert unknown.sex == ""
+
+
+@pytest.mark.parametrize(
+    ("views", "count"), [(None, 11), (["LL"], 3), (["PA"], 3), (["frontal"], 1)]
+)
+def test_views_are_selectable(folder: Path, views: Any, count: int) -> None:
+    assert len(CheXpert(folder, views=views).records) == count
+
+
+def test_choices_reach_targets_title_and_fingerprint(folder: Path) -> None:
+    plain = CheXpert(folder)
+    mixed = CheXpert(folder, uncertain={"default": "zeros", "Edema": "smooth"}, blank="unknown")
+    share = mixed.records[1].targets[EDEMA]
+    assert 0.55 < share < 0.85
+    assert math.isnan(mixed.records[2].targets[EDEMA])
+    words = "uncertain: zeros but Edema smooth, blank: unknown, smooth: 0.55 to 0.85, seed: 0"
+    assert mixed.title == f"chexpert ({words})"
+    splits = [split_source(source, official_split, source.records) for source in (plain, mixed)]
+    assert splits[0].fingerprint != splits[1].fingerprint
+
+
+def test_the_official_split(folder: Path) -> None:
+    whole = official_split((source := CheXpert(folder)).records, source.official)
+    assert {subset: len(rows) for subset, rows in whole.subsets.items()} == {
+        "train": 4, "val": 3, "test": 1,
+    }  # fmt: skip
+    (folder / "test_labels.csv").unlink()
+    source = CheXpert(folder)
+    carved = official_split(source.records, source.official, val_fraction=0.3)
+    assert {source.records[i].image_id[:5] for i in carved.subsets["test"]} == {"valid"}
+    assert {source.records[i].image_id[:5] for i in carved.subsets["val"]} == {"train"}
+    (folder / "valid.csv").unlink()
+    assert CheXpert(folder).official is None
+
+
+def test_a_label_without_a_column_is_unknown(folder: Path) -> None:
+    write(folder, "test_labels.csv", ["test/patient64741/study1/view1_frontal.jpg,1"],
+          ["Path", "Edema"])  # fmt: skip
+    source = CheXpert(folder)
+    assert source.records[-1].targets[EDEMA] == 1
+    assert math.isnan(source.records[-1].targets[FRACTURE])
+    assert "test_labels.csv lacks No Finding, Enlarged" in "\n".join(source.notes)
+
+
+def test_the_archive_is_found(folder: Path) -> None:
+    assert CheXpert(folder.parent).root == folder
+    write(folder.parent / "CheXpert-v1.0", "train.csv", TRAIN)
+    with pytest.raises(ConfigError, match=r"CheXpert-v1\.0, mine"):
+        CheXpert(folder.parent)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "value"),
+    [
+        ("train/patient00001", "train/00001", "row 2: 'Path' is 'CheX"),
+        ("train/patient00001", "valid/patient00001", "row 2: 'Path'"),
+        ("Edema", "Oedema,Edema", "row 2 has 19 cells"),
+        (",-1.0,", ",-2.0,", "row 3: 'Edema' is '-2.0'"),
+        ("study2/view1_frontal", "study1/view1_frontal", "patient00002/study1/view1_frontal.jpg"),
+        ("Path", "File", "'Path'"),
+    ],
+)
+def test_faulty_tables(folder: Path, old: str, new: str, value: str) -> None:
+    table = folder / "train.csv"
+    table.write_text(table.read_text().replace(old, new))
+    with pytest.raises(TableError, match=value):
+        CheXpert(folder)
+
+
+def test_what_is_not_there(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match="nowhere"):
+        CheXpert(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataNotFoundError, match=r"train\.csv"):
+        CheXpert(tmp_path / "empty")
+    with pytest.raises(ConfigError, match="LATERAL"):
+        CheXpert(folder, views=["LATERAL"])
+    with pytest.raises(ConfigError, match="maybe"):
+        CheXpert(folder, uncertain="maybe")
+    with pytest.raises(MissingImagesError, match="8 of the 8"):
+        readable_records(CheXpert(folder))
+
+
+# --- CheXlocalize ---------------------------------------------------------------------------------
+
+
+def pack(mask: Any) -> dict[str, Any]:
+    """COCO's string of a mask by definition: 5 bits a character, differences from the third."""
+    runs, inside = [0], False
+    for pixel in np.asarray(mask).T.ravel().tolist():
+        if pixel != inside:
+            runs, inside = [*runs, 0], pixel
+        runs[-1] += 1
+    text = ""
+    for i, run in enumerate(runs):
+        number, more = run - (runs[i - 2] if i > 2 else 0), True
+        while more:
+            bits, number = number & 31, number >> 5
+            more = number != (-1 if bits & 16 else 0)
+            text += chr(48 + bits + 32 * more)
+    return {"size": list(np.shape(mask)), "counts": text}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_masks_of_any_shape(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    mask = generator.random((generator.integers(1, 70), generator.integers(1, 70))) < seed / 5
+    packed = PackedMask(pack(mask)["counts"], *mask.shape)
+    np.testing.assert_array_equal(packed.draw(), mask)
+    if not mask.any():
+        assert packed.box("Mass") is None
+        return
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = packed.box("Mass")
+    assert box is not None
+    assert (box.x, box.y) == (columns[0], rows[0])
+    assert (box.width, box.height) == (np.ptp(columns) + 1, np.ptp(rows) + 1)
+
+
+@pytest.fixture
+def masks(folder: Path) -> Callable[..., Path]:
+    """Writes a file of masks: Edema of the first image of the valid part, all others empty."""
+    shown = np.zeros((30, 20), np.bool_)
+    shown[5:9, 3:17] = True
+
+    def make(**entries: Any) -> Path:
+        words = [label.replace("Lung Opacity", "Airspace Opacity") for label in MASKED]
+        empty = {word: pack(np.zeros_like(shown)) for word in words}
+        path = folder / "gt_segmentations_val.json"
+        path.write_text(json.dumps({KEY: empty | {"Edema": pack(shown)}} | entries))
+        return path
+
+    return make
+
+
+def test_masks_of_radiologists(folder: Path, masks: Callable[..., Path]) -> None:
+    other = folder / "val/patient64542/study1/view1_frontal.jpg"  # CheXlocalize's name of valid/
+    other.parent.mkdir(parents=True)
+    cv2.imwrite(str(other), np.full((40, 50), 9, np.uint8))
+    source = CheXpert(folder, segmentations=[masks()])
+    train, shown, absent, silent = (source.records[i] for i in (0, 4, 5, 6))
+    mask = source.mask(shown, "Edema")
+    assert mask is not None
+    assert (mask.shape, mask.sum()) == ((30, 20), 56)
+    (box,) = shown.boxes
+    assert (box.label, box.x, box.y, box.width, box.height) == ("Edema", 3, 5, 14, 4)
+    assert shown.box_frame == (20, 30)
+    opacity, whole = source.mask(shown, "Lung Opacity"), source.mask(absent, "Edema")
+    assert opacity is not None
+    assert whole is not None
+    assert (opacity.any(), whole.any(), whole.shape) == (False, False, (40, 50))
+    assert source.mask(shown, "Fracture") is None  # not one of the ten
+    assert source.mask(train, "Edema") is None  # not told
+    assert source.mask(silent, "Edema") is None  # positive in the table, yet not in the file
+    assert "masks of 1 image; 2 are left out" in "\n".join(source.notes)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ({"patient9_study1_view1_frontal": {}}, "patient9"),
+        ({KEY: {"Rash": pack(np.ones((2, 2)))}}, "Rash"),
+        ({KEY: {"Edema": {"size": [2, 2], "counts": "05"}}}, "5 pixels, not 2 x 2"),
+        ({KEY: {"Edema": {"size": [2, 2], "counts": "P"}}}, "Edema"),
+        ({KEY: {"Edema": {"size": [2, 2]}}}, "counts"),
+        ({KEY: ["Edema"]}, KEY),
+    ],
+)
+def test_faulty_masks(folder: Path, masks: Callable[..., Path], entry: Any, value: str) -> None:
+    with pytest.raises(TableError, match=value):
+        CheXpert(folder, segmentations=[masks(**entry)])
+    with pytest.raises(DataNotFoundError, match=r"none\.json"):
+        CheXpert(folder, segmentations=["none.json"])
+
+
+def test_the_real_table(
+    real_tables: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every count of the published training table, and no difference from them."""
+    root = real_tables("chexpert")
+    data(["data=chexpert", f"data.root={root}", "split=patient"], as_json=True)
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["images"], summary["patients"]) == (191_010, 64_534)
+    counts = summary["counts"]
+    assert counts["train"] == {
+        "images": 223_414, "patients": 64_540, "studies": 187_641,
+        "frontal": 191_027, "lateral": 32_387,
+    }  # fmt: skip
+    assert counts["train views"] == {"AP": 161_590, "PA": 29_420, "LL": 16, "RL": 1}
+    assert counts["train odd"] == {"sex unknown": 1, "age 0": 3, "no label": 12}
+    for label, numbers in {
+        "Atelectasis": (33_739, 1_328, 33_376, 154_971),
+        "Consolidation": (27_742, 28_097, 14_783, 152_792),
+        "Pneumonia": (18_770, 2_799, 6_039, 195_806),
+        "Pleural Effusion": (11_628, 35_396, 86_187, 90_203),
+        "Edema": (12_984, 20_726, 52_246, 137_458),
+        "Cardiomegaly": (8_087, 11_116, 27_000, 177_211),
+        "No Finding": (0, 0, 22_381, 201_033),
+    }.items():
+        codes = ("uncertain", "absent", "present", "blank")
+        assert tuple(counts[f"train {code}"][label] for code in codes) == numbers
+    assert not [note for note in summary["notes"] if "expected" in note]

@@ -1,0 +1,327 @@
+"""CheXpert v1.0 and v1.0-small (Irvin et al., AAAI 2019), as Stanford packs them; CheXlocalize.
+
+============  ======================================================================================
+images        ``train.csv`` 223,414 of 64,540 patients and 187,641 studies, ``valid.csv`` 234 of 200
+              studies, CheXlocalize's ``test_labels.csv`` 668 of 500; 8-bit JPEG,
+              ``train/patient00001/study1/view1_frontal.jpg``
+labels        14, per study: a lateral film carries those of its study. Training: by the labeler, 1
+              present, 0 absent, -1 uncertain, blank not mentioned; No Finding is 1 or blank alone.
+              Validation: the majority of three radiologists; test: of five. No -1 in these
+patients      ``patient00001`` of the path; no dates
+views         AP, PA, and of 17 films called frontal LL or RL; LL for lateral films; "frontal" for
+              the frontal films of the test part, whose table tells no more
+masks         CheXlocalize (Saporta et al., Nature Machine Intelligence 2022),
+              ``gt_segmentations_{val,test}.json``: ten findings by radiologists
+============  ======================================================================================
+
+Official split: the valid part is validation where the test part is there. Where it is not, it is
+the test set, and validation is carved from training by patient: 200 studies are the only ones that
+radiologists labelled, and a network must not be chosen on what it is scored on.
+
+Traps: ``Path`` begins with the archive's name, which seldom is that of the folder; CheXlocalize has
+``val/`` for ``valid/`` and ``Airspace Opacity`` for ``Lung Opacity``, and leaves out the images
+without a positive (and one with: its masks are unknown). The competition counts studies (200, 500),
+these tables count images. Ages end at 90, which stands for all above.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.data.masks import PackedMask
+from xray_lightning.data.source import (
+    Mask,
+    Source,
+    compare_counts,
+    disk_notes,
+    require_directory,
+    select_views,
+)
+from xray_lightning.data.tables import Table, format_count, open_text, pause_collector, read_table
+from xray_lightning.data.uncertain import (
+    SMOOTH,
+    Choice,
+    code_matrix,
+    count_codes,
+    describe_choices,
+    read_codes,
+)
+from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
+from xray_lightning.records import NAN, NO_FINDING, Record
+
+LABELS = (
+    *(NO_FINDING, "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion"),
+    *("Edema", "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion"),
+    *("Pleural Other", "Fracture", "Support Devices"),
+)
+RADIOLOGISTS = {"Airspace Opacity": "Lung Opacity"}  # their word for it in CheXlocalize and MIMIC
+UNMASKED = (NO_FINDING, "Pneumonia", "Pleural Other", "Fracture")
+MASKED = tuple(label for label in LABELS if label not in UNMASKED)
+TABLES = {  # part -> names of its table, Stanford's and CheXlocalize's
+    "train": ("train.csv",),
+    "valid": ("valid.csv", "val_labels.csv"),
+    "test": ("test_labels.csv", "test.csv"),
+}
+FOLDERS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
+EXPECTED = (
+    "A CheXpert folder holds CheXpert-v1.0-small/train.csv (or CheXpert-v1.0/, or the files "
+    "themselves), optionally valid.csv and test_labels.csv, and the images in train/, valid/, test/"
+)
+_SIX = ("Atelectasis", "Consolidation", "Pneumonia", "Pleural Effusion", "Edema", "Cardiomegaly")
+_FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+_SIZE = ("images", "patients", "studies", "frontal", "lateral")
+
+
+def _name(names: Sequence[str], *numbers: int) -> dict[str, int]:
+    return dict(zip(names, numbers, strict=True))
+
+
+PUBLISHED: Mapping[str, Mapping[str, int]] = {
+    "train": _name(_SIZE, 223_414, 64_540, 187_641, 191_027, 32_387),
+    "train views": {"AP": 161_590, "PA": 29_420, "LL": 16, "RL": 1},
+    "train odd": {"sex unknown": 1, "age 0": 3, "no label": 12},
+    "train uncertain": {
+        NO_FINDING: 0,
+        **_name(_SIX, 33_739, 27_742, 18_770, 11_628, 12_984, 8_087),
+    },
+    "train absent": {NO_FINDING: 0, **_name(_SIX, 1_328, 28_097, 2_799, 35_396, 20_726, 11_116)},
+    "train present": _name(_SIX, 33_376, 14_783, 6_039, 86_187, 52_246, 27_000),
+    "train blank": _name(_SIX, 154_971, 152_792, 195_806, 90_203, 137_458, 177_211),
+    "valid": _name(_SIZE, 234, 200, 200, 202, 32),
+    "valid views": {"AP": 169, "PA": 33},
+    "valid uncertain": dict.fromkeys(LABELS, 0),
+    "valid present": {"Fracture": 0},
+    "test": {"images": 668, "patients": 500, "lateral": 150},
+    "test present": _name(_FIVE, 178, 175, 35, 85, 120),
+}
+
+
+class CheXpert(Source):
+    """A CheXpert folder.
+
+    Args:
+        root: the folder with the tables, or the one around it.
+        views: of the images to keep, of PA, AP, frontal, LL and RL; None: all.
+        uncertain: what -1 is, see :mod:`~xray_lightning.data.uncertain`.
+        blank: what is not mentioned, see there.
+        smooth: range of the shares of uncertain=smooth.
+        seed: of the same.
+        segmentations: CheXlocalize's files of masks.
+        allow_missing: let commands that read pixels leave out the images that are not on disk.
+
+    Raises:
+        ConfigError: a choice or view that there is not, or several archives in the folder.
+        DataNotFoundError: no folder, no label table or no file of masks.
+        TableError: a table lacks a column, repeats an image, or has a path, label or mask that is
+            none; names the row.
+    """
+
+    name = "chexpert"
+    labels = LABELS
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        views: Sequence[str] | None = ("PA", "AP", "frontal"),
+        uncertain: Choice = "ignore",
+        blank: Choice = "negative",
+        smooth: Sequence[float] = SMOOTH,
+        seed: int = 0,
+        segmentations: Sequence[str | Path] = (),
+        allow_missing: bool = False,
+    ) -> None:
+        self.root = folder = _find_archive(require_directory(root, EXPECTED))
+        self.allow_missing = allow_missing
+        self.choices = describe_choices(LABELS, uncertain, blank, smooth=smooth, seed=seed)
+        read = partial(
+            read_codes, labels=LABELS, uncertain=uncertain, blank=blank, smooth=smooth, seed=seed
+        )
+        notes: list[str] = []
+        counts: dict[str, dict[str, int]] = {}
+        parts = {
+            part: _read_part(read_table(path), part, folder, read, counts, notes)
+            for part, path in _find_tables(folder).items()
+        }
+        self.counts, self.official = counts, _assign_parts(parts)
+        published = {name: rows for name, rows in PUBLISHED.items() if name.split()[0] in parts}
+        notes += compare_counts(counts, published)
+        records = [record for rows in parts.values() for record in rows]
+        self._masks: dict[str, dict[str, PackedMask]] = {}  # image -> label -> mask
+        self._told: set[str] = set()  # images of which the files of masks tell what is absent
+        for file in [segmentations] if isinstance(segmentations, str | Path) else segmentations:
+            records = self._add_masks(Path(file), records, notes)
+        self.records = select_views(records, views, notes)
+        self.notes = (*notes, *disk_notes(len(self.records), len(self.missing), 0))
+
+    def mask(self, record: Record, label: str) -> Mask | None:
+        """Where radiologists saw a finding, (H, W) bool; None where no file of masks tells it.
+
+        Raises:
+            MissingImagesError: the finding is absent, and the file that tells the size is too.
+        """
+        if packed := self._masks.get(record.image_id, {}).get(label):
+            return packed.draw()
+        absent = record.image_id in self._told and label in MASKED
+        return np.zeros(self.read(record).shape, np.bool_) if absent else None
+
+    def _add_masks(self, path: Path, records: Sequence[Record], notes: list[str]) -> list[Record]:
+        """Take the masks of a file; returns the records with boxes around their masks."""
+        by_key = {"_".join(r.image_id.split("/")[1:]).partition(".")[0]: r for r in records}
+        masks = read_masks(path)
+        if unknown := [key for key in masks if key not in by_key]:
+            raise TableError(f"{path} has masks of {unknown[0]!r}, which is in no table")
+        own = {by_key[key].image_id: packed for key, packed in masks.items()}
+        self._masks |= own
+        parts, columns = {image.split("/")[0] for image in own}, list(map(LABELS.index, MASKED))
+        others = [r for r in records if r.image_id.split("/")[0] in parts and r.image_id not in own]
+        silent = {r.image_id for r in others if 1 in [r.targets[column] for column in columns]}
+        self._told |= {r.image_id for r in others} - silent | own.keys()
+        notes.append(
+            f"{path.name}: masks of {format_count(len(own), 'image')}; {len(others):,} are left "
+            f"out, which is to say no positive; {len(silent):,} of these have one in the label "
+            "table, and no mask"
+        )
+        return [_draw_boxes(r, own[r.image_id]) if r.image_id in own else r for r in records]
+
+
+def read_masks(path: Path) -> dict[str, dict[str, PackedMask]]:
+    """Key of the image (``patient64622_study1_view1_frontal``) -> label -> mask.
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        TableError: it is no file of masks; names the image and the finding.
+    """
+    with open_text(path, "file of masks (data.segmentations)") as file:
+        entries = json.load(file)
+    masks: dict[str, dict[str, PackedMask]] = {}
+    place = "its first key"
+    try:
+        for key, findings in entries.items():
+            place, masks[key] = key, {}
+            for finding, mask in findings.items():
+                place = f"{key}, {finding}"
+                label = MASKED[MASKED.index(RADIOLOGISTS.get(finding, finding))]
+                masks[key][label] = PackedMask(mask["counts"], *mask["size"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise TableError(f"{path}: {place}: no mask of one of its findings ({error!r})") from error
+    return masks
+
+
+def _draw_boxes(record: Record, masks: Mapping[str, PackedMask]) -> Record:
+    """The record with a box around each of its masks."""
+    boxes = tuple(box for label, mask in masks.items() if (box := mask.box(label)))
+    frames = [(mask.width, mask.height) for mask in masks.values()]
+    return replace(record, boxes=boxes, box_frame=frames[0]) if boxes else record
+
+
+def _find_tables(folder: Path) -> dict[str, Path]:
+    """Part -> its table, of those that are there."""
+    there = {part: [folder / name for name in names] for part, names in TABLES.items()}
+    paths = {part: next(filter(Path.is_file, own), None) for part, own in there.items()}
+    return {part: path for part, path in paths.items() if path}
+
+
+def _find_archive(root: Path) -> Path:
+    """The folder of the tables: the root, or the one below it that has some."""
+    folders = [root] if _find_tables(root) else sorted(filter(_find_tables, root.glob("*/")))
+    if not folders:
+        raise DataNotFoundError(f"there is no label table {root / 'train.csv'}. {EXPECTED}")
+    if len(folders) > 1:
+        names = ", ".join(folder.name for folder in folders)
+        raise ConfigError(f"{root} holds several archives, {names}: set data.root={folders[0]}")
+    return folders[0]
+
+
+def _assign_parts(parts: Mapping[str, Sequence[Record]]) -> dict[str, frozenset[str]] | None:
+    """The official split; None without training, or with nothing else."""
+    ids = {part: frozenset(r.image_id for r in records) for part, records in parts.items()}
+    train = ids.pop("train", None)
+    if not ids or train is None:
+        return None
+    test = ids.get("test", ids.get("valid", frozenset()))
+    known = {"train": train, "val": ids["valid"]} if len(ids) == 2 else {"train_val": train}
+    return {**known, "test": test}
+
+
+@pause_collector()
+def _read_part(
+    table: Table,
+    part: str,
+    folder: Path,
+    read: "partial[npt.NDArray[np.float64]]",
+    counts: dict[str, dict[str, int]],
+    notes: list[str],
+) -> tuple[Record, ...]:
+    """One record per row of a part's table; adds its counts and notes."""
+    table.require("Path")
+    table.refuse_repeats("Path")
+    studies, patients, files, sides = zip(*_read_paths(table, part), strict=True)
+    images = [f"{part}/{file}" for file in files]
+    codes, ages = code_matrix(table, LABELS), np.array(table.numbers("Age"))
+    targets = read(codes, images)
+    if absent := [label for label in LABELS if label not in table.columns]:
+        targets[:, list(map(LABELS.index, absent))] = NAN
+        notes.append(f"{table.path.name} lacks {', '.join(absent)}: unknown")
+    words = table.text("AP/PA")
+    odd = {
+        "sex unknown": sum(word not in ("Male", "Female") for word in table.text("Sex")),
+        "age 0": int((ages == 0).sum()),
+        "no label": int(np.isnan(codes).all(axis=1).sum()),
+    }
+    size = len(images), len(set(patients)), len(set(studies))
+    sizes = _name(_SIZE, *size, sides.count("frontal"), sides.count("lateral"))
+    views = dict(Counter(filter(None, words)).most_common())
+    told = {"": sizes, " views": views, " odd": odd}
+    told |= {f" {name}": rows for name, rows in count_codes(codes, LABELS).items()}
+    counts |= {part + name: rows for name, rows in told.items()}
+    if odd["age 0"]:
+        notes.append(f"{part}: {format_count(odd['age 0'], 'age')} of 0 became NaN: all are adults")
+    if odd["no label"]:
+        notes.append(f"{part}: {format_count(odd['no label'], 'image')} without a label: all blank")
+    if sideways := sum(views.get(word, 0) for word in ("LL", "RL")):
+        films = format_count(sideways, "film")
+        notes.append(f"{part}: {films} called frontal, and LL or RL: taken for LL, RL")
+    columns = (
+        images,
+        patients,
+        map(tuple, targets.tolist()),
+        _find_files(folder, part, files),
+        [()] * len(images),
+        [None] * len(images),
+        np.where(ages == 0, NAN, ages).tolist(),
+        table.sexes("Sex", notes),
+        ["LL" if s == "lateral" else word or s for s, word in zip(sides, words, strict=True)],
+        [NAN] * len(images),
+        studies,
+    )
+    return tuple(map(Record, *columns))
+
+
+def _read_paths(table: Table, part: str) -> list[tuple[str, str, str, str]]:
+    """Study, patient, file within the part and side of each row."""
+    names = "|".join(FOLDERS[part])
+    form = re.compile(rf"(?:.*/)?(?:{names})/(((patient\d+)/study\d+)/[^/]*(frontal|lateral)\.\w+)")
+
+    def parse(cell: str) -> tuple[str, str, str, str]:
+        if not (match := form.fullmatch(cell)):
+            raise ValueError
+        return match[2], match[3], match[1], match[4]
+
+    return table.convert("Path", parse, f"as {part}/patient00001/study1/view1_frontal.jpg")
+
+
+def _find_files(folder: Path, part: str, files: Sequence[str]) -> list[Path | None]:
+    """Where each file is; None where it is not on disk."""
+    base = next((folder / name for name in FOLDERS[part] if (folder / name).is_dir()), None)
+    if base is None:
+        return [None] * len(files)
+    paths = (base / file for file in files)
+    return [path if path.is_file() else None for path in paths]

@@ -1,0 +1,76 @@
+"""Exact masks as COCO packs them: runs down the columns, as text."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.data.source import Mask
+from xray_lightning.records import Box
+
+Runs = npt.NDArray[np.int64]  # pixels outside, inside, outside, ... down one column after another
+
+
+@dataclass(frozen=True, slots=True)
+class PackedMask:
+    """A mask as text.
+
+    Raises:
+        ValueError: the text is no COCO run-length string, or does not fill the image.
+    """
+
+    counts: str
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if (total := self.runs.sum()) != self.height * self.width or (self.runs < 0).any():
+            raise ValueError(f"its runs hold {total:,} pixels, not {self.height} x {self.width}")
+
+    @property
+    def runs(self) -> Runs:
+        """Lengths of the runs."""
+        return unpack_runs(self.counts)
+
+    def draw(self) -> Mask:
+        """The mask, (H, W)."""
+        inside = np.arange(len(self.runs)) % 2 == 1
+        return np.repeat(inside, self.runs).reshape(self.width, self.height).T
+
+    def box(self, label: str) -> Box | None:
+        """The smallest box around the mask; None where it is empty.
+
+        >>> PackedMask("52203", 4, 4).box("Mass")
+        Box(label='Mass', x=1, y=1, width=2, height=2, reader='')
+        """
+        ends, lengths = np.cumsum(self.runs)[1::2], self.runs[1::2]
+        lasts, starts = ends[lengths > 0] - 1, (ends - lengths)[lengths > 0]
+        if not len(lasts):
+            return None
+        left, right = int(starts[0]) // self.height, int(lasts[-1]) // self.height
+        whole = bool((starts // self.height != lasts // self.height).any())  # over a column's end
+        top = 0 if whole else int((starts % self.height).min())
+        bottom = self.height - 1 if whole else int((lasts % self.height).max())
+        return Box(label, left, top, right - left + 1, bottom - top + 1)
+
+
+def unpack_runs(text: str) -> Runs:
+    """The runs in a COCO string: 5 bits a character, the lowest first, differences from the third.
+
+    Raises:
+        ValueError: a character that it cannot have, or an end inside a number.
+
+    >>> unpack_runs("52203").tolist()
+    [5, 2, 2, 2, 5]
+    """
+    codes = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - 48
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        raise ValueError("no COCO run-length string")
+    ends = np.flatnonzero(codes & 32 == 0)  # the sixth bit: the number goes on
+    starts = np.r_[0, ends[:-1] + 1]
+    places = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+    runs = np.add.reduceat((codes & 31) << 5 * places, starts)
+    runs -= ((codes[ends] & 16) >> 4) << 5 * (ends - starts + 1)  # two's complement
+    for first in (1, 2):  # from the third on, what is more than two runs before
+        runs[first::2] = np.cumsum(runs[first::2])
+    return np.asarray(runs)
