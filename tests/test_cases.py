@@ -7,13 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 import running
-
-from xray_lightning.data.dicom import read_dicom
-from xray_lightning.data.images import read_image
-from xray_lightning.errors import InvalidImageError
 
 pytestmark = pytest.mark.slow
 
@@ -122,44 +117,6 @@ def checkpoint(cases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = [f"hydra.run.dir={place / 'run'}", f"cache_dir={place / 'cache'}", "epochs=1"]
     run("train", *table(cases, "csv/ok.csv"), *SMALL, *QUICK, *settings, "draws=20")
     return place / "run/checkpoints/best.ckpt"
-
-
-def test_tiff(cases: Path) -> None:
-    tifffile = pytest.importorskip("tifffile")
-    with pytest.raises(InvalidImageError, match=r"deflate_one_bit\.tif"):
-        read_image(cases / "tiff/deflate_one_bit.tif")
-    wanted = tifffile.imread(cases / "tiff/jpeg2000.tif")
-    np.testing.assert_array_equal(read_image(cases / "tiff/jpeg2000.tif"), wanted)
-    grey = read_image(cases / "tiff/grey8.tif").astype(int)
-    white_is_zero = read_image(cases / "tiff/miniswhite16.tif").astype(int)
-    np.testing.assert_array_equal(white_is_zero, 255 - grey)  # stored alike: 0 is white, not black
-
-
-def test_dicom_codestreams_know_their_own_precision(cases: Path) -> None:
-    right = read_dicom(cases / "dicom/j2k_prec16_stored12.dcm")
-    wrapped = read_dicom(cases / "dicom/j2k_prec16_stored10.dcm")
-    np.testing.assert_allclose(wrapped.pixels, right.pixels, atol=1e-6)
-    assert np.ptp(read_dicom(cases / "dicom/jll_prec12_stored10.dcm").pixels) > 0.5
-
-
-def test_functional_groups_are_applied(cases: Path) -> None:
-    notes = " ".join(read_dicom(cases / "dicom/functional_groups.dcm").notes)
-    assert "no window" not in notes
-
-
-def test_voi_lut_of_fewer_bits_than_said(cases: Path) -> None:
-    odd = read_dicom(cases / "dicom/agfa_voi_lut.dcm")
-    right = read_dicom(cases / "dicom/voi_lut_12.dcm")
-    assert odd.notes
-    assert odd.pixels.max() == pytest.approx(right.pixels.max(), abs=0.01)
-
-
-def test_window_of_no_width_and_bare_groups(cases: Path, checkpoint: Path, tmp_path: Path) -> None:
-    names = [cases / "dicom/ww_zero.dcm", cases / "dicom/no_preamble_meta.dcm"]
-    predict(cases, checkpoint, tmp_path, *names)
-    with (tmp_path / "predictions.csv").open(encoding="utf-8") as file:
-        assert len(list(csv.reader(file))) == 3
-    assert read_dicom(names[0]).notes
 
 
 def test_a_damaged_file_is_named(cases: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ import torch
 from running import ROOT, TRAIN, XRAY, run
 from sklearn.metrics import roc_auc_score
 
-from xray_lightning.checkpoint import load_checkpoint
-from xray_lightning.evaluation.predictions import read_predictions
+from xray_lightning import load_checkpoint, read_predictions
 
 # A ResNet of 5 M parameters with dropout; 150 images; two cores.
 COMPLETE = ["data.patients=60", "image_size=32", "batch_size=8", "epochs=3", "augment=light"]

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
+from xray_lightning import Focal, PairwiseAUC, Plateau, Step
 from xray_lightning.cli.build import data_from, task_from
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.fit import fit
-from xray_lightning.training.losses import Focal, PairwiseAUC
-from xray_lightning.training.optim import Plateau, Step
 
 CONF = Path(__file__).parents[1] / "conf/experiment"
 NAMES = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.rglob("*.yaml"))

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from xray_lightning import folders
-from xray_lightning.errors import ConfigError, OutputError
+from xray_lightning import ConfigError, OutputError, folders
 from xray_lightning.folders import OWNER, LockedError, lock_folder, prepare_folder
 from xray_lightning.writing import HOST
 

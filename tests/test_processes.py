@@ -7,10 +7,9 @@ import pytest
 import torch
 from hydra.types import RunMode
 
-from xray_lightning import processes
+from xray_lightning import ConfigError, processes
 from xray_lightning.cli import build, config, fit
 from xray_lightning.cli.config import compose_settings
-from xray_lightning.errors import ConfigError
 from xray_lightning.report.terminal import show
 from xray_lightning.training.run import stop_processes
 

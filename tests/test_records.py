@@ -6,12 +6,11 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
-from xray_lightning.errors import TableError
+from xray_lightning import Record, TableError
 from xray_lightning.records import (
     ALIASES,
     CHEST_XRAY14,
     NO_FINDING,
-    Record,
     canonical,
     encode,
     patient_ids,

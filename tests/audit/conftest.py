@@ -5,9 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from xray_lightning import PatientBootstrap, Record
 from xray_lightning.audit.label_table import LabelTable
-from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.records import Record
 
 LABELS = ("Mass", "Nodule", "Hernia")
 

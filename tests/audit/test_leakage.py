@@ -7,11 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from xray_lightning import Phantom, Record, patient_split
 from xray_lightning.audit.leakage import count_overlap, match_checkpoint, match_list
-from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.source import patient_keys
-from xray_lightning.data.splits import patient_split
-from xray_lightning.records import Record
 
 SUBSETS = {"train": np.array([0, 1]), "val": np.array([2]), "test": np.array([3, 4, 5])}
 

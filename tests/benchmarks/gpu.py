@@ -31,8 +31,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from xray_lightning import load_classifier, read_predictions  # noqa: E402
-from xray_lightning.explain.maps import class_maps  # noqa: E402
+from xray_lightning import class_maps, load_classifier, read_predictions  # noqa: E402
 
 BF16, FLOAT32, SAME = 1e-3, 1e-5, 1e-6  # largest difference of a score in [0, 1]
 MAPS = 1e-3  # of a map, over its largest absolute value

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from xray_lightning import ChestXray14, PatientBootstrap
 from xray_lightning.data.decoding import available_cores
-from xray_lightning.data.nih import ChestXray14
-from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.estimates import estimate_metrics
 from xray_lightning.metrics.ranks import Ranking, curves_over
 from xray_lightning.records import patient_ids, target_matrix

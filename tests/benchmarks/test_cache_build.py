@@ -16,8 +16,7 @@ from typing import Any
 import cv2
 import pytest
 
-from xray_lightning.data.cache import open_cache
-from xray_lightning.data.csv import CsvTable
+from xray_lightning import CsvTable, open_cache
 from xray_lightning.data.decoding import available_cores
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]

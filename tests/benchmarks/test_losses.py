@@ -13,16 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xray_lightning.models.network import XrayNet
+from xray_lightning import BCE, Asymmetric, ClassBalanced, Focal, PairwiseAUC, WeightedBCE, XrayNet
 from xray_lightning.records import CHEST_XRAY14
-from xray_lightning.training.losses import (
-    BCE,
-    Asymmetric,
-    ClassBalanced,
-    Focal,
-    PairwiseAUC,
-    WeightedBCE,
-)
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
 

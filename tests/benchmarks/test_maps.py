@@ -13,8 +13,7 @@ from captum.attr import LayerGradCam
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from xray_lightning.explain.maps import class_maps
-from xray_lightning.models.network import XrayNet
+from xray_lightning import XrayNet, class_maps
 from xray_lightning.records import CHEST_XRAY14
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]

@@ -14,10 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from xray_lightning import BCE, XrayNet
 from xray_lightning.models.heads import HEADS
-from xray_lightning.models.network import XrayNet
 from xray_lightning.records import CHEST_XRAY14
-from xray_lightning.training.losses import BCE
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
 

@@ -18,10 +18,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from xray_lightning import ChestXray14, open_cache
 from xray_lightning.data import transforms
-from xray_lightning.data.cache import open_cache
 from xray_lightning.data.dataset import XrayDataset
-from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.source import readable_records
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]

@@ -25,14 +25,12 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
+from xray_lightning import BCE, Cosine, XrayNet, XrayTask
 from xray_lightning.checkpoint import AtomicCheckpointIO
 from xray_lightning.data.dataset import Batch
-from xray_lightning.models.network import XrayNet
 from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.training.callbacks.epochs import EpochLine, EpochSeed, MetricsFile
-from xray_lightning.training.losses import BCE
-from xray_lightning.training.optim import Cosine, parameter_groups
-from xray_lightning.training.task import XrayTask
+from xray_lightning.training.optim import parameter_groups
 
 pytestmark = [
     pytest.mark.benchmark,

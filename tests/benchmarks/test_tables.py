@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from xray_lightning.data.nih import ChestXray14
-from xray_lightning.data.splits import patient_split
+from xray_lightning import ChestXray14, patient_split
 
 pytestmark = pytest.mark.benchmark
 

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 from hydra.errors import InstantiationException
 
+from xray_lightning import DataNotFoundError, DataSummary
 from xray_lightning.cli.datasets import cache, data
-from xray_lightning.data.summary import DataSummary
-from xray_lightning.errors import DataNotFoundError
 
 SHARED = Path(os.environ["XRAY_DATA"])
 

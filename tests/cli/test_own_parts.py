@@ -6,10 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from xray_lightning.checkpoint import load_checkpoint
+from xray_lightning import CheckpointError, ConfigError, load_checkpoint
 from xray_lightning.cli.evaluate import evaluate_checkpoint
 from xray_lightning.cli.train import train
-from xray_lightning.errors import CheckpointError, ConfigError
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*(LeafSpec|does not have many workers|exists and is not empty|logging interval)"

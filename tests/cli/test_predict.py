@@ -13,13 +13,11 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from xray_lightning import Classifier, PredictedFiles, load_classifier, read_predictions
 from xray_lightning.cli.app import APP
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.fit import fit
 from xray_lightning.cli.predict import predict as predict_verb
-from xray_lightning.deploy.classifier import Classifier, load_classifier
-from xray_lightning.deploy.predict import PredictedFiles
-from xray_lightning.evaluation.predictions import read_predictions
 
 XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
 

@@ -8,12 +8,10 @@ import pytest
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
-from xray_lightning import Phantom
+from xray_lightning import ConfigError, Phantom, patient_split
 from xray_lightning.cli import report as module
 from xray_lightning.cli.app import APP
 from xray_lightning.cli.report import DRAWS, audit_again, closing_report, report, used_records
-from xray_lightning.data.splits import patient_split
-from xray_lightning.errors import ConfigError
 from xray_lightning.report.run import read_run
 
 

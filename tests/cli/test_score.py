@@ -6,11 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xray_lightning import Phantom
+from xray_lightning import ConfigError, MissingImagesError, Phantom, TableError, patient_split
 from xray_lightning.cli.score import score
 from xray_lightning.data.partition import fingerprint
-from xray_lightning.data.splits import patient_split
-from xray_lightning.errors import ConfigError, MissingImagesError, TableError
 from xray_lightning.records import target_matrix
 
 PHANTOM = Phantom(patients=60)

@@ -9,14 +9,13 @@ import torch
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
+from xray_lightning import CheckpointError, ConfigError, XrayNet
 from xray_lightning.checkpoint import KEY
 from xray_lightning.cli.app import APP
 from xray_lightning.cli.config import compose_settings, list_targets, read_config, require_trusted
 from xray_lightning.cli.opening import open_checkpoint
 from xray_lightning.cli.report import report
 from xray_lightning.cli.restart import resume_run
-from xray_lightning.errors import CheckpointError, ConfigError
-from xray_lightning.models.network import XrayNet
 
 HOSTILE = """os.system os.popen os.remove os.execv posix.system pty.spawn subprocess.run
     subprocess.Popen subprocess.check_output pathlib.Path.write_text pathlib.Path.unlink

@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xray_lightning.data.cache import ImageCache, Manifest, load_cache, open_cache
+from xray_lightning import CacheError, ImageCache, InvalidImageError, Phantom, Record, open_cache
+from xray_lightning.data.cache import Manifest, load_cache
 from xray_lightning.data.geometry import fit_square
-from xray_lightning.data.phantom import Phantom
-from xray_lightning.errors import CacheError, InvalidImageError
-from xray_lightning.records import Record
 
 SIZE = 16
 SOURCE = Phantom(4, size=32)

@@ -11,18 +11,17 @@ import pydicom
 import pytest
 from filelock import FileLock
 
-from xray_lightning.data import convert as module
-from xray_lightning.data.convert import (
+from xray_lightning import (
+    ConfigError,
     Conversion,
-    Job,
+    DataError,
+    DataNotFoundError,
     PngOptions,
-    convert_file,
+    TableError,
     convert_folder,
-    find_dicom,
-    plan_jobs,
-    write_png,
 )
-from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, TableError
+from xray_lightning.data import convert as module
+from xray_lightning.data.convert import Job, convert_file, find_dicom, plan_jobs, write_png
 
 Write = Callable[..., Path]
 RAMP = np.linspace(0, 255, 32 * 24, dtype=np.uint8).reshape(24, 32)

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from xray_lightning.data.cache import ImageCache, open_cache
+from xray_lightning import ImageCache, Phantom, augment_light, open_cache
 from xray_lightning.data.dataset import XrayDataset
-from xray_lightning.data.phantom import Phantom
-from xray_lightning.data.transforms import augment_light, equalise
+from xray_lightning.data.transforms import equalise
 
 PHANTOM = Phantom(patients=8, size=32)
 RECORDS = PHANTOM.records

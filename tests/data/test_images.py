@@ -14,8 +14,7 @@ import tifffile
 from PIL import Image, ImageOps
 from pydicom import dcmread
 
-from xray_lightning.data.cache import open_cache
-from xray_lightning.data.csv import CsvTable
+from xray_lightning import CsvTable, InvalidImageError, MissingImagesError, Record, open_cache
 from xray_lightning.data.images import (
     MAX_SIDE,
     collect_notes,
@@ -23,8 +22,6 @@ from xray_lightning.data.images import (
     read_image,
     read_record,
 )
-from xray_lightning.errors import InvalidImageError, MissingImagesError
-from xray_lightning.records import Record
 
 GENERATOR = np.random.default_rng(0)
 GREY = GENERATOR.integers(0, 256, (11, 7), dtype=np.uint8)
@@ -39,12 +36,8 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    return (
-        struct.pack(">I", len(content))
-        + kind
-        + content
-        + struct.pack(">I", zlib.crc32(kind + content))
-    )
+    ends = struct.pack(">I", len(content)), struct.pack(">I", zlib.crc32(kind + content))
+    return ends[0] + kind + content + ends[1]
 
 
 def png(width: int, height: int, compressed: bytes) -> bytes:

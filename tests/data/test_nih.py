@@ -59,8 +59,7 @@ def test_full_table(full: ChestXray14) -> None:
 
 
 def test_full_lists(full: ChestXray14) -> None:
-    assert full.official is not None
-    assert {subset: len(ids) for subset, ids in full.official.items()} == {
+    assert {k: len(ids) for k, ids in full.official.items()} == {
         "train_val": 86_524,
         "test": 25_596,
     }
@@ -68,15 +67,11 @@ def test_full_lists(full: ChestXray14) -> None:
         subset: {record.patient_id for record in full.records if record.image_id in ids}
         for subset, ids in full.official.items()
     }
-    assert {subset: len(ids) for subset, ids in patients.items()} == {
-        "train_val": 28_008,
-        "test": 2_797,
-    }
+    assert {k: len(ids) for k, ids in patients.items()} == {"train_val": 28_008, "test": 2_797}
     assert not patients["train_val"] & patients["test"]
 
 
 def test_full_positives(full: ChestXray14) -> None:
-    assert full.official is not None
     for column, (subset, no_finding) in enumerate({"train_val": 50_500, "test": 9_861}.items()):
         rows = [record for record in full.records if record.image_id in full.official[subset]]
         targets = target_matrix(rows)
@@ -86,7 +81,6 @@ def test_full_positives(full: ChestXray14) -> None:
 
 
 def test_full_boxes(full: ChestXray14) -> None:
-    assert full.official is not None
     boxed = [record for record in full.records if record.boxes]
     assert len(boxed) == 880
     assert sum(len(record.boxes) for record in boxed) == 984
@@ -96,7 +90,6 @@ def test_full_boxes(full: ChestXray14) -> None:
 
 
 def test_full_descriptions(full: ChestXray14) -> None:
-    assert full.official is not None
     for subset, view, follow_up in (("train_val", 0.350, 5.1), ("test", 0.566, 20.3)):
         rows = [record for record in full.records if record.image_id in full.official[subset]]
         assert np.mean([record.view == "AP" for record in rows]) == pytest.approx(view, abs=5e-4)
@@ -109,15 +102,10 @@ def test_full_descriptions(full: ChestXray14) -> None:
 def test_sample_figures(sample: ChestXray14) -> None:
     assert len(sample.records) == 937
     assert len({record.patient_id for record in sample.records}) == 768
-    assert sample.official is not None
-    assert {subset: len(ids) for subset, ids in sample.official.items()} == {
-        "train_val": 812,
-        "test": 125,
-    }
+    assert {k: len(ids) for k, ids in sample.official.items()} == {"train_val": 812, "test": 125}
     assert sum(len(record.boxes) for record in sample.records) == 35
-    counts = dict(
-        zip(sample.labels, target_matrix(sample.records).sum(axis=0).tolist(), strict=True)
-    )
+    positives = target_matrix(sample.records).sum(axis=0)
+    counts = dict(zip(sample.labels, positives.tolist(), strict=True))
     assert (counts["Hernia"], counts["Pneumonia"]) == (11, 317)
     assert min(counts.values()) > 0
     assert sum(not any(record.targets) for record in sample.records) == 331
@@ -147,21 +135,13 @@ def test_records(nih_folder) -> None:
     assert (record.age, record.sex, record.view, record.follow_up) == (58.0, "M", "PA", 1.0)
     assert record.path == nih_folder.root / "images" / "00000001_001.png"
     assert source.records[2].targets == (0.0,) * 14
-    assert [record.image_id for record in source.records] == sorted(
-        record.image_id for record in source.records
-    )
-    assert (source.name, source.labels, source.missing, source.notes) == (
-        "nih",
-        CHEST_XRAY14,
-        (),
-        (),
-    )
+    ids = [record.image_id for record in source.records]
+    assert ids == sorted(ids)
+    assert (source.name, source.labels) == ("nih", CHEST_XRAY14)
+    assert (source.missing, source.notes) == ((), ())
     assert source.read(record).tolist() == [[16] * 8] * 8
-    assert source.identity() == {
-        "source": "nih",
-        "root": str(nih_folder.root.resolve()),
-        "reader": 2,
-    }
+    root = str(nih_folder.root.resolve())
+    assert source.identity() == {"source": "nih", "root": root, "reader": 2}
 
 
 def test_boxes_and_their_alias(nih_folder) -> None:
@@ -259,18 +239,7 @@ def test_old_table(empty_nih) -> None:
     rows = [f"{i}.png,Mass,0,{i},{age},M,PA,1,1,0.1,0.1," for i, age in enumerate(ages)]
     empty_nih.table(*rows, name="Data_Entry_2017.csv", header=header)
     source = ChestXray14(empty_nih.root)
-    expected = [
-        58,
-        math.nan,
-        0.5,
-        3 / 365.25,
-        91 / 365.25,
-        math.nan,
-        110,
-        math.nan,
-        math.nan,
-        math.nan,
-    ]
+    expected = [58, math.nan, 0.5, 3 / 365.25, 91 / 365.25, math.nan, 110, *[math.nan] * 3]
     np.testing.assert_allclose([record.age for record in source.records], expected)
     assert "4 impossible ages became NaN" in source.notes
     assert [record.view for record in source.records] == ["PA"] * 10
@@ -347,14 +316,12 @@ def test_no_root(tmp_path: Path) -> None:
 
 
 def test_no_table(empty_nih, nih_rows: list[str]) -> None:
-    with pytest.raises(
-        DataNotFoundError, match=r"no label table .*v2020\.csv \(nor .*An NIH folder"
-    ):
+    match = r"no label table .*v2020\.csv \(nor .*An NIH folder"
+    with pytest.raises(DataNotFoundError, match=match):
         ChestXray14(empty_nih.root)
     empty_nih.table(*nih_rows, name="CXR8/Data_Entry_2017.csv")
-    with pytest.raises(
-        DataNotFoundError, match=r"There is one in .*CXR8: is that the folder meant"
-    ):
+    match = r"There is one in .*CXR8: is that the folder meant"
+    with pytest.raises(DataNotFoundError, match=match):
         ChestXray14(empty_nih.root)
 
 

@@ -7,7 +7,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
-from xray_lightning.data.phantom import Phantom
+from xray_lightning import ConfigError, Phantom, Record, Source
 from xray_lightning.data.phantom.anatomy import build_chest
 from xray_lightning.data.phantom.film import Canvas, blur
 from xray_lightning.data.phantom.findings import draw_components, draw_mask
@@ -18,9 +18,8 @@ from xray_lightning.data.phantom.patients import (
     is_test_patient,
 )
 from xray_lightning.data.phantom.source import render
-from xray_lightning.data.source import Source, readable_records
-from xray_lightning.errors import ConfigError
-from xray_lightning.records import CHEST_XRAY14, Record, encode, patient_ids
+from xray_lightning.data.source import readable_records
+from xray_lightning.records import CHEST_XRAY14, encode, patient_ids
 
 SIZE = 96
 # Findings that change the chest itself, so pixels change outside the mask too.

@@ -9,17 +9,14 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from xray_lightning.data.samplers import (
-    EpochSampler,
-    Plan,
-    Shard,
+from xray_lightning import (
+    ConfigError,
+    DataError,
     disease_balanced_sampler,
-    occurrences,
     patient_balanced_sampler,
-    prevalence,
     uniform_sampler,
 )
-from xray_lightning.errors import ConfigError, DataError
+from xray_lightning.data.samplers import EpochSampler, Plan, Shard, occurrences, prevalence
 
 NAN = np.nan
 # 200 images of 60 patients: half of them normal, two common findings, a rare one, one never seen.

@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
 
+from xray_lightning import ConfigError, OperatingPoints, Predictions, fit_operating_points
 from xray_lightning.cli.config import read_value
-from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation.evaluate import fit_operating_points
-from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.priors import correct_priors, require_prior
-from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.report.evaluation_table import prior_warnings, priors_line
 
 LABELS = ("Mass", "Nodule", "Hernia")

@@ -6,15 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xray_lightning.errors import DataNotFoundError
-from xray_lightning.evaluation.sweep import (
-    Leaderboard,
-    SweepComparison,
-    SweepRun,
-    average_seeds,
-    compare_runs,
-    read_runs,
-)
+from xray_lightning import DataNotFoundError, SweepComparison, compare_runs
+from xray_lightning.evaluation.sweep import Leaderboard, SweepRun, average_seeds, read_runs
 
 DATA = {"name": "rsna", "title": "rsna (negatives: normal)"}
 

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from xray_lightning import Box, ConfigError, Record, Source
 from xray_lightning.data.geometry import fit_square
-from xray_lightning.data.source import Source
-from xray_lightning.errors import ConfigError
 from xray_lightning.explain.annotated import (
     AnnotatedMaps,
     centre_gaussian,
@@ -20,7 +19,6 @@ from xray_lightning.explain.annotated import (
 )
 from xray_lightning.explain.grid import shrink
 from xray_lightning.metrics.localisation import region_of
-from xray_lightning.records import Box, Record
 
 SIZE = 48
 MAPS = np.zeros((2, 3, 3), np.float32)

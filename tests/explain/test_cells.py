@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from xray_lightning import XrayNet, cell_grids
 from xray_lightning.explain.grid import Grid, grid_of
-from xray_lightning.explain.maps import cell_grids
-from xray_lightning.models.network import XrayNet
 
 # backbone, side of the image, where the first cell of the last map sees, pixels from cell to cell
 BACKBONES = [

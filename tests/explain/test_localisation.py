@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from xray_lightning.errors import ConfigError
+from xray_lightning import ConfigError, enlarge
 from xray_lightning.explain.annotated import CONTROLS, AnnotatedMaps
-from xray_lightning.explain.grid import enlarge
 from xray_lightning.explain.localisation import (
     Localisation,
     Reference,

@@ -13,10 +13,9 @@ import yaml
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from xray_lightning.errors import ConfigError
-from xray_lightning.explain.maps import METHODS, class_map, class_maps
+from xray_lightning import ConfigError, XrayNet, class_map, class_maps
+from xray_lightning.explain.maps import METHODS
 from xray_lightning.models.heads import HEADS
-from xray_lightning.models.network import XrayNet
 
 Build = Callable[..., XrayNet]
 CONFIGS = sorted((Path(__file__).parents[2] / "conf/model").glob("*.yaml"))

@@ -8,10 +8,8 @@ import torch
 from captum.attr import Occlusion
 from torch import Tensor
 
-from xray_lightning.errors import ConfigError
-from xray_lightning.explain.maps import class_maps
+from xray_lightning import ConfigError, XrayNet, class_maps
 from xray_lightning.explain.pixels import integrated_gradients, occlusion
-from xray_lightning.models.network import XrayNet
 
 Build = Callable[..., XrayNet]
 

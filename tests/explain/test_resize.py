@@ -7,15 +7,14 @@ import cv2
 import numpy as np
 import pytest
 
-from xray_lightning.data.cache import open_cache
+from xray_lightning import Box, Record, enlarge, open_cache
 from xray_lightning.data.dataset import XrayDataset
 from xray_lightning.data.geometry import box_to_square
 from xray_lightning.data.images import read_record
 from xray_lightning.explain.annotated import AnnotatedMaps
-from xray_lightning.explain.grid import enlarge, shrink
+from xray_lightning.explain.grid import shrink
 from xray_lightning.explain.localisation import evaluate_localisation
 from xray_lightning.metrics.localisation import detect_boxes, overlaps, region_of
-from xray_lightning.records import Box, Record
 
 # (height, width) of the file, and (width, height) of the image the box was drawn on
 FILES = [

@@ -6,10 +6,8 @@ from scipy.stats import binomtest, bootstrap, ttest_1samp
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
-from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning import ConfigError, Estimate, PatientBootstrap
 from xray_lightning.metrics.intervals import (
-    Estimate,
     Spread,
     divided,
     effective_patients,
@@ -143,7 +141,4 @@ def test_undefined_draws() -> None:
     assert percentile_interval(np.full(99, 0.5), constant=True) == (0.5, 0.5)
     assert np.isnan(percentile_interval(np.linspace(0, 1, 38))).all(), "cannot reach 95 %"
     assert percentile_interval(np.linspace(0, 1, 39)) == pytest.approx((0.025, 0.975))
-
-
-def test_divided() -> None:
     np.testing.assert_array_equal(divided([1.0, 2.0], [2.0, 0.0]), [0.5, np.nan])

@@ -6,8 +6,7 @@ from scipy.special import logit as scipy_logit
 from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
 
-from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning import ConfigError, PatientBootstrap
 from xray_lightning.metrics.calibration import (
     METHODS,
     calibration_errors,

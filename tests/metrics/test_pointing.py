@@ -3,8 +3,7 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import average_precision_score
 
-from xray_lightning.errors import ConfigError
-from xray_lightning.explain.grid import enlarge
+from xray_lightning import ConfigError, enlarge
 from xray_lightning.metrics.localisation import (
     average_precision,
     energy_inside,

@@ -13,10 +13,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from xray_lightning.errors import WeightsError
+from xray_lightning import WeightsError, XrayNet
 from xray_lightning.models import backbones
 from xray_lightning.models.backbones import create_backbone, load_backbone, trace_sizes
-from xray_lightning.models.network import XrayNet
 
 CONFIGS = sorted((Path(__file__).parents[2] / "conf/model").glob("*.yaml"))
 BACKBONES = [yaml.safe_load(path.read_text())["backbone"] for path in CONFIGS]

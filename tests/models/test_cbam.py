@@ -11,10 +11,9 @@ from timm.layers.cbam import ChannelAttn
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from xray_lightning.errors import ConfigError, WeightsError
+from xray_lightning import CBAM, ConfigError, WeightsError, XrayNet
 from xray_lightning.models.backbones import create_backbone, fill
-from xray_lightning.models.cbam import CBAM, ChannelGate, SpatialGate, insert_cbam
-from xray_lightning.models.network import XrayNet
+from xray_lightning.models.cbam import ChannelGate, SpatialGate, insert_cbam
 
 LABELS = ("Mass", "Nodule")
 SIZE = 64

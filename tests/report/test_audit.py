@@ -7,17 +7,14 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from xray_lightning import Audit, Estimate, Phantom, Shortcuts, audit_split, patient_split
 from xray_lightning.audit.decomposition import Decomposition, MatchedChange
 from xray_lightning.audit.duplicates import Duplicates, Pair, PairCount
 from xray_lightning.audit.leakage import CheckpointOverlap, ListMatch
-from xray_lightning.audit.run import Audit, audit_split
 from xray_lightning.audit.shortcuts.checks import Check
 from xray_lightning.audit.shortcuts.occlusion import Drop, ScoreDrop
 from xray_lightning.audit.shortcuts.probe import Probe
-from xray_lightning.audit.shortcuts.run import LabelShortcut, Shortcuts
-from xray_lightning.data.phantom import Phantom
-from xray_lightning.data.splits import patient_split
-from xray_lightning.metrics.intervals import Estimate
+from xray_lightning.audit.shortcuts.run import LabelShortcut
 from xray_lightning.report.audit import audit_page, audit_tables
 from xray_lightning.report.figures import COLOURS
 from xray_lightning.report.shortcut_tables import shortcut_lines

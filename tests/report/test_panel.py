@@ -12,16 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning import ConfigError, Phantom, Predictions, XrayDataModule, XrayNet, class_map
 from xray_lightning.data.geometry import box_to_square
-from xray_lightning.data.phantom import Phantom
-from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.explain.choice import choose
-from xray_lightning.explain.maps import class_map
 from xray_lightning.explain.overlays import Overlay
 from xray_lightning.metrics.operating_points import choose_threshold
-from xray_lightning.models.network import XrayNet
 from xray_lightning.report import panel as module
 from xray_lightning.report.gallery import gallery_figure
 from xray_lightning.report.heat import BLUE, OPAQUE, common_scale, paint

@@ -10,9 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from xray_lightning.audit.run import audit_split
-from xray_lightning.data.phantom import Phantom
-from xray_lightning.data.splits import patient_split
+from xray_lightning import Phantom, audit_split, patient_split
 from xray_lightning.report.drawings import embed_picture
 from xray_lightning.report.run import Run, read_run
 from xray_lightning.report.run_page import OPTIONAL, SECTIONS, report_values, run_page, write_report

@@ -20,17 +20,8 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
 )
 
-from xray_lightning.errors import ConfigError
-from xray_lightning.models.network import XrayNet
-from xray_lightning.training.optim import (
-    Constant,
-    Cosine,
-    Plateau,
-    Schedule,
-    Step,
-    make_optimizer,
-    parameter_groups,
-)
+from xray_lightning import ConfigError, Constant, Cosine, Plateau, Step, XrayNet
+from xray_lightning.training.optim import Schedule, make_optimizer, parameter_groups
 
 NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 

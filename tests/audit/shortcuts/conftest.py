@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from xray_lightning.data.phantom import Phantom
-from xray_lightning.models.network import XrayNet
+from xray_lightning import Phantom, XrayNet
 from xray_lightning.records import patient_ids, target_matrix
 
 LABELS = ("Emphysema", "Nodule")

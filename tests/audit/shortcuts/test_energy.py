@@ -3,11 +3,10 @@ import numpy as np
 import pytest
 import torch
 
+from xray_lightning import PatientBootstrap, Phantom
 from xray_lightning.audit.shortcuts.checks import CLEAR, FLAGGED, UNDECIDED
 from xray_lightning.audit.shortcuts.energy import measure_energy, normalise_map
 from xray_lightning.audit.shortcuts.regions import find_body, mask_corners, to_grey
-from xray_lightning.data.phantom import Phantom
-from xray_lightning.metrics.bootstrap import PatientBootstrap
 
 SIZE, N = 64, 24
 BOOTSTRAP = PatientBootstrap(np.arange(N) // 2, 200)

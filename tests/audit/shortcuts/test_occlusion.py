@@ -3,6 +3,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from xray_lightning import PatientBootstrap, XrayNet
 from xray_lightning.audit.shortcuts.checks import CLEAR, FLAGGED, UNDECIDED
 from xray_lightning.audit.shortcuts.occlusion import (
     BATCH,
@@ -14,8 +15,6 @@ from xray_lightning.audit.shortcuts.occlusion import (
     predict_logits,
 )
 from xray_lightning.audit.shortcuts.regions import cover, find_body, mask_corners, mask_elsewhere
-from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.models.network import XrayNet
 
 SIZE = 48
 N, PATIENTS = 400, 150

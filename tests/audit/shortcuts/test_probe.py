@@ -7,9 +7,8 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from xray_lightning import PatientBootstrap, XrayNet
 from xray_lightning.audit.shortcuts.probe import PENALTY, build_untrained, probe
-from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.models.network import XrayNet
 
 N, PATIENTS = 300, 100
 DRAW = np.random.default_rng(0)

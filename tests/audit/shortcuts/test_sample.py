@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from xray_lightning import Phantom, Record, XrayDataModule
 from xray_lightning.audit.baselines import score_by_metadata
 from xray_lightning.audit.label_table import LabelTable
 from xray_lightning.audit.shortcuts.sample import draw_sample, locate_marker, read_attributes
-from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.phantom import Phantom
-from xray_lightning.records import Record
 
 SIZE = 32
 

@@ -13,11 +13,10 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.pixels.encoders import RLELosslessEncoder
 
+from xray_lightning import InvalidImageError, read_dicom
 from xray_lightning.data.dicom import pixels as module
-from xray_lightning.data.dicom import read_dicom
 from xray_lightning.data.dicom.header import read_layout, split_file
 from xray_lightning.data.dicom.pixels import read_codes
-from xray_lightning.errors import InvalidImageError
 
 Make = Callable[..., bytes]
 

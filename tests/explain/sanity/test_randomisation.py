@@ -10,8 +10,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from xray_lightning.errors import ConfigError
-from xray_lightning.explain.maps import class_map
+from xray_lightning import ConfigError, XrayNet, class_map
 from xray_lightning.explain.sanity.randomisation import (
     Randomisation,
     calibrate,
@@ -22,7 +21,6 @@ from xray_lightning.explain.sanity.randomisation import (
 )
 from xray_lightning.explain.sanity.similarity import prepare
 from xray_lightning.explain.sanity.study import Explain, Study
-from xray_lightning.models.network import XrayNet
 
 StudyOf = Callable[[Explain], Study]
 BACKBONES = ["test_resnet", "test_vit", "test_convnext", "resnet18"]

@@ -10,11 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xray_lightning.errors import ConfigError
-from xray_lightning.explain.maps import class_map
+from xray_lightning import ConfigError, XrayNet, class_map
 from xray_lightning.explain.saliency import TESTS, SaliencyTests, run_saliency_tests
 from xray_lightning.explain.sanity.study import Explain
-from xray_lightning.models.network import XrayNet
 
 PATIENTS = [number // 2 for number in range(24)]
 QUICK = {"label": 1, "draws": 50, "networks": 4, "steps": 4}

@@ -11,10 +11,9 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.optim import AdamW
 
-from xray_lightning import Phantom, XrayDataModule, XrayNet, XrayTask
-from xray_lightning.checkpoint import AtomicCheckpointIO, Description
+from xray_lightning import Cosine, Description, Phantom, XrayDataModule, XrayNet, XrayTask
+from xray_lightning.checkpoint import AtomicCheckpointIO
 from xray_lightning.training.callbacks.epochs import MetricsFile
-from xray_lightning.training.optim import Cosine
 
 Fit = Callable[..., tuple[XrayTask, Path]]
 

@@ -13,9 +13,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.phantom import Phantom
-from xray_lightning.models.network import XrayNet
+from xray_lightning import Phantom, XrayDataModule, XrayNet, XrayTask
 from xray_lightning.training.callbacks.epochs import (
     EpochLine,
     EpochSeed,
@@ -24,7 +22,6 @@ from xray_lightning.training.callbacks.epochs import (
     epoch_seed,
     write_rows,
 )
-from xray_lightning.training.task import XrayTask
 
 COLUMNS = ("images_seen", "step", "lr")
 

@@ -14,8 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch.optim import SGD
 
-from xray_lightning import FreezeBackbone, XrayNet, XrayTask
-from xray_lightning.errors import ConfigError
+from xray_lightning import ConfigError, FreezeBackbone, XrayNet, XrayTask
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),  # inside Lightning

@@ -11,8 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from xray_lightning import EMA, XrayDataModule, XrayTask, load_checkpoint
-from xray_lightning.errors import ConfigError
+from xray_lightning import EMA, ConfigError, XrayDataModule, XrayTask, load_checkpoint
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),  # inside Lightning
