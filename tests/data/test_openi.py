@@ -7,9 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from xray_lightning.data.openi import HEADERS, OpenI
-from xray_lightning.data.source import UnknownPatientsWarning
-from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
+from xray_lightning import ConfigError, DataNotFoundError, OpenI, TableError, UnknownPatientsWarning
+from xray_lightning.data.openi import HEADERS
 
 pytestmark = pytest.mark.filterwarnings("ignore::xray_lightning.data.source.UnknownPatientsWarning")
 

@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from xray_lightning import ConfigError, ExpertTruth, NihExperts, Predictions, score_truths
 from xray_lightning.cli.score import score
-from xray_lightning.data.nih_expert import NihExperts
-from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.evaluation.truths import ExpertTruth, score_truths
 from xray_lightning.metrics.compare import compare_truths
 from xray_lightning.records import CHEST_XRAY14
 
