@@ -15,6 +15,7 @@ _NAMES = {  # module: what it offers
     "checkpoint": ["Checkpoint", "Description", "load_checkpoint"],
     "cli.multirun": ["SweepTable"],
     "data.cache": ["ImageCache", "open_cache"],
+    "data.chestxdet": ["ChestXDet"],
     "data.chexpert": ["CheXpert"],
     "data.convert": ["Conversion", "PngOptions", "convert_folder"],
     "data.csv": ["CsvTable"],

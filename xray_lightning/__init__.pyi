@@ -11,6 +11,7 @@ from xray_lightning.checkpoint import load_checkpoint as load_checkpoint
 from xray_lightning.cli.multirun import SweepTable as SweepTable
 from xray_lightning.data.cache import ImageCache as ImageCache
 from xray_lightning.data.cache import open_cache as open_cache
+from xray_lightning.data.chestxdet import ChestXDet as ChestXDet
 from xray_lightning.data.chexpert import CheXpert as CheXpert
 from xray_lightning.data.convert import Conversion as Conversion
 from xray_lightning.data.convert import PngOptions as PngOptions

@@ -1,0 +1,173 @@
+"""ChestX-Det (Lian et al., IEEE TMI 40:2042, 2021), as its authors publish it.
+
+============  ======================================================================================
+images        3,025 for training and 553 for testing, PNG, 1024 x 1024, taken from NIH's
+              ChestX-ray14 under names of their own; in ``train_data/`` and ``test_data/``
+labels        13, by three radiologists who marked every finding: what has no outline is absent
+tables        ``ChestX_Det_train.json`` and ``ChestX_Det_test.json``: lists of ``file_name``, and,
+              one of each per outline, ``syms``, ``boxes`` [x1, y1, x2, y2], ``polygons`` [[x, y],
+              ...]; 9,639 outlines, 611 images without any
+masks         the union of a finding's polygons, each filled with its border (``mask``)
+patients      NIH's, told nowhere: only a comparison of pixels tells which exposure an image is
+============  ======================================================================================
+
+Trap: polygons of one finding overlap; filled in one call, what two of them cover would be a hole.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.data.source import (
+    Mask,
+    Source,
+    compare_counts,
+    disk_notes,
+    index_images,
+    require_directory,
+    warn_unknown_patients,
+)
+from xray_lightning.data.tables import open_text
+from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
+from xray_lightning.records import Box, Record
+
+SIDE = 1024  # px of the square images that were outlined
+LABELS = (
+    *("Atelectasis", "Calcification", "Cardiomegaly", "Consolidation", "Diffuse Nodule"),
+    *("Effusion", "Emphysema", "Fibrosis", "Fracture", "Mass", "Nodule", "Pleural Thickening"),
+    "Pneumothorax",
+)
+EXPECTED = (
+    "A ChestX-Det folder holds ChestX_Det_train.json, ChestX_Det_test.json and the images in "
+    "train_data/ and test_data/ (or train/ and test/)"
+)
+UNKNOWN_PATIENTS = (
+    "patients cannot be told apart: ChestX-Det renamed NIH's images, every image counts as its own "
+    "patient. A network trained on NIH may know them: compare their pixels"
+)
+PUBLISHED = {"table": {"train": 3_025, "test": 553, "outlines": 9_639, "without any": 611}}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Outline:
+    """One finding: its box, and its border in pixels, (P, 2) of x and y."""
+
+    box: Box
+    border: npt.NDArray[np.int32]
+
+
+class ChestXDet(Source):
+    """A ChestX-Det folder. ``official`` is the authors' split, where both tables are there.
+
+    Args:
+        root: the folder.
+        allow_missing: let commands that read pixels leave out the images that are not on disk.
+
+    Raises:
+        ConfigError: of ``mask``: the record or label is not of this data set.
+        DataNotFoundError: no folder, or no ``ChestX_Det_train.json`` in it.
+        TableError: a table is no list of such entries, names an image twice, an unknown label, or a
+            box or polygon that is malformed or outside the image; names the entry.
+        DataError: two files are the same image.
+    """
+
+    name = "chestxdet"
+    labels = LABELS
+
+    def __init__(self, root: str | Path, *, allow_missing: bool = False) -> None:
+        self.root = folder = require_directory(root, EXPECTED)
+        self.allow_missing = allow_missing
+        tables = {part: folder / f"ChestX_Det_{part}.json" for part in ("train", "test")}
+        if not tables["train"].is_file():
+            raise DataNotFoundError(f"there is no label table {tables['train']}. {EXPECTED}")
+        self._outlines: dict[str, list[Outline]] = {}
+        parts = {part: read_outlines(path, self._outlines)
+                 for part, path in tables.items() if path.is_file()}  # fmt: skip
+        if "test" in parts:
+            self.official = {
+                "train_val": frozenset(parts["train"]),
+                "test": frozenset(parts["test"]),
+            }
+        notes: list[str] = []
+        warn_unknown_patients(self.title, UNKNOWN_PATIENTS, notes)
+        below = [place for part in parts for place in (part, f"{part}_data", f"{part}_data/{part}")]
+        folders = [path for path in (folder, *map(folder.joinpath, below)) if path.is_dir()]
+        paths = index_images(folders, (".png",), lambda path: path.name)
+        self.records = tuple(self._record(name, paths.get(name)) for name in self._outlines)
+        self.counts = _count(parts, self._outlines)
+        notes += compare_counts(self.counts, PUBLISHED)
+        extra = len(set(paths) - set(self._outlines))
+        self.notes = (*notes, *disk_notes(len(self), len(self.missing), extra))
+
+    def mask(self, record: Record, label: str) -> Mask:
+        """The union of the finding's polygons, (1024, 1024) bool; all False where it is absent."""
+        if record.image_id not in self._outlines or label not in self.labels:
+            raise ConfigError(f"{record.image_id!r} or {label!r} is not of {self.root}")
+        drawn = np.zeros((SIDE, SIDE), dtype=np.uint8)
+        for outline in self._outlines[record.image_id]:
+            if outline.box.label == label:
+                cv2.fillPoly(drawn, [outline.border], 1)  # one by one: they overlap
+        return drawn > 0
+
+    def _record(self, name: str, path: Path | None) -> Record:
+        boxes = tuple(outline.box for outline in self._outlines[name])
+        present = {box.label for box in boxes}
+        targets = tuple(float(label in present) for label in self.labels)
+        return Record(name, name, targets, path=path, boxes=boxes, box_frame=(SIDE, SIDE))
+
+
+def read_outlines(path: Path, outlines: dict[str, list[Outline]]) -> list[str]:
+    """Names of a table's images; their outlines are added to those of other tables.
+
+    Raises:
+        TableError: it is no list of entries as the authors write them; names the entry.
+    """
+    with open_text(path, "label table") as file:
+        entries = json.load(file)
+    if not isinstance(entries, list):
+        raise TableError(f"{path} is not a list of entries. Download it again")
+    names = []
+    for number, entry in enumerate(entries, start=1):
+        try:
+            triples = zip(entry["syms"], entry["boxes"], entry["polygons"], strict=True)
+            own = [_make_outline(*triple) for triple in triples]
+            name = str(entry["file_name"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise TableError(
+                f"{path}, entry {number}: file_name, syms, boxes and polygons, one of each per "
+                f"outline, are not as published: {type(error).__name__} {error}"
+            ) from error
+        if name in outlines:
+            raise TableError(f"{path}, entry {number}: {name!r} stands twice. Remove one of them")
+        outlines[name] = own
+        names.append(name)
+    return names
+
+
+def _make_outline(label: str, corners: Sequence[float], points: Sequence[Sequence[int]]) -> Outline:
+    left, top, right, bottom = map(float, corners)
+    border = np.array(points, dtype=np.int32).reshape(len(points), 2)
+    if label not in LABELS:
+        raise ValueError(f"unknown label {label!r}")
+    if not (0 <= left < right <= SIDE and 0 <= top < bottom <= SIDE):
+        raise ValueError(f"box {list(corners)} of {label} has no area in {SIDE} x {SIDE} px")
+    if len(border) < 3 or border.min() < 0 or border.max() > SIDE:
+        raise ValueError(f"polygon of {label} with {len(border)} points, or outside {SIDE} px")
+    return Outline(Box(label, left, top, right - left, bottom - top), border)
+
+
+def _count(
+    parts: Mapping[str, Sequence[str]], outlines: Mapping[str, Sequence[Outline]]
+) -> dict[str, dict[str, int]]:
+    """Images of each table, outlines; images with each finding."""
+    findings = [{outline.box.label for outline in own} for own in outlines.values()]
+    images = Counter(label for labels in findings for label in labels)
+    table = {part: len(names) for part, names in parts.items()}
+    table |= {"outlines": sum(map(len, outlines.values())), "without any": findings.count(set())}
+    return {"table": table, "images": {label: images[label] for label in LABELS}}
