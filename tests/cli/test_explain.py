@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
+from xray_lightning import Phantom
 from xray_lightning.cli.app import APP
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.explain import own_settings
@@ -165,3 +167,44 @@ def test_the_report_of_a_run_is_about_its_best_checkpoint(checkpoint: Path) -> N
     place = checkpoint.parents[1] / f"explain_{metrics['fingerprint']}"
     assert (place / "explain.json").is_file(), result.output
     shutil.rmtree(place)
+
+
+def run_lengths(mask: np.ndarray) -> str:
+    """SIIM's: each start counts from the end before, down the columns."""
+    edges = np.flatnonzero(np.diff(np.r_[False, mask.T.ravel(), False]))
+    return " ".join(map(str, np.diff(np.r_[0, edges])))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")
+def test_siim_films_are_scored_by_their_masks(
+    checkpoint: Path, tmp_path: Path, write_dicom: Callable[..., Path]
+) -> None:
+    """Films of a phantom the network has not seen, in SIIM's layout, their masks at 1024 px."""
+    phantom, rows, masks = Phantom(90, seed=5, size=64), ["ImageId, EncodedPixels"], []
+    for number, record in enumerate(phantom.records):
+        ill = any(box.label == "Pneumothorax" for box in record.boxes)
+        if not (ill or number % 5 == 0):
+            continue
+        name = f"1.2.{number}"
+        write_dicom(tmp_path / f"dicom-images-train/1/{number}/{name}.dcm", phantom.read(record))
+        if ill:
+            masks.append(phantom.mask(record, "Pneumothorax"))
+        rows.append(
+            f"{name},{run_lengths(np.kron(masks[-1], np.ones((16, 16))) > 0) if ill else -1}"
+        )
+    (tmp_path / "train-rle.csv").write_text("\n".join(rows) + "\n")
+    siim = ["data=siim", f"data.root={tmp_path}", "images=all", f"hydra.run.dir={tmp_path / 'out'}"]
+    alone = ["methods=cam,gradient", "saliency=none", "shortcuts=false"]
+    result = explain(checkpoint, *QUICK, *siim, *alone)
+    assert result.exit_code == 0, result.output
+    assert "place of Pneumothorax: its exact mask" in result.stdout
+    values = json.loads((tmp_path / "out/explain.json").read_text())
+    (label,) = values["localisation"]["labels"].values()
+    assert label["images"] == len(masks) > 10
+    assert label["place"] == "its exact mask"
+    halves = [mask.reshape(32, 2, 32, 2).mean(axis=(1, 3)) for mask in masks]
+    area = np.mean([(share >= min(0.5, share.max())).mean() for share in halves])
+    assert label["area"] == pytest.approx(area)
+    boxes = np.mean([np.ptp(np.nonzero(mask)[0]) * np.ptp(np.nonzero(mask)[1]) for mask in masks])
+    assert label["area"] < 0.8 * boxes / 64**2, "a box would be larger"
