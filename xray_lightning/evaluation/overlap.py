@@ -1,15 +1,18 @@
 """Patients a checkpoint was trained on, met again in other data: left out, or set apart."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.checkpoint import LEARNED, Description
+from xray_lightning.data.cache import open_cache
+from xray_lightning.data.copies import SIDE, find_copies
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split, replace_test
-from xray_lightning.data.source import patient_keys
+from xray_lightning.data.source import Source, patient_keys
 from xray_lightning.errors import ConfigError, SplitError
 from xray_lightning.records import Record
 
@@ -36,6 +39,57 @@ def seen_before(
         return None
     learned = {key for subset in LEARNED for key in description.split["patients"][subset]}
     return np.array([key in learned for key in patient_keys(population, records)], dtype=np.bool_)
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """Patients of N records among those of a checkpoint."""
+
+    seen: npt.NDArray[np.bool_]  # whether the patient was in its training or validation set
+    names: list[str]  # the patient, as ``name_patients`` calls those of its own data
+    how: str  # "patients": their ids were compared; "pixels": images were; "": cannot be known
+
+
+def name_patients(population: str, patients: Sequence[str]) -> list[str]:
+    """Patients with their population, which those of several data sets have already.
+
+    >>> name_patients("nih", ["13"]), name_patients("nih,phantom-0", ["nih/13"])
+    (['nih/13'], ['nih/13'])
+    """
+    return [name if "," in population else f"{population}/{name}" for name in patients]
+
+
+def recognise_patients(
+    description: Description,  # of the checkpoint
+    source: Source,  # the data to look in
+    records: Sequence[Record],  # N of its records, all readable
+    find_own: Callable[[], XrayDataModule | None],  # its own data, None: not at hand
+    *,
+    cache_dir: str | Path = "outputs/cache",
+) -> Recognised:
+    """Find a checkpoint's patients among records: by their ids, else by the pixels.
+
+    By pixels a patient is recognised who has one image that is also in the checkpoint's own data,
+    and with that image all others of that patient; one of other images alone is not.
+    """
+    patients = [record.patient_id for record in records]
+    seen = seen_before(description, source.population, records)
+    if seen is not None:
+        return Recognised(seen, name_patients(source.population, patients), "patients")
+    strangers = [f"{source.name}:{source.population}:{name}" for name in patients]
+    if (own := find_own()) is None:
+        return Recognised(np.zeros(len(records), dtype=np.bool_), strangers, "")
+    size = max(SIDE, own.image_size)
+    squares = [
+        open_cache(data, images, size=size, root=cache_dir).images
+        for data, images in ((own.source, own.records), (source, records))
+    ]
+    pairs = [(own.records[i].patient_id, strangers[j]) for i, j in find_copies(*squares).tolist()]
+    learned = {r.patient_id for subset in LEARNED for r in own.subset_records(subset)}
+    gone = {name for patient, name in pairs if patient in learned}
+    met = {name: name_patients(own.source.population, [patient])[0] for patient, name in pairs}
+    seen = np.array([name in gone for name in strangers], dtype=np.bool_)
+    return Recognised(seen, [met.get(name, name) for name in strangers], "pixels")
 
 
 def separate_patients(
