@@ -17,14 +17,17 @@ from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
 from xray_lightning.metrics.calibration import Calibration, estimate_prior, expit, logit
 from xray_lightning.metrics.intervals import (
     NAN,
+    Array,
     Estimate,
     Floats,
+    Mask,
     Spread,
     effective_patients,
     mean_of_defined,
 )
 from xray_lightning.metrics.operating_points import is_separated
 from xray_lightning.metrics.ranks import Codes, counted, curves_over
+from xray_lightning.records import is_known
 from xray_lightning.results import Result
 
 Drawn = tuple[Floats, Floats]  # AUROC of the sample and each draw, images of the rarer class
@@ -32,17 +35,11 @@ Drawn = tuple[Floats, Floats]  # AUROC of the sample and each draw, images of th
 
 @dataclass(frozen=True)
 class Sample:
-    """Scores of N images beside the truth.
+    """Scores of N images beside the truth."""
 
-    Attributes:
-        scores: (N, L) in [0, 1].
-        targets: (N, L), NaN where unknown.
-        patients: N ids; equal ones in two samples are one patient.
-    """
-
-    scores: npt.NDArray[np.floating]
-    targets: npt.NDArray[np.floating]
-    patients: Sequence[str]
+    scores: Array  # (N, L) in [0, 1]
+    targets: Array  # (N, L), NaN where unknown
+    patients: Sequence[str]  # N ids; equal ones in two samples are one patient
 
 
 def compare_samples(
@@ -101,29 +98,20 @@ def _subtract(internal: Drawn, external: Drawn, *, shared: bool) -> Estimate:
 
 @dataclass(frozen=True)
 class CalibrationLine(Result):
-    """What log odds of the scores say of the log odds of the finding (Cox 1958).
+    """What log odds of the scores say of the log odds of the finding (Cox 1958)."""
 
-    Attributes:
-        slope: 1 is right; below 1: scores are too extreme.
-        intercept: at a slope of 1: above 0, findings are more frequent than the scores say.
-        corrected: the intercept after the prior was corrected to the prevalence here; the slope
-            stays, since that moves all log odds alike.
-        prior: the prevalence that the scores held for.
-        estimated: the prevalence here as the scores alone tell it (Saerens 2002).
-        note: why there is no slope, "" if there is one.
-    """
-
-    slope: Estimate
-    intercept: Estimate
+    slope: Estimate  # 1 is right; below 1: scores are too extreme
+    intercept: Estimate  # at a slope of 1; above 0: findings are more frequent than scores say
+    # after the prior was corrected to the prevalence here; the slope stays: all log odds move alike
     corrected: Estimate
-    prior: float
-    estimated: float
-    note: str
+    prior: float  # the prevalence that the scores held for
+    estimated: float  # the prevalence here as the scores alone tell it (Saerens 2002)
+    note: str  # why there is no slope, "" if there is one
 
 
 def fit_line(
-    scores: npt.NDArray[np.floating],
-    targets: npt.NDArray[np.floating],
+    scores: Array,
+    targets: Array,
     patients: npt.ArrayLike,
     calibration: Calibration | None,
     prior: float,
@@ -139,7 +127,7 @@ def fit_line(
         calibration: from scores to probabilities, fitted on validation; None: the scores are taken.
         prior: the prevalence of validation, NaN where unknown.
     """
-    known = ~np.isnan(targets)
+    known = is_known(targets)
     positive, codes = targets[known] == 1, number_patients(patients)[known]
     probabilities = calibration(scores[known]) if calibration else scores[known].astype(np.float64)
     odds, here = logit(probabilities), float(positive.mean())
@@ -162,7 +150,7 @@ def fit_line(
 
 
 def _fit_slope(
-    odds: Floats, positive: npt.NDArray[np.bool_], codes: Codes, effective: float
+    odds: Floats, positive: Mask, codes: Codes, effective: float
 ) -> tuple[Estimate, str]:
     if np.ptp(odds) == 0:
         return Estimate(NAN), "all scores are equal"

@@ -1,0 +1,244 @@
+"""Two phantoms as two hospitals: models of the one on the other, and what both share."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from xray_lightning.checkpoint import (
+    KEY,
+    AtomicCheckpointIO,
+    Checkpoint,
+    describe_model,
+    load_checkpoint,
+)
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.phantom import Phantom
+from xray_lightning.data.source import Source
+from xray_lightning.errors import ConfigError, DataNotFoundError
+from xray_lightning.evaluation.evaluate import fit_operating_points
+from xray_lightning.evaluation.external import ExternalValidation, validate_externally
+from xray_lightning.evaluation.model import Model, Scoring, score_images, select_test
+from xray_lightning.evaluation.predict import predict_subset
+from xray_lightning.evaluation.predictions import read_predictions
+from xray_lightning.metrics.estimates import estimate_metrics
+from xray_lightning.models.network import XrayNet
+from xray_lightning.training.run import make_trainer
+from xray_lightning.training.task import XrayTask
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
+SMALL: dict[str, Any] = {"image_size": 32, "batch_size": 64, "workers": 0}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("external")
+
+
+@pytest.fixture(scope="module")
+def scoring(place: Path) -> Scoring:
+    trainer = make_trainer(lambda **other: pl.Trainer(accelerator="cpu", **other), place, fit=False)
+    (place / "out").mkdir()
+    return Scoring(place / "out", trainer, workers=0, cache_dir=place / "cache")
+
+
+def hospital(seed: int, patients: int = 90) -> Phantom:
+    return Phantom(patients, seed=seed, size=64)
+
+
+def open_hospital(place: Path, seed: int = 0) -> XrayDataModule:
+    return XrayDataModule(hospital(seed), cache_dir=place / "cache", **SMALL)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(place: Path, scoring: Scoring) -> Checkpoint:
+    """Of a network that never learned, with operating points; its own data is hospital 0."""
+    return make_checkpoint(place, scoring, "model", 0)
+
+
+def make_checkpoint(place: Path, scoring: Scoring, name: str, seed: int) -> Checkpoint:
+    data = open_hospital(place)
+    torch.manual_seed(seed)
+    net = XrayNet(data.labels, "resnet18", image_size=32, weights="none").eval()
+    points = fit_operating_points(
+        predict_subset(scoring.trainer, XrayTask(net), data, "val"), draws=20
+    )
+    description = replace(describe_model(net, data), operating_points=points.to_json())
+    state = {f"net.{key}": value for key, value in net.state_dict().items()}
+    path = place / f"{name}.ckpt"
+    plain = {KEY: description.to_plain(), "state_dict": state, "epoch": 0}
+    AtomicCheckpointIO().save_checkpoint(plain, path)
+    return load_checkpoint(path)
+
+
+def validate(
+    checkpoints: Sequence[Checkpoint], sources: dict[str, Source], scoring: Scoring, **options: Any
+) -> ExternalValidation:
+    return validate_externally(checkpoints, sources, scoring, draws=60, **options)
+
+
+@pytest.fixture(scope="module")
+def result(place: Path, checkpoint: Checkpoint, scoring: Scoring) -> ExternalValidation:
+    other = make_checkpoint(place, scoring, "other", 1)
+    sources: dict[str, Source] = {"near": hospital(0), "far": hospital(7)}
+    return validate([checkpoint, other], sources, scoring, open_data=lambda _: open_hospital(place))
+
+
+def test_rows_and_columns(result: ExternalValidation) -> None:
+    assert [(cell.model, cell.data) for cell in result.cells] == [
+        ("model", "far"),
+        ("other", "far"),
+    ]
+    assert result.cell("model", "near") is None  # its own: the internal test stands there
+    assert {row.trained_on for row in result.models} == {"phantom"}
+    assert all(0 < row.mean.low < row.mean.value < row.mean.high < 1 for row in result.models)
+    assert ExternalValidation.from_json(result.to_json()).to_json() == result.to_json()
+
+
+def test_figures_are_those_of_evaluation(result: ExternalValidation, scoring: Scoring) -> None:
+    cell = result.cells[0]
+    scored = read_predictions(Path(cell.scores))
+    names = [name for name, row in cell.labels.items() if not row.note]
+    kept = scored.keep(names)
+    metrics = estimate_metrics(names, kept.scores, kept.targets, kept.patient_ids, draws=60)
+    assert cell.images == len(scored.image_ids) == len(hospital(7).records)
+    for name in names:
+        row, own = cell.labels[name], metrics.labels[name]
+        assert (row.positives, row.prevalence) == (own.positives, own.prevalence)
+        assert row.auroc.value == own["auroc"].value
+        assert row.difference.value == pytest.approx(row.auroc.value - row.internal.value)
+        assert row.calibration is not None
+        assert row.difference.low < row.difference.value < row.difference.high
+    assert cell.mean.auroc.value == metrics.mean["auroc"].value
+    assert cell.mean.note == f"{len(names)} labels"
+    hernia = cell.labels["Hernia"]
+    assert "too few: " in hernia.note
+    assert np.isnan(hernia.auroc.value)
+
+
+def test_nothing_is_scored_twice(
+    checkpoint: Checkpoint, scoring: Scoring, result: ExternalValidation, place: Path
+) -> None:
+    path = Path(result.cells[0].scores)
+    before = path.stat().st_mtime_ns
+    silent: Any = replace(scoring, trainer=None)  # which cannot score
+    again = validate(
+        [checkpoint], {"far": hospital(7)}, silent, open_data=lambda _: open_hospital(place)
+    )
+    assert (
+        again.cells[0] == result.cells[0] or again.cells[0].to_json() == result.cells[0].to_json()
+    )
+    assert path.stat().st_mtime_ns == before
+    for spoil in (lambda: hospital(8), lambda: hospital(7, patients=80)):
+        with pytest.raises(AttributeError):  # other pixels, other images: it would have to score
+            validate([checkpoint], {"far": spoil()}, silent)
+    path.write_text(path.read_text().replace("0.", "0.1", 1))
+    with pytest.raises(AttributeError):
+        validate([checkpoint], {"far": hospital(7)}, silent)
+
+
+class Mixed(Source):
+    """Some patients of hospital 0 among those of hospital 7, all images under other names."""
+
+    name = "mixed"
+    missing = ()
+
+    def __init__(self, population: str, count: int = 30) -> None:
+        self.population = population
+        own, other = hospital(0), hospital(7)
+        first = sorted({r.patient_id for r in own.records})[:count]
+        taken = [(own, r, r.patient_id) for r in own.records if r.patient_id in first]
+        taken += [(other, r, f"o{r.patient_id}") for r in other.records]
+        self.labels = other.labels
+        self.of = {f"x{n}.png": (source, record) for n, (source, record, _) in enumerate(taken)}
+        self.records = tuple(
+            replace(record, image_id=f"x{n}.png", patient_id=patient)
+            for n, (_, record, patient) in enumerate(taken)
+        )
+
+    def read(self, record: Any) -> Any:
+        source, original = self.of[record.image_id]
+        return source.read(original)
+
+    def identity(self) -> Any:
+        return {"mixed": self.population}
+
+
+@pytest.mark.parametrize(("population", "how"), [("phantom-0", "patients"), ("", "pixels")])
+def test_patients_it_learned_from_are_left_out(
+    population: str, how: str, checkpoint: Checkpoint, scoring: Scoring, place: Path
+) -> None:
+    source = Mixed(population)
+    own = open_hospital(place)
+    learned = {r.patient_id for subset in ("train", "val") for r in own.subset_records(subset)}
+    tested = {r.patient_id for r in own.subset_records("test")}
+    gone = [r.patient_id for r in source.records if r.patient_id in learned]
+    result = validate(
+        [checkpoint], {"mixed": source}, scoring, open_data=lambda _: open_hospital(place)
+    )
+    cell = result.cells[0]
+    assert (cell.recognised, cell.left_out, cell.patients_left_out) == (
+        how,
+        len(gone),
+        len(set(gone)),
+    )
+    assert cell.tested_inside == len(tested & {r.patient_id for r in source.records})
+    assert f"{len(gone)} images of {len(set(gone))} patients it learned from" in cell.overlap
+    scored = read_predictions(Path(cell.scores))
+    assert not set(scored.patient_ids) & learned
+    assert cell.images + cell.left_out == len(source.records)
+
+
+def test_without_its_own_data(checkpoint: Checkpoint, scoring: Scoring) -> None:
+    def refuse(_: Checkpoint) -> XrayDataModule:
+        raise DataNotFoundError("/gone does not exist")
+
+    result = validate([checkpoint], {"far": hospital(7)}, scoring, open_data=refuse)
+    cell, row = result.cells[0], result.models[0]
+    assert cell.recognised == ""
+    assert "could not be known" in cell.overlap
+    assert cell.mean.auroc.low < cell.mean.auroc.value
+    assert np.isnan(cell.mean.difference.value)
+    assert "no difference" in cell.verdict
+    assert [note.split(":")[0] for note in row.notes] == [
+        "its own data is not at hand",
+        "no internal test",
+    ]
+    assert {row.note for row in cell.labels.values() if not np.isnan(row.auroc.value)} == {
+        "internal: no internal test set"
+    }
+
+
+def test_errors(checkpoint: Checkpoint, scoring: Scoring, place: Path) -> None:
+    with pytest.raises(ConfigError, match="one test set"):
+        validate([checkpoint], {}, scoring)
+    with pytest.raises(ConfigError, match="same weights: model, model"):
+        validate([checkpoint, checkpoint], {"far": hospital(7)}, scoring)
+    strange = hospital(7)
+    strange.labels = tuple(f"{label} x" for label in strange.labels)
+    with pytest.raises(ConfigError, match="tells none of the labels of model"):
+        validate([checkpoint], {"far": strange}, scoring)
+    everybody = Mixed("phantom-0", count=90)
+    everybody.records = tuple(
+        r
+        for r in everybody.records
+        if r.patient_id in {p.patient_id for p in open_hospital(place).subset_records("train")}
+    )
+    with pytest.raises(ConfigError, match="learned from the patients of all"):
+        validate([checkpoint], {"all": everybody}, scoring)
+
+
+def test_scores_are_the_networks(checkpoint: Checkpoint, scoring: Scoring) -> None:
+    source, model = hospital(9, patients=12), Model(checkpoint)
+    data = select_test(source, model, scoring)
+    _, found = score_images(model, "nine", data, scoring, np.arange(5))
+    with torch.no_grad():
+        task = XrayTask(checkpoint.build_net())
+        batch = next(iter(data.evaluation_loader("test")))
+        scores = task(batch["image"]).sigmoid().numpy()
+    np.testing.assert_allclose(found.scores, scores, atol=1e-5)

@@ -1,0 +1,251 @@
+"""External validation: models by what they were trained on, tested on other hospitals' data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from xray_lightning.checkpoint import Checkpoint
+from xray_lightning.data.partition import fingerprint
+from xray_lightning.data.source import Source
+from xray_lightning.data.vocabulary import find_wording, relabel
+from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation.model import Model, OpenData, Scoring, score_images, select_test
+from xray_lightning.evaluation.overlap import recognise_patients
+from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.evaluation.transfer import (
+    UNKNOWN,
+    LabelTransfer,
+    compare_labels,
+    estimate_at_points,
+    say_too_few,
+)
+from xray_lightning.metrics.intervals import Estimate
+from xray_lightning.results import Result
+
+
+@dataclass(frozen=True)
+class Transfer(Result):
+    """A model on an external test set."""
+
+    model: str
+    data: str  # its name among the test sets
+    title: str  # of the data set, with what its figures depend on
+    fingerprint: str  # of the images
+    images: int
+    patients: int | None  # None where they are unknown: each image counts as its own
+    recognised: str  # how patients it learned from were: "patients", "pixels", "": not known
+    left_out: int  # images of such patients
+    patients_left_out: int
+    tested_inside: int  # patients who are also in the internal test set: drawn together
+    labels: dict[str, LabelTransfer]  # those that both know
+    mean: LabelTransfer  # over the labels with enough patients on both sides
+    scores: str  # the table of predictions
+    notes: tuple[str, ...]
+
+    @property
+    def overlap(self) -> str:
+        """What became of patients the model learned from."""
+        if not self.recognised:
+            return "whether it learned from these patients could not be known"
+        by = {"patients": "by their ids", "pixels": "by the pixels of their images"}
+        if not self.left_out:
+            return f"it learned from none of these patients ({by[self.recognised]})"
+        return (
+            f"{self.left_out:,} images of {self.patients_left_out:,} patients it learned from are "
+            f"left out ({by[self.recognised]})"
+        )
+
+    @property
+    def verdict(self) -> str:
+        """One sentence about the mean."""
+        mean = self.mean
+        if np.isnan(mean.auroc.value):
+            return "no label has enough patients with and without it"
+        text = f"mean AUROC {mean.auroc.value:.3f} of {mean.note}"
+        if np.isnan(mean.difference.low):
+            return f"{text}; no difference from the internal test"
+        ends = f"{mean.difference.low:+.3f} to {mean.difference.high:+.3f}"
+        text += f", {mean.difference.value:+.3f} against the internal test (95 % {ends}): "
+        if mean.difference.high < 0:
+            return f"{text}lower here"
+        return text + ("higher here" if mean.difference.low > 0 else "not told apart")
+
+
+@dataclass(frozen=True)
+class InternalTest(Result):
+    """A model and its internal test set."""
+
+    name: str
+    path: str
+    weights_sha256: str
+    trained_on: str  # name of the data set, "" where it is not known
+    title: str  # of the data set
+    aurocs: dict[str, Estimate]  # of the labels with enough patients
+    mean: Estimate  # of these
+    images: int
+    patients: int | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ExternalValidation(Result):
+    """Every model on every test set; external.json holds it."""
+
+    models: list[InternalTest]
+    sets: dict[str, str]  # name of a test set -> title
+    cells: list[Transfer]  # a model's own data set has none
+    draws: int
+    seed: int
+    command: str = ""
+
+    def cell(self, model: str, data: str) -> Transfer | None:
+        """One of them; None for a model's own data set."""
+        cells = [c for c in self.cells if (c.model, c.data) == (model, data)]
+        return cells[0] if cells else None
+
+
+def validate_externally(
+    checkpoints: Sequence[Checkpoint],
+    sources: Mapping[str, Source],
+    scoring: Scoring,
+    *,
+    open_data: OpenData | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+) -> ExternalValidation:
+    """Test models on the data of other hospitals, by the labels that both know.
+
+    Patients a model learned from are left out, recognised by their ids or else by the pixels of
+    their images. A model's own data set is not scored: there its internal test stands. Tables of
+    scores stay in the folder of ``scoring``; what is there of the same weights and images is not
+    scored again.
+
+    Args:
+        checkpoints: of the models.
+        sources: the test sets by name, whole: every image is a test image.
+        scoring: how, and into which folder.
+        open_data: gives the data a checkpoint was trained on: for the pixels, and for an internal
+            test set of which there is no table in its run. None: that is not at hand.
+        draws: of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        ConfigError: no checkpoint or no test set, one twice, a test set tells no label of a model,
+            or a model learned from all its patients.
+        MissingImagesError: images of a test set are not on disk, and it does not allow that.
+    """
+    if not checkpoints or not sources:
+        raise ConfigError("an external validation needs at least one checkpoint and one test set")
+    models = [Model(checkpoint, open_data) for checkpoint in checkpoints]
+    names = [model.name for model in models]
+    for model in models:
+        if names.count(model.name) > 1:  # of runs of one name in two folders
+            model.name = str(model.checkpoint.path)
+    if len({model.checkpoint.weights_sha256 for model in models}) < len(models):
+        raise ConfigError(f"two of the checkpoints have the same weights: {', '.join(names)}")
+    tests = [model.test_internally(scoring) for model in models]
+    pairs = [
+        (model, test, name)
+        for (model, test), name in product(zip(models, tests, strict=True), sources)
+        if not _is_own(model, test, sources[name])
+    ]
+    told = [list_told(model, sources[name]) for model, _, name in pairs]  # before long work
+    draw = {"draws": draws, "seed": seed}
+    cells = [
+        _transfer(model, test, name, relabel(sources[name], labels), scoring, **draw)
+        for (model, test, name), labels in zip(pairs, told, strict=True)
+    ]
+    rows = [_describe(model, test, **draw) for model, test in zip(models, tests, strict=True)]
+    titles = {name: source.title for name, source in sources.items()}
+    return ExternalValidation(rows, titles, cells, draws, seed)
+
+
+def list_told(model: Model, source: Source) -> list[str]:
+    """The labels of a model that a data set tells, in the model's order.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    told = [name for name in model.labels if find_wording(source.name, source.labels, name)]
+    if not told:
+        raise ConfigError(
+            f"{source.title} tells none of the labels of {model.name} ({', '.join(model.labels)}); "
+            f"it has {', '.join(source.labels)}"
+        )
+    return told
+
+
+def _is_own(model: Model, test: Predictions | None, source: Source) -> bool:
+    """Whether a data set is the one that a model's internal test images are of."""
+    if test is None or model.trained_on != source.name:
+        return False
+    there = {record.image_id: record.patient_id for record in source.records}
+    pairs = zip(test.image_ids, test.patient_ids, strict=True)
+    return all(there.get(image) == patient for image, patient in pairs)
+
+
+def _describe(model: Model, test: Predictions | None, *, draws: int, seed: int) -> InternalTest:
+    enough = [label for label in model.labels if test and not say_too_few(test, label)]
+    metrics = estimate_at_points(model.points, test, enough, draws, seed)
+    return InternalTest(
+        name=model.name,
+        path=str(model.checkpoint.path),
+        weights_sha256=model.checkpoint.weights_sha256,
+        trained_on=model.trained_on,
+        title=model.title,
+        aurocs={label: metrics.labels[label]["auroc"] for label in enough} if metrics else {},
+        mean=metrics.mean["auroc"] if metrics else UNKNOWN,
+        images=len(test.image_ids) if test else 0,
+        patients=test.patients if test else None,
+        notes=tuple(dict.fromkeys(model.notes)),
+    )
+
+
+def _transfer(
+    model: Model,
+    test: Predictions | None,
+    name: str,
+    source: Source,
+    scoring: Scoring,
+    *,
+    draws: int,
+    seed: int,
+) -> Transfer:
+    """Score a model on a test set without the patients it learned from, and compare."""
+    data = select_test(source, model, scoring)
+    met = recognise_patients(
+        model.checkpoint.description,
+        source,
+        data.records,
+        lambda: model.own,
+        cache_dir=scoring.cache_dir,
+    )
+    rows = np.flatnonzero(~met.seen)
+    if not len(rows):
+        raise ConfigError(
+            f"{model.name} learned from the patients of all {len(data.records):,} images of {name}:"
+            " nothing is left to test it on"
+        )
+    gone = {r.patient_id for r, seen in zip(data.records, met.seen, strict=True) if seen}
+    table, predictions = score_images(model, name, data, scoring, rows)
+    names = [met.names[row] for row in rows]
+    points = model.points
+    labels, mean = compare_labels(points, predictions, test, names, draws=draws, seed=seed)
+    return Transfer(
+        model=model.name,
+        data=name,
+        title=source.title,
+        fingerprint=fingerprint({"test": predictions.image_ids}),
+        images=len(rows),
+        patients=predictions.patients,
+        recognised=met.how,
+        left_out=int(met.seen.sum()),
+        patients_left_out=len(gone),
+        tested_inside=len(set(names) & set(test.patient_ids)) if test else 0,
+        labels=labels,
+        mean=mean,
+        scores=str(table),
+        notes=tuple(source.notes),
+    )
