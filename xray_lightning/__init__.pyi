@@ -78,8 +78,11 @@ from xray_lightning.evaluation.evaluate import Evaluation as Evaluation
 from xray_lightning.evaluation.evaluate import Origin as Origin
 from xray_lightning.evaluation.evaluate import evaluate as evaluate
 from xray_lightning.evaluation.evaluate import fit_operating_points as fit_operating_points
+from xray_lightning.evaluation.external import ExternalValidation as ExternalValidation
+from xray_lightning.evaluation.external import validate_externally as validate_externally
 from xray_lightning.evaluation.folds import CrossValidation as CrossValidation
 from xray_lightning.evaluation.folds import pool_folds as pool_folds
+from xray_lightning.evaluation.model import Scoring as Scoring
 from xray_lightning.evaluation.predict import predict_subset as predict_subset
 from xray_lightning.evaluation.predict import summarise as summarise
 from xray_lightning.evaluation.predictions import Predictions as Predictions

@@ -213,6 +213,18 @@ def compare(request: Request) -> None:
     call("compare.compare_models", *sides, **chosen, as_json=request.as_json, out=request.out)
 
 
+@verb("CHECKPOINT...")
+def external(request: Request) -> None:
+    """Does it work in another hospital? xray external CKPT data=[rsna,chexpert] data.rsna.root=DIR.
+
+    Checkpoints, runs or quoted patterns, on test sets with settings of their own. By the labels
+    that both know: AUROC and its difference from the internal test, calls at the internal operating
+    points, calibration. Patients a model learned from are left out, by their ids or the pixels.
+    Also: draws=2000, bootstrap_seed=0, batch_size=, workers=, trainer=, cache_dir=, trust=true.
+    """
+    call("external.external", request.files, request.overrides, **request.json_option)
+
+
 @verb("FOLDER")
 def sweep(request: Request) -> None:
     """Compare the runs of a finished, killed or running sweep, ranked by validation AUROC.

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from functools import cache
+from glob import glob
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,20 @@ def point_settings(config: Settings) -> dict[str, Any]:
 def find_checkpoint(place: Path) -> Path:
     """The best checkpoint of a run folder; a file as it is."""
     return place / "checkpoints" / "best.ckpt" if place.is_dir() else place
+
+
+def find_checkpoints(names: Sequence[str]) -> list[Path]:
+    """The checkpoints of files, run folders and patterns of these, each once.
+
+    Raises:
+        CheckpointError: nothing is there.
+    """
+    paths = [Path(place) for name in names for place in (sorted(glob(name)) or [name])]  # noqa: PTH207 - absolute too
+    checkpoints = list(dict.fromkeys(map(find_checkpoint, paths)))
+    for path in checkpoints:
+        if not path.is_file():
+            raise CheckpointError(f"no checkpoint at {path}")
+    return checkpoints
 
 
 def require_changes(overrides: Sequence[str]) -> None:

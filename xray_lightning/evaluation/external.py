@@ -12,7 +12,7 @@ from xray_lightning.data.source import Source
 from xray_lightning.data.vocabulary import find_wording, relabel
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.model import Model, OpenData, Scoring, score_images, select_test
-from xray_lightning.evaluation.overlap import recognise_patients
+from xray_lightning.evaluation.overlap import name_patients, recognise_patients
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.transfer import (
     UNKNOWN,
@@ -108,12 +108,14 @@ class ExternalValidation(Result):
 
 def validate_externally(
     checkpoints: Sequence[Checkpoint],
-    sources: Mapping[str, Source],
-    scoring: Scoring,
+    sources: Mapping[str, Source],  # by name, whole: every image is a test image
+    scoring: Scoring,  # how, and into which folder
     *,
+    # the data a checkpoint was trained on: for the pixels, and for an internal test set of which
+    # there is no table in its run; None: that is not at hand
     open_data: OpenData | None = None,
-    draws: int = 2000,
-    seed: int = 0,
+    draws: int = 2000,  # of the bootstrap
+    seed: int = 0,  # of the bootstrap
 ) -> ExternalValidation:
     """Test models on the data of other hospitals, by the labels that both know.
 
@@ -121,15 +123,6 @@ def validate_externally(
     their images. A model's own data set is not scored: there its internal test stands. Tables of
     scores stay in the folder of ``scoring``; what is there of the same weights and images is not
     scored again.
-
-    Args:
-        checkpoints: of the models.
-        sources: the test sets by name, whole: every image is a test image.
-        scoring: how, and into which folder.
-        open_data: gives the data a checkpoint was trained on: for the pixels, and for an internal
-            test set of which there is no table in its run. None: that is not at hand.
-        draws: of the bootstrap.
-        seed: of the bootstrap.
 
     Raises:
         ConfigError: no checkpoint or no test set, one twice, a test set tells no label of a model,
@@ -230,9 +223,10 @@ def _transfer(
         )
     gone = {r.patient_id for r, seen in zip(data.records, met.seen, strict=True) if seen}
     table, predictions = score_images(model, name, data, scoring, rows)
-    names = [met.names[row] for row in rows]
-    points = model.points
-    labels, mean = compare_labels(points, predictions, test, names, draws=draws, seed=seed)
+    population = model.checkpoint.description.split.get("population", "")
+    inside = name_patients(population, test.patient_ids if test else ())
+    names = inside, [met.names[row] for row in rows]
+    labels, mean = compare_labels(model.points, predictions, test, names, draws=draws, seed=seed)
     return Transfer(
         model=model.name,
         data=name,
@@ -243,7 +237,7 @@ def _transfer(
         recognised=met.how,
         left_out=int(met.seen.sum()),
         patients_left_out=len(gone),
-        tested_inside=len(set(names) & set(test.patient_ids)) if test else 0,
+        tested_inside=len(set(names[0]) & set(names[1])),
         labels=labels,
         mean=mean,
         scores=str(table),

@@ -42,23 +42,17 @@ class LabelTransfer(Result):
 
 
 def compare_labels(
-    points: Points,
-    predictions: Predictions,
-    inside: Predictions | None,
-    names: Sequence[str],
+    points: Points,  # of the internal validation set
+    predictions: Predictions,  # of the external images
+    inside: Predictions | None,  # of the internal test set; None: there is none
+    names: tuple[Sequence[str], Sequence[str]],  # patient of each internal, each external image
     *,
-    draws: int,
-    seed: int,
+    draws: int,  # of the bootstrap
+    seed: int,  # of the bootstrap
 ) -> tuple[dict[str, LabelTransfer], LabelTransfer]:
     """Every label, and the mean over those with enough patients on both sides.
 
-    Args:
-        points: of the internal validation set.
-        predictions: of N external images.
-        inside: of the internal test set; None: there is none.
-        names: patient of each external image, (N,), as the internal test set calls them.
-        draws: of the bootstrap.
-        seed: of the bootstrap.
+    Equal names are one patient, whatever the predictions call them.
     """
     short = {label: say_too_few(predictions, label) for label in predictions.labels}
     short_inside = {
@@ -132,7 +126,7 @@ def _differences(
     predictions: Predictions,
     inside: Predictions | None,
     labels: Sequence[str],
-    names: Sequence[str],
+    names: tuple[Sequence[str], Sequence[str]],
     draws: int,
     seed: int,
 ) -> dict[str, Estimate]:
@@ -140,10 +134,8 @@ def _differences(
     if inside is None or not labels:
         return {}
     here, there = inside.keep(labels), predictions.keep(labels)
-    samples = (
-        Sample(here.scores, here.targets, here.patient_ids),
-        Sample(there.scores, there.targets, names),
-    )
+    sides = zip((here, there), names, strict=True)
+    samples = [Sample(side.scores, side.targets, patients) for side, patients in sides]
     differences = compare_samples(*samples, draws=draws, seed=seed, threads=available_cores())
     return dict(zip([*labels, MEAN], differences, strict=True))
 

@@ -1,0 +1,183 @@
+"""An external validation: tables for the terminal, the heat table, and one page."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from textwrap import fill
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from rich.table import Table
+
+from xray_lightning.evaluation.external import ExternalValidation, InternalTest, Transfer
+from xray_lightning.evaluation.transfer import MEAN, LabelTransfer
+from xray_lightning.metrics.intervals import Estimate
+from xray_lightning.records import patients_text
+from xray_lightning.report.drawings import embed_picture
+from xray_lightning.report.figures import AS_WRITTEN, new_figure
+from xray_lightning.report.page import page
+from xray_lightning.report.terminal import empty_table, interval_text, number
+from xray_lightning.writing import save_figure
+
+OWN = "internal test"
+LOW, HIGH = 0.5, 1.0  # of the colours: guessing, and no error
+Cells = dict[str, Estimate]
+
+
+def external_lines(result: ExternalValidation) -> list[Table | str]:
+    """Models by test sets, then a table of scores and one of calls for each pair."""
+    lines: list[Table | str] = [_matrix(result)]
+    lines.append(
+        "second line: 95 % (patients); below: external less internal over the same labels; means "
+        "over different labels are not comparable"
+    )
+    for cell in result.cells:
+        lines += [*_pair_tables(cell), f"{cell.overlap}. {cell.verdict}"]
+    for row in result.models:
+        lines += [f"note: {row.name}: {note}" for note in row.notes]
+    return lines
+
+
+def _matrix(result: ExternalValidation) -> Table:
+    table = empty_table("mean AUROC: rows trained on, columns tested on", "", OWN, *result.sets)
+    for row in result.models:
+        cells = [f"{_with_interval(row.mean)}\n{len(row.aurocs)} labels"]
+        for name in result.sets:
+            cell = result.cell(row.name, name)
+            cells.append(_short(cell) if cell else "= internal")
+        table.add_row(f"{row.trained_on or 'unknown'}\n{row.name}", *cells)
+    return table
+
+
+def _short(cell: Transfer) -> str:
+    mean = cell.mean
+    return f"{_with_interval(mean.auroc)}\n{mean.note} {_signed(mean.difference)}"
+
+
+def _pair_tables(cell: Transfer) -> list[Table]:
+    """AUROC here and inside; calls at the internal points and calibration."""
+    title = (
+        f"{cell.model} on {cell.title}: {cell.images:,} images of {patients_text(cell.patients)}"
+    )
+    scores = empty_table(
+        f"{title} [{cell.fingerprint}]", "label", "pos", "AUROC", "95 %", "inside", "diff", "95 %"
+    )
+    calls = empty_table(
+        "at the internal operating points (inside in brackets); calibration, 95 % below",
+        *("label", "prevalence %", "sensitivity", "specificity", "slope", "intercept", "at prior"),
+    )
+    for label, row in {**cell.labels, MEAN: cell.mean}.items():
+        if np.isnan(row.auroc.value):
+            scores.add_row(label, f"{row.positives:,}", "-", row.note)
+            continue
+        ends = interval_text(row.auroc.interval), _interval(row.difference, "+.3f")
+        inside = number(row.internal.value)
+        scores.add_row(label, f"{row.positives:,}", number(row.auroc.value), ends[0], inside,
+                       _signed(row.difference), ends[1])  # fmt: skip
+        if label != MEAN:
+            calls.add_row(label, *_calls(row))
+    return [scores, calls]
+
+
+def _calls(row: LabelTransfer) -> list[str]:
+    shares = [f"{100 * row.prevalence:.1f}\n({number(100 * row.internal_prevalence, 1)})"]
+    for here, inside in (
+        (row.sensitivity, row.internal_sensitivity),
+        (row.specificity, row.internal_specificity),
+    ):
+        shares.append(f"{_with_interval(here)}\n({number(inside.value)})")
+    line = row.calibration
+    lines = (line.slope, line.intercept, line.corrected) if line else ()
+    return [*shares, *(f"{number(e.value, 2)}\n{_interval(e, '.2f')}" for e in lines)]
+
+
+def _with_interval(estimate: Estimate) -> str:
+    return f"{number(estimate.value)}\n{interval_text(estimate.interval)}"
+
+
+def _signed(estimate: Estimate) -> str:
+    return "-" if np.isnan(estimate.value) else f"{estimate.value:+.3f}"
+
+
+def _interval(estimate: Estimate, form: str) -> str:
+    low, high = estimate.interval
+    return "-" if np.isnan(low) else f"{low:{form}} to {high:{form}}"
+
+
+@AS_WRITTEN
+def heat_figure(result: ExternalValidation, path: Path) -> None:
+    """AUROC of each model (rows) on each test set (columns), the mean first, then each label.
+
+    A frame marks the internal test; its mean is over all labels of the model.
+    """
+    columns = [OWN, *result.sets]
+    tested = dict.fromkeys(label for cell in result.cells for label in cell.labels)
+    shown = [name for name in (MEAN, *tested) if any(_cells(result, name, columns))]
+    across = min(len(shown), 3)
+    down = -(-len(shown) // across)
+    size = 1.25 * len(columns) + 1.6, 0.55 * len(result.models) + 1.0
+    figure, panels = new_figure(size[0] * across, size[1] * down + 0.4, down, across)
+    for axes in panels[len(shown) :]:
+        axes.set_axis_off()
+    for axes, name in zip(panels, shown, strict=False):
+        _draw_cells(axes, name, result, columns)
+    figure.suptitle("AUROC, 95 % (patients): rows trained on, columns tested on", fontsize=10)
+    save_figure(figure, path)
+
+
+def _cells(result: ExternalValidation, label: str, columns: list[str]) -> list[Cells]:
+    """Estimates of a label, or the mean, of each model by test set; empty where there is none."""
+    rows = []
+    for model in result.models:
+        inside = model.mean if label == MEAN else model.aurocs.get(label)
+        estimates = {OWN: inside} if inside else {}
+        for name in columns[1:]:
+            if cell := result.cell(model.name, name):
+                row = cell.mean if label == MEAN else cell.labels.get(label)
+                estimates |= {name: row.auroc} if row else {}
+        rows.append({k: e for k, e in estimates.items() if not np.isnan(e.value)})
+    return rows
+
+
+def _draw_cells(axes: Axes, label: str, result: ExternalValidation, columns: list[str]) -> None:
+    rows = _cells(result, label, columns)
+    nothing = Estimate(float("nan"))
+    values = np.array([[row.get(name, nothing).value for name in columns] for row in rows])
+    axes.imshow(values, cmap="cividis", vmin=LOW, vmax=HIGH, aspect="auto")
+    for place, row in enumerate(rows):
+        for column, name in enumerate(columns):
+            estimate = row.get(name)
+            own = name != OWN and result.cell(result.models[place].name, name) is None
+            text = _with_interval(estimate) if estimate else "= internal" if own else "-"
+            light = estimate is not None and estimate.value < (LOW + HIGH) / 2
+            colour = "white" if light else "black"
+            axes.text(column, place, text, ha="center", va="center", fontsize=7, color=colour)
+        frame = Rectangle((-0.47, place - 0.47), 0.94, 0.94, fill=False, edgecolor="#D55E00")
+        axes.add_patch(frame).set_linewidth(2)
+    axes.set_xticks(range(len(columns)), columns, fontsize=8)
+    axes.set_yticks(range(len(rows)), [_name(model) for model in result.models], fontsize=8)
+    axes.spines[:].set_visible(False)
+    axes.set_title(label, fontsize=9)
+
+
+def _name(model: InternalTest) -> str:
+    return f"{model.trained_on or 'unknown'}\n{fill(model.name, 18)}"
+
+
+def external_page(result: ExternalValidation) -> str:
+    """The page: what external.json says, with the heat table; no script, no network."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "external.png"
+        heat_figure(result, path)
+        picture = embed_picture(path)
+    pairs = {f"{cell.model} on {cell.data}": cell for cell in result.cells}
+    values = {
+        "picture": picture,
+        "gist": [f"{name}: {cell.verdict}; {cell.overlap}." for name, cell in pairs.items()],
+        "pairs": {name: {**cell.labels, MEAN: cell.mean} for name, cell in pairs.items()},
+        "plain": result.to_json(),
+        "text": _with_interval,
+        "signed": _signed,
+        "ends": _interval,
+    }
+    return page("external.html.j2", values)
