@@ -259,13 +259,7 @@ def patients_of(data: XrayDataModule) -> dict[str, object]:
 
 
 def store_operating_points(path: Path, points: Mapping[str, Any]) -> None:
-    """Write what was fitted on the validation set into a checkpoint, in one step.
-
-    Args:
-        path: a checkpoint of this package, of the present format.
-        points: plain values: "rule", "value", "fingerprint" of the validation set, and "labels":
-            label -> threshold, calibration and the like.
-    """
+    """Write what was fitted on the validation set, plain values, into a checkpoint in one step."""
     load_checkpoint(path)
     raw = torch.load(path, map_location="cpu", weights_only=True)
     raw[KEY] = {**upgrade_description(raw[KEY]), "operating_points": dict(points)}

@@ -4,27 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 # A class in the settings of format 1 -> its public name of today.
+_KEPT = """
+    losses.BCE losses.WeightedBCE losses.Focal losses.Asymmetric losses.ClassBalanced
+    optim.Constant optim.Cosine optim.Step optim.Plateau ranking.PairwiseAUC models.network.XrayNet
+    data.splits.auto_split data.splits.csv_split data.splits.image_split data.splits.kfold_split
+    data.splits.lists_split data.splits.official_split data.splits.patient_split
+    data.csv.CsvTable data.nih.ChestXray14 data.phantom.Phantom data.rsna.Rsna
+"""
+_SAMPLERS = ("uniform", "disease_balanced", "patient_balanced")
+_AUGMENTS = ("none", "light", "rsna", "xray14")
 _TARGETS = {
-    **{
-        f"losses.{name}": name
-        for name in ("BCE", "WeightedBCE", "Focal", "Asymmetric", "ClassBalanced")
-    },
-    **{f"optim.{name}": name for name in ("Constant", "Cosine", "Step", "Plateau")},
-    **{f"data.samplers.{name}": f"{name}_sampler" for name in ("uniform",)},
-    "data.samplers.disease_balanced": "disease_balanced_sampler",
-    "data.samplers.patient_balanced": "patient_balanced_sampler",
-    **{f"data.transforms.{name}": f"augment_{name}" for name in ("none", "light", "rsna")},
-    "data.transforms.xray14": "augment_xray14",
-    **{
-        f"data.splits.{name}_split": f"{name}_split"
-        for name in ("auto", "csv", "image", "kfold", "lists", "official", "patient")
-    },
-    "data.csv.CsvTable": "CsvTable",
-    "data.nih.ChestXray14": "ChestXray14",
-    "data.phantom.Phantom": "Phantom",
-    "data.rsna.Rsna": "Rsna",
-    "models.network.XrayNet": "XrayNet",
-    "ranking.PairwiseAUC": "PairwiseAUC",
+    **{name: name.rpartition(".")[2] for name in _KEPT.split()},
+    **{f"data.samplers.{name}": f"{name}_sampler" for name in _SAMPLERS},
+    **{f"data.transforms.{name}": f"augment_{name}" for name in _AUGMENTS},
     "report.gallery.heat_maps": "make_heat_maps",
     "cli.multirun.Comparison": "SweepTable",
 }
@@ -32,11 +24,7 @@ TARGETS = {f"xray_lightning.{old}": f"xray_lightning.{new}" for old, new in _TAR
 
 
 def upgrade_settings(settings: Any) -> Any:
-    """Settings with every ``_target_`` of format 1 under its public name of today.
-
-    Args:
-        settings: plain values, nested to any depth; those of today come back equal.
-    """
+    """Plain settings with every ``_target_`` of format 1 under its public name of today."""
     if isinstance(settings, Mapping):
         return {
             key: TARGETS.get(entry, entry)

@@ -48,11 +48,7 @@ def open_replacing(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[A
     """Open a file that takes its final name only when the block has ended without an error.
 
     The name beside it holds host and process id, so that two processes never write into one file.
-
-    Args:
-        path: final name; its folder must be there: one that vanished is never made anew.
-        mode: "w" for text (UTF-8 unless ``encoding=`` says otherwise) or "wb".
-        options: of :meth:`pathlib.Path.open`.
+    A folder that vanished is never made anew. Text is UTF-8 unless ``encoding=`` says otherwise.
     """
     require_folder(path)
     partial = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.partial")
@@ -138,9 +134,8 @@ def json_text(values: Mapping[str, Any]) -> str:
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:
     """Write plain values as JSON, see :func:`json_text`."""
-    text = json_text(values) + "\n"
     with open_replacing(path) as file:
-        file.write(text)
+        file.write(json_text(values) + "\n")
 
 
 def entries_of(values: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:

@@ -17,12 +17,7 @@ from xray_lightning.data.masks import PackedMask
 from xray_lightning.data.partition import split_source
 from xray_lightning.data.source import readable_records
 from xray_lightning.data.splits import official_split
-from xray_lightning.errors import (
-    ConfigError,
-    DataNotFoundError,
-    MissingImagesError,
-    TableError,
-)
+from xray_lightning.errors import ConfigError, DataNotFoundError, MissingImagesError, TableError
 
 NAN = math.nan
 HEADER = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *LABELS]

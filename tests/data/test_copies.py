@@ -10,13 +10,7 @@ import pytest
 from scipy.spatial.distance import pdist
 
 from xray_lightning.data import copies as module
-from xray_lightning.data.copies import (
-    close_pairs,
-    correlate,
-    find_copies,
-    find_pairs,
-    hash_images,
-)
+from xray_lightning.data.copies import close_pairs, correlate, find_copies, find_pairs, hash_images
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.data.images import read_record
 from xray_lightning.data.nih import ChestXray14

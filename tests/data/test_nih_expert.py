@@ -106,10 +106,7 @@ def test_rsna_is_a_third_truth(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("row", "place"),
-    [
-        (f"{ROWS[0]},train", "train"),
-        (f"{ROWS[0].replace('YES', 'HEDGE')},test", "HEDGE"),
-    ],
+    [(f"{ROWS[0]},train", "train"), (f"{ROWS[0].replace('YES', 'HEDGE')},test", "HEDGE")],
 )
 def test_bad_cells(tmp_path: Path, row: str, place: str) -> None:
     with pytest.raises(TableError, match=f"row 2.*{place}"):

@@ -338,11 +338,8 @@ def _fill(
             remarks.append(notes)
 
     count, before = len(records), len(records) - len(rows)
-    shown = (
-        nullcontext(progress)
-        if callable(progress)
-        else show_progress("decoding images", shown=progress, unit="images")
-    )
+    bar = show_progress("decoding images", shown=progress is True, unit="images")
+    shown = nullcontext(progress) if callable(progress) else bar
     with single_threaded_opencv(), _sync_regularly(cache) as confirm, shown as report:
         if before:
             report(before, count)
@@ -351,12 +348,10 @@ def _fill(
         logger.warning("how images were read: %s", line)
     if failures:
         named = [failures[row] for row in sorted(failures)[:NAMED_FAILURES]]
-        more = ["..."] if len(failures) > NAMED_FAILURES else []
+        lines = "\n  ".join(named + ["..."] * (len(failures) > NAMED_FAILURES))
         raise InvalidImageError(
-            f"{len(failures):,} of {len(records):,} images are unreadable:\n  "
-            + "\n  ".join(named + more)
-            + "\nAll others are cached. Download these again, or take their lines out of the label "
-            "table"
+            f"{len(failures):,} of {count:,} images are unreadable:\n  {lines}\nAll others are "
+            "cached. Download these again, or take their lines out of the label table"
         )
 
 

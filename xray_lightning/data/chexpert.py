@@ -193,12 +193,7 @@ class CheXpert(Source):
 
 
 def read_masks(path: Path) -> dict[str, dict[str, PackedMask]]:
-    """Key of the image (``patient64622_study1_view1_frontal``) -> label -> mask.
-
-    Raises:
-        DataNotFoundError: there is no such file.
-        TableError: it is no file of masks; names the image and the finding.
-    """
+    """Key of the image (``patient64622_study1_view1_frontal``) -> label -> mask."""
     with open_text(path, "file of masks (data.segmentations)") as file:
         entries = json.load(file)
     masks: dict[str, dict[str, PackedMask]] = {}

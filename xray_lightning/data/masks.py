@@ -57,9 +57,6 @@ class PackedMask:
 def unpack_runs(text: str) -> Runs:
     """The runs in a COCO string: 5 bits a character, the lowest first, differences from the third.
 
-    Raises:
-        ValueError: a character that it cannot have, or an end inside a number.
-
     >>> unpack_runs("52203").tolist()
     [5, 2, 2, 2, 5]
     """

@@ -55,17 +55,11 @@ _IMAGE, _SET = "Image Index", "Set Id"
 
 @dataclass(frozen=True)
 class Truth:
-    """What somebody says of images.
+    """What somebody says of images."""
 
-    Attributes:
-        name: who.
-        labels: the L labels.
-        targets: image id -> 1 present, 0 absent, NaN unknown, (L,).
-    """
-
-    name: str
-    labels: tuple[str, ...]
-    targets: Mapping[str, tuple[float, ...]]
+    name: str  # who
+    labels: tuple[str, ...]  # the L labels
+    targets: Mapping[str, tuple[float, ...]]  # image id -> 1 present, 0 absent, NaN unknown, (L,)
 
     def tell(self, label: str, image: str) -> float:
         """The target of an image, also of a union of labels; NaN where nothing is said of it."""
@@ -150,12 +144,7 @@ class NihExperts(Source):
 
 
 def read_tables(root: Path) -> list[tuple[Table, dict[str, str]]]:
-    """The tables in the folder, each with the official subset of its images.
-
-    Raises:
-        DataNotFoundError: there are none, or one of Google's two alone.
-        TableError: a column is missing, or a ``Set Id`` is neither val nor test.
-    """
+    """The tables in the folder, each with the official subset of its images."""
     if path := _find(root, [TABLE]):
         table = _read(path)
         subsets = table.convert(_SET, _parse_set, "val or test")

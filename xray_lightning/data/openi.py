@@ -111,12 +111,7 @@ class OpenI(Source):
 
 
 def read_reports(root: Path) -> list[Report]:
-    """Every report in the order of its number.
-
-    Raises:
-        DataNotFoundError: there are none.
-        TableError: one is not XML or has no uId, or an image stands in two.
-    """
+    """Every report in the order of its number."""
     files = sorted((root / REPORTS).glob("*.xml"), key=lambda path: (len(path.stem), path.stem))
     if not files:
         raise DataNotFoundError(f"there is no report {root / REPORTS}/1.xml. {EXPECTED}")

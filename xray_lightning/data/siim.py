@@ -110,12 +110,7 @@ class Siim(Source):
 
 
 def read_outlines(table: Table) -> dict[str, list[Runs]]:
-    """The outlines of every image, in table order; none where there is no pneumothorax.
-
-    Raises:
-        TableError: a row has no image or run lengths that do not fit it, or one image has an
-            outline and -1, or one row twice.
-    """
+    """The outlines of every image, in table order; none where there is no pneumothorax."""
     table.require(_IMAGE, _RUNS)
     outlines: dict[str, list[Runs]] = {}
     rows: set[tuple[str, str]] = set()
@@ -135,9 +130,6 @@ def read_outlines(table: Table) -> dict[str, list[Runs]]:
 
 def parse_runs(cell: str) -> Runs | None:
     """Runs of pixels as absolute (first, end), (R, 2); None for -1.
-
-    Raises:
-        ValueError: not pairs of whole numbers, an empty run, or one beyond the image.
 
     >>> parse_runs("3 2 1020 4").tolist()
     [[3, 5], [1025, 1029]]

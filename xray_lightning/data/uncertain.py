@@ -45,11 +45,7 @@ def parse_code(cell: str) -> float:
 
 
 def code_matrix(table: Table, labels: Sequence[str]) -> Codes:
-    """The codes of a table, (N, L); NaN where a label has no column.
-
-    Raises:
-        TableError: a cell is no code; names it.
-    """
+    """The codes of a table, (N, L); NaN where a label has no column."""
     wanted = "1 (present), 0 (absent), -1 (uncertain) or blank"
     columns = [table.parse_distinct(label, parse_code, wanted) for label in labels]
     return np.array([np.array(parsed)[rows] for rows, parsed in columns]).T

@@ -61,19 +61,12 @@ class TruthRow(Result):
 
 @dataclass(frozen=True)
 class ExpertTruth(Result):
-    """Scores against readers and against the text miner.
+    """Scores against readers and against the text miner."""
 
-    Attributes:
-        rows: of each finding and readers that can be compared.
-        left_out: finding -> why it was not.
-        images: that have a score.
-        draws: of the bootstrap of patients.
-    """
-
-    rows: tuple[TruthRow, ...]
-    left_out: dict[str, str]
-    images: int
-    draws: int
+    rows: tuple[TruthRow, ...]  # of each finding and readers that can be compared
+    left_out: dict[str, str]  # finding -> why it was not
+    images: int  # that have a score
+    draws: int  # of the bootstrap of patients
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, and the sentences."""

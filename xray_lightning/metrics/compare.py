@@ -122,9 +122,6 @@ def compare_truths(
 
     Scores and targets (N,), NaN where unknown; the difference is ``first`` less ``second``, each
     draw of patients evaluating both, by the truth that rests on fewer patients. No DeLong.
-
-    Raises:
-        ConfigError: no draws, or no image that both tell of.
     """
     both = is_known(first) & is_known(second)
     bootstrap = PatientBootstrap(np.asarray(patients)[both], draws, seed)

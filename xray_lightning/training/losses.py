@@ -302,11 +302,7 @@ class PairwiseAUC(nn.Module):
 
 
 def _focal_of_each(
-    logits: Tensor,
-    targets: Tensor,
-    gamma: float,
-    present: Tensor | float,
-    absent: Tensor | float,
+    logits: Tensor, targets: Tensor, gamma: float, present: Tensor | float, absent: Tensor | float
 ) -> Tensor:
     """-w_t (1 - p_t)^gamma log p_t, (B, L), with the weights w_t of ``present`` and ``absent``.
 
