@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,9 @@ class Duplicates(Result):
     not_on_disk: int = 0
     distance: int = DISTANCE
     correlation: float = CORRELATION
+    # of several data sets: images of each that were compared, and pairs across ("nih and rsna")
+    compared: dict[str, int] = field(default_factory=dict)
+    between: dict[str, int] = field(default_factory=dict)
 
 
 def compare_images(
@@ -107,6 +111,9 @@ def count_duplicates(
         total, of_two, crossed, unseen = (int(mask.sum()) for mask in masks)
         return PairCount(total, of_two if known else None, crossed, unseen if known else None)
 
+    hospitals = np.array([record.hospital for record in records])
+    sets = [hospitals == name for name in dict.fromkeys(hospitals.tolist()) if name]
+    names = [str(hospitals[own][0]) for own in sets]
     worst = np.lexsort((-correlation, ~others, ~crossing))[:LISTED].tolist()
     return Duplicates(
         images=len(records),
@@ -125,4 +132,11 @@ def count_duplicates(
             )
             for at in worst
         ],
+        compared={name: int(own.sum()) for name, own in zip(names, sets, strict=True)},
+        between={
+            f"{names[a]} and {names[b]}": int(
+                ((sets[a][first] & sets[b][second]) | (sets[b][first] & sets[a][second])).sum()
+            )
+            for a, b in combinations(range(len(sets)), 2)
+        },
     )

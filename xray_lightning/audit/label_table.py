@@ -9,11 +9,12 @@ import numpy.typing as npt
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import Floats, Interval, mean_of_defined, percentile_interval
 from xray_lightning.metrics.ranks import Codes
-from xray_lightning.records import Record, patient_ids, patients_known, target_matrix
+from xray_lightning.records import Record, patient_ids, target_matrix
 from xray_lightning.results import Result
 
 Rows = npt.NDArray[np.int64]  # ascending positions in the label table
 Words = npt.NDArray[np.str_]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,20 +28,35 @@ class LabelTable:
     sex: Words  # (N,): "M", "F" or ""
     view: Words  # (N,): "PA", "AP", ... or ""
     follow_up: Floats  # (N,): 0 for a patient's first image, NaN if unknown
-    patients_known: bool = True  # if not, each image is a patient of its own
+    anonymous: Mask | None = None  # (N,): images of a hospital that tells no patients; None: none
+
+    @property
+    def patients_known(self) -> bool:
+        """Whether a hospital tells patients; where none does, each image counts as its own."""
+        return self.anonymous is None or not self.anonymous.all()
+
+    @property
+    def images_of_patient(self) -> Floats:
+        """How many images each image's patient has in the whole table, NaN if unknown, (N,)."""
+        counts = np.bincount(self.patients)[self.patients].astype(np.float64)
+        return counts if self.anonymous is None else np.where(self.anonymous, np.nan, counts)
 
     @classmethod
     def of(cls, records: Sequence[Record], labels: Sequence[str]) -> "LabelTable":
         """The columns of some records, in their order."""
+        rows = [(r.age, r.follow_up, r.sex, r.view, r.hospital) for r in records]
+        age, follow_up, sex, view, hospital = map(np.array, zip(*rows, strict=True))
+        patients = patient_ids(records)
+        named = patients != np.array([record.image_id for record in records])
         return cls(
             tuple(labels),
             target_matrix(records).astype(np.float64),
-            np.unique(patient_ids(records), return_inverse=True)[1],
-            np.array([record.age for record in records], dtype=np.float64),
-            np.array([record.sex for record in records], dtype=np.str_),
-            np.array([record.view for record in records], dtype=np.str_),
-            np.array([record.follow_up for record in records], dtype=np.float64),
-            patients_known(records),
+            np.unique(patients, return_inverse=True)[1],
+            age.astype(np.float64),
+            sex,
+            view,
+            follow_up.astype(np.float64),
+            ~np.isin(hospital, hospital[named]),
         )
 
     def features(self) -> dict[str, Floats]:
@@ -54,7 +70,22 @@ class LabelTable:
             "view": _number_words(self.view),
             "follow-up number": self.follow_up,
         }
-        return {name: column for name, column in columns.items() if _varies(column)}
+        return {name: column for name, column in columns.items() if varies(column)}
+
+
+@dataclass(frozen=True)
+class Size(Result):
+    """Of a subset, or of a hospital."""
+
+    images: int
+    patients: int | None  # None where the label table tells none
+
+    @classmethod
+    def of(cls, table: LabelTable, rows: Rows) -> "Size":
+        """Of some rows."""
+        if table.anonymous is not None and table.anonymous[rows].all():
+            return cls(len(rows), None)
+        return cls(len(rows), len(np.unique(table.patients[rows])))
 
 
 @dataclass(frozen=True)
@@ -90,6 +121,7 @@ def _number_words(words: Words) -> Floats:
     return np.where(words == "", np.nan, numbers)
 
 
-def _varies(column: Floats) -> bool:
+def varies(column: Floats) -> bool:
+    """Whether a column tells anything: known values differ, or some are unknown."""
     known = column[~np.isnan(column)]
     return len(known) > 0 and bool((known != known[0]).any() or len(known) < len(column))

@@ -10,10 +10,12 @@ from xray_lightning.audit.baselines import Baseline, score_baselines
 from xray_lightning.audit.decomposition import Decomposition, ScoredSubset, decompose
 from xray_lightning.audit.duplicates import Duplicates
 from xray_lightning.audit.gist import write_gist
-from xray_lightning.audit.label_table import LabelTable
+from xray_lightning.audit.hospitals import Hospitals, compare_hospitals, describe_hospitals
+from xray_lightning.audit.label_table import LabelTable, Size
 from xray_lightning.audit.leakage import Leakage, count_overlap, match_checkpoint, match_list
 from xray_lightning.audit.shift import Shift, add_train_val, measure_shift
 from xray_lightning.data.partition import Split, fingerprint
+from xray_lightning.data.several import Several
 from xray_lightning.data.source import Source
 from xray_lightning.errors import TableError
 from xray_lightning.evaluation.predictions import Predictions
@@ -22,14 +24,6 @@ from xray_lightning.records import Record, patients_known
 from xray_lightning.results import Result
 
 DRAWS = 500
-
-
-@dataclass(frozen=True)
-class Size(Result):
-    """Of a subset."""
-
-    images: int
-    patients: int | None  # None where the label table tells none
 
 
 @dataclass(frozen=True)
@@ -46,6 +40,7 @@ class Audit(Result):
     shift: Shift
     baselines: list[Baseline]
     decomposition: Decomposition | None  # None without predictions
+    hospitals: Hospitals | None  # None of one data set
     draws: int
     seed: int
     notes: list[str]  # of the source and the split
@@ -85,11 +80,15 @@ def audit_split(
     table = LabelTable.of(source.records, source.labels)
     bootstrap = PatientBootstrap(table.patients, draws, seed)
     leakage = _find_leaks(source, split, lists or {}, exposures or {}, checkpoint, duplicates)
-    shift = measure_shift(table, split.subsets, bootstrap, seed)
+    subsets = add_train_val(split.subsets)
+    shift = measure_shift(table, subsets, bootstrap, seed)
     baselines = score_baselines(table, split.subsets, bootstrap, seed)
     change = None
     if predictions:
         change = decompose_change(source, split, *predictions, draws=draws, seed=seed)
+    hospitals = None
+    if isinstance(source, Several) and len(source.sources) > 1:
+        hospitals = compare_hospitals(source, duplicates=duplicates, draws=draws, seed=seed)
     return Audit(
         data=source.name,
         split={
@@ -100,15 +99,16 @@ def audit_split(
         images=len(source.records),
         patients=bootstrap.patients if table.patients_known else None,
         labels=list(source.labels),
-        subsets=_measure_sizes(table, split),
+        subsets={subset: Size.of(table, rows) for subset, rows in subsets.items()},
         leakage=leakage,
         shift=shift,
         baselines=baselines,
         decomposition=change,
+        hospitals=hospitals,
         draws=draws,
         seed=seed,
         notes=[*source.notes, *split.notes],
-        gist=write_gist(leakage, shift, baselines, change),
+        gist=[*write_gist(leakage, shift, baselines, change), *describe_hospitals(hospitals)],
     )
 
 
@@ -189,11 +189,3 @@ def _join_scores(predictions: Predictions, by_id: Mapping[str, Record]) -> Score
     targets = predictions.targets.astype(np.float64)
     table = replace(LabelTable.of(records, predictions.labels), targets=targets)
     return ScoredSubset(table, predictions.scores.astype(np.float64))
-
-
-def _measure_sizes(table: LabelTable, split: Split) -> dict[str, Size]:
-    known = table.patients_known
-    return {
-        subset: Size(len(rows), len(np.unique(table.patients[rows])) if known else None)
-        for subset, rows in add_train_val(split.subsets).items()
-    }

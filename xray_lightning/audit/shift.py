@@ -1,10 +1,11 @@
-"""Is the test set like what a model learns from? Prevalence and metadata of the subsets.
+"""Is the test set like what a model learns from, or one hospital like another?
 
-And whether a classifier can tell test images from training images without looking at them.
+Prevalence and metadata of the groups of images, and whether a classifier can tell them apart
+without looking at an image.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.stats import norm
@@ -13,48 +14,54 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
-from xray_lightning.audit.label_table import LabelTable, MeanAuroc, Rows
+from xray_lightning.audit.label_table import LabelTable, MeanAuroc, Rows, varies
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.delong import holm
 from xray_lightning.metrics.intervals import Floats, Interval, divided, percentile_interval
 from xray_lightning.results import Result
 
-Pairs = dict[str, tuple[Floats, Floats]]  # name to numerator and denominator, (N,) each
+Shares = dict[str, tuple[Floats, Floats]]  # name to numerator and denominator, (N,) each
+Pair = tuple[str, str]  # names of the groups: what it is compared with, and what is compared
 
 # What NIH's list calls train_val: a publisher's facts are about the two together.
 BOTH = "train+val"
+SUBSETS = (BOTH, "test")
 FOLDS = 5
 PER_PATIENT = "images of the patient"
 
 
 @dataclass(frozen=True)
 class Quantity(Result):
-    """A mean or a share in each subset; every interval is a 95 % one, patients resampled."""
+    """A mean or a share in each group of images; intervals are 95 % ones, patients resampled.
+
+    The groups are subsets, or hospitals: the other one against the base.
+    """
 
     name: str  # a label, "age", "view AP", ...
-    count: dict[str, float]  # subset to the numerator (positive images, images of the view)
-    known: dict[str, float]  # subset to the denominator (images whose target, age, ... is known)
-    value: dict[str, float]  # subset to their quotient; NaN where nothing is known
-    interval: dict[str, Interval]  # subset to the interval of the value
+    count: dict[str, float]  # group to the numerator (positive images, images of the view)
+    known: dict[str, float]  # group to the denominator (images whose target, age, ... is known)
+    value: dict[str, float]  # group to their quotient; NaN where nothing is known
+    interval: dict[str, Interval]  # group to the interval of the value
     ratio: float  # test over train+val
     ratio_interval: Interval
-    ratio_to_train: float  # test over train alone
+    ratio_to_train: float  # test over train alone; NaN between hospitals
     p_value: float  # two-sided, of test less train+val, normal with the deviation of the draws
     corrected: float  # the same, corrected for the number of rows of the table (Holm)
 
 
 @dataclass(frozen=True)
 class Separation(Result):
-    """How well metadata alone tells the test set from train and val."""
+    """How well metadata alone tells the test set from train and val, or two hospitals."""
 
-    result: MeanAuroc | None  # of the images' held-out scores; 0.5: the subsets look alike
+    result: MeanAuroc | None  # of the images' held-out scores; 0.5: the groups look alike
     used: dict[str, float]  # AUROC lost when a column is shuffled among the held-out images
     undefined: str  # why there is no AUROC; "" if there is one
+    left_out: list[str] = field(default_factory=list)  # columns that one of the groups lacks
 
 
 @dataclass(frozen=True)
 class Shift(Result):
-    """How the test set differs from what a model learns from."""
+    """How a group differs from the base: the test set from what a model learns from."""
 
     prevalence: list[Quantity]  # of each label
     metadata: list[Quantity]
@@ -62,89 +69,109 @@ class Shift(Result):
 
 
 def measure_shift(
-    table: LabelTable, subsets: Mapping[str, Rows], bootstrap: PatientBootstrap, seed: int
+    table: LabelTable,
+    groups: Mapping[str, Rows],
+    bootstrap: PatientBootstrap,
+    seed: int,
+    pair: Pair = SUBSETS,
 ) -> Shift:
-    """All of it; ``bootstrap`` is over the whole table, so that a patient that leaks is one."""
+    """All of it; ``bootstrap`` is over the whole table, so that a patient that leaks is one.
+
+    The other group of ``pair`` is compared with its base; the values are those of all ``groups``.
+    """
     return Shift(
-        compare_prevalence(table, subsets, bootstrap),
-        compare_metadata(table, subsets, bootstrap),
-        separate_by_metadata(table, subsets, bootstrap, seed),
+        compare_prevalence(table, groups, bootstrap, pair),
+        compare_metadata(table, groups, bootstrap, pair),
+        separate_by_metadata(table, groups, bootstrap, seed, pair),
     )
 
 
 def add_train_val(subsets: Mapping[str, Rows]) -> dict[str, Rows]:
     """The subsets, and train and val together."""
-    both = np.sort(np.concatenate([subsets["train"], subsets["val"]]))
+    both = np.concatenate([subsets["train"], subsets["val"]])
     return {"train": subsets["train"], "val": subsets["val"], BOTH: both, "test": subsets["test"]}
 
 
 def compare_prevalence(
-    table: LabelTable, subsets: Mapping[str, Rows], bootstrap: PatientBootstrap
+    table: LabelTable,
+    groups: Mapping[str, Rows],
+    bootstrap: PatientBootstrap,
+    pair: Pair = SUBSETS,
 ) -> list[Quantity]:
     """Share of positive images among those whose target is known, of each label."""
     known = (~np.isnan(table.targets)).astype(np.float64)
     positive = (table.targets == 1).astype(np.float64)
-    pairs = {label: (positive[:, i], known[:, i]) for i, label in enumerate(table.labels)}
-    return _compare(dict.fromkeys(add_train_val(subsets), pairs), subsets, bootstrap)
+    shares = {label: (positive[:, i], known[:, i]) for i, label in enumerate(table.labels)}
+    return _compare(dict.fromkeys(groups, shares), groups, bootstrap, pair)
 
 
 def compare_metadata(
-    table: LabelTable, subsets: Mapping[str, Rows], bootstrap: PatientBootstrap
+    table: LabelTable,
+    groups: Mapping[str, Rows],
+    bootstrap: PatientBootstrap,
+    pair: Pair = SUBSETS,
 ) -> list[Quantity]:
     """Means of age and follow-up number, shares of each sex and view, images per patient."""
-    pairs: Pairs = {}
+    shares: Shares = {}
     for name, column in (("age", table.age), ("follow-up number", table.follow_up)):
-        pairs[name] = (np.nan_to_num(column), (~np.isnan(column)).astype(np.float64))
+        shares[name] = (np.nan_to_num(column), (~np.isnan(column)).astype(np.float64))
     for name, words in (("sex", table.sex), ("view", table.view)):
         known = (words != "").astype(np.float64)
         for word in sorted(set(words.tolist()) - {""}):
-            pairs[f"{name} {word}"] = ((words == word).astype(np.float64), known)
-    by_subset = {}
-    for subset, rows in add_train_val(subsets).items():
-        by_subset[subset] = dict(pairs)
-        if table.patients_known:
+            shares[f"{name} {word}"] = ((words == word).astype(np.float64), known)
+    by_group = {group: dict(shares) for group in groups}
+    if table.patients_known:
+        known = (~np.isnan(table.images_of_patient)).astype(np.float64)
+        for group, rows in groups.items():
             weight = np.zeros(len(table.patients))
             codes = table.patients[rows]
             weight[rows] = 1 / np.bincount(codes)[codes]  # the images of a patient sum to 1
-            by_subset[subset]["images per patient"] = (np.ones(len(weight)), weight)
-    return _compare(by_subset, subsets, bootstrap)
+            by_group[group]["images per patient"] = (known, known * weight)
+    return _compare(by_group, groups, bootstrap, pair)
 
 
 def _compare(
-    by_subset: Mapping[str, Pairs], subsets: Mapping[str, Rows], bootstrap: PatientBootstrap
+    by_group: Mapping[str, Shares],
+    groups: Mapping[str, Rows],
+    bootstrap: PatientBootstrap,
+    pair: Pair,
 ) -> list[Quantity]:
     """One row for each numerator and denominator, p values corrected over the rows."""
-    sums, draws = {}, {}  # subset to (K, 2), subset to (D, K)
-    for subset, rows in add_train_val(subsets).items():
-        columns = [column[rows] for pair in by_subset[subset].values() for column in pair]
+    sums, draws = {}, {}  # group to (K, 2), group to (D, K)
+    for group, rows in groups.items():
+        columns = [column[rows] for share in by_group[group].values() for column in share]
         weights = np.column_stack(columns)  # (n, 2 K)
         drawn = bootstrap.subset(rows).compact().sums(weights)[1:]
-        sums[subset] = weights.sum(axis=0).reshape(-1, 2)
-        draws[subset] = divided(drawn[:, ::2], drawn[:, 1::2])
+        sums[group] = weights.sum(axis=0).reshape(-1, 2)
+        draws[group] = divided(drawn[:, ::2], drawn[:, 1::2])
     quantities = [
         _quantity(
             name,
-            {subset: pairs[index] for subset, pairs in sums.items()},
-            {subset: ratios[:, index] for subset, ratios in draws.items()},
+            {group: shares[index] for group, shares in sums.items()},
+            {group: ratios[:, index] for group, ratios in draws.items()},
+            pair,
         )
-        for index, name in enumerate(by_subset[BOTH])
+        for index, name in enumerate(by_group[pair[0]])
     ]
     corrected = holm([row.p_value for row in quantities]).tolist()
     return [replace(row, corrected=p) for row, p in zip(quantities, corrected, strict=True)]
 
 
-def _quantity(name: str, sums: Mapping[str, Floats], draws: Mapping[str, Floats]) -> Quantity:
-    value = {subset: float(divided(*pair)) for subset, pair in sums.items()}
+def _quantity(
+    name: str, sums: Mapping[str, Floats], draws: Mapping[str, Floats], pair: Pair
+) -> Quantity:
+    base, other = pair
+    value = {group: float(divided(*share)) for group, share in sums.items()}
     return Quantity(
         name,
-        count={subset: float(pair[0]) for subset, pair in sums.items()},
-        known={subset: float(pair[1]) for subset, pair in sums.items()},
+        count={group: float(share[0]) for group, share in sums.items()},
+        known={group: float(share[1]) for group, share in sums.items()},
         value=value,
-        interval={subset: percentile_interval(drawn) for subset, drawn in draws.items()},
-        ratio=float(divided(value["test"], value[BOTH])),
-        ratio_interval=percentile_interval(divided(draws["test"], draws[BOTH])),
-        ratio_to_train=float(divided(value["test"], value["train"])),
-        p_value=_p_value(value["test"] - value[BOTH], draws["test"] - draws[BOTH]),
+        interval={group: percentile_interval(drawn) for group, drawn in draws.items()},
+        ratio=float(divided(value[other], value[base])),
+        ratio_interval=percentile_interval(divided(draws[other], draws[base])),
+        ratio_to_train=float(divided(value[other], value.get("train", np.nan))),
+        p_value=_p_value(value[other] - value[base], draws[other] - draws[base]),
         corrected=float("nan"),
     )
 
@@ -156,33 +183,41 @@ def _p_value(difference: float, draws: Floats) -> float:
 
 
 def separate_by_metadata(
-    table: LabelTable, subsets: Mapping[str, Rows], bootstrap: PatientBootstrap, seed: int
+    table: LabelTable,
+    groups: Mapping[str, Rows],
+    bootstrap: PatientBootstrap,
+    seed: int,
+    pair: Pair = SUBSETS,
 ) -> Separation:
     """A classifier two-sample test (Lopez-Paz and Oquab, ICLR 2017) without labels.
 
     Trees on age, sex, view, follow-up number and images of the patient in the whole table, in five
-    folds of patients.
+    folds of patients. What is unknown in the whole of one group would name it: it is left out.
     """
-    per_patient = np.bincount(table.patients)[table.patients].astype(np.float64)
-    features = table.features()
-    if (per_patient != per_patient[0]).any():
-        features[PER_PATIENT] = per_patient
-    rows = np.concatenate([subsets["train"], subsets["val"], subsets["test"]])
-    is_test = np.isin(rows, subsets["test"]).astype(np.float64)
-    codes = table.patients[rows]
+    base, other = (groups[name] for name in pair)
+    rows = np.concatenate([base, other])
+    columns = {**table.features(), PER_PATIENT: table.images_of_patient}
+    lacking = [
+        name for name, column in columns.items() if any(np.isnan(column[g]).all() for g in (base, other))
+    ]
+    features = {k: v[rows] for k, v in columns.items() if k not in lacking and varies(v[rows])}
     if not features:
-        return Separation(None, {}, "the label table has no metadata that varies")
+        return Separation(None, {}, "the label table has no metadata that varies", lacking)
+    codes = table.patients[rows]
     if len(np.unique(codes)) < FOLDS:
-        return Separation(None, {}, f"{FOLDS} folds need as many patients")
-    columns = np.column_stack([column[rows] for column in features.values()])  # (n, F)
-    scores, shuffled = _score_held_out(columns, is_test, codes, seed)
-    result = MeanAuroc.of(["test"], scores[:, None], is_test[:, None], bootstrap.subset(rows))
-    best = float(roc_auc_score(is_test, scores))
+        return Separation(None, {}, f"{FOLDS} folds need as many patients", lacking)
+    is_other = (np.arange(len(rows)) >= len(base)).astype(np.float64)
+    scores, shuffled = _score_held_out(
+        np.column_stack(list(features.values())), is_other, codes, seed
+    )
+    drawn = bootstrap.subset(rows)
+    result = MeanAuroc.of([pair[1]], scores[:, None], is_other[:, None], drawn)
+    best = float(roc_auc_score(is_other, scores))
     used = {
-        name: best - float(roc_auc_score(is_test, column))
+        name: best - float(roc_auc_score(is_other, column))
         for name, column in zip(features, shuffled.T, strict=True)
     }
-    return Separation(result, used, "")
+    return Separation(result, used, "", lacking)
 
 
 def fit_trees(features: Floats, targets: Floats, seed: int) -> HistGradientBoostingClassifier:

@@ -1,0 +1,108 @@
+"""Several data sets beside each other: what their hospitals share, and how they differ."""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from xray_lightning.audit.duplicates import Duplicates
+from xray_lightning.audit.label_table import LabelTable, Size
+from xray_lightning.audit.shift import Shift, measure_shift
+from xray_lightning.data.several import Several
+from xray_lightning.errors import ConfigError
+from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.results import Result
+
+
+@dataclass(frozen=True)
+class Hospitals(Result):
+    """What the hospitals share, and how the others differ from the first, the base."""
+
+    base: str
+    sizes: dict[str, Size]  # by hospital
+    patients: dict[str, int | None]  # "nih and rsna": in both; None: no common patient ids
+    pictures: dict[str, int | None]  # pairs of copies; None: none of one set's was compared
+    compared: dict[str, int]  # images of each hospital whose pixels were compared
+    shifts: dict[str, Shift]  # of each other hospital
+
+
+def compare_hospitals(
+    source: Several, *, duplicates: Duplicates | None = None, draws: int = 500, seed: int = 0
+) -> Hospitals:
+    """Compare the hospitals of several data sets by their label tables; no pixels are read.
+
+    Each is compared with the first: prevalence, age, sex, view and images per patient, and whether
+    trees tell its images from metadata alone, in folds of patients. A patient of two hospitals is
+    one person, whose images are drawn together.
+
+    Args:
+        source: the data sets.
+        duplicates: of :func:`~.duplicates.compare_images`, if the pixels were compared.
+        draws: of the bootstrap over patients.
+        seed: of the draws and the trees.
+
+    Raises:
+        ConfigError: there is one data set only.
+    """
+    base, *others = source.sources
+    if not others:
+        raise ConfigError(f"one data set alone, {base}: there is no other hospital to compare with")
+    table = LabelTable.of(source.records, source.labels)
+    homes = np.array([record.hospital for record in source.records])
+    rows = {name: np.flatnonzero(homes == name) for name in source.sources}
+    bootstrap = PatientBootstrap(table.patients, draws, seed)
+    patients, pictures = {}, {}
+    for pair in combinations(source.sources, 2):
+        name = " and ".join(pair)
+        populations = {source.sources[hospital].population for hospital in pair}
+        comparable = len(populations) == 1 and "" not in populations
+        owners = [table.patients[rows[hospital]] for hospital in pair]
+        patients[name] = len(np.intersect1d(*owners)) if comparable else None
+        pictures[name] = duplicates.between.get(name) if duplicates else None
+    shifts = {
+        other: measure_shift(
+            table, {base: rows[base], other: rows[other]}, bootstrap, seed, (base, other)
+        )
+        for other in others
+    }
+    sizes = {name: Size.of(table, own) for name, own in rows.items()}
+    compared = duplicates.compared if duplicates else {}
+    return Hospitals(base, sizes, patients, pictures, compared, shifts)
+
+
+def describe_hospitals(hospitals: Hospitals | None) -> list[str]:
+    """What to know first, one sentence each."""
+    if hospitals is None:
+        return []
+    sentences = []
+    for name, patients in hospitals.patients.items():
+        owners = "patients were not compared (no common ids)"
+        if patients is not None:
+            owners = f"{patients:,} patients are in both"
+        copies = "pixels were not compared (duplicates=true compares the images on disk)"
+        if (pictures := hospitals.pictures[name]) is not None:
+            counts = " and ".join(f"{hospitals.compared[one]:,}" for one in name.split(" and "))
+            copies = f"{pictures:,} pairs of their images are copies ({counts} compared)"
+        sentences.append(f"{name}: {owners}, {copies}.")
+    for other, shift in hospitals.shifts.items():
+        ratios = {row.name: row.ratio for row in shift.prevalence if row.ratio > 0}
+        if ratios:
+            most = max(ratios, key=lambda label: abs(np.log(ratios[label])))
+            sentences.append(
+                f"Prevalence differs most for {most}: in {other} {ratios[most]:.2f} times that in "
+                f"{hospitals.base}."
+            )
+        separation = shift.separation
+        if separation.result is None:
+            sentences.append(
+                f"Whether metadata tell {other} from {hospitals.base} is not known: "
+                f"{separation.undefined}."
+            )
+            continue
+        used = max(separation.used, key=separation.used.__getitem__)
+        low, high = separation.result.interval
+        sentences.append(
+            f"Metadata alone tell {other} from {hospitals.base} with AUROC "
+            f"{separation.result.mean:.3f} ({low:.3f} to {high:.3f}), mostly by {used}."
+        )
+    return sentences
