@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _NAMES = {  # module: what it offers
     "audit.duplicates": ["compare_images"],
+    "audit.hospitals": ["Hospitals", "compare_hospitals"],
     "audit.run": ["Audit", "audit_split"],
     "audit.shortcuts.run": ["Shortcuts", "find_shortcuts"],
     "checkpoint": ["Checkpoint", "Description", "load_checkpoint"],

@@ -1,6 +1,8 @@
 from typing import Final
 
 from xray_lightning.audit.duplicates import compare_images as compare_images
+from xray_lightning.audit.hospitals import Hospitals as Hospitals
+from xray_lightning.audit.hospitals import compare_hospitals as compare_hospitals
 from xray_lightning.audit.run import Audit as Audit
 from xray_lightning.audit.run import audit_split as audit_split
 from xray_lightning.audit.shortcuts.run import Shortcuts as Shortcuts

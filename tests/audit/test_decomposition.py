@@ -43,7 +43,9 @@ def subset(share: float, seed: int, size: int = 6000, shift: float = 0.0) -> Sco
     scores = 1 / (1 + np.exp(-(strength * targets + rng.normal(size=(size, 2)))))
     unknown, words = np.full(size, np.nan), np.full(size, "")
     patients = np.arange(size) // 2
-    table = LabelTable(("Mass", "Nodule"), targets, patients, unknown, words, view, unknown)
+    table = LabelTable(
+        ("Mass", "Nodule"), targets, patients, unknown, words, view, unknown, np.full(size, 2.0)
+    )
     return ScoredSubset(table, scores)
 
 

@@ -14,7 +14,7 @@ from xray_lightning.audit.gist import write_gist
 from xray_lightning.audit.label_table import MeanAuroc
 from xray_lightning.audit.leakage import CheckpointOverlap, count_overlap, match_list
 from xray_lightning.audit.run import Audit, audit_split, decompose_change
-from xray_lightning.audit.shift import BOTH, compare_metadata, compare_prevalence
+from xray_lightning.audit.shift import BOTH, add_train_val, compare_metadata, compare_prevalence
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.partition import LeakySubsetsWarning
 from xray_lightning.data.phantom import Phantom
@@ -36,13 +36,12 @@ def nih(shared_data: Path) -> ChestXray14:
 def test_nih_official(nih: ChestXray14, tabled: Any) -> None:
     split = official_split(nih.records, nih.official)
     table, bootstrap = tabled(nih.records, nih.labels, draws=3)
+    groups = add_train_val(split.subsets)
     overlap = count_overlap([record.patient_id for record in nih.records], split.subsets)
     assert (overlap.shared, overlap.in_train_or_val) == (0, 0)
-    ratios = {
-        r.name: round(r.ratio, 2) for r in compare_prevalence(table, split.subsets, bootstrap)
-    }
+    ratios = {r.name: round(r.ratio, 2) for r in compare_prevalence(table, groups, bootstrap)}
     assert (ratios["Pneumothorax"], ratios["Hernia"]) == (3.42, 2.06)
-    shift = {row.name: row for row in compare_metadata(table, split.subsets, bootstrap)}
+    shift = {row.name: row for row in compare_metadata(table, groups, bootstrap)}
     view, images = shift["view AP"].value, shift["images per patient"].value
     assert [round(100 * view[subset], 1) for subset in (BOTH, "test")] == [35.0, 56.6]
     assert [round(images[subset], 2) for subset in (BOTH, "test")] == [3.09, 9.15]

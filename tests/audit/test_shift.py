@@ -34,7 +34,7 @@ def frame(records: list[Record], labels: tuple[str, ...]) -> pd.DataFrame:
 def test_prevalence_against_pandas(records: list[Record], subsets: Subsets, tabled: Any) -> None:
     table, bootstrap = tabled(records)
     frames = frame(records, table.labels)
-    rows = compare_prevalence(table, subsets, bootstrap)
+    rows = compare_prevalence(table, add_train_val(subsets), bootstrap)
     for row in rows:
         for subset, places in add_train_val(subsets).items():
             column = frames[row.name].iloc[places]
@@ -51,7 +51,7 @@ def test_intervals_against_a_loop_over_the_same_draws(
 ) -> None:
     table, bootstrap = tabled(records, seed=3)
     frames = frame(records, table.labels)
-    row = compare_prevalence(table, subsets, bootstrap)[0]
+    row = compare_prevalence(table, add_train_val(subsets), bootstrap)[0]
     ratios, differences = [], []
     for draw in bootstrap.counts[1:]:
         shares = []
@@ -67,7 +67,7 @@ def test_intervals_against_a_loop_over_the_same_draws(
 
 def test_metadata_against_pandas(records: list[Record], subsets: Subsets, tabled: Any) -> None:
     table, bootstrap = tabled(records)
-    rows = {row.name: row for row in compare_metadata(table, subsets, bootstrap)}
+    rows = {row.name: row for row in compare_metadata(table, add_train_val(subsets), bootstrap)}
     for subset, places in add_train_val(subsets).items():
         here = frame(records, table.labels).iloc[places]
         wanted = {
@@ -91,7 +91,7 @@ def test_what_is_unknown_everywhere_is_nan(
 
 
 def arguments(pair: Any, subsets: Subsets) -> tuple[Any, Subsets, Any]:
-    return pair[0], subsets, pair[1]
+    return pair[0], add_train_val(subsets), pair[1]
 
 
 def test_the_classifier_finds_what_differs(

@@ -7,7 +7,15 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from xray_lightning import Audit, Estimate, Phantom, Shortcuts, audit_split, patient_split
+from xray_lightning import (
+    Audit,
+    Estimate,
+    Phantom,
+    Several,
+    Shortcuts,
+    audit_split,
+    patient_split,
+)
 from xray_lightning.audit.decomposition import Decomposition, MatchedChange
 from xray_lightning.audit.duplicates import Duplicates, Pair, PairCount
 from xray_lightning.audit.leakage import CheckpointOverlap, ListMatch
@@ -95,6 +103,22 @@ def test_duplicates(audit: Audit, parsed: Callable) -> None:
     assert "&lt;a&gt;.png train b.png - two 0.9877" in said
     assert not parsed(text).open
     assert "no image was read" not in text
+
+
+def test_hospitals(parsed: Callable) -> None:
+    other = Phantom(patients=60)
+    other.records = [replace(record, sex="", view="PA") for record in other.records]
+    source = Several({"a": PHANTOM, "b": other})
+    audit = audit_split(source, patient_split(source.records, None), draws=5)
+    assert Audit.from_json(audit.to_json()).to_json() == audit.to_json()
+    page = parsed(audit_page(audit))
+    assert page.row("a and b") == ["60", "not compared"]
+    assert not page.open
+    share = audit.hospitals.shifts["b"].prevalence[0].value["b"]
+    assert page.row(source.labels[0], 1)[:2] == [f"{100 * share:.1f} %"] * 2
+    text = fit(audit_tables(audit))
+    assert "not known in both: sex F, sex M" in text
+    assert audit.gist[-3].startswith("a and b: 60 patients are in both, pixels were not compared")
 
 
 def test_tables_fit_80_columns(audit: Audit) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from xray_lightning.audit.label_table import find_anonymous
 from xray_lightning.data.cache import open_cache
 from xray_lightning.data.copies import CORRELATION, DISTANCE, SIDE, Mask, Squares, find_pairs
 from xray_lightning.data.partition import Indices, Split
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.errors import ConfigError
-from xray_lightning.records import Record, patient_ids, patients_known
+from xray_lightning.records import Record, patient_ids
 from xray_lightning.results import Result
 
 LISTED = 20  # pairs
@@ -20,7 +21,7 @@ LISTED = 20  # pairs
 
 @dataclass(frozen=True)
 class PairCount(Result):
-    """Pairs of one kind; None where the label table tells no patients."""
+    """Pairs of one kind; None where a label table tells no patients."""
 
     pairs: int  # all
     other_patients: int | None  # of two patients
@@ -99,7 +100,8 @@ def count_duplicates(
     homes = np.full(len(records), "", dtype="<U5")  # the subset of each image, "" for none
     for name, rows in subsets.items():
         homes[rows] = name
-    known, owners = patients_known(records), patient_ids(records)
+    anonymous, owners = find_anonymous(records), patient_ids(records)
+    known = not anonymous.any()
     first, second = pairs.T
     crossing = (homes[first] == "test") != (homes[second] == "test")
     crossing &= (homes[first] != "") & (homes[second] != "")
@@ -126,7 +128,7 @@ def count_duplicates(
             Pair(
                 images=(records[first[at]].image_id, records[second[at]].image_id),
                 subsets=(str(homes[first[at]]), str(homes[second[at]])),
-                same_patient=not others[at] if known else None,
+                same_patient=None if anonymous[pairs[at]].any() else not others[at],
                 exact=bool(exact[at]),
                 correlation=float(correlation[at]),
             )

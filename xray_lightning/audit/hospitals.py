@@ -56,8 +56,8 @@ def compare_hospitals(
         name = " and ".join(pair)
         populations = {source.sources[hospital].population for hospital in pair}
         comparable = len(populations) == 1 and "" not in populations
-        owners = [table.patients[rows[hospital]] for hospital in pair]
-        patients[name] = len(np.intersect1d(*owners)) if comparable else None
+        first, second = (table.patients[rows[hospital]] for hospital in pair)
+        patients[name] = len(np.intersect1d(first, second)) if comparable else None
         pictures[name] = duplicates.between.get(name) if duplicates else None
     shifts = {
         other: measure_shift(
@@ -96,7 +96,7 @@ def describe_hospitals(hospitals: Hospitals | None) -> list[str]:
         if separation.result is None:
             sentences.append(
                 f"Whether metadata tell {other} from {hospitals.base} is not known: "
-                f"{separation.undefined}."
+                f"{separation.undefined} (one of them lacks: {', '.join(separation.left_out)})."
             )
             continue
         used = max(separation.used, key=separation.used.__getitem__)

@@ -28,35 +28,32 @@ class LabelTable:
     sex: Words  # (N,): "M", "F" or ""
     view: Words  # (N,): "PA", "AP", ... or ""
     follow_up: Floats  # (N,): 0 for a patient's first image, NaN if unknown
-    anonymous: Mask | None = None  # (N,): images of a hospital that tells no patients; None: none
+    images_of_patient: Floats  # (N,): in its data set, NaN if that tells no patients
 
     @property
     def patients_known(self) -> bool:
-        """Whether a hospital tells patients; where none does, each image counts as its own."""
-        return self.anonymous is None or not self.anonymous.all()
-
-    @property
-    def images_of_patient(self) -> Floats:
-        """How many images each image's patient has in the whole table, NaN if unknown, (N,)."""
-        counts = np.bincount(self.patients)[self.patients].astype(np.float64)
-        return counts if self.anonymous is None else np.where(self.anonymous, np.nan, counts)
+        """Whether a data set tells patients; where none does, each image counts as its own."""
+        return not np.isnan(self.images_of_patient).all()
 
     @classmethod
     def of(cls, records: Sequence[Record], labels: Sequence[str]) -> "LabelTable":
         """The columns of some records, in their order."""
-        rows = [(r.age, r.follow_up, r.sex, r.view, r.hospital) for r in records]
-        age, follow_up, sex, view, hospital = map(np.array, zip(*rows, strict=True))
-        patients = patient_ids(records)
-        named = patients != np.array([record.image_id for record in records])
+        rows = [(r.age, r.sex, r.view, r.follow_up, r.hospital) for r in records]
+        age, sex, view, follow_up, hospital = map(np.array, zip(*rows, strict=True))
+        patients = np.unique(patient_ids(records), return_inverse=True)[1]
+        places = np.unique(hospital, return_inverse=True)[1]
+        _, own, counts = np.unique(
+            len(records) * places + patients, return_inverse=True, return_counts=True
+        )
         return cls(
             tuple(labels),
             target_matrix(records).astype(np.float64),
-            np.unique(patients, return_inverse=True)[1],
+            patients,
             age.astype(np.float64),
             sex,
             view,
             follow_up.astype(np.float64),
-            ~np.isin(hospital, hospital[named]),
+            np.where(find_anonymous(records), np.nan, counts[own]),
         )
 
     def features(self) -> dict[str, Floats]:
@@ -73,6 +70,13 @@ class LabelTable:
         return {name: column for name, column in columns.items() if varies(column)}
 
 
+def find_anonymous(records: Sequence[Record]) -> Mask:
+    """Images of a data set that tells no patients: each counts as its own, (N,)."""
+    hospitals = np.array([record.hospital for record in records])
+    named = patient_ids(records) != np.array([record.image_id for record in records])
+    return np.asarray(~np.isin(hospitals, hospitals[named]))
+
+
 @dataclass(frozen=True)
 class Size(Result):
     """Of a subset, or of a hospital."""
@@ -83,9 +87,8 @@ class Size(Result):
     @classmethod
     def of(cls, table: LabelTable, rows: Rows) -> "Size":
         """Of some rows."""
-        if table.anonymous is not None and table.anonymous[rows].all():
-            return cls(len(rows), None)
-        return cls(len(rows), len(np.unique(table.patients[rows])))
+        known = not np.isnan(table.images_of_patient[rows]).all()
+        return cls(len(rows), len(np.unique(table.patients[rows])) if known else None)
 
 
 @dataclass(frozen=True)

@@ -40,12 +40,12 @@ class Audit(Result):
     shift: Shift
     baselines: list[Baseline]
     decomposition: Decomposition | None  # None without predictions
-    hospitals: Hospitals | None  # None of one data set
     draws: int
     seed: int
     notes: list[str]  # of the source and the split
     gist: list[str]  # what to know first, one sentence each
     command: str = ""  # that made it, if one did
+    hospitals: Hospitals | None = None  # None of one data set
 
 
 def audit_split(
@@ -104,11 +104,11 @@ def audit_split(
         shift=shift,
         baselines=baselines,
         decomposition=change,
-        hospitals=hospitals,
         draws=draws,
         seed=seed,
         notes=[*source.notes, *split.notes],
         gist=[*write_gist(leakage, shift, baselines, change), *describe_hospitals(hospitals)],
+        hospitals=hospitals,
     )
 
 

@@ -197,9 +197,8 @@ def separate_by_metadata(
     base, other = (groups[name] for name in pair)
     rows = np.concatenate([base, other])
     columns = {**table.features(), PER_PATIENT: table.images_of_patient}
-    lacking = [
-        name for name, column in columns.items() if any(np.isnan(column[g]).all() for g in (base, other))
-    ]
+    unknown = {k: [bool(np.isnan(v[g]).all()) for g in (base, other)] for k, v in columns.items()}
+    lacking = [name for name, sides in unknown.items() if any(sides) and not all(sides)]
     features = {k: v[rows] for k, v in columns.items() if k not in lacking and varies(v[rows])}
     if not features:
         return Separation(None, {}, "the label table has no metadata that varies", lacking)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 from rich.table import Table
 
+from xray_lightning.audit.hospitals import Hospitals
 from xray_lightning.audit.run import Audit
 from xray_lightning.audit.shift import Quantity
 from xray_lightning.report.drawings import Row, dots_figure
@@ -52,7 +53,9 @@ def audit_tables(audit: Audit) -> list[Table | str]:
             labels = f"{result.defined}/{len(audit.labels)}"
             cells = [number(result.mean), interval_text(result.interval), labels]
         baselines.add_row(row.name, *cells)
+    hospitals = hospital_tables(audit.hospitals) if audit.hospitals else []
     return [
+        *hospitals,
         shift_table(f"{audit.data}, {split}: prevalence in %", audit.shift.prevalence),
         shift_table("metadata", audit.shift.metadata),
         "ratio: test / train+val; p: corrected over the rows (Holm)",
@@ -61,9 +64,27 @@ def audit_tables(audit: Audit) -> list[Table | str]:
     ]
 
 
+def hospital_tables(hospitals: Hospitals) -> list[Table | str]:
+    """Sizes, and each other hospital beside the first."""
+    sizes = empty_table("hospitals", "", "images", "patients")
+    for name, size in hospitals.sizes.items():
+        sizes.add_row(name, number(size.images, 0), number(size.patients, 0))
+    tables: list[Table | str] = [sizes]
+    for other, shift in hospitals.shifts.items():
+        title = f"{other} beside {hospitals.base}"
+        rows = [*shift.prevalence, *shift.metadata]
+        alone = [row.name for row in rows if not all(row.known.values())]
+        for name, rows in {"prevalence in %": shift.prevalence, "metadata": shift.metadata}.items():
+            both = [row for row in rows if row.name not in alone]
+            tables += [shift_table(f"{title}: {name}", both)] if both else []
+        tables += [f"not known in both: {', '.join(alone)}"] if alone else []
+    return [*tables, "ratio: the other hospital / the first; p: corrected over the rows (Holm)"]
+
+
 def shift_table(title: str, rows: Sequence[Quantity]) -> Table:
-    """A row for each quantity: its value in each subset, test over train+val."""
-    table = empty_table(title, "", "train", "val", "train+val", "test", "ratio", "95 %", "p")
+    """A row for each quantity: its value in each group, the last over what it is compared with."""
+    groups = list(rows[0].value) if rows else []
+    table = empty_table(title, "", *groups, "ratio", "95 %", "p")
     for row in rows:
         scale, digits = (1, 2) if row.name in MEANS else (100, 1)
         cells = [number(scale * value, digits) for value in row.value.values()]
