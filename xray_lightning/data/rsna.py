@@ -33,7 +33,7 @@ from xray_lightning.data.source import (
     require_directory,
     warn_unknown_patients,
 )
-from xray_lightning.data.tables import Table, format_count, open_text, read_table
+from xray_lightning.data.tables import Table, format_count, is_present, open_text, read_table
 from xray_lightning.errors import ConfigError, DataNotFoundError, SplitError, TableError
 from xray_lightning.records import Box, Record
 
@@ -160,7 +160,7 @@ def find_table(root: Path, notes: list[str]) -> tuple[str, Table]:
 def read_rows(table: Table, label: str) -> dict[str, tuple[Box, ...]]:
     """Boxes of every image in table order, none for a negative."""
     table.require(_IMAGE, *_SIDES, _TARGET)
-    positive = table.convert(_TARGET, _parse_target, "0 or 1")
+    positive = table.convert(_TARGET, is_present, "0 or 1")
     sides = zip(*(table.numbers(name) for name in _SIDES), strict=True)
     boxes: dict[str, tuple[Box, ...]] = {}
     rows = zip(table.text(_IMAGE), positive, sides, strict=True)
@@ -175,12 +175,6 @@ def read_rows(table: Table, label: str) -> dict[str, tuple[Box, ...]]:
             raise TableError(f"{table.place(i)}: {image} has this box twice. Remove the row")
         boxes[image] = boxes.get(image, ()) + own
     return boxes
-
-
-def _parse_target(cell: str) -> bool:
-    if float(cell) not in (0, 1):
-        raise ValueError
-    return float(cell) == 1
 
 
 def _make_box(label: str, numbers: tuple[float, ...], place: str) -> Box:

@@ -316,6 +316,17 @@ def binary(cell: str) -> float:
     return NAN if value == -1 else value
 
 
+def is_present(cell: str) -> bool:
+    """Whether a cell is 1 and not 0.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if float(cell) not in (0, 1):
+        raise ValueError
+    return float(cell) == 1
+
+
 def age_in_years(cell: str) -> float:
     """An age as the tables write it; NaN where blank.
 

@@ -35,7 +35,7 @@ from xray_lightning.data.source import (
     require_directory,
     warn_unknown_patients,
 )
-from xray_lightning.data.tables import Table, format_count, read_table
+from xray_lightning.data.tables import Table, format_count, is_present, read_table
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.records import Box, Record
 
@@ -134,10 +134,7 @@ class Vindr(Source):
         paths = index_images(filter(Path.is_dir, folders), suffixes, lambda path: path.stem)
         self.records = tuple(
             Record(
-                image,
-                image,
-                tuple(map(READERS[readers], shares)),
-                path=paths.get(image),
+                *(image, image, tuple(map(READERS[readers], shares)), paths.get(image)),
                 boxes=tuple(part.boxes.get(image, ())),
                 view="PA",
             )
@@ -173,10 +170,10 @@ def _read_part(folder: Path, part: str, labels: Sequence[str]) -> Readings:
     """PhysioNet's "train" or "test"."""
     table = read_table(folder / f"image_labels_{part}.csv")
     columns = {label: label for label in (*labels, NONE)}
-    if part == "test":
+    if "Other disease" in table.columns:
         columns["Other diseases"] = "Other disease"
     table.require(_IMAGE, *columns.values(), *([_READER] if part == "train" else []))
-    marks = [table.convert(column, _parse_mark, "0 or 1") for column in columns.values()]
+    marks = [table.convert(column, is_present, "0 or 1") for column in columns.values()]
     readings = Readings(rows=len(table.frame))
     rows = zip(table.text(_IMAGE), table.text(_READER), *marks, strict=True)
     for i, (image, reader, *marked) in enumerate(rows):
@@ -186,12 +183,6 @@ def _read_part(folder: Path, part: str, labels: Sequence[str]) -> Readings:
         readers[reader] = {label for label, mark in zip(columns, marked, strict=True) if mark}
     _read_boxes(read_table(folder / f"annotations_{part}.csv"), labels, readings)
     return readings
-
-
-def _parse_mark(cell: str) -> bool:
-    if float(cell) not in (0, 1):
-        raise ValueError
-    return float(cell) == 1
 
 
 def _read_boxes(
