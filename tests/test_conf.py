@@ -1,5 +1,6 @@
 """Every option of every group composes, and builds what it says."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,15 @@ from xray_lightning.training.optim import Constant, Cosine, Plateau, Step
 CONF = Path(__file__).parents[1] / "conf"
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
 
-EXTRA = {
-    "data=nih": ["data.root=x"],
-    "data=csv": ["data.table=x.csv"],
-    "data=rsna": ["data.root=x"],
-}  # what the user must give
+EXTRA = {  # what the user must give
+    f"data={path.stem}": re.findall(r"^  (\w+): \?\?\?", path.read_text(), re.MULTILINE)
+    for path in CONF.glob("data/*.yaml")
+}
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_resolves(option: str) -> None:
-    extra = list(EXTRA.get(option, []))
+    extra = [f"data.{name}=x" for name in EXTRA.get(option, [])]
     extra += ["data=phantom"] if option.startswith("experiment=") else []
     config, _ = compose_settings([option, *extra])
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

@@ -22,6 +22,7 @@ _NAMES = {  # module: what it offers
     "data.csv": ["CsvTable"],
     "data.datamodule": ["XrayDataModule"],
     "data.dicom": ["Acquisition", "DicomImage", "read_dicom"],
+    "data.mimic": ["Mimic"],
     "data.nih": ["ChestXray14"],
     "data.nih_expert": ["NihExperts"],
     "data.openi": ["OpenI"],

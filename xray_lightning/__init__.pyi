@@ -23,6 +23,7 @@ from xray_lightning.data.datamodule import XrayDataModule as XrayDataModule
 from xray_lightning.data.dicom import Acquisition as Acquisition
 from xray_lightning.data.dicom import DicomImage as DicomImage
 from xray_lightning.data.dicom import read_dicom as read_dicom
+from xray_lightning.data.mimic import Mimic as Mimic
 from xray_lightning.data.nih import ChestXray14 as ChestXray14
 from xray_lightning.data.nih_expert import NihExperts as NihExperts
 from xray_lightning.data.openi import OpenI as OpenI

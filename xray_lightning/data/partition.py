@@ -24,7 +24,7 @@ from xray_lightning.records import Record, patients_known
 Indices = npt.NDArray[np.int64]
 Lists = Mapping[str, Set[str]]  # subset -> image ids
 SUBSETS = ("train", "val", "test")
-SUBSET_ALIASES = {"valid": "val", "validation": "val"}
+SUBSET_ALIASES = dict.fromkeys(("valid", "validate", "validation", "development"), "val")
 LEAKY = "image"  # the one split that may share patients
 
 
@@ -295,17 +295,22 @@ def read_split_table(path: Path) -> dict[str, list[str]]:
 def read_split_column(table: Table) -> dict[str, list[str]]:
     """Names of the images of each subset by the columns ``image`` and ``split``.
 
-    The words train, val, valid, validation and test count in any case.
+    The words train, val, valid, validate, validation, development and test count in any case.
 
     Raises:
         TableError: another word.
     """
-    words = table.convert("split", _parse_subset, "train, val (or valid, validation) or test")
+    words = table.convert("split", parse_subset, "train, val (or valid, validation) or test")
     pairs = list(zip(table.text("image"), words, strict=True))
     return {subset: [image for image, word in pairs if word == subset] for subset in SUBSETS}
 
 
-def _parse_subset(word: str) -> str:
+def parse_subset(word: str) -> str:
+    """The subset that a word of a table means, in any case.
+
+    Raises:
+        ValueError: none.
+    """
     name = SUBSET_ALIASES.get(word.lower(), word.lower())
     if name not in SUBSETS:
         raise ValueError
