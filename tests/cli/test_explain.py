@@ -14,12 +14,11 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
-from xray_lightning import Phantom
+from xray_lightning import ConfigError, Phantom
 from xray_lightning.cli.app import APP
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.explain import own_settings
 from xray_lightning.cli.fit import fit
-from xray_lightning.errors import ConfigError
 from xray_lightning.explain.maps import METHODS
 
 TOY = ["data.patients=60", "image_size=32", "batch_size=16", "epochs=1", "model=resnet50"]

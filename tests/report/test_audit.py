@@ -7,15 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from xray_lightning import (
-    Audit,
-    Estimate,
-    Phantom,
-    Several,
-    Shortcuts,
-    audit_split,
-    patient_split,
-)
+from xray_lightning import Audit, Estimate, Phantom, Several, Shortcuts, audit_split, patient_split
 from xray_lightning.audit.decomposition import Decomposition, MatchedChange
 from xray_lightning.audit.duplicates import Duplicates, Pair, PairCount
 from xray_lightning.audit.leakage import CheckpointOverlap, ListMatch

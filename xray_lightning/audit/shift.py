@@ -93,10 +93,7 @@ def add_train_val(subsets: Mapping[str, Rows]) -> dict[str, Rows]:
 
 
 def compare_prevalence(
-    table: LabelTable,
-    groups: Mapping[str, Rows],
-    bootstrap: PatientBootstrap,
-    pair: Pair = SUBSETS,
+    table: LabelTable, groups: Mapping[str, Rows], bootstrap: PatientBootstrap, pair: Pair = SUBSETS
 ) -> list[Quantity]:
     """Share of positive images among those whose target is known, of each label."""
     known = (~np.isnan(table.targets)).astype(np.float64)
@@ -106,10 +103,7 @@ def compare_prevalence(
 
 
 def compare_metadata(
-    table: LabelTable,
-    groups: Mapping[str, Rows],
-    bootstrap: PatientBootstrap,
-    pair: Pair = SUBSETS,
+    table: LabelTable, groups: Mapping[str, Rows], bootstrap: PatientBootstrap, pair: Pair = SUBSETS
 ) -> list[Quantity]:
     """Means of age and follow-up number, shares of each sex and view, images per patient."""
     shares: Shares = {}

@@ -142,11 +142,7 @@ def find_checkpoint(place: Path) -> Path:
 
 
 def find_checkpoints(names: Sequence[str]) -> list[Path]:
-    """The checkpoints of files, run folders and patterns of these, each once.
-
-    Raises:
-        CheckpointError: nothing is there.
-    """
+    """The checkpoints of files, run folders and patterns of these, each once."""
     paths = [Path(place) for name in names for place in (sorted(glob(name)) or [name])]  # noqa: PTH207 - absolute too
     checkpoints = list(dict.fromkeys(map(find_checkpoint, paths)))
     for path in checkpoints:

@@ -123,11 +123,7 @@ class ChestXDet(Source):
 
 
 def read_outlines(path: Path, outlines: dict[str, list[Outline]]) -> list[str]:
-    """Names of a table's images; their outlines are added to those of other tables.
-
-    Raises:
-        TableError: it is no list of entries as the authors write them; names the entry.
-    """
+    """Names of a table's images; their outlines are added to those of other tables."""
     with open_text(path, "label table") as file:
         entries = json.load(file)
     if not isinstance(entries, list):

@@ -156,11 +156,7 @@ def validate_externally(
 
 
 def list_told(model: Model, source: Source) -> list[str]:
-    """The labels of a model that a data set tells, in the model's order.
-
-    Raises:
-        ConfigError: there are none.
-    """
+    """The labels of a model that a data set tells, in the model's order."""
     told = [name for name in model.labels if find_wording(source.name, source.labels, name)]
     if not told:
         raise ConfigError(

@@ -50,9 +50,6 @@ def compare_samples(
     The interval is Student's t; the deviation of either side is that of its draws, corrected by its
     effective number of patients, and the degrees of freedom are Welch's (1947). The mean is over
     the labels that are defined in a draw.
-
-    Raises:
-        ConfigError: no draws or no images.
     """
     together = [*internal.patients, *external.patients]
     both = PatientBootstrap(together, draws, seed)
@@ -110,22 +107,16 @@ class CalibrationLine(Result):
 
 
 def fit_line(
-    scores: Array,
-    targets: Array,
-    patients: npt.ArrayLike,
+    scores: Array,  # (N,) in [0, 1]
+    targets: Array,  # (N,), NaN where unknown
+    patients: npt.ArrayLike,  # N ids
+    # from scores to probabilities, fitted on validation; None: the scores are taken
     calibration: Calibration | None,
-    prior: float,
+    prior: float,  # the prevalence of validation, NaN where unknown
 ) -> CalibrationLine:
     """Calibration slope and intercept of one label, with both classes among the known targets.
 
     Intervals are Student's, of the sandwich variance over patients (Liang and Zeger 1986).
-
-    Args:
-        scores: (N,) in [0, 1].
-        targets: (N,), NaN where unknown.
-        patients: N ids.
-        calibration: from scores to probabilities, fitted on validation; None: the scores are taken.
-        prior: the prevalence of validation, NaN where unknown.
     """
     known = is_known(targets)
     positive, codes = targets[known] == 1, number_patients(patients)[known]
