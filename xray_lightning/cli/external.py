@@ -34,7 +34,6 @@ OWN = {"draws": "2000", "bootstrap_seed": "0", "trust": "false"}
 
 def external(names: Sequence[str], overrides: Sequence[str], *, as_json: bool = False) -> None:
     """Test checkpoints on the data sets named; see ``xray external --help``."""
-    quieten()
     own, values = take_own(overrides, OWN)
     boot = read_integer("draws", own["draws"], 1), read_integer("seed", own["bootstrap_seed"], 0)
     trust = read_boolean("trust", own["trust"])
@@ -78,6 +77,7 @@ def _validate(
     from xray_lightning.evaluation.external import validate_externally
     from xray_lightning.evaluation.model import Scoring
 
+    quieten()  # after Lightning, which sets its own level
     workers = prepare_process(config).workers
     trainer = trainer_from(config, progress(), fit=False, folder=folder)
 

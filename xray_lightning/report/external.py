@@ -22,6 +22,8 @@ from xray_lightning.writing import save_figure
 OWN = "internal test"
 LOW, HIGH = 0.5, 1.0  # of the colours: guessing, and no error
 Cells = dict[str, Estimate]
+CALLS = ("label", "prevalence %", "sensitivity, 95 %", "specificity, 95 %")
+LINES = ("label", "slope", "intercept", "at its prevalence")
 
 
 def external_lines(result: ExternalValidation) -> list[Table | str]:
@@ -33,6 +35,10 @@ def external_lines(result: ExternalValidation) -> list[Table | str]:
     )
     for cell in result.cells:
         lines += [*_pair_tables(cell), f"{cell.overlap}. {cell.verdict}"]
+        if cell.tested_inside:
+            lines.append(
+                f"{cell.tested_inside:,} patients are in the internal test too: drawn together"
+            )
     for row in result.models:
         lines += [f"note: {row.name}: {note}" for note in row.notes]
     return lines
@@ -55,20 +61,18 @@ def _short(cell: Transfer) -> str:
 
 
 def _pair_tables(cell: Transfer) -> list[Table]:
-    """AUROC here and inside; calls at the internal points and calibration."""
+    """AUROC here and inside, calls at the internal points, calibration."""
     title = (
         f"{cell.model} on {cell.title}: {cell.images:,} images of {patients_text(cell.patients)}"
     )
     scores = empty_table(
         f"{title} [{cell.fingerprint}]", "label", "pos", "AUROC", "95 %", "inside", "diff", "95 %"
     )
-    calls = empty_table(
-        "at the internal operating points (inside in brackets); calibration, 95 % below",
-        *("label", "prevalence %", "sensitivity", "specificity", "slope", "intercept", "at prior"),
-    )
+    calls = empty_table("at the internal operating points (inside in brackets)", *CALLS)
+    lines = empty_table("calibration of the scores that validation calibrated", *LINES)
     for label, row in {**cell.labels, MEAN: cell.mean}.items():
         if np.isnan(row.auroc.value):
-            scores.add_row(label, f"{row.positives:,}", "-", row.note)
+            scores.add_row(label, f"{row.positives:,}", "-")
             continue
         ends = interval_text(row.auroc.interval), _interval(row.difference, "+.3f")
         inside = number(row.internal.value)
@@ -76,19 +80,22 @@ def _pair_tables(cell: Transfer) -> list[Table]:
                        _signed(row.difference), ends[1])  # fmt: skip
         if label != MEAN:
             calls.add_row(label, *_calls(row))
-    return [scores, calls]
+            if line := row.calibration:
+                estimates = (line.slope, line.intercept, line.corrected)
+                cells = (f"{number(e.value, 2)}\n{_interval(e, '.2f')}" for e in estimates)
+                lines.add_row(label, *cells)
+    return [scores, calls, lines]
 
 
 def _calls(row: LabelTransfer) -> list[str]:
-    shares = [f"{100 * row.prevalence:.1f}\n({number(100 * row.internal_prevalence, 1)})"]
+    shares = [f"{100 * row.prevalence:.1f} ({number(100 * row.internal_prevalence, 1)})"]
     for here, inside in (
         (row.sensitivity, row.internal_sensitivity),
         (row.specificity, row.internal_specificity),
     ):
-        shares.append(f"{_with_interval(here)}\n({number(inside.value)})")
-    line = row.calibration
-    lines = (line.slope, line.intercept, line.corrected) if line else ()
-    return [*shares, *(f"{number(e.value, 2)}\n{_interval(e, '.2f')}" for e in lines)]
+        ends = interval_text(here.interval)
+        shares.append(f"{number(here.value)} ({number(inside.value)})\n{ends}")
+    return shares
 
 
 def _with_interval(estimate: Estimate) -> str:

@@ -1,0 +1,91 @@
+"""``xray external``: what it refuses before torch; its tables, figure and page."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xray_lightning.cli.settings import find_checkpoints
+from xray_lightning.errors import CheckpointError
+from xray_lightning.evaluation.external import ExternalValidation, InternalTest, Transfer
+from xray_lightning.evaluation.transfer import UNKNOWN, LabelTransfer
+from xray_lightning.metrics.external import CalibrationLine
+from xray_lightning.metrics.intervals import Estimate
+from xray_lightning.report.external import external_lines, external_page, heat_figure
+from xray_lightning.report.terminal import show
+
+ODD = "Ma$ss </b>[/red]"
+
+
+@pytest.fixture
+def result() -> ExternalValidation:
+    some, apart = Estimate(0.7, 0.6, 0.8), Estimate(-0.1, -0.2, -0.01)
+    line = CalibrationLine(Estimate(0.8, 0.5, 1.1), apart, some, 0.1, 0.2, "")
+    row = LabelTransfer(90, 30, 20, 0.33, some, some, apart, 0.2, some, some, some, some, line)
+    few = LabelTransfer(
+        90, 3, 2, 0.03, UNKNOWN, UNKNOWN, UNKNOWN, note="too few: 2 patients with it"
+    )
+    mean = LabelTransfer(90, 31, 20, float("nan"), some, some, apart, note="1 label")
+    cell = Transfer("run", "far", "far (x: y)", "f" * 16, 90, 60, "pixels", 9, 4, 5,
+                    {ODD: row, "Hernia": few}, mean, "scores.csv", ("a note",))  # fmt: skip
+    model = InternalTest(
+        "run", "run.ckpt", "ab", "near", "near", {ODD: some}, some, 50, 40, ("gone",)
+    )
+    return ExternalValidation([model], {"far": "far (x: y)", "near": "near"}, [cell], 100, 0)
+
+
+def test_tables_fit(result: ExternalValidation, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = [line for line in external_lines(result) if not isinstance(line, str)]
+    show(*tables)
+    printed = capsys.readouterr().out
+    rows = [line for line in printed.splitlines() if "run on far" not in line]
+    assert max(map(len, (row.rstrip() for row in rows))) <= 80
+    for text in ("= internal", ODD, "-0.200 to -0.010", "33.0 (20.0)"):
+        assert text in printed
+    said = " ".join(line for line in external_lines(result) if isinstance(line, str))
+    assert "9 images of 4 patients it learned from" in said
+    for text in ("lower here", "5 patients are", "run: gone", "Hernia: too few: 2 patients"):
+        assert text in said
+
+
+def test_page_and_figure(result: ExternalValidation, tmp_path: Path) -> None:
+    heat_figure(result, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5000
+    html = external_page(result)
+    assert "data:image/webp" in html
+    assert "Ma$ss &lt;/b&gt;" in html
+    assert "<script" not in html
+    assert ExternalValidation.from_json(result.to_json()).to_json() == result.to_json()
+
+
+def test_checkpoints_by_name(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "checkpoints" / "best.ckpt").touch()
+    paths = find_checkpoints([str(tmp_path / "*"), str(tmp_path / "a")])
+    assert [path.parents[1].name for path in paths] == ["a", "b"]
+    with pytest.raises(CheckpointError, match="no checkpoint at nope"):
+        find_checkpoints(["nope"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nope.ckpt", "data=rsna"], "no checkpoint at nope.ckpt"),
+        (["a.ckpt"], "name the test sets"),
+        (["a.ckpt", "data=[rsan]"], "rsna?"),
+        (["a.ckpt", "data=[rsna,csv]", "data.root=x"], "of which data set?"),
+        (["a.ckpt", "data=[rsna]", "data.rsna.root=gone"], "gone does not exist"),
+    ],
+)
+def test_errors_come_before_torch(arguments: list[str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "a.ckpt").touch()
+    code = (
+        "import sys; from xray_lightning.cli.external import external\n"
+        f"try: external({arguments[:1]!r}, {arguments[1:]!r})\n"
+        "except Exception as error: print(error, 'torch' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert said in ran.stdout
+    assert ran.stdout.strip().endswith("False")
