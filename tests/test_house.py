@@ -8,12 +8,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xray_lightning"
 LIMITS = {
     "lines of the package": 25_299,
-    "lines of cli/": 3_150,
+    "lines of cli/": 3_000,
     "lines of tests": 26_900,
     "longest file": 450,
-    "longest function": 51,
+    "longest function": 48,
     "modules imported by one other": 31,
-    "dict[str, Any]": 65,
+    "dict[str, Any]": 30,
     "deep _target_s": 0,
     "lines of README.md": 199,
 }

@@ -5,6 +5,7 @@ from dataclasses import MISSING, dataclass, fields
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
+from xray_lightning.writing import Json as Json
 from xray_lightning.writing import to_plain
 
 
@@ -16,9 +17,9 @@ class Result:
     ``subsets: dict[str, int] = field(metadata={"was": "parts"})``.
     """
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Plain values by field; NaN becomes None, a tuple a list."""
-        values: dict[str, Any] = {}
+        values: Json = {}
         for field in fields(self):
             names = (field.name, field.metadata.get("was", field.name))
             values |= dict.fromkeys(names, to_plain(getattr(self, field.name)))

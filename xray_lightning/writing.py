@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 HOST = platform.node()
 SCHEMA = 2  # of JSON files; those without a number count as 1
 
+Json = dict[str, Any]  # what a JSON file holds
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -155,7 +156,7 @@ def entries_of(values: Any, name: str = "", depth: int = 0) -> Iterator[tuple[st
             yield from entries_of(value, f"{name}.{key}" if name else str(key), depth + 1)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Json:
     """The mapping in a file of :func:`write_json`, without the number of its schema."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

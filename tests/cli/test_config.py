@@ -7,11 +7,11 @@ from omegaconf import OmegaConf
 
 from xray_lightning.cli.config import (
     change_settings,
-    choose_labels,
     compose_settings,
     make,
     split_run_dir,
 )
+from xray_lightning.cli.request import choose_labels
 from xray_lightning.errors import ConfigError
 
 SAVED = {

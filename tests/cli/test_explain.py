@@ -136,12 +136,10 @@ def test_settings_that_cannot_work(text: str) -> None:
 
 
 def test_settings() -> None:
-    settings, shortcuts, rest = own_settings(
-        ["methods=[cam, gradient]", "saliency=all", "data=nih"]
-    )
+    settings, rest = own_settings(["methods=[cam, gradient]", "saliency=all", "data=nih"])
     assert settings["methods"] == ("cam", "gradient")
     assert settings["saliency"] == METHODS
-    assert shortcuts
+    assert settings["shortcuts"] is True
     assert rest == ["data=nih"]
 
 

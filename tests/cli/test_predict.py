@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from xray_lightning import Classifier, PredictedFiles, load_classifier, read_predictions
 from xray_lightning.cli.app import APP
 from xray_lightning.cli.config import compose_settings
+from xray_lightning.cli.files import predict as predict_verb
 from xray_lightning.cli.fit import fit
-from xray_lightning.cli.predict import predict as predict_verb
 
 XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
 
@@ -114,7 +114,10 @@ def test_what_it_says(checkpoint: Path, images: Path, tmp_path: Path) -> None:
     assert "note: 1 links to listed images are those images: scored once" in output
     assert "note: 1 files were others when they were scored before" in output
     assert "16-bit picture of 12-bit values: dark, for it is not stretched (1)" in output
-    assert f"1 of 3 files could not be read; {out / 'failed.csv'} says why" in output
+    assert (
+        f"1 of 3 files could not be read: {scans / 'c.png'}; {out / 'failed.csv'} says why"
+        in output
+    )
     assert "Traceback" not in output
 
 

@@ -17,7 +17,7 @@ from xray_lightning.cli import restart
 from xray_lightning.cli.build import own_cores, write_config
 from xray_lightning.cli.config import compose_settings, in_sweep
 from xray_lightning.cli.failures import STOPPED_BY
-from xray_lightning.cli.restart import clear, require_same_settings, sweep_run
+from xray_lightning.cli.restart import require_same_settings, sweep_run
 from xray_lightning.errors import ConfigError
 from xray_lightning.folders import lock_folder
 from xray_lightning.writing import HOST
@@ -114,7 +114,6 @@ def test_a_run_without_an_epoch_starts_anew(
     assert settings.seed == 0
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == [".lock", "config.yaml", "montage.png", "train.log"]
-    clear(tmp_path)  # nothing left to remove: no complaint
 
 
 def test_a_single_run_is_not_repeated_in_a_folder(

@@ -96,7 +96,7 @@ def test_nothing_of_the_part_is_scored(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "match"),
     [
-        ("subset=dev", "subset must be one of train, val, test, got 'dev'"),
+        ("subset=dev", "subset must be train or val or test, got 'dev'"),
         ("allow_missing=yes", "allow_missing must be true or false, got 'yes'"),
         ("draws=0", "draws must be an integer of at least 1, got '0'"),
         ("subgroups=1", "subgroups must be true or false, got '1'"),

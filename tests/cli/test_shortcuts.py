@@ -8,8 +8,8 @@ import running
 from running import TRAIN, XRAY
 
 from xray_lightning.cli.config import compose_settings
+from xray_lightning.cli.explain import shortcuts
 from xray_lightning.cli.fit import fit
-from xray_lightning.cli.shortcuts import shortcuts
 from xray_lightning.errors import ConfigError
 
 

@@ -25,7 +25,7 @@ from xray_lightning.evaluation.evaluate import (
     fit_operating_points,
 )
 from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.evaluation.published import published
+from xray_lightning.evaluation.published import read_published
 from xray_lightning.metrics.calibration import shift_prior
 from xray_lightning.records import Record, patient_ids, target_matrix
 from xray_lightning.report.evaluation_table import evaluation_lines, published_lines
@@ -217,7 +217,7 @@ def test_few_patients_and_exact_intervals_are_said(capsys: pytest.CaptureFixture
 
 
 def test_published_rows_stand_below(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [row for row in published() if row.split == "official"]
+    rows = [row for row in read_published() if row.split == "official"]
     show(*published_lines(rows, 0.8))
     text = capsys.readouterr().out
     assert "published results on the official test set are higher" in text

@@ -3,14 +3,19 @@ from pathlib import Path
 
 import pytest
 
-from xray_lightning.evaluation.published import comparable, place_among, published, published_boxes
+from xray_lightning.evaluation.published import (
+    comparable,
+    place_among,
+    published_boxes,
+    read_published,
+)
 from xray_lightning.records import CHEST_XRAY14
 
 
 def test_rows_are_those_of_the_shared_table(shared_data: Path) -> None:
     with (shared_data.parent / "published.csv").open(encoding="utf-8") as file:
         theirs = {row["work"]: row for row in csv.DictReader(file)}
-    ours = published()
+    ours = read_published()
     assert len(ours) == len(theirs) == 32
     for row in ours:
         assert row.mean == float(theirs[row.work]["mean_auroc"])
@@ -19,7 +24,7 @@ def test_rows_are_those_of_the_shared_table(shared_data: Path) -> None:
 
 
 def test_a_published_mean_is_that_of_its_findings() -> None:
-    complete = [row for row in published() if len(row.labels) == 14]
+    complete = [row for row in read_published() if len(row.labels) == 14]
     assert len(complete) > 5
     for row in complete:
         assert sum(row.labels.values()) / 14 == pytest.approx(row.mean, abs=0.004), row.work
@@ -30,7 +35,7 @@ def test_splits_are_never_mixed() -> None:
     own = comparable("nih", CHEST_XRAY14, "patient", "test", known=112120, scored=9)
     assert {row.split for row in official} == {"official"}
     assert {row.split for row in own} == {"own"}
-    assert len(official) + len(own) == len(published())
+    assert len(official) + len(own) == len(read_published())
     assert [row.mean for row in official] == sorted((row.mean for row in official), reverse=True)
 
 

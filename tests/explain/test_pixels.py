@@ -9,7 +9,7 @@ from captum.attr import Occlusion
 from torch import Tensor
 
 from xray_lightning import ConfigError, XrayNet, class_maps
-from xray_lightning.explain.pixels import integrated_gradients, occlusion
+from xray_lightning.explain.maps import integrated_gradients, occlusion
 
 Build = Callable[..., XrayNet]
 

@@ -5,14 +5,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from xray_lightning.audit.duplicates import Duplicates
 from xray_lightning.data.partition import SUBSETS, Indices, Split
 from xray_lightning.data.source import Source
-from xray_lightning.results import Result
+from xray_lightning.results import Json, Result
 
 UNKNOWN = "the label table tells no patients, so every image counts as its own"
 
@@ -34,7 +33,7 @@ class Overlap(Result):
             return None
         return self.in_train / self.test_images, self.in_train_or_val / self.test_images
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """With the shares."""
         return {**super().to_json(), "shares": self.shares and list(self.shares)}
 

@@ -24,24 +24,19 @@ APP = typer.Typer(
 )
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 ANY_FLAG = {"ignore_unknown_options": True}
+VERSION = typer.Option("--version", help="and leave")
 OUT = "folder for what is written"
 LISTS = ("models", "heads", "losses", "data", "experiments", "metrics", "methods")
 
 
-def show_version(wanted: bool) -> None:
-    """Print the version and leave."""
-    if wanted:
-        print(f"xray_lightning {xray_lightning.__version__}")
-        raise typer.Exit
-
-
-@APP.callback()
+@APP.callback(invoke_without_command=True)
 def take_options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="and leave")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="and leave")] = False,
 ) -> None:
     """Train, evaluate and explain chest radiograph classifiers. Not a medical device."""
+    if version:
+        print(f"xray_lightning {xray_lightning.__version__}")
+        raise typer.Exit
 
 
 def complete(incomplete: str) -> Iterator[str]:
@@ -57,11 +52,7 @@ def complete(incomplete: str) -> Iterator[str]:
 
 
 def verb(files: str = "") -> Callable[[Callable[[Request], None]], Callable[[Request], None]]:
-    """A verb of the command line from a function of its request.
-
-    Args:
-        files: what the first arguments name, "CHECKPOINT PATH..." for one and at least one more.
-    """
+    """A verb from a function of its request; ``files`` are the first arguments: "IN OUT..."."""
 
     def register(function: Callable[[Request], None]) -> Callable[[Request], None]:
         usage = f"{files} [KEY=VALUE]...".strip()
@@ -91,7 +82,7 @@ def verb(files: str = "") -> Callable[[Callable[[Request], None]], Callable[[Req
 
 def call(place: str, *arguments: Any, **options: Any) -> None:
     """Call ``xray_lightning.cli.<place>``, a module and its function, such as "score.score"."""
-    module, _, name = place.partition(".")
+    module, name = place.split(".")
     getattr(import_module(f"xray_lightning.cli.{module}"), name)(*arguments, **options)
 
 
@@ -143,7 +134,7 @@ def predict(request: Request) -> None:
     chosen = request.read(batch_size=32, device="auto")
     out = request.require_out()
     (checkpoint,) = require_files(request, request.files[:1], request.files[1:])
-    call("predict.predict", checkpoint, request.files[1:], out, **chosen, **request.json_option)
+    call("files.predict", checkpoint, request.files[1:], out, **chosen, **request.json_option)
 
 
 @verb("IN OUT")
@@ -159,7 +150,7 @@ def convert(request: Request) -> None:
     chosen = request.read(bits=8, workers=None, rename=False, frame=None, colour="")
     chosen["colour"] = chosen["colour"] or None
     source, out = map(Path, request.files)
-    call("convert.convert_tree", source, out, **chosen, **request.json_option)
+    call("files.convert", source, out, **chosen, **request.json_option)
 
 
 @verb()
@@ -271,7 +262,7 @@ def shortcuts(request: Request) -> None:
     settings such as data=nih data.root=DIR draws=2000.
     """
     paths = require_files(request, request.files)
-    call("shortcuts.shortcuts", paths, request.overrides, request.as_json)
+    call("explain.shortcuts", paths, request.overrides, request.as_json)
 
 
 @verb("RUN")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from xray_lightning.audit.duplicates import compare_images
 from xray_lightning.audit.run import audit_split
-from xray_lightning.cli.config import compose_settings, make, read_boolean, read_integer, take_own
+from xray_lightning.cli.config import compose_settings, make
+from xray_lightning.cli.request import Own, present, read_names, take_own
 from xray_lightning.cli.settings import Settings
 from xray_lightning.data.names import NameIndex, read_list
-from xray_lightning.data.partition import FaultySplitError, Split, split_source
+from xray_lightning.data.partition import FaultySplitError, split_source
 from xray_lightning.data.rsna import read_nih_map
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.errors import ConfigError
@@ -17,36 +18,35 @@ from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.folders import prepare_folder
 from xray_lightning.progress import show_progress
 from xray_lightning.report.audit import audit_page, audit_tables
-from xray_lightning.report.terminal import show
-from xray_lightning.writing import json_text, open_replacing, write_json
+from xray_lightning.writing import open_replacing
 
 OWN = {
     "lists": "",
     "rsna_map": "",
-    "duplicates": "false",  # compares pixels: needs the image cache, and builds it
+    "duplicates": False,  # compares pixels: needs the image cache, and builds it
     "checkpoint": "",
     "predictions": "",
-    "draws": "500",
-    "bootstrap_seed": "0",
+    "draws": 500,
+    "bootstrap_seed": 0,
 }
 
 
 def audit(overrides: Sequence[str], as_json: bool = False) -> None:
     """Audit a split; see ``xray audit --help``."""
     own, values = take_own(overrides, OWN)
-    least = {"draws": 1, "bootstrap_seed": 0}
-    draws, seed = (read_integer(name, own[name], low) for name, low in least.items())
-    compare = read_boolean("duplicates", own["duplicates"])
     config, run_dir = compose_settings(values, OWN)
     source: Source = make(config.data)
     predictions = _read_predictions(own["predictions"])
     if predictions and source.missing and source.allow_missing:
         source.records = readable_records(source)  # of which the run made its split
-    split = _any_split(config, source)
+    try:
+        split = split_source(source, make(config.split), source.records)
+    except FaultySplitError as error:  # which no training may use: to count what is wrong with it
+        split = error.split
     folder = prepare_folder(run_dir or Path("outputs") / f"audit_{source.name}_{split.fingerprint}")
     exposures = read_exposures(config)
     duplicates = None
-    if compare:
+    if own["duplicates"]:
         size, root = config.image_size, config.cache_dir
         with show_progress("comparing checksums") as report:
             duplicates = compare_images(source, split, size=size, cache_dir=root, report=report)
@@ -58,18 +58,15 @@ def audit(overrides: Sequence[str], as_json: bool = False) -> None:
         predictions=predictions,
         checkpoint=own["checkpoint"],
         duplicates=duplicates,
-        draws=draws,
-        seed=seed,
+        draws=own["draws"],
+        seed=own["bootstrap_seed"],
     )
     result = replace(result, command=" ".join(["xray audit", *overrides]))
-    write_json(result.to_json(), folder / "audit.json")
     with open_replacing(folder / "audit.html") as file:
         file.write(audit_page(result))
-    if as_json:
-        print(json_text(result.to_json()))
-        return
-    notes = (f"note: {note}" for note in result.notes)
-    show(*audit_tables(result), *result.gist, *notes, f"written to {folder}")
+    notes = (*(f"note: {note}" for note in result.notes), f"written to {folder}")
+    lines = (*audit_tables(result), *result.gist, *notes)
+    present(result.to_json(), as_json, *lines, path=folder / "audit.json")
 
 
 def read_exposures(config: Settings) -> dict[str, str]:
@@ -78,19 +75,11 @@ def read_exposures(config: Settings) -> dict[str, str]:
     return read_nih_map(Path(path)) if path else {}
 
 
-def _any_split(config: Settings, source: Source) -> Split:
-    """The split, also one that no training may use: to count what is wrong with it."""
-    try:
-        return split_source(source, make(config.split), source.records)
-    except FaultySplitError as error:
-        return error.split
-
-
 def _read_lists(
-    own: Mapping[str, str], source: Source, exposures: Mapping[str, str]
+    own: Own, source: Source, exposures: Mapping[str, str]
 ) -> dict[str, Collection[str]]:
     """Known image names by what they are: the files of lists=, and NIH's names in RSNA's map."""
-    paths = [Path(name) for name in own["lists"].strip("[]").split(",") if name]
+    paths = map(Path, read_names(own["lists"]))
     index = NameIndex([*(record.image_id for record in source.records), *exposures.values()])
     lists: dict[str, Collection[str]] = {f"list {path}": read_list(path, index) for path in paths}
     if own["rsna_map"]:

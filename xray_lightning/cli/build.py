@@ -5,11 +5,10 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import cv2
 import pytorch_lightning as pl
@@ -19,8 +18,8 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import RichProgressBar
 from torch import nn
 
-from xray_lightning.checkpoint import Description, describe_model
-from xray_lightning.cli.config import in_sweep, make, to_container
+from xray_lightning.cli.config import in_sweep, make
+from xray_lightning.cli.request import Facts
 from xray_lightning.cli.settings import Settings
 from xray_lightning.data.datamodule import XrayDataModule, default_workers
 from xray_lightning.data.decoding import available_cores
@@ -91,20 +90,21 @@ def require_sizes(net: nn.Module, image_size: int, batch_size: int) -> None:
     name = getattr(net, "config", {}).get("backbone", type(net).__name__)
     if share < 1:
         low = image_size // side * side
+        sizes = f"{low} or {low + side}" if low else side
         raise ConfigError(
-            f"image_size={image_size}: {name} reads patches, and {1 - share:.1%} "
-            f"of the image never; use {f'{low} or ' if low else ''}{low + side}"
+            f"image_size={image_size}: {name} reads patches, and {1 - share:.1%} of the image "
+            f"never; use {sizes}"
         )
     if single and batch_size == 1:
         raise ConfigError(
-            f"batch_size=1: at image_size={image_size} a batch norm of {name} "
-            "sees a single value, on which it cannot train; use batch_size=2 or larger images"
+            f"batch_size=1: at image_size={image_size} a batch norm of {name} sees a single value, "
+            "on which it cannot train; use batch_size=2 or larger images"
         )
 
 
 def panel_from(config: Settings, labels: Sequence[str]) -> Panel | None:
     """The settings of the results figure; None if the data leaves open which finding to show."""
-    panel = Panel(config.panel.label, config.panel.rule, config.panel.columns, config.panel.seed)
+    panel = Panel(**config.panel)
     return panel if panel.finding(labels) else None
 
 
@@ -117,51 +117,34 @@ def loss_from(config: Settings, data: XrayDataModule) -> nn.Module:
     return loss(**{name: STATISTICS[name](data) for name in wanted})
 
 
-@dataclass(frozen=True)
-class Resources:
+class Resources(NamedTuple):
     """What a process may use: loader processes, and compute threads."""
 
     workers: int
     threads: int
 
 
-def describe_run(
-    config: Settings, data: XrayDataModule, net: nn.Module, resources: Resources
-) -> Description:
-    """What a checkpoint of this run says about itself."""
-    plain = to_container(config) | asdict(resources)
-    return describe_model(net, data, plain)
-
-
-def record_run(
-    settings: Mapping[str, Any], data: XrayDataModule, trainer: pl.Trainer, run: Path
-) -> None:
+def record_run(settings: Facts, data: XrayDataModule, trainer: pl.Trainer, run: Path) -> None:
     """config.yaml and environment.json of a run that starts."""
-    write_config(settings, run)
+    if not (run / "config.yaml").exists():  # a resumed run keeps its own
+        write_config(settings, run)
     on_hydra = HydraConfig.initialized()
     overrides = list(HydraConfig.get().overrides.task) if on_hydra else []
     chosen = HydraConfig.get().runtime.choices if on_hydra else {}
     alone = ["train.py", *(text for text in overrides if not text.startswith("sweep="))]
-    write_environment(
-        run,
-        data,
-        trainer,
-        settings["seed"],
-        command=alone if in_sweep() else None,  # a launcher's is not what the user typed
-        overrides=overrides,
-        choices={str(k): v for k, v in chosen.items() if "/" not in str(k)},  # without Hydra's
-    )
+    choices = {str(k): v for k, v in chosen.items() if "/" not in str(k)}  # without Hydra's
+    command = alone if in_sweep() else None  # a launcher's is not what the user typed
+    facts = partial(write_environment, command=command, overrides=overrides, choices=choices)
+    facts(run, data, trainer, settings["seed"])
 
 
-def write_config(config: Mapping[str, Any], run: Path) -> None:
+def write_config(config: Facts, run: Path) -> None:
     """config.yaml: everything resolved but the folder, so that it starts a new run elsewhere."""
-    if (run / "config.yaml").exists():  # a resumed run keeps its own
-        return
     with open_replacing(run / "config.yaml") as file:
         OmegaConf.save(reusable(config), file)
 
 
-def reusable(config: Mapping[str, Any]) -> Settings:
+def reusable(config: Facts) -> Settings:
     """A run's settings without its folder."""
     settings = OmegaConf.create({**config, "hydra": HYDRA})
     before = str(settings.run_dir)
@@ -182,9 +165,8 @@ def trainer_from(
     node = {str(key): value for key, value in config.trainer.items()}
     on_gpu = wants_gpu(config)
     if node["accelerator"] == "gpu" and not on_gpu:
-        raise ConfigError(
-            "trainer.accelerator=gpu, but torch sees no GPU; use trainer=auto or trainer=cpu"
-        )
+        remedy = "use trainer=auto or trainer=cpu"
+        raise ConfigError(f"trainer.accelerator=gpu, but torch sees no GPU; {remedy}")
     if node["precision"] == "auto":
         node["precision"] = "bf16-mixed" if on_gpu else "32-true"
     torch.backends.cudnn.allow_tf32 = node["precision"] != "32-true"  # float32 is float32
@@ -222,7 +204,9 @@ def prepare_process(config: Settings) -> Resources:
     A resumed run keeps its thread count, on which the last bits of its sums depend. OpenCV's own
     threads are switched off: images are small and the loader is parallel already.
     """
-    cores = own_cores(cores_each(local_processes(config)))
+    granted = os.environ.get("SLURM_CPUS_PER_TASK")
+    every = int(granted) if granted else max(1, available_cores() // local_processes(config))
+    cores = own_cores(every)
     workers, threads = config.workers, config.threads
     workers = default_workers(cores, wants_gpu(config)) if workers is None else workers
     threads = max(1, cores - workers) if threads is None else threads
@@ -231,12 +215,6 @@ def prepare_process(config: Settings) -> Resources:
     cv2.setNumThreads(1)
     pl.seed_everything(config.seed, verbose=False)
     return Resources(workers, threads)
-
-
-def cores_each(processes: int) -> int:
-    """Cores for each of so many processes on this machine; Slurm says how many it granted."""
-    granted = os.environ.get("SLURM_CPUS_PER_TASK")
-    return int(granted) if granted else max(1, available_cores() // processes)
 
 
 def local_processes(config: Settings) -> int:

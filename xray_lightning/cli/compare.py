@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from xray_lightning.cli.config import read_names
+from xray_lightning.cli.request import present, read_names
 from xray_lightning.evaluation.compare import compare
 from xray_lightning.folders import prepare_folder
-from xray_lightning.report.terminal import comparison_lines, show
-from xray_lightning.writing import json_text, write_json
+from xray_lightning.report.terminal import comparison_lines
 
 
 def compare_models(
@@ -20,13 +19,7 @@ def compare_models(
     out: Path | None = None,
 ) -> None:
     """Compare two models on the test images of their runs; ``labels`` may be a list or "shared"."""
-    if out is not None:
-        prepare_folder(out)
+    place = out and prepare_folder(out) / "compare.json"
     chosen = labels if labels == "shared" else read_names(labels)
     comparison = compare(first, second, labels=chosen, draws=draws, seed=seed)
-    if out is not None:
-        write_json(comparison.to_json(), out / "compare.json")
-    if as_json:
-        print(json_text(comparison.to_json()))
-    else:
-        show(*comparison_lines(comparison, first, second))
+    present(comparison.to_json(), as_json, *comparison_lines(comparison, first, second), path=place)

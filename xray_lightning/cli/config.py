@@ -20,15 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import xray_lightning
+from xray_lightning.cli import settings
+from xray_lightning.cli.request import Own
 from xray_lightning.cli.sets import SEVERAL, search_path, split_sets, write_sources
-from xray_lightning.cli.settings import (
-    Settings,
-    describe_unknown,
-    find_conf,
-    list_keys,
-    name_run,
-    require_known_keys,
-)
+from xray_lightning.cli.settings import Settings, describe_unknown, find_conf, list_keys
 from xray_lightning.errors import ConfigError, XrayError
 from xray_lightning.formats import upgrade_settings
 from xray_lightning.writing import entries_of
@@ -44,7 +39,7 @@ RUN_DIR = "hydra.run.dir"
 
 def register_resolvers() -> None:
     """Make ``${run_folder:...}`` known to OmegaConf."""
-    OmegaConf.register_new_resolver("run_folder", name_run, replace=True)
+    OmegaConf.register_new_resolver("run_folder", settings.name_run, replace=True)
 
 
 def in_sweep() -> bool:
@@ -66,7 +61,7 @@ def make(node: Any, **extra: Any) -> Any:
         raise InstantiationException(f"Error in call to {node['_target_']}") from error
 
 
-def to_container(config: Settings, *, resolve: bool = True) -> dict[str, Any]:
+def to_container(config: Settings, *, resolve: bool = True) -> Own:
     """Settings as plain values."""
     plain = OmegaConf.to_container(config, resolve=resolve)
     if not isinstance(plain, dict):
@@ -79,19 +74,15 @@ def compose_settings(
 ) -> tuple[DictConfig, Path | None]:
     """``conf/train.yaml`` with overrides, and the folder of ``hydra.run.dir=`` if one was given.
 
-    Args:
-        overrides: of the configuration.
-        own: the verb's own settings, which a mistyped key may have meant.
+    ``own`` are the verb's own settings, which a mistyped key may have meant.
     """
     values, run_dir = split_run_dir(join_sets(overrides))
     register_resolvers()
     GlobalHydra.instance().clear()
-    with (
-        name_unknown_keys(values, own),
-        initialize_config_dir(str(find_conf()), version_base="1.3"),
-    ):
+    folder = initialize_config_dir(str(find_conf()), version_base="1.3")
+    with name_unknown_keys(values, own), folder:
         config = compose("train", overrides=[*values, f"run_dir={run_dir or 'outputs'}"])
-    require_known_keys(config)
+    settings.require_known_keys(config)
     return config, run_dir
 
 
@@ -101,11 +92,11 @@ def join_sets(overrides: Sequence[str]) -> list[str]:
     Others are left as they are. The settings of each set are composed as for that one alone, so
     that a key it does not have is found here.
     """
-    settings, rest = split_sets(overrides)
+    of_sets, rest = split_sets(overrides)
     if not any(text.startswith(("data=[", "data.sets=")) for text in overrides):
         return list(overrides)
     nodes = {}
-    for name, own in settings.items():
+    for name, own in of_sets.items():
         try:
             config, _ = compose_settings([*search_path(overrides), *own])
         except ConfigError as error:
@@ -125,9 +116,7 @@ def name_unknown_keys(overrides: Sequence[str], own: Iterable[str] = ()) -> Iter
             raise
         pairs = [text.partition("=") for text in overrides]
         groups = [f"{k}={v}" for k, _, v in pairs if (find_conf() / k / f"{v}.yaml").is_file()]
-        plain: Any = OmegaConf.to_container(
-            compose_settings(groups)[0]
-        )  # a value of ??? is no obstacle
+        plain: Any = OmegaConf.to_container(compose_settings(groups)[0])  # ??? is no obstacle
         raise describe_unknown(found[1], {*own, *list_keys(plain)}) from None
     except ValueError as error:  # Hydra's own, for a group that is set to null
         if not str(error).startswith("Config group override"):
@@ -146,50 +135,6 @@ def split_run_dir(overrides: Iterable[str]) -> tuple[list[str], Path | None]:
     return values, Path(folders[-1]) if folders else None
 
 
-def take_own(overrides: Iterable[str], own: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """A verb's own settings with their defaults, and what is left for the configuration.
-
-    >>> take_own(["draws=50", "data=nih"], {"draws": "2000"})
-    ({'draws': '50'}, ['data=nih'])
-    """
-    pairs = [(text.partition("=")[0], text) for text in overrides]
-    given = {key: text.partition("=")[2] for key, text in pairs if key in own}
-    return {**own, **given}, [text for key, text in pairs if key not in own]
-
-
-def read_names(text: str) -> tuple[str, ...]:
-    """The items of a list, ``a,b`` or ``[a,b]``, each once.
-
-    >>> read_names("[cam, gradcam]")
-    ('cam', 'gradcam')
-    """
-    items = (item.strip() for item in text.strip("[]").split(","))
-    return tuple(dict.fromkeys(item for item in items if item))
-
-
-def choose_labels(text: str, *sides: Sequence[str]) -> tuple[str, ...]:
-    """The labels that ``labels=`` names: a list, or ``shared`` for those that all sides have."""
-    shared = [label for label in sides[0] if all(label in side for side in sides)]
-    labels = shared if text == "shared" else read_names(text)
-    if not labels or not set(labels) <= set(shared):
-        raise ConfigError(f"labels={text}: these are shared: {', '.join(shared) or 'none'}")
-    return tuple(labels)
-
-
-def read_integer(name: str, text: str, low: int) -> int:
-    """A setting that must be a whole number."""
-    if not text.isdecimal() or int(text) < low:
-        raise ConfigError(f"{name} must be an integer of at least {low}, got {text!r}")
-    return int(text)
-
-
-def read_boolean(name: str, text: str) -> bool:
-    """A setting that must be true or false."""
-    if text not in ("true", "false"):
-        raise ConfigError(f"{name} must be true or false, got {text!r}")
-    return text == "true"
-
-
 def read_value(name: str, text: str) -> Any:
     """The value of a setting, written as for Hydra.
 
@@ -203,7 +148,7 @@ def read_value(name: str, text: str) -> Any:
     return change.value()
 
 
-def change_settings(saved: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
+def change_settings(saved: Own, overrides: Sequence[str]) -> DictConfig:
     """A saved configuration with overrides; ``split=official`` swaps a group, ``seed=1`` a key."""
     config = OmegaConf.create(saved)
     OmegaConf.set_struct(config, True)
@@ -244,7 +189,7 @@ def list_targets() -> frozenset[str]:
     return frozenset(named - {f"{OWN}{name}" for name in xray_lightning._NAMES["cli.multirun"]})
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> Own:
     """The settings in a run's config.yaml, nothing evaluated, without Hydra's own."""
     try:
         saved = OmegaConf.to_container(OmegaConf.load(path))
@@ -252,22 +197,16 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is damaged or no plain settings: {error}") from error
     if not isinstance(saved, dict):
         raise ConfigError(f"{path} is not a mapping")
-    settings = {str(key): value for key, value in saved.items() if key != "hydra"}
-    return dict(upgrade_settings(settings))
+    own = {str(key): value for key, value in saved.items() if key != "hydra"}
+    return dict(upgrade_settings(own))
 
 
 def require_trusted(saved: Mapping[str, Any], place: Path) -> None:
-    """Refuse settings that could run code when they are built, or read the environment.
-
-    Args:
-        saved: plain values, before anything is resolved.
-        place: the file they are from.
-    """
+    """Refuse settings, plain values of the file at ``place``, that could run code when built."""
     for key, value in entries_of(saved):
         if key.rpartition(".")[2] == "_target_":
-            known = isinstance(value, str) and (
-                value in list_targets() or OF_TORCH.fullmatch(value)
-            )
+            text = value if isinstance(value, str) else ""
+            known = text in list_targets() or OF_TORCH.fullmatch(text)
             reason = "" if known else "is not a class of this package or of torch.optim"
         elif isinstance(value, str):
             reason = "would be evaluated" if "${" in value.replace(KEPT, "") else ""
@@ -306,10 +245,6 @@ def explain_error(error: BaseException) -> str | None:
 
 def _trim(text: str) -> str:
     """Without the internals that Hydra and OmegaConf add below the message."""
-    kept = []
-    for line in text.splitlines():
-        if line.startswith("Config search path"):
-            break
-        if not line.lstrip().startswith(("full_key:", "object_type=", "reference_type=")):
-            kept.append(line)
-    return "\n".join(kept).rstrip()
+    lines = text.split("\nConfig search path")[0].splitlines()
+    inner = ("full_key:", "object_type=", "reference_type=")
+    return "\n".join(line for line in lines if not line.lstrip().startswith(inner)).rstrip()

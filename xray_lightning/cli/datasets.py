@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from xray_lightning.cli.config import compose_settings, make
+from xray_lightning.cli.request import present
 from xray_lightning.data.cache import open_cache
 from xray_lightning.data.partition import split_source
 from xray_lightning.data.source import Source, readable_records, usage_notes
@@ -10,8 +11,7 @@ from xray_lightning.data.summary import summarise_data
 from xray_lightning.folders import prepare_folder
 from xray_lightning.progress import track
 from xray_lightning.records import patients_text
-from xray_lightning.report.terminal import counts_table, show
-from xray_lightning.writing import json_text, write_json
+from xray_lightning.report.terminal import counts_table
 
 
 def cache(overrides: Sequence[str], *, as_json: bool = False) -> None:
@@ -22,13 +22,14 @@ def cache(overrides: Sequence[str], *, as_json: bool = False) -> None:
     opened = open_cache(source, records, size=config.image_size, root=config.cache_dir)
     for row in track(range(len(records)), "comparing checksums", len(records)):
         opened.square(row)
-    facts = {"path": str(opened.path), "images": len(records), "image_size": config.image_size}
-    if as_json:
-        print(json_text(facts | {"bytes": opened.images.nbytes, "notes": notes}))
-        return
-    show(*(f"note: {note}" for note in notes))
-    gigabytes = opened.images.nbytes / 1e9
-    show(f"{len(records):,} images at {config.image_size} px, {gigabytes:.2f} GB: {opened.path}")
+    size, gigabytes = config.image_size, opened.images.nbytes / 1e9
+    facts = {"path": str(opened.path), "images": len(records), "image_size": size}
+    present(
+        facts | {"bytes": opened.images.nbytes, "notes": notes},
+        as_json,
+        *(f"note: {note}" for note in notes),
+        f"{len(records):,} images at {size} px, {gigabytes:.2f} GB: {opened.path}",
+    )
 
 
 def data(overrides: Sequence[str], *, as_json: bool = False) -> None:
@@ -37,12 +38,9 @@ def data(overrides: Sequence[str], *, as_json: bool = False) -> None:
     source: Source = make(config.data)
     split = split_source(source, make(config.split), source.records)
     summary = summarise_data(source, split)
-    if run_dir is not None:
-        write_json(summary.to_json(), prepare_folder(run_dir) / "data.json")
-    if as_json:
-        print(json_text(summary.to_json()))
-        return
-    show(
+    present(
+        summary.to_json(),
+        as_json,
         counts_table(summary),
         f"{summary.images:,} images of {patients_text(summary.patients)}, "
         f"{summary.boxes:,} boxes on {summary.images_with_boxes:,} images; "
@@ -53,4 +51,5 @@ def data(overrides: Sequence[str], *, as_json: bool = False) -> None:
         ),
         f"split fingerprint {summary.fingerprint}",
         *(f"note: {note}" for note in summary.notes),
+        path=run_dir and prepare_folder(run_dir) / "data.json",
     )

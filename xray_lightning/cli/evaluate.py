@@ -11,6 +11,7 @@ from rich.table import Table
 from xray_lightning.cli.build import progress, trainer_from
 from xray_lightning.cli.fit import mean_line
 from xray_lightning.cli.opening import Opened, open_checkpoint
+from xray_lightning.cli.request import present
 from xray_lightning.data.nih_expert import NihExperts
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import ConfigError
@@ -24,9 +25,9 @@ from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.processes import first_process
 from xray_lightning.report.evaluation_table import evaluation_lines
 from xray_lightning.report.finish import score_subsets
-from xray_lightning.report.terminal import show, subsets_line, truth_lines
+from xray_lightning.report.terminal import subsets_line, truth_lines
 from xray_lightning.training.task import XrayTask
-from xray_lightning.writing import json_text, write_json
+from xray_lightning.writing import write_json
 
 UNKNOWN_OVERLAP = "note: whether the checkpoint has learned from these patients is not known"
 NO_POINTS = (
@@ -35,33 +36,25 @@ NO_POINTS = (
 
 
 def evaluate_checkpoint(place: Path, overrides: Sequence[str], *, as_json: bool = False) -> None:
-    """Score a checkpoint on the test set of its own data, or of other data by overrides.
-
-    Args:
-        place: a checkpoint, or a run folder: its best.
-        overrides: settings of the evaluation.
-        as_json: print evaluation.json instead of tables.
-    """
+    """Score a checkpoint, or a run's best, on its own test set or other data by overrides."""
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         opened = open_checkpoint(place, overrides)
         folder, summaries, evaluations = evaluate_subsets(opened)
     if not first_process():
         return
     truths = compare_with_readers(opened, folder)
-    if as_json:
-        results = {subset: each.to_json() for subset, each in evaluations.items()}
-        results |= {"truths": truths.to_json()} if truths else {}
-        print(json_text(results.pop("test") | results))
-        return
+    results = {subset: evaluation.to_json() for subset, evaluation in evaluations.items()}
+    results |= {"truths": truths.to_json()} if truths else {}
     lines: list[Table | str] = []
     for subset, evaluation in evaluations.items():
         split = opened.splits[subset]
         title = f"{place} on {evaluation.origin.data}, split {split.name} [{split.fingerprint}]"
         lines += evaluation_lines(evaluation, f"{title}, {subset}")
     lines += truth_lines(truths, f"{place} on {opened.data.source.name}") if truths else []
-    notes = [NO_POINTS] * (evaluations["test"].operating_points is None)
-    notes += [UNKNOWN_OVERLAP] * (not opened.overlap_known)
-    show(*lines, *notes, subsets_line(summaries), mean_line(summaries), f"written to {folder}")
+    lines += [NO_POINTS] * (evaluations["test"].operating_points is None)
+    lines += [UNKNOWN_OVERLAP] * (not opened.overlap_known)
+    lines += [subsets_line(summaries), mean_line(summaries), f"written to {folder}"]
+    present(results.pop("test") | results, as_json, *lines)
 
 
 def compare_with_readers(opened: Opened, folder: Path) -> ExpertTruth | None:
@@ -80,14 +73,11 @@ def evaluate_subsets(opened: Opened) -> tuple[Path, dict[str, Summary], dict[str
     """Scores and evaluations of "test", and of "test_seen" where overlap=report asks for it."""
     config, data = opened.config, opened.data
     if opened.run_dir and (opened.run_dir / "config.yaml").is_file():
-        raise ConfigError(
-            f"{opened.run_dir} is the folder of a training run, whose metrics.json this would "
-            "replace; name another with hydra.run.dir="
-        )
+        run = f"{opened.run_dir} is the folder of a training run, whose metrics.json this would "
+        raise ConfigError(f"{run}replace; name another with hydra.run.dir=")
     resolve_prior(require_prior(config.prior), data.labels, read_points(opened))
-    task = XrayTask(
-        opened.checkpoint.build_net(), labels=opened.checkpoint.description.labels, tta=config.tta
-    )
+    labels = opened.checkpoint.description.labels
+    task = XrayTask(opened.checkpoint.build_net(), labels=labels, tta=config.tta)
     ending = "" if task.tta == "none" else f"_{task.tta}"
     if opened.labels:  # of its own: what other labels gave stays
         ending += f"_labels_{fingerprint({'labels': data.labels})[:6]}"

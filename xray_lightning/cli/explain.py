@@ -1,25 +1,27 @@
-"""``xray explain``: where a checkpoint looks, and whether its maps and scores can be believed."""
+"""``xray explain``, ``shortcuts``: where does a checkpoint look, and can its maps be believed?"""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xray_lightning.audit.shortcuts.run import Shortcuts, find_shortcuts
+from xray_lightning.audit.shortcuts.run import Shortcuts, find_shortcuts, write_gist
 from xray_lightning.cli.build import progress, trainer_from
-from xray_lightning.cli.config import read_integer, read_names, take_own
-from xray_lightning.cli.opening import Opened, open_checkpoint
+from xray_lightning.cli.opening import Opened, home, open_checkpoint
+from xray_lightning.cli.request import Own, present, read_names, take_own
 from xray_lightning.cli.settings import EXPLAIN
+from xray_lightning.deploy.classifier import find_device
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.maps import GATES, METHODS
 from xray_lightning.explain.run import Explanation, explain_checkpoint, require_explainable
 from xray_lightning.folders import prepare_folder
+from xray_lightning.models.network import XrayNet
 from xray_lightning.report.explanation import draw_explanation, explanation_lines
 from xray_lightning.report.shortcut_tables import shortcut_lines
 from xray_lightning.report.terminal import show
-from xray_lightning.writing import json_text, write_json
+from xray_lightning.writing import write_json
 
 
 def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
@@ -28,7 +30,7 @@ def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
     Images of patients that the checkpoint learned from are explained apart (overlap=report).
     """
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        settings, shortcuts, values = own_settings(overrides)
+        settings, values = own_settings(overrides)
         images = open_checkpoint(checkpoint, values)
         images.data.split = images.splits["test"]
         methods = (*settings["methods"], *settings["saliency"])
@@ -36,36 +38,34 @@ def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
         require_explainable(images.checkpoint, images.data, methods=methods, **others)
         folder = folder_of(images, settings["subset"])
         places = {n: prepare_folder(folder if n == "test" else folder / n) for n in images.splits}
-        every = {place: explain_split(images, name, settings, shortcuts, place)
+        every = {place: explain_split(images, name, settings, place)
                  for name, place in places.items()}  # fmt: skip
-    if as_json:
-        first, *rest = (facts for _, facts in every.values())
-        print(json_text({"parts": [first, *rest]} if rest else first))
-        return
+    lines: list[Any] = []
     for place, (explanation, facts) in every.items():
-        found = facts["shortcuts"]
-        lines = shortcut_lines(Shortcuts.from_json(found), str(checkpoint)) if found else []
-        show(*explanation_lines(explanation), *lines, f"written to {place}")
+        tests = facts["shortcuts"]
+        shortcut = shortcut_lines(Shortcuts.from_json(tests), str(checkpoint)) if tests else []
+        lines += [*explanation_lines(explanation), *shortcut, f"written to {place}"]
+    first, *rest = (facts for _, facts in every.values())
+    present({"parts": [first, *rest]} if rest else first, as_json, *lines)
 
 
 def explain_split(
-    images: Opened, name: str, settings: Mapping[str, Any], shortcuts: bool, folder: Path
-) -> tuple[Explanation, dict[str, Any]]:
+    images: Opened, name: str, settings: Own, folder: Path
+) -> tuple[Explanation, Own]:
     """One set of images, files into the folder; what explain.json holds beside the explanation."""
     images.data.split = images.splits[name]
     trainer = trainer_from(images.config, progress(), fit=False, folder=folder)
     explanation = explain_checkpoint(
-        images.checkpoint, images.data, trainer=trainer, progress=True, **settings
-    )
+        images.checkpoint, images.data, trainer=trainer, progress=True,
+        **{key: value for key, value in settings.items() if key != "shortcuts"},
+    )  # fmt: skip
     draw_explanation(explanation, folder)
     values = explanation.to_json() | {"shortcuts": {}}
-    if shortcuts:
+    if settings["shortcuts"]:
         show("shortcut tests: covering corners, border and letters; probes")
         net = images.checkpoint.build_net().to(trainer.strategy.root_device)
-        chosen = {key: settings[key] for key in ("draws", "seed")}
-        tests = find_shortcuts(net, images.data, settings["subset"], **chosen)
-        tests = replace(tests, weights_sha256=images.checkpoint.weights_sha256)
-        values["shortcuts"] = tests.to_json()
+        chosen = {key: settings[key] for key in ("subset", "draws", "seed")}
+        values["shortcuts"] = find_own(images, net, **chosen).to_json()
     write_json(values, folder / "explain.json")
     return explanation, values
 
@@ -79,29 +79,17 @@ def folder_of(images: Opened, subset: str) -> Path:
     )
 
 
-def own_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], bool, list[str]]:
+def own_settings(overrides: Sequence[str]) -> tuple[Own, list[str]]:
     """The settings of the library, whether shortcuts are tested, and what is left."""
-    values, rest = take_own(overrides, EXPLAIN)
+    own, rest = take_own(overrides, EXPLAIN)
     if idle := [text for text in rest if text.startswith(("tta=", "prior="))]:
         raise ConfigError(f"{idle[0]}: nothing here depends on it; xray evaluate takes it")
-    for name, allowed in (("subset", ("val", "test")), ("shortcuts", ("true", "false"))):
-        if values[name] not in allowed:
-            raise ConfigError(f"{name} must be {' or '.join(allowed)}, got {values[name]!r}")
-    permuted = read_names(values["permuted"])
+    permuted = read_names(own["permuted"])
     if len(permuted) > 1:
         raise ConfigError(f"permuted takes one checkpoint, got {', '.join(permuted)}")
-    settings = {
-        "subset": values["subset"],
-        "methods": methods_of("methods", values["methods"]),
-        "saliency": methods_of("saliency", values["saliency"]),
-        "label": values["label"],
-        "positives": read_integer("positives", values["positives"], 2),
-        "seeds": read_names(values["seeds"]),
-        "permuted": permuted[0] if permuted else None,
-        "draws": read_integer("draws", values["draws"], 1),
-        "seed": read_integer("bootstrap_seed", values["bootstrap_seed"], 0),
-    }
-    return settings, values["shortcuts"] == "true", rest
+    own |= {name: methods_of(name, own[name]) for name in ("methods", "saliency")}
+    own |= {"seeds": read_names(own["seeds"]), "permuted": permuted[0] if permuted else None}
+    return own | {"seed": own.pop("bootstrap_seed")}, rest
 
 
 def methods_of(name: str, text: str) -> tuple[str, ...]:
@@ -114,3 +102,27 @@ def methods_of(name: str, text: str) -> tuple[str, ...]:
         every = ", ".join(known)
         raise ConfigError(f"{name} must be none, all, or of {every}, got {unknown or 'nothing'}")
     return methods
+
+
+def shortcuts(checkpoints: Sequence[Path], overrides: Sequence[str], as_json: bool = False) -> None:
+    """Test checkpoints on the test set of their own data, or of other data by overrides."""
+    results: dict[str, Shortcuts] = {}
+    for path in checkpoints:
+        with redirect_stdout(sys.stderr if as_json else sys.stdout):  # its notes are not JSON
+            images = open_checkpoint(path, overrides)
+        images.data.split = images.splits["test"]
+        net = images.checkpoint.build_net().to(find_device("auto"))
+        folder = prepare_folder(images.run_dir or home(path))
+        result = results[str(path)] = find_own(images, net, "test", draws=images.config.draws)
+        write_json(result.to_json(), folder / "shortcuts.json")
+        if not as_json:
+            show(*shortcut_lines(result, str(path)))
+    gists = [f"{path}: {write_gist(result)}" for path, result in results.items()]
+    values = {path: result.to_json() for path, result in results.items()}
+    present(values, as_json, *(gists if len(gists) > 1 else ()))
+
+
+def find_own(images: Opened, net: XrayNet, subset: str, *, draws: int, seed: int = 0) -> Shortcuts:
+    """Shortcuts of a checkpoint's network, on a device."""
+    tests = find_shortcuts(net, images.data, subset, draws=draws, seed=seed)
+    return replace(tests, weights_sha256=images.checkpoint.weights_sha256)

@@ -1,23 +1,13 @@
 """The main job of training: settings in, a finished run folder out."""
 
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
 
-from xray_lightning.checkpoint import Checkpoint
-from xray_lightning.cli.build import (
-    data_from,
-    describe_run,
-    panel_from,
-    prepare_process,
-    progress,
-    record_run,
-    run_callbacks,
-    task_from,
-    trainer_from,
-)
-from xray_lightning.cli.config import in_sweep
+from xray_lightning.checkpoint import Checkpoint, describe_model
+from xray_lightning.cli import build
+from xray_lightning.cli.config import in_sweep, to_container
 from xray_lightning.cli.report import closing_report
 from xray_lightning.cli.settings import Settings, point_settings, require_settings
 from xray_lightning.data.source import Source
@@ -38,34 +28,31 @@ def fit(
     """Train, keep the best checkpoint by validation AUROC, evaluate it on validation and test."""
     quieten()
     require_settings(config)
-    resources = prepare_process(config)
+    resources = build.prepare_process(config)
     run = Path(config.run_dir)
-    data = data_from(config, source, workers=resources.workers)
+    data = build.data_from(config, source, workers=resources.workers)
     if last is not None:
         require_same_split(last, data)
-    task = task_from(config, data)
-    task.description = describe_run(config, data, task.net, resources)
-    panel = panel_from(config, data.labels)
-    callbacks = run_callbacks(config, run, task.net)
-    trainer = trainer_from(config, callbacks)
+    task = build.task_from(config, data)
+    task.description = describe_model(task.net, data, to_container(config) | resources._asdict())
+    panel = build.panel_from(config, data.labels)
+    callbacks = build.run_callbacks(config, run, task.net)
+    trainer = build.trainer_from(config, callbacks)
     require_own_processes(trainer)
     data.require_images(trainer.world_size)
     if trainer.is_global_zero:
         (run / "metrics.json").unlink(missing_ok=True)  # of a finished run that is taken further
-        record_run(task.description.config, data, trainer, prepare_folder(run))
+        build.record_run(task.description.config, data, trainer, prepare_folder(run))
         draw_data(data, run)
-
-    def write_page(summaries: Mapping[str, Summary]) -> None:
-        closing_report(config, data.source, data.split, summaries, run)
-
+    page = partial(closing_report, config, data.source, data.split, folder=run)
     finished = finish_run(
         train(task, data, run, trainer=trainer, resume=last),
         task,
         data,
-        trainer_from(config, progress(), fit=False),
-        heat_maps=[each for each in callbacks if isinstance(each, HeatMaps)],
+        build.trainer_from(config, build.progress(), fit=False),
+        heat_maps=[callback for callback in callbacks if isinstance(callback, HeatMaps)],
         panel=panel,
-        write_page=write_page if config.report else None,
+        write_page=page if config.report else None,
         **point_settings(config),
     )
     show_run(finished)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import textwrap
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -122,15 +123,26 @@ def list_choices(what: str) -> dict[str, str]:
     if what == "heads":
         from xray_lightning.models.heads import HEADS
 
-        return {name: str(head.__doc__).strip().split("\n")[0] for name, head in HEADS.items()}
+        return {name: first_sentence(str(head.__doc__)) for name, head in HEADS.items()}
     return METRICS if what == "metrics" else METHODS
 
 
 def read_comment(path: Path) -> str:
-    """The first comment of a file that is not an instruction to Hydra."""
+    """The first sentence of the comment that a file begins with, after instructions to Hydra."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    comments = [line.split("#", 1)[1].strip() for line in lines if "#" in line]
-    return next((text for text in comments if not text.startswith("@")), "")
+    comments = [line.partition("#")[2].strip() for line in lines if "#" in line]
+    return first_sentence("\n".join(text for text in comments if not text.startswith("@")))
+
+
+def first_sentence(text: str) -> str:
+    """Without references such as :func:`name`.
+
+    >>> first_sentence("Mean over space, then one layer, see :func:`mean`. More.")
+    'Mean over space, then one layer.'
+    """
+    sentence = re.split(r"(?<=[a-z0-9)%`])\.\s", text.strip().partition("\n\n")[0] + " ")[0]
+    plain = re.sub(r",? see :\w+:`[^`]*`|:\w+:`~?([^`]*)`", r"\1", " ".join(sentence.split()))
+    return plain.rstrip(".") + "."
 
 
 def show_settings() -> None:

@@ -5,16 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, require_labels
+from xray_lightning.cli import settings
 from xray_lightning.cli.build import data_from, prepare_process
-from xray_lightning.cli.config import (
-    change_settings,
-    choose_labels,
-    read_boolean,
-    require_trusted,
-    split_run_dir,
-    take_own,
-)
-from xray_lightning.cli.settings import Settings, find_checkpoint, require_changes, require_settings
+from xray_lightning.cli.config import change_settings, require_trusted, split_run_dir
+from xray_lightning.cli.request import choose_labels, take_own
+from xray_lightning.cli.settings import OPENING, Settings
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split
 from xray_lightning.data.source import usage_notes
@@ -44,12 +39,11 @@ ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # whatever it was tr
 class Opened:
     """A checkpoint and the images it is to be looked at on."""
 
-    checkpoint: Checkpoint  # with its description
+    checkpoint: Checkpoint
     config: Settings  # its own, with overrides
     data: XrayDataModule  # of that configuration
-    # of the images to score ("test"), and of those kept apart ("test_seen")
-    splits: dict[str, Split]
-    overlap: str | None  # what the user chose for patients it learned from
+    splits: dict[str, Split]  # of the images to score ("test"), and those kept apart ("test_seen")
+    overlap: str  # what the user chose for patients it learned from
     run_dir: Path | None  # the folder the user named
     labels: str = ""  # those the user chose: "shared", or a list
 
@@ -77,21 +71,18 @@ class Opened:
 def open_checkpoint(place: Path, overrides: Sequence[str]) -> Opened:
     """A checkpoint with the data of its run, or other data by overrides; says what is unlike.
 
-    Args:
-        place: a checkpoint, or a run folder: its best.
-        overrides: settings of the evaluation.
+    ``place`` may be a run folder: its best.
     """
     quieten()
-    loaded = load_checkpoint(find_checkpoint(place))
+    loaded = load_checkpoint(settings.find_checkpoint(place))
     values, run_dir = split_run_dir(overrides)
-    names = {"overlap": "", "images": "test", "labels": "", "trust": "false"}
-    own, values = take_own(values, names)
+    own, values = take_own(values, OPENING)
     description = loaded.description
-    loaded = replace(loaded, trust=read_boolean("trust", own["trust"]))
+    loaded = replace(loaded, trust=own["trust"])
     if not loaded.trust:
         require_trusted(description.config, loaded.path)
     config = read_settings(loaded, values)
-    require_settings(config)
+    settings.require_settings(config)
     workers = prepare_process(config).workers
     require_prior(config.prior)
     data = data_from(config, workers=workers)
@@ -100,15 +91,12 @@ def open_checkpoint(place: Path, overrides: Sequence[str]) -> Opened:
     require_labels(description, data.labels, str(loaded.path))
     notes = [*usage_notes(data.source), *data.split.notes]
     if len(data.labels) < len(description.labels):
-        scored = ", ".join(data.labels)
-        notes.append(
-            f"data has {len(data.labels)} of the {len(description.labels)} labels: {scored}"
-        )
+        few, many = len(data.labels), len(description.labels)
+        notes.append(f"data has {few} of the {many} labels: {', '.join(data.labels)}")
     take_images(data, own["images"])
-    overlap = own["overlap"] or None
-    splits, note = choose_test_images(description, data, overlap)
+    splits, note = choose_test_images(description, data, own["overlap"] or None)
     show(*(f"note: {text}" for text in (*notes, note) if text))
-    return Opened(loaded, config, data, splits, overlap, run_dir, own["labels"])
+    return Opened(loaded, config, data, splits, own["overlap"], run_dir, own["labels"])
 
 
 def read_settings(checkpoint: Checkpoint, overrides: Sequence[str]) -> Settings:
@@ -118,14 +106,13 @@ def read_settings(checkpoint: Checkpoint, overrides: Sequence[str]) -> Settings:
         raise CheckpointError(f"{checkpoint.path} holds no configuration: train.py did not make it")
     if missing := [key for key in NEEDED if key not in description.config]:
         raise CheckpointError(f"{checkpoint.path}: config.{missing[0]} is missing")
-    require_changes(overrides)
+    settings.require_changes(overrides)
     trainer = {**description.config["trainer"], **ALONE}
     config = change_settings({**ADDED, **description.config, "trainer": trainer}, overrides)
     for name, value in description.preprocessing.items():
         if config[name] != value:
-            raise ConfigError(
-                f"{name}={config[name]}: the checkpoint was trained with {name}={value}"
-            )
+            now = f"{name}={config[name]}"
+            raise ConfigError(f"{now}: the checkpoint was trained with {name}={value}")
     return config
 
 

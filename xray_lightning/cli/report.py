@@ -9,14 +9,13 @@ from typing import Any
 from xray_lightning.audit.run import Audit, audit_split
 from xray_lightning.cli.audit import read_exposures
 from xray_lightning.cli.config import explain_error, make, read_config, require_trusted
+from xray_lightning.cli.request import present
 from xray_lightning.cli.settings import Settings
 from xray_lightning.data.partition import Split, split_source
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.errors import ConfigError
 from xray_lightning.report.run import Run, read_run
 from xray_lightning.report.run_page import write_report
-from xray_lightning.report.terminal import show
-from xray_lightning.writing import json_text
 
 LOG = logging.getLogger(__name__)
 DRAWS = 100  # of the audit, which xray audit does with more
@@ -26,13 +25,10 @@ def report(folder: Path, as_json: bool = False, trust: bool = False) -> None:
     """Write report.html and report.json of a finished run; see ``xray report --help``."""
     run = read_run(folder)
     values = write_report(run, *audit_again(run, trust))
-    if as_json:
-        print(json_text(values))
-        return
-    show(*values["summary"], *(f"warning: {text}" for text in values["warnings"]))
+    lines = [*values["summary"], *(f"warning: {text}" for text in values["warnings"])]
     if values["audit_missing"]:
-        show(f"note: the split was not audited: {values['audit_missing']}")
-    show(f"written: {folder / 'report.html'} and report.json")
+        lines.append(f"note: the split was not audited: {values['audit_missing']}")
+    present(values, as_json, *lines, f"written: {folder / 'report.html'} and report.json")
 
 
 def closing_report(
@@ -65,10 +61,8 @@ def audit_again(run: Run, trust: bool = False) -> tuple[Audit | None, str]:
         return None, f"its data set is not at hand ({message})"
     before = run.environment["split"]["fingerprint"]
     if split.fingerprint != before:
-        return None, (
-            f"the data set changed: its split was [{before}], the settings now give "
-            f"[{split.fingerprint}]"
-        )
+        now = f"the settings now give [{split.fingerprint}]"
+        return None, f"the data set changed: its split was [{before}], {now}"
     return audit_run(config, source, split, run), ""
 
 

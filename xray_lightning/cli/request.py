@@ -1,26 +1,29 @@
 """What a command line asks for: files, settings, a folder, and how to print."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xray_lightning.errors import ConfigError
+from xray_lightning.writing import json_text, write_json
 
 SETTING = re.compile(r"[+~]*[\w.@]+(/\w+)?=")  # hydra/launcher= too; a path with = stands first
 SWITCHES = ("rename", "test", "trust")  # flags of earlier versions that took no value
-LEAST = {"frame": 0, "seed": 0}  # of whole numbers; 1 of the others
+LEAST = {"frame": 0, "seed": 0, "bootstrap_seed": 0, "positives": 2}  # 1 of other whole numbers
+Own = dict[str, Any]  # settings as plain values
+Facts = Mapping[str, Any]  # of a JSON file
 
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of a verb."""
+    """The arguments of a verb: files, settings ``key=value``, ``--out`` and ``--json``."""
 
-    files: tuple[str, ...]  # those its usage names, as given
-    settings: tuple[str, ...] = ()  # ``key=value``, in their order
-    out: Path | None = None  # the folder of ``--out``
-    as_json: bool = False  # whether to print JSON only
+    files: tuple[str, ...]
+    settings: tuple[str, ...] = ()
+    out: Path | None = None
+    as_json: bool = False
 
     @property
     def overrides(self) -> list[str]:
@@ -38,41 +41,83 @@ class Request:
             raise ConfigError("name the folder for the results: --out DIR")
         return self.out
 
-    def read(self, **defaults: Any) -> dict[str, Any]:
-        """The settings of a verb that has no configuration, each of the type of its default.
+    def read(self, **defaults: Any) -> Own:
+        """The settings of a verb that has no configuration, see :func:`take_own`."""
+        chosen, rest = take_own(self.settings, defaults)
+        if rest:
+            from xray_lightning.cli.settings import describe_unknown
 
-        Args:
-            defaults: an int, a bool, a text, or None for a whole number that may be left out.
-
-        Raises:
-            ConfigError: a key that it does not have, or a value of another type.
-        """
-        chosen = dict(defaults)
-        for text in self.settings:
-            key, _, given = text.partition("=")
-            if key not in defaults:
-                from xray_lightning.cli.settings import describe_unknown
-
-                raise (
-                    describe_unknown(key, defaults)
-                    if defaults
-                    else ConfigError(f"no setting {key} here")
-                )
-            chosen[key] = read_value(key, given, defaults[key])
+            key = rest[0].partition("=")[0]
+            message = ConfigError(f"no setting {key} here")
+            raise describe_unknown(key, defaults) if defaults else message
         return chosen
 
 
-def read_value(name: str, text: str, default: Any) -> Any:
-    """A setting as its default is: true or false, a whole number, or text."""
-    from xray_lightning.cli.config import read_boolean, read_integer
+def take_own(overrides: Iterable[str], own: Mapping[str, Any]) -> tuple[Own, list[str]]:
+    """A verb's own settings, each of the kind of its default, and what is left for Hydra.
 
-    if isinstance(default, str):
-        return text
-    if isinstance(default, bool):
-        return read_boolean(name, text)
-    if default is None and text == "null":
-        return None
-    return read_integer(name, text, LEAST.get(name, 1))
+    Defaults are a text, an int, a bool, None for a whole number that may be left out, or a tuple of
+    the words that are allowed, the first of them unless given.
+
+    >>> take_own(["draws=50", "data=nih"], {"draws": 2000, "subset": ("test", "val")})
+    ({'draws': 50, 'subset': 'test'}, ['data=nih'])
+    """
+    chosen = {key: low[0] if isinstance(low, tuple) else low for key, low in own.items()}
+    rest = []
+    for text in overrides:
+        key, _, given = text.partition("=")
+        if key in own:
+            chosen[key] = read_setting(key, given, own[key])
+        else:
+            rest.append(text)
+    return chosen, rest
+
+
+def read_setting(name: str, text: str, default: Any) -> Any:
+    """A setting as its default is."""
+    words = ("true", "false") if isinstance(default, bool) else default
+    if isinstance(words, tuple):
+        if text not in words:
+            allowed = " or ".join(filter(None, words))
+            raise ConfigError(f"{name} must be {allowed}, got {text!r}")
+        return text == "true" if isinstance(default, bool) else text
+    if isinstance(default, str) or (default is None and text == "null"):
+        return default if default is None else text
+    least = LEAST.get(name, 1)
+    if not text.isdecimal() or int(text) < least:
+        raise ConfigError(f"{name} must be an integer of at least {least}, got {text!r}")
+    return int(text)
+
+
+def read_names(text: str) -> tuple[str, ...]:
+    """The items of a list, ``a,b`` or ``[a,b]``, each once.
+
+    >>> read_names("[cam, gradcam]")
+    ('cam', 'gradcam')
+    """
+    items = (item.strip() for item in text.strip("[]").split(","))
+    return tuple(dict.fromkeys(item for item in items if item))
+
+
+def choose_labels(text: str, *sides: Sequence[str]) -> tuple[str, ...]:
+    """The labels that ``labels=`` names: a list, or ``shared`` for those that all sides have."""
+    shared = [label for label in sides[0] if all(label in side for side in sides)]
+    labels = shared if text == "shared" else read_names(text)
+    if not labels or not set(labels) <= set(shared):
+        raise ConfigError(f"labels={text}: these are shared: {', '.join(shared) or 'none'}")
+    return tuple(labels)
+
+
+def present(values: Facts, as_json: bool, *lines: object, path: Path | None = None) -> None:
+    """A result, into a file if it is named: as JSON, or as tables and lines."""
+    from xray_lightning.report.terminal import show
+
+    if path is not None:
+        write_json(values, path)
+    if as_json:
+        print(json_text(values))
+    else:
+        show(*lines)
 
 
 def read_request(
@@ -80,11 +125,7 @@ def read_request(
 ) -> Request:
     """Files and settings told apart: as many files as the usage names come first.
 
-    Args:
-        usage: "FIRST SECOND"; a last word "PATH..." means one or more.
-        arguments: as typed, without ``--json`` and ``--out``.
-        out: the folder of ``--out``.
-        as_json: whether to print JSON only.
+    A last word "PATH..." of the usage means one or more; flags ``--json`` and ``--out`` are apart.
 
     >>> read_request("FIRST SECOND", ["a/loss=bce", "b", "--draws", "50"])
     Request(files=('a/loss=bce', 'b'), settings=('draws=50',), out=None, as_json=False)
@@ -116,14 +157,14 @@ def as_settings(arguments: Sequence[str]) -> list[str]:
     """
     settings, rest = [], iter(arguments)
     for text in rest:
-        if not text.startswith("--"):
-            settings.append(text)
-            continue
-        name, given, value = text[2:].partition("=")
-        name = name.replace("-", "_")
-        if name in SWITCHES and not given:
-            value = "true"
-        elif not given and (value := next(rest, "")) == "":
-            raise ConfigError(f"{text} needs a value: {name}=VALUE")
-        settings.append(f"{name}={value}")
+        name, given, value = text.removeprefix("--").partition("=")
+        if text.startswith("--"):
+            name = name.replace("-", "_")
+            if not given:
+                value = "true" if name in SWITCHES else next(rest, "--")
+            if value.startswith("--"):
+                flags = "--json, --out DIR and --help"
+                raise ConfigError(f"{text} is not a flag: {flags} are, a setting is {name}=VALUE")
+            text = f"{name}={value}"
+        settings.append(text)
     return settings

@@ -10,19 +10,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint
+from xray_lightning.cli import config as configs
 from xray_lightning.cli.build import reusable
-from xray_lightning.cli.config import (
-    change_settings,
-    explain_error,
-    in_sweep,
-    read_boolean,
-    read_config,
-    require_trusted,
-    take_own,
-    to_container,
-)
+from xray_lightning.cli.config import read_config
 from xray_lightning.cli.failures import STOPPED_BY
 from xray_lightning.cli.fit import fit
+from xray_lightning.cli.request import take_own
 from xray_lightning.cli.settings import require_known_keys
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
@@ -60,7 +53,7 @@ def sweep_run(config: DictConfig) -> float | None:
     except Exception as error:  # whatever it is, the other runs go on
         if STOPPED_BY:
             raise
-        message = explain_error(error)
+        message = configs.explain_error(error)
         LOG.error("failed: %s", message or error, exc_info=message is None)
         facts = {"overrides": list(HydraConfig.get().overrides.task), "seed": config.seed}
         text = message or f"{type(error).__name__}: {error}"
@@ -107,7 +100,7 @@ def hint_at_stop(run: Path, training: Callable[[], float | None]) -> float | Non
 
 def read_finished(run: Path) -> float | None:
     """The score of a finished run in a sweep; its log stays as it is."""
-    if not in_sweep():
+    if not configs.in_sweep():
         raise ConfigError(f"{run} holds a run already: resume={run} continues it, or name another")
     metrics = read_json(run / "metrics.json")
     mean: float | None = metrics["val"]["auroc"]["mean"]
@@ -125,7 +118,7 @@ def resume_run(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpo
     checkpoint = load_checkpoint(last) if later or last.is_file() else None
     if checkpoint:
         load_checkpoint(run / "checkpoints" / "best.ckpt")  # now, not at the end of the training
-    own, changes = take_own(overrides, {"resume": "", "trust": "false"})
+    own, changes = take_own(overrides, {"resume": "", "trust": False})
     for change in changes:
         if not change.startswith(("trainer.", *(f"{key}=" for key in MOVABLE))):
             raise ConfigError(
@@ -133,30 +126,25 @@ def resume_run(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpo
                 f"epochs) and {', '.join(MOVABLE)} may change"
             )
     plain = {**read_config(run / "config.yaml"), "run_dir": str(run)}
-    if not read_boolean("trust", own["trust"]):
-        require_trusted(plain, run / "config.yaml")
-    merged = change_settings(plain, changes)
+    if not own["trust"]:
+        configs.require_trusted(plain, run / "config.yaml")
+    merged = configs.change_settings(plain, changes)
     if checkpoint is None and first_process():  # the others find what this one writes
-        clear(run)
+        for name in LEFTOVERS:  # what a new start would add to instead of replacing it
+            (run / name).unlink(missing_ok=True)
+        shutil.rmtree(run / "tensorboard", ignore_errors=True)
     LOG.info("resuming %s%s", run, "" if checkpoint else ": no epoch was finished, it starts anew")
     return merged, checkpoint
 
 
-def clear(run: Path) -> None:
-    """Remove what a new start would add to instead of replacing it."""
-    for name in LEFTOVERS:
-        (run / name).unlink(missing_ok=True)
-    shutil.rmtree(run / "tensorboard", ignore_errors=True)
-
-
 def require_same_settings(config: DictConfig, run: Path) -> None:
     """Never take another run's result, or go on with another run's weights."""
-    ours = OmegaConf.to_container(reusable(to_container(config)))
-    both = [dict(entries_of(values)) for values in (ours, read_config(run / "config.yaml"))]
-    now, then = ({k: v for k, v in each.items() if not isinstance(v, dict)} for each in both)
-    keys = [
-        key for key in sorted(now.keys() | then.keys()) if key.split(".")[0] not in SURROUNDINGS
-    ]
+    ours = OmegaConf.to_container(reusable(configs.to_container(config)))
+    now, then = (
+        {k: v for k, v in entries_of(values) if not isinstance(v, dict)}
+        for values in (ours, read_config(run / "config.yaml"))
+    )
+    keys = [k for k in sorted(now.keys() | then.keys()) if k.split(".")[0] not in SURROUNDINGS]
     changed = [key for key in keys if now.get(key) != then.get(key)]
     if changed:
         shown = ", ".join(f"{key}={then.get(key)} (now {now.get(key)})" for key in changed[:3])

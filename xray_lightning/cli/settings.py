@@ -14,6 +14,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from xray_lightning.cli.request import Own, read_setting
 from xray_lightning.errors import CheckpointError, ConfigError, DataNotFoundError, require_integer
 from xray_lightning.processes import slurm_step
 
@@ -32,26 +33,25 @@ CHANGEABLE = (
     *("tta", "draws", "prior"),
     *("image_size", "clahe"),  # refused with the value the checkpoint needs
 )
-EXPLAIN = {  # of xray explain, with their defaults
-    "subset": "test",
+EXPLAIN: Own = {  # of xray explain, with their defaults
+    "subset": ("test", "val"),
     "methods": "cam,gradcam,gradcam++,layercam,gradient",  # scored against boxes; none: left out
     "saliency": "cam,gradient",  # put to the saliency tests; none: left out
     "label": "",  # the finding of the saliency tests; the one the network knows best unless named
-    "positives": "48",  # images of the saliency tests, at most
+    "positives": 48,  # images of the saliency tests, at most
     "seeds": "",  # checkpoints trained from other seeds
     "permuted": "",  # a checkpoint trained with permute_labels=true
-    "shortcuts": "true",
-    "draws": "1000",
-    "bootstrap_seed": "0",
+    "shortcuts": True,
+    "draws": 1000,
+    "bootstrap_seed": 0,
 }
-OPENING = {  # of every verb that opens a checkpoint, and what they may be
-    "overlap": ("exclude", "report"),
+OPENING: Own = {  # of every verb that opens a checkpoint
+    "overlap": ("", "exclude", "report"),
     "images": ("test", "all"),
-    "trust": ("true", "false"),
-    "tta": ("none", "flip"),
-    "subset": ("val", "test"),
-    "shortcuts": ("true", "false"),
+    "labels": "",
+    "trust": False,
 }
+CHECKED = {**EXPLAIN, **OPENING, "tta": ("none", "flip")}  # before torch
 
 
 def find_conf() -> Path:
@@ -60,9 +60,8 @@ def find_conf() -> Path:
     for place in (package / "conf", package.parent / "conf"):
         if (place / "train.yaml").is_file():
             return place
-    raise DataNotFoundError(
-        f"no conf/train.yaml in {package} or beside it: install the package again"
-    )
+    missing = f"no conf/train.yaml in {package} or beside it"
+    raise DataNotFoundError(f"{missing}: install the package again")
 
 
 def name_run(resume: str | None, *names: str, now: datetime | None = None) -> str:
@@ -95,9 +94,8 @@ def require_settings(config: Settings) -> None:
             require_integer(name.replace("trainer.max_", ""), value, low)
     devices = config.trainer.devices
     if devices in (0, "0", "") or (isinstance(devices, int) and devices < -1):
-        raise ConfigError(
-            f"trainer.devices must be at least 1, or -1 for every GPU, got {devices!r}"
-        )
+        message = "trainer.devices must be at least 1, or -1 for every GPU"
+        raise ConfigError(f"{message}, got {devices!r}")
     usual = read_known_keys()
     point, method = config.operating_point, config.calibration
     if (point, method) == (usual["operating_point"], usual[""]["calibration"]):
@@ -120,17 +118,16 @@ def require_openable(
         if not Path(name).exists() and not set(name) & set("*?["):  # a pattern is looked up later
             raise DataNotFoundError(f"{name}: no such file or folder")
     pairs = {key: value for key, _, value in (text.partition("=") for text in overrides)}
-    require_changes(
-        [key for key in pairs if key not in {*EXPLAIN, *OPENING, "labels", "hydra.run.dir"}]
-    )
+    known = {*EXPLAIN, *OPENING, "hydra.run.dir"}
+    require_changes([key for key in pairs if key not in known])
     for key, value in pairs.items():
-        if value not in OPENING.get(key, (value,)):
-            raise ConfigError(f"{key} must be {' or '.join(OPENING[key])}, got {value!r}")
+        if isinstance(CHECKED.get(key), tuple | bool):
+            read_setting(key, value, CHECKED[key])
         if key in LEAST and value != "null" and not value.isdecimal():
             require_integer(key, value, LEAST[key])
 
 
-def point_settings(config: Settings) -> dict[str, Any]:
+def point_settings(config: Settings) -> Own:
     """How operating points are fitted, see :func:`~.evaluation.evaluate.fit_operating_points`."""
     point = {"rule": config.operating_point.rule, "value": config.operating_point.value}
     return point | {"calibration": config.calibration, "draws": config.draws}
@@ -154,8 +151,12 @@ def find_checkpoints(names: Sequence[str]) -> list[Path]:
 def require_changes(overrides: Sequence[str]) -> None:
     """Refuse, by a ConfigError, what would not change an evaluation."""
     for text in overrides:
-        if text.partition("=")[0].split(".")[0] not in CHANGEABLE:
-            raise ConfigError(f"{text}: an evaluation can change only {', '.join(CHANGEABLE)}")
+        key = text.partition("=")[0]
+        if key.split(".")[0] not in CHANGEABLE:
+            near = get_close_matches(key, {*CHANGEABLE, *OPENING, *EXPLAIN}, 1, cutoff=0.7)
+            hint = f"; {near[0]}?" if near else ""
+            allowed = ", ".join(CHANGEABLE)
+            raise ConfigError(f"{text}: an evaluation can change only {allowed}{hint}")
 
 
 # --- keys that no setting has ---------------------------------------------------------------
@@ -166,24 +167,26 @@ def require_known_keys(config: Settings, *, below: bool = True) -> None:
 
     An object may get any argument of its constructor; callbacks and loggers of any name may be
     added; a setting whose value is itself a mapping (``model.head_options``) may hold anything.
-
-    Args:
-        config: all settings.
-        below: whether keys below the top are looked at too.
+    With ``below`` the keys below the top are looked at too.
     """
     plain = {str(k): v for k, v in OmegaConf.to_container(config).items() if k != "hydra"}  # type: ignore[union-attr]
     if strange := list(_find_unknown_keys(plain if below else dict.fromkeys(plain))):
         place = strange[0].rpartition(".")[0]
         target = OmegaConf.select(config, f"{place}._target_") if place else None
         more = _list_parameters(target, set()) if target else ()
-        raise describe_unknown(
-            strange[0], {*list_keys(plain), *(f"{place}.{name}" for name in more)}
-        )
+        here = (f"{place}.{name}" for name in more)
+        error = describe_unknown(strange[0], {*list_keys(plain), *here})
+        reason = "; an experiment that sets it, such as smoke, has a data set of its own"
+        raise ConfigError(f"{error}{reason}") if place == "data" else error
     optional = {"epochs", "weights", "trust"}  # other keys refer to two, the third is not saved
-    if missing := sorted(set(read_known_keys()[""]) - optional - set(plain)):
+    usual = read_known_keys()[""]
+    if missing := sorted(set(usual) - optional - set(plain)):
+        key = missing[0]
+        group = (find_conf() / key).is_dir()
+        example = f"a file of conf/{key}/" if group else f"such as {usual[key]!r:.60}"
         raise ConfigError(
-            f"the setting {missing[0]} is missing: it was deleted, or the configuration is of an "
-            f"older version; give {missing[0]}=, as conf/train.yaml does"
+            f"the setting {key} is missing: it was deleted, or the configuration is of an older "
+            f"version; give {key}=, {example}"
         )
 
 
@@ -239,9 +242,9 @@ def _list_parameters(target: str, wanted: set[str]) -> set[str]:
 
 
 @cache
-def read_known_keys() -> dict[str, dict[str, Any]]:
+def read_known_keys() -> dict[str, Own]:
     """Keys and values of each node of ``conf/``, by its target or its place; "" is the top."""
-    known: dict[str, dict[str, Any]] = {}
+    known: dict[str, Own] = {}
 
     def collect(node: Mapping[str, Any], place: str) -> None:
         here = known.setdefault(str(node.get("_target_", place)), {})

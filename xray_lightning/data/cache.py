@@ -51,7 +51,7 @@ from xray_lightning.errors import (
 )
 from xray_lightning.progress import Report, show_progress
 from xray_lightning.records import Record
-from xray_lightning.writing import open_replacing, read_json, write_json
+from xray_lightning.writing import Json, open_replacing, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +233,7 @@ def checksum(row: int, image: npt.NDArray[np.uint8], size: Sequence[int]) -> int
     return zlib.crc32(image.tobytes(), zlib.crc32(struct.pack("<3q", row, *size)))
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
+def read_manifest(folder: Path) -> Json | None:
     """The manifest of a cache folder as stored, None if it has none yet."""
     try:
         return read_json(folder / MANIFEST)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -26,7 +25,7 @@ from xray_lightning.data.source import require_directory
 from xray_lightning.data.tables import read_table
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, InvalidImageError
 from xray_lightning.folders import lock_folder
-from xray_lightning.writing import open_replacing, write_table
+from xray_lightning.writing import Json, open_replacing, write_table
 
 NAMES = "names.csv"
 HEADER = ("file", *COLUMNS, "png_bits")
@@ -55,12 +54,12 @@ class Conversion:
     notes: str = ""  # the reader's remarks on all the files, one line
     failures: Mapping[str, str] = field(default_factory=dict)  # file to reason
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """As plain values."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, plain: dict[str, Any]) -> "Conversion":
+    def from_json(cls, plain: Json) -> "Conversion":
         """What ``to_json`` gave."""
         return cls(**plain)
 

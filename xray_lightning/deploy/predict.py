@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from xray_lightning.data.decoding import single_threaded_opencv
 from xray_lightning.data.dicom import tally
@@ -18,7 +18,7 @@ from xray_lightning.deploy.classifier import Classifier, FileScores
 from xray_lightning.errors import ConfigError, OutputError, TableError
 from xray_lightning.evaluation.predictions import SCORE
 from xray_lightning.folders import lock_folder
-from xray_lightning.results import Result
+from xray_lightning.results import Json, Result
 from xray_lightning.writing import (
     for_spreadsheet,
     from_spreadsheet,
@@ -207,7 +207,7 @@ def _read_repaired(path: Path, header: Sequence[str]) -> list[list[str]]:
     return rows[1:]
 
 
-def _identity(classifier: Classifier) -> dict[str, Any]:
+def _identity(classifier: Classifier) -> Json:
     """What decides the scores, as plain values; of a checkpoint the digest of its file."""
     if classifier.checkpoint is None:
         raise ConfigError("predict_files needs a classifier of a checkpoint: load_classifier(PATH)")
@@ -223,7 +223,7 @@ def _identity(classifier: Classifier) -> dict[str, Any]:
     }
 
 
-def _require_same(folder: Path, identity: dict[str, Any]) -> None:
+def _require_same(folder: Path, identity: Json) -> None:
     """Write predict.json, or refuse a folder with scores of another checkpoint or reader."""
     path = folder / "predict.json"
     if not path.is_file():

@@ -15,7 +15,7 @@ from xray_lightning.evaluation.folds import find_pooled, read_data_title
 from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.evaluation.sweep import FINISHED, read_runs
 from xray_lightning.metrics.compare import Difference, compare_aurocs
-from xray_lightning.results import Result
+from xray_lightning.results import Json, Result
 
 TABLE = "predictions_test.csv"
 
@@ -72,7 +72,7 @@ class Comparison(Result):
             f"{mean.detectable:.4f} or more in 80 % of cases"
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Plain values of compare.json."""
         return {**super().to_json(), "verdict": self.verdict}
 

@@ -26,7 +26,7 @@ from xray_lightning.metrics.subgroups import (
     measure_underdiagnosis,
 )
 from xray_lightning.records import Record, patients_known
-from xray_lightning.results import Result
+from xray_lightning.results import Json, Result
 
 MISSED_DRAWS = 500  # of missed disease, in each of 31 groups
 
@@ -76,7 +76,7 @@ class Evaluation(Result):
     underdiagnosis: list[Underdiagnosis]
     published: list[Published]  # results that these may stand beside
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Plain values of evaluation.json: metrics and origin are not nested."""
         values = super().to_json()
         metrics, origin = values.pop("metrics"), values.pop("origin")

@@ -13,7 +13,7 @@ from xray_lightning.evaluation.predictions import Predictions, read_own, write_p
 from xray_lightning.evaluation.sweep import SweepRun
 from xray_lightning.metrics.estimates import Metrics, estimate_metrics
 from xray_lightning.metrics.intervals import Estimate
-from xray_lightning.results import Result
+from xray_lightning.results import Json, Result
 from xray_lightning.writing import read_json, write_json
 
 POOLED = "pooled.json"
@@ -47,7 +47,7 @@ class CrossValidation(Result):
         rows = [(k, row.positives, row["auroc"], self.fold_auroc[k]) for k, row in labels]
         return [*rows, ("mean", None, self.metrics.mean["auroc"], self.fold_mean)]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Plain values of pooled.json: the metrics are not nested."""
         values = super().to_json()
         metrics = values.pop("metrics")

@@ -24,9 +24,9 @@ from xray_lightning.evaluation.evaluate import (
 from xray_lightning.evaluation.predictions import Predictions, require_scores
 from xray_lightning.metrics.auroc import auroc_per_label, defined_mean
 from xray_lightning.training.task import XrayTask
-from xray_lightning.writing import to_plain, write_json
+from xray_lightning.writing import Json, to_plain, write_json
 
-Summary = dict[str, Any]
+Summary = Json
 Scores = npt.NDArray[np.float32]
 ScoredShard = tuple[list[int], Scores]  # positions in the subset, and their scores (n, L)
 

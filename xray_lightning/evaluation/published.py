@@ -30,7 +30,7 @@ class Published(Result):
     labels: dict[str, float]  # AUROC of each finding, where published
 
 
-def published() -> list[Published]:
+def read_published() -> list[Published]:
     """All results of the package's table, best first within each split, the official one first."""
     rows = [Published.from_json(row) for row in _read("published.csv")]
     return sorted(rows, key=lambda row: (row.split != OFFICIAL, -row.mean))
@@ -56,7 +56,7 @@ def comparable(
     if incomparable(data, labels, split, subset, known=known, scored=scored):
         return []
     kind = OFFICIAL if split == OFFICIAL else OWN
-    return [row for row in published() if row.split == kind]
+    return [row for row in read_published() if row.split == kind]
 
 
 def incomparable(

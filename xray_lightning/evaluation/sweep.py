@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xray_lightning.errors import DataNotFoundError
-from xray_lightning.results import Result
+from xray_lightning.results import Json, Result
 from xray_lightning.writing import read_json, write_json, write_table
 
 MARKS = ("environment.json", "failure.json", "train.log")  # a folder with one of them is a run
@@ -74,7 +74,7 @@ class Leaderboard:
         """The first one; None if no validation AUROC is defined."""
         return None if self.groups[0].val.mean is None else self.groups[0]
 
-    def rows(self, *, all_tests: bool = False) -> list[dict[str, Any]]:
+    def rows(self, *, all_tests: bool = False) -> list[Json]:
         """Plain rows; test AUROCs of the chosen group only, unless all are asked for."""
         rows = []
         for rank, group in enumerate(self.groups, start=1):
@@ -114,7 +114,7 @@ class SweepComparison:
         """The runs that have no place in a leaderboard."""
         return [run for run in self.runs if run.state != FINISHED]
 
-    def to_json(self, *, all_tests: bool = False) -> dict[str, Any]:
+    def to_json(self, *, all_tests: bool = False) -> Json:
         """Plain values; test AUROCs of each chosen group only, unless all are asked for."""
         chosen = [board.chosen.runs for board in self.leaderboards if board.chosen]
         shown = {run.folder for runs in chosen for run in runs}
@@ -203,16 +203,14 @@ def read_runs(folder: Path) -> list[SweepRun]:
     return [_read_run(*files, shared) for files in zip(places, environments, failures, strict=True)]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Json:
     try:
         return read_json(path)
     except FileNotFoundError:  # not there yet, or gone: runs go on while they are read
         return {}
 
 
-def _read_run(
-    place: Path, environment: dict[str, Any], failure: dict[str, Any], shared: set[str]
-) -> SweepRun:
+def _read_run(place: Path, environment: Json, failure: Json, shared: set[str]) -> SweepRun:
     varied = [text for text in environment.get("overrides", ()) if text not in shared]
     settings = " ".join(text for text in varied if not text.startswith(("seed=", "sweep=")))
     state, message = (FAILED, failure["message"]) if failure else (UNFINISHED, "")
@@ -238,7 +236,7 @@ def _read_run(
     return _without_fold(run, environment) if split["name"] == "kfold" else run
 
 
-def _without_fold(run: SweepRun, environment: dict[str, Any]) -> SweepRun:
+def _without_fold(run: SweepRun, environment: Json) -> SweepRun:
     """A fold under what it shares with the others of its cross-validation."""
     split = dict(environment["split"]["settings"])
     fold, images = split.pop("fold"), sum(environment["split"]["images"].values())

@@ -171,10 +171,7 @@ def map_annotated(
     methods: Sequence[str],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, AnnotatedMaps]:
-    """Maps, boxes and, where the set has them, masks of each finding with boxes in a subset.
-
-    ``progress`` is told the maps made, and how many there will be.
-    """
+    """Maps, boxes and, where the set has them, masks of each finding with boxes in a subset."""
     places = find_boxed(data, subset)
     maps: dict[str, dict[str, list[Heat]]] = {label: {} for _, label in places}
     for number, method in enumerate(methods):

@@ -22,6 +22,7 @@ from xray_lightning.metrics.localisation import (
 from xray_lightning.results import Result
 
 MINIMUM = 10  # images and patients with boxes: with fewer no interval is given, and nothing tuned
+Drawn = Mapping[str, Floats]  # of each method, (1 + D, F): the sample's metrics and the draws'
 TOO_FEW = f"too few: fewer than {MINIMUM} images or patients, no interval"
 
 
@@ -60,6 +61,15 @@ class MapMetrics(Result):
 
 
 @dataclass(frozen=True)
+class MeanLocalisation(Result):
+    """Means over so many labels."""
+
+    labels: int
+    note: str
+    methods: dict[str, MapMetrics]
+
+
+@dataclass(frozen=True)
 class LabelLocalisation(Result):
     """One label; ``area`` is the mean share of the image of its place: what chance would get."""
 
@@ -70,15 +80,6 @@ class LabelLocalisation(Result):
     note: str
     methods: dict[str, MapMetrics]
     place: str = BOXES
-
-
-@dataclass(frozen=True)
-class MeanLocalisation(Result):
-    """Means over the labels."""
-
-    labels: int
-    note: str
-    methods: dict[str, MapMetrics]
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,7 @@ def tune_reference(
         for method, maps in {**annotated.maps, **controls}.items():
             large = (enlarge(heat, size, annotated.grids) for heat in maps)
             shares[label, method] = tune_threshold(large, annotated.boxes)
-    patients = (patient for annotated in validation.values() for patient in annotated.patients)
-    return Reference(shares, boxes, frozenset(patients))
+    return Reference(shares, boxes, frozenset(_patients(validation)))
 
 
 def evaluate_localisation(
@@ -157,14 +157,15 @@ def evaluate_localisation(
     """Metrics of every method beside the controls, per label and as the mean over the labels."""
     _require_scorable(scored, reference)
     boxes = {} if reference is None else reference.boxes
-    bootstraps = _bootstraps(scored, draws, seed)
+    bootstrap, first = PatientBootstrap(_patients(scored), draws, seed), 0  # of all labels
     labels, thresholds, drawn = {}, {}, {}
     for label, annotated in scored.items():
+        own = np.arange(first, first := first + len(annotated.boxes))
         controls = control_maps(annotated, size, _seeds(seed, label), sigma, boxes.get(label))
         maps = {**annotated.maps, **controls}
         thresholds[label] = {name: _threshold(reference, (label, name), threshold) for name in maps}
         sums = _sum_metrics(annotated, maps, thresholds[label], size, tolerance)
-        drawn[label] = {name: _draw(bootstraps[label], *pair) for name, pair in sums.items()}
+        drawn[label] = _draw(bootstrap.subset(own).compact(), sums)
         labels[label] = _of_label(annotated, size, drawn[label], sums)
     whose = ("scored images of other patients", "reference images")
     mean_box = {label: whose[label in boxes] for label in scored}
@@ -186,23 +187,13 @@ def _require_scorable(scored: Mapping[str, AnnotatedMaps], reference: Reference 
         )
 
 
-def _patients(scored: Mapping[str, AnnotatedMaps]) -> list[str]:
-    return [patient for annotated in scored.values() for patient in annotated.patients]
+def _patients(annotated: Mapping[str, AnnotatedMaps]) -> list[str]:
+    return [patient for maps in annotated.values() for patient in maps.patients]
 
 
 def _seeds(seed: int, label: str) -> list[int]:
     """Of a label's random maps: the same whatever other labels there are."""
     return [seed, *label.encode()]
-
-
-def _bootstraps(
-    scored: Mapping[str, AnnotatedMaps], draws: int, seed: int
-) -> dict[str, PatientBootstrap]:
-    """The draws of all patients, for the images of each label."""
-    bootstrap = PatientBootstrap(_patients(scored), draws, seed)
-    ends = np.cumsum([len(annotated.boxes) for annotated in scored.values()])
-    rows = np.split(np.arange(ends[-1]), ends[:-1])
-    return {label: bootstrap.subset(own).compact() for label, own in zip(scored, rows, strict=True)}
 
 
 def _threshold(
@@ -226,50 +217,37 @@ def _sum_metrics(
     regions, sums = annotated.regions(size), {}
     near = [widen(region, tolerance) for region in regions]
     for name, heats in maps.items():
-        large = (enlarge(heat, size, annotated.grids) for heat in heats)
-        rows = [
-            score_map(heat, region, boxes, shares=thresholds[name].shares, near=around)
-            for heat, region, boxes, around in zip(
-                large, regions, annotated.boxes, near, strict=True
-            )
-        ]
+        rows = []
+        for heat, region, boxes, around in zip(heats, regions, annotated.boxes, near, strict=True):
+            large, shares = enlarge(heat, size, annotated.grids), thresholds[name].shares
+            rows.append(score_map(large, region, boxes, shares=shares, near=around))
         sums[name] = np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
     return sums
 
 
-def _draw(bootstrap: PatientBootstrap, sums: Floats, weights: Floats) -> Floats:
+def _draw(bootstrap: PatientBootstrap, sums: Mapping[str, tuple[Floats, Floats]]) -> Drawn:
     """Every metric in the sample and in every draw, (1 + D, F); NaN where undefined."""
-    totals, counts = np.split(bootstrap.sums(np.column_stack([sums, weights])), 2, axis=1)
-    return divided(totals, counts)
+    columns = {name: bootstrap.sums(np.column_stack(pair)) for name, pair in sums.items()}
+    return {name: divided(*np.split(both, 2, axis=1)) for name, both in columns.items()}
 
 
 def _of_label(
-    annotated: AnnotatedMaps,
-    size: int,
-    drawn: Mapping[str, Floats],
-    sums: Mapping[str, tuple[Floats, Floats]],
+    annotated: AnnotatedMaps, size: int, drawn: Drawn, sums: Mapping[str, tuple[Floats, Floats]]
 ) -> LabelLocalisation:
     images, patients = len(annotated.boxes), len(set(annotated.patients))
     few = min(images, patients) < MINIMUM
     energy = METRICS.index(("energy",))
     dark = {name: int((weights[:, energy] == 0).sum()) for name, (_, weights) in sums.items()}
-    return LabelLocalisation(
-        images=images,
-        patients=patients,
-        boxes=sum(len(boxes) for boxes in annotated.boxes),
-        area=float(annotated.regions(size).mean()),
-        note=TOO_FEW if few else "",
-        methods={
-            name: MapMetrics.of(metrics, intervals=not few, without_energy=dark[name])
-            for name, metrics in drawn.items()
-        },
-        place=annotated.place,
-    )
+    boxes, area = sum(map(len, annotated.boxes)), float(annotated.regions(size).mean())
+    methods = {
+        name: MapMetrics.of(metrics, intervals=not few, without_energy=dark[name])
+        for name, metrics in drawn.items()
+    }
+    note, place = TOO_FEW if few else "", annotated.place
+    return LabelLocalisation(images, patients, boxes, area, note, methods, place)
 
 
-def _mean(
-    labels: Mapping[str, LabelLocalisation], drawn: Mapping[str, Mapping[str, Floats]]
-) -> MeanLocalisation:
+def _mean(labels: Mapping[str, LabelLocalisation], drawn: Mapping[str, Drawn]) -> MeanLocalisation:
     """Over the labels; a draw counts only if every label is defined in it."""
     few = [label for label, localisation in labels.items() if localisation.note]
     methods = {}

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ import torch
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, require_labels
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError, require_integer
+from xray_lightning.evaluation.evaluate import SplitName
 from xray_lightning.evaluation.predict import predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.published import PublishedBoxes, published_boxes
@@ -28,21 +28,13 @@ from xray_lightning.metrics.auroc import auroc_per_label
 from xray_lightning.metrics.intervals import Floats
 from xray_lightning.models.network import XrayNet
 from xray_lightning.progress import show_progress
-from xray_lightning.results import Result
+from xray_lightning.results import Json, Result
 from xray_lightning.training.task import XrayTask
 
 NO_BOX, NO_METHOD = "no image has a box", "no method was asked for"
 NO_FINDING = f"no finding with an AUROC on validation is on {FEWEST} patients; label= names one"
 SCORED = ("cam", "gradcam", "gradcam++", "layercam", "gradient")
 TESTED = ("cam", "gradient")
-
-
-@dataclass(frozen=True)
-class SplitName(Result):
-    """A split and its fingerprint."""
-
-    name: str
-    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,7 @@ class Explanation(Result):
     fingerprint: str
     images: int
     patients: int | None
-    auroc: dict[str, Any]
+    auroc: Json
     methods: list[str]
     localisation: Localisation | None = None
     localisation_missing: str = ""
@@ -71,7 +63,7 @@ class Explanation(Result):
     saliency_missing: str = ""
     overlays: dict[str, list[Overlay]] = field(default_factory=dict, compare=False, repr=False)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Plain values."""
         values = Result.to_json(replace(self, overlays={}))
         del values["overlays"]
@@ -114,47 +106,31 @@ def explain_checkpoint(
     Raises:
         CheckpointError, ConfigError: see :func:`require_explainable`.
     """
-    checkpoint = _open_checkpoint(checkpoint)
-    others, shuffled = require_explainable(
-        checkpoint, data, subset, (*methods, *saliency), label, seeds, permuted
-    )
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = load_checkpoint(Path(checkpoint))
+    tested = (*methods, *saliency)
+    others = require_explainable(checkpoint, data, subset, tested, label, seeds, permuted)
     _require_numbers(positives=(positives, 2), draws=(draws, 1), seed=(seed, 0))
     net = checkpoint.build_net()
     predictions = predict_subsets(net, data, trainer)
     annotated = _map_boxes(net, data, subset, methods, progress)
-    localisation = _localise(annotated, data, subset, draws, seed)
+    places = _localise(annotated, data, subset, draws, seed)
     shown = predictions[subset]
-    overlays = {
-        name: _draw_hits(net, data, subset, maps, shown.scores, name)
-        for name, maps in annotated.get(subset, {}).items()
-    }
-    finding = label or choose_finding(data, subset, _aurocs(predictions.get("val"), data))
-    sizes = {"images": positives, "draws": draws, "seed": seed}
-    run = partial(run_subset_tests, net, data, subset, finding or "", **sizes)  # type: ignore[arg-type]
-    run = partial(run, others=_build_nets(others), permuted=next(iter(_build_nets(shuffled)), None))
-    tests = _run_tests(run, saliency if finding else (), finding or "", progress)
+    overlays = _draw_hits(net, data, subset, annotated.get(subset, {}), shown.scores)
+    finding = label or choose_finding(data, subset, _aurocs(predictions.get("val"), data)) or ""
+    run = partial(run_subset_tests, net, data, subset, images=positives, draws=draws, seed=seed)
+    tests = _run_tests(run, finding, saliency, others, progress)
     return Explanation(
-        *(str(checkpoint.path), checkpoint.weights_sha256, data.source.title),
-        SplitName(data.split.name, data.split.fingerprint),
-        *(subset, data.split.subset_fingerprints[subset]),
-        len(shown.image_ids),
-        shown.patients,
-        summarise(shown, "")["auroc"],
-        list(methods),
-        localisation=localisation,
-        localisation_missing="" if localisation else NO_BOX if methods else NO_METHOD,
-        published=published_boxes(data.source.name) if localisation else [],
+        str(checkpoint.path), checkpoint.weights_sha256, data.source.title,
+        SplitName(data.split.name, data.split.fingerprint), subset,
+        data.split.subset_fingerprints[subset], len(shown.image_ids), shown.patients,
+        summarise(shown, "")["auroc"], list(methods), places,
+        localisation_missing="" if places else NO_BOX if methods else NO_METHOD,
+        published=published_boxes(data.source.name) if places else [],
         gallery={name: f"gallery_{re.sub('[ /]', '_', name)}.png" for name in overlays},
-        saliency=tests,
-        saliency_missing=NO_FINDING if saliency and not tests else "",
+        saliency=tests, saliency_missing=NO_FINDING if saliency and not tests else "",
         overlays=overlays,
-    )
-
-
-def _open_checkpoint(checkpoint: Checkpoint | str | Path) -> Checkpoint:
-    if isinstance(checkpoint, Checkpoint):
-        return checkpoint
-    return load_checkpoint(Path(checkpoint))
+    )  # fmt: skip
 
 
 def _require_numbers(**numbers: tuple[int, int]) -> None:
@@ -162,18 +138,20 @@ def _require_numbers(**numbers: tuple[int, int]) -> None:
         require_integer(name, number, least)
 
 
-def _build_nets(checkpoints: Sequence[Checkpoint]) -> list[XrayNet]:
-    return [checkpoint.build_net() for checkpoint in checkpoints]
-
-
 def _run_tests(
-    run: Callable[..., SaliencyTests], methods: Sequence[str], finding: str, progress: bool
+    run: Callable[..., SaliencyTests],
+    finding: str,
+    methods: Sequence[str],
+    others: tuple[list[Checkpoint], list[Checkpoint]],
+    progress: bool,
 ) -> dict[str, SaliencyTests]:
     """The saliency tests of each method, behind bars."""
+    seeds, permuted = ([other.build_net() for other in group] for group in others)
     tests = {}
-    for method in methods:
+    for method in methods if finding else ():
         with show_progress(f"saliency tests of {method}, {finding}", shown=progress) as report:
-            tests[method] = run(method, progress=report)
+            nets = {"others": seeds, "permuted": next(iter(permuted), None)}
+            tests[method] = run(finding, method, progress=report, **nets)
     return tests
 
 
@@ -186,11 +164,7 @@ def require_explainable(
     seeds: Sequence[str | Path] = (),
     permuted: str | Path | None = None,
 ) -> tuple[list[Checkpoint], list[Checkpoint]]:
-    """Refuse what is not there, and images that may have been trained on.
-
-    Returns:
-        The checkpoints of other seeds, and that of permuted labels.
-    """
+    """The checkpoints of other seeds, and of permuted labels; refuses what cannot be explained."""
     if subset not in ("val", "test"):
         raise ConfigError(f"subset must be val or test, got {subset!r}")
     for method in methods:
@@ -229,10 +203,9 @@ def _load_comparable(
                 "cannot be compared; train it with the same settings but the seed"
             )
         if theirs.config.get("permute_labels", False) != permuted:
-            raise ConfigError(
-                f"{path} was trained with permute_labels={str(not permuted).lower()}: "
-                f"{'permuted' if permuted else 'seeds'}= needs the opposite"
-            )
+            needed = f"{'permuted' if permuted else 'seeds'}= needs the opposite"
+            was = f"permute_labels={str(not permuted).lower()}"
+            raise ConfigError(f"{path} was trained with {was}: {needed}")
         if (seed := theirs.config.get("seed", path)) in seeds:
             raise ConfigError(f"{path} has seed={seed}, as another one: maps of it agree anyway")
         seeds.add(seed)
@@ -245,10 +218,9 @@ def predict_subsets(
 ) -> dict[str, Predictions]:
     """Scores of validation and test; the network stays on the trainer's device."""
     if trainer is None:
-        trainer = pl.Trainer(
-            devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False,
-        )  # fmt: skip
+        names = ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"]
+        quiet: Json = dict.fromkeys(names, False)
+        trainer = pl.Trainer(devices=1, **quiet)
     task = XrayTask(net)
     predictions = {name: predict_subset(trainer, task, data, name) for name in ("val", "test")
                    if len(data.split.subsets[name])}  # fmt: skip
@@ -300,13 +272,15 @@ def _draw_hits(
     net: XrayNet,
     data: XrayDataModule,
     subset: str,
-    annotated: AnnotatedMaps,
+    annotated: Mapping[str, AnnotatedMaps],
     scores: npt.NDArray[np.float32],
-    label: str,
-) -> list[Overlay]:
-    """Hits and misses of the first method."""
-    method, *_ = annotated.maps
-    places = [place for place in find_boxed(data, subset) if place[1] == label]
-    chosen, marks = choose_hits(places, annotated, method, data.image_size)
-    made = make_overlays(net, data, subset, chosen, scores, method=method)
-    return [replace(overlay, mark=mark) for overlay, mark in zip(made, marks, strict=True)]
+) -> dict[str, list[Overlay]]:
+    """Hits and misses of the first method, for each finding."""
+    overlays = {}
+    for label, maps in annotated.items():
+        method, *_ = maps.maps
+        places = [place for place in find_boxed(data, subset) if place[1] == label]
+        chosen, marks = choose_hits(places, maps, method, data.image_size)
+        drawn = make_overlays(net, data, subset, chosen, scores, method=method)
+        overlays[label] = [replace(one, mark=mark) for one, mark in zip(drawn, marks, strict=True)]
+    return overlays

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.explain.grid import EVEN, Grids
 from xray_lightning.explain.maps import cell_grids, class_map
+from xray_lightning.explain.sanity import study as rules
 from xray_lightning.explain.sanity.evidence import Perturbation, perturb
 from xray_lightning.explain.sanity.randomisation import (
     Randomisation,
@@ -25,17 +26,7 @@ from xray_lightning.explain.sanity.similarity import (
     compare_shifted,
     prepare,
 )
-from xray_lightning.explain.sanity.study import (
-    FEWEST,
-    NOT_RUN,
-    Explain,
-    MeasuredTest,
-    Sample,
-    Similarity,
-    Study,
-    combine_verdicts,
-    copy_network,
-)
+from xray_lightning.explain.sanity.study import FEWEST, NOT_RUN, MeasuredTest, Sample, Similarity
 from xray_lightning.metrics.intervals import Floats
 from xray_lightning.models.network import XrayNet
 from xray_lightning.progress import Report
@@ -85,7 +76,7 @@ class SaliencyTests(Result):
 
 def run_saliency_tests(
     net: nn.Module,  # gives logits (B, L) of images (B, 1, S, S)
-    explain: Explain,  # the method, ``explain(net, images)``: maps (B, h, w) of one label
+    explain: rules.Explain,  # the method, ``explain(net, images)``: maps (B, h, w) of one label
     images: Tensor,  # (N, 1, S, S) in [0, 1], on the CPU; best with the finding
     patients: npt.ArrayLike,  # N ids
     *,
@@ -109,32 +100,24 @@ def run_saliency_tests(
     """
     passes = _count_passes(net, len(others), permuted is not None, networks, steps)
     advance = _adder(passes * len(images), progress)
-    study = Study(images, Sample.of(patients, draws, seed), explain, batch, advance, grids)
-    tested = copy_network(net)
+    study = rules.Study(images, Sample.of(patients, draws, seed), explain, batch, advance, grids)
+    tested = rules.copy_network(net)
     maps = study.maps(tested)
     tests = {
         "randomisation": randomise(net, study, prepare(maps), networks),
-        "permutation": _permutation(study, maps, permuted),
+        **_compare_networks(study, maps, others, permuted),
         **perturb(tested, study, maps, label, steps),
-        "seeds": _seeds(study, maps, others),
         "shifts": compare_shifted(tested, study, maps),
     }
     count = study.sample.bootstrap.patients
     too_few = f"{count} patients are too few for an interval, which needs {FEWEST}"
+    verdict = rules.combine_verdicts(test.verdict for test in tests.values())  # type: ignore[attr-defined]
+    flat = float(np.mean(np.ptp(maps, axis=(1, 2)) == 0))
     return SaliencyTests(
-        **tests,  # type: ignore[arg-type]
-        verdict=combine_verdicts(test.verdict for test in tests.values()),  # type: ignore[attr-defined]
-        note=too_few if count < FEWEST else "",
-        images=len(images),
-        patients=count,
-        map=maps.shape[1:],
-        flat=float(np.mean(np.ptp(maps, axis=(1, 2)) == 0)),
-        maps=study.maps_made,
-        scores=study.scores_made,
-        label=label,
-        draws=draws,
-        seed=seed,
-    )
+        verdict=verdict, note=too_few if count < FEWEST else "", **tests,  # type: ignore[arg-type]
+        images=len(images), patients=count, map=maps.shape[1:], flat=flat,
+        maps=study.maps_made, scores=study.scores_made, label=label, draws=draws, seed=seed,
+    )  # fmt: skip
 
 
 def _adder(total: int, progress: Report) -> Callable[[int], None]:
@@ -149,18 +132,21 @@ def _adder(total: int, progress: Report) -> Callable[[int], None]:
     return advance
 
 
-def _permutation(study: Study, maps: Floats, permuted: nn.Module | None) -> MeasuredTest:
-    if permuted is None:
-        return MeasuredTest(reason="no network trained on permuted labels was given")
-    shuffled = prepare(study.maps(copy_network(permuted)))
-    return compare_permuted(shuffled, prepare(maps), study.sample)
-
-
-def _seeds(study: Study, maps: Floats, others: Sequence[nn.Module]) -> Similarity:
-    if not others:
-        return Similarity(reason="no network of another seed was given")
-    theirs = [study.maps(copy_network(other)) for other in others]
-    return compare_seeds(np.stack([maps, *theirs]), study.sample)
+def _compare_networks(
+    study: rules.Study, maps: Floats, others: Sequence[nn.Module], permuted: nn.Module | None
+) -> dict[str, Result]:
+    """The tests with networks of other seeds and of permuted labels, which may not be there."""
+    tests: dict[str, Result] = {
+        "permutation": MeasuredTest(reason="no network trained on permuted labels was given"),
+        "seeds": Similarity(reason="no network of another seed was given"),
+    }
+    if permuted is not None:
+        shuffled = prepare(study.maps(rules.copy_network(permuted)))
+        tests["permutation"] = compare_permuted(shuffled, prepare(maps), study.sample)
+    if others:
+        theirs = [study.maps(rules.copy_network(other)) for other in others]
+        tests["seeds"] = compare_seeds(np.stack([maps, *theirs]), study.sample)
+    return tests
 
 
 def _count_passes(net: nn.Module, others: int, permuted: bool, networks: int, steps: int) -> int:

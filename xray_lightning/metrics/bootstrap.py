@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.intervals import Array, Floats, Mask, divided
-from xray_lightning.metrics.ranks import Codes, Counts, Ranking, counted, curves_over
+from xray_lightning.metrics.ranks import Codes, Counts, Ranking, curves_over, sum_patients
 
 Rows = npt.NDArray[np.intp] | Mask
 
@@ -71,7 +71,7 @@ class PatientBootstrap:
     def sums(self, weights: npt.ArrayLike) -> Floats:
         """Sums of K quantities (N, K) over the images of the sample and each draw, (1 + D, K)."""
         columns = np.asarray(weights, dtype=np.float64).T
-        by_patient = [counted(self.codes, column, self.patients) for column in columns]
+        by_patient = [sum_patients(self.codes, column, self.patients) for column in columns]
         return np.asarray(self.counts.astype(np.float64) @ np.column_stack(by_patient))
 
     def ratio(self, numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Floats:

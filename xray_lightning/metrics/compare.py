@@ -19,7 +19,7 @@ from xray_lightning.metrics.intervals import (
     effective_patients,
     mean_of_defined,
 )
-from xray_lightning.metrics.ranks import Ranking, auroc_left_out, counted, curves_over
+from xray_lightning.metrics.ranks import Ranking, auroc_left_out, curves_over, sum_patients
 from xray_lightning.records import is_known
 from xray_lightning.results import Result
 
@@ -151,7 +151,7 @@ def _draw_sides(
     left_out = [
         np.mean([auroc_left_out(r, bootstrap.patients)[1:] for r in side], axis=0) for side in sides
     ]
-    rarer = [counted(side[0].codes, side[0].rarer, bootstrap.patients) for side in sides]
+    rarer = [sum_patients(side[0].codes, side[0].rarer, bootstrap.patients) for side in sides]
     return one, two, left_out[0] - left_out[1], rarer
 
 

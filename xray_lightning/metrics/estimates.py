@@ -23,9 +23,9 @@ from xray_lightning.metrics.intervals import (
     mean_of_defined,
     share_interval,
 )
-from xray_lightning.metrics.ranks import Ranking, counted, curves_over
+from xray_lightning.metrics.ranks import Ranking, curves_over, sum_patients
 from xray_lightning.records import is_known
-from xray_lightning.results import Result
+from xray_lightning.results import Json, Result
 
 CURVES = ("auroc", "average_precision", "brier", "calibration_error")
 CALIBRATED = ("calibrated_brier", "calibrated_error")  # after a map fitted on validation
@@ -64,7 +64,7 @@ class LabelMetrics(Result):
             return "no positive image"
         return "no negative image" if self.positives == self.known else ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Counts and metrics side by side."""
         counts = super().to_json()
         estimates = counts.pop("estimates")
@@ -92,7 +92,7 @@ class Metrics(Result):
         counts = {k: v.positive_patients for k, v in self.labels.items() if not v.undefined}
         return {label: count for label, count in counts.items() if count < FEW_PATIENTS}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """``{"labels", "mean", "defined", "few_positive_patients"}``."""
         return super().to_json() | {"few_positive_patients": self.few_positive_patients}
 
@@ -218,7 +218,9 @@ def _images(ranking: Ranking, called: Mask, patients: int) -> Draws:
     masks = dict(zip(POINT, (positive, ~positive, called, ~called, positive), strict=True))
     masks |= dict.fromkeys((*CURVES[2:], *CALIBRATED), np.ones_like(positive))
     masks |= dict.fromkeys(CURVES[:2], ranking.rarer)
-    return {metric: counted(ranking.codes, mask, patients)[None] for metric, mask in masks.items()}
+    return {
+        metric: sum_patients(ranking.codes, mask, patients)[None] for metric, mask in masks.items()
+    }
 
 
 def _draw_calibrated(

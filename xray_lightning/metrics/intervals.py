@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.special import expit, logit
 from scipy.stats import t
 
-from xray_lightning.results import Result
+from xray_lightning.results import Json, Result
 from xray_lightning.writing import to_plain
 
 Floats = npt.NDArray[np.float64]
@@ -55,15 +55,15 @@ class Estimate(Result):
         """This estimate with the interval of the other, of resampled images."""
         return replace(self, image_interval=by_image.interval)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """``{"value", "interval": [low, high]}``, null where undefined, and what else is known."""
-        ends = to_plain(known(self.interval))
+        ends = to_plain(drop_undefined(self.interval))
         values = {"value": None if np.isnan(self.value) else self.value, "interval": ends}
         if self.exact or self.image_interval:
             values["exact"] = self.exact
         if self.image_interval:
             values["patient_interval"] = ends  # its name in schema 1
-            values["image_interval"] = to_plain(known(self.image_interval))
+            values["image_interval"] = to_plain(drop_undefined(self.image_interval))
             values["width_ratio"] = None if np.isnan(self.width_ratio) else self.width_ratio
         return values
 
@@ -77,7 +77,7 @@ class Estimate(Result):
         return cls(value, low, high, values.get("exact", False), images)
 
 
-def known(ends: Interval) -> Interval | None:
+def drop_undefined(ends: Interval) -> Interval | None:
     """Both ends, None where undefined."""
     return None if np.isnan(ends).any() else ends
 

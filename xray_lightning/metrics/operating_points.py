@@ -18,7 +18,7 @@ from xray_lightning.metrics.intervals import (
     Interval,
     Mask,
     divided,
-    known,
+    drop_undefined,
 )
 from xray_lightning.records import is_known
 from xray_lightning.results import Result
@@ -244,8 +244,8 @@ def fit_operating_point(
         rates = [Estimate.of_draws(drawn.ratio(*side)) for side in sides]
     return OperatingPoint(
         threshold,
-        *(rates[0].value, known(rates[0].interval)),
-        *(rates[1].value, known(rates[1].interval)),
+        *(rates[0].value, drop_undefined(rates[0].interval)),
+        *(rates[1].value, drop_undefined(rates[1].interval)),
         int(positive.sum()),
         float(positive.mean()) if len(positive) else NAN,
         chosen,

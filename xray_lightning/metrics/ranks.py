@@ -128,10 +128,10 @@ def auroc_left_out(ranking: Ranking, patients: int) -> Floats:
     codes, positive = ranking.codes, ranking.positive
     place = np.unique(ranking.scores, return_inverse=True)[1]
     won, lost = _below(place, positive), positive.sum() - _below(place, ~positive)
-    n, m = (counted(codes, mask, patients) for mask in (~positive, positive))
+    n, m = (sum_patients(codes, mask, patients) for mask in (~positive, positive))
     before = (np.cumsum(n) - n)[codes]  # negatives of the patients that come first
     within = _below(codes * len(codes) + place, positive) - before
-    gone = counted(codes, np.where(positive, won - within, lost), patients)
+    gone = sum_patients(codes, np.where(positive, won - within, lost), patients)
     total, pairs = won[positive].sum(), (m.sum() - m) * (n.sum() - n)
     return divided(np.append(total, total - gone), np.append(m.sum() * n.sum(), pairs))
 
@@ -143,6 +143,6 @@ def _below(order: Codes, chosen: Mask) -> Floats:
     return below
 
 
-def counted(codes: Codes, weights: npt.ArrayLike, patients: int) -> Floats:
+def sum_patients(codes: Codes, weights: npt.ArrayLike, patients: int) -> Floats:
     """Sum of the weights of each patient's images, (P,)."""
     return np.bincount(codes, weights, patients).astype(np.float64)

@@ -20,11 +20,11 @@ from xray_lightning.metrics.intervals import (
     Interval,
     Mask,
     Spread,
+    drop_undefined,
     effective_patients,
-    known,
     share_interval,
 )
-from xray_lightning.metrics.ranks import Codes, Ranking, auroc_left_out, counted
+from xray_lightning.metrics.ranks import Codes, Ranking, auroc_left_out, sum_patients
 from xray_lightning.records import Record, patient_ids, patients_known
 from xray_lightning.results import Result
 
@@ -132,7 +132,7 @@ def _aurocs(scores: Array, targets: Array, codes: Codes, side: Mask) -> Side:
         ranking = Ranking.of(scores[side, label], targets[side, label], codes[side])
         if min(ranking.positive.sum(), (~ranking.positive).sum()) >= MINIMUM:
             aurocs[label] = auroc_left_out(ranking, patients)
-            rarer[label] = counted(ranking.codes, ranking.rarer, patients)
+            rarer[label] = sum_patients(ranking.codes, ranking.rarer, patients)
     return aurocs, rarer
 
 
@@ -178,9 +178,9 @@ def _row(
         patients,
         positives,
         auroc=value,
-        interval=known(share_interval(value, spread)),
+        interval=drop_undefined(share_interval(value, spread)),
         difference=difference,
-        difference_interval=known(apart.around(difference)),
+        difference_interval=drop_undefined(apart.around(difference)),
         p_value=apart.p_value(difference),
         corrected=NAN,
         note="" if not np.isnan(value) else f"fewer than {MINIMUM} positives or negatives",
@@ -245,4 +245,4 @@ def _share(
     if count < MINIMUM:
         return NAN, None, count
     rate = Estimate.of_draws(bootstrap.ratio(inside & wrong, inside))
-    return rate.value, known(rate.interval), count
+    return rate.value, drop_undefined(rate.interval), count

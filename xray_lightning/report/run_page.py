@@ -20,9 +20,9 @@ from xray_lightning.report.sentences import (
     list_warnings,
     summarise_run,
 )
-from xray_lightning.writing import open_replacing, to_plain, write_json
+from xray_lightning.writing import Json, open_replacing, to_plain, write_json
 
-Values = dict[str, Any]
+Values = Json
 TEST = (  # of evaluation.json
     *("fingerprint", "images", "patients", "patients_known", "draws", "seed", "tta"),
     *("labels", "mean", "defined", "calls", "weights_sha256"),

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from xray_lightning.evaluation.evaluate import Evaluation
-from xray_lightning.evaluation.published import incomparable, place_among, published
+from xray_lightning.evaluation.published import incomparable, place_among, read_published
 from xray_lightning.metrics.estimates import FEW_PATIENTS
 from xray_lightning.records import patients_text
-from xray_lightning.writing import to_plain
+from xray_lightning.writing import Json, to_plain
 
 Values = Mapping[str, Any]  # of report.json, as far as they are there
 
@@ -67,7 +67,7 @@ def _synthetic(values: Values) -> bool:
     return bool(values["reproduce"]["data"]["name"] == "phantom")  # the title may say more
 
 
-def compare_published(evaluation: Evaluation) -> dict[str, Any]:
+def compare_published(evaluation: Evaluation) -> Json:
     """Published results that may stand beside an evaluation, and those that may not."""
     origin, mean = evaluation.origin, evaluation.metrics.mean["auroc"].value
     reason = incomparable(
@@ -92,7 +92,7 @@ def compare_published(evaluation: Evaluation) -> dict[str, Any]:
         "rows": to_plain(beside),
         "elsewhere": [
             {key: getattr(row, key) for key in kept}
-            for row in published()
+            for row in read_published()
             if origin.data == "nih" and row.work not in works
         ],
     }

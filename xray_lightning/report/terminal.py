@@ -187,13 +187,14 @@ def comparison_lines(comparison: "Comparison", first: str, second: str) -> list[
         cells = (values[name] for name in ("p_value", "corrected", "delong", "detectable"))
         tests.add_row(label, *(number(cell, 4) for cell in cells), style=style)
     seeds = len(comparison.first), len(comparison.second)
+    tested = len(comparison.tested)
+    holm = f"corrected for {tested} labels (Holm)" if tested else "no label has a p value"
     lines: list[Table | str] = [
         differences,
         tests,
         f"{comparison.images:,} test images of {patients_text(comparison.patients)} "
         f"[{comparison.fingerprint}]; Student's t, its deviation from {comparison.draws:,} paired "
-        f"draws of {'patients' if comparison.patients else 'images'}; "
-        f"corrected for {len(comparison.tested)} labels (Holm)",
+        f"draws of {'patients' if comparison.patients else 'images'}; {holm}",
     ]
     if max(seeds) > 1:
         lines.append(

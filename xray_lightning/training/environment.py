@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -15,7 +14,7 @@ import torch
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import describe_split
 from xray_lightning.data.samplers import prevalence
-from xray_lightning.writing import read_json, write_json
+from xray_lightning.writing import Json, read_json, write_json
 
 PACKAGES = (
     "torch",
@@ -45,7 +44,7 @@ def write_environment(
     A resumed run adds an entry to the one it has.
     """
     device = trainer.strategy.root_device
-    values: dict[str, Any] = {
+    values: Json = {
         "command": list(sys.argv if command is None else command),
         "overrides": list(overrides),
         "choices": choices or {},

@@ -14,14 +14,8 @@ from torch import Tensor, nn
 
 from xray_lightning.errors import require_integer
 from xray_lightning.explain.grid import enlarge
-from xray_lightning.explain.sanity.study import (
-    FAILS,
-    UNDECIDED,
-    Mean,
-    Study,
-    combine_verdicts,
-    rate_advantage,
-)
+from xray_lightning.explain.sanity import study as rules
+from xray_lightning.explain.sanity.study import Mean, Study
 from xray_lightning.metrics.intervals import Floats, mean_of_defined
 from xray_lightning.metrics.ranks import Codes
 from xray_lightning.results import Result
@@ -79,10 +73,8 @@ def perturb(
     ):
         curves = {}
         for order, ranks in orders.items():
-            middle = [
-                study.scores(net, label, mix(first, last, ranks, step / steps))
-                for step in range(1, steps)
-            ]
+            mixed = (mix(first, last, ranks, step / steps) for step in range(1, steps))
+            middle = [study.scores(net, label, images) for images in mixed]
             curves[order] = np.stack([scores[0], *middle, scores[1]])  # (1 + steps, N)
         curves["map"][:, np.isnan(maps).any(axis=(1, 2))] = np.nan
         tests[name] = compare_curves(curves, study, 1 if name == "insertion" else -1)
@@ -132,9 +124,9 @@ def compare_curves(curves: Mapping[str, Floats], study: Study, sign: int) -> Per
     mean, controls = study.sample.mean, {}
     for name in CONTROLS:
         advantage = mean(sign * (areas["map"] - areas[name]))
-        controls[name] = ControlOrder(mean(areas[name]), advantage, rate_advantage(advantage))
-    verdict = combine_verdicts(control.verdict for control in controls.values())
-    if verdict == FAILS != controls["random"].verdict:
-        verdict = UNDECIDED
+        controls[name] = ControlOrder(mean(areas[name]), advantage, rules.rate_advantage(advantage))
+    verdict = rules.combine_verdicts(control.verdict for control in controls.values())
+    if verdict == rules.FAILS != controls["random"].verdict:
+        verdict = rules.UNDECIDED
     drawn = {name: mean_of_defined(curve.T).tolist() for name, curve in curves.items()}
     return Perturbation(verdict, mean(areas["map"]), controls, drawn)

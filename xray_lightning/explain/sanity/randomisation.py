@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,24 +10,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from xray_lightning.errors import require_integer
+from xray_lightning.explain.sanity import study as rules
 from xray_lightning.explain.sanity.similarity import MEASURES, Prepared, compare, prepare, take
-from xray_lightning.explain.sanity.study import (
-    Mean,
-    MeasuredTest,
-    Sample,
-    Similarity,
-    Study,
-    copy_network,
-)
-from xray_lightning.metrics.intervals import Floats, mean_of_defined
+from xray_lightning.explain.sanity.study import Mean, Sample, Similarity, Study
+from xray_lightning.metrics.intervals import mean_of_defined
 from xray_lightning.models.batches import iterate_batches
 from xray_lightning.results import Result
 
 FEWEST_NETWORKS = 4  # of which a bootstrap draws the same one only in 2 % of cases
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """Layers that become random together."""
 
     name: str  # of the module they are, or of the first and the last
@@ -158,7 +152,7 @@ class RandomStage(Result):
 
 
 @dataclass(frozen=True)
-class Randomisation(MeasuredTest):
+class Randomisation(rules.MeasuredTest):
     """Maps of random networks against those of the trained one; the cascade, head first."""
 
     networks: int = 0
@@ -204,7 +198,7 @@ def map_randomised(
     net: nn.Module, study: Study, steps: Sequence[Sequence[Stage]], generator: np.random.Generator
 ) -> list[Prepared]:
     """Maps after each step, at which these stages become random beside those before."""
-    random, device = copy_network(net), next(net.parameters()).device
+    random, device = rules.copy_network(net), next(net.parameters()).device
     done: list[str] = []
     maps = []
     for step in steps:
@@ -227,17 +221,12 @@ def _compare_random(
     same = [compare(original, maps) for maps in random]
     chance = [compare(original, take(maps, sample.partners)) for maps in random]
     pairs = {(i, j): compare(random[i], random[j]) for i in numbers for j in range(i)}
-
-    def among(measure: str, network: int) -> Floats:
-        others = [similar[measure] for pair, similar in pairs.items() if network in pair]
-        return mean_of_defined(np.stack(others))  # of one random network to the others, (N,)
-
-    return {
-        measure: sample.rate_similarity(
-            np.stack([similar[measure] for similar in same]),
-            np.stack([similar[measure] for similar in chance]),
-            high=False,
-            control=np.stack([among(measure, network) for network in numbers]),
-        )
-        for measure in MEASURES
-    }
+    results = {}
+    for name in MEASURES:
+        among = [  # of one random network to the others, (N,)
+            mean_of_defined(np.stack([pairs[pair][name] for pair in pairs if network in pair]))
+            for network in numbers
+        ]
+        stacks = (np.stack([similar[name] for similar in of]) for of in (same, chance))
+        results[name] = sample.rate_similarity(*stacks, high=False, control=np.stack(among))
+    return results

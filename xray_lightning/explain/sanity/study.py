@@ -26,18 +26,12 @@ from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.grid import Grids
+from xray_lightning.metrics import intervals
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.intervals import (
-    NAN,
-    NONE,
-    ROUNDING,
-    Floats,
-    divided,
-    percentile_interval,
-)
+from xray_lightning.metrics.intervals import NAN, NONE, Floats
 from xray_lightning.metrics.ranks import Codes
 from xray_lightning.models.batches import iterate_batches, run_batches
-from xray_lightning.results import Result
+from xray_lightning.results import Json, Result
 
 PASSES, FAILS, UNDECIDED, NOT_RUN = "passes", "fails", "undecided", "not run"
 FEWEST = 10
@@ -64,11 +58,11 @@ class Mean(Result):
         """1 if the interval lies entirely above the threshold, -1 entirely below, else 0."""
         return int(self.low > threshold) - int(self.high < threshold)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Plain values; ``interval`` in place of its ends, None where there is no width."""
         values = super().to_json()
         ends = [values.pop("low"), values.pop("high")]
-        interval = ends if self.high - self.low > ROUNDING else None
+        interval = ends if self.high - self.low > intervals.ROUNDING else None
         return {"value": values.pop("value"), "interval": interval, **values}
 
     @classmethod
@@ -122,11 +116,7 @@ class Sample:
 
     @classmethod
     def of(cls, patients: npt.ArrayLike, draws: int, seed: int) -> "Sample":
-        """Draws, and a random partner for each image.
-
-        Raises:
-            ConfigError: fewer than two patients or one draw.
-        """
+        """Draws, and a random partner for each image; a ConfigError for one patient."""
         if (count := len(np.unique(np.asarray(patients)))) < 2:
             raise ConfigError(f"maps are compared between patients: give two, got {count}")
         bootstrap = PatientBootstrap(patients, draws, seed)
@@ -139,32 +129,25 @@ class Sample:
         values = np.atleast_2d(values)
         known = ~np.isnan(values)
         sums = self.bootstrap.sums(np.vstack([np.where(known, values, 0), known]).T)
-        shares = self._shares(len(values))
+        draws = len(self.bootstrap.counts) - 1
+        even = np.full(len(values), 1 / len(values))  # share of each network in each draw
+        generator = np.random.default_rng(self.seed)
+        of_draws = generator.multinomial(len(values), even, size=draws) / len(values)
+        shares = np.vstack([even, of_draws])  # (1 + D, R)
         total, count = ((shares * half).sum(axis=1) for half in np.split(sums, 2, axis=1))
-        drawn = divided(total, count)
+        drawn = intervals.divided(total, count)
         patients = len(np.unique(self.bootstrap.codes[known.any(axis=0)]))
         enough = patients >= FEWEST and known.mean() >= 0.5
-        ends = percentile_interval(drawn[1:], constant=True) if enough else NONE
-        return Mean(float(drawn[0]), *ends, float(1 - known.mean()))
-
-    def _shares(self, networks: int) -> Floats:
-        """Share of each network in the sample and in each draw, (1 + D, R)."""
-        even = np.full(networks, 1 / networks)
-        draws = len(self.bootstrap.counts) - 1
-        drawn = np.random.default_rng(self.seed).multinomial(networks, even, size=draws) / networks
-        return np.vstack([even, drawn])
+        interval = intervals.percentile_interval(drawn[1:], constant=True) if enough else NONE
+        return Mean(float(drawn[0]), *interval, float(1 - known.mean()))
 
     def rate_similarity(
         self, similarity: Floats, chance: Floats, *, high: bool, control: Floats | None = None
     ) -> Similarity:
-        """Verdict on a similarity, (N,) or (R, N).
+        """Verdict on a similarity, (N,) or (R, N), by its chance: of different patients' images.
 
-        Args:
-            similarity: of maps of one image.
-            chance: of maps of different patients' images.
-            high: if true a high similarity passes and a low one fails; else the other way round.
-            control: if the interval of the similarity's excess over it lies entirely above
-                ``MARGIN``, the similarity does not pass.
+        With ``high`` a high similarity passes and a low one fails; else the other way round, and if
+        the interval of its excess over ``control`` lies above ``MARGIN``, it does not pass.
         """
         value, halfway = self.mean(similarity), self.mean(similarity - (1 + chance) / 2)
         verdict = {1: PASSES, 0: UNDECIDED, -1: FAILS}[halfway.side() if high else -halfway.side()]
@@ -174,8 +157,7 @@ class Sample:
         undefined = bool(np.isnan(similarity).all())
         return Similarity(
             *(value.value, value.low, value.high, value.undefined),
-            verdict=NOT_RUN if undefined else verdict,
-            reason=UNDEFINED if undefined else "",
+            *((NOT_RUN, UNDEFINED) if undefined else (verdict, "")),
             chance=self.mean(chance),
             from_halfway=halfway,
             control=None if control is None else self.mean(control),
@@ -197,10 +179,8 @@ def combine_verdicts(verdicts: Iterable[str]) -> str:
     ('passes', 'fails')
     """
     run = {verdict for verdict in verdicts if verdict != NOT_RUN}
-    if not run:
-        return NOT_RUN
-    if FAILS in run:
-        return FAILS
+    if not run or FAILS in run:
+        return FAILS if run else NOT_RUN
     return PASSES if run == {PASSES} else UNDECIDED
 
 
@@ -236,8 +216,7 @@ class Study:
         """Maps (N, h, w) of the study's images, or of others of their shape.
 
         Raises:
-            ConfigError: the method gives no map for each image, or maps of another size than
-                before (all networks must be of one architecture).
+            ConfigError: no map for each image, or another size than before (another architecture).
         """
         images = self.images if images is None else images
         maps = []
@@ -255,11 +234,7 @@ class Study:
         return np.concatenate(maps)
 
     def scores(self, net: nn.Module, label: int, images: Tensor | None = None) -> Floats:
-        """Scores (N,) of one label, after the sigmoid.
-
-        Raises:
-            ConfigError: a label the network does not have.
-        """
+        """Scores (N,) of one label, after the sigmoid; a ConfigError if there is no such label."""
 
         def score(batch: Tensor) -> Tensor:
             logits: Tensor = net(batch)

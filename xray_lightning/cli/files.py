@@ -1,0 +1,92 @@
+"""``xray predict`` and ``xray convert``: files in, files out, written as they come."""
+
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from xray_lightning.cli.failures import PartialError
+from xray_lightning.cli.request import Facts, present
+from xray_lightning.data.convert import NAMES, PngOptions, convert_folder
+from xray_lightning.data.files import find_images
+from xray_lightning.progress import show_progress
+
+NAMED = 3  # files in the terminal; skipped.csv and failed.csv have them all
+
+
+def predict(
+    checkpoint: Path,
+    names: Sequence[str],
+    folder: Path,
+    batch_size: int,
+    device: str,
+    *,
+    as_json: bool = False,
+) -> None:
+    """Score every image that ``names`` lead to, see :func:`~xray_lightning.predict_files`."""
+    images = find_images(names)
+    from xray_lightning.deploy.classifier import load_classifier  # torch, after the paths
+    from xray_lightning.deploy.predict import predict_files
+
+    classifier = load_classifier(checkpoint, device=device)
+    with show_progress("scoring images") as report:
+        done = predict_files(classifier, images, folder, batch_size=batch_size, progress=report)
+    skipped, links = name_first([Path(name).name for name in done.skipped]), len(done.links)
+    notes = {
+        f"{links:,} links to listed images are those images: scored once": links,
+        f"skipped {skipped}: not images (skipped.csv has the list)": done.skipped,
+        f"{done.changed:,} files were others when they were scored before": done.changed,
+        done.notes: done.notes,
+    }
+    first = f"{done.scored:,} images scored, {done.kept:,} were before: {done.table}"
+    present_files(done.to_json(), as_json, first, notes)
+    require_whole(done.failures, len(images.images), folder, "read")
+
+
+def convert(
+    root: Path,
+    out: Path,
+    *,
+    bits: int,
+    workers: int | None,
+    rename: bool,
+    frame: int | None = None,
+    colour: str | None = None,
+    as_json: bool = False,
+) -> None:
+    """Convert every DICOM file below ``root``, see :func:`~xray_lightning.convert_folder`."""
+    options = PngOptions(bits, rename, frame, colour)
+    with show_progress("converting", shown=sys.stderr.isatty()) as progress:
+        done = convert_folder(root, out, options, workers=workers, progress=progress)
+    kept = "names of files and folders were kept; if they tell who it is: rename=true"
+    told = f"{out / NAMES} (and failed.csv) tells the original names: do not pass it on"
+    notes = {
+        done.notes: done.notes,
+        f"{done.others:,} other files are not DICOM and were left alone": done.others,
+        told if rename else kept: True,
+    }
+    first = f"{done.converted:,} images converted, {done.before:,} were before: {out}"
+    present_files(done.to_json(), as_json, first, notes)
+    require_whole(
+        done.failures, done.converted + done.before + len(done.failures), out, "converted"
+    )
+
+
+def present_files(values: Facts, as_json: bool, first: str, notes: dict[str, object]) -> None:
+    """What was done, and the notes that apply; in JSON those of the reader, as a list."""
+    plain = {**values, "notes": list(filter(None, [values["notes"]]))}
+    present(plain, as_json, first, *(f"note: {text}" for text, applies in notes.items() if applies))
+
+
+def name_first(names: Collection[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join([*names][:NAMED]) + more
+
+
+def require_whole(failures: Collection[str], count: int, folder: Path, what: str) -> None:
+    """Leave with the exit code of a part if some of the files could not be done."""
+    if failures:
+        raise PartialError(
+            f"{len(failures):,} of {count:,} files could not be {what}: {name_first(failures)}; "
+            f"{folder / 'failed.csv'} says why, and running this again tries them again"
+        )
