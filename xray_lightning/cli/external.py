@@ -7,14 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xray_lightning.cli.config import (
-    compose_settings,
-    make,
-    read_boolean,
-    read_integer,
-    require_trusted,
-    take_own,
-)
+from xray_lightning.cli.config import compose_settings, make, require_trusted
+from xray_lightning.cli.request import take_own
 from xray_lightning.cli.sets import split_sets
 from xray_lightning.cli.settings import Settings, find_checkpoints, require_settings
 from xray_lightning.data.source import Source
@@ -29,14 +23,13 @@ if TYPE_CHECKING:  # need torch, which is loaded once everything named was found
     from xray_lightning.data.datamodule import XrayDataModule
     from xray_lightning.evaluation.external import ExternalValidation
 
-OWN = {"draws": "2000", "bootstrap_seed": "0", "trust": "false"}
+OWN = {"draws": 2000, "bootstrap_seed": 0, "trust": False}
 
 
 def external(names: Sequence[str], overrides: Sequence[str], *, as_json: bool = False) -> None:
     """Test checkpoints on the data sets named; see ``xray external --help``."""
     own, values = take_own(overrides, OWN)
-    boot = read_integer("draws", own["draws"], 1), read_integer("seed", own["bootstrap_seed"], 0)
-    trust = read_boolean("trust", own["trust"])
+    boot, trust = (own["draws"], own["bootstrap_seed"]), own["trust"]
     paths = find_checkpoints(names)
     settings, rest = split_sets(values)
     if not settings:

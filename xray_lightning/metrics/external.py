@@ -26,7 +26,7 @@ from xray_lightning.metrics.intervals import (
     mean_of_defined,
 )
 from xray_lightning.metrics.operating_points import is_separated
-from xray_lightning.metrics.ranks import Codes, counted, curves_over
+from xray_lightning.metrics.ranks import Codes, curves_over, sum_patients
 from xray_lightning.records import is_known
 from xray_lightning.results import Result
 
@@ -63,7 +63,7 @@ def compare_samples(
         for sample, own in zip((internal, external), codes, strict=True):
             side = PatientBootstrap.of(own, both.counts)
             ranking = side.ranking(sample.scores[:, label], sample.targets[:, label])
-            rarer = counted(ranking.codes, ranking.rarer, both.patients)
+            rarer = sum_patients(ranking.codes, ranking.rarer, both.patients)
             drawn.append((curves_over(ranking, both.counts)[0], rarer))
         return drawn
 
