@@ -21,9 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 import xray_lightning
 from xray_lightning.cli import settings
-from xray_lightning.cli.request import Own
+from xray_lightning.cli.request import Own, describe_unknown
 from xray_lightning.cli.sets import SEVERAL, search_path, split_sets, write_sources
-from xray_lightning.cli.settings import Settings, describe_unknown, find_conf, list_keys
+from xray_lightning.cli.settings import Settings, find_conf, list_keys
 from xray_lightning.errors import ConfigError, XrayError
 from xray_lightning.formats import upgrade_settings
 from xray_lightning.writing import entries_of

@@ -1,8 +1,9 @@
 """What a command line asks for: files, settings, a folder, and how to print."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,28 @@ class Request:
         """The settings of a verb that has no configuration, see :func:`take_own`."""
         chosen, rest = take_own(self.settings, defaults)
         if rest:
-            from xray_lightning.cli.settings import describe_unknown
-
             key = rest[0].partition("=")[0]
             message = ConfigError(f"no setting {key} here")
             raise describe_unknown(key, defaults) if defaults else message
         return chosen
+
+
+def describe_unknown(key: str, known: Collection[str]) -> ConfigError:
+    """The error for a key that is none; beside it is looked first.
+
+    >>> str(describe_unknown("lr", ["seed", "optim.optimizer.lr"]))
+    'unknown setting lr: optim.optimizer.lr?'
+    """
+    place, _, leaf = key.rpartition(".")
+    names: dict[str, list[str]] = {}  # last word -> whole keys
+    for whole in sorted({*known} - {key}, key=lambda k: (k.rpartition(".")[0] != place, k)):
+        names.setdefault(whole.rpartition(".")[2], []).append(whole)
+    alike = [leaf] if leaf in names else get_close_matches(leaf, names, 2, cutoff=0.7)
+    near = [whole for name in alike for whole in names[name]][:3]
+    if place and not near:
+        near = sorted(k for k in known if k.startswith(f"{place}.") and "._" not in k)[:8]
+    advice = f"{' or '.join(near)}?" if near else "python train.py --help lists the settings"
+    return ConfigError(f"unknown setting {key}: {advice}")
 
 
 def take_own(overrides: Iterable[str], own: Mapping[str, Any]) -> tuple[Own, list[str]]:

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from functools import cache
@@ -14,7 +14,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from xray_lightning.cli.request import Own, read_setting
+from xray_lightning.cli.request import Own, describe_unknown, read_setting
 from xray_lightning.errors import CheckpointError, ConfigError, DataNotFoundError, require_integer
 from xray_lightning.processes import slurm_step
 
@@ -274,21 +274,3 @@ def list_keys(node: Mapping[str, Any], place: str = "") -> Iterator[str]:
         yield f"{place}{name}"
         if isinstance(value, Mapping):
             yield from list_keys(value, f"{place}{name}.")
-
-
-def describe_unknown(key: str, known: Collection[str]) -> ConfigError:
-    """The error for a key that is none; beside it is looked first.
-
-    >>> str(describe_unknown("lr", ["seed", "optim.optimizer.lr"]))
-    'unknown setting lr: optim.optimizer.lr?'
-    """
-    place, _, leaf = key.rpartition(".")
-    names: dict[str, list[str]] = {}  # last word -> whole keys
-    for whole in sorted({*known} - {key}, key=lambda k: (k.rpartition(".")[0] != place, k)):
-        names.setdefault(whole.rpartition(".")[2], []).append(whole)
-    alike = [leaf] if leaf in names else get_close_matches(leaf, names, 2, cutoff=0.7)
-    near = [whole for name in alike for whole in names[name]][:3]
-    if place and not near:
-        near = sorted(k for k in known if k.startswith(f"{place}.") and "._" not in k)[:8]
-    advice = f"{' or '.join(near)}?" if near else "python train.py --help lists the settings"
-    return ConfigError(f"unknown setting {key}: {advice}")
