@@ -25,9 +25,7 @@ Subsets = dict[str, np.ndarray]
 
 
 @pytest.mark.parametrize("place", ["train", "test"])
-def test_mean_of_the_other_images(
-    records: list[Record], subsets: Subsets, place: str, tabled: Any
-) -> None:
+def test_mean_of_the_other_images(records, subsets, place, tabled) -> None:
     table, _ = tabled(records)
     prior = measure_prevalence(table, subsets["train"])
     scores = score_by_mean(table, subsets[place], subsets["test"], prior)
@@ -75,16 +73,12 @@ def test_auroc_against_scikit_learn(records: list[Record], subsets: Subsets, tab
     assert result.interval == pytest.approx(np.quantile(np.mean(draws, axis=0), [0.025, 0.975]))
 
 
-def test_no_shared_patient_gains_nothing(
-    records: list[Record], subsets: Subsets, tabled: Any
-) -> None:
+def test_no_shared_patient_gains_nothing(records, subsets, tabled) -> None:
     table, bootstrap = tabled([replace(r, patient_id=f"{i}") for i, r in enumerate(records)])
     assert set(score_baselines(table, subsets, bootstrap, 0)[-1].result.labels.values()) == {0.5}
 
 
-def test_metadata_learns_from_train_only(
-    records: list[Record], subsets: Subsets, tabled: Any
-) -> None:
+def test_metadata_learns_from_train_only(records, subsets, tabled) -> None:
     table, _ = tabled(
         [replace(r, targets=(float(r.view == "AP"), *r.targets[1:])) for r in records]
     )
@@ -96,9 +90,7 @@ def test_metadata_learns_from_train_only(
     np.testing.assert_array_equal(scores, again)
 
 
-def test_a_label_without_positives_in_train(
-    records: list[Record], subsets: Subsets, tabled: Any
-) -> None:
+def test_a_label_without_positives_in_train(records, subsets, tabled) -> None:
     table, bootstrap = tabled(records, draws=3)
     table.targets[subsets["train"], 2] = 0
     scores = score_by_metadata(table, subsets["train"], subsets["test"], 0)

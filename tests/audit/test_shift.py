@@ -46,9 +46,7 @@ def test_prevalence_against_pandas(records: list[Record], subsets: Subsets, tabl
     assert min(row.corrected for row in rows) == pytest.approx(min(1, 3 * smallest))
 
 
-def test_intervals_against_a_loop_over_the_same_draws(
-    records: list[Record], subsets: Subsets, tabled: Any
-) -> None:
+def test_intervals_against_a_loop_over_the_same_draws(records, subsets, tabled) -> None:
     table, bootstrap = tabled(records, seed=3)
     frames = frame(records, table.labels)
     row = compare_prevalence(table, add_train_val(subsets), bootstrap)[0]
@@ -80,9 +78,7 @@ def test_metadata_against_pandas(records: list[Record], subsets: Subsets, tabled
         assert {name: rows[name].value[subset] for name in wanted} == pytest.approx(wanted)
 
 
-def test_what_is_unknown_everywhere_is_nan(
-    records: list[Record], subsets: Subsets, tabled: Any
-) -> None:
+def test_what_is_unknown_everywhere_is_nan(records, subsets, tabled) -> None:
     age = compare_metadata(
         *arguments(tabled([replace(r, age=float("nan")) for r in records]), subsets)
     )[0]
@@ -94,9 +90,7 @@ def arguments(pair: Any, subsets: Subsets) -> tuple[Any, Subsets, Any]:
     return pair[0], add_train_val(subsets), pair[1]
 
 
-def test_the_classifier_finds_what_differs(
-    records: list[Record], subsets: Subsets, tabled: Any
-) -> None:
+def test_the_classifier_finds_what_differs(records, subsets, tabled) -> None:
     test = set(subsets["test"].tolist())
     told = [replace(r, view="AP" if i in test else "PA") for i, r in enumerate(records)]
     separation = separate_by_metadata(*arguments(tabled(told), subsets), seed=0)
@@ -107,9 +101,7 @@ def test_the_classifier_finds_what_differs(
     assert alike.result.mean < 0.65
 
 
-def test_nothing_to_tell_by_and_too_few_patients(
-    records: list[Record], subsets: Subsets, tabled: Any
-) -> None:
+def test_nothing_to_tell_by_and_too_few_patients(records, subsets, tabled) -> None:
     bare = [Record(f"{n}.png", f"p{n}", (0.0,)) for n in range(240)]
     few = [replace(r, patient_id=f"p{i % 4}") for i, r in enumerate(records)]
     for made, reason in (

@@ -6,12 +6,10 @@ every PNG's checksums and writes to the disk; OpenCV's side does neither.
 """
 
 import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import cv2
 import pytest
@@ -45,14 +43,7 @@ def opencv_square(file: Path) -> None:
     assert cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA).shape == (SIZE, SIZE)
 
 
-def test_cache_build_vs_opencv(
-    radiographs: Path,
-    tmp_path: Path,
-    rates: Callable[..., dict[str, list[float]]],
-    over: Callable[[list[float], list[float]], float],
-    remark: Any,
-    ratio: Any,
-) -> None:
+def test_cache_build_vs_opencv(radiographs, tmp_path, rates, over, remark, ratio) -> None:
     source = listed(radiographs, tmp_path)
     files = sorted(radiographs.glob("*.png"))
     cores = available_cores()

@@ -1,7 +1,6 @@
 """The search for duplicate images at the size of ChestX-ray14."""
 
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -18,9 +17,7 @@ pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
 IMAGES, PLANTED = 112_120, 1000
 
 
-def test_hashing_and_comparing(
-    radiographs: Path, rates: Callable[..., Any], remark: Callable[[str], None], ratio: Any
-) -> None:
+def test_hashing_and_comparing(radiographs, rates, remark, ratio) -> None:
     files = sorted(radiographs.glob("*.png"))
     squares = np.stack([fit_square(decode_image(p.read_bytes(), p.name), 224) for p in files])
     many = np.tile(squares, (25, 1, 1))

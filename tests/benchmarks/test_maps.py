@@ -5,7 +5,6 @@ they are timed for 2 labels and counted as maps a second.
 """
 
 from statistics import median
-from typing import Any
 
 import pytest
 import torch
@@ -27,9 +26,7 @@ BOUNDS = {"by_hooks": ">=30", "by_captum": ">=10"}
     ("backbone", "head"),
     [("densenet121", "average"), ("densenet121", "attention"), ("legacy_xception", "average")],
 )
-def test_grad_cam_of_all_labels(
-    backbone: str, head: str, rates: Any, over: Any, ratio: Any, remark: Any
-) -> None:
+def test_grad_cam_of_all_labels(backbone, head, rates, over, ratio, remark) -> None:
     torch.manual_seed(0)
     net = XrayNet(CHEST_XRAY14, backbone, head=head, image_size=SIZE).eval()
     images, layer = torch.rand(BATCH, 1, SIZE, SIZE), net.backbone.get_submodule(LAYERS[backbone])

@@ -76,15 +76,7 @@ def held_bytes(net: XrayNet, batch: tuple[Tensor, Tensor]) -> int:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_cost(
-    name: str,
-    plain: XrayNet,
-    batch: tuple[Tensor, Tensor],
-    rates: Any,
-    over: Any,
-    remark: Any,
-    ratio: Any,
-) -> None:
+def test_cost(name, plain, batch, rates, over, remark, ratio) -> None:
     net = new_net(**VARIANTS[name])
     found = rates(TURNS, average=step_of(plain, batch), other=step_of(net, batch))
     base, ours = held_bytes(plain, batch), held_bytes(net, batch)

@@ -103,9 +103,7 @@ def saliency() -> dict[str, SaliencyTests]:
     }
 
 
-def test_lines_fit_and_explanations_come_back(
-    places: Localisation, saliency: Mapping[str, SaliencyTests]
-) -> None:
+def test_lines_fit_and_explanations_come_back(places, saliency) -> None:
     explanation = Explanation(
         *("best.ckpt", "abc", "nih", SplitName("official", "123"), "test", "f00d", 20, 20),
         *({"mean": None}, ["cam"]),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -116,9 +115,7 @@ def extent(figure: Figure, axes: int) -> tuple[float, float, float, float]:
 @pytest.mark.parametrize(
     ("box", "frame"), [((100, 300, 200, 150), (512, 1024)), ((700, 40, 120, 400), (1024, 1024))]
 )
-def test_a_box_lies_where_it_was_drawn(
-    box: tuple[float, float, float, float], frame: tuple[int, int]
-) -> None:
+def test_a_box_lies_where_it_was_drawn(box, frame) -> None:
     """To one pixel of the image the network sees, also on an image that was not square."""
     size = 64
     side, scale = max(frame), size / max(frame)
@@ -244,13 +241,7 @@ def predictions(data: XrayDataModule) -> Callable[[], dict[str, Predictions]]:
     return make
 
 
-def test_every_map_is_of_the_image_below_it(
-    data: XrayDataModule,
-    net: XrayNet,
-    predictions: Callable[[], dict[str, Predictions]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_every_map_is_of_the_image_below_it(data, net, predictions, tmp_path, monkeypatch) -> None:
     """Project A's figure showed one patient's map beside another patient's radiograph."""
     seen: dict[str, Any] = {}
 
@@ -292,13 +283,7 @@ def test_every_map_is_of_the_image_below_it(
     assert net.training
 
 
-def test_the_random_rule_is_printed(
-    data: XrayDataModule,
-    net: XrayNet,
-    predictions: Callable[[], dict[str, Predictions]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_random_rule_is_printed(data, net, predictions, tmp_path, monkeypatch) -> None:
     titles: list[str] = []
     monkeypatch.setattr(module, "panel_figure", lambda *a: titles.append(a[3]) or Figure())
     panel = Panel("Mass", rule="random", seed=7)
@@ -306,12 +291,7 @@ def test_the_random_rule_is_printed(
     assert titles[0].endswith("images: drawn at random, seed 7")
 
 
-def test_no_figure_without_a_threshold(
-    data: XrayDataModule,
-    net: XrayNet,
-    predictions: Callable[[], dict[str, Predictions]],
-    tmp_path: Path,
-) -> None:
+def test_no_figure_without_a_threshold(data, net, predictions, tmp_path) -> None:
     scores = predictions()
     scores["val"].targets[:, 0] = 0
     assert not results_panel(net, data, scores, Panel(data.labels[0]), tmp_path / "panel.png")
@@ -320,12 +300,7 @@ def test_no_figure_without_a_threshold(
         results_panel(net, data, scores, Panel(), tmp_path / "panel.png")
 
 
-def test_nothing_known_in_test(
-    data: XrayDataModule,
-    net: XrayNet,
-    predictions: Callable[[], dict[str, Predictions]],
-    tmp_path: Path,
-) -> None:
+def test_nothing_known_in_test(data, net, predictions, tmp_path) -> None:
     """A figure of empty cells, which say so."""
     scores = predictions()
     scores["test"].targets[:] = np.nan

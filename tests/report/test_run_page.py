@@ -57,9 +57,7 @@ def test_nothing_is_fetched(text: str, parsed: Callable) -> None:
     assert len(text.encode()) < 5_000_000
 
 
-def test_the_table_says_what_the_files_say(
-    run: Run, facts: dict, text: str, parsed: Callable
-) -> None:
+def test_the_table_says_what_the_files_say(run, facts, text, parsed) -> None:
     page, evaluation = parsed(text), run.evaluation.to_json()
     assert facts["test"]["labels"] == evaluation["labels"]
     for label, each in evaluation["labels"].items():

@@ -133,6 +133,7 @@ def _compare(
     """One row for each numerator and denominator, p values corrected over the rows."""
     sums, draws = {}, {}  # group to (K, 2), group to (D, K)
     for group, rows in groups.items():
+        rows = np.sort(rows)  # sums to the last digit, whatever the group is made of
         columns = [column[rows] for share in by_group[group].values() for column in share]
         weights = np.column_stack(columns)  # (n, 2 K)
         drawn = bootstrap.subset(rows).compact().sums(weights)[1:]

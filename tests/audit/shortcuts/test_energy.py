@@ -72,9 +72,7 @@ def test_density_is_energy_an_area(images: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize(("side", "decided"), [(2, []), (7, ["corners"]), (10, "all")])
-def test_a_coarse_map_decides_nothing(
-    images: torch.Tensor, side: int, decided: list[str] | str
-) -> None:
+def test_a_coarse_map_decides_nothing(images, side, decided) -> None:
     maps = np.zeros((N, side, side))
     maps[:, 0, 0] = 1
     found = measure_energy(maps, images, BOOTSTRAP)

@@ -76,9 +76,7 @@ def test_maps_may_be_given(reader: Any, sample: Sample) -> None:
     assert "its maps are denser than in the body in: outside, border, corners" in nodule.reason
 
 
-def test_labels_without_positives_are_undecided_and_unknown_ones_left_out(
-    reader: Any, sample: Sample
-) -> None:
+def test_labels_without_positives_are_undecided_and_unknown_ones_left_out(reader, sample) -> None:
     absent = replace(sample, targets=np.where([True, False], 0, sample.targets))
     emphysema, nodule = examine(reader(honest=True), absent, draws=200).labels.values()
     assert emphysema.verdict == "undecided"
