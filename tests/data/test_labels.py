@@ -36,7 +36,7 @@ def test_every_set_without_one_named(capsys) -> None:
 
 
 def test_the_table_fits(nih_folder, csv_folder, capsys) -> None:
-    table = csv_folder("image,Nodule,Mass,Nodule/Mass", "a.png,1,0,", "sub/b.png,,1,1")
+    table = csv_folder("image,Nodule,Own,Nodule/Mass", "a.png,1,0,", "sub/b.png,,1,1")
     labels([])
     labels(["data=[csv,nih]", f"data.nih.root={nih_folder.root}", f"data.csv.table={table}"])
     text = capsys.readouterr().out

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from xray_lightning.data.source import Source
 from xray_lightning.data.vocabulary import (
     Finding,
+    Relabelled,
     find_wording,
     list_narrower,
     read_vocabulary,
-    relabel,
     tells,
     union_labels,
 )
@@ -79,7 +79,7 @@ def _unread(name: str) -> Source:
 
 def _count(source: Source, labels: list[str]) -> Iterator[LabelUse]:
     """The use of each label in turn."""
-    targets = target_matrix(relabel(source, labels).records) if source.records else None
+    targets = target_matrix(Relabelled(source, tuple(labels)).records) if source.records else None
     for column, label in enumerate(labels):
         wording = find_wording(source.name, source.labels, label)
         counts: tuple[int | None, ...] = (None,) * 3

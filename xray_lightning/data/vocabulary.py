@@ -133,7 +133,7 @@ def union_labels(sources: Sequence[Source]) -> list[str]:
 
 def require_findings(labels: Sequence[str], sources: Sequence[Source]) -> tuple[str, ...]:
     """The labels, each a finding of the vocabulary or a data set's own label that has its name."""
-    known = [*read_vocabulary(), *union_labels(sources)]
+    known = list(dict.fromkeys([*read_vocabulary(), *union_labels(sources)]))
     if isinstance(labels, str) or not labels or len(set(labels)) < len(labels):
         raise ConfigError(f"labels is a list of different findings such as Mass, got {labels!r}")
     called = {

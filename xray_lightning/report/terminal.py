@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # need SciPy or pandas, which most verbs do not
     from xray_lightning.evaluation.truths import ExpertTruth
 
 WIDE = 160  # characters of a line in a file or a pipe
-SETS = 4  # data sets in a table of 80 columns
+SETS, CELL = 4, 13  # data sets in a table of 80 columns, and the width of each
 LABELS_LEGEND = (
     "=: the same word; its images with/without the finding, ?: unknown",
     "-: not told, so unknown (NaN); in brackets a wider finding it tells, which is not used",
@@ -133,7 +133,7 @@ def labels_tables(table: "LabelTable") -> list[Table | str]:
         drawn = empty_table("labels of the data sets", "finding", *chosen)
         for column in drawn.columns:
             column.justify, column.vertical, column.overflow = "left", "top", "fold"
-            column.max_width = 18 if column is drawn.columns[0] else 13
+            column.max_width = 18 if column is drawn.columns[0] else CELL
         for row in table.rows:
             cells = [_label_cell(row.label, row.sets[name]) for name in chosen]
             if any(row.sets[name].words or row.sets[name].wider for name in chosen):
@@ -148,7 +148,8 @@ def _label_cell(label: str, use: "LabelUse") -> str:
         return f"- ({use.wider[0]})" if use.wider else "-"
     lines = ["=" if use.words == (label,) else " or ".join(use.words) + " *" * use.derived]
     if use.positives is not None:
-        lines.append(f"{use.positives:,}/{use.negatives:,}")
+        counts = f"{use.positives:,}/{use.negatives:,}"
+        lines.append(counts if len(counts) <= CELL else counts.replace("/", "/\n"))
     return "\n".join([*lines, *([f"? {use.unknown:,}"] if use.unknown else [])])
 
 
