@@ -30,7 +30,10 @@ _NAMES = {  # module: what it offers
     "data.partition": ["LeakySubsetsWarning", "Split", "make_split"],
     "data.phantom": ["Phantom"],
     "data.rsna": ["Rsna"],
-    "data.samplers": ["disease_balanced_sampler", "patient_balanced_sampler", "uniform_sampler"],
+    "data.samplers": [
+        *("disease_balanced_sampler", "hospital_balanced_sampler", "patient_balanced_sampler"),
+        "uniform_sampler",
+    ],
     "data.several": ["Several"],
     "data.siim": ["Siim"],
     "data.source": ["Source", "UnknownPatientsWarning"],

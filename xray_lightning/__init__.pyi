@@ -34,6 +34,7 @@ from xray_lightning.data.partition import make_split as make_split
 from xray_lightning.data.phantom import Phantom as Phantom
 from xray_lightning.data.rsna import Rsna as Rsna
 from xray_lightning.data.samplers import disease_balanced_sampler as disease_balanced_sampler
+from xray_lightning.data.samplers import hospital_balanced_sampler as hospital_balanced_sampler
 from xray_lightning.data.samplers import patient_balanced_sampler as patient_balanced_sampler
 from xray_lightning.data.samplers import uniform_sampler as uniform_sampler
 from xray_lightning.data.several import Several as Several

@@ -1,13 +1,14 @@
 """``xray evaluate``: a checkpoint scored on its own test set, or on other data."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from xray_lightning.audit.shortcuts.probe import probe_hospitals
 from xray_lightning.cli.build import progress, trainer_from
 from xray_lightning.cli.fit import mean_line
 from xray_lightning.cli.opening import Opened, open_checkpoint
@@ -21,6 +22,7 @@ from xray_lightning.evaluation.predictions import Predictions, read_predictions
 from xray_lightning.evaluation.priors import require_prior, resolve_prior
 from xray_lightning.evaluation.truths import FINDINGS, ExpertTruth, score_truths
 from xray_lightning.folders import prepare_folder
+from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.processes import first_process
 from xray_lightning.report.evaluation_table import evaluation_lines
@@ -92,7 +94,8 @@ def evaluate_subsets(opened: Opened) -> tuple[Path, dict[str, Summary], dict[str
         summaries[subset] = summary["test"]
         if first_process():
             write_json(summary, place / "metrics.json")
-            evaluations[subset] = evaluate_predictions(opened, predictions["test"])
+            probe = probe_hospitals(task.net, data, "test")
+            evaluations[subset] = evaluate_predictions(opened, predictions["test"], probe)
             write_json(evaluations[subset].to_json(), place / "evaluation.json")
     if first_process():
         if opened.overlap:
@@ -101,7 +104,9 @@ def evaluate_subsets(opened: Opened) -> tuple[Path, dict[str, Summary], dict[str
     return folder, summaries, evaluations
 
 
-def evaluate_predictions(opened: Opened, predictions: Predictions) -> Evaluation:
+def evaluate_predictions(
+    opened: Opened, predictions: Predictions, hospital_probe: Mapping[str, Estimate]
+) -> Evaluation:
     """What the scores of the test set are worth."""
     config, data = opened.config, opened.data
     weights = opened.checkpoint.weights_sha256
@@ -112,6 +117,7 @@ def evaluate_predictions(opened: Opened, predictions: Predictions) -> Evaluation
         operating_points=read_points(opened),
         draws=config.draws,
         prior=require_prior(config.prior),
+        hospital_probe=hospital_probe,
     )
 
 

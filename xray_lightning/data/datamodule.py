@@ -1,5 +1,6 @@
 """From a data set to the batches of its training, validation and test sets."""
 
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -142,8 +143,11 @@ class XrayDataModule(pl.LightningDataModule):
         return self.subset_targets("train")[np.concatenate(orders)]
 
     def _plan(self) -> Callable[[np.random.Generator], Order]:
-        patients = [record.patient_id for record in self.subset_records("train")]
-        return partial(self.sampler, self.subset_targets("train"), patients)
+        records = self.subset_records("train")
+        patients = [record.patient_id for record in records]
+        wanted = inspect.signature(self.sampler).parameters
+        more = {"hospitals": [r.hospital for r in records]} if "hospitals" in wanted else {}
+        return partial(self.sampler, self.subset_targets("train"), patients, **more)
 
     def require_images(self, world: int) -> None:
         """Refuse to share a subset among more processes than it has images.

@@ -81,6 +81,36 @@ def patient_balanced_sampler(
     return generator.permutation(shuffled[first])
 
 
+def hospital_balanced_sampler(
+    targets: Targets,
+    patients: Sequence[str],
+    generator: np.random.Generator,
+    *,
+    hospitals: Sequence[str],  # of each image; the data module gives them
+) -> Order:
+    """As many images of each data set read together, (N,); drawn anew each epoch.
+
+    Those of a small set take turns: none comes twice before each came once.
+
+    Raises:
+        DataError: there is one data set alone.
+
+    >>> order = hospital_balanced_sampler(
+    ...     np.zeros((5, 1)), "abcde", np.random.default_rng(0), hospitals="xxxxy")
+    >>> sorted(order.tolist())[-2:]
+    [4, 4]
+    """
+    names, codes = np.unique(np.asarray(list(hospitals)), return_inverse=True)
+    if len(names) < 2:
+        raise DataError("hospital_balanced balances several data sets (data=several); here is one")
+    ends = np.linspace(0, len(codes), len(names) + 1).round().astype(np.int64)
+    drawn = [
+        np.resize(generator.permutation(np.flatnonzero(codes == code)), count)
+        for code, count in enumerate(np.diff(ends))
+    ]
+    return generator.permutation(np.concatenate(drawn))
+
+
 def prevalence(targets: Targets) -> npt.NDArray[np.float64]:
     """Share of positives among the known targets of each label, (L,); NaN where none is known.
 

@@ -6,12 +6,14 @@ from typing import Any, Self
 
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.partition import fingerprint
+from xray_lightning.evaluation.pooled import Pooled, describe_pooled
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.priors import VALIDATION, Pairs, Prior, PriorTest, correct_priors
 from xray_lightning.evaluation.published import Published, comparable
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import require_method
 from xray_lightning.metrics.estimates import Metrics, estimate_metrics
+from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.metrics.operating_points import (
     Calls,
     OperatingPoints,
@@ -75,6 +77,7 @@ class Evaluation(Result):
     # misses and false alarms in each group; empty without operating points
     underdiagnosis: list[Underdiagnosis]
     published: list[Published]  # results that these may stand beside
+    pooled: Pooled | None = None  # of images of several hospitals
 
     def to_json(self) -> Json:
         """Plain values of evaluation.json: metrics and origin are not nested."""
@@ -102,6 +105,7 @@ def evaluate(
     draws: int = 2000,
     seed: int = 0,
     subgroups: bool = True,
+    hospital_probe: Mapping[str, Estimate] | None = None,
 ) -> Evaluation:
     """Every metric of some predictions, operating points and calibrations of validation applied.
 
@@ -114,6 +118,7 @@ def evaluate(
         draws: of the bootstrap; subgroups need none, missed disease gets at most 500.
         seed: of the bootstrap.
         subgroups: whether subgroups are evaluated.
+        hospital_probe: AUROC at which features tell each hospital, where they were looked at.
 
     Raises:
         ConfigError: no draws or no images, or a prior that there is no calibration for.
@@ -154,6 +159,12 @@ def evaluate(
         if subgroups and thresholds
         else [],
         published=_find_published(origin, predictions.labels, len(records)),
+        pooled=describe_pooled(
+            predictions,
+            records,
+            hospital_probe or {},
+            PatientBootstrap(predictions.patient_ids, few, seed),
+        ),
     )
 
 

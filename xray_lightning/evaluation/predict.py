@@ -23,6 +23,7 @@ from xray_lightning.evaluation.evaluate import (
 )
 from xray_lightning.evaluation.predictions import Predictions, require_scores
 from xray_lightning.metrics.auroc import auroc_per_label, defined_mean
+from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import Json, to_plain, write_json
 
@@ -135,6 +136,7 @@ def evaluate_run(
     value: float = 0.9,
     calibration: str | None = "platt",
     draws: int = 2000,
+    hospital_probe: Mapping[str, Estimate] | None = None,
 ) -> Evaluation:
     """Fit operating points on validation, keep them in the best checkpoint, apply them to test.
 
@@ -153,6 +155,7 @@ def evaluate_run(
         origin_of(data, "test", tta, weights),
         operating_points=points,
         draws=draws,
+        hospital_probe=hospital_probe,
     )
     write_json(evaluation.to_json(), run / "evaluation.json")
     return evaluation

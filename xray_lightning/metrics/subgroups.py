@@ -79,6 +79,7 @@ def group_records(records: Sequence[Record]) -> dict[str, Groups]:
         "images of the patient": _band(per_patient, _COUNTS),
         "sex and age": _cross(sex, age),
         "sex and view": _cross(sex, view),
+        "hospital": np.array([record.hospital or UNKNOWN for record in records]),
     }
 
 

@@ -1,6 +1,6 @@
 """An evaluation in the terminal: tables of at most 80 columns, and what to know about them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -16,6 +16,12 @@ from xray_lightning.metrics.subgroups import MEAN, Subgroup
 from xray_lightning.report.terminal import empty_table, interval_text, number
 
 EXACT = "* no patient differs: exact bound over the number of patients (Clopper and Pearson)"
+POOLED = "+"  # beside a label or a figure
+POOLED_LEGEND = (
+    f"{POOLED} pooled over hospitals, which can be won by telling them apart; alone: "
+    "AUROC of their prevalences alone. Compare models in each hospital. -: not told, or fewer than "
+    "10 positives or negatives"
+)
 UNKNOWN_PATIENTS = (
     "note: patients are not known: every image counts as its own, and the intervals are too narrow "
     "where a patient has several"
@@ -27,7 +33,9 @@ def evaluation_lines(
 ) -> list[Table | str]:
     """Tables and lines for the terminal; without ``subgroups`` only those that differ."""
     metrics, points = evaluation.metrics, evaluation.operating_points
-    lines: list[Table | str] = [auroc_table(metrics, title), error_table(metrics)]
+    pooled = evaluation.pooled.hospital_alone if evaluation.pooled else {}
+    lines: list[Table | str] = [auroc_table(metrics, title, pooled), *hospital_lines(evaluation)]
+    lines.append(error_table(metrics))
     thresholds = points.thresholds if points else {}
     if points and evaluation.calls and thresholds:
         lines += point_tables(metrics, points, evaluation.calls)
@@ -49,17 +57,38 @@ def evaluation_lines(
     return [*lines, *(f"note: {text}" for text in notes)]
 
 
-def auroc_table(metrics: Metrics, title: str) -> Table:
-    """A row a label: AUROC, its interval, AP beside the prevalence."""
+def auroc_table(metrics: Metrics, title: str, pooled: Collection[str] = ()) -> Table:
+    """A row a label: AUROC, its interval, AP beside the prevalence; a mark at pooled labels."""
     columns = ("positive", "AUROC", "95 % (patients)", "ratio", "AP", "prevalence")
     table = empty_table(title, "label", *columns)
     for name, label in metrics.labels.items():
         cells = _auroc_cells(label.estimates)
-        table.add_row(name, f"{label.positives:,}", *cells, number(label.prevalence))
+        mark = f" {POOLED}" if name in pooled else ""
+        table.add_row(name + mark, f"{label.positives:,}", *cells, number(label.prevalence))
     table.add_section()
     name = f"mean of {metrics.defined['auroc']}/{len(metrics.labels)}"
     table.add_row(name, "", *_auroc_cells(metrics.mean), "", style="bold")
     return table
+
+
+def hospital_lines(evaluation: Evaluation) -> list[Table | str]:
+    """AUROC of each label in each hospital beside the pooled one; [] for images of one."""
+    if (pooled := evaluation.pooled) is None:
+        return []
+    rows = [row for row in evaluation.subgroups if row.dimension == "hospital"]
+    names = list(dict.fromkeys(row.group for row in rows))
+    inside = {(row.label, row.group): row for row in rows}
+    table = empty_table("AUROC by hospital", "label", "pooled", "alone", *names)
+    for label, metric in evaluation.metrics.labels.items():
+        alone = pooled.hospital_alone.get(label)
+        cells = [f"{number(metric['auroc'].value)} {POOLED}", number(alone.value)] if alone else []
+        cells = cells or ["-", "-"]
+        for row in (inside[label, name] for name in names):
+            cells.append("-" if row.note else f"{number(row.auroc)} {interval_text(row.interval)}")
+        table.add_row(label, *cells)
+    told = [f"{k} {number(each.value)} ({_ends(each)})" for k, each in pooled.probe.items()]
+    probe = f"AUROC at which the network's features tell the hospital: {', '.join(told)}"
+    return [table, POOLED_LEGEND, *([probe] if told else [])]
 
 
 def _auroc_cells(estimates: dict[str, Estimate]) -> list[str]:

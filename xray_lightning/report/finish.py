@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from xray_lightning.audit.shortcuts.probe import probe_hospitals
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, weights_sha256
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import SUBSETS
@@ -68,6 +69,7 @@ def finish_run(
         return FinishedRun(run, summaries, None)
     if (folder / "metrics.csv").is_file():
         figures.curves_figure(folder / "metrics.csv", folder / "curves.png")
+    points["hospital_probe"] = probe_hospitals(scorer.net, data, "test")
     evaluation = evaluate_run(data, predictions, folder, tta=task.tta, **points)
     if isinstance(net, XrayNet):
         draw_maps(restore_net(best, task), data, predictions, folder, heat_maps, panel)

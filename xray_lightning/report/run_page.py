@@ -25,7 +25,7 @@ from xray_lightning.writing import Json, open_replacing, to_plain, write_json
 Values = Json
 TEST = (  # of evaluation.json
     *("fingerprint", "images", "patients", "patients_known", "draws", "seed", "tta"),
-    *("labels", "mean", "defined", "calls", "weights_sha256"),
+    *("labels", "mean", "defined", "calls", "weights_sha256", "pooled"),
 )
 FORMER = {"verdict": "summary", "unknown": "limitations", "points": "operating_points"}  # schema 1
 

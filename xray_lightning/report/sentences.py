@@ -113,6 +113,7 @@ def list_limitations(values: Values) -> list[str]:
     texts += _name("Test images whose target is unknown and left out", _positive(blank))
     texts += _name("No operating point", points["without"])
     texts += _name("Calibration", points["doubts"])
+    texts += _limits_of_pooling(test.get("pooled"))
     texts += _limits_of_groups(values)
     texts += audit["notes"] if audit else [f"The split was not audited: {values['audit_missing']}."]
     return texts + _limits_of_every_run(values)
@@ -129,6 +130,17 @@ def _name(text: str, names: Mapping[str, object]) -> list[str]:
     if len(names) > 1 and len(set(names.values())) == 1:  # all for one reason
         return [f"{text} ({next(iter(names.values()))}): {', '.join(names)}."]
     return [f"{text}: {', '.join(f'{name} ({value})' for name, value in names.items())}."]
+
+
+def _limits_of_pooling(pooled: Values | None) -> list[str]:
+    """What is won by telling hospitals apart, for labels that several of them tell."""
+    if not pooled:
+        return []
+    alone = {name: f"{each['value']:.3f}" for name, each in pooled["hospital_alone"].items()}
+    text = "AUROC pooled over hospitals can be won by telling them apart; that of prevalences alone"
+    told = {k: each["value"] for k, each in pooled["probe"].items() if each["value"] is not None}
+    probe = "AUROC at which the network's features tell the hospital"
+    return [*_name(text, alone), *_name(probe, {k: f"{value:.3f}" for k, value in told.items()})]
 
 
 def _limits_of_groups(values: Values) -> list[str]:

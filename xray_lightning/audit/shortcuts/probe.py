@@ -9,11 +9,15 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
+from torch import nn
 
+from xray_lightning.audit.shortcuts.occlusion import pool_features
+from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.intervals import Floats, Interval, percentile_interval
+from xray_lightning.metrics.intervals import Estimate, Floats, Interval, percentile_interval
 from xray_lightning.metrics.ranks import Codes
 from xray_lightning.models.network import XrayNet
+from xray_lightning.records import patient_ids
 from xray_lightning.results import Result
 
 FOLDS = 5
@@ -56,6 +60,38 @@ def score_held_out(features: Floats, attribute: Floats, codes: Codes, seed: int)
             model.fit(features[learned], attribute[learned])
             scores[held] = model.decision_function(features[held])
     return scores
+
+
+def probe_hospitals(
+    net: nn.Module,  # in evaluation mode; of another class than XrayNet it has no features
+    data: XrayDataModule,
+    subset: str,
+    *,
+    limit: int = 1000,  # images, drawn by the seed
+    draws: int = 500,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """AUROC at which a network's features tell each hospital from the others, patients held out.
+
+    Empty where all images are of one hospital; NaN for one of too few patients.
+    """
+    records = data.subset_records(subset)
+    if len({record.hospital for record in records}) < 2 or not isinstance(net, XrayNet):
+        return {}
+    dataset = data.dataset(subset)
+    rows = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:limit]).tolist()
+    features = pool_features(net.eval(), torch.stack([dataset[row]["image"] for row in rows]))
+    bootstrap = PatientBootstrap(patient_ids(records[row] for row in rows), draws, seed)
+    hospitals = np.array([records[row].hospital for row in rows])
+    names = np.unique(hospitals).tolist()
+    told = {}
+    for name in names[:1] if len(names) == 2 else names:
+        attribute = (hospitals == name).astype(np.float64)
+        told[name] = Estimate(np.nan)
+        if min(len(np.unique(bootstrap.codes[attribute == side])) for side in (0, 1)) >= LEAST:
+            scores = score_held_out(features, attribute, bootstrap.codes, seed)
+            told[name] = Estimate.of_draws(bootstrap.auroc(scores, attribute))
+    return told
 
 
 def probe(

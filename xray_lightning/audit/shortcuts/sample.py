@@ -89,6 +89,9 @@ def read_attributes(source: Source, records: Sequence[Record]) -> dict[str, Floa
     sex = [{"M": 1.0, "F": 0.0}.get(record.sex, np.nan) for record in records]
     view = [{"AP": 1.0, "PA": 0.0}.get(record.view, np.nan) for record in records]
     attributes = {"sex: M": np.array(sex), "view: AP": np.array(view)}
+    hospitals = {record.hospital for record in records}
+    for name in sorted(hospitals) if len(hospitals) > 1 else ():
+        attributes[f"hospital: {name}"] = np.array([float(r.hospital == name) for r in records])
     if isinstance(source, Phantom):
         words = [float(source.word(record) != "") for record in records]
         attributes["word: AP or PORT"] = np.array(words)
