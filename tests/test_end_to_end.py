@@ -300,6 +300,24 @@ def test_real_sample(shared_data: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_several_real_samples(shared_data: Path, folder: Path) -> None:
+    nih, rsna = shared_data / "nih-sample", shared_data / "rsna-sample"
+    options = ["data=several", "data.sets=[nih,rsna]", f"data.nih.root={nih}"]
+    options += [f"data.rsna.root={rsna}", f"data.rsna.nih_map={rsna / 'nih_image_index.csv'}"]
+    options += ["model=mobilenetv2", "weights=none", "image_size=32", "sampler=hospital_balanced"]
+    printed = run([*TRAIN, *options, "trainer.max_epochs=1", "hydra.run.dir=both"], folder)
+    assert "AUROC at which the network's features tell the hospital: nih " in printed
+    evaluation = json.loads((folder / "both" / "evaluation.json").read_text())
+    assert evaluation["pooled"]["hospital_alone"].keys() == {"Pneumonia"}
+    assert evaluation["labels"]["Mass"]["known"] < evaluation["labels"]["Pneumonia"]["known"]
+    other = ["data=nih", f"data.root={nih}", "images=all"]
+    run([*XRAY, "evaluate", "both", *other, "overlap=exclude", "hydra.run.dir=nih"], folder)
+    assert 0 < metrics(folder / "nih", "test")["images"] < 937  # without those it learned from
+    again = run([*XRAY, "evaluate", "both", "hydra.run.dir=again"], folder)
+    assert "hospital" in again
+
+
+@pytest.mark.slow
 def test_wheel_works_without_the_repository(folder: Path) -> None:
     build = ["-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder / "dist")]
     quiet = {"check": True, "stdout": subprocess.DEVNULL}
