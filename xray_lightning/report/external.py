@@ -36,9 +36,9 @@ def external_lines(result: ExternalValidation) -> list[Table | str]:
     for cell in result.cells:
         lines += [*_pair_tables(cell), f"{cell.overlap}. {cell.verdict}"]
         if cell.tested_inside:
-            lines.append(
-                f"{cell.tested_inside:,} patients are in the internal test too: drawn together"
-            )
+            both = f"{cell.tested_inside:,} patients are in the internal test too"
+            lines.append(f"{both}: they are drawn together")
+        lines += [f"{label}: {row.note}" for label, row in cell.labels.items() if row.note]
     for row in result.models:
         lines += [f"note: {row.name}: {note}" for note in row.notes]
     return lines
