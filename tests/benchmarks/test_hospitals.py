@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from xray_lightning.data.chexpert import LABELS, CheXpert
+from xray_lightning.data.padchest import TABLE, PadChest
 from xray_lightning.data.source import Source
 from xray_lightning.data.splits import patient_split
 
@@ -91,6 +92,30 @@ def test_chexpert(tmp_path: Path, xrv: ModuleType, remark: Any) -> None:
         "CheXpert", lambda: CheXpert(root),
         lambda: xrv.datasets.CheX_Dataset(str(root), csvpath=table, **settings), remark,
     )  # fmt: skip
+
+
+def test_padchest(tables: Path, xrv: ModuleType, remark: Any, ratio: Any) -> None:
+    root = tables / "padchest"
+    settings = {"views": ["PA", "AP", "L"], "unique_patients": False}
+    value = compare(
+        "PadChest", lambda: PadChest(root, views=None),
+        lambda: xrv.datasets.PC_Dataset(str(root), str(root / f"{TABLE}.gz"), **settings), remark,
+    )  # fmt: skip
+    ratio("torchxrayvision_over_padchest", value, ">=5")
+
+
+def test_padchest_in_seconds_and_memory(tables: Path, ratio: Any) -> None:
+    program = (
+        "import resource, sys, time; import pandas;"
+        "from xray_lightning import PadChest, patient_split;"
+        "start = time.process_time(); source = PadChest(sys.argv[1], views=None);"
+        "patient_split(source.records, None); print(time.process_time() - start,"
+        "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)"
+    )
+    command = [sys.executable, "-c", program, str(tables / "padchest")]
+    runs = [subprocess.check_output(command, text=True).split() for _ in range(TURNS)]
+    ratio("padchest_table_and_split_gigabytes", max(float(peak) for _, peak in runs), "<=1")
+    ratio("padchest_table_and_split_seconds", min(float(seconds) for seconds, _ in runs), "<=3")
 
 
 def test_chexpert_in_seconds_and_memory(tmp_path: Path, remark: Any, ratio: Any) -> None:
