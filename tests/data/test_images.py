@@ -418,3 +418,25 @@ def test_a_cache_says_how_its_images_were_read(
         open_cache(source, source.records, size=8, root=tmp_path / "cache", progress=False)
     note = "2 files: 16-bit picture of 12-bit values: dark, for it is not stretched (2)"
     assert f"how images were read: {note}" in caplog.text
+
+
+def png16(rows: bytes, *before: tuple[bytes, bytes]) -> bytes:
+    """A 16-bit grey PNG of 4 x 2 pixels, every checksum right, whatever its pixels."""
+    header = struct.pack(">IIBBBBB", 4, 2, 16, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), *before, (b"IDAT", rows), (b"IEND", b""))
+    parts = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_16_bit_png_by_its_stored_bits_damaged_and_transparent() -> None:
+    rows = b"".join(b"\0" + struct.pack(">4H", *row) for row in ((0, 1, 512, 1023), (8, 7, 6, 5)))
+    expected = [[0, 0, 128, 255], [2, 2, 1, 1]]
+    for before in ((), ((b"tRNS", b"\0\1"),), ((b"eXIf", b"MM\0*\0\0\0\x08\0\0"),)):
+        whole = png16(zlib.compress(rows), *before)
+        assert decode_image(whole, "x.png", 10).tolist() == expected
+    for pixels in (zlib.compress(rows[:9]), zlib.compress(rows)[:9], b"no zlib"):
+        with pytest.raises(InvalidImageError, match=r"x\.png.*damaged"):
+            decode_image(png16(pixels), "x.png", 10)

@@ -12,10 +12,10 @@ The rules, so that a number computed from pixels can be traced back to the file:
 - The orientation of EXIF and TIFF is applied; of several pages the first is taken.
 - DICOM: the grey scale of ``data/dicom/grey.py`` in [0, 1], ``round(255 x)``.
 
-OpenCV decodes PNG, JPEG and BMP, but the file is checked first: some of its releases return a
-truncated picture half grey, and all of them write to stderr. PNG is checked by its checksums, so no
-damaged byte gets through; JPEG has none, so only its frame is checked: size, and that the end is
-there. TIFF is read by tifffile.
+OpenCV decodes PNG, JPEG and BMP (16-bit grey PNG: libpng by imagecodecs), but the file is checked
+first: some of its releases return a truncated picture half grey, and all of them write to stderr.
+PNG is checked by its checksums, so no damaged byte gets through; JPEG has none, so only its frame
+is checked: size, and that the end is there. TIFF is read by tifffile.
 """
 
 import zlib
@@ -44,6 +44,7 @@ Pixels = npt.NDArray[np.uint8]  # (H, W)
 Decoded = npt.NDArray[np.integer | np.floating]  # (H, W) or (H, W, C), C in OpenCV's order BGRA
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_GREY16 = b"\x10\0"  # bit depth and colour type of a PNG's header
 _JPEG = b"\xff\xd8\xff"
 _TIFF = (b"II*\x00", b"MM\x00*")  # of either byte order
 _JPEG_SIZE = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the start-of-frame markers
@@ -104,6 +105,8 @@ def decode_image(data: bytes, name: str, bits: int = 16) -> Pixels:
 
 
 def _decode(data: bytes) -> Decoded:
+    if data.startswith(_PNG) and data[24:26] == _GREY16 and b"eXIf" not in data:
+        return _decode_png16(data)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
     except cv2.error as error:
@@ -114,6 +117,17 @@ def _decode(data: bytes) -> Decoded:
         remedy = "Convert it to 8-bit or 16-bit grey with a window you choose"
         raise _invalid(f"its pixels are {pixels.dtype}, not 8-bit or 16-bit integers", remedy)
     return pixels
+
+
+def _decode_png16(data: bytes) -> Decoded:
+    """A PNG of 16-bit grey: the same pixels as OpenCV's, a quarter faster; alpha is ignored."""
+    import imagecodecs
+
+    try:
+        pixels = np.asarray(imagecodecs.png_decode(data))
+        return pixels[..., 0] if pixels.ndim == 3 else pixels
+    except (imagecodecs.PngError, ValueError) as error:
+        raise _invalid("its compressed pixels are damaged") from error
 
 
 def _to_grey8(pixels: Decoded, white: int) -> Pixels:
