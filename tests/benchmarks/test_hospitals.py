@@ -95,23 +95,23 @@ def test_chexpert(tmp_path: Path, xrv: ModuleType, remark: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # torchxrayvision's own, of pandas 3
-def test_padchest(tables: Path, xrv: ModuleType, remark: Any, ratio: Any) -> None:
+def test_padchest(tables: Path, xrv: ModuleType, remark: Any) -> None:
     root = tables / "padchest"
     settings = {"views": ["PA", "AP", "AP Supine"], "unique_patients": False}
-    value = compare(
+    compare(
         "PadChest", lambda: PadChest(root),
         lambda: xrv.datasets.PC_Dataset(str(root), str(root / f"{TABLE}.gz"), **settings), remark,
     )  # fmt: skip
-    ratio("torchxrayvision_over_padchest", value, ">=5")
 
 
 def test_padchest_in_seconds_and_memory(tables: Path, ratio: Any) -> None:
+    """Peak memory by /proc: that of getrusage is the parent's at first."""
     program = (
-        "import resource, sys, time; import pandas;"
+        "import re, sys, time; import pandas; from pathlib import Path;"
         "from xray_lightning import PadChest, patient_split;"
         "start = time.process_time(); source = PadChest(sys.argv[1]);"
         "patient_split(source.records, None); print(time.process_time() - start,"
-        "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)"
+        "int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1e6)"
     )
     command = [sys.executable, "-c", program, str(tables / "padchest")]
     runs = [subprocess.check_output(command, text=True).split() for _ in range(TURNS)]

@@ -42,7 +42,7 @@ from xray_lightning.data.source import (
     require_directory,
     select_views,
 )
-from xray_lightning.data.tables import OLDEST, Table, format_count, read_table
+from xray_lightning.data.tables import OLDEST, Table, format_count, pause_collector, read_table
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.records import NAN, Record
 
@@ -106,6 +106,7 @@ class PadChest(Source):
 
     name = "padchest"
 
+    @pause_collector()
     def __init__(
         self,
         root: str | Path,
