@@ -136,9 +136,7 @@ def count_duplicates(
         ],
         compared={name: int(own.sum()) for name, own in zip(names, sets, strict=True)},
         between={
-            f"{names[a]} and {names[b]}": int(
-                ((sets[a][first] & sets[b][second]) | (sets[b][first] & sets[a][second])).sum()
-            )
+            f"{names[a]} and {names[b]}": int((sets[a][pairs] & sets[b][pairs[:, ::-1]]).sum())
             for a, b in combinations(range(len(sets)), 2)
         },
     )

@@ -277,13 +277,7 @@ def _read_part(
     told = {"": sizes, " views": views, " odd": odd}
     told |= {f" {name}": rows for name, rows in count_codes(codes, LABELS).items()}
     counts |= {part + name: rows for name, rows in told.items()}
-    if odd["age 0"]:
-        notes.append(f"{part}: {format_count(odd['age 0'], 'age')} of 0 became NaN: all are adults")
-    if odd["no label"]:
-        notes.append(f"{part}: {format_count(odd['no label'], 'image')} without a label: all blank")
-    if sideways := sum(views.get(word, 0) for word in ("LL", "RL")):
-        films = format_count(sideways, "film")
-        notes.append(f"{part}: {films} called frontal, and LL or RL: taken for LL, RL")
+    notes += _describe_odd(part, odd, views)
     columns = (
         images,
         patients,
@@ -298,6 +292,17 @@ def _read_part(
         studies,
     )
     return tuple(map(Record, *columns))
+
+
+def _describe_odd(part: str, odd: Mapping[str, int], views: Mapping[str, int]) -> list[str]:
+    """Sentences about the rows of a part that are not as one expects."""
+    sideways = sum(views.get(word, 0) for word in ("LL", "RL"))
+    told = (
+        (odd["age 0"], "age", "of 0 became NaN: all are adults"),
+        (odd["no label"], "image", "without a label: all blank"),
+        (sideways, "film", "called frontal, and LL or RL: taken for LL, RL"),
+    )
+    return [f"{part}: {format_count(n, noun)} {what}" for n, noun, what in told if n]
 
 
 def _read_paths(table: Table, part: str) -> list[tuple[str, str, str, str]]:

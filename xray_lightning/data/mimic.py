@@ -18,7 +18,7 @@ of ``data=csv``: data/README.md has the line.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -114,39 +114,58 @@ class Mimic(Source):
         codes, told = _codes_of_images(table, by_study)
         kept = np.ones(len(images), np.bool_)
         if test == "radiologists":
-            own, own_told = _codes_of_images(table, read_table(_find(folder, EXPERTS)))
             tested = np.array([subsets.get(image) == "test" for image in images])
-            seen = own_told.any(axis=1)
-            codes[seen & tested], told[seen & tested] = own[seen & tested], own_told[seen & tested]
-            kept = seen | ~tested
-            notes.append(
-                f"LEFT OUT: {format_count(int((~kept).sum()), 'image')} of the test part that no "
-                f"radiologist labelled; {int((seen & ~tested).sum()):,} that they labelled are in "
-                "other parts, and keep the labels of reports"
-            )
+            experts = read_table(_find(folder, EXPERTS))
+            kept = _take_radiologists(table, experts, tested, codes, told, notes)
         targets = read_codes(codes, images, LABELS, uncertain, blank, smooth=smooth)
         targets[~told] = NAN
         reported = told.any(axis=1)
         if silent := int((~reported).sum()):
-            lacking = f"of studies that {by_study.path.name} lacks: unknown"
-            notes.append(f"{format_count(silent, 'image')} {lacking}")
+            silence = f"of studies that {by_study.path.name} lacks: unknown"
+            notes.append(f"{format_count(silent, 'image')} {silence}")
         views_there, guessed = _read_views(table)
         notes += [f"{format_count(n, 'view')} told by {source}" for source, n in guessed.items()]
-        sizes = {name: len(set(table.text(key))) for name, key in
-                 {"images": _IMAGE, "patients": _PATIENT, "studies": _STUDY}.items()}  # fmt: skip
-        counted = dict(Counter(view or "unknown" for view in views_there).most_common())
-        parts = dict(Counter(subsets.values()))
-        self.counts = {"table": sizes, "views": counted, "split": parts}
-        self.counts |= count_codes(codes[reported], LABELS)
+        counts = _count_table(table, views_there, subsets)
+        self.counts = counts | count_codes(codes[reported], LABELS)
         notes += compare_counts(self.counts, PUBLISHED)
-        self.official = {
-            part: frozenset(image for image, own in subsets.items() if own == part)
-            for part in SUBSETS
-        }
+        official = {name: [k for k in subsets if subsets[k] == name] for name in SUBSETS}
+        self.official = {name: frozenset(ids) for name, ids in official.items()}
         records = _make_records(table, folder, targets, views_there)
         chosen = [record for record, keep in zip(records, kept.tolist(), strict=True) if keep]
         self.records = select_views(chosen, views, notes)
         self.notes = (*notes, *disk_notes(len(self.records), len(self.missing), 0))
+
+
+def _take_radiologists(
+    table: Table,
+    experts: Table,
+    tested: npt.NDArray[np.bool_],  # whether an image is in the test part, (N,)
+    codes: npt.NDArray[np.float64],  # (N, L), replaced where a radiologist labelled a test image
+    told: npt.NDArray[np.bool_],  # (N, L), the same
+    notes: list[str],
+) -> npt.NDArray[np.bool_]:
+    """Radiologists' labels for those of reports in the test part; the images to keep, (N,)."""
+    own, own_told = _codes_of_images(table, experts)
+    seen = own_told.any(axis=1)
+    codes[seen & tested], told[seen & tested] = own[seen & tested], own_told[seen & tested]
+    kept: npt.NDArray[np.bool_] = seen | ~tested
+    notes.append(
+        f"LEFT OUT: {format_count(int((~kept).sum()), 'image')} of the test part that no "
+        f"radiologist labelled; {int((seen & ~tested).sum()):,} that they labelled are in "
+        "other parts, and keep the labels of reports"
+    )
+    return kept
+
+
+def _count_table(
+    table: Table, views: Sequence[str], subsets: Mapping[str, str]
+) -> dict[str, dict[str, int]]:
+    columns = {"images": _IMAGE, "patients": _PATIENT, "studies": _STUDY}
+    return {
+        "table": {name: len(set(table.text(key))) for name, key in columns.items()},
+        "views": dict(Counter(view or "unknown" for view in views).most_common()),
+        "split": dict(Counter(subsets.values())),
+    }
 
 
 @pause_collector()

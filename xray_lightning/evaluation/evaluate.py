@@ -11,7 +11,7 @@ from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.priors import VALIDATION, Pairs, Prior, PriorTest, correct_priors
 from xray_lightning.evaluation.published import Published, comparable
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.calibration import require_method
+from xray_lightning.metrics.calibration import Calibration, require_method
 from xray_lightning.metrics.estimates import Metrics, estimate_metrics
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.metrics.operating_points import (
@@ -124,15 +124,17 @@ def evaluate(
         ConfigError: no draws or no images, or a prior that there is no calibration for.
     """
     origin = origin or Origin()
-    points = operating_points.labels if operating_points else {}
-    calibrations = {label: point.calibration for label, point in points.items()}
     priors, prior_tests = correct_priors(prior, predictions, operating_points)
-    for label, (before, now) in priors.items():
-        if (calibration := calibrations[label]) is not None:
-            calibrations[label] = calibration.at_prior(before, now)
+    calibrations = _calibrate(operating_points, priors)
     thresholds = operating_points.thresholds if operating_points else {}
     columns = predictions.labels, predictions.scores, predictions.targets
     few = min(draws, MISSED_DRAWS)
+    bootstrap = PatientBootstrap(predictions.patient_ids, few, seed)
+    missed = (
+        measure_underdiagnosis(*columns, records, thresholds, draws=few, seed=seed)
+        if subgroups and thresholds
+        else []
+    )
     return Evaluation(
         estimate_metrics(
             *columns,
@@ -155,17 +157,22 @@ def evaluate(
         prior_tests=prior_tests,
         calls=count_wrong_calls(*columns, thresholds) if thresholds else None,
         subgroups=measure_subgroups(*columns, records) if subgroups else [],
-        underdiagnosis=measure_underdiagnosis(*columns, records, thresholds, draws=few, seed=seed)
-        if subgroups and thresholds
-        else [],
+        underdiagnosis=missed,
         published=_find_published(origin, predictions.labels, len(records)),
-        pooled=describe_pooled(
-            predictions,
-            records,
-            hospital_probe or {},
-            PatientBootstrap(predictions.patient_ids, few, seed),
-        ),
+        pooled=describe_pooled(predictions, records, hospital_probe or {}, bootstrap),
     )
+
+
+def _calibrate(
+    operating_points: OperatingPoints | None, priors: Pairs
+) -> dict[str, Calibration | None]:
+    """The calibration of each label that has an operating point, at its corrected prior."""
+    points = operating_points.labels if operating_points else {}
+    calibrations = {label: point.calibration for label, point in points.items()}
+    for label, (before, now) in priors.items():
+        if (calibration := calibrations[label]) is not None:
+            calibrations[label] = calibration.at_prior(before, now)
+    return calibrations
 
 
 def _find_published(origin: Origin, labels: tuple[str, ...], scored: int) -> list[Published]:

@@ -80,7 +80,7 @@ class Leaderboard:
         for rank, group in enumerate(self.groups, start=1):
             chosen = group is self.chosen
             test = group.test if all_tests or chosen else SeedMean(None, None, 0)
-            row: dict[str, Any] = {"data": self.data, "split": self.split}
+            row: Json = {"data": self.data, "split": self.split}
             row |= {"fingerprint": self.fingerprint, "rank": rank, "chosen": chosen}
             row |= {"settings": group.settings, "seeds": [run.seed for run in group.runs]}
             row |= {"n": group.val.count, "val_mean": group.val.mean}

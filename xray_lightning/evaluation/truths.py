@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from xray_lightning.metrics.compare import Difference, compare_truths
 from xray_lightning.metrics.delong import holm
 from xray_lightning.metrics.intervals import Floats
 from xray_lightning.results import Result
+from xray_lightning.writing import Json
 
 FINDINGS = {  # finding -> labels of a network whose largest score is that of the finding
     "Pneumothorax": ("Pneumothorax",),
@@ -68,7 +68,7 @@ class ExpertTruth(Result):
     images: int  # that have a score
     draws: int  # of the bootstrap of patients
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Plain values, and the sentences."""
         return {**super().to_json(), "sentences": [row.sentence for row in self.rows]}
 
