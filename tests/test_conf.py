@@ -14,7 +14,7 @@ from xray_lightning.cli.build import data_from, loss_from, panel_from, run_callb
 from xray_lightning.cli.config import Settings, compose_settings, explain_error, make
 from xray_lightning.cli.settings import require_settings
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, DataError
 from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone
 from xray_lightning.training.losses import ClassBalanced, WeightedBCE, effective_number_weights
 from xray_lightning.training.optim import Constant, Cosine, Plateau, Step
@@ -120,6 +120,10 @@ def test_bad_loss(overrides: list[str]) -> None:
 def test_samplers_draw(name: str) -> None:
     config, _ = compose_settings([f"sampler={name}", "data.patients=60"])
     data = data_from(config)
+    if name == "hospital_balanced":
+        with pytest.raises(DataError, match="data=several"):
+            data.draw_targets()
+        return
     drawn = data.draw_targets()
     patients = {record.patient_id for record in data.subset_records("train")}
     expected = len(patients if name == "patient_balanced" else data.subset_records("train"))

@@ -146,6 +146,7 @@ WRITERS = {
     "checkpoint.py": {"torch.save"},
     "cli/build.py": {"OmegaConf.save"},
     "deploy/predict.py": {"open"},  # rows added one by one; the next run cuts off a half one
+    "report/external.py": {"TemporaryDirectory"},  # of the picture that the page holds
     "data/files.py": {"open"},  # what was done, line by line; a half line means: do it again
     "data/cache.py": {"open"},  # what counts stands in done.bin
 }

@@ -95,7 +95,7 @@ def test_unknown_patients_are_said(rsna_folder: Any, tmp_path: Path, mapped: boo
     scores = np.linspace(0, 1, len(ids), dtype=np.float32)[:, None]
     patients = tuple(record.patient_id for record in records)
     predictions = Predictions(data.labels, ids, patients, data.subset_targets("test"), scores)
-    evaluation = evaluate_predictions(found, predictions)
+    evaluation = evaluate_predictions(found, predictions, {})
     assert (evaluation.patients_known, evaluation.origin.overlap_known) == (mapped, mapped)
     lines = evaluation_lines(evaluation, "rsna")
     assert any("patients are not known" in str(line) for line in lines) is not mapped

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.optim import SGD, AdamW
 
-from xray_lightning import Phantom, WeightedBCE, XrayDataModule, XrayNet, XrayTask
+from xray_lightning import Phantom, Source, WeightedBCE, XrayDataModule, XrayNet, XrayTask
 from xray_lightning.data.transforms import augment_light
 from xray_lightning.errors import ConfigError, NonFiniteLossError
 from xray_lightning.evaluation.predict import predict_subset, summarise
@@ -202,23 +201,16 @@ def test_unknown_test_time_augmentation(data: XrayDataModule) -> None:
 # --- a single label, and a label nobody knows -----------------------------------------------------
 
 
-@dataclass
-class Findings:
+class Findings(Source):
     """Noise with chosen targets."""
 
-    labels: tuple[str, ...]
-    targets: np.ndarray
-    name: str = "findings"
-    missing: tuple[str, ...] = ()
-    allow_missing: bool = False
-    official: None = None
-    notes: tuple[str, ...] = ()
+    name = "findings"
 
-    @property
-    def records(self) -> list[Record]:
-        return [
-            Record(f"{number}.png", f"p{number}", tuple(row))
-            for number, row in enumerate(self.targets.tolist())
+    def __init__(self, labels: tuple[str, ...], targets: np.ndarray) -> None:
+        self.labels = labels
+        self.records = [
+            Record(f"{number}.png", f"p{number}", tuple(row), path=Path(f"{number}.png"))
+            for number, row in enumerate(targets.tolist())
         ]
 
     def read(self, record: Record) -> np.ndarray:

@@ -204,9 +204,7 @@ def prepare_process(config: Settings) -> Resources:
     A resumed run keeps its thread count, on which the last bits of its sums depend. OpenCV's own
     threads are switched off: images are small and the loader is parallel already.
     """
-    granted = os.environ.get("SLURM_CPUS_PER_TASK")
-    every = int(granted) if granted else max(1, available_cores() // local_processes(config))
-    cores = own_cores(every)
+    cores = own_cores(cores_each(local_processes(config)))
     workers, threads = config.workers, config.threads
     workers = default_workers(cores, wants_gpu(config)) if workers is None else workers
     threads = max(1, cores - workers) if threads is None else threads
@@ -223,6 +221,12 @@ def local_processes(config: Settings) -> int:
     if devices in (-1, "-1", "auto"):
         return torch.cuda.device_count() if wants_gpu(config) else 1
     return devices if isinstance(devices, int) else len(str(devices).split(","))  # numbers of GPUs
+
+
+def cores_each(processes: int) -> int:
+    """Cores of one of several processes on this machine; what Slurm granted counts as it is."""
+    granted = os.environ.get("SLURM_CPUS_PER_TASK")
+    return int(granted) if granted else max(1, available_cores() // processes)
 
 
 def own_cores(cores: int) -> int:
