@@ -184,9 +184,9 @@ import numpy as np, pytorch_lightning as pl, torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from xray_lightning import *
 from xray_lightning.training.optim import Plateau
-from xray_lightning.records import Record
+from xray_lightning import Record, Source
 
-class Noise:
+class Noise(Source):
     name, missing, allow_missing, official, notes = "noise", (), False, None, ()
     population = ""
     labels = ("a", "b", "never")
