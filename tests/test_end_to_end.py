@@ -311,9 +311,9 @@ def test_several_real_samples(shared_data: Path, folder: Path) -> None:
     assert evaluation["pooled"]["hospital_alone"].keys() == {"Pneumonia"}
     assert evaluation["labels"]["Mass"]["known"] < evaluation["labels"]["Pneumonia"]["known"]
     other = ["data=nih", f"data.root={nih}", "images=all"]
-    run([*XRAY, "evaluate", "both", *other, "overlap=exclude", "hydra.run.dir=nih"], folder)
-    assert 0 < metrics(folder / "nih", "test")["images"] < 937  # without those it learned from
-    again = run([*XRAY, "evaluate", "both", "hydra.run.dir=again"], folder)
+    run([*XRAY, "evaluate", "both", *other, "overlap=exclude", "hydra.run.dir=both-nih"], folder)
+    assert 0 < metrics(folder / "both-nih", "test")["images"] < 937  # without those it learned from
+    again = run([*XRAY, "evaluate", "both", "hydra.run.dir=both-again"], folder)
     assert "hospital" in again
 
 
