@@ -108,7 +108,7 @@ def test_the_first_epoch(tmp_path: Path) -> None:
         (["score", "table.csv", "draws=300000", "subgroups=true"], "out"),
         (["audit", "data.patients=9000", "draws=20000"], "out"),
         (["compare", "table.csv", "table.csv", "--draws", "3000000"], ""),
-        (["cache", "image_size=512", "data.patients=20000"], "outputs/cache/*/done.bin"),
+        (["cache", "image_size=128", "data.patients=5000"], "outputs/cache/*/done.bin"),
     ],
     ids=lambda each: each[0] if isinstance(each, list) else "",
 )
