@@ -101,6 +101,22 @@ def test_a_label_without_positives_in_train(records, subsets, tabled) -> None:
     assert np.isnan(result.labels["Hernia"])
 
 
+def test_labels_of_a_hospital_without_metadata(records, subsets, tabled) -> None:
+    """Mass is known where nothing else is (SIIM beside NIH): no trees, no score; one film each."""
+    half = [
+        replace(r, patient_id=f"{i}", targets=(r.targets[0], np.nan, r.targets[2]))
+        if i % 2
+        else Record(r.image_id, f"{i}", (np.nan, r.targets[1], r.targets[2]))
+        for i, r in enumerate(records)
+    ]
+    table, bootstrap = tabled(half)
+    scores = score_by_metadata(table, subsets["train"], subsets["test"], 0)
+    assert np.isnan(scores).all(axis=0).tolist() == [False, True, False]
+    rows = {row.name: row for row in score_baselines(table, subsets, bootstrap, 0)}
+    assert rows[OTHERS].result is None
+    assert "no patient has two images in test" in rows[OTHERS].undefined
+
+
 def test_what_the_table_lacks_has_a_reason(subsets: Subsets, tabled: Any) -> None:
     bare = [Record(f"{n}.png", f"p{n % 50}", (float(n % 3 == 0),)) for n in range(240)]
     table, bootstrap = tabled(bare, ("Mass",))

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xray_lightning import Phantom, Record, patient_split
+from xray_lightning import Phantom, Record, Several, audit_split, patient_split
 from xray_lightning.audit.leakage import count_overlap, match_checkpoint, match_list
 from xray_lightning.data.source import patient_keys
 
@@ -64,3 +64,26 @@ def test_what_a_checkpoint_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     match = match_checkpoint(Path("best.ckpt"), phantom, split)
     assert not match.comparable
     assert match.seen is None
+
+
+def test_data_sets_that_tell_no_patients_are_not_counted() -> None:
+    """Neither where all images are anonymous, nor where only reports are told; they are named."""
+    anonymous, reports = Phantom(20), Phantom(20, seed=1)
+    anonymous.records = [Record(r.image_id, r.image_id, r.targets) for r in anonymous.records]
+    anonymous.population, reports.owner = "", "report"
+    whole = Several({"a": Phantom(30), "b": anonymous, "c": reports})
+    split = patient_split(whole.records, None)
+    audit = audit_split(whole, split, draws=2)
+    patients = audit.leakage.patients
+    assert patients.untold == {"b": "image", "c": "report"}
+    told = [whole.records[row].hospital == "a" for row in split.subsets["test"]]
+    assert (patients.test_images, patients.drawn) == (sum(told), "patients, images, reports")
+    assert audit.patients is audit.subsets["test"].patients is None
+    assert [name for name, size in audit.hospitals.sizes.items() if size.patients] == ["a"]
+    assert "Not counted is b, c: no patients are told" in audit.gist[0]
+    assert "images of the patient" in audit.hospitals.shifts["c"].separation.left_out
+    for source, owner in ((anonymous, "image"), (reports, "report")):
+        alone = audit_split(source, patient_split(source.records, None), draws=2)
+        assert alone.leakage.patients.drawn == f"{owner}s"
+        assert f"every {owner} counts as its own" in alone.gist[0]
+        assert "0 patients" not in " ".join(alone.gist)

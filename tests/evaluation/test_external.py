@@ -121,10 +121,7 @@ def result(place: Path, checkpoint: Checkpoint, scoring: Scoring) -> ExternalVal
 
 
 def test_rows_and_columns(result: ExternalValidation) -> None:
-    assert [(cell.model, cell.data) for cell in result.cells] == [
-        ("model", "far"),
-        ("other", "far"),
-    ]
+    assert [f"{c.model} on {c.data}" for c in result.cells] == ["model on far", "other on far"]
     assert result.cell("model", "near") is None  # its own: the internal test stands there
     assert {row.trained_on for row in result.models} == {"hospital"}
     assert all(0 < row.mean.low < row.mean.value < row.mean.high < 1 for row in result.models)
@@ -161,9 +158,7 @@ def test_nothing_is_scored_twice(
     again = validate(
         [checkpoint], {"far": hospital(7)}, silent, open_data=lambda _: open_hospital(place)
     )
-    assert (
-        again.cells[0] == result.cells[0] or again.cells[0].to_json() == result.cells[0].to_json()
-    )
+    assert again.cells[0].to_json() == result.cells[0].to_json()
     assert path.stat().st_mtime_ns == before
     for spoil in (lambda: hospital(8), lambda: hospital(7, patients=50)):
         with pytest.raises(AttributeError):  # other pixels, other images: it would have to score
@@ -209,15 +204,9 @@ def test_patients_it_learned_from_are_left_out(
     learned = {r.patient_id for subset in ("train", "val") for r in own.subset_records(subset)}
     tested = {r.patient_id for r in own.subset_records("test")}
     gone = [r.patient_id for r in source.records if r.patient_id in learned]
-    result = validate(
-        [checkpoint], {"mixed": source}, scoring, open_data=lambda _: open_hospital(place)
-    )
-    cell = result.cells[0]
-    assert (cell.recognised, cell.left_out, cell.patients_left_out) == (
-        how,
-        len(gone),
-        len(set(gone)),
-    )
+    (cell,) = validate([checkpoint], {"mixed": source}, scoring, open_data=lambda _: own).cells
+    assert (cell.recognised, cell.left_out) == (how, len(gone))
+    assert cell.patients_left_out == len(set(gone))
     assert cell.tested_inside == len(tested & {r.patient_id for r in source.records})
     assert f"{len(gone)} images of {len(set(gone))} patients it learned from" in cell.overlap
     scored = read_predictions(Path(cell.scores))
@@ -236,13 +225,9 @@ def test_without_its_own_data(checkpoint: Checkpoint, scoring: Scoring) -> None:
     assert cell.mean.auroc.low < cell.mean.auroc.value
     assert np.isnan(cell.mean.difference.value)
     assert "no difference" in cell.verdict
-    assert [note.split(":")[0] for note in row.notes] == [
-        "its own data is not at hand",
-        "no internal test",
-    ]
-    assert {row.note for row in cell.labels.values() if not np.isnan(row.auroc.value)} == {
-        "internal: no internal test set"
-    }
+    assert [n[:16] for n in row.notes] == ["its own data is ", "no internal test"]
+    known = [row for row in cell.labels.values() if not np.isnan(row.auroc.value)]
+    assert {row.note for row in known} == {"internal: no internal test set"}
 
 
 def test_errors(checkpoint: Checkpoint, scoring: Scoring, place: Path) -> None:
@@ -255,11 +240,8 @@ def test_errors(checkpoint: Checkpoint, scoring: Scoring, place: Path) -> None:
     with pytest.raises(ConfigError, match="tells none of the labels of model"):
         validate([checkpoint], {"far": strange}, scoring)
     everybody = Mixed("people-0", count=60)
-    everybody.records = tuple(
-        r
-        for r in everybody.records
-        if r.patient_id in {p.patient_id for p in open_hospital(place).subset_records("train")}
-    )
+    learned = {r.patient_id for r in open_hospital(place).subset_records("train")}
+    everybody.records = tuple(r for r in everybody.records if r.patient_id in learned)
     with pytest.raises(ConfigError, match="learned from the patients of all"):
         validate([checkpoint], {"all": everybody}, scoring)
 

@@ -63,9 +63,8 @@ def test_a_checkpoint_carries_keys_not_ids(nih: XrayDataModule) -> None:
     facts = patients_of(nih)
     assert facts["population"] == "nih"
     keys: Any = facts["patients"]
-    assert {subset: len(keys[subset]) for subset in keys} == {
-        subset: len(patients(nih, subset)) for subset in ("train", "val")
-    }
+    assert list(keys) == ["train", "val"]
+    assert all(len(keys[subset]) == len(patients(nih, subset)) for subset in keys)
     assert all(len(key) == 16 and int(key, 16) >= 0 for subset in keys for key in keys[subset])
 
 
@@ -90,10 +89,8 @@ def test_rsna_images_of_nih_patients(
         separate_patients(description, data, None)
     subsets = separate_patients(description, data, "report")
     assert subsets is not None
-    ids = {
-        name: [data.records[row].image_id for row in split.subsets["test"]]
-        for name, split in subsets.items()
-    }
+    rows = {name: split.subsets["test"] for name, split in subsets.items()}
+    ids = {name: [data.records[row].image_id for row in of] for name, of in rows.items()}
     assert set(ids["test_seen"]) == expected
     assert {"id-60", "id-71", "id-82"} <= set(ids["test"])
     assert sorted(ids["test"] + ids["test_seen"]) == rsna_folder.ids

@@ -48,9 +48,7 @@ def trainer(tmp_path: Path) -> pl.Trainer:
     )
 
 
-def test_a_network_of_more_labels_is_scored_on_those_of_the_data(
-    data: XrayDataModule, trainer: pl.Trainer
-) -> None:
+def test_a_network_of_more_labels_is_scored_on_those_of_the_data(data, trainer) -> None:
     labels = ("Fracture", *reversed(data.labels), "Device")
     torch.manual_seed(0)
     task = XrayTask(XrayNet(labels, "test_vit", image_size=32))
@@ -68,9 +66,7 @@ def test_a_network_of_more_labels_is_scored_on_those_of_the_data(
 
 @torch.no_grad()
 @pytest.mark.parametrize("subset", ["val", "test"])
-def test_every_image_once_in_table_order(
-    subset: str, data: XrayDataModule, task: XrayTask, trainer: pl.Trainer
-) -> None:
+def test_every_image_once_in_table_order(subset: str, data, task, trainer) -> None:
     predictions = predict_subset(trainer, task, data, subset)
     records = [data.records[row] for row in data.split.subsets[subset]]
     assert predictions.labels == data.labels
@@ -85,9 +81,7 @@ def test_every_image_once_in_table_order(
 
 
 @torch.no_grad()
-def test_mean_over_image_and_mirror_image(
-    data: XrayDataModule, task: XrayTask, trainer: pl.Trainer
-) -> None:
+def test_mean_over_image_and_mirror_image(data, task, trainer) -> None:
     both = XrayTask(task.net, tta="flip")
     predictions = predict_subset(trainer, both, data, "val")
     images = np.stack([data.dataset("val")[row]["image"] for row in range(len(predictions.scores))])
@@ -104,9 +98,7 @@ def test_mean_over_image_and_mirror_image(
 
 
 @pytest.mark.parametrize("subset", ["train", "all"])
-def test_other_parts(
-    subset: str, data: XrayDataModule, task: XrayTask, trainer: pl.Trainer
-) -> None:
+def test_other_parts(subset: str, data, task, trainer) -> None:
     with pytest.raises(ConfigError, match=f"subset must be val or test, got '{subset}'"):
         predict_subset(trainer, task, data, subset)
 
@@ -140,16 +132,11 @@ def test_summary() -> None:
     predictions = Predictions(("a", "b", "c", "d"), images, patients, targets, scores)
     summary = summarise(predictions, "0123456789abcdef")
     known = ~np.isnan(targets[:, 0])
-    values = [
-        roc_auc_score(targets[known, 0], scores[known, 0]),
-        roc_auc_score(targets[:, 1], scores[:, 1]),
-    ]
-    assert summary["auroc"]["labels"] == {
-        "a": pytest.approx(values[0], abs=1e-6),
-        "b": pytest.approx(values[1], abs=1e-6),
-        "c": None,
-        "d": None,
-    }
+    pairs = (targets[known, 0], scores[known, 0]), (targets[:, 1], scores[:, 1])
+    values = [roc_auc_score(*pair) for pair in pairs]
+    aurocs = summary["auroc"]["labels"]
+    assert [aurocs["a"], aurocs["b"]] == pytest.approx(values, abs=1e-6)
+    assert aurocs["c"] is aurocs["d"] is None
     assert summary["auroc"]["mean"] == pytest.approx(np.mean(values), abs=1e-6)
     assert summary["auroc"]["defined"] == 2
     records = [Record(i, p, (0.0,) * 4) for i, p in zip(images, patients, strict=True)]
@@ -162,16 +149,13 @@ def test_summary() -> None:
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
-def test_summary_of_nothing_defined() -> None:
-    one = np.zeros((1, 1), np.float32)
-    summary = summarise(Predictions(("a",), ("x",), ("p",), one, one), "")
+@pytest.mark.parametrize(("patients", "known"), [(("x", "y"), None), (("p", "p"), 1)])
+def test_summary_of_nothing_defined(patients: tuple[str, str], known: int | None) -> None:
+    """No AUROC of one class, no number of patients where each image counts as its own."""
+    zeros = np.zeros((2, 1), np.float32)
+    summary = summarise(Predictions(("a",), ("x", "y"), patients, zeros, zeros), "")
     assert summary["auroc"] == {"mean": None, "defined": 0, "labels": {"a": None}}
-
-
-def test_unknown_patients_are_not_counted() -> None:
-    one = np.zeros((2, 1), np.float32)
-    assert summarise(Predictions(("a",), ("x", "y"), ("x", "y"), one, one), "")["patients"] is None
-    assert summarise(Predictions(("a",), ("x", "y"), ("p", "p"), one, one), "")["patients"] == 1
+    assert summary["patients"] == known
 
 
 def test_a_network_of_nan(data: XrayDataModule, trainer: pl.Trainer) -> None:

@@ -60,6 +60,7 @@ def test_our_own_predictions(tmp_path: Path) -> None:
 
 
 GOOD = "image,Mass,Pleural_Thickening\n00000001_000.png,0.5,0.5\n"
+TWICE = "image,a_Mass,a_PleuralThickening,b_Mass,b_Pleural_Thickening\n"
 
 
 @pytest.mark.parametrize(
@@ -72,18 +73,9 @@ GOOD = "image,Mass,Pleural_Thickening\n00000001_000.png,0.5,0.5\n"
         (GOOD + "00000001_001.png,1,nan\n", r"row 3: 'Pleural_Thickening' is 'nan'"),
         (GOOD + "00000001_001.png,-1.5,1\n", "Logits need a sigmoid"),
         ("image,Mass\n00000001_000.png,1\n", "has no score for Pleural_Thickening"),
-        (
-            "image,a_Mass,b_Pleural_Thickening\n00000001_000.png,1,1\n",
-            "with one prefix for all of them",
-        ),
-        (
-            GOOD.replace("Mass,", "MASS,mass,").replace("0.5,", "0.5,0.5,"),
-            "two columns for one label: MASS, mass",
-        ),
-        (
-            "image,a_Mass,a_PleuralThickening,b_Mass,b_Pleural_Thickening\n00000001_000,1,1,1,1\n",
-            "several scores for each label",
-        ),
+        ("image,a_Mass,b_Pleural_Thickening\n00000001_000.png,1,1\n", "with one prefix for all"),
+        (GOOD.replace("Mass,", "MASS,mass,").replace("0.5,", "1,1,"), "one label: MASS, mass"),
+        (TWICE + "00000001_000,1,1,1,1\n", "several scores for each label"),
         ("", "is empty: it needs a header"),
     ],
 )
@@ -154,10 +146,7 @@ def test_names_that_match_to_the_letter_come_first(tmp_path: Path) -> None:
 
 def test_labels_that_a_table_has_scores_for(tmp_path: Path) -> None:
     path = write(tmp_path, "image,p_Hernia,p_pleural thickening,Mass\n0.png,1,1,1\n")
-    assert find_scored_labels(path, ("Mass", "Pleural_Thickening", "Hernia")) == (
-        "Pleural_Thickening",
-        "Hernia",
-    )
+    assert find_scored_labels(path, (*LABELS, "Hernia")) == ("Pleural_Thickening", "Hernia")
     assert find_scored_labels(path, ("Edema",)) == ()
 
 

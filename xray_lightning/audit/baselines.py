@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xray_lightning.audit.label_table import LabelTable, MeanAuroc, Rows
+from xray_lightning.audit.label_table import LabelTable, MeanAuroc, Rows, varies
 from xray_lightning.audit.leakage import UNKNOWN
 from xray_lightning.audit.shift import fit_trees, score_trees
 from xray_lightning.metrics.bootstrap import PatientBootstrap
@@ -51,9 +51,11 @@ def score_baselines(
     reasons[METADATA] = "the label table has no metadata that varies"
     if table.patients_known:
         scores[PREVIOUS] = score_by_previous(table, test, prior)
-        scores[OTHERS] = score_by_mean(table, test, test, prior)
+        if np.bincount(table.patients[test]).max() > 1:
+            scores[OTHERS] = score_by_mean(table, test, test, prior)
         scores[TRAINED] = score_by_mean(table, train, test, prior)
         reasons[PREVIOUS] = "the label table has no follow-up numbers"
+        reasons[OTHERS] = "no patient has two images in test"
     targets, drawn = table.targets[test], bootstrap.subset(test)
     results = {
         name: None if known is None else MeanAuroc.of(table.labels, known, targets, drawn)
@@ -81,9 +83,10 @@ def score_by_metadata(table: LabelTable, train: Rows, test: Rows, seed: int) -> 
     for index in range(len(table.labels)):
         targets = table.targets[train, index]
         known = train[~np.isnan(targets)]
-        if len(np.unique(table.targets[known, index])) == 2:
-            trees = fit_trees(columns[known], table.targets[known, index], seed)
-            scores[:, index] = score_trees(trees, columns[test])
+        told = [varies(column) for column in columns[known].T]  # where hospitals tell other things
+        if len(np.unique(table.targets[known, index])) == 2 and any(told):
+            trees = fit_trees(columns[known][:, told], table.targets[known, index], seed)
+            scores[:, index] = score_trees(trees, columns[test][:, told])
     return scores
 
 

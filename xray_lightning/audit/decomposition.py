@@ -122,10 +122,7 @@ def decompose(
         effective_patients=effective_patients(by_patient) if known else float("nan"),
         test_images=len(weights[0]),
         uncovered=float(np.mean(~np.isin(cells[0], cells[1]))),
-        by_label={
-            label: (float(row[0]), float(row[1]), float(row[2]))
-            for label, row in zip(val.table.labels, curves[:, :, 0].T, strict=True)
-        },
+        by_label=dict(zip(val.table.labels, map(tuple, curves[:, :, 0].T.tolist()), strict=True)),
         matched=[_compare(name, pair, drawn, masks) for name, masks in matched.items()],
         severity=[_compare_severity(level, pair, drawn) for level in range(len(_FINDINGS))],
     )
@@ -242,9 +239,8 @@ def _compare_severity(
     """Images with so many findings besides the label in question: others for each label."""
     masks = []
     for subset in pair:
-        others = (subset.table.targets == 1).sum(axis=1)[:, None] - (
-            subset.table.targets == 1
-        )  # (n, L)
+        present = subset.table.targets == 1
+        others = present.sum(axis=1)[:, None] - present  # (n, L)
         masks.append(np.minimum(others, len(_FINDINGS) - 1) == level)
     return _compare(f"{_FINDINGS[level]} other findings", pair, drawn, masks)
 

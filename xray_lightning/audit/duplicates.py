@@ -6,6 +6,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from xray_lightning.audit.label_table import find_anonymous
 from xray_lightning.data.cache import open_cache
@@ -113,9 +114,7 @@ def count_duplicates(
         total, of_two, crossed, unseen = (int(mask.sum()) for mask in masks)
         return PairCount(total, of_two if known else None, crossed, unseen if known else None)
 
-    hospitals = np.array([record.hospital for record in records])
-    sets = [hospitals == name for name in dict.fromkeys(hospitals.tolist()) if name]
-    names = [str(hospitals[own][0]) for own in sets]
+    compared, between = _count_hospitals(records, pairs)
     worst = np.lexsort((-correlation, ~others, ~crossing))[:LISTED].tolist()
     return Duplicates(
         images=len(records),
@@ -134,9 +133,20 @@ def count_duplicates(
             )
             for at in worst
         ],
-        compared={name: int(own.sum()) for name, own in zip(names, sets, strict=True)},
-        between={
-            f"{names[a]} and {names[b]}": int((sets[a][pairs] & sets[b][pairs[:, ::-1]]).sum())
-            for a, b in combinations(range(len(sets)), 2)
-        },
+        compared=compared,
+        between=between,
     )
+
+
+def _count_hospitals(
+    records: Sequence[Record], pairs: npt.NDArray[np.int64]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Images that were compared of each data set, and pairs (P, 2) of them between two."""
+    hospitals = np.array([record.hospital for record in records])
+    names = [str(name) for name in dict.fromkeys(hospitals.tolist()) if name]
+    sets = {name: hospitals == name for name in names}
+    between = {
+        f"{a} and {b}": int((sets[a][pairs] & sets[b][pairs[:, ::-1]]).sum())
+        for a, b in combinations(names, 2)
+    }
+    return {name: int(own.sum()) for name, own in sets.items()}, between

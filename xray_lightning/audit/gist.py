@@ -7,9 +7,12 @@ import numpy as np
 from xray_lightning.audit.baselines import OTHERS, TRAINED, Baseline
 from xray_lightning.audit.decomposition import Decomposition
 from xray_lightning.audit.duplicates import Duplicates
-from xray_lightning.audit.leakage import UNKNOWN, CheckpointOverlap, Leakage, ListMatch, Overlap
+from xray_lightning.audit.leakage import CheckpointOverlap, Leakage, ListMatch, Overlap
 from xray_lightning.audit.shift import Shift
 from xray_lightning.data.partition import SUBSETS
+
+LEVEL = 0.05  # of the p values, corrected over the labels
+ALIKE = 0.55  # AUROC up to which two groups are called alike
 
 
 def write_gist(
@@ -36,21 +39,25 @@ def write_gist(
         sentences.append(_tell_duplicates(leakage.duplicates))
     if leakage.checkpoint:
         sentences.append(_tell_checkpoint(leakage.checkpoint, patients.test_images))
-    sentences += _tell_shift(shift)
-    return sentences + _tell_baselines(baselines, patients.in_train) + _tell_change(decomposition)
+    sentences += tell_prevalence(shift, "in test", "in train and val")
+    sentences += tell_separation(shift, "test", "training images")
+    return sentences + _tell_baselines(baselines, patients) + _tell_change(decomposition)
 
 
 def _tell_patients(patients: Overlap) -> str:
+    owners = sorted({f"every {kind} counts as its own" for kind in patients.untold.values()})
+    untold = f"{', '.join(patients.untold)}: no patients are told, {' or '.join(owners)}"
     if patients.shares is None:
         return (
-            f"Whether test patients were learned from is not known: {UNKNOWN}. The split may leak, "
-            "and every interval here takes images for independent."
+            f"Whether test patients were learned from is not known ({untold}). The split may leak, "
+            "and every interval here takes what is counted for independent."
         )
     in_train, learned = (f"{100 * share:.1f} %" for share in patients.shares)
     return (
         f"{patients.shared:,} patients have images in more than one subset; of "
         f"{patients.test_images:,} test images, the patient of {patients.in_train:,} ({in_train}) "
         f"has images in train, of {patients.in_train_or_val:,} ({learned}) in train or val."
+        + (f" Not counted is {untold}." if patients.untold else "")
     )
 
 
@@ -85,26 +92,36 @@ def _tell_checkpoint(checkpoint: CheckpointOverlap, count: int) -> str:
     )
 
 
-def _tell_shift(shift: Shift) -> list[str]:
-    sentences = []
-    if rows := [row for row in shift.prevalence if not np.isnan(row.ratio)]:
-        most = max(rows, key=lambda row: abs(np.log(max(row.ratio, 1e-9))))
-        sentences.append(
-            f"Prevalence differs most for {most.name}: {most.ratio:.2f} times as high in "
-            f"test as in train and val ({most.ratio_to_train:.2f} times train alone)."
-        )
-    if shift.separation.result:
-        auroc, used = shift.separation.result.mean, shift.separation.used
-        sentences.append(
-            f"Metadata alone tells test from training images with AUROC {auroc:.3f}, mostly by "
-            f"{max(used, key=used.__getitem__)}."
-            if auroc > 0.55
-            else f"Metadata alone cannot tell test from training images: AUROC {auroc:.3f}."
-        )
-    return sentences
+def tell_prevalence(shift: Shift, here: str, there: str) -> list[str]:
+    """Which label's prevalence differs most, among those that differ beyond chance if any does."""
+    rows = [row for row in shift.prevalence if not np.isnan(row.ratio)]
+    if not rows:
+        return []
+    certain = [row for row in rows if row.corrected < LEVEL]
+    most = max(certain or rows, key=lambda row: abs(np.log(max(row.ratio, 1e-9))))
+    times = f"{most.name}: {most.ratio:.2f} times as high {here} as {there}"
+    if np.isfinite(most.ratio_to_train):
+        times += f" ({most.ratio_to_train:.2f} times train alone)"
+    if certain:
+        return [f"Prevalence differs most for {times}."]
+    return [f"No label's prevalence differs beyond chance; the largest difference is {times}."]
 
 
-def _tell_baselines(baselines: Sequence[Baseline], in_train: int | None) -> list[str]:
+def tell_separation(shift: Shift, here: str, there: str) -> list[str]:
+    """Whether metadata tell the two groups, where that was computed."""
+    if (result := shift.separation.result) is None:
+        return []
+    used = shift.separation.used
+    (low, high), most = result.interval, max(used, key=used.__getitem__)
+    auroc = f"AUROC {result.mean:.3f}" + ("" if np.isnan(low) else f" ({low:.3f} to {high:.3f})")
+    if low > 0.5 and result.mean > ALIKE:
+        return [f"Metadata alone tell {here} from {there}: {auroc}, mostly by {most}."]
+    if high <= ALIKE:
+        return [f"Metadata alone cannot tell {here} from {there}: {auroc}."]
+    return [f"Whether metadata alone tell {here} from {there} is open: {auroc}."]
+
+
+def _tell_baselines(baselines: Sequence[Baseline], patients: Overlap) -> list[str]:
     means = {row.name: row.result.mean for row in baselines if row.result}
     others, gain = (means.get(name, float("nan")) for name in (OTHERS, TRAINED))
     sentences = []
@@ -113,12 +130,11 @@ def _tell_baselines(baselines: Sequence[Baseline], in_train: int | None) -> list
             f"The labels of a patient's other test images alone give a mean AUROC of "
             f"{others:.3f}, without looking at an image."
         )
-    if in_train is None:
+    if patients.in_train is None:
         sentences.append("What remembered patients gain is not known: patients are not.")
-    elif not in_train:
-        sentences.append(
-            "No test patient has an image in training, so remembered patients gain nothing."
-        )
+    elif not patients.in_train:
+        whose = "No test patient" if not patients.untold else "No test patient who is told"
+        sentences.append(f"{whose} has an image in training, so remembered patients gain nothing.")
     elif not np.isnan(gain):
         sentences.append(
             f"With images of the test patients in training, their labels alone give {gain:.3f}: "

@@ -6,7 +6,9 @@ from itertools import combinations
 import numpy as np
 
 from xray_lightning.audit.duplicates import Duplicates
-from xray_lightning.audit.label_table import LabelTable, Size
+from xray_lightning.audit.gist import tell_prevalence, tell_separation
+from xray_lightning.audit.label_table import Size
+from xray_lightning.audit.leakage import find_untold, read_labels
 from xray_lightning.audit.shift import Shift, measure_shift
 from xray_lightning.data.several import Several
 from xray_lightning.errors import ConfigError
@@ -27,7 +29,11 @@ class Hospitals(Result):
 
 
 def compare_hospitals(
-    source: Several, *, duplicates: Duplicates | None = None, draws: int = 500, seed: int = 0
+    source: Several,
+    *,
+    duplicates: Duplicates | None = None,  # of ``compare_images``, if pixels were compared
+    draws: int = 500,  # of the bootstrap over patients
+    seed: int = 0,  # of the draws and the trees
 ) -> Hospitals:
     """Compare the hospitals of several data sets by their label tables; no pixels are read.
 
@@ -35,19 +41,13 @@ def compare_hospitals(
     trees tell its images from metadata alone, in folds of patients. A patient of two hospitals is
     one person, whose images are drawn together.
 
-    Args:
-        source: the data sets.
-        duplicates: of :func:`~.duplicates.compare_images`, if the pixels were compared.
-        draws: of the bootstrap over patients.
-        seed: of the draws and the trees.
-
     Raises:
         ConfigError: there is one data set only.
     """
     base, *others = source.sources
     if not others:
         raise ConfigError(f"one data set alone, {base}: there is no other hospital to compare with")
-    table = LabelTable.of(source.records, source.labels)
+    table, untold = read_labels(source), find_untold(source)
     homes = np.array([record.hospital for record in source.records])
     rows = {name: np.flatnonzero(homes == name) for name in source.sources}
     bootstrap = PatientBootstrap(table.patients, draws, seed)
@@ -65,7 +65,7 @@ def compare_hospitals(
         )
         for other in others
     }
-    sizes = {name: Size.of(table, own) for name, own in rows.items()}
+    sizes = {name: Size.of(table, own, told=name not in untold) for name, own in rows.items()}
     compared = duplicates.compared if duplicates else {}
     return Hospitals(base, sizes, patients, pictures, compared, shifts)
 
@@ -85,24 +85,12 @@ def describe_hospitals(hospitals: Hospitals | None) -> list[str]:
             copies = f"{pictures:,} pairs of their images are copies ({counts} compared)"
         sentences.append(f"{name}: {owners}, {copies}.")
     for other, shift in hospitals.shifts.items():
-        ratios = {row.name: row.ratio for row in shift.prevalence if row.ratio > 0}
-        if ratios:
-            most = max(ratios, key=lambda label: abs(np.log(ratios[label])))
-            sentences.append(
-                f"Prevalence differs most for {most}: in {other} {ratios[most]:.2f} times that in "
-                f"{hospitals.base}."
-            )
+        sentences += tell_prevalence(shift, f"in {other}", f"in {hospitals.base}")
         separation = shift.separation
         if separation.result is None:
             sentences.append(
                 f"Whether metadata tell {other} from {hospitals.base} is not known: "
                 f"{separation.undefined} (one of them lacks: {', '.join(separation.left_out)})."
             )
-            continue
-        used = max(separation.used, key=separation.used.__getitem__)
-        low, high = separation.result.interval
-        sentences.append(
-            f"Metadata alone tell {other} from {hospitals.base} with AUROC "
-            f"{separation.result.mean:.3f} ({low:.3f} to {high:.3f}), mostly by {used}."
-        )
+        sentences += tell_separation(shift, other, hospitals.base)
     return sentences

@@ -1,6 +1,6 @@
 """The label table as columns, and the AUROC of scores against its targets."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,8 +36,10 @@ class LabelTable:
         return not np.isnan(self.images_of_patient).all()
 
     @classmethod
-    def of(cls, records: Sequence[Record], labels: Sequence[str]) -> "LabelTable":
-        """The columns of some records, in their order."""
+    def of(
+        cls, records: Sequence[Record], labels: Sequence[str], untold: Collection[str] = ()
+    ) -> "LabelTable":
+        """The columns of some records, in their order; ``untold`` hospitals tell no patients."""
         rows = [(r.age, r.sex, r.view, r.follow_up, r.hospital) for r in records]
         age, sex, view, follow_up, hospital = map(np.array, zip(*rows, strict=True))
         patients = np.unique(patient_ids(records), return_inverse=True)[1]
@@ -53,7 +55,9 @@ class LabelTable:
             sex,
             view,
             follow_up.astype(np.float64),
-            np.where(find_anonymous(records), np.nan, counts[own]),
+            np.where(
+                find_anonymous(records) | np.isin(hospital, list(untold)), np.nan, counts[own]
+            ),
         )
 
     def features(self) -> dict[str, Floats]:
@@ -85,10 +89,9 @@ class Size(Result):
     patients: int | None  # None where the label table tells none
 
     @classmethod
-    def of(cls, table: LabelTable, rows: Rows) -> "Size":
-        """Of some rows."""
-        known = not np.isnan(table.images_of_patient[rows]).all()
-        return cls(len(rows), len(np.unique(table.patients[rows])) if known else None)
+    def of(cls, table: LabelTable, rows: Rows, *, told: bool) -> "Size":
+        """Of some rows, whose patients are told or not."""
+        return cls(len(rows), len(np.unique(table.patients[rows])) if told else None)
 
 
 @dataclass(frozen=True)

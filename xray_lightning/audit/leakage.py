@@ -2,18 +2,21 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from xray_lightning.audit.duplicates import Duplicates
+from xray_lightning.audit.label_table import LabelTable, find_anonymous
 from xray_lightning.data.partition import SUBSETS, Indices, Split
+from xray_lightning.data.several import Several
 from xray_lightning.data.source import Source
 from xray_lightning.results import Json, Result
 
-UNKNOWN = "the label table tells no patients, so every image counts as its own"
+UNKNOWN = "the label table tells no patients"
+PATIENT, IMAGE = Source.owner, "image"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,9 @@ class Overlap(Result):
     test_images: int
     in_train: int | None  # test images whose patient (exposure) has an image in train
     in_train_or_val: int | None  # val chooses the checkpoint: not new to a model either
+    # data sets that tell no patients, which are not counted, and what counts as one there
+    untold: dict[str, str] = field(default_factory=dict)  # {"siim": "image", "openi": "report"}
+    drawn: str = "patients"  # what the bootstrap draws: those, or "patients, images, reports"
 
     @property
     def shares(self) -> tuple[float, float] | None:
@@ -93,6 +99,33 @@ def count_overlap(owners: Sequence[str] | None, subsets: Mapping[str, Indices]) 
         in_train=sum("train" in home for home in test),
         in_train_or_val=sum(len(home) > 1 for home in test),
     )
+
+
+def find_untold(source: Source) -> dict[str, str]:
+    """The data sets that tell no patients, and what counts as one there: "image" or "report"."""
+    parts = source.sources if isinstance(source, Several) else {source.name: source}
+    anonymous = zip(source.records, find_anonymous(source.records).tolist(), strict=True)
+    owners = {record.hospital or source.name: IMAGE for record, nameless in anonymous if nameless}
+    return owners | {n: part.owner for n, part in parts.items() if part.owner != PATIENT}
+
+
+def read_labels(source: Source) -> LabelTable:
+    """The label table of a data set, or of several."""
+    untold = find_untold(source)
+    homes = untold if isinstance(source, Several) else ["" for _ in untold]
+    return LabelTable.of(source.records, source.labels, homes)
+
+
+def count_patients(source: Source, subsets: Mapping[str, Indices]) -> Overlap:
+    """How many patients have images in more than one subset, where data sets tell them."""
+    owners = find_untold(source)
+    homes = [record.hospital or source.name for record in source.records]
+    told = np.array([home not in owners for home in homes])
+    counted = {subset: rows[told[rows]] for subset, rows in subsets.items()}
+    patients = [record.patient_id for record in source.records] if len(counted["test"]) else None
+    drawn = [PATIENT] * bool(told.any()) + sorted(set(owners.values()))
+    overlap = count_overlap(patients, counted if patients else subsets)
+    return replace(overlap, untold=owners, drawn=", ".join(f"{owner}s" for owner in drawn))
 
 
 def match_list(

@@ -12,7 +12,14 @@ from xray_lightning.audit.duplicates import Duplicates
 from xray_lightning.audit.gist import write_gist
 from xray_lightning.audit.hospitals import Hospitals, compare_hospitals, describe_hospitals
 from xray_lightning.audit.label_table import LabelTable, Size
-from xray_lightning.audit.leakage import Leakage, count_overlap, match_checkpoint, match_list
+from xray_lightning.audit.leakage import (
+    Leakage,
+    count_overlap,
+    count_patients,
+    match_checkpoint,
+    match_list,
+    read_labels,
+)
 from xray_lightning.audit.shift import Shift, add_train_val, measure_shift
 from xray_lightning.data.partition import Split, fingerprint
 from xray_lightning.data.several import Several
@@ -20,7 +27,7 @@ from xray_lightning.data.source import Source
 from xray_lightning.errors import TableError
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.records import Record, patients_known
+from xray_lightning.records import Record
 from xray_lightning.results import Result
 
 DRAWS = 500
@@ -52,35 +59,27 @@ def audit_split(
     source: Source,
     split: Split,
     *,
+    # name -> image names of a known test set, as ids of the data where they are any
     lists: Mapping[str, Collection[str]] | None = None,
+    # image id -> name of the radiograph it shows, such as RSNA's map to NIH
     exposures: Mapping[str, str] | None = None,
+    # of one model on validation and on test, to decompose the change between them
     predictions: tuple[Predictions, Predictions] | None = None,
-    checkpoint: Path | str | None = None,
-    duplicates: Duplicates | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
+    checkpoint: Path | str | None = None,  # whose training patients are looked for
+    duplicates: Duplicates | None = None,  # of ``compare_images``, if pixels were compared
+    draws: int = DRAWS,  # of the bootstrap over patients
+    seed: int = 0,  # of the draws and the trees
 ) -> Audit:
-    """Audit a split from the label table alone; no pixels are read.
-
-    Args:
-        source: the data set.
-        split: of its records.
-        lists: name to the image names of a known test set, as ids of the data where they are any.
-        exposures: image id to the name of the radiograph it shows, e.g. RSNA's map to NIH.
-        predictions: of one model on validation and on test, to decompose the change between them.
-        checkpoint: whose training patients are looked for.
-        duplicates: of :func:`~.duplicates.compare_images`, if the pixels were compared.
-        draws: of the bootstrap over patients.
-        seed: of the draws and the trees.
+    """Audit a split of the data set from its label table alone; no pixels are read.
 
     Raises:
         TableError: the predictions are not of the split.
         CheckpointError: the checkpoint cannot be read.
     """
-    table = LabelTable.of(source.records, source.labels)
+    table = read_labels(source)
     bootstrap = PatientBootstrap(table.patients, draws, seed)
     leakage = _find_leaks(source, split, lists or {}, exposures or {}, checkpoint, duplicates)
-    subsets = add_train_val(split.subsets)
+    told, subsets = not leakage.patients.untold, add_train_val(split.subsets)
     shift = measure_shift(table, subsets, bootstrap, seed)
     baselines = score_baselines(table, split.subsets, bootstrap, seed)
     change = None
@@ -89,17 +88,14 @@ def audit_split(
     hospitals = None
     if isinstance(source, Several) and len(source.sources) > 1:
         hospitals = compare_hospitals(source, duplicates=duplicates, draws=draws, seed=seed)
+    named = {"name": split.name, "fingerprint": split.fingerprint}
     return Audit(
-        data=source.name,
-        split={
-            "name": split.name,
-            "fingerprint": split.fingerprint,
-            "settings": dict(split.settings),
-        },
+        data=source.title,
+        split={**named, "settings": dict(split.settings)},
         images=len(source.records),
-        patients=bootstrap.patients if table.patients_known else None,
+        patients=bootstrap.patients if told else None,
         labels=list(source.labels),
-        subsets={subset: Size.of(table, rows) for subset, rows in subsets.items()},
+        subsets={subset: Size.of(table, rows, told=told) for subset, rows in subsets.items()},
         leakage=leakage,
         shift=shift,
         baselines=baselines,
@@ -124,9 +120,8 @@ def _find_leaks(
     shown = [exposures.get(image, image) for image in ids]
     own = {_name_list(source, subset): images for subset, images in (source.official or {}).items()}
     aliases = list(zip(ids, shown, strict=True))
-    owners = [record.patient_id for record in source.records]
     return Leakage(
-        patients=count_overlap(owners if patients_known(source.records) else None, split.subsets),
+        patients=count_patients(source, split.subsets),
         images=count_overlap(ids, split.subsets),
         exposures=count_overlap(shown, split.subsets) if exposures else None,
         lists=[

@@ -219,6 +219,7 @@ def fit_trees(features: Floats, targets: Floats, seed: int) -> HistGradientBoost
     trees = HistGradientBoostingClassifier(
         max_iter=50, max_leaf_nodes=15, early_stopping=False, random_state=seed
     )
+    features = np.where(np.isnan(features).all(axis=0), 0.0, features)  # which it cannot take
     with threadpool_limits(1):  # its threads spin: beside other load 0.2 s were seen to take 10
         return trees.fit(features, targets)
 

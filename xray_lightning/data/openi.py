@@ -77,6 +77,7 @@ class OpenI(Source):
     """
 
     name = "openi"
+    owner = "report"
 
     def __init__(
         self,

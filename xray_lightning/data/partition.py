@@ -18,7 +18,7 @@ import numpy.typing as npt
 from xray_lightning.data.names import NameIndex
 from xray_lightning.data.source import Source
 from xray_lightning.data.tables import Table, read_table
-from xray_lightning.errors import SplitError
+from xray_lightning.errors import DataNotFoundError, SplitError
 from xray_lightning.records import Record, patients_known
 
 Indices = npt.NDArray[np.int64]
@@ -156,8 +156,11 @@ def split_source(source: Source, splitter: Splitter, records: Sequence[Record]) 
     """Split records of a data set; how its labels were read is part of the fingerprints.
 
     Raises:
+        DataNotFoundError: there are no records.
         SplitError: see :func:`make_split`.
     """
+    if not records:
+        raise DataNotFoundError(f"{source.title}: there is no image of it in {source.root}")
     split = splitter(records, source.official)
     if not source.choices:
         return split

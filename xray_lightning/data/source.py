@@ -60,6 +60,7 @@ class Source:
         population: equal for data sets whose patient ids name the same people ("nih" for NIH, and
             for RSNA with the map); "" where ids must not leave the data, or cannot be compared; of
             several data sets the names between commas.
+        owner: what a patient id names: "patient", or the "report" of a set that tells none.
         labels: the L labels, in the order of every target vector.
         records: every image of the label table, in table order, on disk or not.
         root: the folder of the images, if there is one.
@@ -76,6 +77,7 @@ class Source:
 
     name: str = "source"
     population: str = ""
+    owner: str = "patient"
     labels: tuple[str, ...] = ()
     records: Sequence[Record] = ()
     root: Path | None = None
@@ -271,13 +273,13 @@ def list_names(folder: str | Path) -> list[str]:
 def index_images(
     folders: Iterable[Path], suffixes: Sequence[str], key: Callable[[Path], str]
 ) -> dict[str, Path]:
-    """Image id -> file, for the visible files with one of the suffixes (".png") in the folders.
+    """Image id -> file, for the visible files with one of the suffixes in the folders there are.
 
     Raises:
         DataError: two files are the same image.
     """
     paths: dict[str, Path] = {}
-    for folder in folders:
+    for folder in filter(Path.is_dir, folders):
         for name in list_names(folder):
             if not name.lower().endswith(tuple(suffixes)) or name.startswith("."):
                 continue

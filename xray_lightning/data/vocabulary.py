@@ -174,8 +174,12 @@ class Relabelled(Source):
 
     def __init__(self, source: Source, labels: tuple[str, ...]) -> None:
         self.source, self.labels = source, labels
-        self.name, self.population, self.root = source.name, source.population, source.root
-        self.allow_missing, self.official = source.allow_missing, source.official
+        self.name, self.population, self.owner = source.name, source.population, source.owner
+        self.root, self.allow_missing, self.official = (
+            source.root,
+            source.allow_missing,
+            source.official,
+        )
         self.choices, self.counts = source.choices, source.counts
         wordings = {label: find_wording(source.name, source.labels, label) for label in labels}
         self.wordings = {label: wording for label, wording in wordings.items() if wording}

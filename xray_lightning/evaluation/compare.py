@@ -83,25 +83,18 @@ class Comparison(Result):
 
 
 def compare(
+    # a run folder, a table, a pattern of these or a row of a sweep (see :func:`find_tables`); or
+    # predictions of the test images, one table a seed
     first: Model,
-    second: Model,
+    second: Model,  # the same of the other model
     *,
+    # to be compared, or "shared": those that all tables have; none: all, which must be the same
     labels: str | Sequence[str] = (),
-    draws: int = 2000,
-    seed: int = 0,
-    threads: int | None = None,
+    draws: int = 2000,  # of the bootstrap
+    seed: int = 0,  # of the draws
+    threads: int | None = None,  # labels compared at a time; None: the processor's cores
 ) -> Comparison:
-    """Compare two models by AUROC, each draw of patients judging both.
-
-    Args:
-        first: a run folder, a table, a pattern of these or a row of a sweep (see
-            :func:`find_tables`); or predictions of the test images, one table a seed.
-        second: the same of the other model.
-        labels: to be compared, or "shared": those that all tables have; none: all, which must be
-            the same.
-        draws: of the bootstrap.
-        seed: of the draws.
-        threads: labels compared at a time; None: the processor's cores.
+    """Compare two models by AUROC, each draw of patients evaluating both.
 
     Raises:
         ConfigError: ``labels`` names one that a table lacks.

@@ -96,29 +96,20 @@ class Evaluation(Result):
 
 
 def evaluate(
-    predictions: Predictions,
-    records: Sequence[Record],
-    origin: Origin | None = None,
+    predictions: Predictions,  # of N images
+    records: Sequence[Record],  # the N images
+    origin: Origin | None = None,  # where the predictions come from
     *,
+    # of :func:`fit_operating_points`; None: none, and no calibration
     operating_points: OperatingPoints | None = None,
-    prior: Prior = VALIDATION,
-    draws: int = 2000,
-    seed: int = 0,
-    subgroups: bool = True,
+    prior: Prior = VALIDATION,  # the prevalence that calibrated scores hold for, see priors.py
+    draws: int = 2000,  # of the bootstrap; subgroups need none, missed disease gets at most 500
+    seed: int = 0,  # of the bootstrap
+    subgroups: bool = True,  # whether they are evaluated
+    # AUROC at which features tell each hospital, where they were looked at
     hospital_probe: Mapping[str, Estimate] | None = None,
 ) -> Evaluation:
     """Every metric of some predictions, operating points and calibrations of validation applied.
-
-    Args:
-        predictions: of N images.
-        records: the N images.
-        origin: where the predictions come from.
-        operating_points: see :func:`fit_operating_points`; None: none, and no calibration.
-        prior: the prevalence that calibrated scores hold for, see :mod:`.priors`.
-        draws: of the bootstrap; subgroups need none, missed disease gets at most 500.
-        seed: of the bootstrap.
-        subgroups: whether subgroups are evaluated.
-        hospital_probe: AUROC at which features tell each hospital, where they were looked at.
 
     Raises:
         ConfigError: no draws or no images, or a prior that there is no calibration for.
@@ -129,22 +120,20 @@ def evaluate(
     thresholds = operating_points.thresholds if operating_points else {}
     columns = predictions.labels, predictions.scores, predictions.targets
     few = min(draws, MISSED_DRAWS)
-    bootstrap = PatientBootstrap(predictions.patient_ids, few, seed)
-    missed = (
-        measure_underdiagnosis(*columns, records, thresholds, draws=few, seed=seed)
-        if subgroups and thresholds
-        else []
+    missed = []
+    if subgroups and thresholds:
+        missed = measure_underdiagnosis(*columns, records, thresholds, draws=few, seed=seed)
+    metrics = estimate_metrics(
+        *columns,
+        predictions.patient_ids,
+        thresholds=thresholds,
+        calibrations=calibrations or None,
+        draws=draws,
+        seed=seed,
+        threads=available_cores(),
     )
     return Evaluation(
-        estimate_metrics(
-            *columns,
-            predictions.patient_ids,
-            thresholds=thresholds,
-            calibrations=calibrations or None,
-            draws=draws,
-            seed=seed,
-            threads=available_cores(),
-        ),
+        metrics,
         origin,
         fingerprint({origin.subset or "scored": predictions.image_ids}),
         images=len(records),
@@ -159,7 +148,7 @@ def evaluate(
         subgroups=measure_subgroups(*columns, records) if subgroups else [],
         underdiagnosis=missed,
         published=_find_published(origin, predictions.labels, len(records)),
-        pooled=describe_pooled(predictions, records, hospital_probe or {}, bootstrap),
+        pooled=describe_pooled(predictions, records, hospital_probe or {}, draws=few, seed=seed),
     )
 
 
@@ -183,26 +172,16 @@ def _find_published(origin: Origin, labels: tuple[str, ...], scored: int) -> lis
 
 
 def fit_operating_points(
-    predictions: Predictions,
+    predictions: Predictions,  # of images that the figures are not of, as a rule validation's
     *,
-    rule: str = "youden",
-    value: float = 0.9,
-    calibration: str | None = "platt",
-    draws: int = 2000,
-    seed: int = 0,
-    subset: str = "val",
+    rule: str = "youden",  # "f1", "sensitivity" or "specificity", see ``choose_threshold``
+    value: float = 0.9,  # the wanted sensitivity or specificity
+    calibration: str | None = "platt",  # "temperature", "isotonic" or None
+    draws: int = 2000,  # of the bootstrap
+    seed: int = 0,  # of the bootstrap
+    subset: str = "val",  # name of the images, for what is written
 ) -> OperatingPoints:
     """Operating point and calibration of each label, chosen on the predictions of ``subset``.
-
-    Args:
-        predictions: of images that the figures are not of, as a rule the validation set.
-        rule: "youden", "f1", "sensitivity" or "specificity", see
-            :func:`~xray_lightning.metrics.operating_points.choose_threshold`.
-        value: the wanted sensitivity or specificity.
-        calibration: "temperature", "platt", "isotonic" or None.
-        draws: of the bootstrap.
-        seed: of the bootstrap.
-        subset: name of the images, for what is written.
 
     Raises:
         ConfigError: an unknown rule or method, a value outside (0, 1], or no images.

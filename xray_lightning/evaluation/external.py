@@ -203,14 +203,9 @@ def _transfer(
     seed: int,
 ) -> Transfer:
     """Score a model on a test set without the patients it learned from, and compare."""
-    data = select_test(source, model, scoring)
-    met = recognise_patients(
-        model.checkpoint.description,
-        source,
-        data.records,
-        lambda: model.own,
-        cache_dir=scoring.cache_dir,
-    )
+    data, learned = select_test(source, model, scoring), model.checkpoint.description
+    caches = scoring.cache_dir
+    met = recognise_patients(learned, source, data.records, lambda: model.own, cache_dir=caches)
     rows = np.flatnonzero(~met.seen)
     if not len(rows):
         raise ConfigError(
@@ -219,7 +214,7 @@ def _transfer(
         )
     gone = {r.patient_id for r, seen in zip(data.records, met.seen, strict=True) if seen}
     table, predictions = score_images(model, name, data, scoring, rows)
-    population = model.checkpoint.description.split.get("population", "")
+    population = learned.split.get("population", "")
     inside = name_patients(population, test.patient_ids if test else ())
     names = inside, [met.names[row] for row in rows]
     labels, mean = compare_labels(model.points, predictions, test, names, draws=draws, seed=seed)

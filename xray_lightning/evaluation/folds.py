@@ -68,10 +68,6 @@ def pool_folds(runs: Sequence[SweepRun], folder: Path) -> list[CrossValidation]:
 
     The names of the tables get a number where there are several.
 
-    Args:
-        runs: of the sweep.
-        folder: of the sweep.
-
     Raises:
         DataNotFoundError, TableError: a run's predictions are not there, or do not fit together.
     """

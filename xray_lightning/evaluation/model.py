@@ -136,19 +136,15 @@ def select_test(source: Source, model: Model, scoring: Scoring) -> XrayDataModul
 
 
 def score_images(
-    model: Model, name: str, data: XrayDataModule, scoring: Scoring, rows: Indices | None = None
+    model: Model,
+    name: str,  # of the test set, for the name of the file
+    data: XrayDataModule,  # whose labels are the model's own, or names of ``model.labels``
+    scoring: Scoring,
+    rows: Indices | None = None,  # of the test images (n,), ascending; None: those of the split
 ) -> tuple[Path, Predictions]:
     """Scores of test images, and the table they stay in.
 
-    A table of the same weights, pixels and images is not made again; targets are always those of
-    the data.
-
-    Args:
-        model: to score with.
-        name: of the test set, for the name of the file.
-        data: whose labels are the model's own, or names of ``model.labels``.
-        scoring: how, and into which folder.
-        rows: of the test images (n,), ascending; None: the test set of the data's split.
+    A table of the same weights, pixels and images is not made again; targets are the data's.
     """
     if rows is not None:
         data.split = replace_test(data.split, data.records, rows)

@@ -8,7 +8,7 @@ import numpy as np
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import Estimate
-from xray_lightning.records import Record
+from xray_lightning.records import Record, is_known
 from xray_lightning.results import Result
 
 
@@ -27,16 +27,18 @@ def describe_pooled(
     predictions: Predictions,
     records: Sequence[Record],
     probe: Mapping[str, Estimate],
-    bootstrap: PatientBootstrap,
+    *,
+    draws: int,
+    seed: int,
 ) -> Pooled | None:
     """What can be won by telling hospitals apart; None for images of one."""
     hospitals = np.array([record.hospital for record in records], dtype=np.str_)
     names = np.unique(hospitals)
     if len(names) < 2:
         return None
-    alone = {}
+    alone, bootstrap = {}, PatientBootstrap(predictions.patient_ids, draws, seed)
     for label, targets in zip(predictions.labels, predictions.targets.T, strict=True):
-        known = (targets == 0) | (targets == 1)
+        known = is_known(targets)
         scores = np.zeros(len(targets))
         told = [name for name in names if known[hospitals == name].any()]
         for name in told:

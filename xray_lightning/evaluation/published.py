@@ -44,14 +44,7 @@ def comparable(
     Only NIH's 14 findings on NIH's images: the official rows for the official test set, the rows
     of own splits for any other split by patient; none for a leaky split, another part or data set,
     or a part of the images.
-
-    Args:
-        data: name of the data set.
-        labels: of the score.
-        split: its name.
-        subset: "test" or another part.
-        known: images of the data set's label table.
-        scored: images that were scored.
+    Of ``known`` images in the data set's label table ``scored`` ones have a score.
     """
     if incomparable(data, labels, split, subset, known=known, scored=scored):
         return []

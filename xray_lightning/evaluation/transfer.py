@@ -55,39 +55,30 @@ def compare_labels(
     Equal names are one patient, whatever the predictions call them.
     """
     short = {label: say_too_few(predictions, label) for label in predictions.labels}
-    short_inside = {
-        label: say_too_few(inside, label) if inside else NO_TEST for label in predictions.labels
-    }
+    inner = {label: say_too_few(inside, label) if inside else NO_TEST for label in short}
     enough = [label for label, note in short.items() if not note]
-    both = [label for label in enough if not short_inside[label]]
+    both = [label for label in enough if not inner[label]]
     there = estimate_at_points(points, predictions, enough, draws, seed)
     here = estimate_at_points(points, inside, both, draws, seed)
     differences = _differences(predictions, inside, both, names, draws, seed)
-    labels = {
-        label: _describe_label(
-            points,
-            predictions,
-            label,
-            (there, here),
-            differences.get(label, UNKNOWN),
-            short[label] or (f"internal: {short_inside[label]}" if short_inside[label] else ""),
-        )
-        for label in predictions.labels
-    }
-    meant = both or enough
-    whole = (
-        there if meant == enough else estimate_at_points(points, predictions, meant, draws, seed)
-    )
-    any_positive = (predictions.targets == 1).any(axis=1)
+    labels = {}
+    for label, note in short.items():
+        why = note or (inner[label] and f"internal: {inner[label]}")
+        apart = differences.get(label, UNKNOWN)
+        labels[label] = _describe_label(points, predictions, label, (there, here), apart, why)
+    whole = there
+    if both and both != enough:
+        whole = estimate_at_points(points, predictions, both, draws, seed)
+    positive, count = (predictions.targets == 1).any(axis=1), len(both or enough)
     mean = LabelTransfer(
         known=len(predictions.image_ids),
-        positives=int(any_positive.sum()),
-        positive_patients=len(set(np.array(predictions.patient_ids)[any_positive])),
+        positives=int(positive.sum()),
+        positive_patients=len(set(np.array(predictions.patient_ids)[positive])),
         prevalence=NAN,
         auroc=whole.mean["auroc"] if whole else UNKNOWN,
         internal=here.mean["auroc"] if here else UNKNOWN,
         difference=differences.get(MEAN, UNKNOWN),
-        note=f"{len(meant)} label{'s' * (len(meant) != 1)}",
+        note=f"{count} label{'s' * (count != 1)}",
     )
     return labels, mean
 

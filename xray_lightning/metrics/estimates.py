@@ -151,21 +151,22 @@ def estimate_metrics(
     with ThreadPoolExecutor(threads) as pool:  # NumPy lets go of the lock while it sums
         drawn = list(pool.map(draw, range(len(labels))))
     first, second = zip(*drawn, strict=True)
-    metrics = {}
-    for index, label in enumerate(labels):
-        positive = targets[:, index] == 1
-        metrics[label] = LabelMetrics(
-            int(positive.sum()),
-            int(is_known(targets[:, index]).sum()),
-            len(np.unique(by_patient.codes[positive])),
-            _estimates(*drawn[index]),
-        )
+    pairs = zip(labels, targets.T, drawn, strict=True)
+    metrics = {label: _count(by_patient, column, pair) for label, column, pair in pairs}
     mean = _estimates(_mean(first), _mean(second))
     defined = {
         metric: sum(bool(np.isfinite(label.values[metric][0])) for label in first)
         for metric in mean
     }
     return Metrics(metrics, mean, defined)
+
+
+def _count(
+    bootstrap: PatientBootstrap, targets: Array, drawn: tuple[_Drawn, _Drawn]
+) -> LabelMetrics:
+    positive, known = targets == 1, int(is_known(targets).sum())
+    patients = len(np.unique(bootstrap.codes[positive]))
+    return LabelMetrics(int(positive.sum()), known, patients, _estimates(*drawn))
 
 
 def _estimates(by_patient: _Drawn, by_image: _Drawn) -> dict[str, Estimate]:

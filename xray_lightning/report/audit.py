@@ -60,7 +60,7 @@ def audit_tables(audit: Audit) -> list[Table | str]:
         shift_table("metadata", audit.shift.metadata),
         "ratio: test / train+val; p: corrected over the rows (Holm)",
         baselines,
-        f"intervals: 95 % ({'images' if audit.patients is None else 'patients'})",
+        f"intervals: 95 % ({audit.leakage.patients.drawn})",
     ]
 
 
