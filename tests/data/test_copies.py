@@ -14,7 +14,8 @@ from xray_lightning.data.copies import close_pairs, correlate, find_copies, find
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.data.images import read_record
 from xray_lightning.data.nih import ChestXray14
-from xray_lightning.data.rsna import Rsna, read_nih_map
+from xray_lightning.data.nih_map import read_nih_map
+from xray_lightning.data.rsna import Rsna
 
 
 def scenes(count: int, seed: int = 0) -> np.ndarray:

@@ -126,7 +126,7 @@ def test_wrong_choices(folder: Path, settings: dict[str, Any], value: str) -> No
 
 
 def test_faulty_folders(folder: Path) -> None:
-    with pytest.raises(DataNotFoundError, match=r"negbio\.csv \(or \.gz\)"):
+    with pytest.raises(DataNotFoundError, match=r"negbio\.csv \(nor \.gz\)"):
         Mimic(folder, labels="negbio")
     split = folder / "mimic-cxr-2.0.0-split.csv"
     split.write_text("dicom_id,split\na,tune\n")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from xray_lightning.data.rsna import nih_patient, read_nih_map
+from xray_lightning.data.nih_map import nih_patient, read_nih_map
 from xray_lightning.errors import DataNotFoundError, TableError
 
 PAIRS = {"a-1": "00000013_002.png", "b-2": "00030805_000.png"}

@@ -1,5 +1,8 @@
 import gzip
 import json
+import math
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -240,6 +243,27 @@ def test_missing_images(rsna_folder: Folder) -> None:
         source.read(source.records[4])
 
 
+def test_view_age_and_sex_are_those_of_the_headers(rsna_folder: Folder) -> None:
+    rsna_folder.images("id-01", PatientAge="087Y", PatientSex="F")
+    with warnings.catch_warnings(action="ignore"):
+        rsna_folder.images("id-02", PatientAge="41", PatientSex="O")  # no valid AS, as RSNA's are
+        rsna_folder.images("id-10", PatientAge="148Y")  # NIH's mistake
+    (rsna_folder.root / "stage_2_train_images/id-11.dcm").write_bytes(b"no DICOM")
+    source = mapped(rsna_folder)
+    about = {r.image_id: (r.age, r.sex, r.view) for r in source.records}
+    told = [about[f"id-{n}"] for n in ("00", "01", "02", "10", "11")]
+    nan = math.nan
+    np.testing.assert_array_equal([age for age, _, _ in told], [nan, 87, 41, nan, nan])
+    assert [rest for _, *rest in told] == [
+        ["", "PA"], ["F", "PA"], ["", "PA"], ["", "PA"], ["", ""]
+    ]  # fmt: skip
+    note = "age, sex and view by 26 DICOM headers, no age in 24, no sex in 25"
+    assert note in source.notes
+    unread = mapped(rsna_folder, headers=False)
+    assert {(r.sex, r.view) for r in unread.records} == {("", "")}
+    assert not any("headers" in note for note in unread.notes)
+
+
 def test_two_files_of_one_image(rsna_folder: Folder) -> None:
     (rsna_folder.root / "id-11.png").touch()
     with pytest.raises(
@@ -290,6 +314,8 @@ def test_the_real_sample(real_data: Callable[[str], Path]) -> None:
     assert not source.missing
     assert sum(bool(record.boxes) for record in source.records) == 101
     assert sum(len(record.boxes) for record in source.records) == 153
+    assert Counter(record.view for record in source.records) == {"PA": 213, "AP": 125}
+    assert Counter(record.sex for record in source.records) == {"M": 177, "F": 161}
 
 
 def test_config(rsna_folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from xray_lightning import Siim, UnknownPatientsWarning
 from xray_lightning.cli.datasets import data
-from xray_lightning.data.siim import SIDE, parse_runs
+from xray_lightning.data.siim import SIDE
 from xray_lightning.data.source import readable_records
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.records import Record
@@ -99,12 +99,13 @@ def test_tables_and_masks_need_no_torch(tmp_path: Path) -> None:
 def test_films_patients_and_studies(tmp_path: Path, write_dicom: Callable[..., Path]) -> None:
     films = siim(tmp_path, *ROWS) / "dicom-images-train"
     pixels = np.random.default_rng(0).integers(0, 255, (16, 16), np.uint8)
-    write_dicom(films / "1.9/1.8/1.2.3.5.dcm", pixels)
+    write_dicom(films / "1.9/1.8/1.2.3.5.dcm", pixels, PatientSex="F", ViewPosition="AP")
     write_dicom(films / "1.9/1.8/1.2.3.7.dcm", pixels)
     write_dicom(tmp_path / "1.2.3.6.dcm", pixels)
     with pytest.warns(UnknownPatientsWarning, match="SIIM's table names images alone"):
         source = Siim(tmp_path, allow_missing=True)
-    assert [record.study_id for record in readable_records(source)] == ["1.9", ""]
+    told = [(r.study_id, r.sex, r.view) for r in readable_records(source)]
+    assert told == [("1.9", "F", "AP"), ("", "", "")]
     assert (source.read(source.records[1]) == pixels).all()
     assert (source.population, source.official, source.missing) == ("", None, ("1.2.3.4",))
     assert "Image files on disk that are not in the label table: 1" in source.notes
@@ -135,7 +136,9 @@ def test_rows_that_cannot_be(row: str, message: str, tmp_path: Path) -> None:
 
 
 def test_tables_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match=r"train-rle\.csv\. A SIIM folder holds"):
+    with pytest.raises(
+        DataNotFoundError, match=r"train-rle\.csv \(nor \.gz\)\. A SIIM folder holds"
+    ):
         Siim(tmp_path)
     with pytest.raises(TableError, match="lacks 1 column: 'EncodedPixels'"):
         Siim(siim(tmp_path, *ROWS, column="Pixels"))
@@ -151,10 +154,8 @@ def test_figures_of_the_real_table(
     assert summary["counts"] == {"table": table}
     assert not [note for note in summary["notes"] if "expected" in note]
     assert (summary["images_with_boxes"], summary["boxes"]) == (2_669, 3_576)
-    for text in pd.read_csv(root / "train-rle.csv")[" EncodedPixels"].iloc[:600]:
-        runs = parse_runs(text.strip())
-        if runs is not None:
-            mask = np.zeros(SIDE * SIDE, bool)
-            for first, end in runs:
-                mask[first:end] = True
-            assert (decode(text) == mask.reshape(SIDE, SIDE).T).all()
+    rows = pd.read_csv(root / "train-rle.csv").groupby("ImageId", sort=False)[" EncodedPixels"]
+    source = Siim(root)
+    for record, (_, texts) in zip(source.records[:550], rows, strict=False):
+        wanted = np.any([decode(text if text != " -1" else "") for text in texts], axis=0)
+        assert (source.mask(record, "Pneumothorax") == wanted).all()

@@ -10,8 +10,8 @@ from xray_lightning.cli.config import compose_settings, make
 from xray_lightning.cli.request import Own, present, read_names, take_own
 from xray_lightning.cli.settings import Settings
 from xray_lightning.data.names import NameIndex, read_list
+from xray_lightning.data.nih_map import read_nih_map
 from xray_lightning.data.partition import FaultySplitError, split_source
-from xray_lightning.data.rsna import read_nih_map
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import Predictions, read_own

@@ -27,14 +27,13 @@ import numpy.typing as npt
 from xray_lightning.data.source import (
     Mask,
     Source,
-    compare_counts,
-    disk_notes,
+    find_files,
+    find_table,
     index_images,
     require_directory,
-    warn_unknown_patients,
 )
 from xray_lightning.data.tables import open_text
-from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
+from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Box, Record
 
 SIDE = 1024  # px of the square images that were outlined
@@ -83,27 +82,28 @@ class ChestXDet(Source):
     def __init__(self, root: str | Path, *, allow_missing: bool = False) -> None:
         self.root = folder = require_directory(root, EXPECTED)
         self.allow_missing = allow_missing
-        tables = {part: folder / f"ChestX_Det_{part}.json" for part in ("train", "test")}
-        if not tables["train"].is_file():
-            raise DataNotFoundError(f"there is no label table {tables['train']}. {EXPECTED}")
-        self._outlines: dict[str, list[Outline]] = {}
-        parts = {part: read_outlines(path, self._outlines)
-                 for part, path in tables.items() if path.is_file()}  # fmt: skip
-        if "test" in parts:
-            self.official = {
-                "train_val": frozenset(parts["train"]),
-                "test": frozenset(parts["test"]),
-            }
         notes: list[str] = []
-        warn_unknown_patients(self.title, UNKNOWN_PATIENTS, notes)
+        find_table(folder, ["ChestX_Det_train.json"], EXPECTED, notes)
+        self._outlines: dict[str, list[Outline]] = {}
+        parts = {
+            part: read_outlines(path, self._outlines)
+            for part in ("train", "test")
+            for path in find_files(folder, f"ChestX_Det_{part}.json")[:1]
+        }
+        if "test" in parts:
+            train, test = map(frozenset, parts.values())
+            self.official = {"train_val": train, "test": test}
         below = [place for part in parts for place in (part, f"{part}_data", f"{part}_data/{part}")]
         folders = [path for path in (folder, *map(folder.joinpath, below)) if path.is_dir()]
         paths = index_images(folders, (".png",), lambda path: path.name)
-        self.records = tuple(self._record(name, paths.get(name)) for name in self._outlines)
-        self.counts = _count(parts, self._outlines)
-        notes += compare_counts(self.counts, PUBLISHED)
-        extra = len(set(paths) - set(self._outlines))
-        self.notes = (*notes, *disk_notes(len(self), len(self.missing), extra))
+        self.fill(
+            [self._record(name, paths.get(name)) for name in self._outlines],
+            notes,
+            counts=_count(parts, self._outlines),
+            published=PUBLISHED,
+            stray=paths.keys() - self._outlines.keys(),
+            unknown_patients=UNKNOWN_PATIENTS,
+        )
 
     def mask(self, record: Record, label: str) -> Mask:
         """The union of the finding's polygons, (1024, 1024) bool; all False where it is absent."""

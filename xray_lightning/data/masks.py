@@ -1,4 +1,4 @@
-"""Exact masks as COCO packs them: runs down the columns, as text."""
+"""Exact masks as runs down the columns: COCO's text of them, their pixels, the box around."""
 
 from dataclasses import dataclass
 
@@ -34,24 +34,38 @@ class PackedMask:
 
     def draw(self) -> Mask:
         """The mask, (H, W)."""
-        inside = np.arange(len(self.runs)) % 2 == 1
-        return np.repeat(inside, self.runs).reshape(self.width, self.height).T
+        return draw_runs(self.runs, self.height, self.width)
 
     def box(self, label: str) -> Box | None:
-        """The smallest box around the mask; None where it is empty.
+        """The smallest box around the mask; None where it is empty."""
+        return surround_runs(self.runs, self.height, label)
 
-        >>> PackedMask("52203", 4, 4).box("Mass")
-        Box(label='Mass', x=1, y=1, width=2, height=2, reader='')
-        """
-        ends, lengths = np.cumsum(self.runs)[1::2], self.runs[1::2]
-        lasts, starts = ends[lengths > 0] - 1, (ends - lengths)[lengths > 0]
-        if not len(lasts):
-            return None
-        left, right = int(starts[0]) // self.height, int(lasts[-1]) // self.height
-        whole = bool((starts // self.height != lasts // self.height).any())  # over a column's end
-        top = 0 if whole else int((starts % self.height).min())
-        bottom = self.height - 1 if whole else int((lasts % self.height).max())
-        return Box(label, left, top, right - left + 1, bottom - top + 1)
+
+def draw_runs(runs: Runs, height: int, width: int) -> Mask:
+    """The mask of runs that fill an image, (H, W).
+
+    >>> draw_runs(np.array([1, 2, 3]), 2, 3).astype(int).tolist()
+    [[0, 1, 0], [1, 0, 0]]
+    """
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(inside, runs).reshape(width, height).T
+
+
+def surround_runs(runs: Runs, height: int, label: str) -> Box | None:
+    """The smallest box around the pixels inside; None where there are none.
+
+    >>> surround_runs(unpack_runs("52203"), 4, "Mass")
+    Box(label='Mass', x=1.0, y=1.0, width=2.0, height=2.0, reader='')
+    """
+    ends, lengths = np.cumsum(runs)[1::2], runs[1::2]
+    lasts, starts = ends[lengths > 0] - 1, (ends - lengths)[lengths > 0]
+    if not len(lasts):
+        return None
+    left, right = starts[0] // height, lasts[-1] // height
+    whole = (starts // height != lasts // height).any()  # over a column's end
+    top, bottom = (0, height - 1) if whole else (min(starts % height), max(lasts % height))
+    x, y, width, tall = map(float, (left, top, right - left + 1, bottom - top + 1))
+    return Box(label, x, y, width, tall)
 
 
 def unpack_runs(text: str) -> Runs:

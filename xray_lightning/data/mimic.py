@@ -26,13 +26,7 @@ import numpy.typing as npt
 
 from xray_lightning.data.chexpert import LABELS, RADIOLOGISTS
 from xray_lightning.data.partition import SUBSETS, parse_subset
-from xray_lightning.data.source import (
-    Source,
-    compare_counts,
-    disk_notes,
-    require_directory,
-    select_views,
-)
+from xray_lightning.data.source import Source, find_table, require_directory
 from xray_lightning.data.tables import Table, format_count, pause_collector, read_table
 from xray_lightning.data.uncertain import (
     SMOOTH,
@@ -43,7 +37,7 @@ from xray_lightning.data.uncertain import (
     describe_choices,
     read_codes,
 )
-from xray_lightning.errors import ConfigError, DataNotFoundError
+from xray_lightning.errors import ConfigError
 from xray_lightning.records import NAN, Record
 
 LABELERS = ("chexpert", "negbio")
@@ -105,17 +99,20 @@ class Mimic(Source):
         self.root = folder = require_directory(root, EXPECTED)
         self.allow_missing = allow_missing
         notes: list[str] = []
-        table = read_table(_find(folder, "mimic-cxr-2.0.0-metadata.csv"))
+
+        def read(name: str) -> Table:
+            return read_table(find_table(folder, [f"mimic-cxr-{name}.csv"], EXPECTED, notes))
+
+        table = read("2.0.0-metadata")
         table.require(_IMAGE, _PATIENT, _STUDY, _VIEW)
         table.refuse_repeats(_IMAGE)
         images = table.text(_IMAGE)
-        subsets = _read_subsets(read_table(_find(folder, "mimic-cxr-2.0.0-split.csv")))
-        by_study = read_table(_find(folder, f"mimic-cxr-2.0.0-{labels}.csv"))
-        codes, told = _codes_of_images(table, by_study)
+        subsets = _read_subsets(read("2.0.0-split"))
+        codes, told = _codes_of_images(table, by_study := read(f"2.0.0-{labels}"))
         kept = np.ones(len(images), np.bool_)
         if test == "radiologists":
             tested = np.array([subsets.get(image) == "test" for image in images])
-            experts = read_table(_find(folder, EXPERTS))
+            experts = read("2.1.0-test-set-labeled")
             kept = _take_radiologists(table, experts, tested, codes, told, notes)
         targets = read_codes(codes, images, LABELS, uncertain, blank, smooth=smooth)
         targets[~told] = NAN
@@ -125,15 +122,17 @@ class Mimic(Source):
             notes.append(f"{format_count(silent, 'image')} {silence}")
         views_there, guessed = _read_views(table)
         notes += [f"{format_count(n, 'view')} told by {source}" for source, n in guessed.items()]
-        counts = _count_table(table, views_there, subsets)
-        self.counts = counts | count_codes(codes[reported], LABELS)
-        notes += compare_counts(self.counts, PUBLISHED)
-        official = {name: [k for k in subsets if subsets[k] == name] for name in SUBSETS}
-        self.official = {name: frozenset(ids) for name, ids in official.items()}
+        self.official = {
+            name: frozenset(k for k in subsets if subsets[k] == name) for name in SUBSETS
+        }
         records = _make_records(table, folder, targets, views_there)
-        chosen = [record for record, keep in zip(records, kept.tolist(), strict=True) if keep]
-        self.records = select_views(chosen, views, notes)
-        self.notes = (*notes, *disk_notes(len(self.records), len(self.missing), 0))
+        self.fill(
+            [record for record, keep in zip(records, kept.tolist(), strict=True) if keep],
+            notes,
+            views=views,
+            counts=_count_table(table, views_there, subsets) | count_codes(codes[reported], LABELS),
+            published=PUBLISHED,
+        )
 
 
 def _take_radiologists(
@@ -232,10 +231,3 @@ def _codes_of_images(images: Table, studies: Table) -> tuple[Codes, npt.NDArray[
     rows = np.array([place.get(study, -1) for study in images.text(_STUDY)])[:, None]
     told = (rows >= 0) & np.array([label in columns for label in LABELS])
     return np.where(told, own[rows[:, 0]], NAN), told
-
-
-def _find(folder: Path, name: str) -> Path:
-    path = next((folder / n for n in (name, f"{name}.gz") if (folder / n).is_file()), None)
-    if path is None:
-        raise DataNotFoundError(f"there is no {folder / name} (or .gz). {EXPECTED}")
-    return path

@@ -22,19 +22,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from xray_lightning.data.names import NameIndex, read_list
-from xray_lightning.data.source import Source, disk_notes, index_images, require_directory
+from xray_lightning.data.source import (
+    Source,
+    find_files,
+    find_table,
+    index_images,
+    require_directory,
+)
 from xray_lightning.data.tables import Table, format_count, read_boxes, read_table
 from xray_lightning.errors import DataNotFoundError, SplitError
-from xray_lightning.records import CHEST_XRAY14, Record, encode
+from xray_lightning.records import CHEST_XRAY14, Box, Record, encode
 
 BOX_FRAME = (1024, 1024)  # (width, height) in px of the images the radiologists saw
 
-TABLES = tuple(  # best first
-    name + suffix
-    for name in ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
-    for suffix in ("", ".gz")
-)
-BOX_TABLES = ("BBox_List_2017.csv", "BBox_List_2017.csv.gz")
+TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")  # best first
 LISTS = {  # subset -> names of its list: NIH's own, and Kaggle's
     "train_val": ("train_val_list.txt", "train_val_list_NIH.txt"),
     "test": ("test_list.txt", "test_list_NIH.txt"),
@@ -76,15 +77,14 @@ class ChestXray14(Source):
         self.root = folder = require_directory(root, EXPECTED)
         self.allow_missing = allow_missing
         notes: list[str] = []
-        entries = read_table(folder / table if table else _find_table(folder, notes))
-        folders = list(dict.fromkeys([folder, entries.path.parent]))
+        path = folder / table if table else find_table(folder, TABLES, EXPECTED, notes)
+        folders = list(dict.fromkeys([folder, path.parent]))
         suffixes = (".png", ".jpg", ".jpeg")
         paths = index_images(find_image_folders(folder), suffixes, lambda path: path.name)
-        self.records = make_records(entries, folders, paths, notes)
-        ids = [record.image_id for record in self.records]
+        records = make_records(read_table(path), folders, paths, notes)
+        ids = [record.image_id for record in records]
         self.official = _read_lists(folders, ids, notes)
-        extra = len(paths) - (len(ids) - len(self.missing))
-        self.notes = (*notes, *disk_notes(len(ids), len(self.missing), extra))
+        self.fill(records, notes, stray=paths.keys() - set(ids))
 
 
 def make_records(
@@ -95,12 +95,9 @@ def make_records(
     table.require(_IMAGE, _FINDINGS, _FOLLOW_UP, _PATIENT, _AGE, sex, _VIEW)
     table.refuse_repeats(_IMAGE)
     images = table.text(_IMAGE)
-    box_table = _find_file(folders, BOX_TABLES)
-    boxes = (
-        read_boxes(read_table(box_table), _BOX_COLUMNS, CHEST_XRAY14, set(images))
-        if box_table
-        else {}
-    )
+    boxes: dict[str, tuple[Box, ...]] = {}
+    if path := _find_file(folders, "BBox_List_2017.csv"):
+        boxes = read_boxes(read_table(path), _BOX_COLUMNS, CHEST_XRAY14, set(images))
     columns = (
         images,
         table.convert(_PATIENT, lambda cell: str(int(cell)), "a whole number"),
@@ -126,23 +123,8 @@ def _encode_findings(table: Table) -> list[tuple[float, ...]]:
     return [known[cell] for cell in cells]
 
 
-def _find_file(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
-    candidates = (folder / name for folder in folders for name in names)
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _find_table(root: Path, notes: list[str]) -> Path:
-    """The best label table in the folder."""
-    present = [name for name in TABLES if (root / name).is_file()]
-    if not present:
-        inside = sorted(path for name in TABLES for path in root.glob(f"*/{name}"))
-        hint = f"There is one in {inside[0].parent}: is that the folder meant?" if inside else ""
-        raise DataNotFoundError(
-            f"there is no label table {root / TABLES[0]} (nor {', '.join(TABLES[1:])}). "
-            f"{hint or EXPECTED}"
-        )
-    notes += [f"{present[0]} was read; {other} beside it was not" for other in present[1:]]
-    return root / present[0]
+def _find_file(folders: Sequence[Path], *names: str) -> Path | None:
+    return next((path for folder in folders for path in find_files(folder, *names)), None)
 
 
 def find_image_folders(root: Path) -> Iterator[Path]:
@@ -157,7 +139,7 @@ def _read_lists(
     folders: Sequence[Path], images: Sequence[str], notes: list[str]
 ) -> dict[str, frozenset[str]] | None:
     """Ids of the label table in each of the publisher's lists; None if there are no lists."""
-    paths = {subset: _find_file(folders, names) for subset, names in LISTS.items()}
+    paths = {subset: _find_file(folders, *names) for subset, names in LISTS.items()}
     absent = [subset for subset, path in paths.items() if path is None]
     if len(absent) == len(LISTS):
         return None

@@ -16,22 +16,23 @@ in findings, so agreement is no estimate of prevalence. Of Google's own files th
 columns are known from others' code; none was at hand.
 """
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xray_lightning.data.nih import find_image_folders, make_records
-from xray_lightning.data.rsna import Rsna, read_nih_map
+from xray_lightning.data.nih_map import read_nih_map
+from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.source import (
+    Counts,
     Source,
-    compare_counts,
-    disk_notes,
+    find_files,
+    find_table,
     index_images,
     require_directory,
 )
 from xray_lightning.data.tables import Table, format_count, read_table
-from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
+from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import CHEST_XRAY14, NAN, Record
 
 EXPERT_LABELS = ("Fracture", "Pneumothorax", "Airspace opacity", "Nodule or mass")
@@ -114,51 +115,46 @@ class NihExperts(Source):
         notes: list[str] = []
         subsets: dict[str, str] = {}
         experts: dict[str, tuple[float, ...]] = {}
-        records: list[Record] = []
-        for table, own in read_tables(folder):
+        records: list[Record] = []  # with the text miner's 14 labels
+        for table, own in read_tables(folder, notes):
             if shared := sorted(subsets.keys() & own.keys()):
                 raise TableError(f"{table.path}: {shared[0]} is in the other table too")
             subsets |= own
             experts |= read_experts(table)
-            records += make_records(table, (), paths, notes)  # with the text miner's 14 labels
+            records += make_records(table, (), paths, notes)
         text = Truth(TEXT_MINER, CHEST_XRAY14, {r.image_id: r.targets for r in records})
         third = [] if rsna is None or nih_map is None else [read_rsna(rsna, nih_map, subsets)]
         self.truths = (text, Truth(GOOGLE, EXPERT_LABELS, experts), *third)
-        own_truth = self.truths[truth == "experts"]
-        self.labels = own_truth.labels
-        self.records = [replace(r, targets=own_truth.targets[r.image_id]) for r in records]
-        self.official = {
-            name: frozenset(image for image, subset in subsets.items() if subset == name)
-            for name in ("train_val", "test")
-        }
-        self.counts = _count_truths(self)
-        train_val = format_count(len(self.official["train_val"]), "image")
-        self.notes = (
-            *notes,
-            *compare_counts(self.counts, PUBLISHED),
+        chosen = self.truths[truth == "experts"]
+        self.labels = chosen.labels
+        of_set = {name: [i for i in subsets if subsets[i] == name] for name in SETS.values()}
+        self.official = {name: frozenset(images) for name, images in of_set.items()}
+        notes += [
             "a selection rich in findings: its prevalences are no hospital's",
-            f"{train_val} of NIH's train_val list: a network trained on it has learned the text "
-            "miner's labels of these (split=official subset=test leaves them out)",
-            *disk_notes(len(records), len(self.missing), 0),
+            f"{format_count(len(of_set['train_val']), 'image')} of NIH's train_val list: a network "
+            "trained on it has learned the text miner's labels of these (split=official "
+            "subset=test leaves them out)",
+        ]
+        self.fill(
+            [replace(r, targets=chosen.targets[r.image_id]) for r in records],
+            notes,
+            counts=_count_truths(records, of_set, self.truths),
+            published=PUBLISHED,
         )
 
 
-def read_tables(root: Path) -> list[tuple[Table, dict[str, str]]]:
+def read_tables(root: Path, notes: list[str]) -> list[tuple[Table, dict[str, str]]]:
     """The tables in the folder, each with the official subset of its images."""
-    if path := _find(root, [TABLE]):
-        table = _read(path)
+    if paths := find_files(root, TABLE):
+        table = _read(paths[0])
         subsets = table.convert(_SET, _parse_set, "val or test")
         return [(table, dict(zip(table.text(_IMAGE), subsets, strict=True)))]
-    paths = {name: _find(root, [f"{FOLDER}/{name}", f"{FOLDER}_{name}"]) for name in OWN}
-    if absent := [name for name, path in paths.items() if path is None]:
-        raise DataNotFoundError(f"there is no {root / FOLDER / absent[0]}. {EXPECTED}")
-    tables = [(_read(path), OWN[name]) for name, path in paths.items() if path]
-    return [(table, dict.fromkeys(table.text(_IMAGE), subset)) for table, subset in tables]
-
-
-def _find(root: Path, names: list[str]) -> Path | None:
-    places = (root / f"{name}{end}" for name in names for end in ("", ".gz"))
-    return next((place for place in places if place.is_file()), None)
+    places = ("{0}/{1}", "{0}_{1}")
+    tables = {
+        subset: _read(find_table(root, [p.format(FOLDER, name) for p in places], EXPECTED, notes))
+        for name, subset in OWN.items()
+    }
+    return [(table, dict.fromkeys(table.text(_IMAGE), own)) for own, table in tables.items()]
 
 
 def _read(path: Path) -> Table:
@@ -190,24 +186,19 @@ def read_experts(table: Table) -> dict[str, tuple[float, ...]]:
 def read_rsna(root: str | Path, nih_map: str | Path, images: Mapping[str, str]) -> Truth:
     """What RSNA's readers say of some NIH images: whether an opacity suspicious for pneumonia."""
     names = read_nih_map(Path(nih_map))
-    source = Rsna(root, nih_map=nih_map)
+    source = Rsna(root, nih_map=nih_map, headers=False)
     told = {names[record.image_id]: record.targets for record in source.records}
     return Truth(RSNA, ("Pneumonia",), {image: told[image] for image in images if image in told})
 
 
-def _count_truths(source: NihExperts) -> dict[str, dict[str, int]]:
+def _count_truths(
+    records: Sequence[Record], subsets: Mapping[str, Sequence[str]], truths: Sequence[Truth]
+) -> Counts:
     """Images, and for the findings that two truths name the positives of each and of both."""
-    text, experts = source.truths[:2]
-    images = [record.image_id for record in source.records]
-    counts = {
-        "table": {"images": len(images), "patients": len({r.patient_id for r in source.records})}
-        | {name: len(ids) for name, ids in (source.official or {}).items()}
-    }
+    table = {"images": len(records), "patients": len({r.patient_id for r in records})}
+    counts = {"table": table | {name: len(ids) for name, ids in subsets.items()}}
     for finding in ("Pneumothorax", "Nodule or mass"):
-        pairs = Counter((text.tell(finding, i), experts.tell(finding, i)) for i in images)
-        counts[finding] = {
-            TEXT_MINER: sum(n for (one, _), n in pairs.items() if one == 1),
-            GOOGLE: sum(n for (_, two), n in pairs.items() if two == 1),
-            "both": pairs[1.0, 1.0],
-        }
+        told = [[t.tell(finding, r.image_id) == 1 for r in records] for t in truths[:2]]
+        both = sum(one and two for one, two in zip(*told, strict=True))
+        counts[finding] = {TEXT_MINER: sum(told[0]), GOOGLE: sum(told[1]), "both": both}
     return counts

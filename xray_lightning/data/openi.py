@@ -18,22 +18,13 @@ Not checked: ages, which a header's shifted dates might tell, and are left unkno
 PNG files are not inverted (3,584 headers say MONOCHROME1).
 """
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from xray_lightning.data.label_map import LabelMap, encode_words, name_map, read_label_map
-from xray_lightning.data.source import (
-    Source,
-    UnknownPatientsWarning,
-    compare_counts,
-    disk_notes,
-    index_images,
-    require_directory,
-    select_views,
-)
+from xray_lightning.data.source import Counts, Source, find_files, index_images, require_directory
 from xray_lightning.data.tables import format_count, read_table
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.records import Record
@@ -48,9 +39,10 @@ UNKNOWN_PATIENTS = (
     "a report counts as a patient: Open-I does not tell whose it is, so a patient who came twice "
     "may be trained on and tested on"
 )
+_IMAGE, _VIEW = "imageid", "View Position"
 PUBLISHED = {
     "files": {"reports": 3_955, "images": 7_470, "headers": 7_469, "reports without image": 104},
-    "View Position": {"PA": 3_593, "AP": 423, "LL": 717, "blank": 2_586},
+    _VIEW: {"PA": 3_593, "AP": 423, "LL": 717, "blank": 2_586},
     "MeSH": {NOT_INDEXED: 95, "normal": 1_391},
 }
 
@@ -99,16 +91,18 @@ class OpenI(Source):
                 f"there is no {folder / HEADERS} (nor .gz), the only place that tells views: add "
                 "it, or take all images, lateral ones too (data.views=null)"
             )
-        self.counts = _count_files(reports, headers)
-        notes = compare_counts(self.counts, PUBLISHED)
-        folders = (folder / name for name in IMAGE_FOLDERS)
-        paths = index_images(filter(Path.is_dir, folders), (".png",), lambda path: path.stem)
-        records = _make_records(reports, headers, words, paths, notes)
-        self.records = select_views(records, views, notes)
-        extra = len(paths.keys() - {image for *_, images in reports for image in images})
-        notes += [UNKNOWN_PATIENTS, *disk_notes(len(self.records), len(self.missing), extra)]
-        self.notes = tuple(notes)
-        warnings.warn(f"{self.title}: {UNKNOWN_PATIENTS}", UnknownPatientsWarning, stacklevel=2)
+        folders = filter(Path.is_dir, map(folder.joinpath, IMAGE_FOLDERS))
+        paths = index_images(folders, (".png",), lambda path: path.stem)
+        notes: list[str] = []
+        self.fill(
+            _make_records(reports, headers, words, paths, notes),
+            notes,
+            views=views,
+            counts=_count_files(reports, headers),
+            published=PUBLISHED,
+            stray=paths.keys() - {image for *_, images in reports for image in images},
+            unknown_patients=UNKNOWN_PATIENTS,
+        )
 
 
 def read_reports(root: Path) -> list[Report]:
@@ -140,12 +134,11 @@ def _read_report(path: Path) -> Report:
 
 def read_views(root: Path) -> dict[str, str]:
     """View of each image as its header writes it; empty where the table is not there."""
-    for path in (root / HEADERS, root / f"{HEADERS}.gz"):
-        if path.is_file():
-            table = read_table(path, ("imageid", "View Position"))
-            table.require("imageid", "View Position")
-            table.refuse_repeats("imageid")
-            return dict(zip(table.text("imageid"), table.text("View Position"), strict=True))
+    for path in find_files(root, HEADERS)[:1]:
+        table = read_table(path, (_IMAGE, _VIEW))
+        table.require(_IMAGE, _VIEW)
+        table.refuse_repeats(_IMAGE)
+        return dict(zip(table.text(_IMAGE), table.text(_VIEW), strict=True))
     return {}
 
 
@@ -159,7 +152,7 @@ def shorten_terms(terms: Iterable[str]) -> set[str]:
     return {"/".join(words[:number]).strip() for words in parts for number in (1, 2)}
 
 
-def _count_files(reports: Sequence[Report], views: Mapping[str, str]) -> dict[str, dict[str, int]]:
+def _count_files(reports: Sequence[Report], views: Mapping[str, str]) -> Counts:
     return {
         "files": {
             "reports": len(reports),
@@ -167,7 +160,7 @@ def _count_files(reports: Sequence[Report], views: Mapping[str, str]) -> dict[st
             "headers": len(views),
             "reports without image": sum(not images for *_, images in reports),
         },
-        "View Position": dict(Counter(view or "blank" for view in views.values()).most_common()),
+        _VIEW: dict(Counter(view or "blank" for view in views.values()).most_common()),
         "MeSH": {
             term: sum(term in terms for _, terms, _ in reports) for term in (NOT_INDEXED, "normal")
         },

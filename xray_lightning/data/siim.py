@@ -12,27 +12,21 @@ patients      told nowhere. The images are believed to be of NIH's ChestX-ray14,
 
 The run lengths are relative: each start counts from the end of the run before, from 0, down the
 columns of the 1024 x 1024 image. Reading them as absolute gives other places without an error.
-View, age and sex stand in the DICOM headers only, and are left unknown, as for RSNA.
+View, age and sex stand in the DICOM headers only, which are opened for them as RSNA's are.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from xray_lightning.data.source import (
-    Mask,
-    Source,
-    compare_counts,
-    disk_notes,
-    index_images,
-    require_directory,
-    warn_unknown_patients,
-)
+from xray_lightning.data.dicom.acquisition import Film, describe_films
+from xray_lightning.data.masks import Runs, draw_runs, surround_runs
+from xray_lightning.data.source import Mask, Source, find_table, index_images, require_directory
 from xray_lightning.data.tables import Table, read_table
-from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
-from xray_lightning.records import Box, Record
+from xray_lightning.errors import ConfigError, TableError
+from xray_lightning.records import Record
 
 FILMS = "dicom-images-train"
 SIDE = 1024  # px of the square images that were outlined
@@ -47,14 +41,13 @@ UNKNOWN_PATIENTS = (
 PUBLISHED = {"table": {"rows": 12_954, "images": 12_047, "positive": 2_669, "several rows": 624}}
 _IMAGE, _RUNS = "ImageId", "EncodedPixels"
 
-Runs = npt.NDArray[np.int64]  # (R, 2), first pixel and end of each run, down the columns
-
 
 class Siim(Source):
     """A SIIM-ACR folder.
 
     Args:
         root: the folder.
+        headers: take view, age and sex from the DICOM headers; False: they stay unknown.
         allow_missing: let commands that read pixels leave out the images that are not on disk.
 
     Raises:
@@ -68,45 +61,45 @@ class Siim(Source):
     name = "siim"
     labels = ("Pneumothorax",)
 
-    def __init__(self, root: str | Path, *, allow_missing: bool = False) -> None:
+    def __init__(
+        self, root: str | Path, *, headers: bool = True, allow_missing: bool = False
+    ) -> None:
         self.root = folder = require_directory(root, EXPECTED)
         self.allow_missing = allow_missing
-        path = folder / "train-rle.csv"
-        if not path.is_file():
-            raise DataNotFoundError(f"there is no label table {path}. {EXPECTED}")
-        table = read_table(path)
-        self._outlines = read_outlines(table)
         notes: list[str] = []
-        warn_unknown_patients(self.title, UNKNOWN_PATIENTS, notes)
+        table = read_table(find_table(folder, ["train-rle.csv"], EXPECTED, notes))
+        self._outlines = read_outlines(table)
         films = folder / FILMS
         folders = [f for f in (folder, films, *films.glob("*/*")) if f.is_dir()]
         paths = index_images(folders, (".dcm", ".png"), lambda path: path.stem)
-        self.records = tuple(self._record(image, paths.get(image)) for image in self._outlines)
-        self.counts = _count(len(table.frame), self._outlines)
-        extra = len(set(paths) - set(self._outlines))
-        notes += compare_counts(self.counts, PUBLISHED)
-        self.notes = (*notes, *disk_notes(len(self), len(self.missing), extra))
+        about = describe_films(map(paths.get, self._outlines), notes, read=headers)
+        self.fill(
+            [
+                self._record(image, paths.get(image), told)
+                for image, told in zip(self._outlines, about, strict=True)
+            ],
+            notes,
+            counts=_count(len(table.frame), self._outlines),
+            published=PUBLISHED,
+            stray=paths.keys() - self._outlines.keys(),
+            unknown_patients=UNKNOWN_PATIENTS,
+        )
 
     def mask(self, record: Record, label: str) -> Mask:
         """The union of the image's outlines, (1024, 1024) bool; all False where there is none."""
         if record.image_id not in self._outlines or label not in self.labels:
             raise ConfigError(f"{record.image_id!r} or {label!r} is not of {self.root}")
-        drawn = np.zeros(SIDE * SIDE, dtype=np.bool_)
+        drawn = np.zeros((SIDE, SIDE), dtype=np.bool_)
         for runs in self._outlines[record.image_id]:
-            for first, end in runs:
-                drawn[first:end] = True
-        return drawn.reshape(SIDE, SIDE).T
+            drawn |= draw_runs(runs, SIDE, SIDE)
+        return drawn
 
-    def _record(self, image: str, path: Path | None) -> Record:
-        outlines = self._outlines[image]
-        boxes = tuple(Box(self.labels[0], *surround(runs)) for runs in outlines)
-        return Record(
-            *(image, image, (float(bool(outlines)),)),
-            path=path,
-            boxes=boxes,
-            box_frame=(SIDE, SIDE),
-            study_id=path.parents[1].name if path and path.parents[2].name == FILMS else "",
-        )
+    def _record(self, image: str, path: Path | None, about: Film) -> Record:
+        outlines, side = self._outlines[image], (SIDE, SIDE)
+        boxes = filter(None, (surround_runs(runs, SIDE, self.labels[0]) for runs in outlines))
+        targets, study = (float(bool(outlines)),), path and path.parents[2].name == FILMS
+        record = Record(image, image, targets, path, tuple(boxes), side, *about)
+        return replace(record, study_id=path.parents[1].name) if path and study else record
 
 
 def read_outlines(table: Table) -> dict[str, list[Runs]]:
@@ -129,33 +122,19 @@ def read_outlines(table: Table) -> dict[str, list[Runs]]:
 
 
 def parse_runs(cell: str) -> Runs | None:
-    """Runs of pixels as absolute (first, end), (R, 2); None for -1.
+    """Lengths of the runs outside, inside, outside, ... that fill the image; None for -1.
 
     >>> parse_runs("3 2 1020 4").tolist()
-    [[3, 5], [1025, 1029]]
+    [3, 2, 1020, 4, 1047547]
     """
     if cell == "-1":
         return None
-    steps = np.array(cell.split(), dtype=np.int64).reshape(
-        -1, 2
-    )  # start after the last end, length
-    ends = steps.sum(axis=1).cumsum()
-    if not len(steps) or steps[:, 0].min() < 0 or steps[:, 1].min() < 1 or ends[-1] > SIDE * SIDE:
+    steps = np.array(cell.split(), dtype=np.int64)  # start after the last end, length, start, ...
+    rest = SIDE * SIDE - steps.sum()
+    pairs = len(steps) > 0 and len(steps) % 2 == 0
+    if not pairs or steps[::2].min() < 0 or steps[1::2].min() < 1 or rest < 0:
         raise ValueError(cell)
-    return np.stack([ends - steps[:, 1], ends], axis=1)
-
-
-def surround(runs: Runs) -> tuple[float, float, float, float]:
-    """The smallest box around runs: x, y, width, height in pixels from the edges of the pixels.
-
-    >>> surround(parse_runs("3 2 1020 4"))  # rows 3 and 4 of column 0, 1 to 4 of column 1
-    (0.0, 1.0, 2.0, 4.0)
-    """
-    columns, rows = np.divmod(np.stack([runs[:, 0], runs[:, 1] - 1]), SIDE)  # (2, R) each
-    left, right = columns.min(), columns.max()
-    across = (columns[0] != columns[1]).any()  # a run goes on at the top of the next column
-    top, bottom = (0, SIDE - 1) if across else (rows.min(), rows.max())
-    return float(left), float(top), float(right - left + 1), float(bottom - top + 1)
+    return np.append(steps, rest)
 
 
 def _count(rows: int, outlines: Mapping[str, list[Runs]]) -> dict[str, dict[str, int]]:

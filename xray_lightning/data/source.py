@@ -4,7 +4,7 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]  # (H, W)
 Mask = npt.NDArray[np.bool_]  # (H, W)
 Identity = dict[str, str | int | float | bool]
+Counts = Mapping[str, Mapping[str, int]]  # table -> what is counted in it -> number
 
 
 class UnknownPatientsWarning(UserWarning):
@@ -52,8 +53,8 @@ class Source:
     """A data set: NIH's folder, RSNA's, a CSV table, the phantom, or a subclass of yours.
 
     A subclass sets ``labels`` and ``records``, whose ``path`` is the file of each image; all else
-    has a default. One that draws or stores its images otherwise has its own ``read``, ``identity``
-    and ``missing``.
+    has a default. ``fill`` sets records, counts and notes of a published set at once. One that
+    draws or stores its images otherwise has its own ``read``, ``identity`` and ``missing``.
 
     Attributes:
         name: short name used in file names, e.g. "nih".
@@ -85,7 +86,7 @@ class Source:
     official: Mapping[str, frozenset[str]] | None = None
     notes: Sequence[str] = ()
     choices: Mapping[str, str] = MappingProxyType({})
-    counts: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+    counts: Counts = MappingProxyType({})
 
     @property
     def title(self) -> str:
@@ -119,6 +120,30 @@ class Source:
         """Plain values that change when the pixels do: another identity, another cache."""
         folder = {"root": str(self.root.resolve())} if self.root else {}
         return {"source": self.name, **folder, "reader": READER_VERSION}
+
+    def fill(
+        self,
+        records: Sequence[Record],
+        notes: Iterable[str] = (),
+        *,
+        views: Sequence[str] | None = None,  # of the records to keep; None: all
+        counts: Counts = MappingProxyType({}),  # what stands in the table
+        published: Counts = MappingProxyType({}),  # what should
+        stray: Collection[str] = (),  # images on disk that the table does not name
+        unknown_patients: str = "",  # why they cannot be told apart: a warning too
+    ) -> None:
+        """Take the records of a folder; notes say what is not as one expects.
+
+        Raises:
+            ConfigError: no record has one of the views.
+        """
+        said = [*([unknown_patients] if unknown_patients else []), *notes]
+        said += compare_counts(counts, published)
+        self.counts, self.records = dict(counts), select_views(records, views, said)
+        self.notes = (*said, *disk_notes(len(self), len(self.missing), len(stray)))
+        if unknown_patients:  # said to who called the constructor
+            text = f"{self.title}: {unknown_patients}"
+            warnings.warn(text, UnknownPatientsWarning, stacklevel=3)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -264,6 +289,28 @@ def require_directory(path: str | Path, wanted: str) -> Path:
     return folder
 
 
+def find_files(folder: Path, *names: str) -> list[Path]:
+    """Those of the files that are there, in this order, each gzip-compressed or not."""
+    paths = (folder / f"{name}{end}" for name in names for end in ("", ".gz"))
+    return [path for path in paths if path.is_file()]
+
+
+def find_table(folder: Path, names: Sequence[str], expected: str, notes: list[str]) -> Path:
+    """The first of the label tables that is there; a note names the others.
+
+    Raises:
+        DataNotFoundError: none is; the message says where one is, or what is ``expected``.
+    """
+    if present := find_files(folder, *names):
+        first, *others = present
+        notes += [f"{first.name} was read; {other.name} beside it was not" for other in others]
+        return first
+    inside = sorted(path for name in names for path in folder.glob(f"*/{name}*"))
+    hint = f"There is one in {inside[0].parent}: is that the folder meant?" if inside else expected
+    ends = ", ".join([".gz", *names[1:]])
+    raise DataNotFoundError(f"there is no label table {folder / names[0]} (nor {ends}). {hint}")
+
+
 def list_names(folder: str | Path) -> list[str]:
     """Names in a folder but for broken links, by one scan without a look at each file."""
     with os.scandir(folder) as entries:
@@ -313,9 +360,7 @@ def select_views(
     return tuple(record for record in records if (record.view or "unknown") in views)
 
 
-def compare_counts(
-    counts: Mapping[str, Mapping[str, int]], published: Mapping[str, Mapping[str, int]]
-) -> list[str]:
+def compare_counts(counts: Counts, published: Counts) -> list[str]:
     """What of a table is not as it was published, a sentence each.
 
     >>> compare_counts({"table": {"images": 223_410}}, {"table": {"images": 223_414}})
@@ -327,12 +372,6 @@ def compare_counts(
         for row, number in rows.items()
         if counts.get(table, {}).get(row, 0) != number
     ]
-
-
-def warn_unknown_patients(title: str, reason: str, notes: list[str]) -> None:
-    """Add to the notes, and warn the caller of a source, that its patients cannot be told apart."""
-    notes.append(reason)
-    warnings.warn(f"{title}: {reason}", UnknownPatientsWarning, stacklevel=3)
 
 
 def disk_notes(images: int, missing: int, extra: int) -> list[str]:

@@ -15,28 +15,29 @@ patients      told nowhere. View, age and sex stand in some DICOM headers, which
 ============  ======================================================================================
 
 Three readers seldom agree: of Nodule/Mass one of them marks 826 images (any), two 405 (majority),
-three 181 (all), so ``readers`` stands in the title of every table. Traps: the two packages do not
-agree to the image (PhysioNet: Nodule/Mass 841, 409, 181); the test table writes "Other disease"
-where that of training writes "Other diseases"; Kaggle's files of eight rarer findings are there,
-their labels are not.
+three 181 (all), so ``readers`` stands in the title of every table. Counted in Kaggle's table, by
+pandas too: distinct readers of an image and class. Of PhysioNet's, not at hand, others count 841,
+409, 181. Traps: its test table writes "Other disease" where that of training writes "Other
+diseases"; Kaggle's files of eight rarer findings are there, their labels are not.
 """
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 
 from xray_lightning.data.source import (
+    Counts,
     Source,
-    compare_counts,
-    disk_notes,
+    find_files,
+    find_table,
     index_images,
     require_directory,
-    warn_unknown_patients,
 )
 from xray_lightning.data.tables import Table, format_count, is_present, read_table
-from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
+from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Box, Record
 
 KAGGLE = (
@@ -49,7 +50,9 @@ RARER = (
     *("Mediastinal shift", "Rib fracture"),
 )
 DISEASES = ("COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases")  # without boxes
+ALL = (*KAGGLE, *RARER, *DISEASES)
 NONE = "No finding"
+TABLES = ("annotations/image_labels_train.csv", "train.csv")
 READERS: Mapping[str, Callable[[float], float]] = {  # share of the readers who marked it -> target
     "any": lambda share: float(share > 0),
     "majority": lambda share: float(share > 0.5),
@@ -65,7 +68,7 @@ UNKNOWN_PATIENTS = (
     "own patient, and images of one patient may lie on both sides of a random split"
 )
 _COUNTED = ("Pneumothorax", "Nodule/Mass", "Cardiomegaly", "Pleural effusion")
-PUBLISHED: Mapping[str, Mapping[str, Mapping[str, int]]] = {
+PUBLISHED: Mapping[str, Counts] = {
     "PhysioNet": {"table": {"rows": 45_000, "images": 15_000, "readers": 17}},
     "Kaggle": {
         "table": {"rows": 67_914, "images": 15_000, "readers": 17, "three No finding": 10_606},
@@ -82,9 +85,9 @@ _CORNERS = ("x_min", "y_min", "x_max", "y_max")
 class Readings:
     """What each reader said of each image, and drew on it."""
 
-    rows: int = 0
+    rows: int  # of the label table
     marked: dict[str, dict[str, set[str]]] = field(default_factory=dict)  # image: {reader: labels}
-    boxes: dict[str, list[Box]] = field(default_factory=dict)  # image: boxes
+    boxes: dict[str, list[Box]] = field(default_factory=lambda: defaultdict(list))  # image: boxes
 
     def shares(self, labels: Sequence[str]) -> dict[str, list[float]]:
         """Of each image, the share of its readers who marked each label, (L,)."""
@@ -124,78 +127,76 @@ class Vindr(Source):
         self.root = folder = require_directory(root, EXPECTED)
         self.allow_missing, self.choices = allow_missing, {"readers": readers}
         notes: list[str] = []
-        package, self.labels, parts = _read_parts(folder)
+        first = find_table(folder, TABLES, EXPECTED, notes)
+        package, self.labels = ("Kaggle", KAGGLE) if first.parent == folder else ("PhysioNet", ALL)
+        parts = read_parts(first, self.labels)
         if len(parts) == 2:
             train, test = (frozenset(part.marked) for part in parts)
             self.official = {"train_val": train, "test": test}
-        warn_unknown_patients(self.title, UNKNOWN_PATIENTS, notes)
         folders = [folder, *(folder / name for name in ("train", "test")[: len(parts)])]
         suffixes = (".dicom", ".dcm", ".png")
         paths = index_images(filter(Path.is_dir, folders), suffixes, lambda path: path.stem)
-        self.records = tuple(
+        records = [
             Record(
                 *(image, image, tuple(map(READERS[readers], shares)), paths.get(image)),
-                boxes=tuple(part.boxes.get(image, ())),
+                boxes=tuple(part.boxes[image]),
                 view="PA",
             )
             for part in parts
             for image, shares in part.shares(self.labels).items()
+        ]
+        self.fill(
+            records,
+            [*notes, *_list_oddities(parts[0], records, self.labels)],
+            counts=_count(parts[0], self.labels),
+            published=PUBLISHED[package],
+            stray=paths.keys() - {record.image_id for record in records},
+            unknown_patients=UNKNOWN_PATIENTS,
         )
-        self.counts = _count(parts[0], self.labels)
-        notes += compare_counts(self.counts, PUBLISHED[package])
-        _note_oddities(parts[0], self.records, self.labels, notes)
-        extra = len(set(paths) - {record.image_id for record in self.records})
-        self.notes = (*notes, *disk_notes(len(self.records), len(self.missing), extra))
 
 
-def _read_parts(root: Path) -> tuple[str, tuple[str, ...], list[Readings]]:
-    """The package, its labels, and what was read of its training and, if it is there, test part."""
-    annotations = root / "annotations"
-    if (annotations / "image_labels_train.csv").is_file():
-        labels = (*KAGGLE, *RARER, *DISEASES)
-        parts = [part for part in ("train", "test")
-                 if (annotations / f"image_labels_{part}.csv").is_file()]  # fmt: skip
-        return "PhysioNet", labels, [_read_part(annotations, part, labels) for part in parts]
-    if not (root / "train.csv").is_file():
-        raise DataNotFoundError(
-            f"there is no {annotations / 'image_labels_train.csv'} and no {root / 'train.csv'}. "
-            f"{EXPECTED}"
-        )
-    readings = Readings()
-    _read_boxes(read_table(root / "train.csv"), KAGGLE, readings, marks=True)
-    return "Kaggle", KAGGLE, [readings]
+def read_parts(first: Path, labels: Sequence[str]) -> list[Readings]:
+    """The training part and, if it is there, the test part, by the first label table."""
+    table = read_table(first)
+    if first.name.startswith("train"):
+        table.require(_IMAGE, _READER, _CLASS)
+        readings = Readings(len(table.frame))
+        for image, reader, label in zip(*map(table.text, (_IMAGE, _READER, _CLASS)), strict=True):
+            readings.marked.setdefault(image, {}).setdefault(reader, set()).add(label)
+        _read_boxes(table, labels, readings)
+        return [readings]
+    table.require(_READER)
+    tested = find_files(first.parent, "image_labels_test.csv")[:1]
+    parts = [_read_marks(part, labels) for part in (table, *map(read_table, tested))]
+    for part, name in zip(parts, ("train", "test"), strict=False):
+        boxes = find_table(first.parent, [f"annotations_{name}.csv"], EXPECTED, [])
+        _read_boxes(read_table(boxes), labels, part)
+    return parts
 
 
-def _read_part(folder: Path, part: str, labels: Sequence[str]) -> Readings:
-    """PhysioNet's "train" or "test"."""
-    table = read_table(folder / f"image_labels_{part}.csv")
+def _read_marks(table: Table, labels: Sequence[str]) -> Readings:
+    """PhysioNet's 0 and 1 of each image, reader and label."""
     columns = {label: label for label in (*labels, NONE)}
     if "Other disease" in table.columns:
         columns["Other diseases"] = "Other disease"
-    table.require(_IMAGE, *columns.values(), *([_READER] if part == "train" else []))
+    table.require(_IMAGE, *columns.values())
     marks = [table.convert(column, is_present, "0 or 1") for column in columns.values()]
-    readings = Readings(rows=len(table.frame))
+    readings = Readings(len(table.frame))
     rows = zip(table.text(_IMAGE), table.text(_READER), *marks, strict=True)
     for i, (image, reader, *marked) in enumerate(rows):
         readers = readings.marked.setdefault(image, {})
         if not image or reader in readers:
             raise TableError(f"{table.place(i)}: {image!r} by {reader!r} is blank or stands twice")
-        readers[reader] = {label for label, mark in zip(columns, marked, strict=True) if mark}
-    _read_boxes(read_table(folder / f"annotations_{part}.csv"), labels, readings)
+        readers[reader] = set(compress(columns, marked))
     return readings
 
 
-def _read_boxes(
-    table: Table, labels: Sequence[str], readings: Readings, *, marks: bool = False
-) -> None:
-    """Add the boxes of a table to the readings and, if ``marks``, what they say of their image."""
-    table.require(_IMAGE, _CLASS, *_CORNERS, *([_READER] if marks else []))
+def _read_boxes(table: Table, labels: Sequence[str], readings: Readings) -> None:
+    """Add the boxes of a table to the readings; diseases and "No finding" have none."""
+    table.require(_IMAGE, _CLASS, *_CORNERS)
     corners = zip(*(table.numbers(name) for name in _CORNERS), strict=True)
     rows = zip(table.text(_IMAGE), table.text(_READER), table.text(_CLASS), corners, strict=True)
-    readings.rows = readings.rows or len(table.frame)
     for i, (image, reader, label, numbers) in enumerate(rows):
-        if marks:
-            readings.marked.setdefault(image, {}).setdefault(reader, set()).add(label)
         if not image or image not in readings.marked or label not in (*labels, NONE):
             raise TableError(
                 f"{table.place(i)}: {label!r} of {image!r}: not one of {', '.join(labels)}, "
@@ -205,49 +206,41 @@ def _read_boxes(
             continue  # of the whole image
         left, top, right, bottom = numbers
         box = Box(label, left, top, right - left, bottom - top, reader)
-        drawn = readings.boxes.setdefault(image, [])
         area = 0 <= left < right < math.inf and 0 <= top < bottom < math.inf  # NaN fails as well
-        if not area or box in drawn or label == NONE:
+        if not area or box in readings.boxes[image] or label == NONE:
             raise TableError(
                 f"{table.place(i)}: {label!r} with {', '.join(_CORNERS)} = {numbers}: a finding "
                 "has a box with area, no box stands twice. Correct or remove the row"
             )
-        drawn.append(box)
+        readings.boxes[image].append(box)
 
 
-def _count(train: Readings, labels: Sequence[str]) -> dict[str, dict[str, int]]:
+def _count(train: Readings, labels: Sequence[str]) -> Counts:
     """Rows, images and readers; images with each label by any, the majority and all readers."""
-    everybody = {reader for readers in train.marked.values() for reader in readers}
-    healthy = (sum(NONE in labels for labels in one.values()) for one in train.marked.values())
+    marks = [list(readers.values()) for readers in train.marked.values()]
     columns = dict(zip(labels, zip(*train.shares(labels).values(), strict=True), strict=True))
-    return {
-        "table": {
-            "rows": train.rows,
-            "images": len(train.marked),
-            "readers": len(everybody),
-            "three No finding": Counter(healthy)[3],
-        }
-    } | {
+    table = {
+        "rows": train.rows,
+        "images": len(marks),
+        "readers": len({reader for readers in train.marked.values() for reader in readers}),
+        "three No finding": sum(sum(NONE in own for own in of_image) == 3 for of_image in marks),
+    }
+    return {"table": table} | {
         name: {label: int(sum(map(READERS[name], shares))) for label, shares in columns.items()}
         for name in ("any", "majority", "all")
     }
 
 
-def _note_oddities(
-    train: Readings, records: Sequence[Record], labels: Sequence[str], notes: list[str]
-) -> None:
+def _list_oddities(train: Readings, records: Sequence[Record], labels: Sequence[str]) -> list[str]:
     """Say what is odd about the readings, and which boxes no map is scored on."""
-    other = sum(len(readers) != 3 for readers in train.marked.values())
-    said = [marked for readers in train.marked.values() for marked in readers.values()]
-    both = sum(NONE in marked and len(marked) > 1 for marked in said)
-    single = sum(
-        record.targets[labels.index(label)] == 0
-        for record in records
-        for label in {box.label for box in record.boxes}
-    )
+    readings = [marked for readers in train.marked.values() for marked in readers.values()]
+    drawn = [(record, {box.label for box in record.boxes}) for record in records]
     oddities = (
-        (other, "image", "with other than three readers"),
-        (both, "reading", f"with {NONE!r} beside a finding, which counts"),
-        (single, "finding", "with boxes on an image whose target is 0: no map is scored there"),
-    )
-    notes += [f"{format_count(n, noun)} {oddity}" for n, noun, oddity in oddities if n]
+        (sum(len(readers) != 3 for readers in train.marked.values()), "image",
+         "with other than three readers"),
+        (sum(NONE in marked and len(marked) > 1 for marked in readings), "reading",
+         f"with {NONE!r} beside a finding, which counts"),
+        (sum(r.targets[labels.index(label)] == 0 for r, own in drawn for label in own), "finding",
+         "with boxes on an image whose target is 0: no map is scored there"),
+    )  # fmt: skip
+    return [f"{format_count(n, noun)} {oddity}" for n, noun, oddity in oddities if n]

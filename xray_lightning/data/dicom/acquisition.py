@@ -56,6 +56,10 @@ ALLOWED = {  # column: element, and the pattern of what may pass; None: a whole 
 }
 COLUMNS = (*ALLOWED, "transfer_syntax")
 
+Film = tuple[float, str, str]  # age in years, sex (M or F), view
+UNKNOWN: Film = (math.nan, "", "")
+_LAST = 0x00185101  # ViewPosition, behind age and sex
+
 
 @dataclass(frozen=True)
 class Acquisition:
@@ -102,6 +106,36 @@ def read_allowed(path: Path) -> dict[str, str]:
     syntax = UID(header.syntax)
     known = syntax.is_transfer_syntax and not syntax.is_private
     return told | {"transfer_syntax": str(syntax.name) if known else ""}
+
+
+def describe_films(
+    paths: Iterable[Path | None], notes: list[str], *, read: bool = True
+) -> list[Film]:
+    """Age, sex and view of radiographs by their DICOM headers, with a note of what these lack.
+
+    Nothing is known of other files and missing ones, nor of any unless they are to be ``read``.
+    """
+    films = [_describe_film(path) if read and path else None for path in paths]
+    opened = [film for film in films if film]
+    if opened:
+        ages, sexes, views = zip(*opened, strict=True)
+        unknown = {"age": sum(map(math.isnan, ages)), "sex": sexes.count("")}
+        unknown["view"] = views.count("")
+        lacks = [f"no {name} in {count:,}" for name, count in unknown.items() if count]
+        notes.append(", ".join([f"age, sex and view by {len(opened):,} DICOM headers", *lacks]))
+    return [film or UNKNOWN for film in films]
+
+
+def _describe_film(path: Path) -> Film | None:
+    """By the header of a file; None of one that is no DICOM, or whose pixels will be an error."""
+    try:
+        with path.open("rb") as file:
+            header, _ = read_header(file, _LAST)
+    except (InvalidImageError, OSError):
+        return None
+    age, sex, view = _read_age(header, []), *(_read_allowed(header, c) for c in ("sex", "view"))
+    lateral = view in ("LATERAL", "LAT")
+    return age, sex if sex in ("M", "F") else "", "LL" if lateral else view
 
 
 def _read_allowed(header: Header, column: str) -> str:

@@ -183,8 +183,8 @@ def split_file(data: bytes) -> tuple[Header, PixelData]:
     return header, PixelData(vr, memoryview(data)[begin:end], length == _UNDEFINED)
 
 
-def read_header(file: BinaryIO) -> tuple[Header, BinaryIO]:
-    """The header of a file, and a stream that stands at its pixel data."""
+def read_header(file: BinaryIO, last: int = _UNDEFINED) -> tuple[Header, BinaryIO]:
+    """The header of a file up to tag ``last``, and a stream that stands behind it."""
     start = file.read(132)
     file.seek(132 if start[128:] == b"DICM" else 0)
     if start[128:] != b"DICM" and not start.startswith(BARE):
@@ -200,7 +200,8 @@ def read_header(file: BinaryIO) -> tuple[Header, BinaryIO]:
         stream = BytesIO(_inflate(file.read())) if syntax == _DEFLATED else file
         order = ">" if syntax == _BIG_ENDIAN else "<"
         dataset = read_dataset(
-            stream, syntax == _IMPLICIT, order == "<", stop_when=lambda tag, *_: tag in _PIXELS
+            *(stream, syntax == _IMPLICIT, order == "<"),
+            stop_when=lambda tag, *_: tag in _PIXELS or tag > last,
         )
         return Header(dataset, order, syntax), stream
 
