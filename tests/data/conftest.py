@@ -111,16 +111,3 @@ def real_data() -> Callable[[str], Path]:
         return SHARED / name
 
     return locate
-
-
-@pytest.fixture(scope="session")
-def real_tables() -> Callable[[str], Path]:
-    """A folder of real label tables under XRAY_TABLES; skips the test where it is not there."""
-
-    def locate(name: str) -> Path:
-        folder = Path(os.environ.get("XRAY_TABLES", ""), name)
-        if "XRAY_TABLES" not in os.environ or not folder.is_dir():
-            pytest.skip(f"real label tables are not here: set XRAY_TABLES to the folder of {name}/")
-        return folder
-
-    return locate

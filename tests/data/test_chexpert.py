@@ -285,11 +285,9 @@ def test_faulty_masks(folder: Path, masks: Callable[..., Path], entry: Any, valu
         CheXpert(folder, segmentations=["none.json"])
 
 
-def test_the_real_table(
-    real_tables: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_real_table(tables: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every count of the published training table, and no difference from them."""
-    root = real_tables("chexpert")
+    root = tables / "chexpert"
     data(["data=chexpert", f"data.root={root}", "split=patient"], as_json=True)
     summary = json.loads(capsys.readouterr().out)
     assert (summary["images"], summary["patients"]) == (191_010, 64_534)

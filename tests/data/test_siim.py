@@ -144,10 +144,8 @@ def test_tables_that_are_not_there(tmp_path: Path) -> None:
         Siim(siim(tmp_path, *ROWS, column="Pixels"))
 
 
-def test_figures_of_the_real_table(
-    real_tables: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = real_tables("siim")
+def test_figures_of_the_real_table(tables: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tables / "siim"
     data(["data=siim", f"data.root={root}"], as_json=True)
     summary = json.loads(capsys.readouterr().out)
     table = {"rows": 12_954, "images": 12_047, "positive": 2_669, "several rows": 624}

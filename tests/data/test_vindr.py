@@ -197,11 +197,9 @@ def test_tables_that_cannot_be(tmp_path: Path) -> None:
         Vindr(tmp_path)
 
 
-def test_figures_of_the_real_table(
-    real_tables: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_figures_of_the_real_table(tables: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Kaggle's; the counts are pandas', of distinct readers by image and class."""
-    root = real_tables("vindr")
+    root = tables / "vindr"
     data(["data=vindr", f"data.root={root}"], as_json=True)
     summary = json.loads(capsys.readouterr().out)
     counts = summary["counts"]

@@ -18,6 +18,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import cv2
@@ -94,8 +95,7 @@ class ChestXDet(Source):
             train, test = map(frozenset, parts.values())
             self.official = {"train_val": train, "test": test}
         below = [place for part in parts for place in (part, f"{part}_data", f"{part}_data/{part}")]
-        folders = [path for path in (folder, *map(folder.joinpath, below)) if path.is_dir()]
-        paths = index_images(folders, (".png",), lambda path: path.name)
+        paths = index_images(map(folder.joinpath, ["", *below]), (".png",), attrgetter("name"))
         self.fill(
             [self._record(name, paths.get(name)) for name in self._outlines],
             notes,

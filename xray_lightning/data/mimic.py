@@ -18,15 +18,16 @@ of ``data=csv``: data/README.md has the line.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import compress, repeat
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.chexpert import LABELS, RADIOLOGISTS
-from xray_lightning.data.partition import SUBSETS, parse_subset
-from xray_lightning.data.source import Source, find_table, require_directory
+from xray_lightning.data.partition import read_split_column
+from xray_lightning.data.source import Source, find_table, locate_files, require_directory
 from xray_lightning.data.tables import Table, format_count, pause_collector, read_table
 from xray_lightning.data.uncertain import (
     SMOOTH,
@@ -51,6 +52,7 @@ PUBLISHED = {"table": {"images": 377_110, "studies": 227_835}}
 VIEW_WORDS = {"LATERAL": "LL", "postero-anterior": "PA", "antero-posterior": "AP"}
 VIEW_WORDS |= {"lateral": "LL", "left lateral": "LL"}
 PORTABLE = "CHEST (PORTABLE AP)"  # the one procedure with a single view
+Told = npt.NDArray[np.bool_]  # (N, L)
 _IMAGE, _PATIENT, _STUDY, _VIEW = "dicom_id", "subject_id", "study_id", "ViewPosition"
 
 
@@ -99,94 +101,78 @@ class Mimic(Source):
         self.root = folder = require_directory(root, EXPECTED)
         self.allow_missing = allow_missing
         notes: list[str] = []
-
-        def read(name: str) -> Table:
-            return read_table(find_table(folder, [f"mimic-cxr-{name}.csv"], EXPECTED, notes))
-
-        table = read("2.0.0-metadata")
+        names = [f"mimic-cxr-2.0.0-{name}.csv" for name in ("metadata", "split", labels)]
+        names += [EXPERTS] if test == "radiologists" else []
+        paths = [find_table(folder, [name], EXPECTED, notes) for name in names]
+        table, split, *studies = map(read_table, paths)
         table.require(_IMAGE, _PATIENT, _STUDY, _VIEW)
         table.refuse_repeats(_IMAGE)
-        images = table.text(_IMAGE)
-        subsets = _read_subsets(read("2.0.0-split"))
-        codes, told = _codes_of_images(table, by_study := read(f"2.0.0-{labels}"))
-        kept = np.ones(len(images), np.bool_)
-        if test == "radiologists":
-            tested = np.array([subsets.get(image) == "test" for image in images])
-            experts = read("2.1.0-test-set-labeled")
-            kept = _take_radiologists(table, experts, tested, codes, told, notes)
+        split.require(_IMAGE, "split")
+        split.refuse_repeats(_IMAGE)
+        subsets = read_split_column(split, _IMAGE)
+        self.official = {name: frozenset(ids) for name, ids in subsets.items()}
+        codes, told, kept = _read_labels(table, self.official["test"], studies, notes)
+        images, reported = table.text(_IMAGE), codes[told.any(axis=1)]
         targets = read_codes(codes, images, LABELS, uncertain, blank, smooth=smooth)
-        targets[~told] = NAN
-        reported = told.any(axis=1)
-        if silent := int((~reported).sum()):
-            silence = f"of studies that {by_study.path.name} lacks: unknown"
-            notes.append(f"{format_count(silent, 'image')} {silence}")
-        views_there, guessed = _read_views(table)
-        notes += [f"{format_count(n, 'view')} told by {source}" for source, n in guessed.items()]
-        self.official = {
-            name: frozenset(k for k in subsets if subsets[k] == name) for name in SUBSETS
-        }
-        records = _make_records(table, folder, targets, views_there)
+        records = _make_records(table, folder, np.where(told, targets, NAN), notes)
         self.fill(
-            [record for record, keep in zip(records, kept.tolist(), strict=True) if keep],
+            list(compress(records, kept.tolist())),
             notes,
             views=views,
-            counts=_count_table(table, views_there, subsets) | count_codes(codes[reported], LABELS),
+            counts=_count_records(records, subsets) | count_codes(reported, LABELS),
             published=PUBLISHED,
         )
 
 
-def _take_radiologists(
-    table: Table,
-    experts: Table,
-    tested: npt.NDArray[np.bool_],  # whether an image is in the test part, (N,)
-    codes: npt.NDArray[np.float64],  # (N, L), replaced where a radiologist labelled a test image
-    told: npt.NDArray[np.bool_],  # (N, L), the same
-    notes: list[str],
-) -> npt.NDArray[np.bool_]:
-    """Radiologists' labels for those of reports in the test part; the images to keep, (N,)."""
-    own, own_told = _codes_of_images(table, experts)
-    seen = own_told.any(axis=1)
-    codes[seen & tested], told[seen & tested] = own[seen & tested], own_told[seen & tested]
-    kept: npt.NDArray[np.bool_] = seen | ~tested
-    notes.append(
-        f"LEFT OUT: {format_count(int((~kept).sum()), 'image')} of the test part that no "
-        f"radiologist labelled; {int((seen & ~tested).sum()):,} that they labelled are in "
-        "other parts, and keep the labels of reports"
-    )
-    return kept
+def _read_labels(
+    table: Table, test: Collection[str], studies: Sequence[Table], notes: list[str]
+) -> tuple[Codes, Told, npt.NDArray[np.bool_]]:
+    """Codes of each image and where they are told, radiologists' of a test image; what to keep."""
+    codes, told = _codes_of_images(table, studies[0])
+    kept = np.ones(len(told), np.bool_)
+    for experts in studies[1:]:
+        tested = np.array([image in test for image in table.text(_IMAGE)])
+        own, own_told = _codes_of_images(table, experts)
+        seen = own_told.any(axis=1)
+        kept, new = seen | ~tested, seen & tested
+        codes[new], told[new] = own[new], own_told[new]
+        notes.append(
+            f"LEFT OUT: {format_count(int((~kept).sum()), 'image')} of the test part that no "
+            f"radiologist labelled; {int((seen & ~tested).sum()):,} that they labelled are in "
+            "other parts, and keep the labels of reports"
+        )
+    if silent := int((~told.any(axis=1)).sum()):
+        silence = f"of studies that {studies[0].path.name} lacks: unknown"
+        notes.append(f"{format_count(silent, 'image')} {silence}")
+    return codes, told, kept
 
 
-def _count_table(
-    table: Table, views: Sequence[str], subsets: Mapping[str, str]
+def _count_records(
+    records: Sequence[Record], subsets: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, int]]:
-    columns = {"images": _IMAGE, "patients": _PATIENT, "studies": _STUDY}
+    columns = {"images": "image_id", "patients": "patient_id", "studies": "study_id"}
     return {
-        "table": {name: len(set(table.text(key))) for name, key in columns.items()},
-        "views": dict(Counter(view or "unknown" for view in views).most_common()),
-        "split": dict(Counter(subsets.values())),
+        "table": {n: len({getattr(r, key) for r in records}) for n, key in columns.items()},
+        "views": dict(Counter(record.view or "unknown" for record in records).most_common()),
+        "split": {name: len(ids) for name, ids in subsets.items()},
     }
 
 
 @pause_collector()
 def _make_records(
-    table: Table, folder: Path, targets: npt.NDArray[np.float64], views: Sequence[str]
+    table: Table, folder: Path, targets: npt.NDArray[np.float64], notes: list[str]
 ) -> list[Record]:
     """One record per row of the metadata."""
-    rows = zip(
-        *(table.text(name) for name in (_IMAGE, _PATIENT, _STUDY)),
-        map(tuple, targets.tolist()),
-        views,
-        _number_studies(table),
-        strict=True,
-    )
-    there = (folder / "files").is_dir()
-    records = []
-    for image, patient, study, own, view, number in rows:
-        path = folder / f"files/p{patient[:2]}/p{patient}/s{study}/{image}.jpg"
-        place = path if there and path.is_file() else None
-        about = {"view": view, "follow_up": number, "study_id": study}
-        records.append(Record(image, patient, own, path=place, **about))
-    return records
+    images, patients, studies = map(table.text, (_IMAGE, _PATIENT, _STUDY))
+    files = [
+        f"p{patient[:2]}/p{patient}/s{study}/{image}.jpg"
+        for image, patient, study in zip(images, patients, studies, strict=True)
+    ]
+    paths = locate_files(folder / "files", files)
+    unknown = repeat(()), repeat(None), repeat(NAN), repeat("")  # boxes, frame, age, sex
+    about = *unknown, _read_views(table, notes), _number_studies(table), studies
+    columns = (images, patients, map(tuple, targets.tolist()), paths, *about)
+    return list(map(Record, *columns))
 
 
 def _number_studies(table: Table) -> list[float]:
@@ -199,29 +185,22 @@ def _number_studies(table: Table) -> list[float]:
     return numbers
 
 
-def _read_views(table: Table) -> tuple[list[str], dict[str, int]]:
-    """View of each image, "" where unknown; and how many another column than ViewPosition tells."""
+def _read_views(table: Table, notes: list[str]) -> list[str]:
+    """View of each image, "" where unknown; a note counts what other columns tell."""
     columns = (_VIEW, "ViewCodeSequence_CodeMeaning", "PerformedProcedureStepDescription")
     views: list[str] = []
-    guessed: Counter[str] = Counter()
+    others: Counter[str] = Counter()
     for view, code, procedure in zip(*map(table.text, columns), strict=True):
-        told = {"": VIEW_WORDS.get(view, view), "the view code": VIEW_WORDS.get(code, "")}
-        told["the procedure's text"] = "AP" if procedure == PORTABLE else ""
-        source, word = next(((s, word) for s, word in told.items() if word), ("", ""))
-        guessed[source] += 1
-        views.append(word)
-    return views, {source: count for source, count in guessed.items() if source}
+        views.append(VIEW_WORDS.get(view, view))
+        if not view and code in VIEW_WORDS:
+            views[-1], others["the view code"] = VIEW_WORDS[code], others["the view code"] + 1
+        elif not view and procedure == PORTABLE:
+            views[-1], others["the procedure's text"] = "AP", others["the procedure's text"] + 1
+    notes += [f"{format_count(n, 'view')} told by {source}" for source, n in others.items()]
+    return views
 
 
-def _read_subsets(table: Table) -> dict[str, str]:
-    """Image -> train, val or test."""
-    table.require(_IMAGE, "split")
-    table.refuse_repeats(_IMAGE)
-    subsets = table.convert("split", parse_subset, "train, validate or test")
-    return dict(zip(table.text(_IMAGE), subsets, strict=True))
-
-
-def _codes_of_images(images: Table, studies: Table) -> tuple[Codes, npt.NDArray[np.bool_]]:
+def _codes_of_images(images: Table, studies: Table) -> tuple[Codes, Told]:
     """Codes of each image by its study, NaN where none; and whether there could be one, (N, L)."""
     studies.require(_STUDY)
     studies.refuse_repeats(_STUDY)

@@ -16,9 +16,11 @@ in findings, so agreement is no estimate of prevalence. Of Google's own files th
 columns are known from others' code; none was at hand.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from xray_lightning.data.nih import find_image_folders, make_records
 from xray_lightning.data.nih_map import read_nih_map
@@ -44,6 +46,11 @@ EXPECTED = (
     f"An NIH folder with {TABLE}, or {FOLDER}/validation_labels.csv and test_labels.csv (.gz too), "
     "and the images in images/ or images_001/images/ ..."
 )
+SELECTION = (
+    "a selection rich in findings: its prevalences are no hospital's",
+    "{} of NIH's train_val list: a network trained on it has learned the text miner's labels of "
+    "these (split=official subset=test leaves them out)",
+)
 TEXT_MINER, GOOGLE, RSNA = "NIH's text miner", "Google's radiologists", "RSNA's readers"
 PUBLISHED = {
     "table": {"images": 4_376, "patients": 1_695, "train_val": 2_414, "test": 1_962},
@@ -52,6 +59,7 @@ PUBLISHED = {
 }
 
 _IMAGE, _SET = "Image Index", "Set Id"
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -113,48 +121,41 @@ class NihExperts(Source):
         self.allow_missing, self.choices = allow_missing, {"truth": truth}
         paths = index_images(find_image_folders(folder), (".png", ".jpg"), lambda path: path.name)
         notes: list[str] = []
-        subsets: dict[str, str] = {}
-        experts: dict[str, tuple[float, ...]] = {}
-        records: list[Record] = []  # with the text miner's 14 labels
-        for table, own in read_tables(folder, notes):
-            if shared := sorted(subsets.keys() & own.keys()):
-                raise TableError(f"{table.path}: {shared[0]} is in the other table too")
-            subsets |= own
-            experts |= read_experts(table)
-            records += make_records(table, (), paths, notes)
+        tables, subsets = read_tables(folder, notes)
+        experts = {image: own for table in tables for image, own in read_experts(table).items()}
+        records = [record for table in tables for record in make_records(table, (), paths, notes)]
         text = Truth(TEXT_MINER, CHEST_XRAY14, {r.image_id: r.targets for r in records})
         third = [] if rsna is None or nih_map is None else [read_rsna(rsna, nih_map, subsets)]
         self.truths = (text, Truth(GOOGLE, EXPERT_LABELS, experts), *third)
         chosen = self.truths[truth == "experts"]
         self.labels = chosen.labels
-        of_set = {name: [i for i in subsets if subsets[i] == name] for name in SETS.values()}
-        self.official = {name: frozenset(images) for name, images in of_set.items()}
-        notes += [
-            "a selection rich in findings: its prevalences are no hospital's",
-            f"{format_count(len(of_set['train_val']), 'image')} of NIH's train_val list: a network "
-            "trained on it has learned the text miner's labels of these (split=official "
-            "subset=test leaves them out)",
-        ]
+        self.official = {
+            name: frozenset(image for image in subsets if subsets[image] == name)
+            for name in SETS.values()
+        }
+        learned = format_count(len(self.official["train_val"]), "image")
         self.fill(
             [replace(r, targets=chosen.targets[r.image_id]) for r in records],
-            notes,
-            counts=_count_truths(records, of_set, self.truths),
+            [*notes, *(note.format(learned) for note in SELECTION)],
+            counts=_count_truths(records, self.official, self.truths),
             published=PUBLISHED,
         )
 
 
-def read_tables(root: Path, notes: list[str]) -> list[tuple[Table, dict[str, str]]]:
-    """The tables in the folder, each with the official subset of its images."""
+def read_tables(root: Path, notes: list[str]) -> tuple[list[Table], dict[str, str]]:
+    """The tables in the folder, and the official subset of every image."""
     if paths := find_files(root, TABLE):
         table = _read(paths[0])
-        subsets = table.convert(_SET, _parse_set, "val or test")
-        return [(table, dict(zip(table.text(_IMAGE), subsets, strict=True)))]
-    places = ("{0}/{1}", "{0}_{1}")
-    tables = {
-        subset: _read(find_table(root, [p.format(FOLDER, name) for p in places], EXPECTED, notes))
-        for name, subset in OWN.items()
-    }
-    return [(table, dict.fromkeys(table.text(_IMAGE), own)) for own, table in tables.items()]
+        own = table.convert(_SET, partial(_choose, words=SETS), "val or test")
+        return [table], dict(zip(table.text(_IMAGE), own, strict=True))
+    tables, subsets = [], dict[str, str]()
+    for name, subset in OWN.items():
+        names = [f"{FOLDER}/{name}", f"{FOLDER}_{name}"]
+        tables.append(table := _read(find_table(root, names, EXPECTED, notes)))
+        if shared := sorted(subsets.keys() & table.text(_IMAGE)):
+            raise TableError(f"{table.path}: {shared[0]} is in the other table too")
+        subsets |= dict.fromkeys(table.text(_IMAGE), subset)
+    return tables, subsets
 
 
 def _read(path: Path) -> Table:
@@ -164,22 +165,16 @@ def _read(path: Path) -> Table:
     return table
 
 
-def _parse_set(cell: str) -> str:
-    if cell not in SETS:
+def _choose(cell: str, words: Mapping[str, Value]) -> Value:
+    if cell not in words:
         raise ValueError
-    return SETS[cell]
-
-
-def _parse_answer(cell: str) -> float:
-    answers = {"YES": 1.0, "NO": 0.0, "": NAN}
-    if cell not in answers:
-        raise ValueError
-    return answers[cell]
+    return words[cell]
 
 
 def read_experts(table: Table) -> dict[str, tuple[float, ...]]:
     """Google's labels of each image, (4,)."""
-    columns = (table.convert(label, _parse_answer, "YES or NO") for label in EXPERT_LABELS)
+    parse = partial(_choose, words={"YES": 1.0, "NO": 0.0, "": NAN})
+    columns = (table.convert(label, parse, "YES or NO") for label in EXPERT_LABELS)
     return dict(zip(table.text(_IMAGE), zip(*columns, strict=True), strict=True))
 
 
@@ -192,7 +187,7 @@ def read_rsna(root: str | Path, nih_map: str | Path, images: Mapping[str, str]) 
 
 
 def _count_truths(
-    records: Sequence[Record], subsets: Mapping[str, Sequence[str]], truths: Sequence[Truth]
+    records: Sequence[Record], subsets: Mapping[str, Collection[str]], truths: Sequence[Truth]
 ) -> Counts:
     """Images, and for the findings that two truths name the positives of each and of both."""
     table = {"images": len(records), "patients": len({r.patient_id for r in records})}

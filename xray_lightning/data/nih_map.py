@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from xray_lightning.data.names import NameIndex, read_list
@@ -16,16 +16,21 @@ WANTED = f"It needs one of {', '.join(RSNA_KEYS)} and one of {', '.join(NIH_KEYS
 _NIH_IMAGE = re.compile(r"(\d{1,8})_(\d{3})(\.png)?", re.IGNORECASE)
 
 
+def require_all(path: Path, images: Iterable[str], named: Collection[str], remedy: str) -> None:
+    """Check that a table names all images of the label table."""
+    if absent := [image for image in images if image not in named]:
+        raise TableError(
+            f"{path} lacks {format_count(len(absent), 'image')} of the label table, the first is "
+            f"{absent[0]}: {remedy}"
+        )
+
+
 def match_exposures(
     path: Path, boxes: Iterable[str], chosen: Sequence[str], notes: list[str]
 ) -> dict[str, str]:
     """NIH's name of every image of the label table."""
     names = read_nih_map(path)
-    if absent := [image for image in boxes if image not in names]:
-        raise TableError(
-            f"{path} lacks {format_count(len(absent), 'image')} of the label table, the first is "
-            f"{absent[0]}: complete the map, or go without (data.nih_map=null)"
-        )
+    require_all(path, boxes, names, "complete the map, or go without (data.nih_map=null)")
     twice = len(chosen) - len({names[image] for image in chosen})
     if twice:
         notes.append(f"{format_count(twice, 'image')} the same NIH exposure as another, by the map")

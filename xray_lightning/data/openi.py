@@ -91,8 +91,7 @@ class OpenI(Source):
                 f"there is no {folder / HEADERS} (nor .gz), the only place that tells views: add "
                 "it, or take all images, lateral ones too (data.views=null)"
             )
-        folders = filter(Path.is_dir, map(folder.joinpath, IMAGE_FOLDERS))
-        paths = index_images(folders, (".png",), lambda path: path.stem)
+        paths = index_images(map(folder.joinpath, IMAGE_FOLDERS), (".png",))
         notes: list[str] = []
         self.fill(
             _make_records(reports, headers, words, paths, notes),

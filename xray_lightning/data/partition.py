@@ -295,8 +295,8 @@ def read_split_table(path: Path) -> dict[str, list[str]]:
     return read_split_column(table)
 
 
-def read_split_column(table: Table) -> dict[str, list[str]]:
-    """Names of the images of each subset by the columns ``image`` and ``split``.
+def read_split_column(table: Table, image: str = "image") -> dict[str, list[str]]:
+    """Names of the images of each subset by the column ``image`` and that named split.
 
     The words train, val, valid, validate, validation, development and test count in any case.
 
@@ -304,8 +304,8 @@ def read_split_column(table: Table) -> dict[str, list[str]]:
         TableError: another word.
     """
     words = table.convert("split", parse_subset, "train, val (or valid, validation) or test")
-    pairs = list(zip(table.text("image"), words, strict=True))
-    return {subset: [image for image, word in pairs if word == subset] for subset in SUBSETS}
+    pairs = list(zip(table.text(image), words, strict=True))
+    return {subset: [name for name, word in pairs if word == subset] for subset in SUBSETS}
 
 
 def parse_subset(word: str) -> str:

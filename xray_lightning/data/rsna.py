@@ -1,8 +1,8 @@
 """RSNA Pneumonia Detection Challenge 2018 (Shih et al., Radiology: AI 2019), as Kaggle packs it.
 
 ============  ======================================================================================
-images        26,684 frontal radiographs with labels (stage 1: 25,684), DICOM, 1024 x 1024, 8-bit
-              grey, JPEG; in ``stage_2_train_images/`` or flat
+images        26,684 frontal radiographs (stage 1: 25,684), DICOM, 1024 x 1024, 8-bit grey, JPEG; in
+              ``stage_2_train_images/`` or flat
 labels        ``stage_2_train_labels.csv``: one row per box, so a positive image has several
 boxes         by radiologists, in pixels of the 1024 x 1024 image, around lung opacities
 classes       ``stage_2_detailed_class_info.csv``, optional: 6,012 "Lung Opacity" (the positives),
@@ -22,10 +22,11 @@ unknown.
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 
 from xray_lightning.data.dicom.acquisition import describe_films
-from xray_lightning.data.nih_map import match_exposures, nih_patient, split_as_nih
+from xray_lightning.data.nih_map import match_exposures, nih_patient, require_all, split_as_nih
 from xray_lightning.data.source import (
     Source,
     find_files,
@@ -97,43 +98,28 @@ class Rsna(Source):
         if nih_test_list and not nih_map:
             raise ConfigError("nih_test_list names NIH's images: set nih_map too")
         self.root = folder = require_directory(root, EXPECTED)
-        self.negatives, self.allow_missing = negatives, allow_missing
-        self.labels = (label,)
+        self.negatives, self.allow_missing, self.labels = negatives, allow_missing, (label,)
         notes: list[str] = []
-        path = find_table(
-            folder, [f"{stage}_train_labels.csv" for stage in STAGES], EXPECTED, notes
-        )
-        stage = path.name[: len(STAGES[0])]
-        boxes = read_rows(read_table(path), label)
-        classes = read_classes(folder, stage, boxes, required=negatives == "normal")
+        tables = [f"{stage}_train_labels.csv" for stage in STAGES]
+        table = read_table(find_table(folder, tables, EXPECTED, notes))
+        stage, boxes = table.path.name[: len(STAGES[0])], read_rows(table, label)
+        place = folder / f"{stage}_detailed_class_info.csv"
+        classes = read_classes(place, boxes, required=negatives == "normal")
         chosen = _choose_images(boxes, classes, negatives, notes)
-        exposures: dict[str, str] = {}
-        if nih_map:
-            self.population = "nih"
-            exposures = match_exposures(Path(nih_map), boxes, chosen, notes)
+        names = match_exposures(Path(nih_map), boxes, chosen, notes) if nih_map else {}
+        self.population = "nih" if nih_map else ""
         if nih_test_list:
-            self.official = split_as_nih(Path(nih_test_list), exposures)
-        folders = [path for path in (folder, folder / f"{stage}_train_images") if path.is_dir()]
-        paths = index_images(folders, (".dcm", ".png"), lambda path: path.stem)
-        about = describe_films([paths.get(image) for image in chosen], notes, read=headers)
-        patients = [nih_patient(exposures[image]) if nih_map else image for image in chosen]
-        self.fill(
-            [
-                Record(
-                    image,
-                    patient,
-                    (float(bool(boxes[image])),),
-                    paths.get(image),
-                    boxes[image],
-                    BOX_FRAME,
-                    *told,
-                )
-                for image, patient, told in zip(chosen, patients, about, strict=True)
-            ],
-            notes,
-            stray=paths.keys() - boxes.keys(),
-            unknown_patients="" if nih_map else UNKNOWN_PATIENTS,
+            self.official = split_as_nih(Path(nih_test_list), names)
+        paths = index_images([folder, folder / f"{stage}_train_images"], (".dcm", ".png"))
+        files = [paths.get(image) for image in chosen]
+        drawn = [boxes[image] for image in chosen]
+        columns = (
+            *(chosen, [nih_patient(names[image]) if names else image for image in chosen]),
+            *([(float(bool(own)),) for own in drawn], files, drawn, repeat(BOX_FRAME)),
+            *describe_films(files, notes, read=headers),
         )
+        stray, unknown = paths.keys() - boxes.keys(), "" if nih_map else UNKNOWN_PATIENTS
+        self.fill(list(map(Record, *columns)), notes, stray=stray, unknown_patients=unknown)
 
     @property
     def title(self) -> str:
@@ -173,35 +159,26 @@ def _make_box(label: str, numbers: tuple[float, ...], place: str) -> Box:
 
 
 def read_classes(
-    root: Path, stage: str, boxes: Mapping[str, Sequence[Box]], *, required: bool
+    place: Path, boxes: Mapping[str, Sequence[Box]], *, required: bool
 ) -> dict[str, str]:
     """Class of every image; empty where no class info is there and none is needed."""
-    name = f"{stage}_detailed_class_info.csv"
-    path = next(iter(find_files(root, name)), None)
-    if path is None:
-        if required:
-            raise DataNotFoundError(
-                f"there is no {root / name}, which tells the normal images: add it, or set "
-                "data.negatives=all"
-            )
-        return {}
-    table = read_table(path)
-    table.require(_IMAGE, _CLASS)
-    classes: dict[str, str] = {}
-    for i, (image, name) in enumerate(zip(table.text(_IMAGE), table.text(_CLASS), strict=True)):
-        if image not in boxes:
-            raise TableError(f"{table.place(i)}: the image {image!r} is not in the label table")
-        if name not in (OPACITY, NORMAL, OTHER) or classes.setdefault(image, name) != name:
-            raise TableError(
-                f"{table.place(i)}: {image} has class {name!r}: unknown, or another than before"
-            )
-        if (name == OPACITY) != bool(boxes[image]):
-            raise TableError(f"{table.place(i)}: {image} is {name!r}, the label table disagrees")
-    if absent := [image for image in boxes if image not in classes]:
-        raise TableError(
-            f"{path} lacks {format_count(len(absent), 'image')} of the label table, the first is "
-            f"{absent[0]}. Download it again"
+    paths = find_files(place.parent, place.name)
+    if not paths and required:
+        raise DataNotFoundError(
+            f"there is no {place}, which tells the normal images: add it, or set data.negatives=all"
         )
+    classes: dict[str, str] = {}
+    for table in map(read_table, paths[:1]):
+        table.require(_IMAGE, _CLASS)
+        for i, (image, name) in enumerate(zip(table.text(_IMAGE), table.text(_CLASS), strict=True)):
+            row = f"{table.place(i)}: {image!r} is {name!r}"
+            if image not in boxes:
+                raise TableError(f"{row}, and is not in the label table")
+            if name not in (OPACITY, NORMAL, OTHER) or classes.setdefault(image, name) != name:
+                raise TableError(f"{row}: unknown, or another class than before")
+            if (name == OPACITY) != bool(boxes[image]):
+                raise TableError(f"{row}, the label table disagrees")
+        require_all(table.path, boxes, classes, "download it again")
     return classes
 
 
@@ -215,12 +192,10 @@ def _choose_images(
         "Which of the two it is moves AUROC from about 0.87 (all) to 0.98 (normal): never compare "
         "figures across it"
     )
-    if negatives == "all":
-        of_them = f", {abnormal:,} of them abnormal" if classes else ""
-        notes.append(f"negatives=all: {without:,} images without opacity{of_them}. {tail}")
-        return list(boxes)
-    notes.append(
-        f"negatives=normal: {format_count(abnormal, 'abnormal image')} without opacity LEFT OUT, "
-        f"{without - abnormal:,} normal ones are the negatives. {tail}"
-    )
-    return [image for image in boxes if classes[image] != OTHER]
+    told = f"{without:,} images without opacity"
+    told += f", {abnormal:,} of them abnormal" if classes else ""
+    if negatives == "normal":
+        left_out = f"{format_count(abnormal, 'abnormal image')} without opacity LEFT OUT"
+        told = f"{left_out}, {without - abnormal:,} normal ones are the negatives"
+    notes.append(f"negatives={negatives}: {told}. {tail}")
+    return [image for image in boxes if negatives == "all" or classes[image] != OTHER]

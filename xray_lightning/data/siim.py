@@ -16,17 +16,17 @@ View, age and sex stand in the DICOM headers only, which are opened for them as 
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
-from xray_lightning.data.dicom.acquisition import Film, describe_films
+from xray_lightning.data.dicom.acquisition import describe_films
 from xray_lightning.data.masks import Runs, draw_runs, surround_runs
 from xray_lightning.data.source import Mask, Source, find_table, index_images, require_directory
 from xray_lightning.data.tables import Table, read_table
 from xray_lightning.errors import ConfigError, TableError
-from xray_lightning.records import Record
+from xray_lightning.records import NAN, Box, Record
 
 FILMS = "dicom-images-train"
 SIDE = 1024  # px of the square images that were outlined
@@ -69,15 +69,17 @@ class Siim(Source):
         notes: list[str] = []
         table = read_table(find_table(folder, ["train-rle.csv"], EXPECTED, notes))
         self._outlines = read_outlines(table)
-        films = folder / FILMS
-        folders = [f for f in (folder, films, *films.glob("*/*")) if f.is_dir()]
-        paths = index_images(folders, (".dcm", ".png"), lambda path: path.stem)
-        about = describe_films(map(paths.get, self._outlines), notes, read=headers)
+        films, images = folder / FILMS, list(self._outlines)
+        paths = index_images([folder, films, *films.glob("*/*")], (".dcm", ".png"))
+        files = [paths.get(image) for image in images]
+        boxes = [self._draw_boxes(image) for image in images]
+        columns = (
+            *(images, images, [(float(bool(own)),) for own in boxes], files, boxes),
+            *(repeat((SIDE, SIDE)), *describe_films(files, notes, read=headers), repeat(NAN)),
+            [path.parents[1].name if path and path.parents[2] == films else "" for path in files],
+        )
         self.fill(
-            [
-                self._record(image, paths.get(image), told)
-                for image, told in zip(self._outlines, about, strict=True)
-            ],
+            list(map(Record, *columns)),
             notes,
             counts=_count(len(table.frame), self._outlines),
             published=PUBLISHED,
@@ -94,12 +96,9 @@ class Siim(Source):
             drawn |= draw_runs(runs, SIDE, SIDE)
         return drawn
 
-    def _record(self, image: str, path: Path | None, about: Film) -> Record:
-        outlines, side = self._outlines[image], (SIDE, SIDE)
-        boxes = filter(None, (surround_runs(runs, SIDE, self.labels[0]) for runs in outlines))
-        targets, study = (float(bool(outlines)),), path and path.parents[2].name == FILMS
-        record = Record(image, image, targets, path, tuple(boxes), side, *about)
-        return replace(record, study_id=path.parents[1].name) if path and study else record
+    def _draw_boxes(self, image: str) -> tuple[Box, ...]:
+        boxes = (surround_runs(runs, SIDE, self.labels[0]) for runs in self._outlines[image])
+        return tuple(filter(None, boxes))
 
 
 def read_outlines(table: Table) -> dict[str, list[Runs]]:

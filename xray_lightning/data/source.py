@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypedDict
@@ -295,6 +296,12 @@ def find_files(folder: Path, *names: str) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
+def locate_files(folder: Path, files: Sequence[str]) -> list[Path | None]:
+    """Where each file of a folder is; None where it is not on disk."""
+    paths = (folder / file for file in files) if folder.is_dir() else ()
+    return [path if path.is_file() else None for path in paths] or [None] * len(files)
+
+
 def find_table(folder: Path, names: Sequence[str], expected: str, notes: list[str]) -> Path:
     """The first of the label tables that is there; a note names the others.
 
@@ -318,7 +325,9 @@ def list_names(folder: str | Path) -> list[str]:
 
 
 def index_images(
-    folders: Iterable[Path], suffixes: Sequence[str], key: Callable[[Path], str]
+    folders: Iterable[Path],
+    suffixes: Sequence[str],
+    key: Callable[[Path], str] = attrgetter("stem"),
 ) -> dict[str, Path]:
     """Image id -> file, for the visible files with one of the suffixes in the folders there are.
 

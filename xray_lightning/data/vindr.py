@@ -134,8 +134,7 @@ class Vindr(Source):
             train, test = (frozenset(part.marked) for part in parts)
             self.official = {"train_val": train, "test": test}
         folders = [folder, *(folder / name for name in ("train", "test")[: len(parts)])]
-        suffixes = (".dicom", ".dcm", ".png")
-        paths = index_images(filter(Path.is_dir, folders), suffixes, lambda path: path.stem)
+        paths = index_images(folders, (".dicom", ".dcm", ".png"))
         records = [
             Record(
                 *(image, image, tuple(map(READERS[readers], shares)), paths.get(image)),

@@ -9,7 +9,7 @@ table ages from 90 on become 90, as the Safe Harbor rule of HIPAA (45 CFR 164.51
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +56,7 @@ ALLOWED = {  # column: element, and the pattern of what may pass; None: a whole 
 }
 COLUMNS = (*ALLOWED, "transfer_syntax")
 
-Film = tuple[float, str, str]  # age in years, sex (M or F), view
-UNKNOWN: Film = (math.nan, "", "")
+UNKNOWN = (math.nan, "", "")  # age, sex and view
 _LAST = 0x00185101  # ViewPosition, behind age and sex
 
 
@@ -109,24 +108,24 @@ def read_allowed(path: Path) -> dict[str, str]:
 
 
 def describe_films(
-    paths: Iterable[Path | None], notes: list[str], *, read: bool = True
-) -> list[Film]:
-    """Age, sex and view of radiographs by their DICOM headers, with a note of what these lack.
+    paths: Sequence[Path | None], notes: list[str], *, read: bool = True
+) -> tuple[list[float], list[str], list[str]]:
+    """Ages in years, sexes and views of N radiographs by their DICOM headers; NaN, "" if unknown.
 
-    Nothing is known of other files and missing ones, nor of any unless they are to be ``read``.
+    A note counts the headers and what they lack. Other files tell nothing, and none is opened
+    unless it is to be ``read``.
     """
     films = [_describe_film(path) if read and path else None for path in paths]
-    opened = [film for film in films if film]
-    if opened:
-        ages, sexes, views = zip(*opened, strict=True)
-        unknown = {"age": sum(map(math.isnan, ages)), "sex": sexes.count("")}
-        unknown["view"] = views.count("")
+    if opened := [film for film in films if film]:
+        unknown = {"age": sum(math.isnan(age) for age, *_ in opened)}
+        unknown |= {name: sum(not f[k] for f in opened) for k, name in ((1, "sex"), (2, "view"))}
         lacks = [f"no {name} in {count:,}" for name, count in unknown.items() if count]
         notes.append(", ".join([f"age, sex and view by {len(opened):,} DICOM headers", *lacks]))
-    return [film or UNKNOWN for film in films]
+    ages, sexes, views = zip(*(film or UNKNOWN for film in films), strict=True)
+    return list(ages), list(sexes), list(views)
 
 
-def _describe_film(path: Path) -> Film | None:
+def _describe_film(path: Path) -> tuple[float, str, str] | None:
     """By the header of a file; None of one that is no DICOM, or whose pixels will be an error."""
     try:
         with path.open("rb") as file:
@@ -134,8 +133,7 @@ def _describe_film(path: Path) -> Film | None:
     except (InvalidImageError, OSError):
         return None
     age, sex, view = _read_age(header, []), *(_read_allowed(header, c) for c in ("sex", "view"))
-    lateral = view in ("LATERAL", "LAT")
-    return age, sex if sex in ("M", "F") else "", "LL" if lateral else view
+    return age, sex.replace("O", ""), "LL" if view in ("LATERAL", "LAT") else view
 
 
 def _read_allowed(header: Header, column: str) -> str:
