@@ -1,10 +1,8 @@
 """What `from xray_lightning import ...` offers, and that offering it costs nothing."""
 
-import re
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 
@@ -21,12 +19,6 @@ def test_every_name_can_be_imported(name: str) -> None:
 def test_all_is_what_dir_shows() -> None:
     assert set(xray_lightning.__all__) <= set(dir(xray_lightning))
     assert {*xray_lightning._HOMES, "__version__"} == set(xray_lightning.__all__)
-
-
-def test_type_checkers_see_the_same_names() -> None:
-    stub = Path(xray_lightning.__file__).with_suffix(".pyi").read_text()
-    seen = re.findall(r"^from xray_lightning\.(\S+) import (\w+) as \2$", stub, re.MULTILINE)
-    assert sorted(seen) == sorted((home, name) for name, home in xray_lightning._HOMES.items())
 
 
 def test_version_is_that_of_the_distribution() -> None:

@@ -134,5 +134,4 @@ from xray_lightning.training.run import train as train
 from xray_lightning.training.task import XrayTask as XrayTask
 
 __version__: Final[str]
-_NAMES: Final[dict[str, list[str]]]
 _HOMES: Final[dict[str, str]]

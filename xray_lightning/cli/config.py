@@ -19,7 +19,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import xray_lightning
 from xray_lightning.cli import settings
 from xray_lightning.cli.request import Own, describe_unknown
 from xray_lightning.cli.sets import SEVERAL, search_path, split_sets, write_sources
@@ -186,7 +185,7 @@ def list_targets() -> frozenset[str]:
     """What conf/ names, without the command line's own callback."""
     texts = [path.read_text(encoding="utf-8") for path in find_conf().rglob("*.yaml")]
     named = {name for text in texts for name in TARGET.findall(text)}
-    return frozenset(named - {f"{OWN}{name}" for name in xray_lightning._NAMES["cli.multirun"]})
+    return frozenset(named - {f"{OWN}SweepTable"})
 
 
 def read_config(path: Path) -> Own:
