@@ -37,9 +37,7 @@ def test_files_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert all(each.split(";")[0] in page for each in facts["gist"][:1])
 
 
-def test_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_terminal(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "known.txt").write_text("a.png\nb.png\n")
     audit([*DATA, "lists=known.txt"], as_json=False)
@@ -78,9 +76,7 @@ def test_duplicates_by_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "no image was read" not in page
 
 
-def test_nih_images_in_the_rsna_challenge(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nih_images_in_the_rsna_challenge(tmp_path, capsys) -> None:
     lines = [
         "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position"
     ]
@@ -148,9 +144,7 @@ def foreign_lists(folder: Path) -> tuple[list[str], pd.DataFrame]:
     return ["split=lists", *settings], pd.DataFrame(rows, columns=["n", "patient", "part"])
 
 
-def test_a_foreign_split_that_leaks_is_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_foreign_split_that_leaks_is_counted(tmp_path, capsys) -> None:
     settings, table = foreign_lists(tmp_path)
     audit([*rsna_folder(tmp_path), *settings, f"hydra.run.dir={tmp_path / 'o'}"], as_json=False)
     text = capsys.readouterr().out
@@ -168,9 +162,7 @@ def test_a_foreign_split_that_leaks_is_counted(
     assert "With images of the test patients in training, their labels alone give" in text
 
 
-def test_unknown_patients_are_unknown_in_every_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_patients_are_unknown_in_every_sentence(tmp_path, capsys) -> None:
     settings, _ = foreign_lists(tmp_path)
     data = [text for text in rsna_folder(tmp_path) if not text.startswith("data.nih_map")]
     with pytest.warns(UnknownPatientsWarning):
@@ -195,9 +187,7 @@ def test_unknown_patients_are_unknown_in_every_sentence(
         assert results[name] == (None, UNKNOWN)
 
 
-def test_a_split_column_that_leaks_and_an_image_in_two_lists(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_split_column_that_leaks_and_an_image_in_two_lists(tmp_path, capsys) -> None:
     rows = [
         f"{n}.png,p{n % 3},{subset},{n % 2}"
         for n, subset in enumerate(["train"] * 4 + ["test"] * 4)
@@ -234,9 +224,7 @@ def test_predictions_of_another_split_are_refused(tmp_path: Path) -> None:
         audit([*same, "split.seed=1"], as_json=False)
 
 
-def test_published_lists_at_hand(
-    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_published_lists_at_hand(shared_data, tmp_path, capsys) -> None:
     """NIH's own two files as anybody's lists are its official split."""
     folder = shared_data / "nih-metadata"
     lists = [f"split.train={folder}/train_val_list.txt", f"split.test={folder}/test_list.txt"]

@@ -1,12 +1,18 @@
 """``xray external``: what it refuses before torch; its tables, figure and page."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from xray_lightning.cli.settings import find_checkpoints
+from xray_lightning.checkpoint import KEY, AtomicCheckpointIO, describe_model
+from xray_lightning.cli.build import data_from, task_from
+from xray_lightning.cli.config import compose_settings, to_container
+from xray_lightning.cli.external import external
+from xray_lightning.cli.settings import find_checkpoints, find_conf
+from xray_lightning.data.phantom import Phantom
 from xray_lightning.errors import CheckpointError
 from xray_lightning.evaluation.external import ExternalValidation, InternalTest, Transfer
 from xray_lightning.evaluation.transfer import UNKNOWN, LabelTransfer
@@ -14,6 +20,7 @@ from xray_lightning.metrics.external import CalibrationLine
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.report.external import external_lines, external_page, heat_figure
 from xray_lightning.report.terminal import show
+from xray_lightning.writing import read_json
 
 ODD = "Ma$ss </b>[/red]"
 
@@ -23,9 +30,7 @@ def result() -> ExternalValidation:
     some, apart = Estimate(0.7, 0.6, 0.8), Estimate(-0.1, -0.2, -0.01)
     line = CalibrationLine(Estimate(0.8, 0.5, 1.1), apart, some, 0.1, 0.2, "")
     row = LabelTransfer(90, 30, 20, 0.33, some, some, apart, 0.2, some, some, some, some, line)
-    few = LabelTransfer(
-        90, 3, 2, 0.03, UNKNOWN, UNKNOWN, UNKNOWN, note="too few: 2 patients with it"
-    )
+    few = LabelTransfer(90, 3, 2, 0.03, *[UNKNOWN] * 3, note="too few: 2 patients with it")
     mean = LabelTransfer(90, 31, 20, float("nan"), some, some, apart, note="1 label")
     cell = Transfer("run", "far", "far (x: y)", "f" * 16, 90, 60, "pixels", 9, 4, 5,
                     {ODD: row, "Hernia": few}, mean, "scores.csv", ("a note",))  # fmt: skip
@@ -57,6 +62,36 @@ def test_page_and_figure(result: ExternalValidation, tmp_path: Path) -> None:
     assert "Ma$ss &lt;/b&gt;" in html
     assert "<script" not in html
     assert ExternalValidation.from_json(result.to_json()).to_json() == result.to_json()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*many workers")
+def test_two_models_on_two_hospitals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole command: two untrained networks, each on the other one's phantom."""
+    monkeypatch.chdir(tmp_path)
+    Path("own/data").mkdir(parents=True)
+    shutil.copy(find_conf() / "data/phantom.yaml", "own/data/far.yaml")
+    sizes = ["image_size=32", "cache_dir=cache", "threads=1", "trainer=debug"]
+    for name, seed in (("near", 0), ("far", 9)):
+        halves = ["data.patients=140", f"data.seed={seed}", "split.fractions=[0.3,0.1,0.6]"]
+        settings, _ = compose_settings([*sizes, *halves, "model=mobilenetv2", "data.size=64"])
+        data = data_from(settings)
+        task = task_from(settings, data)
+        told = describe_model(task.net, data, to_container(settings)).to_plain()
+        state = {f"net.{key}": value for key, value in task.net.state_dict().items()}
+        plain = {KEY: told, "state_dict": state, "epoch": 0}
+        AtomicCheckpointIO().save_checkpoint(plain, tmp_path / f"{name}.ckpt")
+    small = ("patients=140", "size=64")
+    sets = [f"data.{name}.{key}" for name in ("phantom", "far") for key in small]
+    out = ["draws=20", "hydra.run.dir=out", "hydra.searchpath=[file://own]", "data.far.seed=9"]
+    external(["*.ckpt"], ["data=[phantom,far]", *sets, *sizes[1:], *out])
+    result = ExternalValidation.from_json(read_json(tmp_path / "out/external.json"))
+    pairs = [f"{c.model} on {c.title}: {c.recognised}" for c in result.cells]
+    assert pairs == ["far on phantom: pixels", "near on far: pixels"]
+    for cell, seed in zip(result.cells, (0, 9), strict=True):
+        assert cell.images + cell.left_out == len(Phantom(140, seed=seed).records)
+        assert cell.mean.difference.low < cell.mean.difference.value < cell.mean.difference.high
+        assert f"{cell.model} on {cell.data}" in (tmp_path / "out/external.html").read_text()
 
 
 def test_checkpoints_by_name(tmp_path: Path) -> None:

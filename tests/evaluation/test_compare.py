@@ -17,13 +17,9 @@ from xray_lightning.metrics.compare import compare_aurocs
 def predictions(gain: float, seed: int = 0, images: int = 300) -> Predictions:
     targets = (np.random.default_rng(9).random((images, 2)) < 0.3).astype(np.float32)
     noise = np.random.default_rng(seed).random((images, 2))
-    return Predictions(
-        labels=("Mass", "Nodule"),
-        image_ids=tuple(f"{i}.png" for i in range(images)),
-        patient_ids=tuple(f"p{i // 3}" for i in range(images)),
-        targets=targets,
-        scores=((noise + gain * targets) / (1 + gain)).astype(np.float32),
-    )
+    scores = ((noise + gain * targets) / (1 + gain)).astype(np.float32)
+    ids = tuple(f"{i}.png" for i in range(images)), tuple(f"p{i // 3}" for i in range(images))
+    return Predictions(("Mass", "Nodule"), *ids, targets, scores)
 
 
 STRONG, WEAK = predictions(1.5, 1), predictions(0.1, 2)
@@ -53,13 +49,8 @@ def test_equals_the_metric_and_comes_back_from_json() -> None:
 
 def test_equal_models_in_another_order() -> None:
     order = np.random.default_rng(0).permutation(300)
-    shuffled = Predictions(
-        STRONG.labels,
-        tuple(STRONG.image_ids[i] for i in order),
-        tuple(STRONG.patient_ids[i] for i in order),
-        STRONG.targets[order],
-        STRONG.scores[order],
-    )
+    ids = [tuple(names[i] for i in order) for names in (STRONG.image_ids, STRONG.patient_ids)]
+    shuffled = Predictions(STRONG.labels, *ids, STRONG.targets[order], STRONG.scores[order])
     found = compare(STRONG, shuffled, draws=50)
     assert found.verdict.startswith("identical: A and B give every image the same scores")
     assert "0.0000" not in found.verdict, "not: would show a true difference of 0.0000"
@@ -166,9 +157,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         compare_models(strong, str(tmp_path / "none*"), draws=20, seed=0)
 
 
-def test_unknown_patients_and_several_seeds(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_patients_and_several_seeds(tmp_path, capsys) -> None:
     for name, table in (("a1", STRONG), ("a2", WEAK), ("b", WEAK)):
         write(tmp_path, name, replace(table, patient_ids=table.image_ids))
     compare_models(f"{tmp_path}/a*", f"{tmp_path}/b", draws=20, seed=0)

@@ -128,6 +128,18 @@ def test_rows_and_columns(result: ExternalValidation) -> None:
     assert ExternalValidation.from_json(result.to_json()).to_json() == result.to_json()
 
 
+def test_another_hospital_of_the_same_names_is_not_its_own(checkpoint, scoring, place) -> None:
+    """Image and patient ids repeat (CSV tables that number theirs), the targets do not."""
+    twin = Hospital(0)
+    twin.records = tuple(replace(r, targets=r.targets[::-1]) for r in twin.records)
+    twin.population, twin.size = "", -60  # other pixels, so another cache
+    sources: dict[str, Source] = {"twin": twin}
+    (cell,) = validate(
+        [checkpoint], sources, scoring, open_data=lambda _: open_hospital(place)
+    ).cells
+    assert (cell.title, cell.recognised) == ("twin", "pixels")
+
+
 def test_figures_are_those_of_evaluation(result: ExternalValidation, scoring: Scoring) -> None:
     cell = result.cells[0]
     scored = read_predictions(Path(cell.scores))
@@ -149,9 +161,7 @@ def test_figures_are_those_of_evaluation(result: ExternalValidation, scoring: Sc
     assert np.isnan(hernia.auroc.value)
 
 
-def test_nothing_is_scored_twice(
-    checkpoint: Checkpoint, scoring: Scoring, result: ExternalValidation, place: Path
-) -> None:
+def test_nothing_is_scored_twice(checkpoint, scoring, result, place) -> None:
     path = Path(result.cells[0].scores)
     before = path.stat().st_mtime_ns
     silent: Any = replace(scoring, trainer=None)  # which cannot score
@@ -196,9 +206,7 @@ class Mixed(Source):
 
 
 @pytest.mark.parametrize(("population", "how"), [("people-0", "patients"), ("", "pixels")])
-def test_patients_it_learned_from_are_left_out(
-    population: str, how: str, checkpoint: Checkpoint, scoring: Scoring, place: Path
-) -> None:
+def test_patients_it_learned_from_are_left_out(population, how, checkpoint, scoring, place) -> None:
     source = Mixed(population)
     own = open_hospital(place)
     learned = {r.patient_id for subset in ("train", "val") for r in own.subset_records(subset)}

@@ -77,9 +77,7 @@ def test_own_patients_are_recognised(nih: XrayDataModule, description: Descripti
     assert seen_before(Description({}, {}, {}), "nih", nih.records) is None
 
 
-def test_rsna_images_of_nih_patients(
-    nih: XrayDataModule, description: Description, rsna_folder: Folder
-) -> None:
+def test_rsna_images_of_nih_patients(nih, description, rsna_folder) -> None:
     """RSNA's nine patients are NIH's 5 to 13; of 11 to 13 the checkpoint knows nothing."""
     source = Rsna(rsna_folder.root, nih_map=rsna_folder.nih_map(first_patient=5))
     data = all_test(source)
@@ -116,9 +114,7 @@ def test_nothing_left(nih: XrayDataModule, description: Description) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")
-def test_what_cannot_be_compared_is_not_promised(
-    description: Description, rsna_folder: Folder
-) -> None:
+def test_what_cannot_be_compared_is_not_promised(description, rsna_folder) -> None:
     data = all_test(Rsna(rsna_folder.root))
     assert separate_patients(description, data, None) is None
     with pytest.raises(ConfigError, match=r"\(nih\) and of this data \(unknown\) cannot be comp"):

@@ -28,13 +28,9 @@ def predictions(count: int = 200) -> Predictions:
     scores[1] = np.float32(1e-45), np.finfo(np.float32).tiny, np.float32(0.1)
     targets = rng.integers(0, 2, (count, 3)).astype(np.float32)
     targets[rng.random((count, 3)) < 0.3] = np.nan
-    return Predictions(
-        labels=LABELS,
-        image_ids=tuple(f"{i:08d}_000.png" for i in range(count)),
-        patient_ids=tuple(f"{i // 2:05d}" for i in range(count)),
-        targets=targets,
-        scores=scores.astype(np.float32),
-    )
+    images = tuple(f"{i:08d}_000.png" for i in range(count))
+    patients = tuple(f"{i // 2:05d}" for i in range(count))
+    return Predictions(LABELS, images, patients, targets, scores.astype(np.float32))
 
 
 def test_round_trip_is_exact(tmp_path: Path) -> None:

@@ -19,9 +19,7 @@ def predictions(shares: tuple[float, ...], seed: int, images: int = 4000) -> Pre
     """Scores that are calibrated at a prevalence of 0.3, whatever the shares are."""
     rng = np.random.default_rng(seed)
     targets = (rng.random((images, 3)) < shares).astype(np.float32)
-    odds = 2 * rng.standard_normal((images, 3)) + 4 * (
-        targets - 0.5
-    )  # likelihood ratio: 2 x odds / 2
+    odds = 2 * rng.standard_normal((images, 3)) + 4 * (targets - 0.5)  # ratio: 2 x odds / 2
     scores = 1 / (1 + np.exp(-(odds + np.log(0.3 / 0.7))))
     ids = tuple(map(str, range(images)))
     return Predictions(LABELS, ids, ids, targets, scores.astype(np.float32))
@@ -36,9 +34,7 @@ def points() -> OperatingPoints:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("validation", "validation"),
-        ("estimate", "estimate"),
-        ("force_estimate", "force_estimate"),
+        *((word, word) for word in ("validation", "estimate", "force_estimate")),
         ("0.02", 0.02),
         ("{Mass: 0.05,Lung Opacity:0.2}", {"Mass": 0.05, "Lung Opacity": 0.2}),
     ],
@@ -57,6 +53,7 @@ def test_what_cannot(text: str) -> None:
 
 
 def test_pairs(points: OperatingPoints) -> None:
+    assert priors_line({"Mass": (0.3, 0.05)}).endswith("prevalence: Mass 0.300 to 0.050")
     here = predictions((0.05, 0.6, 0.001), 1)
     before = {label: points.labels[label].prevalence for label in LABELS}
     assert correct_priors("validation", here, points)[0] == {}
@@ -92,11 +89,6 @@ def test_what_has_no_calibration(points: OperatingPoints) -> None:
         correct_priors(0.1, here, bare)
     with pytest.raises(ConfigError, match="'Edema' is not a label here"):
         correct_priors({"Edema": 0.1}, here, points)
-
-
-def test_the_line() -> None:
-    line = priors_line({"Mass": (0.3, 0.05)})
-    assert line.endswith("corrected to another prevalence: Mass 0.300 to 0.050")
 
 
 def test_an_estimate_that_known_targets_refute_is_not_applied(points: OperatingPoints) -> None:

@@ -22,6 +22,7 @@ from xray_lightning.evaluation.transfer import (
     say_too_few,
 )
 from xray_lightning.metrics.intervals import Estimate
+from xray_lightning.records import target_matrix
 from xray_lightning.results import Result
 
 
@@ -151,8 +152,13 @@ def validate_externally(
         for (model, test, name), labels in zip(pairs, told, strict=True)
     ]
     rows = [_describe(model, test, **draw) for model, test in zip(models, tests, strict=True)]
-    titles = {name: source.title for name, source in sources.items()}
+    titles = {name: _name_set(name, source) for name, source in sources.items()}
     return ExternalValidation(rows, titles, cells, draws, seed)
+
+
+def _name_set(name: str, source: Source) -> str:
+    """The title under the name that it has here: two CSV tables are told apart."""
+    return source.title.replace(source.name, name, 1)
 
 
 def list_told(model: Model, source: Source) -> list[str]:
@@ -167,12 +173,16 @@ def list_told(model: Model, source: Source) -> list[str]:
 
 
 def _is_own(model: Model, test: Predictions | None, source: Source) -> bool:
-    """Whether a data set is the one that a model's internal test images are of."""
-    if test is None or model.trained_on != source.name:
+    """Whether a data set is the one that a model's internal test images and targets are of."""
+    own = model.checkpoint.description.labels
+    if test is None or model.trained_on != source.name or not set(own) <= set(source.labels):
         return False
-    there = {record.image_id: record.patient_id for record in source.records}
-    pairs = zip(test.image_ids, test.patient_ids, strict=True)
-    return all(there.get(image) == patient for image, patient in pairs)
+    records = {record.image_id: record for record in source.records}
+    there = [records[image] for image in test.image_ids if image in records]
+    if tuple(record.patient_id for record in there) != tuple(test.patient_ids):
+        return False
+    columns = [source.labels.index(label) for label in own]
+    return np.array_equal(target_matrix(there)[:, columns], test.targets, equal_nan=True)
 
 
 def _describe(model: Model, test: Predictions | None, *, draws: int, seed: int) -> InternalTest:
@@ -221,7 +231,7 @@ def _transfer(
     return Transfer(
         model=model.name,
         data=name,
-        title=source.title,
+        title=_name_set(name, source),
         fingerprint=fingerprint({"test": predictions.image_ids}),
         images=len(rows),
         patients=predictions.patients,

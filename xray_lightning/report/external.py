@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from rich.table import Table
 
+from xray_lightning.data.tables import format_count
 from xray_lightning.evaluation.external import ExternalValidation, InternalTest, Transfer
-from xray_lightning.evaluation.transfer import MEAN, LabelTransfer
+from xray_lightning.evaluation.transfer import MEAN, UNKNOWN, LabelTransfer
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.records import patients_text
 from xray_lightning.report.drawings import embed_picture
@@ -21,7 +22,7 @@ from xray_lightning.writing import save_figure
 
 OWN = "internal test"
 LOW, HIGH = 0.5, 1.0  # of the colours: guessing, and no error
-Cells = dict[str, Estimate]
+Cells = dict[str, tuple[Estimate, str]]  # test set -> AUROC, of how many labels it is the mean
 CALLS = ("label", "prevalence %", "sensitivity, 95 %", "specificity, 95 %")
 LINES = ("label", "slope", "intercept", "at its prevalence")
 
@@ -47,7 +48,7 @@ def external_lines(result: ExternalValidation) -> list[Table | str]:
 def _matrix(result: ExternalValidation) -> Table:
     table = empty_table("mean AUROC: rows trained on, columns tested on", "", OWN, *result.sets)
     for row in result.models:
-        cells = [f"{_with_interval(row.mean)}\n{len(row.aurocs)} labels"]
+        cells = [f"{_with_interval(row.mean)}\n{format_count(len(row.aurocs), 'label')}"]
         for name in result.sets:
             cell = result.cell(row.name, name)
             cells.append(_short(cell) if cell else "= internal")
@@ -120,7 +121,7 @@ def heat_figure(result: ExternalValidation, path: Path) -> None:
     columns = [OWN, *result.sets]
     tested = dict.fromkeys(label for cell in result.cells for label in cell.labels)
     shown = [name for name in (MEAN, *tested) if any(_cells(result, name, columns))]
-    across = min(len(shown), 3)
+    across = min(len(shown), max(1, 9 // len(columns)))  # as wide as a page can show
     down = -(-len(shown) // across)
     size = 1.25 * len(columns) + 1.6, 0.55 * len(result.models) + 1.0
     figure, panels = new_figure(size[0] * across, size[1] * down + 0.4, down, across)
@@ -133,31 +134,32 @@ def heat_figure(result: ExternalValidation, path: Path) -> None:
 
 
 def _cells(result: ExternalValidation, label: str, columns: list[str]) -> list[Cells]:
-    """Estimates of a label, or the mean, of each model by test set; empty where there is none."""
+    """AUROC of a label, or the mean, of each model by test set; empty where there is none."""
     rows = []
     for model in result.models:
-        inside = model.mean if label == MEAN else model.aurocs.get(label)
-        estimates = {OWN: inside} if inside else {}
+        inside = model.mean if label == MEAN else model.aurocs.get(label, UNKNOWN)
+        estimates = {OWN: (inside, format_count(len(model.aurocs), "label"))}
         for name in columns[1:]:
             if cell := result.cell(model.name, name):
                 row = cell.mean if label == MEAN else cell.labels.get(label)
-                estimates |= {name: row.auroc} if row else {}
-        rows.append({k: e for k, e in estimates.items() if not np.isnan(e.value)})
+                estimates |= {name: (row.auroc, row.note)} if row else {}
+        rows.append({k: e for k, e in estimates.items() if not np.isnan(e[0].value)})
     return rows
 
 
 def _draw_cells(axes: Axes, label: str, result: ExternalValidation, columns: list[str]) -> None:
     rows = _cells(result, label, columns)
-    nothing = Estimate(float("nan"))
-    values = np.array([[row.get(name, nothing).value for name in columns] for row in rows])
+    nothing = UNKNOWN, ""
+    values = np.array([[row.get(name, nothing)[0].value for name in columns] for row in rows])
     axes.imshow(values, cmap="cividis", vmin=LOW, vmax=HIGH, aspect="auto")
     for place, row in enumerate(rows):
         for column, name in enumerate(columns):
-            estimate = row.get(name)
+            estimate, count = row.get(name, nothing)
             own = name != OWN and result.cell(result.models[place].name, name) is None
-            text = _with_interval(estimate) if estimate else "= internal" if own else "-"
-            light = estimate is not None and estimate.value < (LOW + HIGH) / 2
-            colour = "white" if light else "black"
+            text = "= internal" if own else "-"
+            if name in row:
+                text = _with_interval(estimate) + (f"\n{count}" if label == MEAN else "")
+            colour = "white" if estimate.value < (LOW + HIGH) / 2 else "black"
             axes.text(column, place, text, ha="center", va="center", fontsize=7, color=colour)
         frame = Rectangle((-0.47, place - 0.47), 0.94, 0.94, fill=False, edgecolor="#D55E00")
         axes.add_patch(frame).set_linewidth(2)
