@@ -111,7 +111,11 @@ def test_checkpoints_by_name(tmp_path: Path) -> None:
         (["a.ckpt"], "name the test sets"),
         (["a.ckpt", "data=[rsan]"], "rsna?"),
         (["a.ckpt", "data=[rsna,csv]", "data.root=x"], "of which data set?"),
+        (["a.ckpt", "data=[rsna]", "data.labels=shared"], "of which data set? data.rsna.labels="),
+        (["a.ckpt", "data=[rsna]", "model=vit"], "model=vit: an external validation reads only"),
+        (["a.ckpt", "data=[rsna]"], "rsna needs more: data.rsna.root="),
         (["a.ckpt", "data=[rsna]", "data.rsna.root=gone"], "gone does not exist"),
+        (["a.ckpt", "data=[phantom]"], "a.ckpt is damaged or no checkpoint"),
     ],
 )
 def test_errors_come_before_torch(arguments: list[str], said: str, tmp_path: Path) -> None:

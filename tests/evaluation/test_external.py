@@ -215,6 +215,8 @@ def test_patients_it_learned_from_are_left_out(population, how, checkpoint, scor
     (cell,) = validate([checkpoint], {"mixed": source}, scoring, open_data=lambda _: own).cells
     assert (cell.recognised, cell.left_out) == (how, len(gone))
     assert cell.patients_left_out == len(set(gone))
+    nameless = replace(cell, patients_left_out=None)
+    assert f"{len(gone)} images it learned from are left out" in nameless.overlap
     assert cell.tested_inside == len(tested & {r.patient_id for r in source.records})
     assert f"{len(gone)} images of {len(set(gone))} patients it learned from" in cell.overlap
     scored = read_predictions(Path(cell.scores))

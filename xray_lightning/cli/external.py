@@ -7,10 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xray_lightning.cli.config import compose_settings, make, require_trusted
+from xray_lightning.cli.config import compose_settings, make, require_trusted, to_container
 from xray_lightning.cli.request import take_own
-from xray_lightning.cli.sets import split_sets
-from xray_lightning.cli.settings import Settings, find_checkpoints, require_settings
+from xray_lightning.cli.sets import split_sets, write_sources
+from xray_lightning.cli.settings import (
+    Settings,
+    find_checkpoints,
+    require_archives,
+    require_settings,
+)
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.folders import prepare_folder
@@ -24,6 +29,7 @@ if TYPE_CHECKING:  # need torch, which is loaded once everything named was found
     from xray_lightning.evaluation.external import ExternalValidation
 
 OWN = {"draws": 2000, "bootstrap_seed": 0, "trust": False}
+READS = (*OWN, "data", "trainer", "batch_size", "workers", "threads", "cache_dir", "hydra")
 
 
 def external(names: Sequence[str], overrides: Sequence[str], *, as_json: bool = False) -> None:
@@ -34,10 +40,12 @@ def external(names: Sequence[str], overrides: Sequence[str], *, as_json: bool = 
     settings, rest = split_sets(values)
     if not settings:
         raise ConfigError("name the test sets: data=[rsna,chexpert] data.rsna.root=DIR ...")
+    _require_reads(rest, next(iter(settings)))
     config, run_dir = compose_settings(rest, OWN)
     require_settings(config)
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        sources = {name: _open(text, rest) for name, text in settings.items()}
+        sources = {name: _open(name, text, rest) for name, text in settings.items()}
+        require_archives(paths)
         show(*(f"note: {name}: {note}" for name, s in sources.items() for note in s.notes))
         folder = prepare_folder(run_dir or Path("outputs") / f"external_{'_'.join(sources)}")
         result = _validate(paths, sources, config, folder, boot, trust)
@@ -51,8 +59,20 @@ def external(names: Sequence[str], overrides: Sequence[str], *, as_json: bool = 
     show(*external_lines(result), f"written to {folder}")
 
 
-def _open(own: Sequence[str], rest: Sequence[str]) -> Source:
-    source: Source = make(compose_settings([*rest, *own])[0].data)
+def _require_reads(rest: Sequence[str], name: str) -> None:
+    """Refuse what would change nothing here, and a setting of one data set that names none."""
+    for text in rest:
+        key = text.partition("=")[0]
+        if key.startswith("data."):
+            raise ConfigError(f"{text}: of which data set? data.{name}.{key[5:]}=")
+        if key.split(".")[0] not in READS:
+            raise ConfigError(f"{text}: an external validation reads only {', '.join(READS)}")
+
+
+def _open(name: str, own: Sequence[str], rest: Sequence[str]) -> Source:
+    node = compose_settings([*rest, *own])[0].data
+    write_sources({name: to_container(node, resolve=False)})  # names what is missing
+    source: Source = make(node)
     return source
 
 

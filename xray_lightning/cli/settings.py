@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from functools import cache
@@ -10,6 +10,7 @@ from glob import glob
 from math import isfinite
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
@@ -146,6 +147,13 @@ def find_checkpoints(names: Sequence[str]) -> list[Path]:
         if not path.is_file():
             raise CheckpointError(f"no checkpoint at {path}")
     return checkpoints
+
+
+def require_archives(checkpoints: Iterable[Path]) -> None:
+    """Refuse what torch cannot have written, without torch."""
+    for path in checkpoints:
+        if not is_zipfile(path):
+            raise CheckpointError(f"{path} is damaged or no checkpoint: take a file of train.py's")
 
 
 def require_changes(overrides: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from xray_lightning.evaluation.transfer import (
     say_too_few,
 )
 from xray_lightning.metrics.intervals import Estimate
-from xray_lightning.records import target_matrix
+from xray_lightning.records import patients_known, target_matrix
 from xray_lightning.results import Result
 
 
@@ -38,7 +38,7 @@ class Transfer(Result):
     patients: int | None  # None where they are unknown: each image counts as its own
     recognised: str  # how patients it learned from were: "patients", "pixels", "": not known
     left_out: int  # images of such patients
-    patients_left_out: int
+    patients_left_out: int | None  # None where patients are unknown
     tested_inside: int  # patients who are also in the internal test set: drawn together
     labels: dict[str, LabelTransfer]  # those that both know
     mean: LabelTransfer  # over the labels with enough patients on both sides
@@ -53,10 +53,9 @@ class Transfer(Result):
         by = {"patients": "by their ids", "pixels": "by the pixels of their images"}
         if not self.left_out:
             return f"it learned from none of these patients ({by[self.recognised]})"
-        return (
-            f"{self.left_out:,} images of {self.patients_left_out:,} patients it learned from are "
-            f"left out ({by[self.recognised]})"
-        )
+        count, how = self.patients_left_out, by[self.recognised]
+        whose = "" if count is None else f"of {count:,} patients "
+        return f"{self.left_out:,} images {whose}it learned from are left out ({how})"
 
     @property
     def verdict(self) -> str:
@@ -237,7 +236,7 @@ def _transfer(
         patients=predictions.patients,
         recognised=met.how,
         left_out=int(met.seen.sum()),
-        patients_left_out=len(gone),
+        patients_left_out=len(gone) if patients_known(data.records) else None,
         tested_inside=len(set(names[0]) & set(names[1])),
         labels=labels,
         mean=mean,
