@@ -1,20 +1,24 @@
 """The patients a checkpoint learned from, found again in NIH's and RSNA's data."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from xray_lightning.checkpoint import Description, patients_of
+from xray_lightning.data.chestxdet import ChestXDet
 from xray_lightning.data.csv import CsvTable
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.partition import fingerprint, replace_test
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.rsna import Rsna
+from xray_lightning.data.siim import Siim
 from xray_lightning.data.source import patient_keys
-from xray_lightning.errors import ConfigError, SplitError
+from xray_lightning.errors import ConfigError, DataError, SplitError
 from xray_lightning.evaluation.overlap import (
     choose_test_images,
     seen_before,
@@ -117,10 +121,62 @@ def test_nothing_left(nih: XrayDataModule, description: Description) -> None:
 def test_what_cannot_be_compared_is_not_promised(description, rsna_folder) -> None:
     data = all_test(Rsna(rsna_folder.root))
     assert separate_patients(description, data, None) is None
-    with pytest.raises(ConfigError, match=r"\(nih\) and of this data \(unknown\) cannot be comp"):
+    with pytest.raises(ConfigError, match=r"\(nih\) and .* \(unknown\) cannot be .* data\.nih_map"):
         separate_patients(description, data, "exclude")
     with pytest.raises(ConfigError, match="overlap must be one of exclude, report, got 'drop'"):
         separate_patients(description, data, "drop")
+
+
+def write_siim(root: Path, films: dict[str, Any], write_dicom: Any) -> Siim:
+    for name, film in films.items():
+        write_dicom(root / f"dicom-images-train/1/2/{name}.dcm", film)
+    (root / "train-rle.csv").write_text(
+        "\n".join(["ImageId,EncodedPixels", *(f"{n},-1" for n in films)])
+    )
+    return Siim(root)
+
+
+def write_chestxdet(root: Path, films: dict[str, Any], _: object) -> ChestXDet:
+    (root / "train").mkdir(parents=True)
+    for name, film in films.items():
+        cv2.imwrite(str(root / f"train/{name}.png"), film)
+    nothing = {"syms": [], "boxes": [], "polygons": []}
+    entries = [{"file_name": f"{name}.png"} | nothing for name in films]
+    (root / "ChestX_Det_train.json").write_text(json.dumps(entries))
+    return ChestXDet(root)
+
+
+@pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")
+@pytest.mark.parametrize("write", [write_siim, write_chestxdet])
+def test_nih_films_under_other_names(
+    write: Any, nih: XrayDataModule, description: Description, tmp_path: Path, write_dicom: Any
+) -> None:
+    """Some films of NIH at another size, and four of nobody it knows."""
+    rough = np.random.default_rng(0).random((24, 12, 12)).astype(np.float32) * 200 + 20
+    films = [cv2.resize(r, (96, 96), interpolation=cv2.INTER_CUBIC).clip(0, 255) for r in rough]
+    for record, film in zip(nih.records, films, strict=False):
+        cv2.imwrite(str(record.path), film.astype(np.uint8))
+    taken = [*range(0, 20, 3), 20, 21, 22, 23]
+    copies = {f"c{k}": cv2.resize(films[k], (128, 128)).astype(np.uint8) for k in taken}
+    data = all_test(write(tmp_path / "copies", copies, write_dicom))
+    data.cache_dir = nih.cache_dir = tmp_path / "cache"
+    learned = patients(nih, "train") | patients(nih, "val")
+    wanted = [row for row, k in enumerate(taken) if k < 20 and nih.records[k].patient_id in learned]
+    assert 0 < len(wanted) < 7
+    splits = separate_patients(description, data, "report", lambda: nih)
+    assert splits is not None
+    assert splits["test_seen"].subsets["test"].tolist() == wanted
+    description.split["subsets"] = dict.fromkeys(("train", "val", "test"), "f00d")
+    _, note = choose_test_images(description, data, "exclude", lambda: nih)
+    assert f"compared by pixels with its own data, {len(wanted)} that show patients" in note
+
+    def refuse() -> XrayDataModule:
+        raise DataError("the split was [a], it is [b]")
+
+    for find, reason in ((refuse, r"not at hand: the split was"), (lambda: None, r"not at hand\.")):
+        with pytest.raises(ConfigError, match=rf"{reason}.*overlap=exclude compares") as caught:
+            separate_patients(description, data, "exclude", find)
+        assert "RSNA" not in str(caught.value)
 
 
 def test_a_hospitals_numbers_stay_out(tmp_path: Path) -> None:

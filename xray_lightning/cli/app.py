@@ -112,10 +112,10 @@ def evaluate(request: Request) -> None:
     Other data or another split: data=csv data.table=t.csv, split=official. images=all takes every
     image for a test image; labels=shared, or a list, goes on with the labels that data and
     checkpoint share. Images of patients the checkpoint learned from are refused until
-    overlap=exclude leaves them out, or overlap=report scores them apart. prior=estimate, 0.05 or
-    '{Mass: 0.05}': the prevalence calibrated scores are to hold for (force_estimate: also where
-    the targets refute the estimate). trust=true: build the classes it names though they are not
-    of this package.
+    overlap=exclude leaves them out, or overlap=report scores them apart (by the pixels of its own
+    data where ids tell nothing). prior=estimate, 0.05 or '{Mass: 0.05}': the prevalence calibrated
+    scores are to hold for (force_estimate: also where the targets refute the estimate). trust=true:
+    build the classes it names though they are not of this package.
     """
     (checkpoint,) = require_files(request, request.files)
     call("evaluate.evaluate_checkpoint", checkpoint, request.overrides, **request.json_option)

@@ -31,7 +31,10 @@ from xray_lightning.report.terminal import subsets_line, truth_lines
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import write_json
 
-UNKNOWN_OVERLAP = "note: whether the checkpoint has learned from these patients is not known"
+UNKNOWN_OVERLAP = (
+    "note: whether the checkpoint has learned from these patients is not known; overlap=exclude "
+    "compares their images with those of its own data"
+)
 NO_POINTS = (
     "note: no operating points in this checkpoint: only best.ckpt of a finished run has them"
 )

@@ -14,6 +14,7 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split
 from xray_lightning.data.source import usage_notes
 from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.evaluation.model import open_own
 from xray_lightning.evaluation.overlap import choose_test_images, comparable, take_images
 from xray_lightning.evaluation.priors import require_prior
 from xray_lightning.processes import quieten
@@ -61,7 +62,7 @@ class Opened:
     def overlap_known(self) -> bool:
         """Whether it can be told if the checkpoint has learned from these patients."""
         known = comparable(self.checkpoint.description, self.data.source.population)
-        return self.own_images or known
+        return self.own_images or known or bool(self.overlap)
 
     def folder(self, name: str, ending: str = "") -> Path:
         """Where results go unless the user named a folder."""
@@ -94,7 +95,14 @@ def open_checkpoint(place: Path, overrides: Sequence[str]) -> Opened:
         few, many = len(data.labels), len(description.labels)
         notes.append(f"data has {few} of the {many} labels: {', '.join(data.labels)}")
     take_images(data, own["images"])
-    splits, note = choose_test_images(description, data, own["overlap"] or None)
+
+    def open_data(trained: Checkpoint) -> XrayDataModule:
+        return data_from(read_settings(trained, [f"cache_dir={config.cache_dir}"]), workers=workers)
+
+    choice = own["overlap"] or None
+    splits, note = choose_test_images(
+        description, data, choice, lambda: open_own(loaded, open_data)
+    )
     show(*(f"note: {text}" for text in (*notes, note) if text))
     return Opened(loaded, config, data, splits, own["overlap"], run_dir, own["labels"])
 

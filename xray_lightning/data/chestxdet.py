@@ -49,7 +49,7 @@ EXPECTED = (
 )
 UNKNOWN_PATIENTS = (
     "patients cannot be told apart: ChestX-Det renamed NIH's images, every image counts as its own "
-    "patient. A network trained on NIH may know them: compare their pixels"
+    "patient. A network trained on NIH may know them: overlap=exclude compares their pixels"
 )
 PUBLISHED = {"table": {"train": 3_025, "test": 553, "outlines": 9_639, "without any": 611}}
 

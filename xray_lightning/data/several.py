@@ -1,10 +1,10 @@
 """Several data sets as one, with the labels of a common vocabulary."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 
 from xray_lightning.data.source import Identity, Mask, Pixels, Source
+from xray_lightning.data.tables import pause_collector
 from xray_lightning.data.vocabulary import (
     Relabelled,
     require_findings,
@@ -41,6 +41,7 @@ class Several(Source):
 
     name = "several"
 
+    @pause_collector()
     def __init__(
         self,
         sources: Mapping[str, Source] | None,
@@ -102,13 +103,12 @@ class Several(Source):
         """The records by ids that are unique among all data sets."""
         for name, source in self.sources.items():
             namespace = source.population or name
-            for record in source.records:
-                yield replace(
-                    record,
-                    image_id=f"{name}/{record.image_id}",
-                    patient_id=f"{namespace}/{record.patient_id}",
-                    study_id=f"{name}/{record.study_id}" if record.study_id else "",
-                    hospital=name,
+            for r in source.records:
+                study = f"{name}/{r.study_id}" if r.study_id else ""
+                image, patient = f"{name}/{r.image_id}", f"{namespace}/{r.patient_id}"
+                yield Record(
+                    *(image, patient, r.targets, r.path, r.boxes, r.box_frame),
+                    *(r.age, r.sex, r.view, r.follow_up, study, name),
                 )
 
 

@@ -36,7 +36,7 @@ EXPECTED = (
 UNKNOWN_PATIENTS = (
     "patients cannot be told apart: SIIM's table names images alone, every image counts as its own "
     "patient, and images of one patient may lie on both sides of a random split. They are believed "
-    "to be images of NIH, so a network trained there may know them: compare their pixels"
+    "to be images of NIH, so a network trained there may know them: overlap=exclude compares pixels"
 )
 PUBLISHED = {"table": {"rows": 12_954, "images": 12_047, "positive": 2_669, "several rows": 624}}
 _IMAGE, _RUNS = "ImageId", "EncodedPixels"

@@ -62,6 +62,7 @@ class Source:
         population: equal for data sets whose patient ids name the same people ("nih" for NIH, and
             for RSNA with the map); "" where ids must not leave the data, or cannot be compared; of
             several data sets the names between commas.
+        unknown_patients: why patients cannot be told apart, and what helps; "" where they can.
         owner: what a patient id names: "patient", or the "report" of a set that tells none.
         labels: the L labels, in the order of every target vector.
         records: every image of the label table, in table order, on disk or not.
@@ -79,6 +80,7 @@ class Source:
 
     name: str = "source"
     population: str = ""
+    unknown_patients: str = ""
     owner: str = "patient"
     labels: tuple[str, ...] = ()
     records: Sequence[Record] = ()
@@ -140,6 +142,7 @@ class Source:
         """
         said = [*([unknown_patients] if unknown_patients else []), *notes]
         said += compare_counts(counts, published)
+        self.unknown_patients = unknown_patients
         self.counts, self.records = dict(counts), select_views(records, views, said)
         self.notes = (*said, *disk_notes(len(self), len(self.missing), len(stray)))
         if unknown_patients:  # said to who called the constructor

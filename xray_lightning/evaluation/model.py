@@ -15,7 +15,7 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Indices, fingerprint, replace_test
 from xray_lightning.data.source import Source
 from xray_lightning.data.vocabulary import find_wording, list_findings
-from xray_lightning.errors import XrayError
+from xray_lightning.errors import DataError, XrayError
 from xray_lightning.evaluation.predict import predict_subset
 from xray_lightning.evaluation.predictions import (
     Predictions,
@@ -85,15 +85,10 @@ class Model:
         if self._open_data is None:
             return None
         try:
-            data = self._open_data(self.checkpoint)
+            return open_own(self.checkpoint, self._open_data)
         except XrayError as error:
             self.notes.append(f"its own data is not at hand: {error}")
             return None
-        here, there = data.split.fingerprint, self.checkpoint.description.split["fingerprint"]
-        if here != there:
-            self.notes.append(f"its own data changed: the split was [{there}], it is [{here}]")
-            return None
-        return data
 
     def _read_metrics(self) -> dict[str, str]:
         """What metrics.json in its run says of this checkpoint on test; {} where it does not."""
@@ -109,6 +104,20 @@ class Model:
             self.notes.append(f"no internal test: {self.run} holds no {TABLE} of these weights")
             return None
         return replace(score_images(self, "internal", self.own, scoring)[1], labels=self.labels)
+
+
+def open_own(checkpoint: Checkpoint, open_data: OpenData) -> XrayDataModule:
+    """The data a checkpoint was trained on, as it was split.
+
+    Raises:
+        DataError: it is split otherwise now.
+        XrayError: it is not at hand.
+    """
+    data = open_data(checkpoint)
+    here, there = data.split.fingerprint, checkpoint.description.split["fingerprint"]
+    if here != there:
+        raise DataError(f"it changed: the split was [{there}], it is [{here}]")
+    return data
 
 
 def name_findings(data_set: str, labels: tuple[str, ...]) -> tuple[str, ...]:

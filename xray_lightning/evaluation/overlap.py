@@ -13,10 +13,11 @@ from xray_lightning.data.copies import SIDE, find_copies
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split, replace_test
 from xray_lightning.data.source import Source, patient_keys
-from xray_lightning.errors import ConfigError, SplitError
+from xray_lightning.errors import ConfigError, SplitError, XrayError
 from xray_lightning.records import Record
 
 CHOICES = ("exclude", "report")
+FindOwn = Callable[[], XrayDataModule | None]  # a checkpoint's own data; None: not at hand
 
 
 def comparable(description: Description, population: str) -> bool:
@@ -63,7 +64,7 @@ def recognise_patients(
     description: Description,  # of the checkpoint
     source: Source,  # the data to look in
     records: Sequence[Record],  # N of its records, all readable
-    find_own: Callable[[], XrayDataModule | None],  # its own data, None: not at hand
+    find_own: FindOwn,
     *,
     cache_dir: str | Path = "outputs/cache",
 ) -> Recognised:
@@ -93,23 +94,23 @@ def recognise_patients(
 
 
 def separate_patients(
-    description: Description, data: XrayDataModule, choice: str | None
+    description: Description,
+    data: XrayDataModule,
+    choice: str | None,
+    find_own: FindOwn = lambda: None,
 ) -> dict[str, Split] | None:
     """The test set without the patients the checkpoint learned from.
 
     Choice "exclude" leaves their images out, "report" puts them into "test_seen", each the test set
-    of a split; None if the patients cannot be compared and no choice asks for it.
+    of a split; None if the patients cannot be compared and no choice asks for it. Where ids cannot
+    be, a choice compares the pixels with those of the checkpoint's own data.
     """
     if choice not in (None, *CHOICES):
         raise ConfigError(f"overlap must be one of {', '.join(CHOICES)}, got {choice!r}")
-    seen = seen_before(description, data.source.population, data.subset_records("test"))
+    records = data.subset_records("test")
+    seen = seen_before(description, data.source.population, records)
     if seen is None and choice:
-        raise ConfigError(
-            f"overlap={choice}: the patients of the checkpoint "
-            f"({description.split.get('population') or 'unknown'}) and of this data "
-            f"({data.source.population or 'unknown'}) cannot be compared. For RSNA set "
-            "data.nih_map; a checkpoint of an older version must be trained again"
-        )
+        seen = _find_by_pixels(description, data, choice, find_own)
     if seen is None:
         return None
     if not seen.any():
@@ -132,8 +133,35 @@ def separate_patients(
     return subsets
 
 
+def _find_by_pixels(
+    description: Description, data: XrayDataModule, choice: str, find_own: FindOwn
+) -> npt.NDArray[np.bool_]:
+    """Whether the patient of each test image was learned from, by the pixels of its own data."""
+    reason = ""
+    try:
+        own = find_own()
+    except XrayError as error:
+        own, reason = None, f": {error}"
+    if own is None:
+        known, here = description.split.get("population"), data.source.population
+        raise ConfigError(
+            f"overlap={choice}: patients of the checkpoint ({known or 'unknown'}) and of "
+            f"{data.source.title} ({here or 'unknown'}) cannot be compared by their ids, nor by "
+            f"pixels, for the data it was trained on is not at hand{reason}. "
+            + (data.source.unknown_patients or "Put that back where its run found it")
+        )
+    records = data.subset_records("test")
+    found = recognise_patients(
+        description, data.source, records, lambda: own, cache_dir=data.cache_dir
+    )
+    return found.seen
+
+
 def choose_test_images(
-    description: Description, data: XrayDataModule, choice: str | None
+    description: Description,
+    data: XrayDataModule,
+    choice: str | None,
+    find_own: FindOwn = lambda: None,
 ) -> tuple[dict[str, Split], str]:
     """The subsets to evaluate, as :func:`separate_patients` gives them, and a note.
 
@@ -143,11 +171,13 @@ def choose_test_images(
     trained = description.split["subsets"]["test"]
     if fingerprint == trained and not choice:
         return {"test": data.split}, ""
-    splits = separate_patients(description, data, choice)
+    splits = separate_patients(description, data, choice, find_own)
     note = f"these test images [{fingerprint}] are not those of the training run [{trained}]; "
     if splits is None:
         splits = {"test": data.split}
         return splits, f"{note}some of them, or of their patients, may have been trained on"
+    by_ids = comparable(description, data.source.population)
+    note += "" if by_ids else "compared by pixels with its own data, "
     seen = len(data.split.subsets["test"]) - len(splits["test"].subsets["test"])
     if not seen:
         return splits, f"{note}no patient of them is one it learned from"
