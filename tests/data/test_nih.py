@@ -59,10 +59,7 @@ def test_full_table(full: ChestXray14) -> None:
 
 
 def test_full_lists(full: ChestXray14) -> None:
-    assert {k: len(ids) for k, ids in full.official.items()} == {
-        "train_val": 86_524,
-        "test": 25_596,
-    }
+    assert [len(full.official[subset]) for subset in ("train_val", "test")] == [86_524, 25_596]
     patients = {
         subset: {record.patient_id for record in full.records if record.image_id in ids}
         for subset, ids in full.official.items()
@@ -146,10 +143,8 @@ def test_records(nih_folder) -> None:
 
 def test_boxes_and_their_alias(nih_folder) -> None:
     boxes = ChestXray14(nih_folder.root).records[3].boxes
-    assert boxes == (
-        Box("Infiltration", 225.08, 547.02, 86.78, 79.19),
-        Box("Mass", 10, 20, 30.5, 40),
-    )
+    first = Box("Infiltration", 225.08, 547.02, 86.78, 79.19)
+    assert boxes == (first, Box("Mass", 10, 20, 30.5, 40))
 
 
 def test_survives_a_worker(nih_folder) -> None:
@@ -158,11 +153,9 @@ def test_survives_a_worker(nih_folder) -> None:
 
 
 def test_lists_without_a_final_newline_keep_the_last_name(nih_folder) -> None:
-    official = ChestXray14(nih_folder.root).official
-    assert official == {
-        "train_val": {"00000001_000.png", "00000001_001.png", "00000002_000.png"},
-        "test": {"00000003_000.png", "00000003_001.png"},
-    }
+    official = ChestXray14(nih_folder.root).official or {}
+    assert official["train_val"] == {f"0000000{n}.png" for n in ("1_000", "1_001", "2_000")}
+    assert official["test"] == {"00000003_000.png", "00000003_001.png"}
 
 
 def test_lists_are_optional(nih_folder) -> None:

@@ -60,9 +60,8 @@ def test_negatives_all_is_said(rsna_folder: Folder) -> None:
 def test_negatives_normal_leaves_the_abnormal_out(rsna_folder: Folder) -> None:
     source = mapped(rsna_folder, negatives="normal")
     assert source.title == "rsna (negatives: normal)"
-    assert [record.image_id for record in source.records] == [
-        image for image in rsna_folder.ids if not image.endswith("1")
-    ]
+    wanted = [image for image in rsna_folder.ids if not image.endswith("1")]
+    assert [record.image_id for record in source.records] == wanted
     (note,) = (note for note in source.notes if note.startswith("negatives=normal"))
     assert "9 abnormal images without opacity LEFT OUT, 9 normal ones are the negatives" in note
     assert not [note for note in source.notes if "not in the label table" in note]
@@ -106,10 +105,6 @@ def test_stage_2_is_preferred(rsna_folder: Folder) -> None:
 
 def test_no_table(tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError, match=r"no label table .*An RSNA folder holds stage_2_"):
-        Rsna(tmp_path)
-    (tmp_path / "inside").mkdir()
-    (tmp_path / "inside/stage_2_train_labels.csv").touch()
-    with pytest.raises(DataNotFoundError, match=r"There is one in .*inside: is that the folder"):
         Rsna(tmp_path)
     with pytest.raises(DataNotFoundError, match="does not exist"):
         Rsna(tmp_path / "nowhere")
@@ -222,11 +217,7 @@ def test_official_split_of_nih(rsna_folder: Folder, tmp_path: Path) -> None:
     assert source.official is not None
     assert source.official["test"] == {"id-80", "id-81", "id-82"}
     split = official_split(source.records, source.official)
-    assert [source.records[i].image_id for i in split.subsets["test"]] == [
-        "id-80",
-        "id-81",
-        "id-82",
-    ]
+    assert split.subsets["test"].tolist() == [24, 25, 26]
     names.write_text("00030000_000.png")
     with pytest.raises(SplitError, match="names none of the images: is it NIH's test_list"):
         mapped(rsna_folder, nih_test_list=names)
@@ -255,12 +246,9 @@ def test_view_age_and_sex_are_those_of_the_headers(rsna_folder: Folder) -> None:
     (rsna_folder.root / "stage_2_train_images/id-11.dcm").write_bytes(b"no DICOM")
     source = mapped(rsna_folder)
     about = {r.image_id: (r.age, r.sex, r.view) for r in source.records}
-    told = [about[f"id-{n}"] for n in ("00", "01", "02", "10", "11")]
-    nan = math.nan
-    np.testing.assert_array_equal([age for age, _, _ in told], [nan, 87, 41, nan, nan])
-    assert [rest for _, *rest in told] == [
-        ["", "PA"], ["F", "PA"], ["", "PA"], ["", "PA"], ["", ""]
-    ]  # fmt: skip
+    ages, sexes, views = zip(*(about[f"id-{n}"] for n in ("00", "01", "02", "10", "11")))
+    np.testing.assert_array_equal(ages, [math.nan, 87, 41, math.nan, math.nan])
+    assert (sexes, views) == (("", "F", "", "", ""), ("PA", "PA", "PA", "PA", ""))
     note = "age, sex and view by 26 DICOM headers, no age in 24, no sex in 25"
     assert note in source.notes
     unread = mapped(rsna_folder, headers=False)
@@ -270,9 +258,7 @@ def test_view_age_and_sex_are_those_of_the_headers(rsna_folder: Folder) -> None:
 
 def test_two_files_of_one_image(rsna_folder: Folder) -> None:
     (rsna_folder.root / "id-11.png").touch()
-    with pytest.raises(
-        DataError, match=r"id-11\.dcm and .*id-11\.png are one image|id-11\.png and"
-    ):
+    with pytest.raises(DataError, match=r"id-11\.\w+ and .*id-11\.\w+ are one image"):
         mapped(rsna_folder)
 
 
@@ -325,11 +311,8 @@ def test_the_real_sample(real_data: Callable[[str], Path]) -> None:
 def test_config(rsna_folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     from xray_lightning.cli.datasets import data
 
-    options = [
-        "data=rsna",
-        f"data.root={rsna_folder.root}",
-        f"data.nih_map={rsna_folder.nih_map()}",
-    ]
+    options = [f"data.root={rsna_folder.root}", f"data.nih_map={rsna_folder.nih_map()}"]
+    options.insert(0, "data=rsna")
     data([*options, "data.negatives=normal"], as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert (facts["images"], facts["patients"], facts["positives"]) == (18, 9, {"Lung Opacity": 9})

@@ -71,10 +71,8 @@ class ChestXDet(Source):
 
     Raises:
         ConfigError: of ``mask``: the record or label is not of this data set.
-        DataNotFoundError: no folder, or no ``ChestX_Det_train.json`` in it.
-        TableError: a table is no list of such entries, names an image twice, an unknown label, or a
-            box or polygon that is malformed or outside the image; names the entry.
-        DataError: two files are the same image.
+        DataNotFoundError, TableError, DataError: as every :class:`Source` of a folder; also where a
+            table is no list of such entries, or a polygon is outside the image.
     """
 
     name = "chestxdet"

@@ -72,8 +72,7 @@ class Mimic(Source):
 
     Raises:
         ConfigError: a choice or view that there is not.
-        DataNotFoundError: no folder, or a table that is needed is not in it.
-        TableError: a table lacks a column, an image or study stands twice, or a cell is no code.
+        DataNotFoundError, TableError: as every :class:`Source` of a folder.
     """
 
     name = "mimic"

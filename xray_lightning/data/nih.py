@@ -61,11 +61,9 @@ class ChestXray14(Source):
             list are then looked for in ``root`` first, and next to the table second.
 
     Raises:
-        DataNotFoundError: no folder, no label table, or only one of the two lists.
-        TableError: a table lacks a column, repeats an image, names an unknown label or image, or
-            has a malformed number.
+        DataNotFoundError, TableError, DataError: as every :class:`Source` of a folder; also with
+            only one of the two lists.
         SplitError: the lists share images.
-        DataError: two folders hold a file of the same name.
     """
 
     name = population = "nih"

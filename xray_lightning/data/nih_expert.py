@@ -96,10 +96,8 @@ class NihExperts(Source):
 
     Raises:
         ConfigError: ``truth`` is neither of the two, or one of ``rsna`` and ``nih_map`` is missing.
-        DataNotFoundError: no folder, no table, or one of Google's two tables alone.
-        TableError: a table lacks a column, repeats an image, or has another cell than YES, NO or
-            blank.
-        DataError: two files are the same image.
+        DataNotFoundError, TableError, DataError: as every :class:`Source` of a folder; also with
+            one of Google's two tables alone.
     """
 
     name, population = "nih_expert", "nih"

@@ -58,14 +58,10 @@ class OpenI(Source):
         views: of the images wanted, PA, AP, LL, unknown; None: all.
         allow_missing: let commands that read pixels leave out the images that are not on disk.
 
-    Warns:
-        UnknownPatientsWarning: always, see ``UNKNOWN_PATIENTS``.
-
     Raises:
         ConfigError: no image has one of the views, or views are asked for without the headers.
-        DataNotFoundError: no folder, no reports or no map.
-        TableError: a report is not XML, has no uId, or shares an image with another.
-        DataError: two files are the same image.
+        DataNotFoundError, TableError, DataError: as every :class:`Source` of a folder; also where a
+            report is not XML, has no uId, or shares an image with another.
     """
 
     name = "openi"

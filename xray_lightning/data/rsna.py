@@ -73,11 +73,9 @@ class Rsna(Source):
 
     Raises:
         ConfigError: ``negatives`` is neither of the two, or there is a test list without a map.
-        DataNotFoundError: no folder, no label table, or no class info for negatives="normal".
-        TableError: a table lacks a column, contradicts itself or the other, has a box outside the
-            image, or the map lacks an image; names the row.
+        DataNotFoundError, TableError, DataError: as every :class:`Source` of a folder; also without
+            class info for negatives="normal", or where the map lacks an image.
         SplitError: the test list names none of the images of the map.
-        DataError: two files are the same image.
     """
 
     name = "rsna"

@@ -52,10 +52,8 @@ class Siim(Source):
 
     Raises:
         ConfigError: of ``mask``: the record is not of this data set.
-        DataNotFoundError: no folder, or no ``train-rle.csv`` in it.
-        TableError: the table lacks a column, has run lengths that do not fit the image, or says of
-            one image that it has a pneumothorax and none; names the row.
-        DataError: two files are the same image.
+        DataNotFoundError, TableError, DataError: as every :class:`Source` of a folder; also where
+            run lengths do not fit the image, or it has a pneumothorax and none by two rows.
     """
 
     name = "siim"

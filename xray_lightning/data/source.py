@@ -54,8 +54,11 @@ class Source:
     """A data set: NIH's folder, RSNA's, a CSV table, the phantom, or a subclass of yours.
 
     A subclass sets ``labels`` and ``records``, whose ``path`` is the file of each image; all else
-    has a default. ``fill`` sets records, counts and notes of a published set at once. One that
-    draws or stores its images otherwise has its own ``read``, ``identity`` and ``missing``.
+    has a default. One that draws or stores its images otherwise has its own ``read``, ``identity``
+    and ``missing``. That of a published folder ends in ``fill``, and raises DataNotFoundError where
+    there is no such folder or label table, TableError with the row where a table lacks a column,
+    names an image twice, an unknown label or image, or has a cell or box that cannot be, and
+    DataError where two files are one image.
 
     Attributes:
         name: short name used in file names, e.g. "nih".

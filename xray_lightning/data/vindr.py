@@ -111,10 +111,8 @@ class Vindr(Source):
 
     Raises:
         ConfigError: ``readers`` is none of the four.
-        DataNotFoundError: no folder, no label table, or no boxes beside it.
-        TableError: a table lacks a column, repeats a row, names an unknown label or image, or has a
-            malformed number or a box without area; names the row.
-        DataError: two files are the same image.
+        DataNotFoundError, TableError, DataError: as every :class:`Source` of a folder; also without
+            the boxes beside a label table.
     """
 
     name = "vindr"
