@@ -96,13 +96,11 @@ def open_checkpoint(place: Path, overrides: Sequence[str]) -> Opened:
         notes.append(f"data has {few} of the {many} labels: {', '.join(data.labels)}")
     take_images(data, own["images"])
 
-    def open_data(trained: Checkpoint) -> XrayDataModule:
-        return data_from(read_settings(trained, [f"cache_dir={config.cache_dir}"]), workers=workers)
+    def find_own() -> XrayDataModule:
+        saved = read_settings(loaded, [f"cache_dir={config.cache_dir}"])
+        return open_own(loaded, lambda _: data_from(saved, workers=workers))
 
-    choice = own["overlap"] or None
-    splits, note = choose_test_images(
-        description, data, choice, lambda: open_own(loaded, open_data)
-    )
+    splits, note = choose_test_images(description, data, own["overlap"] or None, find_own)
     show(*(f"note: {text}" for text in (*notes, note) if text))
     return Opened(loaded, config, data, splits, own["overlap"], run_dir, own["labels"])
 
