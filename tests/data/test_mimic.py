@@ -107,8 +107,8 @@ def test_long_tail_labels_are_a_table_of_data_csv(folder: Path) -> None:
             "f,10000935,5,AP,p10/p10000935/s5/f.jpg,test,0,0")  # fmt: skip
     (folder / "labels.csv").write_text("\n".join(rows))
     columns = {"image": "fpath", "patient": "subject_id", "view": "ViewPosition"}
-    labels = ["Edema", "Hernia"]
-    source = CsvTable(folder / "labels.csv", root=folder / "files", columns=columns, labels=labels)
+    source = CsvTable(folder / "labels.csv", root=folder / "files", columns=columns)
+    assert source.labels == ("Edema", "Hernia")
     split = auto_split(source.records, source.official)
     assert {subset: len(rows) for subset, rows in split.subsets.items()} == {
         "train": 1, "val": 1, "test": 1,

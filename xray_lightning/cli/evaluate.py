@@ -112,13 +112,15 @@ def evaluate_predictions(
 ) -> Evaluation:
     """What the scores of the test set are worth."""
     config, data = opened.config, opened.data
-    weights = opened.checkpoint.weights_sha256
+    weights, train = opened.checkpoint.weights_sha256, data.split.subset_fingerprints["train"]
+    own = train == opened.checkpoint.description.split["subsets"]["train"]
     return evaluate(
         predictions,
         data.subset_records("test"),
         origin_of(data, "test", config.tta, weights, overlap_known=opened.overlap_known),
         operating_points=read_points(opened),
         draws=config.draws,
+        learned=data.subset_targets("train") if own else None,
         prior=require_prior(config.prior),
         hospital_probe=hospital_probe,
     )

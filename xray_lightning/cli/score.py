@@ -56,7 +56,8 @@ def score(table: Path, overrides: Sequence[str], as_json: bool = False) -> None:
     scores = dict(zip(*read_scores(table, source.labels, images), strict=True))
     records, note = choose_records(source.records, scores, split, subset, allow_missing)
     path = run_dir and prepare_folder(run_dir) / "score.json"
-    fitted = None
+    fitted, train = None, split.subsets["train"].tolist() if split else ()
+    learned = target_matrix([source.records[row] for row in train]) if train else None
     if points:
         fit, _ = choose_records(source.records, scores, split, points, allow_missing)
         beside = beside_truth(source, fit, scores)
@@ -69,6 +70,7 @@ def score(table: Path, overrides: Sequence[str], as_json: bool = False) -> None:
         prior=prior,
         draws=own["draws"],
         seed=own["bootstrap_seed"],
+        learned=learned,
         subgroups=own["subgroups"],
     )
     place = "" if split is None else f", split {split.name} [{split.fingerprint}], {subset}"

@@ -33,7 +33,8 @@ RESERVED = ("image", "patient", "split", "age", "sex", "view", "follow_up")
 NO_LABELS = (  # columns, in any case, that tell of the image or the split
     *("age", "fold", "folds", "frontal", "gender", "index", "is_test", "is_train", "is_val"),
     *("is_valid", "kfold", "lateral", "partition", "portable", "set", "sex", "split", "subset"),
-    *("test", "train", "val", "valid", "validation", "view"),
+    *("test", "train", "val", "valid", "validation", "view", "viewposition"),
+    *("dicom_id", "fpath", "path", "study_id", "subject_id"),  # of MIMIC-CXR and CXR-LT
 )
 BOX_COLUMNS = ("image", "label", "x", "y", "width", "height")
 

@@ -13,7 +13,7 @@ from xray_lightning.evaluation.published import Published, comparable
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import Calibration, require_method
 from xray_lightning.metrics.estimates import Metrics, estimate_metrics
-from xray_lightning.metrics.intervals import Estimate
+from xray_lightning.metrics.intervals import Array, Estimate, divided
 from xray_lightning.metrics.operating_points import (
     Calls,
     OperatingPoints,
@@ -27,9 +27,11 @@ from xray_lightning.metrics.subgroups import (
     measure_subgroups,
     measure_underdiagnosis,
 )
-from xray_lightning.records import Record, patients_known
+from xray_lightning.records import Record, is_known, patients_known
 from xray_lightning.results import Json, Result
 
+# share of positives in training above which a label is of the group
+FREQUENCY = {"head (above 10 %)": 0.1, "medium (1 to 10 %)": 0.01, "tail (below 1 %)": -1.0}
 MISSED_DRAWS = 500  # of missed disease, in each of 31 groups
 
 
@@ -105,6 +107,7 @@ def evaluate(
     prior: Prior = VALIDATION,  # the prevalence that calibrated scores hold for, see priors.py
     draws: int = 2000,  # of the bootstrap; subgroups need none, missed disease gets at most 500
     seed: int = 0,  # of the bootstrap
+    learned: Array | None = None,  # targets of training (M, L), which tell what is rare there
     subgroups: bool = True,  # whether they are evaluated
     # AUROC at which features tell each hospital, where they were looked at
     hospital_probe: Mapping[str, Estimate] | None = None,
@@ -116,7 +119,6 @@ def evaluate(
     """
     origin = origin or Origin()
     priors, prior_tests = correct_priors(prior, predictions, operating_points)
-    calibrations = _calibrate(operating_points, priors)
     thresholds = operating_points.thresholds if operating_points else {}
     columns = predictions.labels, predictions.scores, predictions.targets
     few = min(draws, MISSED_DRAWS)
@@ -127,7 +129,8 @@ def evaluate(
         *columns,
         predictions.patient_ids,
         thresholds=thresholds,
-        calibrations=calibrations or None,
+        calibrations=_calibrate(operating_points, priors) or None,
+        groups=None if learned is None else group_by_frequency(predictions.labels, learned),
         draws=draws,
         seed=seed,
         threads=available_cores(),
@@ -150,6 +153,19 @@ def evaluate(
         published=_find_published(origin, predictions.labels, len(records)),
         pooled=describe_pooled(predictions, records, hospital_probe or {}, draws=few, seed=seed),
     )
+
+
+def group_by_frequency(labels: Sequence[str], targets: Array) -> dict[str, list[str]]:
+    """Labels by their share of positives among the targets of training (N, L), NaN unknown.
+
+    Head, medium and tail, as CXR-LT's labels are grouped [read in code of others, not in a paper].
+    """
+    shares = divided((targets == 1).sum(axis=0), is_known(targets).sum(axis=0))
+    groups: dict[str, list[str]] = {name: [] for name in FREQUENCY}
+    for label, share in zip(labels, shares, strict=True):
+        for name in [name for name, least in FREQUENCY.items() if share > least][:1]:
+            groups[name].append(label)
+    return {name: own for name, own in groups.items() if own}
 
 
 def _calibrate(

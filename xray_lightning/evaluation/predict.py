@@ -155,6 +155,7 @@ def evaluate_run(
         origin_of(data, "test", tta, weights),
         operating_points=points,
         draws=draws,
+        learned=data.subset_targets("train"),
         hospital_probe=hospital_probe,
     )
     write_json(evaluation.to_json(), run / "evaluation.json")

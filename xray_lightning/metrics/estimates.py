@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -79,12 +79,21 @@ class LabelMetrics(Result):
 
 
 @dataclass(frozen=True)
+class LabelGroup(Result):
+    """Some of the labels, such as the rare ones."""
+
+    labels: list[str]
+    average_precision: Estimate  # mean over those of them where it is defined
+
+
+@dataclass(frozen=True)
 class Metrics(Result):
     """Metrics of every label and their means."""
 
     labels: dict[str, LabelMetrics]  # label -> its metrics
     mean: dict[str, Estimate]  # metric -> estimate of the mean over the labels where it is defined
     defined: dict[str, int]  # metric -> over how many labels that is
+    groups: dict[str, LabelGroup] = field(default_factory=dict)  # as they were asked for
 
     @property
     def few_positive_patients(self) -> dict[str, int]:
@@ -128,6 +137,7 @@ def estimate_metrics(
     # map of each label, fitted elsewhere (validation); if given, Brier's score and the calibration
     # error after it stand beside the raw ones, NaN for a label without one
     calibrations: Mapping[str, Calibration | None] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,  # name -> labels
     draws: int = 2000,  # of the bootstrap
     seed: int = 0,  # of the bootstrap
     threads: int = 2,  # labels at a time
@@ -158,7 +168,9 @@ def estimate_metrics(
         metric: sum(bool(np.isfinite(label.values[metric][0])) for label in first)
         for metric in mean
     }
-    return Metrics(metrics, mean, defined)
+    by_label = dict(zip(labels, drawn, strict=True))
+    some = {name: _group(by_label, own) for name, own in (groups or {}).items()}
+    return Metrics(metrics, mean, defined, some)
 
 
 def _count(
@@ -167,6 +179,12 @@ def _count(
     positive, known = targets == 1, int(is_known(targets).sum())
     patients = len(np.unique(bootstrap.codes[positive]))
     return LabelMetrics(int(positive.sum()), known, patients, _estimates(*drawn))
+
+
+def _group(drawn: Mapping[str, tuple[_Drawn, _Drawn]], labels: Sequence[str]) -> LabelGroup:
+    by_patient, by_image = zip(*(drawn[label] for label in labels), strict=True)
+    means = _estimates(_mean(by_patient), _mean(by_image))
+    return LabelGroup(list(labels), means["average_precision"])
 
 
 def _estimates(by_patient: _Drawn, by_image: _Drawn) -> dict[str, Estimate]:

@@ -35,6 +35,7 @@ def evaluation_lines(
     metrics, points = evaluation.metrics, evaluation.operating_points
     pooled = evaluation.pooled.hospital_alone if evaluation.pooled else {}
     lines: list[Table | str] = [auroc_table(metrics, title, pooled), *hospital_lines(evaluation)]
+    lines += [frequency_table(metrics)] if metrics.groups else []
     lines.append(error_table(metrics))
     thresholds = points.thresholds if points else {}
     if points and evaluation.calls and thresholds:
@@ -68,6 +69,15 @@ def auroc_table(metrics: Metrics, title: str, pooled: Collection[str] = ()) -> T
     table.add_section()
     name = f"mean of {metrics.defined['auroc']}/{len(metrics.labels)}"
     table.add_row(name, "", *_auroc_cells(metrics.mean), "", style="bold")
+    return table
+
+
+def frequency_table(metrics: Metrics) -> Table:
+    """Macro average precision of labels that are common, less so and rare in training."""
+    table = empty_table("AP by frequency in training", "", "labels", "mean AP", "95 % (patients)")
+    for name, group in metrics.groups.items():
+        precision = group.average_precision
+        table.add_row(name, str(len(group.labels)), number(precision.value), _ends(precision))
     return table
 
 
