@@ -17,10 +17,16 @@ MAIN = "from xray_lightning.cli.app import main; main()"
 XRAY = [sys.executable, "-c", MAIN]
 TRAIN = [sys.executable, str(ROOT / "train.py")]
 SECONDS = 540  # a command that takes longer is killed
-SERVER = """
-import json, os, runpy, signal, sys
+LIGHT = """
+import xray_lightning.cli.app, xray_lightning.cli.train, xray_lightning.cli.audit
+import xray_lightning.cli.compare, xray_lightning.cli.report, xray_lightning.cli.score
+"""  # all but torch
+HEAVY = """
 import xray_lightning.audit.shortcuts.run, xray_lightning.cli.fit, xray_lightning.explain.run
 import xray_lightning.evaluation.compare, xray_lightning.deploy.predict, xray_lightning.report.panel
+"""
+SERVER = """
+import json, os, runpy, signal, sys
 for line in sys.stdin:
     words, folder, variables, place, seconds = json.loads(line)
     if child := os.fork():
@@ -42,16 +48,17 @@ for line in sys.stdin:
 
 
 @cache
-def _server() -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def _server(imports: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", imports + SERVER]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def run(command: list[str], folder: Path, code: int = 0, **variables: str) -> str:
+def run(
+    command: list[str], folder: Path, code: int = 0, *, imports: str = HEAVY, **variables: str
+) -> str:
     """What a command of Python says, both streams; it must end with this exit code."""
     with tempfile.NamedTemporaryFile() as file:
-        server = _server()
+        server = _server(imports)
         order = [command[1:], str(folder), os.environ | variables, file.name, SECONDS]
         print(json.dumps(order), file=server.stdin, flush=True)
         ended = int(server.stdout.readline())

@@ -1,14 +1,12 @@
 """Simple errors come before torch is loaded."""
 
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from running import LIGHT, run
 
-ROOT = Path(__file__).parents[2]
 WATCHED = """
 import sys
 code = 0
@@ -33,6 +31,9 @@ sys.exit(code)
         ("train.py seed=abc", "seed must be a number"),
         ("train.py lr=0.1", "optim.optimizer.lr"),
         ("train.py model=xcepton", "Could not find 'model/xcepton'"),
+        ("train.py model=nothing", "Available options in 'model'"),
+        ("train.py image_sise=3", "unknown setting image_sise: image_size"),
+        ("train.py data=nih data.root=nowhere", "nowhere does not exist"),
         ("train.py trainer.devices=0", "trainer.devices must be at least 1"),
         ("train.py optim.optimizer.lr=nan", "optim.optimizer.lr must be a number"),
         ("train.py data=csv data.table=none.csv", "there is no table none.csv"),
@@ -60,16 +61,9 @@ sys.exit(code)
 def test_errors_before_torch(command: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "any.ckpt").write_bytes(b"not looked at")
     started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED, *command.split()],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert message in done.stderr
-    assert (done.returncode, done.stdout.split()[-1]) == (2, "light"), done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    text = run([sys.executable, "-c", WATCHED, *command.split()], tmp_path, 2, imports=LIGHT)
+    assert message in text
+    assert text.split()[-1] == "light", text
+    assert "Traceback" not in text
+    assert not (tmp_path / "nowhere").exists()
     assert time.monotonic() - started < 20, "0.5 s on an idle machine"
