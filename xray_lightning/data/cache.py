@@ -21,14 +21,13 @@ import math
 import os
 import shutil
 import struct
+import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Event
 from typing import Any, Literal
 
 import cv2
@@ -260,19 +259,14 @@ def _find(folder: Path, manifest: Manifest) -> ImageCache | None:
     return load_cache(folder)
 
 
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> AbstractContextManager[object]:
     """Hold the cache folder alone among all processes; say so when another one has it."""
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         logger.warning("waiting for another process that is building the image cache %s", folder)
-        lock.acquire(poll_interval=0.2)
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire(poll_interval=0.2)
 
 
 def _create(folder: Path, manifest: Manifest, records: Sequence[Record]) -> None:
@@ -319,80 +313,67 @@ def _fill(
     """Decode every image that is not done; unreadable ones are named when all others are."""
     cache = load_cache(folder, "r+")
     rows = np.flatnonzero(cache.done == 0).tolist()
+    decoded: list[int] = []  # rows whose flag is not set yet
     failures: dict[int, str] = {}
     remarks: list[list[str]] = []
 
     def decode(row: int) -> None:
-        record = records[row]
         with collect_notes() as notes:
             try:
-                image = source.read(record)
-                square = fit_square(image, cache.images.shape[1])
+                _decode_row(source, records[row], cache, row)
+                decoded.append(row)
             except (DataError, OSError) as error:
-                failures[row] = f"{record.image_id}: {error}"
-            else:
-                cache.images[row], cache.sizes[row] = square, image.shape
-                cache.sums[row] = checksum(row, square, image.shape)
-                confirm(row)
+                failures[row] = f"{records[row].image_id}: {error}"
         if notes:
             remarks.append(notes)
 
-    count, before = len(records), len(records) - len(rows)
+    count, before, synced = len(records), len(records) - len(rows), time.monotonic()
     bar = show_progress("decoding images", shown=progress is True, unit="images")
-    shown = nullcontext(progress) if callable(progress) else bar
-    with single_threaded_opencv(), _sync_regularly(cache) as confirm, shown as report:
+    with single_threaded_opencv(), nullcontext(progress) if callable(progress) else bar as report:
         if before:
             report(before, count)
-        decode_all(decode, rows, workers=workers, report=lambda n: report(before + n, count))
+        try:
+            with closing(decode_all(decode, rows, workers=workers)) as counts:
+                for done in counts:
+                    report(before + done, count)
+                    if time.monotonic() > synced + SYNC_SECONDS:
+                        _set_flags(cache, decoded)
+                        synced = time.monotonic()
+        finally:
+            _set_flags(cache, decoded)
     if line := tally(remarks):
         logger.warning("how images were read: %s", line)
-    if failures:
-        named = [failures[row] for row in sorted(failures)[:NAMED_FAILURES]]
-        lines = "\n  ".join(named + ["..."] * (len(failures) > NAMED_FAILURES))
-        raise InvalidImageError(
-            f"{len(failures):,} of {count:,} images are unreadable:\n  {lines}\nAll others are "
-            "cached. Download these again, or take their lines out of the label table"
-        )
+    _require_all(failures, count)
 
 
-@contextmanager
-def _sync_regularly(cache: ImageCache) -> Iterator[Callable[[int], None]]:
-    """Gives a function that sets the flag of a row, always after its pixels reached the disk.
+def _decode_row(source: Source, record: Record, cache: ImageCache, row: int) -> None:
+    image = source.read(record)
+    square = fit_square(image, cache.images.shape[1])
+    cache.images[row], cache.sizes[row] = square, image.shape
+    cache.sums[row] = checksum(row, square, image.shape)
 
-    The syncing has a thread of its own: fsync waits for the disk and would hold up the decoding.
-    (``memmap.flush`` keeps the interpreter lock while it waits, ``os.fsync`` does not.)
+
+def _set_flags(cache: ImageCache, decoded: list[int]) -> None:
+    """Set the flags of decoded rows, emptying the list, once their pixels reached the disk.
+
+    The threads decode on: ``memmap.flush`` would keep the interpreter's lock, ``fsync`` does not.
     """
-    decoded: list[int] = []
-    stop = Event()
-
-    def sync() -> None:
-        rows = decoded[:]
-        for name in ("images", "sizes", "sums"):
-            _flush(cache.path / f"{name}.bin")
-        cache.done[rows] = 1
-        _flush(cache.path / "done.bin")
-        del decoded[: len(rows)]
-
-    def repeat() -> None:
-        while not stop.wait(SYNC_SECONDS):
-            sync()
-
-    def confirm(row: int) -> None:
-        decoded.append(row)
-        if regular.done():
-            regular.result()  # raises what a sync raised
-
-    with ThreadPoolExecutor(1, thread_name_prefix="sync") as thread:
-        regular = thread.submit(repeat)
-        try:
-            yield confirm
-        finally:
-            stop.set()
-            regular.result()
-            sync()
+    rows = decoded[:]
+    for name in ("images", "sizes", "sums", "done"):
+        if name == "done":
+            cache.done[rows] = 1
+        with (cache.path / f"{name}.bin").open("rb+") as file:
+            os.fsync(file.fileno())  # writes dirty pages of memory maps, too
+    del decoded[: len(rows)]
 
 
-def _flush(path: Path) -> None:
-    """Write the file's dirty pages to the disk, those of its memory maps included."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+def _require_all(failures: Mapping[int, str], count: int) -> None:
+    """Raise InvalidImageError if images could not be read, and name the first of them."""
+    if not failures:
+        return
+    named = [failures[row] for row in sorted(failures)[:NAMED_FAILURES]]
+    lines = "\n  ".join(named + ["..."] * (len(failures) > NAMED_FAILURES))
+    raise InvalidImageError(
+        f"{len(failures):,} of {count:,} images are unreadable:\n  {lines}\nAll others are "
+        "cached. Download these again, or take their lines out of the label table"
+    )

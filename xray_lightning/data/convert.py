@@ -9,7 +9,7 @@ import csv
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -25,7 +25,8 @@ from xray_lightning.data.source import require_directory
 from xray_lightning.data.tables import read_table
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, InvalidImageError
 from xray_lightning.folders import lock_folder
-from xray_lightning.writing import Json, open_replacing, write_table
+from xray_lightning.results import Result
+from xray_lightning.writing import open_replacing, write_table
 
 NAMES = "names.csv"
 HEADER = ("file", *COLUMNS, "png_bits")
@@ -45,23 +46,14 @@ class PngOptions:
 
 
 @dataclass(frozen=True)
-class Conversion:
+class Conversion(Result):
     """What became of a folder."""
 
     converted: int  # images written by this run
     before: int  # images that were there, of the same files
     others: int  # files that are not DICOM
     notes: str = ""  # the reader's remarks on all the files, one line
-    failures: Mapping[str, str] = field(default_factory=dict)  # file to reason
-
-    def to_json(self) -> Json:
-        """As plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, plain: Json) -> "Conversion":
-        """What ``to_json`` gave."""
-        return cls(**plain)
+    failures: dict[str, str] = field(default_factory=dict)  # file to reason
 
 
 @dataclass(frozen=True)

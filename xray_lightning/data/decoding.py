@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from threading import Event
 from typing import TypeVar
 
 import cv2
@@ -35,39 +34,30 @@ def single_threaded_opencv() -> Iterator[None]:
 
 
 def decode_all(
-    decode: Callable[[Item], None],
-    items: Sequence[Item],
-    *,
-    workers: int,
-    report: Callable[[int], object],
-) -> None:
-    """Call ``decode`` for every item in threads, and ``report`` with how many are done.
+    decode: Callable[[Item], None], items: Sequence[Item], *, workers: int
+) -> Generator[int, None, None]:
+    """Call ``decode`` for every item in threads; give how many are done whenever there are more.
 
-    An exception, in a thread or here (Ctrl-C), lets each thread finish the item it is at.
+    An exception, in a thread or in the caller (Ctrl-C), lets each thread finish the item it is at.
     """
-    queue, stop, done = iter(items), Event(), [0] * workers
+    queue, done = iter(items), list[Item]()  # shared: next() and append() are atomic
 
-    def work(worker: int) -> None:
-        for item in queue:  # shared: next() of a sequence's iterator is atomic
+    def work() -> None:
+        for item in queue:
             decode(item)
-            done[worker] += 1
-            if stop.is_set():
-                return
+            done.append(item)
 
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        threads = [pool.submit(work, worker) for worker in range(workers)]
-        reported = 0
+        threads, told = {pool.submit(work) for _ in range(workers)}, 0
         try:
-            running = True
-            while running:
-                over, others = wait(threads, GLANCE_SECONDS, FIRST_EXCEPTION)
+            while threads:
+                over, threads = wait(threads, GLANCE_SECONDS, FIRST_EXCEPTION)
                 for thread in over:
                     thread.result()
-                running = bool(others)
-                if sum(done) > reported:
-                    report(reported := sum(done))
+                if len(done) > told:
+                    yield (told := len(done))
         finally:
-            stop.set()
+            deque(queue, maxlen=0)  # nothing is left to decode
 
 
 def decode_ahead(
