@@ -1,9 +1,10 @@
 """Record, Box and the 14 findings: one radiograph as a row of a data set."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -69,9 +70,65 @@ class Record:
     hospital: str = ""  # name of the data set, where several are read together; else ""
 
 
+class Records(Sequence[Record]):
+    """Records over columns, by the names of their fields; each is made when it is asked for.
+
+    So a table of 200,000 rows is read and split in the time that making them would take. Targets
+    are (N, L), all other columns (N,); what has no column has its default. Positions or a slice
+    give other ``Records``.
+    """
+
+    def __init__(self, **columns: Any) -> None:
+        self.columns: dict[str, npt.NDArray[Any]] = {
+            name: column if isinstance(column, np.ndarray) else np.fromiter(column, object)
+            for name, column in columns.items()
+        }
+
+    @classmethod
+    def join(cls, parts: Sequence["Records"]) -> "Records":
+        """Those of all parts, which have the same columns."""
+        names = parts[0].columns
+        return cls(**{name: np.concatenate([p.columns[name] for p in parts]) for name in names})
+
+    def __len__(self) -> int:
+        return len(self.columns["image_id"])
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(Record, *(read_column(self, name) for name in _DEFAULTS))
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice | npt.NDArray[Any]) -> "Records": ...
+    def __getitem__(self, index: int | slice | npt.NDArray[Any]) -> "Record | Records":
+        if isinstance(index, slice | np.ndarray):
+            return Records(**{name: column[index] for name, column in self.columns.items()})
+        fields = {name: column[index] for name, column in self.columns.items()}
+        return Record(**fields | {"targets": tuple(fields["targets"].tolist())})
+
+
+_DEFAULTS = {field.name: field.default for field in fields(Record)}
+
+
+def read_column(records: Sequence[Record], name: str) -> list[Any]:
+    """One field of each record, (N,)."""
+    if not isinstance(records, Records):
+        return [getattr(record, name) for record in records]
+    if name not in records.columns:
+        return [_DEFAULTS[name]] * len(records)
+    column = records.columns[name].tolist()
+    return list(map(tuple, column)) if name == "targets" else column
+
+
+def take_records(records: Sequence[Record], rows: npt.NDArray[np.integer]) -> Sequence[Record]:
+    """The records at some positions."""
+    return records[rows] if isinstance(records, Records) else [records[i] for i in rows.tolist()]
+
+
 def is_known(targets: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
     """Where a target is 1 or 0; a share between the two tells a metric as little as NaN."""
-    return np.isin(targets, (0, 1))
+    known: npt.NDArray[np.bool_] = (targets == 0) | (targets == 1)
+    return known
 
 
 def target_matrix(records: Sequence[Record], *, shares: bool = False) -> npt.NDArray[np.float32]:
@@ -80,13 +137,23 @@ def target_matrix(records: Sequence[Record], *, shares: bool = False) -> npt.NDA
     >>> target_matrix([Record("a.png", "1", (1.0, 0.7))]).tolist()
     [[1.0, nan]]
     """
-    targets = np.array([record.targets for record in records], dtype=np.float32)
+    if isinstance(records, Records):
+        targets = records.columns["targets"].astype(np.float32)
+    else:
+        targets = np.array([record.targets for record in records], dtype=np.float32)
     return targets if shares else np.where(is_known(targets), targets, np.float32(np.nan))
 
 
-def patient_ids(records: Iterable[Record]) -> npt.NDArray[np.str_]:
+def patient_ids(records: Sequence[Record]) -> npt.NDArray[np.str_]:
     """Patient of each record, (N,)."""
-    return np.array([record.patient_id for record in records], dtype=np.str_)
+    return np.array(read_column(records, "patient_id"), dtype=np.str_)
+
+
+def number_distinct(words: Iterable[str]) -> tuple[npt.NDArray[np.intp], list[str]]:
+    """The number of each word, (N,), and the distinct words in the order they first come."""
+    numbers: dict[str, int] = {}
+    rows = [numbers.setdefault(word, len(numbers)) for word in words]
+    return np.array(rows, np.intp), list(numbers)
 
 
 def patients_known(records: Iterable[Record]) -> bool:

@@ -26,10 +26,10 @@ these tables count images. Ages end at 90, which stands for all above.
 
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,7 @@ from xray_lightning.data.uncertain import (
     read_codes,
 )
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
-from xray_lightning.records import NAN, NO_FINDING, Record
+from xray_lightning.records import NAN, NO_FINDING, Record, Records, read_column
 
 LABELS = (
     *(NO_FINDING, "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion"),
@@ -153,7 +153,7 @@ class CheXpert(Source):
         self.counts, self.official = counts, _assign_parts(parts)
         published = {name: rows for name, rows in PUBLISHED.items() if name.split()[0] in parts}
         notes += compare_counts(counts, published)
-        records = [record for rows in parts.values() for record in rows]
+        records: Sequence[Record] = Records.join(list(parts.values()))
         self._masks: dict[str, dict[str, PackedMask]] = {}  # image -> label -> mask
         self._told: set[str] = set()  # images of which the files of masks tell what is absent
         for file in [segmentations] if isinstance(segmentations, str | Path) else segmentations:
@@ -237,7 +237,7 @@ def _find_archive(root: Path) -> Path:
 
 def _assign_parts(parts: Mapping[str, Sequence[Record]]) -> dict[str, frozenset[str]] | None:
     """The official split; None without training, or with nothing else."""
-    ids = {part: frozenset(r.image_id for r in records) for part, records in parts.items()}
+    ids = {part: frozenset(read_column(rows, "image_id")) for part, rows in parts.items()}
     train = ids.pop("train", None)
     if not ids or train is None:
         return None
@@ -254,44 +254,38 @@ def _read_part(
     read: "partial[npt.NDArray[np.float64]]",
     counts: dict[str, dict[str, int]],
     notes: list[str],
-) -> tuple[Record, ...]:
-    """One record per row of a part's table; adds its counts and notes."""
+) -> Records:
+    """The rows of a part's table; adds its counts and notes."""
     table.require("Path")
     table.refuse_repeats("Path")
-    studies, patients, files, sides = zip(*_read_paths(table, part), strict=True)
-    images = [f"{part}/{file}" for file in files]
+    patients, studies, images, sides = _read_paths(table, part)
     codes, ages = code_matrix(table, LABELS), np.array(table.numbers("Age"))
     targets = read(codes, images)
     if absent := [label for label in LABELS if label not in table.columns]:
         targets[:, list(map(LABELS.index, absent))] = NAN
         notes.append(f"{table.path.name} lacks {', '.join(absent)}: unknown")
-    words = table.text("AP/PA")
-    odd = {
-        "sex unknown": sum(word not in ("Male", "Female") for word in table.text("Sex")),
-        "age 0": int((ages == 0).sum()),
-        "no label": int(np.isnan(codes).all(axis=1).sum()),
-    }
     size = len(images), len(set(patients)), len(set(studies))
     sizes = _name(_SIZE, *size, sides.count("frontal"), sides.count("lateral"))
-    views = dict(Counter(filter(None, words)).most_common())
+    views, sexes = table.count("AP/PA"), table.count("Sex")
+    views.pop("", None)
+    strange = len(images) - sexes.get("Male", 0) - sexes.get("Female", 0)
+    silent = int(np.isnan(codes).all(axis=1).sum())
+    odd = {"sex unknown": strange, "age 0": int((ages == 0).sum()), "no label": silent}
     told = {"": sizes, " views": views, " odd": odd}
     told |= {f" {name}": rows for name, rows in count_codes(codes, LABELS).items()}
     counts |= {part + name: rows for name, rows in told.items()}
     notes += _describe_odd(part, odd, views)
-    columns = (
-        images,
-        patients,
-        map(tuple, targets.tolist()),
-        _find_files(folder, part, files),
-        [()] * len(images),
-        [None] * len(images),
-        np.where(ages == 0, NAN, ages).tolist(),
-        table.sexes("Sex", notes),
-        ["LL" if s == "lateral" else word or s for s, word in zip(sides, words, strict=True)],
-        [NAN] * len(images),
-        studies,
+    words = zip(sides, table.text("AP/PA"), strict=True)
+    return Records(
+        image_id=images,
+        patient_id=patients,
+        targets=targets,
+        path=_find_files(folder, part, images),
+        age=np.where(ages == 0, NAN, ages).tolist(),
+        sex=table.sexes("Sex", notes),
+        view=["LL" if side == "lateral" else word or side for side, word in words],
+        study_id=studies,
     )
-    return tuple(map(Record, *columns))
 
 
 def _describe_odd(part: str, odd: Mapping[str, int], views: Mapping[str, int]) -> list[str]:
@@ -305,23 +299,33 @@ def _describe_odd(part: str, odd: Mapping[str, int], views: Mapping[str, int]) -
     return [f"{part}: {format_count(n, noun)} {what}" for n, noun, what in told if n]
 
 
-def _read_paths(table: Table, part: str) -> list[tuple[str, str, str, str]]:
-    """Study, patient, file within the part and side of each row."""
-    names = "|".join(FOLDERS[part])
-    form = re.compile(rf"(?:.*/)?(?:{names})/(((patient\d+)/study\d+)/[^/]*(frontal|lateral)\.\w+)")
+def _read_paths(table: Table, part: str) -> tuple[list[str], list[str], list[str], list[str]]:
+    """Patient, study, image and side of each row; each distinct piece of a path is read once."""
+    forms = [f"(?:.*/)?(?:{'|'.join(FOLDERS[part])})", r"patient\d+", r"study\d+"]
+    forms.append(r"[^/]*(?:frontal|lateral)\.\w+")
+    pieces = [cell.rsplit("/", 3) for cell in table.text("Path")]
+    columns = list(zip_longest(*pieces, fillvalue=""))
+    pairs = zip(map(re.compile, forms), columns, strict=False)
+    if len(columns) < 4 or not all(form.fullmatch(w) for form, words in pairs for w in {*words}):
+        whole = re.compile("/".join(forms))
+        wanted = f"as {part}/patient00001/study1/view1_frontal.jpg"
+        table.convert("Path", partial(_require_form, whole), wanted)
+    _, patients, numbers, files = columns
+    studies = [f"{patient}/{study}" for patient, study in zip(patients, numbers, strict=True)]
+    images = [f"{part}/{study}/{file}" for study, file in zip(studies, files, strict=True)]
+    sides = {file: file.rpartition(".")[0][-7:] for file in {*files}}
+    return list(patients), studies, images, [sides[file] for file in files]
 
-    def parse(cell: str) -> tuple[str, str, str, str]:
-        if not (match := form.fullmatch(cell)):
-            raise ValueError
-        return match[2], match[3], match[1], match[4]
 
-    return table.convert("Path", parse, f"as {part}/patient00001/study1/view1_frontal.jpg")
+def _require_form(form: re.Pattern[str], cell: str) -> None:
+    if not form.fullmatch(cell):
+        raise ValueError
 
 
-def _find_files(folder: Path, part: str, files: Sequence[str]) -> list[Path | None]:
+def _find_files(folder: Path, part: str, images: Sequence[str]) -> list[Path | None]:
     """Where each file is; None where it is not on disk."""
     base = next((folder / name for name in FOLDERS[part] if (folder / name).is_dir()), None)
     if base is None:
-        return [None] * len(files)
-    paths = (base / file for file in files)
+        return [None] * len(images)
+    paths = (base / image.removeprefix(f"{part}/") for image in images)
     return [path if path.is_file() else None for path in paths]

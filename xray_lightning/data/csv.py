@@ -21,6 +21,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from xray_lightning.data.partition import read_split_column
@@ -102,9 +103,9 @@ def _rename_columns(table: Table, columns: Mapping[str, str]) -> Table:
             f"{', '.join(RESERVED)}; got {columns!r}"
         )
     table.require(*columns.values())
-    rest = table.frame.drop(columns=[*set(columns) & set(table.columns), *columns.values()])
-    named = table.frame[list(columns.values())].set_axis(list(columns), axis=1)
-    return Table(table.path, named.join(rest))
+    named = {name: table.cells[own] for name, own in columns.items()}
+    rest = {n: c for n, c in table.cells.items() if n not in {*columns, *columns.values()}}
+    return replace(table, cells=named | rest)
 
 
 def _choose_labels(table: Table, chosen: Sequence[str] | None, notes: list[str]) -> tuple[str, ...]:

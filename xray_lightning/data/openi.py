@@ -130,7 +130,7 @@ def _read_report(path: Path) -> Report:
 def read_views(root: Path) -> dict[str, str]:
     """View of each image as its header writes it; empty where the table is not there."""
     for path in find_files(root, HEADERS)[:1]:
-        table = read_table(path, (_IMAGE, _VIEW))
+        table = read_table(path)
         table.require(_IMAGE, _VIEW)
         table.refuse_repeats(_IMAGE)
         return dict(zip(table.text(_IMAGE), table.text(_VIEW), strict=True))

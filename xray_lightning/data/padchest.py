@@ -25,9 +25,11 @@ import ast
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import compress, repeat, starmap
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from xray_lightning.data.images import read_record
 from xray_lightning.data.label_map import LabelMap, encode_words, name_map, read_label_map
@@ -42,9 +44,16 @@ from xray_lightning.data.source import (
     require_directory,
     select_views,
 )
-from xray_lightning.data.tables import OLDEST, Table, format_count, pause_collector, read_table
+from xray_lightning.data.tables import (
+    Rows,
+    Table,
+    allowed_ages,
+    format_count,
+    pause_collector,
+    read_table,
+)
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
-from xray_lightning.records import NAN, Record
+from xray_lightning.records import NAN, Record, Records
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 EXPECTED = (
@@ -77,7 +86,7 @@ _IMAGE, _FOLDER, _STUDY, _PATIENT = "ImageID", "ImageDir", "StudyID", "PatientID
 _DATE, _BIRTH, _SEX, _VIEW = "StudyDate_DICOM", "PatientBirth", "PatientSex_DICOM", "Projection"
 _AGE_GROUP, _METHOD, _LABELS = "Pediatric", "MethodLabel", "Labels"
 _BITS, _GREY = "BitsStored_DICOM", "PhotometricInterpretation_DICOM"
-Entries = Mapping[str, tuple[str, ...]]  # a cell of Labels -> its entries
+Reasons = npt.NDArray[np.object_]  # why each row is left out, "" where it is not, (N,)
 _COLUMNS = (
     *(_IMAGE, _FOLDER, _STUDY, _PATIENT, _DATE, _BIRTH, _SEX, _VIEW, _AGE_GROUP, _METHOD, _LABELS),
     *(_BITS, _GREY),
@@ -126,25 +135,30 @@ class PadChest(Source):
         self.labels = tuple(words)
         self.choices = _name_choices(words, pediatric, labelled_by)
         table = _read_table(folder)
-        wanted = "a list of words such as ['mass']"
-        labels = table.convert(_LABELS, parse_labels, wanted)
-        entries = dict(zip(table.text(_LABELS), labels, strict=True))
         notes: list[str] = []
-        self.counts = _count_table(table, entries, words, notes)
-        reasons = _find_reasons(table, entries, exclude)
+        rows, cells = table.parse_distinct(_LABELS, parse_labels, "a list of words as ['mass']")
+        self.counts = _count_table(table, rows, cells, words, notes)
+        told = [frozenset(map(str.strip, cell)) for cell in cells]
+        reasons = np.array(list(map(_find_reason, told)), dtype=object)[rows]
+        _add_reason(reasons, "projection EXCLUDE", table.equals(_VIEW, "EXCLUDE"))
+        if exclude:
+            _add_reason(reasons, "in data.exclude", _read_excluded(table, Path(exclude)))
         if not pediatric:
-            _add_reason(reasons, "children", (cell == "PED" for cell in table.text(_AGE_GROUP)))
+            _add_reason(reasons, "children", table.equals(_AGE_GROUP, "PED"))
         if method := LABELLED_BY[labelled_by]:
-            others = (cell != method for cell in table.text(_METHOD))
-            _add_reason(reasons, f"not labelled by a {labelled_by}", others)
-        folders = [folder, *(folder / name for name in set(table.text(_FOLDER)))]
+            _add_reason(reasons, f"not labelled by a {labelled_by}", ~table.equals(_METHOD, method))
+        kept, left_out = reasons == "", _list_reasons(reasons)
+        if not kept.any():
+            raise ConfigError(f"no image is left of the table: {left_out}")
+        if left_out:
+            notes.append(f"LEFT OUT: {left_out} (each row by its first reason)")
+        folders = [folder, *(folder / name for name in table.count(_FOLDER))]
         paths = index_images(filter(Path.is_dir, folders), (".png",), lambda path: path.name)
-        records = _make_records(table, entries, words, reasons, paths, notes)
-        if not records:
-            raise ConfigError(f"no image is left of the table: {_list_reasons(reasons)}")
-        self.records = select_views(records, views, notes)
-        images = table.text(_IMAGE)
-        self._bits = dict(zip(images, table.convert(_BITS, _parse_bits, "8 to 16"), strict=True))
+        targets = np.array([encode_words(labels, words) for labels in told])[rows]
+        records = _make_records(table, targets, paths, notes)
+        self.records = select_views(records[kept], views, notes)
+        bits = table.convert(_BITS, _parse_bits, "8 to 16")
+        self._bits = dict(zip(table.text(_IMAGE), bits, strict=True))
         extra = len(paths.keys() - self._bits.keys())
         self.notes = (*notes, *disk_notes(len(self.records), len(self.missing), extra))
 
@@ -162,7 +176,7 @@ def _read_table(root: Path) -> Table:
     there = [path for end in ("", ".gz") if (path := root / f"{TABLE}{end}").is_file()]
     if not there:
         raise DataNotFoundError(f"there is no label table {root / TABLE} (nor .gz). {EXPECTED}")
-    table = read_table(there[0], _COLUMNS)
+    table = read_table(there[0])
     table.require(*_COLUMNS)
     table.refuse_repeats(_IMAGE)
     table.refuse_blanks(_PATIENT)
@@ -211,108 +225,82 @@ def _name_choices(words: LabelMap, pediatric: bool, labelled_by: str) -> dict[st
 
 
 def _count_table(
-    table: Table, entries: Entries, words: LabelMap, notes: list[str]
+    table: Table, rows: Rows, cells: Sequence[Sequence[str]], words: LabelMap, notes: list[str]
 ) -> dict[str, dict[str, int]]:
-    """What stands in the table; notes of what is not as published, and of words nobody uses."""
+    """What stands in the table; notes of what is not as published, and of words nobody uses.
+
+    Row i has the labels ``cells[rows[i]]``.
+    """
     as_written: Counter[str] = Counter()
-    rows: Counter[str] = Counter()
-    cells = Counter(table.text(_LABELS))
-    for cell, number in cells.items():
-        labels = entries[cell]
-        as_written.update({word: labels.count(word) * number for word in set(labels)})
-        rows.update(dict.fromkeys({word.strip() for word in labels}, number))
-    named = {
-        name: dict(Counter(table.text(name)).most_common())
-        for name in PUBLISHED
-        if name in _COLUMNS
-    }
+    used: Counter[str] = Counter()  # rows with a word
+    numbers = np.bincount(rows).tolist()
+    for labels, number in zip(cells, numbers, strict=True):
+        for word in labels:
+            as_written[word] += number
+        for word in {word.strip() for word in labels}:
+            used[word] += number
+    named = {name: table.count(name) for name in PUBLISHED if name in _COLUMNS}
     named[_LABELS] = {
-        "different": len(rows.keys() - {""}),
-        "none": sum(number for cell, number in cells.items() if not entries[cell]),
+        "different": len(used.keys() - {""}),
+        "none": sum(n for labels, n in zip(cells, numbers, strict=True) if not labels),
         **{repr(word): as_written[word] for word in ("pneumonia", " pneumonia")},
-        **{word: rows[word] for word in PUBLISHED[_LABELS] if word in rows},
+        **{word: used[word] for word in PUBLISHED[_LABELS] if word in used},
     }
     columns = {"patients": _PATIENT, "studies": _STUDY, "folders": _FOLDER}
-    sizes = {"images": len(table.frame)} | {
-        key: len(set(table.text(name))) for key, name in columns.items()
-    }
-    counts = {"table": sizes, **named}
+    sizes = {key: len(set(table.text(name))) for key, name in columns.items()}
+    counts = {"table": {"images": len(table), **sizes}, **named}
     notes += compare_counts(counts, PUBLISHED)
-    if unused := sorted(word for own in words.values() for word in own if word not in rows):
+    if unused := sorted(frozenset().union(*words.values()) - used.keys()):
         notes.append(f"words of the label map that are not in the table: {', '.join(unused)}")
     return counts
 
 
-def _add_reason(reasons: list[str], reason: str, applies: Iterable[bool]) -> None:
-    """Say why a row is left out, unless another reason stands there already."""
-    for i, left_out in enumerate(applies):
-        if left_out and not reasons[i]:
-            reasons[i] = reason
+def _find_reason(labels: Set[str]) -> str:
+    """Why an image with these labels is left out; "" where it is not."""
+    if labels <= SILENT:
+        return "no label but 'unchanged'" if labels - {""} else "no labels"
+    return next((f"labelled {word!r}" for word in REASONS if word in labels), "")
 
 
-def _find_reasons(table: Table, entries: Entries, exclude: str | Path | None) -> list[str]:
-    """Why each row is left out; "" where it is not."""
-    known: dict[str, str] = {}
-    for cell, labels in entries.items():
-        told = {word.strip() for word in labels}
-        use = next((f"labelled {word!r}" for word in REASONS if word in told), "")
-        silent = "no labels" if not told - {""} else "no label but 'unchanged'"
-        known[cell] = silent if told <= SILENT else use
-    reasons = [known[cell] for cell in table.text(_LABELS)]
-    _add_reason(reasons, "projection EXCLUDE", (cell == "EXCLUDE" for cell in table.text(_VIEW)))
-    if exclude:
-        images = table.text(_IMAGE)
-        index = NameIndex(images)
-        listed = set(read_list(Path(exclude), index))
-        if unknown := sorted(listed - index.ids):
-            raise TableError(
-                f"{exclude} names {format_count(len(unknown), 'image')} that the table lacks, the "
-                f"first is {unknown[0]}: correct the list (data.exclude)"
-            )
-        _add_reason(reasons, "in data.exclude", (image in listed for image in images))
-    return reasons
+def _add_reason(reasons: Reasons, reason: str, left_out: npt.NDArray[np.bool_]) -> None:
+    """Say why rows are left out, unless another reason stands there already."""
+    reasons[left_out & (reasons == "")] = reason
 
 
-def _list_reasons(reasons: Iterable[str]) -> str:
-    return ", ".join(
-        f"{reason} {n:,}" for reason, n in Counter(filter(None, reasons)).most_common()
-    )
+def _read_excluded(table: Table, path: Path) -> npt.NDArray[np.bool_]:
+    """Which rows a list of images names, (N,)."""
+    images = table.text(_IMAGE)
+    index = NameIndex(images)
+    listed = set(read_list(path, index))
+    if unknown := sorted(listed - index.ids):
+        raise TableError(
+            f"{path} names {format_count(len(unknown), 'image')} that the table lacks, the "
+            f"first is {unknown[0]}: correct the list (data.exclude)"
+        )
+    return np.array([image in listed for image in images])
+
+
+def _list_reasons(reasons: Reasons) -> str:
+    counts = Counter(filter(None, reasons.tolist())).most_common()
+    return ", ".join(f"{reason} {number:,}" for reason, number in counts)
 
 
 def _make_records(
     table: Table,
-    entries: Entries,
-    words: LabelMap,
-    reasons: Sequence[str],
+    targets: npt.NDArray[np.float64],
     paths: Mapping[str, Path],
     notes: list[str],
-) -> list[Record]:
-    """The records of the rows that are not left out."""
-    if left_out := _list_reasons(reasons):
-        notes.append(f"LEFT OUT: {left_out} (each row by its first reason)")
-    targets = {
-        cell: encode_words(map(str.strip, labels), words) for cell, labels in entries.items()
-    }
-    images, views = table.text(_IMAGE), table.text(_VIEW)
-    columns = zip(
-        *(
-            images,
-            table.text(_PATIENT),
-            map(targets.get, table.text(_LABELS)),
-            map(paths.get, images),
-        ),
-        *(repeat(()), repeat(None), _read_ages(table, notes), table.sexes(_SEX, notes)),
-        *((VIEWS.get(view, view) for view in views), repeat(NAN), table.text(_STUDY)),
-        strict=False,
-    )
-    return list(starmap(Record, compress(columns, (not reason for reason in reasons))))
-
-
-def _read_ages(table: Table, notes: list[str]) -> list[float]:
-    """Year of the study less year of birth, NaN where unknown or not from 0 to 110, (N,)."""
-    births = table.convert(_BIRTH, _parse_year, "a year")
+) -> Records:
+    images = table.text(_IMAGE)
+    births = np.array(table.convert(_BIRTH, _parse_year, "a year"))
     years = table.convert(_DATE, lambda cell: int(cell[:4]), "a date such as 20140915")
-    ages = [year - birth for year, birth in zip(years, births, strict=True)]
-    if impossible := sum(age < 0 or age > OLDEST for age in ages):
-        notes.append(f"{format_count(impossible, 'impossible age')} became NaN")
-    return [age if 0 <= age <= OLDEST else NAN for age in ages]
+    return Records(
+        image_id=images,
+        patient_id=table.text(_PATIENT),
+        targets=targets,
+        path=map(paths.get, images),
+        age=allowed_ages(np.array(years) - births, notes),
+        sex=table.sexes(_SEX, notes),
+        view=table.convert(_VIEW, lambda cell: VIEWS.get(cell, cell), "a view"),
+        study_id=table.text(_STUDY),
+    )

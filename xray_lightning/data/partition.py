@@ -6,7 +6,6 @@ Proven is that no image and no patient stands in two subsets, and that no subset
 import hashlib
 import json
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from xray_lightning.data.names import NameIndex
 from xray_lightning.data.source import Source
 from xray_lightning.data.tables import Table, read_table
 from xray_lightning.errors import DataNotFoundError, SplitError
-from xray_lightning.records import Record, patients_known
+from xray_lightning.records import Record, number_distinct, patients_known, read_column
 
 Indices = npt.NDArray[np.int64]
 Lists = Mapping[str, Set[str]]  # subset -> image ids
@@ -79,9 +78,17 @@ def fingerprint(ids: Mapping[str, Iterable[str]]) -> str:
     >>> fingerprint({"test": ["b.png", "a.png"]}) == fingerprint({"test": ["a.png", "b.png"]})
     True
     """
-    names = {subset: sorted(ids[subset]) for subset in sorted(ids)}
-    text = json.dumps(names, separators=(",", ":"))
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+    return _hash_lists({subset: _dump_sorted(names) for subset, names in ids.items()})
+
+
+def _dump_sorted(names: Iterable[str]) -> str:
+    return json.dumps(sorted(names), separators=(",", ":"))
+
+
+def _hash_lists(lists: Mapping[str, str]) -> str:
+    """The fingerprint of subsets whose ids are written as JSON already."""
+    text = ",".join(f"{json.dumps(subset)}:{lists[subset]}" for subset in sorted(lists))
+    return hashlib.sha256(f"{{{text}}}".encode("ascii")).hexdigest()[:16]
 
 
 def describe_split(split: Split) -> dict[str, Any]:
@@ -172,21 +179,24 @@ def _fingerprints(
     records: Sequence[Record], subsets: Mapping[str, Indices], definition: str = ""
 ) -> tuple[str, dict[str, str]]:
     """Of all subsets together, and of each alone."""
-    ids = {subset: [records[i].image_id for i in indices] for subset, indices in subsets.items()}
-    told = {"definition": [definition]} if definition else {}
-    own = {subset: fingerprint({subset: names} | told) for subset, names in ids.items()}
-    return fingerprint(ids | told), own
+    images = np.array(read_column(records, "image_id"), dtype=object)
+    lists = {subset: _dump_sorted(images[rows].tolist()) for subset, rows in subsets.items()}
+    told = {"definition": json.dumps([definition])} if definition else {}
+    own = {subset: _hash_lists({subset: names} | told) for subset, names in lists.items()}
+    return _hash_lists(lists | told), own
 
 
 def find_shared_patients(
     records: Sequence[Record], subsets: Mapping[str, Indices]
 ) -> dict[str, list[str]]:
     """The patients with images in several subsets, sorted, and those subsets."""
-    seen: dict[str, list[str]] = defaultdict(list)
-    for subset, indices in subsets.items():
-        for patient in {records[i].patient_id for i in indices}:
-            seen[patient].append(subset)
-    return {patient: seen[patient] for patient in sorted(seen) if len(seen[patient]) > 1}
+    numbers, patients = number_distinct(read_column(records, "patient_id"))
+    there = np.zeros((len(patients), len(subsets)), np.bool_)
+    for column, rows in enumerate(subsets.values()):
+        there[numbers[rows], column] = True
+    shared = np.flatnonzero(there.sum(axis=1) > 1).tolist()
+    names = np.array(list(subsets))
+    return {patients[i]: names[there[i]].tolist() for i in sorted(shared, key=patients.__getitem__)}
 
 
 def _check_range(subset: str, indices: Indices, count: int) -> None:
@@ -224,8 +234,8 @@ def _describe_shared(shared: Mapping[str, Sequence[str]]) -> str:
 
 
 def _warn_of_leak(records: Sequence[Record], subsets: Mapping[str, Indices], shared: int) -> None:
-    trained = {records[i].patient_id for i in subsets["train"]}
-    leaked = sum(records[i].patient_id in trained for i in subsets["test"]) / len(subsets["test"])
+    patients = number_distinct(read_column(records, "patient_id"))[0]
+    leaked = np.isin(patients[subsets["test"]], patients[subsets["train"]]).mean()
     warnings.warn(
         f"leaky split: {shared:,} patients have images in several subsets, and the patient "
         f"of {leaked:.1%} of the test images is in train; use it only for comparison",
@@ -239,12 +249,12 @@ def locate_lists(records: Sequence[Record], lists: Lists) -> tuple[dict[str, Ind
 
     Ids without a record are left out.
     """
+    images = read_column(records, "image_id")
     subsets = {
-        subset: np.array([i for i, r in enumerate(records) if r.image_id in ids], np.int64)
-        for subset, ids in lists.items()
+        subset: np.flatnonzero([image in ids for image in images]) for subset, ids in lists.items()
     }
     everywhere = frozenset().union(*lists.values())
-    nowhere = [record.image_id for record in records if record.image_id not in everywhere]
+    nowhere = [image for image in images if image not in everywhere]
     if not nowhere:
         return subsets, []
     return subsets, [

@@ -79,7 +79,7 @@ class Siim(Source):
         self.fill(
             list(map(Record, *columns)),
             notes,
-            counts=_count(len(table.frame), self._outlines),
+            counts=_count(len(table), self._outlines),
             published=PUBLISHED,
             stray=paths.keys() - self._outlines.keys(),
             unknown_patients=UNKNOWN_PATIENTS,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from xray_lightning.data.images import READER_VERSION, read_record
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, MissingImagesError
-from xray_lightning.records import Record
+from xray_lightning.records import Record, read_column, take_records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,7 +103,9 @@ class Source:
     @cached_property
     def missing(self) -> Sequence[str]:
         """Ids of the records without a file, in table order."""
-        return tuple(record.image_id for record in self.records if record.path is None)
+        there = read_column(self.records, "path")
+        images = read_column(self.records, "image_id")
+        return tuple(image for image, path in zip(images, there, strict=True) if path is None)
 
     def read(self, record: Record) -> Pixels:
         """The image at its original size, (H, W) uint8. Thread-safe.
@@ -354,7 +356,7 @@ def index_images(
 
 def select_views(
     records: Sequence[Record], views: Sequence[str] | None, notes: list[str]
-) -> tuple[Record, ...]:
+) -> Sequence[Record]:
     """The records of some views, with a note of how many of which others are left out.
 
     Args:
@@ -366,13 +368,14 @@ def select_views(
         ConfigError: no record has one of the views; names those there are.
     """
     if views is None:
-        return tuple(records)
-    there = Counter(record.view or "unknown" for record in records)
+        return records
+    words = [view or "unknown" for view in read_column(records, "view")]
+    there = Counter(words)
     if isinstance(views, str) or not there.keys() & set(views):
         raise ConfigError(f"data.views is a list of {', '.join(sorted(there))}; got {views!r}")
     if others := [f"{view} {there[view]:,}" for view in sorted(there.keys() - set(views))]:
         notes.append(f"LEFT OUT: views {', '.join(others)} (data.views=[{', '.join(views)}])")
-    return tuple(record for record in records if (record.view or "unknown") in views)
+    return take_records(records, np.flatnonzero([word in views for word in words]))
 
 
 def compare_counts(counts: Counts, published: Counts) -> list[str]:

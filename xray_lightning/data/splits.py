@@ -30,11 +30,19 @@ from xray_lightning.data.partition import (
     read_split_table,
 )
 from xray_lightning.errors import ConfigError, SplitError
-from xray_lightning.records import Record, is_known, patient_ids, target_matrix
+from xray_lightning.records import (
+    Record,
+    is_known,
+    number_distinct,
+    read_column,
+    take_records,
+    target_matrix,
+)
 
 FRACTIONS = (0.7, 0.1, 0.2)
 VAL_FRACTION = 0.125  # of the images that do not test: 10 % of the whole where 20 % test
 UNIT = 2.0**30  # costs are integers in units of 1 / UNIT: UNIT * counts stays far below 2**63
+BLOCK = 64  # groups assigned with one look at the totals
 BY_LOT = 20  # the first of every 20 groups are assigned by lot, see balanced_assignment
 
 Integers = npt.NDArray[np.int64]
@@ -86,17 +94,27 @@ def _assign_greedily(
     scale = UNIT / np.maximum(target, 1.0)
     price = np.rint(scale).astype(np.int64)  # 1 / target
     slope = -np.rint(2 * scale * target).astype(np.int64)  # 2 (total - target) / target, total = 0
-    own = table**2 @ price.T  # v^2 / target of each group in each subset, (P, subsets)
+    most = 2.0 * (price.max(axis=0) * table.sum(axis=0)) @ table.max(axis=0)
+    if most < 2**50:  # every sum is a whole number that a float holds: as exact, and faster
+        table, price, slope = table.astype(float), price.astype(float), slope.astype(float)
     subsets: list[int] = []
     empty = set(range(len(shares)))
-    for place, (row, cost) in enumerate(zip(table, own, strict=True)):
-        change = slope @ row + cost  # (subsets,)
-        subset = by_lot[place] if place < len(by_lot) else int(change.argmin())
-        if len(table) - place <= len(empty):  # just enough groups left for the empty subsets
-            subset = min(empty, key=lambda choice: change[choice])
-        slope[subset] += 2 * price[subset] * row
-        empty.discard(subset)
-        subsets.append(subset)
+    for start in range(0, len(table), BLOCK):
+        rows = table[start : start + BLOCK]
+        change = slope @ rows.T + price @ (rows**2).T  # (subsets, B)
+        pull = 2 * (price[:, None] * rows) @ rows.T  # of each row on the others, (subsets, B, B)
+        for place in range(len(rows)):
+            costs, left = change[:, place], len(table) - len(subsets)
+            subset = by_lot[len(subsets)] if len(subsets) < len(by_lot) else int(costs.argmin())
+            if left <= len(empty):  # just enough groups left for the empty subsets
+                subset = min(empty, key=costs.__getitem__)
+            change[subset] += pull[subset, place]
+            empty.discard(subset)
+            subsets.append(subset)
+        for subset in range(len(shares)):
+            slope[subset] += (
+                2 * price[subset] * rows[np.array(subsets[start:]) == subset].sum(axis=0)
+            )
     return subsets
 
 
@@ -147,7 +165,7 @@ def patient_split(
         ConfigError: the fractions cannot work.
         SplitError: there are fewer than three patients.
     """
-    return _split_groups("patient", records, patient_ids(records), fractions, seed)
+    return _split_groups("patient", records, read_column(records, "patient_id"), fractions, seed)
 
 
 def image_split(
@@ -165,8 +183,7 @@ def image_split(
         ConfigError: the fractions cannot work.
         SplitError: there are fewer than three images.
     """
-    ids = np.array([record.image_id for record in records], dtype=np.str_)
-    return _split_groups(LEAKY, records, ids, fractions, seed)
+    return _split_groups(LEAKY, records, read_column(records, "image_id"), fractions, seed)
 
 
 def auto_split(
@@ -221,7 +238,8 @@ def kfold_split(
     if not isinstance(fold, int) or not 0 <= fold < folds:
         raise ConfigError(f"fold must be from 0 to {folds - 1} (folds={folds}), got {fold}")
     rng = _make_generator(seed)
-    tests = _assign_groups(records, patient_ids(records), [1 / folds] * folds, rng)
+    patients = read_column(records, "patient_id")
+    tests = _assign_groups(records, patients, [1 / folds] * folds, rng)
     rest = np.concatenate([indices for number, indices in enumerate(tests) if number != fold])
     carved = _carve(records, rest, val_fraction, np.random.default_rng((seed, fold)))
     settings = {"folds": folds, "fold": fold, "seed": seed, "val_fraction": val_fraction}
@@ -314,7 +332,7 @@ def count_groups(groups: npt.NDArray[np.intp], targets: npt.NDArray[np.float32])
 def _split_groups(
     name: str,
     records: Sequence[Record],
-    groups: npt.NDArray[np.str_],
+    groups: Sequence[str],
     fractions: Sequence[float],
     seed: int,
 ) -> Split:
@@ -327,14 +345,15 @@ def _split_groups(
 
 def _assign_groups(
     records: Sequence[Record],
-    groups: npt.NDArray[np.str_],
+    groups: Sequence[str],
     shares: Sequence[float],
     rng: np.random.Generator,
 ) -> list[Indices]:
     """Positions of the records in each subset; records of one group (N,) stay together."""
     if not records:
         raise SplitError("there are no images to split: check the label table and the lists")
-    _, numbers = np.unique(groups, return_inverse=True)  # sorted: the records' order is forgotten
+    numbers, names = number_distinct(groups)
+    numbers = np.argsort(np.argsort(np.array(names, dtype=object)))[numbers]  # forget the order
     assignment = balanced_assignment(count_groups(numbers, target_matrix(records)), shares, rng)
     return [np.flatnonzero(assignment[numbers] == subset) for subset in range(len(shares))]
 
@@ -343,9 +362,9 @@ def _carve(
     records: Sequence[Record], rest: Indices, val_fraction: float, rng: np.random.Generator
 ) -> dict[str, Indices]:
     """The positions ``rest`` divided into "train" and "val" by patient."""
-    chosen = [records[i] for i in rest]
+    chosen = take_records(records, rest)
     shares = [1 - val_fraction, val_fraction]
-    train, val = _assign_groups(chosen, patient_ids(chosen), shares, rng)
+    train, val = _assign_groups(chosen, read_column(chosen, "patient_id"), shares, rng)
     return {"train": rest[train], "val": rest[val]}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from xray_lightning.data.partition import SUBSETS, Split
 from xray_lightning.data.source import Source
-from xray_lightning.records import patient_ids, patients_known, target_matrix
+from xray_lightning.records import patient_ids, patients_known, read_column, target_matrix
 from xray_lightning.results import Result
 
 
@@ -44,7 +44,7 @@ class DataSummary(Result):
 def summarise_data(source: Source, split: Split) -> DataSummary:
     """Counts of a label table under a split of all its records; reads no pixels."""
     patients, targets = patient_ids(source.records), target_matrix(source.records)
-    known = patients_known(source.records)
+    known, boxes = patients_known(source.records), read_column(source.records, "boxes")
 
     def count(rows: np.ndarray | slice) -> SubsetCounts:
         positives = (targets[rows] == 1).sum(axis=0).tolist()
@@ -61,12 +61,12 @@ def summarise_data(source: Source, split: Split) -> DataSummary:
         data=source.title,
         images=whole.images,
         patients=whole.patients,
-        boxes=sum(len(record.boxes) for record in source.records),
+        boxes=sum(map(len, boxes)),
         positives=whole.positives,
         fingerprint=split.fingerprint,
         subsets={subset: count(split.subsets[subset]) for subset in SUBSETS},
         split=split.name,
-        images_with_boxes=sum(bool(record.boxes) for record in source.records),
+        images_with_boxes=sum(map(bool, boxes)),
         missing=len(source.missing),
         leaked_patients=split.leaked_patients,
         notes=[*source.notes, *split.notes],

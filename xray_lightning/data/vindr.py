@@ -157,7 +157,7 @@ def read_parts(first: Path, labels: Sequence[str]) -> list[Readings]:
     table = read_table(first)
     if first.name.startswith("train"):
         table.require(_IMAGE, _READER, _CLASS)
-        readings = Readings(len(table.frame))
+        readings = Readings(len(table))
         for image, reader, label in zip(*map(table.text, (_IMAGE, _READER, _CLASS)), strict=True):
             readings.marked.setdefault(image, {}).setdefault(reader, set()).add(label)
         _read_boxes(table, labels, readings)
@@ -178,7 +178,7 @@ def _read_marks(table: Table, labels: Sequence[str]) -> Readings:
         columns["Other diseases"] = "Other disease"
     table.require(_IMAGE, *columns.values())
     marks = [table.convert(column, is_present, "0 or 1") for column in columns.values()]
-    readings = Readings(len(table.frame))
+    readings = Readings(len(table))
     rows = zip(table.text(_IMAGE), table.text(_READER), *marks, strict=True)
     for i, (image, reader, *marked) in enumerate(rows):
         readers = readings.marked.setdefault(image, {})

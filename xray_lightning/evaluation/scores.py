@@ -49,8 +49,8 @@ def read_scores(
         require_whole(path)
     column, matches = _find_ids(table, images)
     if others:
-        known = [image is not None for image in matches]
-        table, matches = Table(path, table.frame[known]), list(filter(None, matches))
+        known = np.flatnonzero([image is not None for image in matches])
+        table, matches = table.take(known), list(filter(None, matches))
     ids = _require_known(table, column, matches)
     columns = _find_label_columns(table, labels)
     return ids, np.column_stack([read_score_column(table, columns[label]) for label in labels])
@@ -69,13 +69,14 @@ def _find_ids(table: Table, images: Collection[str]) -> tuple[str, list[str | No
     index = NameIndex(images)
     ids: dict[str, list[str | None]] = {}
     hits: dict[str, tuple[int, int]] = {}  # ids to the letter, and in any form
-    for name, cells in table.frame.items():
-        ids[str(name)] = matches = [index.find(cell) for cell in cells]
+    for name in table.columns:
+        cells = table.cells[name].cells
+        ids[name] = matches = [index.find(cell) for cell in cells]
         exact = sum(cell in index.ids or from_spreadsheet(cell) in index.ids for cell in cells)
-        hits[str(name)] = exact, len(cells) - matches.count(None)
+        hits[name] = exact, len(cells) - matches.count(None)
     best = max(hits, key=lambda name: hits[name], default="")
     if not best or not hits[best][1]:
-        first = ", ".join(f"{name} ({cells.iloc[0]!r})" for name, cells in table.frame.items())
+        first = ", ".join(f"{name} ({column.cells[0]!r})" for name, column in table.cells.items())
         raise TableError(
             f"{table.path}: no column holds image ids of this data set, such as "
             f"{next(iter(images))!r}; its columns and their first cells are {first}. Is it a table "
@@ -92,7 +93,7 @@ def _find_ids(table: Table, images: Collection[str]) -> tuple[str, list[str | No
 
 
 def _require_known(table: Table, column: str, ids: Sequence[str | None]) -> list[str]:
-    cells, known = table.frame[column], [image for image in ids if image is not None]
+    cells, known = table.cells[column].cells, [image for image in ids if image is not None]
     unknown = [cell for cell, image in zip(cells, ids, strict=True) if image is None]
     if unknown:
         raise TableError(

@@ -81,7 +81,7 @@ def probe_hospitals(
     dataset = data.dataset(subset)
     rows = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:limit]).tolist()
     features = pool_features(net.eval(), torch.stack([dataset[row]["image"] for row in rows]))
-    bootstrap = PatientBootstrap(patient_ids(records[row] for row in rows), draws, seed)
+    bootstrap = PatientBootstrap(patient_ids([records[row] for row in rows]), draws, seed)
     hospitals = np.array([records[row].hospital for row in rows])
     names = np.unique(hospitals).tolist()
     told = {}
