@@ -156,9 +156,9 @@ def number_distinct(words: Iterable[str]) -> tuple[npt.NDArray[np.intp], list[st
     return np.array(rows, np.intp), list(numbers)
 
 
-def patients_known(records: Iterable[Record]) -> bool:
+def patients_known(records: Sequence[Record]) -> bool:
     """Whether the label table tells patients; where it does not, each image counts as its own."""
-    return any(record.patient_id != record.image_id for record in records)
+    return read_column(records, "patient_id") != read_column(records, "image_id")
 
 
 def patients_text(count: int | None) -> str:

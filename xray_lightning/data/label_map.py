@@ -39,7 +39,7 @@ def encode_words(words: Iterable[str], label_map: LabelMap) -> tuple[float, ...]
     (1.0, 0.0)
     """
     there = frozenset(words)
-    return tuple(float(not there.isdisjoint(own)) for own in label_map.values())
+    return tuple([0.0 if there.isdisjoint(own) else 1.0 for own in label_map.values()])
 
 
 def name_map(label_map: LabelMap, usual: Path) -> dict[str, str]:

@@ -41,47 +41,58 @@ Rows = npt.NDArray[np.intp]
 
 @dataclass
 class Column:
-    """A column of a text: its cells are cut out when they are asked for."""
+    """A column of a text; its cells are cut out when they are asked for, without spaces around.
+
+    Names that :func:`~xray_lightning.writing.for_spreadsheet` marked are themselves again.
+    """
 
     text: str
-    data: npt.NDArray[np.uint8]  # a byte for each character, and eight more
-    starts: Rows  # of each cell, the header first, (1 + N,)
+    data: npt.NDArray[np.uint8]  # a byte for each character, and 16 more
+    before: Rows  # place before each cell, the header first, (1 + N,)
     ends: Rows
     quoted: bool  # whether some cells may stand in quotes
 
     @property
     def header(self) -> str:
         """The name."""
-        return self._cut(self.starts[:1], self.ends[:1])[0]
+        return self._cut(slice(1))[0]
 
     @cached_property
     def cells(self) -> list[str]:
-        """The cells without spaces around them, (N,)."""
-        return self._cut(self.starts[1:], self.ends[1:])
+        """The cells, (N,)."""
+        return self._cut(slice(1, None))
 
     @cached_property
     def distinct(self) -> tuple[Rows, list[str]]:
         """Which distinct cell stands in each row, (N,), and these in the order they first come."""
-        starts, lengths = self.starts[1:], (self.ends - self.starts)[1:]
-        if not self.text.isascii() or lengths.max() > 8:
+        starts, lengths = self.before[1:] + 1, (self.ends - self.before)[1:] - 1
+        longest = int(lengths.max())
+        if not self.text.isascii() or longest > 16:
             return number_distinct(self.cells)
-        windows: npt.NDArray[np.uint64] = np.ndarray(
-            len(self.data) - 7, "<u8", self.data, strides=(1,)
-        )
-        packed = windows[starts] & _MASKS[lengths]
-        _, first, rows = np.unique(packed, return_index=True, return_inverse=True)
+        windows = np.ndarray(len(self.data) - 7, "<u8", self.data, strides=(1,))
+        keys = windows[starts] & _MASKS[np.minimum(lengths, 8)]
+        if longest > 8:
+            rest = windows[starts + 8] & _MASKS[np.maximum(lengths - 8, 0)]
+            halves = [np.unique(half, return_inverse=True)[1] for half in (keys, rest)]
+            keys = halves[0] * len(starts) + halves[1]
+        _, first, rows = np.unique(keys, return_index=True, return_inverse=True)
         order = np.argsort(first)
-        kept = 1 + first[order]
-        numbers, cells = number_distinct(self._cut(self.starts[kept], self.ends[kept]))
+        numbers, cells = number_distinct(self._cut(1 + first[order]))
         place = np.empty_like(numbers)
         place[order] = numbers
         return place[rows], cells
 
-    def _cut(self, starts: Rows, ends: Rows) -> list[str]:
+    def _cut(self, rows: slice | Rows) -> list[str]:
+        starts, ends, text = self.before[rows] + 1, self.ends[rows], self.text
         quoted = self.quoted & (self.data[starts] == _QUOTE) & (ends > starts)
-        places = zip((starts + quoted).tolist(), (ends - quoted).tolist(), strict=True)
-        cells = [self.text[start:end].strip() for start, end in places]
-        return [cell.replace('""', '"') for cell in cells] if self.quoted else cells
+        starts, ends = starts + quoted, ends - quoted
+        cells = [text[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+        if quoted.any():
+            cells = [cell.replace('""', '"') for cell in cells]
+        edges = self.data[starts], self.data[ends - 1]
+        if min(map(np.min, edges)) > ord("'") and max(map(np.max, edges)) < 127:
+            return cells
+        return [from_spreadsheet(cell.strip()) for cell in cells]
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,7 @@ class Table:
         """The table with some of its rows."""
         kept = np.concatenate([[0], indices + 1])
         cut = {
-            name: replace(column, starts=column.starts[kept], ends=column.ends[kept])
+            name: replace(column, before=column.before[kept], ends=column.ends[kept])
             for name, column in self.cells.items()
         }
         return Table(self.path, [self.rows[i] for i in indices], cut)
@@ -126,21 +137,14 @@ class Table:
             )
 
     def text(self, name: str) -> list[str]:
-        """The cells of a column, blank where there is no such column, (N,).
-
-        Names that :func:`~xray_lightning.writing.for_spreadsheet` marked are themselves again.
-        """
-        if name not in self.cells:
-            return [""] * len(self)
-        cells = self.cells[name].cells
-        return [from_spreadsheet(cell) if cell[:1] == "'" else cell for cell in cells]
+        """The cells of a column, blank where there is no such column, (N,)."""
+        return self.cells[name].cells if name in self.cells else [""] * len(self)
 
     def distinct(self, name: str) -> tuple[Rows, list[str]]:
         """Which cell of a column stands in each row, (N,), and the cells; see :meth:`text`."""
         if name not in self.cells:
             return np.zeros(len(self), np.intp), [""]
-        rows, cells = self.cells[name].distinct
-        return rows, [from_spreadsheet(cell) for cell in cells]
+        return self.cells[name].distinct
 
     def equals(self, name: str, word: str) -> npt.NDArray[np.bool_]:
         """Where a cell of a column is a word, (N,)."""
@@ -323,12 +327,12 @@ def _lay_out(
 ) -> list[Column]:
     """The columns of a table with a header; ``marks`` are where its cells end, row by row."""
     edges = np.concatenate([[-1], marks])
-    places = [(edges[k:-1:width] + 1, edges[k + 1 :: width]) for k in range(width)]
-    return [Column(text, data, *ends, quoted=quoted) for ends in places]
+    places = [(edges[k:-1:width], edges[k + 1 :: width]) for k in range(width)]
+    return [Column(text, data, *place, quoted=quoted) for place in places]
 
 
 def _encode(text: str) -> npt.NDArray[np.uint8]:
-    return np.frombuffer((text + "\n" * 8).encode("latin-1", "replace"), np.uint8)
+    return np.frombuffer((text + "\n" * 16).encode("latin-1", "replace"), np.uint8)
 
 
 def _is_name(header: str) -> bool:
