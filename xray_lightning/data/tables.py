@@ -41,10 +41,7 @@ Rows = npt.NDArray[np.intp]
 
 @dataclass
 class Column:
-    """A column of a text; its cells are cut out when they are asked for, without spaces around.
-
-    Names that :func:`~xray_lightning.writing.for_spreadsheet` marked are themselves again.
-    """
+    """A column of a text; its cells are cut out when they are asked for, without spaces around."""
 
     text: str
     data: npt.NDArray[np.uint8]  # a byte for each character, and 16 more
@@ -90,9 +87,9 @@ class Column:
         if quoted.any():
             cells = [cell.replace('""', '"') for cell in cells]
         edges = self.data[starts], self.data[ends - 1]
-        if min(map(np.min, edges)) > ord("'") and max(map(np.max, edges)) < 127:
+        if min(map(np.min, edges)) > ord(" ") and max(map(np.max, edges)) < 127:
             return cells
-        return [from_spreadsheet(cell.strip()) for cell in cells]
+        return [cell.strip() for cell in cells]
 
 
 @dataclass(frozen=True)
@@ -137,14 +134,19 @@ class Table:
             )
 
     def text(self, name: str) -> list[str]:
-        """The cells of a column, blank where there is no such column, (N,)."""
-        return self.cells[name].cells if name in self.cells else [""] * len(self)
+        """The cells of a column, blank where there is no such column, (N,).
+
+        Names that :func:`~xray_lightning.writing.for_spreadsheet` marked are themselves again.
+        """
+        cells = self.cells[name].cells if name in self.cells else [""] * len(self)
+        return [from_spreadsheet(cell) if cell[:1] == "'" else cell for cell in cells]
 
     def distinct(self, name: str) -> tuple[Rows, list[str]]:
         """Which cell of a column stands in each row, (N,), and the cells; see :meth:`text`."""
         if name not in self.cells:
             return np.zeros(len(self), np.intp), [""]
-        return self.cells[name].distinct
+        rows, cells = self.cells[name].distinct
+        return rows, [from_spreadsheet(cell) for cell in cells]
 
     def equals(self, name: str, word: str) -> npt.NDArray[np.bool_]:
         """Where a cell of a column is a word, (N,)."""

@@ -13,6 +13,7 @@ from xray_lightning.data.tables import Table, read_table, require_whole
 from xray_lightning.errors import TableError
 from xray_lightning.evaluation.predictions import TARGET, read_score_column
 from xray_lightning.records import ALIASES
+from xray_lightning.writing import from_spreadsheet
 
 NAMED = 5  # of a list in a message
 
@@ -71,7 +72,7 @@ def _find_ids(table: Table, images: Collection[str]) -> tuple[str, list[str | No
     for name in table.columns:
         cells = table.cells[name].cells
         ids[name] = matches = [index.find(cell) for cell in cells]
-        exact = sum(cell in index.ids for cell in cells)
+        exact = sum(cell in index.ids or from_spreadsheet(cell) in index.ids for cell in cells)
         hits[name] = exact, len(cells) - matches.count(None)
     best = max(hits, key=lambda name: hits[name], default="")
     if not best or not hits[best][1]:
