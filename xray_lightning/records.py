@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,9 +73,8 @@ class Record:
 class Records(Sequence[Record]):
     """Records over columns, by the names of their fields; each is made when it is asked for.
 
-    So a table of 200,000 rows is read and split in the time that making them would take. Targets
-    are (N, L), all other columns (N,); what has no column has its default. Positions or a slice
-    give other ``Records``.
+    Targets are (N, L), all other columns (N,); what has no column has its default. Positions or a
+    slice give other ``Records``.
     """
 
     def __init__(self, **columns: Any) -> None:
@@ -96,11 +95,7 @@ class Records(Sequence[Record]):
     def __iter__(self) -> Iterator[Record]:
         return map(Record, *(read_column(self, name) for name in _DEFAULTS))
 
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice | npt.NDArray[Any]) -> "Records": ...
-    def __getitem__(self, index: int | slice | npt.NDArray[Any]) -> "Record | Records":
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice | np.ndarray):
             return Records(**{name: column[index] for name, column in self.columns.items()})
         fields = {name: column[index] for name, column in self.columns.items()}

@@ -36,18 +36,12 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.masks import PackedMask
-from xray_lightning.data.source import (
-    Mask,
-    Source,
-    compare_counts,
-    disk_notes,
-    require_directory,
-    select_views,
-)
+from xray_lightning.data.source import Mask, Source, find_files, locate_files, require_directory
 from xray_lightning.data.tables import Table, format_count, open_text, pause_collector, read_table
 from xray_lightning.data.uncertain import (
     SMOOTH,
     Choice,
+    Codes,
     code_matrix,
     count_codes,
     describe_choices,
@@ -150,16 +144,14 @@ class CheXpert(Source):
             part: _read_part(read_table(path), part, folder, read, counts, notes)
             for part, path in _find_tables(folder).items()
         }
-        self.counts, self.official = counts, _assign_parts(parts)
+        self.official = _assign_parts(parts)
         published = {name: rows for name, rows in PUBLISHED.items() if name.split()[0] in parts}
-        notes += compare_counts(counts, published)
         records: Sequence[Record] = Records.join(list(parts.values()))
         self._masks: dict[str, dict[str, PackedMask]] = {}  # image -> label -> mask
         self._told: set[str] = set()  # images of which the files of masks tell what is absent
         for file in [segmentations] if isinstance(segmentations, str | Path) else segmentations:
             records = self._add_masks(Path(file), records, notes)
-        self.records = select_views(records, views, notes)
-        self.notes = (*notes, *disk_notes(len(self.records), len(self.missing), 0))
+        self.fill(records, notes, views=views, counts=counts, published=published)
 
     def mask(self, record: Record, label: str) -> Mask | None:
         """Where radiologists saw a finding, (H, W) bool; None where no file of masks tells it.
@@ -219,9 +211,8 @@ def _draw_boxes(record: Record, masks: Mapping[str, PackedMask]) -> Record:
 
 def _find_tables(folder: Path) -> dict[str, Path]:
     """Part -> its table, of those that are there."""
-    there = {part: [folder / name for name in names] for part, names in TABLES.items()}
-    paths = {part: next(filter(Path.is_file, own), None) for part, own in there.items()}
-    return {part: path for part, path in paths.items() if path}
+    paths = {part: find_files(folder, *names) for part, names in TABLES.items()}
+    return {part: own[0] for part, own in paths.items() if own}
 
 
 def _find_archive(root: Path) -> Path:
@@ -264,17 +255,11 @@ def _read_part(
     if absent := [label for label in LABELS if label not in table.columns]:
         targets[:, list(map(LABELS.index, absent))] = NAN
         notes.append(f"{table.path.name} lacks {', '.join(absent)}: unknown")
-    size = len(images), len(set(patients)), len(set(studies))
-    sizes = _name(_SIZE, *size, sides.count("frontal"), sides.count("lateral"))
-    views, sexes = table.count("AP/PA"), table.count("Sex")
-    views.pop("", None)
-    strange = len(images) - sexes.get("Male", 0) - sexes.get("Female", 0)
-    silent = int(np.isnan(codes).all(axis=1).sum())
-    odd = {"sex unknown": strange, "age 0": int((ages == 0).sum()), "no label": silent}
-    told = {"": sizes, " views": views, " odd": odd}
-    told |= {f" {name}": rows for name, rows in count_codes(codes, LABELS).items()}
-    counts |= {part + name: rows for name, rows in told.items()}
-    notes += _describe_odd(part, odd, views)
+    sizes = [len(images), len(set(patients)), len(set(studies))]
+    sizes += [sides.count("frontal"), sides.count("lateral")]
+    own = _count_part(table, codes, ages, sizes)
+    counts |= {part + name: rows for name, rows in own.items()}
+    notes += _describe_odd(part, own[" odd"], own[" views"])
     words = zip(sides, table.text("AP/PA"), strict=True)
     return Records(
         image_id=images,
@@ -286,6 +271,18 @@ def _read_part(
         view=["LL" if side == "lateral" else word or side for side, word in words],
         study_id=studies,
     )
+
+
+def _count_part(
+    table: Table, codes: Codes, ages: npt.NDArray[np.float64], sizes: Sequence[int]
+) -> dict[str, dict[str, int]]:
+    views, sexes = table.count("AP/PA"), table.count("Sex")
+    views.pop("", None)
+    strange = len(table) - sexes.get("Male", 0) - sexes.get("Female", 0)
+    silent = int(np.isnan(codes).all(axis=1).sum())
+    odd = {"sex unknown": strange, "age 0": int((ages == 0).sum()), "no label": silent}
+    told = {f" {name}": rows for name, rows in count_codes(codes, LABELS).items()}
+    return {"": _name(_SIZE, *sizes), " views": views, " odd": odd, **told}
 
 
 def _describe_odd(part: str, odd: Mapping[str, int], views: Mapping[str, int]) -> list[str]:
@@ -324,8 +321,5 @@ def _require_form(form: re.Pattern[str], cell: str) -> None:
 
 def _find_files(folder: Path, part: str, images: Sequence[str]) -> list[Path | None]:
     """Where each file is; None where it is not on disk."""
-    base = next((folder / name for name in FOLDERS[part] if (folder / name).is_dir()), None)
-    if base is None:
-        return [None] * len(images)
-    paths = (base / image.removeprefix(f"{part}/") for image in images)
-    return [path if path.is_file() else None for path in paths]
+    base = next(filter(Path.is_dir, (folder / name for name in FOLDERS[part])), folder / part)
+    return locate_files(base, [image[len(part) + 1 :] for image in images])

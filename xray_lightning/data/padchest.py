@@ -38,11 +38,9 @@ from xray_lightning.data.source import (
     Identity,
     Pixels,
     Source,
-    compare_counts,
-    disk_notes,
+    find_table,
     index_images,
     require_directory,
-    select_views,
 )
 from xray_lightning.data.tables import (
     Rows,
@@ -52,7 +50,7 @@ from xray_lightning.data.tables import (
     pause_collector,
     read_table,
 )
-from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
+from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import NAN, Record, Records
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
@@ -134,33 +132,26 @@ class PadChest(Source):
         words = read_label_map(Path(label_map or LABEL_MAP))
         self.labels = tuple(words)
         self.choices = _name_choices(words, pediatric, labelled_by)
-        table = _read_table(folder)
         notes: list[str] = []
+        table = _read_table(find_table(folder, [TABLE], EXPECTED, notes))
         rows, cells = table.parse_distinct(_LABELS, parse_labels, "a list of words as ['mass']")
-        self.counts = _count_table(table, rows, cells, words, notes)
         told = [frozenset(map(str.strip, cell)) for cell in cells]
         reasons = np.array(list(map(_find_reason, told)), dtype=object)[rows]
-        _add_reason(reasons, "projection EXCLUDE", table.equals(_VIEW, "EXCLUDE"))
-        if exclude:
-            _add_reason(reasons, "in data.exclude", _read_excluded(table, Path(exclude)))
-        if not pediatric:
-            _add_reason(reasons, "children", table.equals(_AGE_GROUP, "PED"))
-        if method := LABELLED_BY[labelled_by]:
-            _add_reason(reasons, f"not labelled by a {labelled_by}", ~table.equals(_METHOD, method))
-        kept, left_out = reasons == "", _list_reasons(reasons)
-        if not kept.any():
-            raise ConfigError(f"no image is left of the table: {left_out}")
-        if left_out:
-            notes.append(f"LEFT OUT: {left_out} (each row by its first reason)")
+        _find_others(table, exclude, pediatric, labelled_by, reasons)
+        left_out = Counter(filter(None, reasons.tolist())).most_common()
+        listed = ", ".join(f"{reason} {number:,}" for reason, number in left_out)
         folders = [folder, *(folder / name for name in table.count(_FOLDER))]
-        paths = index_images(filter(Path.is_dir, folders), (".png",), lambda path: path.name)
+        paths = index_images(folders, (".png",), lambda path: path.name)
         targets = np.array([encode_words(labels, words) for labels in told])[rows]
-        records = _make_records(table, targets, paths, notes)
-        self.records = select_views(records[kept], views, notes)
+        records = _make_records(table, targets, paths, notes)[np.flatnonzero(reasons == "")]
+        if not records:
+            raise ConfigError(f"no image is left of the table: {listed}")
+        notes += [f"LEFT OUT: {listed} (each row by its first reason)"] if listed else []
         bits = table.convert(_BITS, _parse_bits, "8 to 16")
         self._bits = dict(zip(table.text(_IMAGE), bits, strict=True))
-        extra = len(paths.keys() - self._bits.keys())
-        self.notes = (*notes, *disk_notes(len(self.records), len(self.missing), extra))
+        counts = _count_table(table, rows, cells, words, notes)
+        stray = paths.keys() - self._bits.keys()
+        self.fill(records, notes, views=views, counts=counts, published=PUBLISHED, stray=stray)
 
     def read(self, record: Record) -> Pixels:
         """The image by its stored bits, (H, W) uint8: ``round(255 value / (2**bits - 1))``."""
@@ -172,11 +163,8 @@ class PadChest(Source):
         return {**super().identity(), "stored_bits": f"{bits:08x}"}
 
 
-def _read_table(root: Path) -> Table:
-    there = [path for end in ("", ".gz") if (path := root / f"{TABLE}{end}").is_file()]
-    if not there:
-        raise DataNotFoundError(f"there is no label table {root / TABLE} (nor .gz). {EXPECTED}")
-    table = read_table(there[0])
+def _read_table(path: Path) -> Table:
+    table = read_table(path)
     table.require(*_COLUMNS)
     table.refuse_repeats(_IMAGE)
     table.refuse_blanks(_PATIENT)
@@ -227,32 +215,27 @@ def _name_choices(words: LabelMap, pediatric: bool, labelled_by: str) -> dict[st
 def _count_table(
     table: Table, rows: Rows, cells: Sequence[Sequence[str]], words: LabelMap, notes: list[str]
 ) -> dict[str, dict[str, int]]:
-    """What stands in the table; notes of what is not as published, and of words nobody uses.
-
-    Row i has the labels ``cells[rows[i]]``.
-    """
+    """What stands in the table, labels ``cells[rows[i]]`` in row i; a note of unused words."""
     as_written: Counter[str] = Counter()
     used: Counter[str] = Counter()  # rows with a word
     numbers = np.bincount(rows).tolist()
-    for labels, number in zip(cells, numbers, strict=True):
-        for word in labels:
+    for entries, number in zip(cells, numbers, strict=True):
+        for word in entries:
             as_written[word] += number
-        for word in {word.strip() for word in labels}:
+        for word in {word.strip() for word in entries}:
             used[word] += number
-    named = {name: table.count(name) for name in PUBLISHED if name in _COLUMNS}
-    named[_LABELS] = {
+    if unused := sorted(frozenset().union(*words.values()) - used.keys()):
+        notes.append(f"words of the label map that are not in the table: {', '.join(unused)}")
+    columns = {"patients": _PATIENT, "studies": _STUDY, "folders": _FOLDER}
+    sizes = {key: len(set(table.text(name))) for key, name in columns.items()}
+    labels = {
         "different": len(used.keys() - {""}),
-        "none": sum(n for labels, n in zip(cells, numbers, strict=True) if not labels),
+        "none": sum(n for entries, n in zip(cells, numbers, strict=True) if not entries),
         **{repr(word): as_written[word] for word in ("pneumonia", " pneumonia")},
         **{word: used[word] for word in PUBLISHED[_LABELS] if word in used},
     }
-    columns = {"patients": _PATIENT, "studies": _STUDY, "folders": _FOLDER}
-    sizes = {key: len(set(table.text(name))) for key, name in columns.items()}
-    counts = {"table": {"images": len(table), **sizes}, **named}
-    notes += compare_counts(counts, PUBLISHED)
-    if unused := sorted(frozenset().union(*words.values()) - used.keys()):
-        notes.append(f"words of the label map that are not in the table: {', '.join(unused)}")
-    return counts
+    named = {name: table.count(name) for name in PUBLISHED if name in _COLUMNS}
+    return {"table": {"images": len(table), **sizes}, **named, _LABELS: labels}
 
 
 def _find_reason(labels: Set[str]) -> str:
@@ -262,34 +245,32 @@ def _find_reason(labels: Set[str]) -> str:
     return next((f"labelled {word!r}" for word in REASONS if word in labels), "")
 
 
-def _add_reason(reasons: Reasons, reason: str, left_out: npt.NDArray[np.bool_]) -> None:
-    """Say why rows are left out, unless another reason stands there already."""
-    reasons[left_out & (reasons == "")] = reason
-
-
-def _read_excluded(table: Table, path: Path) -> npt.NDArray[np.bool_]:
-    """Which rows a list of images names, (N,)."""
+def _find_others(
+    table: Table, exclude: str | Path | None, pediatric: bool, labelled_by: str, reasons: Reasons
+) -> None:
+    """Add why rows are left out for other reasons than their labels, where none stands there."""
     images = table.text(_IMAGE)
-    index = NameIndex(images)
-    listed = set(read_list(path, index))
-    if unknown := sorted(listed - index.ids):
-        raise TableError(
-            f"{path} names {format_count(len(unknown), 'image')} that the table lacks, the "
-            f"first is {unknown[0]}: correct the list (data.exclude)"
-        )
-    return np.array([image in listed for image in images])
-
-
-def _list_reasons(reasons: Reasons) -> str:
-    counts = Counter(filter(None, reasons.tolist())).most_common()
-    return ", ".join(f"{reason} {number:,}" for reason, number in counts)
+    view, group, method = (np.array(table.text(name)) for name in (_VIEW, _AGE_GROUP, _METHOD))
+    others = {"projection EXCLUDE": view == "EXCLUDE"}
+    if exclude:
+        index = NameIndex(images)
+        listed = set(read_list(Path(exclude), index))
+        if unknown := sorted(listed - index.ids):
+            raise TableError(
+                f"{exclude} names {format_count(len(unknown), 'image')} that the table lacks, the "
+                f"first is {unknown[0]}: correct the list (data.exclude)"
+            )
+        others["in data.exclude"] = np.array([image in listed for image in images])
+    if not pediatric:
+        others["children"] = group == "PED"
+    if LABELLED_BY[labelled_by]:
+        others[f"not labelled by a {labelled_by}"] = method != LABELLED_BY[labelled_by]
+    for reason, left_out in others.items():
+        reasons[left_out & (reasons == "")] = reason
 
 
 def _make_records(
-    table: Table,
-    targets: npt.NDArray[np.float64],
-    paths: Mapping[str, Path],
-    notes: list[str],
+    table: Table, targets: npt.NDArray[np.float64], paths: Mapping[str, Path], notes: list[str]
 ) -> Records:
     images = table.text(_IMAGE)
     births = np.array(table.convert(_BIRTH, _parse_year, "a year"))

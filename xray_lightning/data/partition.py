@@ -21,6 +21,7 @@ from xray_lightning.errors import DataNotFoundError, SplitError
 from xray_lightning.records import Record, number_distinct, patients_known, read_column
 
 Indices = npt.NDArray[np.int64]
+Images = Sequence[Record]
 Lists = Mapping[str, Set[str]]  # subset -> image ids
 SUBSETS = ("train", "val", "test")
 SUBSET_ALIASES = dict.fromkeys(("valid", "validate", "validation", "development"), "val")
@@ -69,7 +70,7 @@ class Split:
     definition: str = ""
 
 
-Splitter = Callable[[Sequence[Record], Mapping[str, frozenset[str]] | None], Split]
+Splitter = Callable[[Images, Mapping[str, frozenset[str]] | None], Split]
 
 
 def fingerprint(ids: Mapping[str, Iterable[str]]) -> str:
@@ -106,7 +107,7 @@ def describe_split(split: Split) -> dict[str, Any]:
 
 def make_split(
     name: str,
-    records: Sequence[Record],
+    records: Images,
     subsets: Mapping[str, npt.ArrayLike],
     *,
     settings: Mapping[str, Any] | None = None,
@@ -149,7 +150,7 @@ def make_split(
     return split
 
 
-def replace_test(split: Split, records: Sequence[Record], test: Indices) -> Split:
+def replace_test(split: Split, records: Images, test: Indices) -> Split:
     """The split with another test set, to evaluate a model that was trained elsewhere.
 
     ``test`` (n,) are ascending positions in the records; they may lie in the other subsets too.
@@ -159,7 +160,7 @@ def replace_test(split: Split, records: Sequence[Record], test: Indices) -> Spli
     return replace(split, subsets=subsets, fingerprint=whole, subset_fingerprints=own)
 
 
-def split_source(source: Source, splitter: Splitter, records: Sequence[Record]) -> Split:
+def split_source(source: Source, splitter: Splitter, records: Images) -> Split:
     """Split records of a data set; how its labels were read is part of the fingerprints.
 
     Raises:
@@ -176,7 +177,7 @@ def split_source(source: Source, splitter: Splitter, records: Sequence[Record]) 
 
 
 def _fingerprints(
-    records: Sequence[Record], subsets: Mapping[str, Indices], definition: str = ""
+    records: Images, subsets: Mapping[str, Indices], definition: str = ""
 ) -> tuple[str, dict[str, str]]:
     """Of all subsets together, and of each alone."""
     images = np.array(read_column(records, "image_id"), dtype=object)
@@ -186,9 +187,7 @@ def _fingerprints(
     return _hash_lists(lists | told), own
 
 
-def find_shared_patients(
-    records: Sequence[Record], subsets: Mapping[str, Indices]
-) -> dict[str, list[str]]:
+def find_shared_patients(records: Images, subsets: Mapping[str, Indices]) -> dict[str, list[str]]:
     """The patients with images in several subsets, sorted, and those subsets."""
     numbers, patients = number_distinct(read_column(records, "patient_id"))
     there = np.zeros((len(patients), len(subsets)), np.bool_)
@@ -212,7 +211,7 @@ def _check_range(subset: str, indices: Indices, count: int) -> None:
         )
 
 
-def _find_repeats(records: Sequence[Record], subsets: Mapping[str, Indices]) -> list[str]:
+def _find_repeats(records: Images, subsets: Mapping[str, Indices]) -> list[str]:
     """A sentence if an image stands in the split more than once."""
     positions, uses = np.unique(np.concatenate(list(subsets.values())), return_counts=True)
     twice = positions[uses > 1]
@@ -233,7 +232,7 @@ def _describe_shared(shared: Mapping[str, Sequence[str]]) -> str:
     )
 
 
-def _warn_of_leak(records: Sequence[Record], subsets: Mapping[str, Indices], shared: int) -> None:
+def _warn_of_leak(records: Images, subsets: Mapping[str, Indices], shared: int) -> None:
     patients = number_distinct(read_column(records, "patient_id"))[0]
     leaked = np.isin(patients[subsets["test"]], patients[subsets["train"]]).mean()
     warnings.warn(
@@ -244,7 +243,7 @@ def _warn_of_leak(records: Sequence[Record], subsets: Mapping[str, Indices], sha
     )
 
 
-def locate_lists(records: Sequence[Record], lists: Lists) -> tuple[dict[str, Indices], list[str]]:
+def locate_lists(records: Images, lists: Lists) -> tuple[dict[str, Indices], list[str]]:
     """Positions of the records that each list names, and a fault if a record is in no list.
 
     Ids without a record are left out.

@@ -3,11 +3,10 @@
 A splitter is a plain function ``(records, official, *, settings) -> Split``. None depends on the
 order of the records; all but ``image_split`` keep every patient in one subset.
 
-Groups of images (patients) are assigned so that every subset has the same mix of findings. A group
-is a row of counts: its images, its positives of each label. The subsets' totals should be the given
-fractions of the table's totals. Exact balance is a knapsack problem; assigning the heavy groups
-first, each to the subset that then fits best, leaves the many light groups to even out what
-remains. It is all exact integer arithmetic, so one seed gives one split on every machine.
+Groups of images (patients) are assigned so that every subset has the same mix of findings: a group
+is a row of counts, its images and its positives of each label. Exact balance is a knapsack problem;
+here the heavy groups come first, and the many light ones even out what remains. The arithmetic is
+of whole numbers, so one seed gives one split on every machine.
 """
 
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.partition import (
     LEAKY,
     SUBSETS,
+    Images,
     Indices,
     Lists,
     Split,
@@ -31,7 +31,6 @@ from xray_lightning.data.partition import (
 )
 from xray_lightning.errors import ConfigError, SplitError
 from xray_lightning.records import (
-    Record,
     is_known,
     number_distinct,
     read_column,
@@ -45,14 +44,14 @@ UNIT = 2.0**30  # costs are integers in units of 1 / UNIT: UNIT * counts stays f
 BLOCK = 64  # groups assigned with one look at the totals
 BY_LOT = 20  # the first of every 20 groups are assigned by lot, see balanced_assignment
 
-Integers = npt.NDArray[np.int64]
+Shares = Sequence[float]  # of the images in each subset
 
 
 def balanced_assignment(
     counts: npt.ArrayLike,  # non-negative whole numbers, (P, K); column 0 is the images of a group
-    fractions: Sequence[float],  # share of each subset, positive, summing to 1
+    fractions: Shares,  # share of each subset, positive, summing to 1
     rng: np.random.Generator,  # decides the order among groups of similar weight
-) -> Integers:
+) -> Indices:
     """The subset of each group, chosen so that the subsets' totals come near their fractions.
 
     Groups are assigned one by one, heavy ones first: their images, each number first multiplied by
@@ -87,7 +86,7 @@ def balanced_assignment(
 
 
 def _assign_greedily(
-    table: Integers, shares: npt.NDArray[np.float64], by_lot: list[int]
+    table: Indices, shares: npt.NDArray[np.float64], by_lot: list[int]
 ) -> list[int]:
     """Subset of each row of ``table`` (P, K), assigned from the first row to the last."""
     target = shares[:, None] * table.sum(axis=0)  # (subsets, K)
@@ -119,11 +118,7 @@ def _assign_greedily(
 
 
 def official_split(
-    records: Sequence[Record],
-    official: Lists | None,
-    *,
-    val_fraction: float = VAL_FRACTION,
-    seed: int = 0,
+    records: Images, official: Lists | None, *, val_fraction: float = VAL_FRACTION, seed: int = 0
 ) -> Split:
     """The publisher's lists; validation is carved from "train_val" by patient.
 
@@ -150,11 +145,7 @@ def official_split(
 
 
 def patient_split(
-    records: Sequence[Record],
-    official: Lists | None,
-    *,
-    fractions: Sequence[float] = FRACTIONS,
-    seed: int = 0,
+    records: Images, official: Lists | None, *, fractions: Shares = FRACTIONS, seed: int = 0
 ) -> Split:
     """Patients assigned so that each subset has its share of images and of every label.
 
@@ -169,11 +160,7 @@ def patient_split(
 
 
 def image_split(
-    records: Sequence[Record],
-    official: Lists | None,
-    *,
-    fractions: Sequence[float] = FRACTIONS,
-    seed: int = 0,
+    records: Images, official: Lists | None, *, fractions: Shares = FRACTIONS, seed: int = 0
 ) -> Split:
     """Images assigned without regard to patients: leaky, to measure how much the leak flatters.
 
@@ -187,10 +174,10 @@ def image_split(
 
 
 def auto_split(
-    records: Sequence[Record],
+    records: Images,
     official: Lists | None,
     *,
-    fractions: Sequence[float] | None = None,
+    fractions: Shares | None = None,
     seed: int | None = None,
 ) -> Split:
     """The subsets of the table's own split column, if it has one; else :func:`patient_split`.
@@ -214,7 +201,7 @@ def auto_split(
 
 
 def kfold_split(
-    records: Sequence[Record],
+    records: Images,
     official: Lists | None,
     *,
     folds: int = 5,
@@ -246,9 +233,7 @@ def kfold_split(
     return make_split("kfold", records, {"test": tests[fold], **carved}, settings=settings)
 
 
-def csv_split(
-    records: Sequence[Record], official: Lists | None, *, path: str | Path | None = None
-) -> Split:
+def csv_split(records: Images, official: Lists | None, *, path: str | Path | None = None) -> Split:
     """The subsets a table names; a note counts the names without a record.
 
     ``official`` has the ids of "train", "val" and "test" from the data set's own table; ``path`` is
@@ -274,7 +259,7 @@ def csv_split(
 
 
 def lists_split(
-    records: Sequence[Record],
+    records: Images,
     official: Lists | None,
     *,
     train: str | Path | None = None,
@@ -330,11 +315,7 @@ def count_groups(groups: npt.NDArray[np.intp], targets: npt.NDArray[np.float32])
 
 
 def _split_groups(
-    name: str,
-    records: Sequence[Record],
-    groups: Sequence[str],
-    fractions: Sequence[float],
-    seed: int,
+    name: str, records: Images, groups: Sequence[str], fractions: Shares, seed: int
 ) -> Split:
     """A split into ``fractions``, where records of one group (N,) stay together."""
     shares = _check_fractions(fractions)
@@ -344,10 +325,7 @@ def _split_groups(
 
 
 def _assign_groups(
-    records: Sequence[Record],
-    groups: Sequence[str],
-    shares: Sequence[float],
-    rng: np.random.Generator,
+    records: Images, groups: Sequence[str], shares: Shares, rng: np.random.Generator
 ) -> list[Indices]:
     """Positions of the records in each subset; records of one group (N,) stay together."""
     if not records:
@@ -359,7 +337,7 @@ def _assign_groups(
 
 
 def _carve(
-    records: Sequence[Record], rest: Indices, val_fraction: float, rng: np.random.Generator
+    records: Images, rest: Indices, val_fraction: float, rng: np.random.Generator
 ) -> dict[str, Indices]:
     """The positions ``rest`` divided into "train" and "val" by patient."""
     chosen = take_records(records, rest)
@@ -368,7 +346,7 @@ def _carve(
     return {"train": rest[train], "val": rest[val]}
 
 
-def _check_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
+def _check_fractions(fractions: Shares) -> tuple[float, ...]:
     shares = tuple(fractions) if not isinstance(fractions, str | float | int) else ()
     positive = all(isinstance(share, float | int) and share > 0 for share in shares)
     if not (len(shares) == len(SUBSETS) and positive and abs(sum(shares) - 1) < 1e-6):

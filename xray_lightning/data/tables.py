@@ -37,6 +37,9 @@ _MASKS = np.array([(1 << 8 * length) - 1 for length in range(9)], np.uint64)
 
 Value = TypeVar("Value")
 Rows = npt.NDArray[np.intp]
+Bytes = npt.NDArray[np.uint8]
+# Text, bytes, where each cell ends, cells in a row, numbers of the rows, whether quotes are there
+Layout = tuple[str, Bytes, Rows, int, Sequence[int], bool]
 
 
 @dataclass
@@ -44,20 +47,15 @@ class Column:
     """A column of a text; its cells are cut out when they are asked for, without spaces around."""
 
     text: str
-    data: npt.NDArray[np.uint8]  # a byte for each character, and 16 more
+    data: Bytes  # a byte for each character, and 16 more
     before: Rows  # place before each cell, the header first, (1 + N,)
     ends: Rows
     quoted: bool  # whether some cells may stand in quotes
 
-    @property
-    def header(self) -> str:
-        """The name."""
-        return self._cut(slice(1))[0]
-
     @cached_property
     def cells(self) -> list[str]:
         """The cells, (N,)."""
-        return self._cut(slice(1, None))
+        return self.cut(slice(1, None))
 
     @cached_property
     def distinct(self) -> tuple[Rows, list[str]]:
@@ -74,12 +72,13 @@ class Column:
             keys = halves[0] * len(starts) + halves[1]
         _, first, rows = np.unique(keys, return_index=True, return_inverse=True)
         order = np.argsort(first)
-        numbers, cells = number_distinct(self._cut(1 + first[order]))
+        numbers, cells = number_distinct(self.cut(1 + first[order]))
         place = np.empty_like(numbers)
         place[order] = numbers
         return place[rows], cells
 
-    def _cut(self, rows: slice | Rows) -> list[str]:
+    def cut(self, rows: slice | Rows) -> list[str]:
+        """The cells of some rows; row 0 is the header."""
         starts, ends, text = self.before[rows] + 1, self.ends[rows], self.text
         quoted = self.quoted & (self.data[starts] == _QUOTE) & (ends > starts)
         starts, ends = starts + quoted, ends - quoted
@@ -147,11 +146,6 @@ class Table:
             return np.zeros(len(self), np.intp), [""]
         rows, cells = self.cells[name].distinct
         return rows, [from_spreadsheet(cell) for cell in cells]
-
-    def equals(self, name: str, word: str) -> npt.NDArray[np.bool_]:
-        """Where a cell of a column is a word, (N,)."""
-        rows, cells = self.distinct(name)
-        return np.array([cell == word for cell in cells])[rows]
 
     def count(self, name: str) -> dict[str, int]:
         """How often each cell stands in a column, the commonest first."""
@@ -234,10 +228,11 @@ class Table:
         if repeats := len(cells) - len(set(cells)):
             seen: dict[str, int] = {}
             row = next(i for i, cell in enumerate(cells) if seen.setdefault(cell, i) != i)
-            places = f"{cells[row]} in rows {self.rows[seen[cells[row]]]} and {self.rows[row]}"
+            first = f"{cells[row]} in rows {self.rows[seen[cells[row]]]} and {self.rows[row]}"
+            count = format_count(repeats, "row")
+            remedy = "Keep one row per image"
             raise TableError(
-                f"{self.path} repeats images in {format_count(repeats, 'row')}, the first is "
-                f"{places}. Keep one row per image"
+                f"{self.path} repeats images in {count}, the first is {first}. {remedy}"
             )
 
 
@@ -260,18 +255,22 @@ def read_table(path: Path) -> Table:
     """
     with open_text(path, "table") as file:
         mark = _find_separator(path, text := file.read())
-        columns, rows = _find_cells(text, mark) or _read_cells(path, text, mark)
-    headed = [(column.header, column) for column in columns if _is_name(column.header)]
+        layout = _find_cells(text, mark) or _read_cells(path, text, mark)
+    text, data, marks, width, rows, quoted = layout
+    edges = np.concatenate([[-1], marks])
+    places = [(edges[k:-1:width], edges[k + 1 :: width]) for k in range(width)]
+    columns = [Column(text, data, *place, quoted=quoted) for place in places]
+    header = [column.cut(slice(1))[0] for column in columns]
+    headed = [pair for pair in zip(header, columns, strict=True) if _is_name(pair[0])]
     if len(dict(headed)) < len(headed):
-        names = _quote(column.header for column in columns)
-        raise TableError(f"{path} has two columns of one name; its columns are {names}")
+        raise TableError(f"{path} has two columns of one name; its columns are {_quote(header)}")
     if not rows:
         raise TableError(f"{path} is empty: it needs a header and at least one row")
     return Table(path, rows, dict(headed))
 
 
-def _find_cells(text: str, mark: str) -> tuple[list[Column], Sequence[int]] | None:
-    """The columns and the numbers of the rows, found in the whole text at once.
+def _find_cells(text: str, mark: str) -> Layout | None:
+    """Where the cells are, found in the whole text at once.
 
     None where it takes a parser: unless each row has as many cells and one that is not blank, and
     quotes stand around whole cells.
@@ -295,16 +294,16 @@ def _find_cells(text: str, mark: str) -> tuple[list[Column], Sequence[int]] | No
     if inside[-1] or "\r" in text or not np.isin(beside, (ord(mark), _BREAK, _QUOTE)).all():
         return None
     width = int(lines[0]) + 1
-    shortest = np.diff(marks[lines], prepend=-1).min()
-    if (np.diff(lines, prepend=-1) != width).any() or shortest <= width * (
-        3 if len(opening) else 1
-    ):
+    blank = width * (3 if len(opening) else 1)  # at most so long: commas, perhaps with '""' between
+    if (np.diff(lines, prepend=-1) != width).any() or np.diff(
+        marks[lines], prepend=-1
+    ).min() <= blank:
         return None
-    return _lay_out(text, data, marks, width, '"' in text), range(2, len(lines) + 1)
+    return text, data, marks, width, range(2, len(lines) + 1), len(opening) > 0
 
 
-def _read_cells(path: Path, text: str, mark: str) -> tuple[list[Column], Sequence[int]]:
-    """The same by a parser; rows that are blank are left out."""
+def _read_cells(path: Path, text: str, mark: str) -> Layout:
+    """The same of the cells written anew, as a parser reads them; blank rows are left out."""
     rows = csv.reader(io.StringIO(text, ""), delimiter=mark)
     header = next(rows, [])
     width, numbers, cells = len(header), [], list(header)
@@ -321,24 +320,15 @@ def _read_cells(path: Path, text: str, mark: str) -> tuple[list[Column], Sequenc
         cells += [*row, *[""] * width][:width]
     text = "".join(f"{cell}\0" for cell in cells)
     data = _encode(text)
-    return _lay_out(text, data, np.flatnonzero(data == 0), width, False), numbers
+    return text, data, np.flatnonzero(data == 0), width, numbers, False
 
 
-def _lay_out(
-    text: str, data: npt.NDArray[np.uint8], marks: Rows, width: int, quoted: bool
-) -> list[Column]:
-    """The columns of a table with a header; ``marks`` are where its cells end, row by row."""
-    edges = np.concatenate([[-1], marks])
-    places = [(edges[k:-1:width], edges[k + 1 :: width]) for k in range(width)]
-    return [Column(text, data, *place, quoted=quoted) for place in places]
-
-
-def _encode(text: str) -> npt.NDArray[np.uint8]:
+def _encode(text: str) -> Bytes:
     return np.frombuffer((text + "\n" * 16).encode("latin-1", "replace"), np.uint8)
 
 
 def _is_name(header: str) -> bool:
-    return header != "" and header[:8] != "Unnamed:"
+    return header.strip()[:8] not in ("", "Unnamed:")
 
 
 @contextmanager
