@@ -200,10 +200,7 @@ def load_cache(folder: Path, mode: Literal["r", "r+"] = "r") -> ImageCache:
 
 
 def spot_check(cache: ImageCache, source: Source, records: Sequence[Record]) -> None:
-    """Read a few images, drawn anew each time, from the source and compare them byte for byte.
-
-    This finds a replaced folder, and a single edited file only by luck: delete the cache then.
-    """
+    """Compare a few images, drawn anew each time, with the source's: it finds a replaced folder."""
     rng = np.random.default_rng()  # other images each time, so that a change is found in the end
     for row in rng.choice(len(records), min(SPOT_CHECKS, len(records)), replace=False):
         image = source.read(records[row])
@@ -295,10 +292,7 @@ def _create(folder: Path, manifest: Manifest, records: Sequence[Record]) -> None
 
 
 def reserve(path: Path, size: int) -> None:
-    """Create a file of zeros whose blocks are really there.
-
-    A sparse file would be written through its memory map, where a full disk is a SIGBUS.
-    """
+    """Create a file of zeros with real blocks: a sparse one on a full disk is a SIGBUS."""
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)

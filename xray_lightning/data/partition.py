@@ -151,22 +151,14 @@ def make_split(
 
 
 def replace_test(split: Split, records: Images, test: Indices) -> Split:
-    """The split with another test set, to evaluate a model that was trained elsewhere.
-
-    ``test`` (n,) are ascending positions in the records; they may lie in the other subsets too.
-    """
+    """The split with another test set, ascending positions (n,), perhaps of other subsets too."""
     subsets = {**split.subsets, "test": test}
     whole, own = _fingerprints(records, subsets, split.definition)
     return replace(split, subsets=subsets, fingerprint=whole, subset_fingerprints=own)
 
 
 def split_source(source: Source, splitter: Splitter, records: Images) -> Split:
-    """Split records of a data set; how its labels were read is part of the fingerprints.
-
-    Raises:
-        DataNotFoundError: there are no records.
-        SplitError: see :func:`make_split`.
-    """
+    """Split records of a data set; how its labels were read is part of the fingerprints."""
     if not records:
         raise DataNotFoundError(f"{source.title}: there is no image of it in {source.root}")
     split = splitter(records, source.official)
@@ -244,10 +236,7 @@ def _warn_of_leak(records: Images, subsets: Mapping[str, Indices], shared: int) 
 
 
 def locate_lists(records: Images, lists: Lists) -> tuple[dict[str, Indices], list[str]]:
-    """Positions of the records that each list names, and a fault if a record is in no list.
-
-    Ids without a record are left out.
-    """
+    """Positions of the records that each list names; a fault if a record is in no list."""
     images = read_column(records, "image_id")
     subsets = {
         subset: np.flatnonzero([image in ids for image in images]) for subset, ids in lists.items()
@@ -265,15 +254,7 @@ def locate_lists(records: Images, lists: Lists) -> tuple[dict[str, Indices], lis
 def match_names(
     lists: Mapping[str, tuple[str, Iterable[str]]], index: NameIndex
 ) -> tuple[dict[str, set[str]], list[str]]:
-    """The ids of each subset that its names mean, and notes of the names that mean none.
-
-    Args:
-        lists: subset -> what its list is called in messages, and its names.
-        index: of the images.
-
-    Raises:
-        SplitError: no name of a list means an image.
-    """
+    """The ids of each subset, by place and names of its list, and notes of names that mean none."""
     ids: dict[str, set[str]] = {}
     notes: list[str] = []
     for subset, (place, names) in lists.items():
@@ -292,12 +273,7 @@ def match_names(
 
 
 def read_split_table(path: Path) -> dict[str, list[str]]:
-    """Names of the images of each subset, from a table with the columns ``image`` and ``split``.
-
-    Raises:
-        DataNotFoundError: there is no such file.
-        TableError: a column is absent, an image stands twice, or see :func:`read_split_column`.
-    """
+    """Names of the images of each subset, by a table's columns ``image`` and ``split``."""
     table = read_table(path)
     table.require("image", "split")
     table.refuse_repeats("image")
@@ -305,24 +281,14 @@ def read_split_table(path: Path) -> dict[str, list[str]]:
 
 
 def read_split_column(table: Table, image: str = "image") -> dict[str, list[str]]:
-    """Names of the images of each subset by the column ``image`` and that named split.
-
-    The words train, val, valid, validate, validation, development and test count in any case.
-
-    Raises:
-        TableError: another word.
-    """
+    """Names of the images of each subset, by the column ``image`` and that named split."""
     words = table.convert("split", parse_subset, "train, val (or valid, validation) or test")
     pairs = list(zip(table.text(image), words, strict=True))
     return {subset: [name for name, word in pairs if word == subset] for subset in SUBSETS}
 
 
 def parse_subset(word: str) -> str:
-    """The subset that a word of a table means, in any case.
-
-    Raises:
-        ValueError: none.
-    """
+    """The subset that a word of a table means, in any case; a ValueError where none."""
     name = SUBSET_ALIASES.get(word.lower(), word.lower())
     if name not in SUBSETS:
         raise ValueError

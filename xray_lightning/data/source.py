@@ -247,12 +247,7 @@ def usage_notes(source: Source) -> list[str]:
 
 
 def readable_records(source: Source) -> list[Record]:
-    """The records whose pixels can be read.
-
-    Raises:
-        DataError: a record has not one target per label, or two records have one id.
-        MissingImagesError: some are not on disk and ``allow_missing`` is false, or none is.
-    """
+    """The records whose pixels can be read; an error where some may not be left out."""
     _check_records(source)
     if not source.missing:
         return list(source.records)
@@ -286,11 +281,7 @@ def _check_records(source: Source) -> None:
 
 
 def require_directory(path: str | Path, wanted: str) -> Path:
-    """The folder as a Path.
-
-    Raises:
-        DataNotFoundError: there is none; the message says what is ``wanted`` there.
-    """
+    """The folder as a Path; an error says what is ``wanted`` where there is none."""
     folder = Path(path)
     if not folder.is_dir():
         kind = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -311,11 +302,7 @@ def locate_files(folder: Path, files: Sequence[str]) -> list[Path | None]:
 
 
 def find_table(folder: Path, names: Sequence[str], expected: str, notes: list[str]) -> Path:
-    """The first of the label tables that is there; a note names the others.
-
-    Raises:
-        DataNotFoundError: none is; the message says where one is, or what is ``expected``.
-    """
+    """The first of the label tables that is there; a note names the others."""
     if present := find_files(folder, *names):
         first, *others = present
         notes += [f"{first.name} was read; {other.name} beside it was not" for other in others]
@@ -337,11 +324,7 @@ def index_images(
     suffixes: Sequence[str],
     key: Callable[[Path], str] = attrgetter("stem"),
 ) -> dict[str, Path]:
-    """Image id -> file, for the visible files with one of the suffixes in the folders there are.
-
-    Raises:
-        DataError: two files are the same image.
-    """
+    """Image id -> its one visible file with one of the suffixes, in the folders there are."""
     paths: dict[str, Path] = {}
     for folder in filter(Path.is_dir, folders):
         for name in list_names(folder):
@@ -357,16 +340,7 @@ def index_images(
 def select_views(
     records: Sequence[Record], views: Sequence[str] | None, notes: list[str]
 ) -> Sequence[Record]:
-    """The records of some views, with a note of how many of which others are left out.
-
-    Args:
-        records: of all views.
-        views: those wanted ("PA", "AP", "LL", ...); None: all.
-        notes: the note is added here.
-
-    Raises:
-        ConfigError: no record has one of the views; names those there are.
-    """
+    """The records of some views (None: all); a note counts the others."""
     if views is None:
         return records
     words = [view or "unknown" for view in read_column(records, "view")]

@@ -110,10 +110,8 @@ def _assign_greedily(
             change[subset] += pull[subset, place]
             empty.discard(subset)
             subsets.append(subset)
-        for subset in range(len(shares)):
-            slope[subset] += (
-                2 * price[subset] * rows[np.array(subsets[start:]) == subset].sum(axis=0)
-            )
+        chosen = np.eye(len(shares), dtype=table.dtype)[subsets[start:]]  # (B, subsets)
+        slope += 2 * price * (chosen.T @ rows)
     return subsets
 
 
@@ -156,7 +154,7 @@ def patient_split(
         ConfigError: the fractions cannot work.
         SplitError: there are fewer than three patients.
     """
-    return _split_groups("patient", records, read_column(records, "patient_id"), fractions, seed)
+    return _split_groups("patient", records, "patient_id", fractions, seed)
 
 
 def image_split(
@@ -164,13 +162,9 @@ def image_split(
 ) -> Split:
     """Images assigned without regard to patients: leaky, to measure how much the leak flatters.
 
-    The arguments are those of :func:`patient_split`.
-
-    Raises:
-        ConfigError: the fractions cannot work.
-        SplitError: there are fewer than three images.
+    Arguments and errors are those of :func:`patient_split`.
     """
-    return _split_groups(LEAKY, records, read_column(records, "image_id"), fractions, seed)
+    return _split_groups(LEAKY, records, "image_id", fractions, seed)
 
 
 def auto_split(
@@ -225,8 +219,7 @@ def kfold_split(
     if not isinstance(fold, int) or not 0 <= fold < folds:
         raise ConfigError(f"fold must be from 0 to {folds - 1} (folds={folds}), got {fold}")
     rng = _make_generator(seed)
-    patients = read_column(records, "patient_id")
-    tests = _assign_groups(records, patients, [1 / folds] * folds, rng)
+    tests = _assign_groups(records, "patient_id", [1 / folds] * folds, rng)
     rest = np.concatenate([indices for number, indices in enumerate(tests) if number != fold])
     carved = _carve(records, rest, val_fraction, np.random.default_rng((seed, fold)))
     settings = {"folds": folds, "fold": fold, "seed": seed, "val_fraction": val_fraction}
@@ -314,23 +307,21 @@ def count_groups(groups: npt.NDArray[np.intp], targets: npt.NDArray[np.float32])
     return np.column_stack([images, np.ones_like(images), *rest]).astype(np.int64)
 
 
-def _split_groups(
-    name: str, records: Images, groups: Sequence[str], fractions: Shares, seed: int
-) -> Split:
-    """A split into ``fractions``, where records of one group (N,) stay together."""
+def _split_groups(name: str, records: Images, group: str, fractions: Shares, seed: int) -> Split:
+    """A split into ``fractions``, where records that are equal in a field stay together."""
     shares = _check_fractions(fractions)
-    subsets = _assign_groups(records, groups, shares, _make_generator(seed))
+    subsets = _assign_groups(records, group, shares, _make_generator(seed))
     settings = {"fractions": list(shares), "seed": seed}
     return make_split(name, records, dict(zip(SUBSETS, subsets, strict=True)), settings=settings)
 
 
 def _assign_groups(
-    records: Images, groups: Sequence[str], shares: Shares, rng: np.random.Generator
+    records: Images, group: str, shares: Shares, rng: np.random.Generator
 ) -> list[Indices]:
-    """Positions of the records in each subset; records of one group (N,) stay together."""
+    """Positions of the records in each subset; those that are equal in a field stay together."""
     if not records:
         raise SplitError("there are no images to split: check the label table and the lists")
-    numbers, names = number_distinct(groups)
+    numbers, names = number_distinct(read_column(records, group))
     numbers = np.argsort(np.argsort(np.array(names, dtype=object)))[numbers]  # forget the order
     assignment = balanced_assignment(count_groups(numbers, target_matrix(records)), shares, rng)
     return [np.flatnonzero(assignment[numbers] == subset) for subset in range(len(shares))]
@@ -341,8 +332,7 @@ def _carve(
 ) -> dict[str, Indices]:
     """The positions ``rest`` divided into "train" and "val" by patient."""
     chosen = take_records(records, rest)
-    shares = [1 - val_fraction, val_fraction]
-    train, val = _assign_groups(chosen, read_column(chosen, "patient_id"), shares, rng)
+    train, val = _assign_groups(chosen, "patient_id", [1 - val_fraction, val_fraction], rng)
     return {"train": rest[train], "val": rest[val]}
 
 

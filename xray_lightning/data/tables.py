@@ -77,6 +77,11 @@ class Column:
         place[order] = numbers
         return place[rows], cells
 
+    @cached_property
+    def names(self) -> list[str]:
+        """The cells without the mark of :func:`~xray_lightning.writing.for_spreadsheet`, (N,)."""
+        return [from_spreadsheet(cell) if cell[:1] == "'" else cell for cell in self.cells]
+
     def cut(self, rows: slice | Rows) -> list[str]:
         """The cells of some rows; row 0 is the header."""
         starts, ends, text = self.before[rows] + 1, self.ends[rows], self.text
@@ -121,11 +126,7 @@ class Table:
         return f"{self.path}, row {self.rows[index]}"
 
     def require(self, *names: str) -> None:
-        """Check that the columns are there.
-
-        Raises:
-            TableError: some are not; names those and the ones that are.
-        """
+        """Refuse a table that lacks one of the columns."""
         if absent := [name for name in names if name not in self.cells]:
             raise TableError(
                 f"{self.path} lacks {format_count(len(absent), 'column')}: {_quote(absent)}; "
@@ -133,12 +134,8 @@ class Table:
             )
 
     def text(self, name: str) -> list[str]:
-        """The cells of a column, blank where there is no such column, (N,).
-
-        Names that :func:`~xray_lightning.writing.for_spreadsheet` marked are themselves again.
-        """
-        cells = self.cells[name].cells if name in self.cells else [""] * len(self)
-        return [from_spreadsheet(cell) if cell[:1] == "'" else cell for cell in cells]
+        """The cells of a column, (N,), blank where there is none, without a spreadsheet mark."""
+        return self.cells[name].names if name in self.cells else [""] * len(self)
 
     def distinct(self, name: str) -> tuple[Rows, list[str]]:
         """Which cell of a column stands in each row, (N,), and the cells; see :meth:`text`."""
@@ -154,22 +151,14 @@ class Table:
         return dict(sorted(pairs, key=lambda pair: -pair[1]))
 
     def convert(self, name: str, parse: Callable[[str], Value], wanted: str) -> list[Value]:
-        """A column through ``parse``, which is called once for each distinct cell, (N,).
-
-        Raises:
-            TableError: ``parse`` raised a ValueError; the message says what is ``wanted``.
-        """
+        """A column through ``parse``, once for each distinct cell, (N,); see ``parse_distinct``."""
         rows, parsed = self.parse_distinct(name, parse, wanted)
         return [parsed[row] for row in rows.tolist()]
 
     def parse_distinct(
         self, name: str, parse: Callable[[str], Value], wanted: str
     ) -> tuple[Rows, list[Value]]:
-        """Which distinct cell stands in each row of a column, (N,), and what they are parsed to.
-
-        Raises:
-            TableError: see :meth:`convert`.
-        """
+        """Which distinct cell stands in each row, (N,), and these parsed."""
         rows, cells = self.distinct(name)
         parsed = []
         for number, cell in enumerate(cells):
@@ -181,19 +170,11 @@ class Table:
         return rows, parsed
 
     def numbers(self, name: str) -> list[float]:
-        """A column of numbers, NaN where blank or where there is no such column, (N,).
-
-        Raises:
-            TableError: a cell is not a number.
-        """
+        """A column of numbers, NaN where blank or where there is no such column, (N,)."""
         return self.convert(name, lambda cell: float(cell or NAN), "a number")
 
     def ages(self, name: str, notes: list[str]) -> list[float]:
-        """A column of ages in years, NaN where unknown or not from 0 to 110, (N,).
-
-        Raises:
-            TableError: a cell is not an age.
-        """
+        """A column of ages in years, NaN where unknown or not from 0 to 110, (N,)."""
         ages = self.convert(name, age_in_years, "an age such as 58 or 058Y")
         return allowed_ages(np.array(ages), notes)
 
@@ -208,21 +189,13 @@ class Table:
         return [sexes[row] for row in rows.tolist()]
 
     def refuse_blanks(self, name: str) -> None:
-        """Check that a column has no blank cell.
-
-        Raises:
-            TableError: it has one.
-        """
+        """Refuse a blank cell in a column."""
         if "" in (cells := self.cells[name].cells):
             row = self.rows[cells.index("")]
             raise TableError(f"{self.path}, row {row}: {name!r} is blank")
 
     def refuse_repeats(self, name: str) -> None:
-        """Check that a column names every image once.
-
-        Raises:
-            TableError: a cell is blank or repeated; names how many and the first.
-        """
+        """Refuse a column that does not name every image once."""
         self.refuse_blanks(name)
         cells = self.cells[name].cells
         if repeats := len(cells) - len(set(cells)):
@@ -394,11 +367,7 @@ def binary(cell: str) -> float:
 
 
 def is_present(cell: str) -> bool:
-    """Whether a cell is 1 and not 0.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """Whether a cell is 1 and not 0; a ValueError where it is neither."""
     if float(cell) not in (0, 1):
         raise ValueError
     return float(cell) == 1
