@@ -19,12 +19,7 @@ from xray_lightning.training.losses import (
     Focal,
     PairwiseAUC,
     WeightedBCE,
-    asymmetric,
-    binary_cross_entropy,
-    class_balanced,
     effective_number_weights,
-    focal,
-    pairwise_auc,
 )
 
 HERNIA = 613.0  # (86,524 - 141) / 141, the largest weight of NIH's training list
@@ -165,9 +160,8 @@ def test_cross_entropy_equals_torch(weight: Tensor | None, smoothing: float) -> 
     logits, targets = batch()
     unknown = holes(targets)
     soft = targets * (1 - smoothing) + smoothing / 2
-    ours = binary_cross_entropy(
-        logits, targets.masked_fill(unknown, NAN), weight, label_smoothing=smoothing
-    )
+    loss = WeightedBCE(weight, label_smoothing=smoothing)
+    ours = loss(logits, targets.masked_fill(unknown, NAN))
     theirs = F.binary_cross_entropy_with_logits(logits, soft, pos_weight=weight, reduction="none")
     assert_same(ours, theirs[~unknown].mean(), logits)
 
@@ -177,9 +171,8 @@ def test_cross_entropy_equals_torch(weight: Tensor | None, smoothing: float) -> 
     [(-100.0, 1.0, 100 * HERNIA), (100.0, 0.0, 100.0), (100.0, 1.0, 0.0), (-100.0, 0.0, 0.0)],
 )
 def test_cross_entropy_of_extreme_logits(logit: float, target: float, expected: float) -> None:
-    loss = binary_cross_entropy(
-        torch.full((2, 1), logit), torch.full((2, 1), target), torch.tensor([HERNIA])
-    )
+    weighted = WeightedBCE(torch.tensor([HERNIA]))
+    loss = weighted(torch.full((2, 1), logit), torch.full((2, 1), target))
     assert loss.item() == pytest.approx(expected, abs=1e-30)
 
 
@@ -187,9 +180,9 @@ def test_a_label_without_positives_has_no_weight() -> None:
     logits, targets = batch()
     targets[:, 3] = 0
     weight = WEIGHT.clone()
-    expected = binary_cross_entropy(logits, targets, weight)
+    expected = WeightedBCE(weight)(logits, targets)
     weight[3] = NAN
-    found = binary_cross_entropy(logits, targets, weight)
+    found = WeightedBCE(weight)(logits, targets)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert torch.isfinite(gradient(found, logits)).all()
 
@@ -202,7 +195,7 @@ def test_a_label_without_positives_has_no_weight() -> None:
 def test_focal_equals_torchvision(gamma: float, alpha: float | None) -> None:
     logits, targets = batch()
     unknown = holes(targets)
-    ours = focal(logits, targets.masked_fill(unknown, NAN), gamma=gamma, alpha=alpha)
+    ours = Focal(gamma=gamma, alpha=alpha)(logits, targets.masked_fill(unknown, NAN))
     each = sigmoid_focal_loss(logits, targets, gamma=gamma, alpha=-1 if alpha is None else alpha)
     assert_same(ours, each[~unknown].mean(), logits)
 
@@ -221,14 +214,13 @@ def test_asymmetric_equals_timm(
     logits, targets = batch(spread=3.0)
     logits = logits.detach().float().requires_grad_()  # timm computes in float32
     unknown = holes(targets)
-    ours = asymmetric(
-        logits,
-        targets.masked_fill(unknown, NAN),
+    loss = Asymmetric(
         gamma_positive=gamma_positive,
         gamma_negative=gamma_negative,
         clip=clip,
         constant_focus=constant,
     )
+    ours = loss(logits, targets.masked_fill(unknown, NAN))
     timm = AsymmetricLossMultiLabel(
         gamma_negative, gamma_positive, clip, disable_torch_grad_focal_loss=constant
     )
@@ -240,14 +232,14 @@ def test_asymmetric_equals_timm(
 
 def test_asymmetric_without_focus_is_cross_entropy() -> None:
     logits, targets = batch()
-    ours = asymmetric(logits, targets, gamma_negative=0.0, clip=0.0)
+    ours = Asymmetric(gamma_negative=0.0, clip=0.0)(logits, targets)
     assert_same(ours, F.binary_cross_entropy_with_logits(logits, targets), logits)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 4.0])
 def test_an_absent_label_below_the_clip_costs_nothing(gamma: float) -> None:
     logits = torch.tensor([[-50.0, -3.0, math.log(0.05 / 0.95) - 1e-3]], requires_grad=True)
-    loss = asymmetric(logits, torch.zeros(1, 3), gamma_negative=gamma, clip=0.05)
+    loss = Asymmetric(gamma_negative=gamma, clip=0.05)(logits, torch.zeros(1, 3))
     assert loss.item() == 0
     assert (gradient(loss, logits) == 0).all()
 
@@ -284,7 +276,7 @@ def test_class_balanced_is_a_weighted_mean(gamma: float) -> None:
     logits, targets = batch()
     unknown = holes(targets)
     weights = effective_number_weights(COUNTS, 0.9999)
-    ours = class_balanced(logits, targets.masked_fill(unknown, NAN), weights, gamma=gamma)
+    ours = ClassBalanced(COUNTS, gamma=gamma)(logits, targets.masked_fill(unknown, NAN))
     each = sigmoid_focal_loss(logits, targets, gamma=gamma, alpha=-1)
     each = each * (targets * weights[1] + (1 - targets) * weights[0])
     assert_same(ours, each[~unknown].mean(), logits)
@@ -315,7 +307,7 @@ def ranked_batch(rows: int = 60, spread: float = 2.0, seed: int = 0) -> tuple[Te
 
 
 def assert_equals_naive(logits: Tensor, targets: Tensor, margin: float, power: int) -> None:
-    ours = pairwise_auc(logits, targets, margin=margin, power=power)
+    ours = PairwiseAUC(margin=margin, power=power)(logits, targets)
     theirs = naive(logits, targets, margin, power)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
     found, expected = (torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs))
@@ -346,7 +338,7 @@ def test_few_small_violations_keep_their_digits() -> None:
     scores = torch.cat([torch.linspace(0.05, 0.4, 300), torch.linspace(0.6 - 1e-4, 0.95, 200)])
     logits = torch.logit(scores.double()).unsqueeze(1).requires_grad_()
     targets = (torch.arange(500) >= 300).double().unsqueeze(1)
-    loss = pairwise_auc(logits, targets)
+    loss = PairwiseAUC()(logits, targets)
     assert 0 < loss.item() < 1e-15
     assert_equals_naive(logits, targets, 0.2, 3)
 
@@ -355,47 +347,31 @@ def test_gradient_passes_torch_s_check() -> None:
     logits, targets = ranked_batch(rows=12)
     for power in (2, 3):
         assert torch.autograd.gradcheck(
-            lambda z, p=power: pairwise_auc(z, targets, power=p), logits, atol=1e-7
+            lambda z, p=power: PairwiseAUC(power=p)(z, targets), logits, atol=1e-7
         )
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, NAN])
 def test_without_pairs_it_is_zero(value: float) -> None:
     logits, _ = ranked_batch()
-    loss = pairwise_auc(logits, torch.full_like(logits, value))
+    loss = PairwiseAUC()(logits, torch.full_like(logits, value))
     assert loss.item() == 0
     assert (torch.autograd.grad(loss, logits)[0] == 0).all()
 
 
 def test_perfect_order_beyond_the_margin_costs_nothing() -> None:
     logits = torch.tensor([[2.0], [3.0], [-2.0], [-3.0]], requires_grad=True)
-    assert pairwise_auc(logits, torch.tensor([[1.0], [1.0], [0.0], [0.0]])).item() == 0
+    assert PairwiseAUC()(logits, torch.tensor([[1.0], [1.0], [0.0], [0.0]])).item() == 0
 
 
 # --- modules --------------------------------------------------------------------------------------
 
 
-def test_modules_call_the_functions() -> None:
+def test_scale_and_constant_focus() -> None:
     logits, targets = batch()
-    pairs = [
-        (BCE(label_smoothing=0.2), binary_cross_entropy(logits, targets, label_smoothing=0.2)),
-        (
-            WeightedBCE(WEIGHT, label_smoothing=0.2),
-            binary_cross_entropy(logits, targets, WEIGHT, label_smoothing=0.2),
-        ),
-        (Focal(gamma=1.5, alpha=0.3, scale=2.0), 2 * focal(logits, targets, gamma=1.5, alpha=0.3)),
-        (
-            Asymmetric(gamma_positive=1, gamma_negative=3, clip=0.1),
-            asymmetric(logits, targets, gamma_positive=1, gamma_negative=3, clip=0.1),
-        ),
-        (
-            ClassBalanced(COUNTS, beta=0.99, gamma=1),
-            class_balanced(logits, targets, effective_number_weights(COUNTS, 0.99), gamma=1),
-        ),
-        (PairwiseAUC(margin=0.1, power=2), pairwise_auc(logits, targets, margin=0.1, power=2)),
-    ]
-    for module, expected in pairs:
-        assert module(logits, targets) == expected, module
+    plain = Focal(gamma=1.5, alpha=0.3)(logits, targets)
+    assert Focal(gamma=1.5, alpha=0.3, scale=2.0)(logits, targets) == 2 * plain
+    assert BCE(label_smoothing=0.2)(logits, targets) != BCE()(logits, targets)
     constant = Asymmetric(constant_focus=True)(logits, targets)
     moving = Asymmetric()(logits, targets)
     assert constant == moving

@@ -1,9 +1,10 @@
 """Losses from logits, label by label; an unknown target (NaN) adds no loss and no gradient.
 
-Every function returns a mean over the known targets, a scalar; 0 if there are none. A share y,
-between 0 and 1, costs y times what a present label costs, plus 1 - y times what an absent one does.
-Logarithms of p = sigmoid(logit) are taken from the logit, in float32 at least, so that value and
-gradient are finite for any logit.
+Each is called with logits (B, L) and targets (B, L), 1 present, 0 absent, NaN unknown, and gives
+the mean over the known targets, a scalar; 0 if there are none. A share y, between 0 and 1, costs y
+times what a present label costs, plus 1 - y times what an absent one does. Logarithms of
+p = sigmoid(logit) are taken from the logit, in float32 at least, so that value and gradient are
+finite for any logit.
 """
 
 import math
@@ -15,106 +16,197 @@ from torch.nn import functional as F  # noqa: N812
 from xray_lightning.errors import ConfigError, require_integer
 
 
-def binary_cross_entropy(
-    logits: Tensor,  # (B, L)
-    targets: Tensor,  # y, (B, L), 1 present, 0 absent, a share between, NaN unknown
-    # w, (L,); NaN, which counts as 1, where a label has no positive in training
-    positive_weight: Tensor | None = None,
-    *,
-    label_smoothing: float = 0.0,  # e, from 0 to below 1
-) -> Tensor:
-    """Mean over the known targets of -w t log p - (1 - t) log(1 - p), p = sigmoid(logit).
+class WeightedBCE(nn.Module):
+    """Mean of -w t log p - (1 - t) log(1 - p), p = sigmoid(logit); w = (N - n) / n of training.
 
-    Computed from logits as w t softplus(-z) + (1 - t) softplus(z), which is finite for any
-    logit, also with Hernia's weight of 613. Label smoothing e (Szegedy 2016, "Rethinking the
-    Inception Architecture", Sect. 7, with two classes) makes t = y (1 - e) + e / 2.
+    The class weights of xray14-keras (and of CheXNet's paper, eq. 1, up to a factor). Computed as
+    w t softplus(-z) + (1 - t) softplus(z), which is finite for any logit z, also with Hernia's
+    weight of 613. Label smoothing e (Szegedy 2016, "Rethinking the Inception Architecture", Sect.
+    7, with two classes) makes t = y (1 - e) + e / 2.
 
-    >>> float(binary_cross_entropy(torch.tensor([[0.0, 9.0]]), torch.tensor([[1.0, torch.nan]])))
+    Args:
+        positive_weight: w, (L,); NaN, which counts as 1, for a label without positives.
+        label_smoothing: e.
+
+    Raises:
+        ConfigError: label_smoothing is not in [0, 1).
+    """
+
+    positive_weight: Tensor | None
+
+    def __init__(self, positive_weight: Tensor | None, *, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("positive_weight", positive_weight, persistent=False)
+        self.label_smoothing = _in_range("label_smoothing", label_smoothing, 1)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Scalar loss of logits (B, L) and targets (B, L)."""
+        logits, smoothing = _precise(logits), self.label_smoothing
+        present = _share(logits, targets) * (1 - smoothing) + smoothing / 2  # t
+        weight = 1.0 if self.positive_weight is None else self.positive_weight.nan_to_num(1.0)
+        losses = weight * present * F.softplus(-logits) + (1 - present) * F.softplus(logits)
+        return _mean_of_known(losses, targets)
+
+
+class BCE(WeightedBCE):
+    """Binary cross-entropy, see :class:`WeightedBCE`, every weight 1.
+
+    Raises:
+        ConfigError: label_smoothing is not in [0, 1).
+
+    >>> float(BCE()(torch.tensor([[0.0, 9.0]]), torch.tensor([[1.0, torch.nan]])))
     0.6931471824645996
     """
-    logits = _precise(logits)
-    present = _share(logits, targets) * (1 - label_smoothing) + label_smoothing / 2  # t
-    weight = 1.0 if positive_weight is None else positive_weight.nan_to_num(1.0)
-    losses = weight * present * F.softplus(-logits) + (1 - present) * F.softplus(logits)
-    return _mean_of_known(losses, targets)
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        super().__init__(None, label_smoothing=label_smoothing)
 
 
-def focal(
-    logits: Tensor, targets: Tensor, *, gamma: float = 2.0, alpha: float | None = None
-) -> Tensor:
-    """Mean over the known targets of -a_t (1 - p_t)^gamma log p_t.
+class Focal(nn.Module):
+    """Mean of -a_t (1 - p_t)^gamma log p_t, times a plain factor.
 
     Lin 2017, "Focal Loss for Dense Object Detection", eq. 4, with a_t eq. 5: p_t = p for a present
     label, 1 - p for an absent one.
 
     Args:
-        logits: (B, L).
-        targets: (B, L), 1 present, 0 absent, NaN unknown.
         gamma: how much an easy target loses; 0 is binary cross-entropy.
         alpha: a_t = alpha for a present label, 1 - alpha for an absent one; None: 1 for both.
+        scale: factor of the whole loss; xray14-keras calls its factor of 2 "alpha".
+
+    Raises:
+        ConfigError: gamma or scale is negative, or alpha is not in [0, 1].
     """
-    present, absent = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-    return _mean_of_known(_focal_of_each(logits, targets, gamma, present, absent), targets)
+
+    def __init__(
+        self, *, gamma: float = 2.0, alpha: float | None = None, scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.gamma = _in_range("gamma", gamma)
+        self.alpha = None if alpha is None else _in_range("alpha", alpha, 1, closed=True)
+        self.scale = _in_range("scale", scale)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Scalar loss of logits (B, L) and targets (B, L)."""
+        present, absent = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
+        return self.scale * _focal(logits, targets, self.gamma, present, absent)
 
 
-def asymmetric(
-    logits: Tensor,  # (B, L)
-    targets: Tensor,  # (B, L), 1 present, 0 absent, NaN unknown
-    *,
-    gamma_positive: float = 0.0,  # focusing of the present labels
-    gamma_negative: float = 4.0,  # focusing of the absent ones
-    clip: float = 0.05,  # probability below which an absent label costs nothing; 0: none
-    # the powers count as constants in the gradient (not so by timm's default)
-    constant_focus: bool = False,
-) -> Tensor:
-    """Mean over the known targets of the asymmetric loss.
+class Asymmetric(nn.Module):
+    """Mean of the asymmetric loss, by default with the paper's settings.
 
     Ridnik 2021, "Asymmetric Loss for Multi-Label Classification", eq. 4 to 7: a present label costs
     -(1 - p)^gamma_positive log p, an absent one -q^gamma_negative log(1 - q), q = max(p - clip, 0).
     The paper sums over the labels, which only scales the loss.
+
+    Args:
+        gamma_positive: focusing of the present labels.
+        gamma_negative: focusing of the absent ones.
+        clip: probability below which an absent label costs nothing; 0: none.
+        constant_focus: the powers count as constants in the gradient (not so by timm's default).
+
+    Raises:
+        ConfigError: a gamma is negative, or clip is not in [0, 1).
     """
-    logits = _precise(logits)
-    # log(1 - q) = min(0, log(1 - p + clip)), finite also where 1 - p underflows and clip = 0.
-    margin = torch.full_like(logits, clip).log()
-    log_rest = -F.relu(-torch.logaddexp(F.logsigmoid(-logits), margin))
-    shifted = -torch.expm1(log_rest)  # q, (B, L)
-    # q ** (gamma - 1), which overflows in the gradient for a tiny q, is kept out by the clamp
-    easy = shifted.clamp(min=torch.finfo(logits.dtype).tiny) ** gamma_negative
-    hard = torch.exp(gamma_positive * F.logsigmoid(-logits))
-    if constant_focus:
-        easy, hard = easy.detach(), hard.detach()
-    share = _share(logits, targets)
-    losses = share * -hard * F.logsigmoid(logits) + (1 - share) * -easy * log_rest
-    return _mean_of_known(losses, targets)
+
+    def __init__(
+        self,
+        *,
+        gamma_positive: float = 0.0,
+        gamma_negative: float = 4.0,
+        clip: float = 0.05,
+        constant_focus: bool = False,
+    ) -> None:
+        super().__init__()
+        self.gamma_positive = _in_range("gamma_positive", gamma_positive)
+        self.gamma_negative = _in_range("gamma_negative", gamma_negative)
+        self.clip = _in_range("clip", clip, 1)
+        self.constant_focus = constant_focus
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Scalar loss of logits (B, L) and targets (B, L)."""
+        logits = _precise(logits)
+        # log(1 - q) = min(0, log(1 - p + clip)), finite also where 1 - p underflows and clip = 0.
+        margin = torch.full_like(logits, self.clip).log()
+        log_rest = -F.relu(-torch.logaddexp(F.logsigmoid(-logits), margin))
+        shifted = -torch.expm1(log_rest)  # q, (B, L)
+        # q ** (gamma - 1), which overflows in the gradient for a tiny q, is kept out by the clamp
+        easy = shifted.clamp(min=torch.finfo(logits.dtype).tiny) ** self.gamma_negative
+        hard = torch.exp(self.gamma_positive * F.logsigmoid(-logits))
+        if self.constant_focus:
+            easy, hard = easy.detach(), hard.detach()
+        share = _share(logits, targets)
+        losses = share * -hard * F.logsigmoid(logits) + (1 - share) * -easy * log_rest
+        return _mean_of_known(losses, targets)
 
 
-def pairwise_auc(logits: Tensor, targets: Tensor, *, margin: float = 0.2, power: int = 3) -> Tensor:
+class ClassBalanced(nn.Module):
+    """Mean of w_y times the focal loss (Cui 2019, Sect. 4.2 and 4.3).
+
+    The weights w are those of :func:`effective_number_weights`.
+
+    Args:
+        class_counts: training images without (row 0) and with (row 1) each label, (2, L).
+        beta: see there.
+        gamma: of the focal loss; 0: binary cross-entropy.
+
+    Raises:
+        ConfigError: class_counts is not (2, L), beta is not in [0, 1), or gamma is negative.
+    """
+
+    weights: Tensor
+
+    def __init__(self, class_counts: Tensor, *, beta: float = 0.9999, gamma: float = 0.0) -> None:
+        super().__init__()
+        if class_counts.ndim != 2 or len(class_counts) != 2 or bool((class_counts < 0).any()):
+            raise ConfigError(
+                "loss.class_counts must be images without and with each label, (2, L), got "
+                f"{class_counts.tolist()}"
+            )
+        weights = effective_number_weights(class_counts, _in_range("beta", beta, 1))
+        self.register_buffer("weights", weights, persistent=False)
+        self.gamma = _in_range("gamma", gamma)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Scalar loss of logits (B, L) and targets (B, L)."""
+        absent, present = self.weights
+        return _focal(logits, targets, self.gamma, present, absent)
+
+
+class PairwiseAUC(nn.Module):
     """Mean over the labels of the mean of R over each label's pairs, on scores = sigmoid(logits).
 
     1 - AUROC is the share of (positive, negative) pairs in the wrong order, which has no gradient.
     Yan 2003, "Optimizing Classifier Performance via an Approximation to the Wilcoxon-Mann-Whitney
     Statistic", replaces the step by R(x, y) = (margin - (x - y))^power where x - y < margin, else
     0, for the scores x of a positive and y of a negative. Pairs are those within a batch (of one
-    process): a rare finding needs large batches, or a sampler that shows it. Shares are in no pair.
+    process): a rare finding needs large batches, or a sampler that shows it. Shares are in no pair;
+    the loss is 0 if no label has both a known positive and a known negative.
 
     Args:
-        logits: (B, L).
-        targets: (B, L), 1 present, 0 absent, NaN unknown.
-        margin: by which a positive's score should exceed a negative's, from 0 to 1.
-        power: a whole number from 1.
+        margin: by which a positive's score should exceed a negative's.
+        power: of what lacks.
 
-    Returns:
-        A scalar; 0 if no label has both a known positive and a known negative.
+    Raises:
+        ConfigError: margin is not in [0, 1], or power is not an integer of at least 1.
 
-    >>> pairwise_auc(torch.zeros(2, 1), torch.tensor([[1.0], [0.0]]), margin=0.5, power=2)
+    >>> PairwiseAUC(margin=0.5, power=2)(torch.zeros(2, 1), torch.tensor([[1.0], [0.0]]))
     tensor(0.2500)
     """
-    scores = torch.sigmoid(_precise(logits))
-    pairs = (targets == 1)[:, None] & (targets == 0)[None]  # (B, B, L): positive, negative
-    missing = F.relu(margin - (scores[:, None] - scores[None]))  # to the margin; (B, B, L)
-    counts = pairs.sum(dim=(0, 1))  # (L,)
-    means = (missing**power * pairs).sum(dim=(0, 1)) / counts.clamp(min=1)
-    return means.sum() / (counts > 0).sum().clamp(min=1)
+
+    def __init__(self, *, margin: float = 0.2, power: int = 3) -> None:
+        super().__init__()
+        self.margin = _in_range("margin", margin, 1, closed=True)
+        require_integer("loss.power", power, 1)
+        self.power = power
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Scalar loss of logits (B, L) and targets (B, L)."""
+        scores = torch.sigmoid(_precise(logits))
+        pairs = (targets == 1)[:, None] & (targets == 0)[None]  # (B, B, L): positive, negative
+        missing = F.relu(self.margin - (scores[:, None] - scores[None]))  # (B, B, L)
+        counts = pairs.sum(dim=(0, 1))  # (L,)
+        means = (missing**self.power * pairs).sum(dim=(0, 1)) / counts.clamp(min=1)
+        return means.sum() / (counts > 0).sum().clamp(min=1)
 
 
 def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
@@ -142,176 +234,18 @@ def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
     return (weights / weights.nanmean()).nan_to_num(1.0).float()
 
 
-def class_balanced(
-    logits: Tensor,  # (B, L)
-    targets: Tensor,  # y, (B, L), 1 present, 0 absent, NaN unknown
-    weights: Tensor,  # of absence and of presence, (2, L), see ``effective_number_weights``
-    *,
-    gamma: float = 0.0,  # of the focal loss; 0: binary cross-entropy
-) -> Tensor:
-    """Mean over the known targets of w_y times their focal loss (Cui 2019, Sect. 4.2 and 4.3)."""
-    absent, present = weights
-    return _mean_of_known(_focal_of_each(logits, targets, gamma, present, absent), targets)
-
-
-class BCE(nn.Module):
-    """Binary cross-entropy, see :func:`binary_cross_entropy`.
-
-    Raises:
-        ConfigError: label_smoothing is not in [0, 1).
-    """
-
-    def __init__(self, *, label_smoothing: float = 0.0) -> None:
-        super().__init__()
-        self.label_smoothing = _in_range("label_smoothing", label_smoothing, 1)
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Scalar loss of logits (B, L) and targets (B, L)."""
-        return binary_cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
-
-
-class WeightedBCE(nn.Module):
-    """Binary cross-entropy with positives weighted by (N - n) / n of the training set.
-
-    The class weights of xray14-keras (and of CheXNet's paper, eq. 1, up to a factor).
-
-    Args:
-        positive_weight: (L,), NaN for a label without positives.
-        label_smoothing: see :func:`binary_cross_entropy`.
-
-    Raises:
-        ConfigError: label_smoothing is not in [0, 1).
-    """
-
-    positive_weight: Tensor
-
-    def __init__(self, positive_weight: Tensor, *, label_smoothing: float = 0.0) -> None:
-        super().__init__()
-        self.register_buffer("positive_weight", positive_weight, persistent=False)
-        self.label_smoothing = _in_range("label_smoothing", label_smoothing, 1)
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Scalar loss of logits (B, L) and targets (B, L)."""
-        return binary_cross_entropy(
-            logits, targets, self.positive_weight, label_smoothing=self.label_smoothing
-        )
-
-
-class Focal(nn.Module):
-    """Focal loss times a plain factor, see :func:`focal`.
-
-    Args:
-        gamma: see :func:`focal`.
-        alpha: see :func:`focal`.
-        scale: factor of the whole loss; xray14-keras calls its factor of 2 "alpha".
-
-    Raises:
-        ConfigError: gamma or scale is negative, or alpha is not in [0, 1].
-    """
-
-    def __init__(
-        self, *, gamma: float = 2.0, alpha: float | None = None, scale: float = 1.0
-    ) -> None:
-        super().__init__()
-        self.gamma = _in_range("gamma", gamma)
-        self.alpha = None if alpha is None else _in_range("alpha", alpha, 1, closed=True)
-        self.scale = _in_range("scale", scale)
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Scalar loss of logits (B, L) and targets (B, L)."""
-        return self.scale * focal(logits, targets, gamma=self.gamma, alpha=self.alpha)
-
-
-class Asymmetric(nn.Module):
-    """Asymmetric loss, by default with the paper's settings; see :func:`asymmetric`.
-
-    Raises:
-        ConfigError: a gamma is negative, or clip is not in [0, 1).
-    """
-
-    def __init__(
-        self,
-        *,
-        gamma_positive: float = 0.0,
-        gamma_negative: float = 4.0,
-        clip: float = 0.05,
-        constant_focus: bool = False,
-    ) -> None:
-        super().__init__()
-        self.gamma_positive = _in_range("gamma_positive", gamma_positive)
-        self.gamma_negative = _in_range("gamma_negative", gamma_negative)
-        self.clip = _in_range("clip", clip, 1)
-        self.constant_focus = constant_focus
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Scalar loss of logits (B, L) and targets (B, L)."""
-        return asymmetric(
-            logits,
-            targets,
-            gamma_positive=self.gamma_positive,
-            gamma_negative=self.gamma_negative,
-            clip=self.clip,
-            constant_focus=self.constant_focus,
-        )
-
-
-class ClassBalanced(nn.Module):
-    """Focal loss with weights by effective numbers, see :func:`effective_number_weights`.
-
-    Args:
-        class_counts: training images without (row 0) and with (row 1) each label, (2, L).
-
-    Raises:
-        ConfigError: class_counts is not (2, L), beta is not in [0, 1), or gamma is negative.
-    """
-
-    weights: Tensor
-
-    def __init__(self, class_counts: Tensor, *, beta: float = 0.9999, gamma: float = 0.0) -> None:
-        super().__init__()
-        if class_counts.ndim != 2 or len(class_counts) != 2 or bool((class_counts < 0).any()):
-            raise ConfigError(
-                "loss.class_counts must be images without and with each label, (2, L), got "
-                f"{class_counts.tolist()}"
-            )
-        weights = effective_number_weights(class_counts, _in_range("beta", beta, 1))
-        self.register_buffer("weights", weights, persistent=False)
-        self.gamma = _in_range("gamma", gamma)
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Scalar loss of logits (B, L) and targets (B, L)."""
-        return class_balanced(logits, targets, self.weights, gamma=self.gamma)
-
-
-class PairwiseAUC(nn.Module):
-    """Loss over pairs of images, see :func:`pairwise_auc`.
-
-    Raises:
-        ConfigError: margin is not in [0, 1], or power is not an integer of at least 1.
-    """
-
-    def __init__(self, *, margin: float = 0.2, power: int = 3) -> None:
-        super().__init__()
-        self.margin = _in_range("margin", margin, 1, closed=True)
-        require_integer("loss.power", power, 1)
-        self.power = power
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Scalar loss of logits (B, L) and targets (B, L)."""
-        return pairwise_auc(logits, targets, margin=self.margin, power=self.power)
-
-
-def _focal_of_each(
+def _focal(
     logits: Tensor, targets: Tensor, gamma: float, present: Tensor | float, absent: Tensor | float
 ) -> Tensor:
-    """-w_t (1 - p_t)^gamma log p_t, (B, L), with the weights w_t of ``present`` and ``absent``.
+    """Mean of -w_t (1 - p_t)^gamma log p_t with the weights w_t of ``present`` and ``absent``.
 
     The power is taken by its logarithm, whose gradient stays finite.
     """
     logits = _precise(logits)
     share, log_p, log_rest = _share(logits, targets), F.logsigmoid(logits), F.logsigmoid(-logits)
     shown = share * (present * (torch.exp(gamma * log_rest) * log_p))
-    return -(shown + (1 - share) * (absent * (torch.exp(gamma * log_p) * log_rest)))
+    losses = -(shown + (1 - share) * (absent * (torch.exp(gamma * log_p) * log_rest)))
+    return _mean_of_known(losses, targets)
 
 
 def _share(logits: Tensor, targets: Tensor) -> Tensor:
