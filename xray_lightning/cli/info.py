@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
+import yaml  # type: ignore[import-untyped]
+
 import xray_lightning
 from xray_lightning.cli.settings import find_conf
 
@@ -18,30 +20,6 @@ PACKAGES = (
     *("pandas", "hydra-core", "pydicom", "imagecodecs", "numpy", "scipy", "scikit-learn"),
 )
 GROUPS = {"models": "model", "losses": "loss", "data": "data", "experiments": "experiment"}
-METRICS = {  # of evaluation.json, for each label and as a mean
-    "auroc": "area under the ROC curve",
-    "average_precision": "area under the precision-recall curve, a step function",
-    "brier": "mean squared error of the score as a probability",
-    "calibration_error": "expected calibration error over bins of equal size",
-    "calibrated_brier": "the same of scores calibrated on validation",
-    "calibrated_error": "the same of scores calibrated on validation",
-    "sensitivity": "share of the positive images at or above the operating point",
-    "specificity": "share of the negative images below it",
-    "ppv": "share of the images at or above it that are positive",
-    "npv": "share of the images below it that are negative",
-    "f1": "harmonic mean of sensitivity and PPV",
-}
-METHODS = {
-    "cam": "class activation map; exact where the head is linear in the features",
-    "gradcam": "features weighted by the mean gradient",
-    "gradcam++": "features weighted by second-order terms of the gradient",
-    "hirescam": "features times gradient, cell by cell",
-    "layercam": "features times positive gradient, cell by cell",
-    "gradient": "input gradient",
-    "integrated": "integrated gradients along the way from a black image",
-    "occlusion": "fall of the score as a square moves over the image",
-    "cbam": "the last spatial gates of a network with CBAM blocks",
-}
 
 
 def show_info(as_json: bool = False) -> None:
@@ -124,7 +102,8 @@ def list_choices(what: str) -> dict[str, str]:
         from xray_lightning.models.heads import HEADS
 
         return {name: first_sentence(str(head.__doc__)) for name, head in HEADS.items()}
-    return METRICS if what == "metrics" else METHODS
+    text = (Path(__file__).with_name("choices.yaml")).read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text)[what])
 
 
 def read_comment(path: Path) -> str:
