@@ -23,6 +23,7 @@ from xray_lightning.report.terminal import show
 from xray_lightning.writing import read_json
 
 ODD = "Ma$ss </b>[/red]"
+ZIP = b"PK\x05\x06" + bytes(18)  # an archive of nothing
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_two_models_on_two_hospitals(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_checkpoints_by_name(tmp_path: Path) -> None:
     for name in ("b", "a"):
         (tmp_path / name / "checkpoints").mkdir(parents=True)
-        (tmp_path / name / "checkpoints" / "best.ckpt").touch()
+        (tmp_path / name / "checkpoints" / "best.ckpt").write_bytes(ZIP)
     paths = find_checkpoints([str(tmp_path / "*"), str(tmp_path / "a")])
     assert [path.parents[1].name for path in paths] == ["a", "b"]
     with pytest.raises(CheckpointError, match="no checkpoint at nope"):
@@ -115,11 +116,12 @@ def test_checkpoints_by_name(tmp_path: Path) -> None:
         (["a.ckpt", "data=[rsna]", "model=vit"], "model=vit: an external validation reads only"),
         (["a.ckpt", "data=[rsna]"], "rsna needs more: data.rsna.root="),
         (["a.ckpt", "data=[rsna]", "data.rsna.root=gone"], "gone does not exist"),
-        (["a.ckpt", "data=[phantom]"], "a.ckpt is damaged or no checkpoint"),
+        (["bad.ckpt", "data=[phantom]"], "bad.ckpt is damaged or no checkpoint"),
     ],
 )
 def test_errors_come_before_torch(arguments: list[str], said: str, tmp_path: Path) -> None:
-    (tmp_path / "a.ckpt").touch()
+    (tmp_path / "a.ckpt").write_bytes(ZIP)
+    (tmp_path / "bad.ckpt").touch()
     code = (
         "import sys; from xray_lightning.cli.external import external\n"
         f"try: external({arguments[:1]!r}, {arguments[1:]!r})\n"

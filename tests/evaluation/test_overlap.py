@@ -146,9 +146,7 @@ def write_set(name: str, root: Path, films: dict[str, Any], write_dicom: Any) ->
 
 @pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")
 @pytest.mark.parametrize("name", ["siim", "chestxdet"])
-def test_nih_films_under_other_names(
-    name: str, nih: XrayDataModule, description: Description, tmp_path: Path, write_dicom: Any
-) -> None:
+def test_nih_films_under_other_names(name, nih, description, tmp_path, write_dicom) -> None:
     """Some films of NIH at another size, and four of nobody it knows."""
     rough = np.random.default_rng(0).random((24, 12, 12)).astype(np.float32) * 200 + 20
     films = [cv2.resize(r, (96, 96), interpolation=cv2.INTER_CUBIC).clip(0, 255) for r in rough]

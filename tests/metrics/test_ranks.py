@@ -31,9 +31,7 @@ def repeated(counts: np.ndarray, codes: Codes, targets: np.ndarray) -> np.ndarra
 
 @pytest.mark.parametrize("levels", [40, 3, None])
 @pytest.mark.parametrize("chunk", [7, 32])
-def test_equal_to_scikit_learn_on_the_same_draws(
-    levels: int | None, chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equal_to_scikit_learn_on_the_same_draws(levels, chunk, monkeypatch) -> None:
     monkeypatch.setattr(ranks, "CHUNK", chunk)
     scores, targets, codes = sample(levels=levels)
     counts = PatientBootstrap(np.arange(60), 25, seed=3).counts

@@ -150,10 +150,7 @@ def measure_auroc(scores: Floats, positive: Mask, weights: Floats) -> Floats:
     """Weighted share of pairs of a positive and a negative in the right order, ties half, (D,).
 
     Scores and ``positive`` are (n,), the weights of each draw (D, n): any numbers, where those of
-    :mod:`xray_lightning.metrics.ranks` are whole.
-
-    Returns:
-        NaN where a draw has no positive or no negative.
+    :mod:`xray_lightning.metrics.ranks` are whole; NaN where a draw has no positive or no negative.
     """
     order = np.argsort(scores, kind="stable")
     ordered, positive = scores[order], positive[order]

@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING
 from xray_lightning.cli.config import compose_settings, make, require_trusted, to_container
 from xray_lightning.cli.request import take_own
 from xray_lightning.cli.sets import split_sets, write_sources
-from xray_lightning.cli.settings import (
-    Settings,
-    find_checkpoints,
-    require_archives,
-    require_settings,
-)
+from xray_lightning.cli.settings import Settings, find_checkpoints, require_settings
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.folders import prepare_folder
@@ -45,7 +40,6 @@ def external(names: Sequence[str], overrides: Sequence[str], *, as_json: bool = 
     require_settings(config)
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         sources = {name: _open(name, text, rest) for name, text in settings.items()}
-        require_archives(paths)
         show(*(f"note: {name}: {note}" for name, s in sources.items() for note in s.notes))
         folder = prepare_folder(run_dir or Path("outputs") / f"external_{'_'.join(sources)}")
         result = _validate(paths, sources, config, folder, boot, trust)

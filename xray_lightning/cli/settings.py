@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from functools import cache
@@ -146,14 +146,9 @@ def find_checkpoints(names: Sequence[str]) -> list[Path]:
     for path in checkpoints:
         if not path.is_file():
             raise CheckpointError(f"no checkpoint at {path}")
-    return checkpoints
-
-
-def require_archives(checkpoints: Iterable[Path]) -> None:
-    """Refuse what torch cannot have written, without torch."""
-    for path in checkpoints:
-        if not is_zipfile(path):
+        if not is_zipfile(path):  # as torch writes them; asked without torch
             raise CheckpointError(f"{path} is damaged or no checkpoint: take a file of train.py's")
+    return checkpoints
 
 
 def require_changes(overrides: Sequence[str]) -> None:

@@ -43,20 +43,7 @@ class Scoring:
 
 
 class Model:
-    """A checkpoint with what its run and its own data tell of it.
-
-    Args:
-        checkpoint: of the model.
-        open_data: gives the data it was trained on; None: that is not at hand.
-
-    Attributes:
-        name: its run, or its file.
-        trained_on: name of the data set, "" where that is not known.
-        title: of the data set.
-        labels: its L labels by the names of the common vocabulary.
-        points: label -> operating point.
-        notes: why its own data, or its internal test set, is not at hand.
-    """
+    """A checkpoint with what its run and its own data tell of it."""
 
     def __init__(self, checkpoint: Checkpoint, open_data: OpenData | None = None) -> None:
         self.checkpoint, self._open_data = checkpoint, open_data
@@ -64,13 +51,13 @@ class Model:
         inside = path.parent.name == "checkpoints"
         self.run = path.parents[1] if inside else path.parent
         self.name = self.run.name if inside else path.stem
-        self.notes: list[str] = []
+        self.notes: list[str] = []  # why its own data, or its internal test set, is not at hand
         self.title = (
             self._read_metrics().get("data", "") or (self.own and self.own.source.title) or ""
         )
-        self.trained_on = self.title.split(" (")[0]
+        self.trained_on = self.title.split(" (")[0]  # "" where that is not known
         own = checkpoint.description.labels
-        self.labels = name_findings(self.trained_on, own)
+        self.labels = name_findings(self.trained_on, own)  # L names of the vocabulary
         plain = checkpoint.description.operating_points
         points = OperatingPoints.from_json(plain).labels if plain else {}
         self.points: dict[str, OperatingPoint] = {

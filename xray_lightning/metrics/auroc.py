@@ -12,10 +12,7 @@ def auroc_per_label(scores: Tensor, targets: Tensor) -> Tensor:
 
     torchmetrics gives 0 for a label without a positive or without a negative; here it is NaN.
     Scores (N, L) lie in [0, 1]: it applies a sigmoid to anything outside. Targets (N, L) are 1
-    present, 0 absent, NaN unknown (left out).
-
-    Returns:
-        (L,) float.
+    present, 0 absent, NaN unknown (left out); AUROC is (L,).
 
     >>> scores = torch.tensor([[0.1, 0.5], [0.9, 0.5]])
     >>> auroc_per_label(scores, torch.tensor([[0.0, 0.0], [1.0, 0.0]]))

@@ -24,11 +24,8 @@ def delong(scores: Array, positive: Mask) -> Floats:
     """AUROCs and their covariance (DeLong 1988, eqs. 3 to 8; ranks as Sun and Xu 2014).
 
     Images count as independent, which images of one patient are not: read the patient bootstrap
-    first. Scores of M models on the same images are (M, n); ``positive`` (n,) has at least two of
-    each class.
-
-    Returns:
-        AUROCs in the first row, the covariance below, (1 + M, M); NaN without two of each class.
+    first. Scores of M models on the same images are (M, n). AUROCs stand in the first row, the
+    covariance below, (1 + M, M); NaN without two of each class.
     """
     models, m, n = len(scores), int(positive.sum()), int((~positive).sum())
     if m < 2 or n < 2:

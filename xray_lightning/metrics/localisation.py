@@ -124,15 +124,9 @@ def detect_boxes(heat: Heat, shares: Sequence[float]) -> Floats:
     """Rectangles around the connected parts of a map that reach a share of its range.
 
     Wang et al., ChestX-ray8 (CVPR 2017), section 3.3. Pixels that touch at a corner are connected.
-    A flat map gives no box: it points nowhere.
-
-    Args:
-        heat: (S, S).
-        shares: thresholds in (0, 1] of the range from the least to the greatest value; the boxes of
-            all of them are taken together, as in the paper with :data:`WANG`.
-
-    Returns:
-        (K, 4): x, y, width, height in pixels, from the edges of the pixels.
+    A flat map gives no box: it points nowhere. ``shares`` are thresholds in (0, 1] of the range
+    from the least to the greatest value; the boxes of all are taken together, as there with
+    :data:`WANG`: (K, 4), x, y, width, height in pixels, from the edges of the pixels.
     """
     low, high = float(heat.min()), float(heat.max())
     span = high - low
@@ -216,10 +210,7 @@ def tune_threshold(maps: Iterable[Heat], boxes: Sequence[npt.ArrayLike]) -> floa
 
     The mean over annotated boxes of the highest IoU decides. Never tune on the boxes that are
     scored. Maps are N of (S, S), of validation images; the boxes of each are (G, 4), in pixels of
-    the square.
-
-    Returns:
-        One of :data:`TRIED`; NaN without images.
+    the square. It is one of :data:`TRIED`; NaN without images.
     """
     gains = np.zeros(len(TRIED))
     for heat, annotated in zip(maps, boxes, strict=True):

@@ -102,10 +102,8 @@ def choose_threshold(
     "youden" takes the largest sensitivity + specificity - 1, "f1" the largest F1, "sensitivity" the
     most specific threshold of at least that sensitivity, "specificity" the most sensitive one.
     Scores and targets are (n,), NaN where unknown (left out). ``value`` is the wanted sensitivity
-    or specificity, not used by the other rules; below ``minimum_positives`` the answer is NaN.
-
-    Returns:
-        The threshold; NaN with too few positives, without a negative, or where no score will do.
+    or specificity, not used by the other rules. NaN below ``minimum_positives``, without a
+    negative, or where no score will do.
     """
     require_rule(rule, value)
     known = is_known(targets)

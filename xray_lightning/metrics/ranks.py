@@ -75,10 +75,7 @@ def curves_over(ranking: Ranking, counts: Counts) -> tuple[Floats, Floats]:
 
     AUROC is the Mann-Whitney statistic of the images repeated by their counts, ties one half;
     average precision is the sum over thresholds of (R_n - R_(n-1)) P_n, as scikit-learn's.
-    ``counts`` (D, P) are whole numbers.
-
-    Returns:
-        NaN where a draw lacks a positive or a negative.
+    ``counts`` (D, P) are whole numbers; NaN where a draw lacks a positive or a negative.
     """
     _require_exact(ranking, counts)
     if not len(ranking.codes):
