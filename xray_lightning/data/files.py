@@ -71,10 +71,7 @@ def read_head(path: Path) -> bytes | None:
 
 
 def file_stamp(path: Path) -> str:
-    """32 hex digits that change with a file's size, its date or its first 4,096 bytes.
-
-    "" where there is no such file. The digest does not tell the date.
-    """
+    """Hex digits that change with a file's size, date or first bytes; "" where there is none."""
     if not (head := read_head(path)):
         return ""
     facts = path.stat()

@@ -11,12 +11,7 @@ LabelMap = Mapping[str, frozenset[str]]  # label -> words
 
 
 def read_label_map(path: Path) -> dict[str, frozenset[str]]:
-    """Words of each label, ``Effusion: [pleural effusion, empyema]`` a line; any word may repeat.
-
-    Raises:
-        DataNotFoundError: there is no such file.
-        TableError: it is not a mapping of labels to lists of words, or a list is empty.
-    """
+    """Words of each label, ``Effusion: [pleural effusion, empyema]`` a line; any may repeat."""
     import yaml  # type: ignore[import-untyped]
 
     with open_text(path, "label map") as file:

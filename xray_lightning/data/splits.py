@@ -291,14 +291,9 @@ def lists_split(
 
 
 def count_groups(groups: npt.NDArray[np.intp], targets: npt.NDArray[np.float32]) -> Indices:
-    """What balancing looks at, per group of images.
+    """What balancing looks at, of each group of images, (P, 3 + L + labels with unknowns).
 
-    ``groups`` (N,) is the number of each image's group, from 0 to P - 1; targets (N, L) are NaN
-    where unknown.
-
-    Returns:
-        Images, 1, images without finding, positives of each label and, for the labels with
-        unknowns, images whose target is known, (P, 3 + L + labels with unknowns).
+    Images, 1, images without finding, positives of each label, and images whose target is known.
     """
     known = is_known(targets)
     columns = [np.ones(len(groups)), (targets == 0).all(axis=1), *(targets == 1).T]

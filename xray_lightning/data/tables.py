@@ -243,11 +243,7 @@ def read_table(path: Path) -> Table:
 
 
 def _find_cells(text: str, mark: str) -> Layout | None:
-    """Where the cells are, found in the whole text at once.
-
-    None where it takes a parser: unless each row has as many cells and one that is not blank, and
-    quotes stand around whole cells.
-    """
+    """Where the cells are, found in the whole text at once; None where it takes a parser."""
     if '"' not in text:
         text = text.replace("\r\n", "\n")
     text += "\n" * (text[-1:] != "\n")
@@ -267,10 +263,9 @@ def _find_cells(text: str, mark: str) -> Layout | None:
     if inside[-1] or "\r" in text or not np.isin(beside, (ord(mark), _BREAK, _QUOTE)).all():
         return None
     width = int(lines[0]) + 1
-    blank = width * (3 if len(opening) else 1)  # at most so long: commas, perhaps with '""' between
-    if (np.diff(lines, prepend=-1) != width).any() or np.diff(
-        marks[lines], prepend=-1
-    ).min() <= blank:
+    cells, lengths = np.diff(lines, prepend=-1), np.diff(marks[lines], prepend=-1)  # of each row
+    blank = width * (3 if len(opening) else 1)  # so long at most: commas, perhaps with '""' between
+    if (cells != width).any() or lengths.min() <= blank:
         return None
     return text, data, marks, width, range(2, len(lines) + 1), len(opening) > 0
 
