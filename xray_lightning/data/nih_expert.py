@@ -34,6 +34,7 @@ from xray_lightning.data.source import (
     require_directory,
 )
 from xray_lightning.data.tables import Table, format_count, read_table
+from xray_lightning.data.vocabulary import unite
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import CHEST_XRAY14, NAN, Record
 
@@ -76,8 +77,7 @@ class Truth:
         words = (label,) if label in self.labels else UNIONS.get(label, (label,))
         if not set(words) <= set(self.labels):
             return NAN
-        told = [targets[self.labels.index(word)] for word in words]
-        return 1.0 if 1.0 in told else sum(told)  # 0 where all are, NaN where one is
+        return unite([targets[self.labels.index(word)] for word in words])
 
 
 class NihExperts(Source):

@@ -94,9 +94,8 @@ def _json_pairs(path: Path) -> Iterator[tuple[str, str, str]]:
         yield f"{path}, object {number}", str(entry[rsna]), str(entry[nih])
 
 
-def _find_key(path: Path, keys: Sequence[str], names: Iterable[str]) -> str:
+def _find_key(path: Path, keys: Sequence[str], names: Collection[str]) -> str:
     """The first of the known names that is there."""
-    names = list(names)
     for key in keys:
         if key in names:
             return key

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from xray_lightning.data.label_map import LabelMap, encode_words, name_map, read_label_map
+from xray_lightning.data.label_map import encode_words, name_map, read_label_map
 from xray_lightning.data.source import Counts, Source, find_files, index_images, require_directory
 from xray_lightning.data.tables import format_count, read_table
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
@@ -33,7 +33,7 @@ REPORTS, HEADERS = "ecgen-radiology", "nlmcxr_dicom_metadata.csv"
 EXPECTED = f"An Open-I folder holds {REPORTS}/*.xml, the PNG files, and optionally {HEADERS}(.gz)"
 IMAGE_FOLDERS = ("", "NLMCXR_png", "images")
 LABEL_MAP = Path(__file__).with_suffix(".yaml")
-LATERAL = frozenset({"LL", "RL", "LATERAL", "LARGE LATERAL"})  # here LL
+LATERAL = dict.fromkeys(("RL", "LATERAL", "LARGE LATERAL"), "LL")  # its words for ours
 NOT_INDEXED = "No Indexing"
 UNKNOWN_PATIENTS = (
     "a report counts as a patient: Open-I does not tell whose it is, so a patient who came twice "
@@ -88,12 +88,23 @@ class OpenI(Source):
                 "it, or take all images, lateral ones too (data.views=null)"
             )
         paths = index_images(map(folder.joinpath, IMAGE_FOLDERS), (".png",))
-        notes: list[str] = []
+        indexed = [r for r in reports if r[1] and NOT_INDEXED not in r[1]]
+        counts = _count_files(reports, headers)
+        untold = counts["files"]["images"] - sum(len(images) for *_, images in indexed)
+        left_out = f"LEFT OUT: {format_count(untold, 'image')} of reports that were not indexed"
         self.fill(
-            _make_records(reports, headers, words, paths, notes),
-            notes,
+            [
+                Record(
+                    *(image, report, encode_words(shorten_terms(terms), words), paths.get(image)),
+                    view=LATERAL.get(headers.get(image, ""), headers.get(image, "")),
+                    study_id=report,
+                )
+                for report, terms, images in indexed
+                for image in images
+            ],
+            [left_out] if untold else [],
             views=views,
-            counts=_count_files(reports, headers),
+            counts=counts,
             published=PUBLISHED,
             stray=paths.keys() - {image for *_, images in reports for image in images},
             unknown_patients=UNKNOWN_PATIENTS,
@@ -160,28 +171,3 @@ def _count_files(reports: Sequence[Report], views: Mapping[str, str]) -> Counts:
             term: sum(term in terms for _, terms, _ in reports) for term in (NOT_INDEXED, "normal")
         },
     }
-
-
-def _make_records(
-    reports: Iterable[Report],
-    views: Mapping[str, str],
-    words: LabelMap,
-    paths: Mapping[str, Path],
-    notes: list[str],
-) -> list[Record]:
-    """One record per image of a report that was indexed."""
-    records, untold = [], 0
-    for report, terms, images in reports:
-        if not terms or NOT_INDEXED in terms:
-            untold += len(images)
-            continue
-        targets = encode_words(shorten_terms(terms), words)
-        for image in images:
-            view = views.get(image, "")
-            view = "LL" if view in LATERAL else view
-            records.append(
-                Record(image, report, targets, paths.get(image), view=view, study_id=report)
-            )
-    if untold:
-        notes.append(f"LEFT OUT: {format_count(untold, 'image')} of reports that were not indexed")
-    return records
