@@ -107,7 +107,6 @@ def count_duplicates(
     crossing = (homes[first] == "test") != (homes[second] == "test")
     crossing &= (homes[first] != "") & (homes[second] != "")
     others = owners[first] != owners[second]
-    tested = np.where(homes[first] == "test", first, second)[crossing]
 
     def count(kind: Mask) -> PairCount:
         masks = kind, kind & others, kind & crossing, kind & crossing & others
@@ -117,12 +116,8 @@ def count_duplicates(
     compared, between = _count_hospitals(records, pairs)
     worst = np.lexsort((-correlation, ~others, ~crossing))[:LISTED].tolist()
     return Duplicates(
-        images=len(records),
-        size=squares.shape[1],
-        blank=blank,
-        exact=count(exact),
-        near=count(~exact),
-        test_images=len(np.unique(tested)),
+        *(len(records), squares.shape[1], blank, count(exact), count(~exact)),
+        test_images=len(np.unique(np.where(homes[first] == "test", first, second)[crossing])),
         closest=[
             Pair(
                 images=(records[first[at]].image_id, records[second[at]].image_id),

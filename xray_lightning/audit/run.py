@@ -59,11 +59,8 @@ def audit_split(
     source: Source,
     split: Split,
     *,
-    # name -> image names of a known test set, as ids of the data where they are any
     lists: Mapping[str, Collection[str]] | None = None,
-    # image id -> name of the radiograph it shows, such as RSNA's map to NIH
     exposures: Mapping[str, str] | None = None,
-    # of one model on validation and on test, to decompose the change between them
     predictions: tuple[Predictions, Predictions] | None = None,
     checkpoint: Path | str | None = None,  # whose training patients are looked for
     duplicates: Duplicates | None = None,  # of ``compare_images``, if pixels were compared
@@ -71,6 +68,10 @@ def audit_split(
     seed: int = 0,  # of the draws and the trees
 ) -> Audit:
     """Audit a split of the data set from its label table alone; no pixels are read.
+
+    ``lists`` are the image names of known test sets, as ids of the data where they are any;
+    ``exposures`` the name of the radiograph that an image shows (RSNA's map to NIH);
+    ``predictions`` those of one model on validation and on test, to decompose the change.
 
     Raises:
         TableError: the predictions are not of the split.
@@ -82,9 +83,7 @@ def audit_split(
     told, subsets = not leakage.patients.untold, add_train_val(split.subsets)
     shift = measure_shift(table, subsets, bootstrap, seed)
     baselines = score_baselines(table, split.subsets, bootstrap, seed)
-    change = None
-    if predictions:
-        change = decompose_change(source, split, *predictions, draws=draws, seed=seed)
+    change = predictions and decompose_change(source, split, *predictions, draws=draws, seed=seed)
     hospitals = None
     if isinstance(source, Several) and len(source.sources) > 1:
         hospitals = compare_hospitals(source, duplicates=duplicates, draws=draws, seed=seed)

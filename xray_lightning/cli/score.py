@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from xray_lightning.cli.config import compose_settings, make, read_value
 from xray_lightning.cli.request import Own, choose_labels, present, take_own
-from xray_lightning.cli.settings import point_settings
+from xray_lightning.cli.settings import Settings, point_settings
 from xray_lightning.data.nih_expert import NihExperts
 from xray_lightning.data.partition import SUBSETS, Split, split_source
 from xray_lightning.data.source import Source, select_labels
@@ -19,10 +19,12 @@ from xray_lightning.evaluation.priors import require_prior
 from xray_lightning.evaluation.scores import find_scored_labels, read_scores
 from xray_lightning.evaluation.truths import NEEDED, score_truths
 from xray_lightning.folders import prepare_folder
+from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.records import Record, patient_ids, patients_text, target_matrix
 from xray_lightning.report.evaluation_table import evaluation_lines
 from xray_lightning.report.terminal import truth_lines
 
+Scores = Mapping[str, npt.NDArray[np.float32]]  # image id -> (L,)
 OWN = {
     "subset": ("", *SUBSETS),
     "labels": "",  # shared: those of the data that the table has scores for; or a list
@@ -39,13 +41,12 @@ OWN = {
 def score(table: Path, overrides: Sequence[str], as_json: bool = False) -> None:
     """Score a table; see ``xray score --help``."""
     own, values = take_own(overrides, OWN)
-    subset, points, allow_missing = own["subset"], own["points"], own["allow_missing"]
-    require_points(points, subset)
+    subset = own["subset"]
+    require_points(own["points"], subset)
     prior = require_prior(read_value("prior", own["prior"]))
     config, run_dir = compose_settings(values, OWN)
     source: Source = make(config.data)
-    splitter = make(config.split) if subset else None
-    split = splitter and split_source(source, splitter, source.records)
+    split = split_source(source, make(config.split), source.records) if subset else None
     images = [record.image_id for record in source.records]
     if own["truth"]:
         show_truths(table, source, split, own, run_dir, as_json)
@@ -54,23 +55,18 @@ def score(table: Path, overrides: Sequence[str], as_json: bool = False) -> None:
         theirs = find_scored_labels(table, source.labels)
         source = select_labels(source, choose_labels(own["labels"], source.labels, theirs))
     scores = dict(zip(*read_scores(table, source.labels, images), strict=True))
-    records, note = choose_records(source.records, scores, split, subset, allow_missing)
+    records, note = choose_records(source.records, scores, split, subset, own["allow_missing"])
     path = run_dir and prepare_folder(run_dir) / "score.json"
-    fitted, train = None, split.subsets["train"].tolist() if split else ()
-    learned = target_matrix([source.records[row] for row in train]) if train else None
-    if points:
-        fit, _ = choose_records(source.records, scores, split, points, allow_missing)
-        beside = beside_truth(source, fit, scores)
-        fitted = fit_operating_points(beside, subset=points, **point_settings(config))
+    train = split.subsets["train"] if split else ()
     evaluation = evaluate(
         beside_truth(source, records, scores),
         records,
         origin_of(table, source, split, subset),
-        operating_points=fitted,
+        operating_points=fit_points(source, split, scores, own, config),
         prior=prior,
         draws=own["draws"],
         seed=own["bootstrap_seed"],
-        learned=learned,
+        learned=target_matrix([source.records[row] for row in train]) if split else None,
         subgroups=own["subgroups"],
     )
     place = "" if split is None else f", split {split.name} [{split.fingerprint}], {subset}"
@@ -83,6 +79,17 @@ def score(table: Path, overrides: Sequence[str], as_json: bool = False) -> None:
         *(f"note: {text}" for text in (*source.notes, note) if text),
         path=path,
     )
+
+
+def fit_points(
+    source: Source, split: Split | None, scores: Scores, own: Own, config: Settings
+) -> OperatingPoints | None:
+    """Operating points and calibrations by the scores of points=; None without."""
+    if not (subset := own["points"]):
+        return None
+    fit, _ = choose_records(source.records, scores, split, subset, own["allow_missing"])
+    beside = beside_truth(source, fit, scores)
+    return fit_operating_points(beside, subset=subset, **point_settings(config))
 
 
 def show_truths(
@@ -115,9 +122,7 @@ def show_truths(
     present(truths.to_json(), as_json, *lines, *notes, path=path)
 
 
-def beside_truth(
-    source: Source, records: Sequence[Record], scores: Mapping[str, npt.NDArray[np.float32]]
-) -> Predictions:
+def beside_truth(source: Source, records: Sequence[Record], scores: Scores) -> Predictions:
     """The scores of some records beside their targets."""
     ids = tuple(record.image_id for record in records)
     patients = tuple(patient_ids(records))

@@ -83,18 +83,19 @@ class Comparison(Result):
 
 
 def compare(
-    # a run folder, a table, a pattern of these or a row of a sweep (see :func:`find_tables`); or
-    # predictions of the test images, one table a seed
     first: Model,
-    second: Model,  # the same of the other model
+    second: Model,
     *,
-    # to be compared, or "shared": those that all tables have; none: all, which must be the same
     labels: str | Sequence[str] = (),
     draws: int = 2000,  # of the bootstrap
     seed: int = 0,  # of the draws
     threads: int | None = None,  # labels compared at a time; None: the processor's cores
 ) -> Comparison:
     """Compare two models by AUROC, each draw of patients evaluating both.
+
+    A model is a run folder, a table, a pattern of these or a row of a sweep (see
+    :func:`find_tables`); or predictions of the test images, one table a seed. ``labels`` are those
+    to be compared, or "shared": what all tables have; none: all, which must be the same.
 
     Raises:
         ConfigError: ``labels`` names one that a table lacks.

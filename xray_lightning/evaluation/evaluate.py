@@ -102,17 +102,17 @@ def evaluate(
     records: Sequence[Record],  # the N images
     origin: Origin | None = None,  # where the predictions come from
     *,
-    # of :func:`fit_operating_points`; None: none, and no calibration
-    operating_points: OperatingPoints | None = None,
+    operating_points: OperatingPoints | None = None,  # of validation; None: no calibration either
     prior: Prior = VALIDATION,  # the prevalence that calibrated scores hold for, see priors.py
     draws: int = 2000,  # of the bootstrap; subgroups need none, missed disease gets at most 500
     seed: int = 0,  # of the bootstrap
     learned: Array | None = None,  # targets of training (M, L), which tell what is rare there
     subgroups: bool = True,  # whether they are evaluated
-    # AUROC at which features tell each hospital, where they were looked at
     hospital_probe: Mapping[str, Estimate] | None = None,
 ) -> Evaluation:
     """Every metric of some predictions, operating points and calibrations of validation applied.
+
+    ``hospital_probe`` is the AUROC at which features tell each hospital, where it was measured.
 
     Raises:
         ConfigError: no draws or no images, or a prior that there is no calibration for.
@@ -125,33 +125,40 @@ def evaluate(
     missed = []
     if subgroups and thresholds:
         missed = measure_underdiagnosis(*columns, records, thresholds, draws=few, seed=seed)
-    metrics = estimate_metrics(
-        *columns,
-        predictions.patient_ids,
-        thresholds=thresholds,
-        calibrations=_calibrate(operating_points, priors) or None,
-        groups=None if learned is None else group_by_frequency(predictions.labels, learned),
-        draws=draws,
-        seed=seed,
-        threads=available_cores(),
-    )
+    frequency = None if learned is None else group_by_frequency(predictions.labels, learned)
+    calibrations = _calibrate(operating_points, priors) or None
+    metrics = estimate_predictions(predictions, draws, seed, thresholds, calibrations, frequency)
     return Evaluation(
         metrics,
         origin,
         fingerprint({origin.subset or "scored": predictions.image_ids}),
-        images=len(records),
-        patients=predictions.patients,
-        patients_known=patients_known(records),
-        draws=draws,
-        seed=seed,
-        operating_points=operating_points,
-        priors=priors,
-        prior_tests=prior_tests,
+        *(len(records), predictions.patients, patients_known(records), draws, seed),
+        *(operating_points, priors, prior_tests),
         calls=count_wrong_calls(*columns, thresholds) if thresholds else None,
         subgroups=measure_subgroups(*columns, records) if subgroups else [],
         underdiagnosis=missed,
         published=_find_published(origin, predictions.labels, len(records)),
         pooled=describe_pooled(predictions, records, hospital_probe or {}, draws=few, seed=seed),
+    )
+
+
+def estimate_predictions(
+    predictions: Predictions,
+    draws: int,
+    seed: int,
+    thresholds: Mapping[str, float] | None = None,
+    calibrations: Mapping[str, Calibration | None] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> Metrics:
+    """:func:`estimate_metrics` of a table, on all cores."""
+    return estimate_metrics(
+        *(predictions.labels, predictions.scores, predictions.targets, predictions.patient_ids),
+        thresholds=thresholds,
+        calibrations=calibrations,
+        groups=groups,
+        draws=draws,
+        seed=seed,
+        threads=available_cores(),
     )
 
 

@@ -223,8 +223,7 @@ def _transfer(
         )
     gone = {r.patient_id for r, seen in zip(data.records, met.seen, strict=True) if seen}
     table, predictions = score_images(model, name, data, scoring, rows)
-    population = learned.split.get("population", "")
-    inside = name_patients(population, test.patient_ids if test else ())
+    inside = name_patients(learned.split.get("population", ""), test.patient_ids if test else ())
     names = inside, [met.names[row] for row in rows]
     labels, mean = compare_labels(model.points, predictions, test, names, draws=draws, seed=seed)
     return Transfer(

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from xray_lightning.data.decoding import available_cores
+from xray_lightning.evaluation.evaluate import estimate_predictions
 from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.metrics.estimates import LabelMetrics, Metrics, estimate_metrics
+from xray_lightning.metrics.estimates import LabelMetrics, Metrics
 from xray_lightning.metrics.external import CalibrationLine, Sample, compare_samples, fit_line
 from xray_lightning.metrics.intervals import NAN, Estimate
 from xray_lightning.metrics.operating_points import OperatingPoint
@@ -100,17 +101,8 @@ def estimate_at_points(
     """Metrics of some labels at the model's operating points; None without labels."""
     if predictions is None or not labels:
         return None
-    kept = predictions.keep(labels)
-    return estimate_metrics(
-        kept.labels,
-        kept.scores,
-        kept.targets,
-        kept.patient_ids,
-        thresholds={label: point.threshold for label, point in points.items()},
-        draws=draws,
-        seed=seed,
-        threads=available_cores(),
-    )
+    thresholds = {label: point.threshold for label, point in points.items()}
+    return estimate_predictions(predictions.keep(labels), draws, seed, thresholds)
 
 
 def _differences(

@@ -71,48 +71,32 @@ class Explanation(Result):
 
 
 def explain_checkpoint(
-    checkpoint: Checkpoint | str | Path,
-    data: XrayDataModule,
+    checkpoint: Checkpoint | str | Path,  # of a run, or its path
+    data: XrayDataModule,  # with the labels of the checkpoint, and its preprocessing
     *,
-    subset: str = "test",
-    methods: Sequence[str] = SCORED,
-    saliency: Sequence[str] = TESTED,
-    label: str = "",
-    positives: int = 48,
-    seeds: Sequence[str | Path] = (),
-    permuted: str | Path | None = None,
-    draws: int = 1000,
-    seed: int = 0,
-    trainer: pl.Trainer | None = None,
-    progress: bool = False,
+    subset: str = "test",  # or "val"
+    methods: Sequence[str] = SCORED,  # scored against boxes, of ``class_maps``
+    saliency: Sequence[str] = TESTED,  # methods that are put to the saliency tests
+    label: str = "",  # the finding of these; "": the one the network knows best on validation
+    positives: int = 48,  # images of these, at most
+    seeds: Sequence[str | Path] = (),  # checkpoints trained alike from other seeds
+    permuted: str | Path | None = None,  # one trained alike with ``permute_labels=true``
+    draws: int = 1000,  # of the bootstrap over patients
+    seed: int = 0,  # of everything random
+    trainer: pl.Trainer | None = None,  # scores the images; None: on this machine's accelerator
+    progress: bool = False,  # whether bars are shown
 ) -> Explanation:
     """Maps against boxes beside controls, hits and misses to draw, and saliency tests.
-
-    Args:
-        checkpoint: of a run, or its path.
-        data: with the labels of the checkpoint, and its preprocessing.
-        subset: "val" or "test".
-        methods: scored against boxes, see :func:`~xray_lightning.explain.maps.class_maps`.
-        saliency: methods that are put to the saliency tests.
-        label: the finding of these; "" is the one that the network knows best on validation.
-        positives: images of these, at most.
-        seeds: checkpoints trained alike from other seeds.
-        permuted: a checkpoint trained alike with ``permute_labels=true``.
-        draws: of the bootstrap over patients.
-        seed: of everything random.
-        trainer: scores the images; None: one on this machine's accelerator.
-        progress: whether bars are shown.
 
     Raises:
         CheckpointError, ConfigError: see :func:`require_explainable`.
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(Path(checkpoint))
-    tested = (*methods, *saliency)
-    others = require_explainable(checkpoint, data, subset, tested, label, seeds, permuted)
     _require_numbers(positives=(positives, 2), draws=(draws, 1), seed=(seed, 0))
-    net = checkpoint.build_net()
-    predictions = predict_subsets(net, data, trainer)
+    named = (*methods, *saliency)
+    others = require_explainable(checkpoint, data, subset, named, label, seeds, permuted)
+    predictions = predict_subsets(net := checkpoint.build_net(), data, trainer)
     annotated = _map_boxes(net, data, subset, methods, progress)
     places = _localise(annotated, data, subset, draws, seed)
     shown = predictions[subset]
@@ -128,8 +112,8 @@ def explain_checkpoint(
         localisation_missing="" if places else NO_BOX if methods else NO_METHOD,
         published=published_boxes(data.source.name) if places else [],
         gallery={name: f"gallery_{re.sub('[ /]', '_', name)}.png" for name in overlays},
-        saliency=tests, saliency_missing=NO_FINDING if saliency and not tests else "",
-        overlays=overlays,
+        saliency=tests, overlays=overlays,
+        saliency_missing=NO_FINDING if saliency and not tests else "",
     )  # fmt: skip
 
 

@@ -132,10 +132,7 @@ def estimate_metrics(
     targets: Array,  # (N, L), NaN where unknown
     patients: npt.ArrayLike,  # N ids
     *,
-    # operating point of each label, chosen elsewhere (validation), NaN or absent: none
-    thresholds: Mapping[str, float] | None = None,
-    # map of each label, fitted elsewhere (validation); if given, Brier's score and the calibration
-    # error after it stand beside the raw ones, NaN for a label without one
+    thresholds: Mapping[str, float] | None = None,  # NaN or absent: none
     calibrations: Mapping[str, Calibration | None] | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,  # name -> labels
     draws: int = 2000,  # of the bootstrap
@@ -144,7 +141,9 @@ def estimate_metrics(
 ) -> Metrics:
     """Metrics of every label and their means, with 95 % intervals.
 
-    A draw of a mean is the mean over the labels that are defined in that draw.
+    Thresholds and calibrations of each label were chosen elsewhere (validation). With calibrations
+    Brier's score and the calibration error after them stand beside the raw ones, NaN for a label
+    without one. A draw of a mean is the mean over the labels that are defined in that draw.
     """
     by_patient = PatientBootstrap(patients, draws, seed)
     by_image = PatientBootstrap(np.arange(len(scores)), min(draws, IMAGE_DRAWS), seed)
