@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import confusion_matrix, f1_score, recall_score, roc_curve
+from sklearn.metrics import f1_score, recall_score, roc_curve
 
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.metrics.bootstrap import PatientBootstrap
@@ -15,7 +15,6 @@ from xray_lightning.metrics.operating_points import (
     OperatingPoint,
     OperatingPoints,
     choose_threshold,
-    confusion,
     count_wrong_calls,
     fit_operating_point,
 )
@@ -30,19 +29,6 @@ def sample(images: int = 300) -> tuple[np.ndarray, np.ndarray]:
 def fit(scores: np.ndarray, targets: np.ndarray, draws: int = 20, **settings) -> OperatingPoint:  # type: ignore[no-untyped-def]
     bootstrap = PatientBootstrap(np.arange(len(scores)) // 3, draws)
     return fit_operating_point(scores, targets, bootstrap, **settings)
-
-
-def test_counts_equal_scikit_learn() -> None:
-    scores, targets = sample()
-    thresholds = [0.0, 0.3, 0.305, 1.1]
-    counts = confusion(scores, targets == 1, thresholds)
-    for index, threshold in enumerate(thresholds):
-        tn, fp, fn, tp = confusion_matrix(targets == 1, scores >= threshold).ravel()
-        assert counts.true_positive[index] == tp
-        assert counts.false_positive[index] == fp
-        assert counts.sensitivity[index] == tp / (tp + fn)
-        assert counts.specificity[index] == tn / (tn + fp)
-        assert counts.f1[index] == pytest.approx(f1_score(targets == 1, scores >= threshold))
 
 
 def test_rules_against_scikit_learn() -> None:

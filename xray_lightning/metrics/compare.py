@@ -19,7 +19,7 @@ from xray_lightning.metrics.intervals import (
     effective_patients,
     mean_of_defined,
 )
-from xray_lightning.metrics.ranks import Ranking, auroc_left_out, curves_over, sum_patients
+from xray_lightning.metrics.ranks import auroc_left_out, curves_over, sum_patients
 from xray_lightning.records import is_known
 from xray_lightning.results import Result
 
@@ -85,12 +85,14 @@ def compare_aurocs(
         for index in range(len(labels))
     ]
     with ThreadPoolExecutor(threads) as pool:
-        drawn = list(pool.map(lambda column: _draw_label(bootstrap, *column), columns))
+        drawn = list(
+            pool.map(lambda c: _draw_sides(bootstrap, (c[0], c[2]), (c[1], c[2])), columns)
+        )
     generator = np.random.default_rng(seed)
     choices = tuple(_choose_seeds(len(runs), draws, generator) for runs in (first, second))
     differences = [
         _difference(
-            *_over_seeds(pair, choices), left_out, effective_patients(rarer), _delong(*column)
+            *_over_seeds(pair, choices), left_out, effective_patients(rarer[0]), _delong(*column)
         )
         for column, (*pair, left_out, rarer) in zip(columns, drawn, strict=True)
     ]
@@ -98,7 +100,7 @@ def compare_aurocs(
     *means, left_out = (
         mean_of_defined(np.stack([label[place] for label in drawn])) for place in range(3)
     )
-    effective = effective_patients(np.sum([rarer for *_, rarer in drawn], axis=0))
+    effective = effective_patients(np.sum([rarer[0] for *_, rarer in drawn], axis=0))
     return AurocDifferences(
         {
             label: replace(difference, corrected=float(p_value))
@@ -125,33 +127,27 @@ def compare_truths(
     """
     both = is_known(first) & is_known(second)
     bootstrap = PatientBootstrap(np.asarray(patients)[both], draws, seed)
-    sides = [[bootstrap.ranking(scores[both], targets[both])] for targets in (first, second)]
-    one, two, left_out, rarer = _draw_sides(bootstrap, sides)
+    sides = [([scores[both]], targets[both]) for targets in (first, second)]
+    one, two, left_out, rarer = _draw_sides(bootstrap, *sides)
     effective = min(map(effective_patients, rarer))
     return _difference(one[0], two[0], left_out, effective, NAN)
 
 
-def _draw_label(
-    bootstrap: PatientBootstrap, first: Runs, second: Runs, targets: Array
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """What :func:`_draw_sides` gives for two models and one label."""
-    sides = [[bootstrap.ranking(scores, targets) for scores in runs] for runs in (first, second)]
-    one, two, left_out, rarer = _draw_sides(bootstrap, sides)
-    return one, two, left_out, rarer[0]
-
-
 def _draw_sides(
-    bootstrap: PatientBootstrap, sides: Sequence[Sequence[Ranking]]
+    bootstrap: PatientBootstrap, *sides: tuple[Runs, Array]
 ) -> tuple[Floats, Floats, Floats, list[Floats]]:
-    """AUROC of both sides in each draw, (seeds, 1 + D); their difference without each patient.
+    """AUROC of two sides, scores (N,) of each seed and targets (N,), in each draw, (seeds, 1 + D).
 
-    Last, of each side, the images of the rarer class of each patient, (P,).
+    Then their difference without each patient, (P,); and of each side the images of the rarer class
+    of each patient, (P,).
     """
-    one, two = (np.stack([curves_over(r, bootstrap.counts)[0] for r in side]) for side in sides)
+    rankings = [[bootstrap.ranking(run, targets) for run in runs] for runs, targets in sides]
+    one, two = (np.stack([curves_over(r, bootstrap.counts)[0] for r in side]) for side in rankings)
     left_out = [
-        np.mean([auroc_left_out(r, bootstrap.patients)[1:] for r in side], axis=0) for side in sides
+        np.mean([auroc_left_out(r, bootstrap.patients)[1:] for r in side], axis=0)
+        for side in rankings
     ]
-    rarer = [sum_patients(side[0].codes, side[0].rarer, bootstrap.patients) for side in sides]
+    rarer = [sum_patients(side[0].codes, side[0].rarer, bootstrap.patients) for side in rankings]
     return one, two, left_out[0] - left_out[1], rarer
 
 
@@ -160,7 +156,7 @@ def _delong(first: Runs, second: Runs, targets: Array) -> float:
     if not len(first) == len(second) == 1:
         return NAN
     known = is_known(targets)
-    return compare_auroc(first[0][known], second[0][known], targets[known] == 1).p_value
+    return compare_auroc(first[0][known], second[0][known], targets[known] == 1)
 
 
 def _choose_seeds(runs: int, draws: int, generator: np.random.Generator) -> Floats:

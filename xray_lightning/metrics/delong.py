@@ -1,23 +1,10 @@
 """DeLong's covariance of AUROCs measured on the same images, in O(n log n)."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import false_discovery_control, norm, rankdata
 
-from xray_lightning.metrics.intervals import Array, Floats, Mask
-
-
-@dataclass(frozen=True)
-class DeLongTest:
-    """Two AUROCs on the same images."""
-
-    first: float  # AUROC of the first model
-    second: float  # AUROC of the second model
-    deviation: float  # standard deviation of their difference
-    # two-sided; 1 where the difference is 0, NaN where it has no deviation but is not 0
-    p_value: float
+from xray_lightning.metrics.intervals import NAN, Array, Floats, Mask
 
 
 def delong(scores: Array, positive: Mask) -> Floats:
@@ -40,15 +27,16 @@ def delong(scores: Array, positive: Mask) -> Floats:
     return np.vstack([beaten.mean(axis=1), covariance])
 
 
-def compare_auroc(first: Array, second: Array, positive: Mask) -> DeLongTest:
-    """Whether two models' AUROCs differ on the same images, scores (n,) each."""
-    one, two, *covariance = delong(np.stack([first, second]), positive).ravel().tolist()
-    variance = covariance[0] + covariance[3] - 2 * covariance[1]
-    deviation = float(np.sqrt(max(variance, 0.0))) if not np.isnan(variance) else float("nan")
+def compare_auroc(first: Array, second: Array, positive: Mask) -> float:
+    """Two-sided p value of two models' AUROCs on the same images, scores (n,) each.
+
+    1 where the difference is 0, NaN where it has no deviation but is not 0.
+    """
+    (one, two), (own, both), (_, other) = delong(np.stack([first, second]), positive)
     if one == two:
-        return DeLongTest(one, two, deviation, 1.0)
-    p_value = 2 * norm.sf(abs(one - two) / deviation) if deviation > 0 else float("nan")
-    return DeLongTest(one, two, deviation, float(p_value))
+        return 1.0
+    deviation = np.sqrt(max(own + other - 2 * both, 0.0))
+    return float(2 * norm.sf(abs(one - two) / deviation)) if deviation > 0 else NAN
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:

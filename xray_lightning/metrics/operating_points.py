@@ -14,12 +14,11 @@ from xray_lightning.metrics.intervals import (
     NAN,
     Array,
     Estimate,
-    Floats,
     Interval,
     Mask,
-    divided,
     drop_undefined,
 )
+from xray_lightning.metrics.ranks import Codes
 from xray_lightning.records import is_known
 from xray_lightning.results import Result
 
@@ -31,51 +30,19 @@ SEPARATED = (
 )
 
 
-@dataclass(frozen=True)
-class Confusion:
-    """Counts at each threshold: positive means score >= threshold; (K,) each."""
+def _gains(
+    true: Codes, false: Codes, sizes: tuple[int, int], rule: str, value: float
+) -> npt.NDArray[Any]:
+    """What a rule prefers at each threshold: the largest; -inf where it will not do, (K,).
 
-    true_positive: Floats
-    false_positive: Floats
-    false_negative: Floats
-    true_negative: Floats
-
-    @property
-    def sensitivity(self) -> Floats:
-        """Share of the positives that are called."""
-        return divided(self.true_positive, self.true_positive + self.false_negative)
-
-    @property
-    def specificity(self) -> Floats:
-        """Share of the negatives that are not called."""
-        return divided(self.true_negative, self.true_negative + self.false_positive)
-
-    @property
-    def f1(self) -> Floats:
-        """Harmonic mean of sensitivity and positive predictive value."""
-        errors = self.false_positive + self.false_negative
-        return divided(2 * self.true_positive, 2 * self.true_positive + errors)
-
-
-def confusion(scores: Array, positive: Mask, thresholds: npt.ArrayLike) -> Confusion:
-    """Counts at each of K thresholds, in O((n + K) log n)."""
-    wanted = np.atleast_1d(np.asarray(thresholds))
-    true, false = (
-        (len(some) - np.searchsorted(np.sort(some), wanted, side="left")).astype(np.float64)
-        for some in (scores[positive], scores[~positive])
-    )
-    return Confusion(true, false, float(positive.sum()) - true, float((~positive).sum()) - false)
-
-
-def _gains(counts: Confusion, rule: str, value: float) -> Floats:
-    """What a rule prefers at each threshold: the largest; -inf where it will not do, (K,)."""
+    ``true`` and ``false`` are how many of the positives and of the negatives are called.
+    """
+    positives, negatives = sizes
     if rule == "youden":  # Youden 1950: sensitivity + specificity - 1, in whole numbers, so that
-        negatives = counts.false_positive + counts.true_negative  # equal points are equal
-        positives = counts.true_positive + counts.false_negative
-        return counts.true_positive * negatives - counts.false_positive * positives
+        return true * negatives - false * positives  # equal points are equal
     if rule == "f1":
-        return counts.f1
-    wanted, other = counts.sensitivity, counts.specificity
+        return 2 * true / (true + false + positives)
+    wanted, other = true / positives, (negatives - false) / negatives
     if rule == "specificity":
         wanted, other = other, wanted
     return np.where(wanted >= value, other, -np.inf)
@@ -111,7 +78,9 @@ def choose_threshold(
     if positive.sum() < minimum_positives or positive.all():
         return NAN
     thresholds = np.unique(kept)[::-1]  # falling
-    gains = _gains(confusion(kept, positive, thresholds), rule, value)
+    sides = [np.sort(kept[mask]) for mask in (positive, ~positive)]
+    true, false = (len(side) - np.searchsorted(side, thresholds) for side in sides)
+    gains = _gains(true, false, (len(sides[0]), len(sides[1])), rule, value)
     best = int(np.nanargmax(gains))
     return float(thresholds[best]) if np.isfinite(gains[best]) else NAN
 
