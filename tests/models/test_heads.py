@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.heads import HEADS, make_head
-from xray_lightning.models.pooling import generalised_mean, log_sum_exp
 
 CHANNELS, LABELS, HEIGHT, WIDTH = 6, 3, 2, 5
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -235,17 +234,16 @@ def test_maps_move_with_the_features(name: str) -> None:
 def test_generalised_mean_between_mean_and_maximum() -> None:
     features = new_features(positive=True)
     mean, peak = features.mean(dim=(2, 3)), features.amax(dim=(2, 3))
-    torch.testing.assert_close(generalised_mean(features, torch.tensor([1.0])), mean)
-    torch.testing.assert_close(
-        generalised_mean(features, torch.tensor([3000.0])), peak, rtol=1e-2, atol=0
-    )
-    middle = generalised_mean(features, torch.tensor([3.0]))
+    torch.testing.assert_close(new_head("gem", power=1).pool(features), mean)
+    most = new_head("gem", power=3000).pool(features)
+    torch.testing.assert_close(most, peak, rtol=1e-2, atol=0)
+    middle = new_head("gem", power=3).pool(features)
     assert ((mean < middle) & (middle < peak)).all()
 
 
 def test_generalised_mean_does_not_overflow() -> None:
     features = (1000 * new_features(positive=True)).float().requires_grad_()
-    pooled = generalised_mean(features, torch.tensor([50.0]))
+    pooled = new_head("gem", power=50).float().pool(features)
     pooled.sum().backward()
     assert torch.isfinite(pooled).all()
     assert features.grad is not None
@@ -254,19 +252,24 @@ def test_generalised_mean_does_not_overflow() -> None:
 
 def test_gradient_of_the_generalised_mean() -> None:
     """The largest value is a constant for autograd, which must change nothing."""
-    features, power = new_features(positive=True), torch.tensor([2.5], dtype=torch.float64)
-    inputs = (features.requires_grad_(), power.requires_grad_())
-    assert torch.autograd.gradcheck(generalised_mean, inputs)
+    head = new_head("gem")
+
+    def pool(features: Tensor, power: Tensor) -> Any:
+        return torch.func.functional_call(head, {"power": power}, (features,))
+
+    inputs = new_features(positive=True).requires_grad_(), head.power
+    assert torch.autograd.gradcheck(pool, inputs)
 
 
 def test_log_sum_exp_between_mean_and_maximum() -> None:
     features = new_features()
     mean, peak = features.mean(dim=(2, 3)), features.amax(dim=(2, 3))
-    torch.testing.assert_close(log_sum_exp(features, 1e-4), mean, rtol=0, atol=1e-3)
-    torch.testing.assert_close(log_sum_exp(features, 1e4), peak, rtol=0, atol=1e-3)
-    middle = log_sum_exp(features, 10.0)
+    low, middle, high = (new_head("lse", sharpness=r).pool(features) for r in (1e-4, 10.0, 1e4))
+    torch.testing.assert_close(low, mean, rtol=0, atol=1e-3)
+    torch.testing.assert_close(high, peak, rtol=0, atol=1e-3)
     assert ((mean < middle) & (middle < peak)).all()
-    assert torch.isfinite(log_sum_exp(1e4 * features.float(), 10.0)).all()
+    pooled = new_head("lse", sharpness=10.0).pool(torch.tensor([[[[0.0, 900.0]]]]))
+    assert pooled.item() == pytest.approx(900 - math.log(2) / 10, rel=1e-6)  # no overflow
 
 
 def test_pcam_where_every_probability_underflows() -> None:

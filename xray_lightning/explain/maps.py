@@ -13,13 +13,14 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.grid import Grid, Grids
+from xray_lightning.models.batches import evaluation_mode
 from xray_lightning.models.network import XrayNet
 
 Score = Callable[[Tensor], Tensor]  # images (B, 1, H, W) -> logits (B, L)
@@ -285,16 +286,9 @@ def _columns(known: tuple[str, ...], labels: Sequence[str | int]) -> list[int]:
 @contextmanager
 def keep_modes(net: XrayNet, device: str) -> Iterator[None]:
     """Evaluation mode, gradients and float32 within, then each module's own mode again."""
-    modes: list[tuple[nn.Module, bool]] = [(module, module.training) for module in net.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        exact = torch.autocast(device, enabled=False)
-        with torch.inference_mode(False), torch.enable_grad(), exact:
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    exact = torch.autocast(device, enabled=False)
+    with evaluation_mode(net), torch.inference_mode(False), torch.enable_grad(), exact:
+        yield
 
 
 def cell_grids(net: Any, size: int) -> Grids:

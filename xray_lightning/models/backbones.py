@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,10 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError, WeightsError
+from xray_lightning.models.batches import evaluation_mode
 
 State = dict[str, Tensor]
 DAMAGE = (SafetensorError, BadZipFile, OSError, RuntimeError, EOFError, ValueError, KeyError)
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What was loaded: a sentence for the user, and how many tensors."""
-
-    origin: str
-    tensors: int
-
-    def __str__(self) -> str:
-        return f"{self.tensors} of {self.tensors} backbone tensors from {self.origin}"
 
 
 def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> nn.Module:
@@ -57,7 +46,7 @@ def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> 
     return backbone
 
 
-def load_network(name: str, weights: str, image_size: int) -> tuple[Any, LoadReport | None]:
+def load_network(name: str, weights: str, image_size: int) -> tuple[Any, str | None]:
     """A backbone with weights: "imagenet", "none", or the path of a file; and what was loaded."""
     if not isinstance(weights, str | Path):
         raise ConfigError(f"weights must be imagenet, none or a file, got {weights!r}")
@@ -67,7 +56,7 @@ def load_network(name: str, weights: str, image_size: int) -> tuple[Any, LoadRep
     return backbone, None if weights == "none" else load_backbone(backbone, Path(weights))
 
 
-def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, LoadReport]:
+def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, str]:
     """A backbone with timm's own (ImageNet) weights.
 
     timm loads them leniently. To prove that nothing was left random, the network is made twice
@@ -91,13 +80,14 @@ def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, LoadR
                 "weights, model.weights=/path/to/file.safetensors loads a file fetched elsewhere"
             ) from error
     state = backbone.state_dict()
-    random = [key for key, value in state.items() if _is_initial(value, initial[key])]
+    floats = {key: value for key, value in state.items() if value.is_floating_point()}
+    random = [key for key, value in floats.items() if torch.equal(value, initial[key])]
     if random:
         raise WeightsError(_partial(f"timm's weights for {name!r}", missing=random, extra=[]))
-    return backbone, LoadReport(f"timm's {name}.{facts.tag}", len(state))
+    return backbone, _report(state, f"timm's {name}.{facts.tag}")
 
 
-def load_backbone(backbone: Any, path: Path) -> LoadReport:
+def load_backbone(backbone: Any, path: Path) -> str:
     """Fill a backbone from a ``.safetensors`` file of timm's or from our checkpoint.
 
     The first convolution of a three-channel file is summed over its input channels, timm's way
@@ -111,7 +101,7 @@ def load_backbone(backbone: Any, path: Path) -> LoadReport:
     else:
         state = _adapt(state, backbone.pretrained_cfg)
     fill(backbone, state, str(path))
-    return LoadReport(str(path), len(state))
+    return _report(state, str(path))
 
 
 def read_state(path: Path) -> State:
@@ -169,8 +159,8 @@ def _adapt(state: State, facts: Mapping[str, Any]) -> State:
     return state
 
 
-def _is_initial(value: Tensor, initial: Tensor) -> bool:
-    return value.is_floating_point() and torch.equal(value, initial)
+def _report(state: State, origin: str) -> str:
+    return f"{len(state)} of {len(state)} backbone tensors from {origin}"
 
 
 def _partial(origin: str, *, missing: list[str], extra: list[str]) -> str:
@@ -192,19 +182,16 @@ def _first_line(error: BaseException) -> str:
 
 def trial_features(backbone: Any, image_size: int) -> Tensor:
     """Raw features of one black image, found in evaluation mode."""
-    training = backbone.training
-    backbone.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(backbone):
             features = backbone.forward_features(torch.zeros(1, 1, image_size, image_size))
             raw: Tensor = backbone.forward_head(features, pre_logits=True)
+            return raw
     except Exception as error:  # each architecture refuses a size in its own way
         raise ConfigError(
             f"model.backbone: {backbone.pretrained_cfg['architecture']!r} cannot take images of "
             f"image_size={image_size} pixels ({error})"
         ) from error
-    backbone.train(training)
-    return raw
 
 
 def trace_sizes(net: nn.Module, image_size: int) -> tuple[float, int, bool]:
@@ -224,10 +211,8 @@ def trace_sizes(net: nn.Module, image_size: int) -> tuple[float, int, bool]:
             patches[inputs[0].shape[-1]] = module.stride[0]
 
     handles = [module.register_forward_pre_hook(look) for module in net.modules()]
-    training = net.training
-    with torch.no_grad():
-        net.eval()(torch.zeros(1, 1, image_size, image_size))
-    net.train(training)
+    with torch.no_grad(), evaluation_mode(net):
+        net(torch.zeros(1, 1, image_size, image_size))
     for handle in handles:
         handle.remove()
     share = math.prod((side // patch * patch / side) ** 2 for side, patch in patches.items())

@@ -1,6 +1,8 @@
-"""The one loop that takes images through a network, a batch at a time."""
+"""Images through a network: a batch at a time, in evaluation mode, its modules watched."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,3 +42,31 @@ def run_batches(
     with torch.no_grad():
         batches = iterate_batches(net, images, batch_size, full=full)
         return torch.cat([function(batch).cpu() for batch in batches])
+
+
+@contextmanager
+def evaluation_mode(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode within, then each module's own mode again."""
+    modes = [(module, module.training) for module in net.modules()]  # a frozen norm has another
+    try:
+        net.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def record_outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Any]]]:
+    """What each module gives within, by its name, one entry a call."""
+    outputs: dict[str, list[Any]] = {name: [] for name in modules}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, inputs, output: outputs[name].append(output)
+
+    hooks = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.backbones import trial_features
+from xray_lightning.models.batches import record_outputs
 
 PARTS = ("both", "channel", "spatial")
 
@@ -137,27 +138,15 @@ def insert_cbam(
 
 def _output_channels(backbone: Any, names: Sequence[str], image_size: int) -> dict[str, int]:
     """Channels of the map that each named module gives."""
-    shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in names}
-    modules = [_get_module(backbone, name) for name in names]
-    if len(shapes) < len(names):
+    modules = {name: _get_module(backbone, name) for name in names}
+    if len(modules) < len(names):
         raise ConfigError(f"model.cbam_after names a module twice: {list(names)}")
     if not names:
         return {}
-
-    def recorder(name: str) -> Any:
-        return lambda module, inputs, output: shapes[name].append(_shape(output))
-
-    hooks = [
-        module.register_forward_hook(recorder(name))
-        for name, module in zip(names, modules, strict=True)
-    ]
-    try:
+    with record_outputs(modules) as outputs:
         trial_features(backbone, image_size)
-    finally:
-        for hook in hooks:
-            hook.remove()
     square = getattr(backbone, "output_fmt", "NCHW") == "NCHW"
-    return {name: _channels(name, shapes[name], channels_first=square) for name in names}
+    return {name: _channels(name, outputs[name], channels_first=square) for name in names}
 
 
 def _get_module(backbone: Any, name: str) -> nn.Module:
@@ -173,21 +162,17 @@ def _get_module(backbone: Any, name: str) -> nn.Module:
     )
 
 
-def _shape(output: Any) -> tuple[int, ...]:
-    return tuple(output.shape) if isinstance(output, Tensor) else ()
-
-
-def _channels(name: str, shapes: list[tuple[int, ...]], *, channels_first: bool) -> int:
-    if len(shapes) != 1:
+def _channels(name: str, outputs: list[Any], *, channels_first: bool) -> int:
+    if len(outputs) != 1:
         raise ConfigError(
-            f"model.cbam_after: {name!r} runs {len(shapes)} times in a forward pass; a block needs "
-            "a module that runs once"
+            f"model.cbam_after: {name!r} runs {len(outputs)} times in a forward pass; a block "
+            "needs a module that runs once"
         )
-    shape = shapes[0]
+    shape = tuple(outputs[0].shape) if isinstance(outputs[0], Tensor) else ()
     # The trial image is square, and so is a map; (B, H, W, C) shows itself by H = W != C.
     if len(shape) != 4 or not channels_first or shape[2] != shape[3]:
         raise ConfigError(
             f"model.cbam_after: {name!r} gives {shape or 'no single tensor'}, which is no map "
             "(B, C, H, W); name a module of a convolutional network"
         )
-    return shape[1]
+    return int(shape[1])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.backbones import layout_of, load_network, to_map
+from xray_lightning.models.batches import evaluation_mode, record_outputs
 from xray_lightning.models.cbam import CBAM, insert_cbam
 from xray_lightning.models.heads import HeadFactory, describe_head, make_head
 
@@ -153,22 +154,9 @@ class XrayNet(nn.Module):
         Raises:
             ConfigError: no block has a spatial gate, or the gates are open.
         """
-        maps: dict[str, Tensor] = {}
-
-        def keep(name: str) -> Any:
-            return lambda module, inputs, output: maps.update({name: output})
-
-        gates = self.require_gates().items()
-        hooks = [gate.register_forward_hook(keep(name)) for name, gate in gates]
-        modes = [(module, module.training) for module in self.modules()]  # a frozen norm
-        try:
-            self.eval().forward_features(images)
-        finally:
-            for module, mode in modes:
-                module.training = mode
-            for hook in hooks:
-                hook.remove()
-        return maps
+        with evaluation_mode(self), record_outputs(self.require_gates()) as outputs:
+            self.forward_features(images)
+        return {name: gates for name, (gates,) in outputs.items()}
 
     def require_gates(self) -> dict[str, nn.Module]:
         """The spatial gates of the CBAM blocks, by the module each block stands behind.

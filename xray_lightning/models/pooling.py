@@ -10,32 +10,6 @@ from torch.nn import functional as F  # noqa: N812
 from xray_lightning.errors import ConfigError, require_integer
 
 
-def generalised_mean(features: Tensor, power: Tensor) -> Tensor:
-    """(mean of x^p)^(1/p) over space, x not below 1e-6.
-
-    Radenovic et al., Fine-tuning CNN Image Retrieval with No Human Annotation (TPAMI 2018), eq. 3.
-    The largest value is divided out first, so that no power overflows. Features (B, C, H, W) give
-    (B, C). A power of 1 gives the mean, a large one the maximum.
-    """
-    features = features.clamp(min=1e-6)
-    peak = features.amax(dim=(2, 3), keepdim=True).detach()  # cancels, so it needs no gradient
-    mean = (features / peak).pow(power).mean(dim=(2, 3))
-    return peak[:, :, 0, 0] * mean.pow(1 / power)
-
-
-def log_sum_exp(features: Tensor, sharpness: float) -> Tensor:
-    """(1 / r) log(mean of exp(r x)) over space, between the mean (r to 0) and the maximum.
-
-    Wang et al., ChestX-ray8 (CVPR 2017), eq. 1, without overflow. Features (B, C, H, W)
-    give (B, C); r is the sharpness.
-
-    >>> log_sum_exp(torch.tensor([[[[0.0, 900.0]]]]), 10.0).round(decimals=4)
-    tensor([[899.9307]])
-    """
-    places = features.shape[2] * features.shape[3]
-    return (torch.logsumexp(sharpness * features, dim=(2, 3)) - math.log(places)) / sharpness
-
-
 class PoolingHead(nn.Module):
     """Pooling, dropout, then one linear layer; a subclass says how it pools.
 
@@ -49,10 +23,11 @@ class PoolingHead(nn.Module):
     """
 
     linear = False
+    kind_of_dropout: type[nn.Module] = nn.Dropout
 
     def __init__(self, channels: int, labels: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        self.dropout: nn.Module = nn.Dropout(dropout)
+        self.dropout = self.kind_of_dropout(dropout)
         self.classifier = nn.Linear(channels, labels)
 
     def pool(self, features: Tensor) -> Tensor:
@@ -89,9 +64,7 @@ class MaxPool(PoolingHead):
     maximum of its map. Dropout drops whole channels.
     """
 
-    def __init__(self, channels: int, labels: int, *, dropout: float = 0.0) -> None:
-        super().__init__(channels, labels)
-        self.dropout = nn.Dropout2d(dropout)
+    kind_of_dropout = nn.Dropout2d
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, L) of a feature map (B, C, H, W)."""
@@ -99,10 +72,12 @@ class MaxPool(PoolingHead):
 
 
 class GeneralisedMean(PoolingHead):
-    """Generalised mean (GeM) with a learned power, see :func:`generalised_mean`.
+    """Generalised mean (GeM) over space, (mean of x^p)^(1/p), with a learned power.
 
-    Negative features, as a ViT gives them, count as 0. The maps are what each place adds:
-    w x^p / pooled^(p - 1) + b; the logit is their mean.
+    Radenovic et al., Fine-tuning CNN Image Retrieval with No Human Annotation (TPAMI 2018), eq. 3.
+    A power of 1 gives the mean, a large one the maximum. Negative features, as a ViT gives them,
+    count as 0 (x is not below 1e-6). The maps are what each place adds: w x^p / pooled^(p - 1) + b;
+    the logit is their mean.
 
     Args:
         power: p before training.
@@ -118,8 +93,11 @@ class GeneralisedMean(PoolingHead):
         self.power = nn.Parameter(torch.tensor([require_positive("power", power)]))
 
     def pool(self, features: Tensor) -> Tensor:
-        """Generalised mean over space."""
-        return generalised_mean(features, self.power)
+        """Generalised mean over space; divided by the largest value first, no power overflows."""
+        features = features.clamp(min=1e-6)
+        peak = features.amax(dim=(2, 3), keepdim=True).detach()  # cancels, so it needs no gradient
+        mean = (features / peak).pow(self.power).mean(dim=(2, 3))
+        return peak[:, :, 0, 0] * mean.pow(1 / self.power)
 
     def maps(self, features: Tensor) -> Tensor:
         """What each place adds to the logits: (B, L, H, W)."""
@@ -129,10 +107,11 @@ class GeneralisedMean(PoolingHead):
 
 
 class LogSumExp(PoolingHead):
-    """Log-sum-exp pooling of the features, then one linear layer, see :func:`log_sum_exp`.
+    """Log-sum-exp pooling, (1 / r) log(mean of exp(r x)) over space, then one linear layer.
 
-    The maps are the linear layer at every place, the heat maps of Wang et al.; the logit lies
-    near their maximum, but is no function of them.
+    Wang et al., ChestX-ray8 (CVPR 2017), eq. 1, without overflow: between the mean (r to 0) and the
+    maximum. The maps are the linear layer at every place, the heat maps of Wang et al.; the logit
+    lies near their maximum, but is no function of them.
 
     Args:
         sharpness: r.
@@ -149,7 +128,8 @@ class LogSumExp(PoolingHead):
 
     def pool(self, features: Tensor) -> Tensor:
         """Log-sum-exp over space."""
-        return log_sum_exp(features, self.sharpness)
+        total = torch.logsumexp(self.sharpness * features, dim=(2, 3))
+        return (total - math.log(features.shape[2] * features.shape[3])) / self.sharpness
 
 
 def require_positive(option: str, value: Any, *, or_zero: bool = False) -> float:
