@@ -15,26 +15,37 @@ The rules, so that a number computed from pixels can be traced back to the file:
 OpenCV decodes PNG, JPEG and BMP (16-bit grey PNG: libpng by imagecodecs), but the file is checked
 first: some of its releases return a truncated picture half grey, and all of them write to stderr.
 PNG is checked by its checksums, so no damaged byte gets through; JPEG has none, so only its frame
-is checked: size, and that the end is there. TIFF is read by tifffile.
+is checked: size, and that the end is there.
+
+TIFF is read by tifffile and imagecodecs. OpenCV 5 gives another picture, or a black one, where a
+file is damaged or packed in a way it does not know; here every tag has to be readable, every strip
+has to be there and to unpack to its size.
 """
 
+import io
+import logging
+import math
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.dicom import is_dicom, read_dicom8
-from xray_lightning.data.dicom.header import MAX_SIDE
+from xray_lightning.data.dicom.header import AGAIN, MAX_SIDE, refusal
 from xray_lightning.data.dicom.pixels import jpeg_segments
 from xray_lightning.data.files import read_file
-from xray_lightning.data.tiff import decode_tiff
 from xray_lightning.errors import InvalidImageError, MissingImagesError
 from xray_lightning.records import Record
+
+if TYPE_CHECKING:
+    from tifffile import TiffPage
 
 READER_VERSION = 2  # raise it when a rule above changes: caches of pixels then become stale
 
@@ -49,7 +60,13 @@ _JPEG = b"\xff\xd8\xff"
 _TIFF = (b"II*\x00", b"MM\x00*")  # of either byte order
 _JPEG_SIZE = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the start-of-frame markers
 _FLAGS = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR  # as stored, but upright and without alpha
+_PACKED = (1, 5, 7, 8, 32773, 32946, 34712)  # Compression of TIFF
+_PACKINGS = "none, LZW, JPEG, deflate, PackBits, JPEG 2000"  # the same by name
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # PhotometricInterpretation
+_PACKED_JPEG, _ORIENTATION = 7, 274
+_CONVERT = "Convert it to 8-bit or 16-bit grey"
 
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it logs what we raise
 _notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
 
 
@@ -89,14 +106,14 @@ def decode_image(data: bytes, name: str, bits: int = 16) -> Pixels:
         return read_dicom8(data, name=name, notes=notes)
     try:
         if data.startswith(_TIFF):
-            pixels, white, orientation = decode_tiff(data)
+            pixels, white, orientation = _decode_tiff(data)
         else:
             _check_file(data)
             pixels = _decode(data)
             white, orientation = 255 if pixels.dtype == np.uint8 else 2**bits - 1, 1
         most = int(pixels.max()) if white > 255 else 0
         if most > white:
-            raise _invalid(f"it holds the value {most:,}, more than its {bits} bits can")
+            raise refusal(f"it holds the value {most:,}, more than its {bits} bits can")
         if white == 65535 and 0 < (used := most.bit_length()) <= DARK_BITS:
             notes.append(f"16-bit picture of {used}-bit values: dark, for it is not stretched")
         return _turn_upright(_to_grey8(pixels, white), orientation)
@@ -110,12 +127,12 @@ def _decode(data: bytes) -> Decoded:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
     except cv2.error as error:
-        raise _invalid(f"OpenCV cannot decode it ({error.err})") from error
+        raise refusal(f"OpenCV cannot decode it ({error.err})") from error
     if pixels is None:
-        raise _invalid("its compressed pixels are damaged")
+        raise refusal("its compressed pixels are damaged")
     if pixels.dtype not in (np.uint8, np.uint16):
         remedy = "Convert it to 8-bit or 16-bit grey with a window you choose"
-        raise _invalid(f"its pixels are {pixels.dtype}, not 8-bit or 16-bit integers", remedy)
+        raise refusal(f"its pixels are {pixels.dtype}, not 8-bit or 16-bit integers", remedy)
     return pixels
 
 
@@ -127,7 +144,7 @@ def _decode_png16(data: bytes) -> Decoded:
         pixels = np.asarray(imagecodecs.png_decode(data))
         return pixels[..., 0] if pixels.ndim == 3 else pixels
     except (imagecodecs.PngError, ValueError) as error:
-        raise _invalid("its compressed pixels are damaged") from error
+        raise refusal("its compressed pixels are damaged") from error
 
 
 def _to_grey8(pixels: Decoded, white: int) -> Pixels:
@@ -138,7 +155,7 @@ def _to_grey8(pixels: Decoded, white: int) -> Pixels:
     elif pixels.ndim == 3 and pixels.shape[2] == 3:  # ITU-R 601 luma
         pixels = np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_BGR2GRAY))
     elif pixels.ndim == 3:
-        raise _invalid(f"it has {pixels.shape[2]} channels, not 1 or 3", "Convert it to grey")
+        raise refusal(f"it has {pixels.shape[2]} channels, not 1 or 3", "Convert it to grey")
     if white != 255:  # the nearest of value * 255 / white, for every value of 8 to 16 bits
         pixels = np.asarray(cv2.convertScaleAbs(pixels, alpha=255 / white))
     return pixels.astype(np.uint8, copy=False)
@@ -155,14 +172,14 @@ def _turn_upright(pixels: Pixels, orientation: int) -> Pixels:
 def _check_file(data: bytes) -> None:
     """Raise unless the bytes are a complete file of a format that OpenCV reads here."""
     if not data:
-        raise _invalid("the file is empty")
+        raise refusal("the file is empty")
     if data.startswith(_PNG):
         _check_png(data)
     elif data.startswith(_JPEG):
         _check_jpeg(data)
     elif not data.startswith(b"BM"):  # never say the bytes: they may be a patient's name
         reason = "it is not a PNG, JPEG, BMP, TIFF or DICOM file by its first bytes"
-        raise _invalid(reason, "Convert or download the file again")
+        raise refusal(reason, "Convert or download the file again")
 
 
 def _check_png(data: bytes) -> None:
@@ -172,13 +189,13 @@ def _check_png(data: bytes) -> None:
     while kind != b"IEND":
         end = start + 12 + int.from_bytes(view[start : start + 4])
         if end > len(data):
-            raise _invalid(f"the PNG is truncated: a chunk ends at byte {end:,} of {len(data):,}")
+            raise refusal(f"the PNG is truncated: a chunk ends at byte {end:,} of {len(data):,}")
         kind, content = bytes(view[start + 4 : start + 8]), view[start + 8 : end - 4]
         if zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end]):
-            raise _invalid(f"the PNG is damaged: wrong checksum of the chunk at byte {start:,}")
+            raise refusal(f"the PNG is damaged: wrong checksum of the chunk at byte {start:,}")
         if start == len(_PNG):
             if kind != b"IHDR" or len(content) != 13:
-                raise _invalid("the PNG does not begin with its header (IHDR)")
+                raise refusal("the PNG does not begin with its header (IHDR)")
             _check_size(int.from_bytes(content[:4]), int.from_bytes(content[4:8]))
         start = end
 
@@ -187,16 +204,63 @@ def _check_jpeg(data: bytes) -> None:
     """Walk the segments: an end marker in a thumbnail's cannot be taken for the picture's."""
     frames = [start for marker, start in jpeg_segments(data) if marker in _JPEG_SIZE]
     if not frames:
-        raise _invalid("the JPEG has no frame header")
+        raise refusal("the JPEG has no frame header")
     for at in frames:
         height, width = data[at + 5 : at + 7], data[at + 7 : at + 9]
         _check_size(int.from_bytes(width), int.from_bytes(height))
 
 
-def _check_size(width: int, height: int) -> None:
+def _check_size(width: int, height: int, remedy: str = AGAIN) -> None:
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
-        raise _invalid(f"its size is {width} x {height} pixels, sides must be 1 to {MAX_SIDE:,}")
+        reason = f"its size is {width} x {height} pixels, sides must be 1 to {MAX_SIDE:,}"
+        raise refusal(reason, remedy)
 
 
-def _invalid(reason: str, remedy: str = "Download or copy the file again") -> InvalidImageError:
-    return InvalidImageError(f"{reason}. {remedy}")
+def _decode_tiff(data: bytes) -> tuple[npt.NDArray[Any], int, int]:
+    """The first page: codes, (H, W) or BGR (H, W, 3); the code of white; EXIF's orientation."""
+    import tifffile  # 0.1 s that only TIFF needs
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page = file.pages.first
+            _check_page(page, data)
+            pixels, white = _map_codes(page.asarray(maxworkers=1), page)
+            return pixels, white, int(page.tags.valueof(_ORIENTATION, 1))
+    except InvalidImageError:
+        raise
+    except Exception as error:  # each codec has its own errors for damaged bytes
+        raise refusal(f"its TIFF data is damaged ({type(error).__name__})") from error
+
+
+def _check_page(page: "TiffPage", data: bytes) -> None:
+    """Raise unless the page is of a kind that is read, and all its bytes are there."""
+    if page.compression not in _PACKED:
+        raise refusal(f"its TIFF compression is {page.compression}, none of {_PACKINGS}", _CONVERT)
+    _check_size(page.imagewidth, page.imagelength, _CONVERT)
+    if page.sampleformat != 1 or page.bitspersample > 16:
+        raise refusal(f"its pixels are {page.dtype}, not integers of up to 16 bits", _CONVERT)
+    strips = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    there = all(start > 0 and size > 0 and start + size <= len(data) for start, size in strips)
+    (tags,) = struct.unpack_from("<H" if data.startswith(b"II") else ">H", data, page.offset)
+    if tags != len(page.tags) or not there or len(strips) < math.prod(page.chunked):
+        raise ValueError("a tag or a strip is missing")
+
+
+def _map_codes(codes: npt.NDArray[Any], page: "TiffPage") -> tuple[npt.NDArray[Any], int]:
+    """(H, W) or (H, W, 3) with black 0, and the code of white."""
+    white = 2**page.bitspersample - 1
+    codes = codes.astype(np.uint8 if white < 256 else np.uint16, copy=False)
+    if page.axes == "SYX":
+        codes = np.moveaxis(codes, 0, -1)
+    elif page.axes not in ("YX", "YXS"):
+        raise refusal(f"its axes are {page.axes}, not one picture", _CONVERT)
+    kind, samples = page.photometric, codes.shape[2] if codes.ndim == 3 else 1
+    if kind in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
+        grey = codes if codes.ndim == 2 else codes[:, :, 0]
+        return (white - grey if kind == _WHITE_IS_ZERO else grey), white
+    if kind == _PALETTE and samples == 1 and page.colormap is not None:
+        return np.moveaxis(page.colormap[::-1, codes], 0, -1), 2**16 - 1
+    if samples >= 3 and (kind == _RGB or (kind == _YCBCR and page.compression == _PACKED_JPEG)):
+        return codes[:, :, 2::-1], white
+    reason = f"its PhotometricInterpretation is {kind} with {samples} samples a pixel"
+    raise refusal(reason, _CONVERT)

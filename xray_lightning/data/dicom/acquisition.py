@@ -1,7 +1,7 @@
-"""What may be told of a header: one allow-list, so that what is not named here stays out.
+"""What may be told of a header: one allow-list, so that what is not in ``allowed.yaml`` stays out.
 
 Names, ids, dates, places, UIDs, comments and private elements are not looked at. Of the elements
-below only values that cannot name a person pass: words of a fixed vocabulary, and numbers; so of
+there only values that cannot name a person pass: words of a fixed vocabulary, and numbers; so of
 the manufacturer, a free text, which passes if each of its words belongs to makers' names. In a
 table ages from 90 on become 90, as the Safe Harbor rule of HIPAA (45 CFR 164.514) demands.
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml  # type: ignore[import-untyped]
 from pydicom.uid import UID
 
 from xray_lightning.data.dicom.header import NUMBER, Header, name_errors, read_header
@@ -21,38 +22,19 @@ from xray_lightning.errors import InvalidImageError
 MAX_AGE = 120  # years; older is a mistake, NIH's table has some above 400
 OLDEST_TOLD = 90  # years
 
-_MAKERS = """
-    ab ag agfa americas and arcoma canon care carestream co company corp corporation diagnostic
-    digital dmc dr drgem drtech eastman electronics elema europe film fuji fujifilm ge gems general
-    gevaert gmbh health healthcare healthineers hologic hitachi icrco imaging inc international
-    italray kodak konica listem llc ltd lumisys mec medical mindray minolta neusoft nv oy philips
-    photo planmed primax products ray rayence sa samsung sectra shimadzu siemens solutions spa
-    swissray systems technologies technology toshiba trixell united usa varian vidar vieworks x
-"""
-_MAKER = f"({'|'.join(_MAKERS.split())})"
-_NUMBERS = f"{NUMBER}( {NUMBER})*"
+_TABLE = yaml.safe_load(Path(__file__).with_name("allowed.yaml").read_text(encoding="utf-8"))
+_MAKER = f"({'|'.join(_TABLE['makers'].split())})"
+_PATTERNS = {
+    "NUMBERS": f"{NUMBER}( {NUMBER})*",
+    "MAKERS": rf"(?i){_MAKER}([ .,&()/+_-]+{_MAKER})*[ .)]*",
+}
 _SPACINGS = ("ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing")
 _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
-ALLOWED = {  # column: element, and the pattern of what may pass; None: a whole number
-    "modality": ("Modality", "CR|DX|DR|RG|RF|XA|MG|OT|SC|CT|MR|US|PX|IO"),
-    "view": ("ViewPosition", "AP|PA|LL|RL|RLD|LLD|RLO|LLO|LATERAL|LAT"),  # PS3.3 C.8.1.1
-    "laterality": ("ImageLaterality", "[RLUB]"),
-    "series_laterality": ("Laterality", "[RL]"),
-    "age": ("PatientAge", r"\d{3}[DWMY]|\d{1,3}"),
-    "sex": ("PatientSex", "[MFO]"),
-    "pixel_spacing_mm": ("PixelSpacing", _NUMBERS),
-    "imager_pixel_spacing_mm": ("ImagerPixelSpacing", _NUMBERS),
-    "manufacturer": ("Manufacturer", rf"(?i){_MAKER}([ .,&()/+_-]+{_MAKER})*[ .)]*"),
-    "photometric": ("PhotometricInterpretation", "MONOCHROME[12]|RGB|PALETTE COLOR|YBR_[A-Z0-9_]+"),
-    "window_center": ("WindowCenter", _NUMBERS),
-    "window_width": ("WindowWidth", _NUMBERS),
-    "voi_function": ("VOILUTFunction", "LINEAR|LINEAR_EXACT|SIGMOID"),
-    "rows": ("Rows", None),
-    "columns": ("Columns", None),
-    "bits_allocated": ("BitsAllocated", None),
-    "bits_stored": ("BitsStored", None),
-    "signed": ("PixelRepresentation", None),
+# column: element, and the pattern of what may pass; None: a whole number
+ALLOWED = {
+    column: (keyword, _PATTERNS.get(pattern, pattern))
+    for column, (keyword, pattern) in _TABLE["elements"].items()
 }
 COLUMNS = (*ALLOWED, "transfer_syntax")
 

@@ -152,8 +152,7 @@ def apply_window(values: Greys, center: float, width: float, function: str) -> G
         if function == "LINEAR":
             center, width = center - 0.5, width - 1
         elif function != "LINEAR_EXACT":
-            reason = "its VOILUTFunction is none of LINEAR, LINEAR_EXACT, SIGMOID"
-            raise refusal(reason, CORRECT)
+            raise refusal("its VOILUTFunction is none of LINEAR, LINEAR_EXACT, SIGMOID", CORRECT)
         if width == 0:
             return (values > center).astype(float)
         return np.asarray(np.clip((values - center) / width + 0.5, 0, 1))

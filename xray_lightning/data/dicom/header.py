@@ -47,7 +47,7 @@ _reading = threading.local()
 logging.getLogger("pydicom").addFilter(lambda _: not getattr(_reading, "now", False))
 
 
-def refusal(reason: str, remedy: str) -> InvalidImageError:
+def refusal(reason: str, remedy: str = AGAIN) -> InvalidImageError:
     """The one way an error is worded here; the reader puts the file's name in front."""
     return InvalidImageError(f"{reason}. {remedy}")
 
@@ -78,7 +78,7 @@ class Header:
         if element is None or not element.value:
             return None
         if not isinstance(element.value, bytes):
-            raise refusal(f"its {keyword} is a sequence, not a value", AGAIN)
+            raise refusal(f"its {keyword} is a sequence, not a value")
         return element.value
 
     def texts(self, keyword: str) -> list[str]:
@@ -102,7 +102,7 @@ class Header:
         """The 16-bit values of a US or SS attribute; ``signed`` decides, not the stated VR."""
         data = self.value(keyword) or b""
         if len(data) % 2:
-            raise refusal(f"its {keyword} has {len(data)} bytes, an odd number", AGAIN)
+            raise refusal(f"its {keyword} has {len(data)} bytes, an odd number")
         return [*map(int, np.frombuffer(data, f"{self.order}{'i' if signed else 'u'}2"))]
 
     def items(self, keyword: str) -> "list[Header]":
@@ -170,7 +170,7 @@ def split_file(data: bytes) -> tuple[Header, PixelData]:
     data, start = cast(BytesIO, stream).getvalue(), stream.tell()  # inflated, if it was deflated
     head = data[start : start + 12]
     if len(head) < 12:
-        raise refusal("it has no pixel data, or is truncated before it", AGAIN)
+        raise refusal("it has no pixel data, or is truncated before it")
     group, element = struct.unpack(f"{header.order}HH", head[:4])
     if group << 16 | element != _PIXELS[-1]:
         raise refusal("its pixels are floating-point numbers", "Convert them to 16-bit integers")
@@ -179,7 +179,7 @@ def split_file(data: bytes) -> tuple[Header, PixelData]:
     (length,) = struct.unpack(f"{header.order}I", data[begin - 4 : begin])
     end = len(data) if length == _UNDEFINED else begin + length
     if end > len(data):
-        raise refusal(f"it is truncated: its pixels end at byte {end:,} of {len(data):,}", AGAIN)
+        raise refusal(f"it is truncated: its pixels end at byte {end:,} of {len(data):,}")
     return header, PixelData(vr, memoryview(data)[begin:end], length == _UNDEFINED)
 
 
@@ -191,7 +191,7 @@ def read_header(file: BinaryIO, last: int = _UNDEFINED) -> tuple[Header, BinaryI
         if re.match(rb"\x08\0.\0", start, re.DOTALL):
             reason = "it is a DICOM data set without file meta information"
             raise refusal(reason, "Rewrite it with DCMTK's dcmconv")
-        raise refusal("it is not a DICOM file: DICM is not at byte 128", AGAIN)
+        raise refusal("it is not a DICOM file: DICM is not at byte 128")
     with _guard("its header"):
         meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
         syntax = Header(meta, "<", "").text("TransferSyntaxUID")
@@ -214,7 +214,7 @@ def _inflate(data: bytes) -> bytes:
         limit = f"its deflated data set has more than {MAX_INFLATED:,} bytes"
         raise refusal(limit, "Rewrite it uncompressed")
     if not inflater.eof:
-        raise refusal("it is truncated: the end of its deflated data set is missing", AGAIN)
+        raise refusal("it is truncated: the end of its deflated data set is missing")
     return inflated
 
 
@@ -227,7 +227,7 @@ def _guard(what: str) -> Iterator[None]:
     except InvalidImageError:
         raise
     except Exception as error:
-        raise refusal(f"{what} is damaged ({type(error).__name__})", AGAIN) from error
+        raise refusal(f"{what} is damaged ({type(error).__name__})") from error
     finally:
         _reading.now = False
 
@@ -254,10 +254,10 @@ def read_layout(header: Header) -> Layout:
         reason = f"{layout.samples} samples per pixel contradict {layout.photometric}"
         raise refusal(reason, CORRECT)
     if layout.photometric == "YBR_FULL_422" and layout.columns % 2:
-        raise refusal(f"{layout.columns} columns are odd, YBR_FULL_422 has pairs", AGAIN)
+        raise refusal(f"{layout.columns} columns are odd, YBR_FULL_422 has pairs")
     if layout.rows * layout.columns > MAX_PIXELS:
         size = f"{layout.columns:,} x {layout.rows:,} pixels"
-        raise refusal(f"a frame has {size}, more than {MAX_PIXELS:,} in all", AGAIN)
+        raise refusal(f"a frame has {size}, more than {MAX_PIXELS:,} in all")
     bits = f"bits allocated {layout.allocated}, stored {layout.stored}, high bit {layout.high}"
     if layout.allocated not in (8, 16):
         raise refusal(f"{bits}: only 8 or 16 bits allocated are read", "Convert it to 16 bits")
@@ -274,7 +274,7 @@ def _read_number(
     if number is None:
         raise refusal(f"it lacks {keyword}", "Ask for the original file")
     if not low <= number <= high:
-        raise refusal(f"its {keyword} is {number}, not {low:,} to {high:,}", AGAIN)
+        raise refusal(f"its {keyword} is {number}, not {low:,} to {high:,}")
     return number
 
 
@@ -282,5 +282,5 @@ def _count_frames(header: Header) -> int:
     """NumberOfFrames, 1 where it is absent."""
     count = next(iter(header.decimals("NumberOfFrames")), 1.0)
     if not (count.is_integer() and 1 <= count < 2**31):
-        raise refusal(f"its NumberOfFrames is {count:g}, not a positive integer", AGAIN)
+        raise refusal(f"its NumberOfFrames is {count:g}, not a positive integer")
     return int(count)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pydicom.encaps import generate_fragments, get_frame, parse_basic_offsets, parse_fragments
 from pydicom.uid import UID
 
-from xray_lightning.data.dicom.header import AGAIN, Header, Layout, PixelData, refusal
+from xray_lightning.data.dicom.header import Header, Layout, PixelData, refusal
 from xray_lightning.errors import InvalidImageError
 
 Codes = npt.NDArray[np.unsignedinteger]  # uint8 or uint16, (H, W) or (H, W, 3)
@@ -55,7 +55,7 @@ def read_codes(
     """
     if pixels.encapsulated == (header.syntax in _NATIVE):
         how = "is" if pixels.encapsulated else "is not"
-        raise refusal(f"its pixel data {how} encapsulated, against its transfer syntax", AGAIN)
+        raise refusal(f"its pixel data {how} encapsulated, against its transfer syntax")
     bits, high = layout.stored, layout.high
     if not pixels.encapsulated:
         data = pixels.data
@@ -87,10 +87,10 @@ def join_fragments(data: memoryview, frame: int, frames: int) -> bytes:
         parse_basic_offsets(stream)
         count, starts = parse_fragments(stream)
         if not count:
-            raise refusal("its compressed pixel data is empty", AGAIN)
+            raise refusal("its compressed pixel data is empty")
         (length,) = struct.unpack_from("<I", data, starts[-1] + 4)
         if starts[-1] + 8 + length > len(data):  # pydicom would give what there is
-            raise refusal("it is truncated: its compressed pixel data breaks off", AGAIN)
+            raise refusal("it is truncated: its compressed pixel data breaks off")
         if frames == 1:  # whatever the offset table says
             return b"".join(generate_fragments(stream))
         stream.seek(0)
@@ -109,7 +109,7 @@ def _shape_frame(data: memoryview, layout: Layout, frames: int, frame: int, orde
     size = count * layout.allocated // 8
     if len(data) < frames * size:
         reason = f"its pixel data has {len(data):,} bytes, the header says "
-        raise refusal(f"{reason}{frames} x {size:,}: it is truncated", AGAIN)
+        raise refusal(f"{reason}{frames} x {size:,}: it is truncated")
     stored = np.frombuffer(data, f"{order}u{layout.allocated // 8}", count, frame * size)
     codes = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     if halved:
@@ -130,12 +130,11 @@ def decode_frame(frame: bytes, syntax: str, layout: Layout) -> tuple[Codes, int]
     except InvalidImageError:
         raise
     except subprocess.TimeoutExpired as error:
-        raise refusal(f"its decoder was stopped after {CHILD_SECONDS:g} s", AGAIN) from error
+        raise refusal(f"its decoder was stopped after {CHILD_SECONDS:g} s") from error
     except Exception as error:  # each library has its own errors for damaged bytes
-        raise refusal(f"its {name} pixels are damaged ({type(error).__name__})", AGAIN) from error
+        raise refusal(f"its {name} pixels are damaged ({type(error).__name__})") from error
     if decoded.shape != layout.shape:
-        reason = f"its pixels decode to {decoded.shape}, the header says {layout.shape}"
-        raise refusal(reason, AGAIN)
+        raise refusal(f"its pixels decode to {decoded.shape}, the header says {layout.shape}")
     return decoded.view(np.uint8 if decoded.itemsize == 1 else np.uint16), precision
 
 
@@ -143,7 +142,7 @@ def _decode_jpeg(frame: bytes, layout: Layout) -> tuple[npt.NDArray[Any], int]:
     """JPEG, ITU-T T.81."""
     precision = _read_jpeg_header(frame, _JPEG, layout)
     if layout.rows * layout.columns > _BLOCK * len(frame):
-        raise refusal(f"{len(frame):,} bytes of JPEG are too few for its size", AGAIN)
+        raise refusal(f"{len(frame):,} bytes of JPEG are too few for its size")
     plain = layout.photometric == "RGB" and not _SPACE.search(frame[:512])
     space = "RGB" if plain else None
     return imagecodecs.jpeg8_decode(frame, colorspace=space, outcolorspace=space), precision
@@ -156,7 +155,7 @@ def _decode_jpeg_ls(frame: bytes, layout: Layout) -> tuple[npt.NDArray[Any], int
     done = subprocess.run(command, input=frame, capture_output=True, timeout=CHILD_SECONDS)
     if done.returncode:
         what = "damaged" if done.returncode != 2 else "of another shape, or colour by plane"
-        raise refusal(f"its JPEG-LS pixels are {what}", AGAIN)
+        raise refusal(f"its JPEG-LS pixels are {what}")
     codes = np.frombuffer(done.stdout, "u1" if precision <= 8 else "u2")
     return codes.reshape(layout.shape), precision
 
@@ -165,7 +164,7 @@ def _decode_jpeg_2000(frame: bytes, layout: Layout) -> tuple[npt.NDArray[Any], i
     """JPEG 2000, ITU-T T.800, and High-Throughput JPEG 2000, T.814."""
     start = frame.find(b"\xff\x4f\xff\x51", 0, 4096)  # SOC, SIZ; before them a JP2 box, if any
     if start < 0 or len(frame) < start + 43:
-        raise refusal("its JPEG 2000 codestream has no header", AGAIN)
+        raise refusal("its JPEG 2000 codestream has no header")
     width, height, left, top = struct.unpack_from(">4I", frame, start + 8)
     samples, depth = struct.unpack_from(">HB", frame, start + 40)
     precision = (depth & 0x7F) + 1
@@ -178,13 +177,13 @@ def _decode_rle(frame: bytes, layout: Layout) -> tuple[npt.NDArray[Any], int]:
     planes, size = layout.samples * layout.allocated // 8, layout.rows * layout.columns
     (count, *starts) = struct.unpack_from("<16I", frame)
     if count != planes or not 64 <= min(starts[:count]) <= max(starts[:count]) <= len(frame):
-        raise refusal(f"its RLE header has {count} segments, not {planes} in order", AGAIN)
+        raise refusal(f"its RLE header has {count} segments, not {planes} in order")
     segments = []
     for start, stop in zip(starts, [*starts[1:count], len(frame)], strict=False):
         # 64 more than needed: some writers pad a segment by more than the standard's one byte
         segment = imagecodecs.packbits_decode(frame[start:stop], out=size + 64)
         if len(segment) < size:
-            raise refusal(f"an RLE segment has {len(segment):,} of {size:,} bytes", AGAIN)
+            raise refusal(f"an RLE segment has {len(segment):,} of {size:,} bytes")
         segments.append(np.frombuffer(segment, np.uint8, size))
     codes = np.stack(segments, -1).reshape(size, layout.samples, -1)  # (H W, C, bytes)
     words = codes.view(">u2").astype(np.uint16) if layout.allocated == 16 else codes
@@ -209,14 +208,14 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
     start, marker = 2, 0
     while marker != _SCAN:
         if start + 10 > len(data) or data[start] != 0xFF:  # a scan header has 8 bytes or more
-            raise refusal(f"the JPEG is truncated or damaged at byte {start:,}", AGAIN)
+            raise refusal(f"the JPEG is truncated or damaged at byte {start:,}")
         marker = data[start + 1]
         yield marker, start
         start += 1 if marker == 0xFF else 2  # a fill byte; a marker
         if marker != 0xFF and marker not in _BARE:
             start += int.from_bytes(data[start : start + 2])
     if data.find(b"\xff\xd9", start) < 0:
-        raise refusal("the JPEG is truncated: its end marker (EOI) is missing", AGAIN)
+        raise refusal("the JPEG is truncated: its end marker (EOI) is missing")
 
 
 def _read_jpeg_header(frame: bytes, kinds: tuple[int, ...], layout: Layout) -> int:
@@ -229,7 +228,7 @@ def _read_jpeg_header(frame: bytes, kinds: tuple[int, ...], layout: Layout) -> i
             precision, rows, columns, samples = struct.unpack_from(">BHHB", frame, start + 4)
             _check_stream(rows, columns, samples, precision, layout)
     if not precision or frame[:2] != b"\xff\xd8":
-        raise refusal("its JPEG header is damaged", AGAIN)
+        raise refusal("its JPEG header is damaged")
     return precision
 
 
@@ -237,8 +236,6 @@ def _check_stream(rows: int, columns: int, samples: int, precision: int, layout:
     """Raise where the codestream is not what the header says: nothing is allocated yet."""
     if (rows, columns, samples) != (layout.rows, layout.columns, layout.samples):
         said = f"{layout.columns} x {layout.rows} x {layout.samples}"
-        reason = f"its codestream is {columns} x {rows} x {samples}, the header says {said}"
-        raise refusal(reason, AGAIN)
+        raise refusal(f"its codestream is {columns} x {rows} x {samples}, the header says {said}")
     if precision > layout.allocated:
-        reason = f"its codestream has {precision} bits, the header {layout.allocated}"
-        raise refusal(reason, AGAIN)
+        raise refusal(f"its codestream has {precision} bits, the header {layout.allocated}")

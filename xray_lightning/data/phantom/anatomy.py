@@ -16,7 +16,8 @@ from xray_lightning.data.phantom.film import (
     Points,
     Stroke,
     add_layers,
-    ellipse,
+    blur,
+    disc,
     points,
     round_corners,
 )
@@ -174,7 +175,7 @@ def mediastinum(chest: Chest) -> list[Points]:
     y = np.array([-0.62, -0.42, -0.3, -0.2, -0.1, 0.0, 0.2, 0.3])
     right = points([-0.05, -0.06, -0.068, -0.072, -0.075, -0.08, -0.06, -0.06], y)
     left = points([0.05, 0.06, 0.062, 0.06, 0.066, 0.075, 0.06, 0.06], y)
-    knob = np.array([0.068, -0.15]) + chest.knob * ellipse((1.0, 1.15), 24)
+    knob = np.array([0.068, -0.15]) + chest.knob * disc(0.0, (1.0, 1.15), count=24)
     return [np.concatenate([left, right[::-1]]), knob]
 
 
@@ -263,20 +264,21 @@ def lens(top: Points, half: float, depth: float) -> Points:
 def draw_vessels(canvas: Canvas, chest: Chest) -> Density:
     """Hila and lung vessels, 0 to about 1, (H, W)."""
     lines = canvas.blur_lines(vessel_strokes(chest), 0.002)
-    oval = ellipse((0.028, 0.05), 20)
-    hila = (oval + points(s * HILUM[0], HILUM[1] + 0.012 * s) for s in SIDES)
+    places = (points(s * HILUM[0], HILUM[1] + 0.012 * s) for s in SIDES)
+    hila = (disc(place, (0.028, 0.05), count=20) for place in places)
     return np.float32(0.75) * lines + np.float32(0.6) * canvas.blur_filled(hila, 0.014)
 
 
 def draw_tissue(canvas: Canvas, chest: Chest) -> Density:
     """Everything but heart, lungs and belly: flesh, bones, breasts, less the airways, (H, W)."""
     shape = canvas.fill(trunk(chest))
-    flesh = add_layers((canvas.blur(shape, 0.006), 0.3), (canvas.blur(shape, 0.03), 0.7))
+    flesh = add_layers((blur(shape, 0.006), 0.3), (blur(shape, 0.03), 0.7))
     bones = np.float32(0.125) * canvas.blur_lines(bone_strokes(chest), 0.003)
     layers = [(bones, 1.0), (canvas.blur_lines(airway_strokes(), 0.006), -0.1)]
     if chest.breast:
-        oval, low = ellipse((0.135, 0.15), 30), chest.right.floor - 0.1
-        shadows = canvas.blur_filled((oval + points(side * 0.23, low) for side in SIDES), 0.02)
+        places = (points(side * 0.23, chest.right.floor - 0.1) for side in SIDES)
+        ovals = (disc(place, (0.135, 0.15), count=30) for place in places)
+        shadows = canvas.blur_filled(ovals, 0.02)
         layers.append((np.float32(chest.breast) * shadows, 0.07))
     tissue = add_layers(*layers)
     tissue += TISSUE + 0.03 * chest.habitus
@@ -287,7 +289,7 @@ def draw_tissue(canvas: Canvas, chest: Chest) -> Density:
 def draw_air(canvas: Canvas, chest: Chest, covered: Density) -> Density:
     """Air in the lungs, deepest in the middle of each and less where covered, 0 to 1, (H, W)."""
     lungs = canvas.fill(chest.lungs)
-    air, depth = canvas.blur(lungs, 0.004), canvas.blur(lungs, 0.035)
+    air, depth = blur(lungs, 0.004), blur(lungs, 0.035)
     depth *= 0.45
     depth += 0.55
     air *= depth

@@ -27,10 +27,16 @@ def points(x: npt.ArrayLike, y: npt.ArrayLike) -> Points:
     return np.stack(np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float)), axis=-1)
 
 
-def ellipse(radii: tuple[float, float], count: int) -> Points:
-    """An ellipse around the origin, (count, 2)."""
+def disc(
+    centre: npt.ArrayLike, radii: npt.ArrayLike, wobble: Iterable[float] = (), count: int = 40
+) -> Points:
+    """An ellipse, (count, 2); ``wobble`` is the depth of the first waves of its border."""
     angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    return points(radii[0] * np.cos(angle), radii[1] * np.sin(angle))
+    border = np.ones(count)
+    for k, wave in enumerate(wobble):
+        border += wave * np.cos((k + 2) * angle + 5 * k)
+    unit = points(border * np.cos(angle), border * np.sin(angle))
+    return np.asarray(np.asarray(centre, float) + unit * np.asarray(radii, float))
 
 
 def round_corners(corners: Points, rounds: int = 3) -> Points:
@@ -76,10 +82,6 @@ class Canvas:
             cv2.fillPoly(image, [self.pixels(outline)], 1.0, cv2.LINE_8, FRACTION_BITS)
         return image
 
-    def blur(self, image: npt.NDArray[np.generic], width: float) -> Density:
-        """A Gaussian blur whose sigma is a share of the image, (H, W)."""
-        return blur(np.asarray(image, np.float32), width * self.size)
-
     def blur_lines(self, strokes: Iterable[Stroke], width: float) -> Density:
         """Lines with soft borders, 0 to 1, (H, W); those thinner than a pixel are faint instead."""
         image = np.zeros((self.size, self.size), np.uint8)
@@ -88,11 +90,11 @@ class Canvas:
             grey = 255.0 * shade * min(1.0, line_width * self.size)
             ends = list(self.pixels(lines))
             cv2.polylines(image, ends, False, grey, thickness, cv2.LINE_AA, FRACTION_BITS)
-        return self.blur(np.multiply(image, np.float32(1 / 255), dtype=np.float32), width)
+        return blur(np.multiply(image, np.float32(1 / 255), dtype=np.float32), width)
 
     def blur_filled(self, outlines: Iterable[Points], width: float) -> Density:
         """The union of outlines with a soft border, 0 to 1, (H, W)."""
-        return self.blur(self.fill(outlines), width)
+        return blur(self.fill(outlines), width)
 
     def cloud(self, draw: np.random.Generator, cells: int) -> Density:
         """Smooth noise in [0, 1] with ``cells`` random values along each side, (H, W)."""
@@ -101,8 +103,9 @@ class Canvas:
         return np.clip(cv2.resize(coarse, side, interpolation=cv2.INTER_CUBIC), 0, 1)
 
 
-def blur(image: Density, sigma: float) -> Density:
-    """A Gaussian blur with sigma in pixels; a wide one goes by way of a smaller image."""
+def blur(pixels: npt.NDArray[np.generic], share: float) -> Density:
+    """A Gaussian blur whose sigma is a share of the image, (H, W); a wide one goes by a smaller."""
+    image, sigma = np.asarray(pixels, np.float32), share * len(pixels)
     if sigma < 0.2:
         return image
     height, width = image.shape
@@ -134,7 +137,7 @@ def expose(density: Density, visit: Visit) -> tuple[Pixels, str]:
     gain, offset, gamma = draw.uniform([0.95, -0.03, 0.85], [1.12, 0.04, 1.2])
     noise = draw.uniform(0.018, 0.03) * (1.35 if visit.in_bed else 1.0)
     softness = draw.uniform(0.001, 0.0025) * (1.4 if visit.in_bed else 1.0)
-    film = blur(density, softness * len(density))
+    film = blur(density, softness)
     film = (film - np.float32(0.5)) * np.float32(gain * (0.93 if visit.in_bed else 1.0))
     film += 0.5 + offset
     np.clip(film, 0, 1, out=film)

@@ -3,11 +3,10 @@
 Every function of a finding takes the chest, the patient's random stream of that finding (so that it
 stays in its place between visits) and a growth factor near 1, and returns one region per component.
 A region is a list of outlines, united. The mask of a finding is its regions, cut at the lungs'
-border unless ``SIGNS`` says otherwise.
+border unless ``findings.yaml`` says otherwise.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +18,12 @@ from xray_lightning.data.phantom.film import (
     Mask,
     Points,
     Stroke,
+    blur,
+    disc,
     points,
     round_corners,
 )
-from xray_lightning.data.phantom.patients import Stream
+from xray_lightning.data.phantom.patients import FINDINGS, Stream
 from xray_lightning.records import CHEST_XRAY14
 
 Draw = np.random.Generator
@@ -31,20 +32,6 @@ Outlines = Callable[[Chest, Draw, float], list[Region]]
 
 FREE_AIR = 1.22  # a pneumothorax is this much darker than lung
 NET_OPACITY, BRONCHUS_AIR = 0.75, 0.6
-
-
-def disc(centre: npt.ArrayLike, radius: npt.ArrayLike, wobble: npt.ArrayLike = 0.0) -> Points:
-    """An ellipse with an uneven border.
-
-    ``wobble`` (K,) is the relative depth of the first waves of the border.
-    """
-    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    border = np.ones(40)
-    for k, wave in enumerate(np.atleast_1d(np.asarray(wobble, float))):
-        border += wave * np.cos((k + 2) * angle + 5 * k)
-    unit = points(border * np.cos(angle), border * np.sin(angle))
-    outline: Points = np.asarray(centre, float) + unit * np.asarray(radius, float)
-    return outline
 
 
 def waves(draw: Draw, depth: float, count: int = 24) -> npt.NDArray[np.float64]:
@@ -190,33 +177,21 @@ def hernia(chest: Chest, draw: Draw, growth: float) -> list[Region]:
     return [[round_corners(disc((draw.uniform(0.0, 0.06), bottom - 0.85 * radius), radius), 1)]]
 
 
-@dataclass(frozen=True, slots=True)
-class Sign:
-    """Where a finding lies, and its shadow."""
-
-    outlines: Outlines  # its regions in a chest
-    opacity: float = 0.0  # share of the lung's air it takes away; 0: drawn in a way of its own
-    border: float = 0.0  # blur of its border, a share of the image
-    cloud: float = 0.0  # how uneven it is, 0 homogeneous to 1
-    lines: str = ""  # drawn inside: "net" (fibrosis) or "bronchi" (air in pneumonia)
-    cut: bool = True  # whether its mask ends at the lungs' border
-
-
-SIGNS = {
-    "Atelectasis": Sign(atelectasis, 0.75, 0.005),
-    "Cardiomegaly": Sign(lambda chest, *_: [[chest.heart_outline()]], cut=False),
-    "Effusion": Sign(effusion, 0.97, 0.008),
-    "Infiltration": Sign(infiltration, 0.42, 0.022, cloud=0.6),
-    "Mass": Sign(mass, 0.65, 0.006, cloud=0.1),
-    "Nodule": Sign(nodule, 0.7, 0.004),
-    "Pneumonia": Sign(pneumonia, 0.68, 0.016, cloud=0.45, lines="bronchi"),
-    "Pneumothorax": Sign(pneumothorax),
-    "Consolidation": Sign(consolidation, 0.85, 0.006, cloud=0.1),
-    "Edema": Sign(edema, 0.55, 0.03, cloud=0.4),
-    "Emphysema": Sign(lambda chest, *_: [[lung] for lung in chest.lungs]),
-    "Fibrosis": Sign(fibrosis, 0.25, 0.012, lines="net"),
-    "Pleural_Thickening": Sign(pleural_thickening, 0.8, 0.006),
-    "Hernia": Sign(hernia, cut=False),
+OUTLINES: dict[str, Outlines] = {
+    "Atelectasis": atelectasis,
+    "Cardiomegaly": lambda chest, *_: [[chest.heart_outline()]],
+    "Effusion": effusion,
+    "Infiltration": infiltration,
+    "Mass": mass,
+    "Nodule": nodule,
+    "Pneumonia": pneumonia,
+    "Pneumothorax": pneumothorax,
+    "Consolidation": consolidation,
+    "Edema": edema,
+    "Emphysema": lambda chest, *_: [[lung] for lung in chest.lungs],
+    "Fibrosis": fibrosis,
+    "Pleural_Thickening": pleural_thickening,
+    "Hernia": hernia,
 }
 
 
@@ -228,13 +203,13 @@ def regions(chest: Chest, label: str) -> list[Region]:
     visit, index = chest.visit, CHEST_XRAY14.index(label)
     growth = visit.draws(Stream.FINDING, index, visit.follow_up + 1).normal(1, 0.07)
     draw = visit.draws(Stream.FINDING, index)
-    return SIGNS[label].outlines(chest, draw, float(np.clip(growth, 0.85, 1.15)))
+    return OUTLINES[label](chest, draw, float(np.clip(growth, 0.85, 1.15)))
 
 
 def draw_components(canvas: Canvas, chest: Chest, label: str) -> list[Mask]:
     """Exact masks of a finding, one per component, each (H, W); their union is its mask."""
     masks = [canvas.fill(region) for region in regions(chest, label)]
-    if SIGNS[label].cut:
+    if FINDINGS[label].cut:
         lungs = canvas.fill(chest.lungs)
         masks = [mask & lungs for mask in masks]
     return [mask.astype(bool) for mask in masks if mask.any()]
@@ -247,17 +222,17 @@ def draw_mask(canvas: Canvas, chest: Chest, label: str) -> Mask:
 
 def draw_shadow(canvas: Canvas, chest: Chest, label: str, mask: Mask) -> Density:
     """The share of air that a finding with an opacity leaves, 1 where it is not, (H, W)."""
-    sign, visit = SIGNS[label], chest.visit
+    finding, visit = FINDINGS[label], chest.visit
     draw = visit.draws(Stream.FINDING, CHEST_XRAY14.index(label), visit.follow_up + 1, 1)
-    opacity = sign.opacity * draw.uniform(0.8, 1.1)
-    alpha = canvas.blur(mask, sign.border)
+    opacity = finding.opacity * draw.uniform(0.8, 1.1)
+    alpha = blur(mask, finding.border)
     strength = alpha * np.float32(min(opacity, 0.99))
-    if sign.cloud:
-        strength *= 1 - np.float32(sign.cloud) * canvas.cloud(draw, 24)
-    if sign.lines == "net":
+    if finding.cloud:
+        strength *= 1 - np.float32(finding.cloud) * canvas.cloud(draw, 24)
+    if finding.lines == "net":
         net = canvas.blur_lines([net_stroke(draw)], 0.001)
         strength = np.maximum(strength, np.float32(NET_OPACITY) * net * alpha)
-    if sign.lines == "bronchi":
+    if finding.lines == "bronchi":
         tubes = canvas.blur_lines([bronchi_stroke(draw)], 0.002)
         strength *= 1 - np.float32(BRONCHUS_AIR) * tubes
     return np.asarray(1 - strength)

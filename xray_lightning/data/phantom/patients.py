@@ -6,10 +6,13 @@ seventh patient belongs to the official test set, and is sicker, comes back more
 bed more often, as in NIH's official split.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 
 import numpy as np
+import yaml  # type: ignore[import-untyped]
 
 from xray_lightning.records import CHEST_XRAY14
 
@@ -25,33 +28,23 @@ class Stream(IntEnum):
     WARD, HISTORY, BODY, VISIT, FILM, FINDING, MARKER = range(7)
 
 
-@dataclass(frozen=True)
-class Course:
-    """How a finding comes and stays."""
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A row of ``findings.yaml``: how a finding comes and stays, and its shadow."""
 
     frequency: float  # relative to the others, in NIH's order but with the rare ones raised
-    stays: float = 0.62  # chance that it is still there at the next visit; of an acute one
-    companions: tuple[str, ...] = ()  # findings that often come with it
+    stays: float  # chance that it is still there at the next visit
+    companions: Sequence[str] = ()  # findings that often come with it
+    opacity: float = 0.0  # share of the lung's air it takes away; 0: drawn in a way of its own
+    border: float = 0.0  # blur of its border, a share of the image
+    cloud: float = 0.0  # how uneven it is, 0 homogeneous to 1
+    lines: str = ""  # drawn inside: "net" (fibrosis) or "bronchi" (air in pneumonia)
+    cut: bool = True  # whether its mask ends at the lungs' border
 
 
-CHRONIC = 0.88
-COURSES = {
-    "Atelectasis": Course(12, companions=("Effusion",)),
-    "Cardiomegaly": Course(3, CHRONIC, ("Effusion", "Edema")),
-    "Effusion": Course(12, companions=("Atelectasis",)),
-    "Infiltration": Course(20),
-    "Mass": Course(4.5, CHRONIC, ("Nodule",)),
-    "Nodule": Course(5, CHRONIC, ("Mass",)),
-    "Pneumonia": Course(4.5, companions=("Infiltration", "Consolidation")),
-    "Pneumothorax": Course(5),
-    "Consolidation": Course(6.5, companions=("Effusion", "Atelectasis")),
-    "Edema": Course(6, companions=("Effusion", "Cardiomegaly")),
-    "Emphysema": Course(4, CHRONIC, ("Pneumothorax",)),
-    "Fibrosis": Course(3, CHRONIC, ("Pleural_Thickening",)),
-    "Pleural_Thickening": Course(2.5, CHRONIC),
-    "Hernia": Course(3, CHRONIC),
-}
-FREQUENCIES = np.array([COURSES[label].frequency for label in CHEST_XRAY14])
+_TABLE = yaml.safe_load(Path(__file__).with_name("findings.yaml").read_text(encoding="utf-8"))
+FINDINGS = {label: Finding(**_TABLE[label]) for label in CHEST_XRAY14}
+FREQUENCIES = np.array([finding.frequency for finding in FINDINGS.values()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +112,14 @@ def first_findings(complaint: str | None, test: bool, draw: np.random.Generator)
     """Findings of the first visit: the complaint, what goes with it, and chance ones."""
     if complaint is None:
         return draw_findings(draw, 0.6 if test else 0.28)
-    companions = COURSES[complaint].companions
+    companions = FINDINGS[complaint].companions
     own = {complaint} | {name for name in companions if draw.random() < COMPANION_CHANCE}
     return own | draw_findings(draw, 0.7 if test else 0.5)
 
 
 def next_findings(findings: set[str], test: bool, draw: np.random.Generator) -> set[str]:
     """Findings of the next visit: some healed, perhaps a new one."""
-    kept = {name for name in sorted(findings) if draw.random() < COURSES[name].stays}
+    kept = {name for name in sorted(findings) if draw.random() < FINDINGS[name].stays}
     return kept | draw_findings(draw, 0.38 if test else (0.3 if findings else 0.1))
 
 

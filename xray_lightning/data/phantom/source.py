@@ -12,9 +12,15 @@ import numpy as np
 
 from xray_lightning.data.phantom import anatomy, findings
 from xray_lightning.data.phantom.anatomy import Chest, build_chest
-from xray_lightning.data.phantom.film import Canvas, Density, Mask, add_layers, expose
-from xray_lightning.data.phantom.findings import SIGNS, draw_components, draw_mask
-from xray_lightning.data.phantom.patients import Stream, Visit, draw_history, is_test_patient
+from xray_lightning.data.phantom.film import Canvas, Density, Mask, add_layers, blur, expose
+from xray_lightning.data.phantom.findings import draw_components, draw_mask
+from xray_lightning.data.phantom.patients import (
+    FINDINGS,
+    Stream,
+    Visit,
+    draw_history,
+    is_test_patient,
+)
 from xray_lightning.data.source import Identity, Pixels, Source
 from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.records import CHEST_XRAY14, Box, Record, encode
@@ -126,25 +132,19 @@ class Phantom(Source):
 
     def identity(self) -> Identity:
         """Plain values that change when the pixels do."""
-        identity: Identity = {
-            "name": self.name,
-            "renderer": RENDERER,
-            "patients": self.patients,
-            "seed": self.seed,
-            "size": self.size,
-        }
+        identity: Identity = {"name": self.name, "renderer": RENDERER, "patients": self.patients}
+        identity |= {"seed": self.seed, "size": self.size}
         if self._shortcut:
             identity |= {"marker": self._label, "marker_strength": self._strength}
         return identity
 
     def _visit(self, record: Record) -> Visit:
-        try:
-            return self._visits[record.image_id]
-        except KeyError:
+        if record.image_id not in self._visits:
             raise ConfigError(
                 f"{record.image_id!r} is not an image of a phantom of {self.patients} patients and "
                 f"seed {self.seed}; take records from its own `records`"
-            ) from None
+            )
+        return self._visits[record.image_id]
 
     def _marker_place(self, visit: Visit) -> tuple[slice, slice] | None:
         """Rows and columns of the marker, in a lower corner; None on a film without it."""
@@ -201,18 +201,18 @@ def draw_density(canvas: Canvas, chest: Chest, masks: Mapping[str, Mask]) -> Den
     heart = canvas.blur_filled([chest.heart_outline()], 0.006)
     centre = canvas.blur_filled(anatomy.mediastinum(chest), 0.008)
     below = canvas.fill(anatomy.abdomen(chest)) * canvas.fill(anatomy.trunk(chest))
-    belly = canvas.blur(below, 0.005)
+    belly = blur(below, 0.005)
     total = add_layers((belly, 0.11), (centre, 0.06), (heart, 0.1))
     total += anatomy.draw_tissue(canvas, chest)
     air = anatomy.draw_air(canvas, chest, np.maximum(heart, centre, out=centre))
     vessels = anatomy.draw_vessels(canvas, chest)
-    for label, sign in SIGNS.items():  # in a fixed order: floats round
-        if sign.opacity and label in masks:
+    for label, finding in FINDINGS.items():  # in a fixed order: floats round
+        if finding.opacity and label in masks:
             air *= findings.draw_shadow(canvas, chest, label, masks[label])
     if "Pneumothorax" in masks:
-        free = canvas.blur(masks["Pneumothorax"], 0.002)
+        free = blur(masks["Pneumothorax"], 0.002)
         vessels *= 1 - free
-        edge = canvas.blur(masks["Pneumothorax"], 0.005)  # of the retracted lung: bright
+        edge = blur(masks["Pneumothorax"], 0.005)  # of the retracted lung: bright
         total += 0.12 * (np.float32(4) * edge * (1 - edge)) * air
         air *= 1 + (findings.FREE_AIR - 1) * free
     vessels *= 0.25
