@@ -19,7 +19,6 @@ of ``data=csv``: data/README.md has the line.
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from itertools import compress, repeat
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,7 @@ from xray_lightning.data.uncertain import (
     read_codes,
 )
 from xray_lightning.errors import ConfigError
-from xray_lightning.records import NAN, Record
+from xray_lightning.records import NAN, Records, read_column
 
 LABELERS = ("chexpert", "negbio")
 TESTS = ("reports", "radiologists")
@@ -115,7 +114,7 @@ class Mimic(Source):
         targets = read_codes(codes, images, LABELS, uncertain, blank, smooth=smooth)
         records = _make_records(table, folder, np.where(told, targets, NAN), notes)
         self.fill(
-            list(compress(records, kept.tolist())),
+            records[np.flatnonzero(kept)],
             notes,
             views=views,
             counts=_count_records(records, subsets) | count_codes(reported, LABELS),
@@ -147,12 +146,13 @@ def _read_labels(
 
 
 def _count_records(
-    records: Sequence[Record], subsets: Mapping[str, Sequence[str]]
+    records: Records, subsets: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, int]]:
+    views = read_column(records, "view")
     columns = {"images": "image_id", "patients": "patient_id", "studies": "study_id"}
     return {
-        "table": {n: len({getattr(r, key) for r in records}) for n, key in columns.items()},
-        "views": dict(Counter(record.view or "unknown" for record in records).most_common()),
+        "table": {name: len({*read_column(records, key)}) for name, key in columns.items()},
+        "views": dict(Counter(view or "unknown" for view in views).most_common()),
         "split": {name: len(ids) for name, ids in subsets.items()},
     }
 
@@ -160,18 +160,19 @@ def _count_records(
 @pause_collector()
 def _make_records(
     table: Table, folder: Path, targets: npt.NDArray[np.float64], notes: list[str]
-) -> list[Record]:
-    """One record per row of the metadata."""
+) -> Records:
+    """The rows of the metadata."""
     images, patients, studies = map(table.text, (_IMAGE, _PATIENT, _STUDY))
     files = [
         f"p{patient[:2]}/p{patient}/s{study}/{image}.jpg"
         for image, patient, study in zip(images, patients, studies, strict=True)
     ]
-    paths = locate_files(folder / "files", files)
-    unknown = repeat(()), repeat(None), repeat(NAN), repeat("")  # boxes, frame, age, sex
-    about = *unknown, _read_views(table, notes), _number_studies(table), studies
-    columns = (images, patients, map(tuple, targets.tolist()), paths, *about)
-    return list(map(Record, *columns))
+    return Records(
+        **{"image_id": images, "patient_id": patients, "study_id": studies, "targets": targets},
+        path=locate_files(folder / "files", files),
+        view=_read_views(table, notes),
+        follow_up=_number_studies(table),
+    )
 
 
 def _number_studies(table: Table) -> list[float]:

@@ -22,8 +22,9 @@ unknown.
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import repeat
 from pathlib import Path
+
+import numpy as np
 
 from xray_lightning.data.dicom.acquisition import describe_films
 from xray_lightning.data.nih_map import match_exposures, nih_patient, require_all, split_as_nih
@@ -36,7 +37,7 @@ from xray_lightning.data.source import (
 )
 from xray_lightning.data.tables import Table, format_count, is_present, read_table
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
-from xray_lightning.records import Box, Record
+from xray_lightning.records import Box, Records
 
 BOX_FRAME = (1024, 1024)  # (width, height) in px of the images the radiologists saw
 STAGES = ("stage_2", "stage_1")  # best first
@@ -109,15 +110,18 @@ class Rsna(Source):
         if nih_test_list:
             self.official = split_as_nih(Path(nih_test_list), names)
         paths = index_images([folder, folder / f"{stage}_train_images"], (".dcm", ".png"))
-        files = [paths.get(image) for image in chosen]
-        drawn = [boxes[image] for image in chosen]
-        columns = (
-            *(chosen, [nih_patient(names[image]) if names else image for image in chosen]),
-            *([(float(bool(own)),) for own in drawn], files, drawn, repeat(BOX_FRAME)),
-            *describe_films(files, notes, read=headers),
+        files, drawn = list(map(paths.get, chosen)), list(map(boxes.__getitem__, chosen))
+        records = Records(
+            image_id=chosen,
+            patient_id=[nih_patient(names[image]) if names else image for image in chosen],
+            targets=np.array([[float(bool(own))] for own in drawn]),
+            path=files,
+            boxes=drawn,
+            box_frame=[BOX_FRAME] * len(chosen),
+            **describe_films(files, notes, read=headers),
         )
         stray, unknown = paths.keys() - boxes.keys(), "" if nih_map else UNKNOWN_PATIENTS
-        self.fill(list(map(Record, *columns)), notes, stray=stray, unknown_patients=unknown)
+        self.fill(records, notes, stray=stray, unknown_patients=unknown)
 
     @property
     def title(self) -> str:

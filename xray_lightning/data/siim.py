@@ -16,7 +16,6 @@ View, age and sex stand in the DICOM headers only, which are opened for them as 
 """
 
 from collections.abc import Mapping
-from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ from xray_lightning.data.masks import Runs, draw_runs, surround_runs
 from xray_lightning.data.source import Mask, Source, find_table, index_images, require_directory
 from xray_lightning.data.tables import Table, read_table
 from xray_lightning.errors import ConfigError, TableError
-from xray_lightning.records import NAN, Box, Record
+from xray_lightning.records import Box, Record, Records
 
 FILMS = "dicom-images-train"
 SIDE = 1024  # px of the square images that were outlined
@@ -71,13 +70,17 @@ class Siim(Source):
         paths = index_images([folder, films, *films.glob("*/*")], (".dcm", ".png"))
         files = [paths.get(image) for image in images]
         boxes = [self._draw_boxes(image) for image in images]
-        columns = (
-            *(images, images, [(float(bool(own)),) for own in boxes], files, boxes),
-            *(repeat((SIDE, SIDE)), *describe_films(files, notes, read=headers), repeat(NAN)),
-            [path.parents[1].name if path and path.parents[2] == films else "" for path in files],
+        places = [path.parent.parent if path else films for path in files]
+        studies = [place.name if place.parent == films else "" for place in places]
+        records = Records(
+            **{"image_id": images, "patient_id": images, "path": files, "study_id": studies},
+            targets=np.array([[float(bool(own))] for own in boxes]),
+            boxes=boxes,
+            box_frame=[(SIDE, SIDE)] * len(images),
+            **describe_films(files, notes, read=headers),
         )
         self.fill(
-            list(map(Record, *columns)),
+            records,
             notes,
             counts=_count(len(table), self._outlines),
             published=PUBLISHED,

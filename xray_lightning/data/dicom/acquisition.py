@@ -38,7 +38,7 @@ ALLOWED = {
 }
 COLUMNS = (*ALLOWED, "transfer_syntax")
 
-UNKNOWN = (math.nan, "", "")  # age, sex and view
+TOLD, UNKNOWN = ("age", "sex", "view"), (math.nan, "", "")
 _LAST = 0x00185101  # ViewPosition, behind age and sex
 
 
@@ -91,20 +91,18 @@ def read_allowed(path: Path) -> dict[str, str]:
 
 def describe_films(
     paths: Sequence[Path | None], notes: list[str], *, read: bool = True
-) -> tuple[list[float], list[str], list[str]]:
-    """Ages in years, sexes and views of N radiographs by their DICOM headers; NaN, "" if unknown.
+) -> dict[str, list[float | str]]:
+    """Columns age, sex and view of N radiographs by their DICOM headers; NaN and "" where unknown.
 
     A note counts the headers and what they lack. Other files tell nothing, and none is opened
     unless it is to be ``read``.
     """
     films = [_describe_film(path) if read and path else None for path in paths]
     if opened := [film for film in films if film]:
-        unknown = {"age": sum(math.isnan(age) for age, *_ in opened)}
-        unknown |= {name: sum(not f[k] for f in opened) for k, name in ((1, "sex"), (2, "view"))}
-        lacks = [f"no {name} in {count:,}" for name, count in unknown.items() if count]
+        lost = (sum(str(film[k]) in ("", "nan") for film in opened) for k in range(len(TOLD)))
+        lacks = [f"no {name} in {n:,}" for name, n in zip(TOLD, lost, strict=True) if n]
         notes.append(", ".join([f"age, sex and view by {len(opened):,} DICOM headers", *lacks]))
-    ages, sexes, views = zip(*(film or UNKNOWN for film in films), strict=True)
-    return list(ages), list(sexes), list(views)
+    return {name: [(film or UNKNOWN)[k] for film in films] for k, name in enumerate(TOLD)}
 
 
 def _describe_film(path: Path) -> tuple[float, str, str] | None:
