@@ -10,6 +10,7 @@ import pytest
 from xray_lightning import Phantom, Record, Several, audit_split, patient_split
 from xray_lightning.audit.leakage import count_overlap, match_checkpoint, match_list
 from xray_lightning.data.source import patient_keys
+from xray_lightning.data.summary import summarise_data
 
 SUBSETS = {"train": np.array([0, 1]), "val": np.array([2]), "test": np.array([3, 4, 5])}
 
@@ -78,6 +79,7 @@ def test_data_sets_that_tell_no_patients_are_not_counted() -> None:
     assert patients.untold == {"b": "image", "c": "report"}
     told = [whole.records[row].hospital == "a" for row in split.subsets["test"]]
     assert (patients.test_images, patients.drawn) == (sum(told), "patients, images, reports")
+    assert summarise_data(whole, split).patients is None
     assert audit.patients is audit.subsets["test"].patients is None
     assert [name for name, size in audit.hospitals.sizes.items() if size.patients] == ["a"]
     assert "Not counted is b, c: no patients are told" in audit.gist[0]

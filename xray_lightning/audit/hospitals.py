@@ -8,9 +8,9 @@ import numpy as np
 from xray_lightning.audit.duplicates import Duplicates
 from xray_lightning.audit.gist import tell_prevalence, tell_separation
 from xray_lightning.audit.label_table import Size
-from xray_lightning.audit.leakage import find_untold, read_labels
+from xray_lightning.audit.leakage import read_labels
 from xray_lightning.audit.shift import Shift, measure_shift
-from xray_lightning.data.several import Several
+from xray_lightning.data.several import Several, find_untold
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.results import Result

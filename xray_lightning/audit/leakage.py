@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from xray_lightning.audit.duplicates import Duplicates
-from xray_lightning.audit.label_table import LabelTable, find_anonymous
+from xray_lightning.audit.label_table import LabelTable
 from xray_lightning.data.partition import SUBSETS, Indices, Split
-from xray_lightning.data.several import Several
+from xray_lightning.data.several import Several, find_untold
 from xray_lightning.data.source import Source
 from xray_lightning.results import Json, Result
 
 UNKNOWN = "the label table tells no patients"
-PATIENT, IMAGE = Source.owner, "image"
 
 
 @dataclass(frozen=True)
@@ -101,14 +100,6 @@ def count_overlap(owners: Sequence[str] | None, subsets: Mapping[str, Indices]) 
     )
 
 
-def find_untold(source: Source) -> dict[str, str]:
-    """The data sets that tell no patients, and what counts as one there: "image" or "report"."""
-    parts = source.sources if isinstance(source, Several) else {source.name: source}
-    anonymous = zip(source.records, find_anonymous(source.records).tolist(), strict=True)
-    owners = {record.hospital or source.name: IMAGE for record, nameless in anonymous if nameless}
-    return owners | {n: part.owner for n, part in parts.items() if part.owner != PATIENT}
-
-
 def read_labels(source: Source) -> LabelTable:
     """The label table of a data set, or of several."""
     untold = find_untold(source)
@@ -123,7 +114,7 @@ def count_patients(source: Source, subsets: Mapping[str, Indices]) -> Overlap:
     told = np.array([home not in owners for home in homes])
     counted = {subset: rows[told[rows]] for subset, rows in subsets.items()}
     patients = [record.patient_id for record in source.records] if len(counted["test"]) else None
-    drawn = [PATIENT] * bool(told.any()) + sorted(set(owners.values()))
+    drawn = [Source.owner] * bool(told.any()) + sorted(set(owners.values()))
     overlap = count_overlap(patients, counted if patients else subsets)
     return replace(overlap, untold=owners, drawn=", ".join(f"{owner}s" for owner in drawn))
 

@@ -13,7 +13,7 @@ from xray_lightning.data.vocabulary import (
     union_labels,
 )
 from xray_lightning.errors import ConfigError
-from xray_lightning.records import Record
+from xray_lightning.records import Record, patients_known
 
 NEEDED = (
     "several data sets are read together by data=several data.sets=[nih,chexpert] "
@@ -110,6 +110,14 @@ class Several(Source):
                     *(image, patient, r.targets, r.path, r.boxes, r.box_frame),
                     *(r.age, r.sex, r.view, r.follow_up, study, name),
                 )
+
+
+def find_untold(source: Source) -> dict[str, str]:
+    """The data sets that tell no patients, and what counts as one there: "image" or "report"."""
+    parts = source.sources if isinstance(source, Several) else {source.name: source}
+    reports = {name: part.owner for name, part in parts.items() if part.owner != Source.owner}
+    anonymous = [name for name, part in parts.items() if not patients_known(part.records)]
+    return dict.fromkeys(anonymous, "image") | reports
 
 
 def _choose_labels(sources: Sequence[Source], labels: Sequence[str]) -> tuple[str, ...]:

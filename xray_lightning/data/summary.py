@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from xray_lightning.data.partition import SUBSETS, Split
+from xray_lightning.data.several import find_untold
 from xray_lightning.data.source import Source
-from xray_lightning.records import patient_ids, patients_known, read_column, target_matrix
+from xray_lightning.records import patient_ids, read_column, target_matrix
 from xray_lightning.results import Result
 
 
@@ -44,7 +45,7 @@ class DataSummary(Result):
 def summarise_data(source: Source, split: Split) -> DataSummary:
     """Counts of a label table under a split of all its records; reads no pixels."""
     patients, targets = patient_ids(source.records), target_matrix(source.records)
-    known, boxes = patients_known(source.records), read_column(source.records, "boxes")
+    known, boxes = not find_untold(source), read_column(source.records, "boxes")
 
     def count(rows: np.ndarray | slice) -> SubsetCounts:
         positives = (targets[rows] == 1).sum(axis=0).tolist()
