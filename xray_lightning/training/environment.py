@@ -14,7 +14,7 @@ import torch
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import describe_split
 from xray_lightning.data.samplers import prevalence
-from xray_lightning.writing import Json, read_json, write_json
+from xray_lightning.writing import Json, read_json, to_plain, write_json
 
 PACKAGES = (
     "torch",
@@ -50,10 +50,7 @@ def write_environment(
         "choices": choices or {},
         "seed": seed,
         "split": describe_split(data.split),
-        "prevalence": {
-            label: [None if math.isnan(share) else share for share in pair]
-            for label, pair in compare_prevalence(data).items()
-        },
+        "prevalence": to_plain(compare_prevalence(data)),
         "data": {"name": data.source.name, "title": data.source.title, **data.source.identity()},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "processor": platform.processor() or platform.machine(),

@@ -100,9 +100,11 @@ class Constant:
         if warmup_epochs < 0:
             raise ConfigError(f"schedule.warmup_epochs must be 0 or more, got {warmup_epochs}")
         self.warmup_epochs, self.warmup_steps = warmup_epochs, 0.0
+        self.total_steps, self.steps_per_epoch = 1.0, 1.0
 
     def start(self, total_steps: int, steps_per_epoch: float) -> None:
         """Told by the task before the first step."""
+        self.total_steps, self.steps_per_epoch = float(total_steps), float(steps_per_epoch)
         self.warmup_steps = self.warmup_epochs * steps_per_epoch
 
     def __call__(self, step: int) -> float:
@@ -125,12 +127,12 @@ class Cosine(Constant):
         super().__init__(warmup_epochs=warmup_epochs)
         if not 0 <= floor <= 1:
             raise ConfigError(f"schedule.floor must lie between 0 and 1, got {floor}")
-        self.floor, self.total_steps = floor, 1.0
+        self.floor = floor
 
     def start(self, total_steps: int, steps_per_epoch: float) -> None:
         """Told by the task before the first step."""
-        self.total_steps = float(total_steps)
-        self.warmup_steps = min(self.warmup_epochs * steps_per_epoch, total_steps / 2)
+        super().start(total_steps, steps_per_epoch)
+        self.warmup_steps = min(self.warmup_steps, total_steps / 2)
 
     def __call__(self, step: int) -> float:
         """Factor at an optimiser step."""
@@ -166,12 +168,6 @@ class Step(Constant):
             raise ConfigError(
                 f"schedule.milestones must be growing numbers of epochs, got {self.milestones}"
             )
-        self.steps_per_epoch = 1.0
-
-    def start(self, total_steps: int, steps_per_epoch: float) -> None:
-        """Told by the task before the first step."""
-        super().start(total_steps, steps_per_epoch)
-        self.steps_per_epoch = float(steps_per_epoch)
 
     def __call__(self, step: int) -> float:
         """Factor at an optimiser step."""

@@ -1,6 +1,5 @@
 """What happens each epoch: its seed, a row of metrics.csv, a line in the log; and at SIGTERM."""
 
-import csv
 import logging
 import math
 import signal
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -24,15 +24,8 @@ Floats = npt.NDArray[np.float32]
 
 def write_rows(rows: list[Row], path: Path) -> None:
     """Replace the table in one step; an undefined value is an empty cell."""
-    columns: list[str] = []
-    for row in rows:
-        columns += [name for name in row if name not in columns]
     with open_replacing(path, newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for row in rows:
-            cells = (row.get(name, math.nan) for name in columns)
-            writer.writerow(["" if math.isnan(cell) else f"{cell:.9g}" for cell in cells])
+        pd.DataFrame(rows).to_csv(file, index=False, float_format="%.9g", lineterminator="\r\n")
 
 
 class MetricsFile(pl.Callback):

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from xray_lightning.errors import ConfigError
@@ -47,7 +47,8 @@ class EMA(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the average where the network is; a checkpoint has filled it with its average."""
         task = cast(XrayTask, pl_module)
-        self._network = get_tensors(task.net)
+        state = task.net.state_dict().items()
+        self._network = {name: tensor for name, tensor in state if tensor.is_floating_point()}
         self.average = task.averaged = copy_tensors(self._network)
         self._restore()
 
@@ -68,7 +69,8 @@ class EMA(pl.Callback):
             self._step = trainer.global_step
             self.updates += 1
             decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-            average_in(self.average, self._network, decay)
+            mix = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch has no types
+            mix(list(self.average.values()), list(self._network.values()), 0)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluate the average."""
@@ -109,12 +111,6 @@ class EMA(pl.Callback):
             self.weights = {}
 
 
-def get_tensors(net: nn.Module) -> dict[str, Tensor]:
-    """Weights and running statistics of a network by name, themselves and no copies."""
-    named = net.state_dict().items()
-    return {name: tensor for name, tensor in named if tensor.is_floating_point()}
-
-
 def copy_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies."""
     return {name: tensor.clone() for name, tensor in tensors.items()}
@@ -125,12 +121,6 @@ def overwrite(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> No
     """Overwrite each tensor with the value of its name."""
     for name, tensor in tensors.items():
         tensor.copy_(values[name])
-
-
-def average_in(average: Mapping[str, Tensor], tensors: Mapping[str, Tensor], decay: float) -> None:
-    """``average <- decay * average + (1 - decay) * tensors``, in place."""
-    mix = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch gives it no types
-    mix(list(average.values()), list(tensors.values()), 0)
 
 
 class FreezeBackbone(pl.Callback):
@@ -178,24 +168,13 @@ class FreezeBackbone(pl.Callback):
         """Freeze or thaw; Lightning restores these modes after a validation."""
         thawed = trainer.current_epoch >= self.epochs
         backbone = cast(XrayTask, pl_module).net.backbone
-        set_running_statistics(backbone, learn=thawed)
+        for module in backbone.modules():  # batch norms
+            if any(name.startswith("running_") for name, _ in module.named_buffers(recurse=False)):
+                module.train(thawed)
         if trainer.model is pl_module:  # not wrapped
             backbone.requires_grad_(thawed)
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Throw the gradients away, before they are clipped and used."""
+        """Throw the gradients away, before they are clipped and used; a zero would be decayed."""
         if trainer.current_epoch < self.epochs:
-            drop_gradients(cast(XrayTask, pl_module).net.backbone)
-
-
-def set_running_statistics(network: nn.Module, *, learn: bool) -> None:
-    """Whether layers with running statistics (batch norms) update them, or use them as they are."""
-    for module in network.modules():
-        if any(name.startswith("running_") for name, _ in module.named_buffers(recurse=False)):
-            module.train(learn)
-
-
-def drop_gradients(network: Any) -> None:
-    """Leave no gradient: optimisers pass over such parameters, a zero they would decay."""
-    for parameter in network.parameters():
-        parameter.grad = None
+            cast(XrayTask, pl_module).net.backbone.zero_grad(set_to_none=True)
