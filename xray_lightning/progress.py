@@ -1,8 +1,7 @@
 """Progress bars on stderr."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -16,7 +15,6 @@ from rich.progress import (
 )
 from rich.text import Text
 
-Item = TypeVar("Item")
 Report = Callable[[int, int], None]  # done, in all
 
 
@@ -40,11 +38,3 @@ def show_progress(text: str, *, shown: bool = True, unit: str = "") -> Iterator[
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def track(items: Iterable[Item], text: str, count: int, *, shown: bool = True) -> Iterator[Item]:
-    """The items, behind a bar."""
-    with show_progress(text, shown=shown) as report:
-        for done, item in enumerate(items, 1):
-            yield item
-            report(done, count)

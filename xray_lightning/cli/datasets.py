@@ -9,7 +9,7 @@ from xray_lightning.data.partition import split_source
 from xray_lightning.data.source import Source, readable_records, usage_notes
 from xray_lightning.data.summary import summarise_data
 from xray_lightning.folders import prepare_folder
-from xray_lightning.progress import track
+from xray_lightning.progress import show_progress
 from xray_lightning.records import patients_text
 from xray_lightning.report.terminal import counts_table
 
@@ -20,8 +20,10 @@ def cache(overrides: Sequence[str], *, as_json: bool = False) -> None:
     source: Source = make(config.data)
     records, notes = readable_records(source), usage_notes(source)
     opened = open_cache(source, records, size=config.image_size, root=config.cache_dir)
-    for row in track(range(len(records)), "comparing checksums", len(records)):
-        opened.square(row)
+    with show_progress("comparing checksums") as report:
+        for row in range(len(records)):
+            opened.square(row)
+            report(row + 1, len(records))
     size, gigabytes = config.image_size, opened.images.nbytes / 1e9
     facts = {"path": str(opened.path), "images": len(records), "image_size": size}
     present(

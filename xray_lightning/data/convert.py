@@ -209,15 +209,14 @@ def _number_images(names: Sequence[str], out: Path) -> list[str]:
         table.refuse_repeats("original")
         table.refuse_repeats("file")
         known = dict(zip(table.text("original"), table.text("file"), strict=True))
-    numbers = [re.fullmatch(r"(\d{6,})\.png", file) for file in known.values()]
-    strange = [file for file, number in zip(known.values(), numbers, strict=True) if not number]
+    strange = [file for file in known.values() if not re.fullmatch(r"\d{6,}\.png", file)]
     strange += sorted({file.name for file in out.glob("*.png")} - set(known.values()))
     if strange:
         raise DataError(
             f"{path} and the pictures beside it do not match, the first is {strange[0]!r}: restore "
             "the table, or name another folder"
         )
-    most = max((int(number[1]) for number in numbers if number), default=0)
+    most = max((int(Path(file).stem) for file in known.values()), default=0)
     new = [name for name in names if name not in known]
     known |= {name: f"{number:06d}.png" for number, name in enumerate(new, start=most + 1)}
     write_table(path, [("original", "file"), *known.items()])

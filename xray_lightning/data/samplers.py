@@ -6,9 +6,11 @@ share of it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from torch.utils.data import Dataset, DistributedSampler
 
 from xray_lightning.errors import ConfigError, DataError
@@ -129,11 +131,7 @@ def occurrences(order: Order) -> Order:
     >>> occurrences(np.array([5, 2, 5, 5, 2])).tolist()
     [0, 0, 1, 2, 1]
     """
-    ranked = np.argsort(order, kind="stable")
-    grouped = order[ranked]
-    before = np.empty_like(order)
-    before[ranked] = np.arange(len(order)) - np.searchsorted(grouped, grouped)
-    return before
+    return np.asarray(pd.Series(order).groupby(order).cumcount(), np.int64)
 
 
 class EpochSampler(DistributedSampler[SampleKey]):
@@ -175,8 +173,7 @@ class EpochSampler(DistributedSampler[SampleKey]):
         seeds = (seeds[order] + occurrences(order)) % 2**31  # and its next number to its next draw
         mine = slice(self.rank, None, self.num_replicas)
         keys = zip(order[mine].tolist(), seeds[mine].tolist(), strict=True)
-        for _, key in zip(range(self.num_samples), keys, strict=False):
-            yield key
+        return islice(keys, self.num_samples)
 
 
 class Shard(DistributedSampler[int]):

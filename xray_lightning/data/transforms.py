@@ -56,10 +56,7 @@ def augment_light(
         shift: largest shift as a share of the side.
         zoom: largest change of scale, the same on both axes; 0.1 is 0.9 to 1.1.
     """
-    _check_probability("flip", flip)
-    return Augmentation(
-        [A.HorizontalFlip(p=flip), _affine(rotate, shift, 1 - zoom, 1 + zoom, True)]
-    )
+    return _flip_and_move(flip, rotate, shift, (1 - zoom, 1 + zoom), keep_ratio=True)
 
 
 def augment_xray14(
@@ -80,10 +77,7 @@ def augment_xray14(
         zoom_min: smallest scale.
         zoom_max: largest scale.
     """
-    _check_probability("flip", flip)
-    return Augmentation(
-        [A.HorizontalFlip(p=flip), _affine(rotate, shift, zoom_min, zoom_max, False)]
-    )
+    return _flip_and_move(flip, rotate, shift, (zoom_min, zoom_max), keep_ratio=False)
 
 
 def augment_rsna(
@@ -117,19 +111,19 @@ def equalise(image: Image, clip_limit: float = 2.0, tiles: int = 8) -> Image:
     return np.asarray(equalised, dtype=np.uint8)
 
 
-def _affine(rotate: float, shift: float, low: float, high: float, keep_ratio: bool) -> A.Affine:
-    if not 0 < low <= high:
-        raise ConfigError(f"zoom must satisfy 0 < smallest <= largest, got {low} and {high}")
-    return A.Affine(
-        scale={"x": (low, high), "y": (low, high)},
+def _flip_and_move(
+    flip: float, rotate: float, shift: float, zoom: tuple[float, float], *, keep_ratio: bool
+) -> Augmentation:
+    if not 0 <= flip <= 1:
+        raise ConfigError(f"augment.flip is a probability between 0 and 1, got {flip}")
+    if not 0 < zoom[0] <= zoom[1]:
+        raise ConfigError(f"zoom must satisfy 0 < smallest <= largest, got {zoom[0]} and {zoom[1]}")
+    move = A.Affine(
+        scale={"x": zoom, "y": zoom},
         translate_percent={"x": (-shift, shift), "y": (-shift, shift)},
         rotate=(-rotate, rotate),
         keep_ratio=keep_ratio,
         fill=0,
         p=1.0,
     )
-
-
-def _check_probability(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ConfigError(f"augment.{name} is a probability between 0 and 1, got {value}")
+    return Augmentation([A.HorizontalFlip(p=flip), move])
