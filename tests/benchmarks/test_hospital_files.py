@@ -96,4 +96,5 @@ def test_files_into_the_cache(
     )
     per_cpu = over(found["ours_cpu"], found["all_cpu"])
     ratio(f"cache_of_{name}_vs_opencv_per_cpu_second", per_cpu, ">=0.9")
+    assert per_cpu >= 0.9  # without slack: other load hardly touches it
     ratio(f"cache_of_{name}_vs_opencv", over(found["ours"], found["all"]), ">=0.9")
