@@ -47,11 +47,9 @@ def split_as_nih(path: Path, exposures: Mapping[str, str]) -> dict[str, frozense
 
 
 def read_nih_map(path: Path) -> dict[str, str]:
-    """RSNA id -> NIH file name (``00019124_092.png``), which tells the images of one patient.
+    """RSNA id -> NIH file name (``00019124_092.png``), by RSNA's published JSON or a table.
 
-    Two forms are read: the JSON that RSNA published (``pneumonia-challenge-dataset-mappings_2018.
-    json``, a list of objects with ``subset_img_id`` and ``img_id``), and a table with a column of
-    each, see ``RSNA_KEYS`` and ``NIH_KEYS``; gzip-compressed or not.
+    ``pneumonia-challenge-dataset-mappings_2018.json`` is a list of objects; gzip-compressed or not.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     pairs = _json_pairs(path) if ".json" in suffixes else _table_pairs(path)

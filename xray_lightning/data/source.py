@@ -140,16 +140,16 @@ class Source:
         stray: Collection[str] = (),  # images on disk that the table does not name
         unknown_patients: str = "",  # why they cannot be told apart: a warning too
     ) -> None:
-        """Take the records of a folder; notes say what is not as one expects.
-
-        Raises:
-            ConfigError: no record has one of the views.
-        """
+        """Take the records of a folder; notes say what is not as one expects."""
         said = [*([unknown_patients] if unknown_patients else []), *notes]
         said += compare_counts(counts, published)
         self.unknown_patients = unknown_patients
         self.counts, self.records = dict(counts), select_views(records, views, said)
-        self.notes = (*said, *disk_notes(len(self), len(self.missing), len(stray)))
+        gone = (
+            f"{len(self.missing):,} of the {len(self):,} images in the label table are not on disk"
+        )
+        extra = f"Image files on disk that are not in the label table: {len(stray):,}"
+        self.notes = (*said, *([gone] if self.missing else []), *([extra] if stray else []))
         if unknown_patients:  # said to who called the constructor
             text = f"{self.title}: {unknown_patients}"
             warnings.warn(text, UnknownPatientsWarning, stacklevel=3)
@@ -364,13 +364,3 @@ def compare_counts(counts: Counts, published: Counts) -> list[str]:
         for row, number in rows.items()
         if counts.get(table, {}).get(row, 0) != number
     ]
-
-
-def disk_notes(images: int, missing: int, extra: int) -> list[str]:
-    """What the label table and the disk do not share: images without file, files without row."""
-    notes = []
-    if missing:
-        notes.append(f"{missing:,} of the {images:,} images in the label table are not on disk")
-    if extra:
-        notes.append(f"Image files on disk that are not in the label table: {extra:,}")
-    return notes

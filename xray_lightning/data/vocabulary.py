@@ -75,11 +75,6 @@ def list_narrower(name: str) -> tuple[str, ...]:
 def find_wording(data_set: str, labels: Sequence[str], label: str) -> Wording | None:
     """The labels of a data set that tell a finding; None where it does not tell.
 
-    Args:
-        data_set: its name, such as "nih".
-        labels: those it has.
-        label: the finding.
-
     >>> find_wording("rsna", ["Lung Opacity"], "Pneumonia")
     Wording(words=('Lung Opacity',), derived=False)
     >>> find_wording("nih", ["Mass", "Nodule"], "Nodule/Mass")

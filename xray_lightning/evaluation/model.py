@@ -94,12 +94,7 @@ class Model:
 
 
 def open_own(checkpoint: Checkpoint, open_data: OpenData) -> XrayDataModule:
-    """The data a checkpoint was trained on, as it was split.
-
-    Raises:
-        DataError: it is split otherwise now.
-        XrayError: it is not at hand.
-    """
+    """The data a checkpoint was trained on, as it was split; an error where it is not at hand."""
     data = open_data(checkpoint)
     here, there = data.split.fingerprint, checkpoint.description.split["fingerprint"]
     if here != there:
