@@ -34,11 +34,6 @@ from xray_lightning.models.network import XrayNet
 from xray_lightning.training.optim import Cosine
 from xray_lightning.training.task import XrayTask
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),  # inside Lightning
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # on purpose, for 30 images
-]
-
 
 def new_task(data: XrayDataModule, *, described: bool = True) -> XrayTask:
     net = XrayNet(data.labels, "test_resnet", image_size=32, dropout=0.1)
@@ -188,7 +183,6 @@ def test_what_torch_refuses_to_save_is_no_full_disk(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # that is resuming
 def test_resume(data: XrayDataModule, tmp_path: Path) -> None:
     """Lightning loads our checkpoint with weights_only and goes on from its epoch."""
     path = fit(new_task(data), data, tmp_path, 1)
@@ -197,7 +191,7 @@ def test_resume(data: XrayDataModule, tmp_path: Path) -> None:
     assert load_checkpoint(path).epoch == 1
 
 
-@pytest.mark.filterwarnings("ignore:.*no `val_dataloader`", "ignore:Checkpoint directory")
+@pytest.mark.filterwarnings("ignore:.*no `val_dataloader`")
 def test_a_task_on_other_loaders_resumes_only(data: XrayDataModule, tmp_path: Path) -> None:
     """Nobody then knows how an image is prepared for the network."""
     loader: Any = data.train_dataloader()
@@ -207,7 +201,6 @@ def test_a_task_on_other_loaders_resumes_only(data: XrayDataModule, tmp_path: Pa
     fit(new_task(data, described=False), loader, tmp_path, 2, ckpt_path=path, weights_only=True)
 
 
-@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
 def test_the_checkpoint_of_any_trainer_is_a_classifier(
     data: XrayDataModule, tmp_path: Path
 ) -> None:

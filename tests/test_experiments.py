@@ -29,8 +29,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")  # on purpose, for 60 images
-@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")  # inside Lightning
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_in_debug_on_the_phantom(name: str, cache: Path, tmp_path: Path) -> None:
     overrides = ["trainer=debug", "logger=none", "report=false", f"cache_dir={cache}"]

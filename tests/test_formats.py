@@ -62,7 +62,6 @@ def test_at_first_it_had_no_operating_points(checkpoint: Path) -> None:
     assert load_checkpoint(checkpoint).description.operating_points == {}
 
 
-@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*", "ignore:.*many workers")
 def test_it_evaluates_to_the_number_of_its_time(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,11 +21,7 @@ from xray_lightning import XrayTask, load_checkpoint, predict_subset, read_predi
 from xray_lightning.cli.build import data_from
 from xray_lightning.cli.opening import read_settings
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),  # inside Lightning
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # on purpose
-]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]

@@ -35,8 +35,6 @@ from xray_lightning.training.optim import parameter_groups
 pytestmark = [
     pytest.mark.benchmark,
     pytest.mark.filterwarnings("ignore:.*have no `val_dataloader`"),  # validation is no step
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # batches are in memory
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec"),  # inside Lightning
 ]
 
 TURNS = 12  # the first warms up and does not count

@@ -66,7 +66,6 @@ def test_page_and_figure(result: ExternalValidation, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*many workers")
 def test_two_models_on_two_hospitals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole command: two untrained networks, each on the other one's phantom."""
     monkeypatch.chdir(tmp_path)

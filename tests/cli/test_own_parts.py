@@ -10,9 +10,6 @@ from xray_lightning import CheckpointError, ConfigError, load_checkpoint
 from xray_lightning.cli.evaluate import evaluate_checkpoint
 from xray_lightning.cli.train import train
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*(LeafSpec|does not have many workers|exists and is not empty|logging interval)"
-)
 MODULE = """
 import pytorch_lightning as pl
 import torch

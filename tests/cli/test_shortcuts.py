@@ -27,8 +27,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
-@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")
 def test_files_tables_and_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = run / "checkpoints/best.ckpt"
     capsys.readouterr()

@@ -20,10 +20,6 @@ from xray_lightning.evaluation.predictions import read_predictions, write_predic
 from xray_lightning.models.network import XrayNet
 from xray_lightning.training.task import XrayTask
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),  # inside Lightning
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # on purpose, for 24 images
-]
 LABELS = ("Mass", "Nodule", "Effusion")
 
 

@@ -34,7 +34,6 @@ from xray_lightning.records import Record
 from xray_lightning.training.run import make_trainer
 from xray_lightning.training.task import XrayTask
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 SMALL: dict[str, Any] = {"image_size": 32, "batch_size": 64, "workers": 0}
 
 

@@ -20,11 +20,6 @@ from xray_lightning.models.network import XrayNet
 from xray_lightning.records import Record
 from xray_lightning.training.task import XrayTask
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),  # inside Lightning
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # on purpose, for 9 images
-]
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:

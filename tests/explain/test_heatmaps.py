@@ -17,9 +17,6 @@ from xray_lightning.explain.choice import Choice
 from xray_lightning.explain.maps import class_map
 from xray_lightning.report.gallery import make_heat_maps
 
-QUIET = pytest.mark.filterwarnings("ignore:.*does not have many workers")
-TREE = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")  # inside Lightning
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
@@ -42,8 +39,6 @@ def trainer(folder: Path, *callbacks: pl.Callback, **settings: Any) -> pl.Traine
     )  # fmt: skip
 
 
-@QUIET
-@TREE
 def test_pictures_and_raw_maps_of_each_epoch(
     data: XrayDataModule, task: XrayTask, tmp_path: Path
 ) -> None:
@@ -72,8 +67,6 @@ def test_pictures_and_raw_maps_of_each_epoch(
     assert np.array_equal(pixels, cv2.imread(str(tmp_path / "maps" / "val_epoch2.png")))
 
 
-@QUIET
-@TREE
 def test_looking_changes_nothing(data: XrayDataModule, tmp_path: Path) -> None:
     nets = []
     for maps in ([], [make_heat_maps(tmp_path / "maps", method="gradcam", images=1)]):
@@ -85,8 +78,6 @@ def test_looking_changes_nothing(data: XrayDataModule, tmp_path: Path) -> None:
         assert torch.equal(tensor, nets[1][name]), name
 
 
-@QUIET
-@TREE
 def test_every_second_epoch_and_the_test_part(
     data: XrayDataModule, task: XrayTask, tmp_path: Path
 ) -> None:
@@ -105,8 +96,6 @@ def test_every_second_epoch_and_the_test_part(
             assert 0 < score < 1
 
 
-@QUIET
-@TREE
 def test_what_cannot_be_drawn_is_refused_before_training(
     data: XrayDataModule, task: XrayTask, tmp_path: Path
 ) -> None:

@@ -180,8 +180,6 @@ class Explained(pl.LightningModule):
         self.found = {method: class_map(self.net, batch, 2, method=method) for method in METHODS}
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
-@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_inside_the_test_of_a_trainer(
     precision: Any, network: Build, images: Tensor, tmp_path: Path

@@ -18,10 +18,6 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.explain import run
 from xray_lightning.explain.run import Explanation, predict_subsets, require_explainable
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),  # inside Lightning
-]
 QUICK: dict[str, Any] = {"draws": 50, "positives": 12, "saliency": ()}
 
 

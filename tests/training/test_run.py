@@ -17,10 +17,6 @@ from xray_lightning.errors import CheckpointError, ConfigError, SplitError
 from xray_lightning.training.run import TrainingRun
 from xray_lightning.writing import read_json
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*(LeafSpec|does not have many workers|exists and is not empty|logging interval)"
-)
-
 
 class TopMean(nn.Module):
     """A head of one's own: mean of the k strongest places."""

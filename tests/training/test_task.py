@@ -24,10 +24,6 @@ from xray_lightning.records import Record
 from xray_lightning.training.optim import Constant, Cosine, Plateau, Schedule
 from xray_lightning.training.task import require_finite
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),  # inside Lightning
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # on purpose, for 90 images
-]
 SIZE = 32
 
 

@@ -12,9 +12,7 @@ from torch.utils.data import DataLoader
 
 from xray_lightning.training.callbacks.checkpoints import RunCheckpoint
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*(LeafSpec|does not have many workers|is not empty|can be)"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:.*can be")
 NAN = float("nan")
 SCORES = (0.6, 0.9, 0.7, 0.8, 0.95)  # of the epochs
 

@@ -87,8 +87,6 @@ def test_images_of_all_processes_count(tmp_path: Path) -> None:
     assert (row["epoch"], row["step"], row["lr"], row["val/auroc"]) == (4, 15, 0.5, 0.75)
 
 
-@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")  # inside Lightning
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")  # on purpose, for 90 images
 def test_a_resumed_run_goes_on_in_the_same_table(
     tmp_path: Path, trainer: Callable[..., pl.Trainer]
 ) -> None:
@@ -120,8 +118,6 @@ def test_a_resumed_run_goes_on_in_the_same_table(
     assert [f"val/auroc/{label}" in table for label in data.labels] == [True] * 14
 
 
-@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")  # inside Lightning
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")  # on purpose, for 30 images
 def test_batches_that_share_a_step_all_count(fit: Callable[..., tuple[XrayTask, Path]]) -> None:
     tables = [
         pd.read_csv(fit(name=str(n), stop=1, accumulate_grad_batches=n)[1] / "metrics.csv")

@@ -16,11 +16,6 @@ from torch.optim import SGD
 
 from xray_lightning import ConfigError, FreezeBackbone, XrayNet, XrayTask
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),  # inside Lightning
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # on purpose, for 30 images
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists"),  # that is resuming
-]
 Fit = Callable[..., tuple[XrayTask, Path]]
 
 

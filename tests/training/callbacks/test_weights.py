@@ -13,11 +13,6 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from xray_lightning import EMA, ConfigError, XrayDataModule, XrayTask, load_checkpoint
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),  # inside Lightning
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # on purpose, for 30 images
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists"),  # that is resuming
-]
 Fit = Callable[..., tuple[XrayTask, Path]]
 
 
