@@ -12,7 +12,7 @@ from xray_lightning.audit.leakage import UNKNOWN
 from xray_lightning.cli.audit import audit
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.source import UnknownPatientsWarning
-from xray_lightning.data.splits import official_split, patient_split
+from xray_lightning.data.splits import lists_split, official_split, patient_split
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.evaluation.predictions import Predictions, write_predictions
 from xray_lightning.records import patient_ids, target_matrix
@@ -224,12 +224,9 @@ def test_predictions_of_another_split_are_refused(tmp_path: Path) -> None:
         audit([*same, "split.seed=1"], as_json=False)
 
 
-def test_published_lists_at_hand(shared_data, tmp_path, capsys) -> None:
+def test_published_lists_at_hand(shared_data: Path) -> None:
     """NIH's own two files as anybody's lists are its official split."""
-    folder = shared_data / "nih-metadata"
-    lists = [f"split.train={folder}/train_val_list.txt", f"split.test={folder}/test_list.txt"]
-    settings = ["data=nih", f"data.root={folder}", "split=lists", *lists, "draws=1"]
-    audit([*settings, f"hydra.run.dir={tmp_path}"], as_json=True)
-    facts = json.loads(capsys.readouterr().out)
-    nih = ChestXray14(folder)
-    assert facts["split"]["fingerprint"] == official_split(nih.records, nih.official).fingerprint
+    nih = ChestXray14(folder := shared_data / "nih-metadata")
+    files = {"train": folder / "train_val_list.txt", "test": folder / "test_list.txt"}
+    split = lists_split(nih.records, nih.official, **files)
+    assert split.fingerprint == official_split(nih.records, nih.official).fingerprint
