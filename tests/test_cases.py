@@ -84,9 +84,7 @@ def test_plus_and_minus_are_two_labels(cases: Path) -> None:
         ("odd_names", "$x_1$ & 50%"),
     ],
 )
-def test_text_from_data_is_never_evaluated(
-    cases: Path, tmp_path: Path, name: str, label: str
-) -> None:
+def test_text_from_data_is_never_evaluated(cases, tmp_path, name, label) -> None:
     place = tmp_path / "run"
     settings = [f"hydra.run.dir={place}", f"cache_dir={tmp_path / 'cache'}", "epochs=1", "draws=20"]
     data = table(cases, f"labels/{name}.csv")

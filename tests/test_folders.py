@@ -27,9 +27,7 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
             prepare_folder(folder)
 
 
-def test_a_folder_without_the_right_to_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_without_the_right_to_write(tmp_path, monkeypatch) -> None:
     def refuse(**_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 

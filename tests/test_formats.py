@@ -62,9 +62,7 @@ def test_at_first_it_had_no_operating_points(checkpoint: Path) -> None:
     assert load_checkpoint(checkpoint).description.operating_points == {}
 
 
-def test_it_evaluates_to_the_number_of_its_time(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_evaluates_to_the_number_of_its_time(checkpoint, monkeypatch, capsys) -> None:
     from xray_lightning.cli.evaluate import evaluate_checkpoint
 
     monkeypatch.chdir(checkpoint.parent)

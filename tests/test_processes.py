@@ -29,9 +29,7 @@ def test_alone_is_the_first(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("name", processes.RANKS)
-def test_only_the_first_prints(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_the_first_prints(name, monkeypatch, capsys) -> None:
     monkeypatch.setenv(name, "0")
     assert processes.first_process()
     monkeypatch.setenv(name, "1")
@@ -51,9 +49,7 @@ def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     ("devices", "gpus", "expected"),
     [("1", 4, 1), ("3", 4, 3), ("-1", 4, 4), ("auto", 4, 4), ("auto", 0, 1), ("[0,2]", 4, 2)],
 )
-def test_processes_of_a_machine(
-    devices: str, gpus: int, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_of_a_machine(devices, gpus, expected, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     config, _ = compose_settings(["trainer=ddp", f"trainer.devices={devices}"])

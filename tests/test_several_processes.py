@@ -113,9 +113,7 @@ def started(folder: Path) -> Iterator[Any]:
 # --- a run of two processes -------------------------------------------------------------------
 
 
-def test_only_the_first_process_writes(
-    trained: subprocess.CompletedProcess[str], folder: Path
-) -> None:
+def test_only_the_first_process_writes(trained, folder) -> None:
     log = (folder / "two/train.log").read_text()
     assert "2 processes x 7 images a step" in log
     for text in (trained.stdout, log):
@@ -347,9 +345,7 @@ def test_more_processes_than_images(folder: Path) -> None:
 # --- Slurm ----------------------------------------------------------------------------------------
 
 
-def test_tasks_of_slurm_share_a_folder(
-    trained: subprocess.CompletedProcess[str], folder: Path
-) -> None:
+def test_tasks_of_slurm_share_a_folder(trained, folder) -> None:
     """Slurm starts the processes, here by hand with the variables that srun sets."""
     job = {"SLURM_JOB_ID": "4321", "SLURM_STEP_ID": "7", "SLURM_JOB_NAME": "train"}
     job |= {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODELIST": "127.0.0.1"}

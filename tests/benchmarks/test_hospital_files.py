@@ -1,12 +1,11 @@
 """Files as PadChest and CheXpert have them into the cache, beside OpenCV's decode and resize."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import cv2
 import numpy as np
@@ -52,15 +51,7 @@ def write_chexpert(pictures: Sequence[np.ndarray], root: Path) -> Source:
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("write", [write_padchest, write_chexpert])
-def test_files_into_the_cache(
-    write: Callable[[Sequence[np.ndarray], Path], Source],
-    radiographs: Path,
-    tmp_path: Path,
-    rates: Callable[..., dict[str, list[float]]],
-    over: Callable[[list[float], list[float]], float],
-    remark: Any,
-    ratio: Any,
-) -> None:
+def test_files_into_the_cache(write, radiographs, tmp_path, rates, over, remark, ratio) -> None:
     pictures = [
         cv2.resize(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE), (2320, 2320))
         for file in sorted(radiographs.glob("*.png"))[:FILES]

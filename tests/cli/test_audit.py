@@ -106,13 +106,7 @@ def test_nih_images_in_the_rsna_challenge(tmp_path, capsys) -> None:
         ([*DATA, "lists=none.txt"], DataNotFoundError, r"none\.txt"),
     ],
 )
-def test_bad_settings(
-    settings: list[str],
-    error: type[Exception],
-    named: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_bad_settings(settings, error, named, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=named):
         audit(settings, as_json=True)

@@ -5,12 +5,7 @@ import pytest
 from hydra.errors import InstantiationException, OverrideParseException
 from omegaconf import OmegaConf
 
-from xray_lightning.cli.config import (
-    change_settings,
-    compose_settings,
-    make,
-    split_run_dir,
-)
+from xray_lightning.cli.config import change_settings, compose_settings, make, split_run_dir
 from xray_lightning.cli.request import choose_labels
 from xray_lightning.errors import ConfigError
 

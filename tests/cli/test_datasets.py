@@ -52,9 +52,7 @@ def test_wrong_folder(tmp_path: Path) -> None:
     assert isinstance(caught.value.__cause__, DataNotFoundError)
 
 
-def test_unknown_patients_and_names_of_no_image(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_patients_and_names_of_no_image(tmp_path, capsys) -> None:
     rows = [f"{n}.png,{n % 2}" for n in range(6)]
     (tmp_path / "t.csv").write_text("\n".join(["image,Mass", *rows]))
     (tmp_path / "train.txt").write_text("0 1\n1 0\n2 1\n3 0\n")

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +173,7 @@ def run_lengths(mask: np.ndarray) -> str:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")
-def test_siim_films_are_scored_by_their_masks(
-    checkpoint: Path, tmp_path: Path, write_dicom: Callable[..., Path]
-) -> None:
+def test_siim_films_are_scored_by_their_masks(checkpoint, tmp_path, write_dicom) -> None:
     """Films of a phantom the network has not seen, in SIIM's layout, their masks at 1024 px."""
     phantom, rows, masks = Phantom(90, seed=5, size=64), ["ImageId, EncodedPixels"], []
     for number, record in enumerate(phantom.records):

@@ -37,9 +37,7 @@ def test_user_error_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert "HYDRA_FULL_ERROR" not in os.environ
 
 
-def test_user_error_with_traceback_on_demand(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_user_error_with_traceback_on_demand(monkeypatch, capsys) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     assert run_guarded(raiser(ConfigError("bad"))) == USER_ERROR
     assert "Traceback" in capsys.readouterr().err
@@ -67,9 +65,7 @@ def test_exit_that_lightning_makes_of_an_interrupt() -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_stops_like_ctrl_c(
-    number: int, code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_signal_stops_like_ctrl_c(number, code, capsys) -> None:
     before = signal.getsignal(number)
 
     def command() -> None:

@@ -1,7 +1,5 @@
 """A key that no setting has is an error that names the nearest ones, however it was given."""
 
-from pathlib import Path
-
 import pytest
 from omegaconf import OmegaConf
 
@@ -110,12 +108,7 @@ def test_a_saved_configuration_is_looked_at_as_well() -> None:
         ["experiment=mine"],
     ],
 )
-def test_nothing_is_trained(
-    command: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_nothing_is_trained(command, tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "conf/experiment").mkdir(parents=True)
     (tmp_path / "conf/experiment/mine.yaml").write_text("# @package _global_\nlr: 0.1\n")
     monkeypatch.chdir(tmp_path)

@@ -11,9 +11,7 @@ def test_conf_of_the_repository() -> None:
     assert locate.find_conf() == Path(__file__).parents[2] / "conf"
 
 
-def test_conf_inside_the_package_comes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_conf_inside_the_package_comes_first(tmp_path, monkeypatch) -> None:
     for place in ("package/conf", "conf"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "train.yaml").touch()

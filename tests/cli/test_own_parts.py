@@ -66,9 +66,7 @@ TOY += ["loss=own", "callbacks=own", "logger=none", "trainer=cpu", "report=false
 
 
 @pytest.mark.parametrize("model", ["own_head", "own_net"])
-def test_a_folder_of_settings(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_of_settings(model, tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "my_parts.py").write_text(MODULE)
     for name, text in SETTINGS.items():
         (tmp_path / "settings" / name).parent.mkdir(parents=True, exist_ok=True)

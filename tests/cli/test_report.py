@@ -22,9 +22,7 @@ def settings(run: Path, **changes: object) -> None:
     OmegaConf.save(config, run / "config.yaml")
 
 
-def test_json_with_the_audit_of_the_split(
-    run_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_with_the_audit_of_the_split(run_folder, capsys) -> None:
     report(run_folder, as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert facts == json.loads((run_folder / "report.json").read_text())
@@ -63,9 +61,7 @@ def test_damaged_settings(run_folder: Path, text: str) -> None:
         report(run_folder, as_json=True)
 
 
-def test_a_fault_of_ours_is_not_blamed_on_the_data(
-    run_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_of_ours_is_not_blamed_on_the_data(run_folder, monkeypatch) -> None:
     def broken(node: object) -> None:
         raise ZeroDivisionError
 

@@ -72,9 +72,7 @@ def test_a_new_run_is_trained(tmp_path: Path, trained: list[Any]) -> None:
     assert trained == [(config, None)]
 
 
-def test_a_finished_run_is_skipped(
-    tmp_path: Path, trained: list[Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_run_is_skipped(tmp_path, trained, capsys) -> None:
     config = started(tmp_path)
     (tmp_path / "metrics.json").write_text(json.dumps({"val": {"auroc": {"mean": 0.5}}}))
     assert sweep_run(config) == 0.5
@@ -93,9 +91,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, trained: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("how", ["sweep", "same command", "resume"])
-def test_a_run_without_an_epoch_starts_anew(
-    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hydra: DictConfig
-) -> None:
+def test_a_run_without_an_epoch_starts_anew(how, tmp_path, monkeypatch, hydra) -> None:
     calls = []
     monkeypatch.setattr(restart, "fit", lambda config, last=None: calls.append((config, last)))
     config = started(tmp_path)
@@ -116,9 +112,7 @@ def test_a_run_without_an_epoch_starts_anew(
     assert left == [".lock", "config.yaml", "montage.png", "train.log"]
 
 
-def test_a_single_run_is_not_repeated_in_a_folder(
-    tmp_path: Path, trained: list[Any], hydra: DictConfig
-) -> None:
+def test_a_single_run_is_not_repeated_in_a_folder(tmp_path, trained, hydra) -> None:
     hydra.mode = RunMode.RUN
     config = started(tmp_path)
     with pytest.raises(ConfigError, match=r"holds a run with other settings: seed=0 \(now 1\)"):
@@ -129,9 +123,7 @@ def test_a_single_run_is_not_repeated_in_a_folder(
     assert trained == []
 
 
-def test_two_sweeps_at_once(
-    tmp_path: Path, trained: list[Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_two_sweeps_at_once(tmp_path, trained, caplog) -> None:
     """The run that the other one trains is left to it and not marked."""
     with lock_folder(tmp_path):
         assert sweep_run(settings(tmp_path)) is None
@@ -170,9 +162,7 @@ def test_surroundings_may_change(tmp_path: Path, surroundings: str) -> None:
         ("split.fractions=[0.6,0.2,0.2]", r"split\.fractions=\[0\.7, 0\.1, 0\.2\] \(now \[0\.6"),
     ],
 )
-def test_another_run_is_refused(
-    tmp_path: Path, trained: list[Any], override: str, message: str
-) -> None:
+def test_another_run_is_refused(tmp_path, trained, override, message) -> None:
     started(tmp_path)
     with pytest.raises(ConfigError, match=f"holds a run with other settings: .*{message}"):
         sweep_run(settings(tmp_path, override))

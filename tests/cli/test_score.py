@@ -58,9 +58,7 @@ def test_what_has_a_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "ratio: their width over that" in text
 
 
-def test_undefined_figures_have_a_reason(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_undefined_figures_have_a_reason(tmp_path, capsys) -> None:
     healthy = [record.image_id for record in PHANTOM.records if not any(record.targets)]
     table = write(tmp_path, healthy)
     score(table, DATA, as_json=False)
@@ -111,9 +109,7 @@ def test_bad_settings(setting: str, match: str, tmp_path: Path) -> None:
         score(write(tmp_path, TEST), [*DATA[:1], setting], as_json=True)
 
 
-def test_points_of_one_part_are_applied_to_another(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_points_of_one_part_are_applied_to_another(tmp_path, capsys) -> None:
     table = write(tmp_path, [record.image_id for record in PHANTOM.records])
     settings = ["subset=test", "points=train", "operating_point.rule=f1", "calibration=temperature"]
     score(table, [*DATA, *settings, "subgroups=true", "prior=force_estimate"], as_json=True)
@@ -129,9 +125,7 @@ def test_points_of_one_part_are_applied_to_another(
     assert "operating points: f1 on train" in capsys.readouterr().out
 
 
-def test_calibration_at_a_given_prevalence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_calibration_at_a_given_prevalence(tmp_path, capsys) -> None:
     table = write(tmp_path, [record.image_id for record in PHANTOM.records])
     settings = [*DATA, "subset=test", "points=train", "prior={Infiltration: 0.03}"]
     score(table, settings, as_json=True)

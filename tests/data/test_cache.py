@@ -201,9 +201,7 @@ def test_other_facts_other_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(3, 3), (None, available_cores())])
-def test_threads_are_bounded_and_opencv_is_left_as_it_was(
-    workers: int | None, threads: int, tmp_path: Path
-) -> None:
+def test_threads_are_bounded_and_opencv_is_left_as_it_was(workers, threads, tmp_path) -> None:
     before = cv2.getNumThreads()
     source = Noise(40, delay=0.002)
     build(source, tmp_path, workers=workers)
@@ -303,9 +301,7 @@ def test_a_bug_is_raised_as_it_is_and_a_file_that_is_gone_is_unreadable(tmp_path
         build(source, tmp_path)
 
 
-def test_second_process_waits_and_decodes_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_second_process_waits_and_decodes_nothing(tmp_path, caplog) -> None:
     process = start_build(tmp_path, count=150, delay=0.02)
     assert process.stdout is not None
     process.stdout.readline()
@@ -342,9 +338,7 @@ def test_all_unreadable_images_are_named_and_the_rest_is_kept(tmp_path: Path) ->
 # --- refusals -----------------------------------------------------------------------------------
 
 
-def test_full_disk_is_found_before_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_is_found_before_the_start(tmp_path, monkeypatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=7 * 10**9))
     source = Noise(5)
@@ -355,9 +349,7 @@ def test_full_disk_is_found_before_the_start(
     assert not source.reads
 
 
-def test_reservation_that_fails_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reservation_that_fails_leaves_nothing(tmp_path, monkeypatch) -> None:
     def full(descriptor: int, offset: int, size: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -57,9 +57,7 @@ def rows_swapped(folder: Path) -> None:
         (lambda f: (f / "sums.bin").write_bytes(bytes(20)), {0, 1, 2, 3, 4}),
     ],
 )
-def test_a_row_that_is_not_as_it_was_written_is_never_given(
-    tmp_path: Path, damage, rows: set[int]
-) -> None:
+def test_a_row_that_is_not_as_it_was_written_is_never_given(tmp_path, damage, rows) -> None:
     folder = opened(tmp_path).path
     damage(folder)
     cache = load_cache(folder)

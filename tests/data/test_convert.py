@@ -118,9 +118,7 @@ def test_numbers_stay_with_their_files(tmp_path: Path) -> None:
         ("a.dcm,000001.png\nb.dcm,000007.png\na.dcm,000008.png\n", TableError, "repeats"),
     ],
 )
-def test_a_table_of_names_that_does_not_fit_is_refused(
-    tmp_path: Path, table: str, error: type[DataError], match: str
-) -> None:
+def test_a_table_of_names_that_does_not_fit_is_refused(tmp_path, table, error, match) -> None:
     for number in (1, 7):
         (tmp_path / f"{number:06d}.png").write_bytes(b"")
     if table:
@@ -195,9 +193,7 @@ def test_a_kill_leaves_no_half_png(job: Job, monkeypatch: pytest.MonkeyPatch) ->
 # --- a folder
 
 
-def test_a_folder_and_what_of_it_is_done_again(
-    tree: Path, tmp_path: Path, write_dicom: Write
-) -> None:
+def test_a_folder_and_what_of_it_is_done_again(tree, tmp_path, write_dicom) -> None:
     out, steps = tmp_path / "out", []
     done = convert_folder(tree, out, progress=lambda *step: steps.append(step))
     assert counts(done) == (12, 0, 0)

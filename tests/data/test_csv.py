@@ -189,9 +189,7 @@ def test_labels_are_a_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["link.png", "folder/b.png", "{root}/a.png"])
-def test_a_link_to_a_listed_image_is_that_image(
-    csv_folder: Write, tmp_path: Path, name: str
-) -> None:
+def test_a_link_to_a_listed_image_is_that_image(csv_folder, tmp_path, name) -> None:
     other = name.format(root=tmp_path)
     table = csv_folder("image,patient,Mass", "a.png,1,0", "sub/b.png,2,0", f"{other},3,1")
     (tmp_path / "link.png").symlink_to("a.png")
@@ -234,9 +232,7 @@ def test_the_separator_is_the_one_that_fills_the_header(tmp_path: Path) -> None:
         ("image,Mass", "utf-16-le", "UTF-16 without its mark"),
     ],
 )
-def test_an_encoding_that_cannot_be_told(
-    header: str, encoding: str, match: str, tmp_path: Path
-) -> None:
+def test_an_encoding_that_cannot_be_told(header, encoding, match, tmp_path) -> None:
     (tmp_path / "t.csv").write_bytes(f"{header}\na.png,1\n".encode(encoding))
     with pytest.raises(TableError, match=match):
         CsvTable(tmp_path / "t.csv")

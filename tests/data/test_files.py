@@ -130,9 +130,7 @@ def test_content(content: bytes, wanted: bool, tmp_path: Path) -> None:
     assert looks_like_image(tmp_path / "file") is wanted
 
 
-def test_what_cannot_be_opened_is_not_skipped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_opened_is_not_skipped(tmp_path, monkeypatch) -> None:
     (tmp_path / "file").write_bytes(b"text")
 
     def refused(self: Path, mode: str) -> None:

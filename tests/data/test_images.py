@@ -405,9 +405,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
             read_image(tmp_path / name)
 
 
-def test_a_cache_says_how_its_images_were_read(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_cache_says_how_its_images_were_read(tmp_path, caplog) -> None:
     for number in range(3):
         codes = np.full((8, 8), 4000 if number else 60000, np.uint16)
         (tmp_path / f"{number}.png").write_bytes(encoded(Image.fromarray(codes)))

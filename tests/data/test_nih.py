@@ -239,9 +239,7 @@ def test_old_table(empty_nih) -> None:
 
 
 @pytest.mark.parametrize("end", [",", ",,"])
-def test_rows_may_end_in_commas_that_the_header_lacks(
-    empty_nih, nih_rows: list[str], end: str
-) -> None:
+def test_rows_may_end_in_commas_that_the_header_lacks(empty_nih, nih_rows, end) -> None:
     empty_nih.table(*(row + end for row in nih_rows))
     records = ChestXray14(empty_nih.root).records
     assert [record.patient_id for record in records] == ["1", "1", "2", "3", "3"]

@@ -220,9 +220,7 @@ def test_views() -> None:
 
 
 @pytest.mark.slow
-def test_trained_from_a_folder_of_configurations(
-    command: Callable[..., str], tmp_path: Path
-) -> None:
+def test_trained_from_a_folder_of_configurations(command, tmp_path) -> None:
     run = tmp_path / "run"
     command(
         *(str(ROOT / "train.py"), f"--config-dir={tmp_path / 'conf'}", "trainer=debug", *MINE),

@@ -493,9 +493,7 @@ def test_lists_that_are_refused(tmp_path: Path) -> None:
         ({"train": "i0", "val": "i2", "test": "i3"}, "1 of 4 images are in no list .* i1", (0, 0)),
     ],
 )
-def test_a_faulty_split_is_refused_with_what_it_is(
-    tmp_path: Path, lists: dict[str, str], message: str, counts: tuple[int, int]
-) -> None:
+def test_a_faulty_split_is_refused_with_what_it_is(tmp_path, lists, message, counts) -> None:
     """Whoever only counts gets it from the error; i1 and i3 are of one patient."""
     records = [Record(f"i{n}", "p1" if n == 3 else f"p{n}", (0.0,)) for n in range(4)]
     with pytest.raises(FaultySplitError, match=message) as caught:

@@ -90,9 +90,7 @@ def test_mean_box_leaves_the_own_patient_out() -> None:
         assert found[row] == pytest.approx(others.mean(axis=0))
 
 
-def test_mean_box_of_given_boxes_and_of_one_patient(
-    annotated: Callable[..., AnnotatedMaps],
-) -> None:
+def test_mean_box_of_given_boxes_and_of_one_patient(annotated) -> None:
     alone = annotated(2)
     assert "mean box" not in control_maps(alone, SIZE, [0], 0.25, None)
     others = [[(0.0, 0.0, 48.0, 24.0)], [(0.0, 0.0, 24.0, 48.0)]]

@@ -1,6 +1,5 @@
 """Grids against the gradient of a cell, whose middle is where the cell sees the image."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -41,9 +40,7 @@ def middle(net: XrayNet, size: int) -> tuple[int, int, float]:
 
 
 @pytest.mark.parametrize(("backbone", "size", "first", "step"), BACKBONES)
-def test_grid_is_where_the_gradient_lies(
-    backbone: str, size: int, first: float, step: float
-) -> None:
+def test_grid_is_where_the_gradient_lies(backbone, size, first, step) -> None:
     torch.manual_seed(0)
     net = XrayNet(["Mass"], backbone, image_size=size).eval()
     cells, cell, measured = middle(net, size)
@@ -114,9 +111,7 @@ def test_a_side_branch_of_another_way_does_not_count() -> None:
     assert cell_grids(net, 32)[8] == Grid(0.0, 4.0)
 
 
-def test_each_resolution_on_the_way_and_nothing_left_behind(
-    network: Callable[..., XrayNet],
-) -> None:
+def test_each_resolution_on_the_way_and_nothing_left_behind(network) -> None:
     net: Any = network("test_resnet", image_size=64, cbam_after=("layer1", "layer3")).train()
     grids = cell_grids(net, 64)
     assert grids[64] == Grid(0.0, 1.0)

@@ -12,9 +12,7 @@ RESNET = {7: Grid(0.0, 32.0)}
 @pytest.mark.parametrize(
     ("shape", "size"), [((7, 7), 224), ((5, 9), 33), ((1, 1), 8), ((4, 3), (40, 30))]
 )
-def test_even_cells_as_torch_enlarges_them(
-    shape: tuple[int, int], size: int | tuple[int, int]
-) -> None:
+def test_even_cells_as_torch_enlarges_them(shape, size) -> None:
     maps = RNG.standard_normal((2, *shape), dtype=np.float32)
     theirs = torch.nn.functional.interpolate(torch.from_numpy(maps)[None], size, mode="bilinear")
     ours = enlarge(maps, size)

@@ -39,9 +39,7 @@ def trainer(folder: Path, *callbacks: pl.Callback, **settings: Any) -> pl.Traine
     )  # fmt: skip
 
 
-def test_pictures_and_raw_maps_of_each_epoch(
-    data: XrayDataModule, task: XrayTask, tmp_path: Path
-) -> None:
+def test_pictures_and_raw_maps_of_each_epoch(data, task, tmp_path) -> None:
     maps = make_heat_maps(tmp_path / "maps", images=1, labels=["Infiltration", "Effusion"])
     logger = TensorBoardLogger(tmp_path, name="", version="log")
     trainer(tmp_path, maps, logger=logger, log_every_n_steps=1).fit(task, data)
@@ -78,9 +76,7 @@ def test_looking_changes_nothing(data: XrayDataModule, tmp_path: Path) -> None:
         assert torch.equal(tensor, nets[1][name]), name
 
 
-def test_every_second_epoch_and_the_test_part(
-    data: XrayDataModule, task: XrayTask, tmp_path: Path
-) -> None:
+def test_every_second_epoch_and_the_test_part(data, task, tmp_path) -> None:
     """Choosing by score; under inference_mode gradients are wanted all the same."""
     maps = make_heat_maps(tmp_path / "maps", rule="errors", images=1, every=2, method="gradcam")
     run = trainer(tmp_path, maps)
@@ -96,9 +92,7 @@ def test_every_second_epoch_and_the_test_part(
             assert 0 < score < 1
 
 
-def test_what_cannot_be_drawn_is_refused_before_training(
-    data: XrayDataModule, task: XrayTask, tmp_path: Path
-) -> None:
+def test_what_cannot_be_drawn_is_refused_before_training(data, task, tmp_path) -> None:
     with pytest.raises(ConfigError, match="every must be an integer of at least 1, got 0"):
         make_heat_maps(tmp_path, every=0)
     with pytest.raises(ConfigError, match=r"method must be one of cam, .*got 'guess'"):
@@ -114,9 +108,7 @@ def test_what_cannot_be_drawn_is_refused_before_training(
     assert not (tmp_path / "maps").exists()
 
 
-def test_a_choice_without_images_is_drawn_as_such(
-    data: XrayDataModule, task: XrayTask, tmp_path: Path
-) -> None:
+def test_a_choice_without_images_is_drawn_as_such(data, task, tmp_path) -> None:
     maps = make_heat_maps(tmp_path, rule="confident", labels="Hernia")
     assert maps.choice == Choice("confident", 2, ("Hernia",))
     scores = np.full((len(data.split.subsets["val"]), 14), np.nan, np.float32)

@@ -120,9 +120,7 @@ def hooks(net: nn.Module) -> list[int]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nothing_is_left_behind(
-    method: str, network: Build, images: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_left_behind(method, network, images, monkeypatch) -> None:
     """Modes, gradients, statistics and hooks are as before; how often the backbone ran."""
     net = network(cbam_after=("layer2",)).train()
     net.backbone.eval()  # frozen layers have a mode of their own
@@ -148,9 +146,7 @@ def test_nothing_is_left_behind(
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("head", ["average", "query"])
-def test_inference_mode_and_autocast(
-    head: str, method: str, network: Build, images: Tensor
-) -> None:
+def test_inference_mode_and_autocast(head, method, network, images) -> None:
     """The same maps in float32; autocast's cached weights are inference tensors here."""
     net = network(head=head)
     wanted = class_maps(net, images, method=method, labels=[2])
@@ -181,9 +177,7 @@ class Explained(pl.LightningModule):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_inside_the_test_of_a_trainer(
-    precision: Any, network: Build, images: Tensor, tmp_path: Path
-) -> None:
+def test_inside_the_test_of_a_trainer(precision, network, images, tmp_path) -> None:
     task = Explained(network(head="attention"))
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
     trainer = pl.Trainer(accelerator="cpu", precision=precision, default_root_dir=tmp_path, **quiet)
@@ -194,9 +188,7 @@ def test_inside_the_test_of_a_trainer(
         torch.testing.assert_close(task.found[method], wanted)
 
 
-def test_modes_return_after_an_error(
-    network: Build, images: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_modes_return_after_an_error(network, images, monkeypatch) -> None:
     net = network().train()
     monkeypatch.setattr(net, "forward_features", lambda images: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -27,9 +27,7 @@ def test_input_gradient(backbone: str, network: Build, images: Tensor) -> None:
 
 
 @pytest.mark.parametrize(("backbone", "bound"), [("test_resnet", 0.04), ("test_vit", 1e-5)])
-def test_integrated_gradients_are_complete(
-    backbone: str, bound: float, network: Build, images: Tensor
-) -> None:
+def test_integrated_gradients_are_complete(backbone, bound, network, images) -> None:
     """They sum to the logit less that of the black image, closely where no ReLU has a kink."""
     net = network(backbone, "pcam")
     with torch.no_grad():
@@ -85,8 +83,6 @@ def test_occlusion_equals_captum(network: Build, images: Tensor) -> None:
 
 
 @pytest.mark.parametrize(("patch", "stride"), [(0, None), (33, None), (8, 9), (8, 0)])
-def test_patches_that_cannot_work(
-    patch: int, stride: int | None, network: Build, images: Tensor
-) -> None:
+def test_patches_that_cannot_work(patch, stride, network, images) -> None:
     with pytest.raises(ConfigError, match=r"1 <= stride <= patch <= 32, the image's shorter side"):
         occlusion(network(), images, [0], patch=patch, stride=stride)

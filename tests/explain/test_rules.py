@@ -65,9 +65,7 @@ def assert_equal(found: Tensor, wanted: Array | Tensor) -> None:
 @pytest.mark.parametrize("method", THEIRS)
 @pytest.mark.parametrize("head", ["average", "attention"])
 @pytest.mark.parametrize("backbone", LAYERS)
-def test_equals_pytorch_grad_cam(
-    backbone: str, head: str, method: str, nets: dict[tuple[str, str], XrayNet]
-) -> None:
+def test_equals_pytorch_grad_cam(backbone, head, method, nets) -> None:
     net = nets[backbone, head]
     wanted = by_hooks(net, net.backbone.get_submodule(LAYERS[backbone]), IMAGES, method)
     found = class_maps(net, IMAGES, method=method)
@@ -76,9 +74,7 @@ def test_equals_pytorch_grad_cam(
 
 @pytest.mark.parametrize("head", ["average", "attention"])
 @pytest.mark.parametrize("backbone", LAYERS)
-def test_equals_layer_grad_cam_of_captum(
-    backbone: str, head: str, nets: dict[tuple[str, str], XrayNet]
-) -> None:
+def test_equals_layer_grad_cam_of_captum(backbone, head, nets) -> None:
     net = nets[backbone, head]
     captum = LayerGradCam(net, net.backbone.get_submodule(LAYERS[backbone]))
     wanted = [captum.attribute(IMAGES, k, relu_attributions=True).detach() for k in range(3)]

@@ -48,12 +48,7 @@ def other(checkpoint: Checkpoint, **config: Any) -> Checkpoint:
     return replace(checkpoint, description=description, state=state)
 
 
-def test_everything(
-    checkpoint: Checkpoint,
-    data: XrayDataModule,
-    trainer: pl.Trainer,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_everything(checkpoint, data, trainer, monkeypatch) -> None:
     others = {"a": other(checkpoint, seed=1), "b": other(checkpoint, seed=0, permute_labels=True)}
     monkeypatch.setattr(run, "load_checkpoint", lambda path: others[path.name])
     explanation = explain_checkpoint(
@@ -79,9 +74,7 @@ def test_everything(
     assert tests.images <= 12
 
 
-def test_validation_without_saliency(
-    checkpoint: Checkpoint, data: XrayDataModule, trainer: pl.Trainer
-) -> None:
+def test_validation_without_saliency(checkpoint, data, trainer) -> None:
     explanation = explain_checkpoint(
         checkpoint, data, trainer=trainer, subset="val", methods=["cam"], **QUICK
     )
@@ -91,9 +84,7 @@ def test_validation_without_saliency(
     assert explanation.localisation.labels
 
 
-def test_nothing_to_localise_and_nobody_to_test(
-    checkpoint: Checkpoint, trainer: pl.Trainer, tmp_path: Path
-) -> None:
+def test_nothing_to_localise_and_nobody_to_test(checkpoint, trainer, tmp_path) -> None:
     few = XrayDataModule(
         Phantom(12, size=32), image_size=32, batch_size=8, cache_dir=tmp_path / "cache"
     )
@@ -117,9 +108,7 @@ def test_nothing_to_localise_and_nobody_to_test(
         ({"draws": 0}, "draws"),
     ],
 )
-def test_settings_that_cannot_work(
-    setting: dict[str, Any], name: str, checkpoint: Checkpoint, data: XrayDataModule
-) -> None:
+def test_settings_that_cannot_work(setting, name, checkpoint, data) -> None:
     with pytest.raises(ConfigError, match=name):
         explain_checkpoint(checkpoint, data, **QUICK | setting)
 
@@ -162,9 +151,7 @@ def test_networks_that_cannot_be_compared(
         )  # fmt: skip
 
 
-def test_the_network_goes_where_the_trainer_was(
-    data: XrayDataModule, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_network_goes_where_the_trainer_was(data, monkeypatch) -> None:
     """Lightning moves it back to the CPU."""
     device = torch.device("meta")
     trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=device))
@@ -175,9 +162,7 @@ def test_the_network_goes_where_the_trainer_was(
 
 
 @pytest.mark.parametrize("subset", ["test", "all", "val"])
-def test_images_tune_nothing_for_themselves(
-    subset: str, checkpoint: Checkpoint, data: XrayDataModule, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_tune_nothing_for_themselves(subset, checkpoint, data, monkeypatch) -> None:
     """Of images=all the validation images are scored too: no threshold comes from them."""
     tuned: list[int] = []
     monkeypatch.setattr(run, "tune_reference", lambda *_, size, seed: tuned.append(size))

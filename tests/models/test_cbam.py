@@ -140,9 +140,7 @@ def test_pretrained_weights_stay_intact(name: str, pair: Callable[[str], Pair]) 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", AFTER)
-def test_with_open_gates_the_logits_are_those_of_the_plain_backbone(
-    name: str, pair: Callable[[str], Pair]
-) -> None:
+def test_with_open_gates_the_logits_are_those_of_the_plain_backbone(name, pair) -> None:
     plain, net = pair(name)
     with net.open_gates():
         assert torch.equal(net(IMAGES), plain(IMAGES))
@@ -339,9 +337,7 @@ def test_no_maps_of_open_gates() -> None:
         ),
     ],
 )
-def test_modules_that_cannot_have_a_block(
-    backbone: str, settings: dict[str, Any], match: str
-) -> None:
+def test_modules_that_cannot_have_a_block(backbone, settings, match) -> None:
     with pytest.raises(ConfigError, match=match):
         new_net(backbone, **settings)
 

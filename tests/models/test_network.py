@@ -177,9 +177,7 @@ def test_config_rebuilds_the_network(settings: dict[str, Any]) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("name", ["test_resnet", "densenet121", "test_vit"])
-def test_every_head_on_maps_and_tokens(
-    name: str, head: str, built: Callable[[str], XrayNet], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_head_on_maps_and_tokens(name, head, built, monkeypatch) -> None:
     """The backbone is shared: what differs is the head."""
     backbone = built(name).backbone
     monkeypatch.setattr(network, "load_network", lambda *arguments: (backbone, None))

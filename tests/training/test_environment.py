@@ -54,9 +54,7 @@ def test_what_a_sampler_changes(tmp_path: Path) -> None:
         (["sampler=disease_balanced", "loss=weighted_bce"], 1, True),
     ],
 )
-def test_the_log(
-    overrides: list[str], lines: int, warned: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_log(overrides, lines, warned, caplog) -> None:
     config, _ = compose_settings([*SMALL, *overrides])
     data = data_from(config)
     two: Any = SimpleNamespace(world_size=2)

@@ -208,9 +208,7 @@ def test_focal_equals_torchvision(gamma: float, alpha: float | None) -> None:
     ("gamma_positive", "gamma_negative", "clip"),
     [(0.0, 4.0, 0.05), (1.0, 4.0, 0.05), (1.0, 2.0, 0.0), (0.5, 3.0, 0.3), (0.0, 0.0, 0.2)],
 )
-def test_asymmetric_equals_timm(
-    gamma_positive: float, gamma_negative: float, clip: float, constant: bool
-) -> None:
+def test_asymmetric_equals_timm(gamma_positive, gamma_negative, clip, constant) -> None:
     logits, targets = batch(spread=3.0)
     logits = logits.detach().float().requires_grad_()  # timm computes in float32
     unknown = holes(targets)
@@ -382,9 +380,7 @@ def test_scale_and_constant_focus() -> None:
     ("loss", "buffer"),
     [(WeightedBCE(torch.ones(3)), "positive_weight"), (ClassBalanced(COUNTS), "weights")],
 )
-def test_weights_move_with_their_module_but_stay_out_of_checkpoints(
-    loss: nn.Module, buffer: str
-) -> None:
+def test_weights_move_with_their_module_but_stay_out_of_checkpoints(loss, buffer) -> None:
     assert not loss.state_dict()
     assert getattr(loss.double(), buffer).dtype == torch.float64
 

@@ -2,8 +2,6 @@
 
 import math
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -230,9 +228,7 @@ def test_plateau_warms_up_and_then_stays() -> None:
     ("kind", "settings"),
     [(Constant, {}), (Cosine, {}), (Plateau, {}), (Step, {"milestones": [3], "factor": 0.5})],
 )
-def test_state_survives_a_checkpoint(
-    kind: type[Schedule], settings: dict[str, Any], tmp_path: Path
-) -> None:
+def test_state_survives_a_checkpoint(kind, settings, tmp_path) -> None:
     def new() -> tuple[SGD, LambdaLR, Schedule]:
         schedule = kind(warmup_epochs=2.5, **settings)
         schedule.start(60, 10)
@@ -279,9 +275,7 @@ def test_state_survives_a_checkpoint(
         (Step, {"milestones": [5, 3]}, r"milestones must be growing .* got \[5, 3\]"),
     ],
 )
-def test_settings_that_cannot_work(
-    kind: type[Schedule], settings: dict[str, Any], match: str
-) -> None:
+def test_settings_that_cannot_work(kind, settings, match) -> None:
     with pytest.raises(ConfigError, match=rf"^schedule\.{match}"):
         kind(**settings)
 

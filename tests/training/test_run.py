@@ -100,9 +100,7 @@ def test_what_a_run_leaves(run: TrainingRun, folder: Path, data: XrayDataModule)
     assert TrainingRun.from_json(run.to_json()) == run
 
 
-def test_an_own_metric_is_that_of_all_validation_images(
-    run: TrainingRun, folder: Path, data: XrayDataModule
-) -> None:
+def test_an_own_metric_is_that_of_all_validation_images(run, folder, data) -> None:
     logged = pd.read_csv(folder / "metrics.csv")["val/precision"]
     net = load_checkpoint(run.best, trust=True).build_net()
     batches: list[Any] = list(data.val_dataloader())

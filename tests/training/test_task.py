@@ -67,9 +67,7 @@ class Rates(pl.Callback):
 # --- the example of the documentation ---------------------------------------------------------
 
 
-def test_the_library_without_hydra(
-    data: XrayDataModule, trainer: Callable[..., Trainer], tmp_path: Path
-) -> None:
+def test_the_library_without_hydra(data, trainer, tmp_path) -> None:
     data = XrayDataModule(
         Phantom(patients=40, seed=0, size=64),
         image_size=SIZE,
@@ -93,9 +91,7 @@ def test_the_library_without_hydra(
 
 
 @pytest.mark.parametrize("subset", ["val", "test"])
-def test_logged_figures_are_those_of_the_predictions(
-    subset: str, data: XrayDataModule, trainer: Callable[..., Trainer]
-) -> None:
+def test_logged_figures_are_those_of_the_predictions(subset, data, trainer) -> None:
     task, runner = new_task(data), trainer()
     runner.fit(task, data)
     judge = runner.validate if subset == "val" else runner.test
@@ -122,9 +118,7 @@ def test_logged_figures_are_those_of_the_predictions(
     assert logged[f"{subset}/loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
-def test_validation_loss_is_the_mean_over_the_known_targets(
-    trainer: Callable[..., Trainer], tmp_path: Path
-) -> None:
+def test_validation_loss_is_the_mean_over_the_known_targets(trainer, tmp_path) -> None:
     """Not over the batches, whose means count unlike many; before a fit, in it, and after."""
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 2, (60, 2)).astype(float)
@@ -144,9 +138,7 @@ def test_validation_loss_is_the_mean_over_the_known_targets(
         assert torch.isfinite(runner.callback_metrics["val/loss"])
 
 
-def test_training_loss_is_the_mean_over_the_images(
-    data: XrayDataModule, trainer: Callable[..., Trainer]
-) -> None:
+def test_training_loss_is_the_mean_over_the_images(data, trainer) -> None:
     task = new_task(data)
     task.optimizer = partial(SGD, lr=0.0)
     seen: list[tuple[float, int]] = []
@@ -179,9 +171,7 @@ def test_steps(data: XrayDataModule) -> None:
     assert torch.equal(task.predict_step(batch, 0), (torch.sigmoid(logits) + mirrored) / 2)
 
 
-def test_validation_while_training_is_without_mirror_images(
-    data: XrayDataModule, trainer: Callable[..., Trainer]
-) -> None:
+def test_validation_while_training_is_without_mirror_images(data, trainer) -> None:
     task = new_task(data)
     plain = trainer().validate(task, data, verbose=False)[0]
     task.tta = "flip"
@@ -246,9 +236,7 @@ def test_a_label_nobody_knows(trainer: Callable[..., Trainer], tmp_path: Path) -
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_cosine_follows_the_steps_of_the_run(
-    accumulate: int, data: XrayDataModule, trainer: Callable[..., Trainer]
-) -> None:
+def test_cosine_follows_the_steps_of_the_run(accumulate, data, trainer) -> None:
     per_epoch = math.ceil(len(data.train_dataloader()) / accumulate)
     rates = Rates()
     runner = trainer(max_epochs=3, callbacks=[rates], accumulate_grad_batches=accumulate)
@@ -275,9 +263,7 @@ def test_a_schedule_needs_an_end(data: XrayDataModule, trainer: Callable[..., Tr
         trainer(max_epochs=-1).fit(new_task(data, Cosine()), data)
 
 
-def test_without_a_schedule_the_rate_is_constant(
-    data: XrayDataModule, trainer: Callable[..., Trainer]
-) -> None:
+def test_without_a_schedule_the_rate_is_constant(data, trainer) -> None:
     rates = Rates()
     task = new_task(data)
     trainer(callbacks=[rates]).fit(task, data)
@@ -304,9 +290,7 @@ class Listening(Plateau):
         super().update(value)
 
 
-def test_plateau_is_told_after_each_epoch(
-    data: XrayDataModule, trainer: Callable[..., Trainer]
-) -> None:
+def test_plateau_is_told_after_each_epoch(data, trainer) -> None:
     schedule = Listening(patience=0, factor=0.5)
     schedule.told = []
     schedule.best = 2.0  # nothing will be better: a cut each epoch
@@ -342,9 +326,7 @@ class Exploding(nn.Module):
         return logits.mean() * (math.inf if self.calls == 3 else 1.0)
 
 
-def test_a_run_stops_at_the_first_one(
-    data: XrayDataModule, trainer: Callable[..., Trainer]
-) -> None:
+def test_a_run_stops_at_the_first_one(data, trainer) -> None:
     task = new_task(data, loss=Exploding())
     loader: Any = data.train_dataloader()
     loader.sampler.set_epoch(0)

@@ -118,9 +118,7 @@ def test_what_is_absent_is_blank_or_nan(tell: Tell, dicom: Make) -> None:
         ("manufacturer", "TOSHIBA_MEC", "TOSHIBA_MEC"),
     ],
 )
-def test_only_what_cannot_name_a_person_passes(
-    tell: Tell, column: str, text: str, told: str
-) -> None:
+def test_only_what_cannot_name_a_person_passes(tell, column, text, told) -> None:
     assert tell(**{ALLOWED[column][0]: text})[column] == told
 
 
@@ -168,9 +166,7 @@ def test_age(dicom: Make, text: str, years: float, note: str) -> None:
         ("PixelSpacing", [7, "7x"], None),
     ],
 )
-def test_spacing_names_its_attribute(
-    dicom: Make, keyword: str, spacing: list[object], told: tuple[float, float] | None
-) -> None:
+def test_spacing_names_its_attribute(dicom, keyword, spacing, told) -> None:
     numbers = [7, 77] if "7x" in spacing else spacing
     data = dicom([[0, 1]], BitsAllocated=8, **{keyword: numbers})
     image = read_dicom(data.replace(b"\\77", b"\\7x") if "7x" in spacing else data)

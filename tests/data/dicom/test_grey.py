@@ -101,9 +101,7 @@ REVERSED = np.arange(65536, dtype="<u2")[::-1].tobytes()
         ([1365] * 9, {"BitsStored": 12}, [1365 / 4095] * 9),
     ],
 )
-def test_values(
-    dicom: Make, values: list[int], attributes: dict[str, Any], expected: list[float]
-) -> None:
+def test_values(dicom, values, attributes, expected) -> None:
     data = dicom([values], **attributes)
     image = read_dicom(data)
     assert image.pixels.dtype == np.float32
@@ -193,9 +191,7 @@ CUBIC = {"WindowCenter": 5, "WindowWidth": 3, "VOILUTFunction": "CUBIC"}
         ({"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 1, "BitsStored": 12}, "are padding"),
     ],
 )
-def test_invalid_grey_scales_are_refused(
-    dicom: Make, attributes: dict[str, Any], match: str
-) -> None:
+def test_invalid_grey_scales_are_refused(dicom, attributes, match) -> None:
     with pytest.raises(InvalidImageError, match=f"^x: .*{match}"):
         read_dicom(dicom([[0, 1]], **attributes), name="x")
 

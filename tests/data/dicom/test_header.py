@@ -114,9 +114,7 @@ def test_a_deflated_bomb_is_stopped(dicom: Make, monkeypatch: pytest.MonkeyPatch
         ("VOILUTFunction", b"LINEAR", b"ZZSECR"),
     ],
 )
-def test_no_message_repeats_a_text_of_the_file(
-    dicom: Make, keyword: str, value: bytes, bad: bytes
-) -> None:
+def test_no_message_repeats_a_text_of_the_file(dicom, keyword, value, bad) -> None:
     window = {"WindowCenter": 5, "WindowWidth": 9, "VOILUTFunction": "LINEAR"}
     number = {keyword: 7777} if value == b"7777" else {}
     data = dicom([[0, 1]], **{**window, **number})
@@ -125,9 +123,7 @@ def test_no_message_repeats_a_text_of_the_file(
     assert "ZZ" not in str(caught.value)
 
 
-def test_irregular_values_neither_warn_nor_log(
-    dicom: Make, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_irregular_values_neither_warn_nor_log(dicom, caplog) -> None:
     data = dicom([[0, 1]], BitsAllocated=8, PatientAge="43", PatientName="A" * 99, StudyDate="x")
     mode = config.settings.reading_validation_mode
     with caplog.at_level(logging.DEBUG):
@@ -137,9 +133,7 @@ def test_irregular_values_neither_warn_nor_log(
 
 
 @pytest.mark.filterwarnings("ignore:Unknown encoding:UserWarning")
-def test_what_pydicom_logs_while_we_read_is_dropped(
-    dicom: Make, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_pydicom_logs_while_we_read_is_dropped(dicom, caplog) -> None:
     data = dicom([[0, 1]], BitsAllocated=8, SpecificCharacterSet="ISO_IR 100")
     with caplog.at_level(logging.DEBUG):
         read_dicom(data.replace(b"ISO_IR 100", b"KLINGON 99"))

@@ -190,9 +190,7 @@ def test_lossy(dicom: Make, end: str, frame: bytes, bound: int) -> None:
         ([0x123F, 0xFFF0], {"HighBit": 15}, [0x123, 0xFFF]),  # 12 bits further up
     ],
 )
-def test_stored_bits(
-    dicom: Make, words: list[int], attributes: dict[str, int], values: list[int]
-) -> None:
+def test_stored_bits(dicom, words, attributes, values) -> None:
     data = dicom([words], BitsStored=12, pixel_bytes=np.array(words, "<u2").tobytes(), **attributes)
     np.testing.assert_array_equal(stored(data), [values])
 
@@ -302,9 +300,7 @@ def test_colour_jpeg_of_three_kinds(dicom: Make) -> None:
     ("photometric", "end", "encode"),
     [("YBR_RCT", ".4.90", jpeg_2000), ("RGB", ".4.80", imagecodecs.jpegls_encode)],
 )
-def test_other_colour_codecs(
-    dicom: Make, photometric: str, end: str, encode: Callable[..., bytes]
-) -> None:
+def test_other_colour_codecs(dicom, photometric, end, encode) -> None:
     data = colour(dicom, photometric, syntax=UID + end, frames=[encode(COLOUR)])
     np.testing.assert_allclose(luma(data), LUMA, atol=1e-6)
 

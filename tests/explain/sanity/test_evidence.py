@@ -82,9 +82,7 @@ def test_a_flat_map_is_the_random_order(plane: nn.Module, study: Study, size: in
 @pytest.mark.parametrize(
     ("order", "verdict"), [("centre", "undecided"), ("random", "fails"), ("both", "fails")]
 )
-def test_worse_than_the_centre_alone_does_not_fail(
-    study: Study, rng: np.random.Generator, order: str, verdict: str
-) -> None:
+def test_worse_than_the_centre_alone_does_not_fail(study, rng, order, verdict) -> None:
     """The grain of a map can make it worse than an order without grain."""
     curves = {name: np.full((STEPS + 1, 24), 0.5) for name in ("map", "random", "centre")}
     for name in ("random", "centre"):

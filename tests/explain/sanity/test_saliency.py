@@ -43,9 +43,7 @@ def test_without_other_networks(plane: nn.Module, images: Tensor, evidence: Expl
     assert (found.images, found.patients, found.map) == (24, 12, (16, 16))
 
 
-def test_too_few_patients_are_said_to_be(
-    plane: nn.Module, images: Tensor, evidence: Explain
-) -> None:
+def test_too_few_patients_are_said_to_be(plane, images, evidence) -> None:
     for patients, note in ((9, "9 patients are too few for an interval, which needs 10"), (10, "")):
         ids = [number % patients for number in range(24)]
         found = run_saliency_tests(plane, evidence, images, ids, **QUICK)
@@ -55,9 +53,7 @@ def test_too_few_patients_are_said_to_be(
         assert (verdicts == {"undecided", "not run"}) == bool(note)
 
 
-def test_with_other_networks(
-    plane: nn.Module, other_plane: nn.Module, images: Tensor, evidence: Explain
-) -> None:
+def test_with_other_networks(plane, other_plane, images, evidence) -> None:
     found = run_saliency_tests(
         plane, evidence, images, PATIENTS, others=[other_plane], permuted=other_plane, **QUICK
     )
@@ -161,18 +157,14 @@ def test_passes_are_as_many_as_announced(large: Tensor, backbone: str) -> None:
         ((3, 4, 4), r"of 24 images it gave \(3, 4, 4\)"),
     ],
 )
-def test_a_method_that_gives_no_maps(
-    plane: nn.Module, images: Tensor, made: tuple[int, ...], message: str
-) -> None:
+def test_a_method_that_gives_no_maps(plane, images, made, message) -> None:
     with pytest.raises(ConfigError, match=message):
         run_saliency_tests(
             plane, lambda net, batch: torch.zeros(made), images, PATIENTS, batch=24, **QUICK
         )
 
 
-def test_networks_with_maps_of_two_sizes(
-    plane: nn.Module, other_plane: nn.Module, images: Tensor
-) -> None:
+def test_networks_with_maps_of_two_sizes(plane, other_plane, images) -> None:
     def odd(net: Any, batch: Tensor) -> Tensor:
         return batch[:, 0, :: 1 + net.other, :: 1 + net.other]
 
@@ -190,9 +182,7 @@ def test_networks_with_maps_of_two_sizes(
         ((20, 1, 16, 16), "20 images, but 24 patients' ids"),
     ],
 )
-def test_images_that_do_not_fit(
-    plane: nn.Module, evidence: Explain, shape: tuple[int, ...], message: str
-) -> None:
+def test_images_that_do_not_fit(plane, evidence, shape, message) -> None:
     with pytest.raises(ConfigError, match=message):
         run_saliency_tests(plane, evidence, torch.zeros(shape), PATIENTS, **QUICK)
 
@@ -205,8 +195,6 @@ def test_images_that_do_not_fit(
         ({"label": -1}, "label must be 0 to 1, got -1"),
     ],
 )
-def test_settings_out_of_range(
-    plane: nn.Module, images: Tensor, evidence: Explain, setting: dict[str, int], message: str
-) -> None:
+def test_settings_out_of_range(plane, images, evidence, setting, message) -> None:
     with pytest.raises(ConfigError, match=message):
         run_saliency_tests(plane, evidence, images, PATIENTS, **{**QUICK, **setting})

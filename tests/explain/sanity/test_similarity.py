@@ -116,9 +116,7 @@ def test_shift_equals_scipy(images: Tensor, move: tuple[int, int]) -> None:
     np.testing.assert_array_equal(shift(images, *move).numpy(), wanted)
 
 
-def test_a_map_that_moves_along_is_stable(
-    plane: nn.Module, study_of: StudyOf, pixels: Explain
-) -> None:
+def test_a_map_that_moves_along_is_stable(plane, study_of, pixels) -> None:
     study = study_of(pixels)
     test = compare_shifted(plane, study, study.maps(plane))
     assert test.verdict == "passes"

@@ -54,9 +54,7 @@ def test_networks_are_drawn_too(sample: Sample, rng: np.random.Generator) -> Non
         (slice(3, None, 2), False),  # fewer than half of the images
     ],
 )
-def test_intervals_need_patients_and_images(
-    sample: Sample, rng: np.random.Generator, rows: slice, has_interval: bool
-) -> None:
+def test_intervals_need_patients_and_images(sample, rng, rows, has_interval) -> None:
     values = np.full(24, np.nan)
     values[rows] = rng.normal(size=24)[rows]
     mean = sample.mean(values)
@@ -97,9 +95,7 @@ def test_side(low: float, high: float, side: int) -> None:
     ("similarity", "low", "high"),
     [(0.7, "fails", "passes"), (0.6, "undecided", "undecided"), (0.5, "passes", "fails")],
 )
-def test_similarity_is_rated_by_halfway_to_one(
-    sample: Sample, similarity: float, low: str, high: str
-) -> None:
+def test_similarity_is_rated_by_halfway_to_one(sample, similarity, low, high) -> None:
     values, chance = np.full(24, similarity), np.full(24, 0.2)  # halfway: 0.6
     assert sample.rate_similarity(values, chance, high=False).verdict == low
     assert sample.rate_similarity(values, chance, high=True).verdict == high
@@ -109,9 +105,7 @@ def test_similarity_is_rated_by_halfway_to_one(
     ("control", "verdict"),
     [(0.4 - MARGIN - 0.01, "undecided"), (0.4 - MARGIN + 0.01, "passes"), (0.9, "passes")],
 )
-def test_an_excess_over_the_control_does_not_pass(
-    sample: Sample, control: float, verdict: str
-) -> None:
+def test_an_excess_over_the_control_does_not_pass(sample, control, verdict) -> None:
     values, chance = np.full((4, 24), 0.4), np.zeros((4, 24))
     rated = sample.rate_similarity(values, chance, high=False, control=np.full((4, 24), control))
     assert rated.verdict == verdict

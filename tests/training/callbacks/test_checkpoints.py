@@ -60,9 +60,7 @@ def epoch(folder: Path, name: str) -> int:
 
 @pytest.mark.parametrize("before", [RunCheckpoint, ModelCheckpoint])
 @pytest.mark.parametrize("moving", ["moved", "copied", "stayed"])
-def test_a_moved_run_keeps_its_best(
-    before: type[ModelCheckpoint], moving: str, tmp_path: Path
-) -> None:
+def test_a_moved_run_keeps_its_best(before, moving, tmp_path) -> None:
     first, second = tmp_path / "first", tmp_path / "elsewhere" / "second"
     train(before, first, 3)
     assert (epoch(first, "best.ckpt"), epoch(first, "last.ckpt")) == (1, 2)
@@ -92,9 +90,7 @@ UNDEFINED = "last epoch: score was undefined in every one"
         ((0.5, 0.5, 0.5), 0, "best score"),
     ],
 )
-def test_without_a_score_the_last_epoch_is_kept(
-    scores: tuple[float, ...], kept: int, choice: str, tmp_path: Path
-) -> None:
+def test_without_a_score_the_last_epoch_is_kept(scores, kept, choice, tmp_path) -> None:
     best = train(RunCheckpoint, tmp_path, 3, scores)
     assert epoch(tmp_path, "best.ckpt") == kept
     assert isinstance(best, RunCheckpoint)

@@ -51,9 +51,7 @@ def test_rows_become_a_table(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]
 
 
-def test_an_interrupted_write_keeps_the_older_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_write_keeps_the_older_table(tmp_path, monkeypatch) -> None:
     path = tmp_path / "metrics.csv"
     write_rows([{"epoch": 0.0}], path)
 
@@ -87,9 +85,7 @@ def test_images_of_all_processes_count(tmp_path: Path) -> None:
     assert (row["epoch"], row["step"], row["lr"], row["val/auroc"]) == (4, 15, 0.5, 0.75)
 
 
-def test_a_resumed_run_goes_on_in_the_same_table(
-    tmp_path: Path, trainer: Callable[..., pl.Trainer]
-) -> None:
+def test_a_resumed_run_goes_on_in_the_same_table(tmp_path, trainer) -> None:
     phantom = Phantom(40, size=32)
     data = XrayDataModule(phantom, image_size=32, batch_size=8, cache_dir=tmp_path / "cache")
     path = tmp_path / "metrics.csv"

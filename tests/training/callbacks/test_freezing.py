@@ -106,9 +106,7 @@ def test_without_touching_requires_grad_it_is_the_same() -> None:
 
 
 @pytest.mark.parametrize(("epochs", "warns"), [(2, False), (3, True), (4, True)])
-def test_nothing_but_frozen_epochs(
-    epochs: int, warns: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nothing_but_frozen_epochs(epochs, warns, caplog) -> None:
     trainer: Any = SimpleNamespace(max_epochs=3)
     task: Any = SimpleNamespace(net=SimpleNamespace(backbone=None, load_report="122 of 122"))
     FreezeBackbone(epochs=epochs).on_fit_start(trainer, task)

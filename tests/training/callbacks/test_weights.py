@@ -124,9 +124,7 @@ def test_weights_saved_within_an_epoch_are_the_average(fit: Fit, tmp_path: Path)
     np.testing.assert_allclose(found, average, atol=1e-6)
 
 
-def test_a_later_run_without_it_keeps_its_own_weights(
-    fit: Fit, data: XrayDataModule, tmp_path: Path
-) -> None:
+def test_a_later_run_without_it_keeps_its_own_weights(fit, data, tmp_path) -> None:
     task, _ = fit(EMA(decay=0.9), stop=1)
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False,
