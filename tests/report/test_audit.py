@@ -16,8 +16,8 @@ from xray_lightning.audit.shortcuts.occlusion import Drop, ScoreDrop
 from xray_lightning.audit.shortcuts.probe import Probe
 from xray_lightning.audit.shortcuts.run import LabelShortcut
 from xray_lightning.report.audit import audit_page, audit_tables
+from xray_lightning.report.explanation import shortcut_lines
 from xray_lightning.report.figures import COLOURS
-from xray_lightning.report.shortcut_tables import shortcut_lines
 from xray_lightning.report.terminal import p_text
 
 PHANTOM = Phantom(patients=60)

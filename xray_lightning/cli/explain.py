@@ -18,8 +18,7 @@ from xray_lightning.explain.maps import GATES, METHODS
 from xray_lightning.explain.run import Explanation, explain_checkpoint, require_explainable
 from xray_lightning.folders import prepare_folder
 from xray_lightning.models.network import XrayNet
-from xray_lightning.report.explanation import draw_explanation, explanation_lines
-from xray_lightning.report.shortcut_tables import shortcut_lines
+from xray_lightning.report.explanation import draw_explanation, explanation_lines, shortcut_lines
 from xray_lightning.report.terminal import show
 from xray_lightning.writing import write_json
 

@@ -162,7 +162,8 @@ def subgroup_table(rows: Sequence[Subgroup]) -> Table:
         for row in groups:
             sizes = [number(size, 0) for size in (row.images, row.patients)]
             p_value = number(row.corrected).replace("0.000", "< 0.001")
-            cells = [number(row.auroc), interval_text(row.interval), _signed(row), p_value]
+            difference = number(row.difference, sign="+")
+            cells = [number(row.auroc), interval_text(row.interval), difference, p_value]
             table.add_row(f"  {row.group}", *sizes, *(["too few"] if row.note else cells))
     return table
 
@@ -170,7 +171,7 @@ def subgroup_table(rows: Sequence[Subgroup]) -> Table:
 def subgroup_line(rows: Sequence[Subgroup]) -> str:
     """The groups that differ from all other images, and how many could be tested."""
     sure = [row for row in rows if row.corrected < 0.05]
-    named = [f"{row.dimension}: {row.group} {_signed(row)}" for row in sure]
+    named = [f"{row.dimension}: {row.group} {number(row.difference, sign='+')}" for row in sure]
     able = sum(not np.isnan(row.corrected) for row in rows)
     if not able:
         return f"subgroups: none of {len(rows)} has enough positives to be tested"
@@ -249,7 +250,3 @@ def note_fits(points: dict[str, OperatingPoint]) -> list[str]:
 
 def _ends(estimate: Estimate) -> str:
     return interval_text(estimate.interval) + "*" * estimate.exact
-
-
-def _signed(row: Subgroup) -> str:
-    return "-" if np.isnan(row.difference) else f"{row.difference:+.3f}"

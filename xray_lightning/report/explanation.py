@@ -1,4 +1,4 @@
-"""What ``xray explain`` shows: tables for the terminal, galleries, curves of the saliency tests."""
+"""What ``xray explain`` and ``shortcuts`` show: tables for the terminal, galleries, curves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from xray_lightning.audit.shortcuts.checks import UNDECIDED
+from xray_lightning.audit.shortcuts.run import CAUGHT, Shortcuts, write_gist
 from xray_lightning.evaluation.published import PublishedBoxes
 from xray_lightning.explain.annotated import CONTROLS
 from xray_lightning.explain.localisation import LabelLocalisation, Localisation, MeanLocalisation
@@ -16,8 +18,8 @@ from xray_lightning.explain.run import Explanation
 from xray_lightning.explain.saliency import TESTS, SaliencyTests
 from xray_lightning.explain.sanity.evidence import Perturbation
 from xray_lightning.explain.sanity.randomisation import Randomisation
-from xray_lightning.metrics.intervals import Estimate
-from xray_lightning.report.figures import COLOURS
+from xray_lightning.metrics.intervals import Estimate, Interval
+from xray_lightning.report.figures import COLOURS, new_figure
 from xray_lightning.report.gallery import gallery_figure
 from xray_lightning.report.heat import shorten
 from xray_lightning.report.terminal import empty_table, interval_text, number
@@ -198,6 +200,40 @@ def saliency_lines(saliency: Mapping[str, SaliencyTests]) -> list[Table | str]:
     return [*lines, *sorted(notes)]
 
 
+def shortcut_lines(shortcuts: Shortcuts, path: str) -> list[Table | str]:
+    """Tables of the labels and the probes of a checkpoint, and why labels are not cleared."""
+    labels = shortcuts.labels
+    regions = list(next(iter(labels.values())).covered)
+    read = empty_table("read off the film?", "label", "AUROC", "of metadata", "verdict")
+    title = "lost by covering: AUROC / standard deviations between positives and negatives"
+    lost = empty_table(title, "label", *regions)
+    for name, label in labels.items():
+        floor = label.floor.value if label.floor else None
+        read.add_row(name, number(label.auroc.value), number(floor), label.verdict)
+        drops = [label.covered[region] for region in regions]
+        pairs = ((drop.auroc.region.value, drop.logit.region.value) for drop in drops)
+        lost.add_row(name, *(f"{number(auroc, 2)} / {number(gap, 2)}" for auroc, gap in pairs))
+    title = "AUROC of a linear probe of the features"
+    probes = empty_table(title, "attribute", "positive", "trained", "random weights")
+    for name, probe in shortcuts.probes.items():
+        trained = _probe_text(probe.trained, probe.interval)
+        random = _probe_text(probe.random, probe.random_interval)
+        probes.add_row(name, f"{probe.positive:,}/{probe.known:,}", trained, random)
+    reasons = [
+        f"{name} {verdict}: {label.reason}"
+        for verdict in (CAUGHT, UNDECIDED)
+        for name, label in labels.items()
+        if label.verdict == verdict
+    ]
+    images = f"{shortcuts.images:,} images [{shortcuts.fingerprint}]"
+    heading = f"{path} on {shortcuts.data}, {images}"
+    return [heading, read, lost, probes, *reasons, write_gist(shortcuts)]
+
+
+def _probe_text(value: float, interval: Interval) -> str:
+    return "-" if value != value else f"{value:.3f} ({interval_text(interval, 2)})"
+
+
 def draw_explanation(explanation: Explanation, folder: Path) -> None:
     """Galleries with raw maps beside them, and the curves of the saliency tests.
 
@@ -220,8 +256,9 @@ def saliency_figure(saliency: Mapping[str, SaliencyTests]) -> Figure:
     Thin bars are 95 % intervals over patients; thick ones at the right edge of the cascade show
     chance, the similarity of maps of different patients' images.
     """
-    figure = Figure(figsize=(11, 2.5 * len(saliency) + 1.0), dpi=120, layout="constrained")
-    rows = figure.subplots(len(saliency), 3, squeeze=False, width_ratios=(1.5, 1, 1), sharex="col")
+    size = 11, 2.5 * len(saliency) + 1.0
+    figure, every = new_figure(*size, len(saliency), 3, width_ratios=(1.5, 1, 1), sharex="col")
+    rows = [every[start : start + 3] for start in range(0, len(every), 3)]
     for panels, (method, tests) in zip(rows, saliency.items(), strict=True):
         if tests.randomisation and tests.deletion and tests.insertion:
             _draw_cascade(panels[0], tests.randomisation)
@@ -230,7 +267,6 @@ def saliency_figure(saliency: Mapping[str, SaliencyTests]) -> Figure:
         panels[2].sharey(panels[1])
         panels[0].set_ylabel(method, fontsize=11, fontweight="bold")
         for axes in panels:
-            axes.spines[["top", "right"]].set_visible(False)
             axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     rows[0][0].legend(frameon=False, fontsize=8, ncols=3, loc="upper right")
     handles, names = rows[0][1].get_legend_handles_labels()

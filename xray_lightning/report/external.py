@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from rich.table import Table
 
 from xray_lightning.data.tables import format_count
-from xray_lightning.evaluation.external import ExternalValidation, InternalTest, Transfer
+from xray_lightning.evaluation.external import ExternalValidation, Transfer
 from xray_lightning.evaluation.transfer import MEAN, UNKNOWN, LabelTransfer
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.records import patients_text
@@ -51,14 +51,12 @@ def _matrix(result: ExternalValidation) -> Table:
         cells = [f"{_with_interval(row.mean)}\n{format_count(len(row.aurocs), 'label')}"]
         for name in result.sets:
             cell = result.cell(row.name, name)
-            cells.append(_short(cell) if cell else "= internal")
+            cells.append("= internal")
+            if cell:
+                difference = number(cell.mean.difference.value, sign="+")
+                cells[-1] = f"{_with_interval(cell.mean.auroc)}\n{cell.mean.note} {difference}"
         table.add_row(f"{row.trained_on or 'unknown'}\n{row.name}", *cells)
     return table
-
-
-def _short(cell: Transfer) -> str:
-    mean = cell.mean
-    return f"{_with_interval(mean.auroc)}\n{mean.note} {_signed(mean.difference)}"
 
 
 def _pair_tables(cell: Transfer) -> list[Table]:
@@ -75,16 +73,15 @@ def _pair_tables(cell: Transfer) -> list[Table]:
         if np.isnan(row.auroc.value):
             scores.add_row(label, f"{row.positives:,}", "-")
             continue
-        ends = interval_text(row.auroc.interval), _interval(row.difference, "+.3f")
-        inside = number(row.internal.value)
-        scores.add_row(label, f"{row.positives:,}", number(row.auroc.value), ends[0], inside,
-                       _signed(row.difference), ends[1])  # fmt: skip
+        cells = [number(row.auroc.value), interval_text(row.auroc.interval)]
+        cells += [number(row.internal.value), number(row.difference.value, sign="+")]
+        cells.append(interval_text(row.difference.interval, between=" to ", sign="+"))
+        scores.add_row(label, f"{row.positives:,}", *cells)
         if label != MEAN:
             calls.add_row(label, *_calls(row))
             if line := row.calibration:
                 estimates = (line.slope, line.intercept, line.corrected)
-                cells = (f"{number(e.value, 2)}\n{_interval(e, '.2f')}" for e in estimates)
-                lines.add_row(label, *cells)
+                lines.add_row(label, *(_with_interval(e, 2, " to ") for e in estimates))
     return [scores, calls, lines]
 
 
@@ -94,22 +91,14 @@ def _calls(row: LabelTransfer) -> list[str]:
         (row.sensitivity, row.internal_sensitivity),
         (row.specificity, row.internal_specificity),
     ):
-        ends = interval_text(here.interval)
-        shares.append(f"{number(here.value)} ({number(inside.value)})\n{ends}")
+        value = f"{number(here.value)} ({number(inside.value)})"
+        shares.append(f"{value}\n{interval_text(here.interval)}")
     return shares
 
 
-def _with_interval(estimate: Estimate) -> str:
-    return f"{number(estimate.value)}\n{interval_text(estimate.interval)}"
-
-
-def _signed(estimate: Estimate) -> str:
-    return "-" if np.isnan(estimate.value) else f"{estimate.value:+.3f}"
-
-
-def _interval(estimate: Estimate, form: str) -> str:
-    low, high = estimate.interval
-    return "-" if np.isnan(low) else f"{low:{form}} to {high:{form}}"
+def _with_interval(estimate: Estimate, digits: int = 3, between: str = "-") -> str:
+    ends = interval_text(estimate.interval, digits, between=between)
+    return f"{number(estimate.value, digits)}\n{ends}"
 
 
 @AS_WRITTEN
@@ -164,13 +153,10 @@ def _draw_cells(axes: Axes, label: str, result: ExternalValidation, columns: lis
         frame = Rectangle((-0.47, place - 0.47), 0.94, 0.94, fill=False, edgecolor="#D55E00")
         axes.add_patch(frame).set_linewidth(2)
     axes.set_xticks(range(len(columns)), columns, fontsize=8)
-    axes.set_yticks(range(len(rows)), [_name(model) for model in result.models], fontsize=8)
+    names = [f"{m.trained_on or 'unknown'}\n{fill(m.name, 18)}" for m in result.models]
+    axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.spines[:].set_visible(False)
     axes.set_title(label, fontsize=9)
-
-
-def _name(model: InternalTest) -> str:
-    return f"{model.trained_on or 'unknown'}\n{fill(model.name, 18)}"
 
 
 def external_page(result: ExternalValidation) -> str:
@@ -186,7 +172,5 @@ def external_page(result: ExternalValidation) -> str:
         "pairs": {name: {**cell.labels, MEAN: cell.mean} for name, cell in pairs.items()},
         "plain": result.to_json(),
         "text": _with_interval,
-        "signed": _signed,
-        "ends": _interval,
     }
     return page("external.html.j2", values)

@@ -50,19 +50,23 @@ def show(*things: Any) -> None:
         console.print(thing, soft_wrap=isinstance(thing, str), crop=False)
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A number, or "-" where it is undefined.
+def number(value: float | None, digits: int = 3, sign: str = "") -> str:
+    """A number, or "-" where it is undefined; ``sign``: "+" for a difference.
 
-    >>> number(None), number(1234.5, 1)
-    ('-', '1,234.5')
+    >>> number(None), number(1234.5, 1), number(0.25, sign="+")
+    ('-', '1,234.5', '+0.250')
     """
-    return "-" if value is None or value != value else f"{value:,.{digits}f}"  # None or NaN
+    return "-" if value is None or value != value else f"{value:{sign},.{digits}f}"  # None or NaN
 
 
 def interval_text(
-    ends: Sequence[float | None] | None, digits: int = 3, scale: float = 1, between: str = "-"
+    ends: Sequence[float | None] | None,
+    digits: int = 3,
+    scale: float = 1,
+    between: str = "-",
+    sign: str = "",
 ) -> str:
-    """Both ends, "-" where they are undefined.
+    """Both ends, "-" where they are undefined; ``sign``: see :func:`number`.
 
     >>> interval_text([0.5, 0.75], between=" to "), interval_text(None)
     ('0.500 to 0.750', '-')
@@ -70,7 +74,7 @@ def interval_text(
     low, high = ends or (None, None)
     if low is None or high is None or low != low or high != high:  # NaN
         return "-"
-    return f"{scale * low:.{digits}f}{between}{scale * high:.{digits}f}"
+    return f"{scale * low:{sign}.{digits}f}{between}{scale * high:{sign}.{digits}f}"
 
 
 def p_text(value: float | None) -> str:
@@ -180,16 +184,14 @@ def comparison_lines(comparison: "Comparison", first: str, second: str) -> list[
         if style:
             differences.add_section()
             tests.add_section()
-        values = row.to_json()
-        signed = "-" if values["difference"] is None else f"{row.difference:+.4f}"
-        ends = "{:+.4f} to {:+.4f}".format(*row.interval) if row.interval else "-"
-        aurocs = (number(values[side], 4) for side in ("first", "second"))
-        differences.add_row(label, *aurocs, signed, ends, style=style)
-        cells = (values[name] for name in ("p_value", "corrected", "delong", "detectable"))
-        tests.add_row(label, *(number(cell, 4) for cell in cells), style=style)
+        ends = interval_text(row.interval, 4, between=" to ", sign="+")
+        cells = number(row.first, 4), number(row.second, 4), number(row.difference, 4, "+"), ends
+        differences.add_row(label, *cells, style=style)
+        tested = (row.p_value, row.corrected, row.delong, row.detectable)
+        tests.add_row(label, *(number(value, 4) for value in tested), style=style)
     seeds = len(comparison.first), len(comparison.second)
-    tested = len(comparison.tested)
-    holm = f"corrected for {tested} labels (Holm)" if tested else "no label has a p value"
+    count = len(comparison.tested)
+    holm = f"corrected for {count} labels (Holm)" if count else "no label has a p value"
     lines: list[Table | str] = [
         differences,
         tests,
@@ -213,10 +215,9 @@ def truth_lines(truths: "ExpertTruth", title: str) -> list[Table | str]:
     positives = empty_table("the images of each row", "finding", *names)
     for row in truths.rows:
         name = f"{row.finding}\n{row.readers}"
-        ends = "{:+.3f} to {:+.3f}".format(*row.auroc.interval) if row.auroc.interval else "-"
-        aurocs = (number(value) for value in (row.auroc.first, row.auroc.second))
-        difference = f"{row.auroc.difference:+.3f}".replace("+nan", "-")
-        table.add_row(name, *aurocs, difference, ends, p_text(row.auroc.corrected))
+        pair, ends = row.auroc, interval_text(row.auroc.interval, between=" to ", sign="+")
+        cells = number(pair.first), number(pair.second), number(pair.difference, sign="+"), ends
+        table.add_row(name, *cells, p_text(pair.corrected))
         counts = (row.images, row.patients, row.positives, row.text_positives, row.both)
         positives.add_row(name, *(f"{count:,}" for count in counts))
     unions = [row for row in truths.rows if len(row.scores) > 1]
