@@ -139,17 +139,13 @@ def test_each_process_gets_its_share(root: Path) -> None:
 
 
 def test_a_resumed_run_starts_at_its_epoch(root: Path) -> None:
-    data = module(root)
-    data.trainer = trainer_of(epoch=3)
-    assert same(list(data.train_dataloader()), epochs(module(root), (3,))[0])
-
-
-def test_the_next_epoch_is_part_of_a_checkpoint(root: Path) -> None:
-    data, resumed = module(root), module(root)
+    data, resumed, other = module(root), module(root), module(root)
     assert data.state_dict() == {"next_epoch": 0}
     data.trainer = trainer_of(epoch=2)
     resumed.load_state_dict(data.state_dict())
-    assert same(list(resumed.train_dataloader()), epochs(module(root), (3,))[0])
+    other.trainer = trainer_of(epoch=3)
+    for again in (resumed, other):
+        assert same(list(again.train_dataloader()), epochs(module(root), (3,))[0])
 
 
 @pytest.mark.parametrize("plan", [disease_balanced_sampler, patient_balanced_sampler])
@@ -268,18 +264,12 @@ def facts(tmp_path: Path) -> XrayDataModule:
     return XrayDataModule(Facts(TARGETS), split=first_four_train, cache_dir=tmp_path)
 
 
-def test_weight_of_the_positives(facts: XrayDataModule) -> None:
+def test_counts_of_the_labels(facts: XrayDataModule) -> None:
     weight = facts.positive_weight()
     assert weight.dtype == torch.float32
     # 3 absent / 1 present; no positive; 2 / 1 with one unknown; no negative; all unknown
     np.testing.assert_array_equal(weight.numpy(), [3, NAN, 2, 0, NAN])
-
-
-def test_class_counts(facts: XrayDataModule) -> None:
     assert facts.class_counts().tolist() == [[3, 3, 2, 0, 0], [1, 0, 1, 4, 0]]
-
-
-def test_labels_without_positives(facts: XrayDataModule) -> None:
     assert facts.labels_without_positives("train") == ["label 1", "label 4"]
     assert facts.labels_without_positives("val") == ["label 3"]
     assert facts.labels_without_positives("test") == [f"label {number}" for number in range(5)]
@@ -344,16 +334,12 @@ def test_workers_of_a_loader(workers: int, root: Path) -> None:
         ({"image_size": 32.5}, r"image_size must be an integer of at least 8, got 32\.5"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
         ({"workers": -1}, "workers must be an integer of at least 0, got -1"),
+        ({}, "subset must be one of train, val, test, got 'all'"),
     ],
 )
 def test_settings_that_cannot_work(settings: dict[str, Any], match: str, root: Path) -> None:
     with pytest.raises(ConfigError, match=match):
-        module(root, **settings)
-
-
-def test_unknown_part(root: Path) -> None:
-    with pytest.raises(ConfigError, match="subset must be one of train, val, test, got 'all'"):
-        module(root).dataset("all")
+        module(root, **settings).dataset("all")
 
 
 def test_permuted_labels_are_of_the_training_part_alone(root: Path) -> None:

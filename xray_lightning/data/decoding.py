@@ -17,9 +17,8 @@ GLANCE_SECONDS = 0.05  # the main thread takes the lock from the workers no ofte
 
 def available_cores() -> int:
     """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    affine = hasattr(os, "sched_getaffinity")  # not on macOS and Windows
+    return len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
 
 
 @contextmanager

@@ -16,9 +16,6 @@ def padding(height: int, width: int) -> tuple[int, int]:
     """Rows above and columns left of the image in its centred square.
 
     An odd row or column too many goes below or to the right.
-
-    >>> padding(100, 73)
-    (0, 13)
     """
     side = max(height, width)
     return (side - height) // 2, (side - width) // 2

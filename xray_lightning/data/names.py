@@ -91,11 +91,7 @@ def _is_header(name: str, line: str, index: NameIndex) -> bool:
 
 
 def _strip_ending(name: str) -> str:
-    """With forward slashes, without an ending.
-
-    >>> _strip_ending("images/1.2.840.PNG")
-    'images/1.2.840'
-    """
+    """With forward slashes, without an ending: ``images/1.2.840`` of ``images/1.2.840.PNG``."""
     return _ENDING.sub("", name.strip().replace("\\", "/"))
 
 

@@ -114,11 +114,7 @@ def hospital_balanced_sampler(
 
 
 def prevalence(targets: Targets) -> npt.NDArray[np.float64]:
-    """Share of positives among the known targets of each label, (L,); NaN where none is known.
-
-    >>> prevalence(np.array([[1, 0, np.nan], [0, np.nan, np.nan]], np.float32)).tolist()
-    [0.5, 0.0, nan]
-    """
+    """Share of positives among the known targets of each label, (L,); NaN where none is known."""
     known = is_known(targets).sum(axis=0).astype(np.float64)
     known[known == 0] = np.nan
     shares: npt.NDArray[np.float64] = (targets == 1).sum(axis=0) / known
@@ -126,11 +122,7 @@ def prevalence(targets: Targets) -> npt.NDArray[np.float64]:
 
 
 def occurrences(order: Order) -> Order:
-    """How often each entry came before, in the same shape.
-
-    >>> occurrences(np.array([5, 2, 5, 5, 2])).tolist()
-    [0, 0, 1, 2, 1]
-    """
+    """How often each entry came before, in the same shape."""
     return np.asarray(pd.Series(order).groupby(order).cumcount(), np.int64)
 
 

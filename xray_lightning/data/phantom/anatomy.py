@@ -79,10 +79,6 @@ class Lung:
         medial = self.at(0.0, np.linspace(1, 0, 10))
         return np.concatenate([side, self.at(across[::-1], 1.0), medial])
 
-    def diaphragm(self) -> Points:
-        """The lower border, from the midline outwards."""
-        return self.at(np.linspace(0, 1, 24), 1.0)
-
 
 @dataclass(frozen=True, slots=True)
 class Chest:
@@ -165,8 +161,8 @@ def trunk(chest: Chest) -> list[Points]:
 
 def abdomen(chest: Chest) -> list[Points]:
     """Everything below the diaphragm."""
-    flank = chest.right.width + 0.02
-    domes = [chest.right.diaphragm()[::-1], chest.left.diaphragm()]
+    flank, across = chest.right.width + 0.02, np.linspace(0, 1, 24)
+    domes = [chest.right.at(across, 1.0)[::-1], chest.left.at(across, 1.0)]
     return [np.concatenate([*domes, points([flank, -flank], [0.7, 0.7])])]
 
 

@@ -61,11 +61,7 @@ class Visit:
 
     @property
     def image_id(self) -> str:
-        """Unique within one phantom.
-
-        >>> Visit(0, 12, 3, 50, "F", "PA", ()).image_id
-        'p0012_003'
-        """
+        """Unique within one phantom, such as p0012_003."""
         return f"p{self.patient:04d}_{self.follow_up:03d}"
 
     @property
