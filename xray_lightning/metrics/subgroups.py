@@ -147,11 +147,25 @@ def _rows(
     both = ~np.isnan([aurocs[:, 0] for aurocs, _ in sides]).any(axis=0)  # the mean: of the same
     positive = targets == 1
     counts = [*positive.sum(axis=0).tolist(), int(positive.any(axis=1).sum())]
-    chosen = [*np.eye(len(labels), dtype=np.bool_), both]
-    return [
-        _row(place, name, (len(targets), patients, count), [_over(side, mask) for side in sides])
-        for name, count, mask in zip((*labels, MEAN), counts, chosen, strict=True)
-    ]
+    chosen, rows = [*np.eye(len(labels), dtype=np.bool_), both], []
+    for label, count, mask in zip((*labels, MEAN), counts, chosen, strict=True):
+        (inside, here), (outside, there) = (_over(side, mask) for side in sides)
+        value, difference = float(inside[0]), float(inside[0] - outside[0])
+        spread = Spread.left_out(inside[1:], here)
+        apart = Spread.left_out(inside[1:] - outside[1:], min(here, there))
+        rows.append(
+            Subgroup(
+                *(*place, label, len(targets), patients, count),
+                auroc=value,
+                interval=drop_undefined(share_interval(value, spread)),
+                difference=difference,
+                difference_interval=drop_undefined(apart.around(difference)),
+                p_value=apart.p_value(difference),
+                corrected=NAN,
+                note="" if not np.isnan(value) else f"fewer than {MINIMUM} positives or negatives",
+            )
+        )
+    return rows
 
 
 def _over(side: Side, chosen: Mask) -> tuple[Floats, float]:
@@ -159,33 +173,6 @@ def _over(side: Side, chosen: Mask) -> tuple[Floats, float]:
     aurocs, rarer = (part[chosen] for part in side)
     mean = aurocs.sum(axis=0) / len(aurocs) if len(aurocs) else np.full(aurocs.shape[1], np.nan)
     return mean, effective_patients(rarer.sum(axis=0))
-
-
-def _row(
-    place: tuple[str, str],
-    label: str,
-    sizes: tuple[int, int | None, int],
-    sides: Sequence[tuple[Floats, float]],
-) -> Subgroup:
-    (inside, here), (outside, there) = sides
-    images, patients, positives = sizes
-    value, difference = float(inside[0]), float(inside[0] - outside[0])
-    spread = Spread.left_out(inside[1:], here)
-    apart = Spread.left_out(inside[1:] - outside[1:], min(here, there))
-    return Subgroup(
-        *place,
-        label,
-        images,
-        patients,
-        positives,
-        auroc=value,
-        interval=drop_undefined(share_interval(value, spread)),
-        difference=difference,
-        difference_interval=drop_undefined(apart.around(difference)),
-        p_value=apart.p_value(difference),
-        corrected=NAN,
-        note="" if not np.isnan(value) else f"fewer than {MINIMUM} positives or negatives",
-    )
 
 
 @dataclass(frozen=True)

@@ -142,9 +142,16 @@ class CSRA(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, L) of a feature map (B, C, H, W)."""
+        logits = []
         scores = self._scores(self.dropout(features))
-        pairs = zip(scores, self.temperatures, strict=True)
-        return torch.stack([_residual_attention(s, t, self.residual) for s, t in pairs]).sum(dim=0)
+        for places, temperature in zip(scores, self.temperatures, strict=True):
+            s = places.flatten(2)  # (B, L, H * W)
+            if temperature == MAXIMUM:
+                attended = s.amax(dim=2)
+            else:
+                attended = (s * (temperature * s).softmax(dim=2)).sum(dim=2)
+            logits.append(s.mean(dim=2) + self.residual * attended)
+        return torch.stack(logits).sum(dim=0)
 
     def maps(self, features: Tensor) -> Tensor:
         """Scores (B, L, H, W), summed over the temperatures."""
@@ -153,16 +160,6 @@ class CSRA(nn.Module):
     def _scores(self, features: Tensor) -> list[Tensor]:
         units = [F.normalize(weight, dim=1) for weight in self.classifiers.parameters()]  # (L, C)
         return [F.conv2d(features, unit[:, :, None, None]) for unit in units]
-
-
-def _residual_attention(scores: Tensor, temperature: float, residual: float) -> Tensor:
-    """Logits (B, L) of scores (B, L, H, W)."""
-    scores = scores.flatten(2)
-    if temperature == MAXIMUM:
-        attended = scores.amax(dim=2)
-    else:
-        attended = (scores * (temperature * scores).softmax(dim=2)).sum(dim=2)
-    return scores.mean(dim=2) + residual * attended
 
 
 def _softmax(scores: Tensor, features: Tensor) -> Tensor:
