@@ -60,8 +60,8 @@ def test_an_estimate_there_and_back() -> None:
     for estimate in (
         Estimate(0.5, 0.4, 0.6),
         Estimate(1.0, 0.7, 1.0, exact=True),
-        Estimate(0.5, 0.4, 0.6).beside(Estimate(0.5, 0.45, 0.55)),
-        Estimate(np.nan).beside(Estimate(np.nan)),
+        Estimate(0.5, 0.4, 0.6, image_interval=(0.45, 0.55)),
+        Estimate(np.nan, image_interval=(np.nan, np.nan)),
     ):
         values = estimate.to_json()
         assert repr(Estimate.from_json(values)) == repr(estimate)

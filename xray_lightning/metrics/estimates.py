@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -188,7 +188,9 @@ def _group(drawn: Mapping[str, tuple[_Drawn, _Drawn]], labels: Sequence[str]) ->
 
 def _estimates(by_patient: _Drawn, by_image: _Drawn) -> dict[str, Estimate]:
     return {
-        metric: by_patient.estimate(metric).beside(by_image.estimate(metric))
+        metric: replace(
+            by_patient.estimate(metric), image_interval=by_image.estimate(metric).interval
+        )
         for metric in by_patient.values
     }
 

@@ -1,7 +1,7 @@
 """Intervals of a figure: of draws, of patients left out, and exact ones."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -50,10 +50,6 @@ class Estimate(Result):
         """Width of the patients' interval over that of the images'; NaN where one is exact."""
         low, high = self.image_interval or NONE
         return (self.high - self.low) / (high - low) if high > low and not self.exact else NAN
-
-    def beside(self, by_image: "Estimate") -> "Estimate":
-        """This estimate with the interval of the other, of resampled images."""
-        return replace(self, image_interval=by_image.interval)
 
     def to_json(self) -> Json:
         """``{"value", "interval": [low, high]}``, null where undefined, and what else is known."""

@@ -21,7 +21,6 @@ from xray_lightning.data.source import usage_notes
 from xray_lightning.errors import ConfigError, SplitError
 from xray_lightning.folders import prepare_folder
 from xray_lightning.results import Result
-from xray_lightning.training.callbacks.checkpoints import RunCheckpoint
 from xray_lightning.training.callbacks.epochs import (
     EpochLine,
     EpochSeed,
@@ -29,7 +28,7 @@ from xray_lightning.training.callbacks.epochs import (
     MetricsFile,
     WatchMetric,
 )
-from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone
+from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone, RunCheckpoint
 from xray_lightning.training.environment import describe_sampling, write_environment
 from xray_lightning.training.task import XrayTask
 

@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from xray_lightning.training.callbacks.checkpoints import RunCheckpoint
+from xray_lightning.training.callbacks.weights import RunCheckpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*can be")
 NAN = float("nan")
