@@ -31,11 +31,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def for_spreadsheet(text: str) -> str:
-    """The text as a cell that no spreadsheet computes; numbers and most other text as they are.
-
-    >>> for_spreadsheet("=1+1"), for_spreadsheet("-0.5"), for_spreadsheet("it's")
-    ("'=1+1", '-0.5', "it's")
-    """
+    """The text as a cell that no spreadsheet computes; numbers and most other text as they are."""
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
@@ -110,11 +106,7 @@ def write_table(path: Path, rows: Iterable[Sequence[str]]) -> None:
 
 
 def to_plain(value: Any) -> Any:
-    """Dataclasses, mappings, sequences and NumPy numbers as plain values; NaN and infinity as None.
-
-    >>> to_plain({"a": (1.0, float("nan"))})
-    {'a': [1.0, None]}
-    """
+    """Dataclasses, mappings, sequences, NumPy numbers as plain values; NaN and infinity as None."""
     if hasattr(value, "to_json"):
         return value.to_json()
     if is_dataclass(value):

@@ -25,7 +25,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -96,18 +96,6 @@ class Manifest:
             f"{name}.bin": math.prod(shape) * np.dtype(kind).itemsize
             for name, (shape, kind) in array_layout(self.images, self.size).items()
         }
-
-    def check(self, folder: Path, stored: Mapping[str, Any]) -> None:
-        """Raise CacheError unless a folder with this stored manifest is the cache, files whole."""
-        for field in fields(self):
-            here, there = getattr(self, field.name), stored.get(field.name)
-            if there != here:
-                raise mismatch(folder, f"{field.name} is {there!r} there, here it is {here!r}")
-        for name, size in self.file_sizes.items():
-            path = folder / name
-            actual = path.stat().st_size if path.is_file() else None
-            if actual != size:
-                raise mismatch(folder, f"{name} has {actual} bytes instead of {size}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,10 +237,16 @@ def mismatch(folder: Path, reason: str) -> CacheError:
 
 def _find(folder: Path, manifest: Manifest) -> ImageCache | None:
     """The cache that is there, complete or not; only a folder with a manifest counts."""
-    stored = read_manifest(folder)
-    if stored is None:
+    if (stored := read_manifest(folder)) is None:
         return None
-    manifest.check(folder, stored)
+    for name, here in asdict(manifest).items():
+        if (there := stored.get(name)) != here:
+            raise mismatch(folder, f"{name} is {there!r} there, here it is {here!r}")
+    for name, size in manifest.file_sizes.items():
+        path = folder / name
+        actual = path.stat().st_size if path.is_file() else None
+        if actual != size:
+            raise mismatch(folder, f"{name} has {actual} bytes instead of {size}")
     return load_cache(folder)
 
 

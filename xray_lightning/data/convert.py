@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.decoding import available_cores
-from xray_lightning.data.dicom import is_dicom, read_dicom, tally, to_uint8
+from xray_lightning.data.dicom import is_dicom, read_dicom, tally
 from xray_lightning.data.dicom.acquisition import COLUMNS, read_allowed
 from xray_lightning.data.dicom.reader import SUFFIXES
 from xray_lightning.data.files import Journal, file_stamp, read_head, walk_files
@@ -249,11 +249,8 @@ def convert_file(job: Job, done: str = "") -> Outcome:
 
 def write_png(path: Path, pixels: npt.NDArray[np.float32], bits: int) -> None:
     """Write (H, W) in [0, 1] as grey PNG; the file appears whole or not at all."""
-    grey: npt.NDArray[np.uint8 | np.uint16]
-    if bits == 8:
-        grey = to_uint8(pixels)  # as the networks see the DICOM file
-    else:
-        grey = np.rint(pixels * np.float32(2**bits - 1)).astype(np.uint16)
+    kind = np.uint8 if bits == 8 else np.uint16
+    grey = np.rint(pixels * np.float32(2**bits - 1)).astype(kind)  # of 8 bits as ``to_uint8``
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_replacing(path, "wb") as file:
         file.write(cv2.imencode(".png", grey)[1].tobytes())
