@@ -1,14 +1,7 @@
 import numpy as np
 import pytest
 
-from xray_lightning.audit.shortcuts.checks import (
-    CLEAR,
-    FLAGGED,
-    UNDECIDED,
-    Check,
-    all_flagged,
-    any_flagged,
-)
+from xray_lightning.audit.shortcuts.checks import CLEAR, FLAGGED, RISING, UNDECIDED, Check
 
 
 @pytest.mark.parametrize(
@@ -33,4 +26,5 @@ def test_the_interval_and_the_margin(shift: float, verdict: str) -> None:
     ],
 )
 def test_together(verdicts: list[str], all_of: str, any_of: str) -> None:
-    assert (all_flagged(verdicts), any_flagged(verdicts)) == (all_of, any_of)
+    together = [take(verdicts, key=RISING.index) for take in (min, max)]
+    assert together == [all_of, any_of]

@@ -11,9 +11,9 @@ from xray_lightning.audit.shortcuts.occlusion import (
     measure_drop,
     measure_gap,
     occlude,
-    pool_features,
     predict_logits,
 )
+from xray_lightning.audit.shortcuts.probe import pool_features
 from xray_lightning.audit.shortcuts.regions import cover, find_body, mask_corners, mask_elsewhere
 
 SIZE = 48

@@ -9,7 +9,6 @@ import torch
 
 from xray_lightning.audit.shortcuts.run import CAUGHT, NOT_CAUGHT, Shortcuts, examine, write_gist
 from xray_lightning.audit.shortcuts.sample import Sample
-from xray_lightning.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -86,17 +85,3 @@ def test_labels_without_positives_are_undecided_and_unknown_ones_left_out(reader
     unknown = replace(sample, targets=np.where([True, False], np.nan, sample.targets))
     shortcuts = examine(reader(honest=True), unknown, draws=200)
     assert set(shortcuts.labels) == set(shortcuts.probes) == {"Nodule"}
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"images": torch.zeros(4, 48, 48)}, r"\(4, 48, 48\)"),
-        ({"targets": np.zeros((4, 3))}, r"\(4, 2\), got \(4, 3\)"),
-        ({"marker": np.zeros((4, 9, 9), bool)}, r"\(4, 48, 48\), got \(4, 9, 9\)"),
-    ],
-)
-def test_refuses_what_does_not_belong_together(change: dict[str, Any], named: str) -> None:
-    given = {"images": torch.zeros(4, 1, 48, 48), "targets": np.zeros((4, 2)), **change}
-    with pytest.raises(ConfigError, match=named):
-        Sample(("Mass", "Nodule"), patients=["a", "b", "c", "d"], **given)

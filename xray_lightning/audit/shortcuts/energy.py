@@ -21,7 +21,7 @@ from xray_lightning.audit.shortcuts.regions import (
 )
 from xray_lightning.explain.grid import EVEN, Grids, enlarge
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.intervals import Floats, divided
+from xray_lightning.metrics.intervals import Floats, divided, mean_of_defined
 from xray_lightning.results import Result
 
 DEPTHS = {"outside": BORDER, "border": BORDER, "corners": CORNER}  # of the thinnest part
@@ -57,10 +57,10 @@ def measure_energy(
     """Energy of maps (n, h, w) of images (n, 1, H, W) in [0, 1] with their label, by region."""
     rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in DEPTHS}
     for values, pixels in zip(maps, to_grey(images), strict=True):
-        inside = find_body(pixels).inside
-        energy = normalise_map(values, pixels.shape, grids)
-        frame, squares = mask_border(inside.shape), mask_corners(inside.shape)
-        for name, mask in zip(DEPTHS, (~inside, frame, squares), strict=True):
+        inside, shape = find_body(pixels).inside, pixels.shape
+        energy = normalise_map(values, shape, grids)
+        masks = ~inside, mask_border(shape), mask_corners(shape)
+        for name, mask in zip(DEPTHS, masks, strict=True):
             rest = inside & ~mask
             rows[name].append((energy[mask].sum(), mask.mean(), energy[rest].sum(), rest.mean()))
     grid = maps.shape[1], maps.shape[2]
@@ -70,16 +70,11 @@ def measure_energy(
 def _summarise(
     rows: Floats, grid: tuple[int, int], depth: float, bootstrap: PatientBootstrap
 ) -> Energy:
+    """Of the energy and area there, and of the rest of the body, (n, 4)."""
     defined = ~np.isnan(rows[:, 0])
-    share, area, rest_share, rest_area = rows[defined].T
-    drawn = bootstrap.subset(defined)
-    there, body = drawn.ratio(share, area), drawn.ratio(rest_share, rest_area)
+    rows, drawn = rows[defined], bootstrap.subset(defined)
+    there, body = (drawn.ratio(rows[:, first], rows[:, first + 1]) for first in (0, 2))
     density = Check.of(divided(there, there + body), 0.5)
-    return Energy(
-        share=float(share.mean()) if defined.any() else np.nan,
-        area=float(area.mean()) if defined.any() else np.nan,
-        density=density,
-        undefined=int((~defined).sum()),
-        grid=grid,
-        verdict=density.verdict if 1 / min(grid) <= depth else UNDECIDED,
-    )
+    verdict = density.verdict if 1 / min(grid) <= depth else UNDECIDED
+    share, area = mean_of_defined(rows[:, :2]).tolist()
+    return Energy(share, area, density, int((~defined).sum()), grid, verdict)

@@ -1,15 +1,12 @@
 """What a score loses when a region without findings is covered, against covering the chest."""
 
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from xray_lightning.audit.shortcuts.checks import Check, all_flagged, any_flagged
+from xray_lightning.audit.shortcuts.checks import RISING, Check
 from xray_lightning.audit.shortcuts.regions import (
     Mask,
     cover,
@@ -22,7 +19,7 @@ from xray_lightning.audit.shortcuts.regions import (
 )
 from xray_lightning.data.source import Pixels
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.intervals import Floats
+from xray_lightning.metrics.intervals import Floats, mean_of_defined
 from xray_lightning.models.batches import run_batches
 from xray_lightning.models.network import XrayNet
 from xray_lightning.results import Result
@@ -55,10 +52,10 @@ class Drop(Result):
     verdict: str  # flagged if both drop and excess are, not flagged if one of them is not
 
     @classmethod
-    def of(cls, region: Floats, control: Floats, margin: float) -> "Drop":
+    def of(cls, margin: float, region: Floats, control: Floats) -> "Drop":
         """From the drops of the sample and of each draw, (1 + D,) each; draws are paired."""
         drop, excess = Check.of(region, margin), Check.of(region - control, 0.0)
-        verdict = all_flagged([drop.verdict, excess.verdict])
+        verdict = min(drop.verdict, excess.verdict, key=RISING.index)
         return cls(drop, Check.of(control, margin), excess, verdict)
 
 
@@ -79,42 +76,31 @@ def predict_logits(net: XrayNet, images: Tensor) -> Floats:
     return np.asarray(run_batches(net, images, batch_size=BATCH).double().numpy())
 
 
-def pool_features(net: XrayNet, images: Tensor) -> Floats:
-    """Mean over the feature map, (N, C); the network is in evaluation mode."""
-
-    def pool(batch: Tensor) -> Tensor:
-        return net.forward_features(batch).mean(dim=(2, 3))
-
-    return np.asarray(run_batches(net, images, pool, batch_size=BATCH).double().numpy())
-
-
-def occlude(
-    net: XrayNet, images: Tensor, marker: npt.NDArray[np.bool_] | None, seed: int
-) -> dict[str, Occlusion]:
+def occlude(net: XrayNet, images: Tensor, marker: Mask | None, seed: int) -> dict[str, Occlusion]:
     """Logits of images (N, 1, H, W) in [0, 1] with a region covered, by region.
 
     They are covered in 256 grey values, which is what files hold; ``marker`` (N, H, W) is a further
     region, ``seed`` that of the patches inside the body.
     """
-    batches: dict[str, list[tuple[Floats, Floats, Floats]]] = defaultdict(list)
+    areas, logits = [], []
+    regions: dict[str, Mask] = {}
     for start in range(0, len(images), BATCH):
-        grey = to_grey(images[start : start + BATCH])
-        masks = [None] * len(grey) if marker is None else marker[start : start + BATCH]
-        pictures: dict[str, list[tuple[Pixels, Pixels, float]]] = defaultdict(list)
-        for row, (pixels, known) in enumerate(zip(grey, masks, strict=True), start):
-            regions, inside = find_regions(pixels, known)
-            for name, mask in regions.items():
-                patches = mask_elsewhere(mask, inside, np.random.default_rng((seed, row)))
-                both = cover(pixels, mask), cover(pixels, patches)
-                pictures[name].append((*both, float(mask.mean())))
-        for name, rows in pictures.items():
-            region, control, area = zip(*rows, strict=True)
-            logits = [predict_logits(net, _to_tensor(covered)) for covered in (region, control)]
-            batches[name].append((logits[0], logits[1], np.array(area)))
-    return {
-        name: Occlusion(*(np.concatenate(column) for column in zip(*rows, strict=True)))
-        for name, rows in batches.items()
-    }
+        covered = []  # of each image, (R, 2, H, W)
+        for row, pixels in enumerate(to_grey(images[start : start + BATCH]), start):
+            regions, inside = find_regions(pixels, None if marker is None else marker[row])
+            pairs = [
+                (mask, mask_elsewhere(mask, inside, np.random.default_rng((seed, row))))
+                for mask in regions.values()
+            ]
+            covered.append([[cover(pixels, mask) for mask in pair] for pair in pairs])
+            areas.append([mask.mean() for mask in regions.values()])
+        grey = torch.from_numpy(np.stack(covered, axis=2))  # (R, 2, B, H, W)
+        answers = run_batches(
+            net, grey.flatten(0, 2), lambda batch: net(batch[:, None] / 255), batch_size=BATCH
+        )
+        logits.append(answers.double().numpy().reshape(*grey.shape[:3], -1))
+    of_regions = zip(regions, np.concatenate(logits, axis=2), np.transpose(areas), strict=True)
+    return {name: Occlusion(both[0], both[1], area) for name, both, area in of_regions}
 
 
 def find_regions(pixels: Pixels, marker: Mask | None) -> tuple[dict[str, Mask], Mask]:
@@ -129,34 +115,20 @@ def measure_drop(
     logits: Floats, occlusion: Occlusion, index: int, targets: Floats, bootstrap: PatientBootstrap
 ) -> ScoreDrop:
     """What covering a region costs the label at ``index``; logits (N, L) of the whole images."""
-    whole, region, control = (
-        bootstrap.auroc(values[:, index], targets)
-        for values in (logits, occlusion.logits, occlusion.control)
-    )
-    auroc = Drop.of(whole - region, whole - control, AUROC_MARGIN)
-    spread = float(logits[:, index].std()) or np.nan
-    gaps = [
-        measure_gap((logits - values)[:, index] / spread, targets, bootstrap)
-        for values in (occlusion.logits, occlusion.control)
-    ]
-    logit = Drop.of(gaps[0], gaps[1], LOGIT_MARGIN)
-    there = occlusion.area > 0
-    return ScoreDrop(
-        images=int(there.sum()),
-        area=float(occlusion.area[there].mean()) if there.any() else np.nan,
-        auroc=auroc,
-        logit=logit,
-        verdict=any_flagged([auroc.verdict, logit.verdict]),
-    )
+    own = logits[:, index]
+    hidden = occlusion.logits[:, index], occlusion.control[:, index]
+    whole, spread = bootstrap.auroc(own, targets), float(own.std()) or np.nan
+    falls = (whole - bootstrap.auroc(values, targets) for values in hidden)
+    gaps = (measure_gap((own - values) / spread, targets, bootstrap) for values in hidden)
+    auroc, logit = Drop.of(AUROC_MARGIN, *falls), Drop.of(LOGIT_MARGIN, *gaps)
+    there = occlusion.area[occlusion.area > 0]
+    verdict = max(auroc.verdict, logit.verdict, key=RISING.index)
+    return ScoreDrop(len(there), float(mean_of_defined(there)), auroc, logit, verdict)
 
 
 def measure_gap(values: Floats, targets: Floats, bootstrap: PatientBootstrap) -> Floats:
     """Mean value (N,) of the positives less that of the negatives in each draw, (1 + D,)."""
     positive, negative = (
-        bootstrap.ratio(np.where(targets == sign, values, 0), targets == sign) for sign in (1, 0)
+        bootstrap.mean(np.where(targets == sign, values, np.nan)) for sign in (1, 0)
     )
-    return np.asarray(positive - negative)
-
-
-def _to_tensor(images: Sequence[Pixels]) -> Tensor:
-    return torch.from_numpy(np.stack(images)).unsqueeze(1).to(torch.float32).div_(255)
+    return positive - negative

@@ -1,21 +1,22 @@
 """What else a network's features hold: view, sex, and the words burned into portable films."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
-from torch import nn
+from torch import Tensor, nn
 
-from xray_lightning.audit.shortcuts.occlusion import pool_features
+from xray_lightning.audit.shortcuts.sample import draw_images
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.intervals import Estimate, Floats, Interval, percentile_interval
-from xray_lightning.metrics.ranks import Codes
+from xray_lightning.metrics.intervals import Estimate, Floats, Interval
+from xray_lightning.models.batches import run_batches
 from xray_lightning.models.network import XrayNet
 from xray_lightning.records import patient_ids
 from xray_lightning.results import Result
@@ -40,6 +41,15 @@ class Probe(Result):
     known: int  # images where the attribute is known
     positive: int  # of them, those that have it
 
+    @classmethod
+    def of(
+        cls, features: Sequence[Floats], attribute: Floats, bootstrap: PatientBootstrap, seed: int
+    ) -> "Probe":
+        """Of both networks' features (N, C) for an attribute (N,), 0, 1 or NaN."""
+        trained, random = (probe(own, attribute, bootstrap, seed) for own in features)
+        counts = int((~np.isnan(attribute)).sum()), int((attribute == 1).sum())
+        return cls(trained.value, trained.interval, random.value, random.interval, *counts)
+
 
 def build_untrained(net: XrayNet, seed: int) -> XrayNet:
     """The same architecture with random weights, in evaluation mode, on the same device."""
@@ -48,18 +58,32 @@ def build_untrained(net: XrayNet, seed: int) -> XrayNet:
         return net.new().eval().to(next(net.parameters()).device)
 
 
-def score_held_out(features: Floats, attribute: Floats, codes: Codes, seed: int) -> Floats:
-    """Scores (n,) of a logistic regression of features (n, C), fitted on other patients."""
-    scores = np.zeros(len(attribute))
+def pool_features(net: XrayNet, images: Tensor) -> Floats:
+    """Mean over the feature map, (N, C); the network is in evaluation mode."""
+
+    def pool(batch: Tensor) -> Tensor:
+        return net.forward_features(batch).mean(dim=(2, 3))
+
+    return np.asarray(run_batches(net, images, pool).double().numpy())
+
+
+def probe(features: Floats, attribute: Floats, bootstrap: PatientBootstrap, seed: int) -> Estimate:
+    """AUROC at which a logistic regression of features (N, C), fitted on other patients, tells it.
+
+    NaN with too few patients on either side of the attribute, (N,) 0, 1 or NaN.
+    """
+    codes, known = bootstrap.codes, ~np.isnan(attribute)
+    if min(len(np.unique(codes[attribute == side])) for side in (0, 1)) < LEAST:
+        return Estimate(np.nan)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=PENALTY, max_iter=1000))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    scores = np.full(len(attribute), np.nan)
     with threadpool_limits(1):
-        for learned, held in folds.split(features, attribute, codes):
-            model = make_pipeline(
-                StandardScaler(), LogisticRegression(C=PENALTY, max_iter=1000, random_state=seed)
-            )
-            model.fit(features[learned], attribute[learned])
-            scores[held] = model.decision_function(features[held])
-    return scores
+        scores[known] = cross_val_predict(
+            model, features[known], attribute[known], groups=codes[known], cv=folds,
+            method="decision_function",
+        )  # fmt: skip
+    return Estimate.of_draws(bootstrap.auroc(scores, attribute))
 
 
 def probe_hospitals(
@@ -78,34 +102,12 @@ def probe_hospitals(
     records = data.subset_records(subset)
     if len({record.hospital for record in records}) < 2 or not isinstance(net, XrayNet):
         return {}
-    dataset = data.dataset(subset)
-    rows = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:limit]).tolist()
-    features = pool_features(net.eval(), torch.stack([dataset[row]["image"] for row in rows]))
+    rows, images = draw_images(data, subset, limit, seed)
+    features = pool_features(net.eval(), images)
     bootstrap = PatientBootstrap(patient_ids([records[row] for row in rows]), draws, seed)
     hospitals = np.array([records[row].hospital for row in rows])
     names = np.unique(hospitals).tolist()
-    told = {}
-    for name in names[:1] if len(names) == 2 else names:
-        attribute = (hospitals == name).astype(np.float64)
-        told[name] = Estimate(np.nan)
-        if min(len(np.unique(bootstrap.codes[attribute == side])) for side in (0, 1)) >= LEAST:
-            scores = score_held_out(features, attribute, bootstrap.codes, seed)
-            told[name] = Estimate.of_draws(bootstrap.auroc(scores, attribute))
-    return told
-
-
-def probe(
-    trained: Floats, random: Floats, attribute: Floats, bootstrap: PatientBootstrap, seed: int
-) -> Probe:
-    """Probe two sets of features (N, C) for an attribute (N,), 0, 1 or NaN."""
-    known = ~np.isnan(attribute)
-    codes = bootstrap.codes
-    patients = [len(np.unique(codes[attribute == value])) for value in (0, 1)]
-    ends = [(np.nan, (np.nan, np.nan))] * 2
-    if min(patients) >= LEAST:
-        for side, features in enumerate((trained, random)):
-            scores = np.full(len(attribute), np.nan)
-            scores[known] = score_held_out(features[known], attribute[known], codes[known], seed)
-            draws = bootstrap.auroc(scores, attribute)
-            ends[side] = float(draws[0]), percentile_interval(draws[1:])
-    return Probe(*ends[0], *ends[1], known=int(known.sum()), positive=int((attribute == 1).sum()))
+    return {
+        name: probe(features, (hospitals == name).astype(np.float64), bootstrap, seed)
+        for name in (names[:1] if len(names) == 2 else names)
+    }

@@ -61,12 +61,10 @@ def mask_border(shape: tuple[int, int], depth: float = BORDER) -> Mask:
 
 def mask_corners(shape: tuple[int, int]) -> Mask:
     """The four corners, (H, W)."""
-    rows, columns = (np.arange(side) for side in shape)
-    far = [
-        np.minimum(place, len(place) - 1 - place) < round(CORNER * len(place))
-        for place in (rows, columns)
-    ]
-    return np.asarray(far[0][:, None] & far[1])
+    rows, columns = (
+        np.minimum(np.arange(side), np.arange(side)[::-1]) < round(CORNER * side) for side in shape
+    )
+    return np.asarray(rows[:, None] & columns)
 
 
 def mask_letters(pixels: Pixels, lungs: Mask) -> Mask:

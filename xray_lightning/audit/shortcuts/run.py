@@ -5,21 +5,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from xray_lightning.audit.shortcuts.checks import FLAGGED, UNDECIDED
+from xray_lightning.audit.shortcuts.checks import CLEAR, FLAGGED, RISING, UNDECIDED
 from xray_lightning.audit.shortcuts.energy import Energy, measure_energy
 from xray_lightning.audit.shortcuts.occlusion import (
     BATCH,
     ScoreDrop,
     measure_drop,
     occlude,
-    pool_features,
     predict_logits,
 )
-from xray_lightning.audit.shortcuts.probe import Probe, build_untrained, probe
+from xray_lightning.audit.shortcuts.probe import Probe, build_untrained, pool_features
 from xray_lightning.audit.shortcuts.sample import LIMIT, Sample, draw_sample
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.explain.maps import cell_grids, class_map
@@ -32,6 +30,7 @@ from xray_lightning.results import Result
 Maps = Callable[[XrayNet, Tensor, str], Any]  # images (n, 1, H, W), a label -> (n, h, w)
 
 CAUGHT, NOT_CAUGHT = "caught", "not caught"
+OF_LABEL = {FLAGGED: CAUGHT, UNDECIDED: UNDECIDED, CLEAR: NOT_CAUGHT}
 
 
 @dataclass(frozen=True)
@@ -100,35 +99,28 @@ def examine(
     bootstrap = PatientBootstrap(sample.patients, draws, seed)
     logits = predict_logits(net, sample.images)
     occlusions = occlude(net, sample.images, sample.marker, seed)
-    targets = np.asarray(sample.targets, np.float64)
     columns = {
         label: column
-        for label, column in zip(net.labels, targets.T, strict=True)
+        for label, column in zip(net.labels, sample.targets.T.astype(np.float64), strict=True)
         if not np.isnan(column).all()
     }
     labels = {}
     for label, column in columns.items():
-        index, positive = net.labels.index(label), column == 1
+        index, rows = net.labels.index(label), np.flatnonzero(column == 1)
         drops = {
             region: measure_drop(logits, occlusion, index, column, bootstrap)
             for region, occlusion in occlusions.items()
         }
-        energy = _measure_maps(net, sample.images, label, positive, bootstrap, maps)
-        auroc = _estimate_auroc(logits[:, index], column, bootstrap)
-        floor = sample.floor
-        labels[label] = LabelShortcut(
-            *decide(drops, energy, auroc.value),
-            auroc=auroc,
-            positives=int(positive.sum()),
-            covered=drops,
-            maps=energy,
-            floor=None if floor is None else _estimate_auroc(floor[:, index], column, bootstrap),
-        )
-    trained, random = (
-        pool_features(model, sample.images) for model in (net, build_untrained(net, seed))
-    )
+        energy = _measure_maps(net, sample.images[rows], label, bootstrap.subset(rows), maps)
+        auroc = Estimate.of_draws(bootstrap.auroc(logits[:, index], column))
+        scores = None if sample.floor is None else sample.floor[:, index]
+        floor = None if scores is None else _estimate_floor(scores, column, bootstrap)
+        verdict, reason = decide(drops, energy, auroc.value)
+        labels[label] = LabelShortcut(verdict, reason, auroc, len(rows), drops, energy, floor)
+    nets = net, build_untrained(net, seed)
+    features = [pool_features(model, sample.images) for model in nets]
     probes = {
-        name: probe(trained, random, np.asarray(attribute, np.float64), bootstrap, seed)
+        name: Probe.of(features, attribute, bootstrap, seed)
         for name, attribute in {**sample.attributes, **columns}.items()
         if not np.isnan(attribute).all()
     }
@@ -139,19 +131,18 @@ def decide(
     drops: Mapping[str, ScoreDrop], energy: Mapping[str, Energy], auroc: float
 ) -> tuple[str, str]:
     """Verdict of a label by the rule of :func:`examine`, and the reason in a sentence."""
-    flagged = [name for name, drop in drops.items() if drop.verdict == FLAGGED]
-    undecided = [name for name, drop in drops.items() if drop.verdict == UNDECIDED]
-    if flagged:
-        worst = max(flagged, key=lambda name: drops[name].logit.region.value)
-        reason = _tell_cost(worst, drops[worst], auroc)
-    elif undecided:
-        reason = _tell_cost(undecided[0], drops[undecided[0]], auroc)
-    else:
+    verdict = max((drop.verdict for drop in drops.values()), key=RISING.index)
+    decisive = {name: drop for name, drop in drops.items() if drop.verdict == verdict}
+    if verdict == CLEAR:
         most = max(drop.auroc.region.value for drop in drops.values())
         reason = f"covering any of the regions takes at most {max(most, 0):.3f} of its AUROC"
+    else:
+        costs = {name: drop.logit.region.value for name, drop in decisive.items()}
+        worst = max(costs, key=costs.__getitem__) if verdict == FLAGGED else next(iter(costs))
+        reason = _tell_cost(worst, drops[worst], auroc)
     if dense := [name for name, region in energy.items() if region.verdict == FLAGGED]:
         reason += f"; its maps are denser than in the body in: {', '.join(dense)}"
-    return CAUGHT if flagged else UNDECIDED if undecided else NOT_CAUGHT, f"{reason}."
+    return OF_LABEL[verdict], f"{reason}."
 
 
 def write_gist(shortcuts: Shortcuts) -> str:
@@ -178,25 +169,18 @@ def _tell_cost(region: str, drop: ScoreDrop, auroc: float) -> str:
     )
 
 
-def _estimate_auroc(scores: Floats, targets: Floats, bootstrap: PatientBootstrap) -> Estimate:
-    """NaN where a score is."""
-    if np.isnan(scores).any():
-        return Estimate(np.nan)
-    return Estimate.of_draws(bootstrap.auroc(scores, targets))
+def _estimate_floor(scores: Floats, targets: Floats, bootstrap: PatientBootstrap) -> Estimate:
+    """NaN where there are no scores."""
+    known = not np.isnan(scores).any()
+    return Estimate.of_draws(bootstrap.auroc(scores, targets)) if known else Estimate(np.nan)
 
 
 def _measure_maps(
-    net: XrayNet,
-    images: Tensor,
-    label: str,
-    positive: npt.NDArray[np.bool_],
-    bootstrap: PatientBootstrap,
-    maps: Maps,
+    net: XrayNet, images: Tensor, label: str, bootstrap: PatientBootstrap, maps: Maps
 ) -> dict[str, Energy]:
-    if not positive.any():
+    """Of images (n, 1, H, W) with the label; {} without any."""
+    if not len(images):
         return {}
-    shown = images[torch.from_numpy(positive)]
-    batches = [maps(net, batch, label) for batch in iterate_batches(net, shown, BATCH)]
+    batches = [maps(net, batch, label) for batch in iterate_batches(net, images, BATCH)]
     evidence = torch.cat([torch.as_tensor(batch).cpu() for batch in batches]).double().numpy()
-    grids = cell_grids(net, images.shape[-1])
-    return measure_energy(evidence, shown, bootstrap.subset(positive), grids)
+    return measure_energy(evidence, images, bootstrap, cell_grids(net, images.shape[-1]))

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from xray_lightning.audit.baselines import score_by_metadata
 from xray_lightning.audit.label_table import LabelTable
+from xray_lightning.audit.shortcuts.regions import Mask
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.source import Source
-from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.intervals import Floats
 from xray_lightning.records import Record, patient_ids
 
@@ -23,29 +23,15 @@ LIMIT = 2000  # images: a drawn sample of a larger subset
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """N images that a network has not learned from.
-
-    Raises:
-        ConfigError: the arrays do not belong together.
-    """
+    """N images that a network has not learned from."""
 
     labels: tuple[str, ...]  # L, those of the network
     images: Tensor  # (N, 1, H, W) in [0, 1]
-    targets: npt.NDArray[np.floating]  # (N, L), NaN where unknown
+    targets: Floats  # (N, L), NaN where unknown
     patients: npt.ArrayLike  # N ids
-    marker: npt.NDArray[np.bool_] | None = None  # (N, H, W): where one is; None: nothing is known
+    marker: Mask | None = None  # (N, H, W): where one is; None: nothing is known
     attributes: Mapping[str, Floats] = field(default_factory=dict)  # for probes: 0, 1 or NaN, (N,)
     floor: Floats | None = None  # (N, L): scores that needed no image, NaN for a label without
-
-    def __post_init__(self) -> None:
-        """Check the shapes."""
-        shape = tuple(self.images.shape)
-        if len(shape) != 4 or shape[1] != 1:
-            raise ConfigError(f"expected images of shape (N, 1, H, W), got {shape}")
-        wanted = {"targets": (shape[0], len(self.labels)), "marker": (shape[0], *shape[2:])}
-        for name, array in (("targets", self.targets), ("marker", self.marker)):
-            if array is not None and array.shape != wanted[name]:
-                raise ConfigError(f"expected {name} of shape {wanted[name]}, got {array.shape}")
 
 
 def draw_sample(
@@ -57,15 +43,13 @@ def draw_sample(
     audit's: trees on the metadata of the training set. A phantom's planted marker is known. One of
     the ``labels`` that the data lacks is unknown in every image.
     """
-    dataset = data.dataset(subset)
-    order = np.random.default_rng(seed).permutation(len(dataset))[:limit]
-    chosen = [int(row) for row in np.sort(order)]
+    chosen, images = draw_images(data, subset, limit, seed)
     records = [data.subset_records(subset)[row] for row in chosen]
     rows = data.split.subsets[subset][chosen]
     return Sample(
         labels=tuple(labels),
-        images=torch.stack([dataset[row]["image"] for row in chosen]),
-        targets=_align(data.targets[rows].astype(np.float64), data.labels, labels),
+        images=images,
+        targets=_align(data.targets[rows], data.labels, labels),
         patients=patient_ids(records),
         marker=locate_marker(data.source, records, data.image_size),
         attributes=read_attributes(data.source, records),
@@ -73,9 +57,16 @@ def draw_sample(
     )
 
 
-def locate_marker(
-    source: Source, records: Sequence[Record], size: int
-) -> npt.NDArray[np.bool_] | None:
+def draw_images(
+    data: XrayDataModule, subset: str, limit: int, seed: int
+) -> tuple[list[int], Tensor]:
+    """At most ``limit`` images (N, 1, S, S) of a subset and their rows in it, in table order."""
+    dataset = data.dataset(subset)
+    rows: list[int] = np.random.default_rng(seed).permutation(len(dataset))[:limit].tolist()
+    return sorted(rows), torch.stack([dataset[row]["image"] for row in sorted(rows)])
+
+
+def locate_marker(source: Source, records: Sequence[Record], size: int) -> Mask | None:
     """Where a phantom's marker is, to the last pixel it touches, (N, size, size); else None."""
     if not isinstance(source, Phantom) or "marker" not in source.identity():
         return None
@@ -88,19 +79,18 @@ def read_attributes(source: Source, records: Sequence[Record]) -> dict[str, Floa
     """What a probe can ask for, name -> 1, 0 or NaN, (N,)."""
     sex = [{"M": 1.0, "F": 0.0}.get(record.sex, np.nan) for record in records]
     view = [{"AP": 1.0, "PA": 0.0}.get(record.view, np.nan) for record in records]
-    attributes = {"sex: M": np.array(sex), "view: AP": np.array(view)}
+    attributes = {"sex: M": sex, "view: AP": view}
     hospitals = {record.hospital for record in records}
     for name in sorted(hospitals) if len(hospitals) > 1 else ():
-        attributes[f"hospital: {name}"] = np.array([float(r.hospital == name) for r in records])
+        attributes[f"hospital: {name}"] = [float(record.hospital == name) for record in records]
     if isinstance(source, Phantom):
-        words = [float(source.word(record) != "") for record in records]
-        attributes["word: AP or PORT"] = np.array(words)
-    return attributes
+        attributes["word: AP or PORT"] = [float(source.word(record) != "") for record in records]
+    return {name: np.array(column) for name, column in attributes.items()}
 
 
-def _align(columns: Floats, own: Sequence[str], labels: Sequence[str]) -> Floats:
+def _align(columns: npt.ArrayLike, own: Sequence[str], labels: Sequence[str]) -> Floats:
     """Columns (N, L) of ``labels`` from those of the data's own, NaN where it lacks one."""
-    aligned = np.full((len(columns), len(labels)), np.nan)
+    aligned = np.full((len(np.asarray(columns)), len(labels)), np.nan)
     aligned[:, [labels.index(label) for label in own]] = columns
     return aligned
 
