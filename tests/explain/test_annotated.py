@@ -28,19 +28,8 @@ BOXES = [[(0, 0, 4, 4)], [(1, 1, 4, 4)]]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"patients": ["a"]}, r"2 images with boxes need 2 of everything, got {'patients': 1}"),
-        ({"maps": {"cam": MAPS[:1]}}, "got {'cam': 1}"),
-        ({"masks": np.ones((3, 8, 8), bool)}, "got {'masks': 3}"),
-        ({"boxes": [[(0, 0, 4, 4)], []]}, r"images without a box cannot be scored: .* \[1\]"),
         ({"masks": np.arange(2)[:, None, None] * np.ones((2, 8, 8)) > 0}, "a mask is empty"),
-        ({"maps": {"random": MAPS}}, "'random' is the name of a control"),
-        ({"maps": {"ceiling 7x7": MAPS}}, "'ceiling 7x7' is the name of a control"),
-        (
-            {"maps": {"cam": MAPS + np.float32(np.nan)}},
-            "maps of 'cam' must be finite float32 .* with 18 values",
-        ),
-        ({"maps": {"cam": MAPS[..., 0]}}, r"of shape \(N, h, w\), got float32 \(2, 3\)"),
-        ({"maps": {"cam": MAPS.astype(float)}}, "must be finite float32 .* got float64"),
+        ({"maps": {"cam": MAPS + np.float32(np.nan)}}, "maps of 'cam' must be finite, 18 values"),
     ],
 )
 def test_what_cannot_be_scored(change: dict[str, object], message: str) -> None:
@@ -54,8 +43,6 @@ def test_the_place_is_the_mask_where_there_is_one() -> None:
     assert (plain.regions(8)[1] == region_of(BOXES[1], 8)).all()
     masks = np.random.default_rng(0).random((2, 8, 8)) > 0.5
     assert replace(plain, masks=masks).regions(8) is masks
-    with pytest.raises(ConfigError, match=r"masks must be 16 px square, got \(8, 8\)"):
-        replace(plain, masks=masks).regions(16)
 
 
 def test_controls(annotated: Callable[..., AnnotatedMaps]) -> None:
@@ -114,20 +101,16 @@ def test_a_mask_lies_on_the_square_where_its_image_does(shape: tuple[int, int]) 
     mask[10:30, 5:36] = True
     wanted = fit_square(mask.astype(np.uint8) * 255, SIZE)
     square = square_mask(mask, SIZE)
-    assert square is not None
     assert np.abs(wanted[square != (wanted > 127)].astype(int) - 128).max(initial=0) < 2  # halves
 
 
-def test_masks_that_are_small_empty_or_not_there() -> None:
+def test_masks_that_are_small_or_empty() -> None:
     point = np.zeros((960, 960), np.bool_)
     point[481, 13] = True
     small = square_mask(point, SIZE)
-    assert small is not None
     assert np.argwhere(small).tolist() == [[24, 0]]
     told_absent = square_mask(np.zeros((9, 5), np.bool_), SIZE)
-    assert told_absent is not None
     assert not told_absent.any()
-    assert square_mask(None, SIZE) is None
 
 
 def test_places_of_sets_with_masks_some_masks_and_boxes_of_readers() -> None:

@@ -62,7 +62,7 @@ def test_what_the_heads_find(head: str, network: Build, images: Tensor) -> None:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_backbones_of_the_configs(backbone: str, network: Build) -> None:
-    """CAM is Grad-CAM up to a factor and a bias; no backward pass gives what one gives."""
+    """CAM is Grad-CAM up to a factor and a bias."""
     net = network(backbone, image_size=64)
     images = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     maps = {method: class_maps(net, images, method=method) for method in ON_FEATURES}
@@ -71,11 +71,9 @@ def test_backbones_of_the_configs(backbone: str, network: Build) -> None:
     assert maps["cam"].shape == (2, 3, side, side)
     for method, wanted in (("gradcam", evidence.relu()), ("hirescam", evidence)):
         torch.testing.assert_close(maps[method] * side**2, wanted, atol=1e-4, rtol=1e-4)
-    net.head.linear = False
     for method in ON_FEATURES:
         assert maps[method].isfinite().all()
         assert maps[method].abs().amax() > 0
-        torch.testing.assert_close(class_maps(net, images, method=method), maps[method])
     pixels = class_map(net, images, 0, method="gradient")
     assert pixels.shape == (2, 64, 64)
     assert pixels.isfinite().all()

@@ -41,8 +41,7 @@ class AnnotatedMaps:
         place: what these figures take for the place of the finding, in words.
 
     Raises:
-        ConfigError: the numbers of images differ, an image has no box or an empty mask, a map holds
-            NaN or is no (N, h, w) array, or a method has the name of a control.
+        ConfigError: a mask is empty, or a map holds NaN.
     """
 
     maps: Mapping[str, Heat]
@@ -53,40 +52,17 @@ class AnnotatedMaps:
     place: str = BOXES
 
     def __post_init__(self) -> None:
-        count = len(self.boxes)
-        sizes = {name: len(maps) for name, maps in self.maps.items()}
-        sizes["patients"] = len(self.patients)
-        sizes["masks"] = count if self.masks is None else len(self.masks)
-        if wrong := {name: size for name, size in sizes.items() if size != count}:
-            raise ConfigError(f"{count} images with boxes need {count} of everything, got {wrong}")
-        if empty := [row for row, boxes in enumerate(self.boxes) if not boxes]:
-            raise ConfigError(f"images without a box cannot be scored: leave out rows {empty[:5]}")
         if self.masks is not None and not self.masks.any(axis=(1, 2)).all():
             raise ConfigError("a mask is empty; leave its image out")
         for name, maps in self.maps.items():
-            _require_map(name, maps)
+            if wrong := int((~np.isfinite(maps)).sum()):
+                raise ConfigError(f"maps of {name!r} must be finite, {wrong} values are not")
 
     def regions(self, size: int) -> Region:
-        """The place of the finding in each image, (N, S, S).
-
-        Raises:
-            ConfigError: masks of another size, or a box outside the square.
-        """
+        """The place of the finding in each image, (N, S, S); a ConfigError for a box outside."""
         if self.masks is None:
             return np.stack([region_of(boxes, size) for boxes in self.boxes])
-        if self.masks.shape[1:] != (size, size):
-            raise ConfigError(f"masks must be {size} px square, got {self.masks.shape[1:]}")
         return self.masks
-
-
-def _require_map(name: str, maps: Heat) -> None:
-    if name.startswith(CONTROLS):
-        raise ConfigError(f"{name!r} is the name of a control; name the method otherwise")
-    if maps.ndim != 3 or maps.dtype != np.float32 or not np.isfinite(maps).all():
-        raise ConfigError(
-            f"maps of {name!r} must be finite float32 of shape (N, h, w), got {maps.dtype} "
-            f"{maps.shape} with {int((~np.isfinite(maps)).sum())} values that are not"
-        )
 
 
 def control_maps(
@@ -196,21 +172,18 @@ def map_annotated(
     return annotated
 
 
-def choose_hits(
-    places: Sequence[Place], annotated: AnnotatedMaps, method: str, size: int, count: int = 4
-) -> tuple[list[Place], list[str]]:
+def choose_hits(annotated: AnnotatedMaps, method: str, size: int, count: int = 4) -> dict[int, str]:
     """The first images whose map has its maximum in the finding, and the first where it has not.
 
-    Hits, then misses, at most ``count`` of either of the N places; and "hit" or "miss" for each. A
-    maximum of tied pixels is a hit if most of them lie in the finding.
+    Of the N images rows of hits, then of misses, at most ``count`` of either; "hit" or "miss" for
+    each. A maximum of tied pixels is a hit if most of them lie in the finding.
     """
     pairs = zip(annotated.maps[method], annotated.regions(size), strict=True)
     large = ((enlarge(heat, size, annotated.grids), region) for heat, region in pairs)
     hit = np.array([pointing_game(heat, region) > 0.5 for heat, region in large])
     kinds = {"hit": np.flatnonzero(hit), "miss": np.flatnonzero(~hit)}
-    chosen = [(places[row], mark) for mark, rows in choose(kinds, count=count).items()
-              for row in rows]  # fmt: skip
-    return [place for place, _ in chosen], [mark for _, mark in chosen]
+    chosen = choose(kinds, count=count)
+    return {row: mark for mark, rows in chosen.items() for row in rows.tolist()}
 
 
 def exact_masks(
@@ -221,25 +194,24 @@ def exact_masks(
     Where the set has masks of some of the images alone, the place in the others is the union of the
     ``boxes``, which are in pixels of the square.
     """
-    masks = [square_mask(source.mask(record, label), size) for record in records]
+    drawn = [source.mask(record, label) for record in records]
+    masks = [None if mask is None else square_mask(mask, size) for mask in drawn]
     if exact := sum(mask is not None for mask in masks):
         pairs = zip(masks, boxes, strict=True)
         regions = [region_of(own, size) if mask is None else mask for mask, own in pairs]
         some = f"{MASKS} in {exact:,} of {len(masks):,} images, else {BOXES}"
         return np.stack(regions), MASKS if exact == len(masks) else some
     readers = max(len({b.reader for b in one.boxes if b.label == label}) for one in records)
-    drawn = f"{BOXES} by up to {readers} readers an image, each box counting on its own in IoU"
-    return None, drawn if readers > 1 else BOXES
+    many = f"{BOXES} by up to {readers} readers an image, each box counting on its own in IoU"
+    return None, many if readers > 1 else BOXES
 
 
-def square_mask(mask: Region | None, size: int) -> Region | None:
+def square_mask(mask: Region, size: int) -> Region:
     """A mask (H, W) on the square of ``fit_square``, (size, size).
 
     A pixel counts if the mask covers half of it; of a mask that covers no pixel by half, those it
     covers most.
     """
-    if mask is None:
-        return None
     height, width = mask.shape
     (top, left), side = padding(height, width), max(height, width)
     square = np.zeros((side, side), dtype=np.bool_)

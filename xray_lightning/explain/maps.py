@@ -73,19 +73,6 @@ def label_gradients(logits: Tensor, inputs: Tensor, columns: Sequence[int]) -> I
         yield torch.autograd.grad(logits[:, column].sum(), inputs, retain_graph=keep)[0]
 
 
-def head_gradients(net: Any, features: Tensor, columns: Sequence[int]) -> Iterator[Tensor]:
-    """Gradients (B, C, h, w) of some logits on the feature map, a column at a time.
-
-    A head that says ``linear``, the average pool, needs no backward pass: w / (h w) at each place.
-    """
-    if getattr(net.head, "linear", False):
-        weight = net.head.classifier.weight / (features.shape[2] * features.shape[3])  # (L, C)
-        yield from (weight[column, :, None, None].expand_as(features) for column in columns)
-    else:
-        features = features.detach().requires_grad_()
-        yield from label_gradients(net.forward_head(features), features, columns)
-
-
 def input_gradient(score: Score, images: Tensor, columns: Sequence[int]) -> Tensor:
     """Absolute gradient of each logit on each pixel.
 
@@ -114,34 +101,16 @@ def integrated_gradients(
 
 
 @torch.no_grad()
-def occlusion(
-    score: Score,
-    images: Tensor,
-    columns: Sequence[int],
-    *,
-    patch: int | None = None,
-    stride: int | None = None,
-) -> Tensor:
+def occlusion(score: Score, images: Tensor, columns: Sequence[int]) -> Tensor:
     """How far each logit falls under a grey patch.
 
     Zeiler and Fergus, Visualizing and Understanding Convolutional Networks (ECCV 2014), section
     4.2. The patch has the mean of its image; a pixel gets the mean fall over the patches that
-    cover it. One forward pass for each place serves all labels.
-
-    ``patch`` is its side in pixels, an eighth of the image's shorter side unless given; ``stride``
-    from patch to patch, half a patch.
-
-    Raises:
-        ConfigError: a patch larger than the image, or a stride that leaves gaps.
+    cover it. One forward pass for each place serves all labels. A patch is an eighth of the image's
+    shorter side, and moves by half of that.
     """
-    shorter = min(images.shape[2:])
-    patch = max(shorter // 8, 1) if patch is None else patch
-    stride = max(patch // 2, 1) if stride is None else stride
-    if not 1 <= stride <= patch <= shorter:
-        raise ConfigError(
-            f"occlusion needs 1 <= stride <= patch <= {shorter}, the image's shorter side, got "
-            f"stride={stride} and patch={patch}"
-        )
+    patch = max(min(images.shape[2:]) // 8, 1)
+    stride = max(patch // 2, 1)
     grey, whole = images.mean(dim=(2, 3), keepdim=True), score(images)[:, columns]  # (B, K)
     falls = images.new_zeros(*whole.shape, *images.shape[2:])
     covered = torch.zeros_like(falls)
@@ -248,7 +217,8 @@ def _feature_maps(net: XrayNet, images: Tensor, columns: Sequence[int], method: 
         if method == "cam":
             return net.maps(images)[:, columns]
         features = net.forward_features(images)
-    gradients = head_gradients(net, features, columns)
+    leaf = features.detach().requires_grad_()
+    gradients = label_gradients(net.forward_head(leaf), leaf, columns)
     return torch.stack([RULES[method](features, gradient) for gradient in gradients], dim=1)
 
 

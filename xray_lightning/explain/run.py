@@ -1,15 +1,11 @@
 """Where a checkpoint looks, and whether its maps can be believed: all of it, for one subset."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pytorch_lightning as pl
-import torch
 
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, require_labels
 from xray_lightning.data.datamodule import XrayDataModule
@@ -19,13 +15,12 @@ from xray_lightning.evaluation.predict import predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.published import PublishedBoxes, published_boxes
 from xray_lightning.explain.annotated import AnnotatedMaps, choose_hits, find_boxed, map_annotated
+from xray_lightning.explain.choice import Floats
 from xray_lightning.explain.localisation import Localisation, evaluate_localisation, tune_reference
 from xray_lightning.explain.maps import GATES, require_method
 from xray_lightning.explain.overlays import Overlay, make_overlays
 from xray_lightning.explain.saliency import SaliencyTests, choose_finding, run_subset_tests
 from xray_lightning.explain.sanity.study import FEWEST
-from xray_lightning.metrics.auroc import auroc_per_label
-from xray_lightning.metrics.intervals import Floats
 from xray_lightning.models.network import XrayNet
 from xray_lightning.progress import show_progress
 from xray_lightning.results import Json, Result
@@ -93,17 +88,20 @@ def explain_checkpoint(
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(Path(checkpoint))
-    _require_numbers(positives=(positives, 2), draws=(draws, 1), seed=(seed, 0))
+    for name, number, low in (("positives", positives, 2), ("draws", draws, 1), ("seed", seed, 0)):
+        require_integer(name, number, low)
     named = (*methods, *saliency)
     others = require_explainable(checkpoint, data, subset, named, label, seeds, permuted)
     predictions = predict_subsets(net := checkpoint.build_net(), data, trainer)
     annotated = _map_boxes(net, data, subset, methods, progress)
     places = _localise(annotated, data, subset, draws, seed)
-    shown = predictions[subset]
-    overlays = _draw_hits(net, data, subset, annotated.get(subset, {}), shown.scores)
-    finding = label or choose_finding(data, subset, _aurocs(predictions.get("val"), data)) or ""
-    run = partial(run_subset_tests, net, data, subset, images=positives, draws=draws, seed=seed)
-    tests = _run_tests(run, finding, saliency, others, progress)
+    shown, boxed = predictions[subset], annotated.get(subset, {})
+    overlays = _draw_hits(net, data, subset, boxed, shown.scores)
+    compared = [[other.build_net() for other in group] for group in others]
+    tests = run_subset_tests(
+        net, data, subset, label or choose_finding(data, subset, predictions.get("val")), saliency,
+        *compared, images=positives, draws=draws, seed=seed, progress=progress,
+    )  # fmt: skip
     return Explanation(
         str(checkpoint.path), checkpoint.weights_sha256, data.source.title,
         SplitName(data.split.name, data.split.fingerprint), subset,
@@ -115,28 +113,6 @@ def explain_checkpoint(
         saliency=tests, overlays=overlays,
         saliency_missing=NO_FINDING if saliency and not tests else "",
     )  # fmt: skip
-
-
-def _require_numbers(**numbers: tuple[int, int]) -> None:
-    for name, (number, least) in numbers.items():
-        require_integer(name, number, least)
-
-
-def _run_tests(
-    run: Callable[..., SaliencyTests],
-    finding: str,
-    methods: Sequence[str],
-    others: tuple[list[Checkpoint], list[Checkpoint]],
-    progress: bool,
-) -> dict[str, SaliencyTests]:
-    """The saliency tests of each method, behind bars."""
-    seeds, permuted = ([other.build_net() for other in group] for group in others)
-    tests = {}
-    for method in methods if finding else ():
-        with show_progress(f"saliency tests of {method}, {finding}", shown=progress) as report:
-            nets = {"others": seeds, "permuted": next(iter(permuted), None)}
-            tests[method] = run(finding, method, progress=report, **nets)
-    return tests
 
 
 def require_explainable(
@@ -212,14 +188,6 @@ def predict_subsets(
     return predictions
 
 
-def _aurocs(validation: Predictions | None, data: XrayDataModule) -> Floats:
-    """(L,), NaN where undefined."""
-    if validation is None:
-        return np.full(len(data.labels), np.nan)
-    pair = torch.from_numpy(validation.scores), torch.from_numpy(validation.targets)
-    return np.asarray(auroc_per_label(*pair), dtype=np.float64)
-
-
 def _map_boxes(
     net: XrayNet, data: XrayDataModule, subset: str, methods: Sequence[str], progress: bool
 ) -> dict[str, dict[str, AnnotatedMaps]]:
@@ -257,14 +225,16 @@ def _draw_hits(
     data: XrayDataModule,
     subset: str,
     annotated: Mapping[str, AnnotatedMaps],
-    scores: npt.NDArray[np.float32],
+    scores: Floats,
 ) -> dict[str, list[Overlay]]:
     """Hits and misses of the first method, for each finding."""
     overlays = {}
     for label, maps in annotated.items():
         method, *_ = maps.maps
         places = [place for place in find_boxed(data, subset) if place[1] == label]
-        chosen, marks = choose_hits(places, maps, method, data.image_size)
+        marks = choose_hits(maps, method, data.image_size)
+        chosen = [places[row] for row in marks]
         drawn = make_overlays(net, data, subset, chosen, scores, method=method)
-        overlays[label] = [replace(one, mark=mark) for one, mark in zip(drawn, marks, strict=True)]
+        pairs = zip(drawn, marks.values(), strict=True)
+        overlays[label] = [replace(one, mark=mark) for one, mark in pairs]
     return overlays

@@ -1,7 +1,8 @@
 """All tests of one map method on one network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.explain.grid import EVEN, Grids
 from xray_lightning.explain.maps import cell_grids, class_map
 from xray_lightning.explain.sanity import study as rules
@@ -27,10 +29,11 @@ from xray_lightning.explain.sanity.similarity import (
     prepare,
 )
 from xray_lightning.explain.sanity.study import FEWEST, NOT_RUN, MeasuredTest, Sample, Similarity
+from xray_lightning.metrics.auroc import auroc_per_label
 from xray_lightning.metrics.intervals import Floats
 from xray_lightning.models.network import XrayNet
-from xray_lightning.progress import Report
-from xray_lightning.records import Record
+from xray_lightning.progress import Report, show_progress
+from xray_lightning.records import patient_ids
 from xray_lightning.results import Result
 
 TESTS = ("randomisation", "permutation", "deletion", "insertion", "seeds", "shifts")
@@ -99,8 +102,9 @@ def run_saliency_tests(
     neither they nor the random state of torch or NumPy change.
     """
     passes = _count_passes(net, len(others), permuted is not None, networks, steps)
-    advance = _adder(passes * len(images), progress)
-    study = rules.Study(images, Sample.of(patients, draws, seed), explain, batch, advance, grids)
+    total = passes * len(images)
+    sample = Sample.of(patients, draws, seed)
+    study = rules.Study(images, sample, explain, batch, grids, progress, total)
     tested = rules.copy_network(net)
     maps = study.maps(tested)
     tests = {
@@ -118,18 +122,6 @@ def run_saliency_tests(
         images=len(images), patients=count, map=maps.shape[1:], flat=flat,
         maps=study.maps_made, scores=study.scores_made, label=label, draws=draws, seed=seed,
     )  # fmt: skip
-
-
-def _adder(total: int, progress: Report) -> Callable[[int], None]:
-    """Reports the sum of what it was told, and the total."""
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(done, total)
-
-    return advance
 
 
 def _compare_networks(
@@ -158,59 +150,57 @@ def _count_passes(net: nn.Module, others: int, permuted: bool, networks: int, st
     return random + (random - first) + 1 + permuted + others + len(SHIFTS) + 2 + 6 * (steps - 1)
 
 
-def choose_finding(data: XrayDataModule, subset: str, auroc: Floats) -> str | None:
+def choose_finding(data: XrayDataModule, subset: str, validation: Predictions | None) -> str:
     """The finding that the network knows best, of those on enough patients of a subset.
 
-    ``auroc`` (L,) is that on validation, NaN where undefined.
-
-    Returns:
-        None if no finding with a defined AUROC is on at least 10 patients.
+    "" if no finding with a defined AUROC on validation is on at least 10 patients.
     """
-    targets, records = data.subset_targets(subset), data.subset_records(subset)
+    if validation is None:
+        return ""
+    pair = torch.from_numpy(validation.scores), torch.from_numpy(validation.targets)
+    aurocs = np.asarray(auroc_per_label(*pair), dtype=np.float64).tolist()
+    present, patients = data.subset_targets(subset) == 1, patient_ids(data.subset_records(subset))
     known = [
-        (area, label)
-        for column, (area, label) in enumerate(zip(auroc, data.labels, strict=True))
-        if not np.isnan(area) and _count_patients(targets[:, column], records) >= FEWEST
+        (auroc, label)
+        for auroc, label, column in zip(aurocs, data.labels, present.T, strict=True)
+        if not np.isnan(auroc) and len(np.unique(patients[column])) >= FEWEST
     ]
-    return max(known)[1] if known else None
-
-
-def _count_patients(targets: npt.NDArray[np.float32], records: Sequence[Record]) -> int:
-    return len({records[row].patient_id for row in np.flatnonzero(targets == 1).tolist()})
+    return max(known, default=(0.0, ""))[1]
 
 
 def run_subset_tests(
     net: XrayNet,
     data: XrayDataModule,
     subset: str,
-    label: str,
-    method: str,
+    label: str,  # "": no tests
+    methods: Sequence[str],
+    others: Sequence[XrayNet],  # from other seeds
+    permuted: Sequence[XrayNet],  # one, or none
     *,
-    images: int = 48,
-    others: Sequence[XrayNet] = (),
-    permuted: XrayNet | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
-    progress: Report = lambda done, total: None,
-) -> SaliencyTests:
-    """:func:`run_saliency_tests` on at most ``images`` images of a subset that have the finding."""
+    images: int,
+    draws: int,
+    seed: int,
+    progress: bool,
+) -> dict[str, SaliencyTests]:
+    """:func:`run_saliency_tests` of each method, on at most ``images`` with the finding."""
+    if not label or not methods:
+        return {}
     dataset, records = data.dataset(subset), data.subset_records(subset)
     present = data.subset_targets(subset)[:, data.labels.index(label)]
     rows = np.random.default_rng(seed).permutation(np.flatnonzero(present == 1)).tolist()[:images]
     patients = [records[row].patient_id for row in rows]
     if (count := len(set(patients))) < 2:
-        return SaliencyTests(reason=f"{label} is on {count} patients only", finding=label)
-    tests = run_saliency_tests(
-        net,
-        lambda network, batch: class_map(network, batch, label, method=method),
-        torch.stack([dataset[row]["image"] for row in rows]),
-        patients,
-        label=net.labels.index(label),
-        grids=cell_grids(net, data.image_size),
-        others=others,
-        permuted=permuted,
-        draws=draws,
-        seed=seed,
-        progress=progress,
-    )
-    return replace(tests, finding=label)
+        few = SaliencyTests(reason=f"{label} is on {count} patients only", finding=label)
+        return dict.fromkeys(methods, few)
+    shown = torch.stack([dataset[row]["image"] for row in rows])
+    grids, tests = cell_grids(net, data.image_size), {}
+    for method in methods:
+        with show_progress(f"saliency tests of {method}, {label}", shown=progress) as report:
+            explain = partial(class_map, label=label, method=method)
+            of_method = run_saliency_tests(
+                net, explain, shown, patients, label=net.labels.index(label), grids=grids,
+                others=others, permuted=next(iter(permuted), None), draws=draws, seed=seed,
+                progress=report,
+            )  # fmt: skip
+        tests[method] = replace(of_method, finding=label)
+    return tests

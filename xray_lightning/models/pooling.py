@@ -17,12 +17,8 @@ class PoolingHead(nn.Module):
         channels: C of the feature map.
         labels: number of labels L.
         dropout: probability of dropping a pooled feature.
-
-    Attributes:
-        linear: whether the logits are the mean over space of the linear layer at every place.
     """
 
-    linear = False
     kind_of_dropout: type[nn.Module] = nn.Dropout
 
     def __init__(self, channels: int, labels: int, *, dropout: float = 0.0) -> None:
@@ -49,8 +45,6 @@ class AveragePool(PoolingHead):
 
     The logit is the mean of its map.
     """
-
-    linear = True
 
     def pool(self, features: Tensor) -> Tensor:
         """Mean over space."""

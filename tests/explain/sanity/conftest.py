@@ -69,7 +69,7 @@ def sample() -> Sample:
 
 @pytest.fixture
 def study_of(images: Tensor, sample: Sample) -> Callable[[Explain], Study]:
-    return lambda explain: Study(images, sample, explain, 8, lambda count: None)
+    return lambda explain: Study(images, sample, explain, 8)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xray_lightning import ConfigError, XrayNet, class_map
+from xray_lightning import XrayNet, class_map
 from xray_lightning.explain.saliency import TESTS, SaliencyTests, run_saliency_tests
 from xray_lightning.explain.sanity.study import Explain
 
@@ -148,53 +148,3 @@ def test_passes_are_as_many_as_announced(large: Tensor, backbone: str) -> None:
     assert list(done) == sorted(done)
     norms = backbone == "test_resnet"
     assert total[0] - found.maps - found.scores == norms * 24 * (stages - 1 + 3)
-
-
-@pytest.mark.parametrize(
-    ("made", "message"),
-    [
-        ((3, 1, 4, 4), r"must give \(B, h, w\).*of 24 images it gave \(3, 1, 4, 4\)"),
-        ((3, 4, 4), r"of 24 images it gave \(3, 4, 4\)"),
-    ],
-)
-def test_a_method_that_gives_no_maps(plane, images, made, message) -> None:
-    with pytest.raises(ConfigError, match=message):
-        run_saliency_tests(
-            plane, lambda net, batch: torch.zeros(made), images, PATIENTS, batch=24, **QUICK
-        )
-
-
-def test_networks_with_maps_of_two_sizes(plane, other_plane, images) -> None:
-    def odd(net: Any, batch: Tensor) -> Tensor:
-        return batch[:, 0, :: 1 + net.other, :: 1 + net.other]
-
-    plane.other, other_plane.other = 0, 1
-    with pytest.raises(ConfigError, match=r"one size; .* gave \(12, 8, 8\), first \(16, 16\)"):
-        run_saliency_tests(plane, odd, images, PATIENTS, others=[other_plane], batch=12, **QUICK)
-
-
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
-        ((24, 16, 16), r"expected images of shape \(N, 1, S, S\), got \(24, 16, 16\)"),
-        ((24, 1, 16, 8), r"expected images of shape \(N, 1, S, S\), got \(24, 1, 16, 8\)"),
-        ((24, 3, 16, 16), r"expected images of shape \(N, 1, S, S\), got \(24, 3, 16, 16\)"),
-        ((20, 1, 16, 16), "20 images, but 24 patients' ids"),
-    ],
-)
-def test_images_that_do_not_fit(plane, evidence, shape, message) -> None:
-    with pytest.raises(ConfigError, match=message):
-        run_saliency_tests(plane, evidence, torch.zeros(shape), PATIENTS, **QUICK)
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"batch": 1}, "batch must be at least 2, got 1"),
-        ({"label": 2}, "label must be 0 to 1, got 2"),
-        ({"label": -1}, "label must be 0 to 1, got -1"),
-    ],
-)
-def test_settings_out_of_range(plane, images, evidence, setting, message) -> None:
-    with pytest.raises(ConfigError, match=message):
-        run_saliency_tests(plane, evidence, images, PATIENTS, **{**QUICK, **setting})

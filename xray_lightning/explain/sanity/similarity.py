@@ -117,10 +117,8 @@ def compare_seeds(maps: Floats, sample: Sample) -> Similarity:
     """Agreement of K networks that differ in their seed, the mean over pairs of networks.
 
     Rule: "passes" if the rank correlation is high by :mod:`~.study`, "fails" if it is low. These
-    networks are taken as given: the interval is over patients. ``maps`` are (K, N, h, w).
+    networks are taken as given: the interval is over patients. ``maps`` are (K, N, h, w), K > 1.
     """
-    if len(maps) < 2:
-        raise ConfigError(f"agreement needs maps of two networks, got {len(maps)}")
     pairs = list(combinations([prepare(own) for own in maps], 2))
     same = [compare(one, two)["spearman"] for one, two in pairs]
     chance = [compare(one, take(two, sample.partners))["spearman"] for one, two in pairs]

@@ -31,6 +31,7 @@ from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import NAN, NONE, Floats
 from xray_lightning.metrics.ranks import Codes
 from xray_lightning.models.batches import iterate_batches, run_batches
+from xray_lightning.progress import Report
 from xray_lightning.results import Json, Result
 
 PASSES, FAILS, UNDECIDED, NOT_RUN = "passes", "fails", "undecided", "not run"
@@ -189,57 +190,40 @@ class Study:
     """N images, and what is done with them; each method goes through them once.
 
     Images are (N, 1, S, S) in [0, 1], on the CPU; ``batch`` of them at a time, at least 2, as a
-    batch norm learns nothing from one. ``advance`` is told how many were done, ``shape`` is that of
-    the maps once there is one.
+    batch norm learns nothing from one. ``progress`` is told how many were done of ``total``.
     """
 
     images: Tensor
     sample: Sample
     explain: Explain
     batch: int
-    advance: Callable[[int], None]
     grids: Grids = field(default_factory=dict)
+    progress: Report = lambda done, total: None
+    total: int = 0
+    done: int = 0
     maps_made: int = 0
     scores_made: int = 0
-    shape: tuple[int, ...] = ()
 
-    def __post_init__(self) -> None:
-        shape, patients = tuple(self.images.shape), len(self.sample.partners)
-        if self.images.ndim != 4 or shape[1] != 1 or shape[2] != shape[3]:
-            raise ConfigError(f"expected images of shape (N, 1, S, S), got {shape}")
-        if shape[0] != patients:
-            raise ConfigError(f"{shape[0]} images, but {patients} patients' ids")
-        if self.batch < 2:
-            raise ConfigError(f"batch must be at least 2, got {self.batch}")
+    def advance(self, count: int) -> None:
+        """So many images passed through a network."""
+        self.done += count
+        self.progress(self.done, self.total)
 
     def maps(self, net: nn.Module, images: Tensor | None = None) -> Floats:
-        """Maps (N, h, w) of the study's images, or of others of their shape.
-
-        Raises:
-            ConfigError: no map for each image, or another size than before (another architecture).
-        """
+        """Maps (N, h, w) of the study's images, or of others of their shape."""
         images = self.images if images is None else images
         maps = []
         for batch in iterate_batches(net, images, self.batch, full=True):
-            made = self.explain(net, batch).detach()
-            self.shape = self.shape or made.shape[1:]
-            if made.ndim != 3 or made.shape != (len(batch), *self.shape):
-                raise ConfigError(
-                    f"a map method must give (B, h, w), in one study of one size; of {len(batch)} "
-                    f"images it gave {tuple(made.shape)}, first {tuple(self.shape)}"
-                )
-            maps.append(made.double().cpu().numpy())
-            self.maps_made += len(batch)
+            maps.append(self.explain(net, batch).detach().double().cpu().numpy())
             self.advance(len(batch))
+        self.maps_made += len(images)
         return np.concatenate(maps)
 
     def scores(self, net: nn.Module, label: int, images: Tensor | None = None) -> Floats:
-        """Scores (N,) of one label, after the sigmoid; a ConfigError if there is no such label."""
+        """Scores (N,) of one label, after the sigmoid."""
 
         def score(batch: Tensor) -> Tensor:
             logits: Tensor = net(batch)
-            if not 0 <= label < logits.shape[1]:
-                raise ConfigError(f"label must be 0 to {logits.shape[1] - 1}, got {label}")
             return logits[:, label].double().sigmoid()
 
         images = self.images if images is None else images
