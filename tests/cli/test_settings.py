@@ -25,6 +25,12 @@ sys.exit(code)
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def started(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The server's own imports, some of scipy's, are no part of a command's seconds."""
+    run([sys.executable, "-c", "pass"], tmp_path_factory.mktemp("started"), imports=LIGHT)
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
