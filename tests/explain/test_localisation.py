@@ -220,20 +220,6 @@ def test_tuning_on_scored_patients_is_refused(annotated: Make) -> None:
         evaluate_localisation({"Mass": annotated(24)}, size=SIZE, reference=reference)
 
 
-def test_what_cannot_be_scored(annotated: Make) -> None:
-    with pytest.raises(ConfigError, match="there is nothing to score"):
-        evaluate_localisation({}, size=SIZE)
-    with pytest.raises(ConfigError, match="there is nothing to score"):
-        evaluate_localisation(
-            {"Mass": AnnotatedMaps({"sees": np.zeros((0, 2, 2), "f4")}, [], [])}, size=SIZE
-        )
-    one, other = annotated(4), replace(annotated(4), maps={"cam": np.zeros((4, 2, 2), np.float32)})
-    with pytest.raises(ConfigError, match="every label needs maps of the same methods, got"):
-        evaluate_localisation({"Mass": one, "Nodule": other}, size=SIZE)
-    with pytest.raises(ConfigError, match="every label needs maps of the same methods, got"):
-        evaluate_localisation({"Mass": replace(one, maps={})}, size=SIZE)
-
-
 def test_an_empty_reference_is_no_reference(annotated: Make) -> None:
     facts = evaluate_localisation(
         {"Mass": annotated(24)}, size=SIZE, draws=9, reference=Reference({}, {}, frozenset())

@@ -141,7 +141,7 @@ def tune_reference(
 
 
 def evaluate_localisation(
-    # images of each label that have boxes of it; all labels have the same methods
+    # images of each label, of one or more, that have boxes of it; all have the same methods
     scored: Mapping[str, AnnotatedMaps],
     *,
     size: int,  # side of the square in pixels
@@ -155,7 +155,12 @@ def evaluate_localisation(
     seed: int = 0,  # of the bootstrap and the random map
 ) -> Localisation:
     """Metrics of every method beside the controls, per label and as the mean over the labels."""
-    _require_scorable(scored, reference)
+    known = frozenset() if reference is None else reference.patients
+    if shared := known.intersection(_patients(scored)):
+        raise ConfigError(
+            f"thresholds were tuned on {len(shared)} of the patients to be scored, the first is "
+            f"{min(shared)}: tune on a subset that shares no patient with this one"
+        )
     boxes = {} if reference is None else reference.boxes
     bootstrap, first = PatientBootstrap(_patients(scored), draws, seed), 0  # of all labels
     labels, thresholds, drawn = {}, {}, {}
@@ -171,20 +176,6 @@ def evaluate_localisation(
     mean_box = {label: whose[label in boxes] for label in scored}
     settings = LocalisationSettings(size, tolerance, sigma, draws, seed, mean_box)
     return Localisation(labels, _mean(labels, drawn), thresholds, settings)
-
-
-def _require_scorable(scored: Mapping[str, AnnotatedMaps], reference: Reference | None) -> None:
-    if not scored or not all(len(annotated.boxes) for annotated in scored.values()):
-        raise ConfigError("there is nothing to score: leave out labels without boxes")
-    methods = {label: tuple(annotated.maps) for label, annotated in scored.items()}
-    if len(set(methods.values())) > 1 or () in methods.values():
-        raise ConfigError(f"every label needs maps of the same methods, got {methods}")
-    known = frozenset() if reference is None else reference.patients
-    if shared := known.intersection(_patients(scored)):
-        raise ConfigError(
-            f"thresholds were tuned on {len(shared)} of the patients to be scored, the first is "
-            f"{min(shared)}: tune on a subset that shares no patient with this one"
-        )
 
 
 def _patients(annotated: Mapping[str, AnnotatedMaps]) -> list[str]:
