@@ -19,7 +19,6 @@ from torch.optim import AdamW
 from xray_lightning.checkpoint import (
     FORMAT,
     KEY,
-    AtomicCheckpointIO,
     Description,
     load_checkpoint,
     require_labels,
@@ -31,6 +30,7 @@ from xray_lightning.data.phantom import Phantom
 from xray_lightning.deploy.classifier import load_classifier
 from xray_lightning.errors import CheckpointError, ConfigError, OutputError, WeightsError
 from xray_lightning.models.network import XrayNet
+from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
 from xray_lightning.training.optim import Cosine
 from xray_lightning.training.task import XrayTask
 
@@ -103,9 +103,7 @@ def test_round_trip(run: tuple[XrayTask, Path], data: XrayDataModule) -> None:
     assert torch.equal(net(images), task.net.eval()(images))
 
 
-def test_operating_points_are_stored_and_nothing_else_changes(
-    run: tuple[XrayTask, Path], altered: Callable[..., Path]
-) -> None:
+def test_operating_points_are_stored_and_nothing_else_changes(run, altered) -> None:
     path = altered(lambda raw: None)
     before = torch.load(path, weights_only=True)
     points = {"rule": "youden", "labels": {"Mass": {"threshold": 0.25, "note": ""}}}
@@ -201,9 +199,7 @@ def test_a_task_on_other_loaders_resumes_only(data: XrayDataModule, tmp_path: Pa
     fit(new_task(data, described=False), loader, tmp_path, 2, ckpt_path=path, weights_only=True)
 
 
-def test_the_checkpoint_of_any_trainer_is_a_classifier(
-    data: XrayDataModule, tmp_path: Path
-) -> None:
+def test_the_checkpoint_of_any_trainer_is_a_classifier(data, tmp_path) -> None:
     """As the README has it: a plain Trainer, nothing of ours but the task and the data."""
     task = XrayTask(XrayNet(data.labels, "test_resnet", image_size=32))
     trainer = pl.Trainer(
@@ -218,7 +214,7 @@ def test_the_checkpoint_of_any_trainer_is_a_classifier(
     for path in (tmp_path / "own.ckpt", kept):
         classifier = load_classifier(path, device="cpu")
         assert classifier.labels == data.labels
-        np.testing.assert_allclose(classifier(images), wanted, atol=1e-6)
+        np.testing.assert_allclose(classifier(images).scores, wanted, atol=1e-6)
     description = load_checkpoint(kept).description
     assert description.split["subsets"] == data.split.subset_fingerprints
     assert description.split["fingerprint"] == data.split.fingerprint
@@ -335,9 +331,7 @@ def test_an_odd_entry_is_named(words: str, change: Change, altered: Callable[...
 
 
 @pytest.mark.parametrize("weights", ["imagenet", "/etc/passwd", "hf-hub:timm/resnet18"])
-def test_no_weights_are_read_or_fetched_to_build_it(
-    weights: str, altered: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_weights_are_read_or_fetched_to_build_it(weights, altered, monkeypatch) -> None:
     for name in ("load_backbone", "pretrained_backbone"):
         monkeypatch.setattr(f"xray_lightning.models.backbones.{name}", pytest.fail)
     checkpoint = load_checkpoint(altered(put(KEY, "net", "weights", to=weights)))
@@ -389,9 +383,7 @@ def test_another_format(version: int | None, altered: Callable[..., Path]) -> No
         ({"novelty": 3}, "describes no network of this version: .*'novelty'"),
     ],
 )
-def test_a_network_that_cannot_be_built(
-    change: dict[str, Any], match: str, altered: Callable[..., Path]
-) -> None:
+def test_a_network_that_cannot_be_built(change, match, altered) -> None:
     checkpoint = load_checkpoint(altered(lambda raw: raw[KEY]["net"].update(change)))
     with pytest.raises(CheckpointError, match=match):
         checkpoint.build_net()
@@ -414,9 +406,7 @@ def test_labels_must_be_known() -> None:
             require_labels(description, labels, "best.ckpt")
 
 
-def test_a_kill_while_writing_keeps_the_older_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_while_writing_keeps_the_older_file(tmp_path, monkeypatch) -> None:
     storage, path = AtomicCheckpointIO(), tmp_path / "folder" / "last.ckpt"
     storage.save_checkpoint({"epoch": 1}, path)
     storage.save_checkpoint({"epoch": 2}, str(path))

@@ -60,7 +60,9 @@ from xray_lightning.data.vocabulary import relabel as relabel
 from xray_lightning.data.vocabulary import shared_labels as shared_labels
 from xray_lightning.data.vocabulary import union_labels as union_labels
 from xray_lightning.deploy.classifier import Classifier as Classifier
+from xray_lightning.deploy.classifier import Findings as Findings
 from xray_lightning.deploy.classifier import load_classifier as load_classifier
+from xray_lightning.deploy.interpretation import Interpretation as Interpretation
 from xray_lightning.deploy.predict import PredictedFiles as PredictedFiles
 from xray_lightning.deploy.predict import predict_files as predict_files
 from xray_lightning.errors import CacheError as CacheError
@@ -115,6 +117,8 @@ from xray_lightning.records import Record as Record
 from xray_lightning.report.finish import FinishedRun as FinishedRun
 from xray_lightning.report.finish import finish_run as finish_run
 from xray_lightning.report.gallery import make_heat_maps as make_heat_maps
+from xray_lightning.report.studies import StudyPages as StudyPages
+from xray_lightning.report.studies import write_study_pages as write_study_pages
 from xray_lightning.training.callbacks.epochs import WatchMetric as WatchMetric
 from xray_lightning.training.callbacks.weights import EMA as EMA
 from xray_lightning.training.callbacks.weights import FreezeBackbone as FreezeBackbone

@@ -8,13 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
-from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import SUBSETS, describe_split
 from xray_lightning.data.source import patient_keys
 from xray_lightning.errors import CheckpointError, OutputError
@@ -23,8 +21,12 @@ from xray_lightning.models.backbones import fill, require_whole
 from xray_lightning.models.network import XrayNet
 from xray_lightning.writing import entries_of, open_replacing
 
+if TYPE_CHECKING:  # Lightning, which new files need not wait for
+    from xray_lightning.data.datamodule import XrayDataModule
+
 KEY = "xray_lightning"
 FORMAT = 2
+TTA = ("none", "flip")  # scores of the image, or their mean with its mirror image
 LEARNED = ("train", "val")  # val chose the checkpoint, so its patients are not new to it either
 
 TEXT, WHOLE, NUMBER, NAMES, MAPPING = (str,), (int,), (int, float), (list, tuple), (dict,)
@@ -227,7 +229,7 @@ def _odd_tensors(state: Any) -> Iterator[str]:
 
 
 def describe_model(
-    net: nn.Module, data: XrayDataModule, config: Mapping[str, Any] | None = None
+    net: nn.Module, data: "XrayDataModule", config: Mapping[str, Any] | None = None
 ) -> Description:
     """What a checkpoint of this network, trained on this data, says about itself.
 
@@ -243,7 +245,7 @@ def describe_model(
     return Description(own, dict(data.preprocessing), split, dict(config or {}))
 
 
-def patients_of(data: XrayDataModule) -> dict[str, object]:
+def patients_of(data: "XrayDataModule") -> dict[str, object]:
     """What a checkpoint keeps of the patients it learned from: keys of each subset, plain values.
 
     Empty where the data's patient ids must not leave it (see ``Source.population``).
@@ -263,7 +265,7 @@ def store_operating_points(path: Path, points: Mapping[str, Any]) -> None:
     load_checkpoint(path)
     raw = torch.load(path, map_location="cpu", weights_only=True)
     raw[KEY] = {**upgrade_description(raw[KEY]), "operating_points": dict(points)}
-    AtomicCheckpointIO().save_checkpoint(raw, path)
+    write_checkpoint(raw, path)
 
 
 def require_labels(description: Description, labels: tuple[str, ...], place: str) -> None:
@@ -277,31 +279,25 @@ def require_labels(description: Description, labels: tuple[str, ...], place: str
         )
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames, so a kill never leaves half a checkpoint."""
+def write_checkpoint(checkpoint: Mapping[str, Any], target: Path) -> None:
+    """Write beside the target and rename, so that a kill never leaves half a checkpoint.
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
-        """Write a checkpoint, replacing an older one in one step.
-
-        Raises:
-            OutputError: the disk is full, or the file would be larger than is allowed.
-        """
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open_replacing(target, "wb") as file:
-                torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # torch's own hides what the disk said
-            reason = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(reason, OSError):
-                raise
-            free = shutil.disk_usage(target.parent).free
-            raise OutputError(
-                f"{target} cannot be written ({reason.strerror}): it needs about "
-                f"{_size(checkpoint) / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free there"
-            ) from error
+    Raises:
+        OutputError: the disk is full, or the file would be larger than is allowed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open_replacing(target, "wb") as file:
+            torch.save(checkpoint, file)
+    except (OSError, RuntimeError) as error:  # torch's own hides what the disk said
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        free = shutil.disk_usage(target.parent).free
+        raise OutputError(
+            f"{target} cannot be written ({reason.strerror}): it needs about "
+            f"{_size(checkpoint) / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free there"
+        ) from error
 
 
 def _size(entry: Any) -> int:

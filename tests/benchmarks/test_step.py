@@ -26,10 +26,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from xray_lightning import BCE, Cosine, XrayNet, XrayTask
-from xray_lightning.checkpoint import AtomicCheckpointIO
 from xray_lightning.data.dataset import Batch
 from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.training.callbacks.epochs import EpochLine, EpochSeed, MetricsFile
+from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
 from xray_lightning.training.optim import parameter_groups
 
 pytestmark = [

@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from xray_lightning import Classifier, PredictedFiles, load_classifier, read_predictions
 from xray_lightning.cli.app import APP
 from xray_lightning.cli.config import compose_settings
-from xray_lightning.cli.files import predict as predict_verb
 from xray_lightning.cli.fit import fit
 
 XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
@@ -78,9 +77,9 @@ def test_scores_are_those_of_the_run(run: Path, checkpoint: Path, images: Path) 
     """Loader, file and array: the same scores, through the commands."""
     predict(checkpoint, images, "--out", run / "new", "batch_size=4", "device=cpu")
     table = rows(run / "new/predictions.csv")
-    assert table[0] == ["file", "score_Mass", "score_Nodule"]
+    assert table[0][:5] == ["file", "study", "score_Mass", "probability_Mass", "call_Mass"]
     assert [row[0] for row in table[1:]] == sorted(str(path) for path in images.iterdir())
-    scores = {Path(row[0]).name: np.array(row[1:], np.float32) for row in table[1:]}
+    scores = {Path(row[0]).name: np.array(row[2::3], np.float32) for row in table[1:]}
     wanted = read_predictions(run / "predictions_test.csv")
     assert len(set(wanted.scores[:, 0])) == len(wanted.image_ids) > 5
     found = [scores[name] for name in wanted.image_ids]
@@ -88,7 +87,7 @@ def test_scores_are_those_of_the_run(run: Path, checkpoint: Path, images: Path) 
     classifier = load_classifier(checkpoint, device="cpu")
     assert classifier.preprocessing == {"image_size": 32, "clahe": True}
     arrays = [cv2.imread(str(images / name), cv2.IMREAD_UNCHANGED) for name in wanted.image_ids]
-    np.testing.assert_array_equal(classifier(arrays, batch_size=4), wanted.scores)
+    np.testing.assert_array_equal(classifier(arrays, batch_size=4).scores, wanted.scores)
 
 
 def test_the_run_leaves_its_results_figure(run: Path) -> None:
@@ -121,18 +120,27 @@ def test_what_it_says(checkpoint: Path, images: Path, tmp_path: Path) -> None:
     assert "Traceback" not in output
 
 
-def test_json(
-    checkpoint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    predict_verb(checkpoint, [str(images / "00.png")], tmp_path, 32, "cpu", as_json=True)
-    done = PredictedFiles.from_json(json.loads(capsys.readouterr().out))
-    assert (done.scored, done.table) == (1, tmp_path / "predictions.csv")
+def test_settings(run: Path, checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    """Points fitted on the run's validation scores, a prior, pages, another form, as JSON."""
+    arguments = [checkpoint, images / "00.png", images / "01.png", "--json", "--out", tmp_path]
+    arguments += [f"points={run / 'predictions_val.csv'}", "operating_point.rule=specificity"]
+    arguments += ["operating_point.value=0.5", "format=json", "maps=true", "method=gradient"]
+    told = json.loads(predict(*arguments, "calibration=null", "workers=1").stdout)
+    done = PredictedFiles.from_json(told)
+    assert (done.scored, done.studies, done.table) == (2, 2, tmp_path / "predictions.csv")
+    assert (told["pages"]["written"], Path(told["pages"]["index"]).is_file()) == (2, True)
+    model = json.loads((tmp_path / "model.json").read_text())
+    points = model["operating_points"]
+    assert (points["rule"], points["value"], points["subset"]) == (
+        "specificity", 0.5, "predictions_val"
+    )  # fmt: skip
+    assert (model["source"], model["prior"]) == (str(run / "predictions_val.csv"), "validation")
+    assert len(json.loads((tmp_path / "predictions.json").read_text())["images"]) == 2
 
 
-def test_nothing_is_done_after_a_wrong_word(
-    checkpoint: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_done_after_a_wrong_word(run, checkpoint, images, tmp_path, monkeypatch) -> None:
     image, out = images / "00.png", tmp_path / "out"
+    val = run / "predictions_val.csv"
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     cases: list[tuple[list[object], str]] = [
         ([checkpoint, image, tmp_path / "nowhere"], "nowhere: no such file or folder"),
@@ -143,6 +151,15 @@ def test_nothing_is_done_after_a_wrong_word(
         ([checkpoint, image, "device=tpu"], "device must be auto, cpu or cuda"),
         ([checkpoint, image, "batch_size=0"], "batch_size must be"),
         ([checkpoint], "name PATH..."),
+        ([checkpoint, image, "format=xls"], "format must be csv or json or parquet, got 'xls'"),
+        ([checkpoint, image, "maps=true", "method=seen"], "method must be one of"),
+        ([checkpoint, image, "prior=2"], "prior must be validation, estimate"),
+        ([checkpoint, image, "points=no.json"], "no.json: no such file or folder"),
+        ([checkpoint, image, "points=none", "prior=estimate"], "no calibration is there for all"),
+        (
+            [checkpoint, image, f"points={val}", "operating_point.value=x"],
+            "must lie in (0, 1], got",
+        ),
     ]
     for arguments, message in cases:
         assert message in predict(*arguments, "--out", out, code=2).output
@@ -155,9 +172,7 @@ def test_nothing_is_done_after_a_wrong_word(
     )
 
 
-def test_interrupted(
-    checkpoint: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted(checkpoint, images, tmp_path, monkeypatch) -> None:
     def stop(self: Classifier, squares: np.ndarray) -> np.ndarray:
         raise KeyboardInterrupt
 
@@ -167,5 +182,13 @@ def test_interrupted(
 
 def test_help_tells_the_exit_codes() -> None:
     text = predict("--help").output
-    for word in ("Exit code 0", "130", "failed.csv", "batch_size=", "device="):
+    for word in (
+        "Exit code 0",
+        "130",
+        "failed.csv",
+        "batch_size=",
+        "device=",
+        "prior=",
+        "maps=true",
+    ):
         assert word in text

@@ -4,10 +4,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from xray_lightning.checkpoint import KEY, Description
+from xray_lightning.evaluation.evaluate import fit_operating_points
+from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.models.network import XrayNet
 
 LABELS = ("Mass", "Nodule", "Effusion")
@@ -30,10 +33,13 @@ def net() -> XrayNet:
 def save() -> Callable[..., Path]:
     """Writes a checkpoint as a run leaves it."""
 
-    def write(net: XrayNet, path: Path, *, clahe: bool = False, **config: Any) -> Path:
+    def write(
+        net: XrayNet, path: Path, *, clahe: bool = False, points: Any = None, **config: Any
+    ) -> Path:
         split = {"name": "patient", "fingerprint": "0123456789abcdef"}
         split["subsets"] = dict.fromkeys(("train", "val", "test"), "0")
-        description = Description(net.config, {"image_size": 32, "clahe": clahe}, split, config)
+        steps = {"image_size": 32, "clahe": clahe}
+        description = Description(net.config, steps, split, config, points or {})
         state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
         torch.save({KEY: description.to_plain(), "state_dict": state, "epoch": 0}, path)
         return path
@@ -44,3 +50,21 @@ def save() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, save: Callable[..., Path]) -> Path:
     return save(random_net(), tmp_path_factory.mktemp("checkpoint") / "best.ckpt")
+
+
+@pytest.fixture(scope="session")
+def val() -> Predictions:
+    """Scores that know Mass; Nodule has too few positives, Effusion is not there."""
+    rng, shape = np.random.default_rng(0), (200, 2)
+    targets = np.stack([rng.random(200) < 0.3, np.arange(200) < 3], axis=1).astype(np.float32)
+    scores = (0.4 + 0.04 * targets + 0.09 * rng.random(shape)).astype(np.float32)
+    ids = tuple(map(str, range(200)))
+    return Predictions(LABELS[:2], ids, ids, targets, scores)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_with_points(
+    tmp_path_factory: pytest.TempPathFactory, save: Callable[..., Path], val: Predictions
+) -> Path:
+    points = fit_operating_points(val, draws=200).to_json()
+    return save(random_net(), tmp_path_factory.mktemp("points") / "best.ckpt", points=points)

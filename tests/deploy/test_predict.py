@@ -12,18 +12,23 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from filelock import FileLock
 
 from xray_lightning import PredictedFiles, load_classifier, predict_files
 from xray_lightning.deploy.classifier import Classifier, FileScores
+from xray_lightning.deploy.interpretation import Interpretation
 from xray_lightning.deploy.predict import ScoreTable
 from xray_lightning.errors import ConfigError, DataNotFoundError, OutputError, TableError
+from xray_lightning.evaluation.scores import read_scores
 from xray_lightning.folders import LockedError
-from xray_lightning.models.network import XrayNet
+from xray_lightning.records import Record
 
 LABELS = ("Mass", "Nodule")
-HEADER = ["file", "score_Mass", "score_Nodule"]
+READING = Interpretation(LABELS)
+KINDS = ("score", "probability", "call")
+HEADER = ["file", "study", *(f"{kind}_{label}" for label in LABELS for kind in KINDS)]
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +78,20 @@ def test_scores_are_the_classifiers(classifier: Classifier, images: Path, tmp_pa
     assert counts(done) == (40, 0, 0, 0)
     assert told == [(number, 40) for number in range(41)]
     table = rows(done.table)
-    assert table[0] == ["file", *(f"score_{label}" for label in classifier.labels)]
+    named = (f"{kind}_{label}" for label in classifier.labels for kind in KINDS)
+    assert table[0] == ["file", "study", *named]
     paths = sorted(images.iterdir())
     assert [row[0] for row in table[1:]] == [str(path) for path in paths]
-    written = np.array([row[1:] for row in table[1:]], np.float32)
-    np.testing.assert_array_equal(written, classifier(paths, batch_size=7))
+    written = np.array([row[2::3] for row in table[1:]], np.float32)
+    np.testing.assert_array_equal(written, classifier(paths, batch_size=7).scores)
     assert PredictedFiles.from_json(json.loads(json.dumps(done.to_json()))) == done
 
 
 def test_what_it_leaves(classifier: Classifier, images: Path, tmp_path: Path) -> None:
     predict_files(classifier, [images / "00.png"], tmp_path)
     left = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
-    assert left == {"predictions.csv", "predict.json"}
-    identity = json.loads((tmp_path / "predict.json").read_text())
+    assert left == {"predictions.csv", "model.json"}
+    identity = json.loads((tmp_path / "model.json").read_text())
     assert identity["labels"] == list(classifier.labels)
     assert (identity["split"], identity["tta"]) == ("0123456789abcdef", "none")
     preprocessing = identity["preprocessing"]
@@ -93,9 +99,7 @@ def test_what_it_leaves(classifier: Classifier, images: Path, tmp_path: Path) ->
     assert set(identity["versions"]) >= {"torch", "timm", "pydicom"}
 
 
-def test_files_folders_and_patterns(
-    classifier: Classifier, images: Path, scans: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_folders_and_patterns(classifier, images, scans, monkeypatch) -> None:
     (scans / "notes.txt").write_text("not an image")
     monkeypatch.chdir(images)
     named = ["00.png", f"../{images.name}/00.png", "./01.png", "0[0-3].png", scans]
@@ -106,9 +110,7 @@ def test_files_folders_and_patterns(
     assert names(scans.parent / "out/skipped.csv") == ["notes.txt"]
 
 
-def test_unreadable_files_are_tried_again(
-    classifier: Classifier, images: Path, scans: Path
-) -> None:
+def test_unreadable_files_are_tried_again(classifier, images, scans) -> None:
     out, whole = scans.parent / "out", (scans / "b.png").read_bytes()
     (scans / "b.png").write_bytes(whole[:300])
     (scans / "d.jpg").write_bytes(b"")
@@ -140,8 +142,8 @@ def test_what_changed_is_scored_again(classifier: Classifier, images: Path, scan
     after = {Path(row[0]).name: row for row in rows(table)[1:]}
     assert [len(rows(table)), *sorted(after)] == [4, "a.png", "b.png", "c.png"]
     assert (after["b.png"], after["c.png"]) == (before["b.png"], before["c.png"])
-    wanted = classifier(images / "07.png")[0]
-    np.testing.assert_allclose([float(score) for score in after["a.png"][1:]], wanted, atol=2e-6)
+    wanted = classifier(images / "07.png").scores[0]
+    np.testing.assert_allclose([float(score) for score in after["a.png"][2::3]], wanted, atol=2e-6)
     (scans / "a.png").write_bytes(b"")  # not an image any more: its row goes
     assert counts(predict_files(classifier, [scans], out)) == (0, 2, 1, 1)
     assert sorted(names(table)) == ["b.png", "c.png"]
@@ -164,9 +166,7 @@ def test_pipes_links_and_notes(classifier: Classifier, scans: Path) -> None:
     assert "16-bit picture of 12-bit values: dark, for it is not stretched (1)" in done.notes
 
 
-def test_a_folder_keeps_to_one_checkpoint(
-    classifier: Classifier, checkpoint: Path, scans: Path, net: XrayNet, tmp_path: Path
-) -> None:
+def test_a_folder_keeps_to_one_checkpoint(classifier, checkpoint, scans, net, tmp_path) -> None:
     out, same, other = (tmp_path / name for name in ("out", "same.ckpt", "other.ckpt"))
     predict_files(classifier, [scans], out)
     same.write_bytes(checkpoint.read_bytes())  # by content, not by name
@@ -179,11 +179,11 @@ def test_a_folder_keeps_to_one_checkpoint(
         ("3", "cannot be read"),
         ("{}", "another checkpoint"),
     ):
-        (out / "predict.json").write_text(text)
+        (out / "model.json").write_text(text)
         with pytest.raises(ConfigError, match=reason):
             predict_files(classifier, [scans], out)
-    (out / "predict.json").unlink()
-    with pytest.raises(ConfigError, match=r"but no predict\.json"):
+    (out / "model.json").unlink()
+    with pytest.raises(ConfigError, match=r"but no model\.json"):
         predict_files(classifier, [scans], out)
     nameless = Classifier(net, {"image_size": 32, "clahe": False}, device="cpu")
     with pytest.raises(ConfigError, match="needs a classifier of a checkpoint"):
@@ -211,9 +211,7 @@ def test_nothing_is_made_for_nothing(classifier: Classifier, scans: Path) -> Non
 
 
 @pytest.mark.parametrize("how", ["removed", "renamed", "made anew"])
-def test_a_folder_that_vanished(
-    how: str, classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_vanished(how, classifier, images, tmp_path, monkeypatch) -> None:
     score, out = Classifier.score, tmp_path / "out"
 
     def vanish(self: Classifier, squares: np.ndarray) -> np.ndarray:
@@ -230,9 +228,7 @@ def test_a_folder_that_vanished(
         predict_files(classifier, [images], out, batch_size=8)
 
 
-def test_interrupted(
-    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted(classifier, images, tmp_path, monkeypatch) -> None:
     score, batches = Classifier.score, []
 
     def stop(self: Classifier, squares: np.ndarray) -> np.ndarray:
@@ -249,9 +245,7 @@ def test_interrupted(
     assert names(tmp_path / "predictions.csv") == [f"{number:02d}.png" for number in range(40)]
 
 
-def test_killed_and_continued(
-    classifier: Classifier, checkpoint: Path, images: Path, tmp_path: Path
-) -> None:
+def test_killed_and_continued(classifier, checkpoint, images, tmp_path) -> None:
     """One row a file after SIGKILL, whatever was on disk by then."""
     scans, out = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
@@ -288,7 +282,7 @@ def scores_of(name: str, *scores: float) -> FileScores:
 
 
 def fill(folder: Path, *names: str) -> bytes:
-    with ScoreTable(folder, LABELS) as table:
+    with ScoreTable(folder, READING) as table:
         for number, name in enumerate(names):
             table.add(scores_of(name, 1 / (3 + number), 0.5))
     return (folder / "predictions.csv").read_bytes()
@@ -302,11 +296,11 @@ def test_cut_anywhere(last: str, tmp_path: Path) -> None:
     one = whole[: whole.rindex(b"/") - 1] if whole.count(b'"') > 2 else whole[: whole.rindex(b"/")]
     for size in range(len(whole) + 1):
         (tmp_path / "predictions.csv").write_bytes(whole[:size])
-        done = ScoreTable(tmp_path, LABELS).done
+        done = set(ScoreTable(tmp_path, READING).rows)
         assert done <= set(names)
         assert len(done) == (2 if size == len(whole) else 1 if size >= len(one) else 0)
         missing = [name for name in names if name not in done]
-        with ScoreTable(tmp_path, LABELS) as table:
+        with ScoreTable(tmp_path, READING) as table:
             for name in missing:
                 table.add(scores_of(name, 1 / (3 + names.index(name)), 0.5))
         assert (tmp_path / "predictions.csv").read_bytes() == whole
@@ -314,35 +308,101 @@ def test_cut_anywhere(last: str, tmp_path: Path) -> None:
 
 def test_scores_survive_the_table(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((50, 2), dtype=np.float32)
-    with ScoreTable(tmp_path, LABELS) as table:
+    with ScoreTable(tmp_path, READING) as table:
         for number, pair in enumerate(values):
             table.add(FileScores(Path(f"{number}.png"), pair))
-    found = np.array([row[1:] for row in rows(tmp_path / "predictions.csv")[1:]], np.float32)
+    found = np.array([row[2::3] for row in rows(tmp_path / "predictions.csv")[1:]], np.float32)
     np.testing.assert_array_equal(found, values)
 
 
 @pytest.mark.parametrize(
     ("text", "row"),
     [
-        ("file,score_Mass\n", 1),
-        ("file,score_Nodule,score_Mass\n/a,1,1\n", 1),
-        ("file,score_Mass,score_Nodule\n/a,1\n/b,1,1\n", 2),
-        ("file,score_Mass,score_Nodule\n/a,1,1,1\n", 2),
+        ("file,score_Mass,score_Nodule\n/a,1,1\n", 1),  # of an earlier version
+        (",".join(reversed(HEADER)), 1),
+        (",".join(HEADER) + "\n/a,s,1\n/b,s,1,,,1,,\n", 2),
+        (",".join(HEADER) + "\n/a,s,1,,,1,,,1\n", 2),
     ],
 )
 def test_a_table_of_another_maker(text: str, row: int, tmp_path: Path) -> None:
-    (tmp_path / "predictions.csv").write_text(text)
-    with pytest.raises(TableError, match=rf"row {row}: expected the columns file, score_Mass, sc"):
-        ScoreTable(tmp_path, LABELS)
-    assert (tmp_path / "predictions.csv").read_text() == text
+    (tmp_path / "predictions.csv").write_text(text.rstrip("\n") + "\n")
+    with pytest.raises(TableError, match=rf"row {row}: expected the columns file, study, score_M"):
+        ScoreTable(tmp_path, READING)
+    assert (tmp_path / "predictions.csv").read_text() == text.rstrip("\n") + "\n"
+
+
+def test_what_stands_beside_a_score(checkpoint_with_points, images, tmp_path) -> None:
+    """Recomputed by hand from the written scores and model.json; other settings rewrite rows."""
+    files, asked = sorted(images.iterdir()), {"validation": {}, 0.02: {"Mass": 0.02}}
+    tables = {}
+    for prior in (*asked, "estimate"):
+        classifier = load_classifier(checkpoint_with_points, device="cpu", prior=prior)
+        done = predict_files(classifier, [images], tmp_path)
+        table = tables[prior] = pd.read_csv(done.table)
+        model = json.loads((tmp_path / "model.json").read_text())
+        points = model["operating_points"]["labels"]
+        assert (model["prior"], model["source"], len(table)) == (prior, "checkpoint", 40)
+        assert points["Mass"]["sensitivity_interval"][0] < points["Mass"]["sensitivity"]
+        score = table["score_Mass"]
+        assert done.called == {"Mass": (score >= points["Mass"]["threshold"]).sum()}
+        assert (table["call_Mass"] == (score >= points["Mass"]["threshold"])).all()
+        assert table[["probability_Nodule", "call_Nodule", "call_Effusion"]].isna().all(axis=None)
+        line, before = points["Mass"]["calibration"], points["Mass"]["prevalence"]
+        odds = line["slope"] * np.log(score / (1 - score)) + line["intercept"]
+        if prior != "validation":
+            told, now = model["priors"]["Mass"]
+            assert told == before
+            assert now == asked.get(prior, {"Mass": now})["Mass"]
+            odds += np.log(now / (1 - now)) - np.log(before / (1 - before))
+            if prior == "estimate":  # Saerens' fixed point: the mean of what it gives
+                assert table["probability_Mass"].mean() == pytest.approx(now, abs=1e-5)
+        np.testing.assert_allclose(table["probability_Mass"], 1 / (1 + np.exp(-odds)), rtol=1e-4)
+    assert tables["validation"]["score_Mass"].equals(tables["estimate"]["score_Mass"])
+    records = [Record(path.stem, str(n), (n % 2,)) for n, path in enumerate(files)]
+    ids, scores = read_scores(tmp_path / "predictions.csv", ["Mass"], [r.image_id for r in records])
+    assert ids == [path.stem for path in files]
+    np.testing.assert_array_equal(scores[:, 0], tables["estimate"]["score_Mass"].astype("f4"))
+
+
+def test_studies_and_forms(classifier, write_dicom, images, tmp_path) -> None:
+    """Two films of one study, one of another, a PNG; nothing of the UID is written."""
+    pixels = cv2.imread(str(images / "00.png"), cv2.IMREAD_UNCHANGED)
+    scans = tmp_path / "scans"
+    for name, uid in (("a", "1.2.987654"), ("b", "1.2.987654"), ("c", "1.2.3")):
+        write_dicom(scans / f"{name}.dcm", pixels, StudyInstanceUID=uid)
+    shutil.copy(images / "00.png", scans / "=d.png")
+    done = predict_files(classifier, [scans], tmp_path / "out", form="json")
+    studies = {Path(row[0]).name: row[1] for row in rows(done.table)[1:]}
+    assert (done.studies, len(set(studies.values()))) == (3, 3)
+    assert studies["a.dcm"] == studies["b.dcm"]
+    other = predict_files(classifier, [scans], tmp_path / "other")
+    assert rows(other.table)[2][1] not in studies.values(), "each folder has a key of its own"
+    for path in (tmp_path / "out").iterdir():
+        assert b"987654" not in path.read_bytes(), path
+    images_told = json.loads((tmp_path / "out/predictions.json").read_text())["images"]
+    assert {Path(row["file"]).name: row["study"] for row in images_told} == studies
+    assert images_told[0]["call_Mass"] is None
+    score = np.float32(images_told[1]["score_Mass"])
+    assert score == np.float32(rows(done.table)[2][2])
+
+
+@pytest.mark.parametrize(
+    ("form", "named"), [("xlsx", "csv, json or parquet, got 'xlsx'"), ("parquet", "needs pyarrow")]
+)
+def test_forms_that_cannot_be(form, named, classifier, scans, monkeypatch) -> None:
+    monkeypatch.setattr("xray_lightning.deploy.predict.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=named):
+        predict_files(classifier, [scans], scans.parent / "out", form=form)
+    assert not (scans.parent / "out").exists()
 
 
 def test_failures_are_on_disk_at_once(tmp_path: Path) -> None:
-    with ScoreTable(tmp_path, LABELS) as table:
+    with ScoreTable(tmp_path, READING) as table:
         for name in ("/a.png", "/b.png"):
             table.add(FileScores(Path(name), None, "no"))
         assert rows(tmp_path / "failed.csv")[1:] == [["/a.png", "no"], ["/b.png", "no"]]
         table.add(scores_of("/a.png", 0, 1))
-        assert rows(tmp_path / "predictions.csv") == [HEADER, ["/a.png", "0", "1"]]
+        header, row = rows(tmp_path / "predictions.csv")
+        assert (header, row[0], row[2:]) == (HEADER, "/a.png", ["0", "", "", "1", "", ""])
     assert rows(tmp_path / "failed.csv") == [["file", "reason"], ["/b.png", "no"]]
-    assert ScoreTable(tmp_path, LABELS).failures == {"/b.png": "no"}
+    assert ScoreTable(tmp_path, READING).failures == {"/b.png": "no"}

@@ -14,7 +14,6 @@ import torch
 
 from xray_lightning.checkpoint import (
     KEY,
-    AtomicCheckpointIO,
     Checkpoint,
     describe_model,
     load_checkpoint,
@@ -31,6 +30,7 @@ from xray_lightning.evaluation.predictions import read_predictions
 from xray_lightning.metrics.estimates import estimate_metrics
 from xray_lightning.models.network import XrayNet
 from xray_lightning.records import Record
+from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
 from xray_lightning.training.run import make_trainer
 from xray_lightning.training.task import XrayTask
 

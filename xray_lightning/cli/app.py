@@ -26,6 +26,8 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 ANY_FLAG = {"ignore_unknown_options": True}
 VERSION = typer.Option("--version", help="and leave")
 OUT = "folder for what is written"
+PAGE = Path(__file__).with_name("help.md").read_text(encoding="utf-8")
+TEXTS = dict(part.split("\n\n", 1) for part in PAGE.split("\n## ")[1:])  # verb -> its settings
 LISTS = ("models", "heads", "losses", "data", "experiments", "metrics", "methods")
 
 
@@ -69,9 +71,10 @@ def verb(files: str = "") -> Callable[[Callable[[Request], None]], Callable[[Req
             given = arguments or []
             raise typer.Exit(run_guarded(lambda: function(read_request(files, given, out, json))))
 
+        name = function.__name__.removesuffix("_")
         APP.command(
-            function.__name__.removesuffix("_"),
-            help=function.__doc__,
+            name,
+            help=f"{function.__doc__}\n\n{TEXTS.get(name, '')}",
             context_settings=ANY_FLAG,
             options_metavar="[--json] [--out DIR]",
         )(command)
@@ -107,46 +110,28 @@ def train(context: typer.Context) -> None:
 
 @verb("CHECKPOINT")
 def evaluate(request: Request) -> None:
-    """Score a checkpoint, or a run's best, on its own test images or on other data.
-
-    Other data or another split: data=csv data.table=t.csv, split=official. images=all takes every
-    image for a test image; labels=shared, or a list, goes on with the labels that data and
-    checkpoint share. Images of patients the checkpoint learned from are refused until
-    overlap=exclude leaves them out, or overlap=report scores them apart (by the pixels of its own
-    data where ids tell nothing). prior=estimate, 0.05 or '{Mass: 0.05}': the prevalence calibrated
-    scores are to hold for (force_estimate: also where the targets refute the estimate). trust=true:
-    build the classes it names though they are not of this package.
-    """
+    """Score a checkpoint, or a run's best, on its own test images or on other data."""
     (checkpoint,) = require_files(request, request.files)
     call("evaluate.evaluate_checkpoint", checkpoint, request.overrides, **request.json_option)
 
 
 @verb("CHECKPOINT PATH...")
 def predict(request: Request) -> None:
-    """Score new files; preprocessing comes from the checkpoint. Run it again to continue.
-
-    Paths are DICOM and image files, folders, quoted patterns, mixed; --out is the folder of
-    predictions.csv and failed.csv. Settings: batch_size=32 device=auto|cpu|cuda.
-
-    Exit code 0: all scored; 2: a wrong path, checkpoint or setting, nothing was done; 3: some
-    files could not be read, failed.csv names them, the others are scored; 130, 143, 129: stopped.
-    """
-    chosen = request.read(batch_size=32, device="auto")
-    out = request.require_out()
-    (checkpoint,) = require_files(request, request.files[:1], request.files[1:])
-    call("files.predict", checkpoint, request.files[1:], out, **chosen, **request.json_option)
+    """Score new files; preprocessing comes from the checkpoint. Run it again to continue."""
+    chosen = request.read(
+        **{"batch_size": 32, "workers": None, "device": "auto", "points": "checkpoint"},
+        **{"format": ("csv", "json", "parquet"), "maps": False, "method": "cam", "prior": ""},
+        **{"operating_point.rule": "", "operating_point.value": "", "calibration": ""},
+    )
+    out, needed = request.require_out(), list(request.files[1:])
+    needed += [] if chosen["points"] in ("checkpoint", "none") else [chosen["points"]]
+    (checkpoint,) = require_files(request, request.files[:1], needed)
+    call("files.predict", checkpoint, request.files[1:], out, chosen, request.as_json)
 
 
 @verb("IN OUT")
 def convert(request: Request) -> None:
-    """DICOM files to PNG, with a table of headers without names. Run it again to continue.
-
-    Settings: bits=8|16, workers= (threads; the cores unless set), rename=true (number the images),
-    frame= (of several frames, from 0), colour=luma (colour becomes grey).
-
-    Exit code 0: all converted; 2: a wrong path or setting; 3: some files could not be read,
-    failed.csv names them, the others are done; 130, 143, 129: stopped.
-    """
+    """DICOM files to PNG, with a table of headers without names. Run it again to continue."""
     chosen = request.read(bits=8, workers=None, rename=False, frame=None, colour="")
     chosen["colour"] = chosen["colour"] or None
     source, out = map(Path, request.files)
@@ -167,38 +152,19 @@ def data(request: Request) -> None:
 
 @verb()
 def labels(request: Request) -> None:
-    """How each data set calls a finding: xray labels data.sets=[nih,chexpert]; none: all.
-
-    Images are counted where a folder is given: data.nih.root=DIR.
-    """
+    """How each data set calls a finding: xray labels data.sets=[nih,chexpert]; none: all."""
     call("labels.labels", request.overrides, **request.json_option)
 
 
 @verb("TABLE")
 def score(request: Request) -> None:
-    """Score anybody's predictions: xray score TABLE.csv data=nih data.root=DIR subset=test.
-
-    The table has an image id and one score in [0, 1] per label. Without subset=train|val|test (of
-    split=) the images that have a score are scored. Also: labels=shared|[Mass,Nodule] (those of
-    the data that the table has), allow_missing=true, subgroups=true, points=val (operating points
-    and calibrations fitted on that subset's scores; operating_point.rule=, calibration=),
-    prior=[force_]estimate|0.05|... (the prevalence that calibrated scores are to hold for; else
-    that of points=), draws=2000, bootstrap_seed=0. truth=experts with data=nih_expert: how much of
-    the score of a network trained on NIH is agreement with NIH's text miner?
-    """
+    """Score anybody's predictions: xray score TABLE.csv data=nih data.root=DIR subset=test."""
     call("score.score", Path(request.files[0]), request.overrides, request.as_json)
 
 
 @verb("FIRST SECOND")
 def compare(request: Request) -> None:
-    """Is model A better than model B on the same test images? Paired bootstrap of patients.
-
-    Each is a run folder, a predictions table or a pattern. Several seeds of a model: a pattern in
-    quotes, or the row of a sweep's ranking, such as "outputs/sweep_x/loss=bce"
-    "outputs/sweep_x/loss=focal"; the folder of a sweep over the folds of split=kfold: all images,
-    each scored by the fold that had not seen it. Settings: draws=2000 seed=0 labels=shared|A,B;
-    --out is the folder for compare.json.
-    """
+    """Is model A better than model B on the same test images? Paired bootstrap of patients."""
     chosen = request.read(draws=2000, seed=0, labels="")
     sides = *request.files, chosen.pop("labels")
     call("compare.compare_models", *sides, **chosen, as_json=request.as_json, out=request.out)
@@ -206,73 +172,40 @@ def compare(request: Request) -> None:
 
 @verb("CHECKPOINT...")
 def external(request: Request) -> None:
-    """Does it work in another hospital? xray external CKPT data=[rsna,chexpert] data.rsna.root=DIR.
-
-    Checkpoints, runs or quoted patterns, on test sets with settings of their own. By the labels
-    that both know: AUROC and its difference from the internal test, calls at the internal operating
-    points, calibration. Patients a model learned from are left out, by their ids or the pixels.
-    Also: draws=2000, bootstrap_seed=0, batch_size=, workers=, trainer=, cache_dir=, trust=true.
-    """
+    """Does it work in another hospital? xray external CKPT data=[rsna] data.rsna.root=DIR."""
     call("external.external", request.files, request.overrides, **request.json_option)
 
 
 @verb("FOLDER")
 def sweep(request: Request) -> None:
-    """Compare the runs of a finished, killed or running sweep, ranked by validation AUROC.
-
-    The folds of a cross-validation are pooled: predictions.csv, pooled.json, pooled.png.
-    test=true: the test AUROC of all runs, not of the first alone.
-    """
+    """Compare the runs of a finished, killed or running sweep, ranked by validation AUROC."""
     chosen = request.read(test=False)
     call("multirun.sweep", Path(request.files[0]), chosen["test"], request.as_json)
 
 
 @verb()
 def audit(request: Request) -> None:
-    """What a split does to a score, from the label table: xray audit data=nih data.root=DIR.
-
-    Leakage, shift, scores that need no image; writes audit.json and audit.html. Also: split=, also
-    a leaky one (somebody's lists: split=lists split.train=FILE split.val=FILE split.test=FILE),
-    lists=FILE,FILE (known test lists), rsna_map=FILE (which NIH images RSNA's challenge has),
-    duplicates=true (exact and near-duplicate images, by the cache of image_size=), checkpoint=FILE,
-    predictions=RUN, draws=500, bootstrap_seed=0.
-    """
+    """What a split does to a score, from the label table: xray audit data=nih data.root=DIR."""
     call("audit.audit", request.overrides, request.as_json)
 
 
 @verb("CHECKPOINT")
 def explain(request: Request) -> None:
-    """Where does it look, and can that be believed? Writes RUN/explain/.
-
-    Maps against boxes beside controls, a gallery of hits and misses, saliency tests, shortcut
-    tests. Takes the settings of evaluate, and: subset=val|test, methods=cam,gradcam,...|all|none
-    (scored against boxes), saliency=METHODS|none (put to the saliency tests), label= (of these),
-    positives=48 (images of these), seeds=CKPT,CKPT (the same from other seeds), permuted=CKPT
-    (trained with permute_labels=true), shortcuts=true, draws=1000, bootstrap_seed=0.
-    """
+    """Where does it look, and can that be believed? Writes RUN/explain/."""
     (checkpoint,) = require_files(request, request.files)
     call("explain.explain", checkpoint, request.overrides, request.as_json)
 
 
 @verb("CHECKPOINT...")
 def shortcuts(request: Request) -> None:
-    """Is a label read off the film instead of the chest? Covers corners, border and letters.
-
-    Writes shortcuts.json into each run; scores are those of the test set, without flips. Also:
-    settings such as data=nih data.root=DIR draws=2000.
-    """
+    """Is a label read off the film instead of the chest? Covers corners, border and letters."""
     paths = require_files(request, request.files)
     call("explain.shortcuts", paths, request.overrides, request.as_json)
 
 
 @verb("RUN")
 def report(request: Request) -> None:
-    """Make report.html and report.json of a run again; training has made them at its end.
-
-    One page without scripts or network: results with intervals, curves, calibration, subgroups,
-    the audit of the split (if the data set is where it was), how to reproduce, and what is not
-    known. trust=true: build classes that are not of this package.
-    """
+    """Make report.html and report.json of a run again; training has made them at its end."""
     chosen = request.read(trust=False)
     call("report.report", Path(request.files[0]), request.as_json, chosen["trust"])
 

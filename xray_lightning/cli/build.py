@@ -177,10 +177,7 @@ def trainer_from(
 
 
 def run_callbacks(config: Settings, run: Path, net: nn.Module) -> list[pl.Callback]:
-    """What every training run has, and the callbacks of the configuration; null switches one off.
-
-    Heat maps are left out for a network that is not an XrayNet: it has none.
-    """
+    """What every training run has, and the configuration's callbacks; null switches one off."""
     own = make_callbacks(
         run, seed=config.seed, freeze_epochs=config.freeze_epochs, ema_decay=config.ema_decay
     )
@@ -199,11 +196,7 @@ def progress() -> list[pl.Callback]:
 
 
 def prepare_process(config: Settings) -> Resources:
-    """Seed; decide the loader's workers and the compute threads.
-
-    A resumed run keeps its thread count, on which the last bits of its sums depend. OpenCV's own
-    threads are switched off: images are small and the loader is parallel already.
-    """
+    """Seed; decide the loader's workers and the compute threads."""
     cores = own_cores(cores_each(local_processes(config)))
     workers, threads = config.workers, config.threads
     workers = default_workers(cores, wants_gpu(config)) if workers is None else workers

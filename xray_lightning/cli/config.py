@@ -71,10 +71,7 @@ def to_container(config: Settings, *, resolve: bool = True) -> Own:
 def compose_settings(
     overrides: Sequence[str], own: Iterable[str] = ()
 ) -> tuple[DictConfig, Path | None]:
-    """``conf/train.yaml`` with overrides, and the folder of ``hydra.run.dir=`` if one was given.
-
-    ``own`` are the verb's own settings, which a mistyped key may have meant.
-    """
+    """``conf/train.yaml`` with overrides, and the folder of ``hydra.run.dir=`` if one was given."""
     values, run_dir = split_run_dir(join_sets(overrides))
     register_resolvers()
     GlobalHydra.instance().clear()
@@ -86,11 +83,7 @@ def compose_settings(
 
 
 def join_sets(overrides: Sequence[str]) -> list[str]:
-    """Overrides with several data sets written out as the one configuration of ``Several``.
-
-    Others are left as they are. The settings of each set are composed as for that one alone, so
-    that a key it does not have is found here.
-    """
+    """Overrides with several data sets written out as the one configuration of ``Several``."""
     of_sets, rest = split_sets(overrides)
     if not any(text.startswith(("data=[", "data.sets=")) for text in overrides):
         return list(overrides)

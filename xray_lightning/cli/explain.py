@@ -24,10 +24,7 @@ from xray_lightning.writing import write_json
 
 
 def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
-    """Localisation, saliency tests, shortcut tests and a gallery; see ``xray explain --help``.
-
-    Images of patients that the checkpoint learned from are explained apart (overlap=report).
-    """
+    """Localisation, saliency tests, shortcut tests and a gallery; see ``xray explain --help``."""
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         settings, values = own_settings(overrides)
         images = open_checkpoint(checkpoint, values)

@@ -21,10 +21,7 @@ STOPPED_BY: list[int] = []  # the signals that came
 
 
 class PartialError(XrayError):
-    """Some files could not be done, all others are; the message says how many and where it stands.
-
-    The command has finished: this is how it ends with exit code 3.
-    """
+    """Some files could not be done, all others are: the command ends with exit code 3."""
 
 
 def run_guarded(command: Callable[[], object], hint: str = "; start it again to go on") -> int:

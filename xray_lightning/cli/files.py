@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from xray_lightning.cli.failures import PartialError
-from xray_lightning.cli.request import Facts, present
+from xray_lightning.cli.request import Facts, Own, present
 from xray_lightning.data.convert import NAMES, PngOptions, convert_folder
 from xray_lightning.data.files import find_images
 from xray_lightning.progress import show_progress
@@ -13,33 +13,53 @@ from xray_lightning.progress import show_progress
 NAMED = 3  # files in the terminal; skipped.csv and failed.csv have them all
 
 
-def predict(
-    checkpoint: Path,
-    names: Sequence[str],
-    folder: Path,
-    batch_size: int,
-    device: str,
-    *,
-    as_json: bool = False,
-) -> None:
+def predict(checkpoint: Path, names: Sequence[str], folder: Path, own: Own, as_json: bool) -> None:
     """Score every image that ``names`` lead to, see :func:`~xray_lightning.predict_files`."""
     images = find_images(names)
     from xray_lightning.deploy.classifier import load_classifier  # torch, after the paths
-    from xray_lightning.deploy.predict import predict_files
+    from xray_lightning.deploy.predict import predict_files, require_form
 
-    classifier = load_classifier(checkpoint, device=device)
+    require_form(own["format"])
+    form, batch, workers = own["format"], own["batch_size"], own["workers"]
+    classifier = load_classifier(checkpoint, device=own["device"], **read_points(own))
+    if own["maps"]:
+        classifier.require_maps(own["method"])
     with show_progress("scoring images") as report:
-        done = predict_files(classifier, images, folder, batch_size=batch_size, progress=report)
-    skipped, links = name_first([Path(name).name for name in done.skipped]), len(done.links)
+        done = predict_files(classifier, images, folder, batch_size=batch, workers=workers,
+                             form=form, progress=report)  # fmt: skip
+    values, skipped = done.to_json(), name_first([Path(name).name for name in done.skipped])
+    called = ", ".join(f"{label} {count:,}" for label, count in done.called.items())
+    priors = ", ".join(f"{k} {old:.3g} to {new:.3g}" for k, (old, new) in done.priors.items())
+    unchecked = "; without targets nothing can refute it" if "estimate" in own["prior"] else ""
     notes = {
-        f"{links:,} links to listed images are those images: scored once": links,
+        f"prevalence corrected{unchecked}: {priors}": priors,
+        f"called (images of {done.studies:,} studies): {called}": called,
+        "no operating points: probability_ and call_ are empty": not called,
+        f"{len(done.links):,} links to listed images are those images: scored once": done.links,
         f"skipped {skipped}: not images (skipped.csv has the list)": done.skipped,
         f"{done.changed:,} files were others when they were scored before": done.changed,
         done.notes: done.notes,
     }
+    failures = done.failures
+    if own["maps"]:
+        from xray_lightning.report.studies import write_study_pages
+
+        with show_progress("drawing studies") as report:
+            pages = write_study_pages(classifier, folder, method=own["method"], progress=report)
+        notes[f"{pages.written:,} studies are drawn: {pages.index}"] = True
+        values, failures = values | {"pages": pages.to_json()}, failures | pages.failures
     first = f"{done.scored:,} images scored, {done.kept:,} were before: {done.table}"
-    present_files(done.to_json(), as_json, first, notes)
-    require_whole(done.failures, len(images.images), folder, "read")
+    present_files(values, as_json, first, notes)
+    require_whole(failures, len(images.images), folder, "read")
+
+
+def read_points(own: Own) -> Own:
+    """``points=``, ``prior=`` and how points are fitted, as ``load_classifier`` takes them."""
+    from xray_lightning.cli.config import read_value  # Hydra, which most calls do not need
+
+    names = "prior", "calibration", "operating_point.rule", "operating_point.value"
+    fit = {name.split(".")[-1]: read_value(name, own[name]) for name in names if own[name]}
+    return {"points": own["points"], **fit}
 
 
 def convert(

@@ -70,10 +70,7 @@ class Opened:
 
 
 def open_checkpoint(place: Path, overrides: Sequence[str]) -> Opened:
-    """A checkpoint with the data of its run, or other data by overrides; says what is unlike.
-
-    ``place`` may be a run folder: its best.
-    """
+    """A checkpoint with the data of its run, or other data by overrides; says what is unlike."""
     quieten()
     loaded = load_checkpoint(settings.find_checkpoint(place))
     values, run_dir = split_run_dir(overrides)

@@ -36,11 +36,7 @@ MOVABLE = (  # where things lie and what they run on; the split's fingerprint ho
 
 
 def sweep_run(config: DictConfig) -> float | None:
-    """Train one run of a sweep unless it is done; a failure is written down, not raised.
-
-    The other runs go on: Hydra would give up at the end of the batch and print no table. The sweep
-    then leaves with an exit code.
-    """
+    """Train one run of a sweep unless it is done; a failure is written down, not raised."""
     run = Path(config.run_dir)
     prepare_log(HydraConfig.get().job.num)
     if (run / "config.yaml").is_file() and not config.resume:
@@ -109,10 +105,7 @@ def read_finished(run: Path) -> float | None:
 
 
 def resume_run(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpoint | None]:
-    """The configuration of an interrupted run with overrides, and its last checkpoint.
-
-    Without one, stopped in its first epoch, it starts anew: what it left is removed.
-    """
+    """The configuration of an interrupted run with overrides, and its last checkpoint."""
     last, history = run / "checkpoints" / "last.ckpt", run / "metrics.csv"
     later = history.is_file() and len(history.read_text(encoding="utf-8").splitlines()) > 2
     checkpoint = load_checkpoint(last) if later or last.is_file() else None

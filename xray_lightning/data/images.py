@@ -115,7 +115,7 @@ def decode_image(data: bytes, name: str, bits: int = 16) -> Pixels:
             raise refusal(f"it holds the value {most:,}, more than its {bits} bits can")
         if white == 65535 and 0 < (used := most.bit_length()) <= DARK_BITS:
             notes.append(f"16-bit picture of {used}-bit values: dark, for it is not stretched")
-        return _turn_upright(_to_grey8(pixels, white), orientation)
+        return _turn_upright(to_grey8(pixels, white), orientation)
     except InvalidImageError as error:
         raise InvalidImageError(f"{name}: {error}") from error.__cause__
 
@@ -146,7 +146,7 @@ def _decode_png16(data: bytes) -> Decoded:
         raise refusal("its compressed pixels are damaged") from error
 
 
-def _to_grey8(pixels: Decoded, white: int) -> Pixels:
+def to_grey8(pixels: Decoded, white: int) -> Pixels:
     """Any decoded picture as (H, W) uint8; ``white`` is the code that becomes 255."""
     _check_size(pixels.shape[1], pixels.shape[0])
     if pixels.ndim == 3 and pixels.shape[2] == 1:

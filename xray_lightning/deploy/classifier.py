@@ -2,35 +2,37 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from xray_lightning.checkpoint import load_checkpoint
+from xray_lightning.checkpoint import TTA, load_checkpoint
 from xray_lightning.data.decoding import available_cores, decode_ahead
-from xray_lightning.data.dicom import to_uint8
+from xray_lightning.data.dicom import is_dicom
+from xray_lightning.data.dicom.header import read_study
+from xray_lightning.data.files import read_file
 from xray_lightning.data.geometry import fit_square
-from xray_lightning.data.images import collect_notes, read_image
-from xray_lightning.data.transforms import equalise
-from xray_lightning.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    InvalidImageError,
-    require_integer,
+from xray_lightning.data.images import collect_notes, decode_image
+from xray_lightning.deploy.inputs import (
+    Image,
+    Pixels,
+    Range,
+    list_images,
+    read_input,
+    require_range,
 )
+from xray_lightning.deploy.interpretation import Floats, Interpretation, Scores, interpret
+from xray_lightning.errors import CheckpointError, ConfigError, DataError, require_integer
 from xray_lightning.evaluation.predictions import require_scores
+from xray_lightning.evaluation.priors import VALIDATION, Prior
+from xray_lightning.explain.maps import class_maps
 from xray_lightning.models.network import XrayNet
-from xray_lightning.training.task import TTA
-
-Pixels = npt.NDArray[np.uint8]
-Scores = npt.NDArray[np.float32]
-Image = str | Path | npt.NDArray[Any]  # a file, or (H, W) uint8 or float in [0, 1]
 
 STEPS = {"image_size", "clahe"}  # of the preprocessing that this version can repeat
 
@@ -43,23 +45,43 @@ class FileScores:
     scores: Scores | None  # (L,) float32 in [0, 1]; None if it is not a readable image
     failure: str = ""  # why there are no scores
     notes: tuple[str, ...] = ()  # what its reader decided by a fall-back, without values
+    study: str = field(default="", repr=False)  # StudyInstanceUID of DICOM: it tells who it is
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What a classifier says of N images and its L labels."""
+
+    scores: Scores  # (N, L) float32 in [0, 1]
+    interpretation: Interpretation  # operating points and prior behind the other two
+    squares: Pixels = field(repr=False)  # (N, S, S), what the network saw
+    classifier: "Classifier" = field(repr=False)
+
+    @property
+    def probabilities(self) -> Floats:
+        """Calibrated, (N, L); NaN where a label has no calibration."""
+        return self.interpretation.probabilities(self.scores)
+
+    @property
+    def calls(self) -> Floats:
+        """1 at the operating point or above it, else 0, (N, L); NaN where there is none."""
+        return self.interpretation.calls(self.scores)
+
+    def maps(self, labels: Sequence[str] | None = None, method: str = "cam") -> Scores:
+        """Maps of K findings (None: all L) over the squares, (N, K, h, w); see ``class_maps``."""
+        names = self.classifier.labels if labels is None else labels
+        return self.classifier.map_squares(self.squares, names, method)
 
 
 class Classifier:
-    """A trained network with its preprocessing: images of any size in, scores out.
+    """A trained network with its preprocessing: images of any size in, findings out.
+
+    Threads may share one: they decode side by side, and the network takes a batch at a time.
 
     The network runs in float32. On a CPU the scores of an image are those of the training run's
     test loader; other images in the batch do not matter, but its size can change the last bits of
     a sum (measured on five networks: scores moved by up to 1.3e-6). A run tested in bfloat16, as
     on a GPU by default, has coarser scores of its own.
-
-    Args:
-        net: the network; put into evaluation mode.
-        preprocessing: ``image_size`` in pixels and ``clahe``, as a checkpoint stores them.
-        device: "auto" (a GPU if there is one), "cpu" or "cuda".
-        tta: "none", or "flip": the mean of the scores of an image and its mirror image.
-        split: fingerprint of the split it was trained on, if known.
-        checkpoint: the file it is from, if any.
 
     Raises:
         ConfigError: an unknown device, or one that is not there.
@@ -68,13 +90,14 @@ class Classifier:
 
     def __init__(
         self,
-        net: XrayNet,
-        preprocessing: Mapping[str, Any],
+        net: XrayNet,  # put into evaluation mode
+        preprocessing: Mapping[str, Any],  # ``image_size`` and ``clahe``, as a checkpoint has them
         *,
-        device: str = "auto",
-        tta: str = "none",
-        split: str | None = None,
-        checkpoint: Path | None = None,
+        device: str = "auto",  # a GPU if there is one; "cpu" or "cuda"
+        tta: str = "none",  # or "flip": the mean of the scores of an image and its mirror image
+        split: str | None = None,  # fingerprint of the split it was trained on, if known
+        checkpoint: Path | None = None,  # the file it is from, if any
+        interpretation: Interpretation | None = None,  # of the scores; None: not at all
     ) -> None:
         if set(preprocessing) != STEPS or tta not in TTA:
             raise CheckpointError(
@@ -86,41 +109,51 @@ class Classifier:
         self.net = net.eval().to(self.device)
         self.preprocessing = dict(preprocessing)
         self.tta, self.split, self.checkpoint = tta, split, checkpoint
+        self.interpretation = interpretation or Interpretation(net.labels)
+        self._lock = Lock()  # cuDNN's switch for TF32 is the process's, and maps use hooks
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The L labels, in the order of the scores."""
         return self.net.labels
 
-    def __call__(self, images: Image | Sequence[Image], *, batch_size: int = 32) -> Scores:
-        """Scores of some images, (N, L) float32 in [0, 1].
-
-        ``images`` are a path, an array (H, W) of uint8 or of floats in [0, 1], an array (N, H, W),
-        or a sequence of paths and arrays (H, W).
+    def __call__(
+        self,
+        # a path, an array or tensor (H, W), (N, H, W) or (N, 1, H, W), a PIL image or a pydicom
+        # dataset, these two by the rules of files; or a sequence of these
+        images: Image | Sequence[Image],
+        *,
+        # values of arrays and tensors that mean black and white. None: 0 and 255 of uint8, 0 and 1
+        # of floats; other integers need it
+        value_range: Range | None = None,
+        batch_size: int = 32,  # images that go through the network at once
+    ) -> Findings:
+        """Findings of some images, however many; ``prior=estimate`` is that of these N.
 
         Raises:
-            InvalidImageError: a file is unreadable, or an array is not a radiograph.
+            InvalidImageError: an image that cannot be read, or a value outside the range.
+            ConfigError: a range or batch size that is none.
             CheckpointError: a score is NaN.
         """
         require_integer("batch_size", batch_size, 1)
-        listed = _as_sequence(images)
+        require_range(value_range)
+        listed, size = list_images(images), self.preprocessing["image_size"]
+        squares = np.empty((len(listed), size, size), np.uint8)
+        for row, image in enumerate(listed):
+            squares[row] = self.fit(read_input(image, value_range))
         starts = range(0, len(listed), batch_size)
-        batches = [[self.prepare(x) for x in listed[i : i + batch_size]] for i in starts]
         empty = np.empty((0, len(self.labels)), np.float32)
-        scores = np.concatenate([empty, *(self.score(np.stack(batch)) for batch in batches)])
+        scores = np.concatenate([empty, *(self.score(squares[i : i + batch_size]) for i in starts)])
         require_scores(scores, [f"number {row + 1}" for row in range(len(scores))])
-        return scores
+        return Findings(scores, self.interpretation.at_prior(scores), squares, self)
 
     def stream(
         self, paths: Iterable[str | Path], *, batch_size: int = 32, workers: int | None = None
     ) -> Iterator[FileScores]:
         """Scores of many files, in their order; the next ones are decoded while the network runs.
 
-        An unreadable file does not stop the others: it comes back with the reason. ``workers`` are
-        decoding threads; None: one for each available core.
-
-        Raises:
-            CheckpointError: a score is NaN.
+        An unreadable file comes back with the reason. ``workers`` are decoding threads; None: one
+        for each available core. A score that is NaN is a CheckpointError.
         """
         workers = available_cores() if workers is None else workers
         require_integer("batch_size", batch_size, 1)
@@ -136,42 +169,78 @@ class Classifier:
                 for square, file in batch:
                     yield file if square is None else replace(file, scores=next(rows))
 
-    def prepare(self, image: Image) -> Pixels:
-        """A file or an array as the square the network sees, (S, S) uint8."""
-        pixels = read_image(Path(image)) if isinstance(image, str | Path) else _to_grey8(image)
+    def fit(self, pixels: Pixels) -> Pixels:
+        """A picture (H, W) uint8 as the square the network sees, (S, S) uint8."""
         square = fit_square(pixels, self.preprocessing["image_size"])
-        return equalise(square) if self.preprocessing["clahe"] else square
+        if not self.preprocessing["clahe"]:
+            return square
+        from xray_lightning.data.transforms import equalise  # albumentations: 0.4 s
+
+        return equalise(square)
 
     def score(self, squares: Pixels) -> Scores:
         """Scores (N, L) of prepared squares, (N, S, S) uint8."""
-        images = torch.from_numpy(squares).unsqueeze(1).to(self.device)  # (N, 1, S, S)
-        images = images.to(torch.float32).div_(255)
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # TF32 keeps 10 bits
-        with torch.inference_mode(), exact:
+        with self._lock, torch.inference_mode(), exact:
+            images = self._to_images(squares)
             scores = torch.sigmoid(self.net(images))
             if self.tta == "flip":
                 scores = (scores + torch.sigmoid(self.net(images.flip(3)))) / 2
-        return scores.cpu().numpy()
+            return scores.cpu().numpy()
+
+    def map_squares(
+        self, squares: Pixels, labels: Sequence[str], method: str = "cam", *, batch_size: int = 16
+    ) -> Scores:
+        """Maps (N, K, h, w) of prepared squares, (N, S, S) uint8; see ``class_maps``."""
+        batches = []
+        for start in range(0, len(squares), batch_size):
+            with self._lock:
+                images = self._to_images(squares[start : start + batch_size])
+                maps = class_maps(self.net, images, method=method, labels=labels)
+            batches.append(maps.cpu().numpy())
+        return np.concatenate(batches) if batches else np.empty((0, len(labels), 0, 0), np.float32)
+
+    def require_maps(self, method: str) -> None:
+        """Refuse a method of maps that this network lacks, before long work."""
+        self.map_squares(self.fit(np.zeros((1, 1), np.uint8))[None], self.labels[:1], method)
+
+    def _to_images(self, squares: Pixels) -> Tensor:
+        """(N, 1, S, S) in [0, 1] on the device."""
+        images = torch.from_numpy(squares).unsqueeze(1).to(self.device)
+        return images.to(torch.float32).div_(255)
 
     def _read(self, path: Path) -> tuple[Pixels | None, FileScores]:
         """A file's square, if it is readable, and what is known of it before it has scores."""
         with collect_notes() as notes:
             try:
-                square = self.prepare(path)
+                data = read_file(path)
+                square = self.fit(decode_image(data, str(path)))
+                study = read_study(data) if is_dicom(data) else ""
             except DataError as error:
                 return None, FileScores(path, None, str(error).removeprefix(f"{path}: "))
-        return square, FileScores(path, None, notes=tuple(notes))
+        return square, FileScores(path, None, notes=tuple(notes), study=study)
 
 
-def load_classifier(checkpoint: str | Path, *, device: str = "auto") -> Classifier:
+def load_classifier(
+    checkpoint: str | Path,
+    *,
+    device: str = "auto",  # a GPU if there is one; "cpu" or "cuda"
+    # operating points and calibrations: "none", or a file: JSON (operating_points.json, that of an
+    # evaluation), or predictions (CSV) of this network to fit them on
+    points: str | Path = "checkpoint",
+    prior: Prior = VALIDATION,  # the prevalence probabilities hold for, see evaluation/priors.py
+    **fit: Any,  # rule, value, calibration of ``fit_operating_points``, for a CSV
+) -> Classifier:
     """A classifier from a checkpoint alone, such as RUN/checkpoints/best.ckpt.
 
     Raises:
         CheckpointError: not a checkpoint of this package, or one that needs another version.
-        ConfigError: an unknown device, or one that is not there.
+        ConfigError: an unknown device, or one that is not there; points or a prior that do not fit.
+        DataNotFoundError, TableError: no such file of points, or a damaged one.
     """
     loaded = load_checkpoint(checkpoint)
     description = loaded.description
+    own, chosen = description.operating_points, {"points": points, "prior": prior, **fit}
     return Classifier(
         loaded.build_net(),
         description.preprocessing,
@@ -179,6 +248,7 @@ def load_classifier(checkpoint: str | Path, *, device: str = "auto") -> Classifi
         tta=description.config.get("tta", "none"),  # older checkpoints have no such setting
         split=description.split.get("fingerprint"),
         checkpoint=Path(checkpoint),
+        interpretation=interpret(description.labels, own, loaded.weights_sha256, **chosen),
     )
 
 
@@ -190,36 +260,3 @@ def find_device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise ConfigError("device=cuda, but torch sees no GPU; use auto or cpu")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
-
-
-def _as_sequence(images: Image | Sequence[Image]) -> Sequence[Image]:
-    if isinstance(images, str | Path):
-        return [images]
-    if isinstance(images, np.ndarray):  # (N, H, W); (H, W), or refused by its shape
-        return list(images) if images.ndim == 3 and images.shape[2] > 4 else [images]
-    if isinstance(images, Sequence):
-        return images
-    raise _invalid(f"expected paths or arrays, got {type(images).__name__}")
-
-
-def _to_grey8(image: object) -> Pixels:
-    """An array as (H, W) uint8; floats are rounded as the reader of files does."""
-    if not isinstance(image, np.ndarray):
-        raise _invalid(f"expected a path or an array, got {type(image).__name__}")
-    if image.ndim != 2 or not image.size:
-        raise _invalid(f"expected a grey image (H, W), got an array of shape {image.shape}")
-    if image.dtype == np.uint8:
-        return image
-    if not np.issubdtype(image.dtype, np.floating):
-        raise _invalid(f"expected uint8, or floats from 0 to 1, got {image.dtype}")
-    low, high = image.min(), image.max()
-    if not (low >= 0 and high <= 1):  # also NaN
-        raise _invalid(f"expected floats from 0 to 1, got {low} to {high}")
-    return to_uint8(image)
-
-
-def _invalid(reason: str) -> InvalidImageError:
-    return InvalidImageError(
-        f"{reason}. Give a path, an array (H, W) of uint8 or of floats in [0, 1], an array "
-        "(N, H, W), or a list of them"
-    )

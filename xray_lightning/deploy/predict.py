@@ -1,35 +1,45 @@
 """Scores of any files, written as they come; what is done stays done."""
 
 import csv
-import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b, file_digest
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
+
+from xray_lightning.checkpoint import weights_sha256
 from xray_lightning.data.decoding import single_threaded_opencv
 from xray_lightning.data.dicom import tally
 from xray_lightning.data.files import ImageFiles, Journal, file_stamp, find_images
 from xray_lightning.data.geometry import RULE
 from xray_lightning.data.images import READER_VERSION
 from xray_lightning.deploy.classifier import Classifier, FileScores
+from xray_lightning.deploy.interpretation import Interpretation, Scores
 from xray_lightning.errors import ConfigError, OutputError, TableError
-from xray_lightning.evaluation.predictions import SCORE
+from xray_lightning.evaluation.predictions import CALL, PROBABILITY, SCORE
+from xray_lightning.evaluation.priors import Pairs
 from xray_lightning.folders import lock_folder
 from xray_lightning.results import Json, Result
 from xray_lightning.writing import (
     for_spreadsheet,
     from_spreadsheet,
+    open_replacing,
     read_json,
     require_folder,
+    to_plain,
     write_json,
     write_table,
 )
 
 PACKAGES = ("xray_lightning", "torch", "timm", "opencv-python-headless", "pydicom", "numpy")
 FAILED = ("file", "reason")
+FORMATS = ("csv", "json", "parquet")
 
 
 @dataclass(frozen=True)
@@ -44,121 +54,120 @@ class PredictedFiles(Result):
     skipped: list[str]  # files in the folders that are not images
     links: list[str]  # symbolic links to images that were listed anyway
     notes: str = ""  # how often the reader decided by a fall-back, in one line
+    studies: int = 0  # of the images asked for that have scores
+    called: dict[str, int] = field(default_factory=dict)  # label with a point -> images called
+    priors: Pairs = field(default_factory=dict)  # label -> prevalence corrected from, and to
 
     @property
     def table(self) -> Path:
-        """The scores: columns ``file`` (absolute) and ``score_<label>`` for each label."""
+        """The scores, see :func:`predict_files`."""
         return Path(self.folder) / "predictions.csv"
 
 
 def predict_files(
-    classifier: Classifier,
+    classifier: Classifier,  # see :func:`~xray_lightning.load_classifier`
+    # see :func:`~xray_lightning.data.files.find_images`; or what it returned
     paths: Sequence[str | Path] | ImageFiles,
-    out: str | Path,
+    out: str | Path,  # the folder; made if need be, locked for other processes meanwhile
     *,
-    batch_size: int = 32,
-    workers: int | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    batch_size: int = 32,  # images per batch
+    workers: int | None = None,  # decoding threads; None: one for each available core
+    form: str = "csv",  # "json" or "parquet" (needs pyarrow) writes the table in that form too
+    progress: Callable[[int, int], object] | None = None,  # called with images done and to do
 ) -> PredictedFiles:
     """Score every image that files, folders and patterns lead to, into a folder.
 
     Each row is on disk at once. Called again, after a kill too, it scores what is not done yet:
-    new files, files that changed since, and those that could not be read. The folder gets::
-
-        predictions.csv   file, score_<label> ...
-        failed.csv        file, reason: the unreadable ones; not there if there are none
-        skipped.csv       files in the folders that are not images; not there if there are none
-        predict.json      what decided the scores: checkpoint, labels, preprocessing, versions
-
-    Args:
-        classifier: see :func:`~xray_lightning.load_classifier`.
-        paths: see :func:`~xray_lightning.data.files.find_images`; or what it returned.
-        out: the folder; made if it is not there, locked for other processes meanwhile.
-        batch_size: images per batch.
-        workers: decoding threads; None: one for each available core.
-        progress: is called with images done and images to do.
+    new files, files that changed since, and those that could not be read. predictions.csv holds
+    ``file``, ``study`` and of each label ``score_``, ``probability_`` (empty without a calibration)
+    and ``call_`` (1 or 0, empty without an operating point); model.json what decided them;
+    failed.csv ``file`` and ``reason``; skipped.csv what is not an image in the folders. DICOM files
+    of one StudyInstanceUID share their ``study``, a digest with a key of the folder.
 
     Raises:
         DataNotFoundError: a path leads nowhere, or there is no image.
-        ConfigError: the folder holds scores of another checkpoint, or is in use.
+        ConfigError: the folder holds scores of another checkpoint, or is in use; an unknown
+            form, or one that needs what is not installed.
         TableError: the folder's table is damaged.
         OutputError: the folder, or a table in it, was removed meanwhile.
         CheckpointError: a score is NaN.
     """
+    require_form(form)
     images = paths if isinstance(paths, ImageFiles) else find_images(paths)
-    folder = Path(out)
+    folder, asked, identity = Path(out), classifier.interpretation, _identity(classifier)
     with lock_folder(folder), single_threaded_opencv():
-        _require_same(folder, _identity(classifier))
-        if images.skipped:
-            rows = [["file"], *([str(path)] for path in images.skipped)]
-            write_table(folder / "skipped.csv", rows)
-        stamps = {str(path): file_stamp(path) for path in images.images}
-        notes = []
-        with ScoreTable(folder, classifier.labels, stamps) as table:
-            files = [path for path in images.images if str(path) not in table.done]
-            stream = classifier.stream(files, batch_size=batch_size, workers=workers)
+        _require_same(folder, identity)
+        if skipped := [[str(path)] for path in images.skipped]:
+            write_table(folder / "skipped.csv", [["file"], *skipped])
+        with ScoreTable(folder, asked, {str(p): file_stamp(p) for p in images.images}) as table:
+            write_json({**identity, **asked.to_json()}, folder / "model.json")
+            files = [path for path in images.images if str(path) not in table.rows]
+            stream, notes = classifier.stream(files, batch_size=batch_size, workers=workers), []
             report = progress or (lambda done, count: None)
             report(0, len(files))
             for number, scores in enumerate(stream, 1):
                 table.add(scores)
                 notes.append(scores.notes)
                 report(number, len(files))
-            failures = {str(path): table.failures.get(str(path), "") for path in files}
-    failures = {name: reason for name, reason in failures.items() if reason}
+        table.interpret(asked.at_prior(table.scores))
+        write_json({**identity, **table.interpretation.to_json()}, folder / "model.json")
+        table.write_as(form)
+    failures = {str(p): table.failures[str(p)] for p in files if str(p) in table.failures}
+    scored, kept = len(files) - len(failures), len(images.images) - len(files)
+    others = [str(path) for path in images.skipped], [str(path) for path in images.links]
+    more = table.summarise(map(str, images.images))
     return PredictedFiles(
-        folder=str(folder),
-        scored=len(files) - len(failures),
-        kept=len(images.images) - len(files),
-        changed=table.changed,
-        failures=failures,
-        skipped=[str(path) for path in images.skipped],
-        links=[str(path) for path in images.links],
-        notes=tally(notes),
+        str(folder), scored, kept, table.changed, failures, *others, notes=tally(notes), **more
     )
 
 
 class ScoreTable:
     """``predictions.csv`` and ``failed.csv`` of a folder, row by row, each on disk at once.
 
-    A row that a kill left unfinished is dropped. failed.csv is there only if something failed.
-
-    ``stamps`` are what the files are now: rows of files that were others then are taken out.
+    A row that a kill left unfinished is dropped. Rows of another ``interpretation`` are written
+    again from their scores; those of files that were others by the ``stamps`` are taken out.
     """
 
     def __init__(
-        self, folder: Path, labels: Sequence[str], stamps: Mapping[str, str] | None = None
+        self, folder: Path, interpretation: Interpretation, stamps: Mapping[str, str] | None = None
     ) -> None:
-        self._path, self._failed = folder / "predictions.csv", folder / "failed.csv"
-        self._header = ["file", *(SCORE + label for label in labels)]
+        self.path, self._failed = folder / "predictions.csv", folder / "failed.csv"
+        self.interpretation, self._key = interpretation, _read_key(folder / ".study.key")
+        self._header = ["file", "study", *(kind + label for label in interpretation.labels
+                                           for kind in (SCORE, PROBABILITY, CALL))]  # fmt: skip
         self._journal, self._stamps = Journal(folder / ".predict.done"), stamps or {}
-        then, rows = self._journal.stamps, _read_repaired(self._path, self._header)
-        kept = [
-            row
-            for row in rows
-            if row[0] not in self._stamps or then.get(row[0]) == self._stamps[row[0]] != ""
-        ]
-        self.changed = len(rows) - len(kept)
-        if self.changed:
-            write_table(self._path, [self._header, *kept])
-        self.done = {row[0] for row in kept}
+        then, before = self._journal.stamps, _read_repaired(self.path, self._header)
+        kept = [row for row in before if row[0] not in self._stamps
+                or then.get(row[0]) == self._stamps[row[0]] != ""]  # fmt: skip
+        self.changed = len(before) - len(kept)
+        # file -> its study, and its scores (L,)
+        self.rows = {row[0]: (row[1], np.array(row[2::3], np.float32)) for row in kept}
+        if before != [*map(self._write_row, self.rows)]:
+            self._write()
         earlier = _read_repaired(self._failed, FAILED)
-        self.failures = {row[0]: row[1] for row in earlier if row[0] not in self.done}
+        self.failures = {row[0]: row[1] for row in earlier if row[0] not in self.rows}
+
+    @property
+    def scores(self) -> Scores:
+        """Of all rows, (N, L)."""
+        empty = np.empty((0, len(self.interpretation.labels)), np.float32)
+        return np.concatenate([empty, *(scores[None] for _, scores in self.rows.values())])
 
     def __enter__(self) -> "ScoreTable":
-        self._scores = _open_table(self._path, self._header)
+        self._file = _open_table(self.path, self._header)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._scores.close()
+        self._file.close()
         self._failed.unlink(missing_ok=True)
         if self.failures:  # again, without those that were read this time
             write_table(self._failed, [FAILED, *self.failures.items()])
 
     def add(self, scores: FileScores) -> None:
         """Write one row, to the one table or the other; OutputError if it is gone."""
-        require_folder(self._path)
-        if os.fstat(self._scores.fileno()).st_nlink == 0:
-            raise OutputError(f"{self._path} is gone: something removed it while it was written")
+        require_folder(self.path)
+        if os.fstat(self._file.fileno()).st_nlink == 0:
+            raise OutputError(f"{self.path} is gone: something removed it while it was written")
         name = str(scores.path)
         if scores.scores is None:
             self.failures[name] = scores.failure
@@ -166,10 +175,86 @@ class ScoreTable:
                 _append(file, [name, scores.failure])
             return
         self.failures.pop(name, None)
-        self.done.add(name)
+        told = os.fsencode(scores.study or name)
+        study = blake2b(told, key=self._key, digest_size=6).hexdigest()
+        self.rows[name] = study, scores.scores
         if name in self._stamps:  # before the row: what has a row has a stamp
             self._journal.add(name, self._stamps[name])
-        _append(self._scores, [name, *(f"{score:.9g}" for score in scores.scores)])  # exact float32
+        _append(self._file, self._write_row(name))
+
+    def interpret(self, interpretation: Interpretation) -> None:
+        """Probabilities and calls of every row anew, if they are to be others."""
+        if interpretation != self.interpretation:
+            self.interpretation = interpretation
+            self._write()
+
+    def summarise(self, names: Iterable[str]) -> Json:
+        """How many studies some files are of, and how many of these files are called."""
+        rows = [self.rows[name] for name in names if name in self.rows]
+        calls = self.interpretation.calls(np.array([scores for _, scores in rows] or self.scores))
+        counts = zip(self.interpretation.labels, calls.sum(axis=0).tolist(), strict=True)
+        called = {label: int(count) for label, count in counts if count == count}  # not NaN
+        studies, priors = len({study for study, _ in rows}), self.interpretation.priors
+        return {"studies": studies, "called": called, "priors": priors}
+
+    def write_as(self, form: str) -> None:
+        """The table beside itself as JSON (a list of rows) or Parquet; empty cells are null."""
+        if form == "csv":
+            return
+        from pandas import DataFrame, to_numeric
+
+        path = self.path.with_suffix(f".{form}")
+        frame = DataFrame([*map(self._write_row, self.rows)], columns=self._header)
+        frame = frame.set_index(self._header[:2]).apply(to_numeric).reset_index()
+        if form == "json":
+            write_json({"images": to_plain(frame.to_dict("records"))}, path)
+            return
+        try:
+            with open_replacing(path, "wb") as file:
+                frame.to_parquet(file, index=False)
+        except UnicodeError as error:
+            reason = f"{path}: a file has a name that is not UTF-8, which Parquet cannot hold"
+            raise OutputError(f"{reason}: rename it, or take format=csv or json") from error
+
+    def _write(self) -> None:
+        write_table(self.path, [self._header, *map(self._write_row, self.rows)])
+
+    def _write_row(self, name: str) -> list[str]:
+        study, scores = self.rows[name]
+        columns = (
+            scores,
+            *(
+                column(scores[None])[0]
+                for column in (self.interpretation.probabilities, self.interpretation.calls)
+            ),
+        )
+        cells = (
+            (f"{score:.9g}", _cell(probability, ".6g"), _cell(call, ".0f"))  # exact float32
+            for score, probability, call in zip(*columns, strict=True)
+        )
+        return [name, study, *(cell for three in cells for cell in three)]
+
+
+def _cell(value: float, form: str) -> str:
+    return "" if value != value else f"{value:{form}}"  # NaN
+
+
+def require_form(form: str) -> None:
+    """Refuse a form of the table that cannot be written, before hours of scoring."""
+    if form not in FORMATS:
+        raise ConfigError(f"format must be csv, json or parquet, got {form!r}")
+    if form == "parquet" and find_spec("pyarrow") is None:
+        remedy = 'pip install "xray_lightning[parquet]", or take format=csv or json'
+        raise ConfigError(f"format=parquet needs pyarrow, which is not installed: {remedy}")
+
+
+def _read_key(path: Path) -> bytes:
+    """The folder's own key, made if need be: without it nobody can tell a study by its digest."""
+    if not path.is_file():
+        with open_replacing(path) as file:
+            file.write(secrets.token_hex(16))
+        path.chmod(0o600)
+    return path.read_bytes()
 
 
 def _open_table(path: Path, header: Sequence[str]) -> TextIO:
@@ -195,7 +280,8 @@ def _read_repaired(path: Path, header: Sequence[str]) -> list[list[str]]:
         rows = [[*map(from_spreadsheet, row)] for row in csv.reader(file)]
         file.seek(0)
         ended = file.read().endswith("\n")
-    if rows and (not ended or (len(rows) > 1 and len(rows[-1]) < len(header))):
+    own = len(rows) == 1 or rows[:1] == [[*header]]
+    if own and (not ended or (len(rows) > 1 and len(rows[-1]) < len(header))):
         rows.pop()  # a name may hold a line break, so an end of line alone does not tell
         write_table(path, rows or [header])
     wrong = [at for at, row in enumerate(rows, 1) if len(row) != len(header)]
@@ -212,9 +298,11 @@ def _identity(classifier: Classifier) -> Json:
     if classifier.checkpoint is None:
         raise ConfigError("predict_files needs a classifier of a checkpoint: load_classifier(PATH)")
     with classifier.checkpoint.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_digest(file, "sha256").hexdigest()
     return {
         "checkpoint": digest,
+        "checkpoint_file": str(classifier.checkpoint),
+        "weights_sha256": weights_sha256(classifier.net.state_dict()),
         "labels": list(classifier.labels),
         "split": classifier.split,
         "preprocessing": {**classifier.preprocessing, "shape": RULE, "reader": READER_VERSION},
@@ -224,20 +312,20 @@ def _identity(classifier: Classifier) -> Json:
 
 
 def _require_same(folder: Path, identity: Json) -> None:
-    """Write predict.json, or refuse a folder with scores of another checkpoint or reader."""
-    path = folder / "predict.json"
+    """Refuse a folder with scores of another checkpoint or reader, which its model.json tells."""
+    path = folder / "model.json"
     if not path.is_file():
         if (folder / "predictions.csv").exists():
             raise ConfigError(
-                f"{folder} has a predictions.csv, but no predict.json: name another folder"
+                f"{folder} has a predictions.csv, but no model.json: name another folder"
             )
-        write_json(identity, path)
         return
     try:
         before = read_json(path)
     except OutputError as error:
         raise ConfigError(f"{path} cannot be read: name another folder") from error
-    other = [key for key in identity if key != "versions" and before.get(key) != identity[key]]
+    deciding = set(identity) - {"versions", "checkpoint_file"}
+    other = [key for key in identity if key in deciding and before.get(key) != identity[key]]
     if other:
         raise ConfigError(
             f"{folder} holds scores of another checkpoint or version (what differs: "

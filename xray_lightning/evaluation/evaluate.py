@@ -8,7 +8,14 @@ from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.evaluation.pooled import Pooled, describe_pooled
 from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.evaluation.priors import VALIDATION, Pairs, Prior, PriorTest, correct_priors
+from xray_lightning.evaluation.priors import (
+    VALIDATION,
+    Pairs,
+    Prior,
+    PriorTest,
+    calibrate,
+    correct_priors,
+)
 from xray_lightning.evaluation.published import Published, comparable
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import Calibration, require_method
@@ -126,7 +133,7 @@ def evaluate(
     if subgroups and thresholds:
         missed = measure_underdiagnosis(*columns, records, thresholds, draws=few, seed=seed)
     frequency = None if learned is None else group_by_frequency(predictions.labels, learned)
-    calibrations = _calibrate(operating_points, priors) or None
+    calibrations = calibrate(operating_points, priors) or None
     metrics = estimate_predictions(predictions, draws, seed, thresholds, calibrations, frequency)
     return Evaluation(
         metrics,
@@ -173,18 +180,6 @@ def group_by_frequency(labels: Sequence[str], targets: Array) -> dict[str, list[
         for name in [name for name, least in FREQUENCY.items() if share > least][:1]:
             groups[name].append(label)
     return {name: own for name, own in groups.items() if own}
-
-
-def _calibrate(
-    operating_points: OperatingPoints | None, priors: Pairs
-) -> dict[str, Calibration | None]:
-    """The calibration of each label that has an operating point, at its corrected prior."""
-    points = operating_points.labels if operating_points else {}
-    calibrations = {label: point.calibration for label, point in points.items()}
-    for label, (before, now) in priors.items():
-        if (calibration := calibrations[label]) is not None:
-            calibrations[label] = calibration.at_prior(before, now)
-    return calibrations
 
 
 def _find_published(origin: Origin, labels: tuple[str, ...], scored: int) -> list[Published]:

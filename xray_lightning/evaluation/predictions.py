@@ -17,6 +17,7 @@ from xray_lightning.writing import for_spreadsheet, open_replacing, read_json
 
 TARGET = "target_"
 SCORE = "score_"
+PROBABILITY, CALL = "probability_", "call_"  # beside the scores of new files
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.metrics.calibration import estimate_prior
+from xray_lightning.metrics.calibration import Calibration, estimate_prior
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.results import Result
 
@@ -104,3 +104,13 @@ def correct_priors(
             prevalence = float(targets[known].mean())
             tests[label] = PriorTest(now, prevalence, brier, corrected, applied)
     return pairs, tests
+
+
+def calibrate(points: OperatingPoints | None, priors: Pairs) -> dict[str, Calibration | None]:
+    """The calibration of each label that has an operating point, at its corrected prior."""
+    known = points.labels if points else {}
+    calibrations = {label: point.calibration for label, point in known.items()}
+    for label, (before, now) in priors.items():
+        if (calibration := calibrations[label]) is not None:
+            calibrations[label] = calibration.at_prior(before, now)
+    return calibrations

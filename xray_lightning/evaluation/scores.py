@@ -11,7 +11,13 @@ import numpy.typing as npt
 from xray_lightning.data.names import NameIndex
 from xray_lightning.data.tables import Table, read_table, require_whole
 from xray_lightning.errors import TableError
-from xray_lightning.evaluation.predictions import TARGET, read_score_column
+from xray_lightning.evaluation.predictions import (
+    CALL,
+    PROBABILITY,
+    SCORE,
+    TARGET,
+    read_score_column,
+)
 from xray_lightning.records import ALIASES
 from xray_lightning.writing import from_spreadsheet
 
@@ -28,7 +34,8 @@ def read_scores(
     The id column is the one whose cells are known image ids, or their file names without folder or
     image ending. The label columns are named as the labels, all with one prefix, if any
     (``prob_Mass``); where that finds none, letters and digits in any case decide
-    (``Pleural Thickening``). Other columns are left alone.
+    (``Pleural Thickening``). Other columns are left alone, also ``probability_Mass`` and
+    ``call_Mass`` beside ``score_Mass``, as ``xray predict`` writes them.
 
     Args:
         path: a table as :func:`~xray_lightning.data.tables.read_table` reads it.
@@ -118,12 +125,13 @@ def _choices(
         for end in ends.values()
         if text.endswith(end)
     }
+    beside = {TARGET, PROBABILITY, CALL} if spell(SCORE) in starts else {TARGET}  # of xray predict
     return [
         {
             label: [name for name, text in spelt.items() if text == start + end]
             for label, end in ends.items()
         }
-        for start in sorted(starts - {spell(TARGET)})
+        for start in sorted(starts - set(map(spell, beside)))
     ]
 
 

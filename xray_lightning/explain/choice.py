@@ -77,18 +77,13 @@ def order_rows(
 class Choice:
     """Which images heat maps are drawn of.
 
-    Args:
-        rule: a key of ``RULES``.
-        images: how many of each finding.
-        labels: the findings; None: all of the data.
-
     Raises:
         ConfigError: an unknown rule, or a number out of range.
     """
 
-    rule: str = "fixed"
-    images: int = 2
-    labels: tuple[str, ...] | None = None
+    rule: str = "fixed"  # a key of ``RULES``
+    images: int = 2  # of each finding
+    labels: tuple[str, ...] | None = None  # the findings; None: all of the data
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -101,10 +96,7 @@ class Choice:
             raise ConfigError(f"labels must be of {', '.join(known)}, got {', '.join(unknown)}")
 
     def places(self, data: XrayDataModule, subset: str, scores: Floats) -> list[Place]:
-        """The images of a subset by the rule, finding by finding; fewer where there are no more.
-
-        An image whose scores, (n, L) of the subset, are NaN is not chosen by them.
-        """
+        """The images of a subset by the rule, finding by finding; fewer where there are no more."""
         self.require_labels(data.labels)
         targets, places = data.subset_targets(subset), []
         boxed = [{box.label for box in record.boxes} for record in data.subset_records(subset)]

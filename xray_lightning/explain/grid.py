@@ -57,10 +57,7 @@ def enlarge(maps: Floats, size: Size, grids: Grids = EVEN) -> Floats:
 
 
 def shrink(region: Floats, shape: tuple[int, int], grids: Grids = EVEN) -> npt.NDArray[np.float32]:
-    """Share of each of (h, w) cells that a place (H, W) covers: the best such a map can say.
-
-    A pixel belongs to the cell that sees it best; one between two cells belongs to both, in part.
-    """
+    """Share of each of (h, w) cells that a place (H, W) covers: the best such a map can say."""
     down, across = (
         _shares(cells, side, grid_of(cells, side, grids))
         for cells, side in zip(shape, region.shape, strict=True)

@@ -26,14 +26,6 @@ class HeatMaps(pl.Callback):
     Of several processes the first draws; a rule that asks for scores knows those of its own share
     of the images.
 
-    Args:
-        folder: for ``val_epoch1.png``, ``test.png`` and, beside each, ``.npz`` with the maps as
-            they were computed (see :func:`~.overlays.write_maps`).
-        draw: makes the figure from overlays and a title.
-        choice: of the images.
-        method: of :func:`~xray_lightning.explain.maps.class_maps`.
-        every: epochs from one figure to the next.
-
     Raises:
         ConfigError: an unknown method, or ``every`` is not an integer of at least 1; at the start
             of a run: a label the data does not have, method "cbam" for a network without gates, or
@@ -42,12 +34,13 @@ class HeatMaps(pl.Callback):
 
     def __init__(
         self,
+        # for ``val_epoch1.png``, ``test.png`` and, beside each, ``.npz`` with the raw maps
         folder: str | Path,
-        draw: Draw,
+        draw: Draw,  # makes the figure from overlays and a title
         *,
-        choice: Choice | None = None,
-        method: str = "cam",
-        every: int = 1,
+        choice: Choice | None = None,  # of the images
+        method: str = "cam",  # of :func:`~xray_lightning.explain.maps.class_maps`
+        every: int = 1,  # epochs from one figure to the next
     ) -> None:
         require_integer("every", every, 1)
         require_method(method)
@@ -109,10 +102,7 @@ class HeatMaps(pl.Callback):
     def draw_subset(
         self, net: XrayNet, data: XrayDataModule, subset: str, scores: Floats, name: str
     ) -> Figure:
-        """Draw the chosen images of a subset; the figure and the raw maps go to the folder.
-
-        ``scores`` (n, L) are those of the subset, ``name`` is that of both files.
-        """
+        """Draw the chosen images of a subset; the figure and the raw maps go to the folder."""
         places = self.choice.places(data, subset, scores)
         overlays = make_overlays(net, data, subset, places, scores, method=self.method)
         title = f"{subset} set of {data.source.title}, split {data.split.name} "

@@ -65,8 +65,7 @@ def _weigh(weights: Tensor, features: Tensor) -> Tensor:
 def label_gradients(logits: Tensor, inputs: Tensor, columns: Sequence[int]) -> Iterator[Tensor]:
     """Gradients (B, ...) of some logits (B, L) on the leaf they come from, a column at a time.
 
-    For DenseNet-121's features and 14 labels that is as fast, within 15 %, as one batched backward
-    pass (``is_grads_batched``) for most heads, with the memory of one label.
+    As fast, within 15 %, as one batched backward pass for most heads, with the memory of one label.
     """
     for number, column in enumerate(columns, start=1):
         keep = number < len(columns)
@@ -147,7 +146,11 @@ def class_map(net: XrayNet, images: Tensor, label: str | int, *, method: str = "
 
 
 def class_maps(
-    net: XrayNet, images: Tensor, *, method: str = "cam", labels: Sequence[str | int] | None = None
+    net: XrayNet,
+    images: Tensor,  # (B, 1, H, W) float in [0, 1], on the network's device
+    *,
+    method: str = "cam",  # one of ``METHODS``, or ``GATES``
+    labels: Sequence[str | int] | None = None,  # names or positions of K findings; None: all L
 ) -> Tensor:
     """Evidence for findings at each place, by one of eight methods, or the gates of CBAM.
 
@@ -179,12 +182,6 @@ def class_maps(
     Everything is computed in evaluation mode and in float32, also within ``torch.inference_mode``
     and autocast: in bfloat16 the maps of pixels were off by up to 17 % of their largest value
     (random DenseNet-121). Modes, hooks and ``.grad`` stay as they are.
-
-    Args:
-        net: the network.
-        images: (B, 1, H, W) float in [0, 1], on the network's device.
-        method: one of ``METHODS``, or ``GATES``.
-        labels: names or positions of K findings; None: all L.
 
     Returns:
         (B, K, h, w) or (B, K, H, W), float32 without gradient. Where the cells see the image is

@@ -42,11 +42,7 @@ def make_overlays(
     *,
     method: str = "cam",
 ) -> list[Overlay]:
-    """Images of a subset as the network sees them, each with its own map, boxes, score and target.
-
-    ``scores`` (n, L) are those of the subset; the methods are those of
-    :func:`~xray_lightning.explain.maps.class_maps`.
-    """
+    """Images of a subset, each with its own map, boxes, score (of (n, L)) and target."""
     grids = cell_grids(net, data.image_size)
     records, targets = data.subset_records(subset), data.subset_targets(subset)
     overlays = []

@@ -8,8 +8,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 from scipy.optimize import minimize_scalar
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.bootstrap import PatientBootstrap
@@ -127,12 +125,16 @@ def fit_calibration(scores: Array, positive: Mask, method: str = "platt") -> Cal
         raise ConfigError("a calibration needs positive and negative images")
     odds = logit(scores)
     if method == "isotonic":
+        from sklearn.isotonic import IsotonicRegression  # half a second, not to apply one
+
         steps = IsotonicRegression(out_of_bounds="clip").fit(scores.astype(np.float64), positive)
         knots, values = steps.X_thresholds_.tolist(), steps.y_thresholds_.tolist()
         return Calibration(method, knots=tuple(knots), values=tuple(values))
     if method == "platt":
         count = positive.sum(), (~positive).sum()
         target = np.where(positive, (count[0] + 1) / (count[0] + 2), 1 / (count[1] + 2))
+        from sklearn.linear_model import LogisticRegression
+
         line = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(
             np.tile(odds, 2)[:, None],  # each image as a positive and as a negative, in shares
             np.repeat([True, False], len(odds)),

@@ -52,7 +52,7 @@ def require_rule(rule: str, value: float) -> None:
     """Refuse what cannot work, before hours of training."""
     if rule not in RULES:
         raise ConfigError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
-    if not 0 < value <= 1:
+    if not (isinstance(value, int | float) and 0 < value <= 1):
         raise ConfigError(f"value must lie in (0, 1], got {value}")
 
 

@@ -201,10 +201,7 @@ def precision_steps(targets: Floats, scores: Floats) -> tuple[Floats, Floats]:
 
 
 def thin_curve(across: Floats, up: Floats, cells: int = 300) -> tuple[Floats, Floats]:
-    """The points of a curve in the unit square where it enters another cell of a grid.
-
-    No eye sees the rest, and the curve of 25,000 images would be a megabyte.
-    """
+    """The points of a curve in the unit square where it enters another cell of a grid."""
     place = np.stack([across * cells, up * cells]).astype(np.int64)
     kept = np.append(True, (np.diff(place) != 0).any(axis=0))
     kept[-1] = True

@@ -151,10 +151,7 @@ def calls_line(calls: Calls) -> str:
 
 
 def subgroup_table(rows: Sequence[Subgroup]) -> Table:
-    """The mean AUROC in each group, and what sets it apart from all other images.
-
-    "too few": fewer than ten positives or negatives of every label.
-    """
+    """The mean AUROC in each group, and what sets it apart from all other images."""
     columns = ("images", "patients", "AUROC", "95 %", "diff.", "p corr.")
     table = empty_table("subgroups, mean AUROC; difference from all other images", "", *columns)
     for dimension, groups in groupby(rows, key=lambda row: row.dimension):
@@ -219,10 +216,7 @@ def published_lines(rows: Sequence[Published], mean: float) -> list[Table | str]
 
 
 def note_undefined(metrics: Metrics, *, points: bool = False) -> list[str]:
-    """What is undefined and why, which intervals are exact, and which are rough.
-
-    ``points``: whether the table of operating points is shown too.
-    """
+    """What is undefined and why, which intervals are exact, and which are rough."""
     labels = metrics.labels.items()
     notes = [f"{k}: AUROC is undefined, {v.undefined}" for k, v in labels if v.undefined]
     bare = [k for k, v in labels if np.isnan(v["auroc"].interval).any() and not v.undefined]

@@ -83,10 +83,7 @@ def _rows(places: Localisation) -> list[tuple[str, int, LabelLocalisation | Mean
 
 
 def pointing_table(places: Localisation, method: str, title: str) -> Table:
-    """Pointing game of one method, a row a label, with its interval and the controls'.
-
-    A control over fewer labels than the method stands beside nothing: it is left out.
-    """
+    """Pointing game of one method, a row a label, with its interval and the controls'."""
     columns = ["boxes", method, "95 %", *(name.replace(" ", "\n") for name in CONTROLS)]
     table = empty_table(f"{title}: pointing game", "label", *columns)
     for name, boxes, row in _rows(places):
@@ -105,11 +102,7 @@ def pointing_table(places: Localisation, method: str, title: str) -> Table:
 def overlap_table(
     places: Localisation, method: str, published: Sequence[PublishedBoxes] = ()
 ) -> Table:
-    """T(IoBB) at an overlap of 0.1, a row a label.
-
-    It says little without the false positives an image, in brackets, and without what a random map
-    gets.
-    """
+    """T(IoBB) at an overlap of 0.1, a row a label."""
     beside = {row.measure: row for row in published if row.measure in PAIR}
     works = [f"{beside[PAIR[0]].work} {beside[PAIR[0]].year}"] if beside else []
     title = "T(IoBB) 0.1 (false boxes an image)"
@@ -235,10 +228,7 @@ def _probe_text(value: float, interval: Interval) -> str:
 
 
 def draw_explanation(explanation: Explanation, folder: Path) -> None:
-    """Galleries with raw maps beside them, and the curves of the saliency tests.
-
-    No ``saliency.png`` is left where no method was tested.
-    """
+    """Galleries with raw maps beside them, and the curves of the saliency tests."""
     for label, overlays in explanation.overlays.items():
         name = folder / explanation.gallery[label]
         title = f"{label}, {explanation.subset} set of {explanation.data}: {explanation.methods[0]}"

@@ -103,10 +103,7 @@ def _with_interval(estimate: Estimate, digits: int = 3, between: str = "-") -> s
 
 @AS_WRITTEN
 def heat_figure(result: ExternalValidation, path: Path) -> None:
-    """AUROC of each model (rows) on each test set (columns), the mean first, then each label.
-
-    A frame marks the internal test; its mean is over all labels of the model.
-    """
+    """AUROC of each model (rows) on each test set (columns), the mean first, then each label."""
     columns = [OWN, *result.sets]
     tested = dict.fromkeys(label for cell in result.cells for label in cell.labels)
     shown = [name for name in (MEAN, *tested) if any(_cells(result, name, columns))]

@@ -157,10 +157,7 @@ def findings_text(targets: Floats, labels: Sequence[str]) -> str:
 
 @AS_WRITTEN
 def sweep_figure(boards: Sequence[Leaderboard], path: Path) -> None:
-    """Validation AUROC of a sweep: a panel for each split, the best first, test of the chosen one.
-
-    Bars are standard deviations, dots are single seeds.
-    """
+    """Validation AUROC of a sweep, a panel for each split, and test of the chosen run."""
     sizes = [len(board.groups) for board in boards]
     height = sum(0.5 * size + 1.2 for size in sizes) + 0.3
     ratios = [size + 0.5 for size in sizes]

@@ -42,11 +42,7 @@ KEY = (
 
 @dataclass(frozen=True)
 class Panel:
-    """What the results figure shows.
-
-    Raises:
-        ConfigError: an unknown rule, or a number out of range.
-    """
+    """What the results figure shows."""
 
     label: str | None = None  # the finding; None: the only one, no figure if there are several
     rule: str = "confident"  # furthest from the threshold; or "random"
@@ -60,11 +56,7 @@ class Panel:
         require_integer("panel.seed", self.seed, 0)
 
     def finding(self, labels: Sequence[str]) -> str | None:
-        """The label to draw, None for no figure.
-
-        Raises:
-            ConfigError: the data has no such label.
-        """
+        """The label to draw, None for no figure."""
         if self.label is not None and self.label not in labels:
             raise ConfigError(f"panel.label must be one of {', '.join(labels)}: {self.label!r}")
         return labels[0] if self.label is None and len(labels) == 1 else self.label
@@ -88,11 +80,7 @@ def results_panel(
     panel: Panel,  # what to draw
     path: Path,  # the file
 ) -> bool:
-    """Draw the figure of the test set; the threshold comes from validation.
-
-    Returns:
-        Whether there is a figure: not if validation lacks positives or negatives of the finding.
-    """
+    """Draw the figure of the test set; the threshold comes from validation."""
     label = panel.finding(data.labels)
     if label is None:
         raise ConfigError(f"panel.label must be one of {', '.join(data.labels)}: none is named")

@@ -49,10 +49,7 @@ OPTIONAL = {"explain"}  # left out where the run has no such value
 
 
 def write_report(run: Run, audit: Audit | None, audit_missing: str = "") -> Values:
-    """Write report.html and report.json into the run's folder; what stands in report.json.
-
-    ``audit_missing``: why there is no audit of its split.
-    """
+    """Write report.html and report.json into the run's folder; what stands in report.json."""
     values = report_values(run, audit, audit_missing)
     with open_replacing(run.folder / "report.html") as file:
         file.write(run_page(run, values))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 
-from xray_lightning.checkpoint import AtomicCheckpointIO, Checkpoint, load_checkpoint
+from xray_lightning.checkpoint import Checkpoint, load_checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import SUBSETS
 from xray_lightning.data.source import usage_notes
@@ -28,7 +28,12 @@ from xray_lightning.training.callbacks.epochs import (
     MetricsFile,
     WatchMetric,
 )
-from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone, RunCheckpoint
+from xray_lightning.training.callbacks.weights import (
+    EMA,
+    AtomicCheckpointIO,
+    FreezeBackbone,
+    RunCheckpoint,
+)
 from xray_lightning.training.environment import describe_sampling, write_environment
 from xray_lightning.training.task import XrayTask
 

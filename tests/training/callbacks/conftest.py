@@ -12,8 +12,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.optim import AdamW
 
 from xray_lightning import Cosine, Description, Phantom, XrayDataModule, XrayNet, XrayTask
-from xray_lightning.checkpoint import AtomicCheckpointIO
 from xray_lightning.training.callbacks.epochs import MetricsFile
+from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
 
 Fit = Callable[..., tuple[XrayTask, Path]]
 

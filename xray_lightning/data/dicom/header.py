@@ -206,6 +206,11 @@ def read_header(file: BinaryIO, last: int = _UNDEFINED) -> tuple[Header, BinaryI
         return Header(dataset, order, syntax), stream
 
 
+def read_study(data: bytes) -> str:
+    """StudyInstanceUID of a file, "" where it has none; to group by, never to be shown."""
+    return read_header(BytesIO(data))[0].text("StudyInstanceUID")
+
+
 def _inflate(data: bytes) -> bytes:
     """Undo RFC 1951 deflation (PS3.5 A.5), up to a limit."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)

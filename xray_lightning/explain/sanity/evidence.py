@@ -94,11 +94,7 @@ def mix(first: Tensor, last: Tensor, ranks: Codes, share: float) -> Tensor:
 
 
 def rank_pixels(maps: Floats, ties: Floats) -> Codes:
-    """Rank of each place in its map, 0 the greatest, (N, S * S).
-
-    Maps and ``ties`` are (N, S, S); between places of one value the greatest of ``ties`` comes
-    first.
-    """
+    """Rank of each place in its map, 0 the greatest, (N, S * S)."""
     count = len(maps)
     order = np.lexsort((-ties.reshape(count, -1), -maps.reshape(count, -1)), axis=1)
     return np.argsort(order, axis=1)

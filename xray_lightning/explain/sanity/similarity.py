@@ -57,10 +57,7 @@ def take(maps: Prepared, rows: Codes) -> Prepared:
 
 
 def rank_places(maps: Floats) -> Floats:
-    """Ranks of the places (ties share theirs) less their mean, of length 1: (N, h * w).
-
-    The product of two rows is Spearman's correlation.
-    """
+    """Ranks of the places (ties share theirs) less their mean, of length 1: (N, h * w)."""
     ranks = rankdata(maps.reshape(len(maps), -1), axis=1)
     ranks = ranks - ranks.mean(axis=1, keepdims=True)
     return np.asarray(ranks / _defined(np.sqrt((ranks**2).sum(axis=1, keepdims=True))))

@@ -2,16 +2,18 @@
 
 import logging
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from xray_lightning.checkpoint import write_checkpoint
 from xray_lightning.errors import ConfigError
 from xray_lightning.training.task import XrayTask
 
@@ -180,6 +182,16 @@ class FreezeBackbone(pl.Callback):
         """Throw the gradients away, before they are clipped and used; a zero would be decayed."""
         if trainer.current_epoch < self.epochs:
             cast(XrayTask, pl_module).net.backbone.zero_grad(set_to_none=True)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes by :func:`~xray_lightning.checkpoint.write_checkpoint`: whole or not at all."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint, replacing an older one in one step."""
+        write_checkpoint(checkpoint, Path(path))
 
 
 class RunCheckpoint(ModelCheckpoint):

@@ -1,0 +1,117 @@
+"""What a classifier takes besides files, as (H, W) uint8: arrays, tensors, PIL, pydicom."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as Pil
+from PIL import ImageOps
+from pydicom import Dataset, dcmwrite
+from torch import Tensor, bfloat16
+
+from xray_lightning.data.dicom import read_dicom8, to_uint8
+from xray_lightning.data.images import read_image, to_grey8
+from xray_lightning.errors import ConfigError, InvalidImageError
+
+Pixels = npt.NDArray[np.uint8]
+Image = str | Path | npt.NDArray[Any] | Tensor | Pil.Image | Dataset
+Range = tuple[float, float]  # the values that mean black and white
+
+COLOURS = ("1", "LA", "P", "PA", "RGB", "RGBA", "RGBX")  # of PIL, besides grey
+KINDS = (
+    "Give paths, arrays or tensors (H, W), (N, H, W) or (N, 1, H, W), PIL images, pydicom "
+    "datasets, or a list of them"
+)
+
+
+def list_images(images: Image | Sequence[Image]) -> Sequence[Image]:
+    """One image or many as a sequence; a stack is taken apart."""
+    if isinstance(images, Tensor | np.ndarray):
+        stack = to_array(images)
+        stack = stack[:, 0] if stack.ndim == 4 and stack.shape[1] == 1 else stack
+        return list(stack) if stack.ndim == 3 and stack.shape[2] > 4 else [stack]
+    if isinstance(images, str | Path | Pil.Image | Dataset):
+        return [images]
+    if isinstance(images, Sequence):
+        return images
+    raise InvalidImageError(f"expected images, got {type(images).__name__}. {KINDS}")
+
+
+def read_input(image: object, value_range: Range | None = None) -> Pixels:
+    """Any image, (H, W) uint8: a file, PIL image or dataset by the rules of files."""
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, Pil.Image):
+        return from_pil(image)
+    if isinstance(image, Dataset):
+        return from_dataset(image)
+    if not isinstance(image, Tensor | np.ndarray):
+        raise InvalidImageError(f"expected an image, got {type(image).__name__}. {KINDS}")
+    array = to_array(image)
+    single = array.ndim > 2 and set(array.shape[:-2]) == {1}
+    return from_array(array.reshape(array.shape[-2:]) if single else array, value_range)
+
+
+def to_array(values: Tensor | npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An array of either; bfloat16, which NumPy lacks, and float16 become float32."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == bfloat16 else values).numpy()
+    return values.astype(np.float32) if values.dtype == np.float16 else values
+
+
+def from_array(image: npt.NDArray[Any], value_range: Range | None = None) -> Pixels:
+    """``round(255 x)`` of (H, W) integers or floats, x from black to white; see ``Classifier``."""
+    if image.ndim != 2 or not image.size:
+        shape = f"expected a grey image (H, W), got an array of shape {image.shape}"
+        raise InvalidImageError(f"{shape}. {KINDS}")
+    if image.dtype.kind not in "iuf":
+        raise InvalidImageError(f"expected integers or floats, got {image.dtype}. {KINDS}")
+    if value_range is None and image.dtype == np.uint8:
+        return image
+    if value_range is None and image.dtype.kind != "f":
+        raise InvalidImageError(
+            f"{image.dtype} does not say which value is white. Give value_range=(black, white), "
+            "such as (0, 4095) for 12 bits"
+        )
+    (black, white), low, high = value_range or (0.0, 1.0), image.min(), image.max()
+    if not (black <= low and high <= white):  # also NaN
+        raise InvalidImageError(
+            f"expected values from {black:g} to {white:g}, got {low} to {high}. State the range "
+            "by value_range=(black, white), or clip to the one you want"
+        )
+    return to_uint8((image - float(black)) / (float(white) - float(black)))
+
+
+def from_pil(image: Pil.Image) -> Pixels:
+    """As the file reader reads the same picture: upright, 16 bits in full, colour as luma."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "L":
+        return np.asarray(image)
+    if image.mode.startswith("I;16"):
+        return to_grey8(np.asarray(image).astype(np.uint16), 65535)
+    if image.mode not in COLOURS:
+        reason = f"a PIL image of mode {image.mode} does not say which value is white"
+        raise InvalidImageError(f"{reason}. Give np.asarray(image) and value_range=(black, white)")
+    return to_grey8(np.asarray(image.convert("RGB"))[:, :, ::-1], 255)  # OpenCV's order
+
+
+def from_dataset(dataset: Dataset) -> Pixels:
+    """As the reader reads the file the dataset would be; messages hold no value of it."""
+    file = BytesIO()
+    try:
+        dcmwrite(file, dataset, enforce_file_format=True)
+    except Exception as error:  # noqa: BLE001 - of any type, and its text may hold a name
+        reason = f"a pydicom dataset that is no whole file ({type(error).__name__})"
+        needed = "It needs its file_meta, as dcmread gives it"
+        raise InvalidImageError(f"{reason}. {needed}") from None
+    return read_dicom8(file.getvalue(), name="pydicom dataset")
+
+
+def require_range(value_range: Range | None) -> None:
+    """Refuse a range that is none."""
+    if value_range is not None and not -np.inf < value_range[0] < value_range[1] < np.inf:
+        raise ConfigError(f"value_range must be (black, white), black below white: {value_range}")

@@ -1,0 +1,106 @@
+"""How scores become probabilities and calls: operating points, calibrations and a prior."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xray_lightning.errors import ConfigError, DataNotFoundError
+from xray_lightning.evaluation import priors as rules
+from xray_lightning.evaluation.predictions import Predictions, read_own
+from xray_lightning.metrics.calibration import Calibration
+from xray_lightning.metrics.operating_points import OperatingPoints
+from xray_lightning.results import Json, Result
+from xray_lightning.writing import read_json
+
+Scores = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interpretation(Result):
+    """What is known of the L labels beside their scores, and where it is from."""
+
+    labels: tuple[str, ...]
+    operating_points: OperatingPoints | None = None
+    source: str = ""  # "checkpoint" or a file; "" without operating points
+    prior: rules.Prior = rules.VALIDATION  # as asked for
+    priors: rules.Pairs = field(default_factory=dict)  # prevalence corrected from, and to
+
+    @cached_property
+    def calibrations(self) -> dict[str, Calibration | None]:
+        """Of the labels that have an operating point, at the prior."""
+        return rules.calibrate(self.operating_points, self.priors)
+
+    @cached_property
+    def thresholds(self) -> Floats:
+        """(L,), NaN where there is no operating point."""
+        known = self.operating_points.thresholds if self.operating_points else {}
+        return np.array([known.get(label, np.nan) for label in self.labels])
+
+    def probabilities(self, scores: Scores) -> Floats:
+        """Calibrated probabilities of scores (N, L), NaN where a label has no calibration."""
+        result = np.full(scores.shape, np.nan)
+        for column, label in enumerate(self.labels):
+            if (calibration := self.calibrations.get(label)) is not None:
+                result[:, column] = calibration(scores[:, column])
+        return result
+
+    def calls(self, scores: Scores) -> Floats:
+        """1 where a score (N, L) reaches its operating point, else 0; NaN where there is none."""
+        return np.where(np.isnan(self.thresholds), np.nan, scores >= self.thresholds)
+
+    def at_prior(self, scores: Scores) -> "Interpretation":
+        """With the prevalences that ``prior`` asks for; one to be estimated is that of scores."""
+        if not len(scores) and self.prior in (rules.ESTIMATE, rules.FORCED):
+            return replace(self, priors={})
+        ids = tuple(map(str, range(len(scores))))
+        unknown = Predictions(self.labels, ids, ids, np.full_like(scores, np.nan), scores)
+        pairs, _ = rules.correct_priors(self.prior, unknown, self.operating_points)
+        return replace(self, priors=pairs)
+
+
+def interpret(
+    labels: tuple[str, ...],
+    own: Json,  # what the checkpoint holds of operating points, {} for nothing
+    weights: str,  # SHA-256 of its tensors
+    *,
+    points: str | Path = "checkpoint",  # "none", or a file, see ``load_classifier``
+    prior: rules.Prior = rules.VALIDATION,
+    **fit: Any,
+) -> Interpretation:
+    """How the scores of a checkpoint are to be read; refuses what does not fit it."""
+    if fit and Path(points).suffix != ".csv":
+        raise ConfigError(f"{', '.join(fit)}: nothing is fitted with points={points}; name a CSV")
+    known = None
+    if str(points) not in ("checkpoint", "none"):
+        known = _read_points(Path(points), weights, **fit)
+    elif own and str(points) != "none":
+        known = OperatingPoints.from_json(own)
+    if known and not set(known.labels) & set(labels):
+        theirs, ours = ", ".join(known.labels), ", ".join(labels)
+        raise ConfigError(f"points={points} are of {theirs}, the checkpoint knows {ours}")
+    rules.resolve_prior(prior, labels, known)
+    start = Interpretation(labels, known, str(points) if known else "", prior)
+    return start.at_prior(np.empty((0, len(labels)), np.float32))
+
+
+def _read_points(path: Path, weights: str, **fit: Any) -> OperatingPoints:
+    """Operating points of a file, or fitted on a table."""
+    if not path.is_file():
+        raise DataNotFoundError(f"points={path}: no such file; or say checkpoint or none")
+    beside = path.with_name("operating_points.json") if path.suffix == ".csv" else path
+    values = read_json(beside) if beside.is_file() else {}
+    if (told := values.get("weights_sha256", weights)) != weights:
+        raise ConfigError(
+            f"points={path} are of other weights [{str(told)[:16]}] than this checkpoint "
+            f"[{weights[:16]}]: a threshold holds for the network it was chosen for"
+        )
+    if path.suffix != ".csv":
+        return OperatingPoints.from_json(values.get("operating_points") or values)
+    from xray_lightning.evaluation.evaluate import fit_operating_points  # a second
+
+    return fit_operating_points(read_own(path), subset=path.stem, **fit)
