@@ -13,7 +13,7 @@ PACKAGE = ROOT / "xray_lightning"
 LIMITS = {
     "lines of the package": 28_880,
     "lines of cli/": 3_150,
-    "lines of tests": 29_500,
+    "lines of tests": 29_740,
     "longest file": 450,
     "longest function": 43,
     "modules imported by one other": 33,
