@@ -142,7 +142,8 @@ PACKAGE = Path(__file__).parents[1] / "xray_lightning"
 WRITERS = {
     "writing.py": {"open", "savefig"},
     "report/drawings.py": {"savefig"},  # into memory
-    "explain/overlays.py": {"savez"},  # these three into a file of writing.py
+    "explain/overlays.py": {"savez"},  # these four into a file of writing.py
+    "training/callbacks/epochs.py": {"to_csv"},
     "checkpoint.py": {"torch.save"},
     "cli/build.py": {"OmegaConf.save"},
     "deploy/predict.py": {"open"},  # rows added one by one; the next run cuts off a half one
