@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xray_lightning.checkpoint import KEY, AtomicCheckpointIO, describe_model
+from xray_lightning.checkpoint import KEY, describe_model
 from xray_lightning.cli.build import data_from, task_from
 from xray_lightning.cli.config import compose_settings, to_container
 from xray_lightning.cli.external import external
@@ -20,6 +20,7 @@ from xray_lightning.metrics.external import CalibrationLine
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.report.external import external_lines, external_page, heat_figure
 from xray_lightning.report.terminal import show
+from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
 from xray_lightning.writing import read_json
 
 ODD = "Ma$ss </b>[/red]"
