@@ -52,9 +52,6 @@ def score(cases: Path, scores: str, labels: str, expected: int = 0) -> str:
     )
 
 
-# --- scores tables
-
-
 def test_shuffled_with_index(cases: Path) -> None:
     plain = score(cases, "scores/plain.csv", "scores/labels.csv")
     assert auroc_of(plain) == pytest.approx(1.0)
@@ -71,9 +68,6 @@ def test_plus_and_minus_are_two_labels(cases: Path) -> None:
     printed = score(cases, "labels/plus_minus_scores.csv", "labels/plus_minus.csv")
     assert "COVID+" in printed
     assert "COVID-" in printed
-
-
-# --- label names
 
 
 @pytest.mark.parametrize(
@@ -101,9 +95,6 @@ def test_text_from_data_is_never_evaluated(cases, tmp_path, name, label) -> None
     assert label in metrics["test"]["auroc"]["labels"]
 
 
-# --- pictures
-
-
 def predict(cases: Path, checkpoint: Path, out: Path, *names: Path, expected: int = 0) -> str:
     return run("predict", checkpoint, *names, "--out", out, expected=expected)
 
@@ -121,9 +112,6 @@ def test_a_damaged_file_is_named(cases: Path, checkpoint: Path, tmp_path: Path) 
     names = [cases / "tiff/deflate_one_bit.tif", cases / "tiff/grey8.tif"]
     predict(cases, checkpoint, tmp_path, *names, expected=3)
     assert "deflate_one_bit.tif" in (tmp_path / "failed.csv").read_text()
-
-
-# --- what changed is done again
 
 
 def test_convert_does_a_replaced_file_again(cases: Path, tmp_path: Path) -> None:
@@ -150,9 +138,6 @@ def test_predict_does_a_replaced_file_again(cases: Path, checkpoint: Path, tmp_p
     after = (out / "predictions.csv").read_text()
     assert after != before
     assert len(after.splitlines()) == 2
-
-
-# --- tables
 
 
 def test_no_positive_in_validation(cases: Path, tmp_path: Path) -> None:

@@ -110,9 +110,6 @@ def started(folder: Path) -> Iterator[Any]:
         process.communicate()
 
 
-# --- a run of two processes -------------------------------------------------------------------
-
-
 def test_only_the_first_process_writes(trained, folder) -> None:
     log = (folder / "two/train.log").read_text()
     assert "2 processes x 7 images a step" in log
@@ -169,8 +166,6 @@ def test_one_process_validates_alike(folder: Path, tmp_path: Path) -> None:
         assert table.image_ids == tuple(record.image_id for record in data.subset_records(subset))
         np.testing.assert_array_equal(table.targets, data.subset_targets(subset))
 
-
-# --- the same network judged by one and by two processes --------------------------------------
 
 JUDGE = """
 import json, sys
@@ -292,9 +287,6 @@ def test_the_independent_auroc(judged: dict[int, list[Any]], folder: Path) -> No
             assert found["test"][f"test/auroc/{label}"] == pytest.approx(expected, abs=1e-6)
 
 
-# --- interrupted --------------------------------------------------------------------------------
-
-
 @pytest.mark.usefixtures("trained")
 def test_killed_and_resumed_equals_uninterrupted(folder: Path, started: Any) -> None:
     process = started("killed")
@@ -340,9 +332,6 @@ def test_more_processes_than_images(folder: Path) -> None:
     done = run([*TRAIN, *TOY, *few], folder, 2)
     assert "99 processes cannot share the" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-# --- Slurm ----------------------------------------------------------------------------------------
 
 
 def test_tasks_of_slurm_share_a_folder(trained, folder) -> None:

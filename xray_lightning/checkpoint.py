@@ -1,6 +1,7 @@
 """What inference needs to know about a checkpoint, as plain values, and how it is stored."""
 
 import hashlib
+import json
 import math
 import re
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from xray_lightning.data.partition import SUBSETS, describe_split
@@ -175,8 +178,7 @@ def load_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
     try:
-        require_whole(path)
-        raw = torch.load(path, map_location="cpu", weights_only=True)
+        raw = _read(path)
     except Exception as error:  # torch.load raises a dozen types on a damaged file
         raise CheckpointError(
             f"{path} is damaged or no checkpoint of plain values ({type(error).__name__})"
@@ -197,6 +199,29 @@ def load_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
     return Checkpoint(path, Description(**plain), state, raw.get("epoch", 0), trust)
 
 
+def write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the tensors, and as metadata what inference needs: no settings, split or patients."""
+    whole = checkpoint.description
+    points = whole.operating_points and {**whole.operating_points, "fingerprint": ""}
+    tta = {"tta": whole.config.get("tta", "none")}
+    bare = Description(whole.net, whole.preprocessing, {}, tta, points)
+    own = {"description": bare.to_plain(), "epoch": checkpoint.epoch}
+    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.state.items()}
+    with open_replacing(path, "wb") as file:
+        file.write(save(tensors, {KEY: json.dumps(own)}))
+
+
+def _read(path: Path) -> Any:
+    """What is in the file, safetensors as torch.load gives a checkpoint."""
+    if path.suffix != ".safetensors":
+        require_whole(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    with safe_open(path, "pt") as file:
+        own = json.loads((file.metadata() or {}).get(KEY, "{}"))
+        tensors = {f"net.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return {"state_dict": tensors, **({KEY: own.pop("description"), **own} if own else {})}
+
+
 def _faults(plain: Mapping[str, Any], state: Any) -> Iterator[str]:
     """What is wrong with a checkpoint's entries; only the first can be relied on."""
     entries = dict(entries_of(plain))
@@ -206,7 +231,7 @@ def _faults(plain: Mapping[str, Any], state: Any) -> Iterator[str]:
             yield f"{name} must be {', '.join(kind.__name__ for kind in kinds)}, got {entry!r:.80}"
         if isinstance(entry, float) and not math.isfinite(entry) and not name.startswith("config"):
             yield f"{name} is {entry}"
-    needed = NEEDED + (OF_A_RUN if plain["config"] else ())
+    needed = NEEDED + (OF_A_RUN if "data" in plain["config"] else ())
     needed += OF_PATIENTS if "split.population" in entries else ()
     yield from (f"{name} is missing" for name in needed if name not in entries)
     sizes = [entries[f"{name}.image_size"] for name in ("net", "preprocessing")]

@@ -57,9 +57,7 @@ def test_seconds_and_memory(name: str, tables: Path, ratio: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # torchxrayvision's own, of pandas 3
 @pytest.mark.parametrize(("name", "bound"), [("chexpert", ">=0.75"), ("padchest", ">=0.95")])
-def test_beside_torchxrayvision(
-    name: str, bound: str, tables: Path, xrv: ModuleType, remark: Any, ratio: Any
-) -> None:
+def test_beside_torchxrayvision(name, bound, tables, xrv, remark, ratio) -> None:
     """CPU seconds in turns, of the same images: its constructor reads columns, and splits none."""
     root, peer = tables / name, {"chexpert": xrv.datasets.CheX_Dataset}
     table = next(root.glob("*/train.csv"), root / f"{TABLE}.gz")

@@ -95,9 +95,6 @@ def flags_of(source: Noise, root: Path) -> np.ndarray:
     return np.fromfile(folder / "done.bin", dtype=np.uint8)
 
 
-# --- geometry -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("height", "width"), [(60, 60), (60, 36), (25, 60), (59, 60), (1, 60)])
 def test_shrinking_is_the_mean_of_the_padded_blocks(height: int, width: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)
@@ -147,9 +144,6 @@ def test_box_lies_where_its_pixels_went(frame: tuple[int, int], size: int) -> No
     x, y, extent, depth = box_to_square(box, frame, size)
     assert (columns.min(), columns.max() + 1) == pytest.approx((x, x + extent), abs=1)
     assert (rows.min(), rows.max() + 1) == pytest.approx((y, y + depth), abs=1)
-
-
-# --- build and open -----------------------------------------------------------------------------
 
 
 def test_cache_holds_what_fit_square_gives(tmp_path: Path) -> None:
@@ -234,9 +228,6 @@ def test_disk_space_is_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name in "ab":
         assert (tmp_path / name).read_bytes() == bytes(1 << 20)
         assert (tmp_path / name).stat().st_blocks * 512 >= 1 << 20
-
-
-# --- interrupted, at once, unreadable -----------------------------------------------------------
 
 
 def test_resume_after_kill(tmp_path: Path) -> None:
@@ -333,9 +324,6 @@ def test_all_unreadable_images_are_named_and_the_rest_is_kept(tmp_path: Path) ->
     cache = build(mended, tmp_path)
     assert len(mended.reads) == 7 + SPOT
     assert_golden(cache, mended)
-
-
-# --- refusals -----------------------------------------------------------------------------------
 
 
 def test_full_disk_is_found_before_the_start(tmp_path, monkeypatch) -> None:

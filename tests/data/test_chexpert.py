@@ -193,9 +193,6 @@ def test_what_is_not_there(folder: Path, tmp_path: Path) -> None:
         readable_records(CheXpert(folder))
 
 
-# --- CheXlocalize ---------------------------------------------------------------------------------
-
-
 def pack(mask: Any) -> dict[str, Any]:
     """COCO's string of a mask by definition: 5 bits a character, differences from the third."""
     runs, inside = [0], False

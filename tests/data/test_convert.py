@@ -57,9 +57,6 @@ def counts(conversion: Conversion) -> tuple[int, int, int]:
     return conversion.converted, conversion.before, len(conversion.failures)
 
 
-# --- which files, and their names
-
-
 def test_files_are_found_by_content_or_ending(tmp_path: Path, write_dicom: Write) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(DataNotFoundError, match="only 1 others"):
@@ -127,9 +124,6 @@ def test_a_table_of_names_that_does_not_fit_is_refused(tmp_path, table, error, m
         plan(tmp_path, "d.dcm")
 
 
-# --- one file
-
-
 @pytest.mark.parametrize("bits", [8, 16])
 def test_values_of_a_png(tmp_path: Path, bits: int) -> None:
     pixels = np.linspace(0, 1, 5000, dtype=np.float32).reshape(50, 100)
@@ -188,9 +182,6 @@ def test_a_kill_leaves_no_half_png(job: Job, monkeypatch: pytest.MonkeyPatch) ->
             convert_file(job)
     assert not job.target.exists()
     assert not convert_file(job).was_there
-
-
-# --- a folder
 
 
 def test_a_folder_and_what_of_it_is_done_again(tree, tmp_path, write_dicom) -> None:

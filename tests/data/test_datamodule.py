@@ -74,9 +74,6 @@ def by_name(batches: list[Any]) -> dict[str, torch.Tensor]:
     return {name: image for batch in pairs for name, image in batch}
 
 
-# --- training ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_workers_do_not_change_the_batches(workers: int, root: Path) -> None:
     torch.manual_seed(workers)  # must not matter
@@ -168,9 +165,6 @@ def test_a_uniform_sampler_changes_no_prevalence(root: Path) -> None:
     assert np.array_equal(prevalence(data.draw_targets()), prevalence(data.subset_targets("train")))
 
 
-# --- validation and test ----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("subset", ["val", "test"])
 def test_nothing_random_where_a_model_is_judged(subset: str, workers: int, root: Path) -> None:
@@ -229,9 +223,6 @@ def test_equalisation_in_every_part(subset: str, root: Path) -> None:
         np.testing.assert_array_equal(equalised[index]["image"][0].numpy(), expected)
 
 
-# --- facts of the training set -----------------------------------------------------------------
-
-
 class Facts(Source):
     """Images that nobody looks at, with chosen targets."""
 
@@ -283,9 +274,6 @@ def test_parts(facts: XrayDataModule) -> None:
     assert not list(facts.cache_dir.iterdir())  # no pixel was needed
 
 
-# --- images that are not there ------------------------------------------------------------------
-
-
 def test_missing_images(nih_folder: Any, tmp_path: Path) -> None:
     (nih_folder.root / "images" / "00000001_001.png").unlink()
     match = r"1 of the 5 images .*'nih' are not on disk, the first is 00000001_001\.png.*allow_mis"
@@ -302,9 +290,6 @@ def test_missing_images(nih_folder: Any, tmp_path: Path) -> None:
     batch: Any = next(iter(data.test_dataloader()))
     assert batch["image_id"] == ["00000003_000.png", "00000003_001.png"]
     assert batch["image"].shape == (2, 1, 8, 8)
-
-
-# --- settings -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

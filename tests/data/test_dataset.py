@@ -22,9 +22,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
     return open_cache(PHANTOM, RECORDS, size=32, root=root, progress=False)
 
 
-# --- samples --------------------------------------------------------------------------------
-
-
 def test_a_sample_is_the_cached_image(cache: ImageCache) -> None:
     rows = ROWS[::-1]
     data = XrayDataset(RECORDS[::-1], cache, rows)

@@ -58,9 +58,6 @@ def facts(visits: list[Visit]) -> tuple[np.ndarray, np.ndarray]:
     return patients, np.array([is_test_patient(patient) for patient in patients])
 
 
-# --- the protocol ---------------------------------------------------------------------------
-
-
 def test_is_a_source(phantom: Phantom) -> None:
     source: Source = phantom
     assert (source.name, source.labels) == ("phantom", CHEST_XRAY14)
@@ -108,9 +105,6 @@ def test_any_size_from_the_smallest(size: int) -> None:
     for record in phantom.records:
         for label, target in zip(phantom.labels, record.targets, strict=True):
             assert (label in {box.label for box in record.boxes}) == bool(target)
-
-
-# --- same seed, same bytes ------------------------------------------------------------------
 
 
 def test_same_seed_same_bytes_in_any_order_and_thread(phantom: Phantom) -> None:
@@ -165,9 +159,6 @@ def test_patients_keep_their_anatomy() -> None:
     others = [build_chest(replace(visit, patient=8 + day), ()) for day, visit in enumerate(visits)]
     assert np.std([c.right.width for c in own]) < 0.5 * np.std([c.right.width for c in others])
     assert len({c.heart for c in own}) == 4  # but no two films are the same
-
-
-# --- who the patients are -------------------------------------------------------------------
 
 
 def test_every_finding_is_the_complaint_of_one_patient_per_ward() -> None:
@@ -237,9 +228,6 @@ def test_official_split_is_biased_like_nih(large: list[list[Visit]]) -> None:
     assert prevalence_ratio > 1.3
 
 
-# --- masks and boxes ------------------------------------------------------------------------
-
-
 def test_boxes_are_the_tight_bounds_of_the_components(phantom: Phantom) -> None:
     visits = {v.image_id: v for patient in range(56) for v in draw_history(3, patient)}
     for record in phantom.records:
@@ -261,9 +249,6 @@ def test_one_box_for_each_lung_in_emphysema() -> None:
     visit = replace(healthy_visit(4), findings=("Emphysema",))
     chest, canvas = build_chest(visit, visit.findings), Canvas(visit, SIZE)
     assert len(draw_components(canvas, chest, "Emphysema")) == 2
-
-
-# --- the signs ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("label", CHEST_XRAY14)
@@ -323,9 +308,6 @@ def test_a_mass_is_larger_than_a_nodule() -> None:
         diameter = [np.sqrt(4 / np.pi * part.sum()) / size for part in (mass, *nodules)]
         assert 0.09 < diameter[0] < 0.21
         assert max(diameter[1:]) < 0.095
-
-
-# --- refusals -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

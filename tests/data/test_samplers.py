@@ -42,9 +42,6 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-# --- plans --------------------------------------------------------------------------------------
-
-
 def test_uniform_shows_every_image_once() -> None:
     order = uniform_sampler(TARGETS, PATIENTS, rng())
     assert sorted(order) == list(range(200))
@@ -127,9 +124,6 @@ def test_occurrences() -> None:
         expected.append(seen[index])
         seen[index] += 1
     assert occurrences(order).tolist() == expected
-
-
-# --- the sampler ----------------------------------------------------------------------------------
 
 
 def test_uniform_order_and_seeds() -> None:

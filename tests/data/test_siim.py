@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -94,9 +93,7 @@ def test_tables_and_masks_need_no_torch(tmp_path: Path) -> None:
     assert done.stdout.split() == [str((ONE | TWO).sum()), "False"]
 
 
-def test_films_patients_and_studies(
-    tmp_path: Path, write_dicom: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_films_patients_and_studies(tmp_path, write_dicom, monkeypatch) -> None:
     films = siim(tmp_path, *ROWS) / "dicom-images-train"
     pixels = np.random.default_rng(0).integers(0, 255, (16, 16), np.uint8)
     write_dicom(films / "1.9/1.8/1.2.3.5.dcm", pixels, PatientSex="F", ViewPosition="AP")

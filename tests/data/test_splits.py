@@ -80,9 +80,6 @@ def naive_assignment(
     return assignment
 
 
-# --- balance ------------------------------------------------------------------------------------
-
-
 def test_assignment_minimises_chi_square_step_by_step() -> None:
     counts = np.array([[19 - i, (7 * i) % 5 + 1, (3 * i) % 4 + 1] for i in range(19)])
     rng = np.random.default_rng(3)
@@ -117,9 +114,6 @@ def test_group_counts() -> None:
     counts = count_groups(np.array([0, 0, 1, 1]), targets)
     # images, patient, no finding, positives of both labels, known targets of both labels
     assert counts.tolist() == [[2, 1, 1, 1, 0, 2, 2], [2, 1, 0, 0, 1, 1, 1]]
-
-
-# --- the split itself ---------------------------------------------------------------------------
 
 
 def test_fingerprint_is_sha256_of_sorted_ids() -> None:
@@ -171,9 +165,6 @@ def test_image_split_may_share_and_says_how_much() -> None:
     with pytest.warns(LeakySubsetsWarning, match="2 patients .* of 50.0% of the test images"):
         split = make_split("image", records, {"train": [0], "val": [1], "test": [2, 3]})
     assert split.leaked_patients == 2
-
-
-# --- splitters ----------------------------------------------------------------------------------
 
 
 def test_patient_split_balances_labels() -> None:
@@ -370,9 +361,6 @@ def test_csv_split_refuses(tmp_path: Path, text: str, error: type, message: str)
         csv_split(make_four(), None, path=write_table(tmp_path, text))
 
 
-# --- the real table -----------------------------------------------------------------------------
-
-
 class Nih:
     def __init__(self) -> None:
         from xray_lightning.data.nih import ChestXray14
@@ -435,9 +423,6 @@ def test_bad_split_seed(seed: object) -> None:
     records = [Record(f"i{number}", str(number), (0.0,)) for number in range(9)]
     with pytest.raises(ConfigError, match="the split's seed must be an integer"):
         patient_split(records, None, seed=seed)
-
-
-# --- anybody's lists ----------------------------------------------------------------------------
 
 
 def listed(folder: Path, **lists: str) -> dict[str, Path]:

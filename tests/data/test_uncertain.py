@@ -102,9 +102,6 @@ def test_no_code(cell: str) -> None:
         parse_code(cell)
 
 
-# --- a share is unknown to everything but the loss ------------------------------------------------
-
-
 def with_targets(share: float) -> Source:
     """A phantom, every third target of which is ``share``."""
     source = Phantom(patients=40, size=32)

@@ -38,7 +38,7 @@ def save() -> Callable[..., Path]:
     ) -> Path:
         split = {"name": "patient", "fingerprint": "0123456789abcdef"}
         split["subsets"] = dict.fromkeys(("train", "val", "test"), "0")
-        steps = {"image_size": 32, "clahe": clahe}
+        steps = {"image_size": net.config["image_size"], "clahe": clahe}
         description = Description(net.config, steps, split, config, points or {})
         state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
         torch.save({KEY: description.to_plain(), "state_dict": state, "epoch": 0}, path)

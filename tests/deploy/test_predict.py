@@ -274,9 +274,6 @@ def test_killed_and_continued(classifier, checkpoint, images, tmp_path) -> None:
     assert names(table) == [f"{number:03d}.png" for number in range(600)]
 
 
-# --- the table ----------------------------------------------------------------------------------
-
-
 def scores_of(name: str, *scores: float) -> FileScores:
     return FileScores(Path(name), np.array(scores, np.float32))
 

@@ -55,9 +55,7 @@ def test_integrated_gradients_as_a_sum(network: Build, images: Tensor) -> None:
 @pytest.mark.parametrize(
     ("shape", "patch", "stride"), [((33, 50), 4, 2), ((27, 30), 3, 1), ((7, 9), 1, 1)]
 )
-def test_occlusion_pixel_by_pixel(
-    shape: tuple[int, int], patch: int, stride: int, network: Build, images: Tensor
-) -> None:
+def test_occlusion_pixel_by_pixel(shape, patch, stride, network, images) -> None:
     """Sides that the patches do not divide: the last are cut at the edge."""
     net, columns, falls = network(), [2, 0], {}
     images = torch.rand(2, 1, *shape)

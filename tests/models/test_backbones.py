@@ -46,9 +46,6 @@ def assert_unchanged(module: nn.Module, before: dict[str, Tensor]) -> None:
         assert torch.equal(value, before[key]), key
 
 
-# --- files ----------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def test_timm_file(tmp_path: Path) -> None:
     colour = timm_model()
@@ -181,9 +178,6 @@ def test_files_without_weights(make: Callable[[Path], Path], match: str, tmp_pat
         XrayNet(LABELS, "test_resnet", weights=str(make(tmp_path)), image_size=64)
 
 
-# --- timm's own -----------------------------------------------------------------------------
-
-
 def pretend_download(untouched: str = "") -> Callable[..., nn.Module]:
     """``timm.create_model`` with random numbers for pretrained weights."""
 
@@ -252,9 +246,6 @@ def test_no_such_weights() -> None:
 def test_unknown_names_are_no_question_of_weights(how: str) -> None:
     with pytest.raises(ValueError, match="timm has no network 'resnet5O'"):
         XrayNet(LABELS, "resnet5O", weights=how)
-
-
-# --- what a network makes of the size of its images
 
 
 @pytest.mark.parametrize(

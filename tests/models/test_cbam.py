@@ -44,9 +44,6 @@ def pair() -> Callable[[str], Pair]:
     return build
 
 
-# --- the equations -----------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def test_channel_gate() -> None:
     gate, features = ChannelGate(6, reduction=2), torch.randn(3, 6, 4, 5)
@@ -120,9 +117,6 @@ def test_halves_alone() -> None:
 def test_gates_that_cannot_work(make: Callable[[], object], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         make()
-
-
-# --- behind the modules of a backbone ----------------------------------------------------------
 
 
 @torch.no_grad()
@@ -252,9 +246,6 @@ def test_a_compiled_network_keeps_its_blocks() -> None:
     torch.testing.assert_close(net(IMAGES), expected)
 
 
-# --- maps --------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("name", AFTER)
 def test_attention_maps(name: str, pair: Callable[[str], Pair]) -> None:
@@ -305,9 +296,6 @@ def test_no_maps_of_open_gates() -> None:
     net = new_net(cbam_after=["layer4"])
     with net.open_gates(), pytest.raises(ConfigError, match="look at it outside open_gates"):
         net.attention_maps(IMAGES)
-
-
-# --- what cannot work --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,6 @@ def array(tensor: Tensor) -> Array:
     return found
 
 
-# --- the formulas, for one image: places (P, C) -> logits (L,) ---------------------------------
-
-
 def sigmoid(x: Array) -> Array:
     return 1 / (1 + np.exp(-x))
 
@@ -173,9 +170,6 @@ def test_maps_of_query_are_softmax_of_scaled_products() -> None:
     torch.testing.assert_close(head.maps(features), expected)
 
 
-# --- maps and what the logit is of them --------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", HEADS)
 def test_a_map_for_each_label(name: str) -> None:
     maps = new_head(name).maps(new_features(batch=4))
@@ -226,9 +220,6 @@ def test_maps_move_with_the_features(name: str) -> None:
     head, features = new_head(name), new_features()
     torch.testing.assert_close(head(features), head(features.flip(2, 3)))
     torch.testing.assert_close(head.maps(features.flip(3)), head.maps(features).flip(3))
-
-
-# --- limits ------------------------------------------------------------------------------------
 
 
 def test_generalised_mean_between_mean_and_maximum() -> None:
@@ -298,9 +289,6 @@ def test_queries_are_fixed() -> None:
     assert "queries" not in dict(head.named_parameters())
 
 
-# --- training ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", HEADS)
 def test_gradient_reaches_every_parameter(name: str) -> None:
     head = new_head(name).train()
@@ -335,9 +323,6 @@ def test_dropout_keeps_the_expected_logit(name: str) -> None:
     with torch.no_grad():
         trained = head(features.expand(20_000, -1, -1, -1)).mean(dim=0)
         torch.testing.assert_close(trained, head.eval()(features)[0], rtol=0, atol=0.05)
-
-
-# --- by name -----------------------------------------------------------------------------------
 
 
 def test_every_head_has_a_default() -> None:

@@ -63,9 +63,6 @@ def assert_same(ours: Tensor, theirs: Tensor, logits: Tensor, **tolerance: float
     torch.testing.assert_close(gradient(ours, logits), gradient(theirs, logits), **tolerance)
 
 
-# --- what every loss does -------------------------------------------------------------------------
-
-
 @every_loss
 def test_unknown_targets_add_nothing(loss: nn.Module) -> None:
     """The values of unknown logits do not matter, and their gradient is exactly zero."""
@@ -151,9 +148,6 @@ def test_gradient_is_that_of_the_value(loss: nn.Module) -> None:
     assert torch.autograd.gradcheck(lambda z: loss(z, targets), logits, eps=1e-6, atol=1e-6)
 
 
-# --- binary cross-entropy -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("weight", [None, WEIGHT])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_equals_torch(weight: Tensor | None, smoothing: float) -> None:
@@ -187,9 +181,6 @@ def test_a_label_without_positives_has_no_weight() -> None:
     assert torch.isfinite(gradient(found, logits)).all()
 
 
-# --- focal ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("alpha", [None, 0.25, 1.0])
 def test_focal_equals_torchvision(gamma: float, alpha: float | None) -> None:
@@ -198,9 +189,6 @@ def test_focal_equals_torchvision(gamma: float, alpha: float | None) -> None:
     ours = Focal(gamma=gamma, alpha=alpha)(logits, targets.masked_fill(unknown, NAN))
     each = sigmoid_focal_loss(logits, targets, gamma=gamma, alpha=-1 if alpha is None else alpha)
     assert_same(ours, each[~unknown].mean(), logits)
-
-
-# --- asymmetric -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("constant", [False, True])
@@ -242,9 +230,6 @@ def test_an_absent_label_below_the_clip_costs_nothing(gamma: float) -> None:
     assert (gradient(loss, logits) == 0).all()
 
 
-# --- class-balanced -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("beta", [0.0, 0.9, 0.9999])
 def test_effective_numbers_are_the_papers(beta: float) -> None:
     counts = torch.tensor([[900, 50, 7], [100, 1, 12]])
@@ -278,9 +263,6 @@ def test_class_balanced_is_a_weighted_mean(gamma: float) -> None:
     each = sigmoid_focal_loss(logits, targets, gamma=gamma, alpha=-1)
     each = each * (targets * weights[1] + (1 - targets) * weights[0])
     assert_same(ours, each[~unknown].mean(), logits)
-
-
-# --- pairs of images ------------------------------------------------------------------------------
 
 
 def naive(logits: Tensor, targets: Tensor, margin: float, power: int) -> Tensor:
@@ -360,9 +342,6 @@ def test_without_pairs_it_is_zero(value: float) -> None:
 def test_perfect_order_beyond_the_margin_costs_nothing() -> None:
     logits = torch.tensor([[2.0], [3.0], [-2.0], [-3.0]], requires_grad=True)
     assert PairwiseAUC()(logits, torch.tensor([[1.0], [1.0], [0.0], [0.0]])).item() == 0
-
-
-# --- modules --------------------------------------------------------------------------------------
 
 
 def test_scale_and_constant_focus() -> None:

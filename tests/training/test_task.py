@@ -64,9 +64,6 @@ class Rates(pl.Callback):
         self.rates.append(optimizer.param_groups[0]["lr"])
 
 
-# --- the example of the documentation ---------------------------------------------------------
-
-
 def test_the_library_without_hydra(data, trainer, tmp_path) -> None:
     data = XrayDataModule(
         Phantom(patients=40, seed=0, size=64),
@@ -184,9 +181,6 @@ def test_unknown_test_time_augmentation(data: XrayDataModule) -> None:
         XrayTask(new_task(data).net, tta="rotate")
 
 
-# --- a single label, and a label nobody knows -----------------------------------------------------
-
-
 class Findings(Source):
     """Noise with chosen targets."""
 
@@ -230,9 +224,6 @@ def test_a_label_nobody_knows(trainer: Callable[..., Trainer], tmp_path: Path) -
     assert runner.callback_metrics["val/auroc/Unread"].isnan()
     assert torch.isfinite(runner.callback_metrics["train/loss"])
     assert torch.isfinite(runner.callback_metrics["val/auroc"])
-
-
-# --- the schedule -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -303,9 +294,6 @@ def test_plateau_is_told_after_each_epoch(data, trainer) -> None:
     # LambdaLR has set the rate of the first step of an epoch before the validation
     firsts = [3e-3 * 0.5 ** ((step - 1) // per_epoch) for step in range(1, 3 * per_epoch)]
     assert rates.rates == pytest.approx([3e-3, *firsts])
-
-
-# --- a loss that is no number -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

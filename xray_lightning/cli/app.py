@@ -129,6 +129,15 @@ def predict(request: Request) -> None:
     call("files.predict", checkpoint, request.files[1:], out, chosen, request.as_json)
 
 
+@verb("CHECKPOINT")
+def export(request: Request) -> None:
+    """A checkpoint as one file for other programs: xray export RUN format=onnx --out model.onnx."""
+    chosen = request.read(format=("onnx", "pt2", "safetensors"), films="")
+    out, films = request.require_out(), [chosen["films"]] if chosen["films"] else []
+    (checkpoint,) = require_files(request, request.files, films or ["."])
+    call("files.export", checkpoint, out, chosen["format"], films, request.as_json)
+
+
 @verb("IN OUT")
 def convert(request: Request) -> None:
     """DICOM files to PNG, with a table of headers without names. Run it again to continue."""

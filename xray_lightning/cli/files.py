@@ -10,6 +10,7 @@ from xray_lightning.data.convert import NAMES, PngOptions, convert_folder
 from xray_lightning.data.files import find_images
 from xray_lightning.progress import show_progress
 
+CHECKED = 5  # films an export is checked on
 NAMED = 3  # files in the terminal; skipped.csv and failed.csv have them all
 
 
@@ -60,6 +61,18 @@ def read_points(own: Own) -> Own:
     names = "prior", "calibration", "operating_point.rule", "operating_point.value"
     fit = {name.split(".")[-1]: read_value(name, own[name]) for name in names if own[name]}
     return {"points": own["points"], **fit}
+
+
+def export(checkpoint: Path, out: Path, format: str, films: Sequence[str], as_json: bool) -> None:
+    """Write a checkpoint as one file, see :func:`~xray_lightning.export_checkpoint`."""
+    paths = find_images(films).images[:CHECKED] if films else []
+    from xray_lightning.deploy.export import export_checkpoint
+
+    done = export_checkpoint(checkpoint, out, format, films=paths)
+    checked = f"{done.films} films" if done.films else "noise alone (films=DIR: on real films)"
+    line = f"{done.path}: {format}, {done.bytes / 1e6:,.1f} MB; largest difference of a score to "
+    line += f"the checkpoint's {done.largest_difference:.1e}, on {checked}"
+    present(done.to_json(), as_json, line)
 
 
 def convert(

@@ -147,9 +147,6 @@ def test_state_is_plain_and_is_kept_apart(tmp_path: Path) -> None:
     assert len(metrics.rows) == 1
 
 
-# --- the line of an epoch
-
-
 def test_line() -> None:
     metrics = {"val/auroc": torch.tensor(0.71239), "train/loss": 0.5, "other": 3.0, "val/loss": 1.0}
     line = "epoch 3/8  train/loss 0.5000  val/loss 1.0000  val/auroc 0.7124"
@@ -166,9 +163,6 @@ def test_only_the_first_process_logs(first: bool, caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.INFO):
         EpochLine().on_train_epoch_end(trainer, trainer)
     assert caplog.messages == (["epoch 1/2  train/loss 0.2500"] if first else [])
-
-
-# --- the seed of an epoch
 
 
 def drawn(seed: int, epoch: int, before: int = 0, rank: int = 0) -> torch.Tensor:

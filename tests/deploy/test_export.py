@@ -1,0 +1,181 @@
+"""An exported file gives the checkpoint's scores, probabilities and calls, without this package."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import save_file
+
+from xray_lightning import export_checkpoint, load_classifier
+from xray_lightning.checkpoint import load_checkpoint
+from xray_lightning.cli.config import compose_settings
+from xray_lightning.deploy import export
+from xray_lightning.errors import CheckpointError, ConfigError, InvalidImageError
+from xray_lightning.metrics.calibration import METHODS, fit_calibration
+from xray_lightning.models.heads import HEADS
+from xray_lightning.models.network import XrayNet
+
+LABELS = ("Mass", "Nodule", "Effusion")
+README = Path(export.__file__).with_name("README.md")
+MODELS = sorted(path.stem for path in Path("conf/model").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder, rng = tmp_path_factory.mktemp("films"), np.random.default_rng(0)
+    paths = [folder / f"{number}.png" for number in range(5)]
+    for number, path in enumerate(paths):  # bright and dim ones: some are called
+        pixels = rng.integers(0, 256, (32, 32), dtype=np.uint8) // (1 + number % 2)
+        Image.fromarray(pixels).save(path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint_with_points: Path, films: list[Path], tmp_path_factory: Any) -> Any:
+    own, place = checkpoint_with_points, tmp_path_factory.mktemp("exported")
+    kinds = ("onnx", "pt2")
+    return {f: export_checkpoint(own, place / f"model.{f}", f, films=films) for f in kinds}
+
+
+def run(path: Path, pixels: np.ndarray) -> list[np.ndarray]:
+    """Scores, probabilities and calls of an exported file, by other code than its check's."""
+    if path.suffix == ".pt2":
+        outputs = torch.export.load(path).module()(torch.from_numpy(pixels))
+        return [output.detach().numpy() for output in outputs]
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: pixels})
+
+
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_scores_probabilities_and_calls(format, checkpoint_with_points, exported, films) -> None:
+    wanted, done = load_classifier(checkpoint_with_points, device="cpu")(films), exported[format]
+    assert (done.films, done.labels, done.bytes) == (5, LABELS, Path(done.path).stat().st_size)
+    assert done.largest_difference < 1e-6
+    assert 0 < np.nansum(wanted.calls) < np.isfinite(wanted.calls).sum()
+    for count in (1, 2, 5):
+        scores, probabilities, calls = run(Path(done.path), wanted.squares[:count])
+        np.testing.assert_allclose(scores, wanted.scores[:count], atol=1e-6)
+        np.testing.assert_allclose(probabilities, wanted.probabilities[:count], atol=1e-6)
+        np.testing.assert_array_equal(calls, wanted.calls[:count])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("prior", [0.5, 0.2])
+def test_calibrations(method, prior) -> None:
+    rng = np.random.default_rng(1)
+    scores = np.concatenate([rng.random(200), [0, 1, 1e-9, 1 - 1e-7]]).astype(np.float32)
+    fitted = fit_calibration(scores, rng.random(204) < scores, method).at_prior(0.5, prior)
+    found = export._calibrate(fitted, torch.from_numpy(scores))
+    np.testing.assert_allclose(found, fitted(scores), atol=1e-6)
+
+
+def test_the_metadata_say_what_the_file_is(exported) -> None:
+    text = {p.key: p.value for p in onnx.load(exported["onnx"].path).metadata_props}[
+        "xray_lightning"
+    ]
+    extra, facts = {"xray_lightning.json": ""}, json.loads(text)
+    torch.export.load(exported["pt2"].path, extra_files=extra)
+    assert facts == json.loads(extra["xray_lightning.json"])
+    assert (facts["labels"], facts["image_size"], facts["clahe"]) == (list(LABELS), 32, False)
+    assert 0.4 < facts["operating_points"]["labels"]["Mass"]["threshold"] < 0.6
+    assert "INTER_AREA" in facts["square"]
+    assert "fingerprint" not in text, "of the data"
+
+
+def test_safetensors_is_a_checkpoint_without_its_data(
+    checkpoint_with_points, films, tmp_path
+) -> None:
+    whole, bare = tmp_path / "run.ckpt", tmp_path / "m.safetensors"
+    raw = torch.load(checkpoint_with_points)
+    raw["xray_lightning"]["config"] = {"data": {"root": "/secret"}, "split": {}, "trainer": {}}
+    raw["xray_lightning"]["config"] |= {"tta": "flip"}
+    torch.save(raw, whole)
+    export_checkpoint(whole, bare, "safetensors")
+    assert load_checkpoint(whole).weights_sha256 == load_checkpoint(bare).weights_sha256
+    assert b"secret" not in bare.read_bytes()
+    description = asdict(load_checkpoint(bare).description)
+    assert (description["config"], description["split"]) == ({"tta": "flip"}, {})
+    first, second = (load_classifier(path, device="cpu")(films) for path in (whole, bare))
+    np.testing.assert_array_equal(first.scores, second.scores)
+    np.testing.assert_array_equal(first.probabilities, second.probabilities)
+
+
+def test_a_foreign_safetensors_is_no_checkpoint(tmp_path) -> None:
+    foreign, cut = tmp_path / "timm.safetensors", tmp_path / "cut.safetensors"
+    save_file({"weight": torch.zeros(2)}, foreign)
+    cut.write_bytes(foreign.read_bytes()[:20])
+    for path, message in ((foreign, "was not written by xray_lightning"), (cut, "is damaged")):
+        with pytest.raises(CheckpointError, match=message):
+            load_checkpoint(path)
+
+
+def test_bad_requests(checkpoint, films, tmp_path, monkeypatch) -> None:
+    text = films[0].with_name("text.png")
+    text.write_text("none")
+    with pytest.raises(ConfigError, match="format must be onnx, pt2, safetensors, got 'tflite'"):
+        export_checkpoint(checkpoint, tmp_path / "m.tflite", "tflite")
+    with pytest.raises(ConfigError, match=r"m.bin: a file of format=onnx ends in .onnx"):
+        export_checkpoint(checkpoint, tmp_path / "m.bin")
+    with pytest.raises(InvalidImageError, match=r"text.png"):
+        export_checkpoint(checkpoint, tmp_path / "m.pt2", "pt2", films=[text])
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "onnx", None)
+        with pytest.raises(ConfigError, match=r"needs onnx: pip install 'xray_lightning\[export"):
+            export_checkpoint(checkpoint, tmp_path / "m.onnx")
+    monkeypatch.setattr(export, "_calibrate", lambda _, scores: scores[: int(scores.sum())])
+    with pytest.raises(CheckpointError, match="cannot be exported as pt2"):
+        export_checkpoint(checkpoint, tmp_path / "m.pt2", "pt2")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("spoil", [lambda x: x + 0.01, lambda x: x * np.nan, lambda x: x[:1]])
+def test_a_file_of_other_scores_does_not_stay(spoil, checkpoint, tmp_path, monkeypatch) -> None:
+    def write(*arguments: Any) -> Any:
+        again = export.write_weights(*arguments)
+        return lambda pixels: [spoil(output) for output in again(pixels)]
+
+    old = tmp_path / "m.safetensors"
+    old.write_text("of yesterday")
+    monkeypatch.setitem(export.WRITERS, "safetensors", write)
+    with pytest.raises(CheckpointError, match=r"was not kept: .* differ by (0.01|inf)"):
+        export_checkpoint(checkpoint, old, "safetensors")
+    assert old.read_text() == "of yesterday"
+
+
+def test_the_lines_of_the_readme_need_no_torch(checkpoint, exported) -> None:
+    model = Path(exported["onnx"].path)
+    film = np.zeros((90, 60), np.uint8) + np.arange(60, dtype=np.uint8)
+    Image.fromarray(film).save(model.with_name("film.png"))
+    code = README.read_text().split("# without torch\n")[1].split("```")[0]
+    block = "import sys\nfor name in ('torch', 'xray_lightning', 'cv2'): sys.modules[name] = None\n"
+    command = [sys.executable, "-c", block + code]
+    shown = subprocess.check_output(command, cwd=model.parent, text=True)
+    printed = json.loads(shown.replace("'", '"').replace("nan", "NaN"))
+    square = np.asarray(ImageOps.pad(Image.fromarray(film), (32, 32), Image.Resampling.BOX))[None]
+    scores, probabilities, _ = run(model, square)
+    assert list(printed) == list(LABELS)
+    np.testing.assert_allclose(list(printed.values()), probabilities[0], atol=1e-6)
+    ours = load_classifier(checkpoint, device="cpu")(model.with_name("film.png"))
+    np.testing.assert_allclose(scores, ours.scores, atol=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [*MODELS, *HEADS])
+def test_every_network_and_head_exports(model, save, tmp_path) -> None:
+    if model in HEADS:
+        net = XrayNet(LABELS, "resnet18", head=model, image_size=64)
+    else:
+        config, _ = compose_settings([f"model={model}", "image_size=64", "weights=none"])
+        own = {k: v for k, v in config.model.items() if not k.startswith("_") and k != "weights"}
+        net = XrayNet(**{**own, "labels": LABELS, "image_size": 64})
+    checkpoint = save(net.eval(), tmp_path / "best.ckpt")
+    assert export_checkpoint(checkpoint, tmp_path / "m.onnx").largest_difference < 1e-5

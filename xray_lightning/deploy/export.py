@@ -1,0 +1,215 @@
+"""A checkpoint as one file for other programs: ONNX, a torch.export archive, or safetensors.
+
+A file stays only if it gives the scores and probabilities of the checkpoint.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from xray_lightning.checkpoint import KEY, load_checkpoint, write_safetensors
+from xray_lightning.data.geometry import RULE
+from xray_lightning.data.images import READER_VERSION, read_image
+from xray_lightning.deploy.classifier import Classifier, load_classifier
+from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.metrics.calibration import TINY, Calibration
+from xray_lightning.results import Result
+
+OUTPUTS = ("scores", "probabilities", "calls")
+BATCHES = (1, 2, 5)  # sizes that are checked
+TOLERANCE = 1e-4  # of a score or probability
+Pixels = npt.NDArray[np.uint8]  # (N, S, S)
+Run = Callable[[Pixels], Sequence[npt.NDArray[Any]]]  # pixels -> OUTPUTS, each (N, L)
+
+
+@dataclass(frozen=True)
+class Exported(Result):
+    """A file that :func:`export_checkpoint` wrote."""
+
+    path: str
+    format: str  # "onnx", "pt2" or "safetensors"
+    bytes: int
+    labels: tuple[str, ...]
+    image_size: int
+    largest_difference: float  # of scores and probabilities to those of the checkpoint
+    films: int  # real images it was checked on; 0: noise alone
+
+
+class Deployed(nn.Module):
+    """A classifier as a graph: pixels (N, S, S) uint8 in; scores, probabilities and calls out.
+
+    Of the outputs, (N, L) float32 each, probabilities are NaN for a label without calibration, and
+    calls (1 positive, 0 negative) for one without operating point.
+    """
+
+    thresholds: Tensor  # (L,)
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.net, self.flip = classifier.net, classifier.tta == "flip"
+        read = classifier.interpretation
+        self.calibrations = [read.calibrations.get(label) for label in classifier.labels]
+        thresholds = torch.tensor(read.thresholds, dtype=torch.float32)
+        self.register_buffer("thresholds", thresholds)
+        points = read.operating_points.to_json() if read.operating_points else {}
+        self.facts = {
+            **{"labels": list(classifier.labels), "outputs": list(OUTPUTS), "tta": classifier.tta},
+            **{**classifier.preprocessing, "square": RULE, "reader": READER_VERSION},
+            "operating_points": {k: v for k, v in points.items() if k != "fingerprint"},
+            "priors": read.to_json()["priors"],
+        }
+        self.eval().requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, probabilities and calls of pixels."""
+        images = pixels.unsqueeze(1).to(torch.float32) / 255  # (N, 1, S, S)
+        scores = torch.sigmoid(self.net(images))
+        if self.flip:
+            scores = (scores + torch.sigmoid(self.net(images.flip(3)))) / 2
+        columns = [_calibrate(c, scores[:, i]) for i, c in enumerate(self.calibrations)]
+        called = (scores >= self.thresholds).float()
+        calls = torch.where(torch.isnan(self.thresholds), torch.nan, called)
+        return scores, torch.stack(columns, dim=1), calls
+
+
+def _calibrate(calibration: Calibration | None, scores: Tensor) -> Tensor:
+    """What a calibration makes of scores (N,), by operations that every format has."""
+    if calibration is None:
+        return torch.full_like(scores, torch.nan)
+    exact = scores.double()
+    if calibration.method == "isotonic":
+        knots = torch.tensor(calibration.knots, dtype=torch.float64)
+        steps = torch.tensor(calibration.values, dtype=torch.float64)
+        width = (knots[1:] - knots[:-1]).clamp_min(1e-300)
+        share = ((exact[:, None] - knots[:-1]) / width).clamp(0, 1)
+        exact = steps[0] + (share * (steps[1:] - steps[:-1])).sum(dim=1)
+        if calibration.shift == 0:
+            return exact.float()
+    exact = exact.clamp(TINY, 1 - TINY)
+    odds = calibration.slope * (exact.log() - torch.log1p(-exact)) + calibration.intercept
+    return torch.sigmoid(odds + calibration.shift).float()
+
+
+def export_checkpoint(
+    path: str | Path,
+    out: str | Path,  # the file; ends in its format
+    format: str = "onnx",  # or "pt2", "safetensors"
+    *,
+    # images to check it on too, in batches of 1, 2 and 5; noise is checked anyway
+    films: Sequence[str | Path] = (),
+    **reading: Any,  # points and prior of ``load_classifier``; of safetensors the checkpoint's
+) -> Exported:
+    """Write a checkpoint as one file, and check that it gives the same scores.
+
+    ONNX and pt2 hold normalisation, sigmoid, calibration and thresholds, see :class:`Deployed`;
+    labels, size, reading rules and operating points are JSON in the metadata "xray_lightning".
+    safetensors hold the tensors and what :func:`~xray_lightning.load_classifier` needs, without
+    the run's settings, split and patients.
+
+    Raises:
+        ConfigError: an unknown format, another ending, or packages of the extra are missing.
+        CheckpointError: the network has no such graph, or the file gives other scores.
+        InvalidImageError: a film is not a readable image.
+    """
+    if format not in WRITERS:
+        raise ConfigError(f"format must be {', '.join(WRITERS)}, got {format!r}")
+    out = Path(out)
+    if out.suffix != f".{format}":
+        raise ConfigError(f"{out}: a file of format={format} ends in .{format}")
+    classifier = load_classifier(path, device="cpu", **reading)
+    size = classifier.preprocessing["image_size"]
+    kinds = [np.random.default_rng(0).integers(0, 256, (max(BATCHES), size, size), dtype=np.uint8)]
+    if films:
+        kinds.append(np.stack([classifier.fit(read_image(Path(film))) for film in films]))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.stem}.partial{out.suffix}")
+    try:
+        run = _write(format, classifier, kinds[0][:2], partial)
+        difference = max(_compare(classifier, run, pixels) for pixels in kinds)
+        if not difference <= TOLERANCE:
+            raise CheckpointError(
+                f"{out} was not kept: it gives scores that differ by {difference:.2g} from those "
+                f"of {path}; {TOLERANCE:g} is allowed"
+            )
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    sizes = out.stat().st_size, classifier.labels, size
+    return Exported(str(out), format, *sizes, difference, len(films))
+
+
+def _write(format: str, classifier: Classifier, two: Pixels, path: Path) -> Run:
+    """Write the file; what runs it again."""
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of the exporter, about itself
+            return WRITERS[format](classifier, torch.from_numpy(two), path)
+    except ImportError as error:
+        raise ConfigError(
+            f"format={format} needs {error.name}: pip install 'xray_lightning[export]'"
+        ) from error
+    except Exception as error:  # an exporter raises whatever a layer of it does
+        raise CheckpointError(
+            f"{classifier.checkpoint} cannot be exported as {format}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _compare(classifier: Classifier, run: Run, pixels: Pixels) -> float:
+    """The largest difference of scores and probabilities; infinite where a NaN is at odds."""
+    largest = 0.0
+    for count in BATCHES:
+        scores = classifier.score(pixels[:count])
+        wanted: list[npt.NDArray[Any]] = [scores]
+        wanted.append(classifier.interpretation.probabilities(scores))
+        for ours, theirs in zip(wanted, run(pixels[:count])[:2], strict=True):
+            same = ours.shape == theirs.shape and (np.isnan(ours) == np.isnan(theirs)).all()
+            gap = np.nanmax(np.abs(ours - theirs), initial=0) if same else np.inf
+            largest = max(largest, float(gap))
+    return largest
+
+
+def write_onnx(classifier: Classifier, example: Tensor, path: Path) -> Run:
+    """ONNX for onnxruntime and others, opset 18."""
+    import onnx
+    import onnxruntime
+
+    model = Deployed(classifier)
+    program: Any = torch.onnx.export(
+        model, (example,), input_names=["pixels"], output_names=list(OUTPUTS), dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch")},), opset_version=18, verbose=False,
+    )  # fmt: skip
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, {KEY: json.dumps(model.facts)})
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.save(proto, path)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda pixels: session.run(list(OUTPUTS), {"pixels": pixels})
+
+
+def write_pt2(classifier: Classifier, example: Tensor, path: Path) -> Run:
+    """An archive of torch.export, for torch without this package."""
+    model, batch = Deployed(classifier), {"pixels": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(model, (example,), dynamic_shapes=batch)
+    torch.export.save(program, path, extra_files={f"{KEY}.json": json.dumps(model.facts)})
+    loaded = torch.export.load(path).module()
+    return lambda pixels: [output.numpy() for output in loaded(torch.from_numpy(pixels))]
+
+
+def write_weights(classifier: Classifier, example: Tensor, path: Path) -> Run:
+    """What :func:`~xray_lightning.load_checkpoint` reads."""
+    write_safetensors(load_checkpoint(str(classifier.checkpoint)), path)
+    model = Deployed(load_classifier(path, device="cpu"))
+    return lambda pixels: [output.numpy() for output in model(torch.from_numpy(pixels))]
+
+
+WRITERS = {"onnx": write_onnx, "pt2": write_pt2, "safetensors": write_weights}
