@@ -144,9 +144,9 @@ WRITERS = {
     "report/drawings.py": {"savefig"},  # into memory
     "explain/overlays.py": {"savez"},  # these four into a file of writing.py
     "training/callbacks/epochs.py": {"to_csv"},
-    "checkpoint.py": {"torch.save"},
+    "checkpoint.py": {"torch.save", "save"},  # the second into memory
     "cli/build.py": {"OmegaConf.save"},
-    "deploy/export.py": {"save"},  # of the exporters, beside; renamed once it gives the same scores
+    "deploy/export.py": {"onnx.save", "torch.export.save"},  # beside; renamed once checked
     "deploy/predict.py": {"open"},  # rows added one by one; the next run cuts off a half one
     "report/external.py": {"TemporaryDirectory"},  # of the picture that the page holds
     "data/files.py": {"open"},  # what was done, line by line; a half line means: do it again
