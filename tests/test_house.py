@@ -1,7 +1,7 @@
 """The size of the house, measured and printed; a limit may be lowered, not raised.
 
 Raised once: for eight data sets of other hospitals, their vocabulary, several together and external
-validation, which no cut has paid for yet (package 25,299, tests 26,900, modules 31 before).
+validation, which no cut has paid for yet (package 25,299, tests 26,900 before).
 """
 
 import ast
@@ -11,12 +11,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xray_lightning"
 LIMITS = {
-    "lines of the package": 28_880,
-    "lines of cli/": 3_150,
-    "lines of tests": 29_740,
+    "lines of the package": 28_820,
+    "lines of cli/": 3_080,
+    "lines of tests": 29_690,
     "longest file": 450,
     "longest function": 43,
-    "modules imported by one other": 33,
+    "modules imported by one other": 31,
     "dict[str, Any]": 30,
     "deep _target_s": 0,
     "lines of README.md": 199,
