@@ -231,7 +231,7 @@ def _faults(plain: Mapping[str, Any], state: Any) -> Iterator[str]:
             yield f"{name} must be {', '.join(kind.__name__ for kind in kinds)}, got {entry!r:.80}"
         if isinstance(entry, float) and not math.isfinite(entry) and not name.startswith("config"):
             yield f"{name} is {entry}"
-    needed = NEEDED + (OF_A_RUN if "data" in plain["config"] else ())
+    needed = NEEDED + (OF_A_RUN if {*plain["config"]} - {"tta"} else ())
     needed += OF_PATIENTS if "split.population" in entries else ()
     yield from (f"{name} is missing" for name in needed if name not in entries)
     sizes = [entries[f"{name}.image_size"] for name in ("net", "preprocessing")]
