@@ -14,7 +14,7 @@ from pydicom.uid import JPEG2000Lossless
 from xray_lightning import UnknownPatientsWarning, Vindr
 from xray_lightning.data.source import readable_records
 from xray_lightning.data.splits import official_split
-from xray_lightning.data.vindr import DISEASES, KAGGLE, RARER
+from xray_lightning.data.vindr import KAGGLE, PHYSIONET
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, TableError
 from xray_lightning.records import Box
 
@@ -29,7 +29,7 @@ ROWS = (  # a: two of three, and one alone; b: all three; c: nobody
     *(f"b,Cardiomegaly,3,{reader},2,2,30,31" for reader in ("R2", "R3")),
     *(f"c,No finding,14,{reader},,,," for reader in ("R8", "R9", "R10")),
 )
-COLUMNS = [*KAGGLE, *RARER, *DISEASES, "No finding"]
+COLUMNS = [*PHYSIONET.labels, "No finding"]
 
 
 def kaggle(root: Path, *rows: str, header: str = HEADER) -> Path:
@@ -67,7 +67,7 @@ def physionet(root: Path) -> Path:
 )
 def test_readers(readers: str, nodule: float, effusion: float, tmp_path: Path) -> None:
     source = Vindr(kaggle(tmp_path, *ROWS), readers=readers)
-    assert source.labels == KAGGLE
+    assert source.labels == KAGGLE.labels
     assert source.title == f"vindr (readers: {readers})"
     a, b, c = source.records
     assert (a.image_id, a.patient_id, a.view) == ("a", "a", "PA")
@@ -100,7 +100,7 @@ def test_patients_are_unknown(tmp_path: Path) -> None:
 
 def test_physionet(tmp_path: Path) -> None:
     source = Vindr(physionet(tmp_path))
-    assert source.labels == (*KAGGLE, *RARER, *DISEASES)
+    assert source.labels == PHYSIONET.labels
     present = [
         [label for label, x in zip(source.labels, record.targets, strict=True) if x == 1]
         for record in source.records

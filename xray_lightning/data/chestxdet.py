@@ -31,27 +31,15 @@ from xray_lightning.data.source import (
     find_files,
     find_table,
     index_images,
-    require_directory,
+    read_facts,
 )
 from xray_lightning.data.tables import open_text
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Box, Record
 
 SIDE = 1024  # px of the square images that were outlined
-LABELS = (
-    *("Atelectasis", "Calcification", "Cardiomegaly", "Consolidation", "Diffuse Nodule"),
-    *("Effusion", "Emphysema", "Fibrosis", "Fracture", "Mass", "Nodule", "Pleural Thickening"),
-    "Pneumothorax",
-)
-EXPECTED = (
-    "A ChestX-Det folder holds ChestX_Det_train.json, ChestX_Det_test.json and the images in "
-    "train_data/ and test_data/ (or train/ and test/)"
-)
-UNKNOWN_PATIENTS = (
-    "patients cannot be told apart: ChestX-Det renamed NIH's images, every image counts as its own "
-    "patient. A network trained on NIH may know them: overlap=exclude compares their pixels"
-)
-PUBLISHED = {"table": {"train": 3_025, "test": 553, "outlines": 9_639, "without any": 611}}
+FACTS = read_facts("chestxdet")
+LABELS = FACTS.labels
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -77,12 +65,11 @@ class ChestXDet(Source):
 
     name = "chestxdet"
     labels = LABELS
+    facts = FACTS
 
     def __init__(self, root: str | Path, *, allow_missing: bool = False) -> None:
-        self.root = folder = require_directory(root, EXPECTED)
-        self.allow_missing = allow_missing
-        notes: list[str] = []
-        find_table(folder, ["ChestX_Det_train.json"], EXPECTED, notes)
+        folder, notes = self.open_folder(root, allow_missing=allow_missing)
+        find_table(folder, ["ChestX_Det_train.json"], FACTS.expected, notes)
         self._outlines: dict[str, list[Outline]] = {}
         parts = {
             part: read_outlines(path, self._outlines)
@@ -98,9 +85,7 @@ class ChestXDet(Source):
             [self._record(name, paths.get(name)) for name in self._outlines],
             notes,
             counts=_count(parts, self._outlines),
-            published=PUBLISHED,
             stray=paths.keys() - self._outlines.keys(),
-            unknown_patients=UNKNOWN_PATIENTS,
         )
 
     def mask(self, record: Record, label: str) -> Mask:

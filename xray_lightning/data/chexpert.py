@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.masks import PackedMask
-from xray_lightning.data.source import Mask, Source, find_files, locate_files, require_directory
+from xray_lightning.data.source import Mask, Source, find_files, locate_files, read_facts
 from xray_lightning.data.tables import Table, format_count, open_text, pause_collector, read_table
 from xray_lightning.data.uncertain import (
     SMOOTH,
@@ -50,11 +50,8 @@ from xray_lightning.data.uncertain import (
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.records import NAN, NO_FINDING, Record, Records, read_column
 
-LABELS = (
-    *(NO_FINDING, "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion"),
-    *("Edema", "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion"),
-    *("Pleural Other", "Fracture", "Support Devices"),
-)
+FACTS = read_facts("chexpert")
+LABELS = FACTS.labels
 RADIOLOGISTS = {"Airspace Opacity": "Lung Opacity"}  # their word for it in CheXlocalize and MIMIC
 UNMASKED = (NO_FINDING, "Pneumonia", "Pleural Other", "Fracture")
 MASKED = tuple(label for label in LABELS if label not in UNMASKED)
@@ -64,37 +61,7 @@ TABLES = {  # part -> names of its table, Stanford's and CheXlocalize's
     "test": ("test_labels.csv", "test.csv"),
 }
 FOLDERS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
-EXPECTED = (
-    "A CheXpert folder holds CheXpert-v1.0-small/train.csv (or CheXpert-v1.0/, or the files "
-    "themselves), optionally valid.csv and test_labels.csv, and the images in train/, valid/, test/"
-)
-_SIX = ("Atelectasis", "Consolidation", "Pneumonia", "Pleural Effusion", "Edema", "Cardiomegaly")
-_FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 _SIZE = ("images", "patients", "studies", "frontal", "lateral")
-
-
-def _name(names: Sequence[str], *numbers: int) -> dict[str, int]:
-    return dict(zip(names, numbers, strict=True))
-
-
-PUBLISHED: Mapping[str, Mapping[str, int]] = {
-    "train": _name(_SIZE, 223_414, 64_540, 187_641, 191_027, 32_387),
-    "train views": {"AP": 161_590, "PA": 29_420, "LL": 16, "RL": 1},
-    "train odd": {"sex unknown": 1, "age 0": 3, "no label": 12},
-    "train uncertain": {
-        NO_FINDING: 0,
-        **_name(_SIX, 33_739, 27_742, 18_770, 11_628, 12_984, 8_087),
-    },
-    "train absent": {NO_FINDING: 0, **_name(_SIX, 1_328, 28_097, 2_799, 35_396, 20_726, 11_116)},
-    "train present": _name(_SIX, 33_376, 14_783, 6_039, 86_187, 52_246, 27_000),
-    "train blank": _name(_SIX, 154_971, 152_792, 195_806, 90_203, 137_458, 177_211),
-    "valid": _name(_SIZE, 234, 200, 200, 202, 32),
-    "valid views": {"AP": 169, "PA": 33},
-    "valid uncertain": dict.fromkeys(LABELS, 0),
-    "valid present": {"Fracture": 0},
-    "test": {"images": 668, "patients": 500, "lateral": 150},
-    "test present": _name(_FIVE, 178, 175, 35, 85, 120),
-}
 
 
 class CheXpert(Source):
@@ -119,6 +86,7 @@ class CheXpert(Source):
 
     name = "chexpert"
     labels = LABELS
+    facts = FACTS
 
     def __init__(
         self,
@@ -132,20 +100,19 @@ class CheXpert(Source):
         segmentations: Sequence[str | Path] = (),
         allow_missing: bool = False,
     ) -> None:
-        self.root = folder = _find_archive(require_directory(root, EXPECTED))
-        self.allow_missing = allow_missing
+        folder, notes = self.open_folder(root, allow_missing=allow_missing)
+        self.root = folder = _find_archive(folder)
         self.choices = describe_choices(LABELS, uncertain, blank, smooth=smooth, seed=seed)
         read = partial(
             read_codes, labels=LABELS, uncertain=uncertain, blank=blank, smooth=smooth, seed=seed
         )
-        notes: list[str] = []
         counts: dict[str, dict[str, int]] = {}
         parts = {
             part: _read_part(read_table(path), part, folder, read, counts, notes)
             for part, path in _find_tables(folder).items()
         }
         self.official = _assign_parts(parts)
-        published = {name: rows for name, rows in PUBLISHED.items() if name.split()[0] in parts}
+        published = {name: rows for name, rows in FACTS.counts.items() if name.split()[0] in parts}
         records: Sequence[Record] = Records.join(list(parts.values()))
         self._masks: dict[str, dict[str, PackedMask]] = {}  # image -> label -> mask
         self._told: set[str] = set()  # images of which the files of masks tell what is absent
@@ -219,7 +186,7 @@ def _find_archive(root: Path) -> Path:
     """The folder of the tables: the root, or the one below it that has some."""
     folders = [root] if _find_tables(root) else sorted(filter(_find_tables, root.glob("*/")))
     if not folders:
-        raise DataNotFoundError(f"there is no label table {root / 'train.csv'}. {EXPECTED}")
+        raise DataNotFoundError(f"there is no label table {root / 'train.csv'}. {FACTS.expected}")
     if len(folders) > 1:
         names = ", ".join(folder.name for folder in folders)
         raise ConfigError(f"{root} holds several archives, {names}: set data.root={folders[0]}")
@@ -282,7 +249,7 @@ def _count_part(
     silent = int(np.isnan(codes).all(axis=1).sum())
     odd = {"sex unknown": strange, "age 0": int((ages == 0).sum()), "no label": silent}
     told = {f" {name}": rows for name, rows in count_codes(codes, LABELS).items()}
-    return {"": _name(_SIZE, *sizes), " views": views, " odd": odd, **told}
+    return {"": dict(zip(_SIZE, sizes, strict=True)), " views": views, " odd": odd, **told}
 
 
 def _describe_odd(part: str, odd: Mapping[str, int], views: Mapping[str, int]) -> list[str]:

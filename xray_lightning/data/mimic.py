@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.data.chexpert import LABELS, RADIOLOGISTS
+from xray_lightning.data.chexpert import RADIOLOGISTS
 from xray_lightning.data.partition import read_split_column
-from xray_lightning.data.source import Source, find_table, locate_files, require_directory
+from xray_lightning.data.source import Source, find_table, locate_files, read_facts
 from xray_lightning.data.tables import Table, format_count, pause_collector, read_table
 from xray_lightning.data.uncertain import (
     SMOOTH,
@@ -43,13 +43,8 @@ from xray_lightning.records import NAN, Records, read_column
 LABELERS = ("chexpert", "negbio")
 TESTS = ("reports", "radiologists")
 EXPERTS = "mimic-cxr-2.1.0-test-set-labeled.csv"
-EXPECTED = (
-    "A MIMIC-CXR-JPG folder holds mimic-cxr-2.0.0-metadata.csv.gz, -split.csv.gz and "
-    "-chexpert.csv.gz or -negbio.csv.gz, and the images in files/"
-)
-PUBLISHED = {"table": {"images": 377_110, "studies": 227_835}}
-VIEW_WORDS = {"LATERAL": "LL", "postero-anterior": "PA", "antero-posterior": "AP"}
-VIEW_WORDS |= {"lateral": "LL", "left lateral": "LL"}
+FACTS = read_facts("mimic")
+LABELS = FACTS.labels
 PORTABLE = "CHEST (PORTABLE AP)"  # the one procedure with a single view
 Told = npt.NDArray[np.bool_]  # (N, L)
 _IMAGE, _PATIENT, _STUDY, _VIEW = "dicom_id", "subject_id", "study_id", "ViewPosition"
@@ -76,6 +71,7 @@ class Mimic(Source):
 
     name = "mimic"
     labels = LABELS
+    facts = FACTS
 
     def __init__(
         self,
@@ -96,12 +92,10 @@ class Mimic(Source):
             )
         words = describe_choices(LABELS, uncertain, blank, smooth=smooth)
         self.choices = {"labels": labels, "test": test, **words}
-        self.root = folder = require_directory(root, EXPECTED)
-        self.allow_missing = allow_missing
-        notes: list[str] = []
+        folder, notes = self.open_folder(root, allow_missing=allow_missing)
         names = [f"mimic-cxr-2.0.0-{name}.csv" for name in ("metadata", "split", labels)]
         names += [EXPERTS] if test == "radiologists" else []
-        paths = [find_table(folder, [name], EXPECTED, notes) for name in names]
+        paths = [find_table(folder, [name], FACTS.expected, notes) for name in names]
         table, split, *studies = map(read_table, paths)
         table.require(_IMAGE, _PATIENT, _STUDY, _VIEW)
         table.refuse_repeats(_IMAGE)
@@ -118,7 +112,6 @@ class Mimic(Source):
             notes,
             views=views,
             counts=_count_records(records, subsets) | count_codes(reported, LABELS),
-            published=PUBLISHED,
         )
 
 
@@ -191,9 +184,9 @@ def _read_views(table: Table, notes: list[str]) -> list[str]:
     views: list[str] = []
     others: Counter[str] = Counter()
     for view, code, procedure in zip(*map(table.text, columns), strict=True):
-        views.append(VIEW_WORDS.get(view, view))
-        if not view and code in VIEW_WORDS:
-            views[-1], others["the view code"] = VIEW_WORDS[code], others["the view code"] + 1
+        views.append(FACTS.views.get(view, view))
+        if not view and code in FACTS.views:
+            views[-1], others["the view code"] = FACTS.views[code], others["the view code"] + 1
         elif not view and procedure == PORTABLE:
             views[-1], others["the procedure's text"] = "AP", others["the procedure's text"] + 1
     notes += [f"{format_count(n, 'view')} told by {source}" for source, n in others.items()]

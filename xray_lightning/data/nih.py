@@ -22,13 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from xray_lightning.data.names import NameIndex, read_list
-from xray_lightning.data.source import (
-    Source,
-    find_files,
-    find_table,
-    index_images,
-    require_directory,
-)
+from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts
 from xray_lightning.data.tables import Table, format_count, read_boxes, read_table
 from xray_lightning.errors import DataNotFoundError, SplitError
 from xray_lightning.records import CHEST_XRAY14, Box, Record, encode
@@ -40,11 +34,7 @@ LISTS = {  # subset -> names of its list: NIH's own, and Kaggle's
     "train_val": ("train_val_list.txt", "train_val_list_NIH.txt"),
     "test": ("test_list.txt", "test_list_NIH.txt"),
 }
-EXPECTED = (
-    "An NIH folder holds Data_Entry_2017_v2020.csv, the images in images/ or images_001/images/ ..."
-    " images_012/images/, and optionally train_val_list.txt, test_list.txt and BBox_List_2017.csv"
-)
-
+FACTS = read_facts("nih")
 _IMAGE, _PATIENT, _AGE, _VIEW = "Image Index", "Patient ID", "Patient Age", "View Position"
 _FINDINGS, _FOLLOW_UP, _SEX = "Finding Labels", "Follow-up #", "Patient Gender"
 _BOX_COLUMNS = (_IMAGE, "Finding Label", "Bbox [x", "y", "w", "h]")
@@ -68,14 +58,13 @@ class ChestXray14(Source):
 
     name = population = "nih"
     labels = CHEST_XRAY14
+    facts = FACTS
 
     def __init__(
         self, root: str | Path, *, allow_missing: bool = False, table: str | Path | None = None
     ) -> None:
-        self.root = folder = require_directory(root, EXPECTED)
-        self.allow_missing = allow_missing
-        notes: list[str] = []
-        path = folder / table if table else find_table(folder, TABLES, EXPECTED, notes)
+        folder, notes = self.open_folder(root, allow_missing=allow_missing)
+        path = folder / table if table else find_table(folder, TABLES, FACTS.expected, notes)
         folders = list(dict.fromkeys([folder, path.parent]))
         suffixes = (".png", ".jpg", ".jpeg")
         paths = index_images(find_image_folders(folder), suffixes, lambda path: path.name)

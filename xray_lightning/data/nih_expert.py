@@ -31,34 +31,25 @@ from xray_lightning.data.source import (
     find_files,
     find_table,
     index_images,
-    require_directory,
+    read_facts,
 )
 from xray_lightning.data.tables import Table, format_count, read_table
 from xray_lightning.data.vocabulary import unite
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import CHEST_XRAY14, NAN, Record
 
-EXPERT_LABELS = ("Fracture", "Pneumothorax", "Airspace opacity", "Nodule or mass")
+FACTS = read_facts("nih_expert")
+EXPERT_LABELS = FACTS.labels
 UNIONS = {"Nodule or mass": ("Nodule", "Mass")}  # exact: what the text miner says in two labels
 TABLE, FOLDER = "google2019_nih-chest-xray-labels.csv", "four_findings_expert_labels"
 OWN = {"validation_labels.csv": "train_val", "test_labels.csv": "test"}  # Google's two tables
 SETS = {"val": "train_val", "test": "test"}  # Set Id -> the official subset
-EXPECTED = (
-    f"An NIH folder with {TABLE}, or {FOLDER}/validation_labels.csv and test_labels.csv (.gz too), "
-    "and the images in images/ or images_001/images/ ..."
-)
 SELECTION = (
     "a selection rich in findings: its prevalences are no hospital's",
     "{} of NIH's train_val list: a network trained on it has learned the text miner's labels of "
     "these (split=official subset=test leaves them out)",
 )
 TEXT_MINER, GOOGLE, RSNA = "NIH's text miner", "Google's radiologists", "RSNA's readers"
-PUBLISHED = {
-    "table": {"images": 4_376, "patients": 1_695, "train_val": 2_414, "test": 1_962},
-    "Pneumothorax": {TEXT_MINER: 238, GOOGLE: 238, "both": 109},
-    "Nodule or mass": {TEXT_MINER: 455, GOOGLE: 605, "both": 256},
-}
-
 _IMAGE, _SET = "Image Index", "Set Id"
 Value = TypeVar("Value")
 
@@ -101,6 +92,7 @@ class NihExperts(Source):
     """
 
     name, population = "nih_expert", "nih"
+    facts = FACTS
 
     def __init__(
         self,
@@ -115,10 +107,9 @@ class NihExperts(Source):
             raise ConfigError(f"truth must be experts or text, got {truth!r}")
         if (rsna is None) != (nih_map is None):
             raise ConfigError(f"rsna and nih_map go together, got {rsna!r} and {nih_map!r}")
-        self.root = folder = require_directory(root, EXPECTED)
-        self.allow_missing, self.choices = allow_missing, {"truth": truth}
+        folder, notes = self.open_folder(root, allow_missing=allow_missing)
+        self.choices = {"truth": truth}
         paths = index_images(find_image_folders(folder), (".png", ".jpg"), lambda path: path.name)
-        notes: list[str] = []
         tables, subsets = read_tables(folder, notes)
         experts = {image: own for table in tables for image, own in read_experts(table).items()}
         records = [record for table in tables for record in make_records(table, (), paths, notes)]
@@ -136,7 +127,6 @@ class NihExperts(Source):
             [replace(r, targets=chosen.targets[r.image_id]) for r in records],
             [*notes, *(note.format(learned) for note in SELECTION)],
             counts=_count_truths(records, self.official, self.truths),
-            published=PUBLISHED,
         )
 
 
@@ -149,7 +139,7 @@ def read_tables(root: Path, notes: list[str]) -> tuple[list[Table], dict[str, st
     tables, subsets = [], dict[str, str]()
     for name, subset in OWN.items():
         names = [f"{FOLDER}/{name}", f"{FOLDER}_{name}"]
-        tables.append(table := _read(find_table(root, names, EXPECTED, notes)))
+        tables.append(table := _read(find_table(root, names, FACTS.expected, notes)))
         if shared := sorted(subsets.keys() & table.text(_IMAGE)):
             raise TableError(f"{table.path}: {shared[0]} is in the other table too")
         subsets |= dict.fromkeys(table.text(_IMAGE), subset)

@@ -24,27 +24,17 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from xray_lightning.data.label_map import encode_words, name_map, read_label_map
-from xray_lightning.data.source import Counts, Source, find_files, index_images, require_directory
+from xray_lightning.data.source import Counts, Source, find_files, index_images, read_facts
 from xray_lightning.data.tables import format_count, read_table
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.records import Record
 
 REPORTS, HEADERS = "ecgen-radiology", "nlmcxr_dicom_metadata.csv"
-EXPECTED = f"An Open-I folder holds {REPORTS}/*.xml, the PNG files, and optionally {HEADERS}(.gz)"
 IMAGE_FOLDERS = ("", "NLMCXR_png", "images")
 LABEL_MAP = Path(__file__).with_suffix(".yaml")
-LATERAL = dict.fromkeys(("RL", "LATERAL", "LARGE LATERAL"), "LL")  # its words for ours
 NOT_INDEXED = "No Indexing"
-UNKNOWN_PATIENTS = (
-    "a report counts as a patient: Open-I does not tell whose it is, so a patient who came twice "
-    "may be trained on and tested on"
-)
+FACTS = read_facts("openi")
 _IMAGE, _VIEW = "imageid", "View Position"
-PUBLISHED = {
-    "files": {"reports": 3_955, "images": 7_470, "headers": 7_469, "reports without image": 104},
-    _VIEW: {"PA": 3_593, "AP": 423, "LL": 717, "blank": 2_586},
-    "MeSH": {NOT_INDEXED: 95, "normal": 1_391},
-}
 
 Report = tuple[str, tuple[str, ...], tuple[str, ...]]  # uId, terms, images
 
@@ -66,6 +56,7 @@ class OpenI(Source):
 
     name = "openi"
     owner = "report"
+    facts = FACTS
 
     def __init__(
         self,
@@ -75,8 +66,7 @@ class OpenI(Source):
         views: Sequence[str] | None = ("PA", "AP"),
         allow_missing: bool = False,
     ) -> None:
-        self.root = folder = require_directory(root, EXPECTED)
-        self.allow_missing = allow_missing
+        folder, notes = self.open_folder(root, allow_missing=allow_missing)
         words = read_label_map(Path(label_map or LABEL_MAP))
         self.labels = tuple(words)
         self.choices = name_map(words, LABEL_MAP)
@@ -91,23 +81,24 @@ class OpenI(Source):
         indexed = [r for r in reports if r[1] and NOT_INDEXED not in r[1]]
         counts = _count_files(reports, headers)
         untold = counts["files"]["images"] - sum(len(images) for *_, images in indexed)
-        left_out = f"LEFT OUT: {format_count(untold, 'image')} of reports that were not indexed"
+        if untold:
+            notes.append(
+                f"LEFT OUT: {format_count(untold, 'image')} of reports that were not indexed"
+            )
         self.fill(
             [
                 Record(
                     *(image, report, encode_words(shorten_terms(terms), words), paths.get(image)),
-                    view=LATERAL.get(headers.get(image, ""), headers.get(image, "")),
+                    view=FACTS.views.get(headers.get(image, ""), headers.get(image, "")),
                     study_id=report,
                 )
                 for report, terms, images in indexed
                 for image in images
             ],
-            [left_out] if untold else [],
+            notes,
             views=views,
             counts=counts,
-            published=PUBLISHED,
             stray=paths.keys() - {image for *_, images in reports for image in images},
-            unknown_patients=UNKNOWN_PATIENTS,
         )
 
 
@@ -115,7 +106,7 @@ def read_reports(root: Path) -> list[Report]:
     """Every report in the order of its number."""
     files = sorted((root / REPORTS).glob("*.xml"), key=lambda path: (len(path.stem), path.stem))
     if not files:
-        raise DataNotFoundError(f"there is no report {root / REPORTS}/1.xml. {EXPECTED}")
+        raise DataNotFoundError(f"there is no report {root / REPORTS}/1.xml. {FACTS.expected}")
     reports, owners = [], dict[str, Path]()
     for path in files:
         reports.append(report := _read_report(path))

@@ -40,7 +40,7 @@ from xray_lightning.data.source import (
     Source,
     find_table,
     index_images,
-    require_directory,
+    read_facts,
 )
 from xray_lightning.data.tables import (
     Rows,
@@ -54,31 +54,12 @@ from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import NAN, Record, Records
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
-EXPECTED = (
-    f"A PadChest folder holds {TABLE} (.gz too) and the images in 0/ ... 50/ and 54/, or flat"
-)
 LABEL_MAP = Path(__file__).with_suffix(".yaml")
 FRONTAL = ("PA", "AP", "AP_horizontal")
-VIEWS = {"L": "LL", "UNK": ""}  # its words for ours
 LABELLED_BY = {"all": "", "physician": "Physician"}
 REASONS = ("exclude", "suboptimal study")  # labels of images that are no use
 SILENT = frozenset({"", "unchanged"})  # labels that tell nothing
-PUBLISHED: Mapping[str, Mapping[str, int]] = {
-    "table": {"images": 160_861, "patients": 67_625, "studies": 109_931, "folders": 52},
-    "Projection": {
-        **{"PA": 91_728, "L": 49_579, "AP_horizontal": 14_346, "AP": 4_559},
-        **{"COSTAL": 630, "EXCLUDE": 11, "UNK": 8},
-    },
-    "MethodLabel": {"RNN_model": 121_808, "Physician": 39_053},
-    "BitsStored_DICOM": {"12": 144_051, "10": 16_810},
-    "PatientSex_DICOM": {"O": 18},
-    "Pediatric": {"PED": 274},
-    "Labels": {
-        **{"different": 193, "none": 103, "'pneumonia'": 3_474, "' pneumonia'": 4_563},
-        **{"exclude": 1_312, "suboptimal study": 1_839},
-        **{"pseudonodule": 2_241, "subcutaneous emphysema": 213},
-    },
-}
+FACTS = read_facts("padchest")
 
 _IMAGE, _FOLDER, _STUDY, _PATIENT = "ImageID", "ImageDir", "StudyID", "PatientID"
 _DATE, _BIRTH, _SEX, _VIEW = "StudyDate_DICOM", "PatientBirth", "PatientSex_DICOM", "Projection"
@@ -112,6 +93,7 @@ class PadChest(Source):
     """
 
     name = "padchest"
+    facts = FACTS
 
     @pause_collector()
     def __init__(
@@ -127,13 +109,11 @@ class PadChest(Source):
     ) -> None:
         if labelled_by not in LABELLED_BY:
             raise ConfigError(f"labelled_by must be all or physician, got {labelled_by!r}")
-        self.root = folder = require_directory(root, EXPECTED)
-        self.allow_missing = allow_missing
+        folder, notes = self.open_folder(root, allow_missing=allow_missing)
         words = read_label_map(Path(label_map or LABEL_MAP))
         self.labels = tuple(words)
         self.choices = _name_choices(words, pediatric, labelled_by)
-        notes: list[str] = []
-        table = _read_table(find_table(folder, [TABLE], EXPECTED, notes))
+        table = _read_table(find_table(folder, [TABLE], FACTS.expected, notes))
         rows, cells = table.parse_distinct(_LABELS, parse_labels, "a list of words as ['mass']")
         told = [frozenset(map(str.strip, cell)) for cell in cells]
         reasons = np.array(list(map(_find_reason, told)), dtype=object)[rows]
@@ -151,7 +131,7 @@ class PadChest(Source):
         self._bits = dict(zip(table.text(_IMAGE), bits, strict=True))
         counts = _count_table(table, rows, cells, words, notes)
         stray = paths.keys() - self._bits.keys()
-        self.fill(records, notes, views=views, counts=counts, published=PUBLISHED, stray=stray)
+        self.fill(records, notes, views=views, counts=counts, stray=stray)
 
     def read(self, record: Record) -> Pixels:
         """The image by its stored bits, (H, W) uint8: ``round(255 value / (2**bits - 1))``."""
@@ -232,9 +212,9 @@ def _count_table(
         "different": len(used.keys() - {""}),
         "none": sum(n for entries, n in zip(cells, numbers, strict=True) if not entries),
         **{repr(word): as_written[word] for word in ("pneumonia", " pneumonia")},
-        **{word: used[word] for word in PUBLISHED[_LABELS] if word in used},
+        **{word: used[word] for word in FACTS.counts[_LABELS] if word in used},
     }
-    named = {name: table.count(name) for name in PUBLISHED if name in _COLUMNS}
+    named = {name: table.count(name) for name in FACTS.counts if name in _COLUMNS}
     return {"table": {"images": len(table), **sizes}, **named, _LABELS: labels}
 
 
@@ -282,6 +262,6 @@ def _make_records(
         path=map(paths.get, images),
         age=allowed_ages(np.array(years) - births, notes),
         sex=table.sexes(_SEX, notes),
-        view=table.convert(_VIEW, lambda cell: VIEWS.get(cell, cell), "a view"),
+        view=table.convert(_VIEW, lambda cell: FACTS.views.get(cell, cell), "a view"),
         study_id=table.text(_STUDY),
     )

@@ -28,13 +28,7 @@ import numpy as np
 
 from xray_lightning.data.dicom.acquisition import describe_films
 from xray_lightning.data.nih_map import match_exposures, nih_patient, require_all, split_as_nih
-from xray_lightning.data.source import (
-    Source,
-    find_files,
-    find_table,
-    index_images,
-    require_directory,
-)
+from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts
 from xray_lightning.data.tables import Table, format_count, is_present, read_table
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.records import Box, Records
@@ -42,16 +36,8 @@ from xray_lightning.records import Box, Records
 BOX_FRAME = (1024, 1024)  # (width, height) in px of the images the radiologists saw
 STAGES = ("stage_2", "stage_1")  # best first
 OPACITY, NORMAL, OTHER = "Lung Opacity", "Normal", "No Lung Opacity / Not Normal"
-EXPECTED = (
-    "An RSNA folder holds stage_2_train_labels.csv, optionally stage_2_detailed_class_info.csv, "
-    "and the DICOM files in stage_2_train_images/ (or stage_1_... of each)"
-)
 NEGATIVES = ("all", "normal")
-UNKNOWN_PATIENTS = (
-    "patients cannot be told apart: RSNA's ids name images, and every image counts as its own "
-    "patient. A random split of the images has been measured to leak: the patient of 69.8 % of the "
-    "test images (80/20) was trained on. Set data.nih_map to RSNA's published map to NIH"
-)
+FACTS = read_facts("rsna")
 
 _IMAGE, _TARGET, _CLASS = "patientId", "Target", "class"
 _SIDES = ("x", "y", "width", "height")
@@ -80,6 +66,7 @@ class Rsna(Source):
     """
 
     name = "rsna"
+    facts = FACTS
 
     def __init__(
         self,
@@ -96,11 +83,10 @@ class Rsna(Source):
             raise ConfigError(f"negatives must be all or normal, got {negatives!r}")
         if nih_test_list and not nih_map:
             raise ConfigError("nih_test_list names NIH's images: set nih_map too")
-        self.root = folder = require_directory(root, EXPECTED)
-        self.negatives, self.allow_missing, self.labels = negatives, allow_missing, (label,)
-        notes: list[str] = []
+        folder, notes = self.open_folder(root, allow_missing=allow_missing)
+        self.negatives, self.labels = negatives, (label,)
         tables = [f"{stage}_train_labels.csv" for stage in STAGES]
-        table = read_table(find_table(folder, tables, EXPECTED, notes))
+        table = read_table(find_table(folder, tables, FACTS.expected, notes))
         stage, boxes = table.path.name[: len(STAGES[0])], read_rows(table, label)
         place = folder / f"{stage}_detailed_class_info.csv"
         classes = read_classes(place, boxes, required=negatives == "normal")
@@ -120,8 +106,8 @@ class Rsna(Source):
             box_frame=[BOX_FRAME] * len(chosen),
             **describe_films(files, notes, read=headers),
         )
-        stray, unknown = paths.keys() - boxes.keys(), "" if nih_map else UNKNOWN_PATIENTS
-        self.fill(records, notes, stray=stray, unknown_patients=unknown)
+        stray = paths.keys() - boxes.keys()
+        self.fill(records, notes, stray=stray, patients_told=bool(nih_map))
 
     @property
     def title(self) -> str:

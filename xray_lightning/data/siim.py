@@ -22,22 +22,14 @@ import numpy as np
 
 from xray_lightning.data.dicom.acquisition import describe_films
 from xray_lightning.data.masks import Runs, draw_runs, surround_runs
-from xray_lightning.data.source import Mask, Source, find_table, index_images, require_directory
+from xray_lightning.data.source import Mask, Source, find_table, index_images, read_facts
 from xray_lightning.data.tables import Table, read_table
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Box, Record, Records
 
 FILMS = "dicom-images-train"
 SIDE = 1024  # px of the square images that were outlined
-EXPECTED = (
-    "A SIIM folder holds train-rle.csv and the DICOM files in dicom-images-train/STUDY/SERIES/"
-)
-UNKNOWN_PATIENTS = (
-    "patients cannot be told apart: SIIM's table names images alone, every image counts as its own "
-    "patient, and images of one patient may lie on both sides of a random split. They are believed "
-    "to be images of NIH, so a network trained there may know them: overlap=exclude compares pixels"
-)
-PUBLISHED = {"table": {"rows": 12_954, "images": 12_047, "positive": 2_669, "several rows": 624}}
+FACTS = read_facts("siim")
 _IMAGE, _RUNS = "ImageId", "EncodedPixels"
 
 
@@ -56,15 +48,14 @@ class Siim(Source):
     """
 
     name = "siim"
-    labels = ("Pneumothorax",)
+    labels = FACTS.labels
+    facts = FACTS
 
     def __init__(
         self, root: str | Path, *, headers: bool = True, allow_missing: bool = False
     ) -> None:
-        self.root = folder = require_directory(root, EXPECTED)
-        self.allow_missing = allow_missing
-        notes: list[str] = []
-        table = read_table(find_table(folder, ["train-rle.csv"], EXPECTED, notes))
+        folder, notes = self.open_folder(root, allow_missing=allow_missing)
+        table = read_table(find_table(folder, ["train-rle.csv"], FACTS.expected, notes))
         self._outlines = read_outlines(table)
         films, images = folder / FILMS, list(self._outlines)
         paths = index_images([folder, films, *films.glob("*/*")], (".dcm", ".png"))
@@ -83,9 +74,7 @@ class Siim(Source):
             records,
             notes,
             counts=_count(len(table), self._outlines),
-            published=PUBLISHED,
             stray=paths.keys() - self._outlines.keys(),
-            unknown_patients=UNKNOWN_PATIENTS,
         )
 
     def mask(self, record: Record, label: str) -> Mask:

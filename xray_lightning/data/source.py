@@ -6,8 +6,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import numpy.typing as npt
+import yaml  # type: ignore[import-untyped]
 
 from xray_lightning.data.images import READER_VERSION, read_record
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, MissingImagesError
@@ -30,8 +31,30 @@ Identity = dict[str, str | int | float | bool]
 Counts = Mapping[str, Mapping[str, int]]  # table -> what is counted in it -> number
 
 
+PUBLISHED = Path(__file__).with_name("published.yaml")
+
+
 class UnknownPatientsWarning(UserWarning):
     """Images of one patient cannot be recognised, so no split can keep them together."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is fixed about a published data set, see ``published.yaml``."""
+
+    expected: str = ""  # what its folder holds
+    unknown_patients: str = ""  # why patients cannot be told apart
+    labels: tuple[str, ...] = ()  # the L labels
+    views: Mapping[str, str] = field(default_factory=dict)  # its words for ours
+    counts: Counts = field(default_factory=dict)  # what stands in its tables
+
+
+@cache
+def read_facts(name: str) -> Facts:
+    """What ``published.yaml`` tells of a data set."""
+    entry = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))[name]
+    facts = Facts(**{key.replace(" ", "_"): value for key, value in entry.items()})
+    return replace(facts, labels=tuple(facts.labels))
 
 
 class Example(TypedDict):
@@ -79,6 +102,7 @@ class Source:
             title and of every split's fingerprint.
         counts: what stands in the table as it was published, before anything is left out:
             {"views": {"AP": 161_590, "PA": 29_420}}.
+        facts: what is fixed about a published set.
     """
 
     name: str = "source"
@@ -93,6 +117,7 @@ class Source:
     notes: Sequence[str] = ()
     choices: Mapping[str, str] = MappingProxyType({})
     counts: Counts = MappingProxyType({})
+    facts: Facts = Facts()
 
     @property
     def title(self) -> str:
@@ -129,6 +154,11 @@ class Source:
         folder = {"root": str(self.root.resolve())} if self.root else {}
         return {"source": self.name, **folder, "reader": READER_VERSION}
 
+    def open_folder(self, root: str | Path, *, allow_missing: bool) -> tuple[Path, list[str]]:
+        """Take the folder of a published set; it, and a list for notes on what is odd there."""
+        self.root, self.allow_missing = require_directory(root, self.facts.expected), allow_missing
+        return self.root, []
+
     def fill(
         self,
         records: Sequence[Record],
@@ -136,22 +166,22 @@ class Source:
         *,
         views: Sequence[str] | None = None,  # of the records to keep; None: all
         counts: Counts = MappingProxyType({}),  # what stands in the table
-        published: Counts = MappingProxyType({}),  # what should
+        published: Counts | None = None,  # what should; None: all that ``facts`` tell
         stray: Collection[str] = (),  # images on disk that the table does not name
-        unknown_patients: str = "",  # why they cannot be told apart: a warning too
+        patients_told: bool = False,  # although ``facts`` say why they cannot be told apart
     ) -> None:
         """Take the records of a folder; notes say what is not as one expects."""
-        said = [*([unknown_patients] if unknown_patients else []), *notes]
-        said += compare_counts(counts, published)
-        self.unknown_patients = unknown_patients
+        self.unknown_patients = "" if patients_told else self.facts.unknown_patients
+        said = [*filter(None, [self.unknown_patients]), *notes]
+        said += compare_counts(counts, self.facts.counts if published is None else published)
         self.counts, self.records = dict(counts), select_views(records, views, said)
         gone = (
             f"{len(self.missing):,} of the {len(self):,} images in the label table are not on disk"
         )
         extra = f"Image files on disk that are not in the label table: {len(stray):,}"
         self.notes = (*said, *([gone] if self.missing else []), *([extra] if stray else []))
-        if unknown_patients:  # said to who called the constructor
-            text = f"{self.title}: {unknown_patients}"
+        if self.unknown_patients:  # said to who called the constructor
+            text = f"{self.title}: {self.unknown_patients}"
             warnings.warn(text, UnknownPatientsWarning, stacklevel=3)
 
     def __len__(self) -> int:

@@ -34,23 +34,14 @@ from xray_lightning.data.source import (
     find_files,
     find_table,
     index_images,
-    require_directory,
+    read_facts,
 )
 from xray_lightning.data.tables import Table, format_count, is_present, read_table
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Box, Record
 
-KAGGLE = (
-    *("Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Consolidation"),
-    *("ILD", "Infiltration", "Lung Opacity", "Nodule/Mass", "Other lesion", "Pleural effusion"),
-    *("Pleural thickening", "Pneumothorax", "Pulmonary fibrosis"),
-)
-RARER = (
-    *("Clavicle fracture", "Edema", "Emphysema", "Enlarged PA", "Lung cavity", "Lung cyst"),
-    *("Mediastinal shift", "Rib fracture"),
-)
-DISEASES = ("COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases")  # without boxes
-ALL = (*KAGGLE, *RARER, *DISEASES)
+PHYSIONET, KAGGLE = read_facts("vindr"), read_facts("vindr on Kaggle")
+DISEASES = PHYSIONET.labels[-5:]  # without boxes
 NONE = "No finding"
 TABLES = ("annotations/image_labels_train.csv", "train.csv")
 READERS: Mapping[str, Callable[[float], float]] = {  # share of the readers who marked it -> target
@@ -58,24 +49,6 @@ READERS: Mapping[str, Callable[[float], float]] = {  # share of the readers who 
     "majority": lambda share: float(share > 0.5),
     "all": lambda share: float(share == 1),
     "share": float,
-}
-EXPECTED = (
-    "A VinDr-CXR folder holds annotations/image_labels_train.csv and annotations_train.csv "
-    "(PhysioNet) or train.csv (Kaggle), and the films in train/ and test/"
-)
-UNKNOWN_PATIENTS = (
-    "patients cannot be told apart: no table of VinDr-CXR names them, every image counts as its "
-    "own patient, and images of one patient may lie on both sides of a random split"
-)
-_COUNTED = ("Pneumothorax", "Nodule/Mass", "Cardiomegaly", "Pleural effusion")
-PUBLISHED: Mapping[str, Counts] = {
-    "PhysioNet": {"table": {"rows": 45_000, "images": 15_000, "readers": 17}},
-    "Kaggle": {
-        "table": {"rows": 67_914, "images": 15_000, "readers": 17, "three No finding": 10_606},
-        "any": dict(zip(_COUNTED, (96, 826, 2_300, 1_032), strict=True)),
-        "majority": dict(zip(_COUNTED, (58, 405, 1_817, 634), strict=True)),
-        "all": dict(zip(_COUNTED, (45, 181, 1_297, 439), strict=True)),
-    },
 }
 _IMAGE, _READER, _CLASS = "image_id", "rad_id", "class_name"
 _CORNERS = ("x_min", "y_min", "x_max", "y_max")
@@ -116,17 +89,18 @@ class Vindr(Source):
     """
 
     name = "vindr"
+    facts = PHYSIONET
 
     def __init__(
         self, root: str | Path, *, readers: str = "majority", allow_missing: bool = False
     ) -> None:
         if readers not in READERS:
             raise ConfigError(f"readers must be one of {', '.join(READERS)}, got {readers!r}")
-        self.root = folder = require_directory(root, EXPECTED)
-        self.allow_missing, self.choices = allow_missing, {"readers": readers}
-        notes: list[str] = []
-        first = find_table(folder, TABLES, EXPECTED, notes)
-        package, self.labels = ("Kaggle", KAGGLE) if first.parent == folder else ("PhysioNet", ALL)
+        folder, notes = self.open_folder(root, allow_missing=allow_missing)
+        self.choices = {"readers": readers}
+        first = find_table(folder, TABLES, self.facts.expected, notes)
+        self.facts = KAGGLE if first.parent == folder else PHYSIONET
+        self.labels = self.facts.labels
         parts = read_parts(first, self.labels)
         if len(parts) == 2:
             train, test = (frozenset(part.marked) for part in parts)
@@ -146,9 +120,7 @@ class Vindr(Source):
             records,
             [*notes, *_list_oddities(parts[0], records, self.labels)],
             counts=_count(parts[0], self.labels),
-            published=PUBLISHED[package],
             stray=paths.keys() - {record.image_id for record in records},
-            unknown_patients=UNKNOWN_PATIENTS,
         )
 
 
@@ -166,7 +138,7 @@ def read_parts(first: Path, labels: Sequence[str]) -> list[Readings]:
     tested = find_files(first.parent, "image_labels_test.csv")[:1]
     parts = [_read_marks(part, labels) for part in (table, *map(read_table, tested))]
     for part, name in zip(parts, ("train", "test"), strict=False):
-        boxes = find_table(first.parent, [f"annotations_{name}.csv"], EXPECTED, [])
+        boxes = find_table(first.parent, [f"annotations_{name}.csv"], PHYSIONET.expected, [])
         _read_boxes(read_table(boxes), labels, part)
     return parts
 
