@@ -24,7 +24,6 @@ APP = typer.Typer(
 )
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 ANY_FLAG = {"ignore_unknown_options": True}
-VERSION = typer.Option("--version", help="and leave")
 OUT = "folder for what is written"
 PAGE = Path(__file__).with_name("help.md").read_text(encoding="utf-8")
 TEXTS = dict(part.split("\n\n", 1) for part in PAGE.split("\n## ")[1:])  # verb -> its settings
@@ -112,7 +111,7 @@ def train(context: typer.Context) -> None:
 def evaluate(request: Request) -> None:
     """Score a checkpoint, or a run's best, on its own test images or on other data."""
     (checkpoint,) = require_files(request, request.files)
-    call("evaluate.evaluate_checkpoint", checkpoint, request.overrides, **request.json_option)
+    call("evaluate.evaluate_checkpoint", checkpoint, request.overrides, as_json=request.as_json)
 
 
 @verb("CHECKPOINT PATH...")
@@ -144,25 +143,25 @@ def convert(request: Request) -> None:
     chosen = request.read(bits=8, workers=None, rename=False, frame=None, colour="")
     chosen["colour"] = chosen["colour"] or None
     source, out = map(Path, request.files)
-    call("files.convert", source, out, **chosen, **request.json_option)
+    call("files.convert", source, out, **chosen, as_json=request.as_json)
 
 
 @verb()
 def cache(request: Request) -> None:
     """Decode a data set ahead of training: xray cache data=nih data.root=DIR image_size=256."""
-    call("datasets.cache", request.overrides, **request.json_option)
+    call("datasets.cache", request.overrides, as_json=request.as_json)
 
 
 @verb()
 def data(request: Request) -> None:
     """What is in a folder: counts per label and subset, images on disk, problems."""
-    call("datasets.data", request.overrides, **request.json_option)
+    call("datasets.data", request.overrides, as_json=request.as_json)
 
 
 @verb()
 def labels(request: Request) -> None:
     """How each data set calls a finding: xray labels data.sets=[nih,chexpert]; none: all."""
-    call("labels.labels", request.overrides, **request.json_option)
+    call("labels.labels", request.overrides, as_json=request.as_json)
 
 
 @verb("TABLE")
@@ -182,7 +181,7 @@ def compare(request: Request) -> None:
 @verb("CHECKPOINT...")
 def external(request: Request) -> None:
     """Does it work in another hospital? xray external CKPT data=[rsna] data.rsna.root=DIR."""
-    call("external.external", request.files, request.overrides, **request.json_option)
+    call("external.external", request.files, request.overrides, as_json=request.as_json)
 
 
 @verb("FOLDER")

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xray_lightning.cli import settings
-from xray_lightning.cli.request import Own, describe_unknown
+from xray_lightning.cli.request import Own, describe_unknown, take_own
 from xray_lightning.cli.sets import SEVERAL, search_path, split_sets, write_sources
 from xray_lightning.cli.settings import Settings, find_conf, list_keys
 from xray_lightning.errors import ConfigError, XrayError
@@ -122,9 +122,8 @@ def split_run_dir(overrides: Iterable[str]) -> tuple[list[str], Path | None]:
     >>> split_run_dir(["seed=1", "hydra.run.dir=out"])
     (['seed=1'], PosixPath('out'))
     """
-    values = [text for text in overrides if not text.startswith(f"{RUN_DIR}=")]
-    folders = [text.partition("=")[2] for text in overrides if text.startswith(f"{RUN_DIR}=")]
-    return values, Path(folders[-1]) if folders else None
+    own, values = take_own(overrides, {RUN_DIR: ""})
+    return values, Path(own[RUN_DIR]) if own[RUN_DIR] else None
 
 
 def read_value(name: str, text: str) -> Any:
@@ -158,16 +157,12 @@ def change_settings(saved: Own, overrides: Sequence[str]) -> DictConfig:
             OmegaConf.update(config, group, choice[group], merge=False)
     for change in parsed:
         if change not in groups:
-            _set(config, change.key_or_group, change.value())
+            try:
+                OmegaConf.update(config, change.key_or_group, change.value())
+            except OmegaConfBaseException as error:
+                known = set(list_keys(config))
+                raise describe_unknown(change.key_or_group, known) from error
     return config
-
-
-def _set(config: DictConfig, key: str, value: Any) -> None:
-    parent, _, leaf = key.rpartition(".")
-    node = OmegaConf.select(config, parent) if parent else config
-    if not isinstance(node, DictConfig) or leaf not in list(node.keys()):
-        raise describe_unknown(key, set(list_keys(config)))
-    OmegaConf.update(config, key, value)
 
 
 # --- saved configurations of somebody else ----------------------------------------------------

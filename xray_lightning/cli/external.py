@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xray_lightning.cli.config import compose_settings, make, require_trusted, to_container
-from xray_lightning.cli.request import take_own
+from xray_lightning.cli.request import present, take_own
 from xray_lightning.cli.sets import split_sets, write_sources
 from xray_lightning.cli.settings import Settings, find_checkpoints, require_settings
 from xray_lightning.data.source import Source
@@ -16,7 +16,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.folders import prepare_folder
 from xray_lightning.processes import quieten
 from xray_lightning.report.terminal import show
-from xray_lightning.writing import json_text, open_replacing, write_json
+from xray_lightning.writing import open_replacing, write_json
 
 if TYPE_CHECKING:  # need torch, which is loaded once everything named was found
     from xray_lightning.checkpoint import Checkpoint
@@ -44,13 +44,13 @@ def external(names: Sequence[str], overrides: Sequence[str], *, as_json: bool = 
         folder = prepare_folder(run_dir or Path("outputs") / f"external_{'_'.join(sources)}")
         result = _validate(paths, sources, config, folder, boot, trust)
     result = replace(result, command=" ".join(["xray external", *names, *overrides]))
-    _write(result, folder)
-    if as_json:
-        print(json_text(result.to_json()))
-        return
-    from xray_lightning.report.external import external_lines
+    from xray_lightning.report.external import external_lines, external_page, heat_figure
 
-    show(*external_lines(result), f"written to {folder}")
+    write_json(result.to_json(), folder / "external.json")
+    heat_figure(result, folder / "external.png")
+    with open_replacing(folder / "external.html") as file:
+        file.write(external_page(result))
+    present(result.to_json(), as_json, *external_lines(result), f"written to {folder}")
 
 
 def _require_reads(rest: Sequence[str], name: str) -> None:
@@ -102,13 +102,3 @@ def _validate(
         draws=boot[0],
         seed=boot[1],
     )
-
-
-def _write(result: "ExternalValidation", folder: Path) -> None:
-    """external.json, and the page and the figure of it."""
-    from xray_lightning.report.external import external_page, heat_figure
-
-    write_json(result.to_json(), folder / "external.json")
-    heat_figure(result, folder / "external.png")
-    with open_replacing(folder / "external.html") as file:
-        file.write(external_page(result))

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from xray_lightning.cli.config import compose_settings, make
+from xray_lightning.cli.request import present
 from xray_lightning.cli.sets import split_sets
 from xray_lightning.data.labels import tabulate_labels
 from xray_lightning.data.source import Source
 from xray_lightning.data.vocabulary import list_sets
-from xray_lightning.report.terminal import labels_tables, show
-from xray_lightning.writing import json_text
+from xray_lightning.report.terminal import labels_tables
 
 
 def labels(overrides: Sequence[str], *, as_json: bool = False) -> None:
@@ -18,15 +18,12 @@ def labels(overrides: Sequence[str], *, as_json: bool = False) -> None:
         compose_settings(rest)  # refuses what no setting has
     sources = {name: _open(own, rest) for name, own in settings.items()}
     table = tabulate_labels(sources or dict.fromkeys(list_sets()))
-    if as_json:
-        print(json_text(table.to_json()))
-        return
     notes = [
         f"note: {name}: {note}"
         for name, source in sources.items()
         for note in (source.notes if source else ())
     ]
-    show(*labels_tables(table), *notes)
+    present(table.to_json(), as_json, *labels_tables(table), *notes)
 
 
 def _open(own: Sequence[str], rest: Sequence[str]) -> Source | None:

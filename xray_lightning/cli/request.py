@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.writing import json_text, write_json
 
 SETTING = re.compile(r"[+~]*[\w.@]+(/\w+)?=")  # hydra/launcher= too; a path with = stands first
@@ -30,11 +30,6 @@ class Request:
     def overrides(self) -> list[str]:
         """The settings, ``--out`` as Hydra calls it."""
         return [*self.settings, *([f"hydra.run.dir={self.out}"] if self.out else [])]
-
-    @property
-    def json_option(self) -> dict[str, bool]:
-        """For verbs that print JSON on demand."""
-        return {"as_json": True} if self.as_json else {}
 
     def require_out(self) -> Path:
         """The folder for results."""
@@ -102,7 +97,7 @@ def read_setting(name: str, text: str, default: Any) -> Any:
         return default if default is None else text
     least = LEAST.get(name, 1)
     if not text.isdecimal() or int(text) < least:
-        raise ConfigError(f"{name} must be an integer of at least {least}, got {text!r}")
+        require_integer(name, text, least)
     return int(text)
 
 

@@ -1,14 +1,13 @@
 """``xray score``: anybody's table of scores against a data set's label table; without torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from xray_lightning.cli.config import compose_settings, make, read_value
 from xray_lightning.cli.request import Own, choose_labels, present, take_own
-from xray_lightning.cli.settings import Settings, point_settings
+from xray_lightning.cli.settings import point_settings
 from xray_lightning.data.nih_expert import NihExperts
 from xray_lightning.data.partition import SUBSETS, Split, split_source
 from xray_lightning.data.source import Source, select_labels
@@ -19,12 +18,10 @@ from xray_lightning.evaluation.priors import require_prior
 from xray_lightning.evaluation.scores import find_scored_labels, read_scores
 from xray_lightning.evaluation.truths import NEEDED, score_truths
 from xray_lightning.folders import prepare_folder
-from xray_lightning.metrics.operating_points import OperatingPoints
-from xray_lightning.records import Record, patient_ids, patients_text, target_matrix
+from xray_lightning.records import Record, patients_text, take_records, target_matrix
 from xray_lightning.report.evaluation_table import evaluation_lines
 from xray_lightning.report.terminal import truth_lines
 
-Scores = Mapping[str, npt.NDArray[np.float32]]  # image id -> (L,)
 OWN = {
     "subset": ("", *SUBSETS),
     "labels": "",  # shared: those of the data that the table has scores for; or a list
@@ -41,35 +38,35 @@ OWN = {
 def score(table: Path, overrides: Sequence[str], as_json: bool = False) -> None:
     """Score a table; see ``xray score --help``."""
     own, values = take_own(overrides, OWN)
-    subset = own["subset"]
-    require_points(own["points"], subset)
+    require_points(own["points"], own["subset"])
     prior = require_prior(read_value("prior", own["prior"]))
     config, run_dir = compose_settings(values, OWN)
     source: Source = make(config.data)
-    split = split_source(source, make(config.split), source.records) if subset else None
-    images = [record.image_id for record in source.records]
+    split = split_source(source, make(config.split), source.records) if own["subset"] else None
     if own["truth"]:
         show_truths(table, source, split, own, run_dir, as_json)
         return
     if own["labels"]:
         theirs = find_scored_labels(table, source.labels)
         source = select_labels(source, choose_labels(own["labels"], source.labels, theirs))
-    scores = dict(zip(*read_scores(table, source.labels, images), strict=True))
-    records, note = choose_records(source.records, scores, split, subset, own["allow_missing"])
+    take = read_subsets(table, source, source.labels, split, own["allow_missing"])
+    records, predictions, note = take(own["subset"])
+    fit = take(own["points"])[1] if own["points"] else None
+    how = {"subset": own["points"], **point_settings(config)}
     path = run_dir and prepare_folder(run_dir) / "score.json"
-    train = split.subsets["train"] if split else ()
+    train = take_records(source.records, split.subsets["train"]) if split else None
     evaluation = evaluate(
-        beside_truth(source, records, scores),
+        predictions,
         records,
-        origin_of(table, source, split, subset),
-        operating_points=fit_points(source, split, scores, own, config),
+        origin_of(table, source, split, own["subset"]),
+        operating_points=fit_operating_points(fit, **how) if fit else None,
         prior=prior,
         draws=own["draws"],
         seed=own["bootstrap_seed"],
-        learned=target_matrix([source.records[row] for row in train]) if split else None,
+        learned=None if train is None else target_matrix(train),
         subgroups=own["subgroups"],
     )
-    place = "" if split is None else f", split {split.name} [{split.fingerprint}], {subset}"
+    place = "" if split is None else f", split {split.name} [{split.fingerprint}], {own['subset']}"
     present(
         evaluation.to_json(),
         as_json,
@@ -79,17 +76,6 @@ def score(table: Path, overrides: Sequence[str], as_json: bool = False) -> None:
         *(f"note: {text}" for text in (*source.notes, note) if text),
         path=path,
     )
-
-
-def fit_points(
-    source: Source, split: Split | None, scores: Scores, own: Own, config: Settings
-) -> OperatingPoints | None:
-    """Operating points and calibrations by the scores of points=; None without."""
-    if not (subset := own["points"]):
-        return None
-    fit, _ = choose_records(source.records, scores, split, subset, own["allow_missing"])
-    beside = beside_truth(source, fit, scores)
-    return fit_operating_points(beside, subset=subset, **point_settings(config))
 
 
 def show_truths(
@@ -106,28 +92,13 @@ def show_truths(
     labels = find_scored_labels(table, NEEDED)
     if not labels:
         raise ConfigError(f"truth=experts: {table} has no scores of {', '.join(NEEDED)}")
-    images = [record.image_id for record in source.records]
-    scores = dict(zip(*read_scores(table, labels, images, others=True), strict=True))
-    records, note = choose_records(
-        source.records, scores, split, own["subset"], own["allow_missing"]
-    )
-    ids, patients = (record.image_id for record in records), tuple(patient_ids(records))
-    columns = np.stack([scores[record.image_id] for record in records])
-    unknown = np.full_like(columns, np.nan)  # each row has truths of its own
-    predictions = Predictions(labels, tuple(ids), patients, unknown, columns)
+    take = read_subsets(table, source, labels, split, own["allow_missing"], others=True)
+    _, predictions, note = take(own["subset"])
     truths = score_truths(predictions, source, draws=own["draws"], seed=own["bootstrap_seed"])
     path = run_dir and prepare_folder(run_dir) / "truths.json"
     notes = (f"note: {text}" for text in (*source.notes, note) if text)
     lines = truth_lines(truths, f"{table} on {source.name}")
     present(truths.to_json(), as_json, *lines, *notes, path=path)
-
-
-def beside_truth(source: Source, records: Sequence[Record], scores: Scores) -> Predictions:
-    """The scores of some records beside their targets."""
-    ids = tuple(record.image_id for record in records)
-    patients = tuple(patient_ids(records))
-    columns = target_matrix(records), np.stack([scores[image] for image in ids])
-    return Predictions(source.labels, ids, patients, *columns)
 
 
 def require_points(points: str, subset: str) -> None:
@@ -139,29 +110,41 @@ def require_points(points: str, subset: str) -> None:
         )
 
 
-def choose_records(
-    records: Sequence[Record],
-    scores: Mapping[str, object],
+def read_subsets(
+    table: Path,
+    source: Source,
+    labels: Sequence[str],
     split: Split | None,
-    subset: str,
     allow_missing: bool,
-) -> tuple[list[Record], str]:
-    """The records to score, and a sentence about those that are not."""
-    rows = range(len(records)) if split is None else split.subsets[subset].tolist()
-    scored = [records[row] for row in rows if records[row].image_id in scores]
-    missing = [records[row].image_id for row in rows if records[row].image_id not in scores]
-    place = subset or "label table"
-    if not scored:
-        raise MissingImagesError(f"no image of the {place} has a score")
-    if missing and split is not None and not allow_missing:
-        raise MissingImagesError(
-            f"{len(missing):,} of the {len(rows):,} images in {place} have no score, the first "
-            f"is {missing[0]}. Score them, or set allow_missing=true to go without them"
-        )
-    notes = [f"{len(missing):,} of the {len(rows):,} images in the {place} have no score"]
-    if extra := len(scores) - len(scored):
-        notes.append(f"{extra:,} scored images are not in {place} and were left out")
-    return scored, "; ".join(notes if missing else notes[1:])
+    *,
+    others: bool = False,  # whether other images may have scores, and targets are not these
+) -> Callable[[str], tuple[list[Record], Predictions, str]]:
+    """Gives a subset's records, their scores, and a sentence about records without any."""
+    records = source.records
+    images = [record.image_id for record in records]
+    scores = dict(zip(*read_scores(table, labels, images, others=others), strict=True))
+
+    def take(subset: str) -> tuple[list[Record], Predictions, str]:
+        rows = range(len(records)) if split is None else split.subsets[subset].tolist()
+        scored = [records[row] for row in rows if images[row] in scores]
+        missing = [images[row] for row in rows if images[row] not in scores]
+        place = subset or "label table"
+        if not scored:
+            raise MissingImagesError(f"no image of the {place} has a score")
+        if missing and split is not None and not allow_missing:
+            raise MissingImagesError(
+                f"{len(missing):,} of the {len(rows):,} images in {place} have no score, the first "
+                f"is {missing[0]}. Score them, or set allow_missing=true to go without them"
+            )
+        notes = [f"{len(missing):,} of the {len(rows):,} images in the {place} have no score"]
+        if extra := len(scores) - len(scored):
+            notes.append(f"{extra:,} scored images are not in {place} and were left out")
+        columns = np.stack([scores[record.image_id] for record in scored])
+        truth = np.full_like(columns, np.nan) if others else None
+        found = Predictions.of(scored, labels, columns, truth)
+        return scored, found, "; ".join(notes if missing else notes[1:])
+
+    return take
 
 
 def origin_of(table: Path, source: Source, split: Split | None, subset: str) -> Origin:

@@ -53,16 +53,9 @@ def predict_subset(
     shard = positions, torch.cat(batches).float().numpy()
     records = data.subset_records(subset)
     scores = assemble_scores(gather_shards(shard, trainer.world_size), len(records))
-    image_ids = tuple(record.image_id for record in records)
-    require_scores(scores, image_ids)
+    require_scores(scores, [record.image_id for record in records])
     columns = [task.labels.index(label) for label in data.labels]  # of a larger label set
-    return Predictions(
-        labels=data.labels,
-        image_ids=image_ids,
-        patient_ids=tuple(record.patient_id for record in records),
-        targets=data.subset_targets(subset),
-        scores=scores[:, columns],
-    )
+    return Predictions.of(records, data.labels, scores[:, columns])
 
 
 def gather_shards(shard: ScoredShard, world: int) -> list[ScoredShard]:

@@ -5,14 +5,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.tables import Table, binary, read_table, require_whole
 from xray_lightning.errors import CheckpointError, TableError
-from xray_lightning.records import is_known
+from xray_lightning.records import Record, is_known, read_column, target_matrix
 from xray_lightning.writing import for_spreadsheet, open_replacing, read_json
 
 TARGET = "target_"
@@ -45,6 +45,21 @@ class Predictions:
             raise ValueError(f"{shape[0]} images but {len(self.patient_ids)} patient ids")
         decided = np.where(is_known(self.targets), self.targets, np.float32(np.nan))
         object.__setattr__(self, "targets", decided)
+
+    @classmethod
+    def of(
+        cls,
+        records: Sequence[Record],
+        labels: Sequence[str],
+        scores: npt.NDArray[np.float32],
+        targets: npt.NDArray[np.float32] | None = None,
+    ) -> Self:
+        """Scores (N, L) of records beside ``targets`` (N, L), those of the records unless given."""
+        images, patients = (
+            tuple(read_column(records, name)) for name in ("image_id", "patient_id")
+        )
+        truth = target_matrix(records) if targets is None else targets
+        return cls(tuple(labels), images, patients, truth, scores)
 
     @property
     def patients(self) -> int | None:
