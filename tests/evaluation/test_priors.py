@@ -10,7 +10,7 @@ from sklearn.metrics import brier_score_loss
 from xray_lightning import ConfigError, OperatingPoints, Predictions, fit_operating_points
 from xray_lightning.cli.config import read_value
 from xray_lightning.evaluation.priors import correct_priors, require_prior
-from xray_lightning.report.evaluation_table import prior_warnings, priors_line
+from xray_lightning.report.page import say
 
 LABELS = ("Mass", "Nodule", "Hernia")
 
@@ -53,7 +53,7 @@ def test_what_cannot(text: str) -> None:
 
 
 def test_pairs(points: OperatingPoints) -> None:
-    assert priors_line({"Mass": (0.3, 0.05)}).endswith("prevalence: Mass 0.300 to 0.050")
+    assert say("priors", {"Mass": (0.3, 0.05)})[0].endswith("prevalence: Mass 0.300 to 0.050")
     here = predictions((0.05, 0.6, 0.001), 1)
     before = {label: points.labels[label].prevalence for label in LABELS}
     assert correct_priors("validation", here, points)[0] == {}
@@ -110,14 +110,14 @@ def test_an_estimate_that_known_targets_refute_is_not_applied(points: OperatingP
         assert test.brier == pytest.approx(brier_score_loss(truth, plain))
         assert test.corrected == pytest.approx(brier_score_loss(truth, odds / (1 + odds)))
         assert test.prevalence == pytest.approx(truth.mean())
-    head, line = prior_warnings(tests)
+    head, line = say("refuted_priors", tests)
     assert "NOT applied for 1 of 2 labels" in head
     assert f"Mass: prevalence {tests['Mass'].estimate:.3f} (known: 0.1" in line
     assert f"Brier {tests['Mass'].brier:.3f} to {tests['Mass'].corrected:.3f}" in line
 
     forced, tests = correct_priors("force_estimate", moved, points)
     assert forced == correct_priors("force_estimate", moved, points)[0]
-    assert "applied all the same for 1 of 2" in prior_warnings(tests)[0]
+    assert "applied all the same for 1 of 2" in say("refuted_priors", tests)[0]
 
 
 def test_unknown_targets_refute_nothing(points: OperatingPoints) -> None:
@@ -126,4 +126,4 @@ def test_unknown_targets_refute_nothing(points: OperatingPoints) -> None:
     pairs, tests = correct_priors("estimate", blind, points)
     assert pairs == correct_priors("force_estimate", blind, points)[0]
     assert tests == {}
-    assert prior_warnings(tests) == []
+    assert say("refuted_priors", tests) == []

@@ -5,11 +5,11 @@ import pytest
 
 from xray_lightning.evaluation.published import (
     comparable,
-    place_among,
     published_boxes,
     read_published,
 )
 from xray_lightning.records import CHEST_XRAY14
+from xray_lightning.report.page import say
 
 
 def test_rows_are_those_of_the_shared_table(shared_data: Path) -> None:
@@ -41,11 +41,11 @@ def test_splits_are_never_mixed() -> None:
 
 def test_place() -> None:
     official = comparable("nih", CHEST_XRAY14, "official", "test", known=112120, scored=25596)
-    assert place_among(0.99, official).startswith(f"0 of {len(official)} published results")
-    assert place_among(0.5, official).startswith(f"{len(official)} of {len(official)} ")
+    assert say("place", 0.99, official)[0].startswith(f"0 of {len(official)} published results")
+    assert say("place", 0.5, official)[0].startswith(f"{len(official)} of {len(official)} ")
     own = comparable("nih", CHEST_XRAY14, "kfold", "test", known=112120, scored=22000)
-    assert "would mean nothing" in place_among(0.9, own)
-    assert place_among(0.9, []) == "no published result was measured on such images"
+    assert "would mean nothing" in say("place", 0.9, own)[0]
+    assert say("place", 0.9, []) == ["no published result was measured on such images"]
 
 
 def test_rows_on_boxes() -> None:

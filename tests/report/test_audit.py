@@ -18,7 +18,7 @@ from xray_lightning.audit.shortcuts.run import LabelShortcut
 from xray_lightning.report.audit import audit_page, audit_tables
 from xray_lightning.report.explanation import shortcut_lines
 from xray_lightning.report.figures import COLOURS
-from xray_lightning.report.terminal import p_text
+from xray_lightning.report.page import p_text
 
 PHANTOM = Phantom(patients=60)
 NAN = float("nan")

@@ -1,6 +1,7 @@
 """What is shown of an explanation is what it holds; tables fit 80 columns."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -18,20 +19,25 @@ from xray_lightning.explain.run import Explanation, SplitName
 from xray_lightning.explain.saliency import TESTS, SaliencyTests, run_saliency_tests
 from xray_lightning.report.explanation import (
     SHOWN,
-    energy_lines,
     explanation_lines,
     methods_table,
     overlap_table,
-    place_lines,
     pointing_table,
     saliency_figure,
 )
+from xray_lightning.report.page import say
 
 
 def annotate(count: int) -> AnnotatedMaps:
     maps = np.random.default_rng(count).random((count, 4, 4), dtype=np.float32)
     boxes = [[(0.0, 0.0, 9.0, 9.0), (20.0, 20.0, 9.0, 9.0)]] * count
     return AnnotatedMaps({"cam": maps}, boxes, [f"p{row}" for row in range(count)])
+
+
+def explain(places: Localisation) -> Explanation:
+    split, auroc = SplitName("official", "123"), {"mean": None}
+    of = "best.ckpt", "abc", "nih", split, "test", "f00d", 20, 20, auroc, ["cam"]
+    return Explanation(*of, localisation=places)
 
 
 def rows_of(table: Table) -> dict[str, list[str]]:
@@ -77,9 +83,10 @@ def test_means_over_fewer_labels_and_maps_are_said_to_be() -> None:
     game = places.labels["Mass"].methods["mean box"].pointing_game
     assert rows["mean box, 1 labels"][0].startswith(f"{game.value:.3f}")
     assert {"cam", "random", "ceiling"} < set(rows)
-    assert energy_lines(places, ["cam"])[0].endswith("no energy, of 13: cam 5")
-    assert energy_lines(places, ["random"]) == []
-    assert place_lines(places) == ["place of Hernia, Mass: the union of its boxes"]
+    assert say("energy", places, ["cam"])[0].endswith("no energy, of 13: cam 5")
+    assert say("energy", places, ["random"]) == []
+    lines = say("localisation", explain(places), [])
+    assert "place of Hernia, Mass: the union of its boxes" in lines
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +111,8 @@ def saliency() -> dict[str, SaliencyTests]:
 
 
 def test_lines_fit_and_explanations_come_back(places, saliency) -> None:
-    explanation = Explanation(
-        *("best.ckpt", "abc", "nih", SplitName("official", "123"), "test", "f00d", 20, 20),
-        *({"mean": None}, ["cam"]),
-        localisation=places,
+    explanation = replace(
+        explain(places),
         published=published_boxes("nih"),
         saliency=dict.fromkeys(("gradcam++", "integrated", *"abcd"), saliency["flat"]),
     )

@@ -10,14 +10,9 @@ from xray_lightning import Phantom
 from xray_lightning.evaluation.evaluate import Evaluation, SplitName
 from xray_lightning.evaluation.published import IMAGES, TEST_IMAGES, comparable, incomparable
 from xray_lightning.records import CHEST_XRAY14
+from xray_lightning.report.page import say
 from xray_lightning.report.run import read_run
-from xray_lightning.report.run_page import report_values, run_page
-from xray_lightning.report.sentences import (
-    compare_published,
-    list_limitations,
-    list_warnings,
-    summarise_run,
-)
+from xray_lightning.report.run_page import compare_published, report_values, run_page
 
 
 @pytest.fixture
@@ -83,39 +78,38 @@ def test_why_not_comparable(changes: dict, reason: str) -> None:
 
 
 def test_guessing_and_no_figure_at_all(facts: dict) -> None:
-    assert "guessing" not in summarise_run(facts)[0]
+    assert "guessing" not in say("summary", facts)[0]
     facts["test"]["mean"]["auroc"]["patient_interval"] = [0.4, 0.6]
-    assert summarise_run(facts)[0].endswith("it cannot be told from guessing (0.5).")
+    assert say("summary", facts)[0].endswith("it cannot be told from guessing (0.5).")
     facts["test"]["mean"]["auroc"] |= {"value": None, "patient_interval": None}
-    assert summarise_run(facts)[0].endswith("no label has an AUROC.")
+    assert say("summary", facts)[0].endswith("no label has an AUROC.")
 
 
 def test_a_single_label_is_not_the_best_of_several(facts: dict) -> None:
     labels = facts["test"]["labels"]
     facts["test"]["labels"] = {"Mass": labels["Mass"], "Hernia": labels["Hernia"]}
     labels["Mass"]["auroc"]["patient_interval"] = None
-    assert "(no interval; positive images: " in summarise_run(facts)[1]
-    assert "Best" not in summarise_run(facts)[1]
+    assert "(no interval; positive images: " in say("summary", facts)[1]
+    assert "Best" not in say("summary", facts)[1]
     patients = labels["Mass"]["positive_patients"]
     rough = f"No interval, since the positives are of too few patients: Mass ({patients})."
-    assert rough in list_limitations(facts)
+    assert rough in say("limitations", facts, 20)
     labels["Mass"]["positive_patients"], labels["Hernia"]["positive_patients"] = 19, 20
-    assert (
-        "Fewer than 20 positive patients, so intervals are rough: Mass (19)."
-        in list_limitations(facts)
+    assert "Fewer than 20 positive patients, so intervals are rough: Mass (19)." in say(
+        "limitations", facts, 20
     )
     labels["Mass"]["auroc"] |= {"patient_interval": [0.4, 1.0], "value": 1.0, "exact": True}
-    assert "1.000 (95 % 0.400 to 1.000, exact by the number of patients" in summarise_run(facts)[1]
+    assert "1.000 (95 % 0.400 to 1.000, exact by the number of patients" in say("summary", facts)[1]
 
 
 def test_leaks_are_warned_of(facts: dict) -> None:
     facts["split"]["leaked_patients"] = 1234
     facts["test"]["patients"] = None
     facts["reproduce"]["data"] = {"name": "rsna", "title": "rsna (negatives: all)"}
-    found = list_warnings(facts)
+    found = say("warnings", facts)
     assert found[0].startswith("The split leaks: 1,234 patients")
     assert found[1].startswith("Patients are not known, so each image counts as its own")
-    assert "test images of an unknown number of patients of" in summarise_run(facts)[0]
+    assert "test images of an unknown number of patients of" in say("summary", facts)[0]
     assert len(found) == 2
 
 
@@ -124,8 +118,8 @@ def test_a_phantom_is_synthetic_whatever_its_title(facts: dict) -> None:
     facts["data"] = shortcut.title
     facts["reproduce"]["data"] = {"title": shortcut.title, **shortcut.identity()}
     assert shortcut.title != "phantom"
-    assert any("synthetic" in sentence for sentence in list_warnings(facts))
-    assert not any("how many are wrong" in sentence for sentence in list_limitations(facts))
+    assert any("synthetic" in sentence for sentence in say("warnings", facts))
+    assert not any("how many are wrong" in sentence for sentence in say("limitations", facts, 20))
 
 
 def test_unknown_metadata_and_reasons(facts: dict) -> None:
@@ -134,7 +128,7 @@ def test_unknown_metadata_and_reasons(facts: dict) -> None:
     images = facts["test"]["images"]
     facts["operating_points"]["without"] = {"Mass": "too few", "Edema": "none reaches it"}
     facts["operating_points"]["doubts"] = {"Hernia": "too steep"}
-    found = list_limitations(facts)
+    found = say("limitations", facts, 20)
     assert f"Test images (of {images:,}) whose group is unknown: view ({images})." in found
     assert "No operating point: Mass (too few), Edema (none reaches it)." in found
     assert "Calibration: Hernia (too steep)." in found
@@ -145,7 +139,7 @@ def test_unknown_metadata_and_reasons(facts: dict) -> None:
         "doubts": {},
     }
     facts["reproduce"]["data"] = {"name": "nih"}
-    found = list_limitations({**facts, "audit": {"notes": ["16 impossible ages became NaN"]}})
+    found = say("limitations", {**facts, "audit": {"notes": ["16 impossible ages became NaN"]}}, 20)
     assert "No operating point (few): Mass, Edema." in found
     assert "16 impossible ages became NaN" in found
     assert any("how many are wrong is not known" in sentence for sentence in found)

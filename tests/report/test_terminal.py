@@ -2,7 +2,8 @@ import pytest
 
 from xray_lightning.data.summary import DataSummary, SubsetCounts
 from xray_lightning.progress import show_progress
-from xray_lightning.report.terminal import auroc_table, counts_table, number, show, subsets_line
+from xray_lightning.report.page import number, say
+from xray_lightning.report.terminal import auroc_table, counts_table, show
 
 SUMMARY = {
     "auroc": {"mean": 0.75, "defined": 1, "labels": {"Mass": 0.75, "Hernia": None}},
@@ -18,13 +19,14 @@ def test_number() -> None:
 
 
 def test_auroc_table(capsys: pytest.CaptureFixture[str]) -> None:
-    show(auroc_table({"test": SUMMARY}, "nih [f00d]"), subsets_line({"test": SUMMARY}))
+    show(auroc_table({"test": SUMMARY}, "nih [f00d]"), *say("subsets", {"test": SUMMARY}))
     text = capsys.readouterr().out
     assert "nih [f00d]" in text, "square brackets are no markup"
     assert "1,200" in text
     assert "1/2 defined" in text
     assert "test: 4,000 images of 900 patients [[abc]]\n" in text
-    assert subsets_line({"test": SUMMARY | {"tta": "flip"}}).endswith("mirror image (tta=flip)")
+    (line,) = say("subsets", {"test": SUMMARY | {"tta": "flip"}})
+    assert line.endswith("mirror image (tta=flip)")
 
 
 def test_text_from_data_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +60,7 @@ def test_counts_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unknown_patients(capsys: pytest.CaptureFixture[str]) -> None:
-    line = subsets_line({"test": SUMMARY | {"patients": None}})
+    (line,) = say("subsets", {"test": SUMMARY | {"patients": None}})
     assert line == "test: 4,000 images of an unknown number of patients [[abc]]"
     show(counts_table(summary(SubsetCounts(5000, None, {"Mass": 5}, {"Mass": 50}))))
     text = capsys.readouterr().out

@@ -27,7 +27,8 @@ from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.processes import first_process
 from xray_lightning.report.evaluation_table import evaluation_lines
 from xray_lightning.report.finish import score_subsets
-from xray_lightning.report.terminal import subsets_line, truth_lines
+from xray_lightning.report.page import say
+from xray_lightning.report.terminal import truth_lines
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import write_json
 
@@ -58,7 +59,7 @@ def evaluate_checkpoint(place: Path, overrides: Sequence[str], *, as_json: bool 
     lines += truth_lines(truths, f"{place} on {opened.data.source.name}") if truths else []
     lines += [NO_POINTS] * (evaluations["test"].operating_points is None)
     lines += [UNKNOWN_OVERLAP] * (not opened.overlap_known)
-    lines += [subsets_line(summaries), mean_line(summaries), f"written to {folder}"]
+    lines += [*say("subsets", summaries), mean_line(summaries), f"written to {folder}"]
     present(results.pop("test") | results, as_json, *lines)
 
 

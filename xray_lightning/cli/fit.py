@@ -18,7 +18,8 @@ from xray_lightning.folders import prepare_folder
 from xray_lightning.processes import quieten, started_outside
 from xray_lightning.report.evaluation_table import evaluation_lines
 from xray_lightning.report.finish import FinishedRun, draw_data, finish_run
-from xray_lightning.report.terminal import auroc_table, show, subsets_line
+from xray_lightning.report.page import say
+from xray_lightning.report.terminal import auroc_table, show
 from xray_lightning.training.run import require_same_split, train
 
 
@@ -81,7 +82,7 @@ def show_run(finished: FinishedRun) -> None:
     show(
         auroc_table(summaries, title),
         *evaluation_lines(evaluation, f"test of {data}", subgroups=False),
-        subsets_line(summaries),
+        *say("subsets", summaries),
         mean_line(summaries),
         f"training saw {run.images_seen:,} images at {rate:.1f} images per second",
         f"run directory: {run.folder}",

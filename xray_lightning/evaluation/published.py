@@ -72,22 +72,6 @@ def incomparable(
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def place_among(mean: float, rows: Sequence[Published]) -> str:
-    """A sentence on where a mean AUROC stands; no rank among own splits."""
-    if not rows:
-        return "no published result was measured on such images"
-    if rows[0].split == OWN:
-        return (
-            "the published rows were measured on other images each, their authors' own splits: a "
-            "rank among them would mean nothing"
-        )
-    better = sum(row.mean > mean for row in rows)
-    return (
-        f"{better} of {len(rows)} published results on the official test set are higher; "
-        f"{sum(not row.primary for row in rows)} of the {len(rows)} are quoted second-hand (*)"
-    )
-
-
 @dataclass(frozen=True)
 class PublishedBoxes(Result):
     """A published figure of localisation against NIH's boxes.

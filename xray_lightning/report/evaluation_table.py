@@ -7,25 +7,15 @@ import numpy as np
 from rich.table import Table
 
 from xray_lightning.evaluation.evaluate import Evaluation
-from xray_lightning.evaluation.priors import Pairs, PriorTest
-from xray_lightning.evaluation.published import Published, place_among
+from xray_lightning.evaluation.published import Published
 from xray_lightning.metrics.estimates import CALIBRATED, FEW_PATIENTS, POINT, Metrics
 from xray_lightning.metrics.intervals import Estimate
-from xray_lightning.metrics.operating_points import Calls, OperatingPoint, OperatingPoints
+from xray_lightning.metrics.operating_points import Calls, OperatingPoints
 from xray_lightning.metrics.subgroups import MEAN, Subgroup
-from xray_lightning.report.terminal import empty_table, interval_text, number
+from xray_lightning.report.page import interval_text, number, say
+from xray_lightning.report.terminal import empty_table
 
-EXACT = "* no patient differs: exact bound over the number of patients (Clopper and Pearson)"
-POOLED = "+"  # beside a label or a figure
-POOLED_LEGEND = (
-    f"{POOLED} pooled over hospitals, which can be won by telling them apart; alone: "
-    "AUROC of their prevalences alone. Compare models in each hospital. -: not told, or fewer than "
-    "10 positives or negatives"
-)
-UNKNOWN_PATIENTS = (
-    "note: patients are not known: every image counts as its own, and the intervals are too narrow "
-    "where a patient has several"
-)
+POOLED = "+"  # beside a label or a figure that is pooled over hospitals
 
 
 def evaluation_lines(
@@ -40,22 +30,20 @@ def evaluation_lines(
     thresholds = points.thresholds if points else {}
     if points and evaluation.calls and thresholds:
         lines += point_tables(metrics, points, evaluation.calls)
-        lines.append(calls_line(evaluation.calls))
+        lines += say("calls", evaluation.calls)
     if rows := [row for row in evaluation.subgroups if row.label == MEAN]:
-        lines.append(subgroup_table(rows) if subgroups else subgroup_line(rows))
-    lines.append(
-        f"intervals: {evaluation.draws:,} bootstrap draws of patients, Student's t of the logit; "
-        "ratio: their width over that of intervals that take images for independent"
-    )
-    if evaluation.priors:
-        lines.append(priors_line(evaluation.priors))
-    lines += prior_warnings(evaluation.prior_tests)
-    if not evaluation.patients_known:
-        lines.append(UNKNOWN_PATIENTS)
+        lines += [subgroup_table(rows)] if subgroups else say("subgroups", rows)
+    lines += say("evaluation", evaluation)
     lines += published_lines(evaluation.published, metrics.mean["auroc"].value)
-    notes = note_undefined(metrics, points=bool(thresholds))
-    notes += note_fits(points.labels if points else {})
-    return [*lines, *(f"note: {text}" for text in notes)]
+    names = ("auroc", *POINT) if thresholds else ("auroc",)
+    shown = [*(label.estimates for label in metrics.labels.values()), metrics.mean]
+    exact = any(row[name].exact for row in shown for name in names)
+    fits = {
+        label: point.note if label in thresholds else f"no operating point, {point.note}"
+        for label, point in (points.labels if points else {}).items()
+        if point.note
+    }
+    return [*lines, *say("notes", metrics, FEW_PATIENTS, exact, fits)]
 
 
 def auroc_table(metrics: Metrics, title: str, pooled: Collection[str] = ()) -> Table:
@@ -96,9 +84,7 @@ def hospital_lines(evaluation: Evaluation) -> list[Table | str]:
         for row in (inside[label, name] for name in names):
             cells.append("-" if row.note else f"{number(row.auroc)} {interval_text(row.interval)}")
         table.add_row(label, *cells)
-    told = [f"{k} {number(each.value)} ({_ends(each)})" for k, each in pooled.probe.items()]
-    probe = f"AUROC at which the network's features tell the hospital: {', '.join(told)}"
-    return [table, POOLED_LEGEND, *([probe] if told else [])]
+    return [table, *say("hospitals", pooled.probe)]
 
 
 def _auroc_cells(estimates: dict[str, Estimate]) -> list[str]:
@@ -141,15 +127,6 @@ def point_tables(metrics: Metrics, points: OperatingPoints, calls: Calls) -> lis
     return [one, two]
 
 
-def calls_line(calls: Calls) -> str:
-    """Misses and false alarms of all labels together."""
-    (missed, sick), (false, healthy) = calls.missed, calls.false_alarms
-    return (
-        f"at these points {false:,} of {healthy:,} images without any finding are called abnormal "
-        f"(false alarms), and {missed:,} of {sick:,} with one reach no label's point (missed)"
-    )
-
-
 def subgroup_table(rows: Sequence[Subgroup]) -> Table:
     """The mean AUROC in each group, and what sets it apart from all other images."""
     columns = ("images", "patients", "AUROC", "95 %", "diff.", "p corr.")
@@ -165,46 +142,6 @@ def subgroup_table(rows: Sequence[Subgroup]) -> Table:
     return table
 
 
-def subgroup_line(rows: Sequence[Subgroup]) -> str:
-    """The groups that differ from all other images, and how many could be tested."""
-    sure = [row for row in rows if row.corrected < 0.05]
-    named = [f"{row.dimension}: {row.group} {number(row.difference, sign='+')}" for row in sure]
-    able = sum(not np.isnan(row.corrected) for row in rows)
-    if not able:
-        return f"subgroups: none of {len(rows)} has enough positives to be tested"
-    return (
-        f"subgroups: {able} of {len(rows)} have enough positives; mean AUROC differs from that of "
-        f"all other images in: {', '.join(named) or 'none'} (all: evaluation.json)"
-    )
-
-
-def priors_line(pairs: Pairs) -> str:
-    """What calibrated scores were corrected from and to."""
-    shown = ", ".join(f"{label} {a:.3f} to {b:.3f}" for label, (a, b) in pairs.items())
-    return f"calibrated scores are corrected to another prevalence: {shown}"
-
-
-def prior_warnings(tests: dict[str, PriorTest]) -> list[str]:
-    """A warning with both figures for the corrections that known targets refute; [] if none."""
-    worse = {label: test for label, test in tests.items() if test.corrected > test.brier}
-    if not worse:
-        return []
-    shown = [
-        f"  {label}: prevalence {test.estimate:.3f} (known: {test.prevalence:.3f}), Brier "
-        f"{test.brier:.3f} to {test.corrected:.3f}"
-        for label, test in worse.items()
-    ]
-    before = np.mean([test.brier for test in tests.values()])
-    after = np.mean([test.corrected for test in tests.values()])
-    fate = "applied all the same" if next(iter(worse.values())).applied else "NOT applied"
-    return [
-        "warning: more than the prevalence changed: on the known targets the correction makes "
-        f"Brier's score worse, and is {fate} for {len(worse)} of {len(tests)} labels (mean Brier "
-        f"of all, corrected: {before:.3f} to {after:.3f}; prior=force_estimate applies all)",
-        *shown,
-    ]
-
-
 def published_lines(rows: Sequence[Published], mean: float) -> list[Table | str]:
     """The published means, and the place of this one among those of the same images."""
     if not rows:
@@ -212,34 +149,7 @@ def published_lines(rows: Sequence[Published], mean: float) -> list[Table | str]
     table = empty_table(f"published, {rows[0].split} split", "work", "year", "mean AUROC")
     for row in rows:
         table.add_row(row.work + " *" * (not row.primary), str(row.year), number(row.mean))
-    return [table, place_among(mean, rows)]
-
-
-def note_undefined(metrics: Metrics, *, points: bool = False) -> list[str]:
-    """What is undefined and why, which intervals are exact, and which are rough."""
-    labels = metrics.labels.items()
-    notes = [f"{k}: AUROC is undefined, {v.undefined}" for k, v in labels if v.undefined]
-    bare = [k for k, v in labels if np.isnan(v["auroc"].interval).any() and not v.undefined]
-    if bare:
-        notes.append(f"no interval, the positives are of too few patients: {', '.join(bare)}")
-    if counts := metrics.few_positive_patients:
-        named = ", ".join(f"{label} ({count})" for label, count in counts.items())
-        notes.append(f"intervals are rough below {FEW_PATIENTS} positive patients: {named}")
-    names = ("auroc", *POINT) if points else ("auroc",)
-    rows = [*(label.estimates for _, label in labels), metrics.mean]
-    if any(row[name].exact for row in rows for name in names):
-        notes.append(EXACT)
-    return notes
-
-
-def note_fits(points: dict[str, OperatingPoint]) -> list[str]:
-    """Labels without an operating point, and calibrations not to be trusted, with the reason."""
-    labels: dict[str, list[str]] = {}
-    for label, point in points.items():
-        if point.note:
-            what = "no operating point, " if np.isnan(point.threshold) else ""
-            labels.setdefault(what + point.note, []).append(label)
-    return [f"{', '.join(names)}: {text}" for text, names in labels.items()]
+    return [table, *say("place", mean, rows)]
 
 
 def _ends(estimate: Estimate) -> str:

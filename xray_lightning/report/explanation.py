@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from xray_lightning.audit.shortcuts.checks import UNDECIDED
-from xray_lightning.audit.shortcuts.run import CAUGHT, Shortcuts, write_gist
+from xray_lightning.audit.shortcuts.run import Shortcuts, write_gist
 from xray_lightning.evaluation.published import PublishedBoxes
 from xray_lightning.explain.annotated import CONTROLS
 from xray_lightning.explain.localisation import LabelLocalisation, Localisation, MeanLocalisation
@@ -22,7 +21,8 @@ from xray_lightning.metrics.intervals import Estimate, Interval
 from xray_lightning.report.figures import COLOURS, new_figure
 from xray_lightning.report.gallery import gallery_figure
 from xray_lightning.report.heat import shorten
-from xray_lightning.report.terminal import empty_table, interval_text, number
+from xray_lightning.report.page import interval_text, number, say
+from xray_lightning.report.terminal import empty_table
 from xray_lightning.writing import save_figure
 
 SHOWN = (  # three metrics a table: it fits 80 columns
@@ -58,21 +58,12 @@ def localisation_lines(explanation: Explanation, places: Localisation) -> list[T
     method, published = explanation.methods[0], explanation.published
     title = f"{explanation.subset} set of {explanation.data}, split {explanation.split.name} "
     title += f"[{explanation.fingerprint}]"
+    thresholds = [one for methods in places.thresholds.values() for one in methods.values()]
     return [
         pointing_table(places, method, title),
         overlap_table(places, method, published),
         *(methods_table(places, names) for names in SHOWN),
-        f"boxes of maps: {threshold_line(places)}; intervals: {places.settings.draws:,} bootstrap "
-        "draws of patients; random, centre Gaussian and mean box need no network, the ceiling is "
-        "the finding itself at the map's resolution",
-        *place_lines(places),
-        *energy_lines(places, explanation.methods),
-        *(
-            f"published {row.measure.replace('_', ' ')} of {row.method}: {number(row.mean)} "
-            f"({row.work}; {row.note})"
-            for row in published
-            if row.mean is not None
-        ),
+        *say("localisation", explanation, thresholds),
     ]
 
 
@@ -139,37 +130,6 @@ def _with_interval(estimate: Estimate) -> str:
     return number(estimate.value) + ends
 
 
-def place_lines(places: Localisation) -> list[str]:
-    """What the place of a finding is, a line for all labels of which it is the same."""
-    labels: dict[str, list[str]] = {}
-    for label, one in places.labels.items():
-        labels.setdefault(one.place, []).append(label)
-    return [f"place of {', '.join(names)}: {place}" for place, names in labels.items()]
-
-
-def energy_lines(places: Localisation, methods: Sequence[str]) -> list[str]:
-    """How many maps the energy inside could not be taken of."""
-    labels = places.labels.values()
-    maps = sum(of_label.images for of_label in labels)
-    lost = {name: sum(one.methods[name].without_energy for one in labels) for name in methods}
-    shares = [f"{name} {count:,}" for name, count in lost.items() if count]
-    line = f"note: maps without a positive value, no energy, of {maps:,}: {', '.join(shares)}"
-    return [line] if shares else []
-
-
-def threshold_line(places: Localisation) -> str:
-    """Where the thresholds came from."""
-    every = [one for methods in places.thresholds.values() for one in methods.values()]
-    stated = [one.shares for one in every if one.source == "stated"]
-    words = []
-    if tuned := len(every) - len(stated):
-        words.append(f"threshold tuned on validation for {tuned} of {len(every)} (label, map)")
-    if stated:
-        shares = ", ".join(f"{share:.3f}" for share in stated[0])
-        words.append(f"stated thresholds of {shares} of a map's range (Wang 2017)")
-    return ", else ".join(words)
-
-
 def saliency_lines(saliency: Mapping[str, SaliencyTests]) -> list[Table | str]:
     """Verdict of each test, a column a method."""
     first, names, lines = next(iter(saliency.values())), list(saliency), []
@@ -212,15 +172,9 @@ def shortcut_lines(shortcuts: Shortcuts, path: str) -> list[Table | str]:
         trained = _probe_text(probe.trained, probe.interval)
         random = _probe_text(probe.random, probe.random_interval)
         probes.add_row(name, f"{probe.positive:,}/{probe.known:,}", trained, random)
-    reasons = [
-        f"{name} {verdict}: {label.reason}"
-        for verdict in (CAUGHT, UNDECIDED)
-        for name, label in labels.items()
-        if label.verdict == verdict
-    ]
     images = f"{shortcuts.images:,} images [{shortcuts.fingerprint}]"
     heading = f"{path} on {shortcuts.data}, {images}"
-    return [heading, read, lost, probes, *reasons, write_gist(shortcuts)]
+    return [heading, read, lost, probes, *say("shortcuts", labels), write_gist(shortcuts)]
 
 
 def _probe_text(value: float, interval: Interval) -> str:

@@ -7,19 +7,16 @@ from typing import Any
 import numpy as np
 
 from xray_lightning.audit.run import Audit
+from xray_lightning.evaluation.evaluate import Evaluation
+from xray_lightning.evaluation.published import incomparable, read_published
 from xray_lightning.metrics.calibration import reliability
+from xray_lightning.metrics.estimates import FEW_PATIENTS
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.metrics.subgroups import MEAN
 from xray_lightning.report.audit import audit_figures
 from xray_lightning.report.drawings import run_figures
-from xray_lightning.report.page import page
+from xray_lightning.report.page import page, say
 from xray_lightning.report.run import Run
-from xray_lightning.report.sentences import (
-    compare_published,
-    list_limitations,
-    list_warnings,
-    summarise_run,
-)
 from xray_lightning.writing import Json, open_replacing, to_plain, write_json
 
 Values = Json
@@ -86,10 +83,41 @@ def report_values(run: Run, audit: Audit | None, audit_missing: str = "") -> Val
         "explain_missing": run.explain_missing,
         "reproduce": _describe_surroundings(run),
     }
-    values |= {"summary": summarise_run(values), "warnings": list_warnings(values)}
-    values["limitations"] = list_limitations(values)
     plain: Values = to_plain(values)
+    plain |= {subject: say(subject, plain) for subject in ("summary", "warnings")}
+    plain["limitations"] = say("limitations", plain, FEW_PATIENTS)
     return plain | {former: plain[name] for former, name in FORMER.items()}
+
+
+def compare_published(evaluation: Evaluation) -> Json:
+    """Published results that may stand beside an evaluation, and those that may not."""
+    origin, mean = evaluation.origin, evaluation.metrics.mean["auroc"].value
+    reason = incomparable(
+        origin.data,
+        list(evaluation.metrics.labels),
+        origin.split.name if origin.split else "",
+        origin.subset or "",
+        known=origin.data_images,
+        scored=evaluation.images,
+    )
+    beside = evaluation.published
+    if reason or mean != mean:  # NaN
+        sentence = f"No published result can stand beside it: {reason or 'it has no mean'}."
+    else:
+        (text,) = say("place", mean, beside)
+        sentence = f"{text[0].upper()}{text[1:]}."
+    works = {row.work for row in beside}
+    kept = ("work", "year", "split", "mean", "primary", "note")
+    return {
+        "sentence": sentence,
+        "ranked": bool(beside) and beside[0].split == "official",
+        "rows": to_plain(beside),
+        "elsewhere": [
+            {key: getattr(row, key) for key in kept}
+            for row in read_published()
+            if origin.data == "nih" and row.work not in works
+        ],
+    }
 
 
 def _bin_scores(run: Run) -> Values:

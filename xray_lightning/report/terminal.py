@@ -11,6 +11,7 @@ from rich.text import Text
 
 from xray_lightning.processes import first_process
 from xray_lightning.records import patients_text
+from xray_lightning.report.page import interval_text, number, p_text, say
 
 if TYPE_CHECKING:  # need SciPy or pandas, which most verbs do not
     from xray_lightning.data.labels import LabelTable, LabelUse
@@ -50,42 +51,6 @@ def show(*things: Any) -> None:
         console.print(thing, soft_wrap=isinstance(thing, str), crop=False)
 
 
-def number(value: float | None, digits: int = 3, sign: str = "") -> str:
-    """A number, or "-" where it is undefined; ``sign``: "+" for a difference.
-
-    >>> number(None), number(1234.5, 1), number(0.25, sign="+")
-    ('-', '1,234.5', '+0.250')
-    """
-    return "-" if value is None or value != value else f"{value:{sign},.{digits}f}"  # None or NaN
-
-
-def interval_text(
-    ends: Sequence[float | None] | None,
-    digits: int = 3,
-    scale: float = 1,
-    between: str = "-",
-    sign: str = "",
-) -> str:
-    """Both ends, "-" where they are undefined; ``sign``: see :func:`number`.
-
-    >>> interval_text([0.5, 0.75], between=" to "), interval_text(None)
-    ('0.500 to 0.750', '-')
-    """
-    low, high = ends or (None, None)
-    if low is None or high is None or low != low or high != high:  # NaN
-        return "-"
-    return f"{scale * low:{sign}.{digits}f}{between}{scale * high:{sign}.{digits}f}"
-
-
-def p_text(value: float | None) -> str:
-    """A p value, never as 0.
-
-    >>> p_text(1e-9), p_text(0.25)
-    ('< 0.001', '0.250')
-    """
-    return "< 0.001" if value is not None and value < 0.001 else number(value)
-
-
 def empty_table(title: str, first: str, *columns: str) -> Table:
     """A table without rows: a column of names, and columns of numbers."""
     table = Table(
@@ -117,15 +82,6 @@ def auroc_table(metrics: Mapping[str, Any], title: str) -> Table:
         ends += [number(auroc["mean"]), f"{auroc['defined']}/{len(auroc['labels'])} defined"]
     table.add_row("mean", *ends, style="bold")
     return table
-
-
-def subsets_line(metrics: Mapping[str, Any]) -> str:
-    """Images, patients and fingerprint of each part, and how its scores were averaged."""
-    return "; ".join(
-        f"{subset}: {s['images']:,} images of {patients_text(s['patients'])} [{s['fingerprint']}]"
-        + (", each with its mirror image (tta=flip)" if s.get("tta") == "flip" else "")
-        for subset, s in metrics.items()
-    )
 
 
 def labels_tables(table: "LabelTable") -> list[Table | str]:
@@ -189,22 +145,7 @@ def comparison_lines(comparison: "Comparison", first: str, second: str) -> list[
         differences.add_row(label, *cells, style=style)
         tested = (row.p_value, row.corrected, row.delong, row.detectable)
         tests.add_row(label, *(number(value, 4) for value in tested), style=style)
-    seeds = len(comparison.first), len(comparison.second)
-    count = len(comparison.tested)
-    holm = f"corrected for {count} labels (Holm)" if count else "no label has a p value"
-    lines: list[Table | str] = [
-        differences,
-        tests,
-        f"{comparison.images:,} test images of {patients_text(comparison.patients)} "
-        f"[{comparison.fingerprint}]; Student's t, its deviation from {comparison.draws:,} paired "
-        f"draws of {'patients' if comparison.patients else 'images'}; {holm}",
-    ]
-    if max(seeds) > 1:
-        lines.append(
-            f"seeds: {seeds[0]} of A, {seeds[1]} of B; their means are compared, and draws "
-            "resample seeds too"
-        )
-    return [*lines, f"verdict: {comparison.verdict}"]
+    return [differences, tests, *say("comparison", comparison)]
 
 
 def truth_lines(truths: "ExpertTruth", title: str) -> list[Table | str]:
@@ -220,15 +161,7 @@ def truth_lines(truths: "ExpertTruth", title: str) -> list[Table | str]:
         table.add_row(name, *cells, p_text(pair.corrected))
         counts = (row.images, row.patients, row.positives, row.text_positives, row.both)
         positives.add_row(name, *(f"{count:,}" for count in counts))
-    unions = [row for row in truths.rows if len(row.scores) > 1]
-    return [
-        table,
-        positives,
-        *dict.fromkeys(f"{r.finding}: the largest score of {', '.join(r.scores)}" for r in unions),
-        *(f"not compared: {finding}: {why}" for finding, why in truths.left_out.items()),
-        f"miner: NIH's text miner; {truths.draws:,} draws of patients, both truths in each",
-        *(row.sentence for row in truths.rows),
-    ]
+    return [table, positives, *say("truths", truths)]
 
 
 def sweep_lines(comparison: "SweepComparison", *, all_tests: bool = False) -> list[Table | str]:
