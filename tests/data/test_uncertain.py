@@ -17,7 +17,7 @@ from xray_lightning.data.samplers import disease_balanced_sampler, prevalence
 from xray_lightning.data.source import Source, describe_targets
 from xray_lightning.data.splits import patient_split
 from xray_lightning.data.summary import summarise_data
-from xray_lightning.data.uncertain import describe_choices, parse_code, read_codes
+from xray_lightning.data.uncertain import Coding, parse_code
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.auroc import PerLabelAUROC, auroc_per_label
@@ -49,31 +49,31 @@ IDS = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
     ],
 )
 def test_codes_become_targets(uncertain: Any, blank: Any, expected: Any) -> None:
-    np.testing.assert_array_equal(read_codes(CODES, IDS, LABELS, uncertain, blank), expected)
+    targets = Coding(LABELS, uncertain, blank).read(CODES, IDS)
+    np.testing.assert_array_equal(targets, expected)
 
 
 def test_smooth_draws_from_its_range_for_each_image_alone() -> None:
     names, codes = [f"{i}.jpg" for i in range(4_000)], np.full((4_000, 2), -1.0)
-    shares = read_codes(codes, names, LABELS, "smooth")
+    smooth = Coding(LABELS, "smooth")
+    shares = smooth.read(codes, names)
     assert ((shares > 0.55) & (shares < 0.85)).all()
     np.testing.assert_allclose(shares.mean(axis=0), 0.70, atol=0.005)
     np.testing.assert_allclose(shares.std(axis=0), 0.30 / math.sqrt(12), atol=0.005)
     assert abs(np.corrcoef(shares.T)[0, 1]) < 0.05
-    again = read_codes(codes[:9], names[:9][::-1], LABELS, "smooth")
+    again = smooth.read(codes[:9], names[:9][::-1])
     np.testing.assert_array_equal(again, shares[:9][::-1])  # whatever else is in the table
-    assert (read_codes(codes, names, LABELS, "smooth", seed=1) != shares).any()
-    whole = read_codes(codes, names, LABELS, "smooth", smooth=(0, 1)).astype(np.float32)
+    assert (replace(smooth, seed=1).read(codes, names) != shares).any()
+    whole = replace(smooth, smooth=(0, 1)).read(codes, names).astype(np.float32)
     assert ((whole > 0) & (whole < 1)).all()  # never certain, in single precision either
 
 
 def test_choices_name_what_targets_depend_on() -> None:
-    assert describe_choices(LABELS, "zeros", "negative", seed=3) == {
+    assert Coding(LABELS, "zeros", "negative", seed=3).describe() == {
         "uncertain": "zeros", "blank": "negative",
     }  # fmt: skip
-    mixed = describe_choices(
-        (*LABELS, "Pneumonia"), {"default": "ones", "Edema": "smooth"}, "unknown", smooth=(0, 0.3)
-    )
-    assert mixed == {
+    choice = {"default": "ones", "Edema": "smooth"}
+    assert Coding((*LABELS, "Pneumonia"), choice, "unknown", smooth=(0, 0.3)).describe() == {
         "uncertain": "ones but Edema smooth", "blank": "unknown", "smooth": "0 to 0.3", "seed": "0",
     }  # fmt: skip
 
@@ -92,7 +92,7 @@ def test_choices_name_what_targets_depend_on() -> None:
 )
 def test_wrong_choices(settings: dict[str, Any], value: str) -> None:
     with pytest.raises(ConfigError, match=value):
-        read_codes(CODES, IDS, LABELS, **settings)
+        Coding(LABELS, **settings).read(CODES, IDS)
 
 
 @pytest.mark.parametrize("cell", ["2", "present", "nan", "0.5"])

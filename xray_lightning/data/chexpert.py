@@ -42,10 +42,9 @@ from xray_lightning.data.uncertain import (
     SMOOTH,
     Choice,
     Codes,
+    Coding,
     code_matrix,
     count_codes,
-    describe_choices,
-    read_codes,
 )
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.records import NAN, NO_FINDING, Record, Records, read_column
@@ -102,13 +101,11 @@ class CheXpert(Source):
     ) -> None:
         folder, notes = self.open_folder(root, allow_missing=allow_missing)
         self.root = folder = _find_archive(folder)
-        self.choices = describe_choices(LABELS, uncertain, blank, smooth=smooth, seed=seed)
-        read = partial(
-            read_codes, labels=LABELS, uncertain=uncertain, blank=blank, smooth=smooth, seed=seed
-        )
+        coding = Coding(LABELS, uncertain, blank, smooth, seed)
+        self.choices = coding.describe()
         counts: dict[str, dict[str, int]] = {}
         parts = {
-            part: _read_part(read_table(path), part, folder, read, counts, notes)
+            part: _read_part(read_table(path), part, folder, coding, counts, notes)
             for part, path in _find_tables(folder).items()
         }
         self.official = _assign_parts(parts)
@@ -209,7 +206,7 @@ def _read_part(
     table: Table,
     part: str,
     folder: Path,
-    read: "partial[npt.NDArray[np.float64]]",
+    coding: Coding,
     counts: dict[str, dict[str, int]],
     notes: list[str],
 ) -> Records:
@@ -218,7 +215,7 @@ def _read_part(
     table.refuse_repeats("Path")
     patients, studies, images, sides = _read_paths(table, part)
     codes, ages = code_matrix(table, LABELS), np.array(table.numbers("Age"))
-    targets = read(codes, images)
+    targets = coding.read(codes, images)
     if absent := [label for label in LABELS if label not in table.columns]:
         targets[:, list(map(LABELS.index, absent))] = NAN
         notes.append(f"{table.path.name} lacks {', '.join(absent)}: unknown")

@@ -32,10 +32,9 @@ from xray_lightning.data.uncertain import (
     SMOOTH,
     Choice,
     Codes,
+    Coding,
     code_matrix,
     count_codes,
-    describe_choices,
-    read_codes,
 )
 from xray_lightning.errors import ConfigError
 from xray_lightning.records import NAN, Records, read_column
@@ -90,8 +89,8 @@ class Mimic(Source):
                 f"data.labels is one of {', '.join(LABELERS)}, and data.test one of "
                 f"{', '.join(TESTS)}; got {labels!r} and {test!r}"
             )
-        words = describe_choices(LABELS, uncertain, blank, smooth=smooth)
-        self.choices = {"labels": labels, "test": test, **words}
+        coding = Coding(LABELS, uncertain, blank, smooth)
+        self.choices = {"labels": labels, "test": test, **coding.describe()}
         folder, notes = self.open_folder(root, allow_missing=allow_missing)
         names = [f"mimic-cxr-2.0.0-{name}.csv" for name in ("metadata", "split", labels)]
         names += [EXPERTS] if test == "radiologists" else []
@@ -105,8 +104,8 @@ class Mimic(Source):
         self.official = {name: frozenset(ids) for name, ids in subsets.items()}
         codes, told, kept = _read_labels(table, self.official["test"], studies, notes)
         images, reported = table.text(_IMAGE), codes[told.any(axis=1)]
-        targets = read_codes(codes, images, LABELS, uncertain, blank, smooth=smooth)
-        records = _make_records(table, folder, np.where(told, targets, NAN), notes)
+        targets = np.where(told, coding.read(codes, images), NAN)
+        records = _make_records(table, folder, targets, notes)
         self.fill(
             records[np.flatnonzero(kept)],
             notes,

@@ -18,6 +18,8 @@ losses and is unknown to every metric.
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -61,12 +63,68 @@ def count_codes(codes: Codes, labels: Sequence[str]) -> dict[str, dict[str, int]
     }
 
 
-def choose_words(name: str, choice: Choice, labels: Sequence[str]) -> tuple[str, ...]:
-    """The word of each label, (L,); ``name`` is that of the choice, "uncertain" or "blank".
+@dataclass(frozen=True)
+class Coding:
+    """What a labeler's codes say of L labels.
 
-    >>> choose_words("uncertain", {"default": "ignore", "Edema": "ones"}, ("Edema", "Fracture"))
-    ('ones', 'ignore')
+    Raises:
+        ConfigError: a word or range that there is not, or a label without a word.
     """
+
+    labels: Sequence[str]  # the L labels
+    uncertain: Choice = "ignore"  # what -1 means
+    blank: Choice = "negative"  # what NaN means
+    smooth: Sequence[float] = SMOOTH  # the range of a share, 0 <= low < high <= 1
+    seed: int = 0  # of the shares
+
+    @cached_property
+    def words(self) -> dict[str, tuple[str, ...]]:
+        """The word of each label for "uncertain" and for "blank", (L,)."""
+        choices = {"uncertain": self.uncertain, "blank": self.blank}
+        return {name: _choose_words(name, choices[name], self.labels) for name in choices}
+
+    def describe(self) -> dict[str, str]:
+        """A source's ``choices``: every setting that its targets depend on.
+
+        >>> Coding(("Edema", "Mass"), {"default": "ones", "Edema": "zeros"}).describe()["uncertain"]
+        'zeros but Mass ones'
+        """
+        choices = {name: self._describe_words(words) for name, words in self.words.items()}
+        if "smooth" in self.words["uncertain"]:
+            choices |= {"smooth": f"{self.smooth[0]} to {self.smooth[1]}", "seed": str(self.seed)}
+        return choices
+
+    def read(self, codes: Codes, image_ids: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Targets of N images, (N, L): 1 present, 0 absent, NaN unknown, or a share between.
+
+        A share depends on seed, label and image id alone.
+
+        >>> Coding(("Edema", "Fracture"), "ones").read(np.array([[-1.0, np.nan]]), ["a"]).tolist()
+        [[1.0, 0.0]]
+        """
+        low, high = _check_range(self.smooth)
+        targets = codes.copy()
+        for index, (unsure, absent) in enumerate(zip(*self.words.values(), strict=True)):
+            column = targets[:, index]
+            column[np.isnan(column)] = TARGETS[absent]
+            rows = np.flatnonzero(column == -1)
+            if unsure == "smooth":
+                start = f"{self.seed}/{self.labels[index]}/"
+                draws = [_draw(start + image_ids[row]) for row in rows.tolist()]
+                column[rows] = low + (high - low) * np.array(draws)
+            else:
+                column[rows] = TARGETS[unsure]
+        return targets
+
+    def _describe_words(self, words: Sequence[str]) -> str:
+        """The commonest word, and the labels that have another."""
+        usual = Counter(words).most_common(1)[0][0]
+        pairs = zip(self.labels, words, strict=True)
+        others = [f"{label} {word}" for label, word in pairs if word != usual]
+        return usual + (f" but {' and '.join(others)}" if others else "")
+
+
+def _choose_words(name: str, choice: Choice, labels: Sequence[str]) -> tuple[str, ...]:
     words = choice if isinstance(choice, Mapping) else {"default": choice}
     if unknown := [label for label in words if label not in (*labels, "default")]:
         raise ConfigError(
@@ -79,67 +137,6 @@ def choose_words(name: str, choice: Choice, labels: Sequence[str]) -> tuple[str,
             f"'default' for the rest; got {wrong[0]!r} in {choice!r}"
         )
     return chosen
-
-
-def describe_words(words: Sequence[str], labels: Sequence[str]) -> str:
-    """The commonest word, and the labels that have another.
-
-    >>> describe_words(("ones", "ignore", "ignore"), ("Edema", "Fracture", "Pneumonia"))
-    'ignore but Edema ones'
-    """
-    usual = Counter(words).most_common(1)[0][0]
-    others = [f"{label} {word}" for label, word in zip(labels, words, strict=True) if word != usual]
-    return usual + (f" but {' and '.join(others)}" if others else "")
-
-
-def describe_choices(
-    labels: Sequence[str],
-    uncertain: Choice,
-    blank: Choice,
-    *,
-    smooth: Sequence[float] = SMOOTH,
-    seed: int = 0,
-) -> dict[str, str]:
-    """A source's ``choices``: every setting of :func:`read_codes` that its targets depend on."""
-    words = {"uncertain": choose_words("uncertain", uncertain, labels)}
-    words["blank"] = choose_words("blank", blank, labels)
-    choices = {name: describe_words(chosen, labels) for name, chosen in words.items()}
-    if "smooth" in words["uncertain"]:
-        choices |= {"smooth": f"{smooth[0]} to {smooth[1]}", "seed": str(seed)}
-    return choices
-
-
-def read_codes(
-    codes: Codes,  # of the labeler, (N, L)
-    image_ids: Sequence[str],  # N ids; a share depends on seed, label and id alone
-    labels: Sequence[str],  # the L labels
-    uncertain: Choice = "ignore",  # what -1 means
-    blank: Choice = "negative",  # what NaN means
-    *,
-    smooth: Sequence[float] = SMOOTH,  # the range of a share, 0 <= low < high <= 1
-    seed: int = 0,  # of the shares
-) -> npt.NDArray[np.float64]:
-    """Targets of N images: 1 present, 0 absent, NaN unknown, or a share between.
-
-    Returns:
-        (N, L).
-
-    >>> read_codes(np.array([[-1.0, np.nan]]), ["a"], ("Edema", "Fracture"), "ones").tolist()
-    [[1.0, 0.0]]
-    """
-    low, high = _check_range(smooth)
-    targets = codes.copy()
-    words = (choose_words("uncertain", uncertain, labels), choose_words("blank", blank, labels))
-    for index, (unsure, absent) in enumerate(zip(*words, strict=True)):
-        column = targets[:, index]
-        column[np.isnan(column)] = TARGETS[absent]
-        rows = np.flatnonzero(column == -1)
-        if unsure == "smooth":
-            draws = [_draw(f"{seed}/{labels[index]}/{image_ids[row]}") for row in rows.tolist()]
-            column[rows] = low + (high - low) * np.array(draws)
-        else:
-            column[rows] = TARGETS[unsure]
-    return targets
 
 
 def _draw(text: str) -> float:
