@@ -50,10 +50,6 @@ def test_one_record_per_image(rsna_folder: Folder) -> None:
     path = rsna_folder.root / "stage_2_train_images/id-00.dcm"
     assert source.records[0].path == path
     assert not source.missing
-
-
-def test_negatives_all_is_said(rsna_folder: Folder) -> None:
-    source = mapped(rsna_folder)
     assert source.title == "rsna (negatives: all)"
     assert any("negatives=all: 18 images without opacity, 9 of them abnormal" in note
                and "0.87 (all) to 0.98" in note for note in source.notes)  # fmt: skip
@@ -192,14 +188,11 @@ def test_patients_are_nihs(rsna_folder: Folder, tmp_path: Path) -> None:
     assert patient_keys("other", nih.records)[0] not in keys
 
 
-def test_the_map_must_be_complete(rsna_folder: Folder) -> None:
+def test_the_map_must_be_complete_and_one_exposure_twice_is_noted(rsna_folder: Folder) -> None:
     path = rsna_folder.nih_map()
     path.write_text(path.read_text().replace("id-11,", "other,"))
     with pytest.raises(TableError, match="lacks 1 image of the label table, the first is id-11"):
         Rsna(rsna_folder.root, nih_map=path)
-
-
-def test_one_exposure_twice_is_noted(rsna_folder: Folder) -> None:
     path = rsna_folder.nih_map()
     path.write_text(path.read_text().replace("00000001_002.png", "00000001_001.png"))
     notes = Rsna(rsna_folder.root, nih_map=path).notes

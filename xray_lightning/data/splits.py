@@ -29,7 +29,7 @@ from xray_lightning.data.partition import (
     match_names,
     read_split_table,
 )
-from xray_lightning.errors import ConfigError, SplitError
+from xray_lightning.errors import ConfigError, SplitError, require_integer
 from xray_lightning.records import (
     is_known,
     number_distinct,
@@ -214,8 +214,7 @@ def kfold_split(
         SplitError: there are too few patients.
     """
     _check_val_fraction(val_fraction)
-    if not isinstance(folds, int) or folds < 2:
-        raise ConfigError(f"folds must be an integer of at least 2, got {folds!r}")
+    require_integer("folds", folds, 2)
     if not isinstance(fold, int) or not 0 <= fold < folds:
         raise ConfigError(f"fold must be from 0 to {folds - 1} (folds={folds}), got {fold}")
     rng = _make_generator(seed)
@@ -348,6 +347,5 @@ def _check_val_fraction(val_fraction: float) -> None:
 
 
 def _make_generator(seed: int) -> np.random.Generator:
-    if not isinstance(seed, int) or seed < 0:
-        raise ConfigError(f"the split's seed must be an integer of at least 0, got {seed!r}")
+    require_integer("the split's seed", seed, 0)
     return np.random.default_rng(seed)
