@@ -30,11 +30,11 @@ def test_what_is_said(tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code, text = run(tree, out)
     assert code == 0
-    assert "3 images converted, 0 were before" in text
-    assert "1 other files are not DICOM" in text
+    assert "3 images converted, 0 before" in text
+    assert "1 other file left alone: not DICOM" in text
     assert "names of files and folders were kept" in text
     code, text = run(tree, out)
-    assert "0 images converted, 3 were before" in text
+    assert "0 images converted, 3 before" in text
     counts = {"converted": 0, "before": 3, "others": 1, "failures": {}}
     assert json.loads(run(tree, out, "--json")[1]).items() >= counts.items()
     code, text = run(tree, tmp_path / "renamed", "rename=true", "bits=16")

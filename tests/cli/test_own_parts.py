@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
 from xray_lightning import CheckpointError, ConfigError, load_checkpoint
+from xray_lightning.cli.app import APP
 from xray_lightning.cli.evaluate import evaluate_checkpoint
 from xray_lightning.cli.train import train
 
@@ -86,3 +89,12 @@ def test_a_folder_of_settings(model, tmp_path, monkeypatch, capsys) -> None:
     evaluate_checkpoint(best, ["trust=true", "draws=20", "hydra.run.dir=again"])
     again = json.loads(Path("again/metrics.json").read_text())
     assert again["test"]["auroc"] == metrics["test"]["auroc"]
+    Image.effect_noise((32, 32), 64).save("a.png")
+    for text in ("predict run a.png --out p", "export run --out m.pt2 format=pt2"):
+        verb = text.split()
+        asked = [CliRunner().invoke(APP, [*verb, *trust]) for trust in ([], ["trust=true"])]
+        assert [result.exit_code for result in asked] == [2, 0], asked
+        assert "trust=true on the command line" in asked[0].output
+    words = ["predict", "run", "a.png", "trust=true", "maps=true", "--out", "q"]
+    drawn = CliRunner().invoke(APP, words)
+    assert (drawn.exit_code, "no maps" in drawn.output) == (2, True), drawn.output

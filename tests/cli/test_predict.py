@@ -102,16 +102,16 @@ def test_what_it_says(checkpoint: Path, images: Path, tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt", "c.txt", "d.txt"):
         (scans / name).write_text("not an image")
     output = predict(checkpoint, scans, "--out", out).output
-    assert f"2 images scored, 0 were before: {out / 'predictions.csv'}" in output
+    assert f"2 images scored, 0 before: {out / 'predictions.csv'}" in output
     assert "skipped a.txt, b.txt, c.txt and 1 more: not images (skipped.csv has" in output
     dark = np.linspace(0, 4095, 1600).astype(np.uint16).reshape(40, 40)
     cv2.imwrite(str(scans / "a.png"), dark)
     (scans / "link.png").symlink_to("a.png")
     (scans / "c.png").write_bytes(b"")
     output = predict(checkpoint, scans, "--out", out, code=3).output
-    assert "1 images scored, 1 were before" in output
-    assert "note: 1 links to listed images are those images: scored once" in output
-    assert "note: 1 files were others when they were scored before" in output
+    assert "1 image scored, 1 before" in output
+    assert "note: 1 link to listed images: each scored once" in output
+    assert "note: 1 file changed since scored before" in output
     assert "16-bit picture of 12-bit values: dark, for it is not stretched (1)" in output
     assert (
         f"1 of 3 files could not be read: {scans / 'c.png'}; {out / 'failed.csv'} says why"

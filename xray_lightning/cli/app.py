@@ -121,6 +121,7 @@ def predict(request: Request) -> None:
         **{"batch_size": 32, "workers": None, "device": "auto", "points": "checkpoint"},
         **{"format": ("csv", "json", "parquet"), "maps": False, "method": "cam", "prior": ""},
         **{"operating_point.rule": "", "operating_point.value": "", "calibration": ""},
+        trust=False,
     )
     out, needed = request.require_out(), list(request.files[1:])
     needed += [] if chosen["points"] in ("checkpoint", "none") else [chosen["points"]]
@@ -131,10 +132,10 @@ def predict(request: Request) -> None:
 @verb("CHECKPOINT")
 def export(request: Request) -> None:
     """A checkpoint as one file for other programs: xray export RUN format=onnx --out model.onnx."""
-    chosen = request.read(format=("onnx", "pt2", "safetensors"), films="")
+    chosen = request.read(format=("onnx", "pt2", "safetensors"), films="", trust=False)
     out, films = request.require_out(), [chosen["films"]] if chosen["films"] else []
     (checkpoint,) = require_files(request, request.files, films or ["."])
-    call("files.export", checkpoint, out, chosen["format"], films, request.as_json)
+    call("files.export", checkpoint, out, films, chosen, request.as_json)
 
 
 @verb("IN OUT")

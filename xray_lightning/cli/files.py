@@ -8,6 +8,7 @@ from xray_lightning.cli.failures import PartialError
 from xray_lightning.cli.request import Facts, Own, present
 from xray_lightning.data.convert import NAMES, PngOptions, convert_folder
 from xray_lightning.data.files import find_images
+from xray_lightning.data.tables import format_count
 from xray_lightning.progress import show_progress
 
 CHECKED = 5  # films an export is checked on
@@ -34,11 +35,11 @@ def predict(checkpoint: Path, names: Sequence[str], folder: Path, own: Own, as_j
     unchecked = "; without targets nothing can refute it" if "estimate" in own["prior"] else ""
     notes = {
         f"prevalence corrected{unchecked}: {priors}": priors,
-        f"called (images of {done.studies:,} studies): {called}": called,
+        f"called (images of {format_count(done.studies, 'study')}): {called}": called,
         "no operating points: probability_ and call_ are empty": not called,
-        f"{len(done.links):,} links to listed images are those images: scored once": done.links,
+        f"{format_count(len(done.links), 'link')} to listed images: each scored once": done.links,
         f"skipped {skipped}: not images (skipped.csv has the list)": done.skipped,
-        f"{done.changed:,} files were others when they were scored before": done.changed,
+        f"{format_count(done.changed, 'file')} changed since scored before": done.changed,
         done.notes: done.notes,
     }
     failures = done.failures
@@ -47,9 +48,9 @@ def predict(checkpoint: Path, names: Sequence[str], folder: Path, own: Own, as_j
 
         with show_progress("drawing studies") as report:
             pages = write_study_pages(classifier, folder, method=own["method"], progress=report)
-        notes[f"{pages.written:,} studies are drawn: {pages.index}"] = True
+        notes[f"{format_count(pages.written, 'study')} drawn: {pages.index}"] = True
         values, failures = values | {"pages": pages.to_json()}, failures | pages.failures
-    first = f"{done.scored:,} images scored, {done.kept:,} were before: {done.table}"
+    first = f"{format_count(done.scored, 'image')} scored, {done.kept:,} before: {done.table}"
     present_files(values, as_json, first, notes)
     require_whole(failures, len(images.images), folder, "read")
 
@@ -60,15 +61,16 @@ def read_points(own: Own) -> Own:
 
     names = "prior", "calibration", "operating_point.rule", "operating_point.value"
     fit = {name.split(".")[-1]: read_value(name, own[name]) for name in names if own[name]}
-    return {"points": own["points"], **fit}
+    return {"points": own["points"], "trust": own["trust"], **fit}
 
 
-def export(checkpoint: Path, out: Path, format: str, films: Sequence[str], as_json: bool) -> None:
+def export(checkpoint: Path, out: Path, films: Sequence[str], own: Own, as_json: bool) -> None:
     """Write a checkpoint as one file, see :func:`~xray_lightning.export_checkpoint`."""
+    format = own["format"]
     paths = find_images(films).images[:CHECKED] if films else []
     from xray_lightning.deploy.export import export_checkpoint
 
-    done = export_checkpoint(checkpoint, out, format, films=paths)
+    done = export_checkpoint(checkpoint, out, format, films=paths, trust=own["trust"])
     checked = f"{done.films} films" if done.films else "noise alone (films=DIR: on real films)"
     line = f"{done.path}: {format}, {done.bytes / 1e6:,.1f} MB; largest difference of a score to "
     line += f"the checkpoint's {done.largest_difference:.1e}, on {checked}"
@@ -94,10 +96,10 @@ def convert(
     told = f"{out / NAMES} (and failed.csv) tells the original names: do not pass it on"
     notes = {
         done.notes: done.notes,
-        f"{done.others:,} other files are not DICOM and were left alone": done.others,
+        f"{format_count(done.others, 'other file')} left alone: not DICOM": done.others,
         told if rename else kept: True,
     }
-    first = f"{done.converted:,} images converted, {done.before:,} were before: {out}"
+    first = f"{format_count(done.converted, 'image')} converted, {done.before:,} before: {out}"
     present_files(done.to_json(), as_json, first, notes)
     require_whole(
         done.failures, done.converted + done.before + len(done.failures), out, "converted"

@@ -403,10 +403,11 @@ def read_boxes(
 def format_count(number: int, noun: str) -> str:
     """A number with its noun.
 
-    >>> format_count(1, "image"), format_count(1200, "image")
-    ('1 image', '1,200 images')
+    >>> format_count(1, "study"), format_count(1200, "image"), format_count(2, "study")
+    ('1 study', '1,200 images', '2 studies')
     """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else many}"
 
 
 def _quote(names: Iterable[str]) -> str:

@@ -115,7 +115,7 @@ class Classifier:
     @property
     def labels(self) -> tuple[str, ...]:
         """The L labels, in the order of the scores."""
-        return self.net.labels
+        return self.interpretation.labels
 
     def __call__(
         self,
@@ -202,6 +202,8 @@ class Classifier:
 
     def require_maps(self, method: str) -> None:
         """Refuse a method of maps that this network lacks, before long work."""
+        if not isinstance(self.net, XrayNet):
+            raise ConfigError(f"no maps: {type(self.net).__name__} is not an XrayNet")
         self.map_squares(self.fit(np.zeros((1, 1), np.uint8))[None], self.labels[:1], method)
 
     def _to_images(self, squares: Pixels) -> Tensor:
@@ -229,6 +231,7 @@ def load_classifier(
     # evaluation), or predictions (CSV) of this network to fit them on
     points: str | Path = "checkpoint",
     prior: Prior = VALIDATION,  # the prevalence probabilities hold for, see evaluation/priors.py
+    trust: bool = False,  # whether it may name classes that are not of this package
     **fit: Any,  # rule, value, calibration of ``fit_operating_points``, for a CSV
 ) -> Classifier:
     """A classifier from a checkpoint alone, such as RUN/checkpoints/best.ckpt.
@@ -238,7 +241,7 @@ def load_classifier(
         ConfigError: an unknown device, or one that is not there; points or a prior that do not fit.
         DataNotFoundError, TableError: no such file of points, or a damaged one.
     """
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint, trust=trust)
     description = loaded.description
     own, chosen = description.operating_points, {"points": points, "prior": prior, **fit}
     return Classifier(

@@ -105,7 +105,7 @@ def export_checkpoint(
     *,
     # images to check it on too, in batches of 1, 2 and 5; noise is checked anyway
     films: Sequence[str | Path] = (),
-    **reading: Any,  # points and prior of ``load_classifier``; of safetensors the checkpoint's
+    **reading: Any,  # points, prior, trust of ``load_classifier``; of safetensors the checkpoint's
 ) -> Exported:
     """Write a checkpoint as one file, and check that it gives the same scores.
 
@@ -208,7 +208,7 @@ def write_pt2(classifier: Classifier, example: Tensor, path: Path) -> Run:
 def write_weights(classifier: Classifier, example: Tensor, path: Path) -> Run:
     """What :func:`~xray_lightning.load_checkpoint` reads."""
     write_safetensors(load_checkpoint(str(classifier.checkpoint)), path)
-    model = Deployed(load_classifier(path, device="cpu"))
+    model = Deployed(load_classifier(path, device="cpu", trust=True))  # as that of the checkpoint
     return lambda pixels: [output.numpy() for output in model(torch.from_numpy(pixels))]
 
 

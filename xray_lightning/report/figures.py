@@ -93,7 +93,7 @@ def draw_curves(table: pd.DataFrame, loss: Axes, auroc: Axes) -> None:
             (line,) = axes.plot(table["epoch"] + 1, table[column], style, color=colour)
             line.set(label=column, markersize=4, linewidth=0.8 if column in labels else 1.5)
     loss.set(xlabel="epoch", ylabel="loss")
-    loss.legend(frameon=False)
+    loss.legend(frameon=False, loc="upper right")  # "best" warns where it is slow
     auroc.set(xlabel="epoch", ylabel="validation AUROC")
     for axes in (loss, auroc):
         axes.locator_params("x", integer=True, min_n_ticks=1)
@@ -116,7 +116,7 @@ def distribution_figure(targets: Mapping[str, Floats], labels: Sequence[str], pa
     axes.invert_yaxis()
     axes.set(xlabel="positive images (% of those with a known target)")
     axes.set(title="Class distribution per subset")
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside lower center", ncols=3)
     save_figure(figure, path)
 
 
