@@ -112,7 +112,10 @@ def test_the_point_of_a_label(rule: str, kind: str) -> None:
         assert value == 1 if ends is None else ends[0] < value <= ends[1]
     assert (point.positives, point.prevalence) == (truth.sum(), truth.mean())
     assert point.note == ""
-    assert point.calibration == fit_calibration(kept, truth == 1, "platt")
+    fitted = fit_calibration(kept, truth == 1, "platt")
+    assert point.calibration(kept).tolist() == fitted(kept).tolist()
+    low, high = point.calibration.slope_interval
+    assert low < fitted.slope < high
 
 
 def test_too_few_positives_give_nothing() -> None:

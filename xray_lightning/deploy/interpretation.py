@@ -1,5 +1,6 @@
 """How scores become probabilities and calls: operating points, calibrations and a prior."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy.typing as npt
 from xray_lightning.errors import ConfigError, DataNotFoundError
 from xray_lightning.evaluation import priors as rules
 from xray_lightning.evaluation.predictions import Predictions, read_own
-from xray_lightning.metrics.calibration import Calibration
+from xray_lightning.metrics.calibration import Calibration, prior_interval
+from xray_lightning.metrics.intervals import Interval, drop_undefined
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.results import Json, Result
 from xray_lightning.writing import read_json
@@ -29,6 +31,8 @@ class Interpretation(Result):
     source: str = ""  # "checkpoint" or a file; "" without operating points
     prior: rules.Prior = rules.VALIDATION  # as asked for
     priors: rules.Pairs = field(default_factory=dict)  # prevalence corrected from, and to
+    # 95 % of those corrected to that were estimated, the calibration taken as right; studies count
+    prior_intervals: dict[str, Interval | None] = field(default_factory=dict)
 
     @cached_property
     def calibrations(self) -> dict[str, Calibration | None]:
@@ -53,14 +57,24 @@ class Interpretation(Result):
         """1 where a score (N, L) reaches its operating point, else 0; NaN where there is none."""
         return np.where(np.isnan(self.thresholds), np.nan, scores >= self.thresholds)
 
-    def at_prior(self, scores: Scores) -> "Interpretation":
-        """With the prevalences that ``prior`` asks for; one to be estimated is that of scores."""
-        if not len(scores) and self.prior in (rules.ESTIMATE, rules.FORCED):
-            return replace(self, priors={})
-        ids = tuple(map(str, range(len(scores))))
+    def at_prior(self, scores: Scores, studies: Sequence[str] | None = None) -> "Interpretation":
+        """With the prevalences that ``prior`` asks for; one to be estimated is that of scores.
+
+        ``studies`` of the N images; None: each is one of its own.
+        """
+        estimated = self.prior in (rules.ESTIMATE, rules.FORCED)
+        if not len(scores) and estimated:
+            return replace(self, priors={}, prior_intervals={})
+        ids = tuple(map(str, range(len(scores)))) if studies is None else tuple(studies)
         unknown = Predictions(self.labels, ids, ids, np.full_like(scores, np.nan), scores)
         pairs, _ = rules.correct_priors(self.prior, unknown, self.operating_points)
-        return replace(self, priors=pairs)
+        plain = replace(self, priors={}).probabilities(scores)
+        intervals = {
+            label: drop_undefined(prior_interval(plain[:, self.labels.index(label)], *pair, ids))
+            for label, pair in pairs.items()
+            if estimated
+        }
+        return replace(self, priors=pairs, prior_intervals=intervals)
 
 
 def interpret(

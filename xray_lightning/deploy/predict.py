@@ -109,7 +109,7 @@ def predict_files(
                 table.add(scores)
                 notes.append(scores.notes)
                 report(number, len(files))
-        table.interpret(asked.at_prior(table.scores))
+        table.interpret(asked.at_prior(table.scores, [study for study, _ in table.rows.values()]))
         write_json({**identity, **table.interpretation.to_json()}, folder / "model.json")
         table.write_as(form)
     failures = {str(p): table.failures[str(p)] for p in files if str(p) in table.failures}

@@ -11,7 +11,18 @@ from scipy.optimize import minimize_scalar
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.intervals import Array, Floats, Mask, divided
+from xray_lightning.metrics.intervals import (
+    NONE,
+    Array,
+    Floats,
+    Interval,
+    Mask,
+    Spread,
+    divided,
+    drop_undefined,
+    effective_patients,
+    share_interval,
+)
 from xray_lightning.metrics.ranks import Codes
 from xray_lightning.results import Result
 
@@ -86,6 +97,9 @@ class Calibration(Result):
     knots: tuple[float, ...] = ()  # scores of the isotonic steps
     values: tuple[float, ...] = ()  # probabilities at the knots
     shift: float = 0.0  # added to the log odds of the result, see ``at_prior``
+    # 95 % of the two, of ``with_intervals``; None where they are not fitted or not known
+    slope_interval: Interval | None = None
+    intercept_interval: Interval | None = None
 
     def __call__(self, scores: Array) -> Floats:
         """Probabilities of scores, any shape."""
@@ -100,11 +114,33 @@ class Calibration(Result):
         require_method(values["method"])
         numbers = {name: float(values[name]) for name in ("slope", "intercept", "shift")}
         steps = {name: tuple(map(float, values[name])) for name in ("knots", "values")}
-        return cls(values["method"], **numbers, **steps)  # type: ignore[arg-type]
+        ends = {name: values.get(name) for name in ("slope_interval", "intercept_interval")}
+        pairs = {name: (float(end[0]), float(end[1])) for name, end in ends.items() if end}
+        return cls(values["method"], **numbers, **steps, **pairs)  # type: ignore[arg-type]
 
     def at_prior(self, prior: float, new_prior: float) -> "Calibration":
         """The map at another prevalence, see :func:`shift_prior`."""
         return replace(self, shift=float(logit(new_prior) - logit(prior)))
+
+    def with_intervals(self, scores: Array, positive: Mask, patients: npt.ArrayLike) -> Self:
+        """With Student's intervals of slope and intercept over the patients of the fit's images.
+
+        Sandwich variance of the log loss (Liang and Zeger 1986); isotonic steps have none.
+        """
+        if self.method == "isotonic":
+            return self
+        odds, chance = logit(scores), self(scores)
+        design = np.column_stack([odds, np.ones(len(odds))])[:, : 2 - (self.method != "platt")]
+        codes = np.unique(patients, return_inverse=True)[1]
+        information = design.T @ (design * (chance * (1 - chance))[:, None])
+        influence = np.linalg.solve(information, (design * (positive - chance)[:, None]).T)
+        rarer = positive if 2 * positive.sum() <= len(positive) else ~positive
+        effective = effective_patients(np.bincount(codes, rarer))
+        ends = [
+            drop_undefined(Spread.of_influence(one, codes, effective).around(value))
+            for one, value in zip(influence, (self.slope, self.intercept), strict=False)
+        ]
+        return replace(self, slope_interval=ends[0], intercept_interval=[*ends, None][1])
 
 
 def require_method(method: str | None) -> None:
@@ -167,3 +203,20 @@ def estimate_prior(
         if abs(new - before) < tolerance:
             break
     return new
+
+
+def prior_interval(
+    probabilities: Array, prior: float, estimate: float, patients: npt.ArrayLike
+) -> Interval:
+    """95 % of what :func:`estimate_prior` gave, the probabilities taken as right.
+
+    Sandwich variance of its equation, mean(p - estimate) = 0, on the logit scale, over patients.
+    """
+    told = shift_prior(probabilities, prior, estimate)
+    codes = np.unique(patients, return_inverse=True)[1]
+    if not np.ptp(told) > 0:
+        return NONE
+    influence = (told - estimate) * estimate * (1 - estimate) / (len(told) * told.var())
+    rarer = told if estimate < 0.5 else 1 - told
+    effective = effective_patients(np.bincount(codes, rarer))
+    return share_interval(estimate, Spread.of_influence(influence, codes, effective))

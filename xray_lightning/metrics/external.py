@@ -132,8 +132,8 @@ def fit_line(
     slope, note = _fit_slope(odds, positive, *clusters)
     return CalibrationLine(
         slope=slope,
-        intercept=_around(intercept, own, *clusters),
-        corrected=_around(moved, own - of_prior, *clusters),
+        intercept=_around(intercept, Spread.of_influence(own, *clusters)),
+        corrected=_around(moved, Spread.of_influence(own - of_prior, *clusters)),
         prior=prior,
         estimated=NAN if np.isnan(prior) else estimate_prior(probabilities, prior),
         note=note,
@@ -152,12 +152,8 @@ def _fit_slope(
     design = np.column_stack([np.ones(len(odds)), odds])  # (n, 2)
     information = design.T @ (design * (chance * (1 - chance))[:, None])
     influence = np.linalg.solve(information, (design * (positive - chance)[:, None]).T)[1]
-    return _around(float(line.coef_[0, 0]), influence, codes, effective), ""
+    return _around(float(line.coef_[0, 0]), Spread.of_influence(influence, codes, effective)), ""
 
 
-def _around(value: float, influence: Floats, codes: Codes, effective: float) -> Estimate:
-    """Interval of what each image (n,) moves by its influence, summed over patients."""
-    if np.isnan(value) or not effective > 1:
-        return Estimate(value)
-    variance = float((np.bincount(codes, influence) ** 2).sum()) * effective / (effective - 1)
-    return Estimate(value, *Spread(float(np.sqrt(variance)), effective - 1).around(value))
+def _around(value: float, spread: Spread) -> Estimate:
+    return Estimate(value, *spread.around(value))

@@ -139,6 +139,17 @@ class Spread:
             return cls(float("nan"), float("nan"))
         return cls(float(np.sqrt((len(values) - 1) * values.var())), effective - 1)
 
+    @classmethod
+    def of_influence(cls, influence: Floats, codes: Any, effective: float) -> "Spread":
+        """From what each image (n,) moves a figure by (Liang and Zeger 1986), summed over patients.
+
+        ``codes`` are the images' patients, 0 to P - 1, (n,).
+        """
+        if np.isnan(influence).any() or not effective > 1:
+            return cls(NAN, NAN)
+        variance = float((np.bincount(codes, influence) ** 2).sum()) * effective / (effective - 1)
+        return cls(float(np.sqrt(variance)), effective - 1)
+
     def around(self, value: float, level: float = 0.95) -> Interval:
         """Interval of a difference, or of anything that is not bound to [0, 1]."""
         reach = float(t.ppf((1 + level) / 2, self.freedom)) * self.deviation

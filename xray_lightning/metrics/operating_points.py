@@ -202,8 +202,10 @@ def fit_operating_point(
         threshold = choose_threshold(kept, truth, rule, value=value, minimum_positives=1)
         note = f"no score has a {rule} of {value}" if np.isnan(threshold) else ""
     chosen = None if few or calibration is None else fit_calibration(kept, positive, calibration)
-    if chosen is not None and not note and is_separated(kept, positive):
-        note = SEPARATED
+    if chosen is not None and is_separated(kept, positive):
+        note = note or SEPARATED
+    elif chosen is not None:
+        chosen = chosen.with_intervals(kept, positive, bootstrap.codes[targets_known])
     rates = [Estimate(NAN), Estimate(NAN)]
     if not np.isnan(threshold):
         called, drawn = kept >= threshold, bootstrap.subset(targets_known)
