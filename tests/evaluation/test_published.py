@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from xray_lightning.evaluation.evaluate import Origin, SplitName
 from xray_lightning.evaluation.published import (
+    Published,
     comparable,
     published_boxes,
     read_published,
@@ -30,9 +32,14 @@ def test_a_published_mean_is_that_of_its_findings() -> None:
         assert sum(row.labels.values()) / 14 == pytest.approx(row.mean, abs=0.004), row.work
 
 
+def beside(split: str, scored: int) -> list[Published]:
+    origin = Origin("nih", 112_120, SplitName(split, "f00d"), "test")
+    return comparable(origin, CHEST_XRAY14, scored)
+
+
 def test_splits_are_never_mixed() -> None:
-    official = comparable("nih", CHEST_XRAY14, "official", "test", known=112120, scored=25596)
-    own = comparable("nih", CHEST_XRAY14, "patient", "test", known=112120, scored=9)
+    official = beside("official", 25596)
+    own = beside("patient", 9)
     assert {row.split for row in official} == {"official"}
     assert {row.split for row in own} == {"own"}
     assert len(official) + len(own) == len(read_published())
@@ -40,10 +47,10 @@ def test_splits_are_never_mixed() -> None:
 
 
 def test_place() -> None:
-    official = comparable("nih", CHEST_XRAY14, "official", "test", known=112120, scored=25596)
+    official = beside("official", 25596)
     assert say("place", 0.99, official)[0].startswith(f"0 of {len(official)} published results")
     assert say("place", 0.5, official)[0].startswith(f"{len(official)} of {len(official)} ")
-    own = comparable("nih", CHEST_XRAY14, "kfold", "test", known=112120, scored=22000)
+    own = beside("kfold", 22000)
     assert "would mean nothing" in say("place", 0.9, own)[0]
     assert say("place", 0.9, []) == ["no published result was measured on such images"]
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from xray_lightning import Phantom
-from xray_lightning.evaluation.evaluate import Evaluation, SplitName
+from xray_lightning.evaluation.evaluate import Evaluation, Origin, SplitName
 from xray_lightning.evaluation.published import IMAGES, TEST_IMAGES, comparable, incomparable
 from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.report.page import say
 from xray_lightning.report.run import read_run
 from xray_lightning.report.run_page import compare_published, report_values, run_page
+
+NIH = Origin("nih", IMAGES, SplitName("official", "f00d"), "test")
 
 
 @pytest.fixture
@@ -22,9 +24,8 @@ def facts(made_run: Path) -> dict:
 
 def on_nih(evaluation: Evaluation, split: str) -> Evaluation:
     """The evaluation as if it were one on all of NIH."""
-    rows = comparable("nih", CHEST_XRAY14, split, "test", known=IMAGES, scored=TEST_IMAGES)
-    name = SplitName(split, "f00d")
-    origin = replace(evaluation.origin, data="nih", data_images=IMAGES, split=name)
+    origin = replace(NIH, split=SplitName(split, "f00d"))
+    rows = comparable(origin, CHEST_XRAY14, TEST_IMAGES)
     return replace(evaluation, origin=origin, images=TEST_IMAGES, published=rows)
 
 
@@ -59,22 +60,19 @@ def test_none_beside_a_part_of_the_images(made_run: Path) -> None:
         ({"data": "rsna"}, "on rsna"),
         ({"labels": ["Mass"]}, "14 findings"),
         ({"subset": "val"}, "a test set"),
-        ({"split": "image"}, "shares patients"),
-        ({"known": 10}, "label table has 10"),
-        ({"scored": 10}, "10 images were scored"),
-        ({"known": 640, "scored": 125}, "label table has 640"),
+        ({"split": SplitName("image", "f00d")}, "shares patients"),
+        ({"data_images": 640, "scored": 125}, "label table has 640"),
         ({"labels": CHEST_XRAY14[:3]}, "14 findings"),
-        ({"data": "phantom"}, "on phantom"),
-        ({"split": "patient", "known": 640, "scored": 125}, "label table has 640"),
+        ({"split": SplitName("patient", "f00d"), "data_images": 640}, "label table has 640"),
         ({"scored": 25595}, "25,595 images were scored"),
     ],
 )
 def test_why_not_comparable(changes: dict, reason: str) -> None:
-    case = {"data": "nih", "labels": CHEST_XRAY14, "split": "official", "subset": "test"}
-    case |= {"known": IMAGES, "scored": TEST_IMAGES}
-    assert incomparable(**case) == ""
-    assert reason in incomparable(**{**case, **changes})
-    assert comparable(**{**case, **changes}) == []
+    assert incomparable(NIH, CHEST_XRAY14, TEST_IMAGES) == ""
+    labels, scored = changes.pop("labels", CHEST_XRAY14), changes.pop("scored", TEST_IMAGES)
+    origin = replace(NIH, **changes)
+    assert reason in incomparable(origin, labels, scored)
+    assert comparable(origin, labels, scored) == []
 
 
 def test_guessing_and_no_figure_at_all(facts: dict) -> None:

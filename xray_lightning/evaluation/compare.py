@@ -1,10 +1,9 @@
 """Is one model better than another on the same test images? From their tables to a verdict."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 
@@ -14,8 +13,8 @@ from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.evaluation.folds import find_pooled, read_data_title
 from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.evaluation.sweep import FINISHED, read_runs
-from xray_lightning.metrics.compare import Difference, compare_aurocs
-from xray_lightning.results import Json, Result
+from xray_lightning.metrics.compare import AurocDifferences, compare_aurocs
+from xray_lightning.results import Json
 
 TABLE = "predictions_test.csv"
 
@@ -23,18 +22,15 @@ Model = str | Path | Predictions | Sequence[Predictions]
 
 
 @dataclass(frozen=True)
-class Comparison(Result):
+class Comparison(AurocDifferences):
     """Test AUROC of two models, A and B, on the same images."""
 
-    labels: dict[str, Difference]  # label -> difference
-    mean: Difference  # of the mean over the labels that are defined in a draw
-    identical: bool  # whether both models gave every image the same scores
     first: tuple[str, ...]  # tables of A, one a seed
     second: tuple[str, ...]  # tables of B
     fingerprint: str  # of the images
     images: int
     patients: int | None  # how many; None where unknown
-    data: str  # title of the data set, "" where the tables are of no run
+    data: str = ""  # title of the data set, "" where the tables are of no run
     draws: int = 2000  # of the bootstrap of patients (and seeds)
 
     @property
@@ -75,11 +71,6 @@ class Comparison(Result):
     def to_json(self) -> Json:
         """Plain values of compare.json."""
         return {**super().to_json(), "verdict": self.verdict}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """What :meth:`to_json` gave, of this schema or the one before."""
-        return super().from_json({"data": "", **values})
 
 
 def compare(
@@ -122,16 +113,14 @@ def compare(
         threads=threads or available_cores(),
     )
     return Comparison(
-        differences.labels,
-        differences.mean,
-        differences.identical,
-        tuple(sides[0]),
-        tuple(sides[1]),
-        fingerprint({"test": reference.image_ids}),
-        len(reference.image_ids),
-        reference.patients,
-        " / ".join(filter(None, dict.fromkeys(titles))),
-        draws,
+        **vars(differences),
+        first=tuple(sides[0]),
+        second=tuple(sides[1]),
+        fingerprint=fingerprint({"test": reference.image_ids}),
+        images=len(reference.image_ids),
+        patients=reference.patients,
+        data=" / ".join(filter(None, dict.fromkeys(titles))),
+        draws=draws,
     )
 
 

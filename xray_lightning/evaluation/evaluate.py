@@ -144,7 +144,7 @@ def evaluate(
         calls=count_wrong_calls(*columns, thresholds) if thresholds else None,
         subgroups=measure_subgroups(*columns, records) if subgroups else [],
         underdiagnosis=missed,
-        published=_find_published(origin, predictions.labels, len(records)),
+        published=comparable(origin, predictions.labels, len(records)),
         pooled=describe_pooled(predictions, records, hospital_probe or {}, draws=few, seed=seed),
     )
 
@@ -180,13 +180,6 @@ def group_by_frequency(labels: Sequence[str], targets: Array) -> dict[str, list[
         for name in [name for name, least in FREQUENCY.items() if share > least][:1]:
             groups[name].append(label)
     return {name: own for name, own in groups.items() if own}
-
-
-def _find_published(origin: Origin, labels: tuple[str, ...], scored: int) -> list[Published]:
-    """Published results on the same images."""
-    split = origin.split.name if origin.split else ""
-    known = origin.data_images
-    return comparable(origin.data, labels, split, origin.subset or "", known=known, scored=scored)
 
 
 def fit_operating_points(

@@ -9,9 +9,13 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.results import Result
+
+if TYPE_CHECKING:
+    from xray_lightning.evaluation.evaluate import Origin
 
 OFFICIAL, OWN = "official", "own"
 IMAGES, TEST_IMAGES = 112_120, 25_596  # of ChestX-ray14, and of its official test list
@@ -36,35 +40,34 @@ def read_published() -> list[Published]:
     return sorted(rows, key=lambda row: (row.split != OFFICIAL, -row.mean))
 
 
-def comparable(
-    data: str, labels: Sequence[str], split: str, subset: str, *, known: int, scored: int
-) -> list[Published]:
+def comparable(origin: "Origin", labels: Sequence[str], scored: int) -> list[Published]:
     """The published rows that a score may stand beside.
 
     Only NIH's 14 findings on NIH's images: the official rows for the official test set, the rows
     of own splits for any other split by patient; none for a leaky split, another part or data set,
     or a part of the images.
-    Of ``known`` images in the data set's label table ``scored`` ones have a score.
+    Of the images in the data set's label table ``scored`` ones have a score.
     """
-    if incomparable(data, labels, split, subset, known=known, scored=scored):
+    if incomparable(origin, labels, scored):
         return []
-    kind = OFFICIAL if split == OFFICIAL else OWN
+    kind = OFFICIAL if origin.split and origin.split.name == OFFICIAL else OWN
     return [row for row in read_published() if row.split == kind]
 
 
-def incomparable(
-    data: str, labels: Sequence[str], split: str, subset: str, *, known: int, scored: int
-) -> str:
+def incomparable(origin: "Origin", labels: Sequence[str], scored: int) -> str:
     """Why no published row may stand beside such a score, "" if some may; see :func:`comparable`.
 
-    >>> incomparable("nih", CHEST_XRAY14, "official", "test", known=112_120, scored=125)
+    >>> from xray_lightning.evaluation.evaluate import Origin, SplitName
+    >>> origin = Origin("nih", 112_120, SplitName("official", "f00d"), "test")
+    >>> incomparable(origin, CHEST_XRAY14, scored=125)
     "125 images were scored, NIH's official test list has 25,596"
     """
+    data, known, split = origin.data, origin.data_images, origin.split and origin.split.name
     official = split == OFFICIAL and scored != TEST_IMAGES
     reasons = {
         f"they are on NIH's images, this is on {data}": data != "nih",
         "they are on NIH's 14 findings": tuple(labels) != CHEST_XRAY14,
-        "they are on a test set": subset != "test",
+        "they are on a test set": origin.subset != "test",
         "this split shares patients between its parts": split == "image",
         f"the label table has {known:,} images, NIH's has {IMAGES:,}": known != IMAGES,
         f"{scored:,} images were scored, NIH's official test list has {TEST_IMAGES:,}": official,

@@ -16,7 +16,7 @@ from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.records import patients_text
 from xray_lightning.report.drawings import embed_picture
 from xray_lightning.report.figures import AS_WRITTEN, new_figure
-from xray_lightning.report.page import interval_text, number, page
+from xray_lightning.report.page import interval_text, number, page, say
 from xray_lightning.report.terminal import empty_table
 from xray_lightning.writing import save_figure
 
@@ -30,19 +30,10 @@ LINES = ("label", "slope", "intercept", "at its prevalence")
 def external_lines(result: ExternalValidation) -> list[Table | str]:
     """Models by test sets, then a table of scores and one of calls for each pair."""
     lines: list[Table | str] = [_matrix(result)]
-    lines.append(
-        "second line: 95 % (patients); below: external less internal over the same labels; means "
-        "over different labels are not comparable"
-    )
+    lines += say("external")
     for cell in result.cells:
-        lines += [*_pair_tables(cell), f"{cell.overlap}. {cell.verdict}"]
-        if cell.tested_inside:
-            both = f"{cell.tested_inside:,} patients are in the internal test too"
-            lines.append(f"{both}: they are drawn together")
-        lines += [f"{label}: {row.note}" for label, row in cell.labels.items() if row.note]
-    for row in result.models:
-        lines += [f"note: {row.name}: {note}" for note in row.notes]
-    return lines
+        lines += [*_pair_tables(cell), *say("transfer", cell)]
+    return [*lines, *say("models", result.models)]
 
 
 def _matrix(result: ExternalValidation) -> Table:
@@ -162,12 +153,5 @@ def external_page(result: ExternalValidation) -> str:
         path = Path(folder) / "external.png"
         heat_figure(result, path)
         picture = embed_picture(path)
-    pairs = {f"{cell.model} on {cell.data}": cell for cell in result.cells}
-    values = {
-        "picture": picture,
-        "gist": [f"{name}: {cell.verdict}; {cell.overlap}." for name, cell in pairs.items()],
-        "pairs": {name: {**cell.labels, MEAN: cell.mean} for name, cell in pairs.items()},
-        "plain": result.to_json(),
-        "text": _with_interval,
-    }
+    values = {"picture": picture, "result": result, "text": _with_interval}
     return page("external.html.j2", values)

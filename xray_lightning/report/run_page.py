@@ -92,14 +92,7 @@ def report_values(run: Run, audit: Audit | None, audit_missing: str = "") -> Val
 def compare_published(evaluation: Evaluation) -> Json:
     """Published results that may stand beside an evaluation, and those that may not."""
     origin, mean = evaluation.origin, evaluation.metrics.mean["auroc"].value
-    reason = incomparable(
-        origin.data,
-        list(evaluation.metrics.labels),
-        origin.split.name if origin.split else "",
-        origin.subset or "",
-        known=origin.data_images,
-        scored=evaluation.images,
-    )
+    reason = incomparable(origin, tuple(evaluation.metrics.labels), evaluation.images)
     beside = evaluation.published
     if reason or mean != mean:  # NaN
         sentence = f"No published result can stand beside it: {reason or 'it has no mean'}."

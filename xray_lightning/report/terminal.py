@@ -23,15 +23,6 @@ if TYPE_CHECKING:  # need SciPy or pandas, which most verbs do not
 
 WIDE = 160  # characters of a line in a file or a pipe
 SETS, CELL = 4, 13  # data sets in a table of 80 columns, and the width of each
-LABELS_LEGEND = (
-    "=: the same word; its images with/without the finding, ?: unknown",
-    "-: not told, so unknown (NaN); in brackets a wider finding it tells, which is not used",
-    "*: derived from an exact union: 1 if any is 1, 0 if all are 0, else unknown",
-)
-FOLDS_LEGEND = (
-    "pooled: all images ranked at once, though several networks scored them, each patients it had "
-    "not seen; mean and sd: of the folds' own AUROCs, whose training images overlap"
-)
 
 
 def show(*things: Any) -> None:
@@ -99,7 +90,7 @@ def labels_tables(table: "LabelTable") -> list[Table | str]:
             if any(row.sets[name].words or row.sets[name].wider for name in chosen):
                 drawn.add_row(row.label, *cells)
         tables.append(drawn)
-    return [*tables, *LABELS_LEGEND]
+    return [*tables, *say("labels")]
 
 
 def _label_cell(label: str, use: "LabelUse") -> str:
@@ -206,15 +197,13 @@ def sweep_remarks(boards: "Sequence[Leaderboard]", *, all_tests: bool) -> list[s
 
 def fold_lines(validations: "Sequence[CrossValidation]") -> list[Table | str]:
     """A table for each complete cross-validation, and a word on the others."""
-    lines: list[Table | str] = [
-        f"{validation.title}: not finished of its {validation.folds} folds: "
-        f"{', '.join(map(str, validation.missing))}; nothing is pooled before they are"
-        if validation.metrics is None
-        else _fold_table(validation)
-        for validation in validations
-    ]
+    lines: list[Table | str] = []
+    for validation in validations:
+        lines += (
+            [_fold_table(validation)] if validation.metrics else say("missing_folds", validation)
+        )
     complete = any(validation.metrics for validation in validations)
-    return [*lines, FOLDS_LEGEND] if complete else lines
+    return [*lines, *say("folds")] if complete else lines
 
 
 def _fold_table(validation: "CrossValidation") -> Table:
