@@ -149,9 +149,14 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from xray_lightning.cli.config import compose_settings
     from xray_lightning.data.partition import describe_split
     from xray_lightning.data.splits import patient_split
-    from xray_lightning.evaluation.evaluate import Origin, SplitName, evaluate, fit_operating_points
+    from xray_lightning.evaluation.evaluate import evaluate, fit_operating_points
     from xray_lightning.evaluation.predict import summarise
-    from xray_lightning.evaluation.predictions import Predictions, write_predictions
+    from xray_lightning.evaluation.predictions import (
+        Origin,
+        Predictions,
+        SplitName,
+        write_predictions,
+    )
     from xray_lightning.records import patient_ids, target_matrix
     from xray_lightning.writing import write_json
 

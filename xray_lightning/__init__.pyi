@@ -83,7 +83,6 @@ from xray_lightning.errors import XrayError as XrayError
 from xray_lightning.evaluation.compare import Comparison as Comparison
 from xray_lightning.evaluation.compare import compare as compare
 from xray_lightning.evaluation.evaluate import Evaluation as Evaluation
-from xray_lightning.evaluation.evaluate import Origin as Origin
 from xray_lightning.evaluation.evaluate import evaluate as evaluate
 from xray_lightning.evaluation.evaluate import fit_operating_points as fit_operating_points
 from xray_lightning.evaluation.external import ExternalValidation as ExternalValidation
@@ -93,6 +92,7 @@ from xray_lightning.evaluation.folds import pool_folds as pool_folds
 from xray_lightning.evaluation.model import Scoring as Scoring
 from xray_lightning.evaluation.predict import predict_subset as predict_subset
 from xray_lightning.evaluation.predict import summarise as summarise
+from xray_lightning.evaluation.predictions import Origin as Origin
 from xray_lightning.evaluation.predictions import Predictions as Predictions
 from xray_lightning.evaluation.predictions import read_predictions as read_predictions
 from xray_lightning.evaluation.predictions import write_predictions as write_predictions

@@ -17,14 +17,8 @@ from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.settings import require_settings
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation.evaluate import (
-    Evaluation,
-    Origin,
-    SplitName,
-    evaluate,
-    fit_operating_points,
-)
-from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.evaluation.evaluate import Evaluation, evaluate, fit_operating_points
+from xray_lightning.evaluation.predictions import Origin, Predictions, SplitName
 from xray_lightning.evaluation.published import read_published
 from xray_lightning.metrics.calibration import shift_prior
 from xray_lightning.records import Record, patient_ids, target_matrix

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from xray_lightning.evaluation.evaluate import Origin, SplitName
+from xray_lightning.evaluation.predictions import Origin, SplitName
 from xray_lightning.evaluation.published import (
     Published,
     comparable,

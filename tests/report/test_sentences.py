@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from xray_lightning import Phantom
-from xray_lightning.evaluation.evaluate import Evaluation, Origin, SplitName
+from xray_lightning.evaluation.evaluate import Evaluation
+from xray_lightning.evaluation.predictions import Origin, SplitName
 from xray_lightning.evaluation.published import IMAGES, TEST_IMAGES, comparable, incomparable
 from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.report.page import say

@@ -12,8 +12,8 @@ from xray_lightning.data.nih_expert import NihExperts
 from xray_lightning.data.partition import SUBSETS, Split, split_source
 from xray_lightning.data.source import Source, select_labels
 from xray_lightning.errors import ConfigError, MissingImagesError
-from xray_lightning.evaluation.evaluate import Origin, SplitName, evaluate, fit_operating_points
-from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.evaluation.evaluate import evaluate, fit_operating_points
+from xray_lightning.evaluation.predictions import Origin, Predictions, SplitName
 from xray_lightning.evaluation.priors import require_prior
 from xray_lightning.evaluation.scores import find_scored_labels, read_scores
 from xray_lightning.evaluation.truths import NEEDED, score_truths

@@ -7,7 +7,7 @@ from typing import Any, Self
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.evaluation.pooled import Pooled, describe_pooled
-from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.evaluation.predictions import Origin, Predictions
 from xray_lightning.evaluation.priors import (
     VALIDATION,
     Pairs,
@@ -40,29 +40,6 @@ from xray_lightning.results import Json, Result
 # share of positives in training above which a label is of the group
 FREQUENCY = {"head (above 10 %)": 0.1, "medium (1 to 10 %)": 0.01, "tail (below 1 %)": -1.0}
 MISSED_DRAWS = 500  # of missed disease, in each of 31 groups
-
-
-@dataclass(frozen=True)
-class SplitName(Result):
-    """A split by its name and fingerprint."""
-
-    name: str
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class Origin(Result):
-    """Where predictions come from; None and "" where that is not known."""
-
-    data: str = ""  # title of the data set; beside published results only if it is NIH's
-    data_images: int = 0  # images of its label table
-    split: SplitName | None = None  # of which they are a subset
-    subset: str | None = None  # "train", "val" or "test"
-    tta: str | None = None  # test-time augmentation, "none" or "flip"
-    weights_sha256: str | None = None  # of the network
-    overlap_known: bool | None = None  # whether its training patients were looked for among these
-    table: str | None = None  # the file of the scores
-    notes: tuple[str, ...] | None = None  # of the data set and the split
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,8 @@ from xray_lightning.checkpoint import load_checkpoint, store_operating_points
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.samplers import Shard
 from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation.evaluate import (
-    Evaluation,
-    Origin,
-    SplitName,
-    evaluate,
-    fit_operating_points,
-)
-from xray_lightning.evaluation.predictions import Predictions, require_scores
+from xray_lightning.evaluation.evaluate import Evaluation, evaluate, fit_operating_points
+from xray_lightning.evaluation.predictions import Origin, Predictions, SplitName, require_scores
 from xray_lightning.metrics.auroc import auroc_per_label, defined_mean
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.training.task import XrayTask

@@ -1,4 +1,4 @@
-"""Scores of a model beside the truth, in memory and as a table on disk."""
+"""Scores of a model beside the truth, in memory and as a table on disk; where they come from."""
 
 import csv
 import hashlib
@@ -13,11 +13,35 @@ import numpy.typing as npt
 from xray_lightning.data.tables import Table, binary, read_table, require_whole
 from xray_lightning.errors import CheckpointError, TableError
 from xray_lightning.records import Record, is_known, read_column, target_matrix
+from xray_lightning.results import Result
 from xray_lightning.writing import for_spreadsheet, open_replacing, read_json
 
 TARGET = "target_"
 SCORE = "score_"
 PROBABILITY, CALL = "probability_", "call_"  # beside the scores of new files
+
+
+@dataclass(frozen=True)
+class SplitName(Result):
+    """A split by its name and fingerprint."""
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Origin(Result):
+    """Where predictions come from; None and "" where that is not known."""
+
+    data: str = ""  # title of the data set; beside published results only if it is NIH's
+    data_images: int = 0  # images of its label table
+    split: SplitName | None = None  # of which they are a subset
+    subset: str | None = None  # "train", "val" or "test"
+    tta: str | None = None  # test-time augmentation, "none" or "flip"
+    weights_sha256: str | None = None  # of the network
+    overlap_known: bool | None = None  # whether its training patients were looked for among these
+    table: str | None = None  # the file of the scores
+    notes: tuple[str, ...] | None = None  # of the data set and the split
 
 
 @dataclass(frozen=True)

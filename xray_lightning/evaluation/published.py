@@ -9,13 +9,10 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING
 
+from xray_lightning.evaluation.predictions import Origin
 from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.results import Result
-
-if TYPE_CHECKING:
-    from xray_lightning.evaluation.evaluate import Origin
 
 OFFICIAL, OWN = "official", "own"
 IMAGES, TEST_IMAGES = 112_120, 25_596  # of ChestX-ray14, and of its official test list
@@ -40,7 +37,7 @@ def read_published() -> list[Published]:
     return sorted(rows, key=lambda row: (row.split != OFFICIAL, -row.mean))
 
 
-def comparable(origin: "Origin", labels: Sequence[str], scored: int) -> list[Published]:
+def comparable(origin: Origin, labels: Sequence[str], scored: int) -> list[Published]:
     """The published rows that a score may stand beside.
 
     Only NIH's 14 findings on NIH's images: the official rows for the official test set, the rows
@@ -54,10 +51,10 @@ def comparable(origin: "Origin", labels: Sequence[str], scored: int) -> list[Pub
     return [row for row in read_published() if row.split == kind]
 
 
-def incomparable(origin: "Origin", labels: Sequence[str], scored: int) -> str:
+def incomparable(origin: Origin, labels: Sequence[str], scored: int) -> str:
     """Why no published row may stand beside such a score, "" if some may; see :func:`comparable`.
 
-    >>> from xray_lightning.evaluation.evaluate import Origin, SplitName
+    >>> from xray_lightning.evaluation.predictions import SplitName
     >>> origin = Origin("nih", 112_120, SplitName("official", "f00d"), "test")
     >>> incomparable(origin, CHEST_XRAY14, scored=125)
     "125 images were scored, NIH's official test list has 25,596"

@@ -10,9 +10,8 @@ import pytorch_lightning as pl
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, require_labels
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError, require_integer
-from xray_lightning.evaluation.evaluate import SplitName
 from xray_lightning.evaluation.predict import predict_subset, summarise
-from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.evaluation.predictions import Predictions, SplitName
 from xray_lightning.evaluation.published import PublishedBoxes, published_boxes
 from xray_lightning.explain.annotated import AnnotatedMaps, choose_hits, find_boxed, map_annotated
 from xray_lightning.explain.choice import Floats
