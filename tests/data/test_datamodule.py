@@ -210,6 +210,8 @@ def test_a_resumed_run_starts_at_its_epoch(root: Path) -> None:
 @pytest.mark.parametrize("plan", [disease_balanced_sampler, patient_balanced_sampler])
 def test_a_sampler_changes_training_alone(plan: Plan, root: Path) -> None:
     plain, balanced = module(root), module(root, sampler=plan)
+    known = prevalence(plain.subset_targets("train"))
+    assert np.array_equal(prevalence(plain.draw_targets()), known)  # the uniform one
     loader: Any = balanced.train_dataloader()
     batches = list(loader)
     assert len(batches) == len(loader)
@@ -217,14 +219,9 @@ def test_a_sampler_changes_training_alone(plan: Plan, root: Path) -> None:
     planned = balanced.draw_targets()
     np.testing.assert_array_equal(drawn, planned[: len(drawn)])
     assert len(drawn) >= len(planned) - 1
-    assert not np.array_equal(prevalence(planned), prevalence(plain.subset_targets("train")))
+    assert not np.array_equal(prevalence(planned), known)
     for subset in ("val", "test"):
         assert same(list(balanced.evaluation_loader(subset)), list(plain.evaluation_loader(subset)))
-
-
-def test_a_uniform_sampler_changes_no_prevalence(root: Path) -> None:
-    data = module(root)
-    assert np.array_equal(prevalence(data.draw_targets()), prevalence(data.subset_targets("train")))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -317,7 +314,7 @@ def facts(tmp_path: Path) -> XrayDataModule:
     return XrayDataModule(Facts(TARGETS), split=first_four_train, cache_dir=tmp_path)
 
 
-def test_counts_of_the_labels(facts: XrayDataModule) -> None:
+def test_counts_of_the_labels_and_subsets(facts: XrayDataModule) -> None:
     weight = facts.positive_weight()
     assert weight.dtype == torch.float32
     # 3 absent / 1 present; no positive; 2 / 1 with one unknown; no negative; all unknown
@@ -327,8 +324,6 @@ def test_counts_of_the_labels(facts: XrayDataModule) -> None:
     assert facts.labels_without_positives("val") == ["label 3"]
     assert facts.labels_without_positives("test") == [f"label {number}" for number in range(5)]
 
-
-def test_parts(facts: XrayDataModule) -> None:
     np.testing.assert_array_equal(facts.targets, TARGETS.astype(np.float32))
     np.testing.assert_array_equal(facts.subset_targets("train"), TARGETS[:4].astype(np.float32))
     assert [record.image_id for record in facts.subset_records("test")] == ["5.png"]

@@ -184,11 +184,8 @@ def test_no_batch_of_one_image(length: int, batch_size: int) -> None:
     assert len(keys) % batch_size != 1 or length == 1
 
 
-def test_no_batch_of_one_patient() -> None:
+def test_no_batch_of_one_patient_and_batches_of_one_image_where_they_are_asked_for() -> None:
     assert len(list(sampler(200, batch_size=59, plan=patient_balanced_sampler))) == 59
-
-
-def test_batches_of_one_image_where_they_are_asked_for() -> None:
     assert len(sampler(9, batch_size=1)) == len(list(sampler(9, batch_size=1))) == 9
 
 

@@ -105,7 +105,7 @@ class CheXpert(Source):
         self.choices = coding.describe()
         counts: dict[str, dict[str, int]] = {}
         parts = {
-            part: _read_part(read_table(path), part, folder, coding, counts, notes)
+            part: _read_part(path, part, folder, coding, counts, notes)
             for part, path in _find_tables(folder).items()
         }
         self.official = _assign_parts(parts)
@@ -203,7 +203,7 @@ def _assign_parts(parts: Mapping[str, Sequence[Record]]) -> dict[str, frozenset[
 
 @pause_collector()
 def _read_part(
-    table: Table,
+    path: Path,
     part: str,
     folder: Path,
     coding: Coding,
@@ -211,8 +211,7 @@ def _read_part(
     notes: list[str],
 ) -> Records:
     """The rows of a part's table; adds its counts and notes."""
-    table.require("Path")
-    table.refuse_repeats("Path")
+    table = read_table(path, "Path", once="Path")
     patients, studies, images, sides = _read_paths(table, part)
     codes, ages = code_matrix(table, LABELS), np.array(table.numbers("Age"))
     targets = coding.read(codes, images)

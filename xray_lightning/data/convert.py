@@ -204,9 +204,7 @@ def _number_images(names: Sequence[str], out: Path) -> list[str]:
     path = out / NAMES
     known: dict[str, str] = {}
     if path.is_file():
-        table = read_table(path)
-        table.require("original", "file")
-        table.refuse_repeats("original")
+        table = read_table(path, "original", "file", once="original")
         table.refuse_repeats("file")
         known = dict(zip(table.text("original"), table.text("file"), strict=True))
     strange = [file for file in known.values() if not re.fullmatch(r"\d{6,}\.png", file)]

@@ -75,8 +75,7 @@ class CsvTable(Source):
         name: str = "csv",
     ) -> None:
         entries = _rename_columns(read_table(Path(table)), {} if columns is None else columns)
-        entries.require("image")
-        entries.refuse_repeats("image")
+        entries.require("image", once="image")
         folder = Path(table).parent if root is None else root
         self.root = require_directory(folder, "The images of the table were to be found there")
         self.name, self.allow_missing = name, allow_missing

@@ -96,10 +96,8 @@ class Mimic(Source):
         names += [EXPERTS] if test == "radiologists" else []
         paths = [find_table(folder, [name], FACTS.expected, notes) for name in names]
         table, split, *studies = map(read_table, paths)
-        table.require(_IMAGE, _PATIENT, _STUDY, _VIEW)
-        table.refuse_repeats(_IMAGE)
-        split.require(_IMAGE, "split")
-        split.refuse_repeats(_IMAGE)
+        table.require(_IMAGE, _PATIENT, _STUDY, _VIEW, once=_IMAGE)
+        split.require(_IMAGE, "split", once=_IMAGE)
         subsets = read_split_column(split, _IMAGE)
         self.official = {name: frozenset(ids) for name, ids in subsets.items()}
         codes, told, kept = _read_labels(table, self.official["test"], studies, notes)
@@ -194,8 +192,7 @@ def _read_views(table: Table, notes: list[str]) -> list[str]:
 
 def _codes_of_images(images: Table, studies: Table) -> tuple[Codes, Told]:
     """Codes of each image by its study, NaN where none; and whether there could be one, (N, L)."""
-    studies.require(_STUDY)
-    studies.refuse_repeats(_STUDY)
+    studies.require(_STUDY, once=_STUDY)
     columns = {RADIOLOGISTS.get(name, name): name for name in studies.columns}
     own = code_matrix(studies, [columns.get(label, label) for label in LABELS])
     place = {study: row for row, study in enumerate(studies.text(_STUDY))}

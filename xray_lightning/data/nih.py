@@ -79,8 +79,7 @@ def make_records(
 ) -> tuple[Record, ...]:
     """One record per row of the label table."""
     sex = "Patient Sex" if "Patient Sex" in table.columns else _SEX  # both names were published
-    table.require(_IMAGE, _FINDINGS, _FOLLOW_UP, _PATIENT, _AGE, sex, _VIEW)
-    table.refuse_repeats(_IMAGE)
+    table.require(_IMAGE, _FINDINGS, _FOLLOW_UP, _PATIENT, _AGE, sex, _VIEW, once=_IMAGE)
     images = table.text(_IMAGE)
     boxes: dict[str, tuple[Box, ...]] = {}
     if path := _find_file(folders, "BBox_List_2017.csv"):

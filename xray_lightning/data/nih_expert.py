@@ -20,7 +20,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from xray_lightning.data.nih import find_image_folders, make_records
 from xray_lightning.data.nih_map import read_nih_map
@@ -51,7 +50,6 @@ SELECTION = (
 )
 TEXT_MINER, GOOGLE, RSNA = "NIH's text miner", "Google's radiologists", "RSNA's readers"
 _IMAGE, _SET = "Image Index", "Set Id"
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -132,37 +130,26 @@ class NihExperts(Source):
 
 def read_tables(root: Path, notes: list[str]) -> tuple[list[Table], dict[str, str]]:
     """The tables in the folder, and the official subset of every image."""
+    read = partial(read_table, once=_IMAGE)
     if paths := find_files(root, TABLE):
-        table = _read(paths[0])
-        own = table.convert(_SET, partial(_choose, words=SETS), "val or test")
+        table = read(paths[0], _IMAGE, *EXPERT_LABELS)
+        own = table.convert(_SET, SETS.__getitem__, "val or test")
         return [table], dict(zip(table.text(_IMAGE), own, strict=True))
     tables, subsets = [], dict[str, str]()
     for name, subset in OWN.items():
         names = [f"{FOLDER}/{name}", f"{FOLDER}_{name}"]
-        tables.append(table := _read(find_table(root, names, FACTS.expected, notes)))
+        path = find_table(root, names, FACTS.expected, notes)
+        tables.append(table := read(path, _IMAGE, *EXPERT_LABELS))
         if shared := sorted(subsets.keys() & table.text(_IMAGE)):
             raise TableError(f"{table.path}: {shared[0]} is in the other table too")
         subsets |= dict.fromkeys(table.text(_IMAGE), subset)
     return tables, subsets
 
 
-def _read(path: Path) -> Table:
-    table = read_table(path)
-    table.require(_IMAGE, *EXPERT_LABELS)
-    table.refuse_repeats(_IMAGE)
-    return table
-
-
-def _choose(cell: str, words: Mapping[str, Value]) -> Value:
-    if cell not in words:
-        raise ValueError
-    return words[cell]
-
-
 def read_experts(table: Table) -> dict[str, tuple[float, ...]]:
     """Google's labels of each image, (4,)."""
-    parse = partial(_choose, words={"YES": 1.0, "NO": 0.0, "": NAN})
-    columns = (table.convert(label, parse, "YES or NO") for label in EXPERT_LABELS)
+    words = {"YES": 1.0, "NO": 0.0, "": NAN}
+    columns = (table.convert(name, words.__getitem__, "YES or NO") for name in EXPERT_LABELS)
     return dict(zip(table.text(_IMAGE), zip(*columns, strict=True), strict=True))
 
 

@@ -71,12 +71,7 @@ class OpenI(Source):
         self.labels = tuple(words)
         self.choices = name_map(words, LABEL_MAP)
         reports = read_reports(folder)
-        headers = read_views(folder)
-        if views is not None and not headers:
-            raise ConfigError(
-                f"there is no {folder / HEADERS} (nor .gz), the only place that tells views: add "
-                "it, or take all images, lateral ones too (data.views=null)"
-            )
+        headers = read_views(folder, needed=views is not None)
         paths = index_images(map(folder.joinpath, IMAGE_FOLDERS), (".png",))
         indexed = [r for r in reports if r[1] and NOT_INDEXED not in r[1]]
         counts = _count_files(reports, headers)
@@ -129,13 +124,16 @@ def _read_report(path: Path) -> Report:
     return report.get("id", ""), terms, tuple(dict.fromkeys(images))
 
 
-def read_views(root: Path) -> dict[str, str]:
-    """View of each image as its header writes it; empty where the table is not there."""
+def read_views(root: Path, *, needed: bool) -> dict[str, str]:
+    """View of each image as its header writes it; empty where no table is there."""
     for path in find_files(root, HEADERS)[:1]:
-        table = read_table(path)
-        table.require(_IMAGE, _VIEW)
-        table.refuse_repeats(_IMAGE)
+        table = read_table(path, _IMAGE, _VIEW, once=_IMAGE)
         return dict(zip(table.text(_IMAGE), table.text(_VIEW), strict=True))
+    if needed:
+        raise ConfigError(
+            f"there is no {root / HEADERS} (nor .gz), the only place that tells views: add it, or "
+            "take all images, lateral ones too (data.views=null)"
+        )
     return {}
 
 

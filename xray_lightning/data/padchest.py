@@ -51,7 +51,7 @@ from xray_lightning.data.tables import (
     read_table,
 )
 from xray_lightning.errors import ConfigError, TableError
-from xray_lightning.records import NAN, Record, Records
+from xray_lightning.records import Record, Records
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 LABEL_MAP = Path(__file__).with_suffix(".yaml")
@@ -144,11 +144,10 @@ class PadChest(Source):
 
 
 def _read_table(path: Path) -> Table:
-    table = read_table(path)
-    table.require(*_COLUMNS)
-    table.refuse_repeats(_IMAGE)
+    table = read_table(path, *_COLUMNS, once=_IMAGE)
     table.refuse_blanks(_PATIENT)
-    table.convert(_GREY, _require_grey, "MONOCHROME2: whether such a file is inverted is not known")
+    wanted = "MONOCHROME2: whether such a file is inverted is not known"
+    table.convert(_GREY, {"MONOCHROME2": _GREY}.__getitem__, wanted)
     return table
 
 
@@ -174,15 +173,6 @@ def _parse_bits(cell: str) -> int:
     if not 8 <= (bits := int(cell)) <= 16:
         raise ValueError
     return bits
-
-
-def _require_grey(cell: str) -> None:
-    if cell != "MONOCHROME2":
-        raise ValueError
-
-
-def _parse_year(cell: str) -> float:
-    return float(cell or NAN)  # 1930.0
 
 
 def _name_choices(words: LabelMap, pediatric: bool, labelled_by: str) -> dict[str, str]:
@@ -253,7 +243,7 @@ def _make_records(
     table: Table, targets: npt.NDArray[np.float64], paths: Mapping[str, Path], notes: list[str]
 ) -> Records:
     images = table.text(_IMAGE)
-    births = np.array(table.convert(_BIRTH, _parse_year, "a year"))
+    births = np.array(table.numbers(_BIRTH))  # 1930.0
     years = table.convert(_DATE, lambda cell: int(cell[:4]), "a date such as 20140915")
     return Records(
         image_id=images,

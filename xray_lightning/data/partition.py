@@ -274,10 +274,7 @@ def match_names(
 
 def read_split_table(path: Path) -> dict[str, list[str]]:
     """Names of the images of each subset, by a table's columns ``image`` and ``split``."""
-    table = read_table(path)
-    table.require("image", "split")
-    table.refuse_repeats("image")
-    return read_split_column(table)
+    return read_split_column(read_table(path, "image", "split", once="image"))
 
 
 def read_split_column(table: Table, image: str = "image") -> dict[str, list[str]]:

@@ -55,7 +55,8 @@ class Siim(Source):
         self, root: str | Path, *, headers: bool = True, allow_missing: bool = False
     ) -> None:
         folder, notes = self.open_folder(root, allow_missing=allow_missing)
-        table = read_table(find_table(folder, ["train-rle.csv"], FACTS.expected, notes))
+        path = find_table(folder, ["train-rle.csv"], FACTS.expected, notes)
+        table = read_table(path, _IMAGE, _RUNS)
         self._outlines = read_outlines(table)
         films, images = folder / FILMS, list(self._outlines)
         paths = index_images([folder, films, *films.glob("*/*")], (".dcm", ".png"))
@@ -93,7 +94,6 @@ class Siim(Source):
 
 def read_outlines(table: Table) -> dict[str, list[Runs]]:
     """The outlines of every image, in table order; none where there is no pneumothorax."""
-    table.require(_IMAGE, _RUNS)
     outlines: dict[str, list[Runs]] = {}
     rows: set[tuple[str, str]] = set()
     parsed = table.convert(_RUNS, parse_runs, f"-1, or pairs of start and length in {SIDE} px")

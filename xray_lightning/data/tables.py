@@ -125,13 +125,15 @@ class Table:
         """File and row, for messages."""
         return f"{self.path}, row {self.rows[index]}"
 
-    def require(self, *names: str) -> None:
-        """Refuse a table that lacks one of the columns."""
+    def require(self, *names: str, once: str = "") -> None:
+        """Refuse a table that lacks one of the columns, or where a cell of ``once`` repeats."""
         if absent := [name for name in names if name not in self.cells]:
             raise TableError(
                 f"{self.path} lacks {format_count(len(absent), 'column')}: {_quote(absent)}; "
                 f"it has {_quote(self.columns)}"
             )
+        if once:
+            self.refuse_repeats(once)
 
     def text(self, name: str) -> list[str]:
         """The cells of a column, (N,), blank where there is none, without a spreadsheet mark."""
@@ -164,7 +166,7 @@ class Table:
         for number, cell in enumerate(cells):
             try:
                 parsed.append(parse(cell))
-            except ValueError:
+            except (KeyError, ValueError):
                 place = self.place(int((rows == number).argmax()))
                 raise TableError(f"{place}: {name!r} is {cell!r}, not {wanted}") from None
         return rows, parsed
@@ -218,13 +220,13 @@ def allowed_ages(ages: npt.NDArray[np.float64], notes: list[str]) -> list[float]
     return allowed
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, *needed: str, once: str = "") -> Table:
     """Read a table of cells between commas, semicolons, tabs or bars; gzip if it ends in ``.gz``.
 
     The text is UTF-8, or UTF-16 with its byte order mark: nothing else can be told for certain. The
     mark between the cells is the first under which the first row fills the header. A row may have
     blank cells beyond the header (NIH's older tables end each row in a comma), and a header may
-    have nameless columns beyond the cells (NIH's box list does).
+    have nameless columns beyond the cells (NIH's box list does). See ``require`` for the rest.
     """
     with open_text(path, "table") as file:
         mark = _find_separator(path, text := file.read())
@@ -239,7 +241,9 @@ def read_table(path: Path) -> Table:
         raise TableError(f"{path} has two columns of one name; its columns are {_quote(header)}")
     if not rows:
         raise TableError(f"{path} is empty: it needs a header and at least one row")
-    return Table(path, rows, dict(headed))
+    table = Table(path, rows, dict(headed))
+    table.require(*needed, once=once)
+    return table
 
 
 def _find_cells(text: str, mark: str) -> Layout | None:

@@ -126,15 +126,14 @@ class Vindr(Source):
 
 def read_parts(first: Path, labels: Sequence[str]) -> list[Readings]:
     """The training part and, if it is there, the test part, by the first label table."""
-    table = read_table(first)
+    table = read_table(first, _READER)
     if first.name.startswith("train"):
-        table.require(_IMAGE, _READER, _CLASS)
+        table.require(_IMAGE, _CLASS)
         readings = Readings(len(table))
         for image, reader, label in zip(*map(table.text, (_IMAGE, _READER, _CLASS)), strict=True):
             readings.marked.setdefault(image, {}).setdefault(reader, set()).add(label)
         _read_boxes(table, labels, readings)
         return [readings]
-    table.require(_READER)
     tested = find_files(first.parent, "image_labels_test.csv")[:1]
     parts = [_read_marks(part, labels) for part in (table, *map(read_table, tested))]
     for part, name in zip(parts, ("train", "test"), strict=False):
