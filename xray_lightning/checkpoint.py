@@ -5,7 +5,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
@@ -21,13 +21,15 @@ from xray_lightning.data.source import patient_keys
 from xray_lightning.errors import CheckpointError, OutputError
 from xray_lightning.formats import upgrade_description, upgrade_settings
 from xray_lightning.models.backbones import fill, require_whole
+from xray_lightning.models.gate import Gate
 from xray_lightning.models.network import XrayNet
-from xray_lightning.writing import entries_of, open_replacing
+from xray_lightning.writing import Json, entries_of, open_replacing
 
 if TYPE_CHECKING:  # Lightning, which new files need not wait for
     from xray_lightning.data.datamodule import XrayDataModule
 
 KEY = "xray_lightning"
+GATE = "xray_lightning_gate"  # beside it, so that older versions read the file too
 FORMAT = 2
 TTA = ("none", "flip")  # scores of the image, or their mean with its mirror image
 LEARNED = ("train", "val")  # val chose the checkpoint, so its patients are not new to it either
@@ -92,6 +94,7 @@ class Checkpoint:
     state: Mapping[str, Tensor]
     epoch: int
     trust: bool = False
+    gate: Gate | None = None  # stored at the end of training; None: nothing is known of new films
 
     @property
     def weights_sha256(self) -> str:
@@ -196,7 +199,8 @@ def load_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
     plain["config"] = upgrade_settings(plain["config"])
     tensors = raw["state_dict"].items()
     state = {name[4:]: tensor for name, tensor in tensors if str(name).startswith("net.")}
-    return Checkpoint(path, Description(**plain), state, raw.get("epoch", 0), trust)
+    gate = Gate.from_plain(raw[GATE]) if GATE in raw else None
+    return Checkpoint(path, Description(**plain), state, raw.get("epoch", 0), trust, gate)
 
 
 def write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
@@ -205,8 +209,10 @@ def write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
     points = whole.operating_points and {**whole.operating_points, "fingerprint": ""}
     tta = {"tta": whole.config.get("tta", "none")}
     bare = Description(whole.net, whole.preprocessing, {}, tta, points)
-    own = {"description": bare.to_plain(), "epoch": checkpoint.epoch}
-    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.state.items()}
+    gate = checkpoint.gate.to_plain() if checkpoint.gate else {}
+    weights = {f"{GATE}.{k}": gate.pop(k) for k in [*gate] if isinstance(gate[k], Tensor)}
+    own = {"description": bare.to_plain(), "epoch": checkpoint.epoch, GATE: gate}
+    tensors = {name: t.contiguous() for name, t in {**checkpoint.state, **weights}.items()}
     with open_replacing(path, "wb") as file:
         file.write(save(tensors, {KEY: json.dumps(own)}))
 
@@ -219,6 +225,12 @@ def _read(path: Path) -> Any:
     with safe_open(path, "pt") as file:
         own = json.loads((file.metadata() or {}).get(KEY, "{}"))
         tensors = {f"net.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    start = f"net.{GATE}."
+    gate = {name.removeprefix(start): tensors.pop(name) for name in [*tensors] if start in name}
+    if gate:
+        own[GATE] |= gate
+    else:
+        own.pop(GATE, None)
     return {"state_dict": tensors, **({KEY: own.pop("description"), **own} if own else {})}
 
 
@@ -287,9 +299,19 @@ def patients_of(data: "XrayDataModule") -> dict[str, object]:
 
 def store_operating_points(path: Path, points: Mapping[str, Any]) -> None:
     """Write what was fitted on the validation set, plain values, into a checkpoint in one step."""
+    _change(path, lambda raw: raw[KEY].update(operating_points=dict(points)))
+
+
+def store_gate(path: Path, gate: Gate) -> None:
+    """Write a gate, fitted on the same weights, into a checkpoint in one step."""
+    _change(path, lambda raw: raw.update({GATE: gate.to_plain()}))
+
+
+def _change(path: Path, change: Callable[[Json], None]) -> None:
     load_checkpoint(path)
     raw = torch.load(path, map_location="cpu", weights_only=True)
-    raw[KEY] = {**upgrade_description(raw[KEY]), "operating_points": dict(points)}
+    raw[KEY] = upgrade_description(raw[KEY])
+    change(raw)
     write_checkpoint(raw, path)
 
 

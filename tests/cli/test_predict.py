@@ -173,10 +173,10 @@ def test_nothing_is_done_after_a_wrong_word(run, checkpoint, images, tmp_path, m
 
 
 def test_interrupted(checkpoint, images, tmp_path, monkeypatch) -> None:
-    def stop(self: Classifier, squares: np.ndarray) -> np.ndarray:
+    def stop(self: Classifier, squares: np.ndarray, told: object) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Classifier, "score", stop)
+    monkeypatch.setattr(Classifier, "judge", stop)
     predict(checkpoint, images, "--out", tmp_path, code=130)
 
 

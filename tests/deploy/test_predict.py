@@ -212,32 +212,32 @@ def test_nothing_is_made_for_nothing(classifier: Classifier, scans: Path) -> Non
 
 @pytest.mark.parametrize("how", ["removed", "renamed", "made anew"])
 def test_a_folder_that_vanished(how, classifier, images, tmp_path, monkeypatch) -> None:
-    score, out = Classifier.score, tmp_path / "out"
+    judge, out = Classifier.judge, tmp_path / "out"
 
-    def vanish(self: Classifier, squares: np.ndarray) -> np.ndarray:
+    def vanish(self: Classifier, squares: np.ndarray, told: object) -> object:
         if out.is_dir() and not (tmp_path / "moved").exists():
             shutil.move(out, tmp_path / "moved")
             if how == "removed":
                 shutil.rmtree(tmp_path / "moved")
             if how == "made anew":
                 out.mkdir()
-        return score(self, squares)
+        return judge(self, squares, told)
 
-    monkeypatch.setattr(Classifier, "score", vanish)
+    monkeypatch.setattr(Classifier, "judge", vanish)
     with pytest.raises(OutputError, match=str(out)):
         predict_files(classifier, [images], out, batch_size=8)
 
 
 def test_interrupted(classifier, images, tmp_path, monkeypatch) -> None:
-    score, batches = Classifier.score, []
+    judge, batches = Classifier.judge, []
 
-    def stop(self: Classifier, squares: np.ndarray) -> np.ndarray:
+    def stop(self: Classifier, squares: np.ndarray, told: object) -> object:
         batches.append(len(squares))
         if len(batches) == 3:
             raise KeyboardInterrupt
-        return score(self, squares)
+        return judge(self, squares, told)
 
-    monkeypatch.setattr(Classifier, "score", stop)
+    monkeypatch.setattr(Classifier, "judge", stop)
     with pytest.raises(KeyboardInterrupt):
         predict_files(classifier, [images], tmp_path, batch_size=8)
     assert names(tmp_path / "predictions.csv") == [f"{number:02d}.png" for number in range(16)]

@@ -51,6 +51,9 @@ READER_VERSION = 2  # raise it when a rule above changes: caches of pixels then 
 
 DARK_BITS = 14  # detectors have 10 to 14; a picture that uses 16 has brighter values
 
+TINT = 16  # of 255; a pixel is coloured if its channels differ by more, as those of a JPEG do not
+COLOURED = "colour picture: more than 1 % of its pixels are coloured"  # a note
+
 Pixels = npt.NDArray[np.uint8]  # (H, W)
 Decoded = npt.NDArray[np.integer | np.floating]  # (H, W) or (H, W, C), C in OpenCV's order BGRA
 
@@ -152,6 +155,10 @@ def to_grey8(pixels: Decoded, white: int) -> Pixels:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     elif pixels.ndim == 3 and pixels.shape[2] == 3:  # ITU-R 601 luma
+        sample, notes = pixels[::4, ::4], _notes.get()
+        tinted = sample.max(axis=2) - sample.min(axis=2) > TINT * white / 255
+        if notes is not None and tinted.mean() > 0.01:
+            notes.append(COLOURED)
         pixels = np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_BGR2GRAY))
     elif pixels.ndim == 3:
         raise refusal(f"it has {pixels.shape[2]} channels, not 1 or 3", "Convert it to grey")

@@ -19,10 +19,12 @@ from xray_lightning.data.dicom.header import read_study
 from xray_lightning.data.files import read_file
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.data.images import collect_notes, decode_image
+from xray_lightning.deploy.gate import GateOpinion, judge_file, judge_film
 from xray_lightning.deploy.inputs import (
     Image,
     Pixels,
     Range,
+    dicom_bytes,
     list_images,
     read_input,
     require_range,
@@ -32,8 +34,10 @@ from xray_lightning.errors import CheckpointError, ConfigError, DataError, requi
 from xray_lightning.evaluation.predictions import require_scores
 from xray_lightning.evaluation.priors import VALIDATION, Prior
 from xray_lightning.explain.maps import class_maps
+from xray_lightning.models.gate import Gate, run_watched
 from xray_lightning.models.network import XrayNet
 
+Told = tuple[str, ...]  # what the gate remarks on a file before its film is seen
 STEPS = {"image_size", "clahe"}  # of the preprocessing that this version can repeat
 
 
@@ -46,6 +50,8 @@ class FileScores:
     failure: str = ""  # why there are no scores
     notes: tuple[str, ...] = ()  # what its reader decided by a fall-back, without values
     study: str = field(default="", repr=False)  # StudyInstanceUID of DICOM: it tells who it is
+    # None: no readable image, or the checkpoint has no gate, and nothing is known
+    gate: GateOpinion | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +62,9 @@ class Findings:
     interpretation: Interpretation  # operating points and prior behind the other two
     squares: Pixels = field(repr=False)  # (N, S, S), what the network saw
     classifier: "Classifier" = field(repr=False)
+    # whether each image is such as the network was trained on, N opinions; an array has no header,
+    # so only the film itself is judged. None: the checkpoint has no gate, and nothing is known
+    gate: tuple[GateOpinion | None, ...] = ()
 
     @property
     def probabilities(self) -> Floats:
@@ -98,6 +107,7 @@ class Classifier:
         split: str | None = None,  # fingerprint of the split it was trained on, if known
         checkpoint: Path | None = None,  # the file it is from, if any
         interpretation: Interpretation | None = None,  # of the scores; None: not at all
+        gate: Gate | None = None,  # says which films are unlike those of training; None: none does
     ) -> None:
         if set(preprocessing) != STEPS or tta not in TTA:
             raise CheckpointError(
@@ -108,7 +118,7 @@ class Classifier:
         self.device = find_device(device)
         self.net = net.eval().to(self.device)
         self.preprocessing = dict(preprocessing)
-        self.tta, self.split, self.checkpoint = tta, split, checkpoint
+        self.tta, self.split, self.checkpoint, self.gate = tta, split, checkpoint, gate
         self.interpretation = interpretation or Interpretation(net.labels)
         self._lock = Lock()  # cuDNN's switch for TF32 is the process's, and maps use hooks
 
@@ -139,13 +149,19 @@ class Classifier:
         require_range(value_range)
         listed, size = list_images(images), self.preprocessing["image_size"]
         squares = np.empty((len(listed), size, size), np.uint8)
+        told: list[Told] = []
         for row, image in enumerate(listed):
-            squares[row] = self.fit(read_input(image, value_range))
+            with collect_notes() as notes:
+                squares[row] = self.fit(read_input(image, value_range))
+            told.append(judge_file(self.gate, dicom_bytes(image), notes) if self.gate else ())
         starts = range(0, len(listed), batch_size)
+        ends = [slice(start, start + batch_size) for start in starts]
+        judged = [self.judge(squares[batch], told[batch]) for batch in ends]
         empty = np.empty((0, len(self.labels)), np.float32)
-        scores = np.concatenate([empty, *(self.score(squares[i : i + batch_size]) for i in starts)])
+        scores = np.concatenate([empty, *(scores for scores, _ in judged)])
         require_scores(scores, [f"number {row + 1}" for row in range(len(scores))])
-        return Findings(scores, self.interpretation.at_prior(scores), squares, self)
+        opinions = tuple(opinion for _, opinions in judged for opinion in opinions)
+        return Findings(scores, self.interpretation.at_prior(scores), squares, self, opinions)
 
     def stream(
         self, paths: Iterable[str | Path], *, batch_size: int = 32, workers: int | None = None
@@ -161,13 +177,15 @@ class Classifier:
         files, ahead = map(Path, paths), 2 * batch_size
         with closing(decode_ahead(self._read, files, workers=workers, ahead=ahead)) as decoded:
             while batch := [file for _, file in islice(decoded, batch_size)]:
-                readable = [(square, file) for square, file in batch if square is not None]
-                if readable:
-                    scores = self.score(np.stack([square for square, _ in readable]))
-                    require_scores(scores, [str(file.path) for _, file in readable])
-                    rows = iter(scores)
-                for square, file in batch:
-                    yield file if square is None else replace(file, scores=next(rows))
+                squares = [square for square, *_ in batch if square is not None]
+                if squares:
+                    readable = [row for row in batch if row[0] is not None]
+                    scores, gate = self.judge(np.stack(squares), [told for *_, told in readable])
+                    require_scores(scores, [str(file.path) for _, file, _ in readable])
+                    rows = zip(scores, gate, strict=True)
+                for square, file, _ in batch:
+                    row = (None, None) if square is None else next(rows)
+                    yield replace(file, scores=row[0], gate=row[1])
 
     def fit(self, pixels: Pixels) -> Pixels:
         """A picture (H, W) uint8 as the square the network sees, (S, S) uint8."""
@@ -180,13 +198,26 @@ class Classifier:
 
     def score(self, squares: Pixels) -> Scores:
         """Scores (N, L) of prepared squares, (N, S, S) uint8."""
+        return self.judge(squares)[0]
+
+    def judge(
+        self, squares: Pixels, told: Sequence[Told] = ()
+    ) -> tuple[Scores, list[GateOpinion | None]]:
+        """Scores (N, L) of prepared squares, and N opinions of the gate behind what is ``told``."""
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # TF32 keeps 10 bits
+        opinions: list[GateOpinion | None] = [None] * len(squares)
         with self._lock, torch.inference_mode(), exact:
             images = self._to_images(squares)
-            scores = torch.sigmoid(self.net(images))
+            if self.gate is None:
+                logits = self.net(images)
+            else:
+                logits, features = run_watched(self.net, self.gate.layer, images)
+                films = zip(features.cpu(), told or [()] * len(squares), strict=True)
+                opinions = [judge_film(self.gate, film, reasons) for film, reasons in films]
+            scores = torch.sigmoid(logits)
             if self.tta == "flip":
                 scores = (scores + torch.sigmoid(self.net(images.flip(3)))) / 2
-            return scores.cpu().numpy()
+            return scores.cpu().numpy(), opinions
 
     def map_squares(
         self, squares: Pixels, labels: Sequence[str], method: str = "cam", *, batch_size: int = 16
@@ -211,16 +242,19 @@ class Classifier:
         images = torch.from_numpy(squares).unsqueeze(1).to(self.device)
         return images.to(torch.float32).div_(255)
 
-    def _read(self, path: Path) -> tuple[Pixels | None, FileScores]:
+    def _read(self, path: Path) -> tuple[Pixels | None, FileScores, Told]:
         """A file's square, if it is readable, and what is known of it before it has scores."""
+        told: Told = ()
         with collect_notes() as notes:
             try:
                 data = read_file(path)
                 square = self.fit(decode_image(data, str(path)))
                 study = read_study(data) if is_dicom(data) else ""
             except DataError as error:
-                return None, FileScores(path, None, str(error).removeprefix(f"{path}: "))
-        return square, FileScores(path, None, notes=tuple(notes), study=study)
+                return None, FileScores(path, None, str(error).removeprefix(f"{path}: ")), told
+        if self.gate:
+            told = judge_file(self.gate, data if is_dicom(data, str(path)) else None, notes)
+        return square, FileScores(path, None, notes=tuple(notes), study=study), told
 
 
 def load_classifier(
@@ -252,6 +286,7 @@ def load_classifier(
         split=description.split.get("fingerprint"),
         checkpoint=Path(checkpoint),
         interpretation=interpret(description.labels, own, loaded.weights_sha256, **chosen),
+        gate=loaded.gate,
     )
 
 

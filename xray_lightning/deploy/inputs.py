@@ -12,7 +12,8 @@ from PIL import ImageOps
 from pydicom import Dataset, dcmwrite
 from torch import Tensor, bfloat16
 
-from xray_lightning.data.dicom import read_dicom8, to_uint8
+from xray_lightning.data.dicom import is_dicom, read_dicom8, to_uint8
+from xray_lightning.data.files import read_file
 from xray_lightning.data.images import read_image, to_grey8
 from xray_lightning.errors import ConfigError, InvalidImageError
 
@@ -47,7 +48,7 @@ def read_input(image: object, value_range: Range | None = None) -> Pixels:
     if isinstance(image, Pil.Image):
         return from_pil(image)
     if isinstance(image, Dataset):
-        return from_dataset(image)
+        return read_dicom8(to_bytes(image), name="pydicom dataset")
     if not isinstance(image, Tensor | np.ndarray):
         raise InvalidImageError(f"expected an image, got {type(image).__name__}. {KINDS}")
     array = to_array(image)
@@ -99,8 +100,18 @@ def from_pil(image: Pil.Image) -> Pixels:
     return to_grey8(np.asarray(image.convert("RGB"))[:, :, ::-1], 255)  # OpenCV's order
 
 
-def from_dataset(dataset: Dataset) -> Pixels:
-    """As the reader reads the file the dataset would be; messages hold no value of it."""
+def dicom_bytes(image: object) -> bytes | None:
+    """The DICOM file behind an image, or that a dataset would be; None of any other."""
+    if isinstance(image, Dataset):
+        return to_bytes(image)
+    if not isinstance(image, str | Path):
+        return None
+    data = read_file(Path(image))
+    return data if is_dicom(data, str(image)) else None
+
+
+def to_bytes(dataset: Dataset) -> bytes:
+    """The file a dataset would be; messages hold no value of it."""
     file = BytesIO()
     try:
         dcmwrite(file, dataset, enforce_file_format=True)
@@ -108,7 +119,7 @@ def from_dataset(dataset: Dataset) -> Pixels:
         reason = f"a pydicom dataset that is no whole file ({type(error).__name__})"
         needed = "It needs its file_meta, as dcmread gives it"
         raise InvalidImageError(f"{reason}. {needed}") from None
-    return read_dicom8(file.getvalue(), name="pydicom dataset")
+    return file.getvalue()
 
 
 def require_range(value_range: Range | None) -> None:

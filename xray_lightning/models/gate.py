@@ -1,0 +1,212 @@
+"""Is a film such as the network was trained on? A distance, and probes for what was done to it.
+
+Of a layer halfway through the backbone, pooled to 3 x 3 places: the class-free Mahalanobis distance
+to the training films (Lee 2018, eq. 2, without classes; FRODO, Calli 2019), the covariance shrunk
+(Ledoit and Wolf 2004), and a multinomial logistic model of what was done to training films by us.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.models.backbones import to_map
+from xray_lightning.models.batches import record_outputs, run_batches
+from xray_lightning.models.network import XrayNet
+from xray_lightning.writing import Json
+
+Floats = npt.NDArray[np.floating]
+GRID = 3  # places along a side: the heart's side tells a mirrored film
+AXES = 128  # principal axes kept; a covariance of all features would be larger than the network
+LEAST = 16  # training films; below, there is nothing to fit
+PENALTY = 0.01  # C of the logistic model, on whitened features
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """What a checkpoint knows of its training films, see :func:`fit_gate`; plain values, tensors.
+
+    F features, K axes, C kinds; the first kind is a film as it is.
+    """
+
+    layer: str  # the module whose output is pooled
+    kinds: tuple[str, ...]
+    centre: Tensor  # (F,)
+    axes: Tensor  # (F, K), so that the distance is |(x - centre) axes|
+    weights: Tensor  # (K, C)
+    bias: Tensor  # (C,)
+    limit: float  # of the distance
+    log_odds: float  # limit of those against a film as it is
+    false_alarms: float  # share of validation films allowed above either limit
+    films: int  # of training
+    validation: int  # films of validation
+    youngest: float | None  # age in years in the training set; None where unknown
+    views: tuple[str, ...]  # views of the training set, where known
+
+    def judge(self, features: Tensor) -> tuple[Floats, Floats, list[str]]:
+        """Distance and log odds (N,) of features (N, F), and what each film most looks like."""
+        whitened = (features.cpu() - self.centre) @ self.axes  # (N, K)
+        logits = (whitened @ self.weights + self.bias).double()  # (N, C)
+        others = logits[:, 1:]
+        odds = torch.logsumexp(others, dim=1) - logits[:, 0]
+        named = [self.kinds[int(index) + 1] for index in others.argmax(dim=1)]
+        return whitened.norm(dim=1).double().numpy(), odds.numpy(), named
+
+    def to_plain(self) -> Json:
+        """The entry of the checkpoint."""
+        own = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return own | {"kinds": list(self.kinds), "views": list(self.views)}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+        """The gate of such an entry; CheckpointError if that is none."""
+        if not isinstance(plain, Mapping) or {*plain} != {entry.name for entry in fields(cls)}:
+            raise CheckpointError("its gate is of another version, or damaged")
+        gate = cls(**{**plain, "kinds": tuple(plain["kinds"]), "views": tuple(plain["views"])})
+        tensors = gate.centre, gate.axes, gate.weights, gate.bias
+        if not all(isinstance(entry, Tensor) and entry.isfinite().all() for entry in tensors):
+            raise CheckpointError("its gate has values that are missing, NaN or infinite")
+        axes, weights = gate.axes.shape, gate.weights.shape
+        if axes != (*gate.centre.shape, *weights[:1]) or weights[1:] != (len(gate.kinds),):
+            raise CheckpointError(f"its gate has axes {axes} and weights {weights} that do not fit")
+        return gate
+
+
+def middle_layer(net: XrayNet) -> str:
+    """The module halfway through the backbone; ConfigError where timm does not list its stages."""
+    stages = list(getattr(net.backbone, "feature_info", ()))
+    if not stages:
+        raise ConfigError(f"{net.config['backbone']}: timm lists no stages of it (feature_info)")
+    return f"backbone.{stages[len(stages) // 2]['module']}"
+
+
+def run_watched(net: XrayNet, layer: str, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, L) of images, and features (B, F): means of a layer's channels at 3 x 3 places."""
+    with record_outputs({layer: net.get_submodule(layer)}) as outputs:
+        logits = net(images)
+    maps = to_map(outputs[layer][0].float(), net.layout, net.backbone)
+    return logits, functional.adaptive_avg_pool2d(maps, GRID).flatten(1)
+
+
+def fit_gate(
+    net: XrayNet,  # in evaluation mode
+    train: Tensor,  # (N, 1, S, S) in [0, 1]
+    validation: Tensor,  # (M, 1, S, S)
+    *,
+    false_alarms: float = 0.05,  # share of films as they are that may be remarked on
+    seed: int = 0,  # which training film is changed in which way
+    youngest: float | None = None,  # see :class:`Gate`
+    views: tuple[str, ...] = (),
+) -> Gate:
+    """Fit distance and probes on training films, and their limits on validation films.
+
+    Every training film is taken as it is, mirrored, and changed in one of the other ways. Both
+    limits are exceeded by equally many validation films, and together by at most
+    ``false_alarms * (M + 1)``, so that of further such films no larger share is expected (Vovk
+    2005); with M below ``1 / false_alarms`` none is, and the share may be larger: ``1 / (M + 1)``
+    for each.
+
+    Raises:
+        ConfigError: a share outside (0, 1), too few films, or a backbone without listed stages.
+    """
+    if not 0 < false_alarms < 1:
+        raise ConfigError(f"gate: false_alarms must lie between 0 and 1, got {false_alarms}")
+    if len(train) < LEAST or not len(validation):
+        counts = f"{len(train)} training and {len(validation)} validation films"
+        raise ConfigError(f"a gate needs at least {LEAST} training films and 1 other, got {counts}")
+    layer = middle_layer(net)
+
+    def measure(images: Tensor) -> Floats:
+        pooled = run_batches(net, images, lambda batch: run_watched(net, layer, batch)[1])
+        return pooled.double().numpy()
+
+    generator, names = np.random.default_rng(seed), [*CHANGES]
+    turns = generator.permutation(len(train)) % (len(names) - 1) + 1
+    sets = [measure(train), measure(train.flip(3))]
+    sets += [
+        measure(torch.stack([CHANGES[name](film, generator) for film in train[turns == number]]))
+        for number, name in enumerate(names[1:], 1)
+    ]
+    kinds = np.repeat(np.arange(len(sets)), [len(features) for features in sets])
+    centre, axes = fit_distance(sets[0], np.concatenate(sets))
+    weights, bias = fit_probe((np.concatenate(sets) - centre) @ axes, kinds)
+    tensors = [torch.from_numpy(np.float32(array)) for array in (centre, axes, weights, bias)]
+    free = Gate(
+        layer, ("as it is", *names), tensors[0], tensors[1], tensors[2], tensors[3], np.inf, np.inf,
+        false_alarms, len(train), len(validation), youngest, views,
+    )  # fmt: skip
+    distances, odds, _ = free.judge(torch.from_numpy(np.float32(measure(validation))))
+    limit, log_odds = choose_limits(np.stack([distances, odds], axis=1), false_alarms)
+    return Gate(**{**free.to_plain(), "limit": limit, "log_odds": max(0.0, log_odds)})
+
+
+def fit_distance(plain: Floats, everything: Floats) -> tuple[Floats, Floats]:
+    """Centre (F,) and whitening axes (F, K) of features (N, F); the axes are those of (P, F)."""
+    from sklearn.covariance import LedoitWolf  # 1 s that only a fit needs
+    from sklearn.decomposition import PCA
+
+    deviation = plain.std(axis=0)
+    scale = 1 / np.where(deviation > 0, deviation, 1)
+    count = min(AXES, *everything.shape)
+    kept = PCA(count, svd_solver="randomized", random_state=0).fit(everything * scale).components_
+    shrunk = LedoitWolf().fit(plain * scale @ kept.T)
+    centre = plain.mean(axis=0)
+    return centre, scale[:, None] * kept.T @ np.linalg.cholesky(shrunk.precision_)
+
+
+def fit_probe(features: Floats, kinds: npt.NDArray[np.intp]) -> tuple[Floats, Floats]:
+    """Weights (K, C) and bias (C,) of a multinomial logistic model, the C kinds weighed alike."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=PENALTY, max_iter=1000, class_weight="balanced")
+    model.fit(features, kinds)
+    return model.coef_.T, model.intercept_
+
+
+def choose_limits(values: Floats, rate: float) -> list[float]:
+    """The lowest limits (C,), equally many of M ``values`` (M, C) above each, few above any."""
+    allowed = int(rate * (len(values) + 1))
+    steps = -np.sort(-values, axis=0)
+    kept = [step for step in steps if (values > step).any(axis=1).sum() <= allowed]
+    return [float(limit) for limit in kept[-1]]
+
+
+def crop(film: Tensor, generator: np.random.Generator) -> Tensor:
+    """A part of half to 0.7 of the side, anywhere, enlarged; (1, S, S) as all below."""
+    side = film.shape[-1]
+    part = int(side * generator.uniform(0.5, 0.7))
+    y, x = generator.integers(0, side - part + 1, 2)
+    return _resize(film[:, y : y + part, x : x + part], side)
+
+
+def fade(film: Tensor, generator: np.random.Generator) -> Tensor:
+    """Nearly empty: hardly any contrast, or a small film on black."""
+    if generator.random() < 0.5:
+        return film * 0.05 + generator.uniform(0, 0.95)
+    side = film.shape[-1]
+    part = max(1, int(side * generator.uniform(0.2, 0.4)))
+    y, x = generator.integers(0, side - part + 1, 2)
+    empty = torch.zeros_like(film)
+    empty[:, y : y + part, x : x + part] = _resize(film, part)
+    return empty
+
+
+def _resize(film: Tensor, side: int) -> Tensor:
+    return functional.interpolate(film[None], (side, side), mode="bilinear", antialias=True)[0]
+
+
+CHANGES: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
+    "mirrored": lambda film, _: film.flip(2),
+    "turned a quarter to the left": lambda film, _: film.rot90(1, (1, 2)),
+    "turned upside down": lambda film, _: film.rot90(2, (1, 2)),
+    "turned a quarter to the right": lambda film, _: film.rot90(3, (1, 2)),
+    "inverted": lambda film, _: 1 - film,
+    "cropped": crop,
+    "nearly empty": fade,
+}
