@@ -38,6 +38,21 @@ def tables() -> Path:
 
 
 @pytest.fixture(scope="session")
+def at_80_columns() -> Callable[[list], str]:
+    """Prints tables and lines at 80 columns and checks that nothing is cut off."""
+    from rich.console import Console
+
+    def fit(lines: list) -> str:
+        console = Console(width=80)
+        with console.capture() as captured:
+            console.print(*lines, sep="\n")
+        assert "…" not in captured.get()
+        return captured.get()
+
+    return fit
+
+
+@pytest.fixture(scope="session")
 def write_dicom() -> Callable[..., Path]:
     """Writes a DICOM file of (H, W) uint8 or uint16 pixels, with attributes by keyword."""
 
@@ -157,7 +172,7 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         SplitName,
         write_predictions,
     )
-    from xray_lightning.records import patient_ids, target_matrix
+    from xray_lightning.records import target_matrix
     from xray_lightning.writing import write_json
 
     folder = tmp_path_factory.mktemp("runs") / "a_run"
@@ -178,9 +193,7 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if subset == "test":
             targets[:, source.labels.index("Hernia")] = 0
             targets[0, source.labels.index("Mass")] = np.nan
-        images = tuple(record.image_id for record in records)
-        patients = tuple(patient_ids(records).tolist())
-        found[subset] = Predictions(source.labels, images, patients, targets, scores)
+        found[subset] = Predictions.of(records, source.labels, scores, targets)
         metrics[subset] = summarise(found[subset], split.subset_fingerprints[subset])
         write_predictions(found[subset], folder / f"predictions_{subset}.csv")
     named = SplitName(split.name, split.fingerprint)

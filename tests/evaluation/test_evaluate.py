@@ -2,14 +2,12 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
-from io import StringIO
 from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
-from rich.table import Table
 from sklearn.metrics import average_precision_score, brier_score_loss, recall_score
 
 from xray_lightning import Phantom
@@ -21,7 +19,7 @@ from xray_lightning.evaluation.evaluate import Evaluation, evaluate, fit_operati
 from xray_lightning.evaluation.predictions import Origin, Predictions, SplitName
 from xray_lightning.evaluation.published import read_published
 from xray_lightning.metrics.calibration import shift_prior
-from xray_lightning.records import Record, patient_ids, target_matrix
+from xray_lightning.records import Record, target_matrix
 from xray_lightning.report.evaluation_table import evaluation_lines, published_lines
 from xray_lightning.report.terminal import show
 
@@ -34,10 +32,8 @@ ORIGIN = Origin("phantom", 2 * HALF, SplitName("patient", "beef"), "test", tta="
 def predictions(records: list[Record], seed: int = 0) -> Predictions:
     """Scores that know a good deal about the truth."""
     targets = target_matrix(records)
-    rng = np.random.default_rng(seed)
-    scores = (0.5 * rng.random(targets.shape) + 0.4 * targets).astype(np.float32)
-    images = tuple(record.image_id for record in records)
-    return Predictions(PHANTOM.labels, images, patient_ids(records), targets, scores)
+    scores = 0.5 * np.random.default_rng(seed).random(targets.shape) + 0.4 * targets
+    return Predictions.of(records, PHANTOM.labels, scores.astype(np.float32))
 
 
 POINTS = fit_operating_points(predictions(VAL), rule="sensitivity", draws=60)
@@ -117,14 +113,10 @@ def test_rare_labels_apart(capsys: pytest.CaptureFixture[str]) -> None:
 def test_subgroups_and_missed_disease(evaluation: Evaluation) -> None:
     rows = evaluation.subgroups
     assert {row.dimension for row in rows} >= {"sex", "age", "view", "sex and view"}
-    women = [record for record in TEST if record.sex == "F"]
+    women = sum(record.sex == "F" for record in TEST)
     (row,) = [row for row in rows if (row.group, row.label) == ("F", "mean")]
-    assert row.images == len(women)
     (missed,) = [row for row in evaluation.underdiagnosis if row.group == "F"]
-    assert missed.interval is not None
-    assert 0 <= missed.interval[0] <= missed.rate <= missed.interval[1] <= 1
-    assert missed.images + missed.false_alarms.images == len(women)
-    assert 0 <= missed.false_alarms.rate <= 1
+    assert missed.images + missed.false_alarms.images == row.images == women
 
 
 def test_the_terminal(evaluation: Evaluation, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,14 +142,8 @@ def test_the_terminal(evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
     assert "images of the patient" not in short.replace("images of the patient:", "")
 
 
-def test_tables_fit_80_columns(evaluation: Evaluation) -> None:
-    console = Console(width=80, record=True, file=StringIO())
-    tables = [line for line in evaluation_lines(evaluation, "") if isinstance(line, Table)]
-    assert len(tables) >= 5
-    for table in tables:
-        console.print(table)
-    text = console.export_text()
-    assert "…" not in text
+def test_tables_fit_80_columns(evaluation: Evaluation, at_80_columns: Callable) -> None:
+    text = at_80_columns([*evaluation_lines(evaluation, "")])
     for words in ("Pleural_Thickening", "Infiltration", "prevalence", "specificity", "missed"):
         assert words in text, "no word is broken"
 
@@ -213,9 +199,8 @@ def test_few_patients_and_exact_intervals_are_said(capsys: pytest.CaptureFixture
     """Of 30 patients 4 have a Mass and 25 a Nodule; both are read without a mistake."""
     targets = np.zeros((60, 2), dtype=np.float32)
     targets[:8, 0] = targets[10:, 1] = 1
-    images, patients = tuple(map(str, range(60))), tuple(str(i // 2) for i in range(60))
-    table = Predictions(("Mass", "Nodule"), images, patients, targets, 0.2 + 0.6 * targets)
-    records = [Record(i, p, (0.0, 0.0)) for i, p in zip(images, patients, strict=True)]
+    records = [Record(str(i), str(i // 2), tuple(row)) for i, row in enumerate(targets.tolist())]
+    table = Predictions.of(records, ("Mass", "Nodule"), 0.2 + 0.6 * targets)
     evaluation = evaluate(table, records, draws=40)
     assert evaluation.to_json()["few_positive_patients"] == {"Mass": 4}
     assert evaluation.metrics.labels["Mass"]["auroc"].exact
@@ -229,12 +214,12 @@ def test_few_patients_and_exact_intervals_are_said(capsys: pytest.CaptureFixture
 
 def test_published_rows_stand_below(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [row for row in read_published() if row.split == "official"]
-    show(*published_lines(rows, 0.8))
+    first, second = replace(rows[0], primary=True), replace(rows[1], primary=False)
+    show(*published_lines([first, second], 0.8))
     text = capsys.readouterr().out
     assert "published results on the official test set are higher" in text
-    assert f"{rows[0].work} *" in text or rows[0].primary
-    show(*published_lines([replace(rows[0], primary=False)], 0.8))
-    assert f"{rows[0].work} *" in capsys.readouterr().out
+    assert f"{second.work} *" in text
+    assert f"{first.work} *" not in text
     assert published_lines([], 0.8) == []
 
 

@@ -58,27 +58,20 @@ def test_a_label_of_one_kind_is_undefined(only: float) -> None:
     torch.testing.assert_close(metric.compute(), values, equal_nan=True, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("only", [0.0, math.nan])
-def test_nothing_is_defined(only: float) -> None:
-    scores, targets = data(0)
-    values = auroc_per_label(scores, torch.full_like(targets, only))
-    assert values.isnan().all()
-    mean, defined = defined_mean(values)
-    assert math.isnan(mean)
-    assert defined == 0
+@pytest.mark.parametrize(("images", "only"), [(COUNT, 0.0), (COUNT, math.nan), (0, 0.0)])
+def test_nothing_is_defined(images: int, only: float) -> None:
+    values = auroc_per_label(data(0)[0][:images], torch.full((images, LABELS), only))
+    assert values.isnan().tolist() == [True] * LABELS
+    assert_equal(torch.tensor(defined_mean(values)), [math.nan, 0])
 
 
 def test_a_single_label() -> None:
-    scores, targets = data(1, 0.3)
-    values = auroc_per_label(scores[:, 4:5], targets[:, 4:5])
-    assert_equal(values, by_sklearn(scores, targets)[4:5])
+    scores, targets = (each[:, 4:5] for each in data(1, 0.3))
+    values = auroc_per_label(scores, targets)
+    assert_equal(values, by_sklearn(scores, targets))
     metric = PerLabelAUROC(1)
-    metric.update(scores[:, 4:5], targets[:, 4:5])
+    metric.update(scores, targets)
     assert torch.equal(metric.compute().reshape(-1), values)  # torchmetrics squeezes it
-
-
-def test_no_images() -> None:
-    assert auroc_per_label(torch.zeros(0, 3), torch.zeros(0, 3)).isnan().tolist() == [True] * 3
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
@@ -95,9 +88,8 @@ def test_the_metric_over_batches_is_the_function(size: int) -> None:
 
 
 def test_mean_over_what_is_defined() -> None:
-    mean, defined = defined_mean(torch.tensor([0.5, math.nan, 1.0, math.nan, 0.9]))
-    assert mean == pytest.approx(0.8)
-    assert defined == 3
+    found = defined_mean(torch.tensor([0.5, math.nan, 1.0, math.nan, 0.9]))
+    assert found == pytest.approx((0.8, 3))
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, math.nan])

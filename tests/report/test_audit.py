@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from xray_lightning import Audit, Estimate, Phantom, Several, Shortcuts, audit_split, patient_split
 from xray_lightning.audit.decomposition import Decomposition, MatchedChange
@@ -18,7 +17,6 @@ from xray_lightning.audit.shortcuts.run import LabelShortcut
 from xray_lightning.report.audit import audit_page, audit_tables
 from xray_lightning.report.explanation import shortcut_lines
 from xray_lightning.report.figures import COLOURS
-from xray_lightning.report.page import p_text
 
 PHANTOM = Phantom(patients=60)
 NAN = float("nan")
@@ -28,15 +26,6 @@ NAN = float("nan")
 def audit() -> Audit:
     result = audit_split(PHANTOM, patient_split(PHANTOM.records, None), draws=5)
     return replace(result, command="xray audit data=<script>")
-
-
-def fit(lines: list) -> str:
-    """The lines at 80 columns, nothing cut off."""
-    console = Console(width=80)
-    with console.capture() as captured:
-        console.print(*lines, sep="\n")
-    assert "…" not in captured.get()
-    return captured.get()
 
 
 def test_sections_and_addresses(audit: Audit, parsed: Callable) -> None:
@@ -97,7 +86,7 @@ def test_duplicates(audit: Audit, parsed: Callable) -> None:
     assert "no image was read" not in text
 
 
-def test_hospitals(parsed: Callable) -> None:
+def test_hospitals(parsed: Callable, at_80_columns: Callable) -> None:
     other = Phantom(patients=60)
     other.records = [replace(record, sex="", view="PA") for record in other.records]
     source = Several({"a": PHANTOM, "b": other})
@@ -108,16 +97,17 @@ def test_hospitals(parsed: Callable) -> None:
     assert not page.open
     share = audit.hospitals.shifts["b"].prevalence[0].value["b"]
     assert page.row(source.labels[0], 1)[:2] == [f"{100 * share:.1f} %"] * 2
-    text = fit(audit_tables(audit))
+    text = at_80_columns(audit_tables(audit))
     assert "not known in both: sex F, sex M" in text
     assert audit.gist[-3].startswith("a and b: 60 patients are in both, pixels were not compared")
 
 
-def test_tables_fit_80_columns(audit: Audit) -> None:
-    assert all(row.name in fit(audit_tables(audit)) for row in audit.shift.prevalence)
+def test_tables_fit_80_columns(audit: Audit, at_80_columns: Callable) -> None:
+    text = at_80_columns(audit_tables(audit))
+    assert all(row.name in text for row in audit.shift.prevalence)
 
 
-def test_shortcut_lines_fit_and_say_why() -> None:
+def test_shortcut_lines_fit_and_say_why(at_80_columns: Callable) -> None:
     check = Check(0.1, (0.05, 0.2), 0.05, "flagged")
     drop = Drop(check, check, check, "flagged")
     covered = dict.fromkeys(
@@ -134,10 +124,6 @@ def test_shortcut_lines_fit_and_say_why() -> None:
         "Mass undecided: Mass!",
         "caught: Nodule; not caught: 1; undecided: 1",
     ]
-    text = fit(lines)
+    text = at_80_columns(lines)
     assert "0.10 / 0.10" in text
     assert "0.500 (0.40-0.60)" in text
-
-
-def test_p_values() -> None:
-    assert (p_text(0.0), p_text(0.0123), p_text(None)) == ("< 0.001", "0.012", "-")

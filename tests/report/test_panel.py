@@ -1,6 +1,5 @@
 """The results figure: threshold, choice of images, maps and boxes where they belong."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -225,20 +224,13 @@ def net(data: XrayDataModule) -> XrayNet:
 
 
 @pytest.fixture
-def predictions(data: XrayDataModule) -> Callable[[], dict[str, Predictions]]:
+def predictions(data: XrayDataModule) -> dict[str, Predictions]:
     """Random scores of validation and test."""
-
-    def make() -> dict[str, Predictions]:
-        rng = np.random.default_rng(0)
-        made = {}
-        for subset in ("val", "test"):
-            records, targets = data.subset_records(subset), data.subset_targets(subset)
-            ids = tuple(record.image_id for record in records)
-            scores = rng.random(targets.shape, dtype=np.float32)
-            made[subset] = Predictions(data.labels, ids, ids, targets.copy(), scores)
-        return made
-
-    return make
+    rng, made = np.random.default_rng(0), {}
+    for subset in ("val", "test"):
+        records, shape = data.subset_records(subset), data.subset_targets(subset).shape
+        made[subset] = Predictions.of(records, data.labels, rng.random(shape, dtype=np.float32))
+    return made
 
 
 def test_every_map_is_of_the_image_below_it(data, net, predictions, tmp_path, monkeypatch) -> None:
@@ -250,7 +242,7 @@ def test_every_map_is_of_the_image_below_it(data, net, predictions, tmp_path, mo
         return panel_figure(*arguments)
 
     monkeypatch.setattr(module, "panel_figure", spy)
-    scores, label = predictions(), "Infiltration"
+    scores, label = predictions, "Infiltration"
     path = tmp_path / "panel.png"
     assert results_panel(net, data, scores, Panel(label, columns=3), path)
     assert path.stat().st_size > 20_000
@@ -287,12 +279,12 @@ def test_the_random_rule_is_printed(data, net, predictions, tmp_path, monkeypatc
     titles: list[str] = []
     monkeypatch.setattr(module, "panel_figure", lambda *a: titles.append(a[3]) or Figure())
     panel = Panel("Mass", rule="random", seed=7)
-    assert results_panel(net, data, predictions(), panel, tmp_path / "panel.png")
+    assert results_panel(net, data, predictions, panel, tmp_path / "panel.png")
     assert titles[0].endswith("images: drawn at random, seed 7")
 
 
 def test_no_figure_without_a_threshold(data, net, predictions, tmp_path) -> None:
-    scores = predictions()
+    scores = predictions
     scores["val"].targets[:, 0] = 0
     assert not results_panel(net, data, scores, Panel(data.labels[0]), tmp_path / "panel.png")
     assert not (tmp_path / "panel.png").exists()
@@ -302,6 +294,6 @@ def test_no_figure_without_a_threshold(data, net, predictions, tmp_path) -> None
 
 def test_nothing_known_in_test(data, net, predictions, tmp_path) -> None:
     """A figure of empty cells, which say so."""
-    scores = predictions()
+    scores = predictions
     scores["test"].targets[:] = np.nan
     assert results_panel(net, data, scores, Panel("Infiltration"), tmp_path / "panel.png")

@@ -2,7 +2,7 @@ import pytest
 
 from xray_lightning.data.summary import DataSummary, SubsetCounts
 from xray_lightning.progress import show_progress
-from xray_lightning.report.page import number, say
+from xray_lightning.report.page import say
 from xray_lightning.report.terminal import auroc_table, counts_table, show
 
 SUMMARY = {
@@ -12,10 +12,6 @@ SUMMARY = {
     "patients": 900,
     "fingerprint": "[abc]",
 }
-
-
-def test_number() -> None:
-    assert (number(None), number(0.12345, 4)) == ("-", "0.1235")
 
 
 def test_auroc_table(capsys: pytest.CaptureFixture[str]) -> None:
