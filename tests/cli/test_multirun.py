@@ -7,20 +7,11 @@ import pytest
 from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from running import write_run
 
 from xray_lightning.cli.multirun import SweepTable, display, sweep, write
 from xray_lightning.evaluation.sweep import SweepComparison, SweepRun
 from xray_lightning.report.terminal import sweep_remarks
-
-
-def write_run(folder: Path, overrides: list[str], split: str, val: float | None) -> None:
-    folder.mkdir(parents=True)
-    prints = {"val": f"v-{split}", "test": f"t-{split}"}
-    names = {"name": split, "fingerprint": f"f-{split}", "parts": prints}
-    facts = {"overrides": overrides, "seed": 0, "split": names, "data": {"name": "phantom"}}
-    subset = {"auroc": {"mean": val, "defined": 13}}
-    (folder / "environment.json").write_text(json.dumps(facts))
-    (folder / "metrics.json").write_text(json.dumps({"val": subset, "test": subset}))
 
 
 def config(folder: Path, mode: RunMode = RunMode.MULTIRUN):
@@ -38,9 +29,9 @@ def run(settings: str, val: float | None, **more: object) -> SweepRun:
 
 
 def test_tables_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(tmp_path / "0", ["loss=bce", "split=patient"], "patient", 0.75)
-    write_run(tmp_path / "1", ["loss=auc", "split=patient"], "patient", 0.875)
-    write_run(tmp_path / "2", ["loss=bce", "split=official"], "official", None)
+    write_run(tmp_path / "0", ["loss=bce", "split=patient"], 0.75)
+    write_run(tmp_path / "1", ["loss=auc", "split=patient"], 0.875)
+    write_run(tmp_path / "2", ["loss=bce", "split=official"], None, "official")
     SweepTable().on_multirun_end(config(tmp_path))
     assert [row["test"] for row in rows(tmp_path / "comparison.csv")] == ["0.75", "0.875", ""]
     ranking = rows(tmp_path / "ranking.csv")
@@ -65,7 +56,7 @@ def test_tables_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_files_are_kept_up_to_date_after_each_run(tmp_path: Path) -> None:
-    write_run(tmp_path / "0", ["seed=0"], "patient", 0.5)
+    write_run(tmp_path / "0", ["seed=0"])
     SweepTable().on_job_end(config(tmp_path, RunMode.RUN), JobReturn())
     assert not (tmp_path / "comparison.csv").exists(), "a single run compares nothing"
     SweepTable().on_job_end(config(tmp_path), JobReturn())
@@ -78,7 +69,7 @@ def test_nothing_started(tmp_path: Path) -> None:
 
 
 def test_a_failure_gives_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(tmp_path / "0", ["loss=bce"], "patient", 0.5)
+    write_run(tmp_path / "0", ["loss=bce"])
     (tmp_path / "1").mkdir()
     failure = {"overrides": ["loss=auc"], "seed": 3, "message": "the loss [x] became nan"}
     (tmp_path / "1/failure.json").write_text(json.dumps(failure))
@@ -98,8 +89,8 @@ def test_only_failures_have_a_table_but_no_figure(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(tmp_path / "0", ["loss=bce"], "patient", 0.75)
-    write_run(tmp_path / "1", ["loss=auc"], "patient", 0.5)
+    write_run(tmp_path / "0", ["loss=bce"], 0.75)
+    write_run(tmp_path / "1", ["loss=auc"])
     sweep(tmp_path, all_tests=False, as_json=False)
     assert capsys.readouterr().out.count("0.5000") == 1
     sweep(tmp_path, all_tests=True, as_json=False)

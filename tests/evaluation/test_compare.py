@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from running import write_run
 
 from xray_lightning.cli.compare import compare_models
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
@@ -88,15 +89,11 @@ def test_seeds_by_a_pattern(tmp_path: Path) -> None:
 
 def test_seeds_by_the_row_of_a_leaderboard(tmp_path: Path) -> None:
     """A sweep of two experiments and three seeds, whose last run did not finish."""
-    subset = {"auroc": {"mean": 0.5, "defined": 2}}
-    split = {"name": "patient", "fingerprint": "f", "parts": {"val": "v", "test": "t"}}
     for number in range(6):
-        seed, name = number % 3, ("phantom/bce", "phantom/focal")[number // 3]
+        name = ("phantom/bce", "phantom/focal")[number // 3]
         folder = Path(write(tmp_path, str(number), predictions(1.0, number)))
-        facts = {"overrides": [f"experiment={name}", f"seed={seed}"], "seed": seed, "split": split}
-        (folder / "environment.json").write_text(json.dumps({**facts, "data": {"name": "x"}}))
-        if number < 5:
-            (folder / "metrics.json").write_text(json.dumps({"val": subset, "test": subset}))
+        write_run(folder, [f"experiment={name}", f"seed={number % 3}"])
+    (folder / "metrics.json").unlink()
     rows = [f"{tmp_path}/experiment=phantom/{name}" for name in ("bce", "focal")]
     folders = [[path.parent.name for path in find_tables(row)] for row in rows]
     assert folders == [["0", "1", "2"], ["3", "4"]]

@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from running import write_run
 from sklearn.metrics import roc_auc_score
 
 from xray_lightning.cli.multirun import sweep
@@ -35,35 +37,29 @@ def auroc(predictions: Predictions) -> dict[str, float]:
     return {label: float(roc_auc_score(truth, score)) for label, truth, score in columns}
 
 
-def write_fold(folder: Path, overrides: list[str], fold: int, seed: int = 0) -> None:
-    folder.mkdir(parents=True)
-    predictions = fold_of(fold, seed + 10 * ("model=b" in overrides))
-    write_predictions(predictions, folder / "predictions_test.csv")
-    dealt = {"folds": FOLDS, "fold": fold, "seed": 0, "val_fraction": 0.125}
-    images = {"train": 70, "val": 10, "test": IMAGES}
-    split = {"name": "kfold", "fingerprint": f"f{fold}", "parts": {"val": "v", "test": "t"}}
-    split |= {"settings": dealt, "images": images}
-    facts = {"overrides": overrides, "seed": seed, "split": split, "data": {"name": "phantom"}}
-    (folder / "environment.json").write_text(json.dumps(facts))
-    labels = auroc(predictions)
-    subset = {"auroc": {"mean": np.mean(list(labels.values())), "defined": 2, "labels": labels}}
-    (folder / "metrics.json").write_text(json.dumps({"val": subset, "test": subset}))
+def write_folds(folder: Path, *models: str) -> Path:
+    """The folds of each model, or seed, that an override names."""
+    for number, (model, fold) in enumerate(product(models, range(FOLDS))):
+        place = folder / str(number)
+        predictions = fold_of(fold, models.index(model) * (10 if "model" in model else 1))
+        labels, settings = auroc(predictions), {"folds": FOLDS, "fold": fold, "seed": 0}
+        images = {"train": 70, "val": 10, "test": IMAGES}
+        overrides = ["split=kfold", f"split.fold={fold}", *filter(None, [model])]
+        write_run(place, overrides, split="kfold", settings=settings, images=images)
+        write_predictions(predictions, place / "predictions_test.csv")
+        subset = {"auroc": {"mean": np.mean(list(labels.values())), "defined": 2, "labels": labels}}
+        (place / "metrics.json").write_text(json.dumps({"val": subset, "test": subset}))
+    return folder
 
 
 @pytest.fixture
 def one_model(tmp_path: Path) -> Path:
-    for fold in range(FOLDS):
-        write_fold(tmp_path / "a" / str(fold), ["split=kfold", f"split.fold={fold}"], fold)
-    return tmp_path / "a"
+    return write_folds(tmp_path / "a", "")
 
 
 @pytest.fixture
 def two_models(tmp_path: Path) -> Path:
-    runs = [(model, fold) for model in "ab" for fold in range(FOLDS)]
-    for number, (model, fold) in enumerate(runs):
-        overrides = ["split=kfold", f"split.fold={fold}", f"model={model}"]
-        write_fold(tmp_path / "ab" / str(number), overrides, fold)
-    return tmp_path / "ab"
+    return write_folds(tmp_path / "ab", "model=a", "model=b")
 
 
 def test_pooled_and_mean_of_folds_are_two_things(one_model: Path) -> None:
@@ -138,10 +134,7 @@ def test_two_models_over_the_same_folds(one_model: Path, two_models: Path) -> No
 
 
 def test_seeds_are_cross_validations_of_their_own(tmp_path: Path) -> None:
-    for number, (seed, fold) in enumerate((s, f) for s in (0, 1) for f in range(FOLDS)):
-        overrides = ["split=kfold", f"split.fold={fold}", f"seed={seed}"]
-        write_fold(tmp_path / str(number), overrides, fold, seed)
-    runs = read_runs(tmp_path)
+    runs = read_runs(write_folds(tmp_path, "seed=0", "seed=1"))
     assert [(folds[0].seed, len(folds)) for folds in group_folds(runs)] == [(0, 3), (1, 3)]
     (board,) = compare_runs(tmp_path).leaderboards
     assert board.groups[0].val.count == 6

@@ -5,25 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from running import write_run
 
 from xray_lightning import DataNotFoundError, SweepComparison, compare_runs
 from xray_lightning.evaluation.sweep import Leaderboard, SweepRun, average_seeds, read_runs
-
-DATA = {"name": "rsna", "title": "rsna (negatives: normal)"}
-
-
-def write_run(
-    folder: Path, overrides: list[str], val: float | None = 0.5, split: str = "patient"
-) -> None:
-    folder.mkdir(parents=True)
-    prints = {"val": f"v-{split}", "test": f"t-{split}"}
-    facts = {"name": split, "fingerprint": f"f-{split}", "parts": prints}
-    seed = int(overrides[-1].removeprefix("seed="))
-    (folder / "environment.json").write_text(
-        json.dumps({"overrides": overrides, "seed": seed, "split": facts, "data": DATA})
-    )
-    subset = {"auroc": {"mean": val, "defined": 13}}
-    (folder / "metrics.json").write_text(json.dumps({"val": subset, "test": subset}))
 
 
 def finished(settings: str, seed: int, val: float | None, mark: str = "f") -> SweepRun:
@@ -127,7 +112,8 @@ def test_nothing_is_chosen_where_nothing_is_defined() -> None:
 
 
 def test_the_negatives_stand_in_every_ranking(tmp_path: Path) -> None:
-    write_run(tmp_path / "0", ["loss=bce", "seed=0"])
+    data = {"name": "rsna", "title": "rsna (negatives: normal)"}
+    write_run(tmp_path / "0", ["loss=bce", "seed=0"], data=data)
     (board,) = leaderboards(read_runs(tmp_path))
     assert board.data == board.rows()[0]["data"] == "rsna (negatives: normal)"
 

@@ -64,18 +64,14 @@ def predictions(labels: Sequence[str]) -> Predictions:
 
 
 def test_roc(tmp_path: Path) -> None:
-    labels = [*CHEST_XRAY14, *(f"Finding {number}" for number in range(10))]  # colours run out
-    aurocs = dict.fromkeys(labels, 0.5)
-    roc_figure(predictions(labels), aurocs, "title", tmp_path / "roc.png")
-    drawing(tmp_path / "roc.png", 9.5, 6)
-
-
-def test_roc_where_nothing_is_defined(tmp_path: Path) -> None:
-    found = predictions(("Mass", "Hernia"))
-    found.targets[:, 0] = 0
-    found.targets[:, 1] = np.nan
-    roc_figure(found, {"Mass": None, "Hernia": None}, "title", tmp_path / "roc.png")
-    drawing(tmp_path / "roc.png", 9.5, 6)
+    """Also where colours run out, and where nothing is defined."""
+    many = predictions([*CHEST_XRAY14, *(f"Finding {number}" for number in range(10))])
+    none = predictions(("Mass", "Hernia"))
+    none.targets[:] = 0, np.nan
+    for table, auroc in ((many, 0.5), (none, None)):
+        aurocs = dict.fromkeys(table.labels, auroc)
+        roc_figure(table, aurocs, "title", tmp_path / "roc.png")
+        drawing(tmp_path / "roc.png", 9.5, 6)
 
 
 @pytest.mark.parametrize(
