@@ -28,14 +28,7 @@ from xray_lightning.data.chexpert import RADIOLOGISTS
 from xray_lightning.data.partition import read_split_column
 from xray_lightning.data.source import Source, find_table, locate_files, read_facts
 from xray_lightning.data.tables import Table, format_count, pause_collector, read_table
-from xray_lightning.data.uncertain import (
-    SMOOTH,
-    Choice,
-    Codes,
-    Coding,
-    code_matrix,
-    count_codes,
-)
+from xray_lightning.data.uncertain import SMOOTH, Choice, Codes, Coding, code_matrix, count_codes
 from xray_lightning.errors import ConfigError
 from xray_lightning.records import NAN, Records, read_column
 

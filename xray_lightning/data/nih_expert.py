@@ -24,14 +24,7 @@ from pathlib import Path
 from xray_lightning.data.nih import find_image_folders, make_records
 from xray_lightning.data.nih_map import read_nih_map
 from xray_lightning.data.rsna import Rsna
-from xray_lightning.data.source import (
-    Counts,
-    Source,
-    find_files,
-    find_table,
-    index_images,
-    read_facts,
-)
+from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts
 from xray_lightning.data.tables import Table, format_count, read_table
 from xray_lightning.data.vocabulary import unite
 from xray_lightning.errors import ConfigError, TableError
@@ -163,7 +156,7 @@ def read_rsna(root: str | Path, nih_map: str | Path, images: Mapping[str, str]) 
 
 def _count_truths(
     records: Sequence[Record], subsets: Mapping[str, Collection[str]], truths: Sequence[Truth]
-) -> Counts:
+) -> dict[str, dict[str, int]]:
     """Images, and for the findings that two truths name the positives of each and of both."""
     table = {"images": len(records), "patients": len({r.patient_id for r in records})}
     counts = {"table": table | {name: len(ids) for name, ids in subsets.items()}}

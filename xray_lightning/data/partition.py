@@ -24,7 +24,7 @@ Indices = npt.NDArray[np.int64]
 Images = Sequence[Record]
 Lists = Mapping[str, Set[str]]  # subset -> image ids
 SUBSETS = ("train", "val", "test")
-SUBSET_ALIASES = dict.fromkeys(("valid", "validate", "validation", "development"), "val")
+ALIASES = dict.fromkeys(("valid", "validate", "validation", "development"), "val")  # in tables
 LEAKY = "image"  # the one split that may share patients
 
 
@@ -279,14 +279,8 @@ def read_split_table(path: Path) -> dict[str, list[str]]:
 
 def read_split_column(table: Table, image: str = "image") -> dict[str, list[str]]:
     """Names of the images of each subset, by the column ``image`` and that named split."""
-    words = table.convert("split", parse_subset, "train, val (or valid, validation) or test")
+    known = dict(zip(SUBSETS, SUBSETS, strict=True)) | ALIASES
+    wanted = "train, val (or valid, validation) or test"
+    words = table.convert("split", lambda cell: known[cell.lower()], wanted)
     pairs = list(zip(table.text(image), words, strict=True))
     return {subset: [name for name, word in pairs if word == subset] for subset in SUBSETS}
-
-
-def parse_subset(word: str) -> str:
-    """The subset that a word of a table means, in any case; a ValueError where none."""
-    name = SUBSET_ALIASES.get(word.lower(), word.lower())
-    if name not in SUBSETS:
-        raise ValueError
-    return name

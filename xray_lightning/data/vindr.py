@@ -28,14 +28,7 @@ from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 
-from xray_lightning.data.source import (
-    Counts,
-    Source,
-    find_files,
-    find_table,
-    index_images,
-    read_facts,
-)
+from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts
 from xray_lightning.data.tables import Table, format_count, is_present, read_table
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Box, Record
@@ -183,7 +176,7 @@ def _read_boxes(table: Table, labels: Sequence[str], readings: Readings) -> None
         readings.boxes[image].append(box)
 
 
-def _count(train: Readings, labels: Sequence[str]) -> Counts:
+def _count(train: Readings, labels: Sequence[str]) -> dict[str, dict[str, int]]:
     """Rows, images and readers; images with each label by any, the majority and all readers."""
     marks = [list(readers.values()) for readers in train.marked.values()]
     columns = dict(zip(labels, zip(*train.shares(labels).values(), strict=True), strict=True))
