@@ -150,7 +150,7 @@ def test_box_lies_where_its_pixels_went(frame: tuple[int, int], size: int) -> No
     assert (rows.min(), rows.max() + 1) == pytest.approx((y, y + depth), abs=1)
 
 
-def test_cache_holds_what_fit_square_gives(tmp_path: Path) -> None:
+def test_cache_holds_what_fit_square_gives_and_decodes_each_image_once(tmp_path: Path) -> None:
     source = Noise(30)
     cache = build(source, tmp_path)
     assert cache.images.shape == (30, SIZE, SIZE)
@@ -162,12 +162,7 @@ def test_cache_holds_what_fit_square_gives(tmp_path: Path) -> None:
     text = pickle.dumps(cache)  # holds no pixels
     assert len(text) < 500
     np.testing.assert_array_equal(pickle.loads(text).images, cache.images)
-
-
-def test_each_image_is_decoded_once(tmp_path: Path) -> None:
-    source = Noise(30)
-    build(source, tmp_path)
-    assert len(source.reads) == 30
+    assert len(source.reads) == 30  # each once
     again = Noise(30)
     cache = build(again, tmp_path)
     assert len(again.reads) == SPOT
@@ -209,17 +204,15 @@ def test_threads_are_bounded_and_opencv_is_left_as_it_was(workers, threads, tmp_
     assert cv2.getNumThreads() == before
 
 
-def test_progress_is_told(tmp_path: Path) -> None:
+def test_progress_is_told_or_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told: list[tuple[int, int]] = []
     build(Noise(30), tmp_path, progress=lambda done, count: told.append((done, count)))
     assert told[-1] == (30, 30)
     assert told == sorted(told)
-
-
-def test_progress_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    build(Noise(30), tmp_path, progress=True)
+    assert capsys.readouterr().err == ""
+    build(Noise(31), tmp_path, progress=True)
     captured = capsys.readouterr()
-    assert "30/30" in captured.err
+    assert "31/31" in captured.err
     assert "images/s" in captured.err
     assert captured.out == ""
 

@@ -2,7 +2,6 @@ import csv
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -137,34 +136,6 @@ def test_values_of_a_png(tmp_path: Path, bits: int) -> None:
     assert not any(kind in chunks for kind in (b"tEXt", b"iTXt", b"zTXt", b"eXIf", b"tIME"))
 
 
-def test_done_is_done_until_a_file_or_an_option_changes(job: Job, write_dicom: Write) -> None:
-    first = convert_file(job)
-    assert not first.was_there
-    assert first.row is not None
-    assert first.row.items() >= {"file": "sub/a.png", "view": "AP", "png_bits": "8"}.items()
-    np.testing.assert_array_equal(read(job.target), RAMP)
-    written = job.target.stat().st_mtime_ns
-    again = convert_file(job, first.stamp)
-    assert again.was_there
-    assert (again.row, again.stamp) == (first.row, first.stamp)
-    assert job.target.stat().st_mtime_ns == written
-    assert not convert_file(replace(job, options=PngOptions(frame=0)), first.stamp).was_there
-    whole = job.target.read_bytes()
-    for content in (whole[: len(whole) // 2], whole[:10], b""):  # touched, so written again
-        job.target.write_bytes(content)
-        again = convert_file(job, first.stamp)
-        assert not again.was_there
-        assert job.target.read_bytes() == whole
-    assert convert_file(job, again.stamp).was_there
-    write_dicom(job.source, 255 - RAMP)  # another file, of any date, is converted again
-    earlier = job.target.stat().st_mtime - 1000
-    os.utime(job.source, (earlier, earlier))
-    assert not convert_file(job, first.stamp).was_there
-    np.testing.assert_array_equal(read(job.target), 255 - RAMP)
-    with pytest.raises(ConfigError, match=r"a\.png has 8 bits: choose another folder for 16"):
-        convert_file(replace(job, options=PngOptions(bits=16)))
-
-
 def test_pipes_are_refused_not_waited_for(job: Job) -> None:
     job.source.unlink()
     os.mkfifo(job.source)
@@ -192,7 +163,7 @@ def test_a_folder_and_what_of_it_is_done_again(tree, tmp_path, write_dicom) -> N
     made = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png"))
     assert made == sorted(f"f{number % 4}/{number}.png" for number in range(12))
     assert [row["file"] for row in rows(out / "headers.csv")] == made
-    assert {row["view"] for row in rows(out / "headers.csv")} == {"PA"}
+    assert {(row["view"], row["png_bits"]) for row in rows(out / "headers.csv")} == {("PA", "8")}
     assert read(out / "f3/7.png")[0, 0] == 140
     assert not (out / "failed.csv").exists()
 
@@ -210,10 +181,15 @@ def test_a_folder_and_what_of_it_is_done_again(tree, tmp_path, write_dicom) -> N
     (out / "f2/2.png").rename(tmp_path / "swap.png")
     (out / "f3/3.png").rename(out / "f2/2.png")
     (tmp_path / "swap.png").rename(out / "f3/3.png")
-    assert counts(convert_folder(tree, out)) == (4, 8, 0)
+    (out / "f0/4.png").write_bytes(b"")
+    (out / "f0/8.png").write_bytes((out / "f0/8.png").read_bytes()[:10])
+    kept = (out / "f1/1.png").stat().st_mtime_ns
+    assert counts(convert_folder(tree, out)) == (6, 6, 0)
+    assert (out / "f1/1.png").stat().st_mtime_ns == kept
     views = {row["file"]: row["view"] for row in rows(out / "headers.csv")}
     assert (views["f1/5.png"], views["f1/1.png"]) == ("AP", "PA")
-    for name, grey in {"f1/5": 7, "f0/0": 0, "f2/2": 40, "f3/3": 60}.items():
+    changed = {"f1/5": 7, "f0/0": 0, "f2/2": 40, "f3/3": 60, "f0/4": 80, "f0/8": 160}
+    for name, grey in changed.items():
         assert read(out / f"{name}.png")[0, 0] == grey
 
 

@@ -40,8 +40,9 @@ def extent(image: np.ndarray) -> tuple[int, int]:
     return int(bright.any(axis=1).sum()), int(bright.any(axis=0).sum())
 
 
-def test_no_augmentation_is_the_identity() -> None:
+def test_no_augmentation_is_the_identity_and_albumentations_asks_no_registry() -> None:
     assert augment_none()(IMAGE, 3) is IMAGE
+    assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
 
 
 @pytest.mark.parametrize("make", KINDS)
@@ -203,7 +204,3 @@ def test_zoom_settings() -> None:
         augment_light(zoom=1.0)
     with pytest.raises(ConfigError, match=r"smallest <= largest, got 1\.3 and 1\.2"):
         augment_xray14(zoom_min=1.3)
-
-
-def test_albumentations_asks_no_registry() -> None:
-    assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"

@@ -91,11 +91,14 @@ def test_readers(readers: str, nodule: float, effusion: float, tmp_path: Path) -
     assert "table: 67,914 rows expected, 10 here" in source.notes
 
 
-def test_patients_are_unknown(tmp_path: Path) -> None:
+def test_patients_are_unknown_and_odd_readings_are_counted(tmp_path: Path) -> None:
     with pytest.warns(UnknownPatientsWarning, match="no table of VinDr-CXR names them"):
         source = Vindr(kaggle(tmp_path, *ROWS))
     assert any("both sides of a random split" in note for note in source.notes)
     assert (source.population, source.official) == ("", None)
+    notes = Vindr(kaggle(tmp_path, *ROWS[:-1], "c,ILD,5,R9,1,1,2,2")).notes
+    assert "1 image with other than three readers" in notes
+    assert "1 reading with 'No finding' beside a finding, which counts" in notes
 
 
 def test_physionet(tmp_path: Path) -> None:
@@ -116,13 +119,6 @@ def test_physionet(tmp_path: Path) -> None:
     (tmp_path / "annotations/image_labels_test.csv").unlink()
     alone = Vindr(tmp_path)
     assert (len(alone), alone.official) == (2, None)
-
-
-def test_odd_readings_are_counted(tmp_path: Path) -> None:
-    rows = [*ROWS[:-1], "c,ILD,5,R9,1,1,2,2"]
-    notes = Vindr(kaggle(tmp_path, *rows)).notes
-    assert "1 image with other than three readers" in notes
-    assert "1 reading with 'No finding' beside a finding, which counts" in notes
 
 
 def test_films(tmp_path: Path, write_dicom: Callable[..., Path]) -> None:
