@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from xray_lightning import Phantom, XrayDataModule, XrayNet, XrayTask
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain.choice import Choice
 from xray_lightning.explain.maps import class_map
+from xray_lightning.explain.overlays import Choice
 from xray_lightning.report.gallery import make_heat_maps
 
 

@@ -43,21 +43,9 @@ def test_class_activation_map(backbone: str, network: Build, images: Tensor) -> 
 @torch.no_grad()
 @pytest.mark.parametrize("head", sorted(HEADS))
 def test_what_the_heads_find(head: str, network: Build, images: Tensor) -> None:
-    """``cam`` is the head's own map, and means what the docstring says."""
-    net = network(head=head, **({"head_options": {"residual": 0}} if head == "csra" else {}))
-    maps, logits = class_maps(net, images), net(images)
-    assert torch.equal(maps, net.head.maps(net.forward_features(images)))
-    places = maps.flatten(2)
-    if head in ("attention", "query"):
-        torch.testing.assert_close(places.sum(dim=2), torch.ones(2, 3))
-    elif head == "pcam":
-        shares = places.sigmoid() / places.sigmoid().sum(dim=2, keepdim=True)
-        torch.testing.assert_close((shares * places).sum(dim=2), logits)
-    elif head == "lse":
-        assert torch.equal(maps, network().head.maps(net.forward_features(images)))
-    else:
-        pooled = places.amax(dim=2) if head == "max" else places.mean(dim=2)
-        torch.testing.assert_close(pooled, logits)
+    """``cam`` is the head's own map; what it means is checked with the heads."""
+    net = network(head=head)
+    assert torch.equal(class_maps(net, images), net.head.maps(net.forward_features(images)))
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from xray_lightning import ConfigError, Phantom, XrayDataModule, XrayNet, class_map
-from xray_lightning.explain.choice import Choice, order_rows
-from xray_lightning.explain.overlays import BATCH, make_overlays
+from xray_lightning.explain.overlays import BATCH, Choice, make_overlays, order_rows
 
 SCORES = np.array([0.9, 0.1, 0.5, 0.4, 0.7, 0.2, np.nan], np.float32)
 TARGETS = np.array([1, 1, 0, 0, np.nan, 1, 1], np.float32)

@@ -170,7 +170,7 @@ def test_images_tune_nothing_for_themselves(subset, checkpoint, data, monkeypatc
         every = {**data.split.subsets, "test": np.arange(len(data.records))}
         monkeypatch.setattr(data, "split", replace(data.split, subsets=every))
     name = "val" if subset == "val" else "test"
-    annotated = run._map_boxes(checkpoint.build_net(), data, name, ["cam"], False)
-    places = run._localise(annotated, data, name, 9, 0)
+    places, maps = run._localise(checkpoint.build_net(), data, name, ["cam"], 9, 0, False)
     assert places is not None
+    assert list(places.labels) == list(maps)
     assert tuned == [32] * (subset == "test")

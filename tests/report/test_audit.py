@@ -10,8 +10,7 @@ from xray_lightning import Audit, Estimate, Phantom, Several, Shortcuts, audit_s
 from xray_lightning.audit.decomposition import Decomposition, MatchedChange
 from xray_lightning.audit.duplicates import Duplicates, Pair, PairCount
 from xray_lightning.audit.leakage import CheckpointOverlap, ListMatch
-from xray_lightning.audit.shortcuts.checks import Check
-from xray_lightning.audit.shortcuts.occlusion import Drop, ScoreDrop
+from xray_lightning.audit.shortcuts.occlusion import Check, Drop, ScoreDrop
 from xray_lightning.audit.shortcuts.probe import Probe
 from xray_lightning.audit.shortcuts.run import LabelShortcut
 from xray_lightning.report.audit import audit_page, audit_tables

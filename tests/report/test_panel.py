@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 
 from xray_lightning import ConfigError, Phantom, Predictions, XrayDataModule, XrayNet, class_map
 from xray_lightning.data.geometry import box_to_square
-from xray_lightning.explain.choice import choose
-from xray_lightning.explain.overlays import Overlay
+from xray_lightning.explain.overlays import Overlay, choose
 from xray_lightning.metrics.operating_points import choose_threshold
 from xray_lightning.report import panel as module
 from xray_lightning.report.gallery import gallery_figure

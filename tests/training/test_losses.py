@@ -89,17 +89,12 @@ def test_a_share_costs_its_parts(loss: nn.Module) -> None:
 
 
 @every_loss
-def test_unknown_only(loss: nn.Module) -> None:
+def test_without_a_known_target_it_is_zero(loss: nn.Module) -> None:
+    assert loss(torch.zeros(0, 14, requires_grad=True), torch.zeros(0, 14)).item() == 0
     logits, targets = batch()
     found = loss(logits, torch.full_like(targets, NAN))
     assert found.item() == 0
     assert (gradient(found, logits) == 0).all()
-
-
-@every_loss
-def test_an_empty_batch_is_zero(loss: nn.Module) -> None:
-    logits = torch.zeros(0, 14, requires_grad=True)
-    assert loss(logits, torch.zeros(0, 14)).item() == 0
 
 
 @every_loss
@@ -323,25 +318,12 @@ def test_few_small_violations_keep_their_digits() -> None:
     assert_equals_naive(logits, targets, 0.2, 3)
 
 
-def test_gradient_passes_torch_s_check() -> None:
-    logits, targets = ranked_batch(rows=12)
-    for power in (2, 3):
-        assert torch.autograd.gradcheck(
-            lambda z, p=power: PairwiseAUC(power=p)(z, targets), logits, atol=1e-7
-        )
-
-
 @pytest.mark.parametrize("value", [0.0, 1.0, NAN])
 def test_without_pairs_it_is_zero(value: float) -> None:
     logits, _ = ranked_batch()
     loss = PairwiseAUC()(logits, torch.full_like(logits, value))
     assert loss.item() == 0
     assert (torch.autograd.grad(loss, logits)[0] == 0).all()
-
-
-def test_perfect_order_beyond_the_margin_costs_nothing() -> None:
-    logits = torch.tensor([[2.0], [3.0], [-2.0], [-3.0]], requires_grad=True)
-    assert PairwiseAUC()(logits, torch.tensor([[1.0], [1.0], [0.0], [0.0]])).item() == 0
 
 
 def test_scale_and_constant_focus() -> None:

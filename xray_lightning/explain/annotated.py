@@ -10,10 +10,9 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.geometry import Rectangle, padding
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain.choice import Place, choose
 from xray_lightning.explain.grid import EVEN, Grids, enlarge, grid_of, shrink
 from xray_lightning.explain.maps import cell_grids
-from xray_lightning.explain.overlays import iterate_maps, square_boxes
+from xray_lightning.explain.overlays import Place, choose, iterate_maps, square_boxes
 from xray_lightning.metrics.localisation import Heat, Region, pointing_game, region_of
 from xray_lightning.models.network import XrayNet
 from xray_lightning.records import Record

@@ -11,9 +11,15 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError, require_integer
-from xray_lightning.explain.choice import RULES, Choice, Floats
 from xray_lightning.explain.maps import GATES, require_method
-from xray_lightning.explain.overlays import Overlay, make_overlays, write_maps
+from xray_lightning.explain.overlays import (
+    RULES,
+    Choice,
+    Floats,
+    Overlay,
+    make_overlays,
+    write_maps,
+)
 from xray_lightning.models.network import XrayNet
 from xray_lightning.writing import save_figure
 
@@ -57,13 +63,7 @@ class HeatMaps(pl.Callback):
                 net.require_gates()
 
     def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Keep the scores."""
         self._scores |= zip(batch["index"].tolist(), outputs.float().cpu().numpy(), strict=True)

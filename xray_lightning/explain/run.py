@@ -14,10 +14,9 @@ from xray_lightning.evaluation.predict import predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions, SplitName
 from xray_lightning.evaluation.published import PublishedBoxes, published_boxes
 from xray_lightning.explain.annotated import AnnotatedMaps, choose_hits, find_boxed, map_annotated
-from xray_lightning.explain.choice import Floats
 from xray_lightning.explain.localisation import Localisation, evaluate_localisation, tune_reference
 from xray_lightning.explain.maps import GATES, require_method
-from xray_lightning.explain.overlays import Overlay, make_overlays
+from xray_lightning.explain.overlays import Floats, Overlay, make_overlays
 from xray_lightning.explain.saliency import SaliencyTests, choose_finding, run_subset_tests
 from xray_lightning.explain.sanity.study import FEWEST
 from xray_lightning.models.network import XrayNet
@@ -92,14 +91,11 @@ def explain_checkpoint(
     named = (*methods, *saliency)
     others = require_explainable(checkpoint, data, subset, named, label, seeds, permuted)
     predictions = predict_subsets(net := checkpoint.build_net(), data, trainer)
-    annotated = _map_boxes(net, data, subset, methods, progress)
-    places = _localise(annotated, data, subset, draws, seed)
-    shown, boxed = predictions[subset], annotated.get(subset, {})
-    overlays = _draw_hits(net, data, subset, boxed, shown.scores)
-    compared = [[other.build_net() for other in group] for group in others]
+    places, boxed = _localise(net, data, subset, methods, draws, seed, progress)
+    overlays = _draw_hits(net, data, subset, boxed, (shown := predictions[subset]).scores)
     tests = run_subset_tests(
         net, data, subset, label or choose_finding(data, subset, predictions.get("val")), saliency,
-        *compared, images=positives, draws=draws, seed=seed, progress=progress,
+        *others, images=positives, draws=draws, seed=seed, progress=progress,
     )  # fmt: skip
     return Explanation(
         str(checkpoint.path), checkpoint.weights_sha256, data.source.title,
@@ -187,36 +183,35 @@ def predict_subsets(
     return predictions
 
 
-def _map_boxes(
-    net: XrayNet, data: XrayDataModule, subset: str, methods: Sequence[str], progress: bool
-) -> dict[str, dict[str, AnnotatedMaps]]:
-    """Maps of the images with boxes by label, of the subset and of validation."""
+def _localise(
+    net: XrayNet,
+    data: XrayDataModule,
+    subset: str,
+    methods: Sequence[str],
+    draws: int,
+    seed: int,
+    progress: bool,
+) -> tuple[Localisation | None, dict[str, AnnotatedMaps]]:
+    """Figures and, by label, the maps of a subset's images with boxes.
+
+    Thresholds are of validation if that shares no patient (split=image, images=all do).
+    """
     annotated = {}
     for name in dict.fromkeys(("val", subset)) if methods else ():
         if find_boxed(data, name):
             with show_progress(f"maps of {name} images with boxes", shown=progress) as report:
                 annotated[name] = map_annotated(net, data, name, methods, report)
-    return annotated
-
-
-def _localise(
-    annotated: Mapping[str, Mapping[str, AnnotatedMaps]],
-    data: XrayDataModule,
-    subset: str,
-    draws: int,
-    seed: int,
-) -> Localisation | None:
-    """With thresholds of validation if that shares no patient (split=image, images=all do)."""
-    if not annotated.get(subset):
-        return None
+    if subset not in annotated:
+        return None, {}
     patients = [{record.patient_id for record in data.subset_records(name)}
                 for name in ("val", subset)]  # fmt: skip
     size, reference = data.image_size, None
-    if annotated.get("val") and not patients[0] & patients[1]:
+    if "val" in annotated and not patients[0] & patients[1]:
         reference = tune_reference(annotated["val"], size=size, seed=seed)
+    scored = annotated[subset]
     return evaluate_localisation(
-        annotated[subset], size=size, reference=reference, draws=draws, seed=seed
-    )
+        scored, size=size, reference=reference, draws=draws, seed=seed
+    ), scored
 
 
 def _draw_hits(

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from xray_lightning.checkpoint import Checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.explain.grid import EVEN, Grids
@@ -21,14 +22,18 @@ from xray_lightning.explain.sanity.randomisation import (
     find_stages,
     randomise,
 )
-from xray_lightning.explain.sanity.similarity import (
+from xray_lightning.explain.sanity.study import (
+    FEWEST,
+    NOT_RUN,
     SHIFTS,
+    MeasuredTest,
+    Sample,
+    Similarity,
     compare_permuted,
     compare_seeds,
     compare_shifted,
     prepare,
 )
-from xray_lightning.explain.sanity.study import FEWEST, NOT_RUN, MeasuredTest, Sample, Similarity
 from xray_lightning.metrics.auroc import auroc_per_label
 from xray_lightning.metrics.intervals import Floats
 from xray_lightning.models.network import XrayNet
@@ -174,8 +179,8 @@ def run_subset_tests(
     subset: str,
     label: str,  # "": no tests
     methods: Sequence[str],
-    others: Sequence[XrayNet],  # from other seeds
-    permuted: Sequence[XrayNet],  # one, or none
+    others: Sequence[Checkpoint],  # from other seeds
+    permuted: Sequence[Checkpoint],  # one, or none
     *,
     images: int,
     draws: int,
@@ -199,8 +204,9 @@ def run_subset_tests(
             explain = partial(class_map, label=label, method=method)
             of_method = run_saliency_tests(
                 net, explain, shown, patients, label=net.labels.index(label), grids=grids,
-                others=others, permuted=next(iter(permuted), None), draws=draws, seed=seed,
-                progress=report,
+                others=[other.build_net() for other in others],
+                permuted=permuted[0].build_net() if permuted else None,
+                draws=draws, seed=seed, progress=report,
             )  # fmt: skip
         tests[method] = replace(of_method, finding=label)
     return tests

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from xray_lightning.explain.choice import Choice, Floats
 from xray_lightning.explain.heatmaps import HeatMaps
-from xray_lightning.explain.overlays import Overlay
+from xray_lightning.explain.overlays import Choice, Floats, Overlay
 from xray_lightning.report.heat import BAR, common_scale, draw_overlay, empty_place, shorten
 
 CELL, TEXT, TOP = 1.6, 0.44 + BAR, 0.54  # inches
@@ -61,7 +60,7 @@ def make_heat_maps(
     """The callback of a configuration: :class:`~xray_lightning.explain.heatmaps.HeatMaps`.
 
     ``rule``, ``images`` of each finding and ``labels`` (None: all) are those of
-    :class:`~xray_lightning.explain.choice.Choice`.
+    :class:`~xray_lightning.explain.overlays.Choice`.
     """
     if isinstance(labels, str):  # heat_maps.labels=Mass
         labels = [labels]

@@ -12,8 +12,7 @@ from matplotlib.lines import Line2D
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.explain.choice import Rows, choose
-from xray_lightning.explain.overlays import Overlay, make_overlays
+from xray_lightning.explain.overlays import Overlay, Rows, choose, make_overlays
 from xray_lightning.metrics.operating_points import choose_threshold
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report.heat import BAR, common_scale, draw_overlay, empty_place, shorten

@@ -4,8 +4,13 @@ import pytest
 import torch
 
 from xray_lightning import PatientBootstrap, Phantom
-from xray_lightning.audit.shortcuts.checks import CLEAR, FLAGGED, UNDECIDED
-from xray_lightning.audit.shortcuts.energy import measure_energy, normalise_map
+from xray_lightning.audit.shortcuts.occlusion import (
+    CLEAR,
+    FLAGGED,
+    UNDECIDED,
+    measure_energy,
+    normalise_map,
+)
 from xray_lightning.audit.shortcuts.regions import find_body, mask_corners, to_grey
 
 SIZE, N = 64, 24

@@ -19,8 +19,7 @@ from xray_lightning.explain.sanity.randomisation import (
     randomise,
     reset,
 )
-from xray_lightning.explain.sanity.similarity import prepare
-from xray_lightning.explain.sanity.study import Explain, Study
+from xray_lightning.explain.sanity.study import Explain, Study, prepare
 
 StudyOf = Callable[[Explain], Study]
 BACKBONES = ["test_resnet", "test_vit", "test_convnext", "resnet18"]

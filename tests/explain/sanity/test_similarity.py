@@ -11,8 +11,11 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain.sanity.similarity import (
+from xray_lightning.explain.sanity.study import (
     SHIFTS,
+    Explain,
+    Sample,
+    Study,
     compare,
     compare_permuted,
     compare_seeds,
@@ -21,9 +24,7 @@ from xray_lightning.explain.sanity.similarity import (
     scale,
     shift,
     ssim,
-    take,
 )
-from xray_lightning.explain.sanity.study import Explain, Sample, Study
 
 StudyOf = Callable[[Explain], Study]
 
@@ -136,10 +137,3 @@ def test_a_map_that_stays_is_not(plane: nn.Module, study_of: StudyOf) -> None:
     test = compare_shifted(plane, study, study.maps(plane))
     assert test.verdict == "fails"
     assert test.shifts == list(SHIFTS)
-
-
-def test_rows(rng: np.random.Generator) -> None:
-    maps, rows = rng.normal(size=(4, 5, 5)), np.array([2, 0, 0, 3])
-    picked = take(prepare(maps), rows)
-    for name, direct in prepare(maps[rows]).items():
-        np.testing.assert_array_equal(picked[name], direct)

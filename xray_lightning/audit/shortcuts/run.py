@@ -8,12 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xray_lightning.audit.shortcuts.checks import CLEAR, FLAGGED, RISING, UNDECIDED
-from xray_lightning.audit.shortcuts.energy import Energy, measure_energy
 from xray_lightning.audit.shortcuts.occlusion import (
     BATCH,
+    CLEAR,
+    FLAGGED,
+    RISING,
+    UNDECIDED,
+    Energy,
     ScoreDrop,
     measure_drop,
+    measure_energy,
     occlude,
     predict_logits,
 )

@@ -11,8 +11,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from xray_lightning.errors import require_integer
 from xray_lightning.explain.sanity import study as rules
-from xray_lightning.explain.sanity.similarity import MEASURES, Prepared, compare, prepare, take
-from xray_lightning.explain.sanity.study import Mean, Sample, Similarity, Study
+from xray_lightning.explain.sanity.study import (
+    MEASURES,
+    Mean,
+    Prepared,
+    Sample,
+    Similarity,
+    Study,
+    compare,
+    compare_pairs,
+    prepare,
+)
 from xray_lightning.metrics.intervals import mean_of_defined
 from xray_lightning.models.batches import iterate_batches
 from xray_lightning.results import Result
@@ -218,8 +227,7 @@ def _compare_random(
 ) -> dict[str, Similarity]:
     """The similarity by each measure, of (R, N)."""
     numbers = range(len(random))
-    same = [compare(original, maps) for maps in random]
-    chance = [compare(original, take(maps, sample.partners)) for maps in random]
+    from_original = compare_pairs([(original, maps) for maps in random], sample)
     pairs = {(i, j): compare(random[i], random[j]) for i in numbers for j in range(i)}
     results = {}
     for name in MEASURES:
@@ -227,6 +235,6 @@ def _compare_random(
             mean_of_defined(np.stack([pairs[pair][name] for pair in pairs if network in pair]))
             for network in numbers
         ]
-        stacks = (np.stack([similar[name] for similar in of]) for of in (same, chance))
-        results[name] = sample.rate_similarity(*stacks, high=False, control=np.stack(among))
+        control = np.stack(among)
+        results[name] = sample.rate_similarity(*from_original[name], high=False, control=control)
     return results

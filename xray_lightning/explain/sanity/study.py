@@ -1,4 +1,4 @@
-"""The images of a study, a network's maps and scores of them, and the rules that give verdicts.
+"""The images of a study, maps and scores of them, how alike maps are, and the rules of verdicts.
 
 Chance is the similarity of maps of different patients' images: what maps share because all chests
 are built alike, or all maps of a method. Halfway was set before anything was measured. Later came,
@@ -13,22 +13,29 @@ effusions, that a flat map is the random order and that the centre alone fails n
   the images, there is no interval, and the verdict is "undecided".
 - Of several measures or tests together: "fails" if one fails, "passes" if all pass, else
   "undecided". One that is defined for no image is "not run" and left out; so are all, if all are.
+
+A measure is undefined, NaN, of a map that is the same everywhere or has a NaN, and SSIM of a map
+below 3 x 3.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from scipy.stats import rankdata
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain.grid import Grids
+from xray_lightning.explain.grid import Grids, enlarge
 from xray_lightning.metrics import intervals
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.intervals import NAN, NONE, Floats
+from xray_lightning.metrics.intervals import NAN, NONE, Floats, mean_of_defined
 from xray_lightning.metrics.ranks import Codes
 from xray_lightning.models.batches import iterate_batches, run_batches
 from xray_lightning.progress import Report
@@ -39,6 +46,14 @@ FEWEST = 10
 MARGIN = 0.1  # of similarity: an excess over two random networks up to this does not count
 LEAST = 0.01  # of the score: a smaller advantage does not count
 UNDEFINED = "the maps are flat, too small or not finite for every image"
+
+MEASURES = ("spearman", "absolute", "ssim")
+Prepared = dict[str, Floats]  # measure -> what of N maps does not depend on the other map
+
+WINDOW = 7  # of SSIM, at most
+CONSTANTS = 0.01**2, 0.03**2  # of SSIM, K1 and K2 of the paper, for maps from 0 to 1
+
+SHIFTS = ((0, 1), (2, 0), (0, -3), (-4, 0))  # rows and columns, in pixels of the image
 
 # Map (B, h, w) of one label, from a network and images (B, 1, S, S) on its device.
 Explain = Callable[[Any, Tensor], Tensor]
@@ -236,3 +251,138 @@ class Study:
 def copy_network(net: nn.Module) -> nn.Module:
     """A copy in evaluation mode: whatever a method does to it, the network is left alone."""
     return copy.deepcopy(net).eval()
+
+
+def prepare(maps: Floats) -> Prepared:
+    """What :func:`compare` needs of maps (N, h, w)."""
+    return {
+        "spearman": rank_places(maps),
+        "absolute": rank_places(np.abs(maps)),
+        "ssim": scale(maps),
+    }
+
+
+def compare(first: Prepared, second: Prepared) -> Prepared:
+    """Similarity of each map to its counterpart, (N,) of each measure.
+
+    "spearman" is the rank correlation over places, "absolute" that of the absolute values (Adebayo
+    et al., Sanity Checks for Saliency Maps, NeurIPS 2018, section 4.1: a map may only change its
+    sign), and "ssim" the structural similarity of maps scale to 0 to 1.
+    """
+    correlations = {
+        name: np.asarray((first[name] * second[name]).sum(axis=1))
+        for name in ("spearman", "absolute")
+    }
+    return {**correlations, "ssim": ssim(first["ssim"], second["ssim"])}
+
+
+def take(maps: Prepared, rows: Codes) -> Prepared:
+    """The same of some of the maps, in that order."""
+    return {name: prepared[rows] for name, prepared in maps.items()}
+
+
+def compare_pairs(
+    pairs: Sequence[tuple[Prepared, Prepared]], sample: Sample
+) -> dict[str, list[Floats]]:
+    """Similarity of each pair's maps and, by chance, of different patients', (P, N) each."""
+    same = [compare(one, two) for one, two in pairs]
+    chance = [compare(one, take(two, sample.partners)) for one, two in pairs]
+    return {m: [np.stack([pair[m] for pair in of]) for of in (same, chance)] for m in MEASURES}
+
+
+def rank_places(maps: Floats) -> Floats:
+    """Ranks of the places (ties share theirs) less their mean, of length 1: (N, h * w)."""
+    ranks = rankdata(maps.reshape(len(maps), -1), axis=1)
+    ranks = ranks - ranks.mean(axis=1, keepdims=True)
+    return np.asarray(ranks / _defined(np.sqrt((ranks**2).sum(axis=1, keepdims=True))))
+
+
+def scale(maps: Floats) -> Floats:
+    """Each map from 0, its least value, to 1, its greatest."""
+    low = maps.min(axis=(1, 2), keepdims=True)
+    return np.asarray((maps - low) / _defined(maps.max(axis=(1, 2), keepdims=True) - low))
+
+
+def ssim(first: Floats, second: Floats) -> Floats:
+    """Structural similarity of maps (N, h, w) from 0 to 1, mean over whole windows: (N,).
+
+    Wang et al., Image Quality Assessment (IEEE TIP 2004), eq. 13, in square windows of
+    ``WINDOW`` places a side (or the largest odd side that fits) with unbiased variances.
+    """
+    side = min(WINDOW, *first.shape[1:])
+    side -= 1 - side % 2
+    if side < 3:
+        return np.full(len(first), np.nan)
+    one, two = torch.from_numpy(first)[:, None], torch.from_numpy(second)[:, None]
+    mean_1, mean_2, square_1, square_2, product = (
+        F.avg_pool2d(each, side, stride=1) for each in (one, two, one**2, two**2, one * two)
+    )
+    unbiased = side**2 / (side**2 - 1)
+    variances = unbiased * (square_1 - mean_1**2 + square_2 - mean_2**2)
+    covariance = unbiased * (product - mean_1 * mean_2)
+    c_1, c_2 = CONSTANTS
+    means = (2 * mean_1 * mean_2 + c_1) / (mean_1**2 + mean_2**2 + c_1)
+    values = means * (2 * covariance + c_2) / (variances + c_2)
+    return np.asarray(values.mean(dim=(1, 2, 3)).numpy())
+
+
+def _defined(length: Floats) -> Floats:
+    return np.where(length > 0, length, np.nan)
+
+
+def compare_permuted(permuted: Prepared, original: Prepared, sample: Sample) -> MeasuredTest:
+    """Maps of a network trained on the labels against those of one trained on permuted labels.
+
+    Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS 2018), section 5. Rule, for each
+    measure: "passes" if the similarity is low by :mod:`~.study`, "fails" if it is high. Of two
+    networks: the interval is over patients.
+    """
+    pairs = compare_pairs([(original, permuted)], sample)
+    return MeasuredTest.of(
+        {name: sample.rate_similarity(*both, high=False) for name, both in pairs.items()}
+    )
+
+
+def compare_seeds(maps: Floats, sample: Sample) -> Similarity:
+    """Agreement of K networks that differ in their seed, the mean over pairs of networks.
+
+    Rule: "passes" if the rank correlation is high by :mod:`~.study`, "fails" if it is low. These
+    networks are taken as given: the interval is over patients. ``maps`` are (K, N, h, w), K > 1.
+    """
+    pairs = list(combinations([prepare(own) for own in maps], 2))
+    both = map(mean_of_defined, compare_pairs(pairs, sample)["spearman"])
+    return replace(sample.rate_similarity(*both, high=True), networks=len(maps))
+
+
+def compare_shifted(net: nn.Module, study: Study, original: Floats) -> Similarity:
+    """Stability when the image moves by one to four pixels; the map is moved back.
+
+    What enters at an edge repeats the edge. Maps are compared at the image's resolution, without a
+    margin of four pixels. Rule: "passes" if the rank correlation, the mean over four shifts, is
+    high by :mod:`~.study`, "fails" if it is low. Takes four maps of each image of the study;
+    ``original`` (N, h, w) are those of the unmoved images.
+    """
+    margin = max(abs(step) for move in SHIFTS for step in move)
+    side, pairs = study.images.shape[-1], []
+    if side <= 2 * margin + 1:
+        raise ConfigError(f"images must have more than {2 * margin + 1} pixels a side, got {side}")
+
+    def inner(maps: Floats) -> Prepared:
+        return prepare(maps[:, margin:-margin, margin:-margin])
+
+    still = inner(enlarge(original, side, study.grids))
+    for rows, columns in SHIFTS:
+        maps = study.maps(net, shift(study.images, rows, columns))
+        moved = enlarge(maps, side, study.grids)
+        back = inner(np.roll(moved, (-rows, -columns), axis=(1, 2)))  # the margin is cut off
+        pairs.append((still, back))
+    both = map(mean_of_defined, compare_pairs(pairs, study.sample)["spearman"])
+    return replace(study.sample.rate_similarity(*both, high=True), shifts=list(SHIFTS))
+
+
+def shift(images: Tensor, rows: int, columns: int) -> Tensor:
+    """Images (N, 1, S, S) moved down and right, their edges repeated."""
+    height, width = images.shape[2:]
+    down = (torch.arange(height) - rows).clamp(0, height - 1)
+    right = (torch.arange(width) - columns).clamp(0, width - 1)
+    return images[:, :, down][:, :, :, right]

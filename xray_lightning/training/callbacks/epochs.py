@@ -49,12 +49,7 @@ class MetricsFile(pl.Callback):
         self._epoch_images, self._epoch_start = 0, time.perf_counter()
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Count images; validation runs after the last batch, so the clock stops here."""
         self._epoch_images += len(batch["targets"]) * trainer.world_size
@@ -100,13 +95,7 @@ class WatchMetric(pl.Callback):
         self._batches: list[tuple[Floats, Floats]] = []
 
     def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Keep the scores."""
         targets = batch["targets"].float().cpu().numpy()

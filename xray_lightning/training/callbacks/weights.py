@@ -61,12 +61,7 @@ class EMA(pl.Callback):
         self._step = trainer.global_step
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Update, unless this batch only added to a gradient."""
         if trainer.global_step > self._step:
