@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from xray_lightning.explain.annotated import AnnotatedMaps
 from xray_lightning.explain.grid import shrink
+from xray_lightning.explain.localisation import AnnotatedMaps
 from xray_lightning.metrics.localisation import region_of
 from xray_lightning.models.network import XrayNet
 

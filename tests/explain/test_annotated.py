@@ -8,16 +8,14 @@ import pytest
 
 from xray_lightning import Box, ConfigError, Record, Source
 from xray_lightning.data.geometry import fit_square
-from xray_lightning.explain.annotated import (
+from xray_lightning.explain.grid import shrink
+from xray_lightning.explain.localisation import (
     AnnotatedMaps,
     centre_gaussian,
     control_maps,
-    exact_masks,
-    find_boxed,
     mean_of_others,
-    square_mask,
 )
-from xray_lightning.explain.grid import shrink
+from xray_lightning.explain.overlays import exact_masks, find_boxed, square_mask
 from xray_lightning.metrics.localisation import region_of
 
 SIZE = 48

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from xray_lightning import ConfigError, enlarge
-from xray_lightning.explain.annotated import CONTROLS, AnnotatedMaps
 from xray_lightning.explain.localisation import (
+    CONTROLS,
+    AnnotatedMaps,
     Localisation,
     Reference,
     Threshold,

@@ -13,8 +13,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from xray_lightning.evaluation.published import published_boxes
-from xray_lightning.explain.annotated import AnnotatedMaps
-from xray_lightning.explain.localisation import Localisation, evaluate_localisation
+from xray_lightning.explain.localisation import AnnotatedMaps, Localisation, evaluate_localisation
 from xray_lightning.explain.run import Explanation, SplitName
 from xray_lightning.explain.saliency import TESTS, SaliencyTests, run_saliency_tests
 from xray_lightning.report.explanation import (

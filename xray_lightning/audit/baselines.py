@@ -104,17 +104,10 @@ def score_by_previous(table: LabelTable, rows: Rows, prior: Floats) -> Floats | 
 
 def score_by_mean(table: LabelTable, known_rows: Rows, rows: Rows, prior: Floats) -> Floats:
     """Mean target of the patient's other images in ``known_rows``, shrunk to ``prior``, (n, L)."""
-    use = np.zeros(len(table.patients))
-    use[known_rows] = 1
-    own = table.targets[rows]
-    codes, count = table.patients, int(table.patients.max()) + 1
-    scores = np.empty(own.shape)
-    for index in range(own.shape[1]):
-        targets = table.targets[:, index]
-        known = use * ~np.isnan(targets)
-        positives = np.bincount(codes, weights=known * (targets == 1), minlength=count)
-        images = np.bincount(codes, weights=known, minlength=count)
-        others = positives[codes[rows]] - known[rows] * (own[:, index] == 1)
-        total = images[codes[rows]] - known[rows]
-        scores[:, index] = (others + prior[index]) / (total + 1)
-    return scores
+    known = np.zeros(table.targets.shape)
+    known[known_rows] = ~np.isnan(table.targets[known_rows])
+    columns = np.hstack([known * (table.targets == 1), known])  # (N, 2 L)
+    sums = np.zeros((table.patients.max() + 1, columns.shape[1]))
+    np.add.at(sums, table.patients, columns)
+    positives, images = np.hsplit(sums[table.patients[rows]] - columns[rows], 2)
+    return np.asarray((positives + prior) / (images + 1))

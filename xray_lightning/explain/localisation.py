@@ -1,29 +1,136 @@
 """Maps against boxes: every method and control, every metric, with patient intervals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
+from xray_lightning.data.geometry import Rectangle
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain.annotated import BOXES, SIGMA, AnnotatedMaps, Boxes, control_maps
-from xray_lightning.explain.grid import enlarge
+from xray_lightning.explain.grid import EVEN, Grids, enlarge, grid_of, shrink
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import Estimate, Floats, divided
 from xray_lightning.metrics.localisation import (
     METRICS,
     WANG,
     Heat,
+    Region,
+    region_of,
     score_map,
     tune_threshold,
     widen,
 )
 from xray_lightning.results import Result
 
+CONTROLS = ("random", "centre", "mean box", "ceiling")
+BOXES, MASKS = "the union of its boxes", "its exact mask"
+SIGMA = 0.25  # of the centre Gaussian, as a share of the image's side
 MINIMUM = 10  # images and patients with boxes: with fewer no interval is given, and nothing tuned
 Drawn = Mapping[str, Floats]  # of each method, (1 + D, F): the sample's metrics and the draws'
 TOO_FEW = f"too few: fewer than {MINIMUM} images or patients, no interval"
+Boxes = Sequence[Sequence[Rectangle]]  # of each image: x, y, width, height on the square
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotatedMaps:
+    """The N images that have boxes of one finding.
+
+    Args:
+        maps: of each method, (N, h, w) float32; methods may differ in h and w.
+        boxes: of the finding in each image, in pixels of the square the network sees
+            (:func:`~xray_lightning.data.geometry.box_to_square`).
+        patients: N ids.
+        masks: exact places, (N, S, S) bool; then pointing game, energy and average precision are of
+            the mask, all figures of boxes still of the boxes. None: of the union of the boxes,
+            whoever drew them; in figures of boxes the box of each reader counts on its own.
+        grids: where the cells of the maps see the square.
+        place: what these figures take for the place of the finding, in words.
+
+    Raises:
+        ConfigError: a mask is empty, or a map holds NaN.
+    """
+
+    maps: Mapping[str, Heat]
+    boxes: Boxes
+    patients: Sequence[str]
+    masks: Region | None = None
+    grids: Grids = field(default_factory=dict)
+    place: str = BOXES
+
+    def __post_init__(self) -> None:
+        if self.masks is not None and not self.masks.any(axis=(1, 2)).all():
+            raise ConfigError("a mask is empty; leave its image out")
+        for name, maps in self.maps.items():
+            if wrong := int((~np.isfinite(maps)).sum()):
+                raise ConfigError(f"maps of {name!r} must be finite, {wrong} values are not")
+
+    def regions(self, size: int) -> Region:
+        """The place of the finding in each image, (N, S, S); a ConfigError for a box outside."""
+        if self.masks is None:
+            return np.stack([region_of(boxes, size) for boxes in self.boxes])
+        return self.masks
+
+
+def control_maps(
+    annotated: AnnotatedMaps, size: int, seed: Sequence[int], sigma: float, others: Boxes | None
+) -> dict[str, Heat]:
+    """What needs no network, at the resolution of the first method's maps, (N, h, w) each.
+
+    - "random": every cell drawn from [0, 1). Enlarging favours cells at the border, which have
+      fewer neighbours to be levelled by, so it points inside a little less often than by area.
+    - "centre": a Gaussian on the middle of the image.
+    - "mean box": for each cell the share of other images whose boxes cover it.
+    - "ceiling": the place itself, brought to h x w and scored like a map: what a map of that
+      resolution gets that knows the place. No bound on the energy inside or IoBB: a map that shows
+      only the middle of a place can get more. Where another method has another resolution, there
+      is "ceiling 28x28" too.
+
+    The mean box is of ``others``, boxes of images of other patients; None: of the other patients in
+    ``annotated``; with one patient there is none. ``sigma`` is a share of the square's side.
+    """
+    shapes = list(dict.fromkeys(maps.shape[1:] for maps in annotated.maps.values()))
+    shape, grids, regions = shapes[0], annotated.grids, annotated.regions(size)
+    drawn = np.random.default_rng(seed).random((len(regions), *shape), dtype=np.float32)
+    middle = centre_gaussian(shape, size, sigma, grids)
+    controls = {"random": drawn, "centre": np.broadcast_to(middle, drawn.shape)}
+    boxes = annotated.boxes if others is None else others
+    cells = np.stack([shrink(region_of(own, size), shape, grids) for own in boxes])
+    if others is not None:
+        controls["mean box"] = np.broadcast_to(cells.mean(axis=0), drawn.shape)
+    elif len(set(annotated.patients)) > 1:
+        controls["mean box"] = mean_of_others(cells, annotated.patients)
+    for sides in shapes:
+        name = "ceiling" if sides == shape else "ceiling {}x{}".format(*sides)
+        controls[name] = np.stack([shrink(region, sides, grids) for region in regions])
+    return controls
+
+
+def centre_gaussian(shape: tuple[int, int], size: int, sigma: float, grids: Grids = EVEN) -> Heat:
+    """A Gaussian on the middle of a square, at the cells of a map, (h, w).
+
+    ``sigma`` is a share of the side of the square, ``size`` pixels; ``grids``: where the cells see
+    it.
+    """
+    if not sigma > 0:
+        raise ConfigError(f"sigma must be a positive share of the image's side, got {sigma}")
+    down, across = (
+        (grid.first + np.arange(cells) * grid.step + 0.5) / size - 0.5
+        for cells, grid in ((cells, grid_of(cells, size, grids)) for cells in shape)
+    )
+    squares = across[None] ** 2 + down[:, None] ** 2
+    return np.exp(-squares / (2 * sigma**2)).astype(np.float32)
+
+
+def mean_of_others(maps: Heat, patients: npt.ArrayLike) -> Heat:
+    """Mean of the maps of all other patients, (N, h, w)."""
+    codes = np.unique(np.asarray(patients), return_inverse=True)[1]
+    sums = np.zeros((codes.max() + 1, *maps.shape[1:]))
+    np.add.at(sums, codes, maps)
+    rest = len(codes) - np.bincount(codes)
+    means = (sums.sum(axis=0) - sums) / rest[:, None, None]
+    return np.asarray(means[codes].clip(0), dtype=np.float32)
 
 
 @dataclass(frozen=True)

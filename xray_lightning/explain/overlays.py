@@ -1,6 +1,6 @@
 """Which images are drawn, by a rule and never by hand; and what is drawn of each."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,11 +9,15 @@ import numpy.typing as npt
 import torch
 
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.geometry import Rectangle, box_to_square
+from xray_lightning.data.geometry import Rectangle, box_to_square, padding
+from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError, require_integer
-from xray_lightning.explain.grid import Grids, grid_of
+from xray_lightning.explain.grid import Grids, enlarge, grid_of, shrink
+from xray_lightning.explain.localisation import BOXES, MASKS, AnnotatedMaps, Boxes
 from xray_lightning.explain.maps import cell_grids, class_maps
+from xray_lightning.metrics.localisation import Heat, Region, pointing_game, region_of
 from xray_lightning.models.network import XrayNet
+from xray_lightning.records import Record
 from xray_lightning.writing import open_replacing
 
 Floats = npt.NDArray[np.float32]
@@ -182,6 +186,101 @@ def square_boxes(data: XrayDataModule, subset: str, row: int, label: str) -> tup
         for box in record.boxes
         if box.label == label
     )
+
+
+def find_boxed(data: XrayDataModule, subset: str) -> list[Place]:
+    """Row and finding of every image and finding with a box, finding by finding.
+
+    A reader's box counts where the target is not 0: most readers may have called it absent.
+    """
+    places = []
+    records = data.subset_records(subset)
+    for column, label in enumerate(data.labels):
+        for row, record in enumerate(records):
+            drawn = [box for box in record.boxes if box.label == label]
+            if any(not box.reader or record.targets[column] != 0 for box in drawn):
+                places.append((row, label))
+    return places
+
+
+def map_annotated(
+    net: XrayNet,
+    data: XrayDataModule,
+    subset: str,
+    methods: Sequence[str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, AnnotatedMaps]:
+    """Maps, boxes and, where the set has them, masks of each finding with boxes in a subset."""
+    places = find_boxed(data, subset)
+    maps: dict[str, dict[str, list[Heat]]] = {label: {} for _, label in places}
+    for number, method in enumerate(methods):
+        made = iterate_maps(net, data, subset, places, method=method)
+        for done, ((_, label), _, heat) in enumerate(made, 1):
+            maps[label].setdefault(method, []).append(heat)
+            progress(number * len(places) + done, len(methods) * len(places))
+    annotated, grids = {}, cell_grids(net, data.image_size)
+    for label, by_method in maps.items():
+        rows = [row for row, name in places if name == label]
+        records = [data.subset_records(subset)[row] for row in rows]
+        boxes = [square_boxes(data, subset, row, label) for row in rows]
+        masks, place = exact_masks(data.source, records, label, boxes, data.image_size)
+        annotated[label] = AnnotatedMaps(
+            {method: np.stack(heats) for method, heats in by_method.items()},
+            boxes,
+            [record.patient_id for record in records],
+            masks,
+            grids,
+            place,
+        )
+    return annotated
+
+
+def choose_hits(annotated: AnnotatedMaps, method: str, size: int, count: int = 4) -> dict[int, str]:
+    """The first images whose map has its maximum in the finding, and the first where it has not.
+
+    Of the N images rows of hits, then of misses, at most ``count`` of either; "hit" or "miss" for
+    each. A maximum of tied pixels is a hit if most of them lie in the finding.
+    """
+    pairs = zip(annotated.maps[method], annotated.regions(size), strict=True)
+    large = ((enlarge(heat, size, annotated.grids), region) for heat, region in pairs)
+    hit = np.array([pointing_game(heat, region) > 0.5 for heat, region in large])
+    kinds = {"hit": np.flatnonzero(hit), "miss": np.flatnonzero(~hit)}
+    chosen = choose(kinds, count=count)
+    return {row: mark for mark, rows in chosen.items() for row in rows.tolist()}
+
+
+def exact_masks(
+    source: Source, records: Sequence[Record], label: str, boxes: Boxes, size: int
+) -> tuple[Region | None, str]:
+    """Where a finding is, (N, size, size), None if the set has no masks; and what this place is.
+
+    Where the set has masks of some of the images alone, the place in the others is the union of the
+    ``boxes``, which are in pixels of the square.
+    """
+    drawn = [source.mask(record, label) for record in records]
+    masks = [None if mask is None else square_mask(mask, size) for mask in drawn]
+    if exact := sum(mask is not None for mask in masks):
+        pairs = zip(masks, boxes, strict=True)
+        regions = [region_of(own, size) if mask is None else mask for mask, own in pairs]
+        some = f"{MASKS} in {exact:,} of {len(masks):,} images, else {BOXES}"
+        return np.stack(regions), MASKS if exact == len(masks) else some
+    readers = max(len({b.reader for b in one.boxes if b.label == label}) for one in records)
+    many = f"{BOXES} by up to {readers} readers an image, each box counting on its own in IoU"
+    return None, many if readers > 1 else BOXES
+
+
+def square_mask(mask: Region, size: int) -> Region:
+    """A mask (H, W) on the square of ``fit_square``, (size, size).
+
+    A pixel counts if the mask covers half of it; of a mask that covers no pixel by half, those it
+    covers most.
+    """
+    height, width = mask.shape
+    (top, left), side = padding(height, width), max(height, width)
+    square = np.zeros((side, side), dtype=np.bool_)
+    square[top : top + height, left : left + width] = mask
+    covered = shrink(square, (size, size))
+    return np.asarray((covered > 0) & (covered >= min(0.5, covered.max())))
 
 
 def write_maps(overlays: Sequence[Overlay], path: Path) -> None:

@@ -13,10 +13,21 @@ from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.evaluation.predict import predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions, SplitName
 from xray_lightning.evaluation.published import PublishedBoxes, published_boxes
-from xray_lightning.explain.annotated import AnnotatedMaps, choose_hits, find_boxed, map_annotated
-from xray_lightning.explain.localisation import Localisation, evaluate_localisation, tune_reference
+from xray_lightning.explain.localisation import (
+    AnnotatedMaps,
+    Localisation,
+    evaluate_localisation,
+    tune_reference,
+)
 from xray_lightning.explain.maps import GATES, require_method
-from xray_lightning.explain.overlays import Floats, Overlay, make_overlays
+from xray_lightning.explain.overlays import (
+    Floats,
+    Overlay,
+    choose_hits,
+    find_boxed,
+    make_overlays,
+    map_annotated,
+)
 from xray_lightning.explain.saliency import SaliencyTests, choose_finding, run_subset_tests
 from xray_lightning.explain.sanity.study import FEWEST
 from xray_lightning.models.network import XrayNet

@@ -10,8 +10,12 @@ from rich.table import Table
 
 from xray_lightning.audit.shortcuts.run import Shortcuts, write_gist
 from xray_lightning.evaluation.published import PublishedBoxes
-from xray_lightning.explain.annotated import CONTROLS
-from xray_lightning.explain.localisation import LabelLocalisation, Localisation, MeanLocalisation
+from xray_lightning.explain.localisation import (
+    CONTROLS,
+    LabelLocalisation,
+    Localisation,
+    MeanLocalisation,
+)
 from xray_lightning.explain.overlays import write_maps
 from xray_lightning.explain.run import Explanation
 from xray_lightning.explain.saliency import TESTS, SaliencyTests
