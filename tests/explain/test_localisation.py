@@ -205,16 +205,6 @@ def test_thresholds_are_tuned_on_other_patients(annotated: Make) -> None:
     assert value(facts, "mean box", "energy") != value(stated, "mean box", "energy")
 
 
-def test_scored_boxes_never_move_a_threshold(annotated: Make) -> None:
-    reference = tune_reference({"Mass": annotated(24, seed=5, first=100)}, size=SIZE)
-    for seed in (0, 1):
-        facts = evaluate_localisation(
-            {"Mass": annotated(24, seed=seed)}, size=SIZE, reference=reference, draws=9
-        )
-        used = {name: each.shares for name, each in facts.thresholds["Mass"].items()}
-        assert used == {name: [share] for (_, name), share in reference.shares.items()}
-
-
 def test_tuning_on_scored_patients_is_refused(annotated: Make) -> None:
     reference = tune_reference({"Mass": annotated(24, first=11)}, size=SIZE)  # p11 is in both
     with pytest.raises(ConfigError, match=r"thresholds were tuned on 1 of the patients .* is p11"):

@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 import yaml
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from xray_lightning import ConfigError, XrayNet, class_map, class_maps
 from xray_lightning.explain.maps import METHODS
@@ -148,32 +146,6 @@ def test_inference_mode_and_autocast(head, method, network, images) -> None:
         torch.testing.assert_close(class_maps(net, images, method=method, labels=[2]), wanted)
 
 
-class Explained(pl.LightningModule):
-    """Draws maps in its test step, after the forward pass."""
-
-    def __init__(self, net: XrayNet) -> None:
-        super().__init__()
-        self.net = net
-        self.found: dict[str, Tensor] = {}
-
-    def test_step(self, batch: Tensor, batch_idx: int) -> None:
-        assert torch.is_inference_mode_enabled()
-        self.net(batch)
-        self.found = {method: class_map(self.net, batch, 2, method=method) for method in METHODS}
-
-
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_inside_the_test_of_a_trainer(precision, network, images, tmp_path) -> None:
-    task = Explained(network(head="attention"))
-    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = pl.Trainer(accelerator="cpu", precision=precision, default_root_dir=tmp_path, **quiet)
-    loader: Any = DataLoader(list(images), batch_size=2)
-    trainer.test(task, loader, verbose=False)
-    for method in METHODS:
-        wanted = class_map(task.net, images, 2, method=method)
-        torch.testing.assert_close(task.found[method], wanted)
-
-
 def test_modes_return_after_an_error(network, images, monkeypatch) -> None:
     net = network().train()
     monkeypatch.setattr(net, "forward_features", lambda images: 1 / 0)
@@ -182,17 +154,22 @@ def test_modes_return_after_an_error(network, images, monkeypatch) -> None:
     assert all(module.training for module in net.modules())
 
 
-@pytest.mark.parametrize("label", ["Hernia", 3, -1, None])
-def test_unknown_label(label: Any, network: Build, images: Tensor) -> None:
-    message = "label must be one of Mass, Nodule, Effusion, or 0 to 2, got"
+NOT_KNOWN = "label must be one of Mass, Nodule, Effusion, or 0 to 2, got"
+NO_LIST = "labels must be a list of one label or more, got"
+NO_METHOD = r"method must be one of cam, gradcam, gradcam\+\+, .*, occlusion, cbam, got 'lime'"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        *(({"labels": [label]}, NOT_KNOWN) for label in ("Hernia", 3, -1, None)),
+        *(({"labels": labels}, NO_LIST) for labels in ("Mass", [])),
+        ({"method": "lime"}, NO_METHOD),
+    ],
+)
+def test_what_cannot_be_mapped(settings: Any, message: str, network: Build, images: Tensor) -> None:
     with pytest.raises(ConfigError, match=message):
-        class_map(network(), images, label)
-
-
-@pytest.mark.parametrize("labels", ["Mass", []])
-def test_labels_are_a_list(labels: Any, network: Build, images: Tensor) -> None:
-    with pytest.raises(ConfigError, match="labels must be a list of one label or more, got"):
-        class_maps(network(), images, labels=labels)
+        class_maps(network(), images, **settings)
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (1, 3, 32, 32)])
@@ -211,12 +188,6 @@ def test_gates_of_cbam(network: Build, images: Tensor) -> None:
     assert net.training
     with pytest.raises(ConfigError, match="this network has no spatial gates that act"):
         class_maps(network(), images, method="cbam")
-
-
-def test_unknown_method(network: Build, images: Tensor) -> None:
-    message = r"method must be one of cam, gradcam, gradcam\+\+, .*, occlusion, cbam, got 'lime'"
-    with pytest.raises(ConfigError, match=message):
-        class_map(network(), images, 0, method="lime")
 
 
 @pytest.mark.parametrize("method", [*METHODS, "cbam"])

@@ -1,7 +1,5 @@
 """Which images are looked at, and that each carries its own map and boxes."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -84,7 +82,3 @@ def test_each_image_has_its_own_map(data: XrayDataModule, net: XrayNet, method: 
                   if b.label == label]  # fmt: skip
         assert each.boxes == tuple(halves)
         assert halves
-
-
-def test_no_image_at_all(data: XrayDataModule, net: XrayNet, tmp_path: Path) -> None:
-    assert make_overlays(net, data, "test", [], np.empty((0, 14), np.float32)) == []

@@ -64,15 +64,9 @@ class Rates(pl.Callback):
         self.rates.append(optimizer.param_groups[0]["lr"])
 
 
-def test_the_library_without_hydra(data, trainer, tmp_path) -> None:
-    data = XrayDataModule(
-        Phantom(patients=40, seed=0, size=64),
-        image_size=SIZE,
-        batch_size=16,
-        cache_dir=data.cache_dir,
-    )
-    net = XrayNet(labels=data.labels, backbone="test_resnet", image_size=SIZE)
-    task = XrayTask(net, WeightedBCE(data.positive_weight()), optimizer=partial(AdamW, lr=3e-4))
+def test_what_is_logged_is_that_of_a_validation(data, trainer) -> None:
+    task = new_task(data, loss=WeightedBCE(data.positive_weight()))
+    net = task.net
     before = net.head.classifier.weight.clone()
     runner = trainer(max_epochs=2)
     runner.fit(task, data)
