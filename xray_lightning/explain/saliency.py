@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from xray_lightning.checkpoint import Checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.evaluation.predict import summarise
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.explain.grid import EVEN, Grids
 from xray_lightning.explain.maps import cell_grids, class_map
@@ -34,7 +35,6 @@ from xray_lightning.explain.sanity.study import (
     compare_shifted,
     prepare,
 )
-from xray_lightning.metrics.auroc import auroc_per_label
 from xray_lightning.metrics.intervals import Floats
 from xray_lightning.models.network import XrayNet
 from xray_lightning.progress import Report, show_progress
@@ -162,13 +162,12 @@ def choose_finding(data: XrayDataModule, subset: str, validation: Predictions | 
     """
     if validation is None:
         return ""
-    pair = torch.from_numpy(validation.scores), torch.from_numpy(validation.targets)
-    aurocs = np.asarray(auroc_per_label(*pair), dtype=np.float64).tolist()
+    aurocs = summarise(validation, "")["auroc"]["labels"]
     present, patients = data.subset_targets(subset) == 1, patient_ids(data.subset_records(subset))
     known = [
-        (auroc, label)
-        for auroc, label, column in zip(aurocs, data.labels, present.T, strict=True)
-        if not np.isnan(auroc) and len(np.unique(patients[column])) >= FEWEST
+        (aurocs[label], label)
+        for label, column in zip(data.labels, present.T, strict=True)
+        if aurocs[label] is not None and len(np.unique(patients[column])) >= FEWEST
     ]
     return max(known, default=(0.0, ""))[1]
 

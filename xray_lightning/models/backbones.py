@@ -164,14 +164,11 @@ def _report(state: State, origin: str) -> str:
 
 
 def _partial(origin: str, *, missing: list[str], extra: list[str]) -> str:
-    def join(keys: list[str]) -> str:
-        return ", ".join(keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
-
     text = f"{origin} fits the network only in part, so nothing was loaded."
-    if missing:
-        text += f" Not in the file, or of another shape ({len(missing)}): {join(missing)}."
-    if extra:
-        text += f" In the file only, or of another shape ({len(extra)}): {join(extra)}."
+    for keys, where in ((missing, "Not in the file"), (extra, "In the file only")):
+        if keys:
+            more = f" and {len(keys) - 10} more" if len(keys) > 10 else ""
+            text += f" {where}, or of another shape ({len(keys)}): {', '.join(keys[:10])}{more}."
     return text
 
 
