@@ -63,7 +63,13 @@ class HeatMaps(pl.Callback):
                 net.require_gates()
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keep the scores."""
         self._scores |= zip(batch["index"].tolist(), outputs.float().cpu().numpy(), strict=True)
