@@ -78,8 +78,8 @@ def test_a_row_for_each_epoch(fit: Fit, data: XrayDataModule) -> None:
     assert table["images_seen"].tolist() == [images, 2 * images, 3 * images]
     assert (table["images_per_second"] > 0).all()
     last = task.trainer.callback_metrics
-    for name in ("val/auroc", "train/loss"):
-        assert table[name].iloc[-1] == pytest.approx(float(last[name]), rel=1e-8)
+    for name in ("val/auroc", "val/loss", "train/loss"):  # AUROC is undefined of so few
+        assert table[name].iloc[-1] == pytest.approx(float(last[name]), rel=1e-8, nan_ok=True)
     assert [f"val/auroc/{label}" in table for label in data.labels] == [True] * 14
 
 
