@@ -91,10 +91,8 @@ def test_unknown_patients_are_said(rsna_folder: Any, tmp_path: Path, mapped: boo
     found = Opened(loaded, config, data, {"test": data.split}, None, None)
     assert found.overlap_known is mapped
     records = data.subset_records("test")
-    ids = tuple(record.image_id for record in records)
-    scores = np.linspace(0, 1, len(ids), dtype=np.float32)[:, None]
-    patients = tuple(record.patient_id for record in records)
-    predictions = Predictions(data.labels, ids, patients, data.subset_targets("test"), scores)
+    scores = np.linspace(0, 1, len(records), dtype=np.float32)[:, None]
+    predictions = Predictions.of(records, data.labels, scores)
     evaluation = evaluate_predictions(found, predictions, {})
     assert (evaluation.patients_known, evaluation.origin.overlap_known) == (mapped, mapped)
     lines = evaluation_lines(evaluation, "rsna")

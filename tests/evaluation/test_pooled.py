@@ -37,8 +37,7 @@ def scored(hospitals: list[str]) -> tuple[Predictions, list[Record]]:
         Record(f"{name}/{k}", f"{name}/p{k}", tuple(row), hospital=name)
         for k, (name, row) in enumerate(zip(hospitals, targets.tolist(), strict=True))
     ]
-    ids = [[getattr(r, key) for r in records] for key in ("image_id", "patient_id")]
-    return Predictions(("A", "B"), *map(tuple, ids), targets, scores), records
+    return Predictions.of(records, ("A", "B"), scores), records
 
 
 def test_the_hospital_alone_and_each_hospital(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,13 +59,8 @@ def test_the_hospital_alone_and_each_hospital(capsys: pytest.CaptureFixture[str]
     again = Evaluation.from_json(evaluation.to_json())
     assert again.pooled.hospital_alone["A"].value == pytest.approx(expected)
     table, *lines = [each for each in evaluation_lines(evaluation, "t") if each][1:4]
-    assert [column.header for column in table.columns] == [
-        "label",
-        "pooled",
-        "alone",
-        "here",
-        "there",
-    ]
+    headers = [column.header for column in table.columns]
+    assert headers == ["label", "pooled", "alone", "here", "there"]
     assert "0.900 (0.800-0.950)" in lines[1]
     sentences = say("pooling", evaluation.to_json()["pooled"])
     assert f"A ({expected:.3f})" in sentences[0]

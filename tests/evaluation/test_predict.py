@@ -122,9 +122,8 @@ def test_summary() -> None:
     targets[:, 2] = 0
     targets[:, 3] = np.nan
     scores = rng.random((50, 4), dtype=np.float32)
-    images = tuple(map(str, range(50)))
-    patients = tuple(str(number // 4) for number in range(50))
-    predictions = Predictions(("a", "b", "c", "d"), images, patients, targets, scores)
+    records = [Record(str(n), str(n // 4), tuple(row)) for n, row in enumerate(targets.tolist())]
+    predictions = Predictions.of(records, "abcd", scores)
     summary = summarise(predictions, "0123456789abcdef")
     known = ~np.isnan(targets[:, 0])
     pairs = (targets[known, 0], scores[known, 0]), (targets[:, 1], scores[:, 1])
@@ -134,7 +133,6 @@ def test_summary() -> None:
     assert aurocs["c"] is aurocs["d"] is None
     assert summary["auroc"]["mean"] == pytest.approx(np.mean(values), abs=1e-6)
     assert summary["auroc"]["defined"] == 2
-    records = [Record(i, p, (0.0,) * 4) for i, p in zip(images, patients, strict=True)]
     metrics = evaluate(predictions, records, draws=2).metrics  # float64, of the ranking
     assert summary["auroc"]["mean"] == pytest.approx(metrics.mean["auroc"].value, abs=1e-6)
     positives = [int(np.nansum(column)) for column in targets.T]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xray_lightning.errors import DataNotFoundError, TableError
+from xray_lightning.errors import TableError
 from xray_lightning.evaluation.scores import find_scored_labels, read_scores
 
 LABELS = ("Mass", "Pleural_Thickening")
@@ -82,11 +82,6 @@ TWICE = "image,a_Mass,a_PleuralThickening,b_Mass,b_Pleural_Thickening\n"
 def test_what_is_refused(text: str, match: str, tmp_path: Path) -> None:
     with pytest.raises(TableError, match=match):
         read_scores(write(tmp_path, text), LABELS, IMAGES)
-
-
-def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match="there is no table"):
-        read_scores(tmp_path / "none.csv", LABELS, IMAGES)
 
 
 def test_many_unknown_ids_are_cut_short(tmp_path: Path) -> None:

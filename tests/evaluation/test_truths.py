@@ -101,18 +101,10 @@ def test_command(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Pat
 
 def test_scores_are_in_the_order_of_their_images(folder: Path) -> None:
     source = NihExperts(folder)
-    ids = [record.image_id for record in source.records]
-    patients = [record.patient_id for record in source.records]
-    scores = np.random.default_rng(3).random((len(ids), 1), dtype=np.float32)
-    rows = []
+    scores, rows = np.random.default_rng(3).random((len(source.records), 1), dtype=np.float32), []
     for order in (slice(None), slice(None, None, -1)):
-        table = Predictions(
-            ("Pneumothorax",),
-            tuple(ids[order]),
-            tuple(patients[order]),
-            scores[order],
-            scores[order],
-        )
+        records, column = source.records[order], scores[order]
+        table = Predictions.of(records, ["Pneumothorax"], column, column)
         rows.append(score_truths(table, source, draws=20).rows[0].auroc.difference)
     assert rows[0] == pytest.approx(rows[1], abs=1e-12)
 

@@ -1,5 +1,6 @@
 """Reads a page as a browser would, far enough to judge it."""
 
+import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 
@@ -48,11 +49,22 @@ class Page(HTMLParser):
             assert self.open.pop() == tag
 
 
+def require_alone(text: str) -> None:
+    """Nothing on a page is fetched, and nothing runs."""
+    hosts = set(re.findall(r"https?://[^\"'\s)]+", text))
+    assert hosts <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert not re.search(r"<script|@import|url\((?!#)", text)
+
+
 @pytest.fixture(scope="session")
 def parsed() -> Callable[[str], Page]:
     def parse(text: str) -> Page:
         page = Page()
         page.feed(text)
+        assert all(each.startswith(("#", "data:image/")) for each in page.addresses)
+        assert not page.open
+        assert len(page.ids) == len(set(page.ids))
+        require_alone(text)
         return page
 
     return parse
