@@ -11,7 +11,7 @@ from running import write_run
 
 from xray_lightning.cli.multirun import SweepTable, display, sweep, write
 from xray_lightning.evaluation.sweep import SweepComparison, SweepRun
-from xray_lightning.report.terminal import sweep_remarks
+from xray_lightning.report.page import say
 
 
 def config(folder: Path, mode: RunMode = RunMode.MULTIRUN):
@@ -102,7 +102,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def remarks(*runs: SweepRun, all_tests: bool) -> str:
-    return "\n".join(sweep_remarks(SweepComparison(runs).leaderboards, all_tests=all_tests))
+    return "\n".join(say("sweep", SweepComparison(runs).leaderboards, all_tests))
 
 
 def test_remarks_say_what_the_tables_do_not() -> None:

@@ -16,7 +16,8 @@ from xray_lightning.evaluation.compare import compare, find_tables
 from xray_lightning.evaluation.folds import CrossValidation, group_folds, join_folds, pool_folds
 from xray_lightning.evaluation.predictions import Predictions, read_predictions, write_predictions
 from xray_lightning.evaluation.sweep import compare_runs, read_runs
-from xray_lightning.report.terminal import fold_lines, sweep_remarks
+from xray_lightning.report.page import say
+from xray_lightning.report.terminal import fold_lines
 
 LABELS = ("Mass", "mean")  # a label may be called anything
 FOLDS, IMAGES = 3, 40
@@ -110,7 +111,7 @@ def test_a_missing_fold_is_named_and_nothing_pooled(two_models: Path) -> None:
     assert CrossValidation.from_json(second.to_json()) == second
     assert [path.name for path in two_models.glob("predictions_*.csv")] == ["predictions_0.csv"]
     assert any("not finished of its 3 folds: 1;" in str(line) for line in fold_lines([second]))
-    remarks = sweep_remarks(compare_runs(two_models).leaderboards, all_tests=False)
+    remarks = say("sweep", compare_runs(two_models).leaderboards, False)
     assert "Means over different folds are not comparable." in remarks
     with pytest.raises(DataNotFoundError, match=r"model=b, seed 0 lacks the folds \[1\]"):
         find_tables(f"{two_models}/model=b")

@@ -147,14 +147,7 @@ def saliency_lines(saliency: Mapping[str, SaliencyTests]) -> list[Table | str]:
             table.add_row(test, *(saliency[method].verdict_of(test) for method in methods))
         table.add_row("all", *(saliency[method].verdict for method in methods), style="bold")
         lines.append(table)
-    notes = {
-        f"note: {test} was not run: {getattr(tests, test).reason}"
-        for tests in saliency.values()
-        for test in TESTS
-        if getattr(getattr(tests, test), "reason", "")
-    }
-    notes |= {f"note: {word}" for t in saliency.values() for word in (t.reason, t.note) if word}
-    return [*lines, *sorted(notes)]
+    return [*lines, *sorted({*say("saliency", saliency.values(), TESTS)})]
 
 
 def shortcut_lines(shortcuts: Shortcuts, path: str) -> list[Table | str]:

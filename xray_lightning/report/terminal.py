@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # need SciPy or pandas, which most verbs do not
     from xray_lightning.data.summary import DataSummary
     from xray_lightning.evaluation.compare import Comparison
     from xray_lightning.evaluation.folds import CrossValidation
-    from xray_lightning.evaluation.sweep import Leaderboard, SweepComparison
+    from xray_lightning.evaluation.sweep import SweepComparison
     from xray_lightning.evaluation.truths import ExpertTruth
 
 WIDE = 160  # characters of a line in a file or a pipe
@@ -170,29 +170,7 @@ def sweep_lines(comparison: "SweepComparison", *, all_tests: bool = False) -> li
             cells = [row["settings"] or "all runs", str(row["n"]), *val, labels, *test]
             table.add_row(*cells, style=style)
         tables.append(table)
-    return [*tables, *sweep_remarks(boards, all_tests=all_tests)]
-
-
-def sweep_remarks(boards: "Sequence[Leaderboard]", *, all_tests: bool) -> list[str]:
-    """What must not be read into the tables."""
-    groups = [group for board in boards for group in board.groups]
-    labels = [{run.val_labels for g in board.groups for run in g.runs} for board in boards]
-    folds = [{frozenset(run.fold for run in g.runs) for g in board.groups} for board in boards]
-    alone = any(group.val.count == 1 for group in groups)
-    undefined = any(group.val.count < len(group.runs) for group in groups)
-    hidden = not all_tests and any(len(board.groups) > 1 for board in boards)
-    remarks = {
-        "n = 1: no standard deviation, a difference may be noise; add seeds: seed=0,1,2": alone,
-        "n counts defined AUROCs; some runs have none.": undefined,
-        "Means over different numbers of labels are not comparable.": max(
-            map(len, labels), default=0
-        )
-        > 1,
-        "Means over different folds are not comparable.": max(map(len, folds), default=0) > 1,
-        "Tables of different splits are not comparable: other images were scored.": boards[1:],
-        "Test is shown for the first by validation only; all: xray sweep DIR test=true": hidden,
-    }
-    return [text for text, applies in remarks.items() if applies]
+    return [*tables, *say("sweep", boards, all_tests)]
 
 
 def fold_lines(validations: "Sequence[CrossValidation]") -> list[Table | str]:
