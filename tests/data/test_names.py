@@ -34,16 +34,12 @@ def test_forms(tmp_path: Path, text: str) -> None:
     assert read_list(path, INDEX) == WANTED
 
 
-def test_unknown_names_are_kept(tmp_path: Path) -> None:
+def test_unknown_names_are_kept_and_names_may_have_spaces_and_numbers(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text("00000009_000.png 0 1\n00000001_000.png 0 1\n")
     assert read_list(path, INDEX) == ("00000009_000.png", IDS[0])
     path.write_text("a.png,0\nimage.png,0\n")
     assert read_list(path, NameIndex(["a.png"])) == ("a.png", "image.png")
-
-
-def test_names_with_spaces_and_numbers(tmp_path: Path) -> None:
-    path = tmp_path / "list.txt"
     path.write_text("case 1\ncase 2\n")
     assert read_list(path, NameIndex(["case 1", "case 2", "case 3"])) == ("case 1", "case 2")
 

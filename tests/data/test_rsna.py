@@ -77,6 +77,10 @@ def test_settings(rsna_folder: Folder) -> None:
         Rsna(rsna_folder.root, negatives="none")
     with pytest.raises(ConfigError, match="nih_test_list names NIH's images: set nih_map too"):
         Rsna(rsna_folder.root, nih_test_list="list.txt")
+    with pytest.raises(DataNotFoundError, match=r"no label table .*An RSNA folder holds stage_2_"):
+        Rsna(rsna_folder.root / "stage_2_train_images")
+    with pytest.raises(DataNotFoundError, match="does not exist"):
+        Rsna(rsna_folder.root / "nowhere")
     source = mapped(rsna_folder, label="Pneumonia")
     assert source.labels == ("Pneumonia",)
     assert source.records[0].boxes[0].label == "Pneumonia"
@@ -93,13 +97,6 @@ def test_stage_1_flat_and_compressed(empty_rsna: Folder) -> None:
     source = mapped(empty_rsna, negatives="normal")
     assert len(source.records) == 18
     assert not source.missing
-
-
-def test_no_table(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match=r"no label table .*An RSNA folder holds stage_2_"):
-        Rsna(tmp_path)
-    with pytest.raises(DataNotFoundError, match="does not exist"):
-        Rsna(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(

@@ -119,5 +119,3 @@ def test_several_of_what() -> None:
         Several({"here": phantom, "there": other}, labels="shared")
     with pytest.raises(ConfigError, match="tells Support Devices"):
         Several({"here": phantom}, labels=["Mass", "Support Devices"])
-    with pytest.raises(ConfigError, match="'Masss': Mass"):
-        Several({"here": phantom}, labels=["Masss"])

@@ -217,11 +217,12 @@ def _read_part(
     counts |= {part + name: rows for name, rows in own.items()}
     notes += _describe_odd(part, own[" odd"], own[" views"])
     words = zip(sides, table.text("AP/PA"), strict=True)
+    place = next(filter(Path.is_dir, (folder / name for name in FOLDERS[part])), folder / part)
     return Records(
         image_id=images,
         patient_id=patients,
         targets=targets,
-        path=_find_files(folder, part, images),
+        path=locate_files(place, [image[len(part) + 1 :] for image in images]),
         age=np.where(ages == 0, NAN, ages).tolist(),
         sex=table.sexes("Sex", notes),
         view=["LL" if side == "lateral" else word or side for side, word in words],
@@ -273,9 +274,3 @@ def _read_paths(table: Table, part: str) -> tuple[list[str], list[str], list[str
 def _require_form(form: re.Pattern[str], cell: str) -> None:
     if not form.fullmatch(cell):
         raise ValueError
-
-
-def _find_files(folder: Path, part: str, images: Sequence[str]) -> list[Path | None]:
-    """Where each file is; None where it is not on disk."""
-    base = next(filter(Path.is_dir, (folder / name for name in FOLDERS[part])), folder / part)
-    return locate_files(base, [image[len(part) + 1 :] for image in images])

@@ -112,7 +112,9 @@ class PadChest(Source):
         folder, notes = self.open_folder(root, allow_missing=allow_missing)
         words = read_label_map(Path(label_map or LABEL_MAP))
         self.labels = tuple(words)
-        self.choices = _name_choices(words, pediatric, labelled_by)
+        chosen = {} if labelled_by == "all" else {"labelled_by": labelled_by}
+        chosen |= {} if pediatric else {"pediatric": "false"}
+        self.choices = chosen | name_map(words, LABEL_MAP)
         table = _read_table(find_table(folder, [TABLE], FACTS.expected, notes))
         rows, cells = table.parse_distinct(_LABELS, parse_labels, "a list of words as ['mass']")
         told = [frozenset(map(str.strip, cell)) for cell in cells]
@@ -173,13 +175,6 @@ def _parse_bits(cell: str) -> int:
     if not 8 <= (bits := int(cell)) <= 16:
         raise ValueError
     return bits
-
-
-def _name_choices(words: LabelMap, pediatric: bool, labelled_by: str) -> dict[str, str]:
-    """What of the settings changes targets or images, where it is not as usual."""
-    chosen = {} if labelled_by == "all" else {"labelled_by": labelled_by}
-    chosen |= {} if pediatric else {"pediatric": "false"}
-    return chosen | name_map(words, LABEL_MAP)
 
 
 def _count_table(
