@@ -6,11 +6,15 @@ Two sides are timed in turns, and the median of the ratios of the turns counts, 
 on the machine meets both sides alike. A ratio that misses its bound by more than ``SLACK`` fails.
 """
 
+import importlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
+from types import ModuleType
+from unittest.mock import MagicMock
 
 import cv2
 import pytest
@@ -18,53 +22,45 @@ import torch
 
 SLACK = 1.5  # what other load on a shared machine was seen to do to a median of ratios
 SHARED = Path(os.environ["XRAY_DATA"])
+DOWNLOADS = ("requests", "imageio")  # what torchxrayvision imports and no benchmark calls
+DOWNLOADS += ("skimage", "skimage.transform", "skimage.io", "skimage.filters")
 
 Work = Callable[[], int]  # does some work and returns how many items it did
-Rates = dict[str, list[float]]
-Ratio = Callable[[str, float, str], None]  # name, value, bound such as ">=30" or "<=1.05"
 
 
-@pytest.fixture
-def remark(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Prints a line ``# ...`` with absolute figures, with or without ``-s``."""
+class Bench:
+    """Times pieces of work, prints figures and holds ratios to their bounds."""
 
-    def show(text: str) -> None:
-        with capsys.disabled():
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def remark(self, text: str) -> None:
+        """Print a line ``# ...`` with absolute figures, with or without ``-s``."""
+        with self.capsys.disabled():
             print(f"\n# {text}", end="", flush=True)
 
-    return show
+    def ratio(self, name: str, value: float, bound: str) -> None:
+        """Print ``ratio NAME VALUE target BOUND`` on a line of its own; fail far outside it.
 
-
-@pytest.fixture
-def ratio(capsys: pytest.CaptureFixture[str], remark: Callable[[str], None]) -> Ratio:
-    """Prints ``ratio NAME VALUE target BOUND`` on a line of its own; fails far outside it."""
-
-    def show(name: str, value: float, bound: str) -> None:
+        A bound is such as ">=30" or "<=1.05".
+        """
         load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-        remark(f"load average {load} on {os.cpu_count()} cores")
-        with capsys.disabled():
+        self.remark(f"load average {load} on {os.cpu_count()} cores")
+        with self.capsys.disabled():
             print(f"\nratio {name} {value:.4g} target {bound}", flush=True)
-        assert within(value, bound), f"{name} is {value:.4g}, which misses {bound} by far"
+        most = float(bound[2:])
+        within = value <= most * SLACK if bound.startswith("<=") else value >= most / SLACK
+        assert within, f"{name} is {value:.4g}, which misses {bound} by far"
 
-    return show
+    def rates(
+        self, turns: int, after: Callable[[], object] = int, **works: Work
+    ) -> dict[str, list[float]]:
+        """Items per second of several pieces of work, done in turns: name -> one rate a turn.
 
-
-def within(value: float, bound: str) -> bool:
-    """Whether a value keeps a bound such as ">=30", or misses it by no more than ``SLACK``."""
-    most = float(bound[2:])
-    return value <= most * SLACK if bound.startswith("<=") else value >= most / SLACK
-
-
-@pytest.fixture
-def rates() -> Callable[..., Rates]:
-    """Items per second of several pieces of work, done in turns: name -> one rate a turn.
-
-    Under ``NAME_cpu`` stand items per CPU second of this process, which other load hardly touches.
-    ``after`` tidies up after each piece of work, off the clock.
-    """
-
-    def measure(turns: int, after: Callable[[], object] = int, **works: Work) -> Rates:
-        found: Rates = {f"{name}{end}": [] for name in works for end in ("", "_cpu")}
+        Under ``NAME_cpu`` stand items per CPU second of this process, which other load hardly
+        touches. ``after`` tidies up after each piece of work, off the clock.
+        """
+        rates: dict[str, list[float]] = {f"{k}{end}": [] for k in works for end in ("", "_cpu")}
         for turn in range(turns + 1):
             for name, work in works.items():
                 start, cpu = perf_counter(), process_time()
@@ -72,21 +68,18 @@ def rates() -> Callable[..., Rates]:
                 seconds, cpu_seconds = perf_counter() - start, process_time() - cpu
                 after()
                 if turn:  # the first warms up: imports, page cache, allocator
-                    found[name].append(items / seconds)
-                    found[f"{name}_cpu"].append(items / cpu_seconds)
-        return found
+                    rates[name].append(items / seconds)
+                    rates[f"{name}_cpu"].append(items / cpu_seconds)
+        return rates
 
-    return measure
+    def over(self, ours: list[float], theirs: list[float]) -> float:
+        """Median over the turns of one side's rate over the other's."""
+        return median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 @pytest.fixture
-def over() -> Callable[[list[float], list[float]], float]:
-    """Median over the turns of one side's rate over the other's."""
-
-    def divide(ours: list[float], theirs: list[float]) -> float:
-        return median(a / b for a, b in zip(ours, theirs, strict=True))
-
-    return divide
+def bench(capsys: pytest.CaptureFixture[str]) -> Bench:
+    return Bench(capsys)
 
 
 @pytest.fixture
@@ -115,6 +108,17 @@ def metadata() -> Path:
 
 
 @pytest.fixture
-def radiographs() -> Path:
+def radiographs() -> list[Path]:
     """40 radiographs at 1024 px."""
-    return needed("nih-1024")
+    return sorted(needed("nih-1024").glob("*.png"))
+
+
+@pytest.fixture
+def xrv(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """torchxrayvision; what it imports for downloads and pictures alone may be absent."""
+    for name in DOWNLOADS:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            monkeypatch.setitem(sys.modules, name, MagicMock())
+    return pytest.importorskip("torchxrayvision")

@@ -10,8 +10,6 @@ bound is missed or a command fails.
 """
 
 import argparse
-import csv
-import importlib.util
 import json
 import os
 import subprocess
@@ -22,14 +20,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from types import ModuleType
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from test_step import GPU, Case, measure_step  # noqa: E402
 
 from xray_lightning import class_maps, load_classifier, read_predictions  # noqa: E402
 
@@ -39,17 +40,12 @@ METHODS = ("cam", "gradcam", "gradcam++", "layercam", "gradient")
 XRAY = "from xray_lightning.cli.app import main; main()"
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A figure and the bound it has to keep."""
 
     what: str
     value: float
     bound: float
-
-    @property
-    def kept(self) -> bool:
-        return self.value <= self.bound
 
 
 @dataclass
@@ -133,8 +129,7 @@ def train_and_resume(all_: Rehearsal) -> None:
         all_.command("train", *model, *all_.data, *all_.trainer, *settings, f"epochs={epochs}")
     with all_.timed("resume for another epoch"):
         all_.command("train", f"resume={all_.run}", f"trainer.max_epochs={epochs + 1}")
-    with (all_.run / "metrics.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = pd.read_csv(all_.run / "metrics.csv")
     all_.check("epochs missing after the resume", epochs + 1 - len(rows), 0)
 
 
@@ -178,10 +173,7 @@ def predict_files(all_: Rehearsal) -> None:
         out = all_.folder / f"predict_{device}_{len(tables)}"
         with all_.timed(f"predict, device {device}"):
             all_.command("predict", all_.checkpoint, place, "--out", out, "--device", device)
-        with (out / "predictions.csv").open(encoding="utf-8") as file:
-            rows = list(csv.reader(file))
-        wanted = [index for index, name in enumerate(rows[0]) if name.startswith("score_")]
-        tables.append(np.array([[float(row[i]) for i in wanted] for row in rows[1:]]))
+        tables.append(pd.read_csv(out / "predictions.csv").filter(like="score_").to_numpy())
     all_.check("predict against the CPU's", largest(*tables), FLOAT32)
 
 
@@ -210,24 +202,12 @@ def explain(all_: Rehearsal) -> None:
 
 
 def time_step(all_: Rehearsal) -> None:
-    steps = _load("test_step")
-    case = steps.GPU if all_.device == "cuda" else steps.Case("cpu", 32, 4, 2, backbone="resnet18")
+    case = GPU if all_.device == "cuda" else Case("cpu", 32, 4, 2, backbone="resnet18")
     with all_.timed("training steps"):
-        bare, lightning, ratio = steps.measure_step(case, all_.folder)
+        bare, lightning, ratio = measure_step(case, all_.folder)
     name = f"step ({case.backbone}, {case.size} px, batch {case.batch}, {case.precision})"
     print(f"  {name}: bare loop {bare:.1f} ms, Trainer and XrayTask {lightning:.1f} ms")
     all_.check(f"{name} over a bare loop", ratio, 1.05 if all_.device == "cuda" else float("inf"))
-
-
-def _load(name: str) -> ModuleType:
-    """A file beside this one."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"{name}.py is not beside this file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def show(all_: Rehearsal) -> None:
@@ -235,7 +215,7 @@ def show(all_: Rehearsal) -> None:
     print(f"\n{named}, torch {torch.__version__}, {sum(all_.seconds.values()):.0f} s")
     width = max(len(row.what) for row in all_.rows)
     for row in all_.rows:
-        verdict = "kept" if row.kept else "MISSED"
+        verdict = "kept" if row.value <= row.bound else "MISSED"
         print(f"{row.what:{width}}  {row.value:10.3g}  {verdict} ({row.bound:g})")
 
 
@@ -254,7 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
         for step in (train_and_resume, evaluate_everywhere, predict_files, explain, time_step):
             step(all_)
     show(all_)
-    return 0 if all(row.kept for row in all_.rows) else 1
+    return 0 if all(row.value <= row.bound for row in all_.rows) else 1
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def test_list(metadata: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return scores, targets, patient_ids(records)
 
 
-def test_auroc_draws_vs_scikit_learn(test_list: Any, remark: Any, ratio: Any) -> None:
+def test_auroc_draws_vs_scikit_learn(test_list: Any, bench: Any) -> None:
     scores, targets, patients = test_list
     bootstrap = PatientBootstrap(patients, DRAWS)
     codes, counts = bootstrap.codes, bootstrap.counts[1:]
@@ -56,19 +56,21 @@ def test_auroc_draws_vs_scikit_learn(test_list: Any, remark: Any, ratio: Any) ->
         theirs = [roc_auc_score(targets[rows, k], scores[rows, k]) for k in range(len(ours))]
         np.testing.assert_allclose(ours[:, draw], theirs, rtol=0, atol=1e-9)
     loop = (perf_counter() - start) * DRAWS / TIMED
-    remark(
+    bench.remark(
         f"{DRAWS} draws of {len(np.unique(codes)):,} patients, {targets.shape[0]:,} x "
         f"{targets.shape[1]}: ours {seconds:.1f} s (average precision included), {memory:.2f} GB; "
         f"scikit-learn {loop:.0f} s (counted up from {TIMED} draws)"
     )
-    ratio("bootstrap_auroc_vs_scikit_learn", loop / seconds, ">=60")
+    bench.ratio("bootstrap_auroc_vs_scikit_learn", loop / seconds, ">=60")
 
 
-def test_whole_verdict(test_list: Any, remark: Any, ratio: Any) -> None:
+def test_whole_verdict(test_list: Any, bench: Any) -> None:
     scores, targets, patients = test_list
     labels = tuple(map(str, range(targets.shape[1])))
     start = perf_counter()
     estimate_metrics(labels, scores, targets, patients, thresholds=dict.fromkeys(labels, 0.5))
     seconds = perf_counter() - start
-    remark(f"all figures and intervals of {targets.shape[0]:,} x 14, 2,000 draws: {seconds:.1f} s")
-    ratio("verdict_seconds", seconds, "<=60")
+    bench.remark(
+        f"all figures and intervals of {targets.shape[0]:,} x 14, 2,000 draws: {seconds:.1f} s"
+    )
+    bench.ratio("verdict_seconds", seconds, "<=60")

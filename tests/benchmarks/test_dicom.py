@@ -29,8 +29,6 @@ TURNS = 3
 PLUG_INS = {"gdcm": "gdcm", "pylibjpeg": "libjpeg"}  # pydicom's name, module
 
 Read = Callable[[Path], Any]
-Rates = Callable[..., dict[str, list[float]]]
-Over = Callable[[list[float], list[float]], float]
 
 
 @pytest.fixture
@@ -50,38 +48,40 @@ def with_pydicom(name: str) -> Read:
     return lambda path: pydicom.pixels.pixel_array(pydicom.dcmread(path), decoding_plugin=name)
 
 
-def installed(remark: Any, *modules: str) -> list[str]:
+def installed(bench: Any, *modules: str) -> list[str]:
     present = []
     for module in modules:
         try:
             import_module(module)
             present.append(module)
         except ImportError:
-            remark(f"{module} is not installed: left out")
+            bench.remark(f"{module} is not installed: left out")
     return present
 
 
-def test_reader(files: list[Path], rates: Rates, over: Over, remark: Any, ratio: Any) -> None:
+def test_reader(files: list[Path], bench: Any) -> None:
     reads: dict[str, Read] = {
         "ours": read_dicom,
         "ours8": lambda path: read_dicom8(path.read_bytes()),
         "pydicom": with_pydicom("pillow"),
     }
-    if installed(remark, "torchxrayvision"):
+    if installed(bench, "torchxrayvision"):
         reads["torchxrayvision"] = import_module("torchxrayvision").utils.read_xray_dcm
-    rate = rates(TURNS, **over_all(files, reads))
+    rate = bench.rates(TURNS, **over_all(files, reads))
     shown = ", ".join(f"{name} {median(rate[name]):.0f}" for name in reads)
-    remark(f"images a second of {len(files)} files: {shown}")
-    per_cpu = over(rate["ours_cpu"], rate["pydicom_cpu"])
-    ratio("dicom_reader_vs_bare_pydicom_per_cpu_second", per_cpu, ">=0.9")
-    ratio("dicom_reader_vs_bare_pydicom", over(rate["ours"], rate["pydicom"]), ">=0.9")
-    ratio("dicom_reader8_vs_bare_pydicom", over(rate["ours8"], rate["pydicom"]), ">=0.9")
+    bench.remark(f"images a second of {len(files)} files: {shown}")
+    per_cpu = bench.over(rate["ours_cpu"], rate["pydicom_cpu"])
+    bench.ratio("dicom_reader_vs_bare_pydicom_per_cpu_second", per_cpu, ">=0.9")
+    bench.ratio("dicom_reader_vs_bare_pydicom", bench.over(rate["ours"], rate["pydicom"]), ">=0.9")
+    bench.ratio(
+        "dicom_reader8_vs_bare_pydicom", bench.over(rate["ours8"], rate["pydicom"]), ">=0.9"
+    )
     if "torchxrayvision" in reads:
-        value = over(rate["ours"], rate["torchxrayvision"])
-        ratio("dicom_reader_vs_torchxrayvision", value, ">=1.8")
+        value = bench.over(rate["ours"], rate["torchxrayvision"])
+        bench.ratio("dicom_reader_vs_torchxrayvision", value, ">=1.8")
 
 
-def test_plug_ins(files: list[Path], rates: Rates, over: Over, remark: Any, ratio: Any) -> None:
+def test_plug_ins(files: list[Path], bench: Any) -> None:
     """The decoder alone, on frames in memory; the others through pydicom's plug-in interface."""
     files = files[:60]
     datasets = {path: pydicom.dcmread(path) for path in files}
@@ -97,10 +97,12 @@ def test_plug_ins(files: list[Path], rates: Rates, over: Over, remark: Any, rati
         "pillow_alone": lambda at: Image.open(io.BytesIO(frames[at])).load(),
         "pillow": through_pydicom("pillow"),
     }
-    present = installed(remark, *PLUG_INS.values())
+    present = installed(bench, *PLUG_INS.values())
     reads |= {name: through_pydicom(name) for name, mod in PLUG_INS.items() if mod in present}
-    rate = rates(TURNS, **over_all(files, reads))
-    remark("frames a second: " + ", ".join(f"{name} {median(rate[name]):.0f}" for name in reads))
+    rate = bench.rates(TURNS, **over_all(files, reads))
+    bench.remark(
+        "frames a second: " + ", ".join(f"{name} {median(rate[name]):.0f}" for name in reads)
+    )
     for name in list(reads)[1:]:
-        value = over(rate["imagecodecs"], rate[name])
-        ratio(f"dicom_imagecodecs_vs_{name}", value, ">=0.9")
+        value = bench.over(rate["imagecodecs"], rate[name])
+        bench.ratio(f"dicom_imagecodecs_vs_{name}", value, ">=0.9")

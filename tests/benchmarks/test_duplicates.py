@@ -1,6 +1,5 @@
 """The search for duplicate images at the size of ChestX-ray14."""
 
-from collections.abc import Callable
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -17,9 +16,8 @@ pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
 IMAGES, PLANTED = 112_120, 1000
 
 
-def test_hashing_and_comparing(radiographs, rates, remark, ratio) -> None:
-    files = sorted(radiographs.glob("*.png"))
-    squares = np.stack([fit_square(decode_image(p.read_bytes(), p.name), 224) for p in files])
+def test_hashing_and_comparing(radiographs, bench) -> None:
+    squares = np.stack([fit_square(decode_image(p.read_bytes(), p.name), 224) for p in radiographs])
     many = np.tile(squares, (25, 1, 1))
     pairs = np.random.default_rng(0).integers(len(many), size=(5000, 2))
 
@@ -29,13 +27,13 @@ def test_hashing_and_comparing(radiographs, rates, remark, ratio) -> None:
     def compare() -> int:
         return len(correlate(many, pairs))
 
-    found = rates(3, hashes=hash_all, pairs=compare)
-    remark(f"{median(found['hashes']):,.0f} squares of 224 px a second hashed and digested")
-    ratio("seconds_to_hash_nih", IMAGES / median(found["hashes_cpu"]), "<=30")
-    remark(f"{median(found['pairs']):,.0f} pairs a second correlated, one thread")
+    found = bench.rates(3, hashes=hash_all, pairs=compare)
+    bench.remark(f"{median(found['hashes']):,.0f} squares of 224 px a second hashed and digested")
+    bench.ratio("seconds_to_hash_nih", IMAGES / median(found["hashes_cpu"]), "<=30")
+    bench.remark(f"{median(found['pairs']):,.0f} pairs a second correlated, one thread")
 
 
-def test_pairs_among_all_of_nih(remark: Callable[[str], None], ratio: Any) -> None:
+def test_pairs_among_all_of_nih(bench: Any) -> None:
     rng = np.random.default_rng(0)
     bits = rng.random((IMAGES, 64)) < 0.5
     rows = rng.permutation(IMAGES)[: 2 * PLANTED].reshape(2, PLANTED)
@@ -45,7 +43,7 @@ def test_pairs_among_all_of_nih(remark: Callable[[str], None], ratio: Any) -> No
     start = perf_counter()
     pairs = close_pairs(bits)
     seconds = perf_counter() - start
-    remark(f"{IMAGES:,} hashes: {len(pairs):,} close pairs")
-    ratio("close_pairs_seconds", seconds, "<=30")
+    bench.remark(f"{IMAGES:,} hashes: {len(pairs):,} close pairs")
+    bench.ratio("close_pairs_seconds", seconds, "<=30")
     found = set(map(tuple, pairs.tolist()))
     assert all(tuple(sorted(pair)) in found for pair in rows.T.tolist())

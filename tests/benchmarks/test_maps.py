@@ -26,7 +26,7 @@ BOUNDS = {"by_hooks": ">=30", "by_captum": ">=10"}
     ("backbone", "head"),
     [("densenet121", "average"), ("densenet121", "attention"), ("legacy_xception", "average")],
 )
-def test_grad_cam_of_all_labels(backbone, head, rates, over, ratio, remark) -> None:
+def test_grad_cam_of_all_labels(backbone, head, bench) -> None:
     torch.manual_seed(0)
     net = XrayNet(CHEST_XRAY14, backbone, head=head, image_size=SIZE).eval()
     images, layer = torch.rand(BATCH, 1, SIZE, SIZE), net.backbone.get_submodule(LAYERS[backbone])
@@ -46,11 +46,11 @@ def test_grad_cam_of_all_labels(backbone, head, rates, over, ratio, remark) -> N
             theirs.attribute(images, label, relu_attributions=True).detach()
         return FEW * BATCH
 
-    found = rates(TURNS, ours=ours, by_hooks=by_hooks, by_captum=by_captum)
+    found = bench.rates(TURNS, ours=ours, by_hooks=by_hooks, by_captum=by_captum)
     maps = BATCH * len(CHEST_XRAY14)
     seconds = {name: maps / median(found[f"{name}_cpu"]) for name in ("ours", *BOUNDS)}
     listed = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
-    remark(f"{backbone}, head {head}: CPU seconds for {maps} maps: {listed}")
+    bench.remark(f"{backbone}, head {head}: CPU seconds for {maps} maps: {listed}")
     for name, bound in BOUNDS.items():
-        value = over(found["ours_cpu"], found[f"{name}_cpu"])
-        ratio(f"gradcam_{backbone}_{head}_vs_{name}", value, bound)
+        value = bench.over(found["ours_cpu"], found[f"{name}_cpu"])
+        bench.ratio(f"gradcam_{backbone}_{head}_vs_{name}", value, bound)

@@ -4,9 +4,7 @@ Decoding runs in a thread for each core, the network on all cores, one after the
 program without overlap needs, with nothing written. DenseNet-121 at 224 px, real films.
 """
 
-import os
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from shutil import rmtree
@@ -16,6 +14,7 @@ from time import perf_counter, sleep
 import numpy as np
 import pytest
 import torch
+from running import XRAY
 
 from xray_lightning import load_classifier, predict_files
 from xray_lightning.checkpoint import KEY, Description
@@ -42,14 +41,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["nih-sample/images", "rsna-sample/stage_2_train_images"])
-def films(request: pytest.FixtureRequest) -> list[Path]:
-    folder = Path(os.environ["XRAY_DATA"]) / request.param
-    if not folder.is_dir():
-        pytest.skip(f"real data: {folder} is absent")
-    return sorted(folder.iterdir())[:COUNT]
+def films(request: pytest.FixtureRequest, shared_data: Path) -> list[Path]:
+    return sorted((shared_data / request.param).iterdir())[:COUNT]
 
 
-def test_overlap(films, checkpoint, tmp_path, rates, remark, ratio) -> None:
+def test_overlap(films, checkpoint, tmp_path, bench) -> None:
     classifier, seconds = load_classifier(checkpoint, device="cpu"), {"decode": [], "net": []}
     fit = classifier.fit
 
@@ -66,32 +62,32 @@ def test_overlap(films, checkpoint, tmp_path, rates, remark, ratio) -> None:
     def together() -> int:
         return predict_files(classifier, films, tmp_path / "out", batch_size=BATCH).scored
 
-    found = rates(TURNS, after=lambda: rmtree(tmp_path / "out", ignore_errors=True),
+    found = bench.rates(TURNS, after=lambda: rmtree(tmp_path / "out", ignore_errors=True),
                   apart=apart, together=together)  # fmt: skip
     each = {name: 1000 * median(times[1:]) / len(films) for name, times in seconds.items()}
-    remark(
+    bench.remark(
         f"{films[0].suffix}: {each['decode']:.1f} ms decoding and {each['net']:.1f} ms network an "
         f"image, one after the other {median(found['apart']):.1f} a second, predict_files "
         f"{median(found['together']):.1f}"
     )
-    pairs = zip(found["together"], found["apart"], strict=True)
-    ratio(f"predict_vs_decode_plus_forward_{films[0].suffix[1:]}", median(a / b for a, b in pairs),
-          ">=0.9")  # fmt: skip
+    value = bench.over(found["together"], found["apart"])
+    bench.ratio(f"predict_vs_decode_plus_forward_{films[0].suffix[1:]}", value, ">=0.9")
 
 
-def test_first_row(films, checkpoint, tmp_path, remark, ratio) -> None:
+def test_first_row(films, checkpoint, tmp_path, bench) -> None:
     """From the start of the process to the first row on disk."""
-    command = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()", "predict"]
     seconds: list[float] = []
     for turn in range(3):
         table, start = tmp_path / f"{turn}/predictions.csv", perf_counter()
         arguments = [checkpoint, *films, "--out", table.parent, "device=cpu"]
-        process = subprocess.Popen([*command, *map(str, arguments)], stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*XRAY, "predict", *map(str, arguments)], stderr=subprocess.DEVNULL
+        )
         while not (table.is_file() and table.read_bytes().count(b"\n") > 1):
             assert process.poll() is None
             sleep(0.01)
         seconds.append(perf_counter() - start)
         process.kill()
         process.wait()
-    remark(f"first row after {', '.join(f'{second:.1f}' for second in seconds)} s")
-    ratio(f"predict_first_row_seconds_{films[0].suffix[1:]}", min(seconds), "<=8")
+    bench.remark(f"first row after {', '.join(f'{second:.1f}' for second in seconds)} s")
+    bench.ratio(f"predict_first_row_seconds_{films[0].suffix[1:]}", min(seconds), "<=8")

@@ -4,9 +4,8 @@ One process, one thread, 224 px. Ours includes the augmentation, theirs has none
 images lies in memory; the whole of NIH (5.6 GB at 224 px) only does if the machine has as much.
 """
 
-import importlib
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -30,30 +29,17 @@ TURNS = 5
 OURS_A_TURN = 1500
 THEIRS_A_TURN = 20
 TABLE = "Data_Entry_2017_v2020.csv.gz"
-AUGMENTATIONS = {"": "light", "_xray14_augmentation": "xray14"}  # name's end -> augmentation
-
-Rates = Callable[..., dict[str, list[float]]]
-Over = Callable[[list[float], list[float]], float]
 
 
-@pytest.fixture(scope="module")
-def cached(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, Path, str], XrayDataset]:
-    """The data set as XrayDataModule makes it, with an augmentation of this name."""
-    root = tmp_path_factory.mktemp("cache")
-
-    def make(radiographs: Path, metadata: Path, augmentation: str) -> XrayDataset:
-        source = ChestXray14(radiographs, table=metadata / TABLE, allow_missing=True)
-        records = readable_records(source)
-        cache = open_cache(source, records, size=SIZE, root=root, progress=False)
-        augment = getattr(transforms, augmentation)()
-        return XrayDataset(records, cache, np.arange(len(records)), augment=augment)
-
-    return make
-
-
-def reading(dataset: XrayDataset) -> Callable[[], int]:
-    """Reads samples with a new augmentation each time."""
-    seeds = count()
+@pytest.fixture(params=["light", "xray14"])
+def ours(request, radiographs, metadata, tmp_path_factory) -> tuple[str, Callable[[], int]]:
+    """An augmentation, and work that reads samples as XrayDataModule does, each newly augmented."""
+    folder, root = radiographs[0].parent, tmp_path_factory.getbasetemp() / "sample_cache"
+    source = ChestXray14(folder, table=metadata / TABLE, allow_missing=True)
+    records = readable_records(source)
+    cache = open_cache(source, records, size=SIZE, root=root, progress=False)
+    augment = getattr(transforms, f"augment_{request.param}")()
+    dataset, seeds = XrayDataset(records, cache, np.arange(len(records)), augment=augment), count()
 
     def work() -> int:
         for _ in range(OURS_A_TURN):
@@ -62,59 +48,40 @@ def reading(dataset: XrayDataset) -> Callable[[], int]:
         assert sample["image"].shape == (1, SIZE, SIZE)
         return OURS_A_TURN
 
-    return work
+    return request.param, work
 
 
-@pytest.fixture
-def torchxrayvision() -> Iterator[ModuleType]:
-    """The peer's data sets; its remarks at import are not ours to mend."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield importlib.import_module("torchxrayvision.datasets")
-        except ModuleNotFoundError as error:
-            pytest.skip(f"needs torchxrayvision ({error}): pip install torchxrayvision")
+def compare(bench: Any, peer: str, bound: str, ours: Any, **theirs: Callable[[], int]) -> None:
+    """Ratios to the first of their ways, and a remark on all."""
+    augmentation, work = ours
+    rates = bench.rates(TURNS, ours=work, **theirs)
+    first, *_ = theirs
+    shown = ", ".join(f"{name} {median(rates[name]):.1f}" for name in ("ours", *theirs))
+    times = ", ".join(f"{bench.over(rates['ours'], rates[name]):.0f} times" for name in theirs)
+    bench.remark(f"samples a second at {SIZE} px, augmentation {augmentation}: {shown} ({times})")
+    ending = "" if augmentation == "light" else f"_{augmentation}_augmentation"
+    value = bench.over(rates["ours"], rates[first])
+    bench.ratio(f"sample_vs_{peer}{ending}", value, bound)
 
 
-def peer_dataset(peer: ModuleType, folder: Path, table: Path, to: Path, engine: str) -> Any:
-    """torchxrayvision's NIH_Dataset on the files of a folder, with its usual crop and resize."""
-    entries = pd.read_csv(table)
-    entries = entries[entries["Image Index"].isin([path.name for path in folder.glob("*.png")])]
-    entries.to_csv(to, index=False)
-    steps = [peer.XRayCenterCrop(), peer.XRayResizer(SIZE, engine=engine)]
-
-    def transform(image: Any) -> Any:
-        return steps[1](steps[0](image))
-
-    return peer.NIH_Dataset(
-        imgpath=str(folder),
-        csvpath=str(to),
-        views=["PA", "AP"],
-        unique_patients=False,
-        transform=transform,
-    )
-
-
-@pytest.mark.parametrize("suffix", AUGMENTATIONS)
+@pytest.mark.skipif(find_spec("skimage") is None, reason="needs scikit-image")
+@pytest.mark.filterwarnings("ignore")  # the peer's, at import
 def test_sample_vs_torchxrayvision(
-    suffix: str,
-    cached: Any,
-    torchxrayvision: ModuleType,
-    radiographs: Path,
-    metadata: Path,
-    tmp_path: Path,
-    rates: Rates,
-    over: Over,
-    remark: Any,
-    ratio: Any,
+    ours: Any, xrv: ModuleType, radiographs: list[Path], metadata: Path, tmp_path: Path, bench: Any
 ) -> None:
-    numbers = count()
+    """NIH_Dataset on the same files, with its usual crop and resize, by either engine."""
+    entries, numbers = pd.read_csv(metadata / TABLE), count()
+    entries[entries["Image Index"].isin([path.name for path in radiographs])].to_csv(
+        tmp_path / "table.csv", index=False
+    )
+    places = {"imgpath": str(radiographs[0].parent), "csvpath": str(tmp_path / "table.csv")}
 
     def peer_reading(engine: str) -> Callable[[], int]:
-        dataset = peer_dataset(
-            torchxrayvision, radiographs, metadata / TABLE, tmp_path / f"{engine}.csv", engine
+        crop, resize = xrv.datasets.XRayCenterCrop(), xrv.datasets.XRayResizer(SIZE, engine=engine)
+        dataset = xrv.datasets.NIH_Dataset(
+            **places, views=["PA", "AP"], unique_patients=False, transform=lambda x: resize(crop(x))
         )
-        assert len(dataset) == len(list(radiographs.glob("*.png")))
+        assert len(dataset) == len(radiographs)
 
         def work() -> int:
             for _ in range(THEIRS_A_TURN):
@@ -124,43 +91,16 @@ def test_sample_vs_torchxrayvision(
 
         return work
 
-    ours = reading(cached(radiographs, metadata, AUGMENTATIONS[suffix]))
-    found = rates(
-        TURNS, ours=ours, default=peer_reading("skimage"), with_cv2_engine=peer_reading("cv2")
-    )
-    remark(
-        f"samples a second at {SIZE} px, augmentation {AUGMENTATIONS[suffix]}: ours "
-        f"{median(found['ours']):.0f}, torchxrayvision {median(found['default']):.1f}, with its "
-        f"cv2 engine {median(found['with_cv2_engine']):.1f} "
-        f"({over(found['ours'], found['with_cv2_engine']):.0f} times)"
-    )
-    ratio(f"sample_vs_torchxrayvision{suffix}", over(found["ours"], found["default"]), ">=30")
+    peers = {"default": peer_reading("skimage"), "with_cv2_engine": peer_reading("cv2")}
+    compare(bench, "torchxrayvision", ">=30", ours, **peers)
 
 
-@pytest.mark.parametrize("suffix", AUGMENTATIONS)
-def test_sample_vs_opencv(
-    suffix: str,
-    cached: Any,
-    radiographs: Path,
-    metadata: Path,
-    rates: Rates,
-    over: Over,
-    remark: Any,
-    ratio: Any,
-) -> None:
-    files = sorted(radiographs.glob("*.png"))
-
+def test_sample_vs_opencv(ours: Any, radiographs: list[Path], bench: Any) -> None:
     def decode() -> int:
-        for file in files:
+        for file in radiographs:
             image = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
             small = cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
         assert small.shape == (SIZE, SIZE)
-        return len(files)
+        return len(radiographs)
 
-    ours = reading(cached(radiographs, metadata, AUGMENTATIONS[suffix]))
-    found = rates(TURNS, ours=ours, opencv=decode)
-    remark(
-        f"samples a second at {SIZE} px, augmentation {AUGMENTATIONS[suffix]}: ours "
-        f"{median(found['ours']):.0f}, OpenCV decode + area resize {median(found['opencv']):.1f}"
-    )
-    ratio(f"sample_vs_opencv{suffix}", over(found["ours"], found["opencv"]), ">=10")
+    compare(bench, "opencv", ">=10", ours, opencv=decode)

@@ -169,14 +169,14 @@ def measure_step(case: Case, folder: Path) -> tuple[float, float, float]:
 @pytest.mark.parametrize(
     "case", [CPU, pytest.param(GPU, marks=pytest.mark.gpu)], ids=["cpu", "gpu"]
 )
-def test_trainer_step_vs_bare_loop(case: Case, tmp_path: Path, remark: Any, ratio: Any) -> None:
+def test_trainer_step_vs_bare_loop(case: Case, tmp_path: Path, bench: Any) -> None:
     if case.device == "cuda" and not torch.cuda.is_available():
         pytest.skip("torch sees no GPU")
     bare, lightning, value = measure_step(case, tmp_path)
-    remark(
+    bench.remark(
         f"{case.backbone}, {case.size} px, batch {case.batch}, {case.precision} on {case.device}, "
         f"{case.steps} steps a turn: bare loop {bare:.1f} ms a step, Trainer and XrayTask "
         f"{lightning:.1f} ms"
     )
     name = "trainer_step_vs_bare_loop" + ("_gpu" if case.device == "cuda" else "")
-    ratio(name, value, "<=1.05")
+    bench.ratio(name, value, "<=1.05")
