@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from xray_lightning import Phantom, XrayDataModule
 from xray_lightning.explain.grid import shrink
 from xray_lightning.explain.localisation import AnnotatedMaps
 from xray_lightning.metrics.localisation import region_of
@@ -27,6 +28,13 @@ def network() -> Callable[..., XrayNet]:
         return XrayNet(LABELS, backbone, head=head, **(defaults | settings)).eval()
 
     return build
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
+    """Enough patients for each finding to be in validation."""
+    cache = tmp_path_factory.mktemp("cache")
+    return XrayDataModule(Phantom(60, size=64), image_size=32, batch_size=16, cache_dir=cache)
 
 
 @pytest.fixture

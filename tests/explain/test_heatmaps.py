@@ -11,18 +11,11 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from xray_lightning import Phantom, XrayDataModule, XrayNet, XrayTask
+from xray_lightning import XrayDataModule, XrayNet, XrayTask
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.maps import class_map
 from xray_lightning.explain.overlays import Choice
 from xray_lightning.report.gallery import make_heat_maps
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
-    """Enough patients for each finding to be in validation."""
-    cache = tmp_path_factory.mktemp("cache")
-    return XrayDataModule(Phantom(60, size=32), image_size=32, batch_size=16, cache_dir=cache)
 
 
 @pytest.fixture

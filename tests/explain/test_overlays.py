@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from xray_lightning import ConfigError, Phantom, XrayDataModule, XrayNet, class_map
+from xray_lightning import ConfigError, XrayDataModule, XrayNet, class_map
 from xray_lightning.explain.overlays import BATCH, Choice, make_overlays, order_rows
 
 SCORES = np.array([0.9, 0.1, 0.5, 0.4, 0.7, 0.2, np.nan], np.float32)
@@ -36,12 +36,6 @@ def test_rows_of_a_rule(rule: str, rows: list[int]) -> None:
 def test_a_choice_that_cannot_work(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Choice(**settings)  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
-    cache = tmp_path_factory.mktemp("cache")
-    return XrayDataModule(Phantom(60, size=64), image_size=32, batch_size=8, cache_dir=cache)
 
 
 @pytest.fixture(scope="module")

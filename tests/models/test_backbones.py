@@ -126,11 +126,6 @@ def test_a_file_that_fits_in_part(change, match, tmp_path) -> None:
     assert_unchanged(backbone, before)
 
 
-def test_weights_of_another_network(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="fits the network only in part"):
-        XrayNet(LABELS, "test_vit", weights=str(timm_file(tmp_path)), image_size=64)
-
-
 def damaged_safetensors(folder: Path) -> Path:
     path = timm_file(folder)
     path.write_bytes(path.read_bytes()[:-100])

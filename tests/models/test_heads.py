@@ -327,10 +327,6 @@ def test_every_head_has_a_default() -> None:
         assert make_head(name, CHANNELS, LABELS, options={}).__doc__ != nn.Module.__doc__
 
 
-def test_names_of_older_checkpoints() -> None:
-    assert set(make_head("average", 4, 2).state_dict()) == {"classifier.weight", "classifier.bias"}
-
-
 @pytest.mark.parametrize(
     ("name", "options", "match"),
     [

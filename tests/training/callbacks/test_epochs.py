@@ -47,7 +47,7 @@ def test_an_interrupted_write_keeps_the_older_table(tmp_path, monkeypatch) -> No
     assert path.read_text().splitlines() == ["epoch", "0"]
 
 
-def test_images_of_all_processes_count(tmp_path: Path) -> None:
+def test_images_of_all_processes_count_and_the_rate_before_layer_decay(tmp_path: Path) -> None:
     metrics = MetricsFile(tmp_path / "metrics.csv")
     fake: Any = SimpleNamespace(world_size=3)
     metrics.on_train_epoch_start(fake, fake)
@@ -58,7 +58,7 @@ def test_images_of_all_processes_count(tmp_path: Path) -> None:
         callback_metrics={"val/auroc": torch.tensor(0.75)},
         current_epoch=4,
         global_step=15,
-        optimizers=[SimpleNamespace(param_groups=[{"lr": 0.5}])],
+        optimizers=[SimpleNamespace(param_groups=[{"lr": 0.25, "lr_scale": 0.5}, {"lr": 7.0}])],
         is_global_zero=True,
     )
     metrics.on_train_epoch_end(fake, fake)
@@ -92,17 +92,6 @@ def test_batches_that_share_a_step_all_count(fit: Fit) -> None:
     assert seen[0] == seen[1] > 12
     assert steps[1] == math.ceil(steps[0] / 2)
     assert rates[1] == rates[0], "an epoch of warm-up is over in both"
-
-
-def test_learning_rate_is_that_before_layer_decay(tmp_path: Path) -> None:
-    metrics = MetricsFile(tmp_path / "metrics.csv")
-    groups = [{"lr": 0.25, "lr_scale": 0.5}, {"lr": 7.0}]
-    trainer: Any = SimpleNamespace(
-        callback_metrics={}, current_epoch=0, global_step=1, is_global_zero=True,
-        optimizers=[SimpleNamespace(param_groups=groups)],
-    )  # fmt: skip
-    metrics.on_train_epoch_end(trainer, trainer)
-    assert metrics.rows[0]["lr"] == 0.5
 
 
 def test_state_is_plain_and_is_kept_apart(tmp_path: Path) -> None:
