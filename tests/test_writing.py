@@ -146,7 +146,7 @@ WRITERS = {
     "training/callbacks/epochs.py": {"to_csv"},
     "checkpoint.py": {"torch.save", "save"},  # the second into memory
     "cli/build.py": {"OmegaConf.save"},
-    "deploy/export.py": {"onnx.save", "torch.export.save"},  # beside; renamed once checked
+    "deploy/export.py": {"onnx.save", "torch.export.save", "TemporaryDirectory"},  # then renamed
     "deploy/predict.py": {"open"},  # rows added one by one; the next run cuts off a half one
     "report/external.py": {"TemporaryDirectory"},  # of the picture that the page holds
     "data/files.py": {"open"},  # what was done, line by line; a half line means: do it again

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import xray_lightning
-from xray_lightning.cli.request import Request, read_request
+from xray_lightning.cli.request import Request, read_request, take_own
 from xray_lightning.errors import ConfigError
 
 APP = typer.Typer(
@@ -132,10 +132,16 @@ def predict(request: Request) -> None:
 @verb("CHECKPOINT")
 def export(request: Request) -> None:
     """A checkpoint as one file for other programs: xray export RUN format=onnx --out model.onnx."""
-    chosen = request.read(format=("onnx", "pt2", "safetensors"), films="", trust=False)
+    formats = "onnx", "pt2", "safetensors"
+    known = {"format": formats, "films": "", "int8": False, "trust": False}
+    chosen, rest = take_own(request.settings, known)
+    if not chosen["int8"]:
+        request.read(**known)  # refuses the rest
+    elif chosen["format"] != "onnx" or chosen["films"]:
+        raise ConfigError("int8=true is ONNX, and its own test films decide: leave out films=")
     out, films = request.require_out(), [chosen["films"]] if chosen["films"] else []
     (checkpoint,) = require_files(request, request.files, films or ["."])
-    call("files.export", checkpoint, out, films, chosen, request.as_json)
+    call("files.export", checkpoint, out, chosen, films, rest, request.as_json)
 
 
 @verb("IN OUT")

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Collection, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from xray_lightning.cli.failures import PartialError
@@ -64,12 +65,23 @@ def read_points(own: Own) -> Own:
     return {"points": own["points"], "trust": own["trust"], **fit}
 
 
-def export(checkpoint: Path, out: Path, films: Sequence[str], own: Own, as_json: bool) -> None:
+def export(
+    checkpoint: Path, out: Path, own: Own, films: Sequence[str], rest: Sequence[str], as_json: bool
+) -> None:
     """Write a checkpoint as one file, see :func:`~xray_lightning.export_checkpoint`."""
-    format = own["format"]
-    paths = find_images(films).images[:CHECKED] if films else []
-    from xray_lightning.deploy.export import export_checkpoint
+    paths, format = find_images(films).images[:CHECKED] if films else [], own["format"]
+    from xray_lightning.cli.opening import open_checkpoint  # torch, after the paths
+    from xray_lightning.deploy.export import export_checkpoint, quantise_checkpoint
 
+    if own["int8"]:
+        with redirect_stdout(sys.stderr if as_json else sys.stdout):
+            trust = own["trust"]
+            opened = open_checkpoint(checkpoint, [*rest, f"trust={str(trust).lower()}"])
+            choice = {"draws": opened.config.draws, "trust": trust}
+            whole = quantise_checkpoint(checkpoint, out, opened.data, **choice)
+        sizes = f"{whole.bytes / 1e6:,.1f} MB ({whole.float_bytes / 1e6:,.1f} in float32)"
+        present(whole.to_json(), as_json, f"{whole.path}: {sizes}", whole.sentence)
+        return
     done = export_checkpoint(checkpoint, out, format, films=paths, trust=own["trust"])
     checked = f"{done.films} films" if done.films else "noise alone (films=DIR: on real films)"
     line = f"{done.path}: {format}, {done.bytes / 1e6:,.1f} MB; largest difference of a score to "

@@ -1,31 +1,39 @@
 """A checkpoint as one file for other programs: ONNX, a torch.export archive, or safetensors.
 
-A file stays only if it gives the scores and probabilities of the checkpoint.
+A file stays only if it gives the scores and probabilities of the checkpoint; one in 8-bit integers
+only where the patients of the test set show that it costs little.
 """
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
 
 from xray_lightning.checkpoint import KEY, load_checkpoint, write_safetensors
+from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.geometry import RULE
 from xray_lightning.data.images import READER_VERSION, read_image
 from xray_lightning.deploy.classifier import Classifier, load_classifier
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.metrics.calibration import TINY, Calibration
-from xray_lightning.results import Result
+from xray_lightning.metrics.compare import Difference, compare_aurocs
+from xray_lightning.records import patient_ids
+from xray_lightning.results import Json, Result
 
 OUTPUTS = ("scores", "probabilities", "calls")
 BATCHES = (1, 2, 5)  # sizes that are checked
 TOLERANCE = 1e-4  # of a score or probability
+BATCH, CALIBRATION = 16, 128  # films an 8-bit file takes at once, and that give ranges
 Pixels = npt.NDArray[np.uint8]  # (N, S, S)
 Run = Callable[[Pixels], Sequence[npt.NDArray[Any]]]  # pixels -> OUTPUTS, each (N, L)
 
@@ -41,6 +49,30 @@ class Exported(Result):
     image_size: int
     largest_difference: float  # of scores and probabilities to those of the checkpoint
     films: int  # real images it was checked on; 0: noise alone
+
+
+@dataclass(frozen=True)
+class Quantised(Exported):
+    """What 8-bit integers cost on the test set (``films``), and whether the file was kept."""
+
+    kept: bool
+    patients: int
+    float_bytes: int
+    calibration_films: int  # of training, for ranges of activations; 0: each batch has its own
+    margin: float  # of the mean AUROC: what it may cost
+    auroc: Difference  # of the mean: float32 first, 8 bits second
+    turned: float  # share of calls that are others than in float32, NaN without operating points
+
+    @property
+    def sentence(self) -> str:
+        """What was seen, and what became of the file."""
+        low, high = self.auroc.interval or (self.auroc.difference,) * 2
+        cost = f"8 bits cost {self.auroc.difference:+.4f} ({low:+.4f} to {high:+.4f}) of the mean "
+        cost += (
+            f"AUROC {self.auroc.first:.4f} and turn {self.turned:.2%} of calls, on {self.films:,}"
+        )
+        end = "kept" if self.kept else "not kept, it may cost more or cannot be told"
+        return f"{cost} images of {self.patients:,} patients; {self.margin:g} is allowed: {end}"
 
 
 class Deployed(nn.Module):
@@ -179,7 +211,6 @@ def _compare(classifier: Classifier, run: Run, pixels: Pixels) -> float:
 def write_onnx(classifier: Classifier, example: Tensor, path: Path) -> Run:
     """ONNX for onnxruntime and others, opset 18."""
     import onnx
-    import onnxruntime
 
     model = Deployed(classifier)
     program: Any = torch.onnx.export(
@@ -190,6 +221,13 @@ def write_onnx(classifier: Classifier, example: Tensor, path: Path) -> Run:
     onnx.helper.set_model_props(proto, {KEY: json.dumps(model.facts)})
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
+    return open_onnx(path)
+
+
+def open_onnx(path: Path) -> Run:
+    """A file of :func:`write_onnx` or :func:`write_int8` on the CPU."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -213,3 +251,75 @@ def write_weights(classifier: Classifier, example: Tensor, path: Path) -> Run:
 
 
 WRITERS = {"onnx": write_onnx, "pt2": write_pt2, "safetensors": write_weights}
+
+
+def quantise_checkpoint(
+    path: str | Path,
+    out: str | Path,  # the file; ends in .onnx
+    data: XrayDataModule,  # its training films give ranges of activations, its test films decide
+    *,
+    margin: float = 0.01,  # of the mean AUROC
+    draws: int = 2000,  # of patients
+    trust: bool = False,  # see :func:`~xray_lightning.load_checkpoint`
+) -> Quantised:
+    """Write a checkpoint as ONNX whose convolutions and products are in 8-bit integers.
+
+    Convolutional networks: weights by channel, activations static (QDQ of onnxruntime); networks of
+    tokens: dynamic. The file is kept if the 95 % interval of the AUROC it costs, test patients
+    drawn in pairs, ends below ``margin``. Raises as :func:`export_checkpoint`.
+    """
+    out, train, test = Path(out), *map(data.subset_records, ("train", "test"))
+    rows = np.random.default_rng(0).permutation(len(train))[:CALIBRATION].tolist()
+    if not rows:
+        raise ConfigError("8 bits need training films for their ranges: leave out images=all")
+    truth, patients = data.subset_targets("test"), patient_ids(test)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}.") as place:
+        exact, whole = Path(place, f"float{out.suffix}"), Path(place, "int8.onnx")
+        exported = export_checkpoint(path, exact, trust=trust)
+        static = write_int8(exact, whole, _iterate(data, "train", rows))
+        (first, one), (second, two) = (_score(file, data, len(test)) for file in (exact, whole))
+        columns = [exported.labels.index(label) for label in data.labels]
+        sides = [first[:, columns]], [second[:, columns]]
+        compared = compare_aurocs(data.labels, truth, patients, *sides, draws=draws)
+        size, worst = whole.stat().st_size, np.inf if compared.mean.difference else 0
+        if kept := (compared.mean.interval or (0, worst))[1] < margin:
+            whole.replace(out)
+    turned = (one != two)[~np.isnan(one)]
+    gap, count = float(np.abs(first - second).max()), len(set(patients.tolist()))
+    told: Json = {"path": str(out), "bytes": size, "films": len(test), "patients": count}
+    told |= {"float_bytes": exported.bytes, "calibration_films": len(rows) * static, "kept": kept}
+    told |= {"largest_difference": gap, "margin": margin, "auroc": compared.mean}
+    return Quantised(**{**vars(exported), **told}, turned=turned.mean() if turned.size else np.nan)
+
+
+def write_int8(exact: Path, whole: Path, batches: Iterator[Pixels]) -> bool:
+    """Write an ONNX file in 8 bits; whether the batches (B, S, S) gave static ranges."""
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    kinds = [node.op_type for node in onnx.load(exact).graph.node]
+    prepared = exact.with_name("prepared.onnx")
+    quant_pre_process(exact, prepared, skip_symbolic_shape=True)
+    layers = {"per_channel": True, "op_types_to_quantize": ("Conv", "Gemm", "MatMul")}
+    if kinds.count("Conv") < kinds.count("MatMul"):  # tokens
+        quantization.quantize_dynamic(prepared, whole, **layers)
+        return False
+    reader = SimpleNamespace(get_next=lambda: next(({"pixels": batch} for batch in batches), None))
+    kind = quantization.QuantType.QUInt8  # of activations: with QInt8 it is slower than float32
+    quantization.quantize_static(prepared, whole, reader, **layers, activation_type=kind)
+    return True
+
+
+def _iterate(data: XrayDataModule, subset: str, rows: Sequence[int]) -> Iterator[Pixels]:
+    """Pixels (B, S, S) as the network sees them."""
+    films, generator = Subset(data.dataset(subset), rows), torch.Generator()
+    for batch in DataLoader(films, BATCH, generator=generator):
+        yield (batch["image"][:, 0] * 255).round().byte().numpy()
+
+
+def _score(path: Path, data: XrayDataModule, count: int) -> list[npt.NDArray[Any]]:
+    """Scores and calls of the test images, (N, L) each."""
+    outputs = map(open_onnx(path), _iterate(data, "test", range(count)))
+    return [np.concatenate(parts) for parts in zip(*outputs, strict=True)][::2]
