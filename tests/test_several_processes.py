@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from running import TRAIN, XRAY
 from sklearn.metrics import roc_auc_score
 
 from xray_lightning import XrayTask, load_checkpoint, predict_subset, read_predictions, summarise
@@ -23,9 +24,6 @@ from xray_lightning.cli.opening import read_settings
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
-XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
-TRAIN = [sys.executable, str(ROOT / "train.py")]
 # Batch norm, whose running statistics differ between the processes; 15 validation images are two
 # batches in one process and one in the other.
 TOY = ["data.patients=61", "data.size=64", "image_size=32", "batch_size=7", "augment=light"]

@@ -96,8 +96,7 @@ def predict(subset: str) -> Predictions:
     records = [PHANTOM.records[row] for row in SPLIT.subsets[subset]]
     targets = target_matrix(records)
     scores = np.random.default_rng(0).random(targets.shape, dtype=np.float32)
-    ids = tuple(record.image_id for record in records)
-    return Predictions(PHANTOM.labels, ids, tuple(patient_ids(records)), targets, scores)
+    return Predictions.of(records, PHANTOM.labels, scores)
 
 
 def test_there_and_back() -> None:

@@ -15,7 +15,7 @@ from xray_lightning.data.source import UnknownPatientsWarning
 from xray_lightning.data.splits import lists_split, official_split, patient_split
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.evaluation.predictions import Predictions, write_predictions
-from xray_lightning.records import patient_ids, target_matrix
+from xray_lightning.records import target_matrix
 
 PHANTOM = Phantom(patients=60)
 SPLIT = patient_split(PHANTOM.records, None)
@@ -208,9 +208,7 @@ def test_a_split_column_that_leaks_and_an_image_in_two_lists(tmp_path, capsys) -
 def test_predictions_of_another_split_are_refused(tmp_path: Path) -> None:
     for subset in ("val", "test"):
         rows = [PHANTOM.records[row] for row in SPLIT.subsets[subset]]
-        targets = target_matrix(rows)
-        ids = tuple(record.image_id for record in rows)
-        found = Predictions(PHANTOM.labels, ids, tuple(patient_ids(rows)), targets, targets / 2)
+        found = Predictions.of(rows, PHANTOM.labels, target_matrix(rows) / 2)
         write_predictions(found, tmp_path / f"predictions_{subset}.csv")
     same = [*DATA, f"predictions={tmp_path}", f"hydra.run.dir={tmp_path / 'o'}"]
     audit(same, as_json=False)

@@ -4,7 +4,6 @@ import csv
 import json
 import logging
 import shutil
-import sys
 from pathlib import Path
 
 import cv2
@@ -17,8 +16,6 @@ from xray_lightning import Classifier, PredictedFiles, load_classifier, read_pre
 from xray_lightning.cli.app import APP
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.fit import fit
-
-XRAY = [sys.executable, "-c", "from xray_lightning.cli.app import main; main()"]
 
 
 @pytest.fixture(scope="module")
