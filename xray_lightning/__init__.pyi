@@ -119,9 +119,12 @@ from xray_lightning.models.cbam import CBAM as CBAM
 from xray_lightning.models.network import XrayNet as XrayNet
 from xray_lightning.records import Box as Box
 from xray_lightning.records import Record as Record
+from xray_lightning.report.card import card_text as card_text
+from xray_lightning.report.card import write_card as write_card
 from xray_lightning.report.finish import FinishedRun as FinishedRun
 from xray_lightning.report.finish import finish_run as finish_run
 from xray_lightning.report.gallery import make_heat_maps as make_heat_maps
+from xray_lightning.report.run import read_run as read_run
 from xray_lightning.report.studies import StudyPages as StudyPages
 from xray_lightning.report.studies import write_study_pages as write_study_pages
 from xray_lightning.training.callbacks.epochs import WatchMetric as WatchMetric

@@ -225,6 +225,13 @@ def report(request: Request) -> None:
     call("report.report", Path(request.files[0]), request.as_json, chosen["trust"])
 
 
+@verb("RUN")
+def card(request: Request) -> None:
+    """A run as model card and as CLAIM 2024 and TRIPOD+AI sheet, as far as its files tell."""
+    request.read()
+    call("report.card", request)
+
+
 @verb()
 def info(request: Request) -> None:
     """Versions, processors, GPU, the cache of decoded images, and what can be installed extra."""

@@ -9,11 +9,12 @@ from typing import Any
 from xray_lightning.audit.run import Audit, audit_split
 from xray_lightning.cli.audit import read_exposures
 from xray_lightning.cli.config import explain_error, make, read_config, require_trusted
-from xray_lightning.cli.request import present
+from xray_lightning.cli.request import Request, present
 from xray_lightning.cli.settings import Settings
 from xray_lightning.data.partition import Split, split_source
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.errors import ConfigError
+from xray_lightning.report.card import write_card
 from xray_lightning.report.run import Run, read_run
 from xray_lightning.report.run_page import write_report
 
@@ -29,6 +30,12 @@ def report(folder: Path, as_json: bool = False, trust: bool = False) -> None:
     if values["audit_missing"]:
         lines.append(f"note: the split was not audited: {values['audit_missing']}")
     present(values, as_json, *lines, f"written: {folder / 'report.html'} and report.json")
+
+
+def card(request: Request) -> None:
+    """Write a run's model card and sheets."""
+    paths = [str(path) for path in write_card(read_run(Path(request.files[0])), request.out)]
+    present({"files": paths}, request.as_json, *paths)
 
 
 def closing_report(

@@ -39,6 +39,7 @@ def _templates() -> "Environment":
         "p_value": p_text,
         "whole": lambda count: "-" if count is None else f"{count:,}",
         "patients": patients_text,
+        "cell": lambda text: " ".join(str(text).split()).replace("|", "\\|"),  # of Markdown
     }
     return environment
 

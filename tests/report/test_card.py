@@ -1,0 +1,142 @@
+"""A card says what the files of a run say, to the digit, and leaves the rest blank."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+from typer.testing import CliRunner
+
+from xray_lightning import card_text, read_run, write_card
+from xray_lightning.cli.app import APP
+from xray_lightning.errors import ConfigError
+
+BLANK = "___ (to be filled in by the authors)"
+MAP = {"pointing_game": {"value": 0.5124, "interval": [0.4, 0.6]}, "iou": {"value": 0.12}}
+SHORTCUT = {"auroc": {"value": 0.71}, "verdict": "caught", "reason": "a|b"}
+EXPLAIN: dict[str, Any] = {
+    "localisation": {"mean": {"labels": 3, "methods": {"cam": MAP}}},
+    "saliency": {"cam": {"finding": "Mass", "verdict": "failed"}},
+    "shortcuts": {"labels": {"Mass": SHORTCUT}},
+}
+
+
+@pytest.fixture(scope="module")
+def text(made_run: Path) -> str:
+    return card_text(read_run(made_run))
+
+
+def tables(text: str) -> dict[str, dict[str, list[str]]]:
+    """Section -> first cell -> the other cells of its table."""
+    found = {}
+    for part in text.split("\n## ")[1:]:
+        rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in part.splitlines() if line[:1] == "|"]
+        assert len({*map(len, rows)}) <= 1, part
+        found[part.partition("\n")[0]] = {r[0].strip(): [*map(str.strip, r[1:])] for r in rows[2:]}
+    return found
+
+
+def shown(value: float | None, ends: list[float] | None) -> Iterator[str]:
+    yield "-" if value is None else str(round(value, 3)).ljust(5, "0")
+    yield " to ".join(str(round(end, 3)).ljust(5, "0") for end in ends) if ends else "-"
+
+
+def test_every_number_is_that_of_the_files(text: str, made_run: Path) -> None:
+    names, found = ("evaluation", "metrics", "environment"), tables(text)
+    evaluation, metrics, environment = (
+        json.loads((made_run / f"{name}.json").read_text()) for name in names
+    )
+    labels, mean = evaluation["labels"], evaluation["mean"]
+
+    def both(row: Any, *names: str) -> list[str]:
+        pairs = [(row[name]["value"], row[name]["patient_interval"]) for name in names]
+        return [word for pair in pairs for word in shown(*pair)]
+
+    rows = labels | {f"**mean of {evaluation['defined']['auroc']}**": mean}
+    wanted = {k: both(row, "auroc", "average_precision", "brier")[:5] for k, row in rows.items()}
+    assert found["Results"] == wanted
+    for label, row in labels.items():
+        val, known = metrics["val"]["positives"][label], row["known"]
+        there = f"{row['positives']} ({row['positive_patients']} patients)"
+        assert found["Labels"][label] == ["not told", str(val), there, str(known)]
+    points = {k: v["threshold"] for k, v in evaluation["operating_points"]["labels"].items()}
+    wanted = {k: [next(shown(v, None)), *both(labels[k], "sensitivity", "specificity")]
+              for k, v in points.items() if v is not None}  # fmt: skip
+    assert found["Operating points"] == wanted != {}
+    groups = [row for row in evaluation["subgroups"] if row["label"] == "mean"]
+    assert {k: row[:3] for k, row in found["Subgroups"].items()} == {
+        f"{r['dimension']} {r['group']}": [str(r["images"]), *shown(r["auroc"], r["interval"])]
+        for r in groups
+    }
+    for name in ("calibration_error", "calibrated_error"):
+        assert "{} ({})".format(*both(mean, name)) in text.replace("\n", " ")
+    for subset, count in environment["split"]["images"].items():
+        assert f"{subset} {count}" in text
+    assert f"mean AUROC {metrics['val']['auroc']['mean']:.3f}\nover " in text
+    assert "Epoch 2 of 3, by the best mean AUROC on validation" in text
+    (result,) = ModelCard(text).data.eval_results
+    assert (result.metric_type, result.dataset_name) == ("roc_auc", "phantom")
+    assert result.metric_value == round(mean["auroc"]["value"], 4)
+    assert re.findall(r"\b[0-9a-f]{16,}\b", text) == [], "fingerprints"
+
+
+def test_sheets(made_run: Path, tmp_path: Path) -> None:
+    _, *sheets = write_card(read_run(made_run), tmp_path)
+    headings = re.findall(r"^## (.+)$", (tmp_path / "README.md").read_text(), re.MULTILINE)
+    anchors = {heading.lower().replace(" ", "-") for heading in headings}
+    for path, count, last in zip(sheets, (44, 52), (44, 27), strict=True):
+        sheet = path.read_text()
+        rows = re.findall(r"^\| (\d+)([a-g]?) \| .+ \| (.+) \|$", sheet, re.MULTILINE)
+        assert len({row[:2] for row in rows}) == count == sheet.count("\n| ") - 2
+        assert [*dict.fromkeys(int(number) for number, _, _ in rows)] == [*range(1, last + 1)]
+        links = re.findall(r"README\.md#([\w-]+)", sheet)
+        assert set(links) <= anchors
+        assert f"{len(links)} of {count} items are answered" in sheet
+        assert all(re.search(r"README\.md#|not done in|^___ \(to be", row[2]) for row in rows)
+        assert sheet.count(BLANK) > count / 3
+
+
+def test_explained(made_run: Path, text: str) -> None:
+    found = tables(card_text(replace(read_run(made_run), explain=EXPLAIN)))
+    assert found["Localisation"] == {"cam": ["0.512", "0.400 to 0.600", "0.120"]}
+    assert found["Shortcuts"] == {"Mass": ["0.710", r"caught: a\|b"]}
+    assert text.count("Not done in this run: `xray explain RUN`") == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"leaked_patients": 0}, "No patient has images in more than one subset."),
+        ({"leaked_patients": 3}, "**3 patients have images in more than one subset.**"),
+        ({"leaked_patients": None}, "whether the subsets share some is not known"),
+        ({"images": {"train": 1, "val": 1, "test": 1}}, "the split uses 3, so 345 are left out"),
+    ],
+)
+def test_split(made_run: Path, change: dict[str, Any], says: str) -> None:
+    run = read_run(made_run)
+    split = {**run.environment["split"], **change}
+    origin = replace(run.evaluation.origin, data_images=348, data='a|b: "<x>"')
+    run = replace(run, evaluation=replace(run.evaluation, origin=origin))
+    text = card_text(replace(run, environment={**run.environment, "split": split}))
+    assert ModelCard(text).data.eval_results[0].dataset_name == 'a|b: "<x>"'
+    assert says in text
+
+
+def test_settings_are_shown_without_their_folders(made_run: Path) -> None:
+    config = "model: {_target_: me.Net, backbone: b, weights: /secret/w.pt, table: /secret/t.csv}"
+    text = card_text(replace(read_run(made_run), config=config))
+    assert "secret" not in text
+    assert "Net (backbone b, table t.csv)" in text
+    assert "Weights: w.pt" in text
+    for damaged in ("{", "- a", "seed", ""):
+        with pytest.raises(ConfigError, match=r"config\.yaml is damaged or no plain settings"):
+            card_text(replace(read_run(made_run), config=damaged))
+
+
+def test_command(run_folder: Path) -> None:
+    said = CliRunner().invoke(APP, ["card", str(run_folder), "--out", str(run_folder / "x")]).output
+    assert f"{run_folder}/x/README.md" in said
