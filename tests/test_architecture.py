@@ -11,7 +11,7 @@ FLOORS = [
     ["errors", "formats", "processes"],
     ["writing"],
     ["records", "folders", "results", "progress"],
-    ["data", "models", "metrics"],
+    ["data", "models", "metrics", "wording"],
     ["checkpoint"],
     ["training"],
     ["evaluation"],

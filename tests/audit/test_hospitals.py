@@ -10,7 +10,8 @@ import pytest
 
 from xray_lightning import ConfigError, Phantom, Several, audit_split, compare_hospitals
 from xray_lightning.audit.duplicates import count_duplicates
-from xray_lightning.audit.hospitals import Hospitals, describe_hospitals
+from xray_lightning.audit.hospitals import Hospitals
+from xray_lightning.audit.run import say
 from xray_lightning.data.splits import patient_split
 from xray_lightning.records import Record
 
@@ -69,7 +70,7 @@ def test_what_could_not_be_found_is_not_none() -> None:
     hospitals = compare(bare)[1]
     assert hospitals.sizes["b"].patients is None
     assert hospitals.shifts["b"].separation.result is None
-    said = " ".join(describe_hospitals(hospitals))
+    said = " ".join(say("hospitals", hospitals))
     assert "patients were not compared" in said
     assert "pixels were not compared" in said
     assert "(one of them lacks: age, sex, view, follow-up number, images of the patient)" in said
@@ -90,7 +91,7 @@ def test_copies_across_hospitals() -> None:
     assert duplicates.exact.other_patients is None, "b tells no patients"
     assert [pair.same_patient for pair in duplicates.closest] == [None, None]
     _, hospitals = compare(hospital(lambda r: r), duplicates=duplicates)
-    (first, *_) = describe_hospitals(hospitals)
+    (first, *_) = say("hospitals", hospitals)
     assert first.endswith("2 pairs of their images are copies (3 and 4 compared).")
     elsewhere = replace(duplicates, compared={"a": 7}, between={})
     assert compare(hospital(lambda r: r), duplicates=elsewhere)[1].pictures == {"a and b": None}

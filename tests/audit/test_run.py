@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from xray_lightning.audit.baselines import measure_prevalence, score_by_mean, score_by_previous
-from xray_lightning.audit.gist import tell_prevalence, tell_separation, write_gist
 from xray_lightning.audit.label_table import MeanAuroc
 from xray_lightning.audit.leakage import CheckpointOverlap, count_overlap, match_list
-from xray_lightning.audit.run import Audit, audit_split, decompose_change
+from xray_lightning.audit.run import Audit, audit_split, decompose_change, say, write_gist
 from xray_lightning.audit.shift import (
     BOTH,
     Quantity,
@@ -170,17 +169,17 @@ def test_differences_are_told_beyond_chance_only() -> None:
     """Hernia's ratio is the larger one, but within chance; whether metadata tell may be open."""
     none, nan = (float("nan"),) * 2, float("nan")
 
-    def tell(p_value: float, mean: float, *interval: float) -> list[str]:
+    def said(p_value: float, mean: float, *interval: float) -> list[str]:
         cells = ("Mass", 2.5, p_value), ("Hernia", 3.4, 0.9), ("Nodule", nan, nan)
         rows = [Quantity(n, {}, {}, {}, {}, r, none, nan, p, p) for n, r, p in cells]
         apart = Separation(MeanAuroc(mean, interval, 1, {}), {"view": 0.1, "age": 0.0}, "")
         shift = Shift(rows, [], apart)
-        return [*tell_prevalence(shift, "in b", "in a"), *tell_separation(shift, "b", "a")]
+        return [*say("prevalence", shift, "in b", "in a"), *say("separation", shift, "b", "a")]
 
-    prevalence, metadata = tell(0.001, 0.7, 0.6, 0.8)
+    prevalence, metadata = said(0.001, 0.7, 0.6, 0.8)
     assert prevalence == "Prevalence differs most for Mass: 2.50 times as high in b as in a."
     assert metadata == "Metadata alone tell b from a: AUROC 0.700 (0.600 to 0.800), mostly by view."
-    prevalence, metadata = tell(0.2, 0.32, 0.1, 0.7)
+    prevalence, metadata = said(0.2, 0.32, 0.1, 0.7)
     assert "differs beyond chance; the largest difference is Hernia: 3.40" in prevalence
     assert metadata.startswith("Whether metadata alone tell b from a is open")
-    assert "cannot tell b from a" in tell(0.2, 0.51, 0.5, 0.52)[1]
+    assert "cannot tell b from a" in said(0.2, 0.51, 0.5, 0.52)[1]

@@ -6,7 +6,6 @@ from itertools import combinations
 import numpy as np
 
 from xray_lightning.audit.duplicates import Duplicates
-from xray_lightning.audit.gist import tell_prevalence, tell_separation
 from xray_lightning.audit.label_table import Size
 from xray_lightning.audit.leakage import read_labels
 from xray_lightning.audit.shift import Shift, measure_shift
@@ -68,29 +67,3 @@ def compare_hospitals(
     sizes = {name: Size.of(table, own, told=name not in untold) for name, own in rows.items()}
     compared = duplicates.compared if duplicates else {}
     return Hospitals(base, sizes, patients, pictures, compared, shifts)
-
-
-def describe_hospitals(hospitals: Hospitals | None) -> list[str]:
-    """What to know first, one sentence each."""
-    if hospitals is None:
-        return []
-    sentences = []
-    for name, patients in hospitals.patients.items():
-        owners = "patients were not compared (no common ids)"
-        if patients is not None:
-            owners = f"{patients:,} patients are in both"
-        copies = "pixels were not compared (duplicates=true compares the images on disk)"
-        if (pictures := hospitals.pictures[name]) is not None:
-            counts = " and ".join(f"{hospitals.compared[one]:,}" for one in name.split(" and "))
-            copies = f"{pictures:,} pairs of their images are copies ({counts} compared)"
-        sentences.append(f"{name}: {owners}, {copies}.")
-    for other, shift in hospitals.shifts.items():
-        sentences += tell_prevalence(shift, f"in {other}", f"in {hospitals.base}")
-        separation = shift.separation
-        if separation.result is None:
-            sentences.append(
-                f"Whether metadata tell {other} from {hospitals.base} is not known: "
-                f"{separation.undefined} (one of them lacks: {', '.join(separation.left_out)})."
-            )
-        sentences += tell_separation(shift, other, hospitals.base)
-    return sentences

@@ -1,16 +1,16 @@
 """The audit of a split: leakage, shift, scores without an image, the change of a model's score."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from xray_lightning.audit.baselines import Baseline, score_baselines
+from xray_lightning.audit.baselines import OTHERS, TRAINED, Baseline, score_baselines
 from xray_lightning.audit.decomposition import Decomposition, ScoredSubset, decompose
 from xray_lightning.audit.duplicates import Duplicates
-from xray_lightning.audit.gist import write_gist
-from xray_lightning.audit.hospitals import Hospitals, compare_hospitals, describe_hospitals
+from xray_lightning.audit.hospitals import Hospitals, compare_hospitals
 from xray_lightning.audit.label_table import LabelTable, Size
 from xray_lightning.audit.leakage import (
     Leakage,
@@ -29,8 +29,10 @@ from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.records import Record
 from xray_lightning.results import Result
+from xray_lightning.wording import tell
 
 DRAWS = 500
+say = partial(tell, __package__)  # the sentences of a subject
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,23 @@ def audit_split(
         draws=draws,
         seed=seed,
         notes=[*source.notes, *split.notes],
-        gist=[*write_gist(leakage, shift, baselines, change), *describe_hospitals(hospitals)],
+        gist=write_gist(leakage, shift, baselines, change, hospitals),
         hospitals=hospitals,
     )
+
+
+def write_gist(
+    leakage: Leakage,
+    shift: Shift,
+    baselines: Sequence[Baseline],
+    change: Decomposition | None,
+    hospitals: Hospitals | None = None,
+) -> list[str]:
+    """What to know first, one sentence each, leaks first."""
+    means = {row.name: row.result.mean for row in baselines if row.result}
+    gains = (means.get(name, np.nan) for name in (OTHERS, TRAINED))
+    sentences = say("gist", leakage, shift, *gains, change)
+    return sentences + (say("hospitals", hospitals) if hospitals else [])
 
 
 def _find_leaks(

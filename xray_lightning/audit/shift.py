@@ -67,6 +67,13 @@ class Shift(Result):
     metadata: list[Quantity]
     separation: Separation
 
+    @property
+    def largest(self) -> Quantity | None:
+        """Whose prevalence differs most, beyond chance if any does; None without a ratio."""
+        rows = [row for row in self.prevalence if not np.isnan(row.ratio)]
+        rows.sort(key=lambda row: -abs(np.log(max(row.ratio, 1e-9))))
+        return next((row for row in rows if row.corrected < 0.05), rows[0] if rows else None)
+
 
 def measure_shift(
     table: LabelTable,

@@ -21,8 +21,8 @@ from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.folders import LockedError, lock_folder
 from xray_lightning.processes import first_process, quieten
-from xray_lightning.report.page import number
 from xray_lightning.report.terminal import show
+from xray_lightning.wording import number
 from xray_lightning.writing import entries_of, read_json, write_json
 
 LOG = logging.getLogger(__name__)

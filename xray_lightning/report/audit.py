@@ -9,8 +9,9 @@ from xray_lightning.audit.hospitals import Hospitals
 from xray_lightning.audit.run import Audit
 from xray_lightning.audit.shift import Quantity
 from xray_lightning.report.drawings import Row, dots_figure
-from xray_lightning.report.page import interval_text, number, p_text, page
+from xray_lightning.report.page import page
 from xray_lightning.report.terminal import empty_table
+from xray_lightning.wording import interval_text, number, p_text
 
 MEANS = ("age", "follow-up number", "images per patient")  # the other quantities are shares
 

@@ -12,8 +12,9 @@ from xray_lightning.metrics.estimates import CALIBRATED, FEW_PATIENTS, POINT, Me
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.metrics.operating_points import Calls, OperatingPoints
 from xray_lightning.metrics.subgroups import MEAN, Subgroup
-from xray_lightning.report.page import interval_text, number, say
+from xray_lightning.report.page import say
 from xray_lightning.report.terminal import empty_table
+from xray_lightning.wording import interval_text, number
 
 POOLED = "+"  # beside a label or a figure that is pooled over hospitals
 

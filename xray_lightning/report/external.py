@@ -16,8 +16,9 @@ from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.records import patients_text
 from xray_lightning.report.drawings import embed_picture
 from xray_lightning.report.figures import AS_WRITTEN, new_figure
-from xray_lightning.report.page import interval_text, number, page, say
+from xray_lightning.report.page import page, say
 from xray_lightning.report.terminal import empty_table
+from xray_lightning.wording import interval_text, number
 from xray_lightning.writing import save_figure
 
 OWN = "internal test"

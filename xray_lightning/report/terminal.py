@@ -11,7 +11,8 @@ from rich.text import Text
 
 from xray_lightning.processes import first_process
 from xray_lightning.records import patients_text
-from xray_lightning.report.page import interval_text, number, p_text, say
+from xray_lightning.report.page import say
+from xray_lightning.wording import interval_text, number, p_text
 
 if TYPE_CHECKING:  # need SciPy or pandas, which most verbs do not
     from xray_lightning.data.labels import LabelTable, LabelUse
