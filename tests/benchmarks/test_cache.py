@@ -6,13 +6,12 @@ OpenCV's side does neither.
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import cv2
 import numpy as np
@@ -82,15 +81,7 @@ def on_all_cores(files: Sequence[Path]) -> int:
         ("of_chexpert", write_chexpert, 4, 3),
     ],
 )
-def test_files_into_the_cache(
-    name: str,
-    write: Callable[[Sequence[Path], Path], Source],
-    copies: int,
-    turns: int,
-    radiographs: list[Path],
-    tmp_path: Path,
-    bench: Any,
-) -> None:
+def test_files_into_the_cache(name, write, copies, turns, radiographs, tmp_path, bench) -> None:
     source, root, cores = write(radiographs, tmp_path), tmp_path / "cache", available_cores()
     files = [record.path for record in source.records] * min(copies, 4)
     source.records = [

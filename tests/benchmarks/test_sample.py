@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from statistics import median
-from types import ModuleType
 from typing import Any
 
 import cv2
@@ -66,9 +65,7 @@ def compare(bench: Any, peer: str, bound: str, ours: Any, **theirs: Callable[[],
 
 @pytest.mark.skipif(find_spec("skimage") is None, reason="needs scikit-image")
 @pytest.mark.filterwarnings("ignore")  # the peer's, at import
-def test_sample_vs_torchxrayvision(
-    ours: Any, xrv: ModuleType, radiographs: list[Path], metadata: Path, tmp_path: Path, bench: Any
-) -> None:
+def test_sample_vs_torchxrayvision(ours, xrv, radiographs, metadata, tmp_path, bench) -> None:
     """NIH_Dataset on the same files, with its usual crop and resize, by either engine."""
     entries, numbers = pd.read_csv(metadata / TABLE), count()
     entries[entries["Image Index"].isin([path.name for path in radiographs])].to_csv(

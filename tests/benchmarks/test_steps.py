@@ -134,9 +134,7 @@ def test_losses(plain: XrayNet, batch: tuple[Tensor, Tensor], bench: Any) -> Non
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_heads_and_blocks(
-    name: str, plain: XrayNet, batch: tuple[Tensor, Tensor], bench: Any
-) -> None:
+def test_heads_and_blocks(name, plain, batch, bench) -> None:
     net = new_net(**VARIANTS[name])
     rates = bench.rates(7, average=step_of(plain, batch), other=step_of(net, batch))
     base, ours = held_bytes(plain, batch), held_bytes(net, batch)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -64,9 +63,7 @@ def test_seconds_and_memory(name: str, tables: Path, bench: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # torchxrayvision's own, of pandas 3
 @pytest.mark.parametrize(("name", "bound"), [("chexpert", ">=0.75"), ("padchest", ">=0.95")])
-def test_beside_torchxrayvision(
-    name: str, bound: str, tables: Path, xrv: ModuleType, bench: Any
-) -> None:
+def test_beside_torchxrayvision(name, bound, tables, xrv, bench) -> None:
     """CPU seconds in turns, of the same images: its constructor reads columns, and splits none."""
     root, theirs = tables / name, xrv.datasets
     peer = theirs.CheX_Dataset if name == "chexpert" else theirs.PC_Dataset

@@ -85,9 +85,7 @@ def test_equalisation_comes_before_augmentation(cache: ImageCache) -> None:
     np.testing.assert_array_equal(data[3, 5]["image"][0], expected)
 
 
-def test_a_changed_sample_leaves_the_cache_alone_and_a_spawned_worker_gets_no_pixels(
-    cache: ImageCache,
-) -> None:
+def test_a_changed_sample_leaves_the_cache_alone_and_a_spawned_worker_gets_no_pixels(cache) -> None:
     data = XrayDataset(RECORDS, cache, ROWS)
     before = data[0]["image"].clone()
     data[0]["image"].zero_()
