@@ -4,13 +4,17 @@ The imports take longer than most commands at toy size. They are done once, by a
 orders line by line, computes nothing itself (OpenMP's threads do not outlive a fork) and forks.
 """
 
+import csv
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 MAIN = "from xray_lightning.cli.app import main; main()"
@@ -65,6 +69,33 @@ def run(
         text = Path(file.name).read_text(errors="replace")
     assert ended == code, text[-6000:]
     return text
+
+
+def start(
+    command: list[Any], ready: Callable[[subprocess.Popen[str]], object], **settings: Any
+) -> subprocess.Popen[str]:
+    """A process that still runs once what is waited for is there."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, **streams | settings)
+    deadline = time.monotonic() + 300
+    try:
+        while not ready(process):
+            assert process.poll() is None, process.communicate()[0][-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    except BaseException:
+        process.kill()
+        raise
+    return process
+
+
+def comparable(path: Path) -> str:
+    """A file's text; of metrics.csv all but the clock's column."""
+    text = path.read_text()
+    if path.name != "metrics.csv":
+        return text
+    rows = csv.DictReader(text.splitlines())
+    return str([{k: v for k, v in row.items() if k != "images_per_second"} for row in rows])
 
 
 def write_run(

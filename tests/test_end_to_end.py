@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from running import ROOT, TRAIN, XRAY, run
+from running import ROOT, TRAIN, XRAY, comparable, run, start
 from sklearn.metrics import roc_auc_score
 
 from xray_lightning import load_checkpoint, read_predictions
@@ -103,12 +102,12 @@ def test_metrics_csv_holds_the_best_validation_score(trained: Path) -> None:
 
 def test_fingerprints_stand_everywhere(trained: Path) -> None:
     split = json.loads((trained / "environment.json").read_text())["split"]
-    description = load_checkpoint(trained / "checkpoints/best.ckpt").description
+    checkpoint = load_checkpoint(trained / "checkpoints/best.ckpt")
+    description = checkpoint.description
     assert split == {"parts": split["subsets"]} | {
         k: description.split[k] for k in split if k != "parts"
     }
     points = json.loads((trained / "operating_points.json").read_text())
-    checkpoint = load_checkpoint(trained / "checkpoints/best.ckpt")
     assert points.pop("schema") == 2
     assert points == {**description.operating_points, "weights_sha256": checkpoint.weights_sha256}
     assert description.operating_points["fingerprint"] == split["parts"]["val"]
@@ -171,16 +170,14 @@ def test_evaluate_refuses_another_label_set(trained: Path, folder: Path) -> None
 
 
 def test_config_is_reusable(trained: Path, folder: Path) -> None:
-    before = (trained / "config.yaml").read_bytes(), (trained / "metrics.csv").read_bytes()
+    untouched = [trained / name for name in ("config.yaml", "metrics.csv")]
+    before = [path.read_bytes() for path in untouched]
     reuse = ["--config-dir", str(trained.relative_to(folder)), "--config-name", "config"]
     run([*TRAIN, *reuse, *QUICK, "hydra.run.dir=reused"], folder)
     for name in ("metrics.csv", "metrics.json", "predictions_test.csv"):
         assert comparable(folder / "reused" / name) == comparable(trained / name), name
     assert (folder / "reused/tensorboard").is_dir()
-    assert before == (
-        (trained / "config.yaml").read_bytes(),
-        (trained / "metrics.csv").read_bytes(),
-    )
+    assert before == [path.read_bytes() for path in untouched]
 
 
 def test_a_used_folder_is_refused(trained: Path, folder: Path) -> None:
@@ -188,25 +185,18 @@ def test_a_used_folder_is_refused(trained: Path, folder: Path) -> None:
     assert "holds a run already" in text
 
 
-def start(command: list[str], folder: Path, run_name: str) -> subprocess.Popen[bytes]:
-    """Start a run and wait until its first epoch is in the last checkpoint."""
-    process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    last = folder / run_name / "checkpoints/last.ckpt"
-    deadline = time.monotonic() + 120
-    while not last.exists():
-        assert process.poll() is None, "the run ended before its first epoch did"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return process
+def start_run(folder: Path, *settings: str) -> subprocess.Popen[str]:
+    """A run in a folder, once its first epoch is in the last checkpoint."""
+    command = [*TRAIN, *TOY, *settings, f"hydra.run.dir={folder}"]
+    last = folder / "checkpoints/last.ckpt"
+    return start(command, lambda _: last.exists(), cwd=folder.parent)
 
 
 def test_killed_and_resumed_equals_uninterrupted(trained: Path, folder: Path) -> None:
-    process = start([*TRAIN, *TOY, "hydra.run.dir=killed"], folder, "killed")
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
     killed = folder / "killed"
+    process = start_run(killed)
+    process.kill()
+    process.communicate()
     assert not (killed / "metrics.json").exists()
     run([*TRAIN, "resume=killed", "workers=2"], folder)  # the number of workers changes nothing
     resumed = json.loads((killed / "environment.json").read_text())["resumed"]
@@ -223,19 +213,11 @@ def test_killed_and_resumed_equals_uninterrupted(trained: Path, folder: Path) ->
         assert torch.equal(tensor, ours["ema"]["weights"][name]), name
 
 
-def comparable(path: Path) -> str:
-    """A file's text; of metrics.csv all but the clock's column."""
-    text = path.read_text()
-    if path.name != "metrics.csv":
-        return text
-    rows = list(csv.DictReader(text.splitlines()))
-    return str([{k: v for k, v in row.items() if k != "images_per_second"} for row in rows])
-
-
 def test_interrupted_by_the_user(folder: Path) -> None:
-    process = start([*TRAIN, *TOY, "epochs=500", "hydra.run.dir=stopped"], folder, "stopped")
+    process = start_run(folder / "stopped", "epochs=500")
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    process.communicate(timeout=60)
+    assert process.returncode == 130
     assert "continue with: python train.py resume=" in (folder / "stopped/train.log").read_text()
     text = run([*TRAIN, "resume=stopped", "seed=1"], folder, 2)
     assert "a resumed run keeps its settings" in text

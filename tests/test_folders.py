@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import start
 
 from xray_lightning import ConfigError, OutputError, folders
 from xray_lightning.folders import OWNER, LockedError, lock_folder, prepare_folder
@@ -50,11 +51,8 @@ with lock_folder(Path(sys.argv[1])):
 
 def holder(folder: Path, what: str = "alone") -> subprocess.Popen[str]:
     """A process that holds a folder."""
-    command = [sys.executable, "-c", HOLD, str(folder), what]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
+    command = [sys.executable, "-c", HOLD, folder, what]
+    return start(command, lambda process: process.stdout.readline() == "held\n")
 
 
 def test_a_folder_belongs_to_one_process_until_it_is_dead(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hydra.errors import ConfigCompositionException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from running import start
 
 from xray_lightning.cli.config import explain_error
 from xray_lightning.cli.failures import PARTIAL, USER_ERROR, PartialError, run_guarded
@@ -107,11 +108,8 @@ failures.run_guarded(stuck)
 
 
 def test_what_does_not_stop_is_ended() -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
+    command, said = [sys.executable, "-c", STUCK], subprocess.PIPE
+    process = start(command, lambda it: it.stdout.readline() == "ready\n", stderr=said)
     begun = time.monotonic()
     process.terminate()
     _, errors = process.communicate(timeout=20)

@@ -5,9 +5,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -15,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from filelock import FileLock
+from running import ROOT, start
 
 from xray_lightning import PredictedFiles, load_classifier, predict_files
 from xray_lightning.deploy.classifier import Classifier, FileScores
@@ -255,18 +254,15 @@ def test_killed_and_continued(classifier, checkpoint, images, tmp_path) -> None:
         "import sys; from xray_lightning import load_classifier, predict_files;"
         "predict_files(load_classifier(sys.argv[1]), [sys.argv[2]], sys.argv[3], batch_size=1)"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, checkpoint, scans, out], env=environment
-    )
     table = out / "predictions.csv"
-    deadline = time.monotonic() + 120
-    while not (table.exists() and table.stat().st_size > 1000):
-        assert process.poll() is None, "it ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    process = start(
+        [sys.executable, "-c", code, checkpoint, scans, out],
+        lambda _: table.exists() and table.stat().st_size > 1000,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
     kept = len(names(table))
     assert 0 < kept < 600
     done = predict_files(classifier, [scans], out, batch_size=200)

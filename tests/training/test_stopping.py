@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running import TRAIN, XRAY, run
+from running import TRAIN, XRAY, run, start
 
 from xray_lightning.folders import lock_folder
 
@@ -34,16 +34,9 @@ def stopped(
     **variables: str,
 ) -> str:
     """What a command says that gets a signal once it is ready; it must end within 5 s, alone."""
-    process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True, preexec_fn=restored, env=os.environ | variables,
-    )  # fmt: skip
-    deadline = time.monotonic() + 300
+    session = {"start_new_session": True, "preexec_fn": restored, "env": os.environ | variables}
+    process = start(command, ready, cwd=folder, **session)
     try:
-        while not ready(process):
-            assert process.poll() is None, process.communicate()[0][-3000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
         begun = time.monotonic()
         process.send_signal(number)
         text, _ = process.communicate(timeout=60)
