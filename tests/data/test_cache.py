@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -84,17 +84,21 @@ def assert_golden(cache: ImageCache, source: Noise, without: Collection[int] = (
             assert tuple(cache.sizes[row]) == image.shape
 
 
-def start_build(root: Path, count: int) -> subprocess.Popen[str]:
-    """A build of 50 images a second for each thread, its first image done and not yet synced."""
+def first_image(process: subprocess.Popen[str]) -> str:
+    """Told long before the first sync."""
+    return process.stdout.readline()
+
+
+def start_build(root: Path, count: int, ready: Callable = first_image) -> subprocess.Popen[str]:
     settings = {"env": os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}}
     settings["stderr"] = subprocess.DEVNULL
-    command = [sys.executable, __file__, root, str(count), "0.02"]
-    return start(command, lambda process: process.stdout.readline(), **settings)
+    return start([sys.executable, __file__, root, str(count), "0.02"], ready, **settings)
 
 
 def done_so_far(source: Noise, root: Path) -> int:
-    folder = root / Manifest.of(source, source.records, SIZE).folder_name
-    return int(np.fromfile(folder / "done.bin", dtype=np.uint8).sum())
+    """Of the flags on disk."""
+    flags = root / Manifest.of(source, source.records, SIZE).folder_name / "done.bin"
+    return int(np.fromfile(flags, dtype=np.uint8).sum()) if flags.exists() else 0
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 60), (60, 36), (25, 60), (59, 60), (1, 60)])
@@ -226,7 +230,8 @@ def test_disk_space_is_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_resume_after_kill(tmp_path: Path) -> None:
-    process, source = start_build(tmp_path, 400), Noise(400)
+    source = Noise(400)
+    process = start_build(tmp_path, 400, lambda _: done_so_far(source, tmp_path))
     process.kill()
     process.communicate()
     done = done_so_far(source, tmp_path)
