@@ -15,6 +15,7 @@ from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.evaluation.sweep import FINISHED, read_runs
 from xray_lightning.metrics.compare import AurocDifferences, compare_aurocs
 from xray_lightning.results import Json
+from xray_lightning.wording import tell
 
 TABLE = "predictions_test.csv"
 
@@ -41,32 +42,7 @@ class Comparison(AurocDifferences):
     @property
     def verdict(self) -> str:
         """One sentence about the mean, one about the labels."""
-        if np.isnan(self.mean.difference):
-            return "undefined: no label has both a positive and a negative test image"
-        if self.identical:
-            return "identical: A and B give every image the same scores; nothing is compared"
-        clear = [label for label, row in self.labels.items() if row.corrected < 0.05]
-        untested = [label for label in self.labels if label not in self.tested]
-        none = "none" if self.tested else "no label could be tested"
-        text = f"{self._verdict_of_mean()}. Labels that differ after correction: "
-        text += ", ".join(clear) or none
-        return text + (f" (untested: {', '.join(untested)})" if untested and self.tested else "")
-
-    def _verdict_of_mean(self) -> str:
-        mean = self.mean
-        shown = f"mean AUROC {mean.first:.4f} against {mean.second:.4f}, difference "
-        shown += f"{mean.difference:+.4f}"
-        if mean.interval is None:
-            reason = "no two draws differ, or too few patients have a positive image"
-            return f"untested ({shown}): {reason}"
-        shown += ", 95 % {:+.4f} to {:+.4f}".format(*mean.interval)
-        if mean.distinguishable:
-            better = "A is better than B" if mean.difference > 0 else "B is better than A"
-            return f"{better} ({shown})"
-        return (
-            f"indistinguishable ({shown}); this test set would show a true difference of "
-            f"{mean.detectable:.4f} or more in 80 % of cases"
-        )
+        return tell(__package__, "comparison", self)[0]
 
     def to_json(self) -> Json:
         """Plain values of compare.json."""

@@ -24,6 +24,7 @@ from xray_lightning.evaluation.transfer import (
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.records import patients_known, target_matrix
 from xray_lightning.results import Result
+from xray_lightning.wording import tell
 
 
 @dataclass(frozen=True)
@@ -48,29 +49,12 @@ class Transfer(Result):
     @property
     def overlap(self) -> str:
         """What became of patients the model learned from."""
-        if not self.recognised:
-            return "whether it learned from these patients could not be known"
-        by = {"patients": "by their ids", "pixels": "by the pixels of their images"}
-        if not self.left_out:
-            return f"it learned from none of these patients ({by[self.recognised]})"
-        count, how = self.patients_left_out, by[self.recognised]
-        whose = "" if count is None else f"of {count:,} patients "
-        return f"{self.left_out:,} images {whose}it learned from are left out ({how})"
+        return tell(__package__, "overlap", self)[0]
 
     @property
     def verdict(self) -> str:
         """One sentence about the mean."""
-        mean = self.mean
-        if np.isnan(mean.auroc.value):
-            return "no label has enough patients with and without it"
-        text = f"mean AUROC {mean.auroc.value:.3f} of {mean.note}"
-        if np.isnan(mean.difference.low):
-            return f"{text}; no difference from the internal test"
-        ends = f"{mean.difference.low:+.3f} to {mean.difference.high:+.3f}"
-        text += f", {mean.difference.value:+.3f} against the internal test (95 % {ends}): "
-        if mean.difference.high < 0:
-            return f"{text}lower here"
-        return text + ("higher here" if mean.difference.low > 0 else "not told apart")
+        return tell(__package__, "transfer", self.mean)[0]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from xray_lightning.metrics.compare import Difference, compare_truths
 from xray_lightning.metrics.delong import holm
 from xray_lightning.metrics.intervals import Floats
 from xray_lightning.results import Result
+from xray_lightning.wording import tell
 from xray_lightning.writing import Json
 
 FINDINGS = {  # finding -> labels of a network whose largest score is that of the finding
@@ -39,24 +40,7 @@ class TruthRow(Result):
     @property
     def sentence(self) -> str:
         """What the difference says, and what it does not."""
-        row, name = self.auroc, f"{self.finding} by {self.readers}"
-        if np.isnan(row.difference):
-            return f"{name}: undefined, for a truth here has no positive or no negative image"
-        if row.interval is None:
-            return f"{name}: untested, for no two draws of patients differ"
-        shown = f"{row.difference:+.3f}, 95 % {{:+.3f}} to {{:+.3f}}".format(*row.interval)
-        both = f"AUROC {row.first:.3f} against the readers, {row.second:.3f} against the miner"
-        if row.distinguishable and row.difference > 0:
-            return f"{name}: {both} ({shown}): here it agrees better with the readers"
-        if row.distinguishable:
-            return (
-                f"{name}: {both} ({shown}): here it agrees better with the text miner, and by so "
-                "much the score is agreement with it"
-            )
-        return (
-            f"{name}: {both} ({shown}): no difference can be told; these images would show a true "
-            f"one of {row.detectable:.3f} or more in 80 % of cases"
-        )
+        return tell(__package__, "truths", self.finding, self.readers, self.auroc)[0]
 
 
 @dataclass(frozen=True)

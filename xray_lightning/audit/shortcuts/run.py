@@ -30,9 +30,11 @@ from xray_lightning.metrics.intervals import Estimate, Floats
 from xray_lightning.models.batches import iterate_batches
 from xray_lightning.models.network import XrayNet
 from xray_lightning.results import Result
+from xray_lightning.wording import tell
 
 Maps = Callable[[XrayNet, Tensor, str], Any]  # images (n, 1, H, W), a label -> (n, h, w)
 
+WORDS = "xray_lightning.audit"  # whose sentences
 CAUGHT, NOT_CAUGHT = "caught", "not caught"
 OF_LABEL = {FLAGGED: CAUGHT, UNDECIDED: UNDECIDED, CLEAR: NOT_CAUGHT}
 
@@ -136,41 +138,18 @@ def decide(
 ) -> tuple[str, str]:
     """Verdict of a label by the rule of :func:`examine`, and the reason in a sentence."""
     verdict = max((drop.verdict for drop in drops.values()), key=RISING.index)
-    decisive = {name: drop for name, drop in drops.items() if drop.verdict == verdict}
-    if verdict == CLEAR:
-        most = max(drop.auroc.region.value for drop in drops.values())
-        reason = f"covering any of the regions takes at most {max(most, 0):.3f} of its AUROC"
-    else:
-        costs = {name: drop.logit.region.value for name, drop in decisive.items()}
-        worst = max(costs, key=costs.__getitem__) if verdict == FLAGGED else next(iter(costs))
-        reason = _tell_cost(worst, drops[worst], auroc)
-    if dense := [name for name, region in energy.items() if region.verdict == FLAGGED]:
-        reason += f"; its maps are denser than in the body in: {', '.join(dense)}"
-    return OF_LABEL[verdict], f"{reason}."
+    worst, *more = (name for name, drop in drops.items() if drop.verdict == verdict)
+    if verdict != UNDECIDED:
+        kind = "auroc" if verdict == CLEAR else "logit"
+        worst = max([worst, *more], key=lambda name: getattr(drops[name], kind).region.value)
+    dense = [name for name, region in energy.items() if region.verdict == FLAGGED]
+    about = worst, drops[worst], auroc, verdict == CLEAR, dense
+    return OF_LABEL[verdict], tell(WORDS, "shortcut", *about)[0]
 
 
 def write_gist(shortcuts: Shortcuts) -> str:
     """Which labels were caught, and how many not, in a line."""
-    verdicts = [label.verdict for label in shortcuts.labels.values()]
-    caught = [name for name, label in shortcuts.labels.items() if label.verdict == CAUGHT]
-    return (
-        f"caught: {', '.join(caught) or 'none'}; not caught: {verdicts.count(NOT_CAUGHT)}; "
-        f"undecided: {verdicts.count(UNDECIDED)}"
-    )
-
-
-def _tell_cost(region: str, drop: ScoreDrop, auroc: float) -> str:
-    if np.isnan(drop.auroc.region.interval[0]):
-        return "no interval: too few positives or negatives"
-    by_auroc, by_logit = (
-        f"{metric.region.value:.3f} ({metric.region.interval[0]:.3f} to "
-        f"{metric.region.interval[1]:.3f}; as much of the body: {metric.control.value:.3f})"
-        for metric in (drop.auroc, drop.logit)
-    )
-    return (
-        f"covering the {region} takes {by_auroc} of its AUROC of {auroc:.3f}, and brings positives "
-        f"and negatives closer by {by_logit} standard deviations"
-    )
+    return tell(WORDS, "caught", shortcuts.labels)[0]
 
 
 def _estimate_floor(scores: Floats, targets: Floats, bootstrap: PatientBootstrap) -> Estimate:
