@@ -74,9 +74,9 @@ def test_scores_are_those_of_the_run(run: Path, checkpoint: Path, images: Path) 
     """Loader, file and array: the same scores, through the commands."""
     predict(checkpoint, images, "--out", run / "new", "batch_size=4", "device=cpu")
     table = rows(run / "new/predictions.csv")
-    assert table[0][:5] == ["file", "study", "score_Mass", "probability_Mass", "call_Mass"]
+    assert table[0][:6] == ["file", "study", "gate", "score_Mass", "probability_Mass", "call_Mass"]
     assert [row[0] for row in table[1:]] == sorted(str(path) for path in images.iterdir())
-    scores = {Path(row[0]).name: np.array(row[2::3], np.float32) for row in table[1:]}
+    scores = {Path(row[0]).name: np.array(row[3::3], np.float32) for row in table[1:]}
     wanted = read_predictions(run / "predictions_test.csv")
     assert len(set(wanted.scores[:, 0])) == len(wanted.image_ids) > 5
     found = [scores[name] for name in wanted.image_ids]

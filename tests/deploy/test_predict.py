@@ -27,7 +27,7 @@ from xray_lightning.records import Record
 LABELS = ("Mass", "Nodule")
 READING = Interpretation(LABELS)
 KINDS = ("score", "probability", "call")
-HEADER = ["file", "study", *(f"{kind}_{label}" for label in LABELS for kind in KINDS)]
+HEADER = ["file", "study", "gate", *(f"{kind}_{label}" for label in LABELS for kind in KINDS)]
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +78,10 @@ def test_scores_are_the_classifiers(classifier: Classifier, images: Path, tmp_pa
     assert told == [(number, 40) for number in range(41)]
     table = rows(done.table)
     named = (f"{kind}_{label}" for label in classifier.labels for kind in KINDS)
-    assert table[0] == ["file", "study", *named]
+    assert table[0] == ["file", "study", "gate", *named]
     paths = sorted(images.iterdir())
     assert [row[0] for row in table[1:]] == [str(path) for path in paths]
-    written = np.array([row[2::3] for row in table[1:]], np.float32)
+    written = np.array([row[3::3] for row in table[1:]], np.float32)
     np.testing.assert_array_equal(written, classifier(paths, batch_size=7).scores)
     assert PredictedFiles.from_json(json.loads(json.dumps(done.to_json()))) == done
 
@@ -142,7 +142,7 @@ def test_what_changed_is_scored_again(classifier: Classifier, images: Path, scan
     assert [len(rows(table)), *sorted(after)] == [4, "a.png", "b.png", "c.png"]
     assert (after["b.png"], after["c.png"]) == (before["b.png"], before["c.png"])
     wanted = classifier(images / "07.png").scores[0]
-    np.testing.assert_allclose([float(score) for score in after["a.png"][2::3]], wanted, atol=2e-6)
+    np.testing.assert_allclose([float(score) for score in after["a.png"][3::3]], wanted, atol=2e-6)
     (scans / "a.png").write_bytes(b"")  # not an image any more: its row goes
     assert counts(predict_files(classifier, [scans], out)) == (0, 2, 1, 1)
     assert sorted(names(table)) == ["b.png", "c.png"]
@@ -304,7 +304,7 @@ def test_scores_survive_the_table(tmp_path: Path) -> None:
     with ScoreTable(tmp_path, READING) as table:
         for number, pair in enumerate(values):
             table.add(FileScores(Path(f"{number}.png"), pair))
-    found = np.array([row[2::3] for row in rows(tmp_path / "predictions.csv")[1:]], np.float32)
+    found = np.array([row[3::3] for row in rows(tmp_path / "predictions.csv")[1:]], np.float32)
     np.testing.assert_array_equal(found, values)
 
 
@@ -313,13 +313,13 @@ def test_scores_survive_the_table(tmp_path: Path) -> None:
     [
         ("file,score_Mass,score_Nodule\n/a,1,1\n", 1),  # of an earlier version
         (",".join(reversed(HEADER)), 1),
-        (",".join(HEADER) + "\n/a,s,1\n/b,s,1,,,1,,\n", 2),
-        (",".join(HEADER) + "\n/a,s,1,,,1,,,1\n", 2),
+        (",".join(HEADER) + "\n/a,s,,1\n/b,s,,1,,,1,,\n", 2),
+        (",".join(HEADER) + "\n/a,s,,1,,,1,,,1\n", 2),
     ],
 )
 def test_a_table_of_another_maker(text: str, row: int, tmp_path: Path) -> None:
     (tmp_path / "predictions.csv").write_text(text.rstrip("\n") + "\n")
-    with pytest.raises(TableError, match=rf"row {row}: expected the columns file, study, score_M"):
+    with pytest.raises(TableError, match=rf"row {row}: expected the columns file, study, gate"):
         ScoreTable(tmp_path, READING)
     assert (tmp_path / "predictions.csv").read_text() == text.rstrip("\n") + "\n"
 
@@ -376,7 +376,7 @@ def test_studies_and_forms(classifier, write_dicom, images, tmp_path) -> None:
     assert {Path(row["file"]).name: row["study"] for row in images_told} == studies
     assert images_told[0]["call_Mass"] is None
     score = np.float32(images_told[1]["score_Mass"])
-    assert score == np.float32(rows(done.table)[2][2])
+    assert score == np.float32(rows(done.table)[2][3])
 
 
 @pytest.mark.parametrize(
@@ -396,6 +396,6 @@ def test_failures_are_on_disk_at_once(tmp_path: Path) -> None:
         assert rows(tmp_path / "failed.csv")[1:] == [["/a.png", "no"], ["/b.png", "no"]]
         table.add(scores_of("/a.png", 0, 1))
         header, row = rows(tmp_path / "predictions.csv")
-        assert (header, row[0], row[2:]) == (HEADER, "/a.png", ["0", "", "", "1", "", ""])
+        assert (header, row[0], row[2:]) == (HEADER, "/a.png", ["", "0", "", "", "1", "", ""])
     assert rows(tmp_path / "failed.csv") == [["file", "reason"], ["/b.png", "no"]]
     assert ScoreTable(tmp_path, READING).failures == {"/b.png": "no"}

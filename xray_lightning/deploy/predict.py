@@ -3,6 +3,7 @@
 import csv
 import os
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b, file_digest
@@ -38,7 +39,7 @@ from xray_lightning.writing import (
 )
 
 PACKAGES = ("xray_lightning", "torch", "timm", "opencv-python-headless", "pydicom", "numpy")
-FAILED = ("file", "reason")
+FIXED, FAILED = ("file", "study", "gate"), ("file", "reason")
 FORMATS = ("csv", "json", "parquet")
 
 
@@ -57,6 +58,9 @@ class PredictedFiles(Result):
     studies: int = 0  # of the images asked for that have scores
     called: dict[str, int] = field(default_factory=dict)  # label with a point -> images called
     priors: Pairs = field(default_factory=dict)  # label -> prevalence corrected from, and to
+    # kind of remark of the gate -> images; None: the checkpoint has no gate, and nothing is known
+    remarks: dict[str, int] | None = None
+    remarked: int = 0  # images with any
 
     @property
     def table(self) -> Path:
@@ -79,7 +83,8 @@ def predict_files(
 
     Each row is on disk at once. Called again, after a kill too, it scores what is not done yet:
     new files, files that changed since, and those that could not be read. predictions.csv holds
-    ``file``, ``study`` and of each label ``score_``, ``probability_`` (empty without a calibration)
+    ``file``, ``study``, ``gate`` (reasons; empty: none, or no gate, as model.json says) and of each
+    label ``score_``, ``probability_`` (empty without a calibration)
     and ``call_`` (1 or 0, empty without an operating point); model.json what decided them;
     failed.csv ``file`` and ``reason``; skipped.csv what is not an image in the folders. DICOM files
     of one StudyInstanceUID share their ``study``, a digest with a key of the folder.
@@ -109,13 +114,13 @@ def predict_files(
                 table.add(scores)
                 notes.append(scores.notes)
                 report(number, len(files))
-        table.interpret(asked.at_prior(table.scores, [study for study, _ in table.rows.values()]))
+        table.interpret(asked.at_prior(table.scores, [study for study, *_ in table.rows.values()]))
         write_json({**identity, **table.interpretation.to_json()}, folder / "model.json")
         table.write_as(form)
     failures = {str(p): table.failures[str(p)] for p in files if str(p) in table.failures}
     scored, kept = len(files) - len(failures), len(images.images) - len(files)
     others = [str(path) for path in images.skipped], [str(path) for path in images.links]
-    more = table.summarise(map(str, images.images))
+    more = table.summarise(map(str, images.images)) | ({} if classifier.gate else {"remarks": None})
     return PredictedFiles(
         str(folder), scored, kept, table.changed, failures, *others, notes=tally(notes), **more
     )
@@ -133,15 +138,15 @@ class ScoreTable:
     ) -> None:
         self.path, self._failed = folder / "predictions.csv", folder / "failed.csv"
         self.interpretation, self._key = interpretation, _read_key(folder / ".study.key")
-        self._header = ["file", "study", *(kind + label for label in interpretation.labels
+        self._header = [*FIXED, *(kind + label for label in interpretation.labels
                                            for kind in (SCORE, PROBABILITY, CALL))]  # fmt: skip
         self._journal, self._stamps = Journal(folder / ".predict.done"), stamps or {}
         then, before = self._journal.stamps, _read_repaired(self.path, self._header)
         kept = [row for row in before if row[0] not in self._stamps
                 or then.get(row[0]) == self._stamps[row[0]] != ""]  # fmt: skip
         self.changed = len(before) - len(kept)
-        # file -> its study, and its scores (L,)
-        self.rows = {row[0]: (row[1], np.array(row[2::3], np.float32)) for row in kept}
+        # file -> its study, its scores (L,) and the gate's reasons
+        self.rows = {row[0]: (row[1], np.array(row[3::3], np.float32), row[2]) for row in kept}
         if before != [*map(self._write_row, self.rows)]:
             self._write()
         earlier = _read_repaired(self._failed, FAILED)
@@ -151,7 +156,7 @@ class ScoreTable:
     def scores(self) -> Scores:
         """Of all rows, (N, L)."""
         empty = np.empty((0, len(self.interpretation.labels)), np.float32)
-        return np.concatenate([empty, *(scores[None] for _, scores in self.rows.values())])
+        return np.concatenate([empty, *(scores[None] for _, scores, _ in self.rows.values())])
 
     def __enter__(self) -> "ScoreTable":
         self._file = _open_table(self.path, self._header)
@@ -177,7 +182,8 @@ class ScoreTable:
         self.failures.pop(name, None)
         told = os.fsencode(scores.study or name)
         study = blake2b(told, key=self._key, digest_size=6).hexdigest()
-        self.rows[name] = study, scores.scores
+        reasons = scores.gate.reasons if scores.gate else ()
+        self.rows[name] = study, scores.scores, "; ".join(reasons)
         if name in self._stamps:  # before the row: what has a row has a stamp
             self._journal.add(name, self._stamps[name])
         _append(self._file, self._write_row(name))
@@ -189,13 +195,16 @@ class ScoreTable:
             self._write()
 
     def summarise(self, names: Iterable[str]) -> Json:
-        """How many studies some files are of, and how many of these files are called."""
+        """How many studies some files are of; how many of the files are called, remarked on."""
         rows = [self.rows[name] for name in names if name in self.rows]
-        calls = self.interpretation.calls(np.array([scores for _, scores in rows] or self.scores))
+        calls = self.interpretation.calls(np.array([row[1] for row in rows] or self.scores))
         counts = zip(self.interpretation.labels, calls.sum(axis=0).tolist(), strict=True)
         called = {label: int(count) for label, count in counts if count == count}  # not NaN
-        studies, priors = len({study for study, _ in rows}), self.interpretation.priors
-        return {"studies": studies, "called": called, "priors": priors}
+        studies, priors = len({study for study, *_ in rows}), self.interpretation.priors
+        gate = [{one.partition(":")[0] for one in row[2].split("; ")} for row in rows if row[2]]
+        remarks = dict(Counter(kind for kinds in gate for kind in kinds).most_common())
+        told = {"remarks": remarks, "remarked": len(gate)}
+        return {"studies": studies, "called": called, "priors": priors, **told}
 
     def write_as(self, form: str) -> None:
         """The table beside itself as JSON (a list of rows) or Parquet; empty cells are null."""
@@ -205,7 +214,7 @@ class ScoreTable:
 
         path = self.path.with_suffix(f".{form}")
         frame = DataFrame([*map(self._write_row, self.rows)], columns=self._header)
-        frame = frame.set_index(self._header[:2]).apply(to_numeric).reset_index()
+        frame = frame.set_index([*FIXED]).apply(to_numeric).reset_index()
         if form == "json":
             write_json({"images": to_plain(frame.to_dict("records"))}, path)
             return
@@ -220,7 +229,7 @@ class ScoreTable:
         write_table(self.path, [self._header, *map(self._write_row, self.rows)])
 
     def _write_row(self, name: str) -> list[str]:
-        study, scores = self.rows[name]
+        study, scores, gate = self.rows[name]
         columns = (
             scores,
             *(
@@ -232,7 +241,7 @@ class ScoreTable:
             (f"{score:.9g}", _cell(probability, ".6g"), _cell(call, ".0f"))  # exact float32
             for score, probability, call in zip(*columns, strict=True)
         )
-        return [name, study, *(cell for three in cells for cell in three)]
+        return [name, study, gate, *(cell for three in cells for cell in three)]
 
 
 def _cell(value: float, form: str) -> str:
@@ -299,6 +308,7 @@ def _identity(classifier: Classifier) -> Json:
         raise ConfigError("predict_files needs a classifier of a checkpoint: load_classifier(PATH)")
     with classifier.checkpoint.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
+    gate = classifier.gate.to_json() if classifier.gate else None
     return {
         "checkpoint": digest,
         "checkpoint_file": str(classifier.checkpoint),
@@ -307,6 +317,7 @@ def _identity(classifier: Classifier) -> Json:
         "split": classifier.split,
         "preprocessing": {**classifier.preprocessing, "shape": RULE, "reader": READER_VERSION},
         "tta": classifier.tta,
+        "gate": gate,  # None: there is none, and an empty cell says nothing
         "versions": {name: version(name) for name in PACKAGES},
     }
 

@@ -6,7 +6,7 @@ to the training films (Lee 2018, eq. 2, without classes; FRODO, Calli 2019), the
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -63,6 +63,10 @@ class Gate:
         own = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return own | {"kinds": list(self.kinds), "views": list(self.views)}
 
+    def to_json(self) -> Json:
+        """Without its tensors."""
+        return {key: entry for key, entry in self.to_plain().items() if not torch.is_tensor(entry)}
+
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:
         """The gate of such an entry; CheckpointError if that is none."""
@@ -72,8 +76,12 @@ class Gate:
         tensors = gate.centre, gate.axes, gate.weights, gate.bias
         if not all(isinstance(entry, Tensor) and entry.isfinite().all() for entry in tensors):
             raise CheckpointError("its gate has values that are missing, NaN or infinite")
+        numbers = gate.limit, gate.log_odds, gate.false_alarms, gate.youngest or 0.0
+        if not all(type(number) in (int, float) and np.isfinite(number) for number in numbers):
+            raise CheckpointError(f"its gate has a limit, rate or age that is none: {numbers}")
         axes, weights = gate.axes.shape, gate.weights.shape
-        if axes != (*gate.centre.shape, *weights[:1]) or weights[1:] != (len(gate.kinds),):
+        kinds = (len(gate.kinds),)
+        if axes != (*gate.centre.shape, *weights[:1]) or {weights[1:], gate.bias.shape} != {kinds}:
             raise CheckpointError(f"its gate has axes {axes} and weights {weights} that do not fit")
         return gate
 
@@ -143,7 +151,7 @@ def fit_gate(
     )  # fmt: skip
     distances, odds, _ = free.judge(torch.from_numpy(np.float32(measure(validation))))
     limit, log_odds = choose_limits(np.stack([distances, odds], axis=1), false_alarms)
-    return Gate(**{**free.to_plain(), "limit": limit, "log_odds": max(0.0, log_odds)})
+    return replace(free, limit=limit, log_odds=max(0.0, log_odds))
 
 
 def fit_distance(plain: Floats, everything: Floats) -> tuple[Floats, Floats]:

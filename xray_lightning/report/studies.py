@@ -63,7 +63,7 @@ def write_study_pages(
     with lock_folder(folder), single_threaded_opencv():
         pages, overlays = (prepare_folder(folder / name) for name in ("studies", "overlays"))
         table, journal = ScoreTable(folder, Interpretation.from_json(model)), Journal(folder / DONE)
-        for name, (study, _) in table.rows.items():
+        for name, (study, *_) in table.rows.items():
             studies.setdefault(study, []).append(name)
         images = {study: _describe(names, table) for study, names in studies.items()}
         stamps = {
@@ -109,13 +109,13 @@ def _describe(names: Sequence[str], table: ScoreTable) -> list[Json]:
     reading, scores = table.interpretation, np.stack([table.rows[name][1] for name in names])
     known = reading.operating_points.labels if reading.operating_points else {}
     points = [known.get(label) for label in reading.labels]
-    keys, images = ("label", "point", "threshold", "score", "probability", "call"), []
+    keys, images = ("label", "point", "threshold", "score", "probability", "call"), list[Json]()
     for columns in zip(scores, reading.probabilities(scores), reading.calls(scores), strict=True):
         values = reading.labels, points, reading.thresholds, *columns
         rows = [dict(zip(keys, row, strict=True)) for row in zip(*values, strict=True)]
         by = "score" if np.isnan(columns[1]).all() else "probability"
         rows.sort(key=lambda row: (row["call"] != 1, -np.nan_to_num(row[by], nan=-1.0)))
-        images.append({"rows": rows, "maps": []})
+        images.append({"rows": rows, "maps": [], "gate": table.rows[names[len(images)]][2]})
     return images
 
 

@@ -1,0 +1,118 @@
+"""What the gate says: of headers, of colour, of the film; and where it says nothing."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+import torch
+from PIL import Image as Pil
+
+from xray_lightning import GateOpinion, export_checkpoint, load_classifier, predict_files
+from xray_lightning.checkpoint import load_checkpoint, store_gate
+from xray_lightning.deploy.classifier import Classifier
+from xray_lightning.models.gate import Gate, fit_gate
+from xray_lightning.models.network import XrayNet
+from xray_lightning.report.studies import write_study_pages
+
+FILM = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def gate() -> Gate:
+    """Its limits are too high for any film: what remains are header and file."""
+    torch.manual_seed(0)
+    net = XrayNet(("Mass",), "test_resnet", image_size=32).eval()
+    films = torch.rand(20, 1, 32, 32)
+    fitted = fit_gate(net, films, films, youngest=18.0, views=("PA", "LL"))
+    return replace(fitted, limit=1e9, log_odds=700.0)
+
+
+@pytest.fixture
+def gated(gate: Gate, save: Callable[..., Path], net: XrayNet, tmp_path: Path) -> Path:
+    store_gate(path := save(net, tmp_path / "gated.ckpt"), gate)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"Modality": "MR"}, "another modality: Modality MR, not CR, DX or RG"),
+        ({"Modality": "JANE"}, "another modality: Modality unknown, not CR, DX or RG"),
+        ({"ViewPosition": "RLO"}, "not a frontal film: ViewPosition RLO, not one of AP, LL, PA"),
+        ({"BodyPartExamined": "JANE"}, "not the chest: BodyPartExamined names another part"),
+        ({"PatientAge": "007Y"}, "too young: 7 years, the youngest of training 18"),
+        ({"PatientAge": "003M"}, "too young: 0.25 years, the youngest of training 18"),
+        ({"Modality": "DX", "ViewPosition": "PA", "BodyPartExamined": "CHEST"}, None),
+        ({"ViewPosition": "LATERAL", "BodyPartExamined": "TORAX", "PatientAge": "018Y"}, None),
+        ({"Modality": ""}, None),  # unknown is not wrong
+    ],
+)
+def test_headers(told, reason, gated, write_dicom, tmp_path) -> None:
+    classifier = load_classifier(gated, device="cpu")
+    path, wanted = write_dicom(tmp_path / "a.dcm", FILM, **told), (reason,) if reason else ()
+    (streamed,) = classifier.stream([path])
+    findings = classifier([path, pydicom.dcmread(path), FILM])
+    assert [opinion.reasons for opinion in findings.gate] == [wanted, wanted, ()]
+    assert streamed.gate.reasons == wanted
+    assert streamed.gate.kinds == tuple(text.split(":")[0] for text in wanted)
+    assert GateOpinion.from_json(streamed.gate.to_json()) == streamed.gate
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_colour(name, gated, tmp_path) -> None:
+    classifier = load_classifier(gated, device="cpu")
+    grey, tinted = np.repeat(FILM[..., None], 3, axis=2), np.repeat(FILM[..., None], 3, axis=2)
+    tinted[..., 0] //= 2
+    for pixels, reasons in ((grey, 0), (tinted, 1)):
+        cv2.imwrite(str(tmp_path / name), pixels)
+        (streamed,) = classifier.stream([tmp_path / name])
+        opinions = [streamed.gate, *classifier([tmp_path / name, Pil.fromarray(pixels)]).gate]
+        assert [len(opinion.reasons) for opinion in opinions] == [reasons] * 3
+        assert all("1 % of its pixels are coloured" in opinion.reasons[0]
+                   for opinion in opinions if reasons)  # fmt: skip
+
+
+def test_the_film(gate: Gate, net: XrayNet) -> None:
+    """Limits that every film exceeds, with the figures the gate itself gives."""
+    strict = replace(gate, limit=0.5, log_odds=-50.0)
+    classifier = Classifier(net, {"image_size": 32, "clahe": False}, device="cpu", gate=strict)
+    (opinion,) = classifier(FILM).gate
+    looks, unlike = opinion.reasons
+    assert looks.startswith("looks ")
+    assert f"distance {opinion.distance:.1f}, limit 0.5" in unlike
+    assert opinion.probe in strict.kinds
+    plain = Classifier(net, {"image_size": 32, "clahe": False}, device="cpu")
+    assert plain(FILM).gate == (None,)
+    np.testing.assert_array_equal(plain(FILM).scores, classifier(FILM).scores)
+
+
+def test_a_gate_travels(gated: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "model.safetensors"
+    export_checkpoint(gated, bare, "safetensors")
+    kept, moved = load_checkpoint(gated), load_checkpoint(bare)
+    assert moved.gate.to_json() == kept.gate.to_json()
+    assert torch.equal(moved.gate.axes, kept.gate.axes)
+    assert moved.weights_sha256 == kept.weights_sha256
+
+
+def test_folders_and_pages(gated, checkpoint, write_dicom, tmp_path) -> None:
+    """Column, counts and page; and of a checkpoint without a gate nothing is known."""
+    paths = [
+        write_dicom(tmp_path / f"scans/{name}.dcm", FILM, Modality=name) for name in ("CR", "MR")
+    ]
+    done = predict_files(load_classifier(gated, device="cpu"), paths, tmp_path / "out")
+    assert (done.remarks, done.remarked) == ({"another modality": 1}, 1)
+    table = [line.split(",")[:3] for line in done.table.read_text().splitlines()]
+    assert [row[2].strip('"') for row in table] == ["gate", "", "another modality: Modality MR"]
+    write_study_pages(load_classifier(gated, device="cpu"), tmp_path / "out")
+    pages = [path.read_text() for path in (tmp_path / "out/studies").glob("*.html")]
+    assert sum("trained for: another modality: Modality MR" in page for page in pages) == 1
+    again = predict_files(load_classifier(gated, device="cpu"), paths, tmp_path / "out")
+    assert (again.scored, again.remarks) == (0, done.remarks)
+    without = predict_files(load_classifier(checkpoint, device="cpu"), paths, tmp_path / "none")
+    assert (without.remarks, without.remarked) == (None, 0)
+    assert '"gate": null' in (tmp_path / "none/model.json").read_text()
