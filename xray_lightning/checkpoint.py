@@ -5,7 +5,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +23,7 @@ from xray_lightning.formats import upgrade_description, upgrade_settings
 from xray_lightning.models.backbones import fill, require_whole
 from xray_lightning.models.gate import Gate
 from xray_lightning.models.network import XrayNet
-from xray_lightning.writing import Json, entries_of, open_replacing
+from xray_lightning.writing import entries_of, open_replacing
 
 if TYPE_CHECKING:  # Lightning, which new files need not wait for
     from xray_lightning.data.datamodule import XrayDataModule
@@ -211,7 +211,11 @@ def write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
     bare = Description(whole.net, whole.preprocessing, {}, tta, points)
     gate = checkpoint.gate.to_plain() if checkpoint.gate else {}
     weights = {f"{GATE}.{k}": gate.pop(k) for k in [*gate] if isinstance(gate[k], Tensor)}
-    own = {"description": bare.to_plain(), "epoch": checkpoint.epoch, GATE: gate}
+    own = {
+        "description": bare.to_plain(),
+        "epoch": checkpoint.epoch,
+        **({GATE: gate} if gate else {}),
+    }
     tensors = {name: t.contiguous() for name, t in {**checkpoint.state, **weights}.items()}
     with open_replacing(path, "wb") as file:
         file.write(save(tensors, {KEY: json.dumps(own)}))
@@ -227,10 +231,7 @@ def _read(path: Path) -> Any:
         tensors = {f"net.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     start = f"net.{GATE}."
     gate = {name.removeprefix(start): tensors.pop(name) for name in [*tensors] if start in name}
-    if gate:
-        own[GATE] |= gate
-    else:
-        own.pop(GATE, None)
+    own |= {GATE: own[GATE] | gate} if gate else {}
     return {"state_dict": tensors, **({KEY: own.pop("description"), **own} if own else {})}
 
 
@@ -299,20 +300,16 @@ def patients_of(data: "XrayDataModule") -> dict[str, object]:
 
 def store_operating_points(path: Path, points: Mapping[str, Any]) -> None:
     """Write what was fitted on the validation set, plain values, into a checkpoint in one step."""
-    _change(path, lambda raw: raw[KEY].update(operating_points=dict(points)))
+    load_checkpoint(path)
+    raw = torch.load(path, map_location="cpu", weights_only=True)
+    raw[KEY] = {**upgrade_description(raw[KEY]), "operating_points": dict(points)}
+    write_checkpoint(raw, path)
 
 
 def store_gate(path: Path, gate: Gate) -> None:
     """Write a gate, fitted on the same weights, into a checkpoint in one step."""
-    _change(path, lambda raw: raw.update({GATE: gate.to_plain()}))
-
-
-def _change(path: Path, change: Callable[[Json], None]) -> None:
-    load_checkpoint(path)
     raw = torch.load(path, map_location="cpu", weights_only=True)
-    raw[KEY] = upgrade_description(raw[KEY])
-    change(raw)
-    write_checkpoint(raw, path)
+    write_checkpoint({**raw, GATE: gate.to_plain()}, path)
 
 
 def require_labels(description: Description, labels: tuple[str, ...], place: str) -> None:

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Collection, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from xray_lightning.cli.failures import PartialError
 from xray_lightning.cli.request import Facts, Own, present
@@ -12,9 +11,6 @@ from xray_lightning.data.convert import NAMES, PngOptions, convert_folder
 from xray_lightning.data.files import find_images
 from xray_lightning.data.tables import format_count
 from xray_lightning.progress import show_progress
-
-if TYPE_CHECKING:
-    from xray_lightning.deploy.predict import PredictedFiles
 
 CHECKED = 5  # films an export is checked on
 NAMED = 3  # files in the terminal; skipped.csv and failed.csv have them all
@@ -45,7 +41,7 @@ def predict(checkpoint: Path, names: Sequence[str], folder: Path, own: Own, as_j
         f"{format_count(len(done.links), 'link')} to listed images: each scored once": done.links,
         f"skipped {skipped}: not images (skipped.csv has the list)": done.skipped,
         f"{format_count(done.changed, 'file')} changed since scored before": done.changed,
-        tell_gate(done): True,
+        tell_gate(done.remarks, f"{done.remarked:,} of {done.scored + done.kept:,}"): True,
         done.notes: done.notes,
     }
     failures = done.failures
@@ -61,13 +57,12 @@ def predict(checkpoint: Path, names: Sequence[str], folder: Path, own: Own, as_j
     require_whole(failures, len(images.images), folder, "read")
 
 
-def tell_gate(done: "PredictedFiles") -> str:
+def tell_gate(remarks: dict[str, int] | None, counts: str) -> str:
     """How many images the gate remarks on, by kind; or that there is none."""
-    if done.remarks is None:
+    if remarks is None:
         return "the checkpoint has no gate: whether it was trained for such images is not known"
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in done.remarks.items())
-    counts = f"{done.remarked:,} of {done.scored + done.kept:,} images"
-    return f"the gate remarks on {counts}{kinds and ': '}{kinds}"
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in remarks.items())
+    return f"the gate remarks on {counts} images{kinds and ': '}{kinds}"
 
 
 def read_points(own: Own) -> Own:

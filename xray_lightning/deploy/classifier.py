@@ -50,8 +50,7 @@ class FileScores:
     failure: str = ""  # why there are no scores
     notes: tuple[str, ...] = ()  # what its reader decided by a fall-back, without values
     study: str = field(default="", repr=False)  # StudyInstanceUID of DICOM: it tells who it is
-    # None: no readable image, or the checkpoint has no gate, and nothing is known
-    gate: GateOpinion | None = None
+    gate: GateOpinion | None = None  # None: no gate, or no readable image; nothing is known
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +61,7 @@ class Findings:
     interpretation: Interpretation  # operating points and prior behind the other two
     squares: Pixels = field(repr=False)  # (N, S, S), what the network saw
     classifier: "Classifier" = field(repr=False)
-    # whether each image is such as the network was trained on, N opinions; an array has no header,
-    # so only the film itself is judged. None: the checkpoint has no gate, and nothing is known
+    # N opinions, of an array on the film alone; None: the checkpoint has no gate, nothing is known
     gate: tuple[GateOpinion | None, ...] = ()
 
     @property

@@ -203,8 +203,8 @@ class ScoreTable:
         studies, priors = len({study for study, *_ in rows}), self.interpretation.priors
         gate = [{one.partition(":")[0] for one in row[2].split("; ")} for row in rows if row[2]]
         remarks = dict(Counter(kind for kinds in gate for kind in kinds).most_common())
-        told = {"remarks": remarks, "remarked": len(gate)}
-        return {"studies": studies, "called": called, "priors": priors, **told}
+        more = {"priors": priors, "remarks": remarks, "remarked": len(gate)}
+        return {"studies": studies, "called": called, **more}
 
     def write_as(self, form: str) -> None:
         """The table beside itself as JSON (a list of rows) or Parquet; empty cells are null."""

@@ -25,7 +25,6 @@ Floats = npt.NDArray[np.floating]
 GRID = 3  # places along a side: the heart's side tells a mirrored film
 AXES = 128  # principal axes kept; a covariance of all features would be larger than the network
 LEAST = 16  # training films; below, there is nothing to fit
-PENALTY = 0.01  # C of the logistic model, on whitened features
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +85,6 @@ class Gate:
         return gate
 
 
-def middle_layer(net: XrayNet) -> str:
-    """The module halfway through the backbone; ConfigError where timm does not list its stages."""
-    stages = list(getattr(net.backbone, "feature_info", ()))
-    if not stages:
-        raise ConfigError(f"{net.config['backbone']}: timm lists no stages of it (feature_info)")
-    return f"backbone.{stages[len(stages) // 2]['module']}"
-
-
 def run_watched(net: XrayNet, layer: str, images: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (B, L) of images, and features (B, F): means of a layer's channels at 3 x 3 places."""
     with record_outputs({layer: net.get_submodule(layer)}) as outputs:
@@ -109,26 +100,28 @@ def fit_gate(
     *,
     false_alarms: float = 0.05,  # share of films as they are that may be remarked on
     seed: int = 0,  # which training film is changed in which way
-    youngest: float | None = None,  # see :class:`Gate`
+    youngest: float | None = None,  # and views: see :class:`Gate`
     views: tuple[str, ...] = (),
 ) -> Gate:
     """Fit distance and probes on training films, and their limits on validation films.
 
-    Every training film is taken as it is, mirrored, and changed in one of the other ways. Both
-    limits are exceeded by equally many validation films, and together by at most
-    ``false_alarms * (M + 1)``, so that of further such films no larger share is expected (Vovk
-    2005); with M below ``1 / false_alarms`` none is, and the share may be larger: ``1 / (M + 1)``
-    for each.
+    Every training film is taken as it is, mirrored, and changed in one of the other ways. Either
+    limit is exceeded by at most ``false_alarms * (M + 1)`` validation films, so that of further
+    ones no larger share is expected (Vovk 2005); with M below ``1 / false_alarms`` it may be.
 
     Raises:
         ConfigError: a share outside (0, 1), too few films, or a backbone without listed stages.
     """
-    if not 0 < false_alarms < 1:
-        raise ConfigError(f"gate: false_alarms must lie between 0 and 1, got {false_alarms}")
+    require_share(false_alarms)
     if len(train) < LEAST or not len(validation):
         counts = f"{len(train)} training and {len(validation)} validation films"
         raise ConfigError(f"a gate needs at least {LEAST} training films and 1 other, got {counts}")
-    layer = middle_layer(net)
+    from sklearn.linear_model import LogisticRegression  # 1 s that only a fit needs
+
+    stages = list(getattr(net.backbone, "feature_info", ()))
+    if not stages:
+        raise ConfigError(f"{net.config['backbone']}: timm lists no stages of it (feature_info)")
+    layer = f"backbone.{stages[len(stages) // 2]['module']}"
 
     def measure(images: Tensor) -> Floats:
         pooled = run_batches(net, images, lambda batch: run_watched(net, layer, batch)[1])
@@ -143,8 +136,10 @@ def fit_gate(
     ]
     kinds = np.repeat(np.arange(len(sets)), [len(features) for features in sets])
     centre, axes = fit_distance(sets[0], np.concatenate(sets))
-    weights, bias = fit_probe((np.concatenate(sets) - centre) @ axes, kinds)
-    tensors = [torch.from_numpy(np.float32(array)) for array in (centre, axes, weights, bias)]
+    probe = LogisticRegression(C=0.01, max_iter=1000, class_weight="balanced")
+    probe.fit((np.concatenate(sets) - centre) @ axes, kinds)
+    arrays = centre, axes, probe.coef_.T, probe.intercept_
+    tensors = [torch.from_numpy(np.float32(array)) for array in arrays]
     free = Gate(
         layer, ("as it is", *names), tensors[0], tensors[1], tensors[2], tensors[3], np.inf, np.inf,
         false_alarms, len(train), len(validation), youngest, views,
@@ -156,25 +151,20 @@ def fit_gate(
 
 def fit_distance(plain: Floats, everything: Floats) -> tuple[Floats, Floats]:
     """Centre (F,) and whitening axes (F, K) of features (N, F); the axes are those of (P, F)."""
-    from sklearn.covariance import LedoitWolf  # 1 s that only a fit needs
+    from sklearn.covariance import LedoitWolf
     from sklearn.decomposition import PCA
 
     deviation = plain.std(axis=0)
     scale = 1 / np.where(deviation > 0, deviation, 1)
-    count = min(AXES, *everything.shape)
-    kept = PCA(count, svd_solver="randomized", random_state=0).fit(everything * scale).components_
-    shrunk = LedoitWolf().fit(plain * scale @ kept.T)
-    centre = plain.mean(axis=0)
-    return centre, scale[:, None] * kept.T @ np.linalg.cholesky(shrunk.precision_)
+    principal = PCA(min(AXES, *everything.shape), svd_solver="randomized", random_state=0)
+    kept = scale[:, None] * principal.fit(everything * scale).components_.T
+    return plain.mean(axis=0), kept @ np.linalg.cholesky(LedoitWolf().fit(plain @ kept).precision_)
 
 
-def fit_probe(features: Floats, kinds: npt.NDArray[np.intp]) -> tuple[Floats, Floats]:
-    """Weights (K, C) and bias (C,) of a multinomial logistic model, the C kinds weighed alike."""
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=PENALTY, max_iter=1000, class_weight="balanced")
-    model.fit(features, kinds)
-    return model.coef_.T, model.intercept_
+def require_share(false_alarms: float) -> None:
+    """Refuse none at all, and all."""
+    if not 0 < false_alarms < 1:
+        raise ConfigError(f"gate: false_alarms must lie between 0 and 1, got {false_alarms}")
 
 
 def choose_limits(values: Floats, rate: float) -> list[float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from xray_lightning.checkpoint import load_checkpoint, store_gate
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError, require_integer
-from xray_lightning.models.gate import Gate, fit_gate
+from xray_lightning.models.gate import Gate, fit_gate, require_share
 from xray_lightning.models.network import XrayNet
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import Json
@@ -24,23 +24,15 @@ LOG = logging.getLogger(__name__)
 class FitGate(pl.Callback):
     """Stores a gate in the best and the last checkpoint, each of its own weights, at the end.
 
-    The gate says of a new film whether it is such as the network was trained on, see
-    :func:`~xray_lightning.models.gate.fit_gate`. It changes neither weights nor random state. Where
-    there can be none (another class of network, hardly any films) the log says why.
-
-    Args:
-        false_alarms: share of the validation films that may be remarked on, by all checks together.
-        films: most films of training, and of validation, that it is fitted on.
-        seed: which films, and what is done to them.
-
-    Raises:
-        ConfigError: a share outside (0, 1), or ``films`` is not a whole number of at least 16.
+    See :func:`~xray_lightning.models.gate.fit_gate`: ``false_alarms``, and ``seed``; it is fitted
+    on at most ``films`` of training and of validation. Weights and random state stay. Where there
+    can be none (another class of network, hardly any films) the log says why. ConfigError: a share
+    outside (0, 1), or ``films`` is not a whole number of at least 16.
     """
 
     def __init__(self, false_alarms: float = 0.05, films: int = 512, seed: int = 0) -> None:
         require_integer("gate: films", films, 16)
-        if not 0 < false_alarms < 1:
-            raise ConfigError(f"gate: false_alarms must be between 0 and 1, got {false_alarms}")
+        require_share(false_alarms)
         self.false_alarms, self.films, self.seed = false_alarms, films, seed
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -59,9 +51,8 @@ class FitGate(pl.Callback):
         net = cast(XrayTask, task).net
         if not isinstance(net, XrayNet) or not isinstance(data, XrayDataModule):
             raise ConfigError(f"{type(net).__name__} is no XrayNet, or its data no XrayDataModule")
-        records, gates, generator = (
-            data.subset_records("train"), dict[str, Gate](), np.random.default_rng(self.seed)
-        )  # fmt: skip
+        records, gates = data.subset_records("train"), dict[str, Gate]()
+        generator = np.random.default_rng(self.seed)
         films = [draw_films(data, subset, self.films, generator) for subset in ("train", "val")]
         youngest = min((r.age for r in records if r.age == r.age), default=None)
         views = tuple(sorted({record.view for record in records} - {""}))
@@ -74,10 +65,8 @@ class FitGate(pl.Callback):
             store_gate(path, gates[key])
 
 
-def draw_films(
-    data: XrayDataModule, subset: str, most: int, generator: np.random.Generator
-) -> Tensor:
+def draw_films(data: XrayDataModule, subset: str, most: int, rng: np.random.Generator) -> Tensor:
     """At most so many films of a subset, unaugmented, (N, 1, S, S)."""
     dataset = data.dataset(subset)
-    rows = generator.permutation(len(dataset))[:most].tolist()
+    rows = rng.permutation(len(dataset))[:most].tolist()
     return torch.stack([dataset[row]["image"] for row in rows])
