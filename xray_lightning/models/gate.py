@@ -127,13 +127,7 @@ def fit_gate(
         pooled = run_batches(net, images, lambda batch: run_watched(net, layer, batch)[1])
         return pooled.double().numpy()
 
-    generator, names = np.random.default_rng(seed), [*CHANGES]
-    turns = generator.permutation(len(train)) % (len(names) - 1) + 1
-    sets = [measure(train), measure(train.flip(3))]
-    sets += [
-        measure(torch.stack([CHANGES[name](film, generator) for film in train[turns == number]]))
-        for number, name in enumerate(names[1:], 1)
-    ]
+    names, sets = [*CHANGES], [measure(films) for films in change_films(train, seed)]
     kinds = np.repeat(np.arange(len(sets)), [len(features) for features in sets])
     centre, axes = fit_distance(sets[0], np.concatenate(sets))
     probe = LogisticRegression(C=0.01, max_iter=1000, class_weight="balanced")
@@ -147,6 +141,17 @@ def fit_gate(
     distances, odds, _ = free.judge(torch.from_numpy(np.float32(measure(validation))))
     limit, log_odds = choose_limits(np.stack([distances, odds], axis=1), false_alarms)
     return replace(free, limit=limit, log_odds=max(0.0, log_odds))
+
+
+def change_films(films: Tensor, seed: int) -> list[Tensor]:
+    """Films (N, 1, S, S) as they are, all mirrored, and each in one of the other ways, by kind."""
+    rng, names = np.random.default_rng(seed), [*CHANGES][1:]
+    turns = rng.permutation(len(films)) % len(names)
+    changed = [
+        torch.stack([CHANGES[name](film, rng) for film in films[turns == number]])
+        for number, name in enumerate(names)
+    ]
+    return [films, films.flip(3), *changed]
 
 
 def fit_distance(plain: Floats, everything: Floats) -> tuple[Floats, Floats]:
