@@ -38,12 +38,9 @@ def upgrade_settings(settings: Any) -> Any:
 
 
 def upgrade_description(entries: Any) -> dict[str, Any]:
-    """What a checkpoint of format 1 says about itself, as format 2 does.
-
-    It called the operating points "validation" (at first it had none) and a split's subsets
-    "parts". Entries of another format, and damaged ones, come back as they are; what is not a
-    mapping as an empty one. The settings are upgraded apart, once they are known to be plain.
-    """
+    """What a checkpoint of format 1 says about itself, as format 2; other entries as they are."""
+    # it called the operating points "validation" (at first it had none), a split's subsets "parts";
+    # the settings are upgraded apart, once they are known to be plain
     if not isinstance(entries, dict) or entries.get("format") != 1:
         return dict(entries) if isinstance(entries, dict) else {}
     plain = {**entries, "format": 2, "operating_points": entries.get("validation", {})}

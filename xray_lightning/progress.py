@@ -29,10 +29,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def show_progress(text: str, *, shown: bool = True, unit: str = "") -> Iterator[Report]:
-    """A bar, moved by calling what this gives with the number done and the number in all.
-
-    With a ``unit`` such as "images" it says how many of them are done in a second.
-    """
+    """A bar, moved by calling what this gives with the number done and in all, in ``unit``."""
     name = TextColumn("{task.description}", markup=False)  # a label is neither format nor markup
     columns = name, BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:

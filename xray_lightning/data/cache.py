@@ -342,10 +342,8 @@ def _decode_row(source: Source, record: Record, cache: ImageCache, row: int) -> 
 
 
 def _set_flags(cache: ImageCache, decoded: list[int]) -> None:
-    """Set the flags of decoded rows, emptying the list, once their pixels reached the disk.
-
-    The threads decode on: ``memmap.flush`` would keep the interpreter's lock, ``fsync`` does not.
-    """
+    """Set the flags of decoded rows, emptying the list, once their pixels reached the disk."""
+    # the threads decode on: memmap.flush would keep the interpreter's lock, fsync does not
     rows = decoded[:]
     for name in ("images", "sizes", "sums", "done"):
         if name == "done":

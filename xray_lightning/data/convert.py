@@ -133,10 +133,8 @@ def convert_folder(
 
 
 def find_dicom(root: Path) -> tuple[list[Path], int]:
-    """DICOM files below a folder, sorted, and the number of other files.
-
-    A file counts by its ending or by the mark at byte 128; links to folders are not followed.
-    """
+    """DICOM files below a folder, sorted, and the number of other files; no links to folders."""
+    # a file counts by its ending or by the mark at byte 128
     below = sorted(walk_files(root, follow=False))
     files = [path for path in below if _looks_like_dicom(path)]
     if not files:
@@ -154,10 +152,7 @@ def _looks_like_dicom(path: Path) -> bool:
 def _write_tables(
     outcomes: Sequence[Outcome], failures: Mapping[str, str], out: Path, *, complete: bool
 ) -> None:
-    """headers.csv of the images that are there, and failed.csv if some are not.
-
-    Of a run that was stopped, the rows an earlier one wrote about other files are kept.
-    """
+    """headers.csv of the images there, failed.csv if some are not; rows of a stopped run stay."""
     told = [[outcome.row[name] for name in HEADER] for outcome in outcomes if outcome.row]
     failed = [[*pair] for pair in failures.items()]
     if not complete:
@@ -196,11 +191,8 @@ def plan_jobs(files: Sequence[Path], root: Path, out: Path, options: PngOptions)
 
 
 def _number_images(names: Sequence[str], out: Path) -> list[str]:
-    """``000001.png`` and so on; files that ``names.csv`` knows keep their numbers.
-
-    It is refused where it does not fit the folder: it was lost or cut, and a number could be given
-    to a second patient.
-    """
+    """``000001.png`` and so on; files that ``names.csv`` knows keep their numbers."""
+    # a file that does not fit the folder was lost or cut: a second patient could get a number again
     path = out / NAMES
     known: dict[str, str] = {}
     if path.is_file():

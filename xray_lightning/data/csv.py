@@ -160,10 +160,7 @@ def _make_records(
 
 
 def _refuse_two_names(table: Table, images: Sequence[str], paths: Mapping[str, Path]) -> None:
-    """Two names of one file would be two images, perhaps one in training and one in test.
-
-    They are two spellings, or a link and what it leads to.
-    """
+    """Two names of one file (spellings, links) would be two images, perhaps one of them in test."""
     real = {folder: folder.resolve() for folder in {path.parent for path in paths.values()}}
     links = {entry.path for folder in real for entry in os.scandir(folder) if entry.is_symlink()}
     seen: dict[str | Path, str] = {}

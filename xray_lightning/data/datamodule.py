@@ -23,11 +23,7 @@ from xray_lightning.records import Record, target_matrix
 
 
 def default_workers(cores: int, on_gpu: bool) -> int:
-    """Number of loader processes.
-
-    Preparing a cached sample takes a few percent of a training step on a CPU, where a second
-    process would only take a core from the compute threads: none. A GPU is fed by up to 8.
-    """
+    """Loader processes: up to 8 feed a GPU; none takes a core from training on a CPU."""
     return min(8, max(1, cores - 1)) if on_gpu else 0
 
 

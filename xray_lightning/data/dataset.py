@@ -37,24 +37,16 @@ class Batch(TypedDict):
 
 
 class XrayDataset(Dataset[Sample]):
-    """Cached images of some records.
-
-    Args:
-        records: the N records.
-        cache: the cached pixels, (M, H, W) uint8; a spawned worker gets its path, not the pixels.
-        rows: row of the cache for each record, (N,).
-        augment: called with (image, seed) if the key carries a seed; None: no augmentation.
-        clahe: equalise the histogram first.
-    """
+    """Cached images of some records."""
 
     def __init__(
         self,
-        records: Sequence[Record],
-        cache: ImageCache,
-        rows: npt.NDArray[np.int64],
+        records: Sequence[Record],  # N
+        cache: ImageCache,  # (M, S, S) uint8; a spawned worker gets its path, not the pixels
+        rows: npt.NDArray[np.int64],  # of the cache for each record, (N,)
         *,
-        augment: Augment | None = None,
-        clahe: bool = False,
+        augment: Augment | None = None,  # called with (image, seed) if the key carries a seed
+        clahe: bool = False,  # equalise the histogram first
     ) -> None:
         self.image_ids = [record.image_id for record in records]
         self.targets = torch.from_numpy(target_matrix(records))  # (N, L)

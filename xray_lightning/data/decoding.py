@@ -35,10 +35,8 @@ def single_threaded_opencv() -> Iterator[None]:
 def decode_all(
     decode: Callable[[Item], None], items: Sequence[Item], *, workers: int
 ) -> Generator[int, None, None]:
-    """Call ``decode`` for every item in threads; give how many are done whenever there are more.
-
-    An exception, in a thread or in the caller (Ctrl-C), lets each thread finish the item it is at.
-    """
+    """Call ``decode`` for every item in threads; give how many are done whenever there are more."""
+    # an exception, here or in the caller (Ctrl-C), lets each thread finish the item it is at
     queue, done = iter(items), list[Item]()  # shared: next() and append() are atomic
 
     def work() -> None:

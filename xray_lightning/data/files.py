@@ -79,13 +79,9 @@ def file_stamp(path: Path) -> str:
 
 
 def find_images(names: Sequence[str | Path]) -> ImageFiles:
-    """The images that files, folders (with all below them) and patterns (``scans/**/*.dcm``) name.
-
-    A file that is named or matches a pattern is taken for an image whatever it holds; in folders
-    the content decides, and the ending: a damaged ``.png`` is an image that cannot be read.
-    Two ways to write a path give one file; a link to a file keeps its own name, unless the file
-    itself is among the images.
-    """
+    """The images that files, folders (with all below) and patterns (``scans/**/*.dcm``) name."""
+    # What is named is taken for an image whatever it holds; in folders content or ending decide: a
+    # damaged .png cannot be read. A link keeps its own name, unless its file is among the images.
     images: dict[Path, None] = {}  # ordered
     skipped: dict[Path, None] = {}
     for place in _expand(names):
@@ -105,10 +101,8 @@ def find_images(names: Sequence[str | Path]) -> ImageFiles:
 
 
 def looks_like_image(path: Path) -> bool:
-    """Whether a file is a picture or DICOM by its first bytes or its ending.
-
-    One that cannot be opened counts as one: reading it will say why. A DICOMDIR is an index.
-    """
+    """Whether a file is a picture or DICOM by its first bytes or its ending; no DICOMDIR."""
+    # one that cannot be opened counts as one: reading it will say why
     if path.name.upper() == "DICOMDIR":
         return False
     if path.suffix.lower() in ENDINGS:

@@ -13,10 +13,7 @@ RULE = "square 1: centred black padding, INTER_AREA down, INTER_LINEAR up"
 
 
 def padding(height: int, width: int) -> tuple[int, int]:
-    """Rows above and columns left of the image in its centred square.
-
-    An odd row or column too many goes below or to the right.
-    """
+    """Rows above and columns left of the image in its centred square; the odd one goes behind."""
     side = max(height, width)
     return (side - height) // 2, (side - width) // 2
 
@@ -42,13 +39,7 @@ def fit_square(image: Pixels, size: int) -> Pixels:
 
 
 def box_to_square(box: Rectangle, frame: tuple[int, int], size: int) -> Rectangle:
-    """A rectangle on the original image as it lies on the square of ``fit_square``.
-
-    In pixels of ``frame``, (width, height) of the image it was drawn on, to pixels of the square.
-
-    >>> box_to_square((0, 0, 50, 100), (50, 100), 200)
-    (50.0, 0.0, 100.0, 200.0)
-    """
+    """A rectangle in pixels of ``frame``, (width, height), in pixels of the ``fit_square``."""
     width, height = frame
     top, left = padding(height, width)
     scale = size / max(width, height)

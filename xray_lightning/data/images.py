@@ -100,10 +100,7 @@ def read_record(record: Record, bits: int = 16) -> Pixels:
 
 
 def decode_image(data: bytes, name: str, bits: int = 16) -> Pixels:
-    """The picture in the bytes of a PNG, JPEG, BMP, TIFF or DICOM file, (H, W) uint8.
-
-    ``name`` names the file in messages; ``bits`` are those stored in a 16-bit PNG.
-    """
+    """The picture in the bytes of a file, (H, W) uint8; ``bits``: those stored in a 16-bit PNG."""
     notes = [] if (collected := _notes.get()) is None else collected
     if is_dicom(data, name) and not data.startswith((_PNG, _JPEG)):
         return read_dicom8(data, name=name, notes=notes)

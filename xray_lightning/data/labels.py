@@ -49,11 +49,7 @@ class LabelTable(Result):
 
 
 def tabulate_labels(sources: Mapping[str, Source | None]) -> LabelTable:
-    """How data sets tell the findings of the common vocabulary.
-
-    Args:
-        sources: data sets by name; None: what the vocabulary says of it, without counts.
-    """
+    """How data sets tell the findings of the vocabulary; of None what it says, without counts."""
     known = {name: source or _unread(name) for name, source in sources.items()}
     labels = union_labels(list(known.values()))
     uses = {name: list(_count(source, labels)) for name, source in known.items()}

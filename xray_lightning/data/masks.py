@@ -13,11 +13,7 @@ Runs = npt.NDArray[np.int64]  # pixels outside, inside, outside, ... down one co
 
 @dataclass(frozen=True, slots=True)
 class PackedMask:
-    """A mask as text.
-
-    Raises:
-        ValueError: the text is no COCO run-length string, or does not fill the image.
-    """
+    """A mask as text, a COCO run-length string; a ValueError where it does not fill the image."""
 
     counts: str
     height: int

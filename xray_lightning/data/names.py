@@ -21,21 +21,15 @@ _SAMPLE = 500  # lines that tell the form of a list
 
 
 class NameIndex:
-    """The image that a name means: its id, or an id with or without a folder or an ending.
+    """The image that a name means: its id, or an id with or without a folder or an ending."""
 
-    What follows the last dot is an ending only where it is one of an image file: ``1.2.840.1`` and
-    ``1.2.840.2`` are two images.
-    """
+    # an ending is one of an image file: ``1.2.840.1`` and ``1.2.840.2`` are two images
 
     def __init__(self, ids: Iterable[str]) -> None:
         self.ids = frozenset(ids)
 
     def find(self, name: str) -> str | None:
-        """The id; None where no image, or more than one, may be meant.
-
-        >>> NameIndex(["a/1.png", "b/2.png"]).find("images/a/1")
-        'a/1.png'
-        """
+        """The id; None where no image, or more than one, may be meant."""
         for form in (name, from_spreadsheet(name)):
             if form in self.ids:
                 return form
@@ -54,11 +48,9 @@ class NameIndex:
 
 
 def read_list(path: Path, index: NameIndex) -> tuple[str, ...]:
-    """The different names in a list: ids where an image is meant, else as they stand there.
-
-    One name a line, perhaps with numbers behind it (``name 0 0 1``), or a table with or without a
-    header, whose column of names is the one that names most images.
-    """
+    """The different names in a list: ids where an image is meant, else as they stand there."""
+    # a name a line, perhaps with numbers behind it (``name 0 0 1``), or the column that names most
+    # images of a table, with or without a header
     with open_text(path, "list") as file:
         lines = [line.strip() for line in file.read().splitlines() if line.strip()]
     if not lines:

@@ -47,10 +47,7 @@ def split_as_nih(path: Path, exposures: Mapping[str, str]) -> dict[str, frozense
 
 
 def read_nih_map(path: Path) -> dict[str, str]:
-    """RSNA id -> NIH file name (``00019124_092.png``), by RSNA's published JSON or a table.
-
-    ``pneumonia-challenge-dataset-mappings_2018.json`` is a list of objects; gzip-compressed or not.
-    """
+    """RSNA id -> NIH file name (``00019124_092.png``), by RSNA's published JSON list or a table."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     pairs = _json_pairs(path) if ".json" in suffixes else _table_pairs(path)
     images: dict[str, str] = {}
@@ -65,11 +62,7 @@ def read_nih_map(path: Path) -> dict[str, str]:
 
 
 def nih_patient(image: str) -> str:
-    """NIH's patient of an image, written as ``ChestXray14`` writes it.
-
-    >>> nih_patient("00000013_002.png")
-    '13'
-    """
+    """NIH's patient of an image, as ``ChestXray14`` writes it: "13" of ``00000013_002.png``."""
     return str(int(image.split("_")[0]))
 
 

@@ -33,15 +33,11 @@ class LeakySubsetsWarning(UserWarning):
 
 
 class FaultySplitError(SplitError):
-    """The split shares patients or images between its subsets, or leaves images out.
-
-    Attributes:
-        split: as it is, for who wants to count its faults; no training may use it.
-    """
+    """The split shares patients or images between its subsets, or leaves images out."""
 
     def __init__(self, message: str, split: "Split") -> None:
         super().__init__(message)
-        self.split = split
+        self.split = split  # to count its faults; no training may use it
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,11 +70,7 @@ Splitter = Callable[[Images, Mapping[str, frozenset[str]] | None], Split]
 
 
 def fingerprint(ids: Mapping[str, Iterable[str]]) -> str:
-    """First 16 hex digits of the SHA-256 of each subset's image ids, sorted, as ASCII JSON.
-
-    >>> fingerprint({"test": ["b.png", "a.png"]}) == fingerprint({"test": ["a.png", "b.png"]})
-    True
-    """
+    """First 16 hex digits of the SHA-256 of each subset's image ids, sorted, as ASCII JSON."""
     return _hash_lists({subset: _dump_sorted(names) for subset, names in ids.items()})
 
 

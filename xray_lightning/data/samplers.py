@@ -126,26 +126,15 @@ def occurrences(order: Order) -> Order:
     return np.asarray(pd.Series(order).groupby(order).cumcount(), np.int64)
 
 
-class EpochSampler(DistributedSampler[SampleKey]):
-    """A new order and new augmentation seeds each epoch, derived from (seed, epoch) alone.
-
-    A last batch of one image is left out of the epoch (batch norm cannot train on it); another
-    image is left out the next time. It is torch's DistributedSampler by type alone: Lightning
-    leaves those as they are.
-
-    Args:
-        plan: gives the order from a generator; of the same length each time.
-        length: number N of training images.
-        batch_size: images a batch, to know the size of the last one.
-        world: number of processes; each gets an equal share.
-    """
+class EpochSampler(DistributedSampler[SampleKey]):  # by type alone: Lightning leaves it as it is
+    """A new order and new augmentation seeds each epoch, derived from (seed, epoch) alone."""
 
     def __init__(
         self,
-        plan: Callable[[np.random.Generator], Order],
-        length: int,
+        plan: Callable[[np.random.Generator], Order],  # of the same length each time
+        length: int,  # number N of training images
         *,
-        batch_size: int,
+        batch_size: int,  # to know the size of the last one
         seed: int,
         rank: int = 0,
         world: int = 1,
@@ -153,6 +142,7 @@ class EpochSampler(DistributedSampler[SampleKey]):
         super().__init__(_positions(length), world, rank, seed=seed)
         self.plan, self.length = plan, length
         share = len(plan(np.random.default_rng((seed, 0)))) // world
+        # batch norm cannot train on a last batch of one: it is left out, another the next time
         self.num_samples = share - 1 if share % batch_size == 1 and share > 1 else share
 
     def __len__(self) -> int:
@@ -169,11 +159,7 @@ class EpochSampler(DistributedSampler[SampleKey]):
 
 
 class Shard(DistributedSampler[int]):
-    """Every world-th image in table order from the rank-th on: none twice, none to fill up.
-
-    >>> list(Shard(5, rank=1, world=2))
-    [1, 3]
-    """
+    """Every world-th image in table order from the rank-th on: none twice, none to fill up."""
 
     def __init__(self, length: int, *, rank: int = 0, world: int = 1) -> None:
         super().__init__(_positions(length), world, rank, shuffle=False)

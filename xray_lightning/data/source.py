@@ -58,17 +58,10 @@ def read_facts(name: str) -> Facts:
 
 
 class Example(TypedDict):
-    """One radiograph at its original size, as a network of this package takes it.
+    """One radiograph at its original size, as a network of this package takes it."""
 
-    Attributes:
-        image: (1, H, W) float32 in [0, 1].
-        targets: (L,) float32, 1 present, 0 absent, NaN unknown; a share between trains a loss.
-        image_id: the record's id.
-        patient_id: the patient's.
-    """
-
-    image: "Tensor"
-    targets: "Tensor"
+    image: "Tensor"  # (1, H, W) float32 in [0, 1]
+    targets: "Tensor"  # (L,) float32: 1 present, 0 absent, NaN unknown; a share trains a loss
     image_id: str
     patient_id: str
 
@@ -224,11 +217,7 @@ class Source:
 
 
 def describe_targets(labels: Sequence[str], targets: Sequence[float]) -> str:
-    """The findings of an image in words, and the labels of which nothing is known.
-
-    >>> describe_targets(("Mass", "Edema"), (1.0, float("nan")))
-    'Mass; unknown: Edema'
-    """
+    """The findings of an image in words, and the labels of which nothing is known."""
     pairs = list(zip(labels, targets, strict=True))
     present = [label for label, target in pairs if target == 1]
     unknown = [label for label, target in pairs if target not in (0, 1)]
@@ -256,12 +245,8 @@ def select_labels(source: Source, labels: Sequence[str]) -> Source:
 
 
 def patient_keys(population: str, records: Sequence[Record]) -> list[str]:
-    """A name for the patient of each record that a checkpoint may carry, (N,).
-
-    Records of several data sets have the population in their patient ids already.
-    16 hex digits of SHA-256 over population and patient id. Ids are few, so a hash hides nothing
-    from somebody who tries them all: a population is only named where the ids are public anyway.
-    """
+    """16 hex digits of SHA-256 of population and patient id, for a checkpoint to carry, (N,)."""
+    # a hash of few ids hides nothing: a population is only named where its ids are public anyway
     ids = [r.patient_id if r.hospital else f"{population}/{r.patient_id}" for r in records]
     digest = {name: hashlib.sha256(name.encode()).hexdigest()[:16] for name in set(ids)}
     return [digest[name] for name in ids]

@@ -52,25 +52,12 @@ def balanced_assignment(
     fractions: Shares,  # share of each subset, positive, summing to 1
     rng: np.random.Generator,  # decides the order among groups of similar weight
 ) -> Indices:
-    """The subset of each group, chosen so that the subsets' totals come near their fractions.
-
-    Groups are assigned one by one, heavy ones first: their images, each number first multiplied by
-    a random one from 0.5 to 1.5, the jitter that makes two seeds differ. Each goes to the subset
-    where it lowers (or least raises) the sum over subsets p and columns k of
-    (total_pk - target_pk)^2 / target_pk, Pearson's chi-square with
-    target_pk = fractions[p] * counts[:, k].sum(). Adding v to subset p changes it by the sum over k
-    of (2 (total_pk - target_pk) v_k + v_k^2) / target_pk.
-
-    The heaviest twentieth of the groups is assigned by lot instead. By cost alone the heaviest go
-    to the largest subset whatever the seed (of NIH's ten heaviest patients 86 % would land in a
-    training set of 70 %), and no test set would ever contain them.
-
-    Returns:
-        Index of a subset for each group, (P,); no subset is empty.
-
-    >>> balanced_assignment([[1], [1], [1], [1]], (0.5, 0.5), np.random.default_rng(0)).sum()
-    np.int64(2)
-    """
+    """The subset of each group, (P,), none empty, so that totals come near their fractions."""
+    # Heavy groups come first, by their images times a random 0.5 to 1.5, which makes seeds differ.
+    # Each goes where sum_pk (total_pk - target_pk)^2 / target_pk, Pearson's chi-square, is least: v
+    # in subset p adds sum_k (2 (total_pk - target_pk) v_k + v_k^2) / target_pk. The heaviest
+    # twentieth is assigned by lot: by cost they go to the largest subset whatever the seed (86 % of
+    # NIH's ten heaviest to a training set of 70 %), and no test set would ever contain them.
     table = np.asarray(counts, dtype=np.int64)  # (P, K)
     if len(table) < len(fractions):
         raise SplitError(
@@ -290,10 +277,7 @@ def lists_split(
 
 
 def count_groups(groups: npt.NDArray[np.intp], targets: npt.NDArray[np.float32]) -> Indices:
-    """What balancing looks at, of each group of images, (P, 3 + L + labels with unknowns).
-
-    Images, 1, images without finding, positives of each label, and images whose target is known.
-    """
+    """Of each group images, 1, images without finding, positives, known targets: (P, 3 + L + U)."""
     known = is_known(targets)
     columns = [np.ones(len(groups)), (targets == 0).all(axis=1), *(targets == 1).T]
     columns += [known[:, label] for label in np.flatnonzero(~known.all(axis=0))]

@@ -221,13 +221,10 @@ def allowed_ages(ages: npt.NDArray[np.float64], notes: list[str]) -> list[float]
 
 
 def read_table(path: Path, *needed: str, once: str = "") -> Table:
-    """Read a table of cells between commas, semicolons, tabs or bars; gzip if it ends in ``.gz``.
-
-    The text is UTF-8, or UTF-16 with its byte order mark: nothing else can be told for certain. The
-    mark between the cells is the first under which the first row fills the header. A row may have
-    blank cells beyond the header (NIH's older tables end each row in a comma), and a header may
-    have nameless columns beyond the cells (NIH's box list does). See ``require`` for the rest.
-    """
+    """A table between commas, semicolons, tabs or bars; gzip if it ends in ``.gz``."""
+    # UTF-8, or UTF-16 with its byte order mark: nothing else is certain. The mark between cells is
+    # the first under which the first row fills the header. A row may have blank cells beyond the
+    # header (NIH's older tables), a header nameless columns beyond the cells (NIH's box list).
     with open_text(path, "table") as file:
         mark = _find_separator(path, text := file.read())
         layout = _find_cells(text, mark) or _read_cells(path, text, mark)

@@ -28,11 +28,8 @@ class Augmentation:
         self._compose = A.Compose(list(transforms)) if transforms else None
 
     def __call__(self, image: Image, seed: int) -> Image:
-        """Transform one image, (H, W) uint8 to (H, W) uint8.
-
-        One albumentations Compose shared by workers would give batches that depend on the number
-        of workers, so the seed is set for every image.
-        """
+        """Transform one image, (H, W) uint8 to (H, W) uint8."""
+        # one Compose shared by workers makes batches depend on their number: a seed for every image
         if self._compose is None:
             return image
         self._compose.set_random_seed(seed)
@@ -103,10 +100,7 @@ def augment_rsna(
 
 
 def equalise(image: Image, clip_limit: float = 2.0, tiles: int = 8) -> Image:
-    """Contrast-limited adaptive histogram equalisation (CLAHE), (H, W) uint8 to (H, W) uint8.
-
-    Not random: applied alike to training, validation, test and new files.
-    """
+    """Contrast-limited adaptive histogram equalisation (CLAHE), (H, W) uint8; never random."""
     equalised = cv2.createCLAHE(clip_limit, (tiles, tiles)).apply(image)
     return np.asarray(equalised, dtype=np.uint8)
 

@@ -65,11 +65,7 @@ def count_codes(codes: Codes, labels: Sequence[str]) -> dict[str, dict[str, int]
 
 @dataclass(frozen=True)
 class Coding:
-    """What a labeler's codes say of L labels.
-
-    Raises:
-        ConfigError: a word or range that there is not, or a label without a word.
-    """
+    """What a labeler's codes say of L labels; a ConfigError for a bad word or range."""
 
     labels: Sequence[str]  # the L labels
     uncertain: Choice = "ignore"  # what -1 means
@@ -84,24 +80,14 @@ class Coding:
         return {name: _choose_words(name, choices[name], self.labels) for name in choices}
 
     def describe(self) -> dict[str, str]:
-        """A source's ``choices``: every setting that its targets depend on.
-
-        >>> Coding(("Edema", "Mass"), {"default": "ones", "Edema": "zeros"}).describe()["uncertain"]
-        'zeros but Mass ones'
-        """
+        """A source's ``choices``: every setting that its targets depend on."""
         choices = {name: self._describe_words(words) for name, words in self.words.items()}
         if "smooth" in self.words["uncertain"]:
             choices |= {"smooth": f"{self.smooth[0]} to {self.smooth[1]}", "seed": str(self.seed)}
         return choices
 
     def read(self, codes: Codes, image_ids: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Targets of N images, (N, L): 1 present, 0 absent, NaN unknown, or a share between.
-
-        A share depends on seed, label and image id alone.
-
-        >>> Coding(("Edema", "Fracture"), "ones").read(np.array([[-1.0, np.nan]]), ["a"]).tolist()
-        [[1.0, 0.0]]
-        """
+        """Targets of N images, (N, L): 1, 0, NaN, or a share by seed, label and image id alone."""
         low, high = _check_range(self.smooth)
         targets = codes.copy()
         for index, (unsure, absent) in enumerate(zip(*self.words.values(), strict=True)):

@@ -64,11 +64,7 @@ def list_sets() -> tuple[str, ...]:
 
 
 def list_narrower(name: str) -> tuple[str, ...]:
-    """The findings that are one kind of this one.
-
-    >>> list_narrower("Pleural Other")
-    ('Pleural_Thickening',)
-    """
+    """The findings that are one kind of this one."""
     return tuple(finding.name for finding in read_vocabulary().values() if name in finding.wider)
 
 
@@ -104,10 +100,7 @@ def tells(source: Source, label: str) -> bool:
 
 
 def list_findings(data_set: str, labels: Sequence[str]) -> list[str]:
-    """What a data set tells by its own labels, nothing derived, in the order of ``labels.yaml``.
-
-    Labels that the vocabulary does not know follow by their own names.
-    """
+    """What a data set's own labels tell, in the order of ``labels.yaml``; unknown ones follow."""
     candidates = dict.fromkeys([*read_vocabulary(), *labels])
     wordings = {name: find_wording(data_set, labels, name) for name in candidates}
     return [name for name, wording in wordings.items() if wording and not wording.derived]
@@ -164,12 +157,7 @@ def relabel(source: Source, labels: Sequence[str]) -> Source:
 
 
 class Relabelled(Source):
-    """A data set with labels of the common vocabulary; :func:`relabel` makes one.
-
-    Attributes:
-        source: the data set as it was published.
-        wordings: the data set's own labels behind each label that it tells.
-    """
+    """A data set with labels of the common vocabulary; :func:`relabel` makes one."""
 
     def __init__(self, source: Source, labels: tuple[str, ...]) -> None:
         for name in KEPT:

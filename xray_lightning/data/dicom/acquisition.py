@@ -92,11 +92,8 @@ def read_allowed(path: Path) -> dict[str, str]:
 def describe_films(
     paths: Sequence[Path | None], notes: list[str], *, read: bool = True
 ) -> dict[str, list[float | str]]:
-    """Columns age, sex and view of N radiographs by their DICOM headers; NaN and "" where unknown.
-
-    A note counts the headers and what they lack. Other files tell nothing, and none is opened
-    unless it is to be ``read``.
-    """
+    """Columns age, sex and view of N radiographs by their headers; NaN and "" where unknown."""
+    # a note counts the headers and what they lack; none is opened unless it is to be ``read``
     films = [_describe_film(path) if read and path else None for path in paths]
     if opened := [film for film in films if film]:
         lost = (sum(str(film[k]) in ("", "nan") for film in opened) for k in range(len(TOLD)))
@@ -155,11 +152,7 @@ def _read_spacing(header: Header, notes: list[str]) -> tuple[tuple[float, float]
 
 
 def tally(notes: Iterable[Iterable[str]]) -> str:
-    """One line for the notes of many files, '' if there are none.
-
-    >>> tally([["overlays are ignored"], [], ["overlays are ignored", "invalid PatientAge"]])
-    '3 files: overlays are ignored (2), invalid PatientAge (1)'
-    """
+    """One line for the notes of many files, "3 files: overlays are ignored (3)"; '' if none."""
     files = [dict.fromkeys(notes_of_file) for notes_of_file in notes]
     counts = Counter(note for notes_of_file in files for note in notes_of_file)
     parts = [f"{note} ({count:,})" for note, count in counts.most_common()]

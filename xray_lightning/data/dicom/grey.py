@@ -137,15 +137,7 @@ def _check_choice(window: int, count: int, kind: str) -> None:
 
 
 def apply_window(values: Greys, center: float, width: float, function: str) -> Greys:
-    """A window, PS3.3 C.11.2.1.2 and C.11.2.1.3, with an output of [0, 1].
-
-    Args:
-        values: modality values, any shape.
-        center: its center c.
-        width: its width w; positive, and at least 1 for LINEAR.
-        function: LINEAR, (x - (c - 0.5)) / (w - 1) + 0.5; LINEAR_EXACT, (x - c) / w + 0.5;
-            SIGMOID, 1 / (1 + exp(-4 (x - c) / w)).
-    """
+    """A window, PS3.3 C.11.2.1.2 and .3, of [0, 1]; its width is positive, LINEAR's at least 1."""
     with np.errstate(over="ignore"):  # e ** 1000 is infinite: black; a very narrow window
         if function == "SIGMOID":
             return np.asarray(1 / (1 + np.exp(-4 * (values - center) / width)))
@@ -159,10 +151,7 @@ def apply_window(values: Greys, center: float, width: float, function: str) -> G
 
 
 def _read_lut(header: Header, prefix: str, *, signed: bool) -> tuple[int, Greys, int]:
-    """A look-up table, PS3.3 C.11.1.1, whose keywords begin with ``prefix``.
-
-    The input that maps to the first entry, negative only if ``signed``; the entries, (M,); bits.
-    """
+    """A table, PS3.3 C.11.1.1: its first input, negative only if ``signed``; entries (M,); bits."""
     numbers = header.integers(f"{prefix}Descriptor")
     if len(numbers) != 3 or not 8 <= numbers[2] <= 16:
         raise refusal(f"its {prefix}Descriptor is corrupt: {numbers}", CORRECT)
@@ -209,10 +198,8 @@ def _find_padding(stored: StoredValues, header: Header, *, signed: bool) -> npt.
 def luma(
     codes: Codes, stored: StoredValues, header: Header, layout: Layout
 ) -> npt.NDArray[np.float32]:
-    """Grey of a colour frame, (H, W) in [0, 1]; neither VOI nor padding apply to colour.
-
-    Codes are (H, W, 3), (H, W, 1) of YBR_FULL_422, or (H, W) of a palette.
-    """
+    """Grey of a colour frame, (H, W) in [0, 1]; neither VOI nor padding apply to colour."""
+    # codes are (H, W, 3), (H, W, 1) of YBR_FULL_422, or (H, W) of a palette
     if layout.signed:
         raise refusal("its colour samples are signed", CORRECT)
     if layout.photometric == "PALETTE COLOR":

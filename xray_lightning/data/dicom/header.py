@@ -62,13 +62,10 @@ def name_errors(name: str) -> Iterator[None]:
 
 
 class Header:
-    """Attributes of a data set or of a sequence item, by keyword.
-
-    ``order`` is "<" or ">", the byte order of binary values; ``syntax`` the transfer syntax's UID.
-    """
+    """Attributes of a data set or of a sequence item, by keyword."""
 
     def __init__(self, dataset: Dataset, order: str, syntax: str) -> None:
-        self.order, self.syntax = order, syntax
+        self.order, self.syntax = order, syntax  # "<" or ">" of binary values; the UID
         self._dataset = dataset
 
     def value(self, keyword: str) -> bytes | None:
@@ -114,10 +111,7 @@ class Header:
             return [Header(item, self.order, self.syntax) for item in items]
 
     def in_frame(self, frame: int) -> "Header":
-        """With rescale and window of the functional groups, PS3.3 C.7.6.16.2.9 and .10, if any.
-
-        What stands in the group of the frame, or else in the shared one, replaces the file's own.
-        """
+        """With rescale and window of the frame's group or the shared (PS3.3 C.7.6.16.2.9, .10)."""
         own = self.items("PerFrameFunctionalGroupsSequence")[frame : frame + 1]
         groups = [*self.items("SharedFunctionalGroupsSequence")[:1], *own]
         macros = [item for group in groups for name in _MACROS for item in group.items(name)[:1]]

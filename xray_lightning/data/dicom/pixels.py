@@ -46,13 +46,9 @@ _NATIVE_IN_ITEMS = f"{_UID}.1.98"  # PS3.5 A.4.11: the native pixels of a frame 
 def read_codes(
     header: Header, pixels: PixelData, layout: Layout, frame: int
 ) -> tuple[Codes, StoredValues]:
-    """The words of one frame as they are stored, and the value of each.
-
-    Returns:
-        Codes, (H, W) or (H, W, 3), unsigned, of YBR_FULL_422 perhaps only Y, (H, W, 1); and the
-        stored value of each possible code, (N,) with N = 256 or 65,536: bits above the stored ones
-        cut off, the sign extended (PS3.5 8.1.1).
-    """
+    """The words of a frame as they are stored, and the value of each possible code, (N,)."""
+    # (H, W) or (H, W, 3), unsigned; of YBR_FULL_422 perhaps only Y, (H, W, 1). Values have no bits
+    # above the stored ones, and their sign extended (PS3.5 8.1.1); N is 256 or 65,536
     if pixels.encapsulated == (header.syntax in _NATIVE):
         how = "is" if pixels.encapsulated else "is not"
         raise refusal(f"its pixel data {how} encapsulated, against its transfer syntax")

@@ -74,10 +74,7 @@ def read_dicom(
 def read_dicom8(
     data: bytes, *, name: str = "", notes: list[str] | None = None
 ) -> npt.NDArray[np.uint8]:
-    """``to_uint8(read_dicom(data, name=name).pixels)``, (H, W), in less time.
-
-    ``notes`` takes those on the grey scale.
-    """
+    """``to_uint8(read_dicom(data, name=name).pixels)``, (H, W), in less time."""
     with name_errors(name or "DICOM data"):
         header, layout, codes, stored = _read(data, None, None)
         table, more = grey_table(codes, stored, header.in_frame(0), layout, 0)

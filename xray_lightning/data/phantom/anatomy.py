@@ -41,11 +41,7 @@ class Lung:
     dome: float  # height of the diaphragm's dome
 
     def at(self, across: npt.ArrayLike, down: npt.ArrayLike) -> Points:
-        """Points given in lung coordinates.
-
-        ``across``: 0 at the mediastinum, 1 at the lateral wall; ``down``: 0 at the apex, 1 at the
-        diaphragm.
-        """
+        """Points of the lung: across, 0 mediastinum, 1 lateral wall; down, 0 apex, 1 diaphragm."""
         across, down = np.asarray(across, float), np.asarray(down, float)
         medial = 0.058 + 0.05 * (1 - down) ** 3
         lateral = 0.12 + (self.width - 0.12) * (1 - (1 - down) ** 2.4) ** 0.55
@@ -117,10 +113,7 @@ class Chest:
 
 
 def build_chest(visit: Visit, findings: Collection[str]) -> Chest:
-    """The chest at a visit: the patient's own build, the day's breath, and what findings change.
-
-    ``findings`` are those to draw; normally ``visit.findings``.
-    """
+    """The chest at a visit: the patient's own build, the day's breath, and what findings change."""
     body, day = visit.draws(Stream.BODY), visit.draws(Stream.VISIT, visit.follow_up)
     woman, in_bed = visit.sex == "F", visit.in_bed
     width = 0.352 - 0.012 * woman + body.uniform(-0.018, 0.018) + day.normal(0, 0.003)

@@ -128,11 +128,8 @@ def add_layers(*weighted: tuple[Density, float]) -> Density:
 
 
 def expose(density: Density, visit: Visit) -> tuple[Pixels, str]:
-    """Turn density into grey values, (H, W) to (H, W) uint8; and the word burned in, "" if none.
-
-    Brightness, contrast and gamma vary from film to film; films taken in bed are flatter, more
-    blurred and noisier. The noise grows with the square root of the signal, as photons do.
-    """
+    """Turn density into grey values, (H, W) to (H, W) uint8; and the word burned in, "" if none."""
+    # films taken in bed are flatter, more blurred and noisier; noise ~ sqrt(signal), as of photons
     draw = visit.draws(Stream.FILM, visit.follow_up, 2)
     gain, offset, gamma = draw.uniform([0.95, -0.03, 0.85], [1.12, 0.04, 1.2])
     noise = draw.uniform(0.018, 0.03) * (1.35 if visit.in_bed else 1.0)

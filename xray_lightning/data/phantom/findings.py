@@ -196,10 +196,7 @@ OUTLINES: dict[str, Outlines] = {
 
 
 def regions(chest: Chest, label: str) -> list[Region]:
-    """Where a finding lies in a chest, one region per component.
-
-    The patient's stream fixes side, place and size; from visit to visit it grows and shrinks.
-    """
+    """Where a finding lies, a region per component, at the patient's own side and place."""
     visit, index = chest.visit, CHEST_XRAY14.index(label)
     growth = visit.draws(Stream.FINDING, index, visit.follow_up + 1).normal(1, 0.07)
     draw = visit.draws(Stream.FINDING, index)
