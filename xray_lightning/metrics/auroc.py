@@ -8,16 +8,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 def auroc_per_label(scores: Tensor, targets: Tensor) -> Tensor:
-    """AUROC of each label.
-
-    torchmetrics gives 0 for a label without a positive or without a negative; here it is NaN.
-    Scores (N, L) lie in [0, 1]: it applies a sigmoid to anything outside. Targets (N, L) are 1
-    present, 0 absent, NaN unknown (left out); AUROC is (L,).
-
-    >>> scores = torch.tensor([[0.1, 0.5], [0.9, 0.5]])
-    >>> auroc_per_label(scores, torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
-    tensor([1., nan])
-    """
+    """AUROC (L,) of scores (N, L) in [0, 1] against targets (N, L), NaN unknown; NaN: undefined."""
     _check_scores(scores)
     return _auroc(scores, _known(targets))
 
@@ -37,11 +28,7 @@ class PerLabelAUROC(MultilabelAUROC):
         )
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add scores (B, L) in [0, 1] and targets (B, L), NaN where unknown.
-
-        Raises:
-            ValueError: a score is not in [0, 1].
-        """
+        """Add scores (B, L) in [0, 1] and targets (B, L), NaN where unknown."""
         _check_scores(preds)
         super().update(preds, _known(target))
 
@@ -61,10 +48,8 @@ def _known(targets: Tensor) -> Tensor:
 
 
 def _auroc(scores: Tensor, known: Tensor) -> Tensor:
-    """AUROC of the labels with both a positive and a negative; torchmetrics sees no others.
-
-    It would give 0 without either of them, and an IndexError where all targets are unknown.
-    """
+    """AUROC of the labels with both a positive and a negative; torchmetrics sees no others."""
+    # It would give 0 without either of them, and an IndexError where all targets are unknown.
     defined = (known == 1).any(dim=0) & (known == 0).any(dim=0)  # (L,)
     values = torch.full(defined.shape, torch.nan, device=scores.device)
     count = int(defined.sum())

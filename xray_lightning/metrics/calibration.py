@@ -42,11 +42,7 @@ def expit(odds: npt.ArrayLike) -> Floats:
 
 
 def mass_bins(scores: Array, bins: int = 15) -> Codes:
-    """Number of each score's bin; bins hold equal numbers of images, equal scores one bin.
-
-    Returns:
-        (n,), rising with the score.
-    """
+    """Bin of each score, (n,), rising with it: equal numbers of images, equal scores one bin."""
     order = np.argsort(scores, kind="stable")
     ranks = np.empty(len(scores), dtype=np.intp)
     ranks[order] = np.arange(len(scores)) * bins // max(len(scores), 1)
@@ -59,11 +55,9 @@ def mass_bins(scores: Array, bins: int = 15) -> Codes:
 def calibration_errors(
     bootstrap: PatientBootstrap, scores: Array, positive: Mask, bins: int = 15
 ) -> Floats:
-    """Expected calibration error, (1 + D,) (Naeini 2015; equal-mass bins, Nixon 2019).
-
-    Sum over the bins of their share of images times |mean score - share of positives|. The bins
-    are those of the sample, the same in every draw. Small bins bias it upwards.
-    """
+    """Expected calibration error, (1 + D,) (Naeini 2015; equal-mass bins, Nixon 2019)."""
+    # Sum over bins, the sample's in every draw, of share of images times |mean score - share of
+    # positives|. Small bins bias it upwards.
     bin_of = mass_bins(scores, bins)
     inside = bin_of[:, None] == np.arange(bins)  # (n, K)
     gap = scores.astype(np.float64) - positive
@@ -72,11 +66,7 @@ def calibration_errors(
 
 
 def reliability(scores: Array, positive: Mask, bins: int = 15) -> tuple[Floats, Floats, Codes]:
-    """Mean score, share of positives and number of images of each bin, (K,) each, no bin empty.
-
-    The bins are those of :func:`calibration_errors`: the mean of |score - share|, weighted by
-    images, is its error.
-    """
+    """Mean score, share of positives, images of each bin of ``calibration_errors``, (K,) each."""
     used, place, images = np.unique(
         mass_bins(scores, bins), return_inverse=True, return_counts=True
     )
@@ -123,10 +113,8 @@ class Calibration(Result):
         return replace(self, shift=float(logit(new_prior) - logit(prior)))
 
     def with_intervals(self, scores: Array, positive: Mask, patients: npt.ArrayLike) -> Self:
-        """With Student's intervals of slope and intercept over the patients of the fit's images.
-
-        Sandwich variance of the log loss (Liang and Zeger 1986); isotonic steps have none.
-        """
+        """With Student's intervals of slope and intercept over patients; isotonic: none."""
+        # Sandwich variance of the log loss (Liang and Zeger 1986).
         if self.method == "isotonic":
             return self
         odds, chance = logit(scores), self(scores)
@@ -150,12 +138,10 @@ def require_method(method: str | None) -> None:
 
 
 def fit_calibration(scores: Array, positive: Mask, method: str = "platt") -> Calibration:
-    """Fit on validation scores (n,), with at least one positive and one negative.
-
-    Temperature: Guo 2017, eq. 9, for one label; Platt 1999, section 2.2, with its targets (N+ + 1)
-    / (N+ + 2) and 1 / (N- + 2), which keep the slope finite where a threshold separates the
-    classes; isotonic: Zadrozny and Elkan 2002, needs hundreds of positives.
-    """
+    """Fit on validation scores (n,), with at least one positive and one negative."""
+    # Temperature: Guo 2017, eq. 9, for one label; Platt 1999, section 2.2, whose targets keep the
+    # slope finite for separable classes; isotonic: Zadrozny and Elkan 2002, needs hundreds of
+    # positives.
     require_method(method)
     if positive.all() or not positive.any():
         raise ConfigError("a calibration needs positive and negative images")
@@ -193,10 +179,8 @@ def shift_prior(probabilities: Array, prior: float, new_prior: float) -> Floats:
 def estimate_prior(
     probabilities: Array, prior: float, *, tolerance: float = 1e-8, steps: int = 1000
 ) -> float:
-    """Prevalence of unlabelled images by expectation maximisation (Saerens 2002, eqs. 9 and 10).
-
-    Right if the probabilities were calibrated at ``prior`` and only the prevalence changed.
-    """
+    """Prevalence of unlabelled images by expectation maximisation (Saerens 2002, eqs. 9 and 10)."""
+    # Right if the probabilities were calibrated at ``prior`` and only the prevalence changed.
     new = prior
     for _ in range(steps):
         before, new = new, float(shift_prior(probabilities, prior, new).mean())
@@ -208,10 +192,8 @@ def estimate_prior(
 def prior_interval(
     probabilities: Array, prior: float, estimate: float, patients: npt.ArrayLike
 ) -> Interval:
-    """95 % of what :func:`estimate_prior` gave, the probabilities taken as right.
-
-    Sandwich variance of its equation, mean(p - estimate) = 0, on the logit scale, over patients.
-    """
+    """95 % of what :func:`estimate_prior` gave, the probabilities taken as right."""
+    # Sandwich variance of its equation, mean(p - estimate) = 0, on the logit scale, over patients.
     told = shift_prior(probabilities, prior, estimate)
     codes = np.unique(patients, return_inverse=True)[1]
     if not np.ptp(told) > 0:

@@ -65,20 +65,16 @@ class AurocDifferences(Result):
 
 def compare_aurocs(
     labels: Sequence[str],
-    targets: Array,
+    targets: Array,  # (N, L), NaN where unknown
     patients: npt.ArrayLike,
-    first: Runs,
+    first: Runs,  # scores (N, L) of each seed
     second: Runs,
     *,
     draws: int = 2000,
     seed: int = 0,
-    threads: int = 2,
+    threads: int = 2,  # labels at a time
 ) -> AurocDifferences:
-    """Compare two models by AUROC, each draw of patients evaluating both.
-
-    Targets (N, L) are NaN where unknown; the scores of either model are arrays (N, L), one a seed;
-    ``threads`` labels go at a time.
-    """
+    """Compare two models by AUROC, each draw of patients evaluating both."""
     bootstrap = PatientBootstrap(patients, draws, seed)
     columns = [
         ([run[:, index] for run in first], [run[:, index] for run in second], targets[:, index])
@@ -112,19 +108,16 @@ def compare_aurocs(
 
 
 def compare_truths(
-    scores: Array,
-    first: Array,
+    scores: Array,  # (N,)
+    first: Array,  # (N,), NaN where unknown
     second: Array,
     patients: npt.ArrayLike,
     *,
     draws: int = 2000,
     seed: int = 0,
 ) -> Difference:
-    """AUROC of the same scores against two truths, on the images that both tell of.
-
-    Scores and targets (N,), NaN where unknown; the difference is ``first`` less ``second``, each
-    draw of patients evaluating both, by the truth that rests on fewer patients. No DeLong.
-    """
+    """AUROC of the same scores against two truths where both are known: first less second."""
+    # Each draw of patients evaluates both, by the truth that rests on fewer patients. No DeLong.
     both = is_known(first) & is_known(second)
     bootstrap = PatientBootstrap(np.asarray(patients)[both], draws, seed)
     sides = [([scores[both]], targets[both]) for targets in (first, second)]
@@ -136,11 +129,9 @@ def compare_truths(
 def _draw_sides(
     bootstrap: PatientBootstrap, *sides: tuple[Runs, Array]
 ) -> tuple[Floats, Floats, Floats, list[Floats]]:
-    """AUROC of two sides, scores (N,) of each seed and targets (N,), in each draw, (seeds, 1 + D).
-
-    Then their difference without each patient, (P,); and of each side the images of the rarer class
-    of each patient, (P,).
-    """
+    """AUROC of two sides, each seed's scores and the targets (N,), in each draw, (seeds, 1 + D)."""
+    # Then their difference without each patient, (P,); and of each side the images of the rarer
+    # class of each patient, (P,).
     rankings = [[bootstrap.ranking(run, targets) for run in runs] for runs, targets in sides]
     one, two = (np.stack([curves_over(r, bootstrap.counts)[0] for r in side]) for side in rankings)
     left_out = [

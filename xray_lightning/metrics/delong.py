@@ -8,12 +8,9 @@ from xray_lightning.metrics.intervals import NAN, Array, Floats, Mask
 
 
 def delong(scores: Array, positive: Mask) -> Floats:
-    """AUROCs and their covariance (DeLong 1988, eqs. 3 to 8; ranks as Sun and Xu 2014).
-
-    Images count as independent, which images of one patient are not: read the patient bootstrap
-    first. Scores of M models on the same images are (M, n). AUROCs stand in the first row, the
-    covariance below, (1 + M, M); NaN without two of each class.
-    """
+    """AUROCs of M models (M, n), below them the covariance, (1 + M, M); NaN without two a class."""
+    # DeLong 1988, eqs. 3 to 8; ranks as Sun and Xu 2014. Images count as independent, which those
+    # of one patient are not: read the patient bootstrap first.
     models, m, n = len(scores), int(positive.sum()), int((~positive).sum())
     if m < 2 or n < 2:
         return np.full((1 + models, models), np.nan)
@@ -28,10 +25,8 @@ def delong(scores: Array, positive: Mask) -> Floats:
 
 
 def compare_auroc(first: Array, second: Array, positive: Mask) -> float:
-    """Two-sided p value of two models' AUROCs on the same images, scores (n,) each.
-
-    1 where the difference is 0, NaN where it has no deviation but is not 0.
-    """
+    """Two-sided p value of two models' AUROCs on the same images, scores (n,) each."""
+    # 1 where the difference is 0, NaN where it has no deviation but is not 0.
     (one, two), (own, both), (_, other) = delong(np.stack([first, second]), positive)
     if one == two:
         return 1.0
@@ -40,11 +35,7 @@ def compare_auroc(first: Array, second: Array, positive: Mask) -> float:
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:
-    """P values corrected for several comparisons (Holm 1979); an undefined one stays undefined.
-
-    >>> holm([0.01, 0.04, 0.03]).tolist()
-    [0.03, 0.06, 0.06]
-    """
+    """P values corrected for several comparisons (Holm 1979); an undefined one stays undefined."""
     values = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(values)  # NaN last
     count = int((~np.isnan(values)).sum())
@@ -55,11 +46,7 @@ def holm(p_values: npt.ArrayLike) -> Floats:
 
 
 def benjamini_hochberg(p_values: npt.ArrayLike) -> Floats:
-    """P values corrected for the rate of false discoveries (Benjamini and Hochberg 1995).
-
-    >>> benjamini_hochberg([0.01, 0.04, 0.03]).round(6).tolist()
-    [0.03, 0.04, 0.04]
-    """
+    """P values corrected for the rate of false discoveries (Benjamini and Hochberg 1995)."""
     values = np.array(p_values, dtype=np.float64)
     known = ~np.isnan(values)
     values[known] = false_discovery_control(values[known]) if known.any() else np.nan

@@ -132,19 +132,16 @@ def estimate_metrics(
     targets: Array,  # (N, L), NaN where unknown
     patients: npt.ArrayLike,  # N ids
     *,
-    thresholds: Mapping[str, float] | None = None,  # NaN or absent: none
+    thresholds: Mapping[str, float] | None = None,  # chosen elsewhere; NaN or absent: none
     calibrations: Mapping[str, Calibration | None] | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,  # name -> labels
     draws: int = 2000,  # of the bootstrap
     seed: int = 0,  # of the bootstrap
     threads: int = 2,  # labels at a time
 ) -> Metrics:
-    """Metrics of every label and their means, with 95 % intervals.
-
-    Thresholds and calibrations of each label were chosen elsewhere (validation). With calibrations
-    Brier's score and the calibration error after them stand beside the raw ones, NaN for a label
-    without one. A draw of a mean is the mean over the labels that are defined in that draw.
-    """
+    """Metrics of every label and their means, with 95 % intervals."""
+    # A draw of a mean is over the labels defined in that draw; what calibrations give stands beside
+    # the raw figures, NaN for a label without one.
     by_patient = PatientBootstrap(patients, draws, seed)
     by_image = PatientBootstrap(np.arange(len(scores)), min(draws, IMAGE_DRAWS), seed)
 

@@ -45,12 +45,10 @@ class Sample:
 def compare_samples(
     internal: Sample, external: Sample, *, draws: int = 2000, seed: int = 0, threads: int = 2
 ) -> list[Estimate]:
-    """AUROC of the external sample less that of the internal one: each label's, then the mean's.
-
-    The interval is Student's t; the deviation of either side is that of its draws, corrected by its
-    effective number of patients, and the degrees of freedom are Welch's (1947). The mean is over
-    the labels that are defined in a draw.
-    """
+    """AUROC of the external sample less that of the internal one: each label's, then the mean's."""
+    # Student's t; the deviation of either side is that of its draws, corrected by its effective
+    # number of patients, degrees of freedom by Welch (1947). The mean is over labels defined in a
+    # draw.
     together = [*internal.patients, *external.patients]
     both = PatientBootstrap(together, draws, seed)
     shared = not set(internal.patients).isdisjoint(external.patients)
@@ -114,10 +112,8 @@ def fit_line(
     calibration: Calibration | None,
     prior: float,  # the prevalence of validation, NaN where unknown
 ) -> CalibrationLine:
-    """Calibration slope and intercept of one label, with both classes among the known targets.
-
-    Intervals are Student's, of the sandwich variance over patients (Liang and Zeger 1986).
-    """
+    """Calibration slope and intercept of one label, with both classes among the known targets."""
+    # Intervals are Student's, of the sandwich variance over patients (Liang and Zeger 1986).
     known = is_known(targets)
     positive, codes = targets[known] == 1, number_patients(patients)[known]
     probabilities = calibration(scores[known]) if calibration else scores[known].astype(np.float64)

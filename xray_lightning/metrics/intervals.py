@@ -79,14 +79,10 @@ def drop_undefined(ends: Interval) -> Interval | None:
 
 
 def percentile_interval(values: Floats, level: float = 0.95, *, constant: bool = False) -> Interval:
-    """The middle share of the draws; (NaN, NaN) where there is none.
-
-    Draws without a positive (or a negative) are undefined and left out; where they are more than
-    5 % of all, what is left is no sample of anything, and there is no interval. Nor is there one
-    where all draws are equal: it would have no width, which says nothing of other patients; with
-    ``constant`` there is, for a verdict's rule, not to be printed. Fewer than 39 draws have no end
-    that 2.5 % lie beyond.
-    """
+    """The middle share of the draws; (NaN, NaN): over 5 % are undefined, or all are equal."""
+    # Draws without a class are undefined. Equal draws have no width, which says nothing of other
+    # patients; with ``constant`` they do, for a verdict's rule, not to be printed. Fewer than 39
+    # draws have no end that 2.5 % lie beyond.
     defined = _keep_varied(values, -1.0 if constant else ROUNDING)
     if defined is None or len(defined) < 2 / (1 - level) - 1:
         return NONE
@@ -103,11 +99,7 @@ def _keep_varied(draws: Floats, least: float = ROUNDING) -> Floats | None:
 
 
 def effective_patients(images: npt.ArrayLike) -> float:
-    """How many patients with equally many images would say as much (Kish 1965, section 11.7).
-
-    >>> effective_patients([1, 1, 1]), effective_patients([9, 1, 0])
-    (3.0, 1.2195121951219512)
-    """
+    """How many patients with equally many images would say as much (Kish 1965, section 11.7)."""
     weights = np.asarray(images, dtype=np.float64)
     return float(divided(weights.sum() ** 2, (weights**2).sum()))
 
@@ -121,11 +113,9 @@ class Spread:
 
     @classmethod
     def of(cls, draws: Floats, effective: float) -> "Spread":
-        """Standard deviation of the draws (D,), corrected for few patients.
-
-        A bootstrap of K patients gives (K - 1) / K of the variance (Davison and Hinkley 1997,
-        section 2.3); K is their effective number. Its resolution does not hang on the draws.
-        """
+        """Standard deviation of the draws (D,), corrected for few patients."""
+        # A bootstrap of K patients (their effective number) gives (K - 1) / K of the variance
+        # (Davison and Hinkley 1997, section 2.3). Its resolution does not hang on the draws.
         defined = _keep_varied(draws)
         if defined is None or len(defined) < 2 or not effective > 1:
             return cls(float("nan"), float("nan"))
@@ -141,10 +131,7 @@ class Spread:
 
     @classmethod
     def of_influence(cls, influence: Floats, codes: Any, effective: float) -> "Spread":
-        """From what each image (n,) moves a figure by (Liang and Zeger 1986), summed over patients.
-
-        ``codes`` are the images' patients, 0 to P - 1, (n,).
-        """
+        """From each image's influence on a figure (n,), by patient (Liang and Zeger 1986)."""
         if np.isnan(influence).any() or not effective > 1:
             return cls(NAN, NAN)
         variance = float((np.bincount(codes, influence) ** 2).sum()) * effective / (effective - 1)
@@ -163,14 +150,9 @@ class Spread:
 def share_interval(
     value: float, spread: Spread, level: float = 0.95, *, bias: float = 0.0
 ) -> Interval:
-    """Student's interval on the logit scale for a figure in (0, 1), by the delta method.
-
-    Chosen by simulation, see the table in this folder's README. ``level`` is the share of the
-    middle, ``bias`` that of the figure, to be taken off the middle.
-
-    Returns:
-        Low and high; (NaN, NaN) where undefined, and for 0 and 1, see :func:`exact_interval`.
-    """
+    """Student's interval on the logit scale, delta method, of a figure; (NaN, NaN) for 0 and 1."""
+    # Chosen by simulation, see this folder's README; ``bias`` is taken off the middle. For 0 and 1
+    # see :func:`exact_interval`.
     if np.isnan(spread.deviation) or not 0 < value < 1:
         return NONE
     slope = value * (1 - value)  # d value / d logit
@@ -180,11 +162,7 @@ def share_interval(
 
 
 def exact_interval(value: float, patients: int, level: float = 0.95) -> Interval:
-    """Bound where all patients agree on 0 or 1 (Clopper and Pearson 1934); else (NaN, NaN).
-
-    >>> exact_interval(0.0, 1)
-    (0.0, 0.975)
-    """
+    """Bound where all patients agree on 0 or 1 (Clopper and Pearson 1934); else (NaN, NaN)."""
     if patients < 1 or value not in (0, 1):
         return NONE
     bound = float(((1 - level) / 2) ** (1 / patients))

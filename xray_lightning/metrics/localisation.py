@@ -1,6 +1,6 @@
 """A heat map against the place of a finding: where it points, what lies inside, its boxes.
 
-All figures are taken at the size of the image: a map is enlarge, a place never made coarser.
+All figures are taken at the size of the image: a map is enlarged, a place never made coarser.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,13 +12,13 @@ import numpy.typing as npt
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.intervals import Floats, divided
 
-Heat = npt.NDArray[np.float32]  # (h, w), or (S, S) once enlarge
+Heat = npt.NDArray[np.float32]  # (h, w), or (S, S) once enlarged
 Region = npt.NDArray[np.bool_]  # (S, S)
 
 # Of a map in its average precision: within 5e-4 of exact for noise and its cube, and five times as
 # fast as a sort; off by up to 5e-3 where single values tower above all others by a thousand times.
 LEVELS = 8192
-ROUNDING = 4 * float(np.finfo(np.float32).eps)  # of an enlarge map, relative to its largest value
+ROUNDING = 4 * float(np.finfo(np.float32).eps)  # of an enlarged map, relative to its largest value
 
 WANG = (60 / 255, 180 / 255)  # Wang 2017, section 3.3: shares of the map's range, both at once
 OVERLAPS = tuple(tenth / 10 for tenth in range(1, 10))
@@ -37,15 +37,8 @@ METRICS: tuple[tuple[str, ...], ...] = (
 
 
 def region_of(boxes: npt.ArrayLike, size: int) -> Region:
-    """Pixels whose centre lies in one of the boxes; of a box that holds none, its middle pixel.
-
-    Boxes (K, 4) are x, y, width, height in pixels of the square, from the edges of its pixels.
-
-    >>> region_of([(1, 0, 2, 1)], 3).astype(int)
-    array([[0, 1, 1],
-           [0, 0, 0],
-           [0, 0, 0]])
-    """
+    """Pixels whose centre lies in a box (K, 4); of a box that holds none, its middle pixel."""
+    # Boxes are x, y, width, height in pixels of the square, from the edges of its pixels.
     region = np.zeros((size, size), dtype=np.bool_)
     for box in np.asarray(boxes, dtype=np.float64).reshape(-1, 4):
         x, y, width, height = box.tolist()
@@ -79,32 +72,25 @@ def widen(region: Region, tolerance: float) -> Region:
 
 
 def pointing_game(heat: Heat, region: Region) -> float:
-    """Whether the map's maximum lies in the place: 1, 0, or the share of equal maxima that do.
-
-    Zhang et al., Top-Down Neural Attention by Excitation Backprop (IJCV 2018), section 4.1, who
-    allow 15 px beside it: pass :func:`widen`. A flat map gets what chance would get. Both
-    are (S, S).
-    """
+    """Whether the map's maximum lies in the place: 1, 0, or the share of equal maxima that do."""
+    # Zhang et al., Top-Down Neural Attention by Excitation Backprop (IJCV 2018), section 4.1, who
+    # allow 15 px beside it: pass :func:`widen`. A flat map gets what chance would get.
     peak = heat.max()
     return float(region[heat >= peak - rounding(heat)].mean())
 
 
 def energy_inside(heat: Heat, region: Region) -> float:
-    """Share of the map's positive values that lies in the place; NaN if the map has none.
-
-    The energy-based pointing game: Wang H. et al., Score-CAM (CVPR Workshops 2020), section 4.3.
-    Their maps have no negative values; negative evidence is no energy here.
-    """
+    """Share of the map's positive values that lies in the place; NaN if the map has none."""
+    # Energy-based pointing game: Wang H. et al., Score-CAM (CVPR Workshops 2020), section 4.3,
+    # whose maps have no negative values; negative evidence is no energy here.
     positive = np.maximum(heat, 0)
     whole = float(positive.sum())  # NumPy sums pairwise: float32 is good to 1e-6
     return float(positive[region].sum()) / whole if whole else float("nan")
 
 
 def average_precision(heat: Heat, region: Region) -> float:
-    """Average precision of the place's pixels, ranked by the map; its share of area for a flat one.
-
-    As scikit-learn's, of values rounded to 8,192 levels between the least and the greatest.
-    """
+    """Average precision of the place's pixels, ranked by the map; a flat one: share of area."""
+    # As scikit-learn's, of values rounded to 8,192 levels between the least and the greatest.
     low, span = float(heat.min()), float(heat.max()) - float(heat.min())
     scale = (LEVELS - 1) / span if span > rounding(heat) else 0.0
     levels = ((heat - np.float32(low)) * np.float32(scale)).astype(np.int32)
@@ -116,18 +102,14 @@ def average_precision(heat: Heat, region: Region) -> float:
 
 
 def rounding(heat: Heat) -> float:
-    """Differences of an enlarge map up to this come from rounding alone."""
+    """Differences of an enlarged map up to this come from rounding alone."""
     return ROUNDING * max(abs(float(heat.min())), abs(float(heat.max())))
 
 
 def detect_boxes(heat: Heat, shares: Sequence[float]) -> Floats:
-    """Rectangles around the connected parts of a map that reach a share of its range.
-
-    Wang et al., ChestX-ray8 (CVPR 2017), section 3.3. Pixels that touch at a corner are connected.
-    A flat map gives no box: it points nowhere. ``shares`` are thresholds in (0, 1] of the range
-    from the least to the greatest value; the boxes of all are taken together, as there with
-    :data:`WANG`: (K, 4), x, y, width, height in pixels, from the edges of the pixels.
-    """
+    """Boxes (K, 4) of a map's parts that reach each share (0, 1] of its range; a flat one: none."""
+    # Wang et al., ChestX-ray8 (CVPR 2017), section 3.3, with :data:`WANG`, the boxes of all taken
+    # together. Pixels that touch at a corner are connected.
     low, high = float(heat.min()), float(heat.max())
     span = high - low
     boxes: list[Sequence[int]] = []
@@ -144,10 +126,7 @@ def detect_boxes(heat: Heat, shares: Sequence[float]) -> Floats:
 
 
 def overlaps(detected: npt.ArrayLike, annotated: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """IoU, and intersection over the DETECTED box's area (IoBB of Wang 2017, section 4), (K, G).
-
-    Boxes are rows of x, y, width, height, (K, 4) and (G, 4).
-    """
+    """IoU, and intersection over the DETECTED box's area (IoBB of Wang 2017, section 4), (K, G)."""
     one = np.asarray(detected, dtype=np.float64).reshape(-1, 1, 4)
     other = np.asarray(annotated, dtype=np.float64).reshape(1, -1, 4)
     low = np.maximum(one[..., :2], other[..., :2])
@@ -160,19 +139,12 @@ def overlaps(detected: npt.ArrayLike, annotated: npt.ArrayLike) -> tuple[Floats,
 def score_map(
     heat: Heat, region: Region, annotated: npt.ArrayLike, *, shares: Sequence[float], near: Region
 ) -> tuple[Floats, Floats]:
-    """All metrics of one map, as sums and what they are sums over, in the order of ``METRICS``.
-
-    Over 1 image: pointing game, energy inside (over 0 where the map has no positive value) and
-    average precision of the place; "centre", whether the centre of the smallest detected box around
-    the map's maximum (the first of equal ones) lies in an annotated box, 0 without a box; and
-    "afp", detected boxes whose IoBB with every annotated box is at most each of ``OVERLAPS``.
-
-    Over the annotated boxes: for each the highest IoU and the highest IoBB of any detected box
-    ("iou", "iobb"), and whether they exceed each of ``OVERLAPS``: Wang 2017 calls a localisation
-    correct if IoU > T(IoU), or IoBB > T(IoBB). Many small boxes have a high T(IoBB) by chance: read
-    it beside "afp". ``heat``, the place ``region`` and ``near``, where the maximum counts as a hit,
-    are (S, S), the annotated boxes (G, 4); the shares are those of :func:`detect_boxes`.
-    """
+    """All metrics of one map, as sums and what they are sums over, in the order of ``METRICS``."""
+    # Wang 2017 calls a localisation correct if IoU > T(IoU), or IoBB > T(IoBB), of any detected
+    # box. Many small boxes have a high T(IoBB) by chance: read it beside "afp", the detected boxes
+    # whose IoBB with every annotated box is at most each of ``OVERLAPS``. "centre": whether that of
+    # the smallest detected box around the (first) maximum lies in an annotated box, 0 without a
+    # box.
     theirs = np.asarray(annotated, dtype=np.float64).reshape(-1, 4)
     detected = detect_boxes(heat, shares)
     iou, iobb = overlaps(detected, theirs)
@@ -206,12 +178,8 @@ def _holds(boxes: Floats, point: Floats) -> npt.NDArray[np.bool_]:
 
 
 def tune_threshold(maps: Iterable[Heat], boxes: Sequence[npt.ArrayLike]) -> float:
-    """The share of the range whose boxes overlap the annotated ones best; of equals the lowest.
-
-    The mean over annotated boxes of the highest IoU decides. Never tune on the boxes that are
-    scored. Maps are N of (S, S), of validation images; the boxes of each are (G, 4), in pixels of
-    the square. It is one of :data:`TRIED`; NaN without images.
-    """
+    """The share of ``TRIED`` of the highest mean best IoU, lowest of equals; NaN without maps."""
+    # Maps (S, S) of validation: never tune on the boxes (G, 4) that are scored.
     gains = np.zeros(len(TRIED))
     for heat, annotated in zip(maps, boxes, strict=True):
         for place, share in enumerate(TRIED):

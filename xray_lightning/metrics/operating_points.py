@@ -33,10 +33,7 @@ SEPARATED = (
 def _gains(
     true: Codes, false: Codes, sizes: tuple[int, int], rule: str, value: float
 ) -> npt.NDArray[Any]:
-    """What a rule prefers at each threshold: the largest; -inf where it will not do, (K,).
-
-    ``true`` and ``false`` are how many of the positives and of the negatives are called.
-    """
+    """What a rule prefers at each threshold: the largest; -inf where it will not do, (K,)."""
     positives, negatives = sizes
     if rule == "youden":  # Youden 1950: sensitivity + specificity - 1, in whole numbers, so that
         return true * negatives - false * positives  # equal points are equal
@@ -57,21 +54,16 @@ def require_rule(rule: str, value: float) -> None:
 
 
 def choose_threshold(
-    scores: Array,
-    targets: Array,
+    scores: Array,  # (n,)
+    targets: Array,  # (n,), NaN where unknown (left out)
     rule: str = "youden",
     *,
-    value: float = 0.9,
-    minimum_positives: int = MINIMUM_POSITIVES,
+    value: float = 0.9,  # the wanted sensitivity or specificity
+    minimum_positives: int = MINIMUM_POSITIVES,  # fewer: NaN, as without a negative
 ) -> float:
-    """The threshold that a rule prefers, out of the scores; of equal ones the highest.
-
-    "youden" takes the largest sensitivity + specificity - 1, "f1" the largest F1, "sensitivity" the
-    most specific threshold of at least that sensitivity, "specificity" the most sensitive one.
-    Scores and targets are (n,), NaN where unknown (left out). ``value`` is the wanted sensitivity
-    or specificity, not used by the other rules. NaN below ``minimum_positives``, without a
-    negative, or where no score will do.
-    """
+    """The threshold that a rule prefers, out of the scores; of equal ones the highest."""
+    # "youden": the largest sensitivity + specificity - 1; "f1": the largest F1; "sensitivity": the
+    # most specific of at least that sensitivity; "specificity" likewise. NaN where none will do.
     require_rule(rule, value)
     known = is_known(targets)
     positive, kept = targets[known] == 1, scores[known]
@@ -103,12 +95,9 @@ class Calls(WrongCalls):
 def count_wrong_calls(
     labels: Sequence[str], scores: Array, targets: Array, thresholds: Mapping[str, float]
 ) -> Calls:
-    """Misses and false alarms of the operating points: of any label, and of each.
-
-    An image is called abnormal if any score reaches its label's threshold (a label without one
-    calls nothing). Missed: images with a finding that are not called. False alarms: called images
-    without any: every label, (N, L), is known to be absent.
-    """
+    """Misses and false alarms of the operating points: of any label, and of each."""
+    # Called: any score reaches its label's threshold. Missed: a finding, not called. False alarms:
+    # a call where every label, (N, L), is known to be absent.
     called = scores >= np.array([thresholds.get(label, np.nan) for label in labels])
     present, absent = targets == 1, targets == 0
 
@@ -175,22 +164,16 @@ class OperatingPoints(Result):
 
 
 def fit_operating_point(
-    scores: Array,
-    targets: Array,
+    scores: Array,  # (N,) in [0, 1]
+    targets: Array,  # (N,), NaN where unknown
     bootstrap: PatientBootstrap,
     *,
-    rule: str = "youden",
+    rule: str = "youden",  # see ``choose_threshold``
     value: float = 0.9,
-    calibration: str | None = "platt",
-    minimum_positives: int = MINIMUM_POSITIVES,
+    calibration: str | None = "platt",  # of calibration.METHODS; None: none
+    minimum_positives: int = MINIMUM_POSITIVES,  # or negatives
 ) -> OperatingPoint:
-    """Operating point and calibration of one label.
-
-    Scores (N,) lie in [0, 1], targets (N,) are NaN where unknown; ``rule`` and ``value`` are those
-    of :func:`choose_threshold`, ``calibration`` is of
-    :data:`~xray_lightning.metrics.calibration.METHODS`, None: none. With fewer than
-    ``minimum_positives`` positives (or negatives) nothing is fitted.
-    """
+    """Operating point and calibration of one label; none are fitted below the minimum."""
     require_rule(rule, value)
     require_method(calibration)
     targets_known = is_known(targets)

@@ -71,12 +71,9 @@ class _Places:
 
 
 def curves_over(ranking: Ranking, counts: Counts) -> tuple[Floats, Floats]:
-    """AUROC and average precision of each draw, (D,) each.
-
-    AUROC is the Mann-Whitney statistic of the images repeated by their counts, ties one half;
-    average precision is the sum over thresholds of (R_n - R_(n-1)) P_n, as scikit-learn's.
-    ``counts`` (D, P) are whole numbers; NaN where a draw lacks a positive or a negative.
-    """
+    """AUROC and average precision of each draw, (D,) each; NaN without a positive or a negative."""
+    # Mann-Whitney statistic of the images repeated by whole ``counts`` (D, P), ties one half; sum
+    # over thresholds of (R_n - R_(n-1)) P_n, as scikit-learn's.
     _require_exact(ranking, counts)
     if not len(ranking.codes):
         return np.full(len(counts), np.nan), np.full(len(counts), np.nan)
@@ -117,11 +114,9 @@ def _curves(ranking: Ranking, counts: Counts) -> tuple[Floats, Floats]:
 
 
 def auroc_left_out(ranking: Ranking, patients: int) -> Floats:
-    """AUROC, then AUROC with each patient left out, (1 + P,): the jackknife without a draw.
-
-    Of all pairs of a positive and a negative image that are won, those with an image of the patient
-    go; the pairs within the patient count twice in that. NaN where no pair is left.
-    """
+    """AUROC, then AUROC with each patient left out, (1 + P,): the jackknife without a draw."""
+    # Of all pairs of a positive and a negative image that are won, those with an image of the
+    # patient go; the pairs within the patient count twice in that. NaN where no pair is left.
     codes, positive = ranking.codes, ranking.positive
     place = np.unique(ranking.scores, return_inverse=True)[1]
     won, lost = _below(place, positive), positive.sum() - _below(place, ~positive)

@@ -62,10 +62,7 @@ class Subgroup(Result):
 
 
 def group_records(records: Sequence[Record]) -> dict[str, Groups]:
-    """The group of each image in each dimension, (N,); "unknown" where the record does not say.
-
-    Images per patient are counted among these records.
-    """
+    """The group of each image in each dimension, (N,); "unknown" where the record does not say."""
     codes = number_patients(patient_ids(records))
     per_patient = np.bincount(codes)[codes].astype(np.float64)
     sex = np.array([record.sex or UNKNOWN for record in records])
@@ -106,10 +103,7 @@ def _cross(first: Groups, second: Groups) -> Groups:
 def measure_subgroups(
     labels: Sequence[str], scores: Array, targets: Array, records: Sequence[Record]
 ) -> list[Subgroup]:
-    """A row for each label and the mean in each group.
-
-    Scores and targets of the N records are (N, L), targets NaN where unknown.
-    """
+    """A row for each label and the mean in each group; scores and targets (N, L), NaN unknown."""
     codes = number_patients(patient_ids(records))
     rows = []
     for dimension, group, groups in _iterate_groups(records):
@@ -186,11 +180,9 @@ class WrongShare(Result):
 
 @dataclass(frozen=True)
 class Underdiagnosis(WrongShare):
-    """What the operating points miss in one group of images, and their false alarms there.
+    """Abnormal images that one group's operating points call free, and false alarms there."""
 
-    The share is of the images with a finding, called free of findings; false alarms are a share of
-    those without any finding (every label is known to be absent), called abnormal.
-    """
+    # Of images where every label is known to be absent, those called abnormal are false alarms.
 
     dimension: str
     group: str
@@ -207,12 +199,9 @@ def measure_underdiagnosis(
     draws: int = 500,
     seed: int = 0,
 ) -> list[Underdiagnosis]:
-    """Findings missed and false alarms of the same operating points in each group.
-
-    Seyyed-Kalantari 2021 takes the false positive rate of a "No Finding" output; a model without
-    one calls an image free of findings when every score lies below its operating point. Labels
-    without an operating point call nothing. A rate of fewer than 10 images is NaN.
-    """
+    """Findings missed and false alarms of the same operating points in each group."""
+    # Seyyed-Kalantari 2021 takes the false positive rate of a "No Finding" output; without one an
+    # image is called free when every score lies below its operating point. Below 10 images: NaN.
     least = np.array([thresholds.get(label, np.inf) for label in labels])
     called = np.asarray((scores >= least).any(axis=1))
     present, absent = np.any(targets == 1, axis=1), np.all(targets == 0, axis=1)
