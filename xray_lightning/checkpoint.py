@@ -151,11 +151,8 @@ def get_class(name: str) -> Any:
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a network's tensors, in hex: of their names, types, shapes and values.
-
-    The file's own would not do: :func:`store_operating_points` writes it again
-    with the same weights.
-    """
+    """SHA-256 of a network's tensors, in hex: of their names, types, shapes and values."""
+    # The file's own would not do: ``store_operating_points`` writes it again with the same weights.
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -269,11 +266,8 @@ def _odd_tensors(state: Any) -> Iterator[str]:
 def describe_model(
     net: nn.Module, data: "XrayDataModule", config: Mapping[str, Any] | None = None
 ) -> Description:
-    """What a checkpoint of this network, trained on this data, says about itself.
-
-    A network that is not an :class:`XrayNet` is described by its class, its labels and size, and
-    by its ``config``, if it has one: the other arguments of its class, as plain values.
-    """
+    """What a checkpoint of this network, trained on this data, says about itself."""
+    # Not an XrayNet: class, labels, size and, if it has one, its ``config``: the other arguments.
     own: dict[str, Any] = dict(getattr(net, "config", {}))
     if not isinstance(net, XrayNet):
         name = f"{type(net).__module__}.{type(net).__qualname__}"
@@ -284,10 +278,8 @@ def describe_model(
 
 
 def patients_of(data: "XrayDataModule") -> dict[str, object]:
-    """What a checkpoint keeps of the patients it learned from: keys of each subset, plain values.
-
-    Empty where the data's patient ids must not leave it (see ``Source.population``).
-    """
+    """Keys of each subset's patients as a checkpoint keeps them; empty without a population."""
+    # Empty also where the data's patient ids must not leave it (see ``Source.population``).
     population = data.source.population
     if not population:
         return {}
@@ -324,11 +316,7 @@ def require_labels(description: Description, labels: tuple[str, ...], place: str
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], target: Path) -> None:
-    """Write beside the target and rename, so that a kill never leaves half a checkpoint.
-
-    Raises:
-        OutputError: the disk is full, or the file would be larger than is allowed.
-    """
+    """Write beside the target and rename, so that a kill never leaves half a checkpoint."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with open_replacing(target, "wb") as file:

@@ -71,11 +71,7 @@ class Record:
 
 
 class Records(Sequence[Record]):
-    """Records over columns, by the names of their fields; each is made when it is asked for.
-
-    Targets are (N, L), all other columns (N,); what has no column has its default. Positions or a
-    slice give other ``Records``.
-    """
+    """Records over columns (N,), targets (N, L), by field; each made when asked for; slices too."""
 
     def __init__(self, **columns: Any) -> None:
         self.columns: dict[str, npt.NDArray[Any]] = {
@@ -166,12 +162,7 @@ def patients_text(count: int | None) -> str:
 
 
 def canonical(finding: str, labels: Sequence[str], place: str) -> str:
-    """The name of ``finding`` in ``labels``.
-
-    Args:
-        finding: a word of a table, spaces around it allowed.
-        labels: the known labels.
-        place: where the word stands, for the message.
+    """The name of ``finding``, spaces around it allowed, in ``labels``; ``place``: where it stands.
 
     >>> canonical("Infiltrate", CHEST_XRAY14, "row 2")
     'Infiltration'
@@ -187,14 +178,7 @@ def canonical(finding: str, labels: Sequence[str], place: str) -> str:
 
 
 def encode(findings: Iterable[str], labels: Sequence[str], place: str = "") -> tuple[float, ...]:
-    """Targets of one image, 1.0 where a finding is present; ``No Finding`` is the all-zero vector.
-
-    Returns:
-        One number per label, (L,).
-
-    >>> encode(["Mass"], ("Mass", "Nodule"))
-    (1.0, 0.0)
-    """
+    """Targets (L,) of one image, 1.0 for a finding; ``No Finding`` is the all-zero vector."""
     words = {word.strip() for word in findings}
     if NO_FINDING in words and len(words) > 1:
         raise TableError(f"{place}: {NO_FINDING!r} stands beside {sorted(words - {NO_FINDING})}")

@@ -27,11 +27,7 @@ class Result:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The result that :meth:`to_json` gave these values; further keys are left out.
-
-        Raises:
-            KeyError: a field without a default is not there.
-        """
+        """The result that :meth:`to_json` gave these values; further keys are left out."""
         kinds = get_type_hints(cls)
         own = {field.name: field.metadata.get("was", field.name) for field in fields(cls)}
         names = {name: name if name in values else old for name, old in own.items()}

@@ -42,11 +42,9 @@ def from_spreadsheet(cell: str) -> str:
 
 @contextmanager
 def open_replacing(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
-    """Open a file that takes its final name only when the block has ended without an error.
-
-    The name beside it holds host and process id, so that two processes never write into one file.
-    A folder that vanished is never made anew. Text is UTF-8 unless ``encoding=`` says otherwise.
-    """
+    """Open a file that takes its final name only when the block has ended without an error."""
+    # The name beside it holds host and process id, so that two processes never write into one file.
+    # A folder that vanished is never made anew. Text is UTF-8 unless ``encoding=`` says otherwise.
     require_folder(path)
     partial = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.partial")
     if "b" not in mode:

@@ -22,11 +22,7 @@ DAMAGE = (SafetensorError, BadZipFile, OSError, RuntimeError, EOFError, ValueErr
 
 
 def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> nn.Module:
-    """A timm network for one-channel images, without pool and classifier.
-
-    The name may have a weights tag ("densenet121.tv_in1k"); networks of fixed input size (ViT) need
-    ``image_size``.
-    """
+    """A timm network for one-channel images, without pool and classifier."""
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
         near = get_close_matches(architecture, timm.list_models(), n=8)
@@ -57,11 +53,9 @@ def load_network(name: str, weights: str, image_size: int) -> tuple[Any, str | N
 
 
 def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, str]:
-    """A backbone with timm's own (ImageNet) weights.
-
-    timm loads them leniently. To prove that nothing was left random, the network is made twice
-    from one random state, and every floating-point tensor must differ from its initial value.
-    """
+    """A backbone with timm's own (ImageNet) weights."""
+    # timm loads them leniently. To prove that nothing was left random, the network is made twice
+    # from one random state, and every floating-point tensor must differ from its initial value.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         initial = create_backbone(name, image_size=image_size).state_dict()
@@ -88,11 +82,9 @@ def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, str]:
 
 
 def load_backbone(backbone: Any, path: Path) -> str:
-    """Fill a backbone from a ``.safetensors`` file of timm's or from our checkpoint.
-
-    The first convolution of a three-channel file is summed over its input channels, timm's way
-    for one-channel images; the file's classifier is dropped; everything else must match.
-    """
+    """Fill a backbone from a ``.safetensors`` file of timm's or from our checkpoint."""
+    # The first convolution of a three-channel file is summed over its inputs, timm's way; the
+    # file's classifier is dropped; everything else must match.
     state = read_state(path)
     ours = {key.removeprefix("net."): value for key, value in state.items()}
     prefix = "backbone."
@@ -192,12 +184,9 @@ def trial_features(backbone: Any, image_size: int) -> Tensor:
 
 
 def trace_sizes(net: nn.Module, image_size: int) -> tuple[float, int, bool]:
-    """What a network makes of the size of its images, from one black image in evaluation mode.
-
-    Returns:
-        The share of an image's area that convolutions without overlap (patches) read; the side in
-        pixels that divides evenly; whether a batch norm sees one value a channel.
-    """
+    """What a network makes of the size of its images, from one black image in evaluation mode."""
+    # The share of an image's area that convolutions without overlap (patches) read; the side in
+    # pixels that divides evenly; whether a batch norm sees one value a channel.
     patches: dict[int, int] = {}  # side of the input -> of a patch
     single: list[bool] = []
 

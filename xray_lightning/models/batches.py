@@ -11,11 +11,9 @@ from torch import Tensor, nn
 def iterate_batches(
     net: nn.Module, images: Tensor, batch_size: int, *, full: bool = False
 ) -> Iterator[Tensor]:
-    """Batches (B, ...) of images (N, ...) on the network's device, B at most ``batch_size``.
-
-    With ``full`` the remainder is spread over the others, so that none has fewer than
-    ``batch_size`` if N is at least that: for batch statistics, and methods that need two images.
-    """
+    """Batches (B, ...) of images (N, ...) on the network's device, B at most ``batch_size``."""
+    # ``full`` spreads the remainder over the others, so that none has fewer than ``batch_size`` (if
+    # N has): for batch statistics, and methods that need two images.
     device = next(net.parameters()).device
     count = max(1, len(images) // batch_size)
     for batch in images.tensor_split(count) if full else torch.split(images, batch_size):
@@ -24,20 +22,14 @@ def iterate_batches(
 
 def run_batches(
     net: nn.Module,  # tells the device; the function, if none is given
-    images: Tensor,  # (N, ...) on any device
+    images: Tensor,  # (N, ...) on any device, N at least 1
     # of a batch (B, ...) on the network's device, to (B, ...)
     function: Callable[[Tensor], Tensor] | None = None,
     *,
     batch_size: int = 64,  # images per batch
     full: bool = False,  # see ``iterate_batches``
 ) -> Tensor:
-    """What a function of the network gives for images, without gradients.
-
-    The network stays in the mode it is in; set ``net.eval()`` before.
-
-    Returns:
-        (N, ...) on the CPU, in the function's own type. N must be at least 1.
-    """
+    """What a function gives for images, without gradients, on the CPU; the network's mode stays."""
     function = function or net
     with torch.no_grad():
         batches = iterate_batches(net, images, batch_size, full=full)

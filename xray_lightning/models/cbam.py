@@ -17,14 +17,7 @@ PARTS = ("both", "channel", "spatial")
 class ChannelGate(nn.Module):
     """One gate per channel: sigmoid(MLP(mean over space) + MLP(max over space)).
 
-    Woo et al., CBAM (ECCV 2018), eq. 2. The two-layer MLP is shared and has biases, as in the
-    authors' code.
-
-    Args:
-        reduction: the hidden layer has C // reduction units.
-
-    Raises:
-        ConfigError: a reduction below 1 or above C.
+    Woo et al., CBAM (ECCV 2018), eq. 2; the shared MLP has biases, as in the authors' code.
     """
 
     def __init__(self, channels: int, reduction: int = 8) -> None:
@@ -49,12 +42,6 @@ class SpatialGate(nn.Module):
     """One gate per place: sigmoid(convolution([mean over channels; max over channels])).
 
     Woo et al., CBAM (ECCV 2018), eq. 3; the convolution has no bias.
-
-    Args:
-        kernel_size: side of the convolution.
-
-    Raises:
-        ConfigError: an even side, which would shift the map.
     """
 
     def __init__(self, kernel_size: int = 7) -> None:
@@ -119,11 +106,8 @@ class CBAM(nn.Module):
 def insert_cbam(
     backbone: Any, names: Sequence[str], image_size: int, *, parts: str, reduction: int
 ) -> nn.ModuleDict:
-    """Put a CBAM block behind each named module; no tensor of the backbone changes or moves.
-
-    The names are as ``named_modules`` has them, such as "block3" or "layer2.0"; a trial image of
-    ``image_size`` px shows how many channels they give.
-    """
+    """Put a CBAM block behind each named module; no tensor of the backbone changes or moves."""
+    # A trial image of ``image_size`` px shows how many channels they give.
     if isinstance(names, str):
         raise ConfigError(f"model.cbam_after must be a list such as [{names}], got {names!r}")
     if parts not in PARTS:

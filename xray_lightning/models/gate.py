@@ -29,10 +29,7 @@ LEAST = 16  # training films; below, there is nothing to fit
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """What a checkpoint knows of its training films, see :func:`fit_gate`; plain values, tensors.
-
-    F features, K axes, C kinds; the first kind is a film as it is.
-    """
+    """What a checkpoint knows of its training films: F features, K axes, C kinds, first as is."""
 
     layer: str  # the module whose output is pooled
     kinds: tuple[str, ...]
@@ -103,15 +100,10 @@ def fit_gate(
     youngest: float | None = None,  # and views: see :class:`Gate`
     views: tuple[str, ...] = (),
 ) -> Gate:
-    """Fit distance and probes on training films, and their limits on validation films.
-
-    Every training film is taken as it is, mirrored, and changed in one of the other ways. Either
-    limit is exceeded by at most ``false_alarms * (M + 1)`` validation films, so that of further
-    ones no larger share is expected (Vovk 2005); with M below ``1 / false_alarms`` it may be.
-
-    Raises:
-        ConfigError: a share outside (0, 1), too few films, or a backbone without listed stages.
-    """
+    """Fit distance and probes on training films, and their limits on validation films."""
+    # Every training film is taken as it is, mirrored, and changed in one of the other ways. Either
+    # limit is exceeded by at most ``false_alarms * (M + 1)`` validation films, so that of further
+    # ones no larger share is expected (Vovk 2005); with M below ``1 / false_alarms`` it may be.
     require_share(false_alarms)
     if len(train) < LEAST or not len(validation):
         counts = f"{len(train)} training and {len(validation)} validation films"

@@ -18,13 +18,7 @@ from xray_lightning.errors import ConfigError, require_integer
 
 
 class PoolingHead(nn.Module):
-    """Pooling, dropout, then one linear layer; a subclass says how it pools.
-
-    Args:
-        channels: C of the feature map.
-        labels: number of labels L.
-        dropout: probability of dropping a pooled feature.
-    """
+    """Pooling, dropout, then one linear layer; a subclass says how it pools."""
 
     kind_of_dropout: type[nn.Module] = nn.Dropout
 
@@ -48,10 +42,7 @@ class PoolingHead(nn.Module):
 
 
 class AveragePool(PoolingHead):
-    """Mean over space, then one linear layer: the head of Xception, DenseNet and CheXNet.
-
-    The logit is the mean of its map.
-    """
+    """Mean over space, then one linear layer: the head of Xception, DenseNet and CheXNet."""
 
     def pool(self, features: Tensor) -> Tensor:
         """Mean over space."""
@@ -61,8 +52,7 @@ class AveragePool(PoolingHead):
 class MaxPool(PoolingHead):
     """A linear layer at every place, then the maximum over space.
 
-    Oquab et al., Is object localization for free? (CVPR 2015), section 3. The logit is the
-    maximum of its map. Dropout drops whole channels.
+    Oquab et al. (CVPR 2015), section 3. Dropout drops whole channels.
     """
 
     kind_of_dropout = nn.Dropout2d
@@ -75,16 +65,8 @@ class MaxPool(PoolingHead):
 class GeneralisedMean(PoolingHead):
     """Generalised mean (GeM) over space, (mean of x^p)^(1/p), with a learned power.
 
-    Radenovic et al., Fine-tuning CNN Image Retrieval with No Human Annotation (TPAMI 2018), eq. 3.
-    A power of 1 gives the mean, a large one the maximum. Negative features, as a ViT gives them,
-    count as 0 (x is not below 1e-6). The maps are what each place adds: w x^p / pooled^(p - 1) + b;
-    the logit is their mean.
-
-    Args:
-        power: p before training.
-
-    Raises:
-        ConfigError: p is not above 0.
+    Radenovic et al. (TPAMI 2018), eq. 3. p = 1 is the mean. Negative features, as of a ViT, count
+    as 0 (x >= 1e-6). Maps: w x^p / pooled^(p - 1) + b; the logit is their mean.
     """
 
     def __init__(
@@ -110,15 +92,8 @@ class GeneralisedMean(PoolingHead):
 class LogSumExp(PoolingHead):
     """Log-sum-exp pooling, (1 / r) log(mean of exp(r x)) over space, then one linear layer.
 
-    Wang et al., ChestX-ray8 (CVPR 2017), eq. 1, without overflow: between the mean (r to 0) and the
-    maximum. The maps are the linear layer at every place, the heat maps of Wang et al.; the logit
-    lies near their maximum, but is no function of them.
-
-    Args:
-        sharpness: r.
-
-    Raises:
-        ConfigError: r is not above 0.
+    Wang et al., ChestX-ray8 (CVPR 2017), eq. 1, without overflow: from mean (r to 0) to maximum.
+    Maps: the linear layer at every place; the logit lies near their maximum, no function of them.
     """
 
     def __init__(
@@ -168,17 +143,8 @@ class WeightingHead(PoolingHead):
 class AttentionPool(WeightingHead):
     """Attention pooling with one map for each label.
 
-    Ilse et al., Attention-based Deep Multiple Instance Learning (ICML 2018), eq. 7 and 8, with the
-    places as instances: weights = softmax over space of u tanh(V x); gated, eq. 9: of
-    u (tanh(V x) sigmoid(U x)). The maps are these weights, which say where the head looks, also
-    for an absent finding; the logit is no function of them.
-
-    Args:
-        hidden: rows of V.
-        gated: eq. 9.
-
-    Raises:
-        ConfigError: hidden is no integer above 0, or gated no truth value.
+    Ilse et al. (ICML 2018), eq. 7 and 8: weights, which are the maps, softmax over space of
+    u tanh(V x); gated, eq. 9: of u (tanh(V x) sigmoid(U x)). The logit is no function of them.
     """
 
     def __init__(
@@ -187,8 +153,8 @@ class AttentionPool(WeightingHead):
         labels: int,
         *,
         dropout: float = 0.0,
-        hidden: int = 128,
-        gated: bool = False,
+        hidden: int = 128,  # rows of V
+        gated: bool = False,  # eq. 9
     ) -> None:
         super().__init__(channels, labels, dropout=dropout)
         if not isinstance(gated, bool):
@@ -213,10 +179,8 @@ class AttentionPool(WeightingHead):
 class PCAM(WeightingHead):
     """Probabilistic class activation maps.
 
-    Ye et al., Weakly Supervised Lesion Localization With Probabilistic-CAM Pooling (2020): the
-    weights are sigmoid(w x + b), divided by their sum over space, with the w and b that classify
-    the pooled features. The maps are w x + b, their sigmoid is the paper's probability map; the
-    logit is their mean under the weights.
+    Ye et al., Probabilistic-CAM Pooling (2020): the weights are sigmoid(w x + b) over its sum, with
+    the classifier's w and b. Maps: w x + b; the logit is their mean under the weights.
     """
 
     def weights(self, features: Tensor) -> Tensor:
@@ -228,18 +192,9 @@ class PCAM(WeightingHead):
 class CSRA(nn.Module):
     """Class-specific residual attention.
 
-    Zhu and Wu, Residual Attention (ICCV 2021), eq. 2 to 6: a classifier of unit length and
-    without bias scores every place; the logit is mean(s) + lambda sum(softmax(T s) s) over space,
-    summed over the temperatures, each with a classifier of its own. The maps are the scores s,
-    summed likewise; with lambda = 0 the logit is their mean. Dropout drops whole channels.
-
-    Args:
-        dropout: probability of dropping a channel.
-        temperatures: T of each head; 99 means the maximum. The paper's for 4 heads: 1, 2, 4, 99.
-        residual: lambda.
-
-    Raises:
-        ConfigError: no temperatures, one that is not above 0, or a lambda below 0.
+    Zhu and Wu (ICCV 2021), eq. 2 to 6: scores s of a classifier of unit length without bias; the
+    logit is mean(s) + lambda sum(softmax(T s) s) over space, summed over T, each with a classifier
+    of its own. The maps are the scores, summed likewise. Dropout drops whole channels.
     """
 
     def __init__(
@@ -248,8 +203,8 @@ class CSRA(nn.Module):
         labels: int,
         *,
         dropout: float = 0.0,
-        temperatures: Sequence[float] = (1.0,),
-        residual: float = 0.1,
+        temperatures: Sequence[float] = (1.0,),  # T; 99: maximum; the paper's: 1, 2, 4, 99
+        residual: float = 0.1,  # lambda
     ) -> None:
         super().__init__()
         if not isinstance(temperatures, list | tuple) or not temperatures:
@@ -295,20 +250,9 @@ def _softmax(scores: Tensor, features: Tensor) -> Tensor:
 class QueryDecoder(nn.Module):
     """One decoder layer without self-attention, with one fixed query for each label.
 
-    Ridnik et al., ML-Decoder (WACV 2023; arXiv 2021), section 2.4: the places are embedded by a
-    linear layer and a ReLU; the queries, which are not learned, attend to them; a feed-forward
-    part follows; each label's linear unit reads its own query (the paper's group-wise layer with
-    groups of one). The maps are the attention weights, averaged over the attention's heads; they
-    say where the head looks, also for an absent finding, and the logit is no function of them.
-
-    Args:
-        dropout: inside the decoder layer.
-        width: D of the embedded places and the queries.
-        attention_heads: of the attention.
-        feedforward: units of the feed-forward part.
-
-    Raises:
-        ConfigError: an option is no integer above 0, or the width no multiple of the heads.
+    Ridnik et al., ML-Decoder (WACV 2023), section 2.4: queries that are not learned attend to the
+    places, embedded by a linear layer and a ReLU; groups of one. The maps are the attention weights
+    averaged over the heads, which say where the head looks; the logit is no function of them.
     """
 
     queries: Tensor  # (L, D)
@@ -319,9 +263,9 @@ class QueryDecoder(nn.Module):
         labels: int,
         *,
         dropout: float = 0.0,
-        width: int = 768,
+        width: int = 768,  # D of the embedded places and the queries
         attention_heads: int = 8,
-        feedforward: int = 2048,
+        feedforward: int = 2048,  # units
     ) -> None:
         super().__init__()
         if require_count("width", width) % require_count("attention_heads", attention_heads):
@@ -391,10 +335,7 @@ def make_head(
     dropout: float = 0.0,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """A head by its name, or of a class or function of your own (see :data:`HeadFactory`).
-
-    ``options`` are its keyword arguments.
-    """
+    """A head by its name, or of a class or function of your own (see :data:`HeadFactory`)."""
     if isinstance(head, str) and head not in HEADS:
         raise ConfigError(f"model.head must be one of {sorted(HEADS)}, got {head!r}")
     if not isinstance(options, Mapping | None):

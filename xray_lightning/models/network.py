@@ -205,10 +205,8 @@ def _require_settings(
 
 
 def standardise(images: Tensor) -> Tensor:
-    """Each image (B, 1, H, W) less its mean, over its standard deviation.
-
-    As TensorFlow's per_image_standardization: the deviation counts as at least 1 / sqrt(H W), so
-    that an empty image stays finite.
-    """
+    """Each image (B, 1, H, W) less its mean, over its standard deviation."""
+    # As TensorFlow's per_image_standardization: the deviation counts as at least 1 / sqrt(H W), so
+    # that an empty image stays finite.
     deviation, mean = torch.std_mean(images, dim=(1, 2, 3), correction=0, keepdim=True)
     return (images - mean) / deviation.clamp(min=images[0].numel() ** -0.5)

@@ -39,10 +39,7 @@ def write_environment(
     overrides: Sequence[str] = (),  # settings of the command line
     choices: dict[str, str | None] | None = None,  # the options of each group of settings
 ) -> None:
-    """environment.json: what is needed to understand and repeat the run.
-
-    A resumed run adds an entry to the one it has.
-    """
+    """environment.json: what explains and repeats the run; a resumed run adds an entry."""
     device = trainer.strategy.root_device
     values: Json = {
         "command": list(sys.argv if command is None else command),
@@ -70,10 +67,8 @@ def write_environment(
 
 
 def compare_prevalence(data: XrayDataModule) -> dict[str, tuple[float, float]]:
-    """Share of positives of each label: in the training set, and as drawn in the first epochs.
-
-    "normal images" is the share of images with all targets known to be 0; NaN: no target is known.
-    """
+    """Share of positives of each label, NaN unknown: in the training set and as first drawn."""
+    # "normal images" is the share of images with all targets known to be 0.
     shares = []
     for targets in (data.subset_targets("train"), data.draw_targets(EPOCHS)):
         normal = (targets == 0).all(axis=1).mean()

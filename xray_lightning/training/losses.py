@@ -210,23 +210,9 @@ class PairwiseAUC(nn.Module):
 
 
 def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
-    """Weight of each class of n training images: (1 - beta) / (1 - beta^n), times a common factor.
-
-    Cui 2019, "Class-Balanced Loss Based on Effective Number of Samples", Proposition 1 and Sect. 4.
-    Absence and presence of each label are two classes, so there are 2 L. As in the paper, the
-    weights are normalised together to sum to the number of classes (here: of those that occur).
-
-    Args:
-        class_counts: images without (row 0) and with (row 1) each label, (2, L).
-        beta: from 0, where every weight is 1, to below 1; towards 1 weights go as 1 / n.
-
-    Returns:
-        (2, L), float32; 1 for a class that does not occur.
-
-    >>> effective_number_weights(torch.tensor([[90], [10]]), 0.999999)
-    tensor([[0.2000],
-            [1.8000]])
-    """
+    """Class weights (1 - beta) / (1 - beta^n), (2, L), which sum to the number that occur."""
+    # Cui 2019, "Class-Balanced Loss Based on Effective Number of Samples", Proposition 1 and Sect.
+    # 4. Absence and presence of each label are two classes; 1 for one that does not occur.
     counts = class_counts.double()
     log_beta = torch.tensor(beta, dtype=torch.float64, device=counts.device).log()
     weights = (1 - beta) / -torch.expm1(counts * log_beta)  # no cancellation for beta near 1
@@ -237,10 +223,8 @@ def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
 def _focal(
     logits: Tensor, targets: Tensor, gamma: float, present: Tensor | float, absent: Tensor | float
 ) -> Tensor:
-    """Mean of -w_t (1 - p_t)^gamma log p_t with the weights w_t of ``present`` and ``absent``.
-
-    The power is taken by its logarithm, whose gradient stays finite.
-    """
+    """Mean of -w_t (1 - p_t)^gamma log p_t with the weights w_t of ``present`` and ``absent``."""
+    # The power is taken by its logarithm, whose gradient stays finite.
     logits = _precise(logits)
     share, log_p, log_rest = _share(logits, targets), F.logsigmoid(logits), F.logsigmoid(-logits)
     shown = share * (present * (torch.exp(gamma * log_rest) * log_p))

@@ -34,18 +34,10 @@ def make_optimizer(
 def parameter_groups(
     net: nn.Module, head_lr: float | None = None, layer_decay: float | None = None
 ) -> list[dict[str, Any]]:
-    """Backbone and head, each with and without weight decay.
-
-    What is not the backbone's (the head, attention blocks) is new and counts as head. Norms and
-    biases (vectors) are not decayed. All parameters are in the groups from the start, frozen or
-    not, so that a resumed run finds its optimiser state.
-
-    Args:
-        net: one with a ``backbone``; of another all parameters count as head.
-        head_lr: learning rate of the head; None: that of the backbone.
-        layer_decay: factor of the learning rate for each layer away from the head; the backbone
-            falls into a group a layer, each with its ``lr_scale``. None: one rate for all of it.
-    """
+    """Backbone and head (all that is not the backbone's), each with and without weight decay."""
+    # Norms and biases (vectors) are not decayed. All parameters are in the groups from the start,
+    # frozen or not, so that a resumed run finds its optimiser state. With ``layer_decay`` the
+    # backbone falls into a group a layer, each with its ``lr_scale``.
     backbone = getattr(net, "backbone", None)
     depths = {} if layer_decay is None else layer_depths(backbone, layer_decay)
     groups: dict[str, dict[str, Any]] = {}
@@ -64,11 +56,9 @@ def parameter_groups(
 
 
 def layer_depths(backbone: Any, layer_decay: float) -> dict[str, int]:
-    """Layers between each parameter of a timm network and its head, by name.
-
-    timm's own count (``timm.optim.param_groups_layer_decay``, after BEiT, Bao 2021): the head and
-    a norm before it are layer 0, the last block is layer 1.
-    """
+    """Layers between each parameter of a timm network and its head, by name."""
+    # timm's own count (``timm.optim.param_groups_layer_decay``, after BEiT, Bao 2021): the head and
+    # a norm before it are layer 0, the last block is layer 1.
     if not 0 < layer_decay <= 1:
         raise ConfigError(f"optim.layer_decay must be above 0 and at most 1, got {layer_decay}")
     stated = getattr(backbone, "pretrained_cfg", {})
@@ -113,14 +103,9 @@ class Constant:
 
 
 class Cosine(Constant):
-    """Linear warm-up, then half a cosine down to a floor.
+    """Linear warm-up, of at most half of the run, then half a cosine down to a floor.
 
-    Args:
-        warmup_epochs: epochs of linear growth from almost 0; at most half of the run.
-        floor: last factor.
-
-    Raises:
-        ConfigError: a negative warm-up, or a floor outside [0, 1].
+    As :class:`Constant`, and ``floor``: last factor; ConfigError: a floor outside [0, 1].
     """
 
     def __init__(self, *, warmup_epochs: float = 1.0, floor: float = 0.01) -> None:
@@ -143,15 +128,10 @@ class Cosine(Constant):
 
 
 class Step(Constant):
-    """Linear warm-up, then a cut after each of some epochs.
+    """Linear warm-up, then a cut by ``factor`` after each of some epochs.
 
-    Args:
-        warmup_epochs: epochs of linear growth from almost 0.
-        milestones: epochs after which the rate is cut; those beyond the run's end do nothing.
-        factor: of each cut.
-
-    Raises:
-        ConfigError: a negative warm-up, milestones that do not grow, or a factor that is no cut.
+    As :class:`Constant`, and ``milestones``: epochs after which the rate is cut, in the run or not;
+    ConfigError: milestones that do not grow, or a factor that is no cut.
     """
 
     def __init__(
@@ -176,15 +156,10 @@ class Step(Constant):
 
 
 class Plateau(Constant):
-    """Linear warm-up, then a cut each time the validation AUROC stops growing.
+    """Linear warm-up, then a cut by ``factor`` each time the validation AUROC stops growing.
 
-    Args:
-        warmup_epochs: epochs of linear growth from almost 0.
-        factor: of each cut.
-        patience: epochs without a better value that are let pass.
-
-    Raises:
-        ConfigError: a negative warm-up or patience, or a factor that is no cut.
+    As :class:`Constant`, and ``patience``: epochs without a better value that are let pass;
+    ConfigError: a negative patience, or a factor that is no cut.
     """
 
     def __init__(

@@ -29,10 +29,9 @@ def write_rows(rows: list[Row], path: Path) -> None:
 
 
 class MetricsFile(pl.Callback):
-    """Collects the logged figures of each epoch, with the images seen and images per second.
+    """Collects each epoch's figures, images seen and images per second; part of the checkpoint.
 
-    The rows are part of the checkpoint: Lightning's own CSV logger deletes the earlier file when
-    a run resumes in its folder.
+    Lightning's own CSV logger deletes the earlier file when a run resumes in its folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -125,11 +124,7 @@ class EpochLine(pl.Callback):
 
 
 def epoch_line(epoch: int, epochs: int | None, metrics: Mapping[str, Tensor | float]) -> str:
-    """The text of one line.
-
-    >>> epoch_line(1, 8, {"train/loss": 0.5})
-    'epoch 1/8  train/loss 0.5000'
-    """
+    """The text of one line."""
     names = ("train/loss", "val/loss", "val/auroc")
     shown = [f"{name} {float(metrics[name]):.4f}" for name in names if name in metrics]
     return "  ".join([f"epoch {epoch}/{epochs}", *shown])
@@ -141,10 +136,7 @@ def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
 
 
 class EpochSeed(pl.Callback):
-    """Seeds torch at the start of each training epoch (dropout, stochastic depth).
-
-    Lightning does not restore torch's random state when a run resumes.
-    """
+    """Seeds torch at the start of each epoch: Lightning does not restore its random state."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -157,8 +149,8 @@ class EpochSeed(pl.Callback):
 class KeepSigterm(pl.Callback):
     """Puts the handler of SIGTERM back that was there before.
 
-    Lightning's own ends a fit at the next batch with exit code 0, is silent in a prediction, and
-    broadcasts between processes from inside the handler, which can hang.
+    Lightning's ends a fit at the next batch with exit code 0, is silent in a prediction and, as it
+    broadcasts between processes from inside the handler, can hang.
     """
 
     def __init__(self) -> None:

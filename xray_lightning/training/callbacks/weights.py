@@ -192,9 +192,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class RunCheckpoint(ModelCheckpoint):
     """Lightning's, but its memory of the best score goes with the files, wherever they lie.
 
-    Lightning forgets the best score when the absolute folder is another one than before, so that
-    the first epoch after a move would replace a better checkpoint. And where the score is undefined
-    in every epoch, the last one is kept, not the first.
+    Lightning forgets it in another folder. A score undefined in every epoch keeps the last one.
     """
 
     @property
