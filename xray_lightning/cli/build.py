@@ -223,11 +223,8 @@ def cores_each(processes: int) -> int:
 
 
 def own_cores(cores: int) -> int:
-    """This run's share of the machine's cores.
-
-    In a sweep Hydra's joblib launcher keeps ``n_jobs`` runs going; submitit gives each
-    ``cpus_per_task``, and its local executor starts all of them at once: a core each.
-    """
+    """This run's share of the machine's cores."""
+    # joblib keeps ``n_jobs`` runs going; submitit gives ``cpus_per_task``, locally a core each
     if not in_sweep():
         return cores
     launcher = HydraConfig.get().launcher

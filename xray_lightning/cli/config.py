@@ -47,11 +47,8 @@ def in_sweep() -> bool:
 
 
 def make(node: Any, **extra: Any) -> Any:
-    """The object a node of the configuration describes, from plain Python containers.
-
-    ``extra`` never becomes configuration, where OmegaConf would evaluate a label such as
-    ``${oc.env:HOME}``.
-    """
+    """The object a node of the configuration describes, from plain Python containers."""
+    # ``extra`` never becomes configuration: OmegaConf would evaluate a label like ${oc.env:HOME}
     if not extra:
         return instantiate(node, _convert_="all")
     try:
@@ -117,21 +114,13 @@ def name_unknown_keys(overrides: Sequence[str], own: Iterable[str] = ()) -> Iter
 
 
 def split_run_dir(overrides: Iterable[str]) -> tuple[list[str], Path | None]:
-    """Take ``hydra.run.dir=`` out of the overrides; it names the folder for the results.
-
-    >>> split_run_dir(["seed=1", "hydra.run.dir=out"])
-    (['seed=1'], PosixPath('out'))
-    """
+    """Take ``hydra.run.dir=`` out of the overrides; it names the folder for the results."""
     own, values = take_own(overrides, {RUN_DIR: ""})
     return values, Path(own[RUN_DIR]) if own[RUN_DIR] else None
 
 
 def read_value(name: str, text: str) -> Any:
-    """The value of a setting, written as for Hydra.
-
-    >>> read_value("prior", "{Mass: 0.05}")
-    {'Mass': 0.05}
-    """
+    """The value of a setting, written as for Hydra."""
     try:
         (change,) = OverridesParser.create().parse_overrides([f"{name}={text}"])
     except HydraException as error:

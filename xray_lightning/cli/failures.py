@@ -25,13 +25,8 @@ class PartialError(XrayError):
 
 
 def run_guarded(command: Callable[[], object], hint: str = "; start it again to go on") -> int:
-    """Run a command; its exit code is 0, 2 for a user's error, 3 for a part, 128 + N for a signal.
-
-    Signals are Ctrl-C, SIGTERM and SIGHUP; ``hint`` says what to do then.
-
-    A user's error is printed without a traceback unless HYDRA_FULL_ERROR=1. Anything else is a
-    fault of this package and keeps its traceback.
-    """
+    """The exit code: 0, 2 for a user's error, 3 for a part, 128 + N for a signal, with the hint."""
+    # a user's error has no traceback (HYDRA_FULL_ERROR=1: it has); a fault of this package has
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting

@@ -16,14 +16,8 @@ SEARCH = "hydra.searchpath="
 
 
 def split_sets(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """The settings of each data set, written as for that one alone, and all other overrides.
-
-    The data sets are named by ``data=[nih,rsna]``, by ``data=several data.sets=[nih,rsna]`` or,
-    if it is one, by ``data=nih``; without ``data=`` there are none, and nothing is taken out.
-
-    >>> split_sets(["data=[nih,rsna]", "data.rsna.root=r", "seed=1"])
-    ({'nih': ['data=nih'], 'rsna': ['data=rsna', 'data.root=r']}, ['seed=1'])
-    """
+    """Settings of each set of ``data=[nih,rsna]``, written as for that one alone; and the rest."""
+    # also ``data=several data.sets=[nih,rsna]`` and ``data=nih``; without ``data=`` there are none
     pairs = {key: value for key, _, value in (text.partition("=") for text in overrides)}
     named = pairs.get("data.sets") or pairs.get("data") or ""
     if not named or named == SEVERAL:

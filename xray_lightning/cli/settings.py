@@ -66,13 +66,8 @@ def find_conf() -> Path:
 
 
 def name_run(resume: str | None, *names: str, now: datetime | None = None) -> str:
-    """The folder of a run: that of the resumed one, or ``outputs/<date>_<time>_<model>_<split>``.
-
-    Slurm's tasks each work it out, at their own time: there ``slurm-<job>.<step>`` replaces it.
-
-    >>> name_run(None, "xception", "patient", now=datetime(2026, 1, 2, 3, 4, 5))
-    'outputs/2026-01-02_03-04-05_xception_patient'
-    """
+    """The resumed run's folder, or ``outputs/<date>_<time>_<model>_<split>``."""
+    # Slurm's tasks each work it out, at their own time: there ``slurm-<job>.<step>`` replaces it
     if resume:
         if not (Path(resume) / "config.yaml").is_file():  # before Hydra makes the folder
             raise ConfigError(f"resume={resume}: no config.yaml there; name the folder of a run")
@@ -166,12 +161,8 @@ def require_changes(overrides: Sequence[str]) -> None:
 
 
 def require_known_keys(config: Settings, *, below: bool = True) -> None:
-    """Refuse a key that nothing reads, wherever it comes from, a deleted one, and a wrong type.
-
-    An object may get any argument of its constructor; callbacks and loggers of any name may be
-    added; a setting whose value is itself a mapping (``model.head_options``) may hold anything.
-    With ``below`` the keys below the top are looked at too.
-    """
+    """Refuse a key that nothing reads, a deleted one, and a wrong type; ``below``: at any depth."""
+    # free: an object's constructor arguments, names of callbacks and loggers, keys of mappings
     plain = {str(k): v for k, v in OmegaConf.to_container(config).items() if k != "hydra"}  # type: ignore[union-attr]
     if strange := list(_find_unknown_keys(plain if below else dict.fromkeys(plain))):
         place = strange[0].rpartition(".")[0]

@@ -53,11 +53,10 @@ def train(arguments: Sequence[str] | None = None) -> int:
 def with_sweep_folder(arguments: Sequence[str]) -> list[str]:
     """Name the folder of a ``sweep=`` after the command, so that the same one finds it again.
 
-    Hydra's own settings and -m do not count: another launcher goes on in the same folder.
-
     >>> with_sweep_folder(["-m", "sweep=losses", "seed=0,1"])
     ['-m', 'sweep=losses', 'hydra.sweep.dir=outputs/sweep_losses_05f7f191', 'seed=0,1']
     """
+    # Hydra's own settings and -m do not count: another launcher goes on in the same folder
     names = [text.partition("=")[2] for text in arguments if text.startswith("sweep=")]
     if not names or names[-1] in ("", "null"):
         return list(arguments)

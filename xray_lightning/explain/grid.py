@@ -26,11 +26,7 @@ class Grid(NamedTuple):
 
     @classmethod
     def even(cls, cells: int, size: int) -> "Grid":
-        """Cells that divide the image among themselves.
-
-        >>> Grid.even(7, 224)
-        Grid(first=15.5, step=32.0)
-        """
+        """Cells that divide the image among themselves."""
         return cls((size / cells - 1) / 2, size / cells)
 
 

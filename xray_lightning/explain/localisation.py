@@ -35,29 +35,15 @@ Boxes = Sequence[Sequence[Rectangle]]  # of each image: x, y, width, height on t
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedMaps:
-    """The N images that have boxes of one finding.
+    """The N images that have boxes of one finding; a ConfigError for an empty mask or a NaN."""
 
-    Args:
-        maps: of each method, (N, h, w) float32; methods may differ in h and w.
-        boxes: of the finding in each image, in pixels of the square the network sees
-            (:func:`~xray_lightning.data.geometry.box_to_square`).
-        patients: N ids.
-        masks: exact places, (N, S, S) bool; then pointing game, energy and average precision are of
-            the mask, all figures of boxes still of the boxes. None: of the union of the boxes,
-            whoever drew them; in figures of boxes the box of each reader counts on its own.
-        grids: where the cells of the maps see the square.
-        place: what these figures take for the place of the finding, in words.
-
-    Raises:
-        ConfigError: a mask is empty, or a map holds NaN.
-    """
-
-    maps: Mapping[str, Heat]
-    boxes: Boxes
-    patients: Sequence[str]
+    maps: Mapping[str, Heat]  # of each method, (N, h, w) float32, h and w its own
+    boxes: Boxes  # in pixels of the square the network sees; each reader's counts on its own
+    patients: Sequence[str]  # N ids
+    # (N, S, S), for the pointing game, energy and average precision; None: the union of the boxes
     masks: Region | None = None
-    grids: Grids = field(default_factory=dict)
-    place: str = BOXES
+    grids: Grids = field(default_factory=dict)  # where the cells of the maps see the square
+    place: str = BOXES  # of the finding, in words
 
     def __post_init__(self) -> None:
         if self.masks is not None and not self.masks.any(axis=(1, 2)).all():
@@ -76,20 +62,12 @@ class AnnotatedMaps:
 def control_maps(
     annotated: AnnotatedMaps, size: int, seed: Sequence[int], sigma: float, others: Boxes | None
 ) -> dict[str, Heat]:
-    """What needs no network, at the resolution of the first method's maps, (N, h, w) each.
-
-    - "random": every cell drawn from [0, 1). Enlarging favours cells at the border, which have
-      fewer neighbours to be levelled by, so it points inside a little less often than by area.
-    - "centre": a Gaussian on the middle of the image.
-    - "mean box": for each cell the share of other images whose boxes cover it.
-    - "ceiling": the place itself, brought to h x w and scored like a map: what a map of that
-      resolution gets that knows the place. No bound on the energy inside or IoBB: a map that shows
-      only the middle of a place can get more. Where another method has another resolution, there
-      is "ceiling 28x28" too.
-
-    The mean box is of ``others``, boxes of images of other patients; None: of the other patients in
-    ``annotated``; with one patient there is none. ``sigma`` is a share of the square's side.
-    """
+    """Maps (N, h, w) that need no network, at the resolution of the first method's."""
+    # "random" favours the border, whose cells have fewer neighbours to be levelled by, so it points
+    # inside a little less often than by area. "mean box": of ``others`` or, None, of the other
+    # patients here, the share whose boxes cover a cell; of one patient, none. "ceiling": the place
+    # itself at h x w (for other resolutions "ceiling 28x28" too), no bound on the energy inside or
+    # IoBB: a map of only the middle of a place gets more. ``sigma`` is a share of the side.
     shapes = list(dict.fromkeys(maps.shape[1:] for maps in annotated.maps.values()))
     shape, grids, regions = shapes[0], annotated.grids, annotated.regions(size)
     drawn = np.random.default_rng(seed).random((len(regions), *shape), dtype=np.float32)
@@ -108,11 +86,7 @@ def control_maps(
 
 
 def centre_gaussian(shape: tuple[int, int], size: int, sigma: float, grids: Grids = EVEN) -> Heat:
-    """A Gaussian on the middle of a square, at the cells of a map, (h, w).
-
-    ``sigma`` is a share of the side of the square, ``size`` pixels; ``grids``: where the cells see
-    it.
-    """
+    """A Gaussian on the middle of a square, ``sigma`` a share of its ``size``, at cells (h, w)."""
     if not sigma > 0:
         raise ConfigError(f"sigma must be a positive share of the image's side, got {sigma}")
     down, across = (
@@ -135,12 +109,9 @@ def mean_of_others(maps: Heat, patients: npt.ArrayLike) -> Heat:
 
 @dataclass(frozen=True)
 class MapMetrics(Result):
-    """Metrics of one method or control, see :func:`~xray_lightning.metrics.localisation.score_map`.
+    """Of one method or control, see :func:`~xray_lightning.metrics.localisation.score_map`."""
 
-    ``t_iou``, ``t_iobb`` and ``afp`` have one for each overlap, "0.1" to "0.9". Intervals are 95 %
-    percentile intervals over patients, NaN where all draws are equal or fewer than 39. Of one label
-    ``without_energy`` counts maps without a positive value; a mean is over ``labels`` labels.
-    """
+    # 95 % percentile intervals over patients, NaN where all draws are equal or fewer than 39
 
     pointing_game: Estimate
     energy: Estimate
@@ -148,11 +119,11 @@ class MapMetrics(Result):
     centre: Estimate
     iou: Estimate
     iobb: Estimate
-    t_iou: dict[str, Estimate]
+    t_iou: dict[str, Estimate]  # one for each overlap, "0.1" to "0.9"
     t_iobb: dict[str, Estimate]
     afp: dict[str, Estimate]
-    without_energy: int = 0
-    labels: int = 0
+    without_energy: int = 0  # maps without a positive value, of one label
+    labels: int = 0  # that a mean is over
 
     @classmethod
     def of(cls, drawn: Floats, *, intervals: bool, **more: Any) -> Self:
@@ -221,12 +192,9 @@ class Localisation(Result):
 
 @dataclass(frozen=True)
 class Reference:
-    """Of images of other patients: thresholds by (label, method), boxes, and whose these were.
+    """Of images of other patients; no label with too few boxes: their mean is a weak control."""
 
-    A label with too few boxes is not there: their mean would be a weak control.
-    """
-
-    shares: Mapping[tuple[str, str], float]
+    shares: Mapping[tuple[str, str], float]  # thresholds by (label, method)
     boxes: Mapping[str, Boxes]
     patients: frozenset[str]
 

@@ -35,13 +35,9 @@ def grad_cam(features: Tensor, gradients: Tensor) -> Tensor:
 
 
 def grad_cam_plus_plus(features: Tensor, gradients: Tensor) -> Tensor:
-    """Chattopadhay et al., Grad-CAM++ (WACV 2018), eq. 19, of exp(logit).
-
-    alpha = g^2 / (2 g^2 + sum(f) g^3), which is 1 / (2 + sum(f) g), and w_k = sum(alpha relu(g)).
-    The paper's factor exp(logit), the same at each place, is left out. It takes features for
-    non-negative; of others (ViT, SiLU) the sum counts the positive part, or alpha could change
-    its sign at a pole.
-    """
+    """Chattopadhay et al., Grad-CAM++ (WACV 2018), eq. 19, of exp(logit) less that factor."""
+    # alpha = g^2 / (2 g^2 + sum(f) g^3) = 1 / (2 + sum(f) g), w_k = sum(alpha relu(g)), for f >= 0;
+    # of others (ViT, SiLU) the positive part is summed, or alpha could change its sign at a pole
     total = features.relu().sum(dim=(2, 3), keepdim=True)
     rising = gradients.relu()
     return _weigh((rising / (2 + total * rising)).sum(dim=(2, 3)), features).relu()
@@ -63,20 +59,15 @@ def _weigh(weights: Tensor, features: Tensor) -> Tensor:
 
 
 def label_gradients(logits: Tensor, inputs: Tensor, columns: Sequence[int]) -> Iterator[Tensor]:
-    """Gradients (B, ...) of some logits (B, L) on the leaf they come from, a column at a time.
-
-    As fast, within 15 %, as one batched backward pass for most heads, with the memory of one label.
-    """
+    """Gradients (B, ...) of some logits (B, L) on the leaf they come from, a column at a time."""
+    # as fast, within 15 %, as one batched backward pass for most heads, with one label's memory
     for number, column in enumerate(columns, start=1):
         keep = number < len(columns)
         yield torch.autograd.grad(logits[:, column].sum(), inputs, retain_graph=keep)[0]
 
 
 def input_gradient(score: Score, images: Tensor, columns: Sequence[int]) -> Tensor:
-    """Absolute gradient of each logit on each pixel.
-
-    Simonyan et al., Deep Inside Convolutional Networks (2013), section 3.1.
-    """
+    """Absolute; Simonyan et al., Deep Inside Convolutional Networks (2013), section 3.1."""
     images = images.detach().requires_grad_()
     gradients = label_gradients(score(images), images, columns)
     return torch.stack([gradient[:, 0].abs() for gradient in gradients], dim=1)
@@ -85,12 +76,9 @@ def input_gradient(score: Score, images: Tensor, columns: Sequence[int]) -> Tens
 def integrated_gradients(
     score: Score, images: Tensor, columns: Sequence[int], *, steps: int = 50
 ) -> Tensor:
-    """Integrated gradients from the black image, signed; computed by captum.
-
-    Sundararajan et al., Axiomatic Attribution for Deep Networks (ICML 2017), eq. 1, by
-    Gauss-Legendre. They sum to the logit less that of the black image (completeness), the better
-    the more steps: 50 were 3 % off for a random ResNet-18, 200 were 1 %, and for a ViT 0.
-    """
+    """Sundararajan et al., Axiomatic Attribution (ICML 2017), eq. 1, from black, by captum."""
+    # Gauss-Legendre; they sum to the logit less that of the black image (completeness), the better
+    # the more steps: 50 were 3 % off for a random ResNet-18, 200 were 1 %, and for a ViT 0
     from captum.attr import IntegratedGradients  # half a second, for this method alone
 
     images = images.detach().requires_grad_()
@@ -101,13 +89,8 @@ def integrated_gradients(
 
 @torch.no_grad()
 def occlusion(score: Score, images: Tensor, columns: Sequence[int]) -> Tensor:
-    """How far each logit falls under a grey patch.
-
-    Zeiler and Fergus, Visualizing and Understanding Convolutional Networks (ECCV 2014), section
-    4.2. The patch has the mean of its image; a pixel gets the mean fall over the patches that
-    cover it. One forward pass for each place serves all labels. A patch is an eighth of the image's
-    shorter side, and moves by half of that.
-    """
+    """Mean fall of a logit over the patches on a pixel; Zeiler, Fergus (ECCV 2014), section 4.2."""
+    # a patch is an eighth of the shorter side, moves by half of it, and has the mean of its image
     patch = max(min(images.shape[2:]) // 8, 1)
     stride = max(patch // 2, 1)
     grey, whole = images.mean(dim=(2, 3), keepdim=True), score(images)[:, columns]  # (B, K)

@@ -41,11 +41,8 @@ def choose(
     scores: Floats | None = None,
     seed: int = 0,
 ) -> dict[str, Rows]:
-    """At most ``count`` rows of each kind.
-
-    Rule "fixed" keeps the table's order; "confident" takes the highest of the scores (n,) first, of
-    ``LOWEST_FIRST`` the lowest, equal ones in table order; "random" draws with ``seed``.
-    """
+    """At most ``count`` rows of each kind: "fixed", in table order, "confident" or "random"."""
+    # "confident": by scores (n,), highest first, of ``LOWEST_FIRST`` the lowest; ties as there
     generator = np.random.default_rng(seed)
     chosen = {}
     for kind, rows in kinds.items():
@@ -61,13 +58,7 @@ def choose(
 def order_rows(
     rule: str, scores: Floats, targets: Floats, has_box: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
-    """Rows of one finding in the order one of ``RULES`` takes them.
-
-    Scores, targets (NaN unknown) and ``has_box`` are (n,).
-
-    >>> order_rows("errors", np.array([0.9, 0.1, 0.8, 0.2]), np.array([1, 1, 0, 0]), np.zeros(4))
-    array([1, 2, 0, 3])
-    """
+    """Rows of one finding in the order one of ``RULES`` takes them, by scores and targets (n,)."""
     scored = ~np.isnan(scores)
     if rule == "fixed":
         return np.flatnonzero(targets == 1)
@@ -86,11 +77,7 @@ def order_rows(
 
 @dataclass(frozen=True)
 class Choice:
-    """Which images heat maps are drawn of.
-
-    Raises:
-        ConfigError: an unknown rule, or a number out of range.
-    """
+    """Which images heat maps are drawn of; a ConfigError for an unknown rule, or images below 1."""
 
     rule: str = "fixed"  # a key of ``RULES``
     images: int = 2  # of each finding
@@ -189,10 +176,7 @@ def square_boxes(data: XrayDataModule, subset: str, row: int, label: str) -> tup
 
 
 def find_boxed(data: XrayDataModule, subset: str) -> list[Place]:
-    """Row and finding of every image and finding with a box, finding by finding.
-
-    A reader's box counts where the target is not 0: most readers may have called it absent.
-    """
+    """Row and finding of every image with a box, by finding; not where most readers saw none."""
     places = []
     records = data.subset_records(subset)
     for column, label in enumerate(data.labels):
@@ -236,11 +220,7 @@ def map_annotated(
 
 
 def choose_hits(annotated: AnnotatedMaps, method: str, size: int, count: int = 4) -> dict[int, str]:
-    """The first images whose map has its maximum in the finding, and the first where it has not.
-
-    Of the N images rows of hits, then of misses, at most ``count`` of either; "hit" or "miss" for
-    each. A maximum of tied pixels is a hit if most of them lie in the finding.
-    """
+    """Row -> "hit" or "miss": the first ``count`` whose maximum is in the finding, and is not."""
     pairs = zip(annotated.maps[method], annotated.regions(size), strict=True)
     large = ((enlarge(heat, size, annotated.grids), region) for heat, region in pairs)
     hit = np.array([pointing_game(heat, region) > 0.5 for heat, region in large])
@@ -252,11 +232,7 @@ def choose_hits(annotated: AnnotatedMaps, method: str, size: int, count: int = 4
 def exact_masks(
     source: Source, records: Sequence[Record], label: str, boxes: Boxes, size: int
 ) -> tuple[Region | None, str]:
-    """Where a finding is, (N, size, size), None if the set has no masks; and what this place is.
-
-    Where the set has masks of some of the images alone, the place in the others is the union of the
-    ``boxes``, which are in pixels of the square.
-    """
+    """Where a finding is, (N, size, size), and in what words; by boxes in images without a mask."""
     drawn = [source.mask(record, label) for record in records]
     masks = [None if mask is None else square_mask(mask, size) for mask in drawn]
     if exact := sum(mask is not None for mask in masks):
@@ -270,11 +246,7 @@ def exact_masks(
 
 
 def square_mask(mask: Region, size: int) -> Region:
-    """A mask (H, W) on the square of ``fit_square``, (size, size).
-
-    A pixel counts if the mask covers half of it; of a mask that covers no pixel by half, those it
-    covers most.
-    """
+    """A mask (H, W) on the ``fit_square``, (size, size): pixels it covers by half, else by most."""
     height, width = mask.shape
     (top, left), side = padding(height, width), max(height, width)
     square = np.zeros((side, side), dtype=np.bool_)
@@ -284,12 +256,8 @@ def square_mask(mask: Region, size: int) -> Region:
 
 
 def write_maps(overlays: Sequence[Overlay], path: Path) -> None:
-    """Raw maps of N overlays: arrays image_id, label, score, target (N,), and maps (N, h, w).
-
-    Cell i of a side sees the image around pixel first + i * step, both (N,).
-    Boxes are rows of x, y, width, height in pixels of the square image, (M, 4), with the overlay
-    each belongs to in box_of, (M,).
-    """
+    """Raw maps of N overlays: image_id, label, score, target (N,), maps (N, h, w), boxes (M, 4)."""
+    # cell i of a side sees pixel first + i * step, (N,); boxes, in px, are of overlay box_of, (M,)
     heats = [overlay.heat for overlay in overlays]
     boxes = [(number, *box) for number, overlay in enumerate(overlays) for box in overlay.boxes]
     grids = [grid_of(len(one.heat), len(one.image), one.grids) for one in overlays]

@@ -203,10 +203,8 @@ def _localise(
     seed: int,
     progress: bool,
 ) -> tuple[Localisation | None, dict[str, AnnotatedMaps]]:
-    """Figures and, by label, the maps of a subset's images with boxes.
-
-    Thresholds are of validation if that shares no patient (split=image, images=all do).
-    """
+    """Figures and, by label, the maps of a subset's images with boxes."""
+    # thresholds are of validation if that shares no patient (split=image, images=all do)
     annotated = {}
     for name in dict.fromkeys(("val", subset)) if methods else ():
         if find_boxed(data, name):

@@ -49,15 +49,10 @@ STEPS = 8
 
 @dataclass(frozen=True)
 class SaliencyTests(Result):
-    """Every test of a map method: numbers, intervals and verdicts.
-
-    The verdict is of all that ran; where nothing did, ``reason`` says why and the tests are None.
-    ``map`` is a map's shape, ``flat`` the share of maps with one value everywhere, as Grad-CAM's
-    where all evidence is negative, ``maps`` and ``scores`` how many were made.
-    """
+    """Every test of a map method, None where it did not run, and the verdict of those that did."""
 
     verdict: str = NOT_RUN
-    reason: str = ""
+    reason: str = ""  # why nothing ran
     note: str = ""
     finding: str = ""
     randomisation: Randomisation | None = None
@@ -68,8 +63,8 @@ class SaliencyTests(Result):
     shifts: Similarity | None = None
     images: int = 0
     patients: int = 0
-    map: tuple[int, ...] = ()
-    flat: float = float("nan")
+    map: tuple[int, ...] = ()  # the shape of one
+    flat: float = float("nan")  # share with one value, as Grad-CAM's where all evidence is negative
     maps: int = 0
     scores: int = 0
     label: int = 0
@@ -101,11 +96,7 @@ def run_saliency_tests(
     # told the images passed through a network, and how many there will be
     progress: Report = lambda done, total: None,
 ) -> SaliencyTests:
-    """Every test of a map method that can be run.
-
-    The rules stand in :mod:`~.sanity.study` and at each test. The networks given are copied:
-    neither they nor the random state of torch or NumPy change.
-    """
+    """Every test of a map method that can be run, on copies; rules in :mod:`~.sanity.study`."""
     passes = _count_passes(net, len(others), permuted is not None, networks, steps)
     total = passes * len(images)
     sample = Sample.of(patients, draws, seed)
@@ -156,10 +147,7 @@ def _count_passes(net: nn.Module, others: int, permuted: bool, networks: int, st
 
 
 def choose_finding(data: XrayDataModule, subset: str, validation: Predictions | None) -> str:
-    """The finding that the network knows best, of those on enough patients of a subset.
-
-    "" if no finding with a defined AUROC on validation is on at least 10 patients.
-    """
+    """The finding of best AUROC on validation, on at least 10 patients of a subset; "" if none."""
     if validation is None:
         return ""
     aurocs = summarise(validation, "")["auroc"]["labels"]

@@ -46,22 +46,12 @@ class Perturbation(Result):
 def perturb(
     net: nn.Module, study: Study, maps: Floats, label: int, steps: int
 ) -> dict[str, Perturbation]:
-    """Deletion and insertion, each against a random order and an order from the centre outwards.
-
-    The random order is that of noise of the map's own resolution, enlarged like the map: the grain
-    of an order alone moves the areas, as single pixels in random order hide less than patches do.
-    Where a map has one value, the same noise decides, so that a flat map is exactly random. An
-    area lies under the curve of the score (after the sigmoid) against the share of pixels changed.
-    The advantage of a map is its area of insertion less the control's, or the control's of deletion
-    less its own.
-
-    Rule, for each of the two: "passes" if the map is better than both controls by
-    :mod:`~.study`, "fails" if it is worse than the random order, else "undecided". Worse than
-    the order from the centre does not fail, for that may be the grain.
-
-    ``net`` is in evaluation mode and scores each image 6 (steps - 1) + 2 times; maps are (N, h, w);
-    where one has a NaN, its areas are undefined.
-    """
+    """Deletion and insertion, each against a random order and an order from the centre outwards."""
+    # An area lies under the score (after the sigmoid) by the share of pixels changed; the advantage
+    # is the map's insertion less the control's, or the control's deletion less the map's. Random is
+    # the order of noise of the map's resolution, enlarged alike, as the grain alone moves areas; it
+    # also breaks ties: a flat map is exactly random. "passes": better than both by :mod:`~.study`;
+    # "fails": worse than random (worse than the centre may be the grain). NaN: areas undefined.
     require_integer("steps", steps, 2)
     blurred = blur(study.images)
     ends = study.scores(net, label), study.scores(net, label, blurred)

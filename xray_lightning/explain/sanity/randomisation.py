@@ -37,13 +37,9 @@ class Stage(NamedTuple):
 
 
 def find_stages(net: nn.Module) -> list[Stage]:
-    """The layers in the order in which they become random: the head first, the input last.
-
-    The order is that of ``named_modules``, backwards; a CBAM block, which the network registers
-    last, counts as part of the module it stands behind. A stage holds at most a quarter of the
-    layers; larger modules are opened. Neighbours inside one child of the network are merged up to
-    an eighth. So ResNet-18 gives its head, its four stages and its stem.
-    """
+    """The layers in the order in which they become random: the head first, the input last."""
+    # ``named_modules`` backwards, a CBAM block, registered last, with the module it stands behind;
+    # larger modules than a quarter of the layers are opened, neighbours merged up to an eighth
     layers = _layers(net)
     stages = []
     for name, child in net.named_children():
@@ -99,15 +95,9 @@ def _last_before(block: str, stages: Sequence[Stage]) -> str:
 
 @torch.no_grad()
 def reset(net: nn.Module, layers: Iterable[str], generator: np.random.Generator) -> None:
-    """Draw the parameters of these layers anew, in place; torch's own random state stays.
-
-    A module with ``reset_parameters`` (convolutions, linear layers, norms with their affine part
-    and statistics) is reset by it. Of any other, such as one that owns a layer scale, a position
-    embedding or the projections of an attention, each parameter's values are shuffled: they keep
-    their distribution and lose their places; a single number stays. The network lies on the CPU, so
-    that a device's random state is not used; ``layers`` names its modules that own parameters;
-    ``generator`` is drawn from once.
-    """
+    """Draw the parameters of these layers anew, in place, on a CPU; torch's random state stays."""
+    # By ``reset_parameters``; a module without (layer scale, position embedding, attention) has its
+    # values shuffled: they keep their distribution and lose their places; a single number stays.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(generator.integers(2**62)))
         for name in layers:
@@ -123,13 +113,9 @@ def reset(net: nn.Module, layers: Iterable[str], generator: np.random.Generator)
 
 @torch.no_grad()
 def calibrate(net: nn.Module, layers: Iterable[str], batches: Iterable[Tensor]) -> None:
-    """Give the batch norms among these layers the statistics of these images.
-
-    With the initial statistics, mean 0 and variance 1, a random network of a hundred layers gives
-    features that vanish in the rounding, and its maps would be noise whatever the method. The
-    network is in evaluation mode. Each of the batches (B, 1, H, W) has at least two images; the
-    mean over batches is taken.
-    """
+    """Give the batch norms among these layers the mean statistics of batches (B > 1, 1, H, W)."""
+    # with mean 0 and variance 1 the features of a hundred random layers vanish in the rounding, and
+    # maps would be noise whatever the method; the network is in evaluation mode
     norms = batch_norms(net, layers)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -169,22 +155,11 @@ class Randomisation(rules.MeasuredTest):
 
 
 def randomise(net: nn.Module, study: Study, original: Prepared, networks: int) -> Randomisation:
-    """Do maps change when what the network learned is taken away, from the head to the input?
-
-    Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS 2018), sections 3 and 4. A map that
-    stays is a picture of the image, not of the network.
-
-    Each stage (:func:`find_stages`) is reset (:func:`reset`) and stays so; batch norms that were
-    reset take their statistics from the study's images (:func:`calibrate`). One network goes
-    through the cascade; for the verdict, ``networks`` of them are wholly random.
-
-    Rule, for each measure: "passes" if the similarity of the random networks' maps to the
-    original's is low by :mod:`~.study` and is not shown to exceed that between two random
-    networks; "fails" if it is high; else "undecided". Networks and patients are resampled.
-    Takes S + R - 1 maps of each image of the study for S stages and R ``networks``, and as many
-    scoreless passes where there are batch norms; ``original`` are the maps of ``net``, which is
-    left alone.
-    """
+    """Do maps change when what the network learned is taken away, from the head to the input?"""
+    # Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS 2018), sections 3 and 4. Stages are
+    # reset and stay so in one network; the verdict is of ``networks`` wholly random ones. "passes":
+    # low by :mod:`~.study`, and not shown to exceed that of two random networks; "fails": high.
+    # Takes S + R - 1 maps of each image for S stages and R networks.
     require_integer("networks", networks, FEWEST_NETWORKS)
     stages, sample = find_stages(net), study.sample
     generator = np.random.default_rng(sample.seed)

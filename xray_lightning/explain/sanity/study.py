@@ -90,18 +90,14 @@ class Mean(Result):
 
 @dataclass(frozen=True)
 class Similarity(Mean):
-    """How alike maps are, the same of maps of different patients' images, and a verdict.
-
-    ``from_halfway`` is the distance to the middle between chance and 1; ``control`` the similarity
-    of two random networks' maps and ``excess`` what is above it, where these are compared.
-    """
+    """How alike maps are, the same of maps of different patients' images, and a verdict."""
 
     verdict: str = NOT_RUN
     reason: str = ""
     chance: Mean = Mean()
-    from_halfway: Mean = Mean()
-    control: Mean | None = None
-    excess: Mean | None = None
+    from_halfway: Mean = Mean()  # distance to the middle between chance and 1
+    control: Mean | None = None  # the similarity of two random networks' maps
+    excess: Mean | None = None  # what is above it
     networks: int | None = None
     shifts: list[tuple[int, int]] | None = None
 
@@ -160,11 +156,8 @@ class Sample:
     def rate_similarity(
         self, similarity: Floats, chance: Floats, *, high: bool, control: Floats | None = None
     ) -> Similarity:
-        """Verdict on a similarity, (N,) or (R, N), by its chance: of different patients' images.
-
-        With ``high`` a high similarity passes and a low one fails; else the other way round, and if
-        the interval of its excess over ``control`` lies above ``MARGIN``, it does not pass.
-        """
+        """Verdict on a similarity, (N,) or (R, N), by its chance: of different patients' images."""
+        # not ``high``: low passes, unless its excess over ``control`` lies above ``MARGIN``
         value, halfway = self.mean(similarity), self.mean(similarity - (1 + chance) / 2)
         verdict = {1: PASSES, 0: UNDECIDED, -1: FAILS}[halfway.side() if high else -halfway.side()]
         excess = None if control is None else self.mean(similarity - control)
@@ -189,11 +182,7 @@ def rate_advantage(advantage: Mean) -> str:
 
 
 def combine_verdicts(verdicts: Iterable[str]) -> str:
-    """One verdict of several.
-
-    >>> combine_verdicts(["passes", "not run", "passes"]), combine_verdicts(["passes", "fails"])
-    ('passes', 'fails')
-    """
+    """One verdict of several."""
     run = {verdict for verdict in verdicts if verdict != NOT_RUN}
     if not run or FAILS in run:
         return FAILS if run else NOT_RUN
@@ -202,16 +191,12 @@ def combine_verdicts(verdicts: Iterable[str]) -> str:
 
 @dataclass
 class Study:
-    """N images, and what is done with them; each method goes through them once.
+    """N images, and what is done with them; each method goes through them once."""
 
-    Images are (N, 1, S, S) in [0, 1], on the CPU; ``batch`` of them at a time, at least 2, as a
-    batch norm learns nothing from one. ``progress`` is told how many were done of ``total``.
-    """
-
-    images: Tensor
+    images: Tensor  # (N, 1, S, S) in [0, 1], on the CPU
     sample: Sample
     explain: Explain
-    batch: int
+    batch: int  # images at a time, at least 2: a batch norm learns nothing from one
     grids: Grids = field(default_factory=dict)
     progress: Report = lambda done, total: None
     total: int = 0
@@ -304,11 +289,8 @@ def scale(maps: Floats) -> Floats:
 
 
 def ssim(first: Floats, second: Floats) -> Floats:
-    """Structural similarity of maps (N, h, w) from 0 to 1, mean over whole windows: (N,).
-
-    Wang et al., Image Quality Assessment (IEEE TIP 2004), eq. 13, in square windows of
-    ``WINDOW`` places a side (or the largest odd side that fits) with unbiased variances.
-    """
+    """Wang et al., Image Quality Assessment (IEEE TIP 2004), eq. 13, of maps in [0, 1]: (N,)."""
+    # square windows of ``WINDOW`` a side (or the largest odd side that fits), unbiased variances
     side = min(WINDOW, *first.shape[1:])
     side -= 1 - side % 2
     if side < 3:
@@ -331,12 +313,8 @@ def _defined(length: Floats) -> Floats:
 
 
 def compare_permuted(permuted: Prepared, original: Prepared, sample: Sample) -> MeasuredTest:
-    """Maps of a network trained on the labels against those of one trained on permuted labels.
-
-    Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS 2018), section 5. Rule, for each
-    measure: "passes" if the similarity is low by :mod:`~.study`, "fails" if it is high. Of two
-    networks: the interval is over patients.
-    """
+    """Maps against those of training on permuted labels: "passes" if similarity is low."""
+    # Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS 2018), section 5; over patients
     pairs = compare_pairs([(original, permuted)], sample)
     return MeasuredTest.of(
         {name: sample.rate_similarity(*both, high=False) for name, both in pairs.items()}
@@ -344,24 +322,16 @@ def compare_permuted(permuted: Prepared, original: Prepared, sample: Sample) -> 
 
 
 def compare_seeds(maps: Floats, sample: Sample) -> Similarity:
-    """Agreement of K networks that differ in their seed, the mean over pairs of networks.
-
-    Rule: "passes" if the rank correlation is high by :mod:`~.study`, "fails" if it is low. These
-    networks are taken as given: the interval is over patients. ``maps`` are (K, N, h, w), K > 1.
-    """
+    """Agreement of K > 1 networks' maps (K, N, h, w), the mean over pairs; "passes" if high."""
+    # these networks are taken as given: the interval is over patients
     pairs = list(combinations([prepare(own) for own in maps], 2))
     both = map(mean_of_defined, compare_pairs(pairs, sample)["spearman"])
     return replace(sample.rate_similarity(*both, high=True), networks=len(maps))
 
 
 def compare_shifted(net: nn.Module, study: Study, original: Floats) -> Similarity:
-    """Stability when the image moves by one to four pixels; the map is moved back.
-
-    What enters at an edge repeats the edge. Maps are compared at the image's resolution, without a
-    margin of four pixels. Rule: "passes" if the rank correlation, the mean over four shifts, is
-    high by :mod:`~.study`, "fails" if it is low. Takes four maps of each image of the study;
-    ``original`` (N, h, w) are those of the unmoved images.
-    """
+    """Stability when the image moves by one to four pixels, mean of four; "passes" if high."""
+    # what enters repeats the edge; the map is moved back and compared without a margin of 4 pixels
     margin = max(abs(step) for move in SHIFTS for step in move)
     side, pairs = study.images.shape[-1], []
     if side <= 2 * margin + 1:
