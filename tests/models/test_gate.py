@@ -16,6 +16,7 @@ from xray_lightning.models.gate import (
     choose_limits,
     fit_distance,
     fit_gate,
+    run_to,
     run_watched,
 )
 from xray_lightning.models.network import XrayNet
@@ -46,7 +47,9 @@ def test_distance_is_scipys() -> None:
 
 def test_log_odds_are_those_of_a_softmax(gate: Gate, net: XrayNet) -> None:
     with torch.no_grad():
-        _, features = run_watched(net, gate.layer, torch.rand(5, 1, 32, 32))
+        films = torch.rand(5, 1, 32, 32)
+        _, features = run_watched(net, gate.layer, films)
+        torch.testing.assert_close(run_to(net, gate.layer, films), features, rtol=0, atol=0)
     _, odds, kinds = gate.judge(features)
     logits = ((features - gate.centre) @ gate.axes @ gate.weights + gate.bias).numpy()
     shares = softmax(logits.astype(float), axis=1)

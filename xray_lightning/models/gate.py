@@ -6,6 +6,7 @@ to the training films (Lee 2018, eq. 2, without classes; FRODO, Calli 2019), the
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -86,8 +87,32 @@ def run_watched(net: XrayNet, layer: str, images: Tensor) -> tuple[Tensor, Tenso
     """Logits (B, L) of images, and features (B, F): means of a layer's channels at 3 x 3 places."""
     with record_outputs({layer: net.get_submodule(layer)}) as outputs:
         logits = net(images)
-    maps = to_map(outputs[layer][0].float(), net.layout, net.backbone)
-    return logits, functional.adaptive_avg_pool2d(maps, GRID).flatten(1)
+    return logits, pool(net, outputs[layer][0])
+
+
+def pool(net: XrayNet, output: Tensor) -> Tensor:
+    """Features (B, F) of a layer's output."""
+    maps = to_map(output.float(), net.layout, net.backbone)
+    return functional.adaptive_avg_pool2d(maps, GRID).flatten(1)
+
+
+class _ReachedError(Exception):
+    """The layer gave its output: what follows it is not needed."""
+
+
+def run_to(net: XrayNet, layer: str, images: Tensor) -> Tensor:
+    """Features (B, F) of images as :func:`run_watched` gives them, nothing behind the layer run."""
+    outputs: list[Tensor] = []
+
+    def stop(module: object, inputs: object, output: Tensor) -> None:
+        outputs.append(output)
+        raise _ReachedError
+
+    hook = net.get_submodule(layer).register_forward_hook(stop)
+    with suppress(_ReachedError):
+        net(images)
+    hook.remove()
+    return pool(net, outputs[0])
 
 
 def fit_gate(
@@ -116,7 +141,7 @@ def fit_gate(
     layer = f"backbone.{stages[len(stages) // 2]['module']}"
 
     def measure(images: Tensor) -> Floats:
-        pooled = run_batches(net, images, lambda batch: run_watched(net, layer, batch)[1])
+        pooled = run_batches(net, images, lambda batch: run_to(net, layer, batch))
         return pooled.double().numpy()
 
     names, sets = [*CHANGES], [measure(films) for films in change_films(train, seed)]
