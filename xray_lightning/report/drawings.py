@@ -18,7 +18,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.intervals import Floats
-from xray_lightning.report.figures import COLOURS, draw_curves
+from xray_lightning.report.figures import COLOURS, PLAIN, draw_curves
 from xray_lightning.report.run import Run
 
 Values = Mapping[str, Any]
@@ -46,10 +46,8 @@ def svg(
         "svg.hashsalt": name,
         "text.parse_math": False,
         "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
     }
-    with mpl.rc_context(settings | dict.fromkeys(inked, INK)):
+    with mpl.rc_context(settings | PLAIN | dict.fromkeys(inked, INK)):
         figure = Figure(figsize=size, layout=None if margins else "constrained")
         if margins:
             (width, height), (left, low), end = size, margins, 0.1
@@ -162,7 +160,7 @@ def pointing_figure(labels: Values, method: str) -> Markup:
         _name_rows(axes, list(labels))
         axes.set_xlim(-0.02, 1.02)
         axes.set_xlabel("pointing game: share of maps with their maximum in the finding")
-        axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
+        axes.legend(fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
 
     size = 6.4, 0.26 * len(labels) + 1.1
     return svg("pointing", "pointing game by finding, with controls", size, draw)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from sklearn.metrics import roc_curve
 
 from xray_lightning.evaluation.folds import CrossValidation
@@ -23,7 +24,10 @@ from xray_lightning.writing import save_figure
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":")
 GREY = "#777777"
-AS_WRITTEN = mpl.rc_context({"text.parse_math": False})  # a decorator: names may hold a $
+MARKS = {"o": COLOURS[0], ".": GREY, "D": COLOURS[4]}
+BARE = ("axes.spines.top", "axes.spines.right", "legend.frameon")
+PLAIN: dict[Any, Any] = dict.fromkeys(BARE, False)
+AS_WRITTEN = mpl.rc_context(PLAIN | {"text.parse_math": False})  # a decorator: names may hold a $
 
 Floats = npt.NDArray[np.floating]
 Bar = float | list[list[float]] | None  # of an error bar: a deviation, or both of its lengths
@@ -34,10 +38,8 @@ def new_figure(
 ) -> tuple[Figure, list[Axes]]:
     """A figure of so many inches and its axes, row by row, without upper and right spines."""
     figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, **grid).ravel().tolist()
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, panels
+    with mpl.rc_context(PLAIN):
+        return figure, figure.subplots(rows, columns, squeeze=False, **grid).ravel().tolist()
 
 
 @AS_WRITTEN
@@ -48,28 +50,18 @@ def roc_figure(
     figure, (axes,) = new_figure(9.5, 6)
     for index, label in enumerate(predictions.labels):
         targets, auroc = predictions.targets[:, index], aurocs[label]
-        style: dict[str, Any] = {
-            "color": COLOURS[index % len(COLOURS)],
-            "linestyle": STYLES[index // len(COLOURS) % len(STYLES)],
-            "linewidth": 1.6,
-        }
-        positives = int((targets == 1).sum())
-        if auroc is None:
-            axes.plot([], [], **style, label=f"{label} - ({positives} positive)")
-            continue
-        known = ~np.isnan(targets)
-        false, true, _ = roc_curve(targets[known], predictions.scores[known, index])
-        axes.plot(false, true, **style, label=f"{label} {auroc:.3f} ({positives})")
+        positives, known = int((targets == 1).sum()), ~np.isnan(targets)
+        false, true, name = [], [], f"{label} - ({positives} positive)"
+        if auroc is not None:
+            false, true, _ = roc_curve(targets[known], predictions.scores[known, index])
+            name = f"{label} {auroc:.3f} ({positives})"
+        (line,) = axes.plot(false, true, STYLES[index // len(COLOURS) % len(STYLES)], label=name)
+        line.set(color=COLOURS[index % len(COLOURS)], linewidth=1.6)
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", title=title)
     axes.set(xlim=(0, 1), ylim=(0, 1.005), aspect="equal")
-    axes.legend(
-        title="AUROC (positive images)",
-        loc="center left",
-        bbox_to_anchor=(1.02, 0.5),
-        frameon=False,
-        fontsize=9,
-    )
+    place: Any = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
+    axes.legend(title="AUROC (positive images)", fontsize=9, **place)
     save_figure(figure, path)
 
 
@@ -93,11 +85,10 @@ def draw_curves(table: pd.DataFrame, loss: Axes, auroc: Axes) -> None:
             (line,) = axes.plot(table["epoch"] + 1, table[column], style, color=colour)
             line.set(label=column, markersize=4, linewidth=0.8 if column in labels else 1.5)
     loss.set(xlabel="epoch", ylabel="loss")
-    loss.legend(frameon=False, loc="upper right")  # "best" warns where it is slow
+    loss.legend(loc="upper right")  # "best" warns where it is slow
     auroc.set(xlabel="epoch", ylabel="validation AUROC")
     for axes in (loss, auroc):
         axes.locator_params("x", integer=True, min_n_ticks=1)
-        axes.spines[["top", "right"]].set_visible(False)
 
 
 @AS_WRITTEN
@@ -114,9 +105,9 @@ def distribution_figure(targets: Mapping[str, Floats], labels: Sequence[str], pa
         axes.bar_label(bars, [f"{count:,}" for count in counts], padding=2, fontsize=7)
     axes.set_yticks(np.arange(len(labels)) + 0.4 - height / 2, labels)
     axes.invert_yaxis()
-    axes.set(xlabel="positive images (% of those with a known target)")
-    axes.set(title="Class distribution per subset")
-    figure.legend(frameon=False, loc="outside lower center", ncols=3)
+    across = "positive images (% of those with a known target)"
+    axes.set(xlabel=across, title="Class distribution per subset")
+    figure.legend(loc="outside lower center", ncols=3)
     save_figure(figure, path)
 
 
@@ -172,15 +163,11 @@ def sweep_figure(boards: Sequence[Leaderboard], path: Path) -> None:
             axes.errorbar(
                 test.mean, 0.28, xerr=test.deviation, capsize=3, fmt="D", color=COLOURS[4]
             )
-        axes.plot([], [], "o", color=COLOURS[0], label="validation, mean and sd")
-        axes.plot([], [], ".", color=GREY, label="validation, single runs")
-        axes.plot([], [], "D", color=COLOURS[4], label="test of the chosen run")
         axes.set_xlabel("mean AUROC")
         title = f"{board.data}, split {board.split} [{board.fingerprint}], ranked by validation"
         axes.set_title(title, loc="left")
-    handles, legend = panels[0].get_legend_handles_labels()
-    figure.legend(handles, legend, frameon=False, loc="outside lower center", ncols=3)
-    save_figure(figure, path)
+    said = ("validation, mean and sd", "validation, single runs", "test of the chosen run")
+    _save_with_key(figure, path, said)
 
 
 @AS_WRITTEN
@@ -193,12 +180,9 @@ def folds_figure(validation: CrossValidation, path: Path) -> None:
         ends = [[max(0.0, auroc.value - auroc.low)], [max(0.0, auroc.high - auroc.value)]]
         dots.append((folds, auroc.value, None if np.isnan(ends).any() else ends))
     _draw_dots(axes, [label for label, *_ in rows], dots)
-    axes.plot([], [], "o", color=COLOURS[0], label="all folds pooled, 95 % (patients)")
-    axes.plot([], [], ".", color=GREY, label="single folds")
     axes.set_xlabel("AUROC")
     axes.set_title(fill(validation.title, 90), loc="left", fontsize=10)
-    figure.legend(frameon=False, loc="outside lower center", ncols=2)
-    save_figure(figure, path)
+    _save_with_key(figure, path, ("all folds pooled, 95 % (patients)", "single folds"))
 
 
 def _draw_dots(
@@ -215,3 +199,10 @@ def _draw_dots(
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.set_ylim(len(names) - 0.5, -0.6)
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+
+
+def _save_with_key(figure: Figure, path: Path, names: Sequence[str]) -> None:
+    """Below everything, what each of the first marks means."""
+    lines = [Line2D([], [], ls="", marker=mark, color=MARKS[mark]) for mark in MARKS]
+    figure.legend(lines[: len(names)], names, loc="outside lower center", ncols=3)
+    save_figure(figure, path)
