@@ -88,17 +88,12 @@ class Decomposition(Result):
 def decompose(
     val: ScoredSubset,
     test: ScoredSubset,
-    groups: Mapping[str, tuple[Mask, Mask]],
+    groups: Mapping[str, tuple[Mask, Mask]],  # matched images (n,), (m,), e.g. of a test list
     *,
     draws: int,
     seed: int,
 ) -> Decomposition:
-    """Split the change from validation to test.
-
-    ``groups``: name to the matched images of validation (n,) and test (m,), e.g. those of the
-    publisher's test list, besides the views and first images that are always compared. The weights
-    are found anew in each draw.
-    """
+    """Split the change from validation to test; the weights are found anew in each draw."""
     pair = (val, test)
     drawn = [_draw(subset.table, draws, seed + place) for place, subset in enumerate(pair)]
     cells = _number_cells(val.table, test.table)
@@ -131,10 +126,8 @@ def decompose(
 def reweight(
     val_cells: Codes, test_cells: Codes, val_weights: Floats, test_weights: Floats
 ) -> Floats:
-    """Weights of the test images that give them validation's mix of cells, (D, m).
-
-    Cells are (n,) and (m,); weights say how often each draw has each image, (D, n) and (D, m).
-    """
+    """Weights of the test images that give them validation's mix of cells, (D, m)."""
+    # Cells are (n,) and (m,); weights say how often each draw has each image, (D, n) and (D, m).
     count = int(max(val_cells.max(), test_cells.max())) + 1
     weights = np.empty(test_weights.shape)
     for row, wanted, have in zip(weights, val_weights, test_weights, strict=True):
@@ -147,11 +140,9 @@ def reweight(
 
 
 def measure_auroc(scores: Floats, positive: Mask, weights: Floats) -> Floats:
-    """Weighted share of pairs of a positive and a negative in the right order, ties half, (D,).
-
-    Scores and ``positive`` are (n,), the weights of each draw (D, n): any numbers, where those of
-    :mod:`xray_lightning.metrics.ranks` are whole; NaN where a draw has no positive or no negative.
-    """
+    """Weighted share of pairs of a positive and a negative in the right order, ties half, (D,)."""
+    # The weights (D, n) are any numbers, where those of :mod:`xray_lightning.metrics.ranks` are
+    # whole; NaN where a draw has no positive or no negative.
     order = np.argsort(scores, kind="stable")
     ordered, positive = scores[order], positive[order]
     below, upto = (np.searchsorted(ordered, ordered[positive], side=s) for s in ("left", "right"))
@@ -198,10 +189,7 @@ def _match(*tables: LabelTable) -> dict[str, Sequence[Mask]]:
 
 
 def _aurocs(subset: ScoredSubset, weights: Floats, use: Mask | None = None) -> Floats:
-    """AUROC of each label in each draw, (L, D); NaN for a label with too few images in ``use``.
-
-    The weights are (D, n); ``use`` (n, L): the images of each label that count, None: all.
-    """
+    """AUROC (L, D) of each label, weights (D, n), among ``use`` (n, L); NaN with too few images."""
     targets = subset.table.targets
     aurocs = np.full((targets.shape[1], len(weights)), np.nan)
     for index in range(len(aurocs)):

@@ -61,10 +61,7 @@ class LabelTable:
         )
 
     def features(self) -> dict[str, Floats]:
-        """Age, sex, view and follow-up number as numbers, NaN where unknown, (N,) each.
-
-        What is the same for every image (or unknown for all) tells nothing and is left out.
-        """
+        """Age, sex, view, follow-up number, (N,) each, NaN unknown; without those alike for all."""
         columns = {
             "age": self.age,
             "sex": _number_words(self.sex),
@@ -107,10 +104,7 @@ class MeanAuroc(Result):
     def of(
         cls, labels: Sequence[str], scores: Floats, targets: Floats, bootstrap: PatientBootstrap
     ) -> "MeanAuroc":
-        """Of scores (n, L) against targets (n, L), NaN where unknown.
-
-        A label with a NaN score is undefined. ``bootstrap`` is over the patients of the n images.
-        """
+        """Of scores (n, L) against targets (n, L), NaN where unknown; a NaN score: undefined."""
         draws = np.full((len(labels), len(bootstrap.counts)), np.nan)  # (L, 1 + D)
         for index in range(len(labels)):
             if not np.isnan(scores[:, index]).any():

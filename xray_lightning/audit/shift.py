@@ -32,10 +32,7 @@ PER_PATIENT = "images of the patient"
 
 @dataclass(frozen=True)
 class Quantity(Result):
-    """A mean or a share in each group of images; intervals are 95 % ones, patients resampled.
-
-    The groups are subsets, or hospitals: the other one against the base.
-    """
+    """A mean or a share in each group, subset or hospital; 95 % intervals, patients resampled."""
 
     name: str  # a label, "age", "view AP", ...
     count: dict[str, float]  # group to the numerator (positive images, images of the view)
@@ -78,14 +75,11 @@ class Shift(Result):
 def measure_shift(
     table: LabelTable,
     groups: Mapping[str, Rows],
-    bootstrap: PatientBootstrap,
+    bootstrap: PatientBootstrap,  # over the whole table: a patient that leaks is one
     seed: int,
     pair: Pair = SUBSETS,
 ) -> Shift:
-    """All of it; ``bootstrap`` is over the whole table, so that a patient that leaks is one.
-
-    The other group of ``pair`` is compared with its base; the values are those of all ``groups``.
-    """
+    """All of it: the other group of ``pair`` against its base, and the values of all ``groups``."""
     return Shift(
         compare_prevalence(table, groups, bootstrap, pair),
         compare_metadata(table, groups, bootstrap, pair),
@@ -191,11 +185,10 @@ def separate_by_metadata(
     seed: int,
     pair: Pair = SUBSETS,
 ) -> Separation:
-    """A classifier two-sample test (Lopez-Paz and Oquab, ICLR 2017) without labels.
-
-    Trees on age, sex, view, follow-up number and images of the patient in the whole table, in five
-    folds of patients. What is unknown in the whole of one group would name it: it is left out.
-    """
+    """A classifier two-sample test (Lopez-Paz and Oquab, ICLR 2017) without labels."""
+    # Trees on age, sex, view, follow-up number and images of the patient in the whole table, in
+    # five folds of patients. What is unknown in the whole of one group would name it: it is left
+    # out.
     base, other = (groups[name] for name in pair)
     rows = np.concatenate([base, other])
     columns = {**table.features(), PER_PATIENT: table.images_of_patient}

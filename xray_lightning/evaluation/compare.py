@@ -119,11 +119,9 @@ def _choose_labels(asked: str | Sequence[str], tables: Sequence[Predictions]) ->
 
 
 def find_tables(pattern: str) -> list[Path]:
-    """The predictions that a run folder, a table or a pattern of these names, sorted.
-
-    SWEEP/SETTINGS names the finished runs of one row of the sweep's leaderboard, all seeds; SWEEP,
-    or that, the pooled folds of a cross-validation.
-    """
+    """The predictions that a run folder, a table or a pattern of these names, sorted."""
+    # SWEEP/SETTINGS names the finished runs of one row of the sweep's leaderboard, all seeds;
+    # SWEEP, or that, the pooled folds of a cross-validation.
     tables = []
     named = map(Path, sorted(glob(pattern)))  # noqa: PTH207 - Path.glob takes no absolute pattern
     exact = [Path(pattern)] if Path(pattern).exists() else []  # "fold[1]" is a name, too

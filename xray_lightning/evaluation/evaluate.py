@@ -147,10 +147,8 @@ def estimate_predictions(
 
 
 def group_by_frequency(labels: Sequence[str], targets: Array) -> dict[str, list[str]]:
-    """Labels by their share of positives among the targets of training (N, L), NaN unknown.
-
-    Head, medium and tail, as CXR-LT's labels are grouped [read in code of others, not in a paper].
-    """
+    """Head, medium and tail labels by their share of positives of training (N, L), NaN unknown."""
+    # As CXR-LT's labels are grouped [read in code of others, not in a paper].
     shares = divided((targets == 1).sum(axis=0), is_known(targets).sum(axis=0))
     groups: dict[str, list[str]] = {name: [] for name in FREQUENCY}
     for label, share in zip(labels, shares, strict=True):

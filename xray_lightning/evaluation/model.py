@@ -133,10 +133,8 @@ def score_images(
     scoring: Scoring,
     rows: Indices | None = None,  # of the test images (n,), ascending; None: those of the split
 ) -> tuple[Path, Predictions]:
-    """Scores of test images, and the table they stay in.
-
-    A table of the same weights, pixels and images is not made again; targets are the data's.
-    """
+    """Scores of test images, and the table they stay in."""
+    # A table of the same weights, pixels and images is not made again; targets are the data's.
     if rows is not None:
         data.split = replace_test(data.split, data.records, rows)
     checkpoint = model.checkpoint

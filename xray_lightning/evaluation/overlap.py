@@ -21,10 +21,7 @@ FindOwn = Callable[[], XrayDataModule | None]  # a checkpoint's own data; None: 
 
 
 def comparable(description: Description, population: str) -> bool:
-    """Whether patients of a population can be told among those the checkpoint learned from.
-
-    Of several data sets, whose populations stand between commas, one in common is enough.
-    """
+    """Whether a population, one of several between commas, is the checkpoint's."""
     known = description.split.get("population") or ""
     return not {""}.issuperset(set(known.split(",")) & set(population.split(",")))
 
@@ -32,10 +29,7 @@ def comparable(description: Description, population: str) -> bool:
 def seen_before(
     description: Description, population: str, records: Sequence[Record]
 ) -> npt.NDArray[np.bool_] | None:
-    """Whether the patient of each record was in the checkpoint's training or validation set, (N,).
-
-    None where that cannot be known: the checkpoint names no patients, or other people's.
-    """
+    """Whether each record's patient was in training or validation, (N,); None: cannot be known."""
     if not comparable(description, population):
         return None
     learned = {key for subset in LEARNED for key in description.split["patients"][subset]}
@@ -68,11 +62,9 @@ def recognise_patients(
     *,
     cache_dir: str | Path = "outputs/cache",
 ) -> Recognised:
-    """Find a checkpoint's patients among records: by their ids, else by the pixels.
-
-    By pixels a patient is recognised who has one image that is also in the checkpoint's own data,
-    and with that image all others of that patient; one of other images alone is not.
-    """
+    """Find a checkpoint's patients among records: by their ids, else by the pixels."""
+    # By pixels a patient is recognised who has one image that is also in the checkpoint's own data,
+    # and with that image all others of that patient; one of other images alone is not.
     patients = [record.patient_id for record in records]
     seen = seen_before(description, source.population, records)
     if seen is not None:
@@ -99,12 +91,9 @@ def separate_patients(
     choice: str | None,
     find_own: FindOwn = lambda: None,
 ) -> dict[str, Split] | None:
-    """The test set without the patients the checkpoint learned from.
-
-    Choice "exclude" leaves their images out, "report" puts them into "test_seen", each the test set
-    of a split; None if the patients cannot be compared and no choice asks for it. Where ids cannot
-    be, a choice compares the pixels with those of the checkpoint's own data.
-    """
+    """The test set without the patients the checkpoint learned from."""
+    # "exclude" leaves their images out, "report" puts them into "test_seen", each the test set of a
+    # split; None: ids cannot be compared and no choice asks for pixels, of the checkpoint's own data.
     if choice not in (None, *CHOICES):
         raise ConfigError(f"overlap must be one of {', '.join(CHOICES)}, got {choice!r}")
     records = data.subset_records("test")
@@ -163,10 +152,7 @@ def choose_test_images(
     choice: str | None,
     find_own: FindOwn = lambda: None,
 ) -> tuple[dict[str, Split], str]:
-    """The subsets to evaluate, as :func:`separate_patients` gives them, and a note.
-
-    The note says what the checkpoint has met of these images; "" for its own test images.
-    """
+    """The subsets that ``separate_patients`` gives, and a note on what the checkpoint has met."""
     fingerprint = data.split.subset_fingerprints["test"]
     trained = description.split["subsets"]["test"]
     if fingerprint == trained and not choice:

@@ -125,10 +125,7 @@ def evaluate_run(
     draws: int = 2000,
     hospital_probe: Mapping[str, Estimate] | None = None,
 ) -> Evaluation:
-    """Fit operating points on validation, keep them in the best checkpoint, apply them to test.
-
-    Writes operating_points.json and evaluation.json into the run folder.
-    """
+    """Fit operating points on validation, keep them in the best checkpoint, apply them to test."""
     points = fit_operating_points(
         predictions["val"], rule=rule, value=value, calibration=calibration, draws=draws
     )

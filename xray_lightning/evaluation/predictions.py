@@ -148,11 +148,9 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def read_own(path: Path, metrics: Mapping[str, Any] | None = None) -> Predictions:
-    """Read a table which, where figures lie beside it, must be the one they are of.
-
-    Without metrics.json and environment.json beside it, it is no run's; ``metrics`` is what
-    metrics.json will say of a run that is about to finish.
-    """
+    """Read a table which, where figures lie beside it, must be the one they are of."""
+    # Without metrics.json and environment.json beside it, it is no run's; ``metrics`` is what
+    # metrics.json will say of a run that is about to finish.
     beside, resume = path.with_name("metrics.json"), f"python train.py resume={path.parent}"
     if metrics is None and beside.is_file():
         metrics = read_json(beside)

@@ -45,11 +45,9 @@ def require_prior(prior: object) -> Prior:
 def resolve_prior(
     prior: Prior, labels: tuple[str, ...], points: OperatingPoints | None
 ) -> dict[str, str | float]:
-    """What is wanted for each label whose calibration is to be corrected.
-
-    "validation": none; "estimate" or "force_estimate": as the scores alone tell it (Saerens 2002);
-    a number: that, for every calibrated label; or one for each of some.
-    """
+    """What is wanted for each label whose calibration is to be corrected."""
+    # "validation": none; "estimate" or "force_estimate": as the scores alone tell it (Saerens
+    # 2002); a number: that, for every calibrated label; or one for each of some.
     if require_prior(prior) == VALIDATION:
         return {}
     known = points.labels if points else {}
@@ -74,14 +72,9 @@ def resolve_prior(
 def correct_priors(
     prior: Prior, predictions: Predictions, points: OperatingPoints | None
 ) -> tuple[Pairs, dict[str, PriorTest]]:
-    """Prevalences that calibrations are to be corrected from and to, and how each does.
-
-    An estimate is right if nothing but the prevalence changed, which known targets can refute: one
-    that makes Brier's score worse is left out, unless ``prior`` is "force_estimate".
-
-    Returns:
-        The pairs to apply, and a test for each label with known targets.
-    """
+    """Prevalences to correct calibrations from and to, and a test of each with known targets."""
+    # An estimate is right if nothing but the prevalence changed, which known targets can refute:
+    # one that makes Brier's score worse is left out, unless ``prior`` is "force_estimate".
     pairs, tests = {}, {}
     known_points = points.labels if points else {}
     for label, value in resolve_prior(prior, predictions.labels, points).items():

@@ -38,13 +38,10 @@ def read_published() -> list[Published]:
 
 
 def comparable(origin: Origin, labels: Sequence[str], scored: int) -> list[Published]:
-    """The published rows that a score may stand beside.
-
-    Only NIH's 14 findings on NIH's images: the official rows for the official test set, the rows
-    of own splits for any other split by patient; none for a leaky split, another part or data set,
-    or a part of the images.
-    Of the images in the data set's label table ``scored`` ones have a score.
-    """
+    """The published rows that a score of ``scored`` images may stand beside."""
+    # Only NIH's 14 findings on NIH's images: official rows for the official test set, rows of own
+    # splits for any other by patient; none for a leaky split, another part or data set, or a part
+    # of it.
     if incomparable(origin, labels, scored):
         return []
     kind = OFFICIAL if origin.split and origin.split.name == OFFICIAL else OWN
@@ -52,13 +49,7 @@ def comparable(origin: Origin, labels: Sequence[str], scored: int) -> list[Publi
 
 
 def incomparable(origin: Origin, labels: Sequence[str], scored: int) -> str:
-    """Why no published row may stand beside such a score, "" if some may; see :func:`comparable`.
-
-    >>> from xray_lightning.evaluation.predictions import SplitName
-    >>> origin = Origin("nih", 112_120, SplitName("official", "f00d"), "test")
-    >>> incomparable(origin, CHEST_XRAY14, scored=125)
-    "125 images were scored, NIH's official test list has 25,596"
-    """
+    """Why no published row may stand beside such a score, "" if some may; see ``comparable``."""
     data, known, split = origin.data, origin.data_images, origin.split and origin.split.name
     official = split == OFFICIAL and scored != TEST_IMAGES
     reasons = {
@@ -74,11 +65,9 @@ def incomparable(origin: Origin, labels: Sequence[str], scored: int) -> str:
 
 @dataclass(frozen=True)
 class PublishedBoxes(Result):
-    """A published figure of localisation against NIH's boxes.
+    """A published figure of localisation against all 984 boxes of NIH, on 880 test images.
 
-    All boxes that NIH published (984 on 880 images) are of images on the official test list. A
-    figure from some of them, or from other boxes, may stand beside these rows only with its number
-    of boxes.
+    A figure from fewer or other boxes may stand beside these rows only with its number of boxes.
     """
 
     measure: str  # "t_iobb" or "afp" (both at an overlap of 0.1), or "pointing_game"

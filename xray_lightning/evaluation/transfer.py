@@ -51,10 +51,8 @@ def compare_labels(
     draws: int,  # of the bootstrap
     seed: int,  # of the bootstrap
 ) -> tuple[dict[str, LabelTransfer], LabelTransfer]:
-    """Every label, and the mean over those with enough patients on both sides.
-
-    Equal names are one patient, whatever the predictions call them.
-    """
+    """Every label, and the mean over those with enough patients on both sides."""
+    # Equal names are one patient, whatever the predictions call them.
     short = {label: say_too_few(predictions, label) for label in predictions.labels}
     inner = {label: say_too_few(inside, label) if inside else NO_TEST for label in short}
     enough = [label for label, note in short.items() if not note]

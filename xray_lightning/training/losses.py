@@ -49,10 +49,7 @@ class WeightedBCE(nn.Module):
 
 
 class BCE(WeightedBCE):
-    """Binary cross-entropy, see :class:`WeightedBCE`, every weight 1.
-
-    Raises:
-        ConfigError: label_smoothing is not in [0, 1).
+    """Binary cross-entropy, as :class:`WeightedBCE`, every weight 1.
 
     >>> float(BCE()(torch.tensor([[0.0, 9.0]]), torch.tensor([[1.0, torch.nan]])))
     0.6931471824645996

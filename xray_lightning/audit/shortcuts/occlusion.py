@@ -112,11 +112,8 @@ def predict_logits(net: XrayNet, images: Tensor) -> Floats:
 
 
 def occlude(net: XrayNet, images: Tensor, marker: Mask | None, seed: int) -> dict[str, Occlusion]:
-    """Logits of images (N, 1, H, W) in [0, 1] with a region covered, by region.
-
-    They are covered in 256 grey values, which is what files hold; ``marker`` (N, H, W) is a further
-    region, ``seed`` that of the patches inside the body.
-    """
+    """Logits of images (N, 1, H, W) in [0, 1] with a region or the marker (N, H, W) covered."""
+    # They are covered in 256 grey values, which is what files hold; ``seed``: of patches.
     areas, logits = [], []
     regions: dict[str, Mask] = {}
     for start in range(0, len(images), BATCH):
@@ -185,11 +182,9 @@ class Energy(Result):
 
 
 def normalise_map(values: Floats, shape: tuple[int, int], grids: Grids = EVEN) -> Floats:
-    """A map (h, w) as energy on the image, (H, W), summing to 1; NaN for an even map.
-
-    Enlarged bilinearly; what lies above the map's own median counts, so that a constant added to
-    the map (the bias of a class activation map) changes nothing.
-    """
+    """A map (h, w) as energy on the image, (H, W), summing to 1; NaN for an even map."""
+    # What lies above the map's own median counts, so that a constant added to the map (the bias of
+    # a class activation map) changes nothing.
     large = enlarge(values.astype(np.float64), shape, grids)
     above = np.maximum(large - np.median(large), 0)
     total = above.sum()

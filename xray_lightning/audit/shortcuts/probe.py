@@ -28,11 +28,7 @@ PENALTY = 0.1  # scikit-learn's C, on standardised features; not tuned
 
 @dataclass(frozen=True)
 class Probe(Result):
-    """AUROC of a linear probe; NaN where undefined.
-
-    A probe says what can be read from the features, not that the scores use it: it flags nothing.
-    Intervals are 95 % percentile intervals, patients resampled.
-    """
+    """AUROC of a linear probe, NaN where undefined: what can be read, not what the scores use."""
 
     trained: float  # on the features of the network
     interval: Interval
@@ -68,10 +64,8 @@ def pool_features(net: XrayNet, images: Tensor) -> Floats:
 
 
 def probe(features: Floats, attribute: Floats, bootstrap: PatientBootstrap, seed: int) -> Estimate:
-    """AUROC at which a logistic regression of features (N, C), fitted on other patients, tells it.
-
-    NaN with too few patients on either side of the attribute, (N,) 0, 1 or NaN.
-    """
+    """AUROC at which logistic regression of features (N, C), fitted on other patients, tells it."""
+    # NaN with too few patients on either side of the attribute, (N,) 0, 1 or NaN.
     codes, known = bootstrap.codes, ~np.isnan(attribute)
     if min(len(np.unique(codes[attribute == side])) for side in (0, 1)) < LEAST:
         return Estimate(np.nan)
@@ -95,10 +89,8 @@ def probe_hospitals(
     draws: int = 500,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """AUROC at which a network's features tell each hospital from the others, patients held out.
-
-    Empty where all images are of one hospital; NaN for one of too few patients.
-    """
+    """AUROC at which a network's features tell each hospital from the others, patients held out."""
+    # Empty where all images are of one hospital; NaN for one of too few patients.
     records = data.subset_records(subset)
     if len({record.hospital for record in records}) < 2 or not isinstance(net, XrayNet):
         return {}

@@ -34,10 +34,8 @@ class Body(NamedTuple):
 
 
 def find_body(pixels: Pixels) -> Body:
-    """The body: the largest piece above Otsu's threshold of the blurred image, rows filled.
-
-    What was filled is the lungs, and a gap between trunk and arm. All, where nothing stands out.
-    """
+    """The body: the largest piece above Otsu's threshold of the blurred image, rows filled."""
+    # What was filled is the lungs, and a gap between trunk and arm. All, where nothing stands out.
     smooth = cv2.GaussianBlur(pixels, (0, 0), 0.015 * min(pixels.shape))
     _, bright = cv2.threshold(smooth, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     count, pieces, sizes, _ = cv2.connectedComponentsWithStats(bright)
@@ -83,10 +81,7 @@ def mask_letters(pixels: Pixels, lungs: Mask) -> Mask:
 
 
 def mask_elsewhere(mask: Mask, inside: Mask, draw: np.random.Generator) -> Mask:
-    """A region as large as ``mask``, in random patches inside the body and off the mask, (H, W).
-
-    Smaller where the body has not that much room.
-    """
+    """A region as large as the mask (if there is room), random patches of body off it, (H, W)."""
     noise = cv2.GaussianBlur(draw.standard_normal(mask.shape), (0, 0), LETTER / 3 * min(mask.shape))
     allowed = inside & ~mask
     order = np.argsort(np.where(allowed, -noise, np.inf), axis=None)

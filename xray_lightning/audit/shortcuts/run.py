@@ -91,17 +91,12 @@ def find_shortcuts(
 def examine(
     net: XrayNet, sample: Sample, *, maps: Maps = class_map, draws: int = 1000, seed: int = 0
 ) -> Shortcuts:
-    """Test a network for shortcuts on images it has not learned from.
-
-    A label is *caught* if covering the corners, the border, the letters or the known marker is
-    flagged: AUROC falls by more than 0.05, or the mean logits of positives and negatives come
-    closer by more than 0.25 standard deviations, and by more than when as much of the body is
-    covered; all by the 95 % intervals of a paired bootstrap over patients (see
-    :class:`~.occlusion.ScoreDrop`). It is *not caught* if no region is flagged and none undecided,
-    and *undecided* otherwise. Maps, probes and the floor are evidence beside that and decide
-    nothing: a map may point where the score does not come from, and a probe reads what no score
-    need use.
-    """
+    """Test a network for shortcuts on images it has not learned from."""
+    # *caught*: covering the corners, border, letters or known marker is flagged: AUROC falls by
+    # more than 0.05, or the mean logits of positives and negatives come closer by more than 0.25
+    # standard deviations, and by more than when as much body is covered, all by 95 % intervals, see
+    # :class:`~.occlusion.ScoreDrop`. *not caught*: no region flagged, none undecided. Maps and
+    # probes are evidence beside that and decide nothing: a probe reads what no score need use.
     bootstrap = PatientBootstrap(sample.patients, draws, seed)
     logits = predict_logits(net, sample.images)
     occlusions = occlude(net, sample.images, sample.marker, seed)

@@ -37,12 +37,9 @@ class Sample:
 def draw_sample(
     data: XrayDataModule, subset: str, labels: Sequence[str], *, limit: int = LIMIT, seed: int = 0
 ) -> Sample:
-    """At most ``limit`` images of a subset, without flips, drawn with ``seed``.
-
-    The attributes are sex, view and, of the phantom, the words of portable films; the floor is the
-    audit's: trees on the metadata of the training set. A phantom's planted marker is known. One of
-    the ``labels`` that the data lacks is unknown in every image.
-    """
+    """At most ``limit`` images of a subset, without flips, drawn with ``seed``."""
+    # Attributes: sex, view and, of the phantom, the words of portable films; floor: trees on the
+    # training set's metadata. One of the ``labels`` that the data lacks is unknown in every image.
     chosen, images = draw_images(data, subset, limit, seed)
     records = [data.subset_records(subset)[row] for row in chosen]
     rows = data.split.subsets[subset][chosen]
