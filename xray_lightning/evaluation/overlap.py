@@ -21,7 +21,7 @@ FindOwn = Callable[[], XrayDataModule | None]  # a checkpoint's own data; None: 
 
 
 def comparable(description: Description, population: str) -> bool:
-    """Whether a population, one of several between commas, is the checkpoint's."""
+    """Whether the checkpoint learned from a population, or from one of several (commas)."""
     known = description.split.get("population") or ""
     return not {""}.issuperset(set(known.split(",")) & set(population.split(",")))
 
@@ -93,7 +93,7 @@ def separate_patients(
 ) -> dict[str, Split] | None:
     """The test set without the patients the checkpoint learned from."""
     # "exclude" leaves their images out, "report" puts them into "test_seen", each the test set of a
-    # split; None: ids cannot be compared and no choice asks for pixels, of the checkpoint's own data.
+    # split; None: ids cannot be compared, and no choice asks for the pixels of its own data.
     if choice not in (None, *CHOICES):
         raise ConfigError(f"overlap must be one of {', '.join(CHOICES)}, got {choice!r}")
     records = data.subset_records("test")

@@ -116,7 +116,7 @@ def origin_of(
 def evaluate_run(
     data: XrayDataModule,
     predictions: Mapping[str, Predictions],
-    run: Path,
+    run: Path,  # gets operating_points.json and evaluation.json
     *,
     tta: str = "none",
     rule: str = "youden",
