@@ -1,17 +1,8 @@
 """Decode every image once, into one memory-mapped array of small squares.
 
 112,120 images at 256 px are 7.3 GB on disk and never in memory. A build that was stopped, even
-by SIGKILL, goes on where it was; two runs at once build one cache.
-
-::
-
-    <source>-<size>px-<12 hex digits of the manifest>/
-        manifest.json   what the cache was made from, readable
-        ids.txt         one image id a line, in the order of the arrays
-        images.bin      (N, S, S) uint8
-        sizes.bin       (N, 2) int32, little-endian: height and width of each original
-        sums.bin        (N,) uint32, little-endian: checksum of each image, its size and its row
-        done.bin        (N,) uint8: 1 once all of that is on disk
+by SIGKILL, goes on where it was; two runs at once build one cache. ``data/README.md`` lists its
+files; their numbers are little-endian.
 """
 
 import hashlib

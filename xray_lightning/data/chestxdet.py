@@ -53,9 +53,7 @@ class Outline:
 class ChestXDet(Source):
     """A ChestX-Det folder. ``official`` is the authors' split, where both tables are there.
 
-    Args:
-        root: the folder.
-        allow_missing: let commands that read pixels leave out the images that are not on disk.
+    ``root`` and ``allow_missing`` are as of every :class:`Source`.
 
     Raises:
         ConfigError: of ``mask``: the record or label is not of this data set.

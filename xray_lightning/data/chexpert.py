@@ -57,7 +57,7 @@ _SIZE = ("images", "patients", "studies", "frontal", "lateral")
 
 
 class CheXpert(Source):
-    """A CheXpert folder.
+    """A CheXpert folder; ``allow_missing`` is as of every :class:`Source`.
 
     Args:
         root: the folder with the tables, or the one around it.
@@ -67,13 +67,10 @@ class CheXpert(Source):
         smooth: range of the shares of uncertain=smooth.
         seed: of the same.
         segmentations: CheXlocalize's files of masks.
-        allow_missing: let commands that read pixels leave out the images that are not on disk.
 
     Raises:
         ConfigError: a choice or view that there is not, or several archives in the folder.
-        DataNotFoundError: no folder, no label table or no file of masks.
-        TableError: a table lacks a column, repeats an image, or has a path, label or mask that is
-            none; names the row.
+        DataNotFoundError, TableError: as every :class:`Source` of a folder; also for masks.
     """
 
     name = "chexpert"

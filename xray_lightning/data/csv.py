@@ -41,7 +41,7 @@ BOX_COLUMNS = ("image", "label", "x", "y", "width", "height")
 
 
 class CsvTable(Source):
-    """A folder of images with a table.
+    """A folder of images with a table; ``allow_missing`` is as of every :class:`Source`.
 
     Args:
         table: the table, as :func:`~.tables.read_table` reads it.
@@ -50,13 +50,10 @@ class CsvTable(Source):
             ``NO_LABELS``.
         columns: the table's names for some of ``RESERVED``, such as ``{"patient": "subject_id"}``.
         boxes: a table of boxes.
-        allow_missing: let commands that read pixels leave out the images that are not on disk.
         name: short name used in file names and tables.
 
     Raises:
-        DataNotFoundError: no table, no box table or no root.
-        TableError: a table lacks a column, repeats an image, or has a cell that is not allowed;
-            names the row and the cell.
+        DataNotFoundError, TableError: as every :class:`Source` of a folder; also for boxes.
         ConfigError: ``labels`` is empty, repeats a name, or names a reserved column; ``columns``
             has another key than those of ``RESERVED``.
     """

@@ -1,16 +1,8 @@
 """A picture file becomes (H, W) uint8, by stated rules, or an error that names the file.
 
-The rules, so that a number computed from pixels can be traced back to the file:
-
-- 8-bit grey: as it is.
-- 16-bit grey: the full range, ``round(value * 255 / 65535)``; never stretched per image. Values
-  that need at most 14 bits, as of a 12-bit detector, give a dark picture and a note, unless the
-  data set says how many bits are stored: then ``round(value * 255 / (2**bits - 1))``.
-- Fewer bits and palette: expanded, black 0 and white 255; of TIFF also 10 to 15 bits. WhiteIsZero
-  of TIFF is inverted.
-- Colour: ITU-R 601 luma, 0.299 R + 0.587 G + 0.114 B; alpha is ignored.
-- The orientation of EXIF and TIFF is applied; of several pages the first is taken.
-- DICOM: the grey scale of ``data/dicom/grey.py`` in [0, 1], ``round(255 x)``.
+The rules stand in ``data/README.md``, "Images". 16-bit grey is never stretched per image: values
+that need at most 14 bits, as of a 12-bit detector, give a dark picture and a note, unless the data
+set says how many bits are stored: then ``round(value * 255 / (2**bits - 1))``.
 
 OpenCV decodes PNG, JPEG and BMP (16-bit grey PNG: libpng by imagecodecs), but the file is checked
 first: some of its releases return a truncated picture half grey, and all of them write to stderr.

@@ -43,10 +43,9 @@ _IMAGE, _PATIENT, _STUDY, _VIEW = "dicom_id", "subject_id", "study_id", "ViewPos
 
 
 class Mimic(Source):
-    """A MIMIC-CXR-JPG folder.
+    """A MIMIC-CXR-JPG folder; ``root`` and ``allow_missing`` are as of every :class:`Source`.
 
     Args:
-        root: the folder.
         labels: the labeler, "chexpert" or "negbio".
         test: whose labels the test part has: "reports", the labeler's; "radiologists": its other
             images are left out, and counted.
@@ -54,7 +53,6 @@ class Mimic(Source):
         uncertain: what -1 is, see :mod:`~xray_lightning.data.uncertain`.
         blank: what is not mentioned, see there.
         smooth: range of the shares of uncertain=smooth, whose seed is 0.
-        allow_missing: let commands that read pixels leave out the images that are not on disk.
 
     Raises:
         ConfigError: a choice or view that there is not.

@@ -42,11 +42,9 @@ _IMAGE_FOLDER = re.compile(r"images(_\d+)?")
 
 
 class ChestXray14(Source):
-    """An NIH folder.
+    """An NIH folder; ``root`` and ``allow_missing`` are as of every :class:`Source`.
 
     Args:
-        root: the folder.
-        allow_missing: let commands that read pixels leave out the images that are not on disk.
         table: another label table, a path relative to ``root`` or absolute. The lists and the box
             list are then looked for in ``root`` first, and next to the table second.
 

@@ -63,15 +63,13 @@ class Truth:
 
 
 class NihExperts(Source):
-    """An NIH folder with Google's labels.
+    """An NIH folder with Google's labels; ``root``, ``allow_missing`` as of every :class:`Source`.
 
     Args:
-        root: the folder of tables and images.
         truth: whose labels are the targets: "experts", Google's four; or "text", NIH's 14 of the
             same images, which a network trained on NIH can be evaluated on.
         rsna: RSNA's folder, whose readers saw 1,140 of these images too; with ``nih_map``.
         nih_map: RSNA's published map to NIH.
-        allow_missing: let commands that read pixels leave out the images that are not on disk.
 
     Attributes:
         truths: NIH's text miner, Google's radiologists, and RSNA's readers where they are named.

@@ -40,13 +40,11 @@ Report = tuple[str, tuple[str, ...], tuple[str, ...]]  # uId, terms, images
 
 
 class OpenI(Source):
-    """An Open-I folder.
+    """An Open-I folder; ``root`` and ``allow_missing`` are as of every :class:`Source`.
 
     Args:
-        root: the folder.
         label_map: terms of each label, see ``openi.yaml``, which is taken unless named.
         views: of the images wanted, PA, AP, LL, unknown; None: all.
-        allow_missing: let commands that read pixels leave out the images that are not on disk.
 
     Raises:
         ConfigError: no image has one of the views, or views are asked for without the headers.

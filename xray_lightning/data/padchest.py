@@ -73,23 +73,19 @@ _COLUMNS = (
 
 
 class PadChest(Source):
-    """A PadChest folder.
+    """A PadChest folder; ``root`` and ``allow_missing`` are as of every :class:`Source`.
 
     Args:
-        root: the folder.
         label_map: words of each label, see ``padchest.yaml``, which is taken unless named.
         views: of the images wanted, PA, AP, AP_horizontal, LL, COSTAL, unknown; None: all.
         pediatric: whether the images that the table marks as children's are wanted.
         labelled_by: "physician": only the reports that physicians labelled; or "all".
         exclude: a list of images to go without, one a line, such as damaged files.
-        allow_missing: let commands that read pixels leave out the images that are not on disk.
 
     Raises:
         ConfigError: ``labelled_by`` or ``views`` is none of those, or nothing is left.
-        DataNotFoundError: no folder, table, map or list.
-        TableError: a table lacks a column, repeats an image, has a cell that is not allowed, is
-            not MONOCHROME2, or ``exclude`` names an image that it lacks.
-        DataError: two files are the same image.
+        DataNotFoundError, TableError, DataError: as every :class:`Source` of a folder; also without
+            the map or list, for a row not MONOCHROME2, or a name in ``exclude`` that it lacks.
     """
 
     name = "padchest"

@@ -44,10 +44,9 @@ _SIDES = ("x", "y", "width", "height")
 
 
 class Rsna(Source):
-    """An RSNA folder.
+    """An RSNA folder; ``root`` and ``allow_missing`` are as of every :class:`Source`.
 
     Args:
-        root: the folder.
         negatives: "all": every image without lung opacity is a negative, as in the challenge;
             "normal": only those of class "Normal" are, and the abnormal ones are left out. Figures
             of the two cannot be compared: AUROC moves from about 0.87 to 0.98.
@@ -56,7 +55,6 @@ class Rsna(Source):
             NIH's; without it an ``UnknownPatientsWarning`` is issued.
         nih_test_list: NIH's ``test_list.txt``; with it the official split is NIH's.
         headers: take view, age and sex from the DICOM headers; False: they stay unknown.
-        allow_missing: let commands that read pixels leave out the images that are not on disk.
 
     Raises:
         ConfigError: ``negatives`` is neither of the two, or there is a test list without a map.

@@ -34,12 +34,10 @@ _IMAGE, _RUNS = "ImageId", "EncodedPixels"
 
 
 class Siim(Source):
-    """A SIIM-ACR folder.
+    """A SIIM-ACR folder; ``root`` and ``allow_missing`` are as of every :class:`Source`.
 
     Args:
-        root: the folder.
         headers: take view, age and sex from the DICOM headers; False: they stay unknown.
-        allow_missing: let commands that read pixels leave out the images that are not on disk.
 
     Raises:
         ConfigError: of ``mask``: the record is not of this data set.

@@ -86,7 +86,7 @@ class Source:
         labels: the L labels, in the order of every target vector.
         records: every image of the label table, in table order, on disk or not.
         root: the folder of the images, if there is one.
-        allow_missing: whether commands that read pixels may leave the missing ones out.
+        allow_missing: let commands that read pixels leave out the images that are not on disk.
         official: image ids of each subset as the publisher split them: {"train_val", "test"} or
             {"train", "val", "test"}; None if there is no such split.
         notes: what a user should know about this copy of the data, one sentence each

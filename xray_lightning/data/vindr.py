@@ -68,12 +68,12 @@ class Readings:
 class Vindr(Source):
     """A VinDr-CXR folder. ``official`` is PhysioNet's train and test part, where both are there.
 
+    ``root`` and ``allow_missing`` are as of every :class:`Source`.
+
     Args:
-        root: the folder.
         readers: when a finding of the training part is present: "any" of its readers marked it, the
             "majority" of them, "all"; "share": the target is the share of readers, on which a loss
             may train, and all but 0 and 1 are unknown to every metric.
-        allow_missing: let commands that read pixels leave out the images that are not on disk.
 
     Raises:
         ConfigError: ``readers`` is none of the four.
