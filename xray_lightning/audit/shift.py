@@ -186,9 +186,8 @@ def separate_by_metadata(
     pair: Pair = SUBSETS,
 ) -> Separation:
     """A classifier two-sample test (Lopez-Paz and Oquab, ICLR 2017) without labels."""
-    # Trees on age, sex, view, follow-up number and images of the patient in the whole table, in
-    # five folds of patients. What is unknown in the whole of one group would name it: it is left
-    # out.
+    # Trees on age, sex, view, follow-up number and images of the patient in the whole table, five
+    # folds of patients. What is unknown in all of one group would name it: it is left out.
     base, other = (groups[name] for name in pair)
     rows = np.concatenate([base, other])
     columns = {**table.features(), PER_PATIENT: table.images_of_patient}

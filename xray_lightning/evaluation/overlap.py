@@ -92,8 +92,8 @@ def separate_patients(
     find_own: FindOwn = lambda: None,
 ) -> dict[str, Split] | None:
     """The test set without the patients the checkpoint learned from."""
-    # "exclude" leaves their images out, "report" puts them into "test_seen", each the test set of a
-    # split; None: ids cannot be compared, and no choice asks for the pixels of its own data.
+    # "exclude" leaves their images out, "report" puts them into "test_seen". Where ids cannot be
+    # compared, a choice compares pixels with the checkpoint's own data; without a choice: None.
     if choice not in (None, *CHOICES):
         raise ConfigError(f"overlap must be one of {', '.join(CHOICES)}, got {choice!r}")
     records = data.subset_records("test")

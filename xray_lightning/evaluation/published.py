@@ -40,8 +40,7 @@ def read_published() -> list[Published]:
 def comparable(origin: Origin, labels: Sequence[str], scored: int) -> list[Published]:
     """The published rows that a score of ``scored`` images may stand beside."""
     # Only NIH's 14 findings on NIH's images: official rows for the official test set, rows of own
-    # splits for any other by patient; none for a leaky split, another part or data set, or a part
-    # of it.
+    # splits for any other by patient; none for a leaky split, another part or data set, or a few.
     if incomparable(origin, labels, scored):
         return []
     kind = OFFICIAL if origin.split and origin.split.name == OFFICIAL else OWN

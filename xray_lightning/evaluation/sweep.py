@@ -174,7 +174,11 @@ def read_sweep(folder: Path) -> SweepComparison:
 
 
 def average_seeds(aurocs: Iterable[float | None]) -> SeedMean:
-    """Mean and standard deviation of what is defined."""
+    """Mean and standard deviation of what is defined.
+
+    >>> average_seeds([0.5])
+    SeedMean(mean=0.5, deviation=None, count=1)
+    """
     known = [auroc for auroc in aurocs if auroc is not None]
     mean = statistics.fmean(known) if known else None
     return SeedMean(mean, statistics.stdev(known) if known[1:] else None, len(known))

@@ -139,9 +139,8 @@ def require_method(method: str | None) -> None:
 
 def fit_calibration(scores: Array, positive: Mask, method: str = "platt") -> Calibration:
     """Fit on validation scores (n,), with at least one positive and one negative."""
-    # Temperature: Guo 2017, eq. 9, for one label; Platt 1999, section 2.2, whose targets keep the
-    # slope finite for separable classes; isotonic: Zadrozny and Elkan 2002, needs hundreds of
-    # positives.
+    # Temperature: Guo 2017, eq. 9, for one label. Platt 1999, section 2.2: its targets keep the
+    # slope finite. Isotonic: Zadrozny and Elkan 2002, needs hundreds of positives.
     require_method(method)
     if positive.all() or not positive.any():
         raise ConfigError("a calibration needs positive and negative images")

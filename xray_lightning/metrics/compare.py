@@ -130,8 +130,7 @@ def _draw_sides(
     bootstrap: PatientBootstrap, *sides: tuple[Runs, Array]
 ) -> tuple[Floats, Floats, Floats, list[Floats]]:
     """AUROC of two sides, each seed's scores and the targets (N,), in each draw, (seeds, 1 + D)."""
-    # Then their difference without each patient, (P,); and of each side the images of the rarer
-    # class of each patient, (P,).
+    # Then their difference without each patient, and each side's images of the rarer class, (P,).
     rankings = [[bootstrap.ranking(run, targets) for run in runs] for runs, targets in sides]
     one, two = (np.stack([curves_over(r, bootstrap.counts)[0] for r in side]) for side in rankings)
     left_out = [

@@ -46,9 +46,8 @@ def compare_samples(
     internal: Sample, external: Sample, *, draws: int = 2000, seed: int = 0, threads: int = 2
 ) -> list[Estimate]:
     """AUROC of the external sample less that of the internal one: each label's, then the mean's."""
-    # Student's t; the deviation of either side is that of its draws, corrected by its effective
-    # number of patients, degrees of freedom by Welch (1947). The mean is over labels defined in a
-    # draw.
+    # Student's t; a side's deviation is that of its draws, corrected by its effective number of
+    # patients, degrees of freedom by Welch (1947). A draw's mean is over its defined labels.
     together = [*internal.patients, *external.patients]
     both = PatientBootstrap(together, draws, seed)
     shared = not set(internal.patients).isdisjoint(external.patients)

@@ -151,8 +151,7 @@ def share_interval(
     value: float, spread: Spread, level: float = 0.95, *, bias: float = 0.0
 ) -> Interval:
     """Student's interval on the logit scale, delta method, of a figure; (NaN, NaN) for 0 and 1."""
-    # Chosen by simulation, see this folder's README; ``bias`` is taken off the middle. For 0 and 1
-    # see :func:`exact_interval`.
+    # Chosen by simulation, see README; ``bias`` is taken off the middle; 0, 1: ``exact_interval``.
     if np.isnan(spread.deviation) or not 0 < value < 1:
         return NONE
     slope = value * (1 - value)  # d value / d logit

@@ -140,11 +140,10 @@ def score_map(
     heat: Heat, region: Region, annotated: npt.ArrayLike, *, shares: Sequence[float], near: Region
 ) -> tuple[Floats, Floats]:
     """All metrics of one map, as sums and what they are sums over, in the order of ``METRICS``."""
-    # Wang 2017 calls a localisation correct if IoU > T(IoU), or IoBB > T(IoBB), of any detected
-    # box. Many small boxes have a high T(IoBB) by chance: read it beside "afp", the detected boxes
-    # whose IoBB with every annotated box is at most each of ``OVERLAPS``. "centre": whether that of
-    # the smallest detected box around the (first) maximum lies in an annotated box, 0 without a
-    # box.
+    # Wang 2017: correct if IoU > T(IoU), or IoBB > T(IoBB), of any box. Many small boxes give a
+    # high T(IoBB) by chance: read it beside "afp", the boxes of IoBB at most T with every annotated
+    # one. "centre": whether that of the smallest box around the (first) maximum lies in one; else
+    # 0.
     theirs = np.asarray(annotated, dtype=np.float64).reshape(-1, 4)
     detected = detect_boxes(heat, shares)
     iou, iobb = overlaps(detected, theirs)

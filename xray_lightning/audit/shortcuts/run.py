@@ -92,11 +92,8 @@ def examine(
     net: XrayNet, sample: Sample, *, maps: Maps = class_map, draws: int = 1000, seed: int = 0
 ) -> Shortcuts:
     """Test a network for shortcuts on images it has not learned from."""
-    # *caught*: covering the corners, border, letters or known marker is flagged: AUROC falls by
-    # more than 0.05, or the mean logits of positives and negatives come closer by more than 0.25
-    # standard deviations, and by more than when as much body is covered, all by 95 % intervals, see
-    # :class:`~.occlusion.ScoreDrop`. *not caught*: no region flagged, none undecided. Maps and
-    # probes are evidence beside that and decide nothing: a probe reads what no score need use.
+    # The rule, its two limits and what stands beside the verdict: audit/README.md, "What the
+    # shortcut tests decide". Regions: corners, border, letters and a known marker.
     bootstrap = PatientBootstrap(sample.patients, draws, seed)
     logits = predict_logits(net, sample.images)
     occlusions = occlude(net, sample.images, sample.marker, seed)
@@ -131,7 +128,7 @@ def examine(
 def decide(
     drops: Mapping[str, ScoreDrop], energy: Mapping[str, Energy], auroc: float
 ) -> tuple[str, str]:
-    """Verdict of a label by the rule of :func:`examine`, and the reason in a sentence."""
+    """Verdict of a label by the rule of audit/README.md, and the reason in a sentence."""
     verdict = max((drop.verdict for drop in drops.values()), key=RISING.index)
     worst, *more = (name for name, drop in drops.items() if drop.verdict == verdict)
     if verdict != UNDECIDED:
