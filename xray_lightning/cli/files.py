@@ -11,6 +11,7 @@ from xray_lightning.data.convert import NAMES, PngOptions, convert_folder
 from xray_lightning.data.files import find_images
 from xray_lightning.data.tables import format_count
 from xray_lightning.progress import show_progress
+from xray_lightning.report.page import say
 
 CHECKED = 5  # films an export is checked on
 NAMED = 3  # files in the terminal; skipped.csv and failed.csv have them all
@@ -31,38 +32,17 @@ def predict(checkpoint: Path, names: Sequence[str], folder: Path, own: Own, as_j
         done = predict_files(classifier, images, folder, batch_size=batch, workers=workers,
                              form=form, progress=report)  # fmt: skip
     values, skipped = done.to_json(), name_first([Path(name).name for name in done.skipped])
-    called = ", ".join(f"{label} {count:,}" for label, count in done.called.items())
-    priors = ", ".join(f"{k} {old:.3g} to {new:.3g}" for k, (old, new) in done.priors.items())
-    unchecked = "; without targets nothing can refute it" if "estimate" in own["prior"] else ""
-    notes = {
-        f"prevalence corrected{unchecked}: {priors}": priors,
-        f"called (images of {format_count(done.studies, 'study')}): {called}": called,
-        "no operating points: probability_ and call_ are empty": not called,
-        f"{format_count(len(done.links), 'link')} to listed images: each scored once": done.links,
-        f"skipped {skipped}: not images (skipped.csv has the list)": done.skipped,
-        f"{format_count(done.changed, 'file')} changed since scored before": done.changed,
-        tell_gate(done.remarks, f"{done.remarked:,} of {done.scored + done.kept:,}"): True,
-        done.notes: done.notes,
-    }
+    lines = say("predicted", done, skipped, "estimate" in own["prior"])
     failures = done.failures
     if own["maps"]:
         from xray_lightning.report.studies import write_study_pages
 
         with show_progress("drawing studies") as report:
             pages = write_study_pages(classifier, folder, method=own["method"], progress=report)
-        notes[f"{format_count(pages.written, 'study')} drawn: {pages.index}"] = True
+        lines.append(f"note: {format_count(pages.written, 'study')} drawn: {pages.index}")
         values, failures = values | {"pages": pages.to_json()}, failures | pages.failures
-    first = f"{format_count(done.scored, 'image')} scored, {done.kept:,} before: {done.table}"
-    present_files(values, as_json, first, notes)
+    present_files(values, as_json, lines)
     require_whole(failures, len(images.images), folder, "read")
-
-
-def tell_gate(remarks: dict[str, int] | None, counts: str) -> str:
-    """How many images the gate remarks on, by kind; or that there is none."""
-    if remarks is None:
-        return "the checkpoint has no gate: whether it was trained for such images is not known"
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in remarks.items())
-    return f"the gate remarks on {counts} images{kinds and ': '}{kinds}"
 
 
 def read_points(own: Own) -> Own:
@@ -92,10 +72,7 @@ def export(
         present(whole.to_json(), as_json, f"{whole.path}: {sizes}", whole.sentence)
         return
     done = export_checkpoint(checkpoint, out, format, films=paths, trust=own["trust"])
-    checked = f"{done.films} films" if done.films else "noise alone (films=DIR: on real films)"
-    line = f"{done.path}: {format}, {done.bytes / 1e6:,.1f} MB; largest difference of a score to "
-    line += f"the checkpoint's {done.largest_difference:.1e}, on {checked}"
-    present(done.to_json(), as_json, line)
+    present(done.to_json(), as_json, *say("exported", done, format))
 
 
 def convert(
@@ -113,24 +90,15 @@ def convert(
     options = PngOptions(bits, rename, frame, colour)
     with show_progress("converting", shown=sys.stderr.isatty()) as progress:
         done = convert_folder(root, out, options, workers=workers, progress=progress)
-    kept = "names of files and folders were kept; if they tell who it is: rename=true"
-    told = f"{out / NAMES} (and failed.csv) tells the original names: do not pass it on"
-    notes = {
-        done.notes: done.notes,
-        f"{format_count(done.others, 'other file')} left alone: not DICOM": done.others,
-        told if rename else kept: True,
-    }
-    first = f"{format_count(done.converted, 'image')} converted, {done.before:,} before: {out}"
-    present_files(done.to_json(), as_json, first, notes)
-    require_whole(
-        done.failures, done.converted + done.before + len(done.failures), out, "converted"
-    )
+    names = out / NAMES if rename else ""
+    present_files(done.to_json(), as_json, say("converted", done, out, names))
+    count = done.converted + done.before + len(done.failures)
+    require_whole(done.failures, count, out, "converted")
 
 
-def present_files(values: Facts, as_json: bool, first: str, notes: dict[str, object]) -> None:
+def present_files(values: Facts, as_json: bool, lines: Sequence[str]) -> None:
     """What was done, and the notes that apply; in JSON those of the reader, as a list."""
-    plain = {**values, "notes": list(filter(None, [values["notes"]]))}
-    present(plain, as_json, first, *(f"note: {text}" for text, applies in notes.items() if applies))
+    present({**values, "notes": list(filter(None, [values["notes"]]))}, as_json, *lines)
 
 
 def name_first(names: Collection[str]) -> str:

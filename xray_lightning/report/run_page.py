@@ -94,15 +94,12 @@ def compare_published(evaluation: Evaluation) -> Json:
     origin, mean = evaluation.origin, evaluation.metrics.mean["auroc"].value
     reason = incomparable(origin, tuple(evaluation.metrics.labels), evaluation.images)
     beside = evaluation.published
-    if reason or mean != mean:  # NaN
-        sentence = f"No published result can stand beside it: {reason or 'it has no mean'}."
-    else:
-        (text,) = say("place", mean, beside)
-        sentence = f"{text[0].upper()}{text[1:]}."
+    if mean != mean:  # NaN
+        reason = reason or "it has no mean"
     works = {row.work for row in beside}
     kept = ("work", "year", "split", "mean", "primary", "note")
     return {
-        "sentence": sentence,
+        "sentence": say("published", reason, mean, beside)[0],
         "ranked": bool(beside) and beside[0].split == "official",
         "rows": to_plain(beside),
         "elsewhere": [
