@@ -13,7 +13,7 @@ RULE = "square 1: centred black padding, INTER_AREA down, INTER_LINEAR up"
 
 
 def padding(height: int, width: int) -> tuple[int, int]:
-    """Rows above and columns left of the image in its centred square; the odd one goes behind."""
+    """Rows above, columns left of an image centred in its square; an odd one is below or right."""
     side = max(height, width)
     return (side - height) // 2, (side - width) // 2
 

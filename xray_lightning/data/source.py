@@ -246,7 +246,8 @@ def select_labels(source: Source, labels: Sequence[str]) -> Source:
 
 def patient_keys(population: str, records: Sequence[Record]) -> list[str]:
     """16 hex digits of SHA-256 of population and patient id, for a checkpoint to carry, (N,)."""
-    # a hash of few ids hides nothing: a population is only named where its ids are public anyway
+    # a hash of few ids hides nothing: a population is only named where its ids are public anyway;
+    # records of several sets (``hospital``) have it in their patient ids already
     ids = [r.patient_id if r.hospital else f"{population}/{r.patient_id}" for r in records]
     digest = {name: hashlib.sha256(name.encode()).hexdigest()[:16] for name in set(ids)}
     return [digest[name] for name in ids]
