@@ -142,8 +142,7 @@ def score_map(
     """All metrics of one map, as sums and what they are sums over, in the order of ``METRICS``."""
     # Wang 2017: correct if IoU > T(IoU), or IoBB > T(IoBB), of any box. Many small boxes give a
     # high T(IoBB) by chance: read it beside "afp", the boxes of IoBB at most T with every annotated
-    # one. "centre": whether that of the smallest box around the (first) maximum lies in one; else
-    # 0.
+    # one. "centre": whether that of the smallest box around the (first) maximum lies in one.
     theirs = np.asarray(annotated, dtype=np.float64).reshape(-1, 4)
     detected = detect_boxes(heat, shares)
     iou, iobb = overlaps(detected, theirs)
