@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from running import TRAIN, XRAY, comparable, start
 from sklearn.metrics import roc_auc_score
+from toy import quiet_trainer
 
 from xray_lightning import XrayTask, load_checkpoint, predict_subset, read_predictions, summarise
 from xray_lightning.cli.build import data_from
@@ -137,9 +137,7 @@ def test_one_process_validates_alike(folder: Path, tmp_path: Path) -> None:
     cache = folder / "outputs/cache"
     data = data_from(read_settings(checkpoint, [f"cache_dir={cache}"]))
     task = XrayTask(checkpoint.build_net())
-    trainer = pl.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
-    )
+    trainer = quiet_trainer(tmp_path)
     alone = trainer.validate(task, data, verbose=False)[0]
     assert len(data.subset_records("val")) % 2 == 1
     assert alone["val/auroc"] == pytest.approx(float(logged["val/auroc"]), abs=1e-6)

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
-import pytorch_lightning as pl
 import torch
 from PIL import Image as Pil
+from toy import quiet_trainer
 
 from xray_lightning.data.csv import CsvTable
 from xray_lightning.data.datamodule import XrayDataModule
@@ -51,10 +51,8 @@ def test_loader_file_and_array_agree(folder, clahe, net, save, tmp_path) -> None
     """To the last bit in batches of one size, and to 1e-6 in any."""
     source = CsvTable(folder / "table.csv")
     data = XrayDataModule(source, image_size=32, batch_size=3, clahe=clahe, cache_dir=tmp_path)
-    trainer = pl.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
-    )
-    write_predictions(predict_subset(trainer, XrayTask(net), data, "test"), tmp_path / "test.csv")
+    found = predict_subset(quiet_trainer(tmp_path), XrayTask(net), data, "test")
+    write_predictions(found, tmp_path / "test.csv")
     wanted = read_predictions(tmp_path / "test.csv")
     assert wanted.scores.std() > 0.1
     classifier = load_classifier(save(net, tmp_path / "best.ckpt", clahe=clahe), device="cpu")

@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from sklearn.metrics import roc_auc_score
+from toy import quiet_trainer, toy_data
 
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
@@ -23,11 +24,8 @@ from xray_lightning.training.task import XrayTask
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
-    cache = tmp_path_factory.mktemp("cache")
-    phantom = Phantom(patients=20, size=32)
-    return XrayDataModule(
-        phantom, image_size=32, batch_size=4, augment=augment_light(), cache_dir=cache
-    )
+    settings = {"batch_size": 4, "augment": augment_light()}
+    return toy_data(tmp_path_factory.mktemp("cache"), 20, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +36,7 @@ def task(data: XrayDataModule) -> XrayTask:
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
-    )
+    return quiet_trainer(tmp_path)
 
 
 def test_a_network_of_more_labels_is_scored_on_those_of_the_data(data, trainer) -> None:

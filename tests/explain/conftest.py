@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from toy import toy_data
 
-from xray_lightning import Phantom, XrayDataModule
+from xray_lightning import XrayDataModule
 from xray_lightning.explain.grid import shrink
 from xray_lightning.explain.localisation import AnnotatedMaps
 from xray_lightning.metrics.localisation import region_of
@@ -33,8 +34,7 @@ def network() -> Callable[..., XrayNet]:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
     """Enough patients for each finding to be in validation."""
-    cache = tmp_path_factory.mktemp("cache")
-    return XrayDataModule(Phantom(60, size=64), image_size=32, batch_size=16, cache_dir=cache)
+    return toy_data(tmp_path_factory.mktemp("cache"), 60, size=64, batch_size=16)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toy import quiet_trainer
 
 from xray_lightning import XrayDataModule, XrayNet, XrayTask
 from xray_lightning.errors import ConfigError
@@ -25,11 +26,8 @@ def task(data: XrayDataModule) -> XrayTask:
 
 
 def trainer(folder: Path, *callbacks: pl.Callback, **settings: Any) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="cpu", default_root_dir=folder, callbacks=list(callbacks), max_epochs=2,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-        **{"logger": False} | settings,
-    )  # fmt: skip
+    usual = {"callbacks": list(callbacks), "max_epochs": 2, "enable_checkpointing": False}
+    return quiet_trainer(folder, **usual | settings)
 
 
 def test_pictures_and_raw_maps_of_each_epoch(data, task, tmp_path) -> None:

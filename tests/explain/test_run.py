@@ -4,16 +4,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from toy import quiet_trainer, toy_data
 
 from xray_lightning import XrayDataModule, XrayNet, explain_checkpoint
 from xray_lightning.checkpoint import Checkpoint, Description
-from xray_lightning.data.phantom import Phantom
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain import run
 from xray_lightning.explain.run import Explanation, predict_subsets, require_explainable
@@ -23,8 +23,7 @@ QUICK: dict[str, Any] = {"draws": 50, "positives": 12, "saliency": ()}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
-    cache = tmp_path_factory.mktemp("cache")
-    return XrayDataModule(Phantom(120, size=32), image_size=32, batch_size=16, cache_dir=cache)
+    return toy_data(tmp_path_factory.mktemp("cache"), 120, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +37,7 @@ def checkpoint(data: XrayDataModule) -> Checkpoint:
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> pl.Trainer:
-    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
-    return pl.Trainer(accelerator="cpu", default_root_dir=tmp_path, **cast(Any, quiet))
+    return quiet_trainer(tmp_path)
 
 
 def other(checkpoint: Checkpoint, **config: Any) -> Checkpoint:
@@ -85,9 +83,7 @@ def test_validation_without_saliency(checkpoint, data, trainer) -> None:
 
 
 def test_nothing_to_localise_and_nobody_to_test(checkpoint, trainer, tmp_path) -> None:
-    few = XrayDataModule(
-        Phantom(12, size=32), image_size=32, batch_size=8, cache_dir=tmp_path / "cache"
-    )
+    few = toy_data(tmp_path / "cache", 12)
     explanation = explain_checkpoint(
         checkpoint, few, trainer=trainer, methods=(), **QUICK | {"saliency": ("cam",)}
     )

@@ -9,8 +9,9 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from toy import toy_data
 
-from xray_lightning import ConfigError, Phantom, Predictions, XrayDataModule, XrayNet, class_map
+from xray_lightning import ConfigError, Predictions, XrayDataModule, XrayNet, class_map
 from xray_lightning.data.geometry import box_to_square
 from xray_lightning.explain.overlays import Overlay, choose
 from xray_lightning.metrics.operating_points import choose_threshold
@@ -212,8 +213,7 @@ def test_a_coarse_map_says_that_it_cannot_point_and_all_have_a_colour_bar() -> N
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
-    cache = tmp_path_factory.mktemp("cache")
-    return XrayDataModule(Phantom(60, size=64), image_size=32, batch_size=8, cache_dir=cache)
+    return toy_data(tmp_path_factory.mktemp("cache"), 60, size=64)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import pytorch_lightning as pl
 import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
+from toy import toy_data
 
-from xray_lightning import Phantom, XrayDataModule, XrayNet, XrayTask, load_checkpoint, train
+from xray_lightning import XrayDataModule, XrayNet, XrayTask, load_checkpoint, train
 from xray_lightning.errors import CheckpointError, ConfigError, SplitError
 from xray_lightning.training.run import TrainingRun
 from xray_lightning.writing import read_json
@@ -64,8 +65,7 @@ def precision(scores: np.ndarray, targets: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
-    cache = tmp_path_factory.mktemp("cache")
-    return XrayDataModule(Phantom(24, size=32), image_size=32, batch_size=8, cache_dir=cache)
+    return toy_data(tmp_path_factory.mktemp("cache"), 24)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_it_goes_on_from_its_last_checkpoint(run: TrainingRun, data: XrayDataMod
     resume = load_checkpoint(run.last)
     further = train(XrayTask(net, OwnLoss()), data, run.folder, epochs=3, resume=resume)
     assert further.images_seen == run.images_seen * 3 // 2
-    other = XrayDataModule(Phantom(25, size=32), image_size=32, cache_dir=data.cache_dir)
+    other = toy_data(data.cache_dir, 25)
     with pytest.raises(SplitError, match=resume.description.split["fingerprint"]):
         train(XrayTask(net), other, run.folder, resume=resume)
 

@@ -15,8 +15,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.optim import SGD, AdamW
+from toy import quiet_trainer, toy_data
 
-from xray_lightning import Phantom, Source, WeightedBCE, XrayDataModule, XrayNet, XrayTask
+from xray_lightning import Source, WeightedBCE, XrayDataModule, XrayNet, XrayTask
 from xray_lightning.data.transforms import augment_light
 from xray_lightning.errors import ConfigError, NonFiniteLossError
 from xray_lightning.evaluation.predict import predict_subset, summarise
@@ -29,19 +30,16 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
-    cache = tmp_path_factory.mktemp("cache")
-    phantom = Phantom(patients=40, size=64)
-    return XrayDataModule(
-        phantom, image_size=SIZE, batch_size=16, augment=augment_light(), cache_dir=cache, seed=1
-    )
+    settings = {"batch_size": 16, "augment": augment_light(), "seed": 1}
+    return toy_data(tmp_path_factory.mktemp("cache"), 40, size=64, **settings)
 
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> Callable[..., Trainer]:
     def make(**settings: Any) -> Trainer:
-        quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
-        arguments = quiet | {"max_epochs": 1, "enable_checkpointing": False} | settings
-        return Trainer(accelerator="cpu", default_root_dir=tmp_path, **arguments)
+        return quiet_trainer(
+            tmp_path, **{"max_epochs": 1, "enable_checkpointing": False} | settings
+        )
 
     return make
 
@@ -114,8 +112,7 @@ def test_validation_loss_is_the_mean_over_the_known_targets(trainer, tmp_path) -
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 2, (60, 2)).astype(float)
     targets[rng.random(targets.shape) < 0.5] = np.nan
-    source = Findings(("a", "b"), targets)
-    data = XrayDataModule(source, image_size=SIZE, batch_size=5, cache_dir=tmp_path)
+    data = Findings(("a", "b"), targets).module(tmp_path, batch_size=5)
     task = new_task(data)
     for _ in range(2):
         runner = trainer()
@@ -194,11 +191,13 @@ class Findings(Source):
     def identity(self) -> dict[str, str | int | float | bool]:
         return {"labels": len(self.labels)}
 
+    def module(self, cache: Path, batch_size: int = 8) -> XrayDataModule:
+        return XrayDataModule(self, image_size=SIZE, batch_size=batch_size, cache_dir=cache)
+
 
 def test_a_data_set_of_one_label(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     targets = (np.arange(40) % 2)[:, None].astype(float)
-    source = Findings(("Pneumonia",), targets)
-    data = XrayDataModule(source, image_size=SIZE, batch_size=8, cache_dir=tmp_path)
+    data = Findings(("Pneumonia",), targets).module(tmp_path)
     task, runner = new_task(data), trainer()
     runner.fit(task, data)
     logged = dict(runner.callback_metrics)
@@ -210,8 +209,7 @@ def test_a_data_set_of_one_label(trainer: Callable[..., Trainer], tmp_path: Path
 
 def test_a_label_nobody_knows(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     targets = np.column_stack([np.arange(40) % 2, np.full(40, np.nan)])
-    source = Findings(("Pneumonia", "Unread"), targets)
-    data = XrayDataModule(source, image_size=SIZE, batch_size=8, cache_dir=tmp_path)
+    data = Findings(("Pneumonia", "Unread"), targets).module(tmp_path)
     runner = trainer()
     runner.fit(new_task(data, loss=WeightedBCE(data.positive_weight())), data)
     assert runner.callback_metrics["val/auroc_defined"] == 1

@@ -10,8 +10,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.optim import AdamW
+from toy import quiet_trainer, toy_data
 
-from xray_lightning import Cosine, Description, Phantom, XrayDataModule, XrayNet, XrayTask
+from xray_lightning import Cosine, Description, XrayDataModule, XrayNet, XrayTask
 from xray_lightning.training.callbacks.epochs import MetricsFile
 from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
 
@@ -20,8 +21,7 @@ Fit = Callable[..., tuple[XrayTask, Path]]
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
-    cache = tmp_path_factory.mktemp("cache")
-    return XrayDataModule(Phantom(14, size=32), image_size=32, batch_size=6, cache_dir=cache)
+    return toy_data(tmp_path_factory.mktemp("cache"), 14, batch_size=6)
 
 
 @pytest.fixture
@@ -39,30 +39,14 @@ def fit(data: XrayDataModule, tmp_path: Path) -> Fit:
         folder = tmp_path / name
         resume = settings.pop("resume", None)
         keep = partial(ModelCheckpoint, folder, enable_version_counter=False)
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            max_epochs=3,
-            default_root_dir=folder,
-            logger=False,
-            callbacks=[
-                keep("weights", monitor="step", mode="max", save_weights_only=True),
-                keep("last"),
-                *callbacks,
-                MetricsFile(folder / "metrics.csv"),
-                Stop(stop),
-            ],
-            plugins=[AtomicCheckpointIO()],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            **settings,
-        )
+        weights = keep("weights", monitor="step", mode="max", save_weights_only=True)
+        ours = [weights, keep("last"), *callbacks, MetricsFile(folder / "metrics.csv"), Stop(stop)]
+        settings |= {"num_sanity_val_steps": 0, "use_distributed_sampler": False}
+        plugins = [AtomicCheckpointIO()]
+        trainer = quiet_trainer(folder, max_epochs=3, callbacks=ours, plugins=plugins, **settings)
         folder.mkdir(exist_ok=True)
-        if resume is None:
-            trainer.fit(task, data)
-        else:
-            trainer.fit(task, data, ckpt_path=resume, weights_only=True)
+        more = {} if resume is None else {"ckpt_path": resume, "weights_only": True}
+        trainer.fit(task, data, **more)
         return task, folder
 
     return run

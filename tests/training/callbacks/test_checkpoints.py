@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from toy import quiet_trainer
 
 from xray_lightning.training.callbacks.weights import RunCheckpoint
 
@@ -39,14 +40,8 @@ def train(
     place = folder / "checkpoints"
     settings = {"save_on_train_epoch_end": True, "enable_version_counter": False}
     best = kind(place, "best", monitor="score", mode="max", save_weights_only=True, **settings)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        logger=False,
-        callbacks=[best, kind(place, "last", **settings)],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    keep = [best, kind(place, "last", **settings)]
+    trainer = quiet_trainer(folder, max_epochs=epochs, callbacks=keep)
     last = place / "last.ckpt"
     loader = DataLoader(torch.ones(2, 1))
     start = last if last.exists() else None

@@ -10,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from toy import quiet_trainer
 
 from xray_lightning import EMA, ConfigError, XrayDataModule, XrayTask, load_checkpoint
 
@@ -126,10 +127,7 @@ def test_weights_saved_within_an_epoch_are_the_average(fit: Fit, tmp_path: Path)
 
 def test_a_later_run_without_it_keeps_its_own_weights(fit, data, tmp_path) -> None:
     task, _ = fit(EMA(decay=0.9), stop=1)
-    trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
+    trainer = quiet_trainer(tmp_path, max_epochs=1, enable_checkpointing=False)
     trainer.fit(task, data)
     trainer.save_checkpoint(tmp_path / "later.ckpt")
     state = raw(tmp_path / "later.ckpt")["state_dict"]
