@@ -10,7 +10,7 @@ from xray_lightning.data.source import Source, readable_records, usage_notes
 from xray_lightning.data.summary import summarise_data
 from xray_lightning.folders import prepare_folder
 from xray_lightning.progress import show_progress
-from xray_lightning.records import patients_text
+from xray_lightning.report.page import say
 from xray_lightning.report.terminal import counts_table
 
 
@@ -40,18 +40,6 @@ def data(overrides: Sequence[str], *, as_json: bool = False) -> None:
     source: Source = make(config.data)
     split = split_source(source, make(config.split), source.records)
     summary = summarise_data(source, split)
-    present(
-        summary.to_json(),
-        as_json,
-        counts_table(summary),
-        f"{summary.images:,} images of {patients_text(summary.patients)}, "
-        f"{summary.boxes:,} boxes on {summary.images_with_boxes:,} images; "
-        f"{summary.images - summary.missing:,} images on disk",
-        *(
-            f"{table}: " + ", ".join(f"{row} {number:,}" for row, number in rows.items())
-            for table, rows in summary.counts.items()
-        ),
-        f"split fingerprint {summary.fingerprint}",
-        *(f"note: {note}" for note in summary.notes),
-        path=run_dir and prepare_folder(run_dir) / "data.json",
-    )
+    path = run_dir and prepare_folder(run_dir) / "data.json"
+    lines = counts_table(summary), *say("data", summary)
+    present(summary.to_json(), as_json, *lines, path=path)
