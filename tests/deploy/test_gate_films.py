@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from xray_lightning import ChestXray14, XrayDataModule, load_classifier
+from xray_lightning import ChestXray14, PatientBootstrap, XrayDataModule, load_classifier
 from xray_lightning.data.images import read_image
 from xray_lightning.deploy.classifier import Classifier
 from xray_lightning.errors import InvalidImageError
+from xray_lightning.metrics.intervals import Estimate, exact_interval
 from xray_lightning.models.gate import CHANGES
 
 Pixels = np.ndarray
@@ -68,22 +69,16 @@ def measure(classifier: Classifier, films: torch.Tensor, patients: list[str]) ->
         kinds = remarks(classifier, pictures)
         hit = np.array([bool(kind) for kind in kinds], float)
         groups = patients if len(hit) == len(patients) else [str(row) for row in range(len(hit))]
-        draws = [hit[rows].mean() for rows in resample(groups)]
-        low, high = np.quantile(draws, (0.025, 0.975))
+        bootstrap = PatientBootstrap(groups)
+        ends = Estimate.of_draws(bootstrap.mean(hit)).interval
+        if hit.all():  # all alike: the bound by Clopper and Pearson
+            ends = exact_interval(1.0, bootstrap.patients)
         named = np.mean([f"looks {name}" in kind for kind in kinds])
         far = np.mean(["unlike the training films" in kind for kind in kinds])
         shares[name] = float(hit.mean())
-        spread = f"{low:.3f} to {high:.3f}" if low < high else "-"
+        spread = "{:.3f} to {:.3f}".format(*ends)
         print(f"| {name} | {len(hit)} | {hit.mean():.3f} ({spread}) | {far:.3f} | {named:.3f} |")
     return shares
-
-
-def resample(groups: list[str], draws: int = 1000) -> Iterator[np.ndarray]:
-    """Rows of patients drawn with replacement."""
-    rng, names = np.random.default_rng(0), np.array(groups)
-    rows = [np.flatnonzero(names == name) for name in dict.fromkeys(groups)]
-    for _ in range(draws):
-        yield np.concatenate([rows[at] for at in rng.integers(0, len(rows), len(rows))])
 
 
 @pytest.mark.slow
