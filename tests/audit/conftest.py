@@ -1,7 +1,5 @@
 """A small table with everything in it: leaks, unknown targets, several images a patient."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
@@ -42,12 +40,10 @@ def subsets(records: list[Record]) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def tabled() -> Callable[..., tuple[LabelTable, PatientBootstrap]]:
+def tabled():
     """The table of records and draws of its patients."""
 
-    def make(
-        records: list[Record], labels: tuple[str, ...] = LABELS, draws: int = 40, seed: int = 0
-    ) -> tuple[LabelTable, PatientBootstrap]:
+    def make(records, labels=LABELS, draws=40, seed=0):
         table = LabelTable.of(records, labels)
         return table, PatientBootstrap(table.patients, draws, seed)
 

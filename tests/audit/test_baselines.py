@@ -1,7 +1,6 @@
 """Scores without an image against loops written out, and scikit-learn's AUROC."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +41,7 @@ def test_mean_of_the_other_images(records, subsets, place, tabled) -> None:
             )
 
 
-def test_previous_label(records: list[Record], subsets: Subsets, tabled: Any) -> None:
+def test_previous_label(records: list[Record], subsets: Subsets, tabled) -> None:
     table, _ = tabled(records)
     prior = measure_prevalence(table, subsets["train"])
     scores = score_by_previous(table, subsets["test"], prior)
@@ -54,7 +53,7 @@ def test_previous_label(records: list[Record], subsets: Subsets, tabled: Any) ->
     np.testing.assert_array_equal(scores, np.where(np.isnan(wanted), prior, wanted))
 
 
-def test_auroc_against_scikit_learn(records: list[Record], subsets: Subsets, tabled: Any) -> None:
+def test_auroc_against_scikit_learn(records: list[Record], subsets: Subsets, tabled) -> None:
     table, bootstrap = tabled(records)
     test = subsets["test"]
     rows = {row.name: row for row in score_baselines(table, subsets, bootstrap, seed=0)}
@@ -117,7 +116,7 @@ def test_labels_of_a_hospital_without_metadata(records, subsets, tabled) -> None
     assert "no patient has two images in test" in rows[OTHERS].undefined
 
 
-def test_what_the_table_lacks_has_a_reason(subsets: Subsets, tabled: Any) -> None:
+def test_what_the_table_lacks_has_a_reason(subsets: Subsets, tabled) -> None:
     bare = [Record(f"{n}.png", f"p{n % 50}", (float(n % 3 == 0),)) for n in range(240)]
     table, bootstrap = tabled(bare, ("Mass",))
     rows = {row.name: row for row in score_baselines(table, subsets, bootstrap, 0)}

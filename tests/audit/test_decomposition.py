@@ -5,7 +5,6 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from xray_lightning.audit.decomposition import (
-    Decomposition,
     ScoredSubset,
     decompose,
     measure_auroc,
@@ -49,7 +48,7 @@ def subset(share: float, seed: int, size: int = 6000, shift: float = 0.0) -> Sco
     return ScoredSubset(table, scores)
 
 
-def change(val: ScoredSubset, test: ScoredSubset) -> Decomposition:
+def change(val: ScoredSubset, test: ScoredSubset):
     mask = np.arange(6000) < 3000
     return decompose(val, test, {"first half": (mask, mask)}, draws=40, seed=0)
 

@@ -1,8 +1,6 @@
 """Hospitals beside each other: against pandas, sets, and answers that were planted."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,9 +16,7 @@ from xray_lightning.records import Record
 PHANTOM = Phantom(60)
 
 
-def hospital(
-    change: Callable[[Record], Record], population: str = PHANTOM.population, seed: int = 0
-) -> Phantom:
+def hospital(change, population=PHANTOM.population, seed=0):
     """The phantom's label table, changed."""
     source = Phantom(60, seed=seed)
     source.records = [change(record) for record in source.records]
@@ -28,7 +24,7 @@ def hospital(
     return source
 
 
-def compare(other: Phantom, **settings: Any) -> tuple[Several, Hospitals]:
+def compare(other: Phantom, **settings) -> tuple[Several, Hospitals]:
     source = Several({"a": PHANTOM, "b": other})
     return source, compare_hospitals(source, draws=20, **settings)
 

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from xray_lightning import Phantom, Record, Several, audit_split, patient_split
 from xray_lightning.audit.leakage import count_overlap, match_checkpoint, match_list
@@ -49,7 +48,7 @@ def test_a_known_list_under_either_name() -> None:
     assert match.subsets == match.to_json()["parts"] == {"train": 1, "val": 0, "test": 1}
 
 
-def test_what_a_checkpoint_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_checkpoint_has_seen(monkeypatch) -> None:
     phantom = Phantom(patients=60)
     split = patient_split(phantom.records, None)
     train = [phantom.records[row] for row in split.subsets["train"]]

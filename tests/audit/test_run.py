@@ -2,9 +2,7 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -36,11 +34,11 @@ SPLIT = patient_split(PHANTOM.records, None)
 
 
 @pytest.fixture(scope="module")
-def nih(shared_data: Path) -> ChestXray14:
+def nih(shared_data) -> ChestXray14:
     return ChestXray14(shared_data / "nih-metadata")
 
 
-def test_nih_official(nih: ChestXray14, tabled: Any) -> None:
+def test_nih_official(nih: ChestXray14, tabled) -> None:
     split = official_split(nih.records, nih.official)
     table, bootstrap = tabled(nih.records, nih.labels, draws=3)
     groups = add_train_val(split.subsets)
@@ -61,7 +59,7 @@ def test_nih_official(nih: ChestXray14, tabled: Any) -> None:
         assert result.mean == pytest.approx(mean, abs=0.001)
 
 
-def test_nih_image_split(nih: ChestXray14, tabled: Any) -> None:
+def test_nih_image_split(nih: ChestXray14, tabled) -> None:
     with pytest.warns(LeakySubsetsWarning):
         split = image_split(nih.records, nih.official)
     table, bootstrap = tabled(nih.records, nih.labels, draws=1)
@@ -76,7 +74,7 @@ def test_nih_image_split(nih: ChestXray14, tabled: Any) -> None:
     assert result.mean > 0.7
 
 
-def test_rsna_image_split(shared_data: Path) -> None:
+def test_rsna_image_split(shared_data) -> None:
     source = Rsna(
         shared_data / "rsna-metadata",
         nih_map=shared_data / "rsna-metadata/rsna_to_nih.csv.gz",

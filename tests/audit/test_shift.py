@@ -1,7 +1,6 @@
 """Shares, means, ratios and their draws against pandas and a loop; the separating classifier."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,7 +30,7 @@ def frame(records: list[Record], labels: tuple[str, ...]) -> pd.DataFrame:
     return table
 
 
-def test_prevalence_against_pandas(records: list[Record], subsets: Subsets, tabled: Any) -> None:
+def test_prevalence_against_pandas(records: list[Record], subsets: Subsets, tabled) -> None:
     table, bootstrap = tabled(records)
     frames = frame(records, table.labels)
     rows = compare_prevalence(table, add_train_val(subsets), bootstrap)
@@ -63,7 +62,7 @@ def test_intervals_against_a_loop_over_the_same_draws(records, subsets, tabled) 
     assert row.p_value == pytest.approx(2 * (1 - norm.cdf(z)))
 
 
-def test_metadata_against_pandas(records: list[Record], subsets: Subsets, tabled: Any) -> None:
+def test_metadata_against_pandas(records: list[Record], subsets: Subsets, tabled) -> None:
     table, bootstrap = tabled(records)
     rows = {row.name: row for row in compare_metadata(table, add_train_val(subsets), bootstrap)}
     for subset, places in add_train_val(subsets).items():
@@ -86,7 +85,7 @@ def test_what_is_unknown_everywhere_is_nan(records, subsets, tabled) -> None:
     assert age.to_json()["ratio"] is None
 
 
-def arguments(pair: Any, subsets: Subsets) -> tuple[Any, Subsets, Any]:
+def arguments(pair, subsets: Subsets):
     return pair[0], add_train_val(subsets), pair[1]
 
 

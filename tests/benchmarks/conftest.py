@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
-from types import ModuleType
 from unittest.mock import MagicMock
 
 import cv2
@@ -52,9 +51,7 @@ class Bench:
         within = value <= most * SLACK if bound.startswith("<=") else value >= most / SLACK
         assert within, f"{name} is {value:.4g}, which misses {bound} by far"
 
-    def rates(
-        self, turns: int, after: Callable[[], object] = int, **works: Work
-    ) -> dict[str, list[float]]:
+    def rates(self, turns, after=int, **works):
         """Items per second of several pieces of work, done in turns: name -> one rate a turn.
 
         Under ``NAME_cpu`` stand items per CPU second of this process, which other load hardly
@@ -114,7 +111,7 @@ def radiographs() -> list[Path]:
 
 
 @pytest.fixture
-def xrv(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def xrv(monkeypatch: pytest.MonkeyPatch):
     """torchxrayvision; what it imports for downloads and pictures alone may be absent."""
     for name in DOWNLOADS:
         try:

@@ -15,7 +15,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +79,7 @@ class Rehearsal:
         return ["data.patients=700", "image_size=224", "batch_size=32"]
 
     @contextmanager
-    def timed(self, step: str) -> Iterator[None]:
+    def timed(self, step: str):
         start = perf_counter()
         yield
         self.seconds[step] = perf_counter() - start

@@ -7,7 +7,6 @@ draws and counted up to all of them, since all would take minutes.
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ DRAWS, TIMED = 1000, 3
 
 
 @pytest.fixture
-def test_list(metadata: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def test_list(metadata) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores and targets (25,596, 14), and patients."""
     source = ChestXray14(metadata)
     assert source.official is not None
@@ -35,7 +34,7 @@ def test_list(metadata: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return scores, targets, patient_ids(records)
 
 
-def test_auroc_draws_vs_scikit_learn(test_list: Any, bench: Any) -> None:
+def test_auroc_draws_vs_scikit_learn(test_list, bench) -> None:
     scores, targets, patients = test_list
     bootstrap = PatientBootstrap(patients, DRAWS)
     codes, counts = bootstrap.codes, bootstrap.counts[1:]
@@ -64,7 +63,7 @@ def test_auroc_draws_vs_scikit_learn(test_list: Any, bench: Any) -> None:
     bench.ratio("bootstrap_auroc_vs_scikit_learn", loop / seconds, ">=60")
 
 
-def test_whole_verdict(test_list: Any, bench: Any) -> None:
+def test_whole_verdict(test_list, bench) -> None:
     scores, targets, patients = test_list
     labels = tuple(map(str, range(targets.shape[1])))
     start = perf_counter()

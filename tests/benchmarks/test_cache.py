@@ -6,11 +6,9 @@ OpenCV's side does neither.
 """
 
 import shutil
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import cv2
@@ -21,7 +19,6 @@ from xray_lightning.data.cache import open_cache
 from xray_lightning.data.csv import CsvTable
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.padchest import TABLE, PadChest
-from xray_lightning.data.source import Source
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
 
@@ -31,19 +28,19 @@ COLUMNS = "ImageID,ImageDir,StudyDate_DICOM,StudyID,PatientID,PatientBirth,Patie
 COLUMNS += "Projection,Pediatric,PhotometricInterpretation_DICOM,BitsStored_DICOM,MethodLabel"
 
 
-def list_files(files: Sequence[Path], root: Path) -> Source:
+def list_files(files, root):
     """Files by a table."""
     rows = [f"{file.resolve()},0" for file in files]
     (root / "table.csv").write_text("\n".join(["image,finding", *rows]))
     return CsvTable(root / "table.csv")
 
 
-def enlarge(files: Sequence[Path]) -> list[np.ndarray]:
+def enlarge(files) -> list[np.ndarray]:
     pictures = (cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in files[:FILES])
     return [cv2.resize(picture, (2320, 2320)) for picture in pictures]
 
 
-def write_padchest(files: Sequence[Path], root: Path) -> Source:
+def write_padchest(files, root):
     """Phantom rows around 16-bit files of 12 bits, flat."""
     lines = [f"{COLUMNS},Labels"]
     for number, picture in enumerate(enlarge(files)):
@@ -56,19 +53,19 @@ def write_padchest(files: Sequence[Path], root: Path) -> Source:
     return PadChest(root)
 
 
-def write_chexpert(files: Sequence[Path], root: Path) -> Source:
+def write_chexpert(files, root):
     """JPEG files of CheXpert's full size and quality, by a table."""
     for number, picture in enumerate(enlarge(files)):
         cv2.imwrite(str(root / f"{number}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 95])
     return list_files(sorted(root.glob("*.jpg")), root)
 
 
-def shrink(file: Path) -> None:
+def shrink(file) -> None:
     image = cv2.imread(str(file), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE)
     assert cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA).shape == (SIZE, SIZE)
 
 
-def on_all_cores(files: Sequence[Path]) -> int:
+def on_all_cores(files) -> int:
     with ThreadPoolExecutor(available_cores()) as pool:
         return len(list(pool.map(shrink, files)))
 

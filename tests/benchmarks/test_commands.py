@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import pytest
 from running import XRAY
@@ -18,7 +17,7 @@ def seconds_of(*command: str | Path) -> float:
     return perf_counter() - start
 
 
-def test_xray_help(bench: Any) -> None:
+def test_xray_help(bench) -> None:
     command = Path(sys.executable).parent / "xray"
     if not command.is_file():
         pytest.skip(f"{command} is absent: pip install -e .")
@@ -27,7 +26,7 @@ def test_xray_help(bench: Any) -> None:
     bench.ratio("xray_help_seconds", min(seconds), "<=0.7")
 
 
-def test_audit_of_the_nih_table(metadata: Path, tmp_path: Path, bench: Any) -> None:
+def test_audit_of_the_nih_table(metadata: Path, tmp_path: Path, bench) -> None:
     settings = ["data=nih", f"data.root={metadata}", "split=official", f"hydra.run.dir={tmp_path}"]
     seconds = seconds_of(*XRAY, "audit", *settings)
     bench.remark(f"{(tmp_path / 'audit.html').stat().st_size / 1e3:.0f} kB of page")

@@ -2,7 +2,6 @@
 
 from statistics import median
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +32,7 @@ def test_hashing_and_comparing(radiographs, bench) -> None:
     bench.remark(f"{median(found['pairs']):,.0f} pairs a second correlated, one thread")
 
 
-def test_pairs_among_all_of_nih(bench: Any) -> None:
+def test_pairs_among_all_of_nih(bench) -> None:
     rng = np.random.default_rng(0)
     bits = rng.random((IMAGES, 64)) < 0.5
     rows = rng.permutation(IMAGES)[: 2 * PLANTED].reshape(2, PLANTED)

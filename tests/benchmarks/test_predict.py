@@ -6,7 +6,6 @@ program without overlap needs, with nothing written. DenseNet-121 at 224 px, rea
 
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from shutil import rmtree
 from statistics import median
 from time import perf_counter, sleep
@@ -29,7 +28,7 @@ TURNS, COUNT, BATCH = 3, 64, 16
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory):
     torch.manual_seed(0)
     net, subsets = XrayNet(CHEST_XRAY14, "densenet121", image_size=224), ("train", "val", "test")
     split = {"fingerprint": "0", "subsets": dict.fromkeys(subsets, "0")}
@@ -41,7 +40,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["nih-sample/images", "rsna-sample/stage_2_train_images"])
-def films(request: pytest.FixtureRequest, shared_data: Path) -> list[Path]:
+def films(request: pytest.FixtureRequest, shared_data):
     return sorted((shared_data / request.param).iterdir())[:COUNT]
 
 

@@ -4,12 +4,9 @@ One process, one thread, 224 px. Ours includes the augmentation, theirs has none
 images lies in memory; the whole of NIH (5.6 GB at 224 px) only does if the machine has as much.
 """
 
-from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import count
-from pathlib import Path
 from statistics import median
-from typing import Any
 
 import cv2
 import numpy as np
@@ -31,7 +28,7 @@ TABLE = "Data_Entry_2017_v2020.csv.gz"
 
 
 @pytest.fixture(params=["light", "xray14"])
-def ours(request, radiographs, metadata, tmp_path_factory) -> tuple[str, Callable[[], int]]:
+def ours(request, radiographs, metadata, tmp_path_factory):
     """An augmentation, and work that reads samples as XrayDataModule does, each newly augmented."""
     folder, root = radiographs[0].parent, tmp_path_factory.getbasetemp() / "sample_cache"
     source = ChestXray14(folder, table=metadata / TABLE, allow_missing=True)
@@ -50,7 +47,7 @@ def ours(request, radiographs, metadata, tmp_path_factory) -> tuple[str, Callabl
     return request.param, work
 
 
-def compare(bench: Any, peer: str, bound: str, ours: Any, **theirs: Callable[[], int]) -> None:
+def compare(bench, peer: str, bound: str, ours, **theirs) -> None:
     """Ratios to the first of their ways, and a remark on all."""
     augmentation, work = ours
     rates = bench.rates(TURNS, ours=work, **theirs)
@@ -73,7 +70,7 @@ def test_sample_vs_torchxrayvision(ours, xrv, radiographs, metadata, tmp_path, b
     )
     places = {"imgpath": str(radiographs[0].parent), "csvpath": str(tmp_path / "table.csv")}
 
-    def peer_reading(engine: str) -> Callable[[], int]:
+    def peer_reading(engine: str):
         crop, resize = xrv.datasets.XRayCenterCrop(), xrv.datasets.XRayResizer(SIZE, engine=engine)
         dataset = xrv.datasets.NIH_Dataset(
             **places, views=["PA", "AP"], unique_patients=False, transform=lambda x: resize(crop(x))
@@ -92,7 +89,7 @@ def test_sample_vs_torchxrayvision(ours, xrv, radiographs, metadata, tmp_path, b
     compare(bench, "torchxrayvision", ">=30", ours, **peers)
 
 
-def test_sample_vs_opencv(ours: Any, radiographs: list[Path], bench: Any) -> None:
+def test_sample_vs_opencv(ours, radiographs, bench) -> None:
     def decode() -> int:
         for file in radiographs:
             image = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)

@@ -9,13 +9,10 @@ part of the step. No validation, no checkpoint: those are not steps.
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -26,7 +23,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from xray_lightning import BCE, Cosine, XrayNet, XrayTask
-from xray_lightning.data.dataset import Batch
 from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.training.callbacks.epochs import EpochLine, EpochSeed, MetricsFile
 from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
@@ -60,7 +56,7 @@ CPU = Case("cpu", size=64, batch=16)
 GPU = Case("cuda", size=224, batch=64, steps=20, precision="bf16-mixed")
 
 
-def batches(case: Case) -> list[Batch]:
+def batches(case: Case):
     generator = torch.Generator().manual_seed(0)
     labels = len(CHEST_XRAY14)
     return [
@@ -74,7 +70,7 @@ def batches(case: Case) -> list[Batch]:
     ]
 
 
-def bare_loop(net: XrayNet, data: list[Batch], case: Case) -> Callable[[], float]:
+def bare_loop(net: XrayNet, data, case: Case):
     """An epoch of plain PyTorch; called, it trains and returns the last loss."""
     net.to(case.device).train()
     loss_of, schedule = BCE(), Cosine()
@@ -101,7 +97,7 @@ def bare_loop(net: XrayNet, data: list[Batch], case: Case) -> Callable[[], float
 class TakeTurns(pl.Callback):
     """Before each of Lightning's epochs the bare loop does one; times both."""
 
-    def __init__(self, bare: Callable[[], float]) -> None:
+    def __init__(self, bare) -> None:
         self.bare = bare
         self.seconds: list[tuple[float, float]] = []  # (bare, Lightning's) of each turn
         self.losses: list[float] = []
@@ -127,7 +123,7 @@ class StopClock(pl.Callback):
         self.turns.done()
 
 
-def measure_step(case: Case, folder: Path) -> tuple[float, float, float]:
+def measure_step(case: Case, folder) -> tuple[float, float, float]:
     """Milliseconds a step of the bare loop and of Lightning, and the median of their ratios."""
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
@@ -169,7 +165,7 @@ def measure_step(case: Case, folder: Path) -> tuple[float, float, float]:
 @pytest.mark.parametrize(
     "case", [CPU, pytest.param(GPU, marks=pytest.mark.gpu)], ids=["cpu", "gpu"]
 )
-def test_trainer_step_vs_bare_loop(case: Case, tmp_path: Path, bench: Any) -> None:
+def test_trainer_step_vs_bare_loop(case: Case, tmp_path, bench) -> None:
     if case.device == "cuda" and not torch.cuda.is_available():
         pytest.skip("torch sees no GPU")
     bare, lightning, value = measure_step(case, tmp_path)

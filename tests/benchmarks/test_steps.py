@@ -7,7 +7,6 @@ block takes turns with the average pool, and CPU seconds are compared. Memory is
 apart from temporary buffers: parameters, their gradients and the tensors that autograd saves.
 """
 
-from collections.abc import Callable
 from statistics import median
 from types import SimpleNamespace
 from typing import Any
@@ -73,7 +72,7 @@ def batch() -> tuple[Tensor, Tensor]:
     return images, torch.rand(BATCH, LABELS, generator=generator).gt(0.9).float()
 
 
-def step_of(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Callable[[], int]:
+def step_of(net: nn.Module, batch: tuple[Tensor, Tensor]):
     """Forward, BCE and backward of a batch."""
     loss_of = BCE()
 
@@ -85,7 +84,7 @@ def step_of(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Callable[[], int]:
     return step
 
 
-def alone(loss: nn.Module, targets: Tensor, times: int = 20) -> Callable[[], int]:
+def alone(loss: nn.Module, targets: Tensor, times: int = 20):
     """Forward and backward of a loss without a network."""
     logits = torch.randn(BATCH, LABELS, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
@@ -97,7 +96,7 @@ def alone(loss: nn.Module, targets: Tensor, times: int = 20) -> Callable[[], int
     return work
 
 
-def saved_bytes(forward: Callable[[], object], *apart: Tensor) -> int:
+def saved_bytes(forward, *apart: Tensor) -> int:
     """Bytes kept for the backward pass, a shared storage once, those of ``apart`` not."""
     kept: dict[int, Any] = {}  # the storages stay alive, so no address recurs
 
@@ -170,7 +169,7 @@ def test_averaged_weights_and_a_frozen_backbone(batch: tuple[Tensor, Tensor], be
         ema.on_train_batch_end(trainer, task, None, None, 0)
         return 1
 
-    def in_epoch(epoch: int, work: Callable[[], int]) -> Callable[[], int]:
+    def in_epoch(epoch: int, work):
         def run() -> int:
             trainer.current_epoch = epoch
             freeze.on_train_epoch_start(trainer, task)

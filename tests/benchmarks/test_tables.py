@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
-from typing import Any
 
 import pytest
 
@@ -33,9 +32,7 @@ print(time.process_time() - start, int(peak) / 1e6)
 """  # that of getrusage would be the parent's at first
 
 
-def read_and_split(
-    read: Callable[[Path], Source], root: Path, clock: Callable[[], float] = process_time
-) -> tuple[float, float]:
+def read_and_split(read, root, clock=process_time):
     """Seconds to read a table, and to read and split it."""
     start = clock()
     source = read(root)
@@ -45,7 +42,7 @@ def read_and_split(
     return done - start, clock() - start
 
 
-def test_nih_table_and_split(metadata: Path, bench: Any) -> None:
+def test_nih_table_and_split(metadata: Path, bench) -> None:
     seconds = [read_and_split(ChestXray14, metadata, perf_counter) for _ in range(TURNS)]
     reading, total = (median(column) for column in zip(*seconds, strict=True))
     first = f"first time {seconds[0][1]:.2f} s"
@@ -54,7 +51,7 @@ def test_nih_table_and_split(metadata: Path, bench: Any) -> None:
 
 
 @pytest.mark.parametrize("name", READ)
-def test_seconds_and_memory(name: str, tables: Path, bench: Any) -> None:
+def test_seconds_and_memory(name: str, tables: Path, bench) -> None:
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM, name, str(tables / name)]
     runs = [subprocess.check_output(command, text=True).split() for _ in range(TURNS)]
     bench.ratio(f"{name}_table_and_split_gigabytes", max(float(peak) for _, peak in runs), "<=1")

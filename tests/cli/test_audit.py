@@ -1,7 +1,6 @@
 """``xray audit`` on the phantom's label table."""
 
 import json
-from pathlib import Path
 
 import cv2
 import pandas as pd
@@ -22,7 +21,7 @@ SPLIT = patient_split(PHANTOM.records, None)
 DATA = ["data.patients=60", "draws=5"]
 
 
-def test_files_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_and_json(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [PHANTOM.records[row].image_id for row in SPLIT.subsets["train"][:2]]
     (tmp_path / "known.txt").write_text("\n".join([*names, "elsewhere.png"]))
     out = tmp_path / "out"
@@ -50,7 +49,7 @@ def test_terminal(tmp_path, capsys, monkeypatch) -> None:
     assert (folder / "audit.html").is_file()
 
 
-def test_duplicates_by_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_duplicates_by_the_cache(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     """Files 5 and 6 show what 0 and 1 show; 4 is not on disk."""
     rows = ["image,patient,split,Mass"]
     for number, subset in enumerate(["train", "train", "val", "val", "test", "test", "test"]):
@@ -112,7 +111,7 @@ def test_bad_settings(settings, error, named, tmp_path, monkeypatch) -> None:
         audit(settings, as_json=True)
 
 
-def rsna_folder(folder: Path) -> list[str]:
+def rsna_folder(folder) -> list[str]:
     """12 images of 4 patients; the settings that read them with the map."""
     ids = [f"image-{n}" for n in range(12)]
     rows = ["patientId,x,y,width,height,Target"]
@@ -123,7 +122,7 @@ def rsna_folder(folder: Path) -> list[str]:
     return ["data=rsna", f"data.root={folder}", f"data.nih_map={folder / 'map.csv'}", "draws=2"]
 
 
-def foreign_lists(folder: Path) -> tuple[list[str], pd.DataFrame]:
+def foreign_lists(folder) -> tuple[list[str], pd.DataFrame]:
     """Three lists in three forms, and their rows: 2 is in train and test, 4 in val and test."""
     subsets = {"train": [0, 1, 4, 8], "val": [7, 3], "test": [5, 9, 2, 6, 10, 11]}
     texts = {
@@ -205,7 +204,7 @@ def test_a_split_column_that_leaks_and_an_image_in_two_lists(tmp_path, capsys) -
     assert "1 images are in more than one subset" in (tmp_path / "p/audit.html").read_text()
 
 
-def test_predictions_of_another_split_are_refused(tmp_path: Path) -> None:
+def test_predictions_of_another_split_are_refused(tmp_path) -> None:
     for subset in ("val", "test"):
         rows = [PHANTOM.records[row] for row in SPLIT.subsets[subset]]
         found = Predictions.of(rows, PHANTOM.labels, target_matrix(rows) / 2)
@@ -216,7 +215,7 @@ def test_predictions_of_another_split_are_refused(tmp_path: Path) -> None:
         audit([*same, "split.seed=1"], as_json=False)
 
 
-def test_published_lists_at_hand(shared_data: Path) -> None:
+def test_published_lists_at_hand(shared_data) -> None:
     """NIH's own two files as anybody's lists are its official split."""
     nih = ChestXray14(folder := shared_data / "nih-metadata")
     files = {"train": folder / "train_val_list.txt", "test": folder / "test_list.txt"}

@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -80,7 +79,7 @@ def test_where_the_results_go(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")
 @pytest.mark.parametrize("mapped", [False, True])
-def test_unknown_patients_are_said(rsna_folder: Any, tmp_path: Path, mapped: bool) -> None:
+def test_unknown_patients_are_said(rsna_folder, tmp_path: Path, mapped: bool) -> None:
     """RSNA without the map: neither its patients nor their overlap with training are known."""
     source = Rsna(rsna_folder.root, nih_map=rsna_folder.nih_map() if mapped else None)
     data = XrayDataModule(source, image_size=32)

@@ -3,14 +3,11 @@
 import json
 import re
 import shutil
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from click.testing import Result
 from typer.testing import CliRunner
 
 from xray_lightning import ConfigError, Phantom
@@ -26,19 +23,19 @@ QUICK = ["draws=50", "positives=12", "threads=1"]
 NOTHING = ["methods=none", "saliency=none", "shortcuts=false"]
 
 
-def explain(checkpoint: Path, *overrides: str) -> Result:
+def explain(checkpoint, *overrides: str):
     return CliRunner().invoke(APP, ["explain", str(checkpoint), *overrides])
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     cache = f"cache_dir={folder.parent / 'cache'}"
     fit(compose_settings([*TOY, "draws=50", cache, f"hydra.run.dir={folder}"])[0])
     return folder / "checkpoints" / "best.ckpt"
 
 
-def copied(checkpoint: Path, name: str, **config: Any) -> Path:
+def copied(checkpoint, name: str, **config):
     """A checkpoint of other weights and settings, without a training."""
     raw = torch.load(checkpoint, weights_only=True)
     raw["state_dict"] = {
@@ -50,7 +47,7 @@ def copied(checkpoint: Path, name: str, **config: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(checkpoint: Path) -> Result:
+def done(checkpoint):
     """Everything, with another seed and a network of permuted labels."""
     seeds = copied(checkpoint, "seed1.ckpt", seed=1)
     permuted = copied(checkpoint, "permuted.ckpt", permute_labels=True)
@@ -62,7 +59,7 @@ def done(checkpoint: Path) -> Result:
     return result
 
 
-def test_everything_is_written_and_shown(done: Result, checkpoint: Path) -> None:
+def test_everything_is_written_and_shown(done, checkpoint) -> None:
     place = checkpoint.parents[1] / "explain"
     values = json.loads((place / "explain.json").read_text())
     assert values["schema"] == 2
@@ -84,7 +81,7 @@ def test_everything_is_written_and_shown(done: Result, checkpoint: Path) -> None
     assert values["published"] == []  # of NIH's boxes alone
 
 
-def test_the_report_of_the_run_shows_it(done: Result, checkpoint: Path) -> None:
+def test_the_report_of_the_run_shows_it(done, checkpoint) -> None:
     run = checkpoint.parents[1]
     before = (run / "report.html").read_text()
     assert "Where does it look?" not in before
@@ -109,7 +106,7 @@ def test_the_report_of_the_run_shows_it(done: Result, checkpoint: Path) -> None:
         assert (result.exit_code, word in result.output) == (2, True), result.output
 
 
-def test_json_of_a_folder_of_ones_own(checkpoint: Path, tmp_path: Path) -> None:
+def test_json_of_a_folder_of_ones_own(checkpoint, tmp_path) -> None:
     (tmp_path / "saliency.png").touch()  # of another run
     result = explain(checkpoint, *QUICK, *NOTHING, "--json", f"hydra.run.dir={tmp_path}")
     assert result.exit_code == 0, result.output
@@ -142,7 +139,7 @@ def test_settings() -> None:
     assert rest == ["data=nih"]
 
 
-def test_what_is_refused_leaves_no_folder(checkpoint: Path) -> None:
+def test_what_is_refused_leaves_no_folder(checkpoint) -> None:
     for more, message in (
         (["methods=cbam"], "this network has no spatial gates that act"),
         ([f"seeds={checkpoint}"], "has seed=0, as another one"),
@@ -157,7 +154,7 @@ def test_what_is_refused_leaves_no_folder(checkpoint: Path) -> None:
     assert (result.exit_code, "no checkpoint at" in result.output) == (2, True)
 
 
-def test_the_report_of_a_run_is_about_its_best_checkpoint(checkpoint: Path) -> None:
+def test_the_report_of_a_run_is_about_its_best_checkpoint(checkpoint) -> None:
     result = explain(checkpoint.with_name("last.ckpt"), *QUICK, *NOTHING)
     metrics = json.loads((checkpoint.parents[1] / "metrics.json").read_text())["test"]
     place = checkpoint.parents[1] / f"explain_{metrics['fingerprint']}"

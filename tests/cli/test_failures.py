@@ -3,7 +3,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from hydra.errors import ConfigCompositionException, InstantiationException
@@ -151,7 +150,7 @@ def test_a_part_has_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: 2 of 9 files\n"
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_place_that_cannot_be_written(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "file"
     file.touch()
     assert run_guarded((file / "run").mkdir) == USER_ERROR

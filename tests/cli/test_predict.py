@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from click.testing import Result
 from typer.testing import CliRunner
 
 from xray_lightning import Classifier, PredictedFiles, load_classifier, read_predictions
@@ -59,7 +58,7 @@ def checkpoint(run: Path) -> Path:
     return run / "checkpoints/best.ckpt"
 
 
-def predict(*arguments: object, code: int = 0) -> Result:
+def predict(*arguments: object, code: int = 0):
     result = CliRunner().invoke(APP, ["predict", *map(str, arguments)])
     assert result.exit_code == code, f"{result.output}\n{result.exception}"
     return result

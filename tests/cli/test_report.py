@@ -1,7 +1,6 @@
 """``xray report``, and the report at the end of training."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +14,7 @@ from xray_lightning.cli.report import DRAWS, audit_again, closing_report, report
 from xray_lightning.report.run import read_run
 
 
-def settings(run: Path, **changes: object) -> None:
+def settings(run, **changes: object) -> None:
     config = OmegaConf.load(run / "config.yaml")
     for key, value in changes.items():
         OmegaConf.update(config, key, value, merge=False)
@@ -34,7 +33,7 @@ def test_json_with_the_audit_of_the_split(run_folder, capsys) -> None:
     assert "prevalence in test / in train+val" in page
 
 
-def test_terminal_without_the_data(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_terminal_without_the_data(run_folder, capsys: pytest.CaptureFixture[str]) -> None:
     nowhere = {"_target_": "xray_lightning.data.nih.ChestXray14", "root": "nowhere"}
     settings(run_folder, data=nowhere)
     report(run_folder, as_json=False)
@@ -47,7 +46,7 @@ def test_terminal_without_the_data(run_folder: Path, capsys: pytest.CaptureFixtu
     assert "nowhere" in page[page.index('id="audit"') :]
 
 
-def test_changed_data_are_not_audited(run_folder: Path) -> None:
+def test_changed_data_are_not_audited(run_folder) -> None:
     settings(run_folder, data={"_target_": "xray_lightning.Phantom", "patients": 151})
     audit, missing = audit_again(read_run(run_folder))
     assert audit is None
@@ -55,7 +54,7 @@ def test_changed_data_are_not_audited(run_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "- a\n- b\n", "seed: 1\n", ""])
-def test_damaged_settings(run_folder: Path, text: str) -> None:
+def test_damaged_settings(run_folder, text: str) -> None:
     (run_folder / "config.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"config.yaml is (damaged|not a mapping)"):
         report(run_folder, as_json=True)
@@ -70,13 +69,13 @@ def test_a_fault_of_ours_is_not_blamed_on_the_data(run_folder, monkeypatch) -> N
         report(run_folder, as_json=True)
 
 
-def test_exit_code(tmp_path: Path) -> None:
+def test_exit_code(tmp_path) -> None:
     result = CliRunner().invoke(APP, ["report", str(tmp_path)])
     assert result.exit_code == 2
     assert "holds no run: it has no config.yaml" in result.output
 
 
-def test_end_of_training(run_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_end_of_training(run_folder, caplog: pytest.LogCaptureFixture) -> None:
     metrics = json.loads((run_folder / "metrics.json").read_text())
     (run_folder / "metrics.json").unlink()  # written last
     source = Phantom(patients=150)

@@ -5,7 +5,6 @@ import logging
 import os
 from copy import deepcopy
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,13 +51,13 @@ def composition(*overrides: str) -> DictConfig:
     return compose_settings(overrides)[0]
 
 
-def settings(run: Path, *overrides: str) -> DictConfig:
+def settings(run, *overrides: str) -> DictConfig:
     config = deepcopy(composition(*overrides))
     config.run_dir = str(run)
     return config
 
 
-def started(run: Path, *overrides: str) -> DictConfig:
+def started(run, *overrides: str) -> DictConfig:
     """The settings of a run that got as far as writing them down."""
     config = settings(run, *overrides)
     run.mkdir(exist_ok=True)
@@ -66,7 +65,7 @@ def started(run: Path, *overrides: str) -> DictConfig:
     return config
 
 
-def test_a_new_run_is_trained(tmp_path: Path, trained: list[Any]) -> None:
+def test_a_new_run_is_trained(tmp_path, trained: list[Any]) -> None:
     config = settings(tmp_path)
     assert sweep_run(config) == 0.75
     assert trained == [(config, None)]
@@ -80,7 +79,7 @@ def test_a_finished_run_is_skipped(tmp_path, trained, capsys) -> None:
     assert f"finished before: {tmp_path}, validation AUROC 0.5000" in capsys.readouterr().out
 
 
-def test_an_interrupted_run_goes_on(tmp_path: Path, trained: list[Any]) -> None:
+def test_an_interrupted_run_goes_on(tmp_path, trained: list[Any]) -> None:
     config = started(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/last.ckpt").touch()
@@ -132,7 +131,7 @@ def test_two_sweeps_at_once(tmp_path, trained, caplog) -> None:
     assert not (tmp_path / "failure.json").exists()
 
 
-def test_a_stop_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_is_no_failure(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a library raises because of a signal, the sweep stops and the run is not marked."""
 
     def fit(config: DictConfig, source: object = None) -> float:
@@ -149,7 +148,7 @@ def test_a_stop_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("surroundings", ["workers=3", "threads=1", "cache_dir=elsewhere"])
-def test_surroundings_may_change(tmp_path: Path, surroundings: str) -> None:
+def test_surroundings_may_change(tmp_path, surroundings: str) -> None:
     started(tmp_path / "a")
     require_same_settings(settings(tmp_path / "b", surroundings), tmp_path / "a")
 
@@ -170,7 +169,7 @@ def test_another_run_is_refused(tmp_path, trained, override, message) -> None:
     assert not (tmp_path / "failure.json").exists(), "the other run is not marked"
 
 
-def test_a_broken_file_is_refused(tmp_path: Path) -> None:
+def test_a_broken_file_is_refused(tmp_path) -> None:
     (tmp_path / "config.yaml").write_text("- 1\n")
     with pytest.raises(ConfigError, match=r"config\.yaml is not a mapping"):
         require_same_settings(settings(tmp_path), tmp_path)
@@ -184,12 +183,7 @@ def test_a_broken_file_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_failure_is_written_down_and_the_sweep_goes_on(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    error: Exception,
-    message: str,
-    traceback: bool,
+    tmp_path, monkeypatch, caplog, error, message, traceback
 ) -> None:
     def fit(config: DictConfig, source: object = None) -> float:
         raise error
@@ -204,7 +198,7 @@ def test_a_failure_is_written_down_and_the_sweep_goes_on(
     assert bool(record.exc_info) == traceback
 
 
-def test_an_interrupt_stops_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_stops_the_sweep(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fit(config: DictConfig, source: object = None) -> float:
         raise KeyboardInterrupt
 
@@ -214,7 +208,7 @@ def test_an_interrupt_stops_the_sweep(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "failure.json").exists()
 
 
-def test_lines_name_their_run_on_the_terminal_only(tmp_path: Path) -> None:
+def test_lines_name_their_run_on_the_terminal_only(tmp_path) -> None:
     terminal, file = logging.StreamHandler(), logging.FileHandler(tmp_path / "train.log")
     root = logging.getLogger()
     for handler in (terminal, file):

@@ -1,7 +1,6 @@
 """``xray score`` on the phantom's label table; the figures themselves are tested with judge."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ TEST = [
 ]
 
 
-def write(folder: Path, images: list[str]) -> Path:
+def write(folder, images: list[str]):
     """Scores that know a good deal about the truth."""
     rng = np.random.default_rng(0)
     by_id = {record.image_id: record for record in PHANTOM.records}
@@ -33,7 +32,7 @@ def write(folder: Path, images: list[str]) -> Path:
     return folder / "scores.csv"
 
 
-def test_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_part(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     table = write(tmp_path, [record.image_id for record in PHANTOM.records])
     score(table, [*DATA, "subset=test", f"hydra.run.dir={tmp_path / 'out'}"], as_json=True)
     facts = json.loads(capsys.readouterr().out)
@@ -48,7 +47,7 @@ def test_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["mean"]["auroc"]["value"] > 0.8
 
 
-def test_what_has_a_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_has_a_score(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     images = [record.image_id for record in PHANTOM.records][:70]
     score(write(tmp_path, images), DATA, as_json=False)
     text = capsys.readouterr().out
@@ -70,7 +69,7 @@ def test_undefined_figures_have_a_reason(tmp_path, capsys) -> None:
     assert facts["defined"]["auroc"] == 0
 
 
-def test_missing_images_of_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_images_of_a_part(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     table = write(tmp_path, TEST[1:])
     with pytest.raises(MissingImagesError, match=f"1 of the {len(TEST)} images in test have no"):
         score(table, [*DATA, "subset=test"], as_json=True)
@@ -78,14 +77,14 @@ def test_missing_images_of_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert f"1 of the {len(TEST)} images in the test have no score" in capsys.readouterr().out
 
 
-def test_other_images_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_images_are_left_out(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     table = write(tmp_path, [record.image_id for record in PHANTOM.records])
     score(table, [*DATA, "subset=test"], as_json=False)
     extra = len(PHANTOM.records) - len(TEST)
     assert f"{extra} scored images are not in test and were left out" in capsys.readouterr().out
 
 
-def test_nothing_of_the_part_is_scored(tmp_path: Path) -> None:
+def test_nothing_of_the_part_is_scored(tmp_path) -> None:
     others = [r.image_id for r in PHANTOM.records if r.image_id not in set(TEST)]
     with pytest.raises(MissingImagesError, match="no image of the test has a score"):
         score(write(tmp_path, others), [*DATA, "subset=test"], as_json=True)
@@ -104,7 +103,7 @@ def test_nothing_of_the_part_is_scored(tmp_path: Path) -> None:
         ("bootstrap_seed=-1", "bootstrap_seed must be an integer of at least 0, got '-1'"),
     ],
 )
-def test_bad_settings(setting: str, match: str, tmp_path: Path) -> None:
+def test_bad_settings(setting: str, match: str, tmp_path) -> None:
     with pytest.raises(ConfigError, match=match):
         score(write(tmp_path, TEST), [*DATA[:1], setting], as_json=True)
 
@@ -138,14 +137,14 @@ def test_calibration_at_a_given_prevalence(tmp_path, capsys) -> None:
     assert f"corrected to another prevalence: Infiltration {before:.3f} to 0.030" in text
 
 
-def test_points_need_every_score_of_their_part(tmp_path: Path) -> None:
+def test_points_need_every_score_of_their_part(tmp_path) -> None:
     with pytest.raises(MissingImagesError, match="no image of the val has a score"):
         score(write(tmp_path, TEST), [*DATA, "subset=test", "points=val"], as_json=True)
     with pytest.raises(ConfigError, match="points='test': operating points are chosen on one of"):
         score(write(tmp_path, TEST), [*DATA, "subset=test", "points=test"], as_json=True)
 
 
-def test_the_labels_that_the_table_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_labels_that_the_table_has(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     table = write(tmp_path, TEST)
     rows = [line.split(",")[:4] for line in table.read_text().splitlines()]
     table.write_text("".join(",".join(row) + "\n" for row in rows))

@@ -1,7 +1,5 @@
 """Several data sets on one command line."""
 
-from pathlib import Path
-
 import pytest
 
 from xray_lightning import ConfigError, Several
@@ -52,7 +50,7 @@ def test_refused_before_anything_is_read(settings: str, named: str) -> None:
         join_sets(settings.split())
 
 
-def test_a_set_of_the_user_s_own(tmp_path: Path) -> None:
+def test_a_set_of_the_user_s_own(tmp_path) -> None:
     (tmp_path / "own" / "data").mkdir(parents=True)
     text = "# @package _global_\ndata: {_target_: xray_lightning.Phantom, patients: 5, seed: 9}\n"
     text += "image_size: 32\nbatch_size: 4\nepochs: 1\nweights: none\n"

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from running import LIGHT, run
@@ -64,7 +63,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> None:
         ("convert none new", "none does not exist"),
     ],
 )
-def test_errors_before_torch(command: str, message: str, tmp_path: Path) -> None:
+def test_errors_before_torch(command: str, message: str, tmp_path) -> None:
     (tmp_path / "any.ckpt").write_bytes(b"not looked at")
     started = time.monotonic()
     text = run([sys.executable, "-c", WATCHED, *command.split()], tmp_path, 2, imports=LIGHT)

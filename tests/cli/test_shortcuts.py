@@ -1,7 +1,6 @@
 """``xray shortcuts`` on checkpoints of the phantom."""
 
 import json
-from pathlib import Path
 
 import pytest
 import running
@@ -14,7 +13,7 @@ from xray_lightning.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory):
     """A run of seconds on films with a marker; its scores mean nothing."""
     folder = tmp_path_factory.mktemp("work")
     tiny = ["experiment=phantom/shortcut", "data.patients=40", "image_size=32", "batch_size=8"]
@@ -28,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_files_tables_and_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_tables_and_json(run, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = run / "checkpoints/best.ckpt"
     capsys.readouterr()
     shortcuts([checkpoint], [], as_json=True)
@@ -47,19 +46,19 @@ def test_files_tables_and_json(run: Path, capsys: pytest.CaptureFixture[str]) ->
     assert json.loads((other / "shortcuts.json").read_text())["data"] == "phantom"
 
 
-def test_settings_are_an_evaluations(run: Path) -> None:
+def test_settings_are_an_evaluations(run) -> None:
     with pytest.raises(ConfigError, match="seed=3: an evaluation can change only"):
         shortcuts([run / "checkpoints/best.ckpt"], ["seed=3"], as_json=False)
 
 
-def test_patients_it_learned_from_are_refused(run: Path) -> None:
+def test_patients_it_learned_from_are_refused(run) -> None:
     with pytest.raises(ConfigError, match="overlap=exclude"):
         shortcuts([run / "checkpoints/best.ckpt"], ["split.seed=1"], as_json=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["shortcut", "shortcut_clean"])
-def test_a_trained_network(name: str, tmp_path: Path) -> None:
+def test_a_trained_network(name: str, tmp_path) -> None:
     """What the README shows, one seed of each: the planted marker is caught, nothing else is."""
     train = [f"experiment=phantom/{name}", "seed=3", "hydra.run.dir=run", "logger=none"]
     train += ["report=false", "callbacks.heat_maps=null", "draws=20"]  # none of the tests' figures

@@ -1,9 +1,5 @@
 """A network without training, and its checkpoint."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -16,7 +12,7 @@ from xray_lightning.models.network import XrayNet
 LABELS = ("Mass", "Nodule", "Effusion")
 
 
-def random_net(labels: Sequence[str] = LABELS) -> XrayNet:
+def random_net(labels=LABELS) -> XrayNet:
     """A network whose scores differ from image to image: normalised noise would give 0.5."""
     torch.manual_seed(0)
     net = XrayNet(labels, "test_resnet", image_size=32).eval()
@@ -30,12 +26,10 @@ def net() -> XrayNet:
 
 
 @pytest.fixture(scope="session")
-def save() -> Callable[..., Path]:
+def save():
     """Writes a checkpoint as a run leaves it."""
 
-    def write(
-        net: XrayNet, path: Path, *, clahe: bool = False, points: Any = None, **config: Any
-    ) -> Path:
+    def write(net, path, *, clahe=False, points=None, **config):
         split = {"name": "patient", "fingerprint": "0123456789abcdef"}
         split["subsets"] = dict.fromkeys(("train", "val", "test"), "0")
         steps = {"image_size": net.config["image_size"], "clahe": clahe}
@@ -48,7 +42,7 @@ def save() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, save: Callable[..., Path]) -> Path:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, save):
     return save(random_net(), tmp_path_factory.mktemp("checkpoint") / "best.ckpt")
 
 
@@ -63,8 +57,6 @@ def val() -> Predictions:
 
 
 @pytest.fixture(scope="session")
-def checkpoint_with_points(
-    tmp_path_factory: pytest.TempPathFactory, save: Callable[..., Path], val: Predictions
-) -> Path:
+def checkpoint_with_points(tmp_path_factory, save, val):
     points = fit_operating_points(val, draws=200).to_json()
     return save(random_net(), tmp_path_factory.mktemp("points") / "best.ckpt", points=points)

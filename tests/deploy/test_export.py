@@ -8,7 +8,6 @@ import venv
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -45,7 +44,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def exported(checkpoint_with_points: Path, films: list[Path], tmp_path_factory: Any) -> Any:
+def exported(checkpoint_with_points: Path, films: list[Path], tmp_path_factory):
     own, place = checkpoint_with_points, tmp_path_factory.mktemp("exported")
     files = {f: place / f"model.{f}" for f in ("onnx", "pt2")}
     done = {f: export_checkpoint(own, path, f, films=films) for f, path in files.items()}
@@ -148,7 +147,7 @@ def test_bad_requests(checkpoint, films, tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize("spoil", [lambda x: x + 0.01, lambda x: x * np.nan, lambda x: x[:1]])
 def test_a_file_of_other_scores_does_not_stay(spoil, checkpoint, tmp_path, monkeypatch) -> None:
-    def write(*arguments: Any) -> Any:
+    def write(*arguments):
         again = export.write_weights(*arguments)
         return lambda pixels: [spoil(output) for output in again(pixels)]
 

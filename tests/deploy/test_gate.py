@@ -1,8 +1,6 @@
 """What the gate says: of headers, of colour, of the film; and where it says nothing."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -32,7 +30,7 @@ def gate() -> Gate:
 
 
 @pytest.fixture
-def gated(gate: Gate, save: Callable[..., Path], net: XrayNet, tmp_path: Path) -> Path:
+def gated(gate: Gate, save, net: XrayNet, tmp_path):
     store_gate(path := save(net, tmp_path / "gated.ckpt"), gate)
     return path
 
@@ -90,7 +88,7 @@ def test_the_film(gate: Gate, net: XrayNet) -> None:
     np.testing.assert_array_equal(plain(FILM).scores, classifier(FILM).scores)
 
 
-def test_a_gate_travels(gated: Path, tmp_path: Path) -> None:
+def test_a_gate_travels(gated, tmp_path) -> None:
     bare = tmp_path / "model.safetensors"
     export_checkpoint(gated, bare, "safetensors")
     kept, moved = load_checkpoint(gated), load_checkpoint(bare)

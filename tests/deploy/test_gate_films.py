@@ -13,7 +13,6 @@ import torch
 
 from xray_lightning import ChestXray14, PatientBootstrap, XrayDataModule, load_classifier
 from xray_lightning.data.images import read_image
-from xray_lightning.deploy.classifier import Classifier
 from xray_lightning.errors import InvalidImageError
 from xray_lightning.metrics.intervals import Estimate, exact_interval
 from xray_lightning.models.gate import CHANGES
@@ -45,13 +44,13 @@ def wheel(package: str, *parts: str) -> Path:
     return Path(spec.origin).parent.joinpath(*parts)
 
 
-def remarks(classifier: Classifier, pictures: Any) -> list[tuple[str, ...]]:
+def remarks(classifier, pictures: Any) -> list[tuple[str, ...]]:
     """Kinds of remark on each, by the film alone: arrays have no header."""
     opinions = classifier(pictures).gate
     return [opinion.kinds for opinion in opinions if opinion is not None]
 
 
-def measure(classifier: Classifier, films: torch.Tensor, patients: list[str]) -> dict[str, float]:
+def measure(classifier, films: torch.Tensor, patients: list[str]) -> dict[str, float]:
     """Prints a row for each kind, and returns the shares that are remarked on."""
     rng, shares = np.random.default_rng(1), dict[str, float]()
     dicom = [wheel("pydicom", "data", "test_files"), wheel("data_store")]

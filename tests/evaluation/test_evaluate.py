@@ -2,9 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +42,7 @@ def evaluation() -> Evaluation:
     return evaluate(predictions(TEST, 1), TEST, ORIGIN, operating_points=POINTS, draws=60)
 
 
-def quick(records: list[Record] = TEST, seed: int = 0, **settings: Any) -> Evaluation:
+def quick(records: list[Record] = TEST, seed: int = 0, **settings) -> Evaluation:
     return evaluate(predictions(records, seed), records, ORIGIN, draws=20, **settings)
 
 
@@ -142,7 +140,7 @@ def test_the_terminal(evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
     assert "images of the patient" not in short.replace("images of the patient:", "")
 
 
-def test_tables_fit_80_columns(evaluation: Evaluation, at_80_columns: Callable) -> None:
+def test_tables_fit_80_columns(evaluation: Evaluation, at_80_columns) -> None:
     text = at_80_columns([*evaluation_lines(evaluation, "")])
     for words in ("Pleural_Thickening", "Infiltration", "prevalence", "specificity", "missed"):
         assert words in text, "no word is broken"

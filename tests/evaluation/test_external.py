@@ -1,6 +1,5 @@
 """Two phantoms as two hospitals: models of the one on the other, and what both share."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -14,7 +13,6 @@ import torch
 
 from xray_lightning.checkpoint import (
     KEY,
-    Checkpoint,
     describe_model,
     load_checkpoint,
 )
@@ -86,12 +84,12 @@ def open_hospital(place: Path, seed: int = 0) -> XrayDataModule:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(place: Path, scoring: Scoring) -> Checkpoint:
+def checkpoint(place: Path, scoring: Scoring):
     """Of a network that never learned, with operating points; its own data is hospital 0."""
     return make_checkpoint(place, scoring, "model", 0)
 
 
-def make_checkpoint(place: Path, scoring: Scoring, name: str, seed: int) -> Checkpoint:
+def make_checkpoint(place: Path, scoring: Scoring, name: str, seed: int):
     data = open_hospital(place)
     torch.manual_seed(seed)
     net = XrayNet(data.labels, "resnet18", image_size=32, weights="none").eval()
@@ -106,14 +104,12 @@ def make_checkpoint(place: Path, scoring: Scoring, name: str, seed: int) -> Chec
     return load_checkpoint(path)
 
 
-def validate(
-    checkpoints: Sequence[Checkpoint], sources: dict[str, Source], scoring: Scoring, **options: Any
-) -> ExternalValidation:
+def validate(checkpoints, sources, scoring, **options):
     return validate_externally(checkpoints, sources, scoring, draws=60, **options)
 
 
 @pytest.fixture(scope="module")
-def result(place: Path, checkpoint: Checkpoint, scoring: Scoring) -> ExternalValidation:
+def result(place: Path, checkpoint, scoring: Scoring) -> ExternalValidation:
     other = make_checkpoint(place, scoring, "other", 1)
     sources: dict[str, Source] = {"near": hospital(0), "far": hospital(7)}
     return validate([checkpoint, other], sources, scoring, open_data=lambda _: open_hospital(place))
@@ -223,8 +219,8 @@ def test_patients_it_learned_from_are_left_out(population, how, checkpoint, scor
     assert cell.images + cell.left_out == len(source.records)
 
 
-def test_without_its_own_data(checkpoint: Checkpoint, scoring: Scoring) -> None:
-    def refuse(_: Checkpoint) -> XrayDataModule:
+def test_without_its_own_data(checkpoint, scoring: Scoring) -> None:
+    def refuse(_) -> XrayDataModule:
         raise DataNotFoundError("/gone does not exist")
 
     result = validate([checkpoint], {"far": hospital(7)}, scoring, open_data=refuse)
@@ -239,7 +235,7 @@ def test_without_its_own_data(checkpoint: Checkpoint, scoring: Scoring) -> None:
     assert {row.note for row in known} == {"internal: no internal test set"}
 
 
-def test_errors(checkpoint: Checkpoint, scoring: Scoring, place: Path) -> None:
+def test_errors(checkpoint, scoring: Scoring, place: Path) -> None:
     with pytest.raises(ConfigError, match="one test set"):
         validate([checkpoint], {}, scoring)
     with pytest.raises(ConfigError, match="same weights: model, model"):
@@ -255,7 +251,7 @@ def test_errors(checkpoint: Checkpoint, scoring: Scoring, place: Path) -> None:
         validate([checkpoint], {"all": everybody}, scoring)
 
 
-def test_scores_are_the_networks(checkpoint: Checkpoint, scoring: Scoring) -> None:
+def test_scores_are_the_networks(checkpoint, scoring: Scoring) -> None:
     source, model = hospital(9, patients=12), Model(checkpoint)
     data = select_test(source, model, scoring)
     _, found = score_images(model, "nine", data, scoring, np.arange(5))

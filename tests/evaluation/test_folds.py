@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,7 +37,7 @@ def auroc(predictions: Predictions) -> dict[str, float]:
     return {label: float(roc_auc_score(truth, score)) for label, truth, score in columns}
 
 
-def write_folds(folder: Path, *models: str) -> Path:
+def write_folds(folder, *models: str):
     """The folds of each model, or seed, that an override names."""
     for number, (model, fold) in enumerate(product(models, range(FOLDS))):
         place = folder / str(number)
@@ -54,16 +53,16 @@ def write_folds(folder: Path, *models: str) -> Path:
 
 
 @pytest.fixture
-def one_model(tmp_path: Path) -> Path:
+def one_model(tmp_path):
     return write_folds(tmp_path / "a", "")
 
 
 @pytest.fixture
-def two_models(tmp_path: Path) -> Path:
+def two_models(tmp_path):
     return write_folds(tmp_path / "ab", "model=a", "model=b")
 
 
-def test_pooled_and_mean_of_folds_are_two_things(one_model: Path) -> None:
+def test_pooled_and_mean_of_folds_are_two_things(one_model) -> None:
     (validation,) = pool_folds(read_runs(one_model), one_model)
     facts = validation.to_json()
     folds = [fold_of(fold, 0) for fold in range(FOLDS)]
@@ -84,7 +83,7 @@ def test_pooled_and_mean_of_folds_are_two_things(one_model: Path) -> None:
     assert CrossValidation.from_json(saved).to_json() == saved
 
 
-def test_the_command_shows_both(one_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_shows_both(one_model, capsys: pytest.CaptureFixture[str]) -> None:
     sweep(one_model, all_tests=False, as_json=False)
     text = capsys.readouterr().out
     assert "cross-validation of all runs, seed 0: 120 images of 60 patients" in text
@@ -100,7 +99,7 @@ def test_the_command_shows_both(one_model: Path, capsys: pytest.CaptureFixture[s
     assert json.loads(capsys.readouterr().out)["cross_validations"] == [facts]
 
 
-def test_a_missing_fold_is_named_and_nothing_pooled(two_models: Path) -> None:
+def test_a_missing_fold_is_named_and_nothing_pooled(two_models) -> None:
     pool_folds(read_runs(two_models), two_models)
     assert len(list(two_models.glob("predictions_*.csv"))) == 2
     (two_models / "4/metrics.json").unlink()
@@ -117,7 +116,7 @@ def test_a_missing_fold_is_named_and_nothing_pooled(two_models: Path) -> None:
         find_tables(f"{two_models}/model=b")
 
 
-def test_two_models_over_the_same_folds(one_model: Path, two_models: Path) -> None:
+def test_two_models_over_the_same_folds(one_model, two_models) -> None:
     for folder in (one_model, two_models):
         pool_folds(read_runs(folder), folder)
     models = group_folds(read_runs(two_models))
@@ -133,7 +132,7 @@ def test_two_models_over_the_same_folds(one_model: Path, two_models: Path) -> No
         find_tables(str(two_models))
 
 
-def test_seeds_are_cross_validations_of_their_own(tmp_path: Path) -> None:
+def test_seeds_are_cross_validations_of_their_own(tmp_path) -> None:
     runs = read_runs(write_folds(tmp_path, "seed=0", "seed=1"))
     assert [(folds[0].seed, len(folds)) for folds in group_folds(runs)] == [(0, 3), (1, 3)]
     (board,) = compare_runs(tmp_path).leaderboards
@@ -142,7 +141,7 @@ def test_seeds_are_cross_validations_of_their_own(tmp_path: Path) -> None:
     assert [path.stem[-2:] for path in find_tables(str(tmp_path))] == ["_0", "_1"]
 
 
-def test_what_does_not_fit_together(tmp_path: Path) -> None:
+def test_what_does_not_fit_together(tmp_path) -> None:
     places = [tmp_path / "a.csv", tmp_path / "b.csv"]
     first = fold_of(0, 0)
     for place in places:

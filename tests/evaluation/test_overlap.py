@@ -1,7 +1,6 @@
 """The patients a checkpoint learned from, found again in NIH's and RSNA's data."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -33,7 +32,7 @@ Folder = Any  # RsnaFolder of tests/conftest.py
 
 
 @pytest.fixture
-def nih(tmp_path: Path) -> XrayDataModule:
+def nih(tmp_path) -> XrayDataModule:
     """Ten NIH patients, 1 to 10, two images each."""
     folder = tmp_path / "nih"
     (folder / "images").mkdir(parents=True)
@@ -127,7 +126,7 @@ def test_what_cannot_be_compared_is_not_promised(description, rsna_folder) -> No
         separate_patients(description, data, "drop")
 
 
-def write_set(name: str, root: Path, films: dict[str, Any], write_dicom: Any) -> Any:
+def write_set(name: str, root, films: dict[str, Any], write_dicom: Any) -> Any:
     """The films in the layout of SIIM or of ChestX-Det, without any finding."""
     (root / "train").mkdir(parents=True)
     if name == "siim":
@@ -175,7 +174,7 @@ def test_nih_films_under_other_names(name, nih, description, tmp_path, write_dic
         assert "RSNA" not in str(caught.value)
 
 
-def test_a_hospitals_numbers_stay_out(tmp_path: Path) -> None:
+def test_a_hospitals_numbers_stay_out(tmp_path) -> None:
     rows = [f"{n}.png,{n},{n % 2}" for n in range(8)]
     (tmp_path / "t.csv").write_text("\n".join(["image,patient,Mass", *rows]))
     for number in range(8):
@@ -183,7 +182,7 @@ def test_a_hospitals_numbers_stay_out(tmp_path: Path) -> None:
     assert patients_of(XrayDataModule(CsvTable(tmp_path / "t.csv"))) == {}
 
 
-def test_the_real_overlap(shared_data: Path) -> None:
+def test_the_real_overlap(shared_data) -> None:
     """NIH's training set and the RSNA sample: the naive count, by the table's file names."""
     nih_folder, rsna = shared_data / "nih-metadata", shared_data / "rsna-sample"
     listed = (nih_folder / "train_val_list.txt").read_text().split()

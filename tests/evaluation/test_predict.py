@@ -1,7 +1,6 @@
 """Scores of a part in table order, and their summary."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,7 +34,7 @@ def task(data: XrayDataModule) -> XrayTask:
 
 
 @pytest.fixture
-def trainer(tmp_path: Path) -> pl.Trainer:
+def trainer(tmp_path) -> pl.Trainer:
     return quiet_trainer(tmp_path)
 
 
@@ -155,7 +154,7 @@ def test_a_network_of_nan(data: XrayDataModule, trainer: pl.Trainer) -> None:
         predict_subset(trainer, task, data, "test")
 
 
-def test_some_labels_on_the_same_split(tmp_path: Path) -> None:
+def test_some_labels_on_the_same_split(tmp_path) -> None:
     data = XrayDataModule(Phantom(patients=20, size=32), cache_dir=tmp_path)
     split, targets, boxes = data.split, data.targets, sum(len(r.boxes) for r in data.records)
     data.keep_labels(["Mass", "Edema"])

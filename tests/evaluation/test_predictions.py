@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +32,7 @@ def predictions(count: int = 200) -> Predictions:
     return Predictions(LABELS, images, patients, targets, scores.astype(np.float32))
 
 
-def test_round_trip_is_exact(tmp_path: Path) -> None:
+def test_round_trip_is_exact(tmp_path) -> None:
     written = predictions()
     write_predictions(written, tmp_path / "p.csv")
     read = read_predictions(tmp_path / "p.csv")
@@ -48,7 +47,7 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["NA", "null", "nan", "None", "a,b", 'say "x"', "Müller", "=1+1", "@x", "'-x", "-0.5"]
 )
-def test_ids_stay_text(name: str, tmp_path: Path) -> None:
+def test_ids_stay_text(name: str, tmp_path) -> None:
     one = np.zeros((1, 1), np.float32)
     write_predictions(Predictions(("Mass",), (name,), (name,), one, one), tmp_path / "p.csv")
     read = read_predictions(tmp_path / "p.csv")
@@ -56,7 +55,7 @@ def test_ids_stay_text(name: str, tmp_path: Path) -> None:
     assert re.search(r"(^|,)\"?[=@]", (tmp_path / "p.csv").read_text(), re.MULTILINE) is None
 
 
-def test_an_unknown_target_is_an_empty_cell(tmp_path: Path) -> None:
+def test_an_unknown_target_is_an_empty_cell(tmp_path) -> None:
     targets = np.array([[1, math.nan]], np.float32)
     scores = np.array([[0.25, 0.1]], np.float32)
     write_predictions(Predictions(("a", "b"), ("x",), ("p",), targets, scores), tmp_path / "p.csv")
@@ -96,13 +95,13 @@ HEADER = "image,patient,target_a,score_a\n"
         ("", "is empty"),
     ],
 )
-def test_bad_tables(text: str, match: str, tmp_path: Path) -> None:
+def test_bad_tables(text: str, match: str, tmp_path) -> None:
     (tmp_path / "p.csv").write_text(text if "_a\n" in text else HEADER + text)
     with pytest.raises(TableError, match=match):
         read_predictions(tmp_path / "p.csv")
 
 
-def test_a_table_of_other_figures(tmp_path: Path) -> None:
+def test_a_table_of_other_figures(tmp_path) -> None:
     path = tmp_path / "predictions_test.csv"
     digest = write_predictions(predictions(5), path)
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,7 +1,6 @@
 """``prior=``: what can be asked for, and what it does to calibrated scores."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +38,7 @@ def points() -> OperatingPoints:
         ("{Mass: 0.05,Lung Opacity:0.2}", {"Mass": 0.05, "Lung Opacity": 0.2}),
     ],
 )
-def test_what_can_be_asked_for(text: str, value: Any) -> None:
+def test_what_can_be_asked_for(text: str, value) -> None:
     assert require_prior(read_value("prior", text)) == require_prior(value) == value
 
 

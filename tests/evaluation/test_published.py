@@ -1,11 +1,9 @@
 import csv
-from pathlib import Path
 
 import pytest
 
 from xray_lightning.evaluation.predictions import Origin, SplitName
 from xray_lightning.evaluation.published import (
-    Published,
     comparable,
     published_boxes,
     read_published,
@@ -14,7 +12,7 @@ from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.report.page import say
 
 
-def test_rows_are_those_of_the_shared_table(shared_data: Path) -> None:
+def test_rows_are_those_of_the_shared_table(shared_data) -> None:
     with (shared_data.parent / "published.csv").open(encoding="utf-8") as file:
         theirs = {row["work"]: row for row in csv.DictReader(file)}
     ours = read_published()
@@ -32,7 +30,7 @@ def test_a_published_mean_is_that_of_its_findings() -> None:
         assert sum(row.labels.values()) / 14 == pytest.approx(row.mean, abs=0.004), row.work
 
 
-def beside(split: str, scored: int) -> list[Published]:
+def beside(split: str, scored: int):
     origin = Origin("nih", 112_120, SplitName(split, "f00d"), "test")
     return comparable(origin, CHEST_XRAY14, scored)
 

@@ -1,7 +1,5 @@
 """Tables of scores as others write them."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -12,7 +10,7 @@ LABELS = ("Mass", "Pleural_Thickening")
 IMAGES = ("00000001_000.png", "00000001_001.png", "00000002_000.png")
 
 
-def write(folder: Path, text: str) -> Path:
+def write(folder, text: str):
     (folder / "scores.csv").write_text(text)
     return folder / "scores.csv"
 
@@ -27,32 +25,32 @@ def write(folder: Path, text: str) -> Path:
     ],
 )
 @pytest.mark.parametrize("style", ["{}", "images/{}", "C:\\nih\\{}"])
-def test_names_and_ids(header: str, style: str, tmp_path: Path) -> None:
+def test_names_and_ids(header: str, style: str, tmp_path) -> None:
     rows = "".join(f"{style.format(IMAGES[i])},0.{i + 1},0.25\n" for i in (2, 0))
     ids, scores = read_scores(write(tmp_path, f"{header}\n{rows}"), LABELS, IMAGES)
     assert ids == [IMAGES[2], IMAGES[0]]
     np.testing.assert_array_equal(scores, np.array([[0.3, 0.25], [0.1, 0.25]], np.float32))
 
 
-def test_ids_without_ending_and_other_columns(tmp_path: Path) -> None:
+def test_ids_without_ending_and_other_columns(tmp_path) -> None:
     text = "age,Pleural_Thickening,Mass,key,Massive\n7,0.5,1,00000002_000,9\n"
     ids, scores = read_scores(write(tmp_path, text), LABELS, IMAGES)
     assert ids == [IMAGES[2]]
     np.testing.assert_array_equal(scores, [[1, 0.5]])
 
 
-def test_ids_that_differ_in_their_endings_only(tmp_path: Path) -> None:
+def test_ids_that_differ_in_their_endings_only(tmp_path) -> None:
     path = write(tmp_path, "image,Mass\na.jpg,0.5\na.png,0.25\n")
     ids, _ = read_scores(path, ("Mass",), ("a.png", "a.jpg"))
     assert ids == ["a.jpg", "a.png"]
 
 
-def test_an_id_behind_an_apostrophe_is_the_id(tmp_path: Path) -> None:
+def test_an_id_behind_an_apostrophe_is_the_id(tmp_path) -> None:
     path = write(tmp_path, "image,Mass\n'=1.png,0.5\n'@b.png,0.25\n")
     assert read_scores(path, ["Mass"], ["=1.png", "'@b.png", "@c.png"])[0] == ["=1.png", "'@b.png"]
 
 
-def test_our_own_predictions(tmp_path: Path) -> None:
+def test_our_own_predictions(tmp_path) -> None:
     header = "image,patient,target_Mass,target_Pleural_Thickening,score_Mass"
     text = f"{header},score_Pleural_Thickening\n00000001_000.png,1,1,0,0.5,0.25\n"
     _, scores = read_scores(write(tmp_path, text), LABELS, IMAGES)
@@ -79,12 +77,12 @@ TWICE = "image,a_Mass,a_PleuralThickening,b_Mass,b_Pleural_Thickening\n"
         ("", "is empty: it needs a header"),
     ],
 )
-def test_what_is_refused(text: str, match: str, tmp_path: Path) -> None:
+def test_what_is_refused(text: str, match: str, tmp_path) -> None:
     with pytest.raises(TableError, match=match):
         read_scores(write(tmp_path, text), LABELS, IMAGES)
 
 
-def test_many_unknown_ids_are_cut_short(tmp_path: Path) -> None:
+def test_many_unknown_ids_are_cut_short(tmp_path) -> None:
     text = GOOD + "".join(f"x{i}.png,1,1\n" for i in range(9))
     with pytest.raises(TableError, match=r"x4\.png and 4 more"):
         read_scores(write(tmp_path, text), LABELS, IMAGES)
@@ -95,7 +93,7 @@ SCORES = (0.5, 0.25, 0.125, 1.0)
 
 
 @pytest.mark.parametrize("index", ["", "Unnamed: 0", "index"])
-def test_the_index_of_pandas_is_no_id(index: str, tmp_path: Path) -> None:
+def test_the_index_of_pandas_is_no_id(index: str, tmp_path) -> None:
     rows = "".join(f"{i},{NUMBERED[3 - i]},{SCORES[i]}\n" for i in range(4))
     ids, scores = read_scores(write(tmp_path, f"{index},file,A\n{rows}"), ["A"], NUMBERED)
     assert ids == NUMBERED[::-1]
@@ -103,18 +101,18 @@ def test_the_index_of_pandas_is_no_id(index: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("second", ["3", "img/3.png"])
-def test_two_columns_that_may_be_the_ids(second: str, tmp_path: Path) -> None:
+def test_two_columns_that_may_be_the_ids(second: str, tmp_path) -> None:
     path = write(tmp_path, f"number,name,A\n1,0,1\n0,{second},1\n")
     with pytest.raises(TableError, match="'number' and 'name' may both be the image ids"):
         read_scores(path, ["A"], NUMBERED)
 
 
-def test_two_columns_of_the_same_ids(tmp_path: Path) -> None:
+def test_two_columns_of_the_same_ids(tmp_path) -> None:
     path = write(tmp_path, "path,name,A\nx/1.png,1.png,1\nx/0.png,0.png,1\n")
     assert read_scores(path, ["A"], NUMBERED)[0] == ["1.png", "0.png"]
 
 
-def test_the_last_number_of_a_uid_is_no_ending(tmp_path: Path) -> None:
+def test_the_last_number_of_a_uid_is_no_ending(tmp_path) -> None:
     known = ["1.2.826.0.1", "1.2.826.1.1"]
     path = write(tmp_path, "image,A\n1.2.826.0.2,1\n1.2.826.1.2,0\n")
     with pytest.raises(TableError, match=r"no column holds .*image \('1\.2\.826\.0\.2'\)"):
@@ -126,7 +124,7 @@ def test_the_last_number_of_a_uid_is_no_ending(tmp_path: Path) -> None:
     assert read_scores(path, ["A"], known)[0] == ["1.2.826.0.1"]
 
 
-def test_names_that_match_to_the_letter_come_first(tmp_path: Path) -> None:
+def test_names_that_match_to_the_letter_come_first(tmp_path) -> None:
     labels = ("COVID+", "COVID-", "a/b", "A/B", "~")
     header = ",".join(["image", *(f"score_{label}" for label in labels)])
     path = write(tmp_path, f"{header}\n0.png,0.5,0.25,0.125,1,0\n")
@@ -139,13 +137,13 @@ def test_names_that_match_to_the_letter_come_first(tmp_path: Path) -> None:
         read_scores(write(tmp_path, "image,a_Mass,b_mass\n0.png,1,1\n"), ["Mass"], NUMBERED)
 
 
-def test_labels_that_a_table_has_scores_for(tmp_path: Path) -> None:
+def test_labels_that_a_table_has_scores_for(tmp_path) -> None:
     path = write(tmp_path, "image,p_Hernia,p_pleural thickening,Mass\n0.png,1,1,1\n")
     assert find_scored_labels(path, (*LABELS, "Hernia")) == ("Pleural_Thickening", "Hernia")
     assert find_scored_labels(path, ("Edema",)) == ()
 
 
-def test_our_own_table_that_is_cut(tmp_path: Path) -> None:
+def test_our_own_table_that_is_cut(tmp_path) -> None:
     whole = "image,patient,target_A,score_A\n0.png,1,1,0.5\n1.png,1,1,0.987654\n"
     with pytest.raises(TableError, match="is cut off inside its last row"):
         read_scores(write(tmp_path, whole[:-4]), ["A"], NUMBERED)

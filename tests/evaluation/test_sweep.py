@@ -1,7 +1,6 @@
 """Runs of a sweep read from their files, and rankings against NumPy; splits are never mixed."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ def leaderboards(runs: list[SweepRun]) -> list[Leaderboard]:
     return SweepComparison(tuple(runs)).leaderboards
 
 
-def test_runs_in_the_order_of_their_numbers_named_by_what_varies(tmp_path: Path) -> None:
+def test_runs_in_the_order_of_their_numbers_named_by_what_varies(tmp_path) -> None:
     for number in (10, 2, 0):
         loss = "bce" if number else "focal"
         write_run(tmp_path / str(number), ["epochs=1", f"loss={loss}", "sweep=x", "seed=7"])
@@ -39,7 +38,7 @@ def test_runs_in_the_order_of_their_numbers_named_by_what_varies(tmp_path: Path)
     assert (runs[0].val, runs[0].val_labels) == (0.5, 13)
 
 
-def test_failed_and_unfinished_runs(tmp_path: Path) -> None:
+def test_failed_and_unfinished_runs(tmp_path) -> None:
     write_run(tmp_path / "0", ["loss=bce", "seed=0"])
     write_run(tmp_path / "1", ["loss=bce", "seed=1"])
     (tmp_path / "1/metrics.json").unlink()
@@ -111,7 +110,7 @@ def test_nothing_is_chosen_where_nothing_is_defined() -> None:
     assert leaderboards([]) == []
 
 
-def test_the_negatives_stand_in_every_ranking(tmp_path: Path) -> None:
+def test_the_negatives_stand_in_every_ranking(tmp_path) -> None:
     data = {"name": "rsna", "title": "rsna (negatives: normal)"}
     write_run(tmp_path / "0", ["loss=bce", "seed=0"], data=data)
     (board,) = leaderboards(read_runs(tmp_path))
@@ -119,6 +118,6 @@ def test_the_negatives_stand_in_every_ranking(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "missing"])
-def test_no_sweep(tmp_path: Path, name: str) -> None:
+def test_no_sweep(tmp_path, name: str) -> None:
     with pytest.raises(DataNotFoundError, match="holds no runs"):
         compare_runs(tmp_path / name)

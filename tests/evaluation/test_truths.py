@@ -1,7 +1,6 @@
 """The same scores against several truths, beside a plain bootstrap and scikit-learn."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ NIH = (
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory):
     """The text miner misses half of what the readers see; the scores follow the miner."""
     root = tmp_path_factory.mktemp("nih")
     random = np.random.default_rng(0)
@@ -78,7 +77,7 @@ def test_equal_truths_differ_by_nothing() -> None:
     assert (row.difference, row.interval) == (0, None)
 
 
-def test_command(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_command(folder, capsys: pytest.CaptureFixture[str], tmp_path) -> None:
     overrides = ["data=nih_expert", f"data.root={folder}", "truth=experts", "draws=200"]
     score(folder / "scores.csv", [*overrides, f"hydra.run.dir={tmp_path}"], as_json=True)
     printed = json.loads(capsys.readouterr().out)
@@ -99,7 +98,7 @@ def test_command(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert "150" in shown
 
 
-def test_scores_are_in_the_order_of_their_images(folder: Path) -> None:
+def test_scores_are_in_the_order_of_their_images(folder) -> None:
     source = NihExperts(folder)
     scores, rows = np.random.default_rng(3).random((len(source.records), 1), dtype=np.float32), []
     for order in (slice(None), slice(None, None, -1)):
@@ -109,7 +108,7 @@ def test_scores_are_in_the_order_of_their_images(folder: Path) -> None:
     assert rows[0] == pytest.approx(rows[1], abs=1e-12)
 
 
-def test_errors(folder: Path, tmp_path: Path) -> None:
+def test_errors(folder, tmp_path) -> None:
     overrides = ["data=nih_expert", f"data.root={folder}"]
     with pytest.raises(ConfigError, match="panel"):
         score(folder / "scores.csv", [*overrides, "truth=panel"])

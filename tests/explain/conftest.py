@@ -1,8 +1,5 @@
 """Small random networks, whose biases are not 0 and whose logits differ."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -20,10 +17,10 @@ SMALL = {"query": {"width": 32, "attention_heads": 2, "feedforward": 32}}
 
 
 @pytest.fixture(scope="session")
-def network() -> Callable[..., XrayNet]:
+def network():
     """A network in evaluation mode."""
 
-    def build(backbone: str = "test_resnet", head: str = "average", **settings: Any) -> XrayNet:
+    def build(backbone: str = "test_resnet", head: str = "average", **settings) -> XrayNet:
         torch.manual_seed(0)
         defaults = {"image_size": 32, "dropout": 0.5, "head_options": SMALL.get(head)}
         return XrayNet(LABELS, backbone, head=head, **(defaults | settings)).eval()
@@ -43,7 +40,7 @@ def images() -> torch.Tensor:
 
 
 @pytest.fixture
-def annotated() -> Callable[..., AnnotatedMaps]:
+def annotated():
     """Images with one box each; "sees" is the box in 16 x 16 cells and noise, "blind" noise."""
 
     def make(count: int, *, seed: int = 0, first: int = 0, images: int = 2) -> AnnotatedMaps:

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -43,7 +42,7 @@ def test_the_place_is_the_mask_where_there_is_one() -> None:
     assert replace(plain, masks=masks).regions(8) is masks
 
 
-def test_controls(annotated: Callable[..., AnnotatedMaps]) -> None:
+def test_controls(annotated) -> None:
     chosen = annotated(6)
     controls = control_maps(chosen, SIZE, [1, 2], 0.2, None)
     again = control_maps(chosen, SIZE, [1, 2], 0.2, None)
@@ -56,7 +55,7 @@ def test_controls(annotated: Callable[..., AnnotatedMaps]) -> None:
         assert (controls["ceiling"][row] == shrink(region_of(boxes, SIZE), (16, 16))).all()
 
 
-def test_each_resolution_has_its_ceiling(annotated: Callable[..., AnnotatedMaps]) -> None:
+def test_each_resolution_has_its_ceiling(annotated) -> None:
     chosen = annotated(4)
     fine = np.zeros((4, 24, 16), np.float32)
     both = replace(chosen, maps={**chosen.maps, "gradient": fine})

@@ -1,8 +1,5 @@
 """Pictures of maps during training: whose they are, where they go, and that nothing changes."""
 
-from pathlib import Path
-from typing import Any
-
 import cv2
 import numpy as np
 import pytest
@@ -25,7 +22,7 @@ def task(data: XrayDataModule) -> XrayTask:
     return XrayTask(XrayNet(data.labels, "test_resnet", image_size=32))
 
 
-def trainer(folder: Path, *callbacks: pl.Callback, **settings: Any) -> pl.Trainer:
+def trainer(folder, *callbacks: pl.Callback, **settings) -> pl.Trainer:
     usual = {"callbacks": list(callbacks), "max_epochs": 2, "enable_checkpointing": False}
     return quiet_trainer(folder, **usual | settings)
 
@@ -56,7 +53,7 @@ def test_pictures_and_raw_maps_of_each_epoch(data, task, tmp_path) -> None:
     assert np.array_equal(pixels, cv2.imread(str(tmp_path / "maps" / "val_epoch2.png")))
 
 
-def test_looking_changes_nothing(data: XrayDataModule, tmp_path: Path) -> None:
+def test_looking_changes_nothing(data: XrayDataModule, tmp_path) -> None:
     nets = []
     for maps in ([], [make_heat_maps(tmp_path / "maps", method="gradcam", images=1)]):
         torch.manual_seed(0)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import Occlusion
-from torch import Tensor
 
 from xray_lightning import XrayNet, class_maps
 from xray_lightning.explain.maps import integrated_gradients, occlusion
@@ -15,7 +14,7 @@ Build = Callable[..., XrayNet]
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
-def test_input_gradient(backbone: str, network: Build, images: Tensor) -> None:
+def test_input_gradient(backbone: str, network: Build, images) -> None:
     net = network(backbone, "query")
     found = class_maps(net, images, method="gradient")
     for label in range(3):
@@ -39,7 +38,7 @@ def test_integrated_gradients_are_complete(backbone, bound, network, images) -> 
     assert (coarse.sum(dim=(2, 3)) - wanted).abs().amax() > 3 * error
 
 
-def test_integrated_gradients_as_a_sum(network: Build, images: Tensor) -> None:
+def test_integrated_gradients_as_a_sum(network: Build, images) -> None:
     """Eq. 3 of the paper: gradients at the middles of equal steps from black."""
     net, steps = network("test_vit"), 300
     total = torch.zeros_like(images)
@@ -72,7 +71,7 @@ def test_occlusion_pixel_by_pixel(shape, patch, stride, network, images) -> None
         np.testing.assert_allclose(found[:, :, y, x], np.mean(here, axis=0), atol=1e-6)
 
 
-def test_occlusion_equals_captum(network: Build, images: Tensor) -> None:
+def test_occlusion_equals_captum(network: Build, images) -> None:
     """As called by its name: an eighth of the side, moved by half of that."""
     net = network()
     found = class_maps(net, images, method="occlusion")

@@ -1,6 +1,5 @@
 """A synthetic box through every path from a file to the network's square, found again."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -27,7 +26,7 @@ FILES = [
 BOX = (0.2, 0.35, 0.3, 0.25)  # x, y, width, height as shares of the frame: whole pixels
 
 
-def record_of(folder: Path, number: int) -> Record:
+def record_of(folder, number: int) -> Record:
     (height, width), frame = FILES[number]
     x, y, across, down = BOX
     pixels = np.zeros((height, width), np.uint8)
@@ -41,7 +40,7 @@ def record_of(folder: Path, number: int) -> Record:
 
 
 @pytest.mark.parametrize("size", [64, 224, 320])
-def test_a_box_is_found_again_to_one_pixel(tmp_path: Path, size: int) -> None:
+def test_a_box_is_found_again_to_one_pixel(tmp_path, size: int) -> None:
     records = [record_of(tmp_path, number) for number in range(len(FILES))]
     source = SimpleNamespace(name="drawn", read=read_record, identity=dict)
     cache = open_cache(source, records, size=size, root=tmp_path / "cache", progress=False)

@@ -9,7 +9,6 @@ import torch
 from captum.attr import LayerGradCam
 from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from torch import Tensor, nn
 
 from xray_lightning.explain.maps import class_maps, grad_cam_plus_plus
 from xray_lightning.models.heads import HEADS
@@ -33,7 +32,7 @@ def nets(network: Build) -> dict[tuple[str, str], XrayNet]:
     return {(name, head): network(name, head, image_size=96) for name in LAYERS for head in heads}
 
 
-def by_hooks(net: XrayNet, layer: nn.Module, images: Tensor, method: str, **settings: Any) -> Array:
+def by_hooks(net: XrayNet, layer, images, method: str, **settings: Any) -> Array:
     """(B, L, h, w) of pytorch-grad-cam, neither scaled nor resized.
 
     Its Grad-CAM++ adds 1e-6 to squared gradients, which are smaller here: as if it were not there.
@@ -53,7 +52,7 @@ def by_hooks(net: XrayNet, layer: nn.Module, images: Tensor, method: str, **sett
     return found if method == "hirescam" else np.maximum(found, 0)
 
 
-def assert_equal(found: Tensor, wanted: Array | Tensor) -> None:
+def assert_equal(found, wanted) -> None:
     """Each map to 1e-4 of its own largest value."""
     wanted = torch.as_tensor(wanted)
     assert found.shape == wanted.shape
@@ -99,7 +98,7 @@ def test_tokens(method: str, network: Build) -> None:
     net = network("test_vit", "attention")
     images = IMAGES[:, :, :32, :32]
 
-    def grid(tokens: Tensor) -> Tensor:
+    def grid(tokens):
         return tokens[:, net.backbone.num_prefix_tokens :].transpose(1, 2).unflatten(2, (2, 2))
 
     layer = net.backbone.norm

@@ -126,12 +126,7 @@ def test_validation_images_of_another_run(checkpoint: Checkpoint, data: XrayData
     ],
 )
 def test_networks_that_cannot_be_compared(
-    change: dict[str, Any],
-    key: str,
-    message: str,
-    checkpoint: Checkpoint,
-    data: XrayDataModule,
-    monkeypatch: pytest.MonkeyPatch,
+    change, key, message, checkpoint, data, monkeypatch
 ) -> None:
     net = checkpoint.description.net | change.get("net", {}) | {"labels": list(data.labels)}
     changed = {**change, "net": net | {"dropout": 0.9} if "net" in change else net}

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
-from torch import Tensor
 
 from xray_lightning.metrics.auroc import PerLabelAUROC, auroc_per_label, defined_mean
 
 COUNT, LABELS = 300, 6
 
 
-def data(seed: int, unknown: float = 0.0) -> tuple[Tensor, Tensor]:
+def data(seed: int, unknown: float = 0.0):
     """Scores in steps of 1/20, so with many ties, and targets of growing prevalence."""
     rng = np.random.default_rng(seed)
     scores = rng.integers(0, 21, (COUNT, LABELS)) / 20
@@ -23,7 +22,7 @@ def data(seed: int, unknown: float = 0.0) -> tuple[Tensor, Tensor]:
     return torch.tensor(scores, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32)
 
 
-def by_sklearn(scores: Tensor, targets: Tensor) -> list[float]:
+def by_sklearn(scores, targets) -> list[float]:
     values = []
     for score, target in zip(scores.T.numpy(), targets.T.numpy(), strict=True):
         known = ~np.isnan(target)
@@ -32,7 +31,7 @@ def by_sklearn(scores: Tensor, targets: Tensor) -> list[float]:
     return values
 
 
-def assert_equal(found: Tensor, expected: list[float]) -> None:
+def assert_equal(found, expected: list[float]) -> None:
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
 

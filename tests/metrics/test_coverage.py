@@ -20,9 +20,7 @@ IMAGES = 13.9  # of a patient on average
 COLUMNS = ("AUROC", "AP", "mean AUROC", "mean AP")
 
 
-def cohort(
-    rng: np.random.Generator, patients: int, labels: int, positives: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def cohort(rng, patients, labels, positives):
     """Targets (N, L), errors of the scores (N, L), and patients (N,); as if of 170 patients."""
     sizes = np.floor(np.exp(rng.uniform(0, np.log(61), size=patients))).astype(int)
     codes = np.repeat(np.arange(patients), sizes)

@@ -13,14 +13,7 @@ from xray_lightning.metrics.calibration import Calibration
 from xray_lightning.metrics.external import Sample, compare_samples, fit_line
 
 
-def hospital(
-    rng: np.random.Generator,
-    patients: int,
-    prevalence: float,
-    lift: float,
-    name: str,
-    people: np.ndarray | None = None,
-) -> Sample:
+def hospital(rng, patients, prevalence, lift, name, people=None):
     """Patients of 1 to 20 images; what two labels have in common, (2, P, 2)."""
     sizes = np.floor(np.exp(rng.uniform(0, np.log(21), size=patients))).astype(int)
     codes = np.repeat(np.arange(patients), sizes)

@@ -12,7 +12,6 @@ from xray_lightning.metrics.calibration import METHODS, fit_calibration
 from xray_lightning.metrics.operating_points import (
     RULES,
     SEPARATED,
-    OperatingPoint,
     OperatingPoints,
     choose_threshold,
     count_wrong_calls,
@@ -26,7 +25,7 @@ def sample(images: int = 300) -> tuple[np.ndarray, np.ndarray]:
     return scores, (rng.random(images) < scores).astype(float)
 
 
-def fit(scores: np.ndarray, targets: np.ndarray, draws: int = 20, **settings) -> OperatingPoint:  # type: ignore[no-untyped-def]
+def fit(scores: np.ndarray, targets: np.ndarray, draws: int = 20, **settings):  # type: ignore[no-untyped-def]
     bootstrap = PatientBootstrap(np.arange(len(scores)) // 3, draws)
     return fit_operating_point(scores, targets, bootstrap, **settings)
 

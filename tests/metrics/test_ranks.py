@@ -9,9 +9,7 @@ from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.ranks import Codes, Ranking, auroc_left_out, curves_over
 
 
-def sample(
-    seed: int = 0, images: int = 400, clusters: int = 60, levels: int | None = 40
-) -> tuple[np.ndarray, np.ndarray, Codes]:
+def sample(seed=0, images=400, clusters=60, levels=40):
     """Scores (with ties, unless levels is None), targets with unknowns, patients."""
     rng = np.random.default_rng(seed)
     codes = rng.integers(clusters, size=images)

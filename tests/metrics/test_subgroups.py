@@ -118,9 +118,7 @@ def test_too_few_is_a_word() -> None:
     assert repr(Subgroup.from_json(row.to_json())) == repr(row)
 
 
-def missed(
-    records: list[Record], thresholds: dict[str, float], place: tuple[str, str]
-) -> Underdiagnosis:
+def missed(records, thresholds, place):
     scores, targets, _ = sample()
     rows = measure_underdiagnosis(LABELS, scores, targets, records, thresholds, draws=200)
     return next(row for row in rows if (row.dimension, row.group) == place)

@@ -1,7 +1,6 @@
 """Weights from files and from timm: all of them or an error."""
 
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ def timm_model(name: str = "test_resnet", **settings: Any) -> nn.Module:
     return model.eval()
 
 
-def timm_file(folder: Path, change: Callable[[dict[str, Tensor]], Any] | None = None) -> Path:
+def timm_file(folder: Path, change=None) -> Path:
     state = timm_model().state_dict()
     if change is not None:
         change(state)
@@ -168,12 +167,12 @@ def plain_pickle(folder: Path) -> Path:
         (no_tensors, r"empty\.ckpt holds no tensors"),
     ],
 )
-def test_files_without_weights(make: Callable[[Path], Path], match: str, tmp_path: Path) -> None:
+def test_files_without_weights(make, match: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=match):
         XrayNet(LABELS, "test_resnet", weights=str(make(tmp_path)), image_size=64)
 
 
-def pretend_download(untouched: str = "") -> Callable[..., nn.Module]:
+def pretend_download(untouched: str = ""):
     """``timm.create_model`` with random numbers for pretrained weights."""
 
     def create_model(name: str, *, pretrained: bool, **settings: Any) -> nn.Module:

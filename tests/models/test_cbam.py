@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,7 +31,7 @@ def new_net(backbone: str = "test_resnet", **settings: Any) -> XrayNet:
 
 
 @pytest.fixture(scope="module")
-def pair() -> Callable[[str], Pair]:
+def pair():
     """A plain network and one with blocks, from the same seed; each pair is built once."""
     built: dict[str, Pair] = {}
 
@@ -114,14 +113,14 @@ def test_halves_alone() -> None:
         (lambda: SpatialGate(4), r"kernel_size of a spatial gate must be odd, got 4"),
     ],
 )
-def test_gates_that_cannot_work(make: Callable[[], object], match: str) -> None:
+def test_gates_that_cannot_work(make, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         make()
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", AFTER)
-def test_pretrained_weights_stay_intact(name: str, pair: Callable[[str], Pair]) -> None:
+def test_pretrained_weights_stay_intact(name: str, pair) -> None:
     plain, net = pair(name)
     ours, theirs = net.state_dict(), plain.state_dict()
     added = set(ours) - set(theirs)
@@ -206,7 +205,7 @@ def test_gradient_reaches_every_gate() -> None:
     [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))],
     ids=["deepcopy", "pickle"],
 )
-def test_a_copy_calls_its_own_blocks(duplicate: Callable[[XrayNet], XrayNet]) -> None:
+def test_a_copy_calls_its_own_blocks(duplicate) -> None:
     net = new_net(cbam_after=AFTER["test_resnet"])
     twin = duplicate(net)
     before = net(IMAGES)
@@ -248,7 +247,7 @@ def test_a_compiled_network_keeps_its_blocks() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", AFTER)
-def test_attention_maps(name: str, pair: Callable[[str], Pair]) -> None:
+def test_attention_maps(name: str, pair) -> None:
     net = pair(name)[1]
     maps = net.attention_maps(IMAGES)
     assert tuple(maps) == AFTER[name]

@@ -1,7 +1,5 @@
 """Distance and probes against scipy and scikit-learn, and what a checkpoint keeps of them."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -101,7 +99,7 @@ def test_it_is_told_and_read_again(gate: Gate) -> None:
         ({"limit": "9"}, "limit"),
     ],
 )
-def test_damaged(change: dict[str, Any], named: str, gate: Gate) -> None:
+def test_damaged(change, named: str, gate: Gate) -> None:
     with pytest.raises(CheckpointError, match=named):
         Gate.from_plain(gate.to_plain() | change)
 

@@ -1,8 +1,6 @@
 """XrayNet: shapes, normalisation inside, where things lie on the map, and what it refuses."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +20,7 @@ IMAGES = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
-def built() -> Callable[[str], XrayNet]:
+def built():
     """Networks in evaluation mode, each built once."""
     nets: dict[str, XrayNet] = {}
 
@@ -36,7 +34,7 @@ def built() -> Callable[[str], XrayNet]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", [*BACKBONES, "swin_tiny_patch4_window7_224", "test_vit"])
-def test_backbones_of_the_configs(name: str, built: Callable[[str], XrayNet]) -> None:
+def test_backbones_of_the_configs(name: str, built) -> None:
     net = built(name)
     features = net.forward_features(IMAGES)
     side = 4 if "vit" in name else 2  # patches of 16, else a stride of 32
@@ -60,7 +58,7 @@ def _map_part(net: XrayNet, raw: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "name", ["test_resnet", "densenet121", "legacy_xception", "swin_tiny_patch4_window7_224"]
 )
-def test_equals_the_classifier_of_timm(name: str, built: Callable[[str], XrayNet]) -> None:
+def test_equals_the_classifier_of_timm(name: str, built) -> None:
     """These pool after their last norm, so the whole network must be timm's own."""
     net = built(name)
     size = {"img_size": 64} if name.startswith("swin") else {}
@@ -73,14 +71,14 @@ def test_equals_the_classifier_of_timm(name: str, built: Callable[[str], XrayNet
 
 
 @torch.no_grad()
-def test_the_last_norm_of_convnext_belongs_to_the_map(built: Callable[[str], XrayNet]) -> None:
+def test_the_last_norm_of_convnext_belongs_to_the_map(built) -> None:
     net = built("convnext_tiny")
     raw = net.backbone.forward_features((IMAGES - net.mean) / net.std)
     torch.testing.assert_close(net.forward_features(IMAGES), net.backbone.head.norm(raw))
 
 
 @torch.no_grad()
-def test_tokens_lie_where_their_patches_are(built: Callable[[str], XrayNet]) -> None:
+def test_tokens_lie_where_their_patches_are(built) -> None:
     net = built("test_vit")
     tokens = net.backbone.forward_features((IMAGES - net.mean) / net.std)
     assert tokens.shape[1] == net.backbone.num_prefix_tokens + 16
@@ -92,7 +90,7 @@ def test_tokens_lie_where_their_patches_are(built: Callable[[str], XrayNet]) -> 
 
 
 @torch.no_grad()
-def test_nhwc_lies_as_it_is(built: Callable[[str], XrayNet]) -> None:
+def test_nhwc_lies_as_it_is(built) -> None:
     net = built("swin_tiny_patch4_window7_224")
     raw = net.backbone.forward_features((IMAGES - net.mean) / net.std)  # (B, h, w, C)
     features = net.forward_features(IMAGES)
@@ -142,7 +140,7 @@ def test_construction_only_looks() -> None:
         {"head": "csra", "head_options": {"temperatures": [1, 99], "residual": 0.3}},
     ],
 )
-def test_config_rebuilds_the_network(settings: dict[str, Any]) -> None:
+def test_config_rebuilds_the_network(settings) -> None:
     net = XrayNet(LABELS, **{"backbone": "test_resnet"} | settings, image_size=32).eval()
     assert net.config.items() >= settings.items()
     again = XrayNet(**net.config).eval()
@@ -196,7 +194,7 @@ def test_a_checkpoint_from_before_heads_could_be_chosen() -> None:
         ({"backbone": "xcit_nano_12_p8_224"}, r"shape \(1, 65, 128\), which are neither a map"),
     ],
 )
-def test_what_cannot_work(settings: dict[str, Any], match: str) -> None:
+def test_what_cannot_work(settings, match: str) -> None:
     arguments = {"labels": LABELS, "backbone": "test_vit", "image_size": 64} | settings
     with pytest.raises(ConfigError, match=match):
         XrayNet(**arguments)

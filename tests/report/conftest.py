@@ -1,7 +1,6 @@
 """Reads a page as a browser would, far enough to judge it."""
 
 import re
-from collections.abc import Callable
 from html.parser import HTMLParser
 
 import pytest
@@ -57,7 +56,7 @@ def require_alone(text: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def parsed() -> Callable[[str], Page]:
+def parsed():
     def parse(text: str) -> Page:
         page = Page()
         page.feed(text)

@@ -1,7 +1,6 @@
 """The page stands alone: every section, no other host, nothing unescaped. The tables fit."""
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -27,7 +26,7 @@ def audit() -> Audit:
     return replace(result, command="xray audit data=<script>")
 
 
-def test_sections_and_addresses(audit: Audit, parsed: Callable) -> None:
+def test_sections_and_addresses(audit: Audit, parsed) -> None:
     text = audit_page(audit)
     page = parsed(text)
     sections = {"subsets", "leakage", "shift", "baselines", "limits", "reproduce"}
@@ -41,7 +40,7 @@ def test_sections_and_addresses(audit: Audit, parsed: Callable) -> None:
     assert audit.split["fingerprint"] in text
 
 
-def test_checkpoint_lists_and_decomposition(audit: Audit, parsed: Callable) -> None:
+def test_checkpoint_lists_and_decomposition(audit: Audit, parsed) -> None:
     seen = {"train": 7, "val": 0, "test": 4321}
     leakage = replace(
         audit.leakage,
@@ -62,7 +61,7 @@ def test_checkpoint_lists_and_decomposition(audit: Audit, parsed: Callable) -> N
     assert "nan" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
 
 
-def test_duplicates(audit: Audit, parsed: Callable) -> None:
+def test_duplicates(audit: Audit, parsed) -> None:
     """Pairs by kind, the listed ones, and what was not compared."""
     pair = Pair(("<a>.png", "b.png"), ("train", ""), False, False, 0.98765)
     counts = PairCount(3, 2, 1, 1), PairCount(4321, 2, 1, 1)
@@ -79,7 +78,7 @@ def test_duplicates(audit: Audit, parsed: Callable) -> None:
     assert "no image was read" not in text
 
 
-def test_hospitals(parsed: Callable, at_80_columns: Callable) -> None:
+def test_hospitals(parsed, at_80_columns) -> None:
     other = Phantom(patients=60)
     other.records = [replace(record, sex="", view="PA") for record in other.records]
     source = Several({"a": PHANTOM, "b": other})
@@ -94,12 +93,12 @@ def test_hospitals(parsed: Callable, at_80_columns: Callable) -> None:
     assert audit.gist[-3].startswith("a and b: 60 patients are in both, pixels were not compared")
 
 
-def test_tables_fit_80_columns(audit: Audit, at_80_columns: Callable) -> None:
+def test_tables_fit_80_columns(audit: Audit, at_80_columns) -> None:
     text = at_80_columns(audit_tables(audit))
     assert all(row.name in text for row in audit.shift.prevalence)
 
 
-def test_shortcut_lines_fit_and_say_why(at_80_columns: Callable) -> None:
+def test_shortcut_lines_fit_and_say_why(at_80_columns) -> None:
     check = Check(0.1, (0.05, 0.2), 0.05, "flagged")
     drop = Drop(check, check, check, "flagged")
     covered = dict.fromkeys(

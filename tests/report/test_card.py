@@ -2,9 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +24,7 @@ EXPLAIN: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def text(made_run: Path) -> str:
+def text(made_run) -> str:
     return card_text(read_run(made_run))
 
 
@@ -40,12 +38,12 @@ def tables(text: str) -> dict[str, dict[str, list[str]]]:
     return found
 
 
-def shown(value: float | None, ends: list[float] | None) -> Iterator[str]:
+def shown(value: float | None, ends: list[float] | None):
     yield "-" if value is None else str(round(value, 3)).ljust(5, "0")
     yield " to ".join(str(round(end, 3)).ljust(5, "0") for end in ends) if ends else "-"
 
 
-def test_every_number_is_that_of_the_files(text: str, made_run: Path) -> None:
+def test_every_number_is_that_of_the_files(text: str, made_run) -> None:
     names, found = ("evaluation", "metrics", "environment"), tables(text)
     evaluation, metrics, environment = (
         json.loads((made_run / f"{name}.json").read_text()) for name in names
@@ -84,7 +82,7 @@ def test_every_number_is_that_of_the_files(text: str, made_run: Path) -> None:
     assert re.findall(r"\b[0-9a-f]{16,}\b", text) == [], "fingerprints"
 
 
-def test_sheets(made_run: Path, tmp_path: Path) -> None:
+def test_sheets(made_run, tmp_path) -> None:
     _, *sheets = write_card(read_run(made_run), tmp_path)
     headings = re.findall(r"^## (.+)$", (tmp_path / "README.md").read_text(), re.MULTILINE)
     anchors = {heading.lower().replace(" ", "-") for heading in headings}
@@ -100,7 +98,7 @@ def test_sheets(made_run: Path, tmp_path: Path) -> None:
         assert sheet.count(BLANK) > count / 3
 
 
-def test_explained(made_run: Path, text: str) -> None:
+def test_explained(made_run, text: str) -> None:
     found = tables(card_text(replace(read_run(made_run), explain=EXPLAIN)))
     assert found["Localisation"] == {"cam": ["0.512", "0.400 to 0.600", "0.120"]}
     assert found["Shortcuts"] == {"Mass": ["0.710", r"caught: a\|b"]}
@@ -116,7 +114,7 @@ def test_explained(made_run: Path, text: str) -> None:
         ({"images": {"train": 1, "val": 1, "test": 1}}, "the split uses 3, so 345 are left out"),
     ],
 )
-def test_split(made_run: Path, change: dict[str, Any], says: str) -> None:
+def test_split(made_run, change: dict[str, Any], says: str) -> None:
     run = read_run(made_run)
     split = {**run.environment["split"], **change}
     origin = replace(run.evaluation.origin, data_images=348, data='a|b: "<x>"')
@@ -126,7 +124,7 @@ def test_split(made_run: Path, change: dict[str, Any], says: str) -> None:
     assert says in text
 
 
-def test_settings_are_shown_without_their_folders(made_run: Path) -> None:
+def test_settings_are_shown_without_their_folders(made_run) -> None:
     config = "model: {_target_: me.Net, backbone: b, weights: /secret/w.pt, table: /secret/t.csv}"
     text = card_text(replace(read_run(made_run), config=config))
     assert "secret" not in text
@@ -137,6 +135,6 @@ def test_settings_are_shown_without_their_folders(made_run: Path) -> None:
             card_text(replace(read_run(made_run), config=damaged))
 
 
-def test_command(run_folder: Path) -> None:
+def test_command(run_folder) -> None:
     said = CliRunner().invoke(APP, ["card", str(run_folder), "--out", str(run_folder / "x")]).output
     assert f"{run_folder}/x/README.md" in said

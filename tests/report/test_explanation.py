@@ -1,6 +1,5 @@
 """What is shown of an explanation is what it holds; tables fit 80 columns."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from io import BytesIO
 
@@ -131,7 +130,7 @@ def test_lines_fit_and_explanations_come_back(places, saliency) -> None:
     assert rows_of(table)["shifts"] == ["not run"] * 5
 
 
-def test_a_row_for_each_method(saliency: Mapping[str, SaliencyTests]) -> None:
+def test_a_row_for_each_method(saliency) -> None:
     figure = saliency_figure(saliency)
     panels = np.reshape(figure.axes, (2, 3))
     assert [row[0].get_ylabel() for row in panels] == ["features", "flat"]
@@ -153,7 +152,7 @@ def test_a_row_for_each_method(saliency: Mapping[str, SaliencyTests]) -> None:
     assert set(TESTS) > {"deletion"}
 
 
-def test_it_is_drawn(saliency: Mapping[str, SaliencyTests]) -> None:
+def test_it_is_drawn(saliency) -> None:
     """Also where nothing is defined; the colours are there."""
     buffer = BytesIO()
     saliency_figure(saliency).savefig(buffer)

@@ -1,8 +1,5 @@
 """Every figure is drawn, also where something is undefined."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 import pytest
 from matplotlib import image as mpl_image
@@ -22,7 +19,7 @@ from xray_lightning.report.figures import (
 )
 
 
-def drawing(path: Path, width: float, height: float, dpi: int = 120) -> np.ndarray:
+def drawing(path, width: float, height: float, dpi: int = 120) -> np.ndarray:
     """The pixels of a figure of so many inches, after a look at its size and contents."""
     pixels: np.ndarray = mpl_image.imread(path)
     size = pixels.shape[1], pixels.shape[0]
@@ -54,7 +51,7 @@ def test_a_thinned_curve_looks_the_same() -> None:
     assert gaps.max() <= 1 / 50
 
 
-def predictions(labels: Sequence[str]) -> Predictions:
+def predictions(labels) -> Predictions:
     rng = np.random.default_rng(0)
     shape = 40, len(labels)
     targets = rng.integers(0, 2, shape).astype(np.float32)
@@ -63,7 +60,7 @@ def predictions(labels: Sequence[str]) -> Predictions:
     return Predictions(tuple(labels), names, names, targets, rng.random(shape, dtype=np.float32))
 
 
-def test_roc(tmp_path: Path) -> None:
+def test_roc(tmp_path) -> None:
     """Also where colours run out, and where nothing is defined."""
     many = predictions([*CHEST_XRAY14, *(f"Finding {number}" for number in range(10))])
     none = predictions(("Mass", "Hernia"))
@@ -86,13 +83,13 @@ def test_roc(tmp_path: Path) -> None:
         ["epoch,train/loss,val/auroc", "0,0.9,", "1,0.8,"],
     ],
 )
-def test_curves(lines: list[str], tmp_path: Path) -> None:
+def test_curves(lines: list[str], tmp_path) -> None:
     (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n")
     curves_figure(tmp_path / "metrics.csv", tmp_path / "curves.png")
     drawing(tmp_path / "curves.png", 10, 4)
 
 
-def test_distribution(tmp_path: Path) -> None:
+def test_distribution(tmp_path) -> None:
     rng = np.random.default_rng(0)
     sizes = {"train": 1000, "val": 10, "test": 50}
     targets = {p: rng.integers(0, 2, (n, 14)).astype(np.float32) for p, n in sizes.items()}
@@ -105,7 +102,7 @@ def test_distribution(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (11, 8, 2), (40, 8, 4)])
-def test_montage(count: int, columns: int, rows: int, tmp_path: Path) -> None:
+def test_montage(count: int, columns: int, rows: int, tmp_path) -> None:
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 2, (count, 14)).astype(np.float32)
     targets[0] = np.nan
@@ -115,7 +112,7 @@ def test_montage(count: int, columns: int, rows: int, tmp_path: Path) -> None:
     drawing(tmp_path / "montage.png", 1.7 * columns, 2.15 * rows, dpi=110)
 
 
-def test_sweep(tmp_path: Path) -> None:
+def test_sweep(tmp_path) -> None:
     def run(settings: str, seed: int, val: float | None, mark: str = "f") -> SweepRun:
         return SweepRun("0", settings, seed, "finished", "patient", mark, val=val, test=val)
 
@@ -127,7 +124,7 @@ def test_sweep(tmp_path: Path) -> None:
     drawing(tmp_path / "comparison.png", 9, 0.5 + 1.2 + 0.3)
 
 
-def test_names_are_not_formulas(tmp_path: Path) -> None:
+def test_names_are_not_formulas(tmp_path) -> None:
     names = ("$\\frac{$", "a $x$ b_{2}")
     targets = np.array([[1, 0], [0, 1]], dtype=np.float32)
     predictions = Predictions(names, names, names, targets, targets)

@@ -2,8 +2,6 @@
 
 import json
 from base64 import b64decode
-from collections.abc import Callable
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,7 +17,7 @@ PHANTOM = Phantom(patients=150)
 
 
 @pytest.fixture(scope="module")
-def run(made_run: Path) -> Run:
+def run(made_run) -> Run:
     return read_run(made_run)
 
 
@@ -36,7 +34,7 @@ def text(run: Run, facts: dict) -> str:
     return run_page(run, facts)
 
 
-def test_every_section_in_order(text: str, parsed: Callable) -> None:
+def test_every_section_in_order(text: str, parsed) -> None:
     page = parsed(text)
     names = [name for name in SECTIONS if name not in OPTIONAL]
     assert [each for each in page.ids if each in SECTIONS] == names, "no xray explain, no section"
@@ -112,7 +110,7 @@ def test_reliability_bins_are_those_of_the_error(run: Run, facts: dict) -> None:
     assert any(kinds["calibrated"] for kinds in facts["reliability"].values())
 
 
-def test_labels_are_escaped(run_folder: Path, parsed: Callable) -> None:
+def test_labels_are_escaped(run_folder, parsed) -> None:
     name = '<b>M&s" $x$'
     for path in run_folder.iterdir():
         inside = name.replace('"', '""') if path.suffix == ".csv" else json.dumps(name)[1:-1]
@@ -128,7 +126,7 @@ def test_labels_are_escaped(run_folder: Path, parsed: Callable) -> None:
     assert "The split was not audited: no &lt;data&gt;." in text
 
 
-def test_files_are_written_and_agree(run_folder: Path, parsed: Callable) -> None:
+def test_files_are_written_and_agree(run_folder, parsed) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (40, 2000, 3), dtype=np.uint8)
     cv2.imwrite(str(run_folder / "montage.png"), pixels)
     (run_folder / "metrics.csv").unlink()
@@ -147,7 +145,7 @@ def test_files_are_written_and_agree(run_folder: Path, parsed: Callable) -> None
     assert not list(run_folder.glob("*.partial"))
 
 
-def test_pictures_are_made_smaller(tmp_path: Path) -> None:
+def test_pictures_are_made_smaller(tmp_path) -> None:
     rng = np.random.default_rng(0)
     pixels = cv2.resize(rng.integers(0, 255, (4, 20, 3), dtype=np.uint8), (2000, 400))
     path = tmp_path / "picture.png"

@@ -2,12 +2,10 @@
 
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from xray_lightning import Phantom
-from xray_lightning.evaluation.evaluate import Evaluation
 from xray_lightning.evaluation.predictions import Origin, SplitName
 from xray_lightning.evaluation.published import IMAGES, TEST_IMAGES, comparable, incomparable
 from xray_lightning.records import CHEST_XRAY14
@@ -19,11 +17,11 @@ NIH = Origin("nih", IMAGES, SplitName("official", "f00d"), "test")
 
 
 @pytest.fixture
-def facts(made_run: Path) -> dict:
+def facts(made_run) -> dict:
     return deepcopy(report_values(read_run(made_run), None, "its data set is gone"))
 
 
-def on_nih(evaluation: Evaluation, split: str) -> Evaluation:
+def on_nih(evaluation, split: str):
     """The evaluation as if it were one on all of NIH."""
     origin = replace(NIH, split=SplitName(split, "f00d"))
     rows = comparable(origin, CHEST_XRAY14, TEST_IMAGES)
@@ -31,7 +29,7 @@ def on_nih(evaluation: Evaluation, split: str) -> Evaluation:
 
 
 @pytest.mark.parametrize(("split", "ranked"), [("official", True), ("patient", False)])
-def test_published_rows_of_the_own_split_only(made_run: Path, split: str, ranked: bool) -> None:
+def test_published_rows_of_the_own_split_only(made_run, split: str, ranked: bool) -> None:
     run = read_run(made_run)
     found = compare_published(on_nih(run.evaluation, split))
     kinds = {row["split"] for row in found["rows"]}, {row["split"] for row in found["elsewhere"]}
@@ -46,7 +44,7 @@ def test_published_rows_of_the_own_split_only(made_run: Path, split: str, ranked
     assert "AG-CNN" in own
 
 
-def test_none_beside_a_part_of_the_images(made_run: Path) -> None:
+def test_none_beside_a_part_of_the_images(made_run) -> None:
     evaluation = on_nih(read_run(made_run).evaluation, "patient")
     origin = replace(evaluation.origin, data_images=937)
     found = compare_published(replace(evaluation, origin=origin, images=125, published=[]))

@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -41,7 +40,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def scans(write_dicom: Callable[..., Path], tmp_path: Path) -> Path:
+def scans(write_dicom, tmp_path: Path) -> Path:
     """Two films of a study, and a PNG."""
     rng = np.random.default_rng(0)
     for name in ("JANE_a", "JANE_b"):

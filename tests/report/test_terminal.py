@@ -1,5 +1,3 @@
-import pytest
-
 from xray_lightning.data.summary import DataSummary, SubsetCounts
 from xray_lightning.progress import show_progress
 from xray_lightning.report.page import say
@@ -14,7 +12,7 @@ SUMMARY = {
 }
 
 
-def test_auroc_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_auroc_table(capsys) -> None:
     show(auroc_table({"test": SUMMARY}, "nih [f00d]"), *say("subsets", {"test": SUMMARY}))
     text = capsys.readouterr().out
     assert "nih [f00d]" in text, "square brackets are no markup"
@@ -25,7 +23,7 @@ def test_auroc_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert line.endswith("mirror image (tta=flip)")
 
 
-def test_text_from_data_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_from_data_is_no_markup(capsys) -> None:
     names = ("[/red]", "[red]x[bold]", ":skull:", "\\[b]", "[link=http://x]")
     auroc = SUMMARY["auroc"] | {"labels": dict.fromkeys(names, 0.5)}  # type: ignore[operator]
     show(
@@ -37,7 +35,7 @@ def test_text_from_data_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None
         assert text.count(name) == 2
 
 
-def test_a_progress_bar_shows_a_label_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_progress_bar_shows_a_label_as_it_is(capsys) -> None:
     for name in ("[/red]", "{task} {0}", "[red]"):
         with show_progress(name) as report:
             report(1, 1)
@@ -49,13 +47,13 @@ def summary(counts: SubsetCounts) -> DataSummary:
     return DataSummary("t", *totals, "abc", {"train": counts}, "patient", 0, 0, None, [])
 
 
-def test_counts_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_counts_table(capsys) -> None:
     counts = SubsetCounts(50, 9, {"Mass": 5, "Hernia": 0}, {"Mass": 50, "Hernia": 0})
     show(counts_table(summary(counts)))
     assert "5 (10.0 %)" in capsys.readouterr().out
 
 
-def test_unknown_patients(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_patients(capsys) -> None:
     (line,) = say("subsets", {"test": SUMMARY | {"patients": None}})
     assert line == "test: 4,000 images of an unknown number of patients [[abc]]"
     show(counts_table(summary(SubsetCounts(5000, None, {"Mass": 5}, {"Mass": 50}))))
