@@ -6,17 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from xray_lightning.audit.baselines import (
-    METADATA,
-    METHODS,
-    OTHERS,
-    PREVIOUS,
-    measure_prevalence,
-    score_baselines,
-    score_by_mean,
-    score_by_metadata,
-    score_by_previous,
-)
+from xray_lightning.audit import baselines
+from xray_lightning.audit.baselines import measure_prevalence, score_baselines, score_by_metadata
 from xray_lightning.audit.label_table import MeanAuroc
 from xray_lightning.records import Record
 
@@ -27,7 +18,7 @@ Subsets = dict[str, np.ndarray]
 def test_mean_of_the_other_images(records, subsets, place, tabled) -> None:
     table, _ = tabled(records)
     prior = measure_prevalence(table, subsets["train"])
-    scores = score_by_mean(table, subsets[place], subsets["test"], prior)
+    scores = baselines.score_by_mean(table, subsets[place], subsets["test"], prior)
     for index, row in enumerate(subsets["test"].tolist()):
         others = [
             records[other].targets
@@ -44,7 +35,7 @@ def test_mean_of_the_other_images(records, subsets, place, tabled) -> None:
 def test_previous_label(records: list[Record], subsets: Subsets, tabled) -> None:
     table, _ = tabled(records)
     prior = measure_prevalence(table, subsets["train"])
-    scores = score_by_previous(table, subsets["test"], prior)
+    scores = baselines.score_by_previous(table, subsets["test"], prior)
     by_key = {(r.patient_id, r.follow_up): r.targets for r in records}
     wanted = [
         by_key.get((records[row].patient_id, records[row].follow_up - 1), (np.nan,) * 3)
@@ -57,9 +48,9 @@ def test_auroc_against_scikit_learn(records: list[Record], subsets: Subsets, tab
     table, bootstrap = tabled(records)
     test = subsets["test"]
     rows = {row.name: row for row in score_baselines(table, subsets, bootstrap, seed=0)}
-    assert list(rows) == list(METHODS)
-    scores = score_by_mean(table, test, test, measure_prevalence(table, subsets["train"]))
-    result = rows[OTHERS].result
+    assert list(rows) == list(baselines.METHODS)
+    scores = baselines.score_by_mean(table, test, test, measure_prevalence(table, subsets["train"]))
+    result = rows[baselines.OTHERS].result
     draws = []
     for label, name in enumerate(table.labels):
         known = ~np.isnan(table.targets[test, label])
@@ -112,14 +103,14 @@ def test_labels_of_a_hospital_without_metadata(records, subsets, tabled) -> None
     scores = score_by_metadata(table, subsets["train"], subsets["test"], 0)
     assert np.isnan(scores).all(axis=0).tolist() == [False, True, False]
     rows = {row.name: row for row in score_baselines(table, subsets, bootstrap, 0)}
-    assert rows[OTHERS].result is None
-    assert "no patient has two images in test" in rows[OTHERS].undefined
+    assert rows[baselines.OTHERS].result is None
+    assert "no patient has two images in test" in rows[baselines.OTHERS].undefined
 
 
 def test_what_the_table_lacks_has_a_reason(subsets: Subsets, tabled) -> None:
     bare = [Record(f"{n}.png", f"p{n % 50}", (float(n % 3 == 0),)) for n in range(240)]
     table, bootstrap = tabled(bare, ("Mass",))
     rows = {row.name: row for row in score_baselines(table, subsets, bootstrap, 0)}
-    assert rows[METADATA].result is None
-    assert "no metadata" in rows[METADATA].undefined
-    assert "no follow-up numbers" in rows[PREVIOUS].undefined
+    assert rows[baselines.METADATA].result is None
+    assert "no metadata" in rows[baselines.METADATA].undefined
+    assert "no follow-up numbers" in rows[baselines.PREVIOUS].undefined

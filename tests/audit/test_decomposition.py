@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from xray_lightning.audit.decomposition import (
-    ScoredSubset,
-    decompose,
-    measure_auroc,
-    reweight,
-)
+from xray_lightning.audit import decomposition
+from xray_lightning.audit.decomposition import ScoredSubset, measure_auroc, reweight
 from xray_lightning.audit.label_table import LabelTable
 from xray_lightning.metrics.intervals import effective_patients
 
@@ -50,7 +46,7 @@ def subset(share: float, seed: int, size: int = 6000, shift: float = 0.0) -> Sco
 
 def change(val: ScoredSubset, test: ScoredSubset):
     mask = np.arange(6000) < 3000
-    return decompose(val, test, {"first half": (mask, mask)}, draws=40, seed=0)
+    return decomposition.decompose(val, test, {"first half": (mask, mask)}, draws=40, seed=0)
 
 
 def test_only_the_mix_differs() -> None:

@@ -7,14 +7,8 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from xray_lightning.audit.shift import (
-    BOTH,
-    PER_PATIENT,
-    add_train_val,
-    compare_metadata,
-    compare_prevalence,
-    separate_by_metadata,
-)
+from xray_lightning.audit import shift
+from xray_lightning.audit.shift import BOTH, add_train_val, compare_prevalence, separate_by_metadata
 from xray_lightning.records import Record
 
 Subsets = dict[str, np.ndarray]
@@ -64,7 +58,9 @@ def test_intervals_against_a_loop_over_the_same_draws(records, subsets, tabled) 
 
 def test_metadata_against_pandas(records: list[Record], subsets: Subsets, tabled) -> None:
     table, bootstrap = tabled(records)
-    rows = {row.name: row for row in compare_metadata(table, add_train_val(subsets), bootstrap)}
+    rows = {
+        row.name: row for row in shift.compare_metadata(table, add_train_val(subsets), bootstrap)
+    }
     for subset, places in add_train_val(subsets).items():
         here = frame(records, table.labels).iloc[places]
         wanted = {
@@ -78,7 +74,7 @@ def test_metadata_against_pandas(records: list[Record], subsets: Subsets, tabled
 
 
 def test_what_is_unknown_everywhere_is_nan(records, subsets, tabled) -> None:
-    age = compare_metadata(
+    age = shift.compare_metadata(
         *arguments(tabled([replace(r, age=float("nan")) for r in records]), subsets)
     )[0]
     assert np.isnan([age.value["test"], age.p_value]).all()
@@ -95,7 +91,7 @@ def test_the_classifier_finds_what_differs(records, subsets, tabled) -> None:
     separation = separate_by_metadata(*arguments(tabled(told), subsets), seed=0)
     assert separation.result.mean > 0.99
     assert max(separation.used, key=separation.used.__getitem__) == "view"
-    assert set(separation.used) == {"age", "sex", "view", "follow-up number", PER_PATIENT}
+    assert set(separation.used) == {"age", "sex", "view", "follow-up number", shift.PER_PATIENT}
     alike = separate_by_metadata(*arguments(tabled(records), subsets), seed=0)
     assert alike.result.mean < 0.65
 

@@ -18,12 +18,8 @@ from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.siim import Siim
 from xray_lightning.data.source import patient_keys
 from xray_lightning.errors import ConfigError, DataError, SplitError
-from xray_lightning.evaluation.overlap import (
-    choose_test_images,
-    seen_before,
-    separate_patients,
-    take_images,
-)
+from xray_lightning.evaluation import overlap
+from xray_lightning.evaluation.overlap import choose_test_images, separate_patients, take_images
 
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
@@ -72,12 +68,12 @@ def test_a_checkpoint_carries_keys_not_ids(nih: XrayDataModule) -> None:
 
 
 def test_own_patients_are_recognised(nih: XrayDataModule, description: Description) -> None:
-    seen = seen_before(description, "nih", nih.records)
+    seen = overlap.seen_before(description, "nih", nih.records)
     assert seen is not None
     learned = patients(nih, "train") | patients(nih, "val")
     assert seen.tolist() == [record.patient_id in learned for record in nih.records]
-    assert seen_before(description, "phantom-0", nih.records) is None
-    assert seen_before(Description({}, {}, {}), "nih", nih.records) is None
+    assert overlap.seen_before(description, "phantom-0", nih.records) is None
+    assert overlap.seen_before(Description({}, {}, {}), "nih", nih.records) is None
 
 
 def test_rsna_images_of_nih_patients(nih, description, rsna_folder) -> None:
@@ -194,7 +190,7 @@ def test_the_real_overlap(shared_data) -> None:
     assert nih.official is not None
     learned = [record for record in nih.records if record.image_id in nih.official["train_val"]]
     description.split["patients"]["train"] = patient_keys("nih", learned)
-    seen = seen_before(description, source.population, source.records)
+    seen = overlap.seen_before(description, source.population, source.records)
     assert seen is not None
     assert seen.sum() == sum(name[:8] in trained for name in names)
 

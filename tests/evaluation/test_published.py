@@ -2,12 +2,9 @@ import csv
 
 import pytest
 
+from xray_lightning.evaluation import published
 from xray_lightning.evaluation.predictions import Origin, SplitName
-from xray_lightning.evaluation.published import (
-    comparable,
-    published_boxes,
-    read_published,
-)
+from xray_lightning.evaluation.published import published_boxes, read_published
 from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.report.page import say
 
@@ -32,7 +29,7 @@ def test_a_published_mean_is_that_of_its_findings() -> None:
 
 def beside(split: str, scored: int):
     origin = Origin("nih", 112_120, SplitName(split, "f00d"), "test")
-    return comparable(origin, CHEST_XRAY14, scored)
+    return published.comparable(origin, CHEST_XRAY14, scored)
 
 
 def test_splits_are_never_mixed() -> None:

@@ -7,13 +7,9 @@ import pytest
 
 from xray_lightning import Box, ConfigError, Record, Source
 from xray_lightning.data.geometry import fit_square
+from xray_lightning.explain import localisation
 from xray_lightning.explain.grid import shrink
-from xray_lightning.explain.localisation import (
-    AnnotatedMaps,
-    centre_gaussian,
-    control_maps,
-    mean_of_others,
-)
+from xray_lightning.explain.localisation import AnnotatedMaps, centre_gaussian, control_maps
 from xray_lightning.explain.overlays import exact_masks, find_boxed, square_mask
 from xray_lightning.metrics.localisation import region_of
 
@@ -68,7 +64,7 @@ def test_each_resolution_has_its_ceiling(annotated) -> None:
 def test_mean_box_leaves_the_own_patient_out() -> None:
     maps = np.random.default_rng(0).random((5, 3, 2), dtype=np.float32)
     patients = ["b", "a", "b", "c", "a"]
-    found = mean_of_others(maps, patients)
+    found = localisation.mean_of_others(maps, patients)
     for row, patient in enumerate(patients):
         others = maps[[each != patient for each in patients]]
         assert found[row] == pytest.approx(others.mean(axis=0))

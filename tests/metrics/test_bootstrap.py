@@ -7,14 +7,8 @@ from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
 from xray_lightning import ConfigError, Estimate, PatientBootstrap
-from xray_lightning.metrics.intervals import (
-    Spread,
-    divided,
-    effective_patients,
-    exact_interval,
-    percentile_interval,
-    share_interval,
-)
+from xray_lightning.metrics import intervals
+from xray_lightning.metrics.intervals import Spread, percentile_interval, share_interval
 
 
 def test_draws() -> None:
@@ -87,7 +81,7 @@ def test_of_a_mean_it_is_students_interval() -> None:
     values = np.random.default_rng(0).normal(0.3, 1.0, size=12)
     theirs = ttest_1samp(values, 0.0)
     draws = PatientBootstrap(np.arange(12), 40_000, 1).ratio(values, np.ones(12))[1:]
-    exact = Spread.left_out((values.sum() - values) / 11, effective_patients(np.ones(12)))
+    exact = Spread.left_out((values.sum() - values) / 11, intervals.effective_patients(np.ones(12)))
     for spread, rough in ((exact, 1e-9), (Spread.of(draws, 12.0), 0.02)):
         assert spread.p_value(values.mean()) == pytest.approx(theirs.pvalue, rel=10 * rough)
         ends = theirs.confidence_interval()
@@ -114,9 +108,9 @@ def test_shares_on_the_logit_scale() -> None:
 def test_all_patients_agree(patients: int) -> None:
     for share in (0, 1):
         theirs = binomtest(share * patients, patients).proportion_ci(0.95, method="exact")
-        assert exact_interval(share, patients) == pytest.approx((theirs.low, theirs.high))
-    assert np.isnan(exact_interval(0.5, patients)).all()
-    assert np.isnan(exact_interval(1.0, 0)).all()
+        assert intervals.exact_interval(share, patients) == pytest.approx((theirs.low, theirs.high))
+    assert np.isnan(intervals.exact_interval(0.5, patients)).all()
+    assert np.isnan(intervals.exact_interval(1.0, 0)).all()
 
 
 @pytest.mark.parametrize("spread", [Spread.of(np.full(50, 0.4), 9.0), Spread.of(np.ones(1), 9.0)])
@@ -140,4 +134,4 @@ def test_undefined_draws() -> None:
     assert percentile_interval(np.full(99, 0.5), constant=True) == (0.5, 0.5)
     assert np.isnan(percentile_interval(np.linspace(0, 1, 38))).all(), "cannot reach 95 %"
     assert percentile_interval(np.linspace(0, 1, 39)) == pytest.approx((0.025, 0.975))
-    np.testing.assert_array_equal(divided([1.0, 2.0], [2.0, 0.0]), [0.5, np.nan])
+    np.testing.assert_array_equal(intervals.divided([1.0, 2.0], [2.0, 0.0]), [0.5, np.nan])

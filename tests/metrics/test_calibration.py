@@ -8,17 +8,8 @@ from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
 
 from xray_lightning import ConfigError, PatientBootstrap
-from xray_lightning.metrics.calibration import (
-    METHODS,
-    Calibration,
-    calibration_errors,
-    estimate_prior,
-    fit_calibration,
-    mass_bins,
-    prior_interval,
-    reliability,
-    shift_prior,
-)
+from xray_lightning.metrics import calibration
+from xray_lightning.metrics.calibration import fit_calibration, mass_bins, reliability, shift_prior
 
 
 def sample(images: int = 2000, slope: float = 2.0, shift: float = 1.0) -> tuple[np.ndarray, ...]:
@@ -42,7 +33,7 @@ def test_calibration_error_of_draws_by_hand() -> None:
     scores, positive = sample(200)
     codes = np.random.default_rng(1).integers(30, size=200)
     bootstrap = PatientBootstrap(codes, 5, 0)
-    found = calibration_errors(bootstrap, scores, positive, bins=10)
+    found = calibration.calibration_errors(bootstrap, scores, positive, bins=10)
     bins = mass_bins(scores, 10)
     for draw, row in enumerate(bootstrap.counts):
         rows = np.repeat(np.arange(200), row[codes].astype(int))
@@ -62,7 +53,7 @@ def test_reliability_diagram() -> None:
     expected = calibration_curve(positive, scores, n_bins=15, strategy="quantile")
     np.testing.assert_allclose(share, expected[0])
     np.testing.assert_allclose(score, expected[1])
-    error = calibration_errors(PatientBootstrap(np.arange(300), 1), scores, positive)
+    error = calibration.calibration_errors(PatientBootstrap(np.arange(300), 1), scores, positive)
     assert (images * abs(score - share)).sum() / 300 == pytest.approx(error[0], abs=1e-12)
     tied = reliability(np.full(4, 0.5), np.array([True, False, False, False]))
     assert [values.tolist() for values in tied] == [[0.5], [0.25], [4]]
@@ -134,10 +125,10 @@ def test_prior_shift_is_bayes() -> None:
     rng = np.random.default_rng(0)
     sick = rng.random(40_000) < 0.2
     scores = posterior(rng.normal(size=40_000) + sick, 0.5)
-    assert estimate_prior(scores, 0.5) == pytest.approx(0.2, abs=0.015)
+    assert calibration.estimate_prior(scores, 0.5) == pytest.approx(0.2, abs=0.015)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", calibration.METHODS)
 def test_a_map_rises_and_moves_to_another_prior(method: str) -> None:
     scores, positive = sample()
     found = fit_calibration(scores, positive, method)
@@ -166,7 +157,7 @@ def test_intervals_are_those_of_patients_left_out(method) -> None:
         )
         assert low + high == pytest.approx(2 * getattr(whole, name))
     assert found.intercept_interval is None or method == "platt"
-    assert Calibration.from_json(found.to_json()) == found
+    assert calibration.Calibration.from_json(found.to_json()) == found
 
 
 def _without(left_out, *columns) -> list[np.ndarray]:
@@ -189,7 +180,9 @@ def test_the_interval_of_an_estimated_prior_covers() -> None:
         sick = np.repeat(rng.random(100) < 0.1, 3)
         evidence = np.repeat(rng.normal(size=100), 3) + 1.5 * sick
         scores = expit(1.5 * evidence - 1.125 + scipy_logit(0.2))
-        low, high = prior_interval(scores, 0.2, estimate_prior(scores, 0.2), patients)
+        low, high = calibration.prior_interval(
+            scores, 0.2, calibration.estimate_prior(scores, 0.2), patients
+        )
         covered += low <= 0.1 <= high
     assert 0.92 < covered / 200 < 1
-    assert np.isnan(prior_interval(np.full(4, 0.3), 0.2, 0.3, np.arange(4))).all()
+    assert np.isnan(calibration.prior_interval(np.full(4, 0.3), 0.2, 0.3, np.arange(4))).all()

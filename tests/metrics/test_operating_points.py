@@ -7,16 +7,10 @@ import pytest
 from sklearn.metrics import f1_score, recall_score, roc_curve
 
 from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.metrics import operating_points
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import METHODS, fit_calibration
-from xray_lightning.metrics.operating_points import (
-    RULES,
-    SEPARATED,
-    OperatingPoints,
-    choose_threshold,
-    count_wrong_calls,
-    fit_operating_point,
-)
+from xray_lightning.metrics.operating_points import OperatingPoints, choose_threshold
 
 
 def sample(images: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -27,7 +21,7 @@ def sample(images: int = 300) -> tuple[np.ndarray, np.ndarray]:
 
 def fit(scores: np.ndarray, targets: np.ndarray, draws: int = 20, **settings):  # type: ignore[no-untyped-def]
     bootstrap = PatientBootstrap(np.arange(len(scores)) // 3, draws)
-    return fit_operating_point(scores, targets, bootstrap, **settings)
+    return operating_points.fit_operating_point(scores, targets, bootstrap, **settings)
 
 
 def test_rules_against_scikit_learn() -> None:
@@ -91,7 +85,7 @@ def labelled(kind: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", ["common", "gaps"])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", operating_points.RULES)
 def test_the_point_of_a_label(rule: str, kind: str) -> None:
     scores, targets = labelled(kind)
     point = fit(scores, targets, 200, rule=rule, value=0.8)
@@ -137,7 +131,7 @@ def test_a_perfect_model_is_calibrated_without_complaint(method: str) -> None:
     scores = np.linspace(0, 1, 60)
     point = fit(scores, (scores > 0.5).astype(float), calibration=method)
     assert point.calibration is not None
-    assert point.note == SEPARATED
+    assert point.note == operating_points.SEPARATED
     values = point.calibration(scores)
     assert np.isfinite(values).all()
     assert (np.diff(values) >= 0).all()
@@ -188,7 +182,9 @@ def test_misses_and_false_alarms_by_hand() -> None:
     scores = np.array(
         [[0.2, 0.9, 0.9], [0.2, 0.1, 0.9], [0.1, 0.1, 0.9], [0.5, 0, 0], [0, 0, 0.9], [0.9, 0, 0]]
     )
-    calls = count_wrong_calls(("a", "b", "c"), scores, targets, {"a": 0.5, "b": 0.8})
+    calls = operating_points.count_wrong_calls(
+        ("a", "b", "c"), scores, targets, {"a": 0.5, "b": 0.8}
+    )
     assert calls.missed == (2, 3)  # the first is found by the wrong label: a miss of "a" below
     assert calls.false_alarms == (1, 2)
     assert {label: single.to_json() for label, single in calls.labels.items()} == {

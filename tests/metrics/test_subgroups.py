@@ -6,14 +6,8 @@ from scipy.stats import false_discovery_control
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
-from xray_lightning.metrics.subgroups import (
-    MEAN,
-    Subgroup,
-    Underdiagnosis,
-    group_records,
-    measure_subgroups,
-    measure_underdiagnosis,
-)
+from xray_lightning.metrics import subgroups
+from xray_lightning.metrics.subgroups import MEAN, Subgroup, group_records, measure_subgroups
 from xray_lightning.records import NAN, Record
 
 LABELS = ("Mass", "Nodule")
@@ -120,7 +114,7 @@ def test_too_few_is_a_word() -> None:
 
 def missed(records, thresholds, place):
     scores, targets, _ = sample()
-    rows = measure_underdiagnosis(LABELS, scores, targets, records, thresholds, draws=200)
+    rows = subgroups.measure_underdiagnosis(LABELS, scores, targets, records, thresholds, draws=200)
     return next(row for row in rows if (row.dimension, row.group) == place)
 
 
@@ -137,7 +131,7 @@ def test_misses_and_false_alarms_of_a_group_by_hand() -> None:
         assert share.interval[0] < share.rate < share.interval[1]
     men = missed(records, {"Mass": 1.0}, ("sex", "M"))
     assert row.rate > men.rate
-    assert Underdiagnosis.from_json(row.to_json()) == row
+    assert subgroups.Underdiagnosis.from_json(row.to_json()) == row
 
 
 def test_underdiagnosis_of_few_images() -> None:

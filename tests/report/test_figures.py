@@ -8,15 +8,9 @@ from sklearn import metrics
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.sweep import SweepComparison, SweepRun
 from xray_lightning.records import CHEST_XRAY14
+from xray_lightning.report import figures
 from xray_lightning.report.drawings import precision_steps, thin_curve
-from xray_lightning.report.figures import (
-    curves_figure,
-    distribution_figure,
-    findings_text,
-    montage_figure,
-    roc_figure,
-    sweep_figure,
-)
+from xray_lightning.report.figures import distribution_figure, findings_text, sweep_figure
 
 
 def drawing(path, width: float, height: float, dpi: int = 120) -> np.ndarray:
@@ -67,7 +61,7 @@ def test_roc(tmp_path) -> None:
     none.targets[:] = 0, np.nan
     for table, auroc in ((many, 0.5), (none, None)):
         aurocs = dict.fromkeys(table.labels, auroc)
-        roc_figure(table, aurocs, "title", tmp_path / "roc.png")
+        figures.roc_figure(table, aurocs, "title", tmp_path / "roc.png")
         drawing(tmp_path / "roc.png", 9.5, 6)
 
 
@@ -85,7 +79,7 @@ def test_roc(tmp_path) -> None:
 )
 def test_curves(lines: list[str], tmp_path) -> None:
     (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n")
-    curves_figure(tmp_path / "metrics.csv", tmp_path / "curves.png")
+    figures.curves_figure(tmp_path / "metrics.csv", tmp_path / "curves.png")
     drawing(tmp_path / "curves.png", 10, 4)
 
 
@@ -108,7 +102,7 @@ def test_montage(count: int, columns: int, rows: int, tmp_path) -> None:
     targets[0] = np.nan
     ids = [f"{number:08d}_000.png" for number in range(count)]
     images = rng.random((count, 16, 16), dtype=np.float32)
-    montage_figure(images, targets, ids, CHEST_XRAY14, tmp_path / "montage.png")
+    figures.montage_figure(images, targets, ids, CHEST_XRAY14, tmp_path / "montage.png")
     drawing(tmp_path / "montage.png", 1.7 * columns, 2.15 * rows, dpi=110)
 
 
@@ -128,9 +122,11 @@ def test_names_are_not_formulas(tmp_path) -> None:
     names = ("$\\frac{$", "a $x$ b_{2}")
     targets = np.array([[1, 0], [0, 1]], dtype=np.float32)
     predictions = Predictions(names, names, names, targets, targets)
-    roc_figure(predictions, dict.fromkeys(names, 1.0), names[0], tmp_path / "roc.png")
+    figures.roc_figure(predictions, dict.fromkeys(names, 1.0), names[0], tmp_path / "roc.png")
     distribution_figure({"test": targets}, names, tmp_path / "shares.png")
-    montage_figure(np.zeros((2, 4, 4), np.float32), targets, names, names, tmp_path / "montage.png")
+    figures.montage_figure(
+        np.zeros((2, 4, 4), np.float32), targets, names, names, tmp_path / "montage.png"
+    )
     run = SweepRun("0", names[0], 0, "finished", val=0.5, data=names[0])
     sweep_figure(SweepComparison((run,)).leaderboards, tmp_path / "comparison.png")
 
