@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from sklearn.metrics import roc_auc_score
 from toy import quiet_trainer, toy_data
@@ -34,7 +33,7 @@ def task(data: XrayDataModule) -> XrayTask:
 
 
 @pytest.fixture
-def trainer(tmp_path) -> pl.Trainer:
+def trainer(tmp_path):
     return quiet_trainer(tmp_path)
 
 
@@ -146,7 +145,7 @@ def test_summary_of_nothing_defined(patients: tuple[str, str], known: int | None
     assert summary["patients"] == known
 
 
-def test_a_network_of_nan(data: XrayDataModule, trainer: pl.Trainer) -> None:
+def test_a_network_of_nan(data: XrayDataModule, trainer) -> None:
     task = XrayTask(XrayNet(data.labels, "test_vit", image_size=32))
     torch.nn.init.constant_(next(task.net.head.parameters()), torch.nan)
     first = data.subset_records("test")[0].image_id

@@ -5,7 +5,6 @@ import pytest
 import torch
 from toy import toy_data
 
-from xray_lightning import XrayDataModule
 from xray_lightning.explain.grid import shrink
 from xray_lightning.explain.localisation import AnnotatedMaps
 from xray_lightning.metrics.localisation import region_of
@@ -29,7 +28,7 @@ def network():
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
+def data(tmp_path_factory: pytest.TempPathFactory):
     """Enough patients for each finding to be in validation."""
     return toy_data(tmp_path_factory.mktemp("cache"), 60, size=64, batch_size=16)
 

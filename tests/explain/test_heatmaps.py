@@ -3,7 +3,6 @@
 import cv2
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -22,7 +21,7 @@ def task(data: XrayDataModule) -> XrayTask:
     return XrayTask(XrayNet(data.labels, "test_resnet", image_size=32))
 
 
-def trainer(folder, *callbacks: pl.Callback, **settings) -> pl.Trainer:
+def trainer(folder, *callbacks, **settings):
     usual = {"callbacks": list(callbacks), "max_epochs": 2, "enable_checkpointing": False}
     return quiet_trainer(folder, **usual | settings)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from toy import quiet_trainer, toy_data
 
@@ -36,7 +35,7 @@ def checkpoint(data: XrayDataModule) -> Checkpoint:
 
 
 @pytest.fixture
-def trainer(tmp_path: Path) -> pl.Trainer:
+def trainer(tmp_path: Path):
     return quiet_trainer(tmp_path)
 
 
