@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from pydicom.config import disable_value_validation
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
-from running import XRAY, run
+from running import XRAY, ask, run
 from typer.testing import CliRunner
 
 from xray_lightning.checkpoint import KEY, Description
@@ -201,6 +202,26 @@ def test_predict(folder: Any, tmp_path: Path) -> None:
     assert len((here / "out/failed.csv").read_text().splitlines()) == 3
     assert not list(leaks(text.encode(), "terminal"))
     assert leaks_below(here, here / "none") == []
+
+
+def test_serve(folder, tmp_path, monkeypatch, caplog, capfd) -> None:
+    """Answers and logs tell nothing of a film, its name, its headers; none goes to the disk."""
+    from xray_lightning import ServeLimits, create_app, load_classifier
+
+    whole = (folder.root / "stage_2_train_images/id-00.dcm").read_bytes()
+    torch.save(random_checkpoint(), tmp_path / "best.ckpt")
+    app = create_app({"a": load_classifier(tmp_path / "best.ckpt")}, ServeLimits(megabytes=8))
+    films = [whole, whole + bytes(3_000_000), whole[: len(whole) // 2], whole + bytes(9_000_000)]
+    forms = [{"files": {"file": ("zqxwvk.dcm", film)}} for film in films]
+    headers = {"referer": "http://zqxwvk.example/98989898", "x-patient": "ZQXWVK^Jane"}
+    monkeypatch.setattr(SpooledTemporaryFile, "rollover", lambda _: pytest.fail("to the disk"))
+    with caplog.at_level("DEBUG"):
+        answers = ask(app, *films, *forms, url="/v1/predict?film=true&zqxwvk=1", headers=headers)
+        answers += ask(app, "/metrics", "/zqxwvk")
+    assert [one.status_code for one in answers] == [*[200, 200, 422, 413] * 2, 200, 404]
+    said = "".join(one.getMessage() for one in caplog.records if one.name != "httpx")  # the client
+    for text in (said, *capfd.readouterr(), *(f"{one.headers}{one.text}" for one in answers)):
+        assert not list(leaks(text.encode(), "service"))
 
 
 def random_checkpoint() -> dict[str, Any]:

@@ -70,6 +70,10 @@ from xray_lightning.deploy.gate import GateOpinion as GateOpinion
 from xray_lightning.deploy.interpretation import Interpretation as Interpretation
 from xray_lightning.deploy.predict import PredictedFiles as PredictedFiles
 from xray_lightning.deploy.predict import predict_files as predict_files
+from xray_lightning.deploy.serve import FilmFindings as FilmFindings
+from xray_lightning.deploy.serve import ServeLimits as ServeLimits
+from xray_lightning.deploy.serve import create_app as create_app
+from xray_lightning.deploy.serve import serve as serve
 from xray_lightning.errors import CacheError as CacheError
 from xray_lightning.errors import CheckpointError as CheckpointError
 from xray_lightning.errors import ConfigError as ConfigError

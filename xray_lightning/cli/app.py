@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import xray_lightning
+from xray_lightning.cli.failures import GO_ON, run_guarded
 from xray_lightning.cli.request import Request, read_request, take_own
 from xray_lightning.errors import ConfigError
 
@@ -27,6 +28,9 @@ ANY_FLAG = {"ignore_unknown_options": True}
 OUT = "folder for what is written"
 PAGE = Path(__file__).with_name("help.md").read_text(encoding="utf-8")
 TEXTS = dict(part.split("\n\n", 1) for part in PAGE.split("\n## ")[1:])  # verb -> its settings
+POINTS = {"device": "auto", "method": "cam", "trust": False, "points": "checkpoint", "prior": ""}
+POINTS |= dict.fromkeys(("calibration", "operating_point.rule", "operating_point.value"), "")
+Command = Callable[[Request], None]
 LISTS = ("models", "heads", "losses", "data", "experiments", "metrics", "methods")
 
 
@@ -52,23 +56,21 @@ def complete(incomplete: str) -> Iterator[str]:
             yield f"{folder.name}="
 
 
-def verb(files: str = "") -> Callable[[Callable[[Request], None]], Callable[[Request], None]]:
+def verb(files: str = "", kept: str = GO_ON) -> Callable[[Command], Command]:
     """A verb from a function of its request; ``files`` are the first arguments: "IN OUT..."."""
 
-    def register(function: Callable[[Request], None]) -> Callable[[Request], None]:
+    def register(function: Command) -> Command:
         usage = f"{files} [KEY=VALUE]...".strip()
         help_text = "files, then settings such as data=nih"
         argument = typer.Argument(help=help_text, metavar=usage, autocompletion=complete)
 
         def command(
-            arguments: Annotated[list[str] | None, argument] = None,
+            words: Annotated[list[str] | None, argument] = None,
             json: Annotated[bool, typer.Option("--json", help="print plain JSON")] = False,
             out: Annotated[Path | None, typer.Option(help=OUT)] = None,
         ) -> None:
-            from xray_lightning.cli.failures import run_guarded
-
-            given = arguments or []
-            raise typer.Exit(run_guarded(lambda: function(read_request(files, given, out, json))))
+            code = run_guarded(lambda: function(read_request(files, words or [], out, json)), kept)
+            raise typer.Exit(code)
 
         name = function.__name__.removesuffix("_")
         APP.command(
@@ -117,12 +119,8 @@ def evaluate(request: Request) -> None:
 @verb("CHECKPOINT PATH...")
 def predict(request: Request) -> None:
     """Score new files; preprocessing comes from the checkpoint. Run it again to continue."""
-    chosen = request.read(
-        **{"batch_size": 32, "workers": None, "device": "auto", "points": "checkpoint"},
-        **{"format": ("csv", "json", "parquet"), "maps": False, "method": "cam", "prior": ""},
-        **{"operating_point.rule": "", "operating_point.value": "", "calibration": ""},
-        trust=False,
-    )
+    forms = "csv", "json", "parquet"
+    chosen = request.read(batch_size=32, workers=None, format=forms, maps=False, **POINTS)
     out, needed = request.require_out(), list(request.files[1:])
     needed += [] if chosen["points"] in ("checkpoint", "none") else [chosen["points"]]
     (checkpoint,) = require_files(request, request.files[:1], needed)
@@ -142,6 +140,14 @@ def export(request: Request) -> None:
     out, films = request.require_out(), [chosen["films"]] if chosen["films"] else []
     (checkpoint,) = require_files(request, request.files, films or ["."])
     call("files.export", checkpoint, out, chosen, films, rest, request.as_json)
+
+
+@verb("CHECKPOINT...", kept="")
+def serve(request: Request) -> None:
+    """A page and an API for new films, on this machine: xray serve RUN; more RUNs: side by side."""
+    limits = {"megabytes": 64, "megapixels": 40, "seconds": 30, "queue": 16}
+    chosen = request.read(host="127.0.0.1", port=8000, token="", **limits, **POINTS)
+    call("files.serve", require_files(request, request.files, ["."]), chosen)
 
 
 @verb("IN OUT")

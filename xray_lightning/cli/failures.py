@@ -16,6 +16,8 @@ USER_ERROR = 2
 PARTIAL = 3
 STOPPED = 128  # and the number of the signal
 STOPS = (signal.SIGTERM, signal.SIGHUP)  # exit codes 143 and 129; Ctrl-C: 130
+KEPT = "; what was written is kept"
+GO_ON = f"{KEPT}; start it again to go on"
 DEADLINE = 5.0  # seconds that schedulers are sure to leave
 STOPPED_BY: list[int] = []  # the signals that came
 
@@ -24,20 +26,19 @@ class PartialError(XrayError):
     """Some files could not be done, all others are: the command ends with exit code 3."""
 
 
-def run_guarded(command: Callable[[], object], hint: str = "; start it again to go on") -> int:
-    """The exit code: 0, 2 for a user's error, 3 for a part, 128 + N for a signal, with the hint."""
+def run_guarded(command: Callable[[], object], kept: str = GO_ON) -> int:
+    """The exit code: 0, 2 for a user's error, 3 for a part, 128 + N for a signal, then ``kept``."""
     # a user's error has no traceback (HYDRA_FULL_ERROR=1: it has); a fault of this package has
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     try:
-        with _stop_on_signals():
+        with _stop_on_signals(kept):
             command()
     except BaseException as error:  # re-raised unless the user can act on it
         if STOPPED_BY or _is_ctrl_c(error):
             number = STOPPED_BY[0] if STOPPED_BY else signal.SIGINT
-            how = f"stopped by {signal.Signals(number).name}"
-            print(f"\n{how}; what was written is kept{hint}", file=sys.stderr)
+            print(f"\nstopped by {signal.Signals(number).name}{kept}", file=sys.stderr)
             return STOPPED + number
         from xray_lightning.cli.config import explain_error
 
@@ -55,7 +56,7 @@ def run_guarded(command: Callable[[], object], hint: str = "; start it again to 
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[None]:
+def _stop_on_signals(kept: str) -> Iterator[None]:
     """Within it SIGTERM and SIGHUP stop as Ctrl-C does; what does not stop in time is ended."""
     STOPPED_BY.clear()
     before = {each: signal.getsignal(each) for each in STOPS}
@@ -65,7 +66,7 @@ def _stop_on_signals() -> Iterator[None]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     wakeup, over = signal.set_wakeup_fd(writer), threading.Event()
-    threading.Thread(target=_end_in_time, args=(reader, over), daemon=True).start()
+    threading.Thread(target=_end_in_time, args=(reader, over, kept), daemon=True).start()
     try:
         yield
     finally:
@@ -82,12 +83,12 @@ def _stop(number: int, _frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _end_in_time(reader: int, over: threading.Event) -> None:
+def _end_in_time(reader: int, over: threading.Event, kept: str) -> None:
     """Wait for a signal, which the system writes here even while torch computes; then exit hard."""
     with open(reader, "rb", buffering=0) as signals:
         while number := signals.read(1):
             if number[0] in STOPS and not over.wait(DEADLINE):
-                os.write(2, b"\nstopped in the middle; what was written is kept\n")
+                os.write(2, f"\nstopped in the middle{kept}\n".encode())
                 os._exit(STOPPED + number[0])
 
 

@@ -1,5 +1,6 @@
 """``xray predict`` and ``xray convert``: files in, files out, written as they come."""
 
+import os
 import sys
 from collections.abc import Collection, Sequence
 from contextlib import redirect_stdout
@@ -73,6 +74,20 @@ def export(
         return
     done = export_checkpoint(checkpoint, out, format, films=paths, trust=own["trust"])
     present(done.to_json(), as_json, *say("exported", done, format))
+
+
+def serve(paths: Sequence[Path], own: Own) -> None:
+    """Serve a page and an API, see :func:`~xray_lightning.serve`; a run's folder names a model."""
+    from xray_lightning import Classifier, ServeLimits, load_classifier, serve
+
+    models: dict[str, Classifier] = {}
+    for path in (place.resolve() for place in paths):
+        name = path.parts[-3] if path.parent.name == "checkpoints" else path.stem
+        name += f"_{len(models) + 1}" if name in models else ""
+        models[name] = load_classifier(path, device=own["device"], **read_points(own))
+    own["token"] = own["token"] or os.environ.get("XRAY_TOKEN", "")
+    limits = ServeLimits(*(own[name] for name in ("megabytes", "megapixels", "seconds", "queue")))
+    serve(models, limits, **{name: own[name] for name in ("host", "port", "token", "method")})
 
 
 def convert(

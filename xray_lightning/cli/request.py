@@ -12,7 +12,7 @@ from xray_lightning.writing import json_text, write_json
 
 SETTING = re.compile(r"[+~]*[\w.@]+(/\w+)?=")  # hydra/launcher= too; a path with = stands first
 SWITCHES = ("rename", "test", "trust")  # flags of earlier versions that took no value
-LEAST = {"frame": 0, "seed": 0, "bootstrap_seed": 0, "positives": 2}  # 1 of other whole numbers
+LEAST = {"frame": 0, "port": 0, "seed": 0, "bootstrap_seed": 0, "positives": 2}  # else 1
 Own = dict[str, Any]  # settings as plain values
 Facts = Mapping[str, Any]  # of a JSON file
 

@@ -14,7 +14,7 @@ from xray_lightning.cli.config import (
     name_unknown_keys,
     register_resolvers,
 )
-from xray_lightning.cli.failures import STOPPED, run_guarded
+from xray_lightning.cli.failures import KEPT, STOPPED, run_guarded
 from xray_lightning.cli.info import show_settings
 from xray_lightning.cli.settings import find_conf, require_known_keys, require_settings
 from xray_lightning.errors import ConfigError
@@ -42,7 +42,7 @@ def train(arguments: Sequence[str] | None = None) -> int:
         except SystemExit as stop:
             raise stop.__cause__ if isinstance(stop.__cause__, ConfigError) else stop from None
 
-    code = run_guarded(command, "")
+    code = run_guarded(command, KEPT)
     if code > STOPPED and {"-m", "--multirun"} & set(sys.argv):
         named = any(text.startswith("hydra.sweep.dir=") for text in sys.argv)
         again = "" if named else " with hydra.sweep.dir= and the folder of this one"

@@ -99,7 +99,7 @@ def predict_files(
     """
     require_form(form)
     images = paths if isinstance(paths, ImageFiles) else find_images(paths)
-    folder, asked, identity = Path(out), classifier.interpretation, _identity(classifier)
+    folder, asked, identity = Path(out), classifier.interpretation, identify(classifier)
     with lock_folder(folder), single_threaded_opencv():
         _require_same(folder, identity)
         if skipped := [[str(path)] for path in images.skipped]:
@@ -302,7 +302,7 @@ def _read_repaired(path: Path, header: Sequence[str]) -> list[list[str]]:
     return rows[1:]
 
 
-def _identity(classifier: Classifier) -> Json:
+def identify(classifier: Classifier) -> Json:
     """What decides the scores, as plain values; of a checkpoint the digest of its file."""
     if classifier.checkpoint is None:
         raise ConfigError("predict_files needs a classifier of a checkpoint: load_classifier(PATH)")
