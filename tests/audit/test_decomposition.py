@@ -59,8 +59,7 @@ def test_only_the_mix_differs() -> None:
     assert result.case_mix[1][1] < 0
     truth, scores = test.table.targets, test.scores
     wanted = np.mean([roc_auc_score(truth[:, i], scores[:, i]) for i in range(2)])
-    assert result.test == pytest.approx(wanted)
-    assert result.uncovered == 0
+    assert (result.test, result.uncovered) == (pytest.approx(wanted), 0)
     ap = test.table.view == "AP"
     kish = 6000 / (0.2**2 / ap.mean() + 0.8**2 / (1 - ap.mean()))
     assert result.effective_images == pytest.approx(kish, rel=0.05)

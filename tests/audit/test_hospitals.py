@@ -81,8 +81,7 @@ def test_copies_across_hospitals() -> None:
     places = np.arange(7)
     subsets = {"train": places[:3], "val": places[:0], "test": places[3:]}
     duplicates = count_duplicates(squares, records, subsets)
-    assert duplicates.compared == {"a": 3, "b": 4}
-    assert duplicates.between == {"a and b": 2}
+    assert (duplicates.compared, duplicates.between) == ({"a": 3, "b": 4}, {"a and b": 2})
     assert duplicates.exact.pairs == 2
     assert duplicates.exact.other_patients is None, "b tells no patients"
     assert [pair.same_patient for pair in duplicates.closest] == [None, None]

@@ -154,8 +154,7 @@ def measure_step(case: Case, folder) -> tuple[float, float, float]:
         trainer.fit(task, DataLoader(data, batch_size=None))
     finally:
         torch.set_num_threads(before)
-    assert trainer.global_step == case.steps * TURNS
-    assert len(metrics.rows) == TURNS
+    assert (trainer.global_step, len(metrics.rows)) == (case.steps * TURNS, TURNS)
     assert all(map(math.isfinite, turns.losses))
     counted = turns.seconds[1:]
     bare, lightning = (median(column) / case.steps * 1000 for column in zip(*counted, strict=True))

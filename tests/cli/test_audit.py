@@ -64,8 +64,7 @@ def test_duplicates_by_the_cache(tmp_path, capsys: pytest.CaptureFixture[str]) -
     facts = json.loads(capsys.readouterr().out)
     found = facts["leakage"]["duplicates"]
     assert (found["images"], found["size"], found["not_on_disk"]) == (6, 64, 1)
-    assert set(found["exact"].values()) == {2}
-    assert found["near"]["pairs"] == 0
+    assert (set(found["exact"].values()), found["near"]["pairs"]) == ({2}, 0)
     assert [each["images"] for each in found["closest"]] == [["0.png", "5.png"], ["1.png", "6.png"]]
     (sentence,) = [text for text in facts["gist"] if text.startswith("Of 6 images, 2 pairs have")]
     assert sentence.endswith("2 pairs under another patient's name.")

@@ -19,9 +19,7 @@ SAVED = {
 
 def test_composed_with_the_folder_for_results() -> None:
     config, folder = compose_settings(["data.patients=7", "hydra.run.dir=a/b"])
-    assert config.data.patients == 7
-    assert folder == Path("a/b")
-    assert config.model.weights == "none"
+    assert (config.data.patients, folder, config.model.weights) == (7, Path("a/b"), "none")
     assert compose_settings([])[1] is None
 
 
@@ -32,10 +30,8 @@ def test_make_gives_plain_containers() -> None:
 
 def test_value_and_group_overrides() -> None:
     config = change_settings(SAVED, ["seed=3", "split=official", "split.val_fraction=0.2"])
-    assert config.seed == 3
-    assert config.split._target_ == "xray_lightning.official_split"
-    assert config.split.val_fraction == 0.2
-    assert config.image_size == 32
+    assert (config.seed, config.split._target_) == (3, "xray_lightning.official_split")
+    assert (config.split.val_fraction, config.image_size) == (0.2, 32)
 
 
 def test_another_data_set() -> None:

@@ -67,15 +67,13 @@ def started(run, *overrides: str) -> DictConfig:
 
 def test_a_new_run_is_trained(tmp_path, trained: list[Any]) -> None:
     config = settings(tmp_path)
-    assert sweep_run(config) == 0.75
-    assert trained == [(config, None)]
+    assert (sweep_run(config), trained) == (0.75, [(config, None)])
 
 
 def test_a_finished_run_is_skipped(tmp_path, trained, capsys) -> None:
     config = started(tmp_path)
     (tmp_path / "metrics.json").write_text(json.dumps({"val": {"auroc": {"mean": 0.5}}}))
-    assert sweep_run(config) == 0.5
-    assert trained == []
+    assert (sweep_run(config), trained) == (0.5, [])
     assert f"finished before: {tmp_path}, validation AUROC 0.5000" in capsys.readouterr().out
 
 
@@ -104,9 +102,7 @@ def test_a_run_without_an_epoch_starts_anew(how, tmp_path, monkeypatch, hydra) -
         config.resume, config.run_dir = str(tmp_path), "elsewhere"
     (sweep_run if how == "sweep" else restart.start_run)(config)
     ((settings, last),) = calls
-    assert last is None
-    assert settings.run_dir == str(tmp_path)
-    assert settings.seed == 0
+    assert (last, settings.run_dir, settings.seed) == (None, str(tmp_path), 0)
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == [".lock", "config.yaml", "montage.png", "train.log"]
 

@@ -37,8 +37,7 @@ def test_a_part(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     score(table, [*DATA, "subset=test", f"hydra.run.dir={tmp_path / 'out'}"], as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert facts == json.loads((tmp_path / "out/score.json").read_text())
-    assert facts["images"] == len(TEST)
-    assert facts["fingerprint"] == fingerprint({"test": TEST})
+    assert (facts["images"], facts["fingerprint"]) == (len(TEST), fingerprint({"test": TEST}))
     assert facts["split"]["name"] == "patient"
     mass = facts["labels"]["Infiltration"]
     low, high = mass["auroc"]["patient_interval"]

@@ -20,8 +20,7 @@ def test_the_two_ways_to_name_sets(named: list[str]) -> None:
     assert rest == ["data.labels=shared", "seed=3"]
     config, _ = compose_settings([*named, *own, "seed=3"])
     assert config.data._target_ == "xray_lightning.Several"
-    assert config.data.sources.nih.root == "a b"
-    assert config.data.sources.rsna.label == "X"
+    assert (config.data.sources.nih.root, config.data.sources.rsna.label) == ("a b", "X")
     assert (config.data.labels, config.seed, config.image_size) == ("shared", 3, 224)
 
 

@@ -33,8 +33,7 @@ def test_files_tables_and_json(run, capsys: pytest.CaptureFixture[str]) -> None:
     shortcuts([checkpoint], [], as_json=True)
     facts = json.loads(capsys.readouterr().out)[str(checkpoint)]
     assert {"schema": 2, **facts} == json.loads((run / "shortcuts.json").read_text())
-    assert facts["data"] == "phantom (planted: marker, Nodule, 0.9)"
-    assert facts["draws"] == 20
+    assert (facts["data"], facts["draws"]) == ("phantom (planted: marker, Nodule, 0.9)", 20)
     assert list(facts["labels"]["Nodule"]["covered"])[-1] == "planted marker"
     other = run / "other"
     values = ["data.shortcut=null", "draws=10", f"hydra.run.dir={other}"]

@@ -103,6 +103,5 @@ def test_every_grid_is_tested() -> None:
 
 def test_later_settings_win_and_seeds_are_added() -> None:
     found = jobs("sweep=losses", "loss=bce,focal", "seed=0,1,2")
-    assert len(found) == 6
-    assert {job[0] for job in found} == {"loss=bce", "loss=focal"}
+    assert (len(found), {job[0] for job in found}) == (6, {"loss=bce", "loss=focal"})
     assert jobs("sweep=seeds", "seed=7") == [["seed=7", "sweep=seeds"]]

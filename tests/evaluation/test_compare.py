@@ -37,8 +37,7 @@ def test_equals_the_metric_and_comes_back_from_json() -> None:
     labels, targets, patients = STRONG.labels, STRONG.targets, STRONG.patient_ids
     pair = [STRONG.scores], [WEAK.scores]
     expected = compare_aurocs(labels, targets, patients, *pair, draws=200)
-    assert found.labels == expected.labels
-    assert found.mean.to_json() == expected.mean.to_json()
+    assert (found.labels, found.mean.to_json()) == (expected.labels, expected.mean.to_json())
     assert found.verdict.startswith("A is better than B (mean AUROC")
     assert found.verdict.endswith("Labels that differ after correction: Mass, Nodule")
     assert (found.images, found.patients, found.first) == (300, 100, ("first[0]",))

@@ -95,8 +95,7 @@ def test_rsna_images_of_nih_patients(nih, description, rsna_folder) -> None:
     assert own == fingerprint({"test": ids["test"]})
     excluded = separate_patients(description, data, "exclude")
     assert excluded is not None
-    assert list(excluded) == ["test"]
-    assert excluded["test"].subset_fingerprints["test"] == own
+    assert (list(excluded), excluded["test"].subset_fingerprints["test"]) == (["test"], own)
 
 
 def test_nothing_to_leave_out(description: Description, rsna_folder: Folder) -> None:

@@ -36,8 +36,7 @@ def test_round_trip_is_exact(tmp_path) -> None:
     written = predictions()
     write_predictions(written, tmp_path / "p.csv")
     read = read_predictions(tmp_path / "p.csv")
-    assert read.labels == LABELS
-    assert read.image_ids == written.image_ids
+    assert (read.labels, read.image_ids) == (LABELS, written.image_ids)
     assert read.patient_ids == written.patient_ids  # "00007" is not 7
     assert read.scores.dtype == read.targets.dtype == np.float32
     np.testing.assert_array_equal(read.scores.view(np.uint32), written.scores.view(np.uint32))

@@ -96,8 +96,7 @@ SCORES = (0.5, 0.25, 0.125, 1.0)
 def test_the_index_of_pandas_is_no_id(index: str, tmp_path) -> None:
     rows = "".join(f"{i},{NUMBERED[3 - i]},{SCORES[i]}\n" for i in range(4))
     ids, scores = read_scores(write(tmp_path, f"{index},file,A\n{rows}"), ["A"], NUMBERED)
-    assert ids == NUMBERED[::-1]
-    assert scores[:, 0].tolist() == list(SCORES)
+    assert (ids, scores[:, 0].tolist()) == (NUMBERED[::-1], list(SCORES))
 
 
 @pytest.mark.parametrize("second", ["3", "img/3.png"])

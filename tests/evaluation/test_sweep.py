@@ -49,8 +49,7 @@ def test_failed_and_unfinished_runs(tmp_path) -> None:
     (tmp_path / "3/train.log").touch()  # killed before it wrote what it is
     runs = read_runs(tmp_path)
     assert [run.state for run in runs] == ["finished", "unfinished", "failed", "unfinished"]
-    assert runs[2].message == "no pairs"
-    assert runs[2].settings == "loss=auc"
+    assert (runs[2].message, runs[2].settings) == ("no pairs", "loss=auc")
     assert (runs[3].settings, runs[3].seed) == ("", None)
     assert [len(each.groups[0].runs) for each in leaderboards(runs)] == [1]
 
@@ -60,8 +59,7 @@ def test_average_equals_numpy(values: list[float]) -> None:
     found = average_seeds([*values, None])
     assert found.mean == pytest.approx(np.mean(values))
     assert found.deviation == pytest.approx(np.std(values, ddof=1), abs=1e-12)
-    assert found.count == len(values)
-    assert average_seeds([None]) == average_seeds([])
+    assert (found.count, average_seeds([None])) == (len(values), average_seeds([]))
     assert average_seeds([]).mean is None
 
 

@@ -32,8 +32,7 @@ def test_plain_values_in_the_stated_form(annotated: Make) -> None:
     assert Localisation.from_json(plain).to_json() == plain == facts.to_json()
     label = facts.labels["Mass"]
     assert (label.images, label.patients, label.boxes) == (24, 12, 24)
-    assert label.area == pytest.approx(annotated(24).regions(SIZE).mean())
-    assert label.note == ""
+    assert (label.area, label.note) == (pytest.approx(annotated(24).regions(SIZE).mean()), "")
     assert list(label.methods) == ["sees", "blind", *CONTROLS]
     overlaps = [f"0.{tenth}" for tenth in range(1, 10)]
     for found in label.methods.values():

@@ -162,5 +162,4 @@ def test_images_tune_nothing_for_themselves(subset, checkpoint, data, monkeypatc
     name = "val" if subset == "val" else "test"
     places, maps = run._localise(checkpoint.build_net(), data, name, ["cam"], 9, 0, False)
     assert places is not None
-    assert list(places.labels) == list(maps)
-    assert tuned == [32] * (subset == "test")
+    assert (list(places.labels), tuned) == (list(maps), [32] * (subset == "test"))

@@ -66,8 +66,7 @@ def test_figures_equal_scikit_learn_and_the_worse_group_is_found() -> None:
     women = np.array([record.sex == "F" for record in records])
     row = find(rows, "F", "Mass")
     here, rest = (roc_auc_score(targets[side, 0], scores[side, 0]) for side in (women, ~women))
-    assert row.auroc == pytest.approx(here)
-    assert row.difference == pytest.approx(here - rest)
+    assert (row.auroc, row.difference) == (pytest.approx(here), pytest.approx(here - rest))
     assert row.interval[0] < here < row.interval[1]
     assert row.difference_interval[1] < 0
     assert row.p_value <= row.corrected < 0.05

@@ -255,8 +255,7 @@ def test_unknown_names_are_no_question_of_weights(how: str) -> None:
 def test_what_patches_read(backbone: str, size: int, read: int, side: int) -> None:
     net = XrayNet(["Mass"], backbone, image_size=size)
     share, divisor, _ = trace_sizes(net, size)
-    assert share == pytest.approx((read / size) ** 2)
-    assert divisor == side
+    assert (share, divisor) == (pytest.approx((read / size) ** 2), side)
     assert net.training
 
 

@@ -97,8 +97,7 @@ def test_channel_before_spatial() -> None:
 def test_halves_alone() -> None:
     features = torch.randn(2, 6, 4, 5)
     channel, spatial = CBAM(6, "channel", reduction=2), CBAM(6, "spatial")
-    assert channel.spatial is None
-    assert spatial.channel is None
+    assert (channel.spatial, spatial.channel) == (None, None)
     torch.testing.assert_close(channel(features), features * channel.channel(features))
     torch.testing.assert_close(spatial(features), features * spatial.spatial(features))
     assert not [key for key in spatial.state_dict() if key.startswith("channel")]

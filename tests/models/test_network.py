@@ -148,8 +148,7 @@ def test_config_rebuilds_the_network(settings) -> None:
     images = IMAGES[..., :32, :32]
     assert torch.equal(again(images), net(images))
     assert net.labels == again.labels == LABELS
-    assert again.head.dropout.p == settings.get("dropout", 0)
-    assert net.load_report is None
+    assert (again.head.dropout.p, net.load_report) == (settings.get("dropout", 0), None)
 
 
 @torch.no_grad()
