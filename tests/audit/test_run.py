@@ -7,19 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from xray_lightning.audit import shift as shifts
 from xray_lightning.audit.baselines import measure_prevalence, score_by_mean, score_by_previous
 from xray_lightning.audit.label_table import MeanAuroc
 from xray_lightning.audit.leakage import CheckpointOverlap, count_overlap, match_list
 from xray_lightning.audit.run import Audit, audit_split, decompose_change, say, write_gist
-from xray_lightning.audit.shift import (
-    BOTH,
-    Quantity,
-    Separation,
-    Shift,
-    add_train_val,
-    compare_metadata,
-    compare_prevalence,
-)
+from xray_lightning.audit.shift import BOTH
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.partition import LeakySubsetsWarning
 from xray_lightning.data.phantom import Phantom
@@ -41,12 +34,14 @@ def nih(shared_data) -> ChestXray14:
 def test_nih_official(nih: ChestXray14, tabled) -> None:
     split = official_split(nih.records, nih.official)
     table, bootstrap = tabled(nih.records, nih.labels, draws=3)
-    groups = add_train_val(split.subsets)
+    groups = shifts.add_train_val(split.subsets)
     overlap = count_overlap([record.patient_id for record in nih.records], split.subsets)
     assert (overlap.shared, overlap.in_train_or_val) == (0, 0)
-    ratios = {r.name: round(r.ratio, 2) for r in compare_prevalence(table, groups, bootstrap)}
+    ratios = {
+        r.name: round(r.ratio, 2) for r in shifts.compare_prevalence(table, groups, bootstrap)
+    }
     assert (ratios["Pneumothorax"], ratios["Hernia"]) == (3.42, 2.06)
-    shift = {row.name: row for row in compare_metadata(table, groups, bootstrap)}
+    shift = {row.name: row for row in shifts.compare_metadata(table, groups, bootstrap)}
     view, images = shift["view AP"].value, shift["images per patient"].value
     assert [round(100 * view[subset], 1) for subset in (BOTH, "test")] == [35.0, 56.6]
     assert [round(images[subset], 2) for subset in (BOTH, "test")] == [3.09, 9.15]
@@ -168,9 +163,9 @@ def test_differences_are_told_beyond_chance_only() -> None:
 
     def said(p_value: float, mean: float, *interval: float) -> list[str]:
         cells = ("Mass", 2.5, p_value), ("Hernia", 3.4, 0.9), ("Nodule", nan, nan)
-        rows = [Quantity(n, {}, {}, {}, {}, r, none, nan, p, p) for n, r, p in cells]
-        apart = Separation(MeanAuroc(mean, interval, 1, {}), {"view": 0.1, "age": 0.0}, "")
-        shift = Shift(rows, [], apart)
+        rows = [shifts.Quantity(n, {}, {}, {}, {}, r, none, nan, p, p) for n, r, p in cells]
+        apart = shifts.Separation(MeanAuroc(mean, interval, 1, {}), {"view": 0.1, "age": 0.0}, "")
+        shift = shifts.Shift(rows, [], apart)
         return [*say("prevalence", shift, "in b", "in a"), *say("separation", shift, "b", "a")]
 
     prevalence, metadata = said(0.001, 0.7, 0.6, 0.8)

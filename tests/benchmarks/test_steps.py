@@ -16,18 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from xray_lightning import (
-    BCE,
-    EMA,
-    Asymmetric,
-    ClassBalanced,
-    Focal,
-    FreezeBackbone,
-    PairwiseAUC,
-    WeightedBCE,
-    XrayNet,
-    XrayTask,
-)
+import xray_lightning as xray
 from xray_lightning.models.heads import HEADS
 from xray_lightning.records import CHEST_XRAY14
 
@@ -38,12 +27,12 @@ LABELS = len(CHEST_XRAY14)
 PLACE = f"{BACKBONE}, {SIZE} px, batch {BATCH}, 1 thread"
 COUNTS = torch.tensor([[86_000] * LABELS, [500] * LABELS])
 LOSSES: dict[str, nn.Module] = {
-    "bce": BCE(),
-    "weighted_bce": WeightedBCE(COUNTS[0] / COUNTS[1]),
-    "focal": Focal(alpha=0.25),
-    "asymmetric": Asymmetric(),
-    "class_balanced": ClassBalanced(COUNTS),
-    "auc": PairwiseAUC(),
+    "bce": xray.BCE(),
+    "weighted_bce": xray.WeightedBCE(COUNTS[0] / COUNTS[1]),
+    "focal": xray.Focal(alpha=0.25),
+    "asymmetric": xray.Asymmetric(),
+    "class_balanced": xray.ClassBalanced(COUNTS),
+    "auc": xray.PairwiseAUC(),
 }
 BLOCKS = ("features.denseblock3", "features.denseblock4")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -54,13 +43,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def new_net(**settings: Any) -> XrayNet:
+def new_net(**settings: Any) -> xray.XrayNet:
     torch.manual_seed(0)
-    return XrayNet(CHEST_XRAY14, BACKBONE, image_size=SIZE, **settings).train()
+    return xray.XrayNet(CHEST_XRAY14, BACKBONE, image_size=SIZE, **settings).train()
 
 
 @pytest.fixture(scope="module")
-def plain() -> XrayNet:
+def plain() -> xray.XrayNet:
     """Average pool, no blocks."""
     return new_net()
 
@@ -74,7 +63,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 def step_of(net: nn.Module, batch: tuple[Tensor, Tensor]):
     """Forward, BCE and backward of a batch."""
-    loss_of = BCE()
+    loss_of = xray.BCE()
 
     def step() -> int:
         net.zero_grad(set_to_none=True)
@@ -110,14 +99,14 @@ def saved_bytes(forward, *apart: Tensor) -> int:
     return sum(storage.nbytes() for place, storage in kept.items() if place not in known)
 
 
-def held_bytes(net: XrayNet, batch: tuple[Tensor, Tensor]) -> int:
+def held_bytes(net: xray.XrayNet, batch: tuple[Tensor, Tensor]) -> int:
     """Saved tensors, parameters and gradients of one step."""
     weights = {p.untyped_storage().data_ptr(): p.untyped_storage() for p in net.parameters()}
-    saved = saved_bytes(lambda: BCE()(net(batch[0]), batch[1]), *net.parameters())
+    saved = saved_bytes(lambda: xray.BCE()(net(batch[0]), batch[1]), *net.parameters())
     return saved + 2 * sum(storage.nbytes() for storage in weights.values())
 
 
-def test_losses(plain: XrayNet, batch: tuple[Tensor, Tensor], bench: Any) -> None:
+def test_losses(plain: xray.XrayNet, batch: tuple[Tensor, Tensor], bench: Any) -> None:
     works = {name: alone(loss, batch[1]) for name, loss in LOSSES.items()}
     rates = bench.rates(8, step=step_of(plain, batch), **works)
     bench.remark(f"{PLACE}: {1000 / median(rates['step']):.0f} ms a step with BCE")
@@ -151,10 +140,10 @@ def test_heads_and_blocks(name, plain, batch, bench) -> None:
 
 def test_averaged_weights_and_a_frozen_backbone(batch: tuple[Tensor, Tensor], bench: Any) -> None:
     """Steps with the optimiser."""
-    task = XrayTask(new_net()).train()
+    task = xray.XrayTask(new_net()).train()
     optimizer = AdamW(task.parameters(), lr=1e-4)
     trainer: Any = SimpleNamespace(current_epoch=0, global_step=0, model=task)
-    freeze, ema = FreezeBackbone(epochs=1), EMA(decay=0.999)
+    freeze, ema = xray.FreezeBackbone(epochs=1), xray.EMA(decay=0.999)
     ema.on_fit_start(trainer, task)
 
     def step() -> int:

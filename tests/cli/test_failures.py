@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import pytest
 from hydra.errors import ConfigCompositionException, InstantiationException
@@ -15,13 +16,6 @@ from xray_lightning.cli.failures import PARTIAL, USER_ERROR, PartialError, run_g
 from xray_lightning.errors import ConfigError, DataNotFoundError
 
 
-def raiser(error: BaseException):
-    def command() -> None:
-        raise error
-
-    return command
-
-
 @pytest.fixture(autouse=True)
 def no_full_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
@@ -32,14 +26,14 @@ def test_success() -> None:
 
 
 def test_user_error_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_guarded(raiser(DataNotFoundError("no table at x"))) == USER_ERROR
+    assert run_guarded(Mock(side_effect=DataNotFoundError("no table at x"))) == USER_ERROR
     assert capsys.readouterr().err == "error: no table at x\n"
     assert "HYDRA_FULL_ERROR" not in os.environ
 
 
 def test_user_error_with_traceback_on_demand(monkeypatch, capsys) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    assert run_guarded(raiser(ConfigError("bad"))) == USER_ERROR
+    assert run_guarded(Mock(side_effect=ConfigError("bad"))) == USER_ERROR
     assert "Traceback" in capsys.readouterr().err
     assert os.environ["HYDRA_FULL_ERROR"] == "1"
 
@@ -50,7 +44,7 @@ def test_our_own_fault_keeps_its_traceback() -> None:
 
 
 def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_guarded(raiser(KeyboardInterrupt())) == 130
+    assert run_guarded(Mock(side_effect=KeyboardInterrupt())) == 130
     assert "what was written is kept" in capsys.readouterr().err
 
 
@@ -80,7 +74,9 @@ def test_a_signal_stops_like_ctrl_c(number, code, capsys) -> None:
     name = signal.Signals(number).name
     assert capsys.readouterr().err == f"\nstopped by {name}; go on\n"
     assert signal.getsignal(number) is before
-    assert run_guarded(raiser(KeyboardInterrupt())) == 130, "an earlier signal is forgotten"
+    assert run_guarded(Mock(side_effect=KeyboardInterrupt())) == 130, (
+        "an earlier signal is forgotten"
+    )
 
 
 def test_nohup_is_respected() -> None:
@@ -146,7 +142,7 @@ def test_internals_are_trimmed() -> None:
 
 
 def test_a_part_has_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_guarded(raiser(PartialError("2 of 9 files"))) == PARTIAL == 3
+    assert run_guarded(Mock(side_effect=PartialError("2 of 9 files"))) == PARTIAL == 3
     assert capsys.readouterr().err == "error: 2 of 9 files\n"
 
 

@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -162,29 +163,17 @@ def test_nothing_is_done_after_a_wrong_word(run, checkpoint, images, tmp_path, m
         assert not out.exists()
     assert "--out DIR" in predict(checkpoint, image, code=2).output
     (tmp_path / "file").touch()
-    assert (
-        "cannot write to the folder"
-        in predict(checkpoint, image, "--out", tmp_path / "file/x", code=2).output
-    )
+    said = predict(checkpoint, image, "--out", tmp_path / "file/x", code=2).output
+    assert "cannot write to the folder" in said
 
 
 def test_interrupted(checkpoint, images, tmp_path, monkeypatch) -> None:
-    def stop(self: Classifier, squares: np.ndarray, told: object) -> object:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Classifier, "judge", stop)
+    monkeypatch.setattr(Classifier, "judge", Mock(side_effect=KeyboardInterrupt))
     predict(checkpoint, images, "--out", tmp_path, code=130)
 
 
 def test_help_tells_the_exit_codes() -> None:
     text = predict("--help").output
-    for word in (
-        "Exit code 0",
-        "130",
-        "failed.csv",
-        "batch_size=",
-        "device=",
-        "prior=",
-        "maps=true",
-    ):
+    words = ["Exit code 0", "130", "failed.csv", "batch_size=", "device=", "prior=", "maps=true"]
+    for word in words:
         assert word in text

@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from omegaconf import OmegaConf
@@ -61,10 +62,7 @@ def test_damaged_settings(run_folder, text: str) -> None:
 
 
 def test_a_fault_of_ours_is_not_blamed_on_the_data(run_folder, monkeypatch) -> None:
-    def broken(node: object) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(module, "make", broken)
+    monkeypatch.setattr(module, "make", Mock(side_effect=ZeroDivisionError))
     with pytest.raises(ZeroDivisionError):
         report(run_folder, as_json=True)
 

@@ -6,6 +6,7 @@ import os
 from copy import deepcopy
 from functools import cache
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
@@ -181,10 +182,7 @@ def test_a_broken_file_is_refused(tmp_path) -> None:
 def test_a_failure_is_written_down_and_the_sweep_goes_on(
     tmp_path, monkeypatch, caplog, error, message, traceback
 ) -> None:
-    def fit(config: DictConfig, source: object = None) -> float:
-        raise error
-
-    monkeypatch.setattr(restart, "fit", fit)
+    monkeypatch.setattr(restart, "fit", Mock(side_effect=error))
     assert sweep_run(settings(tmp_path)) is None
     facts = json.loads((tmp_path / "failure.json").read_text())
     assert facts.pop("schema") == 2
@@ -195,10 +193,7 @@ def test_a_failure_is_written_down_and_the_sweep_goes_on(
 
 
 def test_an_interrupt_stops_the_sweep(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fit(config: DictConfig, source: object = None) -> float:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(restart, "fit", fit)
+    monkeypatch.setattr(restart, "fit", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         sweep_run(settings(tmp_path))
     assert not (tmp_path / "failure.json").exists()

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -220,9 +221,7 @@ def test_patients_it_learned_from_are_left_out(population, how, checkpoint, scor
 
 
 def test_without_its_own_data(checkpoint, scoring: Scoring) -> None:
-    def refuse(_) -> XrayDataModule:
-        raise DataNotFoundError("/gone does not exist")
-
+    refuse = Mock(side_effect=DataNotFoundError("/gone does not exist"))
     result = validate([checkpoint], {"far": hospital(7)}, scoring, open_data=refuse)
     cell, row = result.cells[0], result.models[0]
     assert cell.recognised == ""

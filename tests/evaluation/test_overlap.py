@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -160,9 +161,7 @@ def test_nih_films_under_other_names(name, nih, description, tmp_path, write_dic
     _, note = choose_test_images(description, data, "exclude", lambda: nih)
     assert f"compared by pixels with its own data, {len(wanted)} that show patients" in note
 
-    def refuse() -> XrayDataModule:
-        raise DataError("the split was [a], it is [b]")
-
+    refuse = Mock(side_effect=DataError("the split was [a], it is [b]"))
     for find, reason in ((refuse, r"not at hand: the split was"), (lambda: None, r"not at hand\.")):
         with pytest.raises(ConfigError, match=rf"{reason}.*overlap=exclude compares") as caught:
             separate_patients(description, data, "exclude", find)

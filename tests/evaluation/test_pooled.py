@@ -5,17 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from xray_lightning import (
-    Evaluation,
-    Phantom,
-    Predictions,
-    Record,
-    Several,
-    XrayDataModule,
-    XrayNet,
-    evaluate,
-    hospital_balanced_sampler,
-)
+import xray_lightning as xray
 from xray_lightning.audit.shortcuts.probe import probe_hospitals
 from xray_lightning.errors import DataError
 from xray_lightning.metrics.intervals import Estimate
@@ -25,7 +15,7 @@ from xray_lightning.report.page import say
 NAN = np.nan
 
 
-def scored(hospitals: list[str]) -> tuple[Predictions, list[Record]]:
+def scored(hospitals: list[str]) -> tuple[xray.Predictions, list[xray.Record]]:
     """100 images of as many patients; the second label is told by the first hospital alone."""
     generator = np.random.default_rng(0)
     place = np.array(hospitals)
@@ -34,16 +24,16 @@ def scored(hospitals: list[str]) -> tuple[Predictions, list[Record]]:
     targets[place != place[0], 1] = NAN
     scores = generator.random((len(place), 2)).astype(np.float32)
     records = [
-        Record(f"{name}/{k}", f"{name}/p{k}", tuple(row), hospital=name)
+        xray.Record(f"{name}/{k}", f"{name}/p{k}", tuple(row), hospital=name)
         for k, (name, row) in enumerate(zip(hospitals, targets.tolist(), strict=True))
     ]
-    return Predictions.of(records, ("A", "B"), scores), records
+    return xray.Predictions.of(records, ("A", "B"), scores), records
 
 
 def test_the_hospital_alone_and_each_hospital(capsys: pytest.CaptureFixture[str]) -> None:
     predictions, records = scored(["here"] * 50 + ["there"] * 50)
     told = {"here": Estimate(0.9, 0.8, 0.95)}
-    evaluation = evaluate(predictions, records, draws=50, hospital_probe=told)
+    evaluation = xray.evaluate(predictions, records, draws=50, hospital_probe=told)
     pooled = evaluation.pooled
     assert pooled is not None
     assert pooled.hospital_alone.keys() == {"A"}  # B is told by one
@@ -56,7 +46,7 @@ def test_the_hospital_alone_and_each_hospital(capsys: pytest.CaptureFixture[str]
     inside = roc_auc_score(predictions.targets[hospital, 0], predictions.scores[hospital, 0])
     assert rows["there", "A"].auroc == pytest.approx(inside)
     assert rows["there", "B"].note
-    again = Evaluation.from_json(evaluation.to_json())
+    again = xray.Evaluation.from_json(evaluation.to_json())
     assert again.pooled.hospital_alone["A"].value == pytest.approx(expected)
     table, *lines = [each for each in evaluation_lines(evaluation, "t") if each][1:4]
     headers = [column.header for column in table.columns]
@@ -69,20 +59,22 @@ def test_the_hospital_alone_and_each_hospital(capsys: pytest.CaptureFixture[str]
 
 def test_one_hospital_is_not_pooled() -> None:
     predictions, records = scored(["here"] * 40)
-    evaluation = evaluate(predictions, records, draws=20)
+    evaluation = xray.evaluate(predictions, records, draws=20)
     assert evaluation.pooled is None
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> xray.XrayDataModule:
     """Two hospitals; every film of the second shows the marker's plate beside Mass."""
-    plain, marked = Phantom(patients=40, size=32), Phantom(patients=20, size=32, seed=1)
-    both = Several({"plain": plain, "marked": marked}, labels=["Mass", "Edema"])
-    return XrayDataModule(both, image_size=32, batch_size=8, sampler=hospital_balanced_sampler,
-                          workers=0, cache_dir=tmp_path_factory.mktemp("cache"))  # fmt: skip
+    plain, marked = xray.Phantom(patients=40, size=32), xray.Phantom(patients=20, size=32, seed=1)
+    both = xray.Several({"plain": plain, "marked": marked}, labels=["Mass", "Edema"])
+    settings = {"sampler": xray.hospital_balanced_sampler, "image_size": 32, "batch_size": 8}
+    return xray.XrayDataModule(
+        both, cache_dir=tmp_path_factory.mktemp("cache"), workers=0, **settings
+    )
 
 
-def test_the_sampler_balances_hospitals(pair: XrayDataModule) -> None:
+def test_the_sampler_balances_hospitals(pair: xray.XrayDataModule) -> None:
     records = pair.subset_records("train")
     order = pair._plan()(np.random.default_rng(0))
     drawn = np.array([record.hospital for record in records])[order]
@@ -92,17 +84,21 @@ def test_the_sampler_balances_hospitals(pair: XrayDataModule) -> None:
     times = np.bincount(order, minlength=len(records))[small]
     assert times.max() - times.min() <= 1
     with pytest.raises(DataError, match="here is one"):
-        hospital_balanced_sampler(np.zeros((2, 1)), "ab", np.random.default_rng(0), hospitals="xx")
+        xray.hospital_balanced_sampler(
+            np.zeros((2, 1)), "ab", np.random.default_rng(0), hospitals="xx"
+        )
 
 
-def test_the_probe_tells_hospitals(pair: XrayDataModule, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probe_tells_hospitals(
+    pair: xray.XrayDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
-    net = XrayNet(pair.labels, backbone="mobilenetv2_050", weights="none", image_size=32)
+    net = xray.XrayNet(pair.labels, backbone="mobilenetv2_050", weights="none", image_size=32)
     (name, told), = probe_hospitals(net, pair, "train", draws=50).items()  # fmt: skip
     assert name == "marked"
     assert told.low < told.value < told.high
 
-    def bright(_: XrayNet, images: torch.Tensor) -> np.ndarray:
+    def bright(_: xray.XrayNet, images: torch.Tensor) -> np.ndarray:
         names = [record.hospital for record in pair.subset_records("train")]
         return np.array([[float(name == "plain")] for name in names])[: len(images)]
 

@@ -8,15 +8,8 @@ from scipy.special import softmax
 from sklearn.covariance import LedoitWolf
 
 from xray_lightning.errors import CheckpointError, ConfigError
-from xray_lightning.models.gate import (
-    CHANGES,
-    Gate,
-    choose_limits,
-    fit_distance,
-    fit_gate,
-    run_to,
-    run_watched,
-)
+from xray_lightning.models import gate as gates
+from xray_lightning.models.gate import Gate, choose_limits, fit_gate
 from xray_lightning.models.network import XrayNet
 
 
@@ -36,7 +29,7 @@ def test_distance_is_scipys() -> None:
     """Where all axes are kept they are a rotation, which changes no Ledoit-Wolf distance."""
     rng = np.random.default_rng(0)
     plain = rng.normal(size=(60, 12)) @ rng.normal(size=(12, 12)) * np.linspace(0.1, 9, 12) + 3
-    centre, axes = fit_distance(plain, np.concatenate([plain, plain[:, ::-1]]))
+    centre, axes = gates.fit_distance(plain, np.concatenate([plain, plain[:, ::-1]]))
     scaled = plain / plain.std(axis=0)
     precision = np.linalg.inv(LedoitWolf().fit(scaled).covariance_)
     wanted = [mahalanobis(row, scaled.mean(axis=0), precision) for row in scaled]
@@ -46,8 +39,8 @@ def test_distance_is_scipys() -> None:
 def test_log_odds_are_those_of_a_softmax(gate: Gate, net: XrayNet) -> None:
     with torch.no_grad():
         films = torch.rand(5, 1, 32, 32)
-        _, features = run_watched(net, gate.layer, films)
-        torch.testing.assert_close(run_to(net, gate.layer, films), features, rtol=0, atol=0)
+        _, features = gates.run_watched(net, gate.layer, films)
+        torch.testing.assert_close(gates.run_to(net, gate.layer, films), features, rtol=0, atol=0)
     _, odds, kinds = gate.judge(features)
     logits = ((features - gate.centre) @ gate.axes @ gate.weights + gate.bias).numpy()
     shares = softmax(logits.astype(float), axis=1)
@@ -66,7 +59,7 @@ def test_limits() -> None:
 def test_changes() -> None:
     film = torch.arange(64.0).reshape(1, 8, 8) / 63
     rng = np.random.default_rng(0)
-    changed = {name: change(film, rng) for name, change in CHANGES.items()}
+    changed = {name: change(film, rng) for name, change in gates.CHANGES.items()}
     assert all(picture.shape == film.shape for picture in changed.values())
     assert all(0 <= picture.min() <= picture.max() <= 1 for picture in changed.values())
     pixels = film[0].numpy()

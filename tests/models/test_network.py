@@ -83,10 +83,9 @@ def test_tokens_lie_where_their_patches_are(built) -> None:
     tokens = net.backbone.forward_features((IMAGES - net.mean) / net.std)
     assert tokens.shape[1] == net.backbone.num_prefix_tokens + 16
     features = net.forward_features(IMAGES)
-    for row in range(4):
-        for column in range(4):
-            token = tokens[:, net.backbone.num_prefix_tokens + 4 * row + column]
-            torch.testing.assert_close(features[:, :, row, column], token)
+    for row, column in np.ndindex(4, 4):
+        token = tokens[:, net.backbone.num_prefix_tokens + 4 * row + column]
+        torch.testing.assert_close(features[:, :, row, column], token)
 
 
 @torch.no_grad()
@@ -94,9 +93,8 @@ def test_nhwc_lies_as_it_is(built) -> None:
     net = built("swin_tiny_patch4_window7_224")
     raw = net.backbone.forward_features((IMAGES - net.mean) / net.std)  # (B, h, w, C)
     features = net.forward_features(IMAGES)
-    for row in range(2):
-        for column in range(2):
-            torch.testing.assert_close(features[:, :, row, column], raw[:, row, column])
+    for row, column in np.ndindex(2, 2):
+        torch.testing.assert_close(features[:, :, row, column], raw[:, row, column])
 
 
 @torch.no_grad()

@@ -15,14 +15,8 @@ from xray_lightning.evaluation.published import published_boxes
 from xray_lightning.explain.localisation import AnnotatedMaps, Localisation, evaluate_localisation
 from xray_lightning.explain.run import Explanation, SplitName
 from xray_lightning.explain.saliency import TESTS, SaliencyTests, run_saliency_tests
-from xray_lightning.report.explanation import (
-    SHOWN,
-    explanation_lines,
-    methods_table,
-    overlap_table,
-    pointing_table,
-    saliency_figure,
-)
+from xray_lightning.report import explanation as module
+from xray_lightning.report.explanation import explanation_lines, overlap_table, saliency_figure
 from xray_lightning.report.page import say
 
 
@@ -50,7 +44,7 @@ def places() -> Localisation:
 
 
 def test_tables_of_localisation(places: Localisation) -> None:
-    rows = rows_of(pointing_table(places, "cam", "test [f00d]"))
+    rows = rows_of(module.pointing_table(places, "cam", "test [f00d]"))
     mass = places.labels["Pleural_Thickening"].methods
     game = mass["cam"].pointing_game
     controls = [f"{mass[n].pointing_game.value:.3f}" for n in ("random", "centre", "mean box")]
@@ -76,7 +70,7 @@ def test_means_over_fewer_labels_and_maps_are_said_to_be() -> None:
     dark = annotate(12)
     dark.maps["cam"][:5] -= 2
     places = evaluate_localisation({"Hernia": annotate(1), "Mass": dark}, size=32, draws=40)
-    rows = rows_of(methods_table(places, SHOWN[0]))
+    rows = rows_of(module.methods_table(places, module.SHOWN[0]))
     game = places.labels["Mass"].methods["mean box"].pointing_game
     assert rows["mean box, 1 labels"][0].startswith(f"{game.value:.3f}")
     assert {"cam", "random", "ceiling"} < set(rows)
