@@ -20,12 +20,13 @@ CHROMIUM = Path("/usr/bin/chromium")
 
 @contextmanager
 def service(*words):
-    """``xray serve`` of these words, and its address once it answers; it says nothing else."""
+    """``xray serve`` of these words, a client and the address once it answers; it says no more."""
     said = []
     command = [*XRAY, "serve", *map(str, words)]
     process = start(command, lambda one: said.append(one.stdout.readline().strip()) or said[-1])
     try:
-        yield process, said[-1]
+        with httpx.Client(base_url=said[-1], timeout=60) as client:
+            yield process, client, said[-1]
     finally:
         process.kill()
         rest = process.communicate()[0].strip()
@@ -43,8 +44,7 @@ def test_load(checkpoint_with_points, tmp_path, write_dicom, monkeypatch) -> Non
         data = data if at % 2 else cv2.imencode(".png", pixels)[1].tobytes()
         films.append(data if at % 5 else data[: len(data) // 2])
         wanted += [classifier(pixels).scores[0]] if at % 5 else []
-    with service(checkpoint_with_points, "port=0") as (process, url):
-        client = httpx.Client(base_url=url, timeout=60)
+    with service(checkpoint_with_points, "port=0") as (process, client, _):
 
         def send(at: int) -> httpx.Response:
             given = {"files": {"file": films[at]}} if at % 3 else {"content": films[at]}
@@ -72,16 +72,15 @@ def test_load(checkpoint_with_points, tmp_path, write_dicom, monkeypatch) -> Non
 
 def test_killed_and_started_again(checkpoint) -> None:
     """On the same port, after kill -9 too; SIGTERM ends it in seconds with its own exit code."""
-    with service(checkpoint, "port=0") as (process, url):
-        client = httpx.Client(base_url=url, timeout=60)
+    with service(checkpoint, "port=0") as (process, client, url):
         assert client.get("/health").json() == {"closing": False}
         process.kill()
         process.wait(20)
         with pytest.raises(httpx.HTTPError):
             client.get("/health")
     port = url.rpartition(":")[2]
-    with service(checkpoint, checkpoint, f"port={port}") as (process, url):
-        models = httpx.get(f"{url}/v1/models", timeout=60).json()
+    with service(checkpoint, checkpoint, f"port={port}") as (process, client, _):
+        models = client.get("/v1/models").json()
         assert list(models) == [checkpoint.stem, f"{checkpoint.stem}_2"]
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM
@@ -93,7 +92,7 @@ def browse(checkpoint_with_points):
     sync, said = pytest.importorskip("playwright.sync_api", reason="playwright is missing"), []
     if not CHROMIUM.exists():
         pytest.skip(f"there is no browser at {CHROMIUM}")
-    with service(checkpoint_with_points, "port=0") as (_, url), sync.sync_playwright() as play:
+    with service(checkpoint_with_points, "port=0") as (_, _, url), sync.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
 
         def open_page(film=None, **options):
