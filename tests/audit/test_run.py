@@ -62,7 +62,6 @@ def test_nih_image_split(nih: ChestXray14, tabled) -> None:
     overlap = count_overlap([record.patient_id for record in nih.records], split.subsets)
     trained = set(patient_ids([nih.records[row] for row in train]).tolist())
     assert overlap.in_train == sum(nih.records[row].patient_id in trained for row in test)
-    assert overlap.shares is not None
     assert overlap.shares[1] > 0.8
     scores = score_by_mean(table, train, test, measure_prevalence(table, train))
     result = MeanAuroc.of(nih.labels, scores, table.targets[test], bootstrap.subset(test))
@@ -78,7 +77,6 @@ def test_rsna_image_split(shared_data) -> None:
     with pytest.warns(LeakySubsetsWarning):
         split = image_split(source.records, None)  # 70/10/20: 80 % learn
     shares = count_overlap([r.patient_id for r in source.records], split.subsets).shares
-    assert shares is not None
     assert shares[1] == pytest.approx(0.698, abs=0.01)
     ids = [(record.image_id,) for record in source.records]
     assert match_list("NIH", source.official["test"], ids, split.subsets).present == 7193

@@ -85,7 +85,6 @@ def test_points_of_validation_are_applied_to_test(evaluation: Evaluation) -> Non
         sensitivity = recall_score(truth, scores >= point.threshold)
         assert metrics["sensitivity"].value == pytest.approx(sensitivity)
         assert point.sensitivity >= 0.9
-        assert point.calibration is not None
         brier = brier_score_loss(truth, point.calibration(scores))
         assert metrics["calibrated_brier"].value == pytest.approx(brier)
         assert brier < metrics["brier"].value
@@ -123,7 +122,6 @@ def test_the_terminal(evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
     for words in ("phantom [beef]", "of at least 0.9 on validation", "60 bootstrap draws"):
         assert words in text
     calls = evaluation.calls
-    assert calls is not None
     (alarms, normal), (missed, sick) = calls.false_alarms, calls.missed
     assert f"{alarms} of {normal} images without any finding are called abnormal" in text
     assert f"{missed} of {sick} with one reach no label's point" in text
@@ -172,7 +170,6 @@ def test_calibration_at_the_estimated_prior() -> None:
     true = table.targets[:, index].mean()
     assert abs(now - true) < abs(before - true)
     calibration = POINTS.labels["Infiltration"].calibration
-    assert calibration is not None
     scores = shift_prior(calibration(table.scores[:, index]), before, now)
     value = moved.metrics.labels["Infiltration"]["calibrated_brier"].value
     assert value == pytest.approx(brier_score_loss(table.targets[:, index], scores))

@@ -70,7 +70,6 @@ def test_a_checkpoint_carries_keys_not_ids(nih: XrayDataModule) -> None:
 
 def test_own_patients_are_recognised(nih: XrayDataModule, description: Description) -> None:
     seen = overlap.seen_before(description, "nih", nih.records)
-    assert seen is not None
     learned = patients(nih, "train") | patients(nih, "val")
     assert seen.tolist() == [record.patient_id in learned for record in nih.records]
     assert overlap.seen_before(description, "phantom-0", nih.records) is None
@@ -86,7 +85,6 @@ def test_rsna_images_of_nih_patients(nih, description, rsna_folder) -> None:
     with pytest.raises(ConfigError, match=rf"{len(expected)} of the 27 test images show patients"):
         separate_patients(description, data, None)
     subsets = separate_patients(description, data, "report")
-    assert subsets is not None
     rows = {name: split.subsets["test"] for name, split in subsets.items()}
     ids = {name: [data.records[row].image_id for row in of] for name, of in rows.items()}
     assert set(ids["test_seen"]) == expected
@@ -95,7 +93,6 @@ def test_rsna_images_of_nih_patients(nih, description, rsna_folder) -> None:
     own = subsets["test"].subset_fingerprints["test"]
     assert own == fingerprint({"test": ids["test"]})
     excluded = separate_patients(description, data, "exclude")
-    assert excluded is not None
     assert (list(excluded), excluded["test"].subset_fingerprints["test"]) == (["test"], own)
 
 
@@ -155,7 +152,6 @@ def test_nih_films_under_other_names(name, nih, description, tmp_path, write_dic
     wanted = [row for row, k in enumerate(taken) if k < 20 and nih.records[k].patient_id in learned]
     assert 0 < len(wanted) < 7
     splits = separate_patients(description, data, "report", lambda: nih)
-    assert splits is not None
     assert splits["test_seen"].subsets["test"].tolist() == wanted
     description.split["subsets"] = dict.fromkeys(("train", "val", "test"), "f00d")
     _, note = choose_test_images(description, data, "exclude", lambda: nih)
@@ -185,11 +181,9 @@ def test_the_real_overlap(shared_data) -> None:
     description = Description({}, {}, {"population": "nih", "patients": {"train": [], "val": []}})
     source = Rsna(rsna, nih_map=rsna / "nih_image_index.csv")
     nih = ChestXray14(nih_folder)
-    assert nih.official is not None
     learned = [record for record in nih.records if record.image_id in nih.official["train_val"]]
     description.split["patients"]["train"] = patient_keys("nih", learned)
     seen = overlap.seen_before(description, source.population, source.records)
-    assert seen is not None
     assert seen.sum() == sum(name[:8] in trained for name in names)
 
 

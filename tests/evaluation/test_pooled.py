@@ -35,7 +35,6 @@ def test_the_hospital_alone_and_each_hospital(capsys: pytest.CaptureFixture[str]
     told = {"here": Estimate(0.9, 0.8, 0.95)}
     evaluation = xray.evaluate(predictions, records, draws=50, hospital_probe=told)
     pooled = evaluation.pooled
-    assert pooled is not None
     assert pooled.hospital_alone.keys() == {"A"}  # B is told by one
     hospital = np.array([record.hospital == "there" for record in records])
     expected = roc_auc_score(predictions.targets[:, 0], hospital)

@@ -69,7 +69,6 @@ def test_corrected_scores_mean_the_true_prevalence(points: OperatingPoints) -> N
     here = predictions((0.05, 0.6, 0.001), 2)
     for label, pair in correct_priors({"Mass": 0.05, "Nodule": 0.6}, here, points)[0].items():
         chosen = points.labels[label].calibration
-        assert chosen is not None
         column = LABELS.index(label)
         mean = chosen.at_prior(*pair)(here.scores[:, column]).mean()
         assert mean == pytest.approx(here.targets[:, column].mean(), abs=0.02)
@@ -101,7 +100,6 @@ def test_an_estimate_that_known_targets_refute_is_not_applied(points: OperatingP
     assert [test.applied for test in tests.values()] == [False, True]
     for column, label in enumerate(("Mass", "Nodule")):
         calibration, truth = points.labels[label].calibration, moved.targets[:, column]
-        assert calibration is not None
         plain = calibration(scores[:, column].astype(np.float32))
         before, now = correct_priors("force_estimate", moved, points)[0][label]
         odds = plain / (1 - plain) * now / (1 - now) / before * (1 - before)  # eq. 4 as odds

@@ -20,7 +20,6 @@ def test_input_gradient(backbone: str, network: Build, images) -> None:
     for label in range(3):
         leaf = images.clone().requires_grad_()
         net(leaf)[:, label].sum().backward()
-        assert leaf.grad is not None
         torch.testing.assert_close(found[:, label], leaf.grad[:, 0].abs())
     assert found.amax() > 0
 

@@ -56,7 +56,6 @@ def test_everything(checkpoint, data, trainer, monkeypatch) -> None:
     assert "overlays" not in plain
     assert Explanation.from_json(plain).to_json() == plain
     places = explanation.localisation
-    assert places is not None
     assert list(places.labels) == list(explanation.gallery) == list(explanation.overlays)
     for label, of_label in places.labels.items():
         wanted = {"gradcam", "gradient", "random", "centre", "ceiling", "ceiling 32x32"}
@@ -77,7 +76,6 @@ def test_validation_without_saliency(checkpoint, data, trainer) -> None:
     )
     assert explanation.subset == "val"
     assert (explanation.saliency, explanation.saliency_missing) == ({}, "")
-    assert explanation.localisation is not None
     assert explanation.localisation.labels
 
 
@@ -161,5 +159,4 @@ def test_images_tune_nothing_for_themselves(subset, checkpoint, data, monkeypatc
         monkeypatch.setattr(data, "split", replace(data.split, subsets=every))
     name = "val" if subset == "val" else "test"
     places, maps = run._localise(checkpoint.build_net(), data, name, ["cam"], 9, 0, False)
-    assert places is not None
     assert (list(places.labels), tuned) == (list(maps), [32] * (subset == "test"))

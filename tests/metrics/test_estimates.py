@@ -3,14 +3,7 @@
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-from sklearn.metrics import (
-    average_precision_score,
-    brier_score_loss,
-    f1_score,
-    precision_score,
-    recall_score,
-    roc_auc_score,
-)
+from sklearn import metrics as sk
 
 from xray_lightning.metrics.calibration import Calibration
 from xray_lightning.metrics.estimates import CURVES, POINT, Metrics, estimate_metrics
@@ -45,11 +38,11 @@ def test_values_equal_scikit_learn(metrics: Metrics) -> None:
         known = ~np.isnan(targets[:, index])
         truth, given = targets[known, index], scores[known, index].astype(np.float64)
         found = {name: estimate.value for name, estimate in metrics.labels[label].estimates.items()}
-        aurocs.append(roc_auc_score(truth, given))
+        aurocs.append(sk.roc_auc_score(truth, given))
         assert found["auroc"] == pytest.approx(aurocs[-1], abs=1e-12)
-        expected = average_precision_score(truth, given)
+        expected = sk.average_precision_score(truth, given)
         assert found["average_precision"] == pytest.approx(expected, abs=1e-12)
-        assert found["brier"] == pytest.approx(brier_score_loss(truth, given), abs=1e-12)
+        assert found["brier"] == pytest.approx(sk.brier_score_loss(truth, given), abs=1e-12)
     assert metrics.mean["auroc"].value == pytest.approx(np.mean(aurocs), abs=1e-12)
     assert metrics.defined["auroc"] == 2
     assert metrics.defined["brier"] == 3, "Brier's score needs no positive"
@@ -60,11 +53,11 @@ def test_operating_point_equals_scikit_learn(metrics: Metrics) -> None:
     known = ~np.isnan(targets[:, 0])
     truth, called = targets[known, 0], scores[known, 0] >= 0.5
     expected = {
-        "sensitivity": recall_score(truth, called),
-        "specificity": recall_score(truth, called, pos_label=0),
-        "ppv": precision_score(truth, called),
-        "npv": precision_score(truth, called, pos_label=0),
-        "f1": f1_score(truth, called),
+        "sensitivity": sk.recall_score(truth, called),
+        "specificity": sk.recall_score(truth, called, pos_label=0),
+        "ppv": sk.precision_score(truth, called),
+        "npv": sk.precision_score(truth, called, pos_label=0),
+        "f1": sk.f1_score(truth, called),
     }
     found = {name: metrics.labels["Mass"][name].value for name in POINT}
     assert found == pytest.approx(expected)
@@ -98,7 +91,7 @@ def test_no_f1_without_positives_and_no_ap_without_negatives() -> None:
     )
     assert np.isnan(found.labels["Mass"]["f1"].value)
     assert np.isnan(found.labels["Nodule"]["average_precision"].value)
-    assert found.labels["Nodule"]["f1"].value == f1_score(targets[:, 1], scores[:, 1] >= 0.5)
+    assert found.labels["Nodule"]["f1"].value == sk.f1_score(targets[:, 1], scores[:, 1] >= 0.5)
     assert found.defined["f1"] == 1
     assert found.defined["average_precision"] == found.defined["auroc"] == 0
 
@@ -154,7 +147,7 @@ def test_calibrated_figures_stand_beside_the_raw_ones() -> None:
         ("a", "b"), scores, targets, np.arange(300) // 2, calibrations={"a": flat}, draws=50
     )
     known = ~np.isnan(targets[:, 0])
-    expected = brier_score_loss(targets[known, 0], flat(scores[known, 0]))
+    expected = sk.brier_score_loss(targets[known, 0], flat(scores[known, 0]))
     value = found.labels["a"]["calibrated_brier"].value
     assert value == pytest.approx(expected, abs=1e-12)
     assert found.labels["a"]["calibrated_error"].value > 0

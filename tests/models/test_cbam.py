@@ -62,7 +62,6 @@ def test_channel_gate() -> None:
 def test_channel_half_is_that_of_timm() -> None:
     block, features = CBAM(16, "channel", reduction=4), torch.randn(2, 16, 5, 5)
     reference = ChannelAttn(16, rd_channels=4, mlp_bias=True)
-    assert block.channel is not None
     for theirs, ours in zip((reference.fc1, reference.fc2), block.channel.mlp[::2], strict=True):
         theirs.weight.copy_(ours.weight[:, :, None, None])
         theirs.bias.copy_(ours.bias)
@@ -87,8 +86,6 @@ def test_spatial_gate(side: int) -> None:
 @torch.no_grad()
 def test_channel_before_spatial() -> None:
     block, features = CBAM(6, reduction=2), torch.randn(2, 6, 4, 5)
-    assert block.channel is not None
-    assert block.spatial is not None
     once = features * block.channel(features)
     torch.testing.assert_close(block(features), once * block.spatial(once))
 

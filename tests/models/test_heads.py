@@ -179,13 +179,10 @@ def test_the_logit_is_the_mean_of_its_map(name: str, options: dict[str, Any]) ->
     torch.testing.assert_close(head(features), head.maps(features).mean(dim=(2, 3)))
 
 
-def test_the_logit_is_the_maximum_of_its_map() -> None:
+def test_the_logit_is_the_maximum_or_the_weighted_mean_of_its_map() -> None:
     head, features = new_head("max"), new_features()
     torch.testing.assert_close(head(features), head.maps(features).flatten(2).max(dim=2).values)
-
-
-def test_the_logit_is_the_weighted_mean_of_its_map() -> None:
-    head, features = new_head("pcam"), new_features()
+    head = new_head("pcam")
     maps = head.maps(features)
     expected = (maps * maps.sigmoid()).sum(dim=(2, 3)) / maps.sigmoid().sum(dim=(2, 3))
     torch.testing.assert_close(head(features), expected)
@@ -223,7 +220,6 @@ def test_generalised_mean_does_not_overflow() -> None:
     pooled = new_head("gem", power=50).float().pool(features)
     pooled.sum().backward()
     assert torch.isfinite(pooled).all()
-    assert features.grad is not None
     assert torch.isfinite(features.grad).all()
 
 
@@ -284,7 +280,6 @@ def test_gradient_reaches_every_parameter(name: str) -> None:
         assert parameter.grad is not None, key
         assert torch.isfinite(parameter.grad).all(), key
         assert parameter.grad.abs().max() > 1e-9, key
-    assert features.grad is not None
     assert features.grad.abs().max() > 0
 
 

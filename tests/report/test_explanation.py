@@ -130,7 +130,6 @@ def test_a_row_for_each_method(saliency) -> None:
     tests = saliency["features"]
     for axes, name in zip(panels[0], ("randomisation", "deletion", "insertion"), strict=True):
         assert axes.get_title("left").startswith(f"{name}: {tests.verdict_of(name)}")
-    assert tests.randomisation is not None
     stages = tests.randomisation.stages
     drawn = panels[0, 0].get_lines()[0]
     assert drawn.get_label() == "rank correlation"
