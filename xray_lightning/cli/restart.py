@@ -140,6 +140,7 @@ def require_same_settings(config: DictConfig, run: Path) -> None:
     )
     keys = [k for k in sorted(now.keys() | then.keys()) if k.split(".")[0] not in SURROUNDINGS]
     changed = [key for key in keys if now.get(key) != then.get(key)]
+    changed.sort(key=lambda key: key.count("."))  # what others are derived from comes first
     if changed:
         shown = ", ".join(f"{key}={then.get(key)} (now {now.get(key)})" for key in changed[:3])
         raise ConfigError(f"{run} holds a run with other settings: {shown}; name another folder")
