@@ -10,27 +10,19 @@ import pydicom
 import pytest
 from filelock import FileLock
 
-from xray_lightning import (
-    ConfigError,
-    Conversion,
-    DataError,
-    DataNotFoundError,
-    PngOptions,
-    TableError,
-    convert_folder,
-)
+import xray_lightning as xl
 from xray_lightning.data import convert as module
 from xray_lightning.data.convert import Job, convert_file, find_dicom, plan_jobs, write_png
 
 Write = Callable[..., Path]
 RAMP = np.linspace(0, 255, 32 * 24, dtype=np.uint8).reshape(24, 32)
-RENAME = PngOptions(rename=True)
+RENAME = xl.PngOptions(rename=True)
 
 
 @pytest.fixture
 def job(tmp_path: Path, write_dicom: Write) -> Job:
     source = write_dicom(tmp_path / "in/a.dcm", RAMP, ViewPosition="AP", PatientName="Doe^Jane")
-    return Job(source, tmp_path / "out/sub/a.png", "sub/a.png", PngOptions())
+    return Job(source, tmp_path / "out/sub/a.png", "sub/a.png", xl.PngOptions())
 
 
 @pytest.fixture
@@ -52,13 +44,13 @@ def read(path: Path) -> np.ndarray:
     return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
 
 
-def counts(conversion: Conversion) -> tuple[int, int, int]:
+def counts(conversion: xl.Conversion) -> tuple[int, int, int]:
     return conversion.converted, conversion.before, len(conversion.failures)
 
 
 def test_files_are_found_by_content_or_ending(tmp_path: Path, write_dicom: Write) -> None:
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(DataNotFoundError, match="only 1 others"):
+    with pytest.raises(xl.DataNotFoundError, match="only 1 others"):
         find_dicom(tmp_path)
     for name in ("a.dcm", "sub/1.2.840", "sub/IM001"):
         write_dicom(tmp_path / name, RAMP)
@@ -70,13 +62,13 @@ def test_files_are_found_by_content_or_ending(tmp_path: Path, write_dicom: Write
     assert others == 2
 
 
-def plan(folder: Path, *names: str, options: PngOptions = RENAME) -> list[Job]:
+def plan(folder: Path, *names: str, options: xl.PngOptions = RENAME) -> list[Job]:
     return plan_jobs([folder / name for name in names], folder, folder, options)
 
 
 def test_the_tree_is_kept(tmp_path: Path) -> None:
     names = ("a.dcm", "b/1.2.840", "b/A.DICOM", "c.png.dcm")
-    jobs = plan(tmp_path, *names, options=PngOptions(bits=16))
+    jobs = plan(tmp_path, *names, options=xl.PngOptions(bits=16))
     assert [job.name for job in jobs] == ["a.png", "b/1.2.840.png", "b/A.png", "c.png.png"]
     assert jobs[1].target == tmp_path / "b/1.2.840.png"
     assert {job.options.bits for job in jobs} == {16}
@@ -84,8 +76,8 @@ def test_the_tree_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("second", ["a.dicom", "A.dcm"])  # the latter one file on some systems
 def test_two_files_never_become_one(tmp_path: Path, second: str) -> None:
-    with pytest.raises(DataError, match=rf"a\.dcm and {second} would both become"):
-        plan(tmp_path, "a.dcm", second, options=PngOptions())
+    with pytest.raises(xl.DataError, match=rf"a\.dcm and {second} would both become"):
+        plan(tmp_path, "a.dcm", second, options=xl.PngOptions())
 
 
 def test_numbers_stay_with_their_files(tmp_path: Path) -> None:
@@ -99,19 +91,23 @@ def test_numbers_stay_with_their_files(tmp_path: Path) -> None:
     (tmp_path / "names.csv").write_text("original,file\na.dcm,000001.png\nb.dcm,000007.png\n")
     assert numbered("d.dcm") == ["000008.png"]  # after the greatest
     (tmp_path / "names.csv").write_text("file,old\n1,2\n")
-    with pytest.raises(TableError, match="'original'"):
+    with pytest.raises(xl.TableError, match="'original'"):
         numbered("a.dcm")
 
 
 @pytest.mark.parametrize(
     ("table", "error", "match"),
     [
-        ("", DataError, r"'000001\.png'"),  # lost
-        ("a.dcm,000001.png\n", DataError, r"'000007\.png'"),  # short
-        ("a.dcm,000001.png\nb.dcm,000007.png\nc.dcm,../../x.png\n", DataError, r"'../../x\.png'"),
-        ("a.dcm,000001.png\nb.dcm,000007.png\nc.dcm,0000\n", DataError, "'0000'"),  # cut
-        ("a.dcm,000001.png\nb.dcm,000007.png\nc.dcm,000007.png\n", TableError, "repeats"),
-        ("a.dcm,000001.png\nb.dcm,000007.png\na.dcm,000008.png\n", TableError, "repeats"),
+        ("", xl.DataError, r"'000001\.png'"),  # lost
+        ("a.dcm,000001.png\n", xl.DataError, r"'000007\.png'"),  # short
+        (
+            "a.dcm,000001.png\nb.dcm,000007.png\nc.dcm,../../x.png\n",
+            xl.DataError,
+            r"'../../x\.png'",
+        ),
+        ("a.dcm,000001.png\nb.dcm,000007.png\nc.dcm,0000\n", xl.DataError, "'0000'"),  # cut
+        ("a.dcm,000001.png\nb.dcm,000007.png\nc.dcm,000007.png\n", xl.TableError, "repeats"),
+        ("a.dcm,000001.png\nb.dcm,000007.png\na.dcm,000008.png\n", xl.TableError, "repeats"),
     ],
 )
 def test_a_table_of_names_that_does_not_fit_is_refused(tmp_path, table, error, match) -> None:
@@ -157,7 +153,7 @@ def test_a_kill_leaves_no_half_png(job: Job, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_folder_and_what_of_it_is_done_again(tree, tmp_path, write_dicom) -> None:
     out, steps = tmp_path / "out", []
-    done = convert_folder(tree, out, progress=lambda *step: steps.append(step))
+    done = xl.convert_folder(tree, out, progress=lambda *step: steps.append(step))
     assert counts(done) == (12, 0, 0)
     assert (done.others, steps[-1]) == (1, (12, 12))
     made = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png"))
@@ -169,9 +165,9 @@ def test_a_folder_and_what_of_it_is_done_again(tree, tmp_path, write_dicom) -> N
 
     table = (out / "headers.csv").read_bytes()
     (out / "f1/5.png").unlink()
-    assert counts(convert_folder(tree, out)) == (1, 11, 0)
-    with pytest.raises(ConfigError, match="choose another folder for 16 bits"):
-        convert_folder(tree, out, PngOptions(bits=16))
+    assert counts(xl.convert_folder(tree, out)) == (1, 11, 0)
+    with pytest.raises(xl.ConfigError, match="choose another folder for 16 bits"):
+        xl.convert_folder(tree, out, xl.PngOptions(bits=16))
     assert (out / "headers.csv").read_bytes() == table
 
     # as the shared case mtime: another file with an older date under the name
@@ -184,7 +180,7 @@ def test_a_folder_and_what_of_it_is_done_again(tree, tmp_path, write_dicom) -> N
     (out / "f0/4.png").write_bytes(b"")
     (out / "f0/8.png").write_bytes((out / "f0/8.png").read_bytes()[:10])
     kept = (out / "f1/1.png").stat().st_mtime_ns
-    assert counts(convert_folder(tree, out)) == (6, 6, 0)
+    assert counts(xl.convert_folder(tree, out)) == (6, 6, 0)
     assert (out / "f1/1.png").stat().st_mtime_ns == kept
     views = {row["file"]: row["view"] for row in rows(out / "headers.csv")}
     assert (views["f1/5.png"], views["f1/1.png"]) == ("AP", "PA")
@@ -194,7 +190,7 @@ def test_a_folder_and_what_of_it_is_done_again(tree, tmp_path, write_dicom) -> N
 
 
 def test_numbers_instead_of_names(tree: Path, tmp_path: Path) -> None:
-    convert_folder(tree, tmp_path / "out", RENAME)
+    xl.convert_folder(tree, tmp_path / "out", RENAME)
     files = [row["file"] for row in rows(tmp_path / "out/headers.csv")]
     assert files == [f"{number:06d}.png" for number in range(1, 13)]
     names = {row["original"]: row["file"] for row in rows(tmp_path / "out/names.csv")}
@@ -211,11 +207,11 @@ def test_stopped_by_the_user(tree: Path, tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(module, "convert_file", stop)
         with pytest.raises(KeyboardInterrupt):
-            convert_folder(tree, out, workers=2)
+            xl.convert_folder(tree, out, workers=2)
     table = rows(out / "headers.csv")
     assert 0 < len(table) < 12
     assert all((out / row["file"]).is_file() for row in table)
-    convert_folder(tree, out)
+    xl.convert_folder(tree, out)
     assert len(rows(out / "headers.csv")) == 12
 
 
@@ -225,26 +221,26 @@ def test_failures_are_named_and_tried_again(tree: Path, tmp_path: Path) -> None:
     for name, content in broken.items():
         (tree / name).write_bytes(content)
     out = tmp_path / "out"
-    done = convert_folder(tree, out)
+    done = xl.convert_folder(tree, out)
     assert counts(done) == (12, 0, 3)
     assert {row["file"]: row["reason"] for row in rows(out / "failed.csv")} == done.failures
     assert done.failures.keys() == broken.keys()
     assert all(done.failures.values())
     assert len(rows(out / "headers.csv")) == 12
-    assert Conversion.from_json(json.loads(json.dumps(done.to_json()))) == done
+    assert xl.Conversion.from_json(json.loads(json.dumps(done.to_json()))) == done
     for name in broken:
         (tree / name).write_bytes(good)
-    assert counts(convert_folder(tree, out)) == (3, 12, 0)
+    assert counts(xl.convert_folder(tree, out)) == (3, 12, 0)
     assert not (out / "failed.csv").exists()
 
 
 def test_wrong_folders(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
-    with pytest.raises(DataNotFoundError, match="is a file, not a folder"):
-        convert_folder(tree / "readme.txt", out)
+    with pytest.raises(xl.DataNotFoundError, match="is a file, not a folder"):
+        xl.convert_folder(tree / "readme.txt", out)
     (tmp_path / "void").mkdir()
-    with pytest.raises(DataNotFoundError, match="no DICOM file"):
-        convert_folder(tmp_path / "void", out)
+    with pytest.raises(xl.DataNotFoundError, match="no DICOM file"):
+        xl.convert_folder(tmp_path / "void", out)
     list_folder = os.scandir
 
     def refuse(path: str) -> object:  # played, for root may list any folder
@@ -254,21 +250,21 @@ def test_wrong_folders(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", refuse)
-        with pytest.raises(DataNotFoundError, match=r"f2: .*Permission denied"):
-            convert_folder(tree, out)
+        with pytest.raises(xl.DataNotFoundError, match=r"f2: .*Permission denied"):
+            xl.convert_folder(tree, out)
     assert not out.exists()
-    with pytest.raises(ConfigError, match=r"cannot write to .*readme\.txt"):
-        convert_folder(tree, tree / "readme.txt")
+    with pytest.raises(xl.ConfigError, match=r"cannot write to .*readme\.txt"):
+        xl.convert_folder(tree, tree / "readme.txt")
     out.mkdir()
-    with FileLock(out / ".lock"), pytest.raises(ConfigError, match="by another process"):
-        convert_folder(tree, out)
+    with FileLock(out / ".lock"), pytest.raises(xl.ConfigError, match="by another process"):
+        xl.convert_folder(tree, out)
 
 
 def test_a_value_too_many_in_the_header_is_read_as_the_image_is(tree: Path, tmp_path: Path) -> None:
     dataset = pydicom.dcmread(next(tree.rglob("*.dcm")))
     dataset.PixelRepresentation = [0, 0]
     dataset.save_as(tree / "odd.dcm")
-    assert counts(convert_folder(tree, tmp_path / "out")) == (13, 0, 0)
+    assert counts(xl.convert_folder(tree, tmp_path / "out")) == (13, 0, 0)
     assert {row["signed"] for row in rows(tmp_path / "out/headers.csv")} == {"0"}
 
 
@@ -279,21 +275,21 @@ def test_frames_and_colour_are_chosen(tmp_path: Path, write_dicom: Write) -> Non
     data = pydicom.dcmread(path)
     data.NumberOfFrames, data.PixelData = 2, pixels.tobytes()
     data.save_as(path)
-    assert "xray convert frame=0" in convert_folder(source, out).failures["a.dcm"]
+    assert "xray convert frame=0" in xl.convert_folder(source, out).failures["a.dcm"]
     for frame in (1, 0):
-        convert_folder(source, out, PngOptions(frame=frame))
+        xl.convert_folder(source, out, xl.PngOptions(frame=frame))
         np.testing.assert_array_equal(read(out / "a.png"), pixels[frame])
     data.NumberOfFrames, data.SamplesPerPixel, data.PhotometricInterpretation = 1, 3, "RGB"
     data.PlanarConfiguration, data.PixelData = 0, bytes(64 * 3)
     data.save_as(path)
-    assert "xray convert colour=luma" in convert_folder(source, out).failures["a.dcm"]
-    assert not convert_folder(source, out, PngOptions(colour="luma")).failures
-    for options in (PngOptions(colour="red"), PngOptions(bits=12)):
-        with pytest.raises(ConfigError, match=r"red|12"):
-            convert_folder(source, out, options)
+    assert "xray convert colour=luma" in xl.convert_folder(source, out).failures["a.dcm"]
+    assert not xl.convert_folder(source, out, xl.PngOptions(colour="luma")).failures
+    for options in (xl.PngOptions(colour="red"), xl.PngOptions(bits=12)):
+        with pytest.raises(xl.ConfigError, match=r"red|12"):
+            xl.convert_folder(source, out, options)
 
 
 @pytest.mark.slow
 def test_the_real_sample(shared_data: Path, tmp_path: Path) -> None:
-    convert_folder(shared_data / "rsna-sample", tmp_path)
+    xl.convert_folder(shared_data / "rsna-sample", tmp_path)
     assert len(list(tmp_path.rglob("*.png"))) == len(rows(tmp_path / "headers.csv")) == 338

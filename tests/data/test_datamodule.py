@@ -10,18 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from xray_lightning.data import samplers
 from xray_lightning.data.cache import ImageCache, open_cache
 from xray_lightning.data.datamodule import XrayDataModule, default_workers
 from xray_lightning.data.dataset import XrayDataset
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.partition import Split, make_split
 from xray_lightning.data.phantom import Phantom
-from xray_lightning.data.samplers import (
-    Plan,
-    disease_balanced_sampler,
-    patient_balanced_sampler,
-    prevalence,
-)
 from xray_lightning.data.source import Source
 from xray_lightning.data.splits import official_split
 from xray_lightning.data.transforms import augment_light, equalise
@@ -202,11 +197,13 @@ def test_a_resumed_run_starts_at_its_epoch(root: Path) -> None:
         assert same(list(again.train_dataloader()), epochs(module(root), (3,))[0])
 
 
-@pytest.mark.parametrize("plan", [disease_balanced_sampler, patient_balanced_sampler])
-def test_a_sampler_changes_training_alone(plan: Plan, root: Path) -> None:
+@pytest.mark.parametrize(
+    "plan", [samplers.disease_balanced_sampler, samplers.patient_balanced_sampler]
+)
+def test_a_sampler_changes_training_alone(plan: samplers.Plan, root: Path) -> None:
     plain, balanced = module(root), module(root, sampler=plan)
-    known = prevalence(plain.subset_targets("train"))
-    assert np.array_equal(prevalence(plain.draw_targets()), known)  # the uniform one
+    known = samplers.prevalence(plain.subset_targets("train"))
+    assert np.array_equal(samplers.prevalence(plain.draw_targets()), known)  # the uniform one
     loader: Any = balanced.train_dataloader()
     batches = list(loader)
     assert len(batches) == len(loader)
@@ -214,7 +211,7 @@ def test_a_sampler_changes_training_alone(plan: Plan, root: Path) -> None:
     planned = balanced.draw_targets()
     np.testing.assert_array_equal(drawn, planned[: len(drawn)])
     assert len(drawn) >= len(planned) - 1
-    assert not np.array_equal(prevalence(planned), known)
+    assert not np.array_equal(samplers.prevalence(planned), known)
     for subset in ("val", "test"):
         assert same(list(balanced.evaluation_loader(subset)), list(plain.evaluation_loader(subset)))
 

@@ -10,15 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from xray_lightning import errors
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.source import Source, readable_records
-from xray_lightning.errors import (
-    DataError,
-    DataNotFoundError,
-    MissingImagesError,
-    SplitError,
-    TableError,
-)
 from xray_lightning.records import CHEST_XRAY14, Box, encode, target_matrix
 
 # Positives on the official split, train_val and test.
@@ -246,9 +240,9 @@ def test_missing_and_extra_files(nih_folder) -> None:
         "1 of the 5 images in the label table are not on disk",
         "Image files on disk that are not in the label table: 1",
     )
-    with pytest.raises(MissingImagesError, match="1 of the 5 images"):
+    with pytest.raises(errors.MissingImagesError, match="1 of the 5 images"):
         readable_records(source)
-    with pytest.raises(MissingImagesError, match=r"00000002_000\.png of the label table"):
+    with pytest.raises(errors.MissingImagesError, match=r"00000002_000\.png of the label table"):
         source.read(source.records[2])
     assert len(readable_records(ChestXray14(nih_folder.root, allow_missing=True))) == 4
 
@@ -269,25 +263,27 @@ def test_table_may_be_a_subset_of_the_lists(nih_folder, nih_rows: list[str]) -> 
 def test_table_argument_is_relative_to_the_root(nih_folder, nih_rows: list[str]) -> None:
     nih_folder.table(*nih_rows[3:], name="subset.csv")
     assert len(ChestXray14(nih_folder.root, table="subset.csv").records) == 2
-    with pytest.raises(DataNotFoundError, match=r"there is no table .*other\.csv"):
+    with pytest.raises(errors.DataNotFoundError, match=r"there is no table .*other\.csv"):
         ChestXray14(nih_folder.root, table="other.csv")
 
 
 def test_no_root(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match=r"absent does not exist. An NIH folder holds"):
+    with pytest.raises(
+        errors.DataNotFoundError, match=r"absent does not exist. An NIH folder holds"
+    ):
         ChestXray14(tmp_path / "absent")
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataNotFoundError, match="file is a file, not a folder"):
+    with pytest.raises(errors.DataNotFoundError, match="file is a file, not a folder"):
         ChestXray14(tmp_path / "file")
 
 
 def test_no_table(empty_nih, nih_rows: list[str]) -> None:
     match = r"no label table .*v2020\.csv \(nor .*An NIH folder"
-    with pytest.raises(DataNotFoundError, match=match):
+    with pytest.raises(errors.DataNotFoundError, match=match):
         ChestXray14(empty_nih.root)
     empty_nih.table(*nih_rows, name="CXR8/Data_Entry_2017.csv")
     match = r"There is one in .*CXR8: is that the folder meant"
-    with pytest.raises(DataNotFoundError, match=match):
+    with pytest.raises(errors.DataNotFoundError, match=match):
         ChestXray14(empty_nih.root)
 
 
@@ -312,7 +308,7 @@ def test_no_table(empty_nih, nih_rows: list[str]) -> None:
 )
 def test_bad_rows(nih_folder, nih_rows: list[str], row: str, match: str) -> None:
     nih_folder.table(*nih_rows, row)
-    with pytest.raises(TableError, match=match):
+    with pytest.raises(errors.TableError, match=match):
         ChestXray14(nih_folder.root)
 
 
@@ -332,7 +328,7 @@ def test_bad_rows(nih_folder, nih_rows: list[str], row: str, match: str) -> None
 )
 def test_bad_boxes(nih_folder, row: str, match: str) -> None:
     nih_folder.boxes(row)
-    with pytest.raises(TableError, match=match):
+    with pytest.raises(errors.TableError, match=match):
         ChestXray14(nih_folder.root)
 
 
@@ -348,7 +344,7 @@ LACKS = "lacks 5 columns: 'Finding Labels', 'Follow-up #', .*; it has 'Image Ind
 )
 def test_tables_without_their_columns(nih_folder, text: str, match: str) -> None:
     (nih_folder.root / "Data_Entry_2017_v2020.csv").write_text(text)
-    with pytest.raises(TableError, match=match):
+    with pytest.raises(errors.TableError, match=match):
         ChestXray14(nih_folder.root)
 
 
@@ -358,24 +354,24 @@ def test_damaged_table(nih_folder, nih_rows: list[str]) -> None:
     path = nih_folder.root / name
     for content in (path.read_bytes()[:-40], b"no gzip"):
         path.write_bytes(content)
-        with pytest.raises(TableError, match="is not a readable table"):
+        with pytest.raises(errors.TableError, match="is not a readable table"):
             ChestXray14(nih_folder.root, table=name)
 
 
 @pytest.mark.parametrize("name", ["train_val_list.txt", "test_list.txt"])
 def test_one_list_alone_and_overlapping_lists(nih_folder, name: str) -> None:
     (nih_folder.root / name).unlink()
-    with pytest.raises(DataNotFoundError, match=f"there is no list .*{name}, but the other"):
+    with pytest.raises(errors.DataNotFoundError, match=f"there is no list .*{name}, but the other"):
         ChestXray14(nih_folder.root)
     nih_folder.lists([FIRST, "00000002_000.png"], ["00000002_000.png"])
-    with pytest.raises(SplitError, match=r"share 1 image, the first is 00000002_000\.png"):
+    with pytest.raises(errors.SplitError, match=r"share 1 image, the first is 00000002_000\.png"):
         ChestXray14(nih_folder.root)
 
 
 def test_one_name_in_two_folders(nih_folder) -> None:
     nih_folder.images(FIRST, folder="images_001/images")
     match = rf"images/{FIRST} and .*images_001/images/{FIRST} are one image"
-    with pytest.raises(DataError, match=match):
+    with pytest.raises(errors.DataError, match=match):
         ChestXray14(nih_folder.root)
 
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from xray_lightning import errors
 from xray_lightning.data.cache import Manifest
 from xray_lightning.data.images import READER_VERSION
 from xray_lightning.data.label_map import read_label_map
@@ -15,13 +16,6 @@ from xray_lightning.data.padchest import FACTS, LABEL_MAP, TABLE, PadChest, pars
 from xray_lightning.data.partition import split_source
 from xray_lightning.data.source import compare_counts
 from xray_lightning.data.splits import patient_split
-from xray_lightning.errors import (
-    ConfigError,
-    DataError,
-    DataNotFoundError,
-    InvalidImageError,
-    TableError,
-)
 
 HEADER = (
     ",ImageID,ImageDir,StudyDate_DICOM,StudyID,PatientID,PatientBirth,PatientSex_DICOM,"
@@ -133,9 +127,9 @@ def test_more_bits_than_stored_and_damage_are_errors(tmp_path: Path) -> None:
     (tmp_path / "0" / "a.png").write_bytes(whole[:-30])
     source = PadChest(tmp_path)
     a, b = source.records[:2]
-    with pytest.raises(InvalidImageError, match=r"b\.png.*1,024.*10 bits"):
+    with pytest.raises(errors.InvalidImageError, match=r"b\.png.*1,024.*10 bits"):
         source.read(b)
-    with pytest.raises(InvalidImageError, match=r"a\.png.*truncated"):
+    with pytest.raises(errors.InvalidImageError, match=r"a\.png.*truncated"):
         source.read(a)
     damaged = tmp_path / "damaged.txt"
     damaged.write_text("a.png\nb.png")
@@ -165,27 +159,27 @@ def test_identity_tells_stored_bits(tmp_path: Path) -> None:
     ],
 )
 def test_bad_cells(tmp_path: Path, cells: Mapping[str, str], place: str) -> None:
-    with pytest.raises(TableError, match=rf"row 2.*{place}"):
+    with pytest.raises(errors.TableError, match=rf"row 2.*{place}"):
         PadChest(write_table(tmp_path, {"a.png": cells}))
 
 
 def test_errors(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match="PADCHEST"):
+    with pytest.raises(errors.DataNotFoundError, match="PADCHEST"):
         PadChest(tmp_path)
     write_table(tmp_path)
-    with pytest.raises(ConfigError, match="nurse"):
+    with pytest.raises(errors.ConfigError, match="nurse"):
         PadChest(tmp_path, labelled_by="nurse")
-    with pytest.raises(ConfigError, match="oblique"):
+    with pytest.raises(errors.ConfigError, match="oblique"):
         PadChest(tmp_path, views=["oblique"])
     (tmp_path / "list.txt").write_text("z.png")
-    with pytest.raises(TableError, match=r"z\.png"):
+    with pytest.raises(errors.TableError, match=r"z\.png"):
         PadChest(tmp_path, exclude=tmp_path / "list.txt")
     write_table(tmp_path, {"h.png": ROWS["h.png"]})
-    with pytest.raises(ConfigError, match="unchanged"):
+    with pytest.raises(errors.ConfigError, match="unchanged"):
         PadChest(tmp_path)
     for folder in ("", "0"):
         write_image(tmp_path / folder / "a.png", np.zeros((2, 2), np.uint16))
-    with pytest.raises(DataError, match=r"a\.png"):
+    with pytest.raises(errors.DataError, match=r"a\.png"):
         PadChest(tmp_path)
 
 
@@ -193,7 +187,7 @@ def test_errors(tmp_path: Path) -> None:
 def test_bad_maps(tmp_path: Path, text: str) -> None:
     path = tmp_path / "map.yaml"
     path.write_text(text)
-    with pytest.raises(TableError, match=r"map\.yaml"):
+    with pytest.raises(errors.TableError, match=r"map\.yaml"):
         read_label_map(path)
 
 

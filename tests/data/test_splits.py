@@ -11,22 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xray_lightning import (
-    ConfigError,
-    LeakySubsetsWarning,
-    Record,
-    Split,
-    SplitError,
-    TableError,
-    auto_split,
-    csv_split,
-    image_split,
-    kfold_split,
-    lists_split,
-    make_split,
-    official_split,
-    patient_split,
-)
+import xray_lightning as xl
 from xray_lightning.data.partition import SUBSETS, FaultySplitError, fingerprint
 from xray_lightning.data.splits import balanced_assignment, count_groups
 from xray_lightning.records import target_matrix
@@ -35,7 +20,7 @@ NIH = Path(os.environ["XRAY_DATA"]) / "nih-metadata"
 NAN = float("nan")
 
 
-def make_records(patients: int, seed: int = 0, labels: int = 3) -> list[Record]:
+def make_records(patients: int, seed: int = 0, labels: int = 3) -> list[xl.Record]:
     """Patients with 1 to 20 images, findings that stay with the patient, one common, one rare."""
     rng = np.random.default_rng(seed)
     records = []
@@ -43,22 +28,22 @@ def make_records(patients: int, seed: int = 0, labels: int = 3) -> list[Record]:
         rate = rng.random() * np.array([0.8, 0.3, 0.1, 0.5, 0.2])[:labels]
         for image in range(int(1 / (0.05 + 0.95 * rng.random()))):
             targets = tuple((rng.random(labels) < rate).astype(float).tolist())
-            records.append(Record(f"{patient:05d}_{image:03d}.png", f"p{patient}", targets))
+            records.append(xl.Record(f"{patient:05d}_{image:03d}.png", f"p{patient}", targets))
     return records
 
 
-def prevalence(records: Sequence[Record], split: Split) -> dict[str, np.ndarray]:
+def prevalence(records: Sequence[xl.Record], split: xl.Split) -> dict[str, np.ndarray]:
     targets = target_matrix(records)
     return {
         subset: np.nanmean(targets[indices], axis=0) for subset, indices in split.subsets.items()
     }
 
 
-def patients_of(records: Sequence[Record], split: Split, subset: str) -> set[str]:
+def patients_of(records: Sequence[xl.Record], split: xl.Split, subset: str) -> set[str]:
     return {records[i].patient_id for i in split.subsets[subset]}
 
 
-def ids_of(records: Sequence[Record], split: Split, subset: str) -> frozenset[str]:
+def ids_of(records: Sequence[xl.Record], split: xl.Split, subset: str) -> frozenset[str]:
     return frozenset(records[i].image_id for i in split.subsets[subset])
 
 
@@ -124,13 +109,15 @@ def test_fingerprint_is_sha256_of_sorted_ids() -> None:
     assert fingerprint({"train": ["a"], "val": ["ä", "b"], "test": ["c"]}) != expected
 
 
-def make_four() -> list[Record]:
-    return [Record(f"i{n}", f"p{n}", (0.0,)) for n in range(4)]
+def make_four() -> list[xl.Record]:
+    return [xl.Record(f"i{n}", f"p{n}", (0.0,)) for n in range(4)]
 
 
 def test_make_split_keeps_sorted_frozen_parts() -> None:
     records = make_four()
-    split = make_split("x", records, {"train": [3, 0], "val": [1], "test": [2]}, settings={"a": 1})
+    split = xl.make_split(
+        "x", records, {"train": [3, 0], "val": [1], "test": [2]}, settings={"a": 1}
+    )
     assert split.subsets["train"].tolist() == [0, 3]
     assert split.settings == {"a": 1}
     assert split.subset_fingerprints["val"] == fingerprint({"val": ["i1"]})
@@ -150,25 +137,27 @@ def test_make_split_keeps_sorted_frozen_parts() -> None:
     ],
 )
 def test_make_split_refuses(subsets: Mapping[str, list[int]], message: str) -> None:
-    with pytest.raises(SplitError, match=message):
-        make_split("x", make_four(), subsets)
+    with pytest.raises(xl.SplitError, match=message):
+        xl.make_split("x", make_four(), subsets)
 
 
 def test_shared_patients_are_refused_but_in_an_image_split_which_says_how_much() -> None:
-    records = [Record(f"i{n}", f"p{n % 2}", (0.0,)) for n in range(5)]
-    with pytest.raises(SplitError, match=r"2 patients .* the first is p0 \(train and val\)"):
-        make_split("x", records, {"train": [0, 1], "val": [2], "test": [3]})
-    with pytest.warns(LeakySubsetsWarning, match="2 patients .* of 50.0% of the test images"):
-        split = make_split("image", records, {"train": [0], "val": [1], "test": [2, 3]})
+    records = [xl.Record(f"i{n}", f"p{n % 2}", (0.0,)) for n in range(5)]
+    with pytest.raises(xl.SplitError, match=r"2 patients .* the first is p0 \(train and val\)"):
+        xl.make_split("x", records, {"train": [0, 1], "val": [2], "test": [3]})
+    with pytest.warns(xl.LeakySubsetsWarning, match="2 patients .* of 50.0% of the test images"):
+        split = xl.make_split("image", records, {"train": [0], "val": [1], "test": [2, 3]})
     assert split.leaked_patients == 2
-    records = [Record(f"i{n}", f"i{n}", (0.0,)) for n in range(4)]  # patients unknown: not 0 leaks
-    split = make_split("x", records, {"train": [3, 0], "val": [1], "test": [2]})
+    records = [
+        xl.Record(f"i{n}", f"i{n}", (0.0,)) for n in range(4)
+    ]  # patients unknown: not 0 leaks
+    split = xl.make_split("x", records, {"train": [3, 0], "val": [1], "test": [2]})
     assert split.leaked_patients is None
 
 
 def test_patient_split_balances_labels() -> None:
     records = make_records(3000)
-    split = patient_split(records, None, seed=1)
+    split = xl.patient_split(records, None, seed=1)
     sizes = np.array([len(split.subsets[subset]) for subset in SUBSETS]) / len(records)
     np.testing.assert_allclose(sizes, [0.7, 0.1, 0.2], atol=0.002)
     rates = prevalence(records, split)
@@ -186,7 +175,7 @@ def test_unknown_targets_count_as_neither() -> None:
         else replace(record, targets=(NAN, *record.targets[1:]))
         for record in make_records(3000)
     ]
-    split = patient_split(records, None)
+    split = xl.patient_split(records, None)
     rates = prevalence(records, split)
     np.testing.assert_allclose(rates["test"], rates["train"], rtol=0.02)
     missing = np.isnan(target_matrix(records)[:, 0])
@@ -198,7 +187,7 @@ def hash_of(text: str) -> int:
     return int(sha256(text.encode()).hexdigest(), 16)
 
 
-@pytest.mark.parametrize("splitter", [patient_split, kfold_split, image_split])
+@pytest.mark.parametrize("splitter", [xl.patient_split, xl.kfold_split, xl.image_split])
 @pytest.mark.filterwarnings("ignore::xray_lightning.data.partition.LeakySubsetsWarning")  # image
 def test_the_seed_decides_and_not_the_order_of_the_records(splitter) -> None:
     records = make_records(200)
@@ -208,18 +197,18 @@ def test_the_seed_decides_and_not_the_order_of_the_records(splitter) -> None:
 
 
 def test_twelve_equal_patients_split_as_asked() -> None:
-    records = [Record(f"{n}.png", f"{n // 2}", (float(n % 2),)) for n in range(24)]
-    split = patient_split(records, None, fractions=(0.5, 0.25, 0.25))
+    records = [xl.Record(f"{n}.png", f"{n // 2}", (float(n % 2),)) for n in range(24)]
+    split = xl.patient_split(records, None, fractions=(0.5, 0.25, 0.25))
     assert [len(split.subsets[subset]) for subset in SUBSETS] == [12, 6, 6]
 
 
 def test_patient_split_refuses_too_few() -> None:
-    with pytest.raises(SplitError, match=r"2 patients .* cannot fill 3 subsets"):
-        patient_split(make_records(2), None)
-    with pytest.raises(SplitError, match="no images to split: check the label table"):
-        patient_split([], None)
-    with pytest.raises(SplitError, match=r"4 patients .* cannot fill 5 subsets"):
-        kfold_split(make_records(4), None)
+    with pytest.raises(xl.SplitError, match=r"2 patients .* cannot fill 3 subsets"):
+        xl.patient_split(make_records(2), None)
+    with pytest.raises(xl.SplitError, match="no images to split: check the label table"):
+        xl.patient_split([], None)
+    with pytest.raises(xl.SplitError, match=r"4 patients .* cannot fill 5 subsets"):
+        xl.kfold_split(make_records(4), None)
 
 
 FRACTIONS = [(0.8, 0.2), (0.8, 0.0, 0.2), (0.7, 0.2, 0.2), (1.1, -0.3, 0.2), (0.7, NAN, 0.3), "abc"]
@@ -229,26 +218,29 @@ SUM = r"three positive numbers .* sum to 1, got"
 @pytest.mark.parametrize(
     ("splitter", "settings", "message"),
     [
-        *((patient_split, {"fractions": fractions}, SUM) for fractions in FRACTIONS),
-        *((image_split, {"fractions": fractions}, SUM) for fractions in FRACTIONS),
+        *((xl.patient_split, {"fractions": fractions}, SUM) for fractions in FRACTIONS),
+        *((xl.image_split, {"fractions": fractions}, SUM) for fractions in FRACTIONS),
         *(
             (splitter, {"val_fraction": fraction}, f"between 0 and 1, got {fraction}")
-            for splitter in (official_split, kfold_split)
+            for splitter in (xl.official_split, xl.kfold_split)
             for fraction in (0, 1, -0.1, NAN, "x")
         ),
-        *((patient_split, {"seed": s}, "the split's seed must be an int") for s in (-1, "x", 0.5)),
-        (kfold_split, {"folds": 1}, "folds must be an integer of at least 2, got 1"),
-        (kfold_split, {"fold": 5}, r"fold must be from 0 to 4 \(folds=5\), got 5"),
-        (kfold_split, {"fold": -1}, "got -1"),
-        (lists_split, {"train": "x"}, r"needs split\.train=FILE and split\.test=FILE"),
+        *(
+            (xl.patient_split, {"seed": s}, "the split's seed must be an int")
+            for s in (-1, "x", 0.5)
+        ),
+        (xl.kfold_split, {"folds": 1}, "folds must be an integer of at least 2, got 1"),
+        (xl.kfold_split, {"fold": 5}, r"fold must be from 0 to 4 \(folds=5\), got 5"),
+        (xl.kfold_split, {"fold": -1}, "got -1"),
+        (xl.lists_split, {"train": "x"}, r"needs split\.train=FILE and split\.test=FILE"),
     ],
 )
 def test_settings_that_cannot_work(splitter, settings: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(xl.ConfigError, match=message):
         splitter(make_records(20), None, **settings)
 
 
-def two_lists(records: Sequence[Record]) -> dict[str, frozenset[str]]:
+def two_lists(records: Sequence[xl.Record]) -> dict[str, frozenset[str]]:
     test = {r.image_id for r in records if hash_of(r.patient_id) % 4 == 0}
     listed = {r.image_id for r in records} | {"not_on_disk.png"}
     return {"train_val": frozenset(listed - test), "test": frozenset(test)}
@@ -257,18 +249,18 @@ def two_lists(records: Sequence[Record]) -> dict[str, frozenset[str]]:
 def test_official_split_carves_validation_by_patient() -> None:
     records = make_records(1000)
     lists = two_lists(records)
-    split = official_split(records, lists, val_fraction=0.2)
+    split = xl.official_split(records, lists, val_fraction=0.2)
     assert ids_of(records, split, "test") == lists["test"]
     train, val = len(split.subsets["train"]), len(split.subsets["val"])
     assert val / (train + val) == pytest.approx(0.2, abs=0.002)
     rates = prevalence(records, split)
     np.testing.assert_allclose(rates["val"], rates["train"], rtol=0.03)
-    again = official_split(records, lists, val_fraction=0.2, seed=1)
+    again = xl.official_split(records, lists, val_fraction=0.2, seed=1)
     assert again.subset_fingerprints["test"] == split.subset_fingerprints["test"]
     assert again.subset_fingerprints["val"] != split.subset_fingerprints["val"]
 
 
-@pytest.mark.parametrize("splitter", [official_split, csv_split])
+@pytest.mark.parametrize("splitter", [xl.official_split, xl.csv_split])
 def test_three_lists_of_the_data_set_are_used(splitter) -> None:
     records = make_four()
     lists = {"train": frozenset({"i0", "i3"}), "val": frozenset({"i1"}), "test": frozenset({"i2"})}
@@ -291,13 +283,13 @@ def test_three_lists_of_the_data_set_are_used(splitter) -> None:
     ],
 )
 def test_official_split_refuses(lists, message: str) -> None:
-    with pytest.raises(SplitError, match=message):
-        official_split(make_four(), lists)
+    with pytest.raises(xl.SplitError, match=message):
+        xl.official_split(make_four(), lists)
 
 
 def test_folds_partition_the_data() -> None:
     records = make_records(1000)
-    splits = [kfold_split(records, None, folds=5, fold=fold) for fold in range(5)]
+    splits = [xl.kfold_split(records, None, folds=5, fold=fold) for fold in range(5)]
     tests = np.concatenate([split.subsets["test"] for split in splits])
     assert sorted(tests.tolist()) == list(range(len(records)))
     for split in splits:
@@ -309,8 +301,8 @@ def test_folds_partition_the_data() -> None:
 
 def test_image_split_counts_leaked_patients() -> None:
     records = make_records(300)
-    with pytest.warns(LeakySubsetsWarning, match="leaky split") as caught:
-        split = image_split(records, None)
+    with pytest.warns(xl.LeakySubsetsWarning, match="leaky split") as caught:
+        split = xl.image_split(records, None)
     assert caught[0].filename == __file__
     homes = [patients_of(records, split, subset) for subset in SUBSETS]
     pairs = [one & two for one, two in permutations(homes, 2)]
@@ -328,7 +320,7 @@ def test_csv_split_reads_a_table(tmp_path: Path) -> None:
     """Names as lists have them: with folders, of other kinds, of images that are not there."""
     text = "\ufeffimage,split\nx/i0.png,Train\ni1,validation\ni2.jpg,TEST\ni3, valid \ni7,test\n"
     path = write_table(tmp_path, text)
-    split = csv_split(make_four(), None, path=path)
+    split = xl.csv_split(make_four(), None, path=path)
     assert [split.subsets[subset].tolist() for subset in SUBSETS] == [[0], [1, 3], [2]]
     assert split.settings == {"path": str(path)}
     assert "'i7'" in split.notes[0]
@@ -336,22 +328,22 @@ def test_csv_split_reads_a_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lists", [None, {"train_val": {"i0"}, "test": {"i1"}}])
 def test_csv_split_needs_a_table(lists) -> None:
-    with pytest.raises(SplitError, match=r"no split column .* image,split in split\.path"):
-        csv_split(make_four(), lists)
+    with pytest.raises(xl.SplitError, match=r"no split column .* image,split in split\.path"):
+        xl.csv_split(make_four(), lists)
 
 
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("image,part\ni0,train\n", TableError, "lacks 1 column: 'split'"),
-        ("image,split\ni0,train\ni0,val\n", TableError, "the first is i0 in rows 2 and 3"),
-        ("image,split\ni0,holdout\n", TableError, "row 2: 'split' is 'holdout', not train, val"),
-        ("image,split\ni0,train\ni1,val\ni2,test\n", SplitError, "1 of 4 .* no list .* i3"),
+        ("image,part\ni0,train\n", xl.TableError, "lacks 1 column: 'split'"),
+        ("image,split\ni0,train\ni0,val\n", xl.TableError, "the first is i0 in rows 2 and 3"),
+        ("image,split\ni0,holdout\n", xl.TableError, "row 2: 'split' is 'holdout', not train, val"),
+        ("image,split\ni0,train\ni1,val\ni2,test\n", xl.SplitError, "1 of 4 .* no list .* i3"),
     ],
 )
 def test_csv_split_refuses(tmp_path: Path, text: str, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        csv_split(make_four(), None, path=write_table(tmp_path, text))
+        xl.csv_split(make_four(), None, path=write_table(tmp_path, text))
 
 
 class Nih:
@@ -361,9 +353,9 @@ class Nih:
         start = time.process_time()
         source = ChestXray14(NIH)
         self.records = source.records
-        self.splits = [patient_split(self.records, None, seed=0)]
+        self.splits = [xl.patient_split(self.records, None, seed=0)]
         self.seconds = time.process_time() - start
-        self.splits += [patient_split(self.records, None, seed=seed) for seed in range(1, 10)]
+        self.splits += [xl.patient_split(self.records, None, seed=seed) for seed in range(1, 10)]
         self.official = source.official
         self.targets = target_matrix(self.records)
         patients, images = np.unique([r.patient_id for r in self.records], return_counts=True)
@@ -404,7 +396,7 @@ def test_nih_seeds_really_differ(nih: Nih) -> None:
 
 
 def test_nih_official_split(nih: Nih) -> None:
-    split = official_split(nih.records, nih.official)
+    split = xl.official_split(nih.records, nih.official)
     assert len(split.subsets["test"]) == 25_596
     assert len(split.subsets["train"]) + len(split.subsets["val"]) == 86_524
     assert len(split.subsets["val"]) / 86_524 == pytest.approx(0.125, abs=0.001)
@@ -420,7 +412,7 @@ def listed(folder: Path, **lists: str) -> dict[str, Path]:
 
 def test_lists_split(tmp_path: Path) -> None:
     paths = listed(tmp_path, train="x/i0.png 1\nx/i3.png 0", val="i1", test="image\ni2\ni9\n")
-    split = lists_split(make_four(), None, **paths)
+    split = xl.lists_split(make_four(), None, **paths)
     assert {subset: rows.tolist() for subset, rows in split.subsets.items()} == {
         "train": [0, 3],
         "val": [1],
@@ -437,17 +429,17 @@ def test_without_a_list_for_validation_it_is_carved_by_patient(tmp_path: Path) -
     ids = [record.image_id for record in records if int(record.patient_id[1:]) < 30]
     rest = [record.image_id for record in records if record.image_id not in ids]
     paths = listed(tmp_path, train="\n".join(ids), test="\n".join(rest))
-    split = lists_split(records, None, **paths, val_fraction=0.2)
+    split = xl.lists_split(records, None, **paths, val_fraction=0.2)
     official = {"train_val": frozenset(ids), "test": frozenset(rest)}
-    same = official_split(records, official, val_fraction=0.2)
+    same = xl.official_split(records, official, val_fraction=0.2)
     assert split.fingerprint == same.fingerprint
     assert split.settings["val_fraction"] == 0.2
 
 
 def test_lists_that_are_refused(tmp_path: Path) -> None:
     paths = listed(tmp_path, train="i0 i3", val="i1", test="i2")
-    with pytest.raises(SplitError, match=r"1 of the 1 names in .*train\.txt .* called 'i0'"):
-        lists_split(make_four(), None, **paths)
+    with pytest.raises(xl.SplitError, match=r"1 of the 1 names in .*train\.txt .* called 'i0'"):
+        xl.lists_split(make_four(), None, **paths)
 
 
 @pytest.mark.parametrize(
@@ -464,9 +456,9 @@ def test_lists_that_are_refused(tmp_path: Path) -> None:
 )
 def test_a_faulty_split_is_refused_with_what_it_is(tmp_path, lists, message, counts) -> None:
     """Whoever only counts gets it from the error; i1 and i3 are of one patient."""
-    records = [Record(f"i{n}", "p1" if n == 3 else f"p{n}", (0.0,)) for n in range(4)]
+    records = [xl.Record(f"i{n}", "p1" if n == 3 else f"p{n}", (0.0,)) for n in range(4)]
     with pytest.raises(FaultySplitError, match=message) as caught:
-        lists_split(records, None, **listed(tmp_path, **lists))
+        xl.lists_split(records, None, **listed(tmp_path, **lists))
     split = caught.value.split
     everything = np.concatenate(list(split.subsets.values()))
     assert len(everything) - len(set(everything.tolist())) == counts[0]
@@ -476,20 +468,20 @@ def test_a_faulty_split_is_refused_with_what_it_is(tmp_path, lists, message, cou
 
 def test_auto_split_takes_the_column_of_the_data_set() -> None:
     records = make_records(30)
-    whole = patient_split(records, None, seed=5)
+    whole = xl.patient_split(records, None, seed=5)
     lists = {subset: ids_of(records, whole, subset) for subset in SUBSETS}
-    assert auto_split(records, lists).name == "csv"
-    assert auto_split(records, lists).subset_fingerprints == whole.subset_fingerprints
-    with pytest.raises(ConfigError, match=r"split\.seed has no effect on .* split=patient"):
-        auto_split(records, lists, seed=5)
-    with pytest.raises(SplitError, match="no split column of its own with train, val and test"):
-        auto_split(records, {"train": lists["train"] | lists["val"], "test": lists["test"]})
+    assert xl.auto_split(records, lists).name == "csv"
+    assert xl.auto_split(records, lists).subset_fingerprints == whole.subset_fingerprints
+    with pytest.raises(xl.ConfigError, match=r"split\.seed has no effect on .* split=patient"):
+        xl.auto_split(records, lists, seed=5)
+    with pytest.raises(xl.SplitError, match="no split column of its own with train, val and test"):
+        xl.auto_split(records, {"train": lists["train"] | lists["val"], "test": lists["test"]})
 
 
 @pytest.mark.parametrize("official", [None, {"train_val": frozenset("a"), "test": frozenset("b")}])
 def test_auto_split_without_a_column_is_by_patient(official) -> None:
     records = make_records(30)
-    assert auto_split(records, official).name == "patient"
+    assert xl.auto_split(records, official).name == "patient"
     for settings in ({}, {"fractions": (0.5, 0.25, 0.25), "seed": 5}):
-        expected = patient_split(records, None, **settings)
-        assert auto_split(records, official, **settings).fingerprint == expected.fingerprint
+        expected = xl.patient_split(records, None, **settings)
+        assert xl.auto_split(records, official, **settings).fingerprint == expected.fingerprint

@@ -8,14 +8,9 @@ import pytest
 
 from xray_lightning import ConfigError, Phantom, relabel, shared_labels, union_labels
 from xray_lightning.cli.labels import labels
+from xray_lightning.data import vocabulary
 from xray_lightning.data.labels import LabelTable
 from xray_lightning.data.source import Source
-from xray_lightning.data.vocabulary import (
-    find_wording,
-    list_findings,
-    list_narrower,
-    read_vocabulary,
-)
 from xray_lightning.records import CHEST_XRAY14, Box, Record
 
 NAN = math.nan
@@ -41,7 +36,7 @@ class Made(Source):
 
 
 def test_the_map_is_sound() -> None:
-    findings = read_vocabulary()
+    findings = vocabulary.read_vocabulary()
     assert {data_set for finding in findings.values() for data_set in finding.words} == SETS
     for finding in findings.values():
         assert {*finding.wider, *finding.union} <= findings.keys() - {finding.name}
@@ -49,7 +44,7 @@ def test_the_map_is_sound() -> None:
     codes = [finding.snomed for finding in findings.values() if finding.snomed]
     assert len(set(codes)) == len(codes)
     assert list(findings)[:14] == list(CHEST_XRAY14)
-    assert list_findings("nih", CHEST_XRAY14) == list(CHEST_XRAY14)
+    assert vocabulary.list_findings("nih", CHEST_XRAY14) == list(CHEST_XRAY14)
     for data_set in ("chexpert", "mimic"):  # each of their labels is claimed once
         words = [word for f in findings.values() for word in f.words.get(data_set, ())]
         assert sorted(words) == sorted(CHEXPERT)
@@ -57,12 +52,12 @@ def test_the_map_is_sound() -> None:
 
 def test_wider_and_narrower() -> None:
     assert {"Pneumonia", "Consolidation", "Edema", "Atelectasis"} <= {
-        *list_narrower("Lung Opacity")
+        *vocabulary.list_narrower("Lung Opacity")
     }
-    assert list_narrower("Nodule/Mass") == ("Mass", "Nodule")
+    assert vocabulary.list_narrower("Nodule/Mass") == ("Mass", "Nodule")
     for wider, narrower in (("Lung Opacity", "Pneumonia"), ("Pleural Other", "Pleural_Thickening")):
-        assert find_wording("mimic", [wider], narrower) is None
-        assert find_wording("mimic", [narrower], wider) is None
+        assert vocabulary.find_wording("mimic", [wider], narrower) is None
+        assert vocabulary.find_wording("mimic", [narrower], wider) is None
     (record,) = relabel(Made("vindr", ("Nodule/Mass",), (0.0,)), ["Nodule"]).records
     assert math.isnan(record.targets[0])  # a negative wider label tells nothing either
 
@@ -80,7 +75,7 @@ def test_words_of_the_sets() -> None:
     assert shared_labels([chexpert, rsna]) == []
     assert union_labels([chexpert, rsna]) == ["Effusion", "Pneumonia", "Lung Opacity", "Other"]
     own = Made("mine", ("Mass", "Pleural effusion"), (1, 0))  # equal names alone
-    assert list_findings("mine", own.labels) == ["Mass", "Pleural effusion"]
+    assert vocabulary.list_findings("mine", own.labels) == ["Mass", "Pleural effusion"]
     assert (
         "labels by another name: Effusion is Pleural Effusion"
         in relabel(chexpert, ["Effusion", "Mass"]).notes

@@ -3,14 +3,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import median_filter
 
-from xray_lightning.audit.shortcuts.regions import (
-    cover,
-    find_body,
-    mask_border,
-    mask_corners,
-    mask_elsewhere,
-    mask_letters,
-)
+from xray_lightning.audit.shortcuts import regions
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.phantom.anatomy import build_chest, trunk
 from xray_lightning.data.phantom.film import Canvas
@@ -29,10 +22,10 @@ def written(text: str, place: tuple[int, int], size: int = SIZE) -> np.ndarray:
 def test_border_and_corners() -> None:
     place = np.arange(40)
     near = np.minimum(place, 39 - place)
-    assert np.array_equal(mask_border((40, 40)), np.minimum.outer(near, near) < 4)
-    assert np.array_equal(mask_corners((40, 40)), np.maximum.outer(near, near) < 6)
-    assert mask_border((40, 20)).sum() == 40 * 20 - 32 * 16
-    assert mask_corners((40, 20)).sum() == 4 * 6 * 3
+    assert np.array_equal(regions.mask_border((40, 40)), np.minimum.outer(near, near) < 4)
+    assert np.array_equal(regions.mask_corners((40, 40)), np.maximum.outer(near, near) < 6)
+    assert regions.mask_border((40, 20)).sum() == 40 * 20 - 32 * 16
+    assert regions.mask_corners((40, 20)).sum() == 4 * 6 * 3
 
 
 def test_the_body_of_a_phantom() -> None:
@@ -43,7 +36,7 @@ def test_the_body_of_a_phantom() -> None:
         chest, canvas = build_chest(visit, visit.findings), Canvas(visit, SIZE)
         phantom = Phantom(30, size=SIZE)
         record = next(r for r in phantom.records if r.image_id == visit.image_id)
-        body = find_body(phantom.read(record))
+        body = regions.find_body(phantom.read(record))
         true = canvas.fill(trunk(chest)) > 0
         overlaps.append((body.inside & true).sum() / (body.inside | true).sum())
         lungs = canvas.fill(chest.lungs) > 0
@@ -52,7 +45,7 @@ def test_the_body_of_a_phantom() -> None:
     assert np.mean(overlaps) > 0.93
     assert min(overlaps) > 0.8
     assert np.mean(found) > 0.85
-    flat = find_body(FLAT)
+    flat = regions.find_body(FLAT)
     assert flat.inside.all()
     assert not flat.lungs.any()
 
@@ -65,7 +58,7 @@ def test_letters_of_a_phantom(size: int) -> None:
     for record in phantom.records:
         side = {"dsize": (size, size), "interpolation": cv2.INTER_AREA}
         pixels = cv2.resize(phantom.read(record), **side)
-        found = mask_letters(pixels, find_body(pixels).lungs)
+        found = regions.mask_letters(pixels, regions.find_body(pixels).lungs)
         areas.append(found.mean())
         if (plate := phantom.marker(record)).any():
             plate = cv2.resize(plate.astype(np.uint8), **side) > 0
@@ -76,42 +69,46 @@ def test_letters_of_a_phantom(size: int) -> None:
 
 def test_letters_stand_out_near_the_border_and_outside_the_lungs() -> None:
     nowhere = np.zeros((SIZE, SIZE), np.bool_)
-    assert not mask_letters(FLAT, nowhere).any()
+    assert not regions.mask_letters(FLAT, nowhere).any()
     corner = written("L", (4, 12))
-    found = mask_letters(corner, nowhere)
+    found = regions.mask_letters(corner, nowhere)
     assert found[corner > 160].all()
     assert found.mean() < 0.06
-    assert not mask_letters(corner, ~nowhere).any(), "in a lung it is a finding"
-    assert not mask_letters(written("L", (30, 36)), nowhere).any(), "in the middle too"
+    assert not regions.mask_letters(corner, ~nowhere).any(), "in a lung it is a finding"
+    assert not regions.mask_letters(written("L", (30, 36)), nowhere).any(), "in the middle too"
     large = FLAT.copy()
     large[2:14, 4:26] = 235  # a shoulder, not a word
-    assert not mask_letters(large, nowhere).any()
+    assert not regions.mask_letters(large, nowhere).any()
 
 
 def test_elsewhere_is_as_large_and_inside() -> None:
     inside = np.zeros((SIZE, SIZE), np.bool_)
     inside[10:, 8:56] = True
-    mask = mask_corners(inside.shape)
-    found = [mask_elsewhere(mask, inside, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    mask = regions.mask_corners(inside.shape)
+    found = [
+        regions.mask_elsewhere(mask, inside, np.random.default_rng(seed)) for seed in (0, 0, 1)
+    ]
     for region in found:
         assert region.sum() == mask.sum()
         assert not (region & (mask | ~inside)).any()
     assert np.array_equal(found[0], found[1])
     assert not np.array_equal(found[0], found[2])
-    assert not mask_elsewhere(np.zeros_like(mask), inside, np.random.default_rng(0)).any()
+    assert not regions.mask_elsewhere(np.zeros_like(mask), inside, np.random.default_rng(0)).any()
     narrow = np.zeros_like(mask)
     narrow[30, 30:35] = True
-    assert np.array_equal(mask_elsewhere(mask, narrow, np.random.default_rng(0)), narrow)
+    assert np.array_equal(regions.mask_elsewhere(mask, narrow, np.random.default_rng(0)), narrow)
 
 
 def test_covered_by_the_local_median() -> None:
     draw = np.random.default_rng(0)
     pixels = draw.integers(0, 256, (SIZE, SIZE), np.uint8)
-    mask = mask_border(pixels.shape)
-    found = cover(pixels, mask)
+    mask = regions.mask_border(pixels.shape)
+    found = regions.cover(pixels, mask)
     assert np.array_equal(found[~mask], pixels[~mask])
     wanted = median_filter(pixels, size=17, mode="nearest")  # 0.25 of 64, made odd
     assert np.array_equal(found[mask], wanted[mask])
     plate = written("", (0, 0))
     plate[56:61, 3:8] = 250
-    assert np.array_equal(cover(plate, mask_corners(plate.shape)), FLAT), "no trace of a plate"
+    assert np.array_equal(regions.cover(plate, regions.mask_corners(plate.shape)), FLAT), (
+        "no trace of a plate"
+    )

@@ -11,14 +11,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from xray_lightning import ConfigError, XrayNet, class_map
-from xray_lightning.explain.sanity.randomisation import (
-    Randomisation,
-    calibrate,
-    find_stages,
-    map_randomised,
-    randomise,
-    reset,
-)
+from xray_lightning.explain.sanity import randomisation
 from xray_lightning.explain.sanity.study import Explain, Study, prepare
 
 StudyOf = Callable[[Explain], Study]
@@ -34,7 +27,7 @@ def network(backbone: str = "test_resnet", **settings: object) -> XrayNet:
 @pytest.mark.parametrize("head", ["average", "query"])
 def test_stages_hold_every_parameter_once(backbone: str, head: str) -> None:
     net = network(backbone, head=head)
-    stages = find_stages(net)
+    stages = randomisation.find_stages(net)
     layers = [layer for stage in stages for layer in stage.layers]
     owned = [p for layer in layers for p in net.get_submodule(layer).parameters(recurse=False)]
     assert sorted(map(id, owned)) == sorted(map(id, net.parameters()))
@@ -45,14 +38,14 @@ def test_stages_hold_every_parameter_once(backbone: str, head: str) -> None:
 
 
 def test_stages_of_a_resnet() -> None:
-    names = [stage.name for stage in find_stages(network("resnet18"))]
+    names = [stage.name for stage in randomisation.find_stages(network("resnet18"))]
     blocks = [f"backbone.layer{number}" for number in (4, 3, 2, 1)]
     assert names == ["head", *blocks, "backbone.conv1 to backbone.bn1"]
 
 
 def test_a_cbam_block_belongs_to_the_module_before_it() -> None:
     net = network("resnet18", cbam_after=["layer2.0", "layer4"])
-    found = {stage.name: stage.layers for stage in find_stages(net)}
+    found = {stage.name: stage.layers for stage in randomisation.find_stages(net)}
     assert [any("attention.layer2-0." in each for each in found["backbone.layer2"])] == [True]
     assert [any("attention.layer4." in each for each in found["backbone.layer4"])] == [True]
     assert not any(name.startswith("attention") for name in found)
@@ -66,8 +59,8 @@ def test_parameters_of_the_network_itself_come_last() -> None:
             self.head = nn.Linear(3, 2)
 
     net = Scaled()
-    assert [stage.name for stage in find_stages(net)] == ["head", "network"]
-    reset(net, [""], np.random.default_rng(0))
+    assert [stage.name for stage in randomisation.find_stages(net)] == ["head", "network"]
+    randomisation.reset(net, [""], np.random.default_rng(0))
     assert not torch.equal(net.scale, torch.arange(64.0))
     assert torch.equal(net.scale.sort().values, torch.arange(64.0))  # shuffled
 
@@ -81,8 +74,8 @@ def test_reset_leaves_nothing_learned(backbone: str) -> None:
             if tensor.is_floating_point():
                 tensor.copy_(10 + number + torch.linspace(0, 1, tensor.numel()).view_as(tensor))
     before = {name: tensor.clone() for name, tensor in net.named_parameters()}
-    layers = [layer for stage in find_stages(net) for layer in stage.layers]
-    reset(net, layers, np.random.default_rng(0))
+    layers = [layer for stage in randomisation.find_stages(net) for layer in stage.layers]
+    randomisation.reset(net, layers, np.random.default_rng(0))
     for name, tensor in net.named_parameters():
         same = (tensor == before[name]).float().mean()
         assert same < 0.2, name  # a shuffle leaves some values of a short one in place
@@ -98,7 +91,7 @@ def test_reset_follows_its_generator_alone() -> None:
         net = network()
         torch.manual_seed(around)
         before = torch.get_rng_state()
-        reset(net, ["head.classifier"], np.random.default_rng(seed))
+        randomisation.reset(net, ["head.classifier"], np.random.default_rng(seed))
         assert torch.equal(torch.get_rng_state(), before)
         return net.head.classifier.weight.detach()
 
@@ -112,7 +105,7 @@ def test_calibrated_norms_have_the_statistics_of_the_images() -> None:
     images = torch.rand(6, 1, 64, 64)
     modes = [module.training for module in net.modules()]
     momentum = net.backbone.bn1.momentum
-    calibrate(net, ["backbone.bn1"], images.split(3))
+    randomisation.calibrate(net, ["backbone.bn1"], images.split(3))
     maps = net.backbone.conv1((images - net.mean) / net.std)
     parts = maps.split(3)
     mean = torch.stack([part.mean(dim=(0, 2, 3)) for part in parts]).mean(dim=0)
@@ -125,8 +118,8 @@ def test_calibrated_norms_have_the_statistics_of_the_images() -> None:
     assert torch.equal(other.running_mean, torch.zeros_like(other.running_mean))
 
 
-def run(net: nn.Module, study: Study, networks: int = 8) -> Randomisation:
-    return randomise(net, study, prepare(study.maps(net)), networks)
+def run(net: nn.Module, study: Study, networks: int = 8) -> randomisation.Randomisation:
+    return randomisation.randomise(net, study, prepare(study.maps(net)), networks)
 
 
 def test_a_map_of_weights_passes(plane: nn.Module, study_of: StudyOf, evidence: Explain) -> None:
@@ -184,8 +177,10 @@ def test_cascade_keeps_what_lies_below(images: Tensor, study_of: StudyOf) -> Non
 
     study = study_of(watched)
     study.batch, study.images = 24, torch.nn.functional.interpolate(images, (64, 64))
-    parts, trained = find_stages(net), net.state_dict()
-    maps = map_randomised(net, study, [(part,) for part in parts], np.random.default_rng(0))
+    parts, trained = randomisation.find_stages(net), net.state_dict()
+    maps = randomisation.map_randomised(
+        net, study, [(part,) for part in parts], np.random.default_rng(0)
+    )
     assert len(maps) == len(seen) == len(parts) > 3
     steps = {layer: step for step, part in enumerate(parts) for layer in part.layers}
     for name, value in trained.items():
@@ -206,8 +201,8 @@ def test_numbers_against_scipy(images: Tensor, study_of: StudyOf) -> None:
     study = study_of(partial(class_map, label=1))
     study.images = torch.nn.functional.interpolate(images, (64, 64))
     original = study.maps(net)
-    found = randomise(net, study, prepare(original), 4)
-    parts, generator = find_stages(net), np.random.default_rng(0)
+    found = randomisation.randomise(net, study, prepare(original), 4)
+    parts, generator = randomisation.find_stages(net), np.random.default_rng(0)
     kept: list[np.ndarray] = []
     explain = study.explain
 
@@ -217,9 +212,9 @@ def test_numbers_against_scipy(images: Tensor, study_of: StudyOf) -> None:
         return made
 
     study.explain = keeping
-    map_randomised(net, study, [(part,) for part in parts], generator)
+    randomisation.map_randomised(net, study, [(part,) for part in parts], generator)
     for _ in range(3):
-        map_randomised(net, study, [parts], generator)
+        randomisation.map_randomised(net, study, [parts], generator)
     maps = np.concatenate(kept).reshape(-1, *original.shape)  # (S + 3, N, h, w)
 
     def correlation(first: np.ndarray, second: np.ndarray) -> float:

@@ -6,20 +6,10 @@ import numpy as np
 import pytest
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain.sanity.study import (
-    LEAST,
-    MARGIN,
-    UNDEFINED,
-    Mean,
-    MeasuredTest,
-    Sample,
-    Similarity,
-    combine_verdicts,
-    rate_advantage,
-)
+from xray_lightning.explain.sanity import study
 
 
-def test_mean_equals_a_loop(sample: Sample, rng: np.random.Generator) -> None:
+def test_mean_equals_a_loop(sample: study.Sample, rng: np.random.Generator) -> None:
     values = rng.normal(size=24)
     values[3] = np.nan
     wanted = []
@@ -32,7 +22,7 @@ def test_mean_equals_a_loop(sample: Sample, rng: np.random.Generator) -> None:
     assert mean.undefined == pytest.approx(1 / 24)
 
 
-def test_networks_are_drawn_too(sample: Sample, rng: np.random.Generator) -> None:
+def test_networks_are_drawn_too(sample: study.Sample, rng: np.random.Generator) -> None:
     """Networks that differ widen the interval; equal ones leave that of the patients."""
     values = rng.normal(size=24)
     alone, equal = sample.mean(values), sample.mean(np.stack([values] * 5))
@@ -60,10 +50,10 @@ def test_intervals_need_patients_and_images(sample, rng, rows, has_interval) -> 
     mean = sample.mean(values)
     assert math.isfinite(mean.low) == has_interval
     assert mean.value == pytest.approx(np.nanmean(values))
-    assert Mean.from_json(mean.to_json()).to_json() == mean.to_json()
+    assert study.Mean.from_json(mean.to_json()).to_json() == mean.to_json()
 
 
-def test_json_has_none_for_undefined_and_for_no_width(sample: Sample) -> None:
+def test_json_has_none_for_undefined_and_for_no_width(sample: study.Sample) -> None:
     unknown = sample.mean(np.full(24, np.nan))
     assert unknown.to_json() == {"value": None, "interval": None, "undefined": 1.0}
     constant = sample.mean(np.ones(24))
@@ -71,7 +61,7 @@ def test_json_has_none_for_undefined_and_for_no_width(sample: Sample) -> None:
     assert constant.to_json() == {"value": 1.0, "interval": None, "undefined": 0.0}
 
 
-def test_partners_are_of_other_patients(sample: Sample) -> None:
+def test_partners_are_of_other_patients(sample: study.Sample) -> None:
     codes = sample.bootstrap.codes
     assert (codes[sample.partners] != codes).all()
 
@@ -79,7 +69,7 @@ def test_partners_are_of_other_patients(sample: Sample) -> None:
 @pytest.mark.parametrize(("patients", "draws"), [([], 100), (["a", "a"], 100), (["a", "b"], 0)])
 def test_patients_and_draws_are_needed(patients: list[str], draws: int) -> None:
     with pytest.raises(ConfigError):
-        Sample.of(patients, draws, 0)
+        study.Sample.of(patients, draws, 0)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +77,8 @@ def test_patients_and_draws_are_needed(patients: list[str], draws: int) -> None:
     [(0.1, 0.2, 1), (0.0, 0.2, 0), (-0.2, 0.0, 0), (-0.2, -0.1, -1), (math.nan, math.nan, 0)],
 )
 def test_side(low: float, high: float, side: int) -> None:
-    assert Mean(0, low, high).side() == side
-    assert Mean(1, low + 1, high + 1).side(1.0) == side
+    assert study.Mean(0, low, high).side() == side
+    assert study.Mean(1, low + 1, high + 1).side(1.0) == side
 
 
 @pytest.mark.parametrize(
@@ -103,7 +93,11 @@ def test_similarity_is_rated_by_halfway_to_one(sample, similarity, low, high) ->
 
 @pytest.mark.parametrize(
     ("control", "verdict"),
-    [(0.4 - MARGIN - 0.01, "undecided"), (0.4 - MARGIN + 0.01, "passes"), (0.9, "passes")],
+    [
+        (0.4 - study.MARGIN - 0.01, "undecided"),
+        (0.4 - study.MARGIN + 0.01, "passes"),
+        (0.9, "passes"),
+    ],
 )
 def test_an_excess_over_the_control_does_not_pass(sample, control, verdict) -> None:
     values, chance = np.full((4, 24), 0.4), np.zeros((4, 24))
@@ -113,29 +107,29 @@ def test_an_excess_over_the_control_does_not_pass(sample, control, verdict) -> N
     assert rated.excess.value == pytest.approx(0.4 - control)
 
 
-def test_what_is_undefined_for_every_image_was_not_run(sample: Sample) -> None:
+def test_what_is_undefined_for_every_image_was_not_run(sample: study.Sample) -> None:
     nothing = np.full(24, np.nan)
     undefined = sample.rate_similarity(nothing, nothing, high=True)
-    assert (undefined.verdict, undefined.reason) == ("not run", UNDEFINED)
-    assert MeasuredTest.of({"spearman": undefined}).reason == UNDEFINED
+    assert (undefined.verdict, undefined.reason) == ("not run", study.UNDEFINED)
+    assert study.MeasuredTest.of({"spearman": undefined}).reason == study.UNDEFINED
     defined = sample.rate_similarity(np.ones(24), np.zeros(24), high=True)
-    both = MeasuredTest.of({"spearman": defined, "ssim": undefined})
+    both = study.MeasuredTest.of({"spearman": defined, "ssim": undefined})
     assert (both.verdict, both.reason) == ("passes", "")
-    assert Similarity.from_json(defined.to_json()).to_json() == defined.to_json()
+    assert study.Similarity.from_json(defined.to_json()).to_json() == defined.to_json()
 
 
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [
-        (LEAST + 0.001, 0.5, "passes"),
-        (LEAST, 0.5, "undecided"),
-        (-0.5, -LEAST - 0.001, "fails"),
-        (-0.5, -LEAST, "undecided"),
+        (study.LEAST + 0.001, 0.5, "passes"),
+        (study.LEAST, 0.5, "undecided"),
+        (-0.5, -study.LEAST - 0.001, "fails"),
+        (-0.5, -study.LEAST, "undecided"),
         (math.nan, math.nan, "undecided"),
     ],
 )
 def test_better_or_worse(low: float, high: float, verdict: str) -> None:
-    assert rate_advantage(Mean(0, low, high)) == verdict
+    assert study.rate_advantage(study.Mean(0, low, high)) == verdict
 
 
 @pytest.mark.parametrize(
@@ -150,4 +144,4 @@ def test_better_or_worse(low: float, high: float, verdict: str) -> None:
     ],
 )
 def test_verdicts_together(verdicts: list[str], wanted: str) -> None:
-    assert combine_verdicts(verdicts) == wanted
+    assert study.combine_verdicts(verdicts) == wanted

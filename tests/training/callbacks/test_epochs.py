@@ -13,14 +13,7 @@ import pytest
 import torch
 
 from xray_lightning import XrayDataModule, XrayTask
-from xray_lightning.training.callbacks.epochs import (
-    EpochLine,
-    EpochSeed,
-    MetricsFile,
-    epoch_line,
-    epoch_seed,
-    write_rows,
-)
+from xray_lightning.training.callbacks import epochs
 
 Fit = Callable[..., tuple[XrayTask, Path]]
 COLUMNS = ("images_seen", "step", "lr")
@@ -28,27 +21,27 @@ COLUMNS = ("images_seen", "step", "lr")
 
 def test_rows_become_a_table(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
-    write_rows([{"epoch": 0.0, "loss": 1 / 3}], path)
-    write_rows([{"epoch": 0.0, "loss": 1 / 3}, {"epoch": 1.0, "auroc": math.nan}], path)
+    epochs.write_rows([{"epoch": 0.0, "loss": 1 / 3}], path)
+    epochs.write_rows([{"epoch": 0.0, "loss": 1 / 3}, {"epoch": 1.0, "auroc": math.nan}], path)
     assert path.read_text().splitlines() == ["epoch,loss,auroc", "0,0.333333333,", "1,,"]
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]
 
 
 def test_an_interrupted_write_keeps_the_older_table(tmp_path, monkeypatch) -> None:
     path = tmp_path / "metrics.csv"
-    write_rows([{"epoch": 0.0}], path)
+    epochs.write_rows([{"epoch": 0.0}], path)
 
     def killed(self: Path, target: Path) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_rows([{"epoch": 5.0}], path)
+        epochs.write_rows([{"epoch": 5.0}], path)
     assert path.read_text().splitlines() == ["epoch", "0"]
 
 
 def test_images_of_all_processes_count_and_the_rate_before_layer_decay(tmp_path: Path) -> None:
-    metrics = MetricsFile(tmp_path / "metrics.csv")
+    metrics = epochs.MetricsFile(tmp_path / "metrics.csv")
     fake: Any = SimpleNamespace(world_size=3)
     metrics.on_train_epoch_start(fake, fake)
     for size in (8, 8, 5):
@@ -95,10 +88,10 @@ def test_batches_that_share_a_step_all_count(fit: Fit) -> None:
 
 
 def test_state_is_plain_and_is_kept_apart(tmp_path: Path) -> None:
-    metrics = MetricsFile(tmp_path / "metrics.csv")
+    metrics = epochs.MetricsFile(tmp_path / "metrics.csv")
     metrics.rows, metrics.images_seen, metrics.seconds = [{"epoch": 0.0}], 7, 1.5
     torch.save(metrics.state_dict(), tmp_path / "state.ckpt")
-    other = MetricsFile(tmp_path / "other.csv")
+    other = epochs.MetricsFile(tmp_path / "other.csv")
     other.load_state_dict(torch.load(tmp_path / "state.ckpt", weights_only=True))
     assert other.state_dict() == metrics.state_dict()
     other.rows.append({"epoch": 1.0})
@@ -108,9 +101,9 @@ def test_state_is_plain_and_is_kept_apart(tmp_path: Path) -> None:
 def test_line() -> None:
     metrics = {"val/auroc": torch.tensor(0.71239), "train/loss": 0.5, "other": 3.0, "val/loss": 1.0}
     line = "epoch 3/8  train/loss 0.5000  val/loss 1.0000  val/auroc 0.7124"
-    assert epoch_line(3, 8, metrics) == line
-    assert epoch_line(1, None, {}) == "epoch 1/None"
-    assert epoch_line(1, 1, {"val/auroc": float("nan")}) == "epoch 1/1  val/auroc nan"
+    assert epochs.epoch_line(3, 8, metrics) == line
+    assert epochs.epoch_line(1, None, {}) == "epoch 1/None"
+    assert epochs.epoch_line(1, 1, {"val/auroc": float("nan")}) == "epoch 1/1  val/auroc nan"
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -119,14 +112,14 @@ def test_only_the_first_process_logs(first: bool, caplog: pytest.LogCaptureFixtu
         is_global_zero=first, current_epoch=0, max_epochs=2, callback_metrics={"train/loss": 0.25}
     )
     with caplog.at_level(logging.INFO):
-        EpochLine().on_train_epoch_end(trainer, trainer)
+        epochs.EpochLine().on_train_epoch_end(trainer, trainer)
     assert caplog.messages == (["epoch 1/2  train/loss 0.2500"] if first else [])
 
 
 def drawn(seed: int, epoch: int, before: int = 0, rank: int = 0) -> torch.Tensor:
     torch.rand(before)  # whatever was drawn before
     trainer: Any = SimpleNamespace(current_epoch=epoch, global_rank=rank)
-    EpochSeed(seed).on_train_epoch_start(trainer, trainer)
+    epochs.EpochSeed(seed).on_train_epoch_start(trainer, trainer)
     return torch.rand(5)
 
 
@@ -139,10 +132,10 @@ def test_same_epoch_same_numbers_and_others_else(seed: int) -> None:
 
 def test_every_seed_epoch_and_process_has_its_own() -> None:
     for seeds in (
-        {epoch_seed(seed, epoch) for seed in range(30) for epoch in range(30)},
-        {epoch_seed(3, epoch, rank) for epoch in range(30) for rank in range(30)},
+        {epochs.epoch_seed(seed, epoch) for seed in range(30) for epoch in range(30)},
+        {epochs.epoch_seed(3, epoch, rank) for epoch in range(30) for rank in range(30)},
     ):
         assert len(seeds) == 900
         assert all(0 <= seed < 2**32 for seed in seeds)
     expected = int(np.random.SeedSequence((5, 6)).generate_state(1)[0])  # the first release's
-    assert epoch_seed(5, 6) == expected
+    assert epochs.epoch_seed(5, 6) == expected
