@@ -11,6 +11,7 @@ FLOORS = [
     ["errors", "formats", "processes"],
     ["writing"],
     ["records", "folders", "results", "progress"],
+    ["hub"],
     ["data", "models", "metrics", "wording"],
     ["checkpoint"],
     ["training"],

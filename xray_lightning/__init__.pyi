@@ -65,6 +65,7 @@ from xray_lightning.deploy.classifier import load_classifier as load_classifier
 from xray_lightning.deploy.export import Exported as Exported
 from xray_lightning.deploy.export import Quantised as Quantised
 from xray_lightning.deploy.export import export_checkpoint as export_checkpoint
+from xray_lightning.deploy.export import push_checkpoint as push_checkpoint
 from xray_lightning.deploy.export import quantise_checkpoint as quantise_checkpoint
 from xray_lightning.deploy.gate import GateOpinion as GateOpinion
 from xray_lightning.deploy.interpretation import Interpretation as Interpretation

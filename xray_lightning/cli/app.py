@@ -96,7 +96,7 @@ def require_files(
     """The checkpoints, once they, the settings and the images were found sound without torch."""
     from xray_lightning.cli.settings import find_checkpoint, require_openable
 
-    paths = [find_checkpoint(Path(name)) for name in checkpoints]
+    paths = [find_checkpoint(name) for name in checkpoints]
     require_openable(paths, [] if images else request.overrides, images)
     return paths
 
@@ -236,6 +236,12 @@ def card(request: Request) -> None:
     """A run as model card and as CLAIM 2024 and TRIPOD+AI sheet, as far as its files tell."""
     request.read()
     call("report.card", request)
+
+
+@verb("RUN REPO")
+def push(request: Request) -> None:
+    """A run's best checkpoint and card into a repository of the Hugging Face hub."""
+    call("report.push", request, **request.read(public=False))
 
 
 @verb()

@@ -54,8 +54,8 @@ def evaluate_checkpoint(place: Path, overrides: Sequence[str], *, as_json: bool 
     lines: list[Table | str] = []
     for subset, evaluation in evaluations.items():
         split = opened.splits[subset]
-        title = f"{place} on {evaluation.origin.data}, split {split.name} [{split.fingerprint}]"
-        lines += evaluation_lines(evaluation, f"{title}, {subset}")
+        title = f"{evaluation.origin.checkpoint} on {evaluation.origin.data}, split {split.name}"
+        lines += evaluation_lines(evaluation, f"{title} [{split.fingerprint}], {subset}")
     lines += truth_lines(truths, f"{place} on {opened.data.source.name}") if truths else []
     lines += [NO_POINTS] * (evaluations["test"].operating_points is None)
     lines += [UNKNOWN_OVERLAP] * (not opened.overlap_known)
@@ -112,13 +112,14 @@ def evaluate_predictions(
     opened: Opened, predictions: Predictions, hospital_probe: Mapping[str, Estimate]
 ) -> Evaluation:
     """What the scores of the test set are worth."""
-    config, data = opened.config, opened.data
-    weights, train = opened.checkpoint.weights_sha256, data.split.subset_fingerprints["train"]
-    own = train == opened.checkpoint.description.split["subsets"]["train"]
+    config, data, checkpoint = opened.config, opened.data, opened.checkpoint
+    trained = checkpoint.description.split.get("subsets", {}).get("train")
+    own = trained == data.split.subset_fingerprints["train"]
+    told = checkpoint.weights_sha256, checkpoint.path
     return evaluate(
         predictions,
         data.subset_records("test"),
-        origin_of(data, "test", config.tta, weights, overlap_known=opened.overlap_known),
+        origin_of(data, "test", config.tta, *told, overlap_known=opened.overlap_known),
         operating_points=read_points(opened),
         draws=config.draws,
         learned=data.subset_targets("train") if own else None,

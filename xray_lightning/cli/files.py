@@ -11,6 +11,7 @@ from xray_lightning.cli.request import Facts, Own, present
 from xray_lightning.data.convert import NAMES, PngOptions, convert_folder
 from xray_lightning.data.files import find_images
 from xray_lightning.data.tables import format_count
+from xray_lightning.hub import name_place
 from xray_lightning.progress import show_progress
 from xray_lightning.report.page import say
 
@@ -81,8 +82,9 @@ def serve(paths: Sequence[Path], own: Own) -> None:
     from xray_lightning import Classifier, ServeLimits, load_classifier, serve
 
     models: dict[str, Classifier] = {}
-    for path in (place.resolve() for place in paths):
-        name = path.parts[-3] if path.parent.name == "checkpoints" else path.stem
+    for path in paths:  # as they are: what the hub keeps is a link to a name without an ending
+        run, file = path.resolve(), Path(name_place(path))
+        name = run.parts[-3] if run.parent.name == "checkpoints" else file.stem
         name += f"_{len(models) + 1}" if name in models else ""
         models[name] = load_classifier(path, device=own["device"], **read_points(own))
     own["token"] = own["token"] or os.environ.get("XRAY_TOKEN", "")

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, require_labels
+from xray_lightning.cli import config as conf
 from xray_lightning.cli import settings
 from xray_lightning.cli.build import data_from, prepare_process
-from xray_lightning.cli.config import change_settings, require_trusted, split_run_dir
 from xray_lightning.cli.request import choose_labels, take_own
 from xray_lightning.cli.settings import OPENING, Settings
 from xray_lightning.data.datamodule import XrayDataModule
@@ -56,7 +56,8 @@ class Opened:
     @property
     def own_images(self) -> bool:
         """Whether these are the test images of its own run."""
-        return bool(self.fingerprint == self.checkpoint.description.split["subsets"]["test"])
+        own = self.checkpoint.description.split.get("subsets", {})
+        return bool(self.fingerprint == own.get("test"))
 
     @property
     def overlap_known(self) -> bool:
@@ -73,12 +74,12 @@ def open_checkpoint(place: Path, overrides: Sequence[str]) -> Opened:
     """A checkpoint with the data of its run, or other data by overrides; says what is unlike."""
     quieten()
     loaded = load_checkpoint(settings.find_checkpoint(place))
-    values, run_dir = split_run_dir(overrides)
+    values, run_dir = conf.split_run_dir(overrides)
     own, values = take_own(values, OPENING)
     description = loaded.description
     loaded = replace(loaded, trust=own["trust"])
     if not loaded.trust:
-        require_trusted(description.config, loaded.path)
+        conf.require_trusted(description.config, loaded.path)
     config = read_settings(loaded, values)
     settings.require_settings(config)
     workers = prepare_process(config).workers
@@ -103,15 +104,17 @@ def open_checkpoint(place: Path, overrides: Sequence[str]) -> Opened:
 
 
 def read_settings(checkpoint: Checkpoint, overrides: Sequence[str]) -> Settings:
-    """The checkpoint's configuration with overrides."""
-    description = checkpoint.description
-    if not description.config:
-        raise CheckpointError(f"{checkpoint.path} holds no configuration: train.py did not make it")
-    if missing := [key for key in NEEDED if key not in description.config]:
+    """The checkpoint's configuration with overrides; the usual one of one without its run."""
+    description, saved = checkpoint.description, checkpoint.description.config
+    if not {*saved} - {"tta"}:
+        if not any(text.startswith(("data=", "data.sets=")) for text in overrides):
+            raise CheckpointError(f"{checkpoint.path} holds no configuration: name data=")
+        saved = conf.to_container(conf.compose_settings([])[0]) | description.preprocessing | saved
+    if missing := [key for key in NEEDED if key not in saved]:
         raise CheckpointError(f"{checkpoint.path}: config.{missing[0]} is missing")
     settings.require_changes(overrides)
-    trainer = {**description.config["trainer"], **ALONE}
-    config = change_settings({**ADDED, **description.config, "trainer": trainer}, overrides)
+    trainer = {**saved["trainer"], **ALONE}
+    config = conf.change_settings({**ADDED, **saved, "trainer": trainer}, overrides)
     for name, value in description.preprocessing.items():
         if config[name] != value:
             now = f"{name}={config[name]}"

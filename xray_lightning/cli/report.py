@@ -14,7 +14,8 @@ from xray_lightning.cli.settings import Settings
 from xray_lightning.data.partition import Split, split_source
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.errors import ConfigError
-from xray_lightning.report.card import write_card
+from xray_lightning.hub import require_pushable
+from xray_lightning.report.card import card_text, write_card
 from xray_lightning.report.run import Run, read_run
 from xray_lightning.report.run_page import write_report
 
@@ -36,6 +37,16 @@ def card(request: Request) -> None:
     """Write a run's model card and sheets."""
     paths = [str(path) for path in write_card(read_run(Path(request.files[0])), request.out)]
     present({"files": paths}, request.as_json, *paths)
+
+
+def push(request: Request, public: bool) -> None:
+    """Put a run's best checkpoint and its card on the hub."""
+    run, repo = read_run(Path(request.files[0])), request.files[1]
+    require_pushable(repo)
+    from xray_lightning.deploy.export import push_checkpoint  # torch, after the files
+
+    at = push_checkpoint(run.folder / "checkpoints/best.ckpt", repo, card_text(run), public=public)
+    present({"place": at}, request.as_json, f"{at}, {'public' if public else 'private'}")
 
 
 def closing_report(

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from difflib import get_close_matches
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xray_lightning.cli.request import Own, describe_unknown, read_setting
 from xray_lightning.errors import CheckpointError, ConfigError, DataNotFoundError, require_integer
+from xray_lightning.hub import locate, name_place
 from xray_lightning.processes import slurm_step
 
 Settings = DictConfig  # what the verbs call it: Hydra and OmegaConf stay in few files
@@ -129,19 +131,21 @@ def point_settings(config: Settings) -> Own:
     return point | {"calibration": config.calibration, "draws": config.draws}
 
 
-def find_checkpoint(place: Path) -> Path:
-    """The best checkpoint of a run folder; a file as it is."""
-    return place / "checkpoints" / "best.ckpt" if place.is_dir() else place
+def find_checkpoint(place: str | Path) -> Path:
+    """The best checkpoint of a run folder; a file as it is; of the hub the one that is fetched."""
+    if (path := locate(place)) != Path(place):
+        print(f"note: {name_place(path)}", file=sys.stderr)
+    return path / "checkpoints" / "best.ckpt" if path.is_dir() else path
 
 
 def find_checkpoints(names: Sequence[str]) -> list[Path]:
     """The checkpoints of files, run folders and patterns of these, each once."""
-    paths = [Path(place) for name in names for place in (sorted(glob(name)) or [name])]  # noqa: PTH207 - absolute too
-    checkpoints = list(dict.fromkeys(map(find_checkpoint, paths)))
+    places = [place for name in names for place in (sorted(glob(name)) or [name])]  # noqa: PTH207 - absolute too
+    checkpoints = list(dict.fromkeys(map(find_checkpoint, places)))
     for path in checkpoints:
         if not path.is_file():
             raise CheckpointError(f"no checkpoint at {path}")
-        if not is_zipfile(path):  # as torch writes them; asked without torch
+        if not (is_zipfile(path) or path.suffix == ".safetensors"):  # asked without torch
             raise CheckpointError(f"{path} is damaged or no checkpoint: take a file of train.py's")
     return checkpoints
 

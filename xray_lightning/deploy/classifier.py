@@ -266,7 +266,7 @@ def load_classifier(
     trust: bool = False,  # whether it may name classes that are not of this package
     **fit: Any,  # rule, value, calibration of ``fit_operating_points``, for a CSV
 ) -> Classifier:
-    """A classifier from a checkpoint alone, such as RUN/checkpoints/best.ckpt.
+    """A classifier from a checkpoint alone: RUN/checkpoints/best.ckpt, or hf://OWNER/NAME.
 
     Raises:
         CheckpointError: not a checkpoint of this package, or one that needs another version.
@@ -282,7 +282,7 @@ def load_classifier(
         device=device,
         tta=description.config.get("tta", "none"),  # older checkpoints have no such setting
         split=description.split.get("fingerprint"),
-        checkpoint=Path(checkpoint),
+        checkpoint=loaded.path,
         interpretation=interpret(description.labels, own, loaded.weights_sha256, **chosen),
         gate=loaded.gate,
     )

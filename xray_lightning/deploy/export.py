@@ -7,7 +7,7 @@ only where the patients of the test set show that it costs little.
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -25,6 +25,7 @@ from xray_lightning.data.geometry import RULE
 from xray_lightning.data.images import READER_VERSION, read_image
 from xray_lightning.deploy.classifier import Classifier, load_classifier
 from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.hub import WEIGHTS, push_files, require_pushable
 from xray_lightning.metrics.calibration import TINY, Calibration
 from xray_lightning.metrics.compare import Difference, compare_aurocs
 from xray_lightning.records import patient_ids
@@ -176,6 +177,28 @@ def export_checkpoint(
         partial.unlink(missing_ok=True)
     sizes = out.stat().st_size, classifier.labels, size
     return Exported(str(out), format, *sizes, difference, len(films))
+
+
+def push_checkpoint(path: str | Path, repo: str, card: str, *, public: bool = False) -> str:
+    """Put a checkpoint on the Hugging Face hub; returns hf://OWNER/NAME@COMMIT.
+
+    ``repo`` is OWNER/NAME; ``card`` its README.md, as ``card_text`` gives it. What inference needs
+    leaves, as safetensors and as JSON: no settings, predictions, patients or fingerprints of
+    images, of the gate's lowest age the decade. Raises as :func:`export_checkpoint` and hub.py; a
+    card of other weights is a ConfigError.
+    """
+    require_pushable(repo)
+    with TemporaryDirectory() as folder:
+        export_checkpoint(path, weights := Path(folder) / WEIGHTS, "safetensors")
+        bare = load_checkpoint(weights)
+        if bare.weights_sha256 not in card:
+            raise ConfigError(f"the card is of other weights than {path}: xray report makes it new")
+        if bare.gate and bare.gate.youngest:  # it may be one patient's
+            gate = replace(bare.gate, youngest=bare.gate.youngest // 10 * 10)
+            write_safetensors(replace(bare, gate=gate), weights)
+        config = json.dumps(bare.description.to_plain(), indent=1).encode()
+        texts = {"config.json": config, "README.md": card.encode()}
+        return push_files(repo, {WEIGHTS: weights, **texts}, public)
 
 
 def _write(format: str, classifier: Classifier, two: Pixels, path: Path) -> Run:

@@ -26,6 +26,7 @@ from xray_lightning.errors import ConfigError, OutputError, TableError
 from xray_lightning.evaluation.predictions import CALL, PROBABILITY, SCORE
 from xray_lightning.evaluation.priors import Pairs
 from xray_lightning.folders import lock_folder
+from xray_lightning.hub import name_place
 from xray_lightning.results import Json, Result
 from xray_lightning.writing import (
     for_spreadsheet,
@@ -311,7 +312,7 @@ def identify(classifier: Classifier) -> Json:
     gate = classifier.gate.to_json() if classifier.gate else None
     return {
         "checkpoint": digest,
-        "checkpoint_file": str(classifier.checkpoint),
+        "checkpoint_file": name_place(classifier.checkpoint),
         "weights_sha256": weights_sha256(classifier.net.state_dict()),
         "labels": list(classifier.labels),
         "split": classifier.split,

@@ -96,7 +96,7 @@ class Model:
 def open_own(checkpoint: Checkpoint, open_data: OpenData) -> XrayDataModule:
     """The data a checkpoint was trained on, as it was split; an error where it is not at hand."""
     data = open_data(checkpoint)
-    here, there = data.split.fingerprint, checkpoint.description.split["fingerprint"]
+    here, there = data.split.fingerprint, checkpoint.description.split.get("fingerprint")
     if here != there:
         raise DataError(f"it changed: the split was [{there}], it is [{here}]")
     return data

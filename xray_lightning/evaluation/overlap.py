@@ -154,7 +154,7 @@ def choose_test_images(
 ) -> tuple[dict[str, Split], str]:
     """The subsets that ``separate_patients`` gives, and a note on what the checkpoint has met."""
     fingerprint = data.split.subset_fingerprints["test"]
-    trained = description.split["subsets"]["test"]
+    trained = description.split.get("subsets", {}).get("test", "unknown")
     if fingerprint == trained and not choice:
         return {"test": data.split}, ""
     splits = separate_patients(description, data, choice, find_own)

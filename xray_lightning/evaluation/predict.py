@@ -16,6 +16,7 @@ from xray_lightning.data.samplers import Shard
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.evaluate import Evaluation, evaluate, fit_operating_points
 from xray_lightning.evaluation.predictions import Origin, Predictions, SplitName, require_scores
+from xray_lightning.hub import name_place
 from xray_lightning.metrics.auroc import auroc_per_label, defined_mean
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.training.task import XrayTask
@@ -99,8 +100,9 @@ def summarise(predictions: Predictions, fingerprint: str, *, tta: str = "none") 
 
 
 def origin_of(
-    data: XrayDataModule, subset: str, tta: str, weights: str, *, overlap_known: bool = True
-) -> Origin:
+    data: XrayDataModule, subset: str, tta: str, weights: str, checkpoint: Path | None = None,
+    *, overlap_known: bool = True,
+) -> Origin:  # fmt: skip
     """Where predictions on a subset come from; ``weights``: their SHA-256."""
     return Origin(
         data=data.source.title,
@@ -110,6 +112,7 @@ def origin_of(
         tta=tta,
         weights_sha256=weights,
         overlap_known=overlap_known,
+        checkpoint=name_place(checkpoint) if checkpoint else None,
     )
 
 

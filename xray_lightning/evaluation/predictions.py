@@ -42,6 +42,7 @@ class Origin(Result):
     overlap_known: bool | None = None  # whether its training patients were looked for among these
     table: str | None = None  # the file of the scores
     notes: tuple[str, ...] | None = None  # of the data set and the split
+    checkpoint: str | None = None  # its file, or hf://REPO@COMMIT; None: that of the run
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from xray_lightning.explain.overlays import (
 )
 from xray_lightning.explain.saliency import SaliencyTests, choose_finding, run_subset_tests
 from xray_lightning.explain.sanity.study import FEWEST
+from xray_lightning.hub import name_place
 from xray_lightning.models.network import XrayNet
 from xray_lightning.progress import show_progress
 from xray_lightning.results import Json, Result
@@ -96,7 +97,7 @@ def explain_checkpoint(
         CheckpointError, ConfigError: see :func:`require_explainable`.
     """
     if not isinstance(checkpoint, Checkpoint):
-        checkpoint = load_checkpoint(Path(checkpoint))
+        checkpoint = load_checkpoint(checkpoint)
     for name, number, low in (("positives", positives, 2), ("draws", draws, 1), ("seed", seed, 0)):
         require_integer(name, number, low)
     named = (*methods, *saliency)
@@ -109,7 +110,7 @@ def explain_checkpoint(
         *others, images=positives, draws=draws, seed=seed, progress=progress,
     )  # fmt: skip
     return Explanation(
-        str(checkpoint.path), checkpoint.weights_sha256, data.source.title,
+        name_place(checkpoint.path), checkpoint.weights_sha256, data.source.title,
         SplitName(data.split.name, data.split.fingerprint), subset,
         data.split.subset_fingerprints[subset], len(shown.image_ids), shown.patients,
         summarise(shown, "")["auroc"], list(methods), places,
@@ -139,7 +140,7 @@ def require_explainable(
         checkpoint.build_net().require_gates()
     if label and label not in data.labels:
         raise ConfigError(f"label must be one of {', '.join(data.labels)}, got {label!r}")
-    trained = checkpoint.description.split["subsets"]["val"]
+    trained = checkpoint.description.split.get("subsets", {}).get("val")
     if subset == "val" and data.split.subset_fingerprints["val"] != trained:
         raise ConfigError(
             "subset=val: this split's validation set is not that of the training run, and only "
@@ -160,7 +161,7 @@ def _load_comparable(
     seeds = set() if permuted else {own.config.get("seed")}
     others = []
     for path in paths:
-        other = load_checkpoint(Path(path))
+        other = load_checkpoint(path)
         theirs = other.description
         require_labels(theirs, labels, str(path))
         if (theirs.net, theirs.preprocessing) != (own.net, own.preprocessing):

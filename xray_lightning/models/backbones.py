@@ -15,6 +15,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError, WeightsError
+from xray_lightning.hub import locate, name_place
 from xray_lightning.models.batches import evaluation_mode
 
 State = dict[str, Tensor]
@@ -49,7 +50,7 @@ def load_network(name: str, weights: str, image_size: int) -> tuple[Any, str | N
     if weights == "imagenet":
         return pretrained_backbone(name, image_size=image_size)
     backbone = create_backbone(name, image_size=image_size)
-    return backbone, None if weights == "none" else load_backbone(backbone, Path(weights))
+    return backbone, None if weights == "none" else load_backbone(backbone, locate(weights))
 
 
 def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, str]:
@@ -93,7 +94,7 @@ def load_backbone(backbone: Any, path: Path) -> str:
     else:
         state = _adapt(state, backbone.pretrained_cfg)
     fill(backbone, state, str(path))
-    return _report(state, str(path))
+    return _report(state, name_place(path))
 
 
 def read_state(path: Path) -> State:

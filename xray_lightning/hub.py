@@ -1,0 +1,94 @@
+"""The Hugging Face hub: ``hf://OWNER/NAME[@REVISION]`` as a file, and files into a repository.
+
+Weights are safetensors, never a pickle. A revision is resolved to its commit before anything is
+fetched, so that what is recorded is what was read.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from xray_lightning.errors import CheckpointError, ConfigError, OutputError, XrayError
+
+LIBRARY = "xray_lightning"  # as the card of a repository of ours names it
+WEIGHTS = "model.safetensors"
+PLACE = re.compile(r"hf:/+([\w.-]+/[\w.-]+)(?:@(.+))?")  # one slash: what pathlib leaves of two
+CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})/")
+OFFLINE = "LocalEntryNotFoundError", "TransportError", "ConnectionError"
+REASONS = {  # by the name of an error's class, or of one it derives from; the first that is there
+    **dict.fromkeys(OFFLINE, "the hub cannot be reached; commits fetched before open without it"),
+    "GatedRepoError": "its owner lets in those who asked: ask on its page",
+    "RepositoryNotFoundError": "no such repository, or the token (HF_TOKEN) may not see it",
+    "RevisionNotFoundError": "the repository has no such revision",
+    "EntryNotFoundError": f"it holds no {WEIGHTS}, and a pickle is never opened",
+}
+
+
+def locate(place: str | Path) -> Path:
+    """The file at a place; one on the hub is fetched into its cache first, or a CheckpointError."""
+    if not str(place).startswith("hf:/"):
+        return Path(place)
+    if (parts := PLACE.fullmatch(str(place))) is None:
+        raise CheckpointError(f"{place}: write hf://OWNER/NAME or hf://OWNER/NAME@REVISION")
+    repo, revision = parts.groups()
+    with _open_hub(repo, CheckpointError) as hub:
+        if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+            revision = hub.model_info(repo, revision=revision).sha
+        return Path(hub.hf_hub_download(repo, WEIGHTS, revision=revision))
+
+
+def name_place(path: str | Path) -> str:
+    """A file as hf://REPO@COMMIT, if it was fetched from there, else by its path."""
+    parts = CACHED.search(str(path))
+    return f"hf://{parts[1]}/{parts[2]}@{parts[3]}" if parts else str(path)
+
+
+def require_pushable(repo: str) -> None:
+    """Refuse a name that is none, and a push without a token, before long work."""
+    from huggingface_hub import get_token
+
+    if "@" in repo or not PLACE.fullmatch(f"hf://{repo}"):
+        raise ConfigError(f"{repo!r} is no repository of the hub: write OWNER/NAME")
+    if get_token() is None:
+        raise ConfigError(f"no token to push to {repo}: set HF_TOKEN, or run `hf auth login`")
+
+
+def push_files(repo: str, files: Mapping[str, bytes | Path], public: bool) -> str:
+    """Commit files to a repository, made if it is not there; hf://REPO@COMMIT of them.
+
+    ConfigError: it holds another program's files, or is public and should not be, or reversely;
+    OutputError: the hub refuses, or cannot be reached.
+    """
+    from huggingface_hub import CommitOperationAdd
+
+    with _open_hub(repo, OutputError) as hub:
+        hub.create_repo(repo, private=not public, exist_ok=True)
+        there = hub.model_info(repo)
+        names = {file.rfilename for file in there.siblings} - {".gitattributes"}
+        if names and there.library_name != LIBRARY:
+            raise ConfigError(f"{repo} holds files of another program, such as {min(names)}")
+        if bool(there.private) == public:
+            seen, other = ("private", "false") if public else ("public", "true")
+            raise ConfigError(f"{repo} is {seen}: change that, or public={other}")
+        adds = [CommitOperationAdd(name, file) for name, file in files.items()]
+        done = hub.create_commit(repo, adds, commit_message=f"{LIBRARY}: {', '.join(files)}")
+        return f"hf://{repo}@{done.oid}"
+
+
+@contextmanager
+def _open_hub(repo: str, kind: type[XrayError]) -> Iterator[Any]:
+    """The hub's client; its errors, of many unrelated types, become one of ours."""
+    from huggingface_hub import HfApi
+
+    try:
+        yield HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name=LIBRARY)
+    except XrayError:
+        raise
+    except Exception as error:
+        names = {base.__name__ for base in type(error).__mro__}
+        reasons = [reason for name, reason in REASONS.items() if name in names]
+        first = str(error.__cause__ or error).partition("\n")[0]
+        raise kind(f"hf://{repo}: {reasons[0] if reasons else first}") from error
