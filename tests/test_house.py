@@ -11,13 +11,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xray_lightning"
 LIMITS = {
-    "lines of the package": 28_820,
-    "lines of cli/": 3_080,
+    "lines of the package": 28_200,
+    "lines of cli/": 3_050,
     "lines of tests": 29_690,
     "longest file": 450,
-    "longest function": 43,
-    "modules imported by one other": 31,
-    "dict[str, Any]": 30,
+    "longest function": 40,
+    "modules imported by one other": 27,
+    "dict[str, Any]": 29,
     "deep _target_s": 0,
     "lines of README.md": 199,
 }

@@ -81,9 +81,7 @@ def compare_aurocs(
         for index in range(len(labels))
     ]
     with ThreadPoolExecutor(threads) as pool:
-        drawn = list(
-            pool.map(lambda c: _draw_sides(bootstrap, (c[0], c[2]), (c[1], c[2])), columns)
-        )
+        drawn = [*pool.map(lambda c: _draw_sides(bootstrap, (c[0], c[2]), (c[1], c[2])), columns)]
     generator = np.random.default_rng(seed)
     choices = tuple(_choose_seeds(len(runs), draws, generator) for runs in (first, second))
     differences = [

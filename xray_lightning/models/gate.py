@@ -126,8 +126,8 @@ def fit_gate(
     views: tuple[str, ...] = (),
 ) -> Gate:
     """Fit distance and probes on training films, and their limits on validation films."""
-    # Every training film is taken as it is, mirrored, and changed in one of the other ways. Either
-    # limit is exceeded by at most ``false_alarms * (M + 1)`` validation films, so that of further
+    # Every training film is taken as it is, mirrored, and changed in one of the other ways. Above
+    # one limit or both lie at most ``false_alarms * (M + 1)`` validation films, so that of further
     # ones no larger share is expected (Vovk 2005); with M below ``1 / false_alarms`` it may be.
     require_share(false_alarms)
     if len(train) < LEAST or not len(validation):
@@ -135,10 +135,7 @@ def fit_gate(
         raise ConfigError(f"a gate needs at least {LEAST} training films and 1 other, got {counts}")
     from sklearn.linear_model import LogisticRegression  # 1 s that only a fit needs
 
-    stages = list(getattr(net.backbone, "feature_info", ()))
-    if not stages:
-        raise ConfigError(f"{net.config['backbone']}: timm lists no stages of it (feature_info)")
-    layer = f"backbone.{stages[len(stages) // 2]['module']}"
+    layer = middle_layer(net)
 
     def measure(images: Tensor) -> Floats:
         pooled = run_batches(net, images, lambda batch: run_to(net, layer, batch))
@@ -158,6 +155,14 @@ def fit_gate(
     distances, odds, _ = free.judge(torch.from_numpy(np.float32(measure(validation))))
     limit, log_odds = choose_limits(np.stack([distances, odds], axis=1), false_alarms)
     return replace(free, limit=limit, log_odds=max(0.0, log_odds))
+
+
+def middle_layer(net: XrayNet) -> str:
+    """The module halfway through the backbone."""
+    stages = list(getattr(net.backbone, "feature_info", ()))
+    if not stages:
+        raise ConfigError(f"{net.config['backbone']}: timm lists no stages of it (feature_info)")
+    return f"backbone.{stages[len(stages) // 2]['module']}"
 
 
 def change_films(films: Tensor, seed: int) -> list[Tensor]:
