@@ -1,8 +1,9 @@
 """Settings for every test: few threads that sleep while they wait, and where the real data lies."""
 
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,15 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 # The one place that says where the real data lies; test files read the variable.
 os.environ.setdefault("XRAY_DATA", str(Path(__file__).parents[2] / "shared" / "data"))
 SHARED = Path(os.environ["XRAY_DATA"])
+
+
+@pytest.fixture(autouse=True)
+def _no_handler_stays() -> Iterator[None]:
+    """A command run in a test logs to a stream that is closed once the test is over."""
+    yield
+    for handler in [*logging.root.handlers]:
+        if type(handler) is logging.StreamHandler:
+            logging.root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def other(checkpoint: Checkpoint, **config: Any) -> Checkpoint:
 
 def test_everything(checkpoint, data, trainer, monkeypatch) -> None:
     others = {"a": other(checkpoint, seed=1), "b": other(checkpoint, seed=0, permute_labels=True)}
-    monkeypatch.setattr(run, "load_checkpoint", lambda path: others[path.name])
+    monkeypatch.setattr(run, "load_checkpoint", lambda path: others[path])
     explanation = explain_checkpoint(
         checkpoint, data, trainer=trainer, methods=("gradcam", "gradient"), label="Infiltration",
         seeds=["a"], permuted="b", **QUICK | {"saliency": ("gradient",)},

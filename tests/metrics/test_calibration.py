@@ -102,6 +102,7 @@ def test_isotonic_equals_scikit_learn() -> None:
     grid = np.linspace(0, 1, 101)
     found = fit_calibration(scores, positive, "isotonic")
     np.testing.assert_allclose(found(grid), theirs.predict(grid), atol=1e-12)
+    assert found.with_intervals(scores, positive, np.arange(200)) == found
 
 
 def test_bad_settings() -> None:
@@ -145,34 +146,21 @@ def test_intervals_are_those_of_patients_left_out(method) -> None:
     scores, positive = (np.repeat(part[:120], 3) for part in sample())
     patients = np.repeat(np.arange(120), 3)
     whole = fit_calibration(scores, positive, method)
-    fits = [fit_calibration(*_without(patients == one, scores, positive), method)
-            for one in range(120)]  # fmt: skip
+    others = [patients != one for one in range(120)]
+    fits = [fit_calibration(scores[rows], positive[rows], method) for rows in others]
     found = whole.with_intervals(scores, positive, patients)
+    quantile = t.ppf(0.975, positive.sum() / 3 - 1)
     for name in ("slope", "intercept")[: 1 if method == "temperature" else 2]:
         spread = np.sqrt(119 * np.var([getattr(fit, name) for fit in fits]))
         low, high = getattr(found, f"{name}_interval")
-        assert high - low == pytest.approx(
-            2 * t.ppf(0.975, positive.sum() / 3 - 1) * spread, rel=0.1
-        )
+        assert high - low == pytest.approx(2 * quantile * spread, rel=0.1)
         assert low + high == pytest.approx(2 * getattr(whole, name))
     assert found.intercept_interval is None or method == "platt"
     assert calibration.Calibration.from_json(found.to_json()) == found
 
 
-def _without(left_out, *columns) -> list[np.ndarray]:
-    return [column[~left_out] for column in columns]
-
-
-def test_isotonic_steps_have_no_interval() -> None:
-    fitted = fit_calibration(*sample(200), "isotonic")
-    assert fitted.with_intervals(*sample(200), np.arange(200)) == fitted
-
-
 def test_the_interval_of_an_estimated_prior_covers() -> None:
-    """A calibrated classifier at 0.2 meets 300 images of 100 patients with a tenth of the finding.
-
-    The share of 200 samples whose interval holds the truth; 1,000 samples gave 0.97.
-    """
+    """300 images of 100 patients, a tenth with the finding; 1,000 samples gave a share of 0.97."""
     rng, covered = np.random.default_rng(0), 0
     patients = np.repeat(np.arange(100), 3)
     for _ in range(200):
