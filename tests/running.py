@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 MAIN = "from xray_lightning.cli.app import main; main()"
 XRAY = [sys.executable, "-c", MAIN]
 TRAIN = [sys.executable, str(ROOT / "train.py")]
-SECONDS = 540  # a command that takes longer is killed
+SECONDS = 900  # a command that takes longer is killed
 LIGHT = """
 import xray_lightning.cli.app, xray_lightning.cli.train, xray_lightning.cli.audit
 import xray_lightning.cli.compare, xray_lightning.cli.report, xray_lightning.cli.score
