@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 MAIN = "from xray_lightning.cli.app import main; main()"
 XRAY = [sys.executable, "-c", MAIN]
 TRAIN = [sys.executable, str(ROOT / "train.py")]
-SECONDS = 900  # a command that takes longer is killed
+SECONDS = 540  # a command that takes longer is killed
 LIGHT = """
 import xray_lightning.cli.app, xray_lightning.cli.train, xray_lightning.cli.audit
 import xray_lightning.cli.compare, xray_lightning.cli.report, xray_lightning.cli.score
@@ -73,12 +73,12 @@ def run(
 
 
 def start(
-    command: list[Any], ready: Callable[[subprocess.Popen[str]], object], **settings: Any
+    command: list[Any], ready: Callable[..., object], seconds: float = 300, **settings: Any
 ) -> subprocess.Popen[str]:
     """A process that still runs once what is waited for is there."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(command, **streams | settings)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + seconds
     try:
         while not ready(process):
             assert process.poll() is None, process.communicate()[0][-3000:]

@@ -190,7 +190,7 @@ def start_run(folder: Path, *settings: str) -> subprocess.Popen[str]:
     """A run in a folder, once its first epoch is in the last checkpoint."""
     command = [*TRAIN, *TOY, *settings, f"hydra.run.dir={folder}"]
     last = folder / "checkpoints/last.ckpt"
-    return start(command, lambda _: last.exists(), cwd=folder.parent)
+    return start(command, lambda _: last.exists(), 120, cwd=folder.parent)
 
 
 def test_killed_and_resumed_equals_uninterrupted(trained: Path, folder: Path) -> None:

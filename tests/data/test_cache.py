@@ -92,7 +92,7 @@ def first_image(process: subprocess.Popen[str]) -> str:
 def start_build(root: Path, count: int, ready: Callable = first_image) -> subprocess.Popen[str]:
     settings = {"env": os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}}
     settings["stderr"] = subprocess.DEVNULL
-    return start([sys.executable, __file__, root, str(count), "0.02"], ready, **settings)
+    return start([sys.executable, __file__, root, str(count), "0.02"], ready, 20, **settings)
 
 
 def done_so_far(source: Noise, root: Path) -> int:

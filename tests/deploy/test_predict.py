@@ -258,6 +258,7 @@ def test_killed_and_continued(classifier, checkpoint, images, tmp_path) -> None:
     process = start(
         [sys.executable, "-c", code, checkpoint, scans, out],
         lambda _: table.exists() and table.stat().st_size > 1000,
+        120,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     process.kill()
