@@ -1,11 +1,14 @@
-"""``predict_files`` beside its decoding and its network alone, and how soon a first row is there.
+"""``predict_files`` beside its decoding and its network alone, and how soon a first row is there;
+other whole commands from the shell's view, imports and all; exported networks in one run.
 
 Decoding runs in a thread for each core, the network on all cores, one after the other: what a
 program without overlap needs, with nothing written. DenseNet-121 at 224 px, real films.
 """
 
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from shutil import rmtree
 from statistics import median
 from time import perf_counter, sleep
@@ -19,6 +22,7 @@ from xray_lightning import load_classifier, predict_files
 from xray_lightning.checkpoint import KEY, Description
 from xray_lightning.data.decoding import available_cores, single_threaded_opencv
 from xray_lightning.data.images import read_image
+from xray_lightning.deploy.export import export_checkpoint, open_onnx, write_int8
 from xray_lightning.models.network import XrayNet
 from xray_lightning.records import CHEST_XRAY14
 
@@ -27,16 +31,19 @@ pytestmark = pytest.mark.benchmark
 TURNS, COUNT, BATCH = 3, 64, 16
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory):
+def new_checkpoint(folder, labels, backbone):
     torch.manual_seed(0)
-    net, subsets = XrayNet(CHEST_XRAY14, "densenet121", image_size=224), ("train", "val", "test")
-    split = {"fingerprint": "0", "subsets": dict.fromkeys(subsets, "0")}
+    net = XrayNet(labels, backbone, image_size=224)
+    split = {"fingerprint": "0", "subsets": dict.fromkeys(("train", "val", "test"), "0")}
     description = Description(net.config, {"image_size": 224, "clahe": False}, split)
     state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
-    path = tmp_path_factory.mktemp("run") / "best.ckpt"
-    torch.save({KEY: description.to_plain(), "state_dict": state, "epoch": 0}, path)
-    return path
+    torch.save({KEY: description.to_plain(), "state_dict": state, "epoch": 0}, folder / "best.ckpt")
+    return folder / "best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory):
+    return new_checkpoint(tmp_path_factory.mktemp("run"), CHEST_XRAY14, "densenet121")
 
 
 @pytest.fixture(params=["nih-sample/images", "rsna-sample/stage_2_train_images"])
@@ -90,3 +97,45 @@ def test_first_row(films, checkpoint, tmp_path, bench) -> None:
         process.wait()
     bench.remark(f"first row after {', '.join(f'{second:.1f}' for second in seconds)} s")
     bench.ratio(f"predict_first_row_seconds_{films[0].suffix[1:]}", min(seconds), "<=8")
+
+
+def seconds_of(*command: str | Path) -> float:
+    start = perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return perf_counter() - start
+
+
+def test_xray_help(bench) -> None:
+    command = Path(sys.executable).parent / "xray"
+    if not command.is_file():
+        pytest.skip(f"{command} is absent: pip install -e .")
+    seconds = [seconds_of(command, "--help") for _ in range(5)]
+    bench.remark(f"best of 5: {min(seconds):.3f} s, worst {max(seconds):.3f} s")
+    bench.ratio("xray_help_seconds", min(seconds), "<=0.7")
+
+
+def test_audit_of_the_nih_table(metadata: Path, tmp_path: Path, bench) -> None:
+    settings = ["data=nih", f"data.root={metadata}", "split=official", f"hydra.run.dir={tmp_path}"]
+    seconds = seconds_of(*XRAY, "audit", *settings)
+    bench.remark(f"{(tmp_path / 'audit.html').stat().st_size / 1e3:.0f} kB of page")
+    bench.ratio("audit_seconds", seconds, "<=60")
+
+
+@pytest.mark.parametrize("backbone", ["densenet121", "resnet50", "mobilenetv2_100"])
+def test_images_per_second(backbone, tmp_path, bench) -> None:
+    """PyTorch, and onnxruntime in float32 and in 8 bits, on the CPU."""
+    checkpoint = new_checkpoint(tmp_path, ("Mass", "Nodule"), backbone)
+    films = np.random.default_rng(0).integers(0, 256, (8, 224, 224), dtype=np.uint8)
+    paths = [tmp_path / f"{name}.onnx" for name in ("float", "int8")]
+    export_checkpoint(checkpoint, paths[0])
+    write_int8(*paths, iter([films]))
+    runs = load_classifier(checkpoint, device="cpu").score, *map(open_onnx, paths)
+    names = "pytorch", "onnx", "int8"
+    works = {n: lambda run=run: len(run(films)) and 8 for n, run in zip(names, runs, strict=True)}
+    rates = bench.rates(5, **works)
+    figures = {n: [median(rates[n]), median(rates[f"{n}_cpu"])] for n in names}
+    each = ", ".join(f"{n} {figures[n][0]:.1f} ({figures[n][1]:.1f} a CPU second)" for n in names)
+    bench.remark(f"{backbone}, batches of 8 at 224 px: {each} images a second")
+    for name, bound in (("onnx", ">=0.9"), ("int8", ">=1.0")):
+        value = bench.over(rates[name], rates["pytorch"])
+        bench.ratio(f"{backbone}_{name}_to_pytorch", value, bound)

@@ -1,0 +1,359 @@
+"""Data sets whose tables name no patients, in phantom folders: ChestX-Det, SIIM and Open-I.
+
+Masks are those of matplotlib's paths and of an independent decoder.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.path import Path as Border
+
+from xray_lightning import (
+    ChestXDet,
+    ConfigError,
+    DataNotFoundError,
+    OpenI,
+    Siim,
+    TableError,
+    UnknownPatientsWarning,
+)
+from xray_lightning.data.chestxdet import LABELS, SIDE
+from xray_lightning.data.openi import HEADERS
+from xray_lightning.data.source import readable_records
+from xray_lightning.data.splits import official_split
+from xray_lightning.records import Box, Record
+
+pytestmark = pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")
+SQUARE = [[10, 20], [110, 20], [110, 220], [10, 220]]
+OVER = [[100, 200], [300, 200], [300, 400], [100, 400]]  # overlaps it
+BEAN = [[500, 500], [560, 510], [600, 600], [570, 650], [555, 600], [520, 590]]
+
+
+def entry(name: str, *outlines: tuple[str, list[list[int]]]) -> dict[str, Any]:
+    """An image with the outlines of some findings, each with its box."""
+    boxes = [[*np.min(border, axis=0).tolist(), *np.max(border, axis=0).tolist()]
+             for _, border in outlines]  # fmt: skip
+    labels = [label for label, _ in outlines]
+    borders = [border for _, border in outlines]
+    return {"file_name": name, "syms": labels, "boxes": boxes, "polygons": borders}
+
+
+TRAIN = (
+    entry("7.png"),
+    entry("8.png", ("Effusion", SQUARE), ("Effusion", OVER), ("Pleural Thickening", BEAN)),
+)
+
+
+def chestxdet(root: Path, *train: object, test: object = (entry("9.png", ("Mass", BEAN)),)) -> Path:
+    (root / "ChestX_Det_train.json").write_text(json.dumps(train))
+    (root / "ChestX_Det_test.json").write_text(json.dumps(test))
+    return root
+
+
+def test_records_masks_and_counts(tmp_path: Path) -> None:
+    source = ChestXDet(chestxdet(tmp_path, *TRAIN))
+    healthy, ill, _ = source.records
+    assert [record.image_id for record in source.records] == ["7.png", "8.png", "9.png"]
+    assert not any(healthy.targets)
+    told = dict(zip(LABELS, ill.targets, strict=True))
+    assert [label for label, x in told.items() if x] == ["Effusion", "Pleural Thickening"]
+    assert ill.boxes[0] == Box("Effusion", 10, 20, 100, 200)
+    assert ill.box_frame == (SIDE, SIDE)
+    wanted = np.zeros((SIDE, SIDE), bool)
+    wanted[20:221, 10:111] = wanted[200:401, 100:301] = True
+    assert (source.mask(ill, "Effusion") == wanted).all(), "the overlap is no hole"
+    assert not source.mask(ill, "Mass").any()
+    assert not source.mask(healthy, "Effusion").any()
+    table = {"train": 2, "test": 1, "outlines": 4, "without any": 1}
+    assert source.counts["table"] == table
+    assert source.counts["images"]["Effusion"] == 1
+    assert "table: 3,025 train expected, 2 here" in source.notes
+    assert source.official == {"train_val": {"7.png", "8.png"}, "test": {"9.png"}}
+    assert official_split(source.records, source.official).subsets["test"].tolist() == [2]
+    (tmp_path / "ChestX_Det_test.json").unlink()
+    assert ChestXDet(tmp_path).official is None
+
+
+def test_a_polygon_is_filled_as_another_library_does(tmp_path: Path) -> None:
+    """Apart from the pixels of the border, which matplotlib counts by halves."""
+    source = ChestXDet(chestxdet(tmp_path, *TRAIN))
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    pixels = np.stack([columns.ravel(), rows.ravel()], axis=1)
+    inside = Border(BEAN).contains_points(pixels).reshape(SIDE, SIDE)
+    mask = source.mask(source.records[2], "Mass")
+    assert mask[inside].all()
+    near = cv2.dilate(inside.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    assert not (mask & ~near).any()
+
+
+@pytest.mark.parametrize("folder", ["train_data", "train", "train_data/train", "."])
+def test_films_and_patients(folder: str, tmp_path: Path) -> None:
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    for name in ("8.png", "stray.png"):
+        cv2.imwrite(str(tmp_path / folder / name), np.full((8, 8), 9, np.uint8))
+    with pytest.warns(UnknownPatientsWarning, match="renamed NIH's images"):
+        source = ChestXDet(chestxdet(tmp_path, *TRAIN), allow_missing=True)
+    assert [record.image_id for record in readable_records(source)] == ["8.png"]
+    assert (source.read(source.records[1]) == 9).all()
+    assert "Image files on disk that are not in the label table: 1" in source.notes
+    assert source.population == ""
+    for record, label in ((Record("x", "x", (0.0,)), "Mass"), (source.records[0], "Cough")):
+        with pytest.raises(ConfigError, match="is not of"):
+            source.mask(record, label)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"syms": ["Cough"]}, "entry 3: .* unknown label 'Cough'"),
+        ({"syms": []}, "entry 3: file_name, syms, .* are not as published: ValueError"),
+        ({"file_name": "8.png"}, "entry 3: '8.png' stands twice"),
+        ({"boxes": [[5, 5, 5, 9]]}, r"box \[5, 5, 5, 9\] of Mass has no area"),
+        ({"boxes": [[5, 5, 9, SIDE + 1]]}, "of Mass has no area in 1024 x 1024 px"),
+        ({"polygons": [BEAN[:2]]}, "polygon of Mass with 2 points"),
+        ({"polygons": [[[-1, 2], *BEAN]]}, "polygon of Mass with 7 points, or outside 1024 px"),
+        ({"polygons": [[1, 2, 3]]}, "entry 3: .* ValueError"),
+        ({"polygons": None}, "entry 3: .* TypeError"),
+    ],
+)
+def test_entries_that_cannot_be(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    wrong = entry("10.png", ("Mass", BEAN)) | change
+    with pytest.raises(TableError, match=message):
+        ChestXDet(chestxdet(tmp_path, *TRAIN, wrong))
+
+
+def test_tables_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match=r"_train\.json \(nor \.gz\)\. A ChestX-Det folder"):
+        ChestXDet(tmp_path)
+    with pytest.raises(TableError, match=r"ChestX_Det_test\.json is not a list of entries"):
+        ChestXDet(chestxdet(tmp_path, *TRAIN, test={}))
+    with pytest.raises(TableError, match=r"entry 1: .* KeyError 'syms'"):
+        ChestXDet(chestxdet(tmp_path, {"file_name": "1.png"}))
+
+
+def test_figures_of_the_real_tables(tables: Path) -> None:
+    root = tables / "chestxdet"
+    if not root.is_dir():
+        pytest.skip(f"{root} is not there")
+    source = ChestXDet(root)
+    assert len((source.official or {})["test"]) == 553
+    assert not [note for note in source.notes if "expected" in note]
+
+
+def encode(mask: np.ndarray) -> str:
+    """Relative run lengths, a pixel at a time."""
+    words, last, start = [], 0, None
+    for place, inside in enumerate([*mask.T.ravel().tolist(), False]):
+        if inside and start is None:
+            start = place
+        elif not inside and start is not None:
+            words += [start - last, place - start]
+            last, start = place, None
+    return " ".join(map(str, words))
+
+
+def decode(text: str) -> np.ndarray:
+    """The other way: a word at a time, a pixel at a time."""
+    mask, place, inside = np.zeros((SIDE, SIDE), bool), 0, False
+    for word in map(int, text.split()):
+        for pixel in range(place, place + word if inside else place):
+            mask[pixel % SIDE, pixel // SIDE] = True
+        place, inside = place + word, not inside
+    return mask
+
+
+def outline(*slices: tuple[slice, slice]) -> np.ndarray:
+    mask = np.zeros((SIDE, SIDE), bool)
+    for place in slices:
+        mask[place] = True
+    return mask
+
+
+ONE = outline((slice(100, 300), slice(50, 90)), (slice(250, 400), slice(80, 83)))
+TWO = outline((slice(900, SIDE), slice(700, 701)), (slice(0, 7), slice(701, 702)))  # goes on
+ROWS = ("1.2.3.4,-1", f"1.2.3.5,{encode(ONE)}", "1.2.3.6,-1", f"1.2.3.5, {encode(TWO)}")
+
+
+def siim(root: Path, *rows: str, column: str = " EncodedPixels") -> Path:
+    (root / "train-rle.csv").write_text("\n".join([f"ImageId,{column}", *rows]) + "\n")
+    return root
+
+
+def test_masks_boxes_and_counts(tmp_path: Path) -> None:
+    source = Siim(siim(tmp_path, *ROWS))
+    assert [record.image_id for record in source.records] == ["1.2.3.4", "1.2.3.5", "1.2.3.6"]
+    assert [record.targets for record in source.records] == [(0.0,), (1.0,), (0.0,)]
+    first, second = source.records[1].boxes
+    assert (first.x, first.y, first.width, first.height) == (50, 100, 40, 300)
+    assert (second.x, second.y, second.width, second.height) == (700, 0, 2, SIDE)
+    wanted = decode(encode(ONE)) | decode(encode(TWO))
+    assert (wanted == (ONE | TWO)).all(), "the two decoders of this test"
+    assert (source.mask(source.records[1], "Pneumothorax") == wanted).all()
+    assert not source.mask(source.records[0], "Pneumothorax").any()
+    table = {"rows": 4, "images": 3, "positive": 1, "several rows": 1}
+    assert source.counts == {"table": table}
+    assert "table: 12,954 rows expected, 4 here" in source.notes
+    assert {record.box_frame for record in source.records} == {(1024, 1024)}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_outlines(seed: int, tmp_path: Path) -> None:
+    random = np.random.default_rng(seed)
+    mask = np.zeros((SIDE, SIDE), bool)
+    for row, column in random.integers(0, SIDE - 60, (9, 2)):
+        mask[row : row + 60, column : column + 3] = random.random((60, 3)) < 0.7
+    source = Siim(siim(tmp_path, f"a,{encode(mask)}"))
+    assert (source.mask(source.records[0], "Pneumothorax") == mask).all()
+
+
+def test_tables_and_masks_need_no_torch(tmp_path: Path) -> None:
+    code = (
+        f"import sys, warnings; warnings.simplefilter('ignore'); from xray_lightning import Siim;"
+        f"s = Siim({str(siim(tmp_path, *ROWS))!r}); print(s.mask(s.records[1], s.labels[0]).sum(),"
+        f" 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str((ONE | TWO).sum()), "False"]
+
+
+def test_films_patients_and_studies(tmp_path, write_dicom, monkeypatch) -> None:
+    films = siim(tmp_path, *ROWS) / "dicom-images-train"
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 16), np.uint8)
+    write_dicom(films / "1.9/1.8/1.2.3.5.dcm", pixels, PatientSex="F", ViewPosition="AP")
+    write_dicom(films / "1.9/1.8/1.2.3.7.dcm", pixels)
+    write_dicom(tmp_path / "1.2.3.6.dcm", pixels)
+    monkeypatch.chdir(tmp_path)  # a flat file has two folders above it
+    with pytest.warns(UnknownPatientsWarning, match="SIIM's table names images alone"):
+        source = Siim(".", allow_missing=True)
+    told = [(r.study_id, r.sex, r.view) for r in readable_records(source)]
+    assert told == [("1.9", "F", "AP"), ("", "", "")]
+    assert (source.read(source.records[1]) == pixels).all()
+    assert (source.population, source.official, source.missing) == ("", None, ("1.2.3.4",))
+    assert "Image files on disk that are not in the label table: 1" in source.notes
+    for record, label in ((Record("x", "x", (0.0,)), "Pneumothorax"), (source.records[0], "Mass")):
+        with pytest.raises(ConfigError, match="is not of"):
+            source.mask(record, label)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("1.2.3.4,1 2", "row 6: '1.2.3.4' is blank, or its row contradicts"),
+        ("1.2.3.5,-1", "'1.2.3.5' is blank, or its row contradicts"),
+        ("1.2.3.6,-1", "'1.2.3.6' is blank, or its row contradicts or repeats"),
+        (f"1.2.3.5,{encode(ONE)}", "'1.2.3.5' is blank, or its row contradicts or repeats"),
+        (",-1", "'' is blank"),
+        ("a,", "'EncodedPixels' is '', not -1, or pairs of start and length"),
+        ("a,1 2 3", "'EncodedPixels' is '1 2 3', not -1"),
+        ("a,1 0", "is '1 0', not"),
+        ("a,-2 3", "is '-2 3', not"),
+        ("a,1 x", "is '1 x', not"),
+        (f"a,5 {SIDE * SIDE}", "is '5 1048576', not"),
+    ],
+)
+def test_rows_that_cannot_be(row: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=message):
+        Siim(siim(tmp_path, *ROWS, row))
+
+
+def test_tables_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataNotFoundError, match=r"train-rle\.csv \(nor \.gz\)\. A SIIM folder holds"
+    ):
+        Siim(tmp_path)
+    with pytest.raises(TableError, match="lacks 1 column: 'EncodedPixels'"):
+        Siim(siim(tmp_path, *ROWS, column="Pixels"))
+
+
+def test_figures_of_the_real_table(tables: Path) -> None:
+    source = Siim(tables / "siim")
+    assert not [note for note in source.notes if "expected" in note]
+    boxes = [len(record.boxes) for record in source.records]
+    assert (np.count_nonzero(boxes), sum(boxes)) == (2_669, 3_576)
+    rows = pd.read_csv(tables / "siim/train-rle.csv").groupby("ImageId", sort=False)
+    for record, (_, texts) in zip(source.records[:550], rows[" EncodedPixels"], strict=False):
+        wanted = np.any([decode(text if text != " -1" else "") for text in texts], axis=0)
+        assert (source.mask(record, "Pneumothorax") == wanted).all()
+
+
+VIEWS = {"CXR1_1": "PA", "CXR1_2": "LARGE LATERAL", "CXR2_1": "AP", "CXR3_1": "", "CXR4_1": "PA"}
+
+
+def write_report(root: Path, number: int, terms: Sequence[str], images: Sequence[str]) -> None:
+    openi = root / "ecgen-radiology"
+    openi.mkdir(exist_ok=True)
+    major = "".join(f"<major>{term}</major>" for term in terms)
+    parent = '<parentImage id="{}"><caption>PA</caption></parentImage>'
+    parents = "".join(map(parent.format, images))
+    mesh = f"<MeSH>{major}<automatic>Mass</automatic></MeSH>"
+    text = f'<eCitation><uId id="CXR{number}"/>{mesh}{parents}'
+    (openi / f"{number}.xml").write_text(f"<?xml version='1.0'?>{text}</eCitation>")
+
+
+@pytest.fixture
+def openi(tmp_path: Path) -> Path:
+    two = ["Thickening/pleura/apex", "Hydropneumothorax/right", "Nodule/thorax"]
+    one = ["Nodule/lung/base/left", "Subcutaneous Emphysema/neck"]
+    write_report(tmp_path, 1, one, ["CXR1_1", "CXR1_2"])
+    write_report(tmp_path, 2, two, ["CXR2_1"])
+    write_report(tmp_path, 3, ["normal"], ["CXR3_1"])
+    write_report(tmp_path, 4, ["No Indexing"], ["CXR4_1"])
+    write_report(tmp_path, 10, ["Pneumonia"], [])
+    rows = [f"{image},x,{view}" for image, view in VIEWS.items()]
+    (tmp_path / HEADERS).write_text("\n".join(["imageid,Rows,View Position", *rows]))
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore::xray_lightning.data.source.UnknownPatientsWarning")
+def test_odd_reports(openi: Path) -> None:
+    image = np.dstack([np.full((6, 5), 200, np.uint8)] * 3)  # grey stored as RGB
+    (openi / "NLMCXR_png").mkdir()
+    cv2.imwrite(str(openi / "NLMCXR_png" / "CXR1_1.png"), image)
+    source = OpenI(openi, views=None)
+    wanted = {"CXR1_1": "PA", "CXR1_2": "LL", "CXR2_1": "AP", "CXR3_1": ""}
+    assert {r.image_id: r.view for r in source.records} == wanted
+    assert all(r.image_id.startswith(f"{r.patient_id}_") for r in source.records)
+    present = [
+        {label for label, target in zip(source.labels, record.targets, strict=True) if target}
+        for record in source.records
+    ]
+    pleural = {"Pleural_Thickening", "Pneumothorax", "Effusion"}
+    assert present == [{"Nodule"}, {"Nodule"}, pleural, set()]
+    assert source.read(source.records[0]).tolist() == image[:, :, 0].tolist()
+    assert "LEFT OUT: 1 image of reports that were not indexed" in source.notes
+    assert source.counts["files"]["reports without image"] == 1
+    with pytest.warns(UnknownPatientsWarning, match="a report counts as a patient"):
+        assert [r.image_id for r in OpenI(openi).records] == ["CXR1_1", "CXR2_1"]
+
+
+@pytest.mark.filterwarnings("ignore::xray_lightning.data.source.UnknownPatientsWarning")
+def test_faulty_reports(openi: Path) -> None:
+    (openi / HEADERS).rename(openi / "elsewhere.csv")
+    with pytest.raises(ConfigError, match="views=null"):
+        OpenI(openi)
+    assert len(OpenI(openi, views=None).records) == 4
+    write_report(openi, 5, ["normal"], ["CXR1_1"])
+    with pytest.raises(TableError, match=r"5\.xml: CXR1_1"):
+        OpenI(openi, views=None)
+    for text, reason in (("<eCitation/>", "uId"), ("<eCitation>", "not XML")):
+        (openi / "ecgen-radiology" / "5.xml").write_text(text)
+        with pytest.raises(TableError, match=rf"5\.xml.*{reason}"):
+            OpenI(openi, views=None)
+    with pytest.raises(DataNotFoundError, match="ecgen-radiology"):
+        OpenI(openi / "ecgen-radiology")
+
+
+@pytest.mark.filterwarnings("ignore::xray_lightning.data.source.UnknownPatientsWarning")
+def test_openi_counts(tables: Path) -> None:
+    source = OpenI(tables / "openi")
+    assert not any("expected" in note for note in source.notes)
+    assert len(source.records) == 3_893
+    assert not source.official
