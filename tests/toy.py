@@ -1,11 +1,11 @@
-"""Data and a trainer for trainings of seconds."""
+"""Data and a trainer for trainings of seconds, and what a data set says."""
 
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Trainer
 
-from xray_lightning import Phantom, XrayDataModule
+from xray_lightning import Phantom, Source, XrayDataModule
 
 
 def toy_data(cache: Path, patients: int, size: int = 32, **settings: Any) -> XrayDataModule:
@@ -18,3 +18,9 @@ def quiet_trainer(folder: Path, **settings: Any) -> Trainer:
     """On the CPU, without a logger, bars and a summary."""
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
     return Trainer(accelerator="cpu", default_root_dir=folder, **quiet | settings)
+
+
+def present(source: Source) -> dict[str, set[str]]:
+    """The findings that each image is known to show."""
+    rows = ((r.image_id, zip(source.labels, r.targets, strict=True)) for r in source.records)
+    return {image: {label for label, target in row if target == 1} for image, row in rows}

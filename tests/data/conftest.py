@@ -40,6 +40,7 @@ class NihFolder:
     """Writes a folder as NIH publishes it; each method replaces one part of it."""
 
     root: Path
+    header: str = NIH_HEADER
 
     def table(
         self, *rows: str, name: str = "Data_Entry_2017_v2020.csv", header: str = NIH_HEADER

@@ -314,9 +314,7 @@ def test_full_disk_is_found_before_the_start(tmp_path, monkeypatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=7 * 10**9))
     source = Noise(5)
-    with pytest.raises(
-        CacheError, match=r"needs 8\.00 GB but 7\.00 GB are free at .*cache_dir=DIR"
-    ):
+    with pytest.raises(CacheError, match=r"needs 8\.00 GB but 7\.00 GB are free .*cache_dir=DIR"):
         build(source, tmp_path, size=40_000)
     assert not source.reads
 

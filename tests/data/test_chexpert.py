@@ -14,14 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xray_lightning import CheXpert, CsvTable, Mimic
+import xray_lightning as xl
 from xray_lightning.cli.datasets import data
 from xray_lightning.data.chexpert import LABELS, MASKED
 from xray_lightning.data.masks import PackedMask
 from xray_lightning.data.partition import split_source
 from xray_lightning.data.source import readable_records
-from xray_lightning.data.splits import auto_split, official_split
-from xray_lightning.errors import ConfigError, DataNotFoundError, MissingImagesError, TableError
 
 NAN = math.nan
 HEADER = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *LABELS]
@@ -81,7 +79,7 @@ def test_records_of_a_folder_with_another_name(folder: Path) -> None:
     image = folder / "train/patient00001/study1/view1_frontal.jpg"
     image.parent.mkdir(parents=True)
     cv2.imwrite(str(image), np.full((20, 16), 90, np.uint8))
-    source = CheXpert(folder)
+    source = xl.CheXpert(folder)
     first, second, *_ = source.records
     assert (first.image_id, first.patient_id, first.study_id) == (
         "train/patient00001/study1/view1_frontal.jpg", "patient00001", "patient00001/study1",
@@ -96,7 +94,7 @@ def test_records_of_a_folder_with_another_name(folder: Path) -> None:
 
 
 def test_odd_rows_are_counted(folder: Path) -> None:
-    source = CheXpert(folder)
+    source = xl.CheXpert(folder)
     assert source.counts["train"] == {
         "images": 6, "patients": 4, "studies": 5, "frontal": 5, "lateral": 1,
     }  # fmt: skip
@@ -120,49 +118,49 @@ def test_odd_rows_are_counted(folder: Path) -> None:
     ("views", "count"), [(None, 11), (["LL"], 3), (["PA"], 3), (["frontal"], 1)]
 )
 def test_views_are_selectable(folder: Path, views: Any, count: int) -> None:
-    assert len(CheXpert(folder, views=views).records) == count
+    assert len(xl.CheXpert(folder, views=views).records) == count
 
 
 def test_choices_reach_targets_title_and_fingerprint(folder: Path) -> None:
-    plain = CheXpert(folder)
-    mixed = CheXpert(folder, uncertain={"default": "zeros", "Edema": "smooth"}, blank="unknown")
+    plain = xl.CheXpert(folder)
+    mixed = xl.CheXpert(folder, uncertain={"default": "zeros", "Edema": "smooth"}, blank="unknown")
     share = mixed.records[1].targets[EDEMA]
     assert 0.55 < share < 0.85
     assert math.isnan(mixed.records[2].targets[EDEMA])
     words = "uncertain: zeros but Edema smooth, blank: unknown, smooth: 0.55 to 0.85, seed: 0"
     assert mixed.title == f"chexpert ({words})"
-    splits = [split_source(source, official_split, source.records) for source in (plain, mixed)]
+    splits = [split_source(source, xl.official_split, source.records) for source in (plain, mixed)]
     assert splits[0].fingerprint != splits[1].fingerprint
 
 
 def test_the_official_split(folder: Path) -> None:
-    whole = official_split((source := CheXpert(folder)).records, source.official)
+    whole = xl.official_split((source := xl.CheXpert(folder)).records, source.official)
     assert {subset: len(rows) for subset, rows in whole.subsets.items()} == {
         "train": 4, "val": 3, "test": 1,
     }  # fmt: skip
     (folder / "test_labels.csv").unlink()
-    source = CheXpert(folder)
-    carved = official_split(source.records, source.official, val_fraction=0.3)
+    source = xl.CheXpert(folder)
+    carved = xl.official_split(source.records, source.official, val_fraction=0.3)
     assert {source.records[i].image_id[:5] for i in carved.subsets["test"]} == {"valid"}
     assert {source.records[i].image_id[:5] for i in carved.subsets["val"]} == {"train"}
     (folder / "valid.csv").unlink()
-    assert CheXpert(folder).official is None
+    assert xl.CheXpert(folder).official is None
 
 
 def test_a_label_without_a_column_is_unknown(folder: Path) -> None:
     write(folder, "test_labels.csv", ["test/patient64741/study1/view1_frontal.jpg,1"],
           ["Path", "Edema"])  # fmt: skip
-    source = CheXpert(folder)
+    source = xl.CheXpert(folder)
     assert source.records[-1].targets[EDEMA] == 1
     assert math.isnan(source.records[-1].targets[FRACTURE])
     assert "test_labels.csv lacks No Finding, Enlarged" in "\n".join(source.notes)
 
 
 def test_the_archive_is_found(folder: Path) -> None:
-    assert CheXpert(folder.parent).root == folder
+    assert xl.CheXpert(folder.parent).root == folder
     write(folder.parent / "CheXpert-v1.0", "train.csv", TRAIN)
-    with pytest.raises(ConfigError, match=r"CheXpert-v1\.0, mine"):
-        CheXpert(folder.parent)
+    with pytest.raises(xl.ConfigError, match=r"CheXpert-v1\.0, mine"):
+        xl.CheXpert(folder.parent)
 
 
 @pytest.mark.parametrize(
@@ -179,22 +177,22 @@ def test_the_archive_is_found(folder: Path) -> None:
 def test_faulty_tables(folder: Path, old: str, new: str, value: str) -> None:
     table = folder / "train.csv"
     table.write_text(table.read_text().replace(old, new))
-    with pytest.raises(TableError, match=value):
-        CheXpert(folder)
+    with pytest.raises(xl.TableError, match=value):
+        xl.CheXpert(folder)
 
 
 def test_what_is_not_there(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match="nowhere"):
-        CheXpert(tmp_path / "nowhere")
+    with pytest.raises(xl.DataNotFoundError, match="nowhere"):
+        xl.CheXpert(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataNotFoundError, match=r"train\.csv"):
-        CheXpert(tmp_path / "empty")
-    with pytest.raises(ConfigError, match="LATERAL"):
-        CheXpert(folder, views=["LATERAL"])
-    with pytest.raises(ConfigError, match="maybe"):
-        CheXpert(folder, uncertain="maybe")
-    with pytest.raises(MissingImagesError, match="8 of the 8"):
-        readable_records(CheXpert(folder))
+    with pytest.raises(xl.DataNotFoundError, match=r"train\.csv"):
+        xl.CheXpert(tmp_path / "empty")
+    with pytest.raises(xl.ConfigError, match="LATERAL"):
+        xl.CheXpert(folder, views=["LATERAL"])
+    with pytest.raises(xl.ConfigError, match="maybe"):
+        xl.CheXpert(folder, uncertain="maybe")
+    with pytest.raises(xl.MissingImagesError, match="8 of the 8"):
+        readable_records(xl.CheXpert(folder))
 
 
 def pack(mask: Any) -> dict[str, Any]:
@@ -250,7 +248,7 @@ def test_masks_of_radiologists(folder: Path, masks: Callable[..., Path]) -> None
     other = folder / "val/patient64542/study1/view1_frontal.jpg"  # CheXlocalize's name of valid/
     other.parent.mkdir(parents=True)
     cv2.imwrite(str(other), np.full((40, 50), 9, np.uint8))
-    source = CheXpert(folder, segmentations=[masks()])
+    source = xl.CheXpert(folder, segmentations=[masks()])
     train, shown, absent, silent = (source.records[i] for i in (0, 4, 5, 6))
     mask = source.mask(shown, "Edema")
     assert mask is not None
@@ -280,10 +278,10 @@ def test_masks_of_radiologists(folder: Path, masks: Callable[..., Path]) -> None
     ],
 )
 def test_faulty_masks(folder: Path, masks: Callable[..., Path], entry: Any, value: str) -> None:
-    with pytest.raises(TableError, match=value):
-        CheXpert(folder, segmentations=[masks(**entry)])
-    with pytest.raises(DataNotFoundError, match=r"none\.json"):
-        CheXpert(folder, segmentations=["none.json"])
+    with pytest.raises(xl.TableError, match=value):
+        xl.CheXpert(folder, segmentations=[masks(**entry)])
+    with pytest.raises(xl.DataNotFoundError, match=r"none\.json"):
+        xl.CheXpert(folder, segmentations=["none.json"])
 
 
 def test_the_real_table(tables: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -344,7 +342,7 @@ def mimic(tmp_path: Path) -> Path:
 
 
 def test_records_views_and_studies(mimic: Path) -> None:
-    source = Mimic(mimic, views=None)
+    source = xl.Mimic(mimic, views=None)
     about = {r.image_id: (r.view, r.follow_up, r.targets[EDEMA]) for r in source.records}
     assert about["a"] == ("PA", 0, 1)
     assert about["b"] == ("LL", 0, 1)
@@ -366,16 +364,16 @@ def test_records_views_and_studies(mimic: Path) -> None:
         *("1 view told by the procedure's text", "377,110 images expected, 7 here"),
     ):
         assert sentence in notes
-    assert [r.image_id for r in Mimic(mimic).records] == ["a", "c", "d", "f", "g"]
+    assert [r.image_id for r in xl.Mimic(mimic).records] == ["a", "c", "d", "f", "g"]
 
 
 def test_official_split_and_radiologists(mimic: Path) -> None:
-    source = Mimic(mimic)
-    split = official_split(source.records, source.official)
+    source = xl.Mimic(mimic)
+    split = xl.official_split(source.records, source.official)
     assert {subset: len(rows) for subset, rows in split.subsets.items()} == {
         "train": 2, "val": 1, "test": 2,
     }  # fmt: skip
-    experts = Mimic(mimic, test="radiologists", uncertain="ones", blank="unknown")
+    experts = xl.Mimic(mimic, test="radiologists", uncertain="ones", blank="unknown")
     assert experts.title == (
         "mimic (labels: chexpert, test: radiologists, uncertain: ones, blank: unknown)"
     )
@@ -396,9 +394,9 @@ def test_long_tail_labels_are_a_table_of_data_csv(mimic: Path) -> None:
             "f,10000935,5,AP,p10/p10000935/s5/f.jpg,test,0,0")  # fmt: skip
     (mimic / "labels.csv").write_text("\n".join(rows))
     columns = {"image": "fpath", "patient": "subject_id", "view": "ViewPosition"}
-    source = CsvTable(mimic / "labels.csv", root=mimic / "files", columns=columns)
+    source = xl.CsvTable(mimic / "labels.csv", root=mimic / "files", columns=columns)
     assert source.labels == ("Edema", "Hernia")
-    split = auto_split(source.records, source.official)
+    split = xl.auto_split(source.records, source.official)
     assert {subset: len(rows) for subset, rows in split.subsets.items()} == {
         "train": 1, "val": 1, "test": 1,
     }  # fmt: skip
@@ -410,17 +408,17 @@ def test_long_tail_labels_are_a_table_of_data_csv(mimic: Path) -> None:
     [({"labels": "chexbert"}, "chexbert"), ({"test": "all"}, "all"), ({"views": ["L"]}, "'L'")],
 )
 def test_wrong_choices(mimic: Path, settings: dict[str, Any], value: str) -> None:
-    with pytest.raises(ConfigError, match=value):
-        Mimic(mimic, **settings)
+    with pytest.raises(xl.ConfigError, match=value):
+        xl.Mimic(mimic, **settings)
 
 
 def test_faulty_folders(mimic: Path) -> None:
-    with pytest.raises(DataNotFoundError, match=r"negbio\.csv \(nor \.gz\)"):
-        Mimic(mimic, labels="negbio")
+    with pytest.raises(xl.DataNotFoundError, match=r"negbio\.csv \(nor \.gz\)"):
+        xl.Mimic(mimic, labels="negbio")
     split = mimic / "mimic-cxr-2.0.0-split.csv"
     split.write_text("dicom_id,split\na,tune\n")
-    with pytest.raises(TableError, match="'split' is 'tune'"):
-        Mimic(mimic)
+    with pytest.raises(xl.TableError, match="'split' is 'tune'"):
+        xl.Mimic(mimic)
     split.write_text("dicom_id,split\na,train\na,test\n")
-    with pytest.raises(TableError, match="rows 2 and 3"):
-        Mimic(mimic)
+    with pytest.raises(xl.TableError, match="rows 2 and 3"):
+        xl.Mimic(mimic)

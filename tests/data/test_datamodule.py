@@ -10,22 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+import xray_lightning as xl
 from xray_lightning.data import samplers
-from xray_lightning.data.cache import ImageCache, open_cache
 from xray_lightning.data.datamodule import XrayDataModule, default_workers
 from xray_lightning.data.dataset import XrayDataset
-from xray_lightning.data.nih import ChestXray14
-from xray_lightning.data.partition import Split, make_split
-from xray_lightning.data.phantom import Phantom
-from xray_lightning.data.source import Source
-from xray_lightning.data.splits import official_split
 from xray_lightning.data.transforms import augment_light, equalise
-from xray_lightning.errors import ConfigError, MissingImagesError
-from xray_lightning.records import Record
 
 NAN = np.nan
 SIZE = 32
-PHANTOM = Phantom(patients=24, size=SIZE)
+PHANTOM = xl.Phantom(patients=24, size=SIZE)
 RECORDS = PHANTOM.records
 ROWS = np.arange(len(RECORDS))
 
@@ -41,11 +34,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cache(root: Path) -> ImageCache:
-    return open_cache(PHANTOM, RECORDS, size=SIZE, root=root, progress=False)
+def cache(root: Path) -> xl.ImageCache:
+    return xl.open_cache(PHANTOM, RECORDS, size=SIZE, root=root, progress=False)
 
 
-def test_a_sample_is_the_cached_image(cache: ImageCache) -> None:
+def test_a_sample_is_the_cached_image(cache: xl.ImageCache) -> None:
     rows = ROWS[::-1]
     data = XrayDataset(RECORDS[::-1], cache, rows)
     assert len(data) == len(RECORDS)
@@ -60,7 +53,7 @@ def test_a_sample_is_the_cached_image(cache: ImageCache) -> None:
         assert (sample["index"], sample["image_id"]) == (index, RECORDS[row].image_id)
 
 
-def test_a_seed_augments_and_its_absence_does_not(cache: ImageCache) -> None:
+def test_a_seed_augments_and_its_absence_does_not(cache: xl.ImageCache) -> None:
     augment = augment_light()
     data = XrayDataset(RECORDS, cache, ROWS, augment=augment)
     plain = XrayDataset(RECORDS, cache, ROWS)
@@ -71,7 +64,7 @@ def test_a_seed_augments_and_its_absence_does_not(cache: ImageCache) -> None:
     assert not torch.equal(data[2, 8]["image"], data[2, 7]["image"])
 
 
-def test_equalisation_comes_before_augmentation(cache: ImageCache) -> None:
+def test_equalisation_comes_before_augmentation(cache: xl.ImageCache) -> None:
     augment = augment_light()
     data = XrayDataset(RECORDS, cache, ROWS, augment=augment, clahe=True)
     equalised = equalise(np.array(cache.images[3]))
@@ -254,12 +247,12 @@ def test_more_processes_than_images(root: Path) -> None:
     data = module(root)
     count = len(data.subset_records("val"))
     match = f"{count + 1} processes cannot share the {count} images of the val set; use .*={count}"
-    with pytest.raises(ConfigError, match=match):
+    with pytest.raises(xl.ConfigError, match=match):
         data.require_images(count + 1)
-    with pytest.raises(ConfigError, match=match):
+    with pytest.raises(xl.ConfigError, match=match):
         data.evaluation_loader("test", 0, count + 1)
     data.trainer = trainer_of(0, count + 1)
-    with pytest.raises(ConfigError, match=match):
+    with pytest.raises(xl.ConfigError, match=match):
         data.setup()
     data.require_images(count)
 
@@ -274,14 +267,14 @@ def test_equalisation_in_every_part(subset: str, root: Path) -> None:
         np.testing.assert_array_equal(equalised[index]["image"][0].numpy(), expected)
 
 
-class Facts(Source):
+class Facts(xl.Source):
     """Images that nobody looks at, with chosen targets."""
 
     def __init__(self, targets: np.ndarray) -> None:
         self.labels = tuple(f"label {number}" for number in range(targets.shape[1]))
         rows = enumerate(targets.tolist())
         self.records = [
-            Record(f"{i}.png", f"p{i}", tuple(row), Path(f"{i}.png")) for i, row in rows
+            xl.Record(f"{i}.png", f"p{i}", tuple(row), Path(f"{i}.png")) for i, row in rows
         ]
 
 
@@ -297,8 +290,8 @@ TARGETS = np.array(
 )
 
 
-def first_four_train(records: Sequence[Record], official: Any) -> Split:
-    return make_split("csv", records, {"train": [0, 1, 2, 3], "val": [4], "test": [5]})
+def first_four_train(records: Sequence[xl.Record], official: Any) -> xl.Split:
+    return xl.make_split("csv", records, {"train": [0, 1, 2, 3], "val": [4], "test": [5]})
 
 
 @pytest.fixture
@@ -326,11 +319,11 @@ def test_counts_of_the_labels_and_subsets(facts: XrayDataModule) -> None:
 def test_missing_images(nih_folder: Any, tmp_path: Path) -> None:
     (nih_folder.root / "images" / "00000001_001.png").unlink()
     match = r"1 of the 5 images .*'nih' are not on disk, the first is 00000001_001\.png.*allow_mis"
-    with pytest.raises(MissingImagesError, match=match):
-        XrayDataModule(ChestXray14(nih_folder.root), cache_dir=tmp_path)
+    with pytest.raises(xl.MissingImagesError, match=match):
+        XrayDataModule(xl.ChestXray14(nih_folder.root), cache_dir=tmp_path)
     data = XrayDataModule(
-        ChestXray14(nih_folder.root, allow_missing=True),
-        split=official_split,
+        xl.ChestXray14(nih_folder.root, allow_missing=True),
+        split=xl.official_split,
         image_size=8,
         batch_size=2,
         cache_dir=tmp_path / "cache",
@@ -372,7 +365,7 @@ def test_workers_of_a_loader(workers: int, root: Path) -> None:
     ],
 )
 def test_settings_that_cannot_work(settings: dict[str, Any], match: str, root: Path) -> None:
-    with pytest.raises(ConfigError, match=match):
+    with pytest.raises(xl.ConfigError, match=match):
         module(root, **settings).dataset("all")
 
 

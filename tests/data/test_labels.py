@@ -16,20 +16,14 @@ import pytest
 import torch
 
 import xray_lightning as xl
-from xray_lightning import ConfigError, Phantom, relabel, shared_labels, union_labels
 from xray_lightning.audit import label_table
 from xray_lightning.cli.labels import labels
 from xray_lightning.data import vocabulary
-from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.labels import LabelTable
 from xray_lightning.data.samplers import disease_balanced_sampler, prevalence
 from xray_lightning.data.source import Source, describe_targets, patient_keys, readable_records
-from xray_lightning.data.splits import patient_split
-from xray_lightning.data.summary import summarise_data
 from xray_lightning.data.uncertain import Coding, parse_code
-from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.auroc import PerLabelAUROC, auroc_per_label
-from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.compare import compare_aurocs
 from xray_lightning.metrics.estimates import estimate_metrics
 from xray_lightning.metrics.operating_points import choose_threshold, fit_operating_point
@@ -81,7 +75,7 @@ def test_wider_and_narrower() -> None:
     for wider, narrower in (("Lung Opacity", "Pneumonia"), ("Pleural Other", "Pleural_Thickening")):
         assert vocabulary.find_wording("mimic", [wider], narrower) is None
         assert vocabulary.find_wording("mimic", [narrower], wider) is None
-    (record,) = relabel(Made("vindr", ("Nodule/Mass",), (0.0,)), ["Nodule"]).records
+    (record,) = xl.relabel(Made("vindr", ("Nodule/Mass",), (0.0,)), ["Nodule"]).records
     assert math.isnan(record.targets[0])  # a negative wider label tells nothing either
 
 
@@ -89,19 +83,21 @@ def test_words_of_the_sets() -> None:
     chexpert = Made("chexpert", ("Pleural Effusion", "Lung Opacity", "Other"), (1, 0, NAN))
     rsna = Made("rsna", ("Lung Opacity",), (1,))
     labels = ["Lung Opacity", "Effusion", "Pneumonia"]
-    (record,) = relabel(chexpert, labels).records
+    (record,) = xl.relabel(chexpert, labels).records
     np.testing.assert_equal(record.targets, (0, 1, NAN))
     assert [box.label for box in record.boxes] == ["Effusion", "Lung Opacity"]
-    np.testing.assert_equal(relabel(rsna, labels).records[0].targets, (NAN, NAN, 1))
-    again = relabel(relabel(rsna, labels), labels)  # what it was called before is not forgotten
+    np.testing.assert_equal(xl.relabel(rsna, labels).records[0].targets, (NAN, NAN, 1))
+    again = xl.relabel(
+        xl.relabel(rsna, labels), labels
+    )  # what it was called before is not forgotten
     np.testing.assert_equal(again.records[0].targets, (NAN, NAN, 1))
-    assert shared_labels([chexpert, rsna]) == []
-    assert union_labels([chexpert, rsna]) == ["Effusion", "Pneumonia", "Lung Opacity", "Other"]
+    assert xl.shared_labels([chexpert, rsna]) == []
+    assert xl.union_labels([chexpert, rsna]) == ["Effusion", "Pneumonia", "Lung Opacity", "Other"]
     own = Made("mine", ("Mass", "Pleural effusion"), (1, 0))  # equal names alone
     assert vocabulary.list_findings("mine", own.labels) == ["Mass", "Pleural effusion"]
     assert (
         "labels by another name: Effusion is Pleural Effusion"
-        in relabel(chexpert, ["Effusion", "Mass"]).notes
+        in xl.relabel(chexpert, ["Effusion", "Mass"]).notes
     )
 
 
@@ -109,20 +105,20 @@ def test_an_exact_union_is_derived() -> None:
     rows = [(1, 0), (0, 0), (0, NAN), (NAN, 1), (0.3, 0)]
     nih = Made("nih", ("Nodule", "Mass"), *rows)
     vindr = Made("vindr", ("Nodule/Mass",), (0.3,))
-    derived = relabel(nih, ["Nodule/Mass"])
+    derived = xl.relabel(nih, ["Nodule/Mass"])
     targets = [record.targets[0] for record in derived.records]
     np.testing.assert_equal(targets, [1, 0, NAN, 1, NAN])
     assert "labels by another name: Nodule/Mass is Nodule or Mass (derived)" in derived.notes
     assert derived.mask(derived.records[0], "Nodule/Mass").tolist() == [[True, True]]
     assert derived.mask(derived.records[0], "Edema") is None
-    assert relabel(vindr, ["Nodule/Mass"]).records[0].targets == (0.3,)  # a share stays one
-    assert shared_labels([nih, vindr]) == ["Nodule/Mass"]
-    assert union_labels([nih]) == ["Mass", "Nodule"]  # not what would be derived alone
+    assert xl.relabel(vindr, ["Nodule/Mass"]).records[0].targets == (0.3,)  # a share stays one
+    assert xl.shared_labels([nih, vindr]) == ["Nodule/Mass"]
+    assert xl.union_labels([nih]) == ["Mass", "Nodule"]  # not what would be derived alone
 
 
 def test_the_rest_is_the_data_set_s_own() -> None:
-    phantom = Phantom(patients=3, size=32)
-    changed = relabel(phantom, ["Hernia", "Nodule/Mass"])
+    phantom = xl.Phantom(patients=3, size=32)
+    changed = xl.relabel(phantom, ["Hernia", "Nodule/Mass"])
     assert changed.identity() == phantom.identity()
     assert (changed.name, changed.title, changed.missing) == ("phantom", "phantom", ())
     np.testing.assert_array_equal(
@@ -141,8 +137,8 @@ def test_the_rest_is_the_data_set_s_own() -> None:
     ],
 )
 def test_labels_nobody_knows(labels: list[str], named: str) -> None:
-    with pytest.raises(ConfigError, match=named.replace("?", r"\?")):
-        relabel(Made("nih", ("Mass",), (1,)), labels)
+    with pytest.raises(xl.ConfigError, match=named.replace("?", r"\?")):
+        xl.relabel(Made("nih", ("Mass",), (1,)), labels)
 
 
 def rows(capsys: pytest.CaptureFixture[str], *settings: str) -> dict[str, dict[str, dict]]:
@@ -189,6 +185,7 @@ NAN = math.nan
 LABELS = ("Edema", "Fracture")
 CODES = np.array([[1.0, NAN], [-1.0, 0.0], [NAN, -1.0], [-1.0, -1.0]])
 IDS = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+MIXED, NEGATIVE = {"default": "ignore", "Edema": "ones"}, {"default": "negative"}
 
 
 @pytest.mark.parametrize(
@@ -197,11 +194,7 @@ IDS = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
         ("zeros", "negative", [[1, 0], [0, 0], [0, 0], [0, 0]]),
         ("ones", "negative", [[1, 0], [1, 0], [0, 1], [1, 1]]),
         ("ignore", "unknown", [[1, NAN], [NAN, 0], [NAN, NAN], [NAN, NAN]]),
-        (
-            {"default": "ignore", "Edema": "ones"},
-            {"default": "negative", "Fracture": "unknown"},
-            [[1, NAN], [1, 0], [0, NAN], [1, NAN]],
-        ),
+        (MIXED, {**NEGATIVE, "Fracture": "unknown"}, [[1, NAN], [1, 0], [0, NAN], [1, NAN]]),
         ({"Edema": "zeros", "Fracture": "ones"}, "negative", [[1, 0], [0, 0], [0, 1], [0, 1]]),
     ],
 )
@@ -248,7 +241,7 @@ def test_choices_name_what_targets_depend_on() -> None:
     ],
 )
 def test_wrong_choices(settings: dict[str, Any], value: str) -> None:
-    with pytest.raises(ConfigError, match=value):
+    with pytest.raises(xl.ConfigError, match=value):
         Coding(LABELS, **settings).read(CODES, IDS)
 
 
@@ -261,7 +254,7 @@ def test_no_code(cell: str) -> None:
 
 def with_targets(share: float) -> Source:
     """A phantom, every third target of which is ``share``."""
-    source = Phantom(patients=40, size=32)
+    source = xl.Phantom(patients=40, size=32)
     holes = np.random.default_rng(0).random((len(source.records), 14)) < 1 / 3
     source.records = [
         replace(record, targets=tuple(np.where(hole, share, record.targets).tolist()))
@@ -276,11 +269,11 @@ SHARES, UNKNOWN = with_targets(0.7), with_targets(NAN)
 def test_tables_splits_and_samplers_take_a_share_as_unknown(tmp_path: Path) -> None:
     sampler = partial(disease_balanced_sampler, normal_share=0)
     ours, theirs = (
-        XrayDataModule(source, sampler=sampler, image_size=32, cache_dir=tmp_path)
+        xl.XrayDataModule(source, sampler=sampler, image_size=32, cache_dir=tmp_path)
         for source in (SHARES, UNKNOWN)
     )
     assert ours.split.fingerprint == theirs.split.fingerprint
-    summaries = [summarise_data(s, patient_split(s.records, None)) for s in (SHARES, UNKNOWN)]
+    summaries = [xl.summarise_data(s, xl.patient_split(s.records, None)) for s in (SHARES, UNKNOWN)]
     assert summaries[0] == summaries[1]
     for subset in ("train", "val", "test"):
         np.testing.assert_array_equal(ours.subset_targets(subset), theirs.subset_targets(subset))
@@ -298,7 +291,7 @@ def test_tables_splits_and_samplers_take_a_share_as_unknown(tmp_path: Path) -> N
 
 
 def test_training_images_carry_shares_and_evaluated_ones_do_not(tmp_path: Path) -> None:
-    data = XrayDataModule(SHARES, image_size=32, cache_dir=tmp_path)
+    data = xl.XrayDataModule(SHARES, image_size=32, cache_dir=tmp_path)
     for subset in ("train", "val", "test"):
         targets = data.dataset(subset).targets
         assert bool((targets == np.float32(0.7)).any()) == (subset == "train")
@@ -312,7 +305,7 @@ def test_metrics_take_a_share_as_unknown() -> None:
     soft = target_matrix(SHARES.records, shares=True)
     scores = np.random.default_rng(1).random(soft.shape)
     patients = [record.patient_id for record in SHARES.records]
-    bootstrap, half = PatientBootstrap(patients, draws=30), dict.fromkeys(SHARES.labels, 0.5)
+    bootstrap, half = xl.PatientBootstrap(patients, draws=30), dict.fromkeys(SHARES.labels, 0.5)
 
     def figures(targets: Any) -> list[Any]:
         tensors, metric = (torch.tensor(scores), torch.tensor(targets)), PerLabelAUROC(14)
@@ -327,7 +320,7 @@ def test_metrics_take_a_share_as_unknown() -> None:
             compare_aurocs(SHARES.labels, targets, patients, [scores], [scores**2 % 0.3], draws=30),
             choose_threshold(*columns, minimum_positives=1),
             fit_operating_point(*columns, bootstrap, minimum_positives=1),
-            Predictions(SHARES.labels, ids, tuple(patients), targets, single).targets.tolist(),
+            xl.Predictions(SHARES.labels, ids, tuple(patients), targets, single).targets.tolist(),
         ]
 
     assert repr(figures(soft)) == repr(figures(target_matrix(UNKNOWN.records)))

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from toy import present
 
 from xray_lightning import errors
 from xray_lightning.data.cache import Manifest
@@ -60,18 +61,14 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     assert cv2.imwrite(str(path), pixels)
 
 
-def present(source: PadChest, image: str) -> set[str]:
-    targets = next(record.targets for record in source.records if record.image_id == image)
-    return {label for label, target in zip(source.labels, targets, strict=True) if target}
-
-
 def test_odd_rows(tmp_path: Path) -> None:
     source = PadChest(write_table(tmp_path), views=None)
     assert [record.image_id[0] for record in source.records] == list("abcdjklm")
-    assert present(source, "a.png") == set()
-    assert present(source, "b.png") == {"Pneumonia", "Effusion"}
-    assert present(source, "c.png") == {"Pneumonia"}  # a pseudonodule is no nodule
-    assert present(source, "d.png") == {"Pneumothorax", "Effusion"}  # nor that an emphysema
+    shown = present(source)
+    assert shown["a.png"] == set()
+    assert shown["b.png"] == {"Pneumonia", "Effusion"}
+    assert shown["c.png"] == {"Pneumonia"}  # a pseudonodule is no nodule
+    assert shown["d.png"] == {"Pneumothorax", "Effusion"}  # nor that an emphysema
     records = {record.image_id[0]: record for record in source.records}
     assert records["c"].patient_id == LONG
     assert records["a"].study_id == "sa.png"
@@ -102,7 +99,7 @@ def test_choices_change_images_title_and_fingerprint(tmp_path: Path) -> None:
     other.write_text("Nodule: [pseudonodule]\nMass: [mass, unheard of]\n")
     own = PadChest(tmp_path, label_map=other)
     assert own.labels == ("Nodule", "Mass")
-    assert present(own, "c.png") == {"Nodule"}
+    assert present(own)["c.png"] == {"Nodule"}
     assert "words of the label map that are not in the table: unheard of" in own.notes
     splits = [split_source(source, patient_split, source.records) for source in (usual, own)]
     assert splits[0].fingerprint != splits[1].fingerprint

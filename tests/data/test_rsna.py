@@ -12,28 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xray_lightning.data.convert import convert_folder
-from xray_lightning.data.nih import ChestXray14
+import xray_lightning as xl
 from xray_lightning.data.nih_map import nih_patient, read_nih_map
-from xray_lightning.data.partition import LeakySubsetsWarning
-from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.source import UnknownPatientsWarning, patient_keys, readable_records
-from xray_lightning.data.splits import image_split, official_split, patient_split
-from xray_lightning.errors import (
-    ConfigError,
-    DataNotFoundError,
-    MissingImagesError,
-    SplitError,
-    TableError,
-)
-from xray_lightning.records import Box
 
 Folder = Any  # RsnaFolder of tests/conftest.py
 quiet = pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")
 
 
-def mapped(folder: Folder, **settings: Any) -> Rsna:
-    return Rsna(folder.root, nih_map=folder.nih_map(), **settings)
+def mapped(folder: Folder, **settings: Any) -> xl.Rsna:
+    return xl.Rsna(folder.root, nih_map=folder.nih_map(), **settings)
 
 
 def test_one_record_per_image(rsna_folder: Folder) -> None:
@@ -42,8 +30,8 @@ def test_one_record_per_image(rsna_folder: Folder) -> None:
     assert source.labels == ("Lung Opacity",)
     assert [record.targets for record in source.records[:3]] == [(1.0,), (0.0,), (0.0,)]
     assert source.records[3].boxes == (
-        Box("Lung Opacity", 10, 20, 300, 400),
-        Box("Lung Opacity", 11, 20, 300, 400),
+        xl.Box("Lung Opacity", 10, 20, 300, 400),
+        xl.Box("Lung Opacity", 11, 20, 300, 400),
     )
     assert {record.box_frame for record in source.records} == {(1024, 1024)}
     assert sum(len(record.boxes) for record in source.records) == 3 * (1 + 2 + 3)
@@ -68,19 +56,23 @@ def test_negatives_normal_leaves_the_abnormal_out(rsna_folder: Folder) -> None:
 def test_negatives_normal_needs_the_class_info(rsna_folder: Folder) -> None:
     (rsna_folder.root / "stage_2_detailed_class_info.csv").unlink()
     assert mapped(rsna_folder).notes[0].startswith("negatives=all: 18 images without opacity. ")
-    with pytest.raises(DataNotFoundError, match=r"class_info\.csv, which tells the normal images"):
+    with pytest.raises(
+        xl.DataNotFoundError, match=r"class_info\.csv, which tells the normal images"
+    ):
         mapped(rsna_folder, negatives="normal")
 
 
 def test_settings(rsna_folder: Folder) -> None:
-    with pytest.raises(ConfigError, match="negatives must be all or normal, got 'none'"):
-        Rsna(rsna_folder.root, negatives="none")
-    with pytest.raises(ConfigError, match="nih_test_list names NIH's images: set nih_map too"):
-        Rsna(rsna_folder.root, nih_test_list="list.txt")
-    with pytest.raises(DataNotFoundError, match=r"no label table .*An RSNA folder holds stage_2_"):
-        Rsna(rsna_folder.root / "stage_2_train_images")
-    with pytest.raises(DataNotFoundError, match="does not exist"):
-        Rsna(rsna_folder.root / "nowhere")
+    with pytest.raises(xl.ConfigError, match="negatives must be all or normal, got 'none'"):
+        xl.Rsna(rsna_folder.root, negatives="none")
+    with pytest.raises(xl.ConfigError, match="nih_test_list names NIH's images: set nih_map too"):
+        xl.Rsna(rsna_folder.root, nih_test_list="list.txt")
+    with pytest.raises(
+        xl.DataNotFoundError, match=r"no label table .*An RSNA folder holds stage_2_"
+    ):
+        xl.Rsna(rsna_folder.root / "stage_2_train_images")
+    with pytest.raises(xl.DataNotFoundError, match="does not exist"):
+        xl.Rsna(rsna_folder.root / "nowhere")
     source = mapped(rsna_folder, label="Pneumonia")
     assert source.labels == ("Pneumonia",)
     assert source.records[0].boxes[0].label == "Pneumonia"
@@ -103,10 +95,7 @@ def test_stage_1_flat_and_compressed(empty_rsna: Folder) -> None:
     ("rows", "match"),
     [
         (["a,,,,,1"], r"labels\.csv, row 2: Target 1 needs a box inside"),
-        (
-            ["a,1,2,0,4,1"],
-            "row 2: Target 1 needs a box inside .* got x, y, width, height .1.0, 2.0",
-        ),
+        (["a,1,2,0,4,1"], "row 2: Target 1 needs a box .* got x, y, width, height .1.0, 2.0"),
         (["a,900,2,200,4,1"], "needs a box inside the 1024 x 1024 image"),
         (["a,-1,2,20,4,1"], "needs a box inside the 1024 x 1024 image"),
         (["a,1,2,inf,4,1"], "needs a box inside the 1024 x 1024 image"),
@@ -122,18 +111,14 @@ def test_stage_1_flat_and_compressed(empty_rsna: Folder) -> None:
 )
 def test_contradictions(empty_rsna: Folder, rows: list[str], match: str) -> None:
     empty_rsna.table(*rows)
-    with pytest.raises(TableError, match=match):
-        Rsna(empty_rsna.root)
+    with pytest.raises(xl.TableError, match=match):
+        xl.Rsna(empty_rsna.root)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "match"),
     [
-        (
-            "id-01,No Lung",
-            "id-99,No Lung",
-            "row 3: 'id-99' is 'No .*, and is not in the label table",
-        ),
+        ("id-01,No Lung", "id-99,No Lung", "row 3: 'id-99' is 'No .* not in the label table"),
         ("id-02,Normal\n", "", "lacks 1 image of the label table, the first is id-02"),
         ("id-02,Normal", "id-02,Healthy", "'id-02' is 'Healthy': unknown, or anoth"),
         ("id-11,", "id-12,", "'id-12' is 'Normal': unknown, or another"),
@@ -146,13 +131,13 @@ def test_class_info_must_agree(rsna_folder: Folder, old: str, new: str, match: s
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    with pytest.raises(TableError, match=match):
-        Rsna(rsna_folder.root)
+    with pytest.raises(xl.TableError, match=match):
+        xl.Rsna(rsna_folder.root)
 
 
 def test_without_the_map_nothing_is_known_of_patients(rsna_folder: Folder) -> None:
     with pytest.warns(UnknownPatientsWarning, match=r"cannot be told apart.*69\.8 % .*nih_map"):
-        source = Rsna(rsna_folder.root)
+        source = xl.Rsna(rsna_folder.root)
     assert [record.patient_id for record in source.records] == rsna_folder.ids
     assert any("69.8 %" in note for note in source.notes)
     assert source.population == ""
@@ -163,11 +148,11 @@ def test_the_map_tells_patients(rsna_folder: Folder) -> None:
     source = mapped(rsna_folder)
     assert [record.patient_id for record in source.records[::3]] == [str(n) for n in range(1, 10)]
     assert not any("69.8 %" in note for note in source.notes)
-    split = patient_split(source.records, None)
+    split = xl.patient_split(source.records, None)
     subsets = [{source.records[i].patient_id for i in rows} for rows in split.subsets.values()]
     assert sum(map(len, subsets)) == 9
-    with pytest.warns(LeakySubsetsWarning, match="leaky split"):
-        image_split(source.records, None)
+    with pytest.warns(xl.LeakySubsetsWarning, match="leaky split"):
+        xl.image_split(source.records, None)
 
 
 def test_patients_are_nihs(rsna_folder: Folder, tmp_path: Path) -> None:
@@ -176,7 +161,7 @@ def test_patients_are_nihs(rsna_folder: Folder, tmp_path: Path) -> None:
     keys = set()
     for number, patient in enumerate(("1", "00000001")):
         (tmp_path / f"{number}.csv").write_text(f"{header},View Position\n{row.format(patient)}\n")
-        nih = ChestXray14(tmp_path, table=f"{number}.csv")
+        nih = xl.ChestXray14(tmp_path, table=f"{number}.csv")
         keys.update(patient_keys(nih.population, nih.records))
     source = mapped(rsna_folder)
     assert source.population == nih.population == "nih"
@@ -188,11 +173,11 @@ def test_patients_are_nihs(rsna_folder: Folder, tmp_path: Path) -> None:
 def test_the_map_must_be_complete_and_one_exposure_twice_is_noted(rsna_folder: Folder) -> None:
     path = rsna_folder.nih_map()
     path.write_text(path.read_text().replace("id-11,", "other,"))
-    with pytest.raises(TableError, match="lacks 1 image of the label table, the first is id-11"):
-        Rsna(rsna_folder.root, nih_map=path)
+    with pytest.raises(xl.TableError, match="lacks 1 image of the label table, the first is id-11"):
+        xl.Rsna(rsna_folder.root, nih_map=path)
     path = rsna_folder.nih_map()
     path.write_text(path.read_text().replace("00000001_002.png", "00000001_001.png"))
-    notes = Rsna(rsna_folder.root, nih_map=path).notes
+    notes = xl.Rsna(rsna_folder.root, nih_map=path).notes
     assert "1 image the same NIH exposure as another, by the map" in notes
 
 
@@ -202,10 +187,10 @@ def test_official_split_of_nih(rsna_folder: Folder, tmp_path: Path) -> None:
     source = mapped(rsna_folder, nih_test_list=names)
     assert source.official is not None
     assert source.official["test"] == {"id-80", "id-81", "id-82"}
-    split = official_split(source.records, source.official)
+    split = xl.official_split(source.records, source.official)
     assert split.subsets["test"].tolist() == [24, 25, 26]
     names.write_text("00030000_000.png")
-    with pytest.raises(SplitError, match="names none of the images: is it NIH's test_list"):
+    with pytest.raises(xl.SplitError, match="names none of the images: is it NIH's test_list"):
         mapped(rsna_folder, nih_test_list=names)
 
 
@@ -215,7 +200,7 @@ def test_missing_images(rsna_folder: Folder) -> None:
     source = mapped(rsna_folder)
     assert source.missing == ("id-11",)
     assert "Image files on disk that are not in the label table: 1" in source.notes
-    with pytest.raises(MissingImagesError, match="id-11"):
+    with pytest.raises(xl.MissingImagesError, match="id-11"):
         readable_records(source)
 
 
@@ -242,20 +227,20 @@ def test_view_age_and_sex_are_those_of_the_headers(rsna_folder: Folder) -> None:
 def test_figures_of_the_real_tables(real_data: Callable[[str], Path]) -> None:
     root = real_data("rsna-metadata")
     names = {"nih_map": root / "rsna_to_nih.csv.gz"}
-    source = Rsna(root, **names, nih_test_list=real_data("nih-metadata") / "test_list.txt")
+    source = xl.Rsna(root, **names, nih_test_list=real_data("nih-metadata") / "test_list.txt")
     assert len(source.records) == len(source.missing) == 26_684
     assert sum(record.targets == (1.0,) for record in source.records) == 6_012
     assert len({record.patient_id for record in source.records}) == 11_439
     assert source.official is not None
     assert len(source.official["test"]) == 7_193
     assert "21 images the same NIH exposure as another, by the map" in source.notes
-    normal = Rsna(root, negatives="normal")
+    normal = xl.Rsna(root, negatives="normal")
     assert len(normal.records) == 26_684 - 11_821
 
 
 def test_the_leak_of_an_image_split_is_as_stated(real_data: Callable[[str], Path]) -> None:
     root = real_data("rsna-metadata")
-    source = Rsna(root, nih_map=root / "rsna_to_nih.csv.gz")
+    source = xl.Rsna(root, nih_map=root / "rsna_to_nih.csv.gz")
     patients = np.array([record.patient_id for record in source.records])
     leaks = []
     for seed in range(3):
@@ -267,7 +252,7 @@ def test_the_leak_of_an_image_split_is_as_stated(real_data: Callable[[str], Path
 
 @quiet
 def test_the_real_sample(real_data: Callable[[str], Path]) -> None:
-    source = Rsna(real_data("rsna-sample"))
+    source = xl.Rsna(real_data("rsna-sample"))
     assert len(source.records) == 338
     assert not source.missing
     assert sum(bool(record.boxes) for record in source.records) == 101
@@ -279,11 +264,11 @@ def test_the_real_sample(real_data: Callable[[str], Path]) -> None:
 def test_converted_to_png(rsna_folder: Folder, tmp_path: Path) -> None:
     """A converted folder, with its tables, is the same data set to the bit."""
     out = tmp_path / "png"
-    convert_folder(rsna_folder.root, out)
+    xl.convert_folder(rsna_folder.root, out)
     for table in rsna_folder.root.glob("*.csv"):
         (out / table.name).write_bytes(table.read_bytes())
     dicom = mapped(rsna_folder)
-    png = Rsna(out, nih_map=rsna_folder.nih_map())
+    png = xl.Rsna(out, nih_map=rsna_folder.nih_map())
     assert not png.missing
     assert all(record.path and record.path.suffix == ".png" for record in png.records)
     for ours, theirs in zip(png.records, dicom.records, strict=True):
@@ -346,13 +331,13 @@ PAIR = "patientId,Image Index\na,"
 def test_bad_maps(tmp_path: Path, text: str, match: str) -> None:
     path = tmp_path / ("map.json" if text[0] in "[{" else "map.csv")
     path.write_text(text)
-    with pytest.raises(TableError, match=match):
+    with pytest.raises(xl.TableError, match=match):
         read_nih_map(path)
 
 
 @pytest.mark.parametrize("name", ["map.json", "map.csv"])
 def test_no_map(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataNotFoundError, match=name):
+    with pytest.raises(xl.DataNotFoundError, match=name):
         read_nih_map(tmp_path / name)
 
 

@@ -9,13 +9,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from xray_lightning import (
-    ConfigError,
-    DataError,
-    disease_balanced_sampler,
-    patient_balanced_sampler,
-    uniform_sampler,
-)
+import xray_lightning as xl
 from xray_lightning.data.samplers import EpochSampler, Plan, Shard, occurrences, prevalence
 
 NAN = np.nan
@@ -28,11 +22,11 @@ TARGETS[[7, 99], 2] = 1
 TARGETS[150:, 0] = NAN  # neither normal nor a finding
 PATIENTS = [f"p{number}" for number in DRAW.permutation(np.arange(200) % 60)]
 NORMAL = set(range(100, 150))
-PLANS: list[Plan] = [uniform_sampler, disease_balanced_sampler, patient_balanced_sampler]
+PLANS: list[Plan] = [xl.uniform_sampler, xl.disease_balanced_sampler, xl.patient_balanced_sampler]
 
 
 def sampler(
-    length: int, batch_size: int = 4, plan: Plan = uniform_sampler, **settings: int
+    length: int, batch_size: int = 4, plan: Plan = xl.uniform_sampler, **settings: int
 ) -> EpochSampler:
     bound = partial(plan, TARGETS[:length], PATIENTS[:length])
     return EpochSampler(bound, length, batch_size=batch_size, **({"seed": 0} | settings))
@@ -44,7 +38,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.25, 0.5, 0.9])
 def test_share_of_normal_images_is_exact(share: float) -> None:
-    order = disease_balanced_sampler(TARGETS, PATIENTS, rng(), normal_share=share).tolist()
+    order = xl.disease_balanced_sampler(TARGETS, PATIENTS, rng(), normal_share=share).tolist()
     assert len(order) == 200
     counts = Counter(index for index in order if index in NORMAL)
     assert sum(counts.values()) == round(200 * share)
@@ -58,7 +52,7 @@ def test_findings_are_drawn_uniformly_then_their_images() -> None:
     """Against the expectation of the naive description, by a chi-square test of 200 epochs."""
     drawn = np.concatenate(
         [
-            disease_balanced_sampler(TARGETS, PATIENTS, rng(seed), normal_share=0.5)
+            xl.disease_balanced_sampler(TARGETS, PATIENTS, rng(seed), normal_share=0.5)
             for seed in range(200)
         ]
     )
@@ -73,7 +67,7 @@ def test_findings_are_drawn_uniformly_then_their_images() -> None:
 
 
 def test_the_order_of_a_balanced_epoch_is_mixed() -> None:
-    order = disease_balanced_sampler(TARGETS, PATIENTS, rng())
+    order = xl.disease_balanced_sampler(TARGETS, PATIENTS, rng())
     places = np.flatnonzero([index in NORMAL for index in order])
     assert abs(places.mean() - 99.5) < 20
     assert not np.array_equal(np.diff(places), np.ones(len(places) - 1))
@@ -82,7 +76,7 @@ def test_the_order_of_a_balanced_epoch_is_mixed() -> None:
 def test_one_image_of_each_patient() -> None:
     chosen = Counter[int]()
     for seed in range(300):
-        order = patient_balanced_sampler(TARGETS, PATIENTS, rng(seed))
+        order = xl.patient_balanced_sampler(TARGETS, PATIENTS, rng(seed))
         assert len(order) == 60
         assert len({PATIENTS[index] for index in order}) == 60
         chosen.update(order.tolist())
@@ -94,16 +88,20 @@ def test_one_image_of_each_patient() -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1, 1.5, NAN])
 def test_a_share_that_is_none(share: float) -> None:
-    with pytest.raises(ConfigError, match=r"normal_share must be at least 0 and below 1, got"):
-        disease_balanced_sampler(TARGETS, PATIENTS, rng(), normal_share=share)
+    with pytest.raises(xl.ConfigError, match=r"normal_share must be at least 0 and below 1, got"):
+        xl.disease_balanced_sampler(TARGETS, PATIENTS, rng(), normal_share=share)
 
 
 def test_nothing_to_balance() -> None:
-    with pytest.raises(DataError, match=r"no training image has a positive; use sampler=uniform"):
-        disease_balanced_sampler(TARGETS[100:], PATIENTS[100:], rng())
-    with pytest.raises(DataError, match=r"no training image has all targets 0; .*normal_share=0"):
-        disease_balanced_sampler(TARGETS[:100], PATIENTS[:100], rng())
-    order = disease_balanced_sampler(TARGETS[:100], PATIENTS[:100], rng(), normal_share=0)
+    with pytest.raises(
+        xl.DataError, match=r"no training image has a positive; use sampler=uniform"
+    ):
+        xl.disease_balanced_sampler(TARGETS[100:], PATIENTS[100:], rng())
+    with pytest.raises(
+        xl.DataError, match=r"no training image has all targets 0; .*normal_share=0"
+    ):
+        xl.disease_balanced_sampler(TARGETS[:100], PATIENTS[:100], rng())
+    order = xl.disease_balanced_sampler(TARGETS[:100], PATIENTS[:100], rng(), normal_share=0)
     assert len(order) == 100
 
 
@@ -132,7 +130,7 @@ def test_uniform_order_and_seeds() -> None:
 
 
 def test_repeated_draws_are_augmented_differently() -> None:
-    keys = list(sampler(200, plan=disease_balanced_sampler))
+    keys = list(sampler(200, plan=xl.disease_balanced_sampler))
     assert max(Counter(index for index, _ in keys).values()) > 10
     assert len(set(keys)) == len(keys)
 
@@ -181,7 +179,7 @@ def test_no_batch_of_one_image(length: int, batch_size: int) -> None:
 
 
 def test_no_batch_of_one_patient_and_batches_of_one_image_where_they_are_asked_for() -> None:
-    assert len(list(sampler(200, batch_size=59, plan=patient_balanced_sampler))) == 59
+    assert len(list(sampler(200, batch_size=59, plan=xl.patient_balanced_sampler))) == 59
     assert len(sampler(9, batch_size=1)) == len(list(sampler(9, batch_size=1))) == 9
 
 

@@ -275,7 +275,7 @@ def test_three_lists_of_the_data_set_are_used(splitter) -> None:
         ({"train_val": {"i0", "i1"}, "test": {"i2"}}, "1 of 4 images are in no list .* is i3"),
         (
             {"train_val": {"i0", "i1", "i2"}, "test": {"i3", "i1"}},
-            r"1 images stand twice .* i1 \(train and test\)",
+            r"twice .* i1 \(train and test\)",
         ),
         ({"train_val": {"i0"}, "test": {"i1", "i2", "i3"}}, "cannot fill 2 subsets"),
         ({"train_val": set(), "test": {"i0", "i1", "i2", "i3"}}, "no images to split"),
@@ -445,11 +445,7 @@ def test_lists_that_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lists", "message", "counts"),
     [
-        (
-            {"train": "i0\ni1", "val": "i2", "test": "i3"},
-            "1 patients have images in several",
-            (0, 1),
-        ),
+        ({"train": "i0\ni1", "val": "i2", "test": "i3"}, "1 patients have images in", (0, 1)),
         ({"train": "i0\ni1", "val": "i2", "test": "i3\ni0"}, "1 images stand twice", (1, 1)),
         ({"train": "i0", "val": "i2", "test": "i3"}, "1 of 4 images are in no list .* i1", (0, 0)),
     ],

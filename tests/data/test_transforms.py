@@ -10,20 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from xray_lightning.data.phantom import Phantom
-from xray_lightning.data.transforms import (
-    Augmentation,
-    augment_light,
-    augment_none,
-    augment_rsna,
-    augment_xray14,
-    equalise,
-)
-from xray_lightning.errors import ConfigError
+import xray_lightning as xl
+from xray_lightning.data.transforms import equalise
 
-PHANTOM = Phantom(patients=2, size=96)
+PHANTOM = xl.Phantom(patients=2, size=96)
 IMAGE = PHANTOM.read(PHANTOM.records[0])
-KINDS: list[Callable[[], Augmentation]] = [augment_light, augment_xray14, augment_rsna]
+KINDS: list[Callable[[], xl.Augmentation]] = [xl.augment_light, xl.augment_xray14, xl.augment_rsna]
 STILL = {"rotate": 0.0, "shift": 0.0}
 
 
@@ -41,12 +33,12 @@ def extent(image: np.ndarray) -> tuple[int, int]:
 
 
 def test_no_augmentation_is_the_identity_and_albumentations_asks_no_registry() -> None:
-    assert augment_none()(IMAGE, 3) is IMAGE
+    assert xl.augment_none()(IMAGE, 3) is IMAGE
     assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
 
 
 @pytest.mark.parametrize("make", KINDS)
-def test_result_depends_on_image_and_seed_only(make: Callable[[], Augmentation]) -> None:
+def test_result_depends_on_image_and_seed_only(make: Callable[[], xl.Augmentation]) -> None:
     augment, other, before = make(), make(), IMAGE.copy()
     first = [augment(IMAGE, seed) for seed in range(12)]
     backwards = [other(IMAGE, seed) for seed in range(11, -1, -1)][::-1]
@@ -56,7 +48,7 @@ def test_result_depends_on_image_and_seed_only(make: Callable[[], Augmentation])
 
 
 @pytest.mark.parametrize("make", KINDS)
-def test_global_random_state_is_not_used(make: Callable[[], Augmentation]) -> None:
+def test_global_random_state_is_not_used(make: Callable[[], xl.Augmentation]) -> None:
     random.seed(0)
     np.random.seed(0)
     first = make()(IMAGE, 5)
@@ -69,7 +61,7 @@ def test_global_random_state_is_not_used(make: Callable[[], Augmentation]) -> No
 
 @pytest.mark.parametrize("make", KINDS)
 @pytest.mark.parametrize("shape", [(32, 32), (97, 97), (64, 48)])
-def test_shape_and_type_stay(make: Callable[[], Augmentation], shape: tuple[int, int]) -> None:
+def test_shape_and_type_stay(make: Callable[[], xl.Augmentation], shape: tuple[int, int]) -> None:
     image = np.ascontiguousarray(cv2.resize(IMAGE, shape[::-1]))
     for seed in range(8):
         result = make()(image, seed)
@@ -77,9 +69,9 @@ def test_shape_and_type_stay(make: Callable[[], Augmentation], shape: tuple[int,
         assert result.dtype == np.uint8
 
 
-@pytest.mark.parametrize("make", [augment_light, augment_xray14])
-def test_mirror_image(make: Callable[..., Augmentation]) -> None:
-    zoom = {"zoom": 0.0} if make is augment_light else {"zoom_min": 1.0, "zoom_max": 1.0}
+@pytest.mark.parametrize("make", [xl.augment_light, xl.augment_xray14])
+def test_mirror_image(make: Callable[..., xl.Augmentation]) -> None:
+    zoom = {"zoom": 0.0} if make is xl.augment_light else {"zoom_min": 1.0, "zoom_max": 1.0}
     still: dict[str, Any] = STILL | zoom
     np.testing.assert_array_equal(make(flip=1.0, **still)(IMAGE, 0), IMAGE[:, ::-1])
     np.testing.assert_array_equal(make(flip=0.0, **still)(IMAGE, 0), IMAGE)
@@ -89,7 +81,7 @@ def test_mirror_image(make: Callable[..., Augmentation]) -> None:
 
 
 def test_zoom_of_light_is_the_same_on_both_axes() -> None:
-    augment = augment_light(flip=0.0, zoom=0.2, **STILL)
+    augment = xl.augment_light(flip=0.0, zoom=0.2, **STILL)
     extents = [extent(augment(square(), seed)) for seed in range(60)]
     assert all(abs(height - width) <= 1 for height, width in extents)
     assert 50 <= min(extents)[0] < 55  # 0.8 * 64 is 51.2
@@ -97,7 +89,7 @@ def test_zoom_of_light_is_the_same_on_both_axes() -> None:
 
 
 def test_zoom_of_xray14_is_independent() -> None:
-    augment = augment_xray14(flip=0.0, **STILL)
+    augment = xl.augment_xray14(flip=0.0, **STILL)
     heights, widths = np.array([extent(augment(square(), seed)) for seed in range(200)]).T
     for sides in (heights, widths):
         assert 50 <= sides.min() < 53
@@ -105,9 +97,9 @@ def test_zoom_of_xray14_is_independent() -> None:
     assert abs(np.corrcoef(heights, widths)[0, 1]) < 0.35  # 5 / sqrt(200)
 
 
-@pytest.mark.parametrize("make", [augment_light, augment_xray14])
-def test_shift_is_bounded_and_leaves_black(make: Callable[..., Augmentation]) -> None:
-    zoom = {"zoom": 0.0} if make is augment_light else {"zoom_min": 1.0, "zoom_max": 1.0}
+@pytest.mark.parametrize("make", [xl.augment_light, xl.augment_xray14])
+def test_shift_is_bounded_and_leaves_black(make: Callable[..., xl.Augmentation]) -> None:
+    zoom = {"zoom": 0.0} if make is xl.augment_light else {"zoom_min": 1.0, "zoom_max": 1.0}
     augment = make(flip=0.0, rotate=0.0, shift=0.25, **zoom)
     white = np.full((128, 128), 255, np.uint8)
     black = [np.array((128, 128)) - extent(augment(white, seed)) for seed in range(60)]
@@ -117,7 +109,7 @@ def test_shift_is_bounded_and_leaves_black(make: Callable[..., Augmentation]) ->
 
 
 def test_rotation_is_bounded() -> None:
-    augment = augment_light(flip=0.0, rotate=20.0, shift=0.0, zoom=0.0)
+    augment = xl.augment_light(flip=0.0, rotate=20.0, shift=0.0, zoom=0.0)
     line = np.zeros((129, 129), np.uint8)
     line[63:66, 14:115] = 255
     angles = []
@@ -148,7 +140,7 @@ def kind_of(result: np.ndarray) -> str:
 )
 def test_rsna_is_exactly_one_of_six(settings: dict[str, float], same: int, changed: int) -> None:
     """A mirrored image is the mirrored original, bit by bit: nothing else was done to it."""
-    augment, count = augment_rsna(**settings), 600
+    augment, count = xl.augment_rsna(**settings), 600
     found = Counter(kind_of(augment(IMAGE, seed)) for seed in range(count))
     for kind, sixths in (("same", same), ("mirrored", 1), ("changed", changed)):
         share = sixths / 6
@@ -157,7 +149,7 @@ def test_rsna_is_exactly_one_of_six(settings: dict[str, float], same: int, chang
 
 
 def test_rsna_blurs_without_moving() -> None:
-    augment = augment_rsna(rotate=0, shear=0, shift=0)
+    augment = xl.augment_rsna(rotate=0, shear=0, shift=0)
     results = [augment(IMAGE, seed) for seed in range(100)]
     blurred = [result for result in results if kind_of(result) == "changed"]
     sharpness = cv2.Laplacian(IMAGE, cv2.CV_64F).var()
@@ -167,7 +159,7 @@ def test_rsna_blurs_without_moving() -> None:
 
 
 def test_rsna_shears_along_rows() -> None:
-    augment = augment_rsna(rotate=0, shear=16, shift=0)
+    augment = xl.augment_rsna(rotate=0, shear=16, shift=0)
     for seed in range(40):
         result = augment(square(), seed)
         if not np.array_equal(result, square()):
@@ -191,16 +183,18 @@ def test_equalise_raises_the_contrast_of_a_dull_image() -> None:
     assert equalise(dull).std() > 1.3 * dull.std()
 
 
-@pytest.mark.parametrize("make", [augment_light, augment_xray14])
+@pytest.mark.parametrize("make", [xl.augment_light, xl.augment_xray14])
 @pytest.mark.parametrize("flip", [-0.1, 1.5])
-def test_probabilities(make: Callable[..., Augmentation], flip: float) -> None:
+def test_probabilities(make: Callable[..., xl.Augmentation], flip: float) -> None:
     match = rf"augment\.flip is a probability between 0 and 1, got {flip}"
-    with pytest.raises(ConfigError, match=match):
+    with pytest.raises(xl.ConfigError, match=match):
         make(flip=flip)
 
 
 def test_zoom_settings() -> None:
-    with pytest.raises(ConfigError, match=r"zoom must satisfy 0 < smallest <= largest, got 0\.0"):
-        augment_light(zoom=1.0)
-    with pytest.raises(ConfigError, match=r"smallest <= largest, got 1\.3 and 1\.2"):
-        augment_xray14(zoom_min=1.3)
+    with pytest.raises(
+        xl.ConfigError, match=r"zoom must satisfy 0 < smallest <= largest, got 0\.0"
+    ):
+        xl.augment_light(zoom=1.0)
+    with pytest.raises(xl.ConfigError, match=r"smallest <= largest, got 1\.3 and 1\.2"):
+        xl.augment_xray14(zoom_min=1.3)

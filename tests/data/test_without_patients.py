@@ -16,20 +16,10 @@ import pandas as pd
 import pytest
 from matplotlib.path import Path as Border
 
-from xray_lightning import (
-    ChestXDet,
-    ConfigError,
-    DataNotFoundError,
-    OpenI,
-    Siim,
-    TableError,
-    UnknownPatientsWarning,
-)
+import xray_lightning as xl
 from xray_lightning.data.chestxdet import LABELS, SIDE
 from xray_lightning.data.openi import HEADERS
 from xray_lightning.data.source import readable_records
-from xray_lightning.data.splits import official_split
-from xray_lightning.records import Box, Record
 
 pytestmark = pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")
 SQUARE = [[10, 20], [110, 20], [110, 220], [10, 220]]
@@ -59,13 +49,13 @@ def chestxdet(root: Path, *train: object, test: object = (entry("9.png", ("Mass"
 
 
 def test_records_masks_and_counts(tmp_path: Path) -> None:
-    source = ChestXDet(chestxdet(tmp_path, *TRAIN))
+    source = xl.ChestXDet(chestxdet(tmp_path, *TRAIN))
     healthy, ill, _ = source.records
     assert [record.image_id for record in source.records] == ["7.png", "8.png", "9.png"]
     assert not any(healthy.targets)
     told = dict(zip(LABELS, ill.targets, strict=True))
     assert [label for label, x in told.items() if x] == ["Effusion", "Pleural Thickening"]
-    assert ill.boxes[0] == Box("Effusion", 10, 20, 100, 200)
+    assert ill.boxes[0] == xl.Box("Effusion", 10, 20, 100, 200)
     assert ill.box_frame == (SIDE, SIDE)
     wanted = np.zeros((SIDE, SIDE), bool)
     wanted[20:221, 10:111] = wanted[200:401, 100:301] = True
@@ -77,14 +67,14 @@ def test_records_masks_and_counts(tmp_path: Path) -> None:
     assert source.counts["images"]["Effusion"] == 1
     assert "table: 3,025 train expected, 2 here" in source.notes
     assert source.official == {"train_val": {"7.png", "8.png"}, "test": {"9.png"}}
-    assert official_split(source.records, source.official).subsets["test"].tolist() == [2]
+    assert xl.official_split(source.records, source.official).subsets["test"].tolist() == [2]
     (tmp_path / "ChestX_Det_test.json").unlink()
-    assert ChestXDet(tmp_path).official is None
+    assert xl.ChestXDet(tmp_path).official is None
 
 
 def test_a_polygon_is_filled_as_another_library_does(tmp_path: Path) -> None:
     """Apart from the pixels of the border, which matplotlib counts by halves."""
-    source = ChestXDet(chestxdet(tmp_path, *TRAIN))
+    source = xl.ChestXDet(chestxdet(tmp_path, *TRAIN))
     rows, columns = np.mgrid[:SIDE, :SIDE]
     pixels = np.stack([columns.ravel(), rows.ravel()], axis=1)
     inside = Border(BEAN).contains_points(pixels).reshape(SIDE, SIDE)
@@ -99,14 +89,14 @@ def test_films_and_patients(folder: str, tmp_path: Path) -> None:
     (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     for name in ("8.png", "stray.png"):
         cv2.imwrite(str(tmp_path / folder / name), np.full((8, 8), 9, np.uint8))
-    with pytest.warns(UnknownPatientsWarning, match="renamed NIH's images"):
-        source = ChestXDet(chestxdet(tmp_path, *TRAIN), allow_missing=True)
+    with pytest.warns(xl.UnknownPatientsWarning, match="renamed NIH's images"):
+        source = xl.ChestXDet(chestxdet(tmp_path, *TRAIN), allow_missing=True)
     assert [record.image_id for record in readable_records(source)] == ["8.png"]
     assert (source.read(source.records[1]) == 9).all()
     assert "Image files on disk that are not in the label table: 1" in source.notes
     assert source.population == ""
-    for record, label in ((Record("x", "x", (0.0,)), "Mass"), (source.records[0], "Cough")):
-        with pytest.raises(ConfigError, match="is not of"):
+    for record, label in ((xl.Record("x", "x", (0.0,)), "Mass"), (source.records[0], "Cough")):
+        with pytest.raises(xl.ConfigError, match="is not of"):
             source.mask(record, label)
 
 
@@ -126,24 +116,26 @@ def test_films_and_patients(folder: str, tmp_path: Path) -> None:
 )
 def test_entries_that_cannot_be(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     wrong = entry("10.png", ("Mass", BEAN)) | change
-    with pytest.raises(TableError, match=message):
-        ChestXDet(chestxdet(tmp_path, *TRAIN, wrong))
+    with pytest.raises(xl.TableError, match=message):
+        xl.ChestXDet(chestxdet(tmp_path, *TRAIN, wrong))
 
 
 def test_tables_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match=r"_train\.json \(nor \.gz\)\. A ChestX-Det folder"):
-        ChestXDet(tmp_path)
-    with pytest.raises(TableError, match=r"ChestX_Det_test\.json is not a list of entries"):
-        ChestXDet(chestxdet(tmp_path, *TRAIN, test={}))
-    with pytest.raises(TableError, match=r"entry 1: .* KeyError 'syms'"):
-        ChestXDet(chestxdet(tmp_path, {"file_name": "1.png"}))
+    with pytest.raises(
+        xl.DataNotFoundError, match=r"_train\.json \(nor \.gz\)\. A ChestX-Det folder"
+    ):
+        xl.ChestXDet(tmp_path)
+    with pytest.raises(xl.TableError, match=r"ChestX_Det_test\.json is not a list of entries"):
+        xl.ChestXDet(chestxdet(tmp_path, *TRAIN, test={}))
+    with pytest.raises(xl.TableError, match=r"entry 1: .* KeyError 'syms'"):
+        xl.ChestXDet(chestxdet(tmp_path, {"file_name": "1.png"}))
 
 
 def test_figures_of_the_real_tables(tables: Path) -> None:
     root = tables / "chestxdet"
     if not root.is_dir():
         pytest.skip(f"{root} is not there")
-    source = ChestXDet(root)
+    source = xl.ChestXDet(root)
     assert len((source.official or {})["test"]) == 553
     assert not [note for note in source.notes if "expected" in note]
 
@@ -188,7 +180,7 @@ def siim(root: Path, *rows: str, column: str = " EncodedPixels") -> Path:
 
 
 def test_masks_boxes_and_counts(tmp_path: Path) -> None:
-    source = Siim(siim(tmp_path, *ROWS))
+    source = xl.Siim(siim(tmp_path, *ROWS))
     assert [record.image_id for record in source.records] == ["1.2.3.4", "1.2.3.5", "1.2.3.6"]
     assert [record.targets for record in source.records] == [(0.0,), (1.0,), (0.0,)]
     first, second = source.records[1].boxes
@@ -210,7 +202,7 @@ def test_random_outlines(seed: int, tmp_path: Path) -> None:
     mask = np.zeros((SIDE, SIDE), bool)
     for row, column in random.integers(0, SIDE - 60, (9, 2)):
         mask[row : row + 60, column : column + 3] = random.random((60, 3)) < 0.7
-    source = Siim(siim(tmp_path, f"a,{encode(mask)}"))
+    source = xl.Siim(siim(tmp_path, f"a,{encode(mask)}"))
     assert (source.mask(source.records[0], "Pneumothorax") == mask).all()
 
 
@@ -231,15 +223,18 @@ def test_films_patients_and_studies(tmp_path, write_dicom, monkeypatch) -> None:
     write_dicom(films / "1.9/1.8/1.2.3.7.dcm", pixels)
     write_dicom(tmp_path / "1.2.3.6.dcm", pixels)
     monkeypatch.chdir(tmp_path)  # a flat file has two folders above it
-    with pytest.warns(UnknownPatientsWarning, match="SIIM's table names images alone"):
-        source = Siim(".", allow_missing=True)
+    with pytest.warns(xl.UnknownPatientsWarning, match="SIIM's table names images alone"):
+        source = xl.Siim(".", allow_missing=True)
     told = [(r.study_id, r.sex, r.view) for r in readable_records(source)]
     assert told == [("1.9", "F", "AP"), ("", "", "")]
     assert (source.read(source.records[1]) == pixels).all()
     assert (source.population, source.official, source.missing) == ("", None, ("1.2.3.4",))
     assert "Image files on disk that are not in the label table: 1" in source.notes
-    for record, label in ((Record("x", "x", (0.0,)), "Pneumothorax"), (source.records[0], "Mass")):
-        with pytest.raises(ConfigError, match="is not of"):
+    for record, label in (
+        (xl.Record("x", "x", (0.0,)), "Pneumothorax"),
+        (source.records[0], "Mass"),
+    ):
+        with pytest.raises(xl.ConfigError, match="is not of"):
             source.mask(record, label)
 
 
@@ -260,21 +255,21 @@ def test_films_patients_and_studies(tmp_path, write_dicom, monkeypatch) -> None:
     ],
 )
 def test_rows_that_cannot_be(row: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(TableError, match=message):
-        Siim(siim(tmp_path, *ROWS, row))
+    with pytest.raises(xl.TableError, match=message):
+        xl.Siim(siim(tmp_path, *ROWS, row))
 
 
 def test_tables_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(
-        DataNotFoundError, match=r"train-rle\.csv \(nor \.gz\)\. A SIIM folder holds"
+        xl.DataNotFoundError, match=r"train-rle\.csv \(nor \.gz\)\. A SIIM folder holds"
     ):
-        Siim(tmp_path)
-    with pytest.raises(TableError, match="lacks 1 column: 'EncodedPixels'"):
-        Siim(siim(tmp_path, *ROWS, column="Pixels"))
+        xl.Siim(tmp_path)
+    with pytest.raises(xl.TableError, match="lacks 1 column: 'EncodedPixels'"):
+        xl.Siim(siim(tmp_path, *ROWS, column="Pixels"))
 
 
 def test_figures_of_the_real_table(tables: Path) -> None:
-    source = Siim(tables / "siim")
+    source = xl.Siim(tables / "siim")
     assert not [note for note in source.notes if "expected" in note]
     boxes = [len(record.boxes) for record in source.records]
     assert (np.count_nonzero(boxes), sum(boxes)) == (2_669, 3_576)
@@ -317,7 +312,7 @@ def test_odd_reports(openi: Path) -> None:
     image = np.dstack([np.full((6, 5), 200, np.uint8)] * 3)  # grey stored as RGB
     (openi / "NLMCXR_png").mkdir()
     cv2.imwrite(str(openi / "NLMCXR_png" / "CXR1_1.png"), image)
-    source = OpenI(openi, views=None)
+    source = xl.OpenI(openi, views=None)
     wanted = {"CXR1_1": "PA", "CXR1_2": "LL", "CXR2_1": "AP", "CXR3_1": ""}
     assert {r.image_id: r.view for r in source.records} == wanted
     assert all(r.image_id.startswith(f"{r.patient_id}_") for r in source.records)
@@ -330,30 +325,30 @@ def test_odd_reports(openi: Path) -> None:
     assert source.read(source.records[0]).tolist() == image[:, :, 0].tolist()
     assert "LEFT OUT: 1 image of reports that were not indexed" in source.notes
     assert source.counts["files"]["reports without image"] == 1
-    with pytest.warns(UnknownPatientsWarning, match="a report counts as a patient"):
-        assert [r.image_id for r in OpenI(openi).records] == ["CXR1_1", "CXR2_1"]
+    with pytest.warns(xl.UnknownPatientsWarning, match="a report counts as a patient"):
+        assert [r.image_id for r in xl.OpenI(openi).records] == ["CXR1_1", "CXR2_1"]
 
 
 @pytest.mark.filterwarnings("ignore::xray_lightning.data.source.UnknownPatientsWarning")
 def test_faulty_reports(openi: Path) -> None:
     (openi / HEADERS).rename(openi / "elsewhere.csv")
-    with pytest.raises(ConfigError, match="views=null"):
-        OpenI(openi)
-    assert len(OpenI(openi, views=None).records) == 4
+    with pytest.raises(xl.ConfigError, match="views=null"):
+        xl.OpenI(openi)
+    assert len(xl.OpenI(openi, views=None).records) == 4
     write_report(openi, 5, ["normal"], ["CXR1_1"])
-    with pytest.raises(TableError, match=r"5\.xml: CXR1_1"):
-        OpenI(openi, views=None)
+    with pytest.raises(xl.TableError, match=r"5\.xml: CXR1_1"):
+        xl.OpenI(openi, views=None)
     for text, reason in (("<eCitation/>", "uId"), ("<eCitation>", "not XML")):
         (openi / "ecgen-radiology" / "5.xml").write_text(text)
-        with pytest.raises(TableError, match=rf"5\.xml.*{reason}"):
-            OpenI(openi, views=None)
-    with pytest.raises(DataNotFoundError, match="ecgen-radiology"):
-        OpenI(openi / "ecgen-radiology")
+        with pytest.raises(xl.TableError, match=rf"5\.xml.*{reason}"):
+            xl.OpenI(openi, views=None)
+    with pytest.raises(xl.DataNotFoundError, match="ecgen-radiology"):
+        xl.OpenI(openi / "ecgen-radiology")
 
 
 @pytest.mark.filterwarnings("ignore::xray_lightning.data.source.UnknownPatientsWarning")
 def test_openi_counts(tables: Path) -> None:
-    source = OpenI(tables / "openi")
+    source = xl.OpenI(tables / "openi")
     assert not any("expected" in note for note in source.notes)
     assert len(source.records) == 3_893
     assert not source.official

@@ -13,17 +13,8 @@ import torch
 from PIL import Image as Pil
 from toy import quiet_trainer
 
-from xray_lightning.data.csv import CsvTable
-from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.dicom import read_dicom
+import xray_lightning as xl
 from xray_lightning.deploy.classifier import Classifier, find_device, load_classifier
-from xray_lightning.errors import CheckpointError, ConfigError, DataNotFoundError, InvalidImageError
-from xray_lightning.evaluation.evaluate import fit_operating_points
-from xray_lightning.evaluation.predict import predict_subset
-from xray_lightning.evaluation.predictions import Predictions, read_predictions, write_predictions
-from xray_lightning.explain.maps import class_maps
-from xray_lightning.models.network import XrayNet
-from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import write_json
 
 LABELS = ("Mass", "Nodule", "Effusion")
@@ -49,11 +40,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("clahe", [False, True])
 def test_loader_file_and_array_agree(folder, clahe, net, save, tmp_path) -> None:
     """To the last bit in batches of one size, and to 1e-6 in any."""
-    source = CsvTable(folder / "table.csv")
-    data = XrayDataModule(source, image_size=32, batch_size=3, clahe=clahe, cache_dir=tmp_path)
-    found = predict_subset(quiet_trainer(tmp_path), XrayTask(net), data, "test")
-    write_predictions(found, tmp_path / "test.csv")
-    wanted = read_predictions(tmp_path / "test.csv")
+    source = xl.CsvTable(folder / "table.csv")
+    data = xl.XrayDataModule(source, image_size=32, batch_size=3, clahe=clahe, cache_dir=tmp_path)
+    found = xl.predict_subset(quiet_trainer(tmp_path), xl.XrayTask(net), data, "test")
+    xl.write_predictions(found, tmp_path / "test.csv")
+    wanted = xl.read_predictions(tmp_path / "test.csv")
     assert wanted.scores.std() > 0.1
     classifier = load_classifier(save(net, tmp_path / "best.ckpt", clahe=clahe), device="cpu")
     paths = [folder / name for name in wanted.image_ids]
@@ -82,7 +73,7 @@ def test_it_knows_what_it_was_trained_on(classifier: Classifier, checkpoint: Pat
     assert not classifier.net.training
 
 
-def test_one_image_many_ways(classifier: Classifier, net: XrayNet) -> None:
+def test_one_image_many_ways(classifier: Classifier, net: xl.XrayNet) -> None:
     image = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32).astype(np.uint8)
     (wanted,) = classifier(image).scores
     assert wanted.dtype == np.float32
@@ -105,7 +96,7 @@ def test_dicom(photometric, classifier, write_dicom, tmp_path) -> None:
     pixels = np.random.default_rng(2).integers(0, 256, (40, 50), dtype=np.uint8)
     path = write_dicom(tmp_path / "x.dcm", pixels, PhotometricInterpretation=photometric)
     wanted = classifier(path).scores
-    np.testing.assert_array_equal(classifier(read_dicom(path).pixels).scores, wanted)
+    np.testing.assert_array_equal(classifier(xl.read_dicom(path).pixels).scores, wanted)
     shown = 255 - pixels if photometric == "MONOCHROME1" else pixels
     cv2.imwrite(str(tmp_path / "x.png"), shown)
     np.testing.assert_array_equal(classifier([tmp_path / "x.png"]).scores, wanted)
@@ -144,7 +135,7 @@ def test_flip(classifier, net, save, tmp_path) -> None:
     ],
 )
 def test_not_a_radiograph(images: Any, named: str, classifier: Classifier) -> None:
-    with pytest.raises(InvalidImageError, match=named):
+    with pytest.raises(xl.InvalidImageError, match=named):
         classifier(images)
 
 
@@ -202,7 +193,7 @@ def test_pydicom_datasets(classifier, write_dicom, tmp_path) -> None:
         classifier([dataset, path]).squares[:1], classifier(dataset).squares
     )
     del dataset.file_meta, dataset.Rows
-    with pytest.raises(InvalidImageError, match=r"pydicom dataset.*file_meta") as caught:
+    with pytest.raises(xl.InvalidImageError, match=r"pydicom dataset.*file_meta") as caught:
         classifier(dataset)
     assert "Zqx" not in str(caught.value)
 
@@ -217,13 +208,13 @@ def test_pydicom_datasets(classifier, write_dicom, tmp_path) -> None:
     ],
 )
 def test_values_without_a_meaning(image, value_range, named, classifier) -> None:
-    with pytest.raises(InvalidImageError, match=named):
+    with pytest.raises(xl.InvalidImageError, match=named):
         classifier(image, value_range=value_range)
 
 
 @pytest.mark.parametrize("value_range", [(1, 0), (0, 0), (0, np.inf), (np.nan, 1)])
 def test_a_range_that_is_none(value_range: tuple[float, float], classifier: Classifier) -> None:
-    with pytest.raises(ConfigError, match=r"value_range must be \(black, white\)"):
+    with pytest.raises(xl.ConfigError, match=r"value_range must be \(black, white\)"):
         classifier(WHOLE, value_range=value_range)
 
 
@@ -242,7 +233,7 @@ def test_findings(checkpoint_with_points: Path) -> None:
     assert np.isnan(findings.probabilities[:, 1:]).all()
     assert np.isnan(findings.calls[:, 1:]).all()
     inputs = torch.from_numpy(images)[:, None] / 255
-    maps = class_maps(classifier.net, inputs, labels=["Effusion", "Mass"], method="gradcam")
+    maps = xl.class_maps(classifier.net, inputs, labels=["Effusion", "Mass"], method="gradcam")
     found = findings.maps(labels=["Effusion", "Mass"], method="gradcam")
     np.testing.assert_allclose(found, maps, atol=1e-6)
     assert findings.maps().shape == (21, 3, *maps.shape[2:])
@@ -268,11 +259,11 @@ def test_threads_share_a_classifier(classifier: Classifier) -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "named"),
     [
-        ({"points": "nowhere.json"}, DataNotFoundError, "points=nowhere.json: no such file"),
-        ({"points": "none", "prior": 0.1}, ConfigError, "no calibration is there for all"),
-        ({"prior": {"Edema": 0.1}}, ConfigError, "'Edema' is not a label here"),
-        ({"prior": {"Nodule": 0.1}}, ConfigError, "fewer than 10 positives"),
-        ({"rule": "f1"}, ConfigError, "rule: nothing is fitted with points=checkpoint"),
+        ({"points": "nowhere.json"}, xl.DataNotFoundError, "points=nowhere.json: no such file"),
+        ({"points": "none", "prior": 0.1}, xl.ConfigError, "no calibration is there for all"),
+        ({"prior": {"Edema": 0.1}}, xl.ConfigError, "'Edema' is not a label here"),
+        ({"prior": {"Nodule": 0.1}}, xl.ConfigError, "fewer than 10 positives"),
+        ({"rule": "f1"}, xl.ConfigError, "rule: nothing is fitted with points=checkpoint"),
     ],
 )
 def test_readings_that_cannot_be(settings, error, named, checkpoint_with_points) -> None:
@@ -280,7 +271,9 @@ def test_readings_that_cannot_be(settings, error, named, checkpoint_with_points)
         load_classifier(checkpoint_with_points, device="cpu", **settings)
 
 
-def test_points_of_a_file(checkpoint_with_points: Path, val: Predictions, tmp_path: Path) -> None:
+def test_points_of_a_file(
+    checkpoint_with_points: Path, val: xl.Predictions, tmp_path: Path
+) -> None:
     """JSON of another rule, JSON of an evaluation, a table to fit on; not those of others."""
 
     def load(path: Path, **fit: Any) -> dict[str, float]:
@@ -290,18 +283,18 @@ def test_points_of_a_file(checkpoint_with_points: Path, val: Predictions, tmp_pa
 
     table, plain, nested = (tmp_path / name for name in ("t.csv", "p.json", "n.json"))
     rule = {"rule": "sensitivity", "value": 0.8, "calibration": "isotonic"}
-    points = fit_operating_points(val, **rule, draws=50)
-    write_predictions(val, table)
+    points = xl.fit_operating_points(val, **rule, draws=50)
+    xl.write_predictions(val, table)
     write_json(points.to_json(), plain)
     write_json({"operating_points": points.to_json(), "weights_sha256": "0" * 64}, nested)
     assert load(plain) == load(table, **rule) == points.thresholds != load(table)
-    with pytest.raises(ConfigError, match=r"are of other weights \[0000000000000000\]"):
+    with pytest.raises(xl.ConfigError, match=r"are of other weights \[0000000000000000\]"):
         load(nested)
     write_json(replace(points, labels={"Edema": points.labels["Mass"]}).to_json(), plain)
-    with pytest.raises(ConfigError, match="are of Edema, the checkpoint knows Mass, Nodule"):
+    with pytest.raises(xl.ConfigError, match="are of Edema, the checkpoint knows Mass, Nodule"):
         load(plain)
     plain.write_text("{}")
-    with pytest.raises(CheckpointError, match="these are not operating points"):
+    with pytest.raises(xl.CheckpointError, match="these are not operating points"):
         load(plain)
 
 
@@ -341,10 +334,10 @@ def test_a_stream_reads_ahead_but_not_far(classifier: Classifier, folder: Path) 
 
 
 def test_bad_sizes(classifier: Classifier, folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"batch_size must .*got 0"):
+    with pytest.raises(xl.ConfigError, match=r"batch_size must .*got 0"):
         classifier(folder / "00.png", batch_size=0)
     for settings in ({"batch_size": 0}, {"workers": 0}):
-        with pytest.raises(ConfigError, match=r"must be .*got 0"):
+        with pytest.raises(xl.ConfigError, match=r"must be .*got 0"):
             next(classifier.stream([folder / "00.png"], **settings))
 
 
@@ -353,24 +346,24 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [find_device(name).type for name in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert find_device("auto").type == "cpu"
-    with pytest.raises(ConfigError, match="device=cuda, but torch sees no GPU"):
+    with pytest.raises(xl.ConfigError, match="device=cuda, but torch sees no GPU"):
         find_device("cuda")
-    with pytest.raises(ConfigError, match="device must be auto, cpu or cuda, got 'tpu'"):
+    with pytest.raises(xl.ConfigError, match="device must be auto, cpu or cuda, got 'tpu'"):
         find_device("tpu")
 
 
 def test_a_preprocessing_of_another_version(net, save, tmp_path) -> None:
-    with pytest.raises(CheckpointError, match=r"needs \{'image_size': 32\} and tta='none'"):
+    with pytest.raises(xl.CheckpointError, match=r"needs \{'image_size': 32\} and tta='none'"):
         Classifier(net, {"image_size": 32})
     path = save(net, tmp_path / "best.ckpt", tta="rotate")
-    with pytest.raises(CheckpointError, match="and tta='rotate': use the version that made it"):
+    with pytest.raises(xl.CheckpointError, match="and tta='rotate': use the version that made it"):
         load_classifier(path)
 
 
-def test_a_network_of_nan(folder: Path, net: XrayNet) -> None:
+def test_a_network_of_nan(folder: Path, net: xl.XrayNet) -> None:
     torch.nn.init.constant_(net.head.classifier.weight, torch.nan)
     broken = Classifier(net, {"image_size": 32, "clahe": False}, device="cpu")
-    with pytest.raises(CheckpointError, match=r"for 1 of 1 images, the first is number 1"):
+    with pytest.raises(xl.CheckpointError, match=r"for 1 of 1 images, the first is number 1"):
         broken(folder / "00.png")
-    with pytest.raises(CheckpointError, match=r"the first is .*00\.png"):
+    with pytest.raises(xl.CheckpointError, match=r"the first is .*00\.png"):
         list(broken.stream([folder / "table.csv", folder / "00.png"]))

@@ -21,24 +21,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from xray_lightning import (
-    Phantom,
-    Quantised,
-    export_checkpoint,
-    load_classifier,
-    patient_split,
-    quantise_checkpoint,
-)
-from xray_lightning.checkpoint import load_checkpoint
+import xray_lightning as xl
 from xray_lightning.cli.app import APP
 from xray_lightning.cli.config import compose_settings
-from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.deploy import export
-from xray_lightning.errors import CheckpointError, ConfigError, InvalidImageError
 from xray_lightning.metrics.calibration import METHODS, fit_calibration
 from xray_lightning.metrics.compare import compare_aurocs
 from xray_lightning.models.heads import HEADS
-from xray_lightning.models.network import XrayNet
 
 LABELS = ("Mass", "Nodule", "Effusion")
 README = Path(export.__file__).with_name("README.md")
@@ -59,7 +48,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def exported(checkpoint_with_points: Path, films: list[Path], tmp_path_factory):
     own, place = checkpoint_with_points, tmp_path_factory.mktemp("exported")
     files = {f: place / f"model.{f}" for f in ("onnx", "pt2")}
-    done = {f: export_checkpoint(own, path, f, films=films) for f, path in files.items()}
+    done = {f: xl.export_checkpoint(own, path, f, films=films) for f, path in files.items()}
     return {**done, "checkpoint": own}
 
 
@@ -74,7 +63,7 @@ def run(path: Path, pixels: np.ndarray) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("format", ["onnx", "pt2"])
 def test_scores_probabilities_and_calls(format, checkpoint_with_points, exported, films) -> None:
-    wanted, done = load_classifier(checkpoint_with_points, device="cpu")(films), exported[format]
+    wanted, done = xl.load_classifier(checkpoint_with_points, device="cpu")(films), exported[format]
     assert (done.films, done.labels, done.bytes) == (5, LABELS, Path(done.path).stat().st_size)
     assert done.largest_difference < 1e-6
     assert 0 < np.nansum(wanted.calls) < np.isfinite(wanted.calls).sum()
@@ -116,12 +105,12 @@ def test_safetensors_is_a_checkpoint_without_its_data(
     raw["xray_lightning"]["config"] = {"data": {"root": "/secret"}, "split": {}, "trainer": {}}
     raw["xray_lightning"]["config"] |= {"tta": "flip"}
     torch.save(raw, whole)
-    export_checkpoint(whole, bare, "safetensors")
-    assert load_checkpoint(whole).weights_sha256 == load_checkpoint(bare).weights_sha256
+    xl.export_checkpoint(whole, bare, "safetensors")
+    assert xl.load_checkpoint(whole).weights_sha256 == xl.load_checkpoint(bare).weights_sha256
     assert b"secret" not in bare.read_bytes()
-    description = asdict(load_checkpoint(bare).description)
+    description = asdict(xl.load_checkpoint(bare).description)
     assert (description["config"], description["split"]) == ({"tta": "flip"}, {})
-    first, second = (load_classifier(path, device="cpu")(films) for path in (whole, bare))
+    first, second = (xl.load_classifier(path, device="cpu")(films) for path in (whole, bare))
     np.testing.assert_array_equal(first.scores, second.scores)
     np.testing.assert_array_equal(first.probabilities, second.probabilities)
 
@@ -131,29 +120,31 @@ def test_a_foreign_safetensors_is_no_checkpoint(tmp_path) -> None:
     save_file({"weight": torch.zeros(2)}, foreign)
     cut.write_bytes(foreign.read_bytes()[:20])
     for path, message in ((foreign, "was not written by xray_lightning"), (cut, "is damaged")):
-        with pytest.raises(CheckpointError, match=message):
-            load_checkpoint(path)
+        with pytest.raises(xl.CheckpointError, match=message):
+            xl.load_checkpoint(path)
 
 
 def test_bad_requests(checkpoint, films, tmp_path, monkeypatch) -> None:
     text = films[0].with_name("text.png")
     text.write_text("none")
-    with pytest.raises(ConfigError, match="format must be onnx, pt2, safetensors, got 'tflite'"):
-        export_checkpoint(checkpoint, tmp_path / "m.tflite", "tflite")
+    with pytest.raises(xl.ConfigError, match="format must be onnx, pt2, safetensors, got 'tflite'"):
+        xl.export_checkpoint(checkpoint, tmp_path / "m.tflite", "tflite")
     asked = ["export", str(checkpoint), "int8=true", "format=pt2", "--out", str(tmp_path / "m.pt2")]
     refused = CliRunner().invoke(APP, asked)
     assert (refused.exit_code, "int8=true is ONNX" in refused.output) == (2, True)
-    with pytest.raises(ConfigError, match=r"m.bin: a file of format=onnx ends in .onnx"):
-        export_checkpoint(checkpoint, tmp_path / "m.bin")
-    with pytest.raises(InvalidImageError, match=r"text.png"):
-        export_checkpoint(checkpoint, tmp_path / "m.pt2", "pt2", films=[text])
+    with pytest.raises(xl.ConfigError, match=r"m.bin: a file of format=onnx ends in .onnx"):
+        xl.export_checkpoint(checkpoint, tmp_path / "m.bin")
+    with pytest.raises(xl.InvalidImageError, match=r"text.png"):
+        xl.export_checkpoint(checkpoint, tmp_path / "m.pt2", "pt2", films=[text])
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "onnx", None)
-        with pytest.raises(ConfigError, match=r"needs onnx: pip install 'xray_lightning\[export"):
-            export_checkpoint(checkpoint, tmp_path / "m.onnx")
+        with pytest.raises(
+            xl.ConfigError, match=r"needs onnx: pip install 'xray_lightning\[export"
+        ):
+            xl.export_checkpoint(checkpoint, tmp_path / "m.onnx")
     monkeypatch.setattr(export, "_calibrate", lambda _, scores: scores[: int(scores.sum())])
-    with pytest.raises(CheckpointError, match="cannot be exported as pt2"):
-        export_checkpoint(checkpoint, tmp_path / "m.pt2", "pt2")
+    with pytest.raises(xl.CheckpointError, match="cannot be exported as pt2"):
+        xl.export_checkpoint(checkpoint, tmp_path / "m.pt2", "pt2")
     assert not list(tmp_path.iterdir())
 
 
@@ -166,8 +157,8 @@ def test_a_file_of_other_scores_does_not_stay(spoil, checkpoint, tmp_path, monke
     old = tmp_path / "m.safetensors"
     old.write_text("of yesterday")
     monkeypatch.setitem(export.WRITERS, "safetensors", write)
-    with pytest.raises(CheckpointError, match=r"was not kept: .* differ by (0.01|inf)"):
-        export_checkpoint(checkpoint, old, "safetensors")
+    with pytest.raises(xl.CheckpointError, match=r"was not kept: .* differ by (0.01|inf)"):
+        xl.export_checkpoint(checkpoint, old, "safetensors")
     assert old.read_text() == "of yesterday"
 
 
@@ -194,7 +185,7 @@ def test_the_lines_of_the_readme_need_no_torch(bare_python, exported) -> None:
     assert "No module named" in run([bare_python, "-c", "import torch"]).stderr
     shown = run([bare_python, "-c", code.split("```")[0]], check=True).stdout
     printed = json.loads(shown.replace("'", '"').replace("nan", "NaN"))
-    ours = load_classifier(exported["checkpoint"], device="cpu")(model.with_name("film.png"))
+    ours = xl.load_classifier(exported["checkpoint"], device="cpu")(model.with_name("film.png"))
     assert list(printed) == list(LABELS)
     np.testing.assert_allclose(list(printed.values()), ours.probabilities[0], atol=1e-6)
 
@@ -203,19 +194,19 @@ def test_the_lines_of_the_readme_need_no_torch(bare_python, exported) -> None:
 @pytest.mark.parametrize("model", [*MODELS, *HEADS])
 def test_every_network_and_head_exports(model, save, tmp_path) -> None:
     if model in HEADS:
-        net = XrayNet(LABELS, "resnet18", head=model, image_size=64)
+        net = xl.XrayNet(LABELS, "resnet18", head=model, image_size=64)
     else:
         config, _ = compose_settings([f"model={model}", "image_size=64", "weights=none"])
         own = {k: v for k, v in config.model.items() if not k.startswith("_") and k != "weights"}
-        net = XrayNet(**{**own, "labels": LABELS, "image_size": 64})
+        net = xl.XrayNet(**{**own, "labels": LABELS, "image_size": 64})
     checkpoint = save(net.eval(), tmp_path / "best.ckpt")
-    assert export_checkpoint(checkpoint, tmp_path / "m.onnx").largest_difference < 1e-5
+    assert xl.export_checkpoint(checkpoint, tmp_path / "m.onnx").largest_difference < 1e-5
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> XrayDataModule:
-    source, cache = Phantom(patients=60, size=64), tmp_path_factory.mktemp("cache")
-    data = XrayDataModule(source, split=patient_split, image_size=32, cache_dir=cache)
+def data(tmp_path_factory) -> xl.XrayDataModule:
+    source, cache = xl.Phantom(patients=60, size=64), tmp_path_factory.mktemp("cache")
+    data = xl.XrayDataModule(source, split=xl.patient_split, image_size=32, cache_dir=cache)
     data.keep_labels(("Cardiomegaly", "Effusion"))
     return data
 
@@ -226,9 +217,9 @@ def make(save, val, checkpoint_with_points, tmp_path):
 
     def write(backbone: str):
         torch.manual_seed(0)
-        net = XrayNet(("Effusion", "Mass", "Cardiomegaly"), backbone, image_size=32).eval()
+        net = xl.XrayNet(("Effusion", "Mass", "Cardiomegaly"), backbone, image_size=32).eval()
         torch.nn.init.normal_(net.head.classifier.weight, std=3.0)  # scores that differ
-        own = load_classifier(checkpoint_with_points).interpretation.operating_points
+        own = xl.load_classifier(checkpoint_with_points).interpretation.operating_points
         return save(net, tmp_path / "best.ckpt", points=own.to_json())
 
     return write
@@ -238,7 +229,7 @@ def make(save, val, checkpoint_with_points, tmp_path):
 @pytest.mark.parametrize(("backbone", "static"), [("test_resnet", True), ("test_vit", False)])
 def test_what_is_kept(backbone, static, data, make, tmp_path) -> None:
     checkpoint, out = make(backbone), tmp_path / "m.onnx"
-    done = quantise_checkpoint(checkpoint, out, data, margin=0.9, draws=200)
+    done = xl.quantise_checkpoint(checkpoint, out, data, margin=0.9, draws=200)
     test = data.subset_records("test")
     films = min(128, len(data.subset_records("train"))) if static else 0
     assert (done.kept, done.calibration_films, done.films) == (True, films, len(test))
@@ -246,7 +237,7 @@ def test_what_is_kept(backbone, static, data, make, tmp_path) -> None:
     assert done.bytes == out.stat().st_size < done.float_bytes
     kinds = {node.op_type for node in onnx.load(out).graph.node}
     assert ("QuantizeLinear" in kinds, "DynamicQuantizeLinear" in kinds) == (static, not static)
-    wanted = load_classifier(checkpoint, device="cpu")(list(map(data.source.read, test)))
+    wanted = xl.load_classifier(checkpoint, device="cpu")(list(map(data.source.read, test)))
     session = onnxruntime.InferenceSession(out)
     batches = wanted.squares[:16], wanted.squares[16:]  # dynamic ranges are those of a batch
     parts = [session.run(None, {"pixels": batch}) for batch in batches]
@@ -262,7 +253,7 @@ def test_what_is_kept(backbone, static, data, make, tmp_path) -> None:
     assert f"{len(test)} images of {done.patients} patients; 0.9 is allowed: kept" in done.sentence
     facts = json.loads(session.get_modelmeta().custom_metadata_map["xray_lightning"])
     assert facts["labels"] == ["Effusion", "Mass", "Cardiomegaly"]
-    assert Quantised.from_json(done.to_json()).to_json() == done.to_json()
+    assert xl.Quantised.from_json(done.to_json()).to_json() == done.to_json()
 
 
 @pytest.mark.slow
@@ -276,11 +267,11 @@ def test_what_is_not_kept(data, make, tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(export, "_score", spoil)
     out.write_text("of yesterday")
-    done = quantise_checkpoint(checkpoint, out, data, draws=200)
+    done = xl.quantise_checkpoint(checkpoint, out, data, draws=200)
     assert not done.kept
     assert "0.01 is allowed: not kept" in done.sentence
     assert out.read_text() == "of yesterday"
     assert {path.name for path in tmp_path.iterdir()} == {"best.ckpt", "m.onnx"}
     monkeypatch.setattr(data, "subset_records", lambda subset: [])
-    with pytest.raises(ConfigError, match="leave out images=all"):
-        quantise_checkpoint(checkpoint, out, data)
+    with pytest.raises(xl.ConfigError, match="leave out images=all"):
+        xl.quantise_checkpoint(checkpoint, out, data)

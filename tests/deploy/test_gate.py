@@ -18,23 +18,11 @@ import pytest
 import torch
 from PIL import Image as Pil
 
-from xray_lightning import (
-    ChestXray14,
-    GateOpinion,
-    PatientBootstrap,
-    XrayDataModule,
-    export_checkpoint,
-    load_classifier,
-    predict_files,
-)
+import xray_lightning as xl
 from xray_lightning.checkpoint import load_checkpoint, store_gate
 from xray_lightning.data.images import read_image
-from xray_lightning.deploy.classifier import Classifier
-from xray_lightning.errors import InvalidImageError
 from xray_lightning.metrics.intervals import Estimate, exact_interval
 from xray_lightning.models.gate import CHANGES, Gate, fit_gate
-from xray_lightning.models.network import XrayNet
-from xray_lightning.report.studies import write_study_pages
 
 FILM = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
 
@@ -43,14 +31,14 @@ FILM = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
 def gate() -> Gate:
     """Its limits are too high for any film: what remains are header and file."""
     torch.manual_seed(0)
-    net = XrayNet(("Mass",), "test_resnet", image_size=32).eval()
+    net = xl.XrayNet(("Mass",), "test_resnet", image_size=32).eval()
     films = torch.rand(20, 1, 32, 32)
     fitted = fit_gate(net, films, films, youngest=18.0, views=("PA", "LL"))
     return replace(fitted, limit=1e9, log_odds=700.0)
 
 
 @pytest.fixture
-def gated(gate: Gate, save, net: XrayNet, tmp_path):
+def gated(gate: Gate, save, net: xl.XrayNet, tmp_path):
     store_gate(path := save(net, tmp_path / "gated.ckpt"), gate)
     return path
 
@@ -70,19 +58,19 @@ def gated(gate: Gate, save, net: XrayNet, tmp_path):
     ],
 )
 def test_headers(told, reason, gated, write_dicom, tmp_path) -> None:
-    classifier = load_classifier(gated, device="cpu")
+    classifier = xl.load_classifier(gated, device="cpu")
     path, wanted = write_dicom(tmp_path / "a.dcm", FILM, **told), (reason,) if reason else ()
     (streamed,) = classifier.stream([path])
     findings = classifier([path, pydicom.dcmread(path), FILM])
     assert [opinion.reasons for opinion in findings.gate] == [wanted, wanted, ()]
     assert streamed.gate.reasons == wanted
     assert streamed.gate.kinds == tuple(text.split(":")[0] for text in wanted)
-    assert GateOpinion.from_json(streamed.gate.to_json()) == streamed.gate
+    assert xl.GateOpinion.from_json(streamed.gate.to_json()) == streamed.gate
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
 def test_colour(name, gated, tmp_path) -> None:
-    classifier = load_classifier(gated, device="cpu")
+    classifier = xl.load_classifier(gated, device="cpu")
     grey, tinted = np.repeat(FILM[..., None], 3, axis=2), np.repeat(FILM[..., None], 3, axis=2)
     tinted[..., 0] //= 2
     for pixels, reasons in ((grey, 0), (tinted, 1)):
@@ -94,23 +82,23 @@ def test_colour(name, gated, tmp_path) -> None:
                    for opinion in opinions if reasons)  # fmt: skip
 
 
-def test_the_film(gate: Gate, net: XrayNet) -> None:
+def test_the_film(gate: Gate, net: xl.XrayNet) -> None:
     """Limits that every film exceeds, with the figures the gate itself gives."""
     strict = replace(gate, limit=0.5, log_odds=-50.0)
-    classifier = Classifier(net, {"image_size": 32, "clahe": False}, device="cpu", gate=strict)
+    classifier = xl.Classifier(net, {"image_size": 32, "clahe": False}, device="cpu", gate=strict)
     (opinion,) = classifier(FILM).gate
     looks, unlike = opinion.reasons
     assert looks.startswith("looks ")
     assert f"distance {opinion.distance:.1f}, limit 0.5" in unlike
     assert opinion.probe in strict.kinds
-    plain = Classifier(net, {"image_size": 32, "clahe": False}, device="cpu")
+    plain = xl.Classifier(net, {"image_size": 32, "clahe": False}, device="cpu")
     assert plain(FILM).gate == (None,)
     np.testing.assert_array_equal(plain(FILM).scores, classifier(FILM).scores)
 
 
 def test_a_gate_travels(gated, tmp_path) -> None:
     bare = tmp_path / "model.safetensors"
-    export_checkpoint(gated, bare, "safetensors")
+    xl.export_checkpoint(gated, bare, "safetensors")
     kept, moved = load_checkpoint(gated), load_checkpoint(bare)
     assert moved.gate.to_json() == kept.gate.to_json()
     assert torch.equal(moved.gate.axes, kept.gate.axes)
@@ -122,16 +110,18 @@ def test_folders_and_pages(gated, checkpoint, write_dicom, tmp_path) -> None:
     paths = [
         write_dicom(tmp_path / f"scans/{name}.dcm", FILM, Modality=name) for name in ("CR", "MR")
     ]
-    done = predict_files(load_classifier(gated, device="cpu"), paths, tmp_path / "out")
+    done = xl.predict_files(xl.load_classifier(gated, device="cpu"), paths, tmp_path / "out")
     assert (done.remarks, done.remarked) == ({"another modality": 1}, 1)
     table = [line.split(",")[:3] for line in done.table.read_text().splitlines()]
     assert [row[2].strip('"') for row in table] == ["gate", "", "another modality: Modality MR"]
-    write_study_pages(load_classifier(gated, device="cpu"), tmp_path / "out")
+    xl.write_study_pages(xl.load_classifier(gated, device="cpu"), tmp_path / "out")
     pages = [path.read_text() for path in (tmp_path / "out/studies").glob("*.html")]
     assert sum("trained for: another modality: Modality MR" in page for page in pages) == 1
-    again = predict_files(load_classifier(gated, device="cpu"), paths, tmp_path / "out")
+    again = xl.predict_files(xl.load_classifier(gated, device="cpu"), paths, tmp_path / "out")
     assert (again.scored, again.remarks) == (0, done.remarks)
-    without = predict_files(load_classifier(checkpoint, device="cpu"), paths, tmp_path / "none")
+    without = xl.predict_files(
+        xl.load_classifier(checkpoint, device="cpu"), paths, tmp_path / "none"
+    )
     assert (without.remarks, without.remarked) == (None, 0)
     assert '"gate": null' in (tmp_path / "none/model.json").read_text()
 
@@ -140,7 +130,7 @@ Pixels = np.ndarray
 
 
 def held_back(root: Path, cache: Path) -> tuple[torch.Tensor, list[str]]:
-    data = XrayDataModule(ChestXray14(root), image_size=128, cache_dir=cache)
+    data = xl.XrayDataModule(xl.ChestXray14(root), image_size=128, cache_dir=cache)
     films = data.dataset("test")
     patients = [record.patient_id for record in data.subset_records("test")]
     return torch.stack([films[row]["image"] for row in range(len(films))]), patients
@@ -152,7 +142,7 @@ def others(folders: list[Path], endings: tuple[str, ...]) -> Iterator[Pixels]:
         if path.suffix in endings and not path.name.startswith("RG1"):
             try:
                 yield read_image(path)
-            except InvalidImageError:
+            except xl.InvalidImageError:
                 continue
 
 
@@ -187,7 +177,7 @@ def measure(classifier, films: torch.Tensor, patients: list[str]) -> dict[str, f
         kinds = remarks(classifier, pictures)
         hit = np.array([bool(kind) for kind in kinds], float)
         groups = patients if len(hit) == len(patients) else [str(row) for row in range(len(hit))]
-        bootstrap = PatientBootstrap(groups)
+        bootstrap = xl.PatientBootstrap(groups)
         ends = Estimate.of_draws(bootstrap.mean(hit)).interval
         if hit.all():  # all alike: the bound by Clopper and Pearson
             ends = exact_interval(1.0, bootstrap.patients)
@@ -211,7 +201,7 @@ def test_held_back_films(shared_data: Path, tmp_path: Path) -> None:
         draws=20 cache_dir={tmp_path} hydra.run.dir={run}"""
     train = Path(__file__).parents[2] / "train.py"
     subprocess.run([sys.executable, train, *words.split()], check=True)
-    classifier = load_classifier(run / "checkpoints/best.ckpt", device="cpu")
+    classifier = xl.load_classifier(run / "checkpoints/best.ckpt", device="cpu")
     assert classifier.gate is not None
     shares = measure(classifier, *held_back(root, tmp_path))
     assert all(share >= 0.95 for name, share in shares.items() if "turned" in name)

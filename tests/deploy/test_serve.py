@@ -82,6 +82,7 @@ def test_the_operating_point_as_a_probability(app, models) -> None:
 
 
 SIZES = b"IHDR" + (20_000).to_bytes(4) * 2 + FILM[24:29]  # a header that says 400 million pixels
+LONG = FILM + bytes(2 * 10**6)
 HUGE = FILM[:12] + SIZES + zlib.crc32(SIZES).to_bytes(4) + FILM[33:]
 
 
@@ -97,11 +98,7 @@ HUGE = FILM[:12] + SIZES + zlib.crc32(SIZES).to_bytes(4) + FILM[33:]
         ([{"content": b"x", "headers": {"content-type": "multipart/form-data"}}], 422, "one file"),
         ([{"content": FILM, "url": "/v1/predict?maps=often"}], 422, "true or false"),
         ([{"content": FILM, "url": "/v1/predict?model=best"}], 404, "bare or fitted"),
-        (
-            [FILM + bytes(2 * 10**6), {"files": {"file": FILM + bytes(2 * 10**6)}}],
-            413,
-            "more than 2 MB",
-        ),
+        ([LONG, {"files": {"file": LONG}}], 413, "more than 2 MB"),
         ([LARGE, HUGE, WIDE], 413, "more than 1 million pixels"),
         (["/v1/predict"], 404, "Not Found"),
         ([{"url": "/v1/none"}], 405, "Not Allowed"),

@@ -19,6 +19,7 @@ from xray_lightning.models.backbones import create_backbone, load_backbone, trac
 CONFIGS = sorted((Path(__file__).parents[2] / "conf/model").glob("*.yaml"))
 BACKBONES = [yaml.safe_load(path.read_text())["backbone"] for path in CONFIGS]
 LABELS = ("a", "b")
+NORM, CONV = "layer1.0.bn1.weight", "conv1.0.weight"
 real_create_model = timm.create_model
 
 
@@ -95,24 +96,11 @@ def test_our_own_checkpoint(layout: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (
-            lambda state: state.pop("layer1.0.bn1.weight"),
-            r"only in part, so nothing was loaded\. Not in the file, or of another shape \(1\): "
-            r"layer1\.0\.bn1\.weight\.$",
-        ),
-        (
-            lambda state: state.update(strange=torch.zeros(2)),
-            r"nothing was loaded\. In the file only, or of another shape \(1\): strange\.$",
-        ),
-        (
-            lambda state: state.update({"layer1.0.bn1.weight": torch.zeros(3)}),
-            r"Not in the file.*\(1\): layer1\.0\.bn1\.weight\. In the file only.*\(1\): layer1",
-        ),
-        (lambda state: [state.pop(key) for key in list(state)[:30]], r"\(30\): .* and 20 more\."),
-        (
-            lambda state: state.update({"conv1.0.weight": torch.zeros(16, 4, 3, 3)}),
-            r"another shape \(1\): conv1\.0\.weight",
-        ),
+        (lambda x: x.pop(NORM), rf"nothing was loaded\. Not in the file, or .* \(1\): {NORM}\.$"),
+        (lambda x: x.update(strange=torch.zeros(2)), r"\. In the file only, .* \(1\): strange\.$"),
+        (lambda x: x.update({NORM: torch.zeros(3)}), rf"Not .*\(1\): {NORM}\. In .*\(1\): {NORM}"),
+        (lambda x: [x.pop(key) for key in list(x)[:30]], r"\(30\): .* and 20 more\."),
+        (lambda x: x.update({CONV: torch.zeros(16, 4, 3, 3)}), rf"another shape \(1\): {CONV}"),
     ],
 )
 def test_a_file_that_fits_in_part(change, match, tmp_path) -> None:
@@ -155,10 +143,7 @@ def plain_pickle(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (
-            lambda folder: folder / "absent.safetensors",
-            r"no file at '.*absent\.safetensors'; it mu",
-        ),
+        (lambda folder: folder / "absent.pt", r"no file at '.*absent\.pt'; it must be"),
         (lambda folder: folder, r"model\.weights: no file at .*must be 'imagenet', 'none', or the"),
         (damaged_safetensors, r"model\.safetensors is damaged \(SafetensorError"),
         (truncated_checkpoint, r"half\.ckpt is (damaged|no plain checkpoint)"),

@@ -14,7 +14,7 @@ from xray_lightning import CBAM, ConfigError, WeightsError, XrayNet
 from xray_lightning.models.backbones import create_backbone, fill
 from xray_lightning.models.cbam import ChannelGate, SpatialGate, insert_cbam
 
-LABELS = ("Mass", "Nodule")
+LABELS, SWIN = ("Mass", "Nodule"), "swin_tiny_patch4_window7_224"
 SIZE = 64
 AFTER = {
     "legacy_xception": ("block3", "block12"),
@@ -103,6 +103,7 @@ def test_halves_alone() -> None:
 @pytest.mark.parametrize(
     ("make", "match"),
     [
+        (lambda: new_net(cbam="all"), r"model\.cbam must be one of .*got 'all'"),
         (lambda: CBAM(6, "neither"), r"model\.cbam must be one of \('both', .*got 'neither'"),
         (lambda: CBAM(6, reduction=0), r"cbam_reduction must lie between 1 and the 6 .*got 0"),
         (lambda: CBAM(6, reduction=7), r"must lie between 1 and the 6 channels .* map, got 7"),
@@ -294,35 +295,26 @@ def test_no_maps_of_open_gates() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "settings", "match"),
+    ("backbone", "after", "match"),
     [
+        ("test_resnet", ["layr4"], r"no module 'layr4'; near it are \['layer4'.*level \['conv1', "),
+        ("test_resnet", [""], r"'test_resnet' has no module ''"),
+        ("test_resnet", [4], r"'test_resnet' has no module 4; near it are"),
+        ("test_resnet", ["fc"], r"'fc' runs 0 times in a forward pass"),
+        ("test_resnet", ["layer4"] * 2, r"names a module twice: \['layer4', 'la"),
+        ("test_resnet", "layer4", r"must be a list such as \[layer4\], got 'layer"),
+        ("test_vit", ["blocks.1"], r"'blocks\.1' gives \(1, 17, 64\), which is no"),
         (
-            "test_resnet",
-            {"cbam_after": ["layr4"]},
-            r"'test_resnet' has no module 'layr4'; near it are \['layer4'.*top level \['conv1', ",
+            SWIN,
+            ["layers.1"],
+            r"gives \(1, 8, 8, 192\), which is no map \(B, C, H, W\); name a module",
         ),
-        ("test_resnet", {"cbam_after": [""]}, r"'test_resnet' has no module ''"),
-        ("test_resnet", {"cbam_after": [4]}, r"'test_resnet' has no module 4; near it are"),
-        ("test_resnet", {"cbam_after": ["fc"]}, r"'fc' runs 0 times in a forward pass"),
-        ("test_resnet", {"cbam_after": ["layer4"] * 2}, r"names a module twice: \['layer4', 'la"),
-        ("test_resnet", {"cbam_after": "layer4"}, r"must be a list such as \[layer4\], got 'layer"),
-        ("test_resnet", {"cbam": "all"}, r"model\.cbam must be one of .*got 'all'"),
-        ("test_vit", {"cbam_after": ["blocks.1"]}, r"'blocks\.1' gives \(1, 17, 64\), which is no"),
-        (
-            "swin_tiny_patch4_window7_224",
-            {"cbam_after": ["layers.1"]},
-            r"'layers\.1' gives \(1, 8, 8, 192\), which is no map \(B, C, H, W\); name a module of",
-        ),
-        (
-            "test_convnext",
-            {"cbam_after": ["stages.0.blocks.0.norm"]},
-            r"gives \(1, 16, 16, 24\), which is no map",
-        ),
+        ("test_convnext", ["stages.0.blocks.0.norm"], r"gives \(1, 16, 16, 24\), which is no map"),
     ],
 )
-def test_modules_that_cannot_have_a_block(backbone, settings, match) -> None:
+def test_modules_that_cannot_have_a_block(backbone, after, match) -> None:
     with pytest.raises(ConfigError, match=match):
-        new_net(backbone, **settings)
+        new_net(backbone, cbam_after=after)
 
 
 def test_a_module_that_runs_twice() -> None:

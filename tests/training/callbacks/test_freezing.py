@@ -15,18 +15,10 @@ import pytorch_lightning as pl
 import torch
 from torch.optim import SGD
 
-from xray_lightning import (
-    ConfigError,
-    FitGate,
-    FreezeBackbone,
-    XrayDataModule,
-    XrayNet,
-    XrayTask,
-    load_checkpoint,
-)
+import xray_lightning as xl
 from xray_lightning.training.callbacks.gate import draw_films
 
-Fit = Callable[..., tuple[XrayTask, Path]]
+Fit = Callable[..., tuple[xl.XrayTask, Path]]
 
 
 class Record(pl.Callback):
@@ -58,7 +50,7 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_only_the_head_learns_then_everything(accumulate: int, fit: Fit) -> None:
     record = Record()
-    task, _ = fit(FreezeBackbone(epochs=2), record, accumulate_grad_batches=accumulate)
+    task, _ = fit(xl.FreezeBackbone(epochs=2), record, accumulate_grad_batches=accumulate)
     head = {"head.classifier.weight", "head.classifier.bias"}
     assert changed(record.states[0], record.states[1]) == head
     assert changed(record.states[1], record.states[2]) == head
@@ -71,9 +63,9 @@ def test_only_the_head_learns_then_everything(accumulate: int, fit: Fit) -> None
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_resumed_equals_uninterrupted(epochs: int, fit: Fit) -> None:
     """In the middle of the frozen epochs, and where they end."""
-    _, whole = fit(FreezeBackbone(epochs=2), name="whole")
-    _, begun = fit(FreezeBackbone(epochs=2), name="begun", stop=epochs)
-    fit(FreezeBackbone(epochs=2), name="begun", resume=begun / "last.ckpt")
+    _, whole = fit(xl.FreezeBackbone(epochs=2), name="whole")
+    _, begun = fit(xl.FreezeBackbone(epochs=2), name="begun", stop=epochs)
+    fit(xl.FreezeBackbone(epochs=2), name="begun", resume=begun / "last.ckpt")
     ours, theirs = (torch.load(path / "last.ckpt", weights_only=True) for path in (begun, whole))
     assert not changed(theirs["state_dict"], ours["state_dict"])
     for one, other in zip(ours["optimizer_states"], theirs["optimizer_states"], strict=True):
@@ -85,8 +77,8 @@ def test_resumed_equals_uninterrupted(epochs: int, fit: Fit) -> None:
 def by_hand(*, wrapped: bool) -> tuple[list[dict[str, torch.Tensor]], int]:
     """Two frozen epochs and one more of a plain loop, clipped, with momentum and weight decay."""
     torch.manual_seed(0)
-    task = XrayTask(XrayNet(("a", "b"), "test_resnet", image_size=32)).train()
-    freeze = FreezeBackbone(epochs=2)
+    task = xl.XrayTask(xl.XrayNet(("a", "b"), "test_resnet", image_size=32)).train()
+    freeze = xl.FreezeBackbone(epochs=2)
     optimizer = SGD(task.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     trainer: Any = SimpleNamespace(current_epoch=0, model=object() if wrapped else task)
     states, always = [], 0
@@ -119,7 +111,7 @@ def test_without_touching_requires_grad_it_is_the_same() -> None:
 def test_nothing_but_frozen_epochs(epochs, warns, caplog) -> None:
     trainer: Any = SimpleNamespace(max_epochs=3)
     task: Any = SimpleNamespace(net=SimpleNamespace(backbone=None, load_report="122 of 122"))
-    FreezeBackbone(epochs=epochs).on_fit_start(trainer, task)
+    xl.FreezeBackbone(epochs=epochs).on_fit_start(trainer, task)
     message = f"freeze_epochs={epochs} of max_epochs=3: the backbone will learn nothing"
     assert caplog.messages == ([message] if warns else [])
 
@@ -127,14 +119,14 @@ def test_nothing_but_frozen_epochs(epochs, warns, caplog) -> None:
 def test_random_weights_are_not_worth_freezing(caplog: pytest.LogCaptureFixture) -> None:
     trainer: Any = SimpleNamespace(max_epochs=3)
     task: Any = SimpleNamespace(net=SimpleNamespace(backbone=None, load_report=None))
-    FreezeBackbone(epochs=1).on_fit_start(trainer, task)
+    xl.FreezeBackbone(epochs=1).on_fit_start(trainer, task)
     assert caplog.messages[0].startswith("freeze_epochs=1 holds random weights still")
 
 
 @pytest.mark.parametrize("epochs", [0, -1, 1.5, "2"])
 def test_epochs_that_are_none(epochs: Any) -> None:
-    with pytest.raises(ConfigError, match="freeze_epochs must be a whole number of epochs, got"):
-        FreezeBackbone(epochs=epochs)
+    with pytest.raises(xl.ConfigError, match="freeze_epochs must be a whole number of epochs, got"):
+        xl.FreezeBackbone(epochs=epochs)
 
 
 SCRIPT = """
@@ -185,44 +177,44 @@ def test_distributed_data_parallel(devices: int, tmp_path: Path) -> None:
     assert done.stdout.count(f"as expected {devices}") == devices
 
 
-def test_it_is_stored(fit: Fit, data: XrayDataModule) -> None:
+def test_it_is_stored(fit: Fit, data: xl.XrayDataModule) -> None:
     """With it the weights and torch's random state are those of a run without."""
     records = data.subset_records("train")
-    runs = [fit(*callbacks, name=str(len(callbacks)))[1] for callbacks in ([], [FitGate(0.1)])]
-    states = [load_checkpoint(run / "last.ckpt") for run in runs]
+    runs = [fit(*callbacks, name=str(len(callbacks)))[1] for callbacks in ([], [xl.FitGate(0.1)])]
+    states = [xl.load_checkpoint(run / "last.ckpt") for run in runs]
     assert states[0].weights_sha256 == states[1].weights_sha256
     assert states[0].gate is None
     for name in ("weights.ckpt", "last.ckpt"):
-        gate = load_checkpoint(runs[1] / name).gate
+        gate = xl.load_checkpoint(runs[1] / name).gate
         assert gate is not None
         assert gate.youngest == min(record.age for record in records)
         assert (gate.films, gate.false_alarms) == (len(records), 0.1)
-    fit(FitGate(0.1), name="1", resume=runs[1] / "last.ckpt")  # a gate does not stop a resume
+    fit(xl.FitGate(0.1), name="1", resume=runs[1] / "last.ckpt")  # a gate does not stop a resume
 
 
-def test_the_random_state_stays(data: XrayDataModule, fit: Fit) -> None:
+def test_the_random_state_stays(data: xl.XrayDataModule, fit: Fit) -> None:
     task, folder = fit()
     before = torch.get_rng_state()
-    FitGate().store([folder / "last.ckpt"], task, data)
+    xl.FitGate().store([folder / "last.ckpt"], task, data)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_films_are_capped(data: XrayDataModule) -> None:
+def test_films_are_capped(data: xl.XrayDataModule) -> None:
     drawn = [draw_films(data, "train", 5, np.random.default_rng(1)) for _ in range(2)]
     assert drawn[0].shape == (5, 1, 32, 32)
     assert torch.equal(drawn[0], drawn[1])
 
 
-def test_other_networks_have_none(fit: Fit, data: XrayDataModule) -> None:
+def test_other_networks_have_none(fit: Fit, data: xl.XrayDataModule) -> None:
     task, _ = fit()
     task.net = torch.nn.Linear(1, 1)
-    with pytest.raises(ConfigError, match="Linear is no XrayNet"):
-        FitGate().store([], task, data)
+    with pytest.raises(xl.ConfigError, match="Linear is no XrayNet"):
+        xl.FitGate().store([], task, data)
 
 
 @pytest.mark.parametrize(
     ("settings", "named"), [({"films": 15}, "films"), ({"false_alarms": 1}, "1")]
 )
 def test_settings(settings, named) -> None:
-    with pytest.raises(ConfigError, match=named):
-        FitGate(**settings)
+    with pytest.raises(xl.ConfigError, match=named):
+        xl.FitGate(**settings)
