@@ -27,8 +27,8 @@ import xray_lightning.cli.app, xray_lightning.cli.train, xray_lightning.cli.audi
 import xray_lightning.cli.compare, xray_lightning.cli.report, xray_lightning.cli.score
 """  # all but torch
 HEAVY = """
-import xray_lightning.audit.shortcuts.run, xray_lightning.cli.fit, xray_lightning.explain.run
-import xray_lightning.evaluation.compare, xray_lightning.deploy.predict, xray_lightning.report.panel
+import xray_lightning.audit.shortcuts, xray_lightning.cli.fit, xray_lightning.explain.run
+import xray_lightning.evaluation.compare, xray_lightning.deploy.predict
 """
 SERVER = """
 import json, os, runpy, signal, sys

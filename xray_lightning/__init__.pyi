@@ -1,12 +1,12 @@
 from typing import Final
 
-from xray_lightning.audit.duplicates import compare_images as compare_images
-from xray_lightning.audit.hospitals import Hospitals as Hospitals
-from xray_lightning.audit.hospitals import compare_hospitals as compare_hospitals
+from xray_lightning.audit.leakage import compare_images as compare_images
 from xray_lightning.audit.run import Audit as Audit
+from xray_lightning.audit.run import Hospitals as Hospitals
 from xray_lightning.audit.run import audit_split as audit_split
-from xray_lightning.audit.shortcuts.run import Shortcuts as Shortcuts
-from xray_lightning.audit.shortcuts.run import find_shortcuts as find_shortcuts
+from xray_lightning.audit.run import compare_hospitals as compare_hospitals
+from xray_lightning.audit.shortcuts import Shortcuts as Shortcuts
+from xray_lightning.audit.shortcuts import find_shortcuts as find_shortcuts
 from xray_lightning.checkpoint import Checkpoint as Checkpoint
 from xray_lightning.checkpoint import Description as Description
 from xray_lightning.checkpoint import load_checkpoint as load_checkpoint
@@ -95,8 +95,6 @@ from xray_lightning.evaluation.evaluate import evaluate as evaluate
 from xray_lightning.evaluation.evaluate import fit_operating_points as fit_operating_points
 from xray_lightning.evaluation.external import ExternalValidation as ExternalValidation
 from xray_lightning.evaluation.external import validate_externally as validate_externally
-from xray_lightning.evaluation.folds import CrossValidation as CrossValidation
-from xray_lightning.evaluation.folds import pool_folds as pool_folds
 from xray_lightning.evaluation.model import Scoring as Scoring
 from xray_lightning.evaluation.predict import predict_subset as predict_subset
 from xray_lightning.evaluation.predict import summarise as summarise
@@ -105,8 +103,10 @@ from xray_lightning.evaluation.predictions import Predictions as Predictions
 from xray_lightning.evaluation.predictions import read_predictions as read_predictions
 from xray_lightning.evaluation.predictions import write_predictions as write_predictions
 from xray_lightning.evaluation.scores import read_scores as read_scores
+from xray_lightning.evaluation.sweep import CrossValidation as CrossValidation
 from xray_lightning.evaluation.sweep import SweepComparison as SweepComparison
 from xray_lightning.evaluation.sweep import compare_runs as compare_runs
+from xray_lightning.evaluation.sweep import pool_folds as pool_folds
 from xray_lightning.evaluation.truths import ExpertTruth as ExpertTruth
 from xray_lightning.evaluation.truths import score_truths as score_truths
 from xray_lightning.explain.grid import enlarge as enlarge
@@ -124,12 +124,12 @@ from xray_lightning.models.cbam import CBAM as CBAM
 from xray_lightning.models.network import XrayNet as XrayNet
 from xray_lightning.records import Box as Box
 from xray_lightning.records import Record as Record
-from xray_lightning.report.card import card_text as card_text
-from xray_lightning.report.card import write_card as write_card
 from xray_lightning.report.finish import FinishedRun as FinishedRun
 from xray_lightning.report.finish import finish_run as finish_run
 from xray_lightning.report.gallery import make_heat_maps as make_heat_maps
 from xray_lightning.report.run import read_run as read_run
+from xray_lightning.report.run_page import card_text as card_text
+from xray_lightning.report.run_page import write_card as write_card
 from xray_lightning.report.studies import StudyPages as StudyPages
 from xray_lightning.report.studies import write_study_pages as write_study_pages
 from xray_lightning.training.callbacks.epochs import WatchMetric as WatchMetric

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from xray_lightning.audit.duplicates import Pair, PairCount, count_duplicates
+from xray_lightning.audit.leakage import Pair, PairCount, count_duplicates
 from xray_lightning.records import Record
 
 SCENES = np.random.default_rng(0).integers(0, 256, (7, 128, 128), dtype=np.uint8)

@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 
 from xray_lightning import ConfigError, Phantom, Several, audit_split, compare_hospitals
-from xray_lightning.audit.duplicates import count_duplicates
-from xray_lightning.audit.hospitals import Hospitals
-from xray_lightning.audit.run import say
+from xray_lightning.audit.leakage import count_duplicates
+from xray_lightning.audit.run import Hospitals, say
 from xray_lightning.data.splits import patient_split
 from xray_lightning.records import Record
 

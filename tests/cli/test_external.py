@@ -14,8 +14,12 @@ from xray_lightning.cli.external import external
 from xray_lightning.cli.settings import find_checkpoints, find_conf
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.errors import CheckpointError
-from xray_lightning.evaluation.external import ExternalValidation, InternalTest, Transfer
-from xray_lightning.evaluation.transfer import UNKNOWN, LabelTransfer
+from xray_lightning.evaluation.external import (
+    ExternalValidation,
+    InternalTest,
+    LabelTransfer,
+    Transfer,
+)
 from xray_lightning.metrics.external import CalibrationLine
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.report.external import external_lines, external_page, heat_figure
@@ -32,7 +36,7 @@ def result() -> ExternalValidation:
     some, apart = Estimate(0.7, 0.6, 0.8), Estimate(-0.1, -0.2, -0.01)
     line = CalibrationLine(Estimate(0.8, 0.5, 1.1), apart, some, 0.1, 0.2, "")
     row = LabelTransfer(90, 30, 20, 0.33, some, some, apart, 0.2, some, some, some, some, line)
-    few = LabelTransfer(90, 3, 2, 0.03, *[UNKNOWN] * 3, note="too few: 2 patients with it")
+    few = LabelTransfer(90, 3, 2, 0.03, *[Estimate(float("nan"))] * 3, note="too few: 2 patients")
     mean = LabelTransfer(90, 31, 20, float("nan"), some, some, apart, note="1 label")
     cell = Transfer("run", "far", "far (x: y)", "f" * 16, 90, 60, "pixels", 9, 4, 5,
                     {ODD: row, "Hernia": few}, mean, "scores.csv", ("a note",))  # fmt: skip

@@ -9,12 +9,12 @@ import pytest
 from running import write_run
 from sklearn.metrics import roc_auc_score
 
+from xray_lightning import CrossValidation, compare_runs, pool_folds
 from xray_lightning.cli.multirun import sweep
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.evaluation.compare import compare, find_tables
-from xray_lightning.evaluation.folds import CrossValidation, group_folds, join_folds, pool_folds
 from xray_lightning.evaluation.predictions import Predictions, read_predictions, write_predictions
-from xray_lightning.evaluation.sweep import compare_runs, read_runs
+from xray_lightning.evaluation.sweep import group_folds, join_folds, read_runs
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import fold_lines
 

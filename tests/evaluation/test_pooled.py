@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import xray_lightning as xray
-from xray_lightning.audit.shortcuts.probe import probe_hospitals
+from xray_lightning.audit.shortcuts import probe_hospitals
 from xray_lightning.errors import DataError
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.report.evaluation_table import evaluation_lines
@@ -101,6 +101,6 @@ def test_the_probe_tells_hospitals(
         names = [record.hospital for record in pair.subset_records("train")]
         return np.array([[float(name == "plain")] for name in names])[: len(images)]
 
-    monkeypatch.setattr("xray_lightning.audit.shortcuts.probe.pool_features", bright)
+    monkeypatch.setattr("xray_lightning.audit.shortcuts.pool_features", bright)
     assert probe_hospitals(net, pair, "train", draws=20)["marked"].value == 1
     assert probe_hospitals(torch.nn.Flatten(), pair, "train") == {}

@@ -7,11 +7,9 @@ import pytest
 
 from xray_lightning import Audit, Estimate, Phantom, Several, Shortcuts, audit_split, patient_split
 from xray_lightning.audit.decomposition import Decomposition, MatchedChange
-from xray_lightning.audit.duplicates import Duplicates, Pair, PairCount
-from xray_lightning.audit.leakage import CheckpointOverlap, ListMatch
-from xray_lightning.audit.shortcuts.occlusion import Check, Drop, ScoreDrop
-from xray_lightning.audit.shortcuts.probe import Probe
-from xray_lightning.audit.shortcuts.run import LabelShortcut
+from xray_lightning.audit.leakage import CheckpointOverlap, Duplicates, ListMatch, Pair, PairCount
+from xray_lightning.audit.occlusion import Check, Drop, ScoreDrop
+from xray_lightning.audit.shortcuts import LabelShortcut, Probe
 from xray_lightning.report.audit import audit_page, audit_tables
 from xray_lightning.report.explanation import shortcut_lines
 from xray_lightning.report.figures import COLOURS

@@ -15,10 +15,9 @@ from xray_lightning import ConfigError, Predictions, XrayDataModule, XrayNet, cl
 from xray_lightning.data.geometry import box_to_square
 from xray_lightning.explain.overlays import Overlay, choose
 from xray_lightning.metrics.operating_points import choose_threshold
-from xray_lightning.report import panel as module
-from xray_lightning.report.gallery import gallery_figure
+from xray_lightning.report import gallery as module
+from xray_lightning.report.gallery import PLACES, Panel, gallery_figure, panel_figure, results_panel
 from xray_lightning.report.heat import BLUE, OPAQUE, common_scale, paint
-from xray_lightning.report.panel import PLACES, Panel, panel_figure, results_panel, split_by_outcome
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -28,7 +27,7 @@ TARGETS = np.array([1, 1, 1, 0, 0, 0, np.nan, 1], np.float32)
 
 
 def test_outcomes_and_the_most_confident() -> None:
-    found = split_by_outcome(SCORES, TARGETS, 0.5)
+    found = module.split_by_outcome(SCORES, TARGETS, 0.5)
     wanted = {"true positives": [0, 2, 7], "true negatives": [3, 5]}  # a score at the threshold too
     wanted |= {"false negatives": [1], "false positives": [4]}
     assert {kind: rows.tolist() for kind, rows in found.items()} == wanted
@@ -39,7 +38,7 @@ def test_outcomes_and_the_most_confident() -> None:
 
 def test_drawn_at_random() -> None:
     scores = np.linspace(0, 1, 200, dtype=np.float32)
-    found = split_by_outcome(scores, np.tile([0, 1], 100).astype(np.float32), 0.5)
+    found = module.split_by_outcome(scores, np.tile([0, 1], 100).astype(np.float32), 0.5)
     first, again, other = (choose(found, "random", count=4, seed=seed) for seed in (0, 0, 1))
     for kind in PLACES:
         assert first[kind].tolist() == again[kind].tolist() != other[kind].tolist()

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from xray_lightning.audit.duplicates import compare_images
+from xray_lightning.audit.leakage import compare_images
 from xray_lightning.audit.run import audit_split
 from xray_lightning.cli.config import compose_settings, make
 from xray_lightning.cli.request import Own, present, read_names, take_own

@@ -28,7 +28,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.explain.heatmaps import HeatMaps
 from xray_lightning.models.backbones import trace_sizes
 from xray_lightning.models.network import XrayNet
-from xray_lightning.report.panel import Panel
+from xray_lightning.report.gallery import Panel
 from xray_lightning.training.environment import write_environment
 from xray_lightning.training.optim import make_optimizer
 from xray_lightning.training.run import make_callbacks, make_trainer

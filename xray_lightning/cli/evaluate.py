@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from xray_lightning.audit.shortcuts.probe import probe_hospitals
+from xray_lightning.audit.shortcuts import probe_hospitals
 from xray_lightning.cli.build import progress, trainer_from
 from xray_lightning.cli.fit import mean_line
 from xray_lightning.cli.opening import Opened, open_checkpoint

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xray_lightning.audit.shortcuts.run import Shortcuts, find_shortcuts, write_gist
+from xray_lightning.audit.shortcuts import Shortcuts, find_shortcuts, write_gist
 from xray_lightning.cli.build import progress, trainer_from
 from xray_lightning.cli.opening import Opened, home, open_checkpoint
 from xray_lightning.cli.request import Own, present, read_names, take_own

@@ -17,7 +17,7 @@ from xray_lightning.report.terminal import fold_lines, show, sweep_lines
 from xray_lightning.writing import json_text
 
 if TYPE_CHECKING:
-    from xray_lightning.evaluation.folds import CrossValidation
+    from xray_lightning.evaluation.sweep import CrossValidation
 
 
 class SweepTable(Callback):
@@ -84,7 +84,7 @@ def write_folds(comparison: SweepComparison, folder: Path) -> "list[CrossValidat
     """Pool the folds of a cross-validation: predictions.csv, pooled.json and pooled.png."""
     if all(run.fold is None for run in comparison.runs):
         return []
-    from xray_lightning.evaluation.folds import pool_folds  # SciPy, Matplotlib: not before the end
+    from xray_lightning.evaluation.sweep import pool_folds  # SciPy, Matplotlib: not before the end
     from xray_lightning.report.figures import folds_figure
 
     validations = pool_folds(comparison.runs, folder)

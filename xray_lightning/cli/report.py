@@ -15,9 +15,8 @@ from xray_lightning.data.partition import Split, split_source
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.errors import ConfigError
 from xray_lightning.hub import require_pushable
-from xray_lightning.report.card import card_text, write_card
 from xray_lightning.report.run import Run, read_run
-from xray_lightning.report.run_page import write_report
+from xray_lightning.report.run_page import card_text, write_card, write_report
 
 LOG = logging.getLogger(__name__)
 DRAWS = 100  # of the audit, which xray audit does with more

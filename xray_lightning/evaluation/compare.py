@@ -10,9 +10,8 @@ import numpy as np
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
-from xray_lightning.evaluation.folds import find_pooled, read_data_title
 from xray_lightning.evaluation.predictions import Predictions, read_own
-from xray_lightning.evaluation.sweep import FINISHED, read_runs
+from xray_lightning.evaluation.sweep import FINISHED, find_pooled, read_data_title, read_runs
 from xray_lightning.metrics.compare import AurocDifferences, compare_aurocs
 from xray_lightning.results import Json
 from xray_lightning.wording import tell

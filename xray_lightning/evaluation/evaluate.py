@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
+
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.partition import fingerprint
-from xray_lightning.evaluation.pooled import Pooled, describe_pooled
 from xray_lightning.evaluation.predictions import Origin, Predictions
 from xray_lightning.evaluation.priors import (
     VALIDATION,
@@ -36,6 +37,43 @@ from xray_lightning.metrics.subgroups import (
 )
 from xray_lightning.records import Record, is_known, patients_known
 from xray_lightning.results import Json, Result
+
+
+@dataclass(frozen=True)
+class Pooled(Result):
+    """Beside the figures of several hospitals together; AUROC in each stands in the subgroups."""
+
+    # AUROC of a score that is the prevalence of the image's hospital and nothing else, by label;
+    # those that one hospital alone tells are not pooled
+    hospital_alone: dict[str, Estimate]
+    # AUROC at which the network's features tell a hospital from all others, of patients held out
+    probe: dict[str, Estimate]
+
+
+def describe_pooled(
+    predictions: Predictions,
+    records: Sequence[Record],
+    probe: Mapping[str, Estimate],
+    *,
+    draws: int,
+    seed: int,
+) -> Pooled | None:
+    """What can be won by telling hospitals apart; None for images of one."""
+    hospitals = np.array([record.hospital for record in records], dtype=np.str_)
+    names = np.unique(hospitals)
+    if len(names) < 2:
+        return None
+    alone, bootstrap = {}, PatientBootstrap(predictions.patient_ids, draws, seed)
+    for label, targets in zip(predictions.labels, predictions.targets.T, strict=True):
+        known = is_known(targets)
+        scores = np.zeros(len(targets))
+        told = [name for name in names if known[hospitals == name].any()]
+        for name in told:
+            scores[hospitals == name] = targets[(hospitals == name) & known].mean()
+        if len(told) > 1:
+            alone[label] = Estimate.of_draws(bootstrap.auroc(scores, targets))
+    return Pooled(alone, dict(probe))
+
 
 # share of positives in training above which a label is of the group
 FREQUENCY = {"head (above 10 %)": 0.1, "medium (1 to 10 %)": 0.01, "tail (below 1 %)": -1.0}

@@ -29,7 +29,7 @@ from xray_lightning.explain.overlays import (
     map_annotated,
 )
 from xray_lightning.explain.saliency import SaliencyTests, choose_finding, run_subset_tests
-from xray_lightning.explain.sanity.study import FEWEST
+from xray_lightning.explain.sanity import FEWEST
 from xray_lightning.hub import name_place
 from xray_lightning.models.network import XrayNet
 from xray_lightning.progress import show_progress

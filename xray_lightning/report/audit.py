@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 from rich.table import Table
 
-from xray_lightning.audit.hospitals import Hospitals
-from xray_lightning.audit.run import Audit
+from xray_lightning.audit.run import Audit, Hospitals
 from xray_lightning.audit.shift import Quantity
 from xray_lightning.report.drawings import Row, dots_figure
 from xray_lightning.report.page import page

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from xray_lightning.audit.shortcuts.run import Shortcuts, write_gist
+from xray_lightning.audit.shortcuts import Shortcuts, write_gist
 from xray_lightning.evaluation.published import PublishedBoxes
 from xray_lightning.explain.localisation import (
     CONTROLS,
@@ -18,9 +18,8 @@ from xray_lightning.explain.localisation import (
 )
 from xray_lightning.explain.overlays import write_maps
 from xray_lightning.explain.run import Explanation
-from xray_lightning.explain.saliency import TESTS, SaliencyTests
-from xray_lightning.explain.sanity.evidence import Perturbation
-from xray_lightning.explain.sanity.randomisation import Randomisation
+from xray_lightning.explain.saliency import TESTS, Randomisation, SaliencyTests
+from xray_lightning.explain.sanity import Perturbation
 from xray_lightning.metrics.intervals import Estimate, Interval
 from xray_lightning.report.figures import COLOURS, new_figure
 from xray_lightning.report.gallery import gallery_figure

@@ -10,8 +10,13 @@ from matplotlib.patches import Rectangle
 from rich.table import Table
 
 from xray_lightning.data.tables import format_count
-from xray_lightning.evaluation.external import ExternalValidation, Transfer
-from xray_lightning.evaluation.transfer import MEAN, UNKNOWN, LabelTransfer
+from xray_lightning.evaluation.external import (
+    MEAN,
+    UNKNOWN,
+    ExternalValidation,
+    LabelTransfer,
+    Transfer,
+)
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.records import patients_text
 from xray_lightning.report.drawings import embed_picture

@@ -14,9 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from sklearn.metrics import roc_curve
 
-from xray_lightning.evaluation.folds import CrossValidation
 from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.evaluation.sweep import Leaderboard
+from xray_lightning.evaluation.sweep import CrossValidation, Leaderboard
 from xray_lightning.records import CHEST_XRAY14, NO_FINDING, is_known
 from xray_lightning.report.heat import shorten
 from xray_lightning.writing import save_figure

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from xray_lightning.audit.shortcuts.probe import probe_hospitals
+from xray_lightning.audit.shortcuts import probe_hospitals
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, weights_sha256
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import SUBSETS
@@ -19,7 +19,7 @@ from xray_lightning.evaluation.predictions import Predictions, write_predictions
 from xray_lightning.explain.heatmaps import HeatMaps
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report import figures
-from xray_lightning.report.panel import Panel, results_panel
+from xray_lightning.report.gallery import Panel, results_panel
 from xray_lightning.training.run import TrainingRun
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import write_json

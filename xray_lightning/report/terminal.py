@@ -18,8 +18,7 @@ if TYPE_CHECKING:  # need SciPy or pandas, which most verbs do not
     from xray_lightning.data.labels import LabelTable, LabelUse
     from xray_lightning.data.summary import DataSummary
     from xray_lightning.evaluation.compare import Comparison
-    from xray_lightning.evaluation.folds import CrossValidation
-    from xray_lightning.evaluation.sweep import SweepComparison
+    from xray_lightning.evaluation.sweep import CrossValidation, SweepComparison
     from xray_lightning.evaluation.truths import ExpertTruth
 
 WIDE = 160  # characters of a line in a file or a pipe

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from xray_lightning import PatientBootstrap, Phantom
-from xray_lightning.audit.shortcuts import occlusion
-from xray_lightning.audit.shortcuts.regions import find_body, mask_corners, to_grey
+from xray_lightning.audit import occlusion
+from xray_lightning.audit.occlusion import find_body, mask_corners, to_grey
 
 SIZE, N = 64, 24
 BOOTSTRAP = PatientBootstrap(np.arange(N) // 2, 200)

@@ -4,7 +4,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from xray_lightning import PatientBootstrap, XrayNet
-from xray_lightning.audit.shortcuts.occlusion import (
+from xray_lightning.audit import occlusion as module
+from xray_lightning.audit.occlusion import (
     BATCH,
     CLEAR,
     FLAGGED,
@@ -17,8 +18,7 @@ from xray_lightning.audit.shortcuts.occlusion import (
     occlude,
     predict_logits,
 )
-from xray_lightning.audit.shortcuts.probe import pool_features
-from xray_lightning.audit.shortcuts.regions import cover, find_body, mask_corners, mask_elsewhere
+from xray_lightning.audit.shortcuts import pool_features
 
 SIZE = 48
 N, PATIENTS = 400, 150
@@ -46,10 +46,11 @@ def test_what_the_network_is_shown() -> None:
     found = occlude(net(), images, exact, seed=5)
     assert list(found) == ["corners", "border", "letters", "planted marker"]
     assert list(occlude(net(), images[:2], None, seed=5)) == list(found)[:3]
-    row, mask = BATCH + 1, mask_corners((SIZE, SIZE))
-    other = mask_elsewhere(mask, find_body(pixels[row]).inside, np.random.default_rng((5, row)))
+    row, mask = BATCH + 1, module.mask_corners((SIZE, SIZE))
+    inside = module.find_body(pixels[row]).inside
+    other = module.mask_elsewhere(mask, inside, np.random.default_rng((5, row)))
     for values, region in ((found["corners"].logits, mask), (found["corners"].control, other)):
-        shown = torch.from_numpy(cover(pixels[row], region))[None, None] / 255
+        shown = torch.from_numpy(module.cover(pixels[row], region))[None, None] / 255
         np.testing.assert_allclose(values[row], predict_logits(net(), shown)[0], atol=1e-5)
     np.testing.assert_allclose(found["corners"].area, mask.mean())
     marker, plain = found["planted marker"], predict_logits(net(), images)

@@ -6,7 +6,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from xray_lightning import PatientBootstrap, XrayNet
-from xray_lightning.audit.shortcuts.probe import PENALTY, Probe, build_untrained, probe
+from xray_lightning.audit.shortcuts import PENALTY, Probe, build_untrained, probe
 
 N, PATIENTS = 300, 100
 DRAW = np.random.default_rng(0)

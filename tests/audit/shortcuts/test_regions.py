@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import median_filter
 
-from xray_lightning.audit.shortcuts import regions
+from xray_lightning.audit import occlusion as regions
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.phantom.anatomy import build_chest, trunk
 from xray_lightning.data.phantom.film import Canvas

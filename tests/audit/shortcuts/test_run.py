@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from xray_lightning.audit.shortcuts.run import CAUGHT, NOT_CAUGHT, Shortcuts, examine, write_gist
-from xray_lightning.audit.shortcuts.sample import Sample
+from xray_lightning import Shortcuts
+from xray_lightning.audit.shortcuts import CAUGHT, NOT_CAUGHT, Sample, examine, write_gist
 
 
 @pytest.fixture(scope="module")

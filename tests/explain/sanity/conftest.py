@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xray_lightning.explain.sanity.study import Explain, Sample, Study
+from xray_lightning.explain.sanity import Explain, Sample, Study
 
 SIDE = 16
 PATIENTS = [number // 2 for number in range(24)]

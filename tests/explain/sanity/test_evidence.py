@@ -10,10 +10,9 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain.sanity.evidence import blur, compare_curves, mix, perturb, rank_pixels
-from xray_lightning.explain.sanity.study import Explain, Study
+from xray_lightning.explain.sanity import Study, blur, compare_curves, mix, perturb, rank_pixels
 
-StudyOf = Callable[[Explain], Study]
+StudyOf = Callable[[Callable[..., Tensor]], Study]
 STEPS = 8
 
 
@@ -26,7 +25,7 @@ def bright(images: Tensor) -> Tensor:
 
 
 @pytest.fixture
-def study(study_of: StudyOf, evidence: Explain, bright: Tensor) -> Study:
+def study(study_of: StudyOf, evidence: Callable[..., Tensor], bright: Tensor) -> Study:
     made = study_of(evidence)
     made.images = bright
     return made

@@ -11,8 +11,8 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from xray_lightning import ConfigError, XrayNet, class_map
-from xray_lightning.explain.sanity import randomisation
-from xray_lightning.explain.sanity.study import Explain, Study, prepare
+from xray_lightning.explain import saliency as randomisation
+from xray_lightning.explain.sanity import Explain, Study, prepare
 
 StudyOf = Callable[[Explain], Study]
 BACKBONES = ["test_resnet", "test_vit", "test_convnext", "resnet18"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xray_lightning import XrayNet, class_map
 from xray_lightning.explain.saliency import TESTS, SaliencyTests, run_saliency_tests
-from xray_lightning.explain.sanity.study import Explain
+from xray_lightning.explain.sanity import Explain
 
 PATIENTS = [number // 2 for number in range(24)]
 QUICK = {"label": 1, "draws": 50, "networks": 4, "steps": 4}

@@ -11,7 +11,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain.sanity.study import (
+from xray_lightning.explain.sanity import (
     SHIFTS,
     Explain,
     Sample,

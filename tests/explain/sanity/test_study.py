@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain.sanity import study
+from xray_lightning.explain import sanity as study
 
 
 def test_mean_equals_a_loop(sample: study.Sample, rng: np.random.Generator) -> None:

@@ -27,11 +27,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.explain.grid import Grids, enlarge
 from xray_lightning.metrics import intervals
 from xray_lightning.metrics.bootstrap import PatientBootstrap
@@ -165,8 +166,9 @@ class Sample:
             verdict = UNDECIDED
         undefined = bool(np.isnan(similarity).all())
         return Similarity(
-            *(value.value, value.low, value.high, value.undefined),
-            *((NOT_RUN, UNDEFINED) if undefined else (verdict, "")),
+            **vars(value),
+            verdict=NOT_RUN if undefined else verdict,
+            reason=UNDEFINED if undefined else "",
             chance=self.mean(chance),
             from_halfway=halfway,
             control=None if control is None else self.mean(control),
@@ -221,16 +223,11 @@ class Study:
 
     def scores(self, net: nn.Module, label: int, images: Tensor | None = None) -> Floats:
         """Scores (N,) of one label, after the sigmoid."""
-
-        def score(batch: Tensor) -> Tensor:
-            logits: Tensor = net(batch)
-            return logits[:, label].double().sigmoid()
-
         images = self.images if images is None else images
-        scores = run_batches(net, images, score, batch_size=self.batch, full=True)
+        logits = run_batches(net, images, batch_size=self.batch, full=True)
         self.scores_made += len(images)
         self.advance(len(images))
-        return scores.numpy()
+        return np.asarray(logits[:, label].double().sigmoid().numpy())
 
 
 def copy_network(net: nn.Module) -> nn.Module:
@@ -254,16 +251,8 @@ def compare(first: Prepared, second: Prepared) -> Prepared:
     et al., Sanity Checks for Saliency Maps, NeurIPS 2018, section 4.1: a map may only change its
     sign), and "ssim" the structural similarity of maps scale to 0 to 1.
     """
-    correlations = {
-        name: np.asarray((first[name] * second[name]).sum(axis=1))
-        for name in ("spearman", "absolute")
-    }
+    correlations = {name: (first[name] * second[name]).sum(axis=1) for name in MEASURES[:2]}
     return {**correlations, "ssim": ssim(first["ssim"], second["ssim"])}
-
-
-def take(maps: Prepared, rows: Codes) -> Prepared:
-    """The same of some of the maps, in that order."""
-    return {name: prepared[rows] for name, prepared in maps.items()}
 
 
 def compare_pairs(
@@ -271,7 +260,7 @@ def compare_pairs(
 ) -> dict[str, list[Floats]]:
     """Similarity of each pair's maps and, by chance, of different patients', (P, N) each."""
     same = [compare(one, two) for one, two in pairs]
-    chance = [compare(one, take(two, sample.partners)) for one, two in pairs]
+    chance = [compare(one, {m: two[m][sample.partners] for m in MEASURES}) for one, two in pairs]
     return {m: [np.stack([pair[m] for pair in of]) for of in (same, chance)] for m in MEASURES}
 
 
@@ -356,3 +345,101 @@ def shift(images: Tensor, rows: int, columns: int) -> Tensor:
     down = (torch.arange(height) - rows).clamp(0, height - 1)
     right = (torch.arange(width) - columns).clamp(0, width - 1)
     return images[:, :, down][:, :, :, right]
+
+
+BLUR = 1 / 16  # standard deviation of the baseline's Gaussian, as a share of the side
+CONTROLS = ("random", "centre")
+
+
+@dataclass(frozen=True)
+class ControlOrder(Result):
+    """Area under the curve of a control's order, and the map's advantage over it."""
+
+    area: Mean
+    advantage: Mean
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Perturbation(Result):
+    """Deletion or insertion: area under the map's curve, the controls, and all curves."""
+
+    verdict: str
+    area: Mean
+    controls: dict[str, ControlOrder]
+    curves: dict[str, list[float]]
+
+
+def perturb(
+    net: nn.Module, study: Study, maps: Floats, label: int, steps: int
+) -> dict[str, Perturbation]:
+    """Deletion and insertion, each against a random order and an order from the centre outwards."""
+    # An area lies under the score (after the sigmoid) by the share of pixels changed; the advantage
+    # is the map's insertion less the control's, or the control's deletion less the map's. Random is
+    # the order of noise of the map's resolution, enlarged alike, as the grain alone moves areas; it
+    # also breaks ties: a flat map is exactly random. "passes": better than both by :mod:`~.sanity`;
+    # "fails": worse than random (worse than the centre may be the grain). NaN: areas undefined.
+    require_integer("steps", steps, 2)
+    blurred = blur(study.images)
+    ends = study.scores(net, label), study.scores(net, label, blurred)
+    orders = _orders(maps, study)
+    tests = {}
+    for name, (first, last), scores in (
+        ("deletion", (study.images, blurred), ends),
+        ("insertion", (blurred, study.images), ends[::-1]),
+    ):
+        curves = {}
+        for order, ranks in orders.items():
+            mixed = (mix(first, last, ranks, step / steps) for step in range(1, steps))
+            middle = [study.scores(net, label, images) for images in mixed]
+            curves[order] = np.stack([scores[0], *middle, scores[1]])  # (1 + steps, N)
+        curves["map"][:, np.isnan(maps).any(axis=(1, 2))] = np.nan
+        tests[name] = compare_curves(curves, study, 1 if name == "insertion" else -1)
+    return tests
+
+
+def blur(images: Tensor) -> Tensor:
+    """The baseline: images (N, 1, S, S) under a Gaussian of ``BLUR`` of their side."""
+    sigma = BLUR * images.shape[-1]
+    return torch.from_numpy(gaussian_filter(images.numpy(), (0, 0, sigma, sigma), mode="nearest"))
+
+
+def mix(first: Tensor, last: Tensor, ranks: Codes, share: float) -> Tensor:
+    """The first images (N, 1, S, S), with a share of the pixels, by rank, of the last ones."""
+    changed = torch.from_numpy(ranks < round(share * ranks.shape[1]))
+    return torch.where(changed.view_as(first), last, first)
+
+
+def rank_pixels(maps: Floats, ties: Floats) -> Codes:
+    """Rank of each place in its map, 0 the greatest, (N, S * S)."""
+    count = len(maps)
+    order = np.lexsort((-ties.reshape(count, -1), -maps.reshape(count, -1)), axis=1)
+    return np.argsort(order, axis=1)
+
+
+def _orders(maps: Floats, study: Study) -> dict[str, Codes]:
+    side = study.images.shape[-1]
+    generator = np.random.default_rng(study.sample.seed)
+    from_centre = np.abs(np.arange(side) - (side - 1) / 2)
+    centre = -np.hypot(from_centre[:, None], from_centre)
+    noise = enlarge(generator.random(maps.shape), side, study.grids)
+    orders = {
+        "map": enlarge(maps, side, study.grids),
+        "random": noise,
+        "centre": np.broadcast_to(centre, noise.shape),
+    }
+    return {name: rank_pixels(order, noise) for name, order in orders.items()}
+
+
+def compare_curves(curves: Mapping[str, Floats], study: Study, sign: int) -> Perturbation:
+    """Verdict on curves (1 + steps, N) of each order; sign: 1 if a large area is good, else -1."""
+    areas = {name: (curve[1:] + curve[:-1]).mean(axis=0) / 2 for name, curve in curves.items()}
+    mean, controls = study.sample.mean, {}
+    for name in CONTROLS:
+        advantage = mean(sign * (areas["map"] - areas[name]))
+        controls[name] = ControlOrder(mean(areas[name]), advantage, rate_advantage(advantage))
+    verdict = combine_verdicts(control.verdict for control in controls.values())
+    if verdict == FAILS != controls["random"].verdict:
+        verdict = UNDECIDED
+    drawn = {name: mean_of_defined(curve.T).tolist() for name, curve in curves.items()}
+    return Perturbation(verdict, mean(areas["map"]), controls, drawn)

@@ -1,0 +1,341 @@
+"""All shortcut tests of a network, with a verdict and its reason for each label."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+
+from xray_lightning.audit.baselines import score_by_metadata
+from xray_lightning.audit.label_table import LabelTable
+from xray_lightning.audit.occlusion import (
+    BATCH,
+    CLEAR,
+    FLAGGED,
+    RISING,
+    UNDECIDED,
+    Energy,
+    Mask,
+    ScoreDrop,
+    measure_drop,
+    measure_energy,
+    occlude,
+    predict_logits,
+)
+from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.phantom import Phantom
+from xray_lightning.data.source import Source
+from xray_lightning.explain.maps import cell_grids, class_map
+from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.intervals import Estimate, Floats, Interval
+from xray_lightning.models.batches import iterate_batches, run_batches
+from xray_lightning.models.network import XrayNet
+from xray_lightning.records import Record, patient_ids
+from xray_lightning.results import Result
+from xray_lightning.wording import tell
+
+LIMIT = 2000  # images: a drawn sample of a larger subset
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """N images that a network has not learned from."""
+
+    labels: tuple[str, ...]  # L, those of the network
+    images: Tensor  # (N, 1, H, W) in [0, 1]
+    targets: Floats  # (N, L), NaN where unknown
+    patients: npt.ArrayLike  # N ids
+    marker: Mask | None = None  # (N, H, W): where one is; None: nothing is known
+    attributes: Mapping[str, Floats] = field(default_factory=dict)  # for probes: 0, 1 or NaN, (N,)
+    floor: Floats | None = None  # (N, L): scores that needed no image, NaN for a label without
+
+
+def draw_sample(
+    data: XrayDataModule, subset: str, labels: Sequence[str], *, limit: int = LIMIT, seed: int = 0
+) -> Sample:
+    """At most ``limit`` images of a subset, without flips, drawn with ``seed``."""
+    # Attributes: sex, view and, of the phantom, the words of portable films; floor: trees on the
+    # training set's metadata. One of the ``labels`` that the data lacks is unknown in every image.
+    chosen, images = draw_images(data, subset, limit, seed)
+    records = [data.subset_records(subset)[row] for row in chosen]
+    rows = data.split.subsets[subset][chosen]
+    return Sample(
+        labels=tuple(labels),
+        images=images,
+        targets=_align(data.targets[rows], data.labels, labels),
+        patients=patient_ids(records),
+        marker=locate_marker(data.source, records, data.image_size),
+        attributes=read_attributes(data.source, records),
+        floor=_score_floor(data, rows, labels, seed),
+    )
+
+
+def draw_images(
+    data: XrayDataModule, subset: str, limit: int, seed: int
+) -> tuple[list[int], Tensor]:
+    """At most ``limit`` images (N, 1, S, S) of a subset and their rows in it, in table order."""
+    dataset = data.dataset(subset)
+    rows: list[int] = np.random.default_rng(seed).permutation(len(dataset))[:limit].tolist()
+    return sorted(rows), torch.stack([dataset[row]["image"] for row in sorted(rows)])
+
+
+def locate_marker(source: Source, records: Sequence[Record], size: int) -> Mask | None:
+    """Where a phantom's marker is, to the last pixel it touches, (N, size, size); else None."""
+    if not isinstance(source, Phantom) or "marker" not in source.identity():
+        return None
+    masks = [source.marker(record).astype(np.float32) for record in records]
+    side = (size, size)
+    return np.stack([cv2.resize(mask, side, interpolation=cv2.INTER_AREA) > 0 for mask in masks])
+
+
+def read_attributes(source: Source, records: Sequence[Record]) -> dict[str, Floats]:
+    """What a probe can ask for, name -> 1, 0 or NaN, (N,)."""
+    sex = [{"M": 1.0, "F": 0.0}.get(record.sex, np.nan) for record in records]
+    view = [{"AP": 1.0, "PA": 0.0}.get(record.view, np.nan) for record in records]
+    attributes = {"sex: M": sex, "view: AP": view}
+    hospitals = {record.hospital for record in records}
+    for name in sorted(hospitals) if len(hospitals) > 1 else ():
+        attributes[f"hospital: {name}"] = [float(record.hospital == name) for record in records]
+    if isinstance(source, Phantom):
+        attributes["word: AP or PORT"] = [float(source.word(record) != "") for record in records]
+    return {name: np.array(column) for name, column in attributes.items()}
+
+
+def _align(columns: npt.ArrayLike, own: Sequence[str], labels: Sequence[str]) -> Floats:
+    """Columns (N, L) of ``labels`` from those of the data's own, NaN where it lacks one."""
+    aligned = np.full((len(np.asarray(columns)), len(labels)), np.nan)
+    aligned[:, [labels.index(label) for label in own]] = columns
+    return aligned
+
+
+def _score_floor(
+    data: XrayDataModule, rows: npt.NDArray[np.int64], labels: Sequence[str], seed: int
+) -> Floats | None:
+    train = data.split.subsets["train"]
+    learned, shown = ({data.records[row].patient_id for row in places} for places in (train, rows))
+    if learned & shown:
+        return None  # with images=all or a split that leaks it would know the answers
+    scores = score_by_metadata(LabelTable.of(data.records, data.labels), train, rows, seed)
+    return None if scores is None else _align(scores, data.labels, labels)
+
+
+FOLDS = 5
+LEAST = 10  # patients with and without, below which there is no probe
+PENALTY = 0.1  # scikit-learn's C, on standardised features; not tuned
+
+
+@dataclass(frozen=True)
+class Probe(Result):
+    """AUROC of a linear probe, NaN where undefined: what can be read, not what the scores use."""
+
+    trained: float  # on the features of the network
+    interval: Interval
+    random: float  # on those of the same architecture with random weights
+    random_interval: Interval
+    known: int  # images where the attribute is known
+    positive: int  # of them, those that have it
+
+    @classmethod
+    def of(
+        cls, features: Sequence[Floats], attribute: Floats, bootstrap: PatientBootstrap, seed: int
+    ) -> "Probe":
+        """Of both networks' features (N, C) for an attribute (N,), 0, 1 or NaN."""
+        trained, random = (probe(own, attribute, bootstrap, seed) for own in features)
+        counts = int((~np.isnan(attribute)).sum()), int((attribute == 1).sum())
+        return cls(trained.value, trained.interval, random.value, random.interval, *counts)
+
+
+def build_untrained(net: XrayNet, seed: int) -> XrayNet:
+    """The same architecture with random weights, in evaluation mode, on the same device."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return net.new().eval().to(next(net.parameters()).device)
+
+
+def pool_features(net: XrayNet, images: Tensor) -> Floats:
+    """Mean over the feature map, (N, C); the network is in evaluation mode."""
+
+    def pool(batch: Tensor) -> Tensor:
+        return net.forward_features(batch).mean(dim=(2, 3))
+
+    return np.asarray(run_batches(net, images, pool).double().numpy())
+
+
+def probe(features: Floats, attribute: Floats, bootstrap: PatientBootstrap, seed: int) -> Estimate:
+    """AUROC at which logistic regression of features (N, C), fitted on other patients, tells it."""
+    # NaN with too few patients on either side of the attribute, (N,) 0, 1 or NaN.
+    codes, known = bootstrap.codes, ~np.isnan(attribute)
+    if min(len(np.unique(codes[attribute == side])) for side in (0, 1)) < LEAST:
+        return Estimate(np.nan)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=PENALTY, max_iter=1000))
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    scores = np.full(len(attribute), np.nan)
+    with threadpool_limits(1):
+        scores[known] = cross_val_predict(
+            model, features[known], attribute[known], groups=codes[known], cv=folds,
+            method="decision_function",
+        )  # fmt: skip
+    return Estimate.of_draws(bootstrap.auroc(scores, attribute))
+
+
+def probe_hospitals(
+    net: nn.Module,  # in evaluation mode; of another class than XrayNet it has no features
+    data: XrayDataModule,
+    subset: str,
+    *,
+    limit: int = 1000,  # images, drawn by the seed
+    draws: int = 500,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """AUROC at which a network's features tell each hospital from the others, patients held out."""
+    # Empty where all images are of one hospital; NaN for one of too few patients.
+    records = data.subset_records(subset)
+    if len({record.hospital for record in records}) < 2 or not isinstance(net, XrayNet):
+        return {}
+    rows, images = draw_images(data, subset, limit, seed)
+    features = pool_features(net.eval(), images)
+    bootstrap = PatientBootstrap(patient_ids([records[row] for row in rows]), draws, seed)
+    hospitals = np.array([records[row].hospital for row in rows])
+    names = np.unique(hospitals).tolist()
+    return {
+        name: probe(features, (hospitals == name).astype(np.float64), bootstrap, seed)
+        for name in (names[:1] if len(names) == 2 else names)
+    }
+
+
+Maps = Callable[[XrayNet, Tensor, str], Any]  # images (n, 1, H, W), a label -> (n, h, w)
+
+WORDS = "xray_lightning.audit"  # whose sentences
+CAUGHT, NOT_CAUGHT = "caught", "not caught"
+OF_LABEL = {FLAGGED: CAUGHT, UNDECIDED: UNDECIDED, CLEAR: NOT_CAUGHT}
+
+
+@dataclass(frozen=True)
+class LabelShortcut(Result):
+    """What the tests say of one label."""
+
+    verdict: str  # caught, not caught or undecided, see :func:`examine`
+    reason: str  # in a sentence
+    auroc: Estimate
+    positives: int
+    covered: dict[str, ScoreDrop]  # by region
+    maps: dict[str, Energy]  # by region; {} without positives
+    floor: Estimate | None = None  # AUROC of the scores that needed no image
+
+
+@dataclass(frozen=True)
+class Shortcuts(Result):
+    """Which labels a network reads off the film instead of the chest; shortcuts.json."""
+
+    labels: dict[str, LabelShortcut]  # those with a known target
+    probes: dict[str, Probe]  # by attribute or label
+    images: int
+    patients: int
+    draws: int
+    seed: int
+    data: str = ""
+    fingerprint: str = ""  # of the images they were drawn from
+    weights_sha256: str = ""
+
+
+def find_shortcuts(
+    net: XrayNet,
+    data: XrayDataModule,
+    subset: str = "test",
+    *,
+    maps: Maps = class_map,
+    limit: int = LIMIT,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Shortcuts:
+    """Test a network in evaluation mode on a subset it has not learned from, see :func:`examine`.
+
+    At most ``limit`` images are drawn; ``maps`` gives the maps whose energy is measured, ``seed``
+    is that of images, draws over patients, patches, folds and random weights.
+    """
+    sample = draw_sample(data, subset, net.labels, limit=limit, seed=seed)
+    shortcuts = examine(net, sample, maps=maps, draws=draws, seed=seed)
+    fingerprint = data.split.subset_fingerprints[subset]
+    return replace(shortcuts, data=data.source.title, fingerprint=fingerprint)
+
+
+def examine(
+    net: XrayNet, sample: Sample, *, maps: Maps = class_map, draws: int = 1000, seed: int = 0
+) -> Shortcuts:
+    """Test a network for shortcuts on images it has not learned from."""
+    # The rule, its two limits and what stands beside the verdict: audit/README.md, "What the
+    # shortcut tests decide". Regions: corners, border, letters and a known marker.
+    bootstrap = PatientBootstrap(sample.patients, draws, seed)
+    logits = predict_logits(net, sample.images)
+    occlusions = occlude(net, sample.images, sample.marker, seed)
+    columns = {
+        label: column
+        for label, column in zip(net.labels, sample.targets.T.astype(np.float64), strict=True)
+        if not np.isnan(column).all()
+    }
+    labels = {}
+    for label, column in columns.items():
+        index, rows = net.labels.index(label), np.flatnonzero(column == 1)
+        drops = {
+            region: measure_drop(logits, occlusion, index, column, bootstrap)
+            for region, occlusion in occlusions.items()
+        }
+        energy = _measure_maps(net, sample.images[rows], label, bootstrap.subset(rows), maps)
+        auroc = Estimate.of_draws(bootstrap.auroc(logits[:, index], column))
+        scores = None if sample.floor is None else sample.floor[:, index]
+        floor = None if scores is None else _estimate_floor(scores, column, bootstrap)
+        verdict, reason = decide(drops, energy, auroc.value)
+        labels[label] = LabelShortcut(verdict, reason, auroc, len(rows), drops, energy, floor)
+    nets = net, build_untrained(net, seed)
+    features = [pool_features(model, sample.images) for model in nets]
+    probes = {
+        name: Probe.of(features, attribute, bootstrap, seed)
+        for name, attribute in {**sample.attributes, **columns}.items()
+        if not np.isnan(attribute).all()
+    }
+    return Shortcuts(labels, probes, len(sample.images), bootstrap.patients, draws, seed)
+
+
+def decide(
+    drops: Mapping[str, ScoreDrop], energy: Mapping[str, Energy], auroc: float
+) -> tuple[str, str]:
+    """Verdict of a label by the rule of audit/README.md, and the reason in a sentence."""
+    verdict = max((drop.verdict for drop in drops.values()), key=RISING.index)
+    worst, *more = (name for name, drop in drops.items() if drop.verdict == verdict)
+    if verdict != UNDECIDED:
+        kind = "auroc" if verdict == CLEAR else "logit"
+        worst = max([worst, *more], key=lambda name: getattr(drops[name], kind).region.value)
+    dense = [name for name, region in energy.items() if region.verdict == FLAGGED]
+    about = worst, drops[worst], auroc, verdict == CLEAR, dense
+    return OF_LABEL[verdict], tell(WORDS, "shortcut", *about)[0]
+
+
+def write_gist(shortcuts: Shortcuts) -> str:
+    """Which labels were caught, and how many not, in a line."""
+    return tell(WORDS, "caught", shortcuts.labels)[0]
+
+
+def _estimate_floor(scores: Floats, targets: Floats, bootstrap: PatientBootstrap) -> Estimate:
+    """NaN where there are no scores."""
+    known = not np.isnan(scores).any()
+    return Estimate.of_draws(bootstrap.auroc(scores, targets)) if known else Estimate(np.nan)
+
+
+def _measure_maps(
+    net: XrayNet, images: Tensor, label: str, bootstrap: PatientBootstrap, maps: Maps
+) -> dict[str, Energy]:
+    """Of images (n, 1, H, W) with the label; {} without any."""
+    if not len(images):
+        return {}
+    batches = [maps(net, batch, label) for batch in iterate_batches(net, images, BATCH)]
+    evidence = torch.cat([torch.as_tensor(batch).cpu() for batch in batches]).double().numpy()
+    return measure_energy(evidence, images, bootstrap, cell_grids(net, images.shape[-1]))

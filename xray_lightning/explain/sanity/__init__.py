@@ -1,1 +1,0 @@
-"""Is a map a picture of what the network does? Tests that a method of making maps can fail."""
