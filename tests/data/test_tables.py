@@ -41,9 +41,7 @@ def test_as_the_parser_reads_it(tmp_path: Path, seed: int) -> None:
     numbered = enumerate([*rows, ["x", "y", "z"]], start=2)
     kept = {number: [cell.strip() for cell in row] for number, row in numbered if any(row)}
     assert list(table.rows) == list(kept)
-    assert list(zip(*(table.cells[n].cells for n in "abc"), strict=True)) == [
-        *map(tuple, kept.values())
-    ]
+    assert list(zip(*(table.column(n) for n in "abc"), strict=True)) == [*map(tuple, kept.values())]
     for name in "abc":
         places, cells = table.distinct(name)
         assert [cells[place] for place in places] == table.text(name)

@@ -29,8 +29,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,9 @@ from xray_lightning.data.tables import Table, format_count, open_text, pause_col
 from xray_lightning.data.uncertain import SMOOTH, Choice, Codes, Coding, code_matrix, count_codes
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.records import NAN, NO_FINDING, Record, Records, read_column
+
+if TYPE_CHECKING:
+    from polars import DataFrame
 
 FACTS = read_facts("chexpert")
 LABELS = FACTS.labels
@@ -202,28 +205,27 @@ def _read_part(
 ) -> Records:
     """The rows of a part's table; adds its counts and notes."""
     table = read_table(path, "Path", once="Path")
-    patients, studies, images, sides = _read_paths(table, part)
+    films = _read_films(table, part)
+    ids = {name: films[name].to_list() for name in ("image_id", "patient_id", "study_id")}
     codes, ages = code_matrix(table, LABELS), np.array(table.numbers("Age"))
-    targets = coding.read(codes, images)
+    targets = coding.read(codes, ids["image_id"])
     if absent := [label for label in LABELS if label not in table.columns]:
         targets[:, list(map(LABELS.index, absent))] = NAN
         notes.append(f"{table.path.name} lacks {', '.join(absent)}: unknown")
-    sizes = [len(images), len(set(patients)), len(set(studies))]
-    sizes += [sides.count("frontal"), sides.count("lateral")]
-    own = _count_part(table, codes, ages, sizes)
+    lateral = films["lateral"].to_list()
+    sizes = [films[name].n_unique() for name in ids]
+    own = _count_part(table, codes, ages, [*sizes, lateral.count(False), lateral.count(True)])
     counts |= {part + name: rows for name, rows in own.items()}
     notes += _describe_odd(part, own[" odd"], own[" views"])
-    words = zip(sides, table.text("AP/PA"), strict=True)
+    words = zip(lateral, table.text("AP/PA"), strict=True)
     place = next(filter(Path.is_dir, (folder / name for name in FOLDERS[part])), folder / part)
     return Records(
-        image_id=images,
-        patient_id=patients,
+        **ids,
         targets=targets,
-        path=locate_files(place, [image[len(part) + 1 :] for image in images]),
+        path=locate_files(place, [image[len(part) + 1 :] for image in ids["image_id"]]),
         age=np.where(ages == 0, NAN, ages).tolist(),
         sex=table.sexes("Sex", notes),
-        view=["LL" if side == "lateral" else word or side for side, word in words],
-        study_id=studies,
+        view=["LL" if side else word or "frontal" for side, word in words],
     )
 
 
@@ -250,22 +252,24 @@ def _describe_odd(part: str, odd: Mapping[str, int], views: Mapping[str, int]) -
     return [f"{part}: {format_count(n, noun)} {what}" for n, noun, what in told if n]
 
 
-def _read_paths(table: Table, part: str) -> tuple[list[str], list[str], list[str], list[str]]:
-    """Patient, study, image and side of each row; each distinct piece of a path is read once."""
-    forms = [f"(?:.*/)?(?:{'|'.join(FOLDERS[part])})", r"patient\d+", r"study\d+"]
-    forms.append(r"[^/]*(?:frontal|lateral)\.\w+")
-    pieces = [cell.rsplit("/", 3) for cell in table.text("Path")]
-    columns = list(zip_longest(*pieces, fillvalue=""))
-    pairs = zip(map(re.compile, forms), columns, strict=False)
-    if len(columns) < 4 or not all(form.fullmatch(w) for form, words in pairs for w in {*words}):
-        whole = re.compile("/".join(forms))
+def _read_films(table: Table, part: str) -> "DataFrame":
+    """Image, patient and study of each row, and whether it is lateral, all by its path."""
+    import polars as pl
+
+    form = (
+        rf"(?:.*/)?(?:{'|'.join(FOLDERS[part])})/patient\d+/study\d+/[^/]*(?:frontal|lateral)\.\w+"
+    )
+    if not table.column("Path").str.contains(f"^{form}$").all():
         wanted = f"as {part}/patient00001/study1/view1_frontal.jpg"
-        table.convert("Path", partial(_require_form, whole), wanted)
-    _, patients, numbers, files = columns
-    studies = [f"{patient}/{study}" for patient, study in zip(patients, numbers, strict=True)]
-    images = [f"{part}/{study}/{file}" for study, file in zip(studies, files, strict=True)]
-    sides = {file: file.rpartition(".")[0][-7:] for file in {*files}}
-    return list(patients), studies, images, [sides[file] for file in files]
+        table.convert("Path", partial(_require_form, re.compile(form)), wanted)
+    pieces = pl.col("Path").str.strip_chars().str.split("/").list
+    study, file = pieces.get(-3) + "/" + pieces.get(-2), pieces.get(-1)
+    return table.frame.select(
+        image_id=pl.lit(f"{part}/") + study + "/" + file,
+        patient_id=pieces.get(-3),
+        study_id=study,
+        lateral=file.str.contains(r"lateral\.\w+$"),
+    )
 
 
 def _require_form(form: re.Pattern[str], cell: str) -> None:

@@ -99,9 +99,8 @@ def _rename_columns(table: Table, columns: Mapping[str, str]) -> Table:
             f"{', '.join(RESERVED)}; got {columns!r}"
         )
     table.require(*columns.values())
-    named = {name: table.cells[own] for name, own in columns.items()}
-    rest = {n: c for n, c in table.cells.items() if n not in {*columns, *columns.values()}}
-    return replace(table, cells=named | rest)
+    rest = [name for name in table.columns if name not in {*columns, *columns.values()}]
+    return replace(table, frame=table.frame.select(*rest, **columns))
 
 
 def _choose_labels(table: Table, chosen: Sequence[str] | None, notes: list[str]) -> tuple[str, ...]:

@@ -12,88 +12,32 @@ import io
 import itertools
 import json
 import math
+import re
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.errors import DataNotFoundError, TableError
-from xray_lightning.records import NAN, Box, canonical, number_distinct
+from xray_lightning.records import NAN, Box, canonical
 from xray_lightning.writing import from_spreadsheet
+
+if TYPE_CHECKING:  # 0.2 s, which a wrong path need not wait for
+    from polars import DataFrame, Series
 
 OLDEST = 110.0  # years; the first release of ChestX-ray14 has some above 400
 
 _UNITS = {"Y": 1.0, "M": 12.0, "W": 365.25 / 7, "D": 365.25}  # of them in a year
 _SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F"}
-_QUOTE, _BREAK = b'"\n'
-_STEP = 1 << 17  # bytes searched at a time: they stay in the processor's cache
-_MASKS = np.array([(1 << 8 * length) - 1 for length in range(9)], np.uint64)
 
 Value = TypeVar("Value")
 Rows = npt.NDArray[np.intp]
-Bytes = npt.NDArray[np.uint8]
-# Text, bytes, where each cell ends, cells in a row, numbers of the rows, whether quotes are there
-Layout = tuple[str, Bytes, Rows, int, Sequence[int], bool]
-
-
-@dataclass
-class Column:
-    """A column of a text; its cells are cut out when they are asked for, without spaces around."""
-
-    text: str
-    data: Bytes  # a byte for each character, and 16 more
-    before: Rows  # place before each cell, the header first, (1 + N,)
-    ends: Rows
-    quoted: bool  # whether some cells may stand in quotes
-
-    @cached_property
-    def cells(self) -> list[str]:
-        """The cells, (N,)."""
-        return self.cut(slice(1, None))
-
-    @cached_property
-    def distinct(self) -> tuple[Rows, list[str]]:
-        """Which distinct cell stands in each row, (N,), and these in the order they first come."""
-        starts, lengths = self.before[1:] + 1, (self.ends - self.before)[1:] - 1
-        longest = int(lengths.max())
-        if not self.text.isascii() or longest > 16:
-            return number_distinct(self.cells)
-        windows = np.ndarray(len(self.data) - 7, "<u8", self.data, strides=(1,))
-        keys = windows[starts] & _MASKS[np.minimum(lengths, 8)]
-        if longest > 8:
-            rest = windows[starts + 8] & _MASKS[np.maximum(lengths - 8, 0)]
-            halves = [np.unique(half, return_inverse=True)[1] for half in (keys, rest)]
-            keys = halves[0] * len(starts) + halves[1]
-        _, first, rows = np.unique(keys, return_index=True, return_inverse=True)
-        order = np.argsort(first)
-        numbers, cells = number_distinct(self.cut(1 + first[order]))
-        place = np.empty_like(numbers)
-        place[order] = numbers
-        return place[rows], cells
-
-    @cached_property
-    def names(self) -> list[str]:
-        """The cells without the mark of :func:`~xray_lightning.writing.for_spreadsheet`, (N,)."""
-        return [from_spreadsheet(cell) if cell[:1] == "'" else cell for cell in self.cells]
-
-    def cut(self, rows: slice | Rows) -> list[str]:
-        """The cells of some rows; row 0 is the header."""
-        starts, ends, text = self.before[rows] + 1, self.ends[rows], self.text
-        quoted = self.quoted & (self.data[starts] == _QUOTE) & (ends > starts)
-        starts, ends = starts + quoted, ends - quoted
-        cells = [text[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
-        if quoted.any():
-            cells = [cell.replace('""', '"') for cell in cells]
-        edges = self.data[starts], self.data[ends - 1]
-        if min(map(np.min, edges)) > ord(" ") and max(map(np.max, edges)) < 127:
-            return cells
-        return [cell.strip() for cell in cells]
+Cut = tuple["DataFrame", Sequence[int]]  # columns of text, and the numbers of their rows
 
 
 @dataclass(frozen=True)
@@ -102,7 +46,7 @@ class Table:
 
     path: Path
     rows: Sequence[int]  # the number of each in the file, (N,)
-    cells: Mapping[str, Column]  # by the names of the columns
+    frame: "DataFrame"  # its columns, (N,), perhaps with spaces around the cells
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -110,16 +54,11 @@ class Table:
     @property
     def columns(self) -> list[str]:
         """Names of the columns."""
-        return list(self.cells)
+        return self.frame.columns
 
     def take(self, indices: Rows) -> "Table":
         """The table with some of its rows."""
-        kept = np.concatenate([[0], indices + 1])
-        cut = {
-            name: replace(column, before=column.before[kept], ends=column.ends[kept])
-            for name, column in self.cells.items()
-        }
-        return Table(self.path, [self.rows[i] for i in indices], cut)
+        return Table(self.path, [self.rows[i] for i in indices], self.frame[indices])
 
     def place(self, index: int) -> str:
         """File and row, for messages."""
@@ -127,7 +66,7 @@ class Table:
 
     def require(self, *names: str, once: str = "") -> None:
         """Refuse a table that lacks one of the columns, or where a cell of ``once`` repeats."""
-        if absent := [name for name in names if name not in self.cells]:
+        if absent := [name for name in names if name not in self.columns]:
             raise TableError(
                 f"{self.path} lacks {format_count(len(absent), 'column')}: {_quote(absent)}; "
                 f"it has {_quote(self.columns)}"
@@ -135,16 +74,26 @@ class Table:
         if once:
             self.refuse_repeats(once)
 
+    def column(self, name: str) -> "Series":
+        """The cells of a column, (N,), but for spaces around them as they stand there."""
+        return self.frame[name].str.strip_chars()
+
     def text(self, name: str) -> list[str]:
         """The cells of a column, (N,), blank where there is none, without a spreadsheet mark."""
-        return self.cells[name].names if name in self.cells else [""] * len(self)
+        if name not in self.columns:
+            return [""] * len(self)
+        cells = self.column(name)
+        marked = cells.str.starts_with("'").any()
+        return [*map(from_spreadsheet, cells)] if marked else cells.to_list()
 
     def distinct(self, name: str) -> tuple[Rows, list[str]]:
-        """Which cell of a column stands in each row, (N,), and the cells; see :meth:`text`."""
-        if name not in self.cells:
+        """Which cell of a column stands in each row, (N,), and the cells in order; see ``text``."""
+        if name not in self.columns:
             return np.zeros(len(self), np.intp), [""]
-        rows, cells = self.cells[name].distinct
-        return rows, [from_spreadsheet(cell) for cell in cells]
+        column = self.column(name)
+        cells = column.unique(maintain_order=True)
+        rows = column.replace_strict(cells, range(len(cells))).to_numpy()
+        return rows, [*map(from_spreadsheet, cells)]
 
     def count(self, name: str) -> dict[str, int]:
         """How often each cell stands in a column, the commonest first."""
@@ -192,22 +141,21 @@ class Table:
 
     def refuse_blanks(self, name: str) -> None:
         """Refuse a blank cell in a column."""
-        if "" in (cells := self.cells[name].cells):
-            row = self.rows[cells.index("")]
-            raise TableError(f"{self.path}, row {row}: {name!r} is blank")
+        if (blank := self.column(name) == "").any():
+            raise TableError(f"{self.place(blank.arg_max() or 0)}: {name!r} is blank")
 
     def refuse_repeats(self, name: str) -> None:
         """Refuse a column that does not name every image once."""
         self.refuse_blanks(name)
-        cells = self.cells[name].cells
-        if repeats := len(cells) - len(set(cells)):
-            seen: dict[str, int] = {}
-            row = next(i for i, cell in enumerate(cells) if seen.setdefault(cell, i) != i)
-            first = f"{cells[row]} in rows {self.rows[seen[cells[row]]]} and {self.rows[row]}"
-            count = format_count(repeats, "row")
-            remedy = "Keep one row per image"
+        column = self.column(name)
+        repeated = ~column.is_first_distinct()
+        if repeats := int(repeated.sum()):
+            row = repeated.arg_max() or 0
+            before = column.index_of(column[row]) or 0
+            first = f"{column[row]} in rows {self.rows[before]} and {self.rows[row]}"
             raise TableError(
-                f"{self.path} repeats images in {count}, the first is {first}. {remedy}"
+                f"{self.path} repeats images in {format_count(repeats, 'row')}, the first is "
+                f"{first}. Keep one row per image"
             )
 
 
@@ -222,82 +170,88 @@ def allowed_ages(ages: npt.NDArray[np.float64], notes: list[str]) -> list[float]
 
 def read_table(path: Path, *needed: str, once: str = "") -> Table:
     """A table between commas, semicolons, tabs or bars; gzip if it ends in ``.gz``."""
-    # UTF-8, or UTF-16 with its byte order mark: nothing else is certain. The mark between cells is
-    # the first under which the first row fills the header. A row may have blank cells beyond the
-    # header (NIH's older tables), a header nameless columns beyond the cells (NIH's box list).
+    # UTF-8, or UTF-16 with its byte order mark: nothing else is certain. A row may have blank cells
+    # beyond the header (NIH's older tables), a header nameless columns beyond the cells (NIH's box
+    # list).
     with open_text(path, "table") as file:
-        mark = _find_separator(path, text := file.read())
-        layout = _find_cells(text, mark) or _read_cells(path, text, mark)
-    text, data, marks, width, rows, quoted = layout
-    edges = np.concatenate([[-1], marks])
-    places = [(edges[k:-1:width], edges[k + 1 :: width]) for k in range(width)]
-    columns = [Column(text, data, *place, quoted=quoted) for place in places]
-    header = [column.cut(slice(1))[0] for column in columns]
-    headed = [pair for pair in zip(header, columns, strict=True) if _is_name(pair[0])]
-    if len(dict(headed)) < len(headed):
-        raise TableError(f"{path} has two columns of one name; its columns are {_quote(header)}")
+        mark, places = _read_header(path, text := file.read())
+        frame, rows = _cut(text, mark, places) or _parse(path, text, mark, places)
     if not rows:
         raise TableError(f"{path} is empty: it needs a header and at least one row")
-    table = Table(path, rows, dict(headed))
+    table = Table(path, rows, frame)
     table.require(*needed, once=once)
     return table
 
 
-def _find_cells(text: str, mark: str) -> Layout | None:
-    """Where the cells are, found in the whole text at once; None where it takes a parser."""
-    if '"' not in text:
-        text = text.replace("\r\n", "\n")
-    text += "\n" * (text[-1:] != "\n")
-    data = _encode(text)
-    parts = []
-    for start in range(0, len(text), _STEP):
-        step = data[start : min(start + _STEP, len(text))]
-        is_mark = (step == ord(mark)) | (step == _BREAK) | (step == _QUOTE)
-        parts.append(np.flatnonzero(is_mark) + start)
-    marks = np.concatenate(parts)
-    quotes = data[marks] == _QUOTE
-    inside = np.logical_xor.accumulate(quotes)
-    opening, closing = marks[quotes & inside], marks[quotes & ~inside]
-    beside = np.concatenate([data[opening - 1], data[closing + 1]])
-    marks = marks[~(quotes | inside)]
-    lines = np.flatnonzero(data[marks] == _BREAK)
-    if inside[-1] or "\r" in text or not np.isin(beside, (ord(mark), _BREAK, _QUOTE)).all():
-        return None
-    width = int(lines[0]) + 1
-    cells, lengths = np.diff(lines, prepend=-1), np.diff(marks[lines], prepend=-1)  # of each row
-    blank = width * (3 if len(opening) else 1)  # so long at most: commas, perhaps with '""' between
-    if (cells != width).any() or lengths.min() <= blank:
-        return None
-    return text, data, marks, width, range(2, len(lines) + 1), len(opening) > 0
+def _read_header(path: Path, text: str) -> tuple[str, dict[str, int]]:
+    """The mark between cells, a comma where no other is certain, and the place of each column."""
+    if "\0" in text:
+        raise TableError(
+            f"{path} is not a readable table: not text, or UTF-16 without its mark. Save it as "
+            "UTF-8"
+        )
+    start = text[: text.find("\n", 1 << 16) + 1 or None]
+    for mark in ",;\t|,":  # the first under which the first row fills the header
+        rows = list(itertools.islice(csv.reader(io.StringIO(start, ""), delimiter=mark), 2))
+        if rows and 1 < len(rows[0]) <= len(rows[-1]):
+            break
+    header = [name.strip() for name in itertools.chain(*rows[:1])]
+    named = [place for place, name in enumerate(header) if name[:8] not in ("", "Unnamed:")]
+    places = {header[place]: place for place in named}
+    if len(places) < len(named):
+        raise TableError(f"{path} has two columns of one name; its columns are {_quote(header)}")
+    return mark, places
 
 
-def _read_cells(path: Path, text: str, mark: str) -> Layout:
-    """The same of the cells written anew, as a parser reads them; blank rows are left out."""
-    rows = csv.reader(io.StringIO(text, ""), delimiter=mark)
-    header = next(rows, [])
-    width, numbers, cells = len(header), [], list(header)
-    needed = max((place for place, name in enumerate(header, 1) if _is_name(name)), default=0)
-    for number, row in enumerate(rows, start=2):
-        if not any(row):
-            continue
+def _cut(text: str, mark: str, places: Mapping[str, int]) -> Cut | None:
+    """The columns and the numbers of the rows by polars; None where csv may read otherwise."""
+    import polars as pl
+
+    raw = text.encode()
+    if not places or not _is_regular(raw, mark):
+        return None
+    try:
+        frame = pl.read_csv(raw, separator=mark, infer_schema=False, empty_string_is_null=False)
+    except pl.exceptions.PolarsError:  # such as a row beyond the header
+        return None
+    if frame.select(pl.all_horizontal(pl.all() == "").any()).item():
+        return None
+    if (frame.to_series(max(places.values())) == "").any():  # or are there rows that end before it?
+        cells = pl.all().str.count_matches(mark, literal=True).sum()
+        inside = frame.select(pl.sum_horizontal(cells)).item() if b'"' in raw else 0
+        marks = raw.count(mark.encode()) - inside - "".join(frame.columns).count(mark)
+        if marks < (frame.height + 1) * (frame.width - 1):
+            return None
+    columns = {name: pl.nth(place) for name, place in places.items()}
+    return frame.select(**columns), range(2, 2 + frame.height)
+
+
+def _is_regular(raw: bytes, mark: str) -> bool:
+    """Whether every quote opens or closes a cell, and every line ends as this system's do."""
+    data = np.frombuffer(raw, np.uint8)
+    quotes = np.flatnonzero(data == ord('"'))
+    beside = data.take(np.concatenate([quotes[::2] - 1, quotes[1::2] + 1]), mode="clip")
+    if len(quotes) % 2 or not np.isin(beside, list(f'{mark}\r\n"'.encode())).all():
+        return False
+    lone = b"\r" in raw and re.search(b"\r(?!\n)", raw)
+    return not lone and not raw.endswith(mark.encode())
+
+
+def _parse(path: Path, text: str, mark: str, places: Mapping[str, int]) -> Cut:
+    """The same by the standard library's parser; blank rows are left out."""
+    import polars as pl
+
+    reader = csv.reader(io.StringIO(text, ""), delimiter=mark)
+    width, needed = len(next(reader, [])), max(places.values(), default=-1) + 1
+    rows = {number: row for number, row in enumerate(reader, start=2) if any(row)}
+    for number, row in rows.items():
         if len(row) < needed or any(row[width:]):
             raise TableError(
                 f"{path}, row {number} has {len(row)} cells, the header names {needed} columns. "
                 "The file may be cut off: download it again"
             )
-        numbers.append(number)
-        cells += [*row, *[""] * width][:width]
-    text = "".join(f"{cell}\0" for cell in cells)
-    data = _encode(text)
-    return text, data, np.flatnonzero(data == 0), width, numbers, False
-
-
-def _encode(text: str) -> Bytes:
-    return np.frombuffer((text + "\n" * 16).encode("latin-1", "replace"), np.uint8)
-
-
-def _is_name(header: str) -> bool:
-    return header.strip()[:8] not in ("", "Unnamed:")
+    columns = {name: [row[place] for row in rows.values()] for name, place in places.items()}
+    return pl.DataFrame(columns, dict.fromkeys(places, pl.String)), list(rows)
 
 
 @contextmanager
@@ -330,21 +284,6 @@ def open_text(path: Path, kind: str) -> Iterator[io.TextIOWrapper]:
         ) from error
     except (OSError, EOFError, zlib.error, csv.Error, json.JSONDecodeError) as error:
         raise TableError(f"{path} is not a readable {kind} ({error}). Download it again") from error
-
-
-def _find_separator(path: Path, text: str) -> str:
-    """The mark between cells; a comma where no other is certain."""
-    start = text[: 1 << 16]
-    if "\0" in text:
-        raise TableError(
-            f"{path} is not a readable table: not text, or UTF-16 without its mark. Save it as "
-            "UTF-8"
-        )
-    for mark in ",;\t|":
-        rows = list(itertools.islice(csv.reader(io.StringIO(start, ""), delimiter=mark), 2))
-        if rows and 1 < len(rows[0]) <= len(rows[-1]):
-            return mark
-    return ","
 
 
 def require_whole(path: Path) -> None:

@@ -77,13 +77,13 @@ def _find_ids(table: Table, images: Collection[str]) -> tuple[str, list[str | No
     ids: dict[str, list[str | None]] = {}
     hits: dict[str, tuple[int, int]] = {}  # ids to the letter, and in any form
     for name in table.columns:
-        cells = table.cells[name].cells
+        cells = table.column(name).to_list()
         ids[name] = matches = [index.find(cell) for cell in cells]
         exact = sum(cell in index.ids or from_spreadsheet(cell) in index.ids for cell in cells)
         hits[name] = exact, len(cells) - matches.count(None)
     best = max(hits, key=lambda name: hits[name], default="")
     if not best or not hits[best][1]:
-        first = ", ".join(f"{name} ({column.cells[0]!r})" for name, column in table.cells.items())
+        first = ", ".join(f"{name} ({table.column(name)[0]!r})" for name in table.columns)
         raise TableError(
             f"{table.path}: no column holds image ids of this data set, such as "
             f"{next(iter(images))!r}; its columns and their first cells are {first}. Is it a table "
@@ -100,7 +100,7 @@ def _find_ids(table: Table, images: Collection[str]) -> tuple[str, list[str | No
 
 
 def _require_known(table: Table, column: str, ids: Sequence[str | None]) -> list[str]:
-    cells, known = table.cells[column].cells, [image for image in ids if image is not None]
+    cells, known = table.column(column).to_list(), [image for image in ids if image is not None]
     unknown = [cell for cell, image in zip(cells, ids, strict=True) if image is None]
     if unknown:
         raise TableError(
