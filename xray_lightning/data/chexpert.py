@@ -256,20 +256,17 @@ def _read_films(table: Table, part: str) -> "DataFrame":
     """Image, patient and study of each row, and whether it is lateral, all by its path."""
     import polars as pl
 
-    form = (
-        rf"(?:.*/)?(?:{'|'.join(FOLDERS[part])})/patient\d+/study\d+/[^/]*(?:frontal|lateral)\.\w+"
-    )
-    if not table.column("Path").str.contains(f"^{form}$").all():
+    paths, folders = table.column("Path"), "|".join(FOLDERS[part])
+    form = rf"(?:.*/)?(?:{folders})/patient\d+/study\d+/[^/]*(?:frontal|lateral)\.\w+"
+    if not paths.str.contains(f"^{form}$").all():
         wanted = f"as {part}/patient00001/study1/view1_frontal.jpg"
         table.convert("Path", partial(_require_form, re.compile(form)), wanted)
-    pieces = pl.col("Path").str.strip_chars().str.split("/").list
-    study, file = pieces.get(-3) + "/" + pieces.get(-2), pieces.get(-1)
-    return table.frame.select(
-        image_id=pl.lit(f"{part}/") + study + "/" + file,
-        patient_id=pieces.get(-3),
-        study_id=study,
-        lateral=file.str.contains(r"lateral\.\w+$"),
-    )
+    pieces = paths.str.split("/").list
+    patient, file = pieces.get(-3), pieces.get(-1)
+    study = patient + "/" + pieces.get(-2)
+    columns = {"image_id": f"{part}/" + study + "/" + file, "patient_id": patient}
+    lateral = file.str.contains(r"lateral\.\w+$")
+    return pl.DataFrame({**columns, "study_id": study, "lateral": lateral})
 
 
 def _require_form(form: re.Pattern[str], cell: str) -> None:
