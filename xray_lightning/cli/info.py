@@ -17,7 +17,7 @@ from xray_lightning.cli.settings import find_conf
 
 PACKAGES = (
     *("torch", "torchvision", "pytorch-lightning", "timm", "torchmetrics", "albumentations"),
-    *("pandas", "hydra-core", "pydicom", "imagecodecs", "numpy", "scipy", "scikit-learn"),
+    *("pandas", "polars", "hydra-core", "pydicom", "imagecodecs", "numpy", "scipy", "scikit-learn"),
 )
 GROUPS = {"models": "model", "losses": "loss", "data": "data", "experiments": "experiment"}
 

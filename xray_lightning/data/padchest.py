@@ -188,7 +188,7 @@ def _count_table(
     if unused := sorted(frozenset().union(*words.values()) - used.keys()):
         notes.append(f"words of the label map that are not in the table: {', '.join(unused)}")
     columns = {"patients": _PATIENT, "studies": _STUDY, "folders": _FOLDER}
-    sizes = {key: len(set(table.text(name))) for key, name in columns.items()}
+    sizes = {key: table.column(name).n_unique() for key, name in columns.items()}
     labels = {
         "different": len(used.keys() - {""}),
         "none": sum(n for entries, n in zip(cells, numbers, strict=True) if not entries),
@@ -210,24 +210,22 @@ def _find_others(
     table: Table, exclude: str | Path | None, pediatric: bool, labelled_by: str, reasons: Reasons
 ) -> None:
     """Add why rows are left out for other reasons than their labels, where none stands there."""
-    images = table.text(_IMAGE)
-    view, group, method = (np.array(table.text(name)) for name in (_VIEW, _AGE_GROUP, _METHOD))
-    others = {"projection EXCLUDE": view == "EXCLUDE"}
+    others = {"projection EXCLUDE": table.column(_VIEW) == "EXCLUDE"}
     if exclude:
-        index = NameIndex(images)
+        index = NameIndex(table.text(_IMAGE))
         listed = set(read_list(Path(exclude), index))
         if unknown := sorted(listed - index.ids):
             raise TableError(
                 f"{exclude} names {format_count(len(unknown), 'image')} that the table lacks, the "
                 f"first is {unknown[0]}: correct the list (data.exclude)"
             )
-        others["in data.exclude"] = np.array([image in listed for image in images])
+        others["in data.exclude"] = table.column(_IMAGE).is_in(listed)
     if not pediatric:
-        others["children"] = group == "PED"
-    if LABELLED_BY[labelled_by]:
-        others[f"not labelled by a {labelled_by}"] = method != LABELLED_BY[labelled_by]
+        others["children"] = table.column(_AGE_GROUP) == "PED"
+    if method := LABELLED_BY[labelled_by]:
+        others[f"not labelled by a {labelled_by}"] = table.column(_METHOD) != method
     for reason, left_out in others.items():
-        reasons[left_out & (reasons == "")] = reason
+        reasons[left_out.to_numpy() & (reasons == "")] = reason
 
 
 def _make_records(
