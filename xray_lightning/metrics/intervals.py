@@ -73,6 +73,19 @@ class Estimate(Result):
         return cls(value, low, high, values.get("exact", False), images)
 
 
+@dataclass(frozen=True)
+class Band(Result):
+    """A figure at K places with the 95 % interval of each; NaN where undefined."""
+
+    value: list[float]
+    low: list[float]
+    high: list[float]
+
+    def at(self, place: int) -> Estimate:
+        """What stands at one place."""
+        return Estimate(self.value[place], self.low[place], self.high[place])
+
+
 def drop_undefined(ends: Interval) -> Interval | None:
     """Both ends, None where undefined."""
     return None if np.isnan(ends).any() else ends
@@ -102,6 +115,11 @@ def effective_patients(images: npt.ArrayLike) -> float:
     """How many patients with equally many images would say as much (Kish 1965, section 11.7)."""
     weights = np.asarray(images, dtype=np.float64)
     return float(divided(weights.sum() ** 2, (weights**2).sum()))
+
+
+def rarer_class(positive: Mask) -> Mask:
+    """The images (n,) of the class that has fewer."""
+    return positive if 2 * positive.sum() <= len(positive) else ~positive
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from xray_lightning.metrics.intervals import Array, Floats, Mask, divided
+from xray_lightning.metrics.intervals import Array, Floats, Mask, divided, rarer_class
 from xray_lightning.records import is_known
 
 Counts = npt.NDArray[np.float32]  # (D, P): how often draw d took patient p
@@ -40,7 +40,7 @@ class Ranking:
     @property
     def rarer(self) -> Mask:
         """The images of the rarer class, on which an AUROC rests, (n,)."""
-        return self.positive if 2 * self.positive.sum() <= len(self.positive) else ~self.positive
+        return rarer_class(self.positive)
 
     @cached_property
     def places(self) -> "_Places":

@@ -1,0 +1,134 @@
+"""Net benefit and predictive values against formulas written out, dcurves and worked examples.
+
+dcurves 1.1.7 asks for pandas below 3, so it is no dependency: ``pip install --no-deps dcurves
+lifelines autograd autograd-gamma statsmodels patsy formulaic`` runs its test.
+"""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit, logit
+from scipy.stats import t
+
+from xray_lightning import ConfigError, PatientBootstrap
+from xray_lightning.metrics.decisions import (
+    THRESHOLDS,
+    compare_net_benefit,
+    draw_net_benefit,
+    measure_at_prevalence,
+    measure_net_benefit,
+    require_shares,
+)
+
+LINES = [0.05, 0.25, 0.5, 0.8]
+
+
+def sample(patients: int = 80, each: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities, targets, patients, who have as many images each."""
+    rng = np.random.default_rng(0)
+    odds = np.repeat(rng.normal(size=patients), each) + rng.normal(size=patients * each) - 1
+    targets = (rng.random(len(odds)) < expit(odds)).astype(float)
+    return np.round(expit(1.3 * odds), 2), targets, np.repeat(np.arange(patients), each)
+
+
+def written_out(scores: np.ndarray, targets: np.ndarray) -> list[float]:
+    """As in Vickers and Elkin 2006, threshold by threshold."""
+    benefits = []
+    for line in LINES:
+        called = scores >= line
+        true, false = (called & (targets == 1)).sum(), (called & (targets == 0)).sum()
+        benefits.append(true / len(scores) - false / len(scores) * line / (1 - line))
+    return benefits
+
+
+def test_net_benefit_of_draws_is_that_of_repeated_rows() -> None:
+    scores, targets, patients = sample()
+    bootstrap = PatientBootstrap(patients, 5, 0)
+    found = draw_net_benefit(bootstrap, scores, targets == 1, LINES)
+    for row, counts in zip(found, bootstrap.counts, strict=True):
+        rows = np.repeat(np.arange(len(scores)), counts[patients].astype(int))
+        np.testing.assert_allclose(row, written_out(scores[rows], targets[rows]), atol=1e-12)
+
+
+def test_net_benefit_is_that_of_dcurves() -> None:
+    dca = pytest.importorskip("dcurves").dca
+    scores, targets, patients = sample()
+    table = pd.DataFrame({"y": targets == 1, "p": scores})
+    theirs = dca(data=table, outcome="y", modelnames=["p"], thresholds=list(THRESHOLDS))
+    found = measure_net_benefit(PatientBootstrap(patients, 2), scores, targets)
+    for name, band in (("p", found.model), ("all", found.call_all)):
+        expected = theirs.loc[theirs["model"] == name, "net_benefit"]
+        np.testing.assert_allclose(band.value, expected, atol=1e-12)
+
+
+def test_bands_are_those_of_patients_left_out() -> None:
+    """The jackknife, as net benefit is nearly linear; unknown targets are left out."""
+    scores, targets, patients = sample()
+    more = np.append(scores, 0.9), np.append(targets, np.nan), np.append(patients, 0)
+    found = measure_net_benefit(PatientBootstrap(more[2], 4000), *more[:2], LINES)
+    without = [patients != one for one in range(80)]
+    for band, told in ((found.model, scores), (found.call_all, np.ones(320))):
+        np.testing.assert_allclose(band.value, written_out(told, targets), atol=1e-12)
+        parts = [written_out(told[rows], targets[rows]) for rows in without]
+        sick = np.bincount(patients, targets)
+        reach = np.sqrt(79 * np.var(parts, axis=0))
+        reach *= t.ppf(0.975, sick.sum() ** 2 / (sick**2).sum() - 1)
+        np.testing.assert_allclose(np.subtract(band.high, band.low), 2 * reach, rtol=0.06)
+    rows = zip(LINES, found.model.low, found.above_all.low, strict=True)
+    assert found.useful == [line for line, *lows in rows if min(lows) > 0]
+    assert type(found).from_json(found.to_json()) == found
+
+
+def test_two_models_on_the_same_draws() -> None:
+    scores, targets, patients = sample()
+    bootstrap = PatientBootstrap(patients, 300)
+    found = compare_net_benefit(bootstrap, targets, scores, 1 - scores, LINES)
+    expected = np.subtract(written_out(scores, targets), written_out(1 - scores, targets))
+    np.testing.assert_allclose(found.value, expected, atol=1e-12)
+    same = compare_net_benefit(bootstrap, targets, scores, scores, LINES)
+    assert same.value == [0.0] * 4
+    assert np.isnan([same.low, same.high]).all(), "no interval without width"
+
+
+def test_predictive_values_of_altman_and_bland() -> None:
+    """BMJ 1994;309:102: a liver scan, 231 of 258 and 54 of 86 right; at 25 % 0.45 and 0.95."""
+    targets = np.repeat([1.0, 0.0], [258, 86])
+    called = np.concatenate([np.arange(258) < 231, np.arange(86) >= 54])
+    found = measure_at_prevalence(
+        PatientBootstrap(np.arange(344), 4000), called, targets, [0.25, 258 / 344]
+    )
+    assert [round(value, 2) for value in found.ppv.value] == [0.45, 0.88]
+    assert [round(value, 2) for value in found.npv.value] == [0.95, 0.67]
+    alarms = 231 / 258 * 0.25 + 32 / 86 * 0.75
+    assert found.alarms.value[0] == pytest.approx(100 * alarms)
+    assert found.images.value[0] == pytest.approx(258 / 231 / 0.25)
+    # of independent images the variances on the logit scale are known (Mercaldo 2007)
+    for band, variance in (
+        (found.ppv, 27 / 231 / 258 + 54 / 32 / 86),
+        (found.npv, 231 / 27 / 258 + 32 / 54 / 86),
+    ):
+        reach = t.ppf(0.975, 85) * np.sqrt(variance * 86 / 85)
+        wide = logit(band.high) - logit(band.low)
+        np.testing.assert_allclose(wide, 2 * reach, rtol=0.05)
+    assert type(found).from_json(found.to_json()) == found
+
+
+def test_what_is_unknown_at_a_prevalence() -> None:
+    targets, bootstrap = np.array([1.0, 1, 0, 0, np.nan]), PatientBootstrap(np.arange(5), 50)
+    perfect = measure_at_prevalence(bootstrap, targets == 1, targets, [0.1])
+    assert (perfect.ppv.value, perfect.npv.value) == ([1.0], [1.0])
+    assert np.isnan([perfect.ppv.low, perfect.alarms.low, perfect.images.high]).all()
+    silent = measure_at_prevalence(bootstrap, targets > 1, targets, [0.1])
+    assert np.isnan([silent.ppv.value, silent.images.value]).all()
+    assert silent.npv.value == [pytest.approx(0.9)]
+    alone = measure_at_prevalence(bootstrap, targets == 1, targets * 0, [0.1])
+    assert np.isnan([alone.ppv.value, alone.alarms.value]).all()
+    empty = measure_net_benefit(bootstrap, targets, targets * np.nan, [0.1])
+    assert np.isnan(empty.model.value).all()
+    assert empty.useful == []
+
+
+@pytest.mark.parametrize("shares", [[], [0.0, 0.1], [0.5, 1.0], [0.2, 0.1], [0.1, 0.1]])
+def test_shares_are_refused(shares) -> None:
+    with pytest.raises(ConfigError, match=r"thresholds must lie between 0 and 1 and rise, got "):
+        require_shares("thresholds", shares)
