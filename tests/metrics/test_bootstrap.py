@@ -1,14 +1,19 @@
-"""The patient bootstrap: its draws and its intervals against SciPy; coverage: test_coverage."""
+"""The patient bootstrap, its intervals, and AUROC of a sample and over its draws."""
+
+import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap, ttest_1samp
+import torch
+from scipy.stats import binomtest, ttest_1samp
 from scipy.stats import t as student
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from xray_lightning import ConfigError, Estimate, PatientBootstrap
-from xray_lightning.metrics import intervals
+from xray_lightning.metrics import intervals, ranks
+from xray_lightning.metrics.auroc import PerLabelAUROC, auroc_per_label, defined_mean
 from xray_lightning.metrics.intervals import Spread, percentile_interval, share_interval
+from xray_lightning.metrics.ranks import Codes, Ranking, auroc_left_out, curves_over
 
 
 def test_draws() -> None:
@@ -29,21 +34,19 @@ def test_nothing_to_draw(patients: int, draws: int) -> None:
         PatientBootstrap(np.arange(patients), draws)
 
 
-def test_sums_means_and_aurocs_of_repeated_images() -> None:
+def test_sums_and_means_of_repeated_images() -> None:
     rng = np.random.default_rng(0)
     patients, values = rng.choice(list("abcdefgh"), 90), rng.random(90)
     targets = (rng.random(90) < 0.4).astype(float)
     targets[:9] = np.nan
     bootstrap = PatientBootstrap(patients, 5)
     assert [chr(97 + code) for code in bootstrap.codes] == patients.tolist()
-    means, aurocs = bootstrap.mean(np.where(np.isnan(targets), np.nan, values)), []
+    means = bootstrap.mean(np.where(np.isnan(targets), np.nan, values))
     known = ~np.isnan(targets)
     for draw, row in enumerate(bootstrap.counts):
         rows = np.repeat(np.arange(90), row[bootstrap.codes].astype(int))
         rows = rows[known[rows]]
         assert means[draw] == pytest.approx(values[rows].mean())
-        aurocs.append(roc_auc_score(targets[rows], values[rows]))
-    np.testing.assert_allclose(bootstrap.auroc(values, targets), aurocs)
     some = bootstrap.subset(np.isin(patients, ["a", "b"]))
     assert (some.patients, some.compact().patients) == (8, 2)
     weights = values[np.isin(patients, ["a", "b"])][:, None]
@@ -65,15 +68,6 @@ def test_an_estimate_there_and_back() -> None:
     assert Estimate(0.5).to_json() == {"value": 0.5, "interval": None}
     draws = np.concatenate([[0.3], np.linspace(0, 1, 39)])
     assert Estimate.of_draws(draws) == Estimate(0.3, *percentile_interval(draws[1:]))
-
-
-def test_percentiles_equal_scipy() -> None:
-    values = np.random.default_rng(0).gamma(2.0, size=40)
-    draws = PatientBootstrap(np.arange(40), 4000, 5).ratio(values, np.ones(40))[1:]
-    theirs = bootstrap(
-        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
-    ).confidence_interval
-    np.testing.assert_allclose(percentile_interval(draws), theirs, atol=0.02 * values.std())
 
 
 def test_of_a_mean_it_is_students_interval() -> None:
@@ -135,3 +129,177 @@ def test_undefined_draws() -> None:
     assert np.isnan(percentile_interval(np.linspace(0, 1, 38))).all(), "cannot reach 95 %"
     assert percentile_interval(np.linspace(0, 1, 39)) == pytest.approx((0.025, 0.975))
     np.testing.assert_array_equal(intervals.divided([1.0, 2.0], [2.0, 0.0]), [0.5, np.nan])
+
+
+COUNT, LABELS = 300, 6
+
+
+def binary(seed: int, unknown: float = 0.0):
+    """Scores in steps of 1/20, so with many ties, and targets of growing prevalence."""
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 21, (COUNT, LABELS)) / 20
+    targets = (rng.random((COUNT, LABELS)) < np.linspace(0.02, 0.6, LABELS)).astype(float)
+    scores = np.clip(scores + 0.2 * targets, 0, 1)
+    targets[rng.random((COUNT, LABELS)) < unknown] = np.nan
+    return torch.tensor(scores, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32)
+
+
+def by_sklearn(scores, targets) -> list[float]:
+    values = []
+    for score, target in zip(scores.T.numpy(), targets.T.numpy(), strict=True):
+        known = ~np.isnan(target)
+        both = len(np.unique(target[known])) == 2
+        values.append(roc_auc_score(target[known], score[known]) if both else math.nan)
+    return values
+
+
+def assert_equal(found, expected: list[float]) -> None:
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("unknown", [0.0, 0.5])
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_sklearn(seed: int, unknown: float) -> None:
+    scores, targets = binary(seed, unknown)
+    expected = by_sklearn(scores, targets)
+    assert not np.isnan(expected).any()
+    assert_equal(auroc_per_label(scores, targets), expected)
+
+
+@pytest.mark.parametrize("only", [0.0, 1.0, math.nan])
+def test_a_label_of_one_kind_is_undefined(only: float) -> None:
+    scores, targets = binary(0, 0.2)
+    targets[:, 2] = only
+    targets[0, 2] = math.nan
+    values = auroc_per_label(scores, targets)
+    assert values.isnan().tolist() == [False, False, True, False, False, False]
+    assert_equal(values, by_sklearn(scores, targets))
+    metric = PerLabelAUROC(LABELS)
+    metric.update(scores, targets)
+    torch.testing.assert_close(metric.compute(), values, equal_nan=True, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("images", "only"), [(COUNT, 0.0), (COUNT, math.nan), (0, 0.0)])
+def test_nothing_is_defined(images: int, only: float) -> None:
+    values = auroc_per_label(binary(0)[0][:images], torch.full((images, LABELS), only))
+    assert values.isnan().tolist() == [True] * LABELS
+    assert_equal(torch.tensor(defined_mean(values)), [math.nan, 0])
+
+
+def test_a_single_label() -> None:
+    scores, targets = (each[:, 4:5] for each in binary(1, 0.3))
+    values = auroc_per_label(scores, targets)
+    assert_equal(values, by_sklearn(scores, targets))
+    metric = PerLabelAUROC(1)
+    metric.update(scores, targets)
+    assert torch.equal(metric.compute().reshape(-1), values)  # torchmetrics squeezes it
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_the_metric_over_batches_is_the_function(size: int) -> None:
+    scores, targets = binary(2, 0.4)
+    metric = PerLabelAUROC(LABELS)
+    for start in range(0, COUNT, size):
+        metric.update(scores[start : start + size], targets[start : start + size])
+    assert torch.equal(metric.compute(), auroc_per_label(scores, targets))
+    metric.reset()
+    metric.update(scores[:100], targets[:100])
+    expected = auroc_per_label(scores[:100], targets[:100])
+    torch.testing.assert_close(metric.compute(), expected, equal_nan=True, rtol=0, atol=0)
+
+
+def test_mean_over_what_is_defined() -> None:
+    found = defined_mean(torch.tensor([0.5, math.nan, 1.0, math.nan, 0.9]))
+    assert found == pytest.approx((0.8, 3))
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, math.nan])
+def test_no_logits(value: float) -> None:
+    scores, targets = binary(0)
+    scores[3, 1] = value
+    with pytest.raises(ValueError, match=r"scores must lie in \[0, 1\]: apply the sigmoid before"):
+        auroc_per_label(scores, targets)
+    with pytest.raises(ValueError, match=r"scores must lie in \[0, 1\]"):
+        PerLabelAUROC(LABELS).update(scores, targets)
+
+
+def ranked(seed=0, images=400, clusters=60, levels=40):
+    """Scores (with ties, unless levels is None), targets with unknowns, patients."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(clusters, size=images)
+    scores = rng.random(images)
+    targets = (rng.random(images) < 0.1 + 0.4 * scores).astype(np.float32)
+    targets[rng.random(images) < 0.1] = np.nan
+    if levels:
+        scores = np.floor(scores * levels) / levels
+    return scores.astype(np.float32), targets, codes
+
+
+def repeated(counts: np.ndarray, codes: Codes, targets: np.ndarray) -> np.ndarray:
+    """Positions of the images of a draw, each as often as its patient was drawn."""
+    rows = np.repeat(np.arange(len(codes)), counts[codes].astype(int))
+    return rows[~np.isnan(targets[rows])]
+
+
+@pytest.mark.parametrize("levels", [40, 3, None])
+@pytest.mark.parametrize("chunk", [7, 32])
+def test_equal_to_scikit_learn_on_the_same_draws(levels, chunk, monkeypatch) -> None:
+    monkeypatch.setattr(ranks, "CHUNK", chunk)
+    scores, targets, codes = ranked(levels=levels)
+    counts = PatientBootstrap(np.arange(60), 25, seed=3).counts
+    aurocs, precisions = curves_over(Ranking.of(scores, targets, codes), counts)
+    np.testing.assert_array_equal(
+        PatientBootstrap(codes, 25, seed=3).auroc(scores, targets), aurocs
+    )
+    for draw, row in enumerate(counts):
+        rows = repeated(row, codes, targets)
+        assert aurocs[draw] == pytest.approx(roc_auc_score(targets[rows], scores[rows]), abs=1e-12)
+        expected = average_precision_score(targets[rows], scores[rows])
+        assert precisions[draw] == pytest.approx(expected, abs=1e-9)
+
+
+def test_large_sums_are_exact_too() -> None:
+    """A patient with thousands of images: past float32's whole numbers."""
+    scores, targets, codes = ranked(images=20_000, clusters=3)
+    counts = np.array([[1, 1, 1], [40, 0, 2]], dtype=np.float32)
+    found, _ = curves_over(Ranking.of(scores, targets, codes), counts)
+    known = ~np.isnan(targets)
+    for draw, row in enumerate(counts):
+        weights = row[codes][known]
+        expected = roc_auc_score(targets[known], scores[known], sample_weight=weights)
+        assert found[draw] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_draw_without_a_class_is_undefined() -> None:
+    scores = np.array([0.1, 0.9, 0.4], dtype=np.float32)
+    targets = np.array([0.0, 1.0, np.nan], dtype=np.float32)
+    counts = np.array([[1, 1, 1], [2, 0, 1], [0, 2, 1], [0, 0, 3]], dtype=np.float32)
+    auroc, precision = curves_over(Ranking.of(scores, targets, np.arange(3)), counts)
+    np.testing.assert_array_equal(auroc, [1, np.nan, np.nan, np.nan])
+    np.testing.assert_array_equal(precision, auroc)
+    for target in (0.0, 1.0, np.nan):  # with positives alone the precision is always 1
+        ranking = Ranking.of(np.full(4, 0.5), np.full(4, target), np.arange(4))
+        assert np.isnan(curves_over(ranking, np.ones((3, 4), dtype=np.float32))).all()
+
+
+def test_more_images_than_float32_counts() -> None:
+    ranking = Ranking.of(np.array([0.1, 0.9]), np.array([0.0, 1.0]), np.array([0, 1]))
+    with pytest.raises(ValueError, match=r"a draw holds 20,000,000 images; up to 16,777,216"):
+        curves_over(ranking, np.full((1, 2), 10_000_000, dtype=np.float32))
+
+
+def test_auroc_without_each_patient() -> None:
+    rng = np.random.default_rng(0)
+    codes, scores = rng.integers(12, size=100), rng.integers(20, size=100) / 20  # with ties
+    targets = (rng.random(100) < 0.3).astype(float)
+    targets[:5] = np.nan
+    found = auroc_left_out(Ranking.of(scores, targets, codes), 13)
+    known = ~np.isnan(targets)
+    assert found[0] == pytest.approx(roc_auc_score(targets[known], scores[known]))
+    theirs = [
+        roc_auc_score(targets[known & (codes != k)], scores[known & (codes != k)])
+        for k in range(13)
+    ]
+    np.testing.assert_allclose(found[1:], theirs, rtol=0, atol=1e-12)
+    alone = Ranking.of(np.arange(4.0), np.array([0.0, 1, 1, 0]), np.array([0, 1, 1, 2]))
+    assert np.isnan(auroc_left_out(alone, 3)).tolist() == [False, False, True, False]
