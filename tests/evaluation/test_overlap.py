@@ -17,7 +17,6 @@ from xray_lightning.data.partition import fingerprint, replace_test
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.siim import Siim
-from xray_lightning.data.source import patient_keys
 from xray_lightning.errors import ConfigError, DataError, SplitError
 from xray_lightning.evaluation import overlap
 from xray_lightning.evaluation.overlap import choose_test_images, separate_patients, take_images
@@ -170,21 +169,6 @@ def test_a_hospitals_numbers_stay_out(tmp_path) -> None:
     for number in range(8):
         (tmp_path / f"{number}.png").touch()
     assert patients_of(XrayDataModule(CsvTable(tmp_path / "t.csv"))) == {}
-
-
-def test_the_real_overlap(shared_data) -> None:
-    """NIH's training set and the RSNA sample: the naive count, by the table's file names."""
-    nih_folder, rsna = shared_data / "nih-metadata", shared_data / "rsna-sample"
-    listed = (nih_folder / "train_val_list.txt").read_text().split()
-    trained = {name[:8] for name in listed}
-    names = [line.split(",")[1] for line in (rsna / "nih_image_index.csv").read_text().split()[1:]]
-    description = Description({}, {}, {"population": "nih", "patients": {"train": [], "val": []}})
-    source = Rsna(rsna, nih_map=rsna / "nih_image_index.csv")
-    nih = ChestXray14(nih_folder)
-    learned = [record for record in nih.records if record.image_id in nih.official["train_val"]]
-    description.split["patients"]["train"] = patient_keys("nih", learned)
-    seen = overlap.seen_before(description, source.population, source.records)
-    assert seen.sum() == sum(name[:8] in trained for name in names)
 
 
 def test_every_image_can_be_a_test_image() -> None:
