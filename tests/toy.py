@@ -7,6 +7,12 @@ from pytorch_lightning import Trainer
 
 from xray_lightning import Phantom, Source, XrayDataModule
 
+# The real header: names split over columns.
+NIH_HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+)
+
 
 def toy_data(cache: Path, patients: int, size: int = 32, **settings: Any) -> XrayDataModule:
     """Images of the phantom at 32 px, eight a batch."""

@@ -1,7 +1,6 @@
-"""Tiny fake data in the real on-disk layouts, and the place of the real data."""
+"""Tiny fake data in the real on-disk layouts."""
 
 import gzip
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from toy import NIH_HEADER
 
-SHARED = Path(os.environ["XRAY_DATA"])
-
-# The header lines are the real ones: names split over columns, nameless columns at the end.
-NIH_HEADER = (
-    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
-    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
-)
 NIH_ROWS = (
     "00000001_000.png,Cardiomegaly,0,1,57,M,PA,2682,2749,0.143,0.143",
     "00000001_001.png,Cardiomegaly|Emphysema,1,1,58,M,PA,2894,2729,0.143,0.143",
@@ -24,15 +17,12 @@ NIH_ROWS = (
     "00000003_000.png,Infiltration,0,3,45,F,PA,2582,2991,0.143,0.143",
     "00000003_001.png,Hernia|Pleural_Thickening,1,3,46,F,AP,2500,2048,0.168,0.168",
 )
+# The header line is the real one: nameless columns at the end.
 BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
 BOX_ROWS = (
     "00000003_000.png,Infiltrate,225.08,547.02,86.78,79.19",
     "00000003_000.png,Mass,10,20,30.5,40,,,",
 )
-NIH_LISTS = {
-    "train_val": ("00000001_000.png", "00000001_001.png", "00000002_000.png"),
-    "test": ("00000003_000.png", "00000003_001.png"),
-}
 
 
 @dataclass
@@ -41,6 +31,7 @@ class NihFolder:
 
     root: Path
     header: str = NIH_HEADER
+    rows: Sequence[str] = NIH_ROWS
 
     def table(
         self, *rows: str, name: str = "Data_Entry_2017_v2020.csv", header: str = NIH_HEADER
@@ -77,14 +68,10 @@ def nih_folder(empty_nih: NihFolder) -> NihFolder:
     """Five images of three patients, complete."""
     empty_nih.table(*NIH_ROWS)
     empty_nih.boxes(*BOX_ROWS)
-    empty_nih.lists(NIH_LISTS["train_val"], NIH_LISTS["test"])
-    empty_nih.images(*(row.split(",")[0] for row in NIH_ROWS))
+    ids = [row.split(",")[0] for row in NIH_ROWS]
+    empty_nih.lists(ids[:3], ids[3:])
+    empty_nih.images(*ids)
     return empty_nih
-
-
-@pytest.fixture
-def nih_rows() -> list[str]:
-    return list(NIH_ROWS)
 
 
 @pytest.fixture
@@ -100,15 +87,3 @@ def csv_folder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return write
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Callable[[str], Path]:
-    """A folder of the real data; skips the test where it is not there."""
-
-    def locate(name: str) -> Path:
-        if not (SHARED / name).is_dir():
-            pytest.skip(f"real data {SHARED.resolve() / name} is not on this machine")
-        return SHARED / name
-
-    return locate

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from running import ROOT, start
 from xray_lightning.data.cache import ImageCache, Manifest, load_cache, open_cache, reserve
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.geometry import box_to_square, fit_square
+from xray_lightning.data.source import Source
 from xray_lightning.errors import CacheError, ConfigError, InvalidImageError
 from xray_lightning.records import Record
 
@@ -35,7 +36,7 @@ SPOT = 4  # images read again when a cache is opened
 
 
 @dataclass
-class Noise:
+class Noise(Source):
     """Pictures of random sizes and pixels, determined by the seed and their id."""
 
     count: int
@@ -44,10 +45,6 @@ class Noise:
     broken: Sequence[str] = ()
     name: str = "noise"
     labels: tuple[str, ...] = ("Mass",)
-    missing: Sequence[str] = ()
-    allow_missing: bool = False
-    official: None = None
-    notes: Sequence[str] = ()
     reads: list[str] = field(default_factory=list)
     threads: set[str] = field(default_factory=set)
     opencv_threads: set[int] = field(default_factory=set)
@@ -84,12 +81,8 @@ def assert_golden(cache: ImageCache, source: Noise, without: Collection[int] = (
             assert tuple(cache.sizes[row]) == image.shape
 
 
-def first_image(process: subprocess.Popen[str]) -> str:
-    """Told long before the first sync."""
-    return process.stdout.readline()
-
-
-def start_build(root: Path, count: int, ready: Callable = first_image) -> subprocess.Popen[str]:
+def start_build(root, count, ready=lambda process: process.stdout.readline()):
+    """Ready at the first image, which is told long before the first sync."""
     settings = {"env": os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}}
     settings["stderr"] = subprocess.DEVNULL
     return start([sys.executable, __file__, root, str(count), "0.02"], ready, 20, **settings)
@@ -105,9 +98,7 @@ def done_so_far(source: Noise, root: Path) -> int:
 def test_shrinking_is_the_mean_of_the_padded_blocks(height: int, width: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)
     above, left = (60 - height) // 2, (60 - width) // 2
-    padded = np.pad(
-        image, ((above, 60 - height - above), (left, 60 - width - left)), constant_values=0
-    )
+    padded = np.pad(image, [(above, 60 - height - above), (left, 60 - width - left)])
     blocks = padded.reshape(12, 5, 12, 5).mean(axis=(1, 3))
     np.testing.assert_allclose(fit_square(image, 12), blocks, atol=0.51)
 
@@ -185,14 +176,9 @@ def test_folder_and_manifest_are_readable(tmp_path: Path) -> None:
 
 def test_other_facts_other_folder(tmp_path: Path) -> None:
     source, records = Noise(5), Noise(5).records
-    names = {
-        Manifest.of(source, records, 16).folder_name,
-        Manifest.of(source, records, 17).folder_name,
-        Manifest.of(source, records[::-1], 16).folder_name,
-        Manifest.of(source, records[:4], 16).folder_name,
-        Manifest.of(Noise(5, name="other"), records, 16).folder_name,
-    }
-    assert len(names) == 5
+    facts = [(source, records, 16), (source, records, 17), (source, records[::-1], 16)]
+    facts += [(source, records[:4], 16), (Noise(5, name="other"), records, 16)]
+    assert len({Manifest.of(*each).folder_name for each in facts}) == 5
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(3, 3), (None, available_cores())])
@@ -310,16 +296,17 @@ def test_all_unreadable_images_are_named_and_the_rest_is_kept(tmp_path: Path) ->
     assert_golden(cache, mended)
 
 
-def test_full_disk_is_found_before_the_start(tmp_path, monkeypatch) -> None:
+def test_what_a_disk_refuses_is_found_before_the_start(tmp_path, monkeypatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=7 * 10**9))
     source = Noise(5)
     with pytest.raises(CacheError, match=r"needs 8\.00 GB but 7\.00 GB are free .*cache_dir=DIR"):
         build(source, tmp_path, size=40_000)
     assert not source.reads
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match=r"cannot use the image cache .*cache_dir=DIR"):
+        build(Noise(5), tmp_path / "file" / "cache")
 
-
-def test_reservation_that_fails_leaves_nothing(tmp_path, monkeypatch) -> None:
     def full(descriptor: int, offset: int, size: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -327,12 +314,6 @@ def test_reservation_that_fails_leaves_nothing(tmp_path, monkeypatch) -> None:
     with pytest.raises(CacheError, match=r"cannot reserve .*No space left.*cache_dir=DIR"):
         build(Noise(5), tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
-
-
-def test_root_that_is_a_file(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CacheError, match=r"cannot use the image cache .*cache_dir=DIR"):
-        build(Noise(5), tmp_path / "file" / "cache")
 
 
 @pytest.mark.parametrize(
@@ -453,14 +434,7 @@ def test_a_cache_without_checksums_is_built_again(tmp_path: Path) -> None:
         build(source, tmp_path)
 
 
-def main() -> None:
-    root, count, delay = sys.argv[1:]
-    build(
-        Noise(int(count), delay=float(delay)),
-        Path(root),
-        progress=lambda done, _: print(done, flush=True),
-    )
-
-
 if __name__ == "__main__":
-    main()
+    place, images, seconds = sys.argv[1:]
+    slow = Noise(int(images), delay=float(seconds))
+    build(slow, Path(place), progress=lambda done, _: print(done, flush=True))

@@ -231,24 +231,13 @@ def test_failures_are_named_and_tried_again(tree: Path, tmp_path: Path) -> None:
     assert not (out / "failed.csv").exists()
 
 
-def test_wrong_folders(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_folders(tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(xl.DataNotFoundError, match="is a file, not a folder"):
         xl.convert_folder(tree / "readme.txt", out)
     (tmp_path / "void").mkdir()
     with pytest.raises(xl.DataNotFoundError, match="no DICOM file"):
         xl.convert_folder(tmp_path / "void", out)
-    list_folder = os.scandir
-
-    def refuse(path: str) -> object:  # played, for root may list any folder
-        if str(path).endswith("f2"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return list_folder(path)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "scandir", refuse)
-        with pytest.raises(xl.DataNotFoundError, match=r"f2: .*Permission denied"):
-            xl.convert_folder(tree, out)
     assert not out.exists()
     with pytest.raises(xl.ConfigError, match=r"cannot write to .*readme\.txt"):
         xl.convert_folder(tree, tree / "readme.txt")
@@ -284,9 +273,3 @@ def test_frames_and_colour_are_chosen(tmp_path: Path, write_dicom: Write) -> Non
     for options in (xl.PngOptions(colour="red"), xl.PngOptions(bits=12)):
         with pytest.raises(xl.ConfigError, match=r"red|12"):
             xl.convert_folder(source, out, options)
-
-
-@pytest.mark.slow
-def test_the_real_sample(shared_data: Path, tmp_path: Path) -> None:
-    xl.convert_folder(shared_data / "rsna-sample", tmp_path)
-    assert len(list(tmp_path.rglob("*.png"))) == len(rows(tmp_path / "headers.csv")) == 338

@@ -46,9 +46,8 @@ def test_a_sample_is_the_cached_image(cache: xl.ImageCache) -> None:
         sample = data[index]
         assert sample["image"].shape == (1, SIZE, SIZE)
         assert sample["image"].dtype == torch.float32
-        np.testing.assert_array_equal(
-            sample["image"][0].numpy(), cache.images[row] / np.float32(255)
-        )
+        expected = cache.images[row] / np.float32(255)
+        np.testing.assert_array_equal(sample["image"][0].numpy(), expected)
         assert sample["targets"].tolist() == list(RECORDS[row].targets)
         assert (sample["index"], sample["image_id"]) == (index, RECORDS[row].image_id)
 
@@ -128,26 +127,17 @@ def test_workers_do_not_change_the_batches(workers: int, root: Path) -> None:
     assert not same(found[0], found[1])
 
 
-def test_an_epoch_can_be_had_again(root: Path) -> None:
-    data = module(root)
+def test_epochs_seeds_and_no_global_random_number(root: Path) -> None:
+    state, data = torch.get_rng_state(), module(root)
     later, again = epochs(data, (5,))[0], epochs(data, (3, 4, 5))[2]
     assert same(later, again)
-
-
-def test_another_seed_is_another_order_and_augmentation(root: Path) -> None:
+    list(data.val_dataloader())
+    assert torch.equal(torch.get_rng_state(), state)
     first, other = epochs(module(root, seed=0))[0], epochs(module(root, seed=1))[0]
     assert not same(first, other)
     images, others = by_name(first), by_name(other)
     changed = [not torch.equal(images[name], others[name]) for name in set(images) & set(others)]
     assert np.mean(changed) > 0.9
-
-
-def test_loading_draws_no_global_random_number(root: Path) -> None:
-    state = torch.get_rng_state()
-    data = module(root)
-    epochs(data)
-    list(data.val_dataloader())
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_batches(root: Path) -> None:
@@ -235,9 +225,8 @@ def test_processes_share_what_they_judge(subset: str, world: int, root: Path) ->
         loader: Any = data.val_dataloader() if subset == "val" else data.test_dataloader()
         batches = list(loader)
         assert len(batches) == len(loader)
-        assert same(
-            batches, list(module(root, batch_size=2).evaluation_loader(subset, rank, world))
-        )
+        alone = module(root, batch_size=2).evaluation_loader(subset, rank, world)
+        assert same(batches, list(alone))
         names.append([name for batch in batches for name in batch["image_id"]])
     expected = [record.image_id for record in module(root).subset_records(subset)]
     assert names == [expected[rank::world] for rank in range(world)]
@@ -321,13 +310,8 @@ def test_missing_images(nih_folder: Any, tmp_path: Path) -> None:
     match = r"1 of the 5 images .*'nih' are not on disk, the first is 00000001_001\.png.*allow_mis"
     with pytest.raises(xl.MissingImagesError, match=match):
         XrayDataModule(xl.ChestXray14(nih_folder.root), cache_dir=tmp_path)
-    data = XrayDataModule(
-        xl.ChestXray14(nih_folder.root, allow_missing=True),
-        split=xl.official_split,
-        image_size=8,
-        batch_size=2,
-        cache_dir=tmp_path / "cache",
-    )
+    settings = {"split": xl.official_split, "image_size": 8, "batch_size": 2, "cache_dir": tmp_path}
+    data = XrayDataModule(xl.ChestXray14(nih_folder.root, allow_missing=True), **settings)
     assert len(data.records) == 4
     batch: Any = next(iter(data.test_dataloader()))
     assert batch["image_id"] == ["00000003_000.png", "00000003_001.png"]

@@ -33,10 +33,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def relative(found: ImageFiles, root: Path) -> tuple[list[str], list[str]]:
-    return (
-        [str(path.relative_to(root)) for path in found.images],
-        [str(path.relative_to(root)) for path in found.skipped],
-    )
+    images, skipped = ([str(p.relative_to(root)) for p in x] for x in (found.images, found.skipped))
+    return images, skipped
 
 
 def test_folder(tree: Path) -> None:

@@ -68,9 +68,8 @@ def test_the_map_is_sound() -> None:
 
 
 def test_wider_and_narrower() -> None:
-    assert {"Pneumonia", "Consolidation", "Edema", "Atelectasis"} <= {
-        *vocabulary.list_narrower("Lung Opacity")
-    }
+    narrower = {*vocabulary.list_narrower("Lung Opacity")}
+    assert {"Pneumonia", "Consolidation", "Edema", "Atelectasis"} <= narrower
     assert vocabulary.list_narrower("Nodule/Mass") == ("Mass", "Nodule")
     for wider, narrower in (("Lung Opacity", "Pneumonia"), ("Pleural Other", "Pleural_Thickening")):
         assert vocabulary.find_wording("mimic", [wider], narrower) is None
@@ -87,18 +86,14 @@ def test_words_of_the_sets() -> None:
     np.testing.assert_equal(record.targets, (0, 1, NAN))
     assert [box.label for box in record.boxes] == ["Effusion", "Lung Opacity"]
     np.testing.assert_equal(xl.relabel(rsna, labels).records[0].targets, (NAN, NAN, 1))
-    again = xl.relabel(
-        xl.relabel(rsna, labels), labels
-    )  # what it was called before is not forgotten
+    again = xl.relabel(xl.relabel(rsna, labels), labels)  # its earlier name is not forgotten
     np.testing.assert_equal(again.records[0].targets, (NAN, NAN, 1))
     assert xl.shared_labels([chexpert, rsna]) == []
     assert xl.union_labels([chexpert, rsna]) == ["Effusion", "Pneumonia", "Lung Opacity", "Other"]
     own = Made("mine", ("Mass", "Pleural effusion"), (1, 0))  # equal names alone
     assert vocabulary.list_findings("mine", own.labels) == ["Mass", "Pleural effusion"]
-    assert (
-        "labels by another name: Effusion is Pleural Effusion"
-        in xl.relabel(chexpert, ["Effusion", "Mass"]).notes
-    )
+    notes = xl.relabel(chexpert, ["Effusion", "Mass"]).notes
+    assert "labels by another name: Effusion is Pleural Effusion" in notes
 
 
 def test_an_exact_union_is_derived() -> None:
@@ -121,9 +116,8 @@ def test_the_rest_is_the_data_set_s_own() -> None:
     changed = xl.relabel(phantom, ["Hernia", "Nodule/Mass"])
     assert changed.identity() == phantom.identity()
     assert (changed.name, changed.title, changed.missing) == ("phantom", "phantom", ())
-    np.testing.assert_array_equal(
-        changed.read(changed.records[0]), phantom.read(phantom.records[0])
-    )
+    pixels = [source.read(source.records[0]) for source in (changed, phantom)]
+    np.testing.assert_array_equal(*pixels)
 
 
 @pytest.mark.parametrize(
@@ -219,9 +213,8 @@ def test_smooth_draws_from_its_range_for_each_image_alone() -> None:
 
 
 def test_choices_name_what_targets_depend_on() -> None:
-    assert Coding(LABELS, "zeros", "negative", seed=3).describe() == {
-        "uncertain": "zeros", "blank": "negative",
-    }  # fmt: skip
+    described = Coding(LABELS, "zeros", "negative", seed=3).describe()
+    assert described == {"uncertain": "zeros", "blank": "negative"}
     choice = {"default": "ones", "Edema": "smooth"}
     assert Coding((*LABELS, "Pneumonia"), choice, "unknown", smooth=(0, 0.3)).describe() == {
         "uncertain": "ones but Edema smooth", "blank": "unknown", "smooth": "0 to 0.3", "seed": "0",
@@ -280,9 +273,7 @@ def test_tables_splits_and_samplers_take_a_share_as_unknown(tmp_path: Path) -> N
     np.testing.assert_array_equal(ours.class_counts(), theirs.class_counts())
     np.testing.assert_array_equal(ours.positive_weight(), theirs.positive_weight())
     np.testing.assert_array_equal(ours.draw_targets(2), theirs.draw_targets(2))
-    tables = [
-        label_table.LabelTable.of(source.records, source.labels) for source in (SHARES, UNKNOWN)
-    ]
+    tables = [label_table.LabelTable.of(s.records, s.labels) for s in (SHARES, UNKNOWN)]
     np.testing.assert_array_equal(tables[0].targets, tables[1].targets)
     assert describe_targets(LABELS, (0.7, 1.0)) == "Fracture; unknown: Edema"
     assert findings_text(np.array([0.7, 0.0]), LABELS) == "unknown"
@@ -347,7 +338,9 @@ def test_patients_of_one_population_stay_together(nih_and_rsna: xl.Several) -> N
     assert split.leaked_patients == 0
     assert nih_and_rsna.population == "nih"
     keys = dict(zip(patient_keys("nih", records), records, strict=True))
-    assert patient_keys("nih", [replace(records[0], patient_id="1", hospital="")])[0] in keys
+    plain = [replace(records[0], patient_id="1", hospital="")]
+    assert patient_keys("nih", plain)[0] in keys
+    assert patient_keys("other", plain)[0] not in keys
 
 
 def test_labels_unknown_elsewhere(nih_and_rsna: xl.Several) -> None:
@@ -358,9 +351,8 @@ def test_labels_unknown_elsewhere(nih_and_rsna: xl.Several) -> None:
     assert told == {"Pneumonia"}
     assert {box.label for box in positive.boxes} == {"Pneumonia"}
     assert nih_and_rsna.title == "nih + rsna (negatives: all)"
-    assert any(
-        note.startswith("rsna: labels it does not tell: Atelectasis") for note in nih_and_rsna.notes
-    )
+    untold = "rsna: labels it does not tell: Atelectasis"
+    assert any(note.startswith(untold) for note in nih_and_rsna.notes)
     assert nih_and_rsna.official is None  # RSNA has none here
 
 
@@ -371,9 +363,7 @@ def test_without_the_map_patients_are_apart(nih_folder, rsna_folder) -> None:
     both = xl.Several({"nih": xl.ChestXray14(nih_folder.root), "rsna": rsna}, labels="shared")
     assert both.labels == ("Pneumonia",)
     assert both.population == ""
-    assert {r.patient_id for r in both.records if r.hospital == "rsna"} == {
-        r.image_id for r in both.records if r.hospital == "rsna"
-    }
+    assert all(r.patient_id == r.image_id for r in both.records if r.hospital == "rsna")
 
 
 def test_pixels_masks_and_official_lists_of_each() -> None:
@@ -389,17 +379,15 @@ def test_pixels_masks_and_official_lists_of_each() -> None:
     assert set(both.official) == set(here.official)
     split = xl.official_split(both.records, both.official)
     tested = {both.records[i].image_id for i in split.subsets["test"]}
-    assert tested == {f"here/{i}" for i in here.official["test"]} | {
-        f"there/{i}" for i in there.official["test"]
-    }
+    wanted = [f"here/{i}" for i in here.official["test"]]
+    assert tested == {*wanted, *(f"there/{i}" for i in there.official["test"])}
     assert both.identity()["there.size"] == 48
     assert both.choices == {}
 
 
 def test_lists_of_two_kinds_and_missing_images(csv_folder: Callable[..., Path]) -> None:
-    table = csv_folder("image,patient,split,Mass,Own", *(
-        f"{image},{k},{subset},{k % 2},1" for k, (image, subset) in enumerate(
-            [("a.png", "train"), ("sub/b.png", "val"), ("c.png", "test")])))  # fmt: skip
+    rows = "a.png,0,train,0,1", "sub/b.png,1,val,1,1", "c.png,2,test,0,1"
+    table = csv_folder("image,patient,split,Mass,Own", *rows)
     mine, phantom = xl.CsvTable(table), xl.Phantom(patients=20, size=32)
     both = xl.Several({"mine": mine, "phantom": phantom}, labels=["Own", "Mass"])
     assert set(both.official) == {"train_val", "test"}

@@ -4,7 +4,6 @@ import math
 import os
 import pickle
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +35,8 @@ FIRST = "00000001_000.png"
 
 
 @pytest.fixture(scope="module")
-def full(real_data: Callable[[str], Path]) -> ChestXray14:
-    return ChestXray14(real_data("nih-metadata"))
-
-
-@pytest.fixture(scope="module")
-def sample(real_data: Callable[[str], Path]) -> ChestXray14:
-    return ChestXray14(real_data("nih-sample"))
+def full(shared_data: Path) -> ChestXray14:
+    return ChestXray14(shared_data / "nih-metadata")
 
 
 def test_full_table(full: ChestXray14) -> None:
@@ -65,18 +59,14 @@ def test_full_table(full: ChestXray14) -> None:
     assert all(record.box_frame == (1024, 1024) for record in boxed)
 
 
-def test_full_positives(full: ChestXray14) -> None:
-    for column, (subset, no_finding) in enumerate({"train_val": 50_500, "test": 9_861}.items()):
+def test_full_positives_and_descriptions(full: ChestXray14) -> None:
+    facts = {"train_val": (50_500, 0.350, 5.1), "test": (9_861, 0.566, 20.3)}
+    for column, (subset, (no_finding, view, follow_up)) in enumerate(facts.items()):
         rows = [record for record in full.records if record.image_id in full.official[subset]]
         targets = target_matrix(rows)
         found = dict(zip(full.labels, targets.sum(axis=0).astype(int).tolist(), strict=True))
         assert found == {label: counts[column] for label, counts in POSITIVES.items()}
         assert int((targets.sum(axis=1) == 0).sum()) == no_finding
-
-
-def test_full_descriptions(full: ChestXray14) -> None:
-    for subset, view, follow_up in (("train_val", 0.350, 5.1), ("test", 0.566, 20.3)):
-        rows = [record for record in full.records if record.image_id in full.official[subset]]
         assert np.mean([record.view == "AP" for record in rows]) == pytest.approx(view, abs=5e-4)
         assert np.mean([record.follow_up for record in rows]) == pytest.approx(follow_up, abs=0.05)
     ages = [record.age for record in full.records]
@@ -84,26 +74,9 @@ def test_full_descriptions(full: ChestXray14) -> None:
     assert Counter(record.sex for record in full.records) == {"M": 63_340, "F": 48_780}
 
 
-def test_sample_figures(sample: ChestXray14) -> None:
-    assert len(sample.records) == 937
-    assert len({record.patient_id for record in sample.records}) == 768
-    assert {k: len(ids) for k, ids in sample.official.items()} == {"train_val": 812, "test": 125}
-    assert sum(len(record.boxes) for record in sample.records) == 35
-    positives = target_matrix(sample.records).sum(axis=0)
-    counts = dict(zip(sample.labels, positives.tolist(), strict=True))
-    assert (counts["Hernia"], counts["Pneumonia"]) == (11, 317)
-    assert min(counts.values()) > 0
-    assert sum(not any(record.targets) for record in sample.records) == 331
-    hernias = [r for r in sample.records if r.targets[CHEST_XRAY14.index("Hernia")]]
-    assert sum(record.image_id in sample.official["test"] for record in hernias) == 1
-    assert (sample.missing, sample.notes) == ((), ())
-    assert sample.read(sample.records[0]).shape == (512, 512)
-    assert len(readable_records(sample)) == 937
-
-
-def test_table_elsewhere_brings_its_lists_and_boxes(real_data: Callable[[str], Path]) -> None:
-    table = real_data("nih-metadata").resolve() / "Data_Entry_2017_v2020.csv.gz"
-    source = ChestXray14(real_data("nih-1024"), table=table, allow_missing=True)
+def test_table_elsewhere_brings_its_lists_and_boxes(shared_data: Path) -> None:
+    table = (shared_data / "nih-metadata").resolve() / "Data_Entry_2017_v2020.csv.gz"
+    source = ChestXray14(shared_data / "nih-1024", table=table, allow_missing=True)
     assert len(readable_records(source)) == 40
     assert source.official is not None
     assert sum(len(record.boxes) for record in source.records) == 984
@@ -152,9 +125,9 @@ def test_lists_without_a_final_newline_by_either_name_or_none(nih_folder) -> Non
         ["", "images_002/images", "images"],
     ],
 )
-def test_layouts(empty_nih, nih_rows: list[str], folders: list[str]) -> None:
-    empty_nih.table(*nih_rows)
-    ids = [row.split(",")[0] for row in nih_rows]
+def test_layouts(empty_nih, folders: list[str]) -> None:
+    empty_nih.table(*empty_nih.rows)
+    ids = [row.split(",")[0] for row in empty_nih.rows]
     for position, image in enumerate(ids):
         empty_nih.images(image, folder=folders[position % len(folders)])
     source = ChestXray14(empty_nih.root)
@@ -164,9 +137,9 @@ def test_layouts(empty_nih, nih_rows: list[str], folders: list[str]) -> None:
         assert source.read(record).shape == (8, 8)
 
 
-def test_linked_folder_and_broken_link(empty_nih, nih_rows: list[str], tmp_path: Path) -> None:
+def test_linked_folder_and_broken_link(empty_nih, tmp_path: Path) -> None:
     empty_nih.root = tmp_path / "nih"
-    empty_nih.table(*nih_rows[:2])
+    empty_nih.table(*empty_nih.rows[:2])
     empty_nih.images(FIRST, folder="../elsewhere")
     (empty_nih.root / "images").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "00000001_001.png").symlink_to(tmp_path / "gone.png")
@@ -174,21 +147,20 @@ def test_linked_folder_and_broken_link(empty_nih, nih_rows: list[str], tmp_path:
     assert source.missing == ("00000001_001.png",)
 
 
-def test_gzip(empty_nih, nih_rows: list[str]) -> None:
-    empty_nih.table(*nih_rows, name="Data_Entry_2017_v2020.csv.gz")
+def test_gzip(empty_nih) -> None:
+    empty_nih.table(*empty_nih.rows, name="Data_Entry_2017_v2020.csv.gz")
     empty_nih.boxes("00000001_000.png,Mass,1,2,3,4", name="BBox_List_2017.csv.gz")
     source = ChestXray14(empty_nih.root)
     assert len(source.records) == 5
     assert source.records[0].boxes == (Box("Mass", 1, 2, 3, 4),)
 
 
-def test_newer_table_is_preferred_with_a_note(nih_folder, nih_rows: list[str]) -> None:
-    nih_folder.table(*nih_rows[:1], name="Data_Entry_2017.csv")
+def test_newer_table_is_preferred_with_a_note(nih_folder) -> None:
+    nih_folder.table(*nih_folder.rows[:1], name="Data_Entry_2017.csv")
     source = ChestXray14(nih_folder.root)
     assert len(source.records) == 5
-    assert source.notes == (
-        "Data_Entry_2017_v2020.csv was read; Data_Entry_2017.csv beside it was not",
-    )
+    note = "Data_Entry_2017_v2020.csv was read; Data_Entry_2017.csv beside it was not"
+    assert source.notes == (note,)
 
 
 def test_old_table(empty_nih) -> None:
@@ -204,13 +176,13 @@ def test_old_table(empty_nih) -> None:
 
 
 @pytest.mark.parametrize("end", [",", ",,"])
-def test_rows_may_end_in_commas_that_the_header_lacks(empty_nih, nih_rows, end) -> None:
-    empty_nih.table(*(row + end for row in nih_rows))
+def test_rows_may_end_in_commas_that_the_header_lacks(empty_nih, end) -> None:
+    empty_nih.table(*(row + end for row in empty_nih.rows))
     records = ChestXray14(empty_nih.root).records
     assert [record.patient_id for record in records] == ["1", "1", "2", "3", "3"]
 
 
-def test_other_writings(empty_nih, nih_rows: list[str]) -> None:
+def test_other_writings(empty_nih) -> None:
     """A byte order mark, Windows line ends, blank lines, padded ids, the newer name of sex."""
     names = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex"
     header = f"\ufeff{names},View Position"
@@ -243,8 +215,8 @@ def test_missing_and_extra_files(nih_folder) -> None:
     assert len(readable_records(ChestXray14(nih_folder.root, allow_missing=True))) == 4
 
 
-def test_table_may_be_a_subset_of_the_lists(nih_folder, nih_rows: list[str]) -> None:
-    nih_folder.table(nih_rows[0], nih_rows[3], "x.png,Mass,0,9,50,M,PA,1,1,1,1")
+def test_table_may_be_a_subset_of_the_lists(nih_folder) -> None:
+    nih_folder.table(nih_folder.rows[0], nih_folder.rows[3], "x.png,Mass,0,9,50,M,PA,1,1,1,1")
     source = ChestXray14(nih_folder.root)
     assert source.official == {"train_val": {FIRST}, "test": {"00000003_000.png"}}
     assert source.notes[:3] == (
@@ -256,26 +228,23 @@ def test_table_may_be_a_subset_of_the_lists(nih_folder, nih_rows: list[str]) -> 
     )
 
 
-def test_table_argument_is_relative_to_the_root(nih_folder, nih_rows: list[str]) -> None:
-    nih_folder.table(*nih_rows[3:], name="subset.csv")
+def test_table_argument_is_relative_to_the_root(nih_folder) -> None:
+    nih_folder.table(*nih_folder.rows[3:], name="subset.csv")
     assert len(ChestXray14(nih_folder.root, table="subset.csv").records) == 2
     with pytest.raises(errors.DataNotFoundError, match=r"there is no table .*other\.csv"):
         ChestXray14(nih_folder.root, table="other.csv")
 
 
-def test_no_root(tmp_path: Path) -> None:
+def test_no_root_and_no_table(empty_nih, tmp_path: Path) -> None:
     with pytest.raises(errors.DataNotFoundError, match=r"absent does not exist. An NIH folder"):
         ChestXray14(tmp_path / "absent")
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.DataNotFoundError, match="file is a file, not a folder"):
         ChestXray14(tmp_path / "file")
-
-
-def test_no_table(empty_nih, nih_rows: list[str]) -> None:
     match = r"no label table .*v2020\.csv \(nor .*An NIH folder"
     with pytest.raises(errors.DataNotFoundError, match=match):
         ChestXray14(empty_nih.root)
-    empty_nih.table(*nih_rows, name="CXR8/Data_Entry_2017.csv")
+    empty_nih.table(*empty_nih.rows, name="CXR8/Data_Entry_2017.csv")
     match = r"There is one in .*CXR8: is that the folder meant"
     with pytest.raises(errors.DataNotFoundError, match=match):
         ChestXray14(empty_nih.root)
@@ -297,8 +266,8 @@ def test_no_table(empty_nih, nih_rows: list[str]) -> None:
         ("x.png,Mass,0,1,57,M,PA,1,1,1,1,9", "row 7 has 12 cells, the header names 11 columns"),
     ],
 )
-def test_bad_rows(nih_folder, nih_rows: list[str], row: str, match: str) -> None:
-    nih_folder.table(*nih_rows, row)
+def test_bad_rows(nih_folder, row: str, match: str) -> None:
+    nih_folder.table(*nih_folder.rows, row)
     with pytest.raises(errors.TableError, match=match):
         ChestXray14(nih_folder.root)
 
@@ -336,9 +305,9 @@ def test_tables_without_their_columns(nih_folder, text: str, match: str) -> None
         ChestXray14(nih_folder.root)
 
 
-def test_damaged_table(nih_folder, nih_rows: list[str]) -> None:
+def test_damaged_table(nih_folder) -> None:
     name = "Data_Entry_2017.csv.gz"
-    nih_folder.table(*nih_rows, name=name)
+    nih_folder.table(*nih_folder.rows, name=name)
     path = nih_folder.root / name
     for content in (path.read_bytes()[:-40], b"no gzip"):
         path.write_bytes(content)

@@ -42,10 +42,6 @@ def large() -> list[list[Visit]]:
     ]
 
 
-def digest(source: Phantom, records: list[Record]) -> str:
-    return sha256(b"".join(source.read(record).tobytes() for record in records)).hexdigest()
-
-
 def healthy_visit(patient: int, view: str = "PA") -> Visit:
     return replace(draw_history(0, patient)[0], view=view, findings=())
 
@@ -60,15 +56,12 @@ def facts(visits: list[Visit]) -> tuple[np.ndarray, np.ndarray]:
     return patients, np.array([is_test_patient(patient) for patient in patients])
 
 
-def test_is_a_source(phantom: Phantom) -> None:
+def test_is_a_source_whose_records_hold_every_fact(phantom: Phantom) -> None:
     source: Source = phantom
     assert (source.name, source.labels) == ("phantom", CHEST_XRAY14)
-    assert readable_records(source) == list(source.records)
     assert "synthetic" in " ".join(source.notes)
-
-
-def test_records_hold_every_fact(phantom: Phantom) -> None:
-    records = phantom.records
+    records = readable_records(source)
+    assert records == list(source.records)
     assert len({record.image_id for record in records}) == len(records)
     assert len(np.unique(patient_ids(records))) == 56
     for record in records:
@@ -130,15 +123,11 @@ def test_same_seed_same_bytes_in_another_process(phantom: Phantom) -> None:
         "print(sha256(pixels).hexdigest(), sha256(repr(p.records).encode()).hexdigest())"
     )
     for hash_seed in ("1", "2"):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": ":".join(filter(None, sys.path))},
-        )
-        table = sha256(repr(phantom.records).encode()).hexdigest()
-        assert done.stdout.split() == [digest(phantom, list(phantom.records[:20])), table]
+        env = {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": ":".join(filter(None, sys.path))}
+        said = subprocess.check_output([sys.executable, "-c", code], text=True, env=env)
+        pixels = b"".join(phantom.read(record).tobytes() for record in phantom.records[:20])
+        wanted = [sha256(text).hexdigest() for text in (pixels, repr(phantom.records).encode())]
+        assert said.split() == wanted
 
 
 def test_fewer_patients_are_the_first_of_more_and_another_seed_another_set(phantom) -> None:
@@ -326,17 +315,12 @@ def planted(patients: int = 40, **settings: object) -> Phantom:
     return Phantom(patients, seed=3, size=SIZE, shortcut="marker", **settings)  # type: ignore[arg-type]
 
 
-def carried(phantom: Phantom) -> tuple[np.ndarray, np.ndarray]:
-    """Which films carry the marker, and which show the label, (N,) bool each."""
-    index = phantom.labels.index("Infiltration")
-    shown = np.array([record.targets[index] == 1 for record in phantom.records])
-    return np.array([phantom.marker(record).any() for record in phantom.records]), shown
-
-
 @pytest.mark.parametrize("strength", [0.5, 0.9, 1])
 def test_the_marker_goes_with_its_label(strength: float) -> None:
     phantom = planted(400, shortcut_label="Infiltration", shortcut_strength=strength)
-    marked, shown = carried(phantom)
+    index = phantom.labels.index("Infiltration")
+    shown = np.array([record.targets[index] == 1 for record in phantom.records])
+    marked = np.array([phantom.marker(record).any() for record in phantom.records])
     for here, share in ((shown, strength), (~shown, 1 - strength)):
         error = np.sqrt(share * (1 - share) / here.sum())
         assert marked[here].mean() == pytest.approx(share, abs=3 * error)

@@ -151,11 +151,7 @@ def test_handed_in_from_python(clinic: ModuleType, tmp_path: Path) -> None:
     source = clinic.Clinic(tmp_path / "images")
     settings = {"split": clinic.split_by_digit, "sampler": clinic.positives_twice}
     data = XrayDataModule(source, image_size=32, cache_dir=tmp_path / "cache", **settings)
-    assert {name: len(rows) for name, rows in data.split.subsets.items()} == {
-        "train": 16,
-        "val": 4,
-        "test": 4,
-    }
+    assert [*map(len, data.split.subsets.values())] == [16, 4, 4]
     assert len(data.draw_targets()) == 16 + 12
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (28, 1, 32, 32)

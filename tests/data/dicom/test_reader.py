@@ -102,12 +102,12 @@ def test_stored_values_and_colours_are_pydicoms() -> None:
     assert sum(compared.values()) > 60
 
 
-def twins(real_data: Callable[[str], Path], folder: str) -> list[tuple[Path, Path]]:
+def twins(shared_data: Path, folder: str) -> list[tuple[Path, Path]]:
     """(RSNA's DICOM file, NIH's PNG of the same exposure)."""
-    images = {path.name: path for path in real_data(folder).rglob("*.png")}
-    with gzip.open(real_data("rsna-metadata") / "rsna_to_nih.csv.gz", "rt") as file:
+    images = {path.name: path for path in (shared_data / folder).rglob("*.png")}
+    with gzip.open(shared_data / "rsna-metadata" / "rsna_to_nih.csv.gz", "rt") as file:
         rows = {row["patientId"]: row["Image Index"] for row in csv.DictReader(file)}
-    files = sorted(real_data("rsna-sample").rglob("*.dcm"))
+    files = sorted((shared_data / "rsna-sample").rglob("*.dcm"))
     return [(path, images[rows[path.stem]]) for path in files if rows[path.stem] in images]
 
 
@@ -115,11 +115,11 @@ def twins(real_data: Callable[[str], Path], folder: str) -> list[tuple[Path, Pat
     ("folder", "least", "step", "mean", "most"),
     [("nih-1024", 11, 1, 1.5, 20), ("nih-sample", 301, 30, 1, 255)],
 )
-def test_rsna_and_nih_agree(real_data, folder, least, step, mean, most) -> None:
+def test_rsna_and_nih_agree(shared_data, folder, least, step, mean, most) -> None:
     """Same pixels but for the JPEG. Measured: on all 11 pairs at 1024 px mean 1.13, most 14; on all
     pairs at 512 px, reduced by area, mean 0.5, correlation 0.99993.
     """
-    pairs = twins(real_data, folder)
+    pairs = twins(shared_data, folder)
     assert len(pairs) >= least
     for dicom, png in pairs[::step]:
         nih = cv2.imread(str(png), cv2.IMREAD_GRAYSCALE)
@@ -130,10 +130,10 @@ def test_rsna_and_nih_agree(real_data, folder, least, step, mean, most) -> None:
         assert np.corrcoef(nih.ravel(), rsna.ravel())[0, 1] > 0.9995
 
 
-def test_what_rsna_tells_is_nihs_and_its_notes_one_line(real_data: Callable[[str], Path]) -> None:
-    with gzip.open(real_data("nih-metadata") / "Data_Entry_2017_v2020.csv.gz", "rt") as file:
+def test_what_rsna_tells_is_nihs_and_its_notes_one_line(shared_data: Path) -> None:
+    with gzip.open(shared_data / "nih-metadata" / "Data_Entry_2017_v2020.csv.gz", "rt") as file:
         rows = {row[0]: row[4:7] for row in csv.reader(file)}  # age, sex, view
-    pairs = twins(real_data, "nih-sample")[:25]
+    pairs = twins(shared_data, "nih-sample")[:25]
     images = [read_dicom(dicom) for dicom, _ in pairs]
     for image, (_, png) in zip(images, pairs, strict=True):
         age, sex, view = rows[png.name]
@@ -154,9 +154,8 @@ def test_the_shared_cases() -> None:
         "agfa_voi_lut": "voi_lut_12",
     }.items():
         np.testing.assert_array_equal(images[name].pixels, images[like].pixels)
-    assert images["agfa_voi_lut"].notes == (
-        "VOI LUT of 12-bit entries, not 16: their own range is used",
-    )
+    note = "VOI LUT of 12-bit entries, not 16: their own range is used"
+    assert images["agfa_voi_lut"].notes == (note,)
     # the group's slope is 1, its intercept -100, the window 1000 by 500
     for name, intercept in (("functional_groups", -100.0), ("no_preamble_meta", 0.0)):
         values = pydicom.dcmread(CASES / f"{name}.dcm", force=True).pixel_array + intercept
@@ -347,8 +346,8 @@ def test_many_mutations(dicom: Make) -> None:
     fuzz(files, count=500, seed=2)
 
 
-def test_mutations_of_real_files(real_data: Callable[[str], Path]) -> None:
-    paths = sorted(real_data("rsna-sample").rglob("*.dcm"))[:3]
+def test_mutations_of_real_files(shared_data: Path) -> None:
+    paths = sorted((shared_data / "rsna-sample").rglob("*.dcm"))[:3]
     fuzz({path.stem: path.read_bytes() for path in paths}, count=15, seed=3)
 
 
