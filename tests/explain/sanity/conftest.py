@@ -34,16 +34,6 @@ class Plane(nn.Module):
         return images[:, 0] * self.head.weight[1].reshape(SIDE, SIDE)
 
 
-def evidence(net: Plane, images: Tensor) -> Tensor:
-    """A map that depends on the weights."""
-    return net.evidence(images)
-
-
-def pixels(net: nn.Module, images: Tensor) -> Tensor:
-    """A map that does not."""
-    return images[:, 0]
-
-
 @pytest.fixture
 def plane() -> Plane:
     torch.manual_seed(0)
@@ -77,11 +67,13 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-@pytest.fixture(name="evidence")
-def evidence_method() -> Explain:
-    return evidence
+@pytest.fixture
+def evidence() -> Explain:
+    """A map that depends on the weights."""
+    return lambda net, images: net.evidence(images)
 
 
-@pytest.fixture(name="pixels")
-def pixel_method() -> Explain:
-    return pixels
+@pytest.fixture
+def pixels() -> Explain:
+    """A map that does not."""
+    return lambda net, images: images[:, 0]

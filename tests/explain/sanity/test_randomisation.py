@@ -1,5 +1,7 @@
-"""Every layer is reached, from the head down; what depends on no weight fails."""
+"""Every layer is reached, from the head down; all tests together leave networks as they were."""
 
+import copy
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,22 +12,18 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from xray_lightning import ConfigError, XrayNet, class_map
+from xray_lightning import ConfigError, class_map
 from xray_lightning.explain import saliency as randomisation
+from xray_lightning.explain.saliency import TESTS, SaliencyTests, run_saliency_tests
 from xray_lightning.explain.sanity import Explain, Study, prepare
 
 StudyOf = Callable[[Explain], Study]
 BACKBONES = ["test_resnet", "test_vit", "test_convnext", "resnet18"]
 
 
-def network(backbone: str = "test_resnet", **settings: object) -> XrayNet:
-    torch.manual_seed(0)
-    return XrayNet(("a", "b"), backbone, image_size=64, **settings).eval()  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("head", ["average", "query"])
-def test_stages_hold_every_parameter_once(backbone: str, head: str) -> None:
+def test_stages_hold_every_parameter_once(backbone, head, network) -> None:
     net = network(backbone, head=head)
     stages = randomisation.find_stages(net)
     layers = [layer for stage in stages for layer in stage.layers]
@@ -37,13 +35,13 @@ def test_stages_hold_every_parameter_once(backbone: str, head: str) -> None:
     )
 
 
-def test_stages_of_a_resnet() -> None:
+def test_stages_of_a_resnet(network) -> None:
     names = [stage.name for stage in randomisation.find_stages(network("resnet18"))]
     blocks = [f"backbone.layer{number}" for number in (4, 3, 2, 1)]
     assert names == ["head", *blocks, "backbone.conv1 to backbone.bn1"]
 
 
-def test_a_cbam_block_belongs_to_the_module_before_it() -> None:
+def test_a_cbam_block_belongs_to_the_module_before_it(network) -> None:
     net = network("resnet18", cbam_after=["layer2.0", "layer4"])
     found = {stage.name: stage.layers for stage in randomisation.find_stages(net)}
     assert [any("attention.layer2-0." in each for each in found["backbone.layer2"])] == [True]
@@ -66,7 +64,7 @@ def test_parameters_of_the_network_itself_come_last() -> None:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_reset_leaves_nothing_learned(backbone: str) -> None:
+def test_reset_leaves_nothing_learned(backbone: str, network) -> None:
     """Weights that say where they come from are all gone; so are the statistics of norms."""
     net = network(backbone, head="query")
     with torch.no_grad():
@@ -86,7 +84,7 @@ def test_reset_leaves_nothing_learned(backbone: str) -> None:
                 assert torch.equal(getattr(module, name), tensor)
 
 
-def test_reset_follows_its_generator_alone() -> None:
+def test_reset_follows_its_generator_alone(network) -> None:
     def weights(seed: int, around: int) -> torch.Tensor:
         net = network()
         torch.manual_seed(around)
@@ -99,7 +97,7 @@ def test_reset_follows_its_generator_alone() -> None:
     assert not torch.equal(weights(1, 5), weights(2, 5))
 
 
-def test_calibrated_norms_have_the_statistics_of_the_images() -> None:
+def test_calibrated_norms_have_the_statistics_of_the_images(network) -> None:
     """Against means and variances written out."""
     net = network("resnet18")
     images = torch.rand(6, 1, 64, 64)
@@ -129,11 +127,6 @@ def test_a_map_of_weights_passes(plane: nn.Module, study_of: StudyOf, evidence: 
     assert [stage.name for stage in found.stages] == ["head"]
 
 
-def edges(net: nn.Module, images: Tensor) -> Tensor:
-    rows, columns = torch.gradient(images[:, 0], dim=(1, 2))
-    return torch.hypot(rows, columns)
-
-
 def turned(net: Any, images: Tensor) -> Tensor:
     """The image, or its negative: the network only chooses the sign."""
     return (images[:, 0] - 0.75) * torch.sign(net.head.weight[0, 0])
@@ -144,10 +137,6 @@ def test_the_image_fails(plane: nn.Module, study_of: StudyOf, pixels: Explain) -
     for measure in found.measures.values():
         assert measure.verdict == "fails"
         assert measure.value == measure.control.value == pytest.approx(1)
-
-
-def test_an_edge_detector_fails(plane: nn.Module, study_of: StudyOf) -> None:
-    assert run(plane, study_of(edges), 4).verdict == "fails"
 
 
 def test_a_map_that_only_changes_its_sign_fails(plane: nn.Module, study_of: StudyOf) -> None:
@@ -166,9 +155,9 @@ def test_flat_maps_cannot_be_compared(plane: nn.Module, study_of: StudyOf) -> No
     assert {each.verdict for each in found.measures.values()} == {"not run"}
 
 
-def test_cascade_keeps_what_lies_below(images: Tensor, study_of: StudyOf) -> None:
+def test_cascade_keeps_what_lies_below(images: Tensor, study_of: StudyOf, network) -> None:
     """After each step the maps are those of a network whose lower stages are the trained ones."""
-    net, seen = network(dropout=0.5).train(), []
+    net, seen = network().train(), []
 
     def watched(given: Any, batch: Tensor) -> Tensor:
         seen.append({name: value.clone() for name, value in given.state_dict().items()})
@@ -196,8 +185,8 @@ def test_cascade_keeps_what_lies_below(images: Tensor, study_of: StudyOf) -> Non
     assert all(torch.equal(value, trained[name]) for name, value in net.state_dict().items())
 
 
-def test_numbers_against_scipy(images: Tensor, study_of: StudyOf) -> None:
-    net = network(dropout=0.5)
+def test_numbers_against_scipy(images: Tensor, study_of: StudyOf, network) -> None:
+    net = network()
     study = study_of(partial(class_map, label=1))
     study.images = torch.nn.functional.interpolate(images, (64, 64))
     original = study.maps(net)
@@ -236,3 +225,134 @@ def test_numbers_against_scipy(images: Tensor, study_of: StudyOf) -> None:
 def test_too_few_networks(plane: nn.Module, study_of: StudyOf, evidence: Explain) -> None:
     with pytest.raises(ConfigError, match=r"networks .* 4, got 3"):
         run(plane, study_of(evidence), 3)
+
+
+PATIENTS = [number // 2 for number in range(24)]
+QUICK = {"label": 1, "draws": 50, "networks": 4, "steps": 4}
+
+
+@pytest.fixture
+def large(images: Tensor) -> Tensor:
+    return torch.nn.functional.interpolate(images, (48, 48))
+
+
+CAM: Explain = partial(class_map, label=1)
+
+
+def test_without_other_networks(plane: nn.Module, images: Tensor, evidence: Explain) -> None:
+    found = run_saliency_tests(plane, evidence, images, PATIENTS, **{**QUICK, "networks": 8})
+    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert SaliencyTests.from_json(plain).to_json() == plain == found.to_json()
+    verdicts = {name: found.verdict_of(name) for name in TESTS}
+    assert verdicts["randomisation"] == "passes"
+    assert verdicts["permutation"] == verdicts["seeds"] == "not run"
+    assert found.permutation.reason == "no network trained on permuted labels was given"
+    assert found.seeds.reason == "no network of another seed was given"
+    assert (found.images, found.patients, found.map) == (24, 12, (16, 16))
+
+
+def test_too_few_patients_are_said_to_be(plane, images, evidence) -> None:
+    for patients, note in ((9, "9 patients are too few for an interval, which needs 10"), (10, "")):
+        ids = [number % patients for number in range(24)]
+        found = run_saliency_tests(plane, evidence, images, ids, **QUICK)
+        assert found.note == note
+        assert np.isnan(found.insertion.area.low) == bool(note)
+        verdicts = {found.verdict_of(name) for name in TESTS}
+        assert (verdicts == {"undecided", "not run"}) == bool(note)
+
+
+def test_with_other_networks(plane, other_plane, images, evidence) -> None:
+    found = run_saliency_tests(
+        plane, evidence, images, PATIENTS, others=[other_plane], permuted=other_plane, **QUICK
+    )
+    assert (found.seeds.verdict, found.seeds.networks) == ("fails", 2)
+    assert found.permutation.verdict == "passes"
+    same = run_saliency_tests(plane, evidence, images, PATIENTS, others=[plane] * 2, **QUICK)
+    assert (same.seeds.verdict, same.seeds.networks) == ("passes", 3)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_nothing_is_left_behind(large: Tensor, mode: bool, network) -> None:
+    """Weights, statistics, modes, hooks, gradients and random states are as before."""
+
+    def careless(net: Any, batch: Tensor) -> Tensor:
+        for module in net.modules():
+            module.register_forward_hook(lambda *_: None)
+        net.train()
+        net(batch)[:, 1].sum().backward()
+        net.eval()
+        with torch.no_grad():
+            net.head.classifier.weight.add_(1)
+        made: Tensor = net.maps(batch)[:, 1]
+        return made
+
+    nets = [network(dropout=0.0).train(mode) for _ in range(3)]
+    nets[0].backbone.eval()  # frozen layers have a mode of their own
+    modes = [[module.training for module in net.modules()] for net in nets]
+    states = [copy.deepcopy(net.state_dict()) for net in nets]
+    pixels = large.clone()
+    np.random.seed(3)
+    random = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    run_saliency_tests(
+        nets[0], careless, large, PATIENTS, others=[nets[1]], permuted=nets[2], **QUICK
+    )
+    assert torch.equal(torch.get_rng_state(), random[0])
+    assert np.random.get_state()[1].tolist() == random[1]
+    assert torch.equal(large, pixels)
+    for net, state, mode_of in zip(nets, states, modes, strict=True):
+        assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+        assert [module.training for module in net.modules()] == mode_of
+        assert all(parameter.grad is None for parameter in net.parameters())
+        assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_one_seed_gives_one_result(large: Tensor, network) -> None:
+    found = [
+        run_saliency_tests(network(), CAM, large, PATIENTS, seed=seed, **QUICK)
+        for seed in (0, 0, 1)
+    ]
+    torch.manual_seed(5)
+    found.append(run_saliency_tests(network(), CAM, large, PATIENTS, **QUICK))
+    plain = [tests.to_json() for tests in found]
+    assert plain[0] == plain[1] == plain[3]
+    assert found[0].randomisation.stages != found[2].randomisation.stages
+
+
+def test_batches_do_not_matter_without_batch_norms(large: Tensor, network) -> None:
+    net = network("test_vit", image_size=48)
+    found = [
+        run_saliency_tests(net, CAM, large, PATIENTS, batch=batch, **QUICK) for batch in (5, 24)
+    ]
+    values = [each.randomisation.measures["spearman"].value for each in found]
+    assert values[0] == pytest.approx(values[1], abs=0.02)
+    areas = [each.insertion.area.value for each in found]
+    assert areas[0] == pytest.approx(areas[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
+def test_passes_are_as_many_as_announced(large: Tensor, backbone: str, network) -> None:
+    seen, said = [0], []
+
+    def counted(net: Any, batch: Tensor) -> Tensor:
+        seen[0] += len(batch)
+        return class_map(net, batch, 1)
+
+    net = network(backbone, image_size=48)
+    found = run_saliency_tests(
+        net,
+        counted,
+        large,
+        PATIENTS,
+        others=[net],
+        permuted=net,
+        progress=lambda *numbers: said.append(numbers),
+        **QUICK,
+    )
+    stages = len(found.randomisation.stages)
+    assert found.maps == seen[0] == 24 * (1 + stages + 3 + 1 + 1 + 4)
+    assert found.scores == 24 * (6 * 3 + 2)
+    done, total = zip(*said, strict=True)
+    assert done[-1] == total[0] == total[-1]
+    assert list(done) == sorted(done)
+    norms = backbone == "test_resnet"
+    assert total[0] - found.maps - found.scores == norms * 24 * (stages - 1 + 3)
