@@ -37,7 +37,7 @@ import numpy.typing as npt
 
 from xray_lightning.data.masks import PackedMask
 from xray_lightning.data.source import Mask, Source, find_files, locate_files, read_facts
-from xray_lightning.data.tables import Table, format_count, open_text, pause_collector, read_table
+from xray_lightning.data.tables import Table, format_count, open_text, read_table
 from xray_lightning.data.uncertain import SMOOTH, Choice, Codes, Coding, code_matrix, count_codes
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.records import NAN, NO_FINDING, Record, Records, read_column
@@ -194,7 +194,6 @@ def _assign_parts(parts: Mapping[str, Sequence[Record]]) -> dict[str, frozenset[
     return {**known, "test": test}
 
 
-@pause_collector()
 def _read_part(
     path: Path,
     part: str,

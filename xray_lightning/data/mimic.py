@@ -27,7 +27,7 @@ import numpy.typing as npt
 from xray_lightning.data.chexpert import RADIOLOGISTS
 from xray_lightning.data.partition import read_split_column
 from xray_lightning.data.source import Source, find_table, locate_files, read_facts
-from xray_lightning.data.tables import Table, format_count, pause_collector, read_table
+from xray_lightning.data.tables import Table, format_count, read_table
 from xray_lightning.data.uncertain import SMOOTH, Choice, Codes, Coding, code_matrix, count_codes
 from xray_lightning.errors import ConfigError
 from xray_lightning.records import NAN, Records, read_column
@@ -138,7 +138,6 @@ def _count_records(
     }
 
 
-@pause_collector()
 def _make_records(
     table: Table, folder: Path, targets: npt.NDArray[np.float64], notes: list[str]
 ) -> Records:
@@ -158,12 +157,12 @@ def _make_records(
 
 def _number_studies(table: Table) -> list[float]:
     """Which of its patient's studies each image is of, from 0 by date; NaN if undated, (N,)."""
-    import pandas as pd  # as in tables: after what is not there was said
+    import polars as pl
 
     when = np.array(table.numbers("StudyDate")) * 1e6 + np.array(table.numbers("StudyTime"))
-    order = pd.Series(when).groupby(table.text(_PATIENT)).rank("dense") - 1
-    numbers: list[float] = order.tolist()
-    return numbers
+    studies = pl.DataFrame({"when": when, "patient": table.column(_PATIENT)}, nan_to_null=True)
+    order = studies.select(pl.col("when").rank("dense").over("patient") - 1.0).to_series()
+    return order.fill_null(NAN).to_list()
 
 
 def _read_views(table: Table, notes: list[str]) -> list[str]:

@@ -47,7 +47,6 @@ from xray_lightning.data.tables import (
     Table,
     allowed_ages,
     format_count,
-    pause_collector,
     read_table,
 )
 from xray_lightning.errors import ConfigError, TableError
@@ -91,7 +90,6 @@ class PadChest(Source):
     name = "padchest"
     facts = FACTS
 
-    @pause_collector()
     def __init__(
         self,
         root: str | Path,

@@ -6,7 +6,6 @@ every message names the file, the row, the column and the cell.
 
 import codecs
 import csv
-import gc
 import gzip
 import io
 import itertools
@@ -88,11 +87,13 @@ class Table:
 
     def distinct(self, name: str) -> tuple[Rows, list[str]]:
         """Which cell of a column stands in each row, (N,), and the cells in order; see ``text``."""
+        import polars as pl
+
         if name not in self.columns:
             return np.zeros(len(self), np.intp), [""]
         column = self.column(name)
         cells = column.unique(maintain_order=True)
-        rows = column.replace_strict(cells, range(len(cells))).to_numpy()
+        rows = column.cast(pl.Enum(cells)).to_physical().to_numpy()
         return rows, [*map(from_spreadsheet, cells)]
 
     def count(self, name: str) -> dict[str, int]:
@@ -148,9 +149,8 @@ class Table:
         """Refuse a column that does not name every image once."""
         self.refuse_blanks(name)
         column = self.column(name)
-        repeated = ~column.is_first_distinct()
-        if repeats := int(repeated.sum()):
-            row = repeated.arg_max() or 0
+        if repeats := len(column) - column.n_unique():
+            row = (~column.is_first_distinct()).arg_max() or 0
             before = column.index_of(column[row]) or 0
             first = f"{column[row]} in rows {self.rows[before]} and {self.rows[row]}"
             raise TableError(
@@ -252,18 +252,6 @@ def _parse(path: Path, text: str, mark: str, places: Mapping[str, int]) -> Cut:
             )
     columns = {name: [row[place] for row in rows.values()] for name, place in places.items()}
     return pl.DataFrame(columns, dict.fromkeys(places, pl.String)), list(rows)
-
-
-@contextmanager
-def pause_collector() -> Iterator[None]:
-    """No garbage collection meanwhile: with 200,000 records in the making it trebles the time."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
 
 
 @contextmanager
