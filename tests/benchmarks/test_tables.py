@@ -56,7 +56,7 @@ def test_seconds_and_memory(name: str, tables: Path, bench) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # torchxrayvision's own, of pandas 3
-@pytest.mark.parametrize(("name", "bound"), [("chexpert", ">=0.75"), ("padchest", ">=0.95")])
+@pytest.mark.parametrize(("name", "bound"), [("chexpert", ">=0.9"), ("padchest", ">=1.05")])
 def test_beside_torchxrayvision(name, bound, tables, xrv, bench) -> None:
     """CPU seconds in turns, of the same images: its constructor reads columns, and splits none."""
     root, theirs = tables / name, xrv.datasets

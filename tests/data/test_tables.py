@@ -67,6 +67,14 @@ def test_what_only_the_parser_can_tell(tmp_path: Path, text: str, cells: list[st
     assert read_table(tmp_path / "t.csv").text("a") == cells
 
 
+@pytest.mark.parametrize("text", ["a,b\nx\n,1,", 'a,b\nx\n"1,2,3",\n', "a,b\nx\n1,2,3\n", "a,b\nx"])
+def test_a_row_that_ends_early(tmp_path: Path, text: str) -> None:
+    """Also where marks in quotes, or too many in another row, make up for those that lack."""
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(TableError, match=r"row 2 has 1 cells, the header names 2 columns"):
+        read_table(tmp_path / "t.csv")
+
+
 def test_a_zero_byte_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b\n" + "1,2\n" * 40_000 + "1,\0\n")
     with pytest.raises(TableError, match=r"t\.csv is not a readable table"):

@@ -221,7 +221,7 @@ def _read_part(
     return Records(
         **ids,
         targets=targets,
-        path=locate_files(place, [image[len(part) + 1 :] for image in ids["image_id"]]),
+        path=locate_files(place, films["image_id"].str.slice(len(part) + 1).to_list()),
         age=np.where(ages == 0, NAN, ages).tolist(),
         sex=table.sexes("Sex", notes),
         view=["LL" if side else word or "frontal" for side, word in words],

@@ -30,13 +30,7 @@ from xray_lightning.data.partition import (
     read_split_table,
 )
 from xray_lightning.errors import ConfigError, SplitError, require_integer
-from xray_lightning.records import (
-    is_known,
-    number_distinct,
-    read_column,
-    take_records,
-    target_matrix,
-)
+from xray_lightning.records import is_known, read_column, take_records, target_matrix
 
 FRACTIONS = (0.7, 0.1, 0.2)
 VAL_FRACTION = 0.125  # of the images that do not test: 10 % of the whole where 20 % test
@@ -299,8 +293,9 @@ def _assign_groups(
     """Positions of the records in each subset; those that are equal in a field stay together."""
     if not records:
         raise SplitError("there are no images to split: check the label table and the lists")
-    numbers, names = number_distinct(read_column(records, group))
-    numbers = np.argsort(np.argsort(np.array(names, dtype=object)))[numbers]  # forget the order
+    names = read_column(records, group)
+    places = {name: place for place, name in enumerate(sorted(set(names)))}  # forget the order
+    numbers = np.array([places[name] for name in names])
     assignment = balanced_assignment(count_groups(numbers, target_matrix(records)), shares, rng)
     return [np.flatnonzero(assignment[numbers] == subset) for subset in range(len(shares))]
 
