@@ -89,7 +89,9 @@ from xray_lightning.errors import TableError as TableError
 from xray_lightning.errors import WeightsError as WeightsError
 from xray_lightning.errors import XrayError as XrayError
 from xray_lightning.evaluation.compare import Comparison as Comparison
+from xray_lightning.evaluation.compare import ExpertTruth as ExpertTruth
 from xray_lightning.evaluation.compare import compare as compare
+from xray_lightning.evaluation.compare import score_truths as score_truths
 from xray_lightning.evaluation.evaluate import Evaluation as Evaluation
 from xray_lightning.evaluation.evaluate import evaluate as evaluate
 from xray_lightning.evaluation.evaluate import fit_operating_points as fit_operating_points
@@ -107,13 +109,11 @@ from xray_lightning.evaluation.sweep import CrossValidation as CrossValidation
 from xray_lightning.evaluation.sweep import SweepComparison as SweepComparison
 from xray_lightning.evaluation.sweep import compare_runs as compare_runs
 from xray_lightning.evaluation.sweep import pool_folds as pool_folds
-from xray_lightning.evaluation.truths import ExpertTruth as ExpertTruth
-from xray_lightning.evaluation.truths import score_truths as score_truths
 from xray_lightning.explain.grid import enlarge as enlarge
-from xray_lightning.explain.heatmaps import HeatMaps as HeatMaps
 from xray_lightning.explain.maps import cell_grids as cell_grids
 from xray_lightning.explain.maps import class_map as class_map
 from xray_lightning.explain.maps import class_maps as class_maps
+from xray_lightning.explain.overlays import HeatMaps as HeatMaps
 from xray_lightning.explain.run import Explanation as Explanation
 from xray_lightning.explain.run import explain_checkpoint as explain_checkpoint
 from xray_lightning.metrics.bootstrap import PatientBootstrap as PatientBootstrap

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from xray_lightning.audit import baselines
-from xray_lightning.audit.baselines import measure_prevalence, score_baselines, score_by_metadata
+from xray_lightning.audit import shift as baselines
 from xray_lightning.audit.label_table import MeanAuroc
+from xray_lightning.audit.shift import measure_prevalence, score_baselines, score_by_metadata
 from xray_lightning.records import Record
 
 Subsets = dict[str, np.ndarray]

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from xray_lightning.audit import shift as shifts
-from xray_lightning.audit.baselines import measure_prevalence, score_by_mean, score_by_previous
 from xray_lightning.audit.label_table import MeanAuroc
 from xray_lightning.audit.leakage import CheckpointOverlap, count_overlap, match_list
 from xray_lightning.audit.run import Audit, audit_split, decompose_change, say, write_gist
-from xray_lightning.audit.shift import BOTH
+from xray_lightning.audit.shift import BOTH, measure_prevalence, score_by_mean, score_by_previous
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.partition import LeakySubsetsWarning
 from xray_lightning.data.phantom import Phantom

@@ -18,8 +18,8 @@ from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.siim import Siim
 from xray_lightning.errors import ConfigError, DataError, SplitError
-from xray_lightning.evaluation import overlap
-from xray_lightning.evaluation.overlap import choose_test_images, separate_patients, take_images
+from xray_lightning.evaluation import model as overlap
+from xray_lightning.evaluation.model import choose_test_images, separate_patients, take_images
 
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"

@@ -95,7 +95,9 @@ def decompose(
 ) -> Decomposition:
     """Split the change from validation to test; the weights are found anew in each draw."""
     pair = (val, test)
-    drawn = [_draw(subset.table, draws, seed + place) for place, subset in enumerate(pair)]
+    own = [PatientBootstrap(one.table.patients, draws, seed + i) for i, one in enumerate(pair)]
+    # how often each image is in the sample (once) and drawn with its patient, (1 + D, n)
+    drawn = [patients.counts[:, patients.codes].astype(np.float64) for patients in own]
     cells = _number_cells(val.table, test.table)
     weights = reweight(*cells, *drawn)
     unweighted = [_aurocs(subset, counts) for subset, counts in zip(pair, drawn, strict=True)]
@@ -104,7 +106,7 @@ def decompose(
     on_val, on_test, on_mix = (mean_of_defined(aurocs) for aurocs in curves)  # (1 + D,)
     by_patient = np.bincount(test.table.patients, weights=weights[0])
     known = test.table.patients_known
-    matched = {**_match(val.table, test.table), **groups}
+    matched, severity = {**_match(val.table, test.table), **groups}, _match_severity(pair)
     return Decomposition(
         labels=int((~np.isnan(curves[0, :, 0])).sum()),
         val=float(on_val[0]),
@@ -119,7 +121,7 @@ def decompose(
         uncovered=float(np.mean(~np.isin(cells[0], cells[1]))),
         by_label=dict(zip(val.table.labels, map(tuple, curves[:, :, 0].T.tolist()), strict=True)),
         matched=[_compare(name, pair, drawn, masks) for name, masks in matched.items()],
-        severity=[_compare_severity(level, pair, drawn) for level in range(len(_FINDINGS))],
+        severity=[_compare(name, pair, drawn, masks) for name, masks in severity.items()],
     )
 
 
@@ -155,12 +157,6 @@ def measure_auroc(scores: Floats, positive: Mask, weights: Floats) -> Floats:
         won = (own * (negative[:, below] + negative[:, upto])).sum(axis=1) / 2
         aurocs.append(divided(won, own.sum(axis=1) * negative[:, -1]))
     return np.concatenate(aurocs)
-
-
-def _draw(table: LabelTable, draws: int, seed: int) -> Floats:
-    """How often each image is in the sample (once) and drawn with its patient, (1 + D, n)."""
-    bootstrap = PatientBootstrap(table.patients, draws, seed)
-    return bootstrap.counts[:, bootstrap.codes].astype(np.float64)
 
 
 def _number_cells(val: LabelTable, test: LabelTable) -> tuple[Codes, Codes]:
@@ -218,16 +214,12 @@ def _compare(
     return MatchedChange(name, int(both.sum()), *ends, *images)
 
 
-def _compare_severity(
-    level: int, pair: Sequence[ScoredSubset], drawn: Sequence[Floats]
-) -> MatchedChange:
+def _match_severity(pair: Sequence[ScoredSubset]) -> dict[str, Sequence[Mask]]:
     """Images with so many findings besides the label in question: others for each label."""
-    masks = []
-    for subset in pair:
-        present = subset.table.targets == 1
-        others = present.sum(axis=1)[:, None] - present  # (n, L)
-        masks.append(np.minimum(others, len(_FINDINGS) - 1) == level)
-    return _compare(f"{_FINDINGS[level]} other findings", pair, drawn, masks)
+    present = [subset.table.targets == 1 for subset in pair]
+    others = [own.sum(axis=1)[:, None] - own for own in present]  # (n, L)
+    capped = [np.minimum(counts, len(_FINDINGS) - 1) for counts in others]
+    return {f"{k} other findings": [c == n for c in capped] for n, k in enumerate(_FINDINGS)}
 
 
 def _change(draws: Floats) -> Change:

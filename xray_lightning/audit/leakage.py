@@ -271,7 +271,7 @@ def match_list(
 def match_checkpoint(path: Path, source: Source, split: Split) -> CheckpointOverlap:
     """Images of each subset whose patient the checkpoint learned from."""
     from xray_lightning.checkpoint import load_checkpoint  # torch takes seconds to import
-    from xray_lightning.evaluation.overlap import seen_before
+    from xray_lightning.evaluation.model import seen_before
 
     description = load_checkpoint(path).description
     seen = seen_before(description, source.population, source.records)

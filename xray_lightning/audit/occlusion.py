@@ -196,9 +196,12 @@ def occlude(net: XrayNet, images: Tensor, marker: Mask | None, seed: int) -> dic
     for start in range(0, len(images), BATCH):
         covered = []  # of each image, (R, 2, H, W)
         for row, pixels in enumerate(to_grey(images[start : start + BATCH]), start):
-            regions, inside = find_regions(pixels, None if marker is None else marker[row])
+            body, shape = find_body(pixels), pixels.shape
+            regions = {"corners": mask_corners(shape), "border": mask_border(shape)}
+            regions["letters"] = mask_letters(pixels, body.lungs)
+            regions |= {} if marker is None else {MARKER: marker[row]}
             pairs = [
-                (mask, mask_elsewhere(mask, inside, np.random.default_rng((seed, row))))
+                (mask, mask_elsewhere(mask, body.inside, np.random.default_rng((seed, row))))
                 for mask in regions.values()
             ]
             covered.append([[cover(pixels, mask) for mask in pair] for pair in pairs])
@@ -210,14 +213,6 @@ def occlude(net: XrayNet, images: Tensor, marker: Mask | None, seed: int) -> dic
         logits.append(answers.double().numpy().reshape(*grey.shape[:3], -1))
     of_regions = zip(regions, np.concatenate(logits, axis=2), np.transpose(areas), strict=True)
     return {name: Occlusion(both[0], both[1], area) for name, both, area in of_regions}
-
-
-def find_regions(pixels: Pixels, marker: Mask | None) -> tuple[dict[str, Mask], Mask]:
-    """Every region that is covered in an image, and its body, (H, W) each."""
-    inside, lungs = find_body(pixels)
-    regions = {"corners": mask_corners(pixels.shape), "border": mask_border(pixels.shape)}
-    regions["letters"] = mask_letters(pixels, lungs)
-    return regions | ({} if marker is None else {MARKER: marker}), inside
 
 
 def measure_drop(

@@ -8,19 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from xray_lightning.audit.baselines import OTHERS, TRAINED, Baseline, score_baselines
+from xray_lightning.audit import leakage as leaks
 from xray_lightning.audit.decomposition import Decomposition, ScoredSubset, decompose
 from xray_lightning.audit.label_table import LabelTable, Size
-from xray_lightning.audit.leakage import (
-    Duplicates,
-    Leakage,
-    count_overlap,
-    count_patients,
-    match_checkpoint,
-    match_list,
-    read_labels,
+from xray_lightning.audit.shift import (
+    OTHERS,
+    TRAINED,
+    Baseline,
+    Shift,
+    add_train_val,
+    measure_shift,
+    score_baselines,
 )
-from xray_lightning.audit.shift import Shift, add_train_val, measure_shift
 from xray_lightning.data.partition import Split, fingerprint
 from xray_lightning.data.several import Several, find_untold
 from xray_lightning.data.source import Source
@@ -47,7 +46,7 @@ class Hospitals(Result):
 def compare_hospitals(
     source: Several,
     *,
-    duplicates: Duplicates | None = None,  # of ``compare_images``, if pixels were compared
+    duplicates: leaks.Duplicates | None = None,  # of ``compare_images``, if pixels were compared
     draws: int = 500,  # of the bootstrap over patients
     seed: int = 0,  # of the draws and the trees
 ) -> Hospitals:
@@ -63,7 +62,7 @@ def compare_hospitals(
     base, *others = source.sources
     if not others:
         raise ConfigError(f"one data set alone, {base}: there is no other hospital to compare with")
-    table, untold = read_labels(source), find_untold(source)
+    table, untold = leaks.read_labels(source), find_untold(source)
     homes = np.array([record.hospital for record in source.records])
     rows = {name: np.flatnonzero(homes == name) for name in source.sources}
     bootstrap = PatientBootstrap(table.patients, draws, seed)
@@ -75,15 +74,11 @@ def compare_hospitals(
         first, second = (table.patients[rows[hospital]] for hospital in pair)
         patients[name] = len(np.intersect1d(first, second)) if comparable else None
         pictures[name] = duplicates.between.get(name) if duplicates else None
-    shifts = {
-        other: measure_shift(
-            table, {base: rows[base], other: rows[other]}, bootstrap, seed, (base, other)
-        )
-        for other in others
-    }
+    pairs = {other: {base: rows[base], other: rows[other]} for other in others}
+    apart = {other: measure_shift(table, pair, bootstrap, seed) for other, pair in pairs.items()}
     sizes = {name: Size.of(table, own, told=name not in untold) for name, own in rows.items()}
     compared = duplicates.compared if duplicates else {}
-    return Hospitals(base, sizes, patients, pictures, compared, shifts)
+    return Hospitals(base, sizes, patients, pictures, compared, apart)
 
 
 DRAWS = 500
@@ -100,7 +95,7 @@ class Audit(Result):
     patients: int | None  # None where the label table tells none
     labels: list[str]
     subsets: dict[str, Size] = field(metadata={"was": "parts"})
-    leakage: Leakage
+    leakage: leaks.Leakage
     shift: Shift
     baselines: list[Baseline]
     decomposition: Decomposition | None  # None without predictions
@@ -120,7 +115,7 @@ def audit_split(
     exposures: Mapping[str, str] | None = None,
     predictions: tuple[Predictions, Predictions] | None = None,
     checkpoint: Path | str | None = None,  # whose training patients are looked for
-    duplicates: Duplicates | None = None,  # of ``compare_images``, if pixels were compared
+    duplicates: leaks.Duplicates | None = None,  # of ``compare_images``, if pixels were compared
     draws: int = DRAWS,  # of the bootstrap over patients
     seed: int = 0,  # of the draws and the trees
 ) -> Audit:
@@ -134,7 +129,7 @@ def audit_split(
         TableError: the predictions are not of the split.
         CheckpointError: the checkpoint cannot be read.
     """
-    table = read_labels(source)
+    table = leaks.read_labels(source)
     bootstrap = PatientBootstrap(table.patients, draws, seed)
     leakage = _find_leaks(source, split, lists or {}, exposures or {}, checkpoint, duplicates)
     told, subsets = not leakage.patients.untold, add_train_val(split.subsets)
@@ -165,7 +160,7 @@ def audit_split(
 
 
 def write_gist(
-    leakage: Leakage,
+    leakage: leaks.Leakage,
     shift: Shift,
     baselines: Sequence[Baseline],
     change: Decomposition | None,
@@ -184,21 +179,21 @@ def _find_leaks(
     lists: Mapping[str, Collection[str]],
     exposures: Mapping[str, str],
     checkpoint: Path | str | None,
-    duplicates: Duplicates | None,
-) -> Leakage:
+    duplicates: leaks.Duplicates | None,
+) -> leaks.Leakage:
     ids = [record.image_id for record in source.records]
     shown = [exposures.get(image, image) for image in ids]
     own = {_name_list(source, subset): images for subset, images in (source.official or {}).items()}
     aliases = list(zip(ids, shown, strict=True))
-    return Leakage(
-        patients=count_patients(source, split.subsets),
-        images=count_overlap(ids, split.subsets),
-        exposures=count_overlap(shown, split.subsets) if exposures else None,
+    return leaks.Leakage(
+        patients=leaks.count_patients(source, split.subsets),
+        images=leaks.count_overlap(ids, split.subsets),
+        exposures=leaks.count_overlap(shown, split.subsets) if exposures else None,
         lists=[
-            match_list(name, names, aliases, split.subsets)
+            leaks.match_list(name, names, aliases, split.subsets)
             for name, names in {**own, **lists}.items()
         ],
-        checkpoint=match_checkpoint(Path(checkpoint), source, split) if checkpoint else None,
+        checkpoint=leaks.match_checkpoint(Path(checkpoint), source, split) if checkpoint else None,
         duplicates=duplicates,
     )
 
@@ -210,14 +205,17 @@ def decompose_change(
     if val.labels != test.labels:
         raise TableError(f"the two tables have other labels: {val.labels} and {test.labels}")
     by_id = {record.image_id: record for record in source.records}
+    scored = []
     for subset, table in (("val", val), ("test", test)):
         _require_subset(table, by_id, subset, split)
+        columns = LabelTable.of([by_id[image] for image in table.image_ids], table.labels)
+        columns = replace(columns, targets=table.targets.astype(np.float64))
+        scored.append(ScoredSubset(columns, table.scores.astype(np.float64)))
     groups = {}
     for name, images in (source.official or {}).items():
         on_val, on_test = (np.isin(table.image_ids, list(images)) for table in (val, test))
         if on_val.any() and on_test.any() and not (on_val.all() and on_test.all()):
             groups[_name_list(source, name)] = (on_val, on_test)
-    scored = [_join_scores(table, by_id) for table in (val, test)]
     return decompose(scored[0], scored[1], groups, draws=draws, seed=seed)
 
 
@@ -247,10 +245,3 @@ def _name_list(source: Source, subset: str) -> str:
         if source.population
         else f"{source.name} table's {subset} rows"
     )
-
-
-def _join_scores(predictions: Predictions, by_id: Mapping[str, Record]) -> ScoredSubset:
-    records = [by_id[image] for image in predictions.image_ids]
-    targets = predictions.targets.astype(np.float64)
-    table = replace(LabelTable.of(records, predictions.labels), targets=targets)
-    return ScoredSubset(table, predictions.scores.astype(np.float64))

@@ -1,7 +1,7 @@
 """Is the test set like what a model learns from, or one hospital like another?
 
-Prevalence and metadata of the groups of images, and whether a classifier can tell them apart
-without looking at an image.
+Prevalence and metadata of the groups of images, whether a classifier can tell them apart without
+looking at an image, and scores that need no image: what a label table alone gives away.
 """
 
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
 from xray_lightning.audit.label_table import LabelTable, MeanAuroc, Rows, varies
+from xray_lightning.audit.leakage import UNKNOWN
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.delong import holm
 from xray_lightning.metrics.intervals import Floats, Interval, divided, percentile_interval
 from xray_lightning.results import Result
 
 Shares = dict[str, tuple[Floats, Floats]]  # name to numerator and denominator, (N,) each
-Pair = tuple[str, str]  # names of the groups: what it is compared with, and what is compared
+Groups = Mapping[str, Rows]  # by name: the last is compared with the one before it, the base
 
 # What NIH's list calls train_val: a publisher's facts are about the two together.
 BOTH = "train+val"
-SUBSETS = (BOTH, "test")
 FOLDS = 5
 PER_PATIENT = "images of the patient"
 
@@ -73,38 +73,34 @@ class Shift(Result):
 
 
 def measure_shift(
-    table: LabelTable,
-    groups: Mapping[str, Rows],
-    bootstrap: PatientBootstrap,  # over the whole table: a patient that leaks is one
-    seed: int,
-    pair: Pair = SUBSETS,
+    table: LabelTable, groups: Groups, bootstrap: PatientBootstrap, seed: int
 ) -> Shift:
-    """All of it: the other group of ``pair`` against its base, and the values of all ``groups``."""
+    """All of it; the bootstrap is over the whole table: a patient that leaks is one."""
     return Shift(
-        compare_prevalence(table, groups, bootstrap, pair),
-        compare_metadata(table, groups, bootstrap, pair),
-        separate_by_metadata(table, groups, bootstrap, seed, pair),
+        compare_prevalence(table, groups, bootstrap),
+        compare_metadata(table, groups, bootstrap),
+        separate_by_metadata(table, groups, bootstrap, seed),
     )
 
 
-def add_train_val(subsets: Mapping[str, Rows]) -> dict[str, Rows]:
+def add_train_val(subsets: Groups) -> dict[str, Rows]:
     """The subsets, and train and val together."""
     both = np.concatenate([subsets["train"], subsets["val"]])
     return {"train": subsets["train"], "val": subsets["val"], BOTH: both, "test": subsets["test"]}
 
 
 def compare_prevalence(
-    table: LabelTable, groups: Mapping[str, Rows], bootstrap: PatientBootstrap, pair: Pair = SUBSETS
+    table: LabelTable, groups: Groups, bootstrap: PatientBootstrap
 ) -> list[Quantity]:
     """Share of positive images among those whose target is known, of each label."""
     known = (~np.isnan(table.targets)).astype(np.float64)
     positive = (table.targets == 1).astype(np.float64)
     shares = {label: (positive[:, i], known[:, i]) for i, label in enumerate(table.labels)}
-    return _compare(dict.fromkeys(groups, shares), groups, bootstrap, pair)
+    return _compare(dict.fromkeys(groups, shares), groups, bootstrap)
 
 
 def compare_metadata(
-    table: LabelTable, groups: Mapping[str, Rows], bootstrap: PatientBootstrap, pair: Pair = SUBSETS
+    table: LabelTable, groups: Groups, bootstrap: PatientBootstrap
 ) -> list[Quantity]:
     """Means of age and follow-up number, shares of each sex and view, images per patient."""
     shares: Shares = {}
@@ -122,17 +118,14 @@ def compare_metadata(
             codes = table.patients[rows]
             weight[rows] = 1 / np.bincount(codes)[codes]  # the images of a patient sum to 1
             by_group[group]["images per patient"] = (known, known * weight)
-    return _compare(by_group, groups, bootstrap, pair)
+    return _compare(by_group, groups, bootstrap)
 
 
 def _compare(
-    by_group: Mapping[str, Shares],
-    groups: Mapping[str, Rows],
-    bootstrap: PatientBootstrap,
-    pair: Pair,
+    by_group: Mapping[str, Shares], groups: Groups, bootstrap: PatientBootstrap
 ) -> list[Quantity]:
     """One row for each numerator and denominator, p values corrected over the rows."""
-    sums, draws = {}, {}  # group to (K, 2), group to (D, K)
+    sums, draws, (base, other) = {}, {}, list(groups)[-2:]  # group to (K, 2), group to (D, K)
     for group, rows in groups.items():
         rows = np.sort(rows)  # sums to the last digit, whatever the group is made of
         columns = [column[rows] for share in by_group[group].values() for column in share]
@@ -140,55 +133,35 @@ def _compare(
         drawn = bootstrap.subset(rows).compact().sums(weights)[1:]
         sums[group] = weights.sum(axis=0).reshape(-1, 2)
         draws[group] = divided(drawn[:, ::2], drawn[:, 1::2])
-    quantities = [
-        _quantity(
+    quantities = []
+    for index, name in enumerate(by_group[base]):
+        value = {group: float(divided(*shares[index])) for group, shares in sums.items()}
+        here, there = draws[other][:, index], draws[base][:, index]
+        # counting draws on the other side of 0 could not go below 2 / (D + 1) before correction
+        spread, apart = float(np.std(here - there)), abs(value[other] - value[base])
+        quantities.append(Quantity(
             name,
-            {group: shares[index] for group, shares in sums.items()},
-            {group: ratios[:, index] for group, ratios in draws.items()},
-            pair,
-        )
-        for index, name in enumerate(by_group[pair[0]])
-    ]
+            count={group: float(shares[index, 0]) for group, shares in sums.items()},
+            known={group: float(shares[index, 1]) for group, shares in sums.items()},
+            value=value,
+            interval={k: percentile_interval(drawn[:, index]) for k, drawn in draws.items()},
+            ratio=float(divided(value[other], value[base])),
+            ratio_interval=percentile_interval(divided(here, there)),
+            ratio_to_train=float(divided(value[other], value.get("train", np.nan))),
+            p_value=float(2 * norm.sf(apart / spread)) if spread > 0 else float("nan"),
+            corrected=float("nan"),
+        ))  # fmt: skip
     corrected = holm([row.p_value for row in quantities]).tolist()
     return [replace(row, corrected=p) for row, p in zip(quantities, corrected, strict=True)]
 
 
-def _quantity(
-    name: str, sums: Mapping[str, Floats], draws: Mapping[str, Floats], pair: Pair
-) -> Quantity:
-    base, other = pair
-    value = {group: float(divided(*share)) for group, share in sums.items()}
-    return Quantity(
-        name,
-        count={group: float(share[0]) for group, share in sums.items()},
-        known={group: float(share[1]) for group, share in sums.items()},
-        value=value,
-        interval={group: percentile_interval(drawn) for group, drawn in draws.items()},
-        ratio=float(divided(value[other], value[base])),
-        ratio_interval=percentile_interval(divided(draws[other], draws[base])),
-        ratio_to_train=float(divided(value[other], value.get("train", np.nan))),
-        p_value=_p_value(value[other] - value[base], draws[other] - draws[base]),
-        corrected=float("nan"),
-    )
-
-
-def _p_value(difference: float, draws: Floats) -> float:
-    """Counting draws on the other side of 0 could not go below 2 / (D + 1) before correction."""
-    spread = float(np.std(draws))
-    return float(2 * norm.sf(abs(difference) / spread)) if spread > 0 else float("nan")
-
-
 def separate_by_metadata(
-    table: LabelTable,
-    groups: Mapping[str, Rows],
-    bootstrap: PatientBootstrap,
-    seed: int,
-    pair: Pair = SUBSETS,
+    table: LabelTable, groups: Groups, bootstrap: PatientBootstrap, seed: int
 ) -> Separation:
     """A classifier two-sample test (Lopez-Paz and Oquab, ICLR 2017) without labels."""
     # Trees on age, sex, view, follow-up number and images of the patient in the whole table, five
     # folds of patients. What is unknown in all of one group would name it: it is left out.
-    base, other = (groups[name] for name in pair)
+    base, other = list(groups.values())[-2:]
     rows = np.concatenate([base, other])
     columns = {**table.features(), PER_PATIENT: table.images_of_patient}
     unknown = {k: [bool(np.isnan(v[g]).all()) for g in (base, other)] for k, v in columns.items()}
@@ -200,11 +173,9 @@ def separate_by_metadata(
     if len(np.unique(codes)) < FOLDS:
         return Separation(None, {}, f"{FOLDS} folds need as many patients", lacking)
     is_other = (np.arange(len(rows)) >= len(base)).astype(np.float64)
-    scores, shuffled = _score_held_out(
-        np.column_stack(list(features.values())), is_other, codes, seed
-    )
-    drawn = bootstrap.subset(rows)
-    result = MeanAuroc.of([pair[1]], scores[:, None], is_other[:, None], drawn)
+    stacked, drawn = np.column_stack(list(features.values())), bootstrap.subset(rows)
+    scores, shuffled = _score_held_out(stacked, is_other, codes, seed)
+    result = MeanAuroc.of(list(groups)[-1:], scores[:, None], is_other[:, None], drawn)
     best = float(roc_auc_score(is_other, scores))
     used = {
         name: best - float(roc_auc_score(is_other, column))
@@ -244,3 +215,104 @@ def _score_held_out(
             changed[:, column] = generator.permutation(changed[:, column])
             shuffled[held, column] = score_trees(trees, changed)
     return scores, shuffled
+
+
+METADATA = "metadata"
+PREVIOUS = "previous label"
+OTHERS = "other images"
+TRAINED = "images in training"
+
+METHODS = {
+    METADATA: "gradient-boosted trees on age, sex, view and follow-up number, fitted on train; the "
+    "number of the patient's images is not used, since later images count in it",
+    PREVIOUS: "the label of the patient's previous image by follow-up number, in any subset; a "
+    "first image, and one whose previous label is unknown, gets the label's prevalence in train",
+    OTHERS: "mean label of the patient's other images in test, the label's prevalence in train "
+    "counting as one more image; so a patient's only image gets that prevalence",
+    TRAINED: "the same mean over the patient's images in train: what a model can gain by "
+    "recognising patients. 0.5 where no patient is in both subsets",
+}
+
+
+@dataclass(frozen=True)
+class Baseline(Result):
+    """AUROC of one of :data:`METHODS` on the test set."""
+
+    name: str
+    method: str  # in words
+    result: MeanAuroc | None
+    undefined: str  # why there is no result; "" if there is one
+
+
+def score_baselines(
+    table: LabelTable, subsets: Mapping[str, Rows], bootstrap: PatientBootstrap, seed: int
+) -> list[Baseline]:
+    """Every method on the test set; ``bootstrap`` is over the whole table's patients."""
+    train, test = subsets["train"], subsets["test"]
+    prior = measure_prevalence(table, train)
+    scores = {METADATA: score_by_metadata(table, train, test, seed)}
+    scores |= dict.fromkeys((PREVIOUS, OTHERS, TRAINED))
+    reasons = dict.fromkeys(scores, UNKNOWN)
+    reasons[METADATA] = "the label table has no metadata that varies"
+    if table.patients_known:
+        scores[PREVIOUS] = score_by_previous(table, test, prior)
+        if np.bincount(table.patients[test]).max() > 1:
+            scores[OTHERS] = score_by_mean(table, test, test, prior)
+        scores[TRAINED] = score_by_mean(table, train, test, prior)
+        reasons[PREVIOUS] = "the label table has no follow-up numbers"
+        reasons[OTHERS] = "no patient has two images in test"
+    targets, drawn = table.targets[test], bootstrap.subset(test)
+    results = {
+        name: None if known is None else MeanAuroc.of(table.labels, known, targets, drawn)
+        for name, known in scores.items()
+    }
+    return [
+        Baseline(name, METHODS[name], result, "" if result else reasons[name])
+        for name, result in results.items()
+    ]
+
+
+def measure_prevalence(table: LabelTable, rows: Rows) -> Floats:
+    """Share of positives among the known targets of each label, (L,); NaN where none is known."""
+    targets = table.targets[rows]
+    return divided((targets == 1).sum(axis=0), (~np.isnan(targets)).sum(axis=0))
+
+
+def score_by_metadata(table: LabelTable, train: Rows, test: Rows, seed: int) -> Floats | None:
+    """Scores (n, L) of trees; NaN for a label of one class in train; None without metadata."""
+    features = table.features()
+    if not features:
+        return None
+    columns = np.column_stack(list(features.values()))
+    scores = np.full((len(test), len(table.labels)), np.nan)
+    for index in range(len(table.labels)):
+        targets = table.targets[train, index]
+        known = train[~np.isnan(targets)]
+        told = [varies(column) for column in columns[known].T]  # where hospitals tell other things
+        if len(np.unique(table.targets[known, index])) == 2 and any(told):
+            trees = fit_trees(columns[known][:, told], table.targets[known, index], seed)
+            scores[:, index] = score_trees(trees, columns[test][:, told])
+    return scores
+
+
+def score_by_previous(table: LabelTable, rows: Rows, prior: Floats) -> Floats | None:
+    """Target of the image before each of ``rows`` (n,), (n, L); None without an order."""
+    if np.isnan(table.follow_up).all():
+        return None
+    order = np.lexsort((table.follow_up, table.patients))  # unknown numbers last
+    before = np.full(table.targets.shape, np.nan)
+    same = table.patients[order][1:] == table.patients[order][:-1]
+    same &= ~np.isnan(table.follow_up[order][1:])
+    before[order[1:][same]] = table.targets[order[:-1][same]]
+    return np.where(np.isnan(before[rows]), prior, before[rows])
+
+
+def score_by_mean(table: LabelTable, known_rows: Rows, rows: Rows, prior: Floats) -> Floats:
+    """Mean target of the patient's other images in ``known_rows``, shrunk to ``prior``, (n, L)."""
+    known = np.zeros(table.targets.shape)
+    known[known_rows] = ~np.isnan(table.targets[known_rows])
+    columns = np.hstack([known * (table.targets == 1), known])  # (N, 2 L)
+    sums = np.zeros((table.patients.max() + 1, columns.shape[1]))
+    np.add.at(sums, table.patients, columns)
+    positives, images = np.hsplit(sums[table.patients[rows]] - columns[rows], 2)
+    return np.asarray((positives + prior) / (images + 1))

@@ -15,22 +15,9 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from xray_lightning.audit.baselines import score_by_metadata
+from xray_lightning.audit import occlusion
 from xray_lightning.audit.label_table import LabelTable
-from xray_lightning.audit.occlusion import (
-    BATCH,
-    CLEAR,
-    FLAGGED,
-    RISING,
-    UNDECIDED,
-    Energy,
-    Mask,
-    ScoreDrop,
-    measure_drop,
-    measure_energy,
-    occlude,
-    predict_logits,
-)
+from xray_lightning.audit.shift import score_by_metadata
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.source import Source
@@ -54,7 +41,7 @@ class Sample:
     images: Tensor  # (N, 1, H, W) in [0, 1]
     targets: Floats  # (N, L), NaN where unknown
     patients: npt.ArrayLike  # N ids
-    marker: Mask | None = None  # (N, H, W): where one is; None: nothing is known
+    marker: occlusion.Mask | None = None  # (N, H, W): where one is; None: nothing is known
     attributes: Mapping[str, Floats] = field(default_factory=dict)  # for probes: 0, 1 or NaN, (N,)
     floor: Floats | None = None  # (N, L): scores that needed no image, NaN for a label without
 
@@ -88,7 +75,7 @@ def draw_images(
     return sorted(rows), torch.stack([dataset[row]["image"] for row in sorted(rows)])
 
 
-def locate_marker(source: Source, records: Sequence[Record], size: int) -> Mask | None:
+def locate_marker(source: Source, records: Sequence[Record], size: int) -> occlusion.Mask | None:
     """Where a phantom's marker is, to the last pixel it touches, (N, size, size); else None."""
     if not isinstance(source, Phantom) or "marker" not in source.identity():
         return None
@@ -163,11 +150,8 @@ def build_untrained(net: XrayNet, seed: int) -> XrayNet:
 
 def pool_features(net: XrayNet, images: Tensor) -> Floats:
     """Mean over the feature map, (N, C); the network is in evaluation mode."""
-
-    def pool(batch: Tensor) -> Tensor:
-        return net.forward_features(batch).mean(dim=(2, 3))
-
-    return np.asarray(run_batches(net, images, pool).double().numpy())
+    pooled = run_batches(net, images, lambda batch: net.forward_features(batch).mean(dim=(2, 3)))
+    return np.asarray(pooled.double().numpy())
 
 
 def probe(features: Floats, attribute: Floats, bootstrap: PatientBootstrap, seed: int) -> Estimate:
@@ -216,7 +200,11 @@ Maps = Callable[[XrayNet, Tensor, str], Any]  # images (n, 1, H, W), a label -> 
 
 WORDS = "xray_lightning.audit"  # whose sentences
 CAUGHT, NOT_CAUGHT = "caught", "not caught"
-OF_LABEL = {FLAGGED: CAUGHT, UNDECIDED: UNDECIDED, CLEAR: NOT_CAUGHT}
+OF_LABEL = {
+    occlusion.FLAGGED: CAUGHT,
+    occlusion.UNDECIDED: occlusion.UNDECIDED,
+    occlusion.CLEAR: NOT_CAUGHT,
+}
 
 
 @dataclass(frozen=True)
@@ -227,8 +215,8 @@ class LabelShortcut(Result):
     reason: str  # in a sentence
     auroc: Estimate
     positives: int
-    covered: dict[str, ScoreDrop]  # by region
-    maps: dict[str, Energy]  # by region; {} without positives
+    covered: dict[str, occlusion.ScoreDrop]  # by region
+    maps: dict[str, occlusion.Energy]  # by region; {} without positives
     floor: Estimate | None = None  # AUROC of the scores that needed no image
 
 
@@ -275,8 +263,8 @@ def examine(
     # The rule, its two limits and what stands beside the verdict: audit/README.md, "What the
     # shortcut tests decide". Regions: corners, border, letters and a known marker.
     bootstrap = PatientBootstrap(sample.patients, draws, seed)
-    logits = predict_logits(net, sample.images)
-    occlusions = occlude(net, sample.images, sample.marker, seed)
+    logits = occlusion.predict_logits(net, sample.images)
+    occlusions = occlusion.occlude(net, sample.images, sample.marker, seed)
     columns = {
         label: column
         for label, column in zip(net.labels, sample.targets.T.astype(np.float64), strict=True)
@@ -286,13 +274,14 @@ def examine(
     for label, column in columns.items():
         index, rows = net.labels.index(label), np.flatnonzero(column == 1)
         drops = {
-            region: measure_drop(logits, occlusion, index, column, bootstrap)
-            for region, occlusion in occlusions.items()
+            region: occlusion.measure_drop(logits, covered, index, column, bootstrap)
+            for region, covered in occlusions.items()
         }
         energy = _measure_maps(net, sample.images[rows], label, bootstrap.subset(rows), maps)
         auroc = Estimate.of_draws(bootstrap.auroc(logits[:, index], column))
-        scores = None if sample.floor is None else sample.floor[:, index]
-        floor = None if scores is None else _estimate_floor(scores, column, bootstrap)
+        floor = None if sample.floor is None else Estimate(np.nan)
+        if sample.floor is not None and not np.isnan(scores := sample.floor[:, index]).any():
+            floor = Estimate.of_draws(bootstrap.auroc(scores, column))
         verdict, reason = decide(drops, energy, auroc.value)
         labels[label] = LabelShortcut(verdict, reason, auroc, len(rows), drops, energy, floor)
     nets = net, build_untrained(net, seed)
@@ -306,16 +295,16 @@ def examine(
 
 
 def decide(
-    drops: Mapping[str, ScoreDrop], energy: Mapping[str, Energy], auroc: float
+    drops: Mapping[str, occlusion.ScoreDrop], energy: Mapping[str, occlusion.Energy], auroc: float
 ) -> tuple[str, str]:
     """Verdict of a label by the rule of audit/README.md, and the reason in a sentence."""
-    verdict = max((drop.verdict for drop in drops.values()), key=RISING.index)
+    verdict = max((drop.verdict for drop in drops.values()), key=occlusion.RISING.index)
     worst, *more = (name for name, drop in drops.items() if drop.verdict == verdict)
-    if verdict != UNDECIDED:
-        kind = "auroc" if verdict == CLEAR else "logit"
+    if verdict != occlusion.UNDECIDED:
+        kind = "auroc" if verdict == occlusion.CLEAR else "logit"
         worst = max([worst, *more], key=lambda name: getattr(drops[name], kind).region.value)
-    dense = [name for name, region in energy.items() if region.verdict == FLAGGED]
-    about = worst, drops[worst], auroc, verdict == CLEAR, dense
+    dense = [name for name, region in energy.items() if region.verdict == occlusion.FLAGGED]
+    about = worst, drops[worst], auroc, verdict == occlusion.CLEAR, dense
     return OF_LABEL[verdict], tell(WORDS, "shortcut", *about)[0]
 
 
@@ -324,18 +313,12 @@ def write_gist(shortcuts: Shortcuts) -> str:
     return tell(WORDS, "caught", shortcuts.labels)[0]
 
 
-def _estimate_floor(scores: Floats, targets: Floats, bootstrap: PatientBootstrap) -> Estimate:
-    """NaN where there are no scores."""
-    known = not np.isnan(scores).any()
-    return Estimate.of_draws(bootstrap.auroc(scores, targets)) if known else Estimate(np.nan)
-
-
 def _measure_maps(
     net: XrayNet, images: Tensor, label: str, bootstrap: PatientBootstrap, maps: Maps
-) -> dict[str, Energy]:
+) -> dict[str, occlusion.Energy]:
     """Of images (n, 1, H, W) with the label; {} without any."""
     if not len(images):
         return {}
-    batches = [maps(net, batch, label) for batch in iterate_batches(net, images, BATCH)]
+    batches = [maps(net, batch, label) for batch in iterate_batches(net, images, occlusion.BATCH)]
     evidence = torch.cat([torch.as_tensor(batch).cpu() for batch in batches]).double().numpy()
-    return measure_energy(evidence, images, bootstrap, cell_grids(net, images.shape[-1]))
+    return occlusion.measure_energy(evidence, images, bootstrap, cell_grids(net, images.shape[-1]))

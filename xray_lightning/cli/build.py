@@ -25,7 +25,7 @@ from xray_lightning.data.datamodule import XrayDataModule, default_workers
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain.heatmaps import HeatMaps
+from xray_lightning.explain.overlays import HeatMaps
 from xray_lightning.models.backbones import trace_sizes
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report.gallery import Panel

@@ -16,11 +16,11 @@ from xray_lightning.cli.request import present
 from xray_lightning.data.nih_expert import NihExperts
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation.compare import FINDINGS, ExpertTruth, score_truths
 from xray_lightning.evaluation.evaluate import Evaluation, evaluate
 from xray_lightning.evaluation.predict import Summary, origin_of
 from xray_lightning.evaluation.predictions import Predictions, read_predictions
 from xray_lightning.evaluation.priors import require_prior, resolve_prior
-from xray_lightning.evaluation.truths import FINDINGS, ExpertTruth, score_truths
 from xray_lightning.folders import prepare_folder
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.metrics.operating_points import OperatingPoints

@@ -13,7 +13,7 @@ from xray_lightning.cli.settings import Settings, point_settings, require_settin
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predict import Summary
-from xray_lightning.explain.heatmaps import HeatMaps
+from xray_lightning.explain.overlays import HeatMaps
 from xray_lightning.folders import prepare_folder
 from xray_lightning.processes import quieten, started_outside
 from xray_lightning.report.evaluation_table import evaluation_lines

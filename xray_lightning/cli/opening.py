@@ -14,8 +14,7 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split
 from xray_lightning.data.source import usage_notes
 from xray_lightning.errors import CheckpointError, ConfigError
-from xray_lightning.evaluation.model import open_own
-from xray_lightning.evaluation.overlap import choose_test_images, comparable, take_images
+from xray_lightning.evaluation.model import choose_test_images, comparable, open_own, take_images
 from xray_lightning.evaluation.priors import require_prior
 from xray_lightning.processes import quieten
 from xray_lightning.report.terminal import show

@@ -12,11 +12,11 @@ from xray_lightning.data.nih_expert import NihExperts
 from xray_lightning.data.partition import SUBSETS, Split, split_source
 from xray_lightning.data.source import Source, select_labels
 from xray_lightning.errors import ConfigError, MissingImagesError
+from xray_lightning.evaluation.compare import NEEDED, score_truths
 from xray_lightning.evaluation.evaluate import evaluate, fit_operating_points
 from xray_lightning.evaluation.predictions import Origin, Predictions, SplitName
 from xray_lightning.evaluation.priors import require_prior
 from xray_lightning.evaluation.scores import find_scored_labels, read_scores
-from xray_lightning.evaluation.truths import NEEDED, score_truths
 from xray_lightning.folders import prepare_folder
 from xray_lightning.records import Record, patients_text, take_records, target_matrix
 from xray_lightning.report.evaluation_table import evaluation_lines

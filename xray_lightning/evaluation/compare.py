@@ -1,19 +1,21 @@
-"""Is one model better than another on the same test images? From their tables to a verdict."""
+"""Paired comparisons on the same images: two models, or one model against several truths."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
 
 import numpy as np
 
 from xray_lightning.data.decoding import available_cores
+from xray_lightning.data.nih_expert import NihExperts, Truth
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.evaluation.sweep import FINISHED, find_pooled, read_data_title, read_runs
-from xray_lightning.metrics.compare import AurocDifferences, compare_aurocs
-from xray_lightning.results import Json
+from xray_lightning.metrics import compare as paired
+from xray_lightning.metrics.delong import holm
+from xray_lightning.results import Json, Result
 from xray_lightning.wording import tell
 
 TABLE = "predictions_test.csv"
@@ -22,7 +24,7 @@ Model = str | Path | Predictions | Sequence[Predictions]
 
 
 @dataclass(frozen=True)
-class Comparison(AurocDifferences):
+class Comparison(paired.AurocDifferences):
     """Test AUROC of two models, A and B, on the same images."""
 
     first: tuple[str, ...]  # tables of A, one a seed
@@ -78,7 +80,7 @@ def compare(
         for other, table in side.items():
             require_same_images(name, reference, other, table)
     titles = [read_data_title(Path(next(iter(side)))) for side in sides]
-    differences = compare_aurocs(
+    differences = paired.compare_aurocs(
         reference.labels,
         reference.targets,
         reference.patient_ids,
@@ -172,3 +174,110 @@ def require_same_images(
 def _order(predictions: Predictions, reference: Predictions) -> list[int]:
     rows = {image: row for row, image in enumerate(predictions.image_ids)}
     return [rows[image] for image in reference.image_ids]
+
+
+FINDINGS = {  # finding -> labels of a network whose largest score is that of the finding
+    "Pneumothorax": ("Pneumothorax",),
+    "Nodule or mass": ("Nodule", "Mass"),
+    "Pneumonia": ("Pneumonia",),
+}
+NEEDED = tuple(label for labels in FINDINGS.values() for label in labels)
+
+
+@dataclass(frozen=True)
+class TruthRow(Result):
+    """One finding by two truths, on the images that both tell of."""
+
+    finding: str
+    scores: tuple[str, ...]  # labels whose largest score is the finding's
+    readers: str  # whose truth is compared with the text miner's
+    images: int
+    patients: int
+    positives: int  # by the readers
+    text_positives: int
+    both: int
+    auroc: (
+        paired.Difference
+    )  # against the readers, against the text miner, and the first less the second
+
+    @property
+    def sentence(self) -> str:
+        """What the difference says, and what it does not."""
+        return tell(__package__, "truths", self.finding, self.readers, self.auroc)[0]
+
+
+@dataclass(frozen=True)
+class ExpertTruth(Result):
+    """Scores against readers and against the text miner."""
+
+    rows: tuple[TruthRow, ...]  # of each finding and readers that can be compared
+    left_out: dict[str, str]  # finding -> why it was not
+    images: int  # that have a score
+    draws: int  # of the bootstrap of patients
+
+    def to_json(self) -> Json:
+        """Plain values, and the sentences."""
+        return {**super().to_json(), "sentences": [row.sentence for row in self.rows]}
+
+
+def score_truths(
+    predictions: Predictions, source: NihExperts, *, draws: int = 2000, seed: int = 0
+) -> ExpertTruth:
+    """Score a model against every truth of the images, paired with the text miner's.
+
+    Args:
+        predictions: scores of some of the images; their targets are not used.
+        source: the images and their truths.
+        draws: of the bootstrap of patients.
+        seed: of the draws.
+
+    Raises:
+        ConfigError: there is no score of a finding that two truths tell of.
+    """
+    text, *others = source.truths
+    rows, left_out = [], {}
+    for finding, labels in FINDINGS.items():
+        if not set(labels) <= set(predictions.labels):
+            left_out[finding] = f"no scores of {' and '.join(labels)}"
+            continue
+        told = [truth for truth in others if finding in truth.labels]
+        if not told:
+            left_out[finding] = "only the text miner tells it here (data.rsna= and data.nih_map=)"
+        made = (_compare(predictions, finding, (truth, text), draws, seed) for truth in told)
+        rows += [row for row in made if row]
+    if not rows:
+        why = "; ".join(f"{finding}: {reason}" for finding, reason in left_out.items())
+        raise ConfigError(f"nothing to compare: {why or 'no scored image has two truths'}")
+    corrected = holm([row.auroc.p_value for row in rows])
+    rows = [
+        replace(row, auroc=replace(row.auroc, corrected=float(p_value)))
+        for row, p_value in zip(rows, corrected, strict=True)
+    ]
+    return ExpertTruth(tuple(rows), left_out, len(predictions.image_ids), draws)
+
+
+def _compare(
+    predictions: Predictions, finding: str, truths: tuple[Truth, Truth], draws: int, seed: int
+) -> TruthRow | None:
+    """One row; None where no scored image has both truths."""
+    labels = FINDINGS[finding]
+    scores = predictions.keep(labels).scores.max(axis=1)  # (N,)
+    first, second = (
+        np.array([truth.tell(finding, image) for image in predictions.image_ids])
+        for truth in truths
+    )
+    both = ~np.isnan(first) & ~np.isnan(second)
+    if not both.any():
+        return None
+    patients = np.asarray(predictions.patient_ids)
+    return TruthRow(
+        finding,
+        labels,
+        truths[0].name,
+        int(both.sum()),
+        len(set(patients[both])),
+        int((first[both] == 1).sum()),
+        int((second[both] == 1).sum()),
+        int(((first == 1) & (second == 1)).sum()),
+        paired.compare_truths(scores, first, second, patients, draws=draws, seed=seed),
+    )

@@ -13,8 +13,15 @@ from xray_lightning.data.source import Source
 from xray_lightning.data.vocabulary import find_wording, relabel
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.evaluate import estimate_predictions
-from xray_lightning.evaluation.model import Model, OpenData, Scoring, score_images, select_test
-from xray_lightning.evaluation.overlap import name_patients, recognise_patients
+from xray_lightning.evaluation.model import (
+    Model,
+    OpenData,
+    Scoring,
+    name_patients,
+    recognise_patients,
+    score_images,
+    select_test,
+)
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.estimates import LabelMetrics, Metrics
 from xray_lightning.metrics.external import CalibrationLine, Sample, compare_samples, fit_line
@@ -66,26 +73,29 @@ def compare_labels(
     inner = {label: say_too_few(inside, label) if inside else NO_TEST for label in short}
     enough = [label for label, note in short.items() if not note]
     both = [label for label in enough if not inner[label]]
-    there = estimate_at_points(points, predictions, enough, draws, seed)
-    here = estimate_at_points(points, inside, both, draws, seed)
-    differences = _differences(predictions, inside, both, names, draws, seed)
+    there = whole = estimate_at_points(points, predictions, enough, draws, seed)
+    here, apart = estimate_at_points(points, inside, both, draws, seed), {}
+    if inside and both:
+        sides = zip((inside.keep(both), predictions.keep(both)), names, strict=True)
+        samples = [Sample(side.scores, side.targets, patients) for side, patients in sides]
+        changes = compare_samples(*samples, draws=draws, seed=seed, threads=available_cores())
+        apart = dict(zip([*both, MEAN], changes, strict=True))
+        if both != enough:
+            whole = estimate_at_points(points, predictions, both, draws, seed)
     labels = {}
     for label, note in short.items():
+        sides_of = there.labels.get(label), here.labels.get(label), apart.get(label, UNKNOWN)
         why = note or (inner[label] and f"internal: {inner[label]}")
-        apart = differences.get(label, UNKNOWN)
-        labels[label] = _describe_label(points, predictions, label, (there, here), apart, why)
-    whole = there
-    if both and both != enough:
-        whole = estimate_at_points(points, predictions, both, draws, seed)
+        labels[label] = _describe_label(points.get(label), predictions, label, *sides_of, why)
     positive, count = (predictions.targets == 1).any(axis=1), len(both or enough)
     mean = LabelTransfer(
         known=len(predictions.image_ids),
         positives=int(positive.sum()),
         positive_patients=len(set(np.array(predictions.patient_ids)[positive])),
         prevalence=NAN,
-        auroc=whole.mean["auroc"] if whole else UNKNOWN,
-        internal=here.mean["auroc"] if here else UNKNOWN,
-        difference=differences.get(MEAN, UNKNOWN),
+        auroc=whole.mean.get("auroc", UNKNOWN),
+        internal=here.mean.get("auroc", UNKNOWN),
+        difference=apart.get(MEAN, UNKNOWN),
         note=f"{count} label{'s' * (count != 1)}",
     )
     return labels, mean
@@ -104,66 +114,43 @@ def say_too_few(predictions: Predictions, label: str) -> str:
 
 def estimate_at_points(
     points: Points, predictions: Predictions | None, labels: Sequence[str], draws: int, seed: int
-) -> Metrics | None:
-    """Metrics of some labels at the model's operating points; None without labels."""
+) -> Metrics:
+    """Metrics of some labels at the model's operating points; empty without labels."""
     if predictions is None or not labels:
-        return None
+        return Metrics({}, {}, {})
     thresholds = {label: point.threshold for label, point in points.items()}
     return estimate_predictions(predictions.keep(labels), draws, seed, thresholds)
 
 
-def _differences(
-    predictions: Predictions,
-    inside: Predictions | None,
-    labels: Sequence[str],
-    names: tuple[Sequence[str], Sequence[str]],
-    draws: int,
-    seed: int,
-) -> dict[str, Estimate]:
-    """External less internal AUROC of some labels, and of their mean."""
-    if inside is None or not labels:
-        return {}
-    here, there = inside.keep(labels), predictions.keep(labels)
-    sides = zip((here, there), names, strict=True)
-    samples = [Sample(side.scores, side.targets, patients) for side, patients in sides]
-    differences = compare_samples(*samples, draws=draws, seed=seed, threads=available_cores())
-    return dict(zip([*labels, MEAN], differences, strict=True))
-
-
 def _describe_label(
-    points: Points,
+    point: OperatingPoint | None,
     predictions: Predictions,
     label: str,
-    metrics: tuple[Metrics | None, Metrics | None],
+    there: LabelMetrics | None,
+    here: LabelMetrics | None,
     difference: Estimate,
     note: str,
 ) -> LabelTransfer:
     column = predictions.labels.index(label)
     targets, scores = predictions.targets[:, column], predictions.scores[:, column]
-    known, positive = is_known(targets), targets == 1
-    there, here = (side.labels.get(label) if side else None for side in metrics)
-    line = None
+    known, positive, line = is_known(targets), targets == 1, None
     if there:
-        point = points.get(label)
         calibration, prior = (point.calibration, point.prevalence) if point else (None, NAN)
         line = fit_line(scores, targets, predictions.patient_ids, calibration, prior)
-
-    def take(side: object, metric: str) -> Estimate:
-        return side[metric] if isinstance(side, LabelMetrics) else UNKNOWN
-
+    outer, inner = (side.estimates if side else {} for side in (there, here))
     return LabelTransfer(
         known=int(known.sum()),
         positives=int(positive.sum()),
         positive_patients=len(set(np.array(predictions.patient_ids)[positive])),
         prevalence=float(positive.sum() / known.sum()) if known.any() else NAN,
-        auroc=take(there, "auroc"),
-        internal=take(here, "auroc"),
+        auroc=outer.get("auroc", UNKNOWN),
+        internal=inner.get("auroc", UNKNOWN),
         difference=difference,
         internal_prevalence=here.prevalence if here else NAN,
-        sensitivity=take(there, "sensitivity"),
-        internal_sensitivity=take(here, "sensitivity"),
-        specificity=take(there, "specificity"),
-        internal_specificity=take(here, "specificity"),
+        sensitivity=outer.get("sensitivity", UNKNOWN),
+        internal_sensitivity=inner.get("sensitivity", UNKNOWN),
+        specificity=outer.get("specificity", UNKNOWN),
+        internal_specificity=inner.get("specificity", UNKNOWN),
         calibration=line,
         note=note,
     )
@@ -264,26 +251,21 @@ def validate_externally(
             model.name = str(model.checkpoint.path)
     if len({model.checkpoint.weights_sha256 for model in models}) < len(models):
         raise ConfigError(f"two of the checkpoints have the same weights: {', '.join(names)}")
-    tests = [model.test_internally(scoring) for model in models]
-    pairs = [
-        (model, test, name)
-        for (model, test), name in product(zip(models, tests, strict=True), sources)
-        if not _is_own(model, test, sources[name])
+    tested = [(model, model.test_internally(scoring)) for model in models]
+    pairs = [  # labels before long work
+        (model, test, name, list_told(model, source))
+        for (model, test), (name, source) in product(tested, sources.items())
+        if not _is_own(model, test, source)
     ]
-    told = [list_told(model, sources[name]) for model, _, name in pairs]  # before long work
+    # the title under the name that a set has here: two CSV tables are told apart
+    titles = {k: source.title.replace(source.name, k, 1) for k, source in sources.items()}
     draw = {"draws": draws, "seed": seed}
     cells = [
-        _transfer(model, test, name, relabel(sources[name], labels), scoring, **draw)
-        for (model, test, name), labels in zip(pairs, told, strict=True)
+        _transfer(model, test, name, relabel(sources[name], told), scoring, titles[name], **draw)
+        for model, test, name, told in pairs
     ]
-    rows = [_describe(model, test, **draw) for model, test in zip(models, tests, strict=True)]
-    titles = {name: _name_set(name, source) for name, source in sources.items()}
+    rows = [_describe(model, test, **draw) for model, test in tested]
     return ExternalValidation(rows, titles, cells, draws, seed)
-
-
-def _name_set(name: str, source: Source) -> str:
-    """The title under the name that it has here: two CSV tables are told apart."""
-    return source.title.replace(source.name, name, 1)
 
 
 def list_told(model: Model, source: Source) -> list[str]:
@@ -319,8 +301,8 @@ def _describe(model: Model, test: Predictions | None, *, draws: int, seed: int) 
         weights_sha256=model.checkpoint.weights_sha256,
         trained_on=model.trained_on,
         title=model.title,
-        aurocs={label: metrics.labels[label]["auroc"] for label in enough} if metrics else {},
-        mean=metrics.mean["auroc"] if metrics else UNKNOWN,
+        aurocs={label: row["auroc"] for label, row in metrics.labels.items()},
+        mean=metrics.mean.get("auroc", UNKNOWN),
         images=len(test.image_ids) if test else 0,
         patients=test.patients if test else None,
         notes=tuple(dict.fromkeys(model.notes)),
@@ -333,6 +315,7 @@ def _transfer(
     name: str,
     source: Source,
     scoring: Scoring,
+    title: str,
     *,
     draws: int,
     seed: int,
@@ -355,7 +338,7 @@ def _transfer(
     return Transfer(
         model=model.name,
         data=name,
-        title=_name_set(name, source),
+        title=title,
         fingerprint=fingerprint({"test": predictions.image_ids}),
         images=len(rows),
         patients=predictions.patients,

@@ -1,21 +1,24 @@
-"""A trained model away from its data: its findings, its internal test set, scores that are kept."""
+"""A trained model away from its data: its findings, its internal test, patients it learned from."""
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytorch_lightning as pl
 
-from xray_lightning.checkpoint import Checkpoint
+from xray_lightning.checkpoint import LEARNED, Checkpoint, Description
+from xray_lightning.data.cache import open_cache
+from xray_lightning.data.copies import SIDE, find_copies
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.partition import Indices, fingerprint, replace_test
-from xray_lightning.data.source import Source
+from xray_lightning.data.partition import Indices, Split, fingerprint, replace_test
+from xray_lightning.data.source import Source, patient_keys
 from xray_lightning.data.vocabulary import find_wording, list_findings
-from xray_lightning.errors import DataError, XrayError
+from xray_lightning.errors import ConfigError, DataError, SplitError, XrayError
 from xray_lightning.evaluation.predict import predict_subset
 from xray_lightning.evaluation.predictions import (
     Predictions,
@@ -24,8 +27,173 @@ from xray_lightning.evaluation.predictions import (
     write_predictions,
 )
 from xray_lightning.metrics.operating_points import OperatingPoint, OperatingPoints
+from xray_lightning.records import Record
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import read_json, write_json
+
+CHOICES = ("exclude", "report")
+FindOwn = Callable[[], XrayDataModule | None]  # a checkpoint's own data; None: not at hand
+
+
+def comparable(description: Description, population: str) -> bool:
+    """Whether the checkpoint learned from a population, or from one of several (commas)."""
+    known = description.split.get("population") or ""
+    return not {""}.issuperset(set(known.split(",")) & set(population.split(",")))
+
+
+def seen_before(
+    description: Description, population: str, records: Sequence[Record]
+) -> npt.NDArray[np.bool_] | None:
+    """Whether each record's patient was in training or validation, (N,); None: cannot be known."""
+    if not comparable(description, population):
+        return None
+    learned = {key for subset in LEARNED for key in description.split["patients"][subset]}
+    return np.array([key in learned for key in patient_keys(population, records)], dtype=np.bool_)
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """Patients of N records among those of a checkpoint."""
+
+    seen: npt.NDArray[np.bool_]  # whether the patient was in its training or validation set
+    names: list[str]  # the patient, as ``name_patients`` calls those of its own data
+    how: str  # "patients": their ids were compared; "pixels": images were; "": cannot be known
+
+
+def name_patients(population: str, patients: Sequence[str]) -> list[str]:
+    """Patients with their population, which those of several data sets have already.
+
+    >>> name_patients("nih", ["13"]), name_patients("nih,phantom-0", ["nih/13"])
+    (['nih/13'], ['nih/13'])
+    """
+    return [name if "," in population else f"{population}/{name}" for name in patients]
+
+
+def recognise_patients(
+    description: Description,  # of the checkpoint
+    source: Source,  # the data to look in
+    records: Sequence[Record],  # N of its records, all readable
+    find_own: FindOwn,
+    *,
+    cache_dir: str | Path = "outputs/cache",
+) -> Recognised:
+    """Find a checkpoint's patients among records: by their ids, else by the pixels."""
+    # By pixels a patient is recognised who has one image that is also in the checkpoint's own data,
+    # and with that image all others of that patient; one of other images alone is not.
+    patients = [record.patient_id for record in records]
+    seen = seen_before(description, source.population, records)
+    if seen is not None:
+        return Recognised(seen, name_patients(source.population, patients), "patients")
+    strangers = [f"{source.name}:{source.population}:{name}" for name in patients]
+    if (own := find_own()) is None:
+        return Recognised(np.zeros(len(records), dtype=np.bool_), strangers, "")
+    size = max(SIDE, own.image_size)
+    squares = [
+        open_cache(data, images, size=size, root=cache_dir).images
+        for data, images in ((own.source, own.records), (source, records))
+    ]
+    pairs = [(own.records[i].patient_id, strangers[j]) for i, j in find_copies(*squares).tolist()]
+    learned = {r.patient_id for subset in LEARNED for r in own.subset_records(subset)}
+    gone = {name for patient, name in pairs if patient in learned}
+    met = {name: name_patients(own.source.population, [patient])[0] for patient, name in pairs}
+    seen = np.array([name in gone for name in strangers], dtype=np.bool_)
+    return Recognised(seen, [met.get(name, name) for name in strangers], "pixels")
+
+
+def separate_patients(
+    description: Description,
+    data: XrayDataModule,
+    choice: str | None,
+    find_own: FindOwn = lambda: None,
+) -> dict[str, Split] | None:
+    """The test set without the patients the checkpoint learned from."""
+    # "exclude" leaves their images out, "report" puts them into "test_seen". Where ids cannot be
+    # compared, a choice compares pixels with the checkpoint's own data; without a choice: None.
+    if choice not in (None, *CHOICES):
+        raise ConfigError(f"overlap must be one of {', '.join(CHOICES)}, got {choice!r}")
+    records = data.subset_records("test")
+    seen = seen_before(description, data.source.population, records)
+    if seen is None and choice:
+        seen = _find_by_pixels(description, data, choice, find_own)
+    if seen is None:
+        return None
+    if not seen.any():
+        return {"test": data.split}
+    if choice is None:
+        raise ConfigError(
+            f"{seen.sum():,} of the {len(seen):,} test images show patients that the checkpoint "
+            "was trained or chosen on: overlap=exclude leaves them out, overlap=report scores "
+            "them apart from the others"
+        )
+    if seen.all():
+        raise SplitError(
+            f"all {len(seen):,} test images show patients that the checkpoint was trained or "
+            "chosen on: nothing is left to evaluate it on. Choose another split or other data"
+        )
+    rows = data.split.subsets["test"]
+    subsets = {"test": replace_test(data.split, data.records, rows[~seen])}
+    if choice == "report":
+        subsets["test_seen"] = replace_test(data.split, data.records, rows[seen])
+    return subsets
+
+
+def _find_by_pixels(
+    description: Description, data: XrayDataModule, choice: str, find_own: FindOwn
+) -> npt.NDArray[np.bool_]:
+    """Whether the patient of each test image was learned from, by the pixels of its own data."""
+    reason = ""
+    try:
+        own = find_own()
+    except XrayError as error:
+        own, reason = None, f": {error}"
+    if own is None:
+        known, here = description.split.get("population"), data.source.population
+        raise ConfigError(
+            f"overlap={choice}: patients of the checkpoint ({known or 'unknown'}) and of "
+            f"{data.source.title} ({here or 'unknown'}) cannot be compared by their ids, nor by "
+            f"pixels, for the data it was trained on is not at hand{reason}. "
+            + (data.source.unknown_patients or "Put that back where its run found it")
+        )
+    records = data.subset_records("test")
+    found = recognise_patients(
+        description, data.source, records, lambda: own, cache_dir=data.cache_dir
+    )
+    return found.seen
+
+
+def choose_test_images(
+    description: Description,
+    data: XrayDataModule,
+    choice: str | None,
+    find_own: FindOwn = lambda: None,
+) -> tuple[dict[str, Split], str]:
+    """The subsets that ``separate_patients`` gives, and a note on what the checkpoint has met."""
+    fingerprint = data.split.subset_fingerprints["test"]
+    trained = description.split.get("subsets", {}).get("test", "unknown")
+    if fingerprint == trained and not choice:
+        return {"test": data.split}, ""
+    splits = separate_patients(description, data, choice, find_own)
+    note = f"these test images [{fingerprint}] are not those of the training run [{trained}]; "
+    if splits is None:
+        splits = {"test": data.split}
+        return splits, f"{note}some of them, or of their patients, may have been trained on"
+    by_ids = comparable(description, data.source.population)
+    note += "" if by_ids else "compared by pixels with its own data, "
+    seen = len(data.split.subsets["test"]) - len(splits["test"].subsets["test"])
+    if not seen:
+        return splits, f"{note}no patient of them is one it learned from"
+    what = "left out" if choice == "exclude" else "scored apart, as test_seen"
+    return splits, f"{note}{seen:,} that show patients it learned from are {what}"
+
+
+def take_images(data: XrayDataModule, images: str) -> None:
+    """With "all" every image becomes a test image: the split does not matter to another's model."""
+    if images not in ("test", "all"):
+        raise ConfigError(f"images must be test or all, got {images!r}")
+    if images == "all":
+        rows = np.arange(len(data.records))
+        data.split = replace(replace_test(data.split, data.records, rows), name="all images")
+
 
 TABLE = "predictions_test.csv"
 OpenData = Callable[[Checkpoint], XrayDataModule]

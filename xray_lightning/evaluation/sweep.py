@@ -98,7 +98,7 @@ class Leaderboard:
 
 
 @dataclass(frozen=True)
-class SweepComparison:
+class SweepComparison(Result):
     """The runs of a sweep in the order of their numbers, compared within each split."""
 
     runs: tuple[SweepRun, ...]
@@ -135,11 +135,6 @@ class SweepComparison:
                 for run in self.runs
             ],
         }  # fmt: skip
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "SweepComparison":
-        """The comparison that :meth:`to_json` wrote."""
-        return cls(tuple(map(SweepRun.from_json, values["runs"])))
 
     def write(self, folder: Path) -> None:
         """Write comparison.csv (a row for each run), ranking.csv and ranking.json."""

@@ -10,18 +10,9 @@ import numpy.typing as npt
 from xray_lightning.data.geometry import Rectangle
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.grid import EVEN, Grids, enlarge, grid_of, shrink
+from xray_lightning.metrics import localisation as scoring
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import Estimate, Floats, divided
-from xray_lightning.metrics.localisation import (
-    METRICS,
-    WANG,
-    Heat,
-    Region,
-    region_of,
-    score_map,
-    tune_threshold,
-    widen,
-)
 from xray_lightning.results import Result
 
 CONTROLS = ("random", "centre", "mean box", "ceiling")
@@ -37,11 +28,11 @@ Boxes = Sequence[Sequence[Rectangle]]  # of each image: x, y, width, height on t
 class AnnotatedMaps:
     """The N images that have boxes of one finding; a ConfigError for an empty mask or a NaN."""
 
-    maps: Mapping[str, Heat]  # of each method, (N, h, w) float32, h and w its own
+    maps: Mapping[str, scoring.Heat]  # of each method, (N, h, w) float32, h and w its own
     boxes: Boxes  # in pixels of the square the network sees; each reader's counts on its own
     patients: Sequence[str]  # N ids
     # (N, S, S), for the pointing game, energy and average precision; None: the union of the boxes
-    masks: Region | None = None
+    masks: scoring.Region | None = None
     grids: Grids = field(default_factory=dict)  # where the cells of the maps see the square
     place: str = BOXES  # of the finding, in words
 
@@ -52,16 +43,16 @@ class AnnotatedMaps:
             if wrong := int((~np.isfinite(maps)).sum()):
                 raise ConfigError(f"maps of {name!r} must be finite, {wrong} values are not")
 
-    def regions(self, size: int) -> Region:
+    def regions(self, size: int) -> scoring.Region:
         """The place of the finding in each image, (N, S, S); a ConfigError for a box outside."""
         if self.masks is None:
-            return np.stack([region_of(boxes, size) for boxes in self.boxes])
+            return np.stack([scoring.region_of(boxes, size) for boxes in self.boxes])
         return self.masks
 
 
 def control_maps(
     annotated: AnnotatedMaps, size: int, seed: Sequence[int], sigma: float, others: Boxes | None
-) -> dict[str, Heat]:
+) -> dict[str, scoring.Heat]:
     """Maps (N, h, w) that need no network, at the resolution of the first method's."""
     # "random" favours the border, whose cells have fewer neighbours to be levelled by, so it points
     # inside a little less often than by area. "mean box": of ``others`` or, None, of the other
@@ -74,7 +65,7 @@ def control_maps(
     middle = centre_gaussian(shape, size, sigma, grids)
     controls = {"random": drawn, "centre": np.broadcast_to(middle, drawn.shape)}
     boxes = annotated.boxes if others is None else others
-    cells = np.stack([shrink(region_of(own, size), shape, grids) for own in boxes])
+    cells = np.stack([shrink(scoring.region_of(own, size), shape, grids) for own in boxes])
     if others is not None:
         controls["mean box"] = np.broadcast_to(cells.mean(axis=0), drawn.shape)
     elif len(set(annotated.patients)) > 1:
@@ -85,7 +76,9 @@ def control_maps(
     return controls
 
 
-def centre_gaussian(shape: tuple[int, int], size: int, sigma: float, grids: Grids = EVEN) -> Heat:
+def centre_gaussian(
+    shape: tuple[int, int], size: int, sigma: float, grids: Grids = EVEN
+) -> scoring.Heat:
     """A Gaussian on the middle of a square, ``sigma`` a share of its ``size``, at cells (h, w)."""
     if not sigma > 0:
         raise ConfigError(f"sigma must be a positive share of the image's side, got {sigma}")
@@ -97,7 +90,7 @@ def centre_gaussian(shape: tuple[int, int], size: int, sigma: float, grids: Grid
     return np.exp(-squares / (2 * sigma**2)).astype(np.float32)
 
 
-def mean_of_others(maps: Heat, patients: npt.ArrayLike) -> Heat:
+def mean_of_others(maps: scoring.Heat, patients: npt.ArrayLike) -> scoring.Heat:
     """Mean of the maps of all other patients, (N, h, w)."""
     codes = np.unique(np.asarray(patients), return_inverse=True)[1]
     sums = np.zeros((codes.max() + 1, *maps.shape[1:]))
@@ -129,7 +122,7 @@ class MapMetrics(Result):
     def of(cls, drawn: Floats, *, intervals: bool, **more: Any) -> Self:
         """Of the sample's row and those of the draws, (1 + D, F) in the order of ``METRICS``."""
         metrics: dict[str, Any] = {}
-        for (name, *overlap), column in zip(METRICS, drawn.T, strict=True):
+        for (name, *overlap), column in zip(scoring.METRICS, drawn.T, strict=True):
             estimate = Estimate.of_draws(column) if intervals else Estimate(float(column[0]))
             if overlap:
                 metrics.setdefault(name, {})[overlap[0]] = estimate
@@ -198,6 +191,16 @@ class Reference:
     boxes: Mapping[str, Boxes]
     patients: frozenset[str]
 
+    def threshold(self, label: str, method: str, stated: Sequence[float]) -> "Threshold":
+        """The one that was tuned, else the stated."""
+        if (label, method) not in self.shares:
+            return Threshold(list(stated), "stated")
+        source = f"tuned on {len(self.boxes[label])} reference images"
+        return Threshold([self.shares[label, method]], source)
+
+
+NO_REFERENCE = Reference({}, {}, frozenset())
+
 
 def tune_reference(
     validation: Mapping[str, AnnotatedMaps], *, size: int, sigma: float = SIGMA, seed: int = 0
@@ -211,7 +214,7 @@ def tune_reference(
         controls = control_maps(annotated, size, _seeds(seed, label), sigma, None)
         for method, maps in {**annotated.maps, **controls}.items():
             large = (enlarge(heat, size, annotated.grids) for heat in maps)
-            shares[label, method] = tune_threshold(large, annotated.boxes)
+            shares[label, method] = scoring.tune_threshold(large, annotated.boxes)
     return Reference(shares, boxes, frozenset(_patients(validation)))
 
 
@@ -221,31 +224,34 @@ def evaluate_localisation(
     *,
     size: int,  # side of the square in pixels
     # stated shares of a map's range for its boxes, used where none was tuned
-    threshold: Sequence[float] = WANG,
+    threshold: Sequence[float] = scoring.WANG,
     # thresholds tuned on other patients, and their boxes for the mean box
-    reference: Reference | None = None,
+    reference: Reference = NO_REFERENCE,
     tolerance: float = 0.0,  # pixels beside the place that the pointing game still counts as a hit
     sigma: float = SIGMA,  # of the centre Gaussian, as a share of the side
     draws: int = 1000,  # of the bootstrap over patients
     seed: int = 0,  # of the bootstrap and the random map
 ) -> Localisation:
     """Metrics of every method beside the controls, per label and as the mean over the labels."""
-    known = frozenset() if reference is None else reference.patients
-    if shared := known.intersection(_patients(scored)):
+    if shared := reference.patients.intersection(_patients(scored)):
         raise ConfigError(
             f"thresholds were tuned on {len(shared)} of the patients to be scored, the first is "
             f"{min(shared)}: tune on a subset that shares no patient with this one"
         )
-    boxes = {} if reference is None else reference.boxes
+    boxes = reference.boxes
     bootstrap, first = PatientBootstrap(_patients(scored), draws, seed), 0  # of all labels
     labels, thresholds, drawn = {}, {}, {}
     for label, annotated in scored.items():
         own = np.arange(first, first := first + len(annotated.boxes))
         controls = control_maps(annotated, size, _seeds(seed, label), sigma, boxes.get(label))
         maps = {**annotated.maps, **controls}
-        thresholds[label] = {name: _threshold(reference, (label, name), threshold) for name in maps}
+        thresholds[label] = {name: reference.threshold(label, name, threshold) for name in maps}
         sums = _sum_metrics(annotated, maps, thresholds[label], size, tolerance)
-        drawn[label] = _draw(bootstrap.subset(own).compact(), sums)
+        patients = bootstrap.subset(own).compact()
+        drawn[label] = {  # (1 + D, F) of each method; NaN where undefined
+            name: divided(*np.split(patients.sums(np.column_stack(pair)), 2, axis=1))
+            for name, pair in sums.items()
+        }
         labels[label] = _of_label(annotated, size, drawn[label], sums)
     whose = ("scored images of other patients", "reference images")
     mean_box = {label: whose[label in boxes] for label in scored}
@@ -262,53 +268,35 @@ def _seeds(seed: int, label: str) -> list[int]:
     return [seed, *label.encode()]
 
 
-def _threshold(
-    reference: Reference | None, key: tuple[str, str], stated: Sequence[float]
-) -> Threshold:
-    """Of one label and method."""
-    if reference is None or key not in reference.shares:
-        return Threshold(list(stated), "stated")
-    images = len(reference.boxes[key[0]])
-    return Threshold([reference.shares[key]], f"tuned on {images} reference images")
-
-
 def _sum_metrics(
     annotated: AnnotatedMaps,
-    maps: Mapping[str, Heat],
+    maps: Mapping[str, scoring.Heat],
     thresholds: Mapping[str, Threshold],
     size: int,
     tolerance: float,
 ) -> dict[str, tuple[Floats, Floats]]:
     """Sums and weights of each method's metrics in each image, (N, F) each."""
     regions, sums = annotated.regions(size), {}
-    near = [widen(region, tolerance) for region in regions]
+    near = [scoring.widen(region, tolerance) for region in regions]
     for name, heats in maps.items():
         rows = []
         for heat, region, boxes, around in zip(heats, regions, annotated.boxes, near, strict=True):
             large, shares = enlarge(heat, size, annotated.grids), thresholds[name].shares
-            rows.append(score_map(large, region, boxes, shares=shares, near=around))
+            rows.append(scoring.score_map(large, region, boxes, shares=shares, near=around))
         sums[name] = np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
     return sums
-
-
-def _draw(bootstrap: PatientBootstrap, sums: Mapping[str, tuple[Floats, Floats]]) -> Drawn:
-    """Every metric in the sample and in every draw, (1 + D, F); NaN where undefined."""
-    columns = {name: bootstrap.sums(np.column_stack(pair)) for name, pair in sums.items()}
-    return {name: divided(*np.split(both, 2, axis=1)) for name, both in columns.items()}
 
 
 def _of_label(
     annotated: AnnotatedMaps, size: int, drawn: Drawn, sums: Mapping[str, tuple[Floats, Floats]]
 ) -> LabelLocalisation:
     images, patients = len(annotated.boxes), len(set(annotated.patients))
-    few = min(images, patients) < MINIMUM
-    energy = METRICS.index(("energy",))
-    dark = {name: int((weights[:, energy] == 0).sum()) for name, (_, weights) in sums.items()}
+    few, energy = min(images, patients) < MINIMUM, scoring.METRICS.index(("energy",))
     boxes, area = sum(map(len, annotated.boxes)), float(annotated.regions(size).mean())
-    methods = {
-        name: MapMetrics.of(metrics, intervals=not few, without_energy=dark[name])
-        for name, metrics in drawn.items()
-    }
+    methods = {}
+    for name, (_, weights) in sums.items():
+        dark = int((weights[:, energy] == 0).sum())
+        methods[name] = MapMetrics.of(drawn[name], intervals=not few, without_energy=dark)
     note, place = TOO_FEW if few else "", annotated.place
     return LabelLocalisation(images, patients, boxes, area, note, methods, place)
 

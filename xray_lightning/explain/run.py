@@ -13,21 +13,15 @@ from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.evaluation.predict import predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions, SplitName
 from xray_lightning.evaluation.published import PublishedBoxes, published_boxes
+from xray_lightning.explain import overlays as drawing
 from xray_lightning.explain.localisation import (
+    NO_REFERENCE,
     AnnotatedMaps,
     Localisation,
     evaluate_localisation,
     tune_reference,
 )
 from xray_lightning.explain.maps import GATES, require_method
-from xray_lightning.explain.overlays import (
-    Floats,
-    Overlay,
-    choose_hits,
-    find_boxed,
-    make_overlays,
-    map_annotated,
-)
 from xray_lightning.explain.saliency import SaliencyTests, choose_finding, run_subset_tests
 from xray_lightning.explain.sanity import FEWEST
 from xray_lightning.hub import name_place
@@ -40,6 +34,7 @@ NO_BOX, NO_METHOD = "no image has a box", "no method was asked for"
 NO_FINDING = f"no finding with an AUROC on validation is on {FEWEST} patients; label= names one"
 SCORED = ("cam", "gradcam", "gradcam++", "layercam", "gradient")
 TESTED = ("cam", "gradient")
+Overlays = dict[str, list[drawing.Overlay]]  # by label
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class Explanation(Result):
     gallery: dict[str, str] = field(default_factory=dict)
     saliency: dict[str, SaliencyTests] = field(default_factory=dict)
     saliency_missing: str = ""
-    overlays: dict[str, list[Overlay]] = field(default_factory=dict, compare=False, repr=False)
+    overlays: Overlays = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> Json:
         """Plain values."""
@@ -208,20 +203,20 @@ def _localise(
     # thresholds are of validation if that shares no patient (split=image, images=all do)
     annotated = {}
     for name in dict.fromkeys(("val", subset)) if methods else ():
-        if find_boxed(data, name):
+        if drawing.find_boxed(data, name):
             with show_progress(f"maps of {name} images with boxes", shown=progress) as report:
-                annotated[name] = map_annotated(net, data, name, methods, report)
+                annotated[name] = drawing.map_annotated(net, data, name, methods, report)
     if subset not in annotated:
         return None, {}
-    patients = [{record.patient_id for record in data.subset_records(name)}
-                for name in ("val", subset)]  # fmt: skip
-    size, reference = data.image_size, None
-    if "val" in annotated and not patients[0] & patients[1]:
-        reference = tune_reference(annotated["val"], size=size, seed=seed)
+    val, own = ({record.patient_id for record in data.subset_records(name)}
+                for name in ("val", subset))  # fmt: skip
+    settings: Json = {"size": data.image_size, "seed": seed}
+    reference = NO_REFERENCE
+    if "val" in annotated and not val & own:
+        reference = tune_reference(annotated["val"], **settings)
     scored = annotated[subset]
-    return evaluate_localisation(
-        scored, size=size, reference=reference, draws=draws, seed=seed
-    ), scored
+    places = evaluate_localisation(scored, reference=reference, draws=draws, **settings)
+    return places, scored
 
 
 def _draw_hits(
@@ -229,16 +224,16 @@ def _draw_hits(
     data: XrayDataModule,
     subset: str,
     annotated: Mapping[str, AnnotatedMaps],
-    scores: Floats,
-) -> dict[str, list[Overlay]]:
+    scores: drawing.Floats,
+) -> Overlays:
     """Hits and misses of the first method, for each finding."""
     overlays = {}
     for label, maps in annotated.items():
         method, *_ = maps.maps
-        places = [place for place in find_boxed(data, subset) if place[1] == label]
-        marks = choose_hits(maps, method, data.image_size)
+        places = [place for place in drawing.find_boxed(data, subset) if place[1] == label]
+        marks = drawing.choose_hits(maps, method, data.image_size)
         chosen = [places[row] for row in marks]
-        drawn = make_overlays(net, data, subset, chosen, scores, method=method)
+        drawn = drawing.make_overlays(net, data, subset, chosen, scores, method=method)
         pairs = zip(drawn, marks.values(), strict=True)
         overlays[label] = [replace(one, mark=mark) for one, mark in pairs]
     return overlays

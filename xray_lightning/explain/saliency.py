@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -16,31 +17,9 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import require_integer
 from xray_lightning.evaluation.predict import summarise
 from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.explain import sanity
 from xray_lightning.explain.grid import EVEN, Grids
 from xray_lightning.explain.maps import cell_grids, class_map
-from xray_lightning.explain.sanity import (
-    FEWEST,
-    MEASURES,
-    NOT_RUN,
-    SHIFTS,
-    Explain,
-    Mean,
-    MeasuredTest,
-    Perturbation,
-    Prepared,
-    Sample,
-    Similarity,
-    Study,
-    combine_verdicts,
-    compare,
-    compare_pairs,
-    compare_permuted,
-    compare_seeds,
-    compare_shifted,
-    copy_network,
-    perturb,
-    prepare,
-)
 from xray_lightning.metrics.intervals import Floats, mean_of_defined
 from xray_lightning.models.batches import iterate_batches
 from xray_lightning.models.network import XrayNet
@@ -163,20 +142,22 @@ class RandomStage(Result):
 
     name: str
     layers: int
-    spearman: Mean
-    absolute: Mean
-    ssim: Mean
+    spearman: sanity.Mean
+    absolute: sanity.Mean
+    ssim: sanity.Mean
 
 
 @dataclass(frozen=True)
-class Randomisation(MeasuredTest):
+class Randomisation(sanity.MeasuredTest):
     """Maps of random networks against those of the trained one; the cascade, head first."""
 
     networks: int = 0
     stages: list[RandomStage] = field(default_factory=list)
 
 
-def randomise(net: nn.Module, study: Study, original: Prepared, networks: int) -> Randomisation:
+def randomise(
+    net: nn.Module, study: sanity.Study, original: sanity.Prepared, networks: int
+) -> Randomisation:
     """Do maps change when what the network learned is taken away, from the head to the input?"""
     # Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS 2018), sections 3 and 4. Stages are
     # reset and stay so in one network; the verdict is of ``networks`` wholly random ones. "passes":
@@ -189,22 +170,23 @@ def randomise(net: nn.Module, study: Study, original: Prepared, networks: int) -
     random = [cascade[-1]]
     for _ in range(networks - 1):
         random += map_randomised(net, study, [stages], generator)
-    steps = zip(stages, (compare(original, maps) for maps in cascade), strict=True)
-    return Randomisation.of(
-        _compare_random(original, random, sample),
-        networks=networks,
-        stages=[
-            RandomStage(stage.name, len(stage.layers), *(sample.mean(step[m]) for m in MEASURES))
-            for stage, step in steps
-        ],
-    )
+    steps = zip(stages, (sanity.compare(original, maps) for maps in cascade), strict=True)
+    rows = [
+        RandomStage(stage.name, len(stage.layers), *map(sample.mean, step.values()))
+        for stage, step in steps
+    ]
+    measures = _compare_random(original, random, sample)
+    return Randomisation.of(measures, networks=networks, stages=rows)
 
 
 def map_randomised(
-    net: nn.Module, study: Study, steps: Sequence[Sequence[Stage]], generator: np.random.Generator
-) -> list[Prepared]:
+    net: nn.Module,
+    study: sanity.Study,
+    steps: Sequence[Sequence[Stage]],
+    generator: np.random.Generator,
+) -> list[sanity.Prepared]:
     """Maps after each step, at which these stages become random beside those before."""
-    random, device = copy_network(net), next(net.parameters()).device
+    random, device = sanity.copy_network(net), next(net.parameters()).device
     done: list[str] = []
     maps = []
     for step in steps:
@@ -215,26 +197,25 @@ def map_randomised(
         if batch_norms(random, done):
             calibrate(random, done, iterate_batches(random, study.images, study.batch, full=True))
             study.advance(len(study.images))
-        maps.append(prepare(study.maps(random)))
+        maps.append(sanity.prepare(study.maps(random)))
     return maps
 
 
 def _compare_random(
-    original: Prepared, random: Sequence[Prepared], sample: Sample
-) -> dict[str, Similarity]:
+    original: sanity.Prepared, random: Sequence[sanity.Prepared], sample: sanity.Sample
+) -> dict[str, sanity.Similarity]:
     """The similarity by each measure, of (R, N)."""
-    numbers = range(len(random))
-    from_original = compare_pairs([(original, maps) for maps in random], sample)
-    pairs = {(i, j): compare(random[i], random[j]) for i in numbers for j in range(i)}
-    results = {}
-    for name in MEASURES:
-        among = [  # of one random network to the others, (N,)
-            mean_of_defined(np.stack([pairs[pair][name] for pair in pairs if network in pair]))
-            for network in numbers
-        ]
-        control = np.stack(among)
-        results[name] = sample.rate_similarity(*from_original[name], high=False, control=control)
-    return results
+    from_original = sanity.compare_pairs([(original, maps) for maps in random], sample)
+    count = len(random)
+    alike = {m: np.full((count, count, len(sample.partners)), np.nan) for m in sanity.MEASURES}
+    for i, j in combinations(range(count), 2):
+        for m, similarity in sanity.compare(random[j], random[i]).items():
+            alike[m][i, j] = alike[m][j, i] = similarity
+    controls = {m: mean_of_defined(pairs) for m, pairs in alike.items()}  # of one to the others
+    return {
+        m: sample.rate_similarity(*from_original[m], high=False, control=controls[m])
+        for m in sanity.MEASURES
+    }
 
 
 TESTS = ("randomisation", "permutation", "deletion", "insertion", "seeds", "shifts")
@@ -247,16 +228,16 @@ STEPS = 8
 class SaliencyTests(Result):
     """Every test of a map method, None where it did not run, and the verdict of those that did."""
 
-    verdict: str = NOT_RUN
+    verdict: str = sanity.NOT_RUN
     reason: str = ""  # why nothing ran
     note: str = ""
     finding: str = ""
     randomisation: Randomisation | None = None
-    permutation: MeasuredTest | None = None
-    deletion: Perturbation | None = None
-    insertion: Perturbation | None = None
-    seeds: Similarity | None = None
-    shifts: Similarity | None = None
+    permutation: sanity.MeasuredTest | None = None
+    deletion: sanity.Perturbation | None = None
+    insertion: sanity.Perturbation | None = None
+    seeds: sanity.Similarity | None = None
+    shifts: sanity.Similarity | None = None
     images: int = 0
     patients: int = 0
     map: tuple[int, ...] = ()  # the shape of one
@@ -275,7 +256,7 @@ class SaliencyTests(Result):
 
 def run_saliency_tests(
     net: nn.Module,  # gives logits (B, L) of images (B, 1, S, S)
-    explain: Explain,  # the method, ``explain(net, images)``: maps (B, h, w) of one label
+    explain: sanity.Explain,  # the method, ``explain(net, images)``: maps (B, h, w) of one label
     images: Tensor,  # (N, 1, S, S) in [0, 1], on the CPU; best with the finding
     patients: npt.ArrayLike,  # N ids
     *,
@@ -295,41 +276,43 @@ def run_saliency_tests(
     """Every test of a map method that can be run, on copies; rules in :mod:`~.sanity`."""
     passes = _count_passes(net, len(others), permuted is not None, networks, steps)
     total = passes * len(images)
-    sample = Sample.of(patients, draws, seed)
-    study = Study(images, sample, explain, batch, grids, progress, total)
-    tested = copy_network(net)
+    sample = sanity.Sample.of(patients, draws, seed)
+    study = sanity.Study(images, sample, explain, batch, grids, progress, total)
+    tested = sanity.copy_network(net)
     maps = study.maps(tested)
     tests = {
-        "randomisation": randomise(net, study, prepare(maps), networks),
+        "randomisation": randomise(net, study, sanity.prepare(maps), networks),
         **_compare_networks(study, maps, others, permuted),
-        **perturb(tested, study, maps, label, steps),
-        "shifts": compare_shifted(tested, study, maps),
+        **sanity.perturb(tested, study, maps, label, steps),
+        "shifts": sanity.compare_shifted(tested, study, maps),
     }
     count = study.sample.bootstrap.patients
-    too_few = f"{count} patients are too few for an interval, which needs {FEWEST}"
-    verdict = combine_verdicts(test.verdict for test in tests.values())  # type: ignore[attr-defined]
+    too_few = f"{count} patients are too few for an interval, which needs {sanity.FEWEST}"
+    verdict = sanity.combine_verdicts(test.verdict for test in tests.values())  # type: ignore[attr-defined]
     flat = float(np.mean(np.ptp(maps, axis=(1, 2)) == 0))
     return SaliencyTests(
-        verdict=verdict, note=too_few if count < FEWEST else "", **tests,  # type: ignore[arg-type]
+        verdict=verdict, note=too_few if count < sanity.FEWEST else "", **tests,  # type: ignore[arg-type]
         images=len(images), patients=count, map=maps.shape[1:], flat=flat,
         maps=study.maps_made, scores=study.scores_made, label=label, draws=draws, seed=seed,
     )  # fmt: skip
 
 
 def _compare_networks(
-    study: Study, maps: Floats, others: Sequence[nn.Module], permuted: nn.Module | None
+    study: sanity.Study, maps: Floats, others: Sequence[nn.Module], permuted: nn.Module | None
 ) -> dict[str, Result]:
     """The tests with networks of other seeds and of permuted labels, which may not be there."""
     tests: dict[str, Result] = {
-        "permutation": MeasuredTest(reason="no network trained on permuted labels was given"),
-        "seeds": Similarity(reason="no network of another seed was given"),
+        "permutation": sanity.MeasuredTest(
+            reason="no network trained on permuted labels was given"
+        ),
+        "seeds": sanity.Similarity(reason="no network of another seed was given"),
     }
     if permuted is not None:
-        shuffled = prepare(study.maps(copy_network(permuted)))
-        tests["permutation"] = compare_permuted(shuffled, prepare(maps), study.sample)
+        shuffled = sanity.prepare(study.maps(sanity.copy_network(permuted)))
+        tests["permutation"] = sanity.compare_permuted(shuffled, sanity.prepare(maps), study.sample)
     if others:
-        theirs = [study.maps(copy_network(other)) for other in others]
-        tests["seeds"] = compare_seeds(np.stack([maps, *theirs]), study.sample)
+        theirs = [study.maps(sanity.copy_network(other)) for other in others]
+        tests["seeds"] = sanity.compare_seeds(np.stack([maps, *theirs]), study.sample)
     return tests
 
 
@@ -339,7 +322,9 @@ def _count_passes(net: nn.Module, others: int, permuted: bool, networks: int, st
     norms = [bool(batch_norms(net, stage.layers)) for stage in stages]
     random = len(stages) + networks - 1
     first = norms.index(True) if True in norms else random  # stages before it need no calibration
-    return random + (random - first) + 1 + permuted + others + len(SHIFTS) + 2 + 6 * (steps - 1)
+    return (
+        random + (random - first) + 1 + permuted + others + len(sanity.SHIFTS) + 2 + 6 * (steps - 1)
+    )
 
 
 def choose_finding(data: XrayDataModule, subset: str, validation: Predictions | None) -> str:
@@ -351,7 +336,7 @@ def choose_finding(data: XrayDataModule, subset: str, validation: Predictions | 
     known = [
         (aurocs[label], label)
         for label, column in zip(data.labels, present.T, strict=True)
-        if aurocs[label] is not None and len(np.unique(patients[column])) >= FEWEST
+        if aurocs[label] is not None and len(np.unique(patients[column])) >= sanity.FEWEST
     ]
     return max(known, default=(0.0, ""))[1]
 

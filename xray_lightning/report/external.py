@@ -10,13 +10,7 @@ from matplotlib.patches import Rectangle
 from rich.table import Table
 
 from xray_lightning.data.tables import format_count
-from xray_lightning.evaluation.external import (
-    MEAN,
-    UNKNOWN,
-    ExternalValidation,
-    LabelTransfer,
-    Transfer,
-)
+from xray_lightning.evaluation import external
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.records import patients_text
 from xray_lightning.report.drawings import embed_picture
@@ -33,7 +27,7 @@ CALLS = ("label", "prevalence %", "sensitivity, 95 %", "specificity, 95 %")
 LINES = ("label", "slope", "intercept", "at its prevalence")
 
 
-def external_lines(result: ExternalValidation) -> list[Table | str]:
+def external_lines(result: external.ExternalValidation) -> list[Table | str]:
     """Models by test sets, then a table of scores and one of calls for each pair."""
     lines: list[Table | str] = [_matrix(result)]
     lines += say("external")
@@ -42,7 +36,7 @@ def external_lines(result: ExternalValidation) -> list[Table | str]:
     return [*lines, *say("models", result.models)]
 
 
-def _matrix(result: ExternalValidation) -> Table:
+def _matrix(result: external.ExternalValidation) -> Table:
     table = empty_table("mean AUROC: rows trained on, columns tested on", "", OWN, *result.sets)
     for row in result.models:
         cells = [f"{_with_interval(row.mean)}\n{format_count(len(row.aurocs), 'label')}"]
@@ -56,7 +50,7 @@ def _matrix(result: ExternalValidation) -> Table:
     return table
 
 
-def _pair_tables(cell: Transfer) -> list[Table]:
+def _pair_tables(cell: external.Transfer) -> list[Table]:
     """AUROC here and inside, calls at the internal points, calibration."""
     title = (
         f"{cell.model} on {cell.title}: {cell.images:,} images of {patients_text(cell.patients)}"
@@ -66,7 +60,7 @@ def _pair_tables(cell: Transfer) -> list[Table]:
     )
     calls = empty_table("at the internal operating points (inside in brackets)", *CALLS)
     lines = empty_table("calibration of the scores that validation calibrated", *LINES)
-    for label, row in {**cell.labels, MEAN: cell.mean}.items():
+    for label, row in {**cell.labels, external.MEAN: cell.mean}.items():
         if np.isnan(row.auroc.value):
             scores.add_row(label, f"{row.positives:,}", "-")
             continue
@@ -74,7 +68,7 @@ def _pair_tables(cell: Transfer) -> list[Table]:
         cells += [number(row.internal.value), number(row.difference.value, sign="+")]
         cells.append(interval_text(row.difference.interval, between=" to ", sign="+"))
         scores.add_row(label, f"{row.positives:,}", *cells)
-        if label != MEAN:
+        if label != external.MEAN:
             calls.add_row(label, *_calls(row))
             if line := row.calibration:
                 estimates = (line.slope, line.intercept, line.corrected)
@@ -82,7 +76,7 @@ def _pair_tables(cell: Transfer) -> list[Table]:
     return [scores, calls, lines]
 
 
-def _calls(row: LabelTransfer) -> list[str]:
+def _calls(row: external.LabelTransfer) -> list[str]:
     shares = [f"{100 * row.prevalence:.1f} ({number(100 * row.internal_prevalence, 1)})"]
     for here, inside in (
         (row.sensitivity, row.internal_sensitivity),
@@ -99,11 +93,11 @@ def _with_interval(estimate: Estimate, digits: int = 3, between: str = "-") -> s
 
 
 @AS_WRITTEN
-def heat_figure(result: ExternalValidation, path: Path) -> None:
+def heat_figure(result: external.ExternalValidation, path: Path) -> None:
     """AUROC of each model (rows) on each test set (columns), the mean first, then each label."""
     columns = [OWN, *result.sets]
     tested = dict.fromkeys(label for cell in result.cells for label in cell.labels)
-    shown = [name for name in (MEAN, *tested) if any(_cells(result, name, columns))]
+    shown = [name for name in (external.MEAN, *tested) if any(_cells(result, name, columns))]
     across = min(len(shown), max(1, 9 // len(columns)))  # as wide as a page can show
     down = -(-len(shown) // across)
     size = 1.25 * len(columns) + 1.6, 0.55 * len(result.models) + 1.0
@@ -116,23 +110,25 @@ def heat_figure(result: ExternalValidation, path: Path) -> None:
     save_figure(figure, path)
 
 
-def _cells(result: ExternalValidation, label: str, columns: list[str]) -> list[Cells]:
+def _cells(result: external.ExternalValidation, label: str, columns: list[str]) -> list[Cells]:
     """AUROC of a label, or the mean, of each model by test set; empty where there is none."""
     rows = []
     for model in result.models:
-        inside = model.mean if label == MEAN else model.aurocs.get(label, UNKNOWN)
+        inside = model.mean if label == external.MEAN else model.aurocs.get(label, external.UNKNOWN)
         estimates = {OWN: (inside, format_count(len(model.aurocs), "label"))}
         for name in columns[1:]:
             if cell := result.cell(model.name, name):
-                row = cell.mean if label == MEAN else cell.labels.get(label)
+                row = cell.mean if label == external.MEAN else cell.labels.get(label)
                 estimates |= {name: (row.auroc, row.note)} if row else {}
         rows.append({k: e for k, e in estimates.items() if not np.isnan(e[0].value)})
     return rows
 
 
-def _draw_cells(axes: Axes, label: str, result: ExternalValidation, columns: list[str]) -> None:
+def _draw_cells(
+    axes: Axes, label: str, result: external.ExternalValidation, columns: list[str]
+) -> None:
     rows = _cells(result, label, columns)
-    nothing = UNKNOWN, ""
+    nothing = external.UNKNOWN, ""
     values = np.array([[row.get(name, nothing)[0].value for name in columns] for row in rows])
     axes.imshow(values, cmap="cividis", vmin=LOW, vmax=HIGH, aspect="auto")
     for place, row in enumerate(rows):
@@ -141,7 +137,7 @@ def _draw_cells(axes: Axes, label: str, result: ExternalValidation, columns: lis
             own = name != OWN and result.cell(result.models[place].name, name) is None
             text = "= internal" if own else "-"
             if name in row:
-                text = _with_interval(estimate) + (f"\n{count}" if label == MEAN else "")
+                text = _with_interval(estimate) + (f"\n{count}" if label == external.MEAN else "")
             colour = "white" if estimate.value < (LOW + HIGH) / 2 else "black"
             axes.text(column, place, text, ha="center", va="center", fontsize=7, color=colour)
         frame = Rectangle((-0.47, place - 0.47), 0.94, 0.94, fill=False, edgecolor="#D55E00")
@@ -153,7 +149,7 @@ def _draw_cells(axes: Axes, label: str, result: ExternalValidation, columns: lis
     axes.set_title(label, fontsize=9)
 
 
-def external_page(result: ExternalValidation) -> str:
+def external_page(result: external.ExternalValidation) -> str:
     """The page: what external.json says, with the heat table; no script, no network."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "external.png"

@@ -16,7 +16,7 @@ from xray_lightning.data.partition import SUBSETS
 from xray_lightning.evaluation.evaluate import Evaluation
 from xray_lightning.evaluation.predict import Summary, evaluate_run, predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions, write_predictions
-from xray_lightning.explain.heatmaps import HeatMaps
+from xray_lightning.explain.overlays import HeatMaps
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report import figures
 from xray_lightning.report.gallery import Panel, results_panel

@@ -12,8 +12,7 @@ from matplotlib.lines import Line2D
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.explain.heatmaps import HeatMaps
-from xray_lightning.explain.overlays import Choice, Floats, Overlay, Rows, choose, make_overlays
+from xray_lightning.explain import overlays as maps
 from xray_lightning.metrics.operating_points import choose_threshold
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report.heat import BAR, common_scale, draw_overlay, empty_place, shorten
@@ -27,7 +26,7 @@ KEY = (
 )
 
 
-def gallery_figure(overlays: Sequence[Overlay], title: str, columns: int = 7) -> Figure:
+def gallery_figure(overlays: Sequence[maps.Overlay], title: str, columns: int = 7) -> Figure:
     """The overlays in their order, each with image id, finding, score, truth and mark."""
     rows = max(1, math.ceil(len(overlays) / columns))
     width, height = columns * CELL, rows * (CELL + TEXT) + TOP
@@ -35,7 +34,7 @@ def gallery_figure(overlays: Sequence[Overlay], title: str, columns: int = 7) ->
     words = f"{title}\n{KEY}"
     figure.text(0.01, 1 - 0.08 / height, words, fontsize=7.5, va="top", parse_math=False)
     signed = any(overlay.heat.min() < 0 for overlay in overlays)
-    heats: dict[str, list[Floats]] = {}
+    heats: dict[str, list[maps.Floats]] = {}
     for overlay in overlays:
         heats.setdefault(overlay.label, []).append(overlay.heat)
     scales = {label: common_scale(own, signed=signed) for label, own in heats.items()}
@@ -50,7 +49,7 @@ def gallery_figure(overlays: Sequence[Overlay], title: str, columns: int = 7) ->
     return figure
 
 
-def caption_of(overlay: Overlay) -> str:
+def caption_of(overlay: maps.Overlay) -> str:
     """Whose image, which finding, what is known and what the network said."""
     truth = TRUTH.get(overlay.target, "unknown")
     name, mark = shorten(overlay.image_id, 30), f", {overlay.mark}" if overlay.mark else ""
@@ -65,16 +64,16 @@ def make_heat_maps(
     labels: Sequence[str] | None = None,
     method: str = "cam",
     every: int = 1,
-) -> HeatMaps:
-    """The callback of a configuration: :class:`~xray_lightning.explain.heatmaps.HeatMaps`.
+) -> maps.HeatMaps:
+    """The callback of a configuration: :class:`~xray_lightning.explain.overlays.HeatMaps`.
 
     ``rule``, ``images`` of each finding and ``labels`` (None: all) are those of
     :class:`~xray_lightning.explain.overlays.Choice`.
     """
     if isinstance(labels, str):  # heat_maps.labels=Mass
         labels = [labels]
-    choice = Choice(rule, images, None if labels is None else tuple(labels))
-    return HeatMaps(folder, gallery_figure, choice=choice, method=method, every=every)
+    choice = maps.Choice(rule, images, None if labels is None else tuple(labels))
+    return maps.HeatMaps(folder, gallery_figure, choice=choice, method=method, every=every)
 
 
 RULES = {
@@ -118,7 +117,9 @@ class Panel:
         return labels[0] if self.label is None and len(labels) == 1 else self.label
 
 
-def split_by_outcome(scores: Floats, targets: Floats, threshold: float) -> dict[str, Rows]:
+def split_by_outcome(
+    scores: maps.Floats, targets: maps.Floats, threshold: float
+) -> dict[str, maps.Rows]:
     """The images of each kind of ``PLACES``, in table order; unknown targets are of no kind."""
     called, present, absent = scores >= threshold, targets == 1, targets == 0
     return {
@@ -149,9 +150,11 @@ def results_panel(
         return False
     scores = test.scores[:, column]
     outcomes = split_by_outcome(scores, test.targets[:, column], threshold)
-    examples = choose(outcomes, panel.rule, count=panel.columns, scores=scores, seed=panel.seed)
+    examples = maps.choose(
+        outcomes, panel.rule, count=panel.columns, scores=scores, seed=panel.seed
+    )
     rows = [int(row) for kind in examples.values() for row in kind]
-    drawn = iter(make_overlays(net, data, "test", [(row, label) for row in rows], test.scores))
+    drawn = iter(maps.make_overlays(net, data, "test", [(row, label) for row in rows], test.scores))
     cells = {kind: [next(drawn) for _ in examples[kind]] for kind in examples}
     counts = {kind: len(outcomes[kind]) for kind in outcomes}
     title = (
@@ -165,7 +168,7 @@ def results_panel(
 
 
 def panel_figure(
-    drawn: Mapping[str, Sequence[Overlay]],  # the cells of each kind, at most ``columns``
+    drawn: Mapping[str, Sequence[maps.Overlay]],  # the cells of each kind, at most ``columns``
     counts: Mapping[str, int],  # images of each kind in all
     columns: int,  # cells of a kind
     title: str,  # over everything

@@ -58,17 +58,17 @@ def read_run(folder: Path, metrics: Values | None = None) -> Run:
             f"resume={folder}"
         )
     metrics = _read(folder / "metrics.json", _load) if metrics is None else metrics
-    tables = [
-        _read(folder / f"predictions_{subset}.csv", lambda path: read_own(path, metrics))
+    tables = {
+        subset: _read(folder / f"predictions_{subset}.csv", lambda path: read_own(path, metrics))
         for subset in ("val", "test")
-    ]
+    }
     run = Run(
         folder,
         _read(folder / "config.yaml", lambda path: path.read_text(encoding="utf-8")),
         _read(folder / "environment.json", _load),
         metrics,
         _read(folder / "evaluation.json", lambda path: Evaluation.from_json(_load(path))),
-        dict(zip(("val", "test"), tables, strict=True)),
+        tables,
         _read(folder / "metrics.csv", _load_history),
         *_read_explain(folder / "explain" / "explain.json", metrics),
     )

@@ -17,9 +17,8 @@ from xray_lightning.wording import interval_text, number, p_text
 if TYPE_CHECKING:  # need SciPy or pandas, which most verbs do not
     from xray_lightning.data.labels import LabelTable, LabelUse
     from xray_lightning.data.summary import DataSummary
-    from xray_lightning.evaluation.compare import Comparison
+    from xray_lightning.evaluation.compare import Comparison, ExpertTruth
     from xray_lightning.evaluation.sweep import CrossValidation, SweepComparison
-    from xray_lightning.evaluation.truths import ExpertTruth
 
 WIDE = 160  # characters of a line in a file or a pipe
 SETS, CELL = 4, 13  # data sets in a table of 80 columns, and the width of each

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from xray_lightning import Phantom, Record, XrayDataModule
-from xray_lightning.audit.baselines import score_by_metadata
 from xray_lightning.audit.label_table import LabelTable
+from xray_lightning.audit.shift import score_by_metadata
 from xray_lightning.audit.shortcuts import draw_sample, locate_marker, read_attributes
 
 SIZE = 32
