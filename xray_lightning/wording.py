@@ -74,3 +74,9 @@ def p_text(value: float | None) -> str:
     ('< 0.001', '0.250')
     """
     return "< 0.001" if value is not None and value < 0.001 else number(value)
+
+
+def shorten(name: str, length: int = 38) -> str:
+    """The name, its middle left out where it is long."""
+    half = length // 2 - 1
+    return name if len(name) <= length else f"{name[:half]}…{name[-half:]}"

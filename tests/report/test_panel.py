@@ -16,8 +16,17 @@ from xray_lightning.data.geometry import box_to_square
 from xray_lightning.explain.overlays import Overlay, choose
 from xray_lightning.metrics.operating_points import choose_threshold
 from xray_lightning.report import gallery as module
-from xray_lightning.report.gallery import PLACES, Panel, gallery_figure, panel_figure, results_panel
-from xray_lightning.report.heat import BLUE, OPAQUE, common_scale, paint
+from xray_lightning.report.gallery import (
+    BLUE,
+    OPAQUE,
+    PLACES,
+    Panel,
+    common_scale,
+    gallery_figure,
+    paint,
+    panel_figure,
+    results_panel,
+)
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 

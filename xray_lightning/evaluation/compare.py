@@ -196,9 +196,8 @@ class TruthRow(Result):
     positives: int  # by the readers
     text_positives: int
     both: int
-    auroc: (
-        paired.Difference
-    )  # against the readers, against the text miner, and the first less the second
+    # against the readers, against the text miner, and the first less the second
+    auroc: paired.Difference
 
     @property
     def sentence(self) -> str:

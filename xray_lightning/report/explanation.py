@@ -23,10 +23,9 @@ from xray_lightning.explain.sanity import Perturbation
 from xray_lightning.metrics.intervals import Estimate, Interval
 from xray_lightning.report.figures import COLOURS, new_figure
 from xray_lightning.report.gallery import gallery_figure
-from xray_lightning.report.heat import shorten
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import empty_table
-from xray_lightning.wording import interval_text, number
+from xray_lightning.wording import interval_text, number, shorten
 from xray_lightning.writing import save_figure
 
 SHOWN = (  # three metrics a table: it fits 80 columns

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_curve
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.evaluation.sweep import CrossValidation, Leaderboard
 from xray_lightning.records import CHEST_XRAY14, NO_FINDING, is_known
-from xray_lightning.report.heat import shorten
+from xray_lightning.wording import shorten
 from xray_lightning.writing import save_figure
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")

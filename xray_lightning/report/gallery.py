@@ -1,22 +1,98 @@
-"""Many images under their maps in one figure: galleries, and a finding's right and wrong calls."""
+"""Images under their heat maps: one, galleries of many, and a finding's right and wrong calls."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.explain import overlays as maps
+from xray_lightning.explain.grid import enlarge
 from xray_lightning.metrics.operating_points import choose_threshold
 from xray_lightning.models.network import XrayNet
-from xray_lightning.report.heat import BAR, common_scale, draw_overlay, empty_place, shorten
+from xray_lightning.wording import shorten
 from xray_lightning.writing import save_figure
+
+Scale = tuple[float, float]
+
+HEAT = mpl.colormaps["inferno"]  # its lightness rises evenly: it reads in grey
+SIGNED = ListedColormap(["#9467FF", "#FF8C00"])  # purple: against the finding; orange: for it
+BLUE = "#1E90FF"
+OPAQUE = 0.65  # of the strongest place
+FEWEST = 4  # cells on a side, below which a map cannot point
+BAR = 0.12  # inches below a picture for its colour bar
+
+
+def common_scale(heats: Sequence[maps.Floats], *, signed: bool | None = None) -> Scale:
+    """One scale for all maps, so that one without evidence stays clear.
+
+    Signed maps (None: if any is below 0): -m to m, the 99th percentile m of their sizes; 0 is
+    clear. Others: clear up to their median, since one far low value would else light up all the
+    rest; strongest from their 99th percentile.
+    """
+    values = np.concatenate([heat.ravel() for heat in heats] or [np.zeros(1, np.float32)])
+    if signed or (signed is None and values.min() < 0):
+        high = max(float(np.percentile(np.abs(values), 99)), 1e-12)
+        return -high, high
+    low, high = np.percentile(values, [50, 99]).tolist()
+    return low, high
+
+
+def paint(heat: maps.Floats, scale: Scale) -> npt.NDArray[np.float64]:
+    """Colours of a map (H, W), (H, W, 4); the further from where its scale is clear, the denser."""
+    low, high = scale
+    place = ((heat - low) / max(high - low, 1e-12)).clip(0, 1)
+    colours = (SIGNED if low < 0 else HEAT)(place)
+    colours[..., 3] = OPAQUE * (np.abs(2 * place - 1) if low < 0 else place)
+    return np.asarray(colours)
+
+
+def draw_overlay(axes: Axes, overlay: maps.Overlay, scale: Scale, caption: str) -> None:
+    """One image under its map, its caption above, the colours of the scale below (``BAR``)."""
+    _plain(axes)
+    axes.imshow(overlay.image, cmap="gray", vmin=0, vmax=1)
+    axes.imshow(paint(enlarge(overlay.heat, len(overlay.image), overlay.grids), scale))
+    for x, y, width, height in overlay.boxes:  # a pixel's centre has the whole number
+        outline = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=BLUE)
+        axes.add_patch(outline).set_linewidth(1.5)
+    axes.set_title(caption, fontsize=5.6, pad=2, parse_math=False)  # a name may hold a $
+    if min(overlay.heat.shape) < FEWEST:
+        cells = "{} x {} cells: too few to point".format(*overlay.heat.shape)
+        box = {"facecolor": "black", "alpha": 0.7, "edgecolor": "none", "pad": 1}
+        axes.text(0.5, 0.03, cells, transform=axes.transAxes, color="white", fontsize=5.6,
+                  ha="center", bbox=box)  # fmt: skip
+    bar = axes.inset_axes((0.2, -0.06, 0.6, 0.035))
+    bar.set_axis_off()
+    ramp = np.linspace(*scale, 200, dtype=np.float32)[None]
+    bar.imshow(np.zeros_like(ramp), cmap="gray", vmin=0, vmax=1, aspect="auto")
+    bar.imshow(paint(ramp, scale), aspect="auto")
+    for end, place, side in zip(scale, (0.18, 0.82), ("right", "left"), strict=True):
+        axes.text(place, -0.0425, f"{end:.2g}", transform=axes.transAxes, fontsize=5, ha=side,
+                  va="center")  # fmt: skip
+
+
+def empty_place(axes: Axes, text: str) -> None:
+    """A place without an image, which says why."""
+    _plain(axes)
+    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=7, color="#777777")
+    axes.spines[:].set_color("#CCCCCC")
+
+
+def _plain(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+
 
 CELL, TEXT, TOP = 1.6, 0.44 + BAR, 0.54  # inches
 TRUTH = {1.0: "present", 0.0: "absent"}

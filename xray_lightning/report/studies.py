@@ -21,7 +21,7 @@ from xray_lightning.errors import DataError
 from xray_lightning.explain.grid import enlarge
 from xray_lightning.explain.maps import cell_grids
 from xray_lightning.folders import lock_folder, prepare_folder
-from xray_lightning.report.heat import common_scale, paint
+from xray_lightning.report.gallery import common_scale, paint
 from xray_lightning.report.page import page
 from xray_lightning.results import Json, Result
 from xray_lightning.writing import open_replacing, read_json
