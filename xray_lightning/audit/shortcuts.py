@@ -198,7 +198,6 @@ def probe_hospitals(
 
 Maps = Callable[[XrayNet, Tensor, str], Any]  # images (n, 1, H, W), a label -> (n, h, w)
 
-WORDS = "xray_lightning.audit"  # whose sentences
 CAUGHT, NOT_CAUGHT = "caught", "not caught"
 OF_LABEL = {
     occlusion.FLAGGED: CAUGHT,
@@ -305,12 +304,12 @@ def decide(
         worst = max([worst, *more], key=lambda name: getattr(drops[name], kind).region.value)
     dense = [name for name, region in energy.items() if region.verdict == occlusion.FLAGGED]
     about = worst, drops[worst], auroc, verdict == occlusion.CLEAR, dense
-    return OF_LABEL[verdict], tell(WORDS, "shortcut", *about)[0]
+    return OF_LABEL[verdict], tell(__package__, "shortcut", *about)[0]
 
 
 def write_gist(shortcuts: Shortcuts) -> str:
     """Which labels were caught, and how many not, in a line."""
-    return tell(WORDS, "caught", shortcuts.labels)[0]
+    return tell(__package__, "caught", shortcuts.labels)[0]
 
 
 def _measure_maps(

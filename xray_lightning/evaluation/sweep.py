@@ -192,14 +192,11 @@ def read_runs(folder: Path) -> list[SweepRun]:
         for place in sorted(folder.iterdir(), key=lambda path: (len(path.name), path.name))
         if not place.name.startswith(".") and any((place / mark).is_file() for mark in MARKS)
     ]
-    failures = [_read(place / "failure.json") for place in places]
-    environments = [
-        _read(place / "environment.json") or failure
-        for place, failure in zip(places, failures, strict=True)
-    ]
-    overrides = [set(known["overrides"]) for known in environments if "overrides" in known]
+    failures = {place: _read(place / "failure.json") for place in places}
+    known = {place: _read(place / "environment.json") or failures[place] for place in places}
+    overrides = [set(run["overrides"]) for run in known.values() if "overrides" in run]
     shared = set.intersection(*overrides) if overrides else set()
-    return [_read_run(*files, shared) for files in zip(places, environments, failures, strict=True)]
+    return [_read_run(place, known[place], failures[place], shared) for place in places]
 
 
 def _read(path: Path) -> Json:

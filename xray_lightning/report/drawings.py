@@ -85,7 +85,8 @@ def dots_figure(
                 axes.plot(value, place, "o", color=COLOURS[0], markersize=5)
             if low is not None and high is not None:
                 axes.plot([low, high], [place, place], color=COLOURS[0], linewidth=1.6)
-        _name_rows(axes, [row[0] for row in rows])
+        axes.set(yticks=range(len(rows)), yticklabels=[row[0] for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.6)
         axes.spines["left"].set_visible(False)
         if log:
@@ -94,11 +95,6 @@ def dots_figure(
         axes.set_xlabel(title)
 
     return svg(name, title, (4.6, 0.27 * len(rows) + 0.8), draw)
-
-
-def _name_rows(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
 
 
 def run_figures(run: Run, values: Values) -> dict[str, Any]:
@@ -157,8 +153,8 @@ def pointing_figure(labels: Values, method: str) -> Markup:
         for place, row in enumerate(labels.values()):
             if ends := row["methods"][method]["pointing_game"]["interval"]:
                 axes.plot(ends, [place, place], color=COLOURS[0], linewidth=1.6)
-        _name_rows(axes, list(labels))
-        axes.set_xlim(-0.02, 1.02)
+        axes.set(yticks=range(len(labels)), yticklabels=labels, xlim=(-0.02, 1.02))
+        axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.set_xlabel("pointing game: share of maps with their maximum in the finding")
         axes.legend(fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
 

@@ -60,7 +60,7 @@ def paint(heat: maps.Floats, scale: Scale) -> npt.NDArray[np.float64]:
 
 def draw_overlay(axes: Axes, overlay: maps.Overlay, scale: Scale, caption: str) -> None:
     """One image under its map, its caption above, the colours of the scale below (``BAR``)."""
-    _plain(axes)
+    axes.set(xticks=[], yticks=[])
     axes.imshow(overlay.image, cmap="gray", vmin=0, vmax=1)
     axes.imshow(paint(enlarge(overlay.heat, len(overlay.image), overlay.grids), scale))
     for x, y, width, height in overlay.boxes:  # a pixel's centre has the whole number
@@ -84,14 +84,9 @@ def draw_overlay(axes: Axes, overlay: maps.Overlay, scale: Scale, caption: str) 
 
 def empty_place(axes: Axes, text: str) -> None:
     """A place without an image, which says why."""
-    _plain(axes)
+    axes.set(xticks=[], yticks=[])
     axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=7, color="#777777")
     axes.spines[:].set_color("#CCCCCC")
-
-
-def _plain(axes: Axes) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
 
 
 CELL, TEXT, TOP = 1.6, 0.44 + BAR, 0.54  # inches
@@ -119,17 +114,12 @@ def gallery_figure(overlays: Sequence[maps.Overlay], title: str, columns: int = 
         bottom = (rows - 1 - row) * (CELL + TEXT)
         place = (column * CELL + 0.03) / width, (bottom + BAR) / height
         axes = figure.add_axes((*place, (CELL - 0.06) / width, (CELL - 0.06) / height))
-        draw_overlay(axes, overlay, scales[overlay.label], caption_of(overlay))
+        truth, mark = TRUTH.get(overlay.target, "unknown"), overlay.mark and f", {overlay.mark}"
+        caption = f"{shorten(overlay.image_id, 30)}\n{overlay.label}\n{truth}, score "
+        draw_overlay(axes, overlay, scales[overlay.label], f"{caption}{overlay.score:.2g}{mark}")
     if not overlays:
         empty_place(figure.add_axes((0, 0, 1, CELL / height)), "no image of this choice")
     return figure
-
-
-def caption_of(overlay: maps.Overlay) -> str:
-    """Whose image, which finding, what is known and what the network said."""
-    truth = TRUTH.get(overlay.target, "unknown")
-    name, mark = shorten(overlay.image_id, 30), f", {overlay.mark}" if overlay.mark else ""
-    return f"{name}\n{overlay.label}\n{truth}, score {overlay.score:.2g}{mark}"
 
 
 def make_heat_maps(
