@@ -109,10 +109,10 @@ from xray_lightning.evaluation.sweep import CrossValidation as CrossValidation
 from xray_lightning.evaluation.sweep import SweepComparison as SweepComparison
 from xray_lightning.evaluation.sweep import compare_runs as compare_runs
 from xray_lightning.evaluation.sweep import pool_folds as pool_folds
-from xray_lightning.explain.grid import enlarge as enlarge
 from xray_lightning.explain.maps import cell_grids as cell_grids
 from xray_lightning.explain.maps import class_map as class_map
 from xray_lightning.explain.maps import class_maps as class_maps
+from xray_lightning.explain.maps import enlarge as enlarge
 from xray_lightning.explain.overlays import HeatMaps as HeatMaps
 from xray_lightning.explain.run import Explanation as Explanation
 from xray_lightning.explain.run import explain_checkpoint as explain_checkpoint

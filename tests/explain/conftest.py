@@ -5,8 +5,8 @@ import pytest
 import torch
 from toy import toy_data
 
-from xray_lightning.explain.grid import shrink
 from xray_lightning.explain.localisation import AnnotatedMaps
+from xray_lightning.explain.maps import shrink
 from xray_lightning.metrics.localisation import region_of
 from xray_lightning.models.network import XrayNet
 

@@ -8,8 +8,8 @@ import pytest
 from xray_lightning import Box, ConfigError, Record, Source
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.explain import localisation
-from xray_lightning.explain.grid import shrink
 from xray_lightning.explain.localisation import AnnotatedMaps, centre_gaussian, control_maps
+from xray_lightning.explain.maps import shrink
 from xray_lightning.explain.overlays import exact_masks, find_boxed, square_mask
 from xray_lightning.metrics.localisation import region_of
 

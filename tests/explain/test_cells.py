@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xray_lightning import XrayNet, cell_grids
-from xray_lightning.explain.grid import Grid, grid_of
+from xray_lightning.explain.maps import Grid, grid_of
 
 # backbone, side of the image, where the first cell of the last map sees, pixels from cell to cell
 BACKBONES = [

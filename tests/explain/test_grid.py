@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from xray_lightning.explain.grid import EVEN, Grid, enlarge, grid_of, shrink
+from xray_lightning.explain.maps import EVEN, Grid, enlarge, grid_of, shrink
 
 RNG = np.random.default_rng(0)
 RESNET = {7: Grid(0.0, 32.0)}

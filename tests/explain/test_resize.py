@@ -10,8 +10,8 @@ from xray_lightning import Box, Record, enlarge, open_cache
 from xray_lightning.data.dataset import XrayDataset
 from xray_lightning.data.geometry import box_to_square
 from xray_lightning.data.images import read_record
-from xray_lightning.explain.grid import shrink
 from xray_lightning.explain.localisation import AnnotatedMaps, evaluate_localisation
+from xray_lightning.explain.maps import shrink
 from xray_lightning.metrics.localisation import detect_boxes, overlaps, region_of
 
 # (height, width) of the file, and (width, height) of the image the box was drawn on

@@ -6,7 +6,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain.grid import enlarge, shrink
+from xray_lightning.explain.maps import enlarge, shrink
 from xray_lightning.metrics.localisation import (
     METRICS,
     OVERLAPS,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from xray_lightning.data.source import Pixels
-from xray_lightning.explain.grid import EVEN, Grids, enlarge
+from xray_lightning.explain.maps import EVEN, Grids, enlarge
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import (
     Floats,

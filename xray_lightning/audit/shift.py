@@ -262,14 +262,11 @@ def score_baselines(
         reasons[PREVIOUS] = "the label table has no follow-up numbers"
         reasons[OTHERS] = "no patient has two images in test"
     targets, drawn = table.targets[test], bootstrap.subset(test)
-    results = {
-        name: None if known is None else MeanAuroc.of(table.labels, known, targets, drawn)
-        for name, known in scores.items()
-    }
-    return [
-        Baseline(name, METHODS[name], result, "" if result else reasons[name])
-        for name, result in results.items()
-    ]
+    rows = []
+    for name, known in scores.items():
+        result = None if known is None else MeanAuroc.of(table.labels, known, targets, drawn)
+        rows.append(Baseline(name, METHODS[name], result, "" if result else reasons[name]))
+    return rows
 
 
 def measure_prevalence(table: LabelTable, rows: Rows) -> Floats:

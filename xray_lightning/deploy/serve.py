@@ -30,8 +30,7 @@ from xray_lightning.deploy.inputs import Pixels
 from xray_lightning.deploy.predict import identify
 from xray_lightning.errors import ConfigError, InvalidImageError, require_integer
 from xray_lightning.evaluation.predictions import require_scores
-from xray_lightning.explain.grid import grid_of
-from xray_lightning.explain.maps import PIXELS, cell_grids
+from xray_lightning.explain.maps import PIXELS, cell_grids, grid_of
 from xray_lightning.results import Json, Result
 
 try:  # an extra; the package's face imports this module when a name of it is used

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from xray_lightning.data.geometry import Rectangle
 from xray_lightning.errors import ConfigError
-from xray_lightning.explain.grid import EVEN, Grids, enlarge, grid_of, shrink
+from xray_lightning.explain.maps import EVEN, Grids, enlarge, grid_of, shrink
 from xray_lightning.metrics import localisation as scoring
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import Estimate, Floats, divided

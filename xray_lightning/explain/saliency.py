@@ -18,8 +18,7 @@ from xray_lightning.errors import require_integer
 from xray_lightning.evaluation.predict import summarise
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.explain import sanity
-from xray_lightning.explain.grid import EVEN, Grids
-from xray_lightning.explain.maps import cell_grids, class_map
+from xray_lightning.explain.maps import EVEN, Grids, cell_grids, class_map
 from xray_lightning.metrics.intervals import Floats, mean_of_defined
 from xray_lightning.models.batches import iterate_batches
 from xray_lightning.models.network import XrayNet

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from xray_lightning.errors import ConfigError, require_integer
-from xray_lightning.explain.grid import Grids, enlarge
+from xray_lightning.explain.maps import Grids, enlarge
 from xray_lightning.metrics import intervals
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import NAN, NONE, Floats, mean_of_defined

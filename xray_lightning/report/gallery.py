@@ -18,7 +18,7 @@ from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.explain import overlays as maps
-from xray_lightning.explain.grid import enlarge
+from xray_lightning.explain.maps import enlarge
 from xray_lightning.metrics.operating_points import choose_threshold
 from xray_lightning.models.network import XrayNet
 from xray_lightning.wording import shorten

@@ -18,8 +18,7 @@ from xray_lightning.deploy.classifier import Classifier
 from xray_lightning.deploy.interpretation import Interpretation
 from xray_lightning.deploy.predict import ScoreTable
 from xray_lightning.errors import DataError
-from xray_lightning.explain.grid import enlarge
-from xray_lightning.explain.maps import cell_grids
+from xray_lightning.explain.maps import cell_grids, enlarge
 from xray_lightning.folders import lock_folder, prepare_folder
 from xray_lightning.report.gallery import common_scale, paint
 from xray_lightning.report.page import page
