@@ -12,11 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from xray_lightning.checkpoint import (
-    KEY,
-    describe_model,
-    load_checkpoint,
-)
+from xray_lightning.checkpoint import KEY, describe_model, load_checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.source import Source
 from xray_lightning.data.splits import patient_split

@@ -17,13 +17,7 @@ from torch import Tensor
 from xray_lightning.data.source import Pixels
 from xray_lightning.explain.maps import EVEN, Grids, enlarge
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.intervals import (
-    Floats,
-    Interval,
-    divided,
-    mean_of_defined,
-    percentile_interval,
-)
+from xray_lightning.metrics.intervals import Floats, divided, mean_of_defined, percentile_interval
 from xray_lightning.models.batches import run_batches
 from xray_lightning.models.network import XrayNet
 from xray_lightning.results import Result
@@ -124,7 +118,9 @@ class Check(Result):
     """A number, its 95 % interval by patients, and on which side of its margin it lies."""
 
     value: float  # on the sample
-    interval: Interval  # percentile interval, patients resampled; NaN where all draws are equal
+    interval: tuple[
+        float, float
+    ]  # percentile interval, patients resampled; NaN where all draws are equal
     margin: float  # what an honest model may reach
     verdict: str  # flagged: the whole interval lies above the margin; not flagged: below
 

@@ -215,12 +215,19 @@ def _read_run(place: Path, environment: Json, failure: Json, shared: set[str]) -
     if not metrics or split is None:
         return run
     data = environment["data"]
-    run = replace(
+    known: Json = {"fingerprint": split["fingerprint"]}
+    if split["name"] == "kfold":  # a fold under what it shares with the others
+        own = dict(split["settings"])
+        known = {"fold": own.pop("fold"), "folds": own["folds"]}
+        text = json.dumps([data, own, sum(split["images"].values())], sort_keys=True)
+        known["fingerprint"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        words = [word for word in settings.split(" ") if not word.startswith("split.fold=")]
+        known["settings"] = " ".join(words)
+    return replace(
         run,
         state=FINISHED,
         message="",
         split=split["name"],
-        fingerprint=split["fingerprint"],
         val_fingerprint=split["parts"]["val"],
         test_fingerprint=split["parts"]["test"],
         val=metrics["val"]["auroc"]["mean"],
@@ -228,22 +235,7 @@ def _read_run(place: Path, environment: Json, failure: Json, shared: set[str]) -
         val_labels=metrics["val"]["auroc"]["defined"],
         test_labels=metrics["test"]["auroc"]["defined"],
         data=data.get("title", data["name"]),
-    )
-    return _without_fold(run, environment) if split["name"] == "kfold" else run
-
-
-def _without_fold(run: SweepRun, environment: Json) -> SweepRun:
-    """A fold under what it shares with the others of its cross-validation."""
-    split = dict(environment["split"]["settings"])
-    fold, images = split.pop("fold"), sum(environment["split"]["images"].values())
-    text = json.dumps([environment["data"], split, images], sort_keys=True)
-    settings = [word for word in run.settings.split(" ") if not word.startswith("split.fold=")]
-    return replace(
-        run,
-        fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16],
-        settings=" ".join(settings),
-        fold=fold,
-        folds=split["folds"],
+        **known,
     )
 
 

@@ -15,7 +15,6 @@ from xray_lightning.evaluation.predictions import Predictions, SplitName
 from xray_lightning.evaluation.published import PublishedBoxes, published_boxes
 from xray_lightning.explain import overlays as drawing
 from xray_lightning.explain.localisation import (
-    NO_REFERENCE,
     AnnotatedMaps,
     Localisation,
     evaluate_localisation,
@@ -211,9 +210,7 @@ def _localise(
     val, own = ({record.patient_id for record in data.subset_records(name)}
                 for name in ("val", subset))  # fmt: skip
     settings: Json = {"size": data.image_size, "seed": seed}
-    reference = NO_REFERENCE
-    if "val" in annotated and not val & own:
-        reference = tune_reference(annotated["val"], **settings)
+    reference = tune_reference({} if val & own else annotated.get("val", {}), **settings)
     scored = annotated[subset]
     places = evaluate_localisation(scored, reference=reference, draws=draws, **settings)
     return places, scored

@@ -10,14 +10,7 @@ import numpy.typing as npt
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import Calibration, fit_calibration, require_method
-from xray_lightning.metrics.intervals import (
-    NAN,
-    Array,
-    Estimate,
-    Interval,
-    Mask,
-    drop_undefined,
-)
+from xray_lightning.metrics.intervals import NAN, Array, Estimate, Interval, Mask, drop_undefined
 from xray_lightning.metrics.ranks import Codes
 from xray_lightning.records import is_known
 from xray_lightning.results import Result
