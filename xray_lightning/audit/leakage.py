@@ -21,6 +21,8 @@ from xray_lightning.results import Json, Result
 
 LISTED = 20  # pairs
 
+UNKNOWN = "the label table tells no patients"
+
 
 @dataclass(frozen=True)
 class PairCount(Result):
@@ -147,9 +149,6 @@ def _count_hospitals(
         for a, b in combinations(names, 2)
     }
     return {name: int(own.sum()) for name, own in sets.items()}, between
-
-
-UNKNOWN = "the label table tells no patients"
 
 
 @dataclass(frozen=True)

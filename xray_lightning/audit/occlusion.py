@@ -32,6 +32,17 @@ WINDOW = 0.25  # of the side: of the median that fills what is covered
 CONTRAST, LETTER, WORD, NEAR = 0.2, 0.13, 0.22, 0.2
 GROW = 0.02  # of the side, around the letters: their soft edges
 
+FLAGGED, CLEAR, UNDECIDED = "flagged", "not flagged", "undecided"
+# of several verdicts: the least if all must be flagged, the greatest if one is enough
+RISING = (CLEAR, UNDECIDED, FLAGGED)
+BATCH = 64
+# What covering a region may cost an honest model; chosen on trainings that the README does not show
+# (phantom 1, seeds 10 and 11).
+AUROC_MARGIN = 0.05
+LOGIT_MARGIN = 0.25  # standard deviations
+MARKER = "planted marker"
+DEPTHS = {"outside": BORDER, "border": BORDER, "corners": CORNER}  # of the thinnest part
+
 
 def to_grey(images: Tensor) -> npt.NDArray[np.uint8]:
     """Images (N, 1, H, W) in [0, 1] as grey values, (N, H, W)."""
@@ -108,11 +119,6 @@ def cover(pixels: Pixels, mask: Mask) -> Pixels:
     return np.where(mask, fill, pixels)
 
 
-FLAGGED, CLEAR, UNDECIDED = "flagged", "not flagged", "undecided"
-RISING = (CLEAR, UNDECIDED, FLAGGED)  # of several verdicts: the least if all must be flagged, the
-# greatest if one is enough
-
-
 @dataclass(frozen=True)
 class Check(Result):
     """A number, its 95 % interval by patients, and on which side of its margin it lies."""
@@ -130,15 +136,6 @@ class Check(Result):
         low, high = percentile_interval(draws[1:], constant=True)
         verdict = FLAGGED if low > margin else CLEAR if high < margin else UNDECIDED
         return cls(float(draws[0]), percentile_interval(draws[1:]), margin, verdict)
-
-
-BATCH = 64
-
-# What covering a region may cost an honest model; chosen on trainings that the README does not show
-# (phantom 1, seeds 10 and 11).
-AUROC_MARGIN = 0.05
-LOGIT_MARGIN = 0.25  # standard deviations
-MARKER = "planted marker"
 
 
 @dataclass(frozen=True)
@@ -232,9 +229,6 @@ def measure_gap(values: Floats, targets: Floats, bootstrap: PatientBootstrap) ->
         bootstrap.mean(np.where(targets == sign, values, np.nan)) for sign in (1, 0)
     )
     return positive - negative
-
-
-DEPTHS = {"outside": BORDER, "border": BORDER, "corners": CORNER}  # of the thinnest part
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,9 @@ from xray_lightning.records import Record
 from xray_lightning.results import Result
 from xray_lightning.wording import tell
 
+DRAWS = 500
+say = partial(tell, __package__)  # the sentences of a subject
+
 
 @dataclass(frozen=True)
 class Hospitals(Result):
@@ -79,10 +82,6 @@ def compare_hospitals(
     sizes = {name: Size.of(table, own, told=name not in untold) for name, own in rows.items()}
     compared = duplicates.compared if duplicates else {}
     return Hospitals(base, sizes, patients, pictures, compared, apart)
-
-
-DRAWS = 500
-say = partial(tell, __package__)  # the sentences of a subject
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,21 @@ BOTH = "train+val"
 FOLDS = 5
 PER_PATIENT = "images of the patient"
 
+METADATA = "metadata"
+PREVIOUS = "previous label"
+OTHERS = "other images"
+TRAINED = "images in training"
+METHODS = {
+    METADATA: "gradient-boosted trees on age, sex, view and follow-up number, fitted on train; the "
+    "number of the patient's images is not used, since later images count in it",
+    PREVIOUS: "the label of the patient's previous image by follow-up number, in any subset; a "
+    "first image, and one whose previous label is unknown, gets the label's prevalence in train",
+    OTHERS: "mean label of the patient's other images in test, the label's prevalence in train "
+    "counting as one more image; so a patient's only image gets that prevalence",
+    TRAINED: "the same mean over the patient's images in train: what a model can gain by "
+    "recognising patients. 0.5 where no patient is in both subsets",
+}
+
 
 @dataclass(frozen=True)
 class Quantity(Result):
@@ -215,23 +230,6 @@ def _score_held_out(
             changed[:, column] = generator.permutation(changed[:, column])
             shuffled[held, column] = score_trees(trees, changed)
     return scores, shuffled
-
-
-METADATA = "metadata"
-PREVIOUS = "previous label"
-OTHERS = "other images"
-TRAINED = "images in training"
-
-METHODS = {
-    METADATA: "gradient-boosted trees on age, sex, view and follow-up number, fitted on train; the "
-    "number of the patient's images is not used, since later images count in it",
-    PREVIOUS: "the label of the patient's previous image by follow-up number, in any subset; a "
-    "first image, and one whose previous label is unknown, gets the label's prevalence in train",
-    OTHERS: "mean label of the patient's other images in test, the label's prevalence in train "
-    "counting as one more image; so a patient's only image gets that prevalence",
-    TRAINED: "the same mean over the patient's images in train: what a model can gain by "
-    "recognising patients. 0.5 where no patient is in both subsets",
-}
 
 
 @dataclass(frozen=True)

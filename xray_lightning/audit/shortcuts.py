@@ -31,6 +31,16 @@ from xray_lightning.results import Result
 from xray_lightning.wording import tell
 
 LIMIT = 2000  # images: a drawn sample of a larger subset
+FOLDS = 5
+LEAST = 10  # patients with and without, below which there is no probe
+PENALTY = 0.1  # scikit-learn's C, on standardised features; not tuned
+Maps = Callable[[XrayNet, Tensor, str], Any]  # images (n, 1, H, W), a label -> (n, h, w)
+CAUGHT, NOT_CAUGHT = "caught", "not caught"
+OF_LABEL = {
+    occlusion.FLAGGED: CAUGHT,
+    occlusion.UNDECIDED: occlusion.UNDECIDED,
+    occlusion.CLEAR: NOT_CAUGHT,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +125,6 @@ def _score_floor(
     return None if scores is None else _align(scores, data.labels, labels)
 
 
-FOLDS = 5
-LEAST = 10  # patients with and without, below which there is no probe
-PENALTY = 0.1  # scikit-learn's C, on standardised features; not tuned
-
-
 @dataclass(frozen=True)
 class Probe(Result):
     """AUROC of a linear probe, NaN where undefined: what can be read, not what the scores use."""
@@ -194,16 +199,6 @@ def probe_hospitals(
         name: probe(features, (hospitals == name).astype(np.float64), bootstrap, seed)
         for name in (names[:1] if len(names) == 2 else names)
     }
-
-
-Maps = Callable[[XrayNet, Tensor, str], Any]  # images (n, 1, H, W), a label -> (n, h, w)
-
-CAUGHT, NOT_CAUGHT = "caught", "not caught"
-OF_LABEL = {
-    occlusion.FLAGGED: CAUGHT,
-    occlusion.UNDECIDED: occlusion.UNDECIDED,
-    occlusion.CLEAR: NOT_CAUGHT,
-}
 
 
 @dataclass(frozen=True)

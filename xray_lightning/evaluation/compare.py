@@ -22,6 +22,13 @@ TABLE = "predictions_test.csv"
 
 Model = str | Path | Predictions | Sequence[Predictions]
 
+FINDINGS = {  # finding -> labels of a network whose largest score is that of the finding
+    "Pneumothorax": ("Pneumothorax",),
+    "Nodule or mass": ("Nodule", "Mass"),
+    "Pneumonia": ("Pneumonia",),
+}
+NEEDED = tuple(label for labels in FINDINGS.values() for label in labels)
+
 
 @dataclass(frozen=True)
 class Comparison(paired.AurocDifferences):
@@ -174,14 +181,6 @@ def require_same_images(
 def _order(predictions: Predictions, reference: Predictions) -> list[int]:
     rows = {image: row for row, image in enumerate(predictions.image_ids)}
     return [rows[image] for image in reference.image_ids]
-
-
-FINDINGS = {  # finding -> labels of a network whose largest score is that of the finding
-    "Pneumothorax": ("Pneumothorax",),
-    "Nodule or mass": ("Nodule", "Mass"),
-    "Pneumonia": ("Pneumonia",),
-}
-NEEDED = tuple(label for labels in FINDINGS.values() for label in labels)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,10 @@ from xray_lightning.metrics.subgroups import (
 from xray_lightning.records import Record, is_known, patients_known
 from xray_lightning.results import Json, Result
 
+# share of positives in training above which a label is of the group
+FREQUENCY = {"head (above 10 %)": 0.1, "medium (1 to 10 %)": 0.01, "tail (below 1 %)": -1.0}
+MISSED_DRAWS = 500  # of missed disease, in each of 31 groups
+
 
 @dataclass(frozen=True)
 class Pooled(Result):
@@ -73,11 +77,6 @@ def describe_pooled(
         if len(told) > 1:
             alone[label] = Estimate.of_draws(bootstrap.auroc(scores, targets))
     return Pooled(alone, dict(probe))
-
-
-# share of positives in training above which a label is of the group
-FREQUENCY = {"head (above 10 %)": 0.1, "medium (1 to 10 %)": 0.01, "tail (below 1 %)": -1.0}
-MISSED_DRAWS = 500  # of missed disease, in each of 31 groups
 
 
 @dataclass(frozen=True)

@@ -215,8 +215,7 @@ class ExternalValidation(Result):
 
     def cell(self, model: str, data: str) -> Transfer | None:
         """One of them; None for a model's own data set."""
-        cells = [c for c in self.cells if (c.model, c.data) == (model, data)]
-        return cells[0] if cells else None
+        return next((c for c in self.cells if (c.model, c.data) == (model, data)), None)
 
 
 def validate_externally(

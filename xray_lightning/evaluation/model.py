@@ -34,6 +34,9 @@ from xray_lightning.writing import read_json, write_json
 CHOICES = ("exclude", "report")
 FindOwn = Callable[[], XrayDataModule | None]  # a checkpoint's own data; None: not at hand
 
+TABLE = "predictions_test.csv"
+OpenData = Callable[[Checkpoint], XrayDataModule]
+
 
 def comparable(description: Description, population: str) -> bool:
     """Whether the checkpoint learned from a population, or from one of several (commas)."""
@@ -193,10 +196,6 @@ def take_images(data: XrayDataModule, images: str) -> None:
     if images == "all":
         rows = np.arange(len(data.records))
         data.split = replace(replace_test(data.split, data.records, rows), name="all images")
-
-
-TABLE = "predictions_test.csv"
-OpenData = Callable[[Checkpoint], XrayDataModule]
 
 
 @dataclass(frozen=True)

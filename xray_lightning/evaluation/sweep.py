@@ -4,7 +4,7 @@ import hashlib
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +21,8 @@ from xray_lightning.writing import read_json, write_json, write_table
 
 MARKS = ("environment.json", "failure.json", "train.log")  # a folder with one of them is a run
 FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
+
+POOLED = "pooled.json"
 
 
 @dataclass(frozen=True)
@@ -140,14 +142,12 @@ class SweepComparison(Result):
         """Write comparison.csv (a row for each run), ranking.csv and ranking.json."""
         if not self.runs:
             return
-        names = [field.name for field in fields(SweepRun)]
-        rows: list[list[Any]] = [[getattr(run, name) for name in names] for run in self.runs]
-        write_table(folder / "comparison.csv", map(_cells, [names, *rows]))
+        ranked = [row for board in self.leaderboards for row in board.rows()]
+        for name, rows in ("comparison", [*map(vars, self.runs)]), ("ranking", ranked):
+            if rows:
+                cells = map(_cells, [rows[0], *(row.values() for row in rows)])
+                write_table(folder / f"{name}.csv", cells)
         write_json(self.to_json(), folder / "ranking.json")
-        if ranked := [row for board in self.leaderboards for row in board.rows()]:
-            write_table(
-                folder / "ranking.csv", map(_cells, [ranked[0], *(r.values() for r in ranked)])
-            )
 
 
 def _cells(row: Iterable[Any]) -> list[str]:
@@ -248,9 +248,6 @@ def _rank(runs: Sequence[SweepRun]) -> tuple[SeedGroup, ...]:
         )
         groups.append(SeedGroup(settings, seeds, val, test))
     return tuple(sorted(groups, key=lambda group: (group.val.mean is None, -(group.val.mean or 0))))
-
-
-POOLED = "pooled.json"
 
 
 @dataclass(frozen=True)

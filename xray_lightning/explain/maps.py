@@ -28,6 +28,12 @@ from xray_lightning.models.network import XrayNet
 Floats = npt.NDArray[Any]  # floating, of either precision
 Size = int | tuple[int, int]  # of an image: its side, or height and width
 
+Score = Callable[[Tensor], Tensor]  # images (B, 1, H, W) -> logits (B, L)
+aten = torch.ops.aten
+PADS = (aten.constant_pad_nd, aten.reflection_pad2d, aten.replication_pad2d)
+POOLS = (aten.max_pool2d_with_indices, aten.max_pool2d, aten.avg_pool2d)
+GATES = "cbam"  # the method of a network with CBAM blocks
+
 
 class Grid(NamedTuple):
     """Cell i sees the pixels around ``first + i * step``; 0 is the centre of the first pixel.
@@ -97,12 +103,6 @@ def _shares(cells: int, size: int, grid: Grid) -> npt.NDArray[np.float64]:
     common = common.clip(0)
     total = common.sum(axis=1, keepdims=True)
     return np.asarray(np.divide(common, total, out=np.zeros_like(common), where=total > 0))
-
-
-Score = Callable[[Tensor], Tensor]  # images (B, 1, H, W) -> logits (B, L)
-aten = torch.ops.aten
-PADS = (aten.constant_pad_nd, aten.reflection_pad2d, aten.replication_pad2d)
-POOLS = (aten.max_pool2d_with_indices, aten.max_pool2d, aten.avg_pool2d)
 
 
 def grad_cam(features: Tensor, gradients: Tensor) -> Tensor:
@@ -196,7 +196,6 @@ RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "layercam": layer_cam,
 }
 METHODS = ("cam", *RULES, *PIXELS)  # of every network
-GATES = "cbam"  # of one with CBAM blocks
 
 
 def class_map(net: XrayNet, images: Tensor, label: str | int, *, method: str = "cam") -> Tensor:
@@ -369,7 +368,8 @@ class _Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         inputs = [each for each in tree_leaves(args) if isinstance(each, Tensor)]
         alike = [each for each in inputs if each.ndim == 4 and each.shape[2] == output.shape[2]]
         grids = [self.known[each] for each in alike if each in self.known]
-        return _mean(grids) if grids else None
+        means = [sum(ends) / len(grids) for ends in zip(*grids, strict=True)]
+        return Grid(*means) if means else None
 
 
 def _place_outputs(operation: Any, args: tuple[Any, ...]) -> tuple[float, int] | None:
@@ -388,8 +388,3 @@ def _place_outputs(operation: Any, args: tuple[Any, ...]) -> tuple[float, int] |
     if operation in PADS and len(args[1]) > 2:
         return -float(args[1][2]), 1
     return None
-
-
-def _mean(grids: list[Grid]) -> Grid:
-    first, step = (sum(values) / len(grids) for values in zip(*grids, strict=True))
-    return Grid(first, step)

@@ -44,6 +44,8 @@ RULES = {  # of a finding's heat maps
 }
 LOWEST_FIRST = ("true negatives", "false negatives")
 
+BATCH = 16  # images a pass
+
 
 def choose(
     kinds: Mapping[str, Rows],
@@ -116,9 +118,6 @@ class Choice:
             rows = order_rows(self.rule, scores[:, column], targets[:, column], has_box)
             places += [(row, label) for row in rows[: self.images].tolist()]
         return places
-
-
-BATCH = 16  # images a pass
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,10 @@ from xray_lightning.records import patient_ids
 from xray_lightning.results import Result
 
 FEWEST_NETWORKS = 4  # of which a bootstrap draws the same one only in 2 % of cases
+TESTS = ("randomisation", "permutation", "deletion", "insertion", "seeds", "shifts")
+DRAWS = 1000
+NETWORKS = 5
+STEPS = 8
 
 
 class Stage(NamedTuple):
@@ -217,12 +221,6 @@ def _compare_random(
     }
 
 
-TESTS = ("randomisation", "permutation", "deletion", "insertion", "seeds", "shifts")
-DRAWS = 1000
-NETWORKS = 5
-STEPS = 8
-
-
 @dataclass(frozen=True)
 class SaliencyTests(Result):
     """Every test of a map method, None where it did not run, and the verdict of those that did."""
@@ -300,10 +298,9 @@ def _compare_networks(
     study: sanity.Study, maps: Floats, others: Sequence[nn.Module], permuted: nn.Module | None
 ) -> dict[str, Result]:
     """The tests with networks of other seeds and of permuted labels, which may not be there."""
+    none = "no network trained on permuted labels was given"
     tests: dict[str, Result] = {
-        "permutation": sanity.MeasuredTest(
-            reason="no network trained on permuted labels was given"
-        ),
+        "permutation": sanity.MeasuredTest(reason=none),
         "seeds": sanity.Similarity(reason="no network of another seed was given"),
     }
     if permuted is not None:
@@ -321,9 +318,8 @@ def _count_passes(net: nn.Module, others: int, permuted: bool, networks: int, st
     norms = [bool(batch_norms(net, stage.layers)) for stage in stages]
     random = len(stages) + networks - 1
     first = norms.index(True) if True in norms else random  # stages before it need no calibration
-    return (
-        random + (random - first) + 1 + permuted + others + len(sanity.SHIFTS) + 2 + 6 * (steps - 1)
-    )
+    given = 1 + permuted + others + len(sanity.SHIFTS)
+    return random + (random - first) + given + 2 + 6 * (steps - 1)
 
 
 def choose_finding(data: XrayDataModule, subset: str, validation: Predictions | None) -> str:

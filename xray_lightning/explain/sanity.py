@@ -59,6 +59,9 @@ SHIFTS = ((0, 1), (2, 0), (0, -3), (-4, 0))  # rows and columns, in pixels of th
 # Map (B, h, w) of one label, from a network and images (B, 1, S, S) on its device.
 Explain = Callable[[Any, Tensor], Tensor]
 
+BLUR = 1 / 16  # standard deviation of the baseline's Gaussian, as a share of the side
+CONTROLS = ("random", "centre")
+
 
 @dataclass(frozen=True)
 class Mean(Result):
@@ -345,10 +348,6 @@ def shift(images: Tensor, rows: int, columns: int) -> Tensor:
     down = (torch.arange(height) - rows).clamp(0, height - 1)
     right = (torch.arange(width) - columns).clamp(0, width - 1)
     return images[:, :, down][:, :, :, right]
-
-
-BLUR = 1 / 16  # standard deviation of the baseline's Gaussian, as a share of the side
-CONTROLS = ("random", "centre")
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,30 @@ OPAQUE = 0.65  # of the strongest place
 FEWEST = 4  # cells on a side, below which a map cannot point
 BAR = 0.12  # inches below a picture for its colour bar
 
+CELL, TEXT, TOP = 1.6, 0.44 + BAR, 0.54  # inches
+TRUTH = {1.0: "present", 0.0: "absent"}
+KEY = (
+    "each finding's maps on one scale, strongest from the 99th percentile; blue: boxes\n"
+    "purple: against the finding, orange: for it, clear: 0 (of maps without a sign: the median)"
+)
+RULES = {
+    "confident": "the most confident calls of each kind",
+    "random": "drawn at random, seed {seed}",
+}
+# Where each kind stands: (row, block); the line lies between the blocks.
+PLACES = {
+    "true positives": (0, 0),
+    "true negatives": (1, 0),
+    "false negatives": (0, 1),
+    "false positives": (1, 1),
+}
+RED = "#D62728"
+SIDE, WORDS, MARGIN, HEAD, FOOT = 1.8, 0.48 + BAR, 0.25, 0.5, 0.25 + BAR  # inches
+PANEL_KEY = (
+    "the network's map of the finding, one scale for all, strongest from the 99th percentile; "
+    "purple: against it, orange: for it, clear: 0 (of maps without a sign: the median); blue: boxes"
+)
+
 
 def common_scale(heats: Sequence[maps.Floats], *, signed: bool | None = None) -> Scale:
     """One scale for all maps, so that one without evidence stays clear.
@@ -89,14 +113,6 @@ def empty_place(axes: Axes, text: str) -> None:
     axes.spines[:].set_color("#CCCCCC")
 
 
-CELL, TEXT, TOP = 1.6, 0.44 + BAR, 0.54  # inches
-TRUTH = {1.0: "present", 0.0: "absent"}
-KEY = (
-    "each finding's maps on one scale, strongest from the 99th percentile; blue: boxes\n"
-    "purple: against the finding, orange: for it, clear: 0 (of maps without a sign: the median)"
-)
-
-
 def gallery_figure(overlays: Sequence[maps.Overlay], title: str, columns: int = 7) -> Figure:
     """The overlays in their order, each with image id, finding, score, truth and mark."""
     rows = max(1, math.ceil(len(overlays) / columns))
@@ -140,25 +156,6 @@ def make_heat_maps(
         labels = [labels]
     choice = maps.Choice(rule, images, None if labels is None else tuple(labels))
     return maps.HeatMaps(folder, gallery_figure, choice=choice, method=method, every=every)
-
-
-RULES = {
-    "confident": "the most confident calls of each kind",
-    "random": "drawn at random, seed {seed}",
-}
-# Where each kind stands: (row, block); the line lies between the blocks.
-PLACES = {
-    "true positives": (0, 0),
-    "true negatives": (1, 0),
-    "false negatives": (0, 1),
-    "false positives": (1, 1),
-}
-RED = "#D62728"
-SIDE, WORDS, MARGIN, HEAD, FOOT = 1.8, 0.48 + BAR, 0.25, 0.5, 0.25 + BAR  # inches
-PANEL_KEY = (
-    "the network's map of the finding, one scale for all, strongest from the 99th percentile; "
-    "purple: against it, orange: for it, clear: 0 (of maps without a sign: the median); blue: boxes"
-)
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,6 @@ TEST = (  # of evaluation.json
     *("labels", "mean", "defined", "calls", "weights_sha256", "pooled"),
 )
 FORMER = {"verdict": "summary", "unknown": "limitations", "points": "operating_points"}  # schema 1
-
-
 SECTIONS = {  # in the order of the page; each is drawn by sections/<name>.html.j2
     "summary": "Summary",
     "results": "Results on the test set",
@@ -47,6 +45,8 @@ SECTIONS = {  # in the order of the page; each is drawn by sections/<name>.html.
     "limitations": "Limitations",
 }
 OPTIONAL = {"explain"}  # left out where the run has no such value
+SHEETS = ("claim", "tripod_ai")  # NAME.yaml has the items, and where their numbers are from
+NO_AUDIT = "a card is made without the label table; report.html has the audit"
 
 
 def write_report(run: Run, audit: Audit | None, audit_missing: str = "") -> Values:
@@ -181,10 +181,6 @@ def _describe_surroundings(run: Run) -> Values:
         **{key: environment[key] for key in ("seed", "device", "versions", "data")},
         **{key: environment.get(key) for key in ("git_commit", "python", "platform", "threads")},
     }
-
-
-SHEETS = ("claim", "tripod_ai")  # NAME.yaml has the items, and where their numbers are from
-NO_AUDIT = "a card is made without the label table; report.html has the audit"
 
 
 def card_text(run: Run) -> str:
