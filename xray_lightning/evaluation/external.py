@@ -260,7 +260,7 @@ def validate_externally(
     titles = {k: source.title.replace(source.name, k, 1) for k, source in sources.items()}
     draw = {"draws": draws, "seed": seed}
     cells = [
-        _transfer(model, test, name, relabel(sources[name], told), scoring, titles[name], **draw)
+        _transfer(model, test, name, relabel(sources[name], told), scoring, **draw)
         for model, test, name, told in pairs
     ]
     rows = [_describe(model, test, **draw) for model, test in tested]
@@ -314,7 +314,6 @@ def _transfer(
     name: str,
     source: Source,
     scoring: Scoring,
-    title: str,
     *,
     draws: int,
     seed: int,
@@ -337,7 +336,7 @@ def _transfer(
     return Transfer(
         model=model.name,
         data=name,
-        title=title,
+        title=source.title.replace(source.name, name, 1),
         fingerprint=fingerprint({"test": predictions.image_ids}),
         images=len(rows),
         patients=predictions.patients,
