@@ -199,9 +199,6 @@ class Reference:
         return Threshold([self.shares[label, method]], source)
 
 
-NO_REFERENCE = Reference({}, {}, frozenset())
-
-
 def tune_reference(
     validation: Mapping[str, AnnotatedMaps], *, size: int, sigma: float = SIGMA, seed: int = 0
 ) -> Reference:
@@ -226,13 +223,14 @@ def evaluate_localisation(
     # stated shares of a map's range for its boxes, used where none was tuned
     threshold: Sequence[float] = scoring.WANG,
     # thresholds tuned on other patients, and their boxes for the mean box
-    reference: Reference = NO_REFERENCE,
+    reference: Reference | None = None,
     tolerance: float = 0.0,  # pixels beside the place that the pointing game still counts as a hit
     sigma: float = SIGMA,  # of the centre Gaussian, as a share of the side
     draws: int = 1000,  # of the bootstrap over patients
     seed: int = 0,  # of the bootstrap and the random map
 ) -> Localisation:
     """Metrics of every method beside the controls, per label and as the mean over the labels."""
+    reference = reference or Reference({}, {}, frozenset())
     if shared := reference.patients.intersection(_patients(scored)):
         raise ConfigError(
             f"thresholds were tuned on {len(shared)} of the patients to be scored, the first is "

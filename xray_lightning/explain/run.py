@@ -210,7 +210,8 @@ def _localise(
     val, own = ({record.patient_id for record in data.subset_records(name)}
                 for name in ("val", subset))  # fmt: skip
     settings: Json = {"size": data.image_size, "seed": seed}
-    reference = tune_reference({} if val & own else annotated.get("val", {}), **settings)
+    tuned = "val" in annotated and not val & own
+    reference = tune_reference(annotated["val"], **settings) if tuned else None
     scored = annotated[subset]
     places = evaluate_localisation(scored, reference=reference, draws=draws, **settings)
     return places, scored
