@@ -1,6 +1,7 @@
 """Weights from files and from timm: all of them or an error."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,31 +114,15 @@ def test_a_file_that_fits_in_part(change, match, tmp_path) -> None:
     assert_unchanged(backbone, before)
 
 
-def damaged_safetensors(folder: Path) -> Path:
-    path = timm_file(folder)
-    path.write_bytes(path.read_bytes()[:-100])
+def saved(path: Path, content: object, save: Callable[..., None] = torch.save) -> Path:
+    with path.open("wb") as file:
+        save(content, file)
     return path
 
 
-def no_tensors(folder: Path) -> Path:
-    torch.save({"epoch": 3}, folder / "empty.ckpt")
-    return folder / "empty.ckpt"
-
-
-def truncated_checkpoint(folder: Path) -> Path:
-    torch.save(timm_model().state_dict(), folder / "half.ckpt")
-    (folder / "half.ckpt").write_bytes((folder / "half.ckpt").read_bytes()[:5000])
-    return folder / "half.ckpt"
-
-
-def pickled_object(folder: Path) -> Path:
-    torch.save({"path": folder}, folder / "object.ckpt")  # a Path could be any code
-    return folder / "object.ckpt"
-
-
-def plain_pickle(folder: Path) -> Path:
-    (folder / "plain.pkl").write_bytes(pickle.dumps(folder, protocol=2))
-    return folder / "plain.pkl"
+def cut(path: Path, end: int) -> Path:
+    path.write_bytes(path.read_bytes()[:end])
+    return path
 
 
 @pytest.mark.parametrize(
@@ -145,11 +130,14 @@ def plain_pickle(folder: Path) -> Path:
     [
         (lambda folder: folder / "absent.pt", r"no file at '.*absent\.pt'; it must be"),
         (lambda folder: folder, r"model\.weights: no file at .*must be 'imagenet', 'none', or the"),
-        (damaged_safetensors, r"model\.safetensors is damaged \(SafetensorError"),
-        (truncated_checkpoint, r"half\.ckpt is (damaged|no plain checkpoint)"),
-        (pickled_object, r"object\.ckpt is no plain checkpoint \(UnpicklingError"),
-        (plain_pickle, r"plain\.pkl is no plain checkpoint \(UnpicklingError"),
-        (no_tensors, r"empty\.ckpt holds no tensors"),
+        (lambda f: cut(timm_file(f), -100), r"model\.safetensors is damaged \(SafetensorError"),
+        (
+            lambda f: cut(saved(f / "half", timm_model().state_dict()), 5000),
+            r"half is (damaged|no)",
+        ),
+        (lambda f: saved(f / "object", {"path": f}), r"object is no plain .* \(UnpicklingError"),
+        (lambda f: saved(f / "pickle", f, pickle.dump), r"pickle is no plain .* \(UnpicklingError"),
+        (lambda f: saved(f / "empty", {"epoch": 3}), r"empty holds no tensors"),
     ],
 )
 def test_files_without_weights(make, match: str, tmp_path: Path) -> None:
@@ -157,11 +145,13 @@ def test_files_without_weights(make, match: str, tmp_path: Path) -> None:
         XrayNet(LABELS, "test_resnet", weights=str(make(tmp_path)), image_size=64)
 
 
-def pretend_download(untouched: str = ""):
-    """``timm.create_model`` with random numbers for pretrained weights."""
+def pretend_download(untouched: str = "", error: Exception | None = None):
+    """``timm.create_model`` with random numbers for pretrained weights, or an error."""
 
     def create_model(name: str, *, pretrained: bool, **settings: Any) -> nn.Module:
         model: nn.Module = real_create_model(name, pretrained=False, **settings)
+        if pretrained and error:
+            raise error
         if pretrained:
             generator = torch.Generator().manual_seed(7)
             with torch.no_grad():
@@ -178,9 +168,8 @@ def test_imagenet_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     state = torch.get_rng_state()
     backbone, report = backbones.pretrained_backbone("test_resnet", image_size=64)
     assert torch.equal(torch.get_rng_state(), state)
-    expected = pretend_download()(
-        "test_resnet", pretrained=True, in_chans=1, num_classes=0, global_pool=""
-    )
+    bare = {"in_chans": 1, "num_classes": 0, "global_pool": ""}
+    expected = pretend_download()("test_resnet", pretrained=True, **bare)
     for key, value in expected.state_dict().items():
         assert torch.equal(backbone.state_dict()[key], value)
     count = len(expected.state_dict())
@@ -199,13 +188,7 @@ def test_a_tensor_that_timm_left_random_is_named(key: str, monkeypatch: pytest.M
     "error", [LocalEntryNotFoundError("cannot find the file\nand more"), OSError("no route")]
 )
 def test_without_a_network(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def create_model(name: str, *, pretrained: bool, **settings: Any) -> nn.Module:
-        if pretrained:
-            raise error
-        model: nn.Module = real_create_model(name, pretrained=False, **settings)
-        return model
-
-    monkeypatch.setattr(timm, "create_model", create_model)
+    monkeypatch.setattr(timm, "create_model", pretend_download(error=error))
     with pytest.raises(WeightsError, match="could not be fetched") as caught:
         XrayNet(LABELS, "test_resnet", weights="imagenet", image_size=64)
     text = str(caught.value)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit, softmax
 from timm.layers.ml_decoder import MLDecoder
 from torch import Tensor, nn
 
@@ -48,27 +49,22 @@ def array(tensor: Tensor) -> Array:
     return found
 
 
-def sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
-
-
-def softmax(x: Array) -> Array:
-    return np.exp(x) / np.exp(x).sum()
+def classified(head: Any, pooled: Any) -> Array:
+    return array(head.classifier.weight) @ np.array(pooled) + array(head.classifier.bias)
 
 
 def naive_average(head: Any, places: Array) -> Array:
-    return array(head.classifier.weight) @ places.mean(0) + array(head.classifier.bias)
+    return classified(head, places.mean(0))
 
 
 def naive_max(head: Any, places: Array) -> Array:
-    weight, bias = array(head.classifier.weight), array(head.classifier.bias)
-    return np.array([max(w @ x + b for x in places) for w, b in zip(weight, bias, strict=True)])
+    return np.max([classified(head, place) for place in places], axis=0)
 
 
 def naive_gem(head: Any, places: Array) -> Array:
     p = head.power.item()
     pooled = [(sum(x**p for x in column) / len(column)) ** (1 / p) for column in places.T]
-    return array(head.classifier.weight) @ np.array(pooled) + array(head.classifier.bias)
+    return classified(head, pooled)
 
 
 def naive_lse(head: Any, places: Array) -> Array:
@@ -76,14 +72,14 @@ def naive_lse(head: Any, places: Array) -> Array:
     for column in places.T:
         peak = max(abs(x) for x in column)  # the paper's x*
         pooled.append(peak + math.log(sum(math.exp(r * (x - peak)) for x in column) / s) / r)
-    return array(head.classifier.weight) @ np.array(pooled) + array(head.classifier.bias)
+    return classified(head, pooled)
 
 
 def naive_attention(head: Any, places: Array) -> Array:
     content, gate, score = (array(m.weight) for m in (head.content, head.gate, head.score))
     logits = []
     for label in range(LABELS):
-        raw = [score[label] @ (np.tanh(content @ x) * sigmoid(gate @ x)) for x in places]
+        raw = [score[label] @ (np.tanh(content @ x) * expit(gate @ x)) for x in places]
         pooled = sum(a * x for a, x in zip(softmax(np.array(raw)), places, strict=True))
         logits.append(array(head.classifier.weight)[label] @ pooled)
     return np.array(logits) + array(head.classifier.bias)
@@ -92,7 +88,7 @@ def naive_attention(head: Any, places: Array) -> Array:
 def naive_pcam(head: Any, places: Array) -> Array:
     logits = []
     for w, b in zip(array(head.classifier.weight), array(head.classifier.bias), strict=True):
-        probability = sigmoid(places @ w + b)
+        probability = expit(places @ w + b)
         pooled = (probability[:, None] * places).sum(0) / probability.sum()
         logits.append(w @ pooled + b)
     return np.array(logits)
@@ -125,7 +121,7 @@ def test_attention_without_gate() -> None:
     plain, gated = new_head("attention", gated=False), new_head("attention")
     assert plain.gate is None
     gated.load_state_dict(plain.state_dict() | {"gate.weight": torch.zeros(7, CHANNELS)})
-    gated.score.weight.data *= 2  # sigmoid(0) = 1/2
+    gated.score.weight.data *= 2  # expit(0) = 1/2
     torch.testing.assert_close(plain(new_features()), gated(new_features()))
 
 
@@ -155,6 +151,7 @@ def test_query_is_the_ml_decoder_of_timm() -> None:
 
 def test_maps_of_query_are_softmax_of_scaled_products() -> None:
     head, features = new_head("query", attention_heads=1), new_features(batch=1)
+    assert "queries" in head.state_dict().keys() - dict(head.named_parameters()).keys(), "fixed"
     places = torch.relu(head.embedding(features[0].flatten(1).T))
     asked = head.norms[0](2 * head.queries)
     weight, bias = head.attention.in_proj_weight.chunk(3), head.attention.in_proj_bias.chunk(3)
@@ -205,18 +202,11 @@ def test_a_map_for_each_label_moves_with_the_features(name: str) -> None:
     torch.testing.assert_close(head.maps(features.flip(3)), head.maps(features).flip(3))
 
 
-def test_generalised_mean_between_mean_and_maximum() -> None:
-    features = new_features(positive=True)
-    mean, peak = features.mean(dim=(2, 3)), features.amax(dim=(2, 3))
-    torch.testing.assert_close(new_head("gem", power=1).pool(features), mean)
-    most = new_head("gem", power=3000).pool(features)
-    torch.testing.assert_close(most, peak, rtol=1e-2, atol=0)
-    middle = new_head("gem", power=3).pool(features)
-    assert ((mean < middle) & (middle < peak)).all()
-
-
 def test_generalised_mean_does_not_overflow() -> None:
-    features = (1000 * new_features(positive=True)).float().requires_grad_()
+    features = new_features(positive=True)
+    most, peak = new_head("gem", power=3000).pool(features), features.amax(dim=(2, 3))
+    torch.testing.assert_close(most, peak, rtol=1e-2, atol=0)
+    features = (1000 * features).float().requires_grad_()
     pooled = new_head("gem", power=50).float().pool(features)
     pooled.sum().backward()
     assert torch.isfinite(pooled).all()
@@ -237,10 +227,9 @@ def test_gradient_of_the_generalised_mean() -> None:
 def test_log_sum_exp_between_mean_and_maximum() -> None:
     features = new_features()
     mean, peak = features.mean(dim=(2, 3)), features.amax(dim=(2, 3))
-    low, middle, high = (new_head("lse", sharpness=r).pool(features) for r in (1e-4, 10.0, 1e4))
+    low, high = (new_head("lse", sharpness=r).pool(features) for r in (1e-4, 1e4))
     torch.testing.assert_close(low, mean, rtol=0, atol=1e-3)
     torch.testing.assert_close(high, peak, rtol=0, atol=1e-3)
-    assert ((mean < middle) & (middle < peak)).all()
     pooled = new_head("lse", sharpness=10.0).pool(torch.tensor([[[[0.0, 900.0]]]]))
     assert pooled.item() == pytest.approx(900 - math.log(2) / 10, rel=1e-6)  # no overflow
 
@@ -253,22 +242,9 @@ def test_pcam_where_every_probability_underflows() -> None:
     torch.testing.assert_close(head(features), expected)
 
 
-def test_the_length_of_csra_classifiers_does_not_matter() -> None:
-    head, features = new_head("csra"), new_features()
-    before = head(features)
-    head.classifiers[1].weight.data *= 7
-    torch.testing.assert_close(head(features), before)
-
-
 def test_a_hot_csra_attends_to_the_maximum() -> None:
     hot, peak = (new_head("csra", temperatures=[t]) for t in (1e6, 99))
     torch.testing.assert_close(hot(new_features()), peak(new_features()))
-
-
-def test_queries_are_fixed() -> None:
-    head = new_head("query")
-    assert "queries" in head.state_dict()
-    assert "queries" not in dict(head.named_parameters())
 
 
 @pytest.mark.parametrize("name", HEADS)
