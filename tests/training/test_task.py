@@ -33,9 +33,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> xl.XrayDataModule:
 @pytest.fixture
 def trainer(tmp_path: Path) -> Callable[..., Trainer]:
     def make(**settings: Any) -> Trainer:
-        return quiet_trainer(
-            tmp_path, **{"max_epochs": 1, "enable_checkpointing": False} | settings
-        )
+        usual = {"max_epochs": 1, "enable_checkpointing": False}
+        return quiet_trainer(tmp_path, **usual | settings)
 
     return make
 
@@ -61,9 +60,10 @@ class Rates(pl.Callback):
 def test_what_is_logged_is_that_of_a_validation(data, trainer) -> None:
     task = new_task(data, loss=xl.WeightedBCE(data.positive_weight()))
     net = task.net
-    before = net.head.classifier.weight.clone()
-    runner = trainer(max_epochs=2)
+    before, rates = net.head.classifier.weight.clone(), Rates()
+    runner = trainer(max_epochs=2, callbacks=[rates])
     runner.fit(task, data)
+    assert set(rates.rates) == {3e-3}, "constant without a schedule"
     assert not torch.equal(net.head.classifier.weight, before)
     names = {"train/loss", "val/loss", "val/auroc", "val/auroc_defined"}
     assert set(runner.callback_metrics) == names | {f"val/auroc/{label}" for label in data.labels}
@@ -97,9 +97,8 @@ def test_logged_figures_are_those_of_the_predictions(subset, data, trainer) -> N
         assert value == pytest.approx(roc_auc_score(targets, scores), abs=1e-6)
         values.append(roc_auc_score(targets, scores))
     assert summary["auroc"]["mean"] == pytest.approx(np.mean(values), abs=1e-6)
-    loss = F.binary_cross_entropy(
-        torch.from_numpy(predictions.scores), torch.from_numpy(predictions.targets)
-    )
+    pair = map(torch.from_numpy, (predictions.scores, predictions.targets))
+    loss = F.binary_cross_entropy(*pair)
     assert logged[f"{subset}/loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
@@ -161,11 +160,8 @@ def test_validation_while_training_is_without_mirror_images(data, trainer) -> No
     task.tta = "flip"
     again = trainer().validate(task, data, verbose=False)[0]
     np.testing.assert_equal(again, plain)
-
-
-def test_unknown_test_time_augmentation(data: xl.XrayDataModule) -> None:
     with pytest.raises(xl.ConfigError, match="tta must be one of none, flip, got 'rotate'"):
-        xl.XrayTask(new_task(data).net, tta="rotate")
+        xl.XrayTask(task.net, tta="rotate")
 
 
 class Findings(xl.Source):
@@ -242,13 +238,6 @@ def test_a_schedule_needs_an_end(data: xl.XrayDataModule, trainer: Callable[...,
         xl.ConfigError, match="a schedule needs the length of the run: set max_epochs"
     ):
         trainer(max_epochs=-1).fit(new_task(data, Cosine()), data)
-
-
-def test_without_a_schedule_the_rate_is_constant(data, trainer) -> None:
-    rates = Rates()
-    task = new_task(data)
-    trainer(callbacks=[rates]).fit(task, data)
-    assert set(rates.rates) == {3e-3}
 
 
 def test_layer_decay_of_a_run(data: xl.XrayDataModule, trainer: Callable[..., Trainer]) -> None:

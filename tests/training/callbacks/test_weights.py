@@ -7,6 +7,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,11 +22,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from toy import quiet_trainer
 
-from xray_lightning import EMA, ConfigError, XrayDataModule, XrayTask, load_checkpoint
+import xray_lightning as xl
 from xray_lightning.training.callbacks import epochs
 from xray_lightning.training.callbacks.weights import RunCheckpoint
 
-Fit = Callable[..., tuple[XrayTask, Path]]
+Fit = Callable[..., tuple[xl.XrayTask, Path]]
 
 
 class Record(pl.Callback):
@@ -64,13 +65,13 @@ def same(ours: Any, theirs: Any) -> None:
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_formula(accumulate: int, fit: Fit) -> None:
     record = Record()
-    task, folder = fit(record, EMA(decay=0.6), accumulate_grad_batches=accumulate)
+    task, folder = fit(record, xl.EMA(decay=0.6), accumulate_grad_batches=accumulate)
     expected = dict(record.states[0])
     for step, state in enumerate(record.states[1:], start=1):
         decay = min(0.6, (1 + step) / (10 + step))
         for name, value in state.items():
             expected[name] = decay * expected[name] + (1 - decay) * value
-    stored = load_checkpoint(folder / "weights.ckpt").state
+    stored = xl.load_checkpoint(folder / "weights.ckpt").state
     assert len(record.states) > 6
     assert any("running_mean" in name for name in stored)
     for name, tensor in stored.items():
@@ -83,20 +84,20 @@ def test_the_formula(accumulate: int, fit: Fit) -> None:
     assert np.abs(weights - expected["head.classifier.weight"]).max() > 1e-3
 
 
-def test_the_average_is_judged_and_kept(fit: Fit, data: XrayDataModule) -> None:
-    _, folder = fit(EMA(decay=0.9))
+def test_the_average_is_judged_and_kept(fit: Fit, data: xl.XrayDataModule) -> None:
+    _, folder = fit(xl.EMA(decay=0.9))
     table = pd.read_csv(folder / "metrics.csv")
     for name in ("weights", "last"):
-        net = load_checkpoint(folder / f"{name}.ckpt").build_net()
+        net = xl.load_checkpoint(folder / f"{name}.ckpt").build_net()
         trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
-        found = trainer.validate(XrayTask(net), data, verbose=False)[0]
+        found = trainer.validate(xl.XrayTask(net), data, verbose=False)[0]
         assert table["val/loss"].iloc[-1] == pytest.approx(found["val/loss"], rel=1e-8)
     assert "ema" not in raw(folder / "weights.ckpt")
 
 
 def test_training_goes_on_as_without(fit: Fit) -> None:
     _, plain = fit(name="plain")
-    _, averaged = fit(EMA(decay=0.9), name="averaged")
+    _, averaged = fit(xl.EMA(decay=0.9), name="averaged")
     ours, theirs = raw(averaged / "last.ckpt"), raw(plain / "last.ckpt")
     same(ours["optimizer_states"], theirs["optimizer_states"])
     for name, tensor in ours["ema"]["weights"].items():
@@ -107,14 +108,18 @@ def test_training_goes_on_as_without(fit: Fit) -> None:
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_resumed_equals_uninterrupted(epochs: int, fit: Fit) -> None:
-    _, whole = fit(EMA(decay=0.9), name="whole")
-    _, begun = fit(EMA(decay=0.9), name="begun", stop=epochs)
+@pytest.mark.parametrize(
+    "change", [partial(xl.EMA, decay=0.9), partial(xl.FreezeBackbone, epochs=2)]
+)
+def test_resumed_equals_uninterrupted(epochs: int, change: Any, fit: Fit) -> None:
+    """Of frozen epochs in the middle, and where they end."""
+    _, whole = fit(change(), name="whole")
+    _, begun = fit(change(), name="begun", stop=epochs)
     assert raw(begun / "last.ckpt")["epoch"] == epochs - 1
-    fit(EMA(decay=0.9), name="begun", resume=begun / "last.ckpt")
+    fit(change(), name="begun", resume=begun / "last.ckpt")
     ours, theirs = raw(begun / "last.ckpt"), raw(whole / "last.ckpt")
     for subset in ("state_dict", "ema", "optimizer_states", "lr_schedulers"):
-        same(ours[subset], theirs[subset])
+        same(ours.get(subset), theirs.get(subset))
     same(raw(begun / "weights.ckpt")["state_dict"], raw(whole / "weights.ckpt")["state_dict"])
     clock = ["images_per_second"]
     tables = [pd.read_csv(path / "metrics.csv").drop(columns=clock) for path in (begun, whole)]
@@ -126,7 +131,7 @@ def test_weights_saved_within_an_epoch_are_the_average(fit: Fit, tmp_path: Path)
     keep = ModelCheckpoint(
         tmp_path, "{step}", every_n_train_steps=2, save_top_k=-1, save_weights_only=True
     )
-    ema = EMA(decay=0.5)
+    ema = xl.EMA(decay=0.5)
     fit(record, ema, keep, limit_train_batches=3, stop=1)
     average = record.states[0]["head.classifier.bias"]
     for step in (1, 2):
@@ -137,7 +142,7 @@ def test_weights_saved_within_an_epoch_are_the_average(fit: Fit, tmp_path: Path)
 
 
 def test_a_later_run_without_it_keeps_its_own_weights(fit, data, tmp_path) -> None:
-    task, _ = fit(EMA(decay=0.9), stop=1)
+    task, _ = fit(xl.EMA(decay=0.9), stop=1)
     trainer = quiet_trainer(tmp_path, max_epochs=1, enable_checkpointing=False)
     trainer.fit(task, data)
     trainer.save_checkpoint(tmp_path / "later.ckpt")
@@ -147,8 +152,8 @@ def test_a_later_run_without_it_keeps_its_own_weights(fit, data, tmp_path) -> No
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.1, 2.0])
 def test_decay_that_cannot_work(decay: float) -> None:
-    with pytest.raises(ConfigError, match=f"ema_decay must lie between 0 and 1, got {decay}"):
-        EMA(decay=decay)
+    with pytest.raises(xl.ConfigError, match=f"ema_decay must lie between 0 and 1, got {decay}"):
+        xl.EMA(decay=decay)
 
 
 COLUMNS = ("images_seen", "step", "lr")
@@ -196,7 +201,7 @@ def test_images_of_all_processes_count_and_the_rate_before_layer_decay(tmp_path:
     assert (row["epoch"], row["step"], row["lr"], row["val/auroc"]) == (4, 15, 0.5, 0.75)
 
 
-def test_a_row_for_each_epoch(fit: Fit, data: XrayDataModule) -> None:
+def test_a_row_for_each_epoch(fit: Fit, data: xl.XrayDataModule) -> None:
     task, folder = fit()
     table = pd.read_csv(folder / "metrics.csv")
     assert table["epoch"].tolist() == [0, 1, 2]
@@ -211,10 +216,8 @@ def test_a_row_for_each_epoch(fit: Fit, data: XrayDataModule) -> None:
 
 
 def test_batches_that_share_a_step_all_count(fit: Fit) -> None:
-    tables = [
-        pd.read_csv(fit(name=str(n), stop=1, accumulate_grad_batches=n)[1] / "metrics.csv")
-        for n in (1, 2)
-    ]
+    runs = [fit(name=str(n), stop=1, accumulate_grad_batches=n)[1] for n in (1, 2)]
+    tables = [pd.read_csv(run / "metrics.csv") for run in runs]
     seen, steps, rates = ([table[name][0] for table in tables] for name in COLUMNS)
     assert seen[0] == seen[1] > 12
     assert steps[1] == math.ceil(steps[0] / 2)
