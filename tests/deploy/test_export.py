@@ -242,9 +242,8 @@ def test_what_is_kept(backbone, static, data, make, tmp_path) -> None:
     batches = wanted.squares[:16], wanted.squares[16:]  # dynamic ranges are those of a batch
     parts = [session.run(None, {"pixels": batch}) for batch in batches]
     scores, _, calls = map(np.concatenate, zip(*parts, strict=True))
-    assert (
-        0 < np.abs(scores - wanted.scores).max() == pytest.approx(done.largest_difference, abs=1e-5)
-    )
+    largest = np.abs(scores - wanted.scores).max()
+    assert 0 < largest == pytest.approx(done.largest_difference, abs=1e-5)
     assert done.turned == np.mean((calls != wanted.calls)[:, 1])  # Mass alone has a point
     sides = [[side[:, [2, 0]]] for side in (wanted.scores, scores)]
     patients = [record.patient_id for record in test]

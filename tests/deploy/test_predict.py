@@ -71,9 +71,8 @@ def counts(done: PredictedFiles) -> tuple[int, int, int, int]:
 
 def test_scores_are_the_classifiers(classifier: Classifier, images: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    done = predict_files(
-        classifier, [images], tmp_path, batch_size=7, progress=lambda *both: told.append(both)
-    )
+    settings = {"batch_size": 7, "progress": lambda *both: told.append(both)}
+    done = predict_files(classifier, [images], tmp_path, **settings)
     assert counts(done) == (40, 0, 0, 0)
     assert told == [(number, 40) for number in range(41)]
     table = rows(done.table)
@@ -255,12 +254,9 @@ def test_killed_and_continued(classifier, checkpoint, images, tmp_path) -> None:
         "predict_files(load_classifier(sys.argv[1]), [sys.argv[2]], sys.argv[3], batch_size=1)"
     )
     table = out / "predictions.csv"
-    process = start(
-        [sys.executable, "-c", code, checkpoint, scans, out],
-        lambda _: table.exists() and table.stat().st_size > 1000,
-        120,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+    command, env = [sys.executable, "-c", code, checkpoint, scans, out], {"PYTHONPATH": str(ROOT)}
+    ready = lambda _: table.exists() and table.stat().st_size > 1000  # noqa: E731
+    process = start(command, ready, 120, env=os.environ | env)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -275,18 +271,14 @@ def scores_of(name: str, *scores: float) -> FileScores:
     return FileScores(Path(name), np.array(scores, np.float32))
 
 
-def fill(folder: Path, *names: str) -> bytes:
-    with ScoreTable(folder, READING) as table:
-        for number, name in enumerate(names):
-            table.add(scores_of(name, 1 / (3 + number), 0.5))
-    return (folder / "predictions.csv").read_bytes()
-
-
 @pytest.mark.parametrize("last", ["/b.png", '/b,"c"\nd\n.png', "/\udcff.png"])
 def test_cut_anywhere(last: str, tmp_path: Path) -> None:
     """Wherever a kill cuts the table, the next run goes on from its last complete row."""
     names = ["/a\n1.png", last]
-    whole = fill(tmp_path, *names)
+    with ScoreTable(tmp_path, READING) as table:
+        for number, name in enumerate(names):
+            table.add(scores_of(name, 1 / (3 + number), 0.5))
+    whole = (tmp_path / "predictions.csv").read_bytes()
     one = whole[: whole.rindex(b"/") - 1] if whole.count(b'"') > 2 else whole[: whole.rindex(b"/")]
     for size in range(len(whole) + 1):
         (tmp_path / "predictions.csv").write_bytes(whole[:size])
@@ -298,15 +290,6 @@ def test_cut_anywhere(last: str, tmp_path: Path) -> None:
             for name in missing:
                 table.add(scores_of(name, 1 / (3 + names.index(name)), 0.5))
         assert (tmp_path / "predictions.csv").read_bytes() == whole
-
-
-def test_scores_survive_the_table(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).random((50, 2), dtype=np.float32)
-    with ScoreTable(tmp_path, READING) as table:
-        for number, pair in enumerate(values):
-            table.add(FileScores(Path(f"{number}.png"), pair))
-    found = np.array([row[3::3] for row in rows(tmp_path / "predictions.csv")[1:]], np.float32)
-    np.testing.assert_array_equal(found, values)
 
 
 @pytest.mark.parametrize(
