@@ -9,7 +9,7 @@ on the machine meets both sides alike. A ratio that misses its bound by more tha
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
@@ -20,11 +20,8 @@ import pytest
 import torch
 
 SLACK = 1.5  # what other load on a shared machine was seen to do to a median of ratios
-SHARED = Path(os.environ["XRAY_DATA"])
 DOWNLOADS = ("requests", "imageio")  # what torchxrayvision imports and no benchmark calls
 DOWNLOADS += ("skimage", "skimage.transform", "skimage.io", "skimage.filters")
-
-Work = Callable[[], int]  # does some work and returns how many items it did
 
 
 class Bench:
@@ -90,24 +87,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before[1])
 
 
-def needed(folder: str) -> Path:
-    """A folder of the real data; skips where it is absent."""
-    path = SHARED / folder
-    if not path.is_dir():
-        pytest.skip(f"real data: {path} is absent")
-    return path
-
-
 @pytest.fixture
-def metadata() -> Path:
+def metadata(shared_data: Path) -> Path:
     """The full label table of ChestX-ray14, no images."""
-    return needed("nih-metadata")
+    return shared_data / "nih-metadata"
 
 
 @pytest.fixture
-def radiographs() -> list[Path]:
+def radiographs(shared_data: Path) -> list[Path]:
     """40 radiographs at 1024 px."""
-    return sorted(needed("nih-1024").glob("*.png"))
+    return sorted((shared_data / "nih-1024").glob("*.png"))
 
 
 @pytest.fixture

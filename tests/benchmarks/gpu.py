@@ -90,14 +90,9 @@ class Rehearsal:
         first, *rest = map(str, arguments)
         start = ["train.py"] if first == "train" else ["-c", XRAY, first]
         search = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        done = subprocess.run(
-            [sys.executable, *start, *rest],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": search},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        place = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": search}}
+        done = subprocess.run([sys.executable, *start, *rest], **place, **streams)
         if done.returncode:
             raise SystemExit(
                 f"{first} {' '.join(rest)}: exit code {done.returncode}\n{done.stdout}"
@@ -144,15 +139,10 @@ def evaluate_everywhere(all_: Rehearsal) -> None:
             out = f"hydra.run.dir={all_.folder / name}"
             all_.command("evaluate", all_.checkpoint, *trainer, "draws=50", out)
     own, cpu = scores_of(all_.run), scores_of(all_.folder / "cpu")
-    all_.check(
-        "evaluate against the end of training", largest(scores_of(all_.folder / "same"), own), SAME
-    )
+    same, float32 = (scores_of(all_.folder / name) for name in ("same", "float32"))
+    all_.check("evaluate against the end of training", largest(same, own), SAME)
     all_.check("scores in bfloat16 against the CPU's", largest(own, cpu), BF16)
-    all_.check(
-        "scores in float32 against the CPU's",
-        largest(scores_of(all_.folder / "float32"), cpu),
-        FLOAT32,
-    )
+    all_.check("scores in float32 against the CPU's", largest(float32, cpu), FLOAT32)
     means = [
         json.loads((place / "metrics.json").read_text())["test"]["auroc"]["mean"]
         for place in (all_.run, all_.folder / "cpu")
@@ -179,13 +169,8 @@ def predict_files(all_: Rehearsal) -> None:
 def explain(all_: Rehearsal) -> None:
     with all_.timed("explain"):
         out = f"hydra.run.dir={all_.folder / 'explain'}"
-        wanted = [
-            "methods=cam,gradcam",
-            "saliency=cam",
-            "shortcuts=false",
-            "positives=8",
-            "draws=50",
-        ]
+        wanted = ["methods=cam,gradcam", "saliency=cam", "shortcuts=false"]
+        wanted += ["positives=8", "draws=50"]
         all_.command("explain", all_.checkpoint, *all_.trainer, *wanted, out)
     size = load_classifier(all_.checkpoint, device="cpu").preprocessing["image_size"]
     images = torch.rand(4, 1, size, size, generator=torch.Generator().manual_seed(0))

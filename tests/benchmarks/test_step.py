@@ -17,6 +17,7 @@ from time import perf_counter
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -113,16 +114,6 @@ class TakeTurns(pl.Callback):
         self.seconds.append((self._bare, perf_counter() - self._start))
 
 
-class StopClock(pl.Callback):
-    """The last of the callbacks."""
-
-    def __init__(self, turns: TakeTurns) -> None:
-        self.turns = turns
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.turns.done()
-
-
 def measure_step(case: Case, folder) -> tuple[float, float, float]:
     """Milliseconds a step of the bare loop and of Lightning, and the median of their ratios."""
     before = torch.get_num_threads()
@@ -133,13 +124,14 @@ def measure_step(case: Case, folder) -> tuple[float, float, float]:
     turns = TakeTurns(bare_loop(copy.deepcopy(net), data, case))
     task = XrayTask(net, BCE(), optimizer=OPTIMIZER, head_lr=HEAD_LR, schedule=Cosine())
     metrics = MetricsFile(folder / "metrics.csv")
+    last = LambdaCallback(on_train_epoch_end=lambda trainer, module: turns.done())
     trainer = pl.Trainer(
         accelerator="gpu" if case.device == "cuda" else case.device,
         devices=1,
         precision=case.precision,
         max_epochs=TURNS,
         gradient_clip_val=CLIP,
-        callbacks=[turns, EpochSeed(0), metrics, EpochLine(), StopClock(turns)],
+        callbacks=[turns, EpochSeed(0), metrics, EpochLine(), last],
         logger=TensorBoardLogger(folder, name="", version="tensorboard"),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,

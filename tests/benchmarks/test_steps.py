@@ -5,6 +5,10 @@ of it, far less than two steps differ under other load: losses are timed without
 turns with the step, and the ratio is (step with BCE - BCE + loss) / (step with BCE). A head or
 block takes turns with the average pool, and CPU seconds are compared. Memory is what a step holds
 apart from temporary buffers: parameters, their gradients and the tensors that autograd saves.
+
+Grad-CAM of all 14 labels stands against pytorch-grad-cam and captum, which are called for each
+label: 8 images at 224 px, random weights. Both libraries do the same work for every label, so they
+are timed for 2 labels and counted as maps a second.
 """
 
 from statistics import median
@@ -13,10 +17,14 @@ from typing import Any
 
 import pytest
 import torch
+from captum.attr import LayerGradCam
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torch.optim import AdamW
 
 import xray_lightning as xray
+from xray_lightning import XrayNet, class_maps
 from xray_lightning.models.heads import HEADS
 from xray_lightning.records import CHEST_XRAY14
 
@@ -173,3 +181,42 @@ def test_averaged_weights_and_a_frozen_backbone(batch: tuple[Tensor, Tensor], be
         value = bench.over(rates["plain_cpu"], rates[f"{name}_cpu"])
         bench.ratio(f"step_{name}_vs_plain", value, bound)
     bench.remark(f"{PLACE}, CPU seconds")
+
+
+SIDE, FILMS, FEW, MAP_TURNS = 224, 8, 2, 3
+LAYERS = {"densenet121": "features", "legacy_xception": "act4"}  # what enters the pool
+BOUNDS = {"by_hooks": ">=30", "by_captum": ">=10"}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [("densenet121", "average"), ("densenet121", "attention"), ("legacy_xception", "average")],
+)
+def test_grad_cam_of_all_labels(backbone, head, bench) -> None:
+    torch.manual_seed(0)
+    net = XrayNet(CHEST_XRAY14, backbone, head=head, image_size=SIDE).eval()
+    images, layer = torch.rand(FILMS, 1, SIDE, SIDE), net.backbone.get_submodule(LAYERS[backbone])
+
+    def ours() -> int:
+        return class_maps(net, images, method="gradcam").shape[:2].numel()
+
+    def by_hooks() -> int:
+        with GradCAM(net, [layer]) as theirs:
+            for label in range(FEW):
+                theirs(images, [ClassifierOutputTarget(label)] * FILMS)
+        return FEW * FILMS
+
+    def by_captum() -> int:
+        theirs = LayerGradCam(net, layer)
+        for label in range(FEW):
+            theirs.attribute(images, label, relu_attributions=True).detach()
+        return FEW * FILMS
+
+    found = bench.rates(MAP_TURNS, ours=ours, by_hooks=by_hooks, by_captum=by_captum)
+    maps = FILMS * len(CHEST_XRAY14)
+    seconds = {name: maps / median(found[f"{name}_cpu"]) for name in ("ours", *BOUNDS)}
+    listed = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
+    bench.remark(f"{backbone}, head {head}: CPU seconds for {maps} maps: {listed}")
+    for name, bound in BOUNDS.items():
+        value = bench.over(found["ours_cpu"], found[f"{name}_cpu"])
+        bench.ratio(f"gradcam_{backbone}_{head}_vs_{name}", value, bound)
