@@ -100,6 +100,7 @@ def test_choices_change_images_and_title(tmp_path: Path) -> None:
     other.write_text("Nodule: [pseudonodule]\nMass: [mass, unheard of]\n")
     own = PadChest(tmp_path, label_map=other)
     assert own.labels == ("Nodule", "Mass")
+    assert own.title.startswith("padchest (label_map: ")
     assert present(own)["c.png"] == {"Nodule"}
     assert "words of the label map that are not in the table: unheard of" in own.notes
 
