@@ -1,13 +1,27 @@
-"""Overlaps against sets written out by hand, and against pandas on a random table."""
+"""What subsets and hospitals share and how they differ: by hand, pandas, sets and loops."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pytest
+from scipy.stats import norm
 
-from xray_lightning import Phantom, Record, Several, audit_split, patient_split
-from xray_lightning.audit.leakage import count_overlap, match_checkpoint, match_list
+from xray_lightning import (
+    ConfigError,
+    Phantom,
+    Record,
+    Several,
+    audit_split,
+    compare_hospitals,
+    patient_split,
+)
+from xray_lightning.audit import leakage, shift
+from xray_lightning.audit.leakage import Pair, count_duplicates, count_overlap
+from xray_lightning.audit.run import Hospitals, say
+from xray_lightning.audit.shift import BOTH, add_train_val, compare_prevalence, separate_by_metadata
 from xray_lightning.data.source import patient_keys
 from xray_lightning.data.summary import summarise_data
 
@@ -42,7 +56,7 @@ def test_against_pandas(records: list[Record], subsets: dict[str, np.ndarray]) -
 
 def test_a_known_list_under_either_name() -> None:
     aliases = [(f"i{n}", f"nih{n}") for n in range(6)]
-    match = match_list("a list", ["i0", "nih3", "i3", "elsewhere"], aliases, SUBSETS)
+    match = leakage.match_list("a list", ["i0", "nih3", "i3", "elsewhere"], aliases, SUBSETS)
     assert (match.listed, match.present, match.absent) == (4, 2, 1)
     assert match.first_absent == "elsewhere"
     assert match.subsets == match.to_json()["parts"] == {"train": 1, "val": 0, "test": 1}
@@ -56,12 +70,12 @@ def test_what_a_checkpoint_has_seen(monkeypatch) -> None:
     own["patients"] = {"train": patient_keys(phantom.population, train), "val": []}
     loaded = SimpleNamespace(description=SimpleNamespace(split=own))
     monkeypatch.setattr("xray_lightning.checkpoint.load_checkpoint", lambda path: loaded)
-    match = match_checkpoint(Path("best.ckpt"), phantom, split)
+    match = leakage.match_checkpoint(Path("best.ckpt"), phantom, split)
     assert match.comparable
     assert match.same_training_images
     assert match.seen == {"train": len(train), "val": 0, "test": 0}
     own["population"] = "other people"
-    match = match_checkpoint(Path("best.ckpt"), phantom, split)
+    match = leakage.match_checkpoint(Path("best.ckpt"), phantom, split)
     assert not match.comparable
     assert match.seen is None
 
@@ -88,3 +102,205 @@ def test_data_sets_that_tell_no_patients_are_not_counted() -> None:
         assert alone.leakage.patients.drawn == f"{owner}s"
         assert f"every {owner} counts as its own" in alone.gist[0]
         assert "0 patients" not in " ".join(alone.gist)
+
+
+SCENES = np.random.default_rng(0).integers(0, 256, (7, 128, 128), dtype=np.uint8)
+
+
+def test_what_a_split_separates() -> None:
+    """Eight images: 0 = 4 (train, test; two patients), 1 ~ 5 (val, test; one), 2 = 3 (train)."""
+    near = np.clip(SCENES[1].astype(int) + 3, 0, 255).astype(np.uint8)
+    squares = np.stack([*SCENES[:3], SCENES[2], SCENES[0], near, SCENES[6], near])
+    owners = "abccxbdy"
+    records = [Record(f"i{n}", owner, (0.0,)) for n, owner in enumerate(owners)]
+    subsets = {"train": np.array([0, 2, 3]), "val": np.array([1]), "test": np.array([4, 5, 6])}
+    found = count_duplicates(squares, records, subsets)  # 7, equal to 5, is in no subset
+    assert (found.images, found.size, found.blank, found.test_images) == (8, 128, 0, 2)
+    assert found.exact == leakage.PairCount(3, 2, learned_and_tested=1, leaked_unseen=1)
+    assert found.near == leakage.PairCount(2, 1, learned_and_tested=1, leaked_unseen=0)
+    first, second, *rest = found.closest
+    assert first == Pair(("i0", "i4"), ("train", "test"), False, True, 1.0)
+    assert (second.images, second.exact, second.same_patient) == (("i1", "i5"), False, True)
+    assert {pair.subsets for pair in rest} == {("train", "train"), ("test", ""), ("val", "")}
+
+
+Subsets = dict[str, np.ndarray]
+
+
+def frame(records: list[Record], labels: tuple[str, ...]) -> pd.DataFrame:
+    table = pd.DataFrame(
+        {"patient": r.patient_id, "age": r.age, "sex": r.sex or None, "view": r.view}
+        | {"follow_up": r.follow_up, **dict(zip(labels, r.targets, strict=True))}
+        for r in records
+    )
+    table["code"] = table["patient"].astype("category").cat.codes
+    return table
+
+
+def test_prevalence_against_pandas(records: list[Record], subsets: Subsets, tabled) -> None:
+    table, bootstrap = tabled(records)
+    frames = frame(records, table.labels)
+    rows = compare_prevalence(table, add_train_val(subsets), bootstrap)
+    for row in rows:
+        for subset, places in add_train_val(subsets).items():
+            column = frames[row.name].iloc[places]
+            assert row.value[subset] == pytest.approx(column.mean())
+            assert (row.count[subset], row.known[subset]) == (column.sum(), column.count())
+        assert row.ratio == pytest.approx(row.value["test"] / row.value[BOTH])
+        assert row.ratio_to_train == pytest.approx(row.value["test"] / row.value["train"])
+    smallest = min(row.p_value for row in rows)
+    assert min(row.corrected for row in rows) == pytest.approx(min(1, 3 * smallest))
+
+
+def test_intervals_against_a_loop_over_the_same_draws(records, subsets, tabled) -> None:
+    table, bootstrap = tabled(records, seed=3)
+    frames = frame(records, table.labels)
+    row = compare_prevalence(table, add_train_val(subsets), bootstrap)[0]
+    ratios, differences = [], []
+    for draw in bootstrap.counts[1:]:
+        shares = []
+        for places in (subsets["test"], add_train_val(subsets)[BOTH]):
+            known = frames.iloc[places].dropna(subset="Mass")
+            shares.append(np.average(known["Mass"], weights=draw[known["code"]]))
+        ratios.append(shares[0] / shares[1])
+        differences.append(shares[0] - shares[1])
+    assert row.ratio_interval == pytest.approx(np.quantile(ratios, [0.025, 0.975]))
+    z = abs(row.value["test"] - row.value[BOTH]) / np.std(differences)
+    assert row.p_value == pytest.approx(2 * (1 - norm.cdf(z)))
+
+
+def test_metadata_against_pandas(records: list[Record], subsets: Subsets, tabled) -> None:
+    table, bootstrap = tabled(records)
+    rows = {
+        row.name: row for row in shift.compare_metadata(table, add_train_val(subsets), bootstrap)
+    }
+    for subset, places in add_train_val(subsets).items():
+        here = frame(records, table.labels).iloc[places]
+        wanted = {
+            "age": here["age"].mean(),
+            "follow-up number": here["follow_up"].mean(),
+            "sex F": (here["sex"].dropna() == "F").mean(),
+            "view AP": (here["view"] == "AP").mean(),
+            "images per patient": len(here) / here["patient"].nunique(),
+        }
+        assert {name: rows[name].value[subset] for name in wanted} == pytest.approx(wanted)
+
+
+def test_what_is_unknown_everywhere_is_nan(records, subsets, tabled) -> None:
+    age = shift.compare_metadata(
+        *arguments(tabled([replace(r, age=float("nan")) for r in records]), subsets)
+    )[0]
+    assert np.isnan([age.value["test"], age.p_value]).all()
+    assert age.to_json()["ratio"] is None
+
+
+def arguments(pair, subsets: Subsets):
+    return pair[0], add_train_val(subsets), pair[1]
+
+
+def test_the_classifier_finds_what_differs(records, subsets, tabled) -> None:
+    test = set(subsets["test"].tolist())
+    told = [replace(r, view="AP" if i in test else "PA") for i, r in enumerate(records)]
+    separation = separate_by_metadata(*arguments(tabled(told), subsets), seed=0)
+    assert separation.result.mean > 0.99
+    assert max(separation.used, key=separation.used.__getitem__) == "view"
+    assert set(separation.used) == {"age", "sex", "view", "follow-up number", shift.PER_PATIENT}
+    alike = separate_by_metadata(*arguments(tabled(records), subsets), seed=0)
+    assert alike.result.mean < 0.65
+
+
+def test_nothing_to_tell_by_and_too_few_patients(records, subsets, tabled) -> None:
+    bare = [Record(f"{n}.png", f"p{n}", (0.0,)) for n in range(240)]
+    few = [replace(r, patient_id=f"p{i % 4}") for i, r in enumerate(records)]
+    for made, reason in (
+        (tabled(bare, ("Mass",)), "no metadata that varies"),
+        (tabled(few), "5 folds need as many patients"),
+    ):
+        separation = separate_by_metadata(*arguments(made, subsets), seed=0)
+        assert separation.result is None
+        assert reason in separation.undefined
+
+
+PHANTOM = Phantom(60)
+
+
+def hospital(change, population=PHANTOM.population, seed=0):
+    """The phantom's label table, changed."""
+    source = Phantom(60, seed=seed)
+    source.records = [change(record) for record in source.records]
+    source.population = population
+    return source
+
+
+def compare(other: Phantom, **settings) -> tuple[Several, Hospitals]:
+    source = Several({"a": PHANTOM, "b": other})
+    return source, compare_hospitals(source, draws=20, **settings)
+
+
+def test_values_against_pandas() -> None:
+    """The other hospital has half of the patients, two years older, and no films from above."""
+    owners = sorted({record.patient_id for record in PHANTOM.records})[::2]
+    other = hospital(lambda r: replace(r, age=r.age + 2, view="PA"))
+    other.records = [record for record in other.records if record.patient_id in owners]
+    source, hospitals = compare(other)
+    assert Hospitals.from_json(hospitals.to_json()).to_json() == hospitals.to_json()
+    assert hospitals.patients == {"a and b": len(owners)}
+    assert (hospitals.base, hospitals.sizes["b"].patients) == ("a", len(owners))
+    rows = [(r.hospital, r.age, r.view == "AP", r.targets[0]) for r in source.records]
+    means = pd.DataFrame(rows, columns=["home", "age", "view AP", source.labels[0]])
+    wanted = means.groupby("home").mean()
+    shift = hospitals.shifts["b"]
+    for row in (*shift.metadata, *shift.prevalence):
+        if row.name in wanted:
+            assert row.value == pytest.approx(wanted[row.name].to_dict())
+            assert row.ratio == pytest.approx(wanted[row.name]["b"] / wanted[row.name]["a"])
+
+
+@pytest.mark.parametrize("view", ["AP", ""])
+def test_what_tells_the_hospital(view: str) -> None:
+    """A view of its own does; a column that a table lacks would, and is left out."""
+    other = hospital(lambda r: replace(r, view=view), seed=1, population="others")
+    separation = compare(other)[1].shifts["b"].separation
+    assert separation.left_out == ([] if view else ["view"])
+    assert (separation.result.mean > 0.7) == bool(view)
+    assert max(separation.used, key=separation.used.get) == "view" or not view
+
+
+def test_what_could_not_be_found_is_not_none() -> None:
+    """No common ids, no patients at all, no pixels: "not compared", never 0."""
+    for change, population in ((lambda r: r, "others"), (lambda r: r, "")):
+        assert compare(hospital(change, population))[1].patients == {"a and b": None}
+    bare = hospital(lambda r: Record(r.image_id, r.image_id, r.targets), "")
+    hospitals = compare(bare)[1]
+    assert hospitals.sizes["b"].patients is None
+    assert hospitals.shifts["b"].separation.result is None
+    said = " ".join(say("hospitals", hospitals))
+    assert "patients were not compared" in said
+    assert "pixels were not compared" in said
+    assert "(one of them lacks: age, sex, view, follow-up number, images of the patient)" in said
+
+
+def test_copies_across_hospitals() -> None:
+    """Each film of b that is on disk is one of a under another name."""
+    rng = np.random.default_rng(0)
+    squares = rng.integers(0, 256, (5, 64, 64), dtype=np.uint8)[[0, 1, 2, 0, 1, 3, 4]]
+    records = [Record(f"a/{n}", f"a/p{n}", (0.0,), hospital="a") for n in range(3)]
+    records += [Record(f"b/{n}", f"b/{n}", (0.0,), hospital="b") for n in range(4)]
+    places = np.arange(7)
+    subsets = {"train": places[:3], "val": places[:0], "test": places[3:]}
+    duplicates = count_duplicates(squares, records, subsets)
+    assert (duplicates.compared, duplicates.between) == ({"a": 3, "b": 4}, {"a and b": 2})
+    assert duplicates.exact.pairs == 2
+    assert duplicates.exact.other_patients is None, "b tells no patients"
+    assert [pair.same_patient for pair in duplicates.closest] == [None, None]
+    _, hospitals = compare(hospital(lambda r: r), duplicates=duplicates)
+    (first, *_) = say("hospitals", hospitals)
+    assert first.endswith("2 pairs of their images are copies (3 and 4 compared).")
+    elsewhere = replace(duplicates, compared={"a": 7}, between={})
+    assert compare(hospital(lambda r: r), duplicates=elsewhere)[1].pictures == {"a and b": None}
+
+
+def test_one_data_set_has_no_hospitals() -> None:
+    with pytest.raises(ConfigError, match="one data set alone, a"):
+        compare_hospitals(Several({"a": PHANTOM}))
+    assert audit_split(PHANTOM, patient_split(PHANTOM.records, None), draws=2).hospitals is None

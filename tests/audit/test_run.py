@@ -6,12 +6,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
+from xray_lightning.audit import decomposition
+from xray_lightning.audit import shift as baselines
 from xray_lightning.audit import shift as shifts
-from xray_lightning.audit.label_table import MeanAuroc
+from xray_lightning.audit.decomposition import ScoredSubset, measure_auroc, reweight
+from xray_lightning.audit.label_table import LabelTable, MeanAuroc
 from xray_lightning.audit.leakage import CheckpointOverlap, count_overlap, match_list
 from xray_lightning.audit.run import Audit, audit_split, decompose_change, say, write_gist
-from xray_lightning.audit.shift import BOTH, measure_prevalence, score_by_mean, score_by_previous
+from xray_lightning.audit.shift import (
+    BOTH,
+    measure_prevalence,
+    score_baselines,
+    score_by_mean,
+    score_by_metadata,
+)
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.partition import LeakySubsetsWarning
 from xray_lightning.data.phantom import Phantom
@@ -19,7 +29,8 @@ from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.splits import image_split, official_split, patient_split
 from xray_lightning.errors import TableError
 from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.records import patient_ids, target_matrix
+from xray_lightning.metrics.intervals import effective_patients
+from xray_lightning.records import Record, target_matrix
 
 PHANTOM = Phantom(patients=60)
 SPLIT = patient_split(PHANTOM.records, None)
@@ -46,25 +57,11 @@ def test_nih_official(nih: ChestXray14, tabled) -> None:
     assert [round(images[subset], 2) for subset in (BOTH, "test")] == [3.09, 9.15]
     test, prior = split.subsets["test"], measure_prevalence(table, split.subsets["train"])
     for scores, mean in (
-        (score_by_previous(table, test, prior), 0.642),
+        (baselines.score_by_previous(table, test, prior), 0.642),
         (score_by_mean(table, test, test, prior), 0.795),
     ):
         result = MeanAuroc.of(nih.labels, scores, table.targets[test], bootstrap.subset(test))
         assert result.mean == pytest.approx(mean, abs=0.001)
-
-
-def test_nih_image_split(nih: ChestXray14, tabled) -> None:
-    with pytest.warns(LeakySubsetsWarning):
-        split = image_split(nih.records, nih.official)
-    table, bootstrap = tabled(nih.records, nih.labels, draws=1)
-    train, test = split.subsets["train"], split.subsets["test"]
-    overlap = count_overlap([record.patient_id for record in nih.records], split.subsets)
-    trained = set(patient_ids([nih.records[row] for row in train]).tolist())
-    assert overlap.in_train == sum(nih.records[row].patient_id in trained for row in test)
-    assert overlap.shares[1] > 0.8
-    scores = score_by_mean(table, train, test, measure_prevalence(table, train))
-    result = MeanAuroc.of(nih.labels, scores, table.targets[test], bootstrap.subset(test))
-    assert result.mean > 0.7
 
 
 def test_rsna_image_split(shared_data) -> None:
@@ -172,3 +169,195 @@ def test_differences_are_told_beyond_chance_only() -> None:
     assert "differs beyond chance; the largest difference is Hernia: 3.40" in prevalence
     assert metadata.startswith("Whether metadata alone tell b from a is open")
     assert "cannot tell b from a" in said(0.2, 0.51, 0.5, 0.52)[1]
+
+
+Subsets = dict[str, np.ndarray]
+
+
+@pytest.mark.parametrize("place", ["train", "test"])
+def test_mean_of_the_other_images(records, subsets, place, tabled) -> None:
+    table, _ = tabled(records)
+    prior = measure_prevalence(table, subsets["train"])
+    scores = baselines.score_by_mean(table, subsets[place], subsets["test"], prior)
+    for index, row in enumerate(subsets["test"].tolist()):
+        others = [
+            records[other].targets
+            for other in subsets[place].tolist()
+            if other != row and records[other].patient_id == records[row].patient_id
+        ]
+        for label in range(3):
+            known = [targets[label] for targets in others if not np.isnan(targets[label])]
+            assert scores[index, label] == pytest.approx(
+                (sum(known) + prior[label]) / (len(known) + 1)
+            )
+
+
+def test_previous_label(records: list[Record], subsets: Subsets, tabled) -> None:
+    table, _ = tabled(records)
+    prior = measure_prevalence(table, subsets["train"])
+    scores = baselines.score_by_previous(table, subsets["test"], prior)
+    by_key = {(r.patient_id, r.follow_up): r.targets for r in records}
+    wanted = [
+        by_key.get((records[row].patient_id, records[row].follow_up - 1), (np.nan,) * 3)
+        for row in subsets["test"]
+    ]
+    np.testing.assert_array_equal(scores, np.where(np.isnan(wanted), prior, wanted))
+
+
+def test_auroc_against_scikit_learn(records: list[Record], subsets: Subsets, tabled) -> None:
+    table, bootstrap = tabled(records)
+    test = subsets["test"]
+    rows = {row.name: row for row in score_baselines(table, subsets, bootstrap, seed=0)}
+    assert list(rows) == list(baselines.METHODS)
+    scores = baselines.score_by_mean(table, test, test, measure_prevalence(table, subsets["train"]))
+    result = rows[baselines.OTHERS].result
+    draws = []
+    for label, name in enumerate(table.labels):
+        known = ~np.isnan(table.targets[test, label])
+        truth, score = table.targets[test, label][known], scores[known, label]
+        assert result.labels[name] == pytest.approx(roc_auc_score(truth, score))
+        codes = table.patients[test][known]
+        weights = [drawn[codes] for drawn in bootstrap.counts[1:]]
+        draws.append([roc_auc_score(truth, score, sample_weight=w) for w in weights])
+    assert result.mean == pytest.approx(np.mean(list(result.labels.values())))
+    assert result.interval == pytest.approx(np.quantile(np.mean(draws, axis=0), [0.025, 0.975]))
+
+
+def test_no_shared_patient_gains_nothing(records, subsets, tabled) -> None:
+    table, bootstrap = tabled([replace(r, patient_id=f"{i}") for i, r in enumerate(records)])
+    assert set(score_baselines(table, subsets, bootstrap, 0)[-1].result.labels.values()) == {0.5}
+
+
+def test_metadata_learns_from_train_only(records, subsets, tabled) -> None:
+    table, _ = tabled(
+        [replace(r, targets=(float(r.view == "AP"), *r.targets[1:])) for r in records]
+    )
+    scores = score_by_metadata(table, subsets["train"], subsets["test"], seed=0)
+    assert roc_auc_score(table.targets[subsets["test"], 0], scores[:, 0]) == 1.0
+    turned = table.targets.copy()
+    turned[subsets["test"]] = 1 - turned[subsets["test"]]
+    again = score_by_metadata(replace(table, targets=turned), subsets["train"], subsets["test"], 0)
+    np.testing.assert_array_equal(scores, again)
+
+
+def test_a_label_without_positives_in_train(records, subsets, tabled) -> None:
+    table, bootstrap = tabled(records, draws=3)
+    table.targets[subsets["train"], 2] = 0
+    scores = score_by_metadata(table, subsets["train"], subsets["test"], 0)
+    assert np.isnan(scores[:, 2]).all()
+    test = subsets["test"]
+    result = MeanAuroc.of(table.labels, scores, table.targets[test], bootstrap.subset(test))
+    assert result.defined == 2
+    assert np.isnan(result.labels["Hernia"])
+
+
+def test_labels_of_a_hospital_without_metadata(records, subsets, tabled) -> None:
+    """Mass is known where nothing else is (SIIM beside NIH): no trees, no score; one film each."""
+    half = [
+        replace(r, patient_id=f"{i}", targets=(r.targets[0], np.nan, r.targets[2]))
+        if i % 2
+        else Record(r.image_id, f"{i}", (np.nan, r.targets[1], r.targets[2]))
+        for i, r in enumerate(records)
+    ]
+    table, bootstrap = tabled(half)
+    scores = score_by_metadata(table, subsets["train"], subsets["test"], 0)
+    assert np.isnan(scores).all(axis=0).tolist() == [False, True, False]
+    rows = {row.name: row for row in score_baselines(table, subsets, bootstrap, 0)}
+    assert rows[baselines.OTHERS].result is None
+    assert "no patient has two images in test" in rows[baselines.OTHERS].undefined
+
+
+def test_what_the_table_lacks_has_a_reason(subsets: Subsets, tabled) -> None:
+    bare = [Record(f"{n}.png", f"p{n % 50}", (float(n % 3 == 0),)) for n in range(240)]
+    table, bootstrap = tabled(bare, ("Mass",))
+    rows = {row.name: row for row in score_baselines(table, subsets, bootstrap, 0)}
+    assert rows[baselines.METADATA].result is None
+    assert "no metadata" in rows[baselines.METADATA].undefined
+    assert "no follow-up numbers" in rows[baselines.PREVIOUS].undefined
+
+
+def test_weighted_auroc_against_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    scores, positive = rng.random(200).round(1), rng.random(200) < 0.3  # with ties
+    weights = rng.random((40, 200)) * (rng.random((40, 200)) < 0.7)
+    aurocs = measure_auroc(scores, positive, weights)
+    wanted = [roc_auc_score(positive, scores, sample_weight=row) for row in weights]
+    np.testing.assert_allclose(aurocs, wanted, atol=1e-12)
+    assert np.isnan(measure_auroc(scores, positive, np.where(positive, 0.0, weights))).all()
+
+
+def test_weights_give_the_other_mix() -> None:
+    val, test = np.array([0, 0, 0, 1, 2]), np.array([0, 1, 1, 1, 3])
+    weights = reweight(val, test, np.ones((1, 5)), np.ones((1, 5)))[0]
+    np.testing.assert_allclose(weights, [3, 1 / 3, 1 / 3, 1 / 3, 0])
+    assert effective_patients(weights) == pytest.approx(4**2 / (9 + 3 / 9))
+    twice = reweight(val, test, np.ones((1, 5)), np.array([[2.0, 1, 1, 1, 1]]))[0]
+    np.testing.assert_allclose(twice[0], 2 * (3 / 5) / (2 / 6))
+
+
+def subset(share: float, seed: int, size: int = 6000, shift: float = 0.0) -> ScoredSubset:
+    """A model that is worse on AP; ``share`` of the images are AP; ``shift``: worse everywhere."""
+    rng = np.random.default_rng(seed)
+    view = np.where(rng.random(size) < share, "AP", "PA")
+    targets = (rng.random((size, 2)) < 0.3).astype(float)
+    strength = np.where(view == "AP", 0.5, 2.0)[:, None] - shift
+    scores = 1 / (1 + np.exp(-(strength * targets + rng.normal(size=(size, 2)))))
+    unknown, words = np.full(size, np.nan), np.full(size, "")
+    patients = np.arange(size) // 2
+    table = LabelTable(
+        ("Mass", "Nodule"), targets, patients, unknown, words, view, unknown, np.full(size, 2.0)
+    )
+    return ScoredSubset(table, scores)
+
+
+def change(val: ScoredSubset, test: ScoredSubset):
+    mask = np.arange(6000) < 3000
+    return decomposition.decompose(val, test, {"first half": (mask, mask)}, draws=40, seed=0)
+
+
+def test_only_the_mix_differs() -> None:
+    val, test = subset(0.2, 0), subset(0.7, 1)
+    result = change(val, test)
+    assert result.change[0] == pytest.approx(result.case_mix[0] + result.rest[0])
+    assert result.change[0] < -0.1
+    assert abs(result.rest[0]) < 0.02
+    assert result.rest[1][0] < 0 < result.rest[1][1]
+    assert result.case_mix[1][1] < 0
+    truth, scores = test.table.targets, test.scores
+    wanted = np.mean([roc_auc_score(truth[:, i], scores[:, i]) for i in range(2)])
+    assert (result.test, result.uncovered) == (pytest.approx(wanted), 0)
+    ap = test.table.view == "AP"
+    kish = 6000 / (0.2**2 / ap.mean() + 0.8**2 / (1 - ap.mean()))
+    assert result.effective_images == pytest.approx(kish, rel=0.05)
+
+
+def test_only_the_rest_differs() -> None:
+    result = change(subset(0.4, 0), subset(0.4, 1, shift=0.4))
+    assert abs(result.case_mix[0]) < 0.01
+    assert result.rest[1][1] < 0
+
+
+def test_matched_and_severity_against_loops() -> None:
+    val, test = subset(0.2, 0), subset(0.7, 1)
+    result = change(val, test)
+    rows = {row.name: row for row in [*result.matched, *result.severity]}
+    assert set(rows) >= {"view AP", "view PA", "first half", "0 other findings"}
+    ap, half = test.table.view == "AP", np.arange(6000) < 3000
+    for name, mask in (("view AP", ap), ("first half", half)):
+        wanted = [
+            roc_auc_score(test.table.targets[mask, i], test.scores[mask, i]) for i in range(2)
+        ]
+        assert rows[name].test == pytest.approx(np.mean(wanted))
+        assert rows[name].test_images == mask.sum()
+    alone = [test.table.targets[:, 1 - i] == 0 for i in range(2)]
+    wanted = [
+        roc_auc_score(test.table.targets[mask, i], test.scores[mask, i])
+        for i, mask in enumerate(alone)
+    ]
+    assert rows["0 other findings"].test == pytest.approx(np.mean(wanted))
+    empty = rows["2 other findings"]  # there are two labels
+    assert (empty.labels, empty.test_images) == (0, 0)
+    assert np.isnan(empty.change)
+    for scored in (val, test):
+        scored.table.follow_up[:] = np.arange(6000) % 2
+    assert "first images" in [row.name for row in change(val, test).matched]

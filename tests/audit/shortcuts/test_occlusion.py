@@ -4,15 +4,17 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from xray_lightning import PatientBootstrap, XrayNet
-from xray_lightning.audit import occlusion as module
 from xray_lightning.audit.occlusion import (
     BATCH,
     CLEAR,
     FLAGGED,
-    RISING,
     UNDECIDED,
     Check,
     Occlusion,
+    cover,
+    find_body,
+    mask_corners,
+    mask_elsewhere,
     measure_drop,
     measure_gap,
     occlude,
@@ -46,11 +48,10 @@ def test_what_the_network_is_shown() -> None:
     found = occlude(net(), images, exact, seed=5)
     assert list(found) == ["corners", "border", "letters", "planted marker"]
     assert list(occlude(net(), images[:2], None, seed=5)) == list(found)[:3]
-    row, mask = BATCH + 1, module.mask_corners((SIZE, SIZE))
-    inside = module.find_body(pixels[row]).inside
-    other = module.mask_elsewhere(mask, inside, np.random.default_rng((5, row)))
+    row, mask = BATCH + 1, mask_corners((SIZE, SIZE))
+    other = mask_elsewhere(mask, find_body(pixels[row]).inside, np.random.default_rng((5, row)))
     for values, region in ((found["corners"].logits, mask), (found["corners"].control, other)):
-        shown = torch.from_numpy(module.cover(pixels[row], region))[None, None] / 255
+        shown = torch.from_numpy(cover(pixels[row], region))[None, None] / 255
         np.testing.assert_allclose(values[row], predict_logits(net(), shown)[0], atol=1e-5)
     np.testing.assert_allclose(found["corners"].area, mask.mean())
     marker, plain = found["planted marker"], predict_logits(net(), images)
@@ -160,10 +161,3 @@ def test_the_interval_and_the_margin(shift: float, verdict: str) -> None:
     assert check.verdict == verdict
     assert check.value == pytest.approx(0.1 + shift, nan_ok=True)
     assert check.interval == pytest.approx((0.005 + shift, 0.195 + shift), nan_ok=True)
-
-
-def test_together() -> None:
-    """The least if all must be flagged, the greatest if one is enough."""
-    pairs = [(FLAGGED, UNDECIDED), (FLAGGED, CLEAR), (CLEAR, UNDECIDED)]
-    assert [min(pair, key=RISING.index) for pair in pairs] == [UNDECIDED, CLEAR, CLEAR]
-    assert [max(pair, key=RISING.index) for pair in pairs] == [FLAGGED, FLAGGED, UNDECIDED]
