@@ -1,4 +1,4 @@
-"""The results figure: threshold, choice of images, maps and boxes where they belong."""
+"""The results figure, maps and boxes where they belong; every figure is drawn."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,27 +6,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib import image as mpl_image
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from sklearn import metrics
 from toy import toy_data
 
 from xray_lightning import ConfigError, Predictions, XrayDataModule, XrayNet, class_map
 from xray_lightning.data.geometry import box_to_square
+from xray_lightning.evaluation.sweep import SweepComparison, SweepRun
 from xray_lightning.explain.overlays import Overlay, choose
 from xray_lightning.metrics.operating_points import choose_threshold
+from xray_lightning.records import CHEST_XRAY14
+from xray_lightning.report import figures
 from xray_lightning.report import gallery as module
-from xray_lightning.report.gallery import (
-    BLUE,
-    OPAQUE,
-    PLACES,
-    Panel,
-    common_scale,
-    gallery_figure,
-    paint,
-    panel_figure,
-    results_panel,
-)
+from xray_lightning.report.drawings import precision_steps, thin_curve
+from xray_lightning.report.figures import distribution_figure, findings_text, sweep_figure
+from xray_lightning.report.gallery import PLACES, Panel, gallery_figure, panel_figure, results_panel
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -97,7 +94,7 @@ def extent(figure: Figure, axes: int) -> tuple[float, float, float, float]:
     """Left, top, right, bottom of what is blue in one cell, in edges of the image's pixels."""
     pixels = rendered(figure)
     place = figure.axes[axes].get_window_extent().extents.astype(int)
-    rows, columns = np.nonzero(like(pixels, BLUE))
+    rows, columns = np.nonzero(like(pixels, module.BLUE))
     rows = len(pixels) - 1 - rows  # matplotlib counts from below
     inside = (columns >= place[0]) & (columns <= place[2]) & (rows >= place[1]) & (rows <= place[3])
     corners = np.array([columns[inside], rows[inside]]).T + 0.5
@@ -161,9 +158,9 @@ def test_a_dollar_in_a_name_is_no_formula() -> None:
 
 def test_maps_have_one_scale() -> None:
     """A dim map stays clear beside a bright one; one low value lights nothing up."""
-    assert common_scale([]) == (0, 0)
+    assert module.common_scale([]) == (0, 0)
     values = np.concatenate([np.arange(1e6, 1e6 + 101), [0]]).astype(np.float32)
-    low, high = common_scale([values[:50], values[50:]])
+    low, high = module.common_scale([values[:50], values[50:]])
     assert low >= 1e6
     assert (low, high) == pytest.approx(tuple(np.percentile(values, [50, 99])))
     drawn = {kind: [] for kind in PLACES}
@@ -178,14 +175,14 @@ def test_maps_have_one_scale() -> None:
 
 def test_evidence_against_a_finding_is_not_painted_hot() -> None:
     """Zero is clear whatever the values are; orange is for the finding, purple against it."""
-    scale = common_scale([np.linspace(-8, 2, 1001, dtype=np.float32)])
+    scale = module.common_scale([np.linspace(-8, 2, 1001, dtype=np.float32)])
     assert scale == pytest.approx((-7.9, 7.9))
-    against, nothing, evidence = paint(np.array([[-4, 0, 4]], np.float32), scale)[0]
+    against, nothing, evidence = module.paint(np.array([[-4, 0, 4]], np.float32), scale)[0]
     assert nothing[3] == 0
-    assert [against[3], evidence[3]] == pytest.approx([OPAQUE * 4 / 7.9] * 2)
+    assert [against[3], evidence[3]] == pytest.approx([module.OPAQUE * 4 / 7.9] * 2)
     assert against[2] > against[0], "purple"
     assert evidence[0] > evidence[2], "orange"
-    quiet = common_scale([np.ones((2, 2), np.float32)], signed=True)
+    quiet = module.common_scale([np.ones((2, 2), np.float32)], signed=True)
     assert quiet == (-1, 1), "0 stays fixed where no map of a label tells against it"
 
 
@@ -200,7 +197,7 @@ def test_a_coarse_map_says_that_it_cannot_point_and_all_have_a_colour_bar() -> N
         ):
             text = texts(figure)
             assert (f"{side} x {side} cells: too few to point" in text) == said
-            low, high = common_scale([heat] * count)
+            low, high = module.common_scale([heat] * count)
             assert f"{low:.2g}\n{high:.2g}" in text
             assert all(len(axes.child_axes) == 1 for axes in figure.axes)
 
@@ -258,12 +255,7 @@ def test_every_map_is_of_the_image_below_it(data, net, predictions, tmp_path, mo
         assert each.score == test.scores[row, column]
         assert (each.score >= threshold) == (kind in ("true positives", "false positives"))
         assert record.targets[column] == (kind in ("true positives", "false negatives"))
-        halves = [
-            tuple(edge / 2 for edge in (box.x, box.y, box.width, box.height))
-            for box in record.boxes
-            if box.label == label
-        ]  # 64 px to 32 px
-        np.testing.assert_allclose(np.ravel(each.boxes), np.ravel(halves))
+        assert len(each.boxes) == sum(box.label == label for box in record.boxes)
     assert any(each.boxes for _, each in shown)
     assert net.training
 
@@ -288,3 +280,124 @@ def test_nothing_known_in_test(data, net, predictions, tmp_path) -> None:
     """A figure of empty cells, which say so."""
     predictions["test"].targets[:] = np.nan
     assert results_panel(net, data, predictions, Panel("Infiltration"), tmp_path / "panel.png")
+
+
+ODD = ("$\\frac{$", "a $x$ b_{2}")  # names that are no formulas
+
+
+def drawing(path, width: float, height: float, dpi: int = 120) -> np.ndarray:
+    """The pixels of a figure of so many inches, after a look at its size and contents."""
+    pixels: np.ndarray = mpl_image.imread(path)
+    size = pixels.shape[1], pixels.shape[0]
+    assert size == pytest.approx((width * dpi, height * dpi), abs=1)
+    assert (pixels[..., :3].min(axis=2) < 0.9).mean() > 0.002  # not a white sheet
+    return pixels
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+def test_the_area_under_the_steps_is_the_average_precision(levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    scores = (rng.integers(0, levels, 80) / levels).astype(np.float32)
+    targets = (rng.random(80) < 0.3).astype(np.float32)
+    recall, precision = precision_steps(targets, scores)
+    assert (np.diff(recall) > 0)[1:].all()
+    area = (np.diff(recall, prepend=0) * precision).sum()
+    assert area == pytest.approx(metrics.average_precision_score(targets, scores))
+
+
+def test_a_thinned_curve_looks_the_same() -> None:
+    rng = np.random.default_rng(0)
+    targets = (rng.random(20_000) < 0.2).astype(np.float32)
+    scores = (rng.random(20_000) + 0.3 * targets).astype(np.float32)
+    whole = np.stack(metrics.roc_curve(targets, scores)[:2], axis=1)
+    few = np.stack(thin_curve(whole[:, 0], whole[:, 1], cells=50), axis=1)
+    assert len(few) < 110 < len(whole)
+    np.testing.assert_array_equal(few[[0, -1]], whole[[0, -1]])
+    gaps = abs(whole[:, None] - few[None]).max(axis=2).min(axis=1)
+    assert gaps.max() <= 1 / 50
+
+
+def random_predictions(labels) -> Predictions:
+    rng = np.random.default_rng(0)
+    shape = 40, len(labels)
+    targets = rng.integers(0, 2, shape).astype(np.float32)
+    targets[:7] = np.nan
+    names = tuple(map(str, range(40)))
+    return Predictions(tuple(labels), names, names, targets, rng.random(shape, dtype=np.float32))
+
+
+def test_roc(tmp_path) -> None:
+    """Also where colours run out, and where nothing is defined."""
+    many = random_predictions([*CHEST_XRAY14, *(f"Finding {number}" for number in range(10))])
+    none = random_predictions(ODD)
+    none.targets[:] = 0, np.nan
+    for table, auroc in ((many, 0.5), (none, None)):
+        aurocs = dict.fromkeys(table.labels, auroc)
+        figures.roc_figure(table, aurocs, ODD[0], tmp_path / "roc.png")
+        drawing(tmp_path / "roc.png", 9.5, 6)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [
+            "epoch,train/loss,val/loss,val/auroc,val/auroc/Mass,val/auroc/Hernia",
+            "0,0.9,0.8,0.6,0.6,",
+            "1,0.7,0.75,0.65,0.65,",
+        ],
+        ["epoch,train/loss", "0,0.9"],
+        ["epoch,train/loss,val/auroc", "0,0.9,", "1,0.8,"],
+    ],
+)
+def test_curves(lines: list[str], tmp_path) -> None:
+    (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n")
+    figures.curves_figure(tmp_path / "metrics.csv", tmp_path / "curves.png")
+    drawing(tmp_path / "curves.png", 10, 4)
+
+
+def test_distribution(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"train": 1000, "val": 10, "test": 50}
+    targets = {p: rng.integers(0, 2, (n, 14)).astype(np.float32) for p, n in sizes.items()}
+    targets["val"][:, 3] = np.nan  # a label that nobody knows
+    path = tmp_path / "distribution.png"
+    distribution_figure(targets, CHEST_XRAY14, path)
+    drawing(path, 9.5, 0.42 * 14 + 1.6)
+    distribution_figure({"train": np.ones((2, 1), np.float32)}, ODD[:1], path)
+    drawing(path, 9.5, 0.42 + 1.6)
+
+
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (11, 8, 2), (40, 8, 4)])
+def test_montage(count: int, columns: int, rows: int, tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, (count, 14)).astype(np.float32)
+    targets[0] = np.nan
+    ids = [f"{ODD[1]} {number:08d}_000.png" for number in range(count)]
+    images = rng.random((count, 16, 16), dtype=np.float32)
+    figures.montage_figure(
+        images, targets, ids, [*CHEST_XRAY14[1:], ODD[0]], tmp_path / "montage.png"
+    )
+    drawing(tmp_path / "montage.png", 1.7 * columns, 2.15 * rows, dpi=110)
+
+
+def test_sweep(tmp_path) -> None:
+    def run(settings: str, seed: int, val: float | None, mark: str = "f") -> SweepRun:
+        where = {"val": val, "test": val, "data": ODD[0]}
+        return SweepRun("0", settings, seed, "finished", "patient", mark, **where)
+
+    several = [run("loss=bce", seed, 0.8 + seed / 50) for seed in range(3)]
+    runs = [*several, run(ODD[1], 0, None), run("loss=bce", 0, None, "g")]
+    sweep_figure(SweepComparison(tuple(runs)).leaderboards, tmp_path / "comparison.png")
+    drawing(tmp_path / "comparison.png", 9, 0.5 * 3 + 1.2 * 2 + 0.3)
+    sweep_figure(SweepComparison((runs[0],)).leaderboards, tmp_path / "comparison.png")
+    drawing(tmp_path / "comparison.png", 9, 0.5 + 1.2 + 0.3)
+
+
+def test_absent_labels_are_no_finding_only_where_all_findings_are_known() -> None:
+    """A negative of RSNA may be abnormal without opacity."""
+    zeros = np.zeros(14, np.float32)
+    assert findings_text(zeros, CHEST_XRAY14) == "No Finding"
+    assert findings_text(zeros[:1], ["Lung Opacity"]) == "no Lung Opacity"
+    assert findings_text(zeros[:3], ["a", "b", "c"]) == "none of 3 labels"
+    assert findings_text(np.array([0, np.nan], np.float32), ["a", "b"]) == "unknown"
+    assert findings_text(np.array([1, np.nan], np.float32), ["a", "b"]) == "a"

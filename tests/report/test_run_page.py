@@ -1,16 +1,26 @@
-"""The report of a run stands alone, says what the files say, and every section is there."""
+"""The report of a run stands alone and says what its files say; spoilt runs are refused."""
 
 import json
 from base64 import b64decode
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from xray_lightning import Phantom, audit_split, patient_split
+from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation.predictions import Origin, SplitName
+from xray_lightning.evaluation.published import IMAGES, TEST_IMAGES, comparable, incomparable
+from xray_lightning.records import CHEST_XRAY14
+from xray_lightning.report import run_page as pages
 from xray_lightning.report.drawings import embed_picture
-from xray_lightning.report.run import Run, read_run
-from xray_lightning.report.run_page import OPTIONAL, SECTIONS, report_values, run_page, write_report
+from xray_lightning.report.page import say
+from xray_lightning.report.run import NEEDED, Run, read_run
+from xray_lightning.report.run_page import report_values, run_page, write_report
 from xray_lightning.writing import read_json
 
 PHANTOM = Phantom(patients=150)
@@ -36,8 +46,10 @@ def text(run: Run, facts: dict) -> str:
 
 def test_every_section_in_order(text: str, parsed) -> None:
     page = parsed(text)
-    names = [name for name in SECTIONS if name not in OPTIONAL]
-    assert [each for each in page.ids if each in SECTIONS] == names, "no xray explain, no section"
+    names = [name for name in pages.SECTIONS if name not in pages.OPTIONAL]
+    assert [each for each in page.ids if each in pages.SECTIONS] == names, (
+        "no xray explain, no section"
+    )
     drawn = ["aurocs", "curves-0", "reliability-0", "training", "ratios", "baselines"]
     assert {f"figure-{name}" for name in (*drawn, "decomposition")} <= set(page.ids)
     assert f"figure-curves-{PHANTOM.labels.index('Hernia')}" not in page.ids  # undefined
@@ -161,3 +173,230 @@ def test_pictures_are_made_smaller(tmp_path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"picture.png is not a readable picture"):
             embed_picture(path)
+
+
+Spoil = Callable[[Path], object]
+
+
+def lose(name: str, key: str) -> Spoil:
+    def spoil(folder: Path) -> None:
+        facts = json.loads((folder / name).read_text())
+        del facts[key]
+        (folder / name).write_text(json.dumps(facts))
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [
+        (lambda run: (run / "config.yaml").unlink(), "holds no run: it has no config.yaml"),
+        (lambda run: (run / "metrics.json").unlink(), "not finished.*train.py resume="),
+        (lambda run: (run / "evaluation.json").unlink(), "evaluation.json is damaged or not there"),
+        (lambda run: (run / "evaluation.json").write_text("{"), "damaged.*Expecting property"),
+        (lambda run: (run / "evaluation.json").write_text("[1]"), "it lacks labels, mean"),
+        (lambda run: (run / "evaluation.json").write_bytes(b"\xff\xfe"), "damaged.*utf-8"),
+        (lose("environment.json", "versions"), "environment.json.*it lacks versions"),
+        (lose("metrics.json", "val"), "metrics.json.*it lacks val. python train.py resume="),
+        (lambda run: (run / "predictions_val.csv").unlink(), "there is no table"),
+        (lambda run: (run / "predictions_val.csv").write_text(""), "predictions_val.csv.*is empty"),
+        (lambda run: (run / "predictions_test.csv").write_text("a\n1"), "lacks 3 columns"),
+        (lambda run: (run / "metrics.csv").write_bytes(b"\xff\xfe"), "metrics.csv is damaged"),
+        (lambda run: (run / "metrics.csv").write_text("a\n1"), "it has no column epoch"),
+    ],
+)
+def test_no_finished_run(run_folder: Path, spoil: Spoil, match: str) -> None:
+    assert read_run(run_folder).history is not None
+    spoil(run_folder)
+    with pytest.raises(ConfigError, match=f"(?s){match}"):
+        read_run(run_folder)
+
+
+@pytest.mark.parametrize("subset", ["val", "test"])
+def test_files_of_two_runs(run_folder: Path, subset: str) -> None:
+    path = run_folder / f"predictions_{subset}.csv"
+    path.write_text("\n".join([*path.read_text().splitlines()[:-1], ""]))
+    with pytest.raises(ConfigError, match=rf"different runs: predictions_{subset}.csv is of the"):
+        read_run(run_folder)
+
+
+def tell(path: Path, weights: str, *subsets: str) -> None:
+    """Write whose results a file holds."""
+    facts = json.loads(path.read_text())
+    for each in [facts[subset] for subset in subsets] or [facts]:
+        each["weights_sha256"] = weights
+    path.write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize("old", ["val", "test", "evaluation"])
+def test_results_of_two_checkpoints(run_folder: Path, old: str) -> None:
+    tell(run_folder / "metrics.json", "new", "val", "test")
+    tell(run_folder / "evaluation.json", "new")
+    assert read_run(run_folder).evaluation.origin.weights_sha256 == "new"
+    subsets = () if old == "evaluation" else (old,)
+    tell(run_folder / ("metrics.json" if subsets else "evaluation.json"), "old", *subsets)
+    with pytest.raises(ConfigError, match=r"results of different checkpoints.*resume="):
+        read_run(run_folder)
+
+
+@pytest.mark.parametrize(("run", "maps", "shown"), [
+    ("", "", True), ("", "new", True), ("new", "new", True), ("new", "", False),
+    ("new", "old", False),
+])  # fmt: skip
+def test_maps_of_another_checkpoint(run_folder: Path, run: str, maps: str, shown: bool) -> None:
+    keys: dict[str, object] = {key: [] for key in NEEDED["explain.json"]}
+    keys["fingerprint"] = json.loads((run_folder / "evaluation.json").read_text())["fingerprint"]
+    (run_folder / "explain").mkdir()
+    (run_folder / "explain/explain.json").write_text(json.dumps(keys))
+    if maps:
+        tell(run_folder / "explain/explain.json", maps)
+    if run:
+        tell(run_folder / "metrics.json", run, "val", "test")
+        tell(run_folder / "evaluation.json", run)
+    read = read_run(run_folder)
+    assert (read.explain is not None) == (not read.explain_missing) == shown
+    if not shown:
+        (said,) = [text for text in report_values(read, None)["warnings"] if "looks" in text]
+        assert "explain.json is of another checkpoint; xray explain" in said
+
+
+def test_a_run_about_to_finish(run_folder: Path) -> None:
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    (run_folder / "metrics.json").unlink()
+    assert read_run(run_folder, metrics).metrics == metrics
+
+
+NIH = Origin("nih", IMAGES, SplitName("official", "f00d"), "test")
+
+
+@pytest.fixture
+def changed(made_run) -> dict:
+    return deepcopy(report_values(read_run(made_run), None, "its data set is gone"))
+
+
+def on_nih(evaluation, split: str):
+    """The evaluation as if it were one on all of NIH."""
+    origin = replace(NIH, split=SplitName(split, "f00d"))
+    rows = comparable(origin, CHEST_XRAY14, TEST_IMAGES)
+    return replace(evaluation, origin=origin, images=TEST_IMAGES, published=rows)
+
+
+@pytest.mark.parametrize(("split", "ranked"), [("official", True), ("patient", False)])
+def test_published_rows_of_the_own_split_only(made_run, split: str, ranked: bool) -> None:
+    run = read_run(made_run)
+    found = pages.compare_published(on_nih(run.evaluation, split))
+    kinds = {row["split"] for row in found["rows"]}, {row["split"] for row in found["elsewhere"]}
+    assert kinds == (({"official"}, {"own"}) if ranked else ({"own"}, {"official"}))
+    means = [row["mean"] for row in found["rows"]]
+    assert means == sorted(means, reverse=True)
+    assert found["ranked"] is ranked
+    page = run_page(run, {**report_values(run, None, "gone"), "published": found})
+    own = page[page.index('id="published"') : page.index('id="curves"')]
+    assert ("this run" in own[: own.index("For orientation")]) is ranked
+    assert "this run" not in own[own.index("<h3>") :].replace("other images than this run", "")
+    assert ("a rank among them would mean nothing" in own) is not ranked
+    assert "EVA-X-B" in own
+    assert "AG-CNN" in own
+
+
+def test_none_beside_a_part_of_the_images(made_run) -> None:
+    evaluation = on_nih(read_run(made_run).evaluation, "patient")
+    origin = replace(evaluation.origin, data_images=937)
+    found = pages.compare_published(replace(evaluation, origin=origin, images=125, published=[]))
+    assert found["sentence"].endswith("the label table has 937 images, NIH's has 112,120.")
+    assert not found["ranked"]
+    assert {row["split"] for row in found["elsewhere"]} == {"official", "own"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"data": "rsna"}, "on rsna"),
+        ({"labels": ["Mass"]}, "14 findings"),
+        ({"subset": "val"}, "a test set"),
+        ({"split": SplitName("image", "f00d")}, "shares patients"),
+        ({"data_images": 640, "scored": 125}, "label table has 640"),
+        ({"labels": CHEST_XRAY14[:3]}, "14 findings"),
+        ({"split": SplitName("patient", "f00d"), "data_images": 640}, "label table has 640"),
+        ({"scored": 25595}, "25,595 images were scored"),
+    ],
+)
+def test_why_not_comparable(changes: dict, reason: str) -> None:
+    assert incomparable(NIH, CHEST_XRAY14, TEST_IMAGES) == ""
+    labels, scored = changes.pop("labels", CHEST_XRAY14), changes.pop("scored", TEST_IMAGES)
+    origin = replace(NIH, **changes)
+    assert reason in incomparable(origin, labels, scored)
+    assert comparable(origin, labels, scored) == []
+
+
+def test_guessing_and_no_figure_at_all(changed: dict) -> None:
+    assert "guessing" not in say("summary", changed)[0]
+    changed["test"]["mean"]["auroc"]["patient_interval"] = [0.4, 0.6]
+    assert say("summary", changed)[0].endswith("it cannot be told from guessing (0.5).")
+    changed["test"]["mean"]["auroc"] |= {"value": None, "patient_interval": None}
+    assert say("summary", changed)[0].endswith("no label has an AUROC.")
+
+
+def test_a_single_label_is_not_the_best_of_several(changed: dict) -> None:
+    labels = changed["test"]["labels"]
+    changed["test"]["labels"] = {"Mass": labels["Mass"], "Hernia": labels["Hernia"]}
+    labels["Mass"]["auroc"]["patient_interval"] = None
+    assert "(no interval; positive images: " in say("summary", changed)[1]
+    assert "Best" not in say("summary", changed)[1]
+    patients = labels["Mass"]["positive_patients"]
+    rough = f"No interval, since the positives are of too few patients: Mass ({patients})."
+    assert rough in say("limitations", changed, 20)
+    labels["Mass"]["positive_patients"], labels["Hernia"]["positive_patients"] = 19, 20
+    assert "Fewer than 20 positive patients, so intervals are rough: Mass (19)." in say(
+        "limitations", changed, 20
+    )
+    labels["Mass"]["auroc"] |= {"patient_interval": [0.4, 1.0], "value": 1.0, "exact": True}
+    assert (
+        "1.000 (95 % 0.400 to 1.000, exact by the number of patients" in say("summary", changed)[1]
+    )
+
+
+def test_leaks_are_warned_of(changed: dict) -> None:
+    changed["split"]["leaked_patients"] = 1234
+    changed["test"]["patients"] = None
+    changed["reproduce"]["data"] = {"name": "rsna", "title": "rsna (negatives: all)"}
+    found = say("warnings", changed)
+    assert found[0].startswith("The split leaks: 1,234 patients")
+    assert found[1].startswith("Patients are not known, so each image counts as its own")
+    assert "test images of an unknown number of patients of" in say("summary", changed)[0]
+    assert len(found) == 2
+
+
+def test_a_phantom_is_synthetic_whatever_its_title(changed: dict) -> None:
+    shortcut = Phantom(4, size=64, shortcut="marker")
+    changed["data"] = shortcut.title
+    changed["reproduce"]["data"] = {"title": shortcut.title, **shortcut.identity()}
+    assert shortcut.title != "phantom"
+    assert any("synthetic" in sentence for sentence in say("warnings", changed))
+    assert not any("how many are wrong" in sentence for sentence in say("limitations", changed, 20))
+
+
+def test_unknown_metadata_and_reasons(changed: dict) -> None:
+    rows = changed["subgroups"]["rows"]
+    changed["subgroups"]["rows"] = [row for row in rows if row["dimension"] != "view"]
+    images = changed["test"]["images"]
+    changed["operating_points"]["without"] = {"Mass": "too few", "Edema": "none reaches it"}
+    changed["operating_points"]["doubts"] = {"Hernia": "too steep"}
+    found = say("limitations", changed, 20)
+    assert f"Test images (of {images:,}) whose group is unknown: view ({images})." in found
+    assert "No operating point: Mass (too few), Edema (none reaches it)." in found
+    assert "Calibration: Hernia (too steep)." in found
+    assert "The split was not audited: its data set is gone." in found
+    changed["operating_points"] |= {
+        "without": {"Mass": "few", "Edema": "few"},
+        "calibration": None,
+        "doubts": {},
+    }
+    changed["reproduce"]["data"] = {"name": "nih"}
+    found = say(
+        "limitations", {**changed, "audit": {"notes": ["16 impossible ages became NaN"]}}, 20
+    )
+    assert "No operating point (few): Mass, Edema." in found
+    assert "16 impossible ages became NaN" in found
+    assert any("how many are wrong is not known" in sentence for sentence in found)
+    assert not any("Calibrated" in sentence for sentence in found)
