@@ -224,6 +224,21 @@ def test_serve(folder, tmp_path, monkeypatch, caplog, capfd) -> None:
         assert not list(leaks(text.encode(), "service"))
 
 
+def test_dicom_out(folder: Any, tmp_path: Path) -> None:
+    """What goes back to a PACS names the patients; the scores and the terminal still do not."""
+    images, here = folder.root / "stage_2_train_images", tmp_path / "elsewhere"
+    here.mkdir()
+    torch.save(random_checkpoint(), tmp_path / "best.ckpt")
+    command = ["predict", str(tmp_path / "best.ckpt"), str(images), "--out", str(here / "out")]
+    result = CliRunner().invoke(APP, [*command, f"dicom_out={tmp_path / 'pacs'}"])
+    assert (result.exit_code, "names the patients" in result.output) == (3, True)
+    assert "10 of 15 files could not be returned as DICOM" in result.output
+    told = result.output.encode() + (tmp_path / "pacs/failed.csv").read_bytes()
+    assert not list(leaks(told, "the terminal and failed.csv"))
+    assert len(leaks_below(tmp_path / "pacs", here)) > 5
+    assert leaks_below(here, here / "none") == []
+
+
 def random_checkpoint() -> dict[str, Any]:
     net = XrayNet(["Lung Opacity"], "test_resnet", image_size=32)
     state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}

@@ -130,6 +130,8 @@ from xray_lightning.records import Record as Record
 from xray_lightning.report.finish import FinishedRun as FinishedRun
 from xray_lightning.report.finish import finish_run as finish_run
 from xray_lightning.report.gallery import make_heat_maps as make_heat_maps
+from xray_lightning.report.pacs import DicomResults as DicomResults
+from xray_lightning.report.pacs import write_dicom_results as write_dicom_results
 from xray_lightning.report.run import read_run as read_run
 from xray_lightning.report.run_page import card_text as card_text
 from xray_lightning.report.run_page import write_card as write_card

@@ -120,7 +120,8 @@ def evaluate(request: Request) -> None:
 def predict(request: Request) -> None:
     """Score new files; preprocessing comes from the checkpoint. Run it again to continue."""
     forms = "csv", "json", "parquet"
-    chosen = request.read(batch_size=32, workers=None, format=forms, maps=False, **POINTS)
+    own = {"format": forms, "maps": False, "dicom_out": "", "stow": ""}
+    chosen = request.read(batch_size=32, workers=None, **own, **POINTS)
     out, needed = request.require_out(), list(request.files[1:])
     needed += [] if chosen["points"] in ("checkpoint", "none") else [chosen["points"]]
     (checkpoint,) = require_files(request, request.files[:1], needed)
@@ -154,9 +155,7 @@ def serve(request: Request) -> None:
 def convert(request: Request) -> None:
     """DICOM files to PNG, with a table of headers without names. Run it again to continue."""
     chosen = request.read(bits=8, workers=None, rename=False, frame=None, colour="")
-    chosen["colour"] = chosen["colour"] or None
-    source, out = map(Path, request.files)
-    call("files.convert", source, out, **chosen, as_json=request.as_json)
+    call("files.convert", *map(Path, request.files), chosen, request.as_json)
 
 
 @verb()

@@ -26,16 +26,20 @@ def predict(checkpoint: Path, names: Sequence[str], folder: Path, own: Own, as_j
     from xray_lightning.deploy.predict import predict_files, require_form
 
     require_form(own["format"])
+    if own["dicom_out"] or own["stow"]:
+        from xray_lightning.report.pacs import require_pacs, write_dicom_results
+
+        require_pacs(folder, own["dicom_out"], own["stow"])
     form, batch, workers = own["format"], own["batch_size"], own["workers"]
     classifier = load_classifier(checkpoint, device=own["device"], **read_points(own))
-    if own["maps"]:
+    if own["maps"] or own["dicom_out"]:
         classifier.require_maps(own["method"])
     with show_progress("scoring images") as report:
         done = predict_files(classifier, images, folder, batch_size=batch, workers=workers,
                              form=form, progress=report)  # fmt: skip
     values, skipped = done.to_json(), name_first([Path(name).name for name in done.skipped])
     lines = say("predicted", done, skipped, "estimate" in own["prior"])
-    failures = done.failures
+    failures, unwritten, place = done.failures, dict[str, str](), Path(own["dicom_out"])
     if own["maps"]:
         from xray_lightning.report.studies import write_study_pages
 
@@ -43,8 +47,14 @@ def predict(checkpoint: Path, names: Sequence[str], folder: Path, own: Own, as_j
             pages = write_study_pages(classifier, folder, method=own["method"], progress=report)
         lines.append(f"note: {format_count(pages.written, 'study')} drawn: {pages.index}")
         values, failures = values | {"pages": pages.to_json()}, failures | pages.failures
+    if own["dicom_out"]:
+        choice = {"method": own["method"], "stow": own["stow"]}
+        dicom = write_dicom_results(classifier, folder, place, **choice)
+        lines += say("returned", dicom, own["stow"])
+        values, unwritten = values | {"dicom": dicom.to_json()}, dicom.failures
     present_files(values, as_json, lines)
     require_whole(failures, len(images.images), folder, "read")
+    require_whole(unwritten, len(images.images), place, "returned as DICOM")
 
 
 def read_points(own: Own) -> Own:
@@ -92,22 +102,12 @@ def serve(paths: Sequence[Path], own: Own) -> None:
     serve(models, limits, **{name: own[name] for name in ("host", "port", "token", "method")})
 
 
-def convert(
-    root: Path,
-    out: Path,
-    *,
-    bits: int,
-    workers: int | None,
-    rename: bool,
-    frame: int | None = None,
-    colour: str | None = None,
-    as_json: bool = False,
-) -> None:
+def convert(root: Path, out: Path, own: Own, as_json: bool) -> None:
     """Convert every DICOM file below ``root``, see :func:`~xray_lightning.convert_folder`."""
-    options = PngOptions(bits, rename, frame, colour)
+    options = PngOptions(own["bits"], own["rename"], own["frame"], own["colour"] or None)
     with show_progress("converting", shown=sys.stderr.isatty()) as progress:
-        done = convert_folder(root, out, options, workers=workers, progress=progress)
-    names = out / NAMES if rename else ""
+        done = convert_folder(root, out, options, workers=own["workers"], progress=progress)
+    names = out / NAMES if own["rename"] else ""
     present_files(done.to_json(), as_json, say("converted", done, out, names))
     count = done.converted + done.before + len(done.failures)
     require_whole(done.failures, count, out, "converted")

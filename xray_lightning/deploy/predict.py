@@ -138,7 +138,7 @@ class ScoreTable:
         self, folder: Path, interpretation: Interpretation, stamps: Mapping[str, str] | None = None
     ) -> None:
         self.path, self._failed = folder / "predictions.csv", folder / "failed.csv"
-        self.interpretation, self._key = interpretation, _read_key(folder / ".study.key")
+        self.interpretation, self._key = interpretation, read_key(folder / ".study.key")
         self._header = [*FIXED, *(kind + label for label in interpretation.labels
                                            for kind in (SCORE, PROBABILITY, CALL))]  # fmt: skip
         self._journal, self._stamps = Journal(folder / ".predict.done"), stamps or {}
@@ -258,7 +258,7 @@ def require_form(form: str) -> None:
         raise ConfigError(f"format=parquet needs pyarrow, which is not installed: {remedy}")
 
 
-def _read_key(path: Path) -> bytes:
+def read_key(path: Path) -> bytes:
     """The folder's own key, made if need be: without it nobody can tell a study by its digest."""
     if not path.is_file():
         with open_replacing(path) as file:

@@ -18,7 +18,7 @@ from xray_lightning.deploy.classifier import Classifier
 from xray_lightning.deploy.interpretation import Interpretation
 from xray_lightning.deploy.predict import ScoreTable
 from xray_lightning.errors import DataError
-from xray_lightning.explain.maps import cell_grids, enlarge
+from xray_lightning.explain.maps import Grids, cell_grids, enlarge
 from xray_lightning.folders import lock_folder, prepare_folder
 from xray_lightning.report.gallery import common_scale, paint
 from xray_lightning.report.page import page
@@ -64,7 +64,7 @@ def write_study_pages(
         table, journal = ScoreTable(folder, Interpretation.from_json(model)), Journal(folder / DONE)
         for name, (study, *_) in table.rows.items():
             studies.setdefault(study, []).append(name)
-        images = {study: _describe(names, table) for study, names in studies.items()}
+        images = {study: describe(names, table) for study, names in studies.items()}
         stamps = {
             k: sha256(repr((rows, method)).encode()).hexdigest() for k, rows in images.items()
         }
@@ -103,7 +103,7 @@ def _load(names: Sequence[str]) -> list[Pixels] | str:
         return str(error)
 
 
-def _describe(names: Sequence[str], table: ScoreTable) -> list[Json]:
+def describe(names: Sequence[str], table: ScoreTable) -> list[Json]:
     """Rows of each film's table, what is called first, then by probability or score."""
     reading, scores = table.interpretation, np.stack([table.rows[name][1] for name in names])
     known = reading.operating_points.labels if reading.operating_points else {}
@@ -128,18 +128,29 @@ def _draw(
     """Add the pictures of a study's films, as data: addresses; overlays are files too."""
     grids = cell_grids(classifier.net, classifier.preprocessing["image_size"])
     for number, (image, film) in enumerate(zip(images, films, strict=True), 1):
-        square, grey = classifier.fit(film), np.repeat(fit_square(film, SIDE)[..., None], 3, axis=2)
-        shown = [row for at, row in enumerate(image["rows"]) if row["call"] == 1 or at < LEAST]
-        heats = classifier.map_squares(square[None], [row["label"] for row in shown], method)[0]
-        image["film"], image["cells"] = _encode(grey), heats.shape[1:]
-        for row, heat in zip(shown, heats, strict=True):
-            large = cv2.resize(enlarge(heat, len(square), grids), (SIDE, SIDE))
-            colours = paint(np.asarray(large, np.float32), common_scale([heat]))
-            opacity = colours[..., 3:]
-            picture = np.rint(255 * opacity * colours[..., :3] + (1 - opacity) * grey)
+        grey, image["cells"], maps = draw_maps(classifier, film, image["rows"], method, grids)
+        image["film"] = _encode(grey)
+        for row, picture in maps:
             name = row["label"].replace("/", "_").replace(" ", "_")
             path = place.with_name(f"{place.name}_{number}_{name}.jpg")
-            image["maps"].append({**row, "picture": _encode(picture.astype(np.uint8), path)})
+            image["maps"].append({**row, "picture": _encode(picture, path)})
+
+
+def draw_maps(
+    classifier: Classifier, film: Pixels, rows: Sequence[Json], method: str, grids: Grids
+) -> tuple[Pixels, tuple[int, ...], list[tuple[Json, Pixels]]]:
+    """A film (H, W, 3), the cells of its maps, and those of ``LEAST`` rows and of all called."""
+    square, grey = classifier.fit(film), np.repeat(fit_square(film, SIDE)[..., None], 3, axis=2)
+    shown = [row for at, row in enumerate(rows) if row["call"] == 1 or at < LEAST]
+    heats = classifier.map_squares(square[None], [row["label"] for row in shown], method)[0]
+    pictures = list[Pixels]()
+    for heat in heats:
+        large = cv2.resize(enlarge(heat, len(square), grids), (SIDE, SIDE))
+        colours = paint(np.asarray(large, np.float32), common_scale([heat]))
+        opacity = colours[..., 3:]
+        picture = np.rint(255 * opacity * colours[..., :3] + (1 - opacity) * grey)
+        pictures.append(picture.astype(np.uint8))
+    return grey, heats.shape[1:], [*zip(shown, pictures, strict=True)]
 
 
 def _encode(picture: Pixels, path: Path | None = None) -> str:
