@@ -187,9 +187,7 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("runs") / "a_run"
     folder.mkdir()
-    settings, _ = compose_settings(
-        ["data.patients=150", "draws=40", "split.fractions=[0.4,0.3,0.3]"]
-    )
+    settings = compose_settings(["data.patients=150", "draws=40", "split.fractions=[0.4,0.3,0.3]"])
     OmegaConf.resolve(settings)  # as every run saves them
     OmegaConf.save(settings, folder / "config.yaml")
     source = Phantom(patients=150)

@@ -32,7 +32,7 @@ EXTRA = {  # what the user must give
 def test_every_option_composes_and_resolves(option: str) -> None:
     extra = [f"data.{name}=x" for name in EXTRA.get(option, [])]
     extra += ["data=phantom"] if option.startswith("experiment=") else []
-    config, _ = compose_settings([option, *extra])
+    config = compose_settings([option, *extra])
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
@@ -53,7 +53,7 @@ def test_the_table_of_contents_is_complete() -> None:
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "augment").glob("*.yaml")))
 def test_augmentations_build(name: str) -> None:
-    config, _ = compose_settings([f"augment={name}"])
+    config = compose_settings([f"augment={name}"])
     assert callable(make(config.augment))
 
 
@@ -68,7 +68,7 @@ def test_augmentations_build(name: str) -> None:
 )
 def test_task_of_a_configuration(overrides: list[str], loss: str, schedule: type) -> None:
     small = ["data.patients=60", "model=resnet50", "model.backbone=resnet10t", "image_size=32"]
-    config, _ = compose_settings([*small, *overrides])
+    config = compose_settings([*small, *overrides])
     task = task_from(config, data_from(config))
     assert type(task.loss).__name__ == loss
     assert type(task.schedule) is schedule
@@ -76,7 +76,7 @@ def test_task_of_a_configuration(overrides: list[str], loss: str, schedule: type
 
 def loss_of(*overrides: str) -> tuple[nn.Module, XrayDataModule]:
     """The loss of a configuration, and data that has a label without positives."""
-    config, _ = compose_settings(["data.patients=12", "image_size=32", *overrides])
+    config = compose_settings(["data.patients=12", "image_size=32", *overrides])
     data = data_from(config)
     assert data.labels_without_positives("train")
     return loss_from(config, data), data
@@ -118,7 +118,7 @@ def test_bad_loss(overrides: list[str]) -> None:
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "sampler").glob("*.yaml")))
 def test_samplers_draw(name: str) -> None:
-    config, _ = compose_settings([f"sampler={name}", "data.patients=60"])
+    config = compose_settings([f"sampler={name}", "data.patients=60"])
     data = data_from(config)
     if name == "hospital_balanced":
         with pytest.raises(DataError, match="data=several"):
@@ -135,7 +135,7 @@ def test_head_and_blocks_of_a_configuration(sign: str) -> None:
     small = ["data.patients=60", "model=resnet50", "model.backbone=test_resnet", "image_size=32"]
     blocks = ["model.cbam_after=[layer2.0,layer4]", "model.cbam=spatial"]
     head = ["model.head=csra", f"{sign}model.head_options={{temperatures:[1,99],residual:0.2}}"]
-    config, _ = compose_settings([*small, *blocks, *head])
+    config = compose_settings([*small, *blocks, *head])
     net = task_from(config, data_from(config)).net
     assert net.head.temperatures == [1, 99]
     assert net.head.residual == 0.2
@@ -158,13 +158,13 @@ def test_head_and_blocks_of_a_configuration(sign: str) -> None:
     ],
 )
 def test_bad_numbers(override: str, message: str) -> None:
-    config, _ = compose_settings([override])
+    config = compose_settings([override])
     with pytest.raises(ConfigError, match=message):
         require_settings(config)
 
 
 def test_bad_optimiser() -> None:
-    config, _ = compose_settings(
+    config = compose_settings(
         ["data.patients=60", "model.backbone=resnet10t", "optim.optimizer.lr=-1", "image_size=32"]
     )
     with pytest.raises(ConfigError, match=r"^optim\.optimizer: Invalid learning rate"):
@@ -178,21 +178,21 @@ def test_callbacks_of_a_configuration(tmp_path: Path) -> None:
     def of(config: Settings) -> list[Any]:
         return run_callbacks(config, tmp_path, nn.Identity())
 
-    plain, _ = compose_settings([])
+    plain = compose_settings([])
     assert not {"EMA", "FreezeBackbone"} & {type(each).__name__ for each in of(plain)}
-    config, _ = compose_settings(["freeze_epochs=2", "ema_decay=0.99"])
+    config = compose_settings(["freeze_epochs=2", "ema_decay=0.99"])
     found = {type(callback): callback for callback in of(config)}
     assert found[FreezeBackbone].epochs == 2  # type: ignore[attr-defined]
     assert found[EMA].decay == 0.99  # type: ignore[attr-defined]
 
 
 def test_results_figure() -> None:
-    config, _ = compose_settings([])
+    config = compose_settings([])
     assert panel_from(config, ("Mass", "Hernia")) is None
     panel = panel_from(config, ("Mass",))
     assert panel is not None
     assert (panel.label, panel.rule, panel.columns, panel.seed) == (None, "confident", 4, 0)
-    config, _ = compose_settings(["panel.label=Edema", "panel.rule=random", "panel.seed=3"])
+    config = compose_settings(["panel.label=Edema", "panel.rule=random", "panel.seed=3"])
     with pytest.raises(ConfigError, match=r"panel\.label must be one of Mass, Hernia: 'Edema'"):
         panel_from(config, ("Mass", "Hernia"))
     panel = panel_from(config, ("Mass", "Edema"))
@@ -204,7 +204,7 @@ def test_gpu_demanded_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> No
     from xray_lightning.cli import build
 
     monkeypatch.setattr(build.torch.cuda, "is_available", lambda: False)
-    config, _ = compose_settings(["trainer=gpu", "logger=none"])
+    config = compose_settings(["trainer=gpu", "logger=none"])
     with pytest.raises(ConfigError, match="torch sees no GPU"):
         build.trainer_from(config, [], fit=False)
 
@@ -221,6 +221,6 @@ def test_gpu_demanded_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_sizes_that_cannot_work(overrides: list[str], message: str) -> None:
     small = ["data.patients=60", "model.backbone=resnet10t", "image_size=32"]
-    config, _ = compose_settings([*small, *overrides])
+    config = compose_settings([*small, *overrides])
     with pytest.raises(ConfigError, match=message):
         task_from(config, data_from(config))

@@ -20,8 +20,7 @@ XCEPTION = [name for name in NAMES if name.startswith("xray14")]
 
 
 def config_of(name: str, *overrides: str) -> DictConfig:
-    config, _ = compose_settings([f"experiment={name}", *TINY, *overrides])
-    return config
+    return compose_settings([f"experiment={name}", *TINY, *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def test_the_corrections_are_listed(name: str) -> None:
 
 @pytest.mark.parametrize("name", XCEPTION)
 def test_what_all_of_project_a_share(name: str) -> None:
-    config, _ = compose_settings([f"experiment={name}", "data.root=x"])
+    config = compose_settings([f"experiment={name}", "data.root=x"])
     assert config.model.backbone == "legacy_xception"
     assert config.model.normalise == "image"
     assert (config.image_size, config.batch_size, config.epochs) == (256, 32, 100)
@@ -100,7 +99,7 @@ def test_strong_in_objects() -> None:
 
 @pytest.mark.parametrize(("name", "size"), [("chexnet_rsna", 512), ("chexnet_rsna_quick", 224)])
 def test_project_b(name: str, size: int) -> None:
-    config, _ = compose_settings([f"experiment={name}", "data.root=x", "data.nih_map=y"])
+    config = compose_settings([f"experiment={name}", "data.root=x", "data.nih_map=y"])
     assert config.data._target_.endswith("Rsna")
     assert (config.image_size, config.clahe, config.freeze_epochs) == (size, True, 1)
     assert (config.optim.optimizer.lr, config.model.dropout) == (1e-4, 0.2)

@@ -63,8 +63,8 @@ def test_at_first_it_had_no_operating_points(checkpoint: Path) -> None:
 
 
 def test_it_evaluates_to_the_number_of_its_time(checkpoint, monkeypatch, capsys) -> None:
-    from xray_lightning.cli.evaluate import evaluate_checkpoint
+    from xray_lightning.cli.app import run_verb
 
     monkeypatch.chdir(checkpoint.parent)
-    evaluate_checkpoint(checkpoint, ["draws=20", "hydra.run.dir=out"])
+    run_verb("evaluate", [checkpoint, "draws=20", "hydra.run.dir=out"])
     assert "mean test AUROC 0.5898148169120153 over 6 labels" in capsys.readouterr().out

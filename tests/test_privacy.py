@@ -170,10 +170,10 @@ def test_data_train_and_evaluate(folder: Any, tmp_path: Path) -> None:
     here.mkdir()
     evaluation = ["images=all", "overlap=report"]
     script = (  # the three commands in one process, to import torch once
-        "from pathlib import Path; from xray_lightning.cli import datasets, evaluate, train; "
-        f"datasets.data({[*options, 'hydra.run.dir=facts']}); "
-        f"code = train.train({[*TOY, *options, 'hydra.run.dir=run']}); "
-        f"evaluate.evaluate_checkpoint(Path('run/checkpoints/best.ckpt'), {evaluation}); "
+        "from xray_lightning.cli.app import run_verb; from xray_lightning.cli.train import train; "
+        f"run_verb('data', {[*options, 'hydra.run.dir=facts']}); "
+        f"code = train({[*TOY, *options, 'hydra.run.dir=run']}); "
+        f"run_verb('evaluate', {['run/checkpoints/best.ckpt', *evaluation]}); "
         "raise SystemExit(code)"
     )
     text = run([sys.executable, "-c", script], here)

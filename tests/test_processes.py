@@ -52,7 +52,7 @@ def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_processes_of_a_machine(devices, gpus, expected, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    config, _ = compose_settings(["trainer=ddp", f"trainer.devices={devices}"])
+    config = compose_settings(["trainer=ddp", f"trainer.devices={devices}"])
     assert build.local_processes(config) == expected
 
 

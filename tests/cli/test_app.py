@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 import xray_lightning
-from xray_lightning.cli.app import APP, LISTS, complete
-from xray_lightning.cli.info import is_installed, list_choices
+from xray_lightning.cli.app import APP, complete
+from xray_lightning.cli.info import LISTS, is_installed, list_choices
 from xray_lightning.cli.request import Request, as_settings, read_request
 from xray_lightning.cli.train import train
 from xray_lightning.errors import ConfigError
@@ -74,7 +74,9 @@ def test_settings_that_cannot_be_read(text: str, named: str) -> None:
 
 
 def test_the_folder_of_results() -> None:
-    assert Request((), ("seed=1",), Path("o")).overrides == ["seed=1", "hydra.run.dir=o"]
+    named = read_request("", ["hydra.run.dir=a", "seed=1", "hydra.run.dir=b"])
+    assert named == Request((), ("seed=1",), Path("b"))
+    assert named.words == ["seed=1", "--out", "b"]
     assert Request((), (), Path("o")).require_out() == Path("o")
     with pytest.raises(ConfigError, match="--out"):
         Request(()).require_out()

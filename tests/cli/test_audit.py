@@ -1,6 +1,7 @@
 """``xray audit`` on the phantom's label table."""
 
 import json
+from functools import partial
 
 import cv2
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 
 from xray_lightning import Phantom
 from xray_lightning.audit.leakage import UNKNOWN
-from xray_lightning.cli.audit import audit
+from xray_lightning.cli.app import run_verb
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.source import UnknownPatientsWarning
 from xray_lightning.data.splits import lists_split, official_split, patient_split
@@ -16,6 +17,7 @@ from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.evaluation.predictions import Predictions, write_predictions
 from xray_lightning.records import target_matrix
 
+audit = partial(run_verb, "audit")
 PHANTOM = Phantom(patients=60)
 SPLIT = patient_split(PHANTOM.records, None)
 DATA = ["data.patients=60", "draws=5"]

@@ -2,11 +2,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.errors import InstantiationException, OverrideParseException
+from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
-from xray_lightning.cli.config import change_settings, compose_settings, make, split_run_dir
-from xray_lightning.cli.request import choose_labels
+from xray_lightning import Several
+from xray_lightning.cli.config import change_settings, compose_settings, join_sets, make, split_sets
+from xray_lightning.cli.request import read_labels
+from xray_lightning.data.source import choose_labels
 from xray_lightning.errors import ConfigError
 
 SAVED = {
@@ -18,13 +20,12 @@ SAVED = {
 
 
 def test_composed_with_the_folder_for_results() -> None:
-    config, folder = compose_settings(["data.patients=7", "hydra.run.dir=a/b"])
-    assert (config.data.patients, folder, config.model.weights) == (7, Path("a/b"), "none")
-    assert compose_settings([])[1] is None
+    config = compose_settings(["data.patients=7", "run_dir=a/b"])
+    assert (config.data.patients, config.run_dir, config.model.weights) == (7, "a/b", "none")
 
 
 def test_make_gives_plain_containers() -> None:
-    config, _ = compose_settings([])
+    config = compose_settings([])
     assert type(make(config.split).keywords["fractions"]) is list
 
 
@@ -58,11 +59,6 @@ def test_malformed() -> None:
         change_settings(SAVED, ["seed"])
 
 
-def test_last_folder_wins() -> None:
-    values, folder = split_run_dir(["hydra.run.dir=a", "x=1", "hydra.run.dir=b"])
-    assert (values, folder) == (["x=1"], Path("b"))
-
-
 class Holder:
     def __init__(self, size: int, labels: tuple[str, ...]) -> None:
         self.size, self.labels = size, labels
@@ -84,15 +80,15 @@ def test_what_a_constructor_raises_keeps_its_place() -> None:
 
 
 def test_a_table_of_its_own_brings_its_split(tmp_path: Path) -> None:
-    saved, _ = compose_settings([])
+    saved = compose_settings([])
     plain: Any = OmegaConf.to_container(saved)
     table = ["data=csv", f"data.table={tmp_path}/t.csv"]
     assert change_settings(plain, table).split._target_.endswith("auto_split")
     assert change_settings(plain, [*table, "split=kfold"]).split._target_.endswith("kfold_split")
     assert change_settings(plain, [*table, "split.seed=3"]).split._target_.endswith("patient_split")
     assert change_settings(plain, ["data=nih"]).split == saved.split
-    assert compose_settings(table)[0].split._target_.endswith("auto_split")
-    assert compose_settings([*table, "split=patient"])[0].split._target_.endswith("patient_split")
+    assert compose_settings(table).split._target_.endswith("auto_split")
+    assert compose_settings([*table, "split=patient"]).split._target_.endswith("patient_split")
 
 
 def test_labels_asked() -> None:
@@ -100,7 +96,63 @@ def test_labels_asked() -> None:
         "Mass",
         "Edema",
     )
-    assert choose_labels("[Edema, Mass]", ["Mass", "Edema"]) == ("Edema", "Mass")
+    asked = read_labels("[Edema, Mass]")
+    assert choose_labels(asked, ["Mass", "Edema"]) == asked == ("Edema", "Mass")
     for text, known in (("Hernia", "Mass"), ("shared", "Edema"), ("[]", "Mass")):
         with pytest.raises(ConfigError, match=r"these are shared: (Mass|none)"):
-            choose_labels(text, ["Mass"], [known])
+            choose_labels(read_labels(text), ["Mass"], [known])
+
+
+@pytest.mark.parametrize(
+    "named", [["data=several", "data.sets=[nih,rsna]"], ["data=[nih,rsna]"], ["data=[nih, rsna]"]]
+)
+def test_the_two_ways_to_name_sets(named: list[str]) -> None:
+    own = ["data.nih.root=a b", "data.rsna.root=r", "data.rsna.label=X", "data.labels=shared"]
+    sets, rest = split_sets([*named, *own, "seed=3"])
+    assert sets == {
+        "nih": ["data=nih", "data.root=a b"],
+        "rsna": ["data=rsna", "data.root=r", "data.label=X"],
+    }
+    assert rest == ["data.labels=shared", "seed=3"]
+    config = compose_settings([*named, *own, "seed=3"])
+    assert config.data._target_ == "xray_lightning.Several"
+    assert (config.data.sources.nih.root, config.data.sources.rsna.label) == ("a b", "X")
+    assert (config.data.labels, config.seed, config.image_size) == ("shared", 3, 224)
+
+
+def test_one_set_or_none() -> None:
+    assert split_sets(["data=nih", "data.root=x"]) == ({"nih": ["data=nih", "data.root=x"]}, [])
+    assert split_sets(["data.root=x"]) == ({}, ["data.root=x"])
+    assert join_sets(["data=nih", "data.root=x"]) == ["data=nih", "data.root=x"]
+    joined = join_sets(["data=[nih,phantom]", "data.nih.root=${oc.env:HOME}"])
+    assert join_sets(joined) == joined  # as a run records its command
+    assert "${oc.env:HOME}" in joined[-1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ("data=[nih,chexprt]", "Could not find 'data/chexprt'"),
+        ("data=[nih,nih]", "twice"),
+        ("data=[nih,rsna] data.root=x", r"data\.nih\.root= or data\.rsna\.root="),
+        ("data=[nih,rsna] data.csv.table=x", r"of which data set"),
+        ("data=[nih,rsna] data.nih.rot=x", r"of nih.*data\.rot: data\.root\?"),
+        ("data=[nih,rsna] data.nih.root=x", r"data\.rsna\.root="),
+    ],
+)
+def test_refused_before_anything_is_read(settings: str, named: str) -> None:
+    with pytest.raises((ConfigError, MissingConfigException), match=named):
+        join_sets(settings.split())
+
+
+def test_a_set_of_the_user_s_own(tmp_path) -> None:
+    (tmp_path / "own" / "data").mkdir(parents=True)
+    text = "# @package _global_\ndata: {_target_: xray_lightning.Phantom, patients: 5, seed: 9}\n"
+    text += "image_size: 32\nbatch_size: 4\nepochs: 1\nweights: none\n"
+    (tmp_path / "own" / "data" / "here.yaml").write_text(text)
+    for place in (f"hydra.searchpath=[file://{tmp_path}/own]", f"--config-dir={tmp_path}/own"):
+        (joined,) = [t for t in join_sets([place, "data=[here,phantom]"]) if "sources" in t]
+        config = compose_settings(["data=several", joined, "data.sources.phantom.patients=4"])
+        source = make(config.data)
+        assert isinstance(source, Several)
+        assert source.population == "phantom-0,phantom-9"

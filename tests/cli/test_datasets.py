@@ -1,13 +1,15 @@
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hydra.errors import InstantiationException
 
 from xray_lightning import DataNotFoundError, DataSummary
-from xray_lightning.cli.datasets import cache, data
+from xray_lightning.cli.app import run_verb
 
+data, cache = partial(run_verb, "data"), partial(run_verb, "cache")
 SHARED = Path(os.environ["XRAY_DATA"])
 
 

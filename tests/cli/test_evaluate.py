@@ -2,16 +2,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from xray_lightning.checkpoint import Checkpoint, Description
 from xray_lightning.cli.config import make
-from xray_lightning.cli.evaluate import evaluate_predictions
 from xray_lightning.cli.opening import Opened, home, read_settings
 from xray_lightning.cli.settings import find_checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.samplers import uniform_sampler
 from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.evaluation.evaluate import evaluate
+from xray_lightning.evaluation.predict import origin_of
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.report.evaluation_table import evaluation_lines
 
@@ -68,6 +70,9 @@ def test_checkpoint_of_library_use() -> None:
 
 
 def test_a_run_folder_is_its_best_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("checkpoints/best.ckpt", "last.ckpt"):
+        torch.save({}, tmp_path / name)
     assert find_checkpoint(tmp_path) == tmp_path / "checkpoints/best.ckpt"
     assert find_checkpoint(tmp_path / "last.ckpt") == tmp_path / "last.ckpt"
 
@@ -92,7 +97,8 @@ def test_unknown_patients_are_said(rsna_folder, tmp_path: Path, mapped: bool) ->
     records = data.subset_records("test")
     scores = np.linspace(0, 1, len(records), dtype=np.float32)[:, None]
     predictions = Predictions.of(records, data.labels, scores)
-    evaluation = evaluate_predictions(found, predictions, {})
+    origin = origin_of(data, "test", "none", "f00d", overlap_known=found.overlap_known)
+    evaluation = evaluate(predictions, records, origin, draws=5)
     assert (evaluation.patients_known, evaluation.origin.overlap_known) == (mapped, mapped)
     lines = evaluation_lines(evaluation, "rsna")
     assert any("patients are not known" in str(line) for line in lines) is not mapped

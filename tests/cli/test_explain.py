@@ -31,7 +31,7 @@ def explain(checkpoint, *overrides: str):
 def checkpoint(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     cache = f"cache_dir={folder.parent / 'cache'}"
-    fit(compose_settings([*TOY, "draws=50", cache, f"hydra.run.dir={folder}"])[0])
+    fit(compose_settings([*TOY, "draws=50", cache, f"run_dir={folder}"]))
     return folder / "checkpoints" / "best.ckpt"
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from xray_lightning.checkpoint import KEY, describe_model
+from xray_lightning.cli.app import run_verb
 from xray_lightning.cli.build import data_from, task_from
-from xray_lightning.cli.config import compose_settings, to_container
-from xray_lightning.cli.external import external
-from xray_lightning.cli.settings import find_checkpoints, find_conf
+from xray_lightning.cli.config import compose_settings
+from xray_lightning.cli.settings import find_checkpoints, find_conf, to_container
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.errors import CheckpointError
 from xray_lightning.evaluation.external import (
@@ -79,7 +79,7 @@ def test_two_models_on_two_hospitals(tmp_path: Path, monkeypatch: pytest.MonkeyP
     sizes = ["image_size=32", "cache_dir=cache", "threads=1", "trainer=debug"]
     for name, seed in (("near", 0), ("far", 9)):
         halves = ["data.patients=140", f"data.seed={seed}", "split.fractions=[0.3,0.1,0.6]"]
-        settings, _ = compose_settings([*sizes, *halves, "model=mobilenetv2", "data.size=64"])
+        settings = compose_settings([*sizes, *halves, "model=mobilenetv2", "data.size=64"])
         data = data_from(settings)
         task = task_from(settings, data)
         told = describe_model(task.net, data, to_container(settings)).to_plain()
@@ -89,7 +89,7 @@ def test_two_models_on_two_hospitals(tmp_path: Path, monkeypatch: pytest.MonkeyP
     small = ("patients=140", "size=64")
     sets = [f"data.{name}.{key}" for name in ("phantom", "far") for key in small]
     out = ["draws=20", "hydra.run.dir=out", "hydra.searchpath=[file://own]", "data.far.seed=9"]
-    external(["*.ckpt"], ["data=[phantom,far]", *sets, *sizes[1:], *out])
+    run_verb("external", ["*.ckpt", "data=[phantom,far]", *sets, *sizes[1:], *out])
     result = ExternalValidation.from_json(read_json(tmp_path / "out/external.json"))
     pairs = [f"{c.model} on {c.title}: {c.recognised}" for c in result.cells]
     assert pairs == ["far on phantom: pixels", "near on far: pixels"]
@@ -114,7 +114,7 @@ def test_checkpoints_by_name(tmp_path: Path) -> None:
     [
         (["nope.ckpt", "data=rsna"], "no checkpoint at nope.ckpt"),
         (["a.ckpt"], "name the test sets"),
-        (["a.ckpt", "data=[rsan]"], "rsna?"),
+        (["a.ckpt", "data=[rsan]"], "Could not find 'data/rsan'"),
         (["a.ckpt", "data=[rsna,csv]", "data.root=x"], "of which data set?"),
         (["a.ckpt", "data=[rsna]", "data.labels=shared"], "of which data set? data.rsna.labels="),
         (["a.ckpt", "data=[rsna]", "model=vit"], "model=vit: an external validation reads only"),
@@ -127,8 +127,8 @@ def test_errors_come_before_torch(arguments: list[str], said: str, tmp_path: Pat
     (tmp_path / "a.ckpt").write_bytes(ZIP)
     (tmp_path / "bad.ckpt").touch()
     code = (
-        "import sys; from xray_lightning.cli.external import external\n"
-        f"try: external({arguments[:1]!r}, {arguments[1:]!r})\n"
+        "import sys; from xray_lightning.cli.app import run_verb\n"
+        f"try: run_verb('external', {arguments!r})\n"
         "except Exception as error: print(error, 'torch' in sys.modules)"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)

@@ -1,6 +1,7 @@
 import csv
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,13 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from running import write_run
 
-from xray_lightning.cli.multirun import SweepTable, display, sweep, write
+from xray_lightning.cli import app
+from xray_lightning.cli.multirun import SweepTable, sweep_report, write
 from xray_lightning.evaluation.sweep import SweepComparison, SweepRun
 from xray_lightning.report.page import say
+from xray_lightning.report.terminal import show
+
+sweep = partial(app.run_verb, "sweep")
 
 
 def config(folder: Path, mode: RunMode = RunMode.MULTIRUN):
@@ -91,11 +96,11 @@ def test_only_failures_have_a_table_but_no_figure(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "0", ["loss=bce"], 0.75)
     write_run(tmp_path / "1", ["loss=auc"])
-    sweep(tmp_path, all_tests=False, as_json=False)
+    sweep([tmp_path])
     assert capsys.readouterr().out.count("0.5000") == 1
-    sweep(tmp_path, all_tests=True, as_json=False)
+    sweep([tmp_path, "test=true"])
     assert capsys.readouterr().out.count("0.5000") == 2
-    sweep(tmp_path, all_tests=True, as_json=True)
+    sweep([tmp_path, "test=true"], as_json=True)
     assert json.loads(capsys.readouterr().out)["rankings"][0][1]["test_mean"] == 0.5
     hidden = json.loads((tmp_path / "ranking.json").read_text())
     assert hidden["rankings"][0][1]["test_mean"] is None, "the files show the chosen one only"
@@ -115,5 +120,5 @@ def test_remarks_say_what_the_tables_do_not() -> None:
 
 
 def test_runs_that_do_not_vary(capsys: pytest.CaptureFixture[str]) -> None:
-    display(SweepComparison((run("", 0.5),)), Path("x"))
+    show(*sweep_report(SweepComparison((run("", 0.5),)), Path("x")))
     assert "all runs" in capsys.readouterr().out

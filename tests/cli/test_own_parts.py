@@ -9,8 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from xray_lightning import CheckpointError, ConfigError, load_checkpoint
-from xray_lightning.cli.app import APP
-from xray_lightning.cli.evaluate import evaluate_checkpoint
+from xray_lightning.cli.app import APP, run_verb
 from xray_lightning.cli.train import train
 
 MODULE = """
@@ -85,8 +84,8 @@ def test_a_folder_of_settings(model, tmp_path, monkeypatch, capsys) -> None:
     with pytest.raises(CheckpointError, match=r"my_parts\.\w+' is not of this package"):
         load_checkpoint(best).build_net()
     with pytest.raises(ConfigError, match=r"my_parts"):
-        evaluate_checkpoint(best, [])
-    evaluate_checkpoint(best, ["trust=true", "draws=20", "hydra.run.dir=again"])
+        run_verb("evaluate", [best])
+    run_verb("evaluate", [best, "trust=true", "draws=20", "hydra.run.dir=again"])
     again = json.loads(Path("again/metrics.json").read_text())
     assert again["test"]["auroc"] == metrics["test"]["auroc"]
     Image.effect_noise((32, 32), 64).save("a.png")

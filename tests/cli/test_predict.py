@@ -48,7 +48,7 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "report=false",
         "panel.label=Mass",
     ]
-    config, _ = compose_settings([*options, f"hydra.run.dir={folder}"])
+    config = compose_settings([*options, f"run_dir={folder}"])
     fit(config)
     logging.captureWarnings(False)  # the job sends them to its log
     return folder

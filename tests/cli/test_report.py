@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from xray_lightning import ConfigError, Phantom, patient_split
 from xray_lightning.cli import report as module
-from xray_lightning.cli.app import APP
-from xray_lightning.cli.report import DRAWS, audit_again, closing_report, report, used_records
+from xray_lightning.cli.app import APP, run_verb
+from xray_lightning.cli.audit import used_records
+from xray_lightning.cli.report import DRAWS, audit_again, closing_report
 from xray_lightning.report.run import read_run
 
 
@@ -23,7 +24,7 @@ def settings(run, **changes: object) -> None:
 
 
 def test_json_with_the_audit_of_the_split(run_folder, capsys) -> None:
-    report(run_folder, as_json=True)
+    run_verb("report", [run_folder], as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert facts == json.loads((run_folder / "report.json").read_text())
     assert facts["audit"]["split"]["fingerprint"] == facts["split"]["fingerprint"]
@@ -37,7 +38,7 @@ def test_json_with_the_audit_of_the_split(run_folder, capsys) -> None:
 def test_terminal_without_the_data(run_folder, capsys: pytest.CaptureFixture[str]) -> None:
     nowhere = {"_target_": "xray_lightning.data.nih.ChestXray14", "root": "nowhere"}
     settings(run_folder, data=nowhere)
-    report(run_folder, as_json=False)
+    run_verb("report", [run_folder], as_json=False)
     text = capsys.readouterr().out
     assert "the mean AUROC over 13 of 14 labels is" in text
     assert "warning: The images are synthetic" in text
@@ -58,13 +59,13 @@ def test_changed_data_are_not_audited(run_folder) -> None:
 def test_damaged_settings(run_folder, text: str) -> None:
     (run_folder / "config.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"config.yaml is (damaged|not a mapping)"):
-        report(run_folder, as_json=True)
+        run_verb("report", [run_folder], as_json=True)
 
 
 def test_a_fault_of_ours_is_not_blamed_on_the_data(run_folder, monkeypatch) -> None:
     monkeypatch.setattr(module, "make", Mock(side_effect=ZeroDivisionError))
     with pytest.raises(ZeroDivisionError):
-        report(run_folder, as_json=True)
+        run_verb("report", [run_folder], as_json=True)
 
 
 def test_exit_code(tmp_path) -> None:

@@ -13,11 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from xray_lightning.cli import restart
+from xray_lightning.cli import fit as restart
 from xray_lightning.cli.build import own_cores, write_config
 from xray_lightning.cli.config import compose_settings, in_sweep
 from xray_lightning.cli.failures import STOPPED_BY
-from xray_lightning.cli.restart import require_same_settings, sweep_run
+from xray_lightning.cli.fit import require_same_settings, sweep_run
 from xray_lightning.errors import ConfigError
 from xray_lightning.folders import lock_folder
 from xray_lightning.writing import HOST
@@ -38,7 +38,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What fit was called with."""
     calls: list[Any] = []
 
-    def fit(config: DictConfig, last: object = None, source: object = None) -> float:
+    def fit(config: DictConfig, last: object, source: object) -> float:
         calls.append((config, last))
         return 0.75
 
@@ -49,7 +49,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 @cache
 def composition(*overrides: str) -> DictConfig:
-    return compose_settings(overrides)[0]
+    return compose_settings(overrides)
 
 
 def settings(run, *overrides: str) -> DictConfig:
@@ -91,7 +91,7 @@ def test_an_interrupted_run_goes_on(tmp_path, trained: list[Any]) -> None:
 @pytest.mark.parametrize("how", ["sweep", "same command", "resume"])
 def test_a_run_without_an_epoch_starts_anew(how, tmp_path, monkeypatch, hydra) -> None:
     calls = []
-    monkeypatch.setattr(restart, "fit", lambda config, last=None: calls.append((config, last)))
+    monkeypatch.setattr(restart, "fit", lambda config, last, source: calls.append((config, last)))
     config = started(tmp_path)
     (tmp_path / "tensorboard").mkdir()
     for name in ("environment.json", "metrics.csv", "train.log", "montage.png"):
@@ -131,7 +131,7 @@ def test_two_sweeps_at_once(tmp_path, trained, caplog) -> None:
 def test_a_stop_is_no_failure(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a library raises because of a signal, the sweep stops and the run is not marked."""
 
-    def fit(config: DictConfig, source: object = None) -> float:
+    def fit(config: DictConfig, last: object, source: object) -> float:
         STOPPED_BY.append(15)
         raise RuntimeError("a loader process was killed")
 

@@ -1,15 +1,17 @@
 """``xray score`` on the phantom's label table; the figures themselves are tested with judge."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 
 from xray_lightning import ConfigError, MissingImagesError, Phantom, TableError, patient_split
-from xray_lightning.cli.score import score
+from xray_lightning.cli.app import run_verb
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.records import target_matrix
 
+score = partial(run_verb, "score")
 PHANTOM = Phantom(patients=60)
 DATA = ["data.patients=60", "draws=50"]
 TEST = [
@@ -34,7 +36,7 @@ def write(folder, images: list[str]):
 
 def test_a_part(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     table = write(tmp_path, [record.image_id for record in PHANTOM.records])
-    score(table, [*DATA, "subset=test", f"hydra.run.dir={tmp_path / 'out'}"], as_json=True)
+    score([table, *DATA, "subset=test", f"hydra.run.dir={tmp_path / 'out'}"], as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert facts == json.loads((tmp_path / "out/score.json").read_text())
     assert (facts["images"], facts["fingerprint"]) == (len(TEST), fingerprint({"test": TEST}))
@@ -48,7 +50,7 @@ def test_a_part(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_has_a_score(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     images = [record.image_id for record in PHANTOM.records][:70]
-    score(write(tmp_path, images), DATA, as_json=False)
+    score([write(tmp_path, images), *DATA], as_json=False)
     text = capsys.readouterr().out
     assert "70 images of " in text
     count = len(PHANTOM.records)
@@ -59,9 +61,9 @@ def test_what_has_a_score(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_undefined_figures_have_a_reason(tmp_path, capsys) -> None:
     healthy = [record.image_id for record in PHANTOM.records if not any(record.targets)]
     table = write(tmp_path, healthy)
-    score(table, DATA, as_json=False)
+    score([table, *DATA], as_json=False)
     assert "Hernia: AUROC is undefined, no positive image" in capsys.readouterr().out
-    score(table, DATA, as_json=True)
+    score([table, *DATA], as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert facts["labels"]["Hernia"]["auroc"]["value"] is None
     assert facts["labels"]["Hernia"]["undefined"] == "no positive image"
@@ -71,14 +73,14 @@ def test_undefined_figures_have_a_reason(tmp_path, capsys) -> None:
 def test_missing_images_of_a_part(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     table = write(tmp_path, TEST[1:])
     with pytest.raises(MissingImagesError, match=f"1 of the {len(TEST)} images in test have no"):
-        score(table, [*DATA, "subset=test"], as_json=True)
-    score(table, [*DATA, "subset=test", "allow_missing=true"], as_json=False)
+        score([table, *DATA, "subset=test"], as_json=True)
+    score([table, *DATA, "subset=test", "allow_missing=true"], as_json=False)
     assert f"1 of the {len(TEST)} images in the test have no score" in capsys.readouterr().out
 
 
 def test_other_images_are_left_out(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     table = write(tmp_path, [record.image_id for record in PHANTOM.records])
-    score(table, [*DATA, "subset=test"], as_json=False)
+    score([table, *DATA, "subset=test"], as_json=False)
     extra = len(PHANTOM.records) - len(TEST)
     assert f"{extra} scored images are not in test and were left out" in capsys.readouterr().out
 
@@ -86,7 +88,7 @@ def test_other_images_are_left_out(tmp_path, capsys: pytest.CaptureFixture[str])
 def test_nothing_of_the_part_is_scored(tmp_path) -> None:
     others = [r.image_id for r in PHANTOM.records if r.image_id not in set(TEST)]
     with pytest.raises(MissingImagesError, match="no image of the test has a score"):
-        score(write(tmp_path, others), [*DATA, "subset=test"], as_json=True)
+        score([write(tmp_path, others), *DATA, "subset=test"], as_json=True)
 
 
 @pytest.mark.parametrize(
@@ -104,13 +106,13 @@ def test_nothing_of_the_part_is_scored(tmp_path) -> None:
 )
 def test_bad_settings(setting: str, match: str, tmp_path) -> None:
     with pytest.raises(ConfigError, match=match):
-        score(write(tmp_path, TEST), [*DATA[:1], setting], as_json=True)
+        score([write(tmp_path, TEST), *DATA[:1], setting], as_json=True)
 
 
 def test_points_of_one_part_are_applied_to_another(tmp_path, capsys) -> None:
     table = write(tmp_path, [record.image_id for record in PHANTOM.records])
     settings = ["subset=test", "points=train", "operating_point.rule=f1", "calibration=temperature"]
-    score(table, [*DATA, *settings, "subgroups=true", "prior=force_estimate"], as_json=True)
+    score([table, *DATA, *settings, "subgroups=true", "prior=force_estimate"], as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert facts["validation"]["rule"] == "f1"
     mass = facts["validation"]["labels"]["Infiltration"]
@@ -119,28 +121,28 @@ def test_points_of_one_part_are_applied_to_another(tmp_path, capsys) -> None:
     before, now = facts["priors"]["Infiltration"]
     assert before == mass["prevalence"] != now
     assert facts["subgroups"]
-    score(table, [*DATA, *settings], as_json=False)
+    score([table, *DATA, *settings], as_json=False)
     assert "operating points: f1 on train" in capsys.readouterr().out
 
 
 def test_calibration_at_a_given_prevalence(tmp_path, capsys) -> None:
     table = write(tmp_path, [record.image_id for record in PHANTOM.records])
     settings = [*DATA, "subset=test", "points=train", "prior={Infiltration: 0.03}"]
-    score(table, settings, as_json=True)
+    score([table, *settings], as_json=True)
     facts = json.loads(capsys.readouterr().out)
     before = facts["validation"]["labels"]["Infiltration"]["prevalence"]
     assert facts["priors"] == {"Infiltration": [before, 0.03]}
     assert facts["patients_known"]
-    score(table, settings, as_json=False)
+    score([table, *settings], as_json=False)
     text = capsys.readouterr().out
     assert f"corrected to another prevalence: Infiltration {before:.3f} to 0.030" in text
 
 
 def test_points_need_every_score_of_their_part(tmp_path) -> None:
     with pytest.raises(MissingImagesError, match="no image of the val has a score"):
-        score(write(tmp_path, TEST), [*DATA, "subset=test", "points=val"], as_json=True)
+        score([write(tmp_path, TEST), *DATA, "subset=test", "points=val"], as_json=True)
     with pytest.raises(ConfigError, match="points='test': operating points are chosen on one of"):
-        score(write(tmp_path, TEST), [*DATA, "subset=test", "points=test"], as_json=True)
+        score([write(tmp_path, TEST), *DATA, "subset=test", "points=test"], as_json=True)
 
 
 def test_the_labels_that_the_table_has(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,13 +151,13 @@ def test_the_labels_that_the_table_has(tmp_path, capsys: pytest.CaptureFixture[s
     table.write_text("".join(",".join(row) + "\n" for row in rows))
     shared = list(PHANTOM.labels[:3])
     with pytest.raises(TableError, match=r"has no score for .*labels=shared"):
-        score(table, [*DATA, "subset=test"], as_json=True)
-    score(table, [*DATA, "subset=test", "labels=shared"], as_json=True)
+        score([table, *DATA, "subset=test"], as_json=True)
+    score([table, *DATA, "subset=test", "labels=shared"], as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert list(facts["labels"]) == shared
     assert facts["fingerprint"] == fingerprint({"test": TEST})  # the split is of all labels
     assert f"labels left out: {', '.join(PHANTOM.labels[3:])}" in facts["notes"]
-    score(table, [*DATA, "subset=test", f"labels=[{shared[1]}]"], as_json=True)
+    score([table, *DATA, "subset=test", f"labels=[{shared[1]}]"], as_json=True)
     assert list(json.loads(capsys.readouterr().out)["labels"]) == shared[1:2]
     with pytest.raises(ConfigError, match=f"these are shared: {', '.join(shared)}"):
-        score(table, [*DATA, "labels=Hernia"], as_json=True)
+        score([table, *DATA, "labels=Hernia"], as_json=True)

@@ -1,15 +1,18 @@
 """``xray shortcuts`` on checkpoints of the phantom."""
 
 import json
+from functools import partial
 
 import pytest
 import running
 from running import TRAIN, XRAY
 
+from xray_lightning.cli.app import run_verb
 from xray_lightning.cli.config import compose_settings
-from xray_lightning.cli.explain import shortcuts
 from xray_lightning.cli.fit import fit
 from xray_lightning.errors import ConfigError
+
+shortcuts = partial(run_verb, "shortcuts")
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory):
     tiny = ["experiment=phantom/shortcut", "data.patients=40", "image_size=32", "batch_size=8"]
     tiny += ["model.backbone=test_resnet", "callbacks=none", "trainer=debug", "logger=none"]
     tiny += ["trainer.max_epochs=1", "threads=1", "workers=0"]
-    config, _ = compose_settings(
-        [*tiny, f"cache_dir={folder / 'cache'}", "draws=20", "report=false"]
-    )
+    config = compose_settings([*tiny, f"cache_dir={folder / 'cache'}", "draws=20", "report=false"])
     config.run_dir = str(folder / "run")
     fit(config)
     return folder / "run"
@@ -30,14 +31,14 @@ def run(tmp_path_factory: pytest.TempPathFactory):
 def test_files_tables_and_json(run, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = run / "checkpoints/best.ckpt"
     capsys.readouterr()
-    shortcuts([checkpoint], [], as_json=True)
+    shortcuts([checkpoint], as_json=True)
     facts = json.loads(capsys.readouterr().out)[str(checkpoint)]
     assert {"schema": 2, **facts} == json.loads((run / "shortcuts.json").read_text())
     assert (facts["data"], facts["draws"]) == ("phantom (planted: marker, Nodule, 0.9)", 20)
     assert list(facts["labels"]["Nodule"]["covered"])[-1] == "planted marker"
     other = run / "other"
     values = ["data.shortcut=null", "draws=10", f"hydra.run.dir={other}"]
-    shortcuts([checkpoint, run / "checkpoints/last.ckpt"], values, as_json=False)
+    shortcuts([checkpoint, run / "checkpoints/last.ckpt", *values], as_json=False)
     text = capsys.readouterr().out
     assert "planted" not in text
     assert "random weights" in text
@@ -47,12 +48,12 @@ def test_files_tables_and_json(run, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_settings_are_an_evaluations(run) -> None:
     with pytest.raises(ConfigError, match="seed=3: an evaluation can change only"):
-        shortcuts([run / "checkpoints/best.ckpt"], ["seed=3"], as_json=False)
+        shortcuts([run / "checkpoints/best.ckpt", "seed=3"], as_json=False)
 
 
 def test_patients_it_learned_from_are_refused(run) -> None:
     with pytest.raises(ConfigError, match="overlap=exclude"):
-        shortcuts([run / "checkpoints/best.ckpt"], ["split.seed=1"], as_json=False)
+        shortcuts([run / "checkpoints/best.ckpt", "split.seed=1"], as_json=False)
 
 
 @pytest.mark.slow

@@ -11,11 +11,10 @@ from typer.testing import CliRunner
 
 from xray_lightning import CheckpointError, ConfigError, XrayNet
 from xray_lightning.checkpoint import KEY
-from xray_lightning.cli.app import APP
+from xray_lightning.cli.app import APP, run_verb
 from xray_lightning.cli.config import compose_settings, list_targets, read_config, require_trusted
+from xray_lightning.cli.fit import resume_run
 from xray_lightning.cli.opening import open_checkpoint
-from xray_lightning.cli.report import report
-from xray_lightning.cli.restart import resume_run
 
 HOSTILE = """os.system os.popen os.remove os.execv posix.system pty.spawn subprocess.run
     subprocess.Popen subprocess.check_output pathlib.Path.write_text pathlib.Path.unlink
@@ -47,9 +46,7 @@ PLACES: dict[str, Callable[[Any], dict[str, Any]]] = {
 @pytest.fixture
 def foreign(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
     """Writes a run of somebody else, config.yaml and both checkpoints; gives the checkpoint."""
-    settings, _ = compose_settings(
-        ["data.patients=30", "image_size=32", "model.backbone=test_resnet"]
-    )
+    settings = compose_settings(["data.patients=30", "image_size=32", "model.backbone=test_resnet"])
     settings.cache_dir, settings.run_dir = str(tmp_path / "cache"), str(tmp_path / "run")
     plain: Any = OmegaConf.to_container(settings, resolve=True)
     net = XrayNet(["Mass"], "test_resnet", image_size=32)
@@ -121,7 +118,7 @@ def test_nothing_of_the_command_line_is_built() -> None:
 
 def test_a_run_of_ours_is_trusted() -> None:
     for overrides in ([], ["data=nih", "data.root=x", "experiment=xray14_xception_cbam_wce"]):
-        settings = compose_settings(overrides)[0]
+        settings = compose_settings(overrides)
         plain: Any = OmegaConf.to_container(settings, resolve=True)
         require_trusted(plain, Path("config.yaml"))
 
@@ -187,7 +184,7 @@ def test_report_builds_nothing(run_folder: Path, tmp_path: Path) -> None:
     config.data = {"_target_": "builtins.open", "_args_": [str(tmp_path / "victim"), "w"]}
     OmegaConf.save(config, run_folder / "config.yaml")
     with pytest.raises(ConfigError, match=r"config.yaml: data._target_='builtins.open'"):
-        report(run_folder, as_json=False)
+        run_verb("report", [run_folder])
     assert not (tmp_path / "victim").exists()
     config.data = {"_target_": "collections.OrderedDict"}
     OmegaConf.save(config, run_folder / "config.yaml")

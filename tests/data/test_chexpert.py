@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import xray_lightning as xl
-from xray_lightning.cli.datasets import data
+from xray_lightning.cli.app import run_verb
 from xray_lightning.data.chexpert import LABELS, MASKED
 from xray_lightning.data.masks import PackedMask
 
@@ -270,7 +270,7 @@ def test_faulty_masks(folder: Path, masks: Callable[..., Path], entry: Any, valu
 def test_the_real_table(tables: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The labels' codes as pandas counts them, and no difference from what was published."""
     root = tables / "chexpert"
-    data(["data=chexpert", f"data.root={root}", "split=patient"], as_json=True)
+    run_verb("data", ["data=chexpert", f"data.root={root}", "split=patient"], as_json=True)
     summary = json.loads(capsys.readouterr().out)
     assert (summary["images"], summary["patients"]) == (191_010, 64_534)
     counts = summary["counts"]

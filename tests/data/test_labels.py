@@ -17,7 +17,7 @@ import torch
 
 import xray_lightning as xl
 from xray_lightning.audit import label_table
-from xray_lightning.cli.labels import labels
+from xray_lightning.cli.app import run_verb
 from xray_lightning.data import vocabulary
 from xray_lightning.data.labels import LabelTable
 from xray_lightning.data.samplers import disease_balanced_sampler, prevalence
@@ -136,7 +136,7 @@ def test_labels_nobody_knows(labels: list[str], named: str) -> None:
 
 
 def rows(capsys: pytest.CaptureFixture[str], *settings: str) -> dict[str, dict[str, dict]]:
-    labels(settings, as_json=True)
+    run_verb("labels", settings, as_json=True)
     table = LabelTable.from_json(json.loads(capsys.readouterr().out))
     assert LabelTable.from_json(table.to_json()) == table
     return {row.label: row.to_json()["sets"] for row in table.rows}
@@ -164,8 +164,10 @@ def test_every_set_without_one_named(capsys) -> None:
 
 def test_the_table_fits(nih_folder, csv_folder, capsys) -> None:
     table = csv_folder("image,Nodule,Own,Nodule/Mass", "a.png,1,0,", "sub/b.png,,1,1")
-    labels([])
-    labels(["data=[csv,nih]", f"data.nih.root={nih_folder.root}", f"data.csv.table={table}"])
+    run_verb("labels", [])
+    run_verb(
+        "labels", ["data=[csv,nih]", f"data.nih.root={nih_folder.root}", f"data.csv.table={table}"]
+    )
     text = capsys.readouterr().out
     drawn = [line for line in text.splitlines() if not line.startswith(("note", "-:", "="))]
     assert max(map(len, map(str.rstrip, drawn))) <= 80

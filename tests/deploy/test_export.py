@@ -196,7 +196,7 @@ def test_every_network_and_head_exports(model, save, tmp_path) -> None:
     if model in HEADS:
         net = xl.XrayNet(LABELS, "resnet18", head=model, image_size=64)
     else:
-        config, _ = compose_settings([f"model={model}", "image_size=64", "weights=none"])
+        config = compose_settings([f"model={model}", "image_size=64", "weights=none"])
         own = {k: v for k, v in config.model.items() if not k.startswith("_") and k != "weights"}
         net = xl.XrayNet(**{**own, "labels": LABELS, "image_size": 64})
     checkpoint = save(net.eval(), tmp_path / "best.ckpt")

@@ -10,7 +10,7 @@ import pytest
 from running import write_run
 
 from xray_lightning import ConfigError, Predictions
-from xray_lightning.cli.compare import compare_models
+from xray_lightning.cli.app import run_verb
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.evaluation import published
 from xray_lightning.evaluation.compare import TABLE, Comparison, compare, find_tables
@@ -143,26 +143,26 @@ def test_the_shared_labels() -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     strong, weak = write(tmp_path, "strong", STRONG), write(tmp_path, "weak", WEAK)
     (tmp_path / "strong/metrics.json").write_text('{"test": {"data": "rsna (negatives: all)"}}')
-    compare_models(strong, weak, draws=200, seed=0, out=tmp_path / "out")
+    run_verb("compare", [strong, weak, "draws=200"], out=tmp_path / "out")
     text = capsys.readouterr().out
     assert "rsna (negatives: all)" in text, "which negatives stands beside the figures"
     assert "verdict: A is better than B (mean AUROC" in text
     assert "corrected for 2 labels (Holm)" in text
     assert max(map(len, text.split("300 test images")[0].split("label")[1].splitlines())) <= 80
-    compare_models(strong, weak, "[Mass]", draws=20, seed=0, as_json=True)
+    run_verb("compare", [strong, weak, "labels=[Mass]", "draws=20"], as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert (facts["schema"], list(facts["labels"])) == (2, ["Mass"])
     facts = json.loads((tmp_path / "out/compare.json").read_text())
     assert facts["mean"]["difference"] > 0.1
     assert facts["first"] == [f"{strong}/{TABLE}"]
     with pytest.raises(DataNotFoundError, match=r"names no run with predictions_test\.csv"):
-        compare_models(strong, str(tmp_path / "none*"), draws=20, seed=0)
+        run_verb("compare", [strong, tmp_path / "none*", "draws=20"])
 
 
 def test_unknown_patients_and_several_seeds(tmp_path, capsys) -> None:
     for name, table in (("a1", STRONG), ("a2", WEAK), ("b", WEAK)):
         write(tmp_path, name, replace(table, patient_ids=table.image_ids))
-    compare_models(f"{tmp_path}/a*", f"{tmp_path}/b", draws=20, seed=0)
+    run_verb("compare", [f"{tmp_path}/a*", f"{tmp_path}/b", "draws=20"])
     text = capsys.readouterr().out
     assert "300 test images of an unknown number of patients" in text
     assert "paired draws of images" in text

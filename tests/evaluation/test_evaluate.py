@@ -228,8 +228,8 @@ def test_published_rows_stand_below(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_settings_are_refused_before_training(setting: str) -> None:
     with pytest.raises(ConfigError, match=rf"got '?{setting.split('=')[1]}\b"):
-        require_settings(compose_settings([setting])[0])
-    require_settings(compose_settings(["calibration=null"])[0])
+        require_settings(compose_settings([setting]))
+    require_settings(compose_settings(["calibration=null"]))
 
 
 NAN = np.nan

@@ -10,7 +10,7 @@ from running import write_run
 from sklearn.metrics import roc_auc_score
 
 from xray_lightning import CrossValidation, compare_runs, pool_folds
-from xray_lightning.cli.multirun import sweep
+from xray_lightning.cli.app import run_verb
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.evaluation.compare import compare, find_tables
 from xray_lightning.evaluation.predictions import Predictions, read_predictions, write_predictions
@@ -83,7 +83,7 @@ def test_pooled_and_mean_of_folds_are_two_things(one_model) -> None:
 
 
 def test_the_command_shows_both(one_model, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep(one_model, all_tests=False, as_json=False)
+    run_verb("sweep", [one_model])
     text = capsys.readouterr().out
     assert "cross-validation of all runs, seed 0: 120 images of 60 patients" in text
     assert (one_model / "pooled.png").stat().st_size > 5000
@@ -94,7 +94,7 @@ def test_the_command_shows_both(one_model, capsys: pytest.CaptureFixture[str]) -
     facts = validation.to_json()
     assert f"{np.mean(facts['fold_mean']):.3f}" in text
     assert f"{np.std(facts['fold_mean'], ddof=1):.3f}" in text
-    sweep(one_model, all_tests=False, as_json=True)
+    run_verb("sweep", [one_model], as_json=True)
     assert json.loads(capsys.readouterr().out)["cross_validations"] == [facts]
 
 

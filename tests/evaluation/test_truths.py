@@ -1,16 +1,18 @@
 """The same scores against several truths, beside a plain bootstrap and scikit-learn."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from xray_lightning import ConfigError, ExpertTruth, NihExperts, Predictions, score_truths
-from xray_lightning.cli.score import score
+from xray_lightning.cli.app import run_verb
 from xray_lightning.metrics.compare import compare_truths
 from xray_lightning.records import CHEST_XRAY14
 
+score = partial(run_verb, "score")
 PATIENTS, IMAGES = 150, 2  # images of each
 NIH = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -78,7 +80,7 @@ def test_equal_truths_differ_by_nothing() -> None:
 
 def test_command(folder, capsys: pytest.CaptureFixture[str], tmp_path) -> None:
     overrides = ["data=nih_expert", f"data.root={folder}", "truth=experts", "draws=200"]
-    score(folder / "scores.csv", [*overrides, f"hydra.run.dir={tmp_path}"], as_json=True)
+    score([folder / "scores.csv", *overrides, f"hydra.run.dir={tmp_path}"], as_json=True)
     printed = json.loads(capsys.readouterr().out)
     truths = ExpertTruth.from_json(printed)
     pneumothorax, mass = truths.rows
@@ -91,7 +93,7 @@ def test_command(folder, capsys: pytest.CaptureFixture[str], tmp_path) -> None:
     assert "untested" in printed["sentences"][1]
     assert "data.rsna" in truths.left_out["Pneumonia"]
     assert json.loads((tmp_path / "truths.json").read_text()) == printed
-    score(folder / "scores.csv", [*overrides, "split=official", "subset=test"])
+    score([folder / "scores.csv", *overrides, "split=official", "subset=test"])
     shown = capsys.readouterr().out
     assert max(map(len, shown.split("the images of each row")[0].splitlines())) <= 80
     assert "150" in shown
@@ -110,13 +112,13 @@ def test_scores_are_in_the_order_of_their_images(folder) -> None:
 def test_errors(folder, tmp_path) -> None:
     overrides = ["data=nih_expert", f"data.root={folder}"]
     with pytest.raises(ConfigError, match="panel"):
-        score(folder / "scores.csv", [*overrides, "truth=panel"])
+        score([folder / "scores.csv", *overrides, "truth=panel"])
     with pytest.raises(ConfigError, match="phantom"):
-        score(folder / "scores.csv", ["data=phantom", "truth=experts"])
+        score([folder / "scores.csv", "data=phantom", "truth=experts"])
     other = tmp_path / "other.csv"
     other.write_text("image,Hernia\n00000000_000.png,0.5")
     with pytest.raises(ConfigError, match="Pneumothorax"):
-        score(other, [*overrides, "truth=experts"])
+        score([other, *overrides, "truth=experts"])
     source = NihExperts(folder)
     one = np.full((1, 1), 0.5, np.float32)
     for labels, image in ((("Pneumonia",), "00000000_000.png"), (("Pneumothorax",), "x.png")):

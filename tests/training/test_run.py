@@ -176,10 +176,10 @@ SMALL = ["data.patients=60", "image_size=32", "model=resnet50", "model.backbone=
 
 
 def test_what_a_sampler_changes(tmp_path: Path) -> None:
-    plain = data_from(compose_settings(SMALL)[0])
+    plain = data_from(compose_settings(SMALL))
     assert describe_sampling(plain) is None
     assert all(subset == drawn for subset, drawn in compare_prevalence(plain).values())
-    config, _ = compose_settings([*SMALL, "sampler=disease_balanced", "sampler.normal_share=0.25"])
+    config = compose_settings([*SMALL, "sampler=disease_balanced", "sampler.normal_share=0.25"])
     data = data_from(config)
     shares = compare_prevalence(data)
     targets = data.subset_targets("train")
@@ -206,7 +206,7 @@ def test_what_a_sampler_changes(tmp_path: Path) -> None:
     ],
 )
 def test_the_log(overrides, lines, warned, caplog) -> None:
-    config, _ = compose_settings([*SMALL, *overrides])
+    config = compose_settings([*SMALL, *overrides])
     data = data_from(config)
     two: Any = SimpleNamespace(world_size=2)
     with caplog.at_level(logging.INFO):

@@ -1,13 +1,14 @@
 """``xray audit``: leakage, shift, image-free baselines and the change from validation to test."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
 from xray_lightning.audit.leakage import compare_images
 from xray_lightning.audit.run import audit_split
 from xray_lightning.cli.config import compose_settings, make
-from xray_lightning.cli.request import Own, present, read_names, take_own
+from xray_lightning.cli.request import Own, Request, read_names, take_own
 from xray_lightning.cli.settings import Settings
 from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.nih_map import read_nih_map
@@ -31,19 +32,19 @@ OWN = {
 }
 
 
-def audit(overrides: Sequence[str], as_json: bool = False) -> None:
-    """Audit a split; see ``xray audit --help``."""
-    own, values = take_own(overrides, OWN)
-    config, run_dir = compose_settings(values, OWN)
+def audit(request: Request) -> None:
+    """What a split does to a score, from the label table: xray audit data=nih data.root=DIR."""
+    own, values = take_own(request.settings, OWN)
+    config = compose_settings(values, OWN)
     source: Source = make(config.data)
-    predictions = _read_predictions(own["predictions"])
-    if predictions and source.missing and source.allow_missing:
-        source.records = readable_records(source)  # of which the run made its split
+    predictions = _read_predictions(Path(own["predictions"])) if own["predictions"] else None
+    source = used_records(source) if predictions else source
     try:
         split = split_source(source, make(config.split), source.records)
     except FaultySplitError as error:  # which no training may use: to count what is wrong with it
         split = error.split
-    folder = prepare_folder(run_dir or Path("outputs") / f"audit_{source.name}_{split.fingerprint}")
+    usual = Path("outputs") / f"audit_{source.name}_{split.fingerprint}"
+    folder = prepare_folder(request.out or usual)
     exposures = read_exposures(config)
     duplicates = None
     if own["duplicates"]:
@@ -61,12 +62,21 @@ def audit(overrides: Sequence[str], as_json: bool = False) -> None:
         draws=own["draws"],
         seed=own["bootstrap_seed"],
     )
-    result = replace(result, command=" ".join(["xray audit", *overrides]))
+    result = replace(result, command=" ".join(["xray audit", *request.words]))
     with open_replacing(folder / "audit.html") as file:
         file.write(audit_page(result))
     notes = (*(f"note: {note}" for note in result.notes), f"written to {folder}")
     lines = (*audit_tables(result), *result.gist, *notes)
-    present(result.to_json(), as_json, *lines, path=folder / "audit.json")
+    request.present(result.to_json(), *lines, path=folder / "audit.json")
+
+
+def used_records(source: Source) -> Source:
+    """The source with the records a run can use, of which its split is one."""
+    if not (source.missing and source.allow_missing):
+        return source
+    used = copy(source)
+    used.records = readable_records(source)
+    return used
 
 
 def read_exposures(config: Settings) -> dict[str, str]:
@@ -90,9 +100,6 @@ def _read_lists(
     return lists
 
 
-def _read_predictions(run: str) -> tuple[Predictions, Predictions] | None:
-    """The tables a run left, None without a run."""
-    if not run:
-        return None
-    val, test = (read_own(Path(run) / f"predictions_{subset}.csv") for subset in ("val", "test"))
-    return val, test
+def _read_predictions(run: Path) -> tuple[Predictions, Predictions]:
+    """The tables a run left."""
+    return read_own(run / "predictions_val.csv"), read_own(run / "predictions_test.csv")

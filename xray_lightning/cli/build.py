@@ -26,7 +26,7 @@ from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.overlays import HeatMaps
-from xray_lightning.models.backbones import trace_sizes
+from xray_lightning.models.backbones import require_sizes
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report.gallery import Panel
 from xray_lightning.training.environment import write_environment
@@ -75,31 +75,8 @@ def task_from(config: Settings, data: XrayDataModule) -> XrayTask:
         net.compile()
     settings = {"schedule": make(config.schedule), "tta": config.tta, **make(config.optim)}
     task = XrayTask(net, loss_from(config, data), labels=data.labels, **settings)
-    try:
-        make_optimizer(task.optimizer, net, task.head_lr, task.layer_decay)
-    except ConfigError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"optim.optimizer: {error}") from error
+    make_optimizer(task.optimizer, net, task.head_lr, task.layer_decay)  # refuses its settings
     return task
-
-
-def require_sizes(net: nn.Module, image_size: int, batch_size: int) -> None:
-    """Refuse an image whose margin is never read, and a batch that batch norm cannot train on."""
-    share, side, single = trace_sizes(net, image_size)
-    name = getattr(net, "config", {}).get("backbone", type(net).__name__)
-    if share < 1:
-        low = image_size // side * side
-        sizes = f"{low} or {low + side}" if low else side
-        raise ConfigError(
-            f"image_size={image_size}: {name} reads patches, and {1 - share:.1%} of the image "
-            f"never; use {sizes}"
-        )
-    if single and batch_size == 1:
-        raise ConfigError(
-            f"batch_size=1: at image_size={image_size} a batch norm of {name} sees a single value, "
-            "on which it cannot train; use batch_size=2 or larger images"
-        )
 
 
 def panel_from(config: Settings, labels: Sequence[str]) -> Panel | None:
@@ -128,11 +105,11 @@ def record_run(settings: Facts, data: XrayDataModule, trainer: pl.Trainer, run: 
     """config.yaml and environment.json of a run that starts."""
     if not (run / "config.yaml").exists():  # a resumed run keeps its own
         write_config(settings, run)
-    on_hydra = HydraConfig.initialized()
-    overrides = list(HydraConfig.get().overrides.task) if on_hydra else []
-    chosen = HydraConfig.get().runtime.choices if on_hydra else {}
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    overrides = list(hydra.overrides.task) if hydra else []
+    chosen = hydra.runtime.choices.items() if hydra else ()
+    choices = {str(k): v for k, v in chosen if "/" not in str(k)}  # without Hydra's
     alone = ["train.py", *(text for text in overrides if not text.startswith("sweep="))]
-    choices = {str(k): v for k, v in chosen.items() if "/" not in str(k)}  # without Hydra's
     command = alone if in_sweep() else None  # a launcher's is not what the user typed
     facts = partial(write_environment, command=command, overrides=overrides, choices=choices)
     facts(run, data, trainer, settings["seed"])

@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -20,9 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xray_lightning.cli import settings
-from xray_lightning.cli.request import Own, describe_unknown, take_own
-from xray_lightning.cli.sets import SEVERAL, search_path, split_sets, write_sources
-from xray_lightning.cli.settings import Settings, find_conf, list_keys
+from xray_lightning.cli.request import Own, describe_unknown
+from xray_lightning.cli.settings import find_conf, list_keys, to_container
 from xray_lightning.errors import ConfigError, XrayError
 from xray_lightning.formats import upgrade_settings
 from xray_lightning.writing import entries_of
@@ -32,8 +32,10 @@ OF_THE_DISK = {"EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENOTDIR
 TARGET = re.compile(r"^\s*_target_:\s*([\w.]+)", re.MULTILINE)
 OF_TORCH = re.compile(r"torch\.optim\.(lr_scheduler\.)?[A-Z][A-Za-z]*")
 OWN = "xray_lightning."
+SEVERAL = "several"
+OF_ALL = ("labels", "allow_missing", "sources")  # settings of all sets together, and of none
+SEARCH = "hydra.searchpath="
 KEPT = "${run_dir}"  # the one interpolation that config.yaml keeps
-RUN_DIR = "hydra.run.dir"
 
 
 def register_resolvers() -> None:
@@ -57,41 +59,16 @@ def make(node: Any, **extra: Any) -> Any:
         raise InstantiationException(f"Error in call to {node['_target_']}") from error
 
 
-def to_container(config: Settings, *, resolve: bool = True) -> Own:
-    """Settings as plain values."""
-    plain = OmegaConf.to_container(config, resolve=resolve)
-    if not isinstance(plain, dict):
-        raise ConfigError("the configuration must be a mapping")
-    return {str(key): value for key, value in plain.items()}
-
-
-def compose_settings(
-    overrides: Sequence[str], own: Iterable[str] = ()
-) -> tuple[DictConfig, Path | None]:
-    """``conf/train.yaml`` with overrides, and the folder of ``hydra.run.dir=`` if one was given."""
-    values, run_dir = split_run_dir(join_sets(overrides))
+def compose_settings(overrides: Sequence[str], own: Iterable[str] = ()) -> DictConfig:
+    """``conf/train.yaml`` with overrides; ``own``: settings of the verb that are no part of it."""
+    values = join_sets(overrides)
     register_resolvers()
     GlobalHydra.instance().clear()
     folder = initialize_config_dir(str(find_conf()), version_base="1.3")
     with name_unknown_keys(values, own), folder:
-        config = compose("train", overrides=[*values, f"run_dir={run_dir or 'outputs'}"])
+        config = compose("train", overrides=["run_dir=outputs", *values])
     settings.require_known_keys(config)
-    return config, run_dir
-
-
-def join_sets(overrides: Sequence[str]) -> list[str]:
-    """Overrides with several data sets written out as the one configuration of ``Several``."""
-    of_sets, rest = split_sets(overrides)
-    if not any(text.startswith(("data=[", "data.sets=")) for text in overrides):
-        return list(overrides)
-    nodes = {}
-    for name, own in of_sets.items():
-        try:
-            config, _ = compose_settings([*search_path(overrides), *own])
-        except ConfigError as error:
-            raise ConfigError(f"of {name}, where data.KEY is data.{name}.KEY: {error}") from error
-        nodes[name] = to_container(config.data, resolve=False)
-    return [f"data={SEVERAL}", *rest, write_sources(nodes)]
+    return config
 
 
 @contextmanager
@@ -105,18 +82,12 @@ def name_unknown_keys(overrides: Sequence[str], own: Iterable[str] = ()) -> Iter
             raise
         pairs = [text.partition("=") for text in overrides]
         groups = [f"{k}={v}" for k, _, v in pairs if (find_conf() / k / f"{v}.yaml").is_file()]
-        plain: Any = OmegaConf.to_container(compose_settings(groups)[0])  # ??? is no obstacle
+        plain: Any = OmegaConf.to_container(compose_settings(groups))  # ??? is no obstacle
         raise describe_unknown(found[1], {*own, *list_keys(plain)}) from None
     except ValueError as error:  # Hydra's own, for a group that is set to null
         if not str(error).startswith("Config group override"):
             raise
         raise ConfigError(f"{error}: name a file of conf/GROUP, such as logger=none") from error
-
-
-def split_run_dir(overrides: Iterable[str]) -> tuple[list[str], Path | None]:
-    """Take ``hydra.run.dir=`` out of the overrides; it names the folder for the results."""
-    own, values = take_own(overrides, {RUN_DIR: ""})
-    return values, Path(own[RUN_DIR]) if own[RUN_DIR] else None
 
 
 def read_value(name: str, text: str) -> Any:
@@ -139,7 +110,7 @@ def change_settings(saved: Own, overrides: Sequence[str]) -> DictConfig:
     groups = [change for change in parsed if (find_conf() / change.key_or_group).is_dir()]
     named = {change.key_or_group.partition(".")[0] for change in parsed}
     for change in groups:
-        choice, _ = compose_settings([str(change.input_line)])
+        choice = compose_settings([str(change.input_line)])
         OmegaConf.set_struct(choice, False)
         own_split = change.value() == "csv" and "split" not in named  # its split column comes first
         for group in (change.key_or_group, *(["split"] if own_split else [])):
@@ -152,6 +123,86 @@ def change_settings(saved: Own, overrides: Sequence[str]) -> DictConfig:
                 known = set(list_keys(config))
                 raise describe_unknown(change.key_or_group, known) from error
     return config
+
+
+# --- several data sets on one command line: data=[nih,rsna] data.nih.root=DIR ---------------------
+
+
+def join_sets(overrides: Sequence[str]) -> list[str]:
+    """Overrides with several data sets written out as the one configuration of ``Several``."""
+    of_sets, rest = split_sets(overrides)
+    if not any(text.startswith(("data=[", "data.sets=")) for text in overrides):
+        return list(overrides)
+    nodes = {}
+    for name, own in of_sets.items():
+        try:
+            config = compose_settings([*search_path(overrides), *own])
+        except ConfigError as error:
+            raise ConfigError(f"of {name}, where data.KEY is data.{name}.KEY: {error}") from error
+        nodes[name] = to_container(config.data, resolve=False)
+    return [f"data={SEVERAL}", *rest, write_sources(nodes)]
+
+
+def split_sets(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Settings of each set of ``data=[nih,rsna]``, written as for that one alone; and the rest."""
+    # also ``data=several data.sets=[nih,rsna]`` and ``data=nih``; without ``data=`` there are none
+    pairs = {key: value for key, _, value in (text.partition("=") for text in overrides)}
+    named = pairs.get("data.sets") or pairs.get("data") or ""
+    if not named or named == SEVERAL:
+        return {}, list(overrides)
+    several = "data.sets" in pairs or named.startswith("[")
+    names = [name.strip() for name in named.strip("[]").split(",")]
+    settings = {name: [f"data={name}"] for name in names}
+    if len(settings) < len(names):
+        raise ConfigError(f"data.sets=[{','.join(names)}] names a data set twice")
+    rest = []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        words = key.split(".")
+        if key in ("data", "data.sets"):
+            continue
+        if words[0] != "data" or (several and words[1] in OF_ALL):
+            rest.append(text)
+        elif not several:
+            settings[names[0]].append(text)
+        elif len(words) > 2 and words[1] in settings:
+            settings[words[1]].append(f"data.{'.'.join(words[2:])}={value}")
+        else:
+            leaf = words[-1]
+            raise ConfigError(
+                f"{text}: of which data set? {' or '.join(f'data.{n}.{leaf}=' for n in names)}"
+            )
+    return settings, rest
+
+
+def search_path(overrides: Sequence[str]) -> list[str]:
+    """Where configurations of the user's own lie, as an override; [] if nowhere."""
+    own = [text for text in overrides if text.startswith(SEARCH)]
+    flags = [text.partition("=")[2] for text in overrides if text.startswith("--config-dir=")]
+    return own or [f"{SEARCH}[file://{Path(folder).absolute()}]" for folder in flags]
+
+
+def write_sources(nodes: Mapping[str, Mapping[str, Any]]) -> str:
+    """The configurations of the data sets as one override."""
+    for name, node in nodes.items():
+        if missing := [key for key, value in node.items() if value == "???"]:
+            raise ConfigError(f"{name} needs more: data.{name}.{missing[0]}=")
+    return f"data.sources={_write(nodes)}"
+
+
+def _write(value: Any) -> str:
+    """A plain value as an override says it.
+
+    >>> _write({"root": "a b", "table": None, "views": ["PA"]})
+    '{root:"a b",table:null,views:["PA"]}'
+    """
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_write(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_write, value)) + "]"
+    if isinstance(value, str):
+        return str(QuotedString(value, Quote.double).with_quotes())
+    return "null" if value is None else str(value).lower()  # True, a number
 
 
 # --- saved configurations of somebody else ----------------------------------------------------

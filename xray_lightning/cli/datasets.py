@@ -1,22 +1,23 @@
-"""``xray data`` and ``xray cache``: what is in a folder, and its images decoded; without torch."""
+"""``xray data``, ``cache``, ``labels``: what is in a folder, and how it calls it; without torch."""
 
 from collections.abc import Sequence
 
-from xray_lightning.cli.config import compose_settings, make
-from xray_lightning.cli.request import present
+from xray_lightning.cli.config import compose_settings, make, split_sets
+from xray_lightning.cli.request import Request
 from xray_lightning.data.cache import open_cache
+from xray_lightning.data.labels import tabulate_labels
 from xray_lightning.data.partition import split_source
 from xray_lightning.data.source import Source, readable_records, usage_notes
 from xray_lightning.data.summary import summarise_data
-from xray_lightning.folders import prepare_folder
+from xray_lightning.data.vocabulary import list_sets
 from xray_lightning.progress import show_progress
 from xray_lightning.report.page import say
-from xray_lightning.report.terminal import counts_table
+from xray_lightning.report.terminal import counts_table, labels_tables
 
 
-def cache(overrides: Sequence[str], *, as_json: bool = False) -> None:
-    """Decode a data set's images at the working size, and compare all with their checksums."""
-    config, _ = compose_settings(overrides)
+def cache(request: Request) -> None:
+    """Decode a data set ahead of training: xray cache data=nih data.root=DIR image_size=256."""
+    config = compose_settings(request.settings)
     source: Source = make(config.data)
     records, notes = readable_records(source), usage_notes(source)
     opened = open_cache(source, records, size=config.image_size, root=config.cache_dir)
@@ -26,20 +27,38 @@ def cache(overrides: Sequence[str], *, as_json: bool = False) -> None:
             report(row + 1, len(records))
     size, gigabytes = config.image_size, opened.images.nbytes / 1e9
     facts = {"path": str(opened.path), "images": len(records), "image_size": size}
-    present(
+    request.present(
         facts | {"bytes": opened.images.nbytes, "notes": notes},
-        as_json,
         *(f"note: {note}" for note in notes),
         f"{len(records):,} images at {size} px, {gigabytes:.2f} GB: {opened.path}",
     )
 
 
-def data(overrides: Sequence[str], *, as_json: bool = False) -> None:
-    """What is in a folder: counts by label and subset, images on disk, problems; no pixels."""
-    config, run_dir = compose_settings(overrides)
+def data(request: Request) -> None:
+    """What is in a folder: counts per label and subset, images on disk, problems."""
+    config = compose_settings(request.settings)
     source: Source = make(config.data)
     split = split_source(source, make(config.split), source.records)
-    summary = summarise_data(source, split)
-    path = run_dir and prepare_folder(run_dir) / "data.json"
-    lines = counts_table(summary), *say("data", summary)
-    present(summary.to_json(), as_json, *lines, path=path)
+    summary, path = summarise_data(source, split), request.keep("data.json")
+    request.present(summary.to_json(), counts_table(summary), *say("data", summary), path=path)
+
+
+def labels(request: Request) -> None:
+    """How each data set calls a finding: xray labels data.sets=[nih,chexpert]; none: all."""
+    settings, rest = split_sets(request.settings)
+    if not settings:
+        compose_settings(rest)  # refuses what no setting has
+    sources = {name: _open(own, rest) for name, own in settings.items()}
+    table = tabulate_labels(sources or dict.fromkeys(list_sets()))
+    opened = [(name, source) for name, source in sources.items() if source]
+    notes = (f"note: {name}: {note}" for name, source in opened for note in source.notes)
+    request.present(table.to_json(), *labels_tables(table), *notes)
+
+
+def _open(own: Sequence[str], rest: Sequence[str]) -> Source | None:
+    """The data set; None if nothing says where it is."""
+    config = compose_settings([*rest, *own])
+    if len(own) == 1 and "???" in dict(config.data.items_ex(resolve=False)).values():
+        return None
+    source: Source = make(config.data)
+    return source

@@ -1,8 +1,6 @@
 """``xray explain``, ``shortcuts``: where does a checkpoint look, and can its maps be believed?"""
 
-import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 from xray_lightning.audit.shortcuts import Shortcuts, find_shortcuts, write_gist
 from xray_lightning.cli.build import progress, trainer_from
 from xray_lightning.cli.opening import Opened, home, open_checkpoint
-from xray_lightning.cli.request import Own, present, read_names, take_own
+from xray_lightning.cli.request import Own, Request, read_names, take_own
 from xray_lightning.cli.settings import EXPLAIN
 from xray_lightning.deploy.classifier import find_device
 from xray_lightning.errors import ConfigError
@@ -23,26 +21,24 @@ from xray_lightning.report.terminal import show
 from xray_lightning.writing import write_json
 
 
-def explain(checkpoint: Path, overrides: Sequence[str], as_json: bool) -> None:
-    """Localisation, saliency tests, shortcut tests and a gallery; see ``xray explain --help``."""
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        settings, values = own_settings(overrides)
-        images = open_checkpoint(checkpoint, values)
-        images.data.split = images.splits["test"]
-        methods = (*settings["methods"], *settings["saliency"])
-        others = {key: settings[key] for key in ("subset", "label", "seeds", "permuted")}
-        require_explainable(images.checkpoint, images.data, methods=methods, **others)
-        folder = folder_of(images, settings["subset"])
-        places = {n: prepare_folder(folder if n == "test" else folder / n) for n in images.splits}
-        every = {place: explain_split(images, name, settings, place)
-                 for name, place in places.items()}  # fmt: skip
+def explain(request: Request) -> None:
+    """Where does it look, and can that be believed? Writes RUN/explain/."""
+    (checkpoint,), (settings, values) = request.files, own_settings(request.settings)
+    images = open_checkpoint(Path(checkpoint), values, request.out)
+    images.data.split = images.splits["test"]
+    methods = (*settings["methods"], *settings["saliency"])
+    others = {key: settings[key] for key in ("subset", "label", "seeds", "permuted")}
+    require_explainable(images.checkpoint, images.data, methods=methods, **others)
+    folder = folder_of(images, settings["subset"])
+    places = {n: prepare_folder(folder if n == "test" else folder / n) for n in images.splits}
+    every = {place: explain_split(images, name, settings, place) for name, place in places.items()}
     lines: list[Any] = []
     for place, (explanation, facts) in every.items():
         tests = facts["shortcuts"]
-        shortcut = shortcut_lines(Shortcuts.from_json(tests), str(checkpoint)) if tests else []
+        shortcut = shortcut_lines(Shortcuts.from_json(tests), checkpoint) if tests else []
         lines += [*explanation_lines(explanation), *shortcut, f"written to {place}"]
     first, *rest = (facts for _, facts in every.values())
-    present({"parts": [first, *rest]} if rest else first, as_json, *lines)
+    request.present({"parts": [first, *rest]} if rest else first, *lines)
 
 
 def explain_split(
@@ -100,22 +96,21 @@ def methods_of(name: str, text: str) -> tuple[str, ...]:
     return methods
 
 
-def shortcuts(checkpoints: Sequence[Path], overrides: Sequence[str], as_json: bool = False) -> None:
-    """Test checkpoints on the test set of their own data, or of other data by overrides."""
+def shortcuts(request: Request) -> None:
+    """Is a label read off the film instead of the chest? Covers corners, border and letters."""
     results: dict[str, Shortcuts] = {}
-    for path in checkpoints:
-        with redirect_stdout(sys.stderr if as_json else sys.stdout):  # its notes are not JSON
-            images = open_checkpoint(path, overrides)
+    for path in request.files:
+        images = open_checkpoint(Path(path), request.settings, request.out)
         images.data.split = images.splits["test"]
         net = images.checkpoint.build_net().to(find_device("auto"))
-        folder = prepare_folder(images.run_dir or home(path))
-        result = results[str(path)] = find_own(images, net, "test", draws=images.config.draws)
+        folder = prepare_folder(images.out or home(images.checkpoint.path))
+        result = results[path] = find_own(images, net, "test", draws=images.config.draws)
         write_json(result.to_json(), folder / "shortcuts.json")
-        if not as_json:
-            show(*shortcut_lines(result, str(path)))
+        if not request.as_json:
+            show(*shortcut_lines(result, path))
     gists = [f"{path}: {write_gist(result)}" for path, result in results.items()]
     values = {path: result.to_json() for path, result in results.items()}
-    present(values, as_json, *(gists if len(gists) > 1 else ()))
+    request.present(values, *(gists if len(gists) > 1 else ()))
 
 
 def find_own(images: Opened, net: XrayNet, subset: str, *, draws: int, seed: int = 0) -> Shortcuts:

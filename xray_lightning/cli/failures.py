@@ -36,7 +36,8 @@ def run_guarded(command: Callable[[], object], kept: str = GO_ON) -> int:
         with _stop_on_signals(kept):
             command()
     except BaseException as error:  # re-raised unless the user can act on it
-        if STOPPED_BY or _is_ctrl_c(error):
+        stops = error, error.__context__  # Lightning makes an exit of Ctrl-C while it handles it
+        if STOPPED_BY or any(isinstance(stop, KeyboardInterrupt) for stop in stops):
             number = STOPPED_BY[0] if STOPPED_BY else signal.SIGINT
             print(f"\nstopped by {signal.Signals(number).name}{kept}", file=sys.stderr)
             return STOPPED + number
@@ -59,10 +60,8 @@ def run_guarded(command: Callable[[], object], kept: str = GO_ON) -> int:
 def _stop_on_signals(kept: str) -> Iterator[None]:
     """Within it SIGTERM and SIGHUP stop as Ctrl-C does; what does not stop in time is ended."""
     STOPPED_BY.clear()
-    before = {each: signal.getsignal(each) for each in STOPS}
-    for each in STOPS:
-        if before[each] is not signal.SIG_IGN:  # nohup
-            signal.signal(each, _stop)
+    heard = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, _stop) for number in heard}
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     wakeup, over = signal.set_wakeup_fd(writer), threading.Event()
@@ -73,8 +72,8 @@ def _stop_on_signals(kept: str) -> Iterator[None]:
         over.set()
         signal.set_wakeup_fd(wakeup)
         os.close(writer)
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stop(number: int, _frame: Any) -> None:
@@ -90,8 +89,3 @@ def _end_in_time(reader: int, over: threading.Event, kept: str) -> None:
             if number[0] in STOPS and not over.wait(DEADLINE):
                 os.write(2, f"\nstopped in the middle{kept}\n".encode())
                 os._exit(STOPPED + number[0])
-
-
-def _is_ctrl_c(stop: BaseException) -> bool:
-    """Whether a stop is Ctrl-C; Lightning turns it into an exit while it handles it."""
-    return isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)

@@ -1,42 +1,52 @@
-"""``xray predict`` and ``xray convert``: files in, files out, written as they come."""
+"""Verbs that take files or give one: predict, export, serve, convert."""
 
 import os
 import sys
-from collections.abc import Collection, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from xray_lightning.cli.failures import PartialError
-from xray_lightning.cli.request import Facts, Own, present
+from xray_lightning.cli.request import Own, Request, take_own
+from xray_lightning.cli.settings import find_checkpoint, require_openable
 from xray_lightning.data.convert import NAMES, PngOptions, convert_folder
 from xray_lightning.data.files import find_images
 from xray_lightning.data.tables import format_count
+from xray_lightning.errors import ConfigError, DataNotFoundError
 from xray_lightning.hub import name_place
 from xray_lightning.progress import show_progress
 from xray_lightning.report.page import say
 
 CHECKED = 5  # films an export is checked on
 NAMED = 3  # files in the terminal; skipped.csv and failed.csv have them all
+POINTS = {"device": "auto", "method": "cam", "trust": False, "points": "checkpoint", "prior": ""}
+POINTS |= dict.fromkeys(("calibration", "operating_point.rule", "operating_point.value"), "")
+PREDICT = {"format": ("csv", "json", "parquet"), "batch_size": 32, "workers": None}
+PREDICT |= {"maps": False, "dicom_out": "", "stow": ""}
+LIMITS = {"megabytes": 64, "megapixels": 40, "seconds": 30, "queue": 16}
 
 
-def predict(checkpoint: Path, names: Sequence[str], folder: Path, own: Own, as_json: bool) -> None:
-    """Score every image that ``names`` lead to, see :func:`~xray_lightning.predict_files`."""
-    images = find_images(names)
+def predict(request: Request) -> None:
+    """Score new files; preprocessing comes from the checkpoint. Run it again to continue."""
+    own = request.read(**PREDICT, **POINTS)
+    folder, images = request.require_out(), find_images(request.files[1:])
+    if own["points"] not in ("checkpoint", "none") and not Path(own["points"]).exists():
+        raise DataNotFoundError(f"{own['points']}: no such file or folder")
+    checkpoint, form = find_checkpoint(request.files[0]), own["format"]
     from xray_lightning.deploy.classifier import load_classifier  # torch, after the paths
     from xray_lightning.deploy.predict import predict_files, require_form
 
-    require_form(own["format"])
+    require_form(form)
     if own["dicom_out"] or own["stow"]:
         from xray_lightning.report.pacs import require_pacs, write_dicom_results
 
         require_pacs(folder, own["dicom_out"], own["stow"])
-    form, batch, workers = own["format"], own["batch_size"], own["workers"]
     classifier = load_classifier(checkpoint, device=own["device"], **read_points(own))
     if own["maps"] or own["dicom_out"]:
         classifier.require_maps(own["method"])
     with show_progress("scoring images") as report:
-        done = predict_files(classifier, images, folder, batch_size=batch, workers=workers,
-                             form=form, progress=report)  # fmt: skip
+        how = {"batch_size": own["batch_size"], "workers": own["workers"], "form": form}
+        done = predict_files(classifier, images, folder, **how, progress=report)
     values, skipped = done.to_json(), name_first([Path(name).name for name in done.skipped])
     lines = say("predicted", done, skipped, "estimate" in own["prior"])
     failures, unwritten, place = done.failures, dict[str, str](), Path(own["dicom_out"])
@@ -52,43 +62,52 @@ def predict(checkpoint: Path, names: Sequence[str], folder: Path, own: Own, as_j
         dicom = write_dicom_results(classifier, folder, place, **choice)
         lines += say("returned", dicom, own["stow"])
         values, unwritten = values | {"dicom": dicom.to_json()}, dicom.failures
-    present_files(values, as_json, lines)
+    present_files(request, values, lines)
     require_whole(failures, len(images.images), folder, "read")
     require_whole(unwritten, len(images.images), place, "returned as DICOM")
 
 
 def read_points(own: Own) -> Own:
     """``points=``, ``prior=`` and how points are fitted, as ``load_classifier`` takes them."""
-    from xray_lightning.cli.config import read_value  # Hydra, which most calls do not need
+    from xray_lightning.cli.config import read_value
 
     names = "prior", "calibration", "operating_point.rule", "operating_point.value"
     fit = {name.split(".")[-1]: read_value(name, own[name]) for name in names if own[name]}
     return {"points": own["points"], "trust": own["trust"], **fit}
 
 
-def export(
-    checkpoint: Path, out: Path, own: Own, films: Sequence[str], rest: Sequence[str], as_json: bool
-) -> None:
-    """Write a checkpoint as one file, see :func:`~xray_lightning.export_checkpoint`."""
-    paths, format = find_images(films).images[:CHECKED] if films else [], own["format"]
-    from xray_lightning.cli.opening import open_checkpoint  # torch, after the paths
-    from xray_lightning.deploy.export import export_checkpoint, quantise_checkpoint
-
+def export(request: Request) -> None:
+    """A checkpoint as one file for other programs: xray export RUN format=onnx --out model.onnx."""
+    formats = "onnx", "pt2", "safetensors"
+    known = {"format": formats, "films": "", "int8": False, "trust": False}
+    own, rest = take_own(request.settings, known)
+    out, trust = request.require_out(), own["trust"]
     if own["int8"]:
-        with redirect_stdout(sys.stderr if as_json else sys.stdout):
-            trust = own["trust"]
-            opened = open_checkpoint(checkpoint, [*rest, f"trust={str(trust).lower()}"])
-            choice = {"draws": opened.config.draws, "trust": trust}
-            whole = quantise_checkpoint(checkpoint, out, opened.data, **choice)
+        if own["format"] != "onnx" or own["films"]:
+            raise ConfigError("int8=true is ONNX, and its own test films decide: leave out films=")
+        (place,) = require_openable(replace(request, settings=tuple(rest))).files
+        from xray_lightning.cli.opening import open_checkpoint
+        from xray_lightning.deploy.export import quantise_checkpoint
+
+        opened = open_checkpoint(Path(place), [*rest, f"trust={str(trust).lower()}"])
+        choice = {"draws": opened.config.draws, "trust": trust}
+        whole = quantise_checkpoint(Path(place), out, opened.data, **choice)
         sizes = f"{whole.bytes / 1e6:,.1f} MB ({whole.float_bytes / 1e6:,.1f} in float32)"
-        present(whole.to_json(), as_json, f"{whole.path}: {sizes}", whole.sentence)
+        request.present(whole.to_json(), f"{whole.path}: {sizes}", whole.sentence)
         return
-    done = export_checkpoint(checkpoint, out, format, films=paths, trust=own["trust"])
-    present(done.to_json(), as_json, *say("exported", done, format))
+    request.read(**known)  # refuses the rest
+    films = find_images([own["films"]]).images[:CHECKED] if own["films"] else []
+    checkpoint = find_checkpoint(request.files[0])
+    from xray_lightning.deploy.export import export_checkpoint  # torch, after the paths
+
+    done = export_checkpoint(checkpoint, out, own["format"], films=films, trust=trust)
+    request.present(done.to_json(), *say("exported", done, own["format"]))
 
 
-def serve(paths: Sequence[Path], own: Own) -> None:
-    """Serve a page and an API, see :func:`~xray_lightning.serve`; a run's folder names a model."""
+def serve(request: Request) -> None:
+    """A page and an API for new films, on this machine: xray serve RUN; more RUNs: side by side."""
+    own = request.read(host="127.0.0.1", port=8000, token="", **LIMITS, **POINTS)
+    paths = [find_checkpoint(name) for name in request.files]
     from xray_lightning import Classifier, ServeLimits, load_classifier, serve
 
     models: dict[str, Classifier] = {}
@@ -98,24 +117,26 @@ def serve(paths: Sequence[Path], own: Own) -> None:
         name += f"_{len(models) + 1}" if name in models else ""
         models[name] = load_classifier(path, device=own["device"], **read_points(own))
     own["token"] = own["token"] or os.environ.get("XRAY_TOKEN", "")
-    limits = ServeLimits(*(own[name] for name in ("megabytes", "megapixels", "seconds", "queue")))
+    limits = ServeLimits(*(own[name] for name in LIMITS))
     serve(models, limits, **{name: own[name] for name in ("host", "port", "token", "method")})
 
 
-def convert(root: Path, out: Path, own: Own, as_json: bool) -> None:
-    """Convert every DICOM file below ``root``, see :func:`~xray_lightning.convert_folder`."""
+def convert(request: Request) -> None:
+    """DICOM files to PNG, with a table of headers without names. Run it again to continue."""
+    own = request.read(bits=8, workers=None, rename=False, frame=None, colour="")
+    root, out = map(Path, request.files)
     options = PngOptions(own["bits"], own["rename"], own["frame"], own["colour"] or None)
     with show_progress("converting", shown=sys.stderr.isatty()) as progress:
         done = convert_folder(root, out, options, workers=own["workers"], progress=progress)
     names = out / NAMES if own["rename"] else ""
-    present_files(done.to_json(), as_json, say("converted", done, out, names))
+    present_files(request, done.to_json(), say("converted", done, out, names))
     count = done.converted + done.before + len(done.failures)
     require_whole(done.failures, count, out, "converted")
 
 
-def present_files(values: Facts, as_json: bool, lines: Sequence[str]) -> None:
+def present_files(request: Request, values: Own, lines: list[str]) -> None:
     """What was done, and the notes that apply; in JSON those of the reader, as a list."""
-    present({**values, "notes": list(filter(None, [values["notes"]]))}, as_json, *lines)
+    request.present({**values, "notes": list(filter(None, [values["notes"]]))}, *lines)
 
 
 def name_first(names: Collection[str]) -> str:

@@ -1,26 +1,154 @@
-"""The main job of training: settings in, a finished run folder out."""
+"""One run: settings in, a finished folder out; started before, it is skipped or continued."""
 
+import logging
+import shutil
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
-from xray_lightning.checkpoint import Checkpoint, describe_model
+from xray_lightning.checkpoint import Checkpoint, describe_model, load_checkpoint
 from xray_lightning.cli import build
-from xray_lightning.cli.config import in_sweep, to_container
+from xray_lightning.cli import config as configs
+from xray_lightning.cli.failures import STOPPED_BY
 from xray_lightning.cli.report import closing_report
-from xray_lightning.cli.settings import Settings, point_settings, require_settings
+from xray_lightning.cli.request import take_own
+from xray_lightning.cli.settings import (
+    Settings,
+    point_settings,
+    require_known_keys,
+    require_settings,
+    to_container,
+)
 from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation.predict import Summary
 from xray_lightning.explain.overlays import HeatMaps
-from xray_lightning.folders import prepare_folder
-from xray_lightning.processes import quieten, started_outside
+from xray_lightning.folders import LockedError, lock_folder, prepare_folder
+from xray_lightning.processes import first_process, quieten, started_outside
 from xray_lightning.report.evaluation_table import evaluation_lines
 from xray_lightning.report.finish import FinishedRun, draw_data, finish_run
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import auroc_table, show
 from xray_lightning.training.run import require_same_split, train
+from xray_lightning.wording import number
+from xray_lightning.writing import entries_of, read_json, write_json
+
+LOG = logging.getLogger(__name__)
+# What does not change the result.
+SURROUNDINGS = ("run_dir", "hydra", "workers", "threads", "cache_dir", "trust")
+LEFTOVERS = ("environment.json", "metrics.csv", "failure.json")
+MOVABLE = (  # where things lie and what they run on; the split's fingerprint holds the data itself
+    *("workers", "threads", "cache_dir", "data.root", "data.table", "data.boxes"),
+    *("data.nih_map", "data.nih_test_list", "split.path", "split.train"),
+    *("split.val", "split.test"),
+)
+
+
+def sweep_run(config: DictConfig) -> float | None:
+    """Train one run of a sweep unless it is done; a failure is written down, not raised."""
+    run = Path(config.run_dir)
+    prepare_log(HydraConfig.get().job.num)
+    if (run / "config.yaml").is_file() and not config.resume:
+        require_same_settings(config, run)
+    try:
+        return start_run(config)
+    except LockedError as error:
+        LOG.warning("left to the process that trains it: %s", error)
+        return None
+    except Exception as error:  # whatever it is, the other runs go on
+        if STOPPED_BY:
+            raise
+        message = configs.explain_error(error)
+        LOG.error("failed: %s", message or error, exc_info=message is None)
+        told = {"overrides": list(HydraConfig.get().overrides.task), "seed": config.seed}
+        told["message"] = message or f"{type(error).__name__}: {error}"
+        write_json(told, run / "failure.json")
+        return None
+
+
+def prepare_log(number_of_run: int) -> None:
+    """Say in every line on the terminal, which several runs may share, whose it is."""
+    form = f"%(asctime)s %(levelname)s #{number_of_run} %(message)s"
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:  # a file is one too
+            handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
+    logging.getLogger("submitit").propagate = False  # has a log of its own; train.log is the run's
+
+
+def start_run(config: DictConfig, source: Source | None = None) -> float | None:
+    """Train in a folder that is this run's alone: anew, or what an earlier start left undone."""
+    quieten()  # before the first line of the log
+    require_known_keys(config)
+    run, settings, last = Path(config.resume or config.run_dir), config, None
+    with lock_folder(run) if first_process() else nullcontext():
+        if (run / "config.yaml").is_file():
+            if not config.resume:
+                if (run / "metrics.json").is_file():
+                    return read_finished(run)
+                require_same_settings(config, run)
+            (run / "failure.json").unlink(missing_ok=True)
+            own = HydraConfig.get().overrides.task if config.resume else ["trust=true"]
+            settings, last = resume_run(run, own)  # trusted: they are this command's own
+        try:
+            return fit(settings, last, source=source)
+        except (KeyboardInterrupt, SystemExit):
+            if first_process() and (run / "config.yaml").is_file():
+                LOG.info("stopped; continue with: python train.py resume=%s", run)
+            raise
+
+
+def read_finished(run: Path) -> float | None:
+    """The score of a finished run in a sweep; its log stays as it is."""
+    if not configs.in_sweep():
+        raise ConfigError(f"{run} holds a run already: resume={run} continues it, or name another")
+    mean: float | None = read_json(run / "metrics.json")["val"]["auroc"]["mean"]
+    show(f"finished before: {run}, validation AUROC {number(mean, 4)}")
+    return mean
+
+
+def resume_run(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpoint | None]:
+    """The configuration of an interrupted run with overrides, and its last checkpoint."""
+    last, history = run / "checkpoints" / "last.ckpt", run / "metrics.csv"
+    later = history.is_file() and len(history.read_text(encoding="utf-8").splitlines()) > 2
+    checkpoint = load_checkpoint(last) if later or last.is_file() else None
+    if checkpoint:
+        load_checkpoint(run / "checkpoints" / "best.ckpt")  # now, not at the end of the training
+    own, changes = take_own(overrides, {"resume": "", "trust": False})
+    for change in changes:
+        if not change.startswith(("trainer.", *(f"{key}=" for key in MOVABLE))):
+            raise ConfigError(
+                f"{change}: a resumed run keeps its settings; only trainer.* (max_epochs for more "
+                f"epochs) and {', '.join(MOVABLE)} may change"
+            )
+    plain = {**configs.read_config(run / "config.yaml"), "run_dir": str(run)}
+    if not own["trust"]:
+        configs.require_trusted(plain, run / "config.yaml")
+    merged = configs.change_settings(plain, changes)
+    if checkpoint is None and first_process():  # the others find what this one writes
+        for name in LEFTOVERS:  # what a new start would add to instead of replacing it
+            (run / name).unlink(missing_ok=True)
+        shutil.rmtree(run / "tensorboard", ignore_errors=True)
+    LOG.info("resuming %s%s", run, "" if checkpoint else ": no epoch was finished, it starts anew")
+    return merged, checkpoint
+
+
+def require_same_settings(config: DictConfig, run: Path) -> None:
+    """Never take another run's result, or go on with another run's weights."""
+    ours = OmegaConf.to_container(build.reusable(to_container(config)))
+    now, then = (
+        {k: v for k, v in entries_of(values) if not isinstance(v, dict)}
+        for values in (ours, configs.read_config(run / "config.yaml"))
+    )
+    keys = [k for k in sorted(now.keys() | then.keys()) if k.split(".")[0] not in SURROUNDINGS]
+    changed = [key for key in keys if now.get(key) != then.get(key)]
+    changed.sort(key=lambda key: key.count("."))  # what others are derived from comes first
+    if changed:
+        shown = ", ".join(f"{key}={then.get(key)} (now {now.get(key)})" for key in changed[:3])
+        raise ConfigError(f"{run} holds a run with other settings: {shown}; name another folder")
 
 
 def fit(
@@ -63,7 +191,7 @@ def fit(
 
 def require_own_processes(trainer: pl.Trainer) -> None:
     """Never start processes that would each run the whole sweep."""
-    if in_sweep() and trainer.world_size > 1 and not started_outside():
+    if configs.in_sweep() and trainer.world_size > 1 and not started_outside():
         raise ConfigError(
             f"a sweep (-m) cannot start {trainer.world_size} processes for each run: set "
             "trainer.devices=1, run them one by one, or let Slurm start them "
@@ -83,13 +211,6 @@ def show_run(finished: FinishedRun) -> None:
         auroc_table(summaries, title),
         *evaluation_lines(evaluation, f"test of {data}", subgroups=False),
         *say("subsets", summaries),
-        mean_line(summaries),
         f"training saw {run.images_seen:,} images at {rate:.1f} images per second",
         f"run directory: {run.folder}",
     )
-
-
-def mean_line(summaries: dict[str, Summary]) -> str:
-    """The mean test AUROC with all its digits."""
-    auroc = summaries["test"]["auroc"]
-    return f"mean test AUROC {auroc['mean']} over {auroc['defined']} labels"

@@ -4,37 +4,35 @@ import json
 import os
 import platform
 import re
-import textwrap
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
+from rich.table import Column, Table
 
 import xray_lightning
+from xray_lightning.cli.request import Request
 from xray_lightning.cli.settings import find_conf
+from xray_lightning.errors import ConfigError
+from xray_lightning.report.terminal import show
 
-PACKAGES = (
-    *("torch", "torchvision", "pytorch-lightning", "timm", "torchmetrics", "albumentations"),
-    *("pandas", "polars", "hydra-core", "pydicom", "imagecodecs", "numpy", "scipy", "scikit-learn"),
-)
+LISTS = ("models", "heads", "losses", "data", "experiments", "metrics", "methods")
 GROUPS = {"models": "model", "losses": "loss", "data": "data", "experiments": "experiment"}
 
 
-def show_info(as_json: bool = False) -> None:
-    """Versions, processors, GPU, the cache of decoded images, extras."""
-    facts = describe_installation()
-    if as_json:
-        print(json.dumps(facts, indent=2))
-        return
-    pairs = {k: v.items() if isinstance(v, dict) else () for k, v in facts.items()}
-    print_pairs({k: ", ".join(map(" ".join, v)) or facts[k] for k, v in pairs.items()})
+def show_info(request: Request) -> None:
+    """Versions, processors, GPU, the cache of decoded images, and what can be installed extra."""
+    request.read()
+    print_pairs(request, describe_installation())
 
 
 def describe_installation() -> dict[str, object]:
     """What ``xray info`` shows, as plain values."""
     import torch
+
+    from xray_lightning.training.environment import PACKAGES
 
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     cache = Path("outputs/cache")
@@ -73,24 +71,25 @@ def is_installed(requirement: str) -> bool:
         return find_spec(name.replace("-", "_")) is not None
 
 
-def show_list(what: str, as_json: bool = False) -> None:
-    """The choices of one kind, with a line on each."""
-    choices = list_choices(what)
-    if as_json:
-        print(json.dumps(choices, indent=2))
+def show_list(request: Request) -> None:
+    """What can be chosen: xray list models|heads|losses|data|experiments|metrics|methods."""
+    request.read()
+    if (what := request.files[0]) not in LISTS:
+        raise ConfigError(f"xray list {what}: name one of {', '.join(LISTS)}")
+    print_pairs(request, list_choices(what))
+
+
+def print_pairs(request: Request, pairs: Mapping[str, object]) -> None:
+    """Names and what each is, within 80 columns; as JSON without the number of a schema."""
+    if request.as_json:
+        print(json.dumps(pairs, indent=2), file=request.stream)
         return
-    print_pairs(choices)
-
-
-def print_pairs(pairs: Mapping[str, object]) -> None:
-    """Names and what each is, within 80 columns."""
-    wide = max([14, *(len(name) + 2 for name in pairs)])
-    for name, text in pairs.items():
-        lines = textwrap.wrap(str(text), 79 - wide, break_long_words=False) or [""]
-        print(
-            *(f"{name * (not row):{wide}}{line}".rstrip() for row, line in enumerate(lines)),
-            sep="\n",
-        )
+    table = Table.grid(padding=(0, 2))
+    table.width, table.columns = 80, [Column(min_width=13), Column()]
+    for name, told in pairs.items():
+        several = told.items() if isinstance(told, Mapping) else ()
+        table.add_row(name, ", ".join(map(" ".join, several)) or str(told))
+    show(table)
 
 
 def list_choices(what: str) -> dict[str, str]:

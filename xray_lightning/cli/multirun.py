@@ -10,11 +10,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from xray_lightning.cli.failures import USER_ERROR
+from xray_lightning.cli.request import Request
 from xray_lightning.cli.settings import require_known_keys, require_settings
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.sweep import FAILED, SweepComparison, compare_runs, read_sweep
 from xray_lightning.report.terminal import fold_lines, show, sweep_lines
-from xray_lightning.writing import json_text
 
 if TYPE_CHECKING:
     from xray_lightning.evaluation.sweep import CrossValidation
@@ -27,20 +27,18 @@ class SweepTable(Callback):
     turn any other exception into a warning.
     """
 
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_run_start(self, config: DictConfig, below: bool = True, **kwargs: Any) -> None:
         """Refuse a key that no setting has, and a value that cannot work."""
         try:
-            require_known_keys(config)
-            require_settings(config)
+            require_known_keys(config, below=below)
+            if below:
+                require_settings(config)
         except ConfigError as error:
             raise SystemExit(USER_ERROR) from error
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a key that no run has; what depends on a choice is for the run to say."""
-        try:
-            require_known_keys(config, below=False)
-        except ConfigError as error:
-            raise SystemExit(USER_ERROR) from error
+        self.on_run_start(config, below=False)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Keep the files up to date after each run: the sweep may be killed."""
@@ -53,22 +51,20 @@ class SweepTable(Callback):
         folder = Path(config.hydra.sweep.dir)
         comparison = read_sweep(folder)
         write(comparison, folder)
-        display(comparison, folder, write_folds(comparison, folder))
+        show(*sweep_report(comparison, folder, write_folds(comparison, folder)))
         if any(run.state == FAILED for run in comparison.runs):
             raise SystemExit(1)
 
 
-def sweep(folder: Path, all_tests: bool = False, as_json: bool = False) -> None:
-    """Compare the runs of a finished, killed or running sweep; its files are written anew."""
+def sweep(request: Request) -> None:
+    """Compare the runs of a finished, killed or running sweep, ranked by validation AUROC."""
+    folder, all_tests = Path(request.files[0]), request.read(test=False)["test"]
     comparison = compare_runs(folder)
     write(comparison, folder)
     validations = write_folds(comparison, folder)
-    if as_json:
-        values = comparison.to_json(all_tests=all_tests)
-        pooled = [validation.to_json() for validation in validations]
-        print(json_text(values | {"cross_validations": pooled}))
-    else:
-        display(comparison, folder, validations, all_tests=all_tests)
+    pooled = {"cross_validations": [validation.to_json() for validation in validations]}
+    lines = sweep_report(comparison, folder, validations, all_tests=all_tests)
+    request.present(comparison.to_json(all_tests=all_tests) | pooled, *lines)
 
 
 def write(comparison: SweepComparison, folder: Path) -> None:
@@ -95,16 +91,18 @@ def write_folds(comparison: SweepComparison, folder: Path) -> "list[CrossValidat
     return validations
 
 
-def display(
+def sweep_report(
     comparison: SweepComparison,
     folder: Path,
     validations: "Sequence[CrossValidation]" = (),
     *,
     all_tests: bool = False,
-) -> None:
-    """Print a table for each split, remarks, the folds, and the runs without a result."""
-    show(*sweep_lines(comparison, all_tests=all_tests), *fold_lines(validations))
+) -> list[object]:
+    """A table for each split, remarks, the folds, and the runs without a result."""
+    lines: list[object] = [*sweep_lines(comparison, all_tests=all_tests), *fold_lines(validations)]
     for run in comparison.not_finished:
         what = f"{run.settings} seed={run.seed}".strip() if run.seed is not None else ""
-        show(f"{run.state}: {' '.join(filter(None, (f'#{run.folder}', what, run.message)))}")
-    show(f"sweep directory: {folder}")
+        lines.append(
+            f"{run.state}: {' '.join(filter(None, (f'#{run.folder}', what, run.message)))}"
+        )
+    return [*lines, f"sweep directory: {folder}"]

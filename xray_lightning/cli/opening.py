@@ -1,18 +1,19 @@
 """A checkpoint with the images it is to be evaluated or explained on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, require_labels
 from xray_lightning.cli import config as conf
 from xray_lightning.cli import settings
 from xray_lightning.cli.build import data_from, prepare_process
-from xray_lightning.cli.request import choose_labels, take_own
+from xray_lightning.cli.request import read_labels, take_own
 from xray_lightning.cli.settings import OPENING, Settings
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split
-from xray_lightning.data.source import usage_notes
+from xray_lightning.data.source import choose_labels, usage_notes
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.evaluation.model import choose_test_images, comparable, open_own, take_images
 from xray_lightning.evaluation.priors import require_prior
@@ -44,7 +45,7 @@ class Opened:
     data: XrayDataModule  # of that configuration
     splits: dict[str, Split]  # of the images to score ("test"), and those kept apart ("test_seen")
     overlap: str  # what the user chose for patients it learned from
-    run_dir: Path | None  # the folder the user named
+    out: Path | None  # the folder the user named
     labels: str = ""  # those the user chose: "shared", or a list
 
     @property
@@ -66,26 +67,21 @@ class Opened:
 
     def folder(self, name: str, ending: str = "") -> Path:
         """Where results go unless the user named a folder."""
-        return self.run_dir or home(self.checkpoint.path) / f"{name}{ending}"
+        return self.out or home(self.checkpoint.path) / f"{name}{ending}"
 
 
-def open_checkpoint(place: Path, overrides: Sequence[str]) -> Opened:
+def open_checkpoint(place: Path, overrides: Sequence[str], out: Path | None = None) -> Opened:
     """A checkpoint with the data of its run, or other data by overrides; says what is unlike."""
     quieten()
-    loaded = load_checkpoint(settings.find_checkpoint(place))
-    values, run_dir = conf.split_run_dir(overrides)
-    own, values = take_own(values, OPENING)
-    description = loaded.description
-    loaded = replace(loaded, trust=own["trust"])
-    if not loaded.trust:
-        conf.require_trusted(description.config, loaded.path)
-    config = read_settings(loaded, values)
+    own, values = take_own(overrides, OPENING)
+    loaded = load_checkpoint(place, trust=own["trust"])
+    config, description = read_settings(loaded, values), loaded.description
     settings.require_settings(config)
     workers = prepare_process(config).workers
     require_prior(config.prior)
     data = data_from(config, workers=workers)
     if own["labels"]:
-        data.keep_labels(choose_labels(own["labels"], data.labels, description.labels))
+        data.keep_labels(choose_labels(read_labels(own["labels"]), data.labels, description.labels))
     require_labels(description, data.labels, str(loaded.path))
     notes = [*usage_notes(data.source), *data.split.notes]
     if len(data.labels) < len(description.labels):
@@ -93,22 +89,27 @@ def open_checkpoint(place: Path, overrides: Sequence[str]) -> Opened:
         notes.append(f"data has {few} of the {many} labels: {', '.join(data.labels)}")
     take_images(data, own["images"])
 
-    def find_own() -> XrayDataModule:
-        saved = read_settings(loaded, [f"cache_dir={config.cache_dir}"])
-        return open_own(loaded, lambda _: data_from(saved, workers=workers))
-
+    open_data = partial(open_saved, cache_dir=config.cache_dir, workers=workers)
+    find_own = partial(open_own, loaded, open_data)
     splits, note = choose_test_images(description, data, own["overlap"] or None, find_own)
     show(*(f"note: {text}" for text in (*notes, note) if text))
-    return Opened(loaded, config, data, splits, own["overlap"], run_dir, own["labels"])
+    return Opened(loaded, config, data, splits, own["overlap"], out, own["labels"])
+
+
+def open_saved(checkpoint: Checkpoint, *, cache_dir: str, workers: int) -> XrayDataModule:
+    """The data a checkpoint was trained on, as its run read it."""
+    return data_from(read_settings(checkpoint, [f"cache_dir={cache_dir}"]), workers=workers)
 
 
 def read_settings(checkpoint: Checkpoint, overrides: Sequence[str]) -> Settings:
     """The checkpoint's configuration with overrides; the usual one of one without its run."""
     description, saved = checkpoint.description, checkpoint.description.config
+    if not checkpoint.trust:
+        conf.require_trusted(saved, checkpoint.path)
     if not {*saved} - {"tta"}:
         if not any(text.startswith(("data=", "data.sets=")) for text in overrides):
             raise CheckpointError(f"{checkpoint.path} holds no configuration: name data=")
-        saved = conf.to_container(conf.compose_settings([])[0]) | description.preprocessing | saved
+        saved = settings.to_container(conf.compose_settings([])) | description.preprocessing | saved
     if missing := [key for key in NEEDED if key not in saved]:
         raise CheckpointError(f"{checkpoint.path}: config.{missing[0]} is missing")
     settings.require_changes(overrides)

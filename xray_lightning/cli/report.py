@@ -2,17 +2,16 @@
 
 import logging
 from collections.abc import Mapping
-from copy import copy
 from pathlib import Path
 from typing import Any
 
 from xray_lightning.audit.run import Audit, audit_split
-from xray_lightning.cli.audit import read_exposures
+from xray_lightning.cli.audit import read_exposures, used_records
 from xray_lightning.cli.config import explain_error, make, read_config, require_trusted
-from xray_lightning.cli.request import Request, present
+from xray_lightning.cli.request import Request
 from xray_lightning.cli.settings import Settings
 from xray_lightning.data.partition import Split, split_source
-from xray_lightning.data.source import Source, readable_records
+from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.hub import require_pushable
 from xray_lightning.report.run import Run, read_run
@@ -22,30 +21,32 @@ LOG = logging.getLogger(__name__)
 DRAWS = 100  # of the audit, which xray audit does with more
 
 
-def report(folder: Path, as_json: bool = False, trust: bool = False) -> None:
-    """Write report.html and report.json of a finished run; see ``xray report --help``."""
-    run = read_run(folder)
+def report(request: Request) -> None:
+    """Make report.html and report.json of a run again; training has made them at its end."""
+    trust, run = request.read(trust=False)["trust"], read_run(Path(request.files[0]))
     values = write_report(run, *audit_again(run, trust))
     lines = [*values["summary"], *(f"warning: {text}" for text in values["warnings"])]
     if values["audit_missing"]:
         lines.append(f"note: the split was not audited: {values['audit_missing']}")
-    present(values, as_json, *lines, f"written: {folder / 'report.html'} and report.json")
+    request.present(values, *lines, f"written: {run.folder / 'report.html'} and report.json")
 
 
 def card(request: Request) -> None:
-    """Write a run's model card and sheets."""
+    """A run as model card and as CLAIM 2024 and TRIPOD+AI sheet, as far as its files tell."""
+    request.read()
     paths = [str(path) for path in write_card(read_run(Path(request.files[0])), request.out)]
-    present({"files": paths}, request.as_json, *paths)
+    request.present({"files": paths}, *paths)
 
 
-def push(request: Request, public: bool) -> None:
-    """Put a run's best checkpoint and its card on the hub."""
+def push(request: Request) -> None:
+    """A run's best checkpoint and card into a repository of the Hugging Face hub."""
+    public = request.read(public=False)["public"]
     run, repo = read_run(Path(request.files[0])), request.files[1]
     require_pushable(repo)
     from xray_lightning.deploy.export import push_checkpoint  # torch, after the files
 
     at = push_checkpoint(run.folder / "checkpoints/best.ckpt", repo, card_text(run), public=public)
-    present({"place": at}, request.as_json, f"{at}, {'public' if public else 'private'}")
+    request.present({"place": at}, f"{at}, {'public' if public else 'private'}")
 
 
 def closing_report(
@@ -92,12 +93,3 @@ def audit_run(config: Settings, source: Source, split: Split, run: Run) -> Audit
         predictions=(run.predictions["val"], run.predictions["test"]),
         draws=DRAWS,
     )
-
-
-def used_records(source: Source) -> Source:
-    """The source with the records a run can use, of which its split is one."""
-    if not (source.missing and source.allow_missing):
-        return source
-    used = copy(source)
-    used.records = readable_records(source)
-    return used

@@ -1,18 +1,21 @@
 """What a command line asks for: files, settings, a folder, and how to print."""
 
 import re
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from xray_lightning.errors import ConfigError, require_integer
+from xray_lightning.folders import prepare_folder
 from xray_lightning.writing import json_text, write_json
 
 SETTING = re.compile(r"[+~]*[\w.@]+(/\w+)?=")  # hydra/launcher= too; a path with = stands first
 SWITCHES = ("rename", "test", "trust")  # flags of earlier versions that took no value
 LEAST = {"frame": 0, "port": 0, "seed": 0, "bootstrap_seed": 0, "positives": 2}  # else 1
+RUN_DIR = "hydra.run.dir"  # --out, as training calls it
 Own = dict[str, Any]  # settings as plain values
 Facts = Mapping[str, Any]  # of a JSON file
 
@@ -23,13 +26,14 @@ class Request:
 
     files: tuple[str, ...]
     settings: tuple[str, ...] = ()
-    out: Path | None = None
+    out: Path | None = None  # also hydra.run.dir=, as in training
     as_json: bool = False
+    stream: TextIO = field(default_factory=lambda: sys.stdout, compare=False, repr=False)
 
     @property
-    def overrides(self) -> list[str]:
-        """The settings, ``--out`` as Hydra calls it."""
-        return [*self.settings, *([f"hydra.run.dir={self.out}"] if self.out else [])]
+    def words(self) -> list[str]:
+        """Files, settings and folder, as they could be typed."""
+        return [*self.files, *self.settings, *(["--out", str(self.out)] if self.out else [])]
 
     def require_out(self) -> Path:
         """The folder for results."""
@@ -45,6 +49,21 @@ class Request:
             message = ConfigError(f"no setting {key} here")
             raise describe_unknown(key, defaults) if defaults else message
         return chosen
+
+    def keep(self, name: str) -> Path | None:
+        """Where a result is kept, in a folder that is made now: before long work."""
+        return self.out and prepare_folder(self.out) / name
+
+    def present(self, values: Facts, *lines: object, path: Path | None = None) -> None:
+        """A result, into a file if it is named: as JSON, or as tables and lines."""
+        from xray_lightning.report.terminal import show
+
+        if path is not None:
+            write_json(values, path)
+        if self.as_json:
+            print(json_text(values), file=self.stream)
+        else:
+            show(*lines)
 
 
 def describe_unknown(key: str, known: Collection[str]) -> ConfigError:
@@ -111,25 +130,9 @@ def read_names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(item for item in items if item))
 
 
-def choose_labels(text: str, *sides: Sequence[str]) -> tuple[str, ...]:
-    """The labels that ``labels=`` names: a list, or ``shared`` for those that all sides have."""
-    shared = [label for label in sides[0] if all(label in side for side in sides)]
-    labels = shared if text == "shared" else read_names(text)
-    if not labels or not set(labels) <= set(shared):
-        raise ConfigError(f"labels={text}: these are shared: {', '.join(shared) or 'none'}")
-    return tuple(labels)
-
-
-def present(values: Facts, as_json: bool, *lines: object, path: Path | None = None) -> None:
-    """A result, into a file if it is named: as JSON, or as tables and lines."""
-    from xray_lightning.report.terminal import show
-
-    if path is not None:
-        write_json(values, path)
-    if as_json:
-        print(json_text(values))
-    else:
-        show(*lines)
+def read_labels(text: str) -> str | tuple[str, ...]:
+    """What ``labels=`` asks for: the word "shared", or a list."""
+    return text if text == "shared" else read_names(text)
 
 
 def read_request(
@@ -158,7 +161,9 @@ def read_request(
         named = ", ".join(missing) or swapped[0]
         raise ConfigError(f"name the files first: {usage} (got {named})" if swapped else
                           f"name {named}: the files come first, {usage}")  # fmt: skip
-    return Request(tuple(files), tuple(settings), out, as_json)
+    own, others = take_own(settings, {RUN_DIR: ""})
+    out = out or (Path(own[RUN_DIR]) if own[RUN_DIR] else None)
+    return Request(tuple(files), tuple(others), out, as_json)
 
 
 def as_settings(arguments: Sequence[str]) -> list[str]:

@@ -1,24 +1,20 @@
 """``xray score``: anybody's table of scores against a data set's label table; without torch."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from xray_lightning.cli.config import compose_settings, make, read_value
-from xray_lightning.cli.request import Own, choose_labels, present, take_own
+from xray_lightning.cli.request import Own, Request, read_labels, take_own
 from xray_lightning.cli.settings import point_settings
 from xray_lightning.data.nih_expert import NihExperts
 from xray_lightning.data.partition import SUBSETS, Split, split_source
-from xray_lightning.data.source import Source, select_labels
-from xray_lightning.errors import ConfigError, MissingImagesError
+from xray_lightning.data.source import Source, choose_labels, select_labels
+from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.compare import NEEDED, score_truths
 from xray_lightning.evaluation.evaluate import evaluate, fit_operating_points
-from xray_lightning.evaluation.predictions import Origin, Predictions, SplitName
+from xray_lightning.evaluation.predictions import Origin, SplitName
 from xray_lightning.evaluation.priors import require_prior
-from xray_lightning.evaluation.scores import find_scored_labels, read_scores
-from xray_lightning.folders import prepare_folder
-from xray_lightning.records import Record, patients_text, take_records, target_matrix
+from xray_lightning.evaluation.scores import ScoreTable, find_scored_labels
+from xray_lightning.records import patients_text, take_records, target_matrix
 from xray_lightning.report.evaluation_table import evaluation_lines
 from xray_lightning.report.terminal import truth_lines
 
@@ -35,25 +31,26 @@ OWN = {
 }
 
 
-def score(table: Path, overrides: Sequence[str], as_json: bool = False) -> None:
-    """Score a table; see ``xray score --help``."""
-    own, values = take_own(overrides, OWN)
+def score(request: Request) -> None:
+    """Score anybody's predictions: xray score TABLE.csv data=nih data.root=DIR subset=test."""
+    table = Path(request.files[0])
+    own, values = take_own(request.settings, OWN)
     require_points(own["points"], own["subset"])
     prior = require_prior(read_value("prior", own["prior"]))
-    config, run_dir = compose_settings(values, OWN)
+    config = compose_settings(values, OWN)
     source: Source = make(config.data)
     split = split_source(source, make(config.split), source.records) if own["subset"] else None
     if own["truth"]:
-        show_truths(table, source, split, own, run_dir, as_json)
+        show_truths(request, source, split, own)
         return
     if own["labels"]:
-        theirs = find_scored_labels(table, source.labels)
-        source = select_labels(source, choose_labels(own["labels"], source.labels, theirs))
-    take = read_subsets(table, source, source.labels, split, own["allow_missing"])
+        known = source.labels, find_scored_labels(table, source.labels)
+        source = select_labels(source, choose_labels(read_labels(own["labels"]), *known))
+    take = ScoreTable(table, source, source.labels, split, allow_missing=own["allow_missing"]).take
     records, predictions, note = take(own["subset"])
     fit = take(own["points"])[1] if own["points"] else None
     how = {"subset": own["points"], **point_settings(config)}
-    path = run_dir and prepare_folder(run_dir) / "score.json"
+    path = request.keep("score.json")
     train = take_records(source.records, split.subsets["train"]) if split else None
     evaluation = evaluate(
         predictions,
@@ -67,9 +64,8 @@ def score(table: Path, overrides: Sequence[str], as_json: bool = False) -> None:
         subgroups=own["subgroups"],
     )
     place = "" if split is None else f", split {split.name} [{split.fingerprint}], {own['subset']}"
-    present(
+    request.present(
         evaluation.to_json(),
-        as_json,
         *evaluation_lines(evaluation, f"{table} on {source.title}{place}"),
         f"{len(records):,} images of {patients_text(evaluation.patients)} "
         f"[{evaluation.fingerprint}]",
@@ -78,27 +74,20 @@ def score(table: Path, overrides: Sequence[str], as_json: bool = False) -> None:
     )
 
 
-def show_truths(
-    table: Path,
-    source: Source,
-    split: Split | None,
-    own: Own,
-    run_dir: Path | None,
-    as_json: bool,
-) -> None:
+def show_truths(request: Request, source: Source, split: Split | None, own: Own) -> None:
     """The scores against radiologists and against the text miner on the same images."""
+    table = Path(request.files[0])
     if not isinstance(source, NihExperts):
         raise ConfigError(f"truth=experts needs data=nih_expert, got data={source.name}")
     labels = find_scored_labels(table, NEEDED)
     if not labels:
         raise ConfigError(f"truth=experts: {table} has no scores of {', '.join(NEEDED)}")
-    take = read_subsets(table, source, labels, split, own["allow_missing"], others=True)
-    _, predictions, note = take(own["subset"])
+    missing = {"allow_missing": own["allow_missing"], "others": True}
+    _, predictions, note = ScoreTable(table, source, labels, split, **missing).take(own["subset"])
     truths = score_truths(predictions, source, draws=own["draws"], seed=own["bootstrap_seed"])
-    path = run_dir and prepare_folder(run_dir) / "truths.json"
     notes = (f"note: {text}" for text in (*source.notes, note) if text)
     lines = truth_lines(truths, f"{table} on {source.name}")
-    present(truths.to_json(), as_json, *lines, *notes, path=path)
+    request.present(truths.to_json(), *lines, *notes, path=request.keep("truths.json"))
 
 
 def require_points(points: str, subset: str) -> None:
@@ -108,43 +97,6 @@ def require_points(points: str, subset: str) -> None:
             f"points={points!r}: operating points are chosen on one of {', '.join(SUBSETS)}, and "
             "subset= names another one to apply them to"
         )
-
-
-def read_subsets(
-    table: Path,
-    source: Source,
-    labels: Sequence[str],
-    split: Split | None,
-    allow_missing: bool,
-    *,
-    others: bool = False,  # whether other images may have scores, and targets are not these
-) -> Callable[[str], tuple[list[Record], Predictions, str]]:
-    """Gives a subset's records, their scores, and a sentence about records without any."""
-    records = source.records
-    images = [record.image_id for record in records]
-    scores = dict(zip(*read_scores(table, labels, images, others=others), strict=True))
-
-    def take(subset: str) -> tuple[list[Record], Predictions, str]:
-        rows = range(len(records)) if split is None else split.subsets[subset].tolist()
-        scored = [records[row] for row in rows if images[row] in scores]
-        missing = [images[row] for row in rows if images[row] not in scores]
-        place = subset or "label table"
-        if not scored:
-            raise MissingImagesError(f"no image of the {place} has a score")
-        if missing and split is not None and not allow_missing:
-            raise MissingImagesError(
-                f"{len(missing):,} of the {len(rows):,} images in {place} have no score, the first "
-                f"is {missing[0]}. Score them, or set allow_missing=true to go without them"
-            )
-        notes = [f"{len(missing):,} of the {len(rows):,} images in the {place} have no score"]
-        if extra := len(scores) - len(scored):
-            notes.append(f"{extra:,} scored images are not in {place} and were left out")
-        columns = np.stack([scores[record.image_id] for record in scored])
-        truth = np.full_like(columns, np.nan) if others else None
-        found = Predictions.of(scored, labels, columns, truth)
-        return scored, found, "; ".join(notes if missing else notes[1:])
-
-    return take
 
 
 def origin_of(table: Path, source: Source, split: Split | None, subset: str) -> Origin:

@@ -4,6 +4,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from difflib import get_close_matches
 from functools import cache
@@ -16,7 +17,7 @@ from zipfile import is_zipfile
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from xray_lightning.cli.request import Own, describe_unknown, read_setting
+from xray_lightning.cli.request import Own, Request, describe_unknown, read_setting, take_own
 from xray_lightning.errors import CheckpointError, ConfigError, DataNotFoundError, require_integer
 from xray_lightning.hub import locate, name_place
 from xray_lightning.processes import slurm_step
@@ -54,7 +55,6 @@ OPENING: Own = {  # of every verb that opens a checkpoint
     "labels": "",
     "trust": False,
 }
-CHECKED = {**EXPLAIN, **OPENING, "tta": ("none", "flip")}  # before torch
 
 
 def find_conf() -> Path:
@@ -105,24 +105,17 @@ def require_settings(config: Settings) -> None:
     require_method(method)
 
 
-def require_openable(
-    checkpoints: Sequence[Path], overrides: Sequence[str], names: Sequence[str] = ()
-) -> None:
-    """Refuse checkpoints and images that are not there, overrides that no verb can lay over one."""
-    for path in checkpoints:
-        if not path.exists():
-            raise CheckpointError(f"no checkpoint at {path}")
-    for name in names:
-        if not Path(name).exists() and not set(name) & set("*?["):  # a pattern is looked up later
-            raise DataNotFoundError(f"{name}: no such file or folder")
-    pairs = {key: value for key, _, value in (text.partition("=") for text in overrides)}
-    known = {*EXPLAIN, *OPENING, "hydra.run.dir"}
-    require_changes([key for key in pairs if key not in known])
-    for key, value in pairs.items():
-        if isinstance(CHECKED.get(key), tuple | bool):
-            read_setting(key, value, CHECKED[key])
+def require_openable(request: Request, *, explain: bool = False) -> Request:
+    """The request with its checkpoints found; refuses what no checkpoint can be opened with."""
+    _, rest = take_own(request.settings, OPENING | (EXPLAIN if explain else {}))
+    changes = dict(text.split("=", 1) for text in rest)
+    require_changes(list(changes))
+    for key, value in changes.items():
+        if key == "tta":
+            read_setting(key, value, ("none", "flip"))
         if key in LEAST and value != "null" and not value.isdecimal():
             require_integer(key, value, LEAST[key])
+    return replace(request, files=tuple(str(find_checkpoint(name)) for name in request.files))
 
 
 def point_settings(config: Settings) -> Own:
@@ -135,30 +128,32 @@ def find_checkpoint(place: str | Path) -> Path:
     """The best checkpoint of a run folder; a file as it is; of the hub the one that is fetched."""
     if (path := locate(place)) != Path(place):
         print(f"note: {name_place(path)}", file=sys.stderr)
-    return path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+    path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    if not (is_zipfile(path) or path.suffix == ".safetensors"):  # asked without torch
+        raise CheckpointError(f"{path} is damaged or no checkpoint: take a file of train.py's")
+    return path
 
 
 def find_checkpoints(names: Sequence[str]) -> list[Path]:
     """The checkpoints of files, run folders and patterns of these, each once."""
     places = [place for name in names for place in (sorted(glob(name)) or [name])]  # noqa: PTH207 - absolute too
-    checkpoints = list(dict.fromkeys(map(find_checkpoint, places)))
-    for path in checkpoints:
-        if not path.is_file():
-            raise CheckpointError(f"no checkpoint at {path}")
-        if not (is_zipfile(path) or path.suffix == ".safetensors"):  # asked without torch
-            raise CheckpointError(f"{path} is damaged or no checkpoint: take a file of train.py's")
-    return checkpoints
+    return list(dict.fromkeys(map(find_checkpoint, places)))
 
 
-def require_changes(overrides: Sequence[str]) -> None:
-    """Refuse, by a ConfigError, what would not change an evaluation."""
+def require_changes(
+    overrides: Sequence[str],
+    allowed: Sequence[str] = CHANGEABLE,
+    what: str = "an evaluation can change only",
+) -> None:
+    """Refuse, by a ConfigError, what would change nothing."""
     for text in overrides:
         key = text.partition("=")[0]
-        if key.split(".")[0] not in CHANGEABLE:
-            near = get_close_matches(key, {*CHANGEABLE, *OPENING, *EXPLAIN}, 1, cutoff=0.7)
+        if key.split(".")[0] not in allowed:
+            near = get_close_matches(key, {*allowed, *OPENING, *EXPLAIN}, 1, cutoff=0.7)
             hint = f"; {near[0]}?" if near else ""
-            allowed = ", ".join(CHANGEABLE)
-            raise ConfigError(f"{text}: an evaluation can change only {allowed}{hint}")
+            raise ConfigError(f"{text}: {what} {', '.join(allowed)}{hint}")
 
 
 # --- keys that no setting has ---------------------------------------------------------------
@@ -167,7 +162,7 @@ def require_changes(overrides: Sequence[str]) -> None:
 def require_known_keys(config: Settings, *, below: bool = True) -> None:
     """Refuse a key that nothing reads, a deleted one, and a wrong type; ``below``: at any depth."""
     # free: an object's constructor arguments, names of callbacks and loggers, keys of mappings
-    plain = {str(k): v for k, v in OmegaConf.to_container(config).items() if k != "hydra"}  # type: ignore[union-attr]
+    plain = {k: v for k, v in to_container(config, resolve=False).items() if k != "hydra"}
     if strange := list(_find_unknown_keys(plain if below else dict.fromkeys(plain))):
         place = strange[0].rpartition(".")[0]
         target = OmegaConf.select(config, f"{place}._target_") if place else None
@@ -260,6 +255,12 @@ def read_known_keys() -> dict[str, Own]:
     for name in ("defaults", "hydra"):
         known[""].pop(name)
     return known
+
+
+def to_container(config: Settings, *, resolve: bool = True) -> Own:
+    """Settings as plain values."""
+    plain: Any = OmegaConf.to_container(config, resolve=resolve)
+    return {str(key): value for key, value in plain.items()}
 
 
 def list_keys(node: Mapping[str, Any], place: str = "") -> Iterator[str]:

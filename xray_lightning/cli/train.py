@@ -16,7 +16,7 @@ from xray_lightning.cli.config import (
 )
 from xray_lightning.cli.failures import KEPT, STOPPED, run_guarded
 from xray_lightning.cli.info import show_settings
-from xray_lightning.cli.settings import find_conf, require_known_keys, require_settings
+from xray_lightning.cli.settings import find_conf
 from xray_lightning.errors import ConfigError
 
 
@@ -73,16 +73,11 @@ def with_sweep_folder(arguments: Sequence[str]) -> list[str]:
 
 
 def _fit(config: DictConfig) -> float | None:
-    if in_sweep():
-        from xray_lightning.cli.restart import sweep_run
+    alone = not in_sweep()
+    source = make(config.data) if alone and not config.resume else None  # a table is not there
+    from xray_lightning.cli.fit import start_run, sweep_run  # torch, after that was said
 
-        return sweep_run(config)
-    require_known_keys(config)
-    require_settings(config)
-    source = None if config.resume else make(config.data)  # a missing table: known without torch
-    from xray_lightning.cli.restart import start_run
-
-    return start_run(config, source)
+    return start_run(config, source) if alone else sweep_run(config)
 
 
 if __name__ == "__main__":

@@ -226,6 +226,17 @@ def describe_targets(labels: Sequence[str], targets: Sequence[float]) -> str:
     return "; ".join(filter(None, words))
 
 
+def choose_labels(asked: str | Sequence[str], *sides: Sequence[str]) -> tuple[str, ...]:
+    """The labels asked for, by name or as "shared" (what all sides have); each must be shared."""
+    shared = [label for label in sides[0] if all(label in side for side in sides)]
+    named = [asked] if isinstance(asked, str) else list(asked)
+    chosen = shared if asked == "shared" else named
+    if not chosen or not set(chosen) <= set(shared):
+        known = ", ".join(shared) or "none"
+        raise ConfigError(f"labels={','.join(named)}: these are shared: {known}")
+    return tuple(chosen)
+
+
 def select_labels(source: Source, labels: Sequence[str]) -> Source:
     """The data set with some of its labels alone, its images unchanged; a note names the others."""
     columns = [source.labels.index(label) for label in labels]

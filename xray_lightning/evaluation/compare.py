@@ -10,6 +10,7 @@ import numpy as np
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.nih_expert import NihExperts, Truth
 from xray_lightning.data.partition import fingerprint
+from xray_lightning.data.source import choose_labels
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.evaluation.sweep import FINISHED, find_pooled, read_data_title, read_runs
@@ -80,7 +81,7 @@ def compare(
     """
     sides = [_read_tables(model, name) for model, name in ((first, "first"), (second, "second"))]
     if labels:
-        kept = _choose_labels(labels, [table for side in sides for table in side.values()])
+        kept = choose_labels(labels, *(t.labels for side in sides for t in side.values()))
         sides = [{name: table.keep(kept) for name, table in side.items()} for side in sides]
     name, reference = next(iter(sides[0].items()))
     for side in sides:
@@ -114,16 +115,6 @@ def _read_tables(model: Model, name: str) -> dict[str, Predictions]:
         return {str(path): read_own(path) for path in find_tables(str(model))}
     tables = [model] if isinstance(model, Predictions) else model
     return {f"{name}[{seed}]": table for seed, table in enumerate(tables)}
-
-
-def _choose_labels(asked: str | Sequence[str], tables: Sequence[Predictions]) -> list[str]:
-    shared = [x for x in tables[0].labels if all(x in table.labels for table in tables)]
-    chosen = shared if asked == "shared" else [asked] if isinstance(asked, str) else list(asked)
-    if not chosen or not set(chosen) <= set(shared):
-        raise ConfigError(
-            f"labels={','.join(chosen)}: these are shared: {', '.join(shared) or 'none'}"
-        )
-    return chosen
 
 
 def find_tables(pattern: str) -> list[Path]:

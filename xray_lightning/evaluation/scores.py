@@ -9,16 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.names import NameIndex
+from xray_lightning.data.partition import Split
+from xray_lightning.data.source import Source
 from xray_lightning.data.tables import Table, read_table, require_whole
-from xray_lightning.errors import TableError
+from xray_lightning.errors import MissingImagesError, TableError
 from xray_lightning.evaluation.predictions import (
     CALL,
     PROBABILITY,
     SCORE,
     TARGET,
+    Predictions,
     read_score_column,
 )
-from xray_lightning.records import ALIASES
+from xray_lightning.records import ALIASES, Record, take_records
 from xray_lightning.writing import from_spreadsheet
 
 NAMED = 5  # of a list in a message
@@ -61,6 +64,49 @@ def read_scores(
     ids = _require_known(table, column, matches)
     columns = _find_label_columns(table, labels)
     return ids, np.column_stack([read_score_column(table, columns[label]) for label in labels])
+
+
+class ScoreTable:
+    """A table of scores, see :func:`read_scores`, beside the records of a data set."""
+
+    def __init__(
+        self,
+        path: Path,
+        source: Source,
+        labels: Sequence[str],
+        split: Split | None = None,  # None: the images that have a score are taken
+        *,
+        allow_missing: bool = False,  # whether images of a subset may have no score
+        others: bool = False,  # whether other images may have scores, and targets are not these
+    ) -> None:
+        images = [record.image_id for record in source.records]
+        scores = read_scores(path, labels, images, others=others)
+        self._scores, self._records = dict(zip(*scores, strict=True)), source.records
+        self._labels, self._split, self._others = labels, split, others
+        self._allow_missing = allow_missing or split is None
+
+    def take(self, subset: str) -> tuple[list[Record], Predictions, str]:
+        """A subset's records that have scores, these, and a sentence about those without any."""
+        split, place = self._split, subset or "label table"
+        records = take_records(self._records, split.subsets[subset]) if split else self._records
+        scored: list[Record] = []
+        missing: list[Record] = []
+        for record in records:
+            (scored if record.image_id in self._scores else missing).append(record)
+        if not scored:
+            raise MissingImagesError(f"no image of the {place} has a score")
+        few = f"{len(missing):,} of the {len(records):,} images in"
+        if missing and not self._allow_missing:
+            raise MissingImagesError(
+                f"{few} {place} have no score, the first is {missing[0].image_id}. Score them, or "
+                "set allow_missing=true to go without them"
+            )
+        notes = [f"{few} the {place} have no score"] if missing else []
+        if extra := len(self._scores) - len(scored):
+            notes.append(f"{extra:,} scored images are not in {place} and were left out")
+        columns = np.stack([self._scores[record.image_id] for record in scored])
+        truth = np.full_like(columns, np.nan) if self._others else None
+        return scored, Predictions.of(scored, self._labels, columns, truth), "; ".join(notes)
 
 
 def find_scored_labels(path: Path, labels: Sequence[str]) -> tuple[str, ...]:

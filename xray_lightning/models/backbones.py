@@ -206,6 +206,24 @@ def trace_sizes(net: nn.Module, image_size: int) -> tuple[float, int, bool]:
     return share, math.prod(patches.values()), any(single)
 
 
+def require_sizes(net: nn.Module, image_size: int, batch_size: int) -> None:
+    """Refuse an image whose margin is never read, and a batch that batch norm cannot train on."""
+    share, side, single = trace_sizes(net, image_size)
+    name = getattr(net, "config", {}).get("backbone", type(net).__name__)
+    if share < 1:
+        low = image_size // side * side
+        sizes = f"{low} or {low + side}" if low else side
+        raise ConfigError(
+            f"image_size={image_size}: {name} reads patches, and {1 - share:.1%} of the image "
+            f"never; use {sizes}"
+        )
+    if single and batch_size == 1:
+        raise ConfigError(
+            f"batch_size=1: at image_size={image_size} a batch norm of {name} sees a single value, "
+            "on which it cannot train; use batch_size=2 or larger images"
+        )
+
+
 def layout_of(backbone: Any, image_size: int) -> tuple[str, int]:
     """How the features lie, "NCHW", "NHWC" or "NLC" (tokens), and their channels."""
     features = trial_features(backbone, image_size)

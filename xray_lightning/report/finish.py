@@ -12,11 +12,20 @@ import pytorch_lightning as pl
 from xray_lightning.audit.shortcuts import probe_hospitals
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, weights_sha256
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.partition import SUBSETS
-from xray_lightning.evaluation.evaluate import Evaluation
-from xray_lightning.evaluation.predict import Summary, evaluate_run, predict_subset, summarise
+from xray_lightning.data.partition import SUBSETS, Split
+from xray_lightning.evaluation.evaluate import Evaluation, evaluate
+from xray_lightning.evaluation.predict import (
+    Summary,
+    evaluate_run,
+    origin_of,
+    predict_subset,
+    summarise,
+)
 from xray_lightning.evaluation.predictions import Predictions, write_predictions
+from xray_lightning.evaluation.priors import VALIDATION, Prior, resolve_prior
 from xray_lightning.explain.overlays import HeatMaps
+from xray_lightning.folders import prepare_folder
+from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report import figures
 from xray_lightning.report.gallery import Panel, results_panel
@@ -77,6 +86,52 @@ def finish_run(
         write_page(summaries)
     write_json(summaries, folder / "metrics.json")
     return FinishedRun(run, summaries, evaluation)
+
+
+def evaluate_checkpoint(
+    checkpoint: Checkpoint,
+    data: XrayDataModule,  # with labels of the checkpoint's
+    splits: Mapping[str, Split],  # whose test images are scored, by name: "test", "test_seen"
+    folder: Path,  # for "test"; the others get one in it
+    trainer: pl.Trainer,
+    *,
+    tta: str = "none",
+    draws: int = 2000,
+    prior: Prior = VALIDATION,
+    overlap_known: bool = True,
+) -> tuple[dict[str, Summary], dict[str, Evaluation]]:
+    """Score a checkpoint on test images and evaluate it, in the first process.
+
+    Each folder gets metrics.json, evaluation.json, predictions_test.csv and its ROC curves.
+    """
+    description = checkpoint.description
+    points = OperatingPoints.from_json(plain) if (plain := description.operating_points) else None
+    resolve_prior(prior, data.labels, points)  # refuses it before long work
+    task = XrayTask(checkpoint.build_net(), labels=description.labels, tta=tta)
+    trained = description.split.get("subsets", {}).get("train")
+    summaries: dict[str, Summary] = {}
+    evaluations: dict[str, Evaluation] = {}
+    for name, split in splits.items():
+        data.split = split
+        place = prepare_folder(folder if name == "test" else folder / name)
+        summary, predictions = score_subsets(trainer, task, data, place, ("test",))
+        summaries[name] = summary["test"]
+        if trainer.is_global_zero:
+            write_json(summary, place / "metrics.json")
+            about = tta, checkpoint.weights_sha256, checkpoint.path
+            own = trained == split.subset_fingerprints["train"]
+            evaluations[name] = evaluate(
+                predictions["test"],
+                data.subset_records("test"),
+                origin_of(data, "test", *about, overlap_known=overlap_known),
+                operating_points=points,
+                draws=draws,
+                learned=data.subset_targets("train") if own else None,
+                prior=prior,
+                hospital_probe=probe_hospitals(task.net, data, "test"),
+            )
+            write_json(evaluations[name].to_json(), place / "evaluation.json")
+    return summaries, evaluations
 
 
 def restore_net(checkpoint: Checkpoint, task: XrayTask) -> Any:

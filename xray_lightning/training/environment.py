@@ -17,14 +17,9 @@ from xray_lightning.data.samplers import prevalence
 from xray_lightning.writing import Json, read_json, to_plain, write_json
 
 PACKAGES = (
-    "torch",
-    "pytorch-lightning",
-    "timm",
-    "torchmetrics",
-    "albumentations",
-    "opencv-python-headless",
-    "numpy",
-    "hydra-core",
+    *("torch", "torchvision", "pytorch-lightning", "timm", "torchmetrics", "albumentations"),
+    *("opencv-python-headless", "pydicom", "imagecodecs", "numpy", "pandas", "polars"),
+    *("scipy", "scikit-learn", "hydra-core"),
 )
 EPOCHS = 10  # one epoch of a small data set says little about a sampler
 

@@ -22,7 +22,11 @@ def make_optimizer(
     layer_decay: float | None = None,
 ) -> Optimizer:
     """The optimiser over :func:`parameter_groups`, each at its share of the learning rate."""
-    optimizer = factory(parameter_groups(net, head_lr, layer_decay))
+    groups = parameter_groups(net, head_lr, layer_decay)
+    try:
+        optimizer = factory(groups)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optim.optimizer: {error}") from error
     for group in optimizer.param_groups:
         if "lr_scale" in group:
             group["lr"] *= group["lr_scale"]
