@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from xray_lightning.cli.build import data_from, loss_from, panel_from, run_callbacks, task_from
-from xray_lightning.cli.config import Settings, compose_settings, explain_error, make
-from xray_lightning.cli.settings import require_settings
+from xray_lightning.cli.config import compose_settings, explain_error, make
+from xray_lightning.cli.settings import Settings, require_settings
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError, DataError
 from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import xray_lightning
 from xray_lightning.cli.app import APP, complete
 from xray_lightning.cli.info import LISTS, is_installed, list_choices
-from xray_lightning.cli.request import Request, as_settings, read_request
+from xray_lightning.cli.request import Request, read_request
 from xray_lightning.cli.train import train
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.maps import GATES
@@ -80,10 +80,6 @@ def test_the_folder_of_results() -> None:
     assert Request((), (), Path("o")).require_out() == Path("o")
     with pytest.raises(ConfigError, match="--out"):
         Request(()).require_out()
-
-
-def test_flags_of_earlier_versions() -> None:
-    assert as_settings(["--batch-size", "4", "--trust"]) == ["batch_size=4", "trust=true"]
 
 
 @pytest.mark.parametrize("name", VERBS)

@@ -21,13 +21,22 @@ def no_full_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
 
-def test_success() -> None:
-    assert run_guarded(lambda: None) == 0
+STOPPED = "\nstopped by SIGINT; what was written is kept; start it again to go on\n"
 
 
-def test_user_error_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_guarded(Mock(side_effect=DataNotFoundError("no table at x"))) == USER_ERROR
-    assert capsys.readouterr().err == "error: no table at x\n"
+@pytest.mark.parametrize(
+    ("outcome", "code", "said"),
+    [
+        (None, 0, ""),
+        (DataNotFoundError("no table at x"), USER_ERROR, "error: no table at x\n"),
+        (PartialError("2 of 9 files"), PARTIAL, "error: 2 of 9 files\n"),
+        (KeyboardInterrupt(), 130, STOPPED),
+    ],
+)
+def test_what_is_said_and_the_exit_code(outcome, code, said, capsys) -> None:
+    assert (USER_ERROR, PARTIAL) == (2, 3)
+    assert run_guarded(Mock(side_effect=outcome)) == code
+    assert capsys.readouterr().err == said
     assert "HYDRA_FULL_ERROR" not in os.environ
 
 
@@ -38,14 +47,10 @@ def test_user_error_with_traceback_on_demand(monkeypatch, capsys) -> None:
     assert os.environ["HYDRA_FULL_ERROR"] == "1"
 
 
-def test_our_own_fault_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError):
-        run_guarded(lambda: 1 / 0)
-
-
-def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_guarded(Mock(side_effect=KeyboardInterrupt())) == 130
-    assert "what was written is kept" in capsys.readouterr().err
+@pytest.mark.parametrize("fault", [ZeroDivisionError, SystemExit])
+def test_our_own_fault_and_other_exits_pass(fault: type[BaseException]) -> None:
+    with pytest.raises(fault):
+        run_guarded(Mock(side_effect=fault))
 
 
 def test_exit_that_lightning_makes_of_an_interrupt() -> None:
@@ -113,22 +118,18 @@ def test_what_does_not_stop_is_ended() -> None:
     assert time.monotonic() - begun < 10
 
 
-def test_other_exits_pass() -> None:
-    with pytest.raises(SystemExit):
-        run_guarded(lambda: sys.exit(7))
-
-
-def test_cause_inside_a_hydra_error() -> None:
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        (ConfigError("patients must be 2 or more"), "patients must be 2 or more"),
+        (TypeError("unexpected keyword"), "full_key: data: TypeError: unexpected keyword"),
+        (None, "full_key: data: Error in call to target 'X'\nfull_key: data"),
+    ],
+)
+def test_cause_inside_a_hydra_error(cause: Exception | None, message: str) -> None:
     outer = InstantiationException("Error in call to target 'X'\nfull_key: data")
-    outer.__cause__ = ConfigError("patients must be 2 or more")
-    assert explain_error(outer) == "patients must be 2 or more"
-
-
-def test_instantiation_with_a_wrong_type() -> None:
-    outer = InstantiationException("Error in call to target 'X'\nfull_key: augment")
-    outer.__cause__ = TypeError("unexpected keyword 'flop'")
-    assert explain_error(outer) == "full_key: augment: TypeError: unexpected keyword 'flop'"
-    assert "Error in call" in str(explain_error(InstantiationException("Error in call")))
+    outer.__cause__ = cause
+    assert explain_error(outer) == message
 
 
 def test_internals_are_trimmed() -> None:
@@ -139,11 +140,6 @@ def test_internals_are_trimmed() -> None:
     assert explain_error(caught.value) == "Missing mandatory value: a"
     error.__cause__ = caught.value
     assert str(explain_error(error)).endswith("Missing mandatory value: a")
-
-
-def test_a_part_has_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_guarded(Mock(side_effect=PartialError("2 of 9 files"))) == PARTIAL == 3
-    assert capsys.readouterr().err == "error: 2 of 9 files\n"
 
 
 def test_a_place_that_cannot_be_written(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:

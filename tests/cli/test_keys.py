@@ -67,11 +67,6 @@ def test_what_may_be_added_or_left_out(override: str) -> None:
     compose_settings([override])
 
 
-def test_the_verbs_own_settings_are_near_too() -> None:
-    with pytest.raises(ConfigError, match="unknown setting subst: subset"):
-        compose_settings(["subst=test"], own=("subset",))
-
-
 def test_known_keys_are_those_of_the_files() -> None:
     known = read_known_keys()
     assert {"seed", "model", "run_dir", "batch_size"} <= set(known[""])
