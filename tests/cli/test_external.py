@@ -1,8 +1,6 @@
-"""``xray external``: what it refuses before torch; its tables, figure and page."""
+"""``xray external``: its tables, figure and page; test_settings has what it refuses."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -107,30 +105,3 @@ def test_checkpoints_by_name(tmp_path: Path) -> None:
     assert [path.parents[1].name for path in paths] == ["a", "b"]
     with pytest.raises(CheckpointError, match="no checkpoint at nope"):
         find_checkpoints(["nope"])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["nope.ckpt", "data=rsna"], "no checkpoint at nope.ckpt"),
-        (["a.ckpt"], "name the test sets"),
-        (["a.ckpt", "data=[rsan]"], "Could not find 'data/rsan'"),
-        (["a.ckpt", "data=[rsna,csv]", "data.root=x"], "of which data set?"),
-        (["a.ckpt", "data=[rsna]", "data.labels=shared"], "of which data set? data.rsna.labels="),
-        (["a.ckpt", "data=[rsna]", "model=vit"], "model=vit: an external validation reads only"),
-        (["a.ckpt", "data=[rsna]"], "rsna needs more: data.rsna.root="),
-        (["a.ckpt", "data=[rsna]", "data.rsna.root=gone"], "gone does not exist"),
-        (["bad.ckpt", "data=[phantom]"], "bad.ckpt is damaged or no checkpoint"),
-    ],
-)
-def test_errors_come_before_torch(arguments: list[str], said: str, tmp_path: Path) -> None:
-    (tmp_path / "a.ckpt").write_bytes(ZIP)
-    (tmp_path / "bad.ckpt").touch()
-    code = (
-        "import sys; from xray_lightning.cli.app import run_verb\n"
-        f"try: run_verb('external', {arguments!r})\n"
-        "except Exception as error: print(error, 'torch' in sys.modules)"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert said in ran.stdout
-    assert ran.stdout.strip().endswith("False")

@@ -66,10 +66,23 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> None:
         ("audit predictions=none draws=few", "draws must be an integer of at least 1, got 'few'"),
         ("data data=csv data.table=none.csv", "there is no table none.csv"),
         ("convert none new", "none does not exist"),
+        ("external nope.ckpt data=rsna", "no checkpoint at nope.ckpt"),
+        ("external any.ckpt data=[phantom]", "any.ckpt is damaged or no checkpoint"),
+        ("external zip.ckpt", "name the test sets"),
+        ("external zip.ckpt data=[rsan]", "Could not find 'data/rsan'"),
+        ("external zip.ckpt data=[rsna,csv] data.root=x", "of which data set?"),
+        (
+            "external zip.ckpt data=[rsna] data.labels=shared",
+            "set? data.rsna.labels=",
+        ),
+        ("external zip.ckpt data=[rsna] model=vit", "model=vit: an external validation reads only"),
+        ("external zip.ckpt data=[rsna]", "rsna needs more: data.rsna.root="),
+        ("external zip.ckpt data=[rsna] data.rsna.root=gone", "gone does not exist"),
     ],
 )
 def test_errors_before_torch(command: str, message: str, tmp_path) -> None:
     (tmp_path / "any.ckpt").write_bytes(b"not looked at")
+    (tmp_path / "zip.ckpt").write_bytes(b"PK\x05\x06" + bytes(18))  # an archive of nothing
     started = time.monotonic()
     text = run([sys.executable, "-c", WATCHED, *command.split()], tmp_path, 2, imports=LIGHT)
     assert message in text

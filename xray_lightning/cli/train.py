@@ -57,18 +57,16 @@ def with_sweep_folder(arguments: Sequence[str]) -> list[str]:
     ['-m', 'sweep=losses', 'hydra.sweep.dir=outputs/sweep_losses_05f7f191', 'seed=0,1']
     """
     # Hydra's own settings and -m do not count: another launcher goes on in the same folder
-    names = [text.partition("=")[2] for text in arguments if text.startswith("sweep=")]
-    if not names or names[-1] in ("", "null"):
-        return list(arguments)
-    if "," in names[-1]:
-        raise ConfigError(f"sweep={names[-1]}: one sweep at a time")
-    if any(text.startswith("hydra.sweep.dir=") for text in arguments):
+    given = {key: value for key, _, value in (text.partition("=") for text in arguments)}
+    if "," in (name := given.get("sweep", "")):
+        raise ConfigError(f"sweep={name}: one sweep at a time")
+    if name in ("", "null") or "hydra.sweep.dir" in given:
         return list(arguments)
     skipped = ("sweep=", "hydra.", "hydra/", "-m", "--multirun")
     rest = [text for text in arguments if not text.startswith(skipped)]
     mark = hashlib.sha256("\n".join(rest).encode()).hexdigest()[:8]
-    place = arguments.index(f"sweep={names[-1]}") + 1  # argparse wants the overrides in one piece
-    folder = f"hydra.sweep.dir=outputs/sweep_{names[-1]}_{mark}"
+    place = arguments.index(f"sweep={name}") + 1  # argparse wants the overrides in one piece
+    folder = f"hydra.sweep.dir=outputs/sweep_{name}_{mark}"
     return [*arguments[:place], folder, *arguments[place:]]
 
 
