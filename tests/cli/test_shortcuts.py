@@ -47,7 +47,7 @@ def test_files_tables_and_json(run, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_settings_are_an_evaluations(run) -> None:
-    with pytest.raises(ConfigError, match="seed=3: an evaluation can change only"):
+    with pytest.raises(ConfigError, match="seed: an evaluation can change only"):
         shortcuts([run / "checkpoints/best.ckpt", "seed=3"], as_json=False)
 
 
