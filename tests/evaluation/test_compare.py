@@ -130,6 +130,27 @@ def test_what_is_refused(other: Predictions, message: str) -> None:
         compare(STRONG, other)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        (STRONG, WEAK, "A is superior to B, margin 0.02 stated before (mean AUROC"),
+        (WEAK, STRONG, "A is inferior to B, margin 0.02"),
+        (predictions(0.5, 0), WEAK, "(Holm): superior: Mass, Nodule"),
+        (predictions(0.5, 0), predictions(0.5, 3), "patients like these would decide in 80 %"),
+        ([predictions(0.5, 0)] * 2, predictions(0.5, 3), "is not extrapolated: seeds differ"),
+        (STRONG, STRONG, "untested, margin 0.02 stated before: identical scores need no test"),
+    ],
+)
+def test_a_margin_is_stored_with_its_verdict(first, second, told: str) -> None:
+    found = compare(first, second, draws=100, margin=0.02)
+    assert told in found.margin_verdict
+    values = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert (values["margin"]["margin"], values["margin_verdict"]) == (0.02, found.margin_verdict)
+    assert Comparison.from_json(values).margin.to_json() == found.margin.to_json()
+    old = {key: value for key, value in values.items() if not key.startswith("margin")}
+    assert Comparison.from_json(old).margin_verdict is None
+
+
 def test_the_shared_labels() -> None:
     other = replace(STRONG.keep(["Nodule"]), scores=WEAK.scores[:, 1:])
     with pytest.raises(TableError, match="labels=shared"):
@@ -149,6 +170,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "verdict: A is better than B (mean AUROC" in text
     assert "corrected for 2 labels (Holm)" in text
     assert max(map(len, text.split("300 test images")[0].split("label")[1].splitlines())) <= 80
+    run_verb("compare", [strong, weak, "draws=20", "margin=0.1"])
+    text = capsys.readouterr().out.split("against a margin of 0.1, stated before")[1]
+    assert max(map(len, text.split("300 test images")[0].splitlines())) <= 80
+    assert "margin: A is superior to B, margin 0.1 stated before" in text
     run_verb("compare", [strong, weak, "labels=[Mass]", "draws=20"], as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert (facts["schema"], list(facts["labels"])) == (2, ["Mass"])
@@ -157,6 +182,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert facts["first"] == [f"{strong}/{TABLE}"]
     with pytest.raises(DataNotFoundError, match=r"names no run with predictions_test\.csv"):
         run_verb("compare", [strong, tmp_path / "none*", "draws=20"])
+    with pytest.raises(ConfigError, match=r"margin must lie in .*got 2"):  # before they are read
+        run_verb("compare", ["none", "none", "margin=2"])
 
 
 def test_unknown_patients_and_several_seeds(tmp_path, capsys) -> None:

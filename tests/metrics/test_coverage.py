@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.compare import compare_aurocs
 from xray_lightning.metrics.estimates import FEW_PATIENTS, estimate_metrics
+from xray_lightning.metrics.margins import ERROR, compare_with_margin
 from xray_lightning.metrics.ranks import Ranking, curves_over
 
 pytestmark = pytest.mark.slow
@@ -96,6 +98,58 @@ def test_equal_models_are_called_better_in_at_most_six_percent(positives: float)
         apart[1] += found.labels["a"].distinguishable
     print(f"{positives} positives: mean {apart[0] / samples:.3f}, label {apart[1] / samples:.3f}")
     assert max(apart) / samples <= 0.06
+
+
+def pair(rng, patients, positives, gains):
+    """Targets (N, 1), patients (N,) and the scores of two models, whose errors partly agree."""
+    targets, errors, codes = cohort(rng, patients, 1, positives)
+    scores = []
+    for gain in gains:
+        own = 0.4 * rng.normal(size=(int(codes.max()) + 1, 1))[codes]
+        own = own + 0.4 * rng.normal(size=(len(codes), 1))
+        scores.append(norm.cdf(0.7 * errors + own + gain * targets))
+    return targets, codes, scores
+
+
+def claimed(patients, positives, gains, margin, rng) -> np.ndarray:
+    """How often a model is called superior, equivalent, non-inferior and inferior, (4,)."""
+    claims = []
+    for seed in range(1000 if patients < 1000 else 400):
+        targets, codes, (one, two) = pair(rng, patients, positives, gains)
+        found = compare_aurocs(("a",), targets, codes, [one], [two], draws=200, seed=seed)
+        p_values = compare_with_margin(found, margin, patients).mean.p_values
+        claims.append([p_value < ERROR for p_value in p_values.values()])
+    return np.mean(claims, axis=0)
+
+
+@pytest.mark.parametrize(
+    ("patients", "positives", "gains", "stated"),
+    [
+        (150, 55, (1.1, 1.25), (0.022, 0.0, 0.015, 0.102)),  # 20 positive patients
+        (150, 212, (1.1, 1.25), (0.038, 0.0, 0.016, 0.237)),  # 50
+        (150, 212, (0.8, 1.25), (0.041, 0.041, 0.016, 0.890)),  # 50, a margin of 0.10
+        (150, 55, (2.3, 2.6), (0.044, 0.026, 0.004, 0.240)),  # 20, AUROC 0.98
+        (150, 212, (2.3, 2.6), (0.051, 0.036, 0.007, 0.461)),  # 50
+        (1550, 200, (1.1, 1.25), (0.0475, 0.0475, 0.0175, 0.9175)),  # 500
+        (1550, 200, (2.3, 2.6), (0.0525, 0.0525, 0.0175, 0.9925)),  # 500, AUROC 0.98
+    ],
+)
+def test_a_loss_of_the_margin_is_seldom_called_non_inferior(
+    patients: int, positives: float, gains: tuple[float, float], stated: tuple[float, ...]
+) -> None:
+    """False claims at a true loss of the margin and at no difference; last, the power there."""
+    aurocs = []
+    for seed in range(1000, 1010):  # of a million patients; of 100,000 it strays by 0.001
+        targets, codes, scores = pair(np.random.default_rng(seed), 100_000, positives, gains)
+        every = PatientBootstrap.of(codes, np.ones((1, 100_000), dtype=np.float32))
+        aurocs.append([every.auroc(each[:, 0], targets[:, 0])[0] for each in scores])
+    margin = round(float(np.mean(aurocs, axis=0) @ (-1, 1)), 5)
+    rng, sides = np.random.default_rng(3), (gains, (gains[1], gains[1]))
+    loss, none = (claimed(patients, positives, side, margin, rng) for side in sides)
+    found = loss[2], loss[1], none[0], none[2]
+    print(f"margin {margin}: at a loss of it {loss}, at no difference {none}")
+    assert found == pytest.approx(stated, abs=0.006)
+    assert max(found[:3]) <= 0.065  # 0.05 and the error of the simulation
 
 
 def cohort_errors(rng: np.random.Generator, codes: np.ndarray) -> np.ndarray:

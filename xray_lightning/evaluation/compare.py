@@ -16,6 +16,7 @@ from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.evaluation.sweep import FINISHED, find_pooled, read_data_title, read_runs
 from xray_lightning.metrics import compare as paired
 from xray_lightning.metrics.delong import holm
+from xray_lightning.metrics.margins import MarginTests, compare_with_margin, require_margin
 from xray_lightning.results import Json, Result
 from xray_lightning.wording import tell
 
@@ -42,6 +43,7 @@ class Comparison(paired.AurocDifferences):
     patients: int | None  # how many; None where unknown
     data: str = ""  # title of the data set, "" where the tables are of no run
     draws: int = 2000  # of the bootstrap of patients (and seeds)
+    margin: MarginTests | None = None  # where one was stated
 
     @property
     def tested(self) -> list[str]:
@@ -53,9 +55,14 @@ class Comparison(paired.AurocDifferences):
         """One sentence about the mean, one about the labels."""
         return tell(__package__, "comparison", self)[0]
 
+    @property
+    def margin_verdict(self) -> str | None:
+        """One sentence about the mean and the labels; None without a margin."""
+        return tell(__package__, "margin", self)[0] if self.margin else None
+
     def to_json(self) -> Json:
         """Plain values of compare.json."""
-        return {**super().to_json(), "verdict": self.verdict}
+        return {**super().to_json(), "verdict": self.verdict, "margin_verdict": self.margin_verdict}
 
 
 def compare(
@@ -66,6 +73,7 @@ def compare(
     draws: int = 2000,  # of the bootstrap
     seed: int = 0,  # of the draws
     threads: int | None = None,  # labels compared at a time; None: the processor's cores
+    margin: float | None = None,  # of non-inferiority, stated before; see ``compare_with_margin``
 ) -> Comparison:
     """Compare two models by AUROC, each draw of patients evaluating both.
 
@@ -74,19 +82,19 @@ def compare(
     to be compared, or "shared": what all tables have; none: all, which must be the same.
 
     Raises:
-        ConfigError: ``labels`` names one that a table lacks.
+        ConfigError: ``labels`` names one that a table lacks, or a margin outside (0, 1).
         DataNotFoundError: a pattern finds no run.
         TableError: the test images, their truth or the labels differ; see
             :func:`~xray_lightning.evaluation.predictions.read_own`.
     """
+    require_margin(margin)
     sides = [_read_tables(model, name) for model, name in ((first, "first"), (second, "second"))]
     if labels:
         kept = choose_labels(labels, *(t.labels for side in sides for t in side.values()))
         sides = [{name: table.keep(kept) for name, table in side.items()} for side in sides]
     name, reference = next(iter(sides[0].items()))
-    for side in sides:
-        for other, table in side.items():
-            require_same_images(name, reference, other, table)
+    for other, table in (pair for side in sides for pair in side.items()):
+        require_same_images(name, reference, other, table)
     titles = [read_data_title(Path(next(iter(side)))) for side in sides]
     differences = paired.compare_aurocs(
         reference.labels,
@@ -97,6 +105,7 @@ def compare(
         seed=seed,
         threads=threads or available_cores(),
     )
+    patients = len(set(reference.patient_ids)) if len(sides[0]) == len(sides[1]) == 1 else None
     return Comparison(
         **vars(differences),
         first=tuple(sides[0]),
@@ -106,6 +115,7 @@ def compare(
         patients=reference.patients,
         data=" / ".join(filter(None, dict.fromkeys(titles))),
         draws=draws,
+        margin=compare_with_margin(differences, margin, patients) if margin else None,
     )
 
 

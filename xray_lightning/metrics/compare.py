@@ -47,6 +47,8 @@ class Difference(Result):
     delong: float
     # smallest true difference that a test set like this one shows in 80 % of cases
     detectable: float
+    deviation: float = NAN  # of the interval, and the degrees of freedom
+    freedom: float = NAN
 
     @property
     def distinguishable(self) -> bool:
@@ -182,4 +184,6 @@ def _difference(
         p_value,
         delong,
         reach * spread.deviation,
+        spread.deviation,
+        spread.freedom,
     )

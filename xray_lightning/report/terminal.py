@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # need SciPy or pandas, which most verbs do not
     from xray_lightning.data.summary import DataSummary
     from xray_lightning.evaluation.compare import Comparison, ExpertTruth
     from xray_lightning.evaluation.sweep import CrossValidation, SweepComparison
+    from xray_lightning.metrics.margins import MarginTests
 
 WIDE = 160  # characters of a line in a file or a pipe
 SETS, CELL = 4, 13  # data sets in a table of 80 columns, and the width of each
@@ -135,7 +136,27 @@ def comparison_lines(comparison: "Comparison", first: str, second: str) -> list[
         differences.add_row(label, *cells, style=style)
         tested = (row.p_value, row.corrected, row.delong, row.detectable)
         tests.add_row(label, *(number(value, 4) for value in tested), style=style)
-    return [differences, tests, *say("comparison", comparison)]
+    tables = [
+        differences,
+        tests,
+        *([_margin_table(comparison.margin)] if comparison.margin else []),
+    ]
+    return [*tables, *say("comparison", comparison)]
+
+
+def _margin_table(tests: "MarginTests") -> Table:
+    """A row a label: one-sided bounds, p values, verdict, and the patients that would decide."""
+    names = ("lower\n95 %", "upper\n95 %", "p non-\ninferior", "p equi-\nvalent", "verdict")
+    title = f"A - B against a margin of {tests.margin}, stated before"
+    table = empty_table(title, "label", *names, "patients\nneeded")
+    for label, row in (*tests.labels.items(), ("mean", tests.mean)):
+        style = "bold" if row is tests.mean else None
+        if style:
+            table.add_section()
+        bounds = [number(bound, 4, "+") for bound in (row.lower, row.upper)]
+        p_values = [p_text(row.p_values[claim]) for claim in ("non-inferior", "equivalent")]
+        table.add_row(label, *bounds, *p_values, row.verdict, number(row.patients, 0), style=style)
+    return table
 
 
 def truth_lines(truths: "ExpertTruth", title: str) -> list[Table | str]:

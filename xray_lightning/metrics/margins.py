@@ -1,0 +1,110 @@
+"""Is a model no worse than another, by a margin stated before? Non-inferiority and equivalence."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t
+
+from xray_lightning.errors import ConfigError
+from xray_lightning.metrics.compare import POWER, AurocDifferences, Difference
+from xray_lightning.metrics.delong import holm
+from xray_lightning.metrics.intervals import NAN, Floats, divided
+from xray_lightning.results import Result
+
+ERROR = 0.05  # of each one-sided test; of superior and inferior two-sided
+CLAIMS = ("superior", "equivalent", "non-inferior", "inferior")  # the first that holds is told
+UNDECIDED, UNTESTED = "undecided", "untested"
+
+
+@dataclass(frozen=True)
+class MarginTest(Result):
+    """The difference of two models' AUROC, first less second, against a margin."""
+
+    # one-sided 95 % bound, by the deviation there is where first is worse by the margin:
+    # non-inferior above -margin
+    lower: float
+    upper: float  # likewise; equivalent where both bounds are within the margin
+    # of the claims superior, equivalent (TOST), non-inferior, inferior; of labels corrected (Holm)
+    p_values: dict[str, float]
+    verdict: str  # one of the claims, "undecided" or "untested"
+    # how many patients like these would decide in 80 % of cases were the true difference the
+    # measured one; None where this is decided or the measured one is -margin, and of several seeds
+    patients: int | None
+    patients_if_equal: int | None  # likewise, were there no true difference
+
+
+@dataclass(frozen=True)
+class MarginTests(Result):
+    """Of all labels and of the mean."""
+
+    margin: float  # a difference of AUROC, stated before the scores were seen
+    labels: dict[str, MarginTest]  # label -> its test
+    mean: MarginTest  # not corrected for the labels
+
+
+def require_margin(margin: object) -> None:
+    """Refuse what is neither None nor a difference of AUROC."""
+    if margin is not None and not (isinstance(margin, int | float) and 0 < margin < 1):
+        raise ConfigError(f"margin must lie in (0, 1), such as 0.01, got {margin!r}")
+
+
+def compare_with_margin(
+    differences: AurocDifferences, margin: float, patients: int | None
+) -> MarginTests:
+    """Non-inferiority, equivalence (TOST) and their opposites, by Student's t of each difference.
+
+    Superior: the 95 % interval lies above 0; inferior: below -margin; non-inferior: the one-sided
+    95 % bound lies above -margin; equivalent: both lie within the margin (Schuirmann 1987; the
+    words as in Piaggio 2012, JAMA 308:2594). Worse, but by how much undecided, is undecided.
+    ``patients`` is how many the differences rest on; from it follows how many would decide, for the
+    standard error falls as 1 / sqrt(patients). None where it does not, as with seeds.
+
+    Raises:
+        ConfigError: the margin is not in (0, 1).
+    """
+    require_margin(margin)
+    rows = [*differences.labels.values(), differences.mean]
+    figures = [(row.difference, row.deviation, row.freedom, _widen(row, margin)) for row in rows]
+    value, deviation, freedom, wider = np.array(figures).T
+    null = deviation * wider
+    above, below = (
+        t.sf((value + margin) / null, freedom),
+        t.sf((margin - value) / deviation, freedom),
+    )
+    better, worse = (2 * t.sf(z / deviation, freedom) for z in (value, -margin - value))
+    p_values = np.minimum([better, np.maximum(above, below), above, worse], 1)  # (4, L + 1)
+    p_values[:, :-1] = [holm(claim) for claim in p_values[:, :-1]]
+    reach = t.ppf(1 - ERROR, freedom)
+    bounds = np.stack([value - reach * null, value + reach * deviation], axis=1)
+    tested = max(int((~np.isnan(deviation[:-1])).sum()), 1)
+    first = np.append(np.full(len(rows) - 1, ERROR / tested), ERROR)  # of Holm's steps
+    lower, worst = (t.ppf(1 - e, freedom) + t.ppf(POWER, freedom) for e in (first, first / 2))
+    spread = np.where(value > -margin, lower * null, worst * deviation)
+    count = NAN if patients is None else patients
+    needed = (
+        count * divided(spread, np.abs(value + margin)) ** 2,
+        count * (lower * null / margin) ** 2,
+    )
+    tests = [*map(_test, bounds, p_values.T, *needed)]
+    return MarginTests(margin, dict(zip(differences.labels, tests, strict=False)), tests[-1])
+
+
+def _widen(row: Difference, margin: float) -> float:
+    """By how much more the first would stray, were it worse than the second by the margin."""
+    # An AUROC's variance is taken to go as a (1 - a). The hypothesis that is to be refuted has its
+    # own deviation (cf. Farrington and Manning 1990); what that mends stands in the README.
+    aurocs = max(row.second - margin, 0.0), row.first, row.second
+    null, own, other = (a * (1 - a) for a in aurocs)
+    return max(1.0, math.sqrt((null + other) / (own + other or NAN)))
+
+
+def _test(bounds: Floats, p_values: Floats, patients: float, if_equal: float) -> MarginTest:
+    named = dict(zip(CLAIMS, p_values.tolist(), strict=True))
+    holding = [claim for claim in CLAIMS if named[claim] < ERROR]
+    verdict = (holding or [UNTESTED if np.isnan(p_values).any() else UNDECIDED])[0]
+    needed = [
+        None if verdict != UNDECIDED or math.isnan(count) else math.ceil(count)
+        for count in (patients, if_equal)
+    ]
+    return MarginTest(float(bounds[0]), float(bounds[1]), named, verdict, *needed)
