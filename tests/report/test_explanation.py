@@ -291,7 +291,8 @@ def test_auroc_table(capsys) -> None:
     assert "1,200" in text
     assert "1/2 defined" in text
     assert "test: 4,000 images of 900 patients [[abc]]\n" in text
-    (line,) = say("subsets", {"test": SUMMARY | {"tta": "flip"}})
+    line, mean = say("subsets", {"test": SUMMARY | {"tta": "flip"}})
+    assert mean == "mean test AUROC 0.75 over 1 labels"
     assert line.endswith("mirror image (tta=flip)")
 
 
@@ -326,7 +327,7 @@ def test_counts_table(capsys) -> None:
 
 
 def test_unknown_patients(capsys) -> None:
-    (line,) = say("subsets", {"test": SUMMARY | {"patients": None}})
+    line, _ = say("subsets", {"test": SUMMARY | {"patients": None}})
     assert line == "test: 4,000 images of an unknown number of patients [[abc]]"
     show(counts_table(summary(SubsetCounts(5000, None, {"Mass": 5}, {"Mass": 50}))))
     text = capsys.readouterr().out
