@@ -98,10 +98,10 @@ def test_two_models_on_two_hospitals(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_checkpoints_by_name(tmp_path: Path) -> None:
-    for name in ("b", "a"):
+    for name in ("b", "a", "[a]"):
         (tmp_path / name / "checkpoints").mkdir(parents=True)
         (tmp_path / name / "checkpoints" / "best.ckpt").write_bytes(ZIP)
-    paths = find_checkpoints([str(tmp_path / "*"), str(tmp_path / "a")])
-    assert [path.parents[1].name for path in paths] == ["a", "b"]
+    paths = find_checkpoints([str(tmp_path / name) for name in ("[a]", "?", "a")])
+    assert [path.parents[1].name for path in paths] == ["[a]", "a", "b"]
     with pytest.raises(CheckpointError, match="no checkpoint at nope"):
         find_checkpoints(["nope"])

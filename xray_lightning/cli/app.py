@@ -17,6 +17,7 @@ import typer
 import xray_lightning
 from xray_lightning.cli.failures import GO_ON, run_guarded
 from xray_lightning.cli.request import read_request
+from xray_lightning.errors import DataNotFoundError
 
 APP = typer.Typer(
     help="Train, evaluate and explain chest radiograph classifiers. Not a medical device.",
@@ -50,6 +51,11 @@ VERBS = {  # in the order of --help: the function of cli/, and the files that co
     "push": ("report.push", "RUN REPO"),
     "info": ("info.show_info", ""),
     "list": ("info.show_list", "WHAT"),
+}
+ABSENT = {  # what is said of a first file that is not there, before the modules of its verb load
+    "RUN": "{} holds no run: it does not exist. Name the folder of a training run",
+    "TABLE": "there is no table {}",
+    "FOLDER": "{} holds no runs; name the folder that train.py -m made",
 }
 OPENING = ("evaluate", "explain", "shortcuts")  # their modules load torch: looked at before
 
@@ -90,6 +96,9 @@ def run_verb(
     """What ``xray NAME WORDS`` does; with ``--json`` all but the result goes to stderr."""
     place, usage = VERBS[name]
     request = read_request(usage, [*map(str, words)], out, as_json)
+    absent = ABSENT.get(usage.split(" ")[0])
+    if absent and not Path(request.files[0]).exists():
+        raise DataNotFoundError(absent.format(request.files[0]))
     if name in OPENING:
         from xray_lightning.cli.settings import require_openable
 

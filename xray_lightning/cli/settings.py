@@ -138,7 +138,11 @@ def find_checkpoint(place: str | Path) -> Path:
 
 def find_checkpoints(names: Sequence[str]) -> list[Path]:
     """The checkpoints of files, run folders and patterns of these, each once."""
-    places = [place for name in names for place in (sorted(glob(name)) or [name])]  # noqa: PTH207 - absolute too
+    places = [
+        place
+        for name in names  # one that is there may hold brackets
+        for place in ([name] if Path(name).exists() else sorted(glob(name)) or [name])  # noqa: PTH207 - absolute too
+    ]
     return list(dict.fromkeys(map(find_checkpoint, places)))
 
 
