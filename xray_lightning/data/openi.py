@@ -23,9 +23,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from xray_lightning.data.label_map import encode_words, name_map, read_label_map
 from xray_lightning.data.source import Counts, Source, find_files, index_images, read_facts
 from xray_lightning.data.tables import format_count, read_table
+from xray_lightning.data.vocabulary import encode_words, name_map, read_label_map
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.records import Record
 

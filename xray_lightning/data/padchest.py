@@ -32,7 +32,6 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.images import read_record
-from xray_lightning.data.label_map import LabelMap, encode_words, name_map, read_label_map
 from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.source import (
     Identity,
@@ -49,6 +48,7 @@ from xray_lightning.data.tables import (
     format_count,
     read_table,
 )
+from xray_lightning.data.vocabulary import LabelMap, encode_words, name_map, read_label_map
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Record, Records
 
