@@ -1,6 +1,7 @@
 """``xray score`` on the phantom's label table; the figures themselves are tested with judge."""
 
 import json
+import re
 from functools import partial
 
 import numpy as np
@@ -100,6 +101,8 @@ def test_nothing_of_the_part_is_scored(tmp_path) -> None:
         ("subgroups=1", "subgroups must be true or false, got '1'"),
         ("prior=often", "prior must be validation, estimate, force_estimate, a prevalence"),
         ("prior=0.1", "prior=0.1 corrects calibrated scores, and no calibration is there for all"),
+        ("thresholds=a", "thresholds must be numbers such as 0.01,0.05 or 0.01:0.5, got 'a'"),
+        ("prevalence=0.1:2", "prevalence must lie between 0 and 1 and rise, got 0.1, 0.15"),
         ("points=val", "points='val': operating points are chosen on one of train, val, test, and"),
         ("bootstrap_seed=-1", "bootstrap_seed must be an integer of at least 0, got '-1'"),
     ],
@@ -161,3 +164,17 @@ def test_the_labels_that_the_table_has(tmp_path, capsys: pytest.CaptureFixture[s
     assert list(json.loads(capsys.readouterr().out)["labels"]) == shared[1:2]
     with pytest.raises(ConfigError, match=f"these are shared: {', '.join(shared)}"):
         score([table, *DATA, "labels=Hernia"], as_json=True)
+
+
+def test_thresholds_and_prevalences(tmp_path, capsys) -> None:
+    table = write(tmp_path, [record.image_id for record in PHANTOM.records])
+    settings = ["subset=test", "points=train", "thresholds=0.1,0.2", "prevalence=0.01:0.03"]
+    score([table, *DATA, *settings], as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["net_benefit"]["Effusion"]["thresholds"] == [0.1, 0.2]
+    assert facts["at_prevalence"]["Infiltration"]["prevalences"] == [0.01, 0.02, 0.03]
+    score([table, *DATA, *settings], as_json=False)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "operating points at a prevalence of 2 %" in text
+    assert re.search(r"net benefit is shown at no threshold: .*Infiltration", text)
+    assert re.search(r"raw ones, without a calibration: .*Hernia", text)

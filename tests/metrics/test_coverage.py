@@ -7,10 +7,12 @@
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 from scipy.stats import norm
 
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.compare import compare_aurocs
+from xray_lightning.metrics.decisions import measure_at_prevalence, measure_net_benefit
 from xray_lightning.metrics.estimates import FEW_PATIENTS, estimate_metrics
 from xray_lightning.metrics.margins import ERROR, compare_with_margin
 from xray_lightning.metrics.ranks import Ranking, curves_over
@@ -157,3 +159,56 @@ def cohort_errors(rng: np.random.Generator, codes: np.ndarray) -> np.ndarray:
     patients = int(codes.max()) + 1
     shared = 0.36 * rng.normal(size=(patients, 1)) + 0.18 * rng.normal(size=(patients, 4))
     return shared[codes] + 0.4 * rng.normal(size=(len(codes), 4))
+
+
+SHARE, DEVIATION = 0.05, np.sqrt(0.98)  # the prevalence asked for; of the errors of ``cohort``
+DECIDED = ["model", "above_all", "ppv", "npv", "alarms", "images"]
+
+
+def posterior(seen: np.ndarray, prevalence: float) -> np.ndarray:
+    """Chance of the finding where errors + 1.2 * target was seen."""
+    return expit(logit(prevalence) + (1.2 * seen - 0.72) / DEVIATION**2)
+
+
+def told(chance: np.ndarray) -> np.ndarray:
+    """Scores that are too extreme and too low: slope 0.8, intercept about 0.4."""
+    return expit(1.25 * logit(chance) - 0.2)
+
+
+def measure(targets, seen, codes, prevalence, draws=200) -> dict:
+    """Every figure of one label."""
+    bootstrap, scores = PatientBootstrap(codes, draws), told(posterior(seen, prevalence))
+    line = float(told(posterior(np.array(0.6), prevalence)))
+    curve = measure_net_benefit(bootstrap, scores, targets, [line])
+    at = measure_at_prevalence(bootstrap, seen > 0.6, targets, [SHARE])
+    return {name: getattr(curve if hasattr(curve, name) else at, name) for name in DECIDED}
+
+
+@pytest.mark.parametrize(
+    ("patients", "positives", "stated"),
+    [
+        (170, 48, (0.902, 0.863, 0.978, 0.953, 0.968, 0.940)),
+        (170, 170, (0.925, 0.890, 0.963, 0.930, 0.960, 0.925)),
+        (1700, 170, (0.953, 0.945, 0.978, 0.960, 0.955, 0.950)),
+    ],
+)
+def test_coverage_of_decisions(patients: int, positives: float, stated: tuple[float, ...]) -> None:
+    """Net benefit at the operating point's score, predictive values at 5 %."""
+    prevalence, held, sick = positives / (170 * IMAGES), [], []
+    targets, errors, codes = cohort(np.random.default_rng(99), 100_000, 1, positives)
+    right = measure(targets[:, 0], (errors + 1.2 * targets)[:, 0], codes, prevalence, draws=2)
+    rng = np.random.default_rng(3)
+    for _ in range(100):
+        targets, errors, codes = cohort(rng, patients, 4, positives)
+        for truth, seen in zip(targets.T, (errors + 1.2 * targets).T, strict=True):
+            sick.append(len(np.unique(codes[truth == 1])))
+            found = measure(truth, seen, codes, prevalence)
+            lows, highs, values = (
+                np.hstack([getattr(side[name], end) for name in right])
+                for side, end in ((found, "low"), (found, "high"), (right, "value"))
+            )
+            held.append((lows <= values) & (values <= highs))
+    shares = dict(zip(right, np.mean(held, axis=0), strict=True))
+    shown = "  ".join(f"{name} {share:.3f}" for name, share in shares.items())
+    print(f"{np.mean(sick):.1f} positive patients: {shown}")
+    assert list(shares.values()) == pytest.approx(stated, abs=0.006)

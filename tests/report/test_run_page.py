@@ -46,7 +46,7 @@ def text(run: Run, facts: dict) -> str:
 
 def test_every_section_in_order(text: str, parsed) -> None:
     page = parsed(text)
-    names = [name for name in pages.SECTIONS if name not in pages.OPTIONAL]
+    names = [name for name in pages.SECTIONS if name != "explain"]
     assert [each for each in page.ids if each in pages.SECTIONS] == names, (
         "no xray explain, no section"
     )
@@ -106,6 +106,26 @@ def test_verdict_and_what_is_not_known(run: Run, facts: dict, text: str) -> None
     assert "The checkpoint, epoch 2 of 3, was chosen on validation." in text
     assert "c0ffee" in text
     assert "python train.py data.patients=150" in text
+
+
+def test_figures_of_use_say_what_the_evaluation_says(run, facts, text, parsed) -> None:
+    page, evaluation = parsed(text), run.evaluation.to_json()
+    for key in ("net_benefit", "at_prevalence"):
+        assert facts[key] == evaluation[key]
+        drawn = [each for each in page.ids if each.startswith(f"figure-{key}-")]
+        assert len(drawn) == len(set(evaluation[key]) - {"Hernia"})
+    label, curve = next(iter(evaluation["at_prevalence"].items()))
+    place = curve["prevalences"].index(0.05)
+    cells = next(row for row in page.rows if row[:2] == [label, "5.0 %"])
+    assert cells[2].startswith(f"{curve['ppv']['value'][place]:.3f} (")
+    assert cells[4].startswith(f"{curve['alarms']['value'][place]:.1f} (")
+
+
+def test_an_evaluation_of_an_earlier_version(run: Run) -> None:
+    bare = {"net_benefit": {}, "at_prevalence": {}}
+    older = replace(run, evaluation=replace(run.evaluation, **bare))
+    text = run_page(older, report_values(older, None))
+    assert 'id="net_benefit"' not in text
 
 
 def test_reliability_bins_are_those_of_the_error(run: Run, facts: dict) -> None:

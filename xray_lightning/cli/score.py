@@ -14,8 +14,9 @@ from xray_lightning.evaluation.evaluate import evaluate, fit_operating_points
 from xray_lightning.evaluation.predictions import Origin, SplitName
 from xray_lightning.evaluation.priors import require_prior
 from xray_lightning.evaluation.scores import ScoreTable, find_scored_labels
-from xray_lightning.records import patients_text, take_records, target_matrix
-from xray_lightning.report.evaluation_table import evaluation_lines
+from xray_lightning.metrics.decisions import PREVALENCES, THRESHOLDS, read_shares
+from xray_lightning.records import take_records, target_matrix
+from xray_lightning.report.evaluation_table import scored_lines
 from xray_lightning.report.terminal import truth_lines
 
 OWN = {
@@ -24,11 +25,14 @@ OWN = {
     "allow_missing": False,
     "points": "",  # the subset whose scores operating points and calibrations are fitted on
     "prior": "validation",
+    "thresholds": "",  # of net benefit: a list, or LOW:HIGH
+    "prevalence": "",  # at which the operating points are described, likewise
     "subgroups": False,
     "draws": 2000,
     "bootstrap_seed": 0,
     "truth": ("", "experts"),  # against radiologists and text miner on the same images
 }
+USUAL = {"thresholds": THRESHOLDS, "prevalence": PREVALENCES}
 
 
 def score(request: Request) -> None:
@@ -37,6 +41,7 @@ def score(request: Request) -> None:
     own, values = take_own(request.settings, OWN)
     require_points(own["points"], own["subset"])
     prior = require_prior(read_value("prior", own["prior"]))
+    thresholds, prevalences = (read_shares(key, own[key], usual) for key, usual in USUAL.items())
     config = compose_settings(values, OWN)
     source: Source = make(config.data)
     split = split_source(source, make(config.split), source.records) if own["subset"] else None
@@ -62,16 +67,13 @@ def score(request: Request) -> None:
         seed=own["bootstrap_seed"],
         learned=None if train is None else target_matrix(train),
         subgroups=own["subgroups"],
+        thresholds=thresholds,
+        prevalences=prevalences,
     )
     place = "" if split is None else f", split {split.name} [{split.fingerprint}], {own['subset']}"
-    request.present(
-        evaluation.to_json(),
-        *evaluation_lines(evaluation, f"{table} on {source.title}{place}"),
-        f"{len(records):,} images of {patients_text(evaluation.patients)} "
-        f"[{evaluation.fingerprint}]",
-        *(f"note: {text}" for text in (*source.notes, note) if text),
-        path=path,
-    )
+    title = f"{table} on {source.title}{place}"
+    lines = scored_lines(evaluation, title, (*source.notes, note))
+    request.present(evaluation.to_json(), *lines, path=path)
 
 
 def show_truths(request: Request, source: Source, split: Split | None, own: Own) -> None:

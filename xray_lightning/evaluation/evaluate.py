@@ -1,7 +1,7 @@
 """What a set of predictions is worth: metrics, operating points, subgroups; without torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -20,6 +20,15 @@ from xray_lightning.evaluation.priors import (
 from xray_lightning.evaluation.published import Published, comparable
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import Calibration, require_method
+from xray_lightning.metrics.decisions import (
+    PREVALENCES,
+    THRESHOLDS,
+    DecisionCurve,
+    PrevalenceCurve,
+    measure_at_prevalence,
+    measure_net_benefit,
+    require_shares,
+)
 from xray_lightning.metrics.estimates import Metrics, estimate_metrics
 from xray_lightning.metrics.intervals import Array, Estimate, divided
 from xray_lightning.metrics.operating_points import (
@@ -101,6 +110,10 @@ class Evaluation(Result):
     underdiagnosis: list[Underdiagnosis]
     published: list[Published]  # results that these may stand beside
     pooled: Pooled | None = None  # of images of several hospitals
+    # label -> of its calibrated scores, of the raw ones where it has no calibration
+    net_benefit: dict[str, DecisionCurve] = field(default_factory=dict)
+    # of labels with an operating point
+    at_prevalence: dict[str, PrevalenceCurve] = field(default_factory=dict)
 
     def to_json(self) -> Json:
         """Plain values of evaluation.json: metrics and origin are not nested."""
@@ -130,37 +143,66 @@ def evaluate(
     learned: Array | None = None,  # targets of training (M, L), which tell what is rare there
     subgroups: bool = True,  # whether they are evaluated
     hospital_probe: Mapping[str, Estimate] | None = None,
+    thresholds: Sequence[float] = THRESHOLDS,  # of net benefit, rising
+    prevalences: Sequence[float] = PREVALENCES,  # at which operating points are described, rising
 ) -> Evaluation:
     """Every metric of some predictions, operating points and calibrations of validation applied.
 
     ``hospital_probe`` is the AUROC at which features tell each hospital, where it was measured.
 
     Raises:
-        ConfigError: no draws or no images, or a prior that there is no calibration for.
+        ConfigError: no draws or no images, a prior that there is no calibration for, or thresholds
+            or prevalences that are not inside (0, 1).
     """
+    places = require_shares("thresholds", thresholds), require_shares("prevalence", prevalences)
     origin = origin or Origin()
     priors, prior_tests = correct_priors(prior, predictions, operating_points)
-    thresholds = operating_points.thresholds if operating_points else {}
+    chosen = operating_points.thresholds if operating_points else {}
     columns = predictions.labels, predictions.scores, predictions.targets
     few = min(draws, MISSED_DRAWS)
     missed = []
-    if subgroups and thresholds:
-        missed = measure_underdiagnosis(*columns, records, thresholds, draws=few, seed=seed)
+    if subgroups and chosen:
+        missed = measure_underdiagnosis(*columns, records, chosen, draws=few, seed=seed)
     frequency = None if learned is None else group_by_frequency(predictions.labels, learned)
     calibrations = calibrate(operating_points, priors) or None
-    metrics = estimate_predictions(predictions, draws, seed, thresholds, calibrations, frequency)
+    metrics = estimate_predictions(predictions, draws, seed, chosen, calibrations, frequency)
     return Evaluation(
         metrics,
         origin,
         fingerprint({origin.subset or "scored": predictions.image_ids}),
         *(len(records), predictions.patients, patients_known(records), draws, seed),
         *(operating_points, priors, prior_tests),
-        calls=count_wrong_calls(*columns, thresholds) if thresholds else None,
+        calls=count_wrong_calls(*columns, chosen) if chosen else None,
         subgroups=measure_subgroups(*columns, records) if subgroups else [],
         underdiagnosis=missed,
         published=comparable(origin, predictions.labels, len(records)),
         pooled=describe_pooled(predictions, records, hospital_probe or {}, draws=few, seed=seed),
+        **measure_use(predictions, draws, seed, chosen, calibrations or {}, *places),
     )
+
+
+def measure_use(
+    predictions: Predictions,
+    draws: int,
+    seed: int,
+    points: Mapping[str, float],
+    calibrations: Mapping[str, Calibration | None],
+    thresholds: Sequence[float],
+    prevalences: Sequence[float],
+) -> Json:
+    """What decides on a use: ``net_benefit`` and ``at_prevalence`` by label."""
+    bootstrap = PatientBootstrap(predictions.patient_ids, draws, seed)
+    columns = zip(predictions.labels, predictions.scores.T, predictions.targets.T, strict=True)
+    parts: Json = {"net_benefit": {}, "at_prevalence": {}}
+    for label, scores, targets in columns:
+        calibration, point = calibrations.get(label), points.get(label, np.nan)
+        told = calibration(scores) if calibration else scores
+        parts["net_benefit"][label] = measure_net_benefit(bootstrap, told, targets, thresholds)
+        if not np.isnan(point):
+            parts["at_prevalence"][label] = measure_at_prevalence(
+                bootstrap, scores >= point, targets, prevalences
+            )
+    return parts
 
 
 def estimate_predictions(

@@ -56,6 +56,17 @@ def require_shares(name: str, shares: Sequence[float]) -> list[float]:
     return list(shares)
 
 
+def read_shares(name: str, text: str, usual: Sequence[float]) -> list[float]:
+    """Numbers between 0 and 1: a list, or LOW:HIGH for both and the usual ones between them."""
+    try:
+        shares = [float(part) for part in text.strip("[]").replace(":", ",").split(",") if text]
+    except ValueError:
+        message = f"{name} must be numbers such as 0.01,0.05 or 0.01:0.5, got {text!r}"
+        raise ConfigError(message) from None
+    between = [share for share in usual if shares[0] < share < shares[1]] if ":" in text else []
+    return require_shares(name, sorted([*shares, *between]) if shares else usual)
+
+
 def draw_net_benefit(
     bootstrap: PatientBootstrap,  # of the n images
     probabilities: Array,  # (n,); an image is called from a threshold on

@@ -18,7 +18,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.intervals import Floats
-from xray_lightning.report.figures import COLOURS, PLAIN, draw_curves
+from xray_lightning.report.figures import COLOURS, GREY, PLAIN, draw_curves
 from xray_lightning.report.run import Run
 
 Values = Mapping[str, Any]
@@ -119,6 +119,11 @@ def run_figures(run: Run, values: Values) -> dict[str, Any]:
             label: reliability_figure(f"reliability-{places[label]}", label, bins)
             for label, bins in values["reliability"].items()
             if bins["raw"] and label in defined
+        },
+        **{
+            kind: {k: draw(f"{kind}-{places[k]}", k, rows[k]) for k in rows if k in defined}
+            for kind, draw in DRAWN.items()
+            if (rows := values[kind])
         },
         "training": training_figure(run),
         "pictures": {path.name: embed_picture(path) for path in pictures if path.is_file()},
@@ -228,6 +233,50 @@ def reliability_figure(name: str, label: str, bins: Values) -> Markup:
         _make_square(axes, "mean score", "positive", limit or 1.0)
 
     return svg(name, f"reliability diagram of {label}", (2.3, 2.2), draw, margins=(0.6, 0.45))
+
+
+def decision_figure(name: str, label: str, curve: Values) -> Markup:
+    """Net benefit of the model and of calling all, against the threshold; of none it is 0."""
+    tops = [band["value"][0] or 0 for band in (curve["model"], curve["call_all"])]
+    top = 1.2 * max(1e-4, *tops)
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(0, color=INK, alpha=0.4, linewidth=0.8)
+        draw_band(axes, curve["thresholds"], curve["call_all"], GREY, "--")
+        draw_band(axes, curve["thresholds"], curve["model"], COLOURS[0])
+        _make_square(axes, "threshold", "net benefit", top)
+        axes.set(xlim=(0, curve["thresholds"][-1]), ylim=(-0.25 * top, top))
+
+    return svg(name, f"decision curve of {label}", (2.4, 2.2), draw, margins=(0.75, 0.45))
+
+
+def prevalence_figure(name: str, label: str, curve: Values) -> Markup:
+    """Predictive values against the prevalence."""
+
+    def draw(axes: Axes) -> None:
+        draw_band(axes, curve["prevalences"], curve["ppv"], COLOURS[0])
+        draw_band(axes, curve["prevalences"], curve["npv"], COLOURS[4], "--")
+        _make_square(axes, "prevalence (%)", "PPV, NPV")
+        axes.set(xscale="log", xlim=(0.001, 0.5), xticks=[0.001, 0.01, 0.1, 0.5])
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}")
+        axes.minorticks_off()
+
+    return svg(name, f"predictive values of {label}", (2.3, 2.2), draw, margins=(0.55, 0.45))
+
+
+def draw_band(
+    axes: Axes, across: Sequence[float], band: Values, colour: str, style: str = "-"
+) -> None:
+    """A line and its interval at each place, gaps where it is undefined."""
+    value, low, high = (np.array(band[key], dtype=float) for key in ("value", "low", "high"))
+    axes.plot(across, value, style, color=colour, linewidth=1.6)
+    axes.fill_between(across, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+DRAWN = {  # drawings of each label: key of the values to a function of name, label and values
+    "net_benefit": decision_figure,
+    "at_prevalence": prevalence_figure,
+}
 
 
 def training_figure(run: Run) -> Markup | None:

@@ -8,10 +8,12 @@ from rich.table import Table
 
 from xray_lightning.evaluation.evaluate import Evaluation
 from xray_lightning.evaluation.published import Published
+from xray_lightning.metrics.decisions import PREVALENCES
 from xray_lightning.metrics.estimates import CALIBRATED, FEW_PATIENTS, POINT, Metrics
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.metrics.operating_points import Calls, OperatingPoints
 from xray_lightning.metrics.subgroups import MEAN, Subgroup
+from xray_lightning.records import patients_text
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import empty_table
 from xray_lightning.wording import interval_text, number
@@ -32,6 +34,7 @@ def evaluation_lines(
     if points and evaluation.calls and thresholds:
         lines += point_tables(metrics, points, evaluation.calls)
         lines += say("calls", evaluation.calls)
+    lines += use_lines(evaluation)
     if rows := [row for row in evaluation.subgroups if row.label == MEAN]:
         lines += [subgroup_table(rows)] if subgroups else say("subgroups", rows)
     lines += say("evaluation", evaluation)
@@ -45,6 +48,14 @@ def evaluation_lines(
         if point.note
     }
     return [*lines, *say("notes", metrics, FEW_PATIENTS, exact, fits)]
+
+
+def scored_lines(evaluation: Evaluation, title: str, notes: Sequence[str]) -> list[Table | str]:
+    """The same, then the images and what is to be known of their source."""
+    patients = patients_text(evaluation.patients)
+    images = f"{evaluation.images:,} images of {patients} [{evaluation.fingerprint}]"
+    said = [f"note: {text}" for text in notes if text]
+    return [*evaluation_lines(evaluation, title), images, *said]
 
 
 def auroc_table(metrics: Metrics, title: str, pooled: Collection[str] = ()) -> Table:
@@ -110,6 +121,22 @@ def error_table(metrics: Metrics) -> Table:
     return table
 
 
+def use_lines(evaluation: Evaluation) -> list[Table | str]:
+    """Where acting on the scores helps, and what calls mean at the prevalences asked for."""
+    lines: list[Table | str] = []
+    curves = evaluation.at_prevalence
+    stated = next((curve.prevalences for curve in curves.values()), [])
+    for place, share in enumerate(stated if tuple(stated) != PREVALENCES else []):
+        title = f"operating points at a prevalence of {100 * share:g} %, images for one found"
+        table = empty_table(title, "label", "PPV", "NPV", "calls in 100", "images")
+        for label, curve in curves.items():
+            parts = (curve.ppv, 3), (curve.npv, 3), (curve.alarms, 1)
+            cells = [_cell(band.at(place), digits) for band, digits in parts]
+            table.add_row(label, *cells, number(curve.images.value[place], 0))
+        lines.append(table)
+    return [*lines, *say("net_benefit", evaluation.net_benefit, evaluation.operating_points)]
+
+
 def point_tables(metrics: Metrics, points: OperatingPoints, calls: Calls) -> list[Table]:
     """A row a label: threshold, sensitivity, specificity, positives missed; PPV, NPV, F1."""
     rule = points.rule
@@ -120,8 +147,7 @@ def point_tables(metrics: Metrics, points: OperatingPoints, calls: Calls) -> lis
     one = empty_table(title, "label", "threshold", *POINT[:2], "missed")
     two = empty_table("at these points", "label", "PPV", "NPV", "F1")
     for name, label in metrics.labels.items():
-        cells = [f"{number(label[metric].value)} {_ends(label[metric])}" for metric in POINT]
-        cells = ["-" if cell == "- -" else cell for cell in cells]
+        cells = [_cell(label[metric]) + "*" * label[metric].exact for metric in POINT]
         missed = "{}/{}".format(*calls.labels[name].missed) if name in calls.labels else "-"
         one.add_row(name, number(points.thresholds.get(name, np.nan)), *cells[:2], missed)
         two.add_row(name, *cells[2:])
@@ -151,6 +177,12 @@ def published_lines(rows: Sequence[Published], mean: float) -> list[Table | str]
     for row in rows:
         table.add_row(row.work + " *" * (not row.primary), str(row.year), number(row.mean))
     return [table, *say("place", mean, rows)]
+
+
+def _cell(estimate: Estimate, digits: int = 3) -> str:
+    """A figure and its interval; "-" where it is undefined."""
+    text = f"{number(estimate.value, digits)} {interval_text(estimate.interval, digits)}"
+    return "-" if text == "- -" else text
 
 
 def _ends(estimate: Estimate) -> str:

@@ -35,7 +35,9 @@ SECTIONS = {  # in the order of the page; each is drawn by sections/<name>.html.
     "published": "Published results",
     "curves": "ROC and precision-recall curves",
     "calibration": "Calibration",
+    "net_benefit": "Decision curves",
     "operating_points": "Operating points",
+    "at_prevalence": "At your prevalence",
     "subgroups": "Subgroups",
     "audit": "Audit of the split",
     "explain": "Where does it look?",
@@ -44,7 +46,7 @@ SECTIONS = {  # in the order of the page; each is drawn by sections/<name>.html.
     "reproduce": "How to reproduce",
     "limitations": "Limitations",
 }
-OPTIONAL = {"explain"}  # left out where the run has no such value
+OPTIONAL = {"explain", "net_benefit", "at_prevalence"}  # left out where the run has no such value
 SHEETS = ("claim", "tripod_ai")  # NAME.yaml has the items, and where their numbers are from
 NO_AUDIT = "a card is made without the label table; report.html has the audit"
 
@@ -78,6 +80,7 @@ def report_values(run: Run, audit: Audit | None, audit_missing: str = "") -> Val
         "val": run.metrics["val"],
         "published": compare_published(run.evaluation),
         "reliability": _bin_scores(run),
+        **{key: evaluation[key] for key in ("net_benefit", "at_prevalence")},
         "operating_points": _describe_points(run.evaluation.operating_points),
         "subgroups": _choose_subgroups(evaluation),
         "audit": audit and audit.to_json(),
