@@ -1,8 +1,11 @@
 """What `from xray_lightning import ...` offers, and that offering it costs nothing."""
 
+import ast
+import re
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +22,17 @@ def test_every_name_can_be_imported(name: str) -> None:
 def test_all_is_what_dir_shows() -> None:
     assert set(xray_lightning.__all__) <= set(dir(xray_lightning))
     assert {*xray_lightning._HOMES, "__version__"} == set(xray_lightning.__all__)
+
+
+def test_names_keep_to_the_vocabulary() -> None:
+    """Of the words that CONTRIBUTING.md replaced, none is in a public name, nor in an argument."""
+    old = re.compile(r"judg|apprais|verdict|bundle|(?<![a-z])(parts?|found)(?![a-z])")
+    files = (Path(xray_lightning.__file__).parent).rglob("*.py")
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    names = {node.name for node in nodes if isinstance(node, kinds) and node.name[0] != "_"}
+    kept = {"verdict", "margin_verdict", "combine_verdicts", "verdict_of"}  # of tests
+    assert {name for name in names - kept if old.search(name.lower())} == set()
 
 
 def test_version_is_that_of_the_distribution() -> None:

@@ -168,7 +168,7 @@ def test_nothing_is_done_after_a_wrong_word(run, checkpoint, images, tmp_path, m
 
 
 def test_interrupted(checkpoint, images, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(Classifier, "judge", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(Classifier, "score_and_check", Mock(side_effect=KeyboardInterrupt))
     predict(checkpoint, images, "--out", tmp_path, code=130)
 
 

@@ -1,4 +1,4 @@
-"""``xray score`` on the phantom's label table; the figures themselves are tested with judge."""
+"""``xray score`` on the phantom's label table; the figures themselves are those of evaluate."""
 
 import json
 import re

@@ -210,7 +210,7 @@ def test_nothing_is_made_for_nothing(classifier: Classifier, scans: Path) -> Non
 
 @pytest.mark.parametrize("how", ["removed", "renamed", "made anew"])
 def test_a_folder_that_vanished(how, classifier, images, tmp_path, monkeypatch) -> None:
-    judge, out = Classifier.judge, tmp_path / "out"
+    check, out = Classifier.score_and_check, tmp_path / "out"
 
     def vanish(self: Classifier, squares: np.ndarray, told: object) -> object:
         if out.is_dir() and not (tmp_path / "moved").exists():
@@ -219,23 +219,23 @@ def test_a_folder_that_vanished(how, classifier, images, tmp_path, monkeypatch) 
                 shutil.rmtree(tmp_path / "moved")
             if how == "made anew":
                 out.mkdir()
-        return judge(self, squares, told)
+        return check(self, squares, told)
 
-    monkeypatch.setattr(Classifier, "judge", vanish)
+    monkeypatch.setattr(Classifier, "score_and_check", vanish)
     with pytest.raises(OutputError, match=str(out)):
         predict_files(classifier, [images], out, batch_size=8)
 
 
 def test_interrupted(classifier, images, tmp_path, monkeypatch) -> None:
-    judge, batches = Classifier.judge, []
+    check, batches = Classifier.score_and_check, []
 
     def stop(self: Classifier, squares: np.ndarray, told: object) -> object:
         batches.append(len(squares))
         if len(batches) == 3:
             raise KeyboardInterrupt
-        return judge(self, squares, told)
+        return check(self, squares, told)
 
-    monkeypatch.setattr(Classifier, "judge", stop)
+    monkeypatch.setattr(Classifier, "score_and_check", stop)
     with pytest.raises(KeyboardInterrupt):
         predict_files(classifier, [images], tmp_path, batch_size=8)
     assert names(tmp_path / "predictions.csv") == [f"{number:02d}.png" for number in range(16)]

@@ -212,14 +212,14 @@ def test_the_gate_is_heard(models, monkeypatch) -> None:
     """Its reasons, those of the header of DICOM too, and its share of false alarms."""
     header, model = ("header: modality MR",), models["bare"]
     opinion = SimpleNamespace(reasons=(*header, "mirrored: 0.9"))
-    judge = Mock(return_value=(np.full((1, 3), 0.5, np.float32), [opinion]))
+    check = Mock(return_value=(np.full((1, 3), 0.5, np.float32), [opinion]))
     app = create_app({"a": model})
     monkeypatch.setattr(model, "gate", SimpleNamespace(false_alarms=0.05))
-    monkeypatch.setattr(model, "judge", judge)
-    monkeypatch.setattr(service, "judge_file", lambda *_: header)
+    monkeypatch.setattr(model, "score_and_check", check)
+    monkeypatch.setattr(service, "check_file", lambda *_: header)
     (one,) = ask(app, FILM)[0].json()["models"]
     assert (one["gate"], one["false_alarms"]) == ([*opinion.reasons], 0.05)
-    assert judge.call_args.args[1] == [header]
+    assert check.call_args.args[1] == [header]
 
 
 CHROMIUM = Path("/usr/bin/chromium")

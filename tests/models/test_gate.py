@@ -41,7 +41,7 @@ def test_log_odds_are_those_of_a_softmax(gate: Gate, net: XrayNet) -> None:
         films = torch.rand(5, 1, 32, 32)
         _, features = gates.run_watched(net, gate.layer, films)
         torch.testing.assert_close(gates.run_to(net, gate.layer, films), features, rtol=0, atol=0)
-    _, odds, kinds = gate.judge(features)
+    _, odds, kinds = gate.check(features)
     logits = ((features - gate.centre) @ gate.axes @ gate.weights + gate.bias).numpy()
     shares = softmax(logits.astype(float), axis=1)
     np.testing.assert_allclose(1 / (1 + np.exp(-odds)), 1 - shares[:, 0], rtol=1e-4, atol=1e-9)

@@ -94,7 +94,7 @@ class Vindr(Source):
         first = find_table(folder, TABLES, self.facts.expected, notes)
         self.facts = KAGGLE if first.parent == folder else PHYSIONET
         self.labels = self.facts.labels
-        parts = read_parts(first, self.labels)
+        parts = read_subsets(first, self.labels)
         if len(parts) == 2:
             train, test = (frozenset(part.marked) for part in parts)
             self.official = {"train_val": train, "test": test}
@@ -117,7 +117,7 @@ class Vindr(Source):
         )
 
 
-def read_parts(first: Path, labels: Sequence[str]) -> list[Readings]:
+def read_subsets(first: Path, labels: Sequence[str]) -> list[Readings]:
     """The training part and, if it is there, the test part, by the first label table."""
     table = read_table(first, _READER)
     if first.name.startswith("train"):

@@ -19,7 +19,7 @@ from xray_lightning.data.dicom.header import read_study
 from xray_lightning.data.files import read_file
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.data.images import collect_notes, decode_image
-from xray_lightning.deploy.gate import GateOpinion, judge_file, judge_film
+from xray_lightning.deploy.gate import GateOpinion, check_file, check_film
 from xray_lightning.deploy.inputs import (
     Image,
     Pixels,
@@ -151,14 +151,14 @@ class Classifier:
         for row, image in enumerate(listed):
             with collect_notes() as notes:
                 squares[row] = self.fit(read_input(image, value_range))
-            told.append(judge_file(self.gate, dicom_bytes(image), notes) if self.gate else ())
+            told.append(check_file(self.gate, dicom_bytes(image), notes) if self.gate else ())
         starts = range(0, len(listed), batch_size)
         ends = [slice(start, start + batch_size) for start in starts]
-        judged = [self.judge(squares[batch], told[batch]) for batch in ends]
+        checked = [self.score_and_check(squares[batch], told[batch]) for batch in ends]
         empty = np.empty((0, len(self.labels)), np.float32)
-        scores = np.concatenate([empty, *(scores for scores, _ in judged)])
+        scores = np.concatenate([empty, *(scores for scores, _ in checked)])
         require_scores(scores, [f"number {row + 1}" for row in range(len(scores))])
-        opinions = tuple(opinion for _, opinions in judged for opinion in opinions)
+        opinions = tuple(opinion for _, opinions in checked for opinion in opinions)
         return Findings(scores, self.interpretation.at_prior(scores), squares, self, opinions)
 
     def stream(
@@ -178,7 +178,9 @@ class Classifier:
                 squares = [square for square, *_ in batch if square is not None]
                 if squares:
                     readable = [row for row in batch if row[0] is not None]
-                    scores, gate = self.judge(np.stack(squares), [told for *_, told in readable])
+                    scores, gate = self.score_and_check(
+                        np.stack(squares), [told for *_, told in readable]
+                    )
                     require_scores(scores, [str(file.path) for _, file, _ in readable])
                     rows = zip(scores, gate, strict=True)
                 for square, file, _ in batch:
@@ -196,9 +198,9 @@ class Classifier:
 
     def score(self, squares: Pixels) -> Scores:
         """Scores (N, L) of prepared squares, (N, S, S) uint8."""
-        return self.judge(squares)[0]
+        return self.score_and_check(squares)[0]
 
-    def judge(
+    def score_and_check(
         self, squares: Pixels, told: Sequence[Told] = ()
     ) -> tuple[Scores, list[GateOpinion | None]]:
         """Scores (N, L) of prepared squares, and N opinions of the gate behind what is ``told``."""
@@ -211,7 +213,7 @@ class Classifier:
             else:
                 logits, features = run_watched(self.net, self.gate.layer, images)
                 films = zip(features.cpu(), told or [()] * len(squares), strict=True)
-                opinions = [judge_film(self.gate, film, reasons) for film, reasons in films]
+                opinions = [check_film(self.gate, film, reasons) for film, reasons in films]
             scores = torch.sigmoid(logits)
             if self.tta == "flip":
                 scores = (scores + torch.sigmoid(self.net(images.flip(3)))) / 2
@@ -251,7 +253,7 @@ class Classifier:
             except DataError as error:
                 return None, FileScores(path, None, str(error).removeprefix(f"{path}: ")), told
         if self.gate:
-            told = judge_file(self.gate, data if is_dicom(data, str(path)) else None, notes)
+            told = check_file(self.gate, data if is_dicom(data, str(path)) else None, notes)
         return square, FileScores(path, None, notes=tuple(notes), study=study), told
 
 

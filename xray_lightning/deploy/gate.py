@@ -35,9 +35,9 @@ class GateOpinion(Result):
         return tuple(reason.partition(":")[0] for reason in self.reasons)
 
 
-def judge_film(gate: Gate, features: Tensor, told: Collection[str] = ()) -> GateOpinion:
+def check_film(gate: Gate, features: Tensor, told: Collection[str] = ()) -> GateOpinion:
     """The opinion on a film by its features (F,), behind what its file told."""
-    (distance,), (odds,), (kind,) = gate.judge(features[None])
+    (distance,), (odds,), (kind,) = gate.check(features[None])
     against, limit = (1 / (1 + math.exp(-min(value, 700))) for value in (odds, gate.log_odds))
     reasons = [*told]
     if odds > gate.log_odds:
@@ -50,13 +50,13 @@ def judge_film(gate: Gate, features: Tensor, told: Collection[str] = ()) -> Gate
     return GateOpinion(tuple(reasons), float(distance), gate.limit, probe)
 
 
-def judge_file(gate: Gate, dicom: bytes | None, notes: Collection[str]) -> tuple[str, ...]:
+def check_file(gate: Gate, dicom: bytes | None, notes: Collection[str]) -> tuple[str, ...]:
     """Reasons by the header of a DICOM file, if it is one, and by what its reader noted."""
-    reasons = [] if dicom is None else [*_judge_header(gate, dicom)]
+    reasons = [] if dicom is None else [*_check_header(gate, dicom)]
     return (*reasons, *(note for note in notes if note == COLOURED))
 
 
-def _judge_header(gate: Gate, data: bytes) -> Iterator[str]:
+def _check_header(gate: Gate, data: bytes) -> Iterator[str]:
     """No text of the header is repeated unless it is of a fixed vocabulary: it may be a name."""
     try:
         header, _ = read_header(BytesIO(data))

@@ -25,7 +25,7 @@ from xray_lightning.data.files import STARTS
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.data.images import collect_notes, decode_image
 from xray_lightning.deploy.classifier import Classifier, Findings
-from xray_lightning.deploy.gate import judge_file
+from xray_lightning.deploy.gate import check_file
 from xray_lightning.deploy.inputs import Pixels
 from xray_lightning.deploy.predict import identify
 from xray_lightning.errors import ConfigError, InvalidImageError, require_integer
@@ -198,7 +198,9 @@ class Desk:
     ) -> ModelFindings:
         model, header = self.models[name], data if is_dicom(data) else None
         square, reading, gate = model.fit(film)[None], model.interpretation, model.gate
-        scores, (opinion,) = model.judge(square, [judge_file(gate, header, notes) if gate else ()])
+        scores, (opinion,) = model.score_and_check(
+            square, [check_file(gate, header, notes) if gate else ()]
+        )
         require_scores(scores, ["the film"])
         findings, drawn = Findings(scores, reading, square, model), [None] * len(model.labels)
         if maps:

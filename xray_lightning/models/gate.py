@@ -46,7 +46,7 @@ class Gate:
     youngest: float | None  # age in years in the training set; None where unknown
     views: tuple[str, ...]  # views of the training set, where known
 
-    def judge(self, features: Tensor) -> tuple[Floats, Floats, list[str]]:
+    def check(self, features: Tensor) -> tuple[Floats, Floats, list[str]]:
         """Distance and log odds (N,) of features (N, F), and what each film most looks like."""
         whitened = (features.cpu() - self.centre) @ self.axes  # (N, K)
         logits = (whitened @ self.weights + self.bias).double()  # (N, C)
@@ -152,7 +152,7 @@ def fit_gate(
         layer, ("as it is", *names), tensors[0], tensors[1], tensors[2], tensors[3], np.inf, np.inf,
         false_alarms, len(train), len(validation), youngest, views,
     )  # fmt: skip
-    distances, odds, _ = free.judge(torch.from_numpy(np.float32(measure(validation))))
+    distances, odds, _ = free.check(torch.from_numpy(np.float32(measure(validation))))
     limit, log_odds = choose_limits(np.stack([distances, odds], axis=1), false_alarms)
     return replace(free, limit=limit, log_odds=max(0.0, log_odds))
 
