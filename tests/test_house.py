@@ -12,11 +12,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xray_lightning"
 LIMITS = {
     "lines of the package": 28_200,
-    "lines of cli/": 3_050,
-    "lines of tests": 29_690,
+    "lines of cli/": 2_725,
+    "lines of tests": 29_320,
     "longest file": 450,
     "longest function": 40,
-    "modules imported by one other": 27,
+    "modules imported by one other": 25,
     "dict[str, Any]": 29,
     "deep _target_s": 0,
     "lines of README.md": 199,
