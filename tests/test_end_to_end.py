@@ -250,6 +250,7 @@ def test_multirun_compares_its_runs(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_first_readme_command(folder: Path) -> None:
     started = time.perf_counter()
     command = [*TRAIN, "model=xception", "split=patient", "hydra.run.dir=demo"]

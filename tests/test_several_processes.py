@@ -22,7 +22,7 @@ from xray_lightning import XrayTask, load_checkpoint, predict_subset, read_predi
 from xray_lightning.cli.build import data_from
 from xray_lightning.cli.opening import read_settings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 # Batch norm, whose running statistics differ between the processes; 15 validation images are two
 # batches in one process and one in the other.

@@ -57,6 +57,7 @@ def test_patients_it_learned_from_are_refused(run) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ["shortcut", "shortcut_clean"])
 def test_a_trained_network(name: str, tmp_path) -> None:
     """What the README shows, one seed of each: the planted marker is caught, nothing else is."""

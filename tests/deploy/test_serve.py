@@ -241,6 +241,7 @@ def serving(*words):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_load(checkpoint_with_points, tmp_path, write_dicom, monkeypatch) -> None:
     """500 films of 16 clients, every fifth broken: none is lost or mixed up, the memory is flat."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))

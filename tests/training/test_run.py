@@ -271,6 +271,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGTERM, 2)]
 )
@@ -282,6 +283,7 @@ def test_training(number: int, workers: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_first_epoch(tmp_path: Path) -> None:
     """The same command and resume= both go on after a stop before the first checkpoint."""
     command = [*TRAIN, *TOY, "epochs=1", "hydra.run.dir=run"]
@@ -296,6 +298,7 @@ def test_the_first_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("verb", "sign"),
     [
@@ -327,6 +330,7 @@ def test_verbs(verb: list[str], sign: str, finished: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]])
 def test_a_sweep_stops_as_a_whole(launcher: list[str], tmp_path: Path) -> None:
     command = [*TRAIN, "-m", "seed=0,1,2", *LONG, *launcher, "hydra.sweep.dir=sweep"]
@@ -341,6 +345,7 @@ def test_a_sweep_stops_as_a_whole(launcher: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_slurm_requeues(tmp_path: Path) -> None:
     """SIGUSR1 asks Slurm to requeue, SIGTERM ends the job, and the same command goes on."""
     tools = tmp_path / "tools"
