@@ -210,7 +210,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
         start += 1 if marker == 0xFF else 2  # a fill byte; a marker
         if marker != 0xFF and marker not in _BARE:
             start += int.from_bytes(data[start : start + 2])
-    if data.find(b"\xff\xd9", start) < 0:
+    if data.rfind(b"\xff\xd9", start) < 0:  # from the end, where it is as a rule
         raise refusal("the JPEG is truncated: its end marker (EOI) is missing")
 
 
