@@ -107,7 +107,7 @@ def _shares(cells: int, size: int, grid: Grid) -> npt.NDArray[np.float64]:
 
 def grad_cam(features: Tensor, gradients: Tensor) -> Tensor:
     """Selvaraju et al., Grad-CAM (ICCV 2017), eq. 1 and 2: relu(sum_k mean(g_k) f_k)."""
-    return _weigh(gradients.mean(dim=(2, 3)), features).relu()
+    return torch.einsum("bc,bchw->bhw", gradients.mean(dim=(2, 3)), features).relu()
 
 
 def grad_cam_plus_plus(features: Tensor, gradients: Tensor) -> Tensor:
@@ -116,7 +116,8 @@ def grad_cam_plus_plus(features: Tensor, gradients: Tensor) -> Tensor:
     # of others (ViT, SiLU) the positive part is summed, or alpha could change its sign at a pole
     total = features.relu().sum(dim=(2, 3), keepdim=True)
     rising = gradients.relu()
-    return _weigh((rising / (2 + total * rising)).sum(dim=(2, 3)), features).relu()
+    weights = (rising / (2 + total * rising)).sum(dim=(2, 3))
+    return torch.einsum("bc,bchw->bhw", weights, features).relu()
 
 
 def hires_cam(features: Tensor, gradients: Tensor) -> Tensor:
@@ -127,11 +128,6 @@ def hires_cam(features: Tensor, gradients: Tensor) -> Tensor:
 def layer_cam(features: Tensor, gradients: Tensor) -> Tensor:
     """Jiang et al., LayerCAM (TIP 2021): relu(sum_k relu(g_k) f_k)."""
     return hires_cam(features, gradients.relu()).relu()
-
-
-def _weigh(weights: Tensor, features: Tensor) -> Tensor:
-    """(B, h, w) of weights (B, C)."""
-    return torch.einsum("bc,bchw->bhw", weights, features)
 
 
 def label_gradients(logits: Tensor, inputs: Tensor, columns: Sequence[int]) -> Iterator[Tensor]:
@@ -258,23 +254,17 @@ def class_maps(
     with keep_modes(net, images.device.type):
         images = images.detach().clone()  # no longer an inference tensor
         if method in PIXELS:
-            maps = PIXELS[method](score, images, columns)
-        else:
-            maps = _feature_maps(net, images, columns, method)
-    return maps.detach()
-
-
-def _feature_maps(net: XrayNet, images: Tensor, columns: Sequence[int], method: str) -> Tensor:
-    with torch.no_grad():
-        if method == GATES:
-            *_, gates = net.attention_maps(images).values()  # (B, 1, h, w)
-            return gates.expand(-1, len(columns), -1, -1).float()
-        if method == "cam":
-            return net.maps(images)[:, columns]
-        features = net.forward_features(images)
-    leaf = features.detach().requires_grad_()
-    gradients = label_gradients(net.forward_head(leaf), leaf, columns)
-    return torch.stack([RULES[method](features, gradient) for gradient in gradients], dim=1)
+            return PIXELS[method](score, images, columns).detach()
+        with torch.no_grad():
+            if method == GATES:
+                *_, gates = net.attention_maps(images).values()  # (B, 1, h, w)
+                return gates.expand(-1, len(columns), -1, -1).float()
+            if method == "cam":
+                return net.maps(images)[:, columns]
+            features = net.forward_features(images)
+        leaf = features.detach().requires_grad_()
+        gradients = label_gradients(net.forward_head(leaf), leaf, columns)
+        return torch.stack([RULES[method](features, one) for one in gradients], dim=1).detach()
 
 
 def require_method(method: str) -> None:

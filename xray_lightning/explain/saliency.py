@@ -80,21 +80,19 @@ def _split(name: str, module: nn.Module, most: float) -> list[Stage]:
 
 def _place_gates(stages: Sequence[Stage]) -> list[Stage]:
     """CBAM blocks moved from ``attention`` into the stage of the module they stand behind."""
-    blocks = [layer for stage in stages for layer in stage.layers if layer.startswith("attention.")]
+    layers = [layer for stage in stages for layer in stage.layers]
+    blocks = [layer for layer in layers if layer.startswith("attention.")]
+    last = {}  # layer of the module that each stands behind
+    for block in blocks:
+        gated = f"backbone.{block.split('.')[1].replace('-', '.')}."
+        last[block] = [layer for layer in layers if f"{layer}.".startswith(gated)][-1]
     moved = []
     for stage in stages:
         own = [layer for layer in stage.layers if layer not in blocks]
-        behind = [block for block in blocks if _last_before(block, stages) in own]
         if own:
+            behind = [block for block in blocks if last[block] in own]
             moved.append(Stage(stage.name, (*own, *behind)))
     return moved
-
-
-def _last_before(block: str, stages: Sequence[Stage]) -> str:
-    """The last layer of the module that a CBAM block's layer stands behind."""
-    gated = "backbone." + block.split(".")[1].replace("-", ".")
-    layers = [layer for stage in stages for layer in stage.layers]
-    return [layer for layer in layers if f"{layer}.".startswith(f"{gated}.")][-1]
 
 
 @torch.no_grad()
@@ -178,7 +176,8 @@ def randomise(
         RandomStage(stage.name, len(stage.layers), *map(sample.mean, step.values()))
         for stage, step in steps
     ]
-    measures = _compare_random(original, random, sample)
+    controls = _compare_random(random, len(sample.partners))
+    measures = sanity.compare_networks(original, random, sample, controls)
     return Randomisation.of(measures, networks=networks, stages=rows)
 
 
@@ -204,21 +203,14 @@ def map_randomised(
     return maps
 
 
-def _compare_random(
-    original: sanity.Prepared, random: Sequence[sanity.Prepared], sample: sanity.Sample
-) -> dict[str, sanity.Similarity]:
-    """The similarity by each measure, of (R, N)."""
-    from_original = sanity.compare_pairs([(original, maps) for maps in random], sample)
+def _compare_random(random: Sequence[sanity.Prepared], images: int) -> dict[str, Floats]:
+    """Similarity of each of R networks' maps of N images to the others', by measure, (R, N)."""
     count = len(random)
-    alike = {m: np.full((count, count, len(sample.partners)), np.nan) for m in sanity.MEASURES}
+    alike = {m: np.full((count, count, images), np.nan) for m in sanity.MEASURES}
     for i, j in combinations(range(count), 2):
         for m, similarity in sanity.compare(random[j], random[i]).items():
             alike[m][i, j] = alike[m][j, i] = similarity
-    controls = {m: mean_of_defined(pairs) for m, pairs in alike.items()}  # of one to the others
-    return {
-        m: sample.rate_similarity(*from_original[m], high=False, control=controls[m])
-        for m in sanity.MEASURES
-    }
+    return {m: mean_of_defined(pairs) for m, pairs in alike.items()}
 
 
 @dataclass(frozen=True)
@@ -305,7 +297,8 @@ def _compare_networks(
     }
     if permuted is not None:
         shuffled = sanity.prepare(study.maps(sanity.copy_network(permuted)))
-        tests["permutation"] = sanity.compare_permuted(shuffled, sanity.prepare(maps), study.sample)
+        measures = sanity.compare_networks(sanity.prepare(maps), [shuffled], study.sample)
+        tests["permutation"] = sanity.MeasuredTest.of(measures)
     if others:
         theirs = [study.maps(sanity.copy_network(other)) for other in others]
         tests["seeds"] = sanity.compare_seeds(np.stack([maps, *theirs]), study.sample)

@@ -43,6 +43,7 @@ from xray_lightning.progress import Report
 from xray_lightning.results import Json, Result
 
 PASSES, FAILS, UNDECIDED, NOT_RUN = "passes", "fails", "undecided", "not run"
+OF_SIDE = {1: PASSES, 0: UNDECIDED, -1: FAILS}
 FEWEST = 10
 MARGIN = 0.1  # of similarity: an excess over two random networks up to this does not count
 LEAST = 0.01  # of the score: a smaller advantage does not count
@@ -74,9 +75,9 @@ class Mean(Result):
     high: float = NAN
     undefined: float = 1.0  # share of the values that are NaN
 
-    def side(self, threshold: float = 0.0) -> int:
-        """1 if the interval lies entirely above the threshold, -1 entirely below, else 0."""
-        return int(self.low > threshold) - int(self.high < threshold)
+    def side(self, margin: float = 0.0) -> int:
+        """1 if the interval lies entirely above the margin, -1 entirely below -margin, else 0."""
+        return int(self.low > margin) - int(self.high < -margin)
 
     def to_json(self) -> Json:
         """Plain values; ``interval`` in place of its ends, None where there is no width."""
@@ -163,7 +164,7 @@ class Sample:
         """Verdict on a similarity, (N,) or (R, N), by its chance: of different patients' images."""
         # not ``high``: low passes, unless its excess over ``control`` lies above ``MARGIN``
         value, halfway = self.mean(similarity), self.mean(similarity - (1 + chance) / 2)
-        verdict = {1: PASSES, 0: UNDECIDED, -1: FAILS}[halfway.side() if high else -halfway.side()]
+        verdict = OF_SIDE[halfway.side() if high else -halfway.side()]
         excess = None if control is None else self.mean(similarity - control)
         if excess is not None and verdict == PASSES and excess.side(MARGIN) > 0:
             verdict = UNDECIDED
@@ -177,13 +178,6 @@ class Sample:
             control=None if control is None else self.mean(control),
             excess=excess,
         )
-
-
-def rate_advantage(advantage: Mean) -> str:
-    """Verdict on an advantage over a control."""
-    if advantage.side(LEAST) > 0:
-        return PASSES
-    return FAILS if advantage.side(-LEAST) < 0 else UNDECIDED
 
 
 def combine_verdicts(verdicts: Iterable[str]) -> str:
@@ -304,13 +298,19 @@ def _defined(length: Floats) -> Floats:
     return np.where(length > 0, length, np.nan)
 
 
-def compare_permuted(permuted: Prepared, original: Prepared, sample: Sample) -> MeasuredTest:
-    """Maps against those of training on permuted labels: "passes" if similarity is low."""
-    # Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS 2018), section 5; over patients
-    pairs = compare_pairs([(original, permuted)], sample)
-    return MeasuredTest.of(
-        {name: sample.rate_similarity(*both, high=False) for name, both in pairs.items()}
-    )
+def compare_networks(
+    original: Prepared,
+    others: Sequence[Prepared],
+    sample: Sample,
+    controls: Mapping[str, Floats] | None = None,
+) -> dict[str, Similarity]:
+    """Maps against those of networks that know nothing of the labels: "passes" if low."""
+    # one trained on permuted labels (Adebayo et al., section 5; over patients), or random ones
+    pairs, controls = compare_pairs([(original, maps) for maps in others], sample), controls or {}
+    return {
+        measure: sample.rate_similarity(*both, high=False, control=controls.get(measure))
+        for measure, both in pairs.items()
+    }
 
 
 def compare_seeds(maps: Floats, sample: Sample) -> Similarity:
@@ -436,7 +436,7 @@ def compare_curves(curves: Mapping[str, Floats], study: Study, sign: int) -> Per
     mean, controls = study.sample.mean, {}
     for name in CONTROLS:
         advantage = mean(sign * (areas["map"] - areas[name]))
-        controls[name] = ControlOrder(mean(areas[name]), advantage, rate_advantage(advantage))
+        controls[name] = ControlOrder(mean(areas[name]), advantage, OF_SIDE[advantage.side(LEAST)])
     verdict = combine_verdicts(control.verdict for control in controls.values())
     if verdict == FAILS != controls["random"].verdict:
         verdict = UNDECIDED
