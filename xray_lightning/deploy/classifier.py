@@ -24,7 +24,6 @@ from xray_lightning.deploy.inputs import (
     Image,
     Pixels,
     Range,
-    dicom_bytes,
     list_images,
     read_input,
     require_range,
@@ -150,8 +149,9 @@ class Classifier:
         told: list[Told] = []
         for row, image in enumerate(listed):
             with collect_notes() as notes:
-                squares[row] = self.fit(read_input(image, value_range))
-            told.append(check_file(self.gate, dicom_bytes(image), notes) if self.gate else ())
+                pixels, dicom = read_input(image, value_range)
+                squares[row] = self.fit(pixels)
+            told.append(check_file(self.gate, dicom, notes) if self.gate else ())
         starts = range(0, len(listed), batch_size)
         ends = [slice(start, start + batch_size) for start in starts]
         checked = [self.score_and_check(squares[batch], told[batch]) for batch in ends]
@@ -175,13 +175,11 @@ class Classifier:
         files, ahead = map(Path, paths), 2 * batch_size
         with closing(decode_ahead(self._read, files, workers=workers, ahead=ahead)) as decoded:
             while batch := [file for _, file in islice(decoded, batch_size)]:
-                squares = [square for square, *_ in batch if square is not None]
-                if squares:
-                    readable = [row for row in batch if row[0] is not None]
-                    scores, gate = self.score_and_check(
-                        np.stack(squares), [told for *_, told in readable]
-                    )
-                    require_scores(scores, [str(file.path) for _, file, _ in readable])
+                readable = [(square, *row) for square, *row in batch if square is not None]
+                if readable:
+                    squares, listed, told = zip(*readable, strict=True)
+                    scores, gate = self.score_and_check(np.stack(squares), told)
+                    require_scores(scores, [str(file.path) for file in listed])
                     rows = zip(scores, gate, strict=True)
                 for square, file, _ in batch:
                     row = (None, None) if square is None else next(rows)

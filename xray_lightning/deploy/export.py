@@ -69,11 +69,10 @@ class Quantised(Exported):
         """What was seen, and what became of the file."""
         low, high = self.auroc.interval or (self.auroc.difference,) * 2
         cost = f"8 bits cost {self.auroc.difference:+.4f} ({low:+.4f} to {high:+.4f}) of the mean "
-        cost += (
-            f"AUROC {self.auroc.first:.4f} and turn {self.turned:.2%} of calls, on {self.films:,}"
-        )
+        cost += f"AUROC {self.auroc.first:.4f} and turn {self.turned:.2%} of calls, on "
         end = "kept" if self.kept else "not kept, it may cost more or cannot be told"
-        return f"{cost} images of {self.patients:,} patients; {self.margin:g} is allowed: {end}"
+        cost += f"{self.films:,} images of {self.patients:,} patients"
+        return f"{cost}; {self.margin:g} is allowed: {end}"
 
 
 class Deployed(nn.Module):

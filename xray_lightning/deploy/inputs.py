@@ -12,9 +12,9 @@ from PIL import ImageOps
 from pydicom import Dataset, dcmwrite
 from torch import Tensor, bfloat16
 
-from xray_lightning.data.dicom import is_dicom, read_dicom8, to_uint8
+from xray_lightning.data.dicom import is_dicom, to_uint8
 from xray_lightning.data.files import read_file
-from xray_lightning.data.images import read_image, to_grey8
+from xray_lightning.data.images import decode_image, to_grey8
 from xray_lightning.errors import ConfigError, InvalidImageError
 
 Pixels = npt.NDArray[np.uint8]
@@ -41,19 +41,21 @@ def list_images(images: Image | Sequence[Image]) -> Sequence[Image]:
     raise InvalidImageError(f"expected images, got {type(images).__name__}. {KINDS}")
 
 
-def read_input(image: object, value_range: Range | None = None) -> Pixels:
-    """Any image, (H, W) uint8: a file, PIL image or dataset by the rules of files."""
-    if isinstance(image, str | Path):
-        return read_image(Path(image))
+def read_input(image: object, value_range: Range | None = None) -> tuple[Pixels, bytes | None]:
+    """Any image, (H, W) uint8, and the DICOM file it is or would be, None of any other."""
+    if isinstance(image, str | Path | Dataset):
+        if isinstance(image, Dataset):
+            data, name = to_bytes(image), "pydicom dataset"
+        else:
+            data, name = read_file(Path(image)), str(Path(image))
+        return decode_image(data, name), data if is_dicom(data, name) else None
     if isinstance(image, Pil.Image):
-        return from_pil(image)
-    if isinstance(image, Dataset):
-        return read_dicom8(to_bytes(image), name="pydicom dataset")
+        return from_pil(image), None
     if not isinstance(image, Tensor | np.ndarray):
         raise InvalidImageError(f"expected an image, got {type(image).__name__}. {KINDS}")
     array = to_array(image)
     single = array.ndim > 2 and set(array.shape[:-2]) == {1}
-    return from_array(array.reshape(array.shape[-2:]) if single else array, value_range)
+    return from_array(array.reshape(array.shape[-2:]) if single else array, value_range), None
 
 
 def to_array(values: Tensor | npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -98,16 +100,6 @@ def from_pil(image: Pil.Image) -> Pixels:
         reason = f"a PIL image of mode {image.mode} does not say which value is white"
         raise InvalidImageError(f"{reason}. Give np.asarray(image) and value_range=(black, white)")
     return to_grey8(np.asarray(image.convert("RGB"))[:, :, ::-1], 255)  # OpenCV's order
-
-
-def dicom_bytes(image: object) -> bytes | None:
-    """The DICOM file behind an image, or that a dataset would be; None of any other."""
-    if isinstance(image, Dataset):
-        return to_bytes(image)
-    if not isinstance(image, str | Path):
-        return None
-    data = read_file(Path(image))
-    return data if is_dicom(data, str(image)) else None
 
 
 def to_bytes(dataset: Dataset) -> bytes:

@@ -231,13 +231,8 @@ class ScoreTable:
 
     def _write_row(self, name: str) -> list[str]:
         study, scores, gate = self.rows[name]
-        columns = (
-            scores,
-            *(
-                column(scores[None])[0]
-                for column in (self.interpretation.probabilities, self.interpretation.calls)
-            ),
-        )
+        kinds = self.interpretation.probabilities, self.interpretation.calls
+        columns = scores, *(kind(scores[None])[0] for kind in kinds)
         cells = (
             (f"{score:.9g}", _cell(probability, ".6g"), _cell(call, ".0f"))  # exact float32
             for score, probability, call in zip(*columns, strict=True)
