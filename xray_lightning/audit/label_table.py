@@ -62,12 +62,11 @@ class LabelTable:
 
     def features(self) -> dict[str, Floats]:
         """Age, sex, view, follow-up number, (N,) each, NaN unknown; without those alike for all."""
-        columns = {
-            "age": self.age,
-            "sex": _number_words(self.sex),
-            "view": _number_words(self.view),
-            "follow-up number": self.follow_up,
-        }
+        sex, view = (
+            np.where(words == "", np.nan, np.unique(words, return_inverse=True)[1])
+            for words in (self.sex, self.view)
+        )
+        columns = {"age": self.age, "sex": sex, "view": view, "follow-up number": self.follow_up}
         return {name: column for name, column in columns.items() if varies(column)}
 
 
@@ -113,12 +112,6 @@ class MeanAuroc(Result):
         by_label = dict(zip(labels, draws[:, 0].tolist(), strict=True))
         defined = int((~np.isnan(draws[:, 0])).sum())
         return cls(float(mean[0]), percentile_interval(mean[1:]), defined, by_label)
-
-
-def _number_words(words: Words) -> Floats:
-    """A number for each word, NaN for the empty one."""
-    numbers = np.unique(words, return_inverse=True)[1].astype(np.float64)
-    return np.where(words == "", np.nan, numbers)
 
 
 def varies(column: Floats) -> bool:

@@ -124,9 +124,7 @@ class Check(Result):
     """A number, its 95 % interval by patients, and on which side of its margin it lies."""
 
     value: float  # on the sample
-    interval: tuple[
-        float, float
-    ]  # percentile interval, patients resampled; NaN where all draws are equal
+    interval: tuple[float, float]  # percentiles, patients resampled; NaN where draws are equal
     margin: float  # what an honest model may reach
     verdict: str  # flagged: the whole interval lies above the margin; not flagged: below
 

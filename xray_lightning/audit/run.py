@@ -239,8 +239,6 @@ def _require_subset(
 
 def _name_list(source: Source, subset: str) -> str:
     """What to call a list that comes with the data: NIH's is the publisher's, a table's is not."""
-    return (
-        f"publisher's {subset} list"
-        if source.population
-        else f"{source.name} table's {subset} rows"
-    )
+    if source.population:
+        return f"publisher's {subset} list"
+    return f"{source.name} table's {subset} rows"

@@ -136,12 +136,8 @@ def comparison_lines(comparison: "Comparison", first: str, second: str) -> list[
         differences.add_row(label, *cells, style=style)
         tested = (row.p_value, row.corrected, row.delong, row.detectable)
         tests.add_row(label, *(number(value, 4) for value in tested), style=style)
-    tables = [
-        differences,
-        tests,
-        *([_margin_table(comparison.margin)] if comparison.margin else []),
-    ]
-    return [*tables, *say("comparison", comparison)]
+    margin = [_margin_table(comparison.margin)] if comparison.margin else []
+    return [differences, tests, *margin, *say("comparison", comparison)]
 
 
 def _margin_table(tests: "MarginTests") -> Table:
@@ -197,9 +193,8 @@ def fold_lines(validations: "Sequence[CrossValidation]") -> list[Table | str]:
     """A table for each complete cross-validation, and a word on the others."""
     lines: list[Table | str] = []
     for validation in validations:
-        lines += (
-            [_fold_table(validation)] if validation.metrics else say("missing_folds", validation)
-        )
+        missing = not validation.metrics
+        lines += say("missing_folds", validation) if missing else [_fold_table(validation)]
     complete = any(validation.metrics for validation in validations)
     return [*lines, *say("folds")] if complete else lines
 
