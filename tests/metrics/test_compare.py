@@ -12,9 +12,16 @@ from sklearn.metrics import roc_auc_score
 
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import Calibration
-from xray_lightning.metrics.compare import compare_aurocs
-from xray_lightning.metrics.delong import benjamini_hochberg, compare_auroc, delong, holm
-from xray_lightning.metrics.external import Sample, compare_samples, fit_line
+from xray_lightning.metrics.compare import (
+    Sample,
+    benjamini_hochberg,
+    compare_auroc,
+    compare_aurocs,
+    compare_samples,
+    delong,
+    holm,
+)
+from xray_lightning.metrics.operating_points import fit_line
 
 LABELS = ("Mass", "Nodule", "Hernia")
 

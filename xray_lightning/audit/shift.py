@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from xray_lightning.audit.label_table import LabelTable, MeanAuroc, Rows, varies
 from xray_lightning.audit.leakage import UNKNOWN
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.delong import holm
+from xray_lightning.metrics.compare import holm
 from xray_lightning.metrics.intervals import Floats, Interval, divided, percentile_interval
 from xray_lightning.results import Result
 

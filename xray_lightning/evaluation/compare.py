@@ -15,7 +15,6 @@ from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.evaluation.sweep import FINISHED, find_pooled, read_data_title, read_runs
 from xray_lightning.metrics import compare as paired
-from xray_lightning.metrics.delong import holm
 from xray_lightning.metrics.margins import MarginTests, compare_with_margin, require_margin
 from xray_lightning.results import Json, Result
 from xray_lightning.wording import tell
@@ -247,7 +246,7 @@ def score_truths(
     if not rows:
         why = "; ".join(f"{finding}: {reason}" for finding, reason in left_out.items())
         raise ConfigError(f"nothing to compare: {why or 'no scored image has two truths'}")
-    corrected = holm([row.auroc.p_value for row in rows])
+    corrected = paired.holm([row.auroc.p_value for row in rows])
     rows = [
         replace(row, auroc=replace(row.auroc, corrected=float(p_value)))
         for row, p_value in zip(rows, corrected, strict=True)

@@ -16,7 +16,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.intervals import Array, Floats, Mask, divided
 from xray_lightning.metrics.ranks import Codes, Counts, Ranking, curves_over, sum_patients
 
-Rows = npt.NDArray[np.intp] | Mask
+Rows = npt.NDArray[np.intp] | Mask | slice
 
 
 class PatientBootstrap:
@@ -60,7 +60,7 @@ class PatientBootstrap:
         return int(self.counts.shape[1])
 
     def subset(self, images: Rows) -> Self:
-        """The same draws for some of the images, rows or a mask; all patients stay."""
+        """The same draws for some of the images, rows, a slice or a mask; all patients stay."""
         return self.of(self.codes[images], self.counts)
 
     def compact(self) -> Self:

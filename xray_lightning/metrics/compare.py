@@ -1,4 +1,4 @@
-"""Is one model better than another on the same images? Paired draws of patients, and DeLong."""
+"""Is one model better than another, or better here than there? Draws of patients, and DeLong."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -6,15 +6,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t
+from scipy.stats import false_discovery_control, norm, rankdata, t
 
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.delong import compare_auroc, holm
 from xray_lightning.metrics.intervals import (
     NAN,
     Array,
+    Estimate,
     Floats,
     Interval,
+    Mask,
     Spread,
     effective_patients,
     mean_of_defined,
@@ -26,6 +27,9 @@ from xray_lightning.results import Result
 LEVEL, POWER = 0.975, 0.8  # of the two-sided test at 5 %, and of what is called detectable
 
 Runs = Sequence[Array]  # scores (N, L) of each seed
+# AUROC of each seed in the sample and each draw (seeds, 1 + D), without each patient (P,), and the
+# images of the rarer class (P,)
+Drawn = tuple[Floats, Floats, Floats]
 
 
 @dataclass(frozen=True)
@@ -78,33 +82,29 @@ def compare_aurocs(
 ) -> AurocDifferences:
     """Compare two models by AUROC, each draw of patients evaluating both."""
     bootstrap = PatientBootstrap(patients, draws, seed)
-    columns = [
-        ([run[:, index] for run in first], [run[:, index] for run in second], targets[:, index])
-        for index in range(len(labels))
-    ]
-    with ThreadPoolExecutor(threads) as pool:
-        drawn = [*pool.map(lambda c: _draw_sides(bootstrap, (c[0], c[2]), (c[1], c[2])), columns)]
+    drawn = _draw_labels([(bootstrap, runs, targets) for runs in (first, second)], threads)
+    left_out = [one[1] - two[1] for one, two in drawn[:-1]]
     generator = np.random.default_rng(seed)
-    choices = tuple(_choose_seeds(len(runs), draws, generator) for runs in (first, second))
-    differences = [
-        _difference(
-            *_over_seeds(pair, choices), left_out, effective_patients(rarer[0]), _delong(*column)
+    choices = []  # share of each seed in the sample, all alike, and in each draw, (seeds, 1 + D)
+    for count in (len(first), len(second)):
+        even = np.full((count, 1), 1 / count)
+        drawn_seeds = generator.multinomial(count, even[:, 0], size=draws).T / count
+        choices.append(np.hstack([even, drawn_seeds]))
+    rows = []
+    for sides, change in zip(drawn, [*left_out, mean_of_defined(np.stack(left_out))], strict=True):
+        one, two = (
+            (side[0] * share).sum(axis=0) for side, share in zip(sides, choices, strict=True)
         )
-        for column, (*pair, left_out, rarer) in zip(columns, drawn, strict=True)
-    ]
-    corrected = holm([difference.p_value for difference in differences])
-    *means, left_out = (
-        mean_of_defined(np.stack([label[place] for label in drawn])) for place in range(3)
-    )
-    effective = effective_patients(np.sum([rarer[0] for *_, rarer in drawn], axis=0))
-    return AurocDifferences(
-        {
-            label: replace(difference, corrected=float(p_value))
-            for label, difference, p_value in zip(labels, differences, corrected, strict=True)
-        },
-        _difference(*_over_seeds(means, choices), left_out, effective, NAN),
-        identical=all(np.array_equal(run, first[0]) for run in (*first, *second)),
-    )
+        rows.append(_difference(one, two, change, effective_patients(sides[0][2])))
+    *rows, mean = rows
+    for index, corrected in enumerate(holm([row.p_value for row in rows]).tolist()):
+        rows[index] = replace(rows[index], corrected=corrected)
+        if len(first) == len(second) == 1:
+            known = is_known(targets[:, index])
+            columns = (table[known, index] for table in (first[0], second[0], targets == 1))
+            rows[index] = replace(rows[index], delong=compare_auroc(*columns))
+    identical = all(np.array_equal(run, first[0]) for run in (*first, *second))
+    return AurocDifferences(dict(zip(labels, rows, strict=True)), mean, identical)
 
 
 def compare_truths(
@@ -120,52 +120,41 @@ def compare_truths(
     # Each draw of patients evaluates both, by the truth that rests on fewer patients. No DeLong.
     both = is_known(first) & is_known(second)
     bootstrap = PatientBootstrap(np.asarray(patients)[both], draws, seed)
-    sides = [([scores[both]], targets[both]) for targets in (first, second)]
-    one, two, left_out, rarer = _draw_sides(bootstrap, *sides)
-    effective = min(map(effective_patients, rarer))
-    return _difference(one[0], two[0], left_out, effective, NAN)
+    one, two = (_draw(bootstrap, [scores[both]], targets[both]) for targets in (first, second))
+    effective = min(effective_patients(side[2]) for side in (one, two))
+    return _difference(one[0][0], two[0][0], one[1] - two[1], effective)
 
 
-def _draw_sides(
-    bootstrap: PatientBootstrap, *sides: tuple[Runs, Array]
-) -> tuple[Floats, Floats, Floats, list[Floats]]:
-    """AUROC of two sides, each seed's scores and the targets (N,), in each draw, (seeds, 1 + D)."""
-    # Then their difference without each patient, and each side's images of the rarer class, (P,).
-    rankings = [[bootstrap.ranking(run, targets) for run in runs] for runs, targets in sides]
-    one, two = (np.stack([curves_over(r, bootstrap.counts)[0] for r in side]) for side in rankings)
-    left_out = [
-        np.mean([auroc_left_out(r, bootstrap.patients)[1:] for r in side], axis=0)
-        for side in rankings
-    ]
-    rarer = [sum_patients(side[0].codes, side[0].rarer, bootstrap.patients) for side in rankings]
-    return one, two, left_out[0] - left_out[1], rarer
+def _draw(bootstrap: PatientBootstrap, runs: Runs, targets: Array) -> Drawn:
+    rankings = [bootstrap.ranking(run, targets) for run in runs]
+    aurocs = np.stack([curves_over(ranking, bootstrap.counts)[0] for ranking in rankings])
+    left_out = [auroc_left_out(ranking, bootstrap.patients)[1:] for ranking in rankings]
+    rarer = sum_patients(rankings[0].codes, rankings[0].rarer, bootstrap.patients)
+    return aurocs, np.mean(left_out, axis=0), rarer
 
 
-def _delong(first: Runs, second: Runs, targets: Array) -> float:
-    """DeLong's p value of one label's scores (N,); NaN for several seeds."""
-    if not len(first) == len(second) == 1:
-        return NAN
-    known = is_known(targets)
-    return compare_auroc(first[0][known], second[0][known], targets[known] == 1)
+def _draw_labels(
+    sides: Sequence[tuple[PatientBootstrap, Runs, Array]], threads: int
+) -> list[tuple[Drawn, ...]]:
+    """Both sides of each label, then of the mean over the labels defined in a draw."""
+
+    def draw(label: int) -> tuple[Drawn, ...]:
+        return tuple(
+            _draw(bootstrap, [run[:, label] for run in runs], targets[:, label])
+            for bootstrap, runs, targets in sides
+        )
+
+    with ThreadPoolExecutor(threads) as pool:
+        labels = list(pool.map(draw, range(sides[0][2].shape[1])))
+    columns = [list(zip(*side, strict=True)) for side in zip(*labels, strict=True)]
+    means = (
+        (*(mean_of_defined(np.stack(column)) for column in (aurocs, left_out)), np.sum(rarer, 0))
+        for aurocs, left_out, rarer in columns
+    )
+    return [*labels, tuple(means)]
 
 
-def _choose_seeds(runs: int, draws: int, generator: np.random.Generator) -> Floats:
-    """Share of each seed in each draw, (seeds, 1 + D); the first is the sample, all alike."""
-    if runs == 1:
-        return np.ones((1, 1 + draws))
-    drawn = generator.multinomial(runs, np.full(runs, 1 / runs), size=draws).T / runs
-    return np.concatenate([np.full((runs, 1), 1 / runs), drawn], axis=1)
-
-
-def _over_seeds(pair: Sequence[Floats], choices: tuple[Floats, ...]) -> tuple[Floats, Floats]:
-    """Mean over the drawn seeds, (1 + D,) each."""
-    one, two = ((values * share).sum(axis=0) for values, share in zip(pair, choices, strict=True))
-    return one, two
-
-
-def _difference(
-    first: Floats, second: Floats, left_out: Floats, effective: float, delong: float
-) -> Difference:
+def _difference(first: Floats, second: Floats, left_out: Floats, effective: float) -> Difference:
     differences = first - second
     value, influence = float(differences[0]), (left_out - left_out.mean()) ** 2
     # As many patients of normal influence, fourth moment 3, would have this fourth moment.
@@ -182,8 +171,100 @@ def _difference(
         None if np.isnan(spread.deviation) else spread.around(value),
         p_value,
         p_value,
-        delong,
+        NAN,
         reach * spread.deviation,
         spread.deviation,
         spread.freedom,
     )
+
+
+def delong(scores: Array, positive: Mask) -> Floats:
+    """AUROCs of M models (M, n), below them the covariance, (1 + M, M); NaN without two a class."""
+    # DeLong 1988, eqs. 3 to 8; ranks as Sun and Xu 2014. Images count as independent, which those
+    # of one patient are not: read the patient bootstrap first.
+    models, m, n = len(scores), int(positive.sum()), int((~positive).sum())
+    if m < 2 or n < 2:
+        return np.full((1 + models, models), np.nan)
+    within_positive = rankdata(scores[:, positive], axis=1)
+    within_negative = rankdata(scores[:, ~positive], axis=1)
+    overall = rankdata(scores, axis=1)
+    beaten = (overall[:, positive] - within_positive) / n  # V10, (M, m)
+    lost = 1 - (overall[:, ~positive] - within_negative) / m  # V01, (M, n)
+    covariance = np.cov(beaten).reshape(models, models) / m
+    covariance = covariance + np.cov(lost).reshape(models, models) / n
+    return np.vstack([beaten.mean(axis=1), covariance])
+
+
+def compare_auroc(first: Array, second: Array, positive: Mask) -> float:
+    """Two-sided p value of two models' AUROCs on the same images, scores (n,) each."""
+    # 1 where the difference is 0, NaN where it has no deviation but is not 0.
+    (one, two), (own, both), (_, other) = delong(np.stack([first, second]), positive)
+    if one == two:
+        return 1.0
+    deviation = np.sqrt(max(own + other - 2 * both, 0.0))
+    return float(2 * norm.sf(abs(one - two) / deviation)) if deviation > 0 else NAN
+
+
+def holm(p_values: npt.ArrayLike) -> Floats:
+    """P values corrected for several comparisons (Holm 1979); an undefined one stays undefined."""
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values)  # NaN last
+    count = int((~np.isnan(values)).sum())
+    factors = np.maximum(count - np.arange(len(values)), 1)
+    corrected = np.empty(len(values))
+    corrected[order] = np.minimum(np.maximum.accumulate(values[order] * factors), 1)
+    return np.where(np.isnan(values), np.nan, corrected)
+
+
+def benjamini_hochberg(p_values: npt.ArrayLike) -> Floats:
+    """P values corrected for the rate of false discoveries (Benjamini and Hochberg 1995)."""
+    values = np.array(p_values, dtype=np.float64)
+    known = ~np.isnan(values)
+    values[known] = false_discovery_control(values[known]) if known.any() else np.nan
+    return values
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Scores of N images beside the truth."""
+
+    scores: Array  # (N, L) in [0, 1]
+    targets: Array  # (N, L), NaN where unknown
+    patients: Sequence[str]  # N ids; equal ones in two samples are one patient
+
+
+def compare_samples(
+    internal: Sample, external: Sample, *, draws: int = 2000, seed: int = 0, threads: int = 2
+) -> list[Estimate]:
+    """AUROC of the external sample less that of the internal one: each label's, then the mean's."""
+    # Student's t; a side's deviation is that of its draws, corrected by its effective number of
+    # patients, degrees of freedom by Welch (1947). A draw's mean is over its defined labels. Two
+    # samples are independent, as a rule: their variances add up. Patients who are in both are drawn
+    # together, and their covariance is taken off.
+    both = PatientBootstrap([*internal.patients, *external.patients], draws, seed)
+    shared = not set(internal.patients).isdisjoint(external.patients)
+    border = len(internal.patients)
+    sides = [
+        (both.subset(rows), [sample.scores], sample.targets)
+        for rows, sample in ((slice(border), internal), (slice(border, None), external))
+    ]
+    return [_subtract(*pair, shared=shared) for pair in _draw_labels(sides, threads)]
+
+
+def _subtract(*sides: Drawn, shared: bool) -> Estimate:
+    """The second less the first; without an interval where a side has none."""
+    drawn = np.stack([side[0][0] for side in sides])  # (2, 1 + D)
+    difference = float(drawn[1, 0] - drawn[0, 0])
+    pairs = zip(drawn[:, 1:], sides, strict=True)
+    spreads = [Spread.of(draws, effective_patients(side[2])) for draws, side in pairs]
+    here, there = (spread.deviation**2 for spread in spreads)
+    if np.isnan(here + there):
+        return Estimate(difference)
+    known = ~np.isnan(drawn).any(axis=0)
+    known[0] = False  # the sample
+    alike = float(np.corrcoef(drawn[:, known])[0, 1]) if shared else 0.0
+    variance = here + there - 2 * alike * np.sqrt(here * there)
+    freedom = (here + there) ** 2 / sum(
+        part**2 / spread.freedom for part, spread in zip((here, there), spreads, strict=True)
+    )
+    return Estimate(difference, *Spread(float(np.sqrt(variance)), freedom).around(difference))

@@ -7,8 +7,7 @@ import numpy as np
 from scipy.stats import t
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.compare import POWER, AurocDifferences, Difference
-from xray_lightning.metrics.delong import holm
+from xray_lightning.metrics.compare import POWER, AurocDifferences, Difference, holm
 from xray_lightning.metrics.intervals import NAN, Floats, divided
 from xray_lightning.results import Result
 

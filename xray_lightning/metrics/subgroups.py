@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
-from xray_lightning.metrics.delong import benjamini_hochberg
+from xray_lightning.metrics.compare import benjamini_hochberg
 from xray_lightning.metrics.intervals import (
     NAN,
     Array,
