@@ -262,7 +262,7 @@ def _subtract(*sides: Drawn, shared: bool) -> Estimate:
         return Estimate(difference)
     known = ~np.isnan(drawn).any(axis=0)
     known[0] = False  # the sample
-    alike = float(np.corrcoef(drawn[:, known])[0, 1]) if shared else 0.0
+    alike = float(np.corrcoef(drawn.compress(known, axis=1))[0, 1]) if shared else 0.0
     variance = here + there - 2 * alike * np.sqrt(here * there)
     freedom = (here + there) ** 2 / sum(
         part**2 / spread.freedom for part, spread in zip((here, there), spreads, strict=True)
