@@ -117,6 +117,7 @@ from xray_lightning.explain.overlays import HeatMaps as HeatMaps
 from xray_lightning.explain.run import Explanation as Explanation
 from xray_lightning.explain.run import explain_checkpoint as explain_checkpoint
 from xray_lightning.metrics.bootstrap import PatientBootstrap as PatientBootstrap
+from xray_lightning.metrics.calibration import measure_reliability as measure_reliability
 from xray_lightning.metrics.decisions import compare_net_benefit as compare_net_benefit
 from xray_lightning.metrics.decisions import measure_at_prevalence as measure_at_prevalence
 from xray_lightning.metrics.decisions import measure_net_benefit as measure_net_benefit

@@ -18,8 +18,8 @@ from xray_lightning.evaluation.external import (
     LabelTransfer,
     Transfer,
 )
+from xray_lightning.metrics.calibration import CalibrationLine
 from xray_lightning.metrics.intervals import Estimate
-from xray_lightning.metrics.operating_points import CalibrationLine
 from xray_lightning.report.external import external_lines, external_page, heat_figure
 from xray_lightning.report.terminal import show
 from xray_lightning.training.callbacks.weights import AtomicCheckpointIO

@@ -1,15 +1,20 @@
 import numpy as np
 import pytest
+from scipy.interpolate import CubicSpline
 from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.special import logit as scipy_logit
 from scipy.stats import t
-from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
 
 from xray_lightning import ConfigError, PatientBootstrap
 from xray_lightning.metrics import calibration
-from xray_lightning.metrics.calibration import fit_calibration, mass_bins, reliability, shift_prior
+from xray_lightning.metrics.calibration import (
+    fit_calibration,
+    mass_bins,
+    measure_reliability,
+    shift_prior,
+)
 
 
 def sample(images: int = 2000, slope: float = 2.0, shift: float = 1.0) -> tuple[np.ndarray, ...]:
@@ -43,19 +48,6 @@ def test_calibration_error_of_draws_by_hand() -> None:
                 gap = abs(scores[inside].mean() - positive[inside].mean())
                 expected += gap * len(inside) / len(rows)
         assert found[draw] == pytest.approx(expected, abs=1e-12)
-
-
-def test_reliability_diagram() -> None:
-    """The points of scikit-learn's quantile bins; their gaps are the calibration error."""
-    scores, positive = sample(300)
-    score, share, images = reliability(scores, positive, bins=15)
-    expected = calibration_curve(positive, scores, n_bins=15, strategy="quantile")
-    np.testing.assert_allclose(share, expected[0])
-    np.testing.assert_allclose(score, expected[1])
-    error = calibration.calibration_errors(PatientBootstrap(np.arange(300), 1), scores, positive)
-    assert (images * abs(score - share)).sum() / 300 == pytest.approx(error[0], abs=1e-12)
-    tied = reliability(np.full(4, 0.5), np.array([True, False, False, False]))
-    assert [values.tolist() for values in tied] == [[0.5], [0.25], [4]]
 
 
 def test_platt_and_temperature_minimise_the_log_loss() -> None:
@@ -173,3 +165,77 @@ def test_the_interval_of_an_estimated_prior_covers() -> None:
         covered += low <= 0.1 <= high
     assert 0.92 < covered / 200 < 1
     assert np.isnan(calibration.prior_interval(np.full(4, 0.3), 0.2, 0.3, np.arange(4))).all()
+
+
+def test_slope_intercept_and_ratio_with_patients_left_out() -> None:
+    """The log loss minimised anew without each patient, who has three images."""
+    scores, positive = (np.repeat(part[:150], 3) for part in sample())
+    patients, targets = np.repeat(np.arange(150), 3), positive.astype(float)
+
+    def fit(rows: np.ndarray) -> list[float]:
+        odds, truth = scipy_logit(scores[rows]), targets[rows]
+        slope = minimize(log_loss, [1.0, 0.0], (odds, truth), tol=1e-9).x[0]
+        shift = minimize(lambda x: log_loss([1.0, x[0]], odds, truth), [0.0], tol=1e-9).x[0]
+        return [slope, shift, np.log(truth.sum() / scores[rows].sum())]
+
+    found = measure_reliability(scores, targets, patients)
+    whole, parts = fit(patients >= 0), [fit(patients != one) for one in range(150)]
+    spreads = np.sqrt(149 * np.var(parts, axis=0)) * t.ppf(0.975, positive.sum() / 3 - 1)
+    rows = [[row.value, *row.interval] for row in (found.slope, found.intercept, found.ratio)]
+    rows[2] = np.log(rows[2])
+    middles, lows, highs = np.transpose(rows)
+    np.testing.assert_allclose(middles, whole, atol=1e-4)
+    np.testing.assert_allclose(highs - lows, 2 * spreads, rtol=0.1)
+    assert type(found).from_json(found.to_json()) == found
+
+
+def test_the_curve_is_a_natural_spline_of_the_log_odds() -> None:
+    """SciPy's natural cubic splines through the knots span the same curves."""
+    scores, positive = sample()
+    found = measure_reliability(scores, positive.astype(float), np.arange(2000))
+    odds = scipy_logit(scores)
+    knots = np.quantile(odds, (0.05, 0.35, 0.65, 0.95))
+    splines = [CubicSpline(knots, row, bc_type="natural") for row in np.eye(4)]
+
+    def design(at: np.ndarray) -> np.ndarray:
+        inside = np.clip(at, knots[0], knots[-1])  # beyond the outer knots it is straight
+        return np.stack([s(inside) + s(inside, 1) * (at - inside) for s in splines], axis=1)
+
+    def loss(weights: np.ndarray) -> float:
+        line = design(odds) @ weights
+        return float((np.logaddexp(0, line) - positive * line).mean())
+
+    best = minimize(loss, np.zeros(4), tol=1e-12).x
+    curve = expit(design(scipy_logit(np.array(found.scores))) @ best)
+    np.testing.assert_allclose(found.curve.value, curve, atol=2e-4)
+    assert found.ici.value == pytest.approx(abs(expit(design(odds) @ best) - scores).mean(), 1e-3)
+    assert found.ici.low < abs(expit((odds - 1) / 2) - scores).mean() < found.ici.high
+    assert sum(found.histogram) == 2000
+
+
+def test_error_floor_is_that_of_right_probabilities() -> None:
+    scores, rng = sample(600)[0], np.random.default_rng(0)
+    bootstrap = PatientBootstrap(np.arange(600), 1)
+    truths = [rng.random(600) < scores for _ in range(300)]
+    errors = [calibration.calibration_errors(bootstrap, scores, one)[0] for one in truths]
+    found = measure_reliability(scores, truths[0].astype(float), np.arange(600))
+    assert found.error_floor == pytest.approx(np.mean(errors), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("targets", "note"),
+    [
+        ([0.0, 0, 0, np.nan], "no positive and negative"),
+        ([1.0, 1, 0, 0], "a threshold separates"),
+        ([1.0, 0, 1, 0], "all scores are equal"),
+    ],
+)
+def test_why_nothing_is_told_of_calibration(targets, note) -> None:
+    scores = np.full(4, 0.5) if "equal" in note else np.array([0.9, 0.8, 0.2, 0.1])
+    found = measure_reliability(scores, np.array(targets), np.arange(4))
+    assert found.note.startswith(note)
+    assert np.isnan([found.slope.value, found.ici.value, found.error_floor]).all()
+    short = measure_reliability(*sample(60), np.arange(60))
+    steps = np.diff(scipy_logit(short.curve.value)) / np.diff(scipy_logit(short.scores))
+    np.testing.assert_allclose(steps, short.slope.value, rtol=1e-6)
+    assert "fewer than 50" in short.note

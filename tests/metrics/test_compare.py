@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.calibration import Calibration
+from xray_lightning.metrics.calibration import Calibration, fit_line
 from xray_lightning.metrics.compare import (
     Sample,
     benjamini_hochberg,
@@ -21,7 +21,6 @@ from xray_lightning.metrics.compare import (
     delong,
     holm,
 )
-from xray_lightning.metrics.operating_points import fit_line
 
 LABELS = ("Mass", "Nodule", "Hernia")
 

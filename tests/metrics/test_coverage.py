@@ -11,6 +11,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.calibration import measure_reliability
 from xray_lightning.metrics.compare import compare_aurocs
 from xray_lightning.metrics.decisions import measure_at_prevalence, measure_net_benefit
 from xray_lightning.metrics.estimates import FEW_PATIENTS, estimate_metrics
@@ -163,6 +164,7 @@ def cohort_errors(rng: np.random.Generator, codes: np.ndarray) -> np.ndarray:
 
 SHARE, DEVIATION = 0.05, np.sqrt(0.98)  # the prevalence asked for; of the errors of ``cohort``
 DECIDED = ["model", "above_all", "ppv", "npv", "alarms", "images"]
+DECIDED += ["slope", "intercept", "ratio", "ici"]
 
 
 def posterior(seen: np.ndarray, prevalence: float) -> np.ndarray:
@@ -175,40 +177,46 @@ def told(chance: np.ndarray) -> np.ndarray:
     return expit(1.25 * logit(chance) - 0.2)
 
 
-def measure(targets, seen, codes, prevalence, draws=200) -> dict:
-    """Every figure of one label."""
+def measure(targets, seen, codes, prevalence, draws=200) -> tuple[dict, np.ndarray]:
+    """Every figure of one label, and whether its curve holds the truth at each place."""
     bootstrap, scores = PatientBootstrap(codes, draws), told(posterior(seen, prevalence))
     line = float(told(posterior(np.array(0.6), prevalence)))
-    curve = measure_net_benefit(bootstrap, scores, targets, [line])
-    at = measure_at_prevalence(bootstrap, seen > 0.6, targets, [SHARE])
-    return {name: getattr(curve if hasattr(curve, name) else at, name) for name in DECIDED}
+    parts = [
+        measure_net_benefit(bootstrap, scores, targets, [line]),
+        measure_at_prevalence(bootstrap, seen > 0.6, targets, [SHARE]),
+        whole := measure_reliability(scores, targets, codes),
+    ]
+    wanted = expit((logit(whole.scores) + 0.2) / 1.25)
+    inside = (whole.curve.low <= wanted) & (wanted <= whole.curve.high)
+    kept = {name: getattr(part, name) for part in parts for name in DECIDED if hasattr(part, name)}
+    return kept, inside
 
 
 @pytest.mark.parametrize(
     ("patients", "positives", "stated"),
     [
-        (170, 48, (0.902, 0.863, 0.978, 0.953, 0.968, 0.940)),
-        (170, 170, (0.925, 0.890, 0.963, 0.930, 0.960, 0.925)),
-        (1700, 170, (0.953, 0.945, 0.978, 0.960, 0.955, 0.950)),
+        (170, 48, (0.902, 0.863, 0.978, 0.953, 0.968, 0.940, 0.955, 0.935, 0.943, 0.975, 0.950)),
+        (170, 170, (0.925, 0.890, 0.963, 0.930, 0.960, 0.925, 0.922, 0.955, 0.948, 0.938, 0.920)),
+        (1700, 170, (0.953, 0.945, 0.978, 0.960, 0.955, 0.950, 0.953, 0.940, 0.945, 0.953, 0.950)),
     ],
 )
 def test_coverage_of_decisions(patients: int, positives: float, stated: tuple[float, ...]) -> None:
-    """Net benefit at the operating point's score, predictive values at 5 %."""
+    """Net benefit at the operating point's score, predictive values at 5 %, calibration."""
     prevalence, held, sick = positives / (170 * IMAGES), [], []
     targets, errors, codes = cohort(np.random.default_rng(99), 100_000, 1, positives)
-    right = measure(targets[:, 0], (errors + 1.2 * targets)[:, 0], codes, prevalence, draws=2)
+    right, _ = measure(targets[:, 0], (errors + 1.2 * targets)[:, 0], codes, prevalence, draws=2)
     rng = np.random.default_rng(3)
     for _ in range(100):
         targets, errors, codes = cohort(rng, patients, 4, positives)
         for truth, seen in zip(targets.T, (errors + 1.2 * targets).T, strict=True):
             sick.append(len(np.unique(codes[truth == 1])))
-            found = measure(truth, seen, codes, prevalence)
+            found, inside = measure(truth, seen, codes, prevalence)
             lows, highs, values = (
                 np.hstack([getattr(side[name], end) for name in right])
                 for side, end in ((found, "low"), (found, "high"), (right, "value"))
             )
-            held.append((lows <= values) & (values <= highs))
-    shares = dict(zip(right, np.mean(held, axis=0), strict=True))
+            held.append([*((lows <= values) & (values <= highs)), inside.mean()])
+    shares = dict(zip((*right, "curve"), np.mean(held, axis=0), strict=True))
     shown = "  ".join(f"{name} {share:.3f}" for name, share in shares.items())
     print(f"{np.mean(sick):.1f} positive patients: {shown}")
     assert list(shares.values()) == pytest.approx(stated, abs=0.006)

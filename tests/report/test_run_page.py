@@ -110,7 +110,7 @@ def test_verdict_and_what_is_not_known(run: Run, facts: dict, text: str) -> None
 
 def test_figures_of_use_say_what_the_evaluation_says(run, facts, text, parsed) -> None:
     page, evaluation = parsed(text), run.evaluation.to_json()
-    for key in ("net_benefit", "at_prevalence"):
+    for key in ("reliability", "net_benefit", "at_prevalence"):
         assert facts[key] == evaluation[key]
         drawn = [each for each in page.ids if each.startswith(f"figure-{key}-")]
         assert len(drawn) == len(set(evaluation[key]) - {"Hernia"})
@@ -119,27 +119,18 @@ def test_figures_of_use_say_what_the_evaluation_says(run, facts, text, parsed) -
     cells = next(row for row in page.rows if row[:2] == [label, "5.0 %"])
     assert cells[2].startswith(f"{curve['ppv']['value'][place]:.3f} (")
     assert cells[4].startswith(f"{curve['alarms']['value'][place]:.1f} (")
+    row = evaluation["reliability"][label]["calibrated"]
+    cells = next(row for row in page.rows if row[1:2] == ["calibrated"] and label in row[0])
+    assert cells[2].startswith(f"{row['slope']['value']:.2f} (")
+    assert cells[6].endswith(f" [{row['error_floor']:.3f}]")
 
 
 def test_an_evaluation_of_an_earlier_version(run: Run) -> None:
-    bare = {"net_benefit": {}, "at_prevalence": {}}
+    bare = {"reliability": {}, "net_benefit": {}, "at_prevalence": {}}
     older = replace(run, evaluation=replace(run.evaluation, **bare))
     text = run_page(older, report_values(older, None))
+    assert "this evaluation is of an earlier version" in text
     assert 'id="net_benefit"' not in text
-
-
-def test_reliability_bins_are_those_of_the_error(run: Run, facts: dict) -> None:
-    evaluation = run.evaluation.to_json()
-    for label, kinds in facts["reliability"].items():
-        each = evaluation["labels"][label]
-        for kind, name in (("raw", "calibration_error"), ("calibrated", "calibrated_error")):
-            if kinds[kind] is None:
-                assert each[name]["value"] is None
-                continue
-            bins = {key: np.array(values) for key, values in kinds[kind].items()}
-            gap = (bins["images"] * abs(bins["score"] - bins["share"])).sum()
-            assert gap / each["known"] == pytest.approx(each[name]["value"], abs=1e-6)
-    assert any(kinds["calibrated"] for kinds in facts["reliability"].values())
 
 
 def test_labels_are_escaped(run_folder, parsed) -> None:

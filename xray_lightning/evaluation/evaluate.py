@@ -19,7 +19,12 @@ from xray_lightning.evaluation.priors import (
 )
 from xray_lightning.evaluation.published import Published, comparable
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.calibration import Calibration, require_method
+from xray_lightning.metrics.calibration import (
+    Calibration,
+    Reliability,
+    measure_reliability,
+    require_method,
+)
 from xray_lightning.metrics.decisions import (
     PREVALENCES,
     THRESHOLDS,
@@ -110,8 +115,9 @@ class Evaluation(Result):
     underdiagnosis: list[Underdiagnosis]
     published: list[Published]  # results that these may stand beside
     pooled: Pooled | None = None  # of images of several hospitals
-    # label -> of its calibrated scores, of the raw ones where it has no calibration
-    net_benefit: dict[str, DecisionCurve] = field(default_factory=dict)
+    # label -> "raw" and, of a label with a calibration, "calibrated" scores -> how far they hold
+    reliability: dict[str, dict[str, Reliability]] = field(default_factory=dict)
+    net_benefit: dict[str, DecisionCurve] = field(default_factory=dict)  # of the last of these
     # of labels with an operating point
     at_prevalence: dict[str, PrevalenceCurve] = field(default_factory=dict)
 
@@ -190,14 +196,19 @@ def measure_use(
     thresholds: Sequence[float],
     prevalences: Sequence[float],
 ) -> Json:
-    """What decides on a use: ``net_benefit`` and ``at_prevalence`` by label."""
+    """What decides on a use: ``reliability``, ``net_benefit`` and ``at_prevalence`` by label."""
     bootstrap = PatientBootstrap(predictions.patient_ids, draws, seed)
     columns = zip(predictions.labels, predictions.scores.T, predictions.targets.T, strict=True)
-    parts: Json = {"net_benefit": {}, "at_prevalence": {}}
+    parts: Json = {"reliability": {}, "net_benefit": {}, "at_prevalence": {}}
     for label, scores, targets in columns:
         calibration, point = calibrations.get(label), points.get(label, np.nan)
-        told = calibration(scores) if calibration else scores
-        parts["net_benefit"][label] = measure_net_benefit(bootstrap, told, targets, thresholds)
+        kinds = {"raw": scores} | ({"calibrated": calibration(scores)} if calibration else {})
+        parts["reliability"][label] = {
+            kind: measure_reliability(told, targets, bootstrap.codes)
+            for kind, told in kinds.items()
+        }
+        last = [*kinds.values()][-1]
+        parts["net_benefit"][label] = measure_net_benefit(bootstrap, last, targets, thresholds)
         if not np.isnan(point):
             parts["at_prevalence"][label] = measure_at_prevalence(
                 bootstrap, scores >= point, targets, prevalences

@@ -23,10 +23,11 @@ from xray_lightning.evaluation.model import (
     select_test,
 )
 from xray_lightning.evaluation.predictions import Predictions
+from xray_lightning.metrics.calibration import CalibrationLine, fit_line
 from xray_lightning.metrics.compare import Sample, compare_samples
 from xray_lightning.metrics.estimates import LabelMetrics, Metrics
 from xray_lightning.metrics.intervals import NAN, Estimate
-from xray_lightning.metrics.operating_points import CalibrationLine, OperatingPoint, fit_line
+from xray_lightning.metrics.operating_points import OperatingPoint
 from xray_lightning.records import is_known, patients_known, target_matrix
 from xray_lightning.results import Result
 from xray_lightning.wording import tell

@@ -7,13 +7,17 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from scipy import special
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
+from scipy.stats import norm
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
 from xray_lightning.metrics.intervals import (
+    NAN,
     NONE,
     Array,
+    Band,
+    Estimate,
     Floats,
     Interval,
     Mask,
@@ -21,13 +25,19 @@ from xray_lightning.metrics.intervals import (
     divided,
     drop_undefined,
     effective_patients,
+    rarer_class,
     share_interval,
 )
 from xray_lightning.metrics.ranks import Codes
+from xray_lightning.records import is_known
 from xray_lightning.results import Result
 
 METHODS = ("temperature", "platt", "isotonic")
 TINY = 1e-7  # scores are kept this far from 0 and 1 before the logarithm
+PLACES, BARS = 41, 20  # of a reliability curve, and of the histogram below it
+KNOTS = (0.05, 0.35, 0.65, 0.95)  # quantiles of the log odds (Harrell 2015, table 2.3)
+NORMAL = norm.ppf((np.arange(20) + 0.5) / 20)  # evenly likely draws
+LEAST = 50  # images of the rarer class for a bent curve; below, it is straight in the log odds
 
 
 def logit(scores: npt.ArrayLike) -> Floats:
@@ -65,16 +75,16 @@ def calibration_errors(
     return divided(gaps, bootstrap.sums(np.ones((len(gap), 1)))[:, 0])
 
 
-def reliability(scores: Array, positive: Mask, bins: int = 15) -> tuple[Floats, Floats, Codes]:
-    """Mean score, share of positives, images of each bin of ``calibration_errors``, (K,) each."""
-    used, place, images = np.unique(
-        mass_bins(scores, bins), return_inverse=True, return_counts=True
-    )
-    score, share = (
-        np.bincount(place, weights=column, minlength=len(used)) / images
-        for column in (scores, positive)
-    )
-    return score, share, images
+def cluster(codes: Codes, positive: Mask) -> tuple[Codes, float]:
+    """Patients' numbers (n,), and how many have an image of the rarer class (Kish), at least 2."""
+    # Too few for one degree of freedom, NaN, have no interval.
+    effective = effective_patients(np.bincount(codes, rarer_class(positive)))
+    return codes, effective if effective >= 2 else NAN
+
+
+def around(value: float, influence: Floats, clusters: tuple[Codes, float]) -> Estimate:
+    """A figure that is not bound to [0, 1], of each image's influence on it, (n,)."""
+    return Estimate(value, *Spread.of_influence(influence, *clusters).around(value))
 
 
 @dataclass(frozen=True)
@@ -117,16 +127,13 @@ class Calibration(Result):
         # Sandwich variance of the log loss (Liang and Zeger 1986).
         if self.method == "isotonic":
             return self
-        odds, chance = logit(scores), self(scores)
+        odds = logit(scores)
         design = np.column_stack([odds, np.ones(len(odds))])[:, : 2 - (self.method != "platt")]
-        codes = np.unique(patients, return_inverse=True)[1]
-        information = design.T @ (design * (chance * (1 - chance))[:, None])
-        influence = np.linalg.solve(information, (design * (positive - chance)[:, None]).T)
-        rarer = positive if 2 * positive.sum() <= len(positive) else ~positive
-        effective = effective_patients(np.bincount(codes, rarer))
+        moves = influence_of(design, positive, self(scores))
+        clusters = cluster(number_patients(patients), positive)
         ends = [
-            drop_undefined(Spread.of_influence(one, codes, effective).around(value))
-            for one, value in zip(influence, (self.slope, self.intercept), strict=False)
+            drop_undefined(around(value, one, clusters).interval)
+            for one, value in zip(moves.T, (self.slope, self.intercept), strict=False)
         ]
         return replace(self, slope_interval=ends[0], intercept_interval=[*ends, None][1])
 
@@ -194,10 +201,182 @@ def prior_interval(
     """95 % of what :func:`estimate_prior` gave, the probabilities taken as right."""
     # Sandwich variance of its equation, mean(p - estimate) = 0, on the logit scale, over patients.
     told = shift_prior(probabilities, prior, estimate)
-    codes = np.unique(patients, return_inverse=True)[1]
+    codes = number_patients(patients)
     if not np.ptp(told) > 0:
         return NONE
     influence = (told - estimate) * estimate * (1 - estimate) / (len(told) * told.var())
     rarer = told if estimate < 0.5 else 1 - told
     effective = effective_patients(np.bincount(codes, rarer))
     return share_interval(estimate, Spread.of_influence(influence, codes, effective))
+
+
+def influence_of(design: Floats, positive: Mask, chance: Floats) -> Floats:
+    """Influence of each image on the coefficients of a logistic regression, (n, C)."""
+    information = design.T @ (design * (chance * (1 - chance))[:, None])
+    solved = np.linalg.solve(information, (design * (positive - chance)[:, None]).T)
+    return np.asarray(solved.T, dtype=np.float64)
+
+
+def fit_logistic(design: Floats, positive: Mask) -> tuple[Floats, Floats]:
+    """Coefficients (C,) for a design (n, C) whose first column is 1, and :func:`influence_of`."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(
+        C=np.inf, solver="newton-cholesky", fit_intercept=False, tol=1e-8, max_iter=1000
+    )
+    weights = np.asarray(model.fit(design, positive).coef_[0], dtype=np.float64)
+    return weights, influence_of(design, positive, expit(design @ weights))
+
+
+def fit_intercept(odds: Floats, positive: Mask) -> tuple[float, Floats]:
+    """Shift of the log odds (n,) at which positives are as many as told; influences (n,)."""
+    shift = float(brentq(lambda shift: float((positive - expit(odds + shift)).sum()), -50, 50))
+    chance = expit(odds + shift)
+    return shift, (positive - chance) / (chance * (1 - chance)).sum()
+
+
+def is_separated(scores: Array, positive: Mask) -> bool:
+    """Whether all positives score higher (or all lower) than every negative; both must occur."""
+    high, low = scores[positive], scores[~positive]
+    return bool(high.min() > low.max() or high.max() < low.min())
+
+
+def why_no_slope(odds: Floats, positive: Mask) -> str:
+    """Why log odds (n,) have no slope, "" if they have one."""
+    if positive.all() or not positive.any():
+        return "no positive and negative images"
+    if is_separated(odds, positive):
+        return "a threshold separates the positives from the negatives"
+    return "" if np.ptp(odds) else "all scores are equal"
+
+
+@dataclass(frozen=True)
+class Reliability(Result):
+    """How far probabilities hold."""
+
+    slope: Estimate  # of the log odds: 1 is right, below 1 they are too extreme
+    intercept: Estimate  # at a slope of 1; above 0: findings are more frequent than told
+    ratio: Estimate  # observed to expected positives: 1 is right
+    ici: Estimate  # mean distance of the curve from what was told (Austin and Steyerberg 2019)
+    # calibration error that right probabilities would seem to have in such a sample of independent
+    # images
+    error_floor: float
+    scores: list[float]  # places from the lowest to the highest
+    # share of positives there, by a logistic regression on a restricted cubic spline of log odds
+    curve: Band
+    histogram: list[int]  # images in bars of equal width from 0 to the highest score
+    note: str  # what the curve is not, "" if there is nothing to say
+
+
+def measure_reliability(
+    probabilities: Array,  # (N,)
+    targets: Array,  # (N,), NaN where unknown (left out)
+    patients: npt.ArrayLike,  # N ids
+) -> Reliability:
+    """Slope, intercept, observed to expected, ICI and a smooth curve; NaN where ``note`` says why.
+
+    Intervals are Student's, of the sandwich variance over patients.
+    """
+    known = is_known(targets)
+    told = np.asarray(probabilities, dtype=np.float64)[known]
+    positive, odds = targets[known] == 1, logit(told)
+    if note := why_no_slope(odds, positive):
+        none = Estimate(NAN)
+        return Reliability(none, none, none, none, NAN, [], Band([], [], []), [], note)
+    clusters = cluster(number_patients(patients)[known], positive)
+    weights, moves = fit_logistic(_bend(odds, odds[:0]), positive)
+    ratio, share = float(positive.sum() / told.sum()), positive / positive.sum()
+    logs = around(np.log(ratio), share - told / told.sum(), clusters).interval
+    knots = np.quantile(odds, KNOTS)
+    bent = min(positive.sum(), (~positive).sum()) >= LEAST and (np.diff(knots) > 0).all()
+    knots = knots if bent else knots[:0]
+    places = np.linspace(told.min(), told.max(), PLACES)
+    curve, ici = _smooth(told, positive, clusters, knots, places)
+    errors = np.bincount(mass_bins(told), told * (1 - told))
+    return Reliability(
+        slope=around(float(weights[1]), moves[:, 1], clusters),
+        intercept=around(*fit_intercept(odds, positive), clusters),
+        ratio=Estimate(ratio, *np.exp(logs).tolist()),
+        ici=ici,
+        error_floor=float(np.sqrt(2 / np.pi * errors).sum() / len(told)),
+        scores=places.tolist(),
+        curve=curve,
+        histogram=np.histogram(told, BARS, (0, told.max()))[0].tolist(),
+        note="" if bent else f"fewer than {LEAST} images of a class: straight in the log odds",
+    )
+
+
+def _bend(odds: Floats, knots: Floats) -> Floats:
+    """1, the log odds and, of a restricted cubic spline, what bends between knots, (n, K)."""
+    # Harrell 2015, eqs. 2.25 and 2.26.
+    bent = np.empty((len(odds), 0))
+    if len(knots):
+        cubes = (np.maximum(odds[:, None] - knots, 0) / (knots[-1] - knots[0])) ** 3  # (n, K)
+        inner = (knots[-1] - knots[:-2]) / (knots[-1] - knots[-2])
+        bent = cubes[:, :-2] - cubes[:, [-2]] * inner + cubes[:, [-1]] * (inner - 1)
+    return np.column_stack([np.ones(len(odds)), odds, bent])
+
+
+def _smooth(
+    told: Floats, positive: Mask, clusters: tuple[Codes, float], knots: Floats, places: Floats
+) -> tuple[Band, Estimate]:
+    """The smooth curve at some places, and its mean distance from what was told."""
+    design, rows = (_bend(logit(side), knots) for side in (told, places))
+    weights, moves = fit_logistic(design, positive)
+    lines = (around(float(row @ weights), moves @ row, clusters).interval for row in rows)
+    low, high = expit(np.transpose([*lines])).tolist()
+    curve = Band(expit(rows @ weights).tolist(), low, high)
+    share = expit(design @ weights)
+    steep, gap = share * (1 - share), share - told
+    moved = (abs(gap) - abs(gap).mean() + moves @ (np.sign(gap) * steep @ design)) / len(gap)
+    # Noise makes distances seem longer: by how much is seen by adding it once more.
+    sums = np.column_stack([np.bincount(clusters[0], side) for side in moves.T])
+    noise = steep * np.sqrt(np.einsum("nc,cd,nd->n", design, sums.T @ sums, design))
+    noisy = float(np.mean([abs(gap + noise * draw).mean() for draw in NORMAL]))
+    value = float(abs(gap).mean())
+    ends = share_interval(value, Spread.of_influence(moved, *clusters), bias=noisy - value)
+    return curve, Estimate(value, *ends)
+
+
+@dataclass(frozen=True)
+class CalibrationLine(Result):
+    """What log odds of the scores say of the log odds of the finding (Cox 1958)."""
+
+    slope: Estimate  # 1 is right; below 1: scores are too extreme
+    intercept: Estimate  # at a slope of 1; above 0: findings are more frequent than scores say
+    # after the prior was corrected to the prevalence here; the slope stays: all log odds move alike
+    corrected: Estimate
+    prior: float  # the prevalence that the scores held for
+    estimated: float  # the prevalence here as the scores alone tell it (Saerens 2002)
+    note: str  # why there is no slope, "" if there is one
+
+
+def fit_line(
+    scores: Array,  # (N,) in [0, 1]
+    targets: Array,  # (N,), NaN where unknown
+    patients: npt.ArrayLike,  # N ids
+    # from scores to probabilities, fitted on validation; None: the scores are taken
+    calibration: Calibration | None,
+    prior: float,  # the prevalence of validation, NaN where unknown
+) -> CalibrationLine:
+    """Calibration slope and intercept of one label, with both classes among the known targets."""
+    # Intervals are Student's, of the sandwich variance over patients (Liang and Zeger 1986).
+    known = is_known(targets)
+    positive, codes = targets[known] == 1, number_patients(patients)[known]
+    probabilities = calibration(scores[known]) if calibration else scores[known].astype(np.float64)
+    odds, here = logit(probabilities), float(positive.mean())
+    clusters = cluster(codes, positive)
+    intercept, own = fit_intercept(odds, positive)
+    of_prior = (positive - here) / (len(positive) * here * (1 - here))
+    slope, note = Estimate(NAN), why_no_slope(odds, positive)
+    if not note:
+        weights, moves = fit_logistic(np.column_stack([np.ones(len(odds)), odds]), positive)
+        slope = around(float(weights[1]), moves[:, 1], clusters)
+    return CalibrationLine(
+        slope=slope,
+        intercept=around(intercept, own, clusters),
+        corrected=around(intercept - float(logit(here) - logit(prior)), own - of_prior, clusters),
+        prior=prior,
+        estimated=NAN if np.isnan(prior) else estimate_prior(probabilities, prior),
+        note=note,
+    )

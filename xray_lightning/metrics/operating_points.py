@@ -1,7 +1,4 @@
-"""What is fitted on validation and applied elsewhere: operating points and calibrations.
-
-Whether scores mean the same in another hospital, their calibration line says.
-"""
+"""What is fitted on validation and applied elsewhere: operating points and calibrations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,30 +6,16 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
 
 from xray_lightning.errors import CheckpointError, ConfigError
-from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
+from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import (
     Calibration,
-    estimate_prior,
-    expit,
     fit_calibration,
-    logit,
+    is_separated,
     require_method,
 )
-from xray_lightning.metrics.intervals import (
-    NAN,
-    Array,
-    Estimate,
-    Floats,
-    Interval,
-    Mask,
-    Spread,
-    drop_undefined,
-    effective_patients,
-    rarer_class,
-)
+from xray_lightning.metrics.intervals import NAN, Array, Estimate, Interval, drop_undefined
 from xray_lightning.metrics.ranks import Codes
 from xray_lightning.records import is_known
 from xray_lightning.results import Result
@@ -218,74 +201,3 @@ def fit_operating_point(
         chosen,
         note,
     )
-
-
-def is_separated(scores: Array, positive: Mask) -> bool:
-    """Whether all positives score higher (or all lower) than every negative; both must occur."""
-    high, low = scores[positive], scores[~positive]
-    return bool(high.min() > low.max() or high.max() < low.min())
-
-
-@dataclass(frozen=True)
-class CalibrationLine(Result):
-    """What log odds of the scores say of the log odds of the finding (Cox 1958)."""
-
-    slope: Estimate  # 1 is right; below 1: scores are too extreme
-    intercept: Estimate  # at a slope of 1; above 0: findings are more frequent than scores say
-    # after the prior was corrected to the prevalence here; the slope stays: all log odds move alike
-    corrected: Estimate
-    prior: float  # the prevalence that the scores held for
-    estimated: float  # the prevalence here as the scores alone tell it (Saerens 2002)
-    note: str  # why there is no slope, "" if there is one
-
-
-def fit_line(
-    scores: Array,  # (N,) in [0, 1]
-    targets: Array,  # (N,), NaN where unknown
-    patients: npt.ArrayLike,  # N ids
-    # from scores to probabilities, fitted on validation; None: the scores are taken
-    calibration: Calibration | None,
-    prior: float,  # the prevalence of validation, NaN where unknown
-) -> CalibrationLine:
-    """Calibration slope and intercept of one label, with both classes among the known targets."""
-    # Intervals are Student's, of the sandwich variance over patients (Liang and Zeger 1986).
-    known = is_known(targets)
-    positive, codes = targets[known] == 1, number_patients(patients)[known]
-    probabilities = calibration(scores[known]) if calibration else scores[known].astype(np.float64)
-    odds, here = logit(probabilities), float(positive.mean())
-    clusters = codes, effective_patients(np.bincount(codes, rarer_class(positive)))
-    intercept = float(brentq(lambda shift: float((positive - expit(odds + shift)).sum()), -50, 50))
-    chance = expit(odds + intercept)
-    own = (positive - chance) / (chance * (1 - chance)).sum()
-    of_prior = (positive - here) / (len(positive) * here * (1 - here))
-    moved = intercept - float(logit(here) - logit(prior))
-    slope, note = _fit_slope(odds, positive, *clusters)
-    return CalibrationLine(
-        slope=slope,
-        intercept=_around(intercept, Spread.of_influence(own, *clusters)),
-        corrected=_around(moved, Spread.of_influence(own - of_prior, *clusters)),
-        prior=prior,
-        estimated=NAN if np.isnan(prior) else estimate_prior(probabilities, prior),
-        note=note,
-    )
-
-
-def _fit_slope(
-    odds: Floats, positive: Mask, codes: Codes, effective: float
-) -> tuple[Estimate, str]:
-    if np.ptp(odds) == 0:
-        return Estimate(NAN), "all scores are equal"
-    if is_separated(odds, positive):
-        return Estimate(NAN), "a threshold separates the positives from the negatives"
-    from sklearn.linear_model import LogisticRegression  # see fit_calibration
-
-    line = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(odds[:, None], positive)
-    chance = line.predict_proba(odds[:, None])[:, 1]
-    design = np.column_stack([np.ones(len(odds)), odds])  # (n, 2)
-    information = design.T @ (design * (chance * (1 - chance))[:, None])
-    influence = np.linalg.solve(information, (design * (positive - chance)[:, None]).T)[1]
-    return _around(float(line.coef_[0, 0]), Spread.of_influence(influence, codes, effective)), ""
-
-
-def _around(value: float, spread: Spread) -> Estimate:
-    return Estimate(value, *spread.around(value))

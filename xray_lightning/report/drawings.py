@@ -25,7 +25,7 @@ Values = Mapping[str, Any]
 Row = tuple[str, float | None, Sequence[float | None]]  # name, value, ends of its interval
 NONE = (None, None)
 INK = "#1a1a1a"  # in a drawing: the colour of the page's text, whatever that is
-RAW, CALIBRATED = (COLOURS[0], "o"), (COLOURS[4], "s")
+KINDS = {"raw": (COLOURS[0], "-"), "calibrated": (COLOURS[4], "--")}
 WIDEST = 1600  # pixels of an embedded picture
 
 
@@ -115,11 +115,6 @@ def run_figures(run: Run, values: Values) -> dict[str, Any]:
         "aurocs": dots_figure("aurocs", "test AUROC (0.5: guessing)", aurocs, 0.5),
         "groups": dots_figure("groups", "mean AUROC, difference", groups, 0),
         "curves": {k: curve_figure(test, places[k]) for k in places if k in defined},
-        "reliability": {
-            label: reliability_figure(f"reliability-{places[label]}", label, bins)
-            for label, bins in values["reliability"].items()
-            if bins["raw"] and label in defined
-        },
         **{
             kind: {k: draw(f"{kind}-{places[k]}", k, rows[k]) for k in rows if k in defined}
             for kind, draw in DRAWN.items()
@@ -218,21 +213,24 @@ def _make_square(axes: Axes, across: str, up: str, limit: float = 1.0) -> None:
         axis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def reliability_figure(name: str, label: str, bins: Values) -> Markup:
-    """Share of positives against the mean score of each bin, the diagonal in grey."""
-    styles = {"raw": RAW, "calibrated": CALIBRATED}
-    drawn = {kind: bins[kind] for kind in styles if bins[kind]}
-    limit = min(1.0, 1.08 * max(max(kind["score"] + kind["share"]) for kind in drawn.values()))
+def reliability_figure(name: str, label: str, kinds: Values) -> Markup:
+    """Smooth share of positives against the score with its band; below, how many images."""
+    drawn = {kind: row for kind, row in kinds.items() if row["scores"]}
+    ends = [max(row["scores"][-1], *row["curve"]["value"]) for row in drawn.values()]
+    limit = 1.02 * max(ends, default=1.0)
 
     def draw(axes: Axes) -> None:
         axes.plot([0, limit], [0, limit], color=INK, alpha=0.4, linewidth=0.8)
-        for kind, points in drawn.items():
-            colour, mark = styles[kind]
-            (line,) = axes.plot(points["score"], points["share"], mark, color=colour)
-            line.set(markersize=4, alpha=0.8, clip_on=False)
-        _make_square(axes, "mean score", "positive", limit or 1.0)
+        for kind, row in drawn.items():
+            colour, style = KINDS[kind]
+            draw_band(axes, row["scores"], row["curve"], colour, style)
+            bars = np.array(row["histogram"]) * 0.2 * limit / max(row["histogram"])
+            width = row["scores"][-1] / len(bars)
+            axes.bar(np.arange(len(bars)) * width, bars, width, 0, align="edge", color=colour,
+                     alpha=0.3)  # fmt: skip
+        _make_square(axes, "score", "positive", limit)
 
-    return svg(name, f"reliability diagram of {label}", (2.3, 2.2), draw, margins=(0.6, 0.45))
+    return svg(name, f"reliability of {label}", (2.3, 2.2), draw, margins=(0.6, 0.45))
 
 
 def decision_figure(name: str, label: str, curve: Values) -> Markup:
@@ -274,6 +272,7 @@ def draw_band(
 
 
 DRAWN = {  # drawings of each label: key of the values to a function of name, label and values
+    "reliability": reliability_figure,
     "net_benefit": decision_figure,
     "at_prevalence": prevalence_figure,
 }

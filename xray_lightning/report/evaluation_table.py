@@ -122,8 +122,15 @@ def error_table(metrics: Metrics) -> Table:
 
 
 def use_lines(evaluation: Evaluation) -> list[Table | str]:
-    """Where acting on the scores helps, and what calls mean at the prevalences asked for."""
+    """How far the best scores of a label hold, where acting on them helps, what calls mean."""
     lines: list[Table | str] = []
+    if evaluation.reliability:
+        table = empty_table("calibration", "label", "slope", "observed/expected", "ICI")
+        lines.append(table)
+        for label, kinds in evaluation.reliability.items():
+            row = [*kinds.values()][-1]
+            cells = [_cell(each, 2) for each in (row.slope, row.ratio)]
+            table.add_row(label, *cells, _cell(row.ici))
     curves = evaluation.at_prevalence
     stated = next((curve.prevalences for curve in curves.values()), [])
     for place, share in enumerate(stated if tuple(stated) != PREVALENCES else []):
@@ -134,7 +141,7 @@ def use_lines(evaluation: Evaluation) -> list[Table | str]:
             cells = [_cell(band.at(place), digits) for band, digits in parts]
             table.add_row(label, *cells, number(curve.images.value[place], 0))
         lines.append(table)
-    return [*lines, *say("net_benefit", evaluation.net_benefit, evaluation.operating_points)]
+    return [*lines, *say("net_benefit", evaluation.net_benefit, evaluation.reliability)]
 
 
 def point_tables(metrics: Metrics, points: OperatingPoints, calls: Calls) -> list[Table]:

@@ -6,14 +6,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml  # type: ignore[import-untyped]
 
 from xray_lightning.audit.run import Audit
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.evaluate import Evaluation
 from xray_lightning.evaluation.published import incomparable, read_published
-from xray_lightning.metrics.calibration import reliability
 from xray_lightning.metrics.estimates import FEW_PATIENTS
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.metrics.subgroups import MEAN
@@ -79,8 +77,7 @@ def report_values(run: Run, audit: Audit | None, audit_missing: str = "") -> Val
         "test": {key: evaluation[key] for key in TEST if key in evaluation},
         "val": run.metrics["val"],
         "published": compare_published(run.evaluation),
-        "reliability": _bin_scores(run),
-        **{key: evaluation[key] for key in ("net_benefit", "at_prevalence")},
+        **{key: evaluation[key] for key in ("reliability", "net_benefit", "at_prevalence")},
         "operating_points": _describe_points(run.evaluation.operating_points),
         "subgroups": _choose_subgroups(evaluation),
         "audit": audit and audit.to_json(),
@@ -115,23 +112,6 @@ def compare_published(evaluation: Evaluation) -> Json:
             if origin.data == "nih" and row.work not in works
         ],
     }
-
-
-def _bin_scores(run: Run) -> Values:
-    """Mean score and share of positives of each bin of a label, raw and calibrated."""
-    table, bins = run.predictions["test"], {}
-    points = run.evaluation.operating_points
-    calibrations = {k: point.calibration for k, point in points.labels.items()} if points else {}
-    for label, scores, targets in zip(table.labels, table.scores.T, table.targets.T, strict=True):
-        known = ~np.isnan(targets)
-        calibration = calibrations.get(label)
-        kinds = {"raw": scores[known], "calibrated": calibration and calibration(scores[known])}
-        bins[label] = {
-            kind: dict(zip(("score", "share", "images"), reliability(kept, targets[known] == 1),
-                           strict=True)) if kept is not None and len(kept) else None
-            for kind, kept in kinds.items()
-        }  # fmt: skip
-    return bins
 
 
 def _describe_points(points: OperatingPoints | None) -> Values:
