@@ -1,11 +1,16 @@
-"""Which images are looked at, and that each carries its own map and boxes."""
+"""Which images are looked at, with which maps and boxes; pictures of them during training."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toy import quiet_trainer
 
-from xray_lightning import ConfigError, XrayDataModule, XrayNet, class_map
+from xray_lightning import ConfigError, XrayDataModule, XrayNet, XrayTask, class_map
 from xray_lightning.explain.overlays import BATCH, Choice, make_overlays, order_rows
+from xray_lightning.report.gallery import make_heat_maps
 
 SCORES = np.array([0.9, 0.1, 0.5, 0.4, 0.7, 0.2, np.nan], np.float32)
 TARGETS = np.array([1, 1, 0, 0, np.nan, 1, 1], np.float32)
@@ -76,3 +81,93 @@ def test_each_image_has_its_own_map(data: XrayDataModule, net: XrayNet, method: 
                   if b.label == label]  # fmt: skip
         assert each.boxes == tuple(halves)
         assert halves
+
+
+@pytest.fixture
+def task(data: XrayDataModule) -> XrayTask:
+    torch.manual_seed(0)
+    return XrayTask(XrayNet(data.labels, "test_resnet", image_size=32))
+
+
+def trainer(folder, *callbacks, **settings):
+    usual = {"callbacks": list(callbacks), "max_epochs": 2, "enable_checkpointing": False}
+    return quiet_trainer(folder, **usual | settings)
+
+
+def test_pictures_and_raw_maps_of_each_epoch(data, task, tmp_path) -> None:
+    maps = make_heat_maps(tmp_path / "maps", images=1, labels=["Infiltration", "Effusion"])
+    logger = TensorBoardLogger(tmp_path, name="", version="log")
+    trainer(tmp_path, maps, logger=logger, log_every_n_steps=1).fit(task, data)
+    names = sorted(path.name for path in (tmp_path / "maps").iterdir())
+    assert names == ["val_epoch1.npz", "val_epoch1.png", "val_epoch2.npz", "val_epoch2.png"]
+    with np.load(tmp_path / "maps" / "val_epoch2.npz") as kept:
+        assert kept["label"].tolist() == ["Infiltration", "Effusion"]
+        rows = {record.image_id: n for n, record in enumerate(data.subset_records("val"))}
+        for name, label, raw, score in zip(
+            kept["image_id"], kept["label"], kept["maps"], kept["score"], strict=True
+        ):
+            image = data.dataset("val")[rows[str(name)]]["image"][None]
+            np.testing.assert_allclose(raw, class_map(task.net, image, str(label))[0], atol=1e-5)
+            with torch.no_grad():
+                task.net.eval()
+                expected = task.net(image).sigmoid()[0, data.labels.index(str(label))]
+            assert score == pytest.approx(float(expected), abs=1e-6)
+        assert kept["boxes"].shape == (len(kept["box_of"]), 4)
+    log = EventAccumulator(str(tmp_path / "log")).Reload()
+    shown = log.Images("maps/val")
+    assert len(shown) == 2
+    pixels = cv2.imdecode(np.frombuffer(shown[-1].encoded_image_string, np.uint8), 1)
+    assert np.array_equal(pixels, cv2.imread(str(tmp_path / "maps" / "val_epoch2.png")))
+
+
+def test_looking_changes_nothing(data: XrayDataModule, tmp_path) -> None:
+    nets = []
+    for maps in ([], [make_heat_maps(tmp_path / "maps", method="gradcam", images=1)]):
+        torch.manual_seed(0)
+        task = XrayTask(XrayNet(data.labels, "test_resnet", image_size=32))
+        trainer(tmp_path, *maps).fit(task, data)
+        nets.append(task.net.state_dict())
+    for name, tensor in nets[0].items():
+        assert torch.equal(tensor, nets[1][name]), name
+
+
+def test_every_second_epoch_and_the_test_part(data, task, tmp_path) -> None:
+    """Choosing by score; under inference_mode gradients are wanted all the same."""
+    maps = make_heat_maps(tmp_path / "maps", rule="errors", images=1, every=2, method="gradcam")
+    run = trainer(tmp_path, maps)
+    run.fit(task, data)
+    run.test(task, data, verbose=False)
+    names = {path.name for path in (tmp_path / "maps").glob("*.png")}
+    assert names == {"val_epoch2.png", "test.png"}
+    with np.load(tmp_path / "maps" / "test.npz") as kept:
+        assert set(kept["target"].tolist()) <= {0, 1}
+        for label, score, target in zip(kept["label"], kept["score"], kept["target"], strict=True):
+            assert target == 1 or not (data.subset_targets("test")[:, data.labels.index(label)]
+                                       == 1).any()  # fmt: skip
+            assert 0 < score < 1
+
+
+def test_what_cannot_be_drawn_is_refused_before_training(data, task, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="every must be an integer of at least 1, got 0"):
+        make_heat_maps(tmp_path, every=0)
+    with pytest.raises(ConfigError, match=r"method must be one of cam, .*got 'guess'"):
+        make_heat_maps(tmp_path, method="guess")
+    with pytest.raises(ConfigError, match=r"labels must be of .*, got Cough"):
+        trainer(tmp_path, make_heat_maps(tmp_path / "maps", labels=["Cough"])).fit(task, data)
+    with pytest.raises(
+        ConfigError, match=r"given an XrayTask and an XrayDataModule, got .*NoneType"
+    ):
+        trainer(tmp_path, make_heat_maps(tmp_path / "maps")).fit(
+            task, data.train_dataloader(), data.val_dataloader()
+        )
+    assert not (tmp_path / "maps").exists()
+
+
+def test_a_choice_without_images_is_drawn_as_such(data, task, tmp_path) -> None:
+    maps = make_heat_maps(tmp_path, rule="confident", labels="Hernia")
+    assert maps.choice == Choice("confident", 2, ("Hernia",))
+    scores = np.full((len(data.split.subsets["val"]), 14), np.nan, np.float32)
+    figure = maps.draw_subset(task.net.eval(), data, "val", scores, "none")
+    assert "no image of this choice" in [text.get_text() for text in figure.axes[0].texts]
+    with np.load(tmp_path / "none.npz") as kept:
+        assert kept["maps"].shape == (0, 0, 0)
