@@ -21,15 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.audit.label_table import LabelTable
+from xray_lightning.metrics import intervals
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.intervals import (
-    Floats,
-    Interval,
-    divided,
-    effective_patients,
-    mean_of_defined,
-    percentile_interval,
-)
+from xray_lightning.metrics.intervals import Floats, Interval, divided, mean_of_defined
 from xray_lightning.metrics.ranks import Codes
 from xray_lightning.results import Result
 
@@ -115,8 +109,8 @@ def decompose(
         change=_change(on_test - on_val),
         case_mix=_change(on_test - on_mix),
         rest=_change(on_mix - on_val),
-        effective_images=effective_patients(weights[0]),
-        effective_patients=effective_patients(by_patient) if known else float("nan"),
+        effective_images=intervals.effective_patients(weights[0]),
+        effective_patients=intervals.effective_patients(by_patient) if known else float("nan"),
         test_images=len(weights[0]),
         uncovered=float(np.mean(~np.isin(cells[0], cells[1]))),
         by_label=dict(zip(val.table.labels, map(tuple, curves[:, :, 0].T.tolist()), strict=True)),
@@ -224,4 +218,4 @@ def _match_severity(pair: Sequence[ScoredSubset]) -> dict[str, Sequence[Mask]]:
 
 def _change(draws: Floats) -> Change:
     """Of the sample and of each draw, (1 + D,)."""
-    return float(draws[0]), percentile_interval(draws[1:])
+    return float(draws[0]), intervals.percentile_interval(draws[1:])

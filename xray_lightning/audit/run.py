@@ -9,17 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from xray_lightning.audit import leakage as leaks
+from xray_lightning.audit import shift as shifting
 from xray_lightning.audit.decomposition import Decomposition, ScoredSubset, decompose
 from xray_lightning.audit.label_table import LabelTable, Size
-from xray_lightning.audit.shift import (
-    OTHERS,
-    TRAINED,
-    Baseline,
-    Shift,
-    add_train_val,
-    measure_shift,
-    score_baselines,
-)
 from xray_lightning.data.partition import Split, fingerprint
 from xray_lightning.data.several import Several, find_untold
 from xray_lightning.data.source import Source
@@ -43,7 +35,7 @@ class Hospitals(Result):
     patients: dict[str, int | None]  # "nih and rsna": in both; None: no common patient ids
     pictures: dict[str, int | None]  # pairs of copies; None: none of one set's was compared
     compared: dict[str, int]  # images of each hospital whose pixels were compared
-    shifts: dict[str, Shift]  # of each other hospital
+    shifts: dict[str, shifting.Shift]  # of each other hospital
 
 
 def compare_hospitals(
@@ -78,7 +70,7 @@ def compare_hospitals(
         patients[name] = len(np.intersect1d(first, second)) if comparable else None
         pictures[name] = duplicates.between.get(name) if duplicates else None
     pairs = {other: {base: rows[base], other: rows[other]} for other in others}
-    apart = {other: measure_shift(table, pair, bootstrap, seed) for other, pair in pairs.items()}
+    apart = {k: shifting.measure_shift(table, v, bootstrap, seed) for k, v in pairs.items()}
     sizes = {name: Size.of(table, own, told=name not in untold) for name, own in rows.items()}
     compared = duplicates.compared if duplicates else {}
     return Hospitals(base, sizes, patients, pictures, compared, apart)
@@ -95,8 +87,8 @@ class Audit(Result):
     labels: list[str]
     subsets: dict[str, Size] = field(metadata={"was": "parts"})
     leakage: leaks.Leakage
-    shift: Shift
-    baselines: list[Baseline]
+    shift: shifting.Shift
+    baselines: list[shifting.Baseline]
     decomposition: Decomposition | None  # None without predictions
     draws: int
     seed: int
@@ -131,9 +123,9 @@ def audit_split(
     table = leaks.read_labels(source)
     bootstrap = PatientBootstrap(table.patients, draws, seed)
     leakage = _find_leaks(source, split, lists or {}, exposures or {}, checkpoint, duplicates)
-    told, subsets = not leakage.patients.untold, add_train_val(split.subsets)
-    shift = measure_shift(table, subsets, bootstrap, seed)
-    baselines = score_baselines(table, split.subsets, bootstrap, seed)
+    told, subsets = not leakage.patients.untold, shifting.add_train_val(split.subsets)
+    shift = shifting.measure_shift(table, subsets, bootstrap, seed)
+    baselines = shifting.score_baselines(table, split.subsets, bootstrap, seed)
     change = predictions and decompose_change(source, split, *predictions, draws=draws, seed=seed)
     hospitals = None
     if isinstance(source, Several) and len(source.sources) > 1:
@@ -160,14 +152,14 @@ def audit_split(
 
 def write_gist(
     leakage: leaks.Leakage,
-    shift: Shift,
-    baselines: Sequence[Baseline],
+    shift: shifting.Shift,
+    baselines: Sequence[shifting.Baseline],
     change: Decomposition | None,
     hospitals: Hospitals | None = None,
 ) -> list[str]:
     """What to know first, one sentence each, leaks first."""
     means = {row.name: row.result.mean for row in baselines if row.result}
-    gains = (means.get(name, np.nan) for name in (OTHERS, TRAINED))
+    gains = (means.get(name, np.nan) for name in (shifting.OTHERS, shifting.TRAINED))
     sentences = say("gist", leakage, shift, *gains, change)
     return sentences + (say("hospitals", hospitals) if hospitals else [])
 

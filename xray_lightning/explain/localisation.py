@@ -208,7 +208,7 @@ def tune_reference(
         if min(len(annotated.boxes), len(set(annotated.patients))) < MINIMUM:
             continue
         boxes[label] = annotated.boxes
-        controls = control_maps(annotated, size, _seeds(seed, label), sigma, None)
+        controls = control_maps(annotated, size, [seed, *label.encode()], sigma, None)
         for method, maps in {**annotated.maps, **controls}.items():
             large = (enlarge(heat, size, annotated.grids) for heat in maps)
             shares[label, method] = scoring.tune_threshold(large, annotated.boxes)
@@ -241,7 +241,7 @@ def evaluate_localisation(
     labels, thresholds, drawn = {}, {}, {}
     for label, annotated in scored.items():
         own = np.arange(first, first := first + len(annotated.boxes))
-        controls = control_maps(annotated, size, _seeds(seed, label), sigma, boxes.get(label))
+        controls = control_maps(annotated, size, [seed, *label.encode()], sigma, boxes.get(label))
         maps = {**annotated.maps, **controls}
         thresholds[label] = {name: reference.threshold(label, name, threshold) for name in maps}
         sums = _sum_metrics(annotated, maps, thresholds[label], size, tolerance)
@@ -259,11 +259,6 @@ def evaluate_localisation(
 
 def _patients(annotated: Mapping[str, AnnotatedMaps]) -> list[str]:
     return [patient for maps in annotated.values() for patient in maps.patients]
-
-
-def _seeds(seed: int, label: str) -> list[int]:
-    """Of a label's random maps: the same whatever other labels there are."""
-    return [seed, *label.encode()]
 
 
 def _sum_metrics(

@@ -26,7 +26,6 @@ from xray_lightning.models.batches import evaluation_mode
 from xray_lightning.models.network import XrayNet
 
 Floats = npt.NDArray[Any]  # floating, of either precision
-Size = int | tuple[int, int]  # of an image: its side, or height and width
 
 Score = Callable[[Tensor], Tensor]  # images (B, 1, H, W) -> logits (B, L)
 aten = torch.ops.aten
@@ -47,23 +46,18 @@ class Grid(NamedTuple):
     first: float
     step: float
 
-    @classmethod
-    def even(cls, cells: int, size: int) -> "Grid":
-        """Cells that divide the image among themselves."""
-        return cls((size / cells - 1) / 2, size / cells)
-
 
 Grids = Mapping[int, Grid]  # by the number of cells along a side
 EVEN: Grids = MappingProxyType({})  # a side whose number of cells is not there is even
 
 
 def grid_of(cells: int, size: int, grids: Grids = EVEN) -> Grid:
-    """Grid of a side with so many cells."""
-    return grids.get(cells) or Grid.even(cells, size)
+    """Grid of a side with so many cells, which else divide it evenly."""
+    return grids.get(cells) or Grid((size / cells - 1) / 2, size / cells)
 
 
-def enlarge(maps: Floats, size: Size, grids: Grids = EVEN) -> Floats:
-    """Maps (..., h, w) at the image's resolution, (..., H, W).
+def enlarge(maps: Floats, size: int | tuple[int, int], grids: Grids = EVEN) -> Floats:
+    """Maps (..., h, w) at the image's resolution, (..., H, W): its side, or height and width.
 
     Linear between the points that two cells see, flat beyond the last.
     """

@@ -14,13 +14,7 @@ from xray_lightning.checkpoint import Checkpoint, load_checkpoint, weights_sha25
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import SUBSETS, Split
 from xray_lightning.evaluation.evaluate import Evaluation, evaluate
-from xray_lightning.evaluation.predict import (
-    Summary,
-    evaluate_run,
-    origin_of,
-    predict_subset,
-    summarise,
-)
+from xray_lightning.evaluation.predict import evaluate_run, origin_of, predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions, write_predictions
 from xray_lightning.evaluation.priors import VALIDATION, Prior, resolve_prior
 from xray_lightning.explain.overlays import HeatMaps
@@ -31,7 +25,7 @@ from xray_lightning.report import figures
 from xray_lightning.report.gallery import Panel, results_panel
 from xray_lightning.training.run import TrainingRun
 from xray_lightning.training.task import XrayTask
-from xray_lightning.writing import write_json
+from xray_lightning.writing import Json, write_json
 
 LOG = logging.getLogger(__name__)
 
@@ -41,7 +35,7 @@ class FinishedRun:
     """What became of a run: AUROC by subset, and the evaluation of test (in the first process)."""
 
     run: TrainingRun
-    summaries: dict[str, Summary]
+    summaries: dict[str, Json]
     evaluation: Evaluation | None
 
 
@@ -53,7 +47,7 @@ def finish_run(
     *,
     heat_maps: Sequence[HeatMaps] = (),
     panel: Panel | None = None,
-    write_page: Callable[[Mapping[str, Summary]], object] | None = None,
+    write_page: Callable[[Mapping[str, Json]], object] | None = None,
     **points: Any,
 ) -> FinishedRun:
     """Score the best checkpoint on validation and test, evaluate it, draw its figures.
@@ -99,7 +93,7 @@ def evaluate_checkpoint(
     draws: int = 2000,
     prior: Prior = VALIDATION,
     overlap_known: bool = True,
-) -> tuple[dict[str, Summary], dict[str, Evaluation]]:
+) -> tuple[dict[str, Json], dict[str, Evaluation]]:
     """Score a checkpoint on test images and evaluate it, in the first process.
 
     Each folder gets metrics.json, evaluation.json, predictions_test.csv and its ROC curves.
@@ -109,7 +103,7 @@ def evaluate_checkpoint(
     resolve_prior(prior, data.labels, points)  # refuses it before long work
     task = XrayTask(checkpoint.build_net(), labels=description.labels, tta=tta)
     trained = description.split.get("subsets", {}).get("train")
-    summaries: dict[str, Summary] = {}
+    summaries: dict[str, Json] = {}
     evaluations: dict[str, Evaluation] = {}
     for name, split in splits.items():
         data.split = split
@@ -142,7 +136,7 @@ def restore_net(checkpoint: Checkpoint, task: XrayTask) -> Any:
 
 def score_subsets(
     trainer: pl.Trainer, task: XrayTask, data: XrayDataModule, folder: Path, subsets: Sequence[str]
-) -> tuple[dict[str, Summary], dict[str, Predictions]]:
+) -> tuple[dict[str, Json], dict[str, Predictions]]:
     """Predict each subset; write predictions and ROC curves: the one path to a score."""
     summaries, scored = {}, {}
     for subset in subsets:
