@@ -4,6 +4,7 @@ import io
 import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,8 @@ def run_figures(run: Run, values: Values) -> dict[str, Any]:
     test = run.predictions["test"]
     places = {label: index for index, label in enumerate(test.labels)}
     pictures = [run.folder / name for name in ("montage.png", "panel_test.png")]
+    training = "training", "loss and validation AUROC by epoch", (6.0, 2.6)
+    curves = None if run.history is None else partial(draw_curves, run.history)
     return {
         "aurocs": dots_figure("aurocs", "test AUROC (0.5: guessing)", aurocs, 0.5),
         "groups": dots_figure("groups", "mean AUROC, difference", groups, 0),
@@ -120,7 +123,7 @@ def run_figures(run: Run, values: Values) -> dict[str, Any]:
             for kind, draw in DRAWN.items()
             if (rows := values[kind])
         },
-        "training": training_figure(run),
+        "training": None if curves is None else svg(*training, curves, columns=2),
         "pictures": {path.name: embed_picture(path) for path in pictures if path.is_file()},
         **explain_figures(run),
     }
@@ -276,14 +279,6 @@ DRAWN = {  # drawings of each label: key of the values to a function of name, la
     "net_benefit": decision_figure,
     "at_prevalence": prevalence_figure,
 }
-
-
-def training_figure(run: Run) -> Markup | None:
-    """Losses and validation AUROC by epoch; None without metrics.csv."""
-    if (table := run.history) is None:
-        return None
-    title = "loss and validation AUROC by epoch"
-    return svg("training", title, (6.0, 2.6), lambda *axes: draw_curves(table, *axes), columns=2)
 
 
 def embed_picture(path: Path) -> str:
