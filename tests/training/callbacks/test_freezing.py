@@ -143,7 +143,7 @@ if __name__ == "__main__":
         before = record.states[epoch - 1]["head.classifier.weight"]
         moved = not torch.equal(state["head.classifier.weight"], before)
         assert (kept, moved) == (frozen, True), (epoch, kept, moved)
-    print("as expected", trainer.world_size)
+    print(f"as expected {trainer.world_size}\n", end="")
 """
 
 
