@@ -6,12 +6,10 @@ looking at an image, and scores that need no image: what a label table alone giv
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
-from scipy.stats import norm
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GroupKFold
+import scipy  # .stats, a second's import, loads at its first use
 from threadpoolctl import threadpool_limits
 
 from xray_lightning.audit.label_table import LabelTable, MeanAuroc, Rows, varies
@@ -163,7 +161,7 @@ def _compare(
             ratio=float(divided(value[other], value[base])),
             ratio_interval=percentile_interval(divided(here, there)),
             ratio_to_train=float(divided(value[other], value.get("train", np.nan))),
-            p_value=float(2 * norm.sf(apart / spread)) if spread > 0 else float("nan"),
+            p_value=float(2 * scipy.stats.norm.sf(apart / spread)) if spread > 0 else float("nan"),
             corrected=float("nan"),
         ))  # fmt: skip
     corrected = holm([row.p_value for row in quantities]).tolist()
@@ -176,6 +174,8 @@ def separate_by_metadata(
     """A classifier two-sample test (Lopez-Paz and Oquab, ICLR 2017) without labels."""
     # Trees on age, sex, view, follow-up number and images of the patient in the whole table, five
     # folds of patients. What is unknown in all of one group would name it: it is left out.
+    from sklearn.metrics import roc_auc_score
+
     base, other = list(groups.values())[-2:]
     rows = np.concatenate([base, other])
     columns = {**table.features(), PER_PATIENT: table.images_of_patient}
@@ -199,8 +199,10 @@ def separate_by_metadata(
     return Separation(result, used, "", lacking)
 
 
-def fit_trees(features: Floats, targets: Floats, seed: int) -> HistGradientBoostingClassifier:
+def fit_trees(features: Floats, targets: Floats, seed: int) -> Any:
     """Small trees that take unknown values as they are; the settings are not tuned."""
+    from sklearn.ensemble import HistGradientBoostingClassifier  # a second's import
+
     trees = HistGradientBoostingClassifier(
         max_iter=50, max_leaf_nodes=15, early_stopping=False, random_state=seed
     )
@@ -209,7 +211,7 @@ def fit_trees(features: Floats, targets: Floats, seed: int) -> HistGradientBoost
         return trees.fit(features, targets)
 
 
-def score_trees(trees: HistGradientBoostingClassifier, features: Floats) -> Floats:
+def score_trees(trees: Any, features: Floats) -> Floats:
     """Scores of the class 1, (n,)."""
     with threadpool_limits(1):
         scores: Floats = trees.predict_proba(features)[:, 1]
@@ -220,6 +222,8 @@ def _score_held_out(
     features: Floats, targets: Floats, codes: Floats, seed: int
 ) -> tuple[Floats, Floats]:
     """Scores of the images of each fold (n,), and with each column shuffled (n, F)."""
+    from sklearn.model_selection import GroupKFold
+
     generator = np.random.default_rng(seed)
     scores, shuffled = np.zeros(len(features)), np.zeros(features.shape)
     for learned, held in GroupKFold(FOLDS).split(features, targets, codes):

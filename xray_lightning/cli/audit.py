@@ -18,7 +18,6 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.folders import prepare_folder
 from xray_lightning.progress import show_progress
-from xray_lightning.report.audit import audit_page, audit_tables
 from xray_lightning.writing import open_replacing
 
 OWN = {
@@ -51,6 +50,8 @@ def audit(request: Request) -> None:
         size, root = config.image_size, config.cache_dir
         with show_progress("comparing checksums") as report:
             duplicates = compare_images(source, split, size=size, cache_dir=root, report=report)
+    from xray_lightning.report.audit import audit_page, audit_tables  # slow; the data are there
+
     result = audit_split(
         source,
         split,

@@ -26,9 +26,9 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import scipy  # .stats, a second's import, loads at its first use
 import torch
 from scipy.ndimage import gaussian_filter
-from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -263,7 +263,7 @@ def compare_pairs(
 
 def rank_places(maps: Floats) -> Floats:
     """Ranks of the places (ties share theirs) less their mean, of length 1: (N, h * w)."""
-    ranks = rankdata(maps.reshape(len(maps), -1), axis=1)
+    ranks = scipy.stats.rankdata(maps.reshape(len(maps), -1), axis=1)
     ranks = ranks - ranks.mean(axis=1, keepdims=True)
     return np.asarray(ranks / _defined(np.sqrt((ranks**2).sum(axis=1, keepdims=True))))
 

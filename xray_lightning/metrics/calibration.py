@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 from scipy.optimize import brentq, minimize_scalar
-from scipy.stats import norm
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
@@ -36,7 +35,7 @@ METHODS = ("temperature", "platt", "isotonic")
 TINY = 1e-7  # scores are kept this far from 0 and 1 before the logarithm
 PLACES, BARS = 41, 20  # of a reliability curve, and of the histogram below it
 KNOTS = (0.05, 0.35, 0.65, 0.95)  # quantiles of the log odds (Harrell 2015, table 2.3)
-NORMAL = norm.ppf((np.arange(20) + 0.5) / 20)  # evenly likely draws
+NORMAL = special.ndtri((np.arange(20) + 0.5) / 20)  # evenly likely draws
 LEAST = 50  # images of the rarer class for a bent curve; below, it is straight in the log odds
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import false_discovery_control, norm, rankdata, t
+import scipy  # .stats, a second's import, loads at its first use
 
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import (
@@ -163,7 +163,7 @@ def _difference(first: Floats, second: Floats, left_out: Floats, effective: floa
     if exact.deviation > spread.deviation:  # the bootstrap's is too small with uneven patients
         spread = exact
     p_value = spread.p_value(value)
-    reach = float(t.ppf(LEVEL, spread.freedom) + t.ppf(POWER, spread.freedom))
+    reach = float(scipy.stats.t.ppf([LEVEL, POWER], spread.freedom).sum())
     return Difference(
         float(first[0]),
         float(second[0]),
@@ -185,9 +185,9 @@ def delong(scores: Array, positive: Mask) -> Floats:
     models, m, n = len(scores), int(positive.sum()), int((~positive).sum())
     if m < 2 or n < 2:
         return np.full((1 + models, models), np.nan)
-    within_positive = rankdata(scores[:, positive], axis=1)
-    within_negative = rankdata(scores[:, ~positive], axis=1)
-    overall = rankdata(scores, axis=1)
+    within_positive = scipy.stats.rankdata(scores[:, positive], axis=1)
+    within_negative = scipy.stats.rankdata(scores[:, ~positive], axis=1)
+    overall = scipy.stats.rankdata(scores, axis=1)
     beaten = (overall[:, positive] - within_positive) / n  # V10, (M, m)
     lost = 1 - (overall[:, ~positive] - within_negative) / m  # V01, (M, n)
     covariance = np.cov(beaten).reshape(models, models) / m
@@ -202,7 +202,7 @@ def compare_auroc(first: Array, second: Array, positive: Mask) -> float:
     if one == two:
         return 1.0
     deviation = np.sqrt(max(own + other - 2 * both, 0.0))
-    return float(2 * norm.sf(abs(one - two) / deviation)) if deviation > 0 else NAN
+    return float(2 * scipy.stats.norm.sf(abs(one - two) / deviation)) if deviation > 0 else NAN
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:
@@ -220,7 +220,7 @@ def benjamini_hochberg(p_values: npt.ArrayLike) -> Floats:
     """P values corrected for the rate of false discoveries (Benjamini and Hochberg 1995)."""
     values = np.array(p_values, dtype=np.float64)
     known = ~np.isnan(values)
-    values[known] = false_discovery_control(values[known]) if known.any() else np.nan
+    values[known] = scipy.stats.false_discovery_control(values[known]) if known.any() else np.nan
     return values
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t
+import scipy  # .stats, a second's import, loads at its first use
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.compare import POWER, AurocDifferences, Difference, holm
@@ -68,17 +68,18 @@ def compare_with_margin(
     value, deviation, freedom, wider = np.array(figures).T
     null = deviation * wider
     above, below = (
-        t.sf((value + margin) / null, freedom),
-        t.sf((margin - value) / deviation, freedom),
+        scipy.stats.t.sf((value + margin) / null, freedom),
+        scipy.stats.t.sf((margin - value) / deviation, freedom),
     )
-    better, worse = (2 * t.sf(z / deviation, freedom) for z in (value, -margin - value))
+    better, worse = (2 * scipy.stats.t.sf(z / deviation, freedom) for z in (value, -margin - value))
     p_values = np.minimum([better, np.maximum(above, below), above, worse], 1)  # (4, L + 1)
     p_values[:, :-1] = [holm(claim) for claim in p_values[:, :-1]]
-    reach = t.ppf(1 - ERROR, freedom)
+    reach = scipy.stats.t.ppf(1 - ERROR, freedom)
     bounds = np.stack([value - reach * null, value + reach * deviation], axis=1)
     tested = max(int((~np.isnan(deviation[:-1])).sum()), 1)
     first = np.append(np.full(len(rows) - 1, ERROR / tested), ERROR)  # of Holm's steps
-    lower, worst = (t.ppf(1 - e, freedom) + t.ppf(POWER, freedom) for e in (first, first / 2))
+    power = scipy.stats.t.ppf(POWER, freedom)
+    lower, worst = (scipy.stats.t.ppf(1 - e, freedom) + power for e in (first, first / 2))
     spread = np.where(value > -margin, lower * null, worst * deviation)
     count = NAN if patients is None else patients
     needed = (

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
+import scipy  # .stats, a second's import, loads at its first use
 
 from xray_lightning.metrics.intervals import Array, Floats, Mask, divided, rarer_class
 from xray_lightning.records import is_known
@@ -130,8 +130,8 @@ def auroc_left_out(ranking: Ranking, patients: int) -> Floats:
 
 def _below(order: Codes, chosen: Mask) -> Floats:
     """How many of the others lie below each chosen image, ties one half, (n,)."""
-    below: Floats = rankdata(order)
-    below[chosen] -= rankdata(order[chosen])
+    below: Floats = scipy.stats.rankdata(order)
+    below[chosen] -= scipy.stats.rankdata(order[chosen])
     return below
 
 
