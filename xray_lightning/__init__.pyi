@@ -139,8 +139,8 @@ from xray_lightning.report.run_page import write_card as write_card
 from xray_lightning.report.studies import StudyPages as StudyPages
 from xray_lightning.report.studies import write_study_pages as write_study_pages
 from xray_lightning.training.callbacks.epochs import WatchMetric as WatchMetric
-from xray_lightning.training.callbacks.gate import FitGate as FitGate
 from xray_lightning.training.callbacks.weights import EMA as EMA
+from xray_lightning.training.callbacks.weights import FitGate as FitGate
 from xray_lightning.training.callbacks.weights import FreezeBackbone as FreezeBackbone
 from xray_lightning.training.losses import BCE as BCE
 from xray_lightning.training.losses import Asymmetric as Asymmetric

@@ -17,7 +17,7 @@ import pytest
 import xray_lightning as xl
 from xray_lightning.cli.app import run_verb
 from xray_lightning.data.chexpert import LABELS, MASKED
-from xray_lightning.data.masks import PackedMask
+from xray_lightning.data.geometry import PackedMask
 
 HEADER = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *LABELS]
 EDEMA, FRACTURE, NONE = map(LABELS.index, ("Edema", "Fracture", "No Finding"))

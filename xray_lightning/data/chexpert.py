@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.data.masks import PackedMask
+from xray_lightning.data.geometry import PackedMask
 from xray_lightning.data.source import Mask, Source, find_files, locate_files, read_facts
 from xray_lightning.data.tables import Table, format_count, open_text, read_table
 from xray_lightning.data.uncertain import SMOOTH, Choice, Codes, Coding, code_matrix, count_codes

@@ -1,10 +1,17 @@
-"""One rule from any radiograph to a square: pad to a centred square with black, then resize."""
+"""One rule from any radiograph to a square: pad to a centred square with black, then resize.
+
+Exact masks as runs down the columns: COCO's text of them, their pixels, the box around.
+"""
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from xray_lightning.data.source import Mask
 from xray_lightning.errors import InvalidImageError
+from xray_lightning.records import Box
 
 Pixels = npt.NDArray[np.uint8]
 Rectangle = tuple[float, float, float, float]  # x, y, width, height
@@ -45,3 +52,78 @@ def box_to_square(box: Rectangle, frame: tuple[int, int], size: int) -> Rectangl
     scale = size / max(width, height)
     x, y, extent, depth = box
     return (x + left) * scale, (y + top) * scale, extent * scale, depth * scale
+
+
+Runs = npt.NDArray[np.int64]  # pixels outside, inside, outside, ... down one column after another
+
+
+@dataclass(frozen=True, slots=True)
+class PackedMask:
+    """A mask as text, a COCO run-length string; a ValueError where it does not fill the image."""
+
+    counts: str
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if (total := self.runs.sum()) != self.height * self.width or (self.runs < 0).any():
+            raise ValueError(f"its runs hold {total:,} pixels, not {self.height} x {self.width}")
+
+    @property
+    def runs(self) -> Runs:
+        """Lengths of the runs."""
+        return unpack_runs(self.counts)
+
+    def draw(self) -> Mask:
+        """The mask, (H, W)."""
+        return draw_runs(self.runs, self.height, self.width)
+
+    def box(self, label: str) -> Box | None:
+        """The smallest box around the mask; None where it is empty."""
+        return surround_runs(self.runs, self.height, label)
+
+
+def draw_runs(runs: Runs, height: int, width: int) -> Mask:
+    """The mask of runs that fill an image, (H, W).
+
+    >>> draw_runs(np.array([1, 2, 3]), 2, 3).astype(int).tolist()
+    [[0, 1, 0], [1, 0, 0]]
+    """
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(inside, runs).reshape(width, height).T
+
+
+def surround_runs(runs: Runs, height: int, label: str) -> Box | None:
+    """The smallest box around the pixels inside; None where there are none.
+
+    >>> surround_runs(unpack_runs("52203"), 4, "Mass")
+    Box(label='Mass', x=1.0, y=1.0, width=2.0, height=2.0, reader='')
+    """
+    ends, lengths = np.cumsum(runs)[1::2], runs[1::2]
+    lasts, starts = ends[lengths > 0] - 1, (ends - lengths)[lengths > 0]
+    if not len(lasts):
+        return None
+    left, right = starts[0] // height, lasts[-1] // height
+    whole = (starts // height != lasts // height).any()  # over a column's end
+    top, bottom = (0, height - 1) if whole else (min(starts % height), max(lasts % height))
+    x, y, width, tall = map(float, (left, top, right - left + 1, bottom - top + 1))
+    return Box(label, x, y, width, tall)
+
+
+def unpack_runs(text: str) -> Runs:
+    """The runs in a COCO string: 5 bits a character, the lowest first, differences from the third.
+
+    >>> unpack_runs("52203").tolist()
+    [5, 2, 2, 2, 5]
+    """
+    codes = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - 48
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        raise ValueError("no COCO run-length string")
+    ends = np.flatnonzero(codes & 32 == 0)  # the sixth bit: the number goes on
+    starts = np.r_[0, ends[:-1] + 1]
+    places = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+    runs = np.add.reduceat((codes & 31) << 5 * places, starts)
+    runs -= ((codes[ends] & 16) >> 4) << 5 * (ends - starts + 1)  # two's complement
+    for first in (1, 2):  # from the third on, what is more than two runs before
+        runs[first::2] = np.cumsum(runs[first::2])
+    return np.asarray(runs)

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from xray_lightning.data.dicom.acquisition import describe_films
-from xray_lightning.data.masks import Runs, draw_runs, surround_runs
+from xray_lightning.data.geometry import Runs, draw_runs, surround_runs
 from xray_lightning.data.source import Mask, Source, find_table, index_images, read_facts
 from xray_lightning.data.tables import Table, read_table
 from xray_lightning.errors import ConfigError, TableError

@@ -16,7 +16,7 @@ import torch
 from torch.optim import SGD
 
 import xray_lightning as xl
-from xray_lightning.training.callbacks.gate import draw_films
+from xray_lightning.training.callbacks.weights import draw_films
 
 Fit = Callable[..., tuple[xl.XrayTask, Path]]
 
