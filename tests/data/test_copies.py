@@ -14,8 +14,7 @@ from xray_lightning.data import copies as module
 from xray_lightning.data.copies import close_pairs, correlate, find_copies, find_pairs, hash_images
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.data.images import read_record
-from xray_lightning.data.nih import ChestXray14
-from xray_lightning.data.nih_map import read_nih_map
+from xray_lightning.data.nih import ChestXray14, read_nih_map
 from xray_lightning.data.rsna import Rsna
 
 ROUGH = np.random.default_rng(0).random((40, 12, 12)).astype(np.float32)

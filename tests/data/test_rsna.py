@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import xray_lightning as xl
-from xray_lightning.data.nih_map import nih_patient, read_nih_map
+from xray_lightning.data.nih import nih_patient, read_nih_map
 from xray_lightning.data.source import UnknownPatientsWarning
 
 Folder = Any  # RsnaFolder of tests/conftest.py

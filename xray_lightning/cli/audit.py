@@ -11,11 +11,11 @@ from xray_lightning.cli.config import compose_settings, make
 from xray_lightning.cli.request import Own, Request, read_names, take_own
 from xray_lightning.cli.settings import Settings
 from xray_lightning.data.names import NameIndex, read_list
-from xray_lightning.data.nih_map import read_nih_map
+from xray_lightning.data.nih import read_nih_map
 from xray_lightning.data.partition import FaultySplitError, split_source
 from xray_lightning.data.source import Source, readable_records
 from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation.predictions import Predictions, read_own
+from xray_lightning.evaluation.predictions import read_own
 from xray_lightning.folders import prepare_folder
 from xray_lightning.progress import show_progress
 from xray_lightning.writing import open_replacing
@@ -36,7 +36,8 @@ def audit(request: Request) -> None:
     own, values = take_own(request.settings, OWN)
     config = compose_settings(values, OWN)
     source: Source = make(config.data)
-    predictions = _read_predictions(Path(own["predictions"])) if own["predictions"] else None
+    tables = [Path(own["predictions"], f"predictions_{name}.csv") for name in ("val", "test")]
+    predictions = (read_own(tables[0]), read_own(tables[1])) if own["predictions"] else None
     source = used_records(source) if predictions else source
     try:
         split = split_source(source, make(config.split), source.records)
@@ -99,8 +100,3 @@ def _read_lists(
         images = read_nih_map(Path(own["rsna_map"]))
         lists[f"RSNA challenge ({len(images):,} images, by its map)"] = frozenset(images.values())
     return lists
-
-
-def _read_predictions(run: Path) -> tuple[Predictions, Predictions]:
-    """The tables a run left."""
-    return read_own(run / "predictions_val.csv"), read_own(run / "predictions_test.csv")

@@ -133,10 +133,13 @@ def join_sets(overrides: Sequence[str]) -> list[str]:
     of_sets, rest = split_sets(overrides)
     if not any(text.startswith(("data=[", "data.sets=")) for text in overrides):
         return list(overrides)
+    flags = [text.partition("=")[2] for text in overrides if text.startswith("--config-dir=")]
+    places = [text for text in overrides if text.startswith(SEARCH)]  # the user's own, or none
+    places = places or [f"{SEARCH}[file://{Path(folder).absolute()}]" for folder in flags]
     nodes = {}
     for name, own in of_sets.items():
         try:
-            config = compose_settings([*search_path(overrides), *own])
+            config = compose_settings([*places, *own])
         except ConfigError as error:
             raise ConfigError(f"of {name}, where data.KEY is data.{name}.KEY: {error}") from error
         nodes[name] = to_container(config.data, resolve=False)
@@ -173,13 +176,6 @@ def split_sets(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str
                 f"{text}: of which data set? {' or '.join(f'data.{n}.{leaf}=' for n in names)}"
             )
     return settings, rest
-
-
-def search_path(overrides: Sequence[str]) -> list[str]:
-    """Where configurations of the user's own lie, as an override; [] if nowhere."""
-    own = [text for text in overrides if text.startswith(SEARCH)]
-    flags = [text.partition("=")[2] for text in overrides if text.startswith("--config-dir=")]
-    return own or [f"{SEARCH}[file://{Path(folder).absolute()}]" for folder in flags]
 
 
 def write_sources(nodes: Mapping[str, Mapping[str, Any]]) -> str:

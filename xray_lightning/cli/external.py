@@ -6,12 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xray_lightning.cli.config import (
-    compose_settings,
-    make,
-    split_sets,
-    write_sources,
-)
+from xray_lightning.cli.config import compose_settings, make, split_sets, write_sources
 from xray_lightning.cli.request import Own, Request, take_own
 from xray_lightning.cli.settings import (
     Settings,
@@ -48,7 +43,9 @@ def external(request: Request) -> None:
     require_changes(rest, READS, "an external validation reads only")
     config = compose_settings(rest, OWN)
     require_settings(config)
-    sources = {name: _open(name, text, rest) for name, text in settings.items()}
+    nodes = {name: compose_settings([*rest, *text]).data for name, text in settings.items()}
+    write_sources({name: to_container(node, resolve=False) for name, node in nodes.items()})
+    sources: dict[str, Source] = {name: make(node) for name, node in nodes.items()}
     show(*(f"note: {name}: {note}" for name, s in sources.items() for note in s.notes))
     folder = prepare_folder(request.out or Path("outputs") / f"external_{'_'.join(sources)}")
     result = _validate(paths, sources, config, folder, own)
@@ -60,13 +57,6 @@ def external(request: Request) -> None:
     with open_replacing(folder / "external.html") as file:
         file.write(external_page(result))
     request.present(result.to_json(), *external_lines(result), f"written to {folder}")
-
-
-def _open(name: str, own: Sequence[str], rest: Sequence[str]) -> Source:
-    node = compose_settings([*rest, *own]).data
-    write_sources({name: to_container(node, resolve=False)})  # names what is missing
-    source: Source = make(node)
-    return source
 
 
 def _validate(

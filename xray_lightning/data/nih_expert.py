@@ -21,8 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from xray_lightning.data.nih import find_image_folders, make_records
-from xray_lightning.data.nih_map import read_nih_map
+from xray_lightning.data.nih import find_image_folders, make_records, read_nih_map
 from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts
 from xray_lightning.data.tables import Table, format_count, read_table

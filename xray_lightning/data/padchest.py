@@ -41,13 +41,7 @@ from xray_lightning.data.source import (
     index_images,
     read_facts,
 )
-from xray_lightning.data.tables import (
-    Rows,
-    Table,
-    allowed_ages,
-    format_count,
-    read_table,
-)
+from xray_lightning.data.tables import Rows, Table, allowed_ages, format_count, read_table
 from xray_lightning.data.vocabulary import LabelMap, encode_words, name_map, read_label_map
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Record, Records

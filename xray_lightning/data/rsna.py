@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from xray_lightning.data.dicom.acquisition import describe_films
-from xray_lightning.data.nih_map import match_exposures, nih_patient, require_all, split_as_nih
+from xray_lightning.data.nih import match_exposures, nih_patient, require_all, split_as_nih
 from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts
 from xray_lightning.data.tables import Table, format_count, is_present, read_table
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
