@@ -24,13 +24,13 @@ from xray_lightning.explain.run import Explanation, SplitName
 from xray_lightning.explain.saliency import TESTS, SaliencyTests, run_saliency_tests
 from xray_lightning.progress import show_progress
 from xray_lightning.report import explanation as module
+from xray_lightning.report.audit import audit_page, audit_tables
 from xray_lightning.report.explanation import (
     explanation_lines,
     overlap_table,
     saliency_figure,
     shortcut_lines,
 )
-from xray_lightning.report.external import audit_page, audit_tables
 from xray_lightning.report.figures import COLOURS
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import auroc_table, counts_table, show

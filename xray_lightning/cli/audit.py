@@ -51,7 +51,7 @@ def audit(request: Request) -> None:
         size, root = config.image_size, config.cache_dir
         with show_progress("comparing checksums") as report:
             duplicates = compare_images(source, split, size=size, cache_dir=root, report=report)
-    from xray_lightning.report.external import audit_page, audit_tables  # slow; the data are there
+    from xray_lightning.report.audit import audit_page, audit_tables  # slow; the data are there
 
     result = audit_split(
         source,

@@ -1,27 +1,23 @@
-"""An audit and an external validation: tables for the terminal, figures, a page of each."""
+"""An external validation: tables for the terminal, the heat table, and one page."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import fill
 
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from rich.table import Table
 
-from xray_lightning.audit.run import Audit, Hospitals
-from xray_lightning.audit.shift import Quantity
 from xray_lightning.data.tables import format_count
 from xray_lightning.evaluation import external
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.records import patients_text
-from xray_lightning.report.drawings import Row, dots_figure, embed_picture
+from xray_lightning.report.drawings import embed_picture
 from xray_lightning.report.figures import AS_WRITTEN, new_figure
 from xray_lightning.report.page import page, say
 from xray_lightning.report.terminal import empty_table
-from xray_lightning.wording import interval_text, number, p_text
+from xray_lightning.wording import interval_text, number
 from xray_lightning.writing import save_figure
 
 OWN = "internal test"
@@ -161,85 +157,3 @@ def external_page(result: external.ExternalValidation) -> str:
         picture = embed_picture(path)
     values = {"picture": picture, "result": result, "text": _with_interval}
     return page("external.html.j2", values)
-
-
-MEANS = ("age", "follow-up number", "images per patient")  # the other quantities are shares
-
-
-def audit_page(audit: Audit) -> str:
-    """The page of an audit: what audit.json says, with figures."""
-    return page("audit.html.j2", {**audit.to_json(), "figures": audit_figures(audit)})
-
-
-def audit_figures(audit: Audit) -> dict[str, Markup]:
-    """Ratios of prevalence, baselines and, where there are predictions, the decomposition."""
-    ratios: list[Row] = [
-        (row.name, row.ratio, row.ratio_interval) for row in audit.shift.prevalence if row.ratio > 0
-    ]
-    results: list[Row] = [
-        (row.name, row.result.mean, row.result.interval) for row in audit.baselines if row.result
-    ]
-    figures = {
-        "ratios": dots_figure("ratios", "prevalence in test / in train+val", ratios, 1, log=True),
-        "baselines": dots_figure("baselines", "mean AUROC on test (0.5: chance)", results, 0.5),
-    }
-    if change := audit.decomposition:
-        names = "validation", "test, validation's mix", "test"
-        aurocs = zip(names, (change.val, change.reweighted, change.test), strict=True)
-        rows: list[Row] = [
-            (f"{name}: {number(auroc)}", auroc, (None, None)) for name, auroc in aurocs
-        ]
-        figures["decomposition"] = dots_figure("decomposition", "mean AUROC", rows, None)
-    return figures
-
-
-def audit_tables(audit: Audit) -> list[Table | str]:
-    """Prevalence, metadata and baselines, and what their intervals are."""
-    split = f"split {audit.split['name']} [{audit.split['fingerprint']}]"
-    title = "mean test AUROC without looking at an image"
-    baselines = empty_table(title, "", "AUROC", "95 %", "labels")
-    for row in audit.baselines:
-        cells = ["-"] * 3
-        if result := row.result:
-            labels = f"{result.defined}/{len(audit.labels)}"
-            cells = [number(result.mean), interval_text(result.interval), labels]
-        baselines.add_row(row.name, *cells)
-    hospitals = hospital_tables(audit.hospitals) if audit.hospitals else []
-    return [
-        *hospitals,
-        shift_table(f"{audit.data}, {split}: prevalence in %", audit.shift.prevalence),
-        shift_table("metadata", audit.shift.metadata),
-        "ratio: test / train+val; p: corrected over the rows (Holm)",
-        baselines,
-        f"intervals: 95 % ({audit.leakage.patients.drawn})",
-    ]
-
-
-def hospital_tables(hospitals: Hospitals) -> list[Table | str]:
-    """Sizes, and each other hospital beside the first."""
-    sizes = empty_table("hospitals", "", "images", "patients")
-    for name, size in hospitals.sizes.items():
-        sizes.add_row(name, number(size.images, 0), number(size.patients, 0))
-    tables: list[Table | str] = [sizes]
-    for other, shift in hospitals.shifts.items():
-        title = f"{other} beside {hospitals.base}"
-        rows = [*shift.prevalence, *shift.metadata]
-        alone = [row.name for row in rows if not all(row.known.values())]
-        for name, rows in {"prevalence in %": shift.prevalence, "metadata": shift.metadata}.items():
-            both = [row for row in rows if row.name not in alone]
-            tables += [shift_table(f"{title}: {name}", both)] if both else []
-        tables += [f"not known in both: {', '.join(alone)}"] if alone else []
-    return [*tables, "ratio: the other hospital / the first; p: corrected over the rows (Holm)"]
-
-
-def shift_table(title: str, rows: Sequence[Quantity]) -> Table:
-    """A row for each quantity: its value in each group, the last over what it is compared with."""
-    groups = list(rows[0].value) if rows else []
-    table = empty_table(title, "", *groups, "ratio", "95 %", "p")
-    for row in rows:
-        scale, digits = (1, 2) if row.name in MEANS else (100, 1)
-        cells = [number(scale * value, digits) for value in row.value.values()]
-        cells += [number(row.ratio, 2), interval_text(row.ratio_interval, 2), p_text(row.corrected)]
-        unit = ", %" if row.name.startswith(("sex", "view")) else ""
-        table.add_row(row.name + unit, *cells)
-    return table

@@ -15,8 +15,8 @@ from xray_lightning.evaluation.published import incomparable, read_published
 from xray_lightning.metrics.estimates import FEW_PATIENTS
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.metrics.subgroups import MEAN
+from xray_lightning.report.audit import audit_figures
 from xray_lightning.report.drawings import run_figures
-from xray_lightning.report.external import audit_figures
 from xray_lightning.report.page import page, say
 from xray_lightning.report.run import Run
 from xray_lightning.writing import Json, open_replacing, to_plain, write_json
