@@ -136,7 +136,13 @@ def _make_records(
     boxes = (
         read_boxes(read_table(Path(box_path)), BOX_COLUMNS, labels, set(images)) if box_path else {}
     )
-    targets = list(zip(*(_read_targets(table, label) for label in labels), strict=True))  # (N, L)
+    wanted = (
+        "1, 0, True, False, or blank or -1 for unknown: labels are binary, several an image. A "
+        "column of classes or grades becomes one 0/1 column for each; data.labels=[...] names the "
+        "labels, data.columns={patient: ...} what other columns are"
+    )
+    of_labels = (table.convert(label, binary, wanted) for label in labels)
+    targets = list(zip(*of_labels, strict=True))  # (N, L)
     unknown = sum(math.isnan(target) for row in targets for target in row)
     if unknown:
         notes.append(f"{format_count(unknown, 'target')} unknown (blank or -1)")
@@ -167,16 +173,6 @@ def _refuse_two_names(table: Table, images: Sequence[str], paths: Mapping[str, P
         first = seen.setdefault(place, image)
         if first != image:
             raise TableError(f"{table.path} names one file twice: {first} and {image}")
-
-
-def _read_targets(table: Table, label: str) -> list[float]:
-    """Targets of one label, (N,)."""
-    wanted = (
-        "1, 0, True, False, or blank or -1 for unknown: labels are binary, several an image. A "
-        "column of classes or grades becomes one 0/1 column for each; data.labels=[...] names the "
-        "labels, data.columns={patient: ...} what other columns are"
-    )
-    return table.convert(label, binary, wanted)
 
 
 def _read_patients(table: Table, notes: list[str]) -> Sequence[str]:

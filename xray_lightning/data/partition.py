@@ -8,7 +8,6 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy.typing as npt
 
 from xray_lightning.data.names import NameIndex
 from xray_lightning.data.source import Source
-from xray_lightning.data.tables import Table, read_table
+from xray_lightning.data.tables import Table
 from xray_lightning.errors import DataNotFoundError, SplitError
 from xray_lightning.records import Record, number_distinct, patients_known, read_column
 
@@ -129,7 +128,11 @@ def make_split(
     faults = [*faults, *_find_repeats(records, arrays)]
     known, shared = patients_known(records), find_shared_patients(records, arrays)
     if shared and known and name != LEAKY:
-        faults.append(_describe_shared(shared))
+        patient, where = next(iter(shared.items()))
+        faults.append(
+            f"{len(shared):,} patients have images in several subsets, the first is {patient} "
+            f"({' and '.join(where)}): correct the lists, or set split=patient"
+        )
     leaked = len(shared) if known else None
     notes = (*notes, *(f"no training may use this split: {fault}" for fault in faults))
     split = Split(
@@ -208,14 +211,6 @@ def _find_repeats(records: Images, subsets: Mapping[str, Indices]) -> list[str]:
     ]
 
 
-def _describe_shared(shared: Mapping[str, Sequence[str]]) -> str:
-    patient, where = next(iter(shared.items()))
-    return (
-        f"{len(shared):,} patients have images in several subsets, the first is {patient} "
-        f"({' and '.join(where)}): correct the lists, or set split=patient"
-    )
-
-
 def _warn_of_leak(records: Images, subsets: Mapping[str, Indices], shared: int) -> None:
     patients = number_distinct(read_column(records, "patient_id"))[0]
     leaked = np.isin(patients[subsets["test"]], patients[subsets["train"]]).mean()
@@ -262,11 +257,6 @@ def match_names(
             usual = min(index.ids, default="")
             raise SplitError(f"{notes[-1]}; here an image is called {usual!r}: is it another list?")
     return ids, notes
-
-
-def read_split_table(path: Path) -> dict[str, list[str]]:
-    """Names of the images of each subset, by a table's columns ``image`` and ``split``."""
-    return read_split_column(read_table(path, "image", "split", once="image"))
 
 
 def read_split_column(table: Table, image: str = "image") -> dict[str, list[str]]:

@@ -27,8 +27,9 @@ from xray_lightning.data.partition import (
     locate_lists,
     make_split,
     match_names,
-    read_split_table,
+    read_split_column,
 )
+from xray_lightning.data.tables import read_table
 from xray_lightning.errors import ConfigError, SplitError, require_integer
 from xray_lightning.records import is_known, read_column, take_records, target_matrix
 
@@ -218,7 +219,8 @@ def csv_split(records: Images, official: Lists | None, *, path: str | Path | Non
     """
     notes: list[str] = []
     if path is not None:
-        names = read_split_table(Path(path))
+        table = read_table(Path(path), "image", "split", once="image")
+        names = read_split_column(table)
         named = {subset: (f"the {subset} set of {path}", ids) for subset, ids in names.items()}
         official, notes = match_names(named, NameIndex(record.image_id for record in records))
     elif official is None or set(official) != set(SUBSETS):

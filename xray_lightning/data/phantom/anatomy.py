@@ -168,8 +168,8 @@ def mediastinum(chest: Chest) -> list[Points]:
     return [np.concatenate([left, right[::-1]]), knob]
 
 
-def rib_strokes(chest: Chest) -> list[Stroke]:
-    """Fainter front ends of ribs (six pairs) under those behind (nine), dense at their edges."""
+def bone_strokes(chest: Chest) -> list[Stroke]:
+    """Ribs, fainter front ends (six pairs) under those behind (nine); clavicles; spine."""
     back, front = [], []
     s = np.linspace(0, 1, 14)
     number = np.arange(9)
@@ -182,54 +182,17 @@ def rib_strokes(chest: Chest) -> list[Stroke]:
         back.append(points(side * (0.035 + (reach - 0.035) * s), start - 0.005 + sink))
         way = side * (reach - (reach - 0.13) * s)
         front.append(points(way, start + 0.04 + 0.13 * s**1.2)[1:7])
-    behind = np.concatenate(back)
-    return [
-        Stroke(np.concatenate(front), 0.019, 0.3),
-        Stroke(behind, 0.021, 0.8),
-        Stroke(behind, 0.0105, 0.52),
-    ]
-
-
-def bone_strokes(chest: Chest) -> list[Stroke]:
-    """Ribs, clavicles and spine."""
+    behind = np.concatenate(back)  # dense at their edges
+    ribs = [Stroke(np.concatenate(front), 0.019, 0.3), Stroke(behind, 0.021, 0.8)]
+    ribs.append(Stroke(behind, 0.0105, 0.52))
     s = np.linspace(0, 1, 10)
-    side = np.reshape(SIDES, (2, 1))
+    both = np.reshape(SIDES, (2, 1))
     lift = chest.right.apex + 0.065
-    collar = points(side * (0.03 + 0.33 * s), lift - 0.06 * s - 0.02 * np.sin(3 * s))
+    collar = points(both * (0.03 + 0.33 * s), lift - 0.06 * s - 0.02 * np.sin(3 * s))
     column = points([[0.0, 0.0]], [-0.62, 0.62])
     discs = points([-0.03, 0.03], np.arange(-0.48, 0.5, 0.058)[:, None])
     spine = [Stroke(column, 0.072, 0.65), Stroke(discs, 0.012, 0.28)]
-    return [*rib_strokes(chest), Stroke(collar, 0.028), *spine]
-
-
-def airway_strokes() -> list[Stroke]:
-    """The air column of trachea and main bronchi."""
-    trachea = points([0.0, 0.003, 0.0], [-0.6, -0.3, -0.1])
-    right = points([0.0, -0.045, -0.09], [-0.11, -0.07, -0.04])
-    left = points([0.0, 0.055, 0.1], [-0.11, -0.06, -0.035])
-    return [Stroke(trachea[None], 0.036), Stroke(np.stack([right, left]), 0.019)]
-
-
-def vessel_strokes(chest: Chest) -> list[Stroke]:
-    """Vessels that leave each hilum, branch, and grow thin; the same at every visit."""
-    draw = chest.visit.draws(Stream.BODY, 1)
-    count = 10
-    mains, twigs = [], []
-    for side in SIDES:
-        hilum = np.array([side * HILUM[0], HILUM[1] + 0.012 * side])
-        angle = np.linspace(-1.35, 1.4, count) + draw.normal(0, 0.12, count)
-        main = branches(draw, hilum, side, angle, draw.uniform(0.14, 0.27, count))
-        mains.append(main)
-        for fork in (2, 4, 5):
-            turn = angle + draw.choice([-0.6, 0.6], count)
-            reach = draw.uniform(0.06, 0.13, count)
-            twigs.append(branches(draw, main[:, fork, None], side, turn, reach))
-    main = np.concatenate(mains)
-    return [
-        Stroke(np.concatenate(twigs), 0.0038 * chest.vessels),
-        Stroke(main[:, 3:], 0.005 * chest.vessels),
-        Stroke(main[:, :4], 0.0095 * chest.vessels),
-    ]
+    return [*ribs, Stroke(collar, 0.028), *spine]
 
 
 def branches(
@@ -251,8 +214,26 @@ def lens(top: Points, half: float, depth: float) -> Points:
 
 
 def draw_vessels(canvas: Canvas, chest: Chest) -> Density:
-    """Hila and lung vessels, 0 to about 1, (H, W)."""
-    lines = canvas.blur_lines(vessel_strokes(chest), 0.002)
+    """Hila, and vessels that leave them, branch and grow thin, 0 to about 1, (H, W)."""
+    draw = chest.visit.draws(Stream.BODY, 1)
+    count = 10
+    mains, twigs = [], []
+    for side in SIDES:
+        hilum = np.array([side * HILUM[0], HILUM[1] + 0.012 * side])
+        angle = np.linspace(-1.35, 1.4, count) + draw.normal(0, 0.12, count)
+        main = branches(draw, hilum, side, angle, draw.uniform(0.14, 0.27, count))
+        mains.append(main)
+        for fork in (2, 4, 5):
+            turn = angle + draw.choice([-0.6, 0.6], count)
+            reach = draw.uniform(0.06, 0.13, count)
+            twigs.append(branches(draw, main[:, fork, None], side, turn, reach))
+    main = np.concatenate(mains)
+    strokes = [
+        Stroke(np.concatenate(twigs), 0.0038 * chest.vessels),
+        Stroke(main[:, 3:], 0.005 * chest.vessels),
+        Stroke(main[:, :4], 0.0095 * chest.vessels),
+    ]
+    lines = canvas.blur_lines(strokes, 0.002)
     places = (points(s * HILUM[0], HILUM[1] + 0.012 * s) for s in SIDES)
     hila = (disc(place, (0.028, 0.05), count=20) for place in places)
     return np.float32(0.75) * lines + np.float32(0.6) * canvas.blur_filled(hila, 0.014)
@@ -263,7 +244,11 @@ def draw_tissue(canvas: Canvas, chest: Chest) -> Density:
     shape = canvas.fill(trunk(chest))
     flesh = add_layers((blur(shape, 0.006), 0.3), (blur(shape, 0.03), 0.7))
     bones = np.float32(0.125) * canvas.blur_lines(bone_strokes(chest), 0.003)
-    layers = [(bones, 1.0), (canvas.blur_lines(airway_strokes(), 0.006), -0.1)]
+    trachea = points([0.0, 0.003, 0.0], [-0.6, -0.3, -0.1])
+    right = points([0.0, -0.045, -0.09], [-0.11, -0.07, -0.04])
+    left = points([0.0, 0.055, 0.1], [-0.11, -0.06, -0.035])
+    airways = [Stroke(trachea[None], 0.036), Stroke(np.stack([right, left]), 0.019)]
+    layers = [(bones, 1.0), (canvas.blur_lines(airways, 0.006), -0.1)]
     if chest.breast:
         places = (points(side * 0.23, chest.right.floor - 0.1) for side in SIDES)
         ovals = (disc(place, (0.135, 0.15), count=30) for place in places)

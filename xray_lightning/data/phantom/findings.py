@@ -227,30 +227,20 @@ def draw_shadow(canvas: Canvas, chest: Chest, label: str, mask: Mask) -> Density
     if finding.cloud:
         strength *= 1 - np.float32(finding.cloud) * canvas.cloud(draw, 24)
     if finding.lines == "net":
-        net = canvas.blur_lines([net_stroke(draw)], 0.001)
+        start = draw.uniform([-0.4, -0.15], [0.4, 0.35], (260, 2))  # all over the lower lungs
+        bend = start + draw.normal(0, 0.018, start.shape)
+        end = bend + draw.normal(0, 0.018, start.shape)
+        net = canvas.blur_lines([Stroke(np.stack([start, bend, end], axis=1), 0.006)], 0.001)
         strength = np.maximum(strength, np.float32(NET_OPACITY) * net * alpha)
     if finding.lines == "bronchi":
-        tubes = canvas.blur_lines([bronchi_stroke(draw)], 0.002)
+        angle = draw.uniform(-0.2, 1.1, (2, 4, 1))  # from both hila outwards
+        reach = np.linspace(0.02, 0.22, 6)
+        across = np.reshape(SIDES, (2, 1, 1)) * (0.09 + reach * np.cos(angle))
+        lines = points(across, reach * np.sin(angle))
+        lines += draw.normal(0, 0.004, lines.shape)
+        tubes = canvas.blur_lines([Stroke(lines.reshape(-1, 6, 2), 0.011)], 0.002)
         strength *= 1 - np.float32(BRONCHUS_AIR) * tubes
     return np.asarray(1 - strength)
-
-
-def net_stroke(draw: Draw, count: int = 260) -> Stroke:
-    """Short crossing lines all over the lower lungs; the mask selects those to keep."""
-    start = draw.uniform([-0.4, -0.15], [0.4, 0.35], (count, 2))
-    bend = start + draw.normal(0, 0.018, (count, 2))
-    end = bend + draw.normal(0, 0.018, (count, 2))
-    return Stroke(np.stack([start, bend, end], axis=1), 0.006)
-
-
-def bronchi_stroke(draw: Draw) -> Stroke:
-    """Air-filled tubes from both hila outwards; the mask selects those to keep."""
-    angle = draw.uniform(-0.2, 1.1, (2, 4, 1))
-    side = np.reshape(SIDES, (2, 1, 1))
-    reach = np.linspace(0.02, 0.22, 6)
-    lines = points(side * (0.09 + reach * np.cos(angle)), reach * np.sin(angle))
-    lines += draw.normal(0, 0.004, lines.shape)
-    return Stroke(lines.reshape(-1, 6, 2), 0.011)
 
 
 def draw_hernia(canvas: Canvas, chest: Chest) -> Density:

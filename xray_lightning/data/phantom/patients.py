@@ -104,33 +104,25 @@ def draw_findings(draw: np.random.Generator, mean: float) -> set[str]:
     return set(draw.choice(CHEST_XRAY14, size=draw.poisson(mean), p=chances).tolist())
 
 
-def first_findings(complaint: str | None, test: bool, draw: np.random.Generator) -> set[str]:
-    """Findings of the first visit: the complaint, what goes with it, and chance ones."""
-    if complaint is None:
-        return draw_findings(draw, 0.6 if test else 0.28)
-    companions = FINDINGS[complaint].companions
-    own = {complaint} | {name for name in companions if draw.random() < COMPANION_CHANCE}
-    return own | draw_findings(draw, 0.7 if test else 0.5)
-
-
-def next_findings(findings: set[str], test: bool, draw: np.random.Generator) -> set[str]:
-    """Findings of the next visit: some healed, perhaps a new one."""
-    kept = {name for name in sorted(findings) if draw.random() < FINDINGS[name].stays}
-    return kept | draw_findings(draw, 0.38 if test else (0.3 if findings else 0.1))
-
-
 def draw_history(seed: int, patient: int) -> list[Visit]:
     """All visits of a patient; depends on ``seed`` and ``patient`` alone."""
     draw = generator(seed, Stream.HISTORY, patient)
     test = is_test_patient(patient)
     sex = "M" if draw.random() < 0.56 else "F"
     age = int(np.clip(draw.normal(49, 16), 18, 92))
-    findings = first_findings(draw_complaint(seed, patient), test, draw)
+    if (complaint := draw_complaint(seed, patient)) is None:
+        findings = draw_findings(draw, 0.6 if test else 0.28)
+    else:  # what goes with it, and chance ones
+        companions = FINDINGS[complaint].companions
+        findings = {complaint, *(c for c in companions if draw.random() < COMPANION_CHANCE)}
+        findings |= draw_findings(draw, 0.7 if test else 0.5)
     mean_visits = (1.65 + 0.55 * min(len(findings), 3)) * (1.7 if test else 1.0)
     visits = []
     for follow_up in range(min(int(draw.geometric(1.0 / mean_visits)), MOST_VISITS)):
-        if follow_up:
-            findings = next_findings(findings, test, draw)
+        if follow_up:  # some healed, perhaps a new one
+            kept = {name for name in sorted(findings) if draw.random() < FINDINGS[name].stays}
+            new = draw_findings(draw, 0.38 if test else (0.3 if findings else 0.1))
+            findings = kept | new
         in_bed = 0.24 + 0.09 * min(len(findings), 3) + (0.14 if test else 0.0)
         view = "AP" if draw.random() < in_bed else "PA"
         names = tuple(label for label in CHEST_XRAY14 if label in findings)
