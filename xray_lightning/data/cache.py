@@ -299,7 +299,10 @@ def _fill(
     def decode(row: int) -> None:
         with collect_notes() as notes:
             try:
-                _decode_row(source, records[row], cache, row)
+                image = source.read(records[row])
+                square = fit_square(image, cache.images.shape[1])
+                cache.images[row], cache.sizes[row] = square, image.shape
+                cache.sums[row] = checksum(row, square, image.shape)
                 decoded.append(row)
             except (DataError, OSError) as error:
                 failures[row] = f"{records[row].image_id}: {error}"
@@ -323,13 +326,6 @@ def _fill(
     if line := tally(remarks):
         logger.warning("how images were read: %s", line)
     _require_all(failures, count)
-
-
-def _decode_row(source: Source, record: Record, cache: ImageCache, row: int) -> None:
-    image = source.read(record)
-    square = fit_square(image, cache.images.shape[1])
-    cache.images[row], cache.sizes[row] = square, image.shape
-    cache.sums[row] = checksum(row, square, image.shape)
 
 
 def _set_flags(cache: ImageCache, decoded: list[int]) -> None:
