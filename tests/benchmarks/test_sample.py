@@ -35,7 +35,7 @@ import pytest
 from xray_lightning import ChestXray14, open_cache
 from xray_lightning.data import transforms
 from xray_lightning.data.csv import CsvTable
-from xray_lightning.data.dataset import XrayDataset
+from xray_lightning.data.datamodule import XrayDataset
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.dicom import read_dicom, read_dicom8
 from xray_lightning.data.padchest import TABLE, PadChest

@@ -12,8 +12,7 @@ import torch
 
 import xray_lightning as xl
 from xray_lightning.data import samplers
-from xray_lightning.data.datamodule import XrayDataModule, default_workers
-from xray_lightning.data.dataset import XrayDataset
+from xray_lightning.data.datamodule import XrayDataModule, XrayDataset, default_workers
 from xray_lightning.data.transforms import augment_light, equalise
 
 NAN = np.nan

@@ -19,9 +19,9 @@ import xray_lightning as xl
 from xray_lightning.audit import label_table
 from xray_lightning.cli.app import run_verb
 from xray_lightning.data import vocabulary
-from xray_lightning.data.labels import LabelTable
 from xray_lightning.data.samplers import disease_balanced_sampler, prevalence
 from xray_lightning.data.source import Source, describe_targets, patient_keys, readable_records
+from xray_lightning.data.summary import LabelTable
 from xray_lightning.data.uncertain import Coding, parse_code
 from xray_lightning.metrics.auroc import PerLabelAUROC, auroc_per_label
 from xray_lightning.metrics.compare import compare_aurocs

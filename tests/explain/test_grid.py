@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xray_lightning import Box, Record, XrayNet, cell_grids, enlarge, open_cache
-from xray_lightning.data.dataset import XrayDataset
+from xray_lightning.data.datamodule import XrayDataset
 from xray_lightning.data.geometry import box_to_square
 from xray_lightning.data.images import read_record
 from xray_lightning.explain.localisation import AnnotatedMaps, evaluate_localisation

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from xray_lightning.cli.config import compose_settings, make, split_sets
 from xray_lightning.cli.request import Request
 from xray_lightning.data.cache import open_cache
-from xray_lightning.data.labels import tabulate_labels
 from xray_lightning.data.partition import split_source
 from xray_lightning.data.source import Source, readable_records, usage_notes
-from xray_lightning.data.summary import summarise_data
+from xray_lightning.data.summary import summarise_data, tabulate_labels
 from xray_lightning.data.vocabulary import list_sets
 from xray_lightning.progress import show_progress
 from xray_lightning.report.page import say

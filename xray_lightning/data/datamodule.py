@@ -1,25 +1,93 @@
-"""From a data set to the batches of its training, validation and test sets."""
+"""From a data set to samples, a function of (seed, index) alone, and to batches of its subsets."""
 
 import inspect
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from xray_lightning.data.cache import ImageCache, open_cache
-from xray_lightning.data.dataset import Augment, Sample, XrayDataset
 from xray_lightning.data.partition import SUBSETS, Splitter, split_source
-from xray_lightning.data.samplers import EpochSampler, Order, Plan, Shard, uniform_sampler
+from xray_lightning.data.samplers import (
+    EpochSampler,
+    Order,
+    Plan,
+    SampleKey,
+    Shard,
+    uniform_sampler,
+)
 from xray_lightning.data.source import Source, readable_records, select_labels
 from xray_lightning.data.splits import patient_split
+from xray_lightning.data.transforms import equalise
 from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.records import Record, target_matrix
+
+Image = npt.NDArray[np.uint8]
+Augment = Callable[[Image, int], Image]
+
+
+class Sample(TypedDict):
+    """One image; in a batch every entry has a leading dimension B."""
+
+    image: Tensor  # (1, H, W) float32 in [0, 1]
+    targets: Tensor  # (L,) float32, NaN where unknown
+    index: int  # position in the subset
+    image_id: str  # the record's id
+
+
+class Batch(TypedDict):
+    """B samples: image (B, 1, H, W), targets (B, L), index (B,), image_id B strings."""
+
+    image: Tensor
+    targets: Tensor
+    index: Tensor
+    image_id: list[str]
+
+
+class XrayDataset(Dataset[Sample]):
+    """Cached images of some records."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],  # N
+        cache: ImageCache,  # (M, S, S) uint8; a spawned worker gets its path, not the pixels
+        rows: npt.NDArray[np.int64],  # of the cache for each record, (N,)
+        *,
+        augment: Augment | None = None,  # called with (image, seed) if the key carries a seed
+        clahe: bool = False,  # equalise the histogram first
+    ) -> None:
+        self.image_ids = [record.image_id for record in records]
+        self.targets = torch.from_numpy(target_matrix(records))  # (N, L)
+        self.cache = cache
+        self.rows = rows
+        self.augment = augment
+        self.clahe = clahe
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, key: int | SampleKey) -> Sample:
+        index, seed = key if isinstance(key, tuple) else (key, None)
+        image = self.cache.square(self.rows[index])
+        if self.clahe:
+            image = equalise(image)
+        if self.augment is not None and seed is not None:
+            image = self.augment(image, seed)
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).unsqueeze(0)  # (1, H, W)
+        return {
+            "image": pixels.to(torch.float32).div_(255),
+            "targets": self.targets[index],
+            "index": index,
+            "image_id": self.image_ids[index],
+        }
 
 
 def default_workers(cores: int, on_gpu: bool) -> int:
@@ -103,16 +171,16 @@ class XrayDataModule(pl.LightningDataModule):
             return np.random.default_rng(self.seed).permutation(targets)
         return targets
 
-    def positive_weight(self) -> torch.Tensor:
+    def positive_weight(self) -> Tensor:
         """Weight (N - n) / n of the positives of each label in the training set, (L,).
 
         NaN for a label without positives: its weight is undefined.
         """
         absent, present = self.class_counts().double()
-        weight: torch.Tensor = absent / present.masked_fill(present == 0, torch.nan)
+        weight: Tensor = absent / present.masked_fill(present == 0, torch.nan)
         return weight.float()
 
-    def class_counts(self) -> torch.Tensor:
+    def class_counts(self) -> Tensor:
         """Images of the training set known to be without and with each label, (2, L), int64."""
         targets = torch.from_numpy(self.subset_targets("train"))
         return torch.stack([(targets == 0).sum(dim=0), (targets == 1).sum(dim=0)])

@@ -1,5 +1,6 @@
-"""What is in a data set under a split, counted from its label table alone."""
+"""What label tables hold: counts under a split, and the common vocabulary beside each set's."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -7,6 +8,15 @@ import numpy as np
 from xray_lightning.data.partition import SUBSETS, Split
 from xray_lightning.data.several import find_untold
 from xray_lightning.data.source import Source
+from xray_lightning.data.vocabulary import (
+    Finding,
+    Relabelled,
+    find_wording,
+    list_narrower,
+    read_vocabulary,
+    tells,
+    union_labels,
+)
 from xray_lightning.records import patient_ids, read_column, target_matrix
 from xray_lightning.results import Result
 
@@ -73,3 +83,81 @@ def summarise_data(source: Source, split: Split) -> DataSummary:
         notes=[*source.notes, *split.notes],
         counts={table: dict(rows) for table, rows in source.counts.items()},
     )
+
+
+@dataclass(frozen=True)
+class LabelUse(Result):
+    """How one data set tells a finding, and in how many images."""
+
+    words: tuple[str, ...]  # its own labels; () where it does not tell the finding
+    derived: bool  # from other findings, of which this one is the union
+    wider: tuple[str, ...]  # wider findings it tells instead, which are not used
+    positives: int | None  # images; None where only the vocabulary was read
+    negatives: int | None
+    unknown: int | None  # NaN, or a share between 0 and 1
+
+
+@dataclass(frozen=True)
+class LabelRow(Result):
+    """A finding of the vocabulary, or a label that only its data set knows."""
+
+    label: str
+    snomed: int | None  # SNOMED CT code
+    wider: tuple[str, ...]
+    narrower: tuple[str, ...]
+    sets: dict[str, LabelUse]
+
+
+@dataclass(frozen=True)
+class LabelTable(Result):
+    """The findings that at least one of some data sets tells by its own labels."""
+
+    rows: list[LabelRow]
+    images: dict[str, int | None]  # of each data set; None where only the vocabulary was read
+
+
+def tabulate_labels(sources: Mapping[str, Source | None]) -> LabelTable:
+    """How data sets tell the findings of the vocabulary; of None what it says, without counts."""
+    known = {name: source or _unread(name) for name, source in sources.items()}
+    labels = union_labels(list(known.values()))
+    uses = {name: list(_count(source, labels)) for name, source in known.items()}
+    findings = read_vocabulary()
+    rows = []
+    for place, label in enumerate(labels):
+        finding = findings.get(label) or Finding(label, None, (), (), {})
+        cells = {name: uses[name][place] for name in known}
+        links = finding.wider, list_narrower(label)
+        rows.append(LabelRow(label, finding.snomed, *links, cells))
+    images = {name: len(source) if source else None for name, source in sources.items()}
+    return LabelTable(rows, images)
+
+
+def _unread(name: str) -> Source:
+    """A data set of which only the words of the vocabulary are known."""
+    source = Source()
+    source.name = name
+    words = (word for f in read_vocabulary().values() for word in f.words.get(name, ()))
+    source.labels = tuple(dict.fromkeys(words))
+    return source
+
+
+def _count(source: Source, labels: list[str]) -> Iterator[LabelUse]:
+    """The use of each label in turn."""
+    targets = target_matrix(Relabelled(source, tuple(labels)).records) if source.records else None
+    for column, label in enumerate(labels):
+        wording = find_wording(source.name, source.labels, label)
+        counts: tuple[int | None, ...] = (None,) * 3
+        if targets is not None:
+            positives, negatives = (int((targets[:, column] == sign).sum()) for sign in (1, 0))
+            counts = positives, negatives, len(targets) - positives - negatives
+        wider = () if wording else tuple(n for n in _list_wider(label) if tells(source, n))
+        words = wording.words if wording else ()
+        yield LabelUse(words, bool(wording and wording.derived), wider, *counts)
+
+
+def _list_wider(label: str) -> Iterator[str]:
+    """The findings of which this one is a kind, the nearest first."""
+    finding = read_vocabulary().get(label)
+    for name in finding.wider if finding else ():
+        yield name
+        yield from _list_wider(name)

@@ -15,8 +15,7 @@ from xray_lightning.report.page import say
 from xray_lightning.wording import interval_text, number, p_text
 
 if TYPE_CHECKING:  # need SciPy or pandas, which most verbs do not
-    from xray_lightning.data.labels import LabelTable, LabelUse
-    from xray_lightning.data.summary import DataSummary
+    from xray_lightning.data.summary import DataSummary, LabelTable, LabelUse
     from xray_lightning.evaluation.compare import Comparison, ExpertTruth
     from xray_lightning.evaluation.sweep import CrossValidation, SweepComparison
     from xray_lightning.metrics.margins import MarginTests

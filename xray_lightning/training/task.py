@@ -13,8 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from xray_lightning.checkpoint import KEY, TTA, Description, describe_model
-from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.data.dataset import Batch
+from xray_lightning.data.datamodule import Batch, XrayDataModule
 from xray_lightning.errors import ConfigError, NonFiniteLossError
 from xray_lightning.metrics.auroc import PerLabelAUROC, defined_mean
 from xray_lightning.training.losses import BCE
