@@ -239,3 +239,18 @@ def test_why_nothing_is_told_of_calibration(targets, note) -> None:
     steps = np.diff(scipy_logit(short.curve.value)) / np.diff(scipy_logit(short.scores))
     np.testing.assert_allclose(steps, short.slope.value, rtol=1e-6)
     assert "fewer than 50" in short.note
+
+
+def test_nearly_equal_scores_and_ties_at_the_border() -> None:
+    """A slope is told per log odds however close they lie; none where the likelihood has no end."""
+    rng = np.random.default_rng(3)
+    odds = rng.normal(size=200)
+    targets, patients = (rng.random(200) < expit(odds)).astype(float), np.arange(200)
+    wide, close = (
+        measure_reliability(expit(scale * odds - 3), targets, patients) for scale in (1, 1e-6)
+    )
+    assert 1e-6 * close.slope.value == pytest.approx(wide.slope.value, rel=1e-4)
+    assert 1e-6 * close.slope.low == pytest.approx(wide.slope.low, rel=1e-4)
+    tied = measure_reliability(np.array([0.1, 0.2, 0.2, 0.3]), np.array([0, 0, 1, 1]), range(4))
+    assert np.isnan(tied.slope.value)
+    assert tied.note == "a threshold separates all scores but equal ones"

@@ -227,6 +227,14 @@ def fit_logistic(design: Floats, positive: Mask) -> tuple[Floats, Floats]:
     return weights, influence_of(design, positive, expit(design @ weights))
 
 
+def fit_slope(odds: Floats, positive: Mask, clusters: tuple[Codes, float]) -> Estimate:
+    """Slope of the log odds (n,), which :func:`why_no_slope` has nothing against."""
+    scale = odds.std()  # nearly equal ones would make a singular Hessian
+    design = np.column_stack([np.ones(len(odds)), (odds - odds.mean()) / scale])
+    weights, moves = fit_logistic(design, positive)
+    return around(float(weights[1] / scale), moves[:, 1] / scale, clusters)
+
+
 def fit_intercept(odds: Floats, positive: Mask) -> tuple[float, Floats]:
     """Shift of the log odds (n,) at which positives are as many as told; influences (n,)."""
     shift = float(brentq(lambda shift: float((positive - expit(odds + shift)).sum()), -50, 50))
@@ -244,9 +252,13 @@ def why_no_slope(odds: Floats, positive: Mask) -> str:
     """Why log odds (n,) have no slope, "" if they have one."""
     if positive.all() or not positive.any():
         return "no positive and negative images"
+    if not np.ptp(odds):
+        return "all scores are equal"
     if is_separated(odds, positive):
         return "a threshold separates the positives from the negatives"
-    return "" if np.ptp(odds) else "all scores are equal"
+    high, low = odds[positive], odds[~positive]  # of equal scores too the slope has no end
+    aside = high.min() == low.max() or high.max() == low.min()
+    return "a threshold separates all scores but equal ones" if aside else ""
 
 
 @dataclass(frozen=True)
@@ -283,7 +295,6 @@ def measure_reliability(
         none = Estimate(NAN)
         return Reliability(none, none, none, none, NAN, [], Band([], [], []), [], note)
     clusters = cluster(number_patients(patients)[known], positive)
-    weights, moves = fit_logistic(_bend(odds, odds[:0]), positive)
     ratio, share = float(positive.sum() / told.sum()), positive / positive.sum()
     logs = around(np.log(ratio), share - told / told.sum(), clusters).interval
     knots = np.quantile(odds, KNOTS)
@@ -293,7 +304,7 @@ def measure_reliability(
     curve, ici = _smooth(told, positive, clusters, knots, places)
     errors = np.bincount(mass_bins(told), told * (1 - told))
     return Reliability(
-        slope=around(float(weights[1]), moves[:, 1], clusters),
+        slope=fit_slope(odds, positive, clusters),
         intercept=around(*fit_intercept(odds, positive), clusters),
         ratio=Estimate(ratio, *np.exp(logs).tolist()),
         ici=ici,
@@ -320,7 +331,10 @@ def _smooth(
     told: Floats, positive: Mask, clusters: tuple[Codes, float], knots: Floats, places: Floats
 ) -> tuple[Band, Estimate]:
     """The smooth curve at some places, and its mean distance from what was told."""
-    design, rows = (_bend(logit(side), knots) for side in (told, places))
+    sides = [logit(side) for side in (told, places)] + [knots]
+    middle, scale = sides[0].mean(), sides[0].std()  # see fit_slope
+    inside, outside, joints = ((side - middle) / scale for side in sides)
+    design, rows = _bend(inside, joints), _bend(outside, joints)
     weights, moves = fit_logistic(design, positive)
     lines = (around(float(row @ weights), moves @ row, clusters).interval for row in rows)
     low, high = expit(np.transpose([*lines])).tolist()
@@ -367,12 +381,9 @@ def fit_line(
     clusters = cluster(codes, positive)
     intercept, own = fit_intercept(odds, positive)
     of_prior = (positive - here) / (len(positive) * here * (1 - here))
-    slope, note = Estimate(NAN), why_no_slope(odds, positive)
-    if not note:
-        weights, moves = fit_logistic(np.column_stack([np.ones(len(odds)), odds]), positive)
-        slope = around(float(weights[1]), moves[:, 1], clusters)
+    note = why_no_slope(odds, positive)
     return CalibrationLine(
-        slope=slope,
+        slope=Estimate(NAN) if note else fit_slope(odds, positive, clusters),
         intercept=around(intercept, own, clusters),
         corrected=around(intercept - float(logit(here) - logit(prior)), own - of_prior, clusters),
         prior=prior,
