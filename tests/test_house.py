@@ -16,7 +16,7 @@ LIMITS = {
     "lines of tests": 29_320,
     "longest file": 450,
     "longest function": 40,
-    "modules imported by one other": 22,
+    "modules imported by one other": 23,
     "dict[str, Any]": 29,
     "deep _target_s": 0,
     "lines of README.md": 199,
