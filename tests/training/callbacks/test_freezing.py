@@ -114,7 +114,7 @@ def test_epochs_that_are_none(epochs: Any) -> None:
         xl.FreezeBackbone(epochs=epochs)
 
 
-SCRIPT = """
+SCRIPT = r"""
 import sys, torch, pytorch_lightning as pl
 from xray_lightning import FreezeBackbone, Phantom, XrayDataModule, XrayNet, XrayTask
 
