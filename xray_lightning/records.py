@@ -122,6 +122,12 @@ def is_known(targets: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
     return known
 
 
+def prevalence(targets: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Share of positives among the known targets of each label, (L,); NaN where none is known."""
+    known = is_known(targets).sum(axis=0)
+    return np.where(known, (targets == 1).sum(axis=0) / np.maximum(known, 1), NAN)
+
+
 def target_matrix(records: Sequence[Record], *, shares: bool = False) -> npt.NDArray[np.float32]:
     """Targets of all records, (N, L), NaN where unknown; shares stay only where they are asked for.
 

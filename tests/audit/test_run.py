@@ -17,7 +17,6 @@ from xray_lightning.audit.leakage import CheckpointOverlap, count_overlap, match
 from xray_lightning.audit.run import Audit, audit_split, decompose_change, say, write_gist
 from xray_lightning.audit.shift import (
     BOTH,
-    measure_prevalence,
     score_baselines,
     score_by_mean,
     score_by_metadata,
@@ -30,7 +29,7 @@ from xray_lightning.data.splits import image_split, official_split, patient_spli
 from xray_lightning.errors import TableError
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.intervals import effective_patients
-from xray_lightning.records import Record, target_matrix
+from xray_lightning.records import Record, prevalence, target_matrix
 
 PHANTOM = Phantom(patients=60)
 SPLIT = patient_split(PHANTOM.records, None)
@@ -55,7 +54,7 @@ def test_nih_official(nih: ChestXray14, tabled) -> None:
     view, images = shift["view AP"].value, shift["images per patient"].value
     assert [round(100 * view[subset], 1) for subset in (BOTH, "test")] == [35.0, 56.6]
     assert [round(images[subset], 2) for subset in (BOTH, "test")] == [3.09, 9.15]
-    test, prior = split.subsets["test"], measure_prevalence(table, split.subsets["train"])
+    test, prior = split.subsets["test"], prevalence(table.targets[split.subsets["train"]])
     for scores, mean in (
         (baselines.score_by_previous(table, test, prior), 0.642),
         (score_by_mean(table, test, test, prior), 0.795),
@@ -162,11 +161,11 @@ def test_differences_are_told_beyond_chance_only() -> None:
         shift = shifts.Shift(rows, [], apart)
         return [*say("prevalence", shift, "in b", "in a"), *say("separation", shift, "b", "a")]
 
-    prevalence, metadata = said(0.001, 0.7, 0.6, 0.8)
-    assert prevalence == "Prevalence differs most for Mass: 2.50 times as high in b as in a."
+    apart, metadata = said(0.001, 0.7, 0.6, 0.8)
+    assert apart == "Prevalence differs most for Mass: 2.50 times as high in b as in a."
     assert metadata == "Metadata alone tell b from a: AUROC 0.700 (0.600 to 0.800), mostly by view."
-    prevalence, metadata = said(0.2, 0.32, 0.1, 0.7)
-    assert "differs beyond chance; the largest difference is Hernia: 3.40" in prevalence
+    apart, metadata = said(0.2, 0.32, 0.1, 0.7)
+    assert "differs beyond chance; the largest difference is Hernia: 3.40" in apart
     assert metadata.startswith("Whether metadata alone tell b from a is open")
     assert "cannot tell b from a" in said(0.2, 0.51, 0.5, 0.52)[1]
 
@@ -177,7 +176,7 @@ Subsets = dict[str, np.ndarray]
 @pytest.mark.parametrize("place", ["train", "test"])
 def test_mean_of_the_other_images(records, subsets, place, tabled) -> None:
     table, _ = tabled(records)
-    prior = measure_prevalence(table, subsets["train"])
+    prior = prevalence(table.targets[subsets["train"]])
     scores = baselines.score_by_mean(table, subsets[place], subsets["test"], prior)
     for index, row in enumerate(subsets["test"].tolist()):
         others = [
@@ -194,7 +193,7 @@ def test_mean_of_the_other_images(records, subsets, place, tabled) -> None:
 
 def test_previous_label(records: list[Record], subsets: Subsets, tabled) -> None:
     table, _ = tabled(records)
-    prior = measure_prevalence(table, subsets["train"])
+    prior = prevalence(table.targets[subsets["train"]])
     scores = baselines.score_by_previous(table, subsets["test"], prior)
     by_key = {(r.patient_id, r.follow_up): r.targets for r in records}
     wanted = [
@@ -209,7 +208,8 @@ def test_auroc_against_scikit_learn(records: list[Record], subsets: Subsets, tab
     test = subsets["test"]
     rows = {row.name: row for row in score_baselines(table, subsets, bootstrap, seed=0)}
     assert list(rows) == list(baselines.METHODS)
-    scores = baselines.score_by_mean(table, test, test, measure_prevalence(table, subsets["train"]))
+    prior = prevalence(table.targets[subsets["train"]])
+    scores = baselines.score_by_mean(table, test, test, prior)
     result = rows[baselines.OTHERS].result
     draws = []
     for label, name in enumerate(table.labels):

@@ -14,6 +14,7 @@ import xray_lightning as xl
 from xray_lightning.data import samplers
 from xray_lightning.data.datamodule import XrayDataModule, XrayDataset, default_workers
 from xray_lightning.data.transforms import augment_light, equalise
+from xray_lightning.records import prevalence
 
 NAN = np.nan
 SIZE = 32
@@ -184,8 +185,8 @@ def test_a_resumed_run_starts_at_its_epoch(root: Path) -> None:
 )
 def test_a_sampler_changes_training_alone(plan: samplers.Plan, root: Path) -> None:
     plain, balanced = module(root), module(root, sampler=plan)
-    known = samplers.prevalence(plain.subset_targets("train"))
-    assert np.array_equal(samplers.prevalence(plain.draw_targets()), known)  # the uniform one
+    known = prevalence(plain.subset_targets("train"))
+    assert np.array_equal(prevalence(plain.draw_targets()), known)  # the uniform one
     loader: Any = balanced.train_dataloader()
     batches = list(loader)
     assert len(batches) == len(loader)
@@ -193,7 +194,7 @@ def test_a_sampler_changes_training_alone(plan: samplers.Plan, root: Path) -> No
     planned = balanced.draw_targets()
     np.testing.assert_array_equal(drawn, planned[: len(drawn)])
     assert len(drawn) >= len(planned) - 1
-    assert not np.array_equal(samplers.prevalence(planned), known)
+    assert not np.array_equal(prevalence(planned), known)
     for subset in ("val", "test"):
         assert same(list(balanced.evaluation_loader(subset)), list(plain.evaluation_loader(subset)))
 

@@ -19,7 +19,7 @@ import xray_lightning as xl
 from xray_lightning.audit import label_table
 from xray_lightning.cli.app import run_verb
 from xray_lightning.data import vocabulary
-from xray_lightning.data.samplers import disease_balanced_sampler, prevalence
+from xray_lightning.data.samplers import disease_balanced_sampler
 from xray_lightning.data.source import Source, describe_targets, patient_keys, readable_records
 from xray_lightning.data.summary import LabelTable
 from xray_lightning.data.uncertain import Coding, parse_code
@@ -27,7 +27,7 @@ from xray_lightning.metrics.auroc import PerLabelAUROC, auroc_per_label
 from xray_lightning.metrics.compare import compare_aurocs
 from xray_lightning.metrics.estimates import estimate_metrics
 from xray_lightning.metrics.operating_points import choose_threshold, fit_operating_point
-from xray_lightning.records import CHEST_XRAY14, Box, Record, target_matrix
+from xray_lightning.records import CHEST_XRAY14, Box, Record, prevalence, target_matrix
 from xray_lightning.report.figures import findings_text
 
 NAN = math.nan

@@ -18,8 +18,9 @@ import torch
 from scipy.stats import chisquare
 
 import xray_lightning as xl
-from xray_lightning.data.samplers import EpochSampler, Plan, Shard, occurrences, prevalence
+from xray_lightning.data.samplers import EpochSampler, Plan, Shard, occurrences
 from xray_lightning.data.transforms import equalise
+from xray_lightning.records import prevalence
 
 NAN = np.nan
 # 200 images of 60 patients: half of them normal, two common findings, a rare one, one never seen.

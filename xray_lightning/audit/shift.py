@@ -17,6 +17,7 @@ from xray_lightning.audit.leakage import UNKNOWN
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.compare import holm
 from xray_lightning.metrics.intervals import Floats, Interval, divided, percentile_interval
+from xray_lightning.records import prevalence
 from xray_lightning.results import Result
 
 Shares = dict[str, tuple[Floats, Floats]]  # name to numerator and denominator, (N,) each
@@ -251,7 +252,7 @@ def score_baselines(
 ) -> list[Baseline]:
     """Every method on the test set; ``bootstrap`` is over the whole table's patients."""
     train, test = subsets["train"], subsets["test"]
-    prior = measure_prevalence(table, train)
+    prior = prevalence(table.targets[train])
     scores = {METADATA: score_by_metadata(table, train, test, seed)}
     scores |= dict.fromkeys((PREVIOUS, OTHERS, TRAINED))
     reasons = dict.fromkeys(scores, UNKNOWN)
@@ -269,12 +270,6 @@ def score_baselines(
         result = None if known is None else MeanAuroc.of(table.labels, known, targets, drawn)
         rows.append(Baseline(name, METHODS[name], result, "" if result else reasons[name]))
     return rows
-
-
-def measure_prevalence(table: LabelTable, rows: Rows) -> Floats:
-    """Share of positives among the known targets of each label, (L,); NaN where none is known."""
-    targets = table.targets[rows]
-    return divided((targets == 1).sum(axis=0), (~np.isnan(targets)).sum(axis=0))
 
 
 def score_by_metadata(table: LabelTable, train: Rows, test: Rows, seed: int) -> Floats | None:

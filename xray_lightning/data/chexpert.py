@@ -25,10 +25,8 @@ these tables count images. Ages end at 90, which stands for all above.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -257,17 +255,12 @@ def _read_films(table: Table, part: str) -> "DataFrame":
 
     paths, folders = table.column("Path"), "|".join(FOLDERS[part])
     form = rf"(?:.*/)?(?:{folders})/patient\d+/study\d+/[^/]*(?:frontal|lateral)\.\w+"
-    if not paths.str.contains(f"^{form}$").all():
+    if not (right := paths.str.contains(f"^{form}$")).all():
         wanted = f"as {part}/patient00001/study1/view1_frontal.jpg"
-        table.convert("Path", partial(_require_form, re.compile(form)), wanted)
+        table.convert("Path", dict.fromkeys(paths.filter(right)).__getitem__, wanted)
     pieces = paths.str.split("/").list
     patient, file = pieces.get(-3), pieces.get(-1)
     study = patient + "/" + pieces.get(-2)
     columns = {"image_id": f"{part}/" + study + "/" + file, "patient_id": patient}
     lateral = file.str.contains(r"lateral\.\w+$")
     return pl.DataFrame({**columns, "study_id": study, "lateral": lateral})
-
-
-def _require_form(form: re.Pattern[str], cell: str) -> None:
-    if not form.fullmatch(cell):
-        raise ValueError

@@ -196,10 +196,13 @@ def split_as_nih(path: Path, exposures: Mapping[str, str]) -> dict[str, frozense
 
 def read_nih_map(path: Path) -> dict[str, str]:
     """RSNA id -> NIH file name (``00019124_092.png``), by RSNA's published JSON list or a table."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    pairs = _json_pairs(path) if ".json" in suffixes else _table_pairs(path)
     images: dict[str, str] = {}
-    for place, rsna, nih in pairs:
+    for place, row in _read_rows(path):
+        keys = [next((key for key in own if key in row), "") for own in (RSNA_KEYS, NIH_KEYS)]
+        if "" in keys:
+            there = ", ".join(row)
+            raise TableError(f"{path} is not a map from RSNA to NIH: it has {there}. {WANTED}")
+        rsna, nih = (str(row[key]) for key in keys)
         match = _NIH_IMAGE.fullmatch(nih)
         if not rsna or not match:
             raise TableError(f"{place}: {rsna!r} -> {nih!r} does not name an NIH image (*_000.png)")
@@ -214,28 +217,16 @@ def nih_patient(image: str) -> str:
     return str(int(image.split("_")[0]))
 
 
-def _table_pairs(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Place, RSNA id and NIH name of each row."""
-    table = read_table(path)
-    rsna, nih = (_find_key(path, keys, table.columns) for keys in (RSNA_KEYS, NIH_KEYS))
-    for i, names in enumerate(zip(table.text(rsna), table.text(nih), strict=True)):
-        yield table.place(i), *names
-
-
-def _json_pairs(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Place, RSNA id and NIH name of each object."""
+def _read_rows(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Place and cells of each row of a table, or object of a JSON list."""
+    if ".json" not in [suffix.lower() for suffix in path.suffixes]:
+        table = read_table(path)
+        cells = zip(*map(table.text, table.columns), strict=True)
+        for i, row in enumerate(cells):
+            yield table.place(i), dict(zip(table.columns, row, strict=True))
+        return
     with open_text(path, "JSON map (data.nih_map)") as file:
         entries = json.load(file)
     if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
         raise TableError(f"{path} is not a list of objects. {WANTED}")
-    for number, entry in enumerate(entries, start=1):
-        rsna, nih = (_find_key(path, keys, entry) for keys in (RSNA_KEYS, NIH_KEYS))
-        yield f"{path}, object {number}", str(entry[rsna]), str(entry[nih])
-
-
-def _find_key(path: Path, keys: Sequence[str], names: Collection[str]) -> str:
-    """The first of the known names that is there."""
-    for key in keys:
-        if key in names:
-            return key
-    raise TableError(f"{path} is not a map from RSNA to NIH: it has {', '.join(names)}. {WANTED}")
+    yield from ((f"{path}, object {n}", entry) for n, entry in enumerate(entries, start=1))

@@ -117,7 +117,7 @@ class PadChest(Source):
         if not records:
             raise ConfigError(f"no image is left of the table: {listed}")
         notes += [f"LEFT OUT: {listed} (each row by its first reason)"] if listed else []
-        bits = table.convert(_BITS, _parse_bits, "8 to 16")
+        bits = table.convert(_BITS, {str(n): n for n in range(8, 17)}.__getitem__, "8 to 16")
         self._bits = dict(zip(table.text(_IMAGE), bits, strict=True))
         counts = _count_table(table, rows, cells, words, notes)
         stray = paths.keys() - self._bits.keys()
@@ -157,12 +157,6 @@ def parse_labels(cell: str) -> tuple[str, ...]:
     if not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
         raise ValueError
     return tuple(words)
-
-
-def _parse_bits(cell: str) -> int:
-    if not 8 <= (bits := int(cell)) <= 16:
-        raise ValueError
-    return bits
 
 
 def _count_table(

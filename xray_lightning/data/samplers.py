@@ -14,7 +14,6 @@ import pandas as pd
 from torch.utils.data import Dataset, DistributedSampler
 
 from xray_lightning.errors import ConfigError, DataError
-from xray_lightning.records import is_known
 
 Targets = npt.NDArray[np.float32]
 Order = npt.NDArray[np.int64]
@@ -111,14 +110,6 @@ def hospital_balanced_sampler(
         for code, count in enumerate(np.diff(ends))
     ]
     return generator.permutation(np.concatenate(drawn))
-
-
-def prevalence(targets: Targets) -> npt.NDArray[np.float64]:
-    """Share of positives among the known targets of each label, (L,); NaN where none is known."""
-    known = is_known(targets).sum(axis=0).astype(np.float64)
-    known[known == 0] = np.nan
-    shares: npt.NDArray[np.float64] = (targets == 1).sum(axis=0) / known
-    return shares
 
 
 def occurrences(order: Order) -> Order:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,9 @@ LabelMap = Mapping[str, frozenset[str]]  # label -> words
 
 MAP = Path(__file__).with_name("labels.yaml")
 KEPT = (  # of a data set whose labels are read by another name
-    *("name", "population", "owner", "unknown_patients", "root", "allow_missing", "official"),
-    *("choices", "counts"),
+    *("name", "title", "population", "owner", "unknown_patients", "root", "allow_missing"),
+    *("missing", "official", "choices", "counts"),
 )
-OF_THE_FINDING = ("snomed", "wider", "union")  # keys of labels.yaml that are no data sets
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,13 @@ def read_vocabulary() -> Mapping[str, Finding]:
     """The findings of ``labels.yaml`` by name, in its order."""
     with MAP.open(encoding="utf-8") as file:
         entries = yaml.safe_load(file)
-    return {name: _read_finding(name, entry) for name, entry in entries.items()}
-
-
-def _read_finding(name: str, entry: Mapping[str, str | list[str]]) -> Finding:
-    lists = {key: (value,) if isinstance(value, str) else value for key, value in entry.items()}
-    words = {key: tuple(lists[key]) for key in entry if key not in OF_THE_FINDING}
-    wider, union = tuple(lists.get("wider", ())), tuple(lists.get("union", ()))
-    code = entry.get("snomed")
-    return Finding(name, code if isinstance(code, int) else None, wider, union, words)
+    findings = {}
+    for name, entry in entries.items():
+        code = entry.pop("snomed", None)
+        lists = {k: (one,) if isinstance(one, str) else tuple(one) for k, one in entry.items()}
+        wider, union = lists.pop("wider", ()), lists.pop("union", ())
+        findings[name] = Finding(name, code, wider, union, lists)
+    return findings
 
 
 def list_sets() -> tuple[str, ...]:
@@ -88,17 +85,12 @@ def find_wording(data_set: str, labels: Sequence[str], label: str) -> Wording | 
     words = finding.words.get(data_set, ()) if finding else ()
     if words and set(words) <= set(labels):
         return Wording(words)
-    if label in labels and not _claimed(data_set, label):
+    if label in labels and not any(label in f.words.get(data_set, ()) for f in findings.values()):
         return Wording((label,))
     parts = [find_wording(data_set, labels, name) for name in finding.union] if finding else []
     if not parts or None in parts:
         return None
     return Wording(tuple(word for part in parts if part for word in part.words), derived=True)
-
-
-def _claimed(data_set: str, word: str) -> bool:
-    """Whether a data set's label is a finding, perhaps one of another name."""
-    return any(word in finding.words.get(data_set, ()) for finding in read_vocabulary().values())
 
 
 def tells(source: Source, label: str) -> bool:
@@ -166,6 +158,8 @@ def relabel(source: Source, labels: Sequence[str]) -> Source:
 class Relabelled(Source):
     """A data set with labels of the common vocabulary; :func:`relabel` makes one."""
 
+    title = ""
+
     def __init__(self, source: Source, labels: tuple[str, ...]) -> None:
         for name in KEPT:
             setattr(self, name, getattr(source, name))
@@ -196,16 +190,6 @@ class Relabelled(Source):
                 *(r.image_id, r.patient_id, tell(r.targets), r.path, boxes, r.box_frame),
                 *(r.age, r.sex, r.view, r.follow_up, r.study_id, r.hospital),
             )
-
-    @property
-    def title(self) -> str:
-        """That of the data set."""
-        return self.source.title
-
-    @cached_property
-    def missing(self) -> Sequence[str]:
-        """As the data set says."""
-        return self.source.missing
 
     def read(self, record: Record) -> Pixels:
         """As the data set does."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from xray_lightning.evaluation.predictions import Origin, Predictions, SplitName
 from xray_lightning.hub import name_place
 from xray_lightning.metrics.auroc import auroc_per_label, defined_mean
 from xray_lightning.metrics.intervals import Estimate
+from xray_lightning.training.callbacks.epochs import gather
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import Json, to_plain, write_json
 
@@ -47,19 +48,10 @@ def predict_subset(
     batches = cast(list[Tensor], trainer.predict(task, dataloaders=loader))
     shard = positions, torch.cat(batches).float().numpy()
     records = data.subset_records(subset)
-    scores = assemble_scores(gather_shards(shard, trainer.world_size), len(records))
+    scores = assemble_scores(gather(shard, trainer.world_size), len(records))
     require_scores(scores, [record.image_id for record in records])
     columns = [task.labels.index(label) for label in data.labels]  # of a larger label set
     return Predictions.of(records, data.labels, scores[:, columns])
-
-
-def gather_shards(shard: ScoredShard, world: int) -> list[ScoredShard]:
-    """The shards of all processes, in each of them."""
-    if world == 1:
-        return [shard]
-    shards: list[Any] = [None] * world
-    torch.distributed.all_gather_object(shards, shard)
-    return shards
 
 
 def assemble_scores(shards: Sequence[ScoredShard], count: int) -> Scores:

@@ -341,7 +341,8 @@ def make_head(
     if not isinstance(options, Mapping | None):
         raise ConfigError(f"model.head_options must be a mapping of options, got {options!r}")
     factory = HEADS[head] if isinstance(head, str) else head
-    known = _options(factory)
+    parameters = inspect.signature(factory).parameters.values()
+    known = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY and p.name != "dropout"]
     if unknown := sorted(set(options or {}) - set(known)):
         raise ConfigError(
             f"model.head_options: the head {head!r} has no {unknown}; it takes "
@@ -360,9 +361,3 @@ def describe_head(
     if isinstance(head, partial):
         return describe_head(head.func, {**head.keywords, **given})
     return f"{head.__module__}.{head.__qualname__}", given
-
-
-def _options(head: HeadFactory) -> list[str]:
-    """Keyword-only arguments other than the dropout, which all have."""
-    parameters = inspect.signature(head).parameters.values()
-    return [p.name for p in parameters if p.kind == p.KEYWORD_ONLY and p.name != "dropout"]

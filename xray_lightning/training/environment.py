@@ -13,7 +13,7 @@ import torch
 
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import describe_split
-from xray_lightning.data.samplers import prevalence
+from xray_lightning.records import prevalence
 from xray_lightning.writing import Json, read_json, to_plain, write_json
 
 PACKAGES = (

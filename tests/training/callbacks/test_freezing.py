@@ -110,7 +110,7 @@ def test_what_is_not_worth_freezing(epochs, loaded, warning, caplog) -> None:
 
 @pytest.mark.parametrize("epochs", [0, -1, 1.5, "2"])
 def test_epochs_that_are_none(epochs: Any) -> None:
-    with pytest.raises(xl.ConfigError, match="freeze_epochs must be a whole number of epochs, got"):
+    with pytest.raises(xl.ConfigError, match="freeze_epochs must be an integer of at least 1, got"):
         xl.FreezeBackbone(epochs=epochs)
 
 

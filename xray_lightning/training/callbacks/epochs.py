@@ -5,8 +5,9 @@ import math
 import signal
 import time
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from xray_lightning.writing import open_replacing
 
 LOG = logging.getLogger(__name__)
 Row = dict[str, float]
+Shard = TypeVar("Shard")
 Floats = npt.NDArray[np.float32]
 
 
@@ -26,6 +28,14 @@ def write_rows(rows: list[Row], path: Path) -> None:
     """Replace the table in one step; an undefined value is an empty cell."""
     with open_replacing(path, newline="") as file:
         pd.DataFrame(rows).to_csv(file, index=False, float_format="%.9g", lineterminator="\r\n")
+
+
+def gather(shard: Shard, world: int) -> list[Shard]:
+    """The shards of all processes, in each of them."""
+    shards: list[Any] = [shard] * world
+    if world > 1:
+        torch.distributed.all_gather_object(shards, shard)
+    return shards
 
 
 class MetricsFile(pl.Callback):
@@ -102,11 +112,8 @@ class WatchMetric(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log; several processes put their images together."""
-        shards: list[Any] = [self._batches]
-        if trainer.world_size > 1:
-            shards = [None] * trainer.world_size
-            torch.distributed.all_gather_object(shards, self._batches)
-        scores, targets = zip(*(batch for shard in shards for batch in shard), strict=True)
+        shards = gather(self._batches, trainer.world_size)
+        scores, targets = zip(*chain(*shards), strict=True)
         value = float(self.function(np.concatenate(scores), np.concatenate(targets)))
         pl_module.log(f"val/{self.name}", value, sync_dist=True)
         self._batches.clear()

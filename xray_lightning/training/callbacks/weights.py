@@ -148,8 +148,7 @@ class FreezeBackbone(pl.Callback):
     """
 
     def __init__(self, epochs: int) -> None:
-        if not isinstance(epochs, int) or epochs < 1:
-            raise ConfigError(f"freeze_epochs must be a whole number of epochs, got {epochs!r}")
+        require_integer("freeze_epochs", epochs, 1)
         self.epochs = epochs
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -234,9 +233,6 @@ class RunCheckpoint(ModelCheckpoint):
         super().load_state_dict(
             {**state_dict, **moved, "best_k_models": kept, "dirpath": self.dirpath}
         )
-
-
-LOG = logging.getLogger(__name__)
 
 
 class FitGate(pl.Callback):
