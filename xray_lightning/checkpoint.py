@@ -7,8 +7,8 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -134,7 +134,7 @@ class Checkpoint:
             )
         try:
             for name in own:
-                settings[name] = get_class(settings[name])
+                settings[name] = resolve_name(settings[name])  # runs its module's code
             if "class" in settings:
                 net: nn.Module = settings.pop("class")(**settings)
                 return net
@@ -143,12 +143,6 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path} describes no network of this version: {error}"
             ) from error
-
-
-def get_class(name: str) -> Any:
-    """The class or function of a dotted name; runs the code of its module."""
-    module, _, leaf = name.rpartition(".")
-    return getattr(import_module(module), leaf)
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:

@@ -17,7 +17,7 @@ import pytest
 import xray_lightning as xl
 from xray_lightning.cli.app import run_verb
 from xray_lightning.data.chexpert import LABELS, MASKED
-from xray_lightning.data.geometry import PackedMask
+from xray_lightning.data.geometry import draw_runs, surround_runs, unpack_mask
 
 HEADER = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *LABELS]
 EDEMA, FRACTURE, NONE = map(LABELS.index, ("Edema", "Fracture", "No Finding"))
@@ -199,13 +199,13 @@ def pack(mask: Any) -> dict[str, Any]:
 def test_masks_of_any_shape(seed: int) -> None:
     generator = np.random.default_rng(seed)
     mask = generator.random((generator.integers(1, 70), generator.integers(1, 70))) < seed / 5
-    packed = PackedMask(pack(mask)["counts"], *mask.shape)
-    np.testing.assert_array_equal(packed.draw(), mask)
+    runs, *sides = unpack_mask(pack(mask)["counts"], *mask.shape)
+    np.testing.assert_array_equal(draw_runs(runs, *sides), mask)
+    box = surround_runs(runs, len(mask), "Mass")
     if not mask.any():
-        assert packed.box("Mass") is None
+        assert box is None
         return
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    box = packed.box("Mass")
     assert box is not None
     assert (box.x, box.y) == (columns[0], rows[0])
     assert (box.width, box.height) == (np.ptp(columns) + 1, np.ptp(rows) + 1)

@@ -214,8 +214,7 @@ def _require_subset(
     predictions: Predictions, by_id: Mapping[str, Record], subset: str, split: Split
 ) -> None:
     """Refuse the scores of other images: the page would mix two splits."""
-    unknown = [image for image in predictions.image_ids if image not in by_id]
-    if unknown:
+    if unknown := [image for image in predictions.image_ids if image not in by_id]:
         raise TableError(
             f"{len(unknown):,} scored images are not in the label table, the first is "
             f"{unknown[0]}: are these predictions on other data?"

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.data.geometry import PackedMask
+from xray_lightning.data.geometry import Packed, draw_runs, surround_runs, unpack_mask
 from xray_lightning.data.source import Mask, Source, find_files, locate_files, read_facts
 from xray_lightning.data.tables import Table, format_count, open_text, read_table
 from xray_lightning.data.uncertain import SMOOTH, Choice, Codes, Coding, code_matrix, count_codes
@@ -102,7 +102,7 @@ class CheXpert(Source):
         self.official = _assign_parts(parts)
         published = {name: rows for name, rows in FACTS.counts.items() if name.split()[0] in parts}
         records: Sequence[Record] = Records.join(list(parts.values()))
-        self._masks: dict[str, dict[str, PackedMask]] = {}  # image -> label -> mask
+        self._masks: dict[str, dict[str, Packed]] = {}  # image -> label -> mask
         self._told: set[str] = set()  # images of which the files of masks tell what is absent
         for file in [segmentations] if isinstance(segmentations, str | Path) else segmentations:
             records = self._add_masks(Path(file), records, notes)
@@ -115,7 +115,7 @@ class CheXpert(Source):
             MissingImagesError: the finding is absent, and the file that tells the size is too.
         """
         if packed := self._masks.get(record.image_id, {}).get(label):
-            return packed.draw()
+            return draw_runs(*packed)
         absent = record.image_id in self._told and label in MASKED
         return np.zeros(self.read(record).shape, np.bool_) if absent else None
 
@@ -139,11 +139,11 @@ class CheXpert(Source):
         return [_draw_boxes(r, own[r.image_id]) if r.image_id in own else r for r in records]
 
 
-def read_masks(path: Path) -> dict[str, dict[str, PackedMask]]:
+def read_masks(path: Path) -> dict[str, dict[str, Packed]]:
     """Key of the image (``patient64622_study1_view1_frontal``) -> label -> mask."""
     with open_text(path, "file of masks (data.segmentations)") as file:
         entries = json.load(file)
-    masks: dict[str, dict[str, PackedMask]] = {}
+    masks: dict[str, dict[str, Packed]] = {}
     place = "its first key"
     try:
         for key, findings in entries.items():
@@ -151,16 +151,17 @@ def read_masks(path: Path) -> dict[str, dict[str, PackedMask]]:
             for finding, mask in findings.items():
                 place = f"{key}, {finding}"
                 label = MASKED[MASKED.index(RADIOLOGISTS.get(finding, finding))]
-                masks[key][label] = PackedMask(mask["counts"], *mask["size"])
+                masks[key][label] = unpack_mask(mask["counts"], *mask["size"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TableError(f"{path}: {place}: no mask of one of its findings ({error!r})") from error
     return masks
 
 
-def _draw_boxes(record: Record, masks: Mapping[str, PackedMask]) -> Record:
+def _draw_boxes(record: Record, masks: Mapping[str, Packed]) -> Record:
     """The record with a box around each of its masks."""
-    boxes = tuple(box for label, mask in masks.items() if (box := mask.box(label)))
-    frames = [(mask.width, mask.height) for mask in masks.values()]
+    drawn = (surround_runs(runs, height, label) for label, (runs, height, _) in masks.items())
+    frames = [(width, height) for _, height, width in masks.values()]
+    boxes = tuple(filter(None, drawn))
     return replace(record, boxes=boxes, box_frame=frames[0]) if boxes else record
 
 

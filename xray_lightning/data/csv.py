@@ -20,12 +20,12 @@ image, label, x, y, width, height, in pixels of the file.
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from xray_lightning.data.partition import read_split_column
-from xray_lightning.data.source import Source, list_names, require_directory
+from xray_lightning.data.source import Source, locate_files, require_directory
 from xray_lightning.data.tables import Table, binary, format_count, read_boxes, read_table
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Record
@@ -131,7 +131,7 @@ def _make_records(
 ) -> tuple[Record, ...]:
     """One record per row of the table."""
     images = table.text("image")
-    paths = _find_files(root, images)
+    paths = locate_files(root, images)
     _refuse_two_names(table, images, paths)
     boxes = (
         read_boxes(read_table(Path(box_path)), BOX_COLUMNS, labels, set(images)) if box_path else {}
@@ -143,14 +143,13 @@ def _make_records(
     )
     of_labels = (table.convert(label, binary, wanted) for label in labels)
     targets = list(zip(*of_labels, strict=True))  # (N, L)
-    unknown = sum(math.isnan(target) for row in targets for target in row)
-    if unknown:
+    if unknown := sum(math.isnan(target) for row in targets for target in row):
         notes.append(f"{format_count(unknown, 'target')} unknown (blank or -1)")
     columns = (
         images,
         _read_patients(table, notes),
         targets,
-        map(paths.get, images),
+        paths,
         [boxes.get(image, ()) for image in images],
         [None] * len(images),  # boxes are in pixels of the file
         table.ages("age", notes),
@@ -161,14 +160,14 @@ def _make_records(
     return tuple(map(Record, *columns))
 
 
-def _refuse_two_names(table: Table, images: Sequence[str], paths: Mapping[str, Path]) -> None:
+def _refuse_two_names(table: Table, images: Sequence[str], paths: Sequence[Path | None]) -> None:
     """Two names of one file (spellings, links) would be two images, perhaps one of them in test."""
-    real = {folder: folder.resolve() for folder in {path.parent for path in paths.values()}}
+    real = {folder: folder.resolve() for folder in {path.parent for path in paths if path}}
     links = {entry.path for folder in real for entry in os.scandir(folder) if entry.is_symlink()}
     seen: dict[str | Path, str] = {}
-    for image in images:
+    for image, path in zip(images, paths, strict=True):
         place: str | Path = os.path.normpath(image)
-        if path := paths.get(image):
+        if path:
             place = path.resolve() if str(path) in links else real[path.parent] / path.name
         first = seen.setdefault(place, image)
         if first != image:
@@ -196,15 +195,3 @@ def _read_patients(table: Table, notes: list[str]) -> Sequence[str]:
             "people: a split is only as good as its ids"
         )
     return patients
-
-
-def _find_files(root: Path, images: Iterable[str]) -> dict[str, Path]:
-    """Image id -> file, for the images on disk, by one scan of each folder."""
-    paths = {image: root / image for image in images}
-    folders = {path.parent for path in paths.values()}
-    present = {folder: frozenset(list_names(folder)) for folder in folders if folder.is_dir()}
-    return {
-        image: path
-        for image, path in paths.items()
-        if path.name in present.get(path.parent, frozenset())
-    }

@@ -3,8 +3,6 @@
 Exact masks as runs down the columns: COCO's text of them, their pixels, the box around.
 """
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -55,32 +53,15 @@ def box_to_square(box: Rectangle, frame: tuple[int, int], size: int) -> Rectangl
 
 
 Runs = npt.NDArray[np.int64]  # pixels outside, inside, outside, ... down one column after another
+Packed = tuple[Runs, int, int]  # those that fill an image, its height and its width
 
 
-@dataclass(frozen=True, slots=True)
-class PackedMask:
-    """A mask as text, a COCO run-length string; a ValueError where it does not fill the image."""
-
-    counts: str
-    height: int
-    width: int
-
-    def __post_init__(self) -> None:
-        if (total := self.runs.sum()) != self.height * self.width or (self.runs < 0).any():
-            raise ValueError(f"its runs hold {total:,} pixels, not {self.height} x {self.width}")
-
-    @property
-    def runs(self) -> Runs:
-        """Lengths of the runs."""
-        return unpack_runs(self.counts)
-
-    def draw(self) -> Mask:
-        """The mask, (H, W)."""
-        return draw_runs(self.runs, self.height, self.width)
-
-    def box(self, label: str) -> Box | None:
-        """The smallest box around the mask; None where it is empty."""
-        return surround_runs(self.runs, self.height, label)
+def unpack_mask(counts: str, height: int, width: int) -> Packed:
+    """A mask of a COCO run-length string; a ValueError where it does not fill the image."""
+    runs = unpack_runs(counts)
+    if (total := runs.sum()) != height * width or (runs < 0).any():
+        raise ValueError(f"its runs hold {total:,} pixels, not {height} x {width}")
+    return runs, height, width
 
 
 def draw_runs(runs: Runs, height: int, width: int) -> Mask:

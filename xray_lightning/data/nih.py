@@ -22,6 +22,8 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts
 from xray_lightning.data.tables import Table, format_count, open_text, read_boxes, read_table
@@ -83,10 +85,16 @@ def make_records(
     boxes: dict[str, tuple[Box, ...]] = {}
     if path := _find_file(folders, "BBox_List_2017.csv"):
         boxes = read_boxes(read_table(path), _BOX_COLUMNS, CHEST_XRAY14, set(images))
+    rows, cells = table.distinct(_FINDINGS)  # 836, each of which is encoded once
+    firsts = zip(cells, np.unique(rows, return_index=True)[1].tolist(), strict=True)
+    targets = [
+        encode(cell.split("|"), CHEST_XRAY14, f"{table.place(i)} ({images[i]})")
+        for cell, i in firsts
+    ]
     columns = (
         images,
         table.convert(_PATIENT, lambda cell: str(int(cell)), "a whole number"),
-        _encode_findings(table),
+        [targets[row] for row in rows.tolist()],
         map(paths.get, images),
         [boxes.get(image, ()) for image in images],
         itertools.repeat(BOX_FRAME),
@@ -96,16 +104,6 @@ def make_records(
         table.numbers(_FOLLOW_UP),
     )
     return tuple(map(Record, *columns))
-
-
-def _encode_findings(table: Table) -> list[tuple[float, ...]]:
-    """Targets of each row; the table has 836 distinct cells, so each is encoded once, (N, L)."""
-    cells, images = table.text(_FINDINGS), table.text(_IMAGE)
-    known: dict[str, tuple[float, ...]] = {}
-    for i, cell in enumerate(cells):
-        if cell not in known:
-            known[cell] = encode(cell.split("|"), CHEST_XRAY14, f"{table.place(i)} ({images[i]})")
-    return [known[cell] for cell in cells]
 
 
 def _find_file(folders: Sequence[Path], *names: str) -> Path | None:
@@ -179,8 +177,7 @@ def match_exposures(
     """NIH's name of every image of the label table."""
     names = read_nih_map(path)
     require_all(path, boxes, names, "complete the map, or go without (data.nih_map=null)")
-    twice = len(chosen) - len({names[image] for image in chosen})
-    if twice:
+    if twice := len(chosen) - len({names[image] for image in chosen}):
         notes.append(f"{format_count(twice, 'image')} the same NIH exposure as another, by the map")
     return names
 

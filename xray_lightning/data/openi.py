@@ -73,8 +73,7 @@ class OpenI(Source):
         paths = index_images(map(folder.joinpath, IMAGE_FOLDERS), (".png",))
         indexed = [r for r in reports if r[1] and NOT_INDEXED not in r[1]]
         counts = _count_files(reports, headers)
-        untold = counts["files"]["images"] - sum(len(images) for *_, images in indexed)
-        if untold:
+        if untold := counts["files"]["images"] - sum(len(images) for *_, images in indexed):
             notes.append(
                 f"LEFT OUT: {format_count(untold, 'image')} of reports that were not indexed"
             )

@@ -85,11 +85,7 @@ class Several(Source):
     @property
     def title(self) -> str:
         """The titles of all, by name."""
-        titles = {
-            name: source.title.replace(source.name, name, 1)
-            for name, source in self.sources.items()
-        }
-        return " + ".join(titles.values())
+        return " + ".join(s.title.replace(s.name, k, 1) for k, s in self.sources.items())
 
     @cached_property
     def missing(self) -> Sequence[str]:

@@ -323,9 +323,13 @@ def find_files(folder: Path, *names: str) -> list[Path]:
 
 
 def locate_files(folder: Path, files: Sequence[str]) -> list[Path | None]:
-    """Where each file of a folder is; None where it is not on disk."""
-    paths = (folder / file for file in files) if folder.is_dir() else ()
-    return [path if path.is_file() else None for path in paths] or [None] * len(files)
+    """Where each file of a folder is, by one scan of each below it; None where it is not there."""
+    if not folder.is_dir():
+        return [None] * len(files)
+    paths = [folder / file for file in files]
+    below = {path.parent for path in paths}
+    there = {place: frozenset(list_names(place)) for place in below if place.is_dir()}
+    return [path if path.name in there.get(path.parent, ()) else None for path in paths]
 
 
 def find_table(folder: Path, names: Sequence[str], expected: str, notes: list[str]) -> Path:

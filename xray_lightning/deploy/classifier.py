@@ -20,14 +20,7 @@ from xray_lightning.data.files import read_file
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.data.images import collect_notes, decode_image
 from xray_lightning.deploy.gate import GateOpinion, check_file, check_film
-from xray_lightning.deploy.inputs import (
-    Image,
-    Pixels,
-    Range,
-    list_images,
-    read_input,
-    require_range,
-)
+from xray_lightning.deploy.inputs import Image, Pixels, Range, list_images, read_input
 from xray_lightning.deploy.interpretation import Floats, Interpretation, Scores, interpret
 from xray_lightning.errors import CheckpointError, ConfigError, DataError, require_integer
 from xray_lightning.evaluation.predictions import require_scores
@@ -143,7 +136,8 @@ class Classifier:
             CheckpointError: a score is NaN.
         """
         require_integer("batch_size", batch_size, 1)
-        require_range(value_range)
+        if value_range and not -np.inf < value_range[0] < value_range[1] < np.inf:
+            raise ConfigError(f"value_range must be (black, white), rising: {value_range}")
         listed, size = list_images(images), self.preprocessing["image_size"]
         squares = np.empty((len(listed), size, size), np.uint8)
         told: list[Told] = []

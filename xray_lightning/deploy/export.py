@@ -221,8 +221,7 @@ def _compare(classifier: Classifier, run: Run, pixels: Pixels) -> float:
     largest = 0.0
     for count in BATCHES:
         scores = classifier.score(pixels[:count])
-        wanted: list[npt.NDArray[Any]] = [scores]
-        wanted.append(classifier.interpretation.probabilities(scores))
+        wanted: list[Any] = [scores, classifier.interpretation.probabilities(scores)]
         for ours, theirs in zip(wanted, run(pixels[:count])[:2], strict=True):
             same = ours.shape == theirs.shape and (np.isnan(ours) == np.isnan(theirs)).all()
             gap = np.nanmax(np.abs(ours - theirs), initial=0) if same else np.inf

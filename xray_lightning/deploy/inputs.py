@@ -15,7 +15,7 @@ from torch import Tensor, bfloat16
 from xray_lightning.data.dicom import is_dicom, to_uint8
 from xray_lightning.data.files import read_file
 from xray_lightning.data.images import decode_image, to_grey8
-from xray_lightning.errors import ConfigError, InvalidImageError
+from xray_lightning.errors import InvalidImageError
 
 Pixels = npt.NDArray[np.uint8]
 Image = str | Path | npt.NDArray[Any] | Tensor | Pil.Image | Dataset
@@ -112,9 +112,3 @@ def to_bytes(dataset: Dataset) -> bytes:
         needed = "It needs its file_meta, as dcmread gives it"
         raise InvalidImageError(f"{reason}. {needed}") from None
     return file.getvalue()
-
-
-def require_range(value_range: Range | None) -> None:
-    """Refuse a range that is none."""
-    if value_range is not None and not -np.inf < value_range[0] < value_range[1] < np.inf:
-        raise ConfigError(f"value_range must be (black, white), black below white: {value_range}")

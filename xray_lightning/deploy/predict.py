@@ -332,8 +332,7 @@ def _require_same(folder: Path, identity: Json) -> None:
     except OutputError as error:
         raise ConfigError(f"{path} cannot be read: name another folder") from error
     deciding = set(identity) - {"versions", "checkpoint_file"}
-    other = [key for key in identity if key in deciding and before.get(key) != identity[key]]
-    if other:
+    if other := [key for key in identity if key in deciding and before.get(key) != identity[key]]:
         raise ConfigError(
             f"{folder} holds scores of another checkpoint or version (what differs: "
             f"{', '.join(other)}): name another folder"

@@ -147,14 +147,12 @@ def _find_ids(table: Table, images: Collection[str]) -> tuple[str, list[str | No
 
 def _require_known(table: Table, column: str, ids: Sequence[str | None]) -> list[str]:
     cells, known = table.column(column).to_list(), [image for image in ids if image is not None]
-    unknown = [cell for cell, image in zip(cells, ids, strict=True) if image is None]
-    if unknown:
+    if unknown := [cell for cell, image in zip(cells, ids, strict=True) if image is None]:
         raise TableError(
             f"{table.path}: {len(unknown):,} of {len(ids):,} ids in column {column!r} are not in "
             f"this data set: {_shorten(unknown)}. Take their rows out"
         )
-    twice = [image for image, count in Counter(known).items() if count > 1]
-    if twice:
+    if twice := [image for image, count in Counter(known).items() if count > 1]:
         raise TableError(f"{table.path} scores {len(twice):,} images twice: {_shorten(twice)}")
     return known
 
@@ -203,8 +201,7 @@ def _find_label_columns(table: Table, labels: Sequence[str]) -> dict[str, str]:
         names = " or ".join(choice[labels[0]][0] for choice in complete)
         raise TableError(f"{path} has several scores for each label ({names}): leave one of them")
     if complete:
-        doubled = [names for names in complete[0].values() if len(names) > 1]
-        if doubled:
+        if doubled := [names for names in complete[0].values() if len(names) > 1]:
             raise TableError(f"{path} has two columns for one label: {', '.join(doubled[0])}")
         return {label: names[0] for label, names in complete[0].items()}
     best = max(simple, key=_count, default={})

@@ -271,8 +271,7 @@ def _check(net: XrayNet, images: Tensor, method: str) -> None:
     require_method(method)
     own = {"cam": ("maps",), GATES: ("attention_maps",)}
     needed = own.get(method, ("forward_features", "forward_head"))
-    missing = [name for name in needed if not hasattr(net, name)]
-    if missing:
+    if missing := [name for name in needed if not hasattr(net, name)]:
         raise ConfigError(
             f"method {method!r} needs {' and '.join(missing)} of the network, which "
             f"{type(net).__name__} lacks; give an XrayNet"

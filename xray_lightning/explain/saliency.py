@@ -88,8 +88,7 @@ def _place_gates(stages: Sequence[Stage]) -> list[Stage]:
         last[block] = [layer for layer in layers if f"{layer}.".startswith(gated)][-1]
     moved = []
     for stage in stages:
-        own = [layer for layer in stage.layers if layer not in blocks]
-        if own:
+        if own := [layer for layer in stage.layers if layer not in blocks]:
             behind = [block for block in blocks if last[block] in own]
             moved.append(Stage(stage.name, (*own, *behind)))
     return moved

@@ -76,8 +76,7 @@ def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, str]:
             ) from error
     state = backbone.state_dict()
     floats = {key: value for key, value in state.items() if value.is_floating_point()}
-    random = [key for key, value in floats.items() if torch.equal(value, initial[key])]
-    if random:
+    if random := [key for key, value in floats.items() if torch.equal(value, initial[key])]:
         raise WeightsError(_partial(f"timm's weights for {name!r}", missing=random, extra=[]))
     return backbone, _report(state, f"timm's {name}.{facts.tag}")
 

@@ -15,7 +15,7 @@ from xray_lightning.metrics.operating_points import Calls, OperatingPoints
 from xray_lightning.metrics.subgroups import MEAN, Subgroup
 from xray_lightning.records import patients_text
 from xray_lightning.report.page import say
-from xray_lightning.report.terminal import empty_table
+from xray_lightning.report.terminal import add_row, empty_table
 from xray_lightning.wording import interval_text, number
 
 POOLED = "+"  # beside a label or a figure that is pooled over hospitals
@@ -66,9 +66,8 @@ def auroc_table(metrics: Metrics, title: str, pooled: Collection[str] = ()) -> T
         cells = _auroc_cells(label.estimates)
         mark = f" {POOLED}" if name in pooled else ""
         table.add_row(name + mark, f"{label.positives:,}", *cells, number(label.prevalence))
-    table.add_section()
     name = f"mean of {metrics.defined['auroc']}/{len(metrics.labels)}"
-    table.add_row(name, "", *_auroc_cells(metrics.mean), "", style="bold")
+    add_row(table, name, "", *_auroc_cells(metrics.mean), "", last=True)
     return table
 
 
@@ -112,12 +111,11 @@ def error_table(metrics: Metrics) -> Table:
     table = empty_table("errors of the scores as probabilities", "label", *columns)
     for name, label in metrics.labels.items():
         table.add_row(name, *(number(label[metric].value) for metric in names))
-    table.add_section()
     cells = [number(metrics.mean[metric].value) for metric in names]
     for place, metric in enumerate(names):  # a mean over fewer labels
         if 0 < (count := metrics.defined[metric]) < metrics.defined["brier"]:
             cells[place] += f" of {count}"
-    table.add_row("mean", *cells, style="bold")
+    add_row(table, "mean", *cells, last=True)
     return table
 
 

@@ -20,7 +20,7 @@ from xray_lightning.explain.overlays import write_maps
 from xray_lightning.explain.run import Explanation
 from xray_lightning.explain.saliency import TESTS, Randomisation, SaliencyTests
 from xray_lightning.explain.sanity import Perturbation
-from xray_lightning.metrics.intervals import Estimate, Interval
+from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.report.figures import COLOURS, new_figure
 from xray_lightning.report.gallery import gallery_figure
 from xray_lightning.report.page import say
@@ -165,16 +165,12 @@ def shortcut_lines(shortcuts: Shortcuts, path: str) -> list[Table | str]:
     title = "AUROC of a linear probe of the features"
     probes = empty_table(title, "attribute", "positive", "trained", "random weights")
     for name, probe in shortcuts.probes.items():
-        trained = _probe_text(probe.trained, probe.interval)
-        random = _probe_text(probe.random, probe.random_interval)
+        trained = _with_interval(Estimate(probe.trained, *probe.interval))
+        random = _with_interval(Estimate(probe.random, *probe.random_interval))
         probes.add_row(name, f"{probe.positive:,}/{probe.known:,}", trained, random)
     images = f"{shortcuts.images:,} images [{shortcuts.fingerprint}]"
     heading = f"{path} on {shortcuts.data}, {images}"
     return [heading, read, lost, probes, *say("shortcuts", labels), write_gist(shortcuts)]
-
-
-def _probe_text(value: float, interval: Interval) -> str:
-    return "-" if value != value else f"{value:.3f} ({interval_text(interval, 2)})"
 
 
 def draw_explanation(explanation: Explanation, folder: Path) -> None:

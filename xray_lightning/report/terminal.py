@@ -57,6 +57,13 @@ def empty_table(title: str, first: str, *columns: str) -> Table:
     return table
 
 
+def add_row(table: Table, name: str, *cells: str, last: bool) -> None:
+    """A row of a label, or the mean of all below a line."""
+    if last:
+        table.add_section()
+    table.add_row(name, *cells, style="bold" if last else None)
+
+
 def auroc_table(metrics: Mapping[str, Any], title: str) -> Table:
     """AUROC per label of each part with its positives, the mean in the last row."""
     names = [name for subset in metrics for name in (f"{subset} AUROC", "positive")]
@@ -66,11 +73,10 @@ def auroc_table(metrics: Mapping[str, Any], title: str) -> Table:
         for summary in metrics.values():
             cells += [number(summary["auroc"]["labels"][label]), f"{summary['positives'][label]:,}"]
         table.add_row(label, *cells)
-    table.add_section()
     ends = []
     for auroc in (summary["auroc"] for summary in metrics.values()):
         ends += [number(auroc["mean"]), f"{auroc['defined']}/{len(auroc['labels'])} defined"]
-    table.add_row("mean", *ends, style="bold")
+    add_row(table, "mean", *ends, last=True)
     return table
 
 
@@ -126,15 +132,12 @@ def comparison_lines(comparison: "Comparison", first: str, second: str) -> list[
     names = ("p", "p corrected", "p DeLong", "detectable difference")
     tests = empty_table("is the difference more than chance?", "label", *names)
     for label, row in (*comparison.labels.items(), ("mean", comparison.mean)):
-        style = "bold" if row is comparison.mean else None
-        if style:
-            differences.add_section()
-            tests.add_section()
         ends = interval_text(row.interval, 4, between=" to ", sign="+")
         cells = number(row.first, 4), number(row.second, 4), number(row.difference, 4, "+"), ends
-        differences.add_row(label, *cells, style=style)
+        add_row(differences, label, *cells, last=row is comparison.mean)
         tested = (row.p_value, row.corrected, row.delong, row.detectable)
-        tests.add_row(label, *(number(value, 4) for value in tested), style=style)
+        shown = [number(value, 4) for value in tested]
+        add_row(tests, label, *shown, last=row is comparison.mean)
     margin = [_margin_table(comparison.margin)] if comparison.margin else []
     return [differences, tests, *margin, *say("comparison", comparison)]
 
@@ -145,12 +148,10 @@ def _margin_table(tests: "MarginTests") -> Table:
     title = f"A - B against a margin of {tests.margin}, stated before"
     table = empty_table(title, "label", *names, "patients\nneeded")
     for label, row in (*tests.labels.items(), ("mean", tests.mean)):
-        style = "bold" if row is tests.mean else None
-        if style:
-            table.add_section()
         bounds = [number(bound, 4, "+") for bound in (row.lower, row.upper)]
         p_values = [p_text(row.p_values[claim]) for claim in ("non-inferior", "equivalent")]
-        table.add_row(label, *bounds, *p_values, row.verdict, number(row.patients, 0), style=style)
+        cells = *bounds, *p_values, row.verdict, number(row.patients, 0)
+        add_row(table, label, *cells, last=row is tests.mean)
     return table
 
 
@@ -209,11 +210,9 @@ def _fold_table(validation: "CrossValidation") -> Table:
     names = ("positive", "pooled\nAUROC", "95 %\n(patients)", "mean of\nfolds", "sd", "folds")
     table = empty_table(title, "label", *names)
     for label, positives, auroc, folds in validation.rows:
-        if positives is None:
-            table.add_section()
-        single, style = average_seeds(folds), "bold" if positives is None else None
+        single = average_seeds(folds)
         count = "" if positives is None else f"{positives:,}"
         cells = [count, number(auroc.value), interval_text(auroc.interval)]
         cells += [number(single.mean), number(single.deviation), str(single.count)]
-        table.add_row(label, *cells, style=style)
+        add_row(table, label, *cells, last=positives is None)
     return table
