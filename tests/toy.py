@@ -1,11 +1,13 @@
-"""Data and a trainer for trainings of seconds, and what a data set says."""
+"""Data, a network and a trainer for trainings of seconds, and what a data set says."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Trainer
 
-from xray_lightning import Phantom, Source, XrayDataModule
+from xray_lightning import Phantom, Source, XrayDataModule, XrayNet
 
 # The real header: names split over columns.
 NIH_HEADER = (
@@ -18,6 +20,12 @@ def toy_data(cache: Path, patients: int, size: int = 32, **settings: Any) -> Xra
     """Images of the phantom at 32 px, eight a batch."""
     usual = {"image_size": 32, "batch_size": 8, "cache_dir": cache}
     return XrayDataModule(Phantom(patients, size=size), **usual | settings)
+
+
+def toy_net(labels: Sequence[str], size: int = 32, **settings: Any) -> XrayNet:
+    """A small ResNet of seed 0."""
+    torch.manual_seed(0)
+    return XrayNet(labels, "test_resnet", image_size=size, **settings)
 
 
 def quiet_trainer(folder: Path, **settings: Any) -> Trainer:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from toy import toy_net
 
 from xray_lightning.checkpoint import KEY, Description
 from xray_lightning.evaluation.evaluate import fit_operating_points
@@ -14,8 +15,7 @@ LABELS = ("Mass", "Nodule", "Effusion")
 
 def random_net(labels=LABELS) -> XrayNet:
     """A network whose scores differ from image to image: normalised noise would give 0.5."""
-    torch.manual_seed(0)
-    net = XrayNet(labels, "test_resnet", image_size=32).eval()
+    net = toy_net(labels).eval()
     torch.nn.init.normal_(net.head.classifier.weight, std=3.0)
     return net
 

@@ -17,6 +17,7 @@ import pydicom
 import pytest
 import torch
 from PIL import Image as Pil
+from toy import toy_net
 
 import xray_lightning as xl
 from xray_lightning.checkpoint import store_gate
@@ -30,8 +31,7 @@ FILM = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
 @pytest.fixture(scope="module")
 def gate() -> Gate:
     """Its limits are too high for any film: what remains are header and file."""
-    torch.manual_seed(0)
-    net = xl.XrayNet(("Mass",), "test_resnet", image_size=32).eval()
+    net = toy_net(("Mass",)).eval()
     films = torch.rand(20, 1, 32, 32)
     fitted = fit_gate(net, films, films, youngest=18.0, views=("PA", "LL"))
     return replace(fitted, limit=1e9, log_odds=700.0)

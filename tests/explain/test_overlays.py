@@ -6,7 +6,7 @@ import pytest
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toy import quiet_trainer
+from toy import quiet_trainer, toy_net
 
 from xray_lightning import ConfigError, XrayDataModule, XrayNet, XrayTask, class_map
 from xray_lightning.explain.overlays import BATCH, Choice, make_overlays, order_rows
@@ -45,8 +45,7 @@ def test_a_choice_that_cannot_work(settings: dict[str, object], message: str) ->
 
 @pytest.fixture(scope="module")
 def net(data: XrayDataModule) -> XrayNet:
-    torch.manual_seed(0)
-    return XrayNet(data.labels, "test_resnet", image_size=32).eval()
+    return toy_net(data.labels).eval()
 
 
 def test_places_go_label_by_label(data: XrayDataModule) -> None:
@@ -85,8 +84,7 @@ def test_each_image_has_its_own_map(data: XrayDataModule, net: XrayNet, method: 
 
 @pytest.fixture
 def task(data: XrayDataModule) -> XrayTask:
-    torch.manual_seed(0)
-    return XrayTask(XrayNet(data.labels, "test_resnet", image_size=32))
+    return XrayTask(toy_net(data.labels))
 
 
 def trainer(folder, *callbacks, **settings):
@@ -123,8 +121,7 @@ def test_pictures_and_raw_maps_of_each_epoch(data, task, tmp_path) -> None:
 def test_looking_changes_nothing(data: XrayDataModule, tmp_path) -> None:
     nets = []
     for maps in ([], [make_heat_maps(tmp_path / "maps", method="gradcam", images=1)]):
-        torch.manual_seed(0)
-        task = XrayTask(XrayNet(data.labels, "test_resnet", image_size=32))
+        task = XrayTask(toy_net(data.labels))
         trainer(tmp_path, *maps).fit(task, data)
         nets.append(task.net.state_dict())
     for name, tensor in nets[0].items():

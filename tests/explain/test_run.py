@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy import quiet_trainer, toy_data
+from toy import quiet_trainer, toy_data, toy_net
 
 from xray_lightning import XrayDataModule, XrayNet, explain_checkpoint
 from xray_lightning.checkpoint import Checkpoint, Description
@@ -27,8 +27,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
 
 @pytest.fixture(scope="module")
 def checkpoint(data: XrayDataModule) -> Checkpoint:
-    torch.manual_seed(0)
-    net = XrayNet(data.labels, "test_resnet", image_size=32)
+    net = toy_net(data.labels)
     split = {"subsets": data.split.subset_fingerprints}
     description = Description(net.config, dict(data.preprocessing), split, {"seed": 0})
     return Checkpoint(Path("run/best.ckpt"), description, net.state_dict(), 0)

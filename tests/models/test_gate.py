@@ -6,6 +6,7 @@ import torch
 from scipy.spatial.distance import mahalanobis
 from scipy.special import softmax
 from sklearn.covariance import LedoitWolf
+from toy import toy_net
 
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.models import gate as gates
@@ -15,8 +16,7 @@ from xray_lightning.models.network import XrayNet
 
 @pytest.fixture(scope="module")
 def net() -> XrayNet:
-    torch.manual_seed(0)
-    return XrayNet(("Mass",), "test_resnet", image_size=32).eval()
+    return toy_net(("Mass",)).eval()
 
 
 @pytest.fixture(scope="module")

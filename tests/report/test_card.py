@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from toy import toy_net
 from typer.testing import CliRunner
 
 from xray_lightning import card_text, read_run, write_card
@@ -22,7 +23,6 @@ from xray_lightning.deploy.predict import predict_files
 from xray_lightning.errors import ConfigError, OutputError
 from xray_lightning.evaluation.evaluate import fit_operating_points
 from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.models.network import XrayNet
 from xray_lightning.report.studies import StudyPages, write_study_pages
 
 BLANK = "___ (to be filled in by the authors)"
@@ -158,8 +158,7 @@ LABELS = ("Mass", "Pleural/Effusion", "Edema")
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every score is near 0.5; Mass is always called, the second never, the third unknown."""
-    torch.manual_seed(0)
-    net, ids = XrayNet(LABELS, "test_resnet", image_size=32), tuple(map(str, range(40)))
+    net, ids = toy_net(LABELS), tuple(map(str, range(40)))
     targets = np.repeat(np.array([[0, 0], [1, 1]], np.float32), 20, axis=0)
     scores = targets * 0.05 + np.linspace(0, 0.06, 40, dtype=np.float32)[:, None]
     scores += np.array([0.0, 0.85], np.float32)

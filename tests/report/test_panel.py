@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from matplotlib import image as mpl_image
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from sklearn import metrics
-from toy import toy_data
+from toy import toy_data, toy_net
 
 from xray_lightning import ConfigError, Predictions, XrayDataModule, XrayNet, class_map
 from xray_lightning.data.geometry import box_to_square
@@ -209,8 +208,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> XrayDataModule:
 
 @pytest.fixture(scope="module")
 def net(data: XrayDataModule) -> XrayNet:
-    torch.manual_seed(0)
-    return XrayNet(data.labels, "test_resnet", image_size=32).train()
+    return toy_net(data.labels).train()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from running import TRAIN, XRAY, start
 from running import run as call
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
-from toy import toy_data
+from toy import toy_data, toy_net
 
 from xray_lightning import XrayDataModule, XrayNet, XrayTask, load_checkpoint, train
 from xray_lightning.cli.build import data_from, task_from
@@ -97,8 +97,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(data: XrayDataModule, folder: Path) -> TrainingRun:
     """With a head, a loss, a callback and a metric of one's own."""
-    torch.manual_seed(0)
-    net = XrayNet(data.labels, "test_resnet", image_size=32, head=TopMean, head_options={"k": 1})
+    net = toy_net(data.labels, head=TopMean, head_options={"k": 1})
     task, count = XrayTask(net, OwnLoss()), Count()
     more = {"callbacks": [count], "metrics": {"precision": precision}}
     run = train(task, data, folder, epochs=2, **more)

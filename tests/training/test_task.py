@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.optim import SGD, AdamW
-from toy import quiet_trainer, toy_data
+from toy import quiet_trainer, toy_data, toy_net
 
 import xray_lightning as xl
 from xray_lightning.training.optim import Constant, Cosine, Plateau, Schedule
@@ -42,8 +42,7 @@ def trainer(tmp_path: Path) -> Callable[..., Trainer]:
 def new_task(
     data: xl.XrayDataModule, schedule: Schedule | None = None, loss: nn.Module | None = None
 ) -> xl.XrayTask:
-    torch.manual_seed(0)
-    net = xl.XrayNet(data.labels, "test_resnet", image_size=SIZE)
+    net = toy_net(data.labels)
     return xl.XrayTask(net, loss, optimizer=partial(AdamW, lr=3e-3), schedule=schedule)
 
 

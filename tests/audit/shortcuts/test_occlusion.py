@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from toy import toy_net
 
 from xray_lightning import PatientBootstrap, XrayNet
 from xray_lightning.audit.occlusion import (
@@ -27,8 +28,7 @@ N, PATIENTS = 400, 150
 
 
 def net() -> XrayNet:
-    torch.manual_seed(0)
-    return XrayNet(("Mass", "Nodule"), "test_resnet", image_size=SIZE).eval()
+    return toy_net(("Mass", "Nodule"), SIZE).eval()
 
 
 def test_answers_come_in_batches() -> None:

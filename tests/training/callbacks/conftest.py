@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.optim import AdamW
-from toy import quiet_trainer, toy_data
+from toy import quiet_trainer, toy_data, toy_net
 
-from xray_lightning import Cosine, Description, XrayDataModule, XrayNet, XrayTask
+from xray_lightning import Cosine, Description, XrayDataModule, XrayTask
 from xray_lightning.training.callbacks.epochs import MetricsFile
 from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
 
@@ -31,8 +30,7 @@ def fit(data: XrayDataModule, tmp_path: Path) -> Fit:
     def run(
         *callbacks: pl.Callback, name: str = "run", stop: int = 3, **settings: Any
     ) -> tuple[XrayTask, Path]:
-        torch.manual_seed(0)
-        net = XrayNet(data.labels, "test_resnet", image_size=32)
+        net = toy_net(data.labels)
         optimizer = partial(AdamW, lr=3e-3, weight_decay=0.5)
         task = XrayTask(net, optimizer=optimizer, head_lr=1e-2, schedule=Cosine())
         task.description = Description(net.config, dict(data.preprocessing), {})

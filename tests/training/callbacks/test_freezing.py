@@ -14,6 +14,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch.optim import SGD
+from toy import toy_net
 
 import xray_lightning as xl
 from xray_lightning.training.callbacks.weights import draw_films
@@ -62,8 +63,7 @@ def test_only_the_head_learns_then_everything(accumulate: int, fit: Fit) -> None
 
 def by_hand(*, wrapped: bool) -> tuple[list[dict[str, torch.Tensor]], int]:
     """Two frozen epochs and one more of a plain loop, clipped, with momentum and weight decay."""
-    torch.manual_seed(0)
-    task = xl.XrayTask(xl.XrayNet(("a", "b"), "test_resnet", image_size=32)).train()
+    task = xl.XrayTask(toy_net(("a", "b"))).train()
     freeze = xl.FreezeBackbone(epochs=2)
     optimizer = SGD(task.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     trainer: Any = SimpleNamespace(current_epoch=0, model=object() if wrapped else task)
@@ -127,8 +127,7 @@ class Record(pl.Callback):
 if __name__ == "__main__":
     devices, folder = int(sys.argv[1]), sys.argv[2]
     data = XrayDataModule(Phantom(20, size=32), image_size=32, batch_size=4, cache_dir=folder)
-    torch.manual_seed(0)
-    task = XrayTask(XrayNet(data.labels, "test_resnet", image_size=32))
+    task = XrayTask(toy_net(data.labels))
     record = Record()
     trainer = pl.Trainer(
         accelerator="cpu", devices=devices, strategy="ddp", max_epochs=3, logger=False,
