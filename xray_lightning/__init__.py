@@ -12,9 +12,7 @@ __version__ = "0.1.0"
 
 # The stub, which type checkers read, is the one list of names: name -> module.
 _STUB = Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
-_HOMES = {
-    name: home for home, name in re.findall(r"^from (\S+) import (\w+) as", _STUB, re.MULTILINE)
-}
+_HOMES = {k: home for home, k in re.findall(r"^from (\S+) import (\w+) as", _STUB, re.MULTILINE)}
 
 __all__ = sorted([*_HOMES, "__version__"])
 

@@ -171,9 +171,7 @@ def test_intervals_against_a_loop_over_the_same_draws(records, subsets, tabled) 
 
 def test_metadata_against_pandas(records: list[Record], subsets: Subsets, tabled) -> None:
     table, bootstrap = tabled(records)
-    rows = {
-        row.name: row for row in shift.compare_metadata(table, add_train_val(subsets), bootstrap)
-    }
+    rows = {r.name: r for r in shift.compare_metadata(table, add_train_val(subsets), bootstrap)}
     for subset, places in add_train_val(subsets).items():
         here = frame(records, table.labels).iloc[places]
         wanted = {

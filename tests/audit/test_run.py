@@ -42,15 +42,13 @@ def nih(shared_data) -> ChestXray14:
 
 def test_nih_official(nih: ChestXray14, tabled) -> None:
     split = official_split(nih.records, nih.official)
-    table, bootstrap = tabled(nih.records, nih.labels, draws=3)
+    table, drawn = tabled(nih.records, nih.labels, draws=3)
     groups = shifts.add_train_val(split.subsets)
     overlap = count_overlap([record.patient_id for record in nih.records], split.subsets)
     assert (overlap.shared, overlap.in_train_or_val) == (0, 0)
-    ratios = {
-        r.name: round(r.ratio, 2) for r in shifts.compare_prevalence(table, groups, bootstrap)
-    }
+    ratios = {r.name: round(r.ratio, 2) for r in shifts.compare_prevalence(table, groups, drawn)}
     assert (ratios["Pneumothorax"], ratios["Hernia"]) == (3.42, 2.06)
-    shift = {row.name: row for row in shifts.compare_metadata(table, groups, bootstrap)}
+    shift = {row.name: row for row in shifts.compare_metadata(table, groups, drawn)}
     view, images = shift["view AP"].value, shift["images per patient"].value
     assert [round(100 * view[subset], 1) for subset in (BOTH, "test")] == [35.0, 56.6]
     assert [round(images[subset], 2) for subset in (BOTH, "test")] == [3.09, 9.15]
@@ -59,7 +57,7 @@ def test_nih_official(nih: ChestXray14, tabled) -> None:
         (baselines.score_by_previous(table, test, prior), 0.642),
         (score_by_mean(table, test, test, prior), 0.795),
     ):
-        result = MeanAuroc.of(nih.labels, scores, table.targets[test], bootstrap.subset(test))
+        result = MeanAuroc.of(nih.labels, scores, table.targets[test], drawn.subset(test))
         assert result.mean == pytest.approx(mean, abs=0.001)
 
 
@@ -186,9 +184,8 @@ def test_mean_of_the_other_images(records, subsets, place, tabled) -> None:
         ]
         for label in range(3):
             known = [targets[label] for targets in others if not np.isnan(targets[label])]
-            assert scores[index, label] == pytest.approx(
-                (sum(known) + prior[label]) / (len(known) + 1)
-            )
+            wanted = (sum(known) + prior[label]) / (len(known) + 1)
+            assert scores[index, label] == pytest.approx(wanted)
 
 
 def test_previous_label(records: list[Record], subsets: Subsets, tabled) -> None:
@@ -344,9 +341,7 @@ def test_matched_and_severity_against_loops() -> None:
     assert set(rows) >= {"view AP", "view PA", "first half", "0 other findings"}
     ap, half = test.table.view == "AP", np.arange(6000) < 3000
     for name, mask in (("view AP", ap), ("first half", half)):
-        wanted = [
-            roc_auc_score(test.table.targets[mask, i], test.scores[mask, i]) for i in range(2)
-        ]
+        wanted = [roc_auc_score(test.table.targets[mask, i], test.scores[mask, i]) for i in (0, 1)]
         assert rows[name].test == pytest.approx(np.mean(wanted))
         assert rows[name].test_images == mask.sum()
     alone = [test.table.targets[:, 1 - i] == 0 for i in range(2)]

@@ -79,9 +79,7 @@ def test_a_signal_stops_like_ctrl_c(number, code, capsys) -> None:
     name = signal.Signals(number).name
     assert capsys.readouterr().err == f"\nstopped by {name}; go on\n"
     assert signal.getsignal(number) is before
-    assert run_guarded(Mock(side_effect=KeyboardInterrupt())) == 130, (
-        "an earlier signal is forgotten"
-    )
+    assert run_guarded(Mock(side_effect=KeyboardInterrupt())) == 130, "a signal before is forgotten"
 
 
 def test_nohup_is_respected() -> None:

@@ -27,9 +27,7 @@ UNKNOWN = [
     # a value that must be given does not hide the key
     ("data=csv data.table=labels.csv audit=false", "unknown setting audit: .*--help"),
 ]
-DELETED = [
-    (f"~{name}", f"the setting {name} is missing") for name in ("seed", "sampler", "batch_size")
-]
+DELETED = [(f"~{k}", f"the setting {k} is missing") for k in ("seed", "sampler", "batch_size")]
 WRONG = [
     ("seed=abc", "seed must be a number, such as 0, got 'abc'"),
     ("optim.optimizer.lr=nan", "optim.optimizer.lr must be a number, .*got nan"),

@@ -34,9 +34,7 @@ HOSTILE = """os.system os.popen os.remove os.execv posix.system pty.spawn subpro
     xray_lightning.training.losses.torch.load xray_lightning.load_checkpoint""".split()  # noqa: SIM905 - a column of quotes reads worse
 PLACES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "augment": lambda call: {"augment": call},
-    "deep": lambda call: {
-        "data": {"_target_": "xray_lightning.Phantom", "patients": [{"a": call}]}
-    },
+    "deep": lambda call: {"data": {"_target_": "xray_lightning.Phantom", "seed": [{"a": call}]}},
     "args": lambda call: {"split": {"_target_": "xray_lightning.Phantom", "_args_": [[call]]}},
     "partial": lambda call: {"sampler": call | {"_partial_": True}},
     "logger": lambda call: {"logger": {"_recursive_": False, "x": call}},

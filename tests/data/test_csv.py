@@ -42,9 +42,7 @@ def test_every_column(csv_folder: Write) -> None:
 
 def test_unknown_targets_are_nan_and_counted(csv_folder: Write) -> None:
     source = CsvTable(csv_folder("image,patient,Mass,Nodule", "a.png,1,-1,", "sub/b.png,1,-1.0,1"))
-    assert [math.isnan(t) for record in source.records for t in record.targets] == [True] * 3 + [
-        False
-    ]
+    assert [math.isnan(t) for r in source.records for t in r.targets] == [True] * 3 + [False]
     assert source.notes[1:] == ("3 targets unknown (blank or -1)",)
 
 
@@ -84,9 +82,7 @@ def test_missing_images(csv_folder: Write) -> None:
     table = csv_folder("image,patient,Mass", "a.png,1,1", "none/c.png,1,0", "sub/c.png,1,0")
     source = CsvTable(table)
     assert source.missing == ("none/c.png", "sub/c.png")
-    assert source.notes[1].startswith(
-        "2 of the 3 images in the table are not on disk, the first was"
-    )
+    assert source.notes[1].startswith("2 of the 3 images in the table are not on disk, the first")
     with pytest.raises(MissingImagesError, match="2 of the 3"):
         readable_records(source)
     with pytest.raises(MissingImagesError, match=r"none/c\.png"):
@@ -231,9 +227,7 @@ def test_names_of_columns(csv_folder: Write) -> None:
     ],
 )
 def test_patients_written_in_two_ways(csv_folder: Write, ids: Sequence[str], pairs: str) -> None:
-    rows = [
-        f"{name},{patient},1" for name, patient in zip(("a.png", "sub/b.png"), ids, strict=True)
-    ]
+    rows = [f"{name},{own},1" for name, own in zip(("a.png", "sub/b.png"), ids, strict=True)]
     source = CsvTable(csv_folder("image,patient,Mass", *rows))
     assert [record.patient_id for record in source.records] == list(ids)
     warned = [note for note in source.notes if note.startswith("WARNING: 1 patient may be")]

@@ -90,9 +90,8 @@ def module(root: Path, **settings: Any) -> XrayDataModule:
 
 
 def trainer_of(rank: int = 0, world: int = 1, epoch: int = 0) -> Any:
-    return SimpleNamespace(
-        global_rank=rank, world_size=world, num_devices=world, current_epoch=epoch
-    )
+    place = {"global_rank": rank, "world_size": world, "num_devices": world}
+    return SimpleNamespace(**place, current_epoch=epoch)
 
 
 def epochs(data: XrayDataModule, numbers: Sequence[int] = (0, 1)) -> list[list[Any]]:
@@ -262,9 +261,7 @@ class Facts(xl.Source):
     def __init__(self, targets: np.ndarray) -> None:
         self.labels = tuple(f"label {number}" for number in range(targets.shape[1]))
         rows = enumerate(targets.tolist())
-        self.records = [
-            xl.Record(f"{i}.png", f"p{i}", tuple(row), Path(f"{i}.png")) for i, row in rows
-        ]
+        self.records = [xl.Record(f"{i}.png", f"p{i}", tuple(r), Path(f"{i}.png")) for i, r in rows]
 
 
 TARGETS = np.array(

@@ -165,9 +165,8 @@ def test_every_set_without_one_named(capsys) -> None:
 def test_the_table_fits(nih_folder, csv_folder, capsys) -> None:
     table = csv_folder("image,Nodule,Own,Nodule/Mass", "a.png,1,0,", "sub/b.png,,1,1")
     run_verb("labels", [])
-    run_verb(
-        "labels", ["data=[csv,nih]", f"data.nih.root={nih_folder.root}", f"data.csv.table={table}"]
-    )
+    named = f"data.nih.root={nih_folder.root}", f"data.csv.table={table}"
+    run_verb("labels", ["data=[csv,nih]", *named])
     text = capsys.readouterr().out
     drawn = [line for line in text.splitlines() if not line.startswith(("note", "-:", "="))]
     assert max(map(len, map(str.rstrip, drawn))) <= 80

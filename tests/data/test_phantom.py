@@ -37,9 +37,7 @@ def phantom() -> Phantom:
 @pytest.fixture(scope="module")
 def large() -> list[list[Visit]]:
     """The visits of five phantoms of the default size, without their boxes."""
-    return [
-        [visit for patient in range(400) for visit in draw_history(s, patient)] for s in range(5)
-    ]
+    return [[v for patient in range(400) for v in draw_history(s, patient)] for s in range(5)]
 
 
 def healthy_visit(patient: int, view: str = "PA") -> Visit:

@@ -99,13 +99,9 @@ def test_a_share_that_is_none(share: float) -> None:
 
 
 def test_nothing_to_balance() -> None:
-    with pytest.raises(
-        xl.DataError, match=r"no training image has a positive; use sampler=uniform"
-    ):
+    with pytest.raises(xl.DataError, match="no training image has a positive; use sampler=unif"):
         xl.disease_balanced_sampler(TARGETS[100:], PATIENTS[100:], rng())
-    with pytest.raises(
-        xl.DataError, match=r"no training image has all targets 0; .*normal_share=0"
-    ):
+    with pytest.raises(xl.DataError, match=r"no training image has all targets 0; .*normal_"):
         xl.disease_balanced_sampler(TARGETS[:100], PATIENTS[:100], rng())
     order = xl.disease_balanced_sampler(TARGETS[:100], PATIENTS[:100], rng(), normal_share=0)
     assert len(order) == 100
@@ -390,9 +386,7 @@ def test_probabilities(make: Callable[..., xl.Augmentation], flip: float) -> Non
 
 
 def test_zoom_settings() -> None:
-    with pytest.raises(
-        xl.ConfigError, match=r"zoom must satisfy 0 < smallest <= largest, got 0\.0"
-    ):
+    with pytest.raises(xl.ConfigError, match="zoom must satisfy 0 < smallest <= largest, got 0"):
         xl.augment_light(zoom=1.0)
     with pytest.raises(xl.ConfigError, match=r"smallest <= largest, got 1\.3 and 1\.2"):
         xl.augment_xray14(zoom_min=1.3)

@@ -255,9 +255,7 @@ def test_readings_that_cannot_be(settings, error, named, checkpoint_with_points)
         load_classifier(checkpoint_with_points, device="cpu", **settings)
 
 
-def test_points_of_a_file(
-    checkpoint_with_points: Path, val: xl.Predictions, tmp_path: Path
-) -> None:
+def test_points_of_a_file(checkpoint_with_points, val: xl.Predictions, tmp_path: Path) -> None:
     """JSON of another rule, JSON of an evaluation, a table to fit on; not those of others."""
 
     def load(path: Path, **fit: Any) -> dict[str, float]:

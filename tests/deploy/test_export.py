@@ -138,9 +138,7 @@ def test_bad_requests(checkpoint, films, tmp_path, monkeypatch) -> None:
         xl.export_checkpoint(checkpoint, tmp_path / "m.pt2", "pt2", films=[text])
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "onnx", None)
-        with pytest.raises(
-            xl.ConfigError, match=r"needs onnx: pip install 'xray_lightning\[export"
-        ):
+        with pytest.raises(xl.ConfigError, match=r"needs onnx: pip install 'xray_lightning\[expo"):
             xl.export_checkpoint(checkpoint, tmp_path / "m.onnx")
     monkeypatch.setattr(export, "_calibrate", lambda _, scores: scores[: int(scores.sum())])
     with pytest.raises(xl.CheckpointError, match="cannot be exported as pt2"):

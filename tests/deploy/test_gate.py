@@ -98,9 +98,7 @@ def test_the_film(gate: Gate, net: xl.XrayNet) -> None:
 
 def test_folders_and_pages(gated, checkpoint, write_dicom, tmp_path) -> None:
     """Column, counts and page; and of a checkpoint without a gate nothing is known."""
-    paths = [
-        write_dicom(tmp_path / f"scans/{name}.dcm", FILM, Modality=name) for name in ("CR", "MR")
-    ]
+    paths = [write_dicom(tmp_path / f"scans/{k}.dcm", FILM, Modality=k) for k in ("CR", "MR")]
     done = xl.predict_files(xl.load_classifier(gated, device="cpu"), paths, tmp_path / "out")
     assert (done.remarks, done.remarked) == ({"another modality": 1}, 1)
     table = [line.split(",")[:3] for line in done.table.read_text().splitlines()]

@@ -126,9 +126,8 @@ def test_another_hospital_of_the_same_names_is_not_its_own(checkpoint, scoring, 
     twin.records = tuple(replace(r, targets=r.targets[::-1]) for r in twin.records)
     twin.population, twin.size = "", -60  # other pixels, so another cache
     sources: dict[str, Source] = {"twin": twin}
-    (cell,) = validate(
-        [checkpoint], sources, scoring, open_data=lambda _: open_hospital(place)
-    ).cells
+    both = validate([checkpoint], sources, scoring, open_data=lambda _: open_hospital(place))
+    (cell,) = both.cells
     assert (cell.title, cell.recognised) == ("twin", "pixels")
 
 

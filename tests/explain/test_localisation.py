@@ -48,9 +48,7 @@ def test_plain_values_in_the_stated_form(annotated: Make) -> None:
         for name in ("pointing_game", "energy", "average_precision", "centre", "iou", "iobb"):
             estimate = getattr(found, name)
             assert np.isnan(estimate.low) or estimate.low < estimate.value < estimate.high
-    assert label.methods["ceiling"].pointing_game.to_json() == {"value": 1, "interval": None}, (
-        "equal"
-    )
+    assert label.methods["ceiling"].pointing_game.to_json() == {"value": 1, "interval": None}
     assert facts.thresholds["Mass"]["random"] == Threshold(list(WANG), "stated")
     assert facts.settings.mean_box == {"Mass": "scored images of other patients"}
 
@@ -138,9 +136,7 @@ def test_mean_over_labels(annotated: Make) -> None:
     facts = evaluate_localisation(scored, size=SIZE, draws=20)
     assert facts.mean.labels == 3
     other_way = evaluate_localisation(dict(reversed(scored.items())), size=SIZE, draws=20)
-    assert list(other_way.mean.methods) == list(facts.mean.methods), (
-        "Hernia, first, has no mean box"
-    )
+    assert list(other_way.mean.methods) == list(facts.mean.methods), "Hernia has no mean box"
     for method, labels in (("sees", [*scored]), ("mean box", ["Mass", "Nodule"])):
         found = facts.mean.methods[method]
         assert found.labels == len(labels)

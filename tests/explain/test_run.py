@@ -113,7 +113,7 @@ def test_validation_images_of_another_run(checkpoint: Checkpoint, data: XrayData
 
 
 @pytest.mark.parametrize(
-    ("change", "key", "message"),
+    ("change", "key", "said"),
     [
         ({"net": {"labels": ()}}, "seeds", "has another network or preprocessing than"),
         ({"config": {"seed": 0}}, "seeds", "has seed=0, as another one"),
@@ -121,9 +121,7 @@ def test_validation_images_of_another_run(checkpoint: Checkpoint, data: XrayData
         ({"config": {"seed": 0}}, "permuted", "permuted= needs the opposite"),
     ],
 )
-def test_networks_that_cannot_be_compared(
-    change, key, message, checkpoint, data, monkeypatch
-) -> None:
+def test_networks_that_cannot_be_compared(change, key, said, checkpoint, data, monkeypatch) -> None:
     net = checkpoint.description.net | change.get("net", {}) | {"labels": list(data.labels)}
     changed = {**change, "net": net | {"dropout": 0.9} if "net" in change else net}
     loaded = replace(checkpoint, description=replace(checkpoint.description, **changed))
@@ -131,7 +129,7 @@ def test_networks_that_cannot_be_compared(
     base = replace(
         checkpoint.description, net=checkpoint.description.net | {"labels": list(data.labels)}
     )
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=said):
         require_explainable(
             replace(checkpoint, description=base), data, "test", ["cam"],
             **{key: ["x"] if key == "seeds" else "x"},

@@ -405,7 +405,7 @@ def test_unknown_metadata_and_reasons(changed: dict) -> None:
     }
     changed["reproduce"]["data"] = {"name": "nih"}
     found = say(
-        "limitations", {**changed, "audit": {"notes": ["16 impossible ages became NaN"]}}, 20
+        "limitations", changed | {"audit": {"notes": ["16 impossible ages became NaN"]}}, 20
     )
     assert "No operating point (few): Mass, Edema." in found
     assert "16 impossible ages became NaN" in found

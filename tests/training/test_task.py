@@ -233,9 +233,7 @@ def test_a_run_of_so_many_steps(data: xl.XrayDataModule, trainer: Callable[..., 
 
 
 def test_a_schedule_needs_an_end(data: xl.XrayDataModule, trainer: Callable[..., Trainer]) -> None:
-    with pytest.raises(
-        xl.ConfigError, match="a schedule needs the length of the run: set max_epochs"
-    ):
+    with pytest.raises(xl.ConfigError, match="a schedule needs the length of the run: set max_"):
         trainer(max_epochs=-1).fit(new_task(data, Cosine()), data)
 
 

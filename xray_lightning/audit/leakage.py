@@ -224,9 +224,7 @@ def count_overlap(owners: Sequence[str] | None, subsets: Mapping[str, Indices]) 
     test = [homes[owners[row]] for row in subsets["test"]]
     return Overlap(
         shared=sum(len(home) > 1 for home in homes.values()),
-        between={
-            name: sum(pair <= home for home in homes.values()) for name, pair in pairs.items()
-        },
+        between={k: sum(pair <= home for home in homes.values()) for k, pair in pairs.items()},
         test_images=len(test),
         in_train=sum("train" in home for home in test),
         in_train_or_val=sum(len(home) > 1 for home in test),

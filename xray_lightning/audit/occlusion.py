@@ -223,10 +223,8 @@ def measure_drop(
 
 def measure_gap(values: Floats, targets: Floats, bootstrap: PatientBootstrap) -> Floats:
     """Mean value (N,) of the positives less that of the negatives in each draw, (1 + D,)."""
-    positive, negative = (
-        bootstrap.mean(np.where(targets == sign, values, np.nan)) for sign in (1, 0)
-    )
-    return positive - negative
+    present, absent = (bootstrap.mean(np.where(targets == s, values, np.nan)) for s in (1, 0))
+    return present - absent
 
 
 @dataclass(frozen=True)

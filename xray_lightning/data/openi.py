@@ -154,6 +154,6 @@ def _count_files(reports: Sequence[Report], views: Mapping[str, str]) -> Counts:
         },
         _VIEW: dict(Counter(view or "blank" for view in views.values()).most_common()),
         "MeSH": {
-            term: sum(term in terms for _, terms, _ in reports) for term in (NOT_INDEXED, "normal")
+            term: sum(term in own for _, own, _ in reports) for term in (NOT_INDEXED, "normal")
         },
     }

@@ -11,19 +11,18 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from numpy.random import Generator
 from torch.utils.data import Dataset, DistributedSampler
 
 from xray_lightning.errors import ConfigError, DataError
 
 Targets = npt.NDArray[np.float32]
 Order = npt.NDArray[np.int64]
-Plan = Callable[[Targets, Sequence[str], np.random.Generator], Order]
+Plan = Callable[[Targets, Sequence[str], Generator], Order]
 SampleKey = tuple[int, int]  # position in the data set, seed of its augmentation
 
 
-def uniform_sampler(
-    targets: Targets, patients: Sequence[str], generator: np.random.Generator
-) -> Order:
+def uniform_sampler(targets: Targets, patients: Sequence[str], generator: Generator) -> Order:
     """Every image once, (N,).
 
     >>> targets, patients = np.zeros((3, 1), np.float32), ["a", "a", "b"]
@@ -36,7 +35,7 @@ def uniform_sampler(
 def disease_balanced_sampler(
     targets: Targets,
     patients: Sequence[str],
-    generator: np.random.Generator,
+    generator: Generator,
     *,
     normal_share: float = 0.5,
 ) -> Order:
@@ -74,7 +73,7 @@ def disease_balanced_sampler(
 
 
 def patient_balanced_sampler(
-    targets: Targets, patients: Sequence[str], generator: np.random.Generator
+    targets: Targets, patients: Sequence[str], generator: Generator
 ) -> Order:
     """One image of each patient, drawn uniformly among the patient's, (patients,)."""
     shuffled = generator.permutation(len(patients))
@@ -85,7 +84,7 @@ def patient_balanced_sampler(
 def hospital_balanced_sampler(
     targets: Targets,
     patients: Sequence[str],
-    generator: np.random.Generator,
+    generator: Generator,
     *,
     hospitals: Sequence[str],  # of each image; the data module gives them
 ) -> Order:
@@ -122,7 +121,7 @@ class EpochSampler(DistributedSampler[SampleKey]):  # by type alone: Lightning l
 
     def __init__(
         self,
-        plan: Callable[[np.random.Generator], Order],  # of the same length each time
+        plan: Callable[[Generator], Order],  # of the same length each time
         length: int,  # number N of training images
         *,
         batch_size: int,  # to know the size of the last one

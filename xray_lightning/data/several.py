@@ -70,9 +70,7 @@ class Several(Source):
         self.allow_missing = allow_missing or all(s.allow_missing for _, s in parts if s.missing)
         if all(source.population for source in sources.values()):
             self.population = ",".join(sorted({s.population for s in sources.values()}))
-        self._own = {
-            f"{name}/{record.image_id}": record for name, s in parts for record in s.records
-        }
+        self._own = {f"{name}/{r.image_id}": r for name, s in parts for r in s.records}
         self.records = tuple(self._renamed())
         self.official = _unite_official(self.sources)
         self.notes = (

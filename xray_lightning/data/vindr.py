@@ -58,10 +58,8 @@ class Readings:
     def shares(self, labels: Sequence[str]) -> dict[str, list[float]]:
         """Of each image, the share of its readers who marked each label, (L,)."""
         return {
-            image: [
-                sum(label in one for one in readers.values()) / len(readers) for label in labels
-            ]
-            for image, readers in self.marked.items()
+            image: [sum(label in one for one in own.values()) / len(own) for label in labels]
+            for image, own in self.marked.items()
         }
 
 

@@ -275,9 +275,7 @@ def name_findings(data_set: str, labels: tuple[str, ...]) -> tuple[str, ...]:
     >>> name_findings("chexpert", ("Pleural Effusion", "Edema", "Scar"))
     ('Effusion', 'Edema', 'Scar')
     """
-    wordings = {
-        name: find_wording(data_set, labels, name) for name in list_findings(data_set, labels)
-    }
+    wordings = {k: find_wording(data_set, labels, k) for k in list_findings(data_set, labels)}
     called = {w.words[0]: name for name, w in wordings.items() if w and len(w.words) == 1}
     return tuple(called.get(label, label) for label in labels)
 

@@ -80,9 +80,7 @@ class Predictions:
         targets: npt.NDArray[np.float32] | None = None,
     ) -> Self:
         """Scores (N, L) of records beside ``targets`` (N, L), those of the records unless given."""
-        images, patients = (
-            tuple(read_column(records, name)) for name in ("image_id", "patient_id")
-        )
+        images, patients = (tuple(read_column(records, k)) for k in ("image_id", "patient_id"))
         truth = target_matrix(records) if targets is None else targets
         return cls(tuple(labels), images, patients, truth, scores)
 
@@ -117,9 +115,8 @@ def write_predictions(predictions: Predictions, path: Path) -> str:
         writer.writerow(["image", "patient", *columns])
         for names, targets, scores in rows:
             known = ["" if value != value else str(int(value)) for value in targets]
-            writer.writerow(
-                [*map(for_spreadsheet, names), *known, *(f"{score:.9g}" for score in scores)]
-            )
+            cells = [*map(for_spreadsheet, names), *known, *(f"{score:.9g}" for score in scores)]
+            writer.writerow(cells)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

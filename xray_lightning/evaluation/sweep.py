@@ -243,9 +243,7 @@ def _rank(runs: Sequence[SweepRun]) -> tuple[SeedGroup, ...]:
     groups = []
     for settings in dict.fromkeys(run.settings for run in runs):
         seeds = tuple(run for run in runs if run.settings == settings)
-        val, test = (
-            average_seeds(getattr(run, subset) for run in seeds) for subset in ("val", "test")
-        )
+        val, test = (average_seeds(getattr(run, k) for run in seeds) for k in ("val", "test"))
         groups.append(SeedGroup(settings, seeds, val, test))
     return tuple(sorted(groups, key=lambda group: (group.val.mean is None, -(group.val.mean or 0))))
 

@@ -35,9 +35,7 @@ def audit_figures(audit: Audit) -> dict[str, Markup]:
     if change := audit.decomposition:
         names = "validation", "test, validation's mix", "test"
         aurocs = zip(names, (change.val, change.reweighted, change.test), strict=True)
-        rows: list[Row] = [
-            (f"{name}: {number(auroc)}", auroc, (None, None)) for name, auroc in aurocs
-        ]
+        rows: list[Row] = [(f"{k}: {number(auroc)}", auroc, (None, None)) for k, auroc in aurocs]
         figures["decomposition"] = dots_figure("decomposition", "mean AUROC", rows, None)
     return figures
 

@@ -147,9 +147,7 @@ def pointing_figure(labels: Values, method: str) -> Markup:
     def draw(axes: Axes) -> None:
         names = (method, "random", "mean box", "ceiling")
         for name, colour, mark in zip(names, colours, marks, strict=True):
-            games = [
-                row["methods"].get(name, {}).get("pointing_game") or {} for row in labels.values()
-            ]
+            games = [r["methods"].get(name, {}).get("pointing_game") or {} for r in labels.values()]
             xs = [np.nan if game.get("value") is None else game["value"] for game in games]
             size = 9 if mark == "|" else 5
             axes.plot(xs, range(len(xs)), mark, color=colour, label=name, markersize=size)

@@ -85,10 +85,8 @@ def pointing_table(places: Localisation, method: str, title: str) -> Table:
         game, labels = shown.pointing_game, shown.labels
         none = "too few" if row.note else "equal"
         interval = none if np.isnan(game.low) else interval_text(game.interval)
-        controls = [row.methods.get(control) for control in CONTROLS]
-        cells = [
-            number(c.pointing_game.value) if c and c.labels == labels else "-" for c in controls
-        ]
+        beside = [row.methods.get(control) for control in CONTROLS]
+        cells = [number(c.pointing_game.value) if c and c.labels == labels else "-" for c in beside]
         table.add_row(name, f"{boxes:,}", number(game.value), interval, *cells)
     return table
 

@@ -52,11 +52,9 @@ def _matrix(result: external.ExternalValidation) -> Table:
 
 def _pair_tables(cell: external.Transfer) -> list[Table]:
     """AUROC here and inside, calls at the internal points, calibration."""
-    title = (
-        f"{cell.model} on {cell.title}: {cell.images:,} images of {patients_text(cell.patients)}"
-    )
+    name = f"{cell.model} on {cell.title}: {cell.images:,} images of {patients_text(cell.patients)}"
     scores = empty_table(
-        f"{title} [{cell.fingerprint}]", "label", "pos", "AUROC", "95 %", "inside", "diff", "95 %"
+        f"{name} [{cell.fingerprint}]", "label", "pos", "AUROC", "95 %", "inside", "diff", "95 %"
     )
     calls = empty_table("at the internal operating points (inside in brackets)", *CALLS)
     lines = empty_table("calibration of the scores that validation calibrated", *LINES)

@@ -213,12 +213,10 @@ def results_panel(
         return False
     scores = test.scores[:, column]
     outcomes = split_by_outcome(scores, test.targets[:, column], threshold)
-    examples = maps.choose(
-        outcomes, panel.rule, count=panel.columns, scores=scores, seed=panel.seed
-    )
-    rows = [int(row) for kind in examples.values() for row in kind]
+    chosen = maps.choose(outcomes, panel.rule, count=panel.columns, scores=scores, seed=panel.seed)
+    rows = [int(row) for kind in chosen.values() for row in kind]
     drawn = iter(maps.make_overlays(net, data, "test", [(row, label) for row in rows], test.scores))
-    cells = {kind: [next(drawn) for _ in examples[kind]] for kind in examples}
+    cells = {kind: [next(drawn) for _ in chosen[kind]] for kind in chosen}
     counts = {kind: len(outcomes[kind]) for kind in outcomes}
     title = (
         f"{label}, test set of {data.source.title}, split {data.split.name} "

@@ -65,9 +65,7 @@ def write_study_pages(
         for name, (study, *_) in table.rows.items():
             studies.setdefault(study, []).append(name)
         images = {study: describe(names, table) for study, names in studies.items()}
-        stamps = {
-            k: sha256(repr((rows, method)).encode()).hexdigest() for k, rows in images.items()
-        }
+        stamps = {k: sha256(repr((row, method)).encode()).hexdigest() for k, row in images.items()}
         todo = {
             k: names
             for k, names in studies.items()

@@ -90,9 +90,7 @@ def test_elsewhere_is_as_large_and_inside() -> None:
     inside = np.zeros((SIZE, SIZE), np.bool_)
     inside[10:, 8:56] = True
     mask = regions.mask_corners(inside.shape)
-    found = [
-        regions.mask_elsewhere(mask, inside, np.random.default_rng(seed)) for seed in (0, 0, 1)
-    ]
+    found = [regions.mask_elsewhere(mask, inside, np.random.default_rng(k)) for k in (0, 0, 1)]
     for region in found:
         assert region.sum() == mask.sum()
         assert not (region & (mask | ~inside)).any()
@@ -162,9 +160,7 @@ def test_maps_in_the_corners_and_in_the_body(images: torch.Tensor) -> None:
     inside = np.zeros_like(bodies)
     inside[:, 20:40, 16:48] = True
     found = occlusion.measure_energy(bright(inside), images, BOOTSTRAP)
-    assert all(
-        region.verdict == occlusion.CLEAR and region.share < 0.01 for region in found.values()
-    )
+    assert all(r.verdict == occlusion.CLEAR and r.share < 0.01 for r in found.values())
 
 
 def test_density_is_energy_an_area(images: torch.Tensor) -> None:

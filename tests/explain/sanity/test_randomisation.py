@@ -30,9 +30,7 @@ def test_stages_hold_every_parameter_once(backbone, head, network) -> None:
     owned = [p for layer in layers for p in net.get_submodule(layer).parameters(recurse=False)]
     assert sorted(map(id, owned)) == sorted(map(id, net.parameters()))
     assert all(layer.startswith("head") for layer in stages[0].layers)
-    assert (
-        "stem" in stages[-1].name or "conv1" in stages[-1].name or "patch" in str(stages[-1].layers)
-    )
+    assert any(k in f"{stages[-1].name} {stages[-1].layers}" for k in ("stem", "conv1", "patch"))
 
 
 def test_stages_of_a_resnet(network) -> None:
@@ -320,9 +318,7 @@ def test_one_seed_gives_one_result(large: Tensor, network) -> None:
 
 def test_batches_do_not_matter_without_batch_norms(large: Tensor, network) -> None:
     net = network("test_vit", image_size=48)
-    found = [
-        run_saliency_tests(net, CAM, large, PATIENTS, batch=batch, **QUICK) for batch in (5, 24)
-    ]
+    found = [run_saliency_tests(net, CAM, large, PATIENTS, batch=b, **QUICK) for b in (5, 24)]
     values = [each.randomisation.measures["spearman"].value for each in found]
     assert values[0] == pytest.approx(values[1], abs=0.02)
     areas = [each.insertion.area.value for each in found]

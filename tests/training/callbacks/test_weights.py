@@ -108,9 +108,7 @@ def test_training_goes_on_as_without(fit: Fit) -> None:
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-@pytest.mark.parametrize(
-    "change", [partial(xl.EMA, decay=0.9), partial(xl.FreezeBackbone, epochs=2)]
-)
+@pytest.mark.parametrize("change", [partial(xl.EMA, decay=0.9), partial(xl.FreezeBackbone, 2)])
 def test_resumed_equals_uninterrupted(epochs: int, change: Any, fit: Fit) -> None:
     """Of frozen epochs in the middle, and where they end."""
     _, whole = fit(change(), name="whole")

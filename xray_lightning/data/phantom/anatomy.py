@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import Generator
 
 from xray_lightning.data.phantom.film import (
     Canvas,
@@ -195,9 +196,7 @@ def bone_strokes(chest: Chest) -> list[Stroke]:
     return [*ribs, Stroke(collar, 0.028), *spine]
 
 
-def branches(
-    draw: np.random.Generator, start: Points, side: int, angle: Points, reach: Points
-) -> Points:
+def branches(draw: Generator, start: Points, side: int, angle: Points, reach: Points) -> Points:
     """Wavering lines outwards, one per angle and reach (K,), (K, 8, 2)."""
     way = angle[:, None] + np.cumsum(draw.normal(0, 0.13, (len(angle), 8)), axis=1)
     steps = points(side * np.cos(way), np.sin(way)) * (reach[:, None, None] / 8)

@@ -86,16 +86,12 @@ def infiltration(chest: Chest, draw: Draw, growth: float) -> list[Region]:
     regions = []
     for lung in one_or_both(chest, draw, 0.4):
         across, down = draw.uniform(0.35, 0.7), draw.uniform(0.3, 0.75)
-        patches: Region = []
+        spots: Region = []
         for _ in range(draw.integers(3, 6)):
             shift = draw.normal(0, 0.12, 2)
-            place = lung.at(
-                np.clip(across + shift[0], 0.1, 0.9), np.clip(down + shift[1], 0.1, 0.9)
-            )
-            patches.append(
-                disc(place, growth * draw.uniform(0.04, 0.075, 2), draw.normal(0, 0.1, 3))
-            )
-        regions.append(patches)
+            place = lung.at(*np.clip(np.array([across, down]) + shift, 0.1, 0.9))
+            spots.append(disc(place, growth * draw.uniform(0.04, 0.075, 2), draw.normal(0, 0.1, 3)))
+        regions.append(spots)
     return regions
 
 

@@ -125,9 +125,8 @@ class EpochLine(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log."""
         if trainer.is_global_zero:
-            LOG.info(
-                epoch_line(trainer.current_epoch + 1, trainer.max_epochs, trainer.callback_metrics)
-            )
+            epochs = trainer.current_epoch + 1, trainer.max_epochs
+            LOG.info(epoch_line(*epochs, trainer.callback_metrics))
 
 
 def epoch_line(epoch: int, epochs: int | None, metrics: Mapping[str, Tensor | float]) -> str:

@@ -230,9 +230,8 @@ class RunCheckpoint(ModelCheckpoint):
         paths = ("best_model_path", "kth_best_model_path", "last_model_path")
         moved = {name: here(state_dict[name]) for name in paths}
         kept = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict(
-            {**state_dict, **moved, "best_k_models": kept, "dirpath": self.dirpath}
-        )
+        own = {**moved, "best_k_models": kept, "dirpath": self.dirpath}
+        super().load_state_dict(state_dict | own)
 
 
 class FitGate(pl.Callback):
