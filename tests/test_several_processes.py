@@ -218,9 +218,7 @@ def judged(folder: Path) -> dict[int, list[Any]]:
         done = run([sys.executable, "judge.py", str(world)], folder)
         assert "sync_dist" not in done.stderr
     return {
-        world: [
-            json.loads((folder / f"facts_{world}_{rank}.json").read_text()) for rank in range(world)
-        ]
+        world: [json.loads((folder / f"facts_{world}_{k}.json").read_text()) for k in range(world)]
         for world in (1, 2, 3)
     }
 

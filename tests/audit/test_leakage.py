@@ -37,9 +37,8 @@ def test_by_hand() -> None:
     of_val = count_overlap("abccde", SUBSETS)  # val chose the checkpoint
     assert (of_val.in_train, of_val.in_train_or_val, of_val.test_images) == (0, 1, 3)
     unknown = count_overlap(None, SUBSETS)
-    assert (
-        unknown.shared is unknown.in_train is unknown.shares is unknown.to_json()["shares"] is None
-    )
+    told = unknown.to_json()["shares"]
+    assert unknown.shared is unknown.in_train is unknown.shares is told is None
 
 
 def test_against_pandas(records: list[Record], subsets: dict[str, np.ndarray]) -> None:

@@ -15,12 +15,7 @@ from xray_lightning.audit.decomposition import ScoredSubset, measure_auroc, rewe
 from xray_lightning.audit.label_table import LabelTable, MeanAuroc
 from xray_lightning.audit.leakage import CheckpointOverlap, count_overlap, match_list
 from xray_lightning.audit.run import Audit, audit_split, decompose_change, say, write_gist
-from xray_lightning.audit.shift import (
-    BOTH,
-    score_baselines,
-    score_by_mean,
-    score_by_metadata,
-)
+from xray_lightning.audit.shift import BOTH, score_baselines, score_by_mean, score_by_metadata
 from xray_lightning.data.nih import ChestXray14
 from xray_lightning.data.partition import LeakySubsetsWarning
 from xray_lightning.data.phantom import Phantom

@@ -38,9 +38,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory):
 def copied(checkpoint, name: str, **config):
     """A checkpoint of other weights and settings, without a training."""
     raw = torch.load(checkpoint, weights_only=True)
-    raw["state_dict"] = {
-        key: (tensor * 1.01).to(tensor.dtype) for key, tensor in raw["state_dict"].items()
-    }
+    raw["state_dict"] = {k: (t * 1.01).to(t.dtype) for k, t in raw["state_dict"].items()}
     raw["xray_lightning"]["config"] |= config
     torch.save(raw, path := checkpoint.with_name(name))
     return path

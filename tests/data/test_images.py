@@ -15,12 +15,7 @@ from PIL import Image, ImageOps
 from pydicom import dcmread
 
 from xray_lightning import CsvTable, InvalidImageError, open_cache
-from xray_lightning.data.images import (
-    MAX_SIDE,
-    collect_notes,
-    decode_image,
-    read_image,
-)
+from xray_lightning.data.images import MAX_SIDE, collect_notes, decode_image, read_image
 
 GENERATOR = np.random.default_rng(0)
 GREY = GENERATOR.integers(0, 256, (11, 7), dtype=np.uint8)

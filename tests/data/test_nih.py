@@ -335,9 +335,7 @@ def test_one_name_in_two_folders(nih_folder) -> None:
 def test_no_look_at_each_file(nih_folder, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
     stat = os.stat
-    monkeypatch.setattr(
-        os, "stat", lambda path, **more: looked.append(str(path)) or stat(path, **more)
-    )
+    monkeypatch.setattr(os, "stat", lambda p, **more: looked.append(str(p)) or stat(p, **more))
     ChestXray14(nih_folder.root)
     assert looked
     assert not [path for path in looked if path.endswith(".png")]

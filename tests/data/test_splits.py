@@ -44,9 +44,7 @@ def ids_of(records: Sequence[xl.Record], split: xl.Split, subset: str) -> frozen
     return frozenset(records[i].image_id for i in split.subsets[subset])
 
 
-def naive_assignment(
-    counts: np.ndarray, fractions: Sequence[float], order: Sequence[int]
-) -> list[int]:
+def naive_assignment(counts: np.ndarray, fractions, order) -> list[int]:
     """The greedy rule, evaluated as the chi-square itself each time."""
     target = np.outer(fractions, counts.sum(axis=0))
     total = np.zeros_like(target)

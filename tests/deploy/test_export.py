@@ -85,9 +85,8 @@ def test_calibrations(method, prior) -> None:
 
 
 def test_the_metadata_say_what_the_file_is(exported) -> None:
-    text = {p.key: p.value for p in onnx.load(exported["onnx"].path).metadata_props}[
-        "xray_lightning"
-    ]
+    entries = onnx.load(exported["onnx"].path).metadata_props
+    text = {entry.key: entry.value for entry in entries}["xray_lightning"]
     extra, facts = {"xray_lightning.json": ""}, json.loads(text)
     torch.export.load(exported["pt2"].path, extra_files=extra)
     assert facts == json.loads(extra["xray_lightning.json"])
@@ -97,9 +96,7 @@ def test_the_metadata_say_what_the_file_is(exported) -> None:
     assert "fingerprint" not in text, "of the data"
 
 
-def test_safetensors_is_a_checkpoint_without_its_data(
-    checkpoint_with_points, films, tmp_path
-) -> None:
+def test_safetensors_is_a_checkpoint_without_data(checkpoint_with_points, films, tmp_path) -> None:
     whole, bare = tmp_path / "run.ckpt", tmp_path / "m.safetensors"
     raw = torch.load(checkpoint_with_points)
     raw["xray_lightning"]["config"] = {"data": {"root": "/secret"}, "split": {}, "trainer": {}}

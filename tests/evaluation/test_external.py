@@ -90,9 +90,8 @@ def make_checkpoint(place: Path, scoring: Scoring, name: str, seed: int):
     data = open_hospital(place)
     torch.manual_seed(seed)
     net = XrayNet(data.labels, "resnet18", image_size=32, weights="none").eval()
-    points = fit_operating_points(
-        predict_subset(scoring.trainer, XrayTask(net), data, "val"), draws=20
-    )
+    val = predict_subset(scoring.trainer, XrayTask(net), data, "val")
+    points = fit_operating_points(val, draws=20)
     description = replace(describe_model(net, data), operating_points=points.to_json())
     state = {f"net.{key}": value for key, value in net.state_dict().items()}
     path = place / f"{name}.ckpt"

@@ -234,9 +234,7 @@ def test_a_box_is_found_again_to_one_pixel(tmp_path, size: int) -> None:
         x, y, across, down = boxes[-1][0]
         assert ends == pytest.approx(np.array([[x, y], [x + across, y + down]]), abs=1)
     # The picture itself, taken as a map, must score as a map that is right.
-    annotated = AnnotatedMaps(
-        {"image": np.stack(images)}, boxes, [record.patient_id for record in records]
-    )
+    annotated = AnnotatedMaps({"image": np.stack(images)}, boxes, [r.patient_id for r in records])
     facts = evaluate_localisation({"Mass": annotated}, size=size, threshold=[0.5], draws=9)
     found = facts.labels["Mass"].methods["image"]
     assert found.pointing_game.value > 0.97

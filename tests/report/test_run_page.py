@@ -47,9 +47,7 @@ def text(run: Run, facts: dict) -> str:
 def test_every_section_in_order(text: str, parsed) -> None:
     page = parsed(text)
     names = [name for name in pages.SECTIONS if name != "explain"]
-    assert [each for each in page.ids if each in pages.SECTIONS] == names, (
-        "no xray explain, no section"
-    )
+    assert [each for each in page.ids if each in pages.SECTIONS] == names, "no explain, no section"
     drawn = ["aurocs", "curves-0", "reliability-0", "training", "ratios", "baselines"]
     assert {f"figure-{name}" for name in (*drawn, "decomposition")} <= set(page.ids)
     assert f"figure-curves-{PHANTOM.labels.index('Hernia')}" not in page.ids  # undefined
@@ -362,9 +360,8 @@ def test_a_single_label_is_not_the_best_of_several(changed: dict) -> None:
         "limitations", changed, 20
     )
     labels["Mass"]["auroc"] |= {"patient_interval": [0.4, 1.0], "value": 1.0, "exact": True}
-    assert (
-        "1.000 (95 % 0.400 to 1.000, exact by the number of patients" in say("summary", changed)[1]
-    )
+    said = say("summary", changed)[1]
+    assert "1.000 (95 % 0.400 to 1.000, exact by the number of patients" in said
 
 
 def test_leaks_are_warned_of(changed: dict) -> None:

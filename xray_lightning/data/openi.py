@@ -153,7 +153,5 @@ def _count_files(reports: Sequence[Report], views: Mapping[str, str]) -> Counts:
             "reports without image": sum(not images for *_, images in reports),
         },
         _VIEW: dict(Counter(view or "blank" for view in views.values()).most_common()),
-        "MeSH": {
-            term: sum(term in own for _, own, _ in reports) for term in (NOT_INDEXED, "normal")
-        },
+        "MeSH": {k: sum(k in own for _, own, _ in reports) for k in (NOT_INDEXED, "normal")},
     }

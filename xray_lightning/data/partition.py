@@ -135,9 +135,8 @@ def make_split(
         )
     leaked = len(shared) if known else None
     notes = (*notes, *(f"no training may use this split: {fault}" for fault in faults))
-    split = Split(
-        name, arrays, *_fingerprints(records, arrays), leaked, dict(settings or {}), notes
-    )
+    prints = _fingerprints(records, arrays)
+    split = Split(name, arrays, *prints, leaked, dict(settings or {}), notes)
     if faults:
         raise FaultySplitError(faults[0], split)
     if leaked:
@@ -225,9 +224,7 @@ def _warn_of_leak(records: Images, subsets: Mapping[str, Indices], shared: int) 
 def locate_lists(records: Images, lists: Lists) -> tuple[dict[str, Indices], list[str]]:
     """Positions of the records that each list names; a fault if a record is in no list."""
     images = read_column(records, "image_id")
-    subsets = {
-        subset: np.flatnonzero([image in ids for image in images]) for subset, ids in lists.items()
-    }
+    subsets = {k: np.flatnonzero([image in ids for image in images]) for k, ids in lists.items()}
     everywhere = frozenset().union(*lists.values())
     nowhere = [image for image in images if image not in everywhere]
     if not nowhere:

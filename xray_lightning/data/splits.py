@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import Generator
 
 from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.partition import (
@@ -45,7 +46,7 @@ Shares = Sequence[float]  # of the images in each subset
 def balanced_assignment(
     counts: npt.ArrayLike,  # non-negative whole numbers, (P, K); column 0 is the images of a group
     fractions: Shares,  # share of each subset, positive, summing to 1
-    rng: np.random.Generator,  # decides the order among groups of similar weight
+    rng: Generator,  # decides the order among groups of similar weight
 ) -> Indices:
     """The subset of each group, (P,), none empty, so that totals come near their fractions."""
     # Heavy groups come first, by their images times a random 0.5 to 1.5, which makes seeds differ.
@@ -289,9 +290,7 @@ def _split_groups(name: str, records: Images, group: str, fractions: Shares, see
     return make_split(name, records, dict(zip(SUBSETS, subsets, strict=True)), settings=settings)
 
 
-def _assign_groups(
-    records: Images, group: str, shares: Shares, rng: np.random.Generator
-) -> list[Indices]:
+def _assign_groups(records: Images, group: str, shares: Shares, rng: Generator) -> list[Indices]:
     """Positions of the records in each subset; those that are equal in a field stay together."""
     if not records:
         raise SplitError("there are no images to split: check the label table and the lists")
@@ -303,7 +302,7 @@ def _assign_groups(
 
 
 def _carve(
-    records: Images, rest: Indices, val_fraction: float, rng: np.random.Generator
+    records: Images, rest: Indices, val_fraction: float, rng: Generator
 ) -> dict[str, Indices]:
     """The positions ``rest`` divided into "train" and "val" by patient."""
     chosen = take_records(records, rest)
@@ -327,6 +326,6 @@ def _check_val_fraction(val_fraction: float) -> None:
         raise ConfigError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
 
 
-def _make_generator(seed: int) -> np.random.Generator:
+def _make_generator(seed: int) -> Generator:
     require_integer("the split's seed", seed, 0)
     return np.random.default_rng(seed)

@@ -136,8 +136,9 @@ class Classifier:
             CheckpointError: a score is NaN.
         """
         require_integer("batch_size", batch_size, 1)
-        if value_range and not -np.inf < value_range[0] < value_range[1] < np.inf:
-            raise ConfigError(f"value_range must be (black, white), rising: {value_range}")
+        if value_range is not None and not -np.inf < value_range[0] < value_range[1] < np.inf:
+            black = "(black, white), black below white"
+            raise ConfigError(f"value_range must be {black}: {value_range}")
         listed, size = list_images(images), self.preprocessing["image_size"]
         squares = np.empty((len(listed), size, size), np.uint8)
         told: list[Told] = []

@@ -219,9 +219,8 @@ class Model:
         self.run = path.parents[1] if inside else path.parent
         self.name = self.run.name if inside else path.stem
         self.notes: list[str] = []  # why its own data, or its internal test set, is not at hand
-        self.title = (
-            self._read_metrics().get("data", "") or (self.own and self.own.source.title) or ""
-        )
+        told = self._read_metrics().get("data", "")
+        self.title = told or (self.own and self.own.source.title) or ""
         self.trained_on = self.title.split(" (")[0]  # "" where that is not known
         own = checkpoint.description.labels
         self.labels = name_findings(self.trained_on, own)  # L names of the vocabulary

@@ -363,9 +363,8 @@ class HeatMaps(pl.Callback):
         figure = self.draw_subset(net, data, subset, scores[:, columns], name)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure(
-                    f"maps/{subset}", figure, trainer.global_step, close=False
-                )
+                step = trainer.global_step
+                logger.experiment.add_figure(f"maps/{subset}", figure, step, close=False)
 
     def draw_subset(
         self, net: XrayNet, data: XrayDataModule, subset: str, scores: Floats, name: str

@@ -27,10 +27,8 @@ class ChannelGate(nn.Module):
                 f"model.cbam_reduction must lie between 1 and the {channels} channels of the "
                 f"gated map, got {reduction}"
             )
-        hidden = channels // reduction
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
-        )
+        inner = channels // reduction
+        self.mlp = nn.Sequential(nn.Linear(channels, inner), nn.ReLU(), nn.Linear(inner, channels))
 
     def forward(self, features: Tensor) -> Tensor:
         """Gates (B, C, 1, 1) of a map (B, C, H, W)."""

@@ -215,9 +215,8 @@ class CSRA(nn.Module):
         self.temperatures = [require_positive("temperatures", value) for value in temperatures]
         self.residual = require_positive("residual", residual, or_zero=True)
         self.dropout = nn.Dropout2d(dropout)
-        self.classifiers = nn.ModuleList(
-            nn.Linear(channels, labels, bias=False) for _ in self.temperatures
-        )
+        units = (nn.Linear(channels, labels, bias=False) for _ in self.temperatures)
+        self.classifiers = nn.ModuleList(units)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, L) of a feature map (B, C, H, W)."""

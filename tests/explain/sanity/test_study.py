@@ -175,13 +175,11 @@ def test_rank_correlations_equal_scipy(rng: np.random.Generator, shape: tuple[in
         assert similar["absolute"][row] == pytest.approx(correlation(np.abs(one), np.abs(two)))
 
 
-@pytest.mark.parametrize(
-    ("shape", "window"), [((7, 7), 7), ((6, 9), 5), ((3, 4), 3), ((20, 16), 7)]
-)
-def test_ssim_equals_skimage(rng: np.random.Generator, shape: tuple[int, int], window: int) -> None:
+@pytest.mark.parametrize(("shape", "side"), [((7, 7), 7), ((6, 9), 5), ((3, 4), 3), ((20, 16), 7)])
+def test_ssim_equals_skimage(rng: np.random.Generator, shape: tuple[int, int], side: int) -> None:
     first, second = (sanity.scale(maps) for maps in pair(rng, shape))
     for one, two, value in zip(first, second, sanity.ssim(first, second), strict=True):
-        wanted = structural_similarity(one, two, win_size=window, data_range=1)
+        wanted = structural_similarity(one, two, win_size=side, data_range=1)
         assert value == pytest.approx(wanted)
 
 

@@ -176,9 +176,7 @@ def test_it_is_stored(fit: Fit, data: xl.XrayDataModule) -> None:
     fit(xl.FitGate(0.1), name="1", resume=runs[1] / "last.ckpt")  # a gate does not stop a resume
 
 
-def test_the_random_state_stays_and_other_networks_have_none(
-    data: xl.XrayDataModule, fit: Fit
-) -> None:
+def test_random_state_stays_and_other_networks_have_none(data: xl.XrayDataModule, fit: Fit) -> None:
     task, folder = fit()
     before = torch.get_rng_state()
     xl.FitGate().store([folder / "last.ckpt"], task, data)
