@@ -204,11 +204,8 @@ def write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
     bare = Description(whole.net, whole.preprocessing, {}, tta, points)
     gate = checkpoint.gate.to_plain() if checkpoint.gate else {}
     weights = {f"{GATE}.{k}": gate.pop(k) for k in [*gate] if isinstance(gate[k], Tensor)}
-    own = {
-        "description": bare.to_plain(),
-        "epoch": checkpoint.epoch,
-        **({GATE: gate} if gate else {}),
-    }
+    own = {"description": bare.to_plain(), "epoch": checkpoint.epoch}
+    own |= {GATE: gate} if gate else {}
     tensors = {name: t.contiguous() for name, t in {**checkpoint.state, **weights}.items()}
     with open_replacing(path, "wb") as file:
         file.write(save(tensors, {KEY: json.dumps(own)}))

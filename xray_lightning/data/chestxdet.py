@@ -25,14 +25,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.data.source import (
-    Mask,
-    Source,
-    find_files,
-    find_table,
-    index_images,
-    read_facts,
-)
+from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts
 from xray_lightning.data.tables import open_text
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Box, Record
@@ -86,7 +79,7 @@ class ChestXDet(Source):
             stray=paths.keys() - self._outlines.keys(),
         )
 
-    def mask(self, record: Record, label: str) -> Mask:
+    def mask(self, record: Record, label: str) -> npt.NDArray[np.bool_]:
         """The union of the finding's polygons, (1024, 1024) bool; all False where it is absent."""
         if record.image_id not in self._outlines or label not in self.labels:
             raise ConfigError(f"{record.image_id!r} or {label!r} is not of {self.root}")

@@ -15,15 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from xray_lightning.data.cache import ImageCache, open_cache
-from xray_lightning.data.partition import SUBSETS, Splitter, split_source
-from xray_lightning.data.samplers import (
-    EpochSampler,
-    Order,
-    Plan,
-    SampleKey,
-    Shard,
-    uniform_sampler,
-)
+from xray_lightning.data.partition import SUBSETS, Indices, Splitter, split_source
+from xray_lightning.data.samplers import EpochSampler, Plan, SampleKey, Shard, uniform_sampler
 from xray_lightning.data.source import Source, readable_records, select_labels
 from xray_lightning.data.splits import patient_split
 from xray_lightning.data.transforms import equalise
@@ -206,7 +199,7 @@ class XrayDataModule(pl.LightningDataModule):
         orders = [plan(np.random.default_rng((self.seed, epoch))) for epoch in range(epochs)]
         return self.subset_targets("train")[np.concatenate(orders)]
 
-    def _plan(self) -> Callable[[np.random.Generator], Order]:
+    def _plan(self) -> Callable[[np.random.Generator], Indices]:
         records = self.subset_records("train")
         patients = [record.patient_id for record in records]
         wanted = inspect.signature(self.sampler).parameters

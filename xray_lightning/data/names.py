@@ -35,7 +35,8 @@ class NameIndex:
                 return form
         path = _strip_ending(name)
         alike = self._alike.get(path.rpartition("/")[2], ())
-        images = [image for image in alike if _end_alike(path, _strip_ending(image))]
+        ends = ((image, f"/{_strip_ending(image)}") for image in alike)  # one may have more folders
+        images = [i for i, end in ends if end.endswith(f"/{path}") or f"/{path}".endswith(end)]
         return images[0] if len(images) == 1 else None
 
     @cached_property
@@ -85,8 +86,3 @@ def _is_header(name: str, line: str, index: NameIndex) -> bool:
 def _strip_ending(name: str) -> str:
     """With forward slashes, without an ending: ``images/1.2.840`` of ``images/1.2.840.PNG``."""
     return _ENDING.sub("", name.strip().replace("\\", "/"))
-
-
-def _end_alike(first: str, second: str) -> bool:
-    """Whether one is the other with folders in front."""
-    return f"/{first}".endswith(f"/{second}") or f"/{second}".endswith(f"/{first}")

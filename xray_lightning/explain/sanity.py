@@ -234,11 +234,8 @@ def copy_network(net: nn.Module) -> nn.Module:
 
 def prepare(maps: Floats) -> Prepared:
     """What :func:`compare` needs of maps (N, h, w)."""
-    return {
-        "spearman": rank_places(maps),
-        "absolute": rank_places(np.abs(maps)),
-        "ssim": scale(maps),
-    }
+    ranks = rank_places(maps), rank_places(np.abs(maps))
+    return dict(zip(MEASURES, (*ranks, scale(maps)), strict=True))
 
 
 def compare(first: Prepared, second: Prepared) -> Prepared:

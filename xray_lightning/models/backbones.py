@@ -226,7 +226,10 @@ def require_sizes(net: nn.Module, image_size: int, batch_size: int) -> None:
 def layout_of(backbone: Any, image_size: int) -> tuple[str, int]:
     """How the features lie, "NCHW", "NHWC" or "NLC" (tokens), and their channels."""
     features = trial_features(backbone, image_size)
-    if features.shape[1:-1] == (_token_count(backbone),):
+    grid: Any = getattr(getattr(backbone, "patch_embed", None), "grid_size", None)
+    prefix: Any = getattr(backbone, "num_prefix_tokens", None)  # class tokens
+    stated = grid is not None and prefix is not None
+    if stated and features.shape[1:-1] == (prefix + math.prod(grid),):
         return "NLC", features.shape[2]
     if features.ndim == 4 and getattr(backbone, "output_fmt", "NCHW") == "NHWC":
         return "NHWC", features.shape[3]
@@ -249,10 +252,3 @@ def to_map(features: Tensor, layout: str, backbone: Any) -> Tensor:
         height, width = backbone.patch_embed.grid_size
         return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
     return features
-
-
-def _token_count(backbone: Any) -> int | None:
-    """Patch tokens and class tokens; None for a network that does not say how they lie."""
-    grid = getattr(getattr(backbone, "patch_embed", None), "grid_size", None)
-    prefix = getattr(backbone, "num_prefix_tokens", None)
-    return None if grid is None or prefix is None else int(prefix + grid[0] * grid[1])

@@ -187,11 +187,8 @@ class XrayTask(pl.LightningModule):
         if self.schedule is None:
             return optimizer
         self._start_schedule(self.schedule)
-        scheduler = LambdaLR(optimizer, self.schedule)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        scheduler = {"scheduler": LambdaLR(optimizer, self.schedule), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def _start_schedule(self, schedule: Schedule) -> None:
         steps = self.trainer.estimated_stepping_batches
