@@ -33,11 +33,7 @@ def uniform_sampler(targets: Targets, patients: Sequence[str], generator: Genera
 
 
 def disease_balanced_sampler(
-    targets: Targets,
-    patients: Sequence[str],
-    generator: Generator,
-    *,
-    normal_share: float = 0.5,
+    targets: Targets, patients: Sequence[str], generator: Generator, *, normal_share: float = 0.5
 ) -> Order:
     """Normal images in a fixed share; for the others a finding is drawn, then an image of it, (N,).
 
