@@ -145,6 +145,7 @@ from xray_lightning.training.callbacks.weights import FreezeBackbone as FreezeBa
 from xray_lightning.training.losses import BCE as BCE
 from xray_lightning.training.losses import Asymmetric as Asymmetric
 from xray_lightning.training.losses import ClassBalanced as ClassBalanced
+from xray_lightning.training.losses import ConditionalBCE as ConditionalBCE
 from xray_lightning.training.losses import Focal as Focal
 from xray_lightning.training.losses import PairwiseAUC as PairwiseAUC
 from xray_lightning.training.losses import WeightedBCE as WeightedBCE

@@ -14,6 +14,7 @@ from xray_lightning import ConfigError, PatientBootstrap
 from xray_lightning.metrics.decisions import (
     THRESHOLDS,
     compare_net_benefit,
+    count_violations,
     draw_net_benefit,
     measure_at_prevalence,
     measure_net_benefit,
@@ -132,3 +133,22 @@ def test_what_is_unknown_at_a_prevalence() -> None:
 def test_shares_are_refused(shares) -> None:
     with pytest.raises(ConfigError, match=r"thresholds must lie between 0 and 1 and rise, got "):
         require_shares("thresholds", shares)
+
+
+def test_scores_above_those_of_a_wider_finding() -> None:
+    """The share and, patients having as many images each, its interval by their means."""
+    scores, targets, patients = sample()
+    both, kind = np.column_stack([scores, np.roll(scores, 1)]), {"Edema": ("Opacity",)}
+    bootstrap, names = PatientBootstrap(patients), ("Edema", "Opacity")
+    known = np.column_stack([targets, 1 - targets])
+    (row,) = count_violations(bootstrap, names, both, known, kind)
+    above = pd.Series(both[:, 0] > both[:, 1])
+    assert (row.share.value, row.contradicted) == (above.mean(), int((targets == 1).sum()))
+    means, share = above.groupby(patients).mean(), above.mean()
+    reach = t.ppf(0.975, 79) * means.std() / np.sqrt(80) / (share * (1 - share))
+    wanted = expit(logit(share) + np.array([-reach, reach]))
+    assert row.share.interval == pytest.approx(wanted, abs=0.004)
+    (never,) = count_violations(bootstrap, names, both * (0, 1), known, kind)
+    assert never.share.interval == pytest.approx((0, 1 - 0.025 ** (1 / 80)))
+    assert never.share.exact
+    assert count_violations(bootstrap, names, both, known, {}) == []

@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from torchvision.ops import sigmoid_focal_loss
 
 import xray_lightning as xl
+from xray_lightning.models.network import multiply_along
 from xray_lightning.training.losses import effective_number_weights
 
 HERNIA = 613.0  # (86,524 - 141) / 141, the largest weight of NIH's training list
@@ -348,3 +349,55 @@ def test_weights_move_with_their_module_but_stay_out_of_checkpoints(loss, buffer
 def test_settings_out_of_range(make: Callable[[], nn.Module], name: str, value: str) -> None:
     with pytest.raises(xl.ConfigError, match=rf"^loss\.{name} .*{re.escape(value)}"):
         make()
+
+
+KINDS = torch.tensor([[0, 1, 1], [0, 0, 1], [0, 0, 0]]).bool()  # a chain: edema, airspace, opacity
+NAMES = ("Edema", "Airspace Opacity", "Lung Opacity")
+CHAIN = [  # targets, and the labels that are learned from such an image
+    ((1, 1, 1), (0, 1, 2)),
+    ((0, 1, 1), (0, 1, 2)),
+    ((0, 0, 1), (1, 2)),
+    ((0, 0, 0), (2,)),
+    ((1, NAN, NAN), (0,)),  # who has edema has an opacity, which is not known by itself
+    ((0, NAN, 1), (2,)),
+]
+
+
+def test_conditional_loss_is_cross_entropy_among_images_with_the_wider_finding() -> None:
+    """By the head's own logits and torch's loss, target by target; gradients too."""
+    net = xl.XrayNet(NAMES, "test_resnet", image_size=32)
+    task = xl.XrayTask(net, xl.ConditionalBCE(KINDS))
+    features = 5 * net.forward_features(torch.rand(6, 1, 32, 32)).detach()
+    targets = torch.tensor([row for row, _ in CHAIN])
+    theirs = net.head(features)
+    terms = [
+        F.binary_cross_entropy_with_logits(theirs[place, label], targets[place, label])
+        for place, (_, labels) in enumerate(CHAIN)
+        for label in labels
+    ]
+    scores = torch.sigmoid(net.forward_head(features))
+    parts = torch.sigmoid(theirs)
+    torch.testing.assert_close(scores, parts.flip(1).cumprod(1).flip(1))
+    weight, loss = net.head.classifier.weight, task.loss(net.forward_head(features), targets)
+    assert_same(loss, torch.stack(terms).mean(), weight, rtol=1e-4, atol=1e-5)
+    again = xl.XrayNet(**net.config)
+    again.load_state_dict(net.state_dict())
+    torch.testing.assert_close(again.forward_head(features), net.forward_head(features))
+
+
+@pytest.mark.parametrize("value", [-1e4, -100.0, 0.0, 20.0, 100.0, 1e4])
+def test_conditional_loss_of_extreme_logits(value: float) -> None:
+    net = xl.XrayNet(NAMES, "test_resnet", image_size=32, ancestors=KINDS.nonzero().tolist())
+    logits = torch.full((6, 3), value, requires_grad=True)
+    products = multiply_along(logits, net.paths)
+    loss = xl.ConditionalBCE(KINDS)(products, torch.tensor([row for row, _ in CHAIN]))
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradient(loss, logits)).all()
+
+
+def test_what_has_no_hierarchy() -> None:
+    with pytest.raises(xl.ConfigError, match=r"none of the labels Atelectasis, .* kind of another"):
+        xl.XrayDataModule(xl.Phantom(20)).ancestors()
+    net = nn.Conv2d(1, 3, 1)
+    with pytest.raises(xl.ConfigError, match=r"Conv2d has no condition\(ancestors\)"):
+        xl.XrayTask(net, xl.ConditionalBCE(KINDS), labels=NAMES)

@@ -45,6 +45,7 @@ HYDRA = {
 STATISTICS = {
     "positive_weight": XrayDataModule.positive_weight,  # (L,)
     "class_counts": XrayDataModule.class_counts,  # (2, L)
+    "ancestors": XrayDataModule.ancestors,  # (L, L)
 }
 
 

@@ -20,6 +20,7 @@ from xray_lightning.data.samplers import EpochSampler, Plan, SampleKey, Shard, u
 from xray_lightning.data.source import Source, readable_records, select_labels
 from xray_lightning.data.splits import patient_split
 from xray_lightning.data.transforms import equalise
+from xray_lightning.data.vocabulary import find_ancestors
 from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.records import Record, target_matrix
 
@@ -177,6 +178,21 @@ class XrayDataModule(pl.LightningDataModule):
         """Images of the training set known to be without and with each label, (2, L), int64."""
         targets = torch.from_numpy(self.subset_targets("train"))
         return torch.stack([(targets == 0).sum(dim=0), (targets == 1).sum(dim=0)])
+
+    def ancestors(self) -> Tensor:
+        """Whether label j is a wider finding of which label i is one kind, (L, L), by labels.yaml.
+
+        Raises:
+            ConfigError: no label is a kind of another.
+        """
+        wider = find_ancestors(self.labels)
+        if not wider:
+            raise ConfigError(
+                f"none of the labels {', '.join(self.labels)} is a kind of another: a hierarchy "
+                "needs such as Edema and Lung Opacity (data=chexpert, mimic or vindr)"
+            )
+        rows = [[other in wider.get(label, ()) for other in self.labels] for label in self.labels]
+        return torch.tensor(rows)
 
     def labels_without_positives(self, subset: str) -> list[str]:
         """Labels that no image of a subset carries; their AUROC is undefined."""

@@ -13,6 +13,7 @@ from xray_lightning.data.vocabulary import (
     Relabelled,
     find_wording,
     list_narrower,
+    list_wider,
     read_vocabulary,
     tells,
     union_labels,
@@ -150,14 +151,6 @@ def _count(source: Source, labels: list[str]) -> Iterator[LabelUse]:
         if targets is not None:
             positives, negatives = (int((targets[:, column] == sign).sum()) for sign in (1, 0))
             counts = positives, negatives, len(targets) - positives - negatives
-        wider = () if wording else tuple(n for n in _list_wider(label) if tells(source, n))
+        wider = () if wording else tuple(n for n in list_wider(label) if tells(source, n))
         words = wording.words if wording else ()
         yield LabelUse(words, bool(wording and wording.derived), wider, *counts)
-
-
-def _list_wider(label: str) -> Iterator[str]:
-    """The findings of which this one is a kind, the nearest first."""
-    finding = read_vocabulary().get(label)
-    for name in finding.wider if finding else ():
-        yield name
-        yield from _list_wider(name)

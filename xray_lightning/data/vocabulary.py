@@ -67,6 +67,38 @@ def list_sets() -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for f in read_vocabulary().values() for name in f.words))
 
 
+def list_wider(name: str) -> Iterator[str]:
+    """The findings of which this one is a kind, the nearest first."""
+    finding = read_vocabulary().get(name)
+    for wider in finding.wider if finding else ():
+        yield wider
+        yield from list_wider(wider)
+
+
+def name_words() -> dict[str, str]:
+    """The finding that a data set's own label tells, or one of several that tell it."""
+    findings = read_vocabulary().values()
+    return {word: f.name for f in findings for words in f.words.values() for word in words}
+
+
+def find_ancestors(labels: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Of each label the others that are a wider finding, the nearest first; without those of none.
+
+    A label is the finding of its name, else the one that a data set calls so.
+
+    >>> find_ancestors(["Lung Opacity", "Edema", "Mass"])
+    {'Edema': ('Lung Opacity',)}
+    """
+    words = name_words()
+    names = {label if label in read_vocabulary() else words.get(label): label for label in labels}
+    wider = {
+        label: tuple(dict.fromkeys(names[other] for other in list_wider(name) if other in names))
+        for name, label in names.items()
+        if name
+    }
+    return {label: others for label, others in wider.items() if others}
+
+
 def list_narrower(name: str) -> tuple[str, ...]:
     """The findings that are one kind of this one."""
     return tuple(finding.name for finding in read_vocabulary().values() if name in finding.wider)
@@ -127,12 +159,7 @@ def require_findings(labels: Sequence[str], sources: Sequence[Source]) -> tuple[
     known = list(dict.fromkeys([*read_vocabulary(), *union_labels(sources)]))
     if isinstance(labels, str) or not labels or len(set(labels)) < len(labels):
         raise ConfigError(f"labels is a list of different findings such as Mass, got {labels!r}")
-    called = {
-        word: finding.name
-        for finding in read_vocabulary().values()
-        for words in finding.words.values()
-        for word in words
-    }
+    called = name_words()
     for label in labels:
         if label not in known:
             near = get_close_matches(label, [*known, *called], 1)

@@ -8,6 +8,7 @@ import numpy as np
 
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.partition import fingerprint
+from xray_lightning.data.vocabulary import find_ancestors
 from xray_lightning.evaluation.predictions import Origin, Predictions
 from xray_lightning.evaluation.priors import (
     VALIDATION,
@@ -30,6 +31,8 @@ from xray_lightning.metrics.decisions import (
     THRESHOLDS,
     DecisionCurve,
     PrevalenceCurve,
+    Violation,
+    count_violations,
     measure_at_prevalence,
     measure_net_benefit,
     require_shares,
@@ -120,6 +123,8 @@ class Evaluation(Result):
     net_benefit: dict[str, DecisionCurve] = field(default_factory=dict)  # of the last of these
     # of labels with an operating point
     at_prevalence: dict[str, PrevalenceCurve] = field(default_factory=dict)
+    # a row for each label that is one kind of another; empty where none is
+    hierarchy: list[Violation] = field(default_factory=list)
 
     def to_json(self) -> Json:
         """Plain values of evaluation.json: metrics and origin are not nested."""
@@ -196,10 +201,12 @@ def measure_use(
     thresholds: Sequence[float],
     prevalences: Sequence[float],
 ) -> Json:
-    """What decides on a use: ``reliability``, ``net_benefit`` and ``at_prevalence`` by label."""
+    """What decides on a use: fields of :class:`Evaluation` from ``reliability`` on."""
     bootstrap = PatientBootstrap(predictions.patient_ids, draws, seed)
     columns = zip(predictions.labels, predictions.scores.T, predictions.targets.T, strict=True)
     parts: Json = {"reliability": {}, "net_benefit": {}, "at_prevalence": {}}
+    told = predictions.labels, predictions.scores, predictions.targets
+    parts["hierarchy"] = count_violations(bootstrap, *told, find_ancestors(predictions.labels))
     for label, scores, targets in columns:
         calibration, point = calibrations.get(label), points.get(label, np.nan)
         kinds = {"raw": scores} | ({"calibrated": calibration(scores)} if calibration else {})

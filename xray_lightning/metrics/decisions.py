@@ -1,6 +1,6 @@
 """From figures to decisions: net benefit over thresholds, and what calls mean at a prevalence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,13 @@ from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import (
     Array,
     Band,
+    Estimate,
     Floats,
     Mask,
     Spread,
     divided,
     effective_patients,
+    exact_interval,
     rarer_class,
     share_interval,
 )
@@ -173,3 +175,36 @@ def _shares(values: Floats, moved: Floats, effective: float) -> Floats:
     pairs = zip(values.tolist(), spreads, strict=True)
     ends = [share_interval(value, spread) for value, spread in pairs]
     return np.vstack([values, np.transpose(ends)])
+
+
+@dataclass(frozen=True)
+class Violation(Result):
+    """How often a finding scores above a wider one of which it is a kind."""
+
+    label: str
+    wider: str
+    share: Estimate  # of the images
+    contradicted: int  # images known to have the finding, and known to be without the wider one
+
+
+def count_violations(
+    bootstrap: PatientBootstrap,  # of the N images
+    labels: Sequence[str],
+    scores: Array,  # (N, L)
+    targets: Array,  # (N, L), NaN where unknown
+    ancestors: Mapping[str, Sequence[str]],  # label -> wider ones
+) -> list[Violation]:
+    """A row for each label and wider one: scores that cannot both be probabilities."""
+    place, every = {label: column for column, label in enumerate(labels)}, np.ones(len(scores))
+    pairs, rows = [(label, wider) for label in ancestors for wider in ancestors[label]], []
+    effective = effective_patients(np.bincount(bootstrap.codes))
+    for label, wider in pairs:
+        own, other = place[label], place[wider]
+        draws = bootstrap.ratio(scores[:, own] > scores[:, other], every)
+        value = float(draws[0])
+        ends = share_interval(value, Spread.of(draws[1:], effective))
+        bound = exact_interval(value, bootstrap.patients)
+        share = Estimate(value, *(ends if np.isnan(bound).any() else bound), exact=value in (0, 1))
+        against = int(((targets[:, own] == 1) & (targets[:, other] == 0)).sum())
+        rows.append(Violation(label, wider, share, against))
+    return rows

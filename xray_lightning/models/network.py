@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.models.backbones import layout_of, load_network, to_map
@@ -40,6 +41,7 @@ class XrayNet(nn.Module):
         normalise: "fixed", by mean and std; or "image", each image by its own (xray14-keras).
         mean: subtracted from the images; None: what timm states for the backbone's weights.
         std: the images are divided by it; None: likewise.
+        ancestors: places of a label and of a wider finding, whose score is a factor of its own.
 
     Attributes:
         attention: the CBAM blocks; the backbone calls them by forward hooks, so its own tensors
@@ -50,6 +52,8 @@ class XrayNet(nn.Module):
         ConfigError: unknown backbone, head or module, no labels, or features that are no map.
         WeightsError: the weights cannot be had or fit only in part.
     """
+
+    paths: Tensor
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class XrayNet(nn.Module):
         normalise: str = "fixed",
         mean: float | None = None,
         std: float | None = None,
+        ancestors: Sequence[tuple[int, int]] = (),
     ) -> None:
         super().__init__()
         _require_settings(labels, image_size, dropout, normalise, std)
@@ -90,6 +95,16 @@ class XrayNet(nn.Module):
             **{"cbam_after": list(cbam_after), "cbam": cbam, "cbam_reduction": cbam_reduction},
             **{"normalise": normalise, "mean": self.mean, "std": self.std},  # of this timm
         }
+        pairs = torch.zeros(len(labels), len(labels))
+        for place in ancestors:
+            pairs[tuple(place)] = 1
+        self.condition(pairs)
+
+    def condition(self, ancestors: Tensor) -> None:
+        """Take scores as P(label | its wider findings): (L, L), whether j is a wider one of i."""
+        self.register_buffer("paths", torch.eye(len(ancestors)) + ancestors, persistent=False)
+        if ancestors.any():
+            self.config["ancestors"] = ancestors.nonzero().tolist()
 
     def new(self) -> "XrayNet":
         """The same network with random weights."""
@@ -118,7 +133,7 @@ class XrayNet(nn.Module):
         """
         with torch.autocast(features.device.type, enabled=False):
             logits: Tensor = self.head(features.float())
-        return logits
+        return multiply_along(logits, self.paths) if "ancestors" in self.config else logits
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, L) of images (B, 1, H, W) in [0, 1]."""
@@ -202,6 +217,13 @@ def _require_settings(
         raise ConfigError(f"model.dropout must be at least 0 and below 1, got {dropout}")
     if normalise not in NORMALISATIONS:
         raise ConfigError(f"model.normalise must be one of {NORMALISATIONS}, got {normalise!r}")
+
+
+def multiply_along(logits: Tensor, paths: Tensor) -> Tensor:
+    """Logits of the product of each label's score and those of its wider ones, paths (L, L)."""
+    log_p = (F.logsigmoid(logits) @ paths.T).clamp(max=-torch.finfo(logits.dtype).tiny)
+    products = log_p - torch.log(-torch.expm1(log_p))
+    return torch.where(paths.sum(dim=1) > 1, products, logits)
 
 
 def standardise(images: Tensor) -> Tensor:

@@ -139,6 +139,7 @@ def use_lines(evaluation: Evaluation) -> list[Table | str]:
             cells = [_cell(band.at(place), digits) for band, digits in parts]
             table.add_row(label, *cells, number(curve.images.value[place], 0))
         lines.append(table)
+    lines += say("hierarchy", evaluation.hierarchy)
     return [*lines, *say("net_benefit", evaluation.net_benefit, evaluation.reliability)]
 
 

@@ -169,6 +169,42 @@ class ClassBalanced(nn.Module):
         return _focal(logits, targets, self.gamma, present, absent)
 
 
+class ConditionalBCE(nn.Module):
+    """Cross-entropy of each label among the images that have its wider findings.
+
+    Pham 2021, "Interpreting chest X-rays via CNNs that exploit hierarchical disease dependencies
+    and uncertainty labels" (arXiv:1911.06475), conditional training: the network learns P(finding |
+    its wider ones), and a score is the product along the path, which :class:`XrayNet` takes when
+    :class:`XrayTask` meets this loss. So no score exceeds that of a wider finding. An image counts
+    as much as it is known to have the wider findings; one that has a finding has these too. Pham's
+    second stage, the last layer alone on all images, is ``freeze_epochs`` with another loss.
+
+    Args:
+        ancestors: whether label j is a wider finding of label i, (L, L).
+    """
+
+    ancestors: Tensor
+    inverse: Tensor
+
+    def __init__(self, ancestors: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("ancestors", ancestors.bool(), persistent=False)
+        paths = torch.eye(len(ancestors), dtype=torch.float64) + ancestors
+        self.register_buffer("inverse", torch.linalg.inv(paths).round(), persistent=False)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Scalar loss of logits (B, L), those of products, and targets (B, L)."""
+        logits = _precise(logits)
+        log_p = F.logsigmoid(logits.double()) @ self.inverse.T  # of the finding, given wider ones
+        log_p = log_p - (log_p + 1e-7).clamp(min=0).detach()  # a product is rounded; not above 1
+        share = _share(logits, targets)
+        there = torch.maximum(share, (share[..., None] * self.ancestors).amax(dim=1))  # (B, L)
+        weight = there[:, None].masked_fill(~self.ancestors, 1.0).prod(dim=2)  # (B, L)
+        weight = weight * ~torch.isnan(targets)
+        losses = -share * log_p - (1 - share) * torch.log(-torch.expm1(log_p))
+        return ((losses * weight).sum() / weight.sum().clamp(min=1)).to(logits.dtype)
+
+
 class PairwiseAUC(nn.Module):
     """Mean over the labels of the mean of R over each label's pairs, on scores = sigmoid(logits).
 

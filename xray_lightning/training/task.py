@@ -16,7 +16,7 @@ from xray_lightning.checkpoint import KEY, TTA, Description, describe_model
 from xray_lightning.data.datamodule import Batch, XrayDataModule
 from xray_lightning.errors import ConfigError, NonFiniteLossError
 from xray_lightning.metrics.auroc import PerLabelAUROC, defined_mean
-from xray_lightning.training.losses import BCE
+from xray_lightning.training.losses import BCE, ConditionalBCE
 from xray_lightning.training.optim import OptimizerFactory, Plateau, Schedule, make_optimizer
 
 
@@ -49,7 +49,8 @@ class XrayTask(pl.LightningModule):
         averaged: tensors of the network that checkpoints hold in place of its own; set by EMA.
 
     Raises:
-        ConfigError: an unknown test-time augmentation, or no labels.
+        ConfigError: an unknown test-time augmentation, no labels, or a network that a conditional
+            loss cannot tell to multiply its scores.
     """
 
     def __init__(
@@ -75,6 +76,11 @@ class XrayTask(pl.LightningModule):
             )
         self.net: Any = net
         self.loss = loss or BCE()
+        if isinstance(self.loss, ConditionalBCE):
+            condition: Any = getattr(net, "condition", None)
+            if condition is None:
+                raise ConfigError(f"{type(net).__name__} has no condition(ancestors), see XrayNet")
+            condition(self.loss.ancestors)
         self.optimizer = optimizer
         self.head_lr = head_lr
         self.layer_decay = layer_decay
