@@ -1,6 +1,7 @@
 """The report of a run stands alone and says what its files say; spoilt runs are refused."""
 
 import json
+import shutil
 from base64 import b64decode
 from collections.abc import Callable
 from copy import deepcopy
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from xray_lightning import Phantom, audit_split, patient_split
+from xray_lightning import Phantom, audit_split, compare, patient_split
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import Origin, SplitName
 from xray_lightning.evaluation.published import IMAGES, TEST_IMAGES, comparable, incomparable
@@ -21,7 +22,7 @@ from xray_lightning.report.drawings import embed_picture
 from xray_lightning.report.page import say
 from xray_lightning.report.run import NEEDED, Run, read_run
 from xray_lightning.report.run_page import report_values, run_page, write_report
-from xray_lightning.writing import read_json
+from xray_lightning.writing import read_json, write_json
 
 PHANTOM = Phantom(patients=150)
 
@@ -89,7 +90,9 @@ def test_the_table_says_what_the_files_say(run, facts, text, parsed) -> None:
 
 def test_verdict_and_what_is_not_known(run: Run, facts: dict, text: str) -> None:
     evaluation = run.evaluation.to_json()
-    first, second, third = facts["summary"]
+    first, second, third, whom, replace = facts["summary"]
+    questions = [sentence.partition("?")[0] for sentence in (first, whom, replace)]
+    assert questions == ["How good", "For whom", "May it replace another model"]
     for subset in (facts["split"]["fingerprint"], evaluation["fingerprint"], "13 of 14 labels"):
         assert subset in first
     aurocs = {k: v["auroc"]["value"] for k, v in evaluation["labels"].items()}
@@ -104,6 +107,24 @@ def test_verdict_and_what_is_not_known(run: Run, facts: dict, text: str) -> None
     assert "The checkpoint, epoch 2 of 3, was chosen on validation." in text
     assert "c0ffee" in text
     assert "python train.py data.patients=150" in text
+
+
+@pytest.mark.parametrize(("margin", "said"), [(0.2, "A is equivalent to B"), (None, "No margin")])
+def test_may_it_replace_another_model(run: Run, tmp_path: Path, margin, said: str) -> None:
+    """compare.json in the run's folder answers, if it is of these scores."""
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    table = run.predictions["test"]
+    noise = np.random.default_rng(0).normal(0, 0.001, table.scores.shape)
+    other = replace(table, scores=np.clip(table.scores + noise, 0, 1).astype(np.float32))
+    compared = compare(table, other, margin=margin, draws=50)
+    write_json(compared.to_json(), folder / "compare.json")
+    answer = say("summary", report_values(read_run(folder), None))[-1]
+    assert answer.startswith("May it replace")
+    assert said in answer
+    write_json(compare(other, table, draws=50).to_json(), folder / "compare.json")
+    with pytest.raises(ConfigError, match=r"does not compare this run's scores .* --out"):
+        read_run(folder)
 
 
 def test_figures_of_use_say_what_the_evaluation_says(run, facts, text, parsed) -> None:

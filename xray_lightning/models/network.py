@@ -77,9 +77,7 @@ class XrayNet(nn.Module):
         _require_settings(labels, image_size, dropout, normalise, std)
         self.backbone, self.load_report = load_network(backbone, weights, image_size)
         self.layout, channels = layout_of(self.backbone, image_size)
-        stated = self.backbone.pretrained_cfg
-        self.mean = sum(stated["mean"]) / len(stated["mean"]) if mean is None else mean
-        self.std = sum(stated["std"]) / len(stated["std"]) if std is None else std
+        self.mean, self.std = _find_norm(self.backbone.pretrained_cfg, mean, std)
         self.backbone.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU
         self.head: Any = make_head(
             head, channels, len(labels), dropout=dropout, options=head_options
@@ -95,10 +93,7 @@ class XrayNet(nn.Module):
             **{"cbam_after": list(cbam_after), "cbam": cbam, "cbam_reduction": cbam_reduction},
             **{"normalise": normalise, "mean": self.mean, "std": self.std},  # of this timm
         }
-        pairs = torch.zeros(len(labels), len(labels))
-        for place in ancestors:
-            pairs[tuple(place)] = 1
-        self.condition(pairs)
+        self.condition(_mark(len(labels), ancestors))
 
     def condition(self, ancestors: Tensor) -> None:
         """Take scores as P(label | its wider findings): (L, L), whether j is a wider one of i."""
@@ -217,6 +212,22 @@ def _require_settings(
         raise ConfigError(f"model.dropout must be at least 0 and below 1, got {dropout}")
     if normalise not in NORMALISATIONS:
         raise ConfigError(f"model.normalise must be one of {NORMALISATIONS}, got {normalise!r}")
+
+
+def _find_norm(stated: Any, *given: float | None) -> tuple[float, float]:
+    """Mean and standard deviation: those given, else of the backbone's channels."""
+    mean, std = (
+        sum(stated[key]) / len(stated[key]) if value is None else value
+        for key, value in zip(("mean", "std"), given, strict=True)
+    )
+    return mean, std
+
+
+def _mark(size: int, places: Sequence[tuple[int, int]]) -> Tensor:
+    marks = torch.zeros(size, size)
+    for row, column in places:
+        marks[row, column] = 1
+    return marks
 
 
 def multiply_along(logits: Tensor, paths: Tensor) -> Tensor:

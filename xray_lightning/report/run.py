@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.errors import CheckpointError, ConfigError, DataError
+from xray_lightning.evaluation.compare import Comparison
 from xray_lightning.evaluation.evaluate import Evaluation
 from xray_lightning.evaluation.predictions import Predictions, read_own
 
@@ -43,6 +45,7 @@ class Run:
     history: pd.DataFrame | None  # metrics.csv, None without one
     explain: Values | None  # what ``xray explain`` wrote, None before it was run
     explain_missing: str  # why what it wrote is not of this model
+    compared: Comparison | None  # with another model, compare.json; None before xray compare
 
 
 def read_run(folder: Path, metrics: Values | None = None) -> Run:
@@ -62,15 +65,18 @@ def read_run(folder: Path, metrics: Values | None = None) -> Run:
         subset: _read(folder / f"predictions_{subset}.csv", lambda path: read_own(path, metrics))
         for subset in ("val", "test")
     }
+    load = Evaluation.from_json
+    evaluation = _read(folder / "evaluation.json", lambda path: load(_load(path)))
     run = Run(
         folder,
         _read(folder / "config.yaml", lambda path: path.read_text(encoding="utf-8")),
         _read(folder / "environment.json", _load),
         metrics,
-        _read(folder / "evaluation.json", lambda path: Evaluation.from_json(_load(path))),
+        evaluation,
         tables,
         _read(folder / "metrics.csv", _load_history),
         *_read_explain(folder / "explain" / "explain.json", metrics),
+        _read_compared(folder / "compare.json", evaluation),
     )
     require_one_run(run)
     return run
@@ -113,6 +119,21 @@ def _read_explain(path: Path, metrics: Values) -> tuple[Values | None, str]:
     return explain, ""
 
 
+def _read_compared(path: Path, evaluation: Evaluation) -> Comparison | None:
+    """compare.json, where it is of these scores."""
+    if not path.is_file():
+        return None
+    compared = _read(path, lambda path: Comparison.from_json(json.loads(path.read_text("utf-8"))))
+    here = evaluation.metrics.labels
+    same = [
+        label in here and np.isclose(here[label]["auroc"].value, row.first, 0, 1e-6, equal_nan=True)
+        for label, row in compared.labels.items()
+    ]
+    if all(same) and compared.fingerprint == evaluation.fingerprint:
+        return compared
+    raise ConfigError(f"{path} does not compare this run's scores with another's: {_remedy(path)}")
+
+
 def _load(path: Path) -> Values:
     values = json.loads(path.read_text(encoding="utf-8"))
     known = values if isinstance(values, dict) else {}
@@ -136,10 +157,13 @@ def _read(path: Path, load: Callable[[Path], T]) -> T:
         reason = repr(error)
     except (OSError, ValueError, DataError, CheckpointError) as error:
         reason = str(error)
-    raise ConfigError(f"{path} is damaged or not there: {reason}. {_remedy(path.parent)}")
+    place = path if path.name == "compare.json" else path.parent
+    raise ConfigError(f"{path} is damaged or not there: {reason}. {_remedy(place)}")
 
 
 def _remedy(folder: Path) -> str:
+    if folder.name == "compare.json":
+        return f"xray compare {folder.parent} OTHER margin=0.01 --out {folder.parent} makes it anew"
     if folder.name == "explain":
         return f"xray explain {folder.parent / 'checkpoints' / 'best.ckpt'} makes it again"
     return f"python train.py resume={folder} makes it again from the checkpoints"

@@ -83,6 +83,7 @@ def report_values(run: Run, audit: Audit | None, audit_missing: str = "") -> Val
         "audit": audit and audit.to_json(),
         "audit_missing": audit_missing,
         "training": _describe_training(run),
+        "compared": run.compared and run.compared.to_json(),
         "explain": run.explain,
         "explain_missing": run.explain_missing,
         "reproduce": _describe_surroundings(run),
