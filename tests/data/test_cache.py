@@ -276,10 +276,12 @@ def test_second_process_waits_and_decodes_nothing(tmp_path, caplog) -> None:
     assert process.returncode == 0
 
 
-def test_finished_cache_opens_without_the_lock(tmp_path: Path) -> None:
-    folder = build(Noise(5), tmp_path).path
+def test_finished_cache_needs_no_lock_and_notices_that_files_changed(tmp_path: Path) -> None:
+    folder = build(Noise(20), tmp_path).path
     with FileLock(folder.with_name(f"{folder.name}.lock")):
-        build(Noise(5), tmp_path)
+        build(Noise(20), tmp_path)
+    with pytest.raises(CacheError, match=r"source files have changed since\. Delete this folder"):
+        build(Noise(20, seed=1), tmp_path)
 
 
 def test_all_unreadable_images_are_named_and_the_rest_is_kept(tmp_path: Path) -> None:
@@ -333,12 +335,6 @@ def test_bad_settings(tmp_path: Path, settings: dict[str, int], message: str) ->
         build(Noise(0), tmp_path)
     with pytest.raises(CacheError, match="there is no image cache at"):
         load_cache(tmp_path)
-
-
-def test_source_files_that_changed_are_noticed(tmp_path: Path) -> None:
-    build(Noise(20), tmp_path)
-    with pytest.raises(CacheError, match=r"source files have changed since\. Delete this folder"):
-        build(Noise(20, seed=1), tmp_path)
 
 
 def edit_manifest(folder: Path, **facts: object) -> None:

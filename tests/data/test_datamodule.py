@@ -52,7 +52,7 @@ def test_a_sample_is_the_cached_image(cache: xl.ImageCache) -> None:
         assert (sample["index"], sample["image_id"]) == (index, RECORDS[row].image_id)
 
 
-def test_a_seed_augments_and_its_absence_does_not(cache: xl.ImageCache) -> None:
+def test_a_seed_augments_what_is_equalised_and_its_absence_does_not(cache: xl.ImageCache) -> None:
     augment = augment_light()
     data = XrayDataset(RECORDS, cache, ROWS, augment=augment)
     plain = XrayDataset(RECORDS, cache, ROWS)
@@ -61,12 +61,8 @@ def test_a_seed_augments_and_its_absence_does_not(cache: xl.ImageCache) -> None:
     expected = augment(np.array(cache.images[2]), 7)
     np.testing.assert_array_equal(data[2, 7]["image"][0], expected / np.float32(255))
     assert not torch.equal(data[2, 8]["image"], data[2, 7]["image"])
-
-
-def test_equalisation_comes_before_augmentation(cache: xl.ImageCache) -> None:
-    augment = augment_light()
     data = XrayDataset(RECORDS, cache, ROWS, augment=augment, clahe=True)
-    equalised = equalise(np.array(cache.images[3]))
+    equalised = equalise(np.array(cache.images[3]))  # before the augmentation
     np.testing.assert_array_equal(data[3]["image"][0], equalised / np.float32(255))
     expected = augment(equalised, 5) / np.float32(255)
     np.testing.assert_array_equal(data[3, 5]["image"][0], expected)

@@ -221,12 +221,9 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
             read_image(tmp_path / name)
 
 
-def test_real_dicom_as_pydicom_decodes_it(shared_data: Path) -> None:
+def test_real_files_as_pydicom_and_pillow_decode_them(shared_data: Path) -> None:
     path = next((shared_data / "rsna-sample").rglob("*.dcm"))
     np.testing.assert_array_equal(read_image(path), dcmread(path).pixel_array)
-
-
-def test_real_images_as_pillow_decodes_them(shared_data: Path) -> None:
     paths = sorted((shared_data / "nih-1024").glob("*.png"))
     opened = {path: Image.open(io.BytesIO(path.read_bytes())) for path in paths}
     colour = [path for path in paths if opened[path].mode == "RGBA"]

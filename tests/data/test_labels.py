@@ -153,10 +153,7 @@ def test_images_are_counted_where_a_folder_is_named(nih_folder, capsys) -> None:
     assert found["Pneumonia"]["rsna"]["positives"] is None  # no folder was named
     assert found["Hernia"]["rsna"]["words"] == []
     assert found["Hernia"]["phantom"]["negatives"] > 0  # it needs no folder
-
-
-def test_every_set_without_one_named(capsys) -> None:
-    found = rows(capsys)
+    found = rows(capsys)  # every set, without one named
     assert found["Nodule/Mass"]["nih"]["derived"]
     assert found["Nodule"]["vindr"]["wider"] == ["Nodule/Mass", "Lung Opacity"]  # nearest first
     assert found["Nodule"]["chexpert"]["wider"] == ["Lung Lesion", "Lung Opacity"]
@@ -176,7 +173,6 @@ def test_the_table_fits(nih_folder, csv_folder, capsys) -> None:
     assert "- (Lung" in text
 
 
-NAN = math.nan
 LABELS = ("Edema", "Fracture")
 CODES = np.array([[1.0, NAN], [-1.0, 0.0], [NAN, -1.0], [-1.0, -1.0]])
 IDS = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]

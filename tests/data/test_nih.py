@@ -155,12 +155,16 @@ def test_gzip(empty_nih) -> None:
     assert source.records[0].boxes == (Box("Mass", 1, 2, 3, 4),)
 
 
-def test_newer_table_is_preferred_with_a_note(nih_folder) -> None:
+def test_newer_table_is_preferred_and_another_may_be_named(nih_folder) -> None:
     nih_folder.table(*nih_folder.rows[:1], name="Data_Entry_2017.csv")
     source = ChestXray14(nih_folder.root)
     assert len(source.records) == 5
     note = "Data_Entry_2017_v2020.csv was read; Data_Entry_2017.csv beside it was not"
     assert source.notes == (note,)
+    nih_folder.table(*nih_folder.rows[3:], name="subset.csv")
+    assert len(ChestXray14(nih_folder.root, table="subset.csv").records) == 2  # in the root
+    with pytest.raises(errors.DataNotFoundError, match=r"there is no table .*other\.csv"):
+        ChestXray14(nih_folder.root, table="other.csv")
 
 
 def test_old_table(empty_nih) -> None:
@@ -226,13 +230,6 @@ def test_table_may_be_a_subset_of_the_lists(nih_folder) -> None:
         "of the list",
         "1 of the 3 images in the label table are in neither official list, the first is x.png",
     )
-
-
-def test_table_argument_is_relative_to_the_root(nih_folder) -> None:
-    nih_folder.table(*nih_folder.rows[3:], name="subset.csv")
-    assert len(ChestXray14(nih_folder.root, table="subset.csv").records) == 2
-    with pytest.raises(errors.DataNotFoundError, match=r"there is no table .*other\.csv"):
-        ChestXray14(nih_folder.root, table="other.csv")
 
 
 def test_no_root_and_no_table(empty_nih, tmp_path: Path) -> None:
