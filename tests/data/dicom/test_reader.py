@@ -26,10 +26,11 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.pixels.encoders import RLELosslessEncoder
 
-from xray_lightning.data.dicom import is_dicom, read_dicom, read_dicom8, tally, to_uint8
 from xray_lightning.data.dicom import pixels as module
+from xray_lightning.data.dicom import read_dicom, read_dicom8, tally, to_uint8
 from xray_lightning.data.dicom.header import read_layout, split_file
 from xray_lightning.data.dicom.pixels import read_codes
+from xray_lightning.data.files import is_dicom
 from xray_lightning.data.images import decode_image, read_image
 from xray_lightning.errors import ConfigError, InvalidImageError
 
