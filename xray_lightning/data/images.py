@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
@@ -124,13 +125,9 @@ def _decode(data: bytes, chunks: Set[bytes]) -> Decoded:
 
 def _decode_png16(data: bytes) -> Decoded:
     """A PNG of 16-bit grey: the same pixels as OpenCV's, a little faster; alpha is ignored."""
-    import imagecodecs
-
-    try:
+    with guard("its compressed pixels are"):
         pixels = np.asarray(imagecodecs.png_decode(data))
         return pixels[..., 0] if pixels.ndim == 3 else pixels
-    except (imagecodecs.PngError, ValueError) as error:
-        raise refusal("its compressed pixels are damaged") from error
 
 
 def to_grey8(pixels: Decoded, white: int) -> Pixels:

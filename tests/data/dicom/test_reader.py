@@ -212,8 +212,6 @@ def test_threads_agree(dicom: Make) -> None:
         np.testing.assert_array_equal(image.pixels, expected)
 
 
-Make = Callable[..., bytes]
-
 UID = "1.2.840.10008.1.2"
 SECONDS = 10.0  # generous for a loaded machine; a mutation takes milliseconds
 GROWTH = 2**30  # bytes; 100 million pixels of 16 bits take 600 MB
