@@ -29,6 +29,7 @@ MAX_SIDE = 20_000  # px; a detector has about 4,000, so a larger figure is a dam
 MAX_PIXELS = 100_000_000  # of one frame; with MAX_SIDE the limit on memory: 600 MB at 16 bits
 MAX_INFLATED = 256 * 2**20  # bytes of a deflated data set; MAX_PIXELS of 16 bits fit
 AGAIN, CORRECT = "Download or copy the file again", "Correct the header"
+REWRITE = "Rewrite it with DCMTK's dcmconv"
 NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 
@@ -206,14 +207,13 @@ def read_header(file: BinaryIO, last: int = _UNDEFINED) -> tuple[Header, BinaryI
     file.seek(132 if start[128:] == b"DICM" else 0)
     if start[128:] != b"DICM" and not start.startswith(BARE):
         if re.match(rb"\x08\0.\0", start, re.DOTALL):
-            reason = "it is a DICOM data set without file meta information"
-            raise refusal(reason, "Rewrite it with DCMTK's dcmconv")
+            raise refusal("it is a DICOM data set without file meta information", REWRITE)
         raise refusal("it is not a DICOM file: DICM is not at byte 128")
     with guard("its header is"):
         meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
         syntax = Header(meta, "<", "").text("TransferSyntaxUID")
         if not re.fullmatch(r"[0-9.]{1,64}", syntax):
-            raise refusal("it has no valid TransferSyntaxUID", "Rewrite it with DCMTK's dcmconv")
+            raise refusal("it has no valid TransferSyntaxUID", REWRITE)
         stream = BytesIO(_inflate(file.read())) if syntax == _DEFLATED else file
         order = ">" if syntax == _BIG_ENDIAN else "<"
         dataset = read_dataset(

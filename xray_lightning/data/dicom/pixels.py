@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pydicom import uid
 from pydicom.encaps import generate_fragments, get_frame, parse_basic_offsets, parse_fragments
 
-from xray_lightning.data.dicom.header import Header, Layout, PixelData, guard, refusal
+from xray_lightning.data.dicom.header import REWRITE, Header, Layout, PixelData, guard, refusal
 
 Codes = npt.NDArray[np.unsignedinteger]  # uint8 or uint16, (H, W) or (H, W, 3)
 StoredValues = npt.NDArray[np.int32]  # (N,), the stored value of each code 0 to N - 1
@@ -76,8 +76,8 @@ def read_codes(
 
 def join_fragments(data: memoryview, frame: int, frames: int) -> bytes:
     """The compressed bytes of one frame (PS3.5 A.4): an offset table, fragments, a delimiter."""
-    stream, what = BytesIO(data), f"its {frames} frames cannot be told apart, or are"
-    with guard(what, "Rewrite it with DCMTK's dcmconv"):
+    stream = BytesIO(data)
+    with guard(f"the fragments of its {frames} frames cannot be told apart, or are", REWRITE):
         parse_basic_offsets(stream)
         count, starts = parse_fragments(stream)
         if not count:
