@@ -8,6 +8,8 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import ModelCheckpoint as Best
 from torch import nn
 
 from xray_lightning.cli.build import data_from, loss_from, panel_from, run_callbacks, task_from
@@ -184,8 +186,10 @@ def test_bad_optimiser() -> None:
 
 
 def test_callbacks_of_a_configuration(tmp_path: Path) -> None:
+    data = data_from(compose_settings(["data.patients=60"]))
+
     def of(config: Settings) -> list[Any]:
-        return run_callbacks(config, tmp_path, nn.Identity())
+        return run_callbacks(config, tmp_path, nn.Identity(), data)
 
     plain = compose_settings([])
     assert not {"EMA", "FreezeBackbone"} & {type(each).__name__ for each in of(plain)}
@@ -193,6 +197,14 @@ def test_callbacks_of_a_configuration(tmp_path: Path) -> None:
     found = {type(callback): callback for callback in of(config)}
     assert found[FreezeBackbone].epochs == 2  # type: ignore[attr-defined]
     assert found[EMA].decay == 0.99  # type: ignore[attr-defined]
+    loss = compose_settings(["monitor=val/loss"])
+    OmegaConf.set_struct(plain, False)
+    plain.pop("monitor")  # as in a run of an earlier version
+    for config, wanted in ((plain, ("val/auroc", "max")), (loss, ("val/loss", "min"))):
+        best, stop = (
+            next(c for c in of(config) if isinstance(c, k)) for k in (Best, EarlyStopping)
+        )
+        assert (best.monitor, best.mode) == (stop.monitor, stop.mode) == wanted
 
 
 def test_results_figure() -> None:
