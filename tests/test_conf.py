@@ -14,7 +14,7 @@ from torch import nn
 
 from xray_lightning.cli.build import data_from, loss_from, panel_from, run_callbacks, task_from
 from xray_lightning.cli.config import compose_settings, explain_error, make
-from xray_lightning.cli.settings import Settings, require_settings
+from xray_lightning.cli.settings import Settings, require_settings, to_container
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError, DataError
 from xray_lightning.training.callbacks.weights import EMA, FreezeBackbone
@@ -198,8 +198,8 @@ def test_callbacks_of_a_configuration(tmp_path: Path) -> None:
     assert found[FreezeBackbone].epochs == 2  # type: ignore[attr-defined]
     assert found[EMA].decay == 0.99  # type: ignore[attr-defined]
     loss = compose_settings(["monitor=val/loss"])
-    OmegaConf.set_struct(plain, False)
-    plain.pop("monitor")  # as in a run of an earlier version
+    plain = OmegaConf.create(to_container(plain))
+    plain.pop("monitor")  # as in the config.yaml of a run of an earlier version
     for config, wanted in ((plain, ("val/auroc", "max")), (loss, ("val/loss", "min"))):
         best, stop = (
             next(c for c in of(config) if isinstance(c, k)) for k in (Best, EarlyStopping)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from signal import SIGKILL
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,12 +106,7 @@ def train(
         every = make_callbacks(folder, data, [*watched, *callbacks], monitor=monitor, seed=seed)
         trainer = make_trainer(partial(pl.Trainer, max_epochs=epochs), folder, every)
         write_environment(folder, data, trainer, seed)
-    own = {type(each): each for each in reversed(trainer.callbacks)}  # type: ignore[attr-defined]
-    for kind in (MetricsFile, RunCheckpoint):
-        if kind not in own:
-            remedy = "make_trainer(..., make_callbacks(...))"
-            raise ConfigError(f"the trainer has no {kind.__name__}: {remedy}")
-    table, best = own[MetricsFile], own[RunCheckpoint]  # the first of these, before "last"
+    table, best = _find(trainer, MetricsFile), _find(trainer, RunCheckpoint)  # before "last"
     if resume is not None:
         require_same_split(resume, data)
     data.require_images(trainer.world_size)
@@ -274,3 +270,10 @@ def log_run(data: XrayDataModule, task: XrayTask, trainer: pl.Trainer) -> None:
     LOG.info("%s: %.1f M parameters, %s", name, parameters / 1e6, weights)
     if trainer.world_size > 1:
         LOG.info("%d processes x %d images a step", trainer.world_size, data.batch_size)
+
+
+def _find(trainer: pl.Trainer, kind: type) -> Any:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, kind):
+            return callback
+    raise ConfigError(f"the trainer has no {kind.__name__}: make_trainer(..., make_callbacks(...))")
