@@ -27,18 +27,12 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from toy import toy_data, toy_net
 
-from xray_lightning import (
-    WatchMetric,
-    XrayDataModule,
-    XrayNet,
-    XrayTask,
-    load_checkpoint,
-    train,
-)
+from xray_lightning import XrayDataModule, XrayNet, XrayTask, load_checkpoint, train
 from xray_lightning.cli.build import data_from, task_from
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.errors import CheckpointError, ConfigError, SplitError
 from xray_lightning.folders import lock_folder
+from xray_lightning.training.callbacks.epochs import WatchMetric
 from xray_lightning.training.environment import (
     compare_prevalence,
     describe_sampling,
@@ -155,10 +149,8 @@ def test_another_metric_chooses(monitor: str, best, data, tmp_path) -> None:
 
 def test_what_can_choose(data: XrayDataModule) -> None:
     own = WatchMetric("mine", lambda s, t: (s - t).square().nanmean(), "min", tensors=True)
-    lacking = data.labels_without_positives("val")[0]
-    known = next(
-        label for label in data.labels if label not in data.labels_without_positives("val")
-    )
+    lacking = data.labels_without_positives("val")
+    known = min({*data.labels} - {*lacking})
     assert choose_by("val/mine", [own], data) == ([], "min")
     assert choose_by(f"val/auroc/{known}", [], data) == ([], "max")
     ((watch,), mode) = choose_by(f"val/calibration_error/{known}", [], data)
@@ -167,8 +159,8 @@ def test_what_can_choose(data: XrayDataModule) -> None:
     for monitor in ("val/auroch", "auroc", "val/auroc/", "val/auroc/Nothing", None):
         with pytest.raises(ConfigError, match=wrong.format(monitor)):
             choose_by(monitor, [own], data)
-    with pytest.raises(ConfigError, match=f"partial_auroc/{lacking} is undefined on validation"):
-        choose_by(f"val/partial_auroc/{lacking}", [], data)
+    with pytest.raises(ConfigError, match=f"gain/{lacking[0]} is undefined on validation"):
+        choose_by(f"val/precision_recall_gain/{lacking[0]}", [], data)
     with pytest.raises(ConfigError, match=r"other direction of val/mine: .*mode=min"):
         choose_by("val/mine", [own, pl.callbacks.EarlyStopping("val/mine", mode="max")], data)
 

@@ -123,7 +123,7 @@ def train(
         choice=best.choice,
         images_seen=table.images_seen,
         seconds=table.seconds,
-        val_auroc=next(row[MONITOR] for row in table.rows if row["epoch"] == epoch),
+        val_auroc=next((row[MONITOR] for row in table.rows if row["epoch"] == epoch), math.nan),
     )
 
 
@@ -177,7 +177,7 @@ def choose_by(
     name = str(monitor).removeprefix("val/")
     kind, _, label = name.partition("/")
     own = {f"val/{watch.name}": watch for watch in callbacks if isinstance(watch, WatchMetric)}
-    watch = own.get(monitor)
+    watch = own.get(str(monitor))
     known = kind in CURVES and (name == kind or label in data.labels)
     if watch is None and known and monitor == f"val/{name}":
         start = data.labels.index(label) if label else 0
