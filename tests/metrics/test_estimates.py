@@ -93,6 +93,7 @@ def test_what_is_undefined(metrics: Metrics) -> None:
         estimate = metrics.labels["Unread"][name]
         assert np.isnan([estimate.value, *estimate.interval]).all()
         assert np.isnan(estimate.width_ratio)
+        assert not estimate.exact
     assert metrics.labels["Hernia"].positives == metrics.labels["Unread"].known == 0
 
 

@@ -127,7 +127,7 @@ class _Drawn:
         if metric.endswith("over_chance") and (precision := self.values[PRECISION][0]) < 1:
             floor = float((value - precision) / (1 - precision))  # of an average precision of 0
         draws = (self.values[metric] - floor) / (1 - floor)  # shares of what is possible
-        share = float(draws[0]) if abs(draws[0]) > ROUNDING else 0.0
+        share = 0.0 if abs(draws[0]) <= ROUNDING else float(draws[0])
         spread = Spread.of(draws[1:], effective_patients(images.sum(axis=0)))
         biased = metric in BIASED and not np.isnan(spread.deviation)
         bias = float(np.nanmean(draws[1:])) - share if biased else 0.0
