@@ -99,8 +99,7 @@ def make_dicom(
     dataset.BitsStored = bits
     dataset.PixelRepresentation = 0
     for keyword, value in attributes.items():
-        of_items = keyword.endswith("Sequence") and not isinstance(value, str)  # a text may be too
-        setattr(dataset, keyword, Sequence(value) if of_items else value)
+        setattr(dataset, keyword, Sequence(value) if keyword.endswith("Sequence") else value)
     if "HighBit" not in attributes:
         dataset.HighBit = dataset.BitsStored - 1
     if frames is not None:
