@@ -31,7 +31,7 @@ from xray_lightning.models.network import XrayNet
 from xray_lightning.report.gallery import Panel
 from xray_lightning.training.environment import write_environment
 from xray_lightning.training.optim import make_optimizer
-from xray_lightning.training.run import MONITOR, make_callbacks, make_trainer
+from xray_lightning.training.run import make_callbacks, make_trainer
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import open_replacing
 
@@ -154,18 +154,17 @@ def trainer_from(
     return make_trainer(factory, run, callbacks, loggers=loggers, fit=fit)
 
 
-def run_callbacks(
-    config: Settings, run: Path, net: nn.Module, data: XrayDataModule
-) -> list[pl.Callback]:
+def run_callbacks(config: Settings, run: Path, net: nn.Module) -> list[pl.Callback]:
     """What every training run has, and the configuration's callbacks; null switches one off."""
+    own = make_callbacks(
+        run, seed=config.seed, freeze_epochs=config.freeze_epochs, ema_decay=config.ema_decay
+    )
     extra = [callback for callback in make(config.callbacks).values() if callback is not None]
     drawn = [callback for callback in extra if isinstance(callback, HeatMaps)]
     if drawn and not isinstance(net, XrayNet):
         LOG.warning("no heat maps: %s is not an XrayNet", type(net).__name__)
         extra = [callback for callback in extra if callback not in drawn]
-    own = {key: config[key] for key in ("seed", "freeze_epochs", "ema_decay")}
-    own["monitor"] = config.get("monitor", MONITOR)  # a run of an earlier version has none
-    return make_callbacks(run, data, [*progress(), *extra], **own)
+    return [*own, *progress(), *extra]
 
 
 def progress() -> list[pl.Callback]:

@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from hydra.types import RunMode
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -36,11 +36,11 @@ SEVERAL = "several"
 OF_ALL = ("labels", "allow_missing", "sources")  # settings of all sets together, and of none
 SEARCH = "hydra.searchpath="
 KEPT = "${run_dir}"  # the one interpolation that config.yaml keeps
-BEST_OF = f"{OWN}metrics.estimates.best_of"  # SciPy loads where it is asked
 
-# Known from here on, in a launcher's own process too: ${run_folder:...} and ${best_of:...}
-OmegaConf.register_new_resolver("run_folder", settings.name_run, replace=True)
-OmegaConf.register_new_resolver("best_of", lambda name: get_object(BEST_OF)(name), replace=True)
+
+def register_resolvers() -> None:
+    """Make ``${run_folder:...}`` known to OmegaConf."""
+    OmegaConf.register_new_resolver("run_folder", settings.name_run, replace=True)
 
 
 def in_sweep() -> bool:
@@ -62,6 +62,7 @@ def make(node: Any, **extra: Any) -> Any:
 def compose_settings(overrides: Sequence[str], own: Iterable[str] = ()) -> DictConfig:
     """``conf/train.yaml`` with overrides; ``own``: settings of the verb that are no part of it."""
     values = join_sets(overrides)
+    register_resolvers()
     GlobalHydra.instance().clear()
     folder = initialize_config_dir(str(find_conf()), version_base="1.3")
     with name_unknown_keys(values, own), folder:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from xray_lightning.checkpoint import Checkpoint, describe_model, load_checkpoint
 from xray_lightning.cli import build
@@ -33,7 +33,7 @@ from xray_lightning.report.evaluation_table import evaluation_lines
 from xray_lightning.report.finish import FinishedRun, draw_data, finish_run
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import auroc_table, show
-from xray_lightning.training.run import MONITOR, require_same_split, train
+from xray_lightning.training.run import require_same_split, train
 from xray_lightning.wording import number
 from xray_lightning.writing import entries_of, read_json, write_json
 
@@ -138,9 +138,9 @@ def resume_run(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpo
 
 def require_same_settings(config: DictConfig, run: Path) -> None:
     """Never take another run's result, or go on with another run's weights."""
-    ours = to_container(build.reusable(to_container(config)), resolve=False)
+    ours = OmegaConf.to_container(build.reusable(to_container(config)))
     now, then = (
-        {k: v for k, v in entries_of({"monitor": MONITOR} | values) if not isinstance(v, dict)}
+        {k: v for k, v in entries_of(values) if not isinstance(v, dict)}
         for values in (ours, configs.read_config(run / "config.yaml"))
     )
     keys = [k for k in sorted(now.keys() | then.keys()) if k.split(".")[0] not in SURROUNDINGS]
@@ -154,7 +154,7 @@ def require_same_settings(config: DictConfig, run: Path) -> None:
 def fit(
     config: Settings, last: Checkpoint | None = None, *, source: Source | None = None
 ) -> float | None:
-    """Train, keep the best checkpoint, evaluate it on validation and test."""
+    """Train, keep the best checkpoint by validation AUROC, evaluate it on validation and test."""
     quieten()
     require_settings(config)
     resources = build.prepare_process(config)
@@ -165,7 +165,7 @@ def fit(
     task = build.task_from(config, data)
     task.description = describe_model(task.net, data, to_container(config) | resources._asdict())
     panel = build.panel_from(config, data.labels)
-    callbacks = build.run_callbacks(config, run, task.net, data)
+    callbacks = build.run_callbacks(config, run, task.net)
     trainer = build.trainer_from(config, callbacks)
     require_own_processes(trainer)
     data.require_images(trainer.world_size)

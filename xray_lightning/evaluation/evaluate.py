@@ -19,7 +19,7 @@ from xray_lightning.evaluation.priors import (
     correct_priors,
 )
 from xray_lightning.evaluation.published import Published, comparable
-from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
+from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import (
     Calibration,
     Reliability,
@@ -27,21 +27,14 @@ from xray_lightning.metrics.calibration import (
     require_method,
 )
 from xray_lightning.metrics.decisions import (
-    ALL_IMAGES,
-    ALL_LABELS,
     PREVALENCES,
-    SENSITIVITIES,
     THRESHOLDS,
     DecisionCurve,
     PrevalenceCurve,
-    Selection,
     Violation,
     count_violations,
-    fit_set,
     measure_at_prevalence,
     measure_net_benefit,
-    measure_selection,
-    measure_set,
     require_shares,
 )
 from xray_lightning.metrics.estimates import Metrics, estimate_metrics
@@ -54,20 +47,20 @@ from xray_lightning.metrics.operating_points import (
     require_rule,
 )
 from xray_lightning.metrics.subgroups import (
-    UNKNOWN,
+    ANY,
+    Gaps,
+    GroupErrors,
     Subgroup,
-    Underdiagnosis,
-    group_records,
+    iterate_groups,
+    measure_groups,
     measure_subgroups,
-    measure_underdiagnosis,
 )
 from xray_lightning.records import Record, is_known, patients_known
 from xray_lightning.results import Json, Result
 
-USE = ("reliability", "net_benefit", "at_prevalence", "selective")  # of each label
 # share of positives in training above which a label is of the group
 FREQUENCY = {"head (above 10 %)": 0.1, "medium (1 to 10 %)": 0.01, "tail (below 1 %)": -1.0}
-MISSED_DRAWS = 500  # of missed disease, in each of 31 groups
+GAP_DRAWS = 500  # of gaps between groups, at most
 
 
 @dataclass(frozen=True)
@@ -124,8 +117,8 @@ class Evaluation(Result):
     calls: Calls | None  # misses and false alarms of the operating points; None without any
     # a row for each label and the mean in each group; empty if not asked for
     subgroups: list[Subgroup]
-    # misses and false alarms in each group; empty without operating points
-    underdiagnosis: list[Underdiagnosis]
+    # errors of any finding in each group; empty without operating points
+    underdiagnosis: list[GroupErrors]
     published: list[Published]  # results that these may stand beside
     pooled: Pooled | None = None  # of images of several hospitals
     # label -> "raw" and, of a label with a calibration, "calibrated" scores -> how far they hold
@@ -135,9 +128,8 @@ class Evaluation(Result):
     at_prevalence: dict[str, PrevalenceCurve] = field(default_factory=dict)
     # a row for each label that is one kind of another; empty where none is
     hierarchy: list[Violation] = field(default_factory=list)
-    selective: dict[str, Selection] = field(default_factory=dict)  # of the same, by score margin
-    # label or ``ALL_LABELS`` -> ``SIZE`` of its set; a group by sex, age or view -> left out there
-    conformal: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    group_errors: list[GroupErrors] = field(default_factory=list)  # of each label
+    gaps: list[Gaps] = field(default_factory=list)  # between groups
 
     def to_json(self) -> Json:
         """Plain values of evaluation.json: metrics and origin are not nested."""
@@ -162,7 +154,7 @@ def evaluate(
     *,
     operating_points: OperatingPoints | None = None,  # of validation; None: no calibration either
     prior: Prior = VALIDATION,  # the prevalence that calibrated scores hold for, see priors.py
-    draws: int = 2000,  # of the bootstrap; subgroups need none, missed disease gets at most 500
+    draws: int = 2000,  # of the bootstrap; subgroups need none, gaps between groups at most 500
     seed: int = 0,  # of the bootstrap
     learned: Array | None = None,  # targets of training (M, L), which tell what is rare there
     subgroups: bool = True,  # whether they are evaluated
@@ -179,16 +171,17 @@ def evaluate(
             or prevalences that are not inside (0, 1).
     """
     places = require_shares("thresholds", thresholds), require_shares("prevalence", prevalences)
-    origin, few = origin or Origin(), min(draws, MISSED_DRAWS)
+    origin = origin or Origin()
     priors, prior_tests = correct_priors(prior, predictions, operating_points)
     chosen = operating_points.thresholds if operating_points else {}
     columns = predictions.labels, predictions.scores, predictions.targets
-    missed = []
-    if subgroups and chosen:
-        missed = measure_underdiagnosis(*columns, records, chosen, draws=few, seed=seed)
+    few = min(draws, GAP_DRAWS)
+    frequency = None if learned is None else group_by_frequency(predictions.labels, learned)
     calibrations = calibrate(operating_points, priors) or None
-    how = {"thresholds": chosen, "calibrations": calibrations, "draws": draws, "seed": seed}
-    metrics = estimate_predictions(predictions, learned, **how)
+    metrics = estimate_predictions(predictions, draws, seed, chosen, calibrations, frequency)
+    fitted = operating_points, calibrations or {}
+    asked = *columns, records if subgroups else []
+    errors, gaps = measure_groups(*asked, *fitted, draws=few, seed=seed)
     return Evaluation(
         metrics,
         origin,
@@ -197,11 +190,12 @@ def evaluate(
         *(operating_points, priors, prior_tests),
         calls=count_wrong_calls(*columns, chosen) if chosen else None,
         subgroups=measure_subgroups(*columns, records) if subgroups else [],
-        underdiagnosis=missed,
+        underdiagnosis=[row for row in errors if row.label == ANY],
+        group_errors=[row for row in errors if row.label != ANY],
+        gaps=gaps,
         published=comparable(origin, predictions.labels, len(records)),
         pooled=describe_pooled(predictions, records, hospital_probe or {}, draws=few, seed=seed),
-        conformal=measure_sets(predictions, records, operating_points) if operating_points else {},
-        **measure_use(predictions, draws, seed, operating_points, calibrations or {}, *places),
+        **measure_use(predictions, draws, seed, chosen, calibrations or {}, *places),
     )
 
 
@@ -209,61 +203,51 @@ def measure_use(
     predictions: Predictions,
     draws: int,
     seed: int,
-    points: OperatingPoints | None,
+    points: Mapping[str, float],
     calibrations: Mapping[str, Calibration | None],
     thresholds: Sequence[float],
     prevalences: Sequence[float],
 ) -> Json:
     """What decides on a use: fields of :class:`Evaluation` from ``reliability`` on."""
     bootstrap = PatientBootstrap(predictions.patient_ids, draws, seed)
-    labels, codes = predictions.labels, bootstrap.codes
-    parts: Json = {name: {} for name in USE}
-    both = predictions.scores, predictions.targets
-    parts["hierarchy"] = count_violations(codes, labels, *both, find_ancestors(labels))
-    for label, scores, targets in zip(labels, *(array.T for array in both), strict=True):
-        calibration = calibrations.get(label)
+    columns = zip(predictions.labels, predictions.scores.T, predictions.targets.T, strict=True)
+    parts: Json = {"reliability": {}, "net_benefit": {}, "at_prevalence": {}}
+    told = predictions.labels, predictions.scores, predictions.targets
+    parts["hierarchy"] = count_violations(bootstrap, *told, find_ancestors(predictions.labels))
+    for label, scores, targets in columns:
+        calibration, point = calibrations.get(label), points.get(label, np.nan)
         kinds = {"raw": scores} | ({"calibrated": calibration(scores)} if calibration else {})
         parts["reliability"][label] = {
-            kind: measure_reliability(told, targets, codes) for kind, told in kinds.items()
+            kind: measure_reliability(told, targets, bootstrap.codes)
+            for kind, told in kinds.items()
         }
         last = [*kinds.values()][-1]
         parts["net_benefit"][label] = measure_net_benefit(bootstrap, last, targets, thresholds)
-        if points and (point := points.thresholds.get(label)) is not None:
-            called, wanted = scores >= point, sorted({*SENSITIVITIES, points.value})
+        if not np.isnan(point):
             parts["at_prevalence"][label] = measure_at_prevalence(
-                bootstrap, called, targets, prevalences
-            )
-            parts["selective"][label] = measure_selection(
-                bootstrap, np.abs(scores - point), called, targets, wanted
+                bootstrap, scores >= point, targets, prevalences
             )
     return parts
 
 
-def measure_sets(
-    predictions: Predictions, records: Sequence[Record], points: OperatingPoints
-) -> dict[str, dict[str, Estimate]]:
-    """What the conformal sets of ``points`` hold and leave out, in all images and in groups."""
-    codes, sets = number_patients(predictions.patient_ids), {}
-    groups = {ALL_IMAGES: np.ones(len(codes), dtype=np.bool_)}
-    for dimension, own in group_records(records).items():
-        known = np.unique(own[own != UNKNOWN]) if dimension in ("sex", "age", "view") else ()
-        groups |= {f"{dimension} {group}": own == group for group in known}
-    for name, limit in points.conformal.items():
-        labels = [*points.labels] if name == ALL_LABELS else [name]
-        if limit and set(labels) <= set(predictions.labels):  # from 0 on, every image is in the set
-            kept = predictions.keep(labels)
-            sets[name] = measure_set(kept.scores, kept.targets, codes, limit, groups)
-    return sets
-
-
 def estimate_predictions(
-    predictions: Predictions, learned: Array | None = None, **how: Any
+    predictions: Predictions,
+    draws: int,
+    seed: int,
+    thresholds: Mapping[str, float] | None = None,
+    calibrations: Mapping[str, Calibration | None] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
 ) -> Metrics:
-    """:func:`estimate_metrics` of a table, on all cores; ``learned``: targets of training."""
-    labels = predictions.labels
-    columns = labels, predictions.scores, predictions.targets, predictions.patient_ids
-    groups = None if learned is None else group_by_frequency(labels, learned)
-    return estimate_metrics(*columns, groups=groups, threads=available_cores(), **how)
+    """:func:`estimate_metrics` of a table, on all cores."""
+    return estimate_metrics(
+        *(predictions.labels, predictions.scores, predictions.targets, predictions.patient_ids),
+        thresholds=thresholds,
+        calibrations=calibrations,
+        groups=groups,
+        draws=draws,
+        seed=seed,
+        threads=available_cores(),
+    )
 
 
 def group_by_frequency(labels: Sequence[str], targets: Array) -> dict[str, list[str]]:
@@ -279,9 +263,10 @@ def group_by_frequency(labels: Sequence[str], targets: Array) -> dict[str, list[
 
 def fit_operating_points(
     predictions: Predictions,  # of images that the figures are not of, as a rule validation's
+    records: Sequence[Record] = (),  # these images, for thresholds of groups; (): none
     *,
     rule: str = "youden",  # "f1", "sensitivity" or "specificity", see ``choose_threshold``
-    value: float = 0.9,  # the wanted sensitivity or specificity; conformal sets leave out the rest
+    value: float = 0.9,  # the wanted sensitivity or specificity
     calibration: str | None = "platt",  # "temperature", "isotonic" or None
     draws: int = 2000,  # of the bootstrap
     seed: int = 0,  # of the bootstrap
@@ -300,10 +285,14 @@ def fit_operating_points(
         fit_operating_point(*column, bootstrap, rule=rule, value=value, calibration=calibration)
         for column in columns
     ]
+    groups: dict[str, dict[str, dict[str, float]]] = {}
+    for dimension, group, own in iterate_groups(records):
+        lines = groups.setdefault(dimension, {}).setdefault(group, {})
+        few = PatientBootstrap(bootstrap.codes[own == group], 1)  # for no interval
+        sides = predictions.scores[own == group].T, predictions.targets[own == group].T
+        for label, told, truth in zip(predictions.labels, *sides, strict=True):
+            point = fit_operating_point(told, truth, few, rule=rule, value=value, calibration=None)
+            lines |= {} if np.isnan(point.threshold) else {label: point.threshold}
     images = fingerprint({subset: predictions.image_ids})
-    sets = {label: (label,) for label in predictions.labels} | {ALL_LABELS: predictions.labels}
-    kept = {name: predictions.keep(labels) for name, labels in sets.items()}
-    risk, codes = 1 - value, bootstrap.codes
-    conformal = {k: fit_set(own.scores, own.targets, codes, risk) for k, own in kept.items()}
     by_label = dict(zip(predictions.labels, points, strict=True))
-    return OperatingPoints(rule, value, subset, images, by_label, conformal)
+    return OperatingPoints(rule, value, subset, images, by_label, groups)

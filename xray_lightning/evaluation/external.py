@@ -120,8 +120,7 @@ def estimate_at_points(
     if predictions is None or not labels:
         return Metrics({}, {}, {})
     thresholds = {label: point.threshold for label, point in points.items()}
-    kept = predictions.keep(labels)
-    return estimate_predictions(kept, thresholds=thresholds, draws=draws, seed=seed)
+    return estimate_predictions(predictions.keep(labels), draws, seed, thresholds)
 
 
 def _describe_label(

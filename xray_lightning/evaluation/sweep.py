@@ -11,10 +11,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from xray_lightning.data.decoding import available_cores
 from xray_lightning.errors import DataNotFoundError, TableError
-from xray_lightning.evaluation.evaluate import estimate_predictions
 from xray_lightning.evaluation.predictions import Predictions, read_own, write_predictions
-from xray_lightning.metrics.estimates import Metrics
+from xray_lightning.metrics.estimates import Metrics, estimate_metrics
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.results import Json, Result
 from xray_lightning.writing import read_json, write_json, write_table
@@ -157,16 +157,21 @@ def _cells(row: Iterable[Any]) -> list[str]:
     ]
 
 
-def compare_runs(folder: Path, *, none_yet: bool = False) -> SweepComparison:
-    """Compare the runs of a finished, killed or running sweep; ``none_yet``: there may be none.
+def compare_runs(folder: Path) -> SweepComparison:
+    """Compare the runs of a finished, killed or running sweep.
 
     Raises:
         DataNotFoundError: no run lies in the folder.
     """
-    comparison = SweepComparison(tuple(read_runs(folder)) if folder.is_dir() else ())
-    if not (comparison.runs or none_yet):
+    comparison = read_sweep(folder)
+    if not comparison.runs:
         raise DataNotFoundError(f"{folder} holds no runs; name the folder that train.py -m made")
     return comparison
+
+
+def read_sweep(folder: Path) -> SweepComparison:
+    """The runs in a folder, which may have none yet."""
+    return SweepComparison(tuple(read_runs(folder)) if folder.is_dir() else ())
 
 
 def average_seeds(aurocs: Iterable[float | None]) -> SeedMean:
@@ -331,12 +336,13 @@ def _pool(runs: dict[int, SweepRun], folder: Path, name: str) -> CrossValidation
         return validation
     places = [folder / runs[fold].folder for fold in range(first.folds)]
     predictions = join_folds([place / "predictions_test.csv" for place in places])
+    columns = predictions.labels, predictions.scores, predictions.targets
     folds = [read_json(place / "metrics.json")["test"]["auroc"] for place in places]
     write_predictions(predictions, folder / name)
     return replace(
         validation,
         predictions=name,
-        metrics=estimate_predictions(predictions),
+        metrics=estimate_metrics(*columns, predictions.patient_ids, threads=available_cores()),
         images=len(predictions.image_ids),
         patients=predictions.patients,
         data=runs[0].data,

@@ -8,11 +8,11 @@ from rich.table import Table
 
 from xray_lightning.evaluation.evaluate import Evaluation
 from xray_lightning.evaluation.published import Published
-from xray_lightning.metrics.decisions import ALL_IMAGES, PREVALENCES, SIZE
+from xray_lightning.metrics.decisions import PREVALENCES
 from xray_lightning.metrics.estimates import CALIBRATED, FEW_PATIENTS, POINT, Metrics
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.metrics.operating_points import Calls, OperatingPoints
-from xray_lightning.metrics.subgroups import MEAN, Subgroup
+from xray_lightning.metrics.subgroups import ANY, KINDS, MEAN, Gaps, Subgroup
 from xray_lightning.records import patients_text
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import add_row, empty_table
@@ -37,12 +37,13 @@ def evaluation_lines(
     lines += use_lines(evaluation)
     if rows := [row for row in evaluation.subgroups if row.label == MEAN]:
         lines += [subgroup_table(rows)] if subgroups else say("subgroups", rows)
+    if subgroups and evaluation.gaps:
+        lines += [gap_table(evaluation.gaps), *say("gaps", evaluation.gaps, KINDS, ANY)]
     lines += say("evaluation", evaluation)
     lines += published_lines(evaluation.published, metrics.mean["auroc"].value)
     names = ("auroc", *POINT) if thresholds else ("auroc",)
     shown = [*(label.estimates for label in metrics.labels.values()), metrics.mean]
     exact = any(row[name].exact for row in shown for name in names)
-    exact |= any(own[ALL_IMAGES].exact for own in evaluation.conformal.values())
     fits = {
         label: point.note if label in thresholds else f"no operating point, {point.note}"
         for label, point in (points.labels if points else {}).items()
@@ -141,19 +142,7 @@ def use_lines(evaluation: Evaluation) -> list[Table | str]:
             table.add_row(label, *cells, number(curve.images.value[place], 0))
         lines.append(table)
     lines += say("hierarchy", evaluation.hierarchy)
-    lines += say("net_benefit", evaluation.net_benefit, evaluation.reliability)
-    if (points := evaluation.operating_points) is None or not points.conformal:
-        return lines
-    columns = ("errors", "AURC", "to a person", "left out", "set")
-    table = empty_table("uncertain images to a person; conformal sets", "label", *columns)
-    for label in {**evaluation.selective, **evaluation.conformal}:
-        cells, own = ["-"] * 3, evaluation.conformal.get(label, {})
-        if kept := evaluation.selective.get(label):
-            handed = _cell(kept.handed[f"{points.value:g}"])
-            cells = [number(kept.risk.value[0]), number(kept.area.value), handed]
-        missed, size = (own.get(key, Estimate(np.nan)) for key in (ALL_IMAGES, SIZE))
-        table.add_row(label, *cells, _cell(missed), number(size.value, 2))
-    return [*lines, table, *say("selection", points, evaluation.selective, evaluation.conformal)]
+    return [*lines, *say("net_benefit", evaluation.net_benefit, evaluation.reliability)]
 
 
 def point_tables(metrics: Metrics, points: OperatingPoints, calls: Calls) -> list[Table]:
@@ -166,7 +155,7 @@ def point_tables(metrics: Metrics, points: OperatingPoints, calls: Calls) -> lis
     one = empty_table(title, "label", "threshold", *POINT[:2], "missed")
     two = empty_table("at these points", "label", "PPV", "NPV", "F1")
     for name, label in metrics.labels.items():
-        cells = [_cell(label[metric]) for metric in POINT]
+        cells = [_cell(label[metric]) + "*" * label[metric].exact for metric in POINT]
         missed = "{}/{}".format(*calls.labels[name].missed) if name in calls.labels else "-"
         one.add_row(name, number(points.thresholds.get(name, np.nan)), *cells[:2], missed)
         two.add_row(name, *cells[2:])
@@ -188,6 +177,19 @@ def subgroup_table(rows: Sequence[Subgroup]) -> Table:
     return table
 
 
+def gap_table(rows: Sequence[Gaps]) -> Table:
+    """The largest gap of each kind: of any finding, and of that single label where it is most."""
+    table = empty_table("largest gaps between groups", "", "higher", "lower", "gap", "95 %")
+    known = [row for row in rows if row.gaps]
+    for kind, labels in groupby(known, key=lambda row: row.kind):
+        table.add_row(KINDS[kind], style="bold")
+        for _, family in groupby(labels, key=lambda row: row.label == ANY):
+            row = max(family, key=lambda row: row.gaps[0].gap)
+            ends = interval_text(row.gaps[0].interval, between=" to ")
+            table.add_row(f"  {row.label}", *row.gaps[0].groups, number(row.gaps[0].gap), ends)
+    return table
+
+
 def published_lines(rows: Sequence[Published], mean: float) -> list[Table | str]:
     """The published means, and the place of this one among those of the same images."""
     if not rows:
@@ -199,9 +201,9 @@ def published_lines(rows: Sequence[Published], mean: float) -> list[Table | str]
 
 
 def _cell(estimate: Estimate, digits: int = 3) -> str:
-    """A figure and its interval; "-" where it is undefined, "*" where it is exact."""
+    """A figure and its interval; "-" where it is undefined."""
     text = f"{number(estimate.value, digits)} {interval_text(estimate.interval, digits)}"
-    return "-" if text == "- -" else text + "*" * estimate.exact
+    return "-" if text == "- -" else text
 
 
 def _ends(estimate: Estimate) -> str:

@@ -1,7 +1,7 @@
 """The report of a run: one HTML page, the same numbers as JSON, a model card and checklists."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ import yaml  # type: ignore[import-untyped]
 
 from xray_lightning.audit.run import Audit
 from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation.evaluate import USE, Evaluation
+from xray_lightning.evaluation.evaluate import Evaluation
 from xray_lightning.evaluation.published import incomparable, read_published
 from xray_lightning.metrics.estimates import FEW_PATIENTS
 from xray_lightning.metrics.operating_points import OperatingPoints
-from xray_lightning.metrics.subgroups import MEAN
+from xray_lightning.metrics.subgroups import ANY, KINDS, MEAN
 from xray_lightning.report.audit import audit_figures
 from xray_lightning.report.drawings import run_figures
 from xray_lightning.report.page import page, say
@@ -36,8 +36,8 @@ SECTIONS = {  # in the order of the page; each is drawn by sections/<name>.html.
     "net_benefit": "Decision curves",
     "operating_points": "Operating points",
     "at_prevalence": "At your prevalence",
-    "selective": "Images for a person",
     "subgroups": "Subgroups",
+    "gaps": "Gaps between groups",
     "audit": "Audit of the split",
     "explain": "Where does it look?",
     "training": "Training",
@@ -45,7 +45,12 @@ SECTIONS = {  # in the order of the page; each is drawn by sections/<name>.html.
     "reproduce": "How to reproduce",
     "limitations": "Limitations",
 }
-OPTIONAL = {"explain", "net_benefit", "at_prevalence", "selective"}  # if the run has such values
+OPTIONAL = {
+    "explain",
+    "net_benefit",
+    "at_prevalence",
+    "gaps",
+}  # left out where the run has no such value
 SHEETS = ("claim", "tripod_ai")  # NAME.yaml has the items, and where their numbers are from
 NO_AUDIT = "a card is made without the label table; report.html has the audit"
 
@@ -78,9 +83,10 @@ def report_values(run: Run, audit: Audit | None, audit_missing: str = "") -> Val
         "test": {key: evaluation[key] for key in TEST if key in evaluation},
         "val": run.metrics["val"],
         "published": compare_published(run.evaluation),
-        **{key: evaluation[key] for key in (*USE, "conformal")},
+        **{key: evaluation[key] for key in ("reliability", "net_benefit", "at_prevalence")},
         "operating_points": _describe_points(run.evaluation.operating_points),
         "subgroups": _choose_subgroups(evaluation),
+        "gaps": evaluation["gaps"] and _choose_gaps(evaluation["gaps"]),
         "audit": audit and audit.to_json(),
         "audit_missing": audit_missing,
         "training": _describe_training(run),
@@ -123,7 +129,6 @@ def _describe_points(points: OperatingPoints | None) -> Values:
     methods = [point.calibration.method for point in labels.values() if point.calibration]
     return {
         **{key: getattr(points, key, None) for key in ("rule", "value", "fingerprint")},
-        "conformal": points.conformal if points else {},
         "labels": {label: labels[label].to_json() for label in defined},
         "without": {k: point.note for k, point in labels.items() if k not in defined},
         "doubts": {k: labels[k].note for k in defined if labels[k].note},
@@ -143,16 +148,23 @@ def _choose_subgroups(evaluation: Mapping[str, Any]) -> Values:
     }
 
 
+def _choose_gaps(rows: Sequence[Values]) -> Values:
+    """Those of any finding, of AUROC the label's where it is largest; what all of them say."""
+    known = [row for row in rows if row["gaps"] and (row["label"] == ANY or row["kind"] == "auroc")]
+    known.sort(key=lambda row: row["gaps"][0]["gap"])
+    largest = {row["kind"]: row for row in known}
+    said = say("gaps", rows, KINDS, ANY)
+    return {"rows": [largest[k] for k in KINDS if k in largest], "sentences": said, "kinds": KINDS}
+
+
 def _describe_training(run: Run) -> Values:
     """The rows of metrics.csv and which of them the checkpoint is."""
-    told: Values = run.metrics["val"].get("checkpoint", {})  # not of a run of an earlier version
-    values: Values = {"choice": told.get("choice", "best val/auroc")}
     if (table := run.history) is None:
-        return {**values, "epochs": 0, "best_epoch": None, "rows": []}
-    best = told["epoch"] if told and told["choice"].startswith("best") else None
-    if not told and "val/auroc" in table and table["val/auroc"].notna().any():
+        return {"epochs": 0, "best_epoch": None, "rows": []}
+    best = None
+    if "val/auroc" in table and table["val/auroc"].notna().any():
         best = int(table["epoch"].iloc[table["val/auroc"].argmax()]) + 1
-    return {**values, "epochs": len(table), "best_epoch": best, "rows": table.to_dict("records")}
+    return {"epochs": len(table), "best_epoch": best, "rows": table.to_dict("records")}
 
 
 def _describe_surroundings(run: Run) -> Values:
