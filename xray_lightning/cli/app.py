@@ -41,6 +41,7 @@ VERBS = {  # in the order of --help: the function of cli/, and the files that co
     "labels": ("datasets.labels", ""),
     "score": ("score.score", "TABLE"),
     "compare": ("compare.compare_models", "FIRST SECOND"),
+    "readers": ("compare.compare_readers", "READS..."),
     "external": ("external.external", "CHECKPOINT..."),
     "sweep": ("multirun.sweep", "FOLDER"),
     "audit": ("audit.audit", ""),

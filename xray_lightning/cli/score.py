@@ -53,7 +53,7 @@ def score(request: Request) -> None:
         source = select_labels(source, choose_labels(read_labels(own["labels"]), *known))
     take = ScoreTable(table, source, source.labels, split, allow_missing=own["allow_missing"]).take
     records, predictions, note = take(own["subset"])
-    fit = take(own["points"])[1::-1] if own["points"] else None
+    fit = take(own["points"])[1] if own["points"] else None
     how = {"subset": own["points"], **point_settings(config)}
     path = request.keep("score.json")
     train = take_records(source.records, split.subsets["train"]) if split else None
@@ -61,7 +61,7 @@ def score(request: Request) -> None:
         predictions,
         records,
         origin_of(table, source, split, own["subset"]),
-        operating_points=fit_operating_points(*fit, **how) if fit else None,
+        operating_points=fit_operating_points(fit, **how) if fit else None,
         prior=prior,
         draws=own["draws"],
         seed=own["bootstrap_seed"],

@@ -16,12 +16,9 @@ from xray_lightning.metrics.intervals import (
     Estimate,
     Floats,
     Mask,
-    Spread,
     divided,
-    effective_patients,
-    exact_interval,
+    estimate_share,
     mean_of_defined,
-    share_interval,
 )
 from xray_lightning.metrics.ranks import Ranking, curves_over, sum_patients
 from xray_lightning.records import is_known
@@ -114,16 +111,8 @@ class _Drawn:
     images: Draws  # metric -> images of each patient that it rests on, of each label, (L, P)
 
     def estimate(self, metric: str) -> Estimate:
-        value, draws = float(self.values[metric][0]), self.values[metric][1:]
-        images = self.images[metric]
-        spread = Spread.of(draws, effective_patients(images.sum(axis=0)))
-        biased = metric in BIASED and not np.isnan(spread.deviation)
-        bias = float(np.nanmean(draws)) - value if biased else 0.0
-        ends = share_interval(value, spread, bias=bias)
-        if metric in ERRORS or not np.isnan(ends).any():
-            return Estimate(value, *ends)
-        poorest = int((images > 0).sum(axis=1).min())
-        return Estimate(value, *exact_interval(value, poorest), exact=value in (0, 1))
+        how = {"biased": metric in BIASED, "bounded": metric not in ERRORS}
+        return estimate_share(self.values[metric], self.images[metric], **how)
 
 
 def estimate_metrics(

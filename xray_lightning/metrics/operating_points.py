@@ -141,8 +141,6 @@ class OperatingPoints(Result):
     subset: str = field(metadata={"was": "part"})  # that they were chosen on
     fingerprint: str  # of its images
     labels: dict[str, OperatingPoint]  # label -> its operating point
-    # dimension -> group -> label -> threshold of that group's images, where enough have the label
-    groups: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
     @property
     def thresholds(self) -> dict[str, float]:
