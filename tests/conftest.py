@@ -5,17 +5,21 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch is imported
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each of the two test processes
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-import pydicom
 import pytest
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.sequence import Sequence
+from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
 # The one place that says where the real data lies; test files read the variable.
 os.environ.setdefault("XRAY_DATA", str(Path(__file__).parents[2] / "shared" / "data"))
@@ -62,26 +66,73 @@ def at_80_columns() -> Callable[[list], str]:
     return fit
 
 
+@disable_value_validation()  # tests want invalid values
+def make_dicom(
+    values: np.ndarray | list[list[int]],
+    *,
+    syntax: str = ExplicitVRLittleEndian,
+    frames: list[bytes] | None = None,
+    without: tuple[str, ...] = (),
+    pixel_bytes: bytes | None = None,
+    **attributes: Any,
+) -> bytes:
+    """A MONOCHROME2 file of (H, W) values, 16 bits; attributes overwrite or add.
+
+    Args:
+        values: the pixels.
+        syntax: transfer syntax.
+        frames: compressed frames, to be encapsulated in place of the values.
+        without: attributes to leave out.
+        pixel_bytes: pixel data in place of the values.
+        attributes: by keyword.
+    """
+    pixels = np.asarray(values)
+    little = UID(syntax) != "1.2.840.10008.1.2.2"
+    dataset = Dataset()
+    dataset.SOPClassUID = SecondaryCaptureImageStorage
+    dataset.SOPInstanceUID = "1.2.3"
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    bits = attributes.get("BitsAllocated", 16)
+    dataset.BitsAllocated = bits
+    dataset.BitsStored = bits
+    dataset.PixelRepresentation = 0
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, Sequence(value) if keyword.endswith("Sequence") else value)
+    if "HighBit" not in attributes:
+        dataset.HighBit = dataset.BitsStored - 1
+    if frames is not None:
+        dataset.PixelData = encapsulate(frames)
+    else:
+        word = f"{'<' if little else '>'}{'i' if dataset.PixelRepresentation else 'u'}{bits // 8}"
+        data = pixels.astype(word).tobytes() if pixel_bytes is None else pixel_bytes
+        dataset.PixelData = data + bytes(len(data) % 2)
+    dataset["PixelData"].VR = "OW" if bits == 16 and frames is None else "OB"
+    for keyword in without:
+        delattr(dataset, keyword)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def dicom() -> Callable[..., bytes]:
+    """See ``make_dicom``."""
+    return make_dicom
+
+
 @pytest.fixture(scope="session")
 def write_dicom() -> Callable[..., Path]:
     """Writes a DICOM file of (H, W) uint8 or uint16 pixels, with attributes by keyword."""
 
     def write(path: Path, pixels: np.ndarray, **attributes: object) -> Path:
-        data = Dataset()
-        data.file_meta = FileMetaDataset()
-        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        data.SOPClassUID = SecondaryCaptureImageStorage
-        data.SOPInstanceUID = generate_uid(entropy_srcs=[path.name])
-        data.Modality = "CR"
-        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-        data.Rows, data.Columns = pixels.shape
-        data.BitsAllocated = data.BitsStored = 8 * pixels.itemsize
-        data.HighBit, data.PixelRepresentation = data.BitsStored - 1, 0
-        data.PixelData = pixels.tobytes()
-        for name, value in attributes.items():
-            setattr(data, name, value)
+        uid = generate_uid(entropy_srcs=[path.name])
+        more = {"BitsAllocated": 8 * pixels.itemsize, "Modality": "CR", "SOPInstanceUID": uid}
         path.parent.mkdir(parents=True, exist_ok=True)
-        pydicom.dcmwrite(path, data, enforce_file_format=True)
+        path.write_bytes(make_dicom(pixels, **more | attributes))
         return path
 
     return write

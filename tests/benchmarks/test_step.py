@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from xray_lightning import BCE, Cosine, XrayNet, XrayTask
 from xray_lightning.records import CHEST_XRAY14
-from xray_lightning.training.callbacks.epochs import EpochLine, EpochSeed, MetricsFile
+from xray_lightning.training.callbacks.epochs import EpochSeed, MetricsFile
 from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
 from xray_lightning.training.optim import parameter_groups
 
@@ -131,7 +131,7 @@ def measure_step(case: Case, folder) -> tuple[float, float, float]:
         precision=case.precision,
         max_epochs=TURNS,
         gradient_clip_val=CLIP,
-        callbacks=[turns, EpochSeed(0), metrics, EpochLine(), last],
+        callbacks=[turns, EpochSeed(0), metrics, last],
         logger=TensorBoardLogger(folder, name="", version="tensorboard"),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,

@@ -65,6 +65,7 @@ SETTINGS = {
 }
 TOY = ["data.patients=24", "image_size=32", "batch_size=8", "epochs=1", "draws=20", "threads=1"]
 TOY += ["loss=own", "callbacks=own", "logger=none", "trainer=cpu", "report=false"]
+TOY += ["monitor=val/brier"]
 
 
 @pytest.mark.parametrize("model", ["own_head", "own_net"])
@@ -80,6 +81,7 @@ def test_a_folder_of_settings(model, tmp_path, monkeypatch, capsys) -> None:
     assert "trained with a callback of my own" in printed.out
     assert pd.read_csv("run/metrics.csv")["val/brier"].between(0, 1).all()
     metrics = json.loads(Path("run/metrics.json").read_text())
+    assert metrics["val"]["checkpoint"] == {"epoch": 1, "choice": "best val/brier"}
     best = Path("run/checkpoints/best.ckpt")
     with pytest.raises(CheckpointError, match=r"my_parts\.\w+' is not of this package"):
         load_checkpoint(best).build_net()

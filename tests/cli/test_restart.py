@@ -147,6 +147,10 @@ def test_a_stop_is_no_failure(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("surroundings", ["workers=3", "threads=1", "cache_dir=elsewhere"])
 def test_surroundings_may_change(tmp_path, surroundings: str) -> None:
     started(tmp_path / "a")
+    path = tmp_path / "a/config.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("monitor: val/auroc\n", "", 1))  # as an earlier version wrote it
+    assert path.read_text() != text
     require_same_settings(settings(tmp_path / "b", surroundings), tmp_path / "a")
 
 
@@ -154,6 +158,7 @@ def test_surroundings_may_change(tmp_path, surroundings: str) -> None:
     ("override", "message"),
     [
         ("seed=1", r"seed=0 \(now 1\)"),
+        ("monitor=val/loss", r"monitor=val/auroc \(now val/loss\)"),
         ("loss=focal", r"loss\._target_=xray_lightning\.BCE \(now .*Focal"),
         ("split.fractions=[0.6,0.2,0.2]", r"split\.fractions=\[0\.7, 0\.1, 0\.2\] \(now \[0\.6"),
     ],

@@ -6,7 +6,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from xray_lightning.cli.config import compose_settings, register_resolvers
+from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.settings import find_conf
 from xray_lightning.cli.train import with_sweep_folder
 from xray_lightning.errors import ConfigError
@@ -54,7 +54,6 @@ def test_one_sweep_at_a_time() -> None:
 
 def jobs(*arguments: str) -> list[list[str]]:
     """What Hydra's own sweeper makes of a command."""
-    register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(find_conf()), version_base="1.3"):
         chosen = [text for text in arguments if text.startswith("sweep=")]

@@ -6,9 +6,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pandas as pd
-import pydicom
 import pytest
-from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless
 from toy import present
 
@@ -117,13 +115,9 @@ def test_films(tmp_path: Path, write_dicom: Callable[..., Path]) -> None:
     root = kaggle(tmp_path, *ROWS)
     pixels = np.arange(48 * 32, dtype=np.uint16).reshape(48, 32)
     write_dicom(root / "train/a.dicom", pixels, PhotometricInterpretation="MONOCHROME1")
-    path = write_dicom(root / "train/b.dicom", pixels.astype(np.uint8))
-    file = pydicom.dcmread(path)
-    file.file_meta.TransferSyntaxUID = JPEG2000Lossless
-    coded = imagecodecs.jpeg2k_encode(pixels.astype(np.uint8), codecformat="J2K", reversible=True)
-    file.PixelData = encapsulate([coded])
-    file["PixelData"].VR = "OB"
-    file.save_as(path)
+    octets = pixels.astype(np.uint8)
+    frames = [imagecodecs.jpeg2k_encode(octets, codecformat="J2K", reversible=True)]
+    write_dicom(root / "train/b.dicom", octets, syntax=JPEG2000Lossless, frames=frames)
     write_dicom(root / "test/unlabelled.dicom", pixels)
     write_dicom(root / "train/stray.dicom", pixels)
     source = Vindr(root, allow_missing=True)

@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy.stats import binomtest, ttest_1samp
 from scipy.stats import t as student
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from xray_lightning import ConfigError, Estimate, PatientBootstrap
 from xray_lightning.metrics import intervals, ranks
 from xray_lightning.metrics.auroc import PerLabelAUROC, auroc_per_label, defined_mean
 from xray_lightning.metrics.intervals import Spread, percentile_interval, share_interval
-from xray_lightning.metrics.ranks import Codes, Ranking, auroc_left_out, curves_over
+from xray_lightning.metrics.ranks import RANKED, Codes, Ranking, auroc_left_out, curves_over
 
 
 def test_draws() -> None:
@@ -247,22 +247,52 @@ def test_equal_to_scikit_learn_on_the_same_draws(levels, chunk, monkeypatch) -> 
     monkeypatch.setattr(ranks, "CHUNK", chunk)
     scores, targets, codes = ranked(levels=levels)
     counts = PatientBootstrap(np.arange(60), 25, seed=3).counts
-    aurocs, precisions = curves_over(Ranking.of(scores, targets, codes), counts)
+    found = curves_over(Ranking.of(scores, targets, codes), counts)
     np.testing.assert_array_equal(
-        PatientBootstrap(codes, 25, seed=3).auroc(scores, targets), aurocs
+        PatientBootstrap(codes, 25, seed=3).auroc(scores, targets), found["auroc"]
     )
     for draw, row in enumerate(counts):
         rows = repeated(row, codes, targets)
-        assert aurocs[draw] == pytest.approx(roc_auc_score(targets[rows], scores[rows]), abs=1e-12)
-        expected = average_precision_score(targets[rows], scores[rows])
-        assert precisions[draw] == pytest.approx(expected, abs=1e-9)
+        pair = targets[rows].astype(np.float64), scores[rows]
+        share = pair[0].mean()
+        precision = average_precision_score(*pair)
+        theirs = roc_auc_score(*pair), precision, (precision - share) / (1 - share)
+        false, true, _ = roc_curve(*pair, drop_intermediate=False)
+        theirs += gain_area(*pair), roc_auc_score(*pair, max_fpr=0.1), true[false <= 0.1].max()
+        ours = [found[name][draw] for name in RANKED]
+        assert ours == pytest.approx(theirs, abs=1e-12)
+
+
+def gain_area(targets: np.ndarray, scores: np.ndarray) -> float:
+    """Flach and Kull (2015) by their definitions: trapezoids from a recall gain of 0 on."""
+    false, true, _ = roc_curve(targets, scores, drop_intermediate=False)
+    prevalence, positives = targets.mean(), targets.sum()
+    place = np.searchsorted(true, prevalence)  # the first point of a recall of the prevalence
+    part = (prevalence - true[place - 1]) / (true[place] - true[place - 1])
+    first = false[place - 1] + part * (false[place] - false[place - 1])
+    recall, false = np.append(prevalence, true[place:]), np.append(first, false[place:])
+    precision = recall * positives / (recall * positives + false * (len(targets) - positives))
+    gains = [(x - prevalence) / ((1 - prevalence) * x) for x in (recall, precision)]
+    return float(np.trapezoid(gains[1], gains[0]))
+
+
+def test_the_published_example_of_a_gain() -> None:
+    """0.7083, of the authors' example (REFRAME/prg, Matlab_package/prg/html/example.html)."""
+    targets, scores = np.array([1, 1, 0, 0, 1, 0]), np.array([0.8, 0.8, 0.6, 0.4, 0.4, 0.2])
+    found = curves_over(Ranking.of(scores, targets, np.arange(6)), np.ones((1, 6), np.float32))
+    assert found["precision_recall_gain"] == pytest.approx([17 / 24])
+    found = curves_over(Ranking.of(targets, targets, np.arange(6)), np.ones((1, 6), np.float32))
+    assert all(figure == 1 for figure in found.values()), "a perfect order, to the last digit"
+    found = curves_over(Ranking.of(0 * scores, targets, np.arange(6)), np.ones((1, 6), np.float32))
+    chance = [0.5, 0.5, 0, 0, 0.5, 0]
+    assert [found[name][0] for name in RANKED] == pytest.approx(chance, abs=1e-15)
 
 
 def test_large_sums_are_exact_too() -> None:
     """A patient with thousands of images: past float32's whole numbers."""
     scores, targets, codes = ranked(images=20_000, clusters=3)
     counts = np.array([[1, 1, 1], [40, 0, 2]], dtype=np.float32)
-    found, _ = curves_over(Ranking.of(scores, targets, codes), counts)
+    found = curves_over(Ranking.of(scores, targets, codes), counts)["auroc"]
     known = ~np.isnan(targets)
     for draw, row in enumerate(counts):
         weights = row[codes][known]
@@ -274,12 +304,12 @@ def test_a_draw_without_a_class_is_undefined() -> None:
     scores = np.array([0.1, 0.9, 0.4], dtype=np.float32)
     targets = np.array([0.0, 1.0, np.nan], dtype=np.float32)
     counts = np.array([[1, 1, 1], [2, 0, 1], [0, 2, 1], [0, 0, 3]], dtype=np.float32)
-    auroc, precision = curves_over(Ranking.of(scores, targets, np.arange(3)), counts)
-    np.testing.assert_array_equal(auroc, [1, np.nan, np.nan, np.nan])
-    np.testing.assert_array_equal(precision, auroc)
+    for figure in curves_over(Ranking.of(scores, targets, np.arange(3)), counts).values():
+        np.testing.assert_array_equal(figure, [1, np.nan, np.nan, np.nan])
     for target in (0.0, 1.0, np.nan):  # with positives alone the precision is always 1
         ranking = Ranking.of(np.full(4, 0.5), np.full(4, target), np.arange(4))
-        assert np.isnan(curves_over(ranking, np.ones((3, 4), dtype=np.float32))).all()
+        found = curves_over(ranking, np.ones((3, 4), dtype=np.float32))
+        assert np.isnan([*found.values()]).all()
 
 
 def test_more_images_than_float32_counts() -> None:

@@ -9,7 +9,8 @@ from sklearn.metrics import roc_auc_score
 
 from xray_lightning.metrics import subgroups
 from xray_lightning.metrics.calibration import Calibration
-from xray_lightning.metrics.estimates import CURVES, POINT, Metrics, estimate_metrics
+from xray_lightning.metrics.estimates import CURVES, POINT, Metrics, estimate_metrics, mean_metric
+from xray_lightning.metrics.ranks import RANKED
 from xray_lightning.metrics.subgroups import MEAN, Subgroup, group_records, measure_subgroups
 from xray_lightning.records import NAN, Record
 
@@ -47,10 +48,17 @@ def test_values_equal_scikit_learn(metrics: Metrics) -> None:
         assert found["auroc"] == pytest.approx(aurocs[-1], abs=1e-12)
         expected = sk.average_precision_score(truth, given)
         assert found["average_precision"] == pytest.approx(expected, abs=1e-12)
+        partial = sk.roc_auc_score(truth, given, max_fpr=0.1)
+        assert found["partial_auroc"] == pytest.approx(partial, abs=1e-12)
         assert found["brier"] == pytest.approx(sk.brier_score_loss(truth, given), abs=1e-12)
     assert metrics.mean["auroc"].value == pytest.approx(np.mean(aurocs), abs=1e-12)
     assert metrics.defined["auroc"] == 2
     assert metrics.defined["brier"] == 3, "Brier's score needs no positive"
+    for name in CURVES:
+        mean = mean_metric(name, scores, targets)
+        assert mean == pytest.approx(metrics.mean[name].value, abs=1e-12)
+        alone = mean_metric(name, scores, targets, columns=slice(1, 2))
+        assert alone == pytest.approx(metrics.labels["Nodule"][name].value, abs=1e-12)
 
 
 def test_operating_point_equals_scikit_learn(metrics: Metrics) -> None:
@@ -71,7 +79,7 @@ def test_operating_point_equals_scikit_learn(metrics: Metrics) -> None:
 
 
 def test_intervals_hold_the_value(metrics: Metrics) -> None:
-    for name in ("auroc", "average_precision", "brier"):
+    for name in (*RANKED, "brier"):
         for estimate in (metrics.labels["Mass"][name], metrics.mean[name]):
             (low, high), (near, far) = estimate.interval, estimate.image_interval
             assert max(low, near) < estimate.value < min(high, far)
@@ -85,6 +93,7 @@ def test_what_is_undefined(metrics: Metrics) -> None:
         estimate = metrics.labels["Unread"][name]
         assert np.isnan([estimate.value, *estimate.interval]).all()
         assert np.isnan(estimate.width_ratio)
+        assert not estimate.exact
     assert metrics.labels["Hernia"].positives == metrics.labels["Unread"].known == 0
 
 
@@ -110,10 +119,12 @@ def test_an_interval_of_no_width_is_an_exact_bound() -> None:
         ("Mass",), scores, targets, patients, thresholds={"Mass": 0.5}, draws=50
     )
     theirs = binomtest(5, 5).proportion_ci(0.95, method="exact")
-    for name in ("auroc", "sensitivity", "f1"):
+    floors = {"partial_auroc": 9 / 19, "precision_recall_gain": -1}  # the least, see the README
+    for name in (*RANKED, "sensitivity", "f1"):
+        low = floors.get(name, 0) + (1 - floors.get(name, 0)) * theirs.low
         for estimate in (found.labels["Mass"][name], found.mean[name]):
             assert estimate.exact
-            assert estimate.interval == pytest.approx((theirs.low, 1.0))
+            assert estimate.interval == pytest.approx((low, 1.0))
             assert np.isnan(estimate.width_ratio)
     brier = found.labels["Mass"]["brier"]
     assert np.isnan(brier.interval).all(), "0.04 in all draws: nothing is known"

@@ -71,6 +71,10 @@ def test_the_table_says_what_the_files_say(run, facts, text, parsed) -> None:
         value = "-" if auroc["value"] is None else f"{auroc['value']:.3f}"
         assert cells[1:3] == [value, shown]
         assert cells[8] == f"{each['brier']['value']:.3f}"
+        names = ("average_precision_over_chance", "sensitivity_at_specificity")
+        ranked, others = page.row(label, 1), [each[name]["value"] for name in names]
+        for cell, figure in zip((ranked[0], ranked[3]), others, strict=True):
+            assert cell.startswith("-" if figure is None else f"{figure:.3f}")
     assert page.row("Hernia")[1:7] == ["-"] * 6
     mean = evaluation["mean"]["auroc"]["value"]
     assert page.row("mean")[:2] == ["13/14 defined", f"{mean:.3f}"]
@@ -78,7 +82,7 @@ def test_the_table_says_what_the_files_say(run, facts, text, parsed) -> None:
     assert "Test images whose target is unknown and left out: Mass (1)." in text
     for label, point in facts["operating_points"]["labels"].items():
         found = evaluation["labels"][label]["sensitivity"]["value"]
-        row = page.row(label, 1)
+        row = page.row(label, 2)
         assert row[0] == f"{point['threshold']:.3f}"
         assert row[1].startswith(f"{found:.3f} (")
         calls = evaluation["calls"]["labels"][label]

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,13 +32,16 @@ from xray_lightning.cli.build import data_from, task_from
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.errors import CheckpointError, ConfigError, SplitError
 from xray_lightning.folders import lock_folder
+from xray_lightning.training.callbacks.epochs import WatchMetric
 from xray_lightning.training.environment import (
     compare_prevalence,
     describe_sampling,
     write_environment,
 )
-from xray_lightning.training.run import TrainingRun, log_run
+from xray_lightning.training.run import TrainingRun, choose_by, log_run
 from xray_lightning.writing import read_json
+
+FAST = partial(torch.optim.AdamW, lr=0.1)  # so that the epochs differ
 
 
 class TopMean(nn.Module):
@@ -126,6 +130,39 @@ def test_an_own_metric_is_that_of_all_validation_images(run, folder, data) -> No
         scores = np.concatenate([torch.sigmoid(net(batch["image"])) for batch in batches])
     targets = np.concatenate([batch["targets"] for batch in batches])
     assert logged[run.best_epoch - 1] == pytest.approx(precision(scores, targets), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "best"),
+    [("val/precision", np.argmax), ("val/brier", np.argmin), ("val/loss", np.argmin)],
+)
+def test_another_metric_chooses(monitor: str, best, data, tmp_path) -> None:
+    """Of three epochs the one that is best by it; what is told of AUROC is of that epoch."""
+    torch.manual_seed(1)
+    task = XrayTask(Small(list(data.labels)), labels=data.labels, optimizer=FAST)
+    run = train(task, data, tmp_path, epochs=3, metrics={"precision": precision}, monitor=monitor)
+    table = pd.read_csv(tmp_path / "metrics.csv")
+    assert run.best_epoch == best(table[monitor]) + 1 == load_checkpoint(run.best).epoch + 1
+    assert run.choice == f"best {monitor}"
+    assert run.val_auroc == pytest.approx(table["val/auroc"][run.best_epoch - 1], rel=1e-7)
+
+
+def test_what_can_choose(data: XrayDataModule) -> None:
+    own = WatchMetric("mine", lambda s, t: (s - t).square().nanmean(), "min", tensors=True)
+    lacking = data.labels_without_positives("val")
+    known = min({*data.labels} - {*lacking})
+    assert choose_by("val/mine", [own], data) == ([], "min")
+    assert choose_by(f"val/auroc/{known}", [], data) == ([], "max")
+    ((watch,), mode) = choose_by(f"val/calibration_error/{known}", [], data)
+    assert (watch.name, mode) == (f"calibration_error/{known}", "min")
+    wrong = r"no metric monitor={}; known are val/loss, val/auroc, .*logs: val/mine"
+    for monitor in ("val/auroch", "auroc", "val/auroc/", "val/auroc/Nothing", None):
+        with pytest.raises(ConfigError, match=wrong.format(monitor)):
+            choose_by(monitor, [own], data)
+    with pytest.raises(ConfigError, match=f"gain/{lacking[0]} is undefined on validation"):
+        choose_by(f"val/precision_recall_gain/{lacking[0]}", [], data)
+    with pytest.raises(ConfigError, match=r"other direction of val/mine: .*mode=min"):
+        choose_by("val/mine", [own, pl.callbacks.EarlyStopping("val/mine", mode="max")], data)
 
 
 def test_an_own_head_is_built_again_by_those_who_trust_it(run: TrainingRun) -> None:

@@ -5,10 +5,8 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import pytorch_lightning as pl
@@ -28,10 +26,9 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.explain.overlays import HeatMaps
 from xray_lightning.models.backbones import require_sizes
 from xray_lightning.models.network import XrayNet
-from xray_lightning.report.gallery import Panel
 from xray_lightning.training.environment import write_environment
 from xray_lightning.training.optim import make_optimizer
-from xray_lightning.training.run import make_callbacks, make_trainer
+from xray_lightning.training.run import MONITOR, make_callbacks, make_trainer
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import open_replacing
 
@@ -80,12 +77,6 @@ def task_from(config: Settings, data: XrayDataModule) -> XrayTask:
     return task
 
 
-def panel_from(config: Settings, labels: Sequence[str]) -> Panel | None:
-    """The settings of the results figure; None if the data leaves open which finding to show."""
-    panel = Panel(**config.panel)
-    return panel if panel.finding(labels) else None
-
-
 def loss_from(config: Settings, data: XrayDataModule) -> nn.Module:
     """The loss of a configuration; a partial one gets the statistics that it has parameters for."""
     loss: nn.Module | partial[nn.Module] = make(config.loss)
@@ -93,13 +84,6 @@ def loss_from(config: Settings, data: XrayDataModule) -> nn.Module:
         return loss
     wanted = STATISTICS.keys() & inspect.signature(loss).parameters.keys()
     return loss(**{name: STATISTICS[name](data) for name in wanted})
-
-
-class Resources(NamedTuple):
-    """What a process may use: loader processes, and compute threads."""
-
-    workers: int
-    threads: int
 
 
 def record_run(settings: Facts, data: XrayDataModule, trainer: pl.Trainer, run: Path) -> None:
@@ -154,17 +138,18 @@ def trainer_from(
     return make_trainer(factory, run, callbacks, loggers=loggers, fit=fit)
 
 
-def run_callbacks(config: Settings, run: Path, net: nn.Module) -> list[pl.Callback]:
+def run_callbacks(
+    config: Settings, run: Path, net: nn.Module, data: XrayDataModule
+) -> list[pl.Callback]:
     """What every training run has, and the configuration's callbacks; null switches one off."""
-    own = make_callbacks(
-        run, seed=config.seed, freeze_epochs=config.freeze_epochs, ema_decay=config.ema_decay
-    )
     extra = [callback for callback in make(config.callbacks).values() if callback is not None]
     drawn = [callback for callback in extra if isinstance(callback, HeatMaps)]
     if drawn and not isinstance(net, XrayNet):
         LOG.warning("no heat maps: %s is not an XrayNet", type(net).__name__)
         extra = [callback for callback in extra if callback not in drawn]
-    return [*own, *progress(), *extra]
+    own = {key: config[key] for key in ("seed", "freeze_epochs", "ema_decay")}
+    own["monitor"] = config.get("monitor", MONITOR)  # a run of an earlier version has none
+    return make_callbacks(run, data, [*progress(), *extra], **own)
 
 
 def progress() -> list[pl.Callback]:
@@ -173,7 +158,7 @@ def progress() -> list[pl.Callback]:
     return [RichProgressBar()] if sys.stdout.isatty() and alone else []
 
 
-def prepare_process(config: Settings) -> Resources:
+def prepare_process(config: Settings) -> dict[str, int]:
     """Seed; decide the loader's workers and the compute threads."""
     cores = own_cores(cores_each(local_processes(config)))
     workers, threads = config.workers, config.threads
@@ -183,7 +168,7 @@ def prepare_process(config: Settings) -> Resources:
     os.environ["OMP_NUM_THREADS"] = str(threads)  # or Lightning sets another for processes
     cv2.setNumThreads(1)
     pl.seed_everything(config.seed, verbose=False)
-    return Resources(workers, threads)
+    return {"workers": workers, "threads": threads}
 
 
 def local_processes(config: Settings) -> int:

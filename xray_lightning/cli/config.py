@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -36,11 +36,11 @@ SEVERAL = "several"
 OF_ALL = ("labels", "allow_missing", "sources")  # settings of all sets together, and of none
 SEARCH = "hydra.searchpath="
 KEPT = "${run_dir}"  # the one interpolation that config.yaml keeps
+BEST_OF = f"{OWN}metrics.estimates.best_of"  # SciPy loads where it is asked
 
-
-def register_resolvers() -> None:
-    """Make ``${run_folder:...}`` known to OmegaConf."""
-    OmegaConf.register_new_resolver("run_folder", settings.name_run, replace=True)
+# Known from here on, in a launcher's own process too: ${run_folder:...} and ${best_of:...}
+OmegaConf.register_new_resolver("run_folder", settings.name_run, replace=True)
+OmegaConf.register_new_resolver("best_of", lambda name: get_object(BEST_OF)(name), replace=True)
 
 
 def in_sweep() -> bool:
@@ -62,7 +62,6 @@ def make(node: Any, **extra: Any) -> Any:
 def compose_settings(overrides: Sequence[str], own: Iterable[str] = ()) -> DictConfig:
     """``conf/train.yaml`` with overrides; ``own``: settings of the verb that are no part of it."""
     values = join_sets(overrides)
-    register_resolvers()
     GlobalHydra.instance().clear()
     folder = initialize_config_dir(str(find_conf()), version_base="1.3")
     with name_unknown_keys(values, own), folder:
@@ -262,12 +261,8 @@ def explain_error(error: BaseException) -> str | None:
         return f"{str(error).splitlines()[-1]}: {detail}"
     if isinstance(error, HydraException | OmegaConfBaseException):
         deeper = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-        return "\n".join(_trim(str(each)) for each in (error, deeper) if each is not None)
+        texts = [str(each).split("\nConfig search path")[0] for each in (error, deeper) if each]
+        inner = ("full_key:", "object_type=", "reference_type=")  # below each message
+        lines = (line for text in texts for line in text.rstrip().splitlines())
+        return "\n".join(line for line in lines if not line.lstrip().startswith(inner)).rstrip()
     return None
-
-
-def _trim(text: str) -> str:
-    """Without the internals that Hydra and OmegaConf add below the message."""
-    lines = text.split("\nConfig search path")[0].splitlines()
-    inner = ("full_key:", "object_type=", "reference_type=")
-    return "\n".join(line for line in lines if not line.lstrip().startswith(inner)).rstrip()

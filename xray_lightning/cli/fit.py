@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from xray_lightning.checkpoint import Checkpoint, describe_model, load_checkpoint
 from xray_lightning.cli import build
@@ -31,9 +31,10 @@ from xray_lightning.folders import LockedError, lock_folder, prepare_folder
 from xray_lightning.processes import first_process, quieten, started_outside
 from xray_lightning.report.evaluation_table import evaluation_lines
 from xray_lightning.report.finish import FinishedRun, draw_data, finish_run
+from xray_lightning.report.gallery import Panel
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import auroc_table, show
-from xray_lightning.training.run import require_same_split, train
+from xray_lightning.training.run import MONITOR, require_same_split, train
 from xray_lightning.wording import number
 from xray_lightning.writing import entries_of, read_json, write_json
 
@@ -88,7 +89,12 @@ def start_run(config: DictConfig, source: Source | None = None) -> float | None:
         if (run / "config.yaml").is_file():
             if not config.resume:
                 if (run / "metrics.json").is_file():
-                    return read_finished(run)
+                    if not configs.in_sweep():
+                        again = f"resume={run} continues it, or name another"
+                        raise ConfigError(f"{run} holds a run already: {again}")
+                    before: float | None = read_json(run / "metrics.json")["val"]["auroc"]["mean"]
+                    show(f"finished before: {run}, validation AUROC {number(before, 4)}")
+                    return before  # its log stays as it is
                 require_same_settings(config, run)
             (run / "failure.json").unlink(missing_ok=True)
             own = HydraConfig.get().overrides.task if config.resume else ["trust=true"]
@@ -99,15 +105,6 @@ def start_run(config: DictConfig, source: Source | None = None) -> float | None:
             if first_process() and (run / "config.yaml").is_file():
                 LOG.info("stopped; continue with: python train.py resume=%s", run)
             raise
-
-
-def read_finished(run: Path) -> float | None:
-    """The score of a finished run in a sweep; its log stays as it is."""
-    if not configs.in_sweep():
-        raise ConfigError(f"{run} holds a run already: resume={run} continues it, or name another")
-    mean: float | None = read_json(run / "metrics.json")["val"]["auroc"]["mean"]
-    show(f"finished before: {run}, validation AUROC {number(mean, 4)}")
-    return mean
 
 
 def resume_run(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpoint | None]:
@@ -138,9 +135,9 @@ def resume_run(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpo
 
 def require_same_settings(config: DictConfig, run: Path) -> None:
     """Never take another run's result, or go on with another run's weights."""
-    ours = OmegaConf.to_container(build.reusable(to_container(config)))
+    ours = to_container(build.reusable(to_container(config)), resolve=False)
     now, then = (
-        {k: v for k, v in entries_of(values) if not isinstance(v, dict)}
+        {k: v for k, v in entries_of({"monitor": MONITOR} | values) if not isinstance(v, dict)}
         for values in (ours, configs.read_config(run / "config.yaml"))
     )
     keys = [k for k in sorted(now.keys() | then.keys()) if k.split(".")[0] not in SURROUNDINGS]
@@ -154,18 +151,19 @@ def require_same_settings(config: DictConfig, run: Path) -> None:
 def fit(
     config: Settings, last: Checkpoint | None = None, *, source: Source | None = None
 ) -> float | None:
-    """Train, keep the best checkpoint by validation AUROC, evaluate it on validation and test."""
+    """Train, keep the best checkpoint, evaluate it on validation and test."""
     quieten()
     require_settings(config)
     resources = build.prepare_process(config)
     run = Path(config.run_dir)
-    data = build.data_from(config, source, workers=resources.workers)
+    data = build.data_from(config, source, workers=resources["workers"])
     if last is not None:
         require_same_split(last, data)
     task = build.task_from(config, data)
-    task.description = describe_model(task.net, data, to_container(config) | resources._asdict())
-    panel = build.panel_from(config, data.labels)
-    callbacks = build.run_callbacks(config, run, task.net)
+    task.description = describe_model(task.net, data, to_container(config) | resources)
+    chosen = Panel(**config.panel)
+    panel = chosen if chosen.finding(data.labels) else None  # the data leaves open which
+    callbacks = build.run_callbacks(config, run, task.net, data)
     trainer = build.trainer_from(config, callbacks)
     require_own_processes(trainer)
     data.require_images(trainer.world_size)

@@ -13,7 +13,7 @@ from xray_lightning.cli.failures import USER_ERROR
 from xray_lightning.cli.request import Request
 from xray_lightning.cli.settings import require_known_keys, require_settings
 from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation.sweep import FAILED, SweepComparison, compare_runs, read_sweep
+from xray_lightning.evaluation.sweep import FAILED, SweepComparison, compare_runs
 from xray_lightning.report.terminal import fold_lines, show, sweep_lines
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ class SweepTable(Callback):
         """Keep the files up to date after each run: the sweep may be killed."""
         if config.hydra.mode == RunMode.MULTIRUN:
             folder = Path(config.hydra.sweep.dir)
-            write(read_sweep(folder), folder)
+            write(compare_runs(folder, none_yet=True), folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Compare."""
         folder = Path(config.hydra.sweep.dir)
-        comparison = read_sweep(folder)
+        comparison = compare_runs(folder, none_yet=True)
         write(comparison, folder)
         show(*sweep_report(comparison, folder, write_folds(comparison, folder)))
         if any(run.state == FAILED for run in comparison.runs):

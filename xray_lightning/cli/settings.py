@@ -175,7 +175,8 @@ def require_known_keys(config: Settings, *, below: bool = True) -> None:
         error = describe_unknown(strange[0], {*list_keys(plain), *here})
         reason = "; an experiment that sets it, such as smoke, has a data set of its own"
         raise ConfigError(f"{error}{reason}") if place == "data" else error
-    optional = {"epochs", "weights", "trust"}  # other keys refer to two, the third is not saved
+    # other keys refer to two, the third is not saved, a run of an earlier version lacks the last
+    optional = {"epochs", "weights", "trust", "monitor"}
     usual = read_known_keys()[""]
     if missing := sorted(set(usual) - optional - set(plain)):
         key = missing[0]

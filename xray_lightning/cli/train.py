@@ -7,13 +7,7 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig
 
-from xray_lightning.cli.config import (
-    in_sweep,
-    join_sets,
-    make,
-    name_unknown_keys,
-    register_resolvers,
-)
+from xray_lightning.cli.config import in_sweep, join_sets, make, name_unknown_keys
 from xray_lightning.cli.failures import KEPT, STOPPED, run_guarded
 from xray_lightning.cli.info import show_settings
 from xray_lightning.cli.settings import find_conf
@@ -31,7 +25,6 @@ def train(arguments: Sequence[str] | None = None) -> int:
     if {"--help", "-h"} & set(sys.argv[1:]):
         show_settings()
         return 0
-    register_resolvers()
     main = hydra.main(version_base="1.3", config_path=str(find_conf()), config_name="train")(_fit)
 
     def command() -> None:

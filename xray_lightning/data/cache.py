@@ -8,7 +8,6 @@ files; their numbers are little-endian.
 import hashlib
 import json
 import logging
-import math
 import os
 import shutil
 import struct
@@ -83,10 +82,8 @@ class Manifest:
     @property
     def file_sizes(self) -> dict[str, int]:
         """Bytes of each binary file."""
-        return {
-            f"{name}.bin": math.prod(shape) * np.dtype(kind).itemsize
-            for name, (shape, kind) in array_layout(self.images, self.size).items()
-        }
+        rows = {name: np.dtype(kind).itemsize for name, kind in row_types(self.size).items()}
+        return {f"{name}.bin": self.images * size for name, size in rows.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,8 +169,8 @@ def load_cache(folder: Path, mode: Literal["r", "r+"] = "r") -> ImageCache:
     if stored is None:
         raise CacheError(f"there is no image cache at {folder}; {REMEDY}")
     arrays = {
-        name: np.memmap(folder / f"{name}.bin", dtype=kind, mode=mode, shape=shape)
-        for name, (shape, kind) in array_layout(stored["images"], stored["size"]).items()
+        name: np.memmap(folder / f"{name}.bin", dtype=kind, mode=mode, shape=stored["images"])
+        for name, kind in row_types(stored["size"]).items()
     }
     return ImageCache(folder, **arrays)
 
@@ -193,14 +190,9 @@ def spot_check(cache: ImageCache, source: Source, records: Sequence[Record]) -> 
             )
 
 
-def array_layout(count: int, size: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and type of each array."""
-    return {
-        "images": ((count, size, size), "|u1"),
-        "sizes": ((count, 2), "<i4"),
-        "sums": ((count,), "<u4"),
-        "done": ((count,), "|u1"),
-    }
+def row_types(size: int) -> dict[str, str]:
+    """What a row of each array is."""
+    return {"images": f"({size},{size})u1", "sizes": "2<i4", "sums": "<u4", "done": "u1"}
 
 
 def checksum(row: int, image: npt.NDArray[np.uint8], size: Sequence[int]) -> int:

@@ -17,10 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.decoding import available_cores
-from xray_lightning.data.dicom import is_dicom, read_dicom, tally
+from xray_lightning.data.dicom import read_dicom, tally
 from xray_lightning.data.dicom.acquisition import COLUMNS, read_allowed
-from xray_lightning.data.dicom.reader import SUFFIXES
-from xray_lightning.data.files import Journal, file_stamp, read_head, walk_files
+from xray_lightning.data.files import (
+    DICOM_ENDINGS,
+    Journal,
+    file_stamp,
+    looks_like_image,
+    read_head,
+    walk_files,
+)
 from xray_lightning.data.source import require_directory
 from xray_lightning.data.tables import read_table
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, InvalidImageError
@@ -136,17 +142,10 @@ def find_dicom(root: Path) -> tuple[list[Path], int]:
     """DICOM files below a folder, sorted, and the number of other files; no links to folders."""
     # a file counts by its ending or by the mark at byte 128
     below = sorted(walk_files(root, follow=False))
-    files = [path for path in below if _looks_like_dicom(path)]
+    files = [path for path in below if looks_like_image(path, dicom=True)]
     if not files:
         raise DataNotFoundError(f"there is no DICOM file in {root}, only {len(below):,} others")
     return files, len(below) - len(files)
-
-
-def _looks_like_dicom(path: Path) -> bool:
-    if path.name.upper() == "DICOMDIR":  # an index, not an image
-        return False
-    head = b"" if path.suffix.lower() in SUFFIXES else read_head(path)
-    return head is None or is_dicom(head, path.name)  # None: converting it will say why
 
 
 def _write_tables(
@@ -178,7 +177,7 @@ def plan_jobs(files: Sequence[Path], root: Path, out: Path, options: PngOptions)
     if options.bits not in (8, 16):
         raise ConfigError(f"bits must be 8 or 16, got {options.bits}")
     names = [path.relative_to(root).as_posix() for path in files]
-    endings = f"({'|'.join(map(re.escape, SUFFIXES))})$"  # of 1.2.840 nothing is an ending
+    endings = f"({'|'.join(map(re.escape, DICOM_ENDINGS))})$"  # of 1.2.840 nothing is an ending
     targets = [re.sub(endings, "", name, flags=re.IGNORECASE) + ".png" for name in names]
     if options.rename:
         targets = _number_images(names, out)

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from xray_lightning.errors import DataNotFoundError, InvalidImageError
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom", ".ima")
-STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*")  # PNG, JPEG, TIFF
+DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", *DICOM_ENDINGS)
+PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", (b"II*\x00", b"MM\x00*")  # first bytes
+BARE = b"\2\0\0\0"  # group 2, element 0: the file begins with its meta group, without preamble
 MAX_FILE = 2**30  # bytes; a larger one would fill the memory
 HEAD = 4096  # bytes: the header of a DICOM file, the first rows of a picture
 
@@ -100,18 +102,24 @@ def find_images(names: Sequence[str | Path]) -> ImageFiles:
     return ImageFiles(listed, [path for path in skipped if path not in images], links)
 
 
-def looks_like_image(path: Path) -> bool:
-    """Whether a file is a picture or DICOM by its first bytes or its ending; no DICOMDIR."""
+def is_dicom(data: bytes, name: str = "") -> bool:
+    """Whether the bytes of a file, or else its name, say that it is a DICOM file."""
+    marked = data[128:132] == b"DICM" or data.startswith(BARE)
+    return (marked or name.lower().endswith(DICOM_ENDINGS)) and not data.startswith((PNG, JPEG))
+
+
+def looks_like_image(path: Path, *, dicom: bool = False) -> bool:
+    """Whether a file is a picture or DICOM, or only ``dicom``, by first bytes or ending."""
     # one that cannot be opened counts as one: reading it will say why
-    if path.name.upper() == "DICOMDIR":
+    if path.name.upper() == "DICOMDIR":  # an index, not an image
         return False
-    if path.suffix.lower() in ENDINGS:
-        return path.is_file() or not path.exists()  # no pipe, no folder; a broken link says why
-    if (head := read_head(path)) is None:
+    if path.suffix.lower() in (DICOM_ENDINGS if dicom else ENDINGS):  # a broken link says why
+        return dicom or path.is_file() or not path.exists()
+    if (head := read_head(path)) is None or is_dicom(head, path.name):
         return True
     bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)
     bare = head[:2] in (b"\2\0", b"\x08\0") and head[3:4] == b"\0"  # DICOM without preamble
-    return head.startswith(STARTS) or head[128:132] == b"DICM" or bitmap or bare
+    return not dicom and (head.startswith((PNG, JPEG, *TIFF)) or bitmap or bare)
 
 
 def _expand(names: Iterable[str | Path]) -> Iterator[Path]:

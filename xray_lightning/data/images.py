@@ -26,14 +26,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.data.dicom import is_dicom, read_dicom8
-from xray_lightning.data.dicom.header import AGAIN, MAX_SIDE, refusal
+from xray_lightning.data.dicom import read_dicom8
+from xray_lightning.data.dicom.header import AGAIN, MAX_SIDE, guard, name_errors, refusal
 from xray_lightning.data.dicom.pixels import jpeg_segments
-from xray_lightning.data.files import read_file
-from xray_lightning.errors import InvalidImageError, MissingImagesError
+from xray_lightning.data.files import JPEG, PNG, TIFF, is_dicom, read_file
+from xray_lightning.errors import MissingImagesError
 from xray_lightning.records import Record
 
 if TYPE_CHECKING:
@@ -49,10 +50,7 @@ COLOURED = "colour picture: more than 1 % of its pixels are coloured"  # a note
 Pixels = npt.NDArray[np.uint8]  # (H, W)
 Decoded = npt.NDArray[np.integer | np.floating]  # (H, W) or (H, W, C), C in OpenCV's order BGRA
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _GREY16 = b"\x10\0"  # bit depth and colour type of a PNG's header
-_JPEG = b"\xff\xd8\xff"
-_TIFF = (b"II*\x00", b"MM\x00*")  # of either byte order
 _JPEG_SIZE = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the start-of-frame markers
 _FLAGS = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR  # as stored, but upright and without alpha
 _PACKED = (1, 5, 7, 8, 32773, 32946, 34712)  # Compression of TIFF
@@ -94,10 +92,10 @@ def read_record(record: Record, bits: int = 16) -> Pixels:
 def decode_image(data: bytes, name: str, bits: int = 16) -> Pixels:
     """The picture in the bytes of a file, (H, W) uint8; ``bits``: those stored in a 16-bit PNG."""
     notes = [] if (collected := _notes.get()) is None else collected
-    if is_dicom(data, name) and not data.startswith((_PNG, _JPEG)):
+    if is_dicom(data, name):
         return read_dicom8(data, name=name, notes=notes)
-    try:
-        if data.startswith(_TIFF):
+    with name_errors(name):
+        if data.startswith(TIFF):
             pixels, white, orientation = _decode_tiff(data)
         else:
             pixels = _decode(data, _check_file(data))
@@ -108,8 +106,6 @@ def decode_image(data: bytes, name: str, bits: int = 16) -> Pixels:
         if white == 65535 and 0 < (used := most.bit_length()) <= DARK_BITS:
             notes.append(f"16-bit picture of {used}-bit values: dark, for it is not stretched")
         return _turn_upright(to_grey8(pixels, white), orientation)
-    except InvalidImageError as error:
-        raise InvalidImageError(f"{name}: {error}") from error.__cause__
 
 
 def _decode(data: bytes, chunks: Set[bytes]) -> Decoded:
@@ -129,13 +125,9 @@ def _decode(data: bytes, chunks: Set[bytes]) -> Decoded:
 
 def _decode_png16(data: bytes) -> Decoded:
     """A PNG of 16-bit grey: the same pixels as OpenCV's, a little faster; alpha is ignored."""
-    import imagecodecs
-
-    try:
+    with guard("its compressed pixels are"):
         pixels = np.asarray(imagecodecs.png_decode(data))
         return pixels[..., 0] if pixels.ndim == 3 else pixels
-    except (imagecodecs.PngError, ValueError) as error:
-        raise refusal("its compressed pixels are damaged") from error
 
 
 def to_grey8(pixels: Decoded, white: int) -> Pixels:
@@ -168,9 +160,9 @@ def _check_file(data: bytes) -> Set[bytes]:
     """The kinds of a PNG's chunks; an error unless it is a complete file of a format read here."""
     if not data:
         raise refusal("the file is empty")
-    if data.startswith(_PNG):
+    if data.startswith(PNG):
         return _check_png(data)
-    if data.startswith(_JPEG):
+    if data.startswith(JPEG):
         _check_jpeg(data)
     elif not data.startswith(b"BM"):  # never say the bytes: they may be a patient's name
         reason = "it is not a PNG, JPEG, BMP, TIFF or DICOM file by its first bytes"
@@ -181,7 +173,7 @@ def _check_file(data: bytes) -> Set[bytes]:
 def _check_png(data: bytes) -> Set[bytes]:
     """Walk the chunks (length, type, content, CRC) from the signature to IEND."""
     view = memoryview(data)
-    start, kind, kinds = len(_PNG), b"", set[bytes]()
+    start, kind, kinds = len(PNG), b"", set[bytes]()
     while kind != b"IEND":
         end = start + 12 + int.from_bytes(view[start : start + 4])
         if end > len(data):
@@ -189,7 +181,7 @@ def _check_png(data: bytes) -> Set[bytes]:
         kind, content = bytes(view[start + 4 : start + 8]), view[start + 8 : end - 4]
         if zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end]):
             raise refusal(f"the PNG is damaged: wrong checksum of the chunk at byte {start:,}")
-        if start == len(_PNG):
+        if start == len(PNG):
             if kind != b"IHDR" or len(content) != 13:
                 raise refusal("the PNG does not begin with its header (IHDR)")
             _check_size(int.from_bytes(content[:4]), int.from_bytes(content[4:8]))
@@ -218,16 +210,11 @@ def _decode_tiff(data: bytes) -> tuple[npt.NDArray[Any], int, int]:
     """The first page: codes, (H, W) or BGR (H, W, 3); the code of white; EXIF's orientation."""
     import tifffile  # 0.1 s that only TIFF needs
 
-    try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
-            page = file.pages.first
-            _check_page(page, data)
-            pixels, white = _map_codes(page.asarray(maxworkers=1), page)
-            return pixels, white, int(page.tags.valueof(_ORIENTATION, 1))
-    except InvalidImageError:
-        raise
-    except Exception as error:  # each codec has its own errors for damaged bytes
-        raise refusal(f"its TIFF data is damaged ({type(error).__name__})") from error
+    with guard("its TIFF data is"), tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages.first
+        _check_page(page, data)
+        pixels, white = _map_codes(page.asarray(maxworkers=1), page)
+        return pixels, white, int(page.tags.valueof(_ORIENTATION, 1))
 
 
 def _check_page(page: "TiffPage", data: bytes) -> None:

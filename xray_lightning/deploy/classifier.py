@@ -14,9 +14,8 @@ from torch import Tensor
 
 from xray_lightning.checkpoint import TTA, load_checkpoint
 from xray_lightning.data.decoding import available_cores, decode_ahead
-from xray_lightning.data.dicom import is_dicom
 from xray_lightning.data.dicom.header import read_study
-from xray_lightning.data.files import read_file
+from xray_lightning.data.files import is_dicom, read_file
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.data.images import collect_notes, decode_image
 from xray_lightning.deploy.gate import GateOpinion, check_file, check_film

@@ -12,8 +12,8 @@ from PIL import ImageOps
 from pydicom import Dataset, dcmwrite
 from torch import Tensor, bfloat16
 
-from xray_lightning.data.dicom import is_dicom, to_uint8
-from xray_lightning.data.files import read_file
+from xray_lightning.data.dicom import to_uint8
+from xray_lightning.data.files import is_dicom, read_file
 from xray_lightning.data.images import decode_image, to_grey8
 from xray_lightning.errors import InvalidImageError
 

@@ -19,9 +19,8 @@ import numpy as np
 from PIL import Image as Pil
 
 from xray_lightning.data.decoding import available_cores
-from xray_lightning.data.dicom import is_dicom
 from xray_lightning.data.dicom.header import read_header, read_layout
-from xray_lightning.data.files import STARTS
+from xray_lightning.data.files import JPEG, PNG, TIFF, is_dicom
 from xray_lightning.data.geometry import fit_square
 from xray_lightning.data.images import collect_notes, decode_image
 from xray_lightning.deploy.classifier import Classifier, Findings
@@ -179,7 +178,7 @@ class Desk:
         return response
 
     def _examine(self, data: bytes, names: list[str], maps: bool, film: bool) -> FilmFindings:
-        if not (is_dicom(data) or data.startswith((*STARTS, b"BM"))):
+        if not (is_dicom(data) or data.startswith((PNG, JPEG, *TIFF, b"BM"))):
             raise HTTPException(415, "That is no DICOM, PNG, JPEG, BMP or TIFF file by content.")
         try:
             if count_pixels(data) > (most := self.limits.megapixels) * 10**6:
@@ -262,7 +261,7 @@ async def receive(request: Request, megabytes: int) -> bytes:
 
 def count_pixels(data: bytes) -> float:
     """How many pixels a file says it has, before any is decoded."""
-    if is_dicom(data) and not data.startswith(STARTS[:2]):
+    if is_dicom(data):
         layout = read_layout(read_header(BytesIO(data))[0])
         return layout.rows * layout.columns
     try:

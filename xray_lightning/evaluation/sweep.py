@@ -157,21 +157,16 @@ def _cells(row: Iterable[Any]) -> list[str]:
     ]
 
 
-def compare_runs(folder: Path) -> SweepComparison:
-    """Compare the runs of a finished, killed or running sweep.
+def compare_runs(folder: Path, *, none_yet: bool = False) -> SweepComparison:
+    """Compare the runs of a finished, killed or running sweep; ``none_yet``: there may be none.
 
     Raises:
         DataNotFoundError: no run lies in the folder.
     """
-    comparison = read_sweep(folder)
-    if not comparison.runs:
+    comparison = SweepComparison(tuple(read_runs(folder)) if folder.is_dir() else ())
+    if not (comparison.runs or none_yet):
         raise DataNotFoundError(f"{folder} holds no runs; name the folder that train.py -m made")
     return comparison
-
-
-def read_sweep(folder: Path) -> SweepComparison:
-    """The runs in a folder, which may have none yet."""
-    return SweepComparison(tuple(read_runs(folder)) if folder.is_dir() else ())
 
 
 def average_seeds(aurocs: Iterable[float | None]) -> SeedMean:

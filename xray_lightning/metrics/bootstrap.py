@@ -93,7 +93,7 @@ class PatientBootstrap:
 
     def auroc(self, scores: Array, targets: Array) -> Floats:
         """AUROC of scores (N,), targets 0, 1 or NaN (N,), (1 + D,); NaN without both classes."""
-        return curves_over(self.ranking(scores, targets), self.counts)[0]
+        return curves_over(self.ranking(scores, targets), self.counts, auroc_only=True)["auroc"]
 
 
 def number_patients(patients: npt.ArrayLike) -> Codes:

@@ -20,7 +20,7 @@ from xray_lightning.metrics.intervals import (
     effective_patients,
     mean_of_defined,
 )
-from xray_lightning.metrics.ranks import auroc_left_out, curves_over, sum_patients
+from xray_lightning.metrics.ranks import auroc_left_out, sum_patients
 from xray_lightning.records import is_known
 from xray_lightning.results import Result
 
@@ -127,7 +127,7 @@ def compare_truths(
 
 def _draw(bootstrap: PatientBootstrap, runs: Runs, targets: Array) -> Drawn:
     rankings = [bootstrap.ranking(run, targets) for run in runs]
-    aurocs = np.stack([curves_over(ranking, bootstrap.counts)[0] for ranking in rankings])
+    aurocs = np.stack([bootstrap.auroc(run, targets) for run in runs])
     left_out = [auroc_left_out(ranking, bootstrap.patients)[1:] for ranking in rankings]
     rarer = sum_patients(rankings[0].codes, rankings[0].rarer, bootstrap.patients)
     return aurocs, np.mean(left_out, axis=0), rarer

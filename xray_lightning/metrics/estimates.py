@@ -12,23 +12,34 @@ from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import Calibration, calibration_errors
 from xray_lightning.metrics.intervals import (
     NAN,
+    ROUNDING,
     Array,
     Estimate,
     Floats,
     Mask,
+    Spread,
     divided,
-    estimate_share,
+    effective_patients,
+    exact_interval,
     mean_of_defined,
+    share_interval,
 )
-from xray_lightning.metrics.ranks import Ranking, curves_over, sum_patients
+from xray_lightning.metrics.ranks import FALSE_ALARMS, RANKED, Ranking, curves_over, sum_patients
 from xray_lightning.records import is_known
 from xray_lightning.results import Json, Result
 
-CURVES = ("auroc", "average_precision", "brier", "calibration_error")
+SQUARES = ("brier", "calibration_error")
+CURVES = (*RANKED, *SQUARES)  # what needs no threshold
 CALIBRATED = ("calibrated_brier", "calibrated_error")  # after a map fitted on validation
 POINT = ("sensitivity", "specificity", "ppv", "npv", "f1")
 ERRORS = ("calibration_error", "calibrated_error")
-BIASED = ("average_precision", *ERRORS)  # upwards where positives are few: taken off the middle
+PRECISION = "average_precision"
+BIASED = (PRECISION, *ERRORS)  # upwards where positives are few: taken off the middle
+LOWER = ("loss", *SQUARES, *CALIBRATED)  # the less the better
+FLOORS = {  # the least value; of the gain, which has none, one that nothing useful falls below
+    "partial_auroc": (1 - FALSE_ALARMS) / (2 - FALSE_ALARMS),
+    "precision_recall_gain": -1.0,
+}
 IMAGE_DRAWS = 500  # of the image-level interval, which is only there to be compared with
 FEW_PATIENTS = 20  # with a positive image: below, the simulation in the README warns of intervals
 
@@ -111,8 +122,21 @@ class _Drawn:
     images: Draws  # metric -> images of each patient that it rests on, of each label, (L, P)
 
     def estimate(self, metric: str) -> Estimate:
-        how = {"biased": metric in BIASED, "bounded": metric not in ERRORS}
-        return estimate_share(self.values[metric], self.images[metric], **how)
+        value, images = float(self.values[metric][0]), self.images[metric]
+        floor = FLOORS.get(metric, 0.0)
+        if metric.endswith("over_chance") and (precision := self.values[PRECISION][0]) < 1:
+            floor = float((value - precision) / (1 - precision))  # of an average precision of 0
+        draws = (self.values[metric] - floor) / (1 - floor)  # shares of what is possible
+        share = 0.0 if abs(draws[0]) <= ROUNDING else float(draws[0])
+        spread = Spread.of(draws[1:], effective_patients(images.sum(axis=0)))
+        biased = metric in BIASED and not np.isnan(spread.deviation)
+        bias = float(np.nanmean(draws[1:])) - share if biased else 0.0
+        ends, exact = share_interval(share, spread, bias=bias), False
+        if metric not in ERRORS and np.isnan(ends).any():
+            poorest = int((images > 0).sum(axis=1).min())
+            ends, exact = exact_interval(share, poorest), share in (0, 1)
+        low, high = (floor + (1 - floor) * end for end in ends)
+        return Estimate(value, low, high, exact)
 
 
 def estimate_metrics(
@@ -185,12 +209,12 @@ def _draw(bootstrap: PatientBootstrap, scores: Array, targets: Array, threshold:
     """Every metric of one label; a score is called from ``threshold`` on, NaN: undefined."""
     ranking = bootstrap.ranking(scores, targets)
     ranked = PatientBootstrap.of(ranking.codes, bootstrap.counts)
-    auroc, precision = curves_over(ranking, bootstrap.counts)
+    values = curves_over(ranking, bootstrap.counts)
     errors = _errors(ranked, ranking.scores.astype(np.float64), ranking.positive)
-    values = dict(zip(CURVES, (auroc, precision, *errors), strict=True))
     called = ranking.scores >= threshold
-    images = _images(ranking, called, bootstrap.patients)
-    return _Drawn(values | _at_threshold(ranked, ranking.positive, called, threshold), images)
+    values |= dict(zip(SQUARES, errors, strict=True))
+    values |= _at_threshold(ranked, ranking.positive, called, threshold)
+    return _Drawn(values, _images(ranking, called, bootstrap.patients))
 
 
 def _errors(bootstrap: PatientBootstrap, scores: Array, positive: Mask) -> tuple[Floats, Floats]:
@@ -222,8 +246,8 @@ def _images(ranking: Ranking, called: Mask, patients: int) -> Draws:
     """Images of each patient behind a metric, (1, P): its denominator, or the rarer class."""
     positive = ranking.positive
     masks = dict(zip(POINT, (positive, ~positive, called, ~called, positive), strict=True))
-    masks |= dict.fromkeys((*CURVES[2:], *CALIBRATED), np.ones_like(positive))
-    masks |= dict.fromkeys(CURVES[:2], ranking.rarer)
+    masks |= dict.fromkeys((*SQUARES, *CALIBRATED), np.ones_like(positive))
+    masks |= dict.fromkeys(RANKED, ranking.rarer) | {"sensitivity_at_specificity": positive}
     return {
         metric: sum_patients(ranking.codes, mask, patients)[None] for metric, mask in masks.items()
     }
@@ -248,3 +272,16 @@ def _mean(labels: Sequence[_Drawn]) -> _Drawn:
         defined = [label for label in labels if np.isfinite(label.values[metric][0])] or labels
         images[metric] = np.vstack([label.images[metric] for label in defined])
     return _Drawn(values, images)
+
+
+def mean_metric(name: str, scores: Array, targets: Array, *, columns: slice = slice(None)) -> float:
+    """One of ``CURVES`` of scores and targets (N, L), mean over the labels where it is defined."""
+    alone = PatientBootstrap.of(np.arange(len(scores)), np.ones((1, len(scores)), np.float32))
+    pairs = zip(scores.T[columns], targets.T[columns], strict=True)
+    values = [_draw(alone, *pair, NAN).values[name] for pair in pairs]
+    return float(mean_of_defined(np.stack(values))[0])
+
+
+def best_of(metric: str) -> str:
+    """Whether "min" or "max" of a metric is best, such as of val/loss or val/auroc/Mass."""
+    return "min" if {*metric.split("/")} & {*LOWER} else "max"

@@ -186,22 +186,6 @@ def exact_interval(value: float, patients: int, level: float = 0.95) -> Interval
     return (bound, 1.0) if value == 1 else (0.0, 1 - bound)
 
 
-def estimate_share(
-    draws: Floats, images: Floats, *, biased: bool = False, bounded: bool = True
-) -> Estimate:
-    """A figure in [0, 1] of the sample and each draw (1 + D,), resting on images (L, P)."""
-    # ``images``: of each patient, of each of L labels; ``biased``: the draws tell the bias;
-    # ``bounded``: 0 and 1 have an exact bound.
-    value = float(draws[0])
-    spread = Spread.of(draws[1:], effective_patients(images.sum(axis=0)))
-    bias = float(np.nanmean(draws[1:])) - value if biased and spread.deviation > 0 else 0.0
-    ends = share_interval(value, spread, bias=bias)
-    if not bounded or not np.isnan(ends).any():
-        return Estimate(value, *ends)
-    poorest = int((images > 0).sum(axis=1).min())
-    return Estimate(value, *exact_interval(value, poorest), exact=value in (0, 1))
-
-
 def divided(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Floats:
     """Quotient, NaN where the denominator is 0."""
     whole = np.asarray(denominator, dtype=np.float64)

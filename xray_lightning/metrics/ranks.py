@@ -1,4 +1,4 @@
-"""AUROC and average precision of one label in every draw of a bootstrap, sorted once.
+"""Figures of one label's order of scores in every draw of a bootstrap, sorted once.
 
 A draw only changes how often an image counts, not the order of the scores. So the images are
 sorted once, and a draw costs a sum of its counts between positive images, a few draws at a time so
@@ -18,6 +18,11 @@ from xray_lightning.records import is_known
 Counts = npt.NDArray[np.float32]  # (D, P): how often draw d took patient p
 Codes = npt.NDArray[np.intp]  # (N,): number of each image's patient, 0 to P - 1
 
+RANKED = (  # what only the order of the scores decides
+    *("auroc", "average_precision", "average_precision_over_chance", "precision_recall_gain"),
+    *("partial_auroc", "sensitivity_at_specificity"),
+)
+FALSE_ALARMS = 0.1  # share of the negatives that the last two allow: a specificity of 0.9
 CHUNK = 32  # draws at a time
 EXACT = 2**24  # float32 counts in whole numbers up to here
 
@@ -70,28 +75,23 @@ class _Places:
     own_here: Codes  # positive images at or above, (m,)
 
 
-def curves_over(ranking: Ranking, counts: Counts) -> tuple[Floats, Floats]:
-    """AUROC and average precision of each draw, (D,) each; NaN without a positive or a negative."""
-    # Mann-Whitney statistic of the images repeated by whole ``counts`` (D, P), ties one half; sum
-    # over thresholds of (R_n - R_(n-1)) P_n, as scikit-learn's.
-    _require_exact(ranking, counts)
-    if not len(ranking.codes):
-        return np.full(len(counts), np.nan), np.full(len(counts), np.nan)
-    parts = [
-        _curves(ranking, counts[start : start + CHUNK]) for start in range(0, len(counts), CHUNK)
-    ]
-    auroc, precision = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return auroc, precision
-
-
-def _require_exact(ranking: Ranking, counts: Counts) -> None:
+def curves_over(ranking: Ranking, counts: Counts, *, auroc_only: bool = False) -> dict[str, Floats]:
+    """The figures ``RANKED`` of each draw, (D,) each; NaN without a positive or a negative."""
+    # Those of the images repeated by whole ``counts`` (D, P).
     images = np.bincount(ranking.codes, minlength=counts.shape[1])
     most = float((counts.astype(np.float64) @ images).max())
     if most >= EXACT:
         raise ValueError(f"a draw holds {most:,.0f} images; up to {EXACT:,} are counted exactly")
+    names = RANKED[:1] if auroc_only else RANKED
+    if not len(ranking.codes):
+        return dict.fromkeys(names, np.full(len(counts), np.nan))
+    with np.errstate(divide="ignore", invalid="ignore"):  # of a draw without a class
+        starts = range(0, len(counts), CHUNK)
+        parts = [_curves(ranking, counts[k : k + CHUNK], auroc_only) for k in starts]
+    return dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
 
 
-def _curves(ranking: Ranking, counts: Counts) -> tuple[Floats, Floats]:
+def _curves(ranking: Ranking, counts: Counts, auroc_only: bool) -> list[Floats]:
     """Of a few draws."""
     places = ranking.places
     every = np.zeros((len(counts), len(places.bounds)), dtype=np.float32)
@@ -101,16 +101,49 @@ def _curves(ranking: Ranking, counts: Counts) -> tuple[Floats, Floats]:
     weights = weights[:, ranking.positive]  # (d, m)
     found = np.zeros((len(counts), weights.shape[1] + 1), dtype=np.float32)
     np.cumsum(weights, axis=1, out=found[:, 1:])
-    reached, true = np.take(every, places.here, axis=1), np.take(found, places.own_here, axis=1)
-    false = reached - true  # negatives at or above each positive
-    false_above = np.take(every, places.above, axis=1) - np.take(found, places.own_above, axis=1)
+    # positives and negatives above each positive image, and at or above it, (d, m)
+    above, true = (np.take(found, own, axis=1) for own in (places.own_above, places.own_here))
+    false_above = np.take(every, places.above, axis=1) - above
+    false = np.take(every, places.here, axis=1) - true
     positives, total = found[:, -1].astype(np.float64), every[:, -1].astype(np.float64)
-    lost = np.multiply(weights, false + false_above, dtype=np.float64).sum(axis=1) / 2
     pairs = positives * (total - positives)
-    gained = np.multiply(weights, true, dtype=np.float64)
-    precision = np.divide(gained, reached, out=np.zeros_like(gained), where=reached > 0)
-    precision = np.where(pairs > 0, divided(precision.sum(axis=1), positives), np.nan)
-    return divided(pairs - lost, pairs), precision
+    # Mann-Whitney statistic, ties one half
+    lost = np.multiply(weights, false + false_above, dtype=np.float64).sum(axis=1) / 2
+    figures = [divided(pairs - lost, pairs)]
+    if not auroc_only:
+        five = (each.astype(np.float64) for each in (weights, above, true, false_above, false))
+        figures += _more_curves(*five, positives=positives, negatives=total - positives)
+    return [np.where(pairs > 0, figure, np.nan) for figure in figures]
+
+
+def _more_curves(
+    weights: Floats, above: Floats, true: Floats, false_above: Floats, false: Floats,  # (d, m)
+    *, positives: Floats, negatives: Floats,  # (d,)
+) -> list[Floats]:  # fmt: skip
+    """The others of ``RANKED``."""
+    # Average precision: sum over thresholds of (R_n - R_(n-1)) P_n, as scikit-learn's; over chance
+    # it is 0 for the prevalence and 1 for a perfect order.
+    precision = np.where(weights > 0, weights * true / (true + false), 0).sum(axis=1) / positives
+    share = positives / (positives + negatives)
+    # Precision-recall gain (Flach and Kull 2015): gains are 1 - odds FP / TP and 1 - odds FN / TP,
+    # so a step of the ROC curve is a straight line; the area from a recall gain of 0 on is 1 less
+    # what false positives cost. Tied positives, of one step, share it.
+    odds = (positives / negatives)[:, None]
+    least, block = (positives * share)[:, None], true - above
+    first = np.clip(least, above, true)
+    start = false_above + (first - above) / block * (false - false_above)
+    first = np.maximum(first, least)
+    cost = np.maximum(1 / first - 1 / true, 0) * (start / first + false / true) * weights / block
+    gain = 1 - np.where(block > 0, cost, 0).sum(axis=1) * (odds**2)[:, 0] * positives / 2
+    # Partial AUROC (McClish 1989), 0.5 for chance; a tie is crossed diagonally.
+    limit = FALSE_ALARMS * negatives[:, None]
+    room, width = np.maximum(limit - false_above, 0), false - false_above
+    inside = np.minimum(room, width)
+    lost = limit - room + inside * (1 - inside / (2 * np.maximum(width, 1)))
+    most = FALSE_ALARMS * (2 - FALSE_ALARMS) * positives * negatives
+    partial = 1 - (weights * lost).sum(axis=1) / most
+    reached = (weights * (false <= limit * (1 + 1e-9))).sum(axis=1)  # of the fixed specificity
+    return [precision, (precision - share) / (1 - share), gain, partial, reached / positives]
 
 
 def auroc_left_out(ranking: Ranking, patients: int) -> Floats:

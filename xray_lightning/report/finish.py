@@ -64,7 +64,7 @@ def finish_run(
     scorer = XrayTask(net, task.loss, labels=task.labels, tta=task.tta)
     summaries, predictions = score_subsets(trainer, scorer, data, folder, ("val", "test"))
     if run.choice.startswith("best"):
-        LOG.info("best checkpoint: epoch %d", run.best_epoch)
+        LOG.info("best checkpoint: epoch %d, %s", run.best_epoch, run.choice)
     else:
         LOG.warning("best checkpoint unknown: epoch %d, the %s", run.best_epoch, run.choice)
     summaries["val"]["checkpoint"] = {"epoch": run.best_epoch, "choice": run.choice}

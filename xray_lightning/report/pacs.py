@@ -29,8 +29,7 @@ from pydicom.valuerep import validate_value
 
 import xray_lightning
 from xray_lightning.data.decoding import single_threaded_opencv
-from xray_lightning.data.dicom import is_dicom
-from xray_lightning.data.files import Journal, file_stamp, read_file, read_head
+from xray_lightning.data.files import Journal, file_stamp, is_dicom, read_file, read_head
 from xray_lightning.data.geometry import Pixels
 from xray_lightning.data.images import decode_image
 from xray_lightning.data.vocabulary import read_vocabulary

@@ -143,12 +143,14 @@ def _choose_subgroups(evaluation: Mapping[str, Any]) -> Values:
 
 def _describe_training(run: Run) -> Values:
     """The rows of metrics.csv and which of them the checkpoint is."""
+    told: Values = run.metrics["val"].get("checkpoint", {})  # not of a run of an earlier version
+    values: Values = {"choice": told.get("choice", "best val/auroc")}
     if (table := run.history) is None:
-        return {"epochs": 0, "best_epoch": None, "rows": []}
-    best = None
-    if "val/auroc" in table and table["val/auroc"].notna().any():
+        return {**values, "epochs": 0, "best_epoch": None, "rows": []}
+    best = told["epoch"] if told and told["choice"].startswith("best") else None
+    if not told and "val/auroc" in table and table["val/auroc"].notna().any():
         best = int(table["epoch"].iloc[table["val/auroc"].argmax()]) + 1
-    return {"epochs": len(table), "best_epoch": best, "rows": table.to_dict("records")}
+    return {**values, "epochs": len(table), "best_epoch": best, "rows": table.to_dict("records")}
 
 
 def _describe_surroundings(run: Run) -> Values:

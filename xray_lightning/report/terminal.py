@@ -17,9 +17,7 @@ from xray_lightning.wording import interval_text, number, p_text
 if TYPE_CHECKING:  # need SciPy or pandas, which most verbs do not
     from xray_lightning.data.summary import DataSummary, LabelTable, LabelUse
     from xray_lightning.evaluation.compare import Comparison, ExpertTruth
-    from xray_lightning.evaluation.readers import ReaderStudy
     from xray_lightning.evaluation.sweep import CrossValidation, SweepComparison
-    from xray_lightning.metrics.intervals import Estimate
     from xray_lightning.metrics.margins import MarginTests
 
 WIDE = 160  # characters of a line in a file or a pipe
@@ -171,38 +169,6 @@ def truth_lines(truths: "ExpertTruth", title: str) -> list[Table | str]:
         counts = (row.images, row.patients, row.positives, row.text_positives, row.both)
         positives.add_row(name, *(f"{count:,}" for count in counts))
     return [table, positives, *say("truths", truths)]
-
-
-def reader_lines(study: "ReaderStudy") -> list[Table | str]:
-    """Agreement of readers; each of them and a model against a truth; or two modalities."""
-    names = ["images", "marks\n+, %", "kappa", "95 %", "AC1", "95 %"]
-    agreed = empty_table("do readers agree? (95 %: patients resampled)", "label", *names)
-    names = ["posi-\ntive", "sens.", "spec.", "model:\nAUROC", "sens.\nthere", "more by", "95 %"]
-    read = empty_table("readers, and the model at the specificity of each", "reader", *names)
-    names = [*study.modalities, "difference", "95 %", "p"]
-    tested = empty_table("AUROC of readers with two modalities", "reader", *names)
-    for label, row in study.labels.items():
-        if own := row.agreement:
-            counts = f"{own.images:,}", number(100 * own.prevalence, 1)
-            agreed.add_row(label, *counts, *_cells(own.kappa), *_cells(own.ac1))
-        for table in (read, tested):
-            table.add_row(label, style="bold")
-        for reader, one in row.readers.items():
-            figures = one.sensitivity, one.specificity, one.auroc, one.model_sensitivity
-            cells = [f"{one.positives:,}", *(number(figure.value) for figure in figures)]
-            read.add_row(f" {reader}", *cells, *_cells(one.difference, sign="+"))
-        if test := row.modalities:
-            for reader, a, b in zip(study.readers, *test.aurocs, strict=True):
-                tested.add_row(f" {reader}", number(a), number(b), number(a - b, sign="+"))
-            cells = [*(number(mean.value) for mean in test.means), *_cells(test.difference, 3, "+")]
-            tested.add_row(" mean", *cells, p_text(test.p_value))
-    tables = [tested] if len(study.modalities) > 1 else [agreed, read]
-    return [*(table for table in tables if table.row_count), *say("readers", study)]
-
-
-def _cells(figure: "Estimate", digits: int = 2, sign: str = "") -> tuple[str, str]:
-    ends = interval_text(figure.interval, digits, between=" to ", sign=sign)
-    return number(figure.value, sign=sign), ends
 
 
 def sweep_lines(comparison: "SweepComparison", *, all_tests: bool = False) -> list[Table | str]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from signal import SIGKILL
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.callbacks import EarlyStopping, ProgressBar
 
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
@@ -20,9 +20,9 @@ from xray_lightning.data.partition import SUBSETS
 from xray_lightning.data.source import usage_notes
 from xray_lightning.errors import ConfigError, SplitError
 from xray_lightning.folders import prepare_folder
+from xray_lightning.metrics.estimates import CURVES, best_of, mean_metric
 from xray_lightning.results import Result
 from xray_lightning.training.callbacks.epochs import (
-    EpochLine,
     EpochSeed,
     KeepSigterm,
     MetricsFile,
@@ -38,8 +38,8 @@ from xray_lightning.training.environment import describe_sampling, write_environ
 from xray_lightning.training.task import XrayTask
 
 LOG = logging.getLogger(__name__)
-Kind = TypeVar("Kind", bound=pl.Callback)
 Floats = npt.NDArray[np.float32]
+MONITOR = "val/auroc"  # what chooses the best checkpoint unless another metric is named
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,12 @@ def train(
     epochs: int = 10,
     callbacks: Sequence[pl.Callback] = (),
     metrics: Mapping[str, Callable[[Floats, Floats], float]] | None = None,
+    monitor: str = MONITOR,
     seed: int = 0,
     trainer: pl.Trainer | None = None,
     resume: Checkpoint | None = None,
 ) -> TrainingRun:
-    """Train, and keep the best checkpoint by validation AUROC.
+    """Train, and keep the best checkpoint by validation AUROC or another metric.
 
     The folder gets checkpoints/best.ckpt and last.ckpt, metrics.csv and environment.json.
 
@@ -87,13 +88,14 @@ def train(
         epochs: how many.
         callbacks: further ones.
         metrics: figures to watch beside AUROC, by name: see :class:`WatchMetric`.
+        monitor: what chooses the checkpoint, see :func:`choose_by`.
         seed: of dropout and the like; that of the images' order is the data's.
         trainer: one of :func:`make_trainer` with :func:`make_callbacks`, in place of ``epochs``,
-            ``callbacks``, ``metrics`` and ``seed``.
+            ``callbacks``, ``metrics``, ``monitor`` and ``seed``.
         resume: the last checkpoint of this run, to go on from.
 
     Raises:
-        ConfigError: a trainer without the callbacks of a run.
+        ConfigError: a trainer without the callbacks of a run, or no such ``monitor``.
         MissingImagesError: images of the table are not on disk.
         NonFiniteLossError: the loss became NaN or infinite.
         SplitError: the data is not that of the checkpoint to resume from.
@@ -101,8 +103,8 @@ def train(
     folder = prepare_folder(Path(folder))
     if trainer is None:
         watched = [WatchMetric(name, function) for name, function in (metrics or {}).items()]
-        own = [*make_callbacks(folder, seed=seed), *watched, *callbacks]
-        trainer = make_trainer(partial(pl.Trainer, max_epochs=epochs), folder, own)
+        every = make_callbacks(folder, data, [*watched, *callbacks], monitor=monitor, seed=seed)
+        trainer = make_trainer(partial(pl.Trainer, max_epochs=epochs), folder, every)
         write_environment(folder, data, trainer, seed)
     table, best = _find(trainer, MetricsFile), _find(trainer, RunCheckpoint)  # before "last"
     if resume is not None:
@@ -114,14 +116,14 @@ def train(
     except Exception:  # of any kind: the other processes would wait for this one for half an hour
         stop_processes(trainer)
         raise
-    score = math.nan if best.best_model_score is None else float(best.best_model_score)
+    epoch = load_checkpoint(folder / "checkpoints" / "best.ckpt").epoch
     return TrainingRun(
         folder=str(folder),
-        best_epoch=load_checkpoint(folder / "checkpoints" / "best.ckpt").epoch + 1,
+        best_epoch=epoch + 1,
         choice=best.choice,
         images_seen=table.images_seen,
         seconds=table.seconds,
-        val_auroc=score if math.isfinite(score) else math.nan,
+        val_auroc=next((row[MONITOR] for row in table.rows if row["epoch"] == epoch), math.nan),
     )
 
 
@@ -132,9 +134,17 @@ def stop_processes(trainer: pl.Trainer) -> None:
 
 
 def make_callbacks(
-    folder: Path, *, seed: int = 0, freeze_epochs: int = 0, ema_decay: float | None = None
+    folder: Path,
+    data: XrayDataModule,
+    callbacks: Sequence[pl.Callback] = (),
+    *,
+    monitor: str = MONITOR,
+    seed: int = 0,
+    freeze_epochs: int = 0,
+    ema_decay: float | None = None,
 ) -> list[pl.Callback]:
-    """What every run has: seeding, tables, progress, the best and the last checkpoint."""
+    """What every run has, seeding, tables, the best and the last checkpoint; then its own."""
+    watched, mode = choose_by(monitor, callbacks, data)
     keep = partial(
         RunCheckpoint,
         folder / "checkpoints",
@@ -143,13 +153,53 @@ def make_callbacks(
     )
     return [
         EpochSeed(seed),
-        MetricsFile(folder / "metrics.csv"),
-        EpochLine(),
-        keep("best", monitor="val/auroc", mode="max", save_weights_only=True),
+        MetricsFile(folder / "metrics.csv", monitor),
+        keep("best", monitor=monitor, mode=mode, save_weights_only=True),
         keep("last"),
         *([FreezeBackbone(epochs=freeze_epochs)] if freeze_epochs else []),
         *([EMA(decay=ema_decay)] if ema_decay is not None else []),
+        *callbacks,
+        *watched,
     ]
+
+
+def choose_by(
+    monitor: str, callbacks: Sequence[pl.Callback], data: XrayDataModule
+) -> tuple[list[pl.Callback], str]:
+    """What must log a metric that nothing else logs, and whether its "min" or "max" is best.
+
+    Known are val/loss, val/NAME and val/NAME/LABEL of ``CURVES``, and those of the callbacks.
+
+    Raises:
+        ConfigError: another one, one that is undefined on validation, or early stopping that
+            waits for the other direction.
+    """
+    name = str(monitor).removeprefix("val/")
+    kind, _, label = name.partition("/")
+    own = {f"val/{watch.name}": watch for watch in callbacks if isinstance(watch, WatchMetric)}
+    watch = own.get(str(monitor))
+    known = kind in CURVES and (name == kind or label in data.labels)
+    if watch is None and known and monitor == f"val/{name}":
+        start = data.labels.index(label) if label else 0
+        columns = slice(start, start + 1 if label else None)
+        watch = WatchMetric(name, partial(mean_metric, kind, columns=columns))
+    if watch is None and monitor != "val/loss":
+        usual = ", ".join(f"val/{metric}" for metric in CURVES)
+        raise ConfigError(
+            f"no metric monitor={monitor}; known are val/loss, {usual}, each of these also of one "
+            f"label, such as {MONITOR}/{data.labels[0]}, and what a callback xray_lightning."
+            f"WatchMetric logs: {', '.join(own) or 'none here'}"
+        )
+    targets = data.subset_targets("val")
+    scores = np.random.default_rng(0).random(targets.shape, dtype=np.float32)
+    if watch and monitor != MONITOR and math.isnan(watch.measure(scores, targets)):
+        raise ConfigError(f"monitor={monitor} is undefined on validation: name another metric")
+    mode = watch.mode if watch else best_of(monitor)
+    stops = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
+    if any(stop.monitor == monitor and stop.mode != mode for stop in stops):
+        wanted = f"callbacks.early_stopping.mode={mode}"
+        raise ConfigError(f"early stopping waits for the other direction of {monitor}: {wanted}")
+    return [watch] if watch and monitor not in own and kind != "auroc" else [], mode
 
 
 def make_trainer(
@@ -222,9 +272,8 @@ def log_run(data: XrayDataModule, task: XrayTask, trainer: pl.Trainer) -> None:
         LOG.info("%d processes x %d images a step", trainer.world_size, data.batch_size)
 
 
-def _find(trainer: pl.Trainer, kind: type[Kind]) -> Kind:
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    for callback in callbacks:
+def _find(trainer: pl.Trainer, kind: type) -> Any:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, kind):
             return callback
     raise ConfigError(f"the trainer has no {kind.__name__}: make_trainer(..., make_callbacks(...))")

@@ -147,9 +147,8 @@ class XrayTask(pl.LightningModule):
             "loss": loss.compute(),
             "auroc": mean,
             "auroc_defined": float(defined),
+            **{f"auroc/{k}": value for k, value in zip(self.labels, values, strict=True)},
         }
-        for label, value in zip(self.labels, values, strict=True):
-            figures[f"auroc/{label}"] = value
         for name, figure in figures.items():  # equal in all processes already
             self.log(f"{subset}/{name}", figure, prog_bar=name == "auroc", sync_dist=True)
         with torch.inference_mode(mode=False):  # or fit could not add to what validate has reset

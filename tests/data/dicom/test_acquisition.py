@@ -200,10 +200,7 @@ def test_tally_is_one_line() -> None:
     assert tally([("a", "b")] * 1200 + [("b",)]) == "1,201 files: b (1,201), a (1,200)"
 
 
-Make = Callable[..., bytes]
-
 SYNTAX = "1.2.840.10008.1.2"
-SECRET = "ZZSECRET"
 PAIRS = {"PhotometricInterpretation": "YBR_FULL_422"}
 PIXEL_TAG = b"\xe0\x7f\x10\0"
 

@@ -26,10 +26,11 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.pixels.encoders import RLELosslessEncoder
 
-from xray_lightning.data.dicom import is_dicom, read_dicom, read_dicom8, tally, to_uint8
 from xray_lightning.data.dicom import pixels as module
+from xray_lightning.data.dicom import read_dicom, read_dicom8, tally, to_uint8
 from xray_lightning.data.dicom.header import read_layout, split_file
 from xray_lightning.data.dicom.pixels import read_codes
+from xray_lightning.data.files import is_dicom
 from xray_lightning.data.images import decode_image, read_image
 from xray_lightning.errors import ConfigError, InvalidImageError
 
@@ -210,8 +211,6 @@ def test_threads_agree(dicom: Make) -> None:
     for expected, image in zip(alone * 5, together, strict=True):
         np.testing.assert_array_equal(image.pixels, expected)
 
-
-Make = Callable[..., bytes]
 
 UID = "1.2.840.10008.1.2"
 SECONDS = 10.0  # generous for a loaded machine; a mutation takes milliseconds

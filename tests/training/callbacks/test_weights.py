@@ -178,21 +178,26 @@ def test_an_interrupted_write_keeps_the_older_table(tmp_path, monkeypatch) -> No
     assert path.read_text().splitlines() == ["epoch", "0"]
 
 
-def test_images_of_all_processes_count_and_the_rate_before_layer_decay(tmp_path: Path) -> None:
-    metrics = epochs.MetricsFile(tmp_path / "metrics.csv")
+@pytest.mark.parametrize("first", [True, False])
+def test_images_of_all_processes_count_and_only_the_first_logs(first, tmp_path, caplog) -> None:
+    metrics = epochs.MetricsFile(tmp_path / "metrics.csv", "val/brier")
     fake: Any = SimpleNamespace(world_size=3)
     metrics.on_train_epoch_start(fake, fake)
     for size in (8, 8, 5):
         metrics.on_train_batch_end(fake, fake, None, {"targets": torch.zeros(size, 2)}, 0)
     fake = SimpleNamespace(
         world_size=3,
-        callback_metrics={"val/auroc": torch.tensor(0.75)},
+        callback_metrics={"val/auroc": torch.tensor(0.75), "val/brier": torch.tensor(0.25)},
         current_epoch=4,
+        max_epochs=9,
         global_step=15,
         optimizers=[SimpleNamespace(param_groups=[{"lr": 0.25, "lr_scale": 0.5}, {"lr": 7.0}])],
-        is_global_zero=True,
+        is_global_zero=first,
     )
-    metrics.on_train_epoch_end(fake, fake)
+    with caplog.at_level(logging.INFO):
+        metrics.on_train_epoch_end(fake, fake)
+    assert caplog.messages == ["epoch 5/9  val/auroc 0.7500  val/brier 0.2500"] * first
+    assert metrics.path.is_file() == first
     row = metrics.rows[0]
     assert row["images_seen"] == metrics.images_seen == 63
     assert row["images_per_second"] == pytest.approx(63 / metrics.seconds)
@@ -239,16 +244,6 @@ def test_line() -> None:
     assert epochs.epoch_line(3, 8, metrics) == line
     assert epochs.epoch_line(1, None, {}) == "epoch 1/None"
     assert epochs.epoch_line(1, 1, {"val/auroc": float("nan")}) == "epoch 1/1  val/auroc nan"
-
-
-@pytest.mark.parametrize("first", [True, False])
-def test_only_the_first_process_logs(first: bool, caplog: pytest.LogCaptureFixture) -> None:
-    trainer: Any = SimpleNamespace(
-        is_global_zero=first, current_epoch=0, max_epochs=2, callback_metrics={"train/loss": 0.25}
-    )
-    with caplog.at_level(logging.INFO):
-        epochs.EpochLine().on_train_epoch_end(trainer, trainer)
-    assert caplog.messages == (["epoch 1/2  train/loss 0.2500"] if first else [])
 
 
 def drawn(seed: int, epoch: int, before: int = 0, rank: int = 0) -> torch.Tensor:

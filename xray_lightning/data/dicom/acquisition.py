@@ -73,8 +73,8 @@ def read_acquisition(header: Header) -> tuple[Acquisition, list[str]]:
     if header.text("BurnedInAnnotation") == "YES":
         notes.append("burned-in annotation is not removed")
     laterality = told["laterality"] or told["series_laterality"]
-    words = told["modality"], told["view"], laterality, age, told["sex"], told["manufacturer"]
-    return Acquisition(*words, spacing, spacing_tag), notes
+    words = laterality, age, told["sex"], told["manufacturer"], spacing, spacing_tag
+    return Acquisition(told["modality"], told["view"], *words), notes
 
 
 def read_allowed(path: Path) -> dict[str, str]:

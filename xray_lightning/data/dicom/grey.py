@@ -2,21 +2,8 @@
 
 Modality, VOI, inversion and padding each map one pixel's value and look at no neighbour, so they
 are worked out once for each of the at most 65,536 codes, in double precision, in the order of
-PS3.4 N.2; the pixels are then looked up. Only the percentiles look at the image.
-
-1. Modality LUT (PS3.3 C.11.1): the table, or slope x value + intercept.
-2. VOI LUT (PS3.3 C.11.2): a table, else a window. A table whose entries leave two or more bits of
-   its descriptor unused (Agfa writes 12-bit entries and says 16) has white at the highest value of
-   the bits that its entries need, with a note. A window of invalid width (0, negative, or below 1
-   for LINEAR) is ignored, with a note. Where there is neither:
-
-   - up to 8 bits stored: the full range of the modality values goes from black to white, so that an
-     8-bit file looks as its PNG would;
-   - more: the 0.5th percentile of the frame's modality values is black and the 99.5th is white, the
-     padding left out. A percentile q is the least value with at least q % of the pixels at or
-     below it. If both are equal, the full range.
-3. MONOCHROME1, or a Presentation LUT Shape of INVERSE (PS3.3 C.11.6): 1 - grey, once.
-4. Padding (PS3.3 C.7.5.1.1.2), compared with the stored values, is black, 0.
+PS3.4 N.2; the pixels are then looked up. Only the percentiles look at the image. The rules stand
+in ``data/README.md``, "DICOM files".
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,9 +12,10 @@ from typing import Any, TypeVar, cast
 import cv2
 import numpy as np
 import numpy.typing as npt
+from pydicom.uid import JPEGTransferSyntaxes
 
 from xray_lightning.data.dicom.header import CORRECT, Header, Layout, refusal
-from xray_lightning.data.dicom.pixels import Codes, StoredValues, gives_rgb
+from xray_lightning.data.dicom.pixels import Codes, StoredValues
 
 UNUSED_BITS = 2  # of a VOI LUT whose white would be below a quarter
 MAX_RESCALE = 1e30  # of slope and intercept, so that nothing below overflows
@@ -205,7 +193,8 @@ def luma(
     if layout.photometric == "PALETTE COLOR":
         return np.take(_read_palette(stored, header), codes)
     scaled = (stored / stored.max()).astype(np.float32)  # (N,)
-    if gives_rgb(header.syntax) or layout.photometric in ("RGB", "YBR_ICT", "YBR_RCT"):
+    decoded = header.syntax in JPEGTransferSyntaxes  # to RGB already
+    if decoded or layout.photometric in ("RGB", "YBR_ICT", "YBR_RCT"):
         return np.take(scaled, codes) @ WEIGHTS
     return np.take(scaled, codes[:, :, 0])  # Y is luma already
 

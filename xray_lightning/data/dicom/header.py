@@ -22,13 +22,14 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
+from xray_lightning.data.files import BARE
 from xray_lightning.errors import InvalidImageError
 
 MAX_SIDE = 20_000  # px; a detector has about 4,000, so a larger figure is a damaged header
 MAX_PIXELS = 100_000_000  # of one frame; with MAX_SIDE the limit on memory: 600 MB at 16 bits
 MAX_INFLATED = 256 * 2**20  # bytes of a deflated data set; MAX_PIXELS of 16 bits fit
 AGAIN, CORRECT = "Download or copy the file again", "Correct the header"
-BARE = b"\2\0\0\0"  # group 2, element 0: the file begins with its meta group, without preamble
+REWRITE = "Rewrite it with DCMTK's dcmconv"
 NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 
@@ -38,7 +39,7 @@ _SAMPLES = {
 }
 _IMPLICIT, _DEFLATED, _BIG_ENDIAN = (f"1.2.840.10008.1.2{end}" for end in ("", ".1.99", ".2"))
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # float, double, integer
-_OVERLAYS = [0x60000010 + (plane << 17) for plane in range(16)]  # the rows of planes 6000 to 601E
+_OVERLAYS = range(0x60000010, 0x60200010, 0x20000)  # the rows of planes 6000 to 601E
 _LONG = (b"OB", b"OW", b"OF", b"OD", b"UN")  # VRs with a length of 4 bytes; 'O' is odd
 _UNDEFINED = 0xFFFFFFFF
 _MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
@@ -59,6 +60,20 @@ def name_errors(name: str) -> Iterator[None]:
         yield
     except InvalidImageError as error:
         raise InvalidImageError(f"{name}: {error}") from error.__cause__
+
+
+@contextmanager
+def guard(what: str, remedy: str = AGAIN) -> Iterator[None]:
+    """Turn what a library raises of damaged bytes, anything, to one error; drop pydicom's log."""
+    _reading.now = True
+    try:
+        yield
+    except InvalidImageError:
+        raise
+    except Exception as error:
+        raise refusal(f"{what} damaged ({type(error).__name__})", remedy) from error
+    finally:
+        _reading.now = False
 
 
 class Header:
@@ -102,11 +117,20 @@ class Header:
             raise refusal(f"its {keyword} has {len(data)} bytes, an odd number")
         return [*map(int, np.frombuffer(data, f"{self.order}{'i' if signed else 'u'}2"))]
 
+    def number(self, keyword: str, low: int, high: int, default: int | None = None) -> int:
+        """The first value of a US attribute, within its range."""
+        number = next(iter(self.integers(keyword)), default)
+        if number is None:
+            raise refusal(f"it lacks {keyword}", "Ask for the original file")
+        if not low <= number <= high:
+            raise refusal(f"its {keyword} is {number}, not {low:,} to {high:,}")
+        return number
+
     def items(self, keyword: str) -> "list[Header]":
         """The items of a sequence, [] where it is absent."""
         if keyword not in self._dataset:
             return []
-        with _guard(f"its {keyword}"):
+        with guard(f"its {keyword} is"):
             items = list(self._dataset[keyword].value)
             return [Header(item, self.order, self.syntax) for item in items]
 
@@ -183,14 +207,13 @@ def read_header(file: BinaryIO, last: int = _UNDEFINED) -> tuple[Header, BinaryI
     file.seek(132 if start[128:] == b"DICM" else 0)
     if start[128:] != b"DICM" and not start.startswith(BARE):
         if re.match(rb"\x08\0.\0", start, re.DOTALL):
-            reason = "it is a DICOM data set without file meta information"
-            raise refusal(reason, "Rewrite it with DCMTK's dcmconv")
+            raise refusal("it is a DICOM data set without file meta information", REWRITE)
         raise refusal("it is not a DICOM file: DICM is not at byte 128")
-    with _guard("its header"):
+    with guard("its header is"):
         meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
         syntax = Header(meta, "<", "").text("TransferSyntaxUID")
         if not re.fullmatch(r"[0-9.]{1,64}", syntax):
-            raise refusal("it has no valid TransferSyntaxUID", "Rewrite it with DCMTK's dcmconv")
+            raise refusal("it has no valid TransferSyntaxUID", REWRITE)
         stream = BytesIO(_inflate(file.read())) if syntax == _DEFLATED else file
         order = ">" if syntax == _BIG_ENDIAN else "<"
         dataset = read_dataset(
@@ -217,34 +240,23 @@ def _inflate(data: bytes) -> bytes:
     return inflated
 
 
-@contextmanager
-def _guard(what: str) -> Iterator[None]:
-    """Turn what pydicom raises of damaged bytes, anything, to one error; drop what it logs."""
-    _reading.now = True
-    try:
-        yield
-    except InvalidImageError:
-        raise
-    except Exception as error:
-        raise refusal(f"{what} is damaged ({type(error).__name__})") from error
-    finally:
-        _reading.now = False
-
-
 def read_layout(header: Header) -> Layout:
     """The layout of a file, its attributes present, in range and without contradiction."""
-    stored = _read_number(header, "BitsStored", 1, 32)
+    stored = header.number("BitsStored", 1, 32)
+    frames = next(iter(header.decimals("NumberOfFrames")), 1.0)
+    if not (frames.is_integer() and 1 <= frames < 2**31):
+        raise refusal(f"its NumberOfFrames is {frames:g}, not a positive integer")
     layout = Layout(
-        rows=_read_number(header, "Rows", 1, MAX_SIDE),
-        columns=_read_number(header, "Columns", 1, MAX_SIDE),
-        frames=_count_frames(header),
-        samples=_read_number(header, "SamplesPerPixel", 1, 4),
+        rows=header.number("Rows", 1, MAX_SIDE),
+        columns=header.number("Columns", 1, MAX_SIDE),
+        frames=int(frames),
+        samples=header.number("SamplesPerPixel", 1, 4),
         photometric=header.text("PhotometricInterpretation"),
-        planar=_read_number(header, "PlanarConfiguration", 0, 1, default=0) == 1,
-        allocated=_read_number(header, "BitsAllocated", 1, 64),
+        planar=header.number("PlanarConfiguration", 0, 1, default=0) == 1,
+        allocated=header.number("BitsAllocated", 1, 64),
         stored=stored,
-        high=_read_number(header, "HighBit", 0, 63, default=stored - 1),
-        signed=_read_number(header, "PixelRepresentation", 0, 1) == 1,
+        high=header.number("HighBit", 0, 63, default=stored - 1),
+        signed=header.number("PixelRepresentation", 0, 1) == 1,
     )
     if layout.photometric not in _SAMPLES:
         reason = f"its PhotometricInterpretation is none of {', '.join(_SAMPLES)}"
@@ -263,23 +275,3 @@ def read_layout(header: Header) -> Layout:
     if not layout.stored <= layout.high + 1 <= layout.allocated:
         raise refusal(f"{bits}: they contradict each other", CORRECT)
     return layout
-
-
-def _read_number(
-    header: Header, keyword: str, low: int, high: int, default: int | None = None
-) -> int:
-    """The first value of a US attribute, within its range."""
-    number = next(iter(header.integers(keyword)), default)
-    if number is None:
-        raise refusal(f"it lacks {keyword}", "Ask for the original file")
-    if not low <= number <= high:
-        raise refusal(f"its {keyword} is {number}, not {low:,} to {high:,}")
-    return number
-
-
-def _count_frames(header: Header) -> int:
-    """NumberOfFrames, 1 where it is absent."""
-    count = next(iter(header.decimals("NumberOfFrames")), 1.0)
-    if not (count.is_integer() and 1 <= count < 2**31):
-        raise refusal(f"its NumberOfFrames is {count:g}, not a positive integer")
-    return int(count)

@@ -16,11 +16,10 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
+from pydicom import uid
 from pydicom.encaps import generate_fragments, get_frame, parse_basic_offsets, parse_fragments
-from pydicom.uid import UID
 
-from xray_lightning.data.dicom.header import Header, Layout, PixelData, refusal
-from xray_lightning.errors import InvalidImageError
+from xray_lightning.data.dicom.header import REWRITE, Header, Layout, PixelData, guard, refusal
 
 Codes = npt.NDArray[np.unsignedinteger]  # uint8 or uint16, (H, W) or (H, W, 3)
 StoredValues = npt.NDArray[np.int32]  # (N,), the stored value of each code 0 to N - 1
@@ -39,7 +38,6 @@ _BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 _SPACE = re.compile(rb"JFIF\0|\xff\xee\0[\x0e-\xff]Adobe")
 _BLOCK = 256  # px: the most a byte of baseline JPEG can hold, 64 in each block of 2 bits
 _UID = "1.2.840.10008.1.2"
-_NATIVE = (_UID, *(f"{_UID}.{end}" for end in ("1", "1.99", "2")))
 _NATIVE_IN_ITEMS = f"{_UID}.1.98"  # PS3.5 A.4.11: the native pixels of a frame in an item
 
 
@@ -49,7 +47,7 @@ def read_codes(
     """The words of a frame as they are stored, and the value of each possible code, (N,)."""
     # (H, W) or (H, W, 3), unsigned; of YBR_FULL_422 perhaps only Y, (H, W, 1). Values have no bits
     # above the stored ones, and their sign extended (PS3.5 8.1.1); N is 256 or 65,536
-    if pixels.encapsulated == (header.syntax in _NATIVE):
+    if pixels.encapsulated == (header.syntax in uid.UncompressedTransferSyntaxes):
         how = "is" if pixels.encapsulated else "is not"
         raise refusal(f"its pixel data {how} encapsulated, against its transfer syntax")
     bits, high = layout.stored, layout.high
@@ -79,7 +77,7 @@ def read_codes(
 def join_fragments(data: memoryview, frame: int, frames: int) -> bytes:
     """The compressed bytes of one frame (PS3.5 A.4): an offset table, fragments, a delimiter."""
     stream = BytesIO(data)
-    try:
+    with guard(f"the fragments of its {frames} frames cannot be told apart, or are", REWRITE):
         parse_basic_offsets(stream)
         count, starts = parse_fragments(stream)
         if not count:
@@ -91,11 +89,6 @@ def join_fragments(data: memoryview, frame: int, frames: int) -> bytes:
             return b"".join(generate_fragments(stream))
         stream.seek(0)
         return get_frame(stream, frame, number_of_frames=frames)
-    except (ValueError, struct.error, UserWarning) as error:
-        if isinstance(error, InvalidImageError):
-            raise
-        reason = f"the fragments of its {frames} frames are damaged or cannot be told apart"
-        raise refusal(reason, "Rewrite it with DCMTK's dcmconv") from error
 
 
 def _shape_frame(data: memoryview, layout: Layout, frames: int, frame: int, order: str) -> Codes:
@@ -117,18 +110,12 @@ def _shape_frame(data: memoryview, layout: Layout, frames: int, frame: int, orde
 
 def decode_frame(frame: bytes, syntax: str, layout: Layout) -> tuple[Codes, int]:
     """Decompress one frame: (H, W) or (H, W, 3), and how many of the bits count."""
-    decode, name = _DECODERS.get(syntax), UID(syntax).name
+    decode, name = _DECODERS.get(syntax), uid.UID(syntax).name
     if decode is None:
         reason = f"its transfer syntax, {name}, is not supported"
         raise refusal(reason, "Rewrite it uncompressed, with DCMTK or GDCM")
-    try:
+    with guard(f"its {name} pixels are"):  # each library has its own errors for damaged bytes
         decoded, precision = decode(frame, layout)
-    except InvalidImageError:
-        raise
-    except subprocess.TimeoutExpired as error:
-        raise refusal(f"its decoder was stopped after {CHILD_SECONDS:g} s") from error
-    except Exception as error:  # each library has its own errors for damaged bytes
-        raise refusal(f"its {name} pixels are damaged ({type(error).__name__})") from error
     if decoded.shape != layout.shape:
         raise refusal(f"its pixels decode to {decoded.shape}, the header says {layout.shape}")
     return decoded.view(np.uint8 if decoded.itemsize == 1 else np.uint16), precision
@@ -148,7 +135,10 @@ def _decode_jpeg_ls(frame: bytes, layout: Layout) -> tuple[npt.NDArray[Any], int
     """JPEG-LS, ITU-T T.87, in a child process."""
     precision = _read_jpeg_header(frame, _JPEG_LS, layout)
     command = [sys.executable, "-c", _CHILD, str(layout.shape)]
-    done = subprocess.run(command, input=frame, capture_output=True, timeout=CHILD_SECONDS)
+    try:
+        done = subprocess.run(command, input=frame, capture_output=True, timeout=CHILD_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise refusal(f"its decoder was stopped after {CHILD_SECONDS:g} s") from error
     if done.returncode:
         what = "damaged" if done.returncode != 2 else "of another shape, or colour by plane"
         raise refusal(f"its JPEG-LS pixels are {what}")
@@ -187,16 +177,11 @@ def _decode_rle(frame: bytes, layout: Layout) -> tuple[npt.NDArray[Any], int]:
 
 
 _DECODERS: dict[str, Callable[[bytes, Layout], tuple[npt.NDArray[Any], int]]] = {
-    **dict.fromkeys((f"{_UID}.4.{end}" for end in (50, 51, 57, 70)), _decode_jpeg),
-    **dict.fromkeys((f"{_UID}.4.{end}" for end in (80, 81)), _decode_jpeg_ls),
+    **dict.fromkeys(uid.JPEGTransferSyntaxes, _decode_jpeg),
+    **dict.fromkeys(uid.JPEGLSTransferSyntaxes, _decode_jpeg_ls),
     **dict.fromkeys((f"{_UID}.4.{end}" for end in (90, 91, 201, 202, 203)), _decode_jpeg_2000),
-    f"{_UID}.5": _decode_rle,
+    uid.RLELossless: _decode_rle,
 }
-
-
-def gives_rgb(syntax: str) -> bool:
-    """Whether the decoder of a transfer syntax turns YCbCr to RGB itself."""
-    return _DECODERS.get(syntax) is _decode_jpeg
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:

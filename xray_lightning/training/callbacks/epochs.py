@@ -16,12 +16,15 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from xray_lightning.metrics.estimates import best_of
 from xray_lightning.writing import open_replacing
 
 LOG = logging.getLogger(__name__)
 Row = dict[str, float]
 Shard = TypeVar("Shard")
 Floats = npt.NDArray[np.float32]
+Metric = Callable[[Any, Any], Any]  # of scores and targets, arrays or tensors
+Figures = Mapping[str, Tensor | float]
 
 
 def write_rows(rows: list[Row], path: Path) -> None:
@@ -41,11 +44,12 @@ def gather(shard: Shard, world: int) -> list[Shard]:
 class MetricsFile(pl.Callback):
     """Collects each epoch's figures, images seen and images per second; part of the checkpoint.
 
-    Lightning's own CSV logger deletes the earlier file when a run resumes in its folder.
+    Losses, validation AUROC and the metric that chooses the checkpoint are logged too. Lightning's
+    own CSV logger deletes the earlier file when a run resumes in its folder.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, monitor: str = "val/auroc") -> None:
+        self.path, self.monitor = path, monitor
         self.rows: list[Row] = []
         self.images_seen = 0
         self.seconds = 0.0
@@ -65,7 +69,7 @@ class MetricsFile(pl.Callback):
         self._epoch_seconds = time.perf_counter() - self._epoch_start
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Add a row and write the table."""
+        """Add a row, write the table, log a line."""
         self.images_seen += self._epoch_images
         self.seconds += self._epoch_seconds
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
@@ -77,6 +81,8 @@ class MetricsFile(pl.Callback):
         self.rows.append(row)
         if trainer.is_global_zero:
             write_rows(self.rows, self.path)
+            epoch = trainer.current_epoch + 1
+            LOG.info(epoch_line(epoch, trainer.max_epochs, metrics, self.monitor))
 
     def state_dict(self) -> dict[str, Any]:
         """Rows and totals, plain values."""
@@ -91,17 +97,27 @@ class MetricsFile(pl.Callback):
 class WatchMetric(pl.Callback):
     """Logs a metric of your own as ``val/<name>`` after each validation.
 
-    So it stands in metrics.csv, and early stopping can monitor it.
+    So it stands in metrics.csv, and early stopping and ``monitor=val/<name>`` can go by it.
 
     Args:
         name: of the metric.
         function: from scores (N, L) in [0, 1] and targets (N, L), NaN unknown, of all validation
             images to a number; NumPy float32, in no particular order.
+        mode: which is best, "min" or "max"; None: as of a known metric of that name, else "max".
+        tensors: whether the function takes tensors, as torch's and torchmetrics' do.
     """
 
-    def __init__(self, name: str, function: Callable[[Floats, Floats], float]) -> None:
-        self.name, self.function = name, function
+    def __init__(
+        self, name: str, function: Metric, mode: str | None = None, *, tensors: bool = False
+    ) -> None:
+        self.name, self.function, self.tensors = name, function, tensors
+        self.mode = mode or best_of(name)
         self._batches: list[tuple[Floats, Floats]] = []
+
+    def measure(self, scores: Floats, targets: Floats) -> float:
+        """The metric of scores and targets, (N, L) each."""
+        pair = (scores, targets)
+        return float(self.function(*(map(torch.from_numpy, pair) if self.tensors else pair)))
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
@@ -114,24 +130,14 @@ class WatchMetric(pl.Callback):
         """Log; several processes put their images together."""
         shards = gather(self._batches, trainer.world_size)
         scores, targets = zip(*chain(*shards), strict=True)
-        value = float(self.function(np.concatenate(scores), np.concatenate(targets)))
+        value = self.measure(np.concatenate(scores), np.concatenate(targets))
         pl_module.log(f"val/{self.name}", value, sync_dist=True)
         self._batches.clear()
 
 
-class EpochLine(pl.Callback):
-    """Logs loss and validation AUROC after each epoch."""
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log."""
-        if trainer.is_global_zero:
-            epochs = trainer.current_epoch + 1, trainer.max_epochs
-            LOG.info(epoch_line(*epochs, trainer.callback_metrics))
-
-
-def epoch_line(epoch: int, epochs: int | None, metrics: Mapping[str, Tensor | float]) -> str:
-    """The text of one line."""
-    names = ("train/loss", "val/loss", "val/auroc")
+def epoch_line(epoch: int, epochs: int | None, metrics: Figures, *more: str) -> str:
+    """The text of one line, with figures beyond the usual ones."""
+    names = dict.fromkeys(("train/loss", "val/loss", "val/auroc", *more))
     shown = [f"{name} {float(metrics[name]):.4f}" for name in names if name in metrics]
     return "  ".join([f"epoch {epoch}/{epochs}", *shown])
 

@@ -59,7 +59,7 @@ class EMA(pl.Callback):
         task = cast(XrayTask, pl_module)
         state = task.net.state_dict().items()
         self._network = {name: tensor for name, tensor in state if tensor.is_floating_point()}
-        self.average = task.averaged = copy_tensors(self._network)
+        self.average = task.averaged = {k: v.clone() for k, v in self._network.items()}
         self._restore()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -107,18 +107,13 @@ class EMA(pl.Callback):
 
     def _use_average(self) -> None:
         if not self.weights:
-            self.weights = copy_tensors(self._network)
+            self.weights = {k: v.clone() for k, v in self._network.items()}
             overwrite(self._network, self.average)
 
     def _restore(self) -> None:
         if self.weights:
             overwrite(self._network, self.weights)
             self.weights = {}
-
-
-def copy_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies."""
-    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 @torch.no_grad()
