@@ -99,7 +99,8 @@ def make_dicom(
     dataset.BitsStored = bits
     dataset.PixelRepresentation = 0
     for keyword, value in attributes.items():
-        setattr(dataset, keyword, Sequence(value) if keyword.endswith("Sequence") else value)
+        of_items = keyword.endswith("Sequence") and not isinstance(value, str)  # a text may be too
+        setattr(dataset, keyword, Sequence(value) if of_items else value)
     if "HighBit" not in attributes:
         dataset.HighBit = dataset.BitsStored - 1
     if frames is not None:

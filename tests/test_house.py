@@ -12,11 +12,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xray_lightning"
 LIMITS = {
     "lines of the package": 28_200,
-    "lines of cli/": 2_705,
+    "lines of cli/": 2_699,
     "lines of tests": 29_320,
     "longest file": 450,
     "longest function": 40,
-    "modules imported by one other": 23,
+    "modules imported by one other": 22,
     "dict[str, Any]": 29,
     "deep _target_s": 0,
     "lines of README.md": 199,

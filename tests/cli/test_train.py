@@ -82,7 +82,7 @@ PHANTOM = {
     ("name", "key", "values"),
     [
         ("phantom", "experiment", PHANTOM),
-        ("losses", "loss", options("loss")),
+        ("losses", "loss", options("loss") - {"conditional"}),
         ("heads", "model.head", set(HEADS)),
         ("backbones", "model", options("model")),
         ("splits", "split", {"patient", "official", "image"}),

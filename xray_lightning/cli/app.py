@@ -42,7 +42,6 @@ VERBS = {  # in the order of --help: the function of cli/, and the files that co
     "score": ("score.score", "TABLE"),
     "compare": ("compare.compare_models", "FIRST SECOND"),
     "external": ("external.external", "CHECKPOINT..."),
-    "drift": ("drift.drift", "RUN NEW"),
     "sweep": ("multirun.sweep", "FOLDER"),
     "audit": ("audit.audit", ""),
     "explain": ("explain.explain", "CHECKPOINT"),

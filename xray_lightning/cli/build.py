@@ -5,8 +5,10 @@ import logging
 import multiprocessing
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import pytorch_lightning as pl
@@ -26,6 +28,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.explain.overlays import HeatMaps
 from xray_lightning.models.backbones import require_sizes
 from xray_lightning.models.network import XrayNet
+from xray_lightning.report.gallery import Panel
 from xray_lightning.training.environment import write_environment
 from xray_lightning.training.optim import make_optimizer
 from xray_lightning.training.run import MONITOR, make_callbacks, make_trainer
@@ -77,6 +80,12 @@ def task_from(config: Settings, data: XrayDataModule) -> XrayTask:
     return task
 
 
+def panel_from(config: Settings, labels: Sequence[str]) -> Panel | None:
+    """The settings of the results figure; None if the data leaves open which finding to show."""
+    panel = Panel(**config.panel)
+    return panel if panel.finding(labels) else None
+
+
 def loss_from(config: Settings, data: XrayDataModule) -> nn.Module:
     """The loss of a configuration; a partial one gets the statistics that it has parameters for."""
     loss: nn.Module | partial[nn.Module] = make(config.loss)
@@ -84,6 +93,13 @@ def loss_from(config: Settings, data: XrayDataModule) -> nn.Module:
         return loss
     wanted = STATISTICS.keys() & inspect.signature(loss).parameters.keys()
     return loss(**{name: STATISTICS[name](data) for name in wanted})
+
+
+class Resources(NamedTuple):
+    """What a process may use: loader processes, and compute threads."""
+
+    workers: int
+    threads: int
 
 
 def record_run(settings: Facts, data: XrayDataModule, trainer: pl.Trainer, run: Path) -> None:
@@ -158,7 +174,7 @@ def progress() -> list[pl.Callback]:
     return [RichProgressBar()] if sys.stdout.isatty() and alone else []
 
 
-def prepare_process(config: Settings) -> dict[str, int]:
+def prepare_process(config: Settings) -> Resources:
     """Seed; decide the loader's workers and the compute threads."""
     cores = own_cores(cores_each(local_processes(config)))
     workers, threads = config.workers, config.threads
@@ -168,7 +184,7 @@ def prepare_process(config: Settings) -> dict[str, int]:
     os.environ["OMP_NUM_THREADS"] = str(threads)  # or Lightning sets another for processes
     cv2.setNumThreads(1)
     pl.seed_everything(config.seed, verbose=False)
-    return {"workers": workers, "threads": threads}
+    return Resources(workers, threads)
 
 
 def local_processes(config: Settings) -> int:

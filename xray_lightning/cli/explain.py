@@ -29,11 +29,7 @@ def explain(request: Request) -> None:
     methods = (*settings["methods"], *settings["saliency"])
     others = {key: settings[key] for key in ("subset", "label", "seeds", "permuted")}
     require_explainable(images.checkpoint, images.data, methods=methods, **others)
-    # RUN/explain for best.ckpt, which the report of the run is of, on its own test images
-    own = images.own_images and settings["subset"] == "test"
-    own = own and images.checkpoint.path.name == "best.ckpt"
-    prints = images.data.split.subset_fingerprints
-    folder = images.folder("explain", "" if own else f"_{prints[settings['subset']]}")
+    folder = folder_of(images, settings["subset"])
     places = {n: prepare_folder(folder if n == "test" else folder / n) for n in images.splits}
     every = {place: explain_split(images, name, settings, place) for name, place in places.items()}
     lines: list[Any] = []
@@ -64,6 +60,15 @@ def explain_split(
         values["shortcuts"] = find_own(images, net, **chosen).to_json()
     write_json(values, folder / "explain.json")
     return explanation, values
+
+
+def folder_of(images: Opened, subset: str) -> Path:
+    """RUN/explain for best.ckpt on its own test images, a folder with a fingerprint for others."""
+    own = images.own_images and subset == "test"
+    own = own and images.checkpoint.path.name == "best.ckpt"  # the report of the run is of that one
+    return images.folder(
+        "explain", "" if own else f"_{images.data.split.subset_fingerprints[subset]}"
+    )
 
 
 def own_settings(overrides: Sequence[str]) -> tuple[Own, list[str]]:

@@ -69,7 +69,7 @@ def _validate(
     from xray_lightning.evaluation.model import Scoring
 
     quieten()  # after Lightning, which sets its own level
-    workers, cache_dir = prepare_process(config)["workers"], config.cache_dir
+    workers, cache_dir = prepare_process(config).workers, config.cache_dir
     trainer = trainer_from(config, progress(), fit=False, folder=folder)
     return validate_externally(
         [load_checkpoint(path, trust=own["trust"]) for path in paths],

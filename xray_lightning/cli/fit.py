@@ -31,7 +31,6 @@ from xray_lightning.folders import LockedError, lock_folder, prepare_folder
 from xray_lightning.processes import first_process, quieten, started_outside
 from xray_lightning.report.evaluation_table import evaluation_lines
 from xray_lightning.report.finish import FinishedRun, draw_data, finish_run
-from xray_lightning.report.gallery import Panel
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import auroc_table, show
 from xray_lightning.training.run import MONITOR, require_same_split, train
@@ -89,12 +88,7 @@ def start_run(config: DictConfig, source: Source | None = None) -> float | None:
         if (run / "config.yaml").is_file():
             if not config.resume:
                 if (run / "metrics.json").is_file():
-                    if not configs.in_sweep():
-                        again = f"resume={run} continues it, or name another"
-                        raise ConfigError(f"{run} holds a run already: {again}")
-                    before: float | None = read_json(run / "metrics.json")["val"]["auroc"]["mean"]
-                    show(f"finished before: {run}, validation AUROC {number(before, 4)}")
-                    return before  # its log stays as it is
+                    return read_finished(run)
                 require_same_settings(config, run)
             (run / "failure.json").unlink(missing_ok=True)
             own = HydraConfig.get().overrides.task if config.resume else ["trust=true"]
@@ -105,6 +99,15 @@ def start_run(config: DictConfig, source: Source | None = None) -> float | None:
             if first_process() and (run / "config.yaml").is_file():
                 LOG.info("stopped; continue with: python train.py resume=%s", run)
             raise
+
+
+def read_finished(run: Path) -> float | None:
+    """The score of a finished run in a sweep; its log stays as it is."""
+    if not configs.in_sweep():
+        raise ConfigError(f"{run} holds a run already: resume={run} continues it, or name another")
+    mean: float | None = read_json(run / "metrics.json")["val"]["auroc"]["mean"]
+    show(f"finished before: {run}, validation AUROC {number(mean, 4)}")
+    return mean
 
 
 def resume_run(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpoint | None]:
@@ -156,13 +159,12 @@ def fit(
     require_settings(config)
     resources = build.prepare_process(config)
     run = Path(config.run_dir)
-    data = build.data_from(config, source, workers=resources["workers"])
+    data = build.data_from(config, source, workers=resources.workers)
     if last is not None:
         require_same_split(last, data)
     task = build.task_from(config, data)
-    task.description = describe_model(task.net, data, to_container(config) | resources)
-    chosen = Panel(**config.panel)
-    panel = chosen if chosen.finding(data.labels) else None  # the data leaves open which
+    task.description = describe_model(task.net, data, to_container(config) | resources._asdict())
+    panel = build.panel_from(config, data.labels)
     callbacks = build.run_callbacks(config, run, task.net, data)
     trainer = build.trainer_from(config, callbacks)
     require_own_processes(trainer)

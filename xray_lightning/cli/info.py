@@ -25,6 +25,11 @@ GROUPS = {"models": "model", "losses": "loss", "data": "data", "experiments": "e
 def show_info(request: Request) -> None:
     """Versions, processors, GPU, the cache of decoded images, and what can be installed extra."""
     request.read()
+    print_pairs(request, describe_installation())
+
+
+def describe_installation() -> dict[str, object]:
+    """What ``xray info`` shows, as plain values."""
     import torch
 
     from xray_lightning.training.environment import PACKAGES
@@ -32,7 +37,7 @@ def show_info(request: Request) -> None:
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     cache = Path("outputs/cache")
     sizes = [path.stat().st_size for path in cache.rglob("*") if path.is_file()]
-    facts = {
+    return {
         "version": xray_lightning.__version__,
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
@@ -42,7 +47,6 @@ def show_info(request: Request) -> None:
         "cache": f"{cache}: {sum(sizes) / 1e6:,.0f} MB" if sizes else f"{cache}: not there yet",
         "extras": describe_extras(),
     }
-    print_pairs(request, facts)
 
 
 def describe_extras() -> dict[str, str]:
@@ -92,19 +96,20 @@ def list_choices(what: str) -> dict[str, str]:
     """Names and what each is; of a group of ``conf/`` the first comment of its files."""
     if what in GROUPS:
         files = sorted((find_conf() / GROUPS[what]).glob("*.yaml"))
-        comments = {}
-        for path in files:  # the first sentence, after instructions to Hydra
-            lines = [line.partition("#") for line in path.read_text(encoding="utf-8").splitlines()]
-            texts = [text.strip() for _, mark, text in lines if mark]
-            told = "\n".join(text for text in texts if not text.startswith("@"))
-            comments[path.stem] = first_sentence(told)
-        return comments
+        return {path.stem: read_comment(path) for path in files}
     if what == "heads":
         from xray_lightning.models.heads import HEADS
 
         return {name: first_sentence(str(head.__doc__)) for name, head in HEADS.items()}
     text = (Path(__file__).with_name("choices.yaml")).read_text(encoding="utf-8")
     return dict(yaml.safe_load(text)[what])
+
+
+def read_comment(path: Path) -> str:
+    """The first sentence of the comment that a file begins with, after instructions to Hydra."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = [line.partition("#")[2].strip() for line in lines if "#" in line]
+    return first_sentence("\n".join(text for text in comments if not text.startswith("@")))
 
 
 def first_sentence(text: str) -> str:

@@ -62,20 +62,8 @@ def closing_report(
 
 def audit_again(run: Run, trust: bool = False) -> tuple[Audit | None, str]:
     """The audit of the run's split, made again from its settings; None, and why there is none."""
-    config, source, split, missing = open_again(run.folder, trust)
-    if source is None or split is None:
-        return None, missing
-    before = run.environment["split"]["fingerprint"]
-    if split.fingerprint != before:
-        now = f"the settings now give [{split.fingerprint}]"
-        return None, f"the data set changed: its split was [{before}], {now}"
-    return audit_run(config, source, split, run), ""
-
-
-def open_again(folder: Path, trust: bool) -> tuple[Settings, Source | None, Split | None, str]:
-    """A run's settings, its data set and split; None twice, and why they are not at hand."""
-    place = folder / "config.yaml"
-    saved = {**read_config(place), "run_dir": str(folder)}
+    place = run.folder / "config.yaml"
+    saved = {**read_config(place), "run_dir": str(run.folder)}
     if not {"data", "split"} <= set(saved):
         raise ConfigError(f"{place} is damaged: it has no data and split")
     if not trust:
@@ -88,8 +76,12 @@ def open_again(folder: Path, trust: bool) -> tuple[Settings, Source | None, Spli
         message = explain_error(error)
         if message is None:
             raise
-        return config, None, None, f"its data set is not at hand ({message})"
-    return config, source, split, ""
+        return None, f"its data set is not at hand ({message})"
+    before = run.environment["split"]["fingerprint"]
+    if split.fingerprint != before:
+        now = f"the settings now give [{split.fingerprint}]"
+        return None, f"the data set changed: its split was [{before}], {now}"
+    return audit_run(config, source, split, run), ""
 
 
 def audit_run(config: Settings, source: Source, split: Split, run: Run) -> Audit:

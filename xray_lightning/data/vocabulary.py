@@ -86,7 +86,7 @@ def find_ancestors(labels: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
     A label is the finding of its name, else the one that a data set calls so.
 
-    >>> find_ancestors(["Lung Opacity", "Edema", "Mass"])
+    >>> find_ancestors(["Lung Opacity", "Edema", "Effusion"])
     {'Edema': ('Lung Opacity',)}
     """
     words = name_words()

@@ -1,6 +1,5 @@
 """A table of scores from anywhere: label columns are told by their names, the ids by content."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
@@ -13,7 +12,7 @@ from xray_lightning.data.names import NameIndex
 from xray_lightning.data.partition import Split
 from xray_lightning.data.source import Source
 from xray_lightning.data.tables import Table, read_table, require_whole
-from xray_lightning.errors import ConfigError, MissingImagesError, TableError
+from xray_lightning.errors import MissingImagesError, TableError
 from xray_lightning.evaluation.predictions import (
     CALL,
     PROBABILITY,
@@ -65,40 +64,6 @@ def read_scores(
     ids = _require_known(table, column, matches)
     columns = _find_label_columns(table, labels)
     return ids, np.column_stack([read_score_column(table, columns[label]) for label in labels])
-
-
-def read_new_scores(
-    path: Path, labels: Sequence[str], patient: str = "", images: Collection[str] = ()
-) -> tuple[Predictions, str]:
-    """Scores, without targets, of images that no data set knows, such as ``xray predict`` gives.
-
-    The first column names the images, of which ``images`` are taken, or all. ``patient`` is a
-    column, or a pattern in the files' names; else a column "patient" or "study" tells patients, or
-    each image counts as one: which it was, "" for the last. Labels without a column are left out.
-    """
-    table = read_table(path)
-    table.refuse_repeats(first := table.columns[0])
-    if images:
-        table = table.take(np.flatnonzero([name in images for name in table.text(first)]))
-    shared, names = find_scored_labels(path, labels) or labels, tuple(table.text(first))
-    columns = _find_label_columns(table, shared)
-    scores = np.column_stack([read_score_column(table, columns[label]) for label in shared])
-    told = next((name for name in (patient, "patient", "study") if name in table.columns), "")
-    patients = tuple(table.text(told)) if told else names
-    if patient not in ("", told):
-        patients, told = find_patients(names, patient), patient
-    return Predictions(tuple(shared), names, patients, np.full_like(scores, np.nan), scores), told
-
-
-def find_patients(names: Sequence[str], pattern: str) -> tuple[str, ...]:
-    """What a pattern finds in the name of each file: its first group, if it has one."""
-    try:
-        hits = {name: re.search(pattern, Path(name).name) for name in names}
-    except re.error as error:
-        raise ConfigError(f"patient={pattern!r} is no column and no pattern: {error}") from error
-    if lost := [name for name, hit in hits.items() if not hit]:
-        raise ConfigError(f"patient={pattern!r} is no column, and not in the name {lost[0]!r}")
-    return tuple(hit[min(1, hit.re.groups)] for hit in hits.values() if hit)
 
 
 class ScoreTable:

@@ -18,7 +18,6 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import Predictions
-from xray_lightning.metrics.drift import ShiftTest
 from xray_lightning.metrics.intervals import Floats
 from xray_lightning.report.figures import COLOURS, GREY, PLAIN, draw_curves
 from xray_lightning.report.run import Run
@@ -278,26 +277,6 @@ DRAWN = {  # drawings of each label: key of the values to a function of name, la
     "net_benefit": decision_figure,
     "at_prevalence": prevalence_figure,
 }
-
-
-def scores_figure(tests: Sequence[ShiftTest]) -> Markup:
-    """Median, quartiles and middle 90 % of each label's scores, validation above the new films."""
-
-    def draw(axes: Axes) -> None:
-        sides = [(place, test.before, INK, -0.16) for place, test in enumerate(tests)]
-        sides += [(place, test.after, COLOURS[4], 0.16) for place, test in enumerate(tests)]
-        for place, quantiles, colour, shift in sides:
-            low, quarter, middle, upper, high = np.clip(quantiles, 1e-4, 1 - 1e-4)
-            for ends, width in ((low, high), 1), ((quarter, upper), 4):
-                axes.plot(ends, [place + shift] * 2, color=colour, linewidth=width, alpha=0.7)
-            axes.plot(middle, place + shift, "o", color=colour, markersize=4)
-        axes.set(yticks=range(len(tests)), yticklabels=[test.name for test in tests])
-        axes.set(xscale="logit", xlabel="score", ylim=(len(tests) - 0.5, -0.5))
-        axes.minorticks_off()
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-
-    title = "scores of validation and of the new films"
-    return svg("scores", title, (4.6, 0.3 * len(tests) + 0.8), draw)
 
 
 def embed_picture(path: Path) -> str:
