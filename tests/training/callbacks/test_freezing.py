@@ -116,7 +116,8 @@ def test_epochs_that_are_none(epochs: Any) -> None:
 
 SCRIPT = r"""
 import sys, torch, pytorch_lightning as pl
-from xray_lightning import FreezeBackbone, Phantom, XrayDataModule, XrayNet, XrayTask
+from toy import toy_net
+from xray_lightning import FreezeBackbone, Phantom, XrayDataModule, XrayTask
 
 class Record(pl.Callback):
     states = []
@@ -151,7 +152,8 @@ if __name__ == "__main__":
 def test_distributed_data_parallel(devices: int, tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    paths = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
+    root = Path(__file__).parents[3]
+    paths = os.pathsep.join([str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, str(script), str(devices), str(tmp_path / "cache")],
         **{"capture_output": True, "text": True, "check": False, "timeout": 300},
