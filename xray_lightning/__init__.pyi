@@ -121,6 +121,7 @@ from xray_lightning.metrics.calibration import measure_reliability as measure_re
 from xray_lightning.metrics.decisions import compare_net_benefit as compare_net_benefit
 from xray_lightning.metrics.decisions import measure_at_prevalence as measure_at_prevalence
 from xray_lightning.metrics.decisions import measure_net_benefit as measure_net_benefit
+from xray_lightning.metrics.decisions import measure_selection as measure_selection
 from xray_lightning.metrics.intervals import Estimate as Estimate
 from xray_lightning.metrics.operating_points import OperatingPoint as OperatingPoint
 from xray_lightning.metrics.operating_points import OperatingPoints as OperatingPoints

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, brier_score_loss, recall_score, roc_auc_score
@@ -19,7 +20,9 @@ from xray_lightning.errors import ConfigError, DataError
 from xray_lightning.evaluation.evaluate import Evaluation, evaluate, fit_operating_points
 from xray_lightning.evaluation.predictions import Origin, Predictions, SplitName
 from xray_lightning.evaluation.published import read_published
+from xray_lightning.metrics.bootstrap import number_patients
 from xray_lightning.metrics.calibration import shift_prior
+from xray_lightning.metrics.decisions import ALL_LABELS, fit_set
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.records import Record, target_matrix
 from xray_lightning.report.evaluation_table import evaluation_lines, published_lines
@@ -93,6 +96,20 @@ def test_points_of_validation_are_applied_to_test(evaluation: Evaluation) -> Non
         brier = brier_score_loss(truth, point.calibration(scores))
         assert metrics["calibrated_brier"].value == pytest.approx(brier)
         assert brier < metrics["brier"].value
+
+
+def test_conformal_sets_of_validation_are_applied_to_test(evaluation: Evaluation) -> None:
+    val, table, limits = predictions(VAL), predictions(TEST, 1), POINTS.conformal
+    patients = number_patients(val.patient_ids)
+    assert limits[ALL_LABELS] == fit_set(val.scores, val.targets, patients, 1 - POINTS.value) > 0
+    assert evaluation.conformal.keys() == {name for name, limit in limits.items() if limit > 0}
+    out = pd.DataFrame(table.scores < limits[ALL_LABELS]).astype(float).where(table.targets == 1)
+    women = np.array([record.sex == "F" for record in TEST])
+    lost = out[women].mean(axis=1).groupby(np.array(table.patient_ids)[women]).mean().mean()
+    assert evaluation.conformal[ALL_LABELS]["sex F"].value == pytest.approx(lost)
+    fewer = table.keep(table.labels[:6])
+    some = evaluate(fewer, TEST, ORIGIN, operating_points=POINTS, draws=20, subgroups=False)
+    assert some.conformal.keys() == evaluation.conformal.keys() & {*fewer.labels}
 
 
 def test_rare_labels_apart(capsys: pytest.CaptureFixture[str]) -> None:

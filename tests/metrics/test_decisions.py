@@ -1,6 +1,7 @@
 """Net benefit and predictive values against formulas written out, dcurves and worked examples.
 
-dcurves 1.1.7 asks for pandas below 3, so it is no dependency: ``pip install --no-deps dcurves
+MAPIE tests conformal sets where it is installed (``pip install --no-deps mapie``). dcurves 1.1.7
+asks for pandas below 3, so it is no dependency: ``pip install --no-deps dcurves
 lifelines autograd autograd-gamma statsmodels patsy formulaic`` runs its test.
 """
 
@@ -16,10 +17,14 @@ from xray_lightning.metrics.decisions import (
     compare_net_benefit,
     count_violations,
     draw_net_benefit,
+    fit_set,
     measure_at_prevalence,
     measure_net_benefit,
+    measure_selection,
+    measure_set,
     require_shares,
 )
+from xray_lightning.metrics.intervals import Spread, effective_patients, share_interval
 
 LINES = [0.05, 0.25, 0.5, 0.8]
 
@@ -34,12 +39,8 @@ def sample(patients: int = 80, each: int = 4) -> tuple[np.ndarray, np.ndarray, n
 
 def written_out(scores: np.ndarray, targets: np.ndarray) -> list[float]:
     """As in Vickers and Elkin 2006, threshold by threshold."""
-    benefits = []
-    for line in LINES:
-        called = scores >= line
-        true, false = (called & (targets == 1)).sum(), (called & (targets == 0)).sum()
-        benefits.append(true / len(scores) - false / len(scores) * line / (1 - line))
-    return benefits
+    gains = (np.where(targets == 1, 1, -line / (1 - line)) * (scores >= line) for line in LINES)
+    return [float(gain.mean()) for gain in gains]
 
 
 def test_net_benefit_of_draws_is_that_of_repeated_rows() -> None:
@@ -91,6 +92,35 @@ def test_two_models_on_the_same_draws() -> None:
     assert np.isnan([same.low, same.high]).all(), "no interval without width"
 
 
+def test_images_for_a_person_by_brute_force() -> None:
+    """Every draw image by image; the area is Geifman's mean over the images that are kept."""
+    scores, targets, patients = sample(20)
+    scores += np.arange(80) * 1e-5  # no ties: an order of images
+    certainty, called, wanted = np.abs(scores - 0.5), scores >= 0.5, [0.5, 0.9, 1.0]
+    bootstrap, wrong = PatientBootstrap(patients, 200, 0), called != (targets == 1)
+    found = measure_selection(bootstrap, certainty, called, targets, wanted)
+    draws, order = [], np.argsort(-certainty)  # the surest first
+    lost, errors, sick = (targets > called)[order], wrong[order], targets[order]
+    for times in bootstrap.counts[:, patients[order]]:
+        kept, missed = times.cumsum(), (times * lost).cumsum() / (times @ sick)
+        shares = [1 - kept[missed <= 1 - share + 1e-9].max(initial=0) / 80 for share in wanted]
+        half = (times - 1).clip(0) / 2  # an image drawn twice stands at the middle of its copies
+        risks = ((times * errors).cumsum() - half * errors) / np.maximum(kept - half, 1)
+        draws.append([*shares, times @ risks / 80])
+    draws = np.array(draws)
+    assert 0 < draws[0, 0] < draws[0, 1] < draws[0, 2]
+    shown, masks = [*found.handed.values(), found.area], [targets] * 3 + [wrong]
+    for estimate, column, mask in zip(shown, draws.T, masks, strict=True):
+        spread = Spread.of(column[1:], effective_patients(np.bincount(patients, mask)))
+        ends = share_interval(column[0], spread)
+        assert (estimate.value, *estimate.interval) == pytest.approx((column[0], *ends), abs=0.003)
+    assert found.gain.value == pytest.approx(wrong.mean() - found.area.value)
+    kept = [errors[: round(80 * share)].mean() for share in found.coverage]
+    assert found.risk.value == pytest.approx(kept)
+    unknown = measure_selection(bootstrap, certainty, called, targets * np.nan, [0.9])
+    assert np.isnan([unknown.area.value, unknown.handed["0.9"].value, *unknown.risk.value]).all()
+
+
 def test_predictive_values_of_altman_and_bland() -> None:
     """BMJ 1994;309:102: a liver scan, 231 of 258 and 54 of 86 right; at 25 % 0.45 and 0.95."""
     targets = np.repeat([1.0, 0.0], [258, 86])
@@ -100,14 +130,11 @@ def test_predictive_values_of_altman_and_bland() -> None:
     )
     assert [round(value, 2) for value in found.ppv.value] == [0.45, 0.88]
     assert [round(value, 2) for value in found.npv.value] == [0.95, 0.67]
-    alarms = 231 / 258 * 0.25 + 32 / 86 * 0.75
-    assert found.alarms.value[0] == pytest.approx(100 * alarms)
+    assert found.alarms.value[0] == pytest.approx(100 * (231 / 258 * 0.25 + 32 / 86 * 0.75))
     assert found.images.value[0] == pytest.approx(258 / 231 / 0.25)
     # of independent images the variances on the logit scale are known (Mercaldo 2007)
-    for band, variance in (
-        (found.ppv, 27 / 231 / 258 + 54 / 32 / 86),
-        (found.npv, 231 / 27 / 258 + 32 / 54 / 86),
-    ):
+    variances = 27 / 231 / 258 + 54 / 32 / 86, 231 / 27 / 258 + 32 / 54 / 86
+    for band, variance in zip((found.ppv, found.npv), variances, strict=True):
         reach = t.ppf(0.975, 85) * np.sqrt(variance * 86 / 85)
         wide = logit(band.high) - logit(band.low)
         np.testing.assert_allclose(wide, 2 * reach, rtol=0.05)
@@ -139,16 +166,52 @@ def test_scores_above_those_of_a_wider_finding() -> None:
     """The share and, patients having as many images each, its interval by their means."""
     scores, targets, patients = sample()
     both, kind = np.column_stack([scores, np.roll(scores, 1)]), {"Edema": ("Opacity",)}
-    bootstrap, names = PatientBootstrap(patients), ("Edema", "Opacity")
-    known = np.column_stack([targets, 1 - targets])
-    (row,) = count_violations(bootstrap, names, both, known, kind)
+    names, known = ("Edema", "Opacity"), np.column_stack([targets, 1 - targets])
+    (row,) = count_violations(patients, names, both, known, kind)
     above = pd.Series(both[:, 0] > both[:, 1])
     assert (row.share.value, row.contradicted) == (above.mean(), int((targets == 1).sum()))
     means, share = above.groupby(patients).mean(), above.mean()
     reach = t.ppf(0.975, 79) * means.std() / np.sqrt(80) / (share * (1 - share))
     wanted = expit(logit(share) + np.array([-reach, reach]))
-    assert row.share.interval == pytest.approx(wanted, abs=0.004)
-    (never,) = count_violations(bootstrap, names, both * (0, 1), known, kind)
+    assert row.share.interval == pytest.approx(wanted)
+    (never,) = count_violations(patients, names, both * (0, 1), known, kind)
     assert never.share.interval == pytest.approx((0, 1 - 0.025 ** (1 / 80)))
     assert never.share.exact
-    assert count_violations(bootstrap, names, both, known, {}) == []
+    assert count_violations(patients, names, both, known, {}) == []
+
+
+def lose(inside: np.ndarray, targets: np.ndarray, codes: np.ndarray) -> pd.Series:
+    """Of each patient with a finding: the mean over his images of the share left out."""
+    images = pd.DataFrame(~inside).astype(float).where(targets == 1).mean(axis=1)
+    return images.groupby(codes).mean().dropna()
+
+
+@pytest.mark.parametrize(("risk", "labels"), [(0.01, 1), (0.1, 1), (0.1, 3), (0.3, 3), (0.9, 1)])
+def test_conformal_sets_by_brute_force(risk: float, labels: int) -> None:
+    scores, targets, codes = (array.reshape(-1, 3)[:, :labels] for array in sample(60, 9))
+    codes = codes[:, 0]
+    targets[0, 0] = np.nan
+    losses = {line: lose(scores >= line, targets, codes) for line in [0.0, *np.unique(scores)]}
+    allowed = [k for k, lost in losses.items() if lost.sum() + 1 <= risk * (len(lost) + 1) + 1e-9]
+    assert fit_set(scores, targets, codes, risk) == max(allowed, default=0)
+    assert (max(allowed, default=0) > 0) == (risk > 0.01), "60 patients cannot promise 1 %"
+    groups = {"all": codes >= 0, "F": np.arange(len(codes)) % 3 > 0}
+    found = measure_set(scores, targets, codes, 0.5, groups)
+    for name, rows in groups.items():
+        lost = lose(scores[rows] >= 0.5, targets[rows], codes[rows])
+        mean, reach = lost.mean(), t.ppf(0.975, len(lost) - 1) * lost.sem()
+        assert found[name].value == pytest.approx(mean)
+        assert np.diff(logit(found[name].interval)) == pytest.approx(2 * reach / mean / (1 - mean))
+    assert found["in the set"].value == pytest.approx((scores >= 0.5).mean())
+
+
+def test_conformal_sets_are_those_of_mapie() -> None:
+    """One image a patient, a finding in each: MAPIE's sets lie above a limit, these reach it."""
+    control = pytest.importorskip("mapie.risk_control").MultiLabelClassificationController
+    scores, targets, _ = (array.reshape(-1, 3) for array in sample(60, 9))
+    scores, targets = scores[targets.any(axis=1)], targets[targets.any(axis=1)]
+    for risk in (0.05, 0.1, 0.3):
+        grid = {"target_level": 1 - risk, "predict_params": np.arange(0.005, 1, 0.01)}
+        theirs = control(lambda _: scores, "recall", "crc", **grid).calibrate(scores, targets)
+        threshold = fit_set(scores, targets, np.arange(len(scores)), risk)
+        assert threshold == pytest.approx(theirs.best_predict_param[0] + 0.005)

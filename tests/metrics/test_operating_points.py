@@ -139,7 +139,7 @@ def test_a_perfect_model_is_calibrated_without_complaint(method: str) -> None:
 @pytest.mark.parametrize("method", [*METHODS, None])
 def test_there_and_back(method: str | None) -> None:
     labels = {kind: fit(*labelled(kind), calibration=method) for kind in ("common", "rare", "gaps")}
-    points = OperatingPoints("youden", 0.9, "train", "f00d", labels)
+    points = OperatingPoints("youden", 0.9, "train", "f00d", labels, {"common": 0.25})
     values = json.loads(json.dumps(points.to_json(), allow_nan=False))
     again = OperatingPoints.from_json(values)
     assert repr(again) == repr(points)  # NaN is not equal to itself

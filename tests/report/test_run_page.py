@@ -14,6 +14,7 @@ import pytest
 
 from xray_lightning import Phantom, audit_split, compare, patient_split
 from xray_lightning.errors import ConfigError
+from xray_lightning.evaluation.evaluate import USE
 from xray_lightning.evaluation.predictions import Origin, SplitName
 from xray_lightning.evaluation.published import IMAGES, TEST_IMAGES, comparable, incomparable
 from xray_lightning.records import CHEST_XRAY14
@@ -133,7 +134,7 @@ def test_may_it_replace_another_model(run: Run, tmp_path: Path, margin, said: st
 
 def test_figures_of_use_say_what_the_evaluation_says(run, facts, text, parsed) -> None:
     page, evaluation = parsed(text), run.evaluation.to_json()
-    for key in ("reliability", "net_benefit", "at_prevalence"):
+    for key in USE:
         assert facts[key] == evaluation[key]
         drawn = [each for each in page.ids if each.startswith(f"figure-{key}-")]
         assert len(drawn) == len(set(evaluation[key]) - {"Hernia"})
@@ -142,6 +143,11 @@ def test_figures_of_use_say_what_the_evaluation_says(run, facts, text, parsed) -
     cells = next(row for row in page.rows if row[:2] == [label, "5.0 %"])
     assert cells[2].startswith(f"{curve['ppv']['value'][place]:.3f} (")
     assert cells[4].startswith(f"{curve['alarms']['value'][place]:.1f} (")
+    handed = evaluation["selective"][label]["handed"]["0.95"]["value"]
+    assert any(row[0] == label and row[3].startswith(f"{handed:.3f} (") for row in page.rows)
+    (cells,) = (row for row in page.rows if row[0] == "all labels")
+    missed = [each["value"] for each in evaluation["conformal"]["all labels"].values()]
+    assert [cell.split()[0] for cell in cells[2:]] == [f"{value:.3f}" for value in missed]
     row = evaluation["reliability"][label]["calibrated"]
     cells = next(row for row in page.rows if row[1:2] == ["calibrated"] and label in row[0])
     assert cells[2].startswith(f"{row['slope']['value']:.2f} (")
@@ -149,8 +155,8 @@ def test_figures_of_use_say_what_the_evaluation_says(run, facts, text, parsed) -
 
 
 def test_an_evaluation_of_an_earlier_version(run: Run) -> None:
-    bare = {"reliability": {}, "net_benefit": {}, "at_prevalence": {}}
-    older = replace(run, evaluation=replace(run.evaluation, **bare))
+    bare = {key: {} for key in USE}
+    older = replace(run, evaluation=replace(run.evaluation, **bare, conformal={}))
     text = run_page(older, report_values(older, None))
     assert "this evaluation is of an earlier version" in text
     assert 'id="net_benefit"' not in text

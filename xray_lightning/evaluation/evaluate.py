@@ -19,7 +19,7 @@ from xray_lightning.evaluation.priors import (
     correct_priors,
 )
 from xray_lightning.evaluation.published import Published, comparable
-from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
 from xray_lightning.metrics.calibration import (
     Calibration,
     Reliability,
@@ -27,14 +27,21 @@ from xray_lightning.metrics.calibration import (
     require_method,
 )
 from xray_lightning.metrics.decisions import (
+    ALL_IMAGES,
+    ALL_LABELS,
     PREVALENCES,
+    SENSITIVITIES,
     THRESHOLDS,
     DecisionCurve,
     PrevalenceCurve,
+    Selection,
     Violation,
     count_violations,
+    fit_set,
     measure_at_prevalence,
     measure_net_benefit,
+    measure_selection,
+    measure_set,
     require_shares,
 )
 from xray_lightning.metrics.estimates import Metrics, estimate_metrics
@@ -47,14 +54,17 @@ from xray_lightning.metrics.operating_points import (
     require_rule,
 )
 from xray_lightning.metrics.subgroups import (
+    UNKNOWN,
     Subgroup,
     Underdiagnosis,
+    group_records,
     measure_subgroups,
     measure_underdiagnosis,
 )
 from xray_lightning.records import Record, is_known, patients_known
 from xray_lightning.results import Json, Result
 
+USE = ("reliability", "net_benefit", "at_prevalence", "selective")  # of each label
 # share of positives in training above which a label is of the group
 FREQUENCY = {"head (above 10 %)": 0.1, "medium (1 to 10 %)": 0.01, "tail (below 1 %)": -1.0}
 MISSED_DRAWS = 500  # of missed disease, in each of 31 groups
@@ -125,6 +135,9 @@ class Evaluation(Result):
     at_prevalence: dict[str, PrevalenceCurve] = field(default_factory=dict)
     # a row for each label that is one kind of another; empty where none is
     hierarchy: list[Violation] = field(default_factory=list)
+    selective: dict[str, Selection] = field(default_factory=dict)  # of the same, by score margin
+    # label or ``ALL_LABELS`` -> ``SIZE`` of its set; a group by sex, age or view -> left out there
+    conformal: dict[str, dict[str, Estimate]] = field(default_factory=dict)
 
     def to_json(self) -> Json:
         """Plain values of evaluation.json: metrics and origin are not nested."""
@@ -166,17 +179,16 @@ def evaluate(
             or prevalences that are not inside (0, 1).
     """
     places = require_shares("thresholds", thresholds), require_shares("prevalence", prevalences)
-    origin = origin or Origin()
+    origin, few = origin or Origin(), min(draws, MISSED_DRAWS)
     priors, prior_tests = correct_priors(prior, predictions, operating_points)
     chosen = operating_points.thresholds if operating_points else {}
     columns = predictions.labels, predictions.scores, predictions.targets
-    few = min(draws, MISSED_DRAWS)
     missed = []
     if subgroups and chosen:
         missed = measure_underdiagnosis(*columns, records, chosen, draws=few, seed=seed)
-    frequency = None if learned is None else group_by_frequency(predictions.labels, learned)
     calibrations = calibrate(operating_points, priors) or None
-    metrics = estimate_predictions(predictions, draws, seed, chosen, calibrations, frequency)
+    how = {"thresholds": chosen, "calibrations": calibrations, "draws": draws, "seed": seed}
+    metrics = estimate_predictions(predictions, learned, **how)
     return Evaluation(
         metrics,
         origin,
@@ -188,7 +200,8 @@ def evaluate(
         underdiagnosis=missed,
         published=comparable(origin, predictions.labels, len(records)),
         pooled=describe_pooled(predictions, records, hospital_probe or {}, draws=few, seed=seed),
-        **measure_use(predictions, draws, seed, chosen, calibrations or {}, *places),
+        conformal=measure_sets(predictions, records, operating_points) if operating_points else {},
+        **measure_use(predictions, draws, seed, operating_points, calibrations or {}, *places),
     )
 
 
@@ -196,51 +209,61 @@ def measure_use(
     predictions: Predictions,
     draws: int,
     seed: int,
-    points: Mapping[str, float],
+    points: OperatingPoints | None,
     calibrations: Mapping[str, Calibration | None],
     thresholds: Sequence[float],
     prevalences: Sequence[float],
 ) -> Json:
     """What decides on a use: fields of :class:`Evaluation` from ``reliability`` on."""
     bootstrap = PatientBootstrap(predictions.patient_ids, draws, seed)
-    columns = zip(predictions.labels, predictions.scores.T, predictions.targets.T, strict=True)
-    parts: Json = {"reliability": {}, "net_benefit": {}, "at_prevalence": {}}
-    told = predictions.labels, predictions.scores, predictions.targets
-    parts["hierarchy"] = count_violations(bootstrap, *told, find_ancestors(predictions.labels))
-    for label, scores, targets in columns:
-        calibration, point = calibrations.get(label), points.get(label, np.nan)
+    labels, codes = predictions.labels, bootstrap.codes
+    parts: Json = {name: {} for name in USE}
+    both = predictions.scores, predictions.targets
+    parts["hierarchy"] = count_violations(codes, labels, *both, find_ancestors(labels))
+    for label, scores, targets in zip(labels, *(array.T for array in both), strict=True):
+        calibration = calibrations.get(label)
         kinds = {"raw": scores} | ({"calibrated": calibration(scores)} if calibration else {})
         parts["reliability"][label] = {
-            kind: measure_reliability(told, targets, bootstrap.codes)
-            for kind, told in kinds.items()
+            kind: measure_reliability(told, targets, codes) for kind, told in kinds.items()
         }
         last = [*kinds.values()][-1]
         parts["net_benefit"][label] = measure_net_benefit(bootstrap, last, targets, thresholds)
-        if not np.isnan(point):
+        if points and (point := points.thresholds.get(label)) is not None:
+            called, wanted = scores >= point, sorted({*SENSITIVITIES, points.value})
             parts["at_prevalence"][label] = measure_at_prevalence(
-                bootstrap, scores >= point, targets, prevalences
+                bootstrap, called, targets, prevalences
+            )
+            parts["selective"][label] = measure_selection(
+                bootstrap, np.abs(scores - point), called, targets, wanted
             )
     return parts
 
 
+def measure_sets(
+    predictions: Predictions, records: Sequence[Record], points: OperatingPoints
+) -> dict[str, dict[str, Estimate]]:
+    """What the conformal sets of ``points`` hold and leave out, in all images and in groups."""
+    codes, sets = number_patients(predictions.patient_ids), {}
+    groups = {ALL_IMAGES: np.ones(len(codes), dtype=np.bool_)}
+    for dimension, own in group_records(records).items():
+        known = np.unique(own[own != UNKNOWN]) if dimension in ("sex", "age", "view") else ()
+        groups |= {f"{dimension} {group}": own == group for group in known}
+    for name, limit in points.conformal.items():
+        labels = [*points.labels] if name == ALL_LABELS else [name]
+        if limit and set(labels) <= set(predictions.labels):  # from 0 on, every image is in the set
+            kept = predictions.keep(labels)
+            sets[name] = measure_set(kept.scores, kept.targets, codes, limit, groups)
+    return sets
+
+
 def estimate_predictions(
-    predictions: Predictions,
-    draws: int,
-    seed: int,
-    thresholds: Mapping[str, float] | None = None,
-    calibrations: Mapping[str, Calibration | None] | None = None,
-    groups: Mapping[str, Sequence[str]] | None = None,
+    predictions: Predictions, learned: Array | None = None, **how: Any
 ) -> Metrics:
-    """:func:`estimate_metrics` of a table, on all cores."""
-    return estimate_metrics(
-        *(predictions.labels, predictions.scores, predictions.targets, predictions.patient_ids),
-        thresholds=thresholds,
-        calibrations=calibrations,
-        groups=groups,
-        draws=draws,
-        seed=seed,
-        threads=available_cores(),
-    )
+    """:func:`estimate_metrics` of a table, on all cores; ``learned``: targets of training."""
+    labels = predictions.labels
+    columns = labels, predictions.scores, predictions.targets, predictions.patient_ids
+    groups = None if learned is None else group_by_frequency(labels, learned)
+    return estimate_metrics(*columns, groups=groups, threads=available_cores(), **how)
 
 
 def group_by_frequency(labels: Sequence[str], targets: Array) -> dict[str, list[str]]:
@@ -258,7 +281,7 @@ def fit_operating_points(
     predictions: Predictions,  # of images that the figures are not of, as a rule validation's
     *,
     rule: str = "youden",  # "f1", "sensitivity" or "specificity", see ``choose_threshold``
-    value: float = 0.9,  # the wanted sensitivity or specificity
+    value: float = 0.9,  # the wanted sensitivity or specificity; conformal sets leave out the rest
     calibration: str | None = "platt",  # "temperature", "isotonic" or None
     draws: int = 2000,  # of the bootstrap
     seed: int = 0,  # of the bootstrap
@@ -278,6 +301,9 @@ def fit_operating_points(
         for column in columns
     ]
     images = fingerprint({subset: predictions.image_ids})
-    return OperatingPoints(
-        rule, value, subset, images, dict(zip(predictions.labels, points, strict=True))
-    )
+    sets = {label: (label,) for label in predictions.labels} | {ALL_LABELS: predictions.labels}
+    kept = {name: predictions.keep(labels) for name, labels in sets.items()}
+    risk, codes = 1 - value, bootstrap.codes
+    conformal = {k: fit_set(own.scores, own.targets, codes, risk) for k, own in kept.items()}
+    by_label = dict(zip(predictions.labels, points, strict=True))
+    return OperatingPoints(rule, value, subset, images, by_label, conformal)

@@ -120,7 +120,8 @@ def estimate_at_points(
     if predictions is None or not labels:
         return Metrics({}, {}, {})
     thresholds = {label: point.threshold for label, point in points.items()}
-    return estimate_predictions(predictions.keep(labels), draws, seed, thresholds)
+    kept = predictions.keep(labels)
+    return estimate_predictions(kept, thresholds=thresholds, draws=draws, seed=seed)
 
 
 def _describe_label(

@@ -11,10 +11,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from xray_lightning.data.decoding import available_cores
 from xray_lightning.errors import DataNotFoundError, TableError
+from xray_lightning.evaluation.evaluate import estimate_predictions
 from xray_lightning.evaluation.predictions import Predictions, read_own, write_predictions
-from xray_lightning.metrics.estimates import Metrics, estimate_metrics
+from xray_lightning.metrics.estimates import Metrics
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.results import Json, Result
 from xray_lightning.writing import read_json, write_json, write_table
@@ -331,13 +331,12 @@ def _pool(runs: dict[int, SweepRun], folder: Path, name: str) -> CrossValidation
         return validation
     places = [folder / runs[fold].folder for fold in range(first.folds)]
     predictions = join_folds([place / "predictions_test.csv" for place in places])
-    columns = predictions.labels, predictions.scores, predictions.targets
     folds = [read_json(place / "metrics.json")["test"]["auroc"] for place in places]
     write_predictions(predictions, folder / name)
     return replace(
         validation,
         predictions=name,
-        metrics=estimate_metrics(*columns, predictions.patient_ids, threads=available_cores()),
+        metrics=estimate_predictions(predictions),
         images=len(predictions.image_ids),
         patients=predictions.patients,
         data=runs[0].data,

@@ -7,6 +7,7 @@ bring all their images along. A draw is a row of counts, so a metric of a draw i
 counts; sums of small whole numbers are exact in float64.
 """
 
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -73,6 +74,15 @@ class PatientBootstrap:
         columns = np.asarray(weights, dtype=np.float64).T
         by_patient = [sum_patients(self.codes, column, self.patients) for column in columns]
         return np.asarray(self.counts.astype(np.float64) @ np.column_stack(by_patient))
+
+    def count_beyond(self, place: Codes, lines: int, masks: Sequence[Mask]) -> Floats:
+        """How many images of each mask lie beyond so many of K lines or more, (M, 1 + D, 1 + K)."""
+        # ``place``: beyond how many an image lies, (N,). Whole numbers, exact in float32.
+        shape = self.patients, 1 + lines
+        cells = self.codes * shape[1] + place
+        counts = [np.bincount(cells, mask, shape[0] * shape[1]).reshape(shape) for mask in masks]
+        beyond = np.asarray(counts)[:, :, ::-1].cumsum(axis=2)[:, :, ::-1].astype(np.float32)
+        return np.asarray(self.counts @ beyond, dtype=np.float64)
 
     def ratio(self, numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Floats:
         """Sum of one quantity (N,) over that of another, (1 + D,); NaN for a sum of 0.

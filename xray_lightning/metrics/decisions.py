@@ -1,4 +1,4 @@
-"""From figures to decisions: net benefit over thresholds, and what calls mean at a prevalence."""
+"""Net benefit over thresholds, what calls mean at a prevalence, which images a person must see."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import (
+    ROUNDING,
     Array,
     Band,
     Estimate,
@@ -16,7 +17,7 @@ from xray_lightning.metrics.intervals import (
     Spread,
     divided,
     effective_patients,
-    exact_interval,
+    estimate_ratio,
     rarer_class,
     share_interval,
 )
@@ -26,6 +27,9 @@ from xray_lightning.results import Result
 
 THRESHOLDS = tuple((np.arange(1, 51) / 100).tolist())
 PREVALENCES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+ALL_LABELS, SIZE, ALL_IMAGES = "all labels", "in the set", "all images"  # of conformal sets
+SENSITIVITIES = (0.9, 0.95, 0.99)
+PLACES = 100  # quantiles of certainty, of all images and of missed ones, where images are counted
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,18 @@ class PrevalenceCurve(Result):
     npv: Band
     alarms: Band  # calls in 100 images
     images: Band  # how many hold one finding that is called
+
+
+@dataclass(frozen=True)
+class Selection(Result):
+    """Calls of the images that are kept where the least certain ones are handed to a person."""
+
+    coverage: list[float]  # shares of the images that are kept, falling from 1
+    risk: Band  # share of wrong calls among these
+    area: Estimate  # under the risk over the coverage (AURC): that of the mean share
+    gain: Estimate  # risk of all less the area; 0 where certainty tells nothing
+    # sensitivity of model and person, who misses nothing -> least share of images to hand over
+    handed: dict[str, Estimate]
 
 
 def require_shares(name: str, shares: Sequence[float]) -> list[float]:
@@ -76,23 +92,12 @@ def draw_net_benefit(
     thresholds: Sequence[float],  # K
 ) -> Floats:
     """Net benefit of the sample and each draw, (1 + D, K) (Vickers and Elkin 2006, eq. 1)."""
-    # True positives less false ones times the odds of the threshold, over images. Of each patient
-    # the images at or above each threshold are counted once; whole numbers, exact in float32.
+    # True positives less false ones times the odds of the threshold, over images.
     lines = np.asarray(thresholds, dtype=np.float64)
-    shape = bootstrap.patients, len(lines) + 1
-    place = bootstrap.codes * shape[1] + np.searchsorted(lines, probabilities, side="right")
-    true, false = (
-        bootstrap.counts @ _reach(place, side, shape).astype(np.float32)
-        for side in (positive, ~positive)
-    )
+    place = np.searchsorted(lines, probabilities, side="right")
+    true, false = bootstrap.count_beyond(place, len(lines), (positive, ~positive))
     gains = true[:, 1:] - false[:, 1:] * (lines / (1 - lines))
     return np.asarray(gains * divided(1, true[:, :1] + false[:, :1]))
-
-
-def _reach(place: Codes, side: Mask, shape: tuple[int, int]) -> Floats:
-    """How many images of each patient reach each threshold, the lowest is 0, (P, 1 + K)."""
-    counts = np.bincount(place, side, shape[0] * shape[1]).reshape(shape)
-    return np.asarray(counts[:, ::-1].cumsum(axis=1)[:, ::-1])
 
 
 def measure_net_benefit(
@@ -106,8 +111,8 @@ def measure_net_benefit(
     positive, side = targets[known] == 1, bootstrap.subset(known)
     kinds = probabilities[known], np.ones(len(positive))
     model, everyone = (draw_net_benefit(side, kind, positive, thresholds) for kind in kinds)
-    both = model, everyone, model - everyone
-    own, others, above = (_band(draws, side.codes, positive) for draws in both)
+    effective = _count_rarer(side, positive)
+    own, others, above = (_band(each, effective) for each in (model, everyone, model - everyone))
     useful = np.minimum(own.low, above.low) > 0
     lines = np.asarray(thresholds)[useful].tolist()
     return DecisionCurve(list(thresholds), own, others, above, lines)
@@ -124,14 +129,19 @@ def compare_net_benefit(
     known = is_known(targets)
     positive, side = targets[known] == 1, bootstrap.subset(known)
     one, two = (draw_net_benefit(side, p[known], positive, thresholds) for p in (first, second))
-    return _band(one - two, side.codes, positive)
+    return _band(one - two, _count_rarer(side, positive))
 
 
-def _band(draws: Floats, codes: Codes, positive: Mask) -> Band:
-    """Student's intervals of figures of the sample and each draw, (1 + D, K)."""
-    effective = effective_patients(np.bincount(codes, rarer_class(positive)))
-    ends = [Spread.of(column[1:], effective).around(float(column[0])) for column in draws.T]
+def _band(draws: Floats, effective: float, *, share: bool = False) -> Band:
+    """Student's intervals of figures of the sample and each draw, (1 + D, K), or of shares."""
+    pairs = [(float(column[0]), Spread.of(column[1:], effective)) for column in draws.T]
+    ends = [share_interval(*pair) if share else pair[1].around(pair[0]) for pair in pairs]
     return Band(draws[0].tolist(), *np.transpose(ends).tolist())
+
+
+def _count_rarer(side: PatientBootstrap, mask: Mask) -> float:
+    """Effective number of patients with an image of the rarer kind."""
+    return effective_patients(np.bincount(side.codes, rarer_class(mask)))
 
 
 def measure_at_prevalence(
@@ -164,17 +174,11 @@ def measure_at_prevalence(
         (found, more * share),
     )
     effective = min(effective_patients(np.bincount(side.codes, mask)) for mask in masks[1::2])
-    rows = [_shares(value, moved, effective) for value, moved in shares]
-    rows[2:] = [100 * rows[2], divided(1, rows[3])[[0, 2, 1]]]
-    return PrevalenceCurve(list(prevalences), *(Band(*each.tolist()) for each in rows))
-
-
-def _shares(values: Floats, moved: Floats, effective: float) -> Floats:
-    """Shares (K,) with both ends of their intervals, of how far draws (D, K) move them, (3, K)."""
-    spreads = (Spread.of(column, effective) for column in moved.T)
-    pairs = zip(values.tolist(), spreads, strict=True)
-    ends = [share_interval(value, spread) for value, spread in pairs]
-    return np.vstack([values, np.transpose(ends)])
+    draws = (np.vstack([value, value + moved]) for value, moved in shares)
+    bands = [_band(each, effective, share=True) for each in draws]
+    alarms, images = (np.array([*vars(band).values()]) for band in bands[2:])
+    rows = 100 * alarms, divided(1, images)[[0, 2, 1]]
+    return PrevalenceCurve(list(prevalences), *bands[:2], *(Band(*row.tolist()) for row in rows))
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,7 @@ class Violation(Result):
 
 
 def count_violations(
-    bootstrap: PatientBootstrap,  # of the N images
+    codes: Codes,  # number of each image's patient, (N,)
     labels: Sequence[str],
     scores: Array,  # (N, L)
     targets: Array,  # (N, L), NaN where unknown
@@ -197,14 +201,81 @@ def count_violations(
     """A row for each label and wider one: scores that cannot both be probabilities."""
     place, every = {label: column for column, label in enumerate(labels)}, np.ones(len(scores))
     pairs, rows = [(label, wider) for label in ancestors for wider in ancestors[label]], []
-    effective = effective_patients(np.bincount(bootstrap.codes))
     for label, wider in pairs:
         own, other = place[label], place[wider]
-        draws = bootstrap.ratio(scores[:, own] > scores[:, other], every)
-        value = float(draws[0])
-        ends = share_interval(value, Spread.of(draws[1:], effective))
-        bound = exact_interval(value, bootstrap.patients)
-        share = Estimate(value, *(ends if np.isnan(bound).any() else bound), exact=value in (0, 1))
+        share = estimate_ratio(scores[:, own] > scores[:, other], every, codes)
         against = int(((targets[:, own] == 1) & (targets[:, other] == 0)).sum())
         rows.append(Violation(label, wider, share, against))
     return rows
+
+
+def measure_selection(
+    bootstrap: PatientBootstrap,
+    certainty: Array,  # (N,): the least certain images are handed over first, equal ones together
+    called: Mask,  # (N,)
+    targets: Array,  # (N,), NaN where unknown (left out)
+    sensitivities: Sequence[float] = SENSITIVITIES,
+) -> Selection:
+    """Risk-coverage curve of one label (El-Yaniv and Wiener 2010), its area (Geifman 2019).
+
+    Whom to hand over is told on these very images: a limit of certainty for others is not.
+    """
+    known = is_known(targets)
+    positive, told, sure = targets[known] == 1, called[known], certainty[known]
+    side, wrong, missed = bootstrap.subset(known), told != positive, positive & ~told
+    parts, grid = [part for part in (sure, sure[missed]) if len(part)], np.linspace(0, 1, PLACES)
+    cuts = np.unique([np.quantile(part, grid, method="inverted_cdf") for part in parts])
+    masks, place = (np.ones_like(wrong), wrong, missed), np.searchsorted(cuts, sure)
+    kept, errors, misses = side.count_beyond(place, len(cuts), masks)
+    coverage, risk = kept * divided(1, kept[:, :1]), divided(errors, kept)
+    between = divided(errors[:, :-1] + errors[:, 1:], kept[:, :-1] + kept[:, 1:])
+    steps = between * -np.diff(coverage)
+    area = np.nansum(steps, axis=1, keepdims=True) * coverage[:, :1]  # which is 1, or NaN
+    reached = 1 - misses * divided(1, side.sums(positive[:, None]))
+    first = [(reached < wanted - ROUNDING).sum(axis=1) for wanted in sensitivities]
+    handed = (1 - np.take_along_axis(coverage, np.transpose(first), 1)) * reached[:, -1:]
+    shown = np.unique(np.linspace(0, max(len(cuts) - 1, 0), 51).astype(int))
+    shares = _band(handed, _count_rarer(side, positive), share=True)
+    effective = _count_rarer(side, wrong)
+    return Selection(
+        coverage[0, shown].tolist(),
+        _band(risk[:, shown], effective, share=True),
+        _band(area, effective, share=True).at(0),
+        _band(risk[:, :1] - area, effective).at(0),
+        {f"{share:g}": shares.at(place) for place, share in enumerate(sensitivities)},
+    )
+
+
+def fit_set(scores: Array, targets: Array, codes: Codes, risk: float) -> float:
+    """The highest threshold that conformal risk control allows, of K labels; scores (N, K).
+
+    Angelopoulos et al. 2022, eq. 4: (n R + 1) / (n + 1) <= risk, where R is the mean loss and 1 its
+    bound. Images of a patient are not exchangeable, patients are: a loss is that of a patient, the
+    mean over his images with a finding of the share that is left out, n the patients with any.
+    """
+    present = targets == 1
+    order = np.argsort(scores[present])
+    ranked, weights = scores[present][order], weigh_findings(present, codes)[present][order]
+    missed = np.append(0, np.cumsum(weights))[np.searchsorted(ranked, ranked)]  # below each score
+    patients = len(np.unique(codes[present.any(axis=1)]))
+    return float(ranked[missed <= risk * (patients + 1) - 1 + ROUNDING].max(initial=0))
+
+
+def weigh_findings(present: Mask, codes: Codes) -> Floats:
+    """Weight of each finding in its patient's loss, (N, K): of images alike, in an image alike."""
+    count = present.sum(axis=1)
+    images = np.bincount(codes, count > 0)[codes]
+    return np.asarray(present / np.maximum(count * images, 1)[:, None])
+
+
+def measure_set(
+    scores: Array, targets: Array, codes: Codes, threshold: float, groups: Mapping[str, Mask]
+) -> dict[str, Estimate]:
+    """Share of images, (N, K), in a set; share of a patient's findings left out, by group (N,)."""
+    inside, every = scores >= threshold, np.ones(len(scores))
+    shares = {SIZE: estimate_ratio(inside.mean(axis=1), every, codes)}
+    for group, mask in groups.items():
+        weights = weigh_findings((targets == 1) & mask[:, None], codes)
+        lost = (weights * ~inside).sum(axis=1)
+        shares[group] = estimate_ratio(lost, weights.sum(axis=1), codes)
+    return shares

@@ -186,6 +186,16 @@ def exact_interval(value: float, patients: int, level: float = 0.95) -> Interval
     return (bound, 1.0) if value == 1 else (0.0, 1 - bound)
 
 
+def estimate_ratio(part: Floats | Mask, whole: Floats | Mask, codes: Any) -> Estimate:
+    """A share, the sum of one quantity over that of another, of images (N,), by patient."""
+    value, behind = float(divided(part.sum(), whole.sum())), np.bincount(codes, whole)
+    if value in (0, 1):
+        return Estimate(value, *exact_interval(value, int((behind > 0).sum())), exact=True)
+    influence = (part - value * whole) * divided(1, whole.sum())
+    spread = Spread.of_influence(influence, codes, effective_patients(behind))
+    return Estimate(value, *share_interval(value, spread))
+
+
 def divided(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Floats:
     """Quotient, NaN where the denominator is 0."""
     whole = np.asarray(denominator, dtype=np.float64)

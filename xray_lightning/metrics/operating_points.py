@@ -96,19 +96,17 @@ def count_wrong_calls(
     """Misses and false alarms of the operating points: of any label, and of each."""
     # Called: any score reaches its label's threshold. Missed: a finding, not called. False alarms:
     # a call where every label, (N, L), is known to be absent.
-    called = scores >= np.array([thresholds.get(label, np.nan) for label in labels])
-    present, absent = targets == 1, targets == 0
-
-    def count(called: Any, present: Any, absent: Any) -> tuple[tuple[int, int], tuple[int, int]]:
-        missed = int((present & ~called).sum()), int(present.sum())
-        return missed, (int((absent & called).sum()), int(absent.sum()))
-
-    single = {
-        label: WrongCalls(*count(called[:, index], present[:, index], absent[:, index]))
-        for index, label in enumerate(labels)
+    limits = np.array([thresholds.get(label, np.nan) for label in labels])
+    parts = (scores >= limits, np.any), (targets == 1, np.any), (targets == 0, np.all)
+    called, present, absent = (np.column_stack([part, of(part, axis=1)]) for part, of in parts)
+    sides = present & ~called, present, absent & called, absent  # the last column: any label
+    *single, every = zip(*(side.sum(axis=0).tolist() for side in sides), strict=True)
+    counts = {
+        label: WrongCalls(count[:2], count[2:])
+        for label, count in zip(labels, single, strict=True)
         if label in thresholds
     }
-    return Calls(*count(called.any(axis=1), present.any(axis=1), absent.all(axis=1)), single)
+    return Calls(every[:2], every[2:], counts)
 
 
 @dataclass(frozen=True)
@@ -141,6 +139,8 @@ class OperatingPoints(Result):
     subset: str = field(metadata={"was": "part"})  # that they were chosen on
     fingerprint: str  # of its images
     labels: dict[str, OperatingPoint]  # label -> its operating point
+    # label or "all labels" -> threshold of its conformal set, see ``fit_set``
+    conformal: dict[str, float] = field(default_factory=dict)
 
     @property
     def thresholds(self) -> dict[str, float]:

@@ -119,8 +119,8 @@ def run_figures(run: Run, values: Values) -> dict[str, Any]:
         "groups": dots_figure("groups", "mean AUROC, difference", groups, 0),
         "curves": {k: curve_figure(test, places[k]) for k in places if k in defined},
         **{
-            kind: {k: draw(f"{kind}-{places[k]}", k, rows[k]) for k in rows if k in defined}
-            for kind, draw in DRAWN.items()
+            kind: {k: use_figure(kind, places[k], k, rows[k]) for k in rows if k in defined}
+            for kind in DRAWN
             if (rows := values[kind])
         },
         "training": None if curves is None else svg(*training, curves, columns=2),
@@ -214,53 +214,58 @@ def _make_square(axes: Axes, across: str, up: str, limit: float = 1.0) -> None:
         axis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def reliability_figure(name: str, label: str, kinds: Values) -> Markup:
+def use_figure(kind: str, place: int, label: str, values: Values) -> Markup:
+    """One of ``DRAWN``, of one label."""
+    title, left, draw = DRAWN[kind]
+    size, name = (1.7 + left, 2.2), f"{kind}-{place}"
+    own = partial(draw, values=values)
+    return svg(name, f"{title} of {label}", size, own, margins=(left, 0.45))
+
+
+def draw_reliability(axes: Axes, values: Values) -> None:
     """Smooth share of positives against the score with its band; below, how many images."""
-    drawn = {kind: row for kind, row in kinds.items() if row["scores"]}
+    drawn = {kind: row for kind, row in values.items() if row["scores"]}
     ends = [max(row["scores"][-1], *row["curve"]["value"]) for row in drawn.values()]
     limit = 1.02 * max(ends, default=1.0)
-
-    def draw(axes: Axes) -> None:
-        axes.plot([0, limit], [0, limit], color=INK, alpha=0.4, linewidth=0.8)
-        for kind, row in drawn.items():
-            colour, style = KINDS[kind]
-            draw_band(axes, row["scores"], row["curve"], colour, style)
-            bars = np.array(row["histogram"]) * 0.2 * limit / max(row["histogram"])
-            width = row["scores"][-1] / len(bars)
-            axes.bar(np.arange(len(bars)) * width, bars, width, 0, align="edge", color=colour,
-                     alpha=0.3)  # fmt: skip
-        _make_square(axes, "score", "positive", limit)
-
-    return svg(name, f"reliability of {label}", (2.3, 2.2), draw, margins=(0.6, 0.45))
+    axes.plot([0, limit], [0, limit], color=INK, alpha=0.4, linewidth=0.8)
+    for kind, row in drawn.items():
+        colour, style = KINDS[kind]
+        draw_band(axes, row["scores"], row["curve"], colour, style)
+        bars = np.array(row["histogram"]) * 0.2 * limit / max(row["histogram"])
+        width = row["scores"][-1] / len(bars)
+        axes.bar(np.arange(len(bars)) * width, bars, width, 0, align="edge", color=colour,
+                 alpha=0.3)  # fmt: skip
+    _make_square(axes, "score", "positive", limit)
 
 
-def decision_figure(name: str, label: str, curve: Values) -> Markup:
+def draw_decision(axes: Axes, values: Values) -> None:
     """Net benefit of the model and of calling all, against the threshold; of none it is 0."""
-    tops = [band["value"][0] or 0 for band in (curve["model"], curve["call_all"])]
+    tops = [band["value"][0] or 0 for band in (values["model"], values["call_all"])]
     top = 1.2 * max(1e-4, *tops)
-
-    def draw(axes: Axes) -> None:
-        axes.axhline(0, color=INK, alpha=0.4, linewidth=0.8)
-        draw_band(axes, curve["thresholds"], curve["call_all"], GREY, "--")
-        draw_band(axes, curve["thresholds"], curve["model"], COLOURS[0])
-        _make_square(axes, "threshold", "net benefit", top)
-        axes.set(xlim=(0, curve["thresholds"][-1]), ylim=(-0.25 * top, top))
-
-    return svg(name, f"decision curve of {label}", (2.4, 2.2), draw, margins=(0.75, 0.45))
+    axes.axhline(0, color=INK, alpha=0.4, linewidth=0.8)
+    draw_band(axes, values["thresholds"], values["call_all"], GREY, "--")
+    draw_band(axes, values["thresholds"], values["model"], COLOURS[0])
+    _make_square(axes, "threshold", "net benefit", top)
+    axes.set(xlim=(0, values["thresholds"][-1]), ylim=(-0.25 * top, top))
 
 
-def prevalence_figure(name: str, label: str, curve: Values) -> Markup:
+def draw_prevalence(axes: Axes, values: Values) -> None:
     """Predictive values against the prevalence."""
+    draw_band(axes, values["prevalences"], values["ppv"], COLOURS[0])
+    draw_band(axes, values["prevalences"], values["npv"], COLOURS[4], "--")
+    _make_square(axes, "prevalence (%)", "PPV, NPV")
+    axes.set(xscale="log", xlim=(0.001, 0.5), xticks=[0.001, 0.01, 0.1, 0.5])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}")
+    axes.minorticks_off()
 
-    def draw(axes: Axes) -> None:
-        draw_band(axes, curve["prevalences"], curve["ppv"], COLOURS[0])
-        draw_band(axes, curve["prevalences"], curve["npv"], COLOURS[4], "--")
-        _make_square(axes, "prevalence (%)", "PPV, NPV")
-        axes.set(xscale="log", xlim=(0.001, 0.5), xticks=[0.001, 0.01, 0.1, 0.5])
-        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}")
-        axes.minorticks_off()
 
-    return svg(name, f"predictive values of {label}", (2.3, 2.2), draw, margins=(0.55, 0.45))
+def draw_selection(axes: Axes, values: Values) -> None:
+    """Share of wrong calls among the images that are kept, against their share."""
+    risks = [risk or 0 for risk in values["risk"]["value"]]
+    axes.axhline(risks[0], color=INK, alpha=0.4, linewidth=0.8)
+    draw_band(axes, values["coverage"], values["risk"], COLOURS[0])
+    _make_square(axes, "images kept", "wrong calls", 1.1 * max(1e-3, *risks))
+    axes.set(xlim=(0, 1), xticks=[0, 0.5, 1])
 
 
 def draw_band(
@@ -272,10 +277,11 @@ def draw_band(
     axes.fill_between(across, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
-DRAWN = {  # drawings of each label: key of the values to a function of name, label and values
-    "reliability": reliability_figure,
-    "net_benefit": decision_figure,
-    "at_prevalence": prevalence_figure,
+DRAWN = {  # drawings of each label: key of the values to a title, inches on the left, and how
+    "reliability": ("reliability", 0.6, draw_reliability),
+    "net_benefit": ("decision curve", 0.75, draw_decision),
+    "at_prevalence": ("predictive values", 0.55, draw_prevalence),
+    "selective": ("risk-coverage curve", 0.6, draw_selection),
 }
 
 

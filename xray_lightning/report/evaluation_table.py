@@ -8,7 +8,7 @@ from rich.table import Table
 
 from xray_lightning.evaluation.evaluate import Evaluation
 from xray_lightning.evaluation.published import Published
-from xray_lightning.metrics.decisions import PREVALENCES
+from xray_lightning.metrics.decisions import ALL_IMAGES, PREVALENCES, SIZE
 from xray_lightning.metrics.estimates import CALIBRATED, FEW_PATIENTS, POINT, Metrics
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.metrics.operating_points import Calls, OperatingPoints
@@ -42,6 +42,7 @@ def evaluation_lines(
     names = ("auroc", *POINT) if thresholds else ("auroc",)
     shown = [*(label.estimates for label in metrics.labels.values()), metrics.mean]
     exact = any(row[name].exact for row in shown for name in names)
+    exact |= any(own[ALL_IMAGES].exact for own in evaluation.conformal.values())
     fits = {
         label: point.note if label in thresholds else f"no operating point, {point.note}"
         for label, point in (points.labels if points else {}).items()
@@ -140,7 +141,19 @@ def use_lines(evaluation: Evaluation) -> list[Table | str]:
             table.add_row(label, *cells, number(curve.images.value[place], 0))
         lines.append(table)
     lines += say("hierarchy", evaluation.hierarchy)
-    return [*lines, *say("net_benefit", evaluation.net_benefit, evaluation.reliability)]
+    lines += say("net_benefit", evaluation.net_benefit, evaluation.reliability)
+    if (points := evaluation.operating_points) is None or not points.conformal:
+        return lines
+    columns = ("errors", "AURC", "to a person", "left out", "set")
+    table = empty_table("uncertain images to a person; conformal sets", "label", *columns)
+    for label in {**evaluation.selective, **evaluation.conformal}:
+        cells, own = ["-"] * 3, evaluation.conformal.get(label, {})
+        if kept := evaluation.selective.get(label):
+            handed = _cell(kept.handed[f"{points.value:g}"])
+            cells = [number(kept.risk.value[0]), number(kept.area.value), handed]
+        missed, size = (own.get(key, Estimate(np.nan)) for key in (ALL_IMAGES, SIZE))
+        table.add_row(label, *cells, _cell(missed), number(size.value, 2))
+    return [*lines, table, *say("selection", points, evaluation.selective, evaluation.conformal)]
 
 
 def point_tables(metrics: Metrics, points: OperatingPoints, calls: Calls) -> list[Table]:
@@ -153,7 +166,7 @@ def point_tables(metrics: Metrics, points: OperatingPoints, calls: Calls) -> lis
     one = empty_table(title, "label", "threshold", *POINT[:2], "missed")
     two = empty_table("at these points", "label", "PPV", "NPV", "F1")
     for name, label in metrics.labels.items():
-        cells = [_cell(label[metric]) + "*" * label[metric].exact for metric in POINT]
+        cells = [_cell(label[metric]) for metric in POINT]
         missed = "{}/{}".format(*calls.labels[name].missed) if name in calls.labels else "-"
         one.add_row(name, number(points.thresholds.get(name, np.nan)), *cells[:2], missed)
         two.add_row(name, *cells[2:])
@@ -186,9 +199,9 @@ def published_lines(rows: Sequence[Published], mean: float) -> list[Table | str]
 
 
 def _cell(estimate: Estimate, digits: int = 3) -> str:
-    """A figure and its interval; "-" where it is undefined."""
+    """A figure and its interval; "-" where it is undefined, "*" where it is exact."""
     text = f"{number(estimate.value, digits)} {interval_text(estimate.interval, digits)}"
-    return "-" if text == "- -" else text
+    return "-" if text == "- -" else text + "*" * estimate.exact
 
 
 def _ends(estimate: Estimate) -> str:

@@ -10,7 +10,7 @@ import yaml  # type: ignore[import-untyped]
 
 from xray_lightning.audit.run import Audit
 from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation.evaluate import Evaluation
+from xray_lightning.evaluation.evaluate import USE, Evaluation
 from xray_lightning.evaluation.published import incomparable, read_published
 from xray_lightning.metrics.estimates import FEW_PATIENTS
 from xray_lightning.metrics.operating_points import OperatingPoints
@@ -36,6 +36,7 @@ SECTIONS = {  # in the order of the page; each is drawn by sections/<name>.html.
     "net_benefit": "Decision curves",
     "operating_points": "Operating points",
     "at_prevalence": "At your prevalence",
+    "selective": "Images for a person",
     "subgroups": "Subgroups",
     "audit": "Audit of the split",
     "explain": "Where does it look?",
@@ -44,7 +45,7 @@ SECTIONS = {  # in the order of the page; each is drawn by sections/<name>.html.
     "reproduce": "How to reproduce",
     "limitations": "Limitations",
 }
-OPTIONAL = {"explain", "net_benefit", "at_prevalence"}  # left out where the run has no such value
+OPTIONAL = {"explain", "net_benefit", "at_prevalence", "selective"}  # if the run has such values
 SHEETS = ("claim", "tripod_ai")  # NAME.yaml has the items, and where their numbers are from
 NO_AUDIT = "a card is made without the label table; report.html has the audit"
 
@@ -77,7 +78,7 @@ def report_values(run: Run, audit: Audit | None, audit_missing: str = "") -> Val
         "test": {key: evaluation[key] for key in TEST if key in evaluation},
         "val": run.metrics["val"],
         "published": compare_published(run.evaluation),
-        **{key: evaluation[key] for key in ("reliability", "net_benefit", "at_prevalence")},
+        **{key: evaluation[key] for key in (*USE, "conformal")},
         "operating_points": _describe_points(run.evaluation.operating_points),
         "subgroups": _choose_subgroups(evaluation),
         "audit": audit and audit.to_json(),
@@ -122,6 +123,7 @@ def _describe_points(points: OperatingPoints | None) -> Values:
     methods = [point.calibration.method for point in labels.values() if point.calibration]
     return {
         **{key: getattr(points, key, None) for key in ("rule", "value", "fingerprint")},
+        "conformal": points.conformal if points else {},
         "labels": {label: labels[label].to_json() for label in defined},
         "without": {k: point.note for k, point in labels.items() if k not in defined},
         "doubts": {k: labels[k].note for k in defined if labels[k].note},

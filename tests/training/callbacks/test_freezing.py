@@ -152,13 +152,10 @@ if __name__ == "__main__":
 def test_distributed_data_parallel(devices: int, tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    root = Path(__file__).parents[3]
-    paths = os.pathsep.join([str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, str(script), str(devices), str(tmp_path / "cache")],
-        **{"capture_output": True, "text": True, "check": False, "timeout": 300},
-        env=os.environ | {"PYTHONPATH": paths},
-    )
+    command = [sys.executable, str(script), str(devices), str(tmp_path / "cache")]
+    settings = {"capture_output": True, "text": True, "check": False, "timeout": 300}
+    found = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=found, **settings)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count(f"as expected {devices}") == devices
 
