@@ -1,8 +1,9 @@
 """Record, Box and the 14 findings: one radiograph as a row of a data set."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,46 @@ def read_column(records: Sequence[Record], name: str) -> list[Any]:
 def take_records(records: Sequence[Record], rows: npt.NDArray[np.integer]) -> Sequence[Record]:
     """The records at some positions."""
     return records[rows] if isinstance(records, Records) else [records[i] for i in rows.tolist()]
+
+
+def unite(targets: Sequence[float]) -> float:
+    """The target of a union: 1 if any is 1, 0 if all are 0, else unknown; of one, itself.
+
+    >>> unite([0.0, 1.0]), unite([0.0, 0.0]), unite([0.0, math.nan]), unite([0.3]), unite([])
+    (1.0, 0.0, nan, 0.3, nan)
+    """
+    if len(targets) == 1:
+        return targets[0]
+    if 1.0 in targets:
+        return 1.0
+    return 0.0 if targets and not any(targets) else NAN
+
+
+def rename_labels(
+    records: Iterable[Record],
+    own: Sequence[str],  # their K labels
+    labels: Sequence[str],  # the L labels they get
+    words: Mapping[str, Sequence[str]],  # label -> those of their own whose union it is, if any
+) -> Iterator[Record]:
+    """The records with other labels: a target is that of a union, NaN where no label tells it."""
+    places = [[own.index(word) for word in words.get(label, ())] for label in labels]
+
+    @cache  # few images in a thousand have other targets than one before
+    def tell(targets: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(unite([targets[place] for place in union]) for union in places)
+
+    for r in records:
+        boxes = tuple(
+            replace(box, label=name)
+            for box in r.boxes
+            for name in words
+            if box.label in words[name]
+        )
+        # all of a record by hand: dataclasses.replace takes three times as long
+        yield Record(
+            *(r.image_id, r.patient_id, tell(r.targets), r.path, boxes, r.box_frame),
+            *(r.age, r.sex, r.view, r.follow_up, r.study_id, r.hospital),
+        )
 
 
 def is_known(targets: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:

@@ -2,7 +2,9 @@ import csv
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,7 +13,7 @@ from filelock import FileLock
 
 import xray_lightning as xl
 from xray_lightning.data import convert as module
-from xray_lightning.data.convert import Job, convert_file, find_dicom, plan_jobs, write_png
+from xray_lightning.data.convert import convert_file, find_dicom, name_images, write_png
 
 Write = Callable[..., Path]
 RAMP = np.linspace(0, 255, 32 * 24, dtype=np.uint8).reshape(24, 32)
@@ -20,9 +22,13 @@ TWO = "a.dcm,000001.png\nb.dcm,000007.png\n"
 
 
 @pytest.fixture
-def job(tmp_path: Path, write_dicom: Write) -> Job:
-    source = write_dicom(tmp_path / "in/a.dcm", RAMP, ViewPosition="AP", PatientName="Doe^Jane")
-    return Job(source, tmp_path / "out/sub/a.png", "sub/a.png", xl.PngOptions())
+def dicom(tmp_path: Path, write_dicom: Write) -> Path:
+    return write_dicom(tmp_path / "in/a.dcm", RAMP, ViewPosition="AP", PatientName="Doe^Jane")
+
+
+def convert(path: Path) -> module.Outcome:
+    out = path.parents[1] / "out"
+    return convert_file(path, "sub/a.png", "", out=out, options=xl.PngOptions())
 
 
 @pytest.fixture
@@ -62,16 +68,14 @@ def test_files_are_found_by_content_or_ending(tmp_path: Path, write_dicom: Write
     assert others == 2
 
 
-def plan(folder: Path, *names: str, options: xl.PngOptions = RENAME) -> list[Job]:
-    return plan_jobs([folder / name for name in names], folder, folder, options)
+def plan(folder: Path, *names: str, options: xl.PngOptions = RENAME) -> list[str]:
+    return name_images([folder / name for name in names], folder, folder, options)
 
 
 def test_the_tree_is_kept(tmp_path: Path) -> None:
     names = ("a.dcm", "b/1.2.840", "b/A.DICOM", "c.png.dcm")
-    jobs = plan(tmp_path, *names, options=xl.PngOptions(bits=16))
-    assert [job.name for job in jobs] == ["a.png", "b/1.2.840.png", "b/A.png", "c.png.png"]
-    assert jobs[1].target == tmp_path / "b/1.2.840.png"
-    assert {job.options.bits for job in jobs} == {16}
+    images = plan(tmp_path, *names, options=xl.PngOptions(bits=16))
+    assert images == ["a.png", "b/1.2.840.png", "b/A.png", "c.png.png"]
 
 
 @pytest.mark.parametrize("second", ["a.dicom", "A.dcm"])  # the latter one file on some systems
@@ -81,9 +85,7 @@ def test_two_files_never_become_one(tmp_path: Path, second: str) -> None:
 
 
 def test_numbers_stay_with_their_files(tmp_path: Path) -> None:
-    def numbered(*names: str) -> list[str]:
-        return [job.name for job in plan(tmp_path, *names)]
-
+    numbered = partial(plan, tmp_path)
     assert numbered("Doe^Jane/b.dcm", "c.dcm") == ["000001.png", "000002.png"]
     assert numbered("a.dcm", "c.dcm", "d,e.dcm") == ["000003.png", "000002.png", "000004.png"]
     assert numbered("=1+1.dcm") == numbered("=1+1.dcm") == ["000005.png"]
@@ -128,23 +130,23 @@ def test_values_of_a_png(tmp_path: Path, bits: int) -> None:
     assert not any(kind in chunks for kind in (b"tEXt", b"iTXt", b"zTXt", b"eXIf", b"tIME"))
 
 
-def test_pipes_are_refused_not_waited_for(job: Job) -> None:
-    job.source.unlink()
-    os.mkfifo(job.source)
-    assert "a.dcm: is a pipe, a socket or a device" in convert_file(job).failure
-    assert find_dicom(job.source.parent)[0] == [job.source]
+def test_pipes_are_refused_not_waited_for(dicom: Path) -> None:
+    dicom.unlink()
+    os.mkfifo(dicom)
+    assert "a.dcm: is a pipe, a socket or a device" in convert(dicom).failure
+    assert find_dicom(dicom.parent)[0] == [dicom]
 
 
-def test_a_kill_leaves_no_half_png(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_leaves_no_half_png(dicom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def kill(descriptor: int) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", kill)
         with pytest.raises(KeyboardInterrupt):
-            convert_file(job)
-    assert not job.target.exists()
-    assert not convert_file(job).was_there
+            convert(dicom)
+    assert not (dicom.parents[1] / "out/sub/a.png").exists()
+    assert not convert(dicom).was_there
 
 
 def test_a_folder_and_what_of_it_is_done_again(tree, tmp_path, write_dicom) -> None:
@@ -194,10 +196,10 @@ def test_numbers_instead_of_names(tree: Path, tmp_path: Path) -> None:
 
 
 def test_stopped_by_the_user(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(job: Job, stamp: str) -> module.Outcome:
-        if job.name == "f2/10.png":
+    def stop(path: Path, name: str, done: str, **settings: Any) -> module.Outcome:
+        if name == "f2/10.png":
             raise KeyboardInterrupt
-        return convert_file(job, stamp)
+        return convert_file(path, name, done, **settings)
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:

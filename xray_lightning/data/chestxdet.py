@@ -31,8 +31,7 @@ from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Box, Record
 
 SIDE = 1024  # px of the square images that were outlined
-FACTS = read_facts("chestxdet")
-LABELS = FACTS.labels
+LABELS = read_facts("chestxdet").labels
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -43,7 +42,7 @@ class Outline:
     border: npt.NDArray[np.int32]
 
 
-class ChestXDet(Source):
+class ChestXDet(Source, published="chestxdet"):
     """A ChestX-Det folder. ``official`` is the authors' split, where both tables are there.
 
     ``root`` and ``allow_missing`` are as of every :class:`Source`.
@@ -54,13 +53,9 @@ class ChestXDet(Source):
             table is no list of such entries, or a polygon is outside the image.
     """
 
-    name = "chestxdet"
-    labels = LABELS
-    facts = FACTS
-
     def __init__(self, root: str | Path, *, allow_missing: bool = False) -> None:
         folder, notes = self.open_folder(root, allow_missing=allow_missing)
-        find_table(folder, ["ChestX_Det_train.json"], FACTS.expected, notes)
+        find_table(folder, ["ChestX_Det_train.json"], self.facts.expected, notes)
         self._outlines: dict[str, list[Outline]] = {}
         parts = {
             part: read_outlines(path, self._outlines)

@@ -57,7 +57,7 @@ FOLDERS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 _SIZE = ("images", "patients", "studies", "frontal", "lateral")
 
 
-class CheXpert(Source):
+class CheXpert(Source, published="chexpert"):
     """A CheXpert folder; ``allow_missing`` is as of every :class:`Source`.
 
     Args:
@@ -73,10 +73,6 @@ class CheXpert(Source):
         ConfigError: a choice or view that there is not, or several archives in the folder.
         DataNotFoundError, TableError: as every :class:`Source` of a folder; also for masks.
     """
-
-    name = "chexpert"
-    labels = LABELS
-    facts = FACTS
 
     def __init__(
         self,

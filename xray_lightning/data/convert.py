@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -63,20 +64,9 @@ class Conversion(Result):
 
 
 @dataclass(frozen=True)
-class Job:
-    """One file to convert: ``name`` is that of ``target`` in the output folder, for the table."""
-
-    source: Path
-    target: Path
-    name: str
-    options: PngOptions
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """What became of a job."""
+    """What became of a file."""
 
-    job: Job
     row: Mapping[str, str] | None  # of headers.csv; None where the file could not be read
     failure: str = ""  # why not
     notes: tuple[str, ...] = ()
@@ -114,24 +104,25 @@ def convert_folder(
     files, others = find_dicom(root)
     outcomes: list[Outcome] = []
     with lock_folder(out):
-        jobs = plan_jobs(files, root, out, options)
+        names = name_images(files, root, out, options)
         journal = Journal(out / ".convert.done")
-        stamps = [journal.stamps.get(job.name, "") for job in jobs]
+        stamps = [journal.stamps.get(name, "") for name in names]
+        convert = partial(convert_file, out=out, options=options)
         pool = ThreadPoolExecutor(workers or available_cores(), thread_name_prefix="convert")
         try:  # decoding and packing release the interpreter's lock
-            for outcome in pool.map(convert_file, jobs, stamps):
+            for name, outcome in zip(names, pool.map(convert, files, names, stamps), strict=True):
                 outcomes.append(outcome)
                 if outcome.stamp and not outcome.was_there:
-                    journal.add(outcome.job.name, outcome.stamp)
-                progress(len(outcomes), len(jobs))
+                    journal.add(name, outcome.stamp)
+                progress(len(outcomes), len(names))
         finally:  # Ctrl-C comes here too
             pool.shutdown(cancel_futures=True)
             failures = {
-                outcome.job.source.relative_to(root).as_posix(): outcome.failure
-                for outcome in outcomes
+                path.relative_to(root).as_posix(): outcome.failure
+                for path, outcome in zip(files, outcomes, strict=False)  # up to where it stopped
                 if outcome.row is None
             }
-            _write_tables(outcomes, failures, out, complete=len(outcomes) == len(jobs))
+            _write_tables(outcomes, failures, out, complete=len(outcomes) == len(names))
     new = [outcome for outcome in outcomes if outcome.row and not outcome.was_there]
     before = len(outcomes) - len(failures) - len(new)
     notes = tally(outcome.notes for outcome in new)
@@ -172,8 +163,8 @@ def _read_earlier(path: Path, header: Sequence[str], without: Collection[str]) -
     return [row for row in rows[1:] if rows[0] == list(header) and row[0] not in without]
 
 
-def plan_jobs(files: Sequence[Path], root: Path, out: Path, options: PngOptions) -> list[Job]:
-    """A job for each file, sorted, below ``root``: the same tree of names, or numbers."""
+def name_images(files: Sequence[Path], root: Path, out: Path, options: PngOptions) -> list[str]:
+    """The PNG of each file, sorted, below ``root``: the same tree of names, or numbers."""
     if options.bits not in (8, 16):
         raise ConfigError(f"bits must be 8 or 16, got {options.bits}")
     names = [path.relative_to(root).as_posix() for path in files]
@@ -185,8 +176,7 @@ def plan_jobs(files: Sequence[Path], root: Path, out: Path, options: PngOptions)
     for name, target in zip(names, targets, strict=True):
         if (other := first.setdefault(target.lower(), name)) != name:
             raise DataError(f"{other} and {name} would both become {target}: rename one of them")
-    pairs = zip(files, targets, strict=True)
-    return [Job(source, out / target, target, options) for source, target in pairs]
+    return targets
 
 
 def _number_images(names: Sequence[str], out: Path) -> list[str]:
@@ -212,28 +202,28 @@ def _number_images(names: Sequence[str], out: Path) -> list[str]:
     return [known[name] for name in names]
 
 
-def convert_file(job: Job, done: str = "") -> Outcome:
-    """Do one job, unless it is done: ``done`` is the stamp that an earlier run gave it."""
-    source = file_stamp(job.source)  # before it is read: a change from here on shows
-    bits, frame, colour = job.options.bits, job.options.frame, job.options.colour
+def convert_file(path: Path, name: str, done: str, *, out: Path, options: PngOptions) -> Outcome:
+    """``name`` in ``out``, unless it is ``done``: by the stamp that an earlier run gave it."""
+    source = file_stamp(path)  # before it is read: a change from here on shows
+    target, bits, frame, colour = out / name, options.bits, options.frame, options.colour
 
     def stamp() -> str:
-        return f"{source} {file_stamp(job.target)} {bits} {frame} {colour}"
+        return f"{source} {file_stamp(target)} {bits} {frame} {colour}"
 
     try:
-        depth = (read_head(job.target) or b"")[_DEPTH_AT : _DEPTH_AT + 1]
+        depth = (read_head(target) or b"")[_DEPTH_AT : _DEPTH_AT + 1]
         if depth in (b"\x08", b"\x10") and ord(depth) != bits:
             remedy = f"choose another folder for {bits} bits"
-            raise ConfigError(f"{job.target} has {ord(depth)} bits: {remedy}")
+            raise ConfigError(f"{target} has {ord(depth)} bits: {remedy}")
         was_there = bool(source) and done == stamp()
-        image = None if was_there else read_dicom(job.source, frame=frame, colour=colour)
-        row = {"file": job.name, **read_allowed(job.source), "png_bits": str(bits)}
+        image = None if was_there else read_dicom(path, frame=frame, colour=colour)
+        row = {"file": name, **read_allowed(path), "png_bits": str(bits)}
         if image is None:
-            return Outcome(job, row, was_there=True, stamp=done)
-        write_png(job.target, image.pixels, bits)
-        return Outcome(job, row, notes=image.notes, stamp=stamp())
+            return Outcome(row, was_there=True, stamp=done)
+        write_png(target, image.pixels, bits)
+        return Outcome(row, notes=image.notes, stamp=stamp())
     except (InvalidImageError, OSError) as error:
-        return Outcome(job, None, str(error))
+        return Outcome(None, str(error))
 
 
 def write_png(path: Path, pixels: npt.NDArray[np.float32], bits: int) -> None:

@@ -42,7 +42,7 @@ Told = npt.NDArray[np.bool_]  # (N, L)
 _IMAGE, _PATIENT, _STUDY, _VIEW = "dicom_id", "subject_id", "study_id", "ViewPosition"
 
 
-class Mimic(Source):
+class Mimic(Source, published="mimic"):
     """A MIMIC-CXR-JPG folder; ``root`` and ``allow_missing`` are as of every :class:`Source`.
 
     Args:
@@ -58,10 +58,6 @@ class Mimic(Source):
         ConfigError: a choice or view that there is not.
         DataNotFoundError, TableError: as every :class:`Source` of a folder.
     """
-
-    name = "mimic"
-    labels = LABELS
-    facts = FACTS
 
     def __init__(
         self,

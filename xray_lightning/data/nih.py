@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from xray_lightning.data.names import NameIndex, read_list
-from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts
+from xray_lightning.data.source import Source, find_files, find_table, index_images
 from xray_lightning.data.tables import Table, format_count, open_text, read_boxes, read_table
 from xray_lightning.errors import DataNotFoundError, SplitError, TableError
 from xray_lightning.records import CHEST_XRAY14, Box, Record, encode
@@ -37,14 +37,13 @@ LISTS = {  # subset -> names of its list: NIH's own, and Kaggle's
     "train_val": ("train_val_list.txt", "train_val_list_NIH.txt"),
     "test": ("test_list.txt", "test_list_NIH.txt"),
 }
-FACTS = read_facts("nih")
 _IMAGE, _PATIENT, _AGE, _VIEW = "Image Index", "Patient ID", "Patient Age", "View Position"
 _FINDINGS, _FOLLOW_UP, _SEX = "Finding Labels", "Follow-up #", "Patient Gender"
 _BOX_COLUMNS = (_IMAGE, "Finding Label", "Bbox [x", "y", "w", "h]")
 _IMAGE_FOLDER = re.compile(r"images(_\d+)?")
 
 
-class ChestXray14(Source):
+class ChestXray14(Source, published="nih"):
     """An NIH folder; ``root`` and ``allow_missing`` are as of every :class:`Source`.
 
     Args:
@@ -57,15 +56,14 @@ class ChestXray14(Source):
         SplitError: the lists share images.
     """
 
-    name = population = "nih"
+    population = "nih"
     labels = CHEST_XRAY14
-    facts = FACTS
 
     def __init__(
         self, root: str | Path, *, allow_missing: bool = False, table: str | Path | None = None
     ) -> None:
         folder, notes = self.open_folder(root, allow_missing=allow_missing)
-        path = folder / table if table else find_table(folder, TABLES, FACTS.expected, notes)
+        path = folder / table if table else find_table(folder, TABLES, self.facts.expected, notes)
         folders = list(dict.fromkeys([folder, path.parent]))
         suffixes = (".png", ".jpg", ".jpeg")
         paths = index_images(find_image_folders(folder), suffixes, lambda path: path.name)

@@ -25,9 +25,8 @@ from xray_lightning.data.nih import find_image_folders, make_records, read_nih_m
 from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts
 from xray_lightning.data.tables import Table, format_count, read_table
-from xray_lightning.data.vocabulary import unite
 from xray_lightning.errors import ConfigError, TableError
-from xray_lightning.records import CHEST_XRAY14, NAN, Record
+from xray_lightning.records import CHEST_XRAY14, NAN, Record, unite
 
 FACTS = read_facts("nih_expert")
 EXPERT_LABELS = FACTS.labels
@@ -61,7 +60,7 @@ class Truth:
         return unite([targets[self.labels.index(word)] for word in words])
 
 
-class NihExperts(Source):
+class NihExperts(Source, published="nih_expert"):
     """An NIH folder with Google's labels; ``root``, ``allow_missing`` as of every :class:`Source`.
 
     Args:
@@ -79,8 +78,7 @@ class NihExperts(Source):
             one of Google's two tables alone.
     """
 
-    name, population = "nih_expert", "nih"
-    facts = FACTS
+    population = "nih"
 
     def __init__(
         self,

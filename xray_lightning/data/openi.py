@@ -39,7 +39,7 @@ _IMAGE, _VIEW = "imageid", "View Position"
 Report = tuple[str, tuple[str, ...], tuple[str, ...]]  # uId, terms, images
 
 
-class OpenI(Source):
+class OpenI(Source, published="openi"):
     """An Open-I folder; ``root`` and ``allow_missing`` are as of every :class:`Source`.
 
     Args:
@@ -52,9 +52,7 @@ class OpenI(Source):
             report is not XML, has no uId, or shares an image with another.
     """
 
-    name = "openi"
     owner = "report"
-    facts = FACTS
 
     def __init__(
         self,

@@ -58,7 +58,7 @@ _COLUMNS = (
 )
 
 
-class PadChest(Source):
+class PadChest(Source, published="padchest"):
     """A PadChest folder; ``root`` and ``allow_missing`` are as of every :class:`Source`.
 
     Args:
@@ -73,9 +73,6 @@ class PadChest(Source):
         DataNotFoundError, TableError, DataError: as every :class:`Source` of a folder; also without
             the map or list, for a row not MONOCHROME2, or a name in ``exclude`` that it lacks.
     """
-
-    name = "padchest"
-    facts = FACTS
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ import numpy as np
 
 from xray_lightning.data.dicom.acquisition import describe_films
 from xray_lightning.data.nih import match_exposures, nih_patient, require_all, split_as_nih
-from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts
+from xray_lightning.data.source import Source, find_files, find_table, index_images
 from xray_lightning.data.tables import Table, format_count, is_present, read_table
 from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.records import Box, Records
@@ -37,13 +37,12 @@ BOX_FRAME = (1024, 1024)  # (width, height) in px of the images the radiologists
 STAGES = ("stage_2", "stage_1")  # best first
 OPACITY, NORMAL, OTHER = "Lung Opacity", "Normal", "No Lung Opacity / Not Normal"
 NEGATIVES = ("all", "normal")
-FACTS = read_facts("rsna")
 
 _IMAGE, _TARGET, _CLASS = "patientId", "Target", "class"
 _SIDES = ("x", "y", "width", "height")
 
 
-class Rsna(Source):
+class Rsna(Source, published="rsna"):
     """An RSNA folder; ``root`` and ``allow_missing`` are as of every :class:`Source`.
 
     Args:
@@ -63,9 +62,6 @@ class Rsna(Source):
         SplitError: the test list names none of the images of the map.
     """
 
-    name = "rsna"
-    facts = FACTS
-
     def __init__(
         self,
         root: str | Path,
@@ -84,7 +80,7 @@ class Rsna(Source):
         folder, notes = self.open_folder(root, allow_missing=allow_missing)
         self.negatives, self.labels = negatives, (label,)
         tables = [f"{stage}_train_labels.csv" for stage in STAGES]
-        table = read_table(find_table(folder, tables, FACTS.expected, notes))
+        table = read_table(find_table(folder, tables, self.facts.expected, notes))
         stage, boxes = table.path.name[: len(STAGES[0])], read_rows(table, label)
         place = folder / f"{stage}_detailed_class_info.csv"
         classes = read_classes(place, boxes, required=negatives == "normal")

@@ -22,18 +22,17 @@ import numpy as np
 
 from xray_lightning.data.dicom.acquisition import describe_films
 from xray_lightning.data.geometry import Runs, draw_runs, surround_runs
-from xray_lightning.data.source import Mask, Source, find_table, index_images, read_facts
+from xray_lightning.data.source import Mask, Source, find_table, index_images
 from xray_lightning.data.tables import Table, read_table
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.records import Box, Record, Records
 
 FILMS = "dicom-images-train"
 SIDE = 1024  # px of the square images that were outlined
-FACTS = read_facts("siim")
 _IMAGE, _RUNS = "ImageId", "EncodedPixels"
 
 
-class Siim(Source):
+class Siim(Source, published="siim"):
     """A SIIM-ACR folder; ``root`` and ``allow_missing`` are as of every :class:`Source`.
 
     Args:
@@ -45,15 +44,11 @@ class Siim(Source):
             run lengths do not fit the image, or it has a pneumothorax and none by two rows.
     """
 
-    name = "siim"
-    labels = FACTS.labels
-    facts = FACTS
-
     def __init__(
         self, root: str | Path, *, headers: bool = True, allow_missing: bool = False
     ) -> None:
         folder, notes = self.open_folder(root, allow_missing=allow_missing)
-        path = find_table(folder, ["train-rle.csv"], FACTS.expected, notes)
+        path = find_table(folder, ["train-rle.csv"], self.facts.expected, notes)
         table = read_table(path, _IMAGE, _RUNS)
         self._outlines = read_outlines(table)
         films, images = folder / FILMS, list(self._outlines)

@@ -19,7 +19,7 @@ import yaml  # type: ignore[import-untyped]
 
 from xray_lightning.data.images import READER_VERSION, read_record
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, MissingImagesError
-from xray_lightning.records import Record, read_column, take_records
+from xray_lightning.records import Record, read_column, rename_labels, take_records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,6 +111,12 @@ class Source:
     choices: Mapping[str, str] = MappingProxyType({})
     counts: Counts = MappingProxyType({})
     facts: Facts = Facts()
+
+    def __init_subclass__(cls, published: str = "") -> None:
+        """Of a set in ``published.yaml`` the entry's name: its own, with its facts and labels."""
+        if published:
+            cls.name, cls.facts = published, read_facts(published)
+            cls.labels = cls.facts.labels or cls.labels
 
     @property
     def title(self) -> str:
@@ -239,17 +245,10 @@ def choose_labels(asked: str | Sequence[str], *sides: Sequence[str]) -> tuple[st
 
 def select_labels(source: Source, labels: Sequence[str]) -> Source:
     """The data set with some of its labels alone, its images unchanged; a note names the others."""
-    columns = [source.labels.index(label) for label in labels]
     narrowed = copy(source)
     narrowed.labels = tuple(labels)
-    narrowed.records = [
-        replace(
-            record,
-            targets=tuple(record.targets[column] for column in columns),
-            boxes=tuple(box for box in record.boxes if box.label in labels),
-        )
-        for record in source.records
-    ]
+    itself = {label: (label,) for label in labels}
+    narrowed.records = [*rename_labels(source.records, source.labels, labels, itself)]
     if left_out := [label for label in source.labels if label not in labels]:
         narrowed.notes = [*source.notes, f"labels left out: {', '.join(left_out)}"]
     return narrowed

@@ -63,7 +63,7 @@ class Readings:
         }
 
 
-class Vindr(Source):
+class Vindr(Source, published="vindr"):
     """A VinDr-CXR folder. ``official`` is PhysioNet's train and test part, where both are there.
 
     ``root`` and ``allow_missing`` are as of every :class:`Source`.
@@ -78,9 +78,6 @@ class Vindr(Source):
         DataNotFoundError, TableError, DataError: as every :class:`Source` of a folder; also without
             the boxes beside a label table.
     """
-
-    name = "vindr"
-    facts = PHYSIONET
 
     def __init__(
         self, root: str | Path, *, readers: str = "majority", allow_missing: bool = False

@@ -3,10 +3,9 @@
 A label map, YAML too, is of one data set: which words of its table say that a finding is there.
 """
 
-import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,7 @@ import yaml  # type: ignore[import-untyped]
 from xray_lightning.data.source import Identity, Mask, Pixels, Source
 from xray_lightning.data.tables import open_text
 from xray_lightning.errors import ConfigError, TableError
-from xray_lightning.records import Record
+from xray_lightning.records import Record, rename_labels
 
 LabelMap = Mapping[str, frozenset[str]]  # label -> words
 
@@ -194,29 +193,8 @@ class Relabelled(Source):
         wordings = {label: find_wording(source.name, source.labels, label) for label in labels}
         self.wordings = {label: wording for label, wording in wordings.items() if wording}
         self.notes = (*source.notes, *_describe(labels, self.wordings))
-        self.records = tuple(self._relabel(source.records))
-
-    def _relabel(self, records: Iterable[Record]) -> Iterator[Record]:
-        place = {label: column for column, label in enumerate(self.source.labels)}
-        wordings = [self.wordings.get(label) for label in self.labels]
-        places = [[place[word] for word in w.words] if w else [] for w in wordings]
-
-        @cache  # few images in a thousand have other targets than one before
-        def tell(own: tuple[float, ...]) -> tuple[float, ...]:
-            return tuple(unite([own[column] for column in columns]) for columns in places)
-
-        for r in records:
-            boxes = tuple(
-                replace(box, label=label)
-                for box in r.boxes
-                for label, wording in self.wordings.items()
-                if box.label in wording.words
-            )
-            # all of a record by hand: dataclasses.replace takes three times as long
-            yield Record(
-                *(r.image_id, r.patient_id, tell(r.targets), r.path, boxes, r.box_frame),
-                *(r.age, r.sex, r.view, r.follow_up, r.study_id, r.hospital),
-            )
+        words = {label: wording.words for label, wording in self.wordings.items()}
+        self.records = tuple(rename_labels(source.records, source.labels, labels, words))
 
     def read(self, record: Record) -> Pixels:
         """As the data set does."""
@@ -232,19 +210,6 @@ class Relabelled(Source):
     def identity(self) -> Identity:
         """That of the data set: the pixels are its own."""
         return self.source.identity()
-
-
-def unite(targets: Sequence[float]) -> float:
-    """The target of a union: 1 if any is 1, 0 if all are 0, else unknown; of one, itself.
-
-    >>> unite([0.0, 1.0]), unite([0.0, 0.0]), unite([0.0, math.nan]), unite([0.3]), unite([])
-    (1.0, 0.0, nan, 0.3, nan)
-    """
-    if len(targets) == 1:
-        return targets[0]
-    if 1.0 in targets:
-        return 1.0
-    return 0.0 if targets and not any(targets) else math.nan
 
 
 def _describe(labels: Sequence[str], wordings: Mapping[str, Wording]) -> list[str]:
