@@ -19,6 +19,8 @@
 The command line prints the message of an ``XrayError`` without a traceback and exits with 2.
 """
 
+from collections.abc import Iterable
+
 
 class XrayError(Exception):
     """Base of every error of this package that the user can act on."""
@@ -76,3 +78,9 @@ def require_integer(name: str, value: object, least: int) -> None:
     """Refuse what is not a whole number of at least ``least``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse what is none of the words that a setting may be."""
+    if value not in (known := tuple(choices)):
+        raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")

@@ -186,7 +186,7 @@ def _number_images(names: Sequence[str], out: Path) -> list[str]:
     known: dict[str, str] = {}
     if path.is_file():
         table = read_table(path, "original", "file", once="original")
-        table.refuse_repeats("file")
+        table.require(once="file")
         known = dict(zip(table.text("original"), table.text("file"), strict=True))
     strange = [file for file in known.values() if not re.fullmatch(r"\d{6,}\.png", file)]
     strange += sorted({file.name for file in out.glob("*.png")} - set(known.values()))

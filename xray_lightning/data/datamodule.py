@@ -19,12 +19,11 @@ from xray_lightning.data.partition import SUBSETS, Indices, Splitter, split_sour
 from xray_lightning.data.samplers import EpochSampler, Plan, SampleKey, Shard, uniform_sampler
 from xray_lightning.data.source import Source, readable_records, select_labels
 from xray_lightning.data.splits import patient_split
-from xray_lightning.data.transforms import equalise
+from xray_lightning.data.transforms import Image, equalise
 from xray_lightning.data.vocabulary import find_ancestors
-from xray_lightning.errors import ConfigError, require_integer
+from xray_lightning.errors import ConfigError, require_choice, require_integer
 from xray_lightning.records import Record, target_matrix
 
-Image = npt.NDArray[np.uint8]
 Augment = Callable[[Image, int], Image]
 
 
@@ -260,8 +259,7 @@ class XrayDataModule(pl.LightningDataModule):
 
     def dataset(self, subset: str) -> XrayDataset:
         """The samples of "train", "val" or "test"; only training samples can be augmented."""
-        if subset not in SUBSETS:
-            raise ConfigError(f"subset must be one of {', '.join(SUBSETS)}, got {subset!r}")
+        require_choice("subset", subset, SUBSETS)
         self.setup()
         cache = self._cache or self._open()
         augment = self.augment if subset == "train" else None

@@ -29,7 +29,7 @@ from xray_lightning.data.partition import read_split_column
 from xray_lightning.data.source import Source, find_table, locate_files, read_facts
 from xray_lightning.data.tables import Table, format_count, read_table
 from xray_lightning.data.uncertain import SMOOTH, Choice, Codes, Coding, code_matrix, count_codes
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import require_choice
 from xray_lightning.records import NAN, Records, read_column
 
 LABELERS = ("chexpert", "negbio")
@@ -71,11 +71,8 @@ class Mimic(Source, published="mimic"):
         smooth: Sequence[float] = SMOOTH,
         allow_missing: bool = False,
     ) -> None:
-        if labels not in LABELERS or test not in TESTS:
-            raise ConfigError(
-                f"data.labels is one of {', '.join(LABELERS)}, and data.test one of "
-                f"{', '.join(TESTS)}; got {labels!r} and {test!r}"
-            )
+        require_choice("data.labels", labels, LABELERS)
+        require_choice("data.test", test, TESTS)
         coding = Coding(LABELS, uncertain, blank, smooth)
         self.choices = {"labels": labels, "test": test, **coding.describe()}
         folder, notes = self.open_folder(root, allow_missing=allow_missing)

@@ -25,7 +25,7 @@ from xray_lightning.data.nih import find_image_folders, make_records, read_nih_m
 from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts
 from xray_lightning.data.tables import Table, format_count, read_table
-from xray_lightning.errors import ConfigError, TableError
+from xray_lightning.errors import ConfigError, TableError, require_choice
 from xray_lightning.records import CHEST_XRAY14, NAN, Record, unite
 
 FACTS = read_facts("nih_expert")
@@ -89,8 +89,7 @@ class NihExperts(Source, published="nih_expert"):
         nih_map: str | Path | None = None,
         allow_missing: bool = False,
     ) -> None:
-        if truth not in ("experts", "text"):
-            raise ConfigError(f"truth must be experts or text, got {truth!r}")
+        require_choice("truth", truth, ("experts", "text"))
         if (rsna is None) != (nih_map is None):
             raise ConfigError(f"rsna and nih_map go together, got {rsna!r} and {nih_map!r}")
         folder, notes = self.open_folder(root, allow_missing=allow_missing)

@@ -36,7 +36,7 @@ from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.source import Identity, Source, find_table, index_images, read_facts
 from xray_lightning.data.tables import Rows, Table, allowed_ages, format_count, read_table
 from xray_lightning.data.vocabulary import LabelMap, encode_words, name_map, read_label_map
-from xray_lightning.errors import ConfigError, TableError
+from xray_lightning.errors import ConfigError, TableError, require_choice
 from xray_lightning.records import Record, Records
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
@@ -85,8 +85,7 @@ class PadChest(Source, published="padchest"):
         exclude: str | Path | None = None,
         allow_missing: bool = False,
     ) -> None:
-        if labelled_by not in LABELLED_BY:
-            raise ConfigError(f"labelled_by must be all or physician, got {labelled_by!r}")
+        require_choice("labelled_by", labelled_by, LABELLED_BY)
         folder, notes = self.open_folder(root, allow_missing=allow_missing)
         words = read_label_map(Path(label_map or LABEL_MAP))
         self.labels = tuple(words)

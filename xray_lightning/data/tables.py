@@ -70,8 +70,18 @@ class Table:
                 f"{self.path} lacks {format_count(len(absent), 'column')}: {_quote(absent)}; "
                 f"it has {_quote(self.columns)}"
             )
-        if once:
-            self.refuse_repeats(once)
+        if not once:
+            return
+        self.refuse_blanks(once)
+        column = self.column(once)
+        if repeats := len(column) - column.n_unique():
+            row = (~column.is_first_distinct()).arg_max() or 0
+            before = column.index_of(column[row]) or 0
+            first = f"{column[row]} in rows {self.rows[before]} and {self.rows[row]}"
+            raise TableError(
+                f"{self.path} repeats images in {format_count(repeats, 'row')}, the first is "
+                f"{first}. Keep one row per image"
+            )
 
     def column(self, name: str) -> "Series":
         """The cells of a column, (N,), but for spaces around them as they stand there."""
@@ -144,19 +154,6 @@ class Table:
         """Refuse a blank cell in a column."""
         if (blank := self.column(name) == "").any():
             raise TableError(f"{self.place(blank.arg_max() or 0)}: {name!r} is blank")
-
-    def refuse_repeats(self, name: str) -> None:
-        """Refuse a column that does not name every image once."""
-        self.refuse_blanks(name)
-        column = self.column(name)
-        if repeats := len(column) - column.n_unique():
-            row = (~column.is_first_distinct()).arg_max() or 0
-            before = column.index_of(column[row]) or 0
-            first = f"{column[row]} in rows {self.rows[before]} and {self.rows[row]}"
-            raise TableError(
-                f"{self.path} repeats images in {format_count(repeats, 'row')}, the first is "
-                f"{first}. Keep one row per image"
-            )
 
 
 def allowed_ages(ages: npt.NDArray[np.float64], notes: list[str]) -> list[float]:

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts
 from xray_lightning.data.tables import Table, format_count, is_present, read_table
-from xray_lightning.errors import ConfigError, TableError
+from xray_lightning.errors import TableError, require_choice
 from xray_lightning.records import Box, Record
 
 PHYSIONET, KAGGLE = read_facts("vindr"), read_facts("vindr on Kaggle")
@@ -82,8 +82,7 @@ class Vindr(Source, published="vindr"):
     def __init__(
         self, root: str | Path, *, readers: str = "majority", allow_missing: bool = False
     ) -> None:
-        if readers not in READERS:
-            raise ConfigError(f"readers must be one of {', '.join(READERS)}, got {readers!r}")
+        require_choice("readers", readers, READERS)
         folder, notes = self.open_folder(root, allow_missing=allow_missing)
         self.choices = {"readers": readers}
         first = find_table(folder, TABLES, self.facts.expected, notes)

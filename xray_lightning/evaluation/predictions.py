@@ -133,7 +133,7 @@ def read_predictions(path: Path) -> Predictions:
     wanted = [TARGET + label for label in labels] or [SCORE + "<label>"]
     table.require("image", "patient", *wanted)
     require_whole(path)
-    table.refuse_repeats("image")
+    table.require(once="image")
     table.refuse_blanks("patient")
     targets = [table.convert(TARGET + label, binary, "1, 0 or blank") for label in labels]
     return Predictions(

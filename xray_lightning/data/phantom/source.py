@@ -22,7 +22,7 @@ from xray_lightning.data.phantom.patients import (
     is_test_patient,
 )
 from xray_lightning.data.source import Identity, Pixels, Source
-from xray_lightning.errors import ConfigError, require_integer
+from xray_lightning.errors import ConfigError, require_choice, require_integer
 from xray_lightning.records import CHEST_XRAY14, Box, Record, encode
 
 RENDERER = 1  # raise whenever the pixels, boxes or patients of a given seed change
@@ -179,10 +179,9 @@ class Phantom(Source):
 
 
 def _check_shortcut(shortcut: str | None, label: str, strength: float) -> None:
-    if shortcut not in (None, *SHORTCUTS):
-        raise ConfigError(f"shortcut must be null or one of {SHORTCUTS}, got {shortcut!r}")
-    if label not in CHEST_XRAY14:
-        raise ConfigError(f"shortcut_label must be one of {', '.join(CHEST_XRAY14)}, got {label!r}")
+    if shortcut is not None:
+        require_choice("shortcut", shortcut, SHORTCUTS)
+    require_choice("shortcut_label", label, CHEST_XRAY14)
     if not isinstance(strength, int | float) or not 0.5 <= strength <= 1:
         raise ConfigError(
             f"shortcut_strength must be 0.5 (tells nothing) to 1 (is the label), got {strength!r}"
