@@ -30,7 +30,7 @@ from xray_lightning.data.dicom.acquisition import describe_films
 from xray_lightning.data.nih import match_exposures, nih_patient, require_all, split_as_nih
 from xray_lightning.data.source import Source, find_files, find_table, index_images
 from xray_lightning.data.tables import Table, format_count, is_present, read_table
-from xray_lightning.errors import ConfigError, DataNotFoundError, TableError, require_choice
+from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.records import Box, Records
 
 BOX_FRAME = (1024, 1024)  # (width, height) in px of the images the radiologists saw
@@ -73,7 +73,8 @@ class Rsna(Source, published="rsna"):
         headers: bool = True,
         allow_missing: bool = False,
     ) -> None:
-        require_choice("negatives", negatives, NEGATIVES)
+        if negatives not in NEGATIVES:
+            raise ConfigError(f"negatives must be all or normal, got {negatives!r}")
         if nih_test_list and not nih_map:
             raise ConfigError("nih_test_list names NIH's images: set nih_map too")
         folder, notes = self.open_folder(root, allow_missing=allow_missing)

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, require_choice
 from xray_lightning.models.batches import evaluation_mode
 from xray_lightning.models.network import XrayNet
 
@@ -263,8 +263,7 @@ def class_maps(
 
 def require_method(method: str) -> None:
     """Refuse an unknown method with a ConfigError."""
-    if method not in (*METHODS, GATES):
-        raise ConfigError(f"method must be one of {', '.join((*METHODS, GATES))}, got {method!r}")
+    require_choice("method", method, (*METHODS, GATES))
 
 
 def _check(net: XrayNet, images: Tensor, method: str) -> None:

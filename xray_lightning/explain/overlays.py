@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.geometry import Rectangle, box_to_square, padding
 from xray_lightning.data.source import Source
-from xray_lightning.errors import ConfigError, require_integer
+from xray_lightning.errors import ConfigError, require_choice, require_integer
 from xray_lightning.explain.localisation import BOXES, MASKS, AnnotatedMaps, Boxes
 from xray_lightning.explain.maps import (
     GATES,
@@ -98,8 +98,7 @@ class Choice:
     labels: tuple[str, ...] | None = None  # the findings; None: all of the data
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise ConfigError(f"rule must be one of {', '.join(RULES)}, got {self.rule!r}")
+        require_choice("rule", self.rule, RULES)
         require_integer("images", self.images, 1)
 
     def require_labels(self, known: Sequence[str]) -> None:

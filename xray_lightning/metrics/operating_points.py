@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.errors import CheckpointError, ConfigError, require_choice
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.calibration import (
     Calibration,
@@ -45,8 +45,7 @@ def _gains(
 
 def require_rule(rule: str, value: float) -> None:
     """Refuse what cannot work, before hours of training."""
-    if rule not in RULES:
-        raise ConfigError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    require_choice("rule", rule, RULES)
     if not (isinstance(value, int | float) and 0 < value <= 1):
         raise ConfigError(f"value must lie in (0, 1], got {value}")
 

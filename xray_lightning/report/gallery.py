@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.errors import ConfigError, require_integer
+from xray_lightning.errors import ConfigError, require_choice, require_integer
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.explain import overlays as maps
 from xray_lightning.explain.maps import enlarge
@@ -168,8 +168,7 @@ class Panel:
     seed: int = 0  # of the random rule
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise ConfigError(f"panel.rule must be one of {', '.join(RULES)}, got {self.rule!r}")
+        require_choice("panel.rule", self.rule, RULES)
         require_integer("panel.columns", self.columns, 1)
         require_integer("panel.seed", self.seed, 0)
 

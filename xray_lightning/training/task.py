@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric
 
 from xray_lightning.checkpoint import KEY, TTA, Description, describe_model
 from xray_lightning.data.datamodule import Batch, XrayDataModule
-from xray_lightning.errors import ConfigError, NonFiniteLossError
+from xray_lightning.errors import ConfigError, NonFiniteLossError, require_choice
 from xray_lightning.metrics.auroc import PerLabelAUROC, defined_mean
 from xray_lightning.training.losses import BCE, ConditionalBCE
 from xray_lightning.training.optim import OptimizerFactory, Plateau, Schedule, make_optimizer
@@ -66,8 +66,7 @@ class XrayTask(pl.LightningModule):
         tta: str = "none",
     ) -> None:
         super().__init__()
-        if tta not in TTA:
-            raise ConfigError(f"tta must be one of {', '.join(TTA)}, got {tta!r}")
+        require_choice("tta", tta, TTA)
         own: Any = getattr(net, "labels", ())
         self.labels: tuple[str, ...] = tuple(own if labels is None else labels)
         if not self.labels:
