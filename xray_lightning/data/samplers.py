@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from numpy.random import Generator
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DistributedSampler
 
 from xray_lightning.errors import ConfigError, DataError
 
@@ -125,7 +125,7 @@ class EpochSampler(DistributedSampler[SampleKey]):  # by type alone: Lightning l
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        super().__init__(_positions(length), world, rank, seed=seed)
+        super().__init__(range(length), world, rank, seed=seed)  # type: ignore[arg-type]
         self.plan, self.length = plan, length
         share = len(plan(np.random.default_rng((seed, 0)))) // world
         # batch norm cannot train on a last batch of one: it is left out, another the next time
@@ -148,7 +148,7 @@ class Shard(DistributedSampler[int]):
     """Every world-th image in table order from the rank-th on: none twice, none to fill up."""
 
     def __init__(self, length: int, *, rank: int = 0, world: int = 1) -> None:
-        super().__init__(_positions(length), world, rank, shuffle=False)
+        super().__init__(range(length), world, rank, shuffle=False)  # type: ignore[arg-type]
         self.positions = range(rank, length, world)
 
     def __len__(self) -> int:
@@ -156,8 +156,3 @@ class Shard(DistributedSampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.positions)
-
-
-def _positions(length: int) -> Dataset[int]:
-    """What torch's sampler wants to know the length of."""
-    return range(length)  # type: ignore[return-value]

@@ -16,11 +16,6 @@ from xray_lightning.data.vocabulary import (
 from xray_lightning.errors import ConfigError
 from xray_lightning.records import Record, patients_known
 
-NEEDED = (
-    "several data sets are read together by data=several data.sets=[nih,chexpert] "
-    "data.nih.root=DIR data.chexpert.root=DIR"
-)
-
 
 @contextmanager
 def _pause_collector() -> Iterator[None]:
@@ -63,7 +58,10 @@ class Several(Source):
         allow_missing: bool = False,
     ) -> None:
         if not sources:
-            raise ConfigError(NEEDED)
+            raise ConfigError(
+                "several data sets are read together by data=several data.sets=[nih,chexpert] "
+                "data.nih.root=DIR data.chexpert.root=DIR"
+            )
         self.labels = _choose_labels(list(sources.values()), labels)
         self.sources = {name: Relabelled(source, self.labels) for name, source in sources.items()}
         parts = self.sources.items()

@@ -15,7 +15,6 @@ columns of the 1024 x 1024 image. Reading them as absolute gives other places wi
 View, age and sex stand in the DICOM headers only, which are opened for them as RSNA's are.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from xray_lightning.data.geometry import Runs, draw_runs, surround_runs
 from xray_lightning.data.source import Mask, Source, find_table, index_images
 from xray_lightning.data.tables import Table, read_table
 from xray_lightning.errors import ConfigError, TableError
-from xray_lightning.records import Box, Record, Records
+from xray_lightning.records import Record, Records
 
 FILMS = "dicom-images-train"
 SIDE = 1024  # px of the square images that were outlined
@@ -54,7 +53,10 @@ class Siim(Source, published="siim"):
         films, images = folder / FILMS, list(self._outlines)
         paths = index_images([folder, films, *films.glob("*/*")], (".dcm", ".png"))
         files = [paths.get(image) for image in images]
-        boxes = [self._draw_boxes(image) for image in images]
+        boxes = [
+            tuple(surround_runs(runs, SIDE, self.labels[0]) for runs in own)
+            for own in self._outlines.values()
+        ]
         places = [path.parent.parent if path else films for path in files]
         studies = [place.name if place.parent == films else "" for place in places]
         records = Records(
@@ -64,12 +66,11 @@ class Siim(Source, published="siim"):
             box_frame=[(SIDE, SIDE)] * len(images),
             **describe_films(files, notes, read=headers),
         )
-        self.fill(
-            records,
-            notes,
-            counts=_count(len(table), self._outlines),
-            stray=paths.keys() - self._outlines.keys(),
-        )
+        numbers = list(map(len, boxes))
+        counts = {"rows": len(table), "images": len(images), "positive": np.count_nonzero(numbers)}
+        counts["several rows"] = sum(number > 1 for number in numbers)
+        stray = paths.keys() - self._outlines.keys()
+        self.fill(records, notes, counts={"table": counts}, stray=stray)
 
     def mask(self, record: Record, label: str) -> Mask:
         """The union of the image's outlines, (1024, 1024) bool; all False where there is none."""
@@ -79,10 +80,6 @@ class Siim(Source, published="siim"):
         for runs in self._outlines[record.image_id]:
             drawn |= draw_runs(runs, SIDE, SIDE)
         return drawn
-
-    def _draw_boxes(self, image: str) -> tuple[Box, ...]:
-        boxes = (surround_runs(runs, SIDE, self.labels[0]) for runs in self._outlines[image])
-        return tuple(filter(None, boxes))
 
 
 def read_outlines(table: Table) -> dict[str, list[Runs]]:
@@ -117,15 +114,3 @@ def parse_runs(cell: str) -> Runs | None:
     if not pairs or steps[::2].min() < 0 or steps[1::2].min() < 1 or rest < 0:
         raise ValueError(cell)
     return np.append(steps, rest)
-
-
-def _count(rows: int, outlines: Mapping[str, list[Runs]]) -> dict[str, dict[str, int]]:
-    numbers = [len(own) for own in outlines.values()]
-    return {
-        "table": {
-            "rows": rows,
-            "images": len(numbers),
-            "positive": sum(number > 0 for number in numbers),
-            "several rows": sum(number > 1 for number in numbers),
-        }
-    }
