@@ -15,9 +15,7 @@ Trap: polygons of one finding overlap; filled in one call, what two of them cove
 """
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 
@@ -28,18 +26,13 @@ import numpy.typing as npt
 from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts
 from xray_lightning.data.tables import open_text
 from xray_lightning.errors import ConfigError, TableError
-from xray_lightning.records import Box, Record
+from xray_lightning.records import Box, Record, Records
 
 SIDE = 1024  # px of the square images that were outlined
 LABELS = read_facts("chestxdet").labels
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Outline:
-    """One finding: its box, and its border in pixels, (P, 2) of x and y."""
-
-    box: Box
-    border: npt.NDArray[np.int32]
+Outline = tuple[Box, npt.NDArray[np.int32]]  # of a finding: the box, the border (P, 2), x and y
 
 
 class ChestXDet(Source, published="chestxdet"):
@@ -67,28 +60,30 @@ class ChestXDet(Source, published="chestxdet"):
             self.official = {"train_val": train, "test": test}
         below = [place for part in parts for place in (part, f"{part}_data", f"{part}_data/{part}")]
         paths = index_images(map(folder.joinpath, ["", *below]), (".png",), attrgetter("name"))
-        self.fill(
-            [self._record(name, paths.get(name)) for name in self._outlines],
-            notes,
-            counts=_count(parts, self._outlines),
-            stray=paths.keys() - self._outlines.keys(),
+        names = list(self._outlines)
+        boxes = [tuple(box for box, _ in own) for own in self._outlines.values()]
+        present = [{box.label for box in own} for own in boxes]
+        records = Records(
+            **{"image_id": names, "patient_id": names, "path": map(paths.get, names)},
+            targets=np.array([[float(label in own) for label in LABELS] for own in present]),
+            boxes=boxes,
+            box_frame=[(SIDE, SIDE)] * len(names),
         )
+        table = {part: len(own) for part, own in parts.items()}
+        table |= {"outlines": sum(map(len, boxes)), "without any": present.count(set())}
+        images = {label: sum(label in own for own in present) for label in LABELS}
+        counts = {"table": table, "images": images}
+        self.fill(records, notes, counts=counts, stray=paths.keys() - self._outlines.keys())
 
     def mask(self, record: Record, label: str) -> npt.NDArray[np.bool_]:
         """The union of the finding's polygons, (1024, 1024) bool; all False where it is absent."""
         if record.image_id not in self._outlines or label not in self.labels:
             raise ConfigError(f"{record.image_id!r} or {label!r} is not of {self.root}")
         drawn = np.zeros((SIDE, SIDE), dtype=np.uint8)
-        for outline in self._outlines[record.image_id]:
-            if outline.box.label == label:
-                cv2.fillPoly(drawn, [outline.border], 1)  # one by one: they overlap
+        for box, border in self._outlines[record.image_id]:
+            if box.label == label:
+                cv2.fillPoly(drawn, [border], 1)  # one by one: they overlap
         return drawn > 0
-
-    def _record(self, name: str, path: Path | None) -> Record:
-        boxes = tuple(outline.box for outline in self._outlines[name])
-        present = {box.label for box in boxes}
-        targets = tuple(float(label in present) for label in self.labels)
-        return Record(name, name, targets, path=path, boxes=boxes, box_frame=(SIDE, SIDE))
 
 
 def read_outlines(path: Path, outlines: dict[str, list[Outline]]) -> list[str]:
@@ -124,15 +119,4 @@ def _make_outline(label: str, corners: Sequence[float], points: Sequence[Sequenc
         raise ValueError(f"box {list(corners)} of {label} has no area in {SIDE} x {SIDE} px")
     if len(border) < 3 or border.min() < 0 or border.max() > SIDE:
         raise ValueError(f"polygon of {label} with {len(border)} points, or outside {SIDE} px")
-    return Outline(Box(label, left, top, right - left, bottom - top), border)
-
-
-def _count(
-    parts: Mapping[str, Sequence[str]], outlines: Mapping[str, Sequence[Outline]]
-) -> dict[str, dict[str, int]]:
-    """Images of each table, outlines; images with each finding."""
-    findings = [{outline.box.label for outline in own} for own in outlines.values()]
-    images = Counter(label for labels in findings for label in labels)
-    table = {part: len(names) for part, names in parts.items()}
-    table |= {"outlines": sum(map(len, outlines.values())), "without any": findings.count(set())}
-    return {"table": table, "images": {label: images[label] for label in LABELS}}
+    return Box(label, left, top, right - left, bottom - top), border

@@ -67,7 +67,7 @@ class Siim(Source, published="siim"):
             **describe_films(files, notes, read=headers),
         )
         numbers = list(map(len, boxes))
-        counts = {"rows": len(table), "images": len(images), "positive": np.count_nonzero(numbers)}
+        counts = {"rows": len(table), "images": len(images), "positive": sum(map(bool, numbers))}
         counts["several rows"] = sum(number > 1 for number in numbers)
         stray = paths.keys() - self._outlines.keys()
         self.fill(records, notes, counts={"table": counts}, stray=stray)

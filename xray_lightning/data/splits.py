@@ -284,7 +284,13 @@ def count_groups(groups: npt.NDArray[np.intp], targets: npt.NDArray[np.float32])
 
 def _split_groups(name: str, records: Images, group: str, fractions: Shares, seed: int) -> Split:
     """A split into ``fractions``, where records that are equal in a field stay together."""
-    shares = _check_fractions(fractions)
+    shares = tuple(fractions) if not isinstance(fractions, str | float | int) else ()
+    positive = all(isinstance(share, float | int) and share > 0 for share in shares)
+    if not (len(shares) == len(SUBSETS) and positive and abs(sum(shares) - 1) < 1e-6):
+        raise ConfigError(
+            "fractions must be three positive numbers (train, val, test) that sum to 1, got "
+            f"{fractions!r}"
+        )
     subsets = _assign_groups(records, group, shares, _make_generator(seed))
     settings = {"fractions": list(shares), "seed": seed}
     return make_split(name, records, dict(zip(SUBSETS, subsets, strict=True)), settings=settings)
@@ -308,17 +314,6 @@ def _carve(
     chosen = take_records(records, rest)
     train, val = _assign_groups(chosen, "patient_id", [1 - val_fraction, val_fraction], rng)
     return {"train": rest[train], "val": rest[val]}
-
-
-def _check_fractions(fractions: Shares) -> tuple[float, ...]:
-    shares = tuple(fractions) if not isinstance(fractions, str | float | int) else ()
-    positive = all(isinstance(share, float | int) and share > 0 for share in shares)
-    if not (len(shares) == len(SUBSETS) and positive and abs(sum(shares) - 1) < 1e-6):
-        raise ConfigError(
-            "fractions must be three positive numbers (train, val, test) that sum to 1, got "
-            f"{fractions!r}"
-        )
-    return shares
 
 
 def _check_val_fraction(val_fraction: float) -> None:

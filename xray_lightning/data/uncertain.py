@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +87,12 @@ class Coding:
 
     def read(self, codes: Codes, image_ids: Sequence[str]) -> npt.NDArray[np.float64]:
         """Targets of N images, (N, L): 1, 0, NaN, or a share by seed, label and image id alone."""
-        low, high = _check_range(self.smooth)
+        ends = [end for end in self.smooth or () if isinstance(end, int | float)]
+        if len(ends) != 2 or not 0 <= ends[0] < ends[1] <= 1:
+            raise ConfigError(
+                f"data.smooth is a range [low, high] between 0 and 1, got {self.smooth!r}"
+            )
+        low, high = map(float, ends)
         targets = codes.copy()
         for index, (unsure, absent) in enumerate(zip(*self.words.values(), strict=True)):
             column = targets[:, index]
@@ -129,10 +133,3 @@ def _draw(text: str) -> float:
     """A number between 0 and 1, neither of them, that depends on the text alone."""
     number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=2).digest(), "big")
     return (number + 0.5) / LEVELS
-
-
-def _check_range(smooth: Any) -> tuple[float, float]:
-    numbers = [end for end in smooth if isinstance(end, int | float)] if smooth else []
-    if len(numbers) != 2 or not 0 <= numbers[0] < numbers[1] <= 1:
-        raise ConfigError(f"data.smooth is a range [low, high] between 0 and 1, got {smooth!r}")
-    return float(numbers[0]), float(numbers[1])

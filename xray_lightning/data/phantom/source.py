@@ -78,7 +78,14 @@ class Phantom(Source):
         require_integer("patients", patients, 2)  # one for each official subset
         require_integer("seed", seed, 0)
         require_integer("size", size, 32)  # pixels; on fewer nothing can be seen
-        _check_shortcut(shortcut, shortcut_label, shortcut_strength)
+        if shortcut is not None:
+            require_choice("shortcut", shortcut, SHORTCUTS)
+        require_choice("shortcut_label", shortcut_label, CHEST_XRAY14)
+        if not isinstance(shortcut_strength, int | float) or not 0.5 <= shortcut_strength <= 1:
+            raise ConfigError(
+                "shortcut_strength must be 0.5 (tells nothing) to 1 (is the label), got "
+                f"{shortcut_strength!r}"
+            )
         self.patients, self.seed, self.size = patients, seed, size
         self._shortcut, self._label, self._strength = shortcut, shortcut_label, shortcut_strength
         self.population = f"phantom-{seed}"
@@ -175,16 +182,6 @@ class Phantom(Source):
             sex=visit.sex,
             view=visit.view,
             follow_up=float(visit.follow_up),
-        )
-
-
-def _check_shortcut(shortcut: str | None, label: str, strength: float) -> None:
-    if shortcut is not None:
-        require_choice("shortcut", shortcut, SHORTCUTS)
-    require_choice("shortcut_label", label, CHEST_XRAY14)
-    if not isinstance(strength, int | float) or not 0.5 <= strength <= 1:
-        raise ConfigError(
-            f"shortcut_strength must be 0.5 (tells nothing) to 1 (is the label), got {strength!r}"
         )
 
 
