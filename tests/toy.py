@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from pytorch_lightning import Trainer
 
@@ -32,6 +34,12 @@ def quiet_trainer(folder: Path, **settings: Any) -> Trainer:
     """On the CPU, without a logger, bars and a summary."""
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
     return Trainer(accelerator="cpu", default_root_dir=folder, **quiet | settings)
+
+
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    """An image file, in folders that are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels)
 
 
 def present(source: Source) -> dict[str, set[str]]:

@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from toy import NIH_HEADER
+from toy import NIH_HEADER, write_image
 
 NIH_ROWS = (
     "00000001_000.png,Cardiomegaly,0,1,57,M,PA,2682,2749,0.143,0.143",
@@ -47,9 +46,8 @@ class NihFolder:
 
     def images(self, *ids: str, folder: str = "images") -> None:
         for image in ids:
-            path = self.root / folder / image
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), np.full((8, 8), len(image), np.uint8))
+            pixels = np.full((8, 8), len(image), np.uint8)
+            write_image(self.root / folder / image, pixels)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -80,9 +78,7 @@ def csv_folder(tmp_path: Path) -> Callable[..., Path]:
 
     def write(*lines: str, name: str = "table.csv") -> Path:
         for image in ("a.png", "sub/b.png"):
-            path = tmp_path / image
-            path.parent.mkdir(exist_ok=True)
-            cv2.imwrite(str(path), np.full((6, 4), 7, np.uint8))
+            write_image(tmp_path / image, np.full((6, 4), 7, np.uint8))
         write_text(tmp_path / name, "\n".join(lines) + "\n")
         return tmp_path / name
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from toy import write_image
 
 import xray_lightning as xl
 from xray_lightning.cli.app import run_verb
@@ -74,8 +74,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_records_of_a_folder_with_another_name(folder: Path) -> None:
     image = folder / "train/patient00001/study1/view1_frontal.jpg"
-    image.parent.mkdir(parents=True)
-    cv2.imwrite(str(image), np.full((20, 16), 90, np.uint8))
+    write_image(image, np.full((20, 16), 90, np.uint8))
     source = xl.CheXpert(folder)
     first, second, *_ = source.records
     assert first.image_id == "train/patient00001/study1/view1_frontal.jpg"
@@ -229,8 +228,7 @@ def masks(folder: Path) -> Callable[..., Path]:
 
 def test_masks_of_radiologists(folder: Path, masks: Callable[..., Path]) -> None:
     other = folder / "val/patient64542/study1/view1_frontal.jpg"  # CheXlocalize's name of valid/
-    other.parent.mkdir(parents=True)
-    cv2.imwrite(str(other), np.full((40, 50), 9, np.uint8))
+    write_image(other, np.full((40, 50), 9, np.uint8))
     source = xl.CheXpert(folder, segmentations=[masks()])
     train, shown, absent, silent = (source.records[i] for i in (0, 4, 5, 6))
     mask = source.mask(shown, "Edema")
@@ -318,9 +316,7 @@ def mimic(tmp_path: Path) -> Path:
         text = "\n".join(rows) + "\n"
         (tmp_path / f"mimic-cxr-2.0.0-{name}.csv.gz").write_bytes(gzip.compress(text.encode()))
     (tmp_path / "mimic-cxr-2.1.0-test-set-labeled.csv").write_text(EXPERTS)
-    image = tmp_path / "files/p10/p10000032/s1/a.jpg"
-    image.parent.mkdir(parents=True)
-    cv2.imwrite(str(image), np.full((9, 8), 70, np.uint8))
+    write_image(tmp_path / "files/p10/p10000032/s1/a.jpg", np.full((9, 8), 70, np.uint8))
     return tmp_path
 
 

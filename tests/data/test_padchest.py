@@ -7,10 +7,9 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from toy import NIH_HEADER, present
+from toy import NIH_HEADER, present, write_image
 
 from xray_lightning import errors
 from xray_lightning.data.cache import Manifest
@@ -57,11 +56,6 @@ def write_table(root: Path, rows: Mapping[str, Mapping[str, str]] = ROWS) -> Pat
         lines.append(",".join((cells | dict(changes)).values()))
     (root / TABLE).write_text("\n".join(lines) + "\n")
     return root
-
-
-def write_image(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), pixels)
 
 
 def test_odd_rows(tmp_path: Path) -> None:
@@ -249,9 +243,8 @@ def write_own(root: Path, joint: str) -> Path:
     "write", [write_one, lambda p: write_own(p, "/"), lambda p: write_own(p, "_")]
 )
 def test_layouts(tmp_path: Path, write: Callable[[Path], Path]) -> None:
-    (write(tmp_path) / "images_001" / "images").mkdir(parents=True)
     image = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    cv2.imwrite(str(tmp_path / "images_001" / "images" / "00000013_008.png"), image)
+    write_image(write(tmp_path) / "images_001" / "images" / "00000013_008.png", image)
     source = NihExperts(tmp_path)
     records = {record.image_id: record for record in source.records}
     first, second, third = (records[row.split(",")[0]] for row in READ)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.path import Path as Border
-from toy import present
+from toy import present, write_image
 
 import xray_lightning as xl
 from xray_lightning.data.chestxdet import SIDE
@@ -85,8 +85,7 @@ def test_a_polygon_is_filled_as_another_library_does(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["train_data", "train", "train_data/train", "."])
 def test_films_and_patients(folder: str, tmp_path: Path) -> None:
-    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(tmp_path / folder / "8.png"), np.full((8, 8), 9, np.uint8))
+    write_image(tmp_path / folder / "8.png", np.full((8, 8), 9, np.uint8))
     with pytest.warns(xl.UnknownPatientsWarning, match="renamed NIH's images"):
         source = xl.ChestXDet(chestxdet(tmp_path, *TRAIN), allow_missing=True)
     assert [record.image_id for record in readable_records(source)] == ["8.png"]
@@ -294,8 +293,7 @@ def openi(tmp_path: Path) -> Path:
 @pytest.mark.filterwarnings("ignore::xray_lightning.data.source.UnknownPatientsWarning")
 def test_odd_reports(openi: Path) -> None:
     image = np.dstack([np.full((6, 5), 200, np.uint8)] * 3)  # grey stored as RGB
-    (openi / "NLMCXR_png").mkdir()
-    cv2.imwrite(str(openi / "NLMCXR_png" / "CXR1_1.png"), image)
+    write_image(openi / "NLMCXR_png" / "CXR1_1.png", image)
     source = xl.OpenI(openi, views=None)
     wanted = {"CXR1_1": "PA", "CXR1_2": "LL", "CXR2_1": "AP", "CXR3_1": ""}
     assert {r.image_id: r.view for r in source.records} == wanted

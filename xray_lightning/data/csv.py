@@ -71,7 +71,15 @@ class CsvTable(Source):
         allow_missing: bool = False,
         name: str = "csv",
     ) -> None:
-        entries = _rename_columns(read_table(Path(table)), {} if columns is None else columns)
+        entries, columns = read_table(Path(table)), {} if columns is None else columns
+        if not isinstance(columns, Mapping) or not set(columns) <= set(RESERVED):
+            raise ConfigError(
+                "data.columns is a mapping such as {patient: subject_id}, of any of "
+                f"{', '.join(RESERVED)}; got {columns!r}"
+            )
+        entries.require(*columns.values())
+        rest = [name for name in entries.columns if name not in {*columns, *columns.values()}]
+        entries = replace(entries, frame=entries.frame.select(*rest, **columns))
         entries.require("image", once="image")
         folder = Path(table).parent if root is None else root
         self.root = require_directory(folder, "The images of the table were to be found there")
@@ -89,18 +97,6 @@ class CsvTable(Source):
                 f"on disk, the first was looked for at {self.root / self.missing[0]}"
             )
         self.notes = tuple(notes)
-
-
-def _rename_columns(table: Table, columns: Mapping[str, str]) -> Table:
-    """The table with the names of ``RESERVED`` for some of its columns, in their place."""
-    if not isinstance(columns, Mapping) or not set(columns) <= set(RESERVED):
-        raise ConfigError(
-            "data.columns is a mapping such as {patient: subject_id}, of any of "
-            f"{', '.join(RESERVED)}; got {columns!r}"
-        )
-    table.require(*columns.values())
-    rest = [name for name in table.columns if name not in {*columns, *columns.values()}]
-    return replace(table, frame=table.frame.select(*rest, **columns))
 
 
 def _choose_labels(table: Table, chosen: Sequence[str] | None, notes: list[str]) -> tuple[str, ...]:
