@@ -34,6 +34,12 @@ def test_nothing_to_draw(patients: int, draws: int) -> None:
         PatientBootstrap(np.arange(patients), draws)
 
 
+def repeated(counts: np.ndarray, codes: Codes, targets: np.ndarray) -> np.ndarray:
+    """Positions of the images of a draw, each as often as its patient was drawn."""
+    rows = np.repeat(np.arange(len(codes)), counts[codes].astype(int))
+    return rows[~np.isnan(targets[rows])]
+
+
 def test_sums_and_means_of_repeated_images() -> None:
     rng = np.random.default_rng(0)
     patients, values = rng.choice(list("abcdefgh"), 90), rng.random(90)
@@ -42,10 +48,8 @@ def test_sums_and_means_of_repeated_images() -> None:
     bootstrap = PatientBootstrap(patients, 5)
     assert [chr(97 + code) for code in bootstrap.codes] == patients.tolist()
     means = bootstrap.mean(np.where(np.isnan(targets), np.nan, values))
-    known = ~np.isnan(targets)
     for draw, row in enumerate(bootstrap.counts):
-        rows = np.repeat(np.arange(90), row[bootstrap.codes].astype(int))
-        rows = rows[known[rows]]
+        rows = repeated(row, bootstrap.codes, targets)
         assert means[draw] == pytest.approx(values[rows].mean())
     some = bootstrap.subset(np.isin(patients, ["a", "b"]))
     assert (some.patients, some.compact().patients) == (8, 2)
@@ -153,62 +157,37 @@ def by_sklearn(scores, targets) -> list[float]:
     return values
 
 
-def assert_equal(found, expected: list[float]) -> None:
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("unknown", [0.0, 0.5])
-@pytest.mark.parametrize("seed", range(4))
-def test_equals_sklearn(seed: int, unknown: float) -> None:
+@pytest.mark.parametrize(
+    "columns", [slice(None), slice(2, 3)]
+)  # torchmetrics squeezes a single one
+@pytest.mark.parametrize("only", [None, 0.0, 1.0, math.nan])
+@pytest.mark.parametrize("unknown", [0.0, 0.4])
+@pytest.mark.parametrize(("seed", "size"), [(0, 1), (1, 7), (2, 64), (3, COUNT)])
+def test_equals_sklearn(seed: int, size: int, unknown: float, only, columns: slice) -> None:
+    """And so does the metric, over batches of any size; a label of one kind is undefined."""
     scores, targets = binary(seed, unknown)
-    expected = by_sklearn(scores, targets)
-    assert not np.isnan(expected).any()
-    assert_equal(auroc_per_label(scores, targets), expected)
-
-
-@pytest.mark.parametrize("only", [0.0, 1.0, math.nan])
-def test_a_label_of_one_kind_is_undefined(only: float) -> None:
-    scores, targets = binary(0, 0.2)
-    targets[:, 2] = only
-    targets[0, 2] = math.nan
+    if only is not None:
+        targets[1:, 2], targets[0, 2] = only, math.nan
+    scores, targets = scores[:, columns], targets[:, columns]
     values = auroc_per_label(scores, targets)
-    assert values.isnan().tolist() == [False, False, True, False, False, False]
-    assert_equal(values, by_sklearn(scores, targets))
-    metric = PerLabelAUROC(LABELS)
-    metric.update(scores, targets)
-    torch.testing.assert_close(metric.compute(), values, equal_nan=True, rtol=0, atol=0)
+    undefined = [only is not None and label == 2 for label in range(LABELS)]
+    assert values.isnan().tolist() == undefined[columns]
+    np.testing.assert_allclose(values, by_sklearn(scores, targets), atol=1e-6)
+    metric = PerLabelAUROC(len(values))
+    for end in (COUNT, 100):
+        metric.reset()
+        for batch in zip(scores[:end].split(size), targets[:end].split(size), strict=True):
+            metric.update(*batch)
+        expected = auroc_per_label(scores[:end], targets[:end])
+        found = metric.compute().reshape(-1)
+        torch.testing.assert_close(found, expected, equal_nan=True, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("images", "only"), [(COUNT, 0.0), (COUNT, math.nan), (0, 0.0)])
-def test_nothing_is_defined(images: int, only: float) -> None:
+def test_mean_over_what_is_defined(images: int, only: float) -> None:
     values = auroc_per_label(binary(0)[0][:images], torch.full((images, LABELS), only))
     assert values.isnan().tolist() == [True] * LABELS
-    assert_equal(torch.tensor(defined_mean(values)), [math.nan, 0])
-
-
-def test_a_single_label() -> None:
-    scores, targets = (each[:, 4:5] for each in binary(1, 0.3))
-    values = auroc_per_label(scores, targets)
-    assert_equal(values, by_sklearn(scores, targets))
-    metric = PerLabelAUROC(1)
-    metric.update(scores, targets)
-    assert torch.equal(metric.compute().reshape(-1), values)  # torchmetrics squeezes it
-
-
-@pytest.mark.parametrize("size", [1, 7, 64])
-def test_the_metric_over_batches_is_the_function(size: int) -> None:
-    scores, targets = binary(2, 0.4)
-    metric = PerLabelAUROC(LABELS)
-    for start in range(0, COUNT, size):
-        metric.update(scores[start : start + size], targets[start : start + size])
-    assert torch.equal(metric.compute(), auroc_per_label(scores, targets))
-    metric.reset()
-    metric.update(scores[:100], targets[:100])
-    expected = auroc_per_label(scores[:100], targets[:100])
-    torch.testing.assert_close(metric.compute(), expected, equal_nan=True, rtol=0, atol=0)
-
-
-def test_mean_over_what_is_defined() -> None:
+    np.testing.assert_equal(defined_mean(values), (math.nan, 0))
     found = defined_mean(torch.tensor([0.5, math.nan, 1.0, math.nan, 0.9]))
     assert found == pytest.approx((0.8, 3))
 
@@ -233,12 +212,6 @@ def ranked(seed=0, images=400, clusters=60, levels=40):
     if levels:
         scores = np.floor(scores * levels) / levels
     return scores.astype(np.float32), targets, codes
-
-
-def repeated(counts: np.ndarray, codes: Codes, targets: np.ndarray) -> np.ndarray:
-    """Positions of the images of a draw, each as often as its patient was drawn."""
-    rows = np.repeat(np.arange(len(codes)), counts[codes].astype(int))
-    return rows[~np.isnan(targets[rows])]
 
 
 @pytest.mark.parametrize("levels", [40, 3, None])

@@ -11,6 +11,7 @@ from xray_lightning import ConfigError, PatientBootstrap
 from xray_lightning.metrics import calibration
 from xray_lightning.metrics.calibration import (
     fit_calibration,
+    fit_line,
     mass_bins,
     measure_reliability,
     shift_prior,
@@ -74,6 +75,13 @@ def log_loss(values: np.ndarray, odds: np.ndarray, target: np.ndarray) -> float:
     slope, intercept = np.append(values, 0)[:2]
     line = slope * odds + intercept
     return float((np.logaddexp(0, line) - target * line).mean())
+
+
+def straighten(odds: np.ndarray, target: np.ndarray) -> list[float]:
+    """Slope of the line of the smallest log loss, and intercept of that of slope 1."""
+    slope = minimize(log_loss, [1.0, 0.0], (odds, target), tol=1e-12).x[0]
+    shift = minimize(lambda x: log_loss([1.0, x[0]], odds, target), [0.0], tol=1e-12).x[0]
+    return [slope, shift]
 
 
 def test_platt_on_a_perfect_separation_stays_finite() -> None:
@@ -173,10 +181,8 @@ def test_slope_intercept_and_ratio_with_patients_left_out() -> None:
     patients, targets = np.repeat(np.arange(150), 3), positive.astype(float)
 
     def fit(rows: np.ndarray) -> list[float]:
-        odds, truth = scipy_logit(scores[rows]), targets[rows]
-        slope = minimize(log_loss, [1.0, 0.0], (odds, truth), tol=1e-9).x[0]
-        shift = minimize(lambda x: log_loss([1.0, x[0]], odds, truth), [0.0], tol=1e-9).x[0]
-        return [slope, shift, np.log(truth.sum() / scores[rows].sum())]
+        line = straighten(scipy_logit(scores[rows]), targets[rows])
+        return [*line, np.log(targets[rows].sum() / scores[rows].sum())]
 
     found = measure_reliability(scores, targets, patients)
     whole, parts = fit(patients >= 0), [fit(patients != one) for one in range(150)]
@@ -220,6 +226,45 @@ def test_error_floor_is_that_of_right_probabilities() -> None:
     errors = [calibration.calibration_errors(bootstrap, scores, one)[0] for one in truths]
     found = measure_reliability(scores, truths[0].astype(float), np.arange(600))
     assert found.error_floor == pytest.approx(np.mean(errors), rel=0.03)
+
+
+@pytest.mark.parametrize("calibration", [None, calibration.Calibration("platt", 0.7, -0.3)])
+def test_a_line_is_the_maximum_of_the_likelihood(calibration) -> None:
+    scores, positive = sample(500)
+    known = np.arange(500) % 7 > 0
+    targets = np.where(known, positive, np.nan)
+    found = fit_line(scores, targets, np.arange(500) // 3, calibration, 0.1)
+    odds, truth = scipy_logit(scores[known]), targets[known]
+    slope, shift = straighten(0.7 * odds - 0.3 if calibration else odds, truth)
+    assert found.slope.value == pytest.approx(slope, abs=1e-4)
+    assert found.intercept.value == pytest.approx(shift, abs=1e-4)
+    moved = shift - scipy_logit(truth.mean()) + scipy_logit(0.1)
+    assert found.corrected.value == pytest.approx(moved, abs=1e-4)
+
+
+def test_one_image_a_patient_gives_the_sandwich_of_whites_formula() -> None:
+    rng = np.random.default_rng(2)
+    odds = rng.normal(size=3000)
+    positive = rng.random(3000) < expit(0.5 + 0.8 * odds)
+    found = fit_line(expit(odds), positive.astype(float), np.arange(3000), None, float("nan"))
+    slope, intercept = minimize(log_loss, [1.0, 0.0], (odds, positive), tol=1e-12).x
+    chance, design = expit(slope * odds + intercept), np.column_stack([np.ones(3000), odds])
+    bread = np.linalg.inv(design.T @ (design * (chance * (1 - chance))[:, None]))
+    meat = design.T @ (design * ((positive - chance) ** 2)[:, None])
+    deviation = np.sqrt((bread @ meat @ bread)[1, 1])
+    assert (found.slope.high - found.slope.low) / 3.92 == pytest.approx(deviation, rel=0.01)
+    assert np.isnan(found.corrected.value)
+    assert np.isnan(found.estimated)
+
+
+def test_no_slope_where_there_is_none() -> None:
+    targets = np.array([0.0, 1.0] * 10)
+    equal = fit_line(np.full(20, 0.4), targets, np.arange(20), None, 0.5)
+    apart = fit_line(0.2 + 0.5 * targets, targets, np.arange(20), None, 0.5)
+    assert "equal" in equal.note
+    assert "separates" in apart.note
+    assert np.isnan([equal.slope.value, apart.slope.value]).all()
+    assert equal.intercept.value == pytest.approx(scipy_logit(0.5) - scipy_logit(0.4))
 
 
 @pytest.mark.parametrize(

@@ -209,8 +209,8 @@ def test_images_of_the_patient() -> None:
     assert group_records(records)["images of the patient"].tolist() == ["5-9"] * 5 + ["1"]
 
 
-def two_sexes() -> tuple[np.ndarray, np.ndarray, list[Record]]:
-    """A model that is worse for women; 300 patients of two images."""
+def two_sexes() -> tuple[np.ndarray, np.ndarray, list[Record], np.ndarray]:
+    """A model that is worse for women, and who they are; 300 patients of two images."""
     rng = np.random.default_rng(0)
     sexes = np.repeat(rng.choice(["F", "M"], 300), 2)
     targets = (rng.random((600, 2)) < 0.3).astype(np.float32)
@@ -218,17 +218,17 @@ def two_sexes() -> tuple[np.ndarray, np.ndarray, list[Record]]:
     gain = np.where(sexes == "F", 0.5, 2.5)[:, None]
     scores = (rng.normal(size=(600, 2)) + gain * np.nan_to_num(targets)).astype(np.float32)
     records = [Record(f"{i}.png", f"p{i // 2}", (0.0,), sex=str(s)) for i, s in enumerate(sexes)]
-    return scores, targets, records
+    return scores, targets, records, sexes == "F"
 
 
 def find(rows: list[Subgroup], group: str, label: str) -> Subgroup:
     return next(row for row in rows if (row.group, row.label) == (group, label))
 
 
-def test_figures_equal_scikit_learn_and_the_worse_group_is_found() -> None:
-    scores, targets, records = two_sexes()
+def test_figures_equal_scikit_learn_and_p_values_the_left_out_patients() -> None:
+    """The jackknife by hand, and one family of corrections for the means, one for the labels."""
+    scores, targets, records, women = two_sexes()
     rows = measure_subgroups(PAIR, scores, targets, records)
-    women = np.array([record.sex == "F" for record in records])
     row = find(rows, "F", "Mass")
     here, rest = (roc_auc_score(targets[side, 0], scores[side, 0]) for side in (women, ~women))
     assert (row.auroc, row.difference) == (pytest.approx(here), pytest.approx(here - rest))
@@ -241,12 +241,6 @@ def test_figures_equal_scikit_learn_and_the_worse_group_is_found() -> None:
     assert mean.auroc == pytest.approx(here), "the other label has too few"
     assert find(rows, "M", "Mass").difference == pytest.approx(rest - here)
 
-
-def test_p_values_are_those_of_the_left_out_patients() -> None:
-    """The jackknife by hand, and one family of corrections for the means, one for the labels."""
-    scores, targets, records = two_sexes()
-    rows = measure_subgroups(PAIR, scores, targets, records)
-    women = np.array([record.sex == "F" for record in records])
     codes = np.arange(600) // 2
     left_out = []
     for patient in range(300):
@@ -258,34 +252,29 @@ def test_p_values_are_those_of_the_left_out_patients() -> None:
         left_out.append(here - rest)
     behind = [np.bincount(codes[side], weights=targets[side, 0]) for side in (women, ~women)]
     freedom = min(each.sum() ** 2 / (each**2).sum() for each in behind) - 1
-    row, deviation = find(rows, "F", "Mass"), np.sqrt(299 * np.var(left_out))
+    deviation = np.sqrt(299 * np.var(left_out))
     assert row.p_value == pytest.approx(2 * student.sf(abs(row.difference) / deviation, freedom))
     for label in (MEAN, "Mass"):
         family = [each for each in rows if (each.label == MEAN) == (label == MEAN)]
         known = [each for each in family if not np.isnan(each.p_value)]
         theirs = false_discovery_control([each.p_value for each in known])
         assert [each.corrected for each in known] == pytest.approx(list(theirs))
-
-
-def test_too_few_is_a_word() -> None:
-    scores, targets, records = two_sexes()
-    row = find(measure_subgroups(PAIR, scores, targets, records), "F", "Nodule")
-    assert np.isnan([row.auroc, row.difference, row.p_value, row.corrected]).all()
-    assert row.note == "fewer than 10 positives or negatives"
-    assert row.to_json()["interval"] is None
-    assert repr(Subgroup.from_json(row.to_json())) == repr(row)
+    few = find(rows, "F", "Nodule")
+    assert np.isnan([few.auroc, few.difference, few.p_value, few.corrected]).all()
+    assert few.note == "fewer than 10 positives or negatives"
+    assert few.to_json()["interval"] is None
+    assert repr(Subgroup.from_json(few.to_json())) == repr(few)
 
 
 def missed(records, thresholds, place):
-    scores, targets, _ = two_sexes()
+    scores, targets, *_ = two_sexes()
     rows = subgroups.measure_underdiagnosis(PAIR, scores, targets, records, thresholds, draws=200)
     return next(row for row in rows if (row.dimension, row.group) == place)
 
 
 def test_misses_and_false_alarms_of_a_group_by_hand() -> None:
-    scores, targets, records = two_sexes()
+    scores, targets, records, women = two_sexes()
     row = missed(records, {"Mass": 1.0, "Nodule": float("nan")}, ("sex", "F"))
-    women = np.array([record.sex == "F" for record in records])
     sick, normal = (targets == 1).any(axis=1) & women, (targets == 0).all(axis=1) & women
     assert (row.images, row.false_alarms.images) == (sick.sum(), normal.sum())
     assert row.rate == pytest.approx((scores[sick, 0] < 1).mean())

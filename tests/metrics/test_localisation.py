@@ -1,5 +1,7 @@
 """Where a map points, what lies inside, its boxes; against SciPy, scikit-learn and by hand."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -61,10 +63,23 @@ def test_several_thresholds_and_flat_maps() -> None:
     assert tune_threshold(np.zeros((2, 6, 6), np.float32), [[(1, 1, 3, 3)]] * 2) == 0.1
 
 
-@pytest.mark.parametrize("shares", [[0.0], [1.1], [0.5, -1], [float("nan")], []])
-def test_thresholds_that_are_no_share(shares: list[float]) -> None:
-    with pytest.raises(ConfigError, match="thresholds are shares of the map's range in"):
-        detect_boxes(np.eye(3, dtype=np.float32), shares)
+@pytest.mark.parametrize(
+    ("call", "values", "match"),
+    [
+        *(
+            (partial(detect_boxes, np.eye(3, dtype=np.float32)), shares, "thresholds are shares of")
+            for shares in ([0.0], [1.1], [0.5, -1], [float("nan")], [])
+        ),
+        *(
+            (lambda box: region_of([box], 8), box, "a box must have area on the square of 8 px")
+            for box in ((0, 0, 0, 5), (0, 0, 5, -1), (8, 0, 3, 3), (0, -4, 3, 4), (np.nan, 0, 1, 1))
+        ),
+        (partial(widen, np.eye(16) > 0), -1, "tolerance .* number of pixels of at least 0, got -1"),
+    ],
+)
+def test_what_is_no_share_box_or_tolerance(call, values, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        call(values)
 
 
 def test_overlaps_by_counting_pixels() -> None:
@@ -110,13 +125,6 @@ def test_figures_of_a_map_by_hand() -> None:
     assert figures(heat, [(1, 1, 1, 1)], 0.4)["centre",] == (0, 1)
 
 
-def test_a_map_without_energy() -> None:
-    heat = np.linspace(-2, -1, 16, dtype=np.float32).reshape(4, 4)
-    found = figures(heat, [(0, 0, 2, 2)], 0.5)
-    assert found["energy",] == (0, 0)
-    assert found["pointing_game",] == (0, 1)
-
-
 def test_tuned_threshold_finds_what_made_the_boxes() -> None:
     ramps = np.stack([enlarge(RNG.random((5, 5), dtype=np.float32), 40) for _ in range(12)])
     for share in (0.3, 0.55, 0.8):
@@ -148,24 +156,12 @@ def test_region_of_several_and_tiny_boxes() -> None:
     assert [place.tolist() for place in np.nonzero(both)] == [[0, 0, 3, 7, 7], [0, 1, 5, 6, 7]]
 
 
-@pytest.mark.parametrize(
-    "box", [(0, 0, 0, 5), (0, 0, 5, -1), (8, 0, 3, 3), (0, -4, 3, 4), (np.nan, 0, 1, 1)]
-)
-def test_boxes_that_are_not_on_the_square(box: tuple[float, ...]) -> None:
-    with pytest.raises(ConfigError, match="a box must have area on the square of 8 px"):
-        region_of([box], 8)
-
-
 def test_widened_by_euclidean_distance() -> None:
     region = region_of([(4, 5, 3, 2)], 16)
     away = ndimage.distance_transform_edt(~region)
     for tolerance in (1, 1.5, 4):
         assert (widen(region, tolerance) == (away <= tolerance)).all()
     assert widen(region, 0) is region
-    with pytest.raises(
-        ConfigError, match="tolerance must be a number of pixels of at least 0, got -1"
-    ):
-        widen(region, -1)
 
 
 def test_pointing_game_by_hand() -> None:
@@ -189,7 +185,10 @@ def test_a_flat_map_points_by_chance(level: float) -> None:
 def test_energy_by_hand() -> None:
     heat = np.array([[3, 1], [-5, 4]], np.float32)
     assert energy_inside(heat, region_of([(0, 0, 1, 2)], 2)) == pytest.approx(3 / 8)
-    assert np.isnan(energy_inside(-np.ones((2, 2), np.float32), region_of([(0, 0, 1, 2)], 2)))
+    none = np.linspace(-2, -1, 16, dtype=np.float32).reshape(4, 4)
+    assert np.isnan(energy_inside(none, region_of([(0, 0, 2, 2)], 4)))
+    found = figures(none, [(0, 0, 2, 2)], 0.5)
+    assert (found["energy",], found["pointing_game",]) == ((0, 0), (0, 1))
 
 
 @pytest.mark.parametrize("side", [4, 7, 64])
