@@ -227,7 +227,7 @@ def test_gpu_demanded_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(build.torch.cuda, "is_available", lambda: False)
     config = compose_settings(["trainer=gpu", "logger=none"])
     with pytest.raises(ConfigError, match="torch sees no GPU"):
-        build.trainer_from(config, [], fit=False)
+        build.trainer_from(config, Path())
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,9 @@ def test_only_the_first_prints(name, monkeypatch, capsys) -> None:
 
 def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "available_cores", lambda: 8)
-    assert [build.cores_each(count) for count in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+    assert [build.own_cores(count) for count in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
-    assert build.cores_each(4) == 5
+    assert build.own_cores(4) == 5
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from filelock import FileLock, Timeout
 
 from xray_lightning.errors import ConfigError, OutputError
-from xray_lightning.writing import HOST, alive, open_replacing, remove_leftovers
+from xray_lightning.writing import HOST, alive, remove_leftovers, write_file
 
 LOCK, OWNER = ".lock", ".lock.owner"
 GRACE = 15.0  # seconds: loader processes of a killed run notice within 5 that it is dead
@@ -52,8 +52,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"cannot lock the folder {folder} ({error.strerror})") from error
     try:
-        with open_replacing(folder / OWNER) as file:
-            file.write(f"{HOST} {os.getpid()}")
+        write_file(folder / OWNER, f"{HOST} {os.getpid()}")
         yield
         if not (folder / OWNER).is_file():
             raise OutputError(

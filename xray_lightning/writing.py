@@ -63,6 +63,12 @@ def open_replacing(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[A
         partial.unlink(missing_ok=True)
 
 
+def write_file(path: Path, content: str | bytes, **options: Any) -> None:
+    """Write a whole file in one step, see :func:`open_replacing`."""
+    with open_replacing(path, "w" if isinstance(content, str) else "wb", **options) as file:
+        file.write(content)
+
+
 def require_folder(path: Path) -> None:
     """Never write what is left of a result into a folder made anew."""
     if not path.parent.is_dir():
@@ -125,8 +131,7 @@ def json_text(values: Mapping[str, Any]) -> str:
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:
     """Write plain values as JSON, see :func:`json_text`."""
-    with open_replacing(path) as file:
-        file.write(json_text(values) + "\n")
+    write_file(path, json_text(values) + "\n")
 
 
 def entries_of(values: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from running import write_run
 
 from xray_lightning.cli import app
-from xray_lightning.cli.multirun import SweepTable, sweep_report, write
+from xray_lightning.cli.multirun import SweepTable, finish_sweep, write
 from xray_lightning.evaluation.sweep import SweepComparison, SweepRun
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import show
@@ -119,6 +119,6 @@ def test_remarks_say_what_the_tables_do_not() -> None:
     assert not remarks(*fair, all_tests=True)
 
 
-def test_runs_that_do_not_vary(capsys: pytest.CaptureFixture[str]) -> None:
-    show(*sweep_report(SweepComparison((run("", 0.5),)), Path("x")))
+def test_runs_that_do_not_vary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show(*finish_sweep(SweepComparison((run("", 0.5),)), tmp_path)[0])
     assert "all runs" in capsys.readouterr().out

@@ -14,10 +14,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from xray_lightning.cli import fit as restart
-from xray_lightning.cli.build import own_cores, write_config
+from xray_lightning.cli.build import own_cores, reusable
 from xray_lightning.cli.config import compose_settings, in_sweep
 from xray_lightning.cli.failures import STOPPED_BY
 from xray_lightning.cli.fit import require_same_settings, sweep_run
+from xray_lightning.cli.settings import to_container
 from xray_lightning.errors import ConfigError
 from xray_lightning.folders import lock_folder
 from xray_lightning.writing import HOST
@@ -62,7 +63,7 @@ def started(run, *overrides: str) -> DictConfig:
     """The settings of a run that got as far as writing them down."""
     config = settings(run, *overrides)
     run.mkdir(exist_ok=True)
-    write_config({str(k): v for k, v in OmegaConf.to_container(config, resolve=True).items()}, run)
+    OmegaConf.save(reusable(to_container(config)), run / "config.yaml")
     return config
 
 
@@ -235,14 +236,16 @@ def test_lines_name_their_run_on_the_terminal_only(tmp_path) -> None:
         ({"_target_": "x.SlurmLauncher", "cpus_per_task": None}, 8),
     ],
 )
-def test_cores_are_shared(hydra: DictConfig, launcher: dict[str, Any], cores: int) -> None:
+def test_cores_are_shared(hydra: DictConfig, launcher, cores: int, monkeypatch) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
     hydra.launcher = launcher
     OmegaConf.set_struct(hydra, True)
-    assert own_cores(8) == cores
+    assert own_cores(1) == cores
 
 
-def test_a_single_run_has_all_cores(hydra: DictConfig) -> None:
+def test_a_single_run_has_all_cores(hydra: DictConfig, monkeypatch) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
     hydra.launcher = {"_target_": "x.JoblibLauncher", "n_jobs": 2}
     hydra.mode = RunMode.RUN
     assert not in_sweep()
-    assert own_cores(8) == 8
+    assert own_cores(1) == 8

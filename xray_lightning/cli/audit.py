@@ -18,7 +18,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import read_own
 from xray_lightning.folders import prepare_folder
 from xray_lightning.progress import show_progress
-from xray_lightning.writing import open_replacing
+from xray_lightning.writing import write_file
 
 OWN = {
     "lists": "",
@@ -65,8 +65,7 @@ def audit(request: Request) -> None:
         seed=own["bootstrap_seed"],
     )
     result = replace(result, command=" ".join(["xray audit", *request.words]))
-    with open_replacing(folder / "audit.html") as file:
-        file.write(audit_page(result))
+    write_file(folder / "audit.html", audit_page(result))
     notes = (*(f"note: {note}" for note in result.notes), f"written to {folder}")
     lines = (*audit_tables(result), *result.gist, *notes)
     request.present(result.to_json(), *lines, path=folder / "audit.json")

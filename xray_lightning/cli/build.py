@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import pytorch_lightning as pl
@@ -33,7 +32,7 @@ from xray_lightning.training.environment import write_environment
 from xray_lightning.training.optim import make_optimizer
 from xray_lightning.training.run import MONITOR, make_callbacks, make_trainer
 from xray_lightning.training.task import XrayTask
-from xray_lightning.writing import open_replacing
+from xray_lightning.writing import write_file
 
 LOG = logging.getLogger(__name__)
 HYDRA = {
@@ -41,6 +40,8 @@ HYDRA = {
     "output_subdir": None,
     "job": {"name": "train"},
 }
+# Settings that the data module takes under their own names.
+AS_THEY_ARE = ("image_size", "batch_size", "clahe", "cache_dir", "seed", "permute_labels")
 # What a partial loss can ask for by a parameter's name, counted on the training set.
 STATISTICS = {
     "positive_weight": XrayDataModule.positive_weight,  # (L,)
@@ -53,19 +54,9 @@ def data_from(
     config: Settings, source: Source | None = None, *, workers: int = 0
 ) -> XrayDataModule:
     """The data module of a configuration: reads the tables and makes the split, no pixels."""
-    return XrayDataModule(
-        source or make(config.data),
-        split=make(config.split),
-        sampler=make(config.sampler),
-        image_size=config.image_size,
-        batch_size=config.batch_size,
-        augment=make(config.augment),
-        clahe=config.clahe,
-        workers=workers,
-        cache_dir=config.cache_dir,
-        seed=config.seed,
-        permute_labels=config.permute_labels,
-    )
+    made = {name: make(config[name]) for name in ("split", "sampler", "augment")}
+    plain = {name: config[name] for name in AS_THEY_ARE}
+    return XrayDataModule(source or make(config.data), **made, **plain, workers=workers)
 
 
 def task_from(config: Settings, data: XrayDataModule) -> XrayTask:
@@ -95,17 +86,10 @@ def loss_from(config: Settings, data: XrayDataModule) -> nn.Module:
     return loss(**{name: STATISTICS[name](data) for name in wanted})
 
 
-class Resources(NamedTuple):
-    """What a process may use: loader processes, and compute threads."""
-
-    workers: int
-    threads: int
-
-
 def record_run(settings: Facts, data: XrayDataModule, trainer: pl.Trainer, run: Path) -> None:
-    """config.yaml and environment.json of a run that starts."""
+    """config.yaml, which starts a new run elsewhere, and environment.json of a run that starts."""
     if not (run / "config.yaml").exists():  # a resumed run keeps its own
-        write_config(settings, run)
+        write_file(run / "config.yaml", OmegaConf.to_yaml(reusable(settings)))
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     overrides = list(hydra.overrides.task) if hydra else []
     chosen = hydra.runtime.choices.items() if hydra else ()
@@ -116,14 +100,8 @@ def record_run(settings: Facts, data: XrayDataModule, trainer: pl.Trainer, run: 
     facts(run, data, trainer, settings["seed"])
 
 
-def write_config(config: Facts, run: Path) -> None:
-    """config.yaml: everything resolved but the folder, so that it starts a new run elsewhere."""
-    with open_replacing(run / "config.yaml") as file:
-        OmegaConf.save(reusable(config), file)
-
-
 def reusable(config: Facts) -> Settings:
-    """A run's settings without its folder."""
+    """A run's settings, everything resolved but its folder."""
     settings = OmegaConf.create({**config, "hydra": HYDRA})
     before = str(settings.run_dir)
     settings.run_dir = "${hydra:runtime.output_dir}"
@@ -137,9 +115,12 @@ def reusable(config: Facts) -> Settings:
 
 
 def trainer_from(
-    config: Settings, callbacks: list[pl.Callback], *, fit: bool = True, folder: Path | None = None
+    config: Settings, folder: Path, callbacks: list[pl.Callback] | None = None
 ) -> pl.Trainer:
-    """The Lightning trainer of a configuration, on a GPU if it asks for one and there is one."""
+    """The Lightning trainer of a configuration, on a GPU if it asks for one and there is one.
+
+    With ``callbacks`` it trains and logs into the folder, without it only scores.
+    """
     node = {str(key): value for key, value in config.trainer.items()}
     on_gpu = wants_gpu(config)
     if node["accelerator"] == "gpu" and not on_gpu:
@@ -149,9 +130,9 @@ def trainer_from(
         node["precision"] = "bf16-mixed" if on_gpu else "32-true"
     torch.backends.cudnn.allow_tf32 = node["precision"] != "32-true"  # float32 is float32
     factory = make(OmegaConf.create({**node, "_partial_": True}))
-    loggers = list(make(config.logger).values()) if fit else []
-    run = folder or Path(config.run_dir)
-    return make_trainer(factory, run, callbacks, loggers=loggers, fit=fit)
+    if callbacks is None:
+        return make_trainer(factory, folder, progress(), loggers=[], fit=False)
+    return make_trainer(factory, folder, callbacks, loggers=list(make(config.logger).values()))
 
 
 def run_callbacks(
@@ -174,9 +155,9 @@ def progress() -> list[pl.Callback]:
     return [RichProgressBar()] if sys.stdout.isatty() and alone else []
 
 
-def prepare_process(config: Settings) -> Resources:
-    """Seed; decide the loader's workers and the compute threads."""
-    cores = own_cores(cores_each(local_processes(config)))
+def prepare_process(config: Settings) -> dict[str, int]:
+    """Seed; decide the loader's ``workers`` and the compute ``threads``."""
+    cores = own_cores(local_processes(config))
     workers, threads = config.workers, config.threads
     workers = default_workers(cores, wants_gpu(config)) if workers is None else workers
     threads = max(1, cores - workers) if threads is None else threads
@@ -184,7 +165,7 @@ def prepare_process(config: Settings) -> Resources:
     os.environ["OMP_NUM_THREADS"] = str(threads)  # or Lightning sets another for processes
     cv2.setNumThreads(1)
     pl.seed_everything(config.seed, verbose=False)
-    return Resources(workers, threads)
+    return {"workers": workers, "threads": threads}
 
 
 def local_processes(config: Settings) -> int:
@@ -195,14 +176,10 @@ def local_processes(config: Settings) -> int:
     return devices if isinstance(devices, int) else len(str(devices).split(","))  # numbers of GPUs
 
 
-def cores_each(processes: int) -> int:
-    """Cores of one of several processes on this machine; what Slurm granted counts as it is."""
+def own_cores(processes: int) -> int:
+    """Cores of one of a run's processes on this machine; what Slurm granted counts as it is."""
     granted = os.environ.get("SLURM_CPUS_PER_TASK")
-    return int(granted) if granted else max(1, available_cores() // processes)
-
-
-def own_cores(cores: int) -> int:
-    """This run's share of the machine's cores."""
+    cores = int(granted) if granted else max(1, available_cores() // processes)
     # joblib keeps ``n_jobs`` runs going; submitit gives ``cpus_per_task``, locally a core each
     if not in_sweep():
         return cores

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from xray_lightning.cli.build import progress, trainer_from
+from xray_lightning.cli.build import trainer_from
 from xray_lightning.cli.opening import Opened, open_checkpoint
 from xray_lightning.cli.request import Request
 from xray_lightning.data.nih_expert import NihExperts
@@ -39,7 +39,7 @@ def evaluate(request: Request) -> None:
         opened.data,
         opened.splits,
         folder,
-        trainer_from(config, progress(), fit=False, folder=folder),
+        trainer_from(config, folder),
         tta=config.tta,
         draws=config.draws,
         prior=require_prior(config.prior),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xray_lightning.audit.shortcuts import Shortcuts, find_shortcuts, write_gist
-from xray_lightning.cli.build import progress, trainer_from
+from xray_lightning.cli.build import trainer_from
 from xray_lightning.cli.opening import Opened, home, open_checkpoint
 from xray_lightning.cli.request import Own, Request, read_names, take_own
 from xray_lightning.cli.settings import EXPLAIN
@@ -46,7 +46,7 @@ def explain_split(
 ) -> tuple[Explanation, Own]:
     """One set of images, files into the folder; what explain.json holds beside the explanation."""
     images.data.split = images.splits[name]
-    trainer = trainer_from(images.config, progress(), fit=False, folder=folder)
+    trainer = trainer_from(images.config, folder)
     explanation = explain_checkpoint(
         images.checkpoint, images.data, trainer=trainer, progress=True,
         **{key: value for key, value in settings.items() if key != "shortcuts"},

@@ -20,7 +20,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.folders import prepare_folder
 from xray_lightning.processes import quieten
 from xray_lightning.report.terminal import show
-from xray_lightning.writing import open_replacing, write_json
+from xray_lightning.writing import write_file, write_json
 
 if TYPE_CHECKING:  # needs torch, which is loaded once everything named was found
     from xray_lightning.evaluation.external import ExternalValidation
@@ -54,8 +54,7 @@ def external(request: Request) -> None:
 
     write_json(result.to_json(), folder / "external.json")
     heat_figure(result, folder / "external.png")
-    with open_replacing(folder / "external.html") as file:
-        file.write(external_page(result))
+    write_file(folder / "external.html", external_page(result))
     request.present(result.to_json(), *external_lines(result), f"written to {folder}")
 
 
@@ -63,14 +62,14 @@ def _validate(
     paths: Sequence[Path], sources: Mapping[str, Source], config: Settings, folder: Path, own: Own
 ) -> "ExternalValidation":
     from xray_lightning.checkpoint import load_checkpoint
-    from xray_lightning.cli.build import prepare_process, progress, trainer_from
+    from xray_lightning.cli.build import prepare_process, trainer_from
     from xray_lightning.cli.opening import open_saved
     from xray_lightning.evaluation.external import validate_externally
     from xray_lightning.evaluation.model import Scoring
 
     quieten()  # after Lightning, which sets its own level
-    workers, cache_dir = prepare_process(config).workers, config.cache_dir
-    trainer = trainer_from(config, progress(), fit=False, folder=folder)
+    workers, cache_dir = prepare_process(config)["workers"], config.cache_dir
+    trainer = trainer_from(config, folder)
     return validate_externally(
         [load_checkpoint(path, trust=own["trust"]) for path in paths],
         sources,

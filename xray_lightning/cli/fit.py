@@ -86,9 +86,14 @@ def start_run(config: DictConfig, source: Source | None = None) -> float | None:
     run, settings, last = Path(config.resume or config.run_dir), config, None
     with lock_folder(run) if first_process() else nullcontext():
         if (run / "config.yaml").is_file():
+            if not config.resume and (path := run / "metrics.json").is_file():
+                if not configs.in_sweep():
+                    what = f"resume={run} continues it, or name another"
+                    raise ConfigError(f"{run} holds a run already: {what}")
+                mean: float | None = read_json(path)["val"]["auroc"]["mean"]
+                show(f"finished before: {run}, validation AUROC {number(mean, 4)}")
+                return mean
             if not config.resume:
-                if (run / "metrics.json").is_file():
-                    return read_finished(run)
                 require_same_settings(config, run)
             (run / "failure.json").unlink(missing_ok=True)
             own = HydraConfig.get().overrides.task if config.resume else ["trust=true"]
@@ -99,15 +104,6 @@ def start_run(config: DictConfig, source: Source | None = None) -> float | None:
             if first_process() and (run / "config.yaml").is_file():
                 LOG.info("stopped; continue with: python train.py resume=%s", run)
             raise
-
-
-def read_finished(run: Path) -> float | None:
-    """The score of a finished run in a sweep; its log stays as it is."""
-    if not configs.in_sweep():
-        raise ConfigError(f"{run} holds a run already: resume={run} continues it, or name another")
-    mean: float | None = read_json(run / "metrics.json")["val"]["auroc"]["mean"]
-    show(f"finished before: {run}, validation AUROC {number(mean, 4)}")
-    return mean
 
 
 def resume_run(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, Checkpoint | None]:
@@ -159,14 +155,14 @@ def fit(
     require_settings(config)
     resources = build.prepare_process(config)
     run = Path(config.run_dir)
-    data = build.data_from(config, source, workers=resources.workers)
+    data = build.data_from(config, source, workers=resources["workers"])
     if last is not None:
         require_same_split(last, data)
     task = build.task_from(config, data)
-    task.description = describe_model(task.net, data, to_container(config) | resources._asdict())
+    task.description = describe_model(task.net, data, to_container(config) | resources)
     panel = build.panel_from(config, data.labels)
     callbacks = build.run_callbacks(config, run, task.net, data)
-    trainer = build.trainer_from(config, callbacks)
+    trainer = build.trainer_from(config, run, callbacks)
     require_own_processes(trainer)
     data.require_images(trainer.world_size)
     if trainer.is_global_zero:
@@ -178,7 +174,7 @@ def fit(
         train(task, data, run, trainer=trainer, resume=last),
         task,
         data,
-        build.trainer_from(config, build.progress(), fit=False),
+        build.trainer_from(config, run),
         heat_maps=[callback for callback in callbacks if isinstance(callback, HeatMaps)],
         panel=panel,
         write_page=page if config.report else None,

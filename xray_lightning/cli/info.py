@@ -25,11 +25,6 @@ GROUPS = {"models": "model", "losses": "loss", "data": "data", "experiments": "e
 def show_info(request: Request) -> None:
     """Versions, processors, GPU, the cache of decoded images, and what can be installed extra."""
     request.read()
-    print_pairs(request, describe_installation())
-
-
-def describe_installation() -> dict[str, object]:
-    """What ``xray info`` shows, as plain values."""
     import torch
 
     from xray_lightning.training.environment import PACKAGES
@@ -37,7 +32,7 @@ def describe_installation() -> dict[str, object]:
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     cache = Path("outputs/cache")
     sizes = [path.stat().st_size for path in cache.rglob("*") if path.is_file()]
-    return {
+    facts = {
         "version": xray_lightning.__version__,
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
@@ -47,6 +42,7 @@ def describe_installation() -> dict[str, object]:
         "cache": f"{cache}: {sum(sizes) / 1e6:,.0f} MB" if sizes else f"{cache}: not there yet",
         "extras": describe_extras(),
     }
+    print_pairs(request, facts)
 
 
 def describe_extras() -> dict[str, str]:

@@ -1,6 +1,5 @@
 """After ``-m``: tables and a figure that compare the runs, ranked by validation AUROC."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +49,7 @@ class SweepTable(Callback):
         """Compare."""
         folder = Path(config.hydra.sweep.dir)
         comparison = compare_runs(folder, none_yet=True)
-        write(comparison, folder)
-        show(*sweep_report(comparison, folder, write_folds(comparison, folder)))
+        show(*finish_sweep(comparison, folder)[0])
         if any(run.state == FAILED for run in comparison.runs):
             raise SystemExit(1)
 
@@ -60,10 +58,8 @@ def sweep(request: Request) -> None:
     """Compare the runs of a finished, killed or running sweep, ranked by validation AUROC."""
     folder, all_tests = Path(request.files[0]), request.read(test=False)["test"]
     comparison = compare_runs(folder)
-    write(comparison, folder)
-    validations = write_folds(comparison, folder)
+    lines, validations = finish_sweep(comparison, folder, all_tests=all_tests)
     pooled = {"cross_validations": [validation.to_json() for validation in validations]}
-    lines = sweep_report(comparison, folder, validations, all_tests=all_tests)
     request.present(comparison.to_json(all_tests=all_tests) | pooled, *lines)
 
 
@@ -76,33 +72,25 @@ def write(comparison: SweepComparison, folder: Path) -> None:
         sweep_figure(comparison.leaderboards, folder / "comparison.png")
 
 
-def write_folds(comparison: SweepComparison, folder: Path) -> "list[CrossValidation]":
-    """Pool the folds of a cross-validation: predictions.csv, pooled.json and pooled.png."""
-    if all(run.fold is None for run in comparison.runs):
-        return []
-    from xray_lightning.evaluation.sweep import pool_folds  # SciPy, Matplotlib: not before the end
-    from xray_lightning.report.figures import folds_figure
+def finish_sweep(
+    comparison: SweepComparison, folder: Path, *, all_tests: bool = False
+) -> "tuple[list[object], list[CrossValidation]]":
+    """Its files, also the pooled folds of a cross-validation; what is shown of it, and these."""
+    write(comparison, folder)
+    validations = []
+    if any(run.fold is not None for run in comparison.runs):
+        from xray_lightning.evaluation.sweep import pool_folds  # SciPy: not before the end
+        from xray_lightning.report.figures import folds_figure
 
-    validations = pool_folds(comparison.runs, folder)
-    for validation in validations:
-        if validation.predictions:
-            name = Path(validation.predictions.replace("predictions", "pooled"))
-            folds_figure(validation, folder / name.with_suffix(".png"))
-    return validations
-
-
-def sweep_report(
-    comparison: SweepComparison,
-    folder: Path,
-    validations: "Sequence[CrossValidation]" = (),
-    *,
-    all_tests: bool = False,
-) -> list[object]:
-    """A table for each split, remarks, the folds, and the runs without a result."""
+        validations = pool_folds(comparison.runs, folder)
+        for validation in validations:
+            if validation.predictions:
+                name = Path(validation.predictions.replace("predictions", "pooled"))
+                folds_figure(validation, folder / name.with_suffix(".png"))
     lines: list[object] = [*sweep_lines(comparison, all_tests=all_tests), *fold_lines(validations)]
     for run in comparison.not_finished:
         what = f"{run.settings} seed={run.seed}".strip() if run.seed is not None else ""
         lines.append(
             f"{run.state}: {' '.join(filter(None, (f'#{run.folder}', what, run.message)))}"
         )
-    return [*lines, f"sweep directory: {folder}"]
+    return [*lines, f"sweep directory: {folder}"], validations

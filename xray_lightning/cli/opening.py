@@ -77,7 +77,7 @@ def open_checkpoint(place: Path, overrides: Sequence[str], out: Path | None = No
     loaded = load_checkpoint(place, trust=own["trust"])
     config, description = read_settings(loaded, values), loaded.description
     settings.require_settings(config)
-    workers = prepare_process(config).workers
+    workers = prepare_process(config)["workers"]
     require_prior(config.prior)
     data = data_from(config, workers=workers)
     if own["labels"]:

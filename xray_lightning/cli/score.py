@@ -39,7 +39,12 @@ def score(request: Request) -> None:
     """Score anybody's predictions: xray score TABLE.csv data=nih data.root=DIR subset=test."""
     table = Path(request.files[0])
     own, values = take_own(request.settings, OWN)
-    require_points(own["points"], own["subset"])
+    others = set(SUBSETS) - {own["subset"]} if own["subset"] else set()  # the same would flatter
+    if own["points"] and own["points"] not in others:
+        raise ConfigError(
+            f"points={own['points']!r}: operating points are chosen on one of {', '.join(SUBSETS)},"
+            " and subset= names another one to apply them to"
+        )
     prior = require_prior(read_value("prior", own["prior"]))
     thresholds, prevalences = (read_shares(key, own[key], usual) for key, usual in USUAL.items())
     config = compose_settings(values, OWN)
@@ -90,15 +95,6 @@ def show_truths(request: Request, source: Source, split: Split | None, own: Own)
     notes = (f"note: {text}" for text in (*source.notes, note) if text)
     lines = truth_lines(truths, f"{table} on {source.name}")
     request.present(truths.to_json(), *lines, *notes, path=request.keep("truths.json"))
-
-
-def require_points(points: str, subset: str) -> None:
-    """Operating points chosen on the images they are applied to would flatter."""
-    if points and (not subset or points not in set(SUBSETS) - {subset}):
-        raise ConfigError(
-            f"points={points!r}: operating points are chosen on one of {', '.join(SUBSETS)}, and "
-            "subset= names another one to apply them to"
-        )
 
 
 def origin_of(table: Path, source: Source, split: Split | None, subset: str) -> Origin:

@@ -35,6 +35,7 @@ from xray_lightning.writing import (
     read_json,
     require_folder,
     to_plain,
+    write_file,
     write_json,
     write_table,
 )
@@ -256,8 +257,7 @@ def require_form(form: str) -> None:
 def read_key(path: Path) -> bytes:
     """The folder's own key, made if need be: without it nobody can tell a study by its digest."""
     if not path.is_file():
-        with open_replacing(path) as file:
-            file.write(secrets.token_hex(16))
+        write_file(path, secrets.token_hex(16))
         path.chmod(0o600)
     return path.read_bytes()
 

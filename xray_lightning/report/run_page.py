@@ -19,7 +19,7 @@ from xray_lightning.report.audit import audit_figures
 from xray_lightning.report.drawings import run_figures
 from xray_lightning.report.page import page, say
 from xray_lightning.report.run import Run
-from xray_lightning.writing import Json, open_replacing, to_plain, write_json
+from xray_lightning.writing import Json, to_plain, write_file, write_json
 
 Values = Json
 TEST = (  # of evaluation.json
@@ -53,8 +53,7 @@ NO_AUDIT = "a card is made without the label table; report.html has the audit"
 def write_report(run: Run, audit: Audit | None, audit_missing: str = "") -> Values:
     """Write report.html and report.json into the run's folder; what stands in report.json."""
     values = report_values(run, audit, audit_missing)
-    with open_replacing(run.folder / "report.html") as file:
-        file.write(run_page(run, values))
+    write_file(run.folder / "report.html", run_page(run, values))
     write_json(values, run.folder / "report.json")
     return values
 
@@ -193,8 +192,7 @@ def write_card(run: Run, folder: Path | None = None) -> list[Path]:
         texts[name] = page("sheet.md.j2", values | {"sheet": sheet})
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        with open_replacing(folder / f"{name}.md") as file:
-            file.write(text)
+        write_file(folder / f"{name}.md", text)
     return [folder / f"{name}.md" for name in texts]
 
 

@@ -23,7 +23,7 @@ from xray_lightning.folders import lock_folder, prepare_folder
 from xray_lightning.report.gallery import common_scale, paint
 from xray_lightning.report.page import page
 from xray_lightning.results import Json, Result
-from xray_lightning.writing import open_replacing, read_json
+from xray_lightning.writing import read_json, write_file
 
 SIDE = 512  # px of a film on a page
 DONE = ".studies.done"
@@ -89,8 +89,7 @@ def write_study_pages(
 
 
 def _write(path: Path, model: Json, **values: object) -> None:
-    with open_replacing(path, errors="surrogateescape") as file:
-        file.write(page("study.html.j2", {**values, "model": model}))
+    write_file(path, page("study.html.j2", {**values, "model": model}), errors="surrogateescape")
 
 
 def _load(names: Sequence[str]) -> list[Pixels] | str:
@@ -156,6 +155,5 @@ def _encode(picture: Pixels, path: Path | None = None) -> str:
     quality = [cv2.IMWRITE_JPEG_QUALITY, 88]
     data = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), quality)[1].tobytes()
     if path:
-        with open_replacing(path, "wb") as file:
-            file.write(data)
+        write_file(path, data)
     return f"data:image/jpeg;base64,{b64encode(data).decode('ascii')}"
