@@ -20,7 +20,7 @@ from xray_lightning.evaluation.external import (
 )
 from xray_lightning.metrics.calibration import CalibrationLine
 from xray_lightning.metrics.intervals import Estimate
-from xray_lightning.report.external import external_lines, external_page, heat_figure
+from xray_lightning.report.external import external_lines, write_external
 from xray_lightning.report.terminal import show
 from xray_lightning.training.callbacks.weights import AtomicCheckpointIO
 from xray_lightning.writing import read_json
@@ -59,9 +59,9 @@ def test_tables_fit(result: ExternalValidation, capsys: pytest.CaptureFixture[st
 
 
 def test_page_and_figure(result: ExternalValidation, tmp_path: Path) -> None:
-    heat_figure(result, tmp_path / "a.png")
-    assert (tmp_path / "a.png").stat().st_size > 5000
-    html = external_page(result)
+    write_external(result, tmp_path)
+    assert (tmp_path / "external.png").stat().st_size > 5000
+    html = (tmp_path / "external.html").read_text()
     assert "data:image/webp" in html
     assert "Ma$ss &lt;/b&gt;" in html
     assert "<script" not in html

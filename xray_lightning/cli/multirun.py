@@ -1,7 +1,7 @@
 """After ``-m``: tables and a figure that compare the runs, ranked by validation AUROC."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
@@ -12,11 +12,8 @@ from xray_lightning.cli.failures import USER_ERROR
 from xray_lightning.cli.request import Request
 from xray_lightning.cli.settings import require_known_keys, require_settings
 from xray_lightning.errors import ConfigError
-from xray_lightning.evaluation.sweep import FAILED, SweepComparison, compare_runs
+from xray_lightning.evaluation import sweep as sweeps
 from xray_lightning.report.terminal import fold_lines, show, sweep_lines
-
-if TYPE_CHECKING:
-    from xray_lightning.evaluation.sweep import CrossValidation
 
 
 class SweepTable(Callback):
@@ -43,27 +40,27 @@ class SweepTable(Callback):
         """Keep the files up to date after each run: the sweep may be killed."""
         if config.hydra.mode == RunMode.MULTIRUN:
             folder = Path(config.hydra.sweep.dir)
-            write(compare_runs(folder, none_yet=True), folder)
+            write(sweeps.compare_runs(folder, none_yet=True), folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Compare."""
         folder = Path(config.hydra.sweep.dir)
-        comparison = compare_runs(folder, none_yet=True)
+        comparison = sweeps.compare_runs(folder, none_yet=True)
         show(*finish_sweep(comparison, folder)[0])
-        if any(run.state == FAILED for run in comparison.runs):
+        if any(run.state == sweeps.FAILED for run in comparison.runs):
             raise SystemExit(1)
 
 
 def sweep(request: Request) -> None:
     """Compare the runs of a finished, killed or running sweep, ranked by validation AUROC."""
     folder, all_tests = Path(request.files[0]), request.read(test=False)["test"]
-    comparison = compare_runs(folder)
+    comparison = sweeps.compare_runs(folder)
     lines, validations = finish_sweep(comparison, folder, all_tests=all_tests)
     pooled = {"cross_validations": [validation.to_json() for validation in validations]}
     request.present(comparison.to_json(all_tests=all_tests) | pooled, *lines)
 
 
-def write(comparison: SweepComparison, folder: Path) -> None:
+def write(comparison: sweeps.SweepComparison, folder: Path) -> None:
     """comparison.csv, ranking.csv, ranking.json and comparison.png, each replaced in one step."""
     comparison.write(folder)
     if comparison.leaderboards:
@@ -73,20 +70,17 @@ def write(comparison: SweepComparison, folder: Path) -> None:
 
 
 def finish_sweep(
-    comparison: SweepComparison, folder: Path, *, all_tests: bool = False
-) -> "tuple[list[object], list[CrossValidation]]":
+    comparison: sweeps.SweepComparison, folder: Path, *, all_tests: bool = False
+) -> tuple[list[object], list[sweeps.CrossValidation]]:
     """Its files, also the pooled folds of a cross-validation; what is shown of it, and these."""
     write(comparison, folder)
-    validations = []
-    if any(run.fold is not None for run in comparison.runs):
-        from xray_lightning.evaluation.sweep import pool_folds  # SciPy: not before the end
-        from xray_lightning.report.figures import folds_figure
+    validations = sweeps.pool_folds(comparison.runs, folder)
+    for validation in validations:
+        if validation.predictions:
+            from xray_lightning.report.figures import folds_figure  # Matplotlib
 
-        validations = pool_folds(comparison.runs, folder)
-        for validation in validations:
-            if validation.predictions:
-                name = Path(validation.predictions.replace("predictions", "pooled"))
-                folds_figure(validation, folder / name.with_suffix(".png"))
+            name = Path(validation.predictions.replace("predictions", "pooled"))
+            folds_figure(validation, folder / name.with_suffix(".png"))
     lines: list[object] = [*sweep_lines(comparison, all_tests=all_tests), *fold_lines(validations)]
     for run in comparison.not_finished:
         what = f"{run.settings} seed={run.seed}".strip() if run.seed is not None else ""

@@ -1,6 +1,6 @@
 """A checkpoint with the images it is to be evaluated or explained on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,14 +8,15 @@ from pathlib import Path
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, require_labels
 from xray_lightning.cli import config as conf
 from xray_lightning.cli import settings
-from xray_lightning.cli.build import data_from, prepare_process
-from xray_lightning.cli.request import read_labels, take_own
+from xray_lightning.cli.build import data_from, prepare_process, trainer_from
+from xray_lightning.cli.request import Own, read_labels, take_own
 from xray_lightning.cli.settings import OPENING, Settings
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.partition import Split
-from xray_lightning.data.source import choose_labels, usage_notes
+from xray_lightning.data.source import Source, choose_labels, usage_notes
 from xray_lightning.errors import CheckpointError, ConfigError
-from xray_lightning.evaluation.model import choose_test_images, comparable, open_own, take_images
+from xray_lightning.evaluation import model as models
+from xray_lightning.evaluation.external import ExternalValidation, validate_externally
 from xray_lightning.evaluation.priors import require_prior
 from xray_lightning.processes import quieten
 from xray_lightning.report.terminal import show
@@ -62,7 +63,7 @@ class Opened:
     @property
     def overlap_known(self) -> bool:
         """Whether it can be told if the checkpoint has learned from these patients."""
-        known = comparable(self.checkpoint.description, self.data.source.population)
+        known = models.comparable(self.checkpoint.description, self.data.source.population)
         return self.own_images or known or bool(self.overlap)
 
     def folder(self, name: str, ending: str = "") -> Path:
@@ -87,11 +88,11 @@ def open_checkpoint(place: Path, overrides: Sequence[str], out: Path | None = No
     if len(data.labels) < len(description.labels):
         few, many = len(data.labels), len(description.labels)
         notes.append(f"data has {few} of the {many} labels: {', '.join(data.labels)}")
-    take_images(data, own["images"])
+    models.take_images(data, own["images"])
 
     open_data = partial(open_saved, cache_dir=config.cache_dir, workers=workers)
-    find_own = partial(open_own, loaded, open_data)
-    splits, note = choose_test_images(description, data, own["overlap"] or None, find_own)
+    find_own = partial(models.open_own, loaded, open_data)
+    splits, note = models.choose_test_images(description, data, own["overlap"] or None, find_own)
     show(*(f"note: {text}" for text in (*notes, note) if text))
     return Opened(loaded, config, data, splits, own["overlap"], out, own["labels"])
 
@@ -99,6 +100,23 @@ def open_checkpoint(place: Path, overrides: Sequence[str], out: Path | None = No
 def open_saved(checkpoint: Checkpoint, *, cache_dir: str, workers: int) -> XrayDataModule:
     """The data a checkpoint was trained on, as its run read it."""
     return data_from(read_settings(checkpoint, [f"cache_dir={cache_dir}"]), workers=workers)
+
+
+def validate_checkpoints(
+    paths: Sequence[Path], sources: Mapping[str, Source], config: Settings, folder: Path, own: Own
+) -> ExternalValidation:
+    """Checkpoints on whole data sets of other hospitals; ``own``: trust, draws, bootstrap_seed."""
+    quieten()  # after Lightning, which sets its own level
+    workers, cache_dir = prepare_process(config)["workers"], config.cache_dir
+    trainer = trainer_from(config, folder)
+    return validate_externally(
+        [load_checkpoint(path, trust=own["trust"]) for path in paths],
+        sources,
+        models.Scoring(folder, trainer, config.batch_size, workers, cache_dir),
+        open_data=partial(open_saved, cache_dir=cache_dir, workers=workers),
+        draws=own["draws"],
+        seed=own["bootstrap_seed"],
+    )
 
 
 def read_settings(checkpoint: Checkpoint, overrides: Sequence[str]) -> Settings:

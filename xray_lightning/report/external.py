@@ -1,7 +1,6 @@
 """An external validation: tables for the terminal, the heat table, and one page."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from textwrap import fill
 
 import numpy as np
@@ -18,7 +17,7 @@ from xray_lightning.report.figures import AS_WRITTEN, new_figure
 from xray_lightning.report.page import page, say
 from xray_lightning.report.terminal import empty_table
 from xray_lightning.wording import interval_text, number
-from xray_lightning.writing import save_figure
+from xray_lightning.writing import save_figure, write_file, write_json
 
 OWN = "internal test"
 LOW, HIGH = 0.5, 1.0  # of the colours: guessing, and no error
@@ -147,11 +146,10 @@ def _draw_cells(
     axes.set_title(label, fontsize=9)
 
 
-def external_page(result: external.ExternalValidation) -> str:
-    """The page: what external.json says, with the heat table; no script, no network."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "external.png"
-        heat_figure(result, path)
-        picture = embed_picture(path)
+def write_external(result: external.ExternalValidation, folder: Path) -> None:
+    """Write external.json, external.png and the page of both: no script, no network."""
+    write_json(result.to_json(), folder / "external.json")
+    heat_figure(result, folder / "external.png")
+    picture = embed_picture(folder / "external.png")
     values = {"picture": picture, "result": result, "text": _with_interval}
-    return page("external.html.j2", values)
+    write_file(folder / "external.html", page("external.html.j2", values))
