@@ -30,6 +30,15 @@ def slurm_step() -> str | None:
     return f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_STEP_ID', '0')}"
 
 
+def number_lines(run: int) -> None:
+    """Say in every line on the terminal, which several runs may share, whose it is."""
+    form = f"%(asctime)s %(levelname)s #{run} %(message)s"
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:  # a file is one too
+            handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
+    logging.getLogger("submitit").propagate = False  # has a log of its own; train.log is the run's
+
+
 def quieten() -> None:
     """Silence libraries' remarks about our considered choices, and all processes but the first."""
     if not first_process():

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from xray_lightning import ConfigError, Phantom, patient_split
 from xray_lightning.cli import report as module
 from xray_lightning.cli.app import APP, run_verb
-from xray_lightning.cli.audit import used_records
 from xray_lightning.cli.report import DRAWS, audit_again, closing_report
+from xray_lightning.data.source import used_records
 from xray_lightning.report.run import read_run
 
 

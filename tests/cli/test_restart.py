@@ -211,7 +211,7 @@ def test_lines_name_their_run_on_the_terminal_only(tmp_path) -> None:
     for handler in (terminal, file):
         root.addHandler(handler)
     try:
-        restart.prepare_log(3)
+        restart.number_lines(3)
         record = logging.LogRecord("x", logging.INFO, "x", 1, "epoch 1", None, None)
         assert terminal.format(record).endswith("INFO #3 epoch 1")
         assert file.format(record) == "epoch 1"

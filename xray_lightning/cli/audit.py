@@ -1,7 +1,6 @@
 """``xray audit``: leakage, shift, image-free baselines and the change from validation to test."""
 
 from collections.abc import Collection, Mapping
-from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from xray_lightning.cli.settings import Settings
 from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.nih import read_nih_map
 from xray_lightning.data.partition import FaultySplitError, split_source
-from xray_lightning.data.source import Source, readable_records
+from xray_lightning.data.source import Source, used_records
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import read_own
 from xray_lightning.folders import prepare_folder
@@ -69,15 +68,6 @@ def audit(request: Request) -> None:
     notes = (*(f"note: {note}" for note in result.notes), f"written to {folder}")
     lines = (*audit_tables(result), *result.gist, *notes)
     request.present(result.to_json(), *lines, path=folder / "audit.json")
-
-
-def used_records(source: Source) -> Source:
-    """The source with the records a run can use, of which its split is one."""
-    if not (source.missing and source.allow_missing):
-        return source
-    used = copy(source)
-    used.records = readable_records(source)
-    return used
 
 
 def read_exposures(config: Settings) -> dict[str, str]:

@@ -28,11 +28,9 @@ from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.overlays import HeatMaps
 from xray_lightning.folders import LockedError, lock_folder, prepare_folder
-from xray_lightning.processes import first_process, quieten, started_outside
-from xray_lightning.report.evaluation_table import evaluation_lines
-from xray_lightning.report.finish import FinishedRun, draw_data, finish_run
-from xray_lightning.report.page import say
-from xray_lightning.report.terminal import auroc_table, show
+from xray_lightning.processes import first_process, number_lines, quieten, started_outside
+from xray_lightning.report.finish import draw_data, finish_run, finished_lines
+from xray_lightning.report.terminal import show
 from xray_lightning.training.run import MONITOR, require_same_split, train
 from xray_lightning.wording import number
 from xray_lightning.writing import entries_of, read_json, write_json
@@ -51,7 +49,7 @@ MOVABLE = (  # where things lie and what they run on; the split's fingerprint ho
 def sweep_run(config: DictConfig) -> float | None:
     """Train one run of a sweep unless it is done; a failure is written down, not raised."""
     run = Path(config.run_dir)
-    prepare_log(HydraConfig.get().job.num)
+    number_lines(HydraConfig.get().job.num)
     if (run / "config.yaml").is_file() and not config.resume:
         require_same_settings(config, run)
     try:
@@ -68,15 +66,6 @@ def sweep_run(config: DictConfig) -> float | None:
         told["message"] = message or f"{type(error).__name__}: {error}"
         write_json(told, run / "failure.json")
         return None
-
-
-def prepare_log(number_of_run: int) -> None:
-    """Say in every line on the terminal, which several runs may share, whose it is."""
-    form = f"%(asctime)s %(levelname)s #{number_of_run} %(message)s"
-    for handler in logging.getLogger().handlers:
-        if type(handler) is logging.StreamHandler:  # a file is one too
-            handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
-    logging.getLogger("submitit").propagate = False  # has a log of its own; train.log is the run's
 
 
 def start_run(config: DictConfig, source: Source | None = None) -> float | None:
@@ -180,7 +169,7 @@ def fit(
         write_page=page if config.report else None,
         **point_settings(config),
     )
-    show_run(finished)
+    show(*finished_lines(finished))
     mean: float | None = finished.summaries["val"]["auroc"]["mean"]
     return mean
 
@@ -193,20 +182,3 @@ def require_own_processes(trainer: pl.Trainer) -> None:
             "trainer.devices=1, run them one by one, or let Slurm start them "
             "(hydra/launcher=submitit_slurm)"
         )
-
-
-def show_run(finished: FinishedRun) -> None:
-    """Print the result, in the first process."""
-    evaluation, run, summaries = finished.evaluation, finished.run, finished.summaries
-    if evaluation is None:
-        return
-    rate = run.images_seen / run.seconds if run.seconds else 0.0
-    data, split = evaluation.origin.data, evaluation.origin.split
-    title = f"{data}, split {split.name} [{split.fingerprint}]" if split else data
-    show(
-        auroc_table(summaries, title),
-        *evaluation_lines(evaluation, f"test of {data}", subgroups=False),
-        *say("subsets", summaries),
-        f"training saw {run.images_seen:,} images at {rate:.1f} images per second",
-        f"run directory: {run.folder}",
-    )

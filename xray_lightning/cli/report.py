@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from xray_lightning.audit.run import Audit, audit_split
-from xray_lightning.cli.audit import read_exposures, used_records
+from xray_lightning.cli.audit import read_exposures
 from xray_lightning.cli.config import explain_error, make, read_config, require_trusted
 from xray_lightning.cli.request import Request
 from xray_lightning.cli.settings import Settings
 from xray_lightning.data.partition import Split, split_source
-from xray_lightning.data.source import Source
+from xray_lightning.data.source import Source, used_records
 from xray_lightning.errors import ConfigError
 from xray_lightning.hub import require_pushable
 from xray_lightning.report.run import Run, read_run

@@ -11,7 +11,6 @@ from xray_lightning.data.source import Source, choose_labels, select_labels
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.compare import NEEDED, score_truths
 from xray_lightning.evaluation.evaluate import evaluate, fit_operating_points
-from xray_lightning.evaluation.predictions import Origin, SplitName
 from xray_lightning.evaluation.priors import require_prior
 from xray_lightning.evaluation.scores import ScoreTable, find_scored_labels
 from xray_lightning.metrics.decisions import PREVALENCES, THRESHOLDS, read_shares
@@ -56,16 +55,16 @@ def score(request: Request) -> None:
     if own["labels"]:
         known = source.labels, find_scored_labels(table, source.labels)
         source = select_labels(source, choose_labels(read_labels(own["labels"]), *known))
-    take = ScoreTable(table, source, source.labels, split, allow_missing=own["allow_missing"]).take
-    records, predictions, note = take(own["subset"])
-    fit = take(own["points"])[1] if own["points"] else None
+    scores = ScoreTable(table, source, source.labels, split, allow_missing=own["allow_missing"])
+    records, predictions, note = scores.take(own["subset"])
+    fit = scores.take(own["points"])[1] if own["points"] else None
     how = {"subset": own["points"], **point_settings(config)}
     path = request.keep("score.json")
     train = take_records(source.records, split.subsets["train"]) if split else None
     evaluation = evaluate(
         predictions,
         records,
-        origin_of(table, source, split, own["subset"]),
+        scores.origin(own["subset"]),
         operating_points=fit_operating_points(fit, **how) if fit else None,
         prior=prior,
         draws=own["draws"],
@@ -95,15 +94,3 @@ def show_truths(request: Request, source: Source, split: Split | None, own: Own)
     notes = (f"note: {text}" for text in (*source.notes, note) if text)
     lines = truth_lines(truths, f"{table} on {source.name}")
     request.present(truths.to_json(), *lines, *notes, path=request.keep("truths.json"))
-
-
-def origin_of(table: Path, source: Source, split: Split | None, subset: str) -> Origin:
-    """Where the scores come from."""
-    return Origin(
-        data=source.title,
-        data_images=len(source.records),
-        split=SplitName(split.name, split.fingerprint) if split else None,
-        subset=subset or None,
-        table=str(table),
-        notes=(*source.notes, *(split.notes if split else ())),
-    )

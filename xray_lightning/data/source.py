@@ -292,6 +292,15 @@ def readable_records(source: Source) -> list[Record]:
     return [record for record in source.records if record.image_id not in absent]
 
 
+def used_records(source: Source) -> Source:
+    """The data set with the records a run can use, of which its split is one."""
+    if not (source.missing and source.allow_missing):
+        return source
+    used = copy(source)
+    used.records = readable_records(source)
+    return used
+
+
 def _check_records(source: Source) -> None:
     """Refuse what a data set of the user's own may get wrong."""
     ids: set[str] = set()

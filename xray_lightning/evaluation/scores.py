@@ -18,7 +18,9 @@ from xray_lightning.evaluation.predictions import (
     PROBABILITY,
     SCORE,
     TARGET,
+    Origin,
     Predictions,
+    SplitName,
     read_score_column,
 )
 from xray_lightning.records import ALIASES, Record, take_records
@@ -81,14 +83,15 @@ class ScoreTable:
     ) -> None:
         images = [record.image_id for record in source.records]
         scores = read_scores(path, labels, images, others=others)
-        self._scores, self._records = dict(zip(*scores, strict=True)), source.records
+        self._path, self._source = path, source
+        self._scores = dict(zip(*scores, strict=True))
         self._labels, self._split, self._others = labels, split, others
         self._allow_missing = allow_missing or split is None
 
     def take(self, subset: str) -> tuple[list[Record], Predictions, str]:
         """A subset's records that have scores, these, and a sentence about those without any."""
-        split, place = self._split, subset or "label table"
-        records = take_records(self._records, split.subsets[subset]) if split else self._records
+        split, place, records = self._split, subset or "label table", self._source.records
+        records = take_records(records, split.subsets[subset]) if split else records
         scored: list[Record] = []
         missing: list[Record] = []
         for record in records:
@@ -107,6 +110,18 @@ class ScoreTable:
         columns = np.stack([self._scores[record.image_id] for record in scored])
         truth = np.full_like(columns, np.nan) if self._others else None
         return scored, Predictions.of(scored, self._labels, columns, truth), "; ".join(notes)
+
+    def origin(self, subset: str) -> Origin:
+        """Where the scores of a subset come from."""
+        source, split = self._source, self._split
+        return Origin(
+            data=source.title,
+            data_images=len(source.records),
+            split=SplitName(split.name, split.fingerprint) if split else None,
+            subset=subset or None,
+            table=str(self._path),
+            notes=(*source.notes, *(split.notes if split else ())),
+        )
 
 
 def find_scored_labels(path: Path, labels: Sequence[str]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from rich.table import Table
 
 from xray_lightning.audit.shortcuts import probe_hospitals
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, weights_sha256
@@ -22,7 +23,10 @@ from xray_lightning.folders import prepare_folder
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report import figures
+from xray_lightning.report.evaluation_table import evaluation_lines
 from xray_lightning.report.gallery import Panel, results_panel
+from xray_lightning.report.page import say
+from xray_lightning.report.terminal import auroc_table
 from xray_lightning.training.run import TrainingRun
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import Json, write_json
@@ -80,6 +84,23 @@ def finish_run(
         write_page(summaries)
     write_json(summaries, folder / "metrics.json")
     return FinishedRun(run, summaries, evaluation)
+
+
+def finished_lines(finished: FinishedRun) -> list[Table | str]:
+    """The result as tables and lines for the terminal; [] in any process but the first."""
+    evaluation, run, summaries = finished.evaluation, finished.run, finished.summaries
+    if evaluation is None:
+        return []
+    rate = run.images_seen / run.seconds if run.seconds else 0.0
+    data, split = evaluation.origin.data, evaluation.origin.split
+    title = f"{data}, split {split.name} [{split.fingerprint}]" if split else data
+    return [
+        auroc_table(summaries, title),
+        *evaluation_lines(evaluation, f"test of {data}", subgroups=False),
+        *say("subsets", summaries),
+        f"training saw {run.images_seen:,} images at {rate:.1f} images per second",
+        f"run directory: {run.folder}",
+    ]
 
 
 def evaluate_checkpoint(
