@@ -31,6 +31,10 @@ OWN = {
     "bootstrap_seed": 0,
     "truth": ("", "experts"),  # against radiologists and text miner on the same images
 }
+ELSEWHERE = (  # on the images they are applied to they would flatter
+    f"operating points are chosen on one of {', '.join(SUBSETS)}, and subset= names another one to "
+    "apply them to"
+)
 USUAL = {"thresholds": THRESHOLDS, "prevalence": PREVALENCES}
 
 
@@ -38,12 +42,8 @@ def score(request: Request) -> None:
     """Score anybody's predictions: xray score TABLE.csv data=nih data.root=DIR subset=test."""
     table = Path(request.files[0])
     own, values = take_own(request.settings, OWN)
-    others = set(SUBSETS) - {own["subset"]} if own["subset"] else set()  # the same would flatter
-    if own["points"] and own["points"] not in others:
-        raise ConfigError(
-            f"points={own['points']!r}: operating points are chosen on one of {', '.join(SUBSETS)},"
-            " and subset= names another one to apply them to"
-        )
+    if (points := own["points"]) and points not in {*SUBSETS} - {own["subset"] or points}:
+        raise ConfigError(f"points={points!r}: {ELSEWHERE}")
     prior = require_prior(read_value("prior", own["prior"]))
     thresholds, prevalences = (read_shares(key, own[key], usual) for key, usual in USUAL.items())
     config = compose_settings(values, OWN)
@@ -57,8 +57,8 @@ def score(request: Request) -> None:
         source = select_labels(source, choose_labels(read_labels(own["labels"]), *known))
     scores = ScoreTable(table, source, source.labels, split, allow_missing=own["allow_missing"])
     records, predictions, note = scores.take(own["subset"])
-    fit = scores.take(own["points"])[1] if own["points"] else None
-    how = {"subset": own["points"], **point_settings(config)}
+    fit = scores.take(points)[1] if points else None
+    how = {"subset": points, **point_settings(config)}
     path = request.keep("score.json")
     train = take_records(source.records, split.subsets["train"]) if split else None
     evaluation = evaluate(
