@@ -18,7 +18,6 @@ from xray_lightning.cli.build import own_cores, reusable
 from xray_lightning.cli.config import compose_settings, in_sweep
 from xray_lightning.cli.failures import STOPPED_BY
 from xray_lightning.cli.fit import require_same_settings, sweep_run
-from xray_lightning.cli.settings import to_container
 from xray_lightning.errors import ConfigError
 from xray_lightning.folders import lock_folder
 from xray_lightning.writing import HOST
@@ -31,6 +30,7 @@ def hydra(monkeypatch: pytest.MonkeyPatch) -> DictConfig:
     values["overrides"] = {"task": ["loss=bce", "seed=0"]}
     config = OmegaConf.create({"hydra": values})
     monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")  # cores of a machine with one process
     return config.hydra
 
 
@@ -63,7 +63,7 @@ def started(run, *overrides: str) -> DictConfig:
     """The settings of a run that got as far as writing them down."""
     config = settings(run, *overrides)
     run.mkdir(exist_ok=True)
-    OmegaConf.save(reusable(to_container(config)), run / "config.yaml")
+    OmegaConf.save(reusable(restart.to_container(config)), run / "config.yaml")
     return config
 
 
@@ -236,16 +236,13 @@ def test_lines_name_their_run_on_the_terminal_only(tmp_path) -> None:
         ({"_target_": "x.SlurmLauncher", "cpus_per_task": None}, 8),
     ],
 )
-def test_cores_are_shared(hydra: DictConfig, launcher, cores: int, monkeypatch) -> None:
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
+def test_cores_are_shared(hydra: DictConfig, launcher: dict[str, Any], cores: int) -> None:
     hydra.launcher = launcher
     OmegaConf.set_struct(hydra, True)
     assert own_cores(1) == cores
 
 
-def test_a_single_run_has_all_cores(hydra: DictConfig, monkeypatch) -> None:
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
+def test_a_single_run_has_all_cores(hydra: DictConfig) -> None:
     hydra.launcher = {"_target_": "x.JoblibLauncher", "n_jobs": 2}
     hydra.mode = RunMode.RUN
-    assert not in_sweep()
-    assert own_cores(1) == 8
+    assert (in_sweep(), own_cores(1)) == (False, 8)
