@@ -24,7 +24,7 @@ from xray_lightning.hub import locate
 from xray_lightning.models.backbones import fill, require_whole
 from xray_lightning.models.gate import Gate
 from xray_lightning.models.network import XrayNet
-from xray_lightning.writing import entries_of, open_replacing
+from xray_lightning.writing import entries_of, open_replacing, write_file
 
 if TYPE_CHECKING:  # Lightning, which new files need not wait for
     from xray_lightning.data.datamodule import XrayDataModule
@@ -207,8 +207,7 @@ def write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
     own = {"description": bare.to_plain(), "epoch": checkpoint.epoch}
     own |= {GATE: gate} if gate else {}
     tensors = {name: t.contiguous() for name, t in {**checkpoint.state, **weights}.items()}
-    with open_replacing(path, "wb") as file:
-        file.write(save(tensors, {KEY: json.dumps(own)}))
+    write_file(path, save(tensors, {KEY: json.dumps(own)}))
 
 
 def _read(path: Path) -> Any:

@@ -1,6 +1,6 @@
 """What is said in words: sentences from templates, words for numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,16 @@ def p_text(value: float | None) -> str:
     ('< 0.001', '0.250')
     """
     return "< 0.001" if value is not None and value < 0.001 else number(value)
+
+
+def name_first(names: Collection[str], most: int = 3) -> str:
+    """The first names, and how many more there are.
+
+    >>> name_first("abcde")
+    'a, b, c and 2 more'
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join([*names][:most]) + more
 
 
 def shorten(name: str, length: int = 38) -> str:

@@ -16,9 +16,9 @@ from xray_lightning.errors import ConfigError, DataNotFoundError
 from xray_lightning.hub import name_place
 from xray_lightning.progress import show_progress
 from xray_lightning.report.page import say
+from xray_lightning.wording import name_first
 
 CHECKED = 5  # films an export is checked on
-NAMED = 3  # files in the terminal; skipped.csv and failed.csv have them all
 POINTS = {"device": "auto", "method": "cam", "trust": False, "points": "checkpoint", "prior": ""}
 POINTS |= dict.fromkeys(("calibration", "operating_point.rule", "operating_point.value"), "")
 PREDICT = {"format": ("csv", "json", "parquet"), "batch_size": 32, "workers": None}
@@ -137,12 +137,6 @@ def convert(request: Request) -> None:
 def present_files(request: Request, values: Own, lines: list[str]) -> None:
     """What was done, and the notes that apply; in JSON those of the reader, as a list."""
     request.present({**values, "notes": list(filter(None, [values["notes"]]))}, *lines)
-
-
-def name_first(names: Collection[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join([*names][:NAMED]) + more
 
 
 def require_whole(failures: Collection[str], count: int, folder: Path, what: str) -> None:

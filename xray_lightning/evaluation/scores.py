@@ -24,9 +24,8 @@ from xray_lightning.evaluation.predictions import (
     read_score_column,
 )
 from xray_lightning.records import ALIASES, Record, take_records
+from xray_lightning.wording import name_first
 from xray_lightning.writing import from_spreadsheet
-
-NAMED = 5  # of a list in a message
 
 Choice = dict[str, list[str]]  # label -> columns that may hold its scores
 
@@ -165,10 +164,10 @@ def _require_known(table: Table, column: str, ids: Sequence[str | None]) -> list
     if unknown := [cell for cell, image in zip(cells, ids, strict=True) if image is None]:
         raise TableError(
             f"{table.path}: {len(unknown):,} of {len(ids):,} ids in column {column!r} are not in "
-            f"this data set: {_shorten(unknown)}. Take their rows out"
+            f"this data set: {name_first(unknown, 5)}. Take their rows out"
         )
     if twice := [image for image, count in Counter(known).items() if count > 1]:
-        raise TableError(f"{table.path} scores {len(twice):,} images twice: {_shorten(twice)}")
+        raise TableError(f"{table.path} scores {len(twice):,} images twice: {name_first(twice, 5)}")
     return known
 
 
@@ -222,9 +221,9 @@ def _find_label_columns(table: Table, labels: Sequence[str]) -> dict[str, str]:
     best = max(simple, key=_count, default={})
     lacking = [label for label in labels if not best.get(label)]
     raise TableError(
-        f"{path} has no score for {_shorten(lacking)}; its columns are {', '.join(columns)}. One "
-        "column per label is needed, with one prefix for all of them, if any; labels=shared scores "
-        "those that have one"
+        f"{path} has no score for {name_first(lacking, 5)}; its columns are {', '.join(columns)}. "
+        "One column per label is needed, with one prefix for all of them, if any; labels=shared "
+        "scores those that have one"
     )
 
 
@@ -234,8 +233,3 @@ def _simplify(name: str) -> str:
         if name.endswith(other):
             name = name.removesuffix(other) + usual
     return "".join(letter for letter in name.lower() if letter.isalnum()) or name
-
-
-def _shorten(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
