@@ -45,29 +45,22 @@ STYLES = ("-o", "--s", ":^")
 def explanation_lines(explanation: Explanation) -> list[Table | str]:
     """Tables and lines for the terminal."""
     lines: list[Table | str] = []
-    if explanation.localisation is None:
+    if (places := explanation.localisation) is None:
         lines.append(f"note: nothing to localise: {explanation.localisation_missing}")
-    else:
-        lines += localisation_lines(explanation, explanation.localisation)
+    else:  # per label for the first method, the mean for all of them
+        method, split = explanation.methods[0], explanation.split.name
+        title = f"{explanation.subset} set of {explanation.data}, split {split} "
+        title += f"[{explanation.fingerprint}]"
+        thresholds = [one for methods in places.thresholds.values() for one in methods.values()]
+        lines.append(pointing_table(places, method, title))
+        lines.append(overlap_table(places, method, explanation.published))
+        lines += [methods_table(places, names) for names in SHOWN]
+        lines += say("localisation", explanation, thresholds)
     if explanation.saliency:
         lines += saliency_lines(explanation.saliency)
     elif explanation.saliency_missing:
         lines.append(f"note: no saliency tests: {explanation.saliency_missing}")
     return lines
-
-
-def localisation_lines(explanation: Explanation, places: Localisation) -> list[Table | str]:
-    """Per label for the first method, the mean for all of them."""
-    method, published = explanation.methods[0], explanation.published
-    title = f"{explanation.subset} set of {explanation.data}, split {explanation.split.name} "
-    title += f"[{explanation.fingerprint}]"
-    thresholds = [one for methods in places.thresholds.values() for one in methods.values()]
-    return [
-        pointing_table(places, method, title),
-        overlap_table(places, method, published),
-        *(methods_table(places, names) for names in SHOWN),
-        *say("localisation", explanation, thresholds),
-    ]
 
 
 def _rows(places: Localisation) -> list[tuple[str, int, LabelLocalisation | MeanLocalisation]]:
