@@ -1,7 +1,5 @@
 """``xray data``, ``cache``, ``labels``: what is in a folder, and how it calls it; without torch."""
 
-from collections.abc import Sequence
-
 from xray_lightning.cli.config import compose_settings, make, split_sets
 from xray_lightning.cli.request import Request
 from xray_lightning.data.cache import open_cache
@@ -47,17 +45,12 @@ def labels(request: Request) -> None:
     settings, rest = split_sets(request.settings)
     if not settings:
         compose_settings(rest)  # refuses what no setting has
-    sources = {name: _open(own, rest) for name, own in settings.items()}
+    sources: dict[str, Source | None] = {}
+    for name, own in settings.items():
+        node = compose_settings([*rest, *own]).data
+        unset = len(own) == 1 and "???" in dict(node.items_ex(resolve=False)).values()
+        sources[name] = None if unset else make(node)  # nothing says where it is
     table = tabulate_labels(sources or dict.fromkeys(list_sets()))
     opened = [(name, source) for name, source in sources.items() if source]
     notes = (f"note: {name}: {note}" for name, source in opened for note in source.notes)
     request.present(table.to_json(), *labels_tables(table), *notes)
-
-
-def _open(own: Sequence[str], rest: Sequence[str]) -> Source | None:
-    """The data set; None if nothing says where it is."""
-    config = compose_settings([*rest, *own])
-    if len(own) == 1 and "???" in dict(config.data.items_ex(resolve=False)).values():
-        return None
-    source: Source = make(config.data)
-    return source

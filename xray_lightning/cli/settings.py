@@ -17,7 +17,7 @@ from zipfile import is_zipfile
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from xray_lightning.cli.request import Own, Request, describe_unknown, read_setting, take_own
+from xray_lightning.cli.request import Own, Request, describe_unknown, take_own
 from xray_lightning.errors import CheckpointError, ConfigError, DataNotFoundError, require_integer
 from xray_lightning.hub import locate, name_place
 from xray_lightning.processes import slurm_step
@@ -107,12 +107,11 @@ def require_settings(config: Settings) -> None:
 
 def require_openable(request: Request, *, explain: bool = False) -> Request:
     """The request with its checkpoints found; refuses what no checkpoint can be opened with."""
-    _, rest = take_own(request.settings, OPENING | (EXPLAIN if explain else {}))
+    own = OPENING | {"tta": ("none", "flip")} | (EXPLAIN if explain else {})
+    _, rest = take_own(request.settings, own)
     changes = dict(text.split("=", 1) for text in rest)
     require_changes(list(changes))
     for key, value in changes.items():
-        if key == "tta":
-            read_setting(key, value, ("none", "flip"))
         if key in LEAST and value != "null" and not value.isdecimal():
             require_integer(key, value, LEAST[key])
     return replace(request, files=tuple(str(find_checkpoint(name)) for name in request.files))

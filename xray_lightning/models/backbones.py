@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from xray_lightning.errors import ConfigError, WeightsError
 from xray_lightning.hub import locate, name_place
 from xray_lightning.models.batches import evaluation_mode
-from xray_lightning.wording import name_first
 
 State = dict[str, Tensor]
 DAMAGE = (SafetensorError, BadZipFile, OSError, RuntimeError, EOFError, ValueError, KeyError)
@@ -160,7 +159,8 @@ def _partial(origin: str, *, missing: list[str], extra: list[str]) -> str:
     text = f"{origin} fits the network only in part, so nothing was loaded."
     for keys, where in ((missing, "Not in the file"), (extra, "In the file only")):
         if keys:
-            text += f" {where}, or of another shape ({len(keys)}): {name_first(keys, 10)}."
+            more = f" and {len(keys) - 10} more" if len(keys) > 10 else ""
+            text += f" {where}, or of another shape ({len(keys)}): {', '.join(keys[:10])}{more}."
     return text
 
 
