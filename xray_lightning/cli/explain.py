@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+from rich.table import Table
 
 from xray_lightning.audit.shortcuts import Shortcuts, find_shortcuts, write_gist
 from xray_lightning.cli.build import trainer_from
@@ -13,7 +14,7 @@ from xray_lightning.cli.settings import EXPLAIN
 from xray_lightning.deploy.classifier import find_device
 from xray_lightning.errors import ConfigError
 from xray_lightning.explain.maps import GATES, METHODS
-from xray_lightning.explain.run import Explanation, explain_checkpoint, require_explainable
+from xray_lightning.explain.run import explain_checkpoint, require_explainable
 from xray_lightning.folders import prepare_folder
 from xray_lightning.models.network import XrayNet
 from xray_lightning.report.explanation import draw_explanation, explanation_lines, shortcut_lines
@@ -23,28 +24,24 @@ from xray_lightning.writing import write_json
 
 def explain(request: Request) -> None:
     """Where does it look, and can that be believed? Writes RUN/explain/."""
-    (checkpoint,), (settings, values) = request.files, own_settings(request.settings)
-    images = open_checkpoint(Path(checkpoint), values, request.out)
+    (checkpoint,), (settings, changes) = request.files, own_settings(request.settings)
+    images = open_checkpoint(Path(checkpoint), changes, request.out)
     images.data.split = images.splits["test"]
     methods = (*settings["methods"], *settings["saliency"])
     others = {key: settings[key] for key in ("subset", "label", "seeds", "permuted")}
     require_explainable(images.checkpoint, images.data, methods=methods, **others)
     folder = folder_of(images, settings["subset"])
     places = {n: prepare_folder(folder if n == "test" else folder / n) for n in images.splits}
-    every = {place: explain_split(images, name, settings, place) for name, place in places.items()}
-    lines: list[Any] = []
-    for place, (explanation, facts) in every.items():
-        tests = facts["shortcuts"]
-        shortcut = shortcut_lines(Shortcuts.from_json(tests), checkpoint) if tests else []
-        lines += [*explanation_lines(explanation), *shortcut, f"written to {place}"]
-    first, *rest = (facts for _, facts in every.values())
-    request.present({"parts": [first, *rest]} if rest else first, *lines)
+    parts = [explain_split(images, name, settings, place) for name, place in places.items()]
+    (first, _), *rest = parts
+    values = {"parts": [values for values, _ in parts]} if rest else first
+    request.present(values, *(line for _, lines in parts for line in lines))
 
 
 def explain_split(
     images: Opened, name: str, settings: Own, folder: Path
-) -> tuple[Explanation, Own]:
-    """One set of images, files into the folder; what explain.json holds beside the explanation."""
+) -> tuple[Own, list[Table | str]]:
+    """One set of images, files into the folder: what explain.json holds, and what is shown."""
     images.data.split = images.splits[name]
     trainer = trainer_from(images.config, folder)
     explanation = explain_checkpoint(
@@ -52,14 +49,16 @@ def explain_split(
         **{key: value for key, value in settings.items() if key != "shortcuts"},
     )  # fmt: skip
     draw_explanation(explanation, folder)
-    values = explanation.to_json() | {"shortcuts": {}}
+    values, lines = explanation.to_json() | {"shortcuts": {}}, explanation_lines(explanation)
     if settings["shortcuts"]:
         show("shortcut tests: covering corners, border and letters; probes")
         net = images.checkpoint.build_net().to(trainer.strategy.root_device)
         chosen = {key: settings[key] for key in ("subset", "draws", "seed")}
-        values["shortcuts"] = find_own(images, net, **chosen).to_json()
+        tests = find_own(images, net, **chosen)
+        values["shortcuts"] = tests.to_json()
+        lines += shortcut_lines(tests, str(images.checkpoint.path))
     write_json(values, folder / "explain.json")
-    return explanation, values
+    return values, [*lines, f"written to {folder}"]
 
 
 def folder_of(images: Opened, subset: str) -> Path:
