@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xray_lightning"
 LIMITS = {
     "lines of the package": 28_200,
-    "lines of cli/": 2_579,
+    "lines of cli/": 2_564,
     "lines of tests": 29_320,
     "longest file": 450,
     "longest function": 40,
