@@ -290,7 +290,6 @@ def openi(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.filterwarnings("ignore::xray_lightning.data.source.UnknownPatientsWarning")
 def test_odd_reports(openi: Path) -> None:
     image = np.dstack([np.full((6, 5), 200, np.uint8)] * 3)  # grey stored as RGB
     write_image(openi / "NLMCXR_png" / "CXR1_1.png", image)
@@ -307,7 +306,6 @@ def test_odd_reports(openi: Path) -> None:
         assert [r.image_id for r in xl.OpenI(openi).records] == ["CXR1_1", "CXR2_1"]
 
 
-@pytest.mark.filterwarnings("ignore::xray_lightning.data.source.UnknownPatientsWarning")
 def test_faulty_reports(openi: Path) -> None:
     (openi / HEADERS).rename(openi / "elsewhere.csv")
     with pytest.raises(xl.ConfigError, match="views=null"):
@@ -324,7 +322,6 @@ def test_faulty_reports(openi: Path) -> None:
         xl.OpenI(openi / "ecgen-radiology")
 
 
-@pytest.mark.filterwarnings("ignore::xray_lightning.data.source.UnknownPatientsWarning")
 def test_openi_counts(tables: Path) -> None:
     source = xl.OpenI(tables / "openi")
     assert not any("expected" in note for note in source.notes)

@@ -96,13 +96,14 @@ class CheXpert(Source, published="chexpert"):
             for part, path in _find_tables(folder).items()
         }
         self.official = _assign_parts(parts)
-        published = {name: rows for name, rows in FACTS.counts.items() if name.split()[0] in parts}
+        expected = {name: rows for name, rows in FACTS.counts.items() if name.split()[0] in parts}
+        self.facts = replace(FACTS, counts=expected)
         records: Sequence[Record] = Records.join(list(parts.values()))
         self._masks: dict[str, dict[str, Packed]] = {}  # image -> label -> mask
         self._told: set[str] = set()  # images of which the files of masks tell what is absent
         for file in [segmentations] if isinstance(segmentations, str | Path) else segmentations:
             records = self._add_masks(Path(file), records, notes)
-        self.fill(records, notes, views=views, counts=counts, published=published)
+        self.fill(records, notes, views=views, counts=counts)
 
     def mask(self, record: Record, label: str) -> Mask | None:
         """Where radiologists saw a finding, (H, W) bool; None where no file of masks tells it.

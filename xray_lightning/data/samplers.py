@@ -131,9 +131,6 @@ class EpochSampler(DistributedSampler[SampleKey]):  # by type alone: Lightning l
         # batch norm cannot train on a last batch of one: it is left out, another the next time
         self.num_samples = share - 1 if share % batch_size == 1 and share > 1 else share
 
-    def __len__(self) -> int:
-        return self.num_samples
-
     def __iter__(self) -> Iterator[SampleKey]:
         generator = np.random.default_rng((self.seed, self.epoch))
         order = self.plan(generator)
@@ -150,9 +147,7 @@ class Shard(DistributedSampler[int]):
     def __init__(self, length: int, *, rank: int = 0, world: int = 1) -> None:
         super().__init__(range(length), world, rank, shuffle=False)  # type: ignore[arg-type]
         self.positions = range(rank, length, world)
-
-    def __len__(self) -> int:
-        return len(self.positions)
+        self.num_samples = len(self.positions)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.positions)
