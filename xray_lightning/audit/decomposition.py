@@ -18,12 +18,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from xray_lightning.audit.label_table import LabelTable
 from xray_lightning.metrics import intervals
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.metrics.intervals import Floats, Interval, divided, mean_of_defined
+from xray_lightning.metrics.intervals import Floats, Interval, Mask, divided, mean_of_defined
 from xray_lightning.metrics.ranks import Codes
 from xray_lightning.results import Result
 
@@ -33,7 +32,6 @@ MINIMUM = 10  # positives and negatives of a label in a stratum, below which it 
 _FOLLOW_UPS = (1, 5, 20)  # first image, 1 to 4, 5 to 19, 20 and more
 _FINDINGS = ("0", "1", "2", "3+")
 
-Mask = npt.NDArray[np.bool_]
 Change = tuple[float, Interval]  # a difference and its 95 % interval, patients resampled
 
 
@@ -125,14 +123,11 @@ def reweight(
     """Weights of the test images that give them validation's mix of cells, (D, m)."""
     # Cells are (n,) and (m,); weights say how often each draw has each image, (D, n) and (D, m).
     count = int(max(val_cells.max(), test_cells.max())) + 1
-    weights = np.empty(test_weights.shape)
-    for row, wanted, have in zip(weights, val_weights, test_weights, strict=True):
-        shares = [
-            np.bincount(cells, weights=drawn, minlength=count) / drawn.sum()
-            for cells, drawn in ((val_cells, wanted), (test_cells, have))
-        ]
-        row[:] = have * np.nan_to_num(divided(*shares))[test_cells]
-    return weights
+    wanted, have = (
+        drawn @ np.eye(count)[cells] / drawn.sum(axis=1, keepdims=True)
+        for cells, drawn in ((val_cells, val_weights), (test_cells, test_weights))
+    )
+    return np.asarray(test_weights * np.nan_to_num(divided(wanted, have))[:, test_cells])
 
 
 def measure_auroc(scores: Floats, positive: Mask, weights: Floats) -> Floats:
@@ -155,16 +150,13 @@ def measure_auroc(scores: Floats, positive: Mask, weights: Floats) -> Floats:
 
 def _number_cells(val: LabelTable, test: LabelTable) -> tuple[Codes, Codes]:
     """View x follow-up band x number of findings as one number for both, (n,) and (m,)."""
-    views = np.unique(np.concatenate([val.view, test.view]))
-    cells = []
-    for table in (val, test):
-        band = np.searchsorted(_FOLLOW_UPS, table.follow_up, side="right")
-        band = np.where(np.isnan(table.follow_up), len(_FOLLOW_UPS) + 1, band)
-        severity = np.minimum((table.targets == 1).sum(axis=1), len(_FINDINGS) - 1)
-        place = np.searchsorted(views, table.view)
-        cell = (place * (len(_FOLLOW_UPS) + 2) + band) * len(_FINDINGS) + severity
-        cells.append(cell.astype(np.intp))
-    return cells[0], cells[1]
+    view = np.concatenate([val.view, test.view])
+    number = np.concatenate([val.follow_up, test.follow_up])
+    band = np.where(np.isnan(number), -1, np.searchsorted(_FOLLOW_UPS, number, side="right"))
+    findings = (np.concatenate([val.targets, test.targets]) == 1).sum(axis=1)
+    columns = np.unique(view, return_inverse=True)[1], band, findings.clip(max=len(_FINDINGS) - 1)
+    cells = np.unique(np.stack(columns), axis=1, return_inverse=True)[1].reshape(-1)
+    return cells[: len(val.view)], cells[len(val.view) :]
 
 
 def _match(*tables: LabelTable) -> dict[str, Sequence[Mask]]:

@@ -14,15 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from xray_lightning.data.source import Pixels
+from xray_lightning.data.source import Mask, Pixels
 from xray_lightning.explain.maps import EVEN, Grids, enlarge
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import Floats, divided, mean_of_defined, percentile_interval
 from xray_lightning.models.batches import run_batches
 from xray_lightning.models.network import XrayNet
 from xray_lightning.results import Result
-
-Mask = npt.NDArray[np.bool_]  # (H, W)
 
 BORDER = 0.1  # of the side: depth of the frame all round
 CORNER = 0.15  # of the side: each of the four squares
@@ -74,18 +72,19 @@ def find_body(pixels: Pixels) -> Body:
 
 def mask_border(shape: tuple[int, int], depth: float = BORDER) -> Mask:
     """The border all round, (H, W)."""
-    rows, columns = (round(depth * side) for side in shape)
-    mask = np.ones(shape, np.bool_)
-    mask[rows : shape[0] - rows, columns : shape[1] - columns] = False
-    return mask
+    return np.logical_or.outer(*_near_ends(shape, depth))
 
 
 def mask_corners(shape: tuple[int, int]) -> Mask:
     """The four corners, (H, W)."""
-    rows, columns = (
-        np.minimum(np.arange(side), np.arange(side)[::-1]) < round(CORNER * side) for side in shape
-    )
-    return np.asarray(rows[:, None] & columns)
+    return np.logical_and.outer(*_near_ends(shape, CORNER))
+
+
+def _near_ends(shape: tuple[int, int], depth: float) -> list[Mask]:
+    """The rows (H,) and columns (W,) within ``depth`` of the side from an end."""
+    return [
+        np.minimum(np.arange(side), np.arange(side)[::-1]) < round(depth * side) for side in shape
+    ]
 
 
 def mask_letters(pixels: Pixels, lungs: Mask) -> Mask:
@@ -174,11 +173,6 @@ class ScoreDrop(Result):
     verdict: str  # flagged if one of the two is; not flagged if neither is
 
 
-def predict_logits(net: XrayNet, images: Tensor) -> Floats:
-    """Logits (N, L); the network is in evaluation mode."""
-    return np.asarray(run_batches(net, images, batch_size=BATCH).double().numpy())
-
-
 def occlude(net: XrayNet, images: Tensor, marker: Mask | None, seed: int) -> dict[str, Occlusion]:
     """Logits of images (N, 1, H, W) in [0, 1] with a region or the marker (N, H, W) covered."""
     # They are covered in 256 grey values, which is what files hold; ``seed``: of patches.
@@ -261,18 +255,14 @@ def measure_energy(
         for name, mask in zip(DEPTHS, masks, strict=True):
             rest = inside & ~mask
             rows[name].append((energy[mask].sum(), mask.mean(), energy[rest].sum(), rest.mean()))
-    grid = maps.shape[1], maps.shape[2]
-    return {name: _summarise(np.array(rows[name]), grid, DEPTHS[name], bootstrap) for name in rows}
-
-
-def _summarise(
-    rows: Floats, grid: tuple[int, int], depth: float, bootstrap: PatientBootstrap
-) -> Energy:
-    """Of the energy and area there, and of the rest of the body, (n, 4)."""
-    defined = ~np.isnan(rows[:, 0])
-    rows, drawn = rows[defined], bootstrap.subset(defined)
-    there, body = (drawn.ratio(rows[:, first], rows[:, first + 1]) for first in (0, 2))
-    density = Check.of(divided(there, there + body), 0.5)
-    verdict = density.verdict if 1 / min(grid) <= depth else UNDECIDED
-    share, area = mean_of_defined(rows[:, :2]).tolist()
-    return Energy(share, area, density, int((~defined).sum()), grid, verdict)
+    regions, grid = {}, (maps.shape[1], maps.shape[2])
+    for name, depth in DEPTHS.items():
+        sums = np.array(rows[name])  # energy and area there, and of the rest of the body, (n, 4)
+        defined = ~np.isnan(sums[:, 0])
+        sums, drawn = sums[defined], bootstrap.subset(defined)
+        there, body = (drawn.ratio(*pair.T) for pair in (sums[:, :2], sums[:, 2:]))
+        density = Check.of(divided(there, there + body), 0.5)
+        verdict = density.verdict if 1 / min(grid) <= depth else UNDECIDED
+        share, area = mean_of_defined(sums[:, :2]).tolist()
+        regions[name] = Energy(share, area, density, int((~defined).sum()), grid, verdict)
+    return regions

@@ -18,7 +18,6 @@ from xray_lightning.data.source import Source
 from xray_lightning.errors import ConfigError, TableError
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.bootstrap import PatientBootstrap
-from xray_lightning.records import Record
 from xray_lightning.results import Result
 from xray_lightning.wording import tell
 
@@ -198,7 +197,18 @@ def decompose_change(
     by_id = {record.image_id: record for record in source.records}
     scored = []
     for subset, table in (("val", val), ("test", test)):
-        _require_subset(table, by_id, subset, split)
+        if unknown := [image for image in table.image_ids if image not in by_id]:
+            raise TableError(
+                f"{len(unknown):,} scored images are not in the label table, the first is "
+                f"{unknown[0]}: are these predictions on other data?"
+            )
+        theirs, own = fingerprint({subset: table.image_ids}), split.subset_fingerprints[subset]
+        if theirs != own:  # the page would mix two splits
+            raise TableError(
+                f"the predictions of {subset} are of other images [{theirs}] than the {subset} set "
+                f"of split {split.name} [{own}]: audit the run's split (the split and data "
+                "settings of its config.yaml)"
+            )
         columns = LabelTable.of([by_id[image] for image in table.image_ids], table.labels)
         columns = replace(columns, targets=table.targets.astype(np.float64))
         scored.append(ScoredSubset(columns, table.scores.astype(np.float64)))
@@ -208,24 +218,6 @@ def decompose_change(
         if on_val.any() and on_test.any() and not (on_val.all() and on_test.all()):
             groups[_name_list(source, name)] = (on_val, on_test)
     return decompose(scored[0], scored[1], groups, draws=draws, seed=seed)
-
-
-def _require_subset(
-    predictions: Predictions, by_id: Mapping[str, Record], subset: str, split: Split
-) -> None:
-    """Refuse the scores of other images: the page would mix two splits."""
-    if unknown := [image for image in predictions.image_ids if image not in by_id]:
-        raise TableError(
-            f"{len(unknown):,} scored images are not in the label table, the first is "
-            f"{unknown[0]}: are these predictions on other data?"
-        )
-    theirs = fingerprint({subset: predictions.image_ids})
-    if theirs != split.subset_fingerprints[subset]:
-        raise TableError(
-            f"the predictions of {subset} are of other images [{theirs}] than the {subset} set of "
-            f"split {split.name} [{split.subset_fingerprints[subset]}]: audit the run's split (the "
-            "split and data settings of its config.yaml)"
-        )
 
 
 def _name_list(source: Source, subset: str) -> str:

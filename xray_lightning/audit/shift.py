@@ -4,9 +4,8 @@ Prevalence and metadata of the groups of images, whether a classifier can tell t
 looking at an image, and scores that need no image: what a label table alone gives away.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import scipy  # .stats, a second's import, loads at its first use
@@ -200,23 +199,25 @@ def separate_by_metadata(
     return Separation(result, used, "", lacking)
 
 
-def fit_trees(features: Floats, targets: Floats, seed: int) -> Any:
-    """Small trees that take unknown values as they are; the settings are not tuned."""
+def fit_trees(features: Floats, targets: Floats, seed: int) -> Callable[[Floats], Floats]:
+    """What gives scores of the class 1, (n,), by small trees that take unknown values as they are.
+
+    Their settings are not tuned.
+    """
     from sklearn.ensemble import HistGradientBoostingClassifier  # a second's import
 
     trees = HistGradientBoostingClassifier(
         max_iter=50, max_leaf_nodes=15, early_stopping=False, random_state=seed
     )
     features = np.where(np.isnan(features).all(axis=0), 0.0, features)  # which it cannot take
+
+    def score(columns: Floats) -> Floats:
+        with threadpool_limits(1):
+            return np.asarray(trees.predict_proba(columns)[:, 1])
+
     with threadpool_limits(1):  # its threads spin: beside other load 0.2 s were seen to take 10
-        return trees.fit(features, targets)
-
-
-def score_trees(trees: Any, features: Floats) -> Floats:
-    """Scores of the class 1, (n,)."""
-    with threadpool_limits(1):
-        scores: Floats = trees.predict_proba(features)[:, 1]
-    return scores
+        trees.fit(features, targets)
+    return score
 
 
 def _score_held_out(
@@ -228,12 +229,12 @@ def _score_held_out(
     generator = np.random.default_rng(seed)
     scores, shuffled = np.zeros(len(features)), np.zeros(features.shape)
     for learned, held in GroupKFold(FOLDS).split(features, targets, codes):
-        trees = fit_trees(features[learned], targets[learned], seed)
-        scores[held] = score_trees(trees, features[held])
+        score = fit_trees(features[learned], targets[learned], seed)
+        scores[held] = score(features[held])
         for column in range(features.shape[1]):
             changed = features[held].copy()
             changed[:, column] = generator.permutation(changed[:, column])
-            shuffled[held, column] = score_trees(trees, changed)
+            shuffled[held, column] = score(changed)
     return scores, shuffled
 
 
@@ -284,8 +285,8 @@ def score_by_metadata(table: LabelTable, train: Rows, test: Rows, seed: int) -> 
         known = train[~np.isnan(targets)]
         told = [varies(column) for column in columns[known].T]  # where hospitals tell other things
         if len(np.unique(table.targets[known, index])) == 2 and any(told):
-            trees = fit_trees(columns[known][:, told], table.targets[known, index], seed)
-            scores[:, index] = score_trees(trees, columns[test][:, told])
+            score = fit_trees(columns[known][:, told], table.targets[known, index], seed)
+            scores[:, index] = score(columns[test][:, told])
     return scores
 
 

@@ -20,7 +20,7 @@ from xray_lightning.audit.label_table import LabelTable
 from xray_lightning.audit.shift import score_by_metadata
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
-from xray_lightning.data.source import Source
+from xray_lightning.data.source import Mask, Source
 from xray_lightning.explain.maps import cell_grids, class_map
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import Estimate, Floats, Interval
@@ -51,7 +51,7 @@ class Sample:
     images: Tensor  # (N, 1, H, W) in [0, 1]
     targets: Floats  # (N, L), NaN where unknown
     patients: npt.ArrayLike  # N ids
-    marker: occlusion.Mask | None = None  # (N, H, W): where one is; None: nothing is known
+    marker: Mask | None = None  # (N, H, W): where one is; None: nothing is known
     attributes: Mapping[str, Floats] = field(default_factory=dict)  # for probes: 0, 1 or NaN, (N,)
     floor: Floats | None = None  # (N, L): scores that needed no image, NaN for a label without
 
@@ -85,7 +85,7 @@ def draw_images(
     return sorted(rows), torch.stack([dataset[row]["image"] for row in sorted(rows)])
 
 
-def locate_marker(source: Source, records: Sequence[Record], size: int) -> occlusion.Mask | None:
+def locate_marker(source: Source, records: Sequence[Record], size: int) -> Mask | None:
     """Where a phantom's marker is, to the last pixel it touches, (N, size, size); else None."""
     if not isinstance(source, Phantom) or "marker" not in source.identity():
         return None
@@ -255,7 +255,7 @@ def examine(
     # The rule, its two limits and what stands beside the verdict: audit/README.md, "What the
     # shortcut tests decide". Regions: corners, border, letters and a known marker.
     bootstrap = PatientBootstrap(sample.patients, draws, seed)
-    logits = occlusion.predict_logits(net, sample.images)
+    logits = run_batches(net, sample.images).double().numpy()  # (N, L)
     occlusions = occlusion.occlude(net, sample.images, sample.marker, seed)
     columns = {
         label: column

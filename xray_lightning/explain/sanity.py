@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy  # .stats, a second's import, loads at its first use
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -331,20 +331,14 @@ def compare_shifted(net: nn.Module, study: Study, original: Floats) -> Similarit
 
     still = inner(enlarge(original, side, study.grids))
     for rows, columns in SHIFTS:
-        maps = study.maps(net, shift(study.images, rows, columns))
+        # down and right, the edges repeated
+        images = ndimage.shift(study.images.numpy(), (0, 0, rows, columns), order=0, mode="nearest")
+        maps = study.maps(net, torch.from_numpy(images))
         moved = enlarge(maps, side, study.grids)
         back = inner(np.roll(moved, (-rows, -columns), axis=(1, 2)))  # the margin is cut off
         pairs.append((still, back))
     both = map(mean_of_defined, compare_pairs(pairs, study.sample)["spearman"])
     return replace(study.sample.rate_similarity(*both, high=True), shifts=list(SHIFTS))
-
-
-def shift(images: Tensor, rows: int, columns: int) -> Tensor:
-    """Images (N, 1, S, S) moved down and right, their edges repeated."""
-    height, width = images.shape[2:]
-    down = (torch.arange(height) - rows).clamp(0, height - 1)
-    right = (torch.arange(width) - columns).clamp(0, width - 1)
-    return images[:, :, down][:, :, :, right]
 
 
 @dataclass(frozen=True)
@@ -397,7 +391,8 @@ def perturb(
 def blur(images: Tensor) -> Tensor:
     """The baseline: images (N, 1, S, S) under a Gaussian of ``BLUR`` of their side."""
     sigma = BLUR * images.shape[-1]
-    return torch.from_numpy(gaussian_filter(images.numpy(), (0, 0, sigma, sigma), mode="nearest"))
+    blurred = ndimage.gaussian_filter(images.numpy(), (0, 0, sigma, sigma), mode="nearest")
+    return torch.from_numpy(blurred)
 
 
 def mix(first: Tensor, last: Tensor, ranks: Codes, share: float) -> Tensor:

@@ -19,9 +19,9 @@ from xray_lightning.audit.occlusion import (
     measure_drop,
     measure_gap,
     occlude,
-    predict_logits,
 )
 from xray_lightning.audit.shortcuts import pool_features
+from xray_lightning.models.batches import run_batches
 
 SIZE = 48
 N, PATIENTS = 400, 150
@@ -35,7 +35,7 @@ def test_answers_come_in_batches() -> None:
     images = torch.rand(BATCH + 3, 1, SIZE, SIZE)
     with torch.no_grad():
         logits, features = net()(images), net().forward_features(images)
-    np.testing.assert_allclose(predict_logits(net(), images), logits, atol=1e-5)
+    np.testing.assert_allclose(run_batches(net(), images), logits, atol=1e-5)
     np.testing.assert_allclose(pool_features(net(), images), features.mean((2, 3)), atol=1e-5)
 
 
@@ -52,9 +52,9 @@ def test_what_the_network_is_shown() -> None:
     other = mask_elsewhere(mask, find_body(pixels[row]).inside, np.random.default_rng((5, row)))
     for values, region in ((found["corners"].logits, mask), (found["corners"].control, other)):
         shown = torch.from_numpy(cover(pixels[row], region))[None, None] / 255
-        np.testing.assert_allclose(values[row], predict_logits(net(), shown)[0], atol=1e-5)
+        np.testing.assert_allclose(values[row], run_batches(net(), shown)[0], atol=1e-5)
     np.testing.assert_allclose(found["corners"].area, mask.mean())
-    marker, plain = found["planted marker"], predict_logits(net(), images)
+    marker, plain = found["planted marker"], run_batches(net(), images).double().numpy()
     assert np.flatnonzero(marker.area).tolist() == [1]
     changed = np.abs(marker.logits - plain).max(axis=1) > 1e-5
     assert np.flatnonzero(changed).tolist() == [1]

@@ -236,12 +236,6 @@ def test_what_all_images_share_is_no_agreement(sample: Sample, rng: np.random.Ge
     assert test.verdict == "fails"
 
 
-@pytest.mark.parametrize("move", [*sanity.SHIFTS, (3, -2)])
-def test_shift_equals_scipy(images: Tensor, move: tuple[int, int]) -> None:
-    wanted = ndimage.shift(images.numpy(), (0, 0, *move), order=0, mode="nearest")
-    np.testing.assert_array_equal(sanity.shift(images, *move).numpy(), wanted)
-
-
 def test_a_map_that_moves_along_is_stable(plane, study_of, pixels) -> None:
     study = study_of(pixels)
     test = sanity.compare_shifted(plane, study, study.maps(plane))
