@@ -15,6 +15,7 @@ from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.evaluation.sweep import FINISHED, find_pooled, read_data_title, read_runs
 from xray_lightning.metrics import compare as paired
+from xray_lightning.metrics.intervals import Array
 from xray_lightning.metrics.margins import MarginTests, compare_with_margin, require_margin
 from xray_lightning.results import Json, Result
 from xray_lightning.wording import tell
@@ -92,14 +93,13 @@ def compare(
         kept = choose_labels(labels, *(t.labels for side in sides for t in side.values()))
         sides = [{name: table.keep(kept) for name, table in side.items()} for side in sides]
     name, reference = next(iter(sides[0].items()))
-    for other, table in (pair for side in sides for pair in side.items()):
-        require_same_images(name, reference, other, table)
+    runs = [[_align(name, reference, *pair) for pair in side.items()] for side in sides]
     titles = [read_data_title(Path(next(iter(side)))) for side in sides]
     differences = paired.compare_aurocs(
         reference.labels,
         reference.targets,
         reference.patient_ids,
-        *([table.scores[_order(table, reference)] for table in side.values()] for side in sides),
+        *runs,
         draws=draws,
         seed=seed,
         threads=threads or available_cores(),
@@ -156,10 +156,8 @@ def _find_group(path: Path) -> list[Path]:
     return [folder / run.folder for run in group]
 
 
-def require_same_images(
-    place: str, reference: Predictions, other_place: str, other: Predictions
-) -> None:
-    """Refuse to compare scores of different images."""
+def _align(place: str, reference: Predictions, other_place: str, other: Predictions) -> Array:
+    """The other's scores (N, L), images in the order of the first; refuses different images."""
     prints = [fingerprint({"test": table.image_ids}) for table in (reference, other)]
     if prints[0] != prints[1]:
         raise TableError(
@@ -168,7 +166,8 @@ def require_same_images(
         )
     if other.labels != reference.labels:
         raise TableError(f"{place} and {other_place} have different labels: take labels=shared")
-    order = _order(other, reference)
+    rows = {image: row for row, image in enumerate(other.image_ids)}
+    order = [rows[image] for image in reference.image_ids]
     patients = tuple(other.patient_ids[row] for row in order)
     same = np.array_equal(other.targets[order], reference.targets, equal_nan=True)
     if not same or patients != reference.patient_ids:
@@ -176,11 +175,7 @@ def require_same_images(
             f"{place} and {other_place} name the same images but other patients or targets: they "
             "were made from different label tables"
         )
-
-
-def _order(predictions: Predictions, reference: Predictions) -> list[int]:
-    rows = {image: row for row, image in enumerate(predictions.image_ids)}
-    return [rows[image] for image in reference.image_ids]
+    return other.scores[order]
 
 
 @dataclass(frozen=True)

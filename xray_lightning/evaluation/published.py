@@ -19,16 +19,22 @@ IMAGES, TEST_IMAGES = 112_120, 25_596  # of ChestX-ray14, and of its official te
 
 
 @dataclass(frozen=True)
-class Published(Result):
-    """A published result."""
+class _Work(Result):
+    """What every row says of the work it is of."""
 
     work: str  # authors and network
-    year: int  # of publication
-    split: str  # "official", or "own": a split that only its authors know
-    mean: float  # mean AUROC over the 14 findings
+    year: int | None  # of publication, None if unknown
     primary: bool  # read in the work itself; otherwise quoted from another one
     note: str  # what to know about it
-    labels: dict[str, float]  # AUROC of each finding, where published
+    labels: dict[str, float]  # the figure of each finding, where published
+
+
+@dataclass(frozen=True)
+class Published(_Work):
+    """A published AUROC of each finding."""
+
+    split: str  # "official", or "own": a split that only its authors know
+    mean: float  # mean AUROC over the 14 findings
 
 
 def read_published() -> list[Published]:
@@ -63,7 +69,7 @@ def incomparable(origin: Origin, labels: Sequence[str], scored: int) -> str:
 
 
 @dataclass(frozen=True)
-class PublishedBoxes(Result):
+class PublishedBoxes(_Work):
     """A published figure of localisation against all 984 boxes of NIH, on 880 test images.
 
     A figure from fewer or other boxes may stand beside these rows only with its number of boxes.
@@ -71,12 +77,7 @@ class PublishedBoxes(Result):
 
     measure: str  # "t_iobb" or "afp" (both at an overlap of 0.1), or "pointing_game"
     method: str  # of the maps
-    work: str  # authors and network
-    year: int | None  # of publication, None if unknown
-    primary: bool  # read in the work itself; otherwise quoted
-    note: str  # what to know about it
     mean: float | None  # over the findings, None where not published
-    labels: dict[str, float]  # of each finding, where published
 
 
 def published_boxes(data: str) -> list[PublishedBoxes]:

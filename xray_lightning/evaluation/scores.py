@@ -59,10 +59,16 @@ def read_scores(
     if any(name.startswith(TARGET) for name in table.columns):  # written by this package
         require_whole(path)
     column, matches = _find_ids(table, images)
-    if others:
-        known = np.flatnonzero([image is not None for image in matches])
-        table, matches = table.take(known), list(filter(None, matches))
-    ids = _require_known(table, column, matches)
+    known = np.array([image is not None for image in matches], dtype=np.bool_)
+    if not (others or known.all()):
+        unknown = table.take(np.flatnonzero(~known)).column(column).to_list()
+        raise TableError(
+            f"{path}: {len(unknown):,} of {len(matches):,} ids in column {column!r} are not in "
+            f"this data set: {name_first(unknown, 5)}. Take their rows out"
+        )
+    table, ids = table.take(np.flatnonzero(known)), list(filter(None, matches))
+    if twice := [image for image, count in Counter(ids).items() if count > 1]:
+        raise TableError(f"{path} scores {len(twice):,} images twice: {name_first(twice, 5)}")
     columns = _find_label_columns(table, labels)
     return ids, np.column_stack([read_score_column(table, columns[label]) for label in labels])
 
@@ -157,18 +163,6 @@ def _find_ids(table: Table, images: Collection[str]) -> tuple[str, list[str | No
                 "they name other images in a row: leave one of them"
             )
     return best, ids[best]
-
-
-def _require_known(table: Table, column: str, ids: Sequence[str | None]) -> list[str]:
-    cells, known = table.column(column).to_list(), [image for image in ids if image is not None]
-    if unknown := [cell for cell, image in zip(cells, ids, strict=True) if image is None]:
-        raise TableError(
-            f"{table.path}: {len(unknown):,} of {len(ids):,} ids in column {column!r} are not in "
-            f"this data set: {name_first(unknown, 5)}. Take their rows out"
-        )
-    if twice := [image for image, count in Counter(known).items() if count > 1]:
-        raise TableError(f"{table.path} scores {len(twice):,} images twice: {name_first(twice, 5)}")
-    return known
 
 
 def _choices(

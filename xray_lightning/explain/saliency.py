@@ -175,7 +175,12 @@ def randomise(
         RandomStage(stage.name, len(stage.layers), *map(sample.mean, step.values()))
         for stage, step in steps
     ]
-    controls = _compare_random(random, len(sample.partners))
+    # similarity of each network's maps to the others', by measure
+    alike = {m: np.full((networks, networks, len(study.images)), np.nan) for m in sanity.MEASURES}
+    for i, j in combinations(range(networks), 2):
+        for m, similarity in sanity.compare(random[j], random[i]).items():
+            alike[m][i, j] = alike[m][j, i] = similarity
+    controls = {m: mean_of_defined(pairs) for m, pairs in alike.items()}  # (R, N) each
     measures = sanity.compare_networks(original, random, sample, controls)
     return Randomisation.of(measures, networks=networks, stages=rows)
 
@@ -200,16 +205,6 @@ def map_randomised(
             study.advance(len(study.images))
         maps.append(sanity.prepare(study.maps(random)))
     return maps
-
-
-def _compare_random(random: Sequence[sanity.Prepared], images: int) -> dict[str, Floats]:
-    """Similarity of each of R networks' maps of N images to the others', by measure, (R, N)."""
-    count = len(random)
-    alike = {m: np.full((count, count, images), np.nan) for m in sanity.MEASURES}
-    for i, j in combinations(range(count), 2):
-        for m, similarity in sanity.compare(random[j], random[i]).items():
-            alike[m][i, j] = alike[m][j, i] = similarity
-    return {m: mean_of_defined(pairs) for m, pairs in alike.items()}
 
 
 @dataclass(frozen=True)

@@ -372,7 +372,13 @@ def perturb(
     require_integer("steps", steps, 2)
     blurred = blur(study.images)
     ends = study.scores(net, label), study.scores(net, label, blurred)
-    orders = _orders(maps, study)
+    side = study.images.shape[-1]
+    from_centre = np.abs(np.arange(side) - (side - 1) / 2)
+    noise = np.random.default_rng(study.sample.seed).random(maps.shape)
+    large, ties = (enlarge(own, side, study.grids) for own in (maps, noise))
+    centre = np.broadcast_to(-np.hypot(from_centre[:, None], from_centre), ties.shape)
+    every = {"map": large, "random": ties, "centre": centre}
+    orders = {order: rank_pixels(places, ties) for order, places in every.items()}
     tests = {}
     for name, (first, last), scores in (
         ("deletion", (study.images, blurred), ends),
@@ -406,20 +412,6 @@ def rank_pixels(maps: Floats, ties: Floats) -> Codes:
     count = len(maps)
     order = np.lexsort((-ties.reshape(count, -1), -maps.reshape(count, -1)), axis=1)
     return np.argsort(order, axis=1)
-
-
-def _orders(maps: Floats, study: Study) -> dict[str, Codes]:
-    side = study.images.shape[-1]
-    generator = np.random.default_rng(study.sample.seed)
-    from_centre = np.abs(np.arange(side) - (side - 1) / 2)
-    centre = -np.hypot(from_centre[:, None], from_centre)
-    noise = enlarge(generator.random(maps.shape), side, study.grids)
-    orders = {
-        "map": enlarge(maps, side, study.grids),
-        "random": noise,
-        "centre": np.broadcast_to(centre, noise.shape),
-    }
-    return {name: rank_pixels(order, noise) for name, order in orders.items()}
 
 
 def compare_curves(curves: Mapping[str, Floats], study: Study, sign: int) -> Perturbation:

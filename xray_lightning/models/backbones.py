@@ -91,7 +91,14 @@ def load_backbone(backbone: Any, path: Path) -> str:
     if any(key.startswith(prefix) for key in ours):
         state = {key.removeprefix(prefix): v for key, v in ours.items() if key.startswith(prefix)}
     else:
-        state = _adapt(state, backbone.pretrained_cfg)
+        facts = backbone.pretrained_cfg
+        classifier, first = facts.get("classifier"), facts.get("first_conv")
+        names = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+        dropped = tuple(f"{name}." for name in names)
+        state = {key: v for key, v in state.items() if not key.startswith(dropped)}
+        key = f"{first}.weight"
+        if isinstance(first, str) and key in state and state[key].shape[1] == 3:
+            state[key] = adapt_input_conv(1, state[key])
     fill(backbone, state, str(path))
     return _report(state, name_place(path))
 
@@ -138,17 +145,6 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
     if missing or extra:
         raise WeightsError(_partial(origin, missing=missing, extra=extra))
     module.load_state_dict(dict(state))
-
-
-def _adapt(state: State, facts: Mapping[str, Any]) -> State:
-    """Drop the classifier and give the first convolution one input channel."""
-    classifier, first = facts.get("classifier"), facts.get("first_conv")
-    dropped = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-    state = {k: v for k, v in state.items() if not k.startswith(tuple(f"{d}." for d in dropped))}
-    key = f"{first}.weight"
-    if isinstance(first, str) and key in state and state[key].shape[1] == 3:
-        state[key] = adapt_input_conv(1, state[key])
-    return state
 
 
 def _report(state: State, origin: str) -> str:

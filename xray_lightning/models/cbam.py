@@ -110,25 +110,19 @@ def insert_cbam(
         raise ConfigError(f"model.cbam_after must be a list such as [{names}], got {names!r}")
     if parts not in PARTS:
         raise ConfigError(f"model.cbam must be one of {PARTS}, got {parts!r}")
-    blocks = nn.ModuleDict()
-    for name, channels in _output_channels(backbone, names, image_size).items():
-        block = CBAM(channels, parts, reduction=reduction)
-        backbone.get_submodule(name).register_forward_hook(block.after)
-        blocks[name.replace(".", "-")] = block
-    return blocks
-
-
-def _output_channels(backbone: Any, names: Sequence[str], image_size: int) -> dict[str, int]:
-    """Channels of the map that each named module gives."""
     modules = {name: _get_module(backbone, name) for name in names}
     if len(modules) < len(names):
         raise ConfigError(f"model.cbam_after names a module twice: {list(names)}")
-    if not names:
-        return {}
     with record_outputs(modules) as outputs:
-        trial_features(backbone, image_size)
-    square = getattr(backbone, "output_fmt", "NCHW") == "NCHW"
-    return {name: _channels(name, outputs[name], channels_first=square) for name in names}
+        if names:
+            trial_features(backbone, image_size)
+    blocks, square = nn.ModuleDict(), getattr(backbone, "output_fmt", "NCHW") == "NCHW"
+    channels = {name: _channels(name, outputs[name], channels_first=square) for name in names}
+    for name, module in modules.items():
+        block = CBAM(channels[name], parts, reduction=reduction)
+        module.register_forward_hook(block.after)
+        blocks[name.replace(".", "-")] = block
+    return blocks
 
 
 def _get_module(backbone: Any, name: str) -> nn.Module:
