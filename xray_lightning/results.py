@@ -18,9 +18,9 @@ class Result:
     """
 
     def to_json(self) -> Json:
-        """Plain values by field; NaN becomes None, a tuple a list."""
+        """Plain values by field that counts in ``==``; NaN becomes None, a tuple a list."""
         values: Json = {}
-        for field in fields(self):
+        for field in filter(lambda field: field.compare, fields(self)):
             names = (field.name, field.metadata.get("was", field.name))
             values |= dict.fromkeys(names, to_plain(getattr(self, field.name)))
         return values

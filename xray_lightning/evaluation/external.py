@@ -87,7 +87,9 @@ def compare_labels(
     for label, note in short.items():
         sides_of = there.labels.get(label), here.labels.get(label), apart.get(label, UNKNOWN)
         why = note or (inner[label] and f"internal: {inner[label]}")
-        labels[label] = _describe_label(points.get(label), predictions, label, *sides_of, why)
+        labels[label] = _describe_label(
+            points.get(label), predictions.keep([label]), *sides_of, why
+        )
     positive, count = (predictions.targets == 1).any(axis=1), len(both or enough)
     mean = LabelTransfer(
         known=len(predictions.image_ids),
@@ -126,15 +128,13 @@ def estimate_at_points(
 
 def _describe_label(
     point: OperatingPoint | None,
-    predictions: Predictions,
-    label: str,
+    predictions: Predictions,  # of the label alone
     there: LabelMetrics | None,
     here: LabelMetrics | None,
     difference: Estimate,
     note: str,
 ) -> LabelTransfer:
-    column = predictions.labels.index(label)
-    targets, scores = predictions.targets[:, column], predictions.scores[:, column]
+    targets, scores = predictions.targets[:, 0], predictions.scores[:, 0]
     known, positive, line = is_known(targets), targets == 1, None
     if there:
         calibration, prior = (point.calibration, point.prevalence) if point else (None, NAN)
@@ -252,20 +252,21 @@ def validate_externally(
             model.name = str(model.checkpoint.path)
     if len({model.checkpoint.weights_sha256 for model in models}) < len(models):
         raise ConfigError(f"two of the checkpoints have the same weights: {', '.join(names)}")
-    tested = [(model, model.test_internally(scoring)) for model in models]
+    for model in models:
+        model.test_internally(scoring)
     pairs = [  # labels before long work
-        (model, test, name, list_told(model, source))
-        for (model, test), (name, source) in product(tested, sources.items())
-        if not _is_own(model, test, source)
+        (model, name, list_told(model, source))
+        for model, (name, source) in product(models, sources.items())
+        if not _is_own(model, source)
     ]
     # the title under the name that a set has here: two CSV tables are told apart
     titles = {k: source.title.replace(source.name, k, 1) for k, source in sources.items()}
     draw = {"draws": draws, "seed": seed}
     cells = [
-        _transfer(model, test, name, relabel(sources[name], told), scoring, **draw)
-        for model, test, name, told in pairs
+        _transfer(model, name, relabel(sources[name], told), scoring, **draw)
+        for model, name, told in pairs
     ]
-    rows = [_describe(model, test, **draw) for model, test in tested]
+    rows = [_describe(model, **draw) for model in models]
     return ExternalValidation(rows, titles, cells, draws, seed)
 
 
@@ -280,9 +281,9 @@ def list_told(model: Model, source: Source) -> list[str]:
     return told
 
 
-def _is_own(model: Model, test: Predictions | None, source: Source) -> bool:
+def _is_own(model: Model, source: Source) -> bool:
     """Whether a data set is the one that a model's internal test images and targets are of."""
-    own = model.checkpoint.description.labels
+    own, test = model.checkpoint.description.labels, model.test
     if test is None or model.trained_on != source.name or not set(own) <= set(source.labels):
         return False
     records = {record.image_id: record for record in source.records}
@@ -293,7 +294,8 @@ def _is_own(model: Model, test: Predictions | None, source: Source) -> bool:
     return np.array_equal(target_matrix(there)[:, columns], test.targets, equal_nan=True)
 
 
-def _describe(model: Model, test: Predictions | None, *, draws: int, seed: int) -> InternalTest:
+def _describe(model: Model, *, draws: int, seed: int) -> InternalTest:
+    test = model.test
     enough = [label for label in model.labels if test and not say_too_few(test, label)]
     metrics = estimate_at_points(model.points, test, enough, draws, seed)
     return InternalTest(
@@ -311,17 +313,11 @@ def _describe(model: Model, test: Predictions | None, *, draws: int, seed: int) 
 
 
 def _transfer(
-    model: Model,
-    test: Predictions | None,
-    name: str,
-    source: Source,
-    scoring: Scoring,
-    *,
-    draws: int,
-    seed: int,
+    model: Model, name: str, source: Source, scoring: Scoring, *, draws: int, seed: int
 ) -> Transfer:
     """Score a model on a test set without the patients it learned from, and compare."""
-    data, learned = select_test(source, model, scoring), model.checkpoint.description
+    data, test = select_test(source, model, scoring), model.test
+    learned = model.checkpoint.description
     caches = scoring.cache_dir
     met = recognise_patients(learned, source, data.records, lambda: model.own, cache_dir=caches)
     rows = np.flatnonzero(~met.seen)

@@ -158,10 +158,8 @@ def _find_by_pixels(
             + (data.source.unknown_patients or "Put that back where its run found it")
         )
     records = data.subset_records("test")
-    found = recognise_patients(
-        description, data.source, records, lambda: own, cache_dir=data.cache_dir
-    )
-    return found.seen
+    about, caches = (description, data.source, records), data.cache_dir
+    return recognise_patients(*about, lambda: own, cache_dir=caches).seen
 
 
 def choose_test_images(
@@ -219,6 +217,7 @@ class Model:
         self.run = path.parents[1] if inside else path.parent
         self.name = self.run.name if inside else path.stem
         self.notes: list[str] = []  # why its own data, or its internal test set, is not at hand
+        self.test: Predictions | None = None  # of its internal test set, see ``test_internally``
         told = self._read_metrics().get("data", "")
         self.title = told or (self.own and self.own.source.title) or ""
         self.trained_on = self.title.split(" (")[0]  # "" where that is not known
@@ -249,14 +248,15 @@ class Model:
         told = read_json(path).get("test", {}) if path.is_file() else {}
         return told if told.get("weights_sha256") == self.checkpoint.weights_sha256 else {}
 
-    def test_internally(self, scoring: Scoring) -> Predictions | None:
+    def test_internally(self, scoring: Scoring) -> None:
         """Scores of its internal test set: the table of its run, else scored; None without data."""
         if self._read_metrics() and (self.run / TABLE).is_file():
-            return replace(read_own(self.run / TABLE), labels=self.labels)
-        if self.own is None:
+            self.test = replace(read_own(self.run / TABLE), labels=self.labels)
+        elif self.own is None:
             self.notes.append(f"no internal test: {self.run} holds no {TABLE} of these weights")
-            return None
-        return replace(score_images(self, "internal", self.own, scoring)[1], labels=self.labels)
+        else:
+            scored = score_images(self, "internal", self.own, scoring)[1]
+            self.test = replace(scored, labels=self.labels)
 
 
 def open_own(checkpoint: Checkpoint, open_data: OpenData) -> XrayDataModule:

@@ -62,12 +62,6 @@ class Explanation(Result):
     saliency_missing: str = ""
     overlays: Overlays = field(default_factory=dict, compare=False, repr=False)
 
-    def to_json(self) -> Json:
-        """Plain values."""
-        values = Result.to_json(replace(self, overlays={}))
-        del values["overlays"]
-        return values
-
 
 def explain_checkpoint(
     checkpoint: Checkpoint | str | Path,  # of a run, or its path
