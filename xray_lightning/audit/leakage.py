@@ -7,11 +7,10 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from xray_lightning.audit.label_table import LabelTable, find_anonymous
 from xray_lightning.data.cache import open_cache
-from xray_lightning.data.copies import CORRELATION, DISTANCE, SIDE, Mask, Squares, find_pairs
+from xray_lightning.data.copies import CORRELATION, DISTANCE, SIDE, Mask, Pairs, Squares, find_pairs
 from xray_lightning.data.partition import SUBSETS, Indices, Split
 from xray_lightning.data.several import Several, find_untold
 from xray_lightning.data.source import Source, readable_records
@@ -138,7 +137,7 @@ def count_duplicates(
 
 
 def _count_hospitals(
-    records: Sequence[Record], pairs: npt.NDArray[np.int64]
+    records: Sequence[Record], pairs: Pairs
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Images that were compared of each data set, and pairs (P, 2) of them between two."""
     hospitals = np.array([record.hospital for record in records])
