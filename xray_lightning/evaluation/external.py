@@ -87,9 +87,7 @@ def compare_labels(
     for label, note in short.items():
         sides_of = there.labels.get(label), here.labels.get(label), apart.get(label, UNKNOWN)
         why = note or (inner[label] and f"internal: {inner[label]}")
-        labels[label] = _describe_label(
-            points.get(label), predictions.keep([label]), *sides_of, why
-        )
+        labels[label] = _describe_label(points.get(label), predictions, label, *sides_of, why)
     positive, count = (predictions.targets == 1).any(axis=1), len(both or enough)
     mean = LabelTransfer(
         known=len(predictions.image_ids),
@@ -128,13 +126,15 @@ def estimate_at_points(
 
 def _describe_label(
     point: OperatingPoint | None,
-    predictions: Predictions,  # of the label alone
+    predictions: Predictions,
+    label: str,
     there: LabelMetrics | None,
     here: LabelMetrics | None,
     difference: Estimate,
     note: str,
 ) -> LabelTransfer:
-    targets, scores = predictions.targets[:, 0], predictions.scores[:, 0]
+    column = predictions.labels.index(label)
+    targets, scores = predictions.targets[:, column], predictions.scores[:, column]
     known, positive, line = is_known(targets), targets == 1, None
     if there:
         calibration, prior = (point.calibration, point.prevalence) if point else (None, NAN)
