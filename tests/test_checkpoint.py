@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,21 +106,14 @@ def test_operating_points_are_stored_and_nothing_else_changes(run, altered) -> N
     store_operating_points(path, points)
     stored = load_checkpoint(path)
     assert stored.description.operating_points == points
+    assert stored.weights_sha256 == weights_sha256(stored.build_net().state_dict())
+    assert stored.weights_sha256 == load_checkpoint(run[1]).weights_sha256
     assert run[0].description == replace(stored.description, operating_points={})
     after = torch.load(path, weights_only=True)
     assert after.keys() == before.keys()
     for name, tensor in before["state_dict"].items():
         assert torch.equal(after["state_dict"][name], tensor), name
     assert [file.name for file in path.parent.iterdir()] == ["altered.ckpt"]
-
-
-def test_the_hash_is_of_the_weights_alone(altered: Callable[..., Path]) -> None:
-    path = altered(lambda raw: None)
-    weights, file = load_checkpoint(path).weights_sha256, path.read_bytes()
-    store_operating_points(path, {"rule": "youden"})
-    loaded = load_checkpoint(path)
-    assert path.read_bytes() != file
-    assert loaded.weights_sha256 == weights == weights_sha256(loaded.build_net().state_dict())
 
 
 def test_the_hash_sees_every_name_type_shape_and_value() -> None:
@@ -160,16 +153,8 @@ def test_what_torch_refuses_to_save_is_no_full_disk(tmp_path: Path) -> None:
             raise RuntimeError("never")
 
     with pytest.raises(RuntimeError, match="never"):
-        AtomicCheckpointIO().save_checkpoint({"a": Refusing()}, tmp_path / "a.ckpt")
-    assert not list(tmp_path.iterdir())
-
-
-def test_resume(data: XrayDataModule, tmp_path: Path) -> None:
-    """Lightning loads our checkpoint with weights_only and goes on from its epoch."""
-    path = fit(new_task(data), data, tmp_path, 1)
-    assert load_checkpoint(path).epoch == 0
-    fit(new_task(data), data, tmp_path, 2, ckpt_path=path, weights_only=True)
-    assert load_checkpoint(path).epoch == 1
+        AtomicCheckpointIO().save_checkpoint({"a": Refusing()}, str(tmp_path / "new/a.ckpt"))
+    assert list(tmp_path.rglob("*")) == [tmp_path / "new"]
 
 
 @pytest.mark.filterwarnings("ignore:.*no `val_dataloader`")
@@ -281,6 +266,11 @@ ODD += [
     *(("model.dropout must be", put(KEY, "net", "dropout", to=to)) for to in (1, -0.1)),
     *(("one label, each once", put(KEY, "net", "labels", to=to)) for to in ([], ["a", "a"])),
     ("unheard_of", put(KEY, "net", "normalise", to="unheard_of")),
+    (
+        "describes no network of this version: ...'unheard_of'",
+        put(KEY, "net", "backbone", to="unheard_of"),
+    ),
+    ("describes no network of this version: ...'novelty'", put(KEY, "net", "novelty", to=3)),
     ("hf-hub:timm/resnet18", put(KEY, "net", "backbone", to="hf-hub:timm/resnet18")),
     ("split.patients.train is missing", put(KEY, "split", "population", to="nih")),
     ("net.labels is missing", lambda raw: raw[KEY]["net"].pop("labels")),
@@ -314,8 +304,8 @@ ODD += [
 @pytest.mark.filterwarnings("ignore:.*[Ss]parse")
 @pytest.mark.parametrize(("words", "change"), ODD, ids=[f"{i}-{w}" for i, (w, _) in enumerate(ODD)])
 def test_an_odd_entry_is_named(words: str, change: Change, altered: Callable[..., Path]) -> None:
-    path = altered(change)
-    with pytest.raises(CheckpointError, match=rf"altered\.ckpt.*{re.escape(words)}"):
+    path, match = altered(change), re.escape(words).replace(r"\.\.\.", ".*")
+    with pytest.raises(CheckpointError, match=rf"altered\.ckpt.*{match}"):
         load_checkpoint(path).build_net()
 
 
@@ -356,19 +346,6 @@ def test_folder_and_nothing(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "absent.ckpt")
 
 
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        ({"backbone": "unheard_of"}, "describes no network of this version: .*'unheard_of'"),
-        ({"novelty": 3}, "describes no network of this version: .*'novelty'"),
-    ],
-)
-def test_a_network_that_cannot_be_built(change, match, altered) -> None:
-    checkpoint = load_checkpoint(altered(lambda raw: raw[KEY]["net"].update(change)))
-    with pytest.raises(CheckpointError, match=match):
-        checkpoint.build_net()
-
-
 def test_tensors_of_another_network(altered: Callable[..., Path]) -> None:
     path = altered(lambda raw: raw["state_dict"].pop("net.head.classifier.bias"))
     with pytest.raises(WeightsError, match=r"only in part.*\(1\): head\.classifier\.bias"):
@@ -384,19 +361,3 @@ def test_labels_must_be_known() -> None:
             CheckpointError, match=r"^best\.ckpt was trained on the 2 labels Mass, N.*data\.label="
         ):
             require_labels(description, labels, "best.ckpt")
-
-
-def test_a_kill_while_writing_keeps_the_older_file(tmp_path, monkeypatch) -> None:
-    storage, path = AtomicCheckpointIO(), tmp_path / "folder" / "last.ckpt"
-    storage.save_checkpoint({"epoch": 1}, path)
-    storage.save_checkpoint({"epoch": 2}, str(path))
-    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
-
-    def killed(checkpoint: dict[str, Any], target: IO[bytes]) -> None:
-        target.write(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(torch, "save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        storage.save_checkpoint({"epoch": 3}, path)
-    assert torch.load(path, weights_only=True) == {"epoch": 2}

@@ -20,22 +20,16 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_alone_is_the_first(capsys: pytest.CaptureFixture[str]) -> None:
-    assert processes.first_process()
-    assert not processes.started_outside()
-    assert processes.slurm_step() is None
-    show("a line")
-    assert capsys.readouterr().out == "a line\n"
-
-
 @pytest.mark.parametrize("name", processes.RANKS)
 def test_only_the_first_prints(name, monkeypatch, capsys) -> None:
-    monkeypatch.setenv(name, "0")
-    assert processes.first_process()
-    monkeypatch.setenv(name, "1")
-    assert not processes.first_process()
-    show("a line")
-    assert not capsys.readouterr().out
+    assert not processes.started_outside()
+    assert processes.slurm_step() is None
+    for rank, first in ((None, True), ("0", True), ("1", False)):
+        if rank is not None:
+            monkeypatch.setenv(name, rank)
+        assert processes.first_process() == first
+        show("a line")
+        assert capsys.readouterr().out == "a line\n" * first
 
 
 def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,17 +133,30 @@ def optimizer_of(lr: float = 1.0) -> SGD:
     return SGD([nn.Parameter(torch.zeros(1))], lr=lr)
 
 
-@pytest.mark.parametrize("floor", [0.0, 0.01, 0.3, 1.0])
-def test_cosine_without_warmup_equals_torch(floor: float) -> None:
-    schedule = Cosine(warmup_epochs=0, floor=floor)
-    schedule.start(40, 10)
-    optimizer = optimizer_of()
-    theirs = CosineAnnealingLR(optimizer, T_max=40, eta_min=floor)
-    for step in range(41):
-        assert schedule(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+@pytest.mark.parametrize(
+    ("schedule", "theirs"),
+    [
+        (Constant(warmup_epochs=3), partial(LinearLR, start_factor=1 / 16, total_iters=15)),
+        (Step(milestones=[], factor=0.3), partial(MultiStepLR, milestones=[], gamma=0.3)),
+        *(
+            (Cosine(warmup_epochs=0, floor=x), partial(CosineAnnealingLR, T_max=500, eta_min=x))
+            for x in (0.0, 0.01, 0.3, 1.0)
+        ),
+        *(
+            (Step(milestones=x, factor=0.3), partial(MultiStepLR, milestones=by_step, gamma=0.3))
+            for x, by_step in (([30, 60, 90], [150, 300, 450]), ([2, 3], [10, 15]), ([1], [5]))
+        ),
+    ],
+)
+def test_equals_torch(schedule: Schedule, theirs: Any) -> None:
+    """Over 100 epochs of 5 steps, at each of them."""
+    schedule.start(500, 5)
+    scheduler = theirs(optimizer := optimizer_of())
+    for step in range(501):
+        assert schedule(step) == pytest.approx(scheduler.get_last_lr()[0], abs=1e-12)
         optimizer.step()
-        theirs.step()
-    assert schedule(10_000) == pytest.approx(floor)
+        scheduler.step()
+    assert schedule(10_000) == pytest.approx(schedule(500)), "and it stays there"
 
 
 def test_cosine_with_warmup() -> None:
@@ -153,10 +166,7 @@ def test_cosine_with_warmup() -> None:
     np.testing.assert_allclose(factors[:21], np.arange(1, 22) / 21)
     rest = 0.1 + 0.9 * (1 + np.cos(np.pi * np.arange(81) / 80)) / 2
     np.testing.assert_allclose(factors[20:], rest)
-
-
-def test_cosine_warms_up_for_half_a_run_at_most() -> None:
-    schedule = Cosine(warmup_epochs=50)
+    schedule = Cosine(warmup_epochs=50)  # for half a run at most
     schedule.start(20, 10)
     factors = [schedule(step) for step in range(21)]
     assert int(np.argmax(factors)) == 10
@@ -164,34 +174,12 @@ def test_cosine_warms_up_for_half_a_run_at_most() -> None:
     assert factors[-1] == pytest.approx(0.01)
 
 
-def test_constant_equals_torch() -> None:
-    schedule = Constant(warmup_epochs=3)
-    schedule.start(100, 4)
-    theirs = LinearLR(optimizer := optimizer_of(), start_factor=1 / 13, total_iters=12)
-    for step in range(30):
-        assert schedule(step) == pytest.approx(theirs.get_last_lr()[0])
-        optimizer.step()
-        theirs.step()
-    assert {Constant()(step) for step in range(9)} == {1.0}
-
-
-@pytest.mark.parametrize("milestones", [[30, 60, 90], [1], [2, 3], []])
-def test_step_equals_torch(milestones: list[int]) -> None:
-    schedule = Step(milestones=milestones, factor=0.3)
-    schedule.start(500, 5)
-    theirs = MultiStepLR(optimizer := optimizer_of(), milestones, 0.3)
-    for epoch in range(100):
-        for step in range(5 * epoch, 5 * epoch + 5):
-            assert schedule(step) == pytest.approx(theirs.get_last_lr()[0])
-        optimizer.step()
-        theirs.step()
-
-
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
         (Step(warmup_epochs=1, milestones=[2], factor=0.5), [0.25, 0.5, 0.75, 1, 1, 1, 0.5, 0.5]),
         (Plateau(warmup_epochs=1), [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]),
+        (Constant(), [1.0] * 8),
     ],
 )
 def test_warm_up(schedule, expected) -> None:
