@@ -46,3 +46,15 @@ def present(source: Source) -> dict[str, set[str]]:
     """The findings that each image is known to show."""
     rows = ((r.image_id, zip(source.labels, r.targets, strict=True)) for r in source.records)
     return {image: {label for label, target in row if target == 1} for image, row in rows}
+
+
+def aurocs_of_labels(scores: np.ndarray, targets: np.ndarray) -> list[float]:
+    """AUROC of each column (N, L) by scikit-learn; NaN where the known targets are of one kind."""
+    from sklearn.metrics import roc_auc_score
+
+    values = []
+    for score, target in zip(np.asarray(scores).T, np.asarray(targets).T, strict=True):
+        known = ~np.isnan(target)
+        both = len(np.unique(target[known])) == 2
+        values.append(float(roc_auc_score(target[known], score[known])) if both else np.nan)
+    return values

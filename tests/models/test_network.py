@@ -1,5 +1,6 @@
 """XrayNet: shapes, normalisation inside, where things lie on the map, and what it refuses."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,7 @@ IMAGES = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
 @pytest.fixture(scope="module")
 def built():
     """Networks in evaluation mode, each built once."""
-    nets: dict[str, XrayNet] = {}
-
-    def build(name: str) -> XrayNet:
-        if name not in nets:
-            nets[name] = XrayNet(LABELS, name, image_size=64).eval()
-        return nets[name]
-
-    return build
+    return cache(lambda name: XrayNet(LABELS, name, image_size=64).eval())
 
 
 @torch.no_grad()
@@ -177,6 +171,7 @@ def test_a_checkpoint_from_before_heads_could_be_chosen() -> None:
         ({"labels": ()}, "a network needs at least one label"),
         ({"dropout": 1.0}, r"model\.dropout must be at least 0 and below 1, got 1\.0"),
         ({"dropout": -0.1}, r"model\.dropout must be .* got -0\.1"),
+        ({"backbone": "resnet5O", "weights": "imagenet"}, "timm has no network 'resnet5O'"),
         ({"backbone": "densnet121"}, "no network 'densnet121'; near it are.*'densenet121'"),
         ({"backbone": "densenet121.no_tag"}, r"cannot build 'densenet121\.no_tag'.*no_tag"),
         ({"image_size": 50}, r"'test_vit' cannot take images of image_size=50 pixels \(.*50"),
@@ -189,14 +184,14 @@ def test_what_cannot_work(settings, match: str) -> None:
         XrayNet(**arguments)
 
 
+@torch.no_grad()
 @pytest.mark.parametrize(
     "backbone", ["mobilenetv3_small_050", "mobilenetv4_conv_small", "lcnet_050"]
 )
 def test_a_head_convolution_changes_the_channels(backbone: str) -> None:
     net = XrayNet(LABELS, backbone, image_size=64).eval()
-    features = net.forward_features(torch.rand(2, 1, 64, 64))
-    assert features.shape[1] == net.backbone.head_hidden_size
-    assert net(torch.rand(2, 1, 64, 64)).shape == (2, len(LABELS))
+    assert net.forward_features(IMAGES).shape[1] == net.backbone.head_hidden_size
+    assert net(IMAGES).shape == (2, len(LABELS))
 
 
 def test_each_image_standardise_as_tensorflow_does() -> None:
@@ -208,9 +203,7 @@ def test_each_image_standardise_as_tensorflow_does() -> None:
 
 
 def test_the_normalisation_is_part_of_the_network() -> None:
-    nets = []
-    for normalise in ("fixed", "image"):
-        nets.append(toy_net(LABELS, normalise=normalise).eval())
+    nets = [toy_net(LABELS, normalise=normalise).eval() for normalise in ("fixed", "image")]
     images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     brighter = 0.5 * images + 0.3
     with torch.no_grad():
@@ -236,14 +229,9 @@ NET = nn.Conv2d(1, 2, 3)
     ("count", "full", "sizes"),
     [(7, False, [3, 3, 1]), (7, True, [4, 3]), (2, True, [2]), (6, False, [3, 3])],
 )
-def test_sizes_of_batches(count: int, full: bool, sizes: list[int]) -> None:
-    batches = list(iterate_batches(NET, torch.zeros(count, 1, 4, 4), 3, full=full))
-    assert [len(batch) for batch in batches] == sizes
-
-
-@pytest.mark.parametrize("full", [False, True])
-def test_batches_are_joined_in_order_without_gradient(full: bool) -> None:
-    images = torch.rand(7, 1, 5, 5)
+def test_batches_are_joined_in_order_without_gradient(count, full, sizes) -> None:
+    images = torch.rand(count, 1, 5, 5)
+    assert [len(batch) for batch in iterate_batches(NET, images, 3, full=full)] == sizes
     answer = run_batches(NET, images, batch_size=3, full=full)
     torch.testing.assert_close(answer, NET(images).detach())
     assert not answer.requires_grad

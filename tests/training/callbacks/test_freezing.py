@@ -108,10 +108,28 @@ def test_what_is_not_worth_freezing(epochs, loaded, warning, caplog) -> None:
     assert not warning or caplog.messages[0].startswith(f"freeze_epochs={epochs} {warning}")
 
 
-@pytest.mark.parametrize("epochs", [0, -1, 1.5, "2"])
-def test_epochs_that_are_none(epochs: Any) -> None:
-    with pytest.raises(xl.ConfigError, match="freeze_epochs must be an integer of at least 1, got"):
-        xl.FreezeBackbone(epochs=epochs)
+@pytest.mark.parametrize(
+    ("kind", "settings", "match"),
+    [
+        *(
+            (
+                xl.FreezeBackbone,
+                {"epochs": x},
+                "freeze_epochs must be an integer of at least 1, got",
+            )
+            for x in (0, -1, 1.5, "2")
+        ),
+        *(
+            (xl.EMA, {"decay": x}, f"ema_decay must lie between 0 and 1, got {x}")
+            for x in (0.0, 1.0, -0.1, 2.0)
+        ),
+        (xl.FitGate, {"films": 15}, "films"),
+        (xl.FitGate, {"false_alarms": 1}, "1"),
+    ],
+)
+def test_settings_that_cannot_work(kind: Any, settings: dict[str, Any], match: str) -> None:
+    with pytest.raises(xl.ConfigError, match=match):
+        kind(**settings)
 
 
 SCRIPT = r"""
@@ -189,11 +207,3 @@ def test_films_are_capped(data: xl.XrayDataModule) -> None:
     drawn = [draw_films(data, "train", 5, np.random.default_rng(1)) for _ in range(2)]
     assert drawn[0].shape == (5, 1, 32, 32)
     assert torch.equal(drawn[0], drawn[1])
-
-
-@pytest.mark.parametrize(
-    ("settings", "named"), [({"films": 15}, "films"), ({"false_alarms": 1}, "1")]
-)
-def test_settings(settings, named) -> None:
-    with pytest.raises(xl.ConfigError, match=named):
-        xl.FitGate(**settings)
