@@ -33,7 +33,7 @@ from xray_lightning.data.tables import read_table
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, InvalidImageError
 from xray_lightning.folders import lock_folder
 from xray_lightning.results import Result
-from xray_lightning.writing import open_replacing, write_table
+from xray_lightning.writing import from_spreadsheet, open_replacing, write_table
 
 NAMES = "names.csv"
 HEADER = ("file", *COLUMNS, "png_bits")
@@ -159,7 +159,7 @@ def _read_earlier(path: Path, header: Sequence[str], without: Collection[str]) -
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
+        rows = [[*map(from_spreadsheet, row)] for row in csv.reader(file)]
     return [row for row in rows[1:] if rows[0] == list(header) and row[0] not in without]
 
 
