@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from running import ROOT, TRAIN, XRAY, comparable, run, start
-from sklearn.metrics import roc_auc_score
+from toy import aurocs_of_labels
 
 from xray_lightning import load_checkpoint, read_predictions
 
@@ -79,16 +79,11 @@ def test_metrics_agree_with_scikit_learn(trained: Path) -> None:
     for subset in ("val", "test"):
         auroc = metrics(trained, subset)["auroc"]
         table = read_predictions(trained / f"predictions_{subset}.csv")
-        values = []
-        for index, label in enumerate(table.labels):
-            targets = table.targets[:, index]
-            if len(set(targets)) < 2:
-                assert auroc["labels"][label] is None
-                continue
-            values.append(roc_auc_score(targets, table.scores[:, index]))
-            assert auroc["labels"][label] == pytest.approx(values[-1], abs=1e-6)
-        assert auroc["defined"] == len(values)
-        assert auroc["mean"] == pytest.approx(np.mean(values), abs=1e-6)
+        told = np.array([auroc["labels"][label] for label in table.labels], dtype=float)
+        expected = aurocs_of_labels(table.scores, table.targets)
+        np.testing.assert_allclose(told, expected, rtol=0, atol=1e-6)
+        assert auroc["defined"] == np.isfinite(expected).sum()
+        assert auroc["mean"] == pytest.approx(np.nanmean(expected), abs=1e-6)
 
 
 def test_metrics_csv_holds_the_best_validation_score(trained: Path) -> None:
@@ -164,10 +159,6 @@ def test_evaluate_refuses_another_label_set(trained: Path, folder: Path) -> None
     text = run([*XRAY, "evaluate", best, "data=csv", "data.table=table.csv"], folder, 2)
     assert "was trained on the 14 labels" in text
     assert "Traceback" not in text
-    text = run([*XRAY, "evaluate", best, "model=densenet121"], folder, 2)
-    assert "an evaluation can change only data" in text
-    text = run([*XRAY, "evaluate", best, "image_size=64"], folder, 2)
-    assert "the checkpoint was trained with image_size=32" in text
 
 
 def test_config_is_reusable(trained: Path, folder: Path) -> None:
@@ -179,11 +170,6 @@ def test_config_is_reusable(trained: Path, folder: Path) -> None:
         assert comparable(folder / "reused" / name) == comparable(trained / name), name
     assert (folder / "reused/tensorboard").is_dir()
     assert before == [path.read_bytes() for path in untouched]
-
-
-def test_a_used_folder_is_refused(trained: Path, folder: Path) -> None:
-    text = run([*TRAIN, *TOY, f"hydra.run.dir={trained}"], folder, 2)
-    assert "holds a run already" in text
 
 
 def start_run(folder: Path, *settings: str) -> subprocess.Popen[str]:
