@@ -7,7 +7,6 @@ from scipy.stats import t as student
 from sklearn import metrics as sk
 from sklearn.metrics import roc_auc_score
 
-from xray_lightning.metrics import subgroups
 from xray_lightning.metrics.calibration import Calibration
 from xray_lightning.metrics.estimates import CURVES, POINT, Metrics, estimate_metrics, mean_metric
 from xray_lightning.metrics.ranks import RANKED
@@ -264,30 +263,3 @@ def test_figures_equal_scikit_learn_and_p_values_the_left_out_patients() -> None
     assert few.note == "fewer than 10 positives or negatives"
     assert few.to_json()["interval"] is None
     assert repr(Subgroup.from_json(few.to_json())) == repr(few)
-
-
-def missed(records, thresholds, place):
-    scores, targets, *_ = two_sexes()
-    rows = subgroups.measure_underdiagnosis(PAIR, scores, targets, records, thresholds, draws=200)
-    return next(row for row in rows if (row.dimension, row.group) == place)
-
-
-def test_misses_and_false_alarms_of_a_group_by_hand() -> None:
-    scores, targets, records, women = two_sexes()
-    row = missed(records, {"Mass": 1.0, "Nodule": float("nan")}, ("sex", "F"))
-    sick, normal = (targets == 1).any(axis=1) & women, (targets == 0).all(axis=1) & women
-    assert (row.images, row.false_alarms.images) == (sick.sum(), normal.sum())
-    assert row.rate == pytest.approx((scores[sick, 0] < 1).mean())
-    assert row.false_alarms.rate == pytest.approx((scores[normal, 0] >= 1).mean())
-    for share in (row, row.false_alarms):
-        assert share.interval[0] < share.rate < share.interval[1]
-    men = missed(records, {"Mass": 1.0}, ("sex", "M"))
-    assert row.rate > men.rate
-    assert subgroups.Underdiagnosis.from_json(row.to_json()) == row
-
-
-def test_underdiagnosis_of_few_images() -> None:
-    records = [r if i else record(0, view="LL") for i, r in enumerate(two_sexes()[2])]
-    row = missed(records, {}, ("view", "LL"))
-    assert np.isnan(row.rate)
-    assert row.images <= 1

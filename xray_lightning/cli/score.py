@@ -57,7 +57,7 @@ def score(request: Request) -> None:
         source = select_labels(source, choose_labels(read_labels(own["labels"]), *known))
     scores = ScoreTable(table, source, source.labels, split, allow_missing=own["allow_missing"])
     records, predictions, note = scores.take(own["subset"])
-    fit = scores.take(points)[1] if points else None
+    fit = scores.take(points)[1::-1] if points else None
     how = {"subset": points, **point_settings(config)}
     path = request.keep("score.json")
     train = take_records(source.records, split.subsets["train"]) if split else None
@@ -65,7 +65,7 @@ def score(request: Request) -> None:
         predictions,
         records,
         scores.origin(own["subset"]),
-        operating_points=fit_operating_points(fit, **how) if fit else None,
+        operating_points=fit_operating_points(*fit, **how) if fit else None,
         prior=prior,
         draws=own["draws"],
         seed=own["bootstrap_seed"],

@@ -54,12 +54,15 @@ from xray_lightning.metrics.operating_points import (
     require_rule,
 )
 from xray_lightning.metrics.subgroups import (
+    ANY,
     UNKNOWN,
+    Gaps,
+    GroupErrors,
     Subgroup,
-    Underdiagnosis,
     group_records,
+    iterate_groups,
+    measure_groups,
     measure_subgroups,
-    measure_underdiagnosis,
 )
 from xray_lightning.records import Record, is_known, patients_known
 from xray_lightning.results import Json, Result
@@ -67,7 +70,7 @@ from xray_lightning.results import Json, Result
 USE = ("reliability", "net_benefit", "at_prevalence", "selective")  # of each label
 # share of positives in training above which a label is of the group
 FREQUENCY = {"head (above 10 %)": 0.1, "medium (1 to 10 %)": 0.01, "tail (below 1 %)": -1.0}
-MISSED_DRAWS = 500  # of missed disease, in each of 31 groups
+GAP_DRAWS = 500  # of gaps between groups, at most
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,8 @@ class Evaluation(Result):
     calls: Calls | None  # misses and false alarms of the operating points; None without any
     # a row for each label and the mean in each group; empty if not asked for
     subgroups: list[Subgroup]
-    # misses and false alarms in each group; empty without operating points
-    underdiagnosis: list[Underdiagnosis]
+    # errors of any finding in each group; empty without operating points
+    underdiagnosis: list[GroupErrors]
     published: list[Published]  # results that these may stand beside
     pooled: Pooled | None = None  # of images of several hospitals
     # label -> "raw" and, of a label with a calibration, "calibrated" scores -> how far they hold
@@ -138,6 +141,8 @@ class Evaluation(Result):
     selective: dict[str, Selection] = field(default_factory=dict)  # of the same, by score margin
     # label or ``ALL_LABELS`` -> ``SIZE`` of its set; a group by sex, age or view -> left out there
     conformal: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    group_errors: list[GroupErrors] = field(default_factory=list)  # of each label
+    gaps: list[Gaps] = field(default_factory=list)  # between groups
 
     def to_json(self) -> Json:
         """Plain values of evaluation.json: metrics and origin are not nested."""
@@ -162,7 +167,7 @@ def evaluate(
     *,
     operating_points: OperatingPoints | None = None,  # of validation; None: no calibration either
     prior: Prior = VALIDATION,  # the prevalence that calibrated scores hold for, see priors.py
-    draws: int = 2000,  # of the bootstrap; subgroups need none, missed disease gets at most 500
+    draws: int = 2000,  # of the bootstrap; subgroups need none, gaps between groups at most 500
     seed: int = 0,  # of the bootstrap
     learned: Array | None = None,  # targets of training (M, L), which tell what is rare there
     subgroups: bool = True,  # whether they are evaluated
@@ -179,16 +184,16 @@ def evaluate(
             or prevalences that are not inside (0, 1).
     """
     places = require_shares("thresholds", thresholds), require_shares("prevalence", prevalences)
-    origin, few = origin or Origin(), min(draws, MISSED_DRAWS)
+    origin, few = origin or Origin(), min(draws, GAP_DRAWS)
     priors, prior_tests = correct_priors(prior, predictions, operating_points)
     chosen = operating_points.thresholds if operating_points else {}
     columns = predictions.labels, predictions.scores, predictions.targets
-    missed = []
-    if subgroups and chosen:
-        missed = measure_underdiagnosis(*columns, records, chosen, draws=few, seed=seed)
     calibrations = calibrate(operating_points, priors) or None
     how = {"thresholds": chosen, "calibrations": calibrations, "draws": draws, "seed": seed}
     metrics = estimate_predictions(predictions, learned, **how)
+    asked = *columns, records if subgroups else []
+    fitted = operating_points, calibrations or {}
+    errors, gaps = measure_groups(*asked, *fitted, draws=few, seed=seed)
     return Evaluation(
         metrics,
         origin,
@@ -197,7 +202,9 @@ def evaluate(
         *(operating_points, priors, prior_tests),
         calls=count_wrong_calls(*columns, chosen) if chosen else None,
         subgroups=measure_subgroups(*columns, records) if subgroups else [],
-        underdiagnosis=missed,
+        underdiagnosis=[row for row in errors if row.label == ANY],
+        group_errors=[row for row in errors if row.label != ANY],
+        gaps=gaps,
         published=comparable(origin, predictions.labels, len(records)),
         pooled=describe_pooled(predictions, records, hospital_probe or {}, draws=few, seed=seed),
         conformal=measure_sets(predictions, records, operating_points) if operating_points else {},
@@ -279,6 +286,7 @@ def group_by_frequency(labels: Sequence[str], targets: Array) -> dict[str, list[
 
 def fit_operating_points(
     predictions: Predictions,  # of images that the figures are not of, as a rule validation's
+    records: Sequence[Record] = (),  # these images, for thresholds of groups; (): none
     *,
     rule: str = "youden",  # "f1", "sensitivity" or "specificity", see ``choose_threshold``
     value: float = 0.9,  # the wanted sensitivity or specificity; conformal sets leave out the rest
@@ -300,10 +308,18 @@ def fit_operating_points(
         fit_operating_point(*column, bootstrap, rule=rule, value=value, calibration=calibration)
         for column in columns
     ]
+    groups: dict[str, dict[str, dict[str, float]]] = {}
+    for dimension, group, own in iterate_groups(records):
+        lines = groups.setdefault(dimension, {}).setdefault(group, {})
+        few = PatientBootstrap(bootstrap.codes[own == group], 1)  # for no interval
+        sides = predictions.scores[own == group].T, predictions.targets[own == group].T
+        for label, told, truth in zip(predictions.labels, *sides, strict=True):
+            point = fit_operating_point(told, truth, few, rule=rule, value=value, calibration=None)
+            lines |= {} if np.isnan(point.threshold) else {label: point.threshold}
     images = fingerprint({subset: predictions.image_ids})
     sets = {label: (label,) for label in predictions.labels} | {ALL_LABELS: predictions.labels}
     kept = {name: predictions.keep(labels) for name, labels in sets.items()}
     risk, codes = 1 - value, bootstrap.codes
     conformal = {k: fit_set(own.scores, own.targets, codes, risk) for k, own in kept.items()}
     by_label = dict(zip(predictions.labels, points, strict=True))
-    return OperatingPoints(rule, value, subset, images, by_label, conformal)
+    return OperatingPoints(rule, value, subset, images, by_label, conformal, groups)

@@ -122,8 +122,9 @@ def evaluate_run(
 ) -> Evaluation:
     """Fit operating points on validation, keep them in the best checkpoint, apply them to test."""
     points = fit_operating_points(
-        predictions["val"], rule=rule, value=value, calibration=calibration, draws=draws
-    )
+        *(predictions["val"], data.subset_records("val")),
+        rule=rule, value=value, calibration=calibration, draws=draws,
+    )  # fmt: skip
     best = run / "checkpoints" / "best.ckpt"
     store_operating_points(best, points.to_json())
     weights = load_checkpoint(best).weights_sha256

@@ -140,6 +140,8 @@ class OperatingPoints(Result):
     labels: dict[str, OperatingPoint]  # label -> its operating point
     # label or "all labels" -> threshold of its conformal set, see ``fit_set``
     conformal: dict[str, float] = field(default_factory=dict)
+    # dimension -> group -> label -> threshold of that group's images, where enough have the label
+    groups: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
     @property
     def thresholds(self) -> dict[str, float]:

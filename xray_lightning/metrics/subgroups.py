@@ -1,36 +1,55 @@
 """Is a model as good for some patients as for the others?
 
 Every patient is left out once (the jackknife: Efron and Stein 1981; for AUROC an exact form of the
-clustered variance of Obuchowski 1997), so that no p value hangs on a number of draws.
+clustered variance of Obuchowski 1997), so that no p value hangs on a number of draws. Gaps between
+groups are picked out of many, which draws of patients account for.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, combinations, product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy  # .stats, a second's import, loads at its first use
 
 from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
-from xray_lightning.metrics.compare import benjamini_hochberg
+from xray_lightning.metrics.calibration import Calibration
+from xray_lightning.metrics.compare import POWER, benjamini_hochberg
 from xray_lightning.metrics.intervals import (
     NAN,
+    ROUNDING,
     Array,
-    Estimate,
     Floats,
     Interval,
     Mask,
     Spread,
+    divided,
     drop_undefined,
     effective_patients,
+    exact_interval,
     share_interval,
 )
+from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.metrics.ranks import Codes, Ranking, auroc_left_out, sum_patients
 from xray_lightning.records import Record, patient_ids, patients_known
-from xray_lightning.results import Result
+from xray_lightning.results import Json, Result
 
 MINIMUM = 10  # positives and negatives of a group, below which there is a word and no number
 UNKNOWN = "unknown"
 MEAN = "mean"
+ANY = "any finding"
+RATIO = "observed_to_expected"
+KINDS = {  # of figures that are compared between groups
+    "missed": "missed findings",
+    "false_alarms": "false alarms",
+    "missed_own": "missed findings, own points",
+    "false_alarms_own": "false alarms, own points",
+    RATIO: "observed/expected",
+    "auroc": "AUROC",
+}
+COMPARED = ("sex", "age", "view", "sex and age", "sex and view", "age and view")  # pair by pair
 
 _AGES = (("0-17", 18), ("18-39", 40), ("40-59", 60), ("60-79", 80), ("80+", np.inf))
 _FOLLOW_UPS = (("first", 1), ("1-4", 5), ("5-19", 20), ("20+", np.inf))
@@ -76,13 +95,14 @@ def group_records(records: Sequence[Record]) -> dict[str, Groups]:
         "images of the patient": _band(per_patient, _COUNTS),
         "sex and age": _cross(sex, age),
         "sex and view": _cross(sex, view),
+        "age and view": _cross(age, view),
         "hospital": np.array([record.hospital or UNKNOWN for record in records]),
     }
 
 
-def _iterate_groups(records: Sequence[Record]) -> Iterator[tuple[str, str, Groups]]:
+def iterate_groups(records: Sequence[Record]) -> Iterator[tuple[str, str, Groups]]:
     """Every dimension and known group with the groups of the images."""
-    for dimension, groups in group_records(records).items():
+    for dimension, groups in (group_records(records) if len(records) else {}).items():
         for group in np.unique(groups[groups != UNKNOWN]).tolist():
             yield dimension, group, groups
 
@@ -106,7 +126,7 @@ def measure_subgroups(
     """A row for each label and the mean in each group; scores and targets (N, L), NaN unknown."""
     codes = number_patients(patient_ids(records))
     rows = []
-    for dimension, group, groups in _iterate_groups(records):
+    for dimension, group, groups in iterate_groups(records):
         inside, outside = groups == group, (groups != group) & (groups != UNKNOWN)
         sides = [_aurocs(scores, targets, codes, side) for side in (inside, outside)]
         patients = len(np.unique(codes[inside])) if patients_known(records) else None
@@ -171,55 +191,234 @@ def _over(side: Side, chosen: Mask) -> tuple[Floats, float]:
 
 @dataclass(frozen=True)
 class WrongShare(Result):
-    """Share of some images that is called wrongly: its rate, 95 % interval and those images."""
+    """Share of some images that is called wrongly; NaN, None of fewer than ten images."""
 
     rate: float
-    interval: Interval | None
+    interval: Interval | None  # 95 %, of this group alone; exact where all patients agree
     images: int
 
 
 @dataclass(frozen=True)
-class Underdiagnosis(WrongShare):
-    """Abnormal images that one group's operating points call free, and false alarms there."""
+class GroupErrors(WrongShare):
+    """Images with a finding that are not called, in one group, and what else goes wrong there."""
 
-    # Of images where every label is known to be absent, those called abnormal are false alarms.
-
+    # Of any finding: called is what any label calls, and false alarms are of images where every
+    # label is known to be absent.
     dimension: str
     group: str
     false_alarms: WrongShare
+    label: str = ANY
+    missed_own: WrongShare | None = None  # by the thresholds of the group; None: there are no such
+    false_alarms_own: WrongShare | None = None
+    # observed positives over those that scores tell, and the images of the first
+    observed_to_expected: WrongShare | None = None
 
 
-def measure_underdiagnosis(
-    labels: Sequence[str],
-    scores: Array,
-    targets: Array,
-    records: Sequence[Record],
-    thresholds: Mapping[str, float],
+@dataclass(frozen=True)
+class Gap(Result):
+    """A figure of one group less that of another."""
+
+    dimension: str
+    groups: tuple[str, str]  # higher, lower
+    gap: float
+    interval: Interval  # knows that the pair was picked, see ``measure_groups``
+    detectable: float  # smallest true gap of these two that such images show in 80 % of cases
+
+
+@dataclass(frozen=True)
+class Gaps(Result):
+    """Gaps of a kind between all pairs with ten images of ten effective patients on both sides."""
+
+    kind: str  # of ``KINDS``
+    label: str  # a label, or "any finding"
+    pairs: int  # how many
+    shown: int  # of them, whose interval leaves out 0
+    gaps: list[Gap]  # the largest of each dimension, the largest of all first
+    clearest: Gap | None  # of those that are shown the one farthest from 0
+    finest: Gap | None  # whose detectable gap is the smallest
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A figure in G groups, of the sample and each draw, and the images it rests on."""
+
+    drawn: Floats  # (1 + D, G)
+    behind: Floats  # images of each patient that it rests on, (P, G)
+    share: bool = True  # whether it lies in [0, 1]
+
+    @property
+    def patients(self) -> Floats:
+        """Their effective number (Kish 1965), (G,)."""
+        return divided(self.behind.sum(axis=0) ** 2, (self.behind**2).sum(axis=0))
+
+    def describe(self, group: int) -> WrongShare:
+        """Of one group."""
+        behind, value = self.behind[:, group], float(self.drawn[0, group])
+        if behind.sum() < MINIMUM:
+            return WrongShare(NAN, None, int(behind.sum()))
+        spread = Spread.of(self.drawn[1:, group], effective_patients(behind))
+        ends = share_interval(value, spread) if self.share else spread.around(value)
+        if self.share and value in (0, 1):
+            ends = exact_interval(value, int((behind > 0).sum()))
+        return WrongShare(value, drop_undefined(ends), int(behind.sum()))
+
+    def compare(self, pairs: Codes) -> tuple[Codes, Floats, Floats, Floats]:
+        """Those pairs that can be, (K, 2), their differences (1 + D, K), deviation, freedom."""
+        # The draws' variance is corrected as in ``Spread``; that of a share is one with one more of
+        # either kind (cf. Agresti and Caffo 2000), also where all patients agree.
+        value, raw, count = self.drawn[0], self.drawn[1:].var(axis=0), self.patients
+        variance = raw * divided(count, count - 1)
+        if self.share:
+            near, even = (value * count + 1) / (count + 2), value * (1 - value)
+            odd = near * (1 - near)
+            variance = np.where(even > 0, variance * divided(odd, even), divided(odd, count))
+        # not fewer images, undefined draws, or figures that cannot stray
+        known = (self.behind.sum(axis=0) >= MINIMUM) & (count >= MINIMUM) & (variance > ROUNDING)
+        kept = pairs[known[pairs].all(axis=1)]
+        apart = self.drawn[:, kept[:, 0]] - self.drawn[:, kept[:, 1]]
+        whole = apart[1:].var(axis=0) + (variance - raw)[kept].sum(axis=1)
+        own, others = variance[kept], count[kept] - 1  # Welch 1947
+        freedom = own.sum(axis=1) ** 2 / (own**2 / others).sum(axis=1)
+        return kept, apart, np.sqrt(whole), freedom
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """G groups of N images of P patients."""
+
+    names: Sequence[tuple[str, str]]  # dimension and name, G
+    members: Mask  # (N, G)
+    codes: Codes  # number of each image's patient, (N,)
+    counts: Floats  # of patients in the sample and each draw, (1 + D, P)
+
+    def sums(self, weights: npt.NDArray[Any]) -> Floats:
+        """Of each patient's images, of weights (N, 1 or G), (P, G)."""
+        columns, patients = (weights * self.members).T, self.counts.shape[1]
+        return np.column_stack([sum_patients(self.codes, each, patients) for each in columns])
+
+    def share(self, part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> _Drawn:
+        """Sum of a mask (N, 1 or G) over that of one, or over expected numbers, which hold it."""
+        some, every = self.sums(part), self.sums(whole)
+        drawn = divided(self.counts @ some, self.counts @ every)
+        return _Drawn(drawn, every) if whole.dtype == np.bool_ else _Drawn(drawn, some, share=False)
+
+    def auroc(self, scores: Array, targets: Array) -> _Drawn:
+        """AUROC of a label, (N, 1); NaN in groups that are not compared or too small."""
+        # Draws are taken as sums of what leaving each of their patients out changes.
+        sides = [
+            _aurocs(scores, targets, self.codes, side & (dimension in COMPARED))
+            for (dimension, _), side in zip(self.names, self.members.T, strict=True)
+        ]
+        left, rarer = (np.vstack(part).T for part in zip(*sides, strict=True))
+        return _Drawn(left[0] + self.counts @ (left[1:].mean(axis=0) - left[1:]), rarer)
+
+    def compare(self, kind: str, figures: Mapping[str, _Drawn]) -> list[Gaps]:
+        """The gaps of a family of labels."""
+        some = combinations(range(len(self.names)), 2)
+        alike = [(i, j) for i, j in some if self.names[i][0] == self.names[j][0] in COMPARED]
+        pairs, peaks = np.array(alike, np.intp).reshape(-1, 2), np.zeros(len(self.counts) - 1)
+        parts = {label: figure.compare(pairs) for label, figure in figures.items()}
+        for _, apart, _, _ in parts.values():
+            moved = np.abs(apart[1:] - apart[0]) * np.sqrt(divided(1, apart[1:].var(axis=0)))
+            peaks = np.fmax(peaks, np.fmax.reduce(moved, axis=1, initial=0))  # NaN: none differs
+        level = 2 * scipy.stats.norm.sf(np.quantile(peaks, 0.95))
+        return [self._pick(kind, label, level, *part) for label, part in parts.items()]
+
+    def _pick(self, kind: str, label: str, level: float, pairs: Codes, *figures: Floats) -> Gaps:
+        """The gaps of one label: differences (1 + D, K), deviation and freedom of K pairs."""
+        apart, deviation, freedom = figures
+        reach = scipy.stats.t.isf(level / 2, freedom) * deviation
+        seen = reach + scipy.stats.t.ppf(POWER, freedom) * deviation
+        every, top = [], np.inf if kind == RATIO else 1.0
+        columns = np.column_stack([apart[0], reach, seen]).tolist()
+        for pair, (gap, half, detectable) in zip(pairs.tolist(), columns, strict=True):
+            (dimension, high), (_, low) = (self.names[k] for k in pair[:: 1 if gap > 0 else -1])
+            ends = abs(gap) - half, min(abs(gap) + half, top)
+            every.append(Gap(dimension, (high, low), abs(gap), ends, detectable))
+        ranked = sorted(every, key=lambda gap: -gap.gap)
+        shown = [gap for gap in ranked if gap.interval[0] > 0]
+        largest = {gap.dimension: gap for gap in ranked[::-1]}
+        return Gaps(
+            *(kind, label, len(every), len(shown)),
+            [gap for gap in ranked if gap is largest[gap.dimension]],
+            max(shown, key=lambda gap: gap.interval[0], default=None),
+            min(every, key=lambda gap: gap.detectable, default=None),
+        )
+
+
+def measure_groups(
+    labels: Sequence[str],  # the L labels
+    scores: Array,  # (N, L)
+    targets: Array,  # (N, L), NaN where unknown
+    records: Sequence[Record],  # N
+    points: OperatingPoints | None,  # chosen on other images; a group without own has the label's
+    calibrations: Mapping[str, Calibration | None],  # likewise; a label without has raw scores
     *,
     draws: int = 500,
     seed: int = 0,
-) -> list[Underdiagnosis]:
-    """Findings missed and false alarms of the same operating points in each group."""
-    # Seyyed-Kalantari 2021 takes the false positive rate of a "No Finding" output; without one an
-    # image is called free when every score lies below its operating point. Below 10 images: NaN.
-    least = np.array([thresholds.get(label, np.inf) for label in labels])
-    called = np.asarray((scores >= least).any(axis=1))
-    present, absent = np.any(targets == 1, axis=1), np.all(targets == 0, axis=1)
-    sides = (present, ~called), (absent, called)
+) -> tuple[list[GroupErrors], list[Gaps]]:
+    """Misses, false alarms, observed to expected positives in each group, and the largest gaps.
+
+    The interval of a gap knows that its pair was picked: it is Student's t of the pair's difference
+    at that level at which all pairs hold at once in 95 % of samples, the quantile of the largest
+    studentised deviation over draws of patients, each of which moves all groups (Romano and Wolf
+    2005). So it covers the true gap of whatever pair is picked, which need not be the pair that is
+    truly farthest apart. The pairs of any finding are one family, those of all labels another.
+
+    Seyyed-Kalantari 2021 measures underdiagnosis by a "No Finding" output; without one an image is
+    called free when every score lies below its operating point.
+    """
+    every = [((dimension, name), own == name) for dimension, name, own in iterate_groups(records)]
+    if not every:
+        return [], []
+    names, members = zip(*every, strict=True)
     bootstrap = PatientBootstrap(patient_ids(records), draws, seed)
+    groups = _Groups(
+        names, np.column_stack(members), bootstrap.codes, bootstrap.counts.astype(float)
+    )
+    figures: dict[str, dict[str, _Drawn]] = {kind: {} for kind in KINDS}
+    present, absent, told = targets == 1, targets == 0, np.zeros(targets.shape)
+    thresholds, own = (points.thresholds, points.groups) if points else ({}, {})
+    any_calls = np.zeros((2, *groups.members.shape), dtype=np.bool_)  # usual and own points
+
+    def count(label: str, sick: Mask, well: Mask, called: Mask) -> None:
+        for ending, calls in zip(("", "_own")[: 1 + bool(own)], called, strict=False):
+            figures["missed" + ending][label] = groups.share(sick & ~calls, sick)
+            figures["false_alarms" + ending][label] = groups.share(well & calls, well)
+
+    for index, label in enumerate(labels):
+        sick, well = present[:, [index]], absent[:, [index]]
+        if label in thresholds:
+            usual = thresholds[label]
+            lines = [(usual, own.get(d, {}).get(n, {}).get(label, usual)) for d, n in names]
+            called = scores[:, [index]] >= np.transpose(lines)[:, None]  # (2, N, G)
+            any_calls |= called
+            count(label, sick, well, called)
+        calibrate = calibrations.get(label) or np.float64
+        told[:, index] = np.where(sick | well, calibrate(scores[:, [index]]), 0)[:, 0]
+        figures[RATIO][label] = groups.share(sick, told[:, [index]])
+        figures["auroc"][label] = groups.auroc(scores[:, [index]], targets[:, [index]])
+    if thresholds:
+        sick, well = present.any(axis=1, keepdims=True), absent.all(axis=1, keepdims=True)
+        count(ANY, sick, well, any_calls)
+    sums = (side.sum(axis=1, keepdims=True) for side in (present, told))
+    figures[RATIO][ANY] = groups.share(*sums)
+    gaps = [
+        groups.compare(kind, {label: drawn[label] for label in family if label in drawn})
+        for kind, drawn in figures.items()
+        for family in ([ANY], labels)
+    ]
+    return _describe(names, figures), [*chain(*gaps)]
+
+
+def _describe(
+    names: Sequence[tuple[str, str]], figures: Mapping[str, Mapping[str, _Drawn]]
+) -> list[GroupErrors]:
+    """A row for each label that has an operating point, or any, in each group."""
     rows = []
-    for dimension, group, groups in _iterate_groups(records):
-        shares = [_share(bootstrap, of & (groups == group), wrong) for of, wrong in sides]
-        rows.append(Underdiagnosis(*shares[0], dimension, group, WrongShare(*shares[1])))
+    for label, (group, (dimension, name)) in product(figures["missed"], enumerate(names)):
+        told: Json = {k: by[label].describe(group) for k, by in figures.items() if label in by}
+        told.pop("auroc", None)  # it stands in :class:`Subgroup`
+        told |= vars(told.pop("missed")) | {"dimension": dimension, "group": name, "label": label}
+        rows.append(GroupErrors(**told))
     return rows
-
-
-def _share(
-    bootstrap: PatientBootstrap, inside: Mask, wrong: Mask
-) -> tuple[float, Interval | None, int]:
-    """Rate, interval and images of a :class:`WrongShare`."""
-    count = int(inside.sum())
-    if count < MINIMUM:
-        return NAN, None, count
-    rate = Estimate.of_draws(bootstrap.ratio(inside & wrong, inside))
-    return rate.value, drop_undefined(rate.interval), count

@@ -114,7 +114,12 @@ def run_figures(run: Run, values: Values) -> dict[str, Any]:
     pictures = [run.folder / name for name in ("montage.png", "panel_test.png")]
     training = "training", "loss and validation AUROC by epoch", (6.0, 2.6)
     curves = None if run.history is None else partial(draw_curves, run.history)
+    gaps = {
+        row["kind"]: [(" over ".join(g["groups"]), g["gap"], g["interval"]) for g in row["gaps"]]
+        for row in (values["gaps"] or {"rows": []})["rows"]
+    }
     return {
+        "gaps": {k: dots_figure(f"gaps-{k}", "gap", rows, 0) for k, rows in gaps.items()},
         "aurocs": dots_figure("aurocs", "test AUROC (0.5: guessing)", aurocs, 0.5),
         "groups": dots_figure("groups", "mean AUROC, difference", groups, 0),
         "curves": {k: curve_figure(test, places[k]) for k in places if k in defined},

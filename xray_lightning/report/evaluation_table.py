@@ -12,7 +12,7 @@ from xray_lightning.metrics.decisions import ALL_IMAGES, PREVALENCES, SIZE
 from xray_lightning.metrics.estimates import CALIBRATED, FEW_PATIENTS, POINT, Metrics
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.metrics.operating_points import Calls, OperatingPoints
-from xray_lightning.metrics.subgroups import MEAN, Subgroup
+from xray_lightning.metrics.subgroups import ANY, KINDS, MEAN, Gaps, Subgroup
 from xray_lightning.records import patients_text
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import add_row, empty_table
@@ -37,6 +37,8 @@ def evaluation_lines(
     lines += use_lines(evaluation)
     if rows := [row for row in evaluation.subgroups if row.label == MEAN]:
         lines += [subgroup_table(rows)] if subgroups else say("subgroups", rows)
+    if subgroups and evaluation.gaps:
+        lines += [gap_table(evaluation.gaps), *say("gaps", evaluation.gaps, KINDS, ANY)]
     lines += say("evaluation", evaluation)
     lines += published_lines(evaluation.published, metrics.mean["auroc"].value)
     names = ("auroc", *POINT) if thresholds else ("auroc",)
@@ -185,6 +187,19 @@ def subgroup_table(rows: Sequence[Subgroup]) -> Table:
             difference = number(row.difference, sign="+")
             cells = [number(row.auroc), interval_text(row.interval), difference, p_value]
             table.add_row(f"  {row.group}", *sizes, *(["too few"] if row.note else cells))
+    return table
+
+
+def gap_table(rows: Sequence[Gaps]) -> Table:
+    """The largest gap of each kind: of any finding, and of that single label where it is most."""
+    table = empty_table("largest gaps between groups", "", "higher", "lower", "gap", "95 %")
+    known = [row for row in rows if row.gaps]
+    for kind, labels in groupby(known, key=lambda row: row.kind):
+        table.add_row(KINDS[kind], style="bold")
+        for _, family in groupby(labels, key=lambda row: row.label == ANY):
+            row = max(family, key=lambda row: row.gaps[0].gap)
+            ends = interval_text(row.gaps[0].interval, between=" to ")
+            table.add_row(f"  {row.label}", *row.gaps[0].groups, number(row.gaps[0].gap), ends)
     return table
 
 

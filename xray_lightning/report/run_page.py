@@ -1,7 +1,7 @@
 """The report of a run: one HTML page, the same numbers as JSON, a model card and checklists."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from xray_lightning.evaluation.evaluate import USE, Evaluation
 from xray_lightning.evaluation.published import incomparable, read_published
 from xray_lightning.metrics.estimates import FEW_PATIENTS
 from xray_lightning.metrics.operating_points import OperatingPoints
-from xray_lightning.metrics.subgroups import MEAN
+from xray_lightning.metrics.subgroups import ANY, KINDS, MEAN
 from xray_lightning.report.audit import audit_figures
 from xray_lightning.report.drawings import run_figures
 from xray_lightning.report.page import page, say
@@ -38,6 +38,7 @@ SECTIONS = {  # in the order of the page; each is drawn by sections/<name>.html.
     "at_prevalence": "At your prevalence",
     "selective": "Images for a person",
     "subgroups": "Subgroups",
+    "gaps": "Gaps between groups",
     "audit": "Audit of the split",
     "explain": "Where does it look?",
     "training": "Training",
@@ -45,7 +46,7 @@ SECTIONS = {  # in the order of the page; each is drawn by sections/<name>.html.
     "reproduce": "How to reproduce",
     "limitations": "Limitations",
 }
-OPTIONAL = {"explain", "net_benefit", "at_prevalence", "selective"}  # if the run has such values
+OPTIONAL = {"explain", "net_benefit", "at_prevalence", "selective", "gaps"}  # if the run has any
 SHEETS = ("claim", "tripod_ai")  # NAME.yaml has the items, and where their numbers are from
 NO_AUDIT = "a card is made without the label table; report.html has the audit"
 
@@ -80,6 +81,7 @@ def report_values(run: Run, audit: Audit | None, audit_missing: str = "") -> Val
         **{key: evaluation[key] for key in (*USE, "conformal")},
         "operating_points": _describe_points(run.evaluation.operating_points),
         "subgroups": _choose_subgroups(evaluation),
+        "gaps": evaluation["gaps"] and _choose_gaps(evaluation["gaps"]),
         "audit": audit and audit.to_json(),
         "audit_missing": audit_missing,
         "training": _describe_training(run),
@@ -140,6 +142,15 @@ def _choose_subgroups(evaluation: Mapping[str, Any]) -> Values:
         "differing": [row for row in tested if row["corrected"] < 0.05],
         "underdiagnosis": [row for row in evaluation["underdiagnosis"] if row["rate"] is not None],
     }
+
+
+def _choose_gaps(rows: Sequence[Values]) -> Values:
+    """Those of any finding, of AUROC the label's where it is largest; what all of them say."""
+    known = [row for row in rows if row["gaps"] and (row["label"] == ANY or row["kind"] == "auroc")]
+    known.sort(key=lambda row: row["gaps"][0]["gap"])
+    largest = {row["kind"]: row for row in known}
+    said = say("gaps", rows, KINDS, ANY)
+    return {"rows": [largest[k] for k in KINDS if k in largest], "sentences": said, "kinds": KINDS}
 
 
 def _describe_training(run: Run) -> Values:
