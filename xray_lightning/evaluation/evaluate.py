@@ -190,12 +190,10 @@ def evaluate(
     columns = predictions.labels, predictions.scores, predictions.targets
     calibrations = calibrate(operating_points, priors) or None
     how = {"thresholds": chosen, "calibrations": calibrations, "draws": draws, "seed": seed}
-    metrics = estimate_predictions(predictions, learned, **how)
-    asked = *columns, records if subgroups else []
-    fitted = operating_points, calibrations or {}
-    errors, gaps = measure_groups(*asked, *fitted, draws=few, seed=seed)
+    asked = *columns, records if subgroups else [], operating_points, calibrations or {}
+    errors, gaps = measure_groups(*asked, draws=few, seed=seed)
     return Evaluation(
-        metrics,
+        estimate_predictions(predictions, learned, **how),
         origin,
         fingerprint({origin.subset or "scored": predictions.image_ids}),
         *(len(records), predictions.patients, patients_known(records), draws, seed),

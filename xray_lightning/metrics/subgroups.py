@@ -302,6 +302,22 @@ class _Groups:
         drawn = divided(self.counts @ some, self.counts @ every)
         return _Drawn(drawn, every) if whole.dtype == np.bool_ else _Drawn(drawn, some, share=False)
 
+    def call(
+        self, labels: Sequence[str], scores: Array, points: OperatingPoints
+    ) -> dict[str, dict[str, Mask]]:
+        """Of each label that has an operating point, and any: whether images are called, (N, G)."""
+        # by the points, "", and by a group's own where there are such, "_own"
+        found: dict[str, dict[str, Mask]] = {}
+        for ending in ("", "_own")[: 1 + bool(points.groups)]:
+            chosen = points.groups if ending else {}
+            for column, label in enumerate(labels):
+                if (usual := points.thresholds.get(label)) is not None:
+                    lines = [chosen.get(d, {}).get(n, {}).get(label, usual) for d, n in self.names]
+                    found.setdefault(label, {})[ending] = scores[:, [column]] >= np.array(lines)
+            if own := [calls[ending] for calls in found.values() if ending in calls]:
+                found.setdefault(ANY, {})[ending] = np.any(own, axis=0)
+        return found
+
     def auroc(self, scores: Array, targets: Array) -> _Drawn:
         """AUROC of a label, (N, 1); NaN in groups that are not compared or too small."""
         # Draws are taken as sums of what leaving each of their patients out changes.
@@ -373,36 +389,24 @@ def measure_groups(
         return [], []
     names, members = zip(*every, strict=True)
     bootstrap = PatientBootstrap(patient_ids(records), draws, seed)
-    groups = _Groups(
-        names, np.column_stack(members), bootstrap.codes, bootstrap.counts.astype(float)
-    )
+    counts = bootstrap.counts.astype(float)
+    groups = _Groups(names, np.column_stack(members), bootstrap.codes, counts)
     figures: dict[str, dict[str, _Drawn]] = {kind: {} for kind in KINDS}
     present, absent, told = targets == 1, targets == 0, np.zeros(targets.shape)
-    thresholds, own = (points.thresholds, points.groups) if points else ({}, {})
-    any_calls = np.zeros((2, *groups.members.shape), dtype=np.bool_)  # usual and own points
-
-    def count(label: str, sick: Mask, well: Mask, called: Mask) -> None:
-        for ending, calls in zip(("", "_own")[: 1 + bool(own)], called, strict=False):
-            figures["missed" + ending][label] = groups.share(sick & ~calls, sick)
-            figures["false_alarms" + ending][label] = groups.share(well & calls, well)
-
+    calls = groups.call(labels, scores, points) if points else {}
     for index, label in enumerate(labels):
-        sick, well = present[:, [index]], absent[:, [index]]
-        if label in thresholds:
-            usual = thresholds[label]
-            lines = [(usual, own.get(d, {}).get(n, {}).get(label, usual)) for d, n in names]
-            called = scores[:, [index]] >= np.transpose(lines)[:, None]  # (2, N, G)
-            any_calls |= called
-            count(label, sick, well, called)
+        column, sick, well = scores[:, [index]], present[:, [index]], absent[:, [index]]
         calibrate = calibrations.get(label) or np.float64
-        told[:, index] = np.where(sick | well, calibrate(scores[:, [index]]), 0)[:, 0]
+        told[:, index] = np.where(sick | well, calibrate(column), 0)[:, 0]
         figures[RATIO][label] = groups.share(sick, told[:, [index]])
-        figures["auroc"][label] = groups.auroc(scores[:, [index]], targets[:, [index]])
-    if thresholds:
-        sick, well = present.any(axis=1, keepdims=True), absent.all(axis=1, keepdims=True)
-        count(ANY, sick, well, any_calls)
-    sums = (side.sum(axis=1, keepdims=True) for side in (present, told))
-    figures[RATIO][ANY] = groups.share(*sums)
+        figures["auroc"][label] = groups.auroc(column, targets[:, [index]])
+    figures[RATIO][ANY] = groups.share(*(x.sum(axis=1, keepdims=True) for x in (present, told)))
+    for label, called in calls.items():
+        chosen = np.isin(labels, labels if label == ANY else [label])
+        sick, well = present[:, chosen].any(axis=1)[:, None], absent[:, chosen].all(axis=1)[:, None]
+        for ending, own in called.items():
+            figures["missed" + ending][label] = groups.share(sick & ~own, sick)
+            figures["false_alarms" + ending][label] = groups.share(well & own, well)
     gaps = [
         groups.compare(kind, {label: drawn[label] for label in family if label in drawn})
         for kind, drawn in figures.items()
