@@ -17,6 +17,7 @@ from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.evaluate import USE
 from xray_lightning.evaluation.predictions import Origin, SplitName
 from xray_lightning.evaluation.published import IMAGES, TEST_IMAGES, comparable, incomparable
+from xray_lightning.metrics.subgroups import ANY
 from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.report import run_page as pages
 from xray_lightning.report.drawings import embed_picture
@@ -95,9 +96,18 @@ def test_the_table_says_what_the_files_say(run, facts, text, parsed) -> None:
 
 def test_verdict_and_what_is_not_known(run: Run, facts: dict, text: str) -> None:
     evaluation = run.evaluation.to_json()
-    first, second, third, whom, replace = facts["summary"]
+    first, second, third, whom, missed, alarms, replace = facts["summary"]
     questions = [sentence.partition("?")[0] for sentence in (first, whom, replace)]
     assert questions == ["How good", "For whom", "May it replace another model"]
+    for kind, said in (("missed", missed), ("false_alarms", alarms)):
+        gaps = next(g for g in evaluation["gaps"] if (g["kind"], g["label"]) == (kind, ANY))
+        finest = (
+            f"would be seen from {gaps['finest']['detectable']:.3f} on"
+            if gaps["pairs"]
+            else "to know"
+        )
+        shown = f"a gap is shown in {gaps['shown']} of {gaps['pairs']} pairs"
+        assert (shown if gaps["clearest"] else finest) in said
     for subset in (facts["split"]["fingerprint"], evaluation["fingerprint"], "13 of 14 labels"):
         assert subset in first
     aurocs = {k: v["auroc"]["value"] for k, v in evaluation["labels"].items()}
