@@ -113,16 +113,24 @@ class ImageCache:
 
 
 def open_cache(
-    source: Source,  # reads the pixels; its name and identity belong to the cache
-    records: Sequence[Record],  # the images, in the order of the cache's rows
+    source: Source,
+    records: Sequence[Record],
     *,
-    size: int,  # side of the squares in pixels, see ``geometry.fit_square``
-    root: str | Path,  # folder for caches; this one gets a folder of its own in it
-    workers: int | None = None,  # decoding threads; None: one for each available core
-    # True for a bar on stderr, False for none, or a function of (images done, images in all)
+    size: int,
+    root: str | Path,
+    workers: int | None = None,
     progress: bool | Report = True,
 ) -> ImageCache:
     """Build what is missing of the cache of these records, then open it read-only.
+
+    Args:
+        source: reads the pixels; its name and identity belong to the cache.
+        records: the images, in the order of the cache's rows.
+        size: side of the squares in pixels, see ``geometry.fit_square``.
+        root: folder for caches; this one gets a folder of its own in it.
+        workers: decoding threads; None: one for each available core.
+        progress: True for a bar on stderr, False for none, or a function of
+            (images done, images in all).
 
     Raises:
         ConfigError: ``size`` or ``workers`` is below 1, ``root`` is not a path, or there are no

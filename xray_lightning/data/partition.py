@@ -97,15 +97,23 @@ def describe_split(split: Split) -> dict[str, Any]:
 
 
 def make_split(
-    name: str,  # of the split; one named "image" may share patients, which warns
-    records: Images,  # the N records
-    subsets: Mapping[str, npt.ArrayLike],  # their positions, in any order, for each of ``SUBSETS``
+    name: str,
+    records: Images,
+    subsets: Mapping[str, npt.ArrayLike],
     *,
-    settings: Mapping[str, Any] | None = None,  # the arguments that made the split, as plain values
-    notes: Sequence[str] = (),  # what a user should know about it, one sentence each
-    faults: Sequence[str] = (),  # what is wrong with it already
+    settings: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    faults: Sequence[str] = (),
 ) -> Split:
     """A split that has been proven; what a splitter of yours returns.
+
+    Args:
+        name: of the split; one named "image" may share patients, which warns.
+        records: the N records.
+        subsets: their positions, in any order, for each of ``SUBSETS``.
+        settings: the arguments that made the split, as plain values.
+        notes: what a user should know about it, one sentence each.
+        faults: what is wrong with it already.
 
     Raises:
         SplitError: a subset is absent, empty or out of range.

@@ -57,15 +57,22 @@ def augment_light(
 
 
 def augment_xray14(
-    flip: float = 0.5,  # probability of the mirror image
-    rotate: float = 10.0,  # largest angle in degrees
-    shift: float = 0.1,  # largest shift as a share of the side
-    zoom_min: float = 0.8,  # smallest scale
-    zoom_max: float = 1.2,  # largest scale
+    flip: float = 0.5,
+    rotate: float = 10.0,
+    shift: float = 0.1,
+    zoom_min: float = 0.8,
+    zoom_max: float = 1.2,
 ) -> Augmentation:
     """The augmentation of xray14-keras: zoom independent on both axes, constant fill 0.
 
     Its shear was given in degrees (0.1), which does nothing, and is left out.
+
+    Args:
+        flip: probability of the mirror image.
+        rotate: largest angle in degrees.
+        shift: largest shift as a share of the side.
+        zoom_min: smallest scale.
+        zoom_max: largest scale.
     """
     return _flip_and_move(flip, rotate, shift, (zoom_min, zoom_max), keep_ratio=False)
 

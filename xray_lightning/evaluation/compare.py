@@ -1,7 +1,7 @@
 """Paired comparisons on the same images: two models, or one model against several truths."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
 
@@ -15,9 +15,7 @@ from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.evaluation.sweep import FINISHED, find_pooled, read_data_title, read_runs
 from xray_lightning.metrics import compare as paired
-from xray_lightning.metrics.bootstrap import number_patients
-from xray_lightning.metrics.decisions import measure_doubts
-from xray_lightning.metrics.intervals import Array, Estimate
+from xray_lightning.metrics.intervals import Array
 from xray_lightning.metrics.margins import MarginTests, compare_with_margin, require_margin
 from xray_lightning.results import Json, Result
 from xray_lightning.wording import tell
@@ -194,7 +192,6 @@ class TruthRow(Result):
     both: int
     # against the readers, against the text miner, and the first less the second
     auroc: paired.Difference
-    doubts: dict[str, Estimate] = field(default_factory=dict)  # of ``measure_doubts``, if asked for
 
     @property
     def sentence(self) -> str:
@@ -217,14 +214,15 @@ class ExpertTruth(Result):
 
 
 def score_truths(
-    predictions: Predictions,  # scores of some of the images; their targets are not used
-    source: NihExperts,  # the images and their truths
-    *,
-    draws: int = 2000,  # of the bootstrap of patients
-    seed: int = 0,  # of the draws
-    doubts: int = 0,  # how many of the miner's labels that the scores doubt most are looked up
+    predictions: Predictions, source: NihExperts, *, draws: int = 2000, seed: int = 0
 ) -> ExpertTruth:
     """Score a model against every truth of the images, paired with the text miner's.
+
+    Args:
+        predictions: scores of some of the images; their targets are not used.
+        source: the images and their truths.
+        draws: of the bootstrap of patients.
+        seed: of the draws.
 
     Raises:
         ConfigError: there is no score of a finding that two truths tell of.
@@ -238,8 +236,7 @@ def score_truths(
         told = [truth for truth in others if finding in truth.labels]
         if not told:
             left_out[finding] = "only the text miner tells it here (data.rsna= and data.nih_map=)"
-        how = {"draws": draws, "seed": seed}
-        made = (_compare(predictions, finding, (truth, text), doubts, **how) for truth in told)
+        made = (_compare(predictions, finding, (truth, text), draws, seed) for truth in told)
         rows += [row for row in made if row]
     if not rows:
         why = "; ".join(f"{finding}: {reason}" for finding, reason in left_out.items())
@@ -253,7 +250,7 @@ def score_truths(
 
 
 def _compare(
-    predictions: Predictions, finding: str, truths: tuple[Truth, Truth], most: int, **how: int
+    predictions: Predictions, finding: str, truths: tuple[Truth, Truth], draws: int, seed: int
 ) -> TruthRow | None:
     """One row; None where no scored image has both truths."""
     labels = FINDINGS[finding]
@@ -265,7 +262,7 @@ def _compare(
     both = ~np.isnan(first) & ~np.isnan(second)
     if not both.any():
         return None
-    patients, said = np.asarray(predictions.patient_ids), (np.abs(second - scores), second, first)
+    patients = np.asarray(predictions.patient_ids)
     return TruthRow(
         finding,
         labels,
@@ -275,6 +272,5 @@ def _compare(
         int((first[both] == 1).sum()),
         int((second[both] == 1).sum()),
         int(((first == 1) & (second == 1)).sum()),
-        paired.compare_truths(scores, first, second, patients, **how),
-        measure_doubts(number_patients(patients), *said, most) if most else {},
+        paired.compare_truths(scores, first, second, patients, draws=draws, seed=seed),
     )

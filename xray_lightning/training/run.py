@@ -65,22 +65,34 @@ class TrainingRun(Result):
 
 
 def train(
-    task: XrayTask,  # network, loss and optimiser
-    data: XrayDataModule,  # its images
-    folder: str | Path,  # of the run
+    task: XrayTask,
+    data: XrayDataModule,
+    folder: str | Path,
     *,
-    epochs: int = 10,  # how many
-    callbacks: Sequence[pl.Callback] = (),  # further ones
-    # figures to watch beside AUROC, by name: see :class:`WatchMetric`
+    epochs: int = 10,
+    callbacks: Sequence[pl.Callback] = (),
     metrics: Mapping[str, Callable[[Floats, Floats], float]] | None = None,
-    monitor: str = MONITOR,  # what chooses the checkpoint, see :func:`choose_by`
-    seed: int = 0,  # of dropout and the like; that of the images' order is the data's
-    trainer: pl.Trainer | None = None,  # one of :func:`make_trainer`, in place of the five above
-    resume: Checkpoint | None = None,  # the last checkpoint of this run, to go on from
+    monitor: str = MONITOR,
+    seed: int = 0,
+    trainer: pl.Trainer | None = None,
+    resume: Checkpoint | None = None,
 ) -> TrainingRun:
     """Train, and keep the best checkpoint by validation AUROC or another metric.
 
     The folder gets checkpoints/best.ckpt and last.ckpt, metrics.csv and environment.json.
+
+    Args:
+        task: network, loss and optimiser.
+        data: its images.
+        folder: of the run.
+        epochs: how many.
+        callbacks: further ones.
+        metrics: figures to watch beside AUROC, by name: see :class:`WatchMetric`.
+        monitor: what chooses the checkpoint, see :func:`choose_by`.
+        seed: of dropout and the like; that of the images' order is the data's.
+        trainer: one of :func:`make_trainer` with :func:`make_callbacks`, in place of ``epochs``,
+            ``callbacks``, ``metrics``, ``monitor`` and ``seed``.
+        resume: the last checkpoint of this run, to go on from.
 
     Raises:
         ConfigError: a trainer without the callbacks of a run, or no such ``monitor``.
@@ -191,14 +203,22 @@ def choose_by(
 
 
 def make_trainer(
-    factory: Callable[..., pl.Trainer],  # pl.Trainer, or a partial of it with devices, ...
-    folder: Path,  # of the run
-    callbacks: Sequence[pl.Callback] = (),  # those of :func:`make_callbacks` and further ones
+    factory: Callable[..., pl.Trainer],
+    folder: Path,
+    callbacks: Sequence[pl.Callback] = (),
     *,
-    loggers: Sequence[pl.loggers.Logger] = (),  # Lightning's
-    fit: bool = True,  # false: only to predict, without checkpoints
+    loggers: Sequence[pl.loggers.Logger] = (),
+    fit: bool = True,
 ) -> pl.Trainer:
-    """A Lightning trainer as a run needs it."""
+    """A Lightning trainer as a run needs it.
+
+    Args:
+        factory: pl.Trainer, or a partial of it with devices, precision, max_epochs, ...
+        folder: of the run.
+        callbacks: those of :func:`make_callbacks` and further ones.
+        loggers: Lightning's.
+        fit: false: only to predict, without checkpoints.
+    """
     for path in folder.glob("hpc_ckpt_*.ckpt"):  # Lightning's at a requeue by Slurm: amid an epoch,
         path.unlink(missing_ok=True)  # and even trainer.predict would load it
     return factory(
