@@ -286,7 +286,7 @@ DRAWN = {  # drawings of each label: key of the values to a title, inches on the
     "reliability": ("reliability", 0.6, draw_reliability),
     "net_benefit": ("decision curve", 0.75, draw_decision),
     "at_prevalence": ("predictive values", 0.55, draw_prevalence),
-    "selective": ("risk-coverage curve", 0.6, draw_selection),
+    "selective": ("risk-coverage curve", 0.75, draw_selection),
 }
 
 
