@@ -55,11 +55,9 @@ from xray_lightning.metrics.operating_points import (
 )
 from xray_lightning.metrics.subgroups import (
     ANY,
-    UNKNOWN,
     Gaps,
     GroupErrors,
     Subgroup,
-    group_records,
     iterate_groups,
     measure_groups,
     measure_subgroups,
@@ -250,9 +248,8 @@ def measure_sets(
     """What the conformal sets of ``points`` hold and leave out, in all images and in groups."""
     codes, sets = number_patients(predictions.patient_ids), {}
     groups = {ALL_IMAGES: np.ones(len(codes), dtype=np.bool_)}
-    for dimension, own in group_records(records).items():
-        known = np.unique(own[own != UNKNOWN]) if dimension in ("sex", "age", "view") else ()
-        groups |= {f"{dimension} {group}": own == group for group in known}
+    told = (each for each in iterate_groups(records) if each[0] in ("sex", "age", "view"))
+    groups |= {f"{dimension} {group}": own == group for dimension, group, own in told}
     for name, limit in points.conformal.items():
         labels = [*points.labels] if name == ALL_LABELS else [name]
         if limit and set(labels) <= set(predictions.labels):  # from 0 on, every image is in the set
