@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +74,7 @@ class Records(Sequence[Record]):
     """Records over columns (N,), targets (N, L), by field; each made when asked for; slices too."""
 
     def __init__(self, **columns: Any) -> None:
+        columns["targets"] = np.asarray(columns["targets"], dtype=np.float64)
         self.columns: dict[str, npt.NDArray[Any]] = {
             name: column if isinstance(column, np.ndarray) else np.fromiter(column, object)
             for name, column in columns.items()
@@ -117,44 +117,42 @@ def take_records(records: Sequence[Record], rows: npt.NDArray[np.integer]) -> Se
     return records[rows] if isinstance(records, Records) else [records[i] for i in rows.tolist()]
 
 
-def unite(targets: Sequence[float]) -> float:
-    """The target of a union: 1 if any is 1, 0 if all are 0, else unknown; of one, itself.
+def replace_columns(records: Sequence[Record], **columns: Any) -> Records:
+    """The records with every column, some of them others than theirs."""
+    own = records.columns if isinstance(records, Records) else {}
+    rest = _DEFAULTS.keys() - own.keys() - columns.keys()
+    return Records(**own | {name: read_column(records, name) for name in rest} | columns)
 
-    >>> unite([0.0, 1.0]), unite([0.0, 0.0]), unite([0.0, math.nan]), unite([0.3]), unite([])
-    (1.0, 0.0, nan, 0.3, nan)
+
+def unite(targets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Targets (N, n) of a union, (N,): 1 if any is 1, 0 if all are 0, else NaN; of one, itself.
+
+    >>> unite(np.array([[0.0, 1.0], [0.0, 0.0], [0.0, math.nan]])).tolist()
+    [1.0, 0.0, nan]
+    >>> unite(np.array([[0.3]])).tolist(), unite(np.empty((1, 0))).tolist()
+    ([0.3], [nan])
     """
-    if len(targets) == 1:
-        return targets[0]
-    if 1.0 in targets:
-        return 1.0
-    return 0.0 if targets and not any(targets) else NAN
+    if targets.shape[1] == 1:
+        return targets[:, 0]
+    absent = (targets == 0).all(axis=1) & (targets.shape[1] > 0)
+    return np.where((targets == 1).any(axis=1), 1.0, np.where(absent, 0.0, NAN))
 
 
 def rename_labels(
-    records: Iterable[Record],
+    records: Sequence[Record],
     own: Sequence[str],  # their K labels
     labels: Sequence[str],  # the L labels they get
     words: Mapping[str, Sequence[str]],  # label -> those of their own whose union it is, if any
-) -> Iterator[Record]:
+) -> Records:
     """The records with other labels: a target is that of a union, NaN where no label tells it."""
     places = [[own.index(word) for word in words.get(label, ())] for label in labels]
-
-    @cache  # few images in a thousand have other targets than one before
-    def tell(targets: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(unite([targets[place] for place in union]) for union in places)
-
-    for r in records:
-        boxes = tuple(
-            replace(box, label=name)
-            for box in r.boxes
-            for name in words
-            if box.label in words[name]
-        )
-        # all of a record by hand: dataclasses.replace takes three times as long
-        yield Record(
-            *(r.image_id, r.patient_id, tell(r.targets), r.path, boxes, r.box_frame),
-            *(r.age, r.sex, r.view, r.follow_up, r.study_id, r.hospital),
-        )
+    whole = replace_columns(records)
+    targets = [unite(whole.columns["targets"][:, union]) for union in places]
+    boxes = [
+        tuple(replace(b, label=name) for b in drawn for name in words if b.label in words[name])
+        for drawn in whole.columns["boxes"]
+    ]
+    return replace_columns(whole, targets=np.reshape(targets, (len(labels), -1)).T, boxes=boxes)
 
 
 def is_known(targets: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:

@@ -17,18 +17,19 @@ column for each. ``columns`` gives the table's own names for ours. Boxes stand i
 image, label, x, y, width, height, in pixels of the file.
 """
 
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from xray_lightning.data.partition import read_split_column
 from xray_lightning.data.source import Source, locate_files, require_directory
 from xray_lightning.data.tables import Table, binary, format_count, read_boxes, read_table
 from xray_lightning.errors import ConfigError, TableError
-from xray_lightning.records import Record
+from xray_lightning.records import Records
 
 RESERVED = ("image", "patient", "split", "age", "sex", "view", "follow_up")
 NO_LABELS = (  # columns, in any case, that tell of the image or the split
@@ -124,7 +125,7 @@ def _choose_labels(table: Table, chosen: Sequence[str] | None, notes: list[str])
 
 def _make_records(
     table: Table, labels: Sequence[str], root: Path, box_path: str | Path | None, notes: list[str]
-) -> tuple[Record, ...]:
+) -> Records:
     """One record per row of the table."""
     images = table.text("image")
     paths = locate_files(root, images)
@@ -138,22 +139,20 @@ def _make_records(
         "labels, data.columns={patient: ...} what other columns are"
     )
     of_labels = (table.convert(label, binary, wanted) for label in labels)
-    targets = list(zip(*of_labels, strict=True))  # (N, L)
-    if unknown := sum(math.isnan(target) for row in targets for target in row):
+    targets = np.column_stack([*of_labels])  # (N, L)
+    if unknown := int(np.isnan(targets).sum()):
         notes.append(f"{format_count(unknown, 'target')} unknown (blank or -1)")
-    columns = (
-        images,
-        _read_patients(table, notes),
-        targets,
-        paths,
-        [boxes.get(image, ()) for image in images],
-        [None] * len(images),  # boxes are in pixels of the file
-        table.ages("age", notes),
-        table.sexes("sex", notes),
-        table.convert("view", str.upper, "a view"),
-        table.numbers("follow_up"),
+    return Records(
+        image_id=images,
+        patient_id=_read_patients(table, notes),
+        targets=targets,
+        path=paths,
+        boxes=[boxes.get(image, ()) for image in images],  # in pixels of the file
+        age=table.ages("age", notes),
+        sex=table.sexes("sex", notes),
+        view=table.convert("view", str.upper, "a view"),
+        follow_up=table.numbers("follow_up"),
     )
-    return tuple(map(Record, *columns))
 
 
 def _refuse_two_names(table: Table, images: Sequence[str], paths: Sequence[Path | None]) -> None:

@@ -16,7 +16,6 @@ Tables may be gzip-compressed. Traps: the headers split ``OriginalImage[Width,He
 ``Infiltrate``; the older table writes ages as ``058Y`` and has some above 400.
 """
 
-import itertools
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from xray_lightning.data.names import NameIndex, read_list
 from xray_lightning.data.source import Source, find_files, find_table, index_images
 from xray_lightning.data.tables import Table, format_count, open_text, read_boxes, read_table
 from xray_lightning.errors import DataNotFoundError, SplitError, TableError
-from xray_lightning.records import CHEST_XRAY14, Box, Record, encode
+from xray_lightning.records import CHEST_XRAY14, Box, Records, encode, read_column
 
 BOX_FRAME = (1024, 1024)  # (width, height) in px of the images the radiologists saw
 
@@ -68,14 +67,14 @@ class ChestXray14(Source, published="nih"):
         suffixes = (".png", ".jpg", ".jpeg")
         paths = index_images(find_image_folders(folder), suffixes, lambda path: path.name)
         records = make_records(read_table(path), folders, paths, notes)
-        ids = [record.image_id for record in records]
+        ids = read_column(records, "image_id")
         self.official = _read_lists(folders, ids, notes)
         self.fill(records, notes, stray=paths.keys() - set(ids))
 
 
 def make_records(
     table: Table, folders: Sequence[Path], paths: Mapping[str, Path], notes: list[str]
-) -> tuple[Record, ...]:
+) -> Records:
     """One record per row of the label table."""
     sex = "Patient Sex" if "Patient Sex" in table.columns else _SEX  # both names were published
     table.require(_IMAGE, _FINDINGS, _FOLLOW_UP, _PATIENT, _AGE, sex, _VIEW, once=_IMAGE)
@@ -89,19 +88,18 @@ def make_records(
         encode(cell.split("|"), CHEST_XRAY14, f"{table.place(i)} ({images[i]})")
         for cell, i in firsts
     ]
-    columns = (
-        images,
-        table.convert(_PATIENT, lambda cell: str(int(cell)), "a whole number"),
-        [targets[row] for row in rows.tolist()],
-        map(paths.get, images),
-        [boxes.get(image, ()) for image in images],
-        itertools.repeat(BOX_FRAME),
-        table.ages(_AGE, notes),
-        table.sexes(sex, notes),
-        table.convert(_VIEW, str.upper, "a view"),
-        table.numbers(_FOLLOW_UP),
+    return Records(
+        image_id=images,
+        patient_id=table.convert(_PATIENT, lambda cell: str(int(cell)), "a whole number"),
+        targets=np.array(targets)[rows],
+        path=map(paths.get, images),
+        boxes=[boxes.get(image, ()) for image in images],
+        box_frame=[BOX_FRAME] * len(images),
+        age=table.ages(_AGE, notes),
+        sex=table.sexes(sex, notes),
+        view=table.convert(_VIEW, str.upper, "a view"),
+        follow_up=table.numbers(_FOLLOW_UP),
     )
-    return tuple(map(Record, *columns))
 
 
 def _find_file(folders: Sequence[Path], *names: str) -> Path | None:

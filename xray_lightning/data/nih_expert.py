@@ -16,17 +16,20 @@ in findings, so agreement is no estimate of prevalence. Of Google's own files th
 columns are known from others' code; none was at hand.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from xray_lightning.data.nih import find_image_folders, make_records, read_nih_map
 from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts
 from xray_lightning.data.tables import Table, format_count, read_table
 from xray_lightning.errors import ConfigError, TableError, require_choice
-from xray_lightning.records import CHEST_XRAY14, NAN, Record, unite
+from xray_lightning.records import CHEST_XRAY14, NAN, Records, read_column, replace_columns, unite
 
 FACTS = read_facts("nih_expert")
 EXPERT_LABELS = FACTS.labels
@@ -51,13 +54,12 @@ class Truth:
     labels: tuple[str, ...]  # the L labels
     targets: Mapping[str, tuple[float, ...]]  # image id -> 1 present, 0 absent, NaN unknown, (L,)
 
-    def tell(self, label: str, image: str) -> float:
-        """The target of an image, also of a union of labels; NaN where nothing is said of it."""
-        targets = self.targets.get(image, (NAN,) * len(self.labels))
-        words = (label,) if label in self.labels else UNIONS.get(label, (label,))
-        if not set(words) <= set(self.labels):
-            return NAN
-        return unite([targets[self.labels.index(word)] for word in words])
+    def tell(self, label: str, images: Iterable[str]) -> npt.NDArray[np.float64]:
+        """Targets of some images, (N,), also of a union of labels; NaN where nothing is said."""
+        words = (label,) if label in self.labels else UNIONS.get(label, ())
+        places = [self.labels.index(word) for word in words if {*words} <= {*self.labels}]
+        nothing = (NAN,) * len(self.labels)
+        return unite(np.array([self.targets.get(image, nothing) for image in images])[:, places])
 
 
 class NihExperts(Source, published="nih_expert"):
@@ -97,8 +99,10 @@ class NihExperts(Source, published="nih_expert"):
         paths = index_images(find_image_folders(folder), (".png", ".jpg"), lambda path: path.name)
         tables, subsets = read_tables(folder, notes)
         experts = {image: own for table in tables for image, own in read_experts(table).items()}
-        records = [record for table in tables for record in make_records(table, (), paths, notes)]
-        text = Truth(TEXT_MINER, CHEST_XRAY14, {r.image_id: r.targets for r in records})
+        records = Records.join([make_records(table, (), paths, notes) for table in tables])
+        images = read_column(records, "image_id")
+        mined = dict(zip(images, read_column(records, "targets"), strict=True))
+        text = Truth(TEXT_MINER, CHEST_XRAY14, mined)
         third = [] if rsna is None or nih_map is None else [read_rsna(rsna, nih_map, subsets)]
         self.truths = (text, Truth(GOOGLE, EXPERT_LABELS, experts), *third)
         chosen = self.truths[truth == "experts"]
@@ -109,7 +113,7 @@ class NihExperts(Source, published="nih_expert"):
         }
         learned = format_count(len(self.official["train_val"]), "image")
         self.fill(
-            [replace(r, targets=chosen.targets[r.image_id]) for r in records],
+            replace_columns(records, targets=[chosen.targets[image] for image in images]),
             [*notes, *(note.format(learned) for note in SELECTION)],
             counts=_count_truths(records, self.official, self.truths),
         )
@@ -149,13 +153,14 @@ def read_rsna(root: str | Path, nih_map: str | Path, images: Mapping[str, str]) 
 
 
 def _count_truths(
-    records: Sequence[Record], subsets: Mapping[str, Collection[str]], truths: Sequence[Truth]
+    records: Records, subsets: Mapping[str, Collection[str]], truths: Sequence[Truth]
 ) -> dict[str, dict[str, int]]:
     """Images, and for the findings that two truths name the positives of each and of both."""
-    table = {"images": len(records), "patients": len({r.patient_id for r in records})}
+    images, patients = (read_column(records, name) for name in ("image_id", "patient_id"))
+    table = {"images": len(images), "patients": len({*patients})}
     counts = {"table": table | {name: len(ids) for name, ids in subsets.items()}}
     for finding in ("Pneumothorax", "Nodule or mass"):
-        told = [[t.tell(finding, r.image_id) == 1 for r in records] for t in truths[:2]]
-        both = sum(one and two for one, two in zip(*told, strict=True))
-        counts[finding] = {TEXT_MINER: sum(told[0]), GOOGLE: sum(told[1]), "both": both}
+        mined, read = (truth.tell(finding, images) == 1 for truth in truths[:2])
+        told = {TEXT_MINER: mined, GOOGLE: read, "both": mined & read}
+        counts[finding] = {name: int(where.sum()) for name, where in told.items()}
     return counts

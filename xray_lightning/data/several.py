@@ -1,9 +1,8 @@
 """Several data sets as one, with the labels of a common vocabulary."""
 
-import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import combinations
 
 from xray_lightning.data.source import Identity, Mask, Pixels, Source
 from xray_lightning.data.vocabulary import (
@@ -14,19 +13,7 @@ from xray_lightning.data.vocabulary import (
     union_labels,
 )
 from xray_lightning.errors import ConfigError
-from xray_lightning.records import Record, patients_known
-
-
-@contextmanager
-def _pause_collector() -> Iterator[None]:
-    """No garbage collection meanwhile: with 200,000 records in the making it trebles the time."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
+from xray_lightning.records import Record, Records, patients_known, read_column, replace_columns
 
 
 class Several(Source):
@@ -49,7 +36,6 @@ class Several(Source):
 
     name = "several"
 
-    @_pause_collector()
     def __init__(
         self,
         sources: Mapping[str, Source] | None,
@@ -68,12 +54,14 @@ class Several(Source):
         self.allow_missing = allow_missing or all(s.allow_missing for _, s in parts if s.missing)
         if all(source.population for source in sources.values()):
             self.population = ",".join(sorted({s.population for s in sources.values()}))
-        self._own = {f"{name}/{r.image_id}": r for name, s in parts for r in s.records}
-        self.records = tuple(self._renamed())
+        renamed = {name: _rename(name, source) for name, source in parts}
+        ids = [read_column(records, "image_id") for records in renamed.values()]
+        self._rows = {image: row for images in ids for row, image in enumerate(images)}
+        self.records = Records.join([*renamed.values()])
         self.official = _unite_official(self.sources)
         self.notes = (
             *(f"{name}: {note}" for name, source in parts for note in source.notes),
-            *_describe_shared(self.records),
+            *_describe_shared(renamed),
         )
         self.choices = {f"{n} {k}": v for n, source in parts for k, v in source.choices.items()}
         self.counts = {f"{n} {k}": v for n, source in parts for k, v in source.counts.items()}
@@ -90,11 +78,13 @@ class Several(Source):
 
     def read(self, record: Record) -> Pixels:
         """As its own data set does."""
-        return self.sources[record.hospital].read(self._own[record.image_id])
+        source = self.sources[record.hospital]
+        return source.read(source.records[self._rows[record.image_id]])
 
     def mask(self, record: Record, label: str) -> Mask | None:
         """As its own data set does."""
-        return self.sources[record.hospital].mask(self._own[record.image_id], label)
+        source = self.sources[record.hospital]
+        return source.mask(source.records[self._rows[record.image_id]], label)
 
     def identity(self) -> Identity:
         """Those of all data sets."""
@@ -104,17 +94,17 @@ class Several(Source):
             for key, value in source.identity().items()
         }
 
-    def _renamed(self) -> Iterable[Record]:
-        """The records by ids that are unique among all data sets."""
-        for name, source in self.sources.items():
-            namespace = source.population or name
-            for r in source.records:
-                study = f"{name}/{r.study_id}" if r.study_id else ""
-                image, patient = f"{name}/{r.image_id}", f"{namespace}/{r.patient_id}"
-                yield Record(
-                    *(image, patient, r.targets, r.path, r.boxes, r.box_frame),
-                    *(r.age, r.sex, r.view, r.follow_up, study, name),
-                )
+
+def _rename(name: str, source: Source) -> Records:
+    """The records by ids that are unique among all data sets."""
+    records, namespace = source.records, source.population or name
+    return replace_columns(
+        records,
+        image_id=[f"{name}/{image}" for image in read_column(records, "image_id")],
+        patient_id=[f"{namespace}/{patient}" for patient in read_column(records, "patient_id")],
+        study_id=[study and f"{name}/{study}" for study in read_column(records, "study_id")],
+        hospital=[name] * len(records),
+    )
 
 
 def find_untold(source: Source) -> dict[str, str]:
@@ -157,15 +147,11 @@ def _unite_official(sources: Mapping[str, Source]) -> dict[str, frozenset[str]] 
     return {subset: frozenset(ids) for subset, ids in united.items()}
 
 
-def _describe_shared(records: Sequence[Record]) -> list[str]:
+def _describe_shared(parts: Mapping[str, Sequence[Record]]) -> list[str]:
     """A sentence for each two data sets with images of the same patients."""
-    patients: dict[str, set[str]] = {}
-    for record in records:
-        patients.setdefault(record.hospital, set()).add(record.patient_id)
-    names = list(patients)
+    patients = {name: {*read_column(records, "patient_id")} for name, records in parts.items()}
     return [
         f"{len(both):,} patients are in both {first} and {second}: no split sets them apart"
-        for place, first in enumerate(names)
-        for second in names[place + 1 :]
+        for first, second in combinations(patients, 2)
         if (both := patients[first] & patients[second])
     ]

@@ -247,7 +247,7 @@ def select_labels(source: Source, labels: Sequence[str]) -> Source:
     narrowed = copy(source)
     narrowed.labels = tuple(labels)
     itself = {label: (label,) for label in labels}
-    narrowed.records = [*rename_labels(source.records, source.labels, labels, itself)]
+    narrowed.records = rename_labels(source.records, source.labels, labels, itself)
     if left_out := [label for label in source.labels if label not in labels]:
         narrowed.notes = [*source.notes, f"labels left out: {', '.join(left_out)}"]
     return narrowed

@@ -194,7 +194,7 @@ class Relabelled(Source):
         self.wordings = {label: wording for label, wording in wordings.items() if wording}
         self.notes = (*source.notes, *_describe(labels, self.wordings))
         words = {label: wording.words for label, wording in self.wordings.items()}
-        self.records = tuple(rename_labels(source.records, source.labels, labels, words))
+        self.records = rename_labels(source.records, source.labels, labels, words)
 
     def read(self, record: Record) -> Pixels:
         """As the data set does."""

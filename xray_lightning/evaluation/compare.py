@@ -255,10 +255,7 @@ def _compare(
     """One row; None where no scored image has both truths."""
     labels = FINDINGS[finding]
     scores = predictions.keep(labels).scores.max(axis=1)  # (N,)
-    first, second = (
-        np.array([truth.tell(finding, image) for image in predictions.image_ids])
-        for truth in truths
-    )
+    first, second = (truth.tell(finding, predictions.image_ids) for truth in truths)
     both = ~np.isnan(first) & ~np.isnan(second)
     if not both.any():
         return None
