@@ -13,7 +13,7 @@ from toy import NIH_HEADER, present, write_image
 
 from xray_lightning import errors
 from xray_lightning.data.cache import Manifest
-from xray_lightning.data.images import READER_VERSION
+from xray_lightning.data.files import READER_VERSION
 from xray_lightning.data.nih_expert import GOOGLE, RSNA, TEXT_MINER, NihExperts, Truth
 from xray_lightning.data.padchest import FACTS, LABEL_MAP, TABLE, PadChest, parse_labels
 from xray_lightning.data.source import compare_counts

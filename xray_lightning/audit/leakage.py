@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from xray_lightning.audit.label_table import LabelTable, find_anonymous
-from xray_lightning.data.cache import open_cache
 from xray_lightning.data.copies import CORRELATION, DISTANCE, SIDE, Mask, Pairs, Squares, find_pairs
 from xray_lightning.data.partition import SUBSETS, Indices, Split
 from xray_lightning.data.several import Several, find_untold
@@ -82,6 +81,8 @@ def compare_images(
         raise ConfigError(
             f"duplicates=true compares at {SIDE} px or more: image_size={size} is too small"
         )
+    from xray_lightning.data.cache import open_cache  # the decoders
+
     records = readable_records(source)
     cache = open_cache(source, records, size=size, root=cache_dir)
     for place in range(len(records)):

@@ -2,7 +2,6 @@
 
 from xray_lightning.cli.config import compose_settings, make, split_sets
 from xray_lightning.cli.request import Request
-from xray_lightning.data.cache import open_cache
 from xray_lightning.data.partition import split_source
 from xray_lightning.data.source import Source, readable_records, usage_notes
 from xray_lightning.data.summary import summarise_data, tabulate_labels
@@ -14,6 +13,8 @@ from xray_lightning.report.terminal import counts_table, labels_tables
 
 def cache(request: Request) -> None:
     """Decode a data set ahead of training: xray cache data=nih data.root=DIR image_size=256."""
+    from xray_lightning.data.cache import open_cache  # the decoders
+
     config = compose_settings(request.settings)
     source: Source = make(config.data)
     records, notes = readable_records(source), usage_notes(source)

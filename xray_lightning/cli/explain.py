@@ -65,9 +65,8 @@ def folder_of(images: Opened, subset: str) -> Path:
     """RUN/explain for best.ckpt on its own test images, a folder with a fingerprint for others."""
     own = images.own_images and subset == "test"
     own = own and images.checkpoint.path.name == "best.ckpt"  # the report of the run is of that one
-    return images.folder(
-        "explain", "" if own else f"_{images.data.split.subset_fingerprints[subset]}"
-    )
+    ending = "" if own else f"_{images.data.split.subset_fingerprints[subset]}"
+    return images.folder("explain", ending)
 
 
 def own_settings(overrides: Sequence[str]) -> tuple[Own, list[str]]:

@@ -121,8 +121,7 @@ def first_sentence(text: str) -> str:
 
 def show_settings() -> None:
     """``train.py --help``: every setting with its comment, and what Hydra's options do."""
-    text = (find_conf() / "train.yaml").read_text(encoding="utf-8")
-    settings = text.split("\nrun_dir:")[0]
+    settings = (find_conf() / "train.yaml").read_text(encoding="utf-8").split("\nrun_dir:")[0]
     print(
         "python train.py [KEY=VALUE]...   such as model=xception split=patient\n\n"
         f"{settings}\n\n"

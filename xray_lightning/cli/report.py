@@ -73,12 +73,10 @@ def audit_again(run: Run, trust: bool = False) -> tuple[Audit | None, str]:
         source: Source = make(config.data)
         split = split_source(source, make(config.split), used_records(source).records)
     except Exception as error:  # re-raised unless the user can repair it
-        message = explain_error(error)
-        if message is None:
+        if (message := explain_error(error)) is None:
             raise
         return None, f"its data set is not at hand ({message})"
-    before = run.environment["split"]["fingerprint"]
-    if split.fingerprint != before:
+    if split.fingerprint != (before := run.environment["split"]["fingerprint"]):
         now = f"the settings now give [{split.fingerprint}]"
         return None, f"the data set changed: its split was [{before}], {now}"
     return audit_run(config, source, split, run), ""

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
+import yaml  # type: ignore[import-untyped]
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import get_yaml_loader
 
 from xray_lightning.cli.request import Own, Request, describe_unknown, take_own
 from xray_lightning.errors import CheckpointError, ConfigError, DataNotFoundError, require_integer
@@ -251,13 +253,14 @@ def read_known_keys() -> dict[str, Own]:
             if isinstance(value, Mapping):
                 collect(value, f"{place}.{name}".lstrip("."))
 
+    words = get_yaml_loader().yaml_implicit_resolvers  # OmegaConf's, to which 3e-4 is a number
+    loader = type("Loader", (yaml.CSafeLoader,), {"yaml_implicit_resolvers": words})  # in C, quick
     for path in find_conf().rglob("*.yaml"):
-        values: Any = OmegaConf.to_container(OmegaConf.load(path))
+        values = yaml.load(path.read_bytes(), loader) or {}
         group = path.relative_to(find_conf()).parts[0].removesuffix(".yaml")
         if group not in OVERLAYS:
             collect(values if group in ("train", "data") else {group: values}, "")
-    for name in ("defaults", "hydra"):
-        known[""].pop(name)
+    del known[""]["defaults"], known[""]["hydra"]
     return known
 
 

@@ -7,8 +7,6 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
-import cv2
-
 Item = TypeVar("Item")
 Decoded = TypeVar("Decoded")
 
@@ -24,6 +22,8 @@ def available_cores() -> int:
 @contextmanager
 def single_threaded_opencv() -> Iterator[None]:
     """Keep OpenCV from starting a thread per core inside each of the decoding threads."""
+    import cv2  # takes long, and many come for the function above
+
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

@@ -18,6 +18,7 @@ PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", (b"II*\x00", b"MM\x00*"
 BARE = b"\2\0\0\0"  # group 2, element 0: the file begins with its meta group, without preamble
 MAX_FILE = 2**30  # bytes; a larger one would fill the memory
 HEAD = 4096  # bytes: the header of a DICOM file, the first rows of a picture
+READER_VERSION = 2  # raise it when a rule of images.py changes: caches of pixels become stale
 
 
 @dataclass(frozen=True)

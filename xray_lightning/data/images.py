@@ -40,8 +40,6 @@ from xray_lightning.records import Record
 if TYPE_CHECKING:
     from tifffile import TiffPage
 
-READER_VERSION = 2  # raise it when a rule above changes: caches of pixels then become stale
-
 DARK_BITS = 14  # detectors have 10 to 14; a picture that uses 16 has brighter values
 
 TINT = 16  # of 255; a pixel is coloured if its channels differ by more, as those of a JPEG do not

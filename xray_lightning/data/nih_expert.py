@@ -25,7 +25,6 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_lightning.data.nih import find_image_folders, make_records, read_nih_map
-from xray_lightning.data.rsna import Rsna
 from xray_lightning.data.source import Source, find_files, find_table, index_images, read_facts
 from xray_lightning.data.tables import Table, format_count, read_table
 from xray_lightning.errors import ConfigError, TableError, require_choice
@@ -147,6 +146,8 @@ def read_experts(table: Table) -> dict[str, tuple[float, ...]]:
 def read_rsna(root: str | Path, nih_map: str | Path, images: Mapping[str, str]) -> Truth:
     """What RSNA's readers say of some NIH images: whether an opacity suspicious for pneumonia."""
     names = read_nih_map(Path(nih_map))
+    from xray_lightning.data.rsna import Rsna  # pydicom
+
     source = Rsna(root, nih_map=nih_map, headers=False)
     told = {names[record.image_id]: record.targets for record in source.records}
     return Truth(RSNA, ("Pneumonia",), {image: told[image] for image in images if image in told})

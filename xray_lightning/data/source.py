@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml  # type: ignore[import-untyped]
 
-from xray_lightning.data.images import READER_VERSION, read_record
+from xray_lightning.data.files import READER_VERSION
 from xray_lightning.errors import ConfigError, DataError, DataNotFoundError, MissingImagesError
 from xray_lightning.records import Record, read_column, rename_labels, take_records
 
@@ -138,6 +138,8 @@ class Source:
             InvalidImageError: the file is not an intact image; names it and the reason.
             MissingImagesError: the record has no file.
         """
+        from xray_lightning.data.images import read_record  # its decoders
+
         return read_record(record)
 
     def mask(self, record: Record, label: str) -> Mask | None:

@@ -21,8 +21,9 @@ from torch.utils.data import DataLoader, Subset
 
 from xray_lightning.checkpoint import KEY, load_checkpoint, write_safetensors
 from xray_lightning.data.datamodule import XrayDataModule
+from xray_lightning.data.files import READER_VERSION
 from xray_lightning.data.geometry import RULE
-from xray_lightning.data.images import READER_VERSION, read_image
+from xray_lightning.data.images import read_image
 from xray_lightning.deploy.classifier import Classifier, load_classifier
 from xray_lightning.errors import CheckpointError, ConfigError
 from xray_lightning.hub import WEIGHTS, push_files, require_pushable

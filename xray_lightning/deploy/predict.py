@@ -17,9 +17,8 @@ import numpy as np
 from xray_lightning.checkpoint import weights_sha256
 from xray_lightning.data.decoding import single_threaded_opencv
 from xray_lightning.data.dicom import tally
-from xray_lightning.data.files import ImageFiles, Journal, file_stamp, find_images
+from xray_lightning.data.files import READER_VERSION, ImageFiles, Journal, file_stamp, find_images
 from xray_lightning.data.geometry import RULE
-from xray_lightning.data.images import READER_VERSION
 from xray_lightning.deploy.classifier import Classifier, FileScores
 from xray_lightning.deploy.interpretation import Interpretation, Scores
 from xray_lightning.errors import ConfigError, OutputError, TableError
