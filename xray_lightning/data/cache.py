@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-from xray_lightning.data.decoding import available_cores, decode_all, single_threaded_opencv
+from xray_lightning.data.decoding import available_cores, decode_ahead, single_threaded_opencv
 from xray_lightning.data.dicom import tally
 from xray_lightning.data.geometry import RULE, fit_square
 from xray_lightning.data.images import collect_notes
@@ -306,10 +306,11 @@ def _fill(
     with single_threaded_opencv(), nullcontext(progress) if callable(progress) else bar as report:
         if before:
             report(before, count)
+        ahead = 64 * workers  # they go on while the disk is waited for
         try:
-            with closing(decode_all(decode, rows, workers=workers)) as counts:
-                for done in counts:
-                    report(before + done, count)
+            with closing(decode_ahead(decode, rows, workers=workers, ahead=ahead)) as finished:
+                for done, _ in enumerate(finished, before + 1):
+                    report(done, count)
                     if time.monotonic() > synced + SYNC_SECONDS:
                         _set_flags(cache, decoded)
                         synced = time.monotonic()

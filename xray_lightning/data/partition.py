@@ -70,17 +70,9 @@ Splitter = Callable[[Images, Mapping[str, frozenset[str]] | None], Split]
 
 def fingerprint(ids: Mapping[str, Iterable[str]]) -> str:
     """First 16 hex digits of the SHA-256 of each subset's image ids, sorted, as ASCII JSON."""
-    return _hash_lists({subset: _dump_sorted(names) for subset, names in ids.items()})
-
-
-def _dump_sorted(names: Iterable[str]) -> str:
-    return json.dumps(sorted(names), separators=(",", ":"))
-
-
-def _hash_lists(lists: Mapping[str, str]) -> str:
-    """The fingerprint of subsets whose ids are written as JSON already."""
-    text = ",".join(f"{json.dumps(subset)}:{lists[subset]}" for subset in sorted(lists))
-    return hashlib.sha256(f"{{{text}}}".encode("ascii")).hexdigest()[:16]
+    lists = {subset: sorted(names) for subset, names in ids.items()}
+    text = json.dumps(lists, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
 def describe_split(split: Split) -> dict[str, Any]:
@@ -167,10 +159,10 @@ def _fingerprints(
 ) -> tuple[str, dict[str, str]]:
     """Of all subsets together, and of each alone."""
     images = np.array(read_column(records, "image_id"), dtype=object)
-    lists = {subset: _dump_sorted(images[rows].tolist()) for subset, rows in subsets.items()}
-    told = {"definition": json.dumps([definition])} if definition else {}
-    own = {subset: _hash_lists({subset: names} | told) for subset, names in lists.items()}
-    return _hash_lists(lists | told), own
+    ids = {subset: images[rows].tolist() for subset, rows in subsets.items()}
+    told = {"definition": [definition]} if definition else {}
+    own = {subset: fingerprint({subset: names, **told}) for subset, names in ids.items()}
+    return fingerprint(ids | told), own
 
 
 def find_shared_patients(records: Images, subsets: Mapping[str, Indices]) -> dict[str, list[str]]:
