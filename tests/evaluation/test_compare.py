@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from running import write_run
 
-from xray_lightning import ConfigError, Predictions
+from xray_lightning import ConfigError, Predictions, fit_operating_points
 from xray_lightning.cli.app import run_verb
 from xray_lightning.errors import DataNotFoundError, TableError
 from xray_lightning.evaluation import published
@@ -19,6 +19,7 @@ from xray_lightning.evaluation.published import published_boxes, read_published
 from xray_lightning.metrics.compare import compare_aurocs
 from xray_lightning.records import CHEST_XRAY14
 from xray_lightning.report.page import say
+from xray_lightning.writing import read_json, write_json
 
 
 def predictions(gain: float, seed: int = 0, images: int = 300) -> Predictions:
@@ -186,6 +187,31 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         run_verb("compare", ["none", "none", "margin=2"])
 
 
+def test_net_benefit_of_what_validation_calibrated(tmp_path, capsys) -> None:
+    tables = {write(tmp_path, "strong", STRONG): STRONG, write(tmp_path, "weak", WEAK): WEAK}
+    pairs = {"Mass": [], "Nodule": [table.scores[:, 1] for table in tables.values()]}
+    for place, table in tables.items():
+        points = fit_operating_points(table.keep(["Mass"]), draws=20)
+        write_json(points.to_json(), Path(place, "operating_points.json"))
+        pairs["Mass"].append(points.labels["Mass"].calibration(table.scores[:, 0]))
+    run_verb("compare", [*tables, "draws=50", "thresholds=0.1,0.3"], out=tmp_path)
+    found, text = (
+        Comparison.from_json(read_json(tmp_path / "compare.json")),
+        capsys.readouterr().out,
+    )
+    assert (found.calibrated, found.thresholds) == (["Mass"], [0.1, 0.3])
+    assert " Nodule* " in text, "raw scores"
+    assert "each interval holds alone: of 4 about 0.2 leave out the truth" in text
+    for (label, pair), targets in zip(pairs.items(), STRONG.targets.T, strict=True):
+        for line, value in zip(found.thresholds, found.net_benefit[label].value, strict=True):
+            gain = np.where(targets == 1, 1, -line / (1 - line))  # of an image that is called
+            assert value == pytest.approx(
+                np.mean(gain * (pair[0] >= line) - gain * (pair[1] >= line))
+            )
+    with pytest.raises(ConfigError, match="thresholds must lie between 0 and 1 and rise, got 2"):
+        run_verb("compare", ["none", "none", "thresholds=2"])  # before they are read
+
+
 def test_unknown_patients_and_several_seeds(tmp_path, capsys) -> None:
     for name, table in (("a1", STRONG), ("a2", WEAK), ("b", WEAK)):
         write(tmp_path, name, replace(table, patient_ids=table.image_ids))
@@ -194,6 +220,7 @@ def test_unknown_patients_and_several_seeds(tmp_path, capsys) -> None:
     assert "300 test images of an unknown number of patients" in text
     assert "paired draws of images" in text
     assert "seeds: 2 of A, 1 of B" in text
+    assert "net benefit" not in text
 
 
 def test_rows_are_those_of_the_shared_table(shared_data) -> None:

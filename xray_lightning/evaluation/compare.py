@@ -1,7 +1,7 @@
 """Paired comparisons on the same images: two models, or one model against several truths."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from glob import glob
 from pathlib import Path
 
@@ -15,12 +15,18 @@ from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.evaluation.sweep import FINISHED, find_pooled, read_data_title, read_runs
 from xray_lightning.metrics import compare as paired
-from xray_lightning.metrics.intervals import Array
+from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.calibration import Calibration
+from xray_lightning.metrics.decisions import compare_net_benefit, require_shares
+from xray_lightning.metrics.intervals import Array, Band
 from xray_lightning.metrics.margins import MarginTests, compare_with_margin, require_margin
+from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.results import Json, Result
 from xray_lightning.wording import tell
+from xray_lightning.writing import read_json
 
 TABLE = "predictions_test.csv"
+ACTED_ON = (0.05, 0.1, 0.2)  # thresholds of net benefit, unless others are asked for
 
 Model = str | Path | Predictions | Sequence[Predictions]
 
@@ -44,6 +50,10 @@ class Comparison(paired.AurocDifferences):
     data: str = ""  # title of the data set, "" where the tables are of no run
     draws: int = 2000  # of the bootstrap of patients (and seeds)
     margin: MarginTests | None = None  # where one was stated
+    thresholds: list[float] = field(default_factory=list)  # of net benefit, K
+    # that of A less that of B, (K,), by label; none of several seeds
+    net_benefit: dict[str, Band] = field(default_factory=dict)
+    calibrated: list[str] = field(default_factory=list)  # in both; of the others by raw scores
 
     @property
     def tested(self) -> list[str]:
@@ -74,6 +84,7 @@ def compare(
     seed: int = 0,  # of the draws
     threads: int | None = None,  # labels compared at a time; None: the processor's cores
     margin: float | None = None,  # of non-inferiority, stated before; see ``compare_with_margin``
+    thresholds: Sequence[float] = ACTED_ON,  # probabilities that would be acted on, rising
 ) -> Comparison:
     """Compare two models by AUROC, each draw of patients evaluating both.
 
@@ -82,12 +93,14 @@ def compare(
     to be compared, or "shared": what all tables have; none: all, which must be the same.
 
     Raises:
-        ConfigError: ``labels`` names one that a table lacks, or a margin outside (0, 1).
+        ConfigError: ``labels`` names one that a table lacks, or a margin or threshold outside
+            (0, 1).
         DataNotFoundError: a pattern finds no run.
         TableError: the test images, their truth or the labels differ; see
             :func:`~xray_lightning.evaluation.predictions.read_own`.
     """
     require_margin(margin)
+    lines = require_shares("thresholds", thresholds)
     sides = [_read_tables(model, name) for model, name in ((first, "first"), (second, "second"))]
     if labels:
         kept = choose_labels(labels, *(t.labels for side in sides for t in side.values()))
@@ -95,15 +108,9 @@ def compare(
     name, reference = next(iter(sides[0].items()))
     runs = [[_align(name, reference, *pair) for pair in side.items()] for side in sides]
     titles = [read_data_title(Path(next(iter(side)))) for side in sides]
-    differences = paired.compare_aurocs(
-        reference.labels,
-        reference.targets,
-        reference.patient_ids,
-        *runs,
-        draws=draws,
-        seed=seed,
-        threads=threads or available_cores(),
-    )
+    threads = threads or available_cores()
+    columns = reference.labels, reference.targets, reference.patient_ids
+    differences = paired.compare_aurocs(*columns, *runs, draws=draws, seed=seed, threads=threads)
     patients = len(set(reference.patient_ids)) if len(sides[0]) == len(sides[1]) == 1 else None
     return Comparison(
         **vars(differences),
@@ -115,7 +122,34 @@ def compare(
         data=" / ".join(filter(None, dict.fromkeys(titles))),
         draws=draws,
         margin=compare_with_margin(differences, margin, patients) if margin else None,
+        **_compare_use(reference, sides, runs, lines, draws=draws, seed=seed) if patients else {},
     )
+
+
+def _compare_use(
+    reference: Predictions,
+    sides: Sequence[Iterable[str]],  # the place of the one table of each
+    runs: Sequence[Sequence[Array]],  # its scores (N, L), images in the order of the first
+    thresholds: list[float],
+    **of_bootstrap: int,
+) -> Json:
+    """Net benefit of A less that of B, of probabilities where validation calibrated both."""
+    bootstrap = PatientBootstrap(reference.patient_ids, **of_bootstrap)
+    told, bands = [_read_calibrations(*side) for side in sides], dict[str, Band]()
+    calibrated = [label for label in reference.labels if all(label in own for own in told)]
+    columns = zip(reference.labels, reference.targets.T, runs[0][0].T, runs[1][0].T, strict=True)
+    for label, targets, *pair in columns:
+        if label in calibrated:
+            pair = [own[label](scores) for own, scores in zip(told, pair, strict=True)]
+        bands[label] = compare_net_benefit(bootstrap, targets, pair[0], pair[1], thresholds)
+    return {"thresholds": thresholds, "net_benefit": bands, "calibrated": calibrated}
+
+
+def _read_calibrations(place: str) -> dict[str, Calibration]:
+    """Those that validation gave a run, which lie beside its table, by label."""
+    path = Path(place).with_name("operating_points.json")
+    points = OperatingPoints.from_json(read_json(path)).labels if path.is_file() else {}
+    return {label: own.calibration for label, own in points.items() if own.calibration}
 
 
 def _read_tables(model: Model, name: str) -> dict[str, Predictions]:

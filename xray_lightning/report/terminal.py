@@ -138,8 +138,9 @@ def comparison_lines(comparison: "Comparison", first: str, second: str) -> list[
         tested = (row.p_value, row.corrected, row.delong, row.detectable)
         shown = [number(value, 4) for value in tested]
         add_row(tests, label, *shown, last=row is comparison.mean)
-    margin = [_margin_table(comparison.margin)] if comparison.margin else []
-    return [differences, tests, *margin, *say("comparison", comparison)]
+    further = [_margin_table(comparison.margin)] if comparison.margin else []
+    further += [_use_table(comparison)] if comparison.net_benefit else []
+    return [differences, tests, *further, *say("comparison", comparison)]
 
 
 def _margin_table(tests: "MarginTests") -> Table:
@@ -152,6 +153,20 @@ def _margin_table(tests: "MarginTests") -> Table:
         p_values = [p_text(row.p_values[claim]) for claim in ("non-inferior", "equivalent")]
         cells = *bounds, *p_values, row.verdict, number(row.patients, 0)
         add_row(table, label, *cells, last=row is tests.mean)
+    return table
+
+
+def _use_table(comparison: "Comparison") -> Table:
+    """A row a label: net benefit of A less that of B in 1,000 images, and its interval."""
+    names = [f"at {100 * threshold:g} %" for threshold in comparison.thresholds]
+    table = empty_table("net benefit, A - B, in 1,000 images (95 %)", "label", *names)
+    for label, band in comparison.net_benefit.items():
+        columns = zip(band.value, band.low, band.high, strict=True)
+        cells = [
+            f"{number(1000 * value, 1, '+')} {interval_text(ends, 1, 1000, ' to ')}"
+            for value, *ends in columns
+        ]
+        table.add_row(label + "*" * (label not in comparison.calibrated), *cells)
     return table
 
 
