@@ -35,11 +35,10 @@ import pytest
 from xray_lightning import ChestXray14, open_cache
 from xray_lightning.data import transforms
 from xray_lightning.data.csv import CsvTable
-from xray_lightning.data.datamodule import XrayDataset
+from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.dicom import read_dicom, read_dicom8
 from xray_lightning.data.padchest import TABLE, PadChest
-from xray_lightning.data.source import readable_records
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
 
@@ -55,10 +54,9 @@ def ours(request, radiographs, metadata, tmp_path_factory):
     """An augmentation, and work that reads samples as XrayDataModule does, each newly augmented."""
     folder, root = radiographs[0].parent, tmp_path_factory.getbasetemp() / "sample_cache"
     source = ChestXray14(folder, table=metadata / ENTRIES, allow_missing=True)
-    records = readable_records(source)
-    cache = open_cache(source, records, size=SIZE, root=root, progress=False)
-    augment = getattr(transforms, f"augment_{request.param}")()
-    dataset, seeds = XrayDataset(records, cache, np.arange(len(records)), augment=augment), count()
+    settings = {"image_size": SIZE, "augment": getattr(transforms, f"augment_{request.param}")()}
+    data, seeds = XrayDataModule(source, cache_dir=root, **settings), count()
+    dataset = data.dataset("train")
 
     def work() -> int:
         for _ in range(OURS_A_TURN):

@@ -38,9 +38,15 @@ def cache(root: Path) -> xl.ImageCache:
     return xl.open_cache(PHANTOM, RECORDS, size=SIZE, root=root, progress=False)
 
 
+def samples(cache: xl.ImageCache, rows: np.ndarray = ROWS, **settings: Any) -> XrayDataset:
+    records = [RECORDS[row] for row in rows]
+    targets = torch.tensor([record.targets for record in records])
+    return XrayDataset([r.image_id for r in records], targets, cache, rows, **settings)
+
+
 def test_a_sample_is_the_cached_image(cache: xl.ImageCache) -> None:
     rows = ROWS[::-1]
-    data = XrayDataset(RECORDS[::-1], cache, rows)
+    data = samples(cache, rows)
     assert len(data) == len(RECORDS)
     for index, row in enumerate(rows):
         sample = data[index]
@@ -54,14 +60,13 @@ def test_a_sample_is_the_cached_image(cache: xl.ImageCache) -> None:
 
 def test_a_seed_augments_what_is_equalised_and_its_absence_does_not(cache: xl.ImageCache) -> None:
     augment = augment_light()
-    data = XrayDataset(RECORDS, cache, ROWS, augment=augment)
-    plain = XrayDataset(RECORDS, cache, ROWS)
+    data, plain = samples(cache, augment=augment), samples(cache)
     assert torch.equal(data[2]["image"], plain[2]["image"])
     assert torch.equal(plain[2, 7]["image"], plain[2]["image"])
     expected = augment(np.array(cache.images[2]), 7)
     np.testing.assert_array_equal(data[2, 7]["image"][0], expected / np.float32(255))
     assert not torch.equal(data[2, 8]["image"], data[2, 7]["image"])
-    data = XrayDataset(RECORDS, cache, ROWS, augment=augment, clahe=True)
+    data = samples(cache, augment=augment, clahe=True)
     equalised = equalise(np.array(cache.images[3]))  # before the augmentation
     np.testing.assert_array_equal(data[3]["image"][0], equalised / np.float32(255))
     expected = augment(equalised, 5) / np.float32(255)
@@ -69,7 +74,7 @@ def test_a_seed_augments_what_is_equalised_and_its_absence_does_not(cache: xl.Im
 
 
 def test_a_changed_sample_leaves_the_cache_alone_and_a_spawned_worker_gets_no_pixels(cache) -> None:
-    data = XrayDataset(RECORDS, cache, ROWS)
+    data = samples(cache)
     before = data[0]["image"].clone()
     data[0]["image"].zero_()
     assert torch.equal(data[0]["image"], before)
@@ -201,7 +206,7 @@ def test_nothing_random_where_a_model_is_judged(subset: str, workers: int, root:
     loader: Any = data.val_dataloader() if subset == "val" else data.test_dataloader()
     first, second = list(loader), list(loader)
     assert same(first, second)
-    cached = data._open().images[data.split.subsets[subset]]
+    cached = data.cache.images[data.split.subsets[subset]]
     images = torch.cat([batch["image"] for batch in first])
     np.testing.assert_array_equal(images[:, 0].numpy(), cached / np.float32(255))
     names = [name for batch in first for name in batch["image_id"]]

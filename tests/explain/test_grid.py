@@ -221,7 +221,8 @@ def test_a_box_is_found_again_to_one_pixel(tmp_path, size: int) -> None:
     records = [record_of(tmp_path, number) for number in range(len(FILES))]
     source = SimpleNamespace(name="drawn", read=read_record, identity=dict)
     cache = open_cache(source, records, size=size, root=tmp_path / "cache", progress=False)
-    data = XrayDataset(records, cache, np.arange(len(records)))
+    rows = np.arange(len(records))
+    data = XrayDataset([*map(str, rows)], torch.ones(len(rows), 1), cache, rows)
     images, boxes = [], []
     for row, record in enumerate(records):
         height, width = cache.sizes[row].tolist()

@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypedDict
@@ -45,24 +46,16 @@ class Batch(TypedDict):
     image_id: list[str]
 
 
+@dataclass(eq=False)
 class XrayDataset(Dataset[Sample]):
-    """Cached images of some records."""
+    """Cached images of N records."""
 
-    def __init__(
-        self,
-        records: Sequence[Record],  # N
-        cache: ImageCache,  # (M, S, S) uint8; a spawned worker gets its path, not the pixels
-        rows: npt.NDArray[np.int64],  # of the cache for each record, (N,)
-        *,
-        augment: Augment | None = None,  # called with (image, seed) if the key carries a seed
-        clahe: bool = False,  # equalise the histogram first
-    ) -> None:
-        self.image_ids = [record.image_id for record in records]
-        self.targets = torch.from_numpy(target_matrix(records))  # (N, L)
-        self.cache = cache
-        self.rows = rows
-        self.augment = augment
-        self.clahe = clahe
+    image_ids: Sequence[str]  # (N,)
+    targets: Tensor  # (N, L)
+    cache: ImageCache  # (M, S, S) uint8; a spawned worker gets its path, not the pixels
+    rows: npt.NDArray[np.int64]  # of the cache for each record, (N,)
+    augment: Augment | None = None  # called with (image, seed) if the key carries a seed
+    clahe: bool = False  # equalise the histogram first
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -139,7 +132,11 @@ class XrayDataModule(pl.LightningDataModule):
         self.records = readable_records(source)
         self.split = split_source(source, split, self.records)
         self.next_epoch = 0
-        self._cache: ImageCache | None = None
+
+    @cached_property
+    def cache(self) -> ImageCache:
+        """The images of all records; opening it decodes those that are not there yet."""
+        return open_cache(self.source, self.records, size=self.image_size, root=self.cache_dir)
 
     @cached_property
     def targets(self) -> npt.NDArray[np.float32]:
@@ -239,7 +236,7 @@ class XrayDataModule(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Decode the images that are not in the cache yet; one process does, the others wait."""
-        self._open()
+        _ = self.cache
 
     def setup(self, stage: str | None = None) -> None:
         """Open the cache.
@@ -248,26 +245,23 @@ class XrayDataModule(pl.LightningDataModule):
             ConfigError: a subset has fewer images than the trainer has processes.
         """
         self.require_images(self._place()[1])
-        self._cache = self._cache or self._open()
+        self.prepare_data()
 
     def _place(self) -> tuple[int, int]:
         """Rank of this process and number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _open(self) -> ImageCache:
-        return open_cache(self.source, self.records, size=self.image_size, root=self.cache_dir)
-
     def dataset(self, subset: str) -> XrayDataset:
         """The samples of "train", "val" or "test"; only training samples can be augmented."""
         require_choice("subset", subset, SUBSETS)
         self.setup()
-        cache = self._cache or self._open()
-        augment = self.augment if subset == "train" else None
-        rows = self.split.subsets[subset]
-        records = self.subset_records(subset)
-        dataset = XrayDataset(records, cache, rows, augment=augment, clahe=self.clahe)
-        dataset.targets = torch.from_numpy(self.subset_targets(subset, shares=subset == "train"))
-        return dataset
+        training = subset == "train"
+        ids = [record.image_id for record in self.subset_records(subset)]
+        targets = torch.from_numpy(self.subset_targets(subset, shares=training))
+        augment = self.augment if training else None
+        return XrayDataset(
+            ids, targets, self.cache, self.split.subsets[subset], augment, self.clahe
+        )
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled, augmented batches; the order depends on (seed, epoch) alone.
