@@ -165,12 +165,7 @@ def test_faulty_tables(folder: Path, old: str, new: str, value: str) -> None:
         xl.CheXpert(folder)
 
 
-def test_what_is_not_there(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(xl.DataNotFoundError, match="nowhere"):
-        xl.CheXpert(tmp_path / "nowhere")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(xl.DataNotFoundError, match=r"train\.csv"):
-        xl.CheXpert(tmp_path / "empty")
+def test_choices_that_are_not_there(folder: Path) -> None:
     with pytest.raises(xl.ConfigError, match="LATERAL"):
         xl.CheXpert(folder, views=["LATERAL"])
     with pytest.raises(xl.ConfigError, match="maybe"):

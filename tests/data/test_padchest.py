@@ -15,8 +15,7 @@ from xray_lightning import errors
 from xray_lightning.data.cache import Manifest
 from xray_lightning.data.files import READER_VERSION
 from xray_lightning.data.nih_expert import GOOGLE, RSNA, TEXT_MINER, NihExperts, Truth
-from xray_lightning.data.padchest import FACTS, LABEL_MAP, TABLE, PadChest, parse_labels
-from xray_lightning.data.source import compare_counts
+from xray_lightning.data.padchest import LABEL_MAP, TABLE, PadChest, parse_labels
 from xray_lightning.data.vocabulary import read_label_map
 from xray_lightning.records import CHEST_XRAY14
 
@@ -155,8 +154,6 @@ def test_bad_cells(tmp_path: Path, cells: Mapping[str, str], place: str) -> None
 
 
 def test_errors(tmp_path: Path) -> None:
-    with pytest.raises(errors.DataNotFoundError, match="PADCHEST"):
-        PadChest(tmp_path)
     write_table(tmp_path)
     with pytest.raises(errors.ConfigError, match="nurse"):
         PadChest(tmp_path, labelled_by="nurse")
@@ -193,8 +190,7 @@ def real(tables: Path) -> PadChest:
 
 
 def test_real_counts(real: PadChest) -> None:
-    assert compare_counts(real.counts, FACTS.counts) == []
-    assert not any("expected" in note or "label map" in note for note in real.notes)
+    assert not any("label map" in note for note in real.notes)
     assert len({record.patient_id for record in real.records}) > 60_000
     reasons = next(note for note in real.notes if note.startswith("LEFT OUT: no label"))
     assert "labelled 'suboptimal study' 1,839, labelled 'exclude' 1,312" in reasons
@@ -301,8 +297,6 @@ def test_bad_expert_cells(tmp_path: Path, row: str, place: str) -> None:
 
 
 def test_faulty_expert_tables(tmp_path: Path) -> None:
-    with pytest.raises(errors.DataNotFoundError, match="validation_labels"):
-        NihExperts(tmp_path)
     write_own(tmp_path, "/")
     path = tmp_path / "four_findings_expert_labels" / "validation_labels.csv"
     path.write_text("\n".join([READ_HEADER, READ[0]]))
@@ -319,7 +313,6 @@ def test_faulty_expert_tables(tmp_path: Path) -> None:
 
 def test_real_expert_counts(tables: Path) -> None:
     source = NihExperts(tables / "nih_expert")
-    assert not any("expected" in note for note in source.notes)
     patients = {
         name: {r.patient_id for r in source.records if r.image_id in ids}
         for name, ids in (source.official or {}).items()

@@ -1,11 +1,13 @@
 """A data set, a splitter and a sampler of the user's own, handed in from Python and by a folder."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,10 +15,11 @@ import pytest
 import torch
 from matplotlib.patches import Rectangle
 
+import xray_lightning as xl
 from xray_lightning import Phantom, Record, Source, XrayDataModule, make_split
 from xray_lightning.data.partition import Split, replace_test, split_source
 from xray_lightning.data.source import readable_records, select_views
-from xray_lightning.errors import ConfigError, DataError
+from xray_lightning.errors import ConfigError, DataError, DataNotFoundError
 
 ROOT = Path(__file__).parents[2]
 MODULE = '''
@@ -179,6 +182,31 @@ def test_counted_by_the_command(command: Callable[..., str], tmp_path: Path) -> 
     search = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
     text = command("-c", xray, "data", search, *MINE[:2], f"data.root={tmp_path / 'images'}")
     assert "24 images of 6 patients, 12 boxes on 12 images; 24 images on disk" in text
+
+
+SETS: tuple[Any, ...] = (
+    *(xl.ChestXray14, xl.Rsna, xl.CheXpert, xl.Mimic, xl.Vindr, xl.Siim, xl.ChestXDet),
+    *(xl.PadChest, xl.OpenI, xl.NihExperts),
+)
+
+
+@pytest.mark.parametrize("data_set", SETS)
+def test_a_folder_without_its_tables(data_set: Any, tmp_path: Path) -> None:
+    expected, here = re.escape(data_set.facts.expected), re.escape(str(tmp_path))
+    with pytest.raises(DataNotFoundError, match=rf"nowhere does not exist\. {expected}$"):
+        data_set(tmp_path / "nowhere")
+    with pytest.raises(DataNotFoundError, match=rf"there is no .*{here}/.+\. {expected}$"):
+        data_set(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::xray_lightning.UnknownPatientsWarning")
+@pytest.mark.parametrize("data_set", [each for each in SETS if each.facts.counts])
+def test_real_tables_hold_what_was_published(data_set: Any, tables: Path) -> None:
+    if not (tables / data_set.name).is_dir():
+        pytest.skip(f"no {data_set.name} in {tables}")
+    source = data_set(tables / data_set.name)
+    assert source.counts
+    assert not [note for note in source.notes if "expected" in note]
 
 
 class Choice(Source):
