@@ -1,14 +1,21 @@
 """Backbones of timm: made, filled with weights (all of them or an error), and what they give."""
 
+import argparse
 import math
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import timm
 import torch
+import yaml  # type: ignore[import-untyped]
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import adapt_input_conv
@@ -19,28 +26,63 @@ from xray_lightning.hub import locate, name_place
 from xray_lightning.models.batches import evaluation_mode
 
 State = dict[str, Tensor]
+PLACES = ("model", "module", "state_dict")  # of the tensors in a file of torch, one in the other
 DAMAGE = (SafetensorError, BadZipFile, OSError, RuntimeError, EOFError, ValueError, KeyError)
 
 
+@dataclass(frozen=True)
+class Pretraining:
+    """How the file of a backbone goes into a network of timm; backbones.yaml tells the fields."""
+
+    network: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    place: str = ""
+    prefix: str = ""
+    dropped: str = "$"
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    mean: float | None = None
+    std: float | None = None
+    size: int = 224
+    file: str = ""
+    licence: str = ""
+    paper: str = ""
+
+
+@cache
+def read_pretrainings() -> dict[str, Pretraining]:
+    """The backbones trained on radiographs that are known by name."""
+    table = yaml.safe_load(files(__package__).joinpath("backbones.yaml").read_text("utf-8"))
+    return {name: Pretraining(**row) for name, row in table.items()}
+
+
+def find_pretraining(name: str) -> Pretraining:
+    """That of a name of ours; of timm's the network itself."""
+    return read_pretrainings().get(name) or Pretraining(name)
+
+
 def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> nn.Module:
-    """A timm network for one-channel images, without pool and classifier."""
-    architecture = name.split(".")[0]
+    """A network for one-channel images without pool and classifier; timm's name, or one of ours."""
+    known = find_pretraining(name)
+    architecture = known.network.split(".")[0]
     if not timm.is_model(architecture):
-        near = get_close_matches(architecture, timm.list_models(), n=8)
+        near = get_close_matches(architecture, [*read_pretrainings(), *timm.list_models()], n=8)
         raise ConfigError(f"model.backbone: timm has no network {name!r}; near it are {near}")
     try:
-        fixed = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
+        fixed = getattr(timm.get_pretrained_cfg(known.network), "fixed_input_size", False)
         extra: dict[str, Any] = {"img_size": image_size} if fixed else {}
-        backbone: nn.Module = timm.create_model(
-            name, pretrained=pretrained, in_chans=1, num_classes=0, global_pool="", **extra
-        )
+        extra |= {"in_chans": 1, "num_classes": 0, "global_pool": "", **known.options}
+        backbone: Any = timm.create_model(known.network, pretrained=pretrained, **extra)
+        if known.mean is not None:
+            stated = {"mean": (known.mean,), "std": (known.std,)}
+            backbone.pretrained_cfg = {**backbone.pretrained_cfg, **stated}
     except Exception as error:  # timm and its hub client share no base class
         if pretrained:
             raise
         raise ConfigError(
             f"model.backbone: timm cannot build {name!r} for radiographs ({_first_line(error)})"
         ) from error
-    return backbone
+    made: nn.Module = backbone
+    return made
 
 
 def load_network(name: str, weights: str, image_size: int) -> tuple[Any, str | None]:
@@ -49,18 +91,24 @@ def load_network(name: str, weights: str, image_size: int) -> tuple[Any, str | N
         raise ConfigError(f"weights must be imagenet, none or a file, got {weights!r}")
     if weights == "imagenet":
         return pretrained_backbone(name, image_size=image_size)
-    backbone = create_backbone(name, image_size=image_size)
-    return backbone, None if weights == "none" else load_backbone(backbone, locate(weights))
+    backbone, known = create_backbone(name, image_size=image_size), find_pretraining(name)
+    return backbone, None if weights == "none" else load_backbone(backbone, locate(weights), known)
 
 
 def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, str]:
     """A backbone with timm's own (ImageNet) weights."""
     # timm loads them leniently. To prove that nothing was left random, the network is made twice
     # from one random state, and every floating-point tensor must differ from its initial value.
+    known = find_pretraining(name)
+    if known.file:
+        raise WeightsError(
+            f"the weights of {name} come as a file ({known.file}; licence {known.licence}): use "
+            "model.weights=FILE, or model.weights=none"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         initial = create_backbone(name, image_size=image_size).state_dict()
-        facts = timm.get_pretrained_cfg(name)
+        facts = timm.get_pretrained_cfg(known.network)
         if facts is None or not facts.has_weights:
             raise WeightsError(
                 f"timm has no pretrained weights for {name!r}; use model.weights=none"
@@ -81,30 +129,24 @@ def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, str]:
     return backbone, _report(state, f"timm's {name}.{facts.tag}")
 
 
-def load_backbone(backbone: Any, path: Path) -> str:
-    """Fill a backbone from a ``.safetensors`` file of timm's or from our checkpoint."""
-    # The first convolution of a three-channel file is summed over its inputs, timm's way; the
-    # file's classifier is dropped; everything else must match.
-    state = read_state(path)
+def load_backbone(backbone: Any, path: Path, known: Pretraining | None = None) -> str:
+    """Fill a backbone from a file of timm's, of its own authors or from our checkpoint."""
+    # The first convolution of a three-channel file is summed over its inputs, timm's way; what the
+    # file holds beside the backbone is dropped; everything else must match.
+    known, remarks = known or Pretraining(""), ""
+    state = read_state(path, known.place)
     ours = {key.removeprefix("net."): value for key, value in state.items()}
     prefix = "backbone."
     if any(key.startswith(prefix) for key in ours):
         state = {key.removeprefix(prefix): v for key, v in ours.items() if key.startswith(prefix)}
     else:
-        facts = backbone.pretrained_cfg
-        classifier, first = facts.get("classifier"), facts.get("first_conv")
-        names = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-        dropped = tuple(f"{name}." for name in names)
-        state = {key: v for key, v in state.items() if not key.startswith(dropped)}
-        key = f"{first}.weight"
-        if isinstance(first, str) and key in state and state[key].shape[1] == 3:
-            state[key] = adapt_input_conv(1, state[key])
+        state, remarks = _adapt(state, backbone, known, str(path))
     fill(backbone, state, str(path))
-    return _report(state, name_place(path))
+    return _report(state, name_place(path)) + remarks
 
 
-def read_state(path: Path) -> State:
-    """The tensors of a ``.safetensors`` file or a checkpoint."""
+def read_state(path: Path, place: str = "") -> State:
+    """The tensors of a ``.safetensors`` file or a checkpoint, there under a key ``place``."""
     if not path.is_file():
         raise WeightsError(
             f"model.weights: no file at {str(path)!r}; it must be 'imagenet', 'none', or the path "
@@ -115,14 +157,18 @@ def read_state(path: Path) -> State:
             return load_file(path)
         if is_zipfile(path):  # torch before 1.6 wrote none, and no checksums
             require_whole(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # settings, as MAE's
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGE as error:
         raise WeightsError(f"model.weights: {path} is damaged ({_first_line(error)})") from error
     except Exception as error:  # unpickling a foreign file can raise anything
         raise WeightsError(
             f"model.weights: {path} is no plain checkpoint ({_first_line(error)})"
         ) from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    for key in (place, *PLACES):
+        held = loaded.get(key) if isinstance(loaded, dict) else None
+        loaded = held if isinstance(held, dict) else loaded
+    state = loaded if isinstance(loaded, dict) else {}
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise WeightsError(f"model.weights: {path} holds no tensors")
@@ -147,6 +193,37 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
     module.load_state_dict(dict(state))
 
 
+def _adapt(state: State, backbone: Any, known: Pretraining, origin: str) -> tuple[State, str]:
+    """A state in the backbone's names and sizes; what was dropped or resampled on the way."""
+    facts = backbone.pretrained_cfg
+    classifier, first = facts.get("classifier") or (), f"{facts.get('first_conv')}.weight"
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    others = "|".join([known.dropped, *(rf"{re.escape(head)}\." for head in heads)])
+    dropped = [key for key in state if re.match(others, key)]
+    state = {key.removeprefix(known.prefix): state[key] for key in state if key not in dropped}
+    for old, new in known.renamed.items():
+        state = {key.replace(old, new): value for key, value in state.items()}
+    for key in [key for key in state if ".query." in key]:  # Hugging Face's
+        names = [key.replace("query", part) for part in ("query", "key", "value")]
+        if len({state[name].shape if name in state else None for name in names}) == 1:
+            state[key.replace("query", "qkv")] = torch.cat([state.pop(name) for name in names])
+    sizes = {key: value.shape for key, value in state.items()}
+    adapt = getattr(import_module(type(backbone).__module__), "checkpoint_filter_fn", None)
+    try:
+        state = adapt(state, backbone) if adapt else state
+    except Exception as error:  # of a tensor of another shape; anything
+        text = f"{_partial(origin, missing=[], extra=[])} timm cannot fit it ({_first_line(error)})"
+        raise WeightsError(text) from error
+    moved = [
+        k for k, value in state.items() if "pos" in k and sizes.get(k, value.shape) != value.shape
+    ]
+    if first in state and state[first].shape[1:2] == (3,):
+        state[first] = adapt_input_conv(1, state[first])
+    told = {"dropped": dropped, "resampled to this size": moved}
+    remarks = (f"; {how}: {_list(names)}" for how, names in told.items() if names)
+    return state, "".join(remarks)
+
+
 def _report(state: State, origin: str) -> str:
     return f"{len(state)} of {len(state)} backbone tensors from {origin}"
 
@@ -155,9 +232,13 @@ def _partial(origin: str, *, missing: list[str], extra: list[str]) -> str:
     text = f"{origin} fits the network only in part, so nothing was loaded."
     for keys, where in ((missing, "Not in the file"), (extra, "In the file only")):
         if keys:
-            more = f" and {len(keys) - 10} more" if len(keys) > 10 else ""
-            text += f" {where}, or of another shape ({len(keys)}): {', '.join(keys[:10])}{more}."
+            text += f" {where}, or of another shape ({len(keys)}): {_list(keys)}."
     return text
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more
 
 
 def _first_line(error: BaseException) -> str:
