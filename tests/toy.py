@@ -7,9 +7,18 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import yaml
 from pytorch_lightning import Trainer
 
 from xray_lightning import Phantom, Source, XrayDataModule, XrayNet
+from xray_lightning.models.backbones import read_pretrainings
+
+# settings to backbones; of those that come as a file one small one, of a kind of its own
+MODELS = {
+    path.stem: yaml.safe_load(path.read_text())["backbone"]
+    for path in sorted((Path(__file__).parents[1] / "conf/model").glob("*.yaml"))
+    if path.stem not in read_pretrainings().keys() - {"eva_x_tiny"}
+}
 
 # The real header: names split over columns.
 NIH_HEADER = (

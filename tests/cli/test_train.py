@@ -5,6 +5,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from toy import MODELS
 
 from xray_lightning.cli.config import compose_settings
 from xray_lightning.cli.settings import find_conf
@@ -84,7 +85,7 @@ PHANTOM = {
         ("phantom", "experiment", PHANTOM),
         ("losses", "loss", options("loss") - {"conditional"}),
         ("heads", "model.head", set(HEADS)),
-        ("backbones", "model", options("model")),
+        ("backbones", "model", {*MODELS} - {"eva_x_tiny"}),
         ("splits", "split", {"patient", "official", "image"}),
         ("seeds", "seed", set("01234")),
     ],

@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from toy import MODELS
 from typer.testing import CliRunner
 
 import xray_lightning as xl
@@ -31,7 +32,6 @@ from xray_lightning.models.heads import HEADS
 
 LABELS = ("Mass", "Nodule", "Effusion")
 README = Path(export.__file__).with_name("README.md")
-MODELS = sorted(path.stem for path in Path("conf/model").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")

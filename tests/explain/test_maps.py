@@ -2,22 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Tensor, nn
+from toy import MODELS
 
 from xray_lightning import ConfigError, XrayNet, class_map, class_maps
 from xray_lightning.explain.maps import METHODS
 from xray_lightning.models.heads import HEADS
 
 Build = Callable[..., XrayNet]
-CONFIGS = sorted((Path(__file__).parents[2] / "conf/model").glob("*.yaml"))
-BACKBONES = [yaml.safe_load(path.read_text())["backbone"] for path in CONFIGS]
 ON_FEATURES = ("cam", "gradcam", "gradcam++", "hirescam", "layercam")
 
 
@@ -46,7 +43,7 @@ def test_what_the_heads_find(head: str, network: Build, images: Tensor) -> None:
     assert torch.equal(class_maps(net, images), net.head.maps(net.forward_features(images)))
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", MODELS.values())
 def test_backbones_of_the_configs(backbone: str, network: Build) -> None:
     """CAM is Grad-CAM up to a factor and a bias."""
     net = network(backbone, image_size=64)
