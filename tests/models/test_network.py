@@ -11,6 +11,7 @@ from toy import MODELS, toy_net
 
 from xray_lightning import ConfigError, XrayNet
 from xray_lightning.models import network
+from xray_lightning.models.backbones import find_pretraining
 from xray_lightning.models.batches import iterate_batches, run_batches
 from xray_lightning.models.heads import HEADS
 
@@ -35,8 +36,9 @@ def test_backbones_of_the_configs(name: str, built) -> None:
     assert logits.shape == (2, len(LABELS))
     assert torch.isfinite(logits).all()
     assert torch.equal(logits, net.forward_head(features))
-    facts = timm.get_pretrained_cfg(name)
-    mean, std = sum(facts.mean) / 3, sum(facts.std) / 3
+    known = find_pretraining(name)
+    facts = timm.get_pretrained_cfg(known.network)
+    mean, std = known.mean or sum(facts.mean) / 3, known.std or sum(facts.std) / 3
     backbone = net.backbone
     raw = backbone.forward_head(backbone.forward_features((IMAGES - mean) / std), pre_logits=True)
     raw = raw[:, backbone.num_prefix_tokens :] if raw.ndim == 3 else raw

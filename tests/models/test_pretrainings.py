@@ -175,7 +175,7 @@ def test_another_size(size: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def test_weights_that_come_as_a_file() -> None:
-    match = r"weights of eva_x_base come as a file \(github.com/hustvl/EVA-X, .pt; licence MIT"
+    match = r"weights of eva_x_base come as a file: use model.weights=FILE \(github.com/hustvl/E"
     with pytest.raises(WeightsError, match=match):
         XrayNet(("a",), "eva_x_base", weights="imagenet")
 

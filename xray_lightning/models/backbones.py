@@ -10,7 +10,7 @@ from functools import cache
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import timm
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from xray_lightning.errors import ConfigError, WeightsError
 from xray_lightning.hub import locate, name_place
 from xray_lightning.models.batches import evaluation_mode
+from xray_lightning.results import Result
 
 State = dict[str, Tensor]
 PLACES = ("model", "module", "state_dict")  # of the tensors in a file of torch, one in the other
@@ -31,7 +32,7 @@ DAMAGE = (SafetensorError, BadZipFile, OSError, RuntimeError, EOFError, ValueErr
 
 
 @dataclass(frozen=True)
-class Pretraining:
+class Pretraining(Result):
     """How the file of a backbone goes into a network of timm; backbones.yaml tells the fields."""
 
     network: str
@@ -42,17 +43,14 @@ class Pretraining:
     renamed: Mapping[str, str] = field(default_factory=dict)
     mean: float | None = None
     std: float | None = None
-    size: int = 224
     file: str = ""
-    licence: str = ""
-    paper: str = ""
 
 
 @cache
 def read_pretrainings() -> dict[str, Pretraining]:
     """The backbones trained on radiographs that are known by name."""
     table = yaml.safe_load(files(__package__).joinpath("backbones.yaml").read_text("utf-8"))
-    return {name: Pretraining(**row) for name, row in table.items()}
+    return {name: Pretraining.from_json(row) for name, row in table.items()}
 
 
 def find_pretraining(name: str) -> Pretraining:
@@ -81,8 +79,7 @@ def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> 
         raise ConfigError(
             f"model.backbone: timm cannot build {name!r} for radiographs ({_first_line(error)})"
         ) from error
-    made: nn.Module = backbone
-    return made
+    return cast(nn.Module, backbone)
 
 
 def load_network(name: str, weights: str, image_size: int) -> tuple[Any, str | None]:
@@ -102,8 +99,7 @@ def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, str]:
     known = find_pretraining(name)
     if known.file:
         raise WeightsError(
-            f"the weights of {name} come as a file ({known.file}; licence {known.licence}): use "
-            "model.weights=FILE, or model.weights=none"
+            f"the weights of {name} come as a file: use model.weights=FILE ({known.file}), or none"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
