@@ -19,7 +19,13 @@
 The command line prints the message of an ``XrayError`` without a traceback and exits with 2.
 """
 
+import math
 from collections.abc import Iterable
+from numbers import Real
+from operator import ge, gt, le, lt
+from typing import Any
+
+BOUNDS = {"(": (gt, "above"), "[": (ge, "of at least"), ")": (lt, "below"), "]": (le, "at most")}
 
 
 class XrayError(Exception):
@@ -74,10 +80,23 @@ class NonFiniteLossError(XrayError):
     """Training produced a loss that is NaN or infinite; the message names the images."""
 
 
-def require_integer(name: str, value: object, least: int) -> None:
-    """Refuse what is not a whole number of at least ``least``."""
+def require_integer(name: str, value: object, least: int) -> int:
+    """The value, if it is a whole number of at least ``least``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return value
+
+
+def require_number(
+    name: str, value: Any, low: float, high: float = math.inf, ends: str = "[)"
+) -> float:
+    """The value, if it is a number in an interval such as [0, 1), whose brackets are ``ends``."""
+    (above, least), (below, most) = (BOUNDS[end] for end in ends)
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if number and above(value, low) and below(value, high):
+        return float(value)
+    limit = "" if math.isinf(high) else f" and {most} {high:g}"
+    raise ConfigError(f"{name} must be a number {least} {low:g}{limit}, got {value!r}")
 
 
 def require_choice(name: str, value: object, choices: Iterable[str]) -> None:

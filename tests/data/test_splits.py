@@ -196,7 +196,7 @@ SUM = r"three positive numbers .* sum to 1, got"
         *((xl.patient_split, {"fractions": fractions}, SUM) for fractions in FRACTIONS),
         *((xl.image_split, {"fractions": fractions}, SUM) for fractions in FRACTIONS),
         *(
-            (splitter, {"val_fraction": fraction}, f"between 0 and 1, got {fraction}")
+            (splitter, {"val_fraction": fraction}, f"above 0 and below 1, got {fraction!r}")
             for splitter in (xl.official_split, xl.kfold_split)
             for fraction in (0, 1, -0.1, NAN, "x")
         ),

@@ -76,10 +76,16 @@ def test_channel_before_spatial_and_halves_alone() -> None:
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: new_net(cbam="all"), r"model\.cbam must be one of .*got 'all'"),
-        (lambda: CBAM(6, "neither"), r"model\.cbam must be one of \('both', .*got 'neither'"),
-        (lambda: CBAM(6, reduction=0), r"cbam_reduction must lie between 1 and the 6 .*got 0"),
-        (lambda: CBAM(6, reduction=7), r"must lie between 1 and the 6 channels .* map, got 7"),
+        (
+            lambda: new_net(cbam="all"),
+            r"model\.cbam must be one of both, .*, got 'all'",
+        ),
+        (lambda: CBAM(6, "neither"), r"model\.cbam must be one of both, .*got 'neither'"),
+        (
+            lambda: CBAM(6, reduction=0),
+            r"cbam_reduction of a map of 6 .* at least 1 .*got 0",
+        ),
+        (lambda: CBAM(6, reduction=7), r"of a map of 6 channels must be .* at most 6, got 7"),
         (lambda: SpatialGate(4), r"kernel_size of a spatial gate must be odd, got 4"),
     ],
 )

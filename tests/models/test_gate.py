@@ -100,7 +100,7 @@ def test_damaged(change, named: str, gate: Gate) -> None:
 def test_what_cannot_be_fitted(net: XrayNet, monkeypatch: pytest.MonkeyPatch) -> None:
     films = torch.rand(16, 1, 32, 32)
     for rate in (0.0, 1.0):
-        with pytest.raises(ConfigError, match=f"between 0 and 1, got {rate}"):
+        with pytest.raises(ConfigError, match=f"above 0 and below 1, got {rate}"):
             fit_gate(net, films, films, false_alarms=rate)
     with pytest.raises(ConfigError, match="got 15 training and 16 validation films"):
         fit_gate(net, films[1:], films)

@@ -307,7 +307,7 @@ def test_every_head_has_a_default() -> None:
         ("csra", {"temperatures": "99"}, r"must be a list of one number or more, got '99'"),
         ("csra", {"temperatures": [1, 0]}, r"temperatures must be a number above 0, got 0"),
         ("csra", {"residual": -0.1}, r"residual must be a number of at least 0, got -0\.1"),
-        ("query", {"width": 10}, r"width must be a multiple of attention_heads=8, got 10"),
+        ("query", {"width": 10}, r"width=10 is no multiple of attention_heads=8"),
         ("query", {"attention_heads": 0}, r"attention_heads must be an integer of at least 1"),
         ("query", {"feedforward": -1}, r"feedforward must be an integer of at least 1, got -1"),
     ],

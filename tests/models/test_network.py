@@ -167,7 +167,7 @@ def test_a_checkpoint_from_before_heads_could_be_chosen() -> None:
         ({"weights": None}, "weights must be imagenet, none or a file, got None"),
         ({"normalise": "none"}, r"model\.normalise must be one of .*, got 'none'"),
         ({"labels": ()}, "a network needs at least one label"),
-        ({"dropout": 1.0}, r"model\.dropout must be at least 0 and below 1, got 1\.0"),
+        ({"dropout": 1.0}, r"model\.dropout must be a number of at least 0 and below 1, got 1\.0"),
         ({"dropout": -0.1}, r"model\.dropout must be .* got -0\.1"),
         ({"backbone": "resnet5O", "weights": "imagenet"}, "timm has no network 'resnet5O'"),
         ({"backbone": "densnet121"}, "no network 'densnet121'; near it are.*'densenet121'"),

@@ -107,7 +107,10 @@ def test_without_layer_decay_the_optimizer_is_that_of_its_groups(net: XrayNet) -
     ("settings", "match"),
     [
         *(({"layer_decay": x}, rf"layer_decay must be .* got {x}") for x in (0.0, -0.5, 1.1)),
-        *(({"head_lr": x}, f"learning rate of head is {x}") for x in (math.nan, math.inf, -1e-3)),
+        *(
+            ({"head_lr": x}, f"rate of head must be .*0, got {x}")
+            for x in (math.nan, math.inf, -1e-3)
+        ),
     ],
 )
 def test_rates_that_cannot_be(settings, match) -> None:
@@ -241,12 +244,12 @@ def test_state_survives_a_checkpoint(kind, settings, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("kind", "settings", "match"),
     [
-        (Cosine, {"warmup_epochs": -1}, "warmup_epochs must be 0 or more, got -1"),
-        (Cosine, {"floor": -0.1}, r"floor must lie between 0 and 1, got -0\.1"),
-        (Cosine, {"floor": 1.5}, r"floor must lie between 0 and 1, got 1\.5"),
-        (Plateau, {"factor": 0.0}, r"factor must lie between 0 and 1, got 0\.0"),
-        (Plateau, {"patience": -1}, "patience must be 0 or more, got -1"),
-        (Step, {"factor": 1.5}, r"factor must lie between 0 and 1, got 1\.5"),
+        (Cosine, {"warmup_epochs": -1}, "warmup_epochs must be a number of at least 0, got -1"),
+        (Cosine, {"floor": -0.1}, r"floor must be a number of at least 0 and at most 1, got -0\.1"),
+        (Cosine, {"floor": 1.5}, r"floor must be a number of at least 0 and at most 1, got 1\.5"),
+        (Plateau, {"factor": 0.0}, r"factor must be a number above 0 and below 1, got 0\.0"),
+        (Plateau, {"patience": -1}, "patience must be an integer of at least 0, got -1"),
+        (Step, {"factor": 1.5}, r"factor must be a number above 0 and below 1, got 1\.5"),
         (Step, {"milestones": [0, 3]}, r"milestones must be growing .* got \[0, 3\]"),
         (Step, {"milestones": [3, 3]}, r"milestones must be growing .* got \[3, 3\]"),
     ],

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.random import Generator
 from torch.utils.data import DistributedSampler
 
-from xray_lightning.errors import ConfigError, DataError
+from xray_lightning.errors import DataError, require_number
 
 Targets = npt.NDArray[np.float32]
 Order = npt.NDArray[np.int64]
@@ -46,10 +46,7 @@ def disease_balanced_sampler(
         ConfigError: the share is not in [0, 1).
         DataError: there is no positive target, or no normal image to make up the share.
     """
-    if not 0 <= normal_share < 1:
-        raise ConfigError(
-            f"sampler.normal_share must be at least 0 and below 1, got {normal_share}"
-        )
+    require_number("sampler.normal_share", normal_share, 0, 1)
     images_of = [np.flatnonzero(column) for column in (targets == 1).T if column.any()]
     if not images_of:
         raise DataError("disease_balanced: no training image has a positive; use sampler=uniform")

@@ -31,7 +31,7 @@ from xray_lightning.data.partition import (
     read_split_column,
 )
 from xray_lightning.data.tables import read_table
-from xray_lightning.errors import ConfigError, SplitError, require_integer
+from xray_lightning.errors import ConfigError, SplitError, require_integer, require_number
 from xray_lightning.records import is_known, read_column, take_records, target_matrix
 
 FRACTIONS = (0.7, 0.1, 0.2)
@@ -111,7 +111,7 @@ def official_split(
         ConfigError: ``val_fraction`` is not between 0 and 1.
         SplitError: there are no lists, an image is in none or two of them, or a subset is empty.
     """
-    _check_val_fraction(val_fraction)
+    require_number("val_fraction", val_fraction, 0, 1, "()")
     if official is None:
         raise SplitError(
             "this data set has no official split: put train_val_list.txt and test_list.txt in its "
@@ -196,7 +196,7 @@ def kfold_split(
         ConfigError: a setting cannot work.
         SplitError: there are too few patients.
     """
-    _check_val_fraction(val_fraction)
+    require_number("val_fraction", val_fraction, 0, 1, "()")
     require_integer("folds", folds, 2)
     if not isinstance(fold, int) or not 0 <= fold < folds:
         raise ConfigError(f"fold must be from 0 to {folds - 1} (folds={folds}), got {fold}")
@@ -254,7 +254,7 @@ def lists_split(
         DataNotFoundError, TableError: a list cannot be read.
         SplitError: a list names none of the images, or the split is faulty.
     """
-    _check_val_fraction(val_fraction)
+    require_number("val_fraction", val_fraction, 0, 1, "()")
     if train is None or test is None:
         raise ConfigError("split=lists needs split.train=FILE and split.test=FILE (and split.val=)")
     index = NameIndex(record.image_id for record in records)
@@ -314,11 +314,6 @@ def _carve(
     chosen = take_records(records, rest)
     train, val = _assign_groups(chosen, "patient_id", [1 - val_fraction, val_fraction], rng)
     return {"train": rest[train], "val": rest[val]}
-
-
-def _check_val_fraction(val_fraction: float) -> None:
-    if not isinstance(val_fraction, float | int) or not 0 < val_fraction < 1:
-        raise ConfigError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
 
 
 def _make_generator(seed: int) -> Generator:

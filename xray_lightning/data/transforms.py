@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, require_number
 
 Image = npt.NDArray[np.uint8]
 
@@ -108,8 +108,7 @@ def equalise(image: Image, clip_limit: float = 2.0, tiles: int = 8) -> Image:
 def _flip_and_move(
     flip: float, rotate: float, shift: float, zoom: tuple[float, float], *, keep_ratio: bool
 ) -> Augmentation:
-    if not 0 <= flip <= 1:
-        raise ConfigError(f"augment.flip is a probability between 0 and 1, got {flip}")
+    require_number("augment.flip", flip, 0, 1, "[]")
     if not 0 < zoom[0] <= zoom[1]:
         raise ConfigError(f"zoom must satisfy 0 < smallest <= largest, got {zoom[0]} and {zoom[1]}")
     move = A.Affine(

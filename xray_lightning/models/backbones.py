@@ -10,7 +10,7 @@ from functools import cache
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import timm
@@ -20,14 +20,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from xray_lightning.errors import ConfigError, WeightsError
 from xray_lightning.hub import locate, name_place
 from xray_lightning.models.batches import evaluation_mode
 from xray_lightning.results import Result
+from xray_lightning.wording import name_first
 
 State = dict[str, Tensor]
-PLACES = ("model", "module", "state_dict")  # of the tensors in a file of torch, one in the other
+PLACES = ("teacher", "model", "module", "state_dict")  # of tensors in a file, one in the other
+OURS = re.compile(r"^(net\.)?backbone\.")  # names in a checkpoint of this package
 DAMAGE = (SafetensorError, BadZipFile, OSError, RuntimeError, EOFError, ValueError, KeyError)
 
 
@@ -37,12 +40,9 @@ class Pretraining(Result):
 
     network: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    place: str = ""
-    prefix: str = ""
     dropped: str = "$"
     renamed: Mapping[str, str] = field(default_factory=dict)
-    mean: float | None = None
-    std: float | None = None
+    norm: Mapping[str, Any] = field(default_factory=dict)
     file: str = ""
 
 
@@ -69,17 +69,16 @@ def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> 
         fixed = getattr(timm.get_pretrained_cfg(known.network), "fixed_input_size", False)
         extra: dict[str, Any] = {"img_size": image_size} if fixed else {}
         extra |= {"in_chans": 1, "num_classes": 0, "global_pool": "", **known.options}
-        backbone: Any = timm.create_model(known.network, pretrained=pretrained, **extra)
-        if known.mean is not None:
-            stated = {"mean": (known.mean,), "std": (known.std,)}
-            backbone.pretrained_cfg = {**backbone.pretrained_cfg, **stated}
+        backbone: nn.Module = timm.create_model(
+            known.network, pretrained=pretrained, pretrained_cfg_overlay=known.norm, **extra
+        )
     except Exception as error:  # timm and its hub client share no base class
         if pretrained:
             raise
         raise ConfigError(
             f"model.backbone: timm cannot build {name!r} for radiographs ({_first_line(error)})"
         ) from error
-    return cast(nn.Module, backbone)
+    return backbone
 
 
 def load_network(name: str, weights: str, image_size: int) -> tuple[Any, str | None]:
@@ -129,20 +128,16 @@ def load_backbone(backbone: Any, path: Path, known: Pretraining | None = None) -
     """Fill a backbone from a file of timm's, of its own authors or from our checkpoint."""
     # The first convolution of a three-channel file is summed over its inputs, timm's way; what the
     # file holds beside the backbone is dropped; everything else must match.
-    known, remarks = known or Pretraining(""), ""
-    state = read_state(path, known.place)
-    ours = {key.removeprefix("net."): value for key, value in state.items()}
-    prefix = "backbone."
-    if any(key.startswith(prefix) for key in ours):
-        state = {key.removeprefix(prefix): v for key, v in ours.items() if key.startswith(prefix)}
-    else:
-        state, remarks = _adapt(state, backbone, known, str(path))
-    fill(backbone, state, str(path))
-    return _report(state, name_place(path)) + remarks
+    state, remarks = read_state(path), ""
+    ours = {OURS.sub("", key): value for key, value in state.items() if OURS.match(key)}
+    if not ours:
+        ours, remarks = _adapt(state, backbone, known or Pretraining(""), str(path))
+    fill(backbone, ours, str(path))
+    return _report(ours, name_place(path)) + remarks
 
 
-def read_state(path: Path, place: str = "") -> State:
-    """The tensors of a ``.safetensors`` file or a checkpoint, there under a key ``place``."""
+def read_state(path: Path) -> State:
+    """The tensors of a ``.safetensors`` file or a checkpoint."""
     if not path.is_file():
         raise WeightsError(
             f"model.weights: no file at {str(path)!r}; it must be 'imagenet', 'none', or the path "
@@ -161,10 +156,9 @@ def read_state(path: Path, place: str = "") -> State:
         raise WeightsError(
             f"model.weights: {path} is no plain checkpoint ({_first_line(error)})"
         ) from error
-    for key in (place, *PLACES):
-        held = loaded.get(key) if isinstance(loaded, dict) else None
-        loaded = held if isinstance(held, dict) else loaded
     state = loaded if isinstance(loaded, dict) else {}
+    for place in PLACES:
+        state = state[place] if isinstance(state.get(place), dict) else state
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise WeightsError(f"model.weights: {path} holds no tensors")
@@ -196,27 +190,25 @@ def _adapt(state: State, backbone: Any, known: Pretraining, origin: str) -> tupl
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     others = "|".join([known.dropped, *(rf"{re.escape(head)}\." for head in heads)])
     dropped = [key for key in state if re.match(others, key)]
-    state = {key.removeprefix(known.prefix): state[key] for key in state if key not in dropped}
+    state = {key: value for key, value in state.items() if key not in dropped}
     for old, new in known.renamed.items():
         state = {key.replace(old, new): value for key, value in state.items()}
     for key in [key for key in state if ".query." in key]:  # Hugging Face's
         names = [key.replace("query", part) for part in ("query", "key", "value")]
         if len({state[name].shape if name in state else None for name in names}) == 1:
             state[key.replace("query", "qkv")] = torch.cat([state.pop(name) for name in names])
-    sizes = {key: value.shape for key, value in state.items()}
+    own = {value.data_ptr() for value in state.values()}
     adapt = getattr(import_module(type(backbone).__module__), "checkpoint_filter_fn", None)
     try:
         state = adapt(state, backbone) if adapt else state
     except Exception as error:  # of a tensor of another shape; anything
         text = f"{_partial(origin, missing=[], extra=[])} timm cannot fit it ({_first_line(error)})"
         raise WeightsError(text) from error
-    moved = [
-        k for k, value in state.items() if "pos" in k and sizes.get(k, value.shape) != value.shape
-    ]
+    moved = [key for key, value in state.items() if value.data_ptr() not in own]
     if first in state and state[first].shape[1:2] == (3,):
         state[first] = adapt_input_conv(1, state[first])
     told = {"dropped": dropped, "resampled to this size": moved}
-    remarks = (f"; {how}: {_list(names)}" for how, names in told.items() if names)
+    remarks = (f"; {how}: {name_first(names, 10)}" for how, names in told.items() if names)
     return state, "".join(remarks)
 
 
@@ -228,13 +220,8 @@ def _partial(origin: str, *, missing: list[str], extra: list[str]) -> str:
     text = f"{origin} fits the network only in part, so nothing was loaded."
     for keys, where in ((missing, "Not in the file"), (extra, "In the file only")):
         if keys:
-            text += f" {where}, or of another shape ({len(keys)}): {_list(keys)}."
+            text += f" {where}, or of another shape ({len(keys)}): {name_first(keys, 10)}."
     return text
-
-
-def _list(names: list[str]) -> str:
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(names[:10]) + more
 
 
 def _first_line(error: BaseException) -> str:
@@ -269,11 +256,8 @@ def trace_sizes(net: nn.Module, image_size: int) -> tuple[float, int, bool]:
         elif isinstance(module, nn.Conv2d) and module.kernel_size == module.stride != (1, 1):
             patches[inputs[0].shape[-1]] = module.stride[0]
 
-    handles = [module.register_forward_pre_hook(look) for module in net.modules()]
-    with torch.no_grad(), evaluation_mode(net):
+    with register_module_forward_pre_hook(look), torch.no_grad(), evaluation_mode(net):
         net(torch.zeros(1, 1, image_size, image_size))
-    for handle in handles:
-        handle.remove()
     share = math.prod((side // patch * patch / side) ** 2 for side, patch in patches.items())
     return share, math.prod(patches.values()), any(single)
 

@@ -1,7 +1,7 @@
 """Images through a network: a batch at a time, in evaluation mode, its modules watched."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -56,9 +56,7 @@ def record_outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[
     def keep(name: str) -> Callable[..., None]:
         return lambda module, inputs, output: outputs[name].append(output)
 
-    hooks = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
-    try:
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.enter_context(module.register_forward_hook(keep(name)))
         yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()

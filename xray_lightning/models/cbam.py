@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, require_choice, require_number
 from xray_lightning.models.backbones import trial_features
 from xray_lightning.models.batches import record_outputs
 
@@ -22,11 +22,8 @@ class ChannelGate(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()
-        if not 1 <= reduction <= channels:
-            raise ConfigError(
-                f"model.cbam_reduction must lie between 1 and the {channels} channels of the "
-                f"gated map, got {reduction}"
-            )
+        place = f"model.cbam_reduction of a map of {channels} channels"
+        require_number(place, reduction, 1, channels, "[]")
         inner = channels // reduction
         self.mlp = nn.Sequential(nn.Linear(channels, inner), nn.ReLU(), nn.Linear(inner, channels))
 
@@ -79,8 +76,7 @@ class CBAM(nn.Module):
         self, channels: int, parts: str = "both", *, reduction: int = 8, kernel_size: int = 7
     ) -> None:
         super().__init__()
-        if parts not in PARTS:
-            raise ConfigError(f"model.cbam must be one of {PARTS}, got {parts!r}")
+        require_choice("model.cbam", parts, PARTS)
         self.channel = ChannelGate(channels, reduction) if parts != "spatial" else None
         self.spatial = SpatialGate(kernel_size) if parts != "channel" else None
         self.open = False
@@ -108,8 +104,7 @@ def insert_cbam(
     # A trial image of ``image_size`` px shows how many channels they give.
     if isinstance(names, str):
         raise ConfigError(f"model.cbam_after must be a list such as [{names}], got {names!r}")
-    if parts not in PARTS:
-        raise ConfigError(f"model.cbam must be one of {PARTS}, got {parts!r}")
+    require_choice("model.cbam", parts, PARTS)
     modules = {name: _get_module(backbone, name) for name in names}
     if len(modules) < len(names):
         raise ConfigError(f"model.cbam_after names a module twice: {list(names)}")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xray_lightning.errors import CheckpointError, ConfigError
+from xray_lightning.errors import CheckpointError, ConfigError, require_number
 from xray_lightning.models.backbones import to_map
 from xray_lightning.models.batches import record_outputs, run_batches
 from xray_lightning.models.network import XrayNet
@@ -108,10 +108,8 @@ def run_to(net: XrayNet, layer: str, images: Tensor) -> Tensor:
         outputs.append(output)
         raise _ReachedError
 
-    hook = net.get_submodule(layer).register_forward_hook(stop)
-    with suppress(_ReachedError):
+    with suppress(_ReachedError), net.get_submodule(layer).register_forward_hook(stop):
         net(images)
-    hook.remove()
     return pool(net, outputs[0])
 
 
@@ -129,7 +127,7 @@ def fit_gate(
     # Every training film is taken as it is, mirrored, and changed in one of the other ways. Above
     # one limit or both lie at most ``false_alarms * (M + 1)`` validation films, so that of further
     # ones no larger share is expected (Vovk 2005); with M below ``1 / false_alarms`` it may be.
-    require_share(false_alarms)
+    require_number("gate: false_alarms", false_alarms, 0, 1, "()")
     if len(train) < LEAST or not len(validation):
         counts = f"{len(train)} training and {len(validation)} validation films"
         raise ConfigError(f"a gate needs at least {LEAST} training films and 1 other, got {counts}")
@@ -186,12 +184,6 @@ def fit_distance(plain: Floats, everything: Floats) -> tuple[Floats, Floats]:
     principal = PCA(min(AXES, *everything.shape), svd_solver="randomized", random_state=0)
     kept = scale[:, None] * principal.fit(everything * scale).components_.T
     return plain.mean(axis=0), kept @ np.linalg.cholesky(LedoitWolf().fit(plain @ kept).precision_)
-
-
-def require_share(false_alarms: float) -> None:
-    """Refuse none at all, and all."""
-    if not 0 < false_alarms < 1:
-        raise ConfigError(f"gate: false_alarms must lie between 0 and 1, got {false_alarms}")
 
 
 def choose_limits(values: Floats, rate: float) -> list[float]:

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from xray_lightning.errors import ConfigError, require_integer
+from xray_lightning.errors import ConfigError, require_integer, require_number
+
+OPTION = "model.head_options."
 
 
 class PoolingHead(nn.Module):
@@ -73,7 +75,8 @@ class GeneralisedMean(PoolingHead):
         self, channels: int, labels: int, *, dropout: float = 0.0, power: float = 3.0
     ) -> None:
         super().__init__(channels, labels, dropout=dropout)
-        self.power = nn.Parameter(torch.tensor([require_positive("power", power)]))
+        power = require_number(OPTION + "power", power, 0, ends="()")
+        self.power = nn.Parameter(torch.tensor([power]))
 
     def pool(self, features: Tensor) -> Tensor:
         """Generalised mean over space; divided by the largest value first, no power overflows."""
@@ -100,27 +103,12 @@ class LogSumExp(PoolingHead):
         self, channels: int, labels: int, *, dropout: float = 0.0, sharpness: float = 10.0
     ) -> None:
         super().__init__(channels, labels, dropout=dropout)
-        self.sharpness = require_positive("sharpness", sharpness)
+        self.sharpness = require_number(OPTION + "sharpness", sharpness, 0, ends="()")
 
     def pool(self, features: Tensor) -> Tensor:
         """Log-sum-exp over space."""
         total = torch.logsumexp(self.sharpness * features, dim=(2, 3))
         return (total - math.log(features.shape[2] * features.shape[3])) / self.sharpness
-
-
-def require_positive(option: str, value: Any, *, or_zero: bool = False) -> float:
-    """An option that must be a finite number above 0, or also 0."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and (0 < value < math.inf or (or_zero and value == 0)):
-        return float(value)
-    bound = "of at least 0" if or_zero else "above 0"
-    raise ConfigError(f"model.head_options.{option} must be a number {bound}, got {value!r}")
-
-
-def require_count(option: str, value: int) -> int:
-    """An option that must be an integer of at least 1."""
-    require_integer(f"model.head_options.{option}", value, 1)
-    return value
 
 
 MAXIMUM = 99.0  # the temperature that stands for the maximum, as in the code of CSRA's authors
@@ -158,22 +146,21 @@ class AttentionPool(WeightingHead):
     ) -> None:
         super().__init__(channels, labels, dropout=dropout)
         if not isinstance(gated, bool):
-            raise ConfigError(f"model.head_options.gated must be true or false, got {gated!r}")
-        self.content = nn.Linear(channels, require_count("hidden", hidden), bias=False)  # V
+            raise ConfigError(f"{OPTION}gated must be true or false, got {gated!r}")
+        require_integer(OPTION + "hidden", hidden, 1)
+        self.content = nn.Linear(channels, hidden, bias=False)  # V
         self.gate = nn.Linear(channels, hidden, bias=False) if gated else None  # U
         self.score = nn.Linear(hidden, labels, bias=False)  # u of each label
 
     def weights(self, features: Tensor) -> Tensor:
-        """Attention weights (B, L, H, W)."""
+        """Attention weights (B, L, H, W); those of a label sum to 1."""
         places = features.flatten(2).transpose(1, 2)  # (B, H * W, C)
         hidden = torch.tanh(self.content(places))
         if self.gate is not None:
             hidden = hidden * torch.sigmoid(self.gate(places))
         return _softmax(self.score(hidden).transpose(1, 2), features)
 
-    def maps(self, features: Tensor) -> Tensor:
-        """Attention weights (B, L, H, W); those of a label sum to 1."""
-        return self.weights(features)
+    maps = weights
 
 
 class PCAM(WeightingHead):
@@ -209,11 +196,12 @@ class CSRA(nn.Module):
         super().__init__()
         if not isinstance(temperatures, list | tuple) or not temperatures:
             raise ConfigError(
-                "model.head_options.temperatures must be a list of one number or more, got "
-                f"{temperatures!r}"
+                f"{OPTION}temperatures must be a list of one number or more, got {temperatures!r}"
             )
-        self.temperatures = [require_positive("temperatures", value) for value in temperatures]
-        self.residual = require_positive("residual", residual, or_zero=True)
+        self.temperatures = [
+            require_number(OPTION + "temperatures", value, 0, ends="()") for value in temperatures
+        ]
+        self.residual = require_number(OPTION + "residual", residual, 0)
         self.dropout = nn.Dropout2d(dropout)
         units = (nn.Linear(channels, labels, bias=False) for _ in self.temperatures)
         self.classifiers = nn.ModuleList(units)
@@ -267,17 +255,16 @@ class QueryDecoder(nn.Module):
         feedforward: int = 2048,  # units
     ) -> None:
         super().__init__()
-        if require_count("width", width) % require_count("attention_heads", attention_heads):
-            raise ConfigError(
-                f"model.head_options.width must be a multiple of attention_heads={attention_heads}"
-                f", got {width}"
-            )
+        require_integer(OPTION + "width", width, 1)
+        require_integer(OPTION + "attention_heads", attention_heads, 1)
+        if width % attention_heads:
+            raise ConfigError(f"{OPTION}width={width} is no multiple of {attention_heads=}")
         self.embedding = nn.Linear(channels, width)
         self.register_buffer("queries", torch.randn(labels, width))
         self.attention = nn.MultiheadAttention(
             width, attention_heads, dropout=dropout, batch_first=True
         )
-        self.expand = nn.Linear(width, require_count("feedforward", feedforward))
+        self.expand = nn.Linear(width, require_integer(OPTION + "feedforward", feedforward, 1))
         self.contract = nn.Linear(feedforward, width)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.dropout = nn.Dropout(dropout)

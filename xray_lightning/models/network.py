@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, require_choice, require_number
 from xray_lightning.models.backbones import layout_of, load_network, to_map
 from xray_lightning.models.batches import evaluation_mode, record_outputs
 from xray_lightning.models.cbam import CBAM, insert_cbam
@@ -208,10 +208,8 @@ def _require_settings(
         raise ConfigError(f"a network needs at least one label, each once, got {list(labels)}")
     if image_size < 8 or (std is not None and std <= 0):
         raise ConfigError(f"model: image_size={image_size} is below 8, or std={std} not above 0")
-    if not 0 <= dropout < 1:
-        raise ConfigError(f"model.dropout must be at least 0 and below 1, got {dropout}")
-    if normalise not in NORMALISATIONS:
-        raise ConfigError(f"model.normalise must be one of {NORMALISATIONS}, got {normalise!r}")
+    require_number("model.dropout", dropout, 0, 1)
+    require_choice("model.normalise", normalise, NORMALISATIONS)
 
 
 def _find_norm(stated: Any, *given: float | None) -> tuple[float, float]:

@@ -7,13 +7,11 @@ p = sigmoid(logit) are taken from the logit, in float32 at least, so that value 
 finite for any logit.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from xray_lightning.errors import ConfigError, require_integer
+from xray_lightning.errors import ConfigError, require_integer, require_number
 
 
 class WeightedBCE(nn.Module):
@@ -37,7 +35,7 @@ class WeightedBCE(nn.Module):
     def __init__(self, positive_weight: Tensor | None, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.register_buffer("positive_weight", positive_weight, persistent=False)
-        self.label_smoothing = _in_range("label_smoothing", label_smoothing, 1)
+        self.label_smoothing = require_number("loss.label_smoothing", label_smoothing, 0, 1)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Scalar loss of logits (B, L) and targets (B, L)."""
@@ -78,9 +76,9 @@ class Focal(nn.Module):
         self, *, gamma: float = 2.0, alpha: float | None = None, scale: float = 1.0
     ) -> None:
         super().__init__()
-        self.gamma = _in_range("gamma", gamma)
-        self.alpha = None if alpha is None else _in_range("alpha", alpha, 1, closed=True)
-        self.scale = _in_range("scale", scale)
+        self.gamma = require_number("loss.gamma", gamma, 0)
+        self.alpha = None if alpha is None else require_number("loss.alpha", alpha, 0, 1, "[]")
+        self.scale = require_number("loss.scale", scale, 0)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Scalar loss of logits (B, L) and targets (B, L)."""
@@ -114,9 +112,9 @@ class Asymmetric(nn.Module):
         constant_focus: bool = False,
     ) -> None:
         super().__init__()
-        self.gamma_positive = _in_range("gamma_positive", gamma_positive)
-        self.gamma_negative = _in_range("gamma_negative", gamma_negative)
-        self.clip = _in_range("clip", clip, 1)
+        self.gamma_positive = require_number("loss.gamma_positive", gamma_positive, 0)
+        self.gamma_negative = require_number("loss.gamma_negative", gamma_negative, 0)
+        self.clip = require_number("loss.clip", clip, 0, 1)
         self.constant_focus = constant_focus
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -159,9 +157,9 @@ class ClassBalanced(nn.Module):
                 "loss.class_counts must be images without and with each label, (2, L), got "
                 f"{class_counts.tolist()}"
             )
-        weights = effective_number_weights(class_counts, _in_range("beta", beta, 1))
+        weights = effective_number_weights(class_counts, require_number("loss.beta", beta, 0, 1))
         self.register_buffer("weights", weights, persistent=False)
-        self.gamma = _in_range("gamma", gamma)
+        self.gamma = require_number("loss.gamma", gamma, 0)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Scalar loss of logits (B, L) and targets (B, L)."""
@@ -228,9 +226,8 @@ class PairwiseAUC(nn.Module):
 
     def __init__(self, *, margin: float = 0.2, power: int = 3) -> None:
         super().__init__()
-        self.margin = _in_range("margin", margin, 1, closed=True)
-        require_integer("loss.power", power, 1)
-        self.power = power
+        self.margin = require_number("loss.margin", margin, 0, 1, "[]")
+        self.power = require_integer("loss.power", power, 1)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Scalar loss of logits (B, L) and targets (B, L)."""
@@ -278,12 +275,3 @@ def _mean_of_known(losses: Tensor, targets: Tensor) -> Tensor:
 def _precise(logits: Tensor) -> Tensor:
     """In float32 at least: bfloat16 has two to three digits, float16 ends at 65,504."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _in_range(name: str, value: float, high: float = math.inf, *, closed: bool = False) -> float:
-    """The value, if it is a number from 0 to high (below high unless closed)."""
-    number = isinstance(value, int | float)
-    if number and (0 <= value < high or (closed and value == high)):
-        return float(value)
-    limit = "" if high == math.inf else f" to {high}" if closed else f" to below {high}"
-    raise ConfigError(f"loss.{name} must be a number from 0{limit}, got {value!r}")

@@ -10,7 +10,7 @@ from timm.models._manipulate import group_with_matcher
 from torch import nn
 from torch.optim import Optimizer
 
-from xray_lightning.errors import ConfigError
+from xray_lightning.errors import ConfigError, require_integer, require_number
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 
@@ -30,8 +30,7 @@ def make_optimizer(
     for group in optimizer.param_groups:
         if "lr_scale" in group:
             group["lr"] *= group["lr_scale"]
-        if not math.isfinite(group["lr"]) or group["lr"] < 0:
-            raise ConfigError(f"the learning rate of {group['name']} is {group['lr']}")
+        require_number(f"the learning rate of {group['name']}", group["lr"], 0)
     return optimizer
 
 
@@ -63,8 +62,7 @@ def layer_depths(backbone: Any, layer_decay: float) -> dict[str, int]:
     """Layers between each parameter of a timm network and its head, by name."""
     # timm's own count (``timm.optim.param_groups_layer_decay``, after BEiT, Bao 2021): the head and
     # a norm before it are layer 0, the last block is layer 1.
-    if not 0 < layer_decay <= 1:
-        raise ConfigError(f"optim.layer_decay must be above 0 and at most 1, got {layer_decay}")
+    require_number("optim.layer_decay", layer_decay, 0, 1, "(]")
     stated = getattr(backbone, "pretrained_cfg", {})
     heads = stated.get("classifier")
     if not heads or not hasattr(backbone, "group_matcher"):
@@ -91,9 +89,8 @@ class Constant:
     """
 
     def __init__(self, *, warmup_epochs: float = 0.0) -> None:
-        if warmup_epochs < 0:
-            raise ConfigError(f"schedule.warmup_epochs must be 0 or more, got {warmup_epochs}")
-        self.warmup_epochs, self.warmup_steps = warmup_epochs, 0.0
+        self.warmup_epochs = require_number("schedule.warmup_epochs", warmup_epochs, 0)
+        self.warmup_steps = 0.0
         self.total_steps, self.steps_per_epoch = 1.0, 1.0
 
     def start(self, total_steps: int, steps_per_epoch: float) -> None:
@@ -114,9 +111,7 @@ class Cosine(Constant):
 
     def __init__(self, *, warmup_epochs: float = 1.0, floor: float = 0.01) -> None:
         super().__init__(warmup_epochs=warmup_epochs)
-        if not 0 <= floor <= 1:
-            raise ConfigError(f"schedule.floor must lie between 0 and 1, got {floor}")
-        self.floor = floor
+        self.floor = require_number("schedule.floor", floor, 0, 1, "[]")
 
     def start(self, total_steps: int, steps_per_epoch: float) -> None:
         """Told by the task before the first step."""
@@ -146,8 +141,8 @@ class Step(Constant):
         factor: float = 0.1,
     ) -> None:
         super().__init__(warmup_epochs=warmup_epochs)
-        _check_cut(factor)
-        self.milestones, self.cut = list(milestones), factor
+        self.cut = require_number("schedule.factor", factor, 0, 1, "()")
+        self.milestones = list(milestones)
         if self.milestones != sorted(set(milestones)) or min(milestones, default=1) < 1:
             raise ConfigError(
                 f"schedule.milestones must be growing numbers of epochs, got {self.milestones}"
@@ -170,10 +165,8 @@ class Plateau(Constant):
         self, *, warmup_epochs: float = 0.0, factor: float = 0.1, patience: int = 5
     ) -> None:
         super().__init__(warmup_epochs=warmup_epochs)
-        _check_cut(factor)
-        if patience < 0:
-            raise ConfigError(f"schedule.patience must be 0 or more, got {patience}")
-        self.cut, self.patience = factor, patience
+        self.cut = require_number("schedule.factor", factor, 0, 1, "()")
+        self.patience = require_integer("schedule.patience", patience, 0)
         self.scale, self.best, self.bad_epochs = 1.0, -math.inf, 0
 
     def update(self, value: float) -> None:
@@ -192,8 +185,3 @@ class Plateau(Constant):
 
 
 Schedule = Constant | Cosine | Step | Plateau
-
-
-def _check_cut(factor: float) -> None:
-    if not 0 < factor < 1:
-        raise ConfigError(f"schedule.factor must lie between 0 and 1, got {factor}")

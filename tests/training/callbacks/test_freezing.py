@@ -120,7 +120,7 @@ def test_what_is_not_worth_freezing(epochs, loaded, warning, caplog) -> None:
             for x in (0, -1, 1.5, "2")
         ),
         *(
-            (xl.EMA, {"decay": x}, f"ema_decay must lie between 0 and 1, got {x}")
+            (xl.EMA, {"decay": x}, f"ema_decay must be a number above 0 and below 1, got {x}")
             for x in (0.0, 1.0, -0.1, 2.0)
         ),
         (xl.FitGate, {"films": 15}, "films"),

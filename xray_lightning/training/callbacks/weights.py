@@ -17,8 +17,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from xray_lightning.checkpoint import load_checkpoint, store_gate, write_checkpoint
 from xray_lightning.data.datamodule import XrayDataModule
-from xray_lightning.errors import ConfigError, require_integer
-from xray_lightning.models.gate import Gate, fit_gate, require_share
+from xray_lightning.errors import ConfigError, require_integer, require_number
+from xray_lightning.models.gate import Gate, fit_gate
 from xray_lightning.models.network import XrayNet
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import Json
@@ -45,9 +45,7 @@ class EMA(pl.Callback):
     """
 
     def __init__(self, decay: float) -> None:
-        if not 0 < decay < 1:
-            raise ConfigError(f"ema_decay must lie between 0 and 1, got {decay}")
-        self.decay = decay
+        self.decay = require_number("ema_decay", decay, 0, 1, "()")
         self.updates = 0
         self.average: dict[str, Tensor] = {}
         self.weights: dict[str, Tensor] = {}  # while the network holds the average
@@ -143,8 +141,7 @@ class FreezeBackbone(pl.Callback):
     """
 
     def __init__(self, epochs: int) -> None:
-        require_integer("freeze_epochs", epochs, 1)
-        self.epochs = epochs
+        self.epochs = require_integer("freeze_epochs", epochs, 1)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Warn if there is nothing but frozen epochs, or nothing worth freezing."""
@@ -239,9 +236,9 @@ class FitGate(pl.Callback):
     """
 
     def __init__(self, false_alarms: float = 0.05, films: int = 512, seed: int = 0) -> None:
-        require_integer("gate: films", films, 16)
-        require_share(false_alarms)
-        self.false_alarms, self.films, self.seed = false_alarms, films, seed
+        self.films = require_integer("gate: films", films, 16)
+        self.false_alarms = require_number("gate: false_alarms", false_alarms, 0, 1, "()")
+        self.seed = seed
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Fit in the first process; the others wait until the files are whole."""
