@@ -33,9 +33,9 @@ WAIT = 300
 
 
 def run(command: list[str], folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=540, check=False
-    )
+    settings = {"capture_output": True, "text": True, "timeout": 540, "check": False}
+    found = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # toy.py too
+    done = subprocess.run(command, cwd=folder, env=found, **settings)
     assert done.returncode == code, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done
 
@@ -159,23 +159,12 @@ import numpy as np, pytorch_lightning as pl, torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from xray_lightning import *
 from xray_lightning.training.optim import Plateau
-from xray_lightning import Record, Source
+from toy import Findings
 
-class Noise(Source):
-    name, missing, allow_missing, official, notes = "noise", (), False, None, ()
-    population = ""
-    labels = ("a", "b", "never")
-    def __init__(self):
-        rng = np.random.default_rng(0)
-        targets = rng.integers(0, 2, (85, 3)).astype(float)
-        targets[rng.random(targets.shape) < 0.4] = np.nan
-        targets[:, 2] = 0
-        self.records = [Record(f"{i}.png", f"p{i}", tuple(t)) for i, t in enumerate(targets)]
-    def read(self, record):
-        rng = np.random.default_rng(int(record.patient_id[1:]))
-        return rng.integers(0, 256, (32, 32), dtype=np.uint8)
-    def identity(self):
-        return {}
+targets = np.random.default_rng(0).integers(0, 2, (85, 3)).astype(float)
+targets[np.random.default_rng(1).random(targets.shape) < 0.4] = np.nan
+targets[:, 2] = 0
+noise = Findings(("a", "b", "never"), targets)
 
 class Told(Plateau):
     told = []
@@ -187,7 +176,7 @@ def plain(metrics):
 
 def main(world):
     torch.manual_seed(0)
-    data = XrayDataModule(Noise(), image_size=32, batch_size=4, cache_dir="noise")
+    data = XrayDataModule(noise, image_size=32, batch_size=4, cache_dir="noise")
     task = XrayTask(XrayNet(data.labels, "test_resnet", image_size=32), schedule=Told())
     best = ModelCheckpoint("best%d" % world, monitor="val/auroc", mode="max")
     stop = EarlyStopping("val/auroc", mode="max", patience=9)
@@ -260,7 +249,7 @@ def test_the_independent_auroc(judged: dict[int, list[Any]], folder: Path) -> No
     sys.argv = ["judge.py"]
     namespace: dict[str, Any] = {}
     exec(JUDGE.rsplit("main(int", 1)[0], namespace)
-    records = {record.image_id: record for record in namespace["Noise"]().records}
+    records = {record.image_id: record for record in namespace["noise"].records}
     (alone,) = judged[1]
     targets = np.array([records[name].targets for name in alone["images"]])
     for column, label in enumerate("ab"):

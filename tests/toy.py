@@ -10,7 +10,7 @@ import torch
 import yaml
 from pytorch_lightning import Trainer
 
-from xray_lightning import Phantom, Source, XrayDataModule, XrayNet
+from xray_lightning import Phantom, Record, Source, XrayDataModule, XrayNet
 from xray_lightning.models.backbones import read_pretrainings
 
 # settings to backbones; of those that come as a file one small one, of a kind of its own
@@ -27,10 +27,28 @@ NIH_HEADER = (
 )
 
 
-def toy_data(cache: Path, patients: int, size: int = 32, **settings: Any) -> XrayDataModule:
-    """Images of the phantom at 32 px, eight a batch."""
+class Findings(Source):
+    """Noise of 32 px with chosen targets (N, L)."""
+
+    name, missing = "findings", ()
+
+    def __init__(self, labels: Sequence[str], targets: np.ndarray) -> None:
+        self.labels, rows = tuple(labels), enumerate(targets.tolist())
+        self.records = [Record(f"{i}.png", f"p{i}", tuple(r), Path(f"{i}.png")) for i, r in rows]
+
+    def read(self, record: Record) -> np.ndarray:
+        rng = np.random.default_rng(int(record.patient_id[1:]))
+        return rng.integers(0, 256, (32, 32), dtype=np.uint8)
+
+    def identity(self) -> dict[str, str | int | float | bool]:
+        return {"labels": len(self.labels)}
+
+
+def toy_data(cache: Path, of: int | Source, size: int = 32, **settings: Any) -> XrayDataModule:
+    """Images of a source or of so many patients of the phantom at 32 px, eight a batch."""
+    source = of if isinstance(of, Source) else Phantom(of, size=size)
     usual = {"image_size": 32, "batch_size": 8, "cache_dir": cache}
-    return XrayDataModule(Phantom(patients, size=size), **usual | settings)
+    return XrayDataModule(source, **usual | settings)
 
 
 def toy_net(labels: Sequence[str], size: int = 32, **settings: Any) -> XrayNet:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from toy import Findings
 
 import xray_lightning as xl
 from xray_lightning.data import samplers
@@ -256,15 +257,7 @@ def test_equalisation_in_every_part(subset: str, root: Path) -> None:
         np.testing.assert_array_equal(equalised[index]["image"][0].numpy(), expected)
 
 
-class Facts(xl.Source):
-    """Images that nobody looks at, with chosen targets."""
-
-    def __init__(self, targets: np.ndarray) -> None:
-        self.labels = tuple(f"label {number}" for number in range(targets.shape[1]))
-        rows = enumerate(targets.tolist())
-        self.records = [xl.Record(f"{i}.png", f"p{i}", tuple(r), Path(f"{i}.png")) for i, r in rows]
-
-
+FIVE = tuple(f"label {number}" for number in range(5))
 TARGETS = np.array(
     [
         [1, 0, NAN, 1, NAN],
@@ -283,7 +276,7 @@ def first_four_train(records: Sequence[xl.Record], official: Any) -> xl.Split:
 
 @pytest.fixture
 def facts(tmp_path: Path) -> XrayDataModule:
-    return XrayDataModule(Facts(TARGETS), split=first_four_train, cache_dir=tmp_path)
+    return XrayDataModule(Findings(FIVE, TARGETS), split=first_four_train, cache_dir=tmp_path)
 
 
 def test_counts_of_the_labels_and_subsets(facts: XrayDataModule) -> None:

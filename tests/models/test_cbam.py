@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from xray_lightning import CBAM, ConfigError, WeightsError, XrayNet
 from xray_lightning.models.backbones import create_backbone, fill
 from xray_lightning.models.cbam import SpatialGate, insert_cbam
 
-LABELS, SWIN = ("Mass", "Nodule"), "swin_tiny_patch4_window7_224"
+LABELS = ("Mass", "Nodule")
 SIZE = 64
 AFTER = {
     "legacy_xception": ("block3", "block12"),
@@ -28,6 +28,12 @@ IMAGES = torch.rand(2, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)
 def new_net(backbone: str = "test_resnet", **settings: Any) -> XrayNet:
     torch.manual_seed(5)
     return XrayNet(LABELS, backbone, image_size=SIZE, **settings).eval()
+
+
+VIT, SWIN, NEXT = (
+    partial(new_net, name) for name in ("test_vit", "swin_tiny_patch4_window7_224", "test_convnext")
+)
+SMALL = partial(CBAM, 6)
 
 
 @pytest.fixture(scope="module")
@@ -71,27 +77,6 @@ def test_channel_before_spatial_and_halves_alone() -> None:
     torch.testing.assert_close(channel(features), features * channel.channel(features))
     torch.testing.assert_close(spatial(features), features * spatial.spatial(features))
     assert not [key for key in spatial.state_dict() if key.startswith("channel")]
-
-
-@pytest.mark.parametrize(
-    ("make", "match"),
-    [
-        (
-            lambda: new_net(cbam="all"),
-            r"model\.cbam must be one of both, .*, got 'all'",
-        ),
-        (lambda: CBAM(6, "neither"), r"model\.cbam must be one of both, .*got 'neither'"),
-        (
-            lambda: CBAM(6, reduction=0),
-            r"cbam_reduction of a map of 6 .* at least 1 .*got 0",
-        ),
-        (lambda: CBAM(6, reduction=7), r"of a map of 6 channels must be .* at most 6, got 7"),
-        (lambda: SpatialGate(4), r"kernel_size of a spatial gate must be odd, got 4"),
-    ],
-)
-def test_gates_that_cannot_work(make, match: str) -> None:
-    with pytest.raises(ConfigError, match=match):
-        make()
 
 
 @torch.no_grad()
@@ -261,22 +246,27 @@ def test_no_spatial_maps(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "after", "match"),
+    ("make", "settings", "match"),
     [
-        ("test_resnet", ["layr4"], r"no module 'layr4'; near it are \['layer4'.*level \['conv1', "),
-        ("test_resnet", [""], r"'test_resnet' has no module ''"),
-        ("test_resnet", [4], r"'test_resnet' has no module 4; near it are"),
-        ("test_resnet", ["fc"], r"'fc' runs 0 times in a forward pass"),
-        ("test_resnet", ["layer4"] * 2, r"names a module twice: \['layer4', 'la"),
-        ("test_resnet", "layer4", r"must be a list such as \[layer4\], got 'layer"),
-        ("test_vit", ["blocks.1"], r"'blocks\.1' gives \(1, 17, 64\), which is no"),
-        (SWIN, ["layers.1"], r"gives \(1, 8, 8, 192\), which is no map \(B, C, H, W\); name"),
-        ("test_convnext", ["stages.0.blocks.0.norm"], r"gives \(1, 16, 16, 24\), which is no map"),
+        (new_net, {"cbam": "all"}, r"model\.cbam must be one of both, .*, got 'all'"),
+        (SMALL, {"parts": "neither"}, r"model\.cbam must be one of both, .*got 'neither'"),
+        (SMALL, {"reduction": 0}, r"cbam_reduction of a map of 6 channels .*at least 1 .*got 0"),
+        (SMALL, {"reduction": 7}, r"of a map of 6 channels must be .* at most 6, got 7"),
+        (SpatialGate, {"kernel_size": 4}, r"kernel_size of a spatial gate must be odd, got 4"),
+        (new_net, {"cbam_after": ["layr4"]}, r"no module 'layr4'; near .*'layer4'.*\['conv1', "),
+        (new_net, {"cbam_after": [""]}, r"'test_resnet' has no module ''"),
+        (new_net, {"cbam_after": [4]}, r"'test_resnet' has no module 4; near it are"),
+        (new_net, {"cbam_after": ["fc"]}, r"'fc' runs 0 times in a forward pass"),
+        (new_net, {"cbam_after": ["layer4"] * 2}, r"names a module twice: \['layer4', 'la"),
+        (new_net, {"cbam_after": "layer4"}, r"must be a list such as \[layer4\], got 'layer"),
+        (VIT, {"cbam_after": ["blocks.1"]}, r"'blocks\.1' gives \(1, 17, 64\), which is no"),
+        (SWIN, {"cbam_after": ["layers.1"]}, r"\(1, 8, 8, 192\), which is no map \(B, C, H, W\)"),
+        (NEXT, {"cbam_after": ["stages.0.blocks.0.norm"]}, r"\(1, 16, 16, 24\), which is no map"),
     ],
 )
-def test_modules_that_cannot_have_a_block(backbone, after, match) -> None:
+def test_what_cannot_work(make, settings: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
-        new_net(backbone, cbam_after=after)
+        make(**settings)
 
 
 def test_a_module_that_runs_twice_or_gives_several_tensors() -> None:

@@ -1,6 +1,7 @@
 """Parameter groups against timm's, and schedules against formulas and PyTorch's schedulers."""
 
 import math
+import re
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
 )
 
+import xray_lightning as xl
 from xray_lightning import ConfigError, Constant, Cosine, Plateau, Step, XrayNet
 from xray_lightning.training.optim import Schedule, make_optimizer, parameter_groups
 
@@ -27,7 +29,10 @@ NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 
 @pytest.fixture(params=["test_resnet", "test_vit", "test_convnext"])
 def net(request: pytest.FixtureRequest) -> XrayNet:
-    return XrayNet(("a", "b"), request.param, image_size=32)
+    """With a block of attention, which is new as the head is."""
+    net = XrayNet(("a", "b"), request.param, image_size=32)
+    net.attention = nn.ModuleDict({"block": nn.Conv2d(2, 1, 7)})
+    return net
 
 
 def test_every_parameter_once_frozen_or_not(net: XrayNet) -> None:
@@ -61,18 +66,9 @@ def test_learning_rate_of_the_head(net: XrayNet, head_lr: float | None, expected
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
     assert rates["head"] == rates["head_without_decay"] == expected
     assert {rate for name, rate in rates.items() if name.startswith("backbone")} == {1e-3}
-    head = {id(parameter) for parameter in net.head.parameters()}
+    head = {id(p) for part in (net.head, net.attention) for p in part.parameters()}
     for group in optimizer.param_groups:
         assert {id(p) in head for p in group["params"]} == {group["name"].startswith("head")}
-
-
-def test_attention_blocks_are_new(net: XrayNet) -> None:
-    net.attention = nn.ModuleDict({"block": nn.Conv2d(2, 1, 7)})
-    groups = {group["name"]: group for group in parameter_groups(net, 0.5)}
-    for name, parameter in net.attention.named_parameters():
-        group = groups["head" if name.endswith("weight") else "head_without_decay"]
-        assert any(parameter is each for each in group["params"])
-        assert group["lr"] == 0.5
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "legacy_xception"])
@@ -241,19 +237,34 @@ def test_state_survives_a_checkpoint(kind, settings, tmp_path) -> None:
     assert len(set(rates)) > 1
 
 
-@pytest.mark.parametrize(
-    ("kind", "settings", "match"),
-    [
-        (Cosine, {"warmup_epochs": -1}, "warmup_epochs must be a number of at least 0, got -1"),
-        (Cosine, {"floor": -0.1}, r"floor must be a number of at least 0 and at most 1, got -0\.1"),
-        (Cosine, {"floor": 1.5}, r"floor must be a number of at least 0 and at most 1, got 1\.5"),
-        (Plateau, {"factor": 0.0}, r"factor must be a number above 0 and below 1, got 0\.0"),
-        (Plateau, {"patience": -1}, "patience must be an integer of at least 0, got -1"),
-        (Step, {"factor": 1.5}, r"factor must be a number above 0 and below 1, got 1\.5"),
-        (Step, {"milestones": [0, 3]}, r"milestones must be growing .* got \[0, 3\]"),
-        (Step, {"milestones": [3, 3]}, r"milestones must be growing .* got \[3, 3\]"),
-    ],
-)
-def test_settings_that_cannot_work(kind, settings, match) -> None:
-    with pytest.raises(ConfigError, match=rf"^schedule\.{match}"):
-        kind(**settings)
+NAN, COUNTS = math.nan, torch.ones(2, 3)
+WRONG: dict[tuple[Any, str], tuple[Any, ...]] = {  # values of a setting
+    (Cosine, "warmup_epochs"): (-1, NAN),
+    (Cosine, "floor"): (-0.1, 1.5),
+    (Plateau, "factor"): (0.0,),
+    (Plateau, "patience"): (-1, 1.5),
+    (Step, "factor"): (1.5,),
+    (Step, "milestones"): ([0, 3], [3, 3]),
+    (xl.FreezeBackbone, "epochs"): (0, -1, 1.5, "2"),
+    (xl.EMA, "decay"): (0.0, 1.0, -0.1, 2.0),
+    (xl.FitGate, "films"): (15,),
+    (xl.FitGate, "false_alarms"): (1,),
+    (xl.BCE, "label_smoothing"): (1, -0.1),
+    (xl.Focal, "gamma"): (-1, "x", math.inf, True),
+    (xl.Focal, "alpha"): (2.0,),
+    (xl.Focal, "scale"): (NAN,),
+    (xl.Asymmetric, "gamma_positive"): (-1,),
+    (xl.Asymmetric, "gamma_negative"): (-1,),
+    (xl.Asymmetric, "clip"): (1.0,),
+    (partial(xl.ClassBalanced, COUNTS), "beta"): (1.0,),
+    (partial(xl.ClassBalanced, COUNTS), "gamma"): (-1.0,),
+    (xl.PairwiseAUC, "margin"): (-0.1, 1.1, NAN, "x"),
+    (xl.PairwiseAUC, "power"): (0, -1, 2.0, "x"),
+}
+
+
+@pytest.mark.parametrize(("make", "name", "value"), [(*k, x) for k in WRONG for x in WRONG[k]])
+def test_settings_of_schedules_callbacks_and_losses(make: Any, name: str, value: Any) -> None:
+    match = rf"(schedule\.|loss\.|gate: |freeze_|ema_){name} must be .*, got "
+    with pytest.raises(ConfigError, match=f"^{match}{re.escape(repr(value))}"):
+        make(**{name: value})

@@ -14,7 +14,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.optim import SGD, AdamW
-from toy import aurocs_of_labels, quiet_trainer, toy_data, toy_net
+from toy import Findings, aurocs_of_labels, quiet_trainer, toy_data, toy_net
 
 import xray_lightning as xl
 from xray_lightning.training.optim import Constant, Cosine, Plateau, Schedule
@@ -94,7 +94,7 @@ def test_validation_loss_is_the_mean_over_the_known_targets(trainer, tmp_path) -
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 2, (60, 2)).astype(float)
     targets[rng.random(targets.shape) < 0.5] = np.nan
-    data = Findings(("a", "b"), targets).module(tmp_path, batch_size=5)
+    data = toy_data(tmp_path, Findings(("a", "b"), targets), batch_size=5)
     task = new_task(data)
     for _ in range(2):
         runner = trainer()
@@ -151,34 +151,11 @@ def test_validation_while_training_is_without_mirror_images(data, trainer) -> No
         xl.XrayTask(task.net, tta="rotate")
 
 
-class Findings(xl.Source):
-    """Noise with chosen targets."""
-
-    name = "findings"
-
-    def __init__(self, labels: tuple[str, ...], targets: np.ndarray) -> None:
-        self.labels = labels
-        self.records = [
-            xl.Record(f"{number}.png", f"p{number}", tuple(row), path=Path(f"{number}.png"))
-            for number, row in enumerate(targets.tolist())
-        ]
-
-    def read(self, record: xl.Record) -> np.ndarray:
-        rng = np.random.default_rng(int(record.patient_id[1:]))
-        return rng.integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
-
-    def identity(self) -> dict[str, str | int | float | bool]:
-        return {"labels": len(self.labels)}
-
-    def module(self, cache: Path, batch_size: int = 8) -> xl.XrayDataModule:
-        return xl.XrayDataModule(self, image_size=SIZE, batch_size=batch_size, cache_dir=cache)
-
-
 @pytest.mark.parametrize("labels", [("Pneumonia",), ("Pneumonia", "Unread")])
 def test_one_label_that_is_known(labels, trainer, tmp_path) -> None:
     targets = np.full((40, len(labels)), np.nan)
     targets[:, 0] = np.arange(40) % 2
-    data = Findings(labels, targets).module(tmp_path)
+    data = toy_data(tmp_path, Findings(labels, targets))
     task, runner = new_task(data, loss=xl.WeightedBCE(data.positive_weight())), trainer()
     runner.fit(task, data)
     logged = dict(runner.callback_metrics)

@@ -312,31 +312,22 @@ def test_a_moved_run_keeps_its_best(before, moving, tmp_path) -> None:
         assert sorted(path.read_bytes() for path in first.rglob("*.ckpt")) == original
 
 
-UNDEFINED = "last epoch: score was undefined in every one"
-
-
 @pytest.mark.filterwarnings("ignore:.*can be")
 @pytest.mark.parametrize(
     ("scores", "kept", "choice"),
     [
-        ((NAN, NAN, NAN), 2, UNDEFINED),
+        ((NAN, NAN, NAN), 2, "last epoch: score was undefined in every one"),
         ((NAN, 0.5, NAN), 1, "best score"),
         ((0.5, NAN, 0.4), 0, "best score"),
         ((0.5, 0.5, 0.5), 0, "best score"),
     ],
 )
-def test_without_a_score_the_last_epoch_is_kept(scores, kept, choice, tmp_path) -> None:
-    best = train(RunCheckpoint, tmp_path, 3, scores)
-    assert epoch(tmp_path, "best.ckpt") == kept
+@pytest.mark.parametrize("moved", [False, True])
+def test_without_a_score_the_last_epoch_is_kept(scores, kept, choice, moved, tmp_path) -> None:
+    if moved:
+        train(RunCheckpoint, tmp_path / "before", 2, scores)
+        shutil.move(tmp_path / "before", tmp_path / "run")
+    best = train(RunCheckpoint, tmp_path / "run", 3, scores)
+    assert epoch(tmp_path / "run", "best.ckpt") == kept
     assert isinstance(best, RunCheckpoint)
     assert best.choice == choice
-
-
-@pytest.mark.filterwarnings("ignore:.*can be")
-def test_nor_is_a_resumed_run_content_with_an_earlier_one(tmp_path: Path) -> None:
-    train(RunCheckpoint, tmp_path / "a", 2, (NAN,) * 4)
-    shutil.move(tmp_path / "a", tmp_path / "b")
-    best = train(RunCheckpoint, tmp_path / "b", 4, (NAN,) * 4)
-    assert epoch(tmp_path / "b", "best.ckpt") == 3
-    assert isinstance(best, RunCheckpoint)
-    assert best.choice == UNDEFINED
