@@ -40,7 +40,7 @@ def test_backbones_of_the_configs(name: str, built) -> None:
     assert torch.equal(logits, net.forward_head(features))
     known = find_pretraining(name)
     facts = timm.get_pretrained_cfg(known.network)
-    mean, std = known.mean or sum(facts.mean) / 3, known.std or sum(facts.std) / 3
+    mean, std = (np.mean(known.norm.get(k, getattr(facts, k))).item() for k in ("mean", "std"))
     backbone = net.backbone
     raw = backbone.forward_head(backbone.forward_features((IMAGES - mean) / std), pre_logits=True)
     raw = raw[:, backbone.num_prefix_tokens :] if raw.ndim == 3 else raw

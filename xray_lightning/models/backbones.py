@@ -87,8 +87,8 @@ def load_network(name: str, weights: str, image_size: int) -> tuple[Any, str | N
         raise ConfigError(f"weights must be imagenet, none or a file, got {weights!r}")
     if weights == "imagenet":
         return pretrained_backbone(name, image_size=image_size)
-    backbone, known = create_backbone(name, image_size=image_size), find_pretraining(name)
-    return backbone, None if weights == "none" else load_backbone(backbone, locate(weights), known)
+    backbone = create_backbone(name, image_size=image_size)
+    return backbone, None if weights == "none" else load_backbone(backbone, locate(weights), name)
 
 
 def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, str]:
@@ -124,15 +124,16 @@ def pretrained_backbone(name: str, *, image_size: int) -> tuple[nn.Module, str]:
     return backbone, _report(state, f"timm's {name}.{facts.tag}")
 
 
-def load_backbone(backbone: Any, path: Path, known: Pretraining | None = None) -> str:
+def load_backbone(backbone: Any, path: Path, name: str = "") -> str:
     """Fill a backbone from a file of timm's, of its own authors or from our checkpoint."""
     # The first convolution of a three-channel file is summed over its inputs, timm's way; what the
     # file holds beside the backbone is dropped; everything else must match.
-    state, remarks = read_state(path), ""
+    state, remarks, known = read_state(path), "", find_pretraining(name)
+    origin = f"{path}, for {name} of {known.file}," if known.file else str(path)
     ours = {OURS.sub("", key): value for key, value in state.items() if OURS.match(key)}
     if not ours:
-        ours, remarks = _adapt(state, backbone, known or Pretraining(""), str(path))
-    fill(backbone, ours, str(path))
+        ours, remarks = _adapt(state, backbone, known, origin)
+    fill(backbone, ours, origin)
     return _report(ours, name_place(path)) + remarks
 
 

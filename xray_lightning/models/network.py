@@ -222,10 +222,8 @@ def _find_norm(stated: Any, *given: float | None) -> tuple[float, float]:
 
 
 def _mark(size: int, places: Sequence[tuple[int, int]]) -> Tensor:
-    marks = torch.zeros(size, size)
-    for row, column in places:
-        marks[row, column] = 1
-    return marks
+    rows, columns = torch.tensor([*places], dtype=torch.long).reshape(-1, 2).T
+    return torch.zeros(size, size).index_put((rows, columns), torch.ones(()))
 
 
 def multiply_along(logits: Tensor, paths: Tensor) -> Tensor:
