@@ -147,17 +147,21 @@ def test_a_file_that_does_not_fit(way, fault: str, tmp_path: Path) -> None:
         XrayNet(("a",), name, weights=str(path), image_size=224)
 
 
-@pytest.mark.parametrize("size", [112, 448])
-def test_another_size(size: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    known = replace(TABLE["rad_dino"], options=WIDE)
-    monkeypatch.setattr(backbones, "read_pretrainings", lambda: {"rad_dino": known})
-    state = fill_at_random("rad_dino", 518, 3)
-    torch.save(state | add("mask_token"), path := tmp_path / "file.pt")
-    net = XrayNet(("a",), "rad_dino", weights=str(path), image_size=size)
-    assert net.load_report.endswith("; dropped: mask_token; resampled to this size: pos_embed")
-    wanted = resample_abs_pos_embed(state["pos_embed"], new_size=[size // 14] * 2)
+@pytest.mark.parametrize(("file", "size"), [("dinov2", 112), ("hugging", 448), ("clip", 128)])
+def test_another_size(file: str, size: int, monkeypatch, tmp_path: Path) -> None:
+    name, write = WAYS[file]
+    known = replace(TABLE[name], options=WIDE)
+    monkeypatch.setattr(backbones, "read_pretrainings", lambda: {name: known})
+    state = fill_at_random(name, 518 if name == "rad_dino" else 224, 3)
+    torch.save(write(dict(state)), path := tmp_path / "file.pt")
+    net = XrayNet(("a",), name, weights=str(path), image_size=size)
+    said = r"; dropped: (\S*mask_token|visual\.proj, .*); resampled to this size: pos_embed$"
+    assert re.search(said, net.load_report)
+    grid = net.backbone.patch_embed.grid_size
+    wanted = resample_abs_pos_embed(state["pos_embed"], new_size=list(grid))
     torch.testing.assert_close(net.backbone.pos_embed.data, wanted)
-    assert np.prod(net.maps(torch.rand(1, 1, size, size)).shape[2:]) == (size // 14) ** 2
+    assert net.maps(torch.rand(1, 1, size, size)).shape[2:] == grid
+    assert grid == (size // (14 if name == "rad_dino" else 32),) * 2
 
 
 def test_features_equal_those_of_torchxrayvision(tmp_path: Path) -> None:

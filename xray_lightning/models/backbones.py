@@ -70,7 +70,7 @@ def create_backbone(name: str, *, image_size: int, pretrained: bool = False) -> 
         extra: dict[str, Any] = {"img_size": image_size} if fixed else {}
         extra |= {"in_chans": 1, "num_classes": 0, "global_pool": "", **known.options}
         backbone: nn.Module = timm.create_model(
-            known.network, pretrained=pretrained, pretrained_cfg_overlay=known.norm, **extra
+            known.network, pretrained=pretrained, pretrained_cfg_overlay=dict(known.norm), **extra
         )
     except Exception as error:  # timm and its hub client share no base class
         if pretrained:
