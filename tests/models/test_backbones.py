@@ -24,8 +24,7 @@ real_create_model = timm.create_model
 
 def timm_model(name: str = "test_resnet", **settings: Any) -> nn.Module:
     """A network as timm publishes it: colour images, 1000 classes."""
-    model: nn.Module = timm.create_model(name, pretrained=False, in_chans=3, **settings)
-    return model.eval()
+    return timm.create_model(name, pretrained=False, in_chans=3, **settings).eval()
 
 
 def timm_file(folder: Path, change=None) -> Path:

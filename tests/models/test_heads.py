@@ -47,8 +47,7 @@ def new_features(*, positive: bool = False, batch: int = 2) -> Tensor:
 
 
 def array(tensor: Tensor) -> Array:
-    found: Array = tensor.detach().numpy()
-    return found
+    return np.asarray(tensor.detach())
 
 
 def classified(head: Any, pooled: Any) -> Array:

@@ -203,12 +203,11 @@ def test_the_normalisation_is_part_of_the_network() -> None:
 
 
 def test_a_head_without_maps_says_so() -> None:
-    class Plain(nn.Module):
-        def __init__(self, channels: int, labels: int, *, dropout: float = 0.0) -> None:
-            super().__init__()
+    def plain(channels: int, labels: int, *, dropout: float = 0.0) -> nn.Module:
+        return nn.Identity()
 
-    net = XrayNet(("Mass",), "test_resnet", image_size=32, head=Plain)
-    with pytest.raises(ConfigError, match="Plain"):
+    net = XrayNet(("Mass",), "test_resnet", image_size=32, head=plain)
+    with pytest.raises(ConfigError, match="plain gives no maps"):
         net.maps(torch.zeros(1, 1, 32, 32))
 
 

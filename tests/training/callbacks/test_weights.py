@@ -45,8 +45,7 @@ class Record(pl.Callback):
 
 
 def raw(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(path, weights_only=True)
-    return content
+    return dict(torch.load(path, weights_only=True))
 
 
 def same(ours: Any, theirs: Any) -> None:
