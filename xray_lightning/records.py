@@ -147,12 +147,14 @@ def rename_labels(
     """The records with other labels: a target is that of a union, NaN where no label tells it."""
     places = [[own.index(word) for word in words.get(label, ())] for label in labels]
     whole = replace_columns(records)
-    targets = [unite(whole.columns["targets"][:, union]) for union in places]
+    known = whole.columns["targets"] if len(records) else np.empty((0, len(own)))
+    targets = [unite(known[:, union]) for union in places]
+    matrix = np.reshape(targets, (len(labels), len(records)))  # also of no label or record
     boxes = [
         tuple(replace(b, label=name) for b in drawn for name in words if b.label in words[name])
         for drawn in whole.columns["boxes"]
     ]
-    return replace_columns(whole, targets=np.reshape(targets, (len(labels), -1)).T, boxes=boxes)
+    return replace_columns(whole, targets=matrix.T, boxes=boxes)
 
 
 def is_known(targets: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:

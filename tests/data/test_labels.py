@@ -401,6 +401,9 @@ def test_several_of_what() -> None:
     phantom = xl.Phantom(patients=3)
     other = xl.Phantom(patients=3)
     other.labels = tuple(f"other {label}" for label in other.labels)
+    nothing = Made("nothing", ("Mass", "Own"))
+    assert len(xl.Several({"here": phantom, "empty": nothing}).records) == len(phantom)
+    assert not xl.relabel(nothing, ["Own"]).records
     with pytest.raises(xl.ConfigError, match=r"data\.sets="):
         xl.Several({})
     with pytest.raises(xl.ConfigError, match="no label is shared"):
