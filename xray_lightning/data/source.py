@@ -305,15 +305,16 @@ def used_records(source: Source) -> Source:
 def _check_records(source: Source) -> None:
     """Refuse what a data set of the user's own may get wrong."""
     ids: set[str] = set()
-    for record in source.records:
-        if len(record.targets) != len(source.labels):
+    columns = (read_column(source.records, name) for name in ("image_id", "targets"))
+    for image, targets in zip(*columns, strict=True):
+        if len(targets) != len(source.labels):
             raise DataError(
-                f"{source.name}: {record.image_id} has {len(record.targets)} targets, the data "
-                f"set has {len(source.labels)} labels: {', '.join(source.labels)}"
+                f"{source.name}: {image} has {len(targets)} targets, the data set has "
+                f"{len(source.labels)} labels: {', '.join(source.labels)}"
             )
-        if record.image_id in ids:
-            raise DataError(f"{source.name}: two records have the image_id {record.image_id!r}")
-        ids.add(record.image_id)
+        if image in ids:
+            raise DataError(f"{source.name}: two records have the image_id {image!r}")
+        ids.add(image)
 
 
 def require_directory(path: str | Path, wanted: str) -> Path:

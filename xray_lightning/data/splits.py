@@ -223,7 +223,7 @@ def csv_split(records: Images, official: Lists | None, *, path: str | Path | Non
         table = read_table(Path(path), "image", "split", once="image")
         names = read_split_column(table)
         named = {subset: (f"the {subset} set of {path}", ids) for subset, ids in names.items()}
-        official, notes = match_names(named, NameIndex(record.image_id for record in records))
+        official, notes = match_names(named, NameIndex(read_column(records, "image_id")))
     elif official is None or set(official) != set(SUBSETS):
         raise SplitError(
             "this data set has no split column of its own with train, val and test: name a table "
@@ -257,7 +257,7 @@ def lists_split(
     require_number("val_fraction", val_fraction, 0, 1, "()")
     if train is None or test is None:
         raise ConfigError("split=lists needs split.train=FILE and split.test=FILE (and split.val=)")
-    index = NameIndex(record.image_id for record in records)
+    index = NameIndex(read_column(records, "image_id"))
     paths = {"train": train, "val": val, "test": test}
     named = {
         subset: (str(path), read_list(Path(path), index))
