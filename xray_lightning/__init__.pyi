@@ -92,8 +92,10 @@ from xray_lightning.evaluation.compare import Comparison as Comparison
 from xray_lightning.evaluation.compare import ExpertTruth as ExpertTruth
 from xray_lightning.evaluation.compare import compare as compare
 from xray_lightning.evaluation.compare import score_truths as score_truths
+from xray_lightning.evaluation.evaluate import Doubt as Doubt
 from xray_lightning.evaluation.evaluate import Evaluation as Evaluation
 from xray_lightning.evaluation.evaluate import evaluate as evaluate
+from xray_lightning.evaluation.evaluate import find_doubts as find_doubts
 from xray_lightning.evaluation.evaluate import fit_operating_points as fit_operating_points
 from xray_lightning.evaluation.external import ExternalValidation as ExternalValidation
 from xray_lightning.evaluation.external import validate_externally as validate_externally
@@ -119,9 +121,12 @@ from xray_lightning.explain.run import explain_checkpoint as explain_checkpoint
 from xray_lightning.metrics.bootstrap import PatientBootstrap as PatientBootstrap
 from xray_lightning.metrics.calibration import measure_reliability as measure_reliability
 from xray_lightning.metrics.decisions import compare_net_benefit as compare_net_benefit
+from xray_lightning.metrics.decisions import doubt_labels as doubt_labels
 from xray_lightning.metrics.decisions import measure_at_prevalence as measure_at_prevalence
+from xray_lightning.metrics.decisions import measure_doubts as measure_doubts
 from xray_lightning.metrics.decisions import measure_net_benefit as measure_net_benefit
 from xray_lightning.metrics.decisions import measure_selection as measure_selection
+from xray_lightning.metrics.decisions import share_among_neighbours as share_among_neighbours
 from xray_lightning.metrics.intervals import Estimate as Estimate
 from xray_lightning.metrics.operating_points import OperatingPoint as OperatingPoint
 from xray_lightning.metrics.operating_points import OperatingPoints as OperatingPoints

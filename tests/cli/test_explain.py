@@ -51,7 +51,7 @@ def done(checkpoint):
     permuted = copied(checkpoint, "permuted.ckpt", permute_labels=True)
     result = explain(
         checkpoint, *QUICK, "methods=gradcam,gradient", "saliency=gradient", "label=Infiltration",
-        f"seeds={seeds}", f"permuted={permuted}",
+        f"seeds={seeds}", f"permuted={permuted}", "doubts=5",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     return result
@@ -63,6 +63,11 @@ def test_everything_is_written_and_shown(done, checkpoint) -> None:
     assert values["schema"] == 2
     assert values["fingerprint"] in done.stdout
     assert {one["place"] for one in values["localisation"]["labels"].values()} == {"its exact mask"}
+    again = [(one["image"], one["label"], one["neighbours"]) for one in values["doubts"]]
+    with np.load(place / "gallery_labels_to_read_again.npz") as kept:
+        assert [*zip(kept["image_id"], kept["label"], strict=True)] == [row[:2] for row in again]
+    assert all(f"{image} {label}: " in done.stdout and near >= 0 for image, label, near in again)
+    del values["gallery"]["labels to read again"]
     for label, name in values["gallery"].items():
         assert label in done.stdout
         assert cv2.imread(str(place / name)) is not None

@@ -5,6 +5,7 @@ import re
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from xray_lightning import ConfigError, MissingImagesError, Phantom, TableError, patient_split
@@ -49,6 +50,18 @@ def test_a_part(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["mean"]["auroc"]["value"] > 0.8
 
 
+def test_labels_to_read_again(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write(tmp_path, [record.image_id for record in PHANTOM.records])
+    score([table, *DATA, "subset=train", "doubts=12", f"hydra.run.dir={tmp_path}"], as_json=False)
+    text, rows = capsys.readouterr().out, pd.read_csv(tmp_path / "doubts.csv")
+    scores, first = pd.read_csv(table).set_index("image"), rows.iloc[0]
+    assert first.probability == pytest.approx(scores.loc[first.image, f"prob_{first.label}"])
+    assert rows.doubt.tolist() == pytest.approx((rows.target - rows.probability).abs().tolist())
+    assert (len(rows), rows.doubt.is_monotonic_decreasing) == (12, True)
+    wanted = f"{first.image} {first.label}: ", "raw scores", "no neighbours", "memorised"
+    assert all(words in text for words in wanted)
+
+
 def test_what_has_a_score(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     images = [record.image_id for record in PHANTOM.records][:70]
     score([write(tmp_path, images), *DATA], as_json=False)
@@ -71,25 +84,16 @@ def test_undefined_figures_have_a_reason(tmp_path, capsys) -> None:
     assert facts["defined"]["auroc"] == 0
 
 
-def test_missing_images_of_a_part(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_and_other_images(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     table = write(tmp_path, TEST[1:])
     with pytest.raises(MissingImagesError, match=f"1 of the {len(TEST)} images in test have no"):
         score([table, *DATA, "subset=test"], as_json=True)
     score([table, *DATA, "subset=test", "allow_missing=true"], as_json=False)
     assert f"1 of the {len(TEST)} images in the test have no score" in capsys.readouterr().out
-
-
-def test_other_images_are_left_out(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     table = write(tmp_path, [record.image_id for record in PHANTOM.records])
     score([table, *DATA, "subset=test"], as_json=False)
     extra = len(PHANTOM.records) - len(TEST)
     assert f"{extra} scored images are not in test and were left out" in capsys.readouterr().out
-
-
-def test_nothing_of_the_part_is_scored(tmp_path) -> None:
-    others = [r.image_id for r in PHANTOM.records if r.image_id not in set(TEST)]
-    with pytest.raises(MissingImagesError, match="no image of the test has a score"):
-        score([write(tmp_path, others), *DATA, "subset=test"], as_json=True)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +102,7 @@ def test_nothing_of_the_part_is_scored(tmp_path) -> None:
         ("subset=dev", "subset must be train or val or test, got 'dev'"),
         ("allow_missing=yes", "allow_missing must be true or false, got 'yes'"),
         ("draws=0", "draws must be an integer of at least 1, got '0'"),
+        ("doubts=0", "doubts must be an integer of at least 1, got '0'"),
         ("subgroups=1", "subgroups must be true or false, got '1'"),
         ("prior=often", "prior must be validation, estimate, force_estimate, a prevalence"),
         ("prior=0.1", "prior=0.1 corrects calibrated scores, and no calibration is there for all"),
@@ -142,8 +147,10 @@ def test_calibration_at_a_given_prevalence(tmp_path, capsys) -> None:
 
 
 def test_points_need_every_score_of_their_part(tmp_path) -> None:
-    with pytest.raises(MissingImagesError, match="no image of the val has a score"):
-        score([write(tmp_path, TEST), *DATA, "subset=test", "points=val"], as_json=True)
+    others = [r.image_id for r in PHANTOM.records if r.image_id not in set(TEST)]
+    for images, part in ((TEST, "val"), (others, "test")):
+        with pytest.raises(MissingImagesError, match=f"no image of the {part} has a score"):
+            score([write(tmp_path, images), *DATA, "subset=test", "points=val"], as_json=True)
     with pytest.raises(ConfigError, match="points='test': operating points are chosen on one of"):
         score([write(tmp_path, TEST), *DATA, "subset=test", "points=test"], as_json=True)
 

@@ -79,7 +79,7 @@ def test_equal_truths_differ_by_nothing() -> None:
 
 
 def test_command(folder, capsys: pytest.CaptureFixture[str], tmp_path) -> None:
-    overrides = ["data=nih_expert", f"data.root={folder}", "truth=experts", "draws=200"]
+    overrides = ["data=nih_expert", f"data.root={folder}", "truth=experts", "draws=99", "doubts=9"]
     score([folder / "scores.csv", *overrides, f"hydra.run.dir={tmp_path}"], as_json=True)
     printed = json.loads(capsys.readouterr().out)
     truths = ExpertTruth.from_json(printed)
@@ -88,6 +88,9 @@ def test_command(folder, capsys: pytest.CaptureFixture[str], tmp_path) -> None:
     assert pneumothorax.both == pneumothorax.text_positives < pneumothorax.positives
     assert pneumothorax.auroc.distinguishable
     assert "by so much the score is agreement with it" in printed["sentences"][0]
+    missed = (pneumothorax.positives - pneumothorax.both) / 300
+    assert pneumothorax.doubts["random"].value == pytest.approx(missed)
+    assert mass.doubts["doubted"].value == 0
     assert mass.scores == ("Nodule", "Mass")
     assert mass.auroc.difference == 0  # the same truth: nothing to test
     assert "untested" in printed["sentences"][1]

@@ -155,5 +155,6 @@ def test_images_tune_nothing_for_themselves(subset, checkpoint, data, monkeypatc
         every = {**data.split.subsets, "test": np.arange(len(data.records))}
         monkeypatch.setattr(data, "split", replace(data.split, subsets=every))
     name = "val" if subset == "val" else "test"
-    places, maps = run._localise(checkpoint.build_net(), data, name, ["cam"], 9, 0, False)
+    scores = np.zeros_like(data.subset_targets(name))
+    places, maps = run._localise(checkpoint.build_net(), data, scores, name, ["cam"], 9, 0, False)
     assert (list(places.labels), tuned) == (list(maps), [32] * (subset == "test"))

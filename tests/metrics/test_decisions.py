@@ -1,9 +1,12 @@
 """Net benefit and predictive values against formulas written out, dcurves and worked examples.
 
 MAPIE tests conformal sets where it is installed (``pip install --no-deps mapie``). dcurves 1.1.7
-asks for pandas below 3, so it is no dependency: ``pip install --no-deps dcurves
+asks for pandas below 3, so it is no dependency, as cleanlab is under the AGPL
+(``pip install --no-deps cleanlab termcolor tqdm``): ``pip install --no-deps dcurves
 lifelines autograd autograd-gamma statsmodels patsy formulaic`` runs its test.
 """
+
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -16,13 +19,16 @@ from xray_lightning.metrics.decisions import (
     THRESHOLDS,
     compare_net_benefit,
     count_violations,
+    doubt_labels,
     draw_net_benefit,
     fit_set,
     measure_at_prevalence,
+    measure_doubts,
     measure_net_benefit,
     measure_selection,
     measure_set,
     require_shares,
+    share_among_neighbours,
 )
 from xray_lightning.metrics.intervals import Spread, effective_patients, share_interval
 
@@ -215,3 +221,70 @@ def test_conformal_sets_are_those_of_mapie() -> None:
         theirs = control(lambda _: scores, "recall", "crc", **grid).calibrate(scores, targets)
         threshold = fit_set(scores, targets, np.arange(len(scores)), risk)
         assert threshold == pytest.approx(theirs.best_predict_param[0] + 0.005)
+
+
+def test_doubts_are_those_of_cleanlab() -> None:
+    ranking = pytest.importorskip("cleanlab.multilabel_classification.rank")
+    rng = np.random.default_rng(0)
+    told, targets = rng.random((200, 5)), rng.integers(0, 2, (200, 5)).astype(float)
+    ones = [np.flatnonzero(row).tolist() for row in targets]
+    labels, images = doubt_labels(told, targets, targets * np.nan)
+    for method in ("self_confidence", "normalized_margin"):
+        theirs = ranking.get_label_quality_scores_per_class(ones, told, method=method)
+        np.testing.assert_allclose(labels, 1 - theirs, atol=1e-12)
+        theirs = ranking.get_label_quality_scores(ones, told, method=method)
+        np.testing.assert_allclose(images, 1 - theirs, atol=1e-12)
+
+
+def test_doubts_and_neighbours_by_a_loop() -> None:
+    rng = np.random.default_rng(1)
+    features, patients = rng.normal(size=(60, 4)), rng.integers(0, 20, 60)
+    told, targets = rng.random((60, 3)), rng.choice([0, 1, np.nan], (60, 3), p=[0.4, 0.3, 0.3])
+    targets[0] = np.nan
+    labels, images = doubt_labels(
+        told, targets, share_among_neighbours(features, targets, patients, 3)
+    )
+    unit = features / np.linalg.norm(features, axis=1)[:, None]
+    for i, own in enumerate(unit):
+        order = [k for k in np.argsort(-unit @ own) if patients[k] != patients[i]]
+        doubts, whole = np.full(3, np.nan), np.nan
+        for c in np.flatnonzero(~np.isnan(targets[i])):
+            known = [targets[k, c] for k in order[:3] if targets[k, c] >= 0]
+            says = (told[i, c] + (np.mean(known) if known else told[i, c])) / 2
+            doubts[c] = 1 - says if targets[i, c] else says
+        for number, doubt in enumerate(sorted(doubts[~np.isnan(doubts)])):
+            whole = 0.8 * doubt + 0.2 * whole if number else doubt
+        assert [*labels[i], images[i]] == pytest.approx([*doubts, whole], nan_ok=True)
+    with pytest.raises(ConfigError, match="neighbours"):
+        share_among_neighbours(features, targets, np.zeros(60))
+
+
+def test_labels_that_a_better_source_contradicts() -> None:
+    targets, truth = np.array([1, 1, 1, 0, 0, 0, 0, np.nan]), np.array([0, 0, 1, 1, 0, 0, 0, 1])
+    doubts = np.array([0.9, 0.8, 0.1, 0.7, 0.2, 0.1, 0.1, np.nan])
+    shares = measure_doubts(np.arange(8), doubts, targets, truth, 3)
+    alike = (2 * 2 / 3 + 1 / 4) / 3  # two of three that say present, one of four that say absent
+    assert [one.value for one in shares.values()] == pytest.approx([1, 3 / 7, alike, 2 / 3])
+
+
+@pytest.mark.slow
+def test_planted_flips_are_doubted() -> None:
+    """50 of each side flipped among 2,000: how many of the 100 that are doubted most are those?"""
+    rows, patients = [], np.repeat(np.arange(500), 4)
+    for seed, noise in product(range(50), (1.0, 2.0)):
+        rng = np.random.default_rng(seed)
+        odds = 1.5 * (rng.normal(size=500)[patients] + rng.normal(size=2000)) - 2.5
+        truth = (rng.random(2000) < expit(odds)).astype(float)
+        flipped = [rng.choice(np.flatnonzero(truth == side), 50, replace=False) for side in (0, 1)]
+        targets = truth[:, None].copy()
+        targets[flipped] = 1 - targets[flipped]
+        features = odds[:, None] + 2.5 + 3 * rng.normal(size=(2000, 8))
+        told = expit(odds + noise * rng.normal(size=2000))[:, None]
+        for beside in (targets * np.nan, share_among_neighbours(features, targets, patients)):
+            doubts = doubt_labels(told, targets, beside)[1]
+            shares = measure_doubts(patients, doubts, targets[:, 0], truth, 100)
+            rows.append([one.value for one in shares.values()])
+    means = np.reshape(rows, (50, 2, 2, 4)).mean(axis=0)
+    print("a model, with neighbours; a worse model, with neighbours:", *means.round(3), sep="\n")
+    assert (means[..., 0] > 2 * means[..., 2]).all()
+    assert (means[..., 2] > 2 * means[..., 1]).all()

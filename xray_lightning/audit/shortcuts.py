@@ -21,7 +21,7 @@ from xray_lightning.audit.shift import score_by_metadata
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.data.phantom import Phantom
 from xray_lightning.data.source import Mask, Source
-from xray_lightning.explain.maps import cell_grids, class_map
+from xray_lightning.explain.maps import cell_grids, class_map, pool_features
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import Estimate, Floats, Interval
 from xray_lightning.models.batches import iterate_batches, run_batches
@@ -151,12 +151,6 @@ def build_untrained(net: XrayNet, seed: int) -> XrayNet:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return net.new().eval().to(next(net.parameters()).device)
-
-
-def pool_features(net: XrayNet, images: Tensor) -> Floats:
-    """Mean over the feature map, (N, C); the network is in evaluation mode."""
-    pooled = run_batches(net, images, lambda batch: net.forward_features(batch).mean(dim=(2, 3)))
-    return np.asarray(pooled.double().numpy())
 
 
 def probe(features: Floats, attribute: Floats, bootstrap: PatientBootstrap, seed: int) -> Estimate:

@@ -10,7 +10,7 @@ from xray_lightning.data.partition import SUBSETS, Split, split_source
 from xray_lightning.data.source import Source, choose_labels, select_labels
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.compare import NEEDED, score_truths
-from xray_lightning.evaluation.evaluate import evaluate, fit_operating_points
+from xray_lightning.evaluation.evaluate import evaluate, fit_operating_points, write_doubts
 from xray_lightning.evaluation.priors import require_prior
 from xray_lightning.evaluation.scores import ScoreTable, find_scored_labels
 from xray_lightning.metrics.decisions import PREVALENCES, THRESHOLDS, read_shares
@@ -27,6 +27,7 @@ OWN = {
     "thresholds": "",  # of net benefit: a list, or LOW:HIGH
     "prevalence": "",  # at which the operating points are described, likewise
     "subgroups": False,
+    "doubts": 0,  # how many of the labels that the model doubts most are listed
     "draws": 2000,
     "bootstrap_seed": 0,
     "truth": ("", "experts"),  # against radiologists and text miner on the same images
@@ -67,16 +68,15 @@ def score(request: Request) -> None:
         scores.origin(own["subset"]),
         operating_points=fit_operating_points(*fit, **how) if fit else None,
         prior=prior,
-        draws=own["draws"],
         seed=own["bootstrap_seed"],
         learned=None if train is None else target_matrix(train),
-        subgroups=own["subgroups"],
         thresholds=thresholds,
         prevalences=prevalences,
+        **{key: own[key] for key in ("draws", "subgroups", "doubts")},
     )
     place = "" if split is None else f", split {split.name} [{split.fingerprint}], {own['subset']}"
-    title = f"{table} on {source.title}{place}"
-    lines = scored_lines(evaluation, title, (*source.notes, note))
+    lines = scored_lines(evaluation, f"{table} on {source.title}{place}", (*source.notes, note))
+    write_doubts(evaluation.doubts, request.out)
     request.present(evaluation.to_json(), *lines, path=path)
 
 
@@ -85,12 +85,12 @@ def show_truths(request: Request, source: Source, split: Split | None, own: Own)
     table = Path(request.files[0])
     if not isinstance(source, NihExperts):
         raise ConfigError(f"truth=experts needs data=nih_expert, got data={source.name}")
-    labels = find_scored_labels(table, NEEDED)
-    if not labels:
+    if not (labels := find_scored_labels(table, NEEDED)):
         raise ConfigError(f"truth=experts: {table} has no scores of {', '.join(NEEDED)}")
     missing = {"allow_missing": own["allow_missing"], "others": True}
     _, predictions, note = ScoreTable(table, source, labels, split, **missing).take(own["subset"])
-    truths = score_truths(predictions, source, draws=own["draws"], seed=own["bootstrap_seed"])
+    how = {"seed": own["bootstrap_seed"]} | {key: own[key] for key in ("draws", "doubts")}
+    truths = score_truths(predictions, source, **how)
     notes = (f"note: {text}" for text in (*source.notes, note) if text)
     lines = truth_lines(truths, f"{table} on {source.name}")
     request.present(truths.to_json(), *lines, *notes, path=request.keep("truths.json"))

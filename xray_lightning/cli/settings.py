@@ -48,6 +48,7 @@ EXPLAIN: Own = {  # of xray explain, with their defaults
     "seeds": "",  # checkpoints trained from other seeds
     "permuted": "",  # a checkpoint trained with permute_labels=true
     "shortcuts": True,
+    "doubts": 0,  # labels to read again
     "draws": 1000,
     "bootstrap_seed": 0,
 }

@@ -15,10 +15,10 @@ from xray_lightning.errors import ConfigError, DataNotFoundError, TableError
 from xray_lightning.evaluation.predictions import Predictions, read_own
 from xray_lightning.evaluation.sweep import FINISHED, find_pooled, read_data_title, read_runs
 from xray_lightning.metrics import compare as paired
-from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
 from xray_lightning.metrics.calibration import Calibration
-from xray_lightning.metrics.decisions import compare_net_benefit, require_shares
-from xray_lightning.metrics.intervals import Array, Band
+from xray_lightning.metrics.decisions import compare_net_benefit, measure_doubts, require_shares
+from xray_lightning.metrics.intervals import Array, Band, Estimate
 from xray_lightning.metrics.margins import MarginTests, compare_with_margin, require_margin
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.results import Json, Result
@@ -226,6 +226,7 @@ class TruthRow(Result):
     both: int
     # against the readers, against the text miner, and the first less the second
     auroc: paired.Difference
+    doubts: dict[str, Estimate] = field(default_factory=dict)  # of ``measure_doubts``, if asked for
 
     @property
     def sentence(self) -> str:
@@ -248,15 +249,14 @@ class ExpertTruth(Result):
 
 
 def score_truths(
-    predictions: Predictions, source: NihExperts, *, draws: int = 2000, seed: int = 0
+    predictions: Predictions,  # scores of some of the images; their targets are not used
+    source: NihExperts,  # the images and their truths
+    *,
+    draws: int = 2000,  # of the bootstrap of patients
+    seed: int = 0,  # of the draws
+    doubts: int = 0,  # how many of the miner's labels that the scores doubt most are looked up
 ) -> ExpertTruth:
     """Score a model against every truth of the images, paired with the text miner's.
-
-    Args:
-        predictions: scores of some of the images; their targets are not used.
-        source: the images and their truths.
-        draws: of the bootstrap of patients.
-        seed: of the draws.
 
     Raises:
         ConfigError: there is no score of a finding that two truths tell of.
@@ -270,7 +270,8 @@ def score_truths(
         told = [truth for truth in others if finding in truth.labels]
         if not told:
             left_out[finding] = "only the text miner tells it here (data.rsna= and data.nih_map=)"
-        made = (_compare(predictions, finding, (truth, text), draws, seed) for truth in told)
+        how = {"draws": draws, "seed": seed}
+        made = (_compare(predictions, finding, (truth, text), doubts, **how) for truth in told)
         rows += [row for row in made if row]
     if not rows:
         why = "; ".join(f"{finding}: {reason}" for finding, reason in left_out.items())
@@ -284,7 +285,7 @@ def score_truths(
 
 
 def _compare(
-    predictions: Predictions, finding: str, truths: tuple[Truth, Truth], draws: int, seed: int
+    predictions: Predictions, finding: str, truths: tuple[Truth, Truth], most: int, **how: int
 ) -> TruthRow | None:
     """One row; None where no scored image has both truths."""
     labels = FINDINGS[finding]
@@ -293,7 +294,7 @@ def _compare(
     both = ~np.isnan(first) & ~np.isnan(second)
     if not both.any():
         return None
-    patients = np.asarray(predictions.patient_ids)
+    patients, said = np.asarray(predictions.patient_ids), (np.abs(second - scores), second, first)
     return TruthRow(
         finding,
         labels,
@@ -303,5 +304,6 @@ def _compare(
         int((first[both] == 1).sum()),
         int((second[both] == 1).sum()),
         int(((first == 1) & (second == 1)).sum()),
-        paired.compare_truths(scores, first, second, patients, draws=draws, seed=seed),
+        paired.compare_truths(scores, first, second, patients, **how),
+        measure_doubts(number_patients(patients), *said, most) if most else {},
     )

@@ -1,7 +1,8 @@
 """What a set of predictions is worth: metrics, operating points, subgroups; without torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from xray_lightning.data.decoding import available_cores
 from xray_lightning.data.partition import fingerprint
 from xray_lightning.data.vocabulary import find_ancestors
+from xray_lightning.errors import require_integer
 from xray_lightning.evaluation.predictions import Origin, Predictions
 from xray_lightning.evaluation.priors import (
     VALIDATION,
@@ -37,12 +39,14 @@ from xray_lightning.metrics.decisions import (
     Selection,
     Violation,
     count_violations,
+    doubt_labels,
     fit_set,
     measure_at_prevalence,
     measure_net_benefit,
     measure_selection,
     measure_set,
     require_shares,
+    share_among_neighbours,
 )
 from xray_lightning.metrics.estimates import Metrics, estimate_metrics
 from xray_lightning.metrics.intervals import Array, Estimate, divided
@@ -64,6 +68,7 @@ from xray_lightning.metrics.subgroups import (
 )
 from xray_lightning.records import Record, is_known, patients_known
 from xray_lightning.results import Json, Result
+from xray_lightning.writing import to_plain, write_table
 
 USE = ("reliability", "net_benefit", "at_prevalence", "selective")  # of each label
 # share of positives in training above which a label is of the group
@@ -108,6 +113,21 @@ def describe_pooled(
 
 
 @dataclass(frozen=True)
+class Doubt(Result):
+    """A label of an image that was found doubtful, see :func:`find_doubts`."""
+
+    image: str
+    patient: str
+    label: str
+    calibrated: bool  # whether the probability is more than a raw score
+    target: float  # what the table says
+    probability: float  # what the model says
+    neighbours: float  # share of positives among them; NaN where none is known
+    doubt: float  # from 0 to 1
+    image_doubt: float  # of all labels of the image
+
+
+@dataclass(frozen=True)
 class Evaluation(Result):
     """Every metric of some predictions; evaluation.json holds it."""
 
@@ -141,6 +161,7 @@ class Evaluation(Result):
     conformal: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     group_errors: list[GroupErrors] = field(default_factory=list)  # of each label
     gaps: list[Gaps] = field(default_factory=list)  # between groups
+    doubts: list[Doubt] = field(default_factory=list)  # where they were asked for
 
     def to_json(self) -> Json:
         """Plain values of evaluation.json: metrics and origin are not nested."""
@@ -172,6 +193,7 @@ def evaluate(
     hospital_probe: Mapping[str, Estimate] | None = None,
     thresholds: Sequence[float] = THRESHOLDS,  # of net benefit, rising
     prevalences: Sequence[float] = PREVALENCES,  # at which operating points are described, rising
+    doubts: int = 0,  # how many of the most doubted labels are listed
 ) -> Evaluation:
     """Every metric of some predictions, operating points and calibrations of validation applied.
 
@@ -181,7 +203,7 @@ def evaluate(
         ConfigError: no draws or no images, a prior that there is no calibration for, or thresholds
             or prevalences that are not inside (0, 1).
     """
-    places = require_shares("thresholds", thresholds), require_shares("prevalence", prevalences)
+    at = require_shares("thresholds", thresholds), require_shares("prevalence", prevalences)
     origin, few = origin or Origin(), min(draws, GAP_DRAWS)
     priors, prior_tests = correct_priors(prior, predictions, operating_points)
     chosen = operating_points.thresholds if operating_points else {}
@@ -196,7 +218,6 @@ def evaluate(
         fingerprint({origin.subset or "scored": predictions.image_ids}),
         *(len(records), predictions.patients, patients_known(records), draws, seed),
         *(operating_points, priors, prior_tests),
-        calls=count_wrong_calls(*columns, chosen) if chosen else None,
         subgroups=measure_subgroups(*columns, records) if subgroups else [],
         underdiagnosis=[row for row in errors if row.label == ANY],
         group_errors=[row for row in errors if row.label != ANY],
@@ -204,8 +225,42 @@ def evaluate(
         published=comparable(origin, predictions.labels, len(records)),
         pooled=describe_pooled(predictions, records, hospital_probe or {}, draws=few, seed=seed),
         conformal=measure_sets(predictions, records, operating_points) if operating_points else {},
-        **measure_use(predictions, draws, seed, operating_points, calibrations or {}, *places),
+        **measure_use(predictions, draws, seed, operating_points, calibrations or {}, *at, doubts),
     )
+
+
+def find_doubts(
+    predictions: Predictions,  # of images that the model has not learned from
+    most: int,  # labels, at most
+    calibrations: Mapping[str, Calibration | None],  # by label; without one the raw score is taken
+    features: Array | None = None,  # (N, C), which make images neighbours; None: there are none
+) -> list[Doubt]:
+    """The labels that a model and the images most alike doubt, to be read again; the worst first.
+
+    Raises:
+        ConfigError: ``most`` is below 1, or neighbours are asked for and there is one patient.
+    """
+    require_integer("doubts", most, 1)
+    pairs = zip(predictions.labels, predictions.scores.T.astype(np.float64), strict=True)
+    told = np.transpose([(calibrations.get(label) or np.asarray)(own) for label, own in pairs])
+    targets, beside = predictions.targets, np.full(told.shape, np.nan)
+    if features is not None:
+        beside = share_among_neighbours(features, targets, predictions.patient_ids)
+    doubts, of_image = doubt_labels(told, targets, beside)
+    order = np.argsort(-doubts, axis=None, kind="stable")[: min(most, is_known(targets).sum())]
+    place = rows, columns = np.unravel_index(order, doubts.shape)
+    ids = [*zip(predictions.image_ids, predictions.patient_ids, strict=True)]
+    kinds = [(label, calibrations.get(label) is not None) for label in predictions.labels]
+    values = [*(part[place] for part in (targets, told, beside, doubts)), of_image[rows]]
+    parts = zip(rows, columns, np.transpose(values).tolist(), strict=True)
+    return [Doubt(*ids[row], *kinds[column], *own) for row, column, own in parts]
+
+
+def write_doubts(doubts: Sequence[Doubt], folder: Path | None) -> None:
+    """The rows, if there are any and a folder, as doubts.csv; what is unknown is an empty cell."""
+    cells = [["" if c is None else str(c) for c in to_plain(one).values()] for one in doubts]
+    if doubts and folder:
+        write_table(folder / "doubts.csv", [[key.name for key in fields(Doubt)], *cells])
 
 
 def measure_use(
@@ -216,12 +271,16 @@ def measure_use(
     calibrations: Mapping[str, Calibration | None],
     thresholds: Sequence[float],
     prevalences: Sequence[float],
+    doubts: int,
 ) -> Json:
-    """What decides on a use: fields of :class:`Evaluation` from ``reliability`` on."""
+    """What decides on a use: calls, and fields of :class:`Evaluation` from ``reliability`` on."""
     bootstrap = PatientBootstrap(predictions.patient_ids, draws, seed)
     labels, codes = predictions.labels, bootstrap.codes
     parts: Json = {name: {} for name in USE}
     both = predictions.scores, predictions.targets
+    chosen = points.thresholds if points else {}
+    parts["calls"] = count_wrong_calls(labels, *both, chosen) if chosen else None
+    parts["doubts"] = find_doubts(predictions, doubts, calibrations) if doubts else []
     parts["hierarchy"] = count_violations(codes, labels, *both, find_ancestors(labels))
     for label, scores, targets in zip(labels, *(array.T for array in both), strict=True):
         calibration = calibrations.get(label)
@@ -231,7 +290,7 @@ def measure_use(
         }
         last = [*kinds.values()][-1]
         parts["net_benefit"][label] = measure_net_benefit(bootstrap, last, targets, thresholds)
-        if points and (point := points.thresholds.get(label)) is not None:
+        if points and (point := chosen.get(label)) is not None:
             called, wanted = scores >= point, sorted({*SENSITIVITIES, points.value})
             parts["at_prevalence"][label] = measure_at_prevalence(
                 bootstrap, called, targets, prevalences

@@ -1,29 +1,32 @@
 """Where a checkpoint looks, and whether its maps can be believed: all of it, for one subset."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytorch_lightning as pl
 
 from xray_lightning.checkpoint import Checkpoint, load_checkpoint, require_labels
 from xray_lightning.data.datamodule import XrayDataModule
 from xray_lightning.errors import ConfigError, require_integer
+from xray_lightning.evaluation.evaluate import Doubt, find_doubts
 from xray_lightning.evaluation.predict import predict_subset, summarise
 from xray_lightning.evaluation.predictions import Predictions, SplitName
+from xray_lightning.evaluation.priors import calibrate
 from xray_lightning.evaluation.published import PublishedBoxes, published_boxes
 from xray_lightning.explain import overlays as drawing
 from xray_lightning.explain.localisation import (
-    AnnotatedMaps,
     Localisation,
     evaluate_localisation,
     tune_reference,
 )
-from xray_lightning.explain.maps import GATES, require_method
+from xray_lightning.explain.maps import GATES, pool_features, require_method
 from xray_lightning.explain.saliency import SaliencyTests, choose_finding, run_subset_tests
 from xray_lightning.explain.sanity import FEWEST
 from xray_lightning.hub import name_place
+from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.models.network import XrayNet
 from xray_lightning.progress import show_progress
 from xray_lightning.results import Json, Result
@@ -33,6 +36,7 @@ NO_BOX, NO_METHOD = "no image has a box", "no method was asked for"
 NO_FINDING = f"no finding with an AUROC on validation is on {FEWEST} patients; label= names one"
 SCORED = ("cam", "gradcam", "gradcam++", "layercam", "gradient")
 TESTED = ("cam", "gradient")
+DOUBTED, FILMS = "labels to read again", 100  # the name of their gallery, and its images
 Overlays = dict[str, list[drawing.Overlay]]  # by label
 
 
@@ -60,6 +64,7 @@ class Explanation(Result):
     gallery: dict[str, str] = field(default_factory=dict)
     saliency: dict[str, SaliencyTests] = field(default_factory=dict)
     saliency_missing: str = ""
+    doubts: list[Doubt] = field(default_factory=list)  # where they were asked for
     overlays: Overlays = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -74,6 +79,7 @@ def explain_checkpoint(
     positives: int = 48,  # images of these, at most
     seeds: Sequence[str | Path] = (),  # checkpoints trained alike from other seeds
     permuted: str | Path | None = None,  # one trained alike with ``permute_labels=true``
+    doubts: int = 0,  # labels to read again, at most
     draws: int = 1000,  # of the bootstrap over patients
     seed: int = 0,  # of everything random
     trainer: pl.Trainer | None = None,  # scores the images; None: on this machine's accelerator
@@ -84,15 +90,15 @@ def explain_checkpoint(
     Raises:
         CheckpointError, ConfigError: see :func:`require_explainable`.
     """
-    if not isinstance(checkpoint, Checkpoint):
-        checkpoint = load_checkpoint(checkpoint)
+    checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
     for name, number, low in (("positives", positives, 2), ("draws", draws, 1), ("seed", seed, 0)):
         require_integer(name, number, low)
     named = (*methods, *saliency)
     others = require_explainable(checkpoint, data, subset, named, label, seeds, permuted)
     predictions = predict_subsets(net := checkpoint.build_net(), data, trainer)
-    places, boxed = _localise(net, data, subset, methods, draws, seed, progress)
-    overlays = _draw_hits(net, data, subset, boxed, (shown := predictions[subset]).scores)
+    points, shown = checkpoint.description.operating_points, predictions[subset]
+    places, overlays = _localise(net, data, shown.scores, subset, methods, draws, seed, progress)
+    again, films = _reread(net, data, subset, shown, doubts, points) if doubts else ([], {})
     tests = run_subset_tests(
         net, data, subset, label or choose_finding(data, subset, predictions.get("val")), saliency,
         *others, images=positives, draws=draws, seed=seed, progress=progress,
@@ -101,13 +107,27 @@ def explain_checkpoint(
         name_place(checkpoint.path), checkpoint.weights_sha256, data.source.title,
         SplitName(data.split.name, data.split.fingerprint), subset,
         data.split.subset_fingerprints[subset], len(shown.image_ids), shown.patients,
-        summarise(shown, "")["auroc"], list(methods), places,
+        summarise(shown, "")["auroc"], list(methods), places, overlays=overlays | films,
         localisation_missing="" if places else NO_BOX if methods else NO_METHOD,
-        published=published_boxes(data.source.name) if places else [],
-        gallery={name: f"gallery_{re.sub('[ /]', '_', name)}.png" for name in overlays},
-        saliency=tests, overlays=overlays,
-        saliency_missing=NO_FINDING if saliency and not tests else "",
+        published=published_boxes(data.source.name) if places else [], doubts=again,
+        gallery={name: f"gallery_{re.sub('[ /]', '_', name)}.png" for name in (*overlays, *films)},
+        saliency=tests, saliency_missing=NO_FINDING if saliency and not tests else "",
     )  # fmt: skip
+
+
+def _reread(
+    net: XrayNet, data: XrayDataModule, subset: str, shown: Predictions, most: int, points: Json
+) -> tuple[list[Doubt], Overlays]:
+    """Labels to read again, neighbours by features of the network, and the first films to draw."""
+    images = (batch["image"] for batch in data.evaluation_loader(subset))
+    features = np.concatenate([pool_features(net.eval(), batch) for batch in images])
+    maps = calibrate(OperatingPoints.from_json(points) if points else None, {})
+    doubts = find_doubts(shown, most, maps, features)
+    places = [(shown.image_ids.index(one.image), one.label) for one in doubts[:FILMS]]
+    films = drawing.make_overlays(net, data, subset, places, shown.scores)
+    pairs = zip(films, doubts, strict=False)
+    marked = [replace(film, mark=f"\nneighbours {one.neighbours:.2g}") for film, one in pairs]
+    return doubts, {DOUBTED: marked}
 
 
 def require_explainable(
@@ -186,13 +206,14 @@ def predict_subsets(
 def _localise(
     net: XrayNet,
     data: XrayDataModule,
+    scores: drawing.Floats,
     subset: str,
     methods: Sequence[str],
     draws: int,
     seed: int,
     progress: bool,
-) -> tuple[Localisation | None, dict[str, AnnotatedMaps]]:
-    """Figures and, by label, the maps of a subset's images with boxes."""
+) -> tuple[Localisation | None, Overlays]:
+    """Figures of maps against boxes; hits and misses of the first method, for each finding."""
     # thresholds are of validation if that shares no patient (split=image, images=all do)
     annotated = {}
     for name in dict.fromkeys(("val", subset)) if methods else ():
@@ -206,21 +227,9 @@ def _localise(
     settings: Json = {"size": data.image_size, "seed": seed}
     tuned = "val" in annotated and not val & own
     reference = tune_reference(annotated["val"], **settings) if tuned else None
-    scored = annotated[subset]
-    places = evaluate_localisation(scored, reference=reference, draws=draws, **settings)
-    return places, scored
-
-
-def _draw_hits(
-    net: XrayNet,
-    data: XrayDataModule,
-    subset: str,
-    annotated: Mapping[str, AnnotatedMaps],
-    scores: drawing.Floats,
-) -> Overlays:
-    """Hits and misses of the first method, for each finding."""
-    overlays = {}
-    for label, maps in annotated.items():
+    scored, overlays = annotated[subset], {}
+    figures = evaluate_localisation(scored, reference=reference, draws=draws, **settings)
+    for label, maps in scored.items():
         method, *_ = maps.maps
         places = [place for place in drawing.find_boxed(data, subset) if place[1] == label]
         marks = drawing.choose_hits(maps, method, data.image_size)
@@ -228,4 +237,4 @@ def _draw_hits(
         drawn = drawing.make_overlays(net, data, subset, chosen, scores, method=method)
         pairs = zip(drawn, marks.values(), strict=True)
         overlays[label] = [replace(one, mark=mark) for one, mark in pairs]
-    return overlays
+    return figures, overlays

@@ -1,12 +1,13 @@
-"""Net benefit over thresholds, what calls mean at a prevalence, which images a person must see."""
+"""Net benefit, what calls mean at a prevalence, which images and labels a person must see."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from xray_lightning.errors import ConfigError
-from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
 from xray_lightning.metrics.intervals import (
     ROUNDING,
     Array,
@@ -18,6 +19,7 @@ from xray_lightning.metrics.intervals import (
     divided,
     effective_patients,
     estimate_ratio,
+    mean_of_defined,
     rarer_class,
     share_interval,
 )
@@ -29,6 +31,7 @@ THRESHOLDS = tuple((np.arange(1, 51) / 100).tolist())
 PREVALENCES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 ALL_LABELS, SIZE, ALL_IMAGES = "all labels", "in the set", "all images"  # of conformal sets
 SENSITIVITIES = (0.9, 0.95, 0.99)
+ALPHA, NEIGHBOURS, BLOCK = 0.8, 10, 512  # of doubts: weight of the last, images, at a time
 PLACES = 100  # quantiles of certainty, of all images and of missed ones, where images are counted
 
 
@@ -279,3 +282,58 @@ def measure_set(
         lost = (weights * ~inside).sum(axis=1)
         shares[group] = estimate_ratio(lost, weights.sum(axis=1), codes)
     return shares
+
+
+def share_among_neighbours(
+    features: Array, targets: Array, patients: npt.ArrayLike, count: int = NEIGHBOURS
+) -> Floats:
+    """Share of positives, (N, L), among the ``count`` images of other patients that are most alike.
+
+    Exact, by the cosine of features (N, C); fewer where a patient leaves no more. Targets (N, L)
+    that are NaN do not count. Raises a ConfigError where all images are of one patient.
+    """
+    codes, shares = number_patients(patients), np.empty(targets.shape)
+    count = min(count, len(codes) - int(np.bincount(codes).max(initial=0)))
+    if count < 1:
+        raise ConfigError("no neighbours: they are images of other patients, and there is one here")
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
+    for block in np.array_split(np.arange(len(codes)), len(codes) // BLOCK + 1):
+        alike = np.where(codes[block, None] == codes, -np.inf, unit[block] @ unit.T)
+        nearest = np.argpartition(-alike, count - 1, axis=1)[:, :count]
+        shares[block] = mean_of_defined(targets[nearest.T].astype(np.float64))
+    return shares
+
+
+def doubt_labels(probabilities: Array, targets: Array, neighbours: Array) -> tuple[Floats, Floats]:
+    """How far each label, (N, L), and each image, (N,), is doubted, 0 to 1; NaN: nothing is known.
+
+    1 less cleanlab's scores (Thyagarajan et al. 2022): of a label self-confidence, which for its
+    two answers is the normalised margin too; of an image the exponential moving average over its
+    labels, the most doubted last, by ``ALPHA``. Ours: a probability (N, L) is averaged with the
+    share of positives among the neighbours (N, L), NaN where there are none, and targets (N, L)
+    that are NaN are left out.
+    """
+    beside = np.where(np.isnan(neighbours), probabilities, neighbours)
+    doubts = np.where(is_known(targets), np.abs(targets - (probabilities + beside) / 2), np.nan)
+    whole, *others = np.sort(doubts, axis=1).T  # NaN last
+    for doubt in others:
+        whole = np.where(np.isnan(doubt), whole, ALPHA * doubt + (1 - ALPHA) * whole)
+    return doubts, whole
+
+
+def measure_doubts(
+    codes: Codes, doubts: Array, targets: Array, truth: Array, most: int
+) -> dict[str, Estimate]:
+    """Share of labels that a better ``truth`` contradicts: of the ``most`` doubted, of random ones.
+
+    Also of random ones of which as many say present, where labels may be wrong more often. All are
+    (N,), codes of patients; a label that one of the two does not know, NaN, is left out.
+    """
+    known = is_known(targets) & is_known(truth)
+    patients, positive = codes[known], (targets[known] == 1).astype(np.intp)
+    top, every = np.zeros(len(positive)), np.ones(len(positive))
+    top[np.argsort(-doubts[known], kind="stable")[:most]] = 1
+    alike = divided(np.bincount(positive, top), np.bincount(positive))[positive]
+    wrong, kinds = targets[known] != truth[known], {"doubted": top, "random": every, "alike": alike}
+    shares = {kind: estimate_ratio(wrong * own, own, patients) for kind, own in kinds.items()}
+    return {**shares, "present": estimate_ratio(positive * top, top, patients)}

@@ -41,6 +41,7 @@ def evaluation_lines(
         lines += [gap_table(evaluation.gaps), *say("gaps", evaluation.gaps, KINDS, ANY)]
     lines += say("evaluation", evaluation)
     lines += published_lines(evaluation.published, metrics.mean["auroc"].value)
+    lines += say("doubts", evaluation.doubts, evaluation.origin.subset)
     names = ("auroc", *POINT) if thresholds else ("auroc",)
     shown = [*(label.estimates for label in metrics.labels.values()), metrics.mean]
     exact = any(row[name].exact for row in shown for name in names)

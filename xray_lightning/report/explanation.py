@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from xray_lightning.audit.shortcuts import Shortcuts, write_gist
+from xray_lightning.evaluation.evaluate import write_doubts
 from xray_lightning.evaluation.published import PublishedBoxes
 from xray_lightning.explain.localisation import (
     CONTROLS,
@@ -17,7 +18,7 @@ from xray_lightning.explain.localisation import (
     MeanLocalisation,
 )
 from xray_lightning.explain.overlays import write_maps
-from xray_lightning.explain.run import Explanation
+from xray_lightning.explain.run import DOUBTED, Explanation
 from xray_lightning.explain.saliency import TESTS, Randomisation, SaliencyTests
 from xray_lightning.explain.sanity import Perturbation
 from xray_lightning.metrics.intervals import Estimate
@@ -60,7 +61,7 @@ def explanation_lines(explanation: Explanation) -> list[Table | str]:
         lines += saliency_lines(explanation.saliency)
     elif explanation.saliency_missing:
         lines.append(f"note: no saliency tests: {explanation.saliency_missing}")
-    return lines
+    return [*lines, *say("doubts", explanation.doubts, explanation.subset)]
 
 
 def _rows(places: Localisation) -> list[tuple[str, int, LabelLocalisation | MeanLocalisation]]:
@@ -168,9 +169,11 @@ def draw_explanation(explanation: Explanation, folder: Path) -> None:
     """Galleries with raw maps beside them, and the curves of the saliency tests."""
     for label, overlays in explanation.overlays.items():
         name = folder / explanation.gallery[label]
-        title = f"{label}, {explanation.subset} set of {explanation.data}: {explanation.methods[0]}"
+        title = f"{label}, {explanation.subset} set of {explanation.data}: "
+        title += "cam" if label == DOUBTED else explanation.methods[0]
         save_figure(gallery_figure(overlays, title, columns=4), name)
         write_maps(overlays, name.with_suffix(".npz"))
+    write_doubts(explanation.doubts, folder)
     path = folder / "saliency.png"
     path.unlink(missing_ok=True)
     if run := {name: tests for name, tests in explanation.saliency.items() if tests.deletion}:
