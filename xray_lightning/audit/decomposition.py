@@ -23,10 +23,9 @@ from xray_lightning.audit.label_table import LabelTable
 from xray_lightning.metrics import intervals
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import Floats, Interval, Mask, divided, mean_of_defined
-from xray_lightning.metrics.ranks import Codes
+from xray_lightning.metrics.ranks import Codes, Ranking, curves_over
 from xray_lightning.results import Result
 
-CHUNK = 16  # draws at a time
 MINIMUM = 10  # positives and negatives of a label in a stratum, below which it does not count
 
 _FOLLOW_UPS = (1, 5, 20)  # first image, 1 to 4, 5 to 19, 20 and more
@@ -132,20 +131,12 @@ def reweight(
 
 def measure_auroc(scores: Floats, positive: Mask, weights: Floats) -> Floats:
     """Weighted share of pairs of a positive and a negative in the right order, ties half, (D,)."""
-    # The weights (D, n) are any numbers, where those of :mod:`xray_lightning.metrics.ranks` are
-    # whole; NaN where a draw has no positive or no negative.
-    order = np.argsort(scores, kind="stable")
-    ordered, positive = scores[order], positive[order]
-    below, upto = (np.searchsorted(ordered, ordered[positive], side=s) for s in ("left", "right"))
-    aurocs = []
-    for start in range(0, len(weights), CHUNK):
-        chunk = weights[start : start + CHUNK][:, order]
-        negative = np.zeros((len(chunk), len(order) + 1))
-        np.cumsum(np.where(positive, 0, chunk), axis=1, out=negative[:, 1:])
-        own = chunk[:, positive]
-        won = (own * (negative[:, below] + negative[:, upto])).sum(axis=1) / 2
-        aurocs.append(divided(won, own.sum(axis=1) * negative[:, -1]))
-    return np.concatenate(aurocs)
+    # The weights (D, n) are any numbers; NaN where a draw has no positive or no negative, which
+    # a difference of rounded sums would not tell.
+    ranking = Ranking.of(scores, positive, np.arange(len(scores)))
+    aurocs = curves_over(ranking, weights, auroc_only=True)["auroc"]
+    both = [(weights[:, side] > 0).any(axis=1) for side in (positive, ~positive)]
+    return np.where(np.all(both, axis=0), aurocs, np.nan)
 
 
 def _number_cells(val: LabelTable, test: LabelTable) -> tuple[Codes, Codes]:

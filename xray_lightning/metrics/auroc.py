@@ -1,16 +1,21 @@
 """Area under the ROC curve per label, NaN where it is undefined."""
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.classification import MultilabelAUROC
-from torchmetrics.functional.classification import multilabel_auroc
 from torchmetrics.utilities import dim_zero_cat
+
+from xray_lightning.metrics.bootstrap import PatientBootstrap
 
 
 def auroc_per_label(scores: Tensor, targets: Tensor) -> Tensor:
     """AUROC (L,) of scores (N, L) in [0, 1] against targets (N, L), NaN unknown; NaN: undefined."""
     _check_scores(scores)
-    return _auroc(scores, _known(targets))
+    alone = PatientBootstrap.of(np.arange(len(scores)), np.ones((1, len(scores)), np.float32))
+    columns = zip(*(part.cpu().double().numpy().T for part in (scores, targets)), strict=True)
+    aurocs = [alone.auroc(*column)[0] for column in columns]
+    return torch.tensor(aurocs, dtype=torch.float32, device=scores.device)
 
 
 def defined_mean(values: Tensor) -> tuple[float, int]:
@@ -34,7 +39,7 @@ class PerLabelAUROC(MultilabelAUROC):
 
     def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics' own subclass differs too
         """AUROC of each label over everything seen by all processes, (L,)."""
-        return _auroc(dim_zero_cat(self.preds), dim_zero_cat(self.target))
+        return auroc_per_label(dim_zero_cat(self.preds), dim_zero_cat(self.target))
 
 
 def _check_scores(scores: Tensor) -> None:
@@ -45,22 +50,3 @@ def _check_scores(scores: Tensor) -> None:
 def _known(targets: Tensor) -> Tensor:
     """Whole numbers for torchmetrics, -1 where unknown: NaN, or a share between 0 and 1."""
     return torch.where((targets == 0) | (targets == 1), targets, -1).long()
-
-
-def _auroc(scores: Tensor, known: Tensor) -> Tensor:
-    """AUROC of the labels with both a positive and a negative; torchmetrics sees no others."""
-    # It would give 0 without either of them, and an IndexError where all targets are unknown.
-    defined = (known == 1).any(dim=0) & (known == 0).any(dim=0)  # (L,)
-    values = torch.full(defined.shape, torch.nan, device=scores.device)
-    count = int(defined.sum())
-    if count:
-        values[defined] = multilabel_auroc(
-            scores[:, defined],
-            known[:, defined],
-            count,
-            average=None,
-            thresholds=None,
-            ignore_index=-1,
-            validate_args=False,  # it refuses a single label
-        ).reshape(count)
-    return values

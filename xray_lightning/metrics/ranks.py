@@ -15,7 +15,7 @@ import scipy  # .stats, a second's import, loads at its first use
 from xray_lightning.metrics.intervals import Array, Floats, Mask, divided, rarer_class
 from xray_lightning.records import is_known
 
-Counts = npt.NDArray[np.float32]  # (D, P): how often draw d took patient p
+Counts = npt.NDArray[np.floating]  # (D, P): how often draw d took patient p
 Codes = npt.NDArray[np.intp]  # (N,): number of each image's patient, 0 to P - 1
 
 RANKED = (  # what only the order of the scores decides
@@ -77,10 +77,10 @@ class _Places:
 
 def curves_over(ranking: Ranking, counts: Counts, *, auroc_only: bool = False) -> dict[str, Floats]:
     """The figures ``RANKED`` of each draw, (D,) each; NaN without a positive or a negative."""
-    # Those of the images repeated by whole ``counts`` (D, P).
+    # Those of the images repeated by ``counts`` (D, P), whole ones in float32, any in float64.
     images = np.bincount(ranking.codes, minlength=counts.shape[1])
     most = float((counts.astype(np.float64) @ images).max())
-    if most >= EXACT:
+    if counts.dtype == np.float32 and most >= EXACT:
         raise ValueError(f"a draw holds {most:,.0f} images; up to {EXACT:,} are counted exactly")
     names = RANKED[:1] if auroc_only else RANKED
     if not len(ranking.codes):
@@ -94,12 +94,12 @@ def curves_over(ranking: Ranking, counts: Counts, *, auroc_only: bool = False) -
 def _curves(ranking: Ranking, counts: Counts, auroc_only: bool) -> list[Floats]:
     """Of a few draws."""
     places = ranking.places
-    every = np.zeros((len(counts), len(places.bounds)), dtype=np.float32)
+    every = np.zeros((len(counts), len(places.bounds)), dtype=counts.dtype)
     weights = np.take(counts, ranking.codes, axis=1)  # (d, n)
     # Sums between the bounds first: NumPy's cumulative sum is four times slower an element.
     np.cumsum(np.add.reduceat(weights, places.bounds[:-1], axis=1), axis=1, out=every[:, 1:])
     weights = weights[:, ranking.positive]  # (d, m)
-    found = np.zeros((len(counts), weights.shape[1] + 1), dtype=np.float32)
+    found = np.zeros((len(counts), weights.shape[1] + 1), dtype=counts.dtype)
     np.cumsum(weights, axis=1, out=found[:, 1:])
     # positives and negatives above each positive image, and at or above it, (d, m)
     above, true = (np.take(found, own, axis=1) for own in (places.own_above, places.own_here))
