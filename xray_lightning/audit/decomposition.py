@@ -23,7 +23,7 @@ from xray_lightning.audit.label_table import LabelTable
 from xray_lightning.metrics import intervals
 from xray_lightning.metrics.bootstrap import PatientBootstrap
 from xray_lightning.metrics.intervals import Floats, Interval, Mask, divided, mean_of_defined
-from xray_lightning.metrics.ranks import Codes, Ranking, curves_over
+from xray_lightning.metrics.ranks import Codes
 from xray_lightning.results import Result
 
 MINIMUM = 10  # positives and negatives of a label in a stratum, below which it does not count
@@ -129,13 +129,12 @@ def reweight(
     return np.asarray(test_weights * np.nan_to_num(divided(wanted, have))[:, test_cells])
 
 
-def measure_auroc(scores: Floats, positive: Mask, weights: Floats) -> Floats:
+def measure_auroc(scores: Floats, targets: Floats | Mask, weights: Floats) -> Floats:
     """Weighted share of pairs of a positive and a negative in the right order, ties half, (D,)."""
     # The weights (D, n) are any numbers; NaN where a draw has no positive or no negative, which
     # a difference of rounded sums would not tell.
-    ranking = Ranking.of(scores, positive, np.arange(len(scores)))
-    aurocs = curves_over(ranking, weights, auroc_only=True)["auroc"]
-    both = [(weights[:, side] > 0).any(axis=1) for side in (positive, ~positive)]
+    aurocs = PatientBootstrap.of(np.arange(len(scores)), weights).auroc(scores, targets * 1.0)
+    both = [(weights[:, targets == side] > 0).any(axis=1) for side in (0, 1)]
     return np.where(np.all(both, axis=0), aurocs, np.nan)
 
 
@@ -163,17 +162,12 @@ def _match(*tables: LabelTable) -> dict[str, Sequence[Mask]]:
 
 def _aurocs(subset: ScoredSubset, weights: Floats, use: Mask | None = None) -> Floats:
     """AUROC (L, D) of each label, weights (D, n), among ``use`` (n, L); NaN with too few images."""
-    targets = subset.table.targets
-    aurocs = np.full((targets.shape[1], len(weights)), np.nan)
-    for index in range(len(aurocs)):
-        known = ~np.isnan(targets[:, index])
-        if use is not None:
-            known &= use[:, index]
-        positive = targets[known, index] == 1
-        least = 1 if use is None else MINIMUM
-        if min(positive.sum(), (~positive).sum()) >= least:
-            aurocs[index] = measure_auroc(subset.scores[known, index], positive, weights[:, known])
-    return aurocs
+    least, targets = 1 if use is None else MINIMUM, subset.table.targets
+    targets = targets if use is None else np.where(use, targets, np.nan)
+    few = np.min([(targets == side).sum(axis=0) for side in (0, 1)], axis=0) < least
+    pairs = zip(subset.scores.T, targets.T, strict=True)
+    aurocs = np.stack([measure_auroc(*pair, weights) for pair in pairs])
+    return np.where(few[:, None], np.nan, aurocs)
 
 
 def _compare(

@@ -158,45 +158,37 @@ def estimate_metrics(
     by_patient = PatientBootstrap(patients, draws, seed)
     by_image = PatientBootstrap(np.arange(len(scores)), min(draws, IMAGE_DRAWS), seed)
 
-    def draw(index: int) -> tuple[_Drawn, _Drawn]:
+    def draw(index: int) -> tuple[_Drawn, ...]:
         label, column = labels[index], (scores[:, index], targets[:, index])
         threshold = (thresholds or {}).get(label, NAN)
-        first, second = (_draw(side, *column, threshold) for side in (by_patient, by_image))
-        if calibrations is not None:
-            for side, drawn in ((by_patient, first), (by_image, second)):
-                drawn.values.update(_draw_calibrated(side, *column, calibrations.get(label)))
-        return first, second
+        asked = () if calibrations is None else (calibrations.get(label),)
+        return tuple(_draw(side, *column, threshold, *asked) for side in (by_patient, by_image))
 
     with ThreadPoolExecutor(threads) as pool:  # NumPy lets go of the lock while it sums
         drawn = list(pool.map(draw, range(len(labels))))
-    first, second = zip(*drawn, strict=True)
     pairs = zip(labels, targets.T, drawn, strict=True)
     metrics = {label: _count(by_patient, column, pair) for label, column, pair in pairs}
-    mean = _estimates(_mean(first), _mean(second))
+    mean, by_label = _estimates(drawn), dict(zip(labels, drawn, strict=True))
     defined = {
-        metric: sum(bool(np.isfinite(label.values[metric][0])) for label in first)
+        metric: sum(bool(np.isfinite(label.values[metric][0])) for label, _ in drawn)
         for metric in mean
     }
-    by_label = dict(zip(labels, drawn, strict=True))
-    some = {name: _group(by_label, own) for name, own in (groups or {}).items()}
+    some = {
+        name: LabelGroup([*own], _estimates([by_label[label] for label in own])[PRECISION])
+        for name, own in (groups or {}).items()
+    }
     return Metrics(metrics, mean, defined, some)
 
 
-def _count(
-    bootstrap: PatientBootstrap, targets: Array, drawn: tuple[_Drawn, _Drawn]
-) -> LabelMetrics:
+def _count(bootstrap: PatientBootstrap, targets: Array, drawn: tuple[_Drawn, ...]) -> LabelMetrics:
     positive, known = targets == 1, int(is_known(targets).sum())
     patients = len(np.unique(bootstrap.codes[positive]))
-    return LabelMetrics(int(positive.sum()), known, patients, _estimates(*drawn))
+    return LabelMetrics(int(positive.sum()), known, patients, _estimates([drawn]))
 
 
-def _group(drawn: Mapping[str, tuple[_Drawn, _Drawn]], labels: Sequence[str]) -> LabelGroup:
-    by_patient, by_image = zip(*(drawn[label] for label in labels), strict=True)
-    means = _estimates(_mean(by_patient), _mean(by_image))
-    return LabelGroup(list(labels), means["average_precision"])
-
-
-def _estimates(by_patient: _Drawn, by_image: _Drawn) -> dict[str, Estimate]:
+def _estimates(labels: Sequence[tuple[_Drawn, ...]]) -> dict[str, Estimate]:
+    """Of the mean over labels, each drawn by patient and by image."""
+    by_patient, by_image = map(_mean, zip(*labels, strict=True))
     return {
         metric: replace(
             by_patient.estimate(metric), image_interval=by_image.estimate(metric).interval
@@ -205,22 +197,26 @@ def _estimates(by_patient: _Drawn, by_image: _Drawn) -> dict[str, Estimate]:
     }
 
 
-def _draw(bootstrap: PatientBootstrap, scores: Array, targets: Array, threshold: float) -> _Drawn:
-    """Every metric of one label; a score is called from ``threshold`` on, NaN: undefined."""
+def _draw(
+    bootstrap: PatientBootstrap,
+    scores: Array,
+    targets: Array,
+    threshold: float,  # a score is called from it on, NaN: undefined
+    *calibrations: Calibration | None,  # one, None where the label has none, or none asked for
+) -> _Drawn:
+    """Every metric of one label."""
     ranking = bootstrap.ranking(scores, targets)
     ranked = PatientBootstrap.of(ranking.codes, bootstrap.counts)
     values = curves_over(ranking, bootstrap.counts)
-    errors = _errors(ranked, ranking.scores.astype(np.float64), ranking.positive)
     called = ranking.scores >= threshold
-    values |= dict(zip(SQUARES, errors, strict=True))
+    for names, calibrate in zip((SQUARES, CALIBRATED), (np.float64, *calibrations), strict=False):
+        values |= dict.fromkeys(names, np.full(len(bootstrap.counts), np.nan))
+        if calibrate is not None:
+            told = np.asarray(calibrate(ranking.scores))
+            values[names[0]] = ranked.mean((told - ranking.positive) ** 2)
+            values[names[1]] = calibration_errors(ranked, told, ranking.positive)
     values |= _at_threshold(ranked, ranking.positive, called, threshold)
     return _Drawn(values, _images(ranking, called, bootstrap.patients))
-
-
-def _errors(bootstrap: PatientBootstrap, scores: Array, positive: Mask) -> tuple[Floats, Floats]:
-    """Brier's score and the calibration error, (1 + D,) each."""
-    brier = bootstrap.ratio((scores - positive) ** 2, np.ones(len(scores)))
-    return brier, calibration_errors(bootstrap, scores, positive)
 
 
 def _at_threshold(
@@ -251,17 +247,6 @@ def _images(ranking: Ranking, called: Mask, patients: int) -> Draws:
     return {
         metric: sum_patients(ranking.codes, mask, patients)[None] for metric, mask in masks.items()
     }
-
-
-def _draw_calibrated(
-    bootstrap: PatientBootstrap, scores: Array, targets: Array, calibration: Calibration | None
-) -> Draws:
-    """Brier's score and calibration error after a map, (1 + D,) each."""
-    if calibration is None:
-        return {metric: np.full(len(bootstrap.counts), np.nan) for metric in CALIBRATED}
-    known = is_known(targets)
-    errors = _errors(bootstrap.subset(known), calibration(scores[known]), targets[known] == 1)
-    return dict(zip(CALIBRATED, errors, strict=True))
 
 
 def _mean(labels: Sequence[_Drawn]) -> _Drawn:
