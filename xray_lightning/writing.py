@@ -109,6 +109,19 @@ def write_table(path: Path, rows: Iterable[Sequence[str]]) -> None:
         csv.writer(file, lineterminator="\n").writerows(map(for_spreadsheet, row) for row in rows)
 
 
+def write_rows(path: Path | None, rows: Sequence[Any]) -> None:
+    """Rows of the same values as a table: None is an empty cell; without rows there is no file."""
+    plain = [to_plain(row) for row in rows]
+    cells = [
+        [" ".join(map(str, c)) if isinstance(c, list) else "" if c is None else str(c) for c in row]
+        for row in [*plain[:1], *(row.values() for row in plain)]
+    ]
+    if path and rows:
+        write_table(path, cells)
+    elif path:  # of an earlier time
+        path.unlink(missing_ok=True)
+
+
 def to_plain(value: Any) -> Any:
     """Dataclasses, mappings, sequences, NumPy numbers as plain values; NaN and infinity as None."""
     if hasattr(value, "to_json"):

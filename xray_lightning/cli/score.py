@@ -10,13 +10,14 @@ from xray_lightning.data.partition import SUBSETS, Split, split_source
 from xray_lightning.data.source import Source, choose_labels, select_labels
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.compare import NEEDED, score_truths
-from xray_lightning.evaluation.evaluate import evaluate, fit_operating_points, write_doubts
+from xray_lightning.evaluation.evaluate import evaluate, fit_operating_points
 from xray_lightning.evaluation.priors import require_prior
 from xray_lightning.evaluation.scores import ScoreTable, find_scored_labels
 from xray_lightning.metrics.decisions import PREVALENCES, THRESHOLDS, read_shares
 from xray_lightning.records import take_records, target_matrix
 from xray_lightning.report.evaluation_table import scored_lines
 from xray_lightning.report.terminal import truth_lines
+from xray_lightning.writing import write_rows
 
 OWN = {
     "subset": ("", *SUBSETS),
@@ -32,10 +33,6 @@ OWN = {
     "bootstrap_seed": 0,
     "truth": ("", "experts"),  # against radiologists and text miner on the same images
 }
-ELSEWHERE = (  # on the images they are applied to they would flatter
-    f"operating points are chosen on one of {', '.join(SUBSETS)}, and subset= names another one to "
-    "apply them to"
-)
 USUAL = {"thresholds": THRESHOLDS, "prevalence": PREVALENCES}
 
 
@@ -44,7 +41,10 @@ def score(request: Request) -> None:
     table = Path(request.files[0])
     own, values = take_own(request.settings, OWN)
     if (points := own["points"]) and points not in {*SUBSETS} - {own["subset"] or points}:
-        raise ConfigError(f"points={points!r}: {ELSEWHERE}")
+        raise ConfigError(  # on the images they are applied to they would flatter
+            f"points={points!r}: operating points are chosen on one of {', '.join(SUBSETS)}, and "
+            "subset= names another one to apply them to"
+        )
     prior = require_prior(read_value("prior", own["prior"]))
     thresholds, prevalences = (read_shares(key, own[key], usual) for key, usual in USUAL.items())
     config = compose_settings(values, OWN)
@@ -74,9 +74,9 @@ def score(request: Request) -> None:
         prevalences=prevalences,
         **{key: own[key] for key in ("draws", "subgroups", "doubts")},
     )
+    write_rows(request.keep("doubts.csv"), evaluation.doubts)
     place = "" if split is None else f", split {split.name} [{split.fingerprint}], {own['subset']}"
     lines = scored_lines(evaluation, f"{table} on {source.title}{place}", (*source.notes, note))
-    write_doubts(evaluation.doubts, request.out)
     request.present(evaluation.to_json(), *lines, path=path)
 
 
@@ -89,7 +89,7 @@ def show_truths(request: Request, source: Source, split: Split | None, own: Own)
         raise ConfigError(f"truth=experts: {table} has no scores of {', '.join(NEEDED)}")
     missing = {"allow_missing": own["allow_missing"], "others": True}
     _, predictions, note = ScoreTable(table, source, labels, split, **missing).take(own["subset"])
-    how = {"seed": own["bootstrap_seed"]} | {key: own[key] for key in ("draws", "doubts")}
+    how = {"draws": own["draws"], "seed": own["bootstrap_seed"], "most": own["doubts"]}
     truths = score_truths(predictions, source, **how)
     notes = (f"note: {text}" for text in (*source.notes, note) if text)
     lines = truth_lines(truths, f"{table} on {source.name}")

@@ -249,14 +249,16 @@ class ExpertTruth(Result):
 
 
 def score_truths(
-    predictions: Predictions,  # scores of some of the images; their targets are not used
-    source: NihExperts,  # the images and their truths
-    *,
-    draws: int = 2000,  # of the bootstrap of patients
-    seed: int = 0,  # of the draws
-    doubts: int = 0,  # how many of the miner's labels that the scores doubt most are looked up
+    predictions: Predictions, source: NihExperts, *, draws: int = 2000, seed: int = 0, most: int = 0
 ) -> ExpertTruth:
     """Score a model against every truth of the images, paired with the text miner's.
+
+    Args:
+        predictions: scores of some of the images; their targets are not used.
+        source: the images and their truths.
+        draws: of the bootstrap of patients.
+        seed: of the draws.
+        most: how many of the miner's labels that the scores doubt most are looked up.
 
     Raises:
         ConfigError: there is no score of a finding that two truths tell of.
@@ -271,7 +273,7 @@ def score_truths(
         if not told:
             left_out[finding] = "only the text miner tells it here (data.rsna= and data.nih_map=)"
         how = {"draws": draws, "seed": seed}
-        made = (_compare(predictions, finding, (truth, text), doubts, **how) for truth in told)
+        made = (_compare(predictions, finding, (truth, text), most, **how) for truth in told)
         rows += [row for row in made if row]
     if not rows:
         why = "; ".join(f"{finding}: {reason}" for finding, reason in left_out.items())

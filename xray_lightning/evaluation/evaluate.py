@@ -1,8 +1,7 @@
 """What a set of predictions is worth: metrics, operating points, subgroups; without torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -68,7 +67,6 @@ from xray_lightning.metrics.subgroups import (
 )
 from xray_lightning.records import Record, is_known, patients_known
 from xray_lightning.results import Json, Result
-from xray_lightning.writing import to_plain, write_table
 
 USE = ("reliability", "net_benefit", "at_prevalence", "selective")  # of each label
 # share of positives in training above which a label is of the group
@@ -254,13 +252,6 @@ def find_doubts(
     values = [*(part[place] for part in (targets, told, beside, doubts)), of_image[rows]]
     parts = zip(rows, columns, np.transpose(values).tolist(), strict=True)
     return [Doubt(*ids[row], *kinds[column], *own) for row, column, own in parts]
-
-
-def write_doubts(doubts: Sequence[Doubt], folder: Path | None) -> None:
-    """The rows, if there are any and a folder, as doubts.csv; what is unknown is an empty cell."""
-    cells = [["" if c is None else str(c) for c in to_plain(one).values()] for one in doubts]
-    if doubts and folder:
-        write_table(folder / "doubts.csv", [[key.name for key in fields(Doubt)], *cells])
 
 
 def measure_use(

@@ -17,7 +17,7 @@ from xray_lightning.evaluation.predictions import Predictions, read_own, write_p
 from xray_lightning.metrics.estimates import Metrics
 from xray_lightning.metrics.intervals import Estimate
 from xray_lightning.results import Json, Result
-from xray_lightning.writing import read_json, write_json, write_table
+from xray_lightning.writing import read_json, write_json, write_rows
 
 MARKS = ("environment.json", "failure.json", "train.log")  # a folder with one of them is a run
 FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
@@ -143,18 +143,9 @@ class SweepComparison(Result):
         if not self.runs:
             return
         ranked = [row for board in self.leaderboards for row in board.rows()]
-        for name, rows in ("comparison", [*map(vars, self.runs)]), ("ranking", ranked):
-            if rows:
-                cells = map(_cells, [rows[0], *(row.values() for row in rows)])
-                write_table(folder / f"{name}.csv", cells)
+        write_rows(folder / "comparison.csv", self.runs)
+        write_rows(folder / "ranking.csv", ranked)
         write_json(self.to_json(), folder / "ranking.json")
-
-
-def _cells(row: Iterable[Any]) -> list[str]:
-    return [
-        " ".join(map(str, cell)) if isinstance(cell, list) else "" if cell is None else str(cell)
-        for cell in row
-    ]
 
 
 def compare_runs(folder: Path, *, none_yet: bool = False) -> SweepComparison:

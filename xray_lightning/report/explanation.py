@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from xray_lightning.audit.shortcuts import Shortcuts, write_gist
-from xray_lightning.evaluation.evaluate import write_doubts
 from xray_lightning.evaluation.published import PublishedBoxes
 from xray_lightning.explain.localisation import (
     CONTROLS,
@@ -27,7 +26,7 @@ from xray_lightning.report.gallery import gallery_figure
 from xray_lightning.report.page import say
 from xray_lightning.report.terminal import empty_table
 from xray_lightning.wording import interval_text, number, shorten
-from xray_lightning.writing import save_figure
+from xray_lightning.writing import save_figure, write_rows
 
 SHOWN = (  # three metrics a table: it fits 80 columns
     {"pointing game": "pointing_game", "energy inside": "energy", "AP": "average_precision"},
@@ -173,7 +172,7 @@ def draw_explanation(explanation: Explanation, folder: Path) -> None:
         title += "cam" if label == DOUBTED else explanation.methods[0]
         save_figure(gallery_figure(overlays, title, columns=4), name)
         write_maps(overlays, name.with_suffix(".npz"))
-    write_doubts(explanation.doubts, folder)
+    write_rows(folder / "doubts.csv", explanation.doubts)
     path = folder / "saliency.png"
     path.unlink(missing_ok=True)
     if run := {name: tests for name, tests in explanation.saliency.items() if tests.deletion}:
