@@ -104,11 +104,9 @@ class MeanAuroc(Result):
         cls, labels: Sequence[str], scores: Floats, targets: Floats, bootstrap: PatientBootstrap
     ) -> "MeanAuroc":
         """Of scores (n, L) against targets (n, L), NaN where unknown; a NaN score: undefined."""
-        draws = np.full((len(labels), len(bootstrap.counts)), np.nan)  # (L, 1 + D)
-        for index in range(len(labels)):
-            if not np.isnan(scores[:, index]).any():
-                draws[index] = bootstrap.auroc(scores[:, index], targets[:, index])
-        mean = mean_of_defined(draws)
+        whole = np.where(np.isnan(scores).any(axis=0), np.nan, targets).T
+        draws = np.stack([bootstrap.auroc(*pair) for pair in zip(scores.T, whole, strict=True)])
+        mean = mean_of_defined(draws)  # of (L, 1 + D)
         by_label = dict(zip(labels, draws[:, 0].tolist(), strict=True))
         defined = int((~np.isnan(draws[:, 0])).sum())
         return cls(float(mean[0]), percentile_interval(mean[1:]), defined, by_label)

@@ -94,19 +94,15 @@ def describe_pooled(
     seed: int,
 ) -> Pooled | None:
     """What can be won by telling hospitals apart; None for images of one."""
-    hospitals = np.array([record.hospital for record in records], dtype=np.str_)
-    names = np.unique(hospitals)
+    names, codes = np.unique([record.hospital for record in records], return_inverse=True)
     if len(names) < 2:
         return None
     alone, bootstrap = {}, PatientBootstrap(predictions.patient_ids, draws, seed)
     for label, targets in zip(predictions.labels, predictions.targets.T, strict=True):
-        known = is_known(targets)
-        scores = np.zeros(len(targets))
-        told = [name for name in names if known[hospitals == name].any()]
-        for name in told:
-            scores[hospitals == name] = targets[(hospitals == name) & known].mean()
-        if len(told) > 1:
-            alone[label] = Estimate.of_draws(bootstrap.auroc(scores, targets))
+        sums = (np.bincount(codes, part, len(names)) for part in (targets == 1, is_known(targets)))
+        shares = divided(*sums)  # of each hospital
+        if np.count_nonzero(~np.isnan(shares)) > 1:
+            alone[label] = Estimate.of_draws(bootstrap.auroc(shares[codes], targets))
     return Pooled(alone, dict(probe))
 
 

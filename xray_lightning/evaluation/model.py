@@ -27,7 +27,7 @@ from xray_lightning.evaluation.predictions import (
     write_predictions,
 )
 from xray_lightning.metrics.operating_points import OperatingPoint, OperatingPoints
-from xray_lightning.records import Record
+from xray_lightning.records import Record, read_column
 from xray_lightning.training.task import XrayTask
 from xray_lightning.writing import read_json, write_json
 
@@ -304,8 +304,7 @@ def score_images(
     checkpoint = model.checkpoint
     own = checkpoint.description.labels
     records, targets = data.subset_records("test"), data.subset_targets("test")
-    images = tuple(record.image_id for record in records)
-    patients = tuple(record.patient_id for record in records)
+    images, patients = (tuple(read_column(records, k)) for k in ("image_id", "patient_id"))
     tta = checkpoint.description.config.get("tta", "none")
     about = {
         "weights_sha256": checkpoint.weights_sha256,

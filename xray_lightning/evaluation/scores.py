@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -73,29 +74,25 @@ def read_scores(
     return ids, np.column_stack([read_score_column(table, columns[label]) for label in labels])
 
 
+@dataclass
 class ScoreTable:
     """A table of scores, see :func:`read_scores`, beside the records of a data set."""
 
-    def __init__(
-        self,
-        path: Path,
-        source: Source,
-        labels: Sequence[str],
-        split: Split | None = None,  # None: the images that have a score are taken
-        *,
-        allow_missing: bool = False,  # whether images of a subset may have no score
-        others: bool = False,  # whether other images may have scores, and targets are not these
-    ) -> None:
-        images = [record.image_id for record in source.records]
-        scores = read_scores(path, labels, images, others=others)
-        self._path, self._source = path, source
+    path: Path
+    source: Source
+    labels: Sequence[str]
+    split: Split | None = None  # None: the images that have a score are taken
+    allow_missing: bool = False  # whether images of a subset may have no score
+    others: bool = False  # whether other images may have scores, and targets are not these
+
+    def __post_init__(self) -> None:
+        images = [record.image_id for record in self.source.records]
+        scores = read_scores(self.path, self.labels, images, others=self.others)
         self._scores = dict(zip(*scores, strict=True))
-        self._labels, self._split, self._others = labels, split, others
-        self._allow_missing = allow_missing or split is None
 
     def take(self, subset: str) -> tuple[list[Record], Predictions, str]:
         """A subset's records that have scores, these, and a sentence about those without any."""
-        split, place, records = self._split, subset or "label table", self._source.records
+        split, place, records = self.split, subset or "label table", self.source.records
         records = take_records(records, split.subsets[subset]) if split else records
         scored: list[Record] = []
         missing: list[Record] = []
@@ -104,7 +101,7 @@ class ScoreTable:
         if not scored:
             raise MissingImagesError(f"no image of the {place} has a score")
         few = f"{len(missing):,} of the {len(records):,} images in"
-        if missing and not self._allow_missing:
+        if missing and split and not self.allow_missing:
             raise MissingImagesError(
                 f"{few} {place} have no score, the first is {missing[0].image_id}. Score them, or "
                 "set allow_missing=true to go without them"
@@ -113,18 +110,18 @@ class ScoreTable:
         if extra := len(self._scores) - len(scored):
             notes.append(f"{extra:,} scored images are not in {place} and were left out")
         columns = np.stack([self._scores[record.image_id] for record in scored])
-        truth = np.full_like(columns, np.nan) if self._others else None
-        return scored, Predictions.of(scored, self._labels, columns, truth), "; ".join(notes)
+        truth = np.full_like(columns, np.nan) if self.others else None
+        return scored, Predictions.of(scored, self.labels, columns, truth), "; ".join(notes)
 
     def origin(self, subset: str) -> Origin:
         """Where the scores of a subset come from."""
-        source, split = self._source, self._split
+        source, split = self.source, self.split
         return Origin(
             data=source.title,
             data_images=len(source.records),
             split=SplitName(split.name, split.fingerprint) if split else None,
             subset=subset or None,
-            table=str(self._path),
+            table=str(self.path),
             notes=(*source.notes, *(split.notes if split else ())),
         )
 

@@ -35,7 +35,7 @@ from torch.nn import functional as F  # noqa: N812
 from xray_lightning.errors import ConfigError, require_integer
 from xray_lightning.explain.maps import Grids, enlarge
 from xray_lightning.metrics import intervals
-from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.bootstrap import PatientBootstrap, draw_shares
 from xray_lightning.metrics.intervals import NAN, NONE, Floats, mean_of_defined
 from xray_lightning.metrics.ranks import Codes
 from xray_lightning.models.batches import iterate_batches, run_batches
@@ -146,11 +146,8 @@ class Sample:
         values = np.atleast_2d(values)
         known = ~np.isnan(values)
         sums = self.bootstrap.sums(np.vstack([np.where(known, values, 0), known]).T)
-        draws = len(self.bootstrap.counts) - 1
-        even = np.full(len(values), 1 / len(values))  # share of each network in each draw
-        generator = np.random.default_rng(self.seed)
-        of_draws = generator.multinomial(len(values), even, size=draws) / len(values)
-        shares = np.vstack([even, of_draws])  # (1 + D, R)
+        networks = len(values), len(self.bootstrap.counts) - 1
+        shares = draw_shares(*networks, np.random.default_rng(self.seed))  # (1 + D, R)
         total, count = ((shares * half).sum(axis=1) for half in np.split(sums, 2, axis=1))
         drawn = intervals.divided(total, count)
         patients = len(np.unique(self.bootstrap.codes[known.any(axis=0)]))

@@ -6,8 +6,8 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 from scipy.optimize import brentq, minimize_scalar
+from scipy.special import expit, ndtri
 
 from xray_lightning.errors import ConfigError
 from xray_lightning.metrics.bootstrap import PatientBootstrap, number_patients
@@ -35,7 +35,7 @@ METHODS = ("temperature", "platt", "isotonic")
 TINY = 1e-7  # scores are kept this far from 0 and 1 before the logarithm
 PLACES, BARS = 41, 20  # of a reliability curve, and of the histogram below it
 KNOTS = (0.05, 0.35, 0.65, 0.95)  # quantiles of the log odds (Harrell 2015, table 2.3)
-NORMAL = special.ndtri((np.arange(20) + 0.5) / 20)  # evenly likely draws
+NORMAL = ndtri((np.arange(20) + 0.5) / 20)  # evenly likely draws
 LEAST = 50  # images of the rarer class for a bent curve; below, it is straight in the log odds
 
 
@@ -45,20 +45,10 @@ def logit(scores: npt.ArrayLike) -> Floats:
     return np.asarray(np.log(safe) - np.log1p(-safe))
 
 
-def expit(odds: npt.ArrayLike) -> Floats:
-    """Probabilities of log odds, the inverse of :func:`logit`."""
-    return np.asarray(special.expit(odds), dtype=np.float64)
-
-
 def mass_bins(scores: Array, bins: int = 15) -> Codes:
     """Bin of each score, (n,), rising with it: equal numbers of images, equal scores one bin."""
-    order = np.argsort(scores, kind="stable")
-    ranks = np.empty(len(scores), dtype=np.intp)
-    ranks[order] = np.arange(len(scores)) * bins // max(len(scores), 1)
-    _, groups = np.unique(scores, return_inverse=True)
-    first = np.full(groups.max(initial=-1) + 1, bins)
-    np.minimum.at(first, groups, ranks)  # ties move to the lowest of their bins
-    return first[groups].astype(np.intp)
+    first = np.searchsorted(np.sort(scores), scores)  # so ties move to the lowest of their bins
+    return first * bins // max(len(scores), 1)
 
 
 def calibration_errors(
@@ -104,8 +94,8 @@ class Calibration(Result):
         """Probabilities of scores, any shape."""
         if self.method == "isotonic":
             steps = np.asarray(np.interp(scores, self.knots, self.values))
-            return steps if self.shift == 0 else expit(logit(steps) + self.shift)
-        return expit(self.slope * logit(scores) + self.intercept + self.shift)
+            return steps if self.shift == 0 else np.asarray(expit(logit(steps) + self.shift))
+        return np.asarray(expit(self.slope * logit(scores) + self.intercept + self.shift))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -178,7 +168,7 @@ def fit_calibration(scores: Array, positive: Mask, method: str = "platt") -> Cal
 
 def shift_prior(probabilities: Array, prior: float, new_prior: float) -> Floats:
     """Probabilities at another prevalence, if only the prevalence changed (Saerens 2002, eq. 4)."""
-    return expit(logit(probabilities) + logit(new_prior) - logit(prior))
+    return np.asarray(expit(logit(probabilities) + logit(new_prior) - logit(prior)))
 
 
 def estimate_prior(

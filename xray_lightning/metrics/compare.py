@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy  # .stats, a second's import, loads at its first use
 
-from xray_lightning.metrics.bootstrap import PatientBootstrap
+from xray_lightning.metrics.bootstrap import PatientBootstrap, draw_shares
 from xray_lightning.metrics.intervals import (
     NAN,
     Array,
@@ -85,11 +85,7 @@ def compare_aurocs(
     drawn = _draw_labels([(bootstrap, runs, targets) for runs in (first, second)], threads)
     left_out = [one[1] - two[1] for one, two in drawn[:-1]]
     generator = np.random.default_rng(seed)
-    choices = []  # share of each seed in the sample, all alike, and in each draw, (seeds, 1 + D)
-    for count in (len(first), len(second)):
-        even = np.full((count, 1), 1 / count)
-        drawn_seeds = generator.multinomial(count, even[:, 0], size=draws).T / count
-        choices.append(np.hstack([even, drawn_seeds]))
+    choices = [draw_shares(len(runs), draws, generator).T for runs in (first, second)]
     rows = []
     for sides, change in zip(drawn, [*left_out, mean_of_defined(np.stack(left_out))], strict=True):
         one, two = (

@@ -313,8 +313,8 @@ def doubt_labels(probabilities: Array, targets: Array, neighbours: Array) -> tup
     share of positives among the neighbours (N, L), NaN where there are none, and targets (N, L)
     that are NaN are left out.
     """
-    beside = np.where(np.isnan(neighbours), probabilities, neighbours)
-    doubts = np.where(is_known(targets), np.abs(targets - (probabilities + beside) / 2), np.nan)
+    told = mean_of_defined(np.stack([probabilities, neighbours]))
+    doubts = np.where(is_known(targets), np.abs(targets - told), np.nan)
     whole, *others = np.sort(doubts, axis=1).T  # NaN last
     for doubt in others:
         whole = np.where(np.isnan(doubt), whole, ALPHA * doubt + (1 - ALPHA) * whole)

@@ -48,31 +48,18 @@ class Ranking:
         return rarer_class(self.positive)
 
     @cached_property
-    def places(self) -> "_Places":
-        """Where the sums of a draw are looked up."""
+    def places(self) -> tuple[Codes, ...]:
+        """Where the sums of a draw are looked up, for each of the m positive images."""
+        # Numbers of images that occur, rising, 0 and n included, (K,); positions there of how many
+        # lie above an image, and at or above it, (m,); the same numbers of positive images, (m,).
         falling = -self.scores
         levels = falling[self.positive]
-        above, here = (np.searchsorted(falling, levels, side=side) for side in ("left", "right"))
-        own = [np.searchsorted(levels, levels, side=side) for side in ("left", "right")]
-        bounds = np.unique(np.concatenate([[0], above, here, [len(falling)]]))
-        return _Places(
-            bounds,
-            above=np.searchsorted(bounds, above),
-            here=np.searchsorted(bounds, here),
-            own_above=own[0],
-            own_here=own[1],
+        every, own = (
+            [np.searchsorted(those, levels), np.searchsorted(those, levels, side="right")]
+            for those in (falling, levels)
         )
-
-
-@dataclass(frozen=True)
-class _Places:
-    """Of each of the m positive images, how many images lie above it, and at or above it."""
-
-    bounds: Codes  # the numbers of images that occur, rising, 0 and n included, (K,)
-    above: Codes  # position in ``bounds`` of the images above, (m,)
-    here: Codes  # of the images at or above, (m,)
-    own_above: Codes  # positive images above, (m,)
-    own_here: Codes  # positive images at or above, (m,)
+        bounds = np.unique(np.concatenate([[0], *every, [len(falling)]]))
+        return bounds, *(np.searchsorted(bounds, numbers) for numbers in every), *own
 
 
 def curves_over(ranking: Ranking, counts: Counts, *, auroc_only: bool = False) -> dict[str, Floats]:
@@ -93,18 +80,18 @@ def curves_over(ranking: Ranking, counts: Counts, *, auroc_only: bool = False) -
 
 def _curves(ranking: Ranking, counts: Counts, auroc_only: bool) -> list[Floats]:
     """Of a few draws."""
-    places = ranking.places
-    every = np.zeros((len(counts), len(places.bounds)), dtype=counts.dtype)
+    bounds, every_above, every_here, own_above, own_here = ranking.places
+    every = np.zeros((len(counts), len(bounds)), dtype=counts.dtype)
     weights = np.take(counts, ranking.codes, axis=1)  # (d, n)
     # Sums between the bounds first: NumPy's cumulative sum is four times slower an element.
-    np.cumsum(np.add.reduceat(weights, places.bounds[:-1], axis=1), axis=1, out=every[:, 1:])
+    np.cumsum(np.add.reduceat(weights, bounds[:-1], axis=1), axis=1, out=every[:, 1:])
     weights = weights[:, ranking.positive]  # (d, m)
     found = np.zeros((len(counts), weights.shape[1] + 1), dtype=counts.dtype)
     np.cumsum(weights, axis=1, out=found[:, 1:])
     # positives and negatives above each positive image, and at or above it, (d, m)
-    above, true = (np.take(found, own, axis=1) for own in (places.own_above, places.own_here))
-    false_above = np.take(every, places.above, axis=1) - above
-    false = np.take(every, places.here, axis=1) - true
+    above, true = (np.take(found, own, axis=1) for own in (own_above, own_here))
+    false_above = np.take(every, every_above, axis=1) - above
+    false = np.take(every, every_here, axis=1) - true
     positives, total = found[:, -1].astype(np.float64), every[:, -1].astype(np.float64)
     pairs = positives * (total - positives)
     # Mann-Whitney statistic, ties one half
