@@ -191,9 +191,8 @@ def separate_by_metadata(
     stacked, drawn = np.column_stack(list(features.values())), bootstrap.subset(rows)
     scores, shuffled = _score_held_out(stacked, is_other, codes, seed)
     result = MeanAuroc.of(list(groups)[-1:], scores[:, None], is_other[:, None], drawn)
-    best = float(roc_auc_score(is_other, scores))
     used = {
-        name: best - float(roc_auc_score(is_other, column))
+        name: result.mean - float(roc_auc_score(is_other, column))
         for name, column in zip(features, shuffled.T, strict=True)
     }
     return Separation(result, used, "", lacking)

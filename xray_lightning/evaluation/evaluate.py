@@ -85,25 +85,20 @@ class Pooled(Result):
     probe: dict[str, Estimate]
 
 
-def describe_pooled(
-    predictions: Predictions,
-    records: Sequence[Record],
-    probe: Mapping[str, Estimate],
-    *,
-    draws: int,
-    seed: int,
-) -> Pooled | None:
-    """What can be won by telling hospitals apart; None for images of one."""
+def rate_hospitals(
+    predictions: Predictions, records: Sequence[Record], bootstrap: PatientBootstrap
+) -> dict[str, Estimate] | None:
+    """What can be won by telling hospitals apart, by label; None for images of one."""
     names, codes = np.unique([record.hospital for record in records], return_inverse=True)
     if len(names) < 2:
         return None
-    alone, bootstrap = {}, PatientBootstrap(predictions.patient_ids, draws, seed)
+    alone = {}
     for label, targets in zip(predictions.labels, predictions.targets.T, strict=True):
         sums = (np.bincount(codes, part, len(names)) for part in (targets == 1, is_known(targets)))
         shares = divided(*sums)  # of each hospital
         if np.count_nonzero(~np.isnan(shares)) > 1:
             alone[label] = Estimate.of_draws(bootstrap.auroc(shares[codes], targets))
-    return Pooled(alone, dict(probe))
+    return alone
 
 
 @dataclass(frozen=True)
@@ -206,6 +201,8 @@ def evaluate(
     how = {"thresholds": chosen, "calibrations": calibrations, "draws": draws, "seed": seed}
     asked = *columns, records if subgroups else [], operating_points, calibrations or {}
     errors, gaps = measure_groups(*asked, draws=few, seed=seed)
+    bootstrap = PatientBootstrap(predictions.patient_ids, few, seed)
+    alone = rate_hospitals(predictions, records, bootstrap)
     return Evaluation(
         estimate_predictions(predictions, learned, **how),
         origin,
@@ -217,7 +214,7 @@ def evaluate(
         group_errors=[row for row in errors if row.label != ANY],
         gaps=gaps,
         published=comparable(origin, predictions.labels, len(records)),
-        pooled=describe_pooled(predictions, records, hospital_probe or {}, draws=few, seed=seed),
+        pooled=None if alone is None else Pooled(alone, dict(hospital_probe or {})),
         conformal=measure_sets(predictions, records, operating_points) if operating_points else {},
         **measure_use(predictions, draws, seed, operating_points, calibrations or {}, *at, doubts),
     )

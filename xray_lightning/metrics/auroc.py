@@ -35,7 +35,8 @@ class PerLabelAUROC(MultilabelAUROC):
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add scores (B, L) in [0, 1] and targets (B, L), NaN where unknown."""
         _check_scores(preds)
-        super().update(preds, _known(target))
+        self.preds.append(preds.detach())
+        self.target.append(target)
 
     def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics' own subclass differs too
         """AUROC of each label over everything seen by all processes, (L,)."""
@@ -45,8 +46,3 @@ class PerLabelAUROC(MultilabelAUROC):
 def _check_scores(scores: Tensor) -> None:
     if not bool(((scores >= 0) & (scores <= 1)).all()):
         raise ValueError("scores must lie in [0, 1]: apply the sigmoid before, and remove NaN")
-
-
-def _known(targets: Tensor) -> Tensor:
-    """Whole numbers for torchmetrics, -1 where unknown: NaN, or a share between 0 and 1."""
-    return torch.where((targets == 0) | (targets == 1), targets, -1).long()

@@ -125,7 +125,7 @@ def measure_subgroups(
 ) -> list[Subgroup]:
     """A row for each label and the mean in each group; scores and targets (N, L), NaN unknown."""
     codes = number_patients(patient_ids(records))
-    rows = []
+    rows: list[Subgroup] = []
     for dimension, group, groups in iterate_groups(records):
         inside, outside = groups == group, (groups != group) & (groups != UNKNOWN)
         sides = [_aurocs(scores, targets, codes, side) for side in (inside, outside)]
@@ -157,29 +157,26 @@ def _rows(
     targets: Array,
     patients: int | None,
     sides: Sequence[Side],
-) -> list[Subgroup]:
+) -> Iterator[Subgroup]:
     both = ~np.isnan([aurocs[:, 0] for aurocs, _ in sides]).any(axis=0)  # the mean: of the same
     positive = targets == 1
     counts = [*positive.sum(axis=0).tolist(), int(positive.any(axis=1).sum())]
-    chosen, rows = [*np.eye(len(labels), dtype=np.bool_), both], []
+    chosen = [*np.eye(len(labels), dtype=np.bool_), both]
     for label, count, mask in zip((*labels, MEAN), counts, chosen, strict=True):
         (inside, here), (outside, there) = (_over(side, mask) for side in sides)
         value, difference = float(inside[0]), float(inside[0] - outside[0])
         spread = Spread.left_out(inside[1:], here)
         apart = Spread.left_out(inside[1:] - outside[1:], min(here, there))
-        rows.append(
-            Subgroup(
-                *(*place, label, len(targets), patients, count),
-                auroc=value,
-                interval=drop_undefined(share_interval(value, spread)),
-                difference=difference,
-                difference_interval=drop_undefined(apart.around(difference)),
-                p_value=apart.p_value(difference),
-                corrected=NAN,
-                note="" if not np.isnan(value) else f"fewer than {MINIMUM} positives or negatives",
-            )
+        yield Subgroup(
+            *(*place, label, len(targets), patients, count),
+            auroc=value,
+            interval=drop_undefined(share_interval(value, spread)),
+            difference=difference,
+            difference_interval=drop_undefined(apart.around(difference)),
+            p_value=apart.p_value(difference),
+            corrected=NAN,
+            note="" if not np.isnan(value) else f"fewer than {MINIMUM} positives or negatives",
         )
-    return rows
 
 
 def _over(side: Side, chosen: Mask) -> tuple[Floats, float]:
@@ -412,17 +409,15 @@ def measure_groups(
         for kind, drawn in figures.items()
         for family in ([ANY], labels)
     ]
-    return _describe(names, figures), [*chain(*gaps)]
+    return [*_describe(names, figures)], [*chain(*gaps)]
 
 
 def _describe(
     names: Sequence[tuple[str, str]], figures: Mapping[str, Mapping[str, _Drawn]]
-) -> list[GroupErrors]:
+) -> Iterator[GroupErrors]:
     """A row for each label that has an operating point, or any, in each group."""
-    rows = []
     for label, (group, (dimension, name)) in product(figures["missed"], enumerate(names)):
         told: Json = {k: by[label].describe(group) for k, by in figures.items() if label in by}
         told.pop("auroc", None)  # it stands in :class:`Subgroup`
         told |= vars(told.pop("missed")) | {"dimension": dimension, "group": name, "label": label}
-        rows.append(GroupErrors(**told))
-    return rows
+        yield GroupErrors(**told)
