@@ -174,15 +174,13 @@ def _compare(
     name: str, pair: Sequence[ScoredSubset], drawn: Sequence[Floats], masks: Sequence[Mask]
 ) -> MatchedChange:
     """Both on some of their images; a mask is (n,), or (n, L) where it differs by label."""
-    curves, images = [], []
-    for subset, weights, mask in zip(pair, drawn, masks, strict=True):
-        use = np.broadcast_to(mask.T, subset.scores.T.shape).T
-        curves.append(_aurocs(subset, weights, use))
-        images.append(int(use.any(axis=1).sum()))
+    sides = zip(pair, masks, strict=True)
+    uses = [np.broadcast_to(mask.T, subset.scores.T.shape).T for subset, mask in sides]
+    curves = [_aurocs(*side) for side in zip(pair, drawn, uses, strict=True)]
     both = ~np.isnan(curves[0][:, 0]) & ~np.isnan(curves[1][:, 0])
     val, test = (mean_of_defined(aurocs[both]) for aurocs in curves)
     ends = (float(val[0]), float(test[0]), *_change(test - val))
-    return MatchedChange(name, int(both.sum()), *ends, *images)
+    return MatchedChange(name, int(both.sum()), *ends, *(int(u.any(axis=1).sum()) for u in uses))
 
 
 def _match_severity(pair: Sequence[ScoredSubset]) -> dict[str, Sequence[Mask]]:

@@ -44,9 +44,9 @@ class LabelTable:
         age, sex, view, follow_up, hospital = map(np.array, zip(*rows, strict=True))
         patients = np.unique(patient_ids(records), return_inverse=True)[1]
         places = np.unique(hospital, return_inverse=True)[1]
-        _, own, counts = np.unique(
-            len(records) * places + patients, return_inverse=True, return_counts=True
-        )
+        people = len(records) * places + patients
+        _, own, counts = np.unique(people, return_inverse=True, return_counts=True)
+        unknown = find_anonymous(records) | np.isin(hospital, list(untold))
         return cls(
             tuple(labels),
             target_matrix(records).astype(np.float64),
@@ -55,9 +55,7 @@ class LabelTable:
             sex,
             view,
             follow_up.astype(np.float64),
-            np.where(
-                find_anonymous(records) | np.isin(hospital, list(untold)), np.nan, counts[own]
-            ),
+            np.where(unknown, np.nan, counts[own]),
         )
 
     def features(self) -> dict[str, Floats]:

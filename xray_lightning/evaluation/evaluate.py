@@ -72,6 +72,7 @@ USE = ("reliability", "net_benefit", "at_prevalence", "selective")  # of each la
 # share of positives in training above which a label is of the group
 FREQUENCY = {"head (above 10 %)": 0.1, "medium (1 to 10 %)": 0.01, "tail (below 1 %)": -1.0}
 GAP_DRAWS = 500  # of gaps between groups, at most
+Probe = Mapping[str, Estimate]  # AUROC at which features tell each hospital
 
 
 @dataclass(frozen=True)
@@ -85,20 +86,20 @@ class Pooled(Result):
     probe: dict[str, Estimate]
 
 
-def rate_hospitals(
-    predictions: Predictions, records: Sequence[Record], bootstrap: PatientBootstrap
-) -> dict[str, Estimate] | None:
-    """What can be won by telling hospitals apart, by label; None for images of one."""
+def describe_pooled(
+    predictions: Predictions, records: Sequence[Record], probe: Probe, draws: int, seed: int
+) -> Pooled | None:
+    """What can be won by telling hospitals apart; None for images of one."""
     names, codes = np.unique([record.hospital for record in records], return_inverse=True)
     if len(names) < 2:
         return None
-    alone = {}
+    alone, bootstrap = {}, PatientBootstrap(predictions.patient_ids, draws, seed)
     for label, targets in zip(predictions.labels, predictions.targets.T, strict=True):
         sums = (np.bincount(codes, part, len(names)) for part in (targets == 1, is_known(targets)))
         shares = divided(*sums)  # of each hospital
         if np.count_nonzero(~np.isnan(shares)) > 1:
             alone[label] = Estimate.of_draws(bootstrap.auroc(shares[codes], targets))
-    return alone
+    return Pooled(alone, dict(probe))
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def evaluate(
     seed: int = 0,  # of the bootstrap
     learned: Array | None = None,  # targets of training (M, L), which tell what is rare there
     subgroups: bool = True,  # whether they are evaluated
-    hospital_probe: Mapping[str, Estimate] | None = None,
+    hospital_probe: Probe | None = None,
     thresholds: Sequence[float] = THRESHOLDS,  # of net benefit, rising
     prevalences: Sequence[float] = PREVALENCES,  # at which operating points are described, rising
     doubts: int = 0,  # how many of the most doubted labels are listed
@@ -201,8 +202,6 @@ def evaluate(
     how = {"thresholds": chosen, "calibrations": calibrations, "draws": draws, "seed": seed}
     asked = *columns, records if subgroups else [], operating_points, calibrations or {}
     errors, gaps = measure_groups(*asked, draws=few, seed=seed)
-    bootstrap = PatientBootstrap(predictions.patient_ids, few, seed)
-    alone = rate_hospitals(predictions, records, bootstrap)
     return Evaluation(
         estimate_predictions(predictions, learned, **how),
         origin,
@@ -214,7 +213,7 @@ def evaluate(
         group_errors=[row for row in errors if row.label != ANY],
         gaps=gaps,
         published=comparable(origin, predictions.labels, len(records)),
-        pooled=None if alone is None else Pooled(alone, dict(hospital_probe or {})),
+        pooled=describe_pooled(predictions, records, hospital_probe or {}, few, seed),
         conformal=measure_sets(predictions, records, operating_points) if operating_points else {},
         **measure_use(predictions, draws, seed, operating_points, calibrations or {}, *at, doubts),
     )
@@ -341,23 +340,20 @@ def fit_operating_points(
     require_rule(rule, value)
     require_method(calibration)
     bootstrap = PatientBootstrap(predictions.patient_ids, draws, seed)
-    columns = zip(predictions.scores.T, predictions.targets.T, strict=True)
-    points = [
-        fit_operating_point(*column, bootstrap, rule=rule, value=value, calibration=calibration)
-        for column in columns
-    ]
+    how: Json = {"rule": rule, "value": value, "calibration": calibration}
+    columns = zip(predictions.labels, predictions.scores.T, predictions.targets.T, strict=True)
+    points = {k: fit_operating_point(s, t, bootstrap, **how) for k, s, t in columns}
     groups: dict[str, dict[str, dict[str, float]]] = {}
     for dimension, group, own in iterate_groups(records):
         lines = groups.setdefault(dimension, {}).setdefault(group, {})
         few = PatientBootstrap(bootstrap.codes[own == group], 1)  # for no interval
         sides = predictions.scores[own == group].T, predictions.targets[own == group].T
         for label, told, truth in zip(predictions.labels, *sides, strict=True):
-            point = fit_operating_point(told, truth, few, rule=rule, value=value, calibration=None)
+            point = fit_operating_point(told, truth, few, **how | {"calibration": None})
             lines |= {} if np.isnan(point.threshold) else {label: point.threshold}
     images = fingerprint({subset: predictions.image_ids})
     sets = {label: (label,) for label in predictions.labels} | {ALL_LABELS: predictions.labels}
     kept = {name: predictions.keep(labels) for name, labels in sets.items()}
     risk, codes = 1 - value, bootstrap.codes
     conformal = {k: fit_set(own.scores, own.targets, codes, risk) for k, own in kept.items()}
-    by_label = dict(zip(predictions.labels, points, strict=True))
-    return OperatingPoints(rule, value, subset, images, by_label, conformal, groups)
+    return OperatingPoints(rule, value, subset, images, points, conformal, groups)

@@ -9,6 +9,7 @@ import numpy as np
 from xray_lightning.errors import ConfigError
 from xray_lightning.evaluation.predictions import Predictions
 from xray_lightning.metrics.calibration import Calibration, estimate_prior
+from xray_lightning.metrics.intervals import mean_of_defined
 from xray_lightning.metrics.operating_points import OperatingPoints
 from xray_lightning.results import Result
 
@@ -85,16 +86,13 @@ def correct_priors(
         scores, targets = predictions.scores[:, column], predictions.targets[:, column]
         plain = calibration(scores)
         now = estimate_prior(plain, before) if isinstance(value, str) else float(value)
-        known = ~np.isnan(targets)
-        brier, corrected = (
-            float(((probabilities - targets) ** 2)[known].mean()) if known.any() else 0.0
-            for probabilities in (plain, calibration.at_prior(before, now)(scores))
-        )
-        applied = prior != ESTIMATE or corrected <= brier
+        moved, truth = calibration.at_prior(before, now)(scores), targets.astype(np.float64)
+        figures = np.stack([truth, (plain - truth) ** 2, (moved - truth) ** 2], axis=1)
+        prevalence, brier, corrected = mean_of_defined(figures).tolist()
+        applied = prior != ESTIMATE or not corrected > brier  # NaN: nothing refutes it
         if applied:
             pairs[label] = before, now
-        if known.any():
-            prevalence = float(targets[known].mean())
+        if not np.isnan(prevalence):
             tests[label] = PriorTest(now, prevalence, brier, corrected, applied)
     return pairs, tests
 
@@ -103,7 +101,5 @@ def calibrate(points: OperatingPoints | None, priors: Pairs) -> dict[str, Calibr
     """The calibration of each label that has an operating point, at its corrected prior."""
     known = points.labels if points else {}
     calibrations = {label: point.calibration for label, point in known.items()}
-    for label, (before, now) in priors.items():
-        if (calibration := calibrations[label]) is not None:
-            calibrations[label] = calibration.at_prior(before, now)
-    return calibrations
+    moved = {k: own.at_prior(*pair) for k, pair in priors.items() if (own := calibrations[k])}
+    return calibrations | moved

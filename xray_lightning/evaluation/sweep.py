@@ -91,8 +91,8 @@ class Leaderboard:
             row: Json = {"data": self.data, "split": self.split}
             row |= {"fingerprint": self.fingerprint, "rank": rank, "chosen": chosen}
             row |= {"settings": group.settings, "seeds": [run.seed for run in group.runs]}
-            row |= {"n": group.val.count, "val_mean": group.val.mean}
-            row |= {"val_sd": group.val.deviation}
+            val = group.val
+            row |= {"n": val.count, "val_mean": val.mean, "val_sd": val.deviation}
             row |= {"val_labels": sorted({run.val_labels for run in group.runs})}
             row |= {"test_n": test.count, "test_mean": test.mean, "test_sd": test.deviation}
             rows.append(row | {"folders": [run.folder for run in group.runs]})

@@ -249,13 +249,10 @@ def class_maps(
         raise ConfigError(f"expected images of shape (B, 1, H, W), got {tuple(images.shape)}")
     columns = _columns(net.labels, range(len(net.labels)) if labels is None else labels)
 
-    def score(batch: Tensor) -> Tensor:
-        return net.forward_head(net.forward_features(batch))
-
     with keep_modes(net, images.device.type):
         images = images.detach().clone()  # no longer an inference tensor
         if method in PIXELS:
-            return PIXELS[method](score, images, columns).detach()
+            return PIXELS[method](net, images, columns).detach()
         with torch.no_grad():
             if method == GATES:
                 *_, gates = net.attention_maps(images).values()  # (B, 1, h, w)

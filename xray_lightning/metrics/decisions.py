@@ -202,13 +202,11 @@ def count_violations(
     ancestors: Mapping[str, Sequence[str]],  # label -> wider ones
 ) -> list[Violation]:
     """A row for each label and wider one: scores that cannot both be probabilities."""
-    place, every = {label: column for column, label in enumerate(labels)}, np.ones(len(scores))
-    pairs, rows = [(label, wider) for label in ancestors for wider in ancestors[label]], []
-    for label, wider in pairs:
-        own, other = place[label], place[wider]
-        share = estimate_ratio(scores[:, own] > scores[:, other], every, codes)
-        against = int(((targets[:, own] == 1) & (targets[:, other] == 0)).sum())
-        rows.append(Violation(label, wider, share, against))
+    columns, rows = dict(zip(labels, zip(scores.T, targets.T, strict=True), strict=True)), []
+    for label, wider in ((own, above) for own, those in ancestors.items() for above in those):
+        (own, present), (other, absent) = columns[label], columns[wider]
+        share = estimate_ratio(own > other, np.ones(len(own)), codes)
+        rows.append(Violation(label, wider, share, int(((present == 1) & (absent == 0)).sum())))
     return rows
 
 
