@@ -273,14 +273,11 @@ def match_checkpoint(path: Path, source: Source, split: Split) -> CheckpointOver
     description = load_checkpoint(path).description
     seen = seen_before(description, source.population, source.records)
     own = description.split.get("subsets", {})
-    counts = None
-    if seen is not None:
-        counts = {subset: int(seen[split.subsets[subset]].sum()) for subset in SUBSETS}
     return CheckpointOverlap(
         path=str(path),
         comparable=seen is not None,
         population=description.split.get("population") or None,
         same_training_images=own.get("train") == split.subset_fingerprints["train"],
         same_test_images=own.get("test") == split.subset_fingerprints["test"],
-        seen=counts,
+        seen=None if seen is None else {k: int(seen[split.subsets[k]].sum()) for k in SUBSETS},
     )
