@@ -20,6 +20,7 @@ TEST = [
     PHANTOM.records[row].image_id
     for row in patient_split(PHANTOM.records, PHANTOM.official).subsets["test"]
 ]
+EVERY = [record.image_id for record in PHANTOM.records]
 
 
 def write(folder, images: list[str]):
@@ -36,10 +37,20 @@ def write(folder, images: list[str]):
     return folder / "scores.csv"
 
 
-def test_a_part(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
-    table = write(tmp_path, [record.image_id for record in PHANTOM.records])
-    score([table, *DATA, "subset=test", f"hydra.run.dir={tmp_path / 'out'}"], as_json=True)
-    facts = json.loads(capsys.readouterr().out)
+@pytest.fixture
+def tell(capsys):
+    """What the command says of a table: as JSON, or in words."""
+
+    def tell(table, *settings: str, words: bool = False):
+        score([table, *DATA, *settings], as_json=not words)
+        text = capsys.readouterr().out
+        return text if words else json.loads(text)
+
+    return tell
+
+
+def test_a_part(tmp_path, tell) -> None:
+    facts = tell(write(tmp_path, EVERY), "subset=test", f"hydra.run.dir={tmp_path / 'out'}")
     assert facts == json.loads((tmp_path / "out/score.json").read_text())
     assert (facts["images"], facts["fingerprint"]) == (len(TEST), fingerprint({"test": TEST}))
     assert facts["split"]["name"] == "patient"
@@ -50,10 +61,10 @@ def test_a_part(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["mean"]["auroc"]["value"] > 0.8
 
 
-def test_labels_to_read_again(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
-    table = write(tmp_path, [record.image_id for record in PHANTOM.records])
-    score([table, *DATA, "subset=train", "doubts=12", f"hydra.run.dir={tmp_path}"], as_json=False)
-    text, rows = capsys.readouterr().out, pd.read_csv(tmp_path / "doubts.csv")
+def test_labels_to_read_again(tmp_path, tell) -> None:
+    table = write(tmp_path, EVERY)
+    text = tell(table, "subset=train", "doubts=12", f"hydra.run.dir={tmp_path}", words=True)
+    rows = pd.read_csv(tmp_path / "doubts.csv")
     scores, first = pd.read_csv(table).set_index("image"), rows.iloc[0]
     assert first.probability == pytest.approx(scores.loc[first.image, f"prob_{first.label}"])
     assert rows.doubt.tolist() == pytest.approx((rows.target - rows.probability).abs().tolist())
@@ -62,38 +73,31 @@ def test_labels_to_read_again(tmp_path, capsys: pytest.CaptureFixture[str]) -> N
     assert all(words in text for words in wanted)
 
 
-def test_what_has_a_score(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
-    images = [record.image_id for record in PHANTOM.records][:70]
-    score([write(tmp_path, images), *DATA], as_json=False)
-    text = capsys.readouterr().out
+def test_what_has_a_score(tmp_path, tell) -> None:
+    text, count = tell(write(tmp_path, EVERY[:70]), words=True), len(EVERY)
     assert "70 images of " in text
-    count = len(PHANTOM.records)
     assert f"{count - 70:,} of the {count:,} images in the label table have no score" in text
     assert "ratio: their width over that" in text
 
 
-def test_undefined_figures_have_a_reason(tmp_path, capsys) -> None:
+def test_undefined_figures_have_a_reason(tmp_path, tell) -> None:
     healthy = [record.image_id for record in PHANTOM.records if not any(record.targets)]
     table = write(tmp_path, healthy)
-    score([table, *DATA], as_json=False)
-    assert "Hernia: AUROC is undefined, no positive image" in capsys.readouterr().out
-    score([table, *DATA], as_json=True)
-    facts = json.loads(capsys.readouterr().out)
+    assert "Hernia: AUROC is undefined, no positive image" in tell(table, words=True)
+    facts = tell(table)
     assert facts["labels"]["Hernia"]["auroc"]["value"] is None
     assert facts["labels"]["Hernia"]["undefined"] == "no positive image"
     assert facts["defined"]["auroc"] == 0
 
 
-def test_missing_and_other_images(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_and_other_images(tmp_path, tell) -> None:
     table = write(tmp_path, TEST[1:])
     with pytest.raises(MissingImagesError, match=f"1 of the {len(TEST)} images in test have no"):
         score([table, *DATA, "subset=test"], as_json=True)
-    score([table, *DATA, "subset=test", "allow_missing=true"], as_json=False)
-    assert f"1 of the {len(TEST)} images in the test have no score" in capsys.readouterr().out
-    table = write(tmp_path, [record.image_id for record in PHANTOM.records])
-    score([table, *DATA, "subset=test"], as_json=False)
-    extra = len(PHANTOM.records) - len(TEST)
-    assert f"{extra} scored images are not in test and were left out" in capsys.readouterr().out
+    text = tell(table, "subset=test", "allow_missing=true", words=True)
+    assert f"1 of the {len(TEST)} images in the test have no score" in text
+    text, extra = tell(write(tmp_path, EVERY), "subset=test", words=True), len(EVERY) - len(TEST)
+    assert f"{extra} scored images are not in test and were left out" in text
 
 
 @pytest.mark.parametrize(
@@ -117,11 +121,10 @@ def test_bad_settings(setting: str, match: str, tmp_path) -> None:
         score([write(tmp_path, TEST), *DATA[:1], setting], as_json=True)
 
 
-def test_points_of_one_part_are_applied_to_another(tmp_path, capsys) -> None:
-    table = write(tmp_path, [record.image_id for record in PHANTOM.records])
+def test_points_of_one_part_are_applied_to_another(tmp_path, tell) -> None:
+    table = write(tmp_path, EVERY)
     settings = ["subset=test", "points=train", "operating_point.rule=f1", "calibration=temperature"]
-    score([table, *DATA, *settings, "subgroups=true", "prior=force_estimate"], as_json=True)
-    facts = json.loads(capsys.readouterr().out)
+    facts = tell(table, *settings, "subgroups=true", "prior=force_estimate")
     assert facts["validation"]["rule"] == "f1"
     mass = facts["validation"]["labels"]["Infiltration"]
     assert mass["calibration"]["method"] == "temperature"
@@ -129,25 +132,22 @@ def test_points_of_one_part_are_applied_to_another(tmp_path, capsys) -> None:
     before, now = facts["priors"]["Infiltration"]
     assert before == mass["prevalence"] != now
     assert facts["subgroups"]
-    score([table, *DATA, *settings], as_json=False)
-    assert "operating points: f1 on train" in capsys.readouterr().out
+    assert "operating points: f1 on train" in tell(table, *settings, words=True)
 
 
-def test_calibration_at_a_given_prevalence(tmp_path, capsys) -> None:
-    table = write(tmp_path, [record.image_id for record in PHANTOM.records])
-    settings = [*DATA, "subset=test", "points=train", "prior={Infiltration: 0.03}"]
-    score([table, *settings], as_json=True)
-    facts = json.loads(capsys.readouterr().out)
+def test_calibration_at_a_given_prevalence(tmp_path, tell) -> None:
+    table = write(tmp_path, EVERY)
+    settings = ["subset=test", "points=train", "prior={Infiltration: 0.03}"]
+    facts = tell(table, *settings)
     before = facts["validation"]["labels"]["Infiltration"]["prevalence"]
     assert facts["priors"] == {"Infiltration": [before, 0.03]}
     assert facts["patients_known"]
-    score([table, *settings], as_json=False)
-    text = capsys.readouterr().out
+    text = tell(table, *settings, words=True)
     assert f"corrected to another prevalence: Infiltration {before:.3f} to 0.030" in text
 
 
 def test_points_need_every_score_of_their_part(tmp_path) -> None:
-    others = [r.image_id for r in PHANTOM.records if r.image_id not in set(TEST)]
+    others = [image for image in EVERY if image not in set(TEST)]
     for images, part in ((TEST, "val"), (others, "test")):
         with pytest.raises(MissingImagesError, match=f"no image of the {part} has a score"):
             score([write(tmp_path, images), *DATA, "subset=test", "points=val"], as_json=True)
@@ -155,33 +155,29 @@ def test_points_need_every_score_of_their_part(tmp_path) -> None:
         score([write(tmp_path, TEST), *DATA, "subset=test", "points=test"], as_json=True)
 
 
-def test_the_labels_that_the_table_has(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_labels_that_the_table_has(tmp_path, tell) -> None:
     table = write(tmp_path, TEST)
     rows = [line.split(",")[:4] for line in table.read_text().splitlines()]
     table.write_text("".join(",".join(row) + "\n" for row in rows))
     shared = list(PHANTOM.labels[:3])
     with pytest.raises(TableError, match=r"has no score for .*labels=shared"):
         score([table, *DATA, "subset=test"], as_json=True)
-    score([table, *DATA, "subset=test", "labels=shared"], as_json=True)
-    facts = json.loads(capsys.readouterr().out)
+    facts = tell(table, "subset=test", "labels=shared")
     assert list(facts["labels"]) == shared
     assert facts["fingerprint"] == fingerprint({"test": TEST})  # the split is of all labels
     assert f"labels left out: {', '.join(PHANTOM.labels[3:])}" in facts["notes"]
-    score([table, *DATA, "subset=test", f"labels=[{shared[1]}]"], as_json=True)
-    assert list(json.loads(capsys.readouterr().out)["labels"]) == shared[1:2]
+    assert list(tell(table, "subset=test", f"labels=[{shared[1]}]")["labels"]) == shared[1:2]
     with pytest.raises(ConfigError, match=f"these are shared: {', '.join(shared)}"):
         score([table, *DATA, "labels=Hernia"], as_json=True)
 
 
-def test_thresholds_and_prevalences(tmp_path, capsys) -> None:
-    table = write(tmp_path, [record.image_id for record in PHANTOM.records])
+def test_thresholds_and_prevalences(tmp_path, tell) -> None:
+    table = write(tmp_path, EVERY)
     settings = ["subset=test", "points=train", "thresholds=0.1,0.2", "prevalence=0.01:0.03"]
-    score([table, *DATA, *settings], as_json=True)
-    facts = json.loads(capsys.readouterr().out)
+    facts = tell(table, *settings)
     assert facts["net_benefit"]["Effusion"]["thresholds"] == [0.1, 0.2]
     assert facts["at_prevalence"]["Infiltration"]["prevalences"] == [0.01, 0.02, 0.03]
-    score([table, *DATA, *settings], as_json=False)
-    text = " ".join(capsys.readouterr().out.split())
+    text = " ".join(tell(table, *settings, words=True).split())
     assert "operating points at a prevalence of 2 %" in text
     assert re.search(r"net benefit is shown at no threshold: .*Infiltration", text)
     assert re.search(r"raw ones, without a calibration: .*Hernia", text)

@@ -163,31 +163,6 @@ def test_names_and_ids(header: str, style: str, tmp_path) -> None:
     np.testing.assert_array_equal(scores, np.array([[0.3, 0.25], [0.1, 0.25]], np.float32))
 
 
-def test_ids_without_ending_and_other_columns(tmp_path) -> None:
-    text = "age,Pleural_Thickening,Mass,key,Massive\n7,0.5,1,00000002_000,9\n"
-    ids, scores = read_scores(write(tmp_path, text), NAMES, IMAGES)
-    assert ids == [IMAGES[2]]
-    np.testing.assert_array_equal(scores, [[1, 0.5]])
-
-
-def test_ids_that_differ_in_their_endings_only(tmp_path) -> None:
-    path = write(tmp_path, "image,Mass\na.jpg,0.5\na.png,0.25\n")
-    ids, _ = read_scores(path, ("Mass",), ("a.png", "a.jpg"))
-    assert ids == ["a.jpg", "a.png"]
-
-
-def test_an_id_behind_an_apostrophe_is_the_id(tmp_path) -> None:
-    path = write(tmp_path, "image,Mass\n'=1.png,0.5\n'@b.png,0.25\n")
-    assert read_scores(path, ["Mass"], ["=1.png", "'@b.png", "@c.png"])[0] == ["=1.png", "'@b.png"]
-
-
-def test_our_own_predictions(tmp_path) -> None:
-    header = "image,patient,target_Mass,target_Pleural_Thickening,score_Mass"
-    text = f"{header},score_Pleural_Thickening\n00000001_000.png,1,1,0,0.5,0.25\n"
-    _, scores = read_scores(write(tmp_path, text), NAMES, IMAGES)
-    np.testing.assert_array_equal(scores, [[0.5, 0.25]])
-
-
 GOOD = "image,Mass,Pleural_Thickening\n00000001_000.png,0.5,0.5\n"
 TWICE = "image,a_Mass,a_PleuralThickening,b_Mass,b_Pleural_Thickening\n"
 
@@ -207,16 +182,11 @@ TWICE = "image,a_Mass,a_PleuralThickening,b_Mass,b_Pleural_Thickening\n"
         (TWICE + "00000001_000,1,1,1,1\n", "several scores for each label"),
         ("image,patient,target_Mass,score_Mass\nx.png,1,1,0.5\ny.png,1,1,0.9", "is cut off inside"),
         ("", "is empty: it needs a header"),
+        (GOOD + "".join(f"x{i}.png,1,1\n" for i in range(9)), r"x4\.png and 4 more"),
     ],
 )
 def test_what_is_refused(text: str, match: str, tmp_path) -> None:
     with pytest.raises(TableError, match=match):
-        read_scores(write(tmp_path, text), NAMES, IMAGES)
-
-
-def test_many_unknown_ids_are_cut_short(tmp_path) -> None:
-    text = GOOD + "".join(f"x{i}.png,1,1\n" for i in range(9))
-    with pytest.raises(TableError, match=r"x4\.png and 4 more"):
         read_scores(write(tmp_path, text), NAMES, IMAGES)
 
 
@@ -231,41 +201,46 @@ def test_the_index_of_pandas_is_no_id(index: str, tmp_path) -> None:
     assert (ids, scores[:, 0].tolist()) == (NUMBERED[::-1], list(SCORES))
 
 
-@pytest.mark.parametrize("second", ["3", "img/3.png"])
-def test_two_columns_that_may_be_the_ids(second: str, tmp_path) -> None:
-    path = write(tmp_path, f"number,name,A\n1,0,1\n0,{second},1\n")
-    with pytest.raises(TableError, match="'number' and 'name' may both be the image ids"):
-        read_scores(path, ["A"], NUMBERED)
+SIGNS = ("COVID+", "COVID-", "a/b", "A/B", "~")
+KNOWN = [*NUMBERED, "a.png", "a.jpg", "=1.png", "'@b.png", "@c.png", "1.2.826.0.1", "1.2.826.1.1"]
 
 
-def test_two_columns_of_the_same_ids(tmp_path) -> None:
-    path = write(tmp_path, "path,name,A\nx/1.png,1.png,1\nx/0.png,0.png,1\n")
-    assert read_scores(path, ["A"], NUMBERED)[0] == ["1.png", "0.png"]
+@pytest.mark.parametrize(
+    ("labels", "text", "rows"),
+    [  # without their ending beside other columns; of one ending only; behind an apostrophe
+        (NAMES, "x,Pleural_Thickening,Mass,key,Massive\n7,0.5,0.75,3,9\n", {"3.png": [0.75, 0.5]}),
+        ("A", "image,A\na.jpg,0.5\na.png,0.25\n", {"a.jpg": [0.5], "a.png": [0.25]}),
+        ("A", "image,A\n'=1.png,0.5\n'@b.png,0.25\n", {"=1.png": [0.5], "'@b.png": [0.25]}),
+        # the same in two columns; as xray predict writes them; to the letter comes first
+        ("A", "path,name,A\nx/1.png,1.png,1\nx/0.png,0.png,1\n", {"1.png": [1], "0.png": [1]}),
+        ("A", "image,A\nx/1.2.826.0.1.DCM,0.5\n", {"1.2.826.0.1": [0.5]}),
+        ("AB", "image,patient,target_A,target_B,score_A,score_B\n0.png,1,1,0,0.5,0.25\n",
+         {"0.png": [0.5, 0.25]}),
+        (SIGNS, f"image,score_{',score_'.join(SIGNS)}\n0.png,0.5,0.25,0.125,1,0\n",
+         {"0.png": [0.5, 0.25, 0.125, 1, 0]}),
+        (["Mass"], "image,mass,Mass,MASS\n0.png,0.5,0.25,0.125\n", {"0.png": [0.25]}),
+    ],
+)  # fmt: skip
+def test_ids_and_columns_that_are_told_apart(labels, text: str, rows, tmp_path) -> None:
+    ids, scores = read_scores(write(tmp_path, text), labels, KNOWN)
+    assert dict(zip(ids, scores.tolist(), strict=True)) == rows
+    assert ids == [*rows]
 
 
-def test_the_last_number_of_a_uid_is_no_ending(tmp_path) -> None:
-    known = ["1.2.826.0.1", "1.2.826.1.1"]
-    path = write(tmp_path, "image,A\n1.2.826.0.2,1\n1.2.826.1.2,0\n")
-    with pytest.raises(TableError, match=r"no column holds .*image \('1\.2\.826\.0\.2'\)"):
-        read_scores(path, ["A"], known)
-    path = write(tmp_path, "image,A\n1.2.826.0.1,1\n1.2.826.1.2,0\n")
-    with pytest.raises(TableError, match=r"1 of 2 ids in column 'image' .*: 1\.2\.826\.1\.2\."):
-        read_scores(path, ["A"], known)
-    path = write(tmp_path, "image,A\nx/1.2.826.0.1.DCM,1\n")
-    assert read_scores(path, ["A"], known)[0] == ["1.2.826.0.1"]
-
-
-def test_names_that_match_to_the_letter_come_first(tmp_path) -> None:
-    labels = ("COVID+", "COVID-", "a/b", "A/B", "~")
-    header = ",".join(["image", *(f"score_{label}" for label in labels)])
-    path = write(tmp_path, f"{header}\n0.png,0.5,0.25,0.125,1,0\n")
-    assert read_scores(path, labels, NUMBERED)[1].tolist() == [[0.5, 0.25, 0.125, 1, 0]]
-    path = write(tmp_path, "image,mass,Mass,MASS\n0.png,0.5,0.25,0.125\n")
-    assert read_scores(path, ["Mass"], NUMBERED)[1].tolist() == [[0.25]]
-    with pytest.raises(TableError, match="two columns for one label"):
-        read_scores(write(tmp_path, "image,covid +,covid -\n0.png,1,1\n"), labels[:2], NUMBERED)
-    with pytest.raises(TableError, match=r"several scores for each label \(a_Mass or b_mass\)"):
-        read_scores(write(tmp_path, "image,a_Mass,b_mass\n0.png,1,1\n"), ["Mass"], NUMBERED)
+@pytest.mark.parametrize(
+    ("labels", "text", "match"),
+    [  # which of two columns; the last number of a UID is no ending
+        ("A", "number,name,A\n1,0,1\n0,3,1\n", "'number' and 'name' may both be the image ids"),
+        ("A", "number,name,A\n1,0,1\n0,img/3.png,1\n", "'number' and 'name' may both be the image"),
+        ("A", "image,A\n1.2.826.0.2,.5\n1.2.826.1.2,.5\n", r"no column .*\('1\.2\.826\.0\.2'\)"),
+        ("A", "image,A\n1.2.826.0.1,.5\n1.2.826.1.2,.5\n", r"1 of 2 ids .*: 1\.2\.826\.1\.2\."),
+        (SIGNS[:2], "image,covid +,covid -\n0.png,1,1\n", "two columns for one label"),
+        (["Mass"], "image,a_Mass,b_mass\n0.png,1,1\n", r"for each label \(a_Mass or b_mass\)"),
+    ],
+)
+def test_ids_and_columns_that_are_not(labels, text: str, match: str, tmp_path) -> None:
+    with pytest.raises(TableError, match=match):
+        read_scores(write(tmp_path, text), labels, KNOWN)
 
 
 def test_labels_that_a_table_has_scores_for(tmp_path) -> None:
