@@ -135,17 +135,6 @@ def test_points_of_one_part_are_applied_to_another(tmp_path, tell) -> None:
     assert "operating points: f1 on train" in tell(table, *settings, words=True)
 
 
-def test_calibration_at_a_given_prevalence(tmp_path, tell) -> None:
-    table = write(tmp_path, EVERY)
-    settings = ["subset=test", "points=train", "prior={Infiltration: 0.03}"]
-    facts = tell(table, *settings)
-    before = facts["validation"]["labels"]["Infiltration"]["prevalence"]
-    assert facts["priors"] == {"Infiltration": [before, 0.03]}
-    assert facts["patients_known"]
-    text = tell(table, *settings, words=True)
-    assert f"corrected to another prevalence: Infiltration {before:.3f} to 0.030" in text
-
-
 def test_points_need_every_score_of_their_part(tmp_path) -> None:
     others = [image for image in EVERY if image not in set(TEST)]
     for images, part in ((TEST, "val"), (others, "test")):
@@ -174,10 +163,15 @@ def test_the_labels_that_the_table_has(tmp_path, tell) -> None:
 def test_thresholds_and_prevalences(tmp_path, tell) -> None:
     table = write(tmp_path, EVERY)
     settings = ["subset=test", "points=train", "thresholds=0.1,0.2", "prevalence=0.01:0.03"]
+    settings.append("prior={Infiltration: 0.03}")
     facts = tell(table, *settings)
+    before = facts["validation"]["labels"]["Infiltration"]["prevalence"]
+    assert facts["priors"] == {"Infiltration": [before, 0.03]}
+    assert facts["patients_known"]
     assert facts["net_benefit"]["Effusion"]["thresholds"] == [0.1, 0.2]
     assert facts["at_prevalence"]["Infiltration"]["prevalences"] == [0.01, 0.02, 0.03]
     text = " ".join(tell(table, *settings, words=True).split())
+    assert f"corrected to another prevalence: Infiltration {before:.3f} to 0.030" in text
     assert "operating points at a prevalence of 2 %" in text
     assert re.search(r"net benefit is shown at no threshold: .*Infiltration", text)
     assert re.search(r"raw ones, without a calibration: .*Hernia", text)

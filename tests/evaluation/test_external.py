@@ -229,19 +229,18 @@ def test_without_its_own_data(checkpoint, scoring: Scoring) -> None:
 
 
 def test_errors(checkpoint, scoring: Scoring, place: Path) -> None:
-    with pytest.raises(ConfigError, match="one test set"):
-        validate([checkpoint], {}, scoring)
-    with pytest.raises(ConfigError, match="same weights: model, model"):
-        validate([checkpoint, checkpoint], {"far": hospital(7)}, scoring)
-    strange = Hospital(7)
+    strange, everybody = Hospital(7), Mixed("people-0", count=60)
     strange.labels = ("x", "y", "z")
-    with pytest.raises(ConfigError, match="tells none of the labels of model"):
-        validate([checkpoint], {"far": strange}, scoring)
-    everybody = Mixed("people-0", count=60)
     learned = {r.patient_id for r in open_hospital(place).subset_records("train")}
     everybody.records = tuple(r for r in everybody.records if r.patient_id in learned)
-    with pytest.raises(ConfigError, match="learned from the patients of all"):
-        validate([checkpoint], {"all": everybody}, scoring)
+    for models, sources, match in (
+        (1, {}, "one test set"),
+        (2, {"far": hospital(7)}, "same weights: model, model"),
+        (1, {"far": strange}, "tells none of the labels of model"),
+        (1, {"all": everybody}, "learned from the patients of all"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            validate([checkpoint] * models, sources, scoring)
 
 
 def test_scores_are_the_networks(checkpoint, scoring: Scoring) -> None:

@@ -235,16 +235,15 @@ def test_corrected_scores_mean_the_true_prevalence(points: OperatingPoints) -> N
 
 def test_what_has_no_calibration(points: OperatingPoints) -> None:
     here = predictions((0.3, 0.3, 0.001), 1, 20)
-    with pytest.raises(ConfigError, match=r"is there for Hernia \(fewer than 10 positives"):
-        correct_priors({"Hernia": 0.01}, here, points)
-    with pytest.raises(ConfigError, match="prior=estimate corrects calibrated scores, and no cal"):
-        correct_priors("estimate", here, None)
     labels = {k: replace(v, calibration=None) for k, v in points.labels.items()}
-    bare = replace(points, labels=labels)
-    with pytest.raises(ConfigError, match="is there for all: xray score fits one with points=val"):
-        correct_priors(0.1, here, bare)
-    with pytest.raises(ConfigError, match="'Edema' is not a label here"):
-        correct_priors({"Edema": 0.1}, here, points)
+    for prior, own, match in (
+        ({"Hernia": 0.01}, points, r"is there for Hernia \(fewer than 10 positives"),
+        ("estimate", None, "prior=estimate corrects calibrated scores, and no calibration"),
+        (0.1, replace(points, labels=labels), "is there for all: xray score fits one with points="),
+        ({"Edema": 0.1}, points, "'Edema' is not a label here"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            correct_priors(prior, here, own)
 
 
 def test_an_estimate_that_known_targets_refute_is_not_applied(points: OperatingPoints) -> None:

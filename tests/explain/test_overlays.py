@@ -145,10 +145,10 @@ def test_every_second_epoch_and_the_test_part(data, task, tmp_path) -> None:
 
 
 def test_what_cannot_be_drawn_is_refused_before_training(data, task, tmp_path) -> None:
-    with pytest.raises(ConfigError, match="every must be an integer of at least 1, got 0"):
-        make_heat_maps(tmp_path, every=0)
-    with pytest.raises(ConfigError, match=r"method must be one of cam, .*got 'guess'"):
-        make_heat_maps(tmp_path, method="guess")
+    refused = ("every", 0, "an integer of at least 1, got 0"), ("method", "x", "one of cam, .*'x'")
+    for setting, value, match in refused:
+        with pytest.raises(ConfigError, match=f"{setting} must be {match}"):
+            make_heat_maps(tmp_path, **{setting: value})
     with pytest.raises(ConfigError, match=r"labels must be of .*, got Cough"):
         trainer(tmp_path, make_heat_maps(tmp_path / "maps", labels=["Cough"])).fit(task, data)
     with pytest.raises(ConfigError, match=r"given an XrayTask and an XrayDataModule, got .*NoneT"):

@@ -241,9 +241,8 @@ def test_doubts_and_neighbours_by_a_loop() -> None:
     features, patients = rng.normal(size=(60, 4)), rng.integers(0, 20, 60)
     told, targets = rng.random((60, 3)), rng.choice([0, 1, np.nan], (60, 3), p=[0.4, 0.3, 0.3])
     targets[0] = np.nan
-    labels, images = doubt_labels(
-        told, targets, share_among_neighbours(features, targets, patients, 3)
-    )
+    beside = share_among_neighbours(features, targets, patients, 3)
+    labels, images = doubt_labels(told, targets, beside)
     unit = features / np.linalg.norm(features, axis=1)[:, None]
     for i, own in enumerate(unit):
         order = [k for k in np.argsort(-unit @ own) if patients[k] != patients[i]]

@@ -131,12 +131,8 @@ def test_tuned_threshold_finds_what_made_the_boxes() -> None:
         boxes = [detect_boxes(ramp, [share]) for ramp in ramps]
         assert tune_threshold(ramps, boxes) == pytest.approx(share)
     assert np.isnan(tune_threshold([], []))
-
-
-def test_equally_good_thresholds_give_the_lowest() -> None:
-    box = (8, 8, 8, 8)
-    maps = shrink(region_of([box], 32), (32, 32))[None]
-    assert tune_threshold(maps, [[box]]) == TRIED[0]
+    maps = shrink(region_of([box := (8, 8, 8, 8)], 32), (32, 32))[None]
+    assert tune_threshold(maps, [[box]]) == TRIED[0], "the lowest of equally good ones"
 
 
 def test_region_by_pixel_centres() -> None:
@@ -149,9 +145,6 @@ def test_region_by_pixel_centres() -> None:
         expected = rows[:, None] & columns
         if expected.any():
             assert (region_of([box], 20) == expected).all()
-
-
-def test_region_of_several_and_tiny_boxes() -> None:
     both = region_of([(0, 0, 2, 1), (5.6, 3.6, 0.2, 0.2), (5.9, 7.9, 9, 9)], 8)
     assert [place.tolist() for place in np.nonzero(both)] == [[0, 0, 3, 7, 7], [0, 1, 5, 6, 7]]
 

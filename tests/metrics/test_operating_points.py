@@ -93,12 +93,9 @@ def test_the_point_of_a_label(rule: str, kind: str) -> None:
     truth, kept = targets[known], scores[known]
     assert point.threshold == choose_threshold(kept, truth, rule, value=0.8)
     called = kept >= point.threshold
-    assert point.sensitivity == pytest.approx(recall_score(truth, called))
-    assert point.specificity == pytest.approx(recall_score(truth, called, pos_label=0))
-    for value, ends in (
-        (point.sensitivity, point.sensitivity_interval),
-        (point.specificity, point.specificity_interval),
-    ):
+    for name, side in (("sensitivity", 1), ("specificity", 0)):
+        value, ends = getattr(point, name), getattr(point, f"{name}_interval")
+        assert value == pytest.approx(recall_score(truth, called, pos_label=side))
         assert value == 1 if ends is None else ends[0] < value <= ends[1]
     assert (point.positives, point.prevalence) == (truth.sum(), truth.mean())
     assert point.note == ""
