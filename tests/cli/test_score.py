@@ -69,8 +69,8 @@ def test_labels_to_read_again(tmp_path, tell) -> None:
     assert first.probability == pytest.approx(scores.loc[first.image, f"prob_{first.label}"])
     assert rows.doubt.tolist() == pytest.approx((rows.target - rows.probability).abs().tolist())
     assert (len(rows), rows.doubt.is_monotonic_decreasing) == (12, True)
-    wanted = f"{first.image} {first.label}: ", "raw scores", "no neighbour", "memorised", "not be wrong"
-    assert all(words in text for words in wanted)
+    assert f"{first.image} {first.label}: " in text
+    assert all(words in text for words in ("raw sc", "no neigh", "memorised", "need not be wrong"))
 
 
 def test_what_has_a_score(tmp_path, tell) -> None:
