@@ -64,10 +64,10 @@ def test_everything_is_written_and_shown(done, checkpoint) -> None:
     assert values["fingerprint"] in done.stdout
     assert {one["place"] for one in values["localisation"]["labels"].values()} == {"its exact mask"}
     again = [(one["image"], one["label"], one["neighbours"]) for one in values["doubts"]]
-    with np.load(place / "gallery_labels_to_read_again.npz") as kept:
+    films = place / values["gallery"].pop("labels to read again")
+    with np.load(films.with_suffix(".npz")) as kept:
         assert [*zip(kept["image_id"], kept["label"], strict=True)] == [row[:2] for row in again]
     assert all(f"{image} {label}: " in done.stdout and near >= 0 for image, label, near in again)
-    del values["gallery"]["labels to read again"]
     for label, name in values["gallery"].items():
         assert label in done.stdout
         assert cv2.imread(str(place / name)) is not None
@@ -100,6 +100,7 @@ def test_the_report_of_the_run_shows_it(done, checkpoint) -> None:
         assert f"<td>{values['shortcuts']['labels'][label]['verdict']}</td></tr>" in section
     assert f"<td>{values['saliency']['gradient']['deletion']['verdict']}</td>" in section
     assert not re.search(r"(src|href)=.http", text)
+    assert re.findall("[^<>]*to read again[^<>]*", section) == ["Labels to read again"]
     for wrong, word in (
         (values | {"fingerprint": "0"}, "is of other images [0] than the run's"),
         ({}, "lacks checkpoint, fingerprint"),

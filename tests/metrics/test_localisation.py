@@ -98,9 +98,7 @@ def test_overlaps_by_counting_pixels() -> None:
 def figures(heat: np.ndarray, annotated: list[tuple[float, ...]], *shares: float) -> dict:
     region = region_of(annotated, len(heat))
     sums, weights = score_map(heat, region, annotated, shares=shares, near=region)
-    return {
-        name: (total, weight) for name, total, weight in zip(METRICS, sums, weights, strict=True)
-    }
+    return dict(zip(METRICS, zip(sums, weights, strict=True), strict=True))
 
 
 def test_figures_of_a_map_by_hand() -> None:

@@ -177,9 +177,7 @@ def test_misses_and_false_alarms_by_hand() -> None:
     scores = np.array(
         [[0.2, 0.9, 0.9], [0.2, 0.1, 0.9], [0.1, 0.1, 0.9], [0.5, 0, 0], [0, 0, 0.9], [0.9, 0, 0]]
     )
-    calls = operating_points.count_wrong_calls(
-        ("a", "b", "c"), scores, targets, {"a": 0.5, "b": 0.8}
-    )
+    calls = operating_points.count_wrong_calls("abc", scores, targets, {"a": 0.5, "b": 0.8})
     assert calls.missed == (2, 3)  # the first is found by the wrong label: a miss of "a" below
     assert calls.false_alarms == (1, 2)
     assert {label: single.to_json() for label, single in calls.labels.items()} == {

@@ -33,7 +33,7 @@ OWN = {
     "bootstrap_seed": 0,
     "truth": ("", "experts"),  # against radiologists and text miner on the same images
 }
-USUAL = {"thresholds": THRESHOLDS, "prevalence": PREVALENCES}
+SHARES = {"thresholds": ("thresholds", THRESHOLDS), "prevalences": ("prevalence", PREVALENCES)}
 
 
 def score(request: Request) -> None:
@@ -46,7 +46,7 @@ def score(request: Request) -> None:
             "subset= names another one to apply them to"
         )
     prior = require_prior(read_value("prior", own["prior"]))
-    thresholds, prevalences = (read_shares(key, own[key], usual) for key, usual in USUAL.items())
+    shares: Own = {k: read_shares(key, own[key], usual) for k, (key, usual) in SHARES.items()}
     config = compose_settings(values, OWN)
     source: Source = make(config.data)
     split = split_source(source, make(config.split), source.records) if own["subset"] else None
@@ -70,8 +70,7 @@ def score(request: Request) -> None:
         prior=prior,
         seed=own["bootstrap_seed"],
         learned=None if train is None else target_matrix(train),
-        thresholds=thresholds,
-        prevalences=prevalences,
+        **shares,
         **{key: own[key] for key in ("draws", "subgroups", "doubts")},
     )
     write_rows(request.keep("doubts.csv"), evaluation.doubts)
