@@ -190,18 +190,8 @@ def test_what_is_refused(text: str, match: str, tmp_path) -> None:
         read_scores(write(tmp_path, text), NAMES, IMAGES)
 
 
-NUMBERED = [f"{number}.png" for number in range(4)]
-SCORES = (0.5, 0.25, 0.125, 1.0)
-
-
-@pytest.mark.parametrize("index", ["", "Unnamed: 0", "index"])
-def test_the_index_of_pandas_is_no_id(index: str, tmp_path) -> None:
-    rows = "".join(f"{i},{NUMBERED[3 - i]},{SCORES[i]}\n" for i in range(4))
-    ids, scores = read_scores(write(tmp_path, f"{index},file,A\n{rows}"), ["A"], NUMBERED)
-    assert (ids, scores[:, 0].tolist()) == (NUMBERED[::-1], list(SCORES))
-
-
 SIGNS = ("COVID+", "COVID-", "a/b", "A/B", "~")
+NUMBERED = [f"{number}.png" for number in range(4)]
 KNOWN = [*NUMBERED, "a.png", "a.jpg", "=1.png", "'@b.png", "@c.png", "1.2.826.0.1", "1.2.826.1.1"]
 
 
@@ -219,6 +209,9 @@ KNOWN = [*NUMBERED, "a.png", "a.jpg", "=1.png", "'@b.png", "@c.png", "1.2.826.0.
         (SIGNS, f"image,score_{',score_'.join(SIGNS)}\n0.png,0.5,0.25,0.125,1,0\n",
          {"0.png": [0.5, 0.25, 0.125, 1, 0]}),
         (["Mass"], "image,mass,Mass,MASS\n0.png,0.5,0.25,0.125\n", {"0.png": [0.25]}),
+        *(("A", f"{index},file,A\n0,3.png,0.5\n1,2.png,0.25\n2,1.png,0.125\n3,0.png,1.0\n",
+           {"3.png": [0.5], "2.png": [0.25], "1.png": [0.125], "0.png": [1]})
+          for index in ("", "Unnamed: 0", "index")),  # pandas' own is no id
     ],
 )  # fmt: skip
 def test_ids_and_columns_that_are_told_apart(labels, text: str, rows, tmp_path) -> None:
