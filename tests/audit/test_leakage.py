@@ -184,9 +184,8 @@ def test_metadata_against_pandas(records: list[Record], subsets: Subsets, tabled
 
 
 def test_what_is_unknown_everywhere_is_nan(records, subsets, tabled) -> None:
-    age = shift.compare_metadata(
-        *arguments(tabled([replace(r, age=float("nan")) for r in records]), subsets)
-    )[0]
+    bare = tabled([replace(r, age=float("nan")) for r in records])
+    age = shift.compare_metadata(*arguments(bare, subsets))[0]
     assert np.isnan([age.value["test"], age.p_value]).all()
     assert age.to_json()["ratio"] is None
 

@@ -195,19 +195,16 @@ def test_net_benefit_of_what_validation_calibrated(tmp_path, capsys) -> None:
         write_json(points.to_json(), Path(place, "operating_points.json"))
         pairs["Mass"].append(points.labels["Mass"].calibration(table.scores[:, 0]))
     run_verb("compare", [*tables, "draws=50", "thresholds=0.1,0.3"], out=tmp_path)
-    found, text = (
-        Comparison.from_json(read_json(tmp_path / "compare.json")),
-        capsys.readouterr().out,
-    )
+    found = Comparison.from_json(read_json(tmp_path / "compare.json"))
+    text = capsys.readouterr().out
     assert (found.calibrated, found.thresholds) == (["Mass"], [0.1, 0.3])
     assert " Nodule* " in text, "raw scores"
     assert "each interval holds alone: of 4 about 0.2 leave out the truth" in text
     for (label, pair), targets in zip(pairs.items(), STRONG.targets.T, strict=True):
         for line, value in zip(found.thresholds, found.net_benefit[label].value, strict=True):
             gain = np.where(targets == 1, 1, -line / (1 - line))  # of an image that is called
-            assert value == pytest.approx(
-                np.mean(gain * (pair[0] >= line) - gain * (pair[1] >= line))
-            )
+            expected = np.mean(gain * (pair[0] >= line) - gain * (pair[1] >= line))
+            assert value == pytest.approx(expected)
     with pytest.raises(ConfigError, match="thresholds must lie between 0 and 1 and rise, got 2"):
         run_verb("compare", ["none", "none", "thresholds=2"])  # before they are read
 

@@ -178,10 +178,8 @@ def test_calibration_at_the_estimated_prior() -> None:
     """Half of the healthy images taken away: the prevalence rises, and the scores show it."""
     sick = [record for row, record in enumerate(TEST) if any(record.targets) or row % 2]
     table = predictions(sick, 1)
-    moved, fixed = (
-        quick(sick, 1, operating_points=POINTS, subgroups=False, prior=prior)
-        for prior in ("estimate", "validation")
-    )
+    how, priors = {"operating_points": POINTS, "subgroups": False}, ("estimate", "validation")
+    moved, fixed = (quick(sick, 1, **how, prior=prior) for prior in priors)
     assert (fixed.priors, moved.prior_tests.keys()) == ({}, POINTS.thresholds.keys())
     assert moved.priors.keys() == {k for k, test in moved.prior_tests.items() if test.applied}
     for label, test in moved.prior_tests.items():  # what is applied never makes Brier's score worse
@@ -276,9 +274,8 @@ def test_the_hospital_alone_and_each_hospital(capsys: pytest.CaptureFixture[str]
     hospital = np.array([record.hospital == "there" for record in records])
     expected = roc_auc_score(predictions.targets[:, 0], hospital)
     assert pooled.hospital_alone["A"].value == pytest.approx(expected)
-    rows = {
-        (row.group, row.label): row for row in evaluation.subgroups if row.dimension == "hospital"
-    }
+    rows = [row for row in evaluation.subgroups if row.dimension == "hospital"]
+    rows = {(row.group, row.label): row for row in rows}
     inside = roc_auc_score(predictions.targets[hospital, 0], predictions.scores[hospital, 0])
     assert rows["there", "A"].auroc == pytest.approx(inside)
     assert rows["there", "B"].note
@@ -291,12 +288,7 @@ def test_the_hospital_alone_and_each_hospital(capsys: pytest.CaptureFixture[str]
     sentences = say("pooling", evaluation.to_json()["pooled"])
     assert f"A ({expected:.3f})" in sentences[0]
     assert "here (0.900)" in sentences[1]
-
-
-def test_one_hospital_is_not_pooled() -> None:
-    predictions, records = scored(["here"] * 40)
-    evaluation = xray.evaluate(predictions, records, draws=20)
-    assert evaluation.pooled is None
+    assert xray.evaluate(*scored(["here"] * 40), draws=20).pooled is None, "one hospital"
 
 
 @pytest.fixture(scope="module")
@@ -305,9 +297,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> xray.XrayDataModule:
     plain, marked = xray.Phantom(patients=40, size=32), xray.Phantom(patients=20, size=32, seed=1)
     both = xray.Several({"plain": plain, "marked": marked}, labels=["Mass", "Edema"])
     settings = {"sampler": xray.hospital_balanced_sampler, "image_size": 32, "batch_size": 8}
-    return xray.XrayDataModule(
-        both, cache_dir=tmp_path_factory.mktemp("cache"), workers=0, **settings
-    )
+    settings |= {"cache_dir": tmp_path_factory.mktemp("cache"), "workers": 0}
+    return xray.XrayDataModule(both, **settings)
 
 
 def test_the_sampler_balances_hospitals(pair: xray.XrayDataModule) -> None:
@@ -319,15 +310,12 @@ def test_the_sampler_balances_hospitals(pair: xray.XrayDataModule) -> None:
     small = [row for row in range(len(records)) if records[row].hospital == "marked"]
     times = np.bincount(order, minlength=len(records))[small]
     assert times.max() - times.min() <= 1
+    alone = np.zeros((2, 1)), "ab", np.random.default_rng(0)
     with pytest.raises(DataError, match="here is one"):
-        xray.hospital_balanced_sampler(
-            np.zeros((2, 1)), "ab", np.random.default_rng(0), hospitals="xx"
-        )
+        xray.hospital_balanced_sampler(*alone, hospitals="xx")
 
 
-def test_the_probe_tells_hospitals(
-    pair: xray.XrayDataModule, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_probe_tells_hospitals(pair, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     net = xray.XrayNet(pair.labels, backbone="mobilenetv2_050", weights="none", image_size=32)
     (name, told), = probe_hospitals(net, pair, "train", draws=50).items()  # fmt: skip

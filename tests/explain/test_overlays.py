@@ -151,10 +151,9 @@ def test_what_cannot_be_drawn_is_refused_before_training(data, task, tmp_path) -
             make_heat_maps(tmp_path, **{setting: value})
     with pytest.raises(ConfigError, match=r"labels must be of .*, got Cough"):
         trainer(tmp_path, make_heat_maps(tmp_path / "maps", labels=["Cough"])).fit(task, data)
+    loaders = data.train_dataloader(), data.val_dataloader()
     with pytest.raises(ConfigError, match=r"given an XrayTask and an XrayDataModule, got .*NoneT"):
-        trainer(tmp_path, make_heat_maps(tmp_path / "maps")).fit(
-            task, data.train_dataloader(), data.val_dataloader()
-        )
+        trainer(tmp_path, make_heat_maps(tmp_path / "maps")).fit(task, *loaders)
     assert not (tmp_path / "maps").exists()
 
 
