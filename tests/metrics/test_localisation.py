@@ -137,9 +137,8 @@ def test_region_by_pixel_centres() -> None:
     for box in RNG.uniform([-3, -3, 1, 1], [12, 12, 16, 16], (50, 4)):
         x, y, width, height = box
         centres = np.arange(20) + 0.5
-        rows, columns = (
-            (centres >= low) & (centres < low + side) for low, side in ((y, height), (x, width))
-        )
+        sides = (y, height), (x, width)
+        rows, columns = ((centres >= low) & (centres < low + side) for low, side in sides)
         expected = rows[:, None] & columns
         if expected.any():
             assert (region_of([box], 20) == expected).all()
