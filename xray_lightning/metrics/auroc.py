@@ -1,21 +1,25 @@
 """Area under the ROC curve per label, NaN where it is undefined."""
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.classification import MultilabelAUROC
+from torchmetrics.functional.classification import multilabel_auroc
 from torchmetrics.utilities import dim_zero_cat
-
-from xray_lightning.metrics.bootstrap import PatientBootstrap
 
 
 def auroc_per_label(scores: Tensor, targets: Tensor) -> Tensor:
     """AUROC (L,) of scores (N, L) in [0, 1] against targets (N, L), NaN unknown; NaN: undefined."""
     _check_scores(scores)
-    alone = PatientBootstrap.of(np.arange(len(scores)), np.ones((1, len(scores)), np.float32))
-    columns = zip(*(part.cpu().double().numpy().T for part in (scores, targets)), strict=True)
-    aurocs = [alone.auroc(*column)[0] for column in columns]
-    return torch.tensor(aurocs, dtype=torch.float32, device=scores.device)
+    known = torch.where((targets == 0) | (targets == 1), targets, -1).long()  # a share is unknown
+    # torchmetrics would give 0 without a positive or a negative, and an IndexError of no known one
+    defined = (known == 1).any(dim=0) & (known == 0).any(dim=0)  # (L,)
+    values = torch.full(defined.shape, torch.nan, device=scores.device)
+    if count := int(defined.sum()):  # unchecked: its checks refuse a single label
+        values[defined] = multilabel_auroc(
+            *(scores[:, defined], known[:, defined], count),
+            average=None, ignore_index=-1, validate_args=False,
+        ).reshape(count)  # fmt: skip
+    return values
 
 
 def defined_mean(values: Tensor) -> tuple[float, int]:
@@ -28,9 +32,7 @@ class PerLabelAUROC(MultilabelAUROC):
     """torchmetrics' MultilabelAUROC with NaN for undefined labels and NaN targets left out."""
 
     def __init__(self, labels: int) -> None:
-        super().__init__(
-            labels, average=None, thresholds=None, ignore_index=-1, validate_args=False
-        )
+        super().__init__(labels, average=None, thresholds=None, validate_args=False)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add scores (B, L) in [0, 1] and targets (B, L), NaN where unknown."""
